@@ -1,0 +1,34 @@
+# Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
+PY := .venv/bin/python
+
+.PHONY: demo test lint bench lock clean
+
+.venv/ready: requirements.lock pyproject.toml
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
+	.venv/bin/uv pip sync --quiet --compile-bytecode --require-hashes --python $(PY) requirements.lock
+	.venv/bin/pip install --quiet --disable-pip-version-check "uv>=0.9"
+	.venv/bin/uv pip install --quiet --no-deps --no-build-isolation --python $(PY) --editable .
+	touch $@
+
+demo: .venv/ready  ## the main job: a week of partitions through a real Dagster, against the emulator
+	$(PY) -m example_project.demo
+
+test: .venv/ready  ## the fast suite
+	$(PY) -m pytest -q -n auto --dist loadgroup
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: .venv/ready  ## figures, minutes; nothing is asserted
+	$(PY) -m tests.benchmarks
+
+lock:
+	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras --group dev \
+	  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf .venv .demo .bench .keld

@@ -1,0 +1,64 @@
+"""Keld: LLM batch inference as one declaration in the orchestrator you already run.
+
+The map of the house; the files in order are the way of the data.
+
+    job          what a user declares: Job, its terms, its validation
+    table        partition in -> Arrow record batches; enriched rows -> partition out
+    schema       what an answer must look like: output type -> Arrow columns and a strict decoder
+    request      row + prompt -> what is asked; the only maker and reader of custom_id; fingerprints
+    snapshot     the rows of a partition as they were asked, taken once
+    reuse        the answers that an earlier generation already paid for
+    shard        the slice that becomes one batch; cut within one provider's limits
+    price        what tokens cost, by provider, model, lane and day
+    turnaround   how long a lane takes
+    plan         which model in which lane, what it costs, when it is due
+    state        the life of a shard and of a job run: states, events, transitions
+    ledger       what happened, in order, durable; leases, intents, reservations
+    staging      the files of a job run, and how they are written
+    runner       the only file that acts
+    answer       result lines -> answers, exactly one per request
+    enrich       rows + answers -> the enriched partition
+    status       a job run as people and orchestrators see it
+    spend        ledger -> spend and savings
+    environment  Keld(...): ledger, staging, accounts; the verbs
+    cli          keld plan | run | status | watch | cancel | spend | emulate
+    errors       every error raised on purpose
+    failpoint    named places where a test may make the process die
+    providers/   base (the Protocol) and one file per provider
+    emulator/    the other side of the wire; imports nothing of the rest
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keld.environment import Keld
+    from keld.errors import KeldError
+    from keld.job import Column, Job
+    from keld.providers.base import Account
+    from keld.runner import Settings
+    from keld.schema import Embedding
+    from keld.status import Status
+
+__version__ = "0.1.0"
+__all__ = ["Account", "Column", "Embedding", "Job", "Keld", "KeldError", "Settings", "Status", "__version__"]
+
+# Imported at their first use: pyarrow, SQLAlchemy and the SDKs take a second that `import keld` must not cost.
+_HOMES = {
+    "Account": "keld.providers.base",
+    "Column": "keld.job",
+    "Embedding": "keld.schema",
+    "Job": "keld.job",
+    "Keld": "keld.environment",
+    "KeldError": "keld.errors",
+    "Settings": "keld.runner",
+    "Status": "keld.status",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'keld' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(home), name)

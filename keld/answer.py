@@ -1,0 +1,303 @@
+"""Answer: result lines -> answers, exactly one per request.
+
+On the road: `providers` read the wire into `Reply`; **`answer`** judges, prices and orders them; `enrich` reads the result.
+Order is never a contract and counts are claims: rows are matched by custom_id only, each asked row gets exactly one outcome, a row
+that no file mentions is `lost`, a second line for a row is counted and dropped, an id never given out is counted and dropped.
+Memory is bounded by blocks, whatever the shard's answers weigh: they are scattered by position into ranges on disk where they are
+large, and each range is put in order by itself.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+
+from keld.errors import InvalidAnswer
+from keld.price import PICO, Rates
+from keld.request import position_of
+from keld.schema import OutputSchema
+from keld.table import ParquetSink
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BLOCK_BYTES = 1 << 20
+LINE_BYTES_MAX = 64 << 20  # the longest result line that is read; a longer one is the row's fault, not the file's
+_RANGE_BYTES = 48 << 20  # answers above this are put in order range by range
+
+
+class Outcome(StrEnum):
+    """What became of one row."""
+
+    ANSWERED = "answered"
+    INVALID = "invalid"  # paid, but the answer breaks the schema or was cut off
+    REFUSED = "refused"  # the model or a content filter declined
+    ERRORED = "errored"  # the provider refused this request, or failed at it
+    EXPIRED = "expired"  # not done when the batch's time ran out; not paid
+    CANCELLED = "cancelled"  # not done when the batch was cancelled; not paid
+    LOST = "lost"  # in no result file
+    REJECTED = "rejected"  # the whole batch was refused; not paid
+    QUARANTINED = "quarantined"  # it cannot be proven that asking again would not pay twice
+    UNASKABLE = "unaskable"  # the row has no valid prompt; never sent
+    OVER_CEILING = "over_ceiling"  # not asked: it could have exceeded the ceiling
+    UNASKED = "unasked"  # the job run was cancelled before the row was sent
+
+
+class Reply(msgspec.Struct, gc=False, kw_only=True):
+    """One result line as the provider meant it, not yet judged."""
+
+    custom_id: str
+    outcome: Outcome  # ANSWERED: there is content to judge
+    content: Any = None  # text, or an embedding as numbers or base64
+    error: str | None = None
+    retryable: bool = False
+    model: str | None = None
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """What a shard's result files held, in numbers; `standard_usd` is what the same would have cost in the standard lane."""
+
+    outcomes: Counter[str] = field(default_factory=Counter)
+    retryable: int = 0
+    duplicates: int = 0
+    foreign: int = 0
+    unreadable: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+    standard_usd: Decimal = Decimal(0)
+
+    @property
+    def answered(self) -> int:
+        return self.outcomes[Outcome.ANSWERED]
+
+
+OWN = pa.schema(
+    [
+        pa.field("position", pa.int64()),
+        pa.field("keld_outcome", pa.string()),
+        pa.field("keld_error", pa.string()),
+        pa.field("keld_model", pa.string()),
+        pa.field("keld_lane", pa.string()),
+        pa.field("keld_cost_pico", pa.int64()),
+        pa.field("retryable", pa.bool_()),
+    ]
+)
+
+
+def answer_schema(output: OutputSchema) -> pa.Schema:
+    """The columns of an answers file: Keld's own, then the answer's."""
+    return pa.schema([*OWN, *output.columns])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent:
+    """What a shard sent, as far as its answers must be judged by it."""
+
+    nonce: str
+    positions: NDArray[np.int64]  # ascending
+    model: str
+    lane: str
+    rates: Rates
+    standard: Rates | None  # None: the standard price is unknown, and nothing counts as saved
+
+
+def collect(
+    files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: Sent, output: OutputSchema, answers: Path
+) -> Tally:
+    """Judges every line of `files` and writes one answer a row of `sent`, by position, to `answers`.
+
+    Args:
+        files: the provider's result files, those with the answers first, so that an answer beats an error of the same row.
+        read: a block of whole lines -> replies; a line that cannot be read at all gives none.
+    """
+    tally = Tally()
+    weight = sum(path.stat().st_size for path in files)
+    missing = set(sent.positions.tolist())
+    asked = frozenset(missing)
+    decode = output.decoder().decode
+    with AnswerSink(answers, output, sent.positions, weight) as sink:
+        for block in _blocks(files, tally):
+            replies, here = [], []
+            for reply in read(block):
+                position = position_of(reply.custom_id, sent.nonce)
+                if position in missing and position is not None:
+                    missing.discard(position)
+                    replies.append(reply)
+                    here.append(position)
+                elif position in asked:
+                    tally.duplicates += 1
+                else:
+                    tally.foreign += 1
+            if replies:
+                sink.add(_judge(replies, here, sent, output, decode, tally))
+        if missing:
+            sink.add(same(sorted(missing), Outcome.LOST, "in no result file", sent, output, retryable=True))
+            tally.outcomes[Outcome.LOST] += len(missing)
+            tally.retryable += len(missing)
+    return tally
+
+
+def same(positions: Sequence[int], outcome: Outcome, error: str | None, sent: Sent, output: OutputSchema, *, retryable: bool = False) -> pa.RecordBatch:
+    """One and the same outcome, without an answer, for N rows."""
+    n = len(positions)
+    values: list[pa.Array] = [
+        pa.array(positions, type=pa.int64()),
+        pa.repeat(pa.scalar(outcome.value), n),
+        pa.repeat(pa.scalar(error, type=pa.string()), n),
+        pa.repeat(pa.scalar(sent.model), n),
+        pa.repeat(pa.scalar(sent.lane), n),
+        pa.repeat(pa.scalar(0, type=pa.int64()), n),
+        pa.repeat(pa.scalar(retryable), n),
+    ]
+    return pa.RecordBatch.from_arrays([*values, *(pa.nulls(n, column.type) for column in output.columns)], schema=answer_schema(output))
+
+
+def _judge(
+    replies: list[Reply], positions: list[int], sent: Sent, output: OutputSchema, decode: Callable[[Any], Any], tally: Tally
+) -> pa.RecordBatch:
+    decoded: list[Any] = []
+    outcomes: list[str] = []
+    errors: list[str | None] = []
+    retryable: list[bool] = []
+    for reply in replies:
+        outcome, error, answer = reply.outcome, reply.error, None
+        if outcome is Outcome.ANSWERED:
+            try:
+                answer = decode(reply.content)
+            except InvalidAnswer as why:
+                outcome, error = Outcome.INVALID, str(why)
+        decoded.append(answer)
+        outcomes.append(outcome.value)
+        errors.append(error)
+        retryable.append(reply.retryable)
+    cost, standard = _costs(replies, sent, tally)
+    tally.outcomes.update(outcomes)
+    tally.retryable += sum(retryable)
+    tally.cost_usd += Decimal(int(cost.sum())) / PICO
+    tally.standard_usd += Decimal(int(standard.sum())) / PICO
+    own = [
+        pa.array(positions, type=pa.int64()),
+        pa.array(outcomes, type=pa.string()),
+        pa.array(errors, type=pa.string()),
+        pa.array([reply.model or sent.model for reply in replies], type=pa.string()),
+        pa.repeat(pa.scalar(sent.lane), len(replies)),
+        pa.array(cost),
+        pa.array(retryable, type=pa.bool_()),
+    ]
+    return pa.RecordBatch.from_arrays([*own, *output.to_arrow(decoded).columns], schema=answer_schema(output))
+
+
+def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pico-dollars of each reply at the lane's rates, and what it would have cost at the standard ones."""
+    names = ("input_tokens", "cached_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens")
+    counts = [np.array([getattr(reply, name) for reply in replies], dtype=np.int64) for name in names]
+    tally.input_tokens += int(counts[0].sum())
+    tally.cached_tokens += int(counts[1].sum())
+    tally.output_tokens += int(counts[4].sum())
+    cost = sent.rates.cost_pico(*counts)
+    standard = sent.standard.cost_pico(*counts) if sent.standard else cost
+    return cost, standard
+
+
+def _blocks(files: Iterable[Path], tally: Tally) -> Iterator[bytes]:
+    """Blocks of whole lines, about 1 MB each; split on `\\n` bytes only, since U+2028 inside a JSON string ends no line."""
+    for path in files:
+        with path.open("rb") as file:
+            rest = b""
+            while chunk := file.read(BLOCK_BYTES):
+                end = chunk.rfind(b"\n") + 1
+                if not end:
+                    rest += chunk
+                    if len(rest) > LINE_BYTES_MAX:
+                        tally.unreadable += 1
+                        rest = _skip_line(file)
+                    continue
+                yield rest + chunk[:end]
+                rest = chunk[end:]
+            if rest:
+                yield rest
+
+
+def _skip_line(file: Any) -> bytes:
+    """Reads past the rest of a line that is too long; gives what was read of the next one."""
+    while chunk := file.read(BLOCK_BYTES):
+        end = chunk.find(b"\n")
+        if end >= 0:
+            return bytes(chunk[end + 1 :])
+    return b""
+
+
+class AnswerSink:
+    """Takes answers in any order; on a clean exit they stand in the file by position."""
+
+    def __init__(self, path: Path, output: OutputSchema, positions: NDArray[np.int64], weight_bytes: int) -> None:
+        self._path = path
+        self._schema = answer_schema(output)
+        n = max(1, -(-weight_bytes // _RANGE_BYTES))
+        self._bounds = positions[np.linspace(0, len(positions), n, endpoint=False).astype(np.int64)[1:]] if n > 1 else positions[:0]
+        self._held: list[list[pa.RecordBatch]] = [[] for _ in range(n)]
+        self._spill: tempfile.TemporaryDirectory[str] | None = None
+        self._writers: dict[int, Any] = {}
+
+    def __enter__(self) -> AnswerSink:
+        if len(self._held) > 1:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._spill = tempfile.TemporaryDirectory(dir=self._path.parent, prefix=".answers-")
+        return self
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Adds N answers."""
+        if self._spill is None:
+            self._held[0].append(batch)
+            return
+        ranges = np.searchsorted(self._bounds, batch.column(0).to_numpy(), side="right")
+        for n in np.unique(ranges).tolist():
+            self._writer(n).write_batch(batch.take(pa.array(np.flatnonzero(ranges == n))))
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            for writer in self._writers.values():
+                writer.close()
+            if kind is None:
+                with ParquetSink(self._path, self._schema) as sink:
+                    for n in range(len(self._held)):
+                        for batch in self._ordered(n):
+                            sink.write(batch)
+        finally:
+            if self._spill is not None:
+                self._spill.cleanup()
+
+    def _writer(self, n: int) -> Any:
+        if n not in self._writers:
+            assert self._spill is not None
+            self._writers[n] = pa.ipc.new_stream(str(Path(self._spill.name) / f"{n}.arrows"), self._schema)
+        return self._writers[n]
+
+    def _ordered(self, n: int) -> list[pa.RecordBatch]:
+        if self._spill is None:
+            table = pa.Table.from_batches(self._held[n], schema=self._schema)
+        elif n in self._writers:
+            with pa.ipc.open_stream(str(Path(self._spill.name) / f"{n}.arrows")) as stream:
+                table = stream.read_all()
+        else:
+            return []
+        order = np.argsort(table.column(0).to_numpy(), kind="stable")
+        return list(table.take(pa.array(order)).to_batches(max_chunksize=16_384))

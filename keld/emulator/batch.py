@@ -1,0 +1,374 @@
+"""Batch: one provider-side batch, as a function of the clock.
+
+The rows are answered once, by a worker, in the order in which they will finish (shuffled by the batch's id), into files
+on disk with running totals beside them.  Whatever instant one looks at is then a prefix of those files: what is done,
+what is paid, what an expired or cancelled batch hands out.  Nothing else has to happen as time goes by.
+"""
+
+import math
+import mmap
+import random
+import threading
+from array import array
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal, NamedTuple, Protocol
+
+import msgspec
+
+from .answer import Usage
+from .bill import BillEntry, Provider, Slip
+from .damage import damaged
+from .fault import Rule
+
+Status = Literal[
+    "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+]
+ENDED: frozenset[Status] = frozenset(("failed", "completed", "expired", "cancelled"))
+WINDOW_S = 86_400.0
+_BUFFER_BYTES = 1 << 20
+
+
+class Outcome(NamedTuple):
+    """What came of one row: a result line; `paid` and its usage only where the provider bills it."""
+
+    line: bytes
+    ok: bool
+    paid: BillEntry | None
+    usage: Usage | None
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a whole batch failed validation, as OpenAI lists it."""
+
+    code: str
+    message: str
+    line: int | None = None
+    param: str | None = None
+
+
+class Rows:
+    """The request rows of one batch: bytes on disk, found by index."""
+
+    def __init__(self, path: Path, starts: "array[int]", ends: "array[int]") -> None:
+        self.path, self._starts, self._ends = path, starts, ends
+        self._map = b"" if path.stat().st_size == 0 else _mapped(path)
+
+    @classmethod
+    def of_lines(cls, path: Path) -> "Rows":
+        """Every line that is not blank."""
+        starts, ends = array("q"), array("q")
+        size = path.stat().st_size
+        if size:
+            content = _mapped(path)
+            start = 0
+            while start < size:
+                end = content.find(b"\n", start)
+                end = size if end < 0 else end
+                if content[start:end].strip():
+                    starts.append(start)
+                    ends.append(end)
+                start = end + 1
+        return cls(path, starts, ends)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> bytes:
+        return self._map[self._starts[index] : self._ends[index]]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (self[index] for index in range(len(self)))
+
+
+def _mapped(path: Path) -> "mmap.mmap":
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+class Answering(Protocol):
+    """What the worker needs of a dialect."""
+
+    @property
+    def provider(self) -> Provider: ...
+
+    @property
+    def one_file(self) -> bool:
+        """Whether errors stand in the same file as the answers."""
+
+    def answer_row(self, row: bytes, rank: int, at: float, batch: "Batch") -> Outcome: ...
+
+    def unanswered_row(self, row: bytes, status: Status) -> bytes: ...
+
+    def custom_id(self, row: bytes) -> str: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How long a batch takes, in seconds of the emulator's clock."""
+
+    latency_s: float = 0.0
+    rows_per_s: float | None = None
+    validate_s: float = 0.0
+    finalize_s: float = 0.0
+    cancel_s: float | None = None
+
+    def duration_s(self, rows: int) -> float:
+        return max(self.latency_s, rows / self.rows_per_s if self.rows_per_s else 0.0)
+
+    def cancelling_s(self) -> float:
+        # In-flight requests finish first: up to ten minutes at OpenAI, so a tenth of the latency, ten minutes at most.
+        return min(self.latency_s / 10, 600.0) if self.cancel_s is None else self.cancel_s
+
+
+class Phase(NamedTuple):
+    """Where a batch stands at one instant."""
+
+    status: Status
+    done: int
+    """Rows finished so far."""
+    ended_at: float | None = None
+    finalizing_at: float | None = None
+
+
+class Totals(NamedTuple):
+    """What the first so many rows come to."""
+
+    ok: int = 0
+    input: int = 0
+    cached: int = 0
+    output: int = 0
+    reasoning: int = 0
+    out_bytes: int = 0
+    error_bytes: int = 0
+    bill_bytes: int = 0
+
+
+_UNPAID = Usage(0, 0)
+_WIDTH = len(Totals._fields)
+
+
+class Progress:
+    """Running totals after each finished row, flat in one array: a batch may have 100,000."""
+
+    def __init__(self) -> None:
+        self._table = array("q", Totals())
+        self._last = Totals()
+
+    def __len__(self) -> int:
+        return len(self._table) // _WIDTH - 1
+
+    def add(self, outcome: Outcome, out_bytes: int, error_bytes: int, bill_bytes: int) -> None:
+        usage, last = outcome.usage or _UNPAID, self._last
+        self._last = Totals(
+            last.ok + outcome.ok,
+            last.input + usage.input,
+            last.cached + usage.cached,
+            last.output + usage.output,
+            last.reasoning + usage.reasoning,
+            last.out_bytes + out_bytes,
+            last.error_bytes + error_bytes,
+            last.bill_bytes + bill_bytes,
+        )
+        self._table.extend(self._last)
+
+    def totals(self, done: int) -> Totals:
+        """The totals of the `done` rows that finished first."""
+        return Totals(*self._table[done * _WIDTH : (done + 1) * _WIDTH])
+
+
+@dataclass(kw_only=True, eq=False)
+class Batch:
+    """One batch: what was asked, what is fated, what has been answered."""
+
+    id: str
+    ordinal: int
+    provider: Provider
+    created_at: float
+    pace: Pace
+    folder: Path
+    dialect: Answering
+    rules: list[Rule]
+    endpoint: str = ""
+    input_file_id: str = ""
+    model: str | None = None
+    metadata: dict[str, str] | None = None
+    output_expires_after_s: float | None = None
+    get_from: float = 0.0
+    list_from: float = 0.0
+    rows: Rows | None = None
+    enqueued_tokens: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    input_lost: bool = False
+    cancel_at: float | None = None
+    deleted: bool = False
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    work: "Future[None]" = field(default_factory=Future)
+    progress: Progress = field(default_factory=Progress)
+    sealed: bool = False
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.ordinal} {self.provider} {self.id} {len(self.progress):,}/{self.size:,} answered>"
+
+    @property
+    def size(self) -> int:
+        return len(self.rows) if self.rows is not None else 0
+
+    @property
+    def started_at(self) -> float:
+        return self.created_at + self.pace.validate_s
+
+    @property
+    def expires_at(self) -> float:
+        rule = self.rule("life", "expire")
+        return self.created_at + (float(rule.get("after_s", WINDOW_S)) if rule else WINDOW_S)
+
+    @property
+    def out_path(self) -> Path:
+        return self.folder / f"{self.id}.out.jsonl"
+
+    @property
+    def error_path(self) -> Path:
+        return self.folder / f"{self.id}.error.jsonl"
+
+    @property
+    def bill_path(self) -> Path:
+        return self.folder / f"{self.id}.bill.jsonl"
+
+    def rule(self, point: str, *names: str) -> Rule | None:
+        """The first rule drawn for this batch at `point`."""
+        return next((rule for rule in self.rules if rule.at == point and rule.do in names), None)
+
+    def rules_at(self, point: str) -> list[Rule]:
+        return [rule for rule in self.rules if rule.at == point]
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def phase(self, now: float) -> Phase:
+        """Where the batch stands at `now`; while the worker is behind the clock, the worker decides."""
+        told = self._told(now)
+        if self.work.done():
+            self.work.result()  # a worker that crashed must not look like a batch
+        if self.work.done() or told.status in ("validating", "failed"):
+            return told
+        if self.rows is None:
+            return Phase("validating", 0)
+        return Phase("in_progress", min(told.done, len(self.progress)))
+
+    def is_due(self, now: float) -> bool:
+        """Whether the clock is past something that the worker has not done yet."""
+        return now >= self.started_at and not self.work.done()
+
+    def _told(self, now: float) -> Phase:
+        stuck = self.rule("life", "stuck")
+        held = stuck.get("status", "in_progress") if stuck else None
+        if self.cancel_at is not None:
+            stop = self.cancel_at + self.pace.cancelling_s()
+            if now < stop or held == "cancelling":
+                return Phase("cancelling", self._done(min(now, stop)))
+            return Phase("cancelled", self._done(stop), ended_at=stop)
+        if now < self.started_at or held == "validating":
+            return Phase("validating", 0)
+        if self.problems or self.input_lost:
+            return Phase("failed", 0, ended_at=self.started_at)
+        return self._running(now, held)
+
+    def _running(self, now: float, held: str | None) -> Phase:
+        answered_at = self.started_at + self.pace.duration_s(self.size)
+        finished_at = answered_at + self.pace.finalize_s
+        done = self._done(min(now, self.expires_at))
+        whole = self._most() == self.size
+        if held in ("in_progress", "finalizing"):
+            finalizing = held == "finalizing" and now >= answered_at
+            return Phase("finalizing" if finalizing else "in_progress", done, finalizing_at=answered_at)
+        if whole and finished_at <= min(now, self.expires_at):
+            return Phase("completed", self.size, ended_at=finished_at, finalizing_at=answered_at)
+        if now >= self.expires_at:
+            return Phase("expired", done, ended_at=self.expires_at)
+        if whole and now >= answered_at:
+            return Phase("finalizing", done, finalizing_at=answered_at)
+        return Phase("in_progress", done)
+
+    def _most(self) -> int:
+        """Rows that will ever finish."""
+        expire, stuck = self.rule("life", "expire"), self.rule("life", "stuck")
+        if expire:
+            return min(self.size - 1, int(self.size * float(expire.get("done", 0.5)) + 1e-9))
+        if stuck and stuck.get("status", "in_progress") == "in_progress":
+            return int(self.size * float(stuck.get("done", 0.5)) + 1e-9)
+        return self.size
+
+    def _done(self, at: float) -> int:
+        if at < self.started_at or self.problems or self.input_lost:
+            return 0
+        duration = self.pace.duration_s(self.size)
+        share = 1.0 if duration == 0 else min(1.0, (at - self.started_at) / duration)
+        return min(self._most(), math.floor(self.size * share + 1e-6))
+
+    def slip(self, now: float) -> Slip:
+        """What is paid until `now`."""
+        done = min(self.phase(now).done, len(self.progress))
+        return Slip(self.bill_path, self.progress.totals(done).bill_bytes)
+
+    # --- work ---------------------------------------------------------------------------------------------------------
+
+    def answer(self) -> None:
+        """Answer every row, in the order of finishing.  Called once, in a worker thread."""
+        assert self.rows is not None
+        line_rules = self.rules_at("lines")
+        end = b"\r\n" if self.rule("lines", "crlf") else b"\n"
+        duration = self.pace.duration_s(self.size)
+        with _writing(self.out_path) as out, _writing(self.error_path) as error, _writing(self.bill_path) as bill:
+            prefix = out.write(b"\xef\xbb\xbf") if self.rule("lines", "bom") else 0
+            encode = msgspec.json.Encoder().encode
+            for rank, index in enumerate(self._order()):
+                row = self.rows[index]
+                at = self.started_at + duration * (rank + 1) / self.size
+                outcome = self.dialect.answer_row(row, rank, at, self)
+                lines = [outcome.line]
+                if line_rules:
+                    lines = damaged(outcome.line, line_rules, rank, self.dialect.custom_id(row))
+                written = b"".join([line + end for line in lines])
+                to_out = outcome.ok or self.dialect.one_file
+                (out if to_out else error).write(written)
+                paid = bill.write(encode(outcome.paid) + b"\n") if outcome.paid is not None else 0
+                size = len(written) + (prefix if rank == 0 else 0)
+                self.progress.add(outcome, size if to_out else 0, 0 if to_out else size, paid)
+
+    def _order(self) -> list[int]:
+        order = list(range(self.size))
+        reorder = self.rule("lines", "reorder")
+        if reorder is None:
+            random.Random(self.id).shuffle(order)
+        elif reorder.get("order", "reverse") == "reverse":
+            order.reverse()
+        return order
+
+    def seal(self, phase: Phase) -> None:
+        """Cut the result files to what was done when the batch ended, and name the rows that were not."""
+        with self.lock:
+            if self.sealed:
+                return
+            if self.rows is not None and phase.status in ("expired", "cancelled"):
+                self._cut(phase)
+            self.sealed = True
+
+    def _cut(self, phase: Phase) -> None:
+        assert self.rows is not None
+        totals = self.progress.totals(phase.done)
+        for path, size in ((self.out_path, totals.out_bytes), (self.error_path, totals.error_bytes)):
+            with path.open("ab") as file:
+                file.truncate(size)
+        rest = self.out_path if self.dialect.one_file else self.error_path
+        with rest.open("ab", buffering=_BUFFER_BYTES) as file:
+            for index in self._order()[phase.done :]:
+                file.write(self.dialect.unanswered_row(self.rows[index], phase.status) + b"\n")
+
+
+def _writing(path: Path) -> BinaryIO:
+    return path.open("wb", buffering=_BUFFER_BYTES)
+

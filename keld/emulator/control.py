@@ -1,0 +1,113 @@
+"""Control: `/_keld`, the emulator's own side: bill, clock, faults, objects, requests.
+
+Open on loopback; with a token, the token is asked for here as everywhere.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from .anthropic import Anthropic, message_batch
+from .bill import Slip, lines, summary
+from .fault import UnknownFault
+from .gate import Gate, Route, key_of
+from .openai import OpenAI, batch_object, file_object
+from .store import Store
+
+_LINES_A_CHUNK = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """The routes under `/_keld`."""
+
+    store: Store
+    gate: Gate
+    openai: OpenAI
+    anthropic: Anthropic
+    token: str | None
+
+    def guard(self, route: Route) -> Route:
+        async def guarded(request: Request) -> Response:
+            if self.token is not None and key_of(request) != self.token:
+                return JSONResponse({"error": "the token is missing or wrong"}, 401)
+            return await route(request)
+
+        return guarded
+
+    async def bill(self, request: Request) -> Response:
+        slips = await run_in_threadpool(self.store.slips)
+        if request.query_params.get("summary"):
+            return _json(await run_in_threadpool(summary, slips))
+        return StreamingResponse(_array(slips), media_type="application/json")
+
+    async def clock(self, request: Request) -> Response:
+        if request.method == "POST":
+            try:
+                self.store.clock.advance(float((await _body(request))["advance_s"]))
+            except (KeyError, TypeError, ValueError) as error:
+                return JSONResponse({"error": f"expected {{'advance_s': seconds >= 0}}: {error}"}, 400)
+            await run_in_threadpool(self.store.wait)
+        return _json({"now": self.store.clock.now()})
+
+    async def faults(self, request: Request) -> Response:
+        match request.method:
+            case "POST":
+                try:
+                    self.store.faults.add(await _body(request))
+                except (UnknownFault, TypeError, AttributeError) as error:
+                    return JSONResponse({"error": str(error)}, 400)
+            case "DELETE":
+                self.store.faults.clear()
+            case _:
+                pass
+        return _json({"rules": self.store.faults.rules(), "log": self.store.faults.log})
+
+    async def objects(self, request: Request) -> Response:
+        files = [file_object(file) for file in self.store.files()]
+        return _json({"files": files, "batches": self.batches(str(request.base_url))})
+
+    async def requests(self, request: Request) -> Response:
+        return _json(self.gate.calls)
+
+    def batches(self, base_url: str) -> list[dict[str, Any]]:
+        """Every landed batch as its service would show it, newest first, with its provider."""
+        now = self.store.clock.time()
+        shown = []
+        for batch in self.store.batches():
+            phase = batch.phase(now)
+            openai = batch.provider == "openai"
+            told = batch_object(batch, phase) if openai else message_batch(batch, phase, base_url)
+            shown.append({"provider": batch.provider, **told})
+        return shown
+
+
+async def _body(request: Request) -> Any:
+    try:
+        return msgspec.json.decode(await request.body())
+    except msgspec.DecodeError as error:
+        raise UnknownFault(f"the body is no JSON: {error}") from error
+
+
+def _json(content: Any) -> Response:
+    return Response(msgspec.json.encode(content), media_type="application/json")
+
+
+def _array(slips: list[Slip]) -> Iterator[bytes]:
+    """A JSON array, in chunks of many lines: each chunk costs a trip to a thread."""
+    yield b"["
+    chunk: list[bytes] = []
+    first = True
+    for line in lines(slips):
+        chunk.append(line)
+        if len(chunk) == _LINES_A_CHUNK:
+            yield (b"" if first else b",") + b",".join(chunk)
+            chunk, first = [], False
+    if chunk:
+        yield (b"" if first else b",") + b",".join(chunk)
+    yield b"]"

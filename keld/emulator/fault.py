@@ -1,0 +1,270 @@
+"""Fault: what goes wrong, as data.
+
+A plan is `{"rules": [{"at": point, "do": fault, "times": 1, "skip": 0, "match": {...}, ...arguments}]}`.  A rule fires on
+the events of its point that match, after leaving `skip` of them in peace, `times` times (null: always).  Every firing is
+logged.  What happens to a batch is drawn when it is created, so `times` counts batches there.
+
+`match`: `provider`; `model` (exact); `path` (substring); `batch` (ordinal of its creation, from 1); `lane` (`batch` or
+`realtime`); `custom_id` (suffix; chooses rows at `rows` and `lines`).
+
+| at | do | arguments (default) | what happens |
+|---|---|---|---|
+| any call: `any upload create list get cancel download delete realtime` | `status` | `status` (500) `message` `code` `retry_after` `after` (false) | official error body; `after`: the work was done first |
+| | `drop_before` | | connection closed, nothing done |
+| | `drop_after` | | the work is done, then the connection is closed without a response |
+| | `delay` | `delay_s` (1) | waits in real time, then goes on |
+| | `redirect` | `location` (`http://other-host.invalid`) | 307 to another host |
+| | `garbage` | `body` (an HTML page) `status` (200) `after` (false) | a body that is no JSON |
+| `create` | `late_landing` | `after_s` (60) `status` (none: dropped) | no answer; the batch appears later, if its input file still exists then |
+| | `hidden` | `for_s` (10) | GET of the new batch is 404 |
+| | `list_lag` | `for_s` (10) | the new batch is not listed |
+| `life` | `fail` | `code` `message` `line` `param` | late validation failure (OpenAI) |
+| | `token_limit` | | `failed` with `token_limit_exceeded` (OpenAI) |
+| | `stuck` | `status` (`in_progress`) `done` (0.5) | stays for ever at validating, in_progress, finalizing or cancelling |
+| | `expire` | `done` (0.5) `after_s` (86400) | only this fraction finishes, then it expires |
+| | `status` | `value` (`paused`) `instead_of` (`in_progress`) | a status nobody has seen before |
+| | `counts` | `total` `completed` `failed` / `processing` `succeeded` `errored` `canceled` `expired` | counts that lie, null too |
+| `rows` | `error` | `status` (500) `code` `message` `fraction` (1) `count` | these rows are refused, unpaid; all of them: no output file |
+| | `model_not_found` | `fraction` `count` | 404 in these rows |
+| | `refusal` `length` `invalid` | `fraction` `count` | paid, and useless: refused, cut, not what the schema asked for |
+| `results` | `no_output_id` | | completed, `output_file_id` null |
+| | `no_error_id` `empty_error_id` `zero_byte_error` | | error file id null, `""`, or of a file with no bytes |
+| | `results_url` | `url` (another host) | `results_url` points elsewhere (Anthropic) |
+| `lines` | `missing` `duplicate` `foreign` `cut` `garbage` `blank` | `fraction` `count` | the row's line is gone, twice, followed by a stranger's, cut, noise, followed by an empty one |
+| | `surrogate` `u2028` `huge` | `fraction` `count` `inside` (`field` or `answer`) `size_mb` (1) | lone surrogate escape, raw U+2028, a huge string: in a foreign field or in the answer's text |
+| | `nan` `deep` `duplicate_key` | `fraction` `count` `levels` (100000) | NaN, deep nesting, a key given twice (the last is right) |
+| | `bom` `crlf` | | of the whole file |
+| | `reorder` | `order` (`input` or `reverse`) | instead of the shuffled order |
+| `download` | `truncate` | `bytes` (1000) `clean` (false) | cut connection; or, clean, a short body that looks whole |
+| | `gzip_bomb` | `size_mb` (64) | content-encoding gzip, zeros without end |
+| | `slow` | `bytes_per_s` (65536) | dribbles |
+
+Row faults fall on realtime calls too, unless `match.lane` says otherwise; there `fraction` counts calls.
+"""
+
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from .clock import Clock
+from .error import error_of
+
+_CHOICE = {"fraction", "count"}
+HTTP_FAULTS: dict[str, set[str]] = {
+    "status": {"status", "message", "code", "retry_after", "after"},
+    "drop_before": set(),
+    "drop_after": set(),
+    "delay": {"delay_s"},
+    "redirect": {"location"},
+    "garbage": {"body", "status", "after"},
+}
+CREATE_FAULTS: dict[str, set[str]] = {
+    "late_landing": {"after_s", "status"},
+    "hidden": {"for_s"},
+    "list_lag": {"for_s"},
+}
+LIFE_FAULTS: dict[str, set[str]] = {
+    "fail": {"code", "message", "line", "param"},
+    "token_limit": set(),
+    "stuck": {"status", "done"},
+    "expire": {"done", "after_s"},
+    "status": {"value", "instead_of"},
+    "counts": {"total", "completed", "failed", "processing", "succeeded", "errored", "canceled", "expired"},
+}
+ROW_FAULTS: dict[str, set[str]] = {
+    "error": {"status", "code", "message"} | _CHOICE,
+    "model_not_found": _CHOICE,
+    "refusal": _CHOICE,
+    "length": _CHOICE,
+    "invalid": _CHOICE,
+}
+RESULT_FAULTS: dict[str, set[str]] = {
+    "no_output_id": set(),
+    "no_error_id": set(),
+    "empty_error_id": set(),
+    "zero_byte_error": set(),
+    "results_url": {"url"},
+}
+LINE_FAULTS: dict[str, set[str]] = {
+    **dict.fromkeys(("missing", "duplicate", "foreign", "cut", "garbage", "blank", "nan", "duplicate_key"), _CHOICE),
+    "surrogate": {"inside"} | _CHOICE,
+    "u2028": {"inside"} | _CHOICE,
+    "huge": {"inside", "size_mb"} | _CHOICE,
+    "deep": {"levels"} | _CHOICE,
+    "bom": set(),
+    "crlf": set(),
+    "reorder": {"order"},
+}
+DOWNLOAD_FAULTS: dict[str, set[str]] = {
+    "truncate": {"bytes", "clean"},
+    "gzip_bomb": {"size_mb"},
+    "slow": {"bytes_per_s"},
+}
+POINTS: dict[str, dict[str, set[str]]] = {
+    **dict.fromkeys(("any", "upload", "list", "get", "cancel", "delete", "realtime"), HTTP_FAULTS),
+    "create": HTTP_FAULTS | CREATE_FAULTS,
+    "download": HTTP_FAULTS | DOWNLOAD_FAULTS,
+    "life": LIFE_FAULTS,
+    "rows": ROW_FAULTS,
+    "results": RESULT_FAULTS,
+    "lines": LINE_FAULTS,
+}
+_OWN = {"at", "do", "times", "skip", "match"}
+_MATCH = {"provider", "model", "path", "batch", "lane", "custom_id"}
+
+
+class UnknownFault(ValueError):
+    """A plan names something that does not exist; the message names what does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something to which a rule may apply."""
+
+    provider: str
+    path: str = ""
+    model: str | None = None
+    batch: int | None = None
+    lane: str | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Rule:
+    """One rule and how often it has fired."""
+
+    at: str
+    do: str
+    times: int | None = 1
+    skip: int = 0
+    match: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    hits: int = 0
+    seen: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Rule {self.at}.{self.do} {self.hits}/{'∞' if self.times is None else self.times}>"
+
+    def get(self, name: str, default: Any) -> Any:
+        return self.arguments.get(name, default)
+
+    def matches(self, event: Event) -> bool:
+        wanted = self.match
+        return (
+            all(wanted[name] == getattr(event, name) for name in ("provider", "model", "batch", "lane") if name in wanted)
+            and wanted.get("path", "") in event.path
+        )
+
+    def picks(self, ordinal: int, custom_id: str) -> bool:
+        """Whether the row that finishes as number `ordinal` (from 0) is meant: exactly `fraction` of them, evenly."""
+        if not custom_id.endswith(self.match.get("custom_id", "")):
+            return False
+        if "count" in self.arguments:
+            return ordinal < int(self.arguments["count"])
+        fraction = float(self.get("fraction", 1.0))
+        return int((ordinal + 1) * fraction + 1e-9) > int(ordinal * fraction + 1e-9)
+
+    def as_dict(self) -> dict[str, Any]:
+        own = {"at": self.at, "do": self.do, "times": self.times, "skip": self.skip, "match": self.match}
+        return {**own, **self.arguments, "hits": self.hits}
+
+
+RowFate = Literal["refusal", "length", "invalid", "model_not_found"]
+
+
+def row_fate(rules: list[Rule], ordinal: int, custom_id: str) -> RowFate | None:
+    """What the `rows` rules make of the row that finishes as number `ordinal`; None: nothing.
+
+    Raises:
+        ApiError: the row is refused with a planned status.
+    """
+    for rule in rules:
+        if not rule.picks(ordinal, custom_id):
+            continue
+        match rule.do:
+            case "error":
+                raise error_of(int(rule.get("status", 500)), rule.get("message", None), rule.get("code", None))
+            case "refusal" | "length" | "invalid" | "model_not_found" as fate:
+                return fate
+            case _:
+                pass
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Firing:
+    at: datetime
+    point: str
+    do: str
+    on: str
+
+
+class Faults:
+    """The plan in force, and what it has done."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._rules: list[Rule] = []
+        self.log: list[Firing] = []
+
+    def add(self, plan: dict[str, Any]) -> None:
+        """Put the plan's rules behind those in force; all of them or, if one is unknown, none.
+
+        Raises:
+            UnknownFault: a point, a fault, an argument or a match is not in the table.
+        """
+        rules = [read_rule(rule) for rule in plan.get("rules", ())]
+        with self._lock:
+            self._rules.extend(rules)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._rules.clear()
+            self.log.clear()
+
+    def rules(self) -> list[dict[str, Any]]:
+        with self._lock:
+            return [rule.as_dict() for rule in self._rules]
+
+    def take(self, point: str, among: dict[str, set[str]], event: Event, on: str = "") -> list[Rule]:
+        """The rules that fire now; each firing is counted and logged."""
+        with self._lock:
+            # The usual case, on every call: no plan, no work.
+            if not self._rules:
+                return []
+            points = (point, "any") if among is HTTP_FAULTS else (point,)
+            fitting = [rule for rule in self._rules if rule.at in points and rule.do in among and rule.matches(event)]
+            fired = [rule for rule in fitting if self._fires(rule)]
+            for rule in fired:
+                self.log.append(Firing(at=self._clock.now(), point=point, do=rule.do, on=on or event.path))
+            return fired
+
+    @staticmethod
+    def _fires(rule: Rule) -> bool:
+        rule.seen += 1
+        if rule.seen <= rule.skip or (rule.times is not None and rule.hits >= rule.times):
+            return False
+        rule.hits += 1
+        return True
+
+
+def read_rule(given: dict[str, Any]) -> Rule:
+    """The rule that a plan's object describes.
+
+    Raises:
+        UnknownFault: see `Faults.add`.
+    """
+    point, do = given.get("at"), given.get("do")
+    if point not in POINTS:
+        raise UnknownFault(f"unknown point {point!r}; known: {', '.join(sorted(POINTS))}")
+    if do not in POINTS[point]:
+        raise UnknownFault(f"unknown fault {do!r} at {point!r}; known: {', '.join(sorted(POINTS[point]))}")
+    arguments = {name: value for name, value in given.items() if name not in _OWN}
+    match = given.get("match") or {}
+    for what, names, known in (("argument", arguments, POINTS[point][do]), ("match", match, _MATCH)):
+        if strange := sorted(set(names) - known):
+            raise UnknownFault(f"unknown {what} {strange[0]!r} for {point}.{do}; known: {', '.join(sorted(known))}")
+    return Rule(
+        at=point, do=do, times=given.get("times", 1), skip=given.get("skip", 0), match=match, arguments=arguments
+    )

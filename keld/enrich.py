@@ -1,0 +1,182 @@
+"""Enrich: the rows of a snapshot plus the answers of all its shards -> the enriched partition.
+
+On the road: `answer` -> **`enrich`** -> `table`.  Every input row, in order, exactly once.
+No hash join: a snapshot's rows are numbered and every answers file is in the order of those numbers, so this is a merge, block by
+block, with as little in memory as the blocks in hand.  Of several answers of one row (retries) the first that is `answered`
+stands, else the last; what all of them cost is summed, so that the column adds up to the bill.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from keld.answer import Outcome
+from keld.schema import OutputSchema
+from keld.snapshot import OWN as SNAPSHOT_OWN
+from keld.table import read_parquet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+KELD_COLUMNS = pa.schema(
+    [
+        pa.field("keld_outcome", pa.string()),
+        pa.field("keld_error", pa.string()),
+        pa.field("keld_model", pa.string()),
+        pa.field("keld_lane", pa.string()),
+        pa.field("keld_cost_usd", pa.decimal128(18, 12)),
+    ]
+)
+
+
+def enriched_schema(source: pa.Schema, output: OutputSchema) -> pa.Schema:
+    """The table's columns, the answer's, Keld's five."""
+    return pa.schema([*source, *output.columns, *KELD_COLUMNS])
+
+
+def source_schema(snapshot: Path) -> pa.Schema:
+    """The columns of the table that a snapshot was taken of."""
+    import pyarrow.parquet as pq
+
+    own = set(SNAPSHOT_OWN.names)
+    return pa.schema([column for column in pq.read_schema(snapshot) if column.name not in own])
+
+
+def enrich(snapshot: Path, answers: Sequence[Path], output: OutputSchema) -> Iterator[pa.RecordBatch]:
+    """The enriched rows, in the order of the snapshot.
+
+    Args:
+        answers: the answers files, those of earlier rounds first.
+    """
+    source = source_schema(snapshot)
+    schema = enriched_schema(source, output)
+    cursors = [_Cursor(path) for path in answers]
+    start = 0
+    for rows in read_parquet(snapshot, columns=[*source.names, "keld_input_error"]):
+        stop = start + rows.num_rows
+        parts = [part for cursor in cursors for part in cursor.upto(stop)]
+        yield _enriched(rows, parts, start, output, schema)
+        start = stop
+
+
+def retryable_positions(answers: Sequence[Path], rows: int) -> NDArray[np.int64]:
+    """The rows whose latest answer may be asked again and that no round has answered, ascending.
+
+    Args:
+        answers: the answers files, those of earlier rounds first.
+    """
+    again = np.zeros(rows, dtype=np.bool_)
+    answered = np.zeros(rows, dtype=np.bool_)
+    for path in answers:
+        for batch in read_parquet(path, columns=["position", "keld_outcome", "retryable"]):
+            positions = batch.column(0).to_numpy()
+            again[positions] = batch.column(2).to_numpy(zero_copy_only=False)
+            answered[positions] |= _is_answered(batch.column(1))
+    return np.flatnonzero(again & ~answered)
+
+
+def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counter[Outcome]:
+    """How many rows end with which outcome; they add up to `rows`.
+
+    Args:
+        answers: the answers files, those of earlier rounds first.
+        unaskable: rows that were never to be sent, and so are in no file.
+    """
+    kinds = list(Outcome)
+    codes = {kind.value: n for n, kind in enumerate(kinds)}
+    last = np.full(rows, -1, dtype=np.int8)
+    for path in answers:
+        for batch in read_parquet(path, columns=["position", "keld_outcome"]):
+            positions = batch.column(0).to_numpy()
+            found = np.array([codes[outcome] for outcome in batch.column(1).to_pylist()], dtype=np.int8)
+            stands = last[positions] != codes[Outcome.ANSWERED]
+            last[positions[stands]] = found[stands]
+    counts = Counter({kinds[code]: int(n) for code, n in zip(*np.unique(last[last >= 0], return_counts=True), strict=True)})
+    counts[Outcome.UNASKABLE] += unaskable
+    counts[Outcome.UNASKED] += rows - counts.total()
+    return +counts
+
+
+class _Cursor:
+    """Reads an answers file forward, by position."""
+
+    def __init__(self, path: Path) -> None:
+        self._batches = iter(read_parquet(path))
+        self._held: pa.RecordBatch | None = None
+
+    def upto(self, stop: int) -> Iterator[pa.RecordBatch]:
+        """The answers before position `stop` that were not given yet."""
+        while True:
+            batch = self._held if self._held is not None else next(self._batches, None)
+            if batch is None:
+                return
+            n = int(np.searchsorted(batch.column(0).to_numpy(), stop))
+            if n:
+                yield batch.slice(0, n)
+            self._held = batch.slice(n) if n < batch.num_rows else None
+            if self._held is not None:
+                return
+
+
+def _enriched(rows: pa.RecordBatch, parts: list[pa.RecordBatch], start: int, output: OutputSchema, schema: pa.Schema) -> pa.RecordBatch:
+    n = rows.num_rows
+    winner = np.full(n, -1, dtype=np.int64)
+    answered = np.zeros(n, dtype=np.bool_)
+    pico = np.zeros(n, dtype=np.int64)
+    offset = 0
+    for part in parts:
+        where = part.column(0).to_numpy() - start
+        stands = ~answered[where]
+        winner[where[stands]] = offset + np.flatnonzero(stands)
+        answered[where] |= _is_answered(part.column(1))
+        pico[where] += part.column(part.schema.get_field_index("keld_cost_pico")).to_numpy()
+        offset += part.num_rows
+    source = [rows.column(name) for name in rows.schema.names if name != "keld_input_error"]
+    unanswered = winner < 0
+    outcome, error, model, lane = (_taken(parts, name, winner, pa.string()) for name in KELD_COLUMNS.names[:4])
+    if unanswered.any():
+        outcome, error = _never_sent(rows.column(rows.schema.get_field_index("keld_input_error")), unanswered, outcome, error)
+    answers = [_taken(parts, column.name, winner, column.type) for column in output.columns]
+    return pa.RecordBatch.from_arrays([*source, *answers, outcome, error, model, lane, _usd(pico)], schema=schema)
+
+
+def _taken(parts: list[pa.RecordBatch], name: str, winner: NDArray[np.int64], kind: pa.DataType) -> pa.Array:
+    if not parts:
+        return pa.nulls(len(winner), kind)
+    column = pa.chunked_array([part.column(name) for part in parts], type=kind)
+    return _one(column.take(pa.array(winner, mask=winner < 0)))
+
+
+def _never_sent(input_error: pa.Array, unanswered: NDArray[np.bool_], outcome: pa.Array, error: pa.Array) -> tuple[pa.Array, pa.Array]:
+    import pyarrow.compute as pc
+
+    mask = pa.array(unanswered)
+    unaskable = pc.is_valid(input_error)
+    why = pc.if_else(unaskable, Outcome.UNASKABLE.value, Outcome.UNASKED.value)
+    what = pc.if_else(unaskable, input_error, "the job run was cancelled before this row was sent")
+    return pc.if_else(mask, why, outcome), pc.if_else(mask, what, error)
+
+
+def _is_answered(outcome: pa.Array) -> NDArray[np.bool_]:
+    import pyarrow.compute as pc
+
+    answered: NDArray[np.bool_] = pc.equal(outcome, Outcome.ANSWERED.value).to_numpy(zero_copy_only=False)
+    return answered
+
+
+def _usd(pico: NDArray[np.int64]) -> pa.Array:
+    """Whole pico-dollars as decimal128(18, 12): the same digits, read with twelve places."""
+    low = pico.astype("<i8")
+    both = np.empty((len(low), 2), dtype="<i8")
+    both[:, 0], both[:, 1] = low, low >> 63
+    return pa.Array.from_buffers(pa.decimal128(18, 12), len(low), [None, pa.py_buffer(both.tobytes())])
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)

@@ -1,0 +1,439 @@
+"""Environment: `Keld(...)`, where jobs run: one ledger, one staging root, the provider accounts; and the few verbs.
+
+The front room: everything a user or an orchestrator calls goes through here.  `submit` takes the snapshot and plans; it sends
+nothing.  `advance` and `poll` are the runner's.  The identity of a job run is (namespace, job, partition), never a caller's run id.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from keld import snapshot
+from keld.enrich import enrich, enriched_schema, source_schema
+from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable, UnknownJobRun
+from keld.job import Job, due, partition_end
+from keld.ledger import JobRun, Ledger, Shard
+from keld.plan import Candidate, Option, Plan, Work, choose, ordered, reckon
+from keld.price import Lane, rates
+from keld.providers import ACCOUNTS, connect
+from keld.providers.base import Account, Provider
+from keld.request import Question, fingerprint
+from keld.reuse import reuse
+from keld.runner import Runner, Settings, plan_shards
+from keld.schema import OutputSchema, output_schema
+from keld.shard import Slice, cut
+from keld.snapshot import Snapshot
+from keld.staging import RunFiles, Staging, disk_errors, write_file
+from keld.state import State
+from keld.status import Status, status_of
+from keld.table import Table, open_table
+from keld.turnaround import turnaround
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+
+def utcnow() -> datetime:
+    """Now, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class Keld:
+    """Where jobs run.
+
+    Args:
+        home: the directory of ledger and staging; default `KELD_HOME`, else `.keld`.
+        ledger_url: `sqlite:///...` or `postgresql://...`; default `KELD_LEDGER_URL`, else an SQLite file in `home`.
+        namespace: keeps several teams apart in one ledger; default `KELD_NAMESPACE`, else `default`.
+        accounts: more providers, or other settings of the known ones, by the name before the colon in `models`.
+        clock: gives now, aware UTC; for tests.
+        settings: how patient the runner is.
+    """
+
+    def __init__(
+        self,
+        *,
+        home: str | os.PathLike[str] | None = None,
+        ledger_url: str | None = None,
+        namespace: str | None = None,
+        accounts: Mapping[str, Account] | None = None,
+        clock: Callable[[], datetime] = utcnow,
+        settings: Settings | None = None,
+    ) -> None:
+        self.home = Path(home or os.environ.get("KELD_HOME") or ".keld").absolute()
+        self.ledger_url = ledger_url or os.environ.get("KELD_LEDGER_URL") or f"sqlite:///{self.home / 'ledger.db'}"
+        self.namespace = namespace or os.environ.get("KELD_NAMESPACE") or "default"
+        self.accounts = ACCOUNTS | dict(accounts or {})
+        self.clock = clock
+        self.settings = settings or Settings()
+        self.staging = Staging(self.home / "staging")
+        self._providers: dict[str, Provider] = {}
+        self._lock = threading.Lock()
+        self._ledger: Ledger | None = None
+
+    # -- the verbs --------------------------------------------------------------------------------------------
+
+    def plan(self, job: Job, source: Any, *, partition: str | None = None) -> Plan:
+        """What a run of this partition would do, cost and take; sends nothing, keeps nothing.
+
+        Raises:
+            SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, InvalidJob.
+        """
+        table = open_table(source, partition=partition)
+        with TemporaryDirectory(prefix="keld-plan-") as directory:
+            files = RunFiles(Path(directory))
+            taken, question, _ = self._take(job, table, files)
+            return self._plan(job, partition or "", taken, question, files, self._askable(job, partition, question, files))
+
+    def submit(
+        self, job: Job, source: Any, *, partition: str | None = None, sink: Any = None, ends_at: datetime | None = None, force: bool = False
+    ) -> Status:
+        """The job run of this partition: a new one, or the one that is there.
+
+        An open one is attached to.  One that answered every row of the same table, by the same declaration, is given back as it
+        is (with a sink, its output is written again).  Otherwise a next generation asks what was not answered before.  Nothing is
+        sent here: `advance` does.
+
+        Args:
+            source: see `table.open_table`; `{partition}` in a path stands for the key.
+            sink: a path or URI for the enriched partition, `{partition}` as above; None keeps it in staging, for `read`.
+            ends_at: the partition's end, aware, where its key does not say (see `job.partition_end`).
+            force: ask every row anew, whatever was answered and paid before.
+
+        Raises:
+            SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
+        """
+        key, target = partition or "", None if sink is None else os.fspath(sink) if isinstance(sink, os.PathLike) else str(sink)
+        before = self.ledger.latest(self.namespace, job.name, key)
+        if before is not None and not before.over:
+            return self._attach(before, target)
+        table = open_table(source, partition=partition)
+        run_id = secrets.token_hex(16)
+        files = self.staging.make(run_id)
+        try:
+            opened = self._open(job, key, table, run_id, files, target, ends_at, before, force)
+        except BaseException:
+            self.staging.drop(run_id)
+            raise
+        if opened is None or opened.id != run_id:
+            self.staging.drop(run_id)  # nothing new to ask, or another worker was first
+            return self._attach(opened or self._latest(job.name, key), target)
+        return self.status(opened.id)
+
+    def advance(self, run_id: str, *, budget_s: float = 60.0) -> Status:
+        """Does whatever is due for a job run, for about `budget_s`; idempotent, callable from anywhere."""
+        self.runner.advance(run_id, timedelta(seconds=budget_s))
+        return self.status(run_id)
+
+    def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
+        """Looks at the providers, for these or all open job runs, and records; never uploads, downloads or pays."""
+        ids = list(run_ids) if run_ids is not None else [run.id for run in self.ledger.runs(self.namespace, open_only=True)]
+        return [self.status(run.id) for run in self.runner.poll(ids, timedelta(seconds=budget_s))]
+
+    def run(
+        self,
+        job: Job,
+        source: Any,
+        *,
+        partition: str | None = None,
+        sink: Any = None,
+        ends_at: datetime | None = None,
+        force: bool = False,
+        poll_s: float | None = None,
+        progress: Callable[[Status], None] | None = None,
+    ) -> Status:
+        """Submits and advances to the end; run again after any interruption, it goes on where it stood.
+
+        Args:
+            poll_s: seconds between looks at the provider; None adapts to the batches' age.
+            progress: called with the status after every step.
+
+        Raises:
+            AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been sent yet.
+        """
+        status = self.submit(job, source, partition=partition, sink=sink, ends_at=ends_at, force=force)
+        return self.finish(status.id, poll_s=poll_s, progress=progress)
+
+    def finish(self, run_id: str, *, poll_s: float | None = None, progress: Callable[[Status], None] | None = None) -> Status:
+        """Advances a job run to its end; see `run`."""
+        pause = threading.Event()
+        fruitless = 0
+        while True:
+            status = self.advance(run_id, budget_s=2.0)
+            if progress is not None:
+                progress(status)
+            if status.over:
+                return status
+            if status.problem is None:
+                fruitless = 0
+            elif not status.sent:
+                fruitless += 1
+                self._give_up_early(status, fruitless)
+            pause.wait(self._wait_s(status, poll_s, fruitless))
+
+    def status(self, run_id: str) -> Status:
+        """Where a job run stands.
+
+        Raises:
+            UnknownJobRun.
+        """
+        return status_of(self.ledger.run(run_id), self.ledger.shards(run_id))
+
+    def find(self, job: str, partition: str | None = None) -> Status | None:
+        """The youngest job run of (job, partition), or None."""
+        run = self.ledger.latest(self.namespace, job, partition or "")
+        return None if run is None else self.status(run.id)
+
+    def statuses(self, *, job: str | None = None, open_only: bool = False, limit: int | None = None) -> list[Status]:
+        """Job runs of this namespace, the youngest first."""
+        return [self.status(run.id) for run in self.ledger.runs(self.namespace, job=job, open_only=open_only, limit=limit)]
+
+    def cancel(self, run_id: str) -> Status:
+        """Asks to cancel: what was not sent is dropped, what is at the provider is cancelled there and harvested, by `advance`."""
+        self.ledger.ask_cancel(run_id, self.clock())
+        return self.status(run_id)
+
+    def read(self, run_id: str) -> pa.RecordBatchReader:
+        """The enriched rows of a job run that is over, streamed, in the order of the table.
+
+        Raises:
+            UnknownJobRun: there is none, or it is not over.
+        """
+        import pyarrow as pa
+
+        run = self.ledger.run(run_id)
+        if not run.over:
+            raise UnknownJobRun(f"{run.job}[{run.partition}] is {run.state.value}: its rows do not all have an outcome yet. Advance it first.")
+        files = self.staging.run(run_id)
+        output = OutputSchema.from_json(Question.from_json(files.question.read_bytes()).output)
+        schema = enriched_schema(source_schema(files.snapshot), output)
+        answers = [path for path in [files.reused, *self._answer_files(run)] if path.exists()]
+        return pa.RecordBatchReader.from_batches(schema, enrich(files.snapshot, answers, output))
+
+    def close(self) -> None:
+        """Closes clients and the ledger."""
+        for provider in self._providers.values():
+            provider.close()
+        self._providers.clear()
+        if self._ledger is not None:
+            self._ledger.close()
+            self._ledger = None
+
+    def __enter__(self) -> Keld:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Keld {self.namespace} home={self.home}>"
+
+    # -- the rooms behind -------------------------------------------------------------------------------------
+
+    @property
+    def ledger(self) -> Ledger:
+        """Opened at the first use."""
+        with self._lock:
+            if self._ledger is None:
+                self._ledger = Ledger(self.ledger_url)
+            return self._ledger
+
+    @property
+    def runner(self) -> Runner:
+        return Runner(self.ledger, self.staging, self.provider, self.clock, self.settings)
+
+    def provider(self, name: str) -> Provider:
+        """The provider of an account, connected at the first use.
+
+        Raises:
+            InvalidJob: no account has that name.
+        """
+        with self._lock:
+            if name not in self._providers:
+                if name not in self.accounts:
+                    raise InvalidJob(
+                        f"models names the account {name!r}; the accounts are {', '.join(sorted(self.accounts))}. Nothing was sent. "
+                        "Correct models=, or give Keld(accounts={...}) one of that name."
+                    )
+                self._providers[name] = connect(name, self.accounts[name])
+            return self._providers[name]
+
+    def _attach(self, run: JobRun, sink: str | None) -> Status:
+        if sink is not None and run.over:
+            self.ledger.write_again(run.id, sink, self.clock())
+        elif sink is not None and sink != run.sink:
+            self.ledger.set_sink(run.id, sink)
+        return self.status(run.id)
+
+    def _latest(self, job: str, partition: str) -> JobRun:
+        run = self.ledger.latest(self.namespace, job, partition)
+        if run is None:
+            raise UnknownJobRun(f"No job run of {job}[{partition}] in this ledger.")
+        return run
+
+    def _open(
+        self, job: Job, key: str, table: Table, run_id: str, files: RunFiles, sink: str | None, ends_at: datetime | None, before: JobRun | None, force: bool
+    ) -> JobRun | None:
+        taken, question, asked_of = self._take(job, table, files)
+        unchanged = before is not None and (before.input_digest, before.fingerprint) == (taken.digest, asked_of)
+        if before is not None and unchanged and not force and before.answered + before.unaskable == before.rows:
+            return before
+        reusable = None if before is None or force or before.fingerprint != asked_of else before
+        askable = self._askable(job, key, question, files, reusable)
+        plan = self._plan(job, key, taken, question, files, askable, ends_at)
+        shards: list[Shard] = []
+        if plan.chosen is not None:
+            self.provider(plan.chosen.provider).ready()
+            shards = self._shards(job, run_id, plan.chosen, question, files, askable)
+        row = {
+            "id": run_id, "namespace": self.namespace, "job": job.name, "partition": key, "generation": 1 if before is None else before.generation + 1,
+            "fingerprint": asked_of, "input_digest": taken.digest, "rows": taken.rows, "reused": plan.reused, "answered": plan.reused,
+            "unaskable": taken.unaskable, "terms": _terms(job), "tags": dict(job.tags), "plan": _plan_facts(plan), "ceiling_usd": job.ceiling,
+            "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": sink,
+        }  # fmt: skip
+        return self.ledger.open_run(row, shards, self.clock())
+
+    def _take(self, job: Job, table: Table, files: RunFiles) -> tuple[Snapshot, Question, str]:
+        output = output_schema(job.output_type, prefix=job.output_prefix)
+        _check_clash(job, table.schema.names, output)
+        question = Question(
+            system=job.system, output=output.to_json(), params=dict(job.params), max_output_tokens=job.max_output_tokens, endpoint=job.endpoint
+        )
+        with disk_errors(files.dir, "Nothing was sent."):
+            taken = snapshot.take(job, table, files.snapshot)
+            write_file(files.question, [question.to_json()], "staging.question")
+        return taken, question, fingerprint(question, job.acceptable)
+
+    def _askable(self, job: Job, partition: str | None, question: Question, files: RunFiles, before: JobRun | None = None) -> NDArray[np.int64]:
+        """The fragment sizes in bytes of the rows, 0 for those that cannot be asked or were answered before."""
+        import numpy as np
+
+        blocks = list(snapshot.sizes(files.snapshot))
+        sizes = np.concatenate(blocks) if blocks else np.array([], dtype=np.int64)
+        old = None if before is None else self.staging.run(before.id)
+        if before is None or old is None or not old.snapshot.exists():
+            return sizes
+        answers = [path for path in [old.reused, *self._answer_files(before)] if path.exists()]
+        answered = reuse(old.snapshot, answers, files.snapshot, OutputSchema.from_json(question.output), files.reused)
+        return np.where(answered, 0, sizes)
+
+    def _plan(
+        self, job: Job, partition: str, taken: Snapshot, question: Question, files: RunFiles, askable: NDArray[np.int64], ends_at: datetime | None = None
+    ) -> Plan:
+        now = self.clock()
+        due_at, basis = due(job, ends_at or partition_end(partition), now)
+        output = OutputSchema.from_json(question.output)
+        requests = int((askable > 0).sum())
+        work = Work(
+            requests=requests,
+            prompt_bytes=int(askable.sum()),
+            shared_bytes=len((question.system or "").encode()) + (len(str(output.json_schema)) if output.json_schema else 0),
+            output_kind=output.kind,
+            max_output_tokens=job.max_output_tokens,
+        )
+        options = [reckon(candidate, work, now, due_at) for candidate in self._candidates(job, question, askable, now)]
+        return Plan(
+            job=job.name, partition=partition, rows=taken.rows, unaskable=taken.unaskable, reused=taken.rows - taken.unaskable - requests,
+            work=work, options=tuple(ordered(options)), chosen=choose(job.name, partition, options, job.ceiling) if requests else None,
+            due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
+        )  # fmt: skip
+
+    def _candidates(self, job: Job, question: Question, askable: NDArray[np.int64], now: datetime) -> Iterator[Candidate]:
+        for name in job.acceptable:
+            account, _, model = name.partition(":")
+            provider = self.provider(account)
+            obstacle = None
+            slices: list[Slice] = []
+            try:
+                slices = self._slices(job, provider, question, model, askable)
+            except InvalidJob as problem:
+                obstacle = str(problem)
+            for lane in Lane:
+                known = rates(account, model, lane, now, job.prices)
+                if known is None and lane is Lane.FLEX:
+                    continue  # not sold
+                past = self.ledger.turnarounds(account, model, lane) if lane is Lane.BATCH else []
+                shards = len(slices) if lane is Lane.BATCH else 0
+                yield Candidate(
+                    provider=account, model=model, lane=lane, rates=known, turnaround=turnaround(lane, past), shards=shards, obstacle=obstacle
+                )
+
+    def _slices(self, job: Job, provider: Provider, question: Question, model: str, askable: NDArray[np.int64]) -> list[Slice]:
+        encoder = provider.encoder(question, model, "0" * 10)
+        return cut([askable], encoder.overhead_bytes, provider.capabilities.limits.lowered(job.max_shard_rows, job.max_shard_bytes))
+
+    def _shards(self, job: Job, run_id: str, chosen: Option, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> list[Shard]:
+        provider = self.provider(chosen.provider)
+        like = Shard(
+            id="", run_id=run_id, ordinal=0, round=0, state=State.PLANNED, provider=chosen.provider, host=provider.host, model=chosen.model,
+            lane=chosen.lane.value, requests=0, size_bytes=0, worst_usd=Decimal(0), expected_usd=Decimal(0),
+        )  # fmt: skip
+        slices = self._slices(job, provider, question, chosen.model, askable)
+        return plan_shards(
+            files, slices, askable > 0, first=0, round_=0, like=like, worst_usd=chosen.worst_usd or Decimal(0), expected_usd=chosen.expected_usd or Decimal(0)
+        )
+
+    def _answer_files(self, run: JobRun) -> list[Path]:
+        shards = sorted(self.ledger.shards(run.id), key=lambda shard: (shard.round, shard.ordinal))
+        return [self.staging.run(run.id).shard(shard.id).answers for shard in shards]
+
+    def _give_up_early(self, status: Status, fruitless: int) -> None:
+        """Nothing was sent and the provider will not have it: better said now than after a night of tries."""
+        if status.problem_kind == "AccessRefused":
+            raise AccessRefused(status.problem)
+        if fruitless >= 3:
+            raise ProviderUnreachable(f"{status.problem} Nothing was sent so far; run the same command again when the provider is back.")
+
+    def _wait_s(self, status: Status, poll_s: float | None, fruitless: int) -> float:
+        if status.ready and status.problem is None:
+            return 0.0
+        if fruitless:
+            return float(2**fruitless)  # nothing is under way yet: a few quick tries, then give up
+        until = (status.next_check_at - self.clock()).total_seconds() if status.next_check_at else 1.0
+        return max(0.05, min(until, poll_s) if poll_s is not None else until)
+
+
+def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:
+    taken = [name for name in output.columns.names if name in table]
+    if taken:
+        raise InvalidJob(
+            f"{job.name}: the answer's columns {', '.join(map(repr, taken))} are columns of the table already. Nothing was sent. "
+            "Give output_prefix, e.g. output_prefix='llm_', or rename one of them."
+        )
+
+
+def _terms(job: Job) -> dict[str, Any]:
+    return {
+        "models": list(job.acceptable),
+        "max_attempts": job.max_attempts,
+        "max_shard_rows": job.max_shard_rows,
+        "max_shard_bytes": job.max_shard_bytes,
+        "prices": {name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},
+    }
+
+
+def _plan_facts(plan: Plan) -> dict[str, Any]:
+    chosen = plan.chosen
+    if chosen is None:
+        return {"model": None}
+    return {
+        "model": f"{chosen.provider}:{chosen.model}",
+        "lane": chosen.lane.value,
+        "expected_usd": str(chosen.expected_usd),
+        "worst_usd": str(chosen.worst_usd),
+        "rates": chosen.rates_source,
+        "input_tokens": chosen.usage.input_tokens,
+        "output_tokens": chosen.usage.output_tokens,
+    }
+
+

@@ -1,0 +1,212 @@
+"""Job: what a user declares, the same in every orchestrator.
+
+First on the road: **`job`** -> `snapshot` -> `plan` -> ...  Pure: no clock, disk, network or database.  A declaration is checked
+when it is made, so that a mistake is found at import time, not in the night; what depends on the table (columns, keys)
+is checked when the table is read, by `snapshot`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from string import Formatter
+from typing import TYPE_CHECKING, Any
+
+from keld.errors import DeadlinePassed, InvalidJob
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
+_MODEL = re.compile(r"[A-Za-z0-9_-]+:\S+")
+_ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A prompt that the table already holds: `Column("prompt")`.
+
+    A string column is the user's message; a column of lists of {role, content} structs is the whole conversation.  With
+    `json=True` a string column holds that conversation as JSON text.
+    """
+
+    name: str
+    json: bool = False
+
+
+PromptFunction = Callable[["pa.RecordBatch"], "pa.Array | Sequence[str | list[dict[str, Any]] | None]"]
+Prompt = str | Column | PromptFunction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A question asked of every row of a partition, and the terms: deadline, ceiling price, acceptable models.
+
+    Args:
+        name: letters, digits, `_.-`; with the partition key it is the identity of a job run.
+        key: the column that identifies a row; unique and never null within a partition.
+        prompt: a `str.format` template over columns, a `Column`, or a function from an Arrow record batch (N rows) to N prompts
+            (strings, or lists of {role, content}); a null prompt means the row is not asked.
+        output_type: a Pydantic model or a JSON Schema (typed columns), `str` (one text column), or `Embedding(dimensions=...)`.
+        models: acceptable ones, `"provider:model"`; Keld takes the best value that meets the terms.
+        system: the instruction shared by all rows.
+        deadline: a span after the partition's end, an aware instant, or None.
+        ceiling_usd: the most one partition may cost, retries included; None is no ceiling.
+        max_output_tokens: per row; also what the worst case under a ceiling is reckoned with.
+        max_attempts: how often one row may be asked when the provider expired, lost or failed it.
+        params: extra fields of every request's body, e.g. `{"temperature": 0}`.
+        prices: USD per million tokens for models no price list knows: `{"openai:my-model": {"input": 0.1, "output": 0.4}}`.
+        endpoint: for OpenAI-shaped providers `/v1/chat/completions` (default) or `/v1/responses`; embeddings have their own.
+        max_shard_rows, max_shard_bytes: smaller shards than the provider's own limits.
+        output_prefix: put before the answer's column names, where they would clash with the table's.
+        tags: free labels for the spend report (team, category, ...).
+
+    Raises:
+        InvalidJob: names the field and the fix.
+        DeadlinePassed: never here but from `due`, since a declaration knows no clock.
+    """
+
+    name: str
+    key: str
+    prompt: Prompt
+    models: Sequence[str] | str
+    output_type: Any = str
+    system: str | None = None
+    deadline: timedelta | datetime | None = None
+    ceiling_usd: Decimal | int | float | str | None = None
+    max_output_tokens: int = 1024
+    max_attempts: int = 3
+    params: Mapping[str, Any] = field(default_factory=dict)
+    prices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    endpoint: str = "/v1/chat/completions"
+    max_shard_rows: int | None = None
+    max_shard_bytes: int | None = None
+    output_prefix: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            raise InvalidJob(f"name={self.name!r}: a job's name starts with a letter and holds letters, digits, '_', '.', '-', up to 128.")
+        if not isinstance(self.key, str) or not self.key:
+            raise InvalidJob(f"{self.name}: key is empty. Name the column that identifies a row, e.g. key='ticket_id'.")
+        object.__setattr__(self, "models", _models(self.name, self.models))
+        object.__setattr__(self, "ceiling_usd", _ceiling(self.name, self.ceiling_usd))
+        _check_prompt(self.name, self.prompt)
+        _check_deadline(self.name, self.deadline)
+        _check_numbers(self)
+        if self.endpoint not in _ENDPOINTS:
+            raise InvalidJob(f"{self.name}: endpoint={self.endpoint!r} is not one of {', '.join(_ENDPOINTS)}.")
+
+    @property
+    def ceiling(self) -> Decimal | None:
+        """`ceiling_usd` as it was normalised: exact decimal USD."""
+        return self.ceiling_usd if isinstance(self.ceiling_usd, Decimal) else None
+
+    @property
+    def acceptable(self) -> tuple[str, ...]:
+        """`models` as it was normalised: at least one `provider:model`, each once, in the user's order."""
+        return tuple(self.models)
+
+
+def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[datetime | None, str]:
+    """The instant a job run is due, and the basis of it: `absolute`, `partition-end`, `submitted-at` or `none`.
+
+    A span counts from the partition's end.  Where that lies so far back that the instant has passed (a backfill), it counts
+    from `now`, the submission: an old partition must not be hurried at a higher price.
+
+    Raises:
+        DeadlinePassed: an absolute deadline that is not after `now`.
+    """
+    match job.deadline:
+        case None:
+            return None, "none"
+        case datetime() as instant:
+            if instant <= now:
+                raise DeadlinePassed(
+                    f"{job.name}: deadline={instant:%Y-%m-%d %H:%M %Z} has passed (it is {now:%Y-%m-%d %H:%M} UTC). Nothing was sent. "
+                    "Give a later instant, or a timedelta, which counts from the partition's end."
+                )
+            return instant.astimezone(UTC), "absolute"
+        case timedelta() as span:
+            if partition_end is not None and partition_end + span > now:
+                return (partition_end + span).astimezone(UTC), "partition-end"
+            return now + span, "submitted-at"
+
+
+def partition_end(partition: str | None) -> datetime | None:
+    """The end of a partition whose key is a UTC month, day or hour (`2026-11`, `2026-11-19`, `2026-11-19-08:00`), else None."""
+    key = partition or ""
+    if re.fullmatch(r"\d{4}-\d{2}", key):
+        year, month = int(key[:4]), int(key[5:])
+        if not 1 <= month <= 12:
+            return None
+        return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+    try:
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", key):
+            day = date.fromisoformat(key)
+            return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+        return datetime.strptime(key, "%Y-%m-%d-%H:%M").replace(tzinfo=UTC) + timedelta(hours=1)
+    except ValueError:
+        return None
+
+
+def template_columns(template: str) -> list[str]:
+    """The columns a template names, each once, in order."""
+    names = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
+    return list(dict.fromkeys(names))
+
+
+def _models(job: str, models: Sequence[str] | str) -> tuple[str, ...]:
+    given = (models,) if isinstance(models, str) else tuple(models)
+    if not given:
+        raise InvalidJob(f"{job}: models is empty. Name at least one, e.g. models=['openai:gpt-5-mini'].")
+    for model in given:
+        if not isinstance(model, str) or not _MODEL.fullmatch(model):
+            raise InvalidJob(f"{job}: models has {model!r}; the form is 'provider:model', e.g. 'anthropic:claude-haiku-4-5'.")
+    return tuple(dict.fromkeys(given))
+
+
+def _ceiling(job: str, ceiling: Decimal | float | str | None) -> Decimal | None:
+    if ceiling is None:
+        return None
+    try:
+        usd = Decimal(str(ceiling))
+    except InvalidOperation:
+        raise InvalidJob(f"{job}: ceiling_usd={ceiling!r} is not a number of US dollars.") from None
+    if not usd.is_finite() or usd <= 0:
+        raise InvalidJob(f"{job}: ceiling_usd={ceiling!r} must be above zero; None means no ceiling.")
+    return usd
+
+
+def _check_prompt(job: str, prompt: Prompt) -> None:
+    if isinstance(prompt, str):
+        try:
+            names = template_columns(prompt)
+        except ValueError as error:
+            raise InvalidJob(f"{job}: prompt is not a str.format template ({error}). Write {{{{ and }}}} for literal braces.") from None
+        if not names:
+            raise InvalidJob(f"{job}: prompt names no column, so every row would be asked the same. Use e.g. prompt='Classify: {{body}}'.")
+        for name in names:
+            if not name or name[0].isdigit():
+                raise InvalidJob(f"{job}: prompt has a field {{{name}}}; fields are column names, e.g. {{body}}.")
+    elif not isinstance(prompt, Column) and not callable(prompt):
+        raise InvalidJob(f"{job}: prompt is a {type(prompt).__name__}; give a template, a Column, or a function over record batches.")
+
+
+def _check_deadline(job: str, deadline: timedelta | datetime | None) -> None:
+    if isinstance(deadline, datetime) and deadline.tzinfo is None:
+        raise InvalidJob(f"{job}: deadline={deadline} has no time zone. Use e.g. datetime(..., tzinfo=timezone.utc).")
+    if isinstance(deadline, timedelta) and deadline <= timedelta(0):
+        raise InvalidJob(f"{job}: deadline={deadline} must be a span above zero; it counts from the partition's end.")
+    if deadline is not None and not isinstance(deadline, datetime | timedelta):
+        raise InvalidJob(f"{job}: deadline is a {type(deadline).__name__}; give a timedelta, an aware datetime, or None.")
+
+
+def _check_numbers(job: Job) -> None:
+    for name in ("max_output_tokens", "max_attempts", "max_shard_rows", "max_shard_bytes"):
+        value = getattr(job, name)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InvalidJob(f"{job.name}: {name}={value!r} must be a whole number of at least 1.")

@@ -1,0 +1,233 @@
+"""Price: what tokens cost, by provider, model, lane and day.
+
+On the road: `request` -> **`price`** -> `plan`.  Pure; the numbers come from genai-prices and `prices.toml`.
+Money is USD in `Decimal`, never `float`, and nothing is rounded here: inside a shard it is counted in whole pico-dollars
+(10^-12 USD), in which every list price per token is a whole number.  An unknown price is `None`, never a guess: genai-prices
+answers with the standard price, silently, where it has no rate for a lane, so each of its answers is checked against the
+variants it was made from.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from keld.errors import InvalidJob
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PICO = Decimal(10) ** 12
+_PER_MTOK = 10**6  # one USD per million tokens is 10^6 pico-dollars a token
+
+
+class Lane(StrEnum):
+    """The same request at another speed and price."""
+
+    BATCH = "batch"
+    FLEX = "flex"
+    STANDARD = "standard"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What one answer used.  `input_tokens` holds the cached and the cache-written ones, `output_tokens` the reasoning ones."""
+
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0  # all of them; those with the 1 h ttl are told apart below
+    cache_write_1h_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bracket:
+    """Rates in USD per million tokens for requests of more than `above` input tokens."""
+
+    above: int
+    input: Decimal
+    cached: Decimal
+    cache_write: Decimal
+    cache_write_1h: Decimal
+    output: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What a model costs in a lane on a day.  A request is priced whole in the highest bracket it reaches."""
+
+    brackets: tuple[Bracket, ...]  # by `above`, the first at 0
+    source: str
+
+    @property
+    def base(self) -> Bracket:
+        return self.brackets[0]
+
+    def cost(self, usage: Usage) -> Decimal:
+        """USD for one answer, exact.
+
+        >>> rates = Rates(brackets=(_flat(input="0.5", cached="0.05", cache_write="0.625", cache_write_1h="1", output="2.5"),), source="")
+        >>> rates.cost(Usage(input_tokens=10_050, cached_tokens=8_000, cache_write_tokens=2_000, cache_write_1h_tokens=2_000, output_tokens=300))
+        Decimal('0.003175000000')
+        """
+        import numpy as np
+
+        one = [np.array([n], dtype=np.int64) for n in _counts(usage)]
+        return Decimal(int(self.cost_pico(*one)[0])) / PICO
+
+    def cost_pico(
+        self,
+        input_tokens: NDArray[np.int64],
+        cached: NDArray[np.int64],
+        cache_write: NDArray[np.int64],
+        cache_write_1h: NDArray[np.int64],
+        output: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
+        """N pico-dollars for N answers, exact; the arguments as the fields of `Usage`."""
+        import numpy as np
+
+        total = np.zeros(len(input_tokens), dtype=np.int64)
+        for bracket in self.brackets:  # a later, higher bracket overwrites what an earlier one reckoned
+            cost = (
+                (input_tokens - cached - cache_write) * _pico(bracket.input)
+                + cached * _pico(bracket.cached)
+                + (cache_write - cache_write_1h) * _pico(bracket.cache_write)
+                + cache_write_1h * _pico(bracket.cache_write_1h)
+                + output * _pico(bracket.output)
+            )
+            total = np.where(input_tokens > bracket.above, cost, total) if bracket.above else cost
+        return total
+
+
+def rates(provider: str, model: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None = None) -> Rates | None:
+    """What `model` costs in `lane` on the day of `at`; None if nobody says.
+
+    Args:
+        provider: the provider's name, `openai`, `anthropic`, ...
+        own: the job's `prices`, by `provider:model`; they come first and hold for every lane.
+
+    Raises:
+        InvalidJob: an own price that is not a number.
+    """
+    own_rates = (own or {}).get(f"{provider}:{model}")
+    if own_rates is not None:
+        return Rates(brackets=(_own(provider, model, own_rates),), source="the job's own prices")
+    return _override(provider, model, lane) or _genai(provider, model, lane, at)
+
+
+def _counts(usage: Usage) -> tuple[int, int, int, int, int]:
+    return (usage.input_tokens, usage.cached_tokens, usage.cache_write_tokens, usage.cache_write_1h_tokens, usage.output_tokens)
+
+
+def _pico(usd_per_mtok: Decimal) -> int:
+    pico = usd_per_mtok * _PER_MTOK
+    if pico != pico.to_integral_value():
+        raise InvalidJob(f"A price of {usd_per_mtok} USD per million tokens is finer than Keld counts (10^-6). Give it with 6 decimals.")
+    return int(pico)
+
+
+def _flat(*, input: str, cached: str = "", cache_write: str = "", cache_write_1h: str = "", output: str = "0", above: int = 0) -> Bracket:
+    full = Decimal(input)
+    write = Decimal(cache_write or full)
+    return Bracket(
+        above=above,
+        input=full,
+        cached=Decimal(cached or full),
+        cache_write=write,
+        cache_write_1h=Decimal(cache_write_1h or write),
+        output=Decimal(output),
+    )
+
+
+def _own(provider: str, model: str, given: Mapping[str, Any]) -> Bracket:
+    known = {"input", "cached", "cache_write", "cache_write_1h", "output"}
+    if "input" not in given or set(given) - known:
+        raise InvalidJob(f"prices['{provider}:{model}'] has {sorted(given)}; it needs 'input' and may have {sorted(known - {'input'})}.")
+    try:
+        bracket = _flat(**{name: str(value) for name, value in given.items()})
+        _ = [_pico(rate) for rate in (bracket.input, bracket.cached, bracket.cache_write, bracket.cache_write_1h, bracket.output)]
+    except InvalidOperation:
+        raise InvalidJob(f"prices['{provider}:{model}'] = {dict(given)}: every rate is USD per million tokens, a number.") from None
+    return bracket
+
+
+@cache
+def _overrides() -> dict[str, Any]:
+    return tomllib.loads((files("keld") / "prices.toml").read_text())
+
+
+def _override(provider: str, model: str, lane: Lane) -> Rates | None:
+    table = _overrides().get(provider, {}).get(model, {}).get(lane.value)
+    if table is None:
+        return None
+    bracket = _flat(**{name: value for name, value in table.items() if name not in ("source", "read")})
+    return Rates(brackets=(bracket,), source=f"{table['source']}, read {table['read']}")
+
+
+_CONTEXT: dict[Lane, dict[str, str] | None] = {
+    Lane.BATCH: {"processing": "batch"},
+    Lane.FLEX: {"service_tier": "flex"},
+    Lane.STANDARD: None,
+}
+
+
+@cache
+def _genai_cached(provider: str, model: str, lane: Lane, at: datetime) -> Rates | None:
+    import genai_prices
+
+    context = _CONTEXT[lane]
+    try:
+        found = genai_prices.calc_price(
+            genai_prices.Usage(input_tokens=0, output_tokens=0), model, provider_id=provider, genai_request_timestamp=at, price_context=context
+        )
+    except (LookupError, ValueError):
+        return None
+    if context is not None and not _has_rate(found, context, at):
+        return None
+    return _from_model_price(found.model_price, f"genai-prices {found.model.id}")
+
+
+def _genai(provider: str, model: str, lane: Lane, at: datetime) -> Rates | None:
+    day = at.replace(hour=12, minute=0, second=0, microsecond=0)  # a list price holds for the day; one look-up each
+    return _genai_cached(provider, model, lane, day)
+
+
+def _has_rate(found: Any, context: Mapping[str, str], at: datetime) -> bool:
+    """Whether genai-prices really has a rate for the lane, or fell back to the standard price."""
+    if not any(found.model is model for model in found.provider.models):
+        return False  # reached through another provider's list: the context was ignored
+    return any(
+        variant.when and all(context.get(key) == value for key, value in variant.when.items())
+        and (variant.constraint is None or variant.constraint.active(at))
+        for variant in found.model.price_variants or ()
+    )  # fmt: skip
+
+
+def _from_model_price(price: Any, source: str) -> Rates | None:
+    names = {"input": "input_mtok", "cached": "cache_read_mtok", "cache_write": "cache_write_mtok",
+             "cache_write_1h": "cache_write_1h_mtok", "output": "output_mtok"}  # fmt: skip
+    listed = {name: getattr(price, attribute) for name, attribute in names.items()}
+    if listed["input"] is None:
+        return None  # priced by the image, the second or the request: not a model for rows of text
+    starts = sorted({0} | {tier.start for value in listed.values() for tier in getattr(value, "tiers", ())})
+    brackets = [
+        _flat(above=start, **{name: str(_rate_above(value, start)) for name, value in listed.items() if value is not None}) for start in starts
+    ]
+    return Rates(brackets=tuple(brackets), source=source)
+
+
+def _rate_above(value: Any, start: int) -> Decimal:
+    """The rate of a flat or tiered price for requests of just more than `start` input tokens."""
+    rate = getattr(value, "base", value)
+    for tier in getattr(value, "tiers", ()):
+        if tier.start <= start and start:
+            rate = tier.price
+    return Decimal(rate)

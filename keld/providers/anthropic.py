@@ -1,0 +1,431 @@
+"""Anthropic: message batches, the whole input in the create.
+
+One of the providers behind `base`.  A batch carries no mark of ours before it has ended, so an unknown create is looked for by its
+time and its number of requests, and proven by the nonce in its custom_ids.  Wire facts: `/v1/messages/batches`, Nov 2026.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import anthropic as sdk
+import httpx2
+import msgspec
+
+from keld.answer import Outcome, Reply
+from keld.errors import InvalidJob
+from keld.providers.base import (
+    Account,
+    BatchState,
+    Capabilities,
+    Created,
+    CreateOutcome,
+    OutcomeUnknown,
+    RemoteBatch,
+    Submission,
+)
+from keld.providers.client import environment_key, origin
+from keld.providers.download import download, ends_whole
+from keld.providers.fault import create_outcome, plain_faults, scrubbed
+from keld.providers.line import lines_of, lowest
+from keld.providers.template import Hole, Template, template
+from keld.request import Question
+from keld.schema import OutputSchema
+from keld.shard import Limits
+
+_PATH = "/v1/messages/batches"
+_OPENING, _CLOSING = b'{"requests":[', b"]}"
+# platform.claude.com/docs/en/build-with-claude/batch-processing, 20 Nov 2026: 100,000 requests or 256 MB, whichever is first.
+_HOST = "https://api.anthropic.com"
+_CAPABILITIES = Capabilities(
+    limits=Limits(max_requests=100_000, max_bytes=256_000_000 - len(_OPENING) - len(_CLOSING), max_line_bytes=10_000_000),
+    embedding_inputs=None,
+    list_page=1_000,
+    marks_batches=False,
+    fences=False,
+    live_counts=False,
+)
+_RETRYABLE = frozenset({"api_error", "overloaded_error", "rate_limit_error", "timeout_error"})
+_T = TypeVar("_T")
+
+
+class Anthropic:
+    """One account at Anthropic, or at a host of its shape."""
+
+    def __init__(self, name: str, account: Account) -> None:
+        self.name = name
+        self.capabilities = _CAPABILITIES
+        self.host = origin(account.base_url or os.environ.get("ANTHROPIC_BASE_URL") or _HOST)
+        self._account = account
+
+    def ready(self) -> None:
+        environment_key(self.name, self._account.api_key_env, "ANTHROPIC_API_KEY")
+
+    @cached_property
+    def _client(self) -> sdk.Anthropic:
+        return sdk.Anthropic(
+            api_key=environment_key(self.name, self._account.api_key_env, "ANTHROPIC_API_KEY"),
+            base_url=self._account.base_url,
+            # A redirect would carry the key to wherever it points.
+            http_client=sdk.DefaultHttpxClient(follow_redirects=False),
+        )
+
+    # -- asking -----------------------------------------------------------------------------------------------
+
+    def encoder(self, question: Question, model: str, nonce: str) -> LineEncoder:
+        return _encoder(question, model, nonce)
+
+    def upload(self, path: Path, key: str) -> str | None:
+        return None
+
+    def create(self, submission: Submission) -> CreateOutcome:
+        once = self._client.with_options(max_retries=0)  # the SDK would send an unanswered create again, and both would be paid
+        size = submission.path.stat().st_size
+        try:
+            with submission.path.open("rb") as file:
+                headers = {"content-type": "application/json", "content-length": str(size)}
+                reply = once.post(_PATH, cast_to=httpx2.Response, content=file, options={"headers": headers})
+            batch = msgspec.json.decode(reply.content, type=_Batch)
+            return Created(_remote(batch)) if batch.id else OutcomeUnknown("a reply without a batch id")
+        except (sdk.APIError, sdk.AnthropicError) as error:
+            return create_outcome(error, carried_prompts=True)
+        except msgspec.MsgspecError:
+            return OutcomeUnknown("an unreadable reply")
+
+    # -- looking ----------------------------------------------------------------------------------------------
+
+    def get(self, batch_id: str) -> RemoteBatch | None:
+        batch = self._batch(batch_id)
+        return None if batch is None else _remote(batch)
+
+    def list(self, created_after: datetime) -> Iterator[RemoteBatch]:
+        after: str | None = None
+        while True:
+            with self._plain("the list of batches"):
+                raw = self._client.messages.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, **({"after_id": after} if after else {}))
+                page = self._read(raw.http_response, _Page)
+            batches = [_remote(batch) for batch in page.data]
+            yield from batches
+            if not batches or not page.has_more or all(batch.created_at < created_after for batch in batches):
+                return
+            after = batches[-1].id
+
+    # -- ending -----------------------------------------------------------------------------------------------
+
+    def cancel(self, batch_id: str) -> None:
+        with self._plain("the cancel of a batch"):
+            try:
+                self._client.messages.batches.with_raw_response.cancel(batch_id)
+            except (sdk.BadRequestError, sdk.ConflictError, sdk.NotFoundError):
+                return  # ended already; the next look tells how
+
+    def download(self, batch: RemoteBatch, into: Callable[[int], Path]) -> list[Path]:
+        path = self._results_path(batch)
+
+        @contextmanager
+        def open_stream(headers: dict[str, str]) -> Iterator[Any]:
+            with self._plain("the download of results"):
+                # What the SDK's own `results()` does, but never to another host than the configured one.
+                raw = self._client.get(path, cast_to=httpx2.Response, options={"headers": headers | {"X-Stainless-Raw-Response": "stream"}})
+                stream: Any = raw
+                try:
+                    yield stream
+                finally:
+                    stream.close()
+
+        def complete(part: Path) -> bool:
+            return ends_whole(part) and (batch.requests is None or _lines(part) >= batch.requests)
+
+        return [download(open_stream, into(0), complete, f"the results of {batch.id}")]
+
+    def read(self, block: bytes) -> list[Reply]:
+        return [_reply(line) for line in lines_of(block, _Line)]
+
+    def delete_input(self, input_ref: str) -> None:
+        return  # the input went with the create
+
+    def close(self) -> None:
+        if "_client" in self.__dict__:
+            self._client.close()
+
+    def _batch(self, batch_id: str) -> _Batch | None:
+        with self._plain("the look at a batch"):
+            try:
+                raw = self._client.messages.batches.with_raw_response.retrieve(batch_id)
+            except sdk.NotFoundError:
+                return None
+            return self._read(raw.http_response, _Batch)
+
+    def _results_path(self, batch: RemoteBatch) -> str:
+        """Where the results are, on the configured host only.
+
+        A `results_url` that names another host (a gateway that hands on the provider's own, or a hostile answer) is not followed,
+        since the key would go there: the documented path on our host is asked instead.
+        """
+        url = batch.result_refs[0] if batch.result_refs else ""
+        if url and origin(url) == self.host:
+            parts = urlsplit(url)
+            return url if parts.path else f"{_PATH}/{batch.id}/results"
+        return f"{_PATH}/{batch.id}/results"
+
+    def _plain(self, doing: str) -> AbstractContextManager[None]:
+        return plain_faults(self.name, self.host, doing, sdk)
+
+    def _read(self, response: Any, kind: type[_T]) -> _T:
+        try:
+            return msgspec.json.decode(response.content, type=kind)
+        except msgspec.MsgspecError:
+            raise sdk.APIConnectionError(message="unreadable reply", request=response.request) from None
+
+
+def _lines(path: Path) -> int:
+    with path.open("rb") as file:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) + 1
+
+
+# -- the wire: requests ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LineEncoder:
+    """Elements of the create's `requests` array."""
+
+    nonce: bytes
+    message: Template
+    question_system: str | None
+    conversation: Template
+    lifted: Template  # as `conversation`, with a second hole's worth of system before the messages
+    overhead: int
+
+    @property
+    def overhead_bytes(self) -> int:
+        return self.overhead
+
+    def line(self, position: int, fragment: bytes) -> bytes:
+        head = b'{"custom_id":"%b-%08d",' % (self.nonce, position)
+        if not fragment.startswith(b"["):
+            return head + self.message.fill(fragment)
+        if b'"system"' not in fragment:
+            return head + self.conversation.fill(fragment)
+        system, messages = _lift_system(fragment, self.question_system)
+        return head + self.lifted.fill(msgspec.json.encode(messages) + b',"system":' + msgspec.json.encode(system))
+
+    def file(self, lines: Iterator[bytes]) -> Iterator[bytes]:
+        yield _OPENING
+        between = b""
+        for line in lines:
+            yield between + line
+            between = b",\n"
+        yield _CLOSING
+
+
+def _encoder(question: Question, model: str, nonce: str) -> LineEncoder:
+    output = OutputSchema.from_json(question.output)
+    if output.kind == "embedding":
+        raise InvalidJob("anthropic makes no embeddings. Name an embedding model, e.g. models=['openai:text-embedding-3-small'].")
+    hole = Hole.new()
+    bare: dict[str, Any] = {"model": model, "max_tokens": question.max_output_tokens} | _format(output) | question.params
+    system: dict[str, Any] = {"system": question.system} if question.system is not None else {}
+    message = _params(bare | system | {"messages": [{"role": "user", "content": hole.mark}]}, hole)
+    conversation = _params(bare | system | {"messages": hole.mark}, hole)
+    return LineEncoder(
+        nonce=nonce.encode(),
+        message=message,
+        question_system=question.system,
+        conversation=conversation,
+        lifted=_params(bare | {"messages": hole.mark}, hole),
+        overhead=max(message.size_bytes, conversation.size_bytes) + 64,
+    )
+
+
+def _params(params: dict[str, Any], hole: Hole) -> Template:
+    made = template({"params": params}, hole)
+    return Template(made.head[1:], made.tail)  # its opening brace is written with the custom_id
+
+
+def _format(output: OutputSchema) -> dict[str, Any]:
+    if output.kind != "object" or output.json_schema is None:
+        return {}
+    # The SDK knows which keywords the service takes, and moves the others into descriptions; answers are checked by ours anyway.
+    return {"output_config": {"format": {"type": "json_schema", "schema": sdk.transform_schema(output.json_schema)}}}
+
+
+def _lift_system(fragment: bytes, shared: str | None) -> tuple[str, list[dict[str, Any]]]:
+    """The Messages API takes `system` beside the messages, not as one of them."""
+    messages = msgspec.json.decode(fragment)
+    texts = [shared] if shared is not None else []
+    texts += [_text(message["content"]) for message in messages if message.get("role") == "system"]
+    return "\n\n".join(texts), [message for message in messages if message.get("role") != "system"]
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content if isinstance(part, dict))
+
+
+# -- the wire: objects and result lines -----------------------------------------------------------------------
+
+
+class _Counts(msgspec.Struct):
+    processing: int | None = None
+    succeeded: int | None = None
+    errored: int | None = None
+    canceled: int | None = None
+    expired: int | None = None
+
+
+class _Batch(msgspec.Struct):
+    id: str = ""
+    processing_status: str | None = None
+    created_at: str | None = None
+    cancel_initiated_at: str | None = None
+    request_counts: _Counts | None = None
+    results_url: str | None = None
+
+
+class _Page(msgspec.Struct):
+    data: list[_Batch] = []
+    has_more: bool | None = False
+
+
+def _remote(batch: _Batch) -> RemoteBatch:
+    counts = batch.request_counts or _Counts()
+    ended = (counts.succeeded or 0) + (counts.errored or 0) + (counts.canceled or 0) + (counts.expired or 0)
+    total = ended + (counts.processing or 0)
+    return RemoteBatch(
+        id=batch.id,
+        state=_state(batch, counts),
+        native=batch.processing_status or "?",
+        created_at=_instant(batch.created_at),
+        requests=total if batch.request_counts else None,
+        done=ended if batch.processing_status == "ended" else None,  # zeros until the very end: no progress
+        result_refs=(batch.results_url,) if batch.results_url else (),
+    )
+
+
+def _state(batch: _Batch, counts: _Counts) -> BatchState:
+    match batch.processing_status:
+        case "ended" if batch.cancel_initiated_at:
+            return BatchState.CANCELLED
+        case "ended" if counts.expired:
+            return BatchState.EXPIRED
+        case "ended":
+            return BatchState.COMPLETED
+        case "canceling":
+            return BatchState.CANCELLING
+        case _:
+            return BatchState.IN_PROGRESS
+
+
+def _instant(text: str | None) -> datetime:
+    try:
+        found = datetime.fromisoformat(text or "")
+    except ValueError:
+        return datetime.fromtimestamp(0, UTC)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+class _Error(msgspec.Struct):
+    type: str | None = None
+    message: str | None = None
+    error: _Inner | None = None
+
+
+class _Inner(msgspec.Struct):
+    type: str | None = None
+    message: str | None = None
+
+
+class _CacheCreation(msgspec.Struct):
+    ephemeral_1h_input_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_creation: _CacheCreation | None = None
+    output_tokens: int | None = None
+
+
+class _Block(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+
+
+class _Message(msgspec.Struct):
+    model: str | None = None
+    content: list[_Block] | None = None
+    stop_reason: str | None = None
+    usage: _Usage | None = None
+
+
+class _Result(msgspec.Struct):
+    type: str | None = None
+    message: _Message | None = None
+    error: _Error | None = None
+
+
+class _Line(msgspec.Struct):
+    custom_id: str
+    result: _Result | None = None
+
+
+def _reply(line: _Line) -> Reply:
+    result = line.result or _Result()
+    match result.type:
+        case "succeeded" if result.message is not None:
+            return _succeeded(line.custom_id, result.message)
+        case "errored":
+            return _errored(line.custom_id, result.error or _Error())
+        case "expired":
+            return Reply(custom_id=line.custom_id, outcome=Outcome.EXPIRED, error="the batch expired first", retryable=True)
+        case "canceled":
+            return Reply(custom_id=line.custom_id, outcome=Outcome.CANCELLED, error="the batch was cancelled first", retryable=True)
+        case _:
+            return Reply(custom_id=line.custom_id, outcome=Outcome.LOST, error="a result line without a result", retryable=True)
+
+
+def _succeeded(custom_id: str, message: _Message) -> Reply:
+    usage = message.usage or _Usage()
+    read, written = lowest(usage.cache_read_input_tokens), lowest(usage.cache_creation_input_tokens)
+    outcome, content, error = _content(message)
+    return Reply(
+        custom_id=custom_id,
+        outcome=outcome,
+        content=content,
+        error=error,
+        model=message.model,
+        # Here `input_tokens` leaves out what was cached; `Usage` counts it in, as every price list does.
+        input_tokens=lowest(usage.input_tokens) + read + written,
+        cached_tokens=read,
+        cache_write_tokens=written,
+        cache_write_1h_tokens=min(written, lowest(usage.cache_creation.ephemeral_1h_input_tokens) if usage.cache_creation else 0),
+        output_tokens=lowest(usage.output_tokens),
+    )
+
+
+def _content(message: _Message) -> tuple[Outcome, Any, str | None]:
+    match message.stop_reason:
+        case "refusal":
+            return Outcome.REFUSED, None, "the model refused"
+        case "max_tokens":
+            return Outcome.INVALID, None, "cut off at max_output_tokens"
+        case "pause_turn" | "tool_use":
+            return Outcome.INVALID, None, f"stopped for {message.stop_reason}"
+    texts = [block.text for block in message.content or () if block.type in (None, "text") and block.text is not None]
+    return (Outcome.ANSWERED, "".join(texts), None) if texts else (Outcome.INVALID, None, "an answer without content")
+
+
+def _errored(custom_id: str, error: _Error) -> Reply:
+    # {"type":"error","error":{"type":...}}: the provider's own nesting; gateways leave the outer one out.
+    kind = error.error.type if error.error else error.type
+    message = error.error.message if error.error else error.message
+    return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=f"{kind or 'error'}: {scrubbed(message or '')}", retryable=kind in _RETRYABLE)

@@ -1,0 +1,187 @@
+"""Provider: what the runner asks of one, whoever it is.
+
+Beside the road, below `runner`.  A provider reports, it never decides: no retry, no clock, no state, no base class with behaviour.
+Official SDKs are the clients; a create is one HTTP attempt.  Adding a provider is one file beside this one and its line in `ACCOUNTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from keld.answer import Reply
+from keld.request import Question
+from keld.shard import Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Where a provider is and which environment variable holds its key; never the key itself.
+
+    Args:
+        kind: whose wire it speaks, `openai` or `anthropic`.
+        base_url: None means the SDK's own way (`OPENAI_BASE_URL`, `ANTHROPIC_BASE_URL`, else the official host).
+        api_key_env: None means the SDK's own way (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, ...).
+    """
+
+    kind: str
+    base_url: str | None = None
+    api_key_env: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a provider can do and how far."""
+
+    limits: Limits
+    embedding_inputs: int | None  # the most embedding inputs in one batch; None where it makes no embeddings
+    list_page: int
+    marks_batches: bool  # a batch carries our key from the start (metadata); else only its custom_ids do, seen when it ended
+    fences: bool  # deleting the input file keeps a create that is still on its way from landing
+    live_counts: bool
+
+
+class BatchState(StrEnum):
+    """A batch's life, folded; `native` beside it keeps the provider's own word."""
+
+    IN_PROGRESS = "in_progress"
+    CANCELLING = "cancelling"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        return self not in (BatchState.IN_PROGRESS, BatchState.CANCELLING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteBatch:
+    """A batch as the provider described it."""
+
+    id: str
+    state: BatchState
+    native: str
+    created_at: datetime
+    key: str | None = None  # our mark, where the provider keeps one
+    requests: int | None = None
+    done: int | None = None
+    errors: tuple[tuple[str, str], ...] = ()  # (code, message) of the batch itself, not of rows
+    result_refs: tuple[str, ...] = ()  # those with answers first
+
+    @property
+    def queue_full(self) -> bool:
+        """It failed only because too much was enqueued: back-pressure, no fault of the file."""
+        return self.state is BatchState.FAILED and any(code == "token_limit_exceeded" for code, _ in self.errors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """One create: what is to be sent, and the mark it carries."""
+
+    key: str
+    path: Path  # the shard's file
+    input_ref: str | None
+    model: str
+    endpoint: str
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    batch: RemoteBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A definite no: nothing was created.  `permanent`: the same file will never be taken."""
+
+    status: int | None
+    code: str
+    message: str
+    permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFull:
+    """A definite no for now: rate or queue limit."""
+
+    message: str
+    retry_after_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeUnknown:
+    """It may or may not have been created."""
+
+    reason: str
+
+
+CreateOutcome = Created | Refused | QueueFull | OutcomeUnknown
+
+
+class Encoder(Protocol):
+    """Makes request lines of one shard from prompt fragments."""
+
+    overhead_bytes: int  # the most that a line adds to its fragment
+
+    def line(self, position: int, fragment: bytes) -> bytes: ...
+
+    def file(self, lines: Iterator[bytes]) -> Iterator[bytes]:
+        """The bytes of the shard's file around its lines."""
+        ...
+
+
+class Provider(Protocol):
+    """One account at one provider."""
+
+    name: str
+    host: str  # scheme://host[:port], for people and for the ledger
+    capabilities: Capabilities
+
+    def ready(self) -> None:
+        """Passes if the account has what it takes to be called; calls nobody.
+
+        Raises:
+            AccessRefused: its key is not set.
+        """
+        ...
+
+    def encoder(self, question: Question, model: str, nonce: str) -> Encoder: ...
+
+    def upload(self, path: Path, key: str) -> str | None:
+        """A reference to the uploaded input; None where the input goes with the create."""
+        ...
+
+    def create(self, submission: Submission) -> CreateOutcome: ...
+
+    def get(self, batch_id: str) -> RemoteBatch | None:
+        """None: the provider says it has no such batch (which may be its lag)."""
+        ...
+
+    def list(self, created_after: datetime) -> Iterator[RemoteBatch]:
+        """Batches, the youngest first, to the end of the first page that is wholly older."""
+        ...
+
+    def cancel(self, batch_id: str) -> None:
+        """Asks; "already ended" is success."""
+        ...
+
+    def download(self, batch: RemoteBatch, into: Callable[[int], Path]) -> list[Path]:
+        """All result files, those with the answers first, whole and durable, at `into(0)`, `into(1)`, ..."""
+        ...
+
+    def read(self, block: bytes) -> list[Reply]:
+        """Replies of a block of whole result lines; a line without a readable id gives none."""
+        ...
+
+    def delete_input(self, input_ref: str) -> None:
+        """Removes an uploaded input; "not there" is success."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,90 @@
+"""Download: a result file, whole and durable, however often the connection breaks.
+
+Beside `base`.  Bytes go straight to a `.part` file which is kept between tries: a broken download goes on where it stopped (HTTP
+Range), also in another process tomorrow.  A result that was paid for is never held only in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from keld.errors import ProviderUnreachable
+from keld.failpoint import failpoint
+from keld.staging import fsync_dir
+
+TRIES = 4
+_CHUNK = 1 << 20
+# More than any provider's largest result; a compressed answer that unfolds beyond it is hostile or broken.
+BYTES_MAX = 16 << 30
+
+
+class Truncated(Exception):
+    """Fewer bytes came than the file has."""
+
+
+def download(open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]], path: Path, complete: Callable[[Path], bool], what: str) -> Path:
+    """The file at `path`, fsynced and renamed there once `complete` says it is.
+
+    Args:
+        open_stream: given extra headers, opens the SDK's streaming response.
+        complete: looks at a finished download and says whether it is all there.
+
+    Raises:
+        ProviderUnreachable: it broke off `TRIES` times; what came so far is kept for the next time.
+    """
+    part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    broken = ""
+    for _ in range(TRIES):
+        try:
+            _append(open_stream, part)
+        except (OSError, ProviderUnreachable):
+            raise  # our own disk, or a fault the caller already put into words
+        except Exception as error:
+            broken = type(error).__name__  # the transport's own exceptions pass through the SDK's streams
+            continue
+        if complete(part):
+            return _publish(part, path)
+        broken = "it came to its end too early"
+    if broken == "it came to its end too early":
+        return _publish(part, path)  # the same end, every time: it is what the provider has; missing rows are told as lost
+    raise ProviderUnreachable(f"The download of {what} broke off {TRIES} times ({broken}). {part.stat().st_size if part.exists() else 0:,} bytes are kept; it goes on later.")
+
+
+def ends_whole(path: Path) -> bool:
+    """Whether the last line is a whole one: empty file, a final newline, or a closing brace."""
+    size = path.stat().st_size
+    if not size:
+        return True
+    with path.open("rb") as file:
+        file.seek(max(0, size - 16))
+        return file.read().rstrip(b"\r ")[-1:] in (b"\n", b"}")
+
+
+def _append(open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]], part: Path) -> None:
+    have = part.stat().st_size if part.exists() else 0
+    # Identity: a Range counts the bytes that are sent, so a compressed one could not be resumed.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    failpoint("download.request")
+    with open_stream(headers) as stream:
+        resumed = have > 0 and stream.status_code == 206
+        with part.open("ab" if resumed else "wb") as file:
+            written = have if resumed else 0
+            for chunk in stream.iter_bytes(_CHUNK):
+                written += file.write(chunk)
+                if written > BYTES_MAX:
+                    raise OSError(f"a result file unfolds to more than {BYTES_MAX:,} bytes")
+                failpoint("download.chunk")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _publish(part: Path, path: Path) -> Path:
+    failpoint("download.rename")
+    part.replace(path)
+    fsync_dir(path.parent)
+    return path

@@ -1,0 +1,81 @@
+"""Line: blocks of result lines -> typed structs, never a whole file lost to one odd line.
+
+Beside `base`.  The fast way takes a block at once; if anything in it is odd, the same block goes line by line; an odd line gets a
+lenient second try (lone surrogates, NaN, a field of the wrong type); one without a readable custom_id is left out, and its row,
+which then no line mentions, is told as lost.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+# Worth asking again: time-outs, conflicts, rate limits, faults of the server; 0 was seen in the wild for "no reply inside".
+RETRYABLE_STATUS = frozenset({0, 408, 409, 429})
+_decoders: dict[Any, Any] = {}
+
+
+def lines_of(block: bytes, kind: type[T]) -> list[T]:
+    """The structs of a block of whole lines, in order; blank lines are skipped."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.json.Decoder(kind)
+    try:
+        decoded: list[T] = decoder.decode_lines(block)
+        return decoded
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return [struct for line in block.split(b"\n") if (struct := _one(line, kind, decoder)) is not None]
+
+
+def lowest(*counts: int | None) -> int:
+    """The first count that is there, never below 0; providers leave fields out or set them to null."""
+    return max(0, next((count for count in counts if count is not None), 0))
+
+
+def _one(line: bytes, kind: type[T], decoder: Any) -> T | None:
+    line = line.strip().removeprefix(b"\xef\xbb\xbf")
+    if not line:
+        return None
+    try:
+        struct: T = decoder.decode(line)
+        return struct
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _lenient(line, kind)
+
+
+def _lenient(line: bytes, kind: type[T]) -> T | None:
+    try:
+        found = json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    try:
+        return msgspec.convert(_without_surrogates(found), kind, strict=False)
+    except (msgspec.MsgspecError, RecursionError):
+        return _bare(found, kind)
+
+
+def _bare(found: Any, kind: type[T]) -> T | None:
+    """A line whose id can be read but whose rest cannot: the id alone, which is told as a line without a response."""
+    custom_id = found.get("custom_id") if isinstance(found, dict) else None
+    if not isinstance(custom_id, str):
+        return None
+    try:
+        return msgspec.convert({"custom_id": custom_id}, kind)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _without_surrogates(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case list():
+            return [_without_surrogates(item) for item in value]
+        case dict():
+            return {_without_surrogates(name): _without_surrogates(item) for name, item in value.items()}
+        case _:
+            return value

@@ -1,0 +1,464 @@
+"""OpenAI: files + batches, and every host that speaks its shapes by `base_url`.
+
+One of the providers behind `base`.  The official SDK is the transport (auth, retries of harmless calls, multipart, streams); its
+per-row models are never used: lines are read with typed structs, block by block.  Wire facts: `/v1/files`, `/v1/batches`, Nov 2026.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import openai as sdk
+
+from keld.answer import Outcome, Reply
+from keld.providers.base import (
+    Account,
+    BatchState,
+    Capabilities,
+    Created,
+    CreateOutcome,
+    OutcomeUnknown,
+    RemoteBatch,
+    Submission,
+)
+from keld.providers.client import environment_key, origin
+from keld.providers.download import download, ends_whole
+from keld.providers.fault import create_outcome, plain_faults, scrubbed
+from keld.providers.line import RETRYABLE_STATUS, lines_of, lowest
+from keld.providers.template import Hole, Template, template
+from keld.request import Question, custom_id
+from keld.schema import OutputSchema
+from keld.shard import Limits
+
+# platform.openai.com/docs/guides/batch, 20 Nov 2026: 50,000 requests, 200 MB a file (10^6 bytes: larger ones were refused in
+# practice), 50,000 embedding inputs.  No limit of one line is documented; a row above 10 MB is no prompt.
+_HOST = "https://api.openai.com/v1"
+_CAPABILITIES = Capabilities(
+    limits=Limits(max_requests=50_000, max_bytes=200_000_000, max_line_bytes=10_000_000),
+    embedding_inputs=50_000,
+    list_page=100,
+    marks_batches=True,
+    fences=True,
+    live_counts=True,
+)
+_STATES = {
+    "cancelling": BatchState.CANCELLING,
+    "completed": BatchState.COMPLETED,
+    "failed": BatchState.FAILED,
+    "expired": BatchState.EXPIRED,
+    "cancelled": BatchState.CANCELLED,
+}  # everything else, also a status never seen before, is still in progress
+_KEY = "keld_key"
+_T = TypeVar("_T")
+
+
+class OpenAI:
+    """One account at OpenAI, or at a host of its shape."""
+
+    def __init__(self, name: str, account: Account) -> None:
+        self.name = name
+        self.capabilities = _CAPABILITIES
+        self.host = origin(account.base_url or os.environ.get("OPENAI_BASE_URL") or _HOST)
+        self._account = account
+
+    def ready(self) -> None:
+        environment_key(self.name, self._account.api_key_env, "OPENAI_API_KEY")
+
+    @cached_property
+    def _client(self) -> sdk.OpenAI:
+        return sdk.OpenAI(
+            api_key=environment_key(self.name, self._account.api_key_env, "OPENAI_API_KEY"),
+            base_url=self._account.base_url,
+            # A redirect would carry the key to wherever it points.
+            http_client=sdk.DefaultHttpxClient(follow_redirects=False),
+        )
+
+    # -- asking -----------------------------------------------------------------------------------------------
+
+    def encoder(self, question: Question, model: str, nonce: str) -> LineEncoder:
+        return _encoder(question, model, nonce)
+
+    def upload(self, path: Path, key: str) -> str | None:
+        with self._plain("the upload of an input file", carried_prompts=True), path.open("rb") as file:
+            raw = self._client.files.with_raw_response.create(file=(f"keld-{key}.jsonl", file), purpose="batch")
+            return str(self._read(raw, _File).id)
+
+    def create(self, submission: Submission) -> CreateOutcome:
+        once = self._client.with_options(max_retries=0)  # the SDK would send an unanswered create again, and both would be paid
+        try:
+            raw = once.batches.with_raw_response.create(
+                input_file_id=submission.input_ref or "",
+                endpoint=submission.endpoint,  # type: ignore[arg-type]  # the SDK's literal lags behind the hosts' endpoints
+                completion_window="24h",
+                metadata={_KEY: submission.key},
+            )
+            batch = msgspec.json.decode(raw.http_response.content, type=_Batch)
+            return Created(_remote(batch)) if batch.id else OutcomeUnknown("a reply without a batch id")
+        except (sdk.APIError, sdk.OpenAIError) as error:
+            return create_outcome(error, carried_prompts=False)
+        except msgspec.MsgspecError:
+            return OutcomeUnknown("an unreadable reply")
+
+    # -- looking ----------------------------------------------------------------------------------------------
+
+    def get(self, batch_id: str) -> RemoteBatch | None:
+        with self._plain("the look at a batch"):
+            try:
+                raw = self._client.batches.with_raw_response.retrieve(batch_id)
+            except sdk.NotFoundError:
+                return None
+            return _remote(self._read(raw, _Batch))
+
+    def list(self, created_after: datetime) -> Iterator[RemoteBatch]:
+        after: str | None = None
+        while True:
+            with self._plain("the list of batches"):
+                raw = self._client.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, **({"after": after} if after else {}))
+                page = self._read(raw, _Page)
+            batches = [_remote(batch) for batch in page.data]
+            yield from batches
+            # Newest first is custom, not contract: stop only after a whole page of older ones.
+            if not batches or not page.has_more or all(batch.created_at < created_after for batch in batches):
+                return
+            after = batches[-1].id
+
+    # -- ending -----------------------------------------------------------------------------------------------
+
+    def cancel(self, batch_id: str) -> None:
+        with self._plain("the cancel of a batch"):
+            try:
+                self._client.batches.with_raw_response.cancel(batch_id)
+            except (sdk.BadRequestError, sdk.ConflictError, sdk.NotFoundError):
+                return  # ended already; the next look tells how
+
+    def download(self, batch: RemoteBatch, into: Callable[[int], Path]) -> list[Path]:
+        return [self._download(ref, into(n)) for n, ref in enumerate(batch.result_refs)]
+
+    def read(self, block: bytes) -> list[Reply]:
+        return [_reply(line) for line in lines_of(block, _Line)]
+
+    def delete_input(self, input_ref: str) -> None:
+        with self._plain("the removal of an input file"):
+            try:
+                self._client.files.with_raw_response.delete(input_ref)
+            except sdk.NotFoundError:
+                return
+
+    def close(self) -> None:
+        if "_client" in self.__dict__:
+            self._client.close()
+
+    def _download(self, ref: str, path: Path) -> Path:
+        size = self._size_bytes(ref)
+
+        @contextmanager
+        def open_stream(headers: dict[str, str]) -> Iterator[Any]:
+            with self._plain("the download of results"), self._client.files.with_streaming_response.content(ref, extra_headers=headers) as stream:
+                yield stream
+
+        def complete(part: Path) -> bool:
+            return ends_whole(part) and (not size or part.stat().st_size >= size)
+
+        return download(open_stream, path, complete, f"result file {ref}")
+
+    def _size_bytes(self, ref: str) -> int | None:
+        """What the provider says the file weighs; None where it does not say (many compatible hosts)."""
+        try:
+            return msgspec.json.decode(self._client.files.with_raw_response.retrieve(ref).http_response.content, type=_File).bytes
+        except (sdk.APIError, msgspec.MsgspecError):
+            return None
+
+    def _plain(self, doing: str, *, carried_prompts: bool = False) -> AbstractContextManager[None]:
+        return plain_faults(self.name, self.host, doing, sdk, carried_prompts=carried_prompts)
+
+    def _read(self, raw: Any, kind: type[_T]) -> _T:
+        try:
+            return msgspec.json.decode(raw.http_response.content, type=kind)
+        except msgspec.MsgspecError:
+            raise sdk.APIConnectionError(message="unreadable reply", request=raw.http_response.request) from None
+
+
+# -- the wire: requests ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LineEncoder:
+    """Lines of a batch input file."""
+
+    nonce: bytes
+    message: Template  # around one user message
+    conversation: Template  # around a list of messages, whose opening bracket is in the template
+
+    @property
+    def overhead_bytes(self) -> int:
+        return max(self.message.size_bytes, self.conversation.size_bytes) + 32
+
+    def line(self, position: int, fragment: bytes) -> bytes:
+        head = b'{"custom_id":"%b-%08d",' % (self.nonce, position)
+        if fragment.startswith(b"["):
+            return head + self.conversation.fill(fragment[1:])
+        return head + self.message.fill(fragment)
+
+    def file(self, lines: Iterator[bytes]) -> Iterator[bytes]:
+        return lines
+
+
+def _encoder(question: Question, model: str, nonce: str) -> LineEncoder:
+    output = OutputSchema.from_json(question.output)
+    hole = Hole.new()
+    if output.kind == "embedding":
+        url, message = "/v1/embeddings", {"model": model, "input": hole.mark} | _dimensions(model, output)
+        conversation: dict[str, Any] = message
+    elif question.endpoint == "/v1/responses":
+        url = question.endpoint
+        common = {"model": model, "max_output_tokens": question.max_output_tokens} | _responses_format(output)
+        common |= {"instructions": question.system} if question.system is not None else {}
+        message = conversation = common | {"input": hole.mark}
+    else:
+        url = question.endpoint
+        system = [{"role": "system", "content": question.system}] if question.system is not None else []
+        common = {"model": model, "max_completion_tokens": question.max_output_tokens} | _chat_format(output)
+        message = common | {"messages": [*system, {"role": "user", "content": hole.mark}]}
+        conversation = common | {"messages": [*system, hole.mark]}
+    return LineEncoder(
+        nonce=custom_id(nonce, 0).split("-")[0].encode(),
+        message=_line_template(url, message | question.params, hole),
+        conversation=_opened(_line_template(url, conversation | question.params, hole)),
+    )
+
+
+def _line_template(url: str, body: dict[str, Any], hole: Hole) -> Template:
+    made = template({"method": "POST", "url": url, "body": body}, hole)
+    return Template(made.head[1:], made.tail + b"\n")  # its opening brace is written with the custom_id
+
+
+def _opened(made: Template) -> Template:
+    """The template of a conversation: inside `"messages":[...]` the fragment brings its own closing bracket; elsewhere both."""
+    if made.tail.startswith(b"]"):
+        return Template(made.head, made.tail[1:])
+    return Template(made.head + b"[", made.tail)
+
+
+def _dimensions(model: str, output: OutputSchema) -> dict[str, Any]:
+    # base64 is what the SDK itself asks for: a third of the bytes of decimal text.  ada-002 knows no `dimensions`.
+    sized = {} if model.endswith("ada-002") else {"dimensions": output.dimensions}
+    return {"encoding_format": "base64"} | sized
+
+
+def _chat_format(output: OutputSchema) -> dict[str, Any]:
+    if output.kind != "object":
+        return {}
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": output.name, "strict": True, "schema": output.strict_json_schema()}}}
+
+
+def _responses_format(output: OutputSchema) -> dict[str, Any]:
+    if output.kind != "object":
+        return {}
+    return {"text": {"format": {"type": "json_schema", "name": output.name, "strict": True, "schema": output.strict_json_schema()}}}
+
+
+# -- the wire: objects and result lines -----------------------------------------------------------------------
+
+
+class _File(msgspec.Struct):
+    id: str
+    bytes: int | None = None
+
+
+class _BatchError(msgspec.Struct):
+    code: str | None = None
+    message: str | None = None
+
+
+class _BatchErrors(msgspec.Struct):
+    data: list[_BatchError] | None = None
+
+
+class _Counts(msgspec.Struct):
+    total: int | None = None
+    completed: int | None = None
+    failed: int | None = None
+
+
+class _Batch(msgspec.Struct):
+    id: str = ""
+    status: str | None = None
+    created_at: float | None = None
+    errors: _BatchErrors | None = None
+    output_file_id: str | None = None
+    error_file_id: str | None = None
+    request_counts: _Counts | None = None
+    metadata: dict[str, Any] | None = None
+
+
+class _Page(msgspec.Struct):
+    data: list[_Batch] = []
+    has_more: bool | None = False
+
+
+def _remote(batch: _Batch) -> RemoteBatch:
+    counts = batch.request_counts or _Counts()
+    errors = (batch.errors.data or []) if batch.errors else []
+    return RemoteBatch(
+        id=batch.id,
+        state=_STATES.get((batch.status or "").lower(), BatchState.IN_PROGRESS),
+        native=batch.status or "?",
+        created_at=datetime.fromtimestamp(batch.created_at or 0, UTC),
+        key=str((batch.metadata or {}).get(_KEY) or "") or None,
+        requests=counts.total,
+        done=None if counts.completed is None else counts.completed + (counts.failed or 0),
+        errors=tuple((error.code or "error", scrubbed(error.message or "")) for error in errors),
+        # "" and null both mean "no such file".
+        result_refs=tuple(ref for ref in (batch.output_file_id, batch.error_file_id) if ref),
+    )
+
+
+class _Error(msgspec.Struct):
+    code: str | int | None = None
+    type: str | None = None
+    message: str | None = None
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+
+
+class _Part(msgspec.Struct):
+    type: str | None = None
+    text: str | None = None
+    refusal: str | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | list[_Part] | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _Item(msgspec.Struct):
+    type: str | None = None
+    content: list[_Part] | None = None
+
+
+class _Incomplete(msgspec.Struct):
+    reason: str | None = None
+
+
+class _Vector(msgspec.Struct):
+    embedding: list[float] | str | None = None
+
+
+class _Body(msgspec.Struct):
+    """Chat, responses, embeddings or an error: whatever came, by the fields that are there."""
+
+    model: str | None = None
+    usage: _Usage | None = None
+    choices: list[_Choice] | None = None
+    output: list[_Item] | None = None
+    data: list[_Vector] | None = None
+    status: str | None = None
+    incomplete_details: _Incomplete | None = None
+    error: _Error | str | None = None
+
+
+class _Response(msgspec.Struct):
+    status_code: int | None = None
+    body: _Body | None = None
+
+
+class _Line(msgspec.Struct):
+    custom_id: str
+    response: _Response | None = None
+    error: _Error | str | None = None
+
+
+def _reply(line: _Line) -> Reply:
+    response = line.response
+    if response is None or response.body is None:
+        return _unanswered(line)
+    body, status = response.body, response.status_code or 0
+    usage = body.usage or _Usage()
+    details = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
+    if status != 200:
+        return Reply(
+            custom_id=line.custom_id, outcome=Outcome.ERRORED, error=_said(status, body.error or line.error), retryable=status in RETRYABLE_STATUS or status >= 500
+        )
+    outcome, content, error = _content(body)
+    return Reply(
+        custom_id=line.custom_id,
+        outcome=outcome,
+        content=content,
+        error=error,
+        model=body.model,
+        input_tokens=lowest(usage.prompt_tokens, usage.input_tokens),
+        cached_tokens=lowest(details.cached_tokens),
+        cache_write_tokens=lowest(details.cache_write_tokens),
+        output_tokens=lowest(usage.completion_tokens, usage.output_tokens),
+    )
+
+
+def _unanswered(line: _Line) -> Reply:
+    code = line.error.code if isinstance(line.error, _Error) else None
+    match code:
+        case "batch_expired":
+            return Reply(custom_id=line.custom_id, outcome=Outcome.EXPIRED, error="the batch expired first", retryable=True)
+        case "batch_cancelled":
+            return Reply(custom_id=line.custom_id, outcome=Outcome.CANCELLED, error="the batch was cancelled first", retryable=True)
+        case None if line.error is None:
+            return Reply(custom_id=line.custom_id, outcome=Outcome.LOST, error="a result line without a response", retryable=True)
+        case _:
+            return Reply(custom_id=line.custom_id, outcome=Outcome.ERRORED, error=_said(0, line.error), retryable=True)
+
+
+def _content(body: _Body) -> tuple[Outcome, Any, str | None]:
+    if body.data is not None:
+        vector = body.data[0].embedding if body.data else None
+        return (Outcome.ANSWERED, vector, None) if vector else (Outcome.INVALID, None, "an answer without an embedding")
+    if body.choices is not None:
+        choice = body.choices[0] if body.choices else _Choice()
+        message = choice.message or _Message()
+        text = message.content if not isinstance(message.content, list) else "".join(part.text or "" for part in message.content)
+        return _judged(text, message.refusal, choice.finish_reason)
+    parts = [part for item in body.output or () if item.type in (None, "message") for part in item.content or ()]
+    text = "".join(part.text or "" for part in parts) or None
+    refusal = next((part.refusal for part in parts if part.refusal), None)
+    reason = body.incomplete_details.reason if body.incomplete_details else None
+    return _judged(text, refusal, {"max_output_tokens": "length"}.get(reason or "", reason))
+
+
+def _judged(text: str | None, refusal: str | None, finish: str | None) -> tuple[Outcome, Any, str | None]:
+    if refusal:
+        return Outcome.REFUSED, None, "the model refused"
+    if finish == "content_filter":
+        return Outcome.REFUSED, None, "stopped by the content filter"
+    if finish == "length":
+        return Outcome.INVALID, None, "cut off at max_output_tokens"
+    return (Outcome.ANSWERED, text, None) if text is not None else (Outcome.INVALID, None, "an answer without content")
+
+
+def _said(status: int, error: _Error | str | None) -> str:
+    if isinstance(error, _Error):
+        return f"HTTP {status or '?'} {error.code or error.type or ''}: {scrubbed(error.message or '')}"
+    return f"HTTP {status or '?'}: {scrubbed(error or 'no reason given')}"

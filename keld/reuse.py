@@ -1,0 +1,80 @@
+"""Reuse: the answers that an earlier generation of a job run already paid for, found by what was asked.
+
+On the road: `snapshot` -> **`reuse`** -> `plan`.  Two snapshots are joined on the 16-byte fingerprints of their prompts; a row
+whose prompt was answered before takes that answer, at no cost, wherever it stands now.  Memory: 40 bytes a row of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from keld.answer import AnswerSink, Outcome, answer_schema
+from keld.schema import OutputSchema
+from keld.table import read_parquet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def reuse(old_snapshot: Path, old_answers: Sequence[Path], new_snapshot: Path, output: OutputSchema, into: Path) -> NDArray[np.bool_]:
+    """Which rows of the new snapshot (N booleans) are answered already; their answers stand at `into`, if there are any."""
+    old, new = _fingerprints(old_snapshot), _fingerprints(new_snapshot)
+    old_position = _answered(old_answers, len(old))
+    order = old_position[np.argsort(old[old_position], kind="stable")]
+    keys = old[order]
+    at = np.searchsorted(keys, new)
+    hit = np.zeros(len(new), dtype=np.bool_)
+    inside = at < len(keys)
+    hit[inside] = (keys[at[inside]] == new[inside]) & (new[inside] != b"")
+    if hit.any():
+        _copy(old_answers, order[at[hit]], np.flatnonzero(hit), output, into)
+    return hit
+
+
+def _copy(old_answers: Sequence[Path], sources: NDArray[np.int64], targets: NDArray[np.int64], output: OutputSchema, into: Path) -> None:
+    """Copies the answer of old row `sources[i]` to new row `targets[i]`."""
+    by_source = np.argsort(sources, kind="stable")
+    sources, wanted = sources[by_source], targets[by_source]
+    weight = sum(path.stat().st_size for path in old_answers) * 4  # Parquet unfolds; this only decides how it is ordered
+    schema = answer_schema(output)
+    with AnswerSink(into, output, targets, weight) as sink:
+        for path in old_answers:
+            for batch in read_parquet(path):
+                rows = batch.filter(_is_answered(batch))
+                positions = rows.column(0).to_numpy()
+                first, after = np.searchsorted(sources, positions, "left"), np.searchsorted(sources, positions, "right")
+                taken = np.repeat(np.arange(len(positions)), after - first)
+                if len(taken):
+                    moved = np.concatenate([wanted[a:b] for a, b in zip(first.tolist(), after.tolist(), strict=True)])
+                    sink.add(_moved(rows.take(pa.array(taken)), moved, schema))
+
+
+def _moved(rows: pa.RecordBatch, positions: NDArray[np.int64], schema: pa.Schema) -> pa.RecordBatch:
+    columns = dict(zip(rows.schema.names, rows.columns, strict=True))
+    columns["position"] = pa.array(positions)
+    columns["keld_cost_pico"] = pa.array(np.zeros(len(positions), dtype=np.int64))  # it was paid, and counted, before
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _answered(answers: Sequence[Path], rows: int) -> NDArray[np.int64]:
+    found = np.zeros(rows, dtype=np.bool_)
+    for path in answers:
+        for batch in read_parquet(path, columns=["position", "keld_outcome"]):
+            found[batch.filter(_is_answered(batch)).column(0).to_numpy()] = True
+    return np.flatnonzero(found)
+
+
+def _is_answered(batch: pa.RecordBatch) -> pa.Array:
+    return pc.equal(batch.column(batch.schema.get_field_index("keld_outcome")), Outcome.ANSWERED.value)
+
+
+def _fingerprints(snapshot: Path) -> NDArray[np.bytes_]:
+    """N x 16 bytes; empty for a row that cannot be asked."""
+    blocks = [np.array([value or b"" for value in batch.column(0).to_pylist()], dtype="S16") for batch in read_parquet(snapshot, columns=["keld_fingerprint"])]
+    return np.concatenate(blocks) if blocks else np.array([], dtype="S16")

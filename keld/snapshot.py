@@ -1,0 +1,148 @@
+"""Snapshot: the rows of a partition as they were asked, each with its prompt; taken once, at submission.
+
+On the road: `table` + `request` -> **`snapshot`** -> `shard`, `answer`.
+A job run owns what was asked: an upstream that is written again while the provider works changes nothing under way, a retry
+asks the same bytes, and the enriched partition is the snapshot plus the answers.  One streamed pass reads the source, renders
+the prompts, checks the keys and writes one Parquet file: the table's columns, then `keld_prompt` (a JSON fragment),
+`keld_size` (its bytes; 0 where the row cannot be asked), `keld_input_error`, `keld_fingerprint` (16 bytes).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from keld.errors import SourceError
+from keld.failpoint import failpoint
+from keld.job import Job
+from keld.request import Asked, check_columns, renderer, row_fingerprint
+from keld.table import ParquetSink, Table, read_parquet
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+OWN = pa.schema(
+    [
+        pa.field("keld_prompt", pa.large_binary()),
+        pa.field("keld_size", pa.int32()),
+        pa.field("keld_input_error", pa.string()),
+        pa.field("keld_fingerprint", pa.binary(16)),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What was found in the partition; the rows themselves are in the file."""
+
+    rows: int
+    unaskable: int
+    prompt_bytes: int  # of all fragments
+    digest: str  # of the file: the same rows give the same
+
+
+def take(job: Job, table: Table, path: Path) -> Snapshot:
+    """Reads the partition once and keeps it at `path`, whole or not at all.
+
+    Raises:
+        SourceError: a column is missing; the key is null or repeated (the message says where); the table cannot be read.
+    """
+    check_columns(job, table.schema)
+    render = renderer(job.prompt, table.schema)
+    keys = _Keys(job)
+    rows = unaskable = prompt_bytes = 0
+    schema = pa.schema([*table.schema, *OWN])
+    failpoint("snapshot.write")
+    with ParquetSink(path, schema) as sink:
+        for batch in table.batches():
+            keys.add(batch.column(job.key), rows)
+            asked = list(render(batch))
+            own = _own_columns(asked)
+            sink.write(pa.RecordBatch.from_arrays([*batch.columns, *own], schema=schema))
+            rows += batch.num_rows
+            unaskable += batch.num_rows - own[2].null_count
+            prompt_bytes += pc.sum(own[1]).as_py() or 0
+        keys.check(rows)
+    failpoint("snapshot.done")
+    return Snapshot(rows=rows, unaskable=unaskable, prompt_bytes=prompt_bytes, digest=_digest(path))
+
+
+def sizes(path: Path) -> Iterator[NDArray[np.int64]]:
+    """Blocks of the rows' fragment sizes in bytes, in order; 0 for a row that cannot be asked."""
+    for batch in read_parquet(path, columns=["keld_size"]):
+        yield batch.column(0).to_numpy(zero_copy_only=False).astype("int64")
+
+
+def fragments(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+    """(position, prompt fragment) of the rows at `positions` (ascending), in order."""
+    import numpy as np
+
+    if not len(positions):
+        return
+    start, stop = int(positions[0]), int(positions[-1]) + 1
+    at = start
+    for batch in read_parquet(path, columns=["keld_prompt"], start=start, stop=stop):
+        here = positions[np.searchsorted(positions, at) : np.searchsorted(positions, at + batch.num_rows)]
+        column = batch.column(0)
+        chosen = column if len(here) == batch.num_rows else column.take(pa.array(here - at))
+        yield from zip(here.tolist(), chosen.to_pylist(), strict=True)
+        at += batch.num_rows
+
+
+def _own_columns(asked: list[Asked]) -> list[pa.Array]:
+    prompts = [row.fragment for row in asked]
+    return [
+        pa.array(prompts, type=pa.large_binary()),
+        pa.array([0 if prompt is None else len(prompt) for prompt in prompts], type=pa.int32()),
+        pa.array([row.error for row in asked], type=pa.string()),
+        pa.array([None if prompt is None else row_fingerprint(prompt) for prompt in prompts], type=pa.binary(16)),
+    ]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class _Keys:
+    """Finds null and repeated keys, with 8 bytes of memory a row."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._hashes: list[NDArray[np.uint64]] = []
+
+    def add(self, column: pa.Array, first_row: int) -> None:
+        import numpy as np
+
+        if column.null_count:
+            row = first_row + pc.index(column.is_null(), pa.scalar(True)).as_py()
+            raise SourceError(
+                f"{self._job.name}: the key {self._job.key!r} is null in row {row:,} (counted from 0). Nothing was sent. "
+                "Every row needs a key: fill it, or drop the row."
+            )
+        values = column.cast(pa.string()) if not pa.types.is_string(column.type) else column
+        hashed = [int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest()) for value in values.to_pylist()]
+        self._hashes.append(np.array(hashed, dtype=np.uint64))
+
+    def check(self, rows: int) -> None:
+        """Raises if a key stands twice, by 64-bit hashes: of a million distinct keys two look alike once in 40 million tables."""
+        import numpy as np
+
+        if not rows:
+            return
+        every = np.concatenate(self._hashes)
+        order = np.argsort(every, kind="stable")
+        twice = np.flatnonzero(every[order][1:] == every[order][:-1])
+        if len(twice):
+            first, second = sorted((int(order[twice[0]]), int(order[twice[0] + 1])))
+            raise SourceError(
+                f"{self._job.name}: the key {self._job.key!r} is not unique: rows {first:,} and {second:,} (counted from 0) have the same value, "
+                f"and {len(twice):,} rows of {rows:,} repeat an earlier one. Nothing was sent. Choose a unique key, or remove the repeats."
+            )

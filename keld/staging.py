@@ -1,0 +1,210 @@
+"""Staging: the files of a job run, and how they are written so that a crash leaves the last good state.
+
+Beside the road, below `runner`.  Names come from ids that Keld made (hex, a-z0-9), never from a partition key, a custom_id or a
+provider's file name, so no text from outside can become a path.  Every file appears whole: temporary name, fsync, rename, fsync
+of the directory; its digest goes to the ledger afterwards.  Staging holds prompts and answers: keep it as private as the table.
+
+    <root>/<job run id>/question.json        what all rows share
+                        snapshot.parquet     the rows as they were asked, each with its prompt
+                        reused.parquet       answers that an earlier generation paid for
+                        <shard id>/positions.npy, input.jsonl, result-0.jsonl ..., answers.parquet
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keld.errors import StagingError
+from keld.failpoint import failpoint
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_ID = re.compile(r"[a-z0-9]{10,32}")
+_FLUSH_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFiles:
+    """Where one shard's files are."""
+
+    dir: Path
+
+    @property
+    def positions(self) -> Path:
+        return self.dir / "positions.npy"
+
+    @property
+    def input(self) -> Path:
+        return self.dir / "input.jsonl"
+
+    @property
+    def answers(self) -> Path:
+        return self.dir / "answers.parquet"
+
+    def result(self, n: int) -> Path:
+        return self.dir / f"result-{n}.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFiles:
+    """Where one job run's files are."""
+
+    dir: Path
+
+    @property
+    def question(self) -> Path:
+        return self.dir / "question.json"
+
+    @property
+    def snapshot(self) -> Path:
+        return self.dir / "snapshot.parquet"
+
+    @property
+    def reused(self) -> Path:
+        return self.dir / "reused.parquet"
+
+    def shard(self, shard_id: str) -> ShardFiles:
+        return ShardFiles(_inside(self.dir, shard_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """The root under which every job run has its directory."""
+
+    root: Path
+
+    def run(self, run_id: str) -> RunFiles:
+        return RunFiles(_inside(self.root, run_id))
+
+    def make(self, run_id: str) -> RunFiles:
+        """The directory of a new job run, empty.
+
+        Raises:
+            StagingError: it cannot be made.
+        """
+        files = self.run(run_id)
+        with disk_errors(files.dir, "Nothing was sent."):
+            files.dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return files
+
+    def drop(self, run_id: str) -> None:
+        """Removes a job run's files, if they are there."""
+        shutil.rmtree(self.run(run_id).dir, ignore_errors=True)
+
+
+def write_file(path: Path, chunks: Iterable[bytes], failpoint_name: str) -> str:
+    """The sha256 of `chunks`, which stand at `path` afterwards, whole and durable; on any fault what stood there still stands.
+
+    Raises:
+        OSError: disk full, no rights.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    digest = hashlib.sha256()
+    try:
+        failpoint(f"{failpoint_name}.write")
+        with temporary.open("wb") as file:
+            for chunk in _joined(chunks):
+                digest.update(chunk)
+                file.write(chunk)
+            file.flush()
+            failpoint(f"{failpoint_name}.fsync")
+            os.fsync(file.fileno())
+        failpoint(f"{failpoint_name}.rename")
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+    failpoint(f"{failpoint_name}.done")
+    return digest.hexdigest()
+
+
+def write_positions(path: Path, positions: NDArray[np.int64]) -> None:
+    """Keeps which rows a shard asks, in ascending order."""
+    import io
+
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.save(buffer, positions)
+    write_file(path, [buffer.getvalue()], "staging.positions")
+
+
+def read_positions(path: Path) -> NDArray[np.int64]:
+    """The rows a shard asks, ascending.
+
+    Raises:
+        StagingError: the file is gone or broken.
+    """
+    import numpy as np
+
+    try:
+        positions: NDArray[np.int64] = np.load(path)
+    except (OSError, ValueError) as error:
+        raise StagingError(
+            f"{path} cannot be read ({error}), so it is not known which rows this shard asks. Nothing more was sent. "
+            "Restore the staging directory; batches under way are safe in the ledger."
+        ) from None
+    return positions
+
+
+def sha256_of(path: Path) -> str | None:
+    """The digest of a file; None if there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def fsync_dir(path: Path) -> None:
+    """Makes a rename in this directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path, consequence: str) -> Iterator[None]:
+    """Turns an `OSError` of staging into a `StagingError` that says what it meant for what was sent."""
+    try:
+        yield
+    except OSError as error:
+        raise StagingError(
+            f"Staging at {path}: {error.strerror or error}. {consequence} What was written before is whole. Free the disk or set KELD_HOME elsewhere, "
+            "and run the same command again."
+        ) from error
+
+
+def _inside(root: Path, name: str) -> Path:
+    if not _ID.fullmatch(name):
+        raise StagingError(f"{name!r} is not an id that Keld made; it is not used as a path.")
+    return root / name
+
+
+def _joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces of some megabytes: one system call and one digest update a piece, not a row."""
+    held: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size >= _FLUSH_BYTES:
+            yield b"".join(held)
+            held, size = [], 0
+    if held:
+        yield b"".join(held)

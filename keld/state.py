@@ -1,0 +1,112 @@
+"""State: the life of a shard and of a job run; states, events, the transition table, nothing else.
+
+Beside the road: `ledger` writes only what this table allows, `runner` has one case a state.  Pure.
+*How* a batch ended (completed, failed, expired, cancelled) is a field of the shard, not a state: what is due next is the same
+for all of them, namely to collect what was paid.
+
+    PLANNED ──staged──► STAGED ──sending──► SUBMITTING ──created──► IN_PROGRESS ──ended──► ENDED ──collected──► COLLECTED
+                          ▲ ▲                 │  │  │                   │  ▲                  │
+                          │ └──retry_due── DEFERRED ◄──deferred─────────┼──┼──────────────────┘ (provider's queue was full)
+                          │                   │  │                      │  │
+                          └──absent── UNKNOWN ◄──┘ └──► REJECTED        └──┴─ CANCELLING ──ended──► ENDED
+                                        └──lost_track──► QUARANTINED
+"""
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a shard stands."""
+
+    PLANNED = "planned"  # its rows are chosen; nothing is written
+    STAGED = "staged"  # its input file is on disk, whole, and its digest in the ledger
+    SUBMITTING = "submitting"  # the intent is committed; the create call may or may not have been sent
+    UNKNOWN = "unknown"  # the create's outcome is not known; looked for at the provider, not sent again
+    IN_PROGRESS = "in_progress"  # the provider has it
+    CANCELLING = "cancelling"  # a cancel was asked; the provider has not said its last word
+    ENDED = "ended"  # the provider's last word was heard; what it answered is still to be fetched
+    COLLECTED = "collected"  # every row has an outcome, on disk
+    DEFERRED = "deferred"  # the provider's queue is full: the same file goes again later
+    REJECTED = "rejected"  # refused for good before any row was answered; nothing was paid
+    QUARANTINED = "quarantined"  # it cannot be proven that asking again would not pay twice: shown, not retried
+    DROPPED = "dropped"  # cancelled before it was sent; nothing was paid
+
+
+class Event(StrEnum):
+    """What happened to a shard."""
+
+    STAGED = "staged"
+    UPLOADED = "uploaded"
+    SENDING = "sending"
+    CREATED = "created"
+    REFUSED = "refused"  # this create was refused; the shard may be sent again when the reason is mended
+    OUTCOME_LOST = "outcome_lost"
+    LOOKED = "looked"
+    ADOPTED = "adopted"
+    ABSENT = "absent"
+    LOST_TRACK = "lost_track"
+    CANCEL_ASKED = "cancel_asked"
+    ENDED = "ended"
+    COLLECTED = "collected"
+    DEFERRED = "deferred"
+    RETRY_DUE = "retry_due"
+    REJECTED = "rejected"
+    DROPPED = "dropped"
+
+
+class RunState(StrEnum):
+    """Where a job run stands."""
+
+    OPEN = "open"  # rows are snapshot, shards are under way
+    CANCELLING = "cancelling"  # the user asked; batches are being cancelled and harvested
+    WRITING = "writing"  # every row has an outcome; the enriched partition is being written
+    FINISHED = "finished"  # every row has an outcome and the output, if any was asked, is whole
+    CANCELLED = "cancelled"  # as FINISHED, but rows were left unasked because the user said so
+
+
+TRANSITIONS: dict[tuple[State, Event], State] = {
+    (State.PLANNED, Event.STAGED): State.STAGED,
+    (State.PLANNED, Event.DROPPED): State.DROPPED,
+    (State.STAGED, Event.STAGED): State.STAGED,  # its file was gone (another host, a cleaned disk) and was written again
+    (State.STAGED, Event.UPLOADED): State.STAGED,
+    (State.STAGED, Event.SENDING): State.SUBMITTING,
+    (State.STAGED, Event.REJECTED): State.REJECTED,
+    (State.STAGED, Event.DROPPED): State.DROPPED,
+    (State.SUBMITTING, Event.CREATED): State.IN_PROGRESS,
+    (State.SUBMITTING, Event.REFUSED): State.STAGED,
+    (State.SUBMITTING, Event.DEFERRED): State.DEFERRED,
+    (State.SUBMITTING, Event.REJECTED): State.REJECTED,
+    (State.SUBMITTING, Event.OUTCOME_LOST): State.UNKNOWN,
+    (State.UNKNOWN, Event.LOOKED): State.UNKNOWN,
+    (State.UNKNOWN, Event.ADOPTED): State.IN_PROGRESS,
+    (State.UNKNOWN, Event.ABSENT): State.STAGED,
+    (State.UNKNOWN, Event.LOST_TRACK): State.QUARANTINED,
+    (State.IN_PROGRESS, Event.CANCEL_ASKED): State.CANCELLING,
+    (State.IN_PROGRESS, Event.ENDED): State.ENDED,
+    (State.IN_PROGRESS, Event.DEFERRED): State.DEFERRED,
+    (State.IN_PROGRESS, Event.REJECTED): State.REJECTED,
+    (State.CANCELLING, Event.CANCEL_ASKED): State.CANCELLING,
+    (State.CANCELLING, Event.ENDED): State.ENDED,
+    (State.CANCELLING, Event.DEFERRED): State.DEFERRED,
+    (State.CANCELLING, Event.REJECTED): State.REJECTED,
+    (State.DEFERRED, Event.RETRY_DUE): State.STAGED,
+    (State.DEFERRED, Event.DROPPED): State.DROPPED,
+    (State.ENDED, Event.COLLECTED): State.COLLECTED,
+    (State.ENDED, Event.LOST_TRACK): State.QUARANTINED,  # the batch that was adopted proved to be somebody else's
+    (State.QUARANTINED, Event.ADOPTED): State.IN_PROGRESS,  # it turned up after all
+}
+
+TERMINAL = frozenset({State.COLLECTED, State.REJECTED, State.QUARANTINED, State.DROPPED})
+AT_PROVIDER = frozenset({State.IN_PROGRESS, State.CANCELLING})
+
+
+class IllegalTransition(AssertionError):
+    """A fault of Keld's own: an event that the table does not allow in that state."""
+
+
+def after(state: State, event: Event) -> State:
+    """The state that `event` leads to from `state`."""
+    try:
+        return TRANSITIONS[state, event]
+    except KeyError:
+        raise IllegalTransition(f"{event} cannot happen to a shard that is {state}") from None

@@ -1,0 +1,216 @@
+"""Status: a job run as people and orchestrators see it, in one frozen picture.
+
+Beside the road, above `ledger`; what every verb of `Keld` gives back.  Holds ids, counts, states and money; never a prompt or an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import Enum
+from typing import Any
+
+from keld.ledger import JobRun, Shard
+from keld.state import AT_PROVIDER, RunState, State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One shard, as far as people care: the provider's batch and how far it is."""
+
+    shard: int
+    round: int
+    state: State
+    provider: str
+    host: str
+    model: str
+    lane: str
+    batch_id: str | None
+    requests: int
+    done: int | None
+    ended: str | None
+    error: str | None
+    submitted_at: datetime | None
+    ended_at: datetime | None
+    cost_usd: Decimal | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Where a job run stands.
+
+    `saved_usd` compares what was paid with what the same tokens cost in the standard lane; `turnaround_s` is from submission to
+    the last answer.
+    """
+
+    id: str
+    job: str
+    partition: str
+    generation: int
+    state: RunState
+    rows: int
+    answered: int
+    failed: int
+    quarantined: int
+    reused: int
+    unaskable: int
+    requests: int
+    model: str | None
+    lane: str | None
+    expected_usd: Decimal | None
+    ceiling_usd: Decimal | None
+    reserved_usd: Decimal
+    cost_usd: Decimal
+    standard_usd: Decimal
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    created_at: datetime
+    finished_at: datetime | None
+    deadline_at: datetime | None
+    deadline_basis: str
+    next_check_at: datetime | None
+    outcomes: dict[str, int]
+    tags: dict[str, str]
+    sink: str | None
+    output_uri: str | None
+    problem: str | None
+    problem_kind: str | None
+    batches: tuple[Batch, ...]
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to do."""
+        return self.state in (RunState.FINISHED, RunState.CANCELLED)
+
+    @property
+    def sent(self) -> bool:
+        """Something was sent to a provider, or may have been."""
+        return any(batch.batch_id or batch.state in (State.SUBMITTING, State.UNKNOWN) for batch in self.batches)
+
+    @property
+    def waiting(self) -> bool:
+        """There is nothing to do but wait for the provider: every shard is there, or has its outcome."""
+        busy = (State.PLANNED, State.STAGED, State.SUBMITTING, State.ENDED)
+        return self.state in (RunState.OPEN, RunState.CANCELLING) and self._at_provider and not any(batch.state in busy for batch in self.batches)
+
+    @property
+    def ready(self) -> bool:
+        """There is heavy work due: results to fetch, a round to plan, an output to write, a shard to send."""
+        return not self.over and not self.waiting
+
+    @property
+    def saved_usd(self) -> Decimal:
+        return self.standard_usd - self.cost_usd
+
+    @property
+    def turnaround_s(self) -> float | None:
+        ended = [batch.ended_at for batch in self.batches if batch.ended_at]
+        sent = [batch.submitted_at for batch in self.batches if batch.submitted_at]
+        return (max(ended) - min(sent)).total_seconds() if ended and sent else None
+
+    @property
+    def deadline_met(self) -> bool | None:
+        """None without a deadline, or before it is known."""
+        if self.deadline_at is None:
+            return None
+        return self.finished_at <= self.deadline_at if self.finished_at else None
+
+    @property
+    def _at_provider(self) -> bool:
+        return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED) for batch in self.batches)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same, as JSON values: money as decimal text, instants as ISO 8601."""
+        derived = {"saved_usd": self.saved_usd, "turnaround_s": self.turnaround_s, "deadline_met": self.deadline_met, "over": self.over}
+        return {name: _plain(value) for name, value in (asdict(self) | derived).items()}
+
+    def __repr__(self) -> str:
+        return f"<Status {self.job}[{self.partition}] {self.state.value} {self.answered:,}/{self.rows:,} answered ${self.cost_usd:.4f}>"
+
+
+def status_of(run: JobRun, shards: Sequence[Shard]) -> Status:
+    """The picture of a job run and its shards."""
+    problem = run.problem or {}
+    return Status(
+        id=run.id,
+        job=run.job,
+        partition=run.partition,
+        generation=run.generation,
+        state=run.state,
+        rows=run.rows,
+        answered=run.answered,
+        failed=run.failed,
+        quarantined=run.quarantined,
+        reused=run.reused,
+        unaskable=run.unaskable,
+        requests=sum(shard.requests for shard in shards if shard.round == 0),
+        model=run.plan.get("model"),
+        lane=run.plan.get("lane"),
+        expected_usd=Decimal(run.plan["expected_usd"]) if run.plan.get("expected_usd") is not None else None,
+        ceiling_usd=run.ceiling_usd,
+        reserved_usd=run.reserved_usd,
+        cost_usd=run.spent_usd,
+        standard_usd=run.standard_usd,
+        input_tokens=sum(shard.input_tokens for shard in shards),
+        cached_tokens=sum(shard.cached_tokens for shard in shards),
+        output_tokens=sum(shard.output_tokens for shard in shards),
+        created_at=run.created_at,
+        finished_at=run.finished_at,
+        deadline_at=run.deadline_at,
+        deadline_basis=run.deadline_basis,
+        next_check_at=run.next_check_at,
+        outcomes=run.outcomes or _so_far(shards),
+        tags=run.tags,
+        sink=run.sink,
+        output_uri=(run.output or {}).get("uri"),
+        problem=problem.get("message"),
+        problem_kind=problem.get("kind"),
+        batches=tuple(_batch(shard) for shard in shards),
+    )
+
+
+def _so_far(shards: Sequence[Shard]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for shard in shards:
+        for outcome, count in (shard.outcomes or {}).items():
+            counts[outcome] = counts.get(outcome, 0) + count
+    return counts
+
+
+def _batch(shard: Shard) -> Batch:
+    return Batch(
+        shard=shard.ordinal,
+        round=shard.round,
+        state=shard.state,
+        provider=shard.provider,
+        host=shard.host,
+        model=shard.model,
+        lane=shard.lane,
+        batch_id=shard.batch_id,
+        requests=shard.requests,
+        done=shard.done,
+        ended=shard.ended,
+        error=(shard.error or {}).get("message") or (shard.error or {}).get("code"),
+        submitted_at=shard.submitted_at,
+        ended_at=shard.ended_at,
+        cost_usd=shard.cost_usd,
+    )
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Enum():
+            return value.value
+        case Decimal():
+            return format(value, "f")
+        case datetime():
+            return value.isoformat()
+        case dict():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case _:
+            return value
