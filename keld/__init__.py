@@ -21,6 +21,7 @@ The map of the house; the files in order are the way of the data.
     status       a job run as people and orchestrators see it
     spend        ledger -> spend and savings
     environment  Keld(...): ledger, staging, accounts; the verbs
+    view         plans, job runs and spend as tables for people
     cli          keld plan | run | status | watch | cancel | spend | emulate
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die

@@ -119,9 +119,7 @@ class Sent:
     standard: Rates | None  # None: the standard price is unknown, and nothing counts as saved
 
 
-def collect(
-    files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: Sent, output: OutputSchema, answers: Path
-) -> Tally:
+def collect(files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: Sent, output: OutputSchema, answers: Path) -> Tally:
     """Judges every line of `files` and writes one answer a row of `sent`, by position, to `answers`.
 
     Args:
@@ -155,7 +153,9 @@ def collect(
     return tally
 
 
-def same(positions: Sequence[int], outcome: Outcome, error: str | None, sent: Sent, output: OutputSchema, *, retryable: bool = False) -> pa.RecordBatch:
+def same(
+    positions: Sequence[int], outcome: Outcome, error: str | None, sent: Sent, output: OutputSchema, *, retryable: bool = False
+) -> pa.RecordBatch:
     """One and the same outcome, without an answer, for N rows."""
     n = len(positions)
     values: list[pa.Array] = [

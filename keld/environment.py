@@ -100,7 +100,8 @@ class Keld:
     ) -> Status:
         """The job run of this partition: a new one, or the one that is there.
 
-        An open one is attached to.  One that answered every row of the same table, by the same declaration, is given back as it
+        An open one is attached to, unless nothing of it was sent and the table or the declaration has changed: then it is planned
+        anew.  One that answered every row of the same table, by the same declaration, is given back as it
         is (with a sink, its output is written again).  Otherwise a next generation asks what was not answered before.  Nothing is
         sent here: `advance` does.
 
@@ -115,7 +116,7 @@ class Keld:
         """
         key, target = partition or "", None if sink is None else os.fspath(sink) if isinstance(sink, os.PathLike) else str(sink)
         before = self.ledger.latest(self.namespace, job.name, key)
-        if before is not None and not before.over:
+        if before is not None and not before.over and not all(shard.unsent for shard in self.ledger.shards(before.id)):
             return self._attach(before, target)
         table = open_table(source, partition=partition)
         run_id = secrets.token_hex(16)
@@ -213,7 +214,9 @@ class Keld:
 
         run = self.ledger.run(run_id)
         if not run.over:
-            raise UnknownJobRun(f"{run.job}[{run.partition}] is {run.state.value}: its rows do not all have an outcome yet. Advance it first.")
+            raise UnknownJobRun(
+                f"{run.job}[{run.partition}] is {run.state.value}: its rows do not all have an outcome yet. Advance it first."
+            )
         files = self.staging.run(run_id)
         output = OutputSchema.from_json(Question.from_json(files.question.read_bytes()).output)
         schema = enriched_schema(source_schema(files.snapshot), output)
@@ -282,12 +285,23 @@ class Keld:
         return run
 
     def _open(
-        self, job: Job, key: str, table: Table, run_id: str, files: RunFiles, sink: str | None, ends_at: datetime | None, before: JobRun | None, force: bool
+        self,
+        job: Job,
+        key: str,
+        table: Table,
+        run_id: str,
+        files: RunFiles,
+        sink: str | None,
+        ends_at: datetime | None,
+        before: JobRun | None,
+        force: bool,
     ) -> JobRun | None:
         taken, question, asked_of = self._take(job, table, files)
         unchanged = before is not None and (before.input_digest, before.fingerprint) == (taken.digest, asked_of)
-        if before is not None and unchanged and not force and before.answered + before.unaskable == before.rows:
+        if before is not None and unchanged and not force and (not before.over or before.answered + before.unaskable == before.rows):
             return before
+        if before is not None and not before.over and not self.runner.supersede(before.id):
+            return before  # another worker has just begun to send it
         reusable = None if before is None or force or before.fingerprint != asked_of else before
         askable = self._askable(job, key, question, files, reusable)
         plan = self._plan(job, key, taken, question, files, askable, ends_at)
@@ -307,14 +321,20 @@ class Keld:
         output = output_schema(job.output_type, prefix=job.output_prefix)
         _check_clash(job, table.schema.names, output)
         question = Question(
-            system=job.system, output=output.to_json(), params=dict(job.params), max_output_tokens=job.max_output_tokens, endpoint=job.endpoint
+            system=job.system,
+            output=output.to_json(),
+            params=dict(job.params),
+            max_output_tokens=job.max_output_tokens,
+            endpoint=job.endpoint,
         )
         with disk_errors(files.dir, "Nothing was sent."):
             taken = snapshot.take(job, table, files.snapshot)
             write_file(files.question, [question.to_json()], "staging.question")
         return taken, question, fingerprint(question, job.acceptable)
 
-    def _askable(self, job: Job, partition: str | None, question: Question, files: RunFiles, before: JobRun | None = None) -> NDArray[np.int64]:
+    def _askable(
+        self, job: Job, partition: str | None, question: Question, files: RunFiles, before: JobRun | None = None
+    ) -> NDArray[np.int64]:
         """The fragment sizes in bytes of the rows, 0 for those that cannot be asked or were answered before."""
         import numpy as np
 
@@ -328,7 +348,14 @@ class Keld:
         return np.where(answered, 0, sizes)
 
     def _plan(
-        self, job: Job, partition: str, taken: Snapshot, question: Question, files: RunFiles, askable: NDArray[np.int64], ends_at: datetime | None = None
+        self,
+        job: Job,
+        partition: str,
+        taken: Snapshot,
+        question: Question,
+        files: RunFiles,
+        askable: NDArray[np.int64],
+        ends_at: datetime | None = None,
     ) -> Plan:
         now = self.clock()
         due_at, basis = due(job, ends_at or partition_end(partition), now)
@@ -365,14 +392,22 @@ class Keld:
                 past = self.ledger.turnarounds(account, model, lane) if lane is Lane.BATCH else []
                 shards = len(slices) if lane is Lane.BATCH else 0
                 yield Candidate(
-                    provider=account, model=model, lane=lane, rates=known, turnaround=turnaround(lane, past), shards=shards, obstacle=obstacle
+                    provider=account,
+                    model=model,
+                    lane=lane,
+                    rates=known,
+                    turnaround=turnaround(lane, past),
+                    shards=shards,
+                    obstacle=obstacle,
                 )
 
     def _slices(self, job: Job, provider: Provider, question: Question, model: str, askable: NDArray[np.int64]) -> list[Slice]:
         encoder = provider.encoder(question, model, "0" * 10)
         return cut([askable], encoder.overhead_bytes, provider.capabilities.limits.lowered(job.max_shard_rows, job.max_shard_bytes))
 
-    def _shards(self, job: Job, run_id: str, chosen: Option, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> list[Shard]:
+    def _shards(
+        self, job: Job, run_id: str, chosen: Option, question: Question, files: RunFiles, askable: NDArray[np.int64]
+    ) -> list[Shard]:
         provider = self.provider(chosen.provider)
         like = Shard(
             id="", run_id=run_id, ordinal=0, round=0, state=State.PLANNED, provider=chosen.provider, host=provider.host, model=chosen.model,
@@ -380,7 +415,14 @@ class Keld:
         )  # fmt: skip
         slices = self._slices(job, provider, question, chosen.model, askable)
         return plan_shards(
-            files, slices, askable > 0, first=0, round_=0, like=like, worst_usd=chosen.worst_usd or Decimal(0), expected_usd=chosen.expected_usd or Decimal(0)
+            files,
+            slices,
+            askable > 0,
+            first=0,
+            round_=0,
+            like=like,
+            worst_usd=chosen.worst_usd or Decimal(0),
+            expected_usd=chosen.expected_usd or Decimal(0),
         )
 
     def _answer_files(self, run: JobRun) -> list[Path]:
@@ -435,5 +477,3 @@ def _plan_facts(plan: Plan) -> dict[str, Any]:
         "input_tokens": chosen.usage.input_tokens,
         "output_tokens": chosen.usage.output_tokens,
     }
-
-

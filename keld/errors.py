@@ -65,6 +65,10 @@ class ProviderUnreachable(KeldError):
 class ProviderRefused(KeldError):
     """The provider refused a call for good (a definite 4xx); the message carries its status and code."""
 
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
 
 class HostRefused(KeldError):
     """An answer points to a host other than the configured one; the key is not sent there."""

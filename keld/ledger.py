@@ -28,7 +28,16 @@ from keld.state import Event, RunState, State, after
 _VERSION = 1
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
 _FREEING = (Event.REFUSED, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED)
-_CREATE_OUTCOMES = (Event.CREATED, Event.ADOPTED, Event.REFUSED, Event.DEFERRED, Event.REJECTED, Event.OUTCOME_LOST, Event.ABSENT, Event.LOST_TRACK)
+_CREATE_OUTCOMES = (
+    Event.CREATED,
+    Event.ADOPTED,
+    Event.REFUSED,
+    Event.DEFERRED,
+    Event.REJECTED,
+    Event.OUTCOME_LOST,
+    Event.ABSENT,
+    Event.LOST_TRACK,
+)
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -257,6 +266,11 @@ class Shard:
     output_tokens: int = 0
     outcomes: dict[str, int] | None = None
 
+    @property
+    def unsent(self) -> bool:
+        """Nothing of it, not even its input file, was ever sent to a provider."""
+        return self.attempt == 0 and self.input_ref is None
+
     def __repr__(self) -> str:
         count = f"{self.done:,}/{self.requests:,}" if self.done is not None else f"{self.requests:,}"
         return f"<Shard {self.ordinal} {self.provider} {self.state} {self.batch_id or '-'} {count}>"
@@ -355,14 +369,19 @@ class Ledger:
 
     def open_shards(self, provider: str, host: str) -> list[Shard]:
         """Every shard that this account has at the provider now, whoever's."""
-        query = sa.select(_shard).where(_shard.c.provider == provider, _shard.c.host == host, _shard.c.state.in_([State.IN_PROGRESS, State.CANCELLING]))
+        query = sa.select(_shard).where(
+            _shard.c.provider == provider, _shard.c.host == host, _shard.c.state.in_([State.IN_PROGRESS, State.CANCELLING])
+        )
         with self._reader.connect() as db:
             return [_shard_row(row) for row in db.execute(query)]
 
     def intents(self, shard_id: str) -> list[Intent]:
         """The creates of a shard, in order."""
         with self._reader.connect() as db:
-            return [Intent(**row._mapping) for row in db.execute(sa.select(_intent).where(_intent.c.shard_id == shard_id).order_by(_intent.c.attempt))]
+            return [
+                Intent(**row._mapping)
+                for row in db.execute(sa.select(_intent).where(_intent.c.shard_id == shard_id).order_by(_intent.c.attempt))
+            ]
 
     def knows_batch(self, batch_id: str) -> bool:
         """Whether some intent led to this batch."""
@@ -436,7 +455,9 @@ class Ledger:
         with self._held(lease, now):
             pass
 
-    def record(self, lease: Lease, shard: Shard, event: Event, now: datetime, *, facts: Mapping[str, Any] | None = None, **changes: Any) -> Shard:
+    def record(
+        self, lease: Lease, shard: Shard, event: Event, now: datetime, *, facts: Mapping[str, Any] | None = None, **changes: Any
+    ) -> Shard:
         """The shard after `event`: its state by the transition table, `changes` to its fields, the event appended.
 
         Raises:
@@ -464,7 +485,15 @@ class Ledger:
             _reserve(db, shard)
             attempt = shard.attempt + 1
             db.execute(sa.insert(_intent).values(shard_id=shard.id, attempt=attempt, at=now, requests=shard.requests, outcome="sending"))
-            became = _move(db, lease, shard, Event.SENDING, now, {"attempt": attempt}, {"attempt": attempt, "intent_at": now, "looks": 0, "not_before": None})
+            became = _move(
+                db,
+                lease,
+                shard,
+                Event.SENDING,
+                now,
+                {"attempt": attempt},
+                {"attempt": attempt, "intent_at": now, "looks": 0, "not_before": None},
+            )
         failpoint("ledger.sending.after")
         return became
 
@@ -482,7 +511,16 @@ class Ledger:
             _append(db, now, lease.run_id, None, "round", None, None, lease.epoch, {"round": round_, "shards": len(shards)})
         failpoint("ledger.add_shards.after")
 
-    def record_run(self, lease: Lease, now: datetime, kind: str, *, state: RunState | None = None, facts: Mapping[str, Any] | None = None, **changes: Any) -> JobRun:
+    def record_run(
+        self,
+        lease: Lease,
+        now: datetime,
+        kind: str,
+        *,
+        state: RunState | None = None,
+        facts: Mapping[str, Any] | None = None,
+        **changes: Any,
+    ) -> JobRun:
         """The job run after something happened to it as a whole."""
         failpoint(f"ledger.run_{kind}.before")
         with self._held(lease, now) as db:
@@ -498,7 +536,9 @@ class Ledger:
         """Marks an open job run as cancelling; needs no lease, since whoever holds it will see it."""
         with self._engine.begin() as db:
             asked = db.execute(
-                sa.update(_run).where(_run.c.id == run_id, _run.c.state == RunState.OPEN).values(state=RunState.CANCELLING, next_check_at=now)
+                sa.update(_run)
+                .where(_run.c.id == run_id, _run.c.state == RunState.OPEN)
+                .values(state=RunState.CANCELLING, next_check_at=now)
             )
             if asked.rowcount:
                 _append(db, now, run_id, None, "cancel_asked", RunState.OPEN, RunState.CANCELLING, 0, {})
@@ -512,7 +552,9 @@ class Ledger:
         """Opens a job run that is over once more, only to write its output to `sink`; costs nothing."""
         over = _run.c.state.in_([RunState.FINISHED, RunState.CANCELLED])
         with self._engine.begin() as db:
-            opened = db.execute(sa.update(_run).where(_run.c.id == run_id, over).values(state=RunState.WRITING, sink=sink, next_check_at=now))
+            opened = db.execute(
+                sa.update(_run).where(_run.c.id == run_id, over).values(state=RunState.WRITING, sink=sink, next_check_at=now)
+            )
             if opened.rowcount:
                 _append(db, now, run_id, None, "write_again", None, RunState.WRITING, 0, {})
 
@@ -563,7 +605,9 @@ def _create(engine: sa.Engine) -> None:
         if found is None:
             db.execute(sa.insert(_version).values(version=_VERSION))
         elif found != _VERSION:
-            raise LedgerError(f"This ledger is of version {found}, this Keld writes version {_VERSION}. Use the Keld that made it, or another KELD_LEDGER_URL.")
+            raise LedgerError(
+                f"This ledger is of version {found}, this Keld writes version {_VERSION}. Use the Keld that made it, or another KELD_LEDGER_URL."
+            )
 
 
 def _driver_message(error: sa.exc.SQLAlchemyError) -> str:
@@ -586,11 +630,25 @@ def _insert_shards(db: sa.Connection, shards: Sequence[Shard]) -> None:
         db.execute(sa.insert(_shard), [{field.name: getattr(shard, field.name) for field in fields(Shard)} for shard in shards])
 
 
-def _append(db: sa.Connection, at: datetime, run_id: str, shard_id: str | None, kind: str, was: str | None, became: str | None, epoch: int, facts: Mapping[str, Any]) -> None:
-    db.execute(sa.insert(_event).values(at=at, run_id=run_id, shard_id=shard_id, kind=kind, was=was, became=became, epoch=epoch, facts=dict(facts)))
+def _append(
+    db: sa.Connection,
+    at: datetime,
+    run_id: str,
+    shard_id: str | None,
+    kind: str,
+    was: str | None,
+    became: str | None,
+    epoch: int,
+    facts: Mapping[str, Any],
+) -> None:
+    db.execute(
+        sa.insert(_event).values(at=at, run_id=run_id, shard_id=shard_id, kind=kind, was=was, became=became, epoch=epoch, facts=dict(facts))
+    )
 
 
-def _move(db: sa.Connection, lease: Lease, shard: Shard, event: Event, now: datetime, facts: Mapping[str, Any], changes: Mapping[str, Any]) -> Shard:
+def _move(
+    db: sa.Connection, lease: Lease, shard: Shard, event: Event, now: datetime, facts: Mapping[str, Any], changes: Mapping[str, Any]
+) -> Shard:
     became = after(shard.state, event)
     moved = db.execute(sa.update(_shard).where(_shard.c.id == shard.id, _shard.c.state == shard.state).values(state=became, **changes))
     if moved.rowcount != 1:
@@ -603,7 +661,9 @@ def _move(db: sa.Connection, lease: Lease, shard: Shard, event: Event, now: date
 
 
 def _reserve(db: sa.Connection, shard: Shard) -> None:
-    run = db.execute(sa.select(_run.c.ceiling_usd, _run.c.spent_usd, _run.c.reserved_usd, _run.c.job, _run.c.partition).where(_run.c.id == shard.run_id)).one()
+    run = db.execute(
+        sa.select(_run.c.ceiling_usd, _run.c.spent_usd, _run.c.reserved_usd, _run.c.job, _run.c.partition).where(_run.c.id == shard.run_id)
+    ).one()
     wanted = run.spent_usd + run.reserved_usd + shard.worst_usd
     if run.ceiling_usd is not None and wanted > run.ceiling_usd:
         raise CeilingTooLow(

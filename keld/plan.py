@@ -171,5 +171,3 @@ def _flat_cost(rates: Rates | None, usage: Usage, requests: int) -> Decimal | No
         return Decimal(0)
     one = Usage(input_tokens=-(-usage.input_tokens // requests), output_tokens=-(-usage.output_tokens // requests))
     return rates.cost(one) * requests
-
-

@@ -186,7 +186,11 @@ def _genai_cached(provider: str, model: str, lane: Lane, at: datetime) -> Rates 
     context = _CONTEXT[lane]
     try:
         found = genai_prices.calc_price(
-            genai_prices.Usage(input_tokens=0, output_tokens=0), model, provider_id=provider, genai_request_timestamp=at, price_context=context
+            genai_prices.Usage(input_tokens=0, output_tokens=0),
+            model,
+            provider_id=provider,
+            genai_request_timestamp=at,
+            price_context=context,
         )
     except (LookupError, ValueError):
         return None
@@ -219,7 +223,8 @@ def _from_model_price(price: Any, source: str) -> Rates | None:
         return None  # priced by the image, the second or the request: not a model for rows of text
     starts = sorted({0} | {tier.start for value in listed.values() for tier in getattr(value, "tiers", ())})
     brackets = [
-        _flat(above=start, **{name: str(_rate_above(value, start)) for name, value in listed.items() if value is not None}) for start in starts
+        _flat(above=start, **{name: str(_rate_above(value, start)) for name, value in listed.items() if value is not None})
+        for start in starts
     ]
     return Rates(brackets=tuple(brackets), source=source)
 

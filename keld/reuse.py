@@ -76,5 +76,8 @@ def _is_answered(batch: pa.RecordBatch) -> pa.Array:
 
 def _fingerprints(snapshot: Path) -> NDArray[np.bytes_]:
     """N x 16 bytes; empty for a row that cannot be asked."""
-    blocks = [np.array([value or b"" for value in batch.column(0).to_pylist()], dtype="S16") for batch in read_parquet(snapshot, columns=["keld_fingerprint"])]
+    blocks = [
+        np.array([value or b"" for value in batch.column(0).to_pylist()], dtype="S16")
+        for batch in read_parquet(snapshot, columns=["keld_fingerprint"])
+    ]
     return np.concatenate(blocks) if blocks else np.array([], dtype="S16")

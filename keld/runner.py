@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
-import pyarrow as pa
+import numpy as np
 
 from keld import answer, snapshot
 from keld.answer import Outcome, Sent, Tally
@@ -42,7 +42,11 @@ from keld.staging import RunFiles, Staging, disk_errors, read_positions, sha256_
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
 from keld.table import write_table
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 log = logging.getLogger("keld")
+log.addHandler(logging.NullHandler())  # a library speaks where its user listens, and nowhere else
 
 _SKEW = timedelta(minutes=5)  # our clock against the provider's
 _LAG = timedelta(minutes=10)  # how long a provider may not know a batch that it just made
@@ -75,7 +79,9 @@ class _Visit:
 class Runner:
     """Acts on the job runs of one ledger with the providers of one environment."""
 
-    def __init__(self, ledger: Ledger, staging: Staging, provider: Callable[[str], Provider], clock: Callable[[], datetime], settings: Settings) -> None:
+    def __init__(
+        self, ledger: Ledger, staging: Staging, provider: Callable[[str], Provider], clock: Callable[[], datetime], settings: Settings
+    ) -> None:
         self.ledger = ledger
         self.staging = staging
         self.provider = provider
@@ -111,6 +117,19 @@ class Runner:
             for visit in visits:
                 self._leave(visit)
         return [self.ledger.run(run_id) for run_id in run_ids]
+
+    def supersede(self, run_id: str) -> bool:
+        """Closes a job run of which nothing was ever sent, so that it can be planned anew; False if a worker has it in hand."""
+        visit = self._enter(run_id, timedelta(0))
+        if visit is None:
+            return False
+        try:
+            unsent = all(shard.unsent for shard in self.ledger.shards(run_id))
+            if unsent:
+                self.ledger.record_run(visit.lease, self.clock(), "superseded", state=RunState.CANCELLED, finished_at=self.clock())
+            return unsent
+        finally:
+            self._leave(visit)
 
     # -- one step ---------------------------------------------------------------------------------------------
 
@@ -169,7 +188,9 @@ class Runner:
                 self._record(visit, shard, Event.RETRY_DUE)
             case State.SUBMITTING:
                 # Its worker died between the intent and the outcome; the first look is soon, for a reply only we missed.
-                self._record(visit, shard, Event.OUTCOME_LOST, not_before=self.clock() + self.settings.settle[0], facts={"reason": "the worker died"})
+                self._record(
+                    visit, shard, Event.OUTCOME_LOST, not_before=self.clock() + self.settings.settle[0], facts={"reason": "the worker died"}
+                )
             case State.UNKNOWN:
                 self._look(visit, shard)
             case State.IN_PROGRESS:
@@ -192,13 +213,13 @@ class Runner:
         lines = (encoder.line(position, fragment) for position, fragment in snapshot.fragments(visit.files.snapshot, positions))
         with disk_errors(visit.files.dir, "This shard was not sent."):
             digest = write_file(visit.files.shard(shard.id).input, encoder.file(lines), "staging.input")
-        self._record(visit, shard, Event.STAGED, sha256=digest)
+        self._record(visit, shard, Event.STAGED, sha256=digest, host=provider.host)
 
     def _submit(self, visit: _Visit, shard: Shard) -> None:
         provider = self._provider(shard)
         path = visit.files.shard(shard.id).input
-        if sha256_of(path) != shard.sha256:
-            self._stage(visit, shard)  # another host, a cleaned disk: the snapshot gives the same bytes again
+        if shard.host != provider.host or sha256_of(path) != shard.sha256:
+            self._stage(visit, shard)  # another provider's host, another machine, a cleaned disk: the snapshot gives the same bytes again
             return
         if shard.input_ref is None:
             failpoint("upload.send")
@@ -223,7 +244,14 @@ class Runner:
             raise LeaseLost(f"Shard {shard.id}: this worker stood still after its intent, so it does not send. Nothing was sent by it.")
         question = self._question(visit)
         outcome = provider.create(
-            Submission(key=_key(shard), path=path, input_ref=shard.input_ref, model=shard.model, endpoint=_endpoint(question), requests=shard.requests)
+            Submission(
+                key=_key(shard),
+                path=path,
+                input_ref=shard.input_ref,
+                model=shard.model,
+                endpoint=_endpoint(question),
+                requests=shard.requests,
+            )
         )
         failpoint("create.received")
         now = self.clock()
@@ -246,10 +274,19 @@ class Runner:
     def _refused(self, visit: _Visit, provider: Provider, shard: Shard, refused: Refused) -> None:
         """A no that the user or time can mend: the shard stays staged."""
         # 404: the uploaded input is gone (expired, deleted); it is uploaded again.
-        self._record(visit, shard, Event.REFUSED, input_ref=None if refused.status == 404 else shard.input_ref, facts={"status": refused.status, "code": refused.code})
-        said = f"{provider.name} at {provider.host} refused to create a batch: {f'HTTP {refused.status} ' if refused.status else ''}{refused.code} {refused.message}".rstrip()
+        self._record(
+            visit,
+            shard,
+            Event.REFUSED,
+            input_ref=None if refused.status == 404 else shard.input_ref,
+            facts={"status": refused.status, "code": refused.code},
+        )
+        words = [f"HTTP {refused.status}" if refused.status else "", refused.code, refused.message]
+        said = f"{provider.name} at {provider.host} refused to create a batch: {' '.join(word for word in words if word)}"
         if refused.status in (401, 402, 403):
-            raise AccessRefused(f"{said}. Nothing was created. Check the key, the project and the billing of {provider.name}, and run again.")
+            raise AccessRefused(
+                f"{said}. Nothing was created. Check the key, the project and the billing of {provider.name}, and run again."
+            )
         raise ProviderUnreachable(f"{said}. Nothing was created; it is tried again later.")
 
     # -- an unknown create ------------------------------------------------------------------------------------
@@ -283,7 +320,7 @@ class Runner:
         """Batches at the provider that may be the one, the best first; none that the ledger knows already."""
         since = (shard.intent_at or self.clock()) - _SKEW
         found = []
-        for batch in provider.list(since):
+        for batch in provider.batches(since):
             if provider.capabilities.marks_batches:
                 fits = batch.key == _key(shard)
             else:
@@ -315,9 +352,9 @@ class Runner:
         if len(held) >= self.settings.list_from:
             since = min(shard.submitted_at or self.clock() for _, shard in held) - _SKEW
             wanted = {shard.batch_id for _, shard in held}
-            for batch in provider.list(since):
-                if batch.id in wanted:
-                    listed[batch.id] = batch
+            for seen in provider.batches(since):
+                if seen.id in wanted:
+                    listed[seen.id] = seen
                     if len(listed) == len(wanted):
                         break
         for visit, shard in held:
@@ -344,7 +381,16 @@ class Runner:
         elif batch.state is BatchState.FAILED and not batch.result_refs:
             self._reject(visit, shard, *_first_error(batch))
         elif batch.state.ended:
-            self._record(visit, shard, Event.ENDED, ended=batch.state.value, ended_at=now, done=batch.done, error=_error_of(batch), facts={"native": batch.native})
+            self._record(
+                visit,
+                shard,
+                Event.ENDED,
+                ended=batch.state.value,
+                ended_at=now,
+                done=batch.done,
+                error=_error_of(batch),
+                facts={"native": batch.native},
+            )
         elif batch.done != shard.done:
             self.ledger.note_progress(visit.lease, shard, batch.done, now)
 
@@ -361,7 +407,9 @@ class Runner:
         provider = self._provider(shard)
         batch = provider.get(shard.batch_id or "")
         if batch is None:
-            raise ProviderUnreachable(f"{shard.provider} at {shard.host} does not find batch {shard.batch_id}, which has ended. Its results are fetched later.")
+            raise ProviderUnreachable(
+                f"{shard.provider} at {shard.host} does not find batch {shard.batch_id}, which has ended. Its results are fetched later."
+            )
         files = visit.files.shard(shard.id)
         with disk_errors(visit.files.dir, "The batch is paid and its results stay at the provider."):
             results = provider.download(batch, files.result)
@@ -369,7 +417,9 @@ class Runner:
             tally = answer.collect(results, provider.read, self._sent(run, visit, shard), output, files.answers)
         failpoint("collect.done")
         if not provider.capabilities.marks_batches and not tally.outcomes.keys() - {Outcome.LOST} and tally.foreign:
-            self._give_up(visit, shard, Event.LOST_TRACK, Outcome.QUARANTINED, f"the batch {shard.batch_id} that was adopted holds other rows")
+            self._give_up(
+                visit, shard, Event.LOST_TRACK, Outcome.QUARANTINED, f"the batch {shard.batch_id} that was adopted holds other rows"
+            )
             return
         self._record(visit, shard, Event.COLLECTED, **_counts(tally), collected_at=self.clock(), facts=_findings(tally))
 
@@ -391,12 +441,12 @@ class Runner:
     def _next_round(self, visit: _Visit, run: JobRun, shards: Sequence[Shard]) -> None:
         """Plans a batch for what may be asked again, or goes on to write."""
         last = run.round + 1 >= int(run.terms["max_attempts"])
-        again = [] if last or run.state is RunState.CANCELLING else retryable_positions(self._answers(visit, shards), run.rows)
-        if not len(again):
-            self.ledger.record_run(visit.lease, self.clock(), "writing", state=RunState.WRITING, facts={"cancelled": run.state is RunState.CANCELLING})
+        again = None if last or run.state is RunState.CANCELLING else retryable_positions(self._answers(visit, shards), run.rows)
+        if again is None or not len(again):
+            self.ledger.record_run(
+                visit.lease, self.clock(), "writing", state=RunState.WRITING, facts={"cancelled": run.state is RunState.CANCELLING}
+            )
             return
-        import numpy as np
-
         model = shards[-1]
         provider = self._provider(model)
         encoder = provider.encoder(self._question(visit), model.model, model.id)
@@ -406,7 +456,9 @@ class Runner:
         limits = provider.capabilities.limits.lowered(run.terms.get("max_shard_rows"), run.terms.get("max_shard_bytes"))
         slices = cut([np.where(mask, sizes, 0)], encoder.overhead_bytes, limits)
         requests = sum(part.requests for part in slices)
-        total, expected = (sum((getattr(shard, name) for shard in shards if shard.round == 0), Decimal(0)) for name in ("worst_usd", "expected_usd"))
+        total, expected = (
+            sum((getattr(shard, name) for shard in shards if shard.round == 0), Decimal(0)) for name in ("worst_usd", "expected_usd")
+        )
         asked = sum(shard.requests for shard in shards if shard.round == 0)
         planned = plan_shards(
             visit.files, slices, mask, first=len(shards), round_=run.round + 1, like=model,
@@ -418,24 +470,34 @@ class Runner:
         """Writes the enriched partition, if a sink was asked for, and closes the job run."""
         shards = self.ledger.shards(run.id)
         answers = self._answers(visit, shards)
-        output = OutputSchema.from_json(self._question(visit).output)
-        written = None
-        if run.sink is not None:
-            failpoint("sink.write")
-            schema = enriched_schema(source_schema(visit.files.snapshot), output)
-            report = write_table(run.sink, schema, enrich(visit.files.snapshot, answers, output), partition=run.partition)
-            failpoint("sink.written")
-            written = {"uri": report.uri, "rows": report.rows, "size_bytes": report.size_bytes, "sha256": report.sha256}
+        written = None if run.sink is None else self._write_output(visit, run, run.sink, answers)
         found = final_outcomes(answers, run.rows, run.unaskable)
         answered, quarantined = found[Outcome.ANSWERED], found[Outcome.QUARANTINED]
         cancelled = found[Outcome.UNASKED] + found[Outcome.CANCELLED] > 0
         self.ledger.record_run(
-            visit.lease, self.clock(), "finished", state=RunState.CANCELLED if cancelled else RunState.FINISHED, outcomes={kind.value: n for kind, n in found.items()},
-            answered=answered, quarantined=quarantined, failed=run.rows - answered - quarantined, output=written, finished_at=self.clock(), problem=None,
-        )  # fmt: skip
+            visit.lease,
+            self.clock(),
+            "finished",
+            state=RunState.CANCELLED if cancelled else RunState.FINISHED,
+            outcomes={outcome.value: n for outcome, n in found.items()},
+            answered=answered,
+            quarantined=quarantined,
+            failed=run.rows - answered - quarantined,
+            output=written,
+            finished_at=self.clock(),
+            problem=None,
+        )
         for shard in shards:
             for path in visit.files.shard(shard.id).dir.glob("result-*.jsonl"):
                 path.unlink(missing_ok=True)  # every answer in it stands in answers.parquet
+
+    def _write_output(self, visit: _Visit, run: JobRun, sink: str, answers: Sequence[Path]) -> dict[str, object]:
+        output = OutputSchema.from_json(self._question(visit).output)
+        schema = enriched_schema(source_schema(visit.files.snapshot), output)
+        failpoint("sink.write")
+        written = write_table(sink, schema, enrich(visit.files.snapshot, answers, output), partition=run.partition)
+        failpoint("sink.written")
+        return {"uri": written.uri, "rows": written.rows, "size_bytes": written.size_bytes, "sha256": written.sha256}
 
     # -- the frame --------------------------------------------------------------------------------------------
 
@@ -496,12 +558,20 @@ class Runner:
 
     def _record(self, visit: _Visit, shard: Shard, event: Event, *, facts: dict[str, object] | None = None, **changes: object) -> Shard:
         became = self.ledger.record(visit.lease, shard, event, self.clock(), facts=facts, **changes)
-        log.info("shard.%s shard=%s run=%s state=%s batch_id=%s rows=%d", event.value, shard.id, shard.run_id, became.state.value, became.batch_id, shard.requests)
+        log.info(
+            "shard.%s shard=%s run=%s state=%s batch_id=%s rows=%d",
+            event.value,
+            shard.id,
+            shard.run_id,
+            became.state.value,
+            became.batch_id,
+            shard.requests,
+        )
         return became
 
     def _provider(self, shard: Shard) -> Provider:
         provider = self.provider(shard.provider)
-        if provider.host != shard.host:
+        if provider.host != shard.host and not shard.unsent:
             raise ProviderRefused(
                 f"Shard {shard.id} belongs to {shard.provider} at {shard.host}, which is now configured as {provider.host}. Nothing was sent or asked there. "
                 "Restore the base URL until this job run is over, or cancel it there."
@@ -534,20 +604,27 @@ class Runner:
         return [path for path in [visit.files.reused, *ordered] if path.exists()]
 
     def _queue_wait(self, shard: Shard) -> timedelta:
-        return min(self.settings.retry_queue_full * 2 ** min(shard.attempt - 1, 5), timedelta(minutes=30))
+        doublings: int = min(max(shard.attempt - 1, 0), 5)
+        return min(self.settings.retry_queue_full * (1 << doublings), timedelta(minutes=30))
 
 
 def plan_shards(
-    files: RunFiles, slices: Sequence[Slice], asked: pa.Array, *, first: int, round_: int, like: Shard, worst_usd: Decimal, expected_usd: Decimal
+    files: RunFiles,
+    slices: Sequence[Slice],
+    asked: NDArray[np.bool_],
+    *,
+    first: int,
+    round_: int,
+    like: Shard,
+    worst_usd: Decimal,
+    expected_usd: Decimal,
 ) -> list[Shard]:
     """Planned shards of a round, their positions on disk already.
 
     Args:
-        asked: N booleans (numpy), which rows this round asks.
+        asked: N booleans, which rows this round asks.
         like: gives the provider, host, model and lane.
     """
-    import numpy as np
-
     total = sum(part.requests for part in slices)
     planned = []
     for n, part in enumerate(slices):
@@ -557,10 +634,20 @@ def plan_shards(
             write_positions(files.shard(shard_id).positions, positions)
         planned.append(
             Shard(
-                id=shard_id, run_id=like.run_id, ordinal=first + n, round=round_, state=State.PLANNED, provider=like.provider, host=like.host,
-                model=like.model, lane=like.lane, requests=part.requests, size_bytes=part.size_bytes,
-                worst_usd=share(worst_usd, part.requests, total), expected_usd=share(expected_usd, part.requests, total),
-            )  # fmt: skip
+                id=shard_id,
+                run_id=like.run_id,
+                ordinal=first + n,
+                round=round_,
+                state=State.PLANNED,
+                provider=like.provider,
+                host=like.host,
+                model=like.model,
+                lane=like.lane,
+                requests=part.requests,
+                size_bytes=part.size_bytes,
+                worst_usd=share(worst_usd, part.requests, total),
+                expected_usd=share(expected_usd, part.requests, total),
+            )
         )
     return planned
 
@@ -584,7 +671,7 @@ class _Heartbeat:
         while not self._stop.wait(self._ledger.lease_for.total_seconds() / 3):
             try:
                 self._ledger.renew(self._lease, self._clock())
-            except Exception as error:  # the next write of the step itself finds out, and says so
+            except Exception as error:  # noqa: BLE001  the next write of the step itself finds out, and says so
                 log.warning("lease.not_renewed run=%s %s", self._lease.run_id, type(error).__name__)
                 return
 
@@ -615,7 +702,9 @@ def _endpoint(question: Question) -> str:
 
 def _known(found: Rates | None, shard: Shard) -> Rates:
     if found is None:
-        raise StagingError(f"The rate of {shard.provider}:{shard.model} in the {shard.lane} lane is no longer known; install the genai-prices this was planned with.")
+        raise StagingError(
+            f"The rate of {shard.provider}:{shard.model} in the {shard.lane} lane is no longer known; install the genai-prices this was planned with."
+        )
     return found
 
 

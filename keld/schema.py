@@ -57,9 +57,7 @@ class Embedding:
 
     def __post_init__(self) -> None:
         if type(self.dimensions) is not int or not 1 <= self.dimensions <= 65536:
-            raise SchemaError(
-                f"Embedding(dimensions={self.dimensions!r}): give a whole number from 1 to 65536. Nothing was sent."
-            )
+            raise SchemaError(f"Embedding(dimensions={self.dimensions!r}): give a whole number from 1 to 65536. Nothing was sent.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +188,7 @@ def _validators(model: type) -> list[str]:
     decorators = getattr(model, "__pydantic_decorators__", None)
     if decorators is None:
         return []
-    return [
-        f"validator {model.__name__}.{name}" for name in (*decorators.field_validators, *decorators.model_validators)
-    ]
+    return [f"validator {model.__name__}.{name}" for name in (*decorators.field_validators, *decorators.model_validators)]
 
 
 def _assemble(
@@ -671,6 +667,8 @@ def _accepted(reader: Reader, document: bytes) -> Iterator[Any]:
 
 
 def _or_null(node: _Node) -> _Node:
+    if node.wire is None:
+        return node
     if node.wire is not msgspec.Raw:  # by itself Raw accepts null, and in an Optional msgspec reads it as nothing else
         return replace(node, wire=node.wire | None, least=0)
     settle = node.settle
@@ -814,9 +812,8 @@ def _integral(value: Any) -> Any:
 
 
 _SAYS_NO_VALUE = ("Expected `", "Object missing required field `", "Number out of range", "Integer value out of range")
-# A value with a backtick could pose as a path; such a reason goes without one.
-_NOT_ALLOWED = re.compile(r"Invalid enum value (?:'[^`]*'|-?\d+)(?: - at `\$(.*)`)?", re.DOTALL)
-_UNKNOWN = re.compile(r"Object contains unknown field `[^`]*`(?: - at `\$(.*)`)?", re.DOTALL)
+# A quoted value could pose as a path: one that holds a backtick is reported without.
+_NOT_ALLOWED = re.compile(r"Invalid enum value (?:'[^`]*'|-?\d+) - at `\$([^`]*)`", re.DOTALL)
 
 
 def _reason(message: str, at: str) -> str:
@@ -824,11 +821,12 @@ def _reason(message: str, at: str) -> str:
     if message.startswith(_SAYS_NO_VALUE):
         rule, _, path = message.rpartition(" - at `$")
         return f"{rule} - at `{at}{path}" if rule else f"{message} - at `{at}`"
-    if found := _NOT_ALLOWED.fullmatch(message):
-        return f"Not one of the allowed values - at `{at}{found[1] or ''}`"
-    if found := _UNKNOWN.fullmatch(message):
-        return f"A field the schema does not have - at `{at}{found[1] or ''}`"
-    return f"Does not fit the schema - at `{at}`"
+    if message.startswith("Invalid enum value"):
+        found = _NOT_ALLOWED.fullmatch(message)
+        return f"Not one of the allowed values - at `{at}{found[1]}`" if found else f"Not an allowed value - below `{at}`"
+    if message.startswith("Object contains unknown field"):
+        return f"A field the schema does not have - below `{at}`"
+    return f"Does not fit the schema - below `{at}`"
 
 
 # ---- OpenAI's strict form

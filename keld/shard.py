@@ -56,7 +56,7 @@ def cut(sizes: Iterable[NDArray[np.int64]], overhead_bytes: int, limits: Limits)
     for block in sizes:
         for size in block.tolist():
             line = size + overhead_bytes
-            if 0 < size and line <= limits.max_line_bytes:
+            if size > 0 and line <= limits.max_line_bytes:
                 if requests and (requests == limits.max_requests or total + line > limits.max_bytes):
                     slices.append(Slice(start=start, stop=stop, requests=requests, size_bytes=total))
                     start, requests, total = stop, 0, 0

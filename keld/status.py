@@ -94,7 +94,11 @@ class Status:
     def waiting(self) -> bool:
         """There is nothing to do but wait for the provider: every shard is there, or has its outcome."""
         busy = (State.PLANNED, State.STAGED, State.SUBMITTING, State.ENDED)
-        return self.state in (RunState.OPEN, RunState.CANCELLING) and self._at_provider and not any(batch.state in busy for batch in self.batches)
+        return (
+            self.state in (RunState.OPEN, RunState.CANCELLING)
+            and self._at_provider
+            and not any(batch.state in busy for batch in self.batches)
+        )
 
     @property
     def ready(self) -> bool:
@@ -125,7 +129,7 @@ class Status:
     def to_json(self) -> dict[str, Any]:
         """The same, as JSON values: money as decimal text, instants as ISO 8601."""
         derived = {"saved_usd": self.saved_usd, "turnaround_s": self.turnaround_s, "deadline_met": self.deadline_met, "over": self.over}
-        return {name: _plain(value) for name, value in (asdict(self) | derived).items()}
+        return {name: plain(value) for name, value in (asdict(self) | derived).items()}
 
     def __repr__(self) -> str:
         return f"<Status {self.job}[{self.partition}] {self.state.value} {self.answered:,}/{self.rows:,} answered ${self.cost_usd:.4f}>"
@@ -200,7 +204,8 @@ def _batch(shard: Shard) -> Batch:
     )
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON has it: money as decimal text, instants as ISO 8601, enums as their words."""
     match value:
         case Enum():
             return value.value
@@ -209,8 +214,8 @@ def _plain(value: Any) -> Any:
         case datetime():
             return value.isoformat()
         case dict():
-            return {str(key): _plain(item) for key, item in value.items()}
+            return {str(key): plain(item) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item) for item in value]
+            return [plain(item) for item in value]
         case _:
             return value

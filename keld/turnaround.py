@@ -8,6 +8,7 @@ Before anything was observed the priors speak: heavy-tailed for batches (most wi
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 
 from keld.price import Lane
 
@@ -47,7 +48,7 @@ def turnaround(lane: Lane, seconds: Sequence[float] = ()) -> Turnaround:
 
 
 def _interpolate(points: Sequence[tuple[float, float]], q: float) -> float:
-    for (q0, s0), (q1, s1) in zip(points, points[1:], strict=False):
+    for (q0, s0), (q1, s1) in pairwise(points):
         if q <= q1:
             return s0 + (s1 - s0) * (q - q0) / (q1 - q0)
     return points[-1][1]

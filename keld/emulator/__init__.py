@@ -41,7 +41,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # On demand: pytest loads `keld.emulator.fixture` in every run, and so this module; Starlette is for those who use it.
+    # On demand: pytest loads `keld.emulator.fixture`, and so this module, in every run; Starlette only where needed.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

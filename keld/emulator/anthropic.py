@@ -1,7 +1,7 @@
 """Anthropic: message batches and messages as api.anthropic.com answers them.
 
-Wire: anthropic 2.11's types, Nov 2026.  A batch has one life for both dialects (`batch`); here it is told in Anthropic's
-words: three statuses, counts that stay at zero until everything has ended, one results file, no metadata.
+Wire: anthropic 2.11's types, Nov 2026.  A batch has one life for both dialects (`batch`); here it is told in
+Anthropic's words: three statuses, counts that stay at zero until everything has ended, one results file, no metadata.
 """
 
 import mmap
@@ -113,7 +113,9 @@ class Anthropic:
         raise error_of(late)
 
     async def get_batch(self, request: Request) -> Response:
-        return JSONResponse(await self._look(self._batch(request), request))
+        batch = self._batch(request)
+        await self.store.catch_up([batch])
+        return JSONResponse(await self._look(batch, request))
 
     async def list_batches(self, request: Request) -> Response:
         query = request.query_params
@@ -143,12 +145,15 @@ class Anthropic:
         batch = self._batch(request)
         await self.store.catch_up([batch])
         if batch.phase(self.store.clock.time()).status not in ENDED:
-            raise ApiError(status=400, message=f"Batch {batch.id} cannot be deleted before it has ended; cancel it first.")
+            raise ApiError(
+                status=400, message=f"Batch {batch.id} cannot be deleted before it has ended; cancel it first."
+            )
         batch.deleted = True
         return JSONResponse({"id": batch.id, "type": "message_batch_deleted"})
 
     async def results(self, request: Request) -> Response:
         batch = self._batch(request)
+        await self.store.catch_up([batch])
         if (await self._look(batch, request))["results_url"] is None:
             message = f"Results for batch {batch.id} are not available until its processing has ended."
             raise ApiError(status=404, message=message)
@@ -165,7 +170,6 @@ class Anthropic:
         return batch
 
     async def _look(self, batch: Batch, request: Request) -> dict[str, Any]:
-        await self.store.catch_up([batch])
         phase = batch.phase(self.store.clock.time())
         if phase.status in ENDED and not batch.sealed:
             await run_in_threadpool(batch.seal, phase)

@@ -1,7 +1,7 @@
 """Anthropic answer: one Messages body -> one message.
 
-Prompt caching is kept here, because it is the one thing in which an answer depends on those before it: the first row with
-a `cache_control` prefix writes it, later ones read it until its time to live is over on the emulator's clock.
+Prompt caching is kept here, because it is the one thing in which an answer depends on those before it: the first row
+with a `cache_control` prefix writes it, later ones read it until its time to live is over on the emulator's clock.
 """
 
 import threading

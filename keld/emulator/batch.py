@@ -23,9 +23,7 @@ from .bill import BillEntry, Provider, Slip
 from .damage import damaged
 from .fault import Rule
 
-Status = Literal[
-    "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
-]
+Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
 ENDED: frozenset[Status] = frozenset(("failed", "completed", "expired", "cancelled"))
 WINDOW_S = 86_400.0
 _BUFFER_BYTES = 1 << 20
@@ -343,7 +341,7 @@ class Batch:
         order = list(range(self.size))
         reorder = self.rule("lines", "reorder")
         if reorder is None:
-            random.Random(self.id).shuffle(order)
+            random.Random(self.id).shuffle(order)  # noqa: S311  repeatable, not secret
         elif reorder.get("order", "reverse") == "reverse":
             order.reverse()
         return order
@@ -371,4 +369,3 @@ class Batch:
 
 def _writing(path: Path) -> BinaryIO:
     return path.open("wb", buffering=_BUFFER_BYTES)
-

@@ -1,7 +1,7 @@
 """Bill: every paid row, from the server's side.
 
-The oracle of a test of money: what the client believes it spent must equal this.  A batch's entries lie in a file in the
-order in which its rows finish, so "paid until now" is a prefix of that file; the realtime entries lie in one file.
+The oracle of a test of money: what the client believes it spent must equal this.  A batch's entries lie in a file in
+the order in which its rows finish, so "paid until now" is a prefix of that file; the realtime entries lie in one file.
 """
 
 import threading

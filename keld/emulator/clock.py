@@ -1,8 +1,8 @@
 """Clock: the one time of the emulator, which a test may turn.
 
-Everything that happens by itself (a batch advancing, a file expiring, a late create landing) is computed from this clock
-when somebody looks; nothing sleeps.  Inside the emulator an instant is unix seconds, as on OpenAI's wire; what leaves
-through the public API is an aware UTC `datetime`.
+Everything that happens by itself (a batch advancing, a file expiring, a late create landing) is computed from this
+clock when somebody looks; nothing sleeps.  Inside the emulator an instant is unix seconds, as on OpenAI's wire; what
+leaves through the public API is an aware UTC `datetime`.
 """
 
 import time

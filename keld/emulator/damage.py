@@ -23,7 +23,7 @@ def damaged(line: bytes, rules: list[Rule], rank: int, custom_id: str) -> list[b
     return lines
 
 
-def _damaged(lines: list[bytes], rule: Rule, rank: int) -> list[bytes]:
+def _damaged(lines: list[bytes], rule: Rule, rank: int) -> list[bytes]:  # noqa: PLR0912  one case a fault
     line, *more = lines
     match rule.do:
         case "missing":

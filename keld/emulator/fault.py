@@ -1,45 +1,61 @@
 """Fault: what goes wrong, as data.
 
-A plan is `{"rules": [{"at": point, "do": fault, "times": 1, "skip": 0, "match": {...}, ...arguments}]}`.  A rule fires on
-the events of its point that match, after leaving `skip` of them in peace, `times` times (null: always).  Every firing is
-logged.  What happens to a batch is drawn when it is created, so `times` counts batches there.
+A plan is `{"rules": [{"at": point, "do": fault, "times": 1, "skip": 0, "match": {...}, ...arguments}]}`.  A rule fires
+on the events of its point that match, after leaving `skip` of them in peace, `times` times (null: always); each firing
+is logged.  What happens to a batch is drawn when it is created, so `times` counts batches there.
 
-`match`: `provider`; `model` (exact); `path` (substring); `batch` (ordinal of its creation, from 1); `lane` (`batch` or
-`realtime`); `custom_id` (suffix; chooses rows at `rows` and `lines`).
+`match`: `provider`; `model` (exact); `path` (substring); `batch` (ordinal of its creation at its provider, from 1);
+`lane` (`batch` or `realtime`); `custom_id` (suffix; chooses rows at `rows` and `lines`).
 
-| at | do | arguments (default) | what happens |
-|---|---|---|---|
-| any call: `any upload create list get cancel download delete realtime` | `status` | `status` (500) `message` `code` `retry_after` `after` (false) | official error body; `after`: the work was done first |
-| | `drop_before` | | connection closed, nothing done |
-| | `drop_after` | | the work is done, then the connection is closed without a response |
-| | `delay` | `delay_s` (1) | waits in real time, then goes on |
-| | `redirect` | `location` (`http://other-host.invalid`) | 307 to another host |
-| | `garbage` | `body` (an HTML page) `status` (200) `after` (false) | a body that is no JSON |
-| `create` | `late_landing` | `after_s` (60) `status` (none: dropped) | no answer; the batch appears later, if its input file still exists then |
-| | `hidden` | `for_s` (10) | GET of the new batch is 404 |
-| | `list_lag` | `for_s` (10) | the new batch is not listed |
-| `life` | `fail` | `code` `message` `line` `param` | late validation failure (OpenAI) |
-| | `token_limit` | | `failed` with `token_limit_exceeded` (OpenAI) |
-| | `stuck` | `status` (`in_progress`) `done` (0.5) | stays for ever at validating, in_progress, finalizing or cancelling |
-| | `expire` | `done` (0.5) `after_s` (86400) | only this fraction finishes, then it expires |
-| | `status` | `value` (`paused`) `instead_of` (`in_progress`) | a status nobody has seen before |
-| | `counts` | `total` `completed` `failed` / `processing` `succeeded` `errored` `canceled` `expired` | counts that lie, null too |
-| `rows` | `error` | `status` (500) `code` `message` `fraction` (1) `count` | these rows are refused, unpaid; all of them: no output file |
-| | `model_not_found` | `fraction` `count` | 404 in these rows |
-| | `refusal` `length` `invalid` | `fraction` `count` | paid, and useless: refused, cut, not what the schema asked for |
-| `results` | `no_output_id` | | completed, `output_file_id` null |
-| | `no_error_id` `empty_error_id` `zero_byte_error` | | error file id null, `""`, or of a file with no bytes |
-| | `results_url` | `url` (another host) | `results_url` points elsewhere (Anthropic) |
-| `lines` | `missing` `duplicate` `foreign` `cut` `garbage` `blank` | `fraction` `count` | the row's line is gone, twice, followed by a stranger's, cut, noise, followed by an empty one |
-| | `surrogate` `u2028` `huge` | `fraction` `count` `inside` (`field` or `answer`) `size_mb` (1) | lone surrogate escape, raw U+2028, a huge string: in a foreign field or in the answer's text |
-| | `nan` `deep` `duplicate_key` | `fraction` `count` `levels` (100000) | NaN, deep nesting, a key given twice (the last is right) |
-| | `bom` `crlf` | | of the whole file |
-| | `reorder` | `order` (`input` or `reverse`) | instead of the shuffled order |
-| `download` | `truncate` | `bytes` (1000) `clean` (false) | cut connection; or, clean, a short body that looks whole |
-| | `gzip_bomb` | `size_mb` (64) | content-encoding gzip, zeros without end |
-| | `slow` | `bytes_per_s` (65536) | dribbles |
-
-Row faults fall on realtime calls too, unless `match.lane` says otherwise; there `fraction` counts calls.
+at any call: `any`, `upload`, `create`, `list`, `get`, `cancel`, `download`, `delete`, `realtime`
+    status            an official error body: `status` (500) `message` `code` `retry_after`; `after`: the work was done
+    drop_before       the connection is closed, nothing was done
+    drop_after        the work was done, then the connection is closed without a response
+    delay             waits `delay_s` (1) in real time, then goes on
+    redirect          307 to `location` (http://other-host.invalid)
+    garbage           a `body` (an HTML page) that is no JSON, with `status` (200); `after`: the work was done
+at `create`
+    late_landing      no answer (or `status`); it appears `after_s` (60) later, if its input file still exists
+    hidden            GET of the new batch is 404 `for_s` (10)
+    list_lag          the new batch is not listed `for_s` (10)
+at `life`
+    fail              late validation failure with `code` `message` `line` `param` (OpenAI)
+    token_limit       `failed` with `token_limit_exceeded` (OpenAI)
+    stuck             for ever at `status` (in_progress; validating, finalizing, cancelling), `done` (0.5) of it done
+    expire            only the share `done` (0.5) finishes; expires `after_s` (86400)
+    status            `value` (paused), a status nobody has seen before, `instead_of` (in_progress)
+    counts            lies, null too: `total completed failed` / `processing succeeded errored canceled expired`
+at `rows`: `fraction` (1) or `count` chooses rows, exactly; on realtime calls it counts calls
+    error             refused with `status` (500) `code` `message`, unpaid; where all are, there is no output file
+    model_not_found   404, unpaid
+    refusal           paid, and refused
+    length            paid, and cut
+    invalid           paid, and not what the schema asked for
+at `results`
+    no_output_id      `output_file_id` (Anthropic: `results_url`) is null
+    no_error_id       `error_file_id` is null
+    empty_error_id    `error_file_id` is ""
+    zero_byte_error   the error file has no bytes
+    results_url       `results_url` is `url` (another host)
+at `lines`: `fraction` (1) or `count` chooses rows, exactly
+    missing           the row's line is gone
+    duplicate         it stands twice
+    foreign           a line of somebody else's follows it
+    blank             an empty line follows it
+    cut               it ends in the middle
+    garbage           noise stands in its place
+    surrogate         a lone surrogate escape in a foreign field, or `inside`: "answer", in the answer's text
+    u2028             a raw U+2028, likewise
+    huge              a string of `size_mb` (1), likewise
+    nan               NaN
+    deep              brackets nested `levels` (100000) deep
+    duplicate_key     `custom_id` is given twice (the last is right)
+    bom, crlf         of the whole file
+    reorder           `order` "reverse" (or "input") instead of shuffled
+at `download`
+    truncate          after `bytes` (1000) the connection is cut; `clean`: the short body looks whole
+    gzip_bomb         content-encoding gzip, `size_mb` (64) of zeros
+    slow              `bytes_per_s` (65536)
 """
 
 import threading
@@ -151,7 +167,11 @@ class Rule:
     def matches(self, event: Event) -> bool:
         wanted = self.match
         return (
-            all(wanted[name] == getattr(event, name) for name in ("provider", "model", "batch", "lane") if name in wanted)
+            all(
+                wanted[name] == getattr(event, name)
+                for name in ("provider", "model", "batch", "lane")
+                if name in wanted
+            )
             and wanted.get("path", "") in event.path
         )
 

@@ -1,6 +1,6 @@
 """Fixture: `keld_emulator` for pytest, registered as a plugin.
 
-The server is imported when a test asks for it: this module is loaded in every pytest run of everyone who installed Keld.
+The server is imported when a test asks for it: this module is loaded in every pytest run of everyone who has Keld.
 """
 
 from collections.abc import Iterator

@@ -175,9 +175,7 @@ class OpenAI:
         asked = _create_body(await request.body())
         file = self.store.file(asked.input_file_id)
         if file is None:
-            raise ApiError(
-                status=400, message=f"No such File object: {asked.input_file_id}", param="input_file_id"
-            )
+            raise ApiError(status=400, message=f"No such File object: {asked.input_file_id}", param="input_file_id")
         if file.purpose != "batch":
             raise ApiError(status=400, message="The input file must have purpose 'batch'.", param="input_file_id")
         model = await run_in_threadpool(_first_model, file.path)
@@ -196,7 +194,9 @@ class OpenAI:
         raise error_of(late)
 
     async def get_batch(self, request: Request) -> Response:
-        return JSONResponse(await self._look(self._batch(request)))
+        batch = self._batch(request)
+        await self.store.catch_up([batch])
+        return JSONResponse(await self._look(batch))
 
     async def list_batches(self, request: Request) -> Response:
         shown, more = page(
@@ -228,7 +228,6 @@ class OpenAI:
         return batch
 
     async def _look(self, batch: Batch) -> dict[str, Any]:
-        await self.store.catch_up([batch])
         phase = batch.phase(self.store.clock.time())
         if phase.status in ENDED and not batch.sealed:
             await run_in_threadpool(self._seal, batch, phase)
@@ -276,14 +275,18 @@ class OpenAI:
         if planned is not None and planned.do == "fail":
             code = str(planned.get("code", "invalid_request"))
             message = str(planned.get("message", "The batch failed validation."))
-            return [Problem(code=code, message=message, line=planned.get("line", None), param=planned.get("param", None))]
+            return [
+                Problem(code=code, message=message, line=planned.get("line", None), param=planned.get("param", None))
+            ]
         return check(batch, rows) or self._over_limit(batch, planned is not None)
 
     def _over_limit(self, batch: Batch, planned: bool) -> list[Problem]:
         """Whether the model's queue is full: tokens count from validation until their batch has ended."""
         limit = self.store.settings.enqueued_token_limit
         with self.store.lock:
-            others = [other for other in self.store.batches("openai") if other is not batch and other.model == batch.model]
+            others = [
+                other for other in self.store.batches("openai") if other is not batch and other.model == batch.model
+            ]
             now = self.store.clock.time()
             waiting = sum(other.enqueued_tokens for other in others if other.phase(now).status not in ENDED)
             if not planned and (limit is None or waiting + batch.enqueued_tokens <= limit):
@@ -298,13 +301,17 @@ class OpenAI:
     def answer_row(self, row: bytes, rank: int, at: float, batch: Batch) -> Outcome:
         line = _line.decode(row)
         body = bytes(line.body)
-        head = f'{{"id":"batch_req_{batch.id[-12:]}{rank:08x}","custom_id":{_quoted(line.custom_id).decode()},"response":'
+        head = (
+            f'{{"id":"batch_req_{batch.id[-12:]}{rank:08x}","custom_id":{_quoted(line.custom_id).decode()},"response":'
+        )
         try:
             fate = row_fate(batch.rules_at("rows"), rank, line.custom_id) if batch.rules else None
             made = make(batch.endpoint, body, self.answerer, at=at, batch=True, fate=fate)
         except ApiError as error:
             refused = _quoted(self.error_body(error)).decode()
-            text = f'{head}{{"status_code":{error.status},"request_id":"req_{rank:032x}","body":{refused}}},"error":null}}'
+            text = (
+                f'{head}{{"status_code":{error.status},"request_id":"req_{rank:032x}","body":{refused}}},"error":null}}'
+            )
             return Outcome(text.encode(), False, None, None)
         text = f'{head}{{"status_code":200,"request_id":"req_{made.digest[:32]}","body":{made.body}}},"error":null}}'
         paid = entry(made, batch_id=batch.id, custom_id=line.custom_id, at=at)
@@ -433,7 +440,9 @@ def check(batch: Batch, rows: Rows) -> list[Problem]:
     if not len(rows):
         return [Problem(code="empty_file", message="The input file is empty. Please ensure it contains requests.")]
     if len(rows) > MAX_REQUESTS:
-        return [Problem(code="too_many_tasks", message=f"The batch has {len(rows)} requests; the limit is {MAX_REQUESTS}.")]
+        return [
+            Problem(code="too_many_tasks", message=f"The batch has {len(rows)} requests; the limit is {MAX_REQUESTS}.")
+        ]
     seen: set[str] = set()
     inputs = size = 0
     for number, row in enumerate(rows, 1):

@@ -147,9 +147,7 @@ def model_not_found(model: str) -> ApiError:
     return ApiError(status=404, message=message, code="model_not_found")
 
 
-def _make_chat(
-    asked: ChatBody, body: bytes, answerer: Answerer, at: float, batch: bool, fate: RowFate | None
-) -> Made:
+def _make_chat(asked: ChatBody, body: bytes, answerer: Answerer, at: float, batch: bool, fate: RowFate | None) -> Made:
     lane = _checked_lane(asked.model, asked.stream, asked.service_tier, batch, fate)
     if not asked.messages:
         raise ApiError(status=400, message="Invalid 'messages': empty array.", param="messages", code="empty_array")

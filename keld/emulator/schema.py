@@ -16,7 +16,11 @@ from .pattern import matching
 
 _SHALLOW = 4  # references followed before optional properties, long arrays and recursive branches are left out
 _BOTTOM = 40  # a schema that only allows endless documents ends here with null
-_WORDS = ["amber", "basket", "candle", "delta", "ember", "forest", "garden", "harbor", "island", "jacket", "kettle", "ladder", "marble", "needle", "orchard", "pepper", "quartz", "river", "saddle", "timber", "velvet", "willow", "yellow", "zephyr"]
+_TALE = (
+    "amber basket candle delta ember forest garden harbor island jacket kettle ladder marble needle orchard pepper "
+    "quartz river saddle timber velvet willow yellow zephyr"
+)
+_WORDS = _TALE.split()
 
 
 class Dice:

@@ -4,6 +4,7 @@ Starlette routes over the two dialects and the control side, in uvicorn, in a da
 foreground (`serve`).
 """
 
+import asyncio
 import ipaddress
 import shutil
 import signal
@@ -160,7 +161,7 @@ class Emulator:
     @property
     def url(self) -> str:
         host, port = self._live.socket.getsockname()[:2]
-        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
         return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
     @property
@@ -241,7 +242,7 @@ def serve(*, host: str = "127.0.0.1", port: int = 8700, token: str | None = None
 
 
 def _announce(emulator: Emulator) -> None:
-    print(f"keld emulator: OpenAI at {emulator.openai_url}, Anthropic at {emulator.anthropic_url}", flush=True)
+    print(f"keld emulator: OpenAI at {emulator.openai_url}, Anthropic at {emulator.anthropic_url}", flush=True)  # noqa: T201  a command's output
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -335,14 +336,32 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready, instead of being asked."""
+    """Says when it is ready, and stops within 20 ms instead of 200: a test suite starts and stops hundreds."""
 
-    on_ready: Callable[[], None] | None = None
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
+        super().__init__(config)
+        self.on_ready: Callable[[], None] | None = None
+        self._connections = connections
+
+    async def main_loop(self) -> None:
+        ticks = 0
+        while not await self.on_tick(ticks):
+            ticks = (ticks + 1) % 864_000
+            await asyncio.sleep(0.02)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.on_ready is not None:
             self.on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Uvicorn's own gives clients time to leave; ours are sent away.
+        for server in self.servers:
+            server.close()
+        for transport in list(self._connections.values()):
+            transport.abort()
+        for server in self.servers:
+            await server.wait_closed()
 
 
 class _Running:
@@ -363,7 +382,7 @@ class _Running:
             proxy_headers=False,
             timeout_graceful_shutdown=1,
         )
-        self._server = _Server(config)
+        self._server = _Server(config, connections)
         self._thread: threading.Thread | None = None
 
     def start_thread(self) -> None:

@@ -1,8 +1,8 @@
 """Store: the files and batches that the pretended services hold.
 
-Contents lie on disk in one temporary folder; here are only their records.  Batches are answered by one worker thread, in
-the order of their creation: hashing a long body lets go of the interpreter, and a second busy thread would snatch it each
-time (measured: 16,000 rows/s with two, twice that with one).
+Contents lie on disk in one temporary folder; here are only their records.  Batches are answered by one worker thread,
+in the order of their creation: hashing a long body lets go of the interpreter, and a second busy thread would snatch it
+each time (measured: 16,000 rows/s with two, twice that with one).
 """
 
 import asyncio
@@ -77,7 +77,9 @@ class Store:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def receive_file(self, source: BinaryIO, *, filename: str, purpose: str, expires_after_s: float | None) -> StoredFile:
+    def receive_file(
+        self, source: BinaryIO, *, filename: str, purpose: str, expires_after_s: float | None
+    ) -> StoredFile:
         """Keep an upload."""
         path = self.folder / f"{secrets.token_hex(8)}.upload"
         with path.open("wb") as target:
@@ -136,7 +138,7 @@ class Store:
             return 1 + sum(batch.provider == provider for batch in self._batches.values())
 
     def new_batch(self, batch_id: str, *, dialect: Answering, path: str, model: str | None) -> tuple[Batch, int | None]:
-        """A batch with its fate drawn, not yet registered; and how a late landing answers (a status, or 0: not at all)."""
+        """A batch with its fate drawn, not yet registered; and the status a late landing answers (0: not at all)."""
         now, provider = self.clock.time(), dialect.provider
         ordinal = self.next_ordinal(provider)
         event = Event(provider=provider, path=path, model=model, batch=ordinal, lane="batch")

@@ -106,11 +106,11 @@ class Anthropic:
         batch = self._batch(batch_id)
         return None if batch is None else _remote(batch)
 
-    def list(self, created_after: datetime) -> Iterator[RemoteBatch]:
+    def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
         after: str | None = None
         while True:
             with self._plain("the list of batches"):
-                raw = self._client.messages.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, **({"after_id": after} if after else {}))
+                raw = self._client.messages.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after_id=after or sdk.omit)
                 page = self._read(raw.http_response, _Page)
             batches = [_remote(batch) for batch in page.data]
             yield from batches
@@ -428,4 +428,6 @@ def _errored(custom_id: str, error: _Error) -> Reply:
     # {"type":"error","error":{"type":...}}: the provider's own nesting; gateways leave the outer one out.
     kind = error.error.type if error.error else error.type
     message = error.error.message if error.error else error.message
-    return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=f"{kind or 'error'}: {scrubbed(message or '')}", retryable=kind in _RETRYABLE)
+    return Reply(
+        custom_id=custom_id, outcome=Outcome.ERRORED, error=f"{kind or 'error'}: {scrubbed(message or '')}", retryable=kind in _RETRYABLE
+    )

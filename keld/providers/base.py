@@ -128,7 +128,10 @@ CreateOutcome = Created | Refused | QueueFull | OutcomeUnknown
 class Encoder(Protocol):
     """Makes request lines of one shard from prompt fragments."""
 
-    overhead_bytes: int  # the most that a line adds to its fragment
+    @property
+    def overhead_bytes(self) -> int:
+        """The most that a line adds to its fragment."""
+        ...
 
     def line(self, position: int, fragment: bytes) -> bytes: ...
 
@@ -164,7 +167,7 @@ class Provider(Protocol):
         """None: the provider says it has no such batch (which may be its lag)."""
         ...
 
-    def list(self, created_after: datetime) -> Iterator[RemoteBatch]:
+    def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
         """Batches, the youngest first, to the end of the first page that is wholly older."""
         ...
 

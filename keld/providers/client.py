@@ -26,5 +26,7 @@ def environment_key(name: str, variable: str | None, default: str) -> str:
     """
     key = os.environ.get(variable or default, "").strip()
     if not key:
-        raise AccessRefused(f"No key for {name}: the environment variable {variable or default} is not set. Nothing was sent. Set it and run again.")
+        raise AccessRefused(
+            f"No key for {name}: the environment variable {variable or default} is not set. Nothing was sent. Set it and run again."
+        )
     return key

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from keld.errors import ProviderUnreachable
+from keld.errors import KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.staging import fsync_dir
 
@@ -26,7 +26,9 @@ class Truncated(Exception):
     """Fewer bytes came than the file has."""
 
 
-def download(open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]], path: Path, complete: Callable[[Path], bool], what: str) -> Path:
+def download(
+    open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]], path: Path, complete: Callable[[Path], bool], what: str
+) -> Path:
     """The file at `path`, fsynced and renamed there once `complete` says it is.
 
     Args:
@@ -39,20 +41,29 @@ def download(open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     broken = ""
+    if part.exists() and complete(part):
+        return _publish(part, path)  # an earlier worker died between the last byte and the rename
     for _ in range(TRIES):
         try:
             _append(open_stream, part)
-        except (OSError, ProviderUnreachable):
+        except ProviderRefused as refused:
+            if refused.status != 416:
+                raise
+            part.unlink(missing_ok=True)  # the range begins at the file's end or behind it: what we have is not its beginning
+            broken = "HTTP 416"
+            continue
+        except (OSError, KeldError):
             raise  # our own disk, or a fault the caller already put into words
-        except Exception as error:
-            broken = type(error).__name__  # the transport's own exceptions pass through the SDK's streams
+        except Exception as error:  # noqa: BLE001  the transport's own exceptions pass through the SDK's streams, whichever it is
+            broken = type(error).__name__
             continue
         if complete(part):
             return _publish(part, path)
         broken = "it came to its end too early"
     if broken == "it came to its end too early":
         return _publish(part, path)  # the same end, every time: it is what the provider has; missing rows are told as lost
-    raise ProviderUnreachable(f"The download of {what} broke off {TRIES} times ({broken}). {part.stat().st_size if part.exists() else 0:,} bytes are kept; it goes on later.")
+    have = part.stat().st_size if part.exists() else 0
+    raise ProviderUnreachable(f"The download of {what} broke off {TRIES} times ({broken}). {have:,} bytes are kept; it goes on later.")
 
 
 def ends_whole(path: Path) -> bool:

@@ -62,11 +62,15 @@ def plain_faults(name: str, host: str, doing: str, sdk: Any, *, carried_prompts:
             raise AccessRefused(f"{said} Check the key, the project and the billing of {name}.") from None
         if status in (408, 409, 425, 429) or status >= 500:
             raise ProviderUnreachable(f"{said} It is tried again later.") from None
-        raise ProviderRefused(said) from None
+        raise ProviderRefused(said, status) from None
     except sdk.APIConnectionError as error:
-        raise ProviderUnreachable(f"{name} at {host} could not be reached for {doing} ({_cause(error)}). It is tried again later.") from None
+        raise ProviderUnreachable(
+            f"{name} at {host} could not be reached for {doing} ({_cause(error)}). It is tried again later."
+        ) from None
     except sdk.APIError as error:
-        raise ProviderUnreachable(f"{name} at {host} gave an unreadable answer to {doing} ({type(error).__name__}). It is tried again later.") from None
+        raise ProviderUnreachable(
+            f"{name} at {host} gave an unreadable answer to {doing} ({type(error).__name__}). It is tried again later."
+        ) from None
 
 
 def retry_after(error: Exception) -> float | None:
@@ -99,6 +103,6 @@ def _words(error: Any, carried_prompts: bool) -> tuple[str, str]:
 
 def _cause(error: BaseException) -> str:
     deepest = error
-    while deepest.__cause__ is not None and not type(deepest).__name__ in _NEVER_SENT:
+    while deepest.__cause__ is not None and type(deepest).__name__ not in _NEVER_SENT:
         deepest = deepest.__cause__
     return type(deepest).__name__

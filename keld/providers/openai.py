@@ -117,11 +117,11 @@ class OpenAI:
                 return None
             return _remote(self._read(raw, _Batch))
 
-    def list(self, created_after: datetime) -> Iterator[RemoteBatch]:
+    def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
         after: str | None = None
         while True:
             with self._plain("the list of batches"):
-                raw = self._client.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, **({"after": after} if after else {}))
+                raw = self._client.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after=after or sdk.omit)
                 page = self._read(raw, _Page)
             batches = [_remote(batch) for batch in page.data]
             yield from batches
@@ -161,7 +161,10 @@ class OpenAI:
 
         @contextmanager
         def open_stream(headers: dict[str, str]) -> Iterator[Any]:
-            with self._plain("the download of results"), self._client.files.with_streaming_response.content(ref, extra_headers=headers) as stream:
+            with (
+                self._plain("the download of results"),
+                self._client.files.with_streaming_response.content(ref, extra_headers=headers) as stream,
+            ):
                 yield stream
 
         def complete(part: Path) -> bool:
@@ -256,7 +259,12 @@ def _dimensions(model: str, output: OutputSchema) -> dict[str, Any]:
 def _chat_format(output: OutputSchema) -> dict[str, Any]:
     if output.kind != "object":
         return {}
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": output.name, "strict": True, "schema": output.strict_json_schema()}}}
+    return {
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": output.name, "strict": True, "schema": output.strict_json_schema()},
+        }
+    }
 
 
 def _responses_format(output: OutputSchema) -> dict[str, Any]:
@@ -403,7 +411,10 @@ def _reply(line: _Line) -> Reply:
     details = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
     if status != 200:
         return Reply(
-            custom_id=line.custom_id, outcome=Outcome.ERRORED, error=_said(status, body.error or line.error), retryable=status in RETRYABLE_STATUS or status >= 500
+            custom_id=line.custom_id,
+            outcome=Outcome.ERRORED,
+            error=_said(status, body.error or line.error),
+            retryable=status in RETRYABLE_STATUS or status >= 500,
         )
     outcome, content, error = _content(body)
     return Reply(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import anthropic
@@ -12,7 +13,10 @@ from keld.emulator import Emulator
 
 SCHEMA = {
     "type": "object",
-    "properties": {"category": {"enum": ["billing", "bug"]}, "urgency": {"type": "integer", "minimum": 1, "maximum": 5}},
+    "properties": {
+        "category": {"enum": ["billing", "bug"]},
+        "urgency": {"type": "integer", "minimum": 1, "maximum": 5},
+    },
     "required": ["category", "urgency"],
     "additionalProperties": False,
 }
@@ -24,9 +28,14 @@ class Desk:
 
     def __init__(self, emulator: Emulator) -> None:
         self.emulator = emulator
-        key = emulator.api_key
-        self.openai = openai.OpenAI(base_url=emulator.openai_url, api_key=key, max_retries=0)
-        self.anthropic = anthropic.Anthropic(base_url=emulator.anthropic_url, api_key=key, max_retries=0)
+
+    @cached_property
+    def openai(self) -> openai.OpenAI:
+        return openai.OpenAI(base_url=self.emulator.openai_url, api_key=self.emulator.api_key, max_retries=0)
+
+    @cached_property
+    def anthropic(self) -> anthropic.Anthropic:
+        return anthropic.Anthropic(base_url=self.emulator.anthropic_url, api_key=self.emulator.api_key, max_retries=0)
 
     def upload(self, content: bytes, name: str = "in.jsonl") -> str:
         return self.openai.files.create(file=(name, content), purpose="batch").id

@@ -69,7 +69,7 @@ def test_custom_id_is_checked_at_create(desk: Desk, custom_id: str) -> None:
 
 def test_custom_ids_are_unique(desk: Desk) -> None:
     requests: Any = [{"custom_id": "same", "params": message_params(0)}] * 2
-    with pytest.raises(anthropic.BadRequestError, match="requests.1.custom_id"):
+    with pytest.raises(anthropic.BadRequestError, match=r"requests\.1\.custom_id"):
         desk.anthropic.messages.batches.create(requests=requests)
 
 

@@ -100,6 +100,11 @@ def test_command_prints_its_urls_and_ends_with_0() -> None:
         assert process.wait(10) == 0
 
 
+def test_fixture_sets_the_environment(keld_emulator: Emulator) -> None:
+    assert openai.OpenAI().base_url.host == "127.0.0.1" and openai.OpenAI().models.list().data
+    assert keld_emulator.bill() == []
+
+
 def test_fixture_module_does_not_import_the_server() -> None:
     """It is loaded in every pytest run of everyone who installed Keld."""
     code = "import sys, keld.emulator.fixture; sys.exit('starlette' in sys.modules or 'uvicorn' in sys.modules)"

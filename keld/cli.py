@@ -1,0 +1,336 @@
+"""Command line: `keld plan | run | status | watch | cancel | spend | emulate`.
+
+An edge: it reads words, calls one verb of `Keld`, prints a view.  Exit status: 0 every row answered, 3 some rows were not (they
+are written, with reasons), 2 refused before anything was sent, 1 any other error, 130 interrupted (the job run can be resumed).
+`--json` prints one JSON document on standard output and nothing else there.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from keld.environment import Keld
+    from keld.job import Job
+    from keld.status import Status
+
+OK, ERROR, REFUSED, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="LLM batch jobs with a deadline and a ceiling price."
+)
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOBS.py:NAME", help="Where the Job is: a Python file or module, and its name there.")]
+Source = Annotated[
+    str, typer.Option("--source", "-s", help="Parquet file or directory, CSV or JSONL; path or URI; {partition} stands for the key.")
+]
+Sink = Annotated[str, typer.Option("--sink", "-t", help="Where the enriched partition goes: .parquet, .csv or .jsonl, or a directory.")]
+Partition = Annotated[str | None, typer.Option("--partition", "-p", help="The partition's key, e.g. 2026-11-19.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
+PollS = Annotated[
+    float | None, typer.Option("--poll-s", min=0.05, help="Seconds between looks at the provider; default: by the batches' age.")
+]
+
+
+@app.command()
+def plan(job: JobArgument, source: Source, partition: Partition = None, as_json: AsJson = False) -> None:
+    """Rows, shards, tokens and cost of each acceptable model, and what would be chosen.  Sends nothing."""
+    with _refusals(), _keld() as keld:
+        made = keld.plan(_job(job), source, partition=partition)
+        if as_json:
+            from dataclasses import asdict
+
+            from keld.status import plain
+
+            _print_json(plain(asdict(made)))
+        else:
+            from keld.view import plan_view
+
+            _console().print(plan_view(made))
+
+
+@app.command()
+def run(
+    job: JobArgument,
+    source: Source,
+    sink: Sink,
+    partition: Partition = None,
+    poll_s: PollS = None,
+    force: Annotated[bool, typer.Option("--force", help="Ask every row anew, whatever was paid for before.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run a partition to its end; run again after any interruption, it goes on where it stood."""
+    with _keld() as keld:
+        with _refusals():
+            status = keld.submit(_job(job), source, partition=partition, sink=sink, force=force)
+        _finish(keld, status, poll_s, as_json)
+
+
+@app.command()
+def status(
+    job: Annotated[str | None, typer.Argument(help="Only this job.")] = None,
+    partition: Partition = None,
+    open_only: Annotated[bool, typer.Option("--open", help="Only what is not over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Job runs of this ledger, the youngest first; with JOB and --partition one of them with its batches."""
+    from keld.view import list_view, status_view
+
+    with _refusals(ERROR), _keld() as keld:
+        if job is not None and partition is not None:
+            found = _found(keld, job, partition)
+            _print_json(found.to_json()) if as_json else _console().print(status_view(found))
+            return
+        statuses = keld.statuses(job=job, open_only=open_only)
+        _print_json([one.to_json() for one in statuses]) if as_json else _console().print(
+            list_view(statuses) if statuses else "No job runs."
+        )
+
+
+@app.command()
+def watch(
+    job: Annotated[str | None, typer.Argument(help="Only this job.")] = None,
+    advance: Annotated[bool, typer.Option("--advance", help="Also do what is due: submit, collect, retry, write.")] = False,
+    poll_s: PollS = 10.0,
+) -> None:
+    """Look on, live, until no job run is open; Ctrl-C only stops looking."""
+    from threading import Event
+
+    from rich.live import Live
+
+    from keld.view import list_view
+
+    with _refusals(ERROR), _keld() as keld, Live(console=_console(), auto_refresh=False) as live:
+        while True:
+            ids = [one.id for one in keld.statuses(job=job, open_only=True)]
+            statuses = [keld.advance(one, budget_s=5) for one in ids] if advance else keld.poll(ids)
+            live.update(list_view(statuses), refresh=True)
+            if all(one.over for one in statuses):
+                return
+            Event().wait(poll_s or 10.0)
+
+
+@app.command()
+def cancel(
+    job: Annotated[str, typer.Argument(help="The job's name.")],
+    partition: Partition = None,
+    wait: Annotated[bool, typer.Option(help="Go on until the provider's last word, and keep what was paid for.")] = True,
+    poll_s: PollS = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel a job run: what was not sent is dropped, what is at the provider is cancelled there and harvested."""
+    with _keld() as keld:
+        with _refusals(ERROR):
+            asked = keld.cancel(_found(keld, job, partition).id)
+        if wait:
+            _finish(keld, asked, poll_s, as_json)
+        elif as_json:
+            _print_json(asked.to_json())
+        else:
+            typer.echo("Asked to cancel. `keld watch --advance` or the next `keld run` brings it to its end.")
+
+
+@app.command()
+def spend(
+    by: Annotated[str, typer.Option("--by", help="job, partition, model, provider, lane, day, or tag:NAME.")] = "job",
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV, safe to open in a spreadsheet.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What was paid, and what the standard price of the same tokens would have been."""
+    from dataclasses import asdict
+
+    from keld import spend as report
+    from keld.status import plain
+    from keld.view import spend_view
+
+    if by not in report.DIMENSIONS and not by.startswith("tag:"):
+        _fail(f"--by {by}: choose one of {', '.join(report.DIMENSIONS)}, tag:NAME.", REFUSED)
+    with _refusals(ERROR), _keld() as keld:
+        lines = report.spend(keld.statuses(), by)
+    rows = [plain(asdict(line) | {"saved_usd": line.saved_usd}) for line in lines]
+    if as_json:
+        _print_json(rows)
+    elif as_csv:
+        _print_csv(rows)
+    else:
+        _console().print(spend_view(lines, by) if lines else "Nothing was spent.")
+
+
+@app.command()
+def emulate(
+    host: Annotated[str, typer.Option(help="Other than loopback only with --token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8700,
+    latency_s: Annotated[float, typer.Option(min=0, help="How long a batch takes.")] = 0.0,
+    rows_per_s: Annotated[float | None, typer.Option(help="A batch lasts at least its rows divided by this.")] = None,
+    token: Annotated[str | None, typer.Option(help="Required of every request, as its API key.", envvar="KELD_EMULATOR_TOKEN")] = None,
+) -> None:
+    """Stand in for OpenAI and Anthropic on this machine: same wire, no cost, a bill to check against."""
+    try:
+        from keld.emulator import serve
+    except ImportError as error:
+        _fail(f"The emulator needs {error.name}: pip install 'keld[emulator]'.", ERROR)
+    try:
+        serve(host=host, port=port, token=token, latency_s=latency_s, rows_per_s=rows_per_s)
+    except (ValueError, OSError) as error:
+        _fail(str(error), REFUSED)
+
+
+def main() -> None:
+    """The `keld` command."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _finish(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> NoReturn:
+    """Advances to the end with live progress, prints how it ended, leaves with the exit status that says so."""
+    from keld.errors import KeldError
+    from keld.view import outcome_view
+
+    try:
+        with _progress(quiet=as_json) as show:
+            show(status)
+            status = keld.finish(status.id, poll_s=poll_s, progress=show)
+    except KeyboardInterrupt:
+        _interrupted(keld.status(status.id))
+    except KeldError as problem:
+        _fail(f"{type(problem).__name__}: {problem}", ERROR if keld.status(status.id).sent else REFUSED)
+    _print_json(status.to_json()) if as_json else _console().print(outcome_view(status))
+    sys.exit(OK if status.answered == status.rows else SOME_FAILED)
+
+
+def _interrupted(status: Status) -> NoReturn:
+    under_way = [batch for batch in status.batches if batch.batch_id and not batch.ended]
+    what = f"{len(under_way)} batches go on at the provider" if under_way else "nothing is at a provider"
+    _fail(
+        f"Interrupted. {status.job}[{status.partition}] keeps its place: {what}, {status.answered:,} of {status.rows:,} rows are answered. "
+        f"Run the same command to go on, or `keld cancel {status.job}"
+        + (f" --partition {status.partition}" if status.partition else "")
+        + "`.",
+        INTERRUPTED,
+    )
+
+
+@contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[Status], None]]:
+    """A function that shows a status: a live table on a terminal, a line a change elsewhere, nothing if `quiet`."""
+    from rich.live import Live
+
+    from keld.view import status_line, status_view
+
+    console = _console(stderr=True)
+    if quiet:
+        yield lambda _: None
+    elif console.is_terminal:
+        with Live(console=console, transient=True, auto_refresh=False) as live:
+            yield lambda one: live.update(status_view(one), refresh=True)
+    else:
+        last: list[str] = []
+
+        def show(one: Status) -> None:
+            line = status_line(one)
+            if last != [line]:
+                last[:] = [line]
+                typer.echo(line, err=True)
+
+        yield show
+
+
+@contextmanager
+def _refusals(code: int = REFUSED) -> Iterator[None]:
+    """Says a Keld error in its own words and leaves with `code`."""
+    from keld.errors import KeldError
+
+    try:
+        yield
+    except KeldError as problem:
+        _fail(f"{type(problem).__name__}: {problem}", code)
+
+
+@contextmanager
+def _keld() -> Iterator[Keld]:
+    from keld.environment import Keld
+
+    with Keld() as keld:
+        yield keld
+
+
+def _job(where: str) -> Job:
+    from keld.errors import InvalidJob
+    from keld.job import Job
+
+    place, _, name = where.rpartition(":")
+    if not place or not name:
+        raise InvalidJob(f"{where!r}: say where the Job is and its name, e.g. jobs.py:labels. Nothing was sent.")
+    found = _namespace(place).get(name)
+    if not isinstance(found, Job):
+        raise InvalidJob(f"{place} has no Job named {name!r}. Nothing was sent. It must be a module-level `{name} = Job(...)`.")
+    return found
+
+
+def _namespace(place: str) -> dict[str, Any]:
+    from keld.errors import InvalidJob
+
+    if not place.endswith(".py"):
+        sys.path.insert(0, str(Path.cwd()))
+        try:
+            return vars(import_module(place))
+        except ModuleNotFoundError as error:
+            raise InvalidJob(
+                f"No module {error.name!r}. Nothing was sent. Give a file, e.g. jobs.py:labels, or a module on the path."
+            ) from None
+    if not Path(place).is_file():
+        raise InvalidJob(f"There is no file {place}. Nothing was sent.")
+    sys.path.insert(0, str(Path(place).resolve().parent))
+    return runpy.run_path(place)
+
+
+def _found(keld: Keld, job: str, partition: str | None) -> Status:
+    from keld.errors import UnknownJobRun
+
+    found = keld.find(job, partition)
+    if found is None:
+        known = ", ".join(sorted({one.job for one in keld.statuses()})) or "none"
+        raise UnknownJobRun(f"No job run of {job}[{partition or ''}] in {keld.home} (jobs there: {known}). Nothing was done.")
+    return found
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = 240  # a pipe or a file wraps nothing
+    return console
+
+
+def _print_json(document: Any) -> None:
+    typer.echo(json.dumps(document, indent=2))
+
+
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else ["group"], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        # A cell that begins like a formula would run in a spreadsheet; only text can, and only `group` is text.
+        writer.writerow(
+            row | {"group": f"'{row['group']}" if str(row["group"])[:1] in "=+-@\t\r" and row["group"] != "-" else row["group"]}
+        )
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise SystemExit(code)

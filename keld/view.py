@@ -1,0 +1,207 @@
+"""View: plans, job runs and spend as tables for people.
+
+Beside `cli`.  Shows ids, counts, states and money; there is no prompt or answer in anything that comes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from keld.plan import Option, Plan
+from keld.price import Lane
+from keld.spend import Spend
+from keld.status import Batch, Status
+
+_COLOURS = {"finished": "green", "cancelled": "yellow", "open": "cyan", "cancelling": "yellow", "writing": "cyan"}
+
+
+def usd(amount: Decimal | None) -> str:
+    """An amount for people: cents, or four significant digits below a dollar."""
+    if amount is None:
+        return "?"
+    sign = "-" if amount < 0 else ""
+    amount = abs(amount)
+    return f"{sign}${amount:,.2f}" if amount >= 1 or not amount else f"{sign}${amount:.6f}".rstrip("0")
+
+
+def span(seconds: float | None) -> str:
+    """A span for people: `45 s`, `12 min`, `3 h 20 min`."""
+    if seconds is None:
+        return "-"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def instant(at: datetime | None) -> str:
+    return "-" if at is None else f"{at:%Y-%m-%d %H:%M} UTC"
+
+
+def plan_view(plan: Plan) -> RenderableType:
+    """What a run would do."""
+    lines = [f"{plan.job}[{plan.partition or '-'}]: {plan.rows:,} rows, {plan.work.requests:,} to ask"]
+    if plan.reused:
+        lines.append(f"{plan.reused:,} rows are answered already")
+    if plan.unaskable:
+        lines.append(f"{plan.unaskable:,} rows cannot be asked (null or unreadable prompt)")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (
+        ("model", "left"), ("lane", "left"), ("shards", "right"), ("in tokens", "right"), ("out tokens", "right"), ("expected", "right"),
+        ("at worst", "right"), ("half back by", "left"), ("9 in 10 by", "left"), ("in time", "right"), ("", "left"),
+    ):  # fmt: skip
+        table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
+    for option in plan.options:
+        table.add_row(*_option_cells(option, option is plan.chosen), style="" if option.obstacle is None else "dim")
+    return Group(Text(", ".join(lines) + "."), Text(), table, Text(), *map(Text, _verdict(plan)))
+
+
+def status_line(status: Status) -> str:
+    """A job run in one plain line, for logs and terminals that are none."""
+    batches = ", ".join(_batch_words(batch) for batch in status.batches) or "no batches"
+    line = f"{_name(status)} {status.state.value}: {status.answered:,}/{status.rows:,} answered, {usd(status.cost_usd)}; {batches}"
+    return line + (f"; {status.problem}" if status.problem else "")
+
+
+def status_view(status: Status) -> RenderableType:
+    """A job run and its batches."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("shard", "state", "batch", "model", "requests", "done", "cost"):
+        table.add_column(name, justify="right" if name in ("shard", "requests", "done", "cost") else "left", no_wrap=name != "state")
+    for batch in status.batches:
+        state = batch.state.value + (f" ({batch.ended})" if batch.ended else "") + (f": {batch.error}" if batch.error else "")
+        table.add_row(
+            str(batch.shard), state, batch.batch_id or "-", f"{batch.provider}:{batch.model}", f"{batch.requests:,}",
+            "-" if batch.done is None else f"{batch.done:,}", usd(batch.cost_usd) if batch.cost_usd is not None else "-",
+        )  # fmt: skip
+    parts: list[RenderableType] = [_headline(status), table]
+    if status.problem:
+        parts.append(Text(status.problem, style="red"))
+    return Group(*parts)
+
+
+def list_view(statuses: Sequence[Status]) -> Table:
+    """Job runs, a line each."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("job", "partition", "state", "rows", "answered", "failed", "batches", "cost", "saved", "due", "turnaround"):
+        table.add_column(
+            name, justify="right" if name in ("rows", "answered", "failed", "batches", "cost", "saved", "turnaround") else "left"
+        )
+    for status in statuses:
+        table.add_row(
+            status.job, status.partition or "-", Text(status.state.value, style=_COLOURS.get(status.state.value, "")), f"{status.rows:,}",
+            f"{status.answered:,}", f"{status.failed + status.quarantined:,}", str(len(status.batches)), usd(status.cost_usd), usd(status.saved_usd),
+            instant(status.deadline_at), span(status.turnaround_s),
+        )  # fmt: skip
+    return table
+
+
+def outcome_view(status: Status) -> RenderableType:
+    """How a job run that is over ended."""
+    lines = [f"{_name(status)} {status.state.value}: {status.answered:,} of {status.rows:,} rows answered."]
+    other = {outcome: count for outcome, count in status.outcomes.items() if outcome != "answered"}
+    if other:
+        lines.append(
+            "Not answered: " + ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(other.items())) + " (reasons in keld_error)."
+        )
+    if status.reused:
+        lines.append(f"{status.reused:,} answers were reused from an earlier run, at no cost.")
+    lines.append(
+        f"Cost {usd(status.cost_usd)}, {usd(status.saved_usd)} less than the standard price of {usd(status.standard_usd)}; "
+        f"{status.input_tokens:,} tokens in, {status.output_tokens:,} out; turnaround {span(status.turnaround_s)}."
+    )
+    if status.deadline_at is not None:
+        lines.append(f"Due {instant(status.deadline_at)}: {'kept' if status.deadline_met else 'missed'}.")
+    if status.output_uri:
+        lines.append(f"Written to {status.output_uri}")
+    return Group(*(Text(line, overflow="fold") for line in lines))
+
+
+def spend_view(lines: Sequence[Spend], by: str) -> Table:
+    """The spend report."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
+    total = {
+        name: sum((getattr(line, name) for line in lines), Decimal(0))
+        for name in ("paid_usd", "standard_usd", "saved_usd", "in_flight_usd")
+    }
+    rows = sum(line.rows for line in lines)
+    columns = (
+        (by, "total"), ("job runs", f"{sum(line.job_runs for line in lines):,}"), ("rows", f"{rows:,}"),
+        ("answered", f"{sum(line.answered for line in lines):,}"), ("failed", f"{sum(line.failed for line in lines):,}"),
+        ("paid", usd(total["paid_usd"])), ("standard", usd(total["standard_usd"])), ("saved", usd(total["saved_usd"])),
+        ("in flight, at most", usd(total["in_flight_usd"])),
+    )  # fmt: skip
+    for n, (name, footer) in enumerate(columns):
+        table.add_column(name, footer=footer, justify="right" if n else "left")
+    for line in lines:
+        table.add_row(
+            line.group, f"{line.job_runs:,}", f"{line.rows:,}", f"{line.answered:,}", f"{line.failed:,}", usd(line.paid_usd), usd(line.standard_usd),
+            usd(line.saved_usd), usd(line.in_flight_usd),
+        )  # fmt: skip
+    return table
+
+
+def _option_cells(option: Option, chosen: bool) -> tuple[str, ...]:
+    if chosen:
+        note = "<- chosen"
+    elif option.obstacle is not None:
+        note = option.obstacle
+    else:
+        note = "" if option.lane is Lane.BATCH else "for comparison"
+    return (
+        f"{option.provider}:{option.model}",
+        option.lane.value,
+        f"{option.shards:,}" if option.shards else "-",
+        f"{option.usage.input_tokens:,}",
+        f"{option.usage.output_tokens:,}",
+        usd(option.expected_usd),
+        usd(option.worst_usd),
+        f"{option.half_by:%m-%d %H:%M}",
+        f"{option.most_by:%m-%d %H:%M}",
+        "-" if option.chance is None else f"{option.chance:.0%}",
+        note,
+    )
+
+
+def _verdict(plan: Plan) -> list[str]:
+    if plan.chosen is None:
+        return ["Nothing has to be asked; a run would only write the output.", "Nothing was sent."]
+    chosen = plan.chosen
+    lines = [
+        f"Chosen: {chosen.provider}:{chosen.model} in the {chosen.lane.value} lane, {usd(chosen.expected_usd)} expected, {usd(chosen.worst_usd)} at worst."
+    ]
+    if plan.standard_usd is not None and chosen.expected_usd is not None and plan.standard_usd:
+        lines[0] = lines[0][:-1] + f"; the standard lane would cost {usd(plan.standard_usd)}."
+    if plan.ceiling_usd is not None:
+        lines.append(f"Ceiling: {usd(plan.ceiling_usd)}.")
+    basis = {"partition-end": "from the partition's end", "submitted-at": "from the submission", "absolute": "as given"}.get(
+        plan.due_basis, ""
+    )
+    lines.append(f"Due: {instant(plan.due)} ({basis})." if plan.due else "Due: no deadline.")
+    lines.append("Nothing was sent.")
+    return lines
+
+
+def _headline(status: Status) -> Text:
+    text = Text(f"{_name(status)} ")
+    text.append(status.state.value, style=_COLOURS.get(status.state.value, ""))
+    cost = f"{usd(status.cost_usd)} paid" + (f", {usd(status.reserved_usd)} at most in flight" if status.reserved_usd else "")
+    text.append(f"  {status.answered:,} of {status.rows:,} rows answered, {cost}")
+    if status.deadline_at is not None:
+        text.append(f", due {instant(status.deadline_at)}")
+    return text
+
+
+def _batch_words(batch: Batch) -> str:
+    count = f" {batch.done:,}/{batch.requests:,}" if batch.done is not None else f" {batch.requests:,}"
+    return f"{batch.provider} {batch.state.value}{count}" + (f" ({batch.error})" if batch.error else "")
+
+
+def _name(status: Status) -> str:
+    return f"{status.job}[{status.partition}]" if status.partition else status.job

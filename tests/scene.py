@@ -1,0 +1,154 @@
+"""Scene: the rows and jobs that the end-to-end tests share, and what must be true in the end.
+
+The oracles reckon from the emulator's side, its bill and its log of calls, never from Keld's own numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import sqlalchemy as sa
+from pydantic import BaseModel, Field
+
+from keld import Job, Keld, Status
+from keld.answer import Outcome
+from keld.emulator import BillEntry, Call, Emulator
+from keld.price import Lane, rates
+
+SYSTEM = "You triage support tickets. CANARY-SYSTEM"
+
+
+class Label(BaseModel):
+    category: Literal["billing", "bug", "account", "other"]
+    urgency: Annotated[int, Field(ge=1, le=5)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A provider, as a test needs it."""
+
+    name: str
+    model: str
+    creates: str  # the path of its one dangerous call
+
+    @property
+    def models(self) -> str:
+        return f"{self.name}:{self.model}"
+
+
+openai = Peer(name="openai", model="gpt-5-mini", creates="/v1/batches")
+anthropic = Peer(name="anthropic", model="claude-haiku-4-5", creates="/v1/messages/batches")
+
+
+# --- what is asked ----------------------------------------------------------------------------------------------------
+
+
+def tickets(count: int = 6, *, changed: Iterable[int] = ()) -> pa.Table:
+    """`count` rows, each with a prompt of its own; those at `changed` say something else."""
+    bodies = [f"CANARY-ROW ticket {n}: the {'printer' if n in set(changed) else 'invoice'} is wrong" for n in range(count)]
+    return pa.table({"ticket_id": [f"t-{n}" for n in range(count)], "body": bodies})
+
+
+def triage(peer: Peer, **terms: Any) -> Job:
+    """The job of most tests; `terms` as of `Job`."""
+    asked: dict[str, Any] = {"name": "triage", "key": "ticket_id", "system": SYSTEM, "prompt": "Classify:\n\n{body}", "output_type": Label}
+    return Job(**{**asked, "models": peer.models, "max_output_tokens": 256, **terms})
+
+
+# --- how time passes --------------------------------------------------------------------------------------------------
+
+
+def finish(keld: Keld, emulator: Emulator, run_id: str, *, most: int = 80) -> Status:
+    """The job run when it is over: advanced whenever it wants to be looked at, the clock turned in between.
+
+    Raises:
+        AssertionError: after `most` steps it is not over.
+    """
+    for _ in range(most):
+        status = keld.advance(run_id)
+        if status.over:
+            return status
+        emulator.advance(max((status.next_check_at or emulator.now()) - emulator.now(), timedelta(seconds=1)))
+    raise AssertionError(f"{status!r} does not come to its end: {status.batches} {status.problem}")
+
+
+def run(keld: Keld, emulator: Emulator, job: Job, table: Any = None, **where: Any) -> Status:
+    """Submits and finishes."""
+    return finish(keld, emulator, keld.submit(job, tickets() if table is None else table, **where).id)
+
+
+def fault(emulator: Emulator, at: str, do: str, **more: Any) -> None:
+    """Plans one fault (see `keld.emulator.fault`)."""
+    emulator.faults({"rules": [{"at": at, "do": do, **more}]})
+
+
+# --- what must be true ------------------------------------------------------------------------------------------------
+
+
+def outcomes(keld: Keld, status: Status) -> list[str]:
+    """Every row's outcome, in the order of the table."""
+    return keld.read(status.id).read_all().column("keld_outcome").to_pylist()
+
+
+def creates(emulator: Emulator, peer: Peer) -> list[Call]:
+    """The calls that may cost money."""
+    return [call for call in emulator.requests() if call.method == "POST" and call.path == peer.creates]
+
+
+def purchases(emulator: Emulator) -> Counter[int]:
+    """How often each row was paid, by its position in the table."""
+    return Counter(int((entry.custom_id or "x-").rpartition("-")[2]) for entry in emulator.bill())
+
+
+def billed_usd(emulator: Emulator, at: datetime) -> Decimal:
+    """What the provider will charge, by its own counts of tokens and the price list of the day."""
+    return sum((_entry_usd(entry, at) for entry in emulator.bill()), Decimal(0))
+
+
+def _entry_usd(entry: BillEntry, at: datetime) -> Decimal:
+    model = next(model for model in (openai.model, anthropic.model, "text-embedding-3-small") if entry.model.startswith(model))
+    found = rates(entry.provider, model, Lane(entry.lane), at)
+    assert found is not None
+    rate, write = found.base, entry.cache_write_tokens - entry.cache_write_1h_tokens
+    # OpenAI counts the cached tokens in, Anthropic leaves them out.
+    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider == "openai" else 0)
+    per_mtok = fresh * rate.input + entry.cached_tokens * rate.cached + write * rate.cache_write
+    per_mtok += entry.cache_write_1h_tokens * rate.cache_write_1h + entry.output_tokens * rate.output
+    return per_mtok / 10**6
+
+
+def check_promise(
+    keld: Keld, emulator: Emulator, status: Status, table: pa.Table, *, paid: Mapping[int, int] | int = 1
+) -> None:
+    """No row lost, no row paid twice, every pico-dollar accounted for.
+
+    Args:
+        paid: how often each row was bought, where it is not once.
+    """
+    enriched = keld.read(status.id).read_all()
+    assert enriched.select(table.schema.names).equals(table), "every input row, once, in order"
+    assert set(enriched.column("keld_outcome").to_pylist()) <= {outcome.value for outcome in Outcome}
+    expected = dict.fromkeys(range(table.num_rows), paid) if isinstance(paid, int) else dict(paid)
+    assert purchases(emulator) == Counter(expected)
+    assert not [call for call in emulator.requests() if call.method == "POST" and call.path in (openai.creates, anthropic.creates) and call.retry_count]
+    assert status.cost_usd == billed_usd(emulator, status.created_at)
+    assert sum(enriched.column("keld_cost_usd").to_pylist()) == status.cost_usd
+    assert status.reserved_usd == 0, "nothing is in flight any more"
+
+
+def ledger_dump(url: str) -> str:
+    """Everything a ledger holds, as text."""
+    parsed = sa.make_url(url)
+    engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg") if parsed.get_backend_name() == "postgresql" else parsed)
+    tables = sa.MetaData()
+    tables.reflect(engine)
+    with engine.connect() as db:
+        found = [str(tuple(row)) for table in tables.sorted_tables for row in db.execute(sa.select(table))]
+    engine.dispose()
+    return "\n".join(found)
