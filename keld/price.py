@@ -74,9 +74,9 @@ class Rates:
     def cost(self, usage: Usage) -> Decimal:
         """USD for one answer, exact.
 
-        >>> rates = Rates(brackets=(_flat(input="0.5", cached="0.05", cache_write="0.625", cache_write_1h="1", output="2.5"),), source="")
+        >>> rates = Rates(brackets=(_bracket({"input": 0.5, "cached": 0.05, "cache_write": 0.625, "cache_write_1h": 1, "output": 2.5}),), source="")
         >>> rates.cost(Usage(input_tokens=10_050, cached_tokens=8_000, cache_write_tokens=2_000, cache_write_1h_tokens=2_000, output_tokens=300))
-        Decimal('0.003175000000')
+        Decimal('0.003175')
         """
         import numpy as np
 
@@ -134,16 +134,17 @@ def _pico(usd_per_mtok: Decimal) -> int:
     return int(pico)
 
 
-def _flat(*, input: str, cached: str = "", cache_write: str = "", cache_write_1h: str = "", output: str = "0", above: int = 0) -> Bracket:
-    full = Decimal(input)
-    write = Decimal(cache_write or full)
+def _bracket(given: Mapping[str, Any], above: int = 0) -> Bracket:
+    """The rates of `given`; what it leaves out costs what it is a kind of."""
+    full = Decimal(str(given["input"]))
+    write = Decimal(str(given.get("cache_write", full)))
     return Bracket(
         above=above,
         input=full,
-        cached=Decimal(cached or full),
+        cached=Decimal(str(given.get("cached", full))),
         cache_write=write,
-        cache_write_1h=Decimal(cache_write_1h or write),
-        output=Decimal(output),
+        cache_write_1h=Decimal(str(given.get("cache_write_1h", write))),
+        output=Decimal(str(given.get("output", 0))),
     )
 
 
@@ -152,7 +153,7 @@ def _own(provider: str, model: str, given: Mapping[str, Any]) -> Bracket:
     if "input" not in given or set(given) - known:
         raise InvalidJob(f"prices['{provider}:{model}'] has {sorted(given)}; it needs 'input' and may have {sorted(known - {'input'})}.")
     try:
-        bracket = _flat(**{name: str(value) for name, value in given.items()})
+        bracket = _bracket(given)
         _ = [_pico(rate) for rate in (bracket.input, bracket.cached, bracket.cache_write, bracket.cache_write_1h, bracket.output)]
     except InvalidOperation:
         raise InvalidJob(f"prices['{provider}:{model}'] = {dict(given)}: every rate is USD per million tokens, a number.") from None
@@ -168,8 +169,7 @@ def _override(provider: str, model: str, lane: Lane) -> Rates | None:
     table = _overrides().get(provider, {}).get(model, {}).get(lane.value)
     if table is None:
         return None
-    bracket = _flat(**{name: value for name, value in table.items() if name not in ("source", "read")})
-    return Rates(brackets=(bracket,), source=f"{table['source']}, read {table['read']}")
+    return Rates(brackets=(_bracket(table),), source=f"{table['source']}, read {table['read']}")
 
 
 _CONTEXT: dict[Lane, dict[str, str] | None] = {
@@ -222,10 +222,7 @@ def _from_model_price(price: Any, source: str) -> Rates | None:
     if listed["input"] is None:
         return None  # priced by the image, the second or the request: not a model for rows of text
     starts = sorted({0} | {tier.start for value in listed.values() for tier in getattr(value, "tiers", ())})
-    brackets = [
-        _flat(above=start, **{name: str(_rate_above(value, start)) for name, value in listed.items() if value is not None})
-        for start in starts
-    ]
+    brackets = [_bracket({name: _rate_above(value, start) for name, value in listed.items() if value is not None}, start) for start in starts]
     return Rates(brackets=tuple(brackets), source=source)
 
 

@@ -57,7 +57,9 @@ class Embedding:
 
     def __post_init__(self) -> None:
         if type(self.dimensions) is not int or not 1 <= self.dimensions <= 65536:
-            raise SchemaError(f"Embedding(dimensions={self.dimensions!r}): give a whole number from 1 to 65536. Nothing was sent.")
+            raise SchemaError(
+                f"Embedding(dimensions={self.dimensions!r}): give a whole number from 1 to 65536. Nothing was sent."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,9 @@ def _validators(model: type) -> list[str]:
     decorators = getattr(model, "__pydantic_decorators__", None)
     if decorators is None:
         return []
-    return [f"validator {model.__name__}.{name}" for name in (*decorators.field_validators, *decorators.model_validators)]
+    return [
+        f"validator {model.__name__}.{name}" for name in (*decorators.field_validators, *decorators.model_validators)
+    ]
 
 
 def _assemble(
@@ -780,7 +784,7 @@ def _reader(node: _Node, at: str) -> Reader:
         try:
             value = decode(text)
         except msgspec.ValidationError as error:
-            if "`int`, got `float`" not in str(error):
+            if "got `float`" not in str(error):
                 raise InvalidAnswer(_reason(str(error), at)) from None
             value = _read_integral(decode, text, at)
         except (msgspec.DecodeError, UnicodeError):
@@ -823,7 +827,9 @@ def _reason(message: str, at: str) -> str:
         return f"{rule} - at `{at}{path}" if rule else f"{message} - at `{at}`"
     if message.startswith("Invalid enum value"):
         found = _NOT_ALLOWED.fullmatch(message)
-        return f"Not one of the allowed values - at `{at}{found[1]}`" if found else f"Not an allowed value - below `{at}`"
+        return (
+            f"Not one of the allowed values - at `{at}{found[1]}`" if found else f"Not an allowed value - below `{at}`"
+        )
     if message.startswith("Object contains unknown field"):
         return f"A field the schema does not have - below `{at}`"
     return f"Does not fit the schema - below `{at}`"
@@ -831,7 +837,8 @@ def _reason(message: str, at: str) -> str:
 
 # ---- OpenAI's strict form
 
-# https://platform.openai.com/docs/guides/structured-outputs (supported schemas): these are refused with a 400.
+# Refused with a 400: https://developers.openai.com/api/docs/guides/structured-outputs, and for `uniqueItems` the reports
+# (github.com/mastra-ai/mastra/issues/23321, read 2026-11-21).  Dropping only asks for less; the decoder checks as before.
 _STRICT_DROPS = frozenset(
     ("default", "discriminator", "uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems"),
 ).union(("unevaluatedProperties", "patternProperties", "propertyNames", "minProperties", "maxProperties"))
