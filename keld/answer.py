@@ -185,7 +185,7 @@ def _judge(
             except InvalidAnswer as why:
                 outcome, error = Outcome.INVALID, str(why)
         decoded.append(answer)
-        outcomes.append(outcome.value)
+        outcomes.append(outcome)
         errors.append(error)
         retryable.append(reply.retryable)
     cost, standard = _costs(replies, sent, tally)
@@ -207,8 +207,9 @@ def _judge(
 
 def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pico-dollars of each reply at the lane's rates, and what it would have cost at the standard ones."""
-    names = ("input_tokens", "cached_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens")
-    counts = [np.array([getattr(reply, name) for reply in replies], dtype=np.int64) for name in names]
+    rows = [(r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.cache_write_1h_tokens, r.output_tokens) for r in replies]
+    # A count below zero is a fault of the provider's, and must not make anything cheaper.
+    counts = np.maximum(np.array(rows, dtype=np.int64).T, 0)
     tally.input_tokens += int(counts[0].sum())
     tally.cached_tokens += int(counts[1].sum())
     tally.output_tokens += int(counts[4].sum())

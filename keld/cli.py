@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import runpy
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -189,10 +191,16 @@ def emulate(
 
 def main() -> None:
     """The `keld` command."""
+    _give_memory_back()
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _give_memory_back() -> None:
+    """This process is ours alone: the allocator that returns freed blocks keeps it 50 MB smaller on a large partition (Nov 2026)."""
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")  # read when pyarrow is imported; unknown ones are ignored
 
 
 def _finish(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> NoReturn:
@@ -282,20 +290,22 @@ def _job(where: str) -> Job:
 
 
 def _namespace(place: str) -> dict[str, Any]:
-    from keld.errors import InvalidJob
+    """What the user's file or module defines; a fault in it is told with its line, without our own frames."""
+    from keld.errors import InvalidJob, KeldError
 
-    if not place.endswith(".py"):
-        sys.path.insert(0, str(Path.cwd()))
-        try:
-            return vars(import_module(place))
-        except ModuleNotFoundError as error:
-            raise InvalidJob(
-                f"No module {error.name!r}. Nothing was sent. Give a file, e.g. jobs.py:labels, or a module on the path."
-            ) from None
-    if not Path(place).is_file():
+    is_file = place.endswith(".py")
+    if is_file and not Path(place).is_file():
         raise InvalidJob(f"There is no file {place}. Nothing was sent.")
-    sys.path.insert(0, str(Path(place).resolve().parent))
-    return runpy.run_path(place)
+    sys.path.insert(0, str(Path(place).resolve().parent) if is_file else str(Path.cwd()))
+    try:
+        return runpy.run_path(place) if is_file else vars(import_module(place))
+    except KeldError:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever the user's file raises is told in a line
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise InvalidJob(
+            f"{place} cannot be loaded: {type(error).__name__}: {error} ({last.filename}, line {last.lineno}). Nothing was sent."
+        ) from None
 
 
 def _found(keld: Keld, job: str, partition: str | None) -> Status:

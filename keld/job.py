@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _MODEL = re.compile(r"[A-Za-z0-9_-]+:\S+")
 _ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
+_CEILING_MOST = 9_000_000  # the ledger counts pico-dollars in 64 bits
+# What Keld itself says in a request.  One of them in `params` would ask another model, more answers or longer ones than the
+# plan and the ceiling were reckoned with.
+_OWN_PARAMS = frozenset(
+    ("model", "messages", "input", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "stream", "service_tier")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,7 @@ class Job:
         _check_prompt(self.name, self.prompt)
         _check_deadline(self.name, self.deadline)
         _check_numbers(self)
+        _check_params(self)
         if self.endpoint not in _ENDPOINTS:
             raise InvalidJob(f"{self.name}: endpoint={self.endpoint!r} is not one of {', '.join(_ENDPOINTS)}.")
 
@@ -139,17 +146,15 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
 def partition_end(partition: str | None) -> datetime | None:
     """The end of a partition whose key is a UTC month, day or hour (`2026-11`, `2026-11-19`, `2026-11-19-08:00`), else None."""
     key = partition or ""
-    if re.fullmatch(r"\d{4}-\d{2}", key):
-        year, month = int(key[:4]), int(key[5:])
-        if not 1 <= month <= 12:
-            return None
-        return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
     try:
+        if re.fullmatch(r"\d{4}-\d{2}", key):
+            first = datetime.strptime(key, "%Y-%m")
+            return datetime(first.year + first.month // 12, first.month % 12 + 1, 1, tzinfo=UTC)
         if re.fullmatch(r"\d{4}-\d{2}-\d{2}", key):
             day = date.fromisoformat(key)
             return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
         return datetime.strptime(key, "%Y-%m-%d-%H:%M").replace(tzinfo=UTC) + timedelta(hours=1)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
@@ -160,6 +165,8 @@ def template_columns(template: str) -> list[str]:
 
 
 def _models(job: str, models: Sequence[str] | str) -> tuple[str, ...]:
+    if not isinstance(models, str | Sequence):
+        raise InvalidJob(f"{job}: models is a {type(models).__name__}; give a list in the order you like them, e.g. ['openai:gpt-5-mini'].")
     given = (models,) if isinstance(models, str) else tuple(models)
     if not given:
         raise InvalidJob(f"{job}: models is empty. Name at least one, e.g. models=['openai:gpt-5-mini'].")
@@ -178,6 +185,10 @@ def _ceiling(job: str, ceiling: Decimal | float | str | None) -> Decimal | None:
         raise InvalidJob(f"{job}: ceiling_usd={ceiling!r} is not a number of US dollars.") from None
     if not usd.is_finite() or usd <= 0:
         raise InvalidJob(f"{job}: ceiling_usd={ceiling!r} must be above zero; None means no ceiling.")
+    if usd > _CEILING_MOST:
+        raise InvalidJob(
+            f"{job}: ceiling_usd={ceiling!r} is more than Keld can count to ({_CEILING_MOST:,}). Give less, or None for no ceiling."
+        )
     return usd
 
 
@@ -192,6 +203,11 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
         for name in names:
             if not name or name[0].isdigit():
                 raise InvalidJob(f"{job}: prompt has a field {{{name}}}; fields are column names, e.g. {{body}}.")
+        for _, name, spec, conversion in Formatter().parse(prompt):
+            if "{" in (spec or "") or conversion not in (None, "r", "s", "a"):
+                raise InvalidJob(
+                    f"{job}: prompt formats {{{name}}} in a way that str.format has not for columns. Use e.g. {{body}} or {{price:.2f}}."
+                )
     elif not isinstance(prompt, Column) and not callable(prompt):
         raise InvalidJob(f"{job}: prompt is a {type(prompt).__name__}; give a template, a Column, or a function over record batches.")
 
@@ -210,3 +226,11 @@ def _check_numbers(job: Job) -> None:
         value = getattr(job, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InvalidJob(f"{job.name}: {name}={value!r} must be a whole number of at least 1.")
+
+
+def _check_params(job: Job) -> None:
+    taken = sorted(_OWN_PARAMS & set(job.params))
+    if taken:
+        raise InvalidJob(
+            f"{job.name}: params names {', '.join(taken)}, which Keld sets itself. Use models=, max_output_tokens= or prompt= instead."
+        )

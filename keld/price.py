@@ -222,7 +222,9 @@ def _from_model_price(price: Any, source: str) -> Rates | None:
     if listed["input"] is None:
         return None  # priced by the image, the second or the request: not a model for rows of text
     starts = sorted({0} | {tier.start for value in listed.values() for tier in getattr(value, "tiers", ())})
-    brackets = [_bracket({name: _rate_above(value, start) for name, value in listed.items() if value is not None}, start) for start in starts]
+    brackets = [
+        _bracket({name: _rate_above(value, start) for name, value in listed.items() if value is not None}, start) for start in starts
+    ]
     return Rates(brackets=tuple(brackets), source=source)
 
 

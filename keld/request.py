@@ -23,7 +23,7 @@ from keld.job import Column, Job, Prompt, template_columns
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_CUSTOM_ID = re.compile(r"([a-z0-9]{10})-(\d{8,15})")
+_POSITION = re.compile(r"[0-9]{8,15}").fullmatch
 _encode = msgspec.json.Encoder().encode
 
 
@@ -45,8 +45,7 @@ class Question:
         return msgspec.json.decode(data, type=Question)
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """One row's prompt: its JSON fragment, or why the row cannot be asked."""
 
     fragment: bytes | None
@@ -70,8 +69,10 @@ def custom_id(nonce: str, position: int) -> str:
 
 def position_of(custom_id: str, nonce: str) -> int | None:
     """The row position in a custom_id of this attempt; None for an id that it never gave out."""
-    match = _CUSTOM_ID.fullmatch(custom_id)
-    return int(match[2]) if match and match[1] == nonce else None
+    position = custom_id[len(nonce) + 1 :]
+    if custom_id.startswith(nonce) and custom_id[len(nonce) : len(nonce) + 1] == "-" and _POSITION(position):
+        return int(position)
+    return None
 
 
 def renderer(prompt: Prompt, schema: pa.Schema) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
@@ -126,15 +127,22 @@ def _template(template: str, schema: pa.Schema) -> Callable[[pa.RecordBatch], It
             elif plain:
                 yield _ask(percent % values)
             else:
-                yield _formatted(template, dict(zip(names, values, strict=True)))
+                yield _formatted(parts, values)
 
     return render
 
 
-def _formatted(template: str, row: Mapping[str, Any]) -> Asked:
+def _formatted(parts: Sequence[tuple[str, str | None, str | None, str | None]], values: Sequence[Any]) -> Asked:
+    """As `str.format` does, but a field is a column's name to the letter: in a column `a.b` no attribute is looked up."""
+    form, rest = Formatter(), iter(values)
     try:
-        return _ask(template.format_map(row))
-    except (ValueError, TypeError, AttributeError) as error:  # a format that does not fit this row's value: its own fault only
+        return _ask(
+            "".join(
+                text if name is None else text + form.format_field(form.convert_field(next(rest), conversion), spec or "")
+                for text, name, spec, conversion in parts
+            )
+        )
+    except (ValueError, TypeError) as error:  # a format that does not fit this row's value: its own fault only
         return Asked(None, f"prompt template: {type(error).__name__}")
 
 

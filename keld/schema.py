@@ -57,9 +57,7 @@ class Embedding:
 
     def __post_init__(self) -> None:
         if type(self.dimensions) is not int or not 1 <= self.dimensions <= 65536:
-            raise SchemaError(
-                f"Embedding(dimensions={self.dimensions!r}): give a whole number from 1 to 65536. Nothing was sent."
-            )
+            raise SchemaError(f"Embedding(dimensions={self.dimensions!r}): give a whole number from 1 to 65536. Nothing was sent.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +188,7 @@ def _validators(model: type) -> list[str]:
     decorators = getattr(model, "__pydantic_decorators__", None)
     if decorators is None:
         return []
-    return [
-        f"validator {model.__name__}.{name}" for name in (*decorators.field_validators, *decorators.model_validators)
-    ]
+    return [f"validator {model.__name__}.{name}" for name in (*decorators.field_validators, *decorators.model_validators)]
 
 
 def _assemble(
@@ -471,7 +467,7 @@ class _Compiler:
             return self._node(_inlined(schema, self._root), at, (*refs, ref))
         self._recursive.append(ref)
         # No Arrow type contains itself: the inner one stays JSON text.  Its rules hold all the same, at any depth.
-        return _json_text(lambda raw: self._definitions[ref](raw))
+        return _json_text(lambda raw: self._definitions[ref](raw))  # noqa: PLW0108  # not compiled yet: look it up late
 
     def _array(self, schema: JsonSchema, at: str, refs: tuple[str, ...]) -> _Node:
         size = _size_rules(schema, "Items")
@@ -827,9 +823,7 @@ def _reason(message: str, at: str) -> str:
         return f"{rule} - at `{at}{path}" if rule else f"{message} - at `{at}`"
     if message.startswith("Invalid enum value"):
         found = _NOT_ALLOWED.fullmatch(message)
-        return (
-            f"Not one of the allowed values - at `{at}{found[1]}`" if found else f"Not an allowed value - below `{at}`"
-        )
+        return f"Not one of the allowed values - at `{at}{found[1]}`" if found else f"Not an allowed value - below `{at}`"
     if message.startswith("Object contains unknown field"):
         return f"A field the schema does not have - below `{at}`"
     return f"Does not fit the schema - below `{at}`"
@@ -837,8 +831,8 @@ def _reason(message: str, at: str) -> str:
 
 # ---- OpenAI's strict form
 
-# Refused with a 400: https://developers.openai.com/api/docs/guides/structured-outputs, and for `uniqueItems` the reports
-# (github.com/mastra-ai/mastra/issues/23321, read 2026-11-21).  Dropping only asks for less; the decoder checks as before.
+# Refused with a 400: https://developers.openai.com/api/docs/guides/structured-outputs, and for `uniqueItems`
+# github.com/mastra-ai/mastra/issues/23321 (2026-11-21).  Without them less is asked; the decoder checks as before.
 _STRICT_DROPS = frozenset(
     ("default", "discriminator", "uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems"),
 ).union(("unevaluatedProperties", "patternProperties", "propertyNames", "minProperties", "maxProperties"))

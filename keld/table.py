@@ -31,15 +31,15 @@ from keld.errors import KeldError, SinkError, SourceError, StagingError
 
 PathLike: TypeAlias = "str | os.PathLike[str]"  # a UPath too, though a remote one is no os.PathLike
 
-_BLOCK_BYTES = 4 << 20  # the most a block holds, unless one row alone is larger
+_BLOCK_BYTES = 2 << 20  # the most a block holds, unless one row alone is larger
 _BLOCK_ROWS = 16_384
 _PROBE_ROWS = 64
 _CAST_ROWS = 1_024  # a dictionary or view column shows its size only once it is plain: convert few rows at a time
-_TEXT_BLOCK = 2 << 20  # CSV and JSONL: read at once (and some ahead), looked at to infer types, and the largest row
-_GROUP_BYTES, _GROUP_ROWS = 32 << 20, 131_072
+_TEXT_BLOCK = 2 << 20  # CSV and JSONL: what types are inferred from, and the largest row
+_GROUP_BYTES, _GROUP_ROWS = 16 << 20, 131_072
 # Staging is written once and read once or twice: lz4 without dictionaries takes half the time of zstd to write, a third to read.
 _STAGING: dict[str, Any] = {
-    "group_bytes": 16 << 20,
+    "group_bytes": 8 << 20,
     "compression": "lz4",
     "use_dictionary": False,
     "write_statistics": False,
@@ -75,7 +75,7 @@ class Table:
     _blocks: Callable[[], Iterator[pa.RecordBatch]] = field(repr=False, compare=False)
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows in order, in blocks of at most 4 MB and 16,384 rows; reads as it goes.
+        """The rows in order, in blocks of at most 2 MB and 16,384 rows; reads as it goes.
 
         Raises:
             SourceError: the source cannot be read on, changes its types on the way, or could be read only once.
@@ -84,9 +84,7 @@ class Table:
             for block in self._blocks():
                 yield from _plain(block, self.schema)
         except (pa.ArrowException, OSError) as error:
-            raise SourceError(
-                f"{self.description}: reading stopped: {error}. Repair the source and run again."
-            ) from error
+            raise SourceError(f"{self.description}: reading stopped: {error}. Repair the source and run again.") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,9 +128,7 @@ def open_table(source: Any, *, partition: str | None = None) -> Table:
     )
 
 
-def write_table(
-    sink: PathLike, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, partition: str | None = None
-) -> Written:
+def write_table(sink: PathLike, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, partition: str | None = None) -> Written:
     """The partition written to `sink`: wholly, or (on any exception) not at all, and what stood there before stays.
 
     Args:
@@ -179,15 +175,11 @@ class ParquetSink:
         if kind is None:
             self._writer.close()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, trace)
 
 
-def read_parquet(
-    path: PathLike, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None
-) -> Iterator[pa.RecordBatch]:
+def read_parquet(path: PathLike, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
     """The rows `start` <= i < `stop` of a staging file, only `columns`, in order, in blocks of about 3 MB.
 
     Row groups outside of the range are not touched; memory does not depend on how large they are.
@@ -199,9 +191,7 @@ def read_parquet(
     try:
         yield from _read(place, columns, start, stop)
     except (pa.ArrowException, OSError) as error:
-        raise StagingError(
-            f"{place.uri}: staging cannot be read: {error}. Restore the file, or ask for the job run anew."
-        ) from error
+        raise StagingError(f"{place.uri}: staging cannot be read: {error}. Restore the file, or ask for the job run anew.") from error
 
 
 def fsync_dir(path: PathLike) -> None:
@@ -231,9 +221,7 @@ class _Place:
         if "{partition}" not in self.path:
             return self
         if partition is None:
-            raise error(
-                f"{self.uri}: the path asks for a partition and there is none. Give partition=, or a whole path."
-            )
+            raise error(f"{self.uri}: the path asks for a partition and there is none. Give partition=, or a whole path.")
         return replace(self, path=self.path.replace("{partition}", _segment(partition)))
 
     def is_dir(self) -> bool:
@@ -253,11 +241,7 @@ class _Place:
 
     def open(self) -> Any:
         """Its bytes, unzipped; reads ahead as a text reader wants it."""
-        file = (
-            pa.OSFile(self.path, mode="r")
-            if self.fs is None
-            else pa.PythonFile(self.fs.open(self.path, "rb"), mode="r")
-        )
+        file = pa.OSFile(self.path, mode="r") if self.fs is None else pa.PythonFile(self.fs.open(self.path, "rb"), mode="r")
         return pa.CompressedInputStream(file, "gzip") if self.path.endswith(".gz") else file
 
 
@@ -311,9 +295,7 @@ def _sink_place(sink: PathLike, partition: str | None) -> tuple[_Place, str]:
         name = "part" if partition is None else _segment(partition)
         return replace(place, path=f"{place.path.rstrip('/')}/{name}.parquet"), "parquet"
     if form not in _WRITERS or place.path.endswith(".gz"):
-        raise SinkError(
-            f"{place.uri}: no writer for this suffix. End it in .parquet, .csv or .jsonl, or in / for a directory."
-        )
+        raise SinkError(f"{place.uri}: no writer for this suffix. End it in .parquet, .csv or .jsonl, or in / for a directory.")
     return place, form
 
 
@@ -356,17 +338,13 @@ def _open_file(place: _Place, like: pa.Schema | None) -> _File:
             return _text(place, like, _TEXT_FORMS[form])
     if place.fs is None and not os.path.exists(place.path):
         raise FileNotFoundError(place.path)
-    raise SourceError(
-        f"{place.uri}: not a kind of file Keld reads. Give .parquet, .csv, .jsonl (or .gz of the latter two)."
-    )
+    raise SourceError(f"{place.uri}: not a kind of file Keld reads. Give .parquet, .csv, .jsonl (or .gz of the latter two).")
 
 
 def _of_directory(root: _Place) -> Table:
     places = [place for place in root.files() if _form(place.path) in _WRITERS]
     if not places:
-        raise SourceError(
-            f"{root.uri}: no Parquet, CSV or JSONL file in this directory. Nothing was sent. Check the path."
-        )
+        raise SourceError(f"{root.uri}: no Parquet, CSV or JSONL file in this directory. Nothing was sent. Check the path.")
     if len({_form(place.path) for place in places}) > 1:
         raise SourceError(f"{root.uri}: files of several formats in one directory. Nothing was sent. Leave one.")
     # All of them now: a file that does not fit must be known before anything is paid.
@@ -376,9 +354,7 @@ def _of_directory(root: _Place) -> Table:
     for file, keys in zip(files, hive, strict=True):
         _check_alike(first, file)
         if keys.keys() != hive[0].keys():
-            raise SourceError(
-                f"{file.place.uri}: its directories name other columns than {first.place.uri} does. Mend them."
-            )
+            raise SourceError(f"{file.place.uri}: its directories name other columns than {first.place.uri} does. Mend them.")
     schema = pa.schema([*first.schema, *((name, pa.string()) for name in hive[0])])
     rows = sum(file.rows for file in files if file.rows is not None) if first.rows is not None else None
 
@@ -539,9 +515,7 @@ def _text_fault(place: _Place, error: Exception) -> SourceError:
     if "straddling" in str(error):
         return SourceError(f"{place.uri}: a row is larger than 2 MB. Nothing was sent. Give the table as Parquet.")
     if "Empty" in str(error):
-        return SourceError(
-            f"{place.uri}: no rows and no column names. Nothing was sent. Give an empty table as Parquet."
-        )
+        return SourceError(f"{place.uri}: no rows and no column names. Nothing was sent. Give an empty table as Parquet.")
     return SourceError(f"{place.uri}: this is not UTF-8 text in the form its suffix says. Nothing was sent. Repair it.")
 
 
@@ -618,9 +592,7 @@ class _Raw(io.RawIOBase):
 # ---- objects in
 
 
-def _table(
-    schema: pa.Schema, rows: int | None, description: str, blocks: Callable[[], Iterator[pa.RecordBatch]]
-) -> Table:
+def _table(schema: pa.Schema, rows: int | None, description: str, blocks: Callable[[], Iterator[pa.RecordBatch]]) -> Table:
     size = "" if rows is None else f", {rows:,} rows"
     return Table(schema=schema, rows=rows, description=description + size, _blocks=blocks)
 
@@ -645,9 +617,7 @@ def _of_pandas(frame: Any) -> Table:
     try:
         table = pa.Table.from_pandas(frame.reset_index() if named else frame, preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise SourceError(
-            f"the pandas frame: {error.args[-1]}. Nothing was sent. Give that column values of one type."
-        ) from None
+        raise SourceError(f"the pandas frame: {error.args[-1]}. Nothing was sent. Give that column values of one type.") from None
     return replace(_of_stream(table), description=f"pandas DataFrame, {len(frame):,} rows")
 
 
@@ -664,9 +634,7 @@ def _of_lazy_polars(frame: Any) -> Table:
 def _of_dataset(dataset: Any) -> Table:
     def blocks() -> Iterator[pa.RecordBatch]:
         # Without read-ahead: it holds 16 batches of each of 4 files.
-        return iter(
-            dataset.to_batches(batch_size=_CAST_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=False)
-        )
+        return iter(dataset.to_batches(batch_size=_CAST_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=False))
 
     return _table(_plain_schema(dataset.schema, "pyarrow Dataset"), None, "pyarrow Dataset", blocks)
 
@@ -736,9 +704,7 @@ def _plain(block: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]
 
 
 def _decoded(column: Any, kind: pa.DataType) -> Any:
-    if isinstance(
-        column, pa.DictionaryArray
-    ):  # by hand: Arrow has no cast from a dictionary of views (Polars' categories)
+    if isinstance(column, pa.DictionaryArray):  # by hand: Arrow has no cast from a dictionary of views (Polars' categories)
         return _decoded(column.dictionary, kind).take(column.indices)
     return column.cast(kind)
 
@@ -792,9 +758,7 @@ class _Landing:
     def _temporary_path(self) -> str:
         """Beside the target: a rename is one step only within a file system.  Hidden, so that no reader takes it."""
         fs = self._place.fs
-        if fs is not None and _WHOLE_ON_CLOSE.intersection(
-            [fs.protocol] if isinstance(fs.protocol, str) else fs.protocol
-        ):
+        if fs is not None and _WHOLE_ON_CLOSE.intersection([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
             return self._place.path
         folder, _, _ = self._place.path.rpartition("/")
         return f"{folder}/.keld-{secrets.token_hex(8)}.tmp" if folder else f".keld-{secrets.token_hex(8)}.tmp"
@@ -827,9 +791,7 @@ class _Landing:
     def flush(self) -> None:
         """Nothing: the end flushes, once."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
             self._give_up()
             return

@@ -9,7 +9,7 @@ import pickle
 import traceback
 from typing import Annotated, Any, Literal, Optional
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]  # its stubs are a package of their own
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -30,7 +30,9 @@ def _object(**properties: Any) -> dict[str, Any]:
 
 def _decoded(schema: OutputSchema, *answers: str | bytes | None) -> list[dict[str, Any]]:
     decode = schema.decoder().decode
-    return schema.to_arrow([None if answer is None else decode(answer) for answer in answers]).to_pylist()
+    batch = schema.to_arrow([None if answer is None else decode(answer) for answer in answers])
+    batch.validate(full=True)
+    return list(batch.to_pylist())
 
 
 def _reason(schema: OutputSchema, answer: Any) -> str:
@@ -460,7 +462,8 @@ def _rule_and_values(draw: Any, depth: int = 2) -> tuple[dict[str, Any], Any]:
         case "union":
             other, others = draw(_rule_and_values(depth - 1))
             return {draw(st.sampled_from(["anyOf", "oneOf", "allOf"])): [rule, other]}, values | others
-    return draw(_object_of(depth - 1))
+    rule, values = draw(_object_of(depth - 1))
+    return rule, values
 
 
 @st.composite

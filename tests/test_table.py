@@ -235,7 +235,7 @@ def test_later_csv_files_are_read_with_the_first_ones_types(tmp_path: Path) -> N
 
 
 def test_csv_type_that_changes_later_names_column_and_row_not_value(tmp_path: Path) -> None:
-    """The types are those of the first 4 MB; a value is private."""
+    """The types are those of the first 2 MB; a value is private."""
     lines = "".join(f"{number},{'x' * 100}\n" for number in range(60_000))
     (tmp_path / "t.csv").write_text("id,body\n" + lines + "secret,y\n")
     with pytest.raises(SourceError, match=r"column 'id' is int64 in the first rows, and row 60002 is not") as caught:
@@ -273,6 +273,14 @@ def test_jsonl_strings_stay_strings(tmp_path: Path) -> None:
     """Arrow makes times of them, and a prompt would show another text than the file."""
     (tmp_path / "t.jsonl").write_text('{"t": "2026-11-20", "n": {"t": "2026-11-20", "u": null}}\n')
     assert _rows(open_table(tmp_path / "t.jsonl")) == [{"t": "2026-11-20", "n": {"t": "2026-11-20", "u": None}}]
+
+
+@pytest.mark.parametrize(("name", "text"), [("t.csv", "a,b\n1,{}\n"), ("t.jsonl", '{{"a": "{}"}}\n')])
+def test_a_row_larger_than_a_block_says_what_to_do(name: str, text: str, tmp_path: Path) -> None:
+    """Arrow speaks of straddling."""
+    (tmp_path / name).write_text(text.format("x" * 5_000_000))
+    with pytest.raises(SourceError, match=r"larger than 2 MB.*Give the table as Parquet"):
+        _rows(open_table(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.parquet", "t.xlsx"])

@@ -35,7 +35,7 @@ from keld.providers.base import (
 from keld.providers.client import environment_key, origin
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import create_outcome, plain_faults, scrubbed
-from keld.providers.line import lines_of, lowest
+from keld.providers.line import lines_of
 from keld.providers.template import Hole, Template, template
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -212,7 +212,7 @@ class LineEncoder:
     def line(self, position: int, fragment: bytes) -> bytes:
         head = b'{"custom_id":"%b-%08d",' % (self.nonce, position)
         if not fragment.startswith(b"["):
-            return head + self.message.fill(fragment)
+            return b"".join((head, self.message.head, fragment, self.message.tail))
         if b'"system"' not in fragment:
             return head + self.conversation.fill(fragment)
         system, messages = _lift_system(fragment, self.question_system)
@@ -273,7 +273,7 @@ def _text(content: Any) -> str:
 # -- the wire: objects and result lines -----------------------------------------------------------------------
 
 
-class _Counts(msgspec.Struct):
+class _Counts(msgspec.Struct, gc=False):
     processing: int | None = None
     succeeded: int | None = None
     errored: int | None = None
@@ -281,7 +281,7 @@ class _Counts(msgspec.Struct):
     expired: int | None = None
 
 
-class _Batch(msgspec.Struct):
+class _Batch(msgspec.Struct, gc=False):
     id: str = ""
     processing_status: str | None = None
     created_at: str | None = None
@@ -290,7 +290,7 @@ class _Batch(msgspec.Struct):
     results_url: str | None = None
 
 
-class _Page(msgspec.Struct):
+class _Page(msgspec.Struct, gc=False):
     data: list[_Batch] = []
     has_more: bool | None = False
 
@@ -332,22 +332,22 @@ def _instant(text: str | None) -> datetime:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, gc=False):
     type: str | None = None
     message: str | None = None
     error: _Inner | None = None
 
 
-class _Inner(msgspec.Struct):
+class _Inner(msgspec.Struct, gc=False):
     type: str | None = None
     message: str | None = None
 
 
-class _CacheCreation(msgspec.Struct):
+class _CacheCreation(msgspec.Struct, gc=False):
     ephemeral_1h_input_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     input_tokens: int | None = None
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
@@ -355,25 +355,25 @@ class _Usage(msgspec.Struct):
     output_tokens: int | None = None
 
 
-class _Block(msgspec.Struct):
+class _Block(msgspec.Struct, gc=False):
     type: str | None = None
     text: str | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     model: str | None = None
     content: list[_Block] | None = None
     stop_reason: str | None = None
     usage: _Usage | None = None
 
 
-class _Result(msgspec.Struct):
+class _Result(msgspec.Struct, gc=False):
     type: str | None = None
     message: _Message | None = None
     error: _Error | None = None
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):
     custom_id: str
     result: _Result | None = None
 
@@ -395,7 +395,7 @@ def _reply(line: _Line) -> Reply:
 
 def _succeeded(custom_id: str, message: _Message) -> Reply:
     usage = message.usage or _Usage()
-    read, written = lowest(usage.cache_read_input_tokens), lowest(usage.cache_creation_input_tokens)
+    read, written = (usage.cache_read_input_tokens or 0), (usage.cache_creation_input_tokens or 0)
     outcome, content, error = _content(message)
     return Reply(
         custom_id=custom_id,
@@ -404,11 +404,11 @@ def _succeeded(custom_id: str, message: _Message) -> Reply:
         error=error,
         model=message.model,
         # Here `input_tokens` leaves out what was cached; `Usage` counts it in, as every price list does.
-        input_tokens=lowest(usage.input_tokens) + read + written,
+        input_tokens=(usage.input_tokens or 0) + read + written,
         cached_tokens=read,
         cache_write_tokens=written,
-        cache_write_1h_tokens=min(written, lowest(usage.cache_creation.ephemeral_1h_input_tokens) if usage.cache_creation else 0),
-        output_tokens=lowest(usage.output_tokens),
+        cache_write_1h_tokens=min(written, (usage.cache_creation.ephemeral_1h_input_tokens or 0) if usage.cache_creation else 0),
+        output_tokens=(usage.output_tokens or 0),
     )
 
 

@@ -31,11 +31,6 @@ def lines_of(block: bytes, kind: type[T]) -> list[T]:
         return [struct for line in block.split(b"\n") if (struct := _one(line, kind, decoder)) is not None]
 
 
-def lowest(*counts: int | None) -> int:
-    """The first count that is there, never below 0; providers leave fields out or set them to null."""
-    return max(0, next((count for count in counts if count is not None), 0))
-
-
 def _one(line: bytes, kind: type[T], decoder: Any) -> T | None:
     line = line.strip().removeprefix(b"\xef\xbb\xbf")
     if not line:

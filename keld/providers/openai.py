@@ -19,6 +19,7 @@ import msgspec
 import openai as sdk
 
 from keld.answer import Outcome, Reply
+from keld.errors import SchemaError
 from keld.providers.base import (
     Account,
     BatchState,
@@ -32,7 +33,7 @@ from keld.providers.base import (
 from keld.providers.client import environment_key, origin
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import create_outcome, plain_faults, scrubbed
-from keld.providers.line import RETRYABLE_STATUS, lines_of, lowest
+from keld.providers.line import RETRYABLE_STATUS, lines_of
 from keld.providers.template import Hole, Template, template
 from keld.request import Question, custom_id
 from keld.schema import OutputSchema
@@ -207,8 +208,8 @@ class LineEncoder:
     def line(self, position: int, fragment: bytes) -> bytes:
         head = b'{"custom_id":"%b-%08d",' % (self.nonce, position)
         if fragment.startswith(b"["):
-            return head + self.conversation.fill(fragment[1:])
-        return head + self.message.fill(fragment)
+            return b"".join((head, self.conversation.head, fragment[1:], self.conversation.tail))
+        return b"".join((head, self.message.head, fragment, self.message.tail))
 
     def file(self, lines: Iterator[bytes]) -> Iterator[bytes]:
         return lines
@@ -257,46 +258,44 @@ def _dimensions(model: str, output: OutputSchema) -> dict[str, Any]:
 
 
 def _chat_format(output: OutputSchema) -> dict[str, Any]:
-    if output.kind != "object":
-        return {}
-    return {
-        "response_format": {
-            "type": "json_schema",
-            "json_schema": {"name": output.name, "strict": True, "schema": output.strict_json_schema()},
-        }
-    }
+    return {"response_format": {"type": "json_schema", "json_schema": _schema(output)}} if output.kind == "object" else {}
 
 
 def _responses_format(output: OutputSchema) -> dict[str, Any]:
-    if output.kind != "object":
-        return {}
-    return {"text": {"format": {"type": "json_schema", "name": output.name, "strict": True, "schema": output.strict_json_schema()}}}
+    return {"text": {"format": {"type": "json_schema"} | _schema(output)}} if output.kind == "object" else {}
+
+
+def _schema(output: OutputSchema) -> dict[str, Any]:
+    try:
+        return {"name": output.name, "strict": True, "schema": output.strict_json_schema()}
+    except SchemaError:  # maps and untyped values have no strict form; every answer is checked by us anyway
+        return {"name": output.name, "strict": False, "schema": output.json_schema}
 
 
 # -- the wire: objects and result lines -----------------------------------------------------------------------
 
 
-class _File(msgspec.Struct):
+class _File(msgspec.Struct, gc=False):
     id: str
     bytes: int | None = None
 
 
-class _BatchError(msgspec.Struct):
+class _BatchError(msgspec.Struct, gc=False):
     code: str | None = None
     message: str | None = None
 
 
-class _BatchErrors(msgspec.Struct):
+class _BatchErrors(msgspec.Struct, gc=False):
     data: list[_BatchError] | None = None
 
 
-class _Counts(msgspec.Struct):
+class _Counts(msgspec.Struct, gc=False):
     total: int | None = None
     completed: int | None = None
     failed: int | None = None
 
 
-class _Batch(msgspec.Struct):
+class _Batch(msgspec.Struct, gc=False):
     id: str = ""
     status: str | None = None
     created_at: float | None = None
@@ -307,7 +306,7 @@ class _Batch(msgspec.Struct):
     metadata: dict[str, Any] | None = None
 
 
-class _Page(msgspec.Struct):
+class _Page(msgspec.Struct, gc=False):
     data: list[_Batch] = []
     has_more: bool | None = False
 
@@ -329,18 +328,18 @@ def _remote(batch: _Batch) -> RemoteBatch:
     )
 
 
-class _Error(msgspec.Struct):
+class _Error(msgspec.Struct, gc=False):
     code: str | int | None = None
     type: str | None = None
     message: str | None = None
 
 
-class _Details(msgspec.Struct):
+class _Details(msgspec.Struct, gc=False):
     cached_tokens: int | None = None
     cache_write_tokens: int | None = None
 
 
-class _Usage(msgspec.Struct):
+class _Usage(msgspec.Struct, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     input_tokens: int | None = None
@@ -349,36 +348,36 @@ class _Usage(msgspec.Struct):
     input_tokens_details: _Details | None = None
 
 
-class _Part(msgspec.Struct):
+class _Part(msgspec.Struct, gc=False):
     type: str | None = None
     text: str | None = None
     refusal: str | None = None
 
 
-class _Message(msgspec.Struct):
+class _Message(msgspec.Struct, gc=False):
     content: str | list[_Part] | None = None
     refusal: str | None = None
 
 
-class _Choice(msgspec.Struct):
+class _Choice(msgspec.Struct, gc=False):
     message: _Message | None = None
     finish_reason: str | None = None
 
 
-class _Item(msgspec.Struct):
+class _Item(msgspec.Struct, gc=False):
     type: str | None = None
     content: list[_Part] | None = None
 
 
-class _Incomplete(msgspec.Struct):
+class _Incomplete(msgspec.Struct, gc=False):
     reason: str | None = None
 
 
-class _Vector(msgspec.Struct):
+class _Vector(msgspec.Struct, gc=False):
     embedding: list[float] | str | None = None
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, gc=False):
     """Chat, responses, embeddings or an error: whatever came, by the fields that are there."""
 
     model: str | None = None
@@ -391,12 +390,12 @@ class _Body(msgspec.Struct):
     error: _Error | str | None = None
 
 
-class _Response(msgspec.Struct):
+class _Response(msgspec.Struct, gc=False):
     status_code: int | None = None
     body: _Body | None = None
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):
     custom_id: str
     response: _Response | None = None
     error: _Error | str | None = None
@@ -423,10 +422,10 @@ def _reply(line: _Line) -> Reply:
         content=content,
         error=error,
         model=body.model,
-        input_tokens=lowest(usage.prompt_tokens, usage.input_tokens),
-        cached_tokens=lowest(details.cached_tokens),
-        cache_write_tokens=lowest(details.cache_write_tokens),
-        output_tokens=lowest(usage.completion_tokens, usage.output_tokens),
+        input_tokens=usage.prompt_tokens or usage.input_tokens or 0,
+        cached_tokens=(details.cached_tokens or 0),
+        cache_write_tokens=(details.cache_write_tokens or 0),
+        output_tokens=usage.completion_tokens or usage.output_tokens or 0,
     )
 
 

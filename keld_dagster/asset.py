@@ -1,0 +1,268 @@
+"""Asset: a job becomes one op with two outputs, `<name>_batch` (what was sent) and `<name>` (the enriched partition).
+
+One op, because Dagster then puts both in one run; subsettable, because the sensor asks for the result alone; both outputs optional,
+because a run that submits ends without a result instead of waiting for one.  What a run does depends on nothing but its selection,
+one tag, and where the job run stands: it submits, attaches or collects.
+"""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+
+from keld import Job, Keld, Status
+from keld_dagster.check import check_results, check_specs
+from keld_dagster.deadline import partition_end, with_deadline
+from keld_dagster.frame import FRAMES, Frame, as_frame
+from keld_dagster.hold import hold
+from keld_dagster.metadata import batch_metadata, result_metadata
+from keld_dagster.resource import KeldResource
+from keld_dagster.source import Source, SourceLike, source_of
+from keld_dagster.translator import KeldTranslator
+from keld_dagster.wait import ASSET_TAG, JOB_RUN_TAG, Wait, place_of
+
+JOB_METADATA = "keld/job"
+BATCH_METADATA = "keld/batch_asset"
+_PATIENCE = timedelta(hours=1)  # for uploads or downloads of one partition; a step once begun is finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pair:
+    """The two assets of a job, and all that their op needs to know."""
+
+    job: Job
+    source: Source
+    batch: dg.AssetKey
+    result: dg.AssetKey
+    partitions_def: dg.PartitionsDefinition[Any] | None
+    freshness_policy: dg.FreshnessPolicy | None
+    frame: Frame
+    completion_rate: float
+
+
+def build_batch_assets(
+    job: Job,
+    *,
+    source: SourceLike,
+    name: str | None = None,
+    partitions_def: dg.PartitionsDefinition[Any] | None = None,
+    io_manager_key: str | None = None,
+    group_name: str | None = None,
+    freshness_policy: dg.FreshnessPolicy | None = None,
+    automation_condition: dg.AutomationCondition[dg.AssetKey] | None = None,
+    backfill_policy: dg.BackfillPolicy | None = None,
+    pool: str | None = None,
+    retry_policy: dg.RetryPolicy | None = None,
+    frame: Frame | None = None,
+    completion_rate: float = 0.99,
+    translator: KeldTranslator | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    resource_key: str = "keld",
+) -> dg.AssetsDefinition:
+    """The assets `<name>_batch` and `<name>` of a job over the partitions of an upstream table.
+
+    Args:
+        source: the upstream asset (definition, key, or key as a string), loaded through its IO manager only when something is
+            to be sent; or a path or URI, in which `{partition}` stands for the key.
+        name: the result asset; default the job's name, with `_` for what an asset's name cannot hold.
+        partitions_def: default the source's.
+        io_manager_key: takes the enriched partition; default Dagster's own, `io_manager`.
+        freshness_policy: on the result; gives each partition its deadline where the job has none.
+        pool: limits how many runs upload or download at once; waiting takes no slot anyway.
+        retry_policy: for short faults of submission and collection; a step that waits for a retry keeps its slot.
+        frame: what the source is loaded as and the result handed over as; default the source's return annotation, else pandas.
+        completion_rate: the least share of answered rows; below it what is downstream is not run.
+        metadata: on the result, e.g. `{"partition_expr": "day"}` for IO managers of databases.
+        resource_key: of the `KeldResource`.
+
+    Raises:
+        ValueError: an unknown frame, or a rate outside 0..1.
+    """
+    if frame is not None and frame not in FRAMES:
+        raise ValueError(f"{job.name}: frame={frame!r} is not one of {', '.join(FRAMES)}.")
+    if not 0 <= completion_rate <= 1:
+        raise ValueError(f"{job.name}: completion_rate={completion_rate!r} is a share, from 0 to 1.")
+    origin = source_of(source)
+    partitions_def = partitions_def or origin.partitions_def
+    common: dict[str, Any] = {"group_name": group_name, "automation_condition": automation_condition, "partitions_def": partitions_def}
+    specs = _specs(job, origin, name or _asset_name(job), translator or KeldTranslator(), common, freshness_policy, metadata)
+    pair = _Pair(
+        job=job,
+        source=origin,
+        batch=specs[0].key,
+        result=specs[1].key,
+        partitions_def=partitions_def,
+        freshness_policy=freshness_policy,
+        frame=frame or origin.frame,
+        completion_rate=completion_rate,
+    )
+
+    @dg.multi_asset(
+        name=pair.result.to_python_identifier(),
+        specs=[specs[0], specs[1].with_io_manager_key(io_manager_key or "io_manager")],
+        check_specs=check_specs(pair.result, completion_rate),
+        can_subset=True,
+        partitions_def=partitions_def,
+        backfill_policy=backfill_policy,
+        pool=pool,
+        retry_policy=retry_policy,
+        required_resource_keys={resource_key},
+    )
+    def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+        resource: KeldResource = getattr(context.resources, resource_key)
+        yield from _materialize(context, pair, resource.get())
+
+    return op
+
+
+def _asset_name(job: Job) -> str:
+    return job.name.replace(".", "_").replace("-", "_")
+
+
+def _specs(
+    job: Job,
+    source: Source,
+    name: str,
+    translator: KeldTranslator,
+    common: Mapping[str, Any],
+    freshness_policy: dg.FreshnessPolicy | None,
+    metadata: Mapping[str, Any] | None,
+) -> tuple[dg.AssetSpec, dg.AssetSpec]:
+    """The specs of batch and result, as the translator wants them."""
+    upstream = [] if source.key is None else [source.key]
+    providers = list(dict.fromkeys(model.partition(":")[0] for model in job.acceptable))
+    batch = translator.get_asset_spec(
+        "batch",
+        dg.AssetSpec(
+            f"{name}_batch",
+            deps=upstream,
+            kinds=set(providers[:3]),  # Dagster shows three at most
+            description=f"What was sent to the provider for `{name}`: batches, expected cost, deadline.",
+            **common,
+        ),
+    )
+    result = translator.get_asset_spec(
+        "result",
+        dg.AssetSpec(
+            name,
+            deps=[*upstream, batch.key],
+            kinds=set(providers[:3]),
+            description=f"The rows of {'the source' if source.key is None else source.key.to_user_string()} with the answers of the job `{job.name}`.",
+            freshness_policy=freshness_policy,
+            metadata=metadata or {},
+            **common,
+        ),
+    )
+    # After the translator: the sensor finds the pair by these.
+    return batch, result.merge_attributes(metadata={JOB_METADATA: job.name, BATCH_METADATA: batch.key.to_user_string()})
+
+
+# -- the op ---------------------------------------------------------------------------------------------------------
+
+
+def _materialize(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> Iterator[dg.MaterializeResult[Any]]:
+    """Brings every partition of this run as far as it gets without waiting; then what there is to show of it."""
+    partitions: Sequence[str | None] = [None] if pair.partitions_def is None else context.partition_keys
+    statuses = {partition: _bring_on(context, pair, keld, partition) for partition in partitions}
+    selected = context.selected_asset_keys
+    # An IO manager takes one partition a run; those of a ranged run are all brought in by collect runs, ready or not.
+    alone = statuses[partitions[0]] if len(partitions) == 1 else None
+    collects = alone is not None and alone.over and pair.result in selected
+    if pair.result in selected and not collects:
+        _begin_wait(context, pair, statuses)
+    if pair.batch in selected:
+        yield _batch_result(context, pair, statuses)
+    if collects and alone is not None:
+        yield _enriched(context, pair, keld, alone)
+
+
+def _bring_on(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None) -> Status:
+    """The job run of a partition, submitted if there is none, advanced until the provider has it or it is over."""
+    job_run = _job_run_to_collect(context, pair)
+    before = keld.find(pair.job.name, partition)
+    if job_run is not None:
+        status = keld.status(job_run)
+    elif before is not None and not before.over:
+        status = before  # attach: the source need not be read for that
+    else:
+        ends_at = partition_end(pair.partitions_def, partition)
+        job = with_deadline(pair.job, pair.freshness_policy, ends_at, keld.clock())
+        rows = pair.source.load(context, partition, pair.frame)
+        status = keld.submit(job, rows, partition=partition, ends_at=ends_at)
+    status = _advance(keld, status.id)
+    context.log.info(
+        f"{status.job}[{status.partition}] {status.state.value}: {status.answered:,} of {status.rows:,} rows answered, "
+        f"{len(status.batches)} batches, ${status.cost_usd:.4f} so far (job run {status.id})"
+    )
+    if not status.over and status.problem is not None and (not status.sent or job_run is not None):
+        raise dg.Failure(f"{status.problem} Materialize again to go on: what was sent is not sent again.")
+    return status
+
+
+def _job_run_to_collect(context: dg.AssetExecutionContext, pair: _Pair) -> str | None:
+    """The job run this run was launched to collect; the tag of a run that collects another asset says nothing to this one."""
+    tags = context.run.tags
+    return tags.get(JOB_RUN_TAG) if tags.get(ASSET_TAG) == pair.result.to_user_string() else None
+
+
+def _advance(keld: Keld, job_run: str) -> Status:
+    """Advances until there is nothing to do but wait, or something stands in the way."""
+    until = time.monotonic() + _PATIENCE.total_seconds()
+    pause = threading.Event()
+    while True:
+        status = keld.advance(job_run, budget_s=_PATIENCE.total_seconds())
+        if not status.ready or status.problem is not None or time.monotonic() > until:
+            return status
+        pause.wait(0.5)  # another worker, the sensor perhaps, holds it for a moment
+
+
+def _begin_wait(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mapping[str | None, Status]) -> None:
+    """Leaves word that results are due: a hold run, and on the batch asset the job run."""
+    wait = Wait(
+        id=context.run.run_id,
+        asset=pair.result,
+        job_runs={partition or "": status.id for partition, status in statuses.items()},
+        followers=_followers(context, pair),
+        place=place_of(context.run.tags),
+    )
+    hold(context, wait)
+    if pair.batch not in context.selected_asset_keys:
+        for partition, status in statuses.items():
+            context.log_event(dg.AssetMaterialization(pair.batch, partition=partition, metadata=batch_metadata(status)))
+
+
+def _followers(context: dg.AssetExecutionContext, pair: _Pair) -> tuple[dg.AssetKey, ...]:
+    """What is downstream of the result and planned in this run: it is skipped now, and a backfill asks for it only once."""
+    layer = context.job_def.asset_layer
+    planned = context.run.asset_selection or layer.executable_asset_keys  # empty for a job over all its assets
+    found: dict[dg.AssetKey, None] = {}
+    edge = [pair.result]
+    while edge:
+        children = layer.asset_graph.get(edge.pop()).child_keys - found.keys()
+        found.update(dict.fromkeys(children))
+        edge.extend(children)
+    return tuple(sorted((key for key in found if key in planned and key != pair.batch), key=lambda key: key.to_user_string()))
+
+
+def _batch_result(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mapping[str | None, Status]) -> dg.MaterializeResult[Any]:
+    if pair.partitions_def is None:
+        return dg.MaterializeResult(asset_key=pair.batch, metadata=batch_metadata(statuses[None]))
+    for partition, status in statuses.items():
+        context.add_asset_metadata(batch_metadata(status), asset_key=pair.batch, partition_key=partition)
+    return dg.MaterializeResult(asset_key=pair.batch)
+
+
+def _enriched(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, status: Status) -> dg.MaterializeResult[Any]:
+    """The enriched partition, for the IO manager; with its checks."""
+    rows = keld.read(status.id)
+    return dg.MaterializeResult(
+        asset_key=pair.result,
+        metadata=result_metadata(status, rows.schema),
+        data_version=dg.DataVersion(status.id),  # the same job run is the same answers, however often it is materialised
+        check_results=check_results(pair.result, status, pair.completion_rate),
+        value=as_frame(rows, pair.frame),
+    )

@@ -1,0 +1,122 @@
+"""Hold: the run that stands for a wait, and never executes.
+
+All that we write into Dagster by its private API is in this file, and any failure of it is a warning: results still arrive, only
+a backfill may be called failed too early.  Why it must be: since 1.13.21 a backfill whose runs have all finished and that made no
+progress for one tick is failed for good, even though the provider still works; only an unfinished run with the backfill's tag
+keeps it open.  A run that is QUEUED behind a pool without slots is unfinished, costs no slot, survives run monitoring, and is
+cancelled by Dagster itself when the backfill is.  It is created inside the op that submits, before Dagster could look.
+"""
+
+import time
+from collections.abc import Sequence
+from uuid import UUID, uuid5
+
+import dagster as dg
+from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventType
+from dagster._core.origin import JobPythonOrigin
+
+from keld_dagster.wait import Wait
+
+WAIT_JOB = "keld_provider_wait"
+POOL = "keld_provider"
+_STEP = "wait_for_provider"
+_OVER_TAG = "keld/over"
+_NAMESPACE = UUID("6b1d0c58-9d0a-4d5e-8d9b-6b656c640001")
+_OPEN = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
+
+@dg.op(name=_STEP, pool=POOL)
+def _wait_for_provider(context: dg.OpExecutionContext) -> None:
+    """Runs only if an operator gave the pool slots: then it waits here, with a slot, and ends when the sensor says so."""
+    while _OVER_TAG not in _run(context.instance, context.run_id).tags:
+        time.sleep(5)
+
+
+@dg.job(name=WAIT_JOB, description="Stands for partitions that are at an LLM provider. Queued on purpose; terminating it cancels there.")
+def wait_job() -> None:
+    """The hold run's job; it is part of `keld_definitions`."""
+    _wait_for_provider()
+
+
+def hold_id(wait_id: str, asset: dg.AssetKey) -> str:
+    """The hold run of a wait: the same for every try of the step that submitted."""
+    return str(uuid5(_NAMESPACE, f"{wait_id}:{asset.to_user_string()}"))
+
+
+def hold(context: dg.AssetExecutionContext, wait: Wait) -> str | None:
+    """The hold run of a wait, created if it is not there; None where none can be, which costs a backfill's honesty, not a row."""
+    if context.run.remote_job_origin is None:
+        context.log.info("No hold run: this run was not launched through a code location. Run it again to bring the results in.")
+        return None
+    if not context.repository_def.has_job(WAIT_JOB):
+        context.log.warning(f"No hold run: the job {WAIT_JOB} is not in this code location. Load its assets with keld_definitions([...]).")
+        return None
+    try:
+        return _create(context, wait)
+    except Exception as error:  # noqa: BLE001  # private API: whatever it is, the submission stands
+        context.log.warning(
+            f"No hold run ({type(error).__name__}: {error}). Results still arrive; a backfill may be marked failed before they do."
+        )
+        return None
+
+
+def open_holds(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
+    """The hold runs of all waits of this instance, the oldest first."""
+    return instance.get_runs(dg.RunsFilter(job_name=WAIT_JOB, statuses=_OPEN), ascending=True)
+
+
+def release(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, *, canceled: bool = False) -> None:
+    """Ends a hold run, with the time from its creation as its duration."""
+    if run.status is dg.DagsterRunStatus.STARTED:
+        instance.add_run_tags(run.run_id, {_OVER_TAG: "true"})  # its own process ends it
+        return
+    if canceled:
+        instance.report_run_canceled(run, message)
+        return
+    record = instance.get_run_record_by_id(run.run_id)
+    began = record.create_timestamp.timestamp() if record is not None else None
+    start = DagsterEvent(DagsterEventType.PIPELINE_START.value, run.job_name, message="Submitted to the provider.")
+    instance.report_dagster_event(start, run.run_id, timestamp=began)
+    instance.report_dagster_event(DagsterEvent(DagsterEventType.PIPELINE_SUCCESS.value, run.job_name, message=message), run.run_id)
+
+
+def _create(context: dg.AssetExecutionContext, wait: Wait) -> str:
+    instance, source = context.instance, context.run
+    remote, code = source.remote_job_origin, source.job_code_origin
+    assert remote is not None and code is not None
+    _close_pool(instance)
+    run_id = hold_id(wait.id, wait.asset)
+    run = instance.get_run_by_id(run_id) or instance.create_run_for_job(
+        job_def=context.repository_def.get_job(WAIT_JOB),
+        run_id=run_id,
+        tags=wait.to_tags(),
+        status=dg.DagsterRunStatus.NOT_STARTED,
+        remote_job_origin=remote.repository_origin.get_job_origin(WAIT_JOB),
+        job_code_origin=JobPythonOrigin(WAIT_JOB, code.repository_origin),
+    )
+    if run.status is dg.DagsterRunStatus.NOT_STARTED:  # else this is a retry of the step, and the hold stands
+        _announce(instance, run, wait)
+    return run_id
+
+
+def _announce(instance: dg.DagsterInstance, run: dg.DagsterRun, wait: Wait) -> None:
+    """Plans the partitions, and queues the run as Dagster's own coordinator does."""
+    for partition in wait.job_runs:
+        # While an unfinished run plans a partition, Dagster shows it as materialising.
+        planned = AssetMaterializationPlannedData(asset_key=wait.asset, partition=partition or None)
+        event = DagsterEvent.build_asset_materialization_planned_event(WAIT_JOB, _STEP, planned)
+        instance.report_dagster_event(event, run.run_id)
+    instance.report_dagster_event(DagsterEvent.job_enqueue(run), run.run_id)
+
+
+def _close_pool(instance: dg.DagsterInstance) -> None:
+    """Gives the pool no slots, unless somebody has set a limit of their own."""
+    storage = instance.event_log_storage
+    if POOL not in {pool.name for pool in storage.get_pool_limits()}:
+        storage.set_concurrency_slots(POOL, 0)
+
+
+def _run(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRun:
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    return run

@@ -1,0 +1,75 @@
+"""Resource: ledger, staging and accounts, as Dagster configuration.
+
+Keys never stand here: an account names the environment variable that holds its key, since Dagster shows a resource's fields in
+its UI.  Dagster makes a resource anew for every step and every tick, so the `Keld` behind it opens at its first use and is closed
+when the step or the tick is over.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+from keld import Account, Keld
+
+
+class KeldAccount(dg.Config):
+    """A provider beside the built-in ones, or other settings of one of them; see `keld.Account`."""
+
+    kind: str = Field(description="Whose wire it speaks: openai or anthropic.")
+    base_url: str | None = Field(
+        default=None, description="None: the SDK's own way (OPENAI_BASE_URL, ANTHROPIC_BASE_URL, else the official host)."
+    )
+    api_key_env: str | None = Field(default=None, description="The environment variable that holds the key; never the key itself.")
+
+
+class KeldResource(dg.ConfigurableResource["KeldResource"]):
+    """Where job runs live; `get()` gives the `keld.Keld`.  See `keld.Keld` for the fields."""
+
+    home: str | None = Field(
+        default=None,
+        description="Directory of ledger and staging, shared by all processes. Default: KELD_HOME, else `keld` in DAGSTER_HOME, else `.keld`.",
+    )
+    ledger_url: str | None = Field(
+        default=None, repr=False, description="sqlite:///... or postgresql://...; use dg.EnvVar where it holds a password."
+    )
+    namespace: str | None = Field(default=None, description="Keeps several teams apart in one ledger.")
+    accounts: dict[str, KeldAccount] = Field(default_factory=dict, description="By the name before the colon in a job's models.")
+
+    _keld: Keld | None = PrivateAttr(default=None)
+
+    def get(self) -> Keld:
+        """The environment, opened at the first use."""
+        if self._keld is None:
+            self._keld = self.open()
+        return self._keld
+
+    def open(self) -> Keld:
+        """A new environment; override it to give `Keld` what is no configuration (a clock, settings)."""
+        accounts = {
+            name: Account(kind=given.kind, base_url=given.base_url, api_key_env=given.api_key_env) for name, given in self.accounts.items()
+        }
+        return Keld(home=self.directory, ledger_url=self.ledger_url, namespace=self.namespace, accounts=accounts)
+
+    @property
+    def directory(self) -> Path | None:
+        """`home`, or a place that does not depend on the working directory, which differs between Dagster's processes."""
+        if self.home is not None:
+            return Path(self.home)
+        if os.environ.get("KELD_HOME") or not os.environ.get("DAGSTER_HOME"):
+            return None
+        return Path(os.environ["DAGSTER_HOME"]) / "keld"
+
+    @contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[KeldResource]:
+        try:
+            yield self
+        finally:
+            if self._keld is not None:
+                self._keld.close()
+                self._keld = None

@@ -1,0 +1,78 @@
+"""Wait: what one run sent and nobody has brought in yet.
+
+Between `asset`, which begins a wait, `hold`, which stands for it, and `sensor`, which ends it.  A wait has no table of its own: its
+facts are the tags of Dagster's runs, and the state of each partition is the job run's in the ledger.  Tags hold ids and keys only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+ASSET_TAG = "keld/asset"  # the result asset that waits
+WAIT_TAG = "keld/wait"  # the run that submitted
+JOB_RUNS_TAG = "keld/job_runs"  # {partition: job run}, as JSON
+FOLLOWERS_TAG = "keld/followers"  # assets planned in the submit run that had to be skipped there, as JSON
+JOB_RUN_TAG = "keld/job_run"  # on a collect run: the job run it collects
+PHASE_TAG = "keld/phase"
+BACKFILL_TAG = "dagster/backfill"
+PARTITION_TAG = "dagster/partition"
+_PLACE_TAGS = (BACKFILL_TAG, PARTITION_TAG, "dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+
+COLLECT = "collect"
+HOLD = "hold"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """The partitions of a result asset that a run submitted.
+
+    Args:
+        id: the run that submitted.
+        job_runs: partition (empty for an asset without partitions) -> job run.
+        followers: assets that ride along with each collect run, since a backfill asks for a partition only once.
+        place: the run's own partition and backfill tags.
+    """
+
+    id: str
+    asset: dg.AssetKey
+    job_runs: Mapping[str, str]
+    followers: tuple[dg.AssetKey, ...] = ()
+    place: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def backfill(self) -> str | None:
+        return self.place.get(BACKFILL_TAG)
+
+    def to_tags(self) -> dict[str, str]:
+        return {
+            **self.place,
+            PHASE_TAG: HOLD,
+            WAIT_TAG: self.id,
+            ASSET_TAG: self.asset.to_user_string(),
+            JOB_RUNS_TAG: json.dumps(dict(self.job_runs)),
+            FOLLOWERS_TAG: json.dumps([key.to_user_string() for key in self.followers]),
+        }
+
+    @staticmethod
+    def from_tags(tags: Mapping[str, str]) -> Wait:
+        """The wait that `to_tags` wrote.
+
+        Raises:
+            KeyError, ValueError: somebody else wrote them, or cut them.
+        """
+        return Wait(
+            id=tags[WAIT_TAG],
+            asset=dg.AssetKey.from_user_string(tags[ASSET_TAG]),
+            job_runs=json.loads(tags[JOB_RUNS_TAG]),
+            followers=tuple(dg.AssetKey.from_user_string(key) for key in json.loads(tags.get(FOLLOWERS_TAG, "[]"))),
+            place=place_of(tags),
+        )
+
+
+def place_of(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those of a run's tags that say which backfill and partitions it is for."""
+    return {name: tags[name] for name in _PLACE_TAGS if name in tags}
