@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -158,14 +158,11 @@ def end(process: subprocess.Popen[bytes]) -> None:
     """Ends a process and all it started: asked first, then made to."""
     process.send_signal(signal.SIGINT)
     try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        pass
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # what is left of its session
-        except ProcessLookupError:
-            pass
         process.wait()
 
 
@@ -182,9 +179,9 @@ def watch(console: Console, dagster: Dagster, backfill: str, began: float) -> No
     while True:
         seen = dagster.ask(_LOOK, id=backfill, keys=keys)
         now = progress(seen)
-        if now.counts != told:
+        if (now.counts, now.idle) != told:
             console.print(f"[dim]{time.monotonic() - began:4.0f} s[/]  {now}")
-            told = now.counts
+            told = (now.counts, now.idle)
         status = seen["partitionBackfillOrError"]["status"]
         if status == "COMPLETED_SUCCESS":
             return
@@ -201,6 +198,10 @@ class Progress:
 
     counts: tuple[int, ...]
     executing: int
+
+    @property
+    def idle(self) -> bool:
+        return self.executing == 0
 
     def __str__(self) -> str:
         tickets, triage_sent, triaged, _, embeddings_sent, embedded, waiting = self.counts

@@ -28,7 +28,8 @@ triage = Job(
     models=["openai:gpt-5-mini"],
     deadline=timedelta(hours=9),  # after the day has ended: on the desk at nine in the morning
     ceiling_usd=5,
-    max_output_tokens=200,
+    max_output_tokens=400,
+    params={"reasoning_effort": "minimal"},
     tags={"team": "support", "category": "classification"},
 )
 

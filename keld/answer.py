@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 LINE_BYTES_MAX = 64 << 20  # the longest result line that is read; a longer one is the row's fault, not the file's
+_TOKENS_MOST = 10**9  # of one answer: far above what any model takes, and times any rate still whole in 64 bits
 _RANGE_BYTES = 48 << 20  # answers above this are put in order range by range
 
 
@@ -154,16 +155,16 @@ def collect(files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: S
 
 
 def same(
-    positions: Sequence[int], outcome: Outcome, error: str | None, sent: Sent, output: OutputSchema, *, retryable: bool = False
+    positions: Sequence[int], outcome: Outcome, error: str | None, sent: Sent | None, output: OutputSchema, *, retryable: bool = False
 ) -> pa.RecordBatch:
-    """One and the same outcome, without an answer, for N rows."""
+    """One and the same outcome, without an answer, for N rows; `sent` is None where they never belonged to a shard."""
     n = len(positions)
     values: list[pa.Array] = [
         pa.array(positions, type=pa.int64()),
         pa.repeat(pa.scalar(outcome.value), n),
         pa.repeat(pa.scalar(error, type=pa.string()), n),
-        pa.repeat(pa.scalar(sent.model), n),
-        pa.repeat(pa.scalar(sent.lane), n),
+        pa.repeat(pa.scalar(sent.model if sent else None, type=pa.string()), n),
+        pa.repeat(pa.scalar(sent.lane if sent else None, type=pa.string()), n),
         pa.repeat(pa.scalar(0, type=pa.int64()), n),
         pa.repeat(pa.scalar(retryable), n),
     ]
@@ -208,8 +209,13 @@ def _judge(
 def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pico-dollars of each reply at the lane's rates, and what it would have cost at the standard ones."""
     rows = [(r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.cache_write_1h_tokens, r.output_tokens) for r in replies]
-    # A count below zero is a fault of the provider's, and must not make anything cheaper.
-    counts = np.maximum(np.array(rows, dtype=np.int64).T, 0)
+    # Counts that cannot be are a fault of the provider's, and must neither make anything cheaper nor stop the others' answers.
+    try:
+        counts = np.clip(np.array(rows, dtype=np.int64).T, 0, _TOKENS_MOST)
+    except OverflowError:
+        counts = np.clip(np.array(rows, dtype=object).T, 0, _TOKENS_MOST).astype(np.int64)
+    counts[0] = np.maximum(counts[0], counts[1] + counts[2])
+    counts[3] = np.minimum(counts[3], counts[2])
     tally.input_tokens += int(counts[0].sum())
     tally.cached_tokens += int(counts[1].sum())
     tally.output_tokens += int(counts[4].sum())

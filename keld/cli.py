@@ -135,8 +135,11 @@ def cancel(
     """Cancel a job run: what was not sent is dropped, what is at the provider is cancelled there and harvested."""
     with _keld() as keld:
         with _refusals(ERROR):
-            asked = keld.cancel(_found(keld, job, partition).id)
-        if wait:
+            found = _found(keld, job, partition)
+            asked = keld.cancel(found.id)
+        if found.over:
+            _print_json(found.to_json()) if as_json else typer.echo("Nothing to cancel: it is over.")
+        elif wait:
             _finish(keld, asked, poll_s, as_json)
         elif as_json:
             _print_json(asked.to_json())

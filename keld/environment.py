@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from keld import snapshot
+from keld.answer import AnswerSink, Outcome, same
 from keld.enrich import enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable, UnknownJobRun
 from keld.job import Job, due, partition_end
@@ -29,12 +30,12 @@ from keld.request import Question, fingerprint
 from keld.reuse import reuse
 from keld.runner import Runner, Settings, plan_shards
 from keld.schema import OutputSchema, output_schema
-from keld.shard import Slice, cut
+from keld.shard import Slice, cut, fitting
 from keld.snapshot import Snapshot
 from keld.staging import RunFiles, Staging, disk_errors, write_file
 from keld.state import State
 from keld.status import Status, status_of
-from keld.table import Table, open_table
+from keld.table import Table, open_table, sink_is_file
 from keld.turnaround import turnaround
 
 if TYPE_CHECKING:
@@ -114,7 +115,8 @@ class Keld:
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
         """
-        key, target = partition or "", None if sink is None else os.fspath(sink) if isinstance(sink, os.PathLike) else str(sink)
+        key, target = partition or "", None if sink is None else _absolute(sink)
+        self._check_sink(job, target, key)
         before = self.ledger.latest(self.namespace, job.name, key)
         if before is not None and not before.over and not all(shard.unsent for shard in self.ledger.shards(before.id)):
             return self._attach(before, target)
@@ -220,7 +222,7 @@ class Keld:
         files = self.staging.run(run_id)
         output = OutputSchema.from_json(Question.from_json(files.question.read_bytes()).output)
         schema = enriched_schema(source_schema(files.snapshot), output)
-        answers = [path for path in [files.reused, *self._answer_files(run)] if path.exists()]
+        answers = [path for path in [files.reused, files.unsent, *self._answer_files(run)] if path.exists()]
         return pa.RecordBatchReader.from_batches(schema, enrich(files.snapshot, answers, output))
 
     def close(self) -> None:
@@ -270,6 +272,17 @@ class Keld:
                     )
                 self._providers[name] = connect(name, self.accounts[name])
             return self._providers[name]
+
+    def _check_sink(self, job: Job, sink: str | None, partition: str) -> None:
+        """Passes if the sink can be written, and is not a file that another partition of the job went to."""
+        if sink is None or not sink_is_file(sink, partition or None):
+            return
+        other = self.ledger.partition_at(self.namespace, job.name, sink, partition)
+        if other is not None:
+            raise InvalidJob(
+                f"{job.name}[{partition}]: the sink {sink} is where the partition {other!r} went; it would be written over. Nothing was sent. "
+                "Name one file a partition, e.g. --sink 'out/{partition}.parquet', or a directory."
+            )
 
     def _attach(self, run: JobRun, sink: str | None) -> Status:
         if sink is not None and run.over:
@@ -382,7 +395,7 @@ class Keld:
             obstacle = None
             slices: list[Slice] = []
             try:
-                slices = self._slices(job, provider, question, model, askable)
+                slices, _ = self._slices(job, provider, question, model, askable)
             except InvalidJob as problem:
                 obstacle = str(problem)
             for lane in Lane:
@@ -401,9 +414,13 @@ class Keld:
                     obstacle=obstacle,
                 )
 
-    def _slices(self, job: Job, provider: Provider, question: Question, model: str, askable: NDArray[np.int64]) -> list[Slice]:
-        encoder = provider.encoder(question, model, "0" * 10)
-        return cut([askable], encoder.overhead_bytes, provider.capabilities.limits.lowered(job.max_shard_rows, job.max_shard_bytes))
+    def _slices(
+        self, job: Job, provider: Provider, question: Question, model: str, askable: NDArray[np.int64]
+    ) -> tuple[list[Slice], NDArray[np.bool_]]:
+        """The slices, and which rows are asked in them: a row may be too large for any."""
+        overhead = provider.encoder(question, model, "0" * 10).overhead_bytes
+        limits = provider.capabilities.limits.lowered(job.max_shard_rows, job.max_shard_bytes)
+        return cut([askable], overhead, limits), fitting(askable, overhead, limits)
 
     def _shards(
         self, job: Job, run_id: str, chosen: Option, question: Question, files: RunFiles, askable: NDArray[np.int64]
@@ -413,11 +430,12 @@ class Keld:
             id="", run_id=run_id, ordinal=0, round=0, state=State.PLANNED, provider=chosen.provider, host=provider.host, model=chosen.model,
             lane=chosen.lane.value, requests=0, size_bytes=0, worst_usd=Decimal(0), expected_usd=Decimal(0),
         )  # fmt: skip
-        slices = self._slices(job, provider, question, chosen.model, askable)
+        slices, asked = self._slices(job, provider, question, chosen.model, askable)
+        _set_aside(files, question, (askable > 0) & ~asked)
         return plan_shards(
             files,
             slices,
-            askable > 0,
+            asked,
             first=0,
             round_=0,
             like=like,
@@ -443,6 +461,24 @@ class Keld:
             return float(2**fruitless)  # nothing is under way yet: a few quick tries, then give up
         until = (status.next_check_at - self.clock()).total_seconds() if status.next_check_at else 1.0
         return max(0.05, min(until, poll_s) if poll_s is not None else until)
+
+
+def _absolute(sink: Any) -> str:
+    """A sink as any worker finds it, wherever it was started."""
+    text = os.fspath(sink) if isinstance(sink, os.PathLike) else str(sink)
+    if "://" in text:
+        return text
+    return os.path.abspath(text) + ("/" if text.endswith("/") else "")
+
+
+def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]) -> None:
+    """Keeps the outcome of the rows that no batch is large enough for."""
+    positions = too_large.nonzero()[0]
+    if not len(positions):
+        return
+    output = OutputSchema.from_json(question.output)
+    with AnswerSink(files.unsent, output, positions, 0) as sink:
+        sink.add(same(positions.tolist(), Outcome.UNASKABLE, "the request is larger than a batch may be", None, output))
 
 
 def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:

@@ -203,10 +203,10 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
         for name in names:
             if not name or name[0].isdigit():
                 raise InvalidJob(f"{job}: prompt has a field {{{name}}}; fields are column names, e.g. {{body}}.")
-        for _, name, spec, conversion in Formatter().parse(prompt):
+        for _, field_name, spec, conversion in Formatter().parse(prompt):
             if "{" in (spec or "") or conversion not in (None, "r", "s", "a"):
                 raise InvalidJob(
-                    f"{job}: prompt formats {{{name}}} in a way that str.format has not for columns. Use e.g. {{body}} or {{price:.2f}}."
+                    f"{job}: prompt formats {{{field_name}}} in a way that str.format has not for columns. Use e.g. {{body}} or {{price:.2f}}."
                 )
     elif not isinstance(prompt, Column) and not callable(prompt):
         raise InvalidJob(f"{job}: prompt is a {type(prompt).__name__}; give a template, a Column, or a function over record batches.")

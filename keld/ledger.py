@@ -10,6 +10,7 @@ Money is stored as whole pico-dollars, instants as microseconds: both exact, bot
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -312,14 +313,13 @@ class Ledger:
     def __init__(self, url: str, *, lease_for: timedelta = timedelta(seconds=120)) -> None:
         self.url = url
         self.lease_for = lease_for
-        self._engine = _engine(url)
-        self._reader = self._engine.execution_options(keld_reads=True)
         try:
+            self._engine = _engine(url)
+            self._reader = self._engine.execution_options(keld_reads=True)
             _create(self._engine)
-        except sa.exc.SQLAlchemyError as error:
-            # The driver's message may hold the URL and its password: say the kind of fault only.
+        except (sa.exc.SQLAlchemyError, OSError, ImportError, ValueError) as error:
             raise LedgerError(
-                f"The ledger at {sa.make_url(url).render_as_string(hide_password=True)} cannot be opened: {_driver_message(error)}. "
+                f"The ledger at {_shown(url)} cannot be opened: {_driver_message(error)}. "
                 "Nothing was sent. Check KELD_LEDGER_URL or KELD_HOME, the disk and the rights."
             ) from None
 
@@ -337,7 +337,7 @@ class Ledger:
         with self._reader.connect() as db:
             row = db.execute(sa.select(_run).where(_run.c.id == run_id)).one_or_none()
         if row is None:
-            raise UnknownJobRun(f"No job run {run_id!r} in this ledger ({sa.make_url(self.url).render_as_string(hide_password=True)}).")
+            raise UnknownJobRun(f"No job run {run_id!r} in this ledger ({_shown(self.url)}).")
         return _job_run(row)
 
     def latest(self, namespace: str, job: str, partition: str) -> JobRun | None:
@@ -361,6 +361,16 @@ class Ledger:
             query = query.where(_run.c.state.not_in([RunState.FINISHED, RunState.CANCELLED]))
         with self._reader.connect() as db:
             return [_job_run(row) for row in db.execute(query.limit(limit) if limit else query)]
+
+    def partition_at(self, namespace: str, job: str, sink: str, other_than: str) -> str | None:
+        """Another partition of the job that was, or will be, written to exactly `sink`; None if there is none."""
+        query = (
+            sa.select(_run.c.partition)
+            .where(_run.c.namespace == namespace, _run.c.job == job, _run.c.sink == sink, _run.c.partition != other_than)
+            .limit(1)
+        )
+        with self._reader.connect() as db:
+            return db.execute(query).scalar_one_or_none()
 
     def shards(self, run_id: str) -> list[Shard]:
         """The shards of a job run, by ordinal."""
@@ -484,7 +494,6 @@ class Ledger:
         with self._held(lease, now) as db:
             _reserve(db, shard)
             attempt = shard.attempt + 1
-            db.execute(sa.insert(_intent).values(shard_id=shard.id, attempt=attempt, at=now, requests=shard.requests, outcome="sending"))
             became = _move(
                 db,
                 lease,
@@ -494,6 +503,7 @@ class Ledger:
                 {"attempt": attempt},
                 {"attempt": attempt, "intent_at": now, "looks": 0, "not_before": None},
             )
+            db.execute(sa.insert(_intent).values(shard_id=shard.id, attempt=attempt, at=now, requests=shard.requests, outcome="sending"))
         failpoint("ledger.sending.after")
         return became
 
@@ -573,6 +583,8 @@ class Ledger:
 
 def _engine(url: str) -> sa.Engine:
     parsed = sa.make_url(url)
+    if "@" in (parsed.host or ""):
+        raise LedgerError("KELD_LEDGER_URL has a user or password with an '@' in it. Write %40 for it, %3A for ':' and %2F for '/'.")
     if parsed.get_backend_name() == "postgresql":
         return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
     if parsed.get_backend_name() != "sqlite":
@@ -610,9 +622,17 @@ def _create(engine: sa.Engine) -> None:
             )
 
 
-def _driver_message(error: sa.exc.SQLAlchemyError) -> str:
-    cause = getattr(error, "orig", None)
-    return str(cause).splitlines()[0] if cause is not None else type(error).__name__
+def _driver_message(error: Exception) -> str:
+    """What the driver or the disk said; of a URL that cannot be read only the kind of fault, for its message quotes it."""
+    cause = error if isinstance(error, OSError | ImportError) else getattr(error, "orig", None)
+    return next(iter(str(cause).splitlines()), "") if cause is not None else type(error).__name__
+
+
+def _shown(url: str) -> str:
+    """A ledger's URL for people: without user, password and options, any of which may be secret."""
+    if "://" not in url:
+        return "a text that is no URL"
+    return url if url.startswith("sqlite") else re.sub(r"//.*@", "//***@", url).partition("?")[0]
 
 
 def _job_run(row: sa.Row[Any]) -> JobRun:
@@ -650,7 +670,9 @@ def _move(
     db: sa.Connection, lease: Lease, shard: Shard, event: Event, now: datetime, facts: Mapping[str, Any], changes: Mapping[str, Any]
 ) -> Shard:
     became = after(shard.state, event)
-    moved = db.execute(sa.update(_shard).where(_shard.c.id == shard.id, _shard.c.state == shard.state).values(state=became, **changes))
+    # The attempt, too: a shard that was sent and refused since is STAGED again, but not the one that was read.
+    unmoved = (_shard.c.id == shard.id, _shard.c.state == shard.state, _shard.c.attempt == shard.attempt)
+    moved = db.execute(sa.update(_shard).where(*unmoved).values(state=became, **changes))
     if moved.rowcount != 1:
         raise LeaseLost(f"Shard {shard.id} is no longer {shard.state}; another worker moved it on and this one's write was refused.")
     if event in _CREATE_OUTCOMES:

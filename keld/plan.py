@@ -143,10 +143,11 @@ def choose(job: str, partition: str, options: Sequence[Option], ceiling: Decimal
         if ceiling is None or (option.worst_usd is not None and option.worst_usd <= ceiling):
             return option
     cheapest = min(usable, key=lambda option: option.worst_usd or Decimal(0))
+    worst = (cheapest.worst_usd or Decimal(0)).quantize(Decimal("0.0001"), rounding="ROUND_CEILING")  # what is advised must be enough
     raise CeilingTooLow(
-        f"The cheapest plan for {job}[{partition}] ({cheapest.provider}:{cheapest.model}, {cheapest.lane}) costs ${cheapest.worst_usd:.2f} at worst, "
-        f"${cheapest.expected_usd:.2f} as expected; the ceiling is ${ceiling:.2f}. Nothing was sent. "
-        f"Raise ceiling_usd to ${cheapest.worst_usd:.2f}, or lower max_output_tokens, which the worst case counts for every row."
+        f"The cheapest plan for {job}[{partition}] ({cheapest.provider}:{cheapest.model}, {cheapest.lane}) costs ${worst} at worst, "
+        f"${cheapest.expected_usd:.4f} as expected; the ceiling is ${ceiling:f}. Nothing was sent. "
+        f"Raise ceiling_usd to ${worst}, or lower max_output_tokens, which the worst case counts for every row."
     )
 
 

@@ -129,6 +129,8 @@ def _counts(usage: Usage) -> tuple[int, int, int, int, int]:
 
 def _pico(usd_per_mtok: Decimal) -> int:
     pico = usd_per_mtok * _PER_MTOK
+    if not pico.is_finite() or pico < 0:
+        raise InvalidJob(f"A price of {usd_per_mtok} USD per million tokens is none; give a number of at least 0.")
     if pico != pico.to_integral_value():
         raise InvalidJob(f"A price of {usd_per_mtok} USD per million tokens is finer than Keld counts (10^-6). Give it with 6 decimals.")
     return int(pico)
@@ -234,4 +236,5 @@ def _rate_above(value: Any, start: int) -> Decimal:
     for tier in getattr(value, "tiers", ()):
         if tier.start <= start and start:
             rate = tier.price
-    return Decimal(rate)
+    # Some lists carry the noise of binary floats (0.18000000000000002); up, so that a ceiling holds.
+    return Decimal(rate).quantize(Decimal("0.000001"), rounding="ROUND_CEILING").normalize()

@@ -484,7 +484,7 @@ class Runner:
             quarantined=quarantined,
             failed=run.rows - answered - quarantined,
             output=written,
-            finished_at=self.clock(),
+            finished_at=run.finished_at or self.clock(),  # written again, it was no less in time
             problem=None,
         )
         for shard in shards:
@@ -495,7 +495,7 @@ class Runner:
         output = OutputSchema.from_json(self._question(visit).output)
         schema = enriched_schema(source_schema(visit.files.snapshot), output)
         failpoint("sink.write")
-        written = write_table(sink, schema, enrich(visit.files.snapshot, answers, output), partition=run.partition)
+        written = write_table(sink, schema, enrich(visit.files.snapshot, answers, output), partition=run.partition or None)
         failpoint("sink.written")
         return {"uri": written.uri, "rows": written.rows, "size_bytes": written.size_bytes, "sha256": written.sha256}
 
@@ -601,7 +601,7 @@ class Runner:
 
     def _answers(self, visit: _Visit, shards: Sequence[Shard]) -> list[Path]:
         ordered = [visit.files.shard(shard.id).answers for shard in sorted(shards, key=lambda shard: (shard.round, shard.ordinal))]
-        return [path for path in [visit.files.reused, *ordered] if path.exists()]
+        return [path for path in [visit.files.reused, visit.files.unsent, *ordered] if path.exists()]
 
     def _queue_wait(self, shard: Shard) -> timedelta:
         doublings: int = min(max(shard.attempt - 1, 0), 5)

@@ -44,6 +44,11 @@ class Slice:
     size_bytes: int
 
 
+def fitting(sizes: NDArray[np.int64], overhead_bytes: int, limits: Limits) -> NDArray[np.bool_]:
+    """Which rows are asked at all: those with a prompt whose line is not too long for any batch."""
+    return (sizes > 0) & (sizes + overhead_bytes <= limits.max_line_bytes)
+
+
 def cut(sizes: Iterable[NDArray[np.int64]], overhead_bytes: int, limits: Limits) -> list[Slice]:
     """The rows of a partition cut into slices, each within `limits`, in order, as full as they go.
 

@@ -106,6 +106,10 @@ def _own_columns(asked: list[Asked]) -> list[pa.Array]:
     ]
 
 
+def _as_text(column: pa.Array) -> pa.Array:
+    return column if pa.types.is_binary(column.type) or pa.types.is_string(column.type) else column.cast(pa.string())
+
+
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -127,7 +131,13 @@ class _Keys:
                 f"{self._job.name}: the key {self._job.key!r} is null in row {row:,} (counted from 0). Nothing was sent. "
                 "Every row needs a key: fill it, or drop the row."
             )
-        values = column.cast(pa.string()) if not pa.types.is_string(column.type) else column
+        try:
+            # As bytes: a text need not be valid UTF-8 to be a key.
+            values = column.cast(pa.binary()) if pa.types.is_fixed_size_binary(column.type) else _as_text(column).cast(pa.binary())
+        except pa.ArrowException:
+            raise SourceError(
+                f"{self._job.name}: the key {self._job.key!r} is of type {column.type}. Nothing was sent. A key is text, a number or a date."
+            ) from None
         # Python's own hash of text: 64 bits under a secret of this process, which nobody can craft clashes for.
         self._hashes.append(np.fromiter(map(hash, values.to_pylist()), dtype=np.int64, count=len(values)))
 

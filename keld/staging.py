@@ -7,6 +7,7 @@ of the directory; its digest goes to the ledger afterwards.  Staging holds promp
     <root>/<job run id>/question.json        what all rows share
                         snapshot.parquet     the rows as they were asked, each with its prompt
                         reused.parquet       answers that an earlier generation paid for
+                        unsent.parquet       outcomes of rows that no batch is large enough for
                         <shard id>/positions.npy, input.jsonl, result-0.jsonl ..., answers.parquet
 """
 
@@ -72,6 +73,10 @@ class RunFiles:
     @property
     def reused(self) -> Path:
         return self.dir / "reused.parquet"
+
+    @property
+    def unsent(self) -> Path:
+        return self.dir / "unsent.parquet"
 
     def shard(self, shard_id: str) -> ShardFiles:
         return ShardFiles(_inside(self.dir, shard_id))

@@ -88,7 +88,7 @@ class Status:
     @property
     def sent(self) -> bool:
         """Something was sent to a provider, or may have been."""
-        return any(batch.batch_id or batch.state in (State.SUBMITTING, State.UNKNOWN) for batch in self.batches)
+        return any(batch.batch_id or batch.state in (State.SUBMITTING, State.UNKNOWN, State.QUARANTINED) for batch in self.batches)
 
     @property
     def waiting(self) -> bool:

@@ -150,6 +150,16 @@ def write_table(sink: PathLike, schema: pa.Schema, batches: Iterable[pa.RecordBa
     return Written(uri=place.uri, rows=rows, size_bytes=landing.tell(), sha256=landing.sha256)
 
 
+def sink_is_file(sink: PathLike, partition: str | None = None) -> bool:
+    """Whether a sink names one file for whatever partition is written to it, not a directory or a template; touches nothing.
+
+    Raises:
+        SinkError: nothing can write its suffix.
+    """
+    _sink_place(sink, partition)
+    return "{partition}" not in str(sink) and not str(sink).endswith("/") and _form(str(sink)) is not None
+
+
 class ParquetSink:
     """A Parquet file, quick to write and to read, that appears when the `with` block ends well, and never otherwise.
 

@@ -112,9 +112,12 @@ def build_batch_assets(
         retry_policy=retry_policy,
         required_resource_keys={resource_key},
     )
-    def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+    def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         resource: KeldResource = getattr(context.resources, resource_key)
-        yield from _materialize(context, pair, resource.get())
+        if context.selected_asset_keys:
+            yield from _materialize(context, pair, resource.get())
+        else:
+            yield from _checks_alone(context, pair, resource.get())
 
     return op
 
@@ -172,8 +175,8 @@ def _materialize(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> 
     # An IO manager takes one partition a run; those of a ranged run are all brought in by collect runs, ready or not.
     alone = statuses[partitions[0]] if len(partitions) == 1 else None
     collects = alone is not None and alone.over and pair.result in selected
-    if pair.result in selected and not collects:
-        _begin_wait(context, pair, statuses)
+    if pair.result in selected and not collects and _job_run_to_collect(context, pair) is None:
+        _begin_wait(context, pair, statuses)  # a collect run that sent a further round is under its submit run's wait
     if pair.batch in selected:
         yield _batch_result(context, pair, statuses)
     if collects and alone is not None:
@@ -263,6 +266,22 @@ def _enriched(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, status
         asset_key=pair.result,
         metadata=result_metadata(status, rows.schema),
         data_version=dg.DataVersion(status.id),  # the same job run is the same answers, however often it is materialised
-        check_results=check_results(pair.result, status, pair.completion_rate),
+        check_results=_selected_checks(context, pair, status),
         value=as_frame(rows, pair.frame),
     )
+
+
+def _checks_alone(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> Iterator[dg.AssetCheckResult]:
+    """ "Execute" on the checks page: of the youngest job run that is over; sends nothing."""
+    over = next((status for status in keld.statuses(job=pair.job.name) if status.over), None)
+    if over is None:
+        raise dg.Failure(
+            f"No job run of {pair.job.name} is over yet, so there is nothing to check. Materialize {pair.result.to_user_string()} first."
+        )
+    yield from _selected_checks(context, pair, over)
+
+
+def _selected_checks(context: dg.AssetExecutionContext, pair: _Pair, status: Status) -> list[dg.AssetCheckResult]:
+    """The checks that this run may report: a result for one that is not selected would fail it."""
+    names = {key.name for key in context.selected_asset_check_keys}
+    return [result for result in check_results(pair.result, status, pair.completion_rate) if result.check_name in names]

@@ -95,13 +95,18 @@ class _Tick:
         return self.context.log
 
     def result(self) -> dg.SensorResult | dg.SkipReason:
-        held = self._held()
-        waits = [*held, *((wait, None) for wait in self._without_hold({run for wait, _ in held for run in wait.job_runs.values()}))]
+        held, still_open = self._held(), self.keld.statuses(open_only=True)
+        waits = [
+            *held,
+            *((wait, None) for wait in self._without_hold(still_open, {run for wait, _ in held for run in wait.job_runs.values()})),
+        ]
         if not waits:
             return dg.SkipReason("Nothing is at a provider.")
         begin = int(self.context.cursor or 0) % len(waits)
         waits = waits[begin:] + waits[:begin]
-        self.keld.poll(self._open_ones(wait for wait, _ in waits), budget_s=max(1.0, (self.until - time.monotonic()) / 2))
+        known = {status.id for status in still_open}
+        asked = dict.fromkeys(job_run for wait, _ in waits for job_run in wait.job_runs.values() if job_run in known)
+        self.keld.poll(list(asked), budget_s=max(1.0, (self.until - time.monotonic()) / 2))
         seen = 0
         for wait, run in waits:
             if time.monotonic() > self.until or len(self.requests) >= REQUESTS_A_TICK:
@@ -127,10 +132,10 @@ class _Tick:
                 held.append((wait, run))
         return held
 
-    def _without_hold(self, held: set[str]) -> Iterator[Wait]:
+    def _without_hold(self, still_open: Iterable[Status], held: set[str]) -> Iterator[Wait]:
         """Waits for open job runs that Dagster submitted and no hold run stands for; cancels those whose hold was ended by hand."""
         by_job = {watched.job: watched for watched in self.watched.values()}
-        for status in self.keld.statuses(open_only=True):
+        for status in still_open:
             watched = by_job.get(status.job)
             if status.id in held or watched is None:
                 continue
@@ -155,10 +160,6 @@ class _Tick:
             if event is not None and submitted is not None and event.metadata["keld/job_run"].value == status.id:
                 return Wait(id=record.run_id, asset=watched.result, job_runs={status.partition: status.id}, place=place_of(submitted.tags))
         return None
-
-    def _open_ones(self, waits: Iterable[Wait]) -> list[str]:
-        """The job runs of these waits, each once."""
-        return list(dict.fromkeys(job_run for wait in waits for job_run in wait.job_runs.values()))
 
     # -- what is due --------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ def test_launch_of_one_partition_arrives_and_again_costs_nothing(deployment: Dep
     bill = deployment.emulator.bill()
     table.unlink()
     run = deployment.launch("2026-11-03", "labels_batch", "labels")
-    deployment.turn_until(lambda: table.exists())
+    deployment.turn_until(table.exists)
     assert deployment.runs(run_ids=[run])[0].status.value == "SUCCESS"
     assert deployment.emulator.bill() == bill
     assert CANARY not in everything_dagster_stores(deployment)

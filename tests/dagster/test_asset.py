@@ -1,0 +1,132 @@
+"""The two assets of a job: how they are declared, and what a run in this process does."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import dagster as dg
+import pandas as pd
+import pytest
+from pydantic import BaseModel
+
+from keld import Job
+from keld.emulator import Emulator
+from keld_dagster import KeldParquetIOManager, KeldResource, KeldTranslator, build_batch_assets, keld_definitions
+from keld_dagster.translator import Part
+
+DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-15")
+DAY = "2026-11-03"
+
+
+class Label(BaseModel):
+    category: Literal["billing", "bug"]
+
+
+def job(**terms: object) -> Job:
+    return Job(name="labels", key="id", prompt="Classify: {body}", output_type=Label, models="openai:gpt-5-mini", **terms)  # type: ignore[arg-type]
+
+
+@dg.asset(partitions_def=DAYS)
+def tickets() -> pd.DataFrame:
+    return pd.DataFrame({"id": range(10), "body": [f"ticket {n}" for n in range(10)]})
+
+
+def materialize(
+    assets: dg.AssetsDefinition, home: Path, instance: dg.DagsterInstance, raise_on_error: bool = True
+) -> dg.ExecuteInProcessResult:
+    resources = {"keld": KeldResource(home=str(home)), "io_manager": KeldParquetIOManager(base_dir=str(home / "tables"))}
+    return dg.materialize([tickets, assets], partition_key=DAY, instance=instance, resources=resources, raise_on_error=raise_on_error)
+
+
+def test_result_passes_its_checks_and_carries_what_it_cost(keld_emulator: Emulator, tmp_path: Path) -> None:
+    """The second run finds the provider done and collects at once."""
+    assets = build_batch_assets(job(deadline=timedelta(hours=9), ceiling_usd=5), source=tickets)
+    with dg.DagsterInstance.ephemeral() as instance:
+        submitted = materialize(assets, tmp_path, instance)
+        assert [event.asset_key.to_user_string() for event in submitted.get_asset_materialization_events()] == ["tickets", "labels_batch"]
+        collected = materialize(assets, tmp_path, instance)
+    checks = {check.check_name: check.passed for check in collected.get_asset_check_evaluations()}
+    assert checks == {"completion_rate": True, "deadline_met": True, "cost_under_ceiling": True}
+    frame = collected.output_for_node("labels", "labels")
+    assert isinstance(frame, pd.DataFrame) and set(frame["category"]) <= {"billing", "bug"}
+    [event] = collected.asset_materializations_for_node("labels")[1:]
+    shown = event.metadata
+    assert shown["dagster/partition_row_count"].value == shown["keld/answered"].value == len(keld_emulator.bill()) == 10
+    assert shown["keld/cost_usd"].value == shown["keld/saved_usd"].value > 0
+    assert shown["keld/deadline_basis"].value == "submitted-at"
+
+
+def test_too_few_answers_fail_the_blocking_check(keld_emulator: Emulator, tmp_path: Path) -> None:
+    """Downstream must not build on a table that is half empty."""
+    keld_emulator.faults({"rules": [{"at": "rows", "do": "refusal", "fraction": 0.5}]})
+    assets = build_batch_assets(job(), source=tickets)
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize(assets, tmp_path, instance)
+        collected = materialize(assets, tmp_path, instance, raise_on_error=False)
+    [completion] = [check for check in collected.get_asset_check_evaluations() if check.check_name == "completion_rate"]
+    assert not collected.success
+    assert (completion.passed, completion.severity, completion.metadata["rate"].value) == (False, dg.AssetCheckSeverity.ERROR, 0.5)
+
+
+def test_checks_alone_send_nothing(keld_emulator: Emulator, tmp_path: Path) -> None:
+    """ "Execute all" on the checks page is no request to buy anything."""
+    assets = build_batch_assets(job(), source=tickets)
+    selection = dg.AssetSelection.checks_for_assets(assets)
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize(assets, tmp_path, instance)
+        materialize(assets, tmp_path, instance)
+        before = len(keld_emulator.requests())
+        resources = {"keld": KeldResource(home=str(tmp_path)), "io_manager": KeldParquetIOManager(base_dir=str(tmp_path / "tables"))}
+        executed = dg.materialize([tickets, assets], selection=selection, instance=instance, resources=resources)
+    assert [check.passed for check in executed.get_asset_check_evaluations()] == [True] * 3
+    assert len(keld_emulator.requests()) == before
+
+
+def test_freshness_policy_gives_the_deadline_of_a_partition(keld_emulator: Emulator, tmp_path: Path) -> None:
+    """Dagster's own evaluation is of the asset as a whole; the batch says by when this partition is due."""
+    policy = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=3650))
+    assets = build_batch_assets(job(), source=tickets, freshness_policy=policy)
+    with dg.DagsterInstance.ephemeral() as instance:
+        [batch] = materialize(assets, tmp_path, instance).asset_materializations_for_node("labels")
+    assert batch.metadata["keld/deadline_basis"].value == "partition-end"
+    due = dg.DailyPartitionsDefinition("2026-11-01").time_window_for_partition_key(DAY).end + timedelta(days=3650)
+    assert batch.metadata["keld/deadline"].value == due.timestamp()
+
+
+def test_provider_that_refuses_the_key_fails_the_run_with_what_to_do(
+    keld_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that merely waited for a wrong key would look like a slow provider."""
+    keld_emulator.faults({"rules": [{"at": "any", "do": "status", "status": 401, "times": None}]})
+    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(dg.Failure, match="Check the key"):
+        materialize(build_batch_assets(job(), source=tickets), tmp_path, instance)
+
+
+def test_translator_changes_what_dagster_shows_and_the_sensor_still_finds_it() -> None:
+    class Ours(KeldTranslator):
+        def get_asset_spec(self, part: Part, default: dg.AssetSpec) -> dg.AssetSpec:
+            return default.replace_attributes(key=default.key.with_prefix("support"), metadata={"part": part})
+
+    assets = build_batch_assets(job(), source=tickets, translator=Ours())
+    assert {key.to_user_string() for key in assets.keys} == {"support/labels", "support/labels_batch"}
+    result = assets.specs_by_key[dg.AssetKey(["support", "labels"])]
+    assert {"part", "keld/job", "keld/batch_asset"} <= result.metadata.keys()
+    assert dg.AssetKey(["support", "labels_batch"]) in {dep.asset_key for dep in result.deps}
+
+
+def test_definitions_hold_assets_checks_the_sensor_and_the_wait_job() -> None:
+    keld = keld_definitions([build_batch_assets(job(), source=tickets)], resource=KeldResource())
+    defs = dg.Definitions.merge(dg.Definitions(assets=[tickets]), keld)
+    dg.Definitions.validate_loadable(defs)
+    assert [sensor.name for sensor in defs.get_repository_def().sensor_defs] == ["keld_sensor"]
+    assert defs.get_repository_def().has_job("keld_provider_wait")
+
+
+def test_two_assets_of_one_job_are_refused() -> None:
+    """They would share job runs: the second would be given the first one's answers."""
+    pair = [
+        build_batch_assets(job(), source=tickets),
+        build_batch_assets(job(), source="t/{partition}.csv", name="other", partitions_def=DAYS),
+    ]
+    with pytest.raises(ValueError, match="a job named labels"):
+        keld_definitions(pair)

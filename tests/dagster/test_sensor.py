@@ -1,0 +1,89 @@
+"""The sensor's tick, on an instance without daemons."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.test_utils import create_run_for_test
+
+from keld import Job, Keld
+from keld.emulator import Emulator
+from keld_dagster import KeldResource, build_batch_assets, build_keld_sensor, keld_definitions
+from keld_dagster.wait import Wait
+
+DAYS = dg.StaticPartitionsDefinition([f"day{n}" for n in range(60)])
+LABELS = dg.AssetKey("labels")
+JOB = Job(name="labels", key="id", prompt="Classify: {body}", models="openai:gpt-5-mini")
+ASSET = build_batch_assets(JOB, source="tickets/{partition}.parquet", partitions_def=DAYS)
+
+
+class Desk:
+    """A Dagster instance, a Keld environment, and the sensor between them."""
+
+    def __init__(self, instance: dg.DagsterInstance, keld: Keld, home: Path, budget_s: float = 10.0) -> None:
+        self.instance, self.keld = instance, keld
+        self.resource = KeldResource(home=str(home))
+        self.sensor = build_keld_sensor([ASSET], budget_s=budget_s)
+        self.repository = keld_definitions([ASSET], resource=self.resource).get_repository_def()
+
+    def submit(self, day: str) -> str:
+        status = self.keld.submit(JOB, [{"id": day, "body": f"ticket of {day}"}], partition=day)
+        return self.keld.advance(status.id).id
+
+    def hold(self, asset: dg.AssetKey, day: str, job_run: str) -> dg.DagsterRun:
+        wait = Wait(id=f"submitted-{day}", asset=asset, job_runs={day: job_run})
+        return create_run_for_test(
+            self.instance, job_name="keld_provider_wait", status=dg.DagsterRunStatus.NOT_STARTED, tags=wait.to_tags()
+        )
+
+    def tick(self, cursor: str | None = None) -> Any:
+        resources = {"keld": self.resource}
+        with dg.build_sensor_context(self.instance, cursor=cursor, repository_def=self.repository, resources=resources) as context:
+            return self.sensor.evaluate_tick(context)
+
+
+@pytest.fixture
+def desk(keld_emulator: Emulator, tmp_path: Path) -> Iterator[Desk]:
+    with dg.DagsterInstance.ephemeral() as instance, Keld(home=tmp_path, clock=keld_emulator.now) as keld:
+        yield Desk(instance, keld, tmp_path)
+
+
+def test_wait_that_cannot_be_read_harms_no_other(desk: Desk) -> None:
+    """One exception would end the tick, and with it every partition's way home."""
+    desk.hold(LABELS, "day1", "no-such-job-run")
+    desk.hold(LABELS, "deleted-day", desk.submit("deleted-day"))
+    desk.hold(dg.AssetKey("somebody_elses"), "day2", "whatever")
+    create_run_for_test(desk.instance, job_name="keld_provider_wait", status=dg.DagsterRunStatus.NOT_STARTED, tags={"keld/asset": "labels"})
+    desk.hold(LABELS, "day3", desk.submit("day3"))
+    assert [request.partition_key for request in desk.tick().run_requests] == ["day3"]
+
+
+def test_request_is_repeated_until_its_run_is_seen_and_stays_one_run(desk: Desk) -> None:
+    """Dagster may lose a tick's requests; the run key keeps the repetition from being a second run."""
+    desk.hold(LABELS, "day3", desk.submit("day3"))
+    first, again = desk.tick().run_requests[0], desk.tick().run_requests[0]
+    assert first.run_key == again.run_key
+    create_run_for_test(desk.instance, status=dg.DagsterRunStatus.STARTED, tags={**first.tags, "dagster/partition": "day3"})
+    assert desk.tick().run_requests == []
+
+
+def test_tick_asks_for_fifty_at_most_and_goes_on_with_the_rest(desk: Desk) -> None:
+    """Dagster submits requests one by one; the cursor is where the next tick begins."""
+    for n in range(52):
+        desk.hold(LABELS, f"day{n}", desk.submit(f"day{n}"))
+    first = desk.tick()
+    assert len(first.run_requests) == 50
+    second = desk.tick(first.cursor)
+    assert [request.partition_key for request in second.run_requests][:2] == ["day50", "day51"]
+
+
+def test_collect_run_that_failed_ends_the_wait(desk: Desk) -> None:
+    """It is shown as failed where it failed; asking again for ever would hide that."""
+    hold = desk.hold(LABELS, "day3", desk.submit("day3"))
+    request = desk.tick().run_requests[0]
+    create_run_for_test(desk.instance, status=dg.DagsterRunStatus.FAILURE, tags={**request.tags, "dagster/partition": "day3"})
+    assert desk.tick().run_requests == []
+    run = desk.instance.get_run_by_id(hold.run_id)
+    assert run is not None and run.status is dg.DagsterRunStatus.SUCCESS
