@@ -105,7 +105,8 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = 120  # a file or a pipe says nothing of its width
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill cleans up like Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # a kill cleans up like Ctrl-C, which a shell's background job would ignore
+        signal.signal(number, signal.default_int_handler)
     try:
         run_demo(console)
     except DemoFailed as problem:

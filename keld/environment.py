@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from keld import snapshot
 from keld.answer import AnswerSink, Outcome, same
-from keld.enrich import enrich, enriched_schema, source_schema
+from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable, UnknownJobRun
 from keld.job import Job, due, partition_end
 from keld.ledger import JobRun, Ledger, Shard
@@ -94,7 +94,7 @@ class Keld:
         with TemporaryDirectory(prefix="keld-plan-") as directory:
             files = RunFiles(Path(directory))
             taken, question, _ = self._take(job, table, files)
-            return self._plan(job, partition or "", taken, question, files, self._askable(job, partition, question, files))
+            return self._plan(job, partition or "", taken, question, files, self._askable(question, files))
 
     def submit(
         self, job: Job, source: Any, *, partition: str | None = None, sink: Any = None, ends_at: datetime | None = None, force: bool = False
@@ -190,7 +190,7 @@ class Keld:
         Raises:
             UnknownJobRun.
         """
-        return status_of(self.ledger.run(run_id), self.ledger.shards(run_id))
+        return status_of(self.ledger.run(run_id), self.ledger.shards(run_id), self.clock())
 
     def find(self, job: str, partition: str | None = None) -> Status | None:
         """The youngest job run of (job, partition), or None."""
@@ -316,7 +316,7 @@ class Keld:
         if before is not None and not before.over and not self.runner.supersede(before.id):
             return before  # another worker has just begun to send it
         reusable = None if before is None or force or before.fingerprint != asked_of else before
-        askable = self._askable(job, key, question, files, reusable)
+        askable = self._askable(question, files, reusable)
         plan = self._plan(job, key, taken, question, files, askable, ends_at)
         shards: list[Shard] = []
         if plan.chosen is not None:
@@ -332,6 +332,7 @@ class Keld:
 
     def _take(self, job: Job, table: Table, files: RunFiles) -> tuple[Snapshot, Question, str]:
         output = output_schema(job.output_type, prefix=job.output_prefix)
+        table = table.without(KELD_COLUMNS.names)  # an earlier job's, where jobs are chained; its own table keeps them
         _check_clash(job, table.schema.names, output)
         question = Question(
             system=job.system,
@@ -345,9 +346,7 @@ class Keld:
             write_file(files.question, [question.to_json()], "staging.question")
         return taken, question, fingerprint(question, job.acceptable)
 
-    def _askable(
-        self, job: Job, partition: str | None, question: Question, files: RunFiles, before: JobRun | None = None
-    ) -> NDArray[np.int64]:
+    def _askable(self, question: Question, files: RunFiles, before: JobRun | None = None) -> NDArray[np.int64]:
         """The fragment sizes in bytes of the rows, 0 for those that cannot be asked or were answered before."""
         import numpy as np
 

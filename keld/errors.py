@@ -70,9 +70,5 @@ class ProviderRefused(KeldError):
         self.status = status
 
 
-class HostRefused(KeldError):
-    """An answer points to a host other than the configured one; the key is not sent there."""
-
-
 class InvalidAnswer(Exception):
     """One answer that breaks the output schema: a row's outcome, never a job's end.  Holds the rule, not the value."""

@@ -377,14 +377,6 @@ class Ledger:
         with self._reader.connect() as db:
             return [_shard_row(row) for row in db.execute(sa.select(_shard).where(_shard.c.run_id == run_id).order_by(_shard.c.ordinal))]
 
-    def open_shards(self, provider: str, host: str) -> list[Shard]:
-        """Every shard that this account has at the provider now, whoever's."""
-        query = sa.select(_shard).where(
-            _shard.c.provider == provider, _shard.c.host == host, _shard.c.state.in_([State.IN_PROGRESS, State.CANCELLING])
-        )
-        with self._reader.connect() as db:
-            return [_shard_row(row) for row in db.execute(query)]
-
     def intents(self, shard_id: str) -> list[Intent]:
         """The creates of a shard, in order."""
         with self._reader.connect() as db:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _POSITION = re.compile(r"[0-9]{8,15}").fullmatch
 _encode = msgspec.json.Encoder().encode
+_LINE_ENDS = tuple((chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,16 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 def fingerprint(question: Question, models: Sequence[str]) -> str:
     """A hash of all that decides an answer but the row: models, system, schema, params."""
     return hashlib.sha256(question.to_json() + _encode(list(models))).hexdigest()
+
+
+def one_line(value: Any) -> bytes:
+    """`value` as JSON that is one line to every reader: JSON may hold Unicode's line ends raw, and some readers follow them."""
+    encoded = _encode(value)
+    if encoded.isascii():
+        return encoded
+    for raw, escaped in _LINE_ENDS:
+        encoded = encoded.replace(raw, escaped)
+    return encoded
 
 
 def row_fingerprint(fragment: bytes) -> bytes:
@@ -180,7 +191,7 @@ def _ask(prompt: Any) -> Asked:
     if not isinstance(prompt, str):
         return Asked(None, f"the prompt is a {type(prompt).__name__}, not text or a list of messages")
     try:
-        return Asked(_encode(prompt))
+        return Asked(one_line(prompt))
     except UnicodeEncodeError:
         return Asked(None, "the prompt holds a lone surrogate, which no JSON parser takes")
 
@@ -193,7 +204,7 @@ def _conversation(messages: list[Any]) -> Asked:
             return Asked(None, "a message lacks its role or content")
     try:
         # None fields come from Arrow structs, which have every field in every row; providers reject nulls they do not know.
-        return Asked(_encode([{name: value for name, value in message.items() if value is not None} for message in messages]))
+        return Asked(one_line([{name: value for name, value in message.items() if value is not None} for message in messages]))
     except (UnicodeEncodeError, TypeError):
         return Asked(None, "a message cannot be written as JSON")
 

@@ -38,7 +38,7 @@ from keld.providers.base import BatchState, Created, OutcomeUnknown, Provider, Q
 from keld.request import Question
 from keld.schema import OutputSchema
 from keld.shard import Slice, cut
-from keld.staging import RunFiles, Staging, disk_errors, read_positions, sha256_of, write_file, write_positions
+from keld.staging import RunFiles, ShardFiles, Staging, disk_errors, read_positions, sha256_of, write_file, write_positions
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
 from keld.table import write_table
 
@@ -72,6 +72,7 @@ class _Visit:
     lease: Lease
     files: RunFiles
     until: float  # time.monotonic() after which no new step is begun
+    cancelling: bool = False
     problem: KeldError | None = None
     blocked: set[str] = field(default_factory=set)  # providers that failed a call in this visit
 
@@ -364,8 +365,12 @@ class Runner:
             if batch is None or batch.state.ended:
                 batch = provider.get(shard.batch_id or "")
             failpoint("poll.received")
-            with suppress(LeaseLost):
+            try:
                 self._observe(visit, shard, batch)
+            except LeaseLost as lost:
+                log.warning("lease.lost run=%s %s", shard.run_id, lost)
+            except StagingError as problem:
+                visit.problem = problem  # this job run's files are elsewhere; the others go on
 
     def _observe(self, visit: _Visit, shard: Shard, batch: RemoteBatch | None) -> None:
         """Records what the provider says of a batch."""
@@ -391,8 +396,11 @@ class Runner:
                 error=_error_of(batch),
                 facts={"native": batch.native},
             )
-        elif batch.done != shard.done:
-            self.ledger.note_progress(visit.lease, shard, batch.done, now)
+        else:
+            if batch.done != shard.done:
+                self.ledger.note_progress(visit.lease, shard, batch.done, now)
+            if visit.cancelling and shard.state is State.IN_PROGRESS:
+                self._cancel(visit, shard)
 
     def _cancel(self, visit: _Visit, shard: Shard) -> None:
         failpoint("cancel.send")
@@ -412,7 +420,7 @@ class Runner:
             )
         files = visit.files.shard(shard.id)
         with disk_errors(visit.files.dir, "The batch is paid and its results stay at the provider."):
-            results = provider.download(batch, files.result)
+            results = self._fetch(provider, shard, batch, files)
             output = OutputSchema.from_json(self._question(visit).output)
             tally = answer.collect(results, provider.read, self._sent(run, visit, shard), output, files.answers)
         failpoint("collect.done")
@@ -422,6 +430,22 @@ class Runner:
             )
             return
         self._record(visit, shard, Event.COLLECTED, **_counts(tally), collected_at=self.clock(), facts=_findings(tally))
+
+    def _fetch(self, provider: Provider, shard: Shard, batch: RemoteBatch, files: ShardFiles) -> list[Path]:
+        """All result files; none where the provider, after its time, still does not give them out: their rows are then lost."""
+        late = self.clock() - (shard.ended_at or self.clock()) > _LAG
+        if batch.succeeded and not batch.result_refs and not late:
+            raise ProviderUnreachable(
+                f"{shard.provider} at {shard.host} says that batch {batch.id} has ended with {batch.succeeded:,} answers, but names no results yet. "
+                "They are looked for again."
+            )
+        try:
+            return provider.download(batch, files.result)
+        except ProviderRefused as refused:
+            if refused.status not in (404, 410) or not late:
+                raise
+            log.warning("shard.results_gone shard=%s batch_id=%s", shard.id, batch.id)
+            return []
 
     def _reject(self, visit: _Visit, shard: Shard, code: str, message: str) -> None:
         self._give_up(visit, shard, Event.REJECTED, Outcome.REJECTED, message, error={"code": code, "message": message})
@@ -528,7 +552,8 @@ class Runner:
         lease = self.ledger.claim(run_id, self.worker, self.clock(), dead_owner=dead)
         if lease is None:
             return None
-        return _Visit(lease, self.staging.run(run_id), time.monotonic() + budget.total_seconds())
+        until = time.monotonic() + budget.total_seconds()
+        return _Visit(lease, self.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING)
 
     def _leave(self, visit: _Visit) -> None:
         problem = None

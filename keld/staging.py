@@ -157,7 +157,7 @@ def read_positions(path: Path) -> NDArray[np.int64]:
 
     try:
         positions: NDArray[np.int64] = np.load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise StagingError(
             f"{path} cannot be read ({error}), so it is not known which rows this shard asks. Nothing more was sent. "
             "Restore the staging directory; batches under way are safe in the ledger."

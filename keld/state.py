@@ -70,7 +70,6 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.STAGED, Event.STAGED): State.STAGED,  # its file was gone (another host, a cleaned disk) and was written again
     (State.STAGED, Event.UPLOADED): State.STAGED,
     (State.STAGED, Event.SENDING): State.SUBMITTING,
-    (State.STAGED, Event.REJECTED): State.REJECTED,
     (State.STAGED, Event.DROPPED): State.DROPPED,
     (State.SUBMITTING, Event.CREATED): State.IN_PROGRESS,
     (State.SUBMITTING, Event.REFUSED): State.STAGED,

@@ -32,6 +32,7 @@ class Batch:
     done: int | None
     ended: str | None
     error: str | None
+    not_before: datetime | None
     submitted_at: datetime | None
     ended_at: datetime | None
     cost_usd: Decimal | None
@@ -67,6 +68,7 @@ class Status:
     input_tokens: int
     cached_tokens: int
     output_tokens: int
+    as_of: datetime
     created_at: datetime
     finished_at: datetime | None
     deadline_at: datetime | None
@@ -92,13 +94,8 @@ class Status:
 
     @property
     def waiting(self) -> bool:
-        """There is nothing to do but wait for the provider: every shard is there, or has its outcome."""
-        busy = (State.PLANNED, State.STAGED, State.SUBMITTING, State.ENDED)
-        return (
-            self.state in (RunState.OPEN, RunState.CANCELLING)
-            and self._at_provider
-            and not any(batch.state in busy for batch in self.batches)
-        )
+        """There is nothing to do but wait for the provider: every shard is there, or put off, or has its outcome."""
+        return self.state in (RunState.OPEN, RunState.CANCELLING) and self._put_off and not any(map(self._is_due, self.batches))
 
     @property
     def ready(self) -> bool:
@@ -122,8 +119,13 @@ class Status:
             return None
         return self.finished_at <= self.deadline_at if self.finished_at else None
 
+    def _is_due(self, batch: Batch) -> bool:
+        if batch.state in (State.UNKNOWN, State.DEFERRED):
+            return batch.not_before is None or batch.not_before <= self.as_of
+        return batch.state in (State.PLANNED, State.STAGED, State.SUBMITTING, State.ENDED)
+
     @property
-    def _at_provider(self) -> bool:
+    def _put_off(self) -> bool:
         return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED) for batch in self.batches)
 
     def to_json(self) -> dict[str, Any]:
@@ -135,8 +137,8 @@ class Status:
         return f"<Status {self.job}[{self.partition}] {self.state.value} {self.answered:,}/{self.rows:,} answered ${self.cost_usd:.4f}>"
 
 
-def status_of(run: JobRun, shards: Sequence[Shard]) -> Status:
-    """The picture of a job run and its shards."""
+def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
+    """The picture of a job run and its shards, taken at `as_of`."""
     problem = run.problem or {}
     return Status(
         id=run.id,
@@ -161,6 +163,7 @@ def status_of(run: JobRun, shards: Sequence[Shard]) -> Status:
         input_tokens=sum(shard.input_tokens for shard in shards),
         cached_tokens=sum(shard.cached_tokens for shard in shards),
         output_tokens=sum(shard.output_tokens for shard in shards),
+        as_of=as_of,
         created_at=run.created_at,
         finished_at=run.finished_at,
         deadline_at=run.deadline_at,
@@ -197,6 +200,7 @@ def _batch(shard: Shard) -> Batch:
         requests=shard.requests,
         done=shard.done,
         ended=shard.ended,
+        not_before=shard.not_before,
         error=(shard.error or {}).get("message") or (shard.error or {}).get("code"),
         submitted_at=shard.submitted_at,
         ended_at=shard.ended_at,

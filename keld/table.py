@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -73,6 +73,15 @@ class Table:
     rows: int | None
     description: str
     _blocks: Callable[[], Iterator[pa.RecordBatch]] = field(repr=False, compare=False)
+
+    def without(self, names: Collection[str]) -> "Table":
+        """The same rows without the columns of these names, where there are such."""
+        kept = [name for name in self.schema.names if name not in names]
+        if len(kept) == len(self.schema):
+            return self
+        blocks = self._blocks
+        schema = pa.schema([self.schema.field(name) for name in kept])
+        return replace(self, schema=schema, _blocks=lambda: (block.select(kept) for block in blocks()))
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The rows in order, in blocks of at most 2 MB and 16,384 rows; reads as it goes.

@@ -95,18 +95,13 @@ class _Tick:
         return self.context.log
 
     def result(self) -> dg.SensorResult | dg.SkipReason:
-        held, still_open = self._held(), self.keld.statuses(open_only=True)
-        waits = [
-            *held,
-            *((wait, None) for wait in self._without_hold(still_open, {run for wait, _ in held for run in wait.job_runs.values()})),
-        ]
+        still_open = self.keld.statuses(open_only=True)
+        waits = self._waits(still_open)
         if not waits:
             return dg.SkipReason("Nothing is at a provider.")
         begin = int(self.context.cursor or 0) % len(waits)
         waits = waits[begin:] + waits[:begin]
-        known = {status.id for status in still_open}
-        asked = dict.fromkeys(job_run for wait, _ in waits for job_run in wait.job_runs.values() if job_run in known)
-        self.keld.poll(list(asked), budget_s=max(1.0, (self.until - time.monotonic()) / 2))
+        self._poll([wait for wait, _ in waits], {status.id for status in still_open})
         seen = 0
         for wait, run in waits:
             if time.monotonic() > self.until or len(self.requests) >= REQUESTS_A_TICK:
@@ -117,7 +112,18 @@ class _Tick:
         reason = None if self.requests else dg.SkipReason(f"{len(waits)} waiting for a provider or a run. {' '.join(self.failed)}".strip())
         return dg.SensorResult(run_requests=self.requests, skip_reason=reason, cursor=str(at))
 
+    def _poll(self, waits: Sequence[Wait], still_open: set[str]) -> None:
+        """Looks at the providers for what these waits have there; a tag may name a job run that the ledger does not know."""
+        job_runs = dict.fromkeys(job_run for wait in waits for job_run in wait.job_runs.values() if job_run in still_open)
+        self.keld.poll(list(job_runs), budget_s=max(1.0, (self.until - time.monotonic()) / 2))
+
     # -- what waits ---------------------------------------------------------------------------------------------
+
+    def _waits(self, still_open: Sequence[Status]) -> list[tuple[Wait, dg.DagsterRun | None]]:
+        """All waits of this code location, each with its hold run if it has one."""
+        waits = self._held()
+        held = {job_run for wait, _ in waits for job_run in wait.job_runs.values()}
+        return waits + [(wait, None) for wait in self._without_hold(still_open, held)]
 
     def _held(self) -> list[tuple[Wait, dg.DagsterRun | None]]:
         """The waits of this code location that have a hold run."""
@@ -133,23 +139,35 @@ class _Tick:
         return held
 
     def _without_hold(self, still_open: Iterable[Status], held: set[str]) -> Iterator[Wait]:
-        """Waits for open job runs that Dagster submitted and no hold run stands for; cancels those whose hold was ended by hand."""
+        """Waits for open job runs that Dagster submitted and no hold run stands for."""
         by_job = {watched.job: watched for watched in self.watched.values()}
         for status in still_open:
             watched = by_job.get(status.job)
-            if status.id in held or watched is None:
+            if watched is None or status.id in held:
                 continue
-            if status.state == "cancelling":
-                self.keld.advance(status.id, budget_s=_CANCEL_BUDGET_S)
+            if time.monotonic() > self.until:
+                return
+            try:
+                wait = self._alone(watched, status)
+            except Exception as error:  # noqa: BLE001  # see _pass_over
+                self._pass_over(f"{status.job}[{status.partition}]", error)
                 continue
-            wait = self._submitted(watched, status)
-            if wait is None:
-                continue  # a command line's, or its submit run is not through yet
-            hold = self.context.instance.get_run_by_id(hold_id(wait.id, wait.asset))
-            if hold is not None and hold.status in _ENDED_BADLY:
-                self._cancel(status, hold)
-            else:
+            if wait is not None:
                 yield wait
+
+    def _alone(self, watched: _Watched, status: Status) -> Wait | None:
+        """The wait for an open job run without a hold run; None where its hold was ended by hand, and it is cancelled."""
+        if status.state == "cancelling":
+            self.keld.advance(status.id, budget_s=_CANCEL_BUDGET_S)
+            return None
+        wait = self._submitted(watched, status)
+        if wait is None:
+            return None  # a command line's, or its submit run is not through yet
+        hold = self.context.instance.get_run_by_id(hold_id(wait.id, wait.asset))
+        if hold is None or hold.status not in _ENDED_BADLY:
+            return wait
+        self._cancel(status, hold)
+        return None
 
     def _submitted(self, watched: _Watched, status: Status) -> Wait | None:
         """The wait of the run that last materialised this partition's batch, if it was for this job run."""
@@ -157,7 +175,7 @@ class _Tick:
         for record in self.context.instance.fetch_materializations(filters, limit=1).records:
             event = record.asset_materialization
             submitted = self.context.instance.get_run_by_id(record.run_id)
-            if event is not None and submitted is not None and event.metadata["keld/job_run"].value == status.id:
+            if event is not None and submitted is not None and _job_run_of(event) == status.id:
                 return Wait(id=record.run_id, asset=watched.result, job_runs={status.partition: status.id}, place=place_of(submitted.tags))
         return None
 
@@ -171,9 +189,13 @@ class _Tick:
             settled = [self._settle(wait, status, collects.get(partition, [])) for partition, status in statuses.items()]
             if run is not None and all(settled):
                 self._release(run, list(statuses.values()))
-        except Exception as error:  # a deleted partition, a job run that was cleaned up: shown, and passed over
-            self.failed.append(f"{wait.asset.to_user_string()} of run {wait.id}: {type(error).__name__}.")
-            self.log.exception(f"The wait of run {wait.id} for {wait.asset.to_user_string()} cannot go on.")
+        except Exception as error:  # noqa: BLE001  # see _pass_over
+            self._pass_over(f"{wait.asset.to_user_string()} of run {wait.id}", error)
+
+    def _pass_over(self, what: str, error: Exception) -> None:
+        """Shows what cannot go on (a deleted partition, a job run that was cleaned up); an exception would end the tick for all others."""
+        self.failed.append(f"{what}: {type(error).__name__}.")
+        self.log.error(f"{what} cannot go on: {error}", exc_info=error)
 
     def _collects(self, wait: Wait) -> dict[str, list[dg.DagsterRun]]:
         """The collect runs of a wait by partition, the youngest first."""
@@ -247,3 +269,9 @@ def _is_due(status: Status, keld: Keld) -> bool:
     """Whether a worker has something to do: results to fetch, a round to send, or one that was put off until now."""
     put_off = any(batch.state in ("deferred", "unknown") for batch in status.batches)
     return status.ready or (put_off and status.next_check_at is not None and status.next_check_at <= keld.clock())
+
+
+def _job_run_of(batch: dg.AssetMaterialization) -> object:
+    """The job run that a materialisation of a batch asset names."""
+    named = batch.metadata.get("keld/job_run")
+    return None if named is None else named.value

@@ -18,7 +18,7 @@ from .error import ApiError, error_of
 from .fault import HTTP_FAULTS, Event, Faults, Rule
 from .openai import model_of
 from .store import Store
-from .wire import Drop
+from .wire import Download, Drop
 
 Route = Callable[[Request], Awaitable[Response]]
 Operation = Literal["upload", "create", "list", "get", "cancel", "download", "delete", "realtime"]
@@ -80,7 +80,7 @@ class Gate:
         call = Call(
             method=request.method,
             path=request.url.path,
-            status=None if isinstance(response, Drop) else response.status_code,
+            status=_status(request, response),
             retry_count=int(retries) if retries and retries.isdigit() else None,
             at=self.store.clock.now(),
         )
@@ -117,6 +117,14 @@ class Gate:
         ordinal = self.store.next_ordinal(provider) if operation == "create" else batch.ordinal if batch else None
         lane = "realtime" if operation == "realtime" else "batch"
         return Event(provider=provider, path=request.url.path, model=model, batch=ordinal, lane=lane)
+
+
+def _status(request: Request, response: Response) -> int | None:
+    if isinstance(response, Drop):
+        return None
+    # A file makes out only while it is being sent that a part of it was asked for.
+    partial = isinstance(response, Download) and "range" in request.headers
+    return 206 if partial else response.status_code
 
 
 def key_of(request: Request) -> str:

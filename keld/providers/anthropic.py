@@ -47,11 +47,9 @@ _OPENING, _CLOSING = b'{"requests":[', b"]}"
 _HOST = "https://api.anthropic.com"
 _CAPABILITIES = Capabilities(
     limits=Limits(max_requests=100_000, max_bytes=256_000_000 - len(_OPENING) - len(_CLOSING), max_line_bytes=10_000_000),
-    embedding_inputs=None,
     list_page=1_000,
     marks_batches=False,
     fences=False,
-    live_counts=False,
 )
 _RETRYABLE = frozenset({"api_error", "overloaded_error", "rate_limit_error", "timeout_error"})
 _T = TypeVar("_T")
@@ -305,6 +303,7 @@ def _remote(batch: _Batch) -> RemoteBatch:
         native=batch.processing_status or "?",
         created_at=_instant(batch.created_at),
         requests=total if batch.request_counts else None,
+        succeeded=counts.succeeded,
         done=ended if batch.processing_status == "ended" else None,  # zeros until the very end: no progress
         result_refs=(batch.results_url,) if batch.results_url else (),
     )

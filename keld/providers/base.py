@@ -38,11 +38,9 @@ class Capabilities:
     """What a provider can do and how far."""
 
     limits: Limits
-    embedding_inputs: int | None  # the most embedding inputs in one batch; None where it makes no embeddings
     list_page: int
     marks_batches: bool  # a batch carries our key from the start (metadata); else only its custom_ids do, seen when it ended
     fences: bool  # deleting the input file keeps a create that is still on its way from landing
-    live_counts: bool
 
 
 class BatchState(StrEnum):
@@ -71,6 +69,7 @@ class RemoteBatch:
     key: str | None = None  # our mark, where the provider keeps one
     requests: int | None = None
     done: int | None = None
+    succeeded: int | None = None  # those it says it answered, and so bills
     errors: tuple[tuple[str, str], ...] = ()  # (code, message) of the batch itself, not of rows
     result_refs: tuple[str, ...] = ()  # those with answers first
 

@@ -17,7 +17,7 @@ from keld.failpoint import failpoint
 from keld.staging import fsync_dir
 
 TRIES = 4
-_CHUNK = 1 << 20
+_BUFFER = 1 << 20
 # More than any provider's largest result; a compressed answer that unfolds beyond it is hostile or broken.
 BYTES_MAX = 16 << 30
 
@@ -40,7 +40,7 @@ def download(
     """
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    broken = ""
+    broken, anew = "", False
     if part.exists() and complete(part):
         return _publish(part, path)  # an earlier worker died between the last byte and the rename
     for _ in range(TRIES):
@@ -49,7 +49,10 @@ def download(
         except ProviderRefused as refused:
             if refused.status != 416:
                 raise
-            part.unlink(missing_ok=True)  # the range begins at the file's end or behind it: what we have is not its beginning
+            if anew:
+                return _publish(part, path)  # the range begins at the file's end, once more: what we have is all there is
+            part.unlink(missing_ok=True)  # at its end or behind it: what we have may not be its beginning
+            anew = True
             broken = "HTTP 416"
             continue
         except (OSError, KeldError):
@@ -83,9 +86,10 @@ def _append(open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]]
     failpoint("download.request")
     with open_stream(headers) as stream:
         resumed = have > 0 and stream.status_code == 206
-        with part.open("ab" if resumed else "wb") as file:
+        with part.open("ab" if resumed else "wb", buffering=_BUFFER) as file:
             written = have if resumed else 0
-            for chunk in stream.iter_bytes(_CHUNK):
+            # As they come: pieces of a wished size are gathered in the SDK, and what it has gathered is lost when it breaks off.
+            for chunk in stream.iter_bytes():
                 written += file.write(chunk)
                 if written > BYTES_MAX:
                     raise OSError(f"a result file unfolds to more than {BYTES_MAX:,} bytes")

@@ -44,11 +44,9 @@ from keld.shard import Limits
 _HOST = "https://api.openai.com/v1"
 _CAPABILITIES = Capabilities(
     limits=Limits(max_requests=50_000, max_bytes=200_000_000, max_line_bytes=10_000_000),
-    embedding_inputs=50_000,
     list_page=100,
     marks_batches=True,
     fences=True,
-    live_counts=True,
 )
 _STATES = {
     "cancelling": BatchState.CANCELLING,
@@ -321,6 +319,7 @@ def _remote(batch: _Batch) -> RemoteBatch:
         created_at=datetime.fromtimestamp(batch.created_at or 0, UTC),
         key=str((batch.metadata or {}).get(_KEY) or "") or None,
         requests=counts.total,
+        succeeded=counts.completed,
         done=None if counts.completed is None else counts.completed + (counts.failed or 0),
         errors=tuple((error.code or "error", scrubbed(error.message or "")) for error in errors),
         # "" and null both mean "no such file".

@@ -10,9 +10,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-_encode = msgspec.json.Encoder().encode
+from keld.request import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,5 +41,5 @@ class Template:
 
 def template(document: Any, hole: Hole) -> Template:
     """`document`, which holds `hole.mark` once as a string, as bytes around it."""
-    head, tail = _encode(document).split(_encode(hole.mark))
+    head, tail = one_line(document).split(one_line(hole.mark))
     return Template(head, tail)

@@ -30,18 +30,6 @@ SETTINGS = {
     "run_launcher": {"module": "dagster._core.launcher.sync_in_memory_run_launcher", "class": "SyncInMemoryRunLauncher"},
 }
 LATENCY_S = 3600
-
-
-def one_event_log(directory: Path) -> dict[str, Any]:
-    """One SQLite file for all events: making one a run, as Dagster does, takes a third of a test's time."""
-    storage = {
-        "module": "dagster._core.storage.event_log",
-        "class": "ConsolidatedSqliteEventLogStorage",
-        "config": {"base_dir": str(directory)},
-    }
-    return {"event_log_storage": storage}
-
-
 LAUNCH_BACKFILL = """
 mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
   __typename ... on LaunchBackfillSuccess { backfillId } } }
@@ -133,6 +121,16 @@ class Deployment:
 
     def materialized(self, asset: str) -> set[str]:
         return self.instance.get_materialized_partitions(dg.AssetKey(asset))
+
+
+def one_event_log(directory: Path) -> dict[str, Any]:
+    """One SQLite file for all events: making one a run, as Dagster does, takes a third of a test's time."""
+    storage = {
+        "module": "dagster._core.storage.event_log",
+        "class": "ConsolidatedSqliteEventLogStorage",
+        "config": {"base_dir": str(directory)},
+    }
+    return {"event_log_storage": storage}
 
 
 @pytest.fixture

@@ -1,0 +1,285 @@
+"""Answers: whatever the result files hold, each row that was asked gets exactly one."""
+
+import base64
+import json
+import struct
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import keld.answer
+from keld.answer import AnswerSink, Outcome, Reply, Sent, Tally, answer_schema, collect, same
+from keld.price import Bracket, Rates
+from keld.request import custom_id
+from keld.schema import Embedding, OutputSchema, output_schema
+from keld.table import read_parquet
+
+NONCE = "abcdefghij"
+LABEL = {"type": "object", "properties": {"label": {"type": "string"}, "score": {"type": "integer"}}, "required": ["label", "score"]}
+OUTPUT = output_schema(LABEL)
+ONE = Decimal(1)
+RATES = Rates(brackets=(Bracket(above=0, input=ONE, cached=ONE / 10, cache_write=ONE, cache_write_1h=ONE, output=2 * ONE),), source="")
+STANDARD = Rates(
+    brackets=(Bracket(above=0, input=2 * ONE, cached=ONE / 5, cache_write=2 * ONE, cache_write_1h=2 * ONE, output=4 * ONE),), source=""
+)
+SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def _sent(positions: Sequence[int], *, standard: Rates | None = STANDARD) -> Sent:
+    return Sent(nonce=NONCE, positions=np.array(positions, dtype=np.int64), model="openai:m", lane="batch", rates=RATES, standard=standard)
+
+
+def _good(n: int, **more: Any) -> Reply:
+    content = json.dumps({"label": f"row {n}", "score": n})
+    return Reply(
+        **{
+            "custom_id": custom_id(NONCE, n),
+            "outcome": Outcome.ANSWERED,
+            "content": content,
+            "input_tokens": 10,
+            "output_tokens": 5,
+            **more,
+        }
+    )
+
+
+def _bad(n: int, outcome: Outcome = Outcome.EXPIRED) -> Reply:
+    return Reply(custom_id=custom_id(NONCE, n), outcome=outcome, error="why", retryable=True)
+
+
+def _read(block: bytes) -> list[Reply]:
+    return [msgspec.json.decode(line, type=Reply) for line in block.splitlines() if line]
+
+
+def _collect(
+    folder: Path, files: Sequence[Sequence[Reply]], positions: Sequence[int], output: OutputSchema = OUTPUT, **sent: Any
+) -> tuple[Tally, list[dict[str, Any]]]:
+    """What the tally and the answers file say of result files with these replies."""
+    paths = []
+    for n, replies in enumerate(files):
+        paths.append(folder / f"result-{n}.jsonl")
+        paths[-1].write_bytes(b"\n".join(msgspec.json.encode(reply) for reply in replies))
+    tally = collect(paths, _read, _sent(positions, **sent), output, folder / "answers.parquet")
+    return tally, [row for batch in read_parquet(folder / "answers.parquet") for row in batch.to_pylist()]
+
+
+# --- exactly one a row ------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def _files(draw: st.DrawFn) -> tuple[list[int], list[list[Reply]]]:
+    """Positions that were asked; lines of some of them, some twice, some of others, in any order, in several files."""
+    positions = sorted(draw(st.sets(st.integers(0, 40), min_size=1, max_size=20)))
+    about = draw(st.lists(st.sampled_from(positions), max_size=30))
+    replies = [_good(n) if draw(st.booleans()) else _bad(n) for n in about]
+    foreign = draw(st.lists(st.sampled_from([custom_id("zzzzzzzzzz", 1), custom_id(NONCE, 99), "nonsense", ""]), max_size=4))
+    replies += [Reply(custom_id=odd, outcome=Outcome.ANSWERED, content="{}") for odd in foreign]
+    shuffled = draw(st.permutations(replies))
+    middle = draw(st.integers(0, len(shuffled)))
+    return positions, [list(shuffled[:middle]), list(shuffled[middle:])]
+
+
+@SHARED
+@given(case=_files())
+def test_every_row_asked_has_one_answer_in_order_whatever_came(tmp_path: Path, case: tuple[list[int], list[list[Reply]]]) -> None:
+    positions, files = case
+    _, rows = _collect(tmp_path, files, positions)
+    assert [row["position"] for row in rows] == positions
+
+
+@SHARED
+@given(case=_files())
+def test_the_first_line_of_a_row_stands_and_the_rest_is_counted(tmp_path: Path, case: tuple[list[int], list[list[Reply]]]) -> None:
+    positions, files = case
+    tally, rows = _collect(tmp_path, files, positions)
+    lines = [reply for file in files for reply in file]
+    ours = {custom_id(NONCE, n): n for n in positions}
+    first: dict[int, Reply] = {}
+    for reply in lines:
+        if reply.custom_id in ours:
+            first.setdefault(ours[reply.custom_id], reply)
+    expected = [first[n].outcome.value if n in first else "lost" for n in positions]
+    assert [row["keld_outcome"] for row in rows] == expected
+    known = sum(reply.custom_id in ours for reply in lines)
+    assert (tally.duplicates, tally.foreign) == (known - len(first), len(lines) - known)
+
+
+@SHARED
+@given(case=_files())
+def test_the_tally_is_what_the_answers_say(tmp_path: Path, case: tuple[list[int], list[list[Reply]]]) -> None:
+    positions, files = case
+    tally, rows = _collect(tmp_path, files, positions)
+    assert tally.outcomes.total() == len(positions)
+    assert tally.retryable == sum(row["retryable"] for row in rows)
+    assert tally.answered == sum(row["keld_outcome"] == "answered" for row in rows)
+    assert tally.cost_usd * 10**12 == sum(row["keld_cost_pico"] for row in rows)
+    assert tally.standard_usd == 2 * tally.cost_usd
+
+
+def test_without_any_result_file_every_row_is_lost_and_may_be_asked_again(tmp_path: Path) -> None:
+    tally, rows = _collect(tmp_path, [], [3, 5])
+    assert [(row["position"], row["keld_outcome"], row["retryable"]) for row in rows] == [(3, "lost", True), (5, "lost", True)]
+    assert (tally.cost_usd, tally.retryable) == (0, 2)
+
+
+def test_an_answer_in_the_first_file_beats_an_error_in_the_second(tmp_path: Path) -> None:
+    tally, [row] = _collect(tmp_path, [[_good(0)], [_bad(0)]], [0])
+    assert (row["keld_outcome"], row["label"], tally.duplicates) == ("answered", "row 0", 1)
+
+
+@pytest.mark.parametrize("files", [[[_good(n) for n in range(400)]], [[_good(n) for n in reversed(range(400))]]])
+@pytest.mark.parametrize("range_bytes", [1, 500, 1 << 20])
+def test_answers_too_large_for_memory_come_in_order_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[list[Reply]], range_bytes: int
+) -> None:
+    """They are scattered into ranges on disk, and each range is put in order by itself."""
+    monkeypatch.setattr(keld.answer, "_RANGE_BYTES", range_bytes)
+    monkeypatch.setattr(keld.answer, "BLOCK_BYTES", 700)
+    _, rows = _collect(tmp_path, [file[:300] for file in files], range(400))
+    assert [row["position"] for row in rows] == list(range(400))
+    assert not list(tmp_path.glob(".answers-*"))
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+BAD_CONTENTS: list[Any] = [
+    None, "", "no JSON", '{"label": "x"', '{"label": "x"}', '{"label": "x", "score": "y"}', '{"label": 1, "score": 1}', "[]", "null", 5,
+    '{"label": "\\ud800", "score": 1}', '{"label": "x", "score": 1e400}', '{"label": "x", "score": 99999999999999999999}', "[" * 100_000,
+    '{"label": "a", "label": "b", "score": 1}', {"label": "x"}, "\ud800",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", BAD_CONTENTS, ids=lambda content: repr(content)[:30])
+def test_an_answer_that_breaks_the_schema_is_invalid_and_paid_and_harms_no_other(tmp_path: Path, content: Any) -> None:
+    def read(_: bytes) -> list[Reply]:  # a reply may hold what no file can, such as a lone surrogate
+        return [_good(0), _good(1, content=content), _good(2)]
+
+    (tmp_path / "result.jsonl").write_text("any\n")
+    tally = collect([tmp_path / "result.jsonl"], read, _sent([0, 1, 2]), OUTPUT, tmp_path / "answers.parquet")
+    rows = [row for batch in read_parquet(tmp_path / "answers.parquet") for row in batch.to_pylist()]
+    assert [row["keld_outcome"] for row in rows] == ["answered", "invalid", "answered"]
+    assert rows[1]["keld_error"]
+    assert (rows[1]["label"], rows[1]["score"], rows[1]["keld_cost_pico"]) == (None, None, rows[0]["keld_cost_pico"])
+    assert tally.cost_usd == 3 * Decimal("0.00002")
+
+
+def test_why_an_answer_is_invalid_never_quotes_it(tmp_path: Path) -> None:
+    _, [row] = _collect(tmp_path, [[_good(0, content='{"label": "x", "score": "SECRET"}')]], [0])
+    assert "SECRET" not in row["keld_error"]
+
+
+def test_a_text_answer_is_the_text(tmp_path: Path) -> None:
+    _, [row] = _collect(tmp_path, [[_good(0, content="雪\x00\n")]], [0], output_schema(str))
+    assert (row["keld_outcome"], row["answer"]) == ("answered", "雪\x00\n")
+
+
+def test_a_vector_comes_as_numbers_or_as_base64(tmp_path: Path) -> None:
+    packed = base64.b64encode(struct.pack("<2f", 0.5, -1)).decode()
+    _, rows = _collect(
+        tmp_path,
+        [[_good(0, content=[0.5, -1.0]), _good(1, content=packed), _good(2, content=[1.0])]],
+        range(3),
+        output_schema(Embedding(2)),
+    )
+    assert [row["embedding"] for row in rows] == [[0.5, -1.0], [0.5, -1.0], None]
+    assert rows[2]["keld_outcome"] == "invalid"
+
+
+# --- paying -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_model_that_answered_is_named(tmp_path: Path) -> None:
+    _, rows = _collect(tmp_path, [[_good(0, model="m-2026-01-01"), _good(1)]], [0, 1])
+    assert [row["keld_model"] for row in rows] == ["m-2026-01-01", "openai:m"]
+
+
+def test_with_an_unknown_standard_price_nothing_counts_as_saved(tmp_path: Path) -> None:
+    tally, _ = _collect(tmp_path, [[_good(0)]], [0], standard=None)
+    assert tally.standard_usd == tally.cost_usd > 0
+
+
+def test_cached_tokens_cost_what_they_cost(tmp_path: Path) -> None:
+    tally, [row] = _collect(tmp_path, [[_good(0, input_tokens=100, cached_tokens=90)]], [0])
+    assert row["keld_cost_pico"] == 10 * 10**6 + 90 * 10**5 + 5 * 2 * 10**6
+    assert (tally.input_tokens, tally.cached_tokens, tally.output_tokens) == (100, 90, 5)
+
+
+@pytest.mark.parametrize(
+    ("counts", "pico"),
+    [
+        ({"input_tokens": -5, "output_tokens": -5}, 0),
+        ({"input_tokens": 0, "cached_tokens": 10, "output_tokens": 0}, 10 * 10**5),
+        ({"input_tokens": 10**30, "output_tokens": 0}, 10**9 * 10**6),
+        ({"input_tokens": 2**63 - 1, "output_tokens": 2**63 - 1}, 10**9 * 3 * 10**6),
+    ],
+    ids=str,
+)
+def test_counts_that_cannot_be_make_nothing_cheaper_and_stop_no_one(tmp_path: Path, counts: dict[str, int], pico: int) -> None:
+    """One line's nonsense must not keep the answers of a whole batch from being collected."""
+
+    def read(_: bytes) -> list[Reply]:
+        return [_good(0, **counts), _good(1)]
+
+    (tmp_path / "result.jsonl").write_text("any\n")
+    collect([tmp_path / "result.jsonl"], read, _sent([0, 1]), OUTPUT, tmp_path / "answers.parquet")
+    rows = [row for batch in read_parquet(tmp_path / "answers.parquet") for row in batch.to_pylist()]
+    assert [row["keld_cost_pico"] for row in rows] == [pico, 20 * 10**6]
+
+
+# --- files and blocks -------------------------------------------------------------------------------------------------
+
+
+@SHARED
+@given(
+    lines=st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line), max_size=20), size=st.integers(1, 50), last=st.booleans()
+)
+def test_blocks_hold_whole_lines_and_all_of_them(tmp_path: Path, lines: list[bytes], size: int, last: bool) -> None:
+    seen: list[bytes] = []
+
+    def read(block: bytes) -> list[Reply]:
+        seen.append(block)
+        return []
+
+    (tmp_path / "result.jsonl").write_bytes(b"\n".join(lines) + (b"\n" if last and lines else b""))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keld.answer, "BLOCK_BYTES", size)
+        collect([tmp_path / "result.jsonl"], read, _sent([0]), OUTPUT, tmp_path / "answers.parquet")
+    assert all(block.endswith(b"\n") for block in seen[:-1])
+    assert b"".join(seen) == (tmp_path / "result.jsonl").read_bytes()
+
+
+def test_a_line_longer_than_any_answer_is_skipped_and_the_next_one_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keld.answer, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(keld.answer, "LINE_BYTES_MAX", 1_000)
+    tally, rows = _collect(tmp_path, [[_good(0), _good(1, content="x" * 5_000), _good(2)]], range(3))
+    assert [row["keld_outcome"] for row in rows] == ["answered", "lost", "answered"]
+    assert tally.unreadable == 1
+
+
+def test_a_reader_that_fails_leaves_no_answers_file(tmp_path: Path) -> None:
+    def read(_: bytes) -> list[Reply]:
+        raise RuntimeError("broken")
+
+    (tmp_path / "result.jsonl").write_text("any\n")
+    with pytest.raises(RuntimeError):
+        collect([tmp_path / "result.jsonl"], read, _sent([0]), OUTPUT, tmp_path / "answers.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["result.jsonl"]
+
+
+def test_rows_that_never_belonged_to_a_shard_have_an_outcome_too(tmp_path: Path) -> None:
+    with AnswerSink(tmp_path / "unsent.parquet", OUTPUT, np.array([4, 7]), 0) as sink:
+        sink.add(same([4, 7], Outcome.UNASKABLE, "too large", None, OUTPUT))
+    [batch] = read_parquet(tmp_path / "unsent.parquet")
+    assert batch.schema.names == answer_schema(OUTPUT).names
+    assert pa.Table.from_batches([batch]).select(["position", "keld_outcome", "keld_model"]).to_pylist() == [
+        {"position": 4, "keld_outcome": "unaskable", "keld_model": None},
+        {"position": 7, "keld_outcome": "unaskable", "keld_model": None},
+    ]

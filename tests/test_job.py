@@ -1,0 +1,206 @@
+"""The declaration: what is accepted, what is refused and how it says so, and when a job run is due."""
+
+from dataclasses import FrozenInstanceError
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keld.errors import DeadlinePassed, InvalidJob
+from keld.job import Column, Job, due, partition_end, template_columns
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+def _job(**terms: Any) -> Job:
+    return Job(**{"name": "labels", "key": "id", "prompt": "Classify: {body}", "models": "openai:gpt-5-mini", **terms})
+
+
+# Each bad declaration, and what the message must hold: the field, and what to do.
+BAD: list[tuple[dict[str, Any], str, str]] = [
+    ({"name": ""}, "name=''", "starts with a letter"),
+    ({"name": "1st"}, "name='1st'", "starts with a letter"),
+    ({"name": "a/b"}, "name='a/b'", "letters, digits"),
+    ({"name": "a\n"}, "name=", "letters, digits"),
+    ({"name": "a" * 129}, "name=", "up to 128"),
+    ({"name": None}, "name=None", "starts with a letter"),
+    ({"key": ""}, "key is empty", "key='ticket_id'"),
+    ({"key": None}, "key is empty", "key='ticket_id'"),
+    ({"prompt": "no column"}, "prompt names no column", "{body}"),
+    ({"prompt": "{{body}}"}, "prompt names no column", "{body}"),
+    ({"prompt": ""}, "prompt names no column", "{body}"),
+    ({"prompt": "{body"}, "prompt is not a str.format template", "{{ and }}"),
+    ({"prompt": "body}"}, "prompt is not a str.format template", "{{ and }}"),
+    ({"prompt": '{"a": {body}}'}, "prompt", ""),
+    ({"prompt": "{}"}, "prompt has a field {}", "{body}"),
+    ({"prompt": "{0}"}, "prompt has a field {0}", "{body}"),
+    ({"prompt": "{body:{width}}"}, "prompt formats {body}", "{price:.2f}"),
+    ({"prompt": "{body!x}"}, "prompt formats {body}", "{price:.2f}"),
+    ({"prompt": 5}, "prompt is a int", "a template, a Column, or a function"),
+    ({"prompt": None}, "prompt is a NoneType", "a template, a Column, or a function"),
+    ({"models": []}, "models is empty", "models=['openai:gpt-5-mini']"),
+    ({"models": "gpt-5-mini"}, "models has 'gpt-5-mini'", "provider:model"),
+    ({"models": ["openai:"]}, "models has 'openai:'", "provider:model"),
+    ({"models": ["openai:a b"]}, "models has 'openai:a b'", "provider:model"),
+    ({"models": [None]}, "models has None", "provider:model"),
+    ({"models": None}, "models is a NoneType", "give a list"),
+    ({"models": {"openai:gpt-5-mini"}}, "models is a set", "give a list"),
+    ({"ceiling_usd": 0}, "ceiling_usd=0", "above zero"),
+    ({"ceiling_usd": -1}, "ceiling_usd=-1", "above zero"),
+    ({"ceiling_usd": float("nan")}, "ceiling_usd=nan", "above zero"),
+    ({"ceiling_usd": float("inf")}, "ceiling_usd=inf", "above zero"),
+    ({"ceiling_usd": "forty"}, "ceiling_usd='forty'", "US dollars"),
+    ({"ceiling_usd": True}, "ceiling_usd=True", "US dollars"),
+    ({"ceiling_usd": 10_000_000}, "ceiling_usd=10000000", "Give less"),
+    ({"deadline": datetime(2026, 11, 20)}, "deadline=2026-11-20", "tzinfo"),
+    ({"deadline": timedelta(0)}, "deadline=0:00:00", "above zero"),
+    ({"deadline": timedelta(hours=-1)}, "deadline=-1 day", "above zero"),
+    ({"deadline": 3600}, "deadline is a int", "timedelta"),
+    ({"deadline": "2026-11-20"}, "deadline is a str", "timedelta"),
+    ({"max_output_tokens": 0}, "max_output_tokens=0", "at least 1"),
+    ({"max_output_tokens": 1.5}, "max_output_tokens=1.5", "whole number"),
+    ({"max_attempts": 0}, "max_attempts=0", "at least 1"),
+    ({"max_attempts": True}, "max_attempts=True", "whole number"),
+    ({"max_shard_rows": 0}, "max_shard_rows=0", "at least 1"),
+    ({"max_shard_bytes": -5}, "max_shard_bytes=-5", "at least 1"),
+    ({"endpoint": "/v1/completions"}, "endpoint='/v1/completions'", "/v1/chat/completions"),
+    ({"params": {"model": "gpt-5"}}, "params names model", "models="),
+    ({"params": {"max_tokens": 9, "n": 2}}, "params names max_tokens, n", "max_output_tokens="),
+    ({"params": {"messages": []}}, "params names messages", "prompt="),
+]
+
+
+@pytest.mark.parametrize(("terms", "field", "fix"), BAD, ids=lambda value: str(value)[:40])
+def test_a_bad_declaration_is_refused_with_its_field_and_the_fix(terms: dict[str, Any], field: str, fix: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        _job(**terms)
+    assert field in str(caught.value)
+    assert fix in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"name": "a.b-c_9"},
+        {"prompt": "{{literal}} {body} {price:>10.2f} {body!r}"},
+        {"prompt": "{a column} {Größe}"},
+        {"prompt": Column("prompt", json=True)},
+        {"prompt": lambda batch: ["x"] * batch.num_rows},
+        {"models": ["openai:ft:gpt-5-mini:acme::1"]},
+        {"models": ("anthropic:claude-haiku-4-5", "openai:gpt-5-mini")},
+        {"deadline": datetime(2026, 11, 20, tzinfo=timezone(timedelta(hours=5)))},
+        {"endpoint": "/v1/responses"},
+        {"params": {"temperature": 0, "reasoning_effort": "low"}},
+    ],
+    ids=str,
+)
+def test_a_good_declaration_is_accepted(terms: dict[str, Any]) -> None:
+    assert _job(**terms)
+
+
+@pytest.mark.parametrize(("given_", "normal"), [(40, "40"), (0.1, "0.1"), ("12.50", "12.50"), (Decimal("0.000001"), "0.000001")])
+def test_a_ceiling_is_kept_as_the_decimal_that_was_written(given_: Any, normal: str) -> None:
+    """0.1 is ten cents, not the binary number beside it."""
+    assert _job(ceiling_usd=given_).ceiling == Decimal(normal)
+
+
+def test_no_ceiling_is_none() -> None:
+    assert _job().ceiling is None
+
+
+def test_models_are_kept_once_each_in_the_users_order() -> None:
+    assert _job(models=["b:2", "a:1", "b:2"]).acceptable == ("b:2", "a:1")
+
+
+def test_a_single_model_needs_no_list() -> None:
+    assert _job(models="openai:gpt-5-mini").acceptable == ("openai:gpt-5-mini",)
+
+
+def test_a_declaration_does_not_change() -> None:
+    with pytest.raises(FrozenInstanceError):
+        _job().name = "other"  # type: ignore[misc]
+
+
+def test_the_columns_of_a_template_come_once_each_in_order() -> None:
+    assert template_columns("{b} {{x}} {a:>5} {b!r}") == ["b", "a"]
+
+
+# --- the end of a partition -------------------------------------------------------------------------------------------
+
+ENDS: list[tuple[str | None, datetime | None]] = [
+    ("2026-11", datetime(2026, 12, 1, tzinfo=UTC)),
+    ("2026-12", datetime(2027, 1, 1, tzinfo=UTC)),
+    ("2028-02", datetime(2028, 3, 1, tzinfo=UTC)),
+    ("2026-11-19", datetime(2026, 11, 20, tzinfo=UTC)),
+    ("2026-12-31", datetime(2027, 1, 1, tzinfo=UTC)),
+    ("2028-02-28", datetime(2028, 2, 29, tzinfo=UTC)),
+    ("2028-02-29", datetime(2028, 3, 1, tzinfo=UTC)),
+    ("2027-02-29", None),
+    ("2100-02-29", None),
+    ("2000-02-29", datetime(2000, 3, 1, tzinfo=UTC)),
+    ("2026-11-19-08:00", datetime(2026, 11, 19, 9, tzinfo=UTC)),
+    ("2026-11-19-23:00", datetime(2026, 11, 20, tzinfo=UTC)),
+    ("2026-12-31-23:00", datetime(2027, 1, 1, tzinfo=UTC)),
+    ("2026-11-19-24:00", None),
+    ("2026-00", None),
+    ("2026-13", None),
+    ("2026-11-31", None),
+    ("0000-01", None),
+    ("0000-01-01", None),
+    ("9999-12", None),
+    ("9999-12-31", None),
+    ("9999-12-31-23:00", None),
+    ("europe", None),
+    ("2026", None),
+    ("2026-11-19|europe", None),
+    ("2026-11-19T08:00", None),
+    (" 2026-11-19", None),
+    ("2026-11-19\n", None),
+    ("", None),
+    (None, None),
+]
+
+
+@pytest.mark.parametrize(("key", "end"), ENDS, ids=lambda value: repr(value)[:24])
+def test_the_end_of_a_partition_is_read_from_its_key(key: str | None, end: datetime | None) -> None:
+    assert partition_end(key) == end
+
+
+@given(st.text(max_size=20))
+def test_no_key_breaks_the_reading_of_its_end(key: str) -> None:
+    end = partition_end(key)
+    assert end is None or end.tzinfo is UTC
+
+
+@given(st.datetimes(min_value=datetime(1000, 1, 1), max_value=datetime(9998, 1, 1)))
+def test_a_day_ends_where_the_next_begins(day: datetime) -> None:
+    assert partition_end(f"{day:%Y-%m-%d}") == datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+
+
+# --- when it is due ---------------------------------------------------------------------------------------------------
+
+END = datetime(2026, 11, 20, tzinfo=UTC)
+DUE: list[tuple[Any, datetime | None, datetime | None, str]] = [
+    (None, END, None, "none"),
+    (timedelta(hours=24), END, END + timedelta(hours=24), "partition-end"),
+    (timedelta(hours=9), END, NOW + timedelta(hours=9), "submitted-at"),  # 09:00 has passed at noon: a backfill
+    (timedelta(hours=12), END, NOW + timedelta(hours=12), "submitted-at"),  # to the second is not after
+    (timedelta(hours=9), None, NOW + timedelta(hours=9), "submitted-at"),
+    (timedelta(hours=1), END + timedelta(days=3), END + timedelta(days=3, hours=1), "partition-end"),
+    (NOW + timedelta(hours=1), END, NOW + timedelta(hours=1), "absolute"),
+    (datetime(2026, 11, 20, 18, tzinfo=timezone(timedelta(hours=5))), END, NOW + timedelta(hours=1), "absolute"),
+]
+
+
+@pytest.mark.parametrize(("deadline", "end", "at", "basis"), DUE)
+def test_when_a_job_run_is_due(deadline: Any, end: datetime | None, at: datetime | None, basis: str) -> None:
+    assert due(_job(deadline=deadline), end, NOW) == (at, basis)
+
+
+@pytest.mark.parametrize("deadline", [NOW, NOW - timedelta(seconds=1)])
+def test_an_instant_that_has_passed_is_refused(deadline: datetime) -> None:
+    with pytest.raises(DeadlinePassed, match="Nothing was sent"):
+        due(_job(deadline=deadline), END, NOW)

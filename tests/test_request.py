@@ -1,0 +1,254 @@
+"""Requests: ids that come back, fingerprints that tell what was asked, prompts rendered row by row."""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keld.errors import SourceError
+from keld.job import Column, Job
+from keld.request import Asked, Question, check_columns, custom_id, fingerprint, position_of, renderer, row_fingerprint
+
+NONCES = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789", min_size=10, max_size=10)
+
+
+def _ask(prompt: Any, table: pa.Table) -> list[Asked]:
+    render = renderer(prompt, table.schema)
+    return [asked for batch in table.to_batches() for asked in render(batch)]
+
+
+def _texts(prompt: Any, **columns: Any) -> list[Any]:
+    """The prompts as JSON values; the reason where a row cannot be asked."""
+    return [asked.error if asked.fragment is None else json.loads(asked.fragment) for asked in _ask(prompt, pa.table(columns))]
+
+
+# --- custom_id --------------------------------------------------------------------------------------------------------
+
+
+@given(nonce=NONCES, position=st.integers(0, 10**15 - 1))
+def test_a_custom_id_gives_its_position_back(nonce: str, position: int) -> None:
+    assert position_of(custom_id(nonce, position), nonce) == position
+
+
+@given(nonce=NONCES, position=st.integers(0, 10**15 - 1))
+def test_every_provider_takes_a_custom_id(nonce: str, position: int) -> None:
+    made = custom_id(nonce, position)
+    assert len(made) <= 64
+    assert all(char.isascii() and (char.isalnum() or char in "_-") for char in made)
+
+
+@given(text=st.one_of(st.text(), st.from_regex(r"[a-z0-9]{10}-[0-9]{8}")), nonce=NONCES)
+def test_an_id_of_another_nonce_has_no_position(text: str, nonce: str) -> None:
+    assert text.startswith(f"{nonce}-") or position_of(text, nonce) is None
+
+
+@pytest.mark.parametrize(
+    "odd", ["", "abcdefghij", "abcdefghij-", "abcdefghij-1", "abcdefghij-00000001\n", "abcdefghij--0000001", " abcdefghij-00000001"]
+)
+def test_a_mangled_id_has_no_position(odd: str) -> None:
+    assert position_of(odd, "abcdefghij") is None
+
+
+# --- fingerprints -----------------------------------------------------------------------------------------------------
+
+QUESTION = Question(system="s", output={"kind": "text"}, params={"temperature": 0}, max_output_tokens=10)
+
+
+def test_a_question_is_read_back_as_it_was() -> None:
+    assert Question.from_json(QUESTION.to_json()) == QUESTION
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Question(system="t", output={"kind": "text"}, params={"temperature": 0}, max_output_tokens=10),
+        Question(system=None, output={"kind": "text"}, params={"temperature": 0}, max_output_tokens=10),
+        Question(system="s", output={"kind": "object"}, params={"temperature": 0}, max_output_tokens=10),
+        Question(system="s", output={"kind": "text"}, params={"temperature": 1}, max_output_tokens=10),
+        Question(system="s", output={"kind": "text"}, params={"temperature": 0}, max_output_tokens=11),
+        Question(system="s", output={"kind": "text"}, params={"temperature": 0}, max_output_tokens=10, endpoint="/v1/responses"),
+    ],
+    ids=["system", "no system", "schema", "params", "length", "endpoint"],
+)
+def test_whatever_decides_an_answer_changes_the_fingerprint(other: Question) -> None:
+    assert fingerprint(other, ["a:b"]) != fingerprint(QUESTION, ["a:b"])
+
+
+def test_other_models_are_another_fingerprint() -> None:
+    assert fingerprint(QUESTION, ["a:b"]) != fingerprint(QUESTION, ["a:b", "c:d"])
+
+
+@given(st.lists(st.text(max_size=20), min_size=2, max_size=2, unique=True))
+def test_other_prompts_have_other_fingerprints_of_16_bytes(prompts: list[str]) -> None:
+    first, second = (row_fingerprint(json.dumps(prompt).encode()) for prompt in prompts)
+    assert first != second
+    assert len(first) == len(second) == 16
+
+
+# --- templates --------------------------------------------------------------------------------------------------------
+
+TEMPLATES: list[tuple[str, dict[str, Any]]] = [
+    ("Classify: {body}", {"body": "hello"}),
+    ("{a} and {b} and {a}", {"a": "x", "b": "y"}),
+    ('{{"literal": "{body}"}}', {"body": "x"}),
+    ("100 % of {body}%s %d %%", {"body": "50 %"}),
+    ("{price:.2f} {price:>10} {body!r}", {"price": 1.005, "body": "it's"}),
+    ("{n:,} {n:05d}", {"n": 1234}),
+    ("{day:%d.%m.%Y} 100%", {"day": date(2026, 11, 19)}),
+    ("{at}", {"at": datetime(2026, 11, 19, 8)}),
+    ("{usd}", {"usd": Decimal("1.10")}),
+    ("{tags} {flag}", {"tags": ["a", "b"], "flag": True}),
+    ("{body}", {"body": ""}),
+    ("{body}", {"body": '"quotes" \\ back\n\u2028line \x00 雪 🙂'}),
+    ("{a column}", {"a column": "spaces"}),
+]
+
+
+@pytest.mark.parametrize(("template", "row"), TEMPLATES, ids=[template for template, _ in TEMPLATES])
+def test_a_template_says_what_str_format_says(template: str, row: dict[str, Any]) -> None:
+    columns = {name: [value] for name, value in row.items()}
+    assert _texts(template, **columns) == [template.format(**row)]
+
+
+@given(
+    template=st.lists(st.sampled_from(["{a}", "{b}", "{{", "}}", "%", "%s", '"', "\\", "雪", " "]), min_size=1, max_size=8).map("".join),
+    rows=st.lists(st.tuples(st.text(max_size=9), st.integers(-9, 9)), min_size=1, max_size=4),
+)
+def test_any_template_over_any_text_says_what_str_format_says(template: str, rows: list[tuple[str, int]]) -> None:
+    template += "{a}"
+    assert _texts(template, a=[text for text, _ in rows], b=[n for _, n in rows]) == [template.format(a=text, b=n) for text, n in rows]
+
+
+def test_a_column_whose_name_has_a_dot_is_that_column() -> None:
+    """`str.format` would look for an attribute; a table has columns."""
+    assert _texts("{a.b} {a.b:>3} {c[0]!s}", **{"a.b": ["x"], "c[0]": ["y"]}) == ["x   x y"]
+
+
+def test_a_null_in_a_prompts_column_leaves_only_that_row_unasked() -> None:
+    assert _texts("{a} {b}", a=["x", None, "z"], b=["1", "2", None]) == ["x 1", "column a is null", "column b is null"]
+
+
+def test_a_format_that_does_not_fit_one_value_is_that_rows_fault_only() -> None:
+    texts = _texts("{n:d}", n=pa.array([1.5, 2.0]))
+    assert all(text.startswith("prompt template: ValueError") for text in texts)
+
+
+def test_text_that_is_not_utf8_leaves_only_that_row_unasked() -> None:
+    raw = pa.array([b"good", b"\xff\xfe", b"fine", None], type=pa.binary())
+    column = pa.Array.from_buffers(pa.string(), 4, raw.buffers())
+    assert _texts("{body}", body=column) == ["good", "column body is not valid UTF-8", "fine", "column body is null"]
+
+
+def test_a_lone_surrogate_leaves_only_that_row_unasked() -> None:
+    texts = _texts(lambda batch: ["fine", "\ud800"], a=[1, 2])
+    assert texts[0] == "fine"
+    assert "lone surrogate" in texts[1]
+
+
+# --- columns and functions --------------------------------------------------------------------------------------------
+
+MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "雪"}]
+
+
+def test_a_text_column_is_one_message() -> None:
+    assert _texts(Column("p"), p=["hello", None]) == ["hello", "column p is null"]
+
+
+def test_a_list_column_is_a_conversation() -> None:
+    assert _texts(Column("p"), p=[MESSAGES]) == [MESSAGES]
+
+
+def test_nulls_in_a_messages_struct_are_left_out() -> None:
+    """Arrow gives every message every field; providers reject nulls they do not know."""
+    assert _texts(Column("p"), p=[[{"role": "user", "content": "x", "name": None}, {"role": "user", "content": "y", "name": "n"}]]) == [
+        [{"role": "user", "content": "x"}, {"role": "user", "content": "y", "name": "n"}]
+    ]
+
+
+def test_a_conversation_as_json_text_is_that_conversation() -> None:
+    assert _texts(Column("p", json=True), p=[json.dumps(MESSAGES)]) == [MESSAGES]
+
+
+BAD_CONVERSATIONS: list[tuple[str, str]] = [
+    ("not json", "not JSON"),
+    ("{}", "not a JSON array"),
+    ('"text"', "not a JSON array"),
+    ("[]", "empty"),
+    ("[1]", "role or content"),
+    ('[{"role": "user"}]', "role or content"),
+    ('[{"content": "x"}]', "role or content"),
+    ('[{"role": "", "content": "x"}]', "role or content"),
+    ('[{"role": "user", "content": null}]', "role or content"),
+    ("[" * 100_000, "not JSON"),
+]
+
+
+@pytest.mark.parametrize(("text", "why"), BAD_CONVERSATIONS, ids=[text[:30] for text, _ in BAD_CONVERSATIONS])
+def test_a_bad_conversation_is_its_rows_fault_only(text: str, why: str) -> None:
+    first, second = _texts(Column("p", json=True), p=[text, json.dumps(MESSAGES)])
+    assert why in first
+    assert second == MESSAGES
+
+
+FUNCTIONS: list[Callable[[pa.RecordBatch], Any]] = [
+    lambda batch: [f"n={n}" for n in batch.column("a").to_pylist()],
+    lambda batch: (f"n={n}" for n in batch.column("a").to_pylist()),
+    lambda batch: pa.array([f"n={n}" for n in batch.column("a").to_pylist()]),
+    lambda batch: pa.chunked_array([[f"n={n}"] for n in batch.column("a").to_pylist()]),
+]
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=["list", "generator", "array", "chunked array"])
+def test_a_function_gives_one_prompt_a_row(function: Callable[[pa.RecordBatch], Any]) -> None:
+    assert _texts(function, a=[1, 2]) == ["n=1", "n=2"]
+
+
+def test_a_function_may_leave_rows_out_with_none() -> None:
+    assert _texts(lambda batch: ["x", None], a=[1, 2]) == ["x", "the prompt function gave None"]
+
+
+def test_a_function_may_give_conversations() -> None:
+    assert _texts(lambda batch: [MESSAGES, [{"role": "user"}]], a=[1, 2]) == [MESSAGES, "a message lacks its role or content"]
+
+
+def test_a_function_that_gives_something_else_leaves_the_row_unasked() -> None:
+    assert _texts(lambda batch: [5], a=[1]) == ["the prompt is a int, not text or a list of messages"]
+
+
+@pytest.mark.parametrize("prompts", [[], ["one"], ["one", "two", "three"]])
+def test_a_function_with_another_number_of_prompts_is_refused(prompts: Sequence[str]) -> None:
+    with pytest.raises(SourceError, match=f"{len(prompts)} prompts for 2 rows"):
+        _texts(lambda batch: prompts, a=[1, 2])
+
+
+# --- the table's columns ----------------------------------------------------------------------------------------------
+
+
+def _job(**terms: Any) -> Job:
+    return Job(**{"name": "labels", "key": "id", "prompt": "{body}", "models": "openai:gpt-5-mini", **terms})
+
+
+@pytest.mark.parametrize(
+    ("terms", "columns", "says"),
+    [
+        ({"key": "nope"}, ["id", "body"], "key names the column 'nope'.*'id', 'body'"),
+        ({"prompt": "{nope}"}, ["id", "body"], "prompt names the column 'nope'"),
+        ({"prompt": Column("nope")}, ["id", "body"], "prompt names the column 'nope'"),
+        ({}, ["id", "body", "keld_outcome"], "keld_outcome"),
+        ({}, ["id", "body", "x", "x"], "same name: x"),
+    ],
+)
+def test_a_table_that_does_not_fit_the_declaration_is_refused(terms: dict[str, Any], columns: list[str], says: str) -> None:
+    with pytest.raises(SourceError, match=says) as caught:
+        check_columns(_job(**terms), pa.schema([(name, pa.string()) for name in columns]))
+    assert "Nothing was sent" in str(caught.value)
+
+
+def test_a_function_may_use_any_columns() -> None:
+    check_columns(_job(prompt=lambda batch: []), pa.schema([("id", pa.int64())]))

@@ -1,0 +1,57 @@
+"""The state machine: its table, whole, and what follows from it."""
+
+import pytest
+
+from keld.state import AT_PROVIDER, TERMINAL, TRANSITIONS, Event, IllegalTransition, State, after
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("event", Event)
+def test_only_what_the_table_allows_can_happen(state: State, event: Event) -> None:
+    if (state, event) in TRANSITIONS:
+        assert after(state, event) is TRANSITIONS[state, event]
+    else:
+        with pytest.raises(IllegalTransition, match=f"{event} cannot happen to a shard that is {state}"):
+            after(state, event)
+
+
+def test_every_state_is_reached_from_planned() -> None:
+    reached = {State.PLANNED}
+    while more := {became for (was, _), became in TRANSITIONS.items() if was in reached} - reached:
+        reached |= more
+    assert reached == set(State)
+
+
+def test_every_state_leads_to_a_terminal_one() -> None:
+    """No shard can be stuck for ever."""
+    ends = set(TERMINAL)
+    while more := {was for (was, _), became in TRANSITIONS.items() if became in ends} - ends:
+        ends |= more
+    assert ends == set(State)
+
+
+def test_every_event_can_happen_somewhere() -> None:
+    assert {event for _, event in TRANSITIONS} == set(Event)
+
+
+def test_nothing_happens_to_what_is_over_but_that_the_lost_turns_up() -> None:
+    assert {pair for pair in TRANSITIONS if pair[0] in TERMINAL} == {(State.QUARANTINED, Event.ADOPTED)}
+
+
+def test_a_create_is_only_sent_for_a_staged_shard() -> None:
+    assert {was for was, event in TRANSITIONS if event is Event.SENDING} == {State.STAGED}
+
+
+def test_from_an_unknown_create_nothing_leads_to_sending_but_proven_absence() -> None:
+    """The one way to pay twice is to send again what may have been created."""
+    back = {event for (was, event), became in TRANSITIONS.items() if was in (State.SUBMITTING, State.UNKNOWN) and became is State.STAGED}
+    assert back == {Event.REFUSED, Event.ABSENT}
+
+
+def test_what_is_at_the_provider_is_only_left_by_its_word() -> None:
+    leaving = {event for (was, event), became in TRANSITIONS.items() if was in AT_PROVIDER and became not in AT_PROVIDER}
+    assert leaving == {Event.ENDED, Event.DEFERRED, Event.REJECTED}
+
+
+def test_nothing_that_was_sent_is_dropped() -> None:
+    assert {was for was, event in TRANSITIONS if event is Event.DROPPED} == {State.PLANNED, State.STAGED, State.DEFERRED}

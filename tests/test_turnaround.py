@@ -1,0 +1,54 @@
+"""How long a lane takes: priors first, then what was seen."""
+
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keld.price import Lane
+from keld.turnaround import turnaround
+
+SECONDS = st.lists(st.floats(0, 90_000), max_size=30)
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(("q", "span"), [(0.0, timedelta(minutes=1)), (0.5, HOUR), (0.9, 8 * HOUR), (0.99, 24 * HOUR), (1.0, 24 * HOUR)])
+def test_before_anything_was_seen_the_prior_speaks(q: float, span: timedelta) -> None:
+    assert turnaround(Lane.BATCH).quantile(q) == span
+
+
+@given(lane=st.sampled_from(Lane), seconds=SECONDS)
+def test_a_larger_share_never_takes_less_time(lane: Lane, seconds: list[float]) -> None:
+    found = [turnaround(lane, seconds).quantile(q / 20) for q in range(21)]
+    assert all(before <= after for before, after in pairwise(found))
+
+
+@given(seconds=st.lists(st.floats(0, 90_000), min_size=1), order=st.randoms())
+def test_the_order_of_what_was_seen_does_not_matter(seconds: list[float], order: object) -> None:
+    shuffled = list(seconds)
+    order.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert turnaround(Lane.BATCH, shuffled) == turnaround(Lane.BATCH, seconds)
+
+
+def test_what_was_seen_often_outweighs_the_prior() -> None:
+    assert abs(turnaround(Lane.BATCH, [100.0] * 10_000).quantile(0.5) - timedelta(seconds=100)) < timedelta(seconds=5)
+
+
+def test_a_single_batch_only_draws_the_prior_a_little() -> None:
+    assert timedelta(minutes=45) < turnaround(Lane.BATCH, [60.0]).quantile(0.5) < HOUR
+
+
+@pytest.mark.parametrize(
+    ("span", "chance"), [(timedelta(0), 0.0), (-HOUR, 0.0), (HOUR, 0.5), (8 * HOUR, 0.9), (24 * HOUR, 1.0), (99 * HOUR, 1.0)]
+)
+def test_the_chance_of_being_back_in_time(span: timedelta, chance: float) -> None:
+    assert turnaround(Lane.BATCH).chance(span) == chance
+
+
+@given(lane=st.sampled_from(Lane), seconds=SECONDS, span=st.timedeltas(min_value=timedelta(0), max_value=48 * HOUR))
+def test_the_chance_is_the_inverse_of_the_quantile(lane: Lane, seconds: list[float], span: timedelta) -> None:
+    found = turnaround(lane, seconds)
+    chance = found.chance(span)
+    assert chance == 0.0 or found.quantile(chance) <= span
