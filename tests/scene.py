@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import sqlalchemy as sa
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from keld import Job, Keld, Status
 from keld.answer import Outcome
@@ -25,8 +25,10 @@ SYSTEM = "You triage support tickets. CANARY-SYSTEM"
 
 
 class Label(BaseModel):
+    """No numbers between bounds: Anthropic takes none, and the emulator then answers outside of them."""
+
     category: Literal["billing", "bug", "account", "other"]
-    urgency: Annotated[int, Field(ge=1, le=5)]
+    urgent: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +80,9 @@ def finish(keld: Keld, emulator: Emulator, run_id: str, *, most: int = 80) -> St
     raise AssertionError(f"{status!r} does not come to its end: {status.batches} {status.problem}")
 
 
-def run(keld: Keld, emulator: Emulator, job: Job, table: Any = None, **where: Any) -> Status:
-    """Submits and finishes."""
-    return finish(keld, emulator, keld.submit(job, tickets() if table is None else table, **where).id)
+def run(keld: Keld, emulator: Emulator, job: Job, table: Any = None, *, most: int = 80, **where: Any) -> Status:
+    """Submits and finishes; `where` as of `Keld.submit`."""
+    return finish(keld, emulator, keld.submit(job, tickets() if table is None else table, **where).id, most=most)
 
 
 def fault(emulator: Emulator, at: str, do: str, **more: Any) -> None:

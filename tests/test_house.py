@@ -65,13 +65,6 @@ def test_a_core_module_begins_with_its_name(path: Path) -> None:
     assert header.partition(":")[0].lower() in (path.stem, {"cli": "command line"}.get(path.stem))
 
 
-@pytest.mark.parametrize("path", [path for path in CORE if path.name != "__main__.py"], ids=_name)
-def test_a_core_module_has_its_tests(path: Path) -> None:
-    """`errors` holds nothing but names; `view` is what the command line prints, and tested with it."""
-    tested_with = {"errors": "house", "view": "cli"}.get(path.stem, path.stem)
-    assert (ROOT / "tests" / f"test_{tested_with}.py").exists()
-
-
 def test_every_error_is_raised_somewhere() -> None:
     errors = [node.name for node in ast.walk(ast.parse((ROOT / "keld/errors.py").read_text())) if isinstance(node, ast.ClassDef)]
     code = "\n".join(path.read_text() for path in MODULES if path.name != "errors.py")
@@ -101,6 +94,7 @@ def test_the_import_rules_hold() -> None:
         [Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stdout[-2_000:]
+    assert "0 broken" in ended.stdout
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if "emulator" in path.parts], ids=_name)

@@ -95,7 +95,7 @@ def test_a_bad_declaration_is_refused_with_its_field_and_the_fix(terms: dict[str
         {"endpoint": "/v1/responses"},
         {"params": {"temperature": 0, "reasoning_effort": "low"}},
     ],
-    ids=str,
+    ids=lambda terms: next(iter(terms)),
 )
 def test_a_good_declaration_is_accepted(terms: dict[str, Any]) -> None:
     assert _job(**terms)

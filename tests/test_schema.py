@@ -346,9 +346,7 @@ def test_odd_documents_are_invalid_answers_and_nothing_worse(answer: Any) -> Non
         assert _reason(output_schema(schema), answer)
 
 
-@pytest.mark.parametrize(
-    "number", ["1" + "0" * 5000, str(2**63), str(-(2**63) - 1), "1e300"], ids=lambda number: f"{len(number)} digits"
-)
+@pytest.mark.parametrize("number", ["1" + "0" * 5000, str(2**63), str(-(2**63) - 1), "1e300"], ids=lambda number: f"{len(number)} digits")
 def test_an_integer_outside_of_int64_is_refused(number: str) -> None:
     """Arrow would raise for the whole block."""
     assert "`$" in _reason(output_schema(_object(x={"type": "integer"})), f'{{"x": {number}}}')
@@ -393,9 +391,7 @@ def test_json_text_is_kept_as_written() -> None:
 def test_variants_are_checked() -> None:
     """JSON text is no free pass."""
     cat, dog = _object(kind={"const": "cat"}, lives={"type": "integer"}), _object(kind={"const": "dog"})
-    schema = output_schema(
-        _object(pet={"oneOf": [cat, dog]}, n={"oneOf": [{"type": "integer"}, {"minimum": 0, "type": "number"}]})
-    )
+    schema = output_schema(_object(pet={"oneOf": [cat, dog]}, n={"oneOf": [{"type": "integer"}, {"minimum": 0, "type": "number"}]}))
     assert _decoded(schema, '{"pet": {"kind": "dog"}, "n": -1}') == [{"pet": '{"kind": "dog"}', "n": -1.0}]
     assert "0 of the 2 variants of oneOf - at `$.pet`" in _reason(schema, '{"pet": {"kind": "cat"}, "n": -1}')
     assert "2 of the 2 variants of oneOf - at `$.n`" in _reason(schema, '{"pet": {"kind": "dog"}, "n": 3}')
@@ -468,9 +464,7 @@ def _rule_and_values(draw: Any, depth: int = 2) -> tuple[dict[str, Any], Any]:
 
 @st.composite
 def _object_of(draw: Any, depth: int) -> tuple[dict[str, Any], Any]:
-    parts = {
-        name: draw(_rule_and_values(depth)) for name in draw(st.lists(st.sampled_from("abc"), min_size=1, unique=True))
-    }
+    parts = {name: draw(_rule_and_values(depth)) for name in draw(st.lists(st.sampled_from("abc"), min_size=1, unique=True))}
     required = draw(st.lists(st.sampled_from(sorted(parts)), unique=True))
     rule = {"type": "object", "properties": {name: part[0] for name, part in parts.items()}, "required": required}
     if draw(st.booleans()):

@@ -28,7 +28,9 @@ SHARD = Shard(
 
 
 def _status(*states: State, **run: Any) -> Status:
-    return status_of(replace(RUN, **run), [replace(SHARD, ordinal=n, state=state) for n, state in enumerate(states)], NOW)
+    return status_of(
+        replace(RUN, **run), [replace(SHARD, ordinal=n, state=state, not_before=NOW + HOUR) for n, state in enumerate(states)], NOW
+    )
 
 
 @pytest.mark.parametrize(("state", "over"), [(state, state in (RunState.FINISHED, RunState.CANCELLED)) for state in RunState])
@@ -50,6 +52,14 @@ def test_every_state_is_busy_away_or_done() -> None:
 def test_there_is_only_waiting_to_do_when_something_is_away_and_nothing_busy(away: State, other: State) -> None:
     status = _status(away, other)
     assert (status.waiting, status.ready) == (other not in BUSY, other in BUSY)
+
+
+@pytest.mark.parametrize("state", [State.UNKNOWN, State.DEFERRED])
+def test_a_shard_that_was_put_off_is_work_to_do_once_its_time_has_come(state: State) -> None:
+    """Else nobody would look for a lost create, or send again what the provider's queue had no room for."""
+    shard = replace(SHARD, state=state, not_before=NOW + HOUR)
+    assert status_of(RUN, [shard], NOW).waiting
+    assert status_of(RUN, [shard], NOW + HOUR).ready
 
 
 @pytest.mark.parametrize("done", DONE)

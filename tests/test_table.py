@@ -86,9 +86,7 @@ def _memory(folder: Path) -> Any:
 def _pandas(folder: Path) -> Any:
     import pandas as pd
 
-    return pd.DataFrame(
-        {"id": [1, 2, 3, 4, 5], **{name: pd.Series([row[name] for row in ROWS]) for name in ("body", "weight")}}
-    )
+    return pd.DataFrame({"id": [1, 2, 3, 4, 5], **{name: pd.Series([row[name] for row in ROWS]) for name in ("body", "weight")}})
 
 
 def _pandas_named_index(folder: Path) -> Any:
@@ -403,9 +401,7 @@ def test_a_path_that_asks_for_a_partition_gets_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scheme", ["", "file://", "memory://"])
 def test_what_is_written_is_read_back(suffix: str, scheme: str, tmp_path: Path) -> None:
     """Null, empty and quoted text are three things in every format."""
-    written = write_table(
-        f"{scheme}{tmp_path}/new/dir/{{partition}}.{suffix}", SCHEMA, _arrow().to_batches(), partition="p q"
-    )
+    written = write_table(f"{scheme}{tmp_path}/new/dir/{{partition}}.{suffix}", SCHEMA, _arrow().to_batches(), partition="p q")
     assert written.rows == len(ROWS)
     table = open_table(written.uri)
     assert table.schema.types == SCHEMA.types
@@ -510,9 +506,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=False, capture_output=True
-    )
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=False, capture_output=True)
     if mounted.returncode:
         pytest.skip("cannot mount here: needs root")
     yield place
@@ -592,9 +586,7 @@ def test_reading_a_million_rows_stays_flat(tmp_path: Path) -> None:
     """One row group of 400 MB; measured 150 MB with imports, against 487 MB with Arrow's defaults."""
     path = tmp_path / "t.parquet"
     body = pa.array([os.urandom(200).hex() for _ in range(1_000)]).take(pa.array(list(range(1_000)) * 1_000))
-    pq.write_table(
-        pa.table({"id": range(1_000_000), "body": body}), path, row_group_size=1_000_000, use_dictionary=False
-    )
+    pq.write_table(pa.table({"id": range(1_000_000), "body": body}), path, row_group_size=1_000_000, use_dictionary=False)
     code = (
         "import sys; from keld.table import open_table\n"
         "rows = sum(batch.num_rows for batch in open_table(sys.argv[1]).batches())\n"

@@ -1,0 +1,104 @@
+"""One provider, driven by hand, against the emulator: what the runner asks of it, without the runner."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scene import Label, Peer
+
+from keld import Account
+from keld.answer import Reply
+from keld.emulator import Emulator
+from keld.job import Job
+from keld.providers import connect
+from keld.providers.base import Created, Provider, RemoteBatch, Submission
+from keld.request import Question, renderer
+from keld.schema import output_schema
+
+
+class Wire:
+    """An account at the emulator, and the shortest way to a batch."""
+
+    def __init__(self, peer: Peer, emulator: Emulator, folder: Path) -> None:
+        self.peer, self.emulator, self.folder = peer, emulator, folder
+        self.provider = self.connect()
+
+    def connect(self, **account: Any) -> Provider:
+        """Another client of the same account, as another process has."""
+        return connect(self.peer.name, Account(**{"kind": self.peer.name, **account}))
+
+    def file(self, prompts: list[Any], nonce: str = "a" * 10, **question: Any) -> Path:
+        """The shard file of these prompts, at positions 0, 1, ..."""
+        import pyarrow as pa
+
+        shared = Question(**{"system": "Be brief.", "output": output_schema(Label).to_json(), "max_output_tokens": 256, **question})
+        encoder = self.provider.encoder(shared, self.peer.model, nonce)
+        rows = pa.record_batch({"n": list(range(len(prompts)))})
+        asked = renderer(lambda _: prompts, rows.schema)(rows)
+        lines = [encoder.line(position, one.fragment or b"") for position, one in enumerate(asked)]
+        path = self.folder / f"{nonce}.jsonl"
+        path.write_bytes(b"".join(encoder.file(iter(lines))))
+        return path
+
+    def submission(self, rows: int = 3, nonce: str = "a" * 10, **question: Any) -> Submission:
+        """A create, ready to be sent."""
+        path = self.file([f"ticket {n}" for n in range(rows)], nonce, **question)
+        return Submission(
+            key=f"{nonce}-1",
+            path=path,
+            input_ref=self.provider.upload(path, nonce),
+            model=self.peer.model,
+            endpoint=question.get("endpoint", "/v1/chat/completions"),
+            requests=rows,
+        )
+
+    def create(self, rows: int = 3, nonce: str = "a" * 10, **question: Any) -> RemoteBatch:
+        outcome = self.provider.create(self.submission(rows, nonce, **question))
+        assert isinstance(outcome, Created), outcome
+        return outcome.batch
+
+    def ended(self, rows: int = 3, nonce: str = "a" * 10, **question: Any) -> RemoteBatch:
+        """A batch whose time has come."""
+        batch = self.create(rows, nonce, **question)
+        self.emulator.advance(timedelta(hours=25))
+        return self.look(batch)
+
+    def look(self, batch: RemoteBatch) -> RemoteBatch:
+        found = self.provider.get(batch.id)
+        assert found is not None
+        return found
+
+    def into(self, n: int) -> Path:
+        return self.folder / f"result-{n}.jsonl"
+
+    def replies(self, batch: RemoteBatch) -> list[Reply]:
+        """What all result files say."""
+        files = self.provider.download(batch, self.into)
+        return [reply for path in files for reply in self.provider.read(path.read_bytes())]
+
+
+@pytest.fixture
+def open_wire(emulator: Emulator, tmp_path: Path) -> Iterator[Callable[[Peer], Wire]]:
+    wires: list[Wire] = []
+
+    def start(peer: Peer) -> Wire:
+        wires.append(Wire(peer, emulator, tmp_path))
+        return wires[-1]
+
+    yield start
+    for wire in wires:
+        wire.provider.close()
+
+
+@pytest.fixture
+def wire(open_wire: Callable[[Peer], Wire], peer: Peer) -> Wire:
+    """Once for each provider: the suite that every provider file passes."""
+    return open_wire(peer)
+
+
+@pytest.fixture
+def job() -> Callable[..., Job]:
+    """A job whose prompt is a column."""
+    return lambda **terms: Job(**{"name": "job", "key": "id", "prompt": "{body}", "models": "openai:gpt-5-mini", **terms})

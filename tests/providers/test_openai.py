@@ -1,0 +1,226 @@
+"""OpenAI's own traps: files that are null, empty or not there, validation that fails minutes later, three endpoints."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scene import Label, Peer, fault, openai
+
+from keld import Embedding
+from keld.answer import Outcome
+from keld.providers.base import BatchState, Submission
+from keld.schema import output_schema
+
+from .conftest import Wire
+
+
+@pytest.fixture
+def wire(open_wire: Callable[[Peer], Wire]) -> Wire:
+    return open_wire(openai)
+
+
+def bodies(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line)["body"] for line in path.read_bytes().split(b"\n") if line]
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_batch_carries_our_key_and_the_file_our_name(wire: Wire) -> None:
+    """Trap 4: without a mark of ours an orphan cannot be told from anybody's batch."""
+    batch = wire.create(nonce="mynonce000")
+    assert batch.key == "mynonce000-1"
+    (held,) = wire.emulator.batches()
+    uploaded = wire.provider._client.files.retrieve(held["input_file_id"])  # type: ignore[attr-defined]
+    assert uploaded.filename == "keld-mynonce000.jsonl"
+
+
+def test_a_line_is_a_request_of_its_own(wire: Wire) -> None:
+    """Trap 9: the endpoint and the model of every line must be the batch's."""
+    (line,) = [json.loads(one) for one in wire.file(["hello"]).read_bytes().split(b"\n") if one]
+    assert (line["method"], line["url"], line["body"]["model"]) == ("POST", "/v1/chat/completions", "gpt-5-mini")
+    assert line["body"]["messages"] == [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hello"}]
+    assert line["body"]["max_completion_tokens"] == 256
+    assert line["body"]["response_format"]["json_schema"]["strict"] is True
+
+
+def test_a_list_of_messages_follows_the_shared_system_prompt(wire: Wire) -> None:
+    """A conversation is the row's own; what all rows share stands before it."""
+    said = [{"role": "system", "content": "Row's own."}, {"role": "user", "content": "hello"}]
+    (body,) = bodies(wire.file([said]))
+    assert body["messages"] == [{"role": "system", "content": "Be brief."}, *said]
+
+
+def test_a_list_of_messages_without_a_system_prompt_stands_alone(wire: Wire) -> None:
+    """No empty system message is made up."""
+    said = [{"role": "user", "content": "hello"}]
+    (body,) = bodies(wire.file([said], system=None))
+    assert body["messages"] == said
+
+
+@pytest.mark.parametrize("prompt", ["hello", [{"role": "user", "content": "hello"}]], ids=["text", "messages"])
+def test_the_responses_endpoint_has_its_own_words(wire: Wire, prompt: Any) -> None:
+    """The same question in another dialect of the same provider."""
+    (body,) = bodies(wire.file([prompt], endpoint="/v1/responses"))
+    assert (body["input"], body["instructions"], body["max_output_tokens"]) == (prompt, "Be brief.", 256)
+    assert body["text"]["format"]["schema"]["additionalProperties"] is False
+
+
+def test_embeddings_are_asked_for_by_their_size(wire: Wire) -> None:
+    """A vector of another length would not fit the column."""
+    (body,) = bodies(wire.file(["hello"], output=output_schema(Embedding(dimensions=8)).to_json()))
+    assert (body["input"], body["dimensions"]) == ("hello", 8)
+    assert "messages" not in body
+
+
+def test_params_are_added_to_every_body(wire: Wire) -> None:
+    assert bodies(wire.file(["hello"], params={"temperature": 0}))[0]["temperature"] == 0
+
+
+def test_an_output_that_strict_mode_does_not_know_is_asked_for_without_it(wire: Wire) -> None:
+    """In strict mode the provider would refuse every line."""
+    free_form = output_schema({"type": "object", "properties": {"any": {"type": "object"}}, "required": ["any"]})
+    (body,) = bodies(wire.file(["hello"], output=free_form.to_json()))
+    assert body["response_format"]["json_schema"]["strict"] is False
+
+
+
+def test_validation_that_fails_later_is_told_with_its_code(wire: Wire) -> None:
+    """Trap 5: the create was answered with 200."""
+    fault(wire.emulator, "life", "fail", code="invalid_json_line", message="Line 2 is broken.", line=2)
+    batch = wire.look(wire.create())
+    assert batch.state is BatchState.FAILED
+    assert batch.errors == (("invalid_json_line", "Line 2 is broken."),)
+    assert not batch.queue_full
+
+
+def test_a_full_queue_is_told_from_a_broken_file(wire: Wire) -> None:
+    """Trap 6: `token_limit_exceeded` is back-pressure, told in the same words as a fault of the file."""
+    fault(wire.emulator, "life", "token_limit")
+    batch = wire.look(wire.create())
+    assert batch.state is BatchState.FAILED
+    assert batch.queue_full
+
+
+def test_a_full_queue_on_create_is_told_from_a_bad_request(wire: Wire) -> None:
+    """Trap 6: fail-fast regions answer the create itself with 400."""
+    submission = wire.submission()
+    fault(wire.emulator, "create", "status", status=400, code="token_limit_exceeded")
+    assert type(wire.provider.create(submission)).__name__ == "QueueFull"
+
+
+def test_the_same_file_may_be_sent_again(wire: Wire) -> None:
+    """Trap 6: the upload lives on, and need not be repeated."""
+    fault(wire.emulator, "life", "token_limit")
+    submission = wire.submission()
+    first = wire.provider.create(submission)
+    second = wire.provider.create(submission)
+    assert wire.look(first.batch).queue_full  # type: ignore[union-attr]
+    assert wire.look(second.batch).state is BatchState.IN_PROGRESS  # type: ignore[union-attr]
+
+
+# --- result files -----------------------------------------------------------------------------------------------------
+
+
+def test_completed_with_every_row_refused_has_no_output_file(wire: Wire) -> None:
+    """Traps 15 and 20: `completed`, `output_file_id` null, everything in the error file."""
+    fault(wire.emulator, "rows", "error", status=400)
+    ended = wire.ended()
+    assert ended.state is BatchState.COMPLETED
+    assert len(ended.result_refs) == 1
+    assert [reply.outcome for reply in wire.replies(ended)] == [Outcome.ERRORED] * 3
+
+
+@pytest.mark.parametrize("how", ["no_error_id", "empty_error_id", "zero_byte_error"])
+def test_an_error_file_may_be_null_nameless_or_empty(wire: Wire, how: str) -> None:
+    """Trap 20: `/files//content` is a 404, zero bytes are no line."""
+    fault(wire.emulator, "results", how)
+    assert len(wire.replies(wire.ended())) == 3
+
+
+def test_a_completed_batch_may_name_no_output_file(wire: Wire) -> None:
+    """Trap 20: then what was answered is in no file, and the rows are told as lost."""
+    fault(wire.emulator, "results", "no_output_id")
+    assert wire.replies(wire.ended()) == []
+
+
+def test_both_files_are_read_the_answers_first(wire: Wire) -> None:
+    """Trap 20: an answer beats an error of the same row."""
+    fault(wire.emulator, "rows", "error", status=500, count=2)
+    replies = wire.replies(wire.ended(6))
+    assert [reply.outcome for reply in replies] == [Outcome.ANSWERED] * 4 + [Outcome.ERRORED] * 2
+
+
+def test_a_file_that_is_gone_already_is_removed_without_a_fault(wire: Wire) -> None:
+    """The fence may be set up twice: a worker died in between."""
+    submission = wire.submission()
+    assert submission.input_ref is not None
+    wire.provider.delete_input(submission.input_ref)
+    wire.provider.delete_input(submission.input_ref)
+
+
+def test_a_create_without_its_input_creates_nothing(wire: Wire) -> None:
+    """The fence: a create that lands after its input was deleted is refused, and costs nothing."""
+    submission = wire.submission()
+    assert submission.input_ref is not None
+    wire.provider.delete_input(submission.input_ref)
+    wire.provider.create(submission)
+    wire.emulator.advance(60)
+    assert wire.emulator.bill() == []
+
+
+LINES: list[tuple[str, dict[str, Any], Outcome, bool]] = [
+    ("refused in the body", {"response": {"status_code": 400, "body": {"error": {"message": "no"}}}, "error": None}, Outcome.ERRORED, False),
+    ("status 0", {"response": {"status_code": 0, "body": {}}, "error": None}, Outcome.ERRORED, True),
+    ("no body", {"response": {"status_code": 200}, "error": None}, Outcome.LOST, True),
+    ("nothing", {}, Outcome.LOST, True),
+    ("nulls", {"response": None, "error": None}, Outcome.LOST, True),
+    ("expired", {"response": None, "error": {"code": "batch_expired"}}, Outcome.EXPIRED, True),
+    ("cancelled", {"response": None, "error": {"code": "batch_cancelled"}}, Outcome.CANCELLED, True),
+    ("error as text", {"response": None, "error": "An error occurred"}, Outcome.ERRORED, True),
+    ("no choices", {"response": {"status_code": 200, "body": {"choices": []}}}, Outcome.INVALID, False),
+    ("filtered", {"response": {"status_code": 200, "body": {"choices": [{"finish_reason": "content_filter", "message": {"content": "x"}}]}}}, Outcome.REFUSED, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "outcome", "retryable"), [case[1:] for case in LINES], ids=[case[0] for case in LINES])
+def test_a_line_without_an_answer_says_why(wire: Wire, line: dict[str, Any], outcome: Outcome, retryable: bool) -> None:
+    """Trap 21: a reader that takes `response` or `error` for granted crashes on the others."""
+    (reply,) = wire.provider.read(json.dumps({"id": "x", "custom_id": "a-0", **line}).encode() + b"\n")
+    assert (reply.outcome, reply.retryable) == (outcome, retryable)
+
+
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        ({"status": "completed", "output": [{"type": "reasoning"}, {"type": "message", "content": [{"type": "output_text", "text": "hi"}]}]}, Outcome.ANSWERED),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}, "output": [{"type": "message", "content": [{"type": "output_text", "text": "h"}]}]}, Outcome.INVALID),
+        ({"status": "completed", "output": [{"type": "message", "content": [{"type": "refusal", "refusal": "no"}]}]}, Outcome.REFUSED),
+        ({"status": "completed", "output": []}, Outcome.INVALID),
+    ],
+    ids=["answer", "cut", "refusal", "nothing"],
+)  # fmt: skip
+def test_an_answer_of_the_responses_endpoint_is_judged_like_a_chat(wire: Wire, body: dict[str, Any], outcome: Outcome) -> None:
+    """Trap 28: the same ends, in other places."""
+    line = {"custom_id": "a-0", "response": {"status_code": 200, "body": body}}
+    (reply,) = wire.provider.read(json.dumps(line).encode() + b"\n")
+    assert reply.outcome is outcome
+
+
+def test_a_batch_of_embeddings_comes_back_as_vectors(wire: Wire) -> None:
+    output = output_schema(Embedding(dimensions=8))
+    path = wire.file(["hello"], output=output.to_json(), endpoint="/v1/embeddings")
+    path.write_bytes(path.read_bytes().replace(b"gpt-5-mini", b"text-embedding-3-small"))
+    ref = wire.provider.upload(path, "a" * 10)
+    asked = Submission(key="k", path=path, input_ref=ref, model="text-embedding-3-small", endpoint="/v1/embeddings", requests=1)
+    batch = wire.provider.create(asked).batch  # type: ignore[union-attr]
+    wire.emulator.advance(60)
+    (reply,) = wire.replies(wire.look(batch))
+    assert len(output.decoder().decode(reply.content)) == 8
+
+
+def test_an_enum_of_the_label_is_kept_in_the_schema(wire: Wire) -> None:
+    (body,) = bodies(wire.file(["hello"], output=output_schema(Label).to_json()))
+    assert body["response_format"]["json_schema"]["schema"]["properties"]["category"]["enum"] == ["billing", "bug", "account", "other"]
