@@ -22,7 +22,7 @@ from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable, UnknownJobRun
 from keld.job import Job, due, partition_end
 from keld.ledger import JobRun, Ledger, Shard
-from keld.plan import Candidate, Option, Plan, Work, choose, ordered, reckon
+from keld.plan import Candidate, Option, Plan, Worth, choose, ordered, reckon, reckoner, work_of
 from keld.price import Lane, rates
 from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Provider
@@ -371,19 +371,11 @@ class Keld:
     ) -> Plan:
         now = self.clock()
         due_at, basis = due(job, ends_at or partition_end(partition), now)
-        output = OutputSchema.from_json(question.output)
-        requests = int((askable > 0).sum())
-        work = Work(
-            requests=requests,
-            prompt_bytes=int(askable.sum()),
-            shared_bytes=len((question.system or "").encode()) + (len(str(output.json_schema)) if output.json_schema else 0),
-            output_kind=output.kind,
-            max_output_tokens=job.max_output_tokens,
-        )
+        work = work_of(question, askable)
         options = [reckon(candidate, work, now, due_at) for candidate in self._candidates(job, question, askable, now)]
         return Plan(
-            job=job.name, partition=partition, rows=taken.rows, unaskable=taken.unaskable, reused=taken.rows - taken.unaskable - requests,
-            work=work, options=tuple(ordered(options)), chosen=choose(job.name, partition, options, job.ceiling) if requests else None,
+            job=job.name, partition=partition, rows=taken.rows, unaskable=taken.unaskable, reused=taken.rows - taken.unaskable - work.requests,
+            work=work, options=tuple(ordered(options)), chosen=choose(job.name, partition, options, job.ceiling) if work.requests else None,
             due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
         )  # fmt: skip
 
@@ -431,16 +423,13 @@ class Keld:
         )  # fmt: skip
         slices, asked = self._slices(job, provider, question, chosen.model, askable)
         _set_aside(files, question, (askable > 0) & ~asked)
-        return plan_shards(
-            files,
-            slices,
-            asked,
-            first=0,
-            round_=0,
-            like=like,
-            worst_usd=chosen.worst_usd or Decimal(0),
-            expected_usd=chosen.expected_usd or Decimal(0),
-        )
+        return plan_shards(files, slices, asked, first=0, round_=0, like=like, reckon=self._reckon(job, chosen, question, askable))
+
+    def _reckon(self, job: Job, chosen: Option, question: Question, askable: NDArray[np.int64]) -> Callable[[Slice], Worth]:
+        known = rates(chosen.provider, chosen.model, chosen.lane, self.clock(), job.prices)
+        assert known is not None, "an option without rates is not chosen"
+        overhead = self.provider(chosen.provider).encoder(question, chosen.model, "0" * 10).overhead_bytes
+        return reckoner(work_of(question, askable), overhead, known)
 
     def _answer_files(self, run: JobRun) -> list[Path]:
         shards = sorted(self.ledger.shards(run.id), key=lambda shard: (shard.round, shard.ordinal))

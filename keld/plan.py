@@ -7,14 +7,24 @@ the worst case and that this version can run: the batch lane.  The other lanes a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from keld.errors import CeilingTooLow, PriceUnknown
 from keld.price import Lane, Rates, Usage
+from keld.request import Question
+from keld.schema import OutputSchema
+from keld.shard import Slice
 from keld.turnaround import Turnaround
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # A token is about 4 UTF-8 bytes of text in most languages; never much less than 2 but for base64 (facts, Nov 2026).
 _EXPECTED_BYTES_A_TOKEN = 4
@@ -25,10 +35,11 @@ _EXPECTED_OUTPUT = {"object": 60, "text": 150, "embedding": 0}  # tokens a row, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What is to be asked, in numbers."""
+    """What is to be asked, in numbers: of a partition, or of one slice of it."""
 
     requests: int
     prompt_bytes: int  # of all rows together
+    longest_bytes: int  # of the longest row
     shared_bytes: int  # system prompt and schema, sent with each row
     output_kind: str
     max_output_tokens: int
@@ -45,8 +56,36 @@ class Work:
         output = 0 if self.output_kind == "embedding" else self.max_output_tokens
         return Usage(input_tokens=self._input(_WORST_BYTES_A_TOKEN), output_tokens=self.requests * output)
 
+    def expected_usd(self, rates: Rates) -> Decimal:
+        """What is expected to be paid: the rates of a request of mean length."""
+        mean = self._input(_EXPECTED_BYTES_A_TOKEN) // max(self.requests, 1)
+        return rates.total(self.usage(), mean)
+
+    def worst_usd(self, rates: Rates) -> Decimal:
+        """What is reserved under a ceiling: the rates that the longest request could reach, for all of them."""
+        longest = (self.longest_bytes + self.shared_bytes) // _WORST_BYTES_A_TOKEN + _TOKENS_A_MESSAGE
+        return rates.total(self.worst(), longest)
+
+    def of(self, part: Slice, overhead_bytes: int) -> Work:
+        """The same for one slice; the worst cases of all slices never add up to more than that of the whole."""
+        return replace(self, requests=part.requests, prompt_bytes=part.size_bytes - part.requests * overhead_bytes)
+
     def _input(self, bytes_a_token: int) -> int:
         return (self.prompt_bytes + self.requests * self.shared_bytes) // bytes_a_token + self.requests * _TOKENS_A_MESSAGE
+
+
+def work_of(question: Question, sizes: NDArray[np.int64]) -> Work:
+    """The work of asking `question` of rows whose prompt fragments have these sizes in bytes (0: the row is not asked)."""
+    output = OutputSchema.from_json(question.output)
+    schema = msgspec.json.encode(output.json_schema) if output.json_schema else b""
+    return Work(
+        requests=int((sizes > 0).sum()),
+        prompt_bytes=int(sizes.sum()),
+        longest_bytes=int(sizes.max(initial=0)),
+        shared_bytes=len((question.system or "").encode()) + len(schema),
+        output_kind=output.kind,
+        max_output_tokens=question.max_output_tokens,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,18 +144,40 @@ class Plan:
         return next((option.expected_usd for option in same), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What a slice costs at worst, which is reserved, and as expected."""
+
+    worst_usd: Decimal
+    expected_usd: Decimal
+
+
+def reckoner(work: Work, overhead_bytes: int, rates: Rates) -> Callable[[Slice], Worth]:
+    """A function that gives a slice's worth, by its own bytes.
+
+    Args:
+        work: that of all slices together.
+        overhead_bytes: what a request line adds to a prompt fragment; slices count it in.
+    """
+
+    def worth(part: Slice) -> Worth:
+        portion = work.of(part, overhead_bytes)
+        return Worth(portion.worst_usd(rates), portion.expected_usd(rates))
+
+    return worth
+
+
 def reckon(candidate: Candidate, work: Work, now: datetime, due: datetime | None) -> Option:
     """What a candidate would cost and when it would be back."""
-    usage, worst = work.usage(), work.worst()
     rates = candidate.rates
     return Option(
         provider=candidate.provider,
         model=candidate.model,
         lane=candidate.lane,
         shards=candidate.shards,
-        usage=usage,
-        expected_usd=_flat_cost(rates, usage, work.requests),
-        worst_usd=_flat_cost(rates, worst, work.requests),
+        usage=work.usage(),
+        expected_usd=work.expected_usd(rates) if rates else None,
+        worst_usd=work.worst_usd(rates) if rates else None,
         rates_source=rates.source if rates else "no rate known",
         half_by=now + candidate.turnaround.quantile(0.5),
         most_by=now + candidate.turnaround.quantile(0.9),
@@ -154,21 +215,3 @@ def choose(job: str, partition: str, options: Sequence[Option], ceiling: Decimal
 def ordered(options: Sequence[Option]) -> list[Option]:
     """The usable ones first, each kind by expected cost."""
     return sorted(options, key=lambda option: (option.obstacle is not None, option.expected_usd or Decimal(0), option.lane.value))
-
-
-def share(total: Decimal, part: int, whole: int) -> Decimal:
-    """`part` of `whole` of an amount, rounded up to the pico-dollar: shares of a worst case never add up to less than it."""
-    if not whole:
-        return Decimal(0)
-    pico = Decimal(10) ** -12
-    return (total * part / whole).quantize(pico, rounding="ROUND_CEILING")
-
-
-def _flat_cost(rates: Rates | None, usage: Usage, requests: int) -> Decimal | None:
-    """All requests at the rates of their mean length: brackets of very long requests count only where the mean is in them."""
-    if rates is None:
-        return None
-    if not requests:
-        return Decimal(0)
-    one = Usage(input_tokens=-(-usage.input_tokens // requests), output_tokens=-(-usage.output_tokens // requests))
-    return rates.cost(one) * requests

@@ -83,6 +83,19 @@ class Rates:
         one = [np.array([n], dtype=np.int64) for n in _counts(usage)]
         return Decimal(int(self.cost_pico(*one)[0])) / PICO
 
+    def total(self, usage: Usage, request_tokens: int) -> Decimal:
+        """USD for many answers that used `usage` together, all in the bracket of a request of `request_tokens` input tokens; exact."""
+        bracket = [bracket for bracket in self.brackets if not bracket.above or request_tokens > bracket.above][-1]
+        fresh = usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens
+        usd_a_million = (
+            fresh * bracket.input
+            + usage.cached_tokens * bracket.cached
+            + (usage.cache_write_tokens - usage.cache_write_1h_tokens) * bracket.cache_write
+            + usage.cache_write_1h_tokens * bracket.cache_write_1h
+            + usage.output_tokens * bracket.output
+        )
+        return usd_a_million / 10**6
+
     def cost_pico(
         self,
         input_tokens: NDArray[np.int64],

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -32,10 +31,10 @@ from keld.enrich import enrich, enriched_schema, final_outcomes, retryable_posit
 from keld.errors import AccessRefused, CeilingTooLow, KeldError, LeaseLost, ProviderRefused, ProviderUnreachable, SinkError, StagingError
 from keld.failpoint import failpoint
 from keld.ledger import JobRun, Lease, Ledger, Shard, nonce
-from keld.plan import share
+from keld.plan import Worth, reckoner, work_of
 from keld.price import Lane, Rates, rates
 from keld.providers.base import BatchState, Created, OutcomeUnknown, Provider, QueueFull, Refused, RemoteBatch, Submission
-from keld.request import Question
+from keld.request import Question, position_of
 from keld.schema import OutputSchema
 from keld.shard import Slice, cut
 from keld.staging import RunFiles, ShardFiles, Staging, disk_errors, read_positions, sha256_of, write_file, write_positions
@@ -88,7 +87,7 @@ class Runner:
         self.provider = provider
         self.clock = clock
         self.settings = settings
-        self.worker = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.worker = f"{_machine()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     # -- the two verbs ----------------------------------------------------------------------------------------
 
@@ -298,6 +297,15 @@ class Runner:
         failpoint("look.send")
         found = self._matches(provider, shard)
         failpoint("look.received")
+        if found and not provider.capabilities.marks_batches:
+            # Only its results say whose an unmarked batch is.  One that may be ours is waited for: to adopt it unproven may be to
+            # cancel somebody else's, and to send another shard of ours again while its batch counts as this one's.
+            waiting = [batch for batch in found if not batch.state.ended]
+            found, others = self._proven(visit, provider, shard, [batch for batch in found if batch.state.ended])
+            if not found and (waiting or others):
+                not_before = self.clock() + (self.settings.poll_most if waiting else timedelta(0))
+                self._record(visit, shard, Event.LOOKED, not_before=not_before, facts={"waiting": len(waiting), "not_ours": others})
+                return
         if found:
             self._record(visit, shard, Event.ADOPTED, batch_id=found[0].id, submitted_at=found[0].created_at, facts={"matches": len(found)})
             for spare in found[1:]:
@@ -318,19 +326,36 @@ class Runner:
             self._record(visit, shard, Event.ABSENT, input_ref=None, not_before=None)
 
     def _matches(self, provider: Provider, shard: Shard) -> list[RemoteBatch]:
-        """Batches at the provider that may be the one, the best first; none that the ledger knows already."""
-        since = (shard.intent_at or self.clock()) - _SKEW
+        """Batches at the provider that are, or without a mark may be, the one; none that the ledger knows already."""
+        intent_at = shard.intent_at or self.clock()
+        since, until = intent_at - _SKEW, intent_at + sum(self.settings.settle, _SKEW)
+        others = {batch_id for event in self.ledger.events(shard.run_id) for batch_id in event["facts"].get("not_ours", ())}
         found = []
         for batch in provider.batches(since):
             if provider.capabilities.marks_batches:
                 fits = batch.key == _key(shard)
             else:
-                fits = batch.created_at >= since and batch.requests == shard.requests
-            if fits and not self.ledger.knows_batch(batch.id):
+                fits = since <= batch.created_at <= until and batch.requests == shard.requests
+            if fits and batch.id not in others and not self.ledger.knows_batch(batch.id):
                 found.append(batch)
-        # Without a mark several may fit, and all but one are somebody else's: the one nearest to our intent, and no other is touched.
-        found.sort(key=lambda batch: batch.created_at)
-        return found if provider.capabilities.marks_batches else found[:1]
+        return sorted(found, key=lambda batch: batch.created_at)
+
+    def _proven(self, visit: _Visit, provider: Provider, shard: Shard, ended: Sequence[RemoteBatch]) -> tuple[list[RemoteBatch], list[str]]:
+        """The one of these batches whose results carry the shard's ids, if any; and the ids of those that are not."""
+        others = []
+        for batch in ended:
+            with disk_errors(visit.files.dir, "Nothing more was sent."):
+                results = provider.download(batch, visit.files.shard(shard.id).result)
+                if any(self._carries(provider, shard, path) for path in results):
+                    return [batch], others
+            others.append(batch.id)
+        return [], others
+
+    @staticmethod
+    def _carries(provider: Provider, shard: Shard, path: Path) -> bool:
+        with path.open("rb") as file:
+            replies = provider.read(file.read(answer.BLOCK_BYTES))
+        return any(position_of(reply.custom_id, shard.id) is not None for reply in replies)
 
     # -- looking at what is under way -------------------------------------------------------------------------
 
@@ -473,21 +498,16 @@ class Runner:
             return
         model = shards[-1]
         provider = self._provider(model)
-        encoder = provider.encoder(self._question(visit), model.model, model.id)
+        question = self._question(visit)
+        encoder = provider.encoder(question, model.model, model.id)
         sizes = np.concatenate(list(snapshot.sizes(visit.files.snapshot)))
         mask = np.zeros(run.rows, dtype=bool)
         mask[again] = True
         limits = provider.capabilities.limits.lowered(run.terms.get("max_shard_rows"), run.terms.get("max_shard_bytes"))
-        slices = cut([np.where(mask, sizes, 0)], encoder.overhead_bytes, limits)
-        requests = sum(part.requests for part in slices)
-        total, expected = (
-            sum((getattr(shard, name) for shard in shards if shard.round == 0), Decimal(0)) for name in ("worst_usd", "expected_usd")
-        )
-        asked = sum(shard.requests for shard in shards if shard.round == 0)
-        planned = plan_shards(
-            visit.files, slices, mask, first=len(shards), round_=run.round + 1, like=model,
-            worst_usd=share(total, requests, asked), expected_usd=share(expected, requests, asked),
-        )  # fmt: skip
+        asked = np.where(mask, sizes, 0)
+        slices = cut([asked], encoder.overhead_bytes, limits)
+        worth = reckoner(work_of(question, asked), encoder.overhead_bytes, self._sent(run, visit, model).rates)
+        planned = plan_shards(visit.files, slices, mask, first=len(shards), round_=run.round + 1, like=model, reckon=worth)
         self.ledger.add_shards(visit.lease, planned, run.round + 1, self.clock())
 
     def _write(self, visit: _Visit, run: JobRun) -> None:
@@ -641,19 +661,18 @@ def plan_shards(
     first: int,
     round_: int,
     like: Shard,
-    worst_usd: Decimal,
-    expected_usd: Decimal,
+    reckon: Callable[[Slice], Worth],
 ) -> list[Shard]:
     """Planned shards of a round, their positions on disk already.
 
     Args:
         asked: N booleans, which rows this round asks.
         like: gives the provider, host, model and lane.
+        reckon: gives what a slice costs.
     """
-    total = sum(part.requests for part in slices)
     planned = []
     for n, part in enumerate(slices):
-        shard_id = nonce()
+        shard_id, worth = nonce(), reckon(part)
         positions = np.flatnonzero(asked[part.start : part.stop]) + part.start
         with disk_errors(files.dir, "Nothing of this round was sent."):
             write_positions(files.shard(shard_id).positions, positions)
@@ -670,8 +689,8 @@ def plan_shards(
                 lane=like.lane,
                 requests=part.requests,
                 size_bytes=part.size_bytes,
-                worst_usd=share(worst_usd, part.requests, total),
-                expected_usd=share(expected_usd, part.requests, total),
+                worst_usd=worth.worst_usd,
+                expected_usd=worth.expected_usd,
             )
         )
     return planned
@@ -701,11 +720,19 @@ class _Heartbeat:
                 return
 
 
+def _machine() -> str:
+    """Where a process number means something: the host and, in containers that share its name, the process namespace."""
+    try:
+        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname()
+
+
 def _is_dead(owner: str | None) -> bool:
     """Whether a lease's owner was a process of this host that is gone: its lease need not be waited for."""
     host, _, rest = (owner or "").partition(":")
     pid = rest.partition(":")[0]
-    if host != socket.gethostname() or not pid.isdigit():
+    if host != _machine() or not pid.isdigit():
         return False
     try:
         os.kill(int(pid), 0)

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keld.errors import CeilingTooLow, PriceUnknown
-from keld.plan import Candidate, Option, Plan, Work, choose, ordered, reckon, share
+from keld.plan import Candidate, Option, Plan, Work, choose, ordered, reckon, reckoner
 from keld.price import Bracket, Lane, Rates
+from keld.shard import Slice
 from keld.turnaround import turnaround
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
-WORK = Work(requests=1_000, prompt_bytes=400_000, shared_bytes=200, output_kind="object", max_output_tokens=100)
+WORK = Work(requests=1_000, prompt_bytes=400_000, longest_bytes=0, shared_bytes=200, output_kind="object", max_output_tokens=100)
 
 
 def _rates(usd: Any = 1, output: Any = 2) -> Rates:
@@ -51,7 +52,7 @@ def test_a_token_is_four_bytes_as_expected_and_two_at_worst() -> None:
     [("object", 1024, 60, 1024), ("object", 10, 10, 10), ("text", 1024, 150, 1024), ("embedding", 1024, 0, 0)],
 )
 def test_how_much_a_row_answers(kind: str, most: int, expected: int, worst: int) -> None:
-    work = Work(requests=2, prompt_bytes=10, shared_bytes=0, output_kind=kind, max_output_tokens=most)
+    work = Work(requests=2, prompt_bytes=10, longest_bytes=0, shared_bytes=0, output_kind=kind, max_output_tokens=most)
     assert (work.usage().output_tokens, work.worst().output_tokens) == (2 * expected, 2 * worst)
 
 
@@ -60,7 +61,7 @@ def test_how_much_a_row_answers(kind: str, most: int, expected: int, worst: int)
     kind=st.sampled_from(["object", "text", "embedding"]),
 )  # fmt: skip
 def test_the_worst_is_never_better_than_what_is_expected(requests: int, prompt: int, shared: int, most: int, kind: str) -> None:
-    work = Work(requests=requests, prompt_bytes=prompt, shared_bytes=shared, output_kind=kind, max_output_tokens=most)
+    work = Work(requests=requests, prompt_bytes=prompt, longest_bytes=0, shared_bytes=shared, output_kind=kind, max_output_tokens=most)
     option = _option(found=_rates(), work=work)
     assert option.worst_usd is not None
     assert option.expected_usd is not None
@@ -73,7 +74,7 @@ def test_a_cost_is_that_of_all_requests() -> None:
 
 
 def test_nothing_to_ask_costs_nothing() -> None:
-    empty = Work(requests=0, prompt_bytes=0, shared_bytes=200, output_kind="object", max_output_tokens=100)
+    empty = Work(requests=0, prompt_bytes=0, longest_bytes=0, shared_bytes=200, output_kind="object", max_output_tokens=100)
     option = _option(found=_rates(), work=empty)
     assert (option.expected_usd, option.worst_usd) == (0, 0)
 
@@ -124,7 +125,7 @@ def test_without_any_known_rate_each_models_obstacle_is_named() -> None:
 @given(usd=st.decimals("0.000001", 100, places=6), requests=st.integers(1, 10**5))
 def test_the_ceiling_that_a_refusal_advises_is_enough(usd: Decimal, requests: int) -> None:
     """Rounded down, the advice would be refused in its turn."""
-    work = Work(requests=requests, prompt_bytes=requests * 77, shared_bytes=3, output_kind="text", max_output_tokens=33)
+    work = Work(requests=requests, prompt_bytes=requests * 77, longest_bytes=0, shared_bytes=3, output_kind="text", max_output_tokens=33)
     option = _option(found=_rates(usd, usd), work=work)
     with pytest.raises(CeilingTooLow) as caught:
         _choose([option], "0.000000000001")
@@ -151,14 +152,27 @@ def test_the_standard_price_is_that_of_the_chosen_model() -> None:
     assert plan.standard_usd == same.expected_usd
 
 
-# --- shares -----------------------------------------------------------------------------------------------------------
+# --- slices -----------------------------------------------------------------------------------------------------------
 
 
-@given(total=st.decimals(0, 9_000_000, places=12), parts=st.lists(st.integers(1, 50_000), min_size=1, max_size=40))
-def test_shares_of_a_worst_case_never_add_up_to_less(total: Decimal, parts: list[int]) -> None:
-    shares = [share(total, part, sum(parts)) for part in parts]
-    assert total <= sum(shares) < total + len(parts) * Decimal("1e-12") or sum(shares) == total
+@given(parts=st.lists(st.tuples(st.integers(1, 50_000), st.integers(0, 10**7)), min_size=1, max_size=40), overhead=st.integers(0, 5_000))
+def test_the_worst_cases_of_all_slices_never_add_up_to_more_than_that_of_the_plan(parts: list[tuple[int, int]], overhead: int) -> None:
+    """Else a ceiling that the plan just fits under would refuse its last shard."""
+    work = replace(WORK, requests=sum(requests for requests, _ in parts), prompt_bytes=sum(size for _, size in parts))
+    worth = reckoner(work, overhead, _rates("0.1", "0.4"))
+    slices = [Slice(start=0, stop=1, requests=requests, size_bytes=size + requests * overhead) for requests, size in parts]
+    assert sum(worth(part).worst_usd for part in slices) <= work.worst_usd(_rates("0.1", "0.4"))
 
 
-def test_a_share_of_nothing_is_nothing() -> None:
-    assert share(Decimal(5), 0, 0) == 0
+def test_a_heavy_slice_is_worth_more_than_a_light_one() -> None:
+    """A retry round may hold just the long rows; its reservation must hold what they can cost."""
+    worth = reckoner(WORK, 100, _rates())
+    light, heavy = (Slice(start=0, stop=10, requests=10, size_bytes=size) for size in (2_000, 90_000))
+    assert worth(heavy).worst_usd > worth(light).worst_usd
+
+
+def test_the_worst_case_is_at_the_rates_that_the_longest_row_can_reach() -> None:
+    low, high = _rates(1).base, replace(_rates(2).base, above=1_000)
+    tiered = Rates(brackets=(low, high), source="a list")
+    assert replace(WORK, longest_bytes=100).worst_usd(tiered) == WORK.worst_usd(_rates(1))
+    assert replace(WORK, longest_bytes=10_000).worst_usd(tiered) == WORK.worst_usd(_rates(2))

@@ -206,6 +206,31 @@ def test_several_lost_creates_of_the_same_size_each_find_their_own(keld: Keld, e
     check_promise(keld, emulator, status, tickets(6))
 
 
+def test_a_create_that_never_landed_is_not_taken_for_one_that_did(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """Two of a size, both without a reply, one done: its rows must not be bought again for the other's sake."""
+    fault(emulator, "create", "drop_before")
+    fault(emulator, "create", "drop_after")
+    status = run(keld, emulator, triage(peer, max_shard_rows=3), tickets(6))
+    assert outcomes(keld, status) == ["answered"] * 6
+    assert len(creates(emulator, peer)) == 3
+    check_promise(keld, emulator, status, tickets(6))
+
+
+def test_a_batch_of_somebody_else_is_never_cancelled(keld: Keld, emulator: Emulator) -> None:
+    """Our create never landed, and theirs has as many rows; the user cancels our job run."""
+    import anthropic as sdk
+
+    asked = {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": [{"role": "user", "content": "theirs"}]}
+    theirs = sdk.Anthropic().messages.batches.create(requests=[{"custom_id": f"theirs-{n}", "params": asked} for n in range(6)])  # type: ignore[arg-type,list-item]
+    fault(emulator, "create", "drop_before")
+    status = keld.submit(triage(anthropic), tickets())
+    keld.advance(status.id)
+    keld.cancel(status.id)
+    status = finish(keld, emulator, status.id)
+    assert outcomes(keld, status) == ["unasked"] * 6
+    assert sdk.Anthropic().messages.batches.retrieve(theirs.id).request_counts.succeeded == 6
+
+
 def test_a_batch_that_get_does_not_know_yet_is_waited_for(keld: Keld, emulator: Emulator, peer: Peer) -> None:
     """Trap 18: a 404 right after the create is lag, not loss."""
     fault(emulator, "create", "hidden", for_s=25)
@@ -652,7 +677,7 @@ def test_the_ceiling_holds_through_every_round(keld: Keld, emulator: Emulator, p
     ceiling = plan.chosen.worst_usd if plan.chosen else Decimal(0)
     fault(emulator, "lines", "missing", times=None)
     status = keld.submit(triage(peer, ceiling_usd=ceiling, max_attempts=5), tickets())
-    for _ in range(60):
+    for _ in range(200):
         status = keld.advance(status.id)
         spent = billed_usd(emulator, status.created_at)
         assert spent <= ceiling
