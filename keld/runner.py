@@ -307,7 +307,14 @@ class Runner:
                 self._record(visit, shard, Event.LOOKED, not_before=not_before, facts={"waiting": len(waiting), "not_ours": others})
                 return
         if found:
-            self._record(visit, shard, Event.ADOPTED, batch_id=found[0].id, submitted_at=found[0].created_at, facts={"matches": len(found)})
+            self._record(
+                visit,
+                shard,
+                Event.ADOPTED,
+                batch_id=found[0].id,
+                submitted_at=min(found[0].created_at, self.clock()),
+                facts={"matches": len(found)},
+            )
             for spare in found[1:]:
                 log.warning("shard.duplicate shard=%s batch_id=%s cancelled", shard.id, spare.id)
                 provider.cancel(spare.id)
@@ -329,7 +336,8 @@ class Runner:
         """Batches at the provider that are, or without a mark may be, the one; none that the ledger knows already."""
         intent_at = shard.intent_at or self.clock()
         since, until = intent_at - _SKEW, intent_at + sum(self.settings.settle, _SKEW)
-        others = {batch_id for event in self.ledger.events(shard.run_id) for batch_id in event["facts"].get("not_ours", ())}
+        mine = [event["facts"] for event in self.ledger.events(shard.run_id) if event["shard_id"] == shard.id]
+        others = {batch_id for facts in mine for batch_id in facts.get("not_ours", ())}
         found = []
         for batch in provider.batches(since):
             if provider.capabilities.marks_batches:

@@ -209,7 +209,7 @@ def test_several_lost_creates_of_the_same_size_each_find_their_own(keld: Keld, e
 def test_a_create_that_never_landed_is_not_taken_for_one_that_did(keld: Keld, emulator: Emulator, peer: Peer) -> None:
     """Two of a size, both without a reply, one done: its rows must not be bought again for the other's sake."""
     fault(emulator, "create", "drop_before")
-    fault(emulator, "create", "drop_after")
+    fault(emulator, "create", "drop_after", skip=1)
     status = run(keld, emulator, triage(peer, max_shard_rows=3), tickets(6))
     assert outcomes(keld, status) == ["answered"] * 6
     assert len(creates(emulator, peer)) == 3
@@ -363,14 +363,15 @@ def test_counts_that_lie_at_anthropic_change_no_outcome(keld: Keld, emulator: Em
 
 def test_many_open_batches_are_looked_at_by_list_pages(keld: Keld, emulator: Emulator, peer: Peer) -> None:
     """Trap 13: not one GET a batch and minute; and not only the first 20, or 100, of the list."""
-    status = keld.submit(triage(peer, max_shard_rows=1), tickets(130))
+    rows = 105 if peer is openai else 25
+    status = keld.submit(triage(peer, max_shard_rows=1), tickets(rows))
     keld.advance(status.id)
     emulator.advance(10)
     before = len(emulator.requests())
     keld.advance(status.id)
     assert len(emulator.requests()) - before <= 3
     status = finish(keld, emulator, status.id)
-    check_promise(keld, emulator, status, tickets(130))
+    check_promise(keld, emulator, status, tickets(rows))
 
 
 def test_a_poll_uploads_and_pays_nothing(keld: Keld, emulator: Emulator, peer: Peer) -> None:
@@ -394,8 +395,8 @@ def test_a_poll_uploads_and_pays_nothing(keld: Keld, emulator: Emulator, peer: P
 
 def test_an_expired_batch_keeps_what_was_paid_and_asks_only_the_rest(keld: Keld, emulator: Emulator, peer: Peer, ledger_url: str) -> None:
     """Trap 22: a provider bills what it answered; asking that again would pay twice."""
-    fault(emulator, "life", "expire", done=0.5)
-    status = run(keld, emulator, triage(peer), tickets(10), most=3_000)
+    fault(emulator, "life", "expire", done=0.5, after_s=600)
+    status = run(keld, emulator, triage(peer), tickets(10))
     assert [batch.requests for batch in status.batches] == [10, 5]
     assert outcomes(keld, status) == ["answered"] * 10
     check_promise(keld, emulator, status, tickets(10))

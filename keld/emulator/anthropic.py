@@ -145,9 +145,7 @@ class Anthropic:
         batch = self._batch(request)
         await self.store.catch_up([batch])
         if batch.phase(self.store.clock.time()).status not in ENDED:
-            raise ApiError(
-                status=400, message=f"Batch {batch.id} cannot be deleted before it has ended; cancel it first."
-            )
+            raise ApiError(status=400, message=f"Batch {batch.id} cannot be deleted before it has ended; cancel it first.")
         batch.deleted = True
         return JSONResponse({"id": batch.id, "type": "message_batch_deleted"})
 
@@ -158,9 +156,7 @@ class Anthropic:
             message = f"Results for batch {batch.id} are not available until its processing has ended."
             raise ApiError(status=404, message=message)
         event = Event(provider="anthropic", path=request.url.path, batch=batch.ordinal, model=batch.model)
-        return download(
-            batch.out_path, "application/x-jsonl", self.store.faults.take("download", DOWNLOAD_FAULTS, event)
-        )
+        return download(batch.out_path, "application/x-jsonl", self.store.faults.take("download", DOWNLOAD_FAULTS, event))
 
     def _batch(self, request: Request) -> Batch:
         batch_id = request.path_params["batch_id"]

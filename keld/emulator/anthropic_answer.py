@@ -95,9 +95,7 @@ class PromptCache:
         return warm
 
 
-def make(
-    body: bytes, answerer: Answerer, cache: PromptCache, *, at: float, batch: bool, fate: RowFate | None = None
-) -> Made:
+def make(body: bytes, answerer: Answerer, cache: PromptCache, *, at: float, batch: bool, fate: RowFate | None = None) -> Made:
     """What the service answers to `body`.
 
     Raises:
@@ -114,9 +112,7 @@ def make(
     digest = sha256(body)
     whole = input_tokens(asked.system, asked.messages, len(schema or b"") + len(present(asked.tools) or b""))
     usage = _cached_usage(asked, cache, whole, at)
-    answer = answerer.answer(
-        Ask(digest.digest(), body, whole, schema, asked.max_tokens), None if fate == "model_not_found" else fate
-    )
+    answer = answerer.answer(Ask(digest.digest(), body, whole, schema, asked.max_tokens), None if fate == "model_not_found" else fate)
     name, out = digest.hexdigest(), answer.output_tokens
     refused = answer.finish == "refusal"
     content = "[]" if refused else f'[{{"type":"text","text":{_quoted(answer.text).decode()}}}]'

@@ -167,11 +167,7 @@ class Rule:
     def matches(self, event: Event) -> bool:
         wanted = self.match
         return (
-            all(
-                wanted[name] == getattr(event, name)
-                for name in ("provider", "model", "batch", "lane")
-                if name in wanted
-            )
+            all(wanted[name] == getattr(event, name) for name in ("provider", "model", "batch", "lane") if name in wanted)
             and wanted.get("path", "") in event.path
         )
 
@@ -285,6 +281,4 @@ def read_rule(given: dict[str, Any]) -> Rule:
     for what, names, known in (("argument", arguments, POINTS[point][do]), ("match", match, _MATCH)):
         if strange := sorted(set(names) - known):
             raise UnknownFault(f"unknown {what} {strange[0]!r} for {point}.{do}; known: {', '.join(sorted(known))}")
-    return Rule(
-        at=point, do=do, times=given.get("times", 1), skip=given.get("skip", 0), match=match, arguments=arguments
-    )
+    return Rule(at=point, do=do, times=given.get("times", 1), skip=given.get("skip", 0), match=match, arguments=arguments)

@@ -56,9 +56,7 @@ class Gate:
     calls: list[Call] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def guard(
-        self, operation: Operation, provider: Literal["openai", "anthropic"], dialect: Dialect, route: Route
-    ) -> Route:
+    def guard(self, operation: Operation, provider: Literal["openai", "anthropic"], dialect: Dialect, route: Route) -> Route:
         """`route` behind the gate."""
 
         async def guarded(request: Request) -> Response:

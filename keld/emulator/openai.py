@@ -132,9 +132,7 @@ class OpenAI:
                 raise ApiError(status=413, message="File is too large.")
             seconds = form.get("expires_after[seconds]")
             span = float(seconds) if isinstance(seconds, str) else None
-            file = await run_in_threadpool(
-                self.store.receive_file, upload.file, filename=name, purpose=purpose, expires_after_s=span
-            )
+            file = await run_in_threadpool(self.store.receive_file, upload.file, filename=name, purpose=purpose, expires_after_s=span)
         return JSONResponse(file_object(file))
 
     async def list_files(self, request: Request) -> Response:
@@ -143,9 +141,7 @@ class OpenAI:
             files = [file for file in files if file.purpose == purpose]
         if request.query_params.get("order") == "asc":
             files.reverse()
-        shown, more = page(
-            files, lambda file: file.id, limit=_limit(request, 10_000, 10_000), after=request.query_params.get("after")
-        )
+        shown, more = page(files, lambda file: file.id, limit=_limit(request, 10_000, 10_000), after=request.query_params.get("after"))
         return JSONResponse(_list([file_object(file) for file in shown], more))
 
     async def get_file(self, request: Request) -> Response:
@@ -159,9 +155,7 @@ class OpenAI:
     async def file_content(self, request: Request) -> Response:
         file = self._file(request.path_params["file_id"])
         event = Event(provider="openai", path=request.url.path)
-        return download(
-            file.path, "application/octet-stream", self.store.faults.take("download", DOWNLOAD_FAULTS, event)
-        )
+        return download(file.path, "application/octet-stream", self.store.faults.take("download", DOWNLOAD_FAULTS, event))
 
     def _file(self, file_id: str) -> StoredFile:
         file = self.store.file(file_id)
@@ -275,18 +269,14 @@ class OpenAI:
         if planned is not None and planned.do == "fail":
             code = str(planned.get("code", "invalid_request"))
             message = str(planned.get("message", "The batch failed validation."))
-            return [
-                Problem(code=code, message=message, line=planned.get("line", None), param=planned.get("param", None))
-            ]
+            return [Problem(code=code, message=message, line=planned.get("line", None), param=planned.get("param", None))]
         return check(batch, rows) or self._over_limit(batch, planned is not None)
 
     def _over_limit(self, batch: Batch, planned: bool) -> list[Problem]:
         """Whether the model's queue is full: tokens count from validation until their batch has ended."""
         limit = self.store.settings.enqueued_token_limit
         with self.store.lock:
-            others = [
-                other for other in self.store.batches("openai") if other is not batch and other.model == batch.model
-            ]
+            others = [other for other in self.store.batches("openai") if other is not batch and other.model == batch.model]
             now = self.store.clock.time()
             waiting = sum(other.enqueued_tokens for other in others if other.phase(now).status not in ENDED)
             if not planned and (limit is None or waiting + batch.enqueued_tokens <= limit):
@@ -301,17 +291,13 @@ class OpenAI:
     def answer_row(self, row: bytes, rank: int, at: float, batch: Batch) -> Outcome:
         line = _line.decode(row)
         body = bytes(line.body)
-        head = (
-            f'{{"id":"batch_req_{batch.id[-12:]}{rank:08x}","custom_id":{_quoted(line.custom_id).decode()},"response":'
-        )
+        head = f'{{"id":"batch_req_{batch.id[-12:]}{rank:08x}","custom_id":{_quoted(line.custom_id).decode()},"response":'
         try:
             fate = row_fate(batch.rules_at("rows"), rank, line.custom_id) if batch.rules else None
             made = make(batch.endpoint, body, self.answerer, at=at, batch=True, fate=fate)
         except ApiError as error:
             refused = _quoted(self.error_body(error)).decode()
-            text = (
-                f'{head}{{"status_code":{error.status},"request_id":"req_{rank:032x}","body":{refused}}},"error":null}}'
-            )
+            text = f'{head}{{"status_code":{error.status},"request_id":"req_{rank:032x}","body":{refused}}},"error":null}}'
             return Outcome(text.encode(), False, None, None)
         text = f'{head}{{"status_code":200,"request_id":"req_{made.digest[:32]}","body":{made.body}}},"error":null}}'
         paid = entry(made, batch_id=batch.id, custom_id=line.custom_id, at=at)
@@ -440,9 +426,7 @@ def check(batch: Batch, rows: Rows) -> list[Problem]:
     if not len(rows):
         return [Problem(code="empty_file", message="The input file is empty. Please ensure it contains requests.")]
     if len(rows) > MAX_REQUESTS:
-        return [
-            Problem(code="too_many_tasks", message=f"The batch has {len(rows)} requests; the limit is {MAX_REQUESTS}.")
-        ]
+        return [Problem(code="too_many_tasks", message=f"The batch has {len(rows)} requests; the limit is {MAX_REQUESTS}.")]
     seen: set[str] = set()
     inputs = size = 0
     for number, row in enumerate(rows, 1):

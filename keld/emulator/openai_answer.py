@@ -100,9 +100,7 @@ _embeddings = msgspec.json.Decoder(EmbeddingsBody)
 _quoted = msgspec.json.Encoder().encode
 
 
-def make(
-    endpoint: str, body: bytes, answerer: Answerer, *, at: float, batch: bool, fate: RowFate | None = None
-) -> Made:
+def make(endpoint: str, body: bytes, answerer: Answerer, *, at: float, batch: bool, fate: RowFate | None = None) -> Made:
     """What the service answers to `body`.
 
     Raises:
@@ -178,18 +176,14 @@ def _make_chat(asked: ChatBody, body: bytes, answerer: Answerer, at: float, batc
     )
 
 
-def _make_response(
-    asked: ResponsesBody, body: bytes, answerer: Answerer, at: float, batch: bool, fate: RowFate | None
-) -> Made:
+def _make_response(asked: ResponsesBody, body: bytes, answerer: Answerer, at: float, batch: bool, fate: RowFate | None) -> Made:
     lane = _checked_lane(asked.model, asked.stream, asked.service_tier, batch, fate)
     form = asked.text.format if asked.text else None
     schema = present(form.schema) if form else None
     digest = sha256(body)
     messages = [Message(content=asked.input)] if isinstance(asked.input, str) else asked.input
     input_tokens = (
-        _messages_tokens(messages)
-        + tokens_in(asked.instructions or "")
-        + tokens_of(len(schema or b"") + len(present(asked.tools) or b""))
+        _messages_tokens(messages) + tokens_in(asked.instructions or "") + tokens_of(len(schema or b"") + len(present(asked.tools) or b""))
     )
     ask = Ask(digest.digest(), body, input_tokens, schema, asked.max_output_tokens)
     answer = answerer.answer(ask, None if fate == "model_not_found" else fate)
@@ -231,8 +225,7 @@ def _make_embeddings(asked: EmbeddingsBody, body: bytes, batch: bool, fate: RowF
     )
     tokens = sum(len(one) if isinstance(one, list) else tokens_in(one) for one in inputs)
     return Made(
-        f'{{"object":"list","data":[{items}],"model":{_name(asked.model)},'
-        f'"usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}}}',
+        f'{{"object":"list","data":[{items}],"model":{_name(asked.model)},"usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}}}',
         asked.model,
         "batch" if batch else "standard",
         Usage(tokens, 0),

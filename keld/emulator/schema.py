@@ -124,11 +124,7 @@ class Compiler:
 
     def _branches(self, branches: list[Any]) -> Maker:
         makers = [self.compile(branch) for branch in branches]
-        flat = [
-            maker
-            for maker, branch in zip(makers, branches, strict=True)
-            if b'"$ref"' not in msgspec.json.encode(branch)
-        ]
+        flat = [maker for maker, branch in zip(makers, branches, strict=True) if b'"$ref"' not in msgspec.json.encode(branch)]
 
         def choose(dice: Dice, depth: int) -> str:
             among = flat if flat and depth >= _SHALLOW else makers
@@ -261,8 +257,7 @@ _FORMATS: dict[str, Callable[[Dice], str]] = {
     "ipv4": lambda dice: f"192.0.2.{dice.roll(256)}",
     "ipv6": lambda dice: f"2001:db8::{dice.roll(65536):x}",
     "uuid": lambda dice: (
-        f"{dice.roll(1 << 32):08x}-{dice.roll(1 << 16):04x}-4{dice.roll(1 << 12):03x}"
-        f"-a{dice.roll(1 << 12):03x}-{dice.roll(1 << 48):012x}"
+        f"{dice.roll(1 << 32):08x}-{dice.roll(1 << 16):04x}-4{dice.roll(1 << 12):03x}-a{dice.roll(1 << 12):03x}-{dice.roll(1 << 48):012x}"
     ),
 }
 

@@ -77,9 +77,7 @@ class Store:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def receive_file(
-        self, source: BinaryIO, *, filename: str, purpose: str, expires_after_s: float | None
-    ) -> StoredFile:
+    def receive_file(self, source: BinaryIO, *, filename: str, purpose: str, expires_after_s: float | None) -> StoredFile:
         """Keep an upload."""
         path = self.folder / f"{secrets.token_hex(8)}.upload"
         with path.open("wb") as target:

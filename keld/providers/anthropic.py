@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +36,7 @@ from keld.providers.client import environment_key, origin
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import create_outcome, plain_faults, scrubbed
 from keld.providers.line import lines_of
+from keld.providers.page import instant, paged
 from keld.providers.template import Hole, Template, template
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -105,16 +106,13 @@ class Anthropic:
         return None if batch is None else _remote(batch)
 
     def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
-        after: str | None = None
-        while True:
+        def page_after(after: str | None) -> tuple[list[RemoteBatch], bool]:
             with self._plain("the list of batches"):
                 raw = self._client.messages.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after_id=after or sdk.omit)
                 page = self._read(raw.http_response, _Page)
-            batches = [_remote(batch) for batch in page.data]
-            yield from batches
-            if not batches or not page.has_more or all(batch.created_at < created_after for batch in batches):
-                return
-            after = batches[-1].id
+            return [_remote(batch) for batch in page.data], bool(page.has_more)
+
+        return paged(page_after, created_after)
 
     # -- ending -----------------------------------------------------------------------------------------------
 
@@ -282,7 +280,7 @@ class _Counts(msgspec.Struct, gc=False):
 class _Batch(msgspec.Struct, gc=False):
     id: str = ""
     processing_status: str | None = None
-    created_at: str | None = None
+    created_at: Any = None
     cancel_initiated_at: str | None = None
     request_counts: _Counts | None = None
     results_url: str | None = None
@@ -301,7 +299,7 @@ def _remote(batch: _Batch) -> RemoteBatch:
         id=batch.id,
         state=_state(batch, counts),
         native=batch.processing_status or "?",
-        created_at=_instant(batch.created_at),
+        created_at=instant(batch.created_at),
         requests=total if batch.request_counts else None,
         succeeded=counts.succeeded,
         done=ended if batch.processing_status == "ended" else None,  # zeros until the very end: no progress
@@ -321,14 +319,6 @@ def _state(batch: _Batch, counts: _Counts) -> BatchState:
             return BatchState.CANCELLING
         case _:
             return BatchState.IN_PROGRESS
-
-
-def _instant(text: str | None) -> datetime:
-    try:
-        found = datetime.fromisoformat(text or "")
-    except ValueError:
-        return datetime.fromtimestamp(0, UTC)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 class _Error(msgspec.Struct, gc=False):

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ from keld.providers.client import environment_key, origin
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import create_outcome, plain_faults, scrubbed
 from keld.providers.line import RETRYABLE_STATUS, lines_of
+from keld.providers.page import instant, paged
 from keld.providers.template import Hole, Template, template
 from keld.request import Question, custom_id
 from keld.schema import OutputSchema
@@ -117,17 +118,13 @@ class OpenAI:
             return _remote(self._read(raw, _Batch))
 
     def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
-        after: str | None = None
-        while True:
+        def page_after(after: str | None) -> tuple[list[RemoteBatch], bool]:
             with self._plain("the list of batches"):
                 raw = self._client.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after=after or sdk.omit)
                 page = self._read(raw, _Page)
-            batches = [_remote(batch) for batch in page.data]
-            yield from batches
-            # Newest first is custom, not contract: stop only after a whole page of older ones.
-            if not batches or not page.has_more or all(batch.created_at < created_after for batch in batches):
-                return
-            after = batches[-1].id
+            return [_remote(batch) for batch in page.data], bool(page.has_more)
+
+        return paged(page_after, created_after)
 
     # -- ending -----------------------------------------------------------------------------------------------
 
@@ -278,30 +275,17 @@ class _File(msgspec.Struct, gc=False):
     bytes: int | None = None
 
 
-class _BatchError(msgspec.Struct, gc=False):
-    code: str | None = None
-    message: str | None = None
-
-
-class _BatchErrors(msgspec.Struct, gc=False):
-    data: list[_BatchError] | None = None
-
-
-class _Counts(msgspec.Struct, gc=False):
-    total: int | None = None
-    completed: int | None = None
-    failed: int | None = None
-
-
 class _Batch(msgspec.Struct, gc=False):
+    """As far as anybody keeps to it: hosts of this shape differ in all but the id and the status."""
+
     id: str = ""
     status: str | None = None
-    created_at: float | None = None
-    errors: _BatchErrors | None = None
+    created_at: Any = None
+    errors: Any = None
     output_file_id: str | None = None
     error_file_id: str | None = None
-    request_counts: _Counts | None = None
-    metadata: dict[str, Any] | None = None
+    request_counts: Any = None
+    metadata: Any = None
 
 
 class _Page(msgspec.Struct, gc=False):
@@ -310,21 +294,31 @@ class _Page(msgspec.Struct, gc=False):
 
 
 def _remote(batch: _Batch) -> RemoteBatch:
-    counts = batch.request_counts or _Counts()
-    errors = (batch.errors.data or []) if batch.errors else []
+    total, completed, failed = (_count(batch.request_counts, name) for name in ("total", "completed", "failed"))
     return RemoteBatch(
         id=batch.id,
         state=_STATES.get((batch.status or "").lower(), BatchState.IN_PROGRESS),
         native=batch.status or "?",
-        created_at=datetime.fromtimestamp(batch.created_at or 0, UTC),
-        key=str((batch.metadata or {}).get(_KEY) or "") or None,
-        requests=counts.total,
-        succeeded=counts.completed,
-        done=None if counts.completed is None else counts.completed + (counts.failed or 0),
-        errors=tuple((error.code or "error", scrubbed(error.message or "")) for error in errors),
+        created_at=instant(batch.created_at),
+        key=str(batch.metadata.get(_KEY) or "") or None if isinstance(batch.metadata, dict) else None,
+        requests=total,
+        succeeded=completed,
+        done=None if completed is None else completed + (failed or 0),
+        errors=_batch_errors(batch.errors),
         # "" and null both mean "no such file".
         result_refs=tuple(ref for ref in (batch.output_file_id, batch.error_file_id) if ref),
     )
+
+
+def _count(counts: Any, name: str) -> int | None:
+    count = counts.get(name) if isinstance(counts, dict) else None
+    return count if isinstance(count, int) else None
+
+
+def _batch_errors(errors: Any) -> tuple[tuple[str, str], ...]:
+    listed = errors.get("data") if isinstance(errors, dict) else errors
+    known = [error for error in listed if isinstance(error, dict)] if isinstance(listed, list) else []
+    return tuple((scrubbed(str(error.get("code") or "error"), 80), scrubbed(str(error.get("message") or ""))) for error in known)
 
 
 class _Error(msgspec.Struct, gc=False):

@@ -1,0 +1,46 @@
+"""Page: lists of batches, page by page, as far back as asked.
+
+Beside `base`.  Newest first is custom, not contract, so a list is left only after a whole page of older batches; and a host that
+ignores its cursor gives the same page for ever, so a page without anything new ends it, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+from keld.providers.base import RemoteBatch
+
+# In the place of a creation time that cannot be read: never taken for older than anything.
+UNREADABLE_TIME = datetime.max.replace(tzinfo=UTC)
+
+
+def paged(page_after: Callable[[str | None], tuple[list[RemoteBatch], bool]], created_after: datetime) -> Iterator[RemoteBatch]:
+    """Batches to the end of the first page that is wholly older than `created_after`.
+
+    Args:
+        page_after: given the last id of the page before, or None, the batches of a page and whether there are more.
+    """
+    after: str | None = None
+    seen: set[str] = set()
+    while True:
+        page, more = page_after(after)
+        fresh = [batch for batch in page if batch.id not in seen]
+        yield from fresh
+        if not fresh or not more or all(batch.created_at < created_after for batch in fresh):
+            return
+        seen.update(batch.id for batch in fresh)
+        after = page[-1].id
+
+
+def instant(value: object) -> datetime:
+    """A creation time, as unix seconds, unix milliseconds or ISO 8601 text, aware; `UNREADABLE_TIME` for anything else."""
+    try:
+        if isinstance(value, str):
+            found = datetime.fromisoformat(value)
+            return found if found.tzinfo else found.replace(tzinfo=UTC)
+        if isinstance(value, int | float) and value > 0:
+            return datetime.fromtimestamp(value / 1000 if value > 10**11 else value, UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    return UNREADABLE_TIME
