@@ -159,6 +159,7 @@ _intent = sa.Table(
     sa.Column("attempt", sa.Integer, primary_key=True),
     sa.Column("at", _Instant, nullable=False),
     sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("after_batch", sa.String),
     sa.Column("outcome", sa.String(16), nullable=False),
     sa.Column("batch_id", sa.String),
     sa.Index("keld_intent_batch", "batch_id"),
@@ -285,6 +286,7 @@ class Intent:
     attempt: int
     at: datetime
     requests: int
+    after_batch: str | None  # the provider's youngest batch before it, where batches carry no mark
     outcome: str
     batch_id: str | None
 
@@ -475,7 +477,7 @@ class Ledger:
         failpoint(f"ledger.{event.value}.after")
         return became
 
-    def record_intent(self, lease: Lease, shard: Shard, now: datetime) -> Shard:
+    def record_intent(self, lease: Lease, shard: Shard, now: datetime, after_batch: str | None = None) -> Shard:
         """The shard in SUBMITTING, its worst case reserved under the ceiling, the intent written: all or nothing.
 
         Raises:
@@ -495,7 +497,8 @@ class Ledger:
                 {"attempt": attempt},
                 {"attempt": attempt, "intent_at": now, "looks": 0, "not_before": None},
             )
-            db.execute(sa.insert(_intent).values(shard_id=shard.id, attempt=attempt, at=now, requests=shard.requests, outcome="sending"))
+            intent = {"shard_id": shard.id, "attempt": attempt, "at": now, "requests": shard.requests, "after_batch": after_batch}
+            db.execute(sa.insert(_intent).values(outcome="sending", **intent))
         failpoint("ledger.sending.after")
         return became
 

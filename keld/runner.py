@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -48,6 +48,7 @@ log = logging.getLogger("keld")
 log.addHandler(logging.NullHandler())  # a library speaks where its user listens, and nowhere else
 
 _SKEW = timedelta(minutes=5)  # our clock against the provider's
+_EVER = datetime.min.replace(tzinfo=UTC)
 _LAG = timedelta(minutes=10)  # how long a provider may not know a batch that it just made
 
 
@@ -56,6 +57,8 @@ class Settings:
     """How patient the runner is; all of it may be set per environment."""
 
     settle: tuple[timedelta, ...] = (timedelta(seconds=15), timedelta(seconds=60), timedelta(minutes=5))
+    # One more look where no fence can keep a create from landing: longer than the SDK itself waits for a reply (10 minutes).
+    settle_unfenced: timedelta = timedelta(minutes=15)
     send_within: timedelta = timedelta(seconds=30)  # an intent older than this is not sent: its worker was frozen
     poll_least: timedelta = timedelta(seconds=10)
     poll_most: timedelta = timedelta(seconds=60)
@@ -227,9 +230,10 @@ class Runner:
             failpoint("upload.received")
             if input_ref is not None:
                 shard = self._record(visit, shard, Event.UPLOADED, input_ref=input_ref)
+        before = None if provider.capabilities.marks_batches else provider.newest()
         intended = time.monotonic()
         try:
-            shard = self.ledger.record_intent(visit.lease, shard, self.clock())
+            shard = self.ledger.record_intent(visit.lease, shard, self.clock(), before)
         except CeilingTooLow as problem:
             self._give_up(visit, shard, Event.DROPPED, Outcome.OVER_CEILING, "not asked: the ceiling was reached")
             log.warning("shard.over_ceiling shard=%s %s", shard.id, problem)
@@ -319,7 +323,7 @@ class Runner:
                 log.warning("shard.duplicate shard=%s batch_id=%s cancelled", shard.id, spare.id)
                 provider.cancel(spare.id)
             return
-        settle = self.settings.settle
+        settle = self.settings.settle if provider.capabilities.fences else (*self.settings.settle, self.settings.settle_unfenced)
         if shard.looks + 1 < len(settle):
             self._record(visit, shard, Event.LOOKED, looks=shard.looks + 1, not_before=self.clock() + settle[shard.looks + 1])
         elif shard.looks + 1 == len(settle) and provider.capabilities.fences and shard.input_ref:
@@ -334,23 +338,23 @@ class Runner:
 
     def _matches(self, provider: Provider, shard: Shard) -> list[RemoteBatch]:
         """Batches at the provider that are, or without a mark may be, the one; none that the ledger knows already."""
-        intent_at = shard.intent_at or self.clock()
-        since, until = intent_at - _SKEW, intent_at + sum(self.settings.settle, _SKEW)
         mine = [event["facts"] for event in self.ledger.events(shard.run_id) if event["shard_id"] == shard.id]
         others = {batch_id for facts in mine for batch_id in facts.get("not_ours", ())}
+        marked = provider.capabilities.marks_batches
+        before = self.ledger.intents(shard.id)[-1].after_batch
         found = []
-        for batch in provider.batches(since):
-            if provider.capabilities.marks_batches:
-                fits = batch.key == _key(shard)
-            else:
-                fits = since <= batch.created_at <= until and batch.requests == shard.requests
+        # With a mark, the list as far back as the intent, by our clock; without, down to the batch that was there before it.
+        for batch in provider.batches((shard.intent_at or self.clock()) - _SKEW if marked else _EVER):
+            if not marked and batch.id == before:
+                break
+            fits = batch.key == _key(shard) if marked else batch.requests == shard.requests
             if fits and batch.id not in others and not self.ledger.knows_batch(batch.id):
                 found.append(batch)
         return sorted(found, key=lambda batch: batch.created_at)
 
     def _proven(self, visit: _Visit, provider: Provider, shard: Shard, ended: Sequence[RemoteBatch]) -> tuple[list[RemoteBatch], list[str]]:
         """The one of these batches whose results carry the shard's ids, if any; and the ids of those that are not."""
-        others = []
+        others: list[str] = []
         for batch in ended:
             with disk_errors(visit.files.dir, "Nothing more was sent."):
                 results = provider.download(batch, visit.files.shard(shard.id).result)

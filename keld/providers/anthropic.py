@@ -105,6 +105,12 @@ class Anthropic:
         batch = self._batch(batch_id)
         return None if batch is None else _remote(batch)
 
+    def newest(self) -> str | None:
+        with self._plain("the list of batches"):
+            raw = self._client.messages.batches.with_raw_response.list(limit=1)
+            page = self._read(raw.http_response, _Page)
+            return page.data[0].id if page.data else None
+
     def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
         def page_after(after: str | None) -> tuple[list[RemoteBatch], bool]:
             with self._plain("the list of batches"):

@@ -166,6 +166,10 @@ class Provider(Protocol):
         """None: the provider says it has no such batch (which may be its lag)."""
         ...
 
+    def newest(self) -> str | None:
+        """The id of the youngest batch there is: any create from now on is younger, whatever either clock says."""
+        ...
+
     def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
         """Batches, the youngest first, to the end of the first page that is wholly older."""
         ...

@@ -117,6 +117,11 @@ class OpenAI:
                 return None
             return _remote(self._read(raw, _Batch))
 
+    def newest(self) -> str | None:
+        with self._plain("the list of batches"):
+            page = self._read(self._client.batches.with_raw_response.list(limit=1), _Page)
+            return page.data[0].id if page.data else None
+
     def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
         def page_after(after: str | None) -> tuple[list[RemoteBatch], bool]:
             with self._plain("the list of batches"):
