@@ -125,9 +125,7 @@ def _entry_usd(entry: BillEntry, at: datetime) -> Decimal:
     return per_mtok / 10**6
 
 
-def check_promise(
-    keld: Keld, emulator: Emulator, status: Status, table: pa.Table, *, paid: Mapping[int, int] | int = 1
-) -> None:
+def check_promise(keld: Keld, emulator: Emulator, status: Status, table: pa.Table, *, paid: Mapping[int, int] | int = 1) -> None:
     """No row lost, no row paid twice, every pico-dollar accounted for.
 
     Args:
@@ -138,7 +136,11 @@ def check_promise(
     assert set(enriched.column("keld_outcome").to_pylist()) <= {outcome.value for outcome in Outcome}
     expected = dict.fromkeys(range(table.num_rows), paid) if isinstance(paid, int) else dict(paid)
     assert purchases(emulator) == Counter(expected)
-    assert not [call for call in emulator.requests() if call.method == "POST" and call.path in (openai.creates, anthropic.creates) and call.retry_count]
+    assert not [
+        call
+        for call in emulator.requests()
+        if call.method == "POST" and call.path in (openai.creates, anthropic.creates) and call.retry_count
+    ]
     assert status.cost_usd == billed_usd(emulator, status.created_at)
     assert sum(enriched.column("keld_cost_usd").to_pylist()) == status.cost_usd
     assert status.reserved_usd == 0, "nothing is in flight any more"

@@ -49,7 +49,14 @@ ONLY = {openai.name: {"ledger.uploaded.before", "ledger.uploaded.after", "fence.
 # A batch that was adopted proves to be somebody else's: since adoption asks for the proof first, only a provider that mixes up
 # its own results comes here.
 NEVER = {"ledger.lost_track.before", "ledger.lost_track.after"}
-DANGEROUS = ("ledger.sending.after", "create.send", "create.received", "ledger.created.before", "ledger.created.after", "ledger.collected.before")
+DANGEROUS = (
+    "ledger.sending.after",
+    "create.send",
+    "create.received",
+    "ledger.created.before",
+    "ledger.created.after",
+    "ledger.collected.before",
+)
 CASES = [
     pytest.param(peer, scenario, point, id=f"{peer.name}-{scenario}-{point}")
     for peer in (openai, anthropic)

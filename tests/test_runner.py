@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -141,6 +142,15 @@ def test_a_create_whose_reply_was_lost_is_found_and_adopted(
     assert len(creates(emulator, peer)) == 1
     assert "adopted" in events(keld, status.id)
     check_promise(keld, emulator, status, tickets())
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+def test_a_lost_create_is_found_however_far_the_two_clocks_are_apart(tmp_path: Path, emulator: Emulator, peer: Peer, days: int) -> None:
+    """Looked for by time alone, it would seem absent, and be bought again."""
+    fault(emulator, "create", "drop_after")
+    with Keld(home=tmp_path / "apart", clock=lambda: emulator.now() + timedelta(days=days)) as keld:
+        status = run(keld, emulator, triage(peer))
+    assert (status.answered, len(creates(emulator, peer))) == (6, 1)
 
 
 @pytest.mark.parametrize("do", [{"do": "drop_before"}, {"do": "status", "status": 500}, {"do": "status", "status": 408}], ids=str)

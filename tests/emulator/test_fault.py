@@ -54,9 +54,7 @@ def test_error_after_the_work_was_done(desk: Desk) -> None:
 def test_sdk_retries_are_seen_and_make_a_second_batch(desk: Desk) -> None:
     desk.fault("create", "status", status=500, after=True, retry_after=0)
     file_id = desk.upload(chat_lines(1))
-    desk.openai.with_options(max_retries=2).batches.create(
-        input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h"
-    )
+    desk.openai.with_options(max_retries=2).batches.create(input_file_id=file_id, endpoint="/v1/chat/completions", completion_window="24h")
     assert len(desk.emulator.batches()) == 2
     assert [call.retry_count for call in desk.emulator.requests() if call.path == "/v1/batches"] == [0, 1]
 

@@ -46,9 +46,7 @@ def test_embeddings_batch_answers_with_unit_vectors(desk: Desk) -> None:
 
 
 def test_realtime_chat_responses_and_embeddings_answer(desk: Desk) -> None:
-    chat = desk.openai.chat.completions.create(
-        model="gpt-5", messages=[{"role": "user", "content": "hi"}], service_tier="flex"
-    )
+    chat = desk.openai.chat.completions.create(model="gpt-5", messages=[{"role": "user", "content": "hi"}], service_tier="flex")
     response = desk.openai.responses.create(model="gpt-5", input="hi")
     vector = desk.openai.embeddings.create(model="text-embedding-3-small", input="hi").data[0].embedding
     assert chat.choices[0].message.content and response.output_text and len(vector) == 1536
@@ -65,9 +63,7 @@ def test_same_body_gets_the_same_answer(desk: Desk) -> None:
 
 
 def test_answer_is_cut_at_max_completion_tokens(desk: Desk) -> None:
-    chat = desk.openai.chat.completions.create(
-        model="gpt-5", messages=[{"role": "user", "content": "hi"}], max_completion_tokens=2
-    )
+    chat = desk.openai.chat.completions.create(model="gpt-5", messages=[{"role": "user", "content": "hi"}], max_completion_tokens=2)
     assert (chat.choices[0].finish_reason, chat.usage and chat.usage.completion_tokens) == ("length", 2)
 
 
@@ -149,9 +145,7 @@ def test_files_are_listed_fetched_in_ranges_and_deleted(desk: Desk) -> None:
 
 
 def test_file_expires_by_the_clock(desk: Desk) -> None:
-    file = desk.openai.files.create(
-        file=("a.jsonl", b"{}"), purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
-    )
+    file = desk.openai.files.create(file=("a.jsonl", b"{}"), purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600})
     desk.emulator.advance(3600)
     with pytest.raises(openai.NotFoundError):
         desk.openai.files.retrieve(file.id)

@@ -55,7 +55,9 @@ def test_a_message_that_only_speaks_of_a_system_is_not_lifted(wire: Wire) -> Non
 
 def test_mixed_rows_make_one_document(wire: Wire) -> None:
     """Each row in its own form, all in one create."""
-    rows = params(wire.file(["one", [{"role": "user", "content": "two"}], [{"role": "system", "content": "s"}, {"role": "user", "content": "three"}]]))
+    rows = params(
+        wire.file(["one", [{"role": "user", "content": "two"}], [{"role": "system", "content": "s"}, {"role": "user", "content": "three"}]])
+    )
     assert [row["messages"][-1]["content"] for row in rows] == ["one", "two", "three"]
 
 
@@ -148,7 +150,13 @@ def test_a_line_says_what_became_of_its_row(wire: Wire, result: dict[str, Any], 
 
 def test_cached_tokens_are_added_to_the_input_they_were_left_out_of(wire: Wire) -> None:
     """Here `input_tokens` excludes what was cached; a price list's input includes it."""
-    usage = {"input_tokens": 5, "cache_read_input_tokens": 100, "cache_creation_input_tokens": 40, "cache_creation": {"ephemeral_1h_input_tokens": 30}, "output_tokens": 2}
+    usage = {
+        "input_tokens": 5,
+        "cache_read_input_tokens": 100,
+        "cache_creation_input_tokens": 40,
+        "cache_creation": {"ephemeral_1h_input_tokens": 30},
+        "output_tokens": 2,
+    }
     message = {"content": [{"type": "text", "text": "x"}], "stop_reason": "end_turn", "usage": usage}
     (reply,) = wire.provider.read(json.dumps({"custom_id": "a-0", "result": {"type": "succeeded", "message": message}}).encode())
     assert (reply.input_tokens, reply.cached_tokens, reply.cache_write_tokens, reply.cache_write_1h_tokens) == (145, 100, 40, 30)

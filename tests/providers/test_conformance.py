@@ -345,9 +345,7 @@ def test_answers_are_matched_by_id_not_by_line(wire: Wire) -> None:
     assert [int(reply.custom_id.split("-")[1]) for reply in replies] == [4, 3, 2, 1, 0]
 
 
-@pytest.mark.parametrize(
-    ("status", "retryable"), [(400, False), (404, False), (413, False), (429, True), (500, True), (503, True)]
-)
+@pytest.mark.parametrize(("status", "retryable"), [(400, False), (404, False), (413, False), (429, True), (500, True), (503, True)])
 def test_a_refused_row_is_asked_again_only_where_that_can_help(wire: Wire, status: int, retryable: bool) -> None:
     """Trap 24: a bad request stays bad, a full server does not stay full.  Trap 21: `error` stands in another place at each."""
     fault(wire.emulator, "rows", "error", status=status, count=1)

@@ -86,7 +86,6 @@ def test_an_output_that_strict_mode_does_not_know_is_asked_for_without_it(wire: 
     assert body["response_format"]["json_schema"]["strict"] is False
 
 
-
 def test_validation_that_fails_later_is_told_with_its_code(wire: Wire) -> None:
     """Trap 5: the create was answered with 200."""
     fault(wire.emulator, "life", "fail", code="invalid_json_line", message="Line 2 is broken.", line=2)
