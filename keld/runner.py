@@ -226,7 +226,11 @@ class Runner:
             return
         if shard.input_ref is None:
             failpoint("upload.send")
-            input_ref = provider.upload(path, shard.id)
+            try:
+                input_ref = provider.upload(path, shard.id)
+            except FileNotFoundError:
+                self.ledger.renew(visit.lease, self.clock())  # else another worker has sent it meanwhile, and removed the file
+                raise
             failpoint("upload.received")
             if input_ref is not None:
                 shard = self._record(visit, shard, Event.UPLOADED, input_ref=input_ref)

@@ -4,13 +4,14 @@ The first dies in a process of its own (`worker`), by SIGKILL; what it leaves is
 """
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from scene import Peer, anthropic, billed_usd, creates, ledger_dump, openai, outcomes, purchases, tickets
+from scene import Peer, anthropic, billed_usd, creates, ledger_dump, openai, outcomes, purchases
 from worker import KILLED, SCENARIOS, Order, follow, killed
 
 import keld as package
@@ -114,6 +115,12 @@ class Crash:
 
 
 @pytest.fixture
+def emulator(open_emulator: Callable[..., Emulator]) -> Emulator:
+    """Batches take no longer than the runner waits before its first look; there are two hundred tests here."""
+    return open_emulator(latency_s=10, cancel_s=5)
+
+
+@pytest.fixture
 def crash(emulator: Emulator, keld: Keld, tmp_path: Path) -> Crash:
     return Crash(emulator, keld, tmp_path)
 
@@ -185,7 +192,7 @@ def test_every_point_in_the_source_has_its_kill() -> None:
     source = "\n".join(path.read_text() for path in Path(package.__file__).parent.rglob("*.py"))
     literal = set(re.findall(r'failpoint\("([a-z_.]+)"\)', source))
     files = {f"{name}.{step}" for name in re.findall(r'"(staging\.[a-z]+)"', source) for step in ("write", "fsync", "rename", "done")}
-    kinds = set(re.findall(r'record_run\(\s*[^)]*?"([a-z_]+)"', source))
+    kinds = set(re.findall(r'record_run\(\s*visit\.lease,\s*self\.clock\(\),\s*"([a-z_]+)"', source))
     runs = {f"ledger.run_{kind}.{when}" for kind in kinds for when in ("before", "after")}
     events = {f"ledger.{event.value}.{when}" for event in Event for when in ("before", "after")}
     assert kinds >= {"writing", "finished", "superseded"}

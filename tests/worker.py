@@ -11,15 +11,19 @@ import os
 import urllib.request
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from typing import Any
 
-import anthropic  # noqa: F401  imported once, before the fork
-import openai  # noqa: F401
+import genai_prices  # noqa: F401  this and the next five: imported once, before the fork
+import pandas  # noqa: F401
 import psycopg  # noqa: F401
 import pyarrow.parquet  # noqa: F401
 from scene import Peer, tickets, triage
 
+import keld.providers.anthropic
+import keld.providers.openai  # noqa: F401
 from keld import Keld, Status
 
 KILLED = -9
@@ -57,7 +61,7 @@ SCENARIOS = {
     ),
     "refused": Scenario(faults=({"at": "create", "do": "status", "status": 401},)),
     "rejected": Scenario(faults=({"at": "create", "do": "status", "status": 400},), bought=False),
-    "cancelled": Scenario(cancel_at=30, bought=False),
+    "cancelled": Scenario(cancel_at=5, bought=False),
     "dropped": Scenario(cancel_at=0, bought=False),
     "superseded": Scenario(change=True),
 }
@@ -112,13 +116,13 @@ def follow(keld: Keld, time: Any, scenario: Scenario, peer: Peer, sink: str, mos
         keld.submit(job, tickets(scenario.rows), sink=sink)
     status = keld.submit(job, scenario.table(), sink=sink)
     for _ in range(most):
-        if scenario.cancel_at is not None and (scenario.cancel_at == 0 or any(batch.batch_id for batch in status.batches)):
-            time.advance(timedelta(seconds=scenario.cancel_at))
+        if scenario.cancel_at == 0 or (scenario.cancel_at and any(batch.batch_id for batch in status.batches)):
             keld.cancel(status.id)
         status = keld.advance(status.id)
         if status.over:
             return status
-        time.advance(max((status.next_check_at or time()) - time(), timedelta(seconds=1)))
+        wish = max((status.next_check_at or time()) - time(), timedelta(seconds=1))
+        time.advance(min(wish, timedelta(seconds=scenario.cancel_at)) if scenario.cancel_at else wish)
     raise AssertionError(f"{status!r} does not come to its end: {status.batches} {status.problem}")
 
 
@@ -126,6 +130,13 @@ def server() -> ForkServerContext:
     """Where workers come from: each a process of its own, forked where everything is imported already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["worker"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # before Python 3.13 the server has no other way to find us
+    forkserver.ensure_running()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
     return context
 
 

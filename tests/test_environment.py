@@ -1,0 +1,396 @@
+"""The verbs of `Keld`: one job run a partition whoever asks, nothing bought twice, nothing told that must not be."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scene import (
+    SYSTEM,
+    Peer,
+    anthropic,
+    billed_usd,
+    check_promise,
+    creates,
+    fault,
+    finish,
+    ledger_dump,
+    openai,
+    outcomes,
+    purchases,
+    run,
+    tickets,
+    triage,
+)
+
+from keld import Account, Keld, KeldError, Settings
+from keld.emulator import Emulator
+from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable, SinkError, SourceError, UnknownJobRun
+from keld.state import RunState
+
+QUOTED_ROW = "CANARY-ROW ticket 1: the invoice is wrong"
+QUOTED_KEY = "Bearer sk-canary-key-0123456789"
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_open_run_is_attached_to_not_doubled(
+    keld: Keld, open_keld: Callable[..., Keld], emulator: Emulator, peer: Peer, ledger_url: str
+) -> None:
+    """A retry, a clear, a second daemon: they all find the same job run."""
+    first = keld.submit(triage(peer), tickets())
+    keld.advance(first.id)
+    again = open_keld().submit(triage(peer), tickets())
+    assert again.id == first.id
+    done = finish(keld, emulator, first.id)
+    assert len(creates(emulator, peer)) == 1
+    check_promise(keld, emulator, done, tickets())
+
+
+def test_a_run_under_way_owns_what_was_asked(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """An upstream that is made again while the provider works changes nothing under way."""
+    first = keld.submit(triage(peer), tickets())
+    keld.advance(first.id)
+    assert keld.submit(triage(peer), tickets(changed=[0])).id == first.id
+    check_promise(keld, emulator, finish(keld, emulator, first.id), tickets())
+
+
+def test_a_run_of_which_nothing_was_sent_is_planned_anew_when_the_table_changed(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """It costs nothing to start again."""
+    first = keld.submit(triage(peer), tickets())
+    second = keld.submit(triage(peer), tickets(changed=[0]))
+    assert second.id != first.id
+    check_promise(keld, emulator, finish(keld, emulator, second.id), tickets(changed=[0]))
+
+
+def test_a_finished_run_asked_again_buys_nothing(keld: Keld, emulator: Emulator, peer: Peer, ledger_url: str) -> None:
+    """Re-materialising a partition is free."""
+    first = run(keld, emulator, triage(peer))
+    before = len(emulator.requests())
+    second = run(keld, emulator, triage(peer))
+    assert second.id == first.id
+    assert len(emulator.requests()) == before
+    check_promise(keld, emulator, second, tickets())
+
+
+def test_changed_rows_pay_only_for_the_changed(keld: Keld, emulator: Emulator, peer: Peer, ledger_url: str) -> None:
+    """What was answered once, to the same question, is not asked again."""
+    run(keld, emulator, triage(peer))
+    second = run(keld, emulator, triage(peer), tickets(changed=[1, 4]))
+    assert second.generation == 2
+    assert second.reused == 4
+    assert outcomes(keld, second) == ["answered"] * 6
+    assert purchases(emulator) == Counter({0: 1, 1: 2, 2: 1, 3: 1, 4: 2, 5: 1})
+
+
+def test_rows_that_only_moved_are_not_asked_again(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """A row is known by what is asked, not by where it stands."""
+    first = run(keld, emulator, triage(peer))
+    backwards = tickets().take(pa.array([5, 4, 3, 2, 1, 0]))
+    second = run(keld, emulator, triage(peer), backwards)
+    answers = [keld.read(status.id).read_all().column("category").to_pylist() for status in (first, second)]
+    assert answers[0] == answers[1][::-1]
+    assert len(emulator.bill()) == 6
+
+
+def test_rows_without_an_answer_are_asked_again_in_the_next_generation(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """A failed row was not paid; the answered ones were."""
+    fault(emulator, "rows", "error", status=400, count=2)
+    run(keld, emulator, triage(peer))
+    second = run(keld, emulator, triage(peer))
+    assert outcomes(keld, second) == ["answered"] * 6
+    assert set(purchases(emulator).values()) == {1}
+
+
+@pytest.mark.parametrize("change", [{"system": "Another."}, {"params": {"temperature": 1}}, {"max_output_tokens": 99}], ids=str)
+def test_another_question_is_asked_of_every_row(keld: Keld, emulator: Emulator, peer: Peer, change: dict[str, Any]) -> None:
+    """An answer to another question is no answer to this one."""
+    run(keld, emulator, triage(peer))
+    second = run(keld, emulator, triage(peer, **change))
+    assert second.reused == 0
+    assert len(emulator.bill()) == 12
+
+
+def test_force_asks_every_row_anew(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """The user's own word is the only way to pay twice."""
+    run(keld, emulator, triage(peer))
+    second = run(keld, emulator, triage(peer), force=True)
+    assert second.reused == 0
+    assert set(purchases(emulator).values()) == {2}
+
+
+def test_partitions_namespaces_and_jobs_are_runs_of_their_own(keld: Keld, open_keld: Callable[..., Keld], emulator: Emulator) -> None:
+    """Identity is (namespace, job, partition), and nothing else."""
+    job = triage(openai)
+    ids = {keld.submit(job, tickets(), partition=day).id for day in ("2026-11-19", "2026-11-20", None)}
+    ids.add(open_keld(namespace="other").submit(job, tickets()).id)
+    ids.add(keld.submit(triage(openai, name="other"), tickets()).id)
+    assert len(ids) == 5
+
+
+def test_a_cancelled_run_asked_again_asks_only_what_is_left(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """What was paid before the cancel is kept for the next generation."""
+    first = keld.submit(triage(peer), tickets(10))
+    keld.advance(first.id)
+    emulator.advance(30)
+    keld.cancel(first.id)
+    finish(keld, emulator, first.id)
+    second = run(keld, emulator, triage(peer), tickets(10))
+    assert second.reused + second.requests == 10
+    assert outcomes(keld, second) == ["answered"] * 10
+    assert set(purchases(emulator).values()) == {1}
+
+
+# --- many workers -----------------------------------------------------------------------------------------------------
+
+
+def test_two_environments_advancing_one_run_buy_once(
+    open_keld: Callable[..., Keld], emulator: Emulator, peer: Peer, ledger_url: str
+) -> None:
+    """Sensors, workers and people may all call at once; one holds the lease, the others go home."""
+    table = tickets(12)
+    keld = open_keld()
+    status = keld.submit(triage(peer, max_shard_rows=3), table)
+    workers = [open_keld() for _ in range(4)]
+    start = threading.Barrier(len(workers))
+
+    def advance(worker: Keld) -> None:
+        start.wait(30)
+        for _ in range(3):
+            worker.advance(status.id)
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        for _ in range(4):
+            list(pool.map(advance, workers))
+            emulator.advance(30)
+    done = finish(keld, emulator, status.id)
+    assert len(creates(emulator, peer)) == 4
+    check_promise(keld, emulator, done, table)
+
+
+def test_two_submits_at_once_make_one_run(open_keld: Callable[..., Keld], emulator: Emulator, peer: Peer, ledger_url: str) -> None:
+    """The second finds what the first has made."""
+    workers = [open_keld() for _ in range(4)]
+    start = threading.Barrier(len(workers))
+
+    def submit(worker: Keld) -> str:
+        start.wait(30)
+        return worker.submit(triage(peer), tickets()).id
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        ids = set(pool.map(submit, workers))
+    assert len(ids) == 1
+    check_promise(workers[0], emulator, finish(workers[0], emulator, ids.pop()), tickets())
+
+
+def test_a_worker_that_lost_its_lease_writes_and_sends_nothing(open_keld: Callable[..., Keld], emulator: Emulator, peer: Peer) -> None:
+    """Frozen for longer than its lease, it wakes up in the middle of a step that another one has done."""
+    slow, quick = open_keld(), open_keld()
+    status = slow.submit(triage(peer), tickets())
+    real = slow.provider(peer.name).upload
+
+    def upload(path: Path, key: str) -> str | None:
+        emulator.advance(timedelta(minutes=10))
+        quick.advance(status.id)
+        return real(path, key)
+
+    slow.provider(peer.name).upload = upload  # type: ignore[method-assign]  # the moment at which the worker stands still
+    slow.advance(status.id)
+    done = finish(quick, emulator, status.id)
+    assert len(creates(emulator, peer)) == 1
+    check_promise(quick, emulator, done, tickets())
+
+
+# --- the output -------------------------------------------------------------------------------------------------------
+
+
+def test_the_output_is_absent_until_it_is_whole(keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Path) -> None:
+    """A reader downstream must never see half a partition."""
+    sink = tmp_path / "out.parquet"
+    status = keld.submit(triage(peer, max_shard_rows=2), tickets(), sink=sink)
+    while not status.over:
+        assert not sink.exists()
+        status = keld.advance(status.id)
+        emulator.advance(10)
+    assert pq.read_table(sink).equals(keld.read(status.id).read_all())
+
+
+def test_an_output_that_cannot_be_written_can_be_written_later(keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Path) -> None:
+    """The answers are safe; only the write is repeated."""
+    folder = tmp_path / "sinks"
+    folder.mkdir()
+    status = keld.submit(triage(peer), tickets(), sink=folder / "out.parquet")
+    keld.advance(status.id)
+    emulator.advance(60)
+    folder.rmdir()
+    folder.write_text("a file where the directory was")
+    with pytest.raises(SinkError):
+        keld.advance(status.id)
+    folder.unlink()
+    folder.mkdir()
+    done = finish(keld, emulator, status.id)
+    assert pq.read_table(folder / "out.parquet").num_rows == 6
+    check_promise(keld, emulator, done, tickets())
+
+
+def test_an_output_asked_for_afterwards_costs_nothing(keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Path) -> None:
+    """The answers are there; they are written once more."""
+    run(keld, emulator, triage(peer))
+    before = len(emulator.requests())
+    done = run(keld, emulator, triage(peer), sink=tmp_path / "later.parquet")
+    assert pq.read_table(tmp_path / "later.parquet").num_rows == 6
+    assert len(emulator.requests()) == before
+    check_promise(keld, emulator, done, tickets())
+
+
+def test_a_run_that_is_not_over_cannot_be_read(keld: Keld, emulator: Emulator) -> None:
+    status = keld.submit(triage(openai), tickets())
+    with pytest.raises(UnknownJobRun, match="Advance it first"):
+        keld.read(status.id)
+
+
+# --- refusals before anything is sent ---------------------------------------------------------------------------------
+
+
+def test_a_missing_key_is_told_before_anything_is_kept(keld: Keld, emulator: Emulator, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job run that could never begin would only be in the way."""
+    monkeypatch.delenv(f"{peer.name.upper()}_API_KEY")
+    with pytest.raises(AccessRefused, match="Nothing was sent"):
+        keld.submit(triage(peer), tickets())
+    assert keld.statuses() == []
+
+
+def test_a_refused_key_ends_run_at_once(
+    open_emulator: Callable[..., Emulator], keld: Keld, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody should wait for a night to read that the key is wrong."""
+    emulator = open_emulator(api_keys=["sk-the-right-one"])
+    monkeypatch.setenv(f"{peer.name.upper()}_API_KEY", "sk-the-wrong-one-canary")
+    with pytest.raises(AccessRefused) as refused:
+        keld.run(triage(peer), tickets(), poll_s=0.01)
+    assert "canary" not in str(refused.value)
+    assert emulator.batches() == []
+    monkeypatch.setenv(f"{peer.name.upper()}_API_KEY", "sk-the-right-one")
+
+
+@pytest.mark.slow
+def test_a_provider_that_is_not_there_ends_run_after_a_few_tries(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """It waits some seconds of real time between them; the job run can be taken up again."""
+    emulator.stop()
+    with pytest.raises(ProviderUnreachable, match="run the same command again"):
+        keld.run(triage(peer), tickets())
+    (status,) = keld.statuses()
+    assert not status.over
+
+
+def test_a_repeated_key_is_refused_without_its_value(keld: Keld, emulator: Emulator) -> None:
+    """Row identity is the key; two rows of one name cannot both be answered."""
+    table = pa.table({"ticket_id": ["CANARY-1", "CANARY-1"], "body": ["a", "b"]})
+    with pytest.raises(SourceError, match="not unique") as refused:
+        keld.submit(triage(openai), table)
+    assert "CANARY" not in str(refused.value)
+    assert emulator.requests() == []
+
+
+def test_a_provider_nobody_configured_is_refused(keld: Keld) -> None:
+    with pytest.raises(InvalidJob, match="gemini"):
+        keld.submit(triage(openai, models="gemini:flash"), tickets())
+
+
+def test_a_plan_sends_and_keeps_nothing(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """Looking costs nothing."""
+    plan = keld.plan(triage(peer), tickets())
+    assert plan.chosen is not None
+    assert emulator.requests() == []
+    assert keld.statuses() == []
+
+
+def test_a_host_of_the_same_shape_is_an_account_of_its_own(
+    open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By base URL and a key of its own; the official one's is not sent there."""
+    monkeypatch.setenv("GATEWAY_KEY", emulator.api_key)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    keld = open_keld(accounts={"gateway": Account(kind="openai", base_url=emulator.openai_url, api_key_env="GATEWAY_KEY")})
+    prices = {"gateway:my-model": {"input": 0.1, "output": 0.4}}
+    status = run(keld, emulator, triage(openai, models="gateway:my-model", prices=prices))
+    assert outcomes(keld, status) == ["answered"] * 6
+
+
+# --- what must not be told --------------------------------------------------------------------------------------------
+
+
+def test_no_key_prompt_or_row_gets_into_the_ledger_or_the_logs(
+    keld: Keld, emulator: Emulator, peer: Peer, ledger_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ledger and logs are read by more people than the table is; with every kind of fault on the way."""
+    monkeypatch.setenv(f"{peer.name.upper()}_API_KEY", "sk-canary-key-0123456789")
+    caplog.set_level(logging.DEBUG, logger="keld")
+    for nth, code in enumerate((500, 401, 429, 400)):
+        fault(emulator, "create", "status", status=code, message=f"no {QUOTED_KEY}", skip=nth)
+    # The call that prompts go with, which a refusal may quote.
+    carries, skip = ("upload", 1) if peer is openai else ("create", 4)
+    fault(emulator, carries, "status", status=422, message=f"no {QUOTED_ROW} {QUOTED_KEY}", skip=skip)
+    fault(emulator, "rows", "error", status=500, count=1)
+    fault(emulator, "download", "status", status=403, message=f"no {QUOTED_KEY}")
+    status = run(keld, emulator, triage(peer, max_shard_rows=3, max_attempts=2), tickets(9))
+    assert status.over
+    assert all(rule["hits"] for rule in emulator.fault_rules())
+    for told in (ledger_dump(keld.ledger_url), caplog.text, str(status), str(status.to_json())):
+        assert "canary-key" not in told
+        assert "CANARY" not in told
+        assert SYSTEM not in told
+
+
+def test_no_error_quotes_a_prompt_or_a_key(
+    keld: Keld, emulator: Emulator, peer: Peer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An exception's text ends up in the orchestrator's log."""
+    monkeypatch.setenv(f"{peer.name.upper()}_API_KEY", "sk-canary-key-0123456789")
+    for status in (400, 401, 403, 404, 409, 413, 422, 429, 500):
+        emulator.clear_faults()
+        carries = "upload" if peer is openai else "create"  # the call that prompts go with, which a refusal may quote
+        fault(emulator, carries, "status", status=status, message=f"no {QUOTED_ROW}", times=None, retry_after=0.001)
+        fault(emulator, "any", "status", status=status, message=f"no {QUOTED_KEY}", times=None, retry_after=0.001, skip=1)
+        try:
+            told = keld.advance(keld.submit(triage(peer, name=f"job{status}"), tickets()).id).problem or ""
+        except KeldError as error:
+            told = str(error)
+        assert "canary-key" not in told
+        assert "CANARY" not in told, (status, told)
+
+
+def test_the_cost_in_the_status_is_the_bill(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """And what is in flight is told apart from what was paid."""
+    status = keld.submit(triage(peer), tickets())
+    status = keld.advance(status.id)
+    assert (status.cost_usd, status.reserved_usd > 0) == (0, True)
+    done = finish(keld, emulator, status.id)
+    assert (done.cost_usd, done.reserved_usd) == (billed_usd(emulator, done.created_at), 0)
+    assert 0 < done.saved_usd == done.standard_usd - done.cost_usd
+
+
+def test_the_patience_of_the_runner_can_be_set(open_keld: Callable[..., Keld], emulator: Emulator) -> None:
+    """A look a second, for a gateway that is never late."""
+    keld = open_keld(settings=Settings(settle=(timedelta(seconds=1),), settle_unfenced=timedelta(seconds=2)))
+    fault(emulator, "create", "drop_before")
+    status = run(keld, emulator, triage(anthropic))
+    first, second = (call.at for call in creates(emulator, anthropic))
+    assert second - first < timedelta(seconds=10)
+    check_promise(keld, emulator, status, tickets())
+
+
+def test_a_run_over_both_providers_takes_the_cheaper(keld: Keld, emulator: Emulator) -> None:
+    """All models are acceptable; the best value is bought, and only once."""
+    status = run(keld, emulator, triage(openai, models=[anthropic.models, openai.models]))
+    assert status.state is RunState.FINISHED
+    assert status.model == openai.models
+    check_promise(keld, emulator, status, tickets())
