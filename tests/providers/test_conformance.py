@@ -38,7 +38,7 @@ UNANSWERED: list[tuple[str, dict[str, Any]]] = [
 # --- the one dangerous call -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("do", "how"), UNANSWERED, ids=lambda value: str(value))
+@pytest.mark.parametrize(("do", "how"), UNANSWERED, ids=str)
 def test_a_create_without_an_answer_is_of_unknown_outcome_and_sent_once(wire: Wire, do: str, how: dict[str, Any]) -> None:
     """Trap 1: the SDKs re-send an unanswered create on their own, and each of them is billed."""
     submission = wire.submission()
