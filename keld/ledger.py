@@ -698,13 +698,17 @@ def _free(db: sa.Connection, shard: Shard) -> None:
 
 
 def _settle(db: sa.Connection, shard: Shard) -> None:
-    """The reservation becomes what was really paid, and the answers are counted."""
+    """The reservation becomes what was really paid, and the answers are counted.
+
+    A row that is in no result file may be on the bill all the same: its share of the worst case stays reserved.
+    """
+    lost = shard.worst_usd * (shard.outcomes or {}).get("lost", 0) / shard.requests
     run = db.execute(sa.select(_run.c.reserved_usd, _run.c.spent_usd, _run.c.standard_usd).where(_run.c.id == shard.run_id)).one()
     db.execute(
         sa.update(_run)
         .where(_run.c.id == shard.run_id)
         .values(
-            reserved_usd=run.reserved_usd - shard.worst_usd,
+            reserved_usd=run.reserved_usd - shard.worst_usd + lost,
             spent_usd=run.spent_usd + (shard.cost_usd or 0),
             standard_usd=run.standard_usd + (shard.standard_usd or 0),
             answered=_run.c.answered + shard.answered,

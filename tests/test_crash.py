@@ -58,12 +58,17 @@ DANGEROUS = (
     "ledger.created.after",
     "ledger.collected.before",
 )
-CASES = [
-    pytest.param(peer, scenario, point, id=f"{peer.name}-{scenario}-{point}")
+_ALL = [
+    (peer, scenario, point)
     for peer in (openai, anthropic)
     for scenario, points in POINTS.items()
     for point in points
     if point not in ONLY[openai.name if peer is anthropic else anthropic.name]
+]
+# Every point around a create and a share of the others in the fast suite; `make crash` takes them all.
+CASES = [
+    pytest.param(*case, id=f"{case[0].name}-{case[1]}-{case[2]}", marks=() if case[2] in DANGEROUS or n % 5 == 0 else pytest.mark.slow)
+    for n, case in enumerate(_ALL)
 ]
 
 

@@ -4,7 +4,6 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +180,14 @@ def test_a_create_that_lands_between_the_looks_is_adopted(keld: Keld, emulator: 
     fault(emulator, "create", "late_landing", after_s=200)
     status = run(keld, emulator, triage(peer))
     assert len(creates(emulator, peer)) == 1
+    check_promise(keld, emulator, status, tickets())
+
+
+def test_a_create_without_a_fence_is_waited_for_longer(keld: Keld, emulator: Emulator) -> None:
+    """Anthropic's input goes with the create: nothing keeps it from landing, so there is one more look, much later."""
+    fault(emulator, "create", "late_landing", after_s=1_000)
+    status = run(keld, emulator, triage(anthropic))
+    assert len(creates(emulator, anthropic)) == 1
     check_promise(keld, emulator, status, tickets())
 
 
@@ -371,15 +378,26 @@ def test_counts_that_lie_at_anthropic_change_no_outcome(keld: Keld, emulator: Em
     check_promise(keld, emulator, status, tickets())
 
 
-def test_many_open_batches_are_looked_at_by_list_pages(keld: Keld, emulator: Emulator, peer: Peer) -> None:
-    """Trap 13: not one GET a batch and minute; and not only the first 20, or 100, of the list."""
-    rows = 105 if peer is openai else 25
+def test_many_open_batches_are_looked_at_by_list_pages(keld: Keld, emulator: Emulator, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trap 13: not one GET a batch and minute; and not only the first page of the list."""
+    module = import_module(f"keld.providers.{peer.name}")
+    monkeypatch.setattr(module, "_CAPABILITIES", replace(module._CAPABILITIES, list_page=5))
+    look_at_many(keld, emulator, peer, rows=12, pages=3)
+
+
+@pytest.mark.slow
+def test_more_open_batches_than_a_whole_page_are_looked_at(keld: Keld, emulator: Emulator) -> None:
+    """Trap 13: as above, with the page that OpenAI really has."""
+    look_at_many(keld, emulator, openai, rows=105, pages=2)
+
+
+def look_at_many(keld: Keld, emulator: Emulator, peer: Peer, *, rows: int, pages: int) -> None:
     status = keld.submit(triage(peer, max_shard_rows=1), tickets(rows))
     keld.advance(status.id)
     emulator.advance(10)
     before = len(emulator.requests())
     keld.advance(status.id)
-    assert len(emulator.requests()) - before <= 3
+    assert len(emulator.requests()) - before <= pages
     status = finish(keld, emulator, status.id)
     check_promise(keld, emulator, status, tickets(rows))
 
@@ -682,22 +700,34 @@ def test_a_ceiling_that_the_worst_case_exceeds_sends_nothing(keld: Keld, emulato
     assert emulator.requests() == []
 
 
-def test_the_ceiling_holds_through_every_round(keld: Keld, emulator: Emulator, peer: Peer) -> None:
-    """Lost rows were paid; what is asked again must fit beside them, or is told as over the ceiling."""
-    plan = keld.plan(triage(peer), tickets())
-    ceiling = plan.chosen.worst_usd if plan.chosen else Decimal(0)
+def test_the_ceiling_holds_though_every_line_is_lost(keld: Keld, emulator: Emulator, peer: Peer, ledger_url: str) -> None:
+    """What is in no file may be on the bill: before it is asked again, its worst case must still fit."""
+    terms: dict[str, Any] = {"output_type": str, "max_output_tokens": 16, "max_attempts": 6}
+    plan = keld.plan(triage(peer, **terms), tickets())
+    ceiling = plan.chosen.worst_usd if plan.chosen else None
+    assert ceiling is not None
     fault(emulator, "lines", "missing", times=None)
-    status = keld.submit(triage(peer, ceiling_usd=ceiling, max_attempts=5), tickets())
+    status = run(keld, emulator, triage(peer, ceiling_usd=ceiling, **terms), most=200)
+    assert 0 < billed_usd(emulator, status.created_at) <= ceiling
+    assert set(outcomes(keld, status)) <= {"lost", "over_ceiling"}
+
+
+def test_the_ceiling_holds_through_every_round(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """What was spent on answers of no use leaves less for the rows that are asked again; those that do not fit are told."""
+    fault(emulator, "rows", "error", status=500, match={"custom_id": "5"}, times=None)
+    plan = keld.plan(triage(peer), tickets())
+    ceiling = plan.chosen.worst_usd if plan.chosen else None
+    assert ceiling is not None
+    status = keld.submit(triage(peer, ceiling_usd=ceiling, max_attempts=9), tickets())
     for _ in range(200):
         status = keld.advance(status.id)
-        spent = billed_usd(emulator, status.created_at)
-        assert spent <= ceiling
         assert status.cost_usd + status.reserved_usd <= ceiling
+        assert billed_usd(emulator, status.created_at) <= ceiling
         if status.over:
             break
         emulator.advance(60)
     assert status.over
-    assert set(outcomes(keld, status)) <= {"lost", "over_ceiling"}
+    check_promise(keld, emulator, status, tickets(), paid=dict.fromkeys(range(5), 1))
 
 
 def test_the_ledgers_cost_is_the_bill_to_the_pico_dollar(keld: Keld, emulator: Emulator, peer: Peer, ledger_url: str) -> None:

@@ -480,7 +480,7 @@ def _schema_and_answer(draw: Any) -> tuple[dict[str, Any], Any]:
 
 
 @given(_schema_and_answer())
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 def test_the_decoder_agrees_with_jsonschema(case: tuple[dict[str, Any], Any]) -> None:
     """What the standard's judge accepts decodes, and what it refuses does not."""
     rule, answer = case

@@ -127,6 +127,7 @@ def test_expired_and_cancelled_ends_are_told_apart(wire: Wire) -> None:
     assert (wire.look(expiring).state, wire.look(cancelled).state) == (BatchState.EXPIRED, BatchState.CANCELLED)
 
 
+TEXT, END = {"type": "text", "text": "x"}, "end_turn"
 LINES: list[tuple[str, dict[str, Any], Outcome, bool]] = [
     ("nested error", {"type": "errored", "error": {"type": "error", "error": {"type": "overloaded_error", "message": "m"}}}, Outcome.ERRORED, True),
     ("flat error", {"type": "errored", "error": {"type": "invalid_request_error", "message": "m"}}, Outcome.ERRORED, False),
@@ -136,8 +137,8 @@ LINES: list[tuple[str, dict[str, Any], Outcome, bool]] = [
     ("unknown", {"type": "paused"}, Outcome.LOST, True),
     ("no message", {"type": "succeeded"}, Outcome.LOST, True),
     ("no content", {"type": "succeeded", "message": {"content": [], "stop_reason": "end_turn"}}, Outcome.INVALID, False),
-    ("tool use", {"type": "succeeded", "message": {"content": [{"type": "text", "text": "x"}], "stop_reason": "pause_turn"}}, Outcome.INVALID, False),
-    ("thinking first", {"type": "succeeded", "message": {"content": [{"type": "thinking"}, {"type": "text", "text": "x"}], "stop_reason": "end_turn"}}, Outcome.ANSWERED, False),
+    ("tool use", {"type": "succeeded", "message": {"content": [TEXT], "stop_reason": "pause_turn"}}, Outcome.INVALID, False),
+    ("thinking first", {"type": "succeeded", "message": {"content": [{"type": "thinking"}, TEXT], "stop_reason": END}}, Outcome.ANSWERED, False),
 ]  # fmt: skip
 
 

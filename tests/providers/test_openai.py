@@ -170,6 +170,11 @@ def test_a_create_without_its_input_creates_nothing(wire: Wire) -> None:
     assert wire.emulator.bill() == []
 
 
+def said(**part: str) -> dict[str, Any]:
+    return {"type": "message", "content": [part]}
+
+
+FILTERED = {"finish_reason": "content_filter", "message": {"content": "x"}}
 LINES: list[tuple[str, dict[str, Any], Outcome, bool]] = [
     ("refused in the body", {"response": {"status_code": 400, "body": {"error": {"message": "no"}}}, "error": None}, Outcome.ERRORED, False),
     ("status 0", {"response": {"status_code": 0, "body": {}}, "error": None}, Outcome.ERRORED, True),
@@ -180,7 +185,7 @@ LINES: list[tuple[str, dict[str, Any], Outcome, bool]] = [
     ("cancelled", {"response": None, "error": {"code": "batch_cancelled"}}, Outcome.CANCELLED, True),
     ("error as text", {"response": None, "error": "An error occurred"}, Outcome.ERRORED, True),
     ("no choices", {"response": {"status_code": 200, "body": {"choices": []}}}, Outcome.INVALID, False),
-    ("filtered", {"response": {"status_code": 200, "body": {"choices": [{"finish_reason": "content_filter", "message": {"content": "x"}}]}}}, Outcome.REFUSED, False),
+    ("filtered", {"response": {"status_code": 200, "body": {"choices": [FILTERED]}}}, Outcome.REFUSED, False),
 ]  # fmt: skip
 
 
@@ -194,9 +199,9 @@ def test_a_line_without_an_answer_says_why(wire: Wire, line: dict[str, Any], out
 @pytest.mark.parametrize(
     ("body", "outcome"),
     [
-        ({"status": "completed", "output": [{"type": "reasoning"}, {"type": "message", "content": [{"type": "output_text", "text": "hi"}]}]}, Outcome.ANSWERED),
-        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}, "output": [{"type": "message", "content": [{"type": "output_text", "text": "h"}]}]}, Outcome.INVALID),
-        ({"status": "completed", "output": [{"type": "message", "content": [{"type": "refusal", "refusal": "no"}]}]}, Outcome.REFUSED),
+        ({"status": "completed", "output": [{"type": "reasoning"}, said(type="output_text", text="hi")]}, Outcome.ANSWERED),
+        ({"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}, "output": [said(text="h")]}, Outcome.INVALID),
+        ({"status": "completed", "output": [said(type="refusal", refusal="no")]}, Outcome.REFUSED),
         ({"status": "completed", "output": []}, Outcome.INVALID),
     ],
     ids=["answer", "cut", "refusal", "nothing"],
