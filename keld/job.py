@@ -72,7 +72,6 @@ class Job:
 
     Raises:
         InvalidJob: names the field and the fix.
-        DeadlinePassed: never here but from `due`, since a declaration knows no clock.
     """
 
     name: str

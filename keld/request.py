@@ -86,16 +86,12 @@ def position_of(custom_id: str, nonce: str) -> int | None:
     return None
 
 
-def renderer(prompt: Prompt, schema: pa.Schema) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
-    """A function from a record batch of N rows to N `Asked`, in their order.
-
-    Raises:
-        SourceError: the prompt names a column that the table does not have.
-    """
+def renderer(prompt: Prompt) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
+    """A function from a record batch of N rows to N `Asked`, in their order; the columns it names are there (`check_columns`)."""
     if isinstance(prompt, str):
-        return _template(prompt, schema)
+        return _template(prompt)
     if isinstance(prompt, Column):
-        return _column(prompt, schema)
+        return _column(prompt)
     return _function(prompt)
 
 
@@ -125,7 +121,7 @@ def check_columns(job: Job, schema: pa.Schema) -> None:
         raise SourceError(f"{job.name}: the table has columns of the same name: {', '.join(twice)}. Nothing was sent. Rename them.")
 
 
-def _template(template: str, schema: pa.Schema) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
+def _template(template: str) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
     parts = list(Formatter().parse(template))
     names = [name for _, name, _, _ in parts if name is not None]
     plain = all(not spec and not conversion for _, name, spec, conversion in parts if name is not None)
@@ -157,7 +153,7 @@ def _formatted(parts: Sequence[tuple[str, str | None, str | None, str | None]], 
         return Asked(None, f"prompt template: {type(error).__name__}")
 
 
-def _column(prompt: Column, schema: pa.Schema) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
+def _column(prompt: Column) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
     def render(batch: pa.RecordBatch) -> Iterator[Asked]:
         for value in _values(batch.column(prompt.name)):
             if value is None or value is _UNREADABLE:

@@ -55,7 +55,7 @@ def take(job: Job, table: Table, path: Path) -> Snapshot:
         SourceError: a column is missing; the key is null or repeated (the message says where); the table cannot be read.
     """
     check_columns(job, table.schema)
-    render = renderer(job.prompt, table.schema)
+    render = renderer(job.prompt)
     keys = _Keys(job)
     rows = unaskable = prompt_bytes = 0
     schema = pa.schema([*table.schema, *OWN])

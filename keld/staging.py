@@ -174,8 +174,8 @@ def sha256_of(path: Path) -> str | None:
         return None
 
 
-def fsync_dir(path: Path) -> None:
-    """Makes a rename in this directory durable."""
+def fsync_dir(path: str | Path) -> None:
+    """Makes what was just created, renamed or removed in this directory durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from keld.errors import KeldError, SinkError, SourceError, StagingError
+from keld.staging import fsync_dir
 
 PathLike: TypeAlias = "str | os.PathLike[str]"  # a UPath too, though a remote one is no os.PathLike
 
@@ -211,15 +212,6 @@ def read_parquet(path: PathLike, columns: Sequence[str] | None = None, start: in
         yield from _read(place, columns, start, stop)
     except (pa.ArrowException, OSError) as error:
         raise StagingError(f"{place.uri}: staging cannot be read: {error}. Restore the file, or ask for the job run anew.") from error
-
-
-def fsync_dir(path: PathLike) -> None:
-    """Makes what was just created, renamed or removed in the directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ---- places: where a table lies

@@ -19,7 +19,7 @@ NONCES = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789", min_size=10, m
 
 
 def _ask(prompt: Any, table: pa.Table) -> list[Asked]:
-    render = renderer(prompt, table.schema)
+    render = renderer(prompt)
     return [asked for batch in table.to_batches() for asked in render(batch)]
 
 
