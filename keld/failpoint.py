@@ -1,8 +1,8 @@
-"""Failpoint: a named place where a test may make the process die, fail or hang.
+"""Failpoint: a named place where a test may make the process die, stand still, fail or hang.
 
 `KELD_FAILPOINT=create.sent:kill9` (several by commas; `name:action:3` acts on the third pass).  Every external step of the runner and
 every ledger commit has one, from the first commit on, because "whatever crashes when" is only worth what a crash at each of
-them has shown.  Costs a dictionary look-up when nothing is set.
+them has shown.  None lies inside a transaction.  Costs a dictionary look-up when nothing is set.
 """
 
 import errno
@@ -10,10 +10,12 @@ import os
 import signal
 import threading
 from collections import Counter
+from collections.abc import Callable
 
 _passes: Counter[str] = Counter()
 _lock = threading.Lock()
 seen: set[str] = set()  # the names this process has passed, for tests that enumerate them
+on_pass: Callable[[str], None] | None = None  # called at every pass: a test that holds workers and lets them go, step by step
 
 
 class FailpointHit(RuntimeError):
@@ -21,8 +23,10 @@ class FailpointHit(RuntimeError):
 
 
 def failpoint(name: str) -> None:
-    """Passes; or dies by SIGKILL, raises, hangs, or fails as a full disk would, when `KELD_FAILPOINT` names it."""
+    """Passes; or dies by SIGKILL, stands still by SIGSTOP, raises, hangs, or fails as a full disk would, when `KELD_FAILPOINT` names it."""
     seen.add(name)
+    if on_pass is not None:
+        on_pass(name)
     plan = os.environ.get("KELD_FAILPOINT")
     if not plan:
         return
@@ -43,6 +47,8 @@ def _act(name: str, action: str) -> None:
     match action:
         case "kill9":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         case "raise":
             raise FailpointHit(name)
         case "hang":
@@ -50,4 +56,4 @@ def _act(name: str, action: str) -> None:
         case "enospc":
             raise OSError(errno.ENOSPC, "No space left on device", name)
         case _:
-            raise ValueError(f"KELD_FAILPOINT={name}:{action}: the actions are kill9, raise, hang, enospc.")
+            raise ValueError(f"KELD_FAILPOINT={name}:{action}: the actions are kill9, stop, raise, hang, enospc.")

@@ -235,7 +235,7 @@ class Runner:
             if input_ref is not None:
                 shard = self._record(visit, shard, Event.UPLOADED, input_ref=input_ref)
         before = None if provider.capabilities.marks_batches else provider.newest()
-        intended = time.monotonic()
+        intended = time.monotonic(), self.clock()
         try:
             shard = self.ledger.record_intent(visit.lease, shard, self.clock(), before)
         except CeilingTooLow as problem:
@@ -244,10 +244,12 @@ class Runner:
             return
         self._create(visit, provider, shard, path, intended)
 
-    def _create(self, visit: _Visit, provider: Provider, shard: Shard, path: Path, intended: float) -> None:
+    def _create(self, visit: _Visit, provider: Provider, shard: Shard, path: Path, intended: tuple[float, datetime]) -> None:
         """The one dangerous call: once, and only while the intent is fresh."""
         failpoint("create.send")
-        if time.monotonic() - intended > self.settings.send_within.total_seconds():
+        # By both clocks: the monotonic one does not count the hours a machine was suspended, the other one can be turned back.
+        stood_still = max(timedelta(seconds=time.monotonic() - intended[0]), self.clock() - intended[1])
+        if stood_still > self.settings.send_within:
             # Frozen since the intent: others may have looked, found nothing and sent it again by now.
             raise LeaseLost(f"Shard {shard.id}: this worker stood still after its intent, so it does not send. Nothing was sent by it.")
         question = self._question(visit)
