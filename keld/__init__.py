@@ -13,18 +13,20 @@ The map of the house; the files in order are the way of the data.
     turnaround   how long a lane takes
     plan         which model in which lane, what it costs, when it is due
     state        the life of a shard and of a job run: states, events, transitions
+    database     the SQLite file or the Postgres behind a ledger's URL
+    record       what the ledger holds, as tables and as what is read from them
     ledger       what happened, in order, durable; leases, intents, reservations
     staging      the files of a job run, and how they are written
-    runner       the only file that acts
     answer       result lines -> answers, exactly one per request
     enrich       rows + answers -> the enriched partition
     status       a job run as people and orchestrators see it
     spend        ledger -> spend and savings
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
-    cli          keld plan | run | status | watch | cancel | spend | emulate
+    cli          keld plan | run | status | watch | cancel | reconcile | spend | emulate
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
+    runner/      the only rooms that act: submit, search, observe, collect, finish, sweep
     providers/   base (the Protocol) and one file per provider
     emulator/    the other side of the wire; imports nothing of the rest
 """

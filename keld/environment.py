@@ -21,14 +21,15 @@ from keld.answer import AnswerSink, Outcome, same
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable, UnknownJobRun
 from keld.job import Job, due, partition_end
-from keld.ledger import JobRun, Ledger, Shard
+from keld.ledger import Ledger
 from keld.plan import Candidate, Option, Plan, Worth, choose, ordered, reckon, reckoner, work_of
 from keld.price import Lane, rates
 from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Provider
+from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint
-from keld.reuse import reuse
-from keld.runner import Runner, Settings, plan_shards
+from keld.reuse import reuse, still_quarantined
+from keld.runner import Finding, Runner, Settings, plan_shards
 from keld.schema import OutputSchema, output_schema
 from keld.shard import Slice, cut, fitting
 from keld.snapshot import Snapshot
@@ -81,6 +82,7 @@ class Keld:
         self._providers: dict[str, Provider] = {}
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
+        self._runner: Runner | None = None
 
     # -- the verbs --------------------------------------------------------------------------------------------
 
@@ -206,6 +208,23 @@ class Keld:
         self.ledger.ask_cancel(run_id, self.clock())
         return self.status(run_id)
 
+    def reconcile(
+        self, accounts: Sequence[str] | None = None, *, since: timedelta = timedelta(days=3), dry_run: bool = False
+    ) -> list[Finding]:
+        """Batches that the providers have and the ledger does not; adopted, cancelled and counted, as each `verdict` says.
+
+        Args:
+            accounts: default: those that this ledger has ever sent to.
+            since: how far back to look; the provider's results of unmarked batches are read to tell whose they are.
+            dry_run: only tell.
+
+        Raises:
+            AccessRefused, ProviderUnreachable: a provider's list cannot be read; what was found before it was acted on.
+        """
+        names = list(accounts) if accounts is not None else self.ledger.accounts()
+        after = self.clock() - since
+        return [found for name in names for found in self.runner.reconcile(self.provider(name), after, act=not dry_run)]
+
     def read(self, run_id: str) -> pa.RecordBatchReader:
         """The enriched rows of a job run that is over, streamed, in the order of the table.
 
@@ -232,7 +251,7 @@ class Keld:
         self._providers.clear()
         if self._ledger is not None:
             self._ledger.close()
-            self._ledger = None
+            self._ledger = self._runner = None
 
     def __enter__(self) -> Keld:
         return self
@@ -255,7 +274,9 @@ class Keld:
 
     @property
     def runner(self) -> Runner:
-        return Runner(self.ledger, self.staging, self.provider, self.clock, self.settings)
+        if self._runner is None:
+            self._runner = Runner(self.ledger, self.staging, self.provider, self.clock, self.settings)
+        return self._runner
 
     def provider(self, name: str) -> Provider:
         """The provider of an account, connected at the first use.
@@ -311,7 +332,7 @@ class Keld:
     ) -> JobRun | None:
         taken, question, asked_of = self._take(job, table, files)
         unchanged = before is not None and (before.input_digest, before.fingerprint) == (taken.digest, asked_of)
-        if before is not None and unchanged and not force and (not before.over or before.answered + before.unaskable == before.rows):
+        if before is not None and unchanged and not force and (not before.over or _nothing_to_ask(before)):
             return before
         if before is not None and not before.over and not self.runner.supersede(before.id):
             return before  # another worker has just begun to send it
@@ -322,11 +343,12 @@ class Keld:
         if plan.chosen is not None:
             self.provider(plan.chosen.provider).ready()
             shards = self._shards(job, run_id, plan.chosen, question, files, askable)
+        quarantined = still_quarantined(files.reused)
         row = {
             "id": run_id, "namespace": self.namespace, "job": job.name, "partition": key, "generation": 1 if before is None else before.generation + 1,
-            "fingerprint": asked_of, "input_digest": taken.digest, "rows": taken.rows, "reused": plan.reused, "answered": plan.reused,
-            "unaskable": taken.unaskable, "terms": _terms(job), "tags": dict(job.tags), "plan": _plan_facts(plan), "ceiling_usd": job.ceiling,
-            "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": sink,
+            "fingerprint": asked_of, "input_digest": taken.digest, "rows": taken.rows, "reused": plan.reused, "answered": plan.reused - quarantined,
+            "quarantined": quarantined, "unaskable": taken.unaskable, "terms": _terms(job), "tags": dict(job.tags), "plan": _plan_facts(plan),
+            "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": sink,
         }  # fmt: skip
         return self.ledger.open_run(row, shards, self.clock())
 
@@ -449,6 +471,11 @@ class Keld:
             return float(2**fruitless)  # nothing is under way yet: a few quick tries, then give up
         until = (status.next_check_at - self.clock()).total_seconds() if status.next_check_at else 1.0
         return max(0.05, min(until, poll_s) if poll_s is not None else until)
+
+
+def _nothing_to_ask(run: JobRun) -> bool:
+    """Whether every row of a job run is answered, or cannot be asked (again)."""
+    return run.answered + run.quarantined + run.unaskable == run.rows
 
 
 def _absolute(sink: Any) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _POSITION = re.compile(r"[0-9]{8,15}").fullmatch
+_MARK = re.compile(r"([a-z0-9]{10})-[0-9]{1,15}").fullmatch
 _encode = msgspec.json.Encoder().encode
 _LINE_ENDS = tuple((chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029))
 
@@ -84,6 +85,17 @@ def position_of(custom_id: str, nonce: str) -> int | None:
     if custom_id.startswith(nonce) and custom_id[len(nonce) : len(nonce) + 1] == "-" and _POSITION(position):
         return int(position)
     return None
+
+
+def batch_key(nonce: str, attempt: int) -> str:
+    """The mark of one create, in the batch's metadata where there is such: the shard and the attempt."""
+    return f"{nonce}-{attempt}"
+
+
+def shard_named(mark: str | None) -> str | None:
+    """The nonce in a batch's mark or in a custom_id; None where Keld can have made neither."""
+    found = _MARK(mark or "")
+    return found[1] if found else None
 
 
 def renderer(prompt: Prompt) -> Callable[[pa.RecordBatch], Iterator[Asked]]:

@@ -1,7 +1,8 @@
 """Reuse: the answers that an earlier generation of a job run already paid for, found by what was asked.
 
 On the road: `snapshot` -> **`reuse`** -> `plan`.  Two snapshots are joined on the 16-byte fingerprints of their prompts; a row
-whose prompt was answered before takes that answer, at no cost, wherever it stands now.  Memory: 40 bytes a row of either.
+whose prompt was answered before takes that answer, at no cost, wherever it stands now; one that is quarantined stays so, since to ask it
+again may be to pay twice.  Memory: 40 bytes a row of either.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
 
 
 def reuse(old_snapshot: Path, old_answers: Sequence[Path], new_snapshot: Path, output: OutputSchema, into: Path) -> NDArray[np.bool_]:
-    """Which rows of the new snapshot (N booleans) are answered already; their answers stand at `into`, if there are any."""
+    """Which rows of the new snapshot (N booleans) are not asked again; what stands for them is at `into`, if there are any."""
     old, new = _fingerprints(old_snapshot), _fingerprints(new_snapshot)
-    old_position = _answered(old_answers, len(old))
+    old_position = _standing(old_answers, len(old))
     order = old_position[np.argsort(old[old_position], kind="stable")]
     keys = old[order]
     at = np.searchsorted(keys, new)
@@ -37,6 +38,14 @@ def reuse(old_snapshot: Path, old_answers: Sequence[Path], new_snapshot: Path, o
     return hit
 
 
+def still_quarantined(reused: Path) -> int:
+    """How many rows of what was reused are quarantined."""
+    if not reused.exists():
+        return 0
+    blocks = read_parquet(reused, columns=["keld_outcome"])
+    return sum(pc.sum(pc.equal(block.column(0), Outcome.QUARANTINED.value)).as_py() or 0 for block in blocks)
+
+
 def _copy(old_answers: Sequence[Path], sources: NDArray[np.int64], targets: NDArray[np.int64], output: OutputSchema, into: Path) -> None:
     """Copies the answer of old row `sources[i]` to new row `targets[i]`."""
     by_source = np.argsort(sources, kind="stable")
@@ -46,7 +55,7 @@ def _copy(old_answers: Sequence[Path], sources: NDArray[np.int64], targets: NDAr
     with AnswerSink(into, output, targets, weight) as sink:
         for path in old_answers:
             for batch in read_parquet(path):
-                rows = batch.filter(_is_answered(batch))
+                rows = batch.filter(_stands(batch))
                 positions = rows.column(0).to_numpy()
                 first, after = np.searchsorted(sources, positions, "left"), np.searchsorted(sources, positions, "right")
                 taken = np.repeat(np.arange(len(positions)), after - first)
@@ -62,16 +71,17 @@ def _moved(rows: pa.RecordBatch, positions: NDArray[np.int64], schema: pa.Schema
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def _answered(answers: Sequence[Path], rows: int) -> NDArray[np.int64]:
+def _standing(answers: Sequence[Path], rows: int) -> NDArray[np.int64]:
     found = np.zeros(rows, dtype=np.bool_)
     for path in answers:
         for batch in read_parquet(path, columns=["position", "keld_outcome"]):
-            found[batch.filter(_is_answered(batch)).column(0).to_numpy()] = True
+            found[batch.filter(_stands(batch)).column(0).to_numpy()] = True
     return np.flatnonzero(found)
 
 
-def _is_answered(batch: pa.RecordBatch) -> pa.Array:
-    return pc.equal(batch.column(batch.schema.get_field_index("keld_outcome")), Outcome.ANSWERED.value)
+def _stands(batch: pa.RecordBatch) -> pa.Array:
+    standing = pa.array([Outcome.ANSWERED.value, Outcome.QUARANTINED.value])
+    return pc.is_in(batch.column(batch.schema.get_field_index("keld_outcome")), value_set=standing)
 
 
 def _fingerprints(snapshot: Path) -> NDArray[np.bytes_]:

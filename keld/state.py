@@ -71,6 +71,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.STAGED, Event.UPLOADED): State.STAGED,
     (State.STAGED, Event.SENDING): State.SUBMITTING,
     (State.STAGED, Event.DROPPED): State.DROPPED,
+    (State.STAGED, Event.DEFERRED): State.DEFERRED,  # not sent: others wait for the same full queue
+    (State.STAGED, Event.ADOPTED): State.IN_PROGRESS,  # its create landed after the last look, and before it was sent again
     (State.SUBMITTING, Event.CREATED): State.IN_PROGRESS,
     (State.SUBMITTING, Event.REFUSED): State.STAGED,
     (State.SUBMITTING, Event.DEFERRED): State.DEFERRED,
@@ -84,11 +86,15 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.IN_PROGRESS, Event.ENDED): State.ENDED,
     (State.IN_PROGRESS, Event.DEFERRED): State.DEFERRED,
     (State.IN_PROGRESS, Event.REJECTED): State.REJECTED,
+    (State.IN_PROGRESS, Event.LOST_TRACK): State.QUARANTINED,  # the provider denies it, for days
     (State.CANCELLING, Event.CANCEL_ASKED): State.CANCELLING,
     (State.CANCELLING, Event.ENDED): State.ENDED,
     (State.CANCELLING, Event.DEFERRED): State.DEFERRED,
     (State.CANCELLING, Event.REJECTED): State.REJECTED,
+    (State.CANCELLING, Event.LOST_TRACK): State.QUARANTINED,  # it heeds no cancel, for days
     (State.DEFERRED, Event.RETRY_DUE): State.STAGED,
+    (State.DEFERRED, Event.DEFERRED): State.DEFERRED,  # due, but it is another's turn
+    (State.DEFERRED, Event.ADOPTED): State.IN_PROGRESS,  # an earlier create of it landed after all
     (State.DEFERRED, Event.DROPPED): State.DROPPED,
     (State.ENDED, Event.COLLECTED): State.COLLECTED,
     (State.ENDED, Event.LOST_TRACK): State.QUARANTINED,  # the batch that was adopted proved to be somebody else's

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keld.errors import CeilingTooLow, LeaseLost, LedgerError, UnknownJobRun
-from keld.ledger import Lease, Ledger, Shard, nonce
+from keld.ledger import Lease, Ledger
+from keld.record import Shard, nonce
 from keld.state import Event, IllegalTransition, RunState, State
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

@@ -266,6 +266,10 @@ def test_a_batch_that_is_never_known_again_is_told_and_not_sent_again(keld: Keld
         status = keld.advance(status.id)
         emulator.advance(600)
     assert "not sent again" in (status.problem or "")
+    for _ in range(10):
+        status = keld.advance(status.id)
+        emulator.advance(DAY)
+    assert outcomes(keld, status) == ["quarantined"] * 6
     assert len(creates(emulator, peer)) == 1
 
 
@@ -352,10 +356,37 @@ def test_past_its_time_a_batch_is_asked_not_given_up(keld: Keld, emulator: Emula
     fault(emulator, "life", "stuck")
     status = keld.submit(triage(peer), tickets())
     keld.advance(status.id)
-    emulator.advance(3 * DAY)
+    emulator.advance(1.5 * DAY)
     keld.advance(status.id)
     assert states(keld, status.id) == [State.IN_PROGRESS]
     assert len(creates(emulator, peer)) == 1
+
+
+def test_a_batch_that_is_stuck_for_ever_is_cancelled_and_only_what_it_left_is_asked_again(
+    keld: Keld, emulator: Emulator, peer: Peer
+) -> None:
+    """A day past the provider's own window nothing else brings it to an end; what it answered is paid, and kept."""
+    fault(emulator, "life", "stuck", done=0.5)
+    status = run(keld, emulator, triage(peer), tickets(10), most=4_000)
+    assert outcomes(keld, status) == ["answered"] * 10
+    assert [batch.requests for batch in status.batches] == [10, 5]
+    check_promise(keld, emulator, status, tickets(10))
+
+
+def test_a_batch_that_heeds_no_cancel_is_quarantined_with_the_reason(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """Nobody knows what it answered, and bills: its rows are shown, not asked again."""
+    fault(emulator, "life", "stuck", status="cancelling")
+    status = keld.submit(triage(peer), tickets())
+    keld.advance(status.id)
+    keld.cancel(status.id)
+    for _ in range(40):
+        status = keld.advance(status.id)
+        emulator.advance(3 * 3_600)
+    assert outcomes(keld, status) == ["quarantined"] * 6
+    assert "heeds no cancel" in keld.read(status.id).read_all().column("keld_error").to_pylist()[0]
+    assert (len(creates(emulator, peer)), status.reserved_usd > 0) == (1, True)
+    again = keld.submit(triage(peer), tickets())
+    assert (again.id, again.over) == (status.id, True), "asked for again, it is not bought again"
 
 
 @pytest.mark.parametrize(

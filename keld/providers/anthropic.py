@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ import httpx2
 import msgspec
 
 from keld.answer import Outcome, Reply
-from keld.errors import InvalidJob
+from keld.errors import InvalidJob, ProviderUnreachable
 from keld.providers.base import (
     Account,
     BatchState,
@@ -51,8 +51,10 @@ _CAPABILITIES = Capabilities(
     list_page=1_000,
     marks_batches=False,
     fences=False,
+    window=timedelta(hours=24),
 )
 _RETRYABLE = frozenset({"api_error", "overloaded_error", "rate_limit_error", "timeout_error"})
+_SAMPLE_BYTES = 1 << 20  # of results, enough for the ids of some rows
 _T = TypeVar("_T")
 
 
@@ -129,19 +131,23 @@ class Anthropic:
             except (sdk.BadRequestError, sdk.ConflictError, sdk.NotFoundError):
                 return  # ended already; the next look tells how
 
-    def download(self, batch: RemoteBatch, into: Callable[[int], Path]) -> list[Path]:
-        path = self._results_path(batch)
+    def sample(self, batch: RemoteBatch) -> list[str]:
+        begun = b""
+        try:
+            with self._results(batch, {"Accept-Encoding": "identity"}) as stream:
+                for chunk in stream.iter_bytes():
+                    begun += chunk
+                    if len(begun) >= _SAMPLE_BYTES:
+                        break
+        except httpx2.HTTPError as error:
+            raise ProviderUnreachable(
+                f"{self.name} at {self.host} broke off the results of {batch.id} ({type(error).__name__}). They are read again later."
+            ) from None
+        return [line.custom_id for line in lines_of(begun[: begun.rfind(b"\n") + 1] or begun, _Line)]
 
-        @contextmanager
-        def open_stream(headers: dict[str, str]) -> Iterator[Any]:
-            with self._plain("the download of results"):
-                # What the SDK's own `results()` does, but never to another host than the configured one.
-                raw = self._client.get(path, cast_to=httpx2.Response, options={"headers": headers | {"X-Stainless-Raw-Response": "stream"}})
-                stream: Any = raw
-                try:
-                    yield stream
-                finally:
-                    stream.close()
+    def download(self, batch: RemoteBatch, into: Callable[[int], Path]) -> list[Path]:
+        def open_stream(headers: dict[str, str]) -> AbstractContextManager[Any]:
+            return self._results(batch, headers)
 
         def complete(part: Path) -> bool:
             return ends_whole(part) and (batch.requests is None or _lines(part) >= batch.requests)
@@ -165,6 +171,17 @@ class Anthropic:
             except sdk.NotFoundError:
                 return None
             return self._read(raw.http_response, _Batch)
+
+    @contextmanager
+    def _results(self, batch: RemoteBatch, headers: dict[str, str]) -> Iterator[Any]:
+        with self._plain("the download of results"):
+            # What the SDK's own `results()` does, but never to another host than the configured one.
+            options: Any = {"headers": headers | {"X-Stainless-Raw-Response": "stream"}}
+            stream: Any = self._client.get(self._results_path(batch), cast_to=httpx2.Response, options=options)
+            try:
+                yield stream
+            finally:
+                stream.close()
 
     def _results_path(self, batch: RemoteBatch) -> str:
         """Where the results are, on the configured host only.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +41,7 @@ class Capabilities:
     list_page: int
     marks_batches: bool  # a batch carries our key from the start (metadata); else only its custom_ids do, seen when it ended
     fences: bool  # deleting the input file keeps a create that is still on its way from landing
+    window: timedelta | None  # after which a batch expires by the provider's own word; None: never
 
 
 class BatchState(StrEnum):
@@ -70,7 +71,7 @@ class RemoteBatch:
     requests: int | None = None
     done: int | None = None
     succeeded: int | None = None  # those it says it answered, and so bills
-    errors: tuple[tuple[str, str], ...] = ()  # (code, message) of the batch itself, not of rows
+    errors: tuple[tuple[str, str], ...] = ()  # (code, message) of the batch itself, not of rows; a message may quote a prompt
     result_refs: tuple[str, ...] = ()  # those with answers first
 
     @property
@@ -110,7 +111,6 @@ class Refused:
 class QueueFull:
     """A definite no for now: rate or queue limit."""
 
-    message: str
     retry_after_s: float | None
 
 
@@ -176,6 +176,10 @@ class Provider(Protocol):
 
     def cancel(self, batch_id: str) -> None:
         """Asks; "already ended" is success."""
+        ...
+
+    def sample(self, batch: RemoteBatch) -> list[str]:
+        """Some custom_ids of a batch that has ended, from the beginning of its results."""
         ...
 
     def download(self, batch: RemoteBatch, into: Callable[[int], Path]) -> list[Path]:

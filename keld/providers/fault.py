@@ -1,8 +1,8 @@
 """Fault: what an HTTP status or a broken connection means, the same for every SDK of this family.
 
 Beside `base`.  The openai and anthropic SDKs share their error classes' shape, not the classes: `status_code`, `code`, `body`
-on a status error, the transport's exception as `__cause__` of a connection error.  Messages are kept short and without keys, and where
-the call carried prompts the provider's words are left out, for it may quote them.
+on a status error, the transport's exception as `__cause__` of a connection error.  Only codes are kept, since a message may quote a prompt; the
+words of a refused key are, short and without the key, unless the call carried prompts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.providers.base import CreateOutcome, OutcomeUnknown, QueueFull, Refused
 
 _KEY = re.compile(r"\b(sk|key|pk|gsk|xai)-[A-Za-z0-9_*.\-]{4,}|Bearer\s+\S+", re.IGNORECASE)
+_CODE = re.compile(r"[A-Za-z0-9_.\-]{1,64}").fullmatch
 # Raised by the transport before a byte of the request went out: nothing can have been created.
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError", "LocalProtocolError", "InvalidURL")
 _DEFINITE = {400, 401, 402, 403, 404, 405, 410, 413, 415, 422}
@@ -34,7 +35,7 @@ def create_outcome(error: Exception, *, carried_prompts: bool) -> CreateOutcome:
         return OutcomeUnknown(f"no reply ({cause})")
     code, message = _words(error, carried_prompts)
     if status == 429 or (status == 400 and code == "token_limit_exceeded"):
-        return QueueFull(message, retry_after(error))
+        return QueueFull(retry_after(error))
     if 300 <= status < 400:
         return Refused(status, "redirect", "it points elsewhere, and the key is not sent there", permanent=False)
     if status in _DEFINITE:
@@ -57,9 +58,11 @@ def plain_faults(name: str, host: str, doing: str, sdk: Any, *, carried_prompts:
     except sdk.APIStatusError as error:
         code, message = _words(error, carried_prompts)
         status = error.status_code
-        said = f"{name} at {host} answered {doing} with HTTP {status} {code}{': ' + message if message else ''}."
+        said = f"{name} at {host} answered {doing} with HTTP {status} {code}."
         if status in (401, 402, 403):
-            raise AccessRefused(f"{said} Check the key, the project and the billing of {name}.") from None
+            raise AccessRefused(
+                f"{said[:-1]}{': ' + message if message else ''}. Check the key, the project and the billing of {name}."
+            ) from None
         if status in (408, 409, 425, 429) or status >= 500:
             raise ProviderUnreachable(f"{said} It is tried again later.") from None
         raise ProviderRefused(said, status) from None
@@ -83,6 +86,12 @@ def retry_after(error: Exception) -> float | None:
     return seconds if 0 <= seconds <= 86_400 else None
 
 
+def code_of(value: object) -> str:
+    """A provider's code for a fault, where it is one: a short word without spaces.  Free text may quote a prompt, and is left out."""
+    text = str(value or "error")
+    return text if _CODE(text) else "unreadable_code"
+
+
 def scrubbed(text: str, limit: int = 300) -> str:
     """`text` in one line, without anything that looks like a key."""
     return _KEY.sub("***", " ".join(text.split()))[:limit]
@@ -92,7 +101,7 @@ def _words(error: Any, carried_prompts: bool) -> tuple[str, str]:
     body = getattr(error, "body", None)
     inner = body.get("error", body) if isinstance(body, dict) else {}
     inner = inner if isinstance(inner, dict) else {}
-    code = scrubbed(str(inner.get("code") or inner.get("type") or "error"), 80)
+    code = code_of(inner.get("code") or inner.get("type"))
     message = str(inner.get("message") or "")
     if carried_prompts:
         # Only a leading field path ("requests.0.custom_id") is the provider's own; the rest may quote a prompt.

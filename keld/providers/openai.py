@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +32,7 @@ from keld.providers.base import (
 )
 from keld.providers.client import environment_key, origin
 from keld.providers.download import download, ends_whole
-from keld.providers.fault import create_outcome, plain_faults, scrubbed
+from keld.providers.fault import code_of, create_outcome, plain_faults, scrubbed
 from keld.providers.line import RETRYABLE_STATUS, lines_of
 from keld.providers.page import instant, paged
 from keld.providers.template import Hole, Template, template
@@ -48,6 +48,7 @@ _CAPABILITIES = Capabilities(
     list_page=100,
     marks_batches=True,
     fences=True,
+    window=timedelta(hours=24),
 )
 _STATES = {
     "cancelling": BatchState.CANCELLING,
@@ -139,6 +140,9 @@ class OpenAI:
                 self._client.batches.with_raw_response.cancel(batch_id)
             except (sdk.BadRequestError, sdk.ConflictError, sdk.NotFoundError):
                 return  # ended already; the next look tells how
+
+    def sample(self, batch: RemoteBatch) -> list[str]:
+        return [] if batch.key is None else [batch.key]  # its mark says it already
 
     def download(self, batch: RemoteBatch, into: Callable[[int], Path]) -> list[Path]:
         return [self._download(ref, into(n)) for n, ref in enumerate(batch.result_refs)]
@@ -323,7 +327,7 @@ def _count(counts: Any, name: str) -> int | None:
 def _batch_errors(errors: Any) -> tuple[tuple[str, str], ...]:
     listed = errors.get("data") if isinstance(errors, dict) else errors
     known = [error for error in listed if isinstance(error, dict)] if isinstance(listed, list) else []
-    return tuple((scrubbed(str(error.get("code") or "error"), 80), scrubbed(str(error.get("message") or ""))) for error in known)
+    return tuple((code_of(error.get("code")), scrubbed(str(error.get("message") or ""))) for error in known)
 
 
 class _Error(msgspec.Struct, gc=False):

@@ -1,0 +1,131 @@
+"""Database: the SQLite file or the Postgres behind a ledger's URL; transactions whose faults are told in words.
+
+Below `ledger`.  Every transaction of the ledger begins here, so that a full disk, a lost connection or a lock that is never given
+up is one `LedgerError`, without SQL, parameters, user or password in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from keld.errors import LedgerError
+from keld.record import META, VERSION
+
+_VERSION = 1
+
+
+class Database:
+    """The database at an SQLAlchemy URL; the ledger's tables are made when missing.
+
+    Raises:
+        LedgerError: it cannot be opened or written, or was made by another version.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            self._engine = _engine(url)
+            self._reader = self._engine.execution_options(keld_reads=True)
+            _create(self._engine)
+        except (sa.exc.SQLAlchemyError, OSError, ImportError, ValueError) as error:
+            raise LedgerError(
+                f"The ledger at {shown(url)} cannot be opened: {_driver_message(error)}. "
+                "Nothing was sent. Check KELD_LEDGER_URL or KELD_HOME, the disk and the rights."
+            ) from None
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One transaction: all of it, or nothing.
+
+        Raises:
+            LedgerError: the disk is full, the database is gone, another process holds it locked.
+            sqlalchemy.exc.IntegrityError: as the database says it; the caller knows what it means.
+        """
+        with self._in_words("written"), self._engine.begin() as db:
+            yield db
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """One look.
+
+        Raises:
+            LedgerError: as `write`.
+        """
+        with self._in_words("read"), self._reader.connect() as db:
+            yield db
+
+    @contextmanager
+    def _in_words(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.IntegrityError:
+            raise
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            raise LedgerError(
+                f"The ledger at {shown(self.url)} could not be {what}: {_driver_message(error)}. What it held before stands; a create that was "
+                "sent and could not be noted is looked for at the provider before anything is sent again. Mend the disk or the database, "
+                "and run the same command again."
+            ) from None
+
+
+def shown(url: str) -> str:
+    """A ledger's URL for people: without user, password and options, any of which may be secret."""
+    if "://" not in url:
+        return "a text that is no URL"
+    return url if url.startswith("sqlite") else re.sub(r"//.*@", "//***@", url).partition("?")[0]
+
+
+def _engine(url: str) -> sa.Engine:
+    parsed = sa.make_url(url)
+    if "@" in (parsed.host or ""):
+        raise LedgerError("KELD_LEDGER_URL has a user or password with an '@' in it. Write %40 for it, %3A for ':' and %2F for '/'.")
+    if parsed.get_backend_name() == "postgresql":
+        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True)
+    if parsed.get_backend_name() != "sqlite":
+        raise LedgerError(f"KELD_LEDGER_URL names {parsed.get_backend_name()!r}; a ledger is sqlite:///PATH or postgresql://...")
+    if parsed.database:
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(parsed, connect_args={"timeout": 30}, hide_parameters=True)
+
+    @sa.event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")  # an intent must survive the power, not only the process
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # IMMEDIATE: a transaction that reads and then writes must not find itself behind another writer half-way.
+        connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("keld_reads") else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _create(engine: sa.Engine) -> None:
+    with engine.begin() as db:
+        if engine.dialect.name == "postgresql":
+            db.execute(sa.text("SELECT pg_advisory_xact_lock(4_215_064)"))  # two first workers must not make the tables at once
+        META.create_all(db)
+        found = db.execute(sa.select(VERSION.c.version)).scalar_one_or_none()
+        if found is None:
+            db.execute(sa.insert(VERSION).values(version=_VERSION))
+        elif found != _VERSION:
+            raise LedgerError(
+                f"This ledger is of version {found}, this Keld writes version {_VERSION}. Use the Keld that made it, or another KELD_LEDGER_URL."
+            )
+
+
+def _driver_message(error: Exception) -> str:
+    """What the driver or the disk said; of a URL that cannot be read only the kind of fault, for its message quotes it."""
+    cause = error if isinstance(error, OSError | ImportError) else getattr(error, "orig", None)
+    return next(iter(str(cause).splitlines()), "") if cause is not None else type(error).__name__

@@ -1,0 +1,19 @@
+"""Runner: the only rooms that act.  They look up the state, do the one thing that is due, and record it.
+
+runner    the two verbs, `advance` and `poll`; which step is due; the lease around them
+visit     one worker's hold on one job run; Settings: how patient it is
+turn      whose shard goes next where a provider's queue is full
+submit    rows -> input file -> intent -> create, sent once
+search    a create of unknown outcome, looked for
+observe   what the provider says of the batches under way; cancels
+collect   result files -> one answer a row
+finish    the next round, or the enriched partition
+sweep     batches that a provider has and the ledger does not
+"""
+
+from keld.runner.finish import plan_shards
+from keld.runner.runner import Runner
+from keld.runner.sweep import Finding, Verdict
+from keld.runner.visit import Settings
+
+__all__ = ["Finding", "Runner", "Settings", "Verdict", "plan_shards"]

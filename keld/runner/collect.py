@@ -1,0 +1,71 @@
+"""Collect: the result files of a batch that has ended -> one answer a row, on our disk.
+
+A step of the runner.  What was answered is paid, however the batch ended, and is never thrown away.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from keld import answer
+from keld.answer import Outcome, Tally
+from keld.errors import ProviderRefused, ProviderUnreachable
+from keld.failpoint import failpoint
+from keld.providers.base import Provider, RemoteBatch
+from keld.record import JobRun, Shard
+from keld.runner.visit import LAG, Visit, log, sent_of
+from keld.staging import ShardFiles, disk_errors
+from keld.state import Event
+
+
+def collect(visit: Visit, run: JobRun, shard: Shard) -> Shard:
+    """Fetches all result files, judges every line, keeps one answer a row."""
+    provider = visit.provider(shard)
+    batch = provider.get(shard.batch_id or "")
+    if batch is None:
+        raise ProviderUnreachable(
+            f"{shard.provider} at {shard.host} does not find batch {shard.batch_id}, which has ended. Its results are fetched later."
+        )
+    files = visit.files.shard(shard.id)
+    with disk_errors(visit.files.dir, "The batch is paid and its results stay at the provider."):
+        results = _fetch(visit, provider, shard, batch, files)
+        tally = answer.collect(results, provider.read, sent_of(run, visit.files, shard), visit.output(), files.answers)
+    failpoint("collect.done")
+    if not provider.capabilities.marks_batches and not tally.outcomes.keys() - {Outcome.LOST} and tally.foreign:
+        why = f"the batch {shard.batch_id} that was adopted holds other rows"
+        return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "foreign_results"})
+    return visit.record(shard, Event.COLLECTED, **_counts(tally), collected_at=visit.now(), facts=_findings(tally))
+
+
+def _fetch(visit: Visit, provider: Provider, shard: Shard, batch: RemoteBatch, files: ShardFiles) -> list[Path]:
+    """All result files; none where the provider, after its time, still does not give them out: their rows are then lost."""
+    late = visit.now() - (shard.ended_at or visit.now()) > LAG
+    if batch.succeeded and not batch.result_refs and not late:
+        raise ProviderUnreachable(
+            f"{shard.provider} at {shard.host} says that batch {batch.id} has ended with {batch.succeeded:,} answers, but names no results yet. "
+            "They are looked for again."
+        )
+    try:
+        return provider.download(batch, files.result)
+    except ProviderRefused as refused:
+        if refused.status not in (404, 410) or not late:
+            raise
+        log.warning("shard.results_gone shard=%s batch_id=%s", shard.id, batch.id)
+        return []
+
+
+def _counts(tally: Tally) -> dict[str, object]:
+    return {
+        "answered": tally.answered,
+        "retryable": tally.retryable,
+        "cost_usd": tally.cost_usd,
+        "standard_usd": tally.standard_usd,
+        "input_tokens": tally.input_tokens,
+        "cached_tokens": tally.cached_tokens,
+        "output_tokens": tally.output_tokens,
+        "outcomes": {str(outcome): count for outcome, count in tally.outcomes.items()},
+    }
+
+
+def _findings(tally: Tally) -> dict[str, object]:
+    return {"duplicates": tally.duplicates, "foreign": tally.foreign, "unreadable": tally.unreadable}

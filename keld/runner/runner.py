@@ -1,0 +1,309 @@
+"""Runner: looks up the state of a job run, does the one thing that is due, and records it.
+
+On the road: everything above is thought, everything below is reached from here.  Two verbs: `advance` is heavy (submits, collects,
+retries, writes), `poll` is light (looks, records, never uploads, downloads or pays).  Both are idempotent and may be called from
+anywhere, any number of times, by any number of workers: one holds the job run's lease, the others go home.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from typing import assert_never
+
+from keld.errors import AccessRefused, KeldError, LeaseLost, LedgerError, ProviderRefused, ProviderUnreachable, SinkError, StagingError
+from keld.ledger import Lease, Ledger
+from keld.providers.base import Provider
+from keld.record import JobRun, Shard
+from keld.runner.collect import collect
+from keld.runner.finish import next_round, write
+from keld.runner.observe import cancel, observe_all
+from keld.runner.search import search
+from keld.runner.submit import stage, submit, submit_again
+from keld.runner.sweep import Finding, Sweep
+from keld.runner.visit import Settings, Visit, World, log
+from keld.staging import Staging
+from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
+
+
+class Runner:
+    """Acts on the job runs of one ledger with the providers of one environment."""
+
+    def __init__(
+        self, ledger: Ledger, staging: Staging, provider: Callable[[str], Provider], clock: Callable[[], datetime], settings: Settings
+    ) -> None:
+        self.ledger = ledger
+        self.world = World(ledger, staging, provider, clock, settings)
+        self.clock = clock
+        self.settings = settings
+        self.worker = f"{_machine()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self._foreign: set[str] = set()
+
+    # -- the verbs --------------------------------------------------------------------------------------------
+
+    def advance(self, run_id: str, budget: timedelta) -> JobRun:
+        """Does whatever is due for a job run, for about `budget` (a step once begun is finished); gives the run as it stands then.
+
+        Raises:
+            StagingError, SinkError, LedgerError: our own disk, database or the sink failed; nothing that was paid is lost.
+        """
+        self._sweep_due(harvest=True)
+        with self._visit(run_id, budget) as visit:
+            if visit is not None:
+                observe_all([visit])
+                while time.monotonic() < visit.until and self._pass(visit):
+                    pass
+        return self.ledger.run(run_id)
+
+    def poll(self, run_ids: Sequence[str], budget: timedelta) -> list[JobRun]:
+        """Looks at the providers for job runs that no other worker holds; records what has ended; asks due cancels."""
+        until = time.monotonic() + budget.total_seconds()
+        self._sweep_due(harvest=False)
+        visits: list[Visit] = []
+        try:
+            for run_id in run_ids:
+                if time.monotonic() < until and (visit := self._enter(run_id, budget)) is not None:
+                    visits.append(visit)
+            observe_all(visits)
+        finally:
+            for visit in visits:
+                self._leave(visit)
+        return [self.ledger.run(run_id) for run_id in run_ids]
+
+    def supersede(self, run_id: str) -> bool:
+        """Closes a job run of which nothing was ever sent, so that it can be planned anew; False if a worker has it in hand."""
+        visit = self._enter(run_id, timedelta(0))
+        if visit is None:
+            return False
+        try:
+            unsent = all(shard.unsent for shard in self.ledger.shards(run_id))
+            if unsent:
+                now = self.clock()
+                self.ledger.record_run(visit.lease, now, "superseded", state=RunState.CANCELLED, finished_at=now)
+            return unsent
+        finally:
+            self._leave(visit)
+
+    def reconcile(self, provider: Provider, since: datetime, *, act: bool) -> list[Finding]:
+        """What a provider has, made after `since`, that the ledger does not; acted on if told so.
+
+        Raises:
+            AccessRefused, ProviderUnreachable: the provider's list cannot be read.
+        """
+        sweep = Sweep(self.world, provider, self._visiting, self._foreign)
+        found = list(sweep.find(since))
+        for finding in found if act else ():
+            sweep.act(finding)
+        return found
+
+    # -- one pass ---------------------------------------------------------------------------------------------
+
+    def _pass(self, visit: Visit) -> bool:
+        """Does what is due, shard by shard; False when nothing was."""
+        run = self.ledger.run(visit.lease.run_id)
+        visit.cancelling = run.state is RunState.CANCELLING
+        if run.over:
+            return False
+        if run.state is RunState.WRITING:
+            write(visit, run)
+            return True
+        shards = self.ledger.shards(run.id)
+        if all(shard.state in TERMINAL for shard in shards):
+            next_round(visit, run, shards)
+            return True
+        return sum(self._bring_on(visit, run, shard) for shard in shards) > 0
+
+    def _bring_on(self, visit: Visit, run: JobRun, shard: Shard) -> bool:
+        """Does what is due for a shard, step by step; False if nothing was.
+
+        A provider that fails is left alone for the rest of this visit; the other providers' shards go on.
+        """
+        done = False
+        while shard.provider not in visit.blocked and time.monotonic() < visit.until and self._is_due(visit, shard):
+            try:
+                shard = _act(visit, run, shard)
+            except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
+                visit.blocked.add(shard.provider)
+                visit.problem = problem
+                log.warning("shard.blocked shard=%s state=%s problem=%s", shard.id, shard.state.value, type(problem).__name__)
+            done = True
+        return done
+
+    def _is_due(self, visit: Visit, shard: Shard) -> bool:
+        match shard.state:
+            case State.PLANNED | State.STAGED | State.SUBMITTING | State.ENDED:
+                return True
+            case State.UNKNOWN:
+                return shard.not_before is None or shard.not_before <= self.clock()
+            case State.DEFERRED:
+                return visit.cancelling or shard.not_before is None or shard.not_before <= self.clock()
+            case State.IN_PROGRESS:
+                return visit.cancelling
+            case State.CANCELLING | State.COLLECTED | State.REJECTED | State.QUARANTINED | State.DROPPED:
+                return False
+            case _:
+                assert_never(shard.state)
+
+    # -- what landed late -------------------------------------------------------------------------------------
+
+    def _sweep_due(self, *, harvest: bool) -> None:
+        """Sweeps the accounts where a create may land late, or a stray is not settled; a provider that fails is left for the next time."""
+        now = self.clock()
+        for suspect in self.ledger.suspects(now - self.settings.sweep_for):
+            provider = self.world.provider(suspect.provider)
+            at_home = provider.host == suspect.host
+            if not at_home or not self.ledger.claim_sweep(suspect.provider, suspect.host, now, self.settings.sweep_every):
+                continue
+            sweep = Sweep(self.world, provider, self._visiting, self._foreign, suspect.sizes, harvest)
+            try:
+                for finding in list(sweep.find(suspect.since)):
+                    sweep.act(finding)
+            except (LedgerError, StagingError):
+                raise
+            except KeldError as problem:
+                log.warning("sweep.failed provider=%s problem=%s", suspect.provider, type(problem).__name__)
+
+    # -- the frame --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _visit(self, run_id: str, budget: timedelta) -> Iterator[Visit | None]:
+        visit = self._enter(run_id, budget)
+        if visit is None:
+            yield None
+            return
+        try:
+            with _Heartbeat(self.ledger, visit.lease, self.clock):
+                yield visit
+        except LeaseLost as lost:
+            log.warning("lease.lost run=%s %s", run_id, lost)
+        except (StagingError, SinkError) as problem:
+            visit.problem = problem
+            raise
+        finally:
+            with suppress(LeaseLost):
+                self._leave(visit)
+
+    @contextmanager
+    def _visiting(self, run_id: str) -> Iterator[Visit | None]:
+        with self._visit(run_id, timedelta(0)) as visit:
+            yield visit
+
+    def _enter(self, run_id: str, budget: timedelta) -> Visit | None:
+        run = self.ledger.run(run_id)
+        if run.over:
+            return None
+        dead = run.lease_owner if _is_dead(run.lease_owner) else None
+        lease = self.ledger.claim(run_id, self.worker, self.clock(), dead_owner=dead)
+        if lease is None:
+            return None
+        until = time.monotonic() + budget.total_seconds()
+        return Visit(self.world, lease, self.world.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING)
+
+    def _leave(self, visit: Visit) -> None:
+        problem = None
+        if visit.problem is not None:
+            problem = {"kind": type(visit.problem).__name__, "message": str(visit.problem), "at": self.clock().isoformat()}
+        with suppress(LeaseLost):
+            self.ledger.release(visit.lease, self._next_check(visit), problem)
+
+    def _next_check(self, visit: Visit) -> datetime | None:
+        """When the job run wants to be looked at again; None when it is over."""
+        now = self.clock()
+        run = self.ledger.run(visit.lease.run_id)
+        if run.over:
+            return None
+        if visit.problem is not None:
+            return now + self.settings.retry_unreachable
+        times = []
+        for shard in self.ledger.shards(run.id):
+            if shard.state in AT_PROVIDER:
+                age = now - (shard.submitted_at or now)
+                times.append(now + min(max(age / 10, self.settings.poll_least), self.settings.poll_most))
+            elif shard.state is State.UNKNOWN:
+                times.append(shard.not_before or now)
+            elif shard.state is State.DEFERRED:
+                # Sooner than told, too: another's batch may end, and make room.
+                times.append(min(shard.not_before or now, now + self.settings.poll_most))
+            elif shard.state not in TERMINAL:
+                times.append(now)
+        return min(times, default=now)
+
+
+def _act(visit: Visit, run: JobRun, shard: Shard) -> Shard:
+    """The shard after the one thing that its state asks for."""
+    match shard.state:
+        case State.PLANNED | State.STAGED | State.DEFERRED if visit.cancelling:
+            return visit.record(shard, Event.DROPPED)
+        case State.PLANNED:
+            return stage(visit, shard)
+        case State.STAGED:
+            return submit(visit, run, shard)
+        case State.DEFERRED:
+            return submit_again(visit, run, shard)
+        case State.SUBMITTING:
+            # Its worker died between the intent and the outcome; the first look is soon, for a reply only we missed.
+            first_look = visit.now() + visit.settings.settle[0]
+            return visit.record(shard, Event.OUTCOME_LOST, not_before=first_look, facts={"reason": "the worker died"})
+        case State.UNKNOWN:
+            return search(visit, shard)
+        case State.IN_PROGRESS:
+            return cancel(visit, shard)
+        case State.ENDED:
+            return collect(visit, run, shard)
+        case State.CANCELLING | State.COLLECTED | State.REJECTED | State.QUARANTINED | State.DROPPED:
+            raise AssertionError(f"nothing is due for a shard that is {shard.state}")
+        case _:
+            assert_never(shard.state)
+
+
+class _Heartbeat:
+    """Renews a lease while a long step (an upload, a download) runs; a worker that is frozen does not beat, and loses it."""
+
+    def __init__(self, ledger: Ledger, lease: Lease, clock: Callable[[], datetime]) -> None:
+        self._ledger, self._lease, self._clock = ledger, lease, clock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name=f"keld-lease-{lease.run_id[:8]}", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._stop.wait(self._ledger.lease_for.total_seconds() / 3):
+            try:
+                self._ledger.renew(self._lease, self._clock())
+            except Exception as error:  # noqa: BLE001  the next write of the step itself finds out, and says so
+                log.warning("lease.not_renewed run=%s %s", self._lease.run_id, type(error).__name__)
+                return
+
+
+def _machine() -> str:
+    """Where a process number means something: the host and, in containers that share its name, the process namespace."""
+    try:
+        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _is_dead(owner: str | None) -> bool:
+    """Whether a lease's owner was a process of this host that is gone: its lease need not be waited for."""
+    host, _, rest = (owner or "").partition(":")
+    pid = rest.partition(":")[0]
+    if host != _machine() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

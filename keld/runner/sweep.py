@@ -1,0 +1,204 @@
+"""Sweep: batches that a provider has and the ledger does not.
+
+A step of the runner, outside of any one job run.  A create can land after the last look for it (a proxy that delivers late, a list that
+lags for longer than we wait).  While that is possible, and whenever a person asks (`keld reconcile`), the provider's list is held against
+the ledger: a batch whose shard has none is adopted, one whose shard was sent again is cancelled, and what it cost is counted as what it is,
+bought once too often.  A batch without a mark, or with one this ledger never gave, is somebody else's and is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from keld import answer
+from keld.errors import KeldError
+from keld.failpoint import failpoint
+from keld.providers.base import Provider, RemoteBatch
+from keld.record import Shard
+from keld.request import shard_named
+from keld.runner.search import stray_of
+from keld.runner.visit import SKEW, Visit, World, log, question_of, sent_of
+from keld.schema import OutputSchema
+from keld.staging import disk_errors
+from keld.state import Event, State
+
+Enter = Callable[[str], AbstractContextManager[Visit | None]]
+_ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED)
+
+
+class Verdict(StrEnum):
+    """What is to be done about a batch that the ledger does not have."""
+
+    ADOPT = "adopt"  # its shard has no batch of its own: what this one answers is used
+    CANCEL = "cancel"  # its shard was sent again: it is stopped, and what it cost is counted
+    SETTLE = "settle"  # the same, and it has ended: what it cost is counted
+    SEARCHED = "searched"  # its shard is being looked for at this moment; nothing is due here
+    UNPROVEN = "unproven"  # it may be ours; only its results can tell, when it has ended
+    ANOTHERS = "another's"  # it carries a mark of Keld's that this ledger never gave: another ledger's, or a lost one's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """A batch at a provider that the ledger does not have, or has not settled; `cost_usd` is what it cost, or may cost at worst."""
+
+    provider: str
+    host: str
+    batch_id: str
+    native: str
+    created_at: datetime
+    requests: int | None
+    verdict: Verdict
+    job: str | None = None
+    partition: str | None = None
+    shard: int | None = None
+    job_run: str | None = None
+    shard_id: str | None = None
+    cost_usd: Decimal | None = None
+    cost_is_worst: bool = True
+
+
+@dataclass(slots=True)
+class Sweep:
+    """One sweep over one account.
+
+    Args:
+        enter: gives the lease on a job run, for an adoption; None where another worker holds it.
+        suspects: only batches of these sizes are looked into where batches carry no mark; None: all.
+        foreign: batches whose results said that they are not ours; remembered from sweep to sweep.
+        harvest: results may be read, for their owner and their cost; not in a light `poll`.
+    """
+
+    world: World
+    provider: Provider
+    enter: Enter
+    foreign: set[str]
+    suspects: frozenset[int] | None = None
+    harvest: bool = True
+
+    def find(self, since: datetime) -> Iterator[Finding]:
+        """What the provider has that the ledger does not, the youngest first; acts on nothing."""
+        for batch in self.provider.batches(since - SKEW):
+            if batch.id not in self.foreign and not self.world.ledger.knows_batch(batch.id):
+                found = self._judge(batch)
+                if found is not None:
+                    yield found
+        yield from self._known_but_unsettled()
+
+    def act(self, finding: Finding) -> None:
+        """Adopts, cancels or settles, as the finding says."""
+        match finding.verdict:
+            case Verdict.ADOPT:
+                self._adopt(finding)
+            case Verdict.CANCEL | Verdict.SETTLE:
+                self._stop(finding)
+            case Verdict.SEARCHED | Verdict.UNPROVEN | Verdict.ANOTHERS:
+                pass
+
+    # -- judging ----------------------------------------------------------------------------------------------
+
+    def _judge(self, batch: RemoteBatch) -> Finding | None:
+        """None: it is nobody's of ours."""
+        if self.provider.capabilities.marks_batches:
+            shard_id = shard_named(batch.key)
+        elif self.suspects is not None and batch.requests not in self.suspects:
+            return None
+        elif not batch.state.ended or not self.harvest:
+            return self._finding(batch, None, Verdict.UNPROVEN)
+        else:
+            shard_id = self._owner(batch)
+        if shard_id is None:
+            return None
+        shard = self.world.ledger.shard(shard_id)
+        if shard is None:
+            return self._finding(batch, None, Verdict.ANOTHERS)
+        return self._finding(batch, shard, self._verdict(shard, batch))
+
+    def _verdict(self, shard: Shard, batch: RemoteBatch) -> Verdict:
+        if shard.state in (State.SUBMITTING, State.UNKNOWN):
+            return Verdict.SEARCHED
+        if shard.state in _ADOPTS and self._is_latest(shard):
+            return Verdict.ADOPT
+        return Verdict.SETTLE if batch.state.ended else Verdict.CANCEL
+
+    def _is_latest(self, shard: Shard) -> bool:
+        """Whether its job run is the youngest of its partition: an older one must not write over the younger one's output."""
+        run = self.world.ledger.run(shard.run_id)
+        latest = self.world.ledger.latest(run.namespace, run.job, run.partition)
+        return latest is not None and latest.id == run.id
+
+    def _owner(self, batch: RemoteBatch) -> str | None:
+        """The shard that a batch's results name; None: they are not of Keld's making."""
+        for custom_id in self.provider.sample(batch):
+            shard_id = shard_named(custom_id)
+            if shard_id is not None and self.world.ledger.shard(shard_id) is not None:
+                return shard_id
+        self.foreign.add(batch.id)
+        return None
+
+    def _known_but_unsettled(self) -> Iterator[Finding]:
+        """Strays that were found before, and quarantined batches that have ended after all."""
+        ledger, name, host = self.world.ledger, self.provider.name, self.provider.host
+        for stray in ledger.strays(name, host):
+            batch, shard = self.provider.get(stray.batch_id), ledger.shard(stray.shard_id)
+            if batch is not None and shard is not None:
+                yield self._finding(batch, shard, Verdict.SETTLE if batch.state.ended else Verdict.CANCEL)
+        for shard in ledger.quarantined(name, host):
+            batch = self.provider.get(shard.batch_id or "") if shard.batch_id else None
+            theirs = (shard.error or {}).get("code") == "foreign_results"
+            if batch is not None and batch.state.ended and not theirs and self._is_latest(shard):
+                yield self._finding(batch, shard, Verdict.ADOPT)
+
+    def _finding(self, batch: RemoteBatch, shard: Shard | None, verdict: Verdict) -> Finding:
+        run = None if shard is None else self.world.ledger.run(shard.run_id)
+        cost, is_worst = (None if shard is None else shard.worst_usd), True
+        if shard is not None and batch.state.ended and self.harvest:
+            with suppress(KeldError):
+                cost, is_worst = self._cost(shard, batch), False
+        return Finding(
+            provider=self.provider.name, host=self.provider.host, batch_id=batch.id, native=batch.native, created_at=batch.created_at,
+            requests=batch.requests, verdict=verdict, job=run.job if run else None, partition=run.partition if run else None,
+            shard=shard.ordinal if shard else None, job_run=shard.run_id if shard else None, shard_id=shard.id if shard else None,
+            cost_usd=cost, cost_is_worst=is_worst,
+        )  # fmt: skip
+
+    def _cost(self, shard: Shard, batch: RemoteBatch) -> Decimal:
+        """What a batch that has ended cost, by its own results."""
+        run, files = self.world.ledger.run(shard.run_id), self.world.staging.run(shard.run_id)
+        output = OutputSchema.from_json(question_of(files).output)
+        with disk_errors(files.dir, "Nothing was sent."), TemporaryDirectory(prefix=".stray-", dir=files.dir) as directory:
+            folder = Path(directory)
+            results = self.provider.download(batch, lambda n: folder / f"result-{n}.jsonl")
+            return answer.collect(results, self.provider.read, sent_of(run, files, shard), output, folder / "answers.parquet").cost_usd
+
+    # -- acting -----------------------------------------------------------------------------------------------
+
+    def _adopt(self, finding: Finding) -> None:
+        self.world.ledger.reopen(finding.job_run or "", self.world.clock())
+        with self.enter(finding.job_run or "") as visit:
+            shard = self.world.ledger.shard(finding.shard_id or "")
+            if visit is None or shard is None or shard.state not in _ADOPTS:
+                return  # another worker has it in hand; the next sweep sees what became of it
+            visit.record(
+                shard, Event.ADOPTED, batch_id=finding.batch_id, submitted_at=min(finding.created_at, visit.now()), ended=None, error=None,
+                outcomes=None, not_before=None, facts={"swept": True},
+            )  # fmt: skip
+
+    def _stop(self, finding: Finding) -> None:
+        """Records it first, so that a worker that dies here leaves it known; then cancels, or counts what it cost."""
+        shard = self.world.ledger.shard(finding.shard_id or "")
+        assert shard is not None, "only a batch of a known shard is stopped"
+        self.world.ledger.add_stray(stray_of(shard, finding.batch_id, self.world.clock()))
+        if finding.verdict is Verdict.CANCEL:
+            log.warning("stray.cancelled shard=%s batch_id=%s", shard.id, finding.batch_id)
+            failpoint("sweep.cancel.send")
+            self.provider.cancel(finding.batch_id)
+            failpoint("sweep.cancel.received")
+        elif not finding.cost_is_worst and finding.cost_usd is not None:
+            self.world.ledger.settle_stray(finding.host, finding.batch_id, finding.cost_usd, self.world.clock())

@@ -1,0 +1,179 @@
+"""Visit: one worker's hold on one job run: its lease, its files, and what every step needs to act and to record.
+
+Below the steps (`submit`, `search`, `observe`, `collect`, `finish`), which all take one.  Nothing is recorded but through `record`, under
+the lease; a worker that has lost it finds its write refused, and goes home.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from keld import answer
+from keld.answer import Outcome, Sent
+from keld.errors import KeldError, ProviderRefused, StagingError
+from keld.ledger import Lease, Ledger
+from keld.price import Lane, Rates, rates
+from keld.providers.base import Provider
+from keld.record import JobRun, Shard
+from keld.request import Question
+from keld.schema import OutputSchema
+from keld.staging import RunFiles, Staging, disk_errors, read_positions
+from keld.state import Event
+
+log = logging.getLogger("keld")
+log.addHandler(logging.NullHandler())  # a library speaks where its user listens, and nowhere else
+
+SKEW = timedelta(minutes=5)  # our clock against the provider's
+LAG = timedelta(minutes=10)  # how long a provider may not know a batch that it just made, or not name the results of one that ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How patient the runner is; all of it may be set per environment.
+
+    Args:
+        settle: the waits before each look for a create whose outcome is unknown.
+        settle_unfenced: before one more look where no fence can keep a create from landing: longer than the SDK waits for a reply.
+        resend_unfenced: what comes after the last look there.  True: the shard is sent again, and the sweep cancels the first create should
+            it land after all (what it did until then is paid).  False: the shard is quarantined, and never sent again by itself.
+        send_within: an intent older than this is not sent: its worker was frozen.
+        sweep_every: between two sweeps for creates that landed after their last look, while there may be some.
+        sweep_for: how long after the intent one may be.
+        overdue_after: past the provider's own window (24 h), after which a batch that has not ended is cancelled; its rows are asked again.
+        abandon_after: past that, after which a batch that heeds no cancel, or is not known any more, is quarantined.
+    """
+
+    settle: tuple[timedelta, ...] = (timedelta(seconds=15), timedelta(seconds=60), timedelta(minutes=5))
+    settle_unfenced: timedelta = timedelta(minutes=15)
+    resend_unfenced: bool = True
+    send_within: timedelta = timedelta(seconds=30)
+    sweep_every: timedelta = timedelta(minutes=10)
+    sweep_for: timedelta = timedelta(hours=48)
+    overdue_after: timedelta = timedelta(hours=24)
+    abandon_after: timedelta = timedelta(hours=24)
+    poll_least: timedelta = timedelta(seconds=10)
+    poll_most: timedelta = timedelta(seconds=60)
+    retry_unreachable: timedelta = timedelta(seconds=20)
+    retry_queue_full: timedelta = timedelta(seconds=60)
+    list_from: int = 4  # that many open batches of an account are looked up by list pages, fewer one by one
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What all visits of one environment share."""
+
+    ledger: Ledger
+    staging: Staging
+    provider: Callable[[str], Provider]
+    clock: Callable[[], datetime]
+    settings: Settings
+
+
+@dataclass(slots=True)
+class Visit:
+    """One worker's hold on one job run, and what stopped it."""
+
+    world: World
+    lease: Lease
+    files: RunFiles
+    until: float  # time.monotonic() after which no new step is begun
+    cancelling: bool = False
+    problem: KeldError | None = None
+    blocked: set[str] = field(default_factory=set)  # providers that failed a call in this visit
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.world.ledger
+
+    @property
+    def settings(self) -> Settings:
+        return self.world.settings
+
+    def now(self) -> datetime:
+        return self.world.clock()
+
+    def record(self, shard: Shard, event: Event, *, facts: dict[str, object] | None = None, **changes: object) -> Shard:
+        """The shard after `event`, with `changes` to its fields.
+
+        Raises:
+            LeaseLost: another worker holds the job run, or has moved the shard on.
+        """
+        became = self.ledger.record(self.lease, shard, event, self.now(), facts=facts, **changes)
+        log.info(
+            "shard.%s shard=%s run=%s state=%s batch_id=%s rows=%d",
+            event.value, shard.id, shard.run_id, became.state.value, became.batch_id, shard.requests,
+        )  # fmt: skip
+        return became
+
+    def provider(self, shard: Shard) -> Provider:
+        """The shard's provider.
+
+        Raises:
+            ProviderRefused: its account has another host now than the one the shard was sent to.
+        """
+        provider = self.world.provider(shard.provider)
+        if provider.host != shard.host and not shard.unsent:
+            raise ProviderRefused(
+                f"Shard {shard.id} belongs to {shard.provider} at {shard.host}, which is now configured as {provider.host}. Nothing was sent or asked there. "
+                "Restore the base URL until this job run is over, or cancel it there."
+            )
+        return provider
+
+    def question(self) -> Question:
+        """What all rows share.
+
+        Raises:
+            StagingError: the job run's files are not here.
+        """
+        return question_of(self.files)
+
+    def output(self) -> OutputSchema:
+        return OutputSchema.from_json(self.question().output)
+
+    def give_up(self, shard: Shard, event: Event, outcome: Outcome, why: str, **changes: object) -> Shard:
+        """All rows of a shard get one outcome, on disk first."""
+        sent = sent_of(self.ledger.run(shard.run_id), self.files, shard)
+        output = self.output()
+        answers = self.files.shard(shard.id).answers
+        with disk_errors(self.files.dir, "Nothing more was sent."), answer.AnswerSink(answers, output, sent.positions, 0) as sink:
+            sink.add(answer.same(sent.positions.tolist(), outcome, why, sent, output))
+        return self.record(shard, event, outcomes={outcome.value: shard.requests}, facts={"why": outcome.value}, **changes)
+
+
+def question_of(files: RunFiles) -> Question:
+    """What all rows of a job run share.
+
+    Raises:
+        StagingError: its files are not here.
+    """
+    try:
+        return Question.from_json(files.question.read_bytes())
+    except FileNotFoundError:
+        raise StagingError(
+            f"{files.dir} does not hold this job run's files; they are on the host, or under the KELD_HOME, that submitted it. "
+            "Nothing was sent. Use the same staging directory from every worker."
+        ) from None
+
+
+def sent_of(run: JobRun, files: RunFiles, shard: Shard) -> Sent:
+    """What a shard asks, and at which rates."""
+    own = run.terms.get("prices") or {}
+    return Sent(
+        nonce=shard.id,
+        positions=read_positions(files.shard(shard.id).positions),
+        model=f"{shard.provider}:{shard.model}",
+        lane=shard.lane,
+        rates=_known(rates(shard.provider, shard.model, Lane(shard.lane), run.created_at, own), shard),
+        standard=rates(shard.provider, shard.model, Lane.STANDARD, run.created_at, own),
+    )
+
+
+def _known(found: Rates | None, shard: Shard) -> Rates:
+    if found is None:
+        raise StagingError(
+            f"The rate of {shard.provider}:{shard.model} in the {shard.lane} lane is no longer known; install the genai-prices this was planned with."
+        )
+    return found
