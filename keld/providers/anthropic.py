@@ -145,14 +145,14 @@ class Anthropic:
             ) from None
         return [line.custom_id for line in lines_of(begun[: begun.rfind(b"\n") + 1] or begun, _Line)]
 
-    def download(self, batch: RemoteBatch, into: Callable[[int], Path]) -> list[Path]:
+    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int) -> list[Path]:
         def open_stream(headers: dict[str, str]) -> AbstractContextManager[Any]:
             return self._results(batch, headers)
 
         def complete(part: Path) -> bool:
             return ends_whole(part) and (batch.requests is None or _lines(part) >= batch.requests)
 
-        return [download(open_stream, into(0), complete, f"the results of {batch.id}")]
+        return [download(open_stream, into(0), complete, most_bytes, f"the results of {batch.id}")]
 
     def read(self, block: bytes) -> list[Reply]:
         return [_reply(line) for line in lines_of(block, _Line)]

@@ -6,6 +6,7 @@ Range), also in another process tomorrow.  A result that was paid for is never h
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,24 +17,26 @@ from keld.errors import KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.staging import fsync_dir
 
+log = logging.getLogger("keld")
+
 TRIES = 4
 _BUFFER = 1 << 20
-# More than any provider's largest result; a compressed answer that unfolds beyond it is hostile or broken.
-BYTES_MAX = 16 << 30
-
-
-class Truncated(Exception):
-    """Fewer bytes came than the file has."""
 
 
 def download(
-    open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]], path: Path, complete: Callable[[Path], bool], what: str
+    open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]],
+    path: Path,
+    complete: Callable[[Path], bool],
+    most_bytes: int,
+    what: str,
 ) -> Path:
     """The file at `path`, fsynced and renamed there once `complete` says it is.
 
     Args:
         open_stream: given extra headers, opens the SDK's streaming response.
         complete: looks at a finished download and says whether it is all there.
+        most_bytes: more than any answer to what was asked can weigh.  What unfolds beyond it (a compressed bomb, an endless stream) is cut
+            off there: the rows whose lines came before stand, the others are told as lost.
 
     Raises:
         ProviderUnreachable: it broke off `TRIES` times; what came so far is kept for the next time.
@@ -45,7 +48,9 @@ def download(
         return _publish(part, path)  # an earlier worker died between the last byte and the rename
     for _ in range(TRIES):
         try:
-            _append(open_stream, part)
+            if not _append(open_stream, part, most_bytes):
+                log.warning("download.cut_off what=%s bytes=%d", what, most_bytes)
+                return _publish(part, path)
         except ProviderRefused as refused:
             if refused.status != 416:
                 raise
@@ -79,8 +84,11 @@ def ends_whole(path: Path) -> bool:
         return file.read().rstrip(b"\r ")[-1:] in (b"\n", b"}")
 
 
-def _append(open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]], part: Path) -> None:
+def _append(open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]], part: Path, most_bytes: int) -> bool:
+    """Whether the stream came to its end before `most_bytes`."""
     have = part.stat().st_size if part.exists() else 0
+    if have >= most_bytes:
+        return False
     # Identity: a Range counts the bytes that are sent, so a compressed one could not be resumed.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     failpoint("download.request")
@@ -90,12 +98,13 @@ def _append(open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]]
             written = have if resumed else 0
             # As they come: pieces of a wished size are gathered in the SDK, and what it has gathered is lost when it breaks off.
             for chunk in stream.iter_bytes():
-                written += file.write(chunk)
-                if written > BYTES_MAX:
-                    raise OSError(f"a result file unfolds to more than {BYTES_MAX:,} bytes")
+                written += file.write(chunk[: most_bytes - written])
                 failpoint("download.chunk")
+                if written >= most_bytes:
+                    break
             file.flush()
             os.fsync(file.fileno())
+    return written < most_bytes
 
 
 def _publish(part: Path, path: Path) -> Path:

@@ -144,8 +144,8 @@ class OpenAI:
     def sample(self, batch: RemoteBatch) -> list[str]:
         return [] if batch.key is None else [batch.key]  # its mark says it already
 
-    def download(self, batch: RemoteBatch, into: Callable[[int], Path]) -> list[Path]:
-        return [self._download(ref, into(n)) for n, ref in enumerate(batch.result_refs)]
+    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int) -> list[Path]:
+        return [self._download(ref, into(n), most_bytes) for n, ref in enumerate(batch.result_refs)]
 
     def read(self, block: bytes) -> list[Reply]:
         return [_reply(line) for line in lines_of(block, _Line)]
@@ -161,7 +161,7 @@ class OpenAI:
         if "_client" in self.__dict__:
             self._client.close()
 
-    def _download(self, ref: str, path: Path) -> Path:
+    def _download(self, ref: str, path: Path, most_bytes: int) -> Path:
         size = self._size_bytes(ref)
 
         @contextmanager
@@ -175,7 +175,7 @@ class OpenAI:
         def complete(part: Path) -> bool:
             return ends_whole(part) and (not size or part.stat().st_size >= size)
 
-        return download(open_stream, path, complete, f"result file {ref}")
+        return download(open_stream, path, complete, most_bytes, f"result file {ref}")
 
     def _size_bytes(self, ref: str) -> int | None:
         """What the provider says the file weighs; None where it does not say (many compatible hosts)."""

@@ -13,9 +13,12 @@ from keld.errors import ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.providers.base import Provider, RemoteBatch
 from keld.record import JobRun, Shard
+from keld.request import Question
 from keld.runner.visit import LAG, Visit, log, sent_of
 from keld.staging import ShardFiles, disk_errors
 from keld.state import Event
+
+_RESULT_BYTES_MOST = 16 << 30  # of one file, whatever it holds
 
 
 def collect(visit: Visit, run: JobRun, shard: Shard) -> Shard:
@@ -46,12 +49,17 @@ def _fetch(visit: Visit, provider: Provider, shard: Shard, batch: RemoteBatch, f
             "They are looked for again."
         )
     try:
-        return provider.download(batch, files.result)
+        return provider.download(batch, files.result, most_bytes(visit.question(), shard))
     except ProviderRefused as refused:
         if refused.status not in (404, 410) or not late:
             raise
         log.warning("shard.results_gone shard=%s batch_id=%s", shard.id, batch.id)
         return []
+
+
+def most_bytes(question: Question, shard: Shard) -> int:
+    """More than the results of a shard can weigh: what a row's envelope, or its vector, takes, and every token with the log of its likely others."""
+    return min(_RESULT_BYTES_MOST, (64 << 20) + shard.requests * ((256 << 10) + question.max_output_tokens * (4 << 10)))
 
 
 def _counts(tally: Tally) -> dict[str, object]:

@@ -23,6 +23,7 @@ from keld.failpoint import failpoint
 from keld.providers.base import Provider, RemoteBatch
 from keld.record import Shard
 from keld.request import shard_named
+from keld.runner.collect import most_bytes
 from keld.runner.search import stray_of
 from keld.runner.visit import SKEW, Visit, World, log, question_of, sent_of
 from keld.schema import OutputSchema
@@ -171,10 +172,11 @@ class Sweep:
     def _cost(self, shard: Shard, batch: RemoteBatch) -> Decimal:
         """What a batch that has ended cost, by its own results."""
         run, files = self.world.ledger.run(shard.run_id), self.world.staging.run(shard.run_id)
-        output = OutputSchema.from_json(question_of(files).output)
+        question = question_of(files)
+        output = OutputSchema.from_json(question.output)
         with disk_errors(files.dir, "Nothing was sent."), TemporaryDirectory(prefix=".stray-", dir=files.dir) as directory:
             folder = Path(directory)
-            results = self.provider.download(batch, lambda n: folder / f"result-{n}.jsonl")
+            results = self.provider.download(batch, lambda n: folder / f"result-{n}.jsonl", most_bytes(question, shard))
             return answer.collect(results, self.provider.read, sent_of(run, files, shard), output, folder / "answers.parquet").cost_usd
 
     # -- acting -----------------------------------------------------------------------------------------------

@@ -307,7 +307,7 @@ def test_a_download_that_never_comes_to_its_end_is_kept_for_another_process(wire
     batch = wire.ended(20)
     fault(wire.emulator, "download", "truncate", bytes=1500, times=4)
     with pytest.raises(ProviderUnreachable, match="bytes are kept"):
-        wire.provider.download(batch, wire.into)
+        wire.provider.download(batch, wire.into, 1 << 30)
     before = len(wire.emulator.requests())
     wire.provider = wire.connect()
     assert len(wire.replies(batch)) == 20
@@ -326,7 +326,7 @@ def test_a_fault_of_the_server_at_the_download_is_no_lost_result(wire: Wire) -> 
     batch = wire.ended()
     fault(wire.emulator, "download", "status", status=502, times=None, retry_after=0.001)
     with pytest.raises(ProviderUnreachable):
-        wire.provider.download(batch, wire.into)
+        wire.provider.download(batch, wire.into, 1 << 30)
     wire.emulator.clear_faults()
     assert len(wire.replies(batch)) == 3
 
