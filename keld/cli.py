@@ -1,4 +1,4 @@
-"""Command line: `keld plan | run | status | watch | cancel | spend | emulate`.
+"""Command line: `keld plan | run | status | watch | cancel | reconcile | spend | emulate`.
 
 An edge: it reads words, calls one verb of `Keld`, prints a view.  Exit status: 0 every row answered, 3 some rows were not (they
 are written, with reasons), 2 refused before anything was sent, 1 any other error, 130 interrupted (the job run can be resumed).
@@ -145,6 +145,28 @@ def cancel(
             _print_json(asked.to_json())
         else:
             typer.echo("Asked to cancel. `keld watch --advance` or the next `keld run` brings it to its end.")
+
+
+@app.command()
+def reconcile(
+    account: Annotated[list[str] | None, typer.Argument(help="Only these providers; default: all that this ledger ever sent to.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it costs.")] = False,
+    days: Annotated[float, typer.Option("--days", min=0.01, help="How far back to look.")] = 3.0,
+    as_json: AsJson = False,
+) -> None:
+    """Find batches that the providers have and the ledger does not; adopt them, or cancel them and count what they cost."""
+    from dataclasses import asdict
+    from datetime import timedelta
+
+    from keld.status import plain
+    from keld.view import findings_view
+
+    with _refusals(ERROR), _keld() as keld:
+        found = keld.reconcile(account or None, since=timedelta(days=days), dry_run=dry_run)
+    if as_json:
+        _print_json([plain(asdict(one)) for one in found])
+    else:
+        _console().print(findings_view(found, dry_run=dry_run) if found else "The ledger has every batch of ours that the providers have.")
 
 
 @app.command()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from keld import snapshot
 from keld.answer import AnswerSink, Outcome, same
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
-from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable, UnknownJobRun
+from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, UnknownJobRun
 from keld.job import Job, due, partition_end
 from keld.ledger import Ledger
 from keld.plan import Candidate, Option, Plan, Worth, choose, ordered, reckon, reckoner, work_of
@@ -128,7 +128,7 @@ class Keld:
         try:
             opened = self._open(job, key, table, run_id, files, target, ends_at, before, force)
         except BaseException:
-            self.staging.drop(run_id)
+            self._drop_unopened(run_id)
             raise
         if opened is None or opened.id != run_id:
             self.staging.drop(run_id)  # nothing new to ask, or another worker was first
@@ -351,6 +351,15 @@ class Keld:
             "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": sink,
         }  # fmt: skip
         return self.ledger.open_run(row, shards, self.clock())
+
+    def _drop_unopened(self, run_id: str) -> None:
+        """Removes a job run's files, unless the ledger holds it after all: a commit may be done, and its acknowledgement lost."""
+        try:
+            self.ledger.run(run_id)
+        except UnknownJobRun:
+            self.staging.drop(run_id)
+        except LedgerError:
+            pass  # it cannot be asked; files too many do no harm
 
     def _take(self, job: Job, table: Table, files: RunFiles) -> tuple[Snapshot, Question, str]:
         output = output_schema(job.output_type, prefix=job.output_prefix)

@@ -298,7 +298,7 @@ class Ledger:
                 Event.SENDING,
                 now,
                 {"attempt": attempt},
-                {"attempt": attempt, "intent_at": now, "looks": 0, "not_before": None},
+                {"attempt": attempt, "intent_at": now, "looks": 0, "not_before": None, "error": None},
             )
             intent = {"shard_id": shard.id, "attempt": attempt, "at": now, "requests": shard.requests, "after_batch": after_batch}
             db.execute(sa.insert(INTENT).values(outcome="sending", **intent))

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from keld.plan import Option, Plan
 from keld.price import Lane
+from keld.runner import Finding, Verdict
 from keld.spend import Spend
 from keld.status import Batch, Status
 
@@ -145,6 +146,53 @@ def spend_view(lines: Sequence[Spend], by: str) -> Table:
             usd(line.saved_usd), usd(line.in_flight_usd),
         )  # fmt: skip
     return table
+
+
+_DONE = {
+    Verdict.ADOPT: "its shard has no batch: adopted, its answers are used",
+    Verdict.CANCEL: "its shard was sent again: cancelled, what it cost is counted",
+    Verdict.SETTLE: "its shard was sent again: what it cost is counted",
+    Verdict.SEARCHED: "its shard is being looked for; its job run's next step finds it",
+    Verdict.UNPROVEN: "may be ours; its results will tell when it has ended",
+    Verdict.ANOTHERS: "another ledger's, or a lost one's: left alone",
+}
+_DUE = {
+    Verdict.ADOPT: "its shard has no batch: would be adopted, its answers used",
+    Verdict.CANCEL: "its shard was sent again: would be cancelled, what it cost counted",
+    Verdict.SETTLE: "its shard was sent again: what it cost would be counted",
+}
+
+
+def findings_view(findings: Sequence[Finding], *, dry_run: bool) -> RenderableType:
+    """What the providers have and the ledger does not, what is done about it, and what it costs."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
+    sure = sum((found.cost_usd or Decimal(0) for found in findings if found.verdict in _DUE and not found.cost_is_worst), Decimal(0))
+    at_most = sum((found.cost_usd or Decimal(0) for found in findings if found.verdict in _DUE and found.cost_is_worst), Decimal(0))
+    footers = {"cost": f"{usd(sure)} + at most {usd(at_most)}" if at_most else usd(sure)}
+    for name in (
+        "batch",
+        "provider",
+        "status",
+        "created",
+        "requests",
+        "shard",
+        "cost",
+        "what is done" if not dry_run else "what would be done",
+    ):
+        table.add_column(name, footer=footers.get(name, ""), justify="right" if name in ("requests", "cost") else "left")
+    for found in findings:
+        words = _DUE[found.verdict] if dry_run and found.verdict in _DUE else _DONE[found.verdict]
+        table.add_row(
+            found.batch_id, found.provider, found.native, instant(found.created_at), "?" if found.requests is None else f"{found.requests:,}",
+            f"{found.job}[{found.partition or '-'}] {found.shard}" if found.job else "-", _cost_words(found), words,
+        )  # fmt: skip
+    return table
+
+
+def _cost_words(found: Finding) -> str:
+    if found.cost_usd is None:
+        return "?"
+    return f"at most {usd(found.cost_usd)}" if found.cost_is_worst else usd(found.cost_usd)
 
 
 def _option_cells(option: Option, chosen: bool) -> tuple[str, ...]:

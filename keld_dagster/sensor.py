@@ -98,6 +98,7 @@ class _Tick:
         still_open = self.keld.statuses(open_only=True)
         waits = self._waits(still_open)
         if not waits:
+            self.keld.poll([])  # a create that landed late may be all there is
             return dg.SkipReason("Nothing is at a provider.")
         begin = int(self.context.cursor or 0) % len(waits)
         waits = waits[begin:] + waits[:begin]

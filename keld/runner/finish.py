@@ -125,6 +125,7 @@ def _write_output(visit: Visit, run: JobRun, sink: str, answers: Sequence[Path])
     output = visit.output()
     schema = enriched_schema(source_schema(visit.files.snapshot), output)
     failpoint("sink.write")
+    visit.ledger.renew(visit.lease, visit.now())  # else a younger job run's output may stand there
     written = write_table(sink, schema, enrich(visit.files.snapshot, answers, output), partition=run.partition or None)
     failpoint("sink.written")
     return {"uri": written.uri, "rows": written.rows, "size_bytes": written.size_bytes, "sha256": written.sha256}

@@ -57,7 +57,7 @@ def send(visit: Visit, shard: Shard) -> Shard:
     provider = visit.provider(shard)
     path = visit.files.shard(shard.id).input
     if shard.host != provider.host or sha256_of(path) != shard.sha256:
-        return stage(visit, shard)  # another provider's host, another machine, a cleaned disk: the snapshot gives the same bytes again
+        shard = stage(visit, shard)  # another provider's host, another machine, a cleaned disk: the snapshot gives the same bytes again
     shard = _uploaded(visit, provider, shard, path)
     before = None if provider.capabilities.marks_batches else provider.newest()
     intended = time.monotonic(), visit.now()

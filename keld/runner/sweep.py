@@ -119,6 +119,8 @@ class Sweep:
         shard = self.world.ledger.shard(shard_id)
         if shard is None:
             return self._finding(batch, None, Verdict.ANOTHERS)
+        if self.world.ledger.knows_batch(batch.id):
+            return None  # its create was recorded since we asked: asked again now that its shard was read
         return self._finding(batch, shard, self._verdict(shard, batch))
 
     def _verdict(self, shard: Shard, batch: RemoteBatch) -> Verdict:

@@ -15,6 +15,7 @@ from keld.runner.visit import Visit
 from keld.state import State
 
 _STALE = timedelta(minutes=5)  # a job run whose next look is overdue by more has nobody who advances it
+_REST = timedelta(minutes=1)  # how long nobody tries after somebody was turned away
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -28,25 +29,23 @@ def put_off_until(visit: Visit, run: JobRun, shard: Shard) -> datetime | None:
         not_before=shard.not_before, tried_at=shard.intent_at, next_check_at=None,
     )  # fmt: skip
     others = [other for other in queue if other.shard_id != shard.id and not _is_stale(other, visit.now())]
-    settings = visit.settings
-    return turn(me, others, visit.now(), fresh=shard.state is State.STAGED, rest=settings.retry_queue_full, ask_again=settings.poll_most)
+    return turn(me, others, visit.now(), fresh=shard.state is State.STAGED, ask_again=visit.settings.poll_most)
 
 
-def turn(me: Waiting, others: Sequence[Waiting], now: datetime, *, fresh: bool, rest: timedelta, ask_again: timedelta) -> datetime | None:
+def turn(me: Waiting, others: Sequence[Waiting], now: datetime, *, fresh: bool, ask_again: timedelta) -> datetime | None:
     """None if `me` goes next; else when to ask again.
 
     Args:
         others: the shards that the provider turned away, or that wait behind them.
         fresh: `me` was not turned away itself.
-        rest: how long nobody tries after somebody was turned away.
     """
     later = [other for other in others if other.not_before is not None and other.not_before > now]
     due = [other for other in others if other not in later]
     if fresh and later and not due:
         return min(other.not_before or now for other in later)
     just_tried = max((other.tried_at for other in later if other.tried_at is not None), default=None)
-    if just_tried is not None and just_tried + rest > now:
-        return just_tried + rest
+    if just_tried is not None and just_tried + _REST > now:
+        return just_tried + _REST
     return None if min([me, *due], key=_urgency) is me else now + ask_again
 
 

@@ -135,6 +135,7 @@ class Visit:
 
     def give_up(self, shard: Shard, event: Event, outcome: Outcome, why: str, **changes: object) -> Shard:
         """All rows of a shard get one outcome, on disk first."""
+        self.ledger.renew(self.lease, self.now())  # else another worker has sent them meanwhile, and their answers stand in that file
         sent = sent_of(self.ledger.run(shard.run_id), self.files, shard)
         output = self.output()
         answers = self.files.shard(shard.id).answers

@@ -1,0 +1,247 @@
+"""A create that landed after its last look, and whatever else a provider has that the ledger does not: found, stopped, counted."""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import anthropic as anthropic_sdk
+import openai as openai_sdk
+import pytest
+from scene import Peer, anthropic, billed_usd, creates, fault, finish, openai, outcomes, purchases, run, tickets, triage
+from typer.testing import CliRunner
+
+from keld import Keld, Settings, Status
+from keld.cli import app
+from keld.emulator import Emulator
+from keld.runner import Finding, Verdict
+
+HOUR = timedelta(hours=1)
+
+
+def bought_late(keld: Keld, emulator: Emulator, peer: Peer, **terms: Any) -> Status:
+    """A job run whose first create showed only after its shard was sent again."""
+    fault(emulator, "create", "drop_after")
+    fault(emulator, "create", "list_lag", for_s=5_000)
+    return run(keld, emulator, triage(peer, **terms))
+
+
+def lost_for_good(keld: Keld, emulator: Emulator, **fault_terms: Any) -> Status:
+    """An Anthropic job run that is quarantined: its create was without a reply, and is not in the list."""
+    fault(emulator, "create", "drop_after")
+    fault(emulator, "create", "list_lag", **{"for_s": 5_000, **fault_terms})
+    return run(keld, emulator, triage(anthropic))
+
+
+@pytest.fixture
+def careful(open_keld: Callable[..., Keld]) -> Keld:
+    """An environment that rather quarantines than sends again what may have landed."""
+    return open_keld(settings=Settings(resend_unfenced=False, poll_least=timedelta(seconds=30)))
+
+
+def sweep(keld: Keld, emulator: Emulator, status: Status, ticks: int = 12) -> Status:
+    """Ten minutes a tick."""
+    for _ in range(ticks):
+        emulator.advance(600)
+        status = keld.advance(status.id)
+    return status
+
+
+# --- by itself --------------------------------------------------------------------------------------------------------
+
+
+def test_a_create_that_shows_after_the_last_look_is_counted(keld: Keld, emulator: Emulator, peer: Peer, ledger_url: str) -> None:
+    """Bought once too often: never hidden."""
+    status = bought_late(keld, emulator, peer)
+    assert status.answered == 6
+    assert billed_usd(emulator, status.created_at) == 2 * status.cost_usd
+    status = sweep(keld, emulator, status)
+    assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
+    assert [stray.cost_usd for stray in keld.ledger.strays_of(status.id)] == [status.cost_usd / 2]
+    assert len(creates(emulator, peer)) == 2
+
+
+def test_a_late_create_is_stopped_where_its_mark_tells_whose_it_is(keld: Keld, emulator: Emulator) -> None:
+    """What it has not done yet is not paid."""
+    fault(emulator, "life", "stuck", done=0.5, match={"batch": 1})
+    status = bought_late(keld, emulator, openai)
+    status = sweep(keld, emulator, status)
+    assert Counter(purchases(emulator).values()) == {2: 3, 1: 3}
+    assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
+
+
+def test_until_its_cost_is_known_a_stray_counts_at_its_worst(keld: Keld, emulator: Emulator) -> None:
+    fault(emulator, "life", "stuck", done=0.5, match={"batch": 1})
+    status = bought_late(keld, emulator, openai)
+    emulator.advance(5_000)
+    keld.poll([])
+    assert keld.status(status.id).reserved_usd == keld.ledger.shards(status.id)[0].worst_usd
+
+
+def test_a_poll_stops_a_late_create_and_reads_no_results(keld: Keld, emulator: Emulator) -> None:
+    """Sensors call it: it stays light."""
+    fault(emulator, "life", "stuck", done=0.5, match={"batch": 1})
+    bought_late(keld, emulator, openai)
+    emulator.advance(5_000)
+    before = len(emulator.requests())
+    keld.poll([])
+    made = [call.path.rpartition("/")[2] for call in emulator.requests()[before:]]
+    assert "cancel" in made
+    assert "content" not in made
+
+
+def test_where_no_create_was_lost_nothing_is_swept(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """No list calls for those who need none."""
+    status = run(keld, emulator, triage(peer))
+    before = len(emulator.requests())
+    sweep(keld, emulator, status)
+    assert len(emulator.requests()) == before
+
+
+def test_an_account_is_swept_by_one_worker_at_a_time(keld: Keld, open_keld: Callable[..., Keld], emulator: Emulator) -> None:
+    status = bought_late(keld, emulator, openai)
+    others = [open_keld() for _ in range(3)]
+    emulator.advance(5_000)
+    for each in (keld, *others):
+        each.poll([])
+    before = len(emulator.requests())
+    for each in (keld, *others):
+        each.poll([])
+    assert len(emulator.requests()) == before
+    assert len(keld.ledger.strays_of(status.id)) == 1
+
+
+def test_what_landed_before_it_was_sent_again_is_adopted(keld: Keld, emulator: Emulator) -> None:
+    """It is paid already: its answers are used, and nothing is bought twice."""
+    fault(emulator, "create", "drop_after")
+    fault(emulator, "create", "list_lag", for_s=700)
+    fault(emulator, "create", "status", status=429, retry_after=3_600, skip=1)
+    status = run(keld, emulator, triage(openai))
+    assert outcomes(keld, status) == ["answered"] * 6
+    assert set(purchases(emulator).values()) == {1}
+    assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
+
+
+# --- quarantine -------------------------------------------------------------------------------------------------------
+
+
+def test_where_it_is_not_to_be_sent_again_a_lost_create_is_quarantined_with_the_reason(careful: Keld, emulator: Emulator) -> None:
+    status = lost_for_good(careful, emulator)
+    assert outcomes(careful, status) == ["quarantined"] * 6
+    reason = careful.read(status.id).read_all().column("keld_error").to_pylist()[0]
+    assert "reply to its create was lost" in reason
+    assert len(creates(emulator, anthropic)) == 1
+    assert status.reserved_usd > 0
+
+
+def test_a_quarantined_row_is_not_bought_again_by_asking_again(careful: Keld, emulator: Emulator) -> None:
+    """Not even when the table has changed: only its changed rows are asked."""
+    status = lost_for_good(careful, emulator)
+    again = run(careful, emulator, triage(anthropic), tickets(changed=[0]))
+    assert again.id != status.id
+    assert outcomes(careful, again) == ["answered"] + ["quarantined"] * 5
+    assert (again.answered, again.quarantined) == (1, 5)
+    assert purchases(emulator)[1] == 1
+
+
+def test_a_quarantined_batch_that_turns_up_is_adopted_and_its_answers_used(careful: Keld, emulator: Emulator) -> None:
+    """Without being asked to."""
+    status = lost_for_good(careful, emulator)
+    emulator.advance(5_000)
+    careful.advance(status.id)
+    status = finish(careful, emulator, status.id)
+    assert outcomes(careful, status) == ["answered"] * 6
+    assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
+    assert len(creates(emulator, anthropic)) == 1
+
+
+# --- by a person ------------------------------------------------------------------------------------------------------
+
+
+def verdicts(found: list[Finding]) -> list[Verdict]:
+    return [one.verdict for one in found]
+
+
+def test_reconcile_says_what_it_would_do_and_what_it_costs(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    status = bought_late(keld, emulator, peer)
+    emulator.advance(5_000)
+    before = [call.method for call in emulator.requests()]
+    (found,) = keld.reconcile(dry_run=True)
+    assert (found.verdict, found.job, found.shard, found.requests) == (Verdict.SETTLE, "triage", 0, 6)
+    assert (found.cost_usd, found.cost_is_worst) == (status.cost_usd, False)
+    assert {call.method for call in emulator.requests()[len(before) :]} == {"GET"}
+    assert keld.ledger.strays_of(status.id) == []
+
+
+def test_reconcile_stops_a_late_create_and_counts_it(keld: Keld, emulator: Emulator) -> None:
+    fault(emulator, "life", "stuck", done=0.5, match={"batch": 1})
+    status = bought_late(keld, emulator, openai)
+    emulator.advance(5_000)
+    assert verdicts(keld.reconcile()) == [Verdict.CANCEL]
+    emulator.advance(60)
+    assert verdicts(keld.reconcile()) == [Verdict.SETTLE]
+    assert keld.reconcile() == []
+    assert keld.status(status.id).cost_usd == billed_usd(emulator, status.created_at)
+
+
+def test_reconcile_adopts_what_was_quarantined(careful: Keld, emulator: Emulator) -> None:
+    status = lost_for_good(careful, emulator, for_s=200_000)
+    emulator.advance(200_000)
+    assert verdicts(careful.reconcile(dry_run=True)) == [Verdict.ADOPT]
+    assert careful.status(status.id).over
+    careful.reconcile()
+    status = finish(careful, emulator, status.id)
+    assert outcomes(careful, status) == ["answered"] * 6
+    assert status.cost_usd == billed_usd(emulator, status.created_at)
+
+
+def test_reconcile_leaves_alone_what_others_made(keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Any) -> None:
+    """Another team's batches, and another ledger's."""
+    run(keld, emulator, triage(peer))
+    asked: Any = {"model": peer.model, "max_tokens": 9, "messages": [{"role": "user", "content": "theirs"}]}
+    if peer is anthropic:
+        anthropic_sdk.Anthropic().messages.batches.create(requests=[{"custom_id": "theirs", "params": asked}])
+    else:
+        line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": asked}
+        file = openai_sdk.OpenAI().files.create(file=("theirs.jsonl", json.dumps(line).encode()), purpose="batch")
+        openai_sdk.OpenAI().batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    with Keld(home=tmp_path / "another", clock=emulator.now) as another:
+        run(another, emulator, triage(peer))
+    before = len([call for call in emulator.requests() if call.method == "POST"])
+    found = keld.reconcile()
+    assert verdicts(found) == ([Verdict.ANOTHERS] if peer is openai else [])
+    assert len([call for call in emulator.requests() if call.method == "POST"]) == before
+
+
+def test_reconcile_says_of_an_unmarked_batch_that_only_its_end_will_tell(careful: Keld, emulator: Emulator) -> None:
+    fault(emulator, "life", "stuck")
+    status = lost_for_good(careful, emulator)
+    emulator.advance(5_000)
+    assert verdicts(careful.reconcile(dry_run=True)) == [Verdict.UNPROVEN]
+    assert outcomes(careful, status) == ["quarantined"] * 6
+
+
+def test_a_create_that_is_being_looked_for_is_left_to_its_job_run(keld: Keld, emulator: Emulator) -> None:
+    fault(emulator, "create", "drop_after")
+    status = keld.submit(triage(openai), tickets())
+    keld.advance(status.id)
+    assert verdicts(keld.reconcile()) == [Verdict.SEARCHED]
+    status = finish(keld, emulator, status.id)
+    assert purchases(emulator) == Counter(dict.fromkeys(range(6), 1))
+
+
+def test_the_command_line_tells_it_in_a_table_and_in_json(
+    keld: Keld, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, ledger_url: str
+) -> None:
+    status = bought_late(keld, emulator, openai)
+    emulator.advance(5_000)
+    monkeypatch.setenv("KELD_HOME", str(keld.home))
+    monkeypatch.setenv("KELD_LEDGER_URL", keld.ledger_url)
+    told = CliRunner().invoke(app, ["reconcile", "--dry-run", "--days", "9000"], env={"COLUMNS": "200"})
+    assert told.exit_code == 0, told.output
+    assert "would be counted" in told.output
+    as_json = json.loads(CliRunner().invoke(app, ["reconcile", "--days", "9000", "--json"]).output)
+    assert [(one["verdict"], Decimal(one["cost_usd"])) for one in as_json] == [("settle", status.cost_usd)]
+    assert "has every batch" in CliRunner().invoke(app, ["reconcile", "--days", "9000"]).output
