@@ -142,3 +142,20 @@ def open_keld(request: pytest.FixtureRequest, tmp_path: Path, emulator: Emulator
 def keld(open_keld: Callable[..., Keld]) -> Keld:
     """An environment whose providers are the emulator and whose clock is the emulator's."""
     return open_keld()
+
+
+# --- what is told at the end ------------------------------------------------------------------------------------------
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How many kills there were, where, and what they broke."""
+    ended = [report for how in ("passed", "failed") for report in terminalreporter.stats.get(how, [])]
+    kills = [(report, [point for name, point in report.user_properties if name == "killed_at"]) for report in ended]
+    points = {point for _, killed_at in kills for point in killed_at}
+    if points:
+        schedules = [report for report, killed_at in kills if killed_at]
+        violations = sum(report.failed for report in schedules)
+        kill_count = sum(len(killed_at) for _, killed_at in kills)
+        terminalreporter.write_line(
+            f"crashes: {kill_count} SIGKILLs in {len(schedules)} schedules at {len(points)} points (provider and failpoint), {violations} violations"
+        )

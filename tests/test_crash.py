@@ -81,8 +81,8 @@ CASES = [
 class Crash:
     """Kills a worker, has this process go on, and says what must then be true."""
 
-    def __init__(self, emulator: Emulator, keld: Keld, folder: Path) -> None:
-        self.emulator, self.keld, self.folder = emulator, keld, folder
+    def __init__(self, emulator: Emulator, keld: Keld, folder: Path, note: Callable[[str, object], None]) -> None:
+        self.emulator, self.keld, self.folder, self.note = emulator, keld, folder, note
         self.sink = folder / "out.parquet"
 
     def now(self) -> Any:
@@ -95,6 +95,7 @@ class Crash:
 
     def kill(self, peer: Peer, scenario: str, point: str, nth: int = 1) -> None:
         """A worker's life, to `point`."""
+        self.note("killed_at", f"{peer.name} {point}")
         order = Order(
             env={**self.emulator.env(), "SSL_CERT_DIR": str(self.folder)},
             home=str(self.keld.home),
@@ -135,8 +136,8 @@ def emulator(open_emulator: Callable[..., Emulator]) -> Emulator:
 
 
 @pytest.fixture
-def crash(emulator: Emulator, keld: Keld, tmp_path: Path) -> Crash:
-    return Crash(emulator, keld, tmp_path)
+def crash(emulator: Emulator, keld: Keld, tmp_path: Path, record_property: Callable[[str, object], None]) -> Crash:
+    return Crash(emulator, keld, tmp_path, record_property)
 
 
 def prove(crash: Crash, peer: Peer, scenario: str, point: str) -> None:
