@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from keld.answer import Outcome
 from keld.schema import OutputSchema
@@ -65,20 +66,23 @@ def enrich(snapshot: Path, answers: Sequence[Path], output: OutputSchema) -> Ite
         start = stop
 
 
-def retryable_positions(answers: Sequence[Path], rows: int) -> NDArray[np.int64]:
-    """The rows whose latest answer may be asked again and that no round has answered, ascending.
+def retryable_positions(answers: Sequence[Path], rows: int, max_attempts: int) -> NDArray[np.int64]:
+    """The rows whose latest answer may be asked again, that no round has answered and that were not asked too often yet, ascending.
 
     Args:
         answers: the answers files, those of earlier rounds first.
+        max_attempts: how often a row is asked at most; to be cancelled, or dropped unsent, is no attempt.
     """
     again = np.zeros(rows, dtype=np.bool_)
     answered = np.zeros(rows, dtype=np.bool_)
+    attempts = np.zeros(rows, dtype=np.int16)
     for path in answers:
         for batch in read_parquet(path, columns=["position", "keld_outcome", "retryable"]):
             positions = batch.column(0).to_numpy()
             again[positions] = batch.column(2).to_numpy(zero_copy_only=False)
             answered[positions] |= _is_answered(batch.column(1))
-    return np.flatnonzero(again & ~answered)
+            attempts[positions] += pc.not_equal(batch.column(1), Outcome.CANCELLED.value).to_numpy(zero_copy_only=False)
+    return np.flatnonzero(again & ~answered & (attempts < max_attempts))
 
 
 def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counter[Outcome]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -22,22 +21,19 @@ from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, UnknownJobRun
 from keld.job import Job, due, partition_end
 from keld.ledger import Ledger
-from keld.plan import Candidate, Option, Plan, Worth, choose, ordered, reckon, reckoner, work_of
-from keld.price import Lane, rates
+from keld.plan import Option, Plan, choose
 from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Provider
 from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint
 from keld.reuse import reuse, still_quarantined
-from keld.runner import Finding, Runner, Settings, plan_shards
+from keld.runner import Ask, Finding, Runner, Settings, World, options, overhead, plan_shards
 from keld.schema import OutputSchema, output_schema
-from keld.shard import Slice, cut, fitting
+from keld.shard import fitting
 from keld.snapshot import Snapshot
 from keld.staging import RunFiles, Staging, disk_errors, write_file
-from keld.state import State
 from keld.status import Status, status_of
 from keld.table import Table, open_table, sink_is_file
-from keld.turnaround import turnaround
 
 if TYPE_CHECKING:
     import numpy as np
@@ -273,9 +269,14 @@ class Keld:
             return self._ledger
 
     @property
+    def world(self) -> World:
+        """What the runner acts with."""
+        return World(self.ledger, self.staging, self.provider, self.clock, self.settings)
+
+    @property
     def runner(self) -> Runner:
         if self._runner is None:
-            self._runner = Runner(self.ledger, self.staging, self.provider, self.clock, self.settings)
+            self._runner = Runner(self.world)
         return self._runner
 
     def provider(self, name: str) -> Provider:
@@ -400,67 +401,23 @@ class Keld:
         askable: NDArray[np.int64],
         ends_at: datetime | None = None,
     ) -> Plan:
-        now = self.clock()
-        due_at, basis = due(job, ends_at or partition_end(partition), now)
-        work = work_of(question, askable)
-        options = [reckon(candidate, work, now, due_at) for candidate in self._candidates(job, question, askable, now)]
+        due_at, basis = due(job, ends_at or partition_end(partition), self.clock())
+        ask = Ask(question=question, sizes=askable, terms=_terms(job))
+        found, terms = options(self.world, ask, due_at, job.ceiling)
+        work = ask.work
         return Plan(
             job=job.name, partition=partition, rows=taken.rows, unaskable=taken.unaskable, reused=taken.rows - taken.unaskable - work.requests,
-            work=work, options=tuple(ordered(options)), chosen=choose(job.name, partition, options, job.ceiling) if work.requests else None,
+            work=work, options=tuple(found), chosen=choose(job.name, partition, found, terms) if work.requests else None,
             due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
         )  # fmt: skip
-
-    def _candidates(self, job: Job, question: Question, askable: NDArray[np.int64], now: datetime) -> Iterator[Candidate]:
-        for name in job.acceptable:
-            account, _, model = name.partition(":")
-            provider = self.provider(account)
-            obstacle = None
-            slices: list[Slice] = []
-            try:
-                slices, _ = self._slices(job, provider, question, model, askable)
-            except InvalidJob as problem:
-                obstacle = str(problem)
-            for lane in Lane:
-                known = rates(account, model, lane, now, job.prices)
-                if known is None and lane is Lane.FLEX:
-                    continue  # not sold
-                past = self.ledger.turnarounds(account, model, lane) if lane is Lane.BATCH else []
-                shards = len(slices) if lane is Lane.BATCH else 0
-                yield Candidate(
-                    provider=account,
-                    model=model,
-                    lane=lane,
-                    rates=known,
-                    turnaround=turnaround(lane, past),
-                    shards=shards,
-                    obstacle=obstacle,
-                )
-
-    def _slices(
-        self, job: Job, provider: Provider, question: Question, model: str, askable: NDArray[np.int64]
-    ) -> tuple[list[Slice], NDArray[np.bool_]]:
-        """The slices, and which rows are asked in them: a row may be too large for any."""
-        overhead = provider.encoder(question, model, "0" * 10).overhead_bytes
-        limits = provider.capabilities.limits.lowered(job.max_shard_rows, job.max_shard_bytes)
-        return cut([askable], overhead, limits), fitting(askable, overhead, limits)
 
     def _shards(
         self, job: Job, run_id: str, chosen: Option, question: Question, files: RunFiles, askable: NDArray[np.int64]
     ) -> list[Shard]:
-        provider = self.provider(chosen.provider)
-        like = Shard(
-            id="", run_id=run_id, ordinal=0, round=0, state=State.PLANNED, provider=chosen.provider, host=provider.host, model=chosen.model,
-            lane=chosen.lane.value, requests=0, size_bytes=0, worst_usd=Decimal(0), expected_usd=Decimal(0),
-        )  # fmt: skip
-        slices, asked = self._slices(job, provider, question, chosen.model, askable)
-        _set_aside(files, question, (askable > 0) & ~asked)
-        return plan_shards(files, slices, asked, first=0, round_=0, like=like, reckon=self._reckon(job, chosen, question, askable))
-
-    def _reckon(self, job: Job, chosen: Option, question: Question, askable: NDArray[np.int64]) -> Callable[[Slice], Worth]:
-        known = rates(chosen.provider, chosen.model, chosen.lane, self.clock(), job.prices)
-        assert known is not None, "an option without rates is not chosen"
-        overhead = self.provider(chosen.provider).encoder(question, chosen.model, "0" * 10).overhead_bytes
-        return reckoner(work_of(question, askable), overhead, known)
+        ask, provider = Ask(question=question, sizes=askable, terms=_terms(job)), self.provider(chosen.provider)
+        too_large = ~fitting(askable, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
+        _set_aside(files, question, (askable > 0) & too_large)
+        return plan_shards(self.world, files, ask, chosen, run_id=run_id, first=0, round_=0)
 
     def _answer_files(self, run: JobRun) -> list[Path]:
         shards = sorted(self.ledger.shards(run.id), key=lambda shard: (shard.round, shard.ordinal))
@@ -520,6 +477,8 @@ def _terms(job: Job) -> dict[str, Any]:
         "max_attempts": job.max_attempts,
         "max_shard_rows": job.max_shard_rows,
         "max_shard_bytes": job.max_shard_bytes,
+        "lane": job.lane,
+        "probability": job.probability,
         "prices": {name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},
     }
 

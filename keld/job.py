@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _MODEL = re.compile(r"[A-Za-z0-9_-]+:\S+")
 _ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
+_LANES = ("auto", "batch", "flex", "standard")
 _CEILING_MOST = 9_000_000  # the ledger counts pico-dollars in 64 bits
 # What Keld itself says in a request.  One of them in `params` would ask another model, more answers or longer ones than the
 # plan and the ceiling were reckoned with.
@@ -60,6 +61,8 @@ class Job:
         models: acceptable ones, `"provider:model"`; Keld takes the best value that meets the terms.
         system: the instruction shared by all rows.
         deadline: a span after the partition's end, an aware instant, or None.
+        probability: of keeping the deadline that is wished; the rest is what a lower cost may put at risk.
+        lane: `auto` (the cheapest that meets the terms), or always `batch`, `flex` or `standard`.
         ceiling_usd: the most one partition may cost, retries included; None is no ceiling.
         max_output_tokens: per row; also what the worst case under a ceiling is reckoned with.
         max_attempts: how often one row may be asked when the provider expired, lost or failed it.
@@ -81,6 +84,8 @@ class Job:
     output_type: Any = str
     system: str | None = None
     deadline: timedelta | datetime | None = None
+    probability: float = 0.99
+    lane: str = "auto"
     ceiling_usd: Decimal | int | float | str | None = None
     max_output_tokens: int = 1024
     max_attempts: int = 3
@@ -101,7 +106,10 @@ class Job:
         object.__setattr__(self, "ceiling_usd", _ceiling(self.name, self.ceiling_usd))
         _check_prompt(self.name, self.prompt)
         _check_deadline(self.name, self.deadline)
+        _check_probability(self.name, self.probability)
         _check_numbers(self)
+        if self.lane not in _LANES:
+            raise InvalidJob(f"{self.name}: lane={self.lane!r} is not one of {', '.join(_LANES)}.")
         _check_params(self)
         if self.endpoint not in _ENDPOINTS:
             raise InvalidJob(f"{self.name}: endpoint={self.endpoint!r} is not one of {', '.join(_ENDPOINTS)}.")
@@ -225,6 +233,11 @@ def _check_numbers(job: Job) -> None:
         value = getattr(job, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InvalidJob(f"{job.name}: {name}={value!r} must be a whole number of at least 1.")
+
+
+def _check_probability(job: str, probability: object) -> None:
+    if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 < probability < 1:
+        raise InvalidJob(f"{job}: probability={probability!r} must be above 0 and below 1, e.g. 0.99.")
 
 
 def _check_params(job: Job) -> None:

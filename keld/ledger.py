@@ -24,7 +24,7 @@ from keld.database import Database, shown
 from keld.errors import CeilingTooLow, LeaseLost, UnknownJobRun
 from keld.failpoint import failpoint
 from keld.record import EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Shard, Stray, Suspect, Waiting
-from keld.state import Event, RunState, State, after
+from keld.state import AT_PROVIDER, Event, RunState, State, after
 
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
 _FREEING = (Event.REFUSED, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED)
@@ -197,17 +197,36 @@ class Ledger:
         with self._db.read() as db:
             return [dict(row._mapping) for row in db.execute(sa.select(EVENT).where(EVENT.c.run_id == run_id).order_by(EVENT.c.id))]
 
-    def turnarounds(self, provider: str, model: str, lane: str, limit: int = 200) -> list[float]:
-        """Seconds from submission to end of the latest batches that completed."""
+    def turnarounds(
+        self, provider: str, host: str, model: str, lane: str, now: datetime, limit: int = 200
+    ) -> tuple[list[float], list[float]]:
+        """Seconds from submission to end of the latest shards that completed; and how long the others, running or given up, ran without."""
         query = (
-            sa.select(SHARD.c.submitted_at, SHARD.c.ended_at)
-            .where(SHARD.c.provider == provider, SHARD.c.model == model, SHARD.c.lane == lane, SHARD.c.ended == "completed")
-            .where(SHARD.c.submitted_at.is_not(None), SHARD.c.ended_at.is_not(None))
+            sa.select(SHARD.c.submitted_at, SHARD.c.ended_at, SHARD.c.ended)
+            .where(SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model, SHARD.c.lane == lane)
+            .where(SHARD.c.submitted_at.is_not(None), sa.or_(SHARD.c.ended.is_not(None), SHARD.c.state.in_(AT_PROVIDER)))
+            .order_by(SHARD.c.submitted_at.desc())
+            .limit(limit)
+        )
+        completed, others = [], []
+        with self._db.read() as db:
+            for submitted_at, ended_at, ended in db.execute(query):
+                seconds = max(0.0, ((ended_at or now) - submitted_at).total_seconds())
+                (completed if ended == "completed" else others).append(seconds)
+        return completed, others
+
+    def speed(self, provider: str, host: str, model: str, limit: int = 20) -> float | None:
+        """Rows a second of the latest stretches in the standard lane, the median; None before there were any."""
+        query = (
+            sa.select(SHARD.c.requests, SHARD.c.submitted_at, SHARD.c.ended_at)
+            .where(SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model, SHARD.c.lane == "standard")
+            .where(SHARD.c.ended == "completed", SHARD.c.requests >= 20)
             .order_by(SHARD.c.ended_at.desc())
             .limit(limit)
         )
         with self._db.read() as db:
-            return [(ended - submitted).total_seconds() for submitted, ended in db.execute(query)]
+            speeds = [requests / max((ended - begun).total_seconds(), 0.001) for requests, begun, ended in db.execute(query)]
+        return sorted(speeds)[len(speeds) // 2] if speeds else None
 
     # -- writing ----------------------------------------------------------------------------------------------
 

@@ -1,25 +1,26 @@
 """Plan: requests + terms + prices + turnaround -> which model in which lane, what it costs, when it is due.
 
-On the road: `snapshot`, `price`, `turnaround` -> **`plan`** -> `runner`.  Pure.
-All acceptable models are compared in every lane; what is chosen is the cheapest, in expectation, that fits under the ceiling in
-the worst case and that this version can run: the batch lane.  The other lanes are priced beside it, for comparison.
+On the road: `price`, `turnaround`, `deadline` -> **`plan`** -> `runner`.  Pure; the runner plans the rest of a job run anew with it.
+All acceptable models are compared in every lane that their provider sells.  What is chosen is the cheapest, in expectation, that keeps the
+deadline with the wished probability and fits under the ceiling in the worst case.  A batch is reckoned with its rescue: where a
+fast lane can take over before the deadline is lost, the deadline is as good as kept, and the chance that it must costs what it costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from keld.deadline import Pace
 from keld.errors import CeilingTooLow, PriceUnknown
 from keld.price import Lane, Rates, Usage
 from keld.request import Question
 from keld.schema import OutputSchema
-from keld.shard import Slice
 from keld.turnaround import Turnaround
 
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ class Work:
         longest = (self.longest_bytes + self.shared_bytes) // _WORST_BYTES_A_TOKEN + _TOKENS_A_MESSAGE
         return rates.total(self.worst(), longest)
 
-    def of(self, part: Slice, overhead_bytes: int) -> Work:
-        """The same for one slice; the worst cases of all slices never add up to more than that of the whole."""
-        return replace(self, requests=part.requests, prompt_bytes=part.size_bytes - part.requests * overhead_bytes)
+    def of(self, requests: int, prompt_bytes: int) -> Work:
+        """The same for one part of it; the worst cases of all parts never add up to more than that of the whole."""
+        return replace(self, requests=requests, prompt_bytes=prompt_bytes)
 
     def _input(self, bytes_a_token: int) -> int:
         return (self.prompt_bytes + self.requests * self.shared_bytes) // bytes_a_token + self.requests * _TOKENS_A_MESSAGE
@@ -100,10 +101,18 @@ class Candidate:
     shards: int
     obstacle: str | None = None  # why it cannot be used, whatever it costs
 
+    @property
+    def name(self) -> str:
+        return f"{self.provider}:{self.model} {self.lane.value}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """A candidate, reckoned; costs are for all requests of the partition."""
+    """A candidate, reckoned; costs are for all requests that are to be asked.
+
+    `expected_usd` is the lane's own cost, `risk_usd` that of the rescue times the chance that it is needed; `chance` is that of keeping
+    the deadline, None without one.
+    """
 
     provider: str
     model: str
@@ -112,11 +121,18 @@ class Option:
     usage: Usage
     expected_usd: Decimal | None
     worst_usd: Decimal | None
+    risk_usd: Decimal
     rates_source: str
     half_by: datetime  # when half of such submissions are back
     most_by: datetime  # when nine in ten are
-    chance: float | None  # of being back before the deadline; None without one
+    chance: float | None
+    rescued_by: str | None  # the fast lane that takes over where a batch is late
     obstacle: str | None
+
+    @property
+    def total_usd(self) -> Decimal:
+        """What it is expected to cost in the end."""
+        return (self.expected_usd or Decimal(0)) + self.risk_usd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,74 +160,144 @@ class Plan:
         return next((option.expected_usd for option in same), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Worth:
-    """What a slice costs at worst, which is reserved, and as expected."""
-
-    worst_usd: Decimal
-    expected_usd: Decimal
-
-
-def reckoner(work: Work, overhead_bytes: int, rates: Rates) -> Callable[[Slice], Worth]:
-    """A function that gives a slice's worth, by its own bytes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What the options are held against.
 
     Args:
-        work: that of all slices together.
-        overhead_bytes: what a request line adds to a prompt fragment; slices count it in.
+        due: the deadline; None: there is none.
+        ceiling_usd: what may still be spent; None: no ceiling.
+        probability: of keeping the deadline, that is wished.
+        lane: the one the user insists on; None: any.
     """
 
-    def worth(part: Slice) -> Worth:
-        portion = work.of(part, overhead_bytes)
-        return Worth(portion.worst_usd(rates), portion.expected_usd(rates))
+    now: datetime
+    due: datetime | None = None
+    ceiling_usd: Decimal | None = None
+    probability: float = 0.99
+    lane: Lane | None = None
+    pace: Pace = field(default_factory=Pace)
 
-    return worth
+    def fits(self, worst_usd: Decimal | None) -> bool:
+        return self.ceiling_usd is None or (worst_usd is not None and worst_usd <= self.ceiling_usd)
 
 
-def reckon(candidate: Candidate, work: Work, now: datetime, due: datetime | None) -> Option:
-    """What a candidate would cost and when it would be back."""
-    rates = candidate.rates
+def reckon(candidates: Sequence[Candidate], work: Work, terms: Terms) -> list[Option]:
+    """What each candidate would cost, when it would be back, and whether the deadline would be kept; the usable ones first, by total cost."""
+    rescue = _rescue(candidates, work, terms)
+    options = [_option(candidate, rescue, work, terms) for candidate in candidates]
+    return sorted(options, key=lambda option: (option.obstacle is not None, option.total_usd, _LANES.index(option.lane)))
+
+
+_LANES = (Lane.BATCH, Lane.FLEX, Lane.STANDARD)  # at the same cost: the one that needs no worker first
+_BATCH_LEAST = timedelta(hours=1)  # somebody waits: nobody's batches come back that soon often enough to be worth a try
+_SURE = 0.999  # nothing on a network is surer
+
+
+def _rescue(candidates: Sequence[Candidate], work: Work, terms: Terms) -> Candidate | None:
+    """The cheapest standard lane that all rows could be rescued through without breaking the ceiling."""
+    able = [
+        (candidate.rates and work.expected_usd(candidate.rates), candidate)
+        for candidate in candidates
+        if candidate.lane is Lane.STANDARD
+        and candidate.obstacle is None
+        and candidate.rates
+        and terms.fits(work.worst_usd(candidate.rates))
+    ]
+    return min(able, key=lambda pair: pair[0] or Decimal(0))[1] if able and terms.lane is None else None
+
+
+def _option(candidate: Candidate, rescue: Candidate | None, work: Work, terms: Terms) -> Option:
+    rates, lane = candidate.rates, candidate.lane
+    chance, risk, rescued_by = None, Decimal(0), None
+    if terms.due is not None:
+        chance = _chance(candidate, work, terms, terms.due - terms.now)
+        if rescue is not None and rescue.rates is not None and lane is not Lane.STANDARD:
+            back = _chance_before_rescue(candidate, work, terms, terms.due - terms.now)
+            if back is not None:
+                chance, rescued_by = back + (1 - back) * _SURE, rescue.name
+                dearer = work.expected_usd(rescue.rates) - (work.expected_usd(rates) if rates else 0)
+                risk = max(dearer, Decimal(0)) * Decimal(str(round(1 - back, 6)))  # what a batch has not answered is not paid
+    half, most = (terms.now + _takes(candidate, work, terms, share) for share in (0.5, 0.9))
     return Option(
         provider=candidate.provider,
         model=candidate.model,
-        lane=candidate.lane,
+        lane=lane,
         shards=candidate.shards,
         usage=work.usage(),
         expected_usd=work.expected_usd(rates) if rates else None,
         worst_usd=work.worst_usd(rates) if rates else None,
+        risk_usd=risk,
         rates_source=rates.source if rates else "no rate known",
-        half_by=now + candidate.turnaround.quantile(0.5),
-        most_by=now + candidate.turnaround.quantile(0.9),
-        chance=None if due is None else candidate.turnaround.chance(due - now),
+        half_by=half,
+        most_by=most,
+        chance=chance,
+        rescued_by=rescued_by,
         obstacle=candidate.obstacle or (None if rates else "no rate known"),
     )
 
 
-def choose(job: str, partition: str, options: Sequence[Option], ceiling: Decimal | None) -> Option:
-    """The cheapest option of the batch lane whose worst case fits under the ceiling.
+def _takes(candidate: Candidate, work: Work, terms: Terms, share: float) -> timedelta:
+    """Within which span a share of such submissions comes back."""
+    one = candidate.turnaround.quantile(share)
+    if candidate.lane is Lane.BATCH:
+        return one
+    return one + terms.pace.stretch(work.requests, flex=candidate.lane is Lane.FLEX) / terms.pace.safety
+
+
+def _chance(candidate: Candidate, work: Work, terms: Terms, span: timedelta) -> float:
+    """Of being back within `span` by itself."""
+    if candidate.lane is Lane.BATCH:
+        return candidate.turnaround.chance(span - terms.pace.collect)
+    left = span - terms.pace.collect - terms.pace.stretch(work.requests, flex=candidate.lane is Lane.FLEX)
+    return min(_SURE, candidate.turnaround.chance(left))
+
+
+def _chance_before_rescue(candidate: Candidate, work: Work, terms: Terms, span: timedelta) -> float | None:
+    """Of being back before it must be given up; None where it cannot be waited for at all."""
+    wait = span - terms.pace.rescue(work.requests)
+    if wait <= timedelta(0) or (candidate.lane is Lane.BATCH and span < _BATCH_LEAST):
+        return None
+    if candidate.lane is Lane.BATCH:
+        return candidate.turnaround.chance(wait)
+    return _SURE if terms.pace.stretch(work.requests, flex=True) <= wait else None
+
+
+def choose(job: str, partition: str, options: Sequence[Option], terms: Terms) -> Option:
+    """The cheapest option, in the end, that keeps the deadline with the wished probability and whose worst case fits under the ceiling.
+
+    Where none keeps it, the likeliest of those that fit: late is better than never, and the check says so.
 
     Raises:
-        PriceUnknown: no acceptable model has a known rate in the batch lane.
+        PriceUnknown: no acceptable model has a known rate in a lane that may be taken.
         CeilingTooLow: none fits; the message names the cheapest that would.
     """
-    usable = [option for option in ordered(options) if option.lane is Lane.BATCH and option.obstacle is None]
+    allowed = [option for option in options if terms.lane is None or option.lane is terms.lane]
+    usable = [option for option in allowed if option.obstacle is None]
     if not usable:
-        reasons = "; ".join(f"{o.provider}:{o.model}: {o.obstacle}" for o in options if o.lane is Lane.BATCH)
+        reasons = (
+            "; ".join(f"{o.provider}:{o.model} {o.lane.value}: {o.obstacle}" for o in allowed) or f"nobody sells the lane {terms.lane}"
+        )
         raise PriceUnknown(
             f"{job}[{partition}]: none of models can be used: {reasons}. Nothing was sent. "
-            "Correct models=, or give a rate: prices={'provider:model': {'input': USD per million tokens, 'output': ...}}."
+            "Correct models= or lane=, or give a rate: prices={'provider:model': {'input': USD per million tokens, 'output': ...}}."
         )
-    for option in usable:
-        if ceiling is None or (option.worst_usd is not None and option.worst_usd <= ceiling):
-            return option
+    fitting = [option for option in usable if terms.fits(option.worst_usd)]
+    if not fitting:
+        raise CeilingTooLow(_too_low(job, partition, usable, terms))
+    keeping = [option for option in fitting if option.chance is None or option.chance >= terms.probability]
+    if keeping:
+        return min(keeping, key=lambda option: (option.total_usd, _LANES.index(option.lane)))
+    return max(fitting, key=lambda option: (option.chance or 0.0, -option.total_usd))
+
+
+def _too_low(job: str, partition: str, usable: Sequence[Option], terms: Terms) -> str:
     cheapest = min(usable, key=lambda option: option.worst_usd or Decimal(0))
     worst = (cheapest.worst_usd or Decimal(0)).quantize(Decimal("0.0001"), rounding="ROUND_CEILING")  # what is advised must be enough
-    raise CeilingTooLow(
+    late = cheapest.chance is not None and cheapest.chance < terms.probability
+    return (
         f"The cheapest plan for {job}[{partition}] ({cheapest.provider}:{cheapest.model}, {cheapest.lane}) costs ${worst} at worst, "
-        f"${cheapest.expected_usd:.4f} as expected; the ceiling is ${ceiling:f}. Nothing was sent. "
+        f"${cheapest.expected_usd:.4f} as expected; the ceiling is ${terms.ceiling_usd:f}. Nothing was sent. "
         f"Raise ceiling_usd to ${worst}, or lower max_output_tokens, which the worst case counts for every row."
+        + (" It would miss the deadline more often than wished, too." if late else "")
     )
-
-
-def ordered(options: Sequence[Option]) -> list[Option]:
-    """The usable ones first, each kind by expected cost."""
-    return sorted(options, key=lambda option: (option.obstacle is not None, option.expected_usd or Decimal(0), option.lane.value))

@@ -80,6 +80,19 @@ def sizes(path: Path) -> Iterator[NDArray[np.int64]]:
         yield batch.column(0).to_numpy(zero_copy_only=False).astype("int64")
 
 
+def priorities(path: Path, column: str | None) -> NDArray[np.float64] | None:
+    """N numbers, how valuable each row is; a null is the least.  None where no column says."""
+    import numpy as np
+
+    if column is None:
+        return None
+    blocks = [
+        batch.column(0).cast(pa.float64()).fill_null(float("-inf")).to_numpy(zero_copy_only=False)
+        for batch in read_parquet(path, columns=[column])
+    ]
+    return np.concatenate(blocks) if blocks else np.array([], dtype=np.float64)
+
+
 def fragments(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
     """(position, prompt fragment) of the rows at `positions` (ascending), in order."""
     import numpy as np

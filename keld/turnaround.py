@@ -2,11 +2,16 @@
 
 On the road: `price`, **`turnaround`** -> `plan`.  Pure: what was observed comes in as an argument.
 Before anything was observed the priors speak: heavy-tailed for batches (most within the hour, some only near the provider's
-24 h limit), which is what providers and public observations of Oct 2026 say, and all they say.
+24 h limit), which is what providers and public observations of Oct 2026 say, and all they say.  Then observations outweigh them.
+
+A batch that is still running says something too: that it takes longer than this.  To leave it out would be to learn from the quick ones
+only, just when a provider stalls; so the estimate is Kaplan and Meier's, over what ended and what has not, prior points among them.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
 
@@ -17,34 +22,57 @@ _PRIOR = {
     Lane.FLEX: ((0.0, 10), (0.5, 120), (0.9, 600), (0.99, 1_800), (1.0, 3_600)),
     Lane.STANDARD: ((0.0, 1), (0.5, 5), (0.9, 30), (0.99, 120), (1.0, 600)),
 }
-_PRIOR_WEIGHT = 5  # how many observations the prior is worth
+_PRIOR_WEIGHT = 5.0  # how many observations the prior is worth
+_PRIOR_POINTS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turnaround:
-    """Seconds from submission to results, by quantile, learned from `observed` batches of one provider, model and lane."""
+    """Seconds from submission to results, by share, learned from one provider, model and lane.
+
+    Args:
+        observed: of those that have ended, sorted.
+        running: the ages of those that have not, sorted.
+    """
 
     lane: Lane
-    observed: tuple[float, ...] = ()  # seconds, sorted
+    observed: tuple[float, ...] = ()
+    running: tuple[float, ...] = ()
+    _curve: tuple[tuple[float, float], ...] = field(default=(), repr=False, compare=False)  # (seconds, share back by then)
 
     def quantile(self, q: float) -> timedelta:
-        """The span within which a share `q` of submissions come back: the prior's, drawn to the observed one as those grow."""
-        prior = _interpolate(_PRIOR[self.lane], q)
-        n = len(self.observed)
-        if n == 0:
-            return timedelta(seconds=prior)
-        seen = self.observed[min(n - 1, int(q * n))]
-        weight = n / (n + _PRIOR_WEIGHT)
-        return timedelta(seconds=weight * seen + (1 - weight) * prior)
+        """The span within which a share `q` of submissions come back."""
+        if not self._curve:
+            return timedelta(seconds=_interpolate(_PRIOR[self.lane], q))
+        return timedelta(seconds=next((seconds for seconds, share in self._curve if share >= q - 1e-9), self._curve[-1][0]))
 
     def chance(self, span: timedelta) -> float:
-        """The share of submissions that come back within `span`: the inverse of `quantile`, to a hundredth."""
-        return max((q / 100 for q in range(101) if self.quantile(q / 100) <= span), default=0.0)
+        """The share of submissions that come back within `span`."""
+        if not self._curve:
+            return max((q / 100 for q in range(101) if self.quantile(q / 100) <= span), default=0.0)
+        return max((share for seconds, share in self._curve if seconds <= span.total_seconds()), default=0.0)
 
 
-def turnaround(lane: Lane, seconds: Sequence[float] = ()) -> Turnaround:
+def turnaround(lane: Lane, seconds: Sequence[float] = (), running: Sequence[float] = ()) -> Turnaround:
     """`Turnaround` of a lane, given what was observed, in seconds, in any order."""
-    return Turnaround(lane=lane, observed=tuple(sorted(seconds)))
+    observed, ages = tuple(sorted(seconds)), tuple(sorted(running))
+    curve = _kaplan_meier(lane, observed, ages) if observed or ages else ()
+    return Turnaround(lane=lane, observed=observed, running=ages, _curve=curve)
+
+
+def _kaplan_meier(lane: Lane, observed: Sequence[float], running: Sequence[float]) -> tuple[tuple[float, float], ...]:
+    """The share that is back by each instant at which something came back."""
+    weight = _PRIOR_WEIGHT / _PRIOR_POINTS
+    prior = [(_interpolate(_PRIOR[lane], (n + 0.5) / _PRIOR_POINTS), True, weight) for n in range(_PRIOR_POINTS)]
+    seen = [(seconds, True, 1.0) for seconds in observed] + [(age, False, 1.0) for age in running]
+    points = sorted(prior + seen, key=lambda point: (point[0], not point[1]))  # at one instant, what ended counts before what runs on
+    at_risk, out, curve = sum(point[2] for point in points), 1.0, []
+    for seconds, ended, weight in points:
+        if ended:
+            out *= max(0.0, 1 - weight / at_risk)
+            curve.append((seconds, 1 - out))
+        at_risk = max(at_risk - weight, 1e-12)
+    return tuple(curve)
 
 
 def _interpolate(points: Sequence[tuple[float, float]], q: float) -> float:

@@ -11,9 +11,9 @@ finish    the next round, or the enriched partition
 sweep     batches that a provider has and the ledger does not
 """
 
-from keld.runner.finish import plan_shards
+from keld.runner.option import Ask, options, overhead, plan_shards
 from keld.runner.runner import Runner
 from keld.runner.sweep import Finding, Verdict
-from keld.runner.visit import Settings
+from keld.runner.visit import Settings, World
 
-__all__ = ["Finding", "Runner", "Settings", "Verdict", "plan_shards"]
+__all__ = ["Ask", "Finding", "Runner", "Settings", "Verdict", "World", "options", "overhead", "plan_shards"]

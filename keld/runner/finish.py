@@ -5,7 +5,10 @@ A step of the runner, the last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,85 +17,66 @@ import numpy as np
 from keld import snapshot
 from keld.answer import Outcome
 from keld.enrich import enrich, enriched_schema, final_outcomes, retryable_positions, source_schema
+from keld.errors import CeilingTooLow
 from keld.failpoint import failpoint
-from keld.plan import Worth, reckoner, work_of
-from keld.record import JobRun, Shard, nonce
-from keld.runner.visit import Visit, sent_of
-from keld.shard import Slice, cut
-from keld.staging import RunFiles, disk_errors, write_positions
-from keld.state import RunState, State
+from keld.plan import Option, choose
+from keld.record import JobRun, Shard
+from keld.runner.option import Ask, options, plan_shards
+from keld.runner.visit import Visit
+from keld.state import RunState
 from keld.table import write_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_MOVES_MOST = 8  # rounds beyond the wished attempts: rows that were cancelled are moved on, but not for ever
+
+
 def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
-    """Plans batches for what may be asked again, or goes on to write."""
-    last = run.round + 1 >= int(run.terms["max_attempts"])
-    again = None if last or run.state is RunState.CANCELLING else retryable_positions(_answers(visit, shards), run.rows)
+    """Plans what may be asked again, in whatever lane meets the terms now, or goes on to write."""
+    attempts = int(run.terms["max_attempts"])
+    ended = run.state is RunState.CANCELLING or run.round + 1 >= attempts + _MOVES_MOST
+    again = None if ended else retryable_positions(_answers(visit, shards), run.rows, attempts)
     if again is None or not len(again):
         cancelled = run.state is RunState.CANCELLING
         visit.ledger.record_run(visit.lease, visit.now(), "writing", state=RunState.WRITING, facts={"cancelled": cancelled})
         return
-    planned = _plan_round(visit, run, shards, again)
+    planned = _plan_round(visit, run, len(shards), again)
     visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
 
 
-def _plan_round(visit: Visit, run: JobRun, shards: Sequence[Shard], again: NDArray[np.int64]) -> list[Shard]:
-    like = shards[-1]
-    provider, question = visit.provider(like), visit.question()
-    encoder = provider.encoder(question, like.model, like.id)
+def _plan_round(visit: Visit, run: JobRun, first: int, again: NDArray[np.int64]) -> list[Shard]:
+    ask = ask_of(visit, run, again)
+    left = None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
+    found, terms = options(visit.world, ask, due_of(run, visit.now()), left)
+    try:
+        chosen = choose(run.job, run.partition, found, terms)
+    except CeilingTooLow:
+        # Not all of them: as many as fit, the most valuable first; the shards behind them are told as over the ceiling.
+        chosen = choose(run.job, run.partition, found, replace(terms, ceiling_usd=None))
+        ask = ask.limited(_most_rows(chosen, ask, left or Decimal(0)))
+    priority = snapshot.priorities(visit.files.snapshot, run.terms.get("priority"))
+    return plan_shards(visit.world, visit.files, ask, chosen, run_id=run.id, first=first, round_=run.round + 1, priority=priority)
+
+
+def ask_of(visit: Visit, run: JobRun, positions: NDArray[np.int64]) -> Ask:
+    """What it is to ask only the rows at `positions`."""
     mask = np.zeros(run.rows, dtype=bool)
-    mask[again] = True
-    asked = np.where(mask, np.concatenate(list(snapshot.sizes(visit.files.snapshot))), 0)
-    limits = provider.capabilities.limits.lowered(run.terms.get("max_shard_rows"), run.terms.get("max_shard_bytes"))
-    slices = cut([asked], encoder.overhead_bytes, limits)
-    worth = reckoner(work_of(question, asked), encoder.overhead_bytes, sent_of(run, visit.files, like).rates)
-    return plan_shards(visit.files, slices, mask, first=len(shards), round_=run.round + 1, like=like, reckon=worth)
+    mask[positions] = True
+    sizes = np.where(mask, np.concatenate(list(snapshot.sizes(visit.files.snapshot))), 0)
+    return Ask(question=visit.question(), sizes=sizes, terms=run.terms)
 
 
-def plan_shards(
-    files: RunFiles,
-    slices: Sequence[Slice],
-    asked: NDArray[np.bool_],
-    *,
-    first: int,
-    round_: int,
-    like: Shard,
-    reckon: Callable[[Slice], Worth],
-) -> list[Shard]:
-    """Planned shards of a round, their positions on disk already.
+def due_of(run: JobRun, now: datetime) -> datetime | None:
+    """The deadline, as long as it can be kept; once it is lost, what is left costs as little as it can."""
+    return run.deadline_at if run.deadline_at is not None and run.deadline_at > now else None
 
-    Args:
-        asked: N booleans, which rows this round asks.
-        like: gives the job run, provider, host, model and lane.
-        reckon: gives what a slice costs.
-    """
-    planned = []
-    for n, part in enumerate(slices):
-        shard_id, worth = nonce(), reckon(part)
-        positions = np.flatnonzero(asked[part.start : part.stop]) + part.start
-        with disk_errors(files.dir, "Nothing of this round was sent."):
-            write_positions(files.shard(shard_id).positions, positions)
-        planned.append(
-            Shard(
-                id=shard_id,
-                run_id=like.run_id,
-                ordinal=first + n,
-                round=round_,
-                state=State.PLANNED,
-                provider=like.provider,
-                host=like.host,
-                model=like.model,
-                lane=like.lane,
-                requests=part.requests,
-                size_bytes=part.size_bytes,
-                worst_usd=worth.worst_usd,
-                expected_usd=worth.expected_usd,
-            )
-        )
-    return planned
+
+def _most_rows(chosen: Option, ask: Ask, left_usd: Decimal) -> int:
+    """How many rows fit under what is left of the ceiling, at worst."""
+    share = left_usd / chosen.worst_usd if chosen.worst_usd else Decimal(1)
+    return max(1, int(ask.work.requests * min(share, Decimal(1))))
 
 
 def write(visit: Visit, run: JobRun) -> None:

@@ -22,26 +22,24 @@ from keld.ledger import Lease, Ledger
 from keld.providers.base import Provider
 from keld.record import JobRun, Shard
 from keld.runner.collect import collect
+from keld.runner.escalate import escalate, moment
 from keld.runner.finish import next_round, write
 from keld.runner.observe import cancel, observe_all
 from keld.runner.search import search
 from keld.runner.submit import stage, submit, submit_again
 from keld.runner.sweep import Finding, Sweep
-from keld.runner.visit import Settings, Visit, World, log
-from keld.staging import Staging
+from keld.runner.visit import Visit, World, log
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
 
 
 class Runner:
     """Acts on the job runs of one ledger with the providers of one environment."""
 
-    def __init__(
-        self, ledger: Ledger, staging: Staging, provider: Callable[[str], Provider], clock: Callable[[], datetime], settings: Settings
-    ) -> None:
-        self.ledger = ledger
-        self.world = World(ledger, staging, provider, clock, settings)
-        self.clock = clock
-        self.settings = settings
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.ledger = world.ledger
+        self.clock = world.clock
+        self.settings = world.settings
         self.worker = f"{_machine()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._foreign: set[str] = set()
 
@@ -71,6 +69,9 @@ class Runner:
                 if time.monotonic() < until and (visit := self._enter(run_id, budget)) is not None:
                     visits.append(visit)
             observe_all(visits)
+            for visit in visits:
+                run = self.ledger.run(visit.lease.run_id)
+                escalate(visit, run, self.ledger.shards(run.id), heavy=False)
         finally:
             for visit in visits:
                 self._leave(visit)
@@ -114,6 +115,8 @@ class Runner:
             write(visit, run)
             return True
         shards = self.ledger.shards(run.id)
+        if escalate(visit, run, shards, heavy=True):
+            return True
         if all(shard.state in TERMINAL for shard in shards):
             next_round(visit, run, shards)
             return True
@@ -220,8 +223,10 @@ class Runner:
             return None
         if visit.problem is not None:
             return now + self.settings.retry_unreachable
-        times = []
-        for shard in self.ledger.shards(run.id):
+        shards = self.ledger.shards(run.id)
+        escalation = moment(self.world, run, shards)
+        times = [escalation] if escalation is not None and escalation > now else []
+        for shard in shards:
             if shard.state in AT_PROVIDER:
                 age = now - (shard.submitted_at or now)
                 times.append(now + min(max(age / 10, self.settings.poll_least), self.settings.poll_most))

@@ -58,6 +58,7 @@ class Settings:
     poll_most: timedelta = timedelta(seconds=60)
     retry_unreachable: timedelta = timedelta(seconds=20)
     retry_queue_full: timedelta = timedelta(seconds=60)
+    rows_per_s: float = 4.0  # of the standard lane, until its stretches have shown their own speed
     list_from: int = 4  # that many open batches of an account are looked up by list pages, fewer one by one
 
 
@@ -133,14 +134,14 @@ class Visit:
     def output(self) -> OutputSchema:
         return OutputSchema.from_json(self.question().output)
 
-    def give_up(self, shard: Shard, event: Event, outcome: Outcome, why: str, **changes: object) -> Shard:
+    def give_up(self, shard: Shard, event: Event, outcome: Outcome, why: str, *, retryable: bool = False, **changes: object) -> Shard:
         """All rows of a shard get one outcome, on disk first."""
         self.ledger.renew(self.lease, self.now())  # else another worker has sent them meanwhile, and their answers stand in that file
         sent = sent_of(self.ledger.run(shard.run_id), self.files, shard)
         output = self.output()
         answers = self.files.shard(shard.id).answers
         with disk_errors(self.files.dir, "Nothing more was sent."), answer.AnswerSink(answers, output, sent.positions, 0) as sink:
-            sink.add(answer.same(sent.positions.tolist(), outcome, why, sent, output))
+            sink.add(answer.same(sent.positions.tolist(), outcome, why, sent, output, retryable=retryable))
         return self.record(shard, event, outcomes={outcome.value: shard.requests}, facts={"why": outcome.value}, **changes)
 
 

@@ -1,0 +1,179 @@
+"""Option: what every acceptable model and lane could do for the rows that are left, by what is known at this moment.
+
+A step of the runner, and of the environment before it: the first plan of a job run and every plan of its rest are made here.
+The thinking is `plan`'s; this gathers what it thinks about: limits, prices, turnarounds, speeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from keld.deadline import Pace
+from keld.errors import InvalidJob
+from keld.plan import Candidate, Option, Terms, Work, reckon, work_of
+from keld.price import Lane, rates
+from keld.providers.base import Provider
+from keld.record import Shard, nonce
+from keld.request import Question
+from keld.runner.visit import World
+from keld.shard import Limits, cut, fitting
+from keld.staging import RunFiles, disk_errors, write_positions
+from keld.state import State
+from keld.turnaround import turnaround
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+STRETCH_ROWS = 500  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What is to be asked, of whom.
+
+    Args:
+        sizes: N fragment sizes in bytes; 0 for a row that is not asked.
+        terms: the job run's: models, prices, shard limits, lane, probability.
+    """
+
+    question: Question
+    sizes: NDArray[np.int64]
+    terms: Mapping[str, Any]
+
+    most_rows: int | None = None  # of one shard, where no more fit under the ceiling
+
+    def limited(self, most_rows: int) -> Ask:
+        return replace(self, most_rows=most_rows)
+
+    @property
+    def work(self) -> Work:
+        return work_of(self.question, self.sizes)
+
+    def limits(self, provider: Provider, lane: Lane) -> Limits:
+        limits = provider.capabilities.limits.lowered(self.terms.get("max_shard_rows"), self.terms.get("max_shard_bytes"))
+        limits = limits.lowered(self.most_rows, None)
+        return limits if lane is Lane.BATCH else limits.lowered(STRETCH_ROWS, None)
+
+
+def options(world: World, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None) -> tuple[list[Option], Terms]:
+    """Everything that could be done, the usable ones first by total cost; and the terms they were held against.
+
+    Args:
+        ceiling_usd: what may still be spent.
+    """
+    lane = ask.terms.get("lane", "auto")
+    candidates = list(_candidates(world, ask))
+    terms = Terms(
+        now=world.clock(),
+        due=due,
+        ceiling_usd=ceiling_usd,
+        probability=float(ask.terms.get("probability", 0.99)),
+        lane=None if lane == "auto" else Lane(lane),
+        pace=pace_of(world, ask.terms["models"]),
+    )
+    return reckon(candidates, ask.work, terms), terms
+
+
+def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
+    now = world.clock()
+    for name in ask.terms["models"]:
+        account, _, model = name.partition(":")
+        provider = world.provider(account)
+        for lane in provider.capabilities.lanes:
+            shards, obstacle = 0, None
+            try:
+                shards = len(cut([ask.sizes], overhead(provider, ask.question, model), ask.limits(provider, lane)))
+            except InvalidJob as problem:
+                obstacle = str(problem)
+            seen = world.ledger.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
+            known = rates(account, model, lane, now, ask.terms.get("prices"))
+            yield Candidate(
+                provider=account,
+                model=model,
+                lane=lane,
+                rates=known,
+                turnaround=turnaround(lane, *seen),
+                shards=shards,
+                obstacle=obstacle,
+            )
+
+
+def pace_of(world: World, models: Sequence[str]) -> Pace:
+    """The slowest of what these models' stretches have shown; the prior where they have shown nothing."""
+    speeds = []
+    for name in models:
+        account, _, model = name.partition(":")
+        speeds.append(world.ledger.speed(account, world.provider(account).host, model))
+    known = [speed for speed in speeds if speed is not None]
+    return Pace(rows_per_s=min(known)) if known else Pace(rows_per_s=world.settings.rows_per_s)
+
+
+def overhead(provider: Provider, question: Question, model: str) -> int:
+    """What a request line adds to a prompt fragment, in bytes."""
+    return provider.encoder(question, model, "0" * 10).overhead_bytes
+
+
+def plan_shards(
+    world: World,
+    files: RunFiles,
+    ask: Ask,
+    option: Option,
+    *,
+    run_id: str,
+    first: int,
+    round_: int,
+    priority: NDArray[np.float64] | None = None,
+) -> list[Shard]:
+    """Planned shards of a round, their positions on disk already; rows that are too large for any are left out.
+
+    Args:
+        first: the ordinal of the first of them.
+        priority: N numbers; the rows with the largest come into the first shards.  None: in the order of the table.
+    """
+    provider = world.provider(option.provider)
+    more = overhead(provider, ask.question, option.model)
+    limits = ask.limits(provider, option.lane)
+    known = rates(option.provider, option.model, option.lane, world.clock(), ask.terms.get("prices"))
+    assert known is not None, "an option without rates is not chosen"
+    work, planned = ask.work, []
+    for n, positions in enumerate(_groups(ask.sizes, more, limits, priority)):
+        shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
+        part = work.of(len(positions), size - len(positions) * more)
+        with disk_errors(files.dir, "Nothing of this round was sent."):
+            write_positions(files.shard(shard_id).positions, positions)
+        planned.append(
+            Shard(
+                id=shard_id,
+                run_id=run_id,
+                ordinal=first + n,
+                round=round_,
+                state=State.PLANNED,
+                provider=option.provider,
+                host=provider.host,
+                model=option.model,
+                lane=option.lane.value,
+                requests=len(positions),
+                size_bytes=size,
+                worst_usd=part.worst_usd(known),
+                expected_usd=part.expected_usd(known),
+            )
+        )
+    return planned
+
+
+def _groups(sizes: NDArray[np.int64], more: int, limits: Limits, priority: NDArray[np.float64] | None) -> Iterator[NDArray[np.int64]]:
+    """The positions of each shard, ascending."""
+    asked = fitting(sizes, more, limits)
+    if priority is None:
+        for part in cut([sizes], more, limits):
+            yield np.flatnonzero(asked[part.start : part.stop]) + part.start
+        return
+    order = np.argsort(-np.where(asked, priority, -np.inf), kind="stable")[: int(asked.sum())]
+    for part in cut([sizes[order]], more, limits):
+        yield np.sort(order[part.start : part.stop])
