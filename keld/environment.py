@@ -168,7 +168,7 @@ class Keld:
     def finish(self, run_id: str, *, poll_s: float | None = None, progress: Callable[[Status], None] | None = None) -> Status:
         """Advances a job run to its end; see `run`."""
         pause = threading.Event()
-        fruitless = 0
+        fruitless, before = 0, None
         while True:
             status = self.advance(run_id, budget_s=2.0)
             if progress is not None:
@@ -180,7 +180,9 @@ class Keld:
             elif not status.sent:
                 fruitless += 1
                 self._give_up_early(status, fruitless)
-            pause.wait(self._wait_s(status, poll_s, fruitless))
+            idle = before is not None and before.batches == status.batches  # another worker has it in hand, perhaps
+            pause.wait(max(self._wait_s(status, poll_s, fruitless), 0.5 if idle else 0.0))
+            before = status
 
     def status(self, run_id: str) -> Status:
         """Where a job run stands.

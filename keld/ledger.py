@@ -279,7 +279,15 @@ class Ledger:
             pass
 
     def record(
-        self, lease: Lease, shard: Shard, event: Event, now: datetime, *, facts: Mapping[str, Any] | None = None, **changes: Any
+        self,
+        lease: Lease,
+        shard: Shard,
+        event: Event,
+        now: datetime,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        strays: Sequence[Stray] = (),
+        **changes: Any,
     ) -> Shard:
         """The shard after `event`: its state by the transition table, `changes` to its fields, the event appended.
 
@@ -289,6 +297,8 @@ class Ledger:
         failpoint(f"ledger.{event.value}.before")
         with self._held(lease, now) as db:
             became = _move(db, lease, shard, event, now, facts or {}, changes)
+            for stray in strays:
+                _add_stray(db, stray)
             if became.state == State.COLLECTED:
                 _settle(db, became)
             elif event in _FREEING:
@@ -380,9 +390,7 @@ class Ledger:
         """Notes a batch that was bought once too often, its worst case reserved until its cost is known; noted before, nothing happens."""
         failpoint("ledger.stray.before")
         with suppress(sa.exc.IntegrityError), self._db.write() as db:
-            db.execute(sa.insert(STRAY).values({field.name: getattr(stray, field.name) for field in fields(Stray)}))
-            db.execute(sa.update(RUN).where(RUN.c.id == stray.run_id).values(reserved_usd=RUN.c.reserved_usd + stray.worst_usd))
-            _append(db, stray.found_at, stray.run_id, stray.shard_id, "stray", None, None, 0, {"batch_id": stray.batch_id})
+            _add_stray(db, stray)
         failpoint("ledger.stray.after")
 
     def settle_stray(self, host: str, batch_id: str, cost_usd: Decimal, now: datetime) -> None:
@@ -477,6 +485,12 @@ def _move(
         db.execute(sa.update(INTENT).where(INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt).values(**outcome))
     _append(db, now, shard.run_id, shard.id, event, shard.state, became, lease.epoch, facts)
     return record.shard(db.execute(sa.select(SHARD).where(SHARD.c.id == shard.id)).one())
+
+
+def _add_stray(db: sa.Connection, stray: Stray) -> None:
+    db.execute(sa.insert(STRAY).values({field.name: getattr(stray, field.name) for field in fields(Stray)}))
+    db.execute(sa.update(RUN).where(RUN.c.id == stray.run_id).values(reserved_usd=RUN.c.reserved_usd + stray.worst_usd))
+    _append(db, stray.found_at, stray.run_id, stray.shard_id, "stray", None, None, 0, {"batch_id": stray.batch_id})
 
 
 def _reserve(db: sa.Connection, shard: Shard) -> None:

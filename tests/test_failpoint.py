@@ -58,7 +58,7 @@ def test_several_points_may_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_action_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KELD_FAILPOINT", "a:explode")
-    with pytest.raises(ValueError, match="kill9, raise, hang, enospc"):
+    with pytest.raises(ValueError, match="kill9, stop, raise, hang, enospc"):
         failpoint("a")
 
 

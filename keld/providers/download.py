@@ -1,6 +1,6 @@
 """Download: a result file, whole and durable, however often the connection breaks.
 
-Beside `base`.  Bytes go straight to a `.part` file which is kept between tries: a broken download goes on where it stopped (HTTP
+Beside `base`.  Bytes go straight to a `.part` file, of one download alone, which is kept between tries: a broken download goes on where it stopped (HTTP
 Range), also in another process tomorrow.  A result that was paid for is never held only in memory.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -41,12 +42,14 @@ def download(
     Raises:
         ProviderUnreachable: it broke off `TRIES` times; what came so far is kept for the next time.
     """
-    part = path.with_name(path.name + ".part")
-    part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = _own_part(path)
     broken, anew = "", False
     if part.exists() and complete(part):
         return _publish(part, path)  # an earlier worker died between the last byte and the rename
     for _ in range(TRIES):
+        if part.exists() and not _begins_as_lines(part):
+            part.unlink()  # a proxy's page with status 200: the rest of the results does not belong behind it
         try:
             if not _append(open_stream, part, most_bytes):
                 log.warning("download.cut_off what=%s bytes=%d", what, most_bytes)
@@ -74,6 +77,20 @@ def download(
     raise ProviderUnreachable(f"The download of {what} broke off {TRIES} times ({broken}). {have:,} bytes are kept; it goes on later.")
 
 
+def _own_part(path: Path) -> Path:
+    """A file of this download's own, with what earlier ones have; copied, since one of them may be asleep with its file still open."""
+    part = path.with_name(f"{path.name}.{os.urandom(4).hex()}.part")
+    largest = max(_parts(path), key=lambda one: one.stat().st_size, default=None)
+    if largest is not None:
+        shutil.copyfile(largest, part)
+        largest.unlink(missing_ok=True)  # asleep or dead, its writer writes to nobody's file any more
+    return part
+
+
+def _parts(path: Path) -> list[Path]:
+    return list(path.parent.glob(f"{path.name}.*.part"))
+
+
 def ends_whole(path: Path) -> bool:
     """Whether the last line is a whole one: empty file, a final newline, or a closing brace."""
     size = path.stat().st_size
@@ -82,6 +99,11 @@ def ends_whole(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(max(0, size - 16))
         return file.read().rstrip(b"\r ")[-1:] in (b"\n", b"}")
+
+
+def _begins_as_lines(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"")
 
 
 def _append(open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]], part: Path, most_bytes: int) -> bool:
@@ -110,5 +132,7 @@ def _append(open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]]
 def _publish(part: Path, path: Path) -> Path:
     failpoint("download.rename")
     part.replace(path)
+    for other in _parts(path):
+        other.unlink(missing_ok=True)
     fsync_dir(path.parent)
     return path

@@ -6,6 +6,7 @@ A step of the runner.  What was answered is paid, however the batch ended, and i
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from keld import answer
 from keld.answer import Outcome, Tally
@@ -34,6 +35,10 @@ def collect(visit: Visit, run: JobRun, shard: Shard) -> Shard:
         results = _fetch(visit, provider, shard, batch, files)
         tally = answer.collect(results, provider.read, sent_of(run, visit.files, shard), visit.output(), files.answers)
     failpoint("collect.done")
+    if batch.succeeded != 0 and not tally.outcomes.keys() - {Outcome.LOST} and not tally.foreign and not _is_late(visit, shard):
+        raise ProviderUnreachable(
+            f"{shard.provider} at {shard.host} gave results of {batch.id} in which none of its {shard.requests:,} rows is. They are fetched again later."
+        )
     if not provider.capabilities.marks_batches and not tally.outcomes.keys() - {Outcome.LOST} and tally.foreign:
         why = f"the batch {shard.batch_id} that was adopted holds other rows"
         return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "foreign_results"})
@@ -42,7 +47,7 @@ def collect(visit: Visit, run: JobRun, shard: Shard) -> Shard:
 
 def _fetch(visit: Visit, provider: Provider, shard: Shard, batch: RemoteBatch, files: ShardFiles) -> list[Path]:
     """All result files; none where the provider, after its time, still does not give them out: their rows are then lost."""
-    late = visit.now() - (shard.ended_at or visit.now()) > LAG
+    late = _is_late(visit, shard)
     if batch.succeeded and not batch.result_refs and not late:
         raise ProviderUnreachable(
             f"{shard.provider} at {shard.host} says that batch {batch.id} has ended with {batch.succeeded:,} answers, but names no results yet. "
@@ -57,12 +62,16 @@ def _fetch(visit: Visit, provider: Provider, shard: Shard, batch: RemoteBatch, f
         return []
 
 
+def _is_late(visit: Visit, shard: Shard) -> bool:
+    return visit.now() - (shard.ended_at or visit.now()) > LAG
+
+
 def most_bytes(question: Question, shard: Shard) -> int:
     """More than the results of a shard can weigh: what a row's envelope, or its vector, takes, and every token with the log of its likely others."""
     return min(_RESULT_BYTES_MOST, (64 << 20) + shard.requests * ((256 << 10) + question.max_output_tokens * (4 << 10)))
 
 
-def _counts(tally: Tally) -> dict[str, object]:
+def _counts(tally: Tally) -> dict[str, Any]:
     return {
         "answered": tally.answered,
         "retryable": tally.retryable,

@@ -187,7 +187,8 @@ class Runner:
             log.warning("lease.lost run=%s %s", run_id, lost)
         except (StagingError, SinkError) as problem:
             visit.problem = problem
-            raise
+            if self._holds(visit):
+                raise  # else another worker has gone on with these files, and they are none of this one's business
         finally:
             with suppress(LeaseLost):
                 self._leave(visit)
@@ -207,6 +208,15 @@ class Runner:
             return None
         until = time.monotonic() + budget.total_seconds()
         return Visit(self.world, lease, self.world.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING)
+
+    def _holds(self, visit: Visit) -> bool:
+        """Whether the job run is still this worker's."""
+        try:
+            self.ledger.renew(visit.lease, self.clock())
+        except LeaseLost as lost:
+            log.warning("lease.lost run=%s %s", visit.lease.run_id, lost)
+            return False
+        return True
 
     def _leave(self, visit: Visit) -> None:
         problem = None

@@ -42,11 +42,13 @@ def search(visit: Visit, shard: Shard) -> Shard:
 
 def _adopt(visit: Visit, shard: Shard, batch: RemoteBatch, spares: Sequence[RemoteBatch]) -> Shard:
     """The shard with its batch; what one create made besides is bought too often, and swept away."""
+    submitted_at, now = min(batch.created_at, visit.now()), visit.now()
     for spare in spares:
         log.warning("shard.duplicate shard=%s batch_id=%s", shard.id, spare.id)
-        visit.ledger.add_stray(stray_of(shard, spare.id, visit.now()))
-    submitted_at = min(batch.created_at, visit.now())
-    return visit.record(shard, Event.ADOPTED, batch_id=batch.id, submitted_at=submitted_at, facts={"matches": 1 + len(spares)})
+    return visit.record(
+        shard, Event.ADOPTED, batch_id=batch.id, submitted_at=submitted_at, facts={"matches": 1 + len(spares)},
+        strays=[stray_of(shard, spare.id, now) for spare in spares],
+    )  # fmt: skip
 
 
 def _not_found(visit: Visit, provider: Provider, shard: Shard) -> Shard:
@@ -80,6 +82,8 @@ def _matches(visit: Visit, provider: Provider, shard: Shard) -> list[RemoteBatch
         if not marked and batch.id == before:
             break
         fits = batch.key == batch_key(shard.id, shard.attempt) if marked else batch.requests == shard.requests
+        if marked and batch.key is None and shard.input_ref is not None:
+            fits = batch.input_ref == shard.input_ref  # the host keeps no marks; an upload is of one shard only
         if fits and batch.id not in others and not visit.ledger.knows_batch(batch.id):
             found.append(batch)
     return sorted(found, key=lambda batch: batch.created_at)

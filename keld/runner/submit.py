@@ -14,7 +14,7 @@ from typing import assert_never
 
 from keld import snapshot
 from keld.answer import Outcome
-from keld.errors import AccessRefused, CeilingTooLow, LeaseLost, ProviderUnreachable
+from keld.errors import AccessRefused, CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.providers.base import Created, OutcomeUnknown, Provider, QueueFull, Refused, Submission
 from keld.record import JobRun, Shard
@@ -77,7 +77,7 @@ def _uploaded(visit: Visit, provider: Provider, shard: Shard, path: Path) -> Sha
         input_ref = provider.upload(path, shard.id)
     except FileNotFoundError:
         visit.ledger.renew(visit.lease, visit.now())  # else another worker has sent it meanwhile, and removed the file
-        raise
+        raise StagingError(f"{path} is gone since it was written. Nothing of this shard was sent; it is written anew.") from None
     failpoint("upload.received")
     return shard if input_ref is None else visit.record(shard, Event.UPLOADED, input_ref=input_ref)
 

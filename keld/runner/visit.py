@@ -7,9 +7,10 @@ the lease; a worker that has lost it finds its write refused, and goes home.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from keld import answer
 from keld.answer import Outcome, Sent
@@ -17,7 +18,7 @@ from keld.errors import KeldError, ProviderRefused, StagingError
 from keld.ledger import Lease, Ledger
 from keld.price import Lane, Rates, rates
 from keld.providers.base import Provider
-from keld.record import JobRun, Shard
+from keld.record import JobRun, Shard, Stray
 from keld.request import Question
 from keld.schema import OutputSchema
 from keld.staging import RunFiles, Staging, disk_errors, read_positions
@@ -96,13 +97,15 @@ class Visit:
     def now(self) -> datetime:
         return self.world.clock()
 
-    def record(self, shard: Shard, event: Event, *, facts: dict[str, object] | None = None, **changes: object) -> Shard:
-        """The shard after `event`, with `changes` to its fields.
+    def record(
+        self, shard: Shard, event: Event, *, facts: dict[str, object] | None = None, strays: Sequence[Stray] = (), **changes: Any
+    ) -> Shard:
+        """The shard after `event`, with `changes` to its fields, and the strays that were found with it.
 
         Raises:
             LeaseLost: another worker holds the job run, or has moved the shard on.
         """
-        became = self.ledger.record(self.lease, shard, event, self.now(), facts=facts, **changes)
+        became = self.ledger.record(self.lease, shard, event, self.now(), facts=facts, strays=strays, **changes)
         log.info(
             "shard.%s shard=%s run=%s state=%s batch_id=%s rows=%d",
             event.value, shard.id, shard.run_id, became.state.value, became.batch_id, shard.requests,
@@ -134,7 +137,7 @@ class Visit:
     def output(self) -> OutputSchema:
         return OutputSchema.from_json(self.question().output)
 
-    def give_up(self, shard: Shard, event: Event, outcome: Outcome, why: str, *, retryable: bool = False, **changes: object) -> Shard:
+    def give_up(self, shard: Shard, event: Event, outcome: Outcome, why: str, *, retryable: bool = False, **changes: Any) -> Shard:
         """All rows of a shard get one outcome, on disk first."""
         self.ledger.renew(self.lease, self.now())  # else another worker has sent them meanwhile, and their answers stand in that file
         sent = sent_of(self.ledger.run(shard.run_id), self.files, shard)
