@@ -8,9 +8,11 @@ The map of the house; the files in order are the way of the data.
     request      row + prompt -> what is asked; the only maker and reader of custom_id; fingerprints
     snapshot     the rows of a partition as they were asked, taken once
     reuse        the answers that an earlier generation already paid for
+    twin         rows with the same prompt are asked once
     shard        the slice that becomes one batch; cut within one provider's limits
     price        what tokens cost, by provider, model, lane and day
     turnaround   how long a lane takes
+    deadline     how long a batch may be waited for, and when its rows must move on
     plan         which model in which lane, what it costs, when it is due
     state        the life of a shard and of a job run: states, events, transitions
     database     the SQLite file or the Postgres behind a ledger's URL

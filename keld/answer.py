@@ -179,16 +179,16 @@ def _judge(
     errors: list[str | None] = []
     retryable: list[bool] = []
     for reply in replies:
-        outcome, error, answer = reply.outcome, reply.error, None
+        outcome, error, answer, again = reply.outcome, reply.error, None, reply.retryable
         if outcome is Outcome.ANSWERED:
             try:
                 answer = decode(reply.content)
             except InvalidAnswer as why:
-                outcome, error = Outcome.INVALID, str(why)
+                outcome, error, again = Outcome.INVALID, str(why), True  # asked again, with what was wrong
         decoded.append(answer)
         outcomes.append(outcome)
         errors.append(error)
-        retryable.append(reply.retryable)
+        retryable.append(again)
     cost, standard = _costs(replies, sent, tally)
     tally.outcomes.update(outcomes)
     tally.retryable += sum(retryable)

@@ -85,6 +85,23 @@ def retryable_positions(answers: Sequence[Path], rows: int, max_attempts: int) -
     return np.flatnonzero(again & ~answered & (attempts < max_attempts))
 
 
+def complaints(answers: Sequence[Path], positions: NDArray[np.int64]) -> dict[int, str]:
+    """Why the latest answer was invalid, of those rows at `positions` (ascending) where it was.
+
+    Args:
+        answers: the answers files, those of earlier rounds first.
+    """
+    found: dict[int, str] = {}
+    for path in answers:
+        for batch in read_parquet(path, columns=["position", "keld_outcome", "keld_error"]):
+            here = batch.filter(pa.array(np.isin(batch.column(0).to_numpy(), positions, assume_unique=True)))
+            for position, outcome, error in zip(*(column.to_pylist() for column in here.columns), strict=True):
+                found.pop(position, None)
+                if outcome == Outcome.INVALID.value:
+                    found[position] = error or "it is invalid"
+    return found
+
+
 def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counter[Outcome]:
     """How many rows end with which outcome; they add up to `rows`.
 

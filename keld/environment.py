@@ -26,7 +26,7 @@ from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Provider
 from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint
-from keld.reuse import reuse, still_quarantined
+from keld.reuse import reuse
 from keld.runner import Ask, Finding, Runner, Settings, World, options, overhead, plan_shards
 from keld.schema import OutputSchema, output_schema
 from keld.shard import fitting
@@ -34,6 +34,7 @@ from keld.snapshot import Snapshot
 from keld.staging import RunFiles, Staging, disk_errors, write_file
 from keld.status import Status, status_of
 from keld.table import Table, open_table, sink_is_file
+from keld.twin import fan_out, find_twins, keep_twins
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +93,9 @@ class Keld:
         with TemporaryDirectory(prefix="keld-plan-") as directory:
             files = RunFiles(Path(directory))
             taken, question, _ = self._take(job, table, files)
-            return self._plan(job, partition or "", taken, question, files, self._askable(question, files))
+            sizes = self._sizes(files)
+            askable = sizes if job.reuse == "never" else self._once(files, sizes)
+            return self._plan(job, partition or "", taken, question, askable, int((sizes > 0).sum()))
 
     def submit(
         self, job: Job, source: Any, *, partition: str | None = None, sink: Any = None, ends_at: datetime | None = None, force: bool = False
@@ -239,7 +242,8 @@ class Keld:
         files = self.staging.run(run_id)
         output = OutputSchema.from_json(Question.from_json(files.question.read_bytes()).output)
         schema = enriched_schema(source_schema(files.snapshot), output)
-        answers = [path for path in [files.reused, files.unsent, *self._answer_files(run)] if path.exists()]
+        answers = [path for path in [*files.reused, files.unsent, *self._answer_files(run)] if path.exists()]
+        answers = fan_out(files.twins, answers, output)
         return pa.RecordBatchReader.from_batches(schema, enrich(files.snapshot, answers, output))
 
     def close(self) -> None:
@@ -339,14 +343,16 @@ class Keld:
             return before
         if before is not None and not before.over and not self.runner.supersede(before.id):
             return before  # another worker has just begun to send it
-        reusable = None if before is None or force or before.fingerprint != asked_of else before
-        askable = self._askable(question, files, reusable)
-        plan = self._plan(job, key, taken, question, files, askable, ends_at)
+        sizes, quarantined = self._sizes(files), 0
+        if not force and job.reuse != "never":
+            standing, quarantined = self._reused(job, key, question, asked_of, files)
+            sizes[standing] = 0
+        askable = sizes if job.reuse == "never" else self._once(files, sizes)
+        plan = self._plan(job, key, taken, question, askable, int((sizes > 0).sum()), ends_at)
         shards: list[Shard] = []
         if plan.chosen is not None:
             self.provider(plan.chosen.provider).ready()
             shards = self._shards(job, run_id, plan.chosen, question, files, askable)
-        quarantined = still_quarantined(files.reused)
         row = {
             "id": run_id, "namespace": self.namespace, "job": job.name, "partition": key, "generation": 1 if before is None else before.generation + 1,
             "fingerprint": asked_of, "input_digest": taken.digest, "rows": taken.rows, "reused": plan.reused, "answered": plan.reused - quarantined,
@@ -380,18 +386,39 @@ class Keld:
             write_file(files.question, [question.to_json()], "staging.question")
         return taken, question, fingerprint(question, job.acceptable)
 
-    def _askable(self, question: Question, files: RunFiles, before: JobRun | None = None) -> NDArray[np.int64]:
-        """The fragment sizes in bytes of the rows, 0 for those that cannot be asked or were answered before."""
+    def _sizes(self, files: RunFiles) -> NDArray[np.int64]:
+        """The fragment sizes in bytes of the rows, 0 for those that cannot be asked."""
         import numpy as np
 
         blocks = list(snapshot.sizes(files.snapshot))
-        sizes = np.concatenate(blocks) if blocks else np.array([], dtype=np.int64)
-        old = None if before is None else self.staging.run(before.id)
-        if before is None or old is None or not old.snapshot.exists():
-            return sizes
-        answers = [path for path in [old.reused, *self._answer_files(before)] if path.exists()]
-        answered = reuse(old.snapshot, answers, files.snapshot, OutputSchema.from_json(question.output), files.reused)
-        return np.where(answered, 0, sizes)
+        return np.concatenate(blocks) if blocks else np.array([], dtype=np.int64)
+
+    def _once(self, files: RunFiles, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The sizes with those of the rows at 0 that repeat an earlier row's prompt; whose, is kept."""
+        twins, leaders = find_twins(files.snapshot, sizes)
+        with disk_errors(files.dir, "Nothing was sent."):
+            keep_twins(files.twins, twins, leaders)
+        once = sizes.copy()
+        once[twins] = 0
+        return once
+
+    def _reused(self, job: Job, key: str, question: Question, asked_of: str, files: RunFiles) -> tuple[NDArray[np.bool_], int]:
+        """Which rows need not be asked, since it was paid for before, and how many of them are quarantined."""
+        wanted = self._sizes(files) > 0
+        standing, quarantined, output, n = wanted & False, 0, OutputSchema.from_json(question.output), 0
+        ours = self.ledger.runs_asking(self.namespace, asked_of, job=job.name, partition=key)
+        everybodys = self.ledger.runs_asking(self.namespace, asked_of) if job.reuse == "namespace" else []
+        # Whatever was answered comes first; then, of this partition only, what must not be asked again.
+        for outcome, sources in ((Outcome.ANSWERED, [*ours, *everybodys]), (Outcome.QUARANTINED, ours)):
+            for run in sources:
+                old = self.staging.run(run.id)
+                if not old.snapshot.exists():
+                    continue
+                answers = [path for path in [*old.reused, *self._answer_files(run)] if path.exists()]
+                hit = reuse(old.snapshot, answers, files.snapshot, wanted & ~standing, output, files.reused_from(n), outcome)
+                standing, n = standing | hit, n + 1
+                quarantined += int(hit.sum()) if outcome is Outcome.QUARANTINED else 0
+        return standing, quarantined
 
     def _plan(
         self,
@@ -399,8 +426,8 @@ class Keld:
         partition: str,
         taken: Snapshot,
         question: Question,
-        files: RunFiles,
         askable: NDArray[np.int64],
+        unanswered: int,
         ends_at: datetime | None = None,
     ) -> Plan:
         due_at, basis = due(job, ends_at or partition_end(partition), self.clock())
@@ -408,9 +435,10 @@ class Keld:
         found, terms = options(self.world, ask, due_at, job.ceiling)
         work = ask.work
         return Plan(
-            job=job.name, partition=partition, rows=taken.rows, unaskable=taken.unaskable, reused=taken.rows - taken.unaskable - work.requests,
-            work=work, options=tuple(found), chosen=choose(job.name, partition, found, terms) if work.requests else None,
-            due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
+            job=job.name, partition=partition, rows=taken.rows, unaskable=taken.unaskable, reused=taken.rows - taken.unaskable - unanswered,
+            identical=unanswered - work.requests, work=work, options=tuple(found),
+            chosen=choose(job.name, partition, found, terms) if work.requests else None, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
+            probability=job.probability,
         )  # fmt: skip
 
     def _shards(
@@ -481,6 +509,7 @@ def _terms(job: Job) -> dict[str, Any]:
         "max_shard_bytes": job.max_shard_bytes,
         "lane": job.lane,
         "probability": job.probability,
+        "priority": job.priority,
         "prices": {name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},
     }
 

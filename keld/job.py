@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _MODEL = re.compile(r"[A-Za-z0-9_-]+:\S+")
 _ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
+_REUSE = ("partition", "namespace", "never")
 _LANES = ("auto", "batch", "flex", "standard")
 _CEILING_MOST = 9_000_000  # the ledger counts pico-dollars in 64 bits
 # What Keld itself says in a request.  One of them in `params` would ask another model, more answers or longer ones than the
@@ -69,6 +70,9 @@ class Job:
         params: extra fields of every request's body, e.g. `{"temperature": 0}`.
         prices: USD per million tokens for models no price list knows: `{"openai:my-model": {"input": 0.1, "output": 0.4}}`.
         endpoint: for OpenAI-shaped providers `/v1/chat/completions` (default) or `/v1/responses`; embeddings have their own.
+        reuse: `partition`: what an earlier run of the partition paid for is not asked again, and rows with the same prompt are asked once;
+            `namespace`: nor what any job of the namespace paid for that asks the same question; `never`: every row is asked by itself.
+        priority: a column of numbers; where not all rows can be afforded in time, those with the largest come first.
         max_shard_rows, max_shard_bytes: smaller shards than the provider's own limits.
         output_prefix: put before the answer's column names, where they would clash with the table's.
         tags: free labels for the spend report (team, category, ...).
@@ -92,6 +96,8 @@ class Job:
     params: Mapping[str, Any] = field(default_factory=dict)
     prices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     endpoint: str = "/v1/chat/completions"
+    reuse: str = "partition"
+    priority: str | None = None
     max_shard_rows: int | None = None
     max_shard_bytes: int | None = None
     output_prefix: str = ""
@@ -108,6 +114,8 @@ class Job:
         _check_deadline(self.name, self.deadline)
         _check_probability(self.name, self.probability)
         _check_numbers(self)
+        if self.reuse not in _REUSE:
+            raise InvalidJob(f"{self.name}: reuse={self.reuse!r} is not one of {', '.join(_REUSE)}.")
         if self.lane not in _LANES:
             raise InvalidJob(f"{self.name}: lane={self.lane!r} is not one of {', '.join(_LANES)}.")
         _check_params(self)

@@ -101,6 +101,17 @@ class Ledger:
         with self._db.read() as db:
             return [record.job_run(row) for row in db.execute(query.limit(limit) if limit else query)]
 
+    def runs_asking(
+        self, namespace: str, fingerprint: str, *, job: str | None = None, partition: str = "", limit: int = 50
+    ) -> list[JobRun]:
+        """Job runs that are over and asked exactly this of their rows, the youngest first; of one partition of a job, or of any."""
+        over = RUN.c.state.in_([RunState.FINISHED, RunState.CANCELLED])
+        query = sa.select(RUN).where(RUN.c.namespace == namespace, RUN.c.fingerprint == fingerprint, over)
+        if job is not None:
+            query = query.where(RUN.c.job == job, RUN.c.partition == partition)
+        with self._db.read() as db:
+            return [record.job_run(row) for row in db.execute(query.order_by(RUN.c.created_at.desc(), RUN.c.id).limit(limit))]
+
     def partition_at(self, namespace: str, job: str, sink: str, other_than: str) -> str | None:
         """Another partition of the job that was, or will be, written to exactly `sink`; None if there is none."""
         query = (
@@ -208,7 +219,8 @@ class Ledger:
             .order_by(SHARD.c.submitted_at.desc())
             .limit(limit)
         )
-        completed, others = [], []
+        completed: list[float] = []
+        others: list[float] = []
         with self._db.read() as db:
             for submitted_at, ended_at, ended in db.execute(query):
                 seconds = max(0.0, ((ended_at or now) - submitted_at).total_seconds())

@@ -144,12 +144,14 @@ class Plan:
     rows: int
     unaskable: int
     reused: int
+    identical: int  # rows that repeat another one's prompt, and take its answer
     work: Work
     options: tuple[Option, ...]
     chosen: Option | None  # None: nothing has to be asked
     due: datetime | None
     due_basis: str
     ceiling_usd: Decimal | None
+    probability: float
 
     @property
     def standard_usd(self) -> Decimal | None:

@@ -74,6 +74,18 @@ def row_fingerprint(fragment: bytes) -> bytes:
     return hashlib.sha256(fragment).digest()[:16]
 
 
+_REPAIR = "Your last answer to this was not accepted: {}. Answer once more, and exactly in the form that is asked for."
+REPAIR_BYTES = 1_000  # that it adds to a fragment, at most
+
+
+def repaired(fragment: bytes, complaint: str) -> bytes:
+    """A prompt fragment that also says why its last answer was not accepted."""
+    text = _REPAIR.format(complaint.encode()[:300].decode("utf-8", "ignore"))
+    if fragment.startswith(b"["):
+        return fragment[:-1] + b"," + _encode({"role": "user", "content": text}) + b"]"
+    return fragment[:-1] + _encode("\n\n" + text)[1:]
+
+
 def custom_id(nonce: str, position: int) -> str:
     """`<10 of a-z0-9>-<position, 8 digits at least>`: within `[A-Za-z0-9_-]{1,64}`, which every provider takes."""
     return f"{nonce}-{position:08d}"

@@ -23,39 +23,57 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def reuse(old_snapshot: Path, old_answers: Sequence[Path], new_snapshot: Path, output: OutputSchema, into: Path) -> NDArray[np.bool_]:
-    """Which rows of the new snapshot (N booleans) are not asked again; what stands for them is at `into`, if there are any."""
-    old, new = _fingerprints(old_snapshot), _fingerprints(new_snapshot)
-    old_position = _standing(old_answers, len(old))
+def reuse(
+    old_snapshot: Path,
+    old_answers: Sequence[Path],
+    new_snapshot: Path,
+    wanted: NDArray[np.bool_],
+    output: OutputSchema,
+    into: Path,
+    outcome: Outcome = Outcome.ANSWERED,
+) -> NDArray[np.bool_]:
+    """Which rows of the new snapshot (N booleans) need not be asked; what stands for them is at `into`, if there are any.
+
+    Args:
+        wanted: N booleans, the rows that are looked for.
+        outcome: the one that stands: ANSWERED, or QUARANTINED, for a row that must not be asked again.
+    """
+    old, new = fingerprints(old_snapshot), fingerprints(new_snapshot)
+    standing = pa.array([outcome.value])
+    old_position = _positions_of(old_answers, len(old), standing)
     order = old_position[np.argsort(old[old_position], kind="stable")]
     keys = old[order]
     at = np.searchsorted(keys, new)
     hit = np.zeros(len(new), dtype=np.bool_)
     inside = at < len(keys)
     hit[inside] = (keys[at[inside]] == new[inside]) & (new[inside] != b"")
+    hit &= wanted
     if hit.any():
-        _copy(old_answers, order[at[hit]], np.flatnonzero(hit), output, into)
+        copy_answers(old_answers, order[at[hit]], np.flatnonzero(hit), output, into, standing)
     return hit
 
 
-def still_quarantined(reused: Path) -> int:
-    """How many rows of what was reused are quarantined."""
-    if not reused.exists():
-        return 0
-    blocks = read_parquet(reused, columns=["keld_outcome"])
-    return sum(pc.sum(pc.equal(block.column(0), Outcome.QUARANTINED.value)).as_py() or 0 for block in blocks)
+def copy_answers(
+    old_answers: Sequence[Path],
+    sources: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    output: OutputSchema,
+    into: Path,
+    outcomes: pa.Array,
+) -> None:
+    """Copies what stands for old row `sources[i]` to new row `targets[i]`, at no cost.
 
-
-def _copy(old_answers: Sequence[Path], sources: NDArray[np.int64], targets: NDArray[np.int64], output: OutputSchema, into: Path) -> None:
-    """Copies the answer of old row `sources[i]` to new row `targets[i]`."""
+    Args:
+        outcomes: those that are copied; empty: whatever the outcome.
+    """
     by_source = np.argsort(sources, kind="stable")
     sources, wanted = sources[by_source], targets[by_source]
     weight = sum(path.stat().st_size for path in old_answers) * 4  # Parquet unfolds; this only decides how it is ordered
     schema = answer_schema(output)
-    with AnswerSink(into, output, targets, weight) as sink:
+    with AnswerSink(into, output, np.sort(targets), weight) as sink:
         for path in old_answers:
             for batch in read_parquet(path):
-                rows = batch.filter(_stands(batch))
+                rows = batch if not len(outcomes) else batch.filter(_stands(batch, outcomes))
                 positions = rows.column(0).to_numpy()
                 first, after = np.searchsorted(sources, positions, "left"), np.searchsorted(sources, positions, "right")
                 taken = np.repeat(np.arange(len(positions)), after - first)
@@ -71,20 +89,19 @@ def _moved(rows: pa.RecordBatch, positions: NDArray[np.int64], schema: pa.Schema
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def _standing(answers: Sequence[Path], rows: int) -> NDArray[np.int64]:
+def _positions_of(answers: Sequence[Path], rows: int, outcomes: pa.Array) -> NDArray[np.int64]:
     found = np.zeros(rows, dtype=np.bool_)
     for path in answers:
         for batch in read_parquet(path, columns=["position", "keld_outcome"]):
-            found[batch.filter(_stands(batch)).column(0).to_numpy()] = True
+            found[batch.filter(_stands(batch, outcomes)).column(0).to_numpy()] = True
     return np.flatnonzero(found)
 
 
-def _stands(batch: pa.RecordBatch) -> pa.Array:
-    standing = pa.array([Outcome.ANSWERED.value, Outcome.QUARANTINED.value])
-    return pc.is_in(batch.column(batch.schema.get_field_index("keld_outcome")), value_set=standing)
+def _stands(batch: pa.RecordBatch, outcomes: pa.Array) -> pa.Array:
+    return pc.is_in(batch.column(batch.schema.get_field_index("keld_outcome")), value_set=outcomes)
 
 
-def _fingerprints(snapshot: Path) -> NDArray[np.bytes_]:
+def fingerprints(snapshot: Path) -> NDArray[np.bytes_]:
     """N x 16 bytes; empty for a row that cannot be asked."""
     blocks = [
         np.array([value or b"" for value in batch.column(0).to_pylist()], dtype="S16")

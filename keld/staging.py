@@ -6,7 +6,8 @@ of the directory; its digest goes to the ledger afterwards.  Staging holds promp
 
     <root>/<job run id>/question.json        what all rows share
                         snapshot.parquet     the rows as they were asked, each with its prompt
-                        reused.parquet       answers that an earlier generation paid for
+                        reused-*.parquet     answers that earlier job runs paid for
+                        twins.npy            which rows take the answer of another one with the same prompt
                         unsent.parquet       outcomes of rows that no batch is large enough for
                         <shard id>/positions.npy, input.jsonl, result-0.jsonl ..., answers.parquet
 """
@@ -71,8 +72,15 @@ class RunFiles:
         return self.dir / "snapshot.parquet"
 
     @property
-    def reused(self) -> Path:
-        return self.dir / "reused.parquet"
+    def reused(self) -> list[Path]:
+        return sorted(self.dir.glob("reused-*.parquet"))
+
+    def reused_from(self, source: int) -> Path:
+        return self.dir / f"reused-{source:03d}.parquet"
+
+    @property
+    def twins(self) -> Path:
+        return self.dir / "twins.npy"
 
     @property
     def unsent(self) -> Path:

@@ -16,15 +16,17 @@ import numpy as np
 
 from keld import snapshot
 from keld.answer import Outcome
-from keld.enrich import enrich, enriched_schema, final_outcomes, retryable_positions, source_schema
+from keld.enrich import complaints, enrich, enriched_schema, final_outcomes, retryable_positions, source_schema
 from keld.errors import CeilingTooLow
 from keld.failpoint import failpoint
 from keld.plan import Option, choose
 from keld.record import JobRun, Shard
+from keld.request import REPAIR_BYTES
 from keld.runner.option import Ask, options, plan_shards
-from keld.runner.visit import Visit
+from keld.runner.visit import Visit, answers_of
 from keld.state import RunState
 from keld.table import write_table
+from keld.twin import fan_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,17 +39,19 @@ def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
     """Plans what may be asked again, in whatever lane meets the terms now, or goes on to write."""
     attempts = int(run.terms["max_attempts"])
     ended = run.state is RunState.CANCELLING or run.round + 1 >= attempts + _MOVES_MOST
-    again = None if ended else retryable_positions(_answers(visit, shards), run.rows, attempts)
+    answers = answers_of(visit, shards)
+    again = None if ended else retryable_positions(answers, run.rows, attempts)
     if again is None or not len(again):
         cancelled = run.state is RunState.CANCELLING
         visit.ledger.record_run(visit.lease, visit.now(), "writing", state=RunState.WRITING, facts={"cancelled": cancelled})
         return
-    planned = _plan_round(visit, run, len(shards), again)
+    planned = _plan_round(visit, run, len(shards), answers, again)
     visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
 
 
-def _plan_round(visit: Visit, run: JobRun, first: int, again: NDArray[np.int64]) -> list[Shard]:
+def _plan_round(visit: Visit, run: JobRun, first: int, answers: Sequence[Path], again: NDArray[np.int64]) -> list[Shard]:
     ask = ask_of(visit, run, again)
+    ask.sizes[list(complaints(answers, again))] += REPAIR_BYTES
     left = None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
     found, terms = options(visit.world, ask, due_of(run, visit.now()), left)
     try:
@@ -82,7 +86,7 @@ def _most_rows(chosen: Option, ask: Ask, left_usd: Decimal) -> int:
 def write(visit: Visit, run: JobRun) -> None:
     """Writes the enriched partition, if a sink was asked for, and closes the job run."""
     shards = visit.ledger.shards(run.id)
-    answers = _answers(visit, shards)
+    answers = fan_out(visit.files.twins, answers_of(visit, shards), visit.output())
     written = None if run.sink is None else _write_output(visit, run, run.sink, answers)
     found = final_outcomes(answers, run.rows, run.unaskable)
     answered, quarantined = found[Outcome.ANSWERED], found[Outcome.QUARANTINED]
@@ -113,8 +117,3 @@ def _write_output(visit: Visit, run: JobRun, sink: str, answers: Sequence[Path])
     written = write_table(sink, schema, enrich(visit.files.snapshot, answers, output), partition=run.partition or None)
     failpoint("sink.written")
     return {"uri": written.uri, "rows": written.rows, "size_bytes": written.size_bytes, "sha256": written.sha256}
-
-
-def _answers(visit: Visit, shards: Sequence[Shard]) -> list[Path]:
-    ordered = [visit.files.shard(shard.id).answers for shard in sorted(shards, key=lambda shard: (shard.round, shard.ordinal))]
-    return [path for path in [visit.files.reused, visit.files.unsent, *ordered] if path.exists()]

@@ -8,21 +8,27 @@ does anything else.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from keld import snapshot
 from keld.answer import Outcome
+from keld.enrich import complaints
 from keld.errors import AccessRefused, CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.providers.base import Created, OutcomeUnknown, Provider, QueueFull, Refused, Submission
 from keld.record import JobRun, Shard
-from keld.request import Question, batch_key
+from keld.request import Question, batch_key, repaired
 from keld.runner.turn import put_off_until
-from keld.runner.visit import Visit, log
+from keld.runner.visit import Visit, answers_of, log
 from keld.staging import disk_errors, read_positions, sha256_of, write_file
 from keld.state import Event
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def stage(visit: Visit, shard: Shard) -> Shard:
@@ -30,10 +36,20 @@ def stage(visit: Visit, shard: Shard) -> Shard:
     provider = visit.provider(shard)
     positions = read_positions(visit.files.shard(shard.id).positions)
     encoder = provider.encoder(visit.question(), shard.model, shard.id)
-    lines = (encoder.line(position, fragment) for position, fragment in snapshot.fragments(visit.files.snapshot, positions))
+    lines = (encoder.line(position, fragment) for position, fragment in fragments(visit, shard, positions))
     with disk_errors(visit.files.dir, "This shard was not sent."):
         digest = write_file(visit.files.shard(shard.id).input, encoder.file(lines), "staging.input")
     return visit.record(shard, Event.STAGED, sha256=digest, host=provider.host)
+
+
+def fragments(visit: Visit, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
+    """(position, prompt fragment) of the rows at `positions`, in order; with what was wrong with their last answer, if anything was."""
+    why: dict[int, str] = {}
+    if shard.round:
+        earlier = [other for other in visit.ledger.shards(shard.run_id) if other.round < shard.round]
+        why = complaints(answers_of(visit, earlier), positions)
+    for position, fragment in snapshot.fragments(visit.files.snapshot, positions):
+        yield position, repaired(fragment, why[position]) if position in why else fragment
 
 
 def submit(visit: Visit, run: JobRun, shard: Shard) -> Shard:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from keld import answer
@@ -146,6 +147,12 @@ class Visit:
         with disk_errors(self.files.dir, "Nothing more was sent."), answer.AnswerSink(answers, output, sent.positions, 0) as sink:
             sink.add(answer.same(sent.positions.tolist(), outcome, why, sent, output, retryable=retryable))
         return self.record(shard, event, outcomes={outcome.value: shard.requests}, facts={"why": outcome.value}, **changes)
+
+
+def answers_of(visit: Visit, shards: Sequence[Shard]) -> list[Path]:
+    """The answers files of a job run that are there, those of earlier rounds first."""
+    ordered = [visit.files.shard(shard.id).answers for shard in sorted(shards, key=lambda shard: (shard.round, shard.ordinal))]
+    return [path for path in [*visit.files.reused, visit.files.unsent, *ordered] if path.exists()]
 
 
 def question_of(files: RunFiles) -> Question:
