@@ -120,7 +120,26 @@ class Sent:
     standard: Rates | None  # None: the standard price is unknown, and nothing counts as saved
 
 
-def collect(files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: Sent, output: OutputSchema, answers: Path) -> Tally:
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """What becomes of a row that no result mentions."""
+
+    outcome: Outcome
+    why: str
+    retryable: bool
+
+
+LOST = Missing(Outcome.LOST, "in no result file", retryable=True)
+
+
+def collect(
+    files: Sequence[Path],
+    read: Callable[[bytes], list[Reply]],
+    sent: Sent,
+    output: OutputSchema,
+    answers: Path,
+    unmentioned: Missing = LOST,
+) -> Tally:
     """Judges every line of `files` and writes one answer a row of `sent`, by position, to `answers`.
 
     Args:
@@ -148,9 +167,10 @@ def collect(files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: S
             if replies:
                 sink.add(_judge(replies, here, sent, output, decode, tally))
         if missing:
-            sink.add(same(sorted(missing), Outcome.LOST, "in no result file", sent, output, retryable=True))
-            tally.outcomes[Outcome.LOST] += len(missing)
-            tally.retryable += len(missing)
+            rest = unmentioned
+            sink.add(same(sorted(missing), rest.outcome, rest.why, sent, output, retryable=rest.retryable))
+            tally.outcomes[rest.outcome] += len(missing)
+            tally.retryable += len(missing) if rest.retryable else 0
     return tally
 
 

@@ -528,9 +528,10 @@ def _free(db: sa.Connection, shard: Shard) -> None:
 def _settle(db: sa.Connection, shard: Shard) -> None:
     """The reservation becomes what was really paid, and the answers are counted.
 
-    A row that is in no result file may be on the bill all the same: its share of the worst case stays reserved.
+    A row that is in no result file, or whose reply was lost, may be on the bill all the same: its share of the worst case stays reserved.
     """
-    lost = shard.worst_usd * (shard.outcomes or {}).get("lost", 0) / shard.requests
+    doubtful = max((shard.outcomes or {}).get("lost", 0), (shard.error or {}).get("rows", 0))
+    lost = shard.worst_usd * min(doubtful, shard.requests) / shard.requests
     run = db.execute(sa.select(RUN.c.reserved_usd, RUN.c.spent_usd, RUN.c.standard_usd).where(RUN.c.id == shard.run_id)).one()
     db.execute(
         sa.update(RUN)

@@ -9,7 +9,7 @@ of the directory; its digest goes to the ledger afterwards.  Staging holds promp
                         reused-*.parquet     answers that earlier job runs paid for
                         twins.npy            which rows take the answer of another one with the same prompt
                         unsent.parquet       outcomes of rows that no batch is large enough for
-                        <shard id>/positions.npy, input.jsonl, result-0.jsonl ..., answers.parquet
+                        <shard id>/positions.npy, input.jsonl or journal.jsonl, result-0.jsonl ..., answers.parquet
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ class ShardFiles:
     @property
     def answers(self) -> Path:
         return self.dir / "answers.parquet"
+
+    @property
+    def journal(self) -> Path:
+        return self.dir / "journal.jsonl"
 
     def result(self, n: int) -> Path:
         return self.dir / f"result-{n}.jsonl"

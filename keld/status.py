@@ -122,6 +122,8 @@ class Status:
     def _is_due(self, batch: Batch) -> bool:
         if batch.state in (State.UNKNOWN, State.DEFERRED):
             return batch.not_before is None or batch.not_before <= self.as_of
+        if batch.state is State.IN_PROGRESS:
+            return batch.lane != "batch"  # a worker's own work
         return batch.state in (State.PLANNED, State.STAGED, State.SUBMITTING, State.ENDED)
 
     @property

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from keld import answer
-from keld.answer import Outcome, Tally
+from keld.answer import LOST, Missing, Outcome, Tally
 from keld.errors import ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
-from keld.providers.base import Provider, RemoteBatch
+from keld.price import Lane
+from keld.providers.base import Provider
 from keld.record import JobRun, Shard
 from keld.request import Question
 from keld.runner.visit import LAG, Visit, log, sent_of
@@ -23,30 +24,37 @@ _RESULT_BYTES_MOST = 16 << 30  # of one file, whatever it holds
 
 
 def collect(visit: Visit, run: JobRun, shard: Shard) -> Shard:
-    """Fetches all result files, judges every line, keeps one answer a row."""
-    provider = visit.provider(shard)
-    batch = provider.get(shard.batch_id or "")
-    if batch is None:
-        raise ProviderUnreachable(
-            f"{shard.provider} at {shard.host} does not find batch {shard.batch_id}, which has ended. Its results are fetched later."
-        )
-    files = visit.files.shard(shard.id)
-    with disk_errors(visit.files.dir, "The batch is paid and its results stay at the provider."):
-        results = _fetch(visit, provider, shard, batch, files)
-        tally = answer.collect(results, provider.read, sent_of(run, visit.files, shard), visit.output(), files.answers)
+    """Judges every line of a shard's results, keeps one answer a row."""
+    provider, files = visit.provider(shard), visit.files.shard(shard.id)
+    sent, output, missing = sent_of(run, visit.files, shard), visit.output(), _missing(shard)
+    with disk_errors(visit.files.dir, "What was answered is paid, and stays where it is."):
+        results = _fetch(visit, provider, shard, files) if shard.lane == Lane.BATCH else [files.journal]
+        tally = answer.collect([path for path in results if path.exists()], provider.read, sent, output, files.answers, missing)
     failpoint("collect.done")
-    if batch.succeeded != 0 and not tally.outcomes.keys() - {Outcome.LOST} and not tally.foreign and not _is_late(visit, shard):
-        raise ProviderUnreachable(
-            f"{shard.provider} at {shard.host} gave results of {batch.id} in which none of its {shard.requests:,} rows is. They are fetched again later."
-        )
     if not provider.capabilities.marks_batches and not tally.outcomes.keys() - {Outcome.LOST} and tally.foreign:
         why = f"the batch {shard.batch_id} that was adopted holds other rows"
         return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "foreign_results"})
     return visit.record(shard, Event.COLLECTED, **_counts(tally), collected_at=visit.now(), facts=_findings(tally))
 
 
-def _fetch(visit: Visit, provider: Provider, shard: Shard, batch: RemoteBatch, files: ShardFiles) -> list[Path]:
+def _missing(shard: Shard) -> Missing:
+    """What a row is that no result mentions."""
+    match shard.ended if shard.lane != Lane.BATCH else None:
+        case "cancelled":
+            return Missing(Outcome.CANCELLED, "not asked before it was cancelled", retryable=True)
+        case "failed":
+            return Missing(Outcome.ERRORED, f"not asked: {(shard.error or {}).get('message')}", retryable=False)
+        case _:
+            return LOST
+
+
+def _fetch(visit: Visit, provider: Provider, shard: Shard, files: ShardFiles) -> list[Path]:
     """All result files; none where the provider, after its time, still does not give them out: their rows are then lost."""
+    batch = provider.get(shard.batch_id or "")
+    if batch is None:
+        raise ProviderUnreachable(
+            f"{shard.provider} at {shard.host} does not find batch {shard.batch_id}, which has ended. Its results are fetched later."
+        )
     late = _is_late(visit, shard)
     if batch.succeeded and not batch.result_refs and not late:
         raise ProviderUnreachable(

@@ -105,7 +105,7 @@ def write(visit: Visit, run: JobRun) -> None:
         problem=None,
     )
     for shard in shards:
-        for path in visit.files.shard(shard.id).dir.glob("result-*.jsonl"):
+        for path in [*visit.files.shard(shard.id).dir.glob("result-*.jsonl"), *visit.files.shard(shard.id).dir.glob("journal.*")]:
             path.unlink(missing_ok=True)  # every answer in it stands in answers.parquet
 
 

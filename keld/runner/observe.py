@@ -11,6 +11,7 @@ from datetime import timedelta
 from keld.answer import Outcome
 from keld.errors import AccessRefused, LeaseLost, ProviderRefused, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
+from keld.price import Lane
 from keld.providers.base import BatchState, Provider, RemoteBatch
 from keld.record import Shard
 from keld.runner.submit import queue_wait
@@ -24,7 +25,7 @@ def observe_all(visits: Sequence[Visit]) -> None:
     by_account: dict[tuple[str, str], list[tuple[Visit, Shard]]] = {}
     for visit in visits:
         for shard in visit.ledger.shards(visit.lease.run_id):
-            if shard.state in AT_PROVIDER:
+            if shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
                 by_account.setdefault((shard.provider, shard.host), []).append((visit, shard))
     for held in by_account.values():
         visit, shard = held[0]

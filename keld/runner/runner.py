@@ -18,12 +18,14 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from keld.errors import AccessRefused, KeldError, LeaseLost, LedgerError, ProviderRefused, ProviderUnreachable, SinkError, StagingError
-from keld.ledger import Lease, Ledger
+from keld.ledger import Ledger
+from keld.price import Lane
 from keld.providers.base import Provider
 from keld.record import JobRun, Shard
 from keld.runner.collect import collect
 from keld.runner.escalate import escalate, moment
 from keld.runner.finish import next_round, write
+from keld.runner.hurry import begin, hurry, stop, under_way
 from keld.runner.observe import cancel, observe_all
 from keld.runner.search import search
 from keld.runner.submit import stage, submit, submit_again
@@ -146,6 +148,8 @@ class Runner:
                 return shard.not_before is None or shard.not_before <= self.clock()
             case State.DEFERRED:
                 return visit.cancelling or shard.not_before is None or shard.not_before <= self.clock()
+            case State.IN_PROGRESS if shard.lane != Lane.BATCH:
+                return True
             case State.IN_PROGRESS:
                 return visit.cancelling
             case State.CANCELLING | State.COLLECTED | State.REJECTED | State.QUARANTINED | State.DROPPED:
@@ -181,7 +185,7 @@ class Runner:
             yield None
             return
         try:
-            with _Heartbeat(self.ledger, visit.lease, self.clock):
+            with _Heartbeat(self.ledger, visit, self.clock):
                 yield visit
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", run_id, lost)
@@ -237,7 +241,7 @@ class Runner:
         escalation = moment(self.world, run, shards)
         times = [escalation] if escalation is not None and escalation > now else []
         for shard in shards:
-            if shard.state in AT_PROVIDER:
+            if shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
                 age = now - (shard.submitted_at or now)
                 times.append(now + min(max(age / 10, self.settings.poll_least), self.settings.poll_most))
             elif shard.state is State.UNKNOWN:
@@ -255,6 +259,14 @@ def _act(visit: Visit, run: JobRun, shard: Shard) -> Shard:
     match shard.state:
         case State.PLANNED | State.STAGED | State.DEFERRED if visit.cancelling:
             return visit.record(shard, Event.DROPPED)
+        case State.ENDED:
+            return collect(visit, run, shard)
+        case _:
+            return _act_in_batch(visit, run, shard) if shard.lane == Lane.BATCH else _act_in_haste(visit, shard)
+
+
+def _act_in_batch(visit: Visit, run: JobRun, shard: Shard) -> Shard:
+    match shard.state:
         case State.PLANNED:
             return stage(visit, shard)
         case State.STAGED:
@@ -269,21 +281,31 @@ def _act(visit: Visit, run: JobRun, shard: Shard) -> Shard:
             return search(visit, shard)
         case State.IN_PROGRESS:
             return cancel(visit, shard)
-        case State.ENDED:
-            return collect(visit, run, shard)
-        case State.CANCELLING | State.COLLECTED | State.REJECTED | State.QUARANTINED | State.DROPPED:
-            raise AssertionError(f"nothing is due for a shard that is {shard.state}")
         case _:
-            assert_never(shard.state)
+            raise AssertionError(f"nothing is due for a batch that is {shard.state}")
+
+
+def _act_in_haste(visit: Visit, shard: Shard) -> Shard:
+    match shard.state:
+        case State.PLANNED:
+            return visit.record(shard, Event.STAGED)
+        case State.STAGED:
+            return begin(visit, shard)
+        case State.SUBMITTING:
+            return under_way(visit, shard)  # each row is its own create, and the journal knows them
+        case State.IN_PROGRESS:
+            return stop(visit, shard) if visit.cancelling else hurry(visit, shard)
+        case _:
+            raise AssertionError(f"nothing is due for a stretch that is {shard.state}")
 
 
 class _Heartbeat:
     """Renews a lease while a long step (an upload, a download) runs; a worker that is frozen does not beat, and loses it."""
 
-    def __init__(self, ledger: Ledger, lease: Lease, clock: Callable[[], datetime]) -> None:
-        self._ledger, self._lease, self._clock = ledger, lease, clock
+    def __init__(self, ledger: Ledger, visit: Visit, clock: Callable[[], datetime]) -> None:
+        self._ledger, self._visit, self._clock = ledger, visit, clock
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"keld-lease-{lease.run_id[:8]}", daemon=True)
+        self._thread = threading.Thread(target=self._beat, name=f"keld-lease-{visit.lease.run_id[:8]}", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -295,9 +317,10 @@ class _Heartbeat:
     def _beat(self) -> None:
         while not self._stop.wait(self._ledger.lease_for.total_seconds() / 3):
             try:
-                self._ledger.renew(self._lease, self._clock())
+                self._ledger.renew(self._visit.lease, self._clock())
+                self._visit.beaten_at = time.monotonic()
             except Exception as error:  # noqa: BLE001  the next write of the step itself finds out, and says so
-                log.warning("lease.not_renewed run=%s %s", self._lease.run_id, type(error).__name__)
+                log.warning("lease.not_renewed run=%s %s", self._visit.lease.run_id, type(error).__name__)
                 return
 
 

@@ -7,6 +7,7 @@ the lease; a worker that has lost it finds its write refused, and goes home.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -86,6 +87,7 @@ class Visit:
     cancelling: bool = False
     problem: KeldError | None = None
     blocked: set[str] = field(default_factory=set)  # providers that failed a call in this visit
+    beaten_at: float = field(default_factory=time.monotonic)  # when the lease was last renewed, by time.monotonic()
 
     @property
     def ledger(self) -> Ledger:
@@ -94,6 +96,10 @@ class Visit:
     @property
     def settings(self) -> Settings:
         return self.world.settings
+
+    def is_stale(self) -> bool:
+        """Whether this worker has stood still for so long that another one may hold the lease by now."""
+        return time.monotonic() - self.beaten_at > self.ledger.lease_for.total_seconds() * 0.8
 
     def now(self) -> datetime:
         return self.world.clock()

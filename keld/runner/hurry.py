@@ -1,0 +1,100 @@
+"""Hurry: a shard's rows one by one through a fast lane.
+
+A step of the runner, the other way beside `submit`, `search` and `observe`.  There is no batch and so nothing to look for: the journal in the
+shard's directory says which rows are paid.  A stretch that is broken off goes on where it stood, with any worker.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import assert_never
+
+from keld.answer import Outcome
+from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
+from keld.price import Lane
+from keld.realtime import Manner, Stopped, Stretch, stretch
+from keld.record import Shard
+from keld.runner.submit import fragments
+from keld.runner.visit import Visit, log
+from keld.staging import disk_errors, read_positions
+from keld.state import Event
+
+
+def begin(visit: Visit, shard: Shard) -> Shard:
+    """The shard under way, if it fits under the ceiling; nothing is sent yet."""
+    try:
+        shard = visit.ledger.record_intent(visit.lease, shard, visit.now(), None)
+    except CeilingTooLow as problem:
+        log.warning("shard.over_ceiling shard=%s %s", shard.id, problem)
+        return visit.give_up(shard, Event.DROPPED, Outcome.OVER_CEILING, "not asked: the ceiling was reached")
+    return under_way(visit, shard)
+
+
+def under_way(visit: Visit, shard: Shard) -> Shard:
+    """The shard whose intent stands, under way."""
+    return visit.record(shard, Event.CREATED, submitted_at=visit.now(), done=0)
+
+
+def hurry(visit: Visit, shard: Shard) -> Shard:
+    """Asks rows until all have an answer, or the visit's time is over.
+
+    Raises:
+        AccessRefused, ProviderUnreachable: the provider will not, for now; what was answered is kept.
+        LeaseLost: another worker holds the job run.
+    """
+    provider, files, question = visit.provider(shard), visit.files.shard(shard.id), visit.question()
+    with disk_errors(visit.files.dir, "What was answered is kept."):
+        ended = stretch(
+            provider,
+            provider.encoder(question, shard.model, shard.id),
+            Lane(shard.lane),
+            shard.id,
+            read_positions(files.positions),
+            lambda left: fragments(visit, shard, left),
+            files.journal,
+            stop=lambda: time.monotonic() > visit.until or visit.is_stale(),
+            manner=Manner(output_tokens=min(question.max_output_tokens, 256)),
+        )
+    done = ended.answered + ended.refused
+    if done != shard.done:
+        visit.ledger.note_progress(visit.lease, shard, done, visit.now())
+    return _after(visit, shard, ended)
+
+
+def _after(visit: Visit, shard: Shard, ended: Stretch) -> Shard:
+    match ended.stopped:
+        case Stopped.DONE:
+            return _ended(visit, shard, "completed", _doubt(ended.in_doubt))
+        case Stopped.TOLD:
+            if visit.is_stale():
+                raise LeaseLost(f"Shard {shard.id}: this worker stood still, and stopped asking.")
+            return shard
+        case Stopped.SAME_FAULT if isinstance(ended.problem, ProviderRefused):
+            # What so many rows met, all will: the others are not asked.
+            return _ended(visit, shard, "failed", {"code": "same_fault", "message": str(ended.problem), "rows": ended.in_doubt})
+        case Stopped.ACCESS | Stopped.SAME_FAULT:
+            assert ended.problem is not None
+            raise ended.problem
+        case Stopped.NO_CAPACITY:
+            raise ProviderUnreachable(
+                f"{shard.provider} at {shard.host} turns requests of the {shard.lane} lane away (rate limits or overload). "
+                f"{len(ended.undone):,} rows are not asked yet, and not paid; they are tried again."
+            )
+        case _:
+            assert_never(ended.stopped)
+
+
+def stop(visit: Visit, shard: Shard) -> Shard:
+    """The shard with what was answered until now: the user cancelled, or the rest is asked elsewhere."""
+    return _ended(visit, shard, "cancelled", shard.error)
+
+
+def _ended(visit: Visit, shard: Shard, how: str, error: dict[str, object] | None) -> Shard:
+    return visit.record(shard, Event.ENDED, ended=how, ended_at=visit.now(), error=error)
+
+
+def _doubt(rows: int) -> dict[str, object] | None:
+    """How many requests may have been paid without an answer to show for it: their worst case stays reserved."""
+    if not rows:
+        return None
+    return {"code": "in_doubt", "message": f"{rows:,} requests may have been paid, and have no answer", "rows": rows}
