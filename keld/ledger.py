@@ -315,7 +315,7 @@ class Ledger:
                 _settle(db, became)
             elif event in _FREEING:
                 _free(db, shard)
-            elif event is Event.ADOPTED and shard.state in (State.STAGED, State.DEFERRED):
+            elif event is Event.ADOPTED and shard.state in (State.STAGED, State.DEFERRED, State.DROPPED):
                 # It is being paid for, whether it fits or not; nothing else is sent until it does.
                 db.execute(sa.update(RUN).where(RUN.c.id == shard.run_id).values(reserved_usd=RUN.c.reserved_usd + shard.worst_usd))
         failpoint(f"ledger.{event.value}.after")
@@ -420,12 +420,15 @@ class Ledger:
         failpoint("ledger.stray_settled.after")
 
     def reopen(self, run_id: str, now: datetime) -> None:
-        """Opens a job run that is over once more, since something of it turned up; what is open stays as it is."""
-        over = RUN.c.state.in_([RunState.FINISHED, RunState.CANCELLED])
+        """Opens a job run that is over once more, since something of it turned up; what is open stays as it is.
+
+        One that the user cancelled goes on being cancelled.
+        """
         with self._db.write() as db:
-            opened = db.execute(sa.update(RUN).where(RUN.c.id == run_id, over).values(state=RunState.OPEN, next_check_at=now))
-            if opened.rowcount:
-                _append(db, now, run_id, None, "reopened", None, RunState.OPEN, 0, {})
+            for was, becomes in ((RunState.FINISHED, RunState.OPEN), (RunState.CANCELLED, RunState.CANCELLING)):
+                this = (RUN.c.id == run_id, RUN.c.state == was)
+                if db.execute(sa.update(RUN).where(*this).values(state=becomes, next_check_at=now)).rowcount:
+                    _append(db, now, run_id, None, "reopened", was, becomes, 0, {})
 
     def ask_cancel(self, run_id: str, now: datetime) -> None:
         """Marks an open job run as cancelling; needs no lease, since whoever holds it will see it."""

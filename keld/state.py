@@ -96,6 +96,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.DEFERRED, Event.DEFERRED): State.DEFERRED,  # due, but it is another's turn
     (State.DEFERRED, Event.ADOPTED): State.IN_PROGRESS,  # an earlier create of it landed after all
     (State.DEFERRED, Event.DROPPED): State.DROPPED,
+    (State.DROPPED, Event.ADOPTED): State.IN_PROGRESS,  # cancelled while it was thought absent, and there after all
     (State.ENDED, Event.COLLECTED): State.COLLECTED,
     (State.ENDED, Event.LOST_TRACK): State.QUARANTINED,  # the batch that was adopted proved to be somebody else's
     (State.QUARANTINED, Event.ADOPTED): State.IN_PROGRESS,  # it turned up after all

@@ -35,7 +35,7 @@ def test_every_event_can_happen_somewhere() -> None:
 
 
 def test_nothing_happens_to_what_is_over_but_that_the_lost_turns_up() -> None:
-    assert {pair for pair in TRANSITIONS if pair[0] in TERMINAL} == {(State.QUARANTINED, Event.ADOPTED)}
+    assert {pair for pair in TRANSITIONS if pair[0] in TERMINAL} == {(State.QUARANTINED, Event.ADOPTED), (State.DROPPED, Event.ADOPTED)}
 
 
 def test_a_create_is_only_sent_for_a_staged_shard() -> None:
@@ -48,9 +48,9 @@ def test_from_an_unknown_create_nothing_leads_to_sending_but_proven_absence() ->
     assert back == {Event.REFUSED, Event.ABSENT}
 
 
-def test_what_is_at_the_provider_is_only_left_by_its_word() -> None:
+def test_what_is_at_the_provider_is_only_left_by_its_word_or_for_want_of_one() -> None:
     leaving = {event for (was, event), became in TRANSITIONS.items() if was in AT_PROVIDER and became not in AT_PROVIDER}
-    assert leaving == {Event.ENDED, Event.DEFERRED, Event.REJECTED}
+    assert leaving == {Event.ENDED, Event.DEFERRED, Event.REJECTED, Event.LOST_TRACK}
 
 
 def test_nothing_that_was_sent_is_dropped() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from keld.answer import Outcome
+from keld.errors import ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.providers.base import Provider, RemoteBatch
 from keld.record import Shard, Stray
@@ -27,17 +28,43 @@ def search(visit: Visit, shard: Shard) -> Shard:
     failpoint("look.send")
     found = _matches(visit, provider, shard)
     failpoint("look.received")
-    if found and not provider.capabilities.marks_batches:
-        # Only its results say whose an unmarked batch is.  One that may be ours is waited for: to adopt it unproven may be to
-        # cancel somebody else's, and to send another shard of ours again while its batch counts as this one's.
-        waiting = [batch for batch in found if not batch.state.ended]
-        found, others = _proven(provider, shard, [batch for batch in found if batch.state.ended])
-        if not found and (waiting or others):
-            not_before = visit.now() + (visit.settings.poll_most if waiting else timedelta(0))
-            return visit.record(shard, Event.LOOKED, not_before=not_before, facts={"waiting": len(waiting), "not_ours": others})
-    if found:
+    if not found:
+        return _not_found(visit, provider, shard)
+    if provider.capabilities.marks_batches:
         return _adopt(visit, shard, found[0], found[1:])
-    return _not_found(visit, provider, shard)
+    return _prove(visit, provider, shard, found)
+
+
+def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[RemoteBatch]) -> Shard:
+    """Adopts the one of these unmarked batches whose results carry the shard's ids; waits for those that cannot be told yet.
+
+    To adopt one unproven may be to cancel somebody else's, and to send another shard of ours again while its batch counts as this
+    one's.  Only ids that can be read, and are not ours, prove a batch another's.
+    """
+    others, untold, past_telling = [], 0, _is_past_telling(visit, provider, shard)
+    for batch in found:
+        try:
+            custom_ids = provider.sample(batch) if batch.state.ended else []
+        except ProviderUnreachable:
+            if not past_telling:
+                raise
+            custom_ids = []
+        if any(position_of(custom_id, shard.id) is not None for custom_id in custom_ids):
+            return _adopt(visit, shard, batch, [])
+        if custom_ids:
+            others.append(batch.id)
+        else:
+            untold += 1
+    if untold and past_telling:
+        why = f"the reply to its create was lost, and of {untold:,} batches that may be it none can be told after all this time"
+        return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "create_unaccounted_for"})
+    not_before = visit.now() + (visit.settings.poll_most if untold else timedelta(0))
+    return visit.record(shard, Event.LOOKED, not_before=not_before, facts={"waiting": untold, "not_ours": others})
+
+
+def _is_past_telling(visit: Visit, provider: Provider, shard: Shard) -> bool:
+    window, settings = provider.capabilities.window or timedelta(0), visit.settings
+    return visit.now() - (shard.intent_at or visit.now()) > window + settings.overdue_after + settings.abandon_after
 
 
 def _adopt(visit: Visit, shard: Shard, batch: RemoteBatch, spares: Sequence[RemoteBatch]) -> Shard:
@@ -61,7 +88,13 @@ def _not_found(visit: Visit, provider: Provider, shard: Shard) -> Shard:
         # The fence: without its input a create that is still on its way cannot land any more.  Then one look for one
         # that landed just before.
         failpoint("fence.send")
-        provider.delete_input(shard.input_ref)
+        try:
+            provider.delete_input(shard.input_ref)
+        except (ProviderRefused, ProviderUnreachable):
+            if visit.now() - (shard.intent_at or visit.now()) < settings.abandon_after:
+                raise
+            why = "the reply to its create was lost, nothing was found, and its input file cannot be removed to keep it from landing"
+            return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "create_unaccounted_for"})
         failpoint("fence.received")
         return visit.record(shard, Event.LOOKED, looks=looks, not_before=visit.now() + settle[0], facts={"fenced": True})
     if not fences and not settings.resend_unfenced:
@@ -81,22 +114,13 @@ def _matches(visit: Visit, provider: Provider, shard: Shard) -> list[RemoteBatch
     for batch in provider.batches((shard.intent_at or visit.now()) - SKEW if marked else _EVER):
         if not marked and batch.id == before:
             break
-        fits = batch.key == batch_key(shard.id, shard.attempt) if marked else batch.requests == shard.requests
+        # Counts are claims: what has ended is looked into, whatever it says its size is.
+        fits = batch.key == batch_key(shard.id, shard.attempt) if marked else batch.state.ended or batch.requests in (None, shard.requests)
         if marked and batch.key is None and shard.input_ref is not None:
             fits = batch.input_ref == shard.input_ref  # the host keeps no marks; an upload is of one shard only
         if fits and batch.id not in others and not visit.ledger.knows_batch(batch.id):
             found.append(batch)
     return sorted(found, key=lambda batch: batch.created_at)
-
-
-def _proven(provider: Provider, shard: Shard, ended: Sequence[RemoteBatch]) -> tuple[list[RemoteBatch], list[str]]:
-    """The one of these batches whose results carry the shard's ids, if any; and the ids of those that are not."""
-    others: list[str] = []
-    for batch in ended:
-        if any(position_of(custom_id, shard.id) is not None for custom_id in provider.sample(batch)):
-            return [batch], others
-        others.append(batch.id)
-    return [], others
 
 
 def stray_of(shard: Shard, batch_id: str, now: datetime) -> Stray:

@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from keld import answer
-from keld.errors import KeldError
+from keld.errors import KeldError, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.providers.base import Provider, RemoteBatch
 from keld.record import Shard
@@ -108,12 +108,15 @@ class Sweep:
         """None: it is nobody's of ours."""
         if self.provider.capabilities.marks_batches:
             shard_id = shard_named(batch.key)
-        elif self.suspects is not None and batch.requests not in self.suspects:
+        elif not batch.state.ended and self.suspects is not None and batch.requests not in self.suspects:
             return None
         elif not batch.state.ended or not self.harvest:
             return self._finding(batch, None, Verdict.UNPROVEN)
         else:
-            shard_id = self._owner(batch)
+            try:
+                shard_id = self._owner(batch)
+            except ProviderUnreachable:
+                return self._finding(batch, None, Verdict.UNPROVEN)  # its results cannot be read, this time; the others can
         if shard_id is None:
             return None
         shard = self.world.ledger.shard(shard_id)
@@ -126,7 +129,9 @@ class Sweep:
     def _verdict(self, shard: Shard, batch: RemoteBatch) -> Verdict:
         if shard.state in (State.SUBMITTING, State.UNKNOWN):
             return Verdict.SEARCHED
-        if shard.state in _ADOPTS and self._is_latest(shard):
+        # Dropped by the user, after it was sent: what it answered is paid, and harvested like any batch that is cancelled.
+        dropped = shard.state is State.DROPPED and shard.attempt > 0 and shard.outcomes is None
+        if (shard.state in _ADOPTS or dropped) and self._is_latest(shard):
             return Verdict.ADOPT
         return Verdict.SETTLE if batch.state.ended else Verdict.CANCEL
 
@@ -137,12 +142,18 @@ class Sweep:
         return latest is not None and latest.id == run.id
 
     def _owner(self, batch: RemoteBatch) -> str | None:
-        """The shard that a batch's results name; None: they are not of Keld's making."""
-        for custom_id in self.provider.sample(batch):
+        """The shard that a batch's results name; None: they are not of Keld's making.
+
+        Raises:
+            ProviderUnreachable: they cannot be read.
+        """
+        custom_ids = self.provider.sample(batch)
+        for custom_id in custom_ids:
             shard_id = shard_named(custom_id)
             if shard_id is not None and self.world.ledger.shard(shard_id) is not None:
                 return shard_id
-        self.foreign.add(batch.id)
+        if custom_ids:
+            self.foreign.add(batch.id)
         return None
 
     def _known_but_unsettled(self) -> Iterator[Finding]:
@@ -187,7 +198,7 @@ class Sweep:
         self.world.ledger.reopen(finding.job_run or "", self.world.clock())
         with self.enter(finding.job_run or "") as visit:
             shard = self.world.ledger.shard(finding.shard_id or "")
-            if visit is None or shard is None or shard.state not in _ADOPTS:
+            if visit is None or shard is None or shard.state not in (*_ADOPTS, State.DROPPED):
                 return  # another worker has it in hand; the next sweep sees what became of it
             visit.record(
                 shard, Event.ADOPTED, batch_id=finding.batch_id, submitted_at=min(finding.created_at, visit.now()), ended=None, error=None,
