@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from bug import BUGS
 from scene import Peer, anthropic, billed_usd, creates, ledger_dump, openai, outcomes, purchases
 from worker import KILLED, SCENARIOS, Order, follow, killed
 
@@ -95,7 +96,7 @@ class Crash:
     def advance(self, span: timedelta) -> Any:
         return self.emulator.advance(span)
 
-    def kill(self, peer: Peer, scenario: str, point: str, nth: int = 1) -> None:
+    def kill(self, peer: Peer, scenario: str, point: str, nth: int = 1, bug: str | None = None) -> None:
         """A worker's life, to `point`."""
         self.note("killed_at", f"{peer.name} {point}")
         order = Order(
@@ -106,6 +107,7 @@ class Crash:
             peer=peer,
             scenario=scenario,
             sink=str(self.sink),
+            bug=bug,
         )
         assert killed(order, point, nth) == KILLED, f"no worker came by {point}"
 
@@ -154,6 +156,20 @@ def prove(crash: Crash, peer: Peer, scenario: str, point: str) -> None:
 def test_a_worker_killed_anywhere_costs_no_row_and_no_cent(crash: Crash, peer: Peer, scenario: str, point: str) -> None:
     """Trap 2 and 25: whatever it was about to do is found and finished by the next one."""
     prove(crash, peer, scenario, point)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bug", "scenario", "point"), [("intent_after_create", "plain", "create.received"), ("creates_retried", "lost", "poll.send")]
+)
+def test_a_kill_shows_a_bug_that_buys_twice(
+    crash: Crash, peer: Peer, bug: str, scenario: str, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand kills that break nothing prove something only if they would have broken it."""
+    crash.emulator.faults(SCENARIOS[scenario].plan(peer))
+    crash.kill(peer, scenario, point, bug=bug)
+    with BUGS[bug](monkeypatch), pytest.raises(AssertionError):
+        crash.check(peer, scenario, follow(crash.keld, crash, SCENARIOS[scenario], peer, str(crash.sink)))
 
 
 @pytest.mark.parametrize("point", DANGEROUS)
