@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo test crash lint bench lock clean
+.PHONY: demo test crash schedules faults lint bench lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -22,6 +22,16 @@ test: .venv/ready  ## the fast suite
 
 crash: .venv/ready  ## SIGKILL at every failpoint, both providers, both databases, all of them; minutes
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto -m "slow or not slow" tests/test_crash.py
+
+faults: .venv/ready  ## the fault table, FAULTS.md: what a provider may do, what Keld does about it, what it costs
+	@$(PY) -m tests.faults
+
+N := 20000
+SEED = $(shell shuf -i 1-1000000000 -n 1)
+CORES := auto
+
+schedules: .venv/ready  ## N random schedules of workers that freeze and die, providers that break and clocks that jump; 5 a second and core
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) PYTHONPATH=tests KELD_SCHEDULES=$(N) KELD_SEED=$(SEED) $(PY) -m pytest -q -n $(CORES) -p schedule --show-capture=no -k no_schedule tests/test_schedule.py
 
 lint: .venv/ready
 	.venv/bin/ruff check .

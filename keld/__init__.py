@@ -18,6 +18,9 @@ The map of the house; the files in order are the way of the data.
     database     the SQLite file or the Postgres behind a ledger's URL
     record       what the ledger holds, as tables and as what is read from them
     ledger       what happened, in order, durable; leases, intents, reservations
+    pace         how many requests at once, and how fast
+    journal      what fast requests were answered, durable at once
+    realtime     the fast lanes: many requests at once, under rate limits
     staging      the files of a job run, and how they are written
     answer       result lines -> answers, exactly one per request
     enrich       rows + answers -> the enriched partition

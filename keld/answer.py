@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from keld.errors import InvalidAnswer
-from keld.price import PICO, Rates
+from keld.price import PICO, Lane, Rates
 from keld.request import position_of
 from keld.schema import OutputSchema
 from keld.table import ParquetSink
@@ -63,6 +63,7 @@ class Reply(msgspec.Struct, gc=False, kw_only=True):
     error: str | None = None
     retryable: bool = False
     model: str | None = None
+    tier: str | None = None  # the service tier it was answered in, where the provider says it
     input_tokens: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0
@@ -219,7 +220,7 @@ def _judge(
         pa.array(outcomes, type=pa.string()),
         pa.array(errors, type=pa.string()),
         pa.array([reply.model or sent.model for reply in replies], type=pa.string()),
-        pa.repeat(pa.scalar(sent.lane), len(replies)),
+        pa.array([_lane(reply, sent) for reply in replies], type=pa.string()),
         pa.array(cost),
         pa.array(retryable, type=pa.bool_()),
     ]
@@ -227,7 +228,7 @@ def _judge(
 
 
 def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pico-dollars of each reply at the lane's rates, and what it would have cost at the standard ones."""
+    """Pico-dollars of each reply at the rates of the lane it was served in, and what it would have cost at the standard ones."""
     rows = [(r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.cache_write_1h_tokens, r.output_tokens) for r in replies]
     # Counts that cannot be are a fault of the provider's, and must neither make anything cheaper nor stop the others' answers.
     try:
@@ -241,26 +242,34 @@ def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.i
     tally.output_tokens += int(counts[4].sum())
     cost = sent.rates.cost_pico(*counts)
     standard = sent.standard.cost_pico(*counts) if sent.standard else cost
-    return cost, standard
+    return np.where([_lane(reply, sent) == sent.lane for reply in replies], cost, standard), standard
+
+
+def _lane(reply: Reply, sent: Sent) -> str:
+    """The lane an answer is billed in: flex may be asked for and the standard tier be given, at the standard price."""
+    if sent.lane == Lane.FLEX and reply.tier not in (None, Lane.FLEX):
+        return Lane.STANDARD.value
+    return sent.lane
 
 
 def _blocks(files: Iterable[Path], tally: Tally) -> Iterator[bytes]:
     """Blocks of whole lines, about 1 MB each; split on `\\n` bytes only, since U+2028 inside a JSON string ends no line."""
     for path in files:
         with path.open("rb") as file:
-            rest = b""
+            rest = bytearray()  # grows in place: a line of many blocks is held once, not twice
             while chunk := file.read(BLOCK_BYTES):
                 end = chunk.rfind(b"\n") + 1
                 if not end:
                     rest += chunk
                     if len(rest) > LINE_BYTES_MAX:
                         tally.unreadable += 1
-                        rest = _skip_line(file)
+                        rest.clear()
+                        rest += _skip_line(file)
                     continue
-                yield rest + chunk[:end]
-                rest = chunk[end:]
+                yield b"".join((rest, chunk[:end]))
+                rest[:] = chunk[end:]
             if rest:
-                yield rest
+                yield bytes(rest)
 
 
 def _skip_line(file: Any) -> bytes:

@@ -116,7 +116,7 @@ class Keld:
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
         """
-        key, target = partition or "", None if sink is None else _absolute(sink)
+        key, target = _keepable(partition or ""), None if sink is None else _absolute(sink)
         self._check_sink(job, target, key)
         before = self.ledger.latest(self.namespace, job.name, key)
         if before is not None and not before.over and not all(shard.unsent for shard in self.ledger.shards(before.id)):
@@ -472,6 +472,15 @@ class Keld:
 def _nothing_to_ask(run: JobRun) -> bool:
     """Whether every row of a job run is answered, or cannot be asked (again)."""
     return run.answered + run.quarantined + run.unaskable == run.rows
+
+
+def _keepable(key: str) -> str:
+    """The partition's key, if a database can hold it."""
+    if "\0" in key or (not key.isascii() and any("\ud800" <= char <= "\udfff" for char in key)):
+        raise InvalidJob(
+            f"partition={key!a} holds a NUL or a lone surrogate, which no ledger can keep. Nothing was sent. Name it otherwise."
+        )
+    return key
 
 
 def _absolute(sink: Any) -> str:

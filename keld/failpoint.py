@@ -23,7 +23,7 @@ class FailpointHit(RuntimeError):
 
 
 def failpoint(name: str) -> None:
-    """Passes; or dies by SIGKILL, stands still by SIGSTOP, raises, hangs, or fails as a full disk would, when `KELD_FAILPOINT` names it."""
+    """Passes; or dies by SIGKILL, stands still by SIGSTOP, raises, hangs, or fails as a full or a broken disk would, when `KELD_FAILPOINT` names it."""
     seen.add(name)
     if on_pass is not None:
         on_pass(name)
@@ -55,5 +55,7 @@ def _act(name: str, action: str) -> None:
             threading.Event().wait()
         case "enospc":
             raise OSError(errno.ENOSPC, "No space left on device", name)
+        case "eio":
+            raise OSError(errno.EIO, "Input/output error", name)
         case _:
-            raise ValueError(f"KELD_FAILPOINT={name}:{action}: the actions are kill9, stop, raise, hang, enospc.")
+            raise ValueError(f"KELD_FAILPOINT={name}:{action}: the actions are kill9, stop, raise, hang, enospc, eio.")

@@ -4,6 +4,7 @@ import base64
 import json
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 import keld.answer
 from keld.answer import AnswerSink, Outcome, Reply, Sent, Tally, answer_schema, collect, same
-from keld.price import Bracket, Rates
+from keld.price import Bracket, Rates, Usage
 from keld.request import custom_id
 from keld.schema import Embedding, OutputSchema, output_schema
 from keld.table import read_parquet
@@ -232,6 +233,25 @@ def test_counts_that_cannot_be_make_nothing_cheaper_and_stop_no_one(tmp_path: Pa
     collect([tmp_path / "result.jsonl"], read, _sent([0, 1]), OUTPUT, tmp_path / "answers.parquet")
     rows = [row for batch in read_parquet(tmp_path / "answers.parquet") for row in batch.to_pylist()]
     assert [row["keld_cost_pico"] for row in rows] == [pico, 20 * 10**6]
+
+
+@pytest.mark.parametrize(
+    ("lane", "tier", "billed_in"),
+    [
+        ("flex", "flex", "flex"), ("flex", None, "flex"), ("flex", "default", "standard"), ("flex", "on_demand", "standard"),
+        ("standard", "default", "standard"), ("standard", "flex", "standard"), ("batch", "default", "batch"), ("batch", "standard", "batch"),
+    ],
+)  # fmt: skip
+def test_a_flex_answer_is_priced_by_the_tier_that_was_served(tmp_path: Path, lane: str, tier: str | None, billed_in: str) -> None:
+    """Flex may be asked for and the standard tier be given; batches always say "default" or "standard", at the batch's price."""
+    path = tmp_path / "result.jsonl"
+    path.write_bytes(msgspec.json.encode(_good(0, tier=tier)))
+    tally = collect([path], _read, replace(_sent([0]), lane=lane), OUTPUT, tmp_path / "answers.parquet")
+    (row,) = [row for batch in read_parquet(tmp_path / "answers.parquet") for row in batch.to_pylist()]
+    paid = STANDARD if (lane, billed_in) == ("flex", "standard") else RATES
+    assert row["keld_lane"] == billed_in
+    assert tally.cost_usd == paid.cost(Usage(input_tokens=10, output_tokens=5)) == Decimal(row["keld_cost_pico"]) / 10**12
+    assert tally.standard_usd == STANDARD.cost(Usage(input_tokens=10, output_tokens=5))
 
 
 # --- files and blocks -------------------------------------------------------------------------------------------------

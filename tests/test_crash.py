@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from bug import BUGS
 from scene import Peer, anthropic, billed_usd, creates, ledger_dump, openai, outcomes, purchases
 from worker import KILLED, SCENARIOS, Order, follow, killed
 
@@ -56,6 +57,8 @@ ONLY = {
 # A batch that was adopted proves to be somebody else's: since adoption asks for the proof first, only a provider that mixes up
 # its own results comes here.
 NEVER = {"ledger.lost_track.before", "ledger.lost_track.after"}
+# Of the fast lanes, whose kills have a test of their own: `test_realtime`.
+ELSEWHERE = {"realtime.send", "realtime.received", "realtime.journal"}
 DANGEROUS = (
     "ledger.sending.after",
     "create.send",
@@ -93,7 +96,7 @@ class Crash:
     def advance(self, span: timedelta) -> Any:
         return self.emulator.advance(span)
 
-    def kill(self, peer: Peer, scenario: str, point: str, nth: int = 1) -> None:
+    def kill(self, peer: Peer, scenario: str, point: str, nth: int = 1, bug: str | None = None) -> None:
         """A worker's life, to `point`."""
         self.note("killed_at", f"{peer.name} {point}")
         order = Order(
@@ -104,6 +107,7 @@ class Crash:
             peer=peer,
             scenario=scenario,
             sink=str(self.sink),
+            bug=bug,
         )
         assert killed(order, point, nth) == KILLED, f"no worker came by {point}"
 
@@ -152,6 +156,20 @@ def prove(crash: Crash, peer: Peer, scenario: str, point: str) -> None:
 def test_a_worker_killed_anywhere_costs_no_row_and_no_cent(crash: Crash, peer: Peer, scenario: str, point: str) -> None:
     """Trap 2 and 25: whatever it was about to do is found and finished by the next one."""
     prove(crash, peer, scenario, point)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bug", "scenario", "point"), [("intent_after_create", "plain", "create.received"), ("creates_retried", "lost", "poll.send")]
+)
+def test_a_kill_shows_a_bug_that_buys_twice(
+    crash: Crash, peer: Peer, bug: str, scenario: str, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand kills that break nothing prove something only if they would have broken it."""
+    crash.emulator.faults(SCENARIOS[scenario].plan(peer))
+    crash.kill(peer, scenario, point, bug=bug)
+    with BUGS[bug](monkeypatch), pytest.raises(AssertionError):
+        crash.check(peer, scenario, follow(crash.keld, crash, SCENARIOS[scenario], peer, str(crash.sink)))
 
 
 @pytest.mark.parametrize("point", DANGEROUS)
@@ -211,7 +229,7 @@ def test_every_point_in_the_source_has_its_kill() -> None:
     runs = {f"ledger.run_{kind}.{when}" for kind in kinds for when in ("before", "after")}
     events = {f"ledger.{event.value}.{when}" for event in Event for when in ("before", "after")}
     assert kinds >= {"writing", "finished", "superseded"}
-    assert literal | files | runs | events == {point for points in POINTS.values() for point in points} | NEVER
+    assert literal | files | runs | events == {point for points in POINTS.values() for point in points} | NEVER | ELSEWHERE
 
 
 @pytest.mark.parametrize("point", ["staging.input.write", "staging.input.fsync", "staging.input.rename", "download.chunk"])

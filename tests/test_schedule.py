@@ -5,22 +5,12 @@ A failure is shrunk and printed as the steps to it; `make schedules SEED=...` wi
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
-from datetime import datetime
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 import scene
-import sqlalchemy as sa
+from bug import BUGS
 from schedule import SHARDS, Schedule, Violation, explore, prepared
-
-import keld.ledger
-from keld.ledger import Lease, Ledger
-from keld.record import SHARD, Shard
-from keld.state import Event, State
 
 
 @pytest.fixture(autouse=True)
@@ -40,59 +30,9 @@ def test_no_schedule_loses_a_row_or_pays_it_twice(seed: int, schedules: int, rec
 # --- the schedules can fail: three faults that they must find -----------------------------------------------------------
 
 
-@contextmanager
-def intent_after_create(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The intent is recorded when the create has been answered."""
-    record_intent, record = Ledger.record_intent, Ledger.record
-
-    def put_off(ledger: Ledger, lease: Lease, shard: Shard, now: datetime, after_batch: str | None = None) -> Shard:
-        return replace(shard, state=State.SUBMITTING, attempt=shard.attempt + 1, intent_at=now)
-
-    def made_up(ledger: Ledger, lease: Lease, shard: Shard, event: Event, now: datetime, **more: Any) -> Shard:
-        known = ledger.shard(shard.id)
-        if shard.state is State.SUBMITTING and known is not None and known.state is State.STAGED:
-            record_intent(ledger, lease, known, now)
-        return record(ledger, lease, shard, event, now, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "record_intent", put_off)
-        patch.setattr(Ledger, "record", made_up)
-        yield
-
-
-@contextmanager
-def creates_retried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The SDKs' own tries are left on for creates, too."""
-    with monkeypatch.context() as patch:
-        for client in (openai.OpenAI, anthropic.Anthropic):
-            patch.setattr(client, "with_options", lambda client, **_: client)
-        yield
-
-
-@contextmanager
-def lease_unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A write is accepted from whoever makes it, in whatever state the shard has got to."""
-
-    @contextmanager
-    def held(ledger: Ledger, lease: Lease, now: datetime) -> Iterator[sa.Connection]:
-        with ledger._db.write() as db:
-            yield db
-
-    move = keld.ledger._move
-
-    def moved(db: sa.Connection, lease: Lease, shard: Shard, *more: Any) -> Shard:
-        db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(state=shard.state, attempt=shard.attempt))
-        return move(db, lease, shard, *more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "_held", held)
-        patch.setattr(keld.ledger, "_move", moved)
-        yield
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("bug", [intent_after_create, creates_retried, lease_unchecked], ids=lambda bug: bug.__name__)
+@pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))
 def test_a_bug_is_found(bug: Any, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]) -> None:
     """A thousand schedules that find nothing prove something only if they would have found it."""
     with bug(monkeypatch), pytest.raises(Violation) as found:

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import urllib.request
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from multiprocessing import forkserver
@@ -20,6 +21,8 @@ import genai_prices  # noqa: F401  this and the next five: imported once, before
 import pandas  # noqa: F401
 import psycopg  # noqa: F401
 import pyarrow.parquet  # noqa: F401
+import pytest
+from bug import BUGS
 from scene import Peer, tickets, triage
 
 import keld.providers.anthropic
@@ -85,6 +88,7 @@ class Order:
     peer: Peer
     scenario: str
     sink: str
+    bug: str | None = None  # one of `bug.BUGS`
 
 
 class Time:
@@ -108,7 +112,8 @@ def work(order: Order) -> Status:
     """Does what the scenario says, to the end."""
     os.environ.update(order.env)
     time, scenario = Time(order.emulator_url), SCENARIOS[order.scenario]
-    with Keld(home=order.home, ledger_url=order.ledger_url, clock=time) as keld:
+    bug = BUGS[order.bug](pytest.MonkeyPatch()) if order.bug else nullcontext()
+    with bug, Keld(home=order.home, ledger_url=order.ledger_url, clock=time) as keld:
         return follow(keld, time, scenario, order.peer, order.sink)
 
 

@@ -4,6 +4,7 @@ Wire: anthropic 2.11's types, Nov 2026.  A batch has one life for both dialects 
 Anthropic's words: three statuses, counts that stay at zero until everything has ended, one results file, no metadata.
 """
 
+import math
 import mmap
 import re
 import secrets
@@ -26,6 +27,7 @@ from .error import ApiError, error_of
 from .fault import DOWNLOAD_FAULTS, ROW_FAULTS, Event, row_fate
 from .openai import model_of
 from .page import page
+from .rate import Level
 from .store import Store
 from .wire import Drop, download
 
@@ -93,6 +95,15 @@ class Anthropic:
     @staticmethod
     def key_refused(key: str) -> ApiError:
         return ApiError(status=401, message="invalid x-api-key")
+
+    @staticmethod
+    def rate_headers(levels: dict[str, Level], now: float) -> dict[str, str]:
+        told = {}
+        for kind, level in levels.items():
+            told[f"anthropic-ratelimit-{kind}-limit"] = str(level.limit)
+            told[f"anthropic-ratelimit-{kind}-remaining"] = str(level.left)
+            told[f"anthropic-ratelimit-{kind}-reset"] = instant(math.ceil(now + level.reset_s)).isoformat().replace("+00:00", "Z")
+        return told
 
     # --- batches ------------------------------------------------------------------------------------------------------
 
@@ -166,10 +177,12 @@ class Anthropic:
         return batch
 
     async def _look(self, batch: Batch, request: Request) -> dict[str, Any]:
-        phase = batch.phase(self.store.clock.time())
+        now = self.store.clock.time()
+        phase = batch.phase(now)
         if phase.status in ENDED and not batch.sealed:
             await run_in_threadpool(batch.seal, phase)
-        return message_batch(batch, phase, str(request.base_url))
+        told = message_batch(batch, phase, str(request.base_url))
+        return told if batch.names_results(now, phase) else {**told, "results_url": None}
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
@@ -235,6 +248,7 @@ def message_batch(batch: Batch, phase: Phase, base_url: str) -> dict[str, Any]:
     own = f"{base_url.rstrip('/')}/v1/messages/batches/{batch.id}/results"
     elsewhere = batch.rule("results", "results_url")
     url = str(elsewhere.get("url", f"http://other-host.invalid/{batch.id}/results")) if elsewhere else own
+    url = "" if batch.rule("results", "empty_output_id") else url
     return {
         "id": batch.id,
         "type": "message_batch",

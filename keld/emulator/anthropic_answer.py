@@ -14,7 +14,7 @@ from .answer import ABSENT, Answerer, Ask, Usage, present, size_of, tokens_of
 from .bill import BillEntry, Lane
 from .clock import instant
 from .error import ApiError
-from .fault import RowFate
+from .fault import RowFate, twist_of
 
 _MESSAGE_TOKENS = 4
 _LEAST_CACHED_TOKENS = 1024  # https://platform.claude.com/docs/en/build-with-claude/prompt-caching, Nov 2026
@@ -112,7 +112,7 @@ def make(body: bytes, answerer: Answerer, cache: PromptCache, *, at: float, batc
     digest = sha256(body)
     whole = input_tokens(asked.system, asked.messages, len(schema or b"") + len(present(asked.tools) or b""))
     usage = _cached_usage(asked, cache, whole, at)
-    answer = answerer.answer(Ask(digest.digest(), body, whole, schema, asked.max_tokens), None if fate == "model_not_found" else fate)
+    answer = answerer.answer(Ask(digest.digest(), body, whole, schema, asked.max_tokens), twist_of(fate))
     name, out = digest.hexdigest(), answer.output_tokens
     refused = answer.finish == "refusal"
     content = "[]" if refused else f'[{{"type":"text","text":{_quoted(answer.text).decode()}}}]'

@@ -307,6 +307,11 @@ class Batch:
         share = 1.0 if duration == 0 else min(1.0, (at - self.started_at) / duration)
         return min(self._most(), math.floor(self.size * share + 1e-6))
 
+    def names_results(self, now: float, phase: Phase) -> bool:
+        """Whether its results are named yet, once it has ended."""
+        late = self.rule("results", "late_ids")
+        return phase.ended_at is not None and (late is None or now >= phase.ended_at + float(late.get("for_s", 600)))
+
     def slip(self, now: float) -> Slip:
         """What is paid until `now`."""
         done = min(self.phase(now).done, len(self.progress))
@@ -353,6 +358,8 @@ class Batch:
                 return
             if self.rows is not None and phase.status in ("expired", "cancelled"):
                 self._cut(phase)
+            if self.rule("results", "zero_byte_output") and self.out_path.exists():
+                self.out_path.write_bytes(b"")
             self.sealed = True
 
     def _cut(self, phase: Phase) -> None:

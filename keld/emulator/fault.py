@@ -31,8 +31,12 @@ at `rows`: `fraction` (1) or `count` chooses rows, exactly; on realtime calls it
     refusal           paid, and refused
     length            paid, and cut
     invalid           paid, and not what the schema asked for
+    standard_tier     flex was asked for; the standard tier is given, told and paid (OpenAI)
 at `results`
     no_output_id      `output_file_id` (Anthropic: `results_url`) is null
+    empty_output_id   it is ""
+    late_ids          it, and `error_file_id`, are null until `for_s` (600) after the end
+    zero_byte_output  the output file has no bytes
     no_error_id       `error_file_id` is null
     empty_error_id    `error_file_id` is ""
     zero_byte_error   the error file has no bytes
@@ -54,7 +58,7 @@ at `lines`: `fraction` (1) or `count` chooses rows, exactly
     reorder           `order` "reverse" (or "input") instead of shuffled
 at `download`
     truncate          after `bytes` (1000) the connection is cut; `clean`: the short body looks whole
-    gzip_bomb         content-encoding gzip, `size_mb` (64) of zeros
+    gzip_bomb         content-encoding gzip whatever was asked for, `size_mb` (64) of zeros; `after_lines`: behind the file's own
     slow              `bytes_per_s` (65536)
 """
 
@@ -94,9 +98,13 @@ ROW_FAULTS: dict[str, set[str]] = {
     "refusal": _CHOICE,
     "length": _CHOICE,
     "invalid": _CHOICE,
+    "standard_tier": _CHOICE,
 }
 RESULT_FAULTS: dict[str, set[str]] = {
     "no_output_id": set(),
+    "empty_output_id": set(),
+    "late_ids": {"for_s"},
+    "zero_byte_output": set(),
     "no_error_id": set(),
     "empty_error_id": set(),
     "zero_byte_error": set(),
@@ -114,7 +122,7 @@ LINE_FAULTS: dict[str, set[str]] = {
 }
 DOWNLOAD_FAULTS: dict[str, set[str]] = {
     "truncate": {"bytes", "clean"},
-    "gzip_bomb": {"size_mb"},
+    "gzip_bomb": {"size_mb", "after_lines"},
     "slow": {"bytes_per_s"},
 }
 POINTS: dict[str, dict[str, set[str]]] = {
@@ -185,7 +193,7 @@ class Rule:
         return {**own, **self.arguments, "hits": self.hits}
 
 
-RowFate = Literal["refusal", "length", "invalid", "model_not_found"]
+RowFate = Literal["refusal", "length", "invalid", "model_not_found", "standard_tier"]
 
 
 def row_fate(rules: list[Rule], ordinal: int, custom_id: str) -> RowFate | None:
@@ -200,11 +208,16 @@ def row_fate(rules: list[Rule], ordinal: int, custom_id: str) -> RowFate | None:
         match rule.do:
             case "error":
                 raise error_of(int(rule.get("status", 500)), rule.get("message", None), rule.get("code", None))
-            case "refusal" | "length" | "invalid" | "model_not_found" as fate:
+            case "refusal" | "length" | "invalid" | "model_not_found" | "standard_tier" as fate:
                 return fate
             case _:
                 pass
     return None
+
+
+def twist_of(fate: RowFate | None) -> Literal["refusal", "length", "invalid"] | None:
+    """What a fate makes of the answer's text; None: nothing."""
+    return None if fate == "model_not_found" or fate == "standard_tier" else fate  # noqa: PLR1714  mypy narrows by comparison only
 
 
 @dataclass(frozen=True, kw_only=True)

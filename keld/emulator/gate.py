@@ -4,21 +4,24 @@ The dialects' routes know nothing of it.
 """
 
 import asyncio
+import math
 import secrets
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from email.utils import format_datetime
 from typing import Any, Literal, Protocol
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from .error import ApiError, error_of
 from .fault import HTTP_FAULTS, Event, Faults, Rule
-from .openai import model_of
+from .openai import model_of, most_tokens
+from .rate import Level, Rates, span
 from .store import Store
-from .wire import Download, Drop
+from .wire import Download, Drop, Truncated
 
 Route = Callable[[Request], Awaitable[Response]]
 Operation = Literal["upload", "create", "list", "get", "cancel", "download", "delete", "realtime"]
@@ -34,16 +37,19 @@ class Dialect(Protocol):
 
     def key_refused(self, key: str) -> ApiError: ...
 
+    def rate_headers(self, levels: dict[str, Level], now: float) -> dict[str, str]: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One HTTP call as it came in; `status` is None where the connection was dropped."""
+    """One HTTP call as it came in; `status` is None where the connection was dropped, `range` as the header says it."""
 
     method: str
     path: str
     status: int | None
     retry_count: int | None
     at: datetime
+    range: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,7 @@ class Gate:
     store: Store
     faults: Faults
     api_keys: frozenset[str] | None
+    rates: Rates
     calls: list[Call] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -62,11 +69,14 @@ class Gate:
         async def guarded(request: Request) -> Response:
             try:
                 self._check_key(request, dialect)
-                response = await self._with_faults(operation, provider, request, route)
+                response = await self._with_faults(operation, provider, dialect, request, route)
             except ApiError as error:
                 response = JSONResponse(dialect.error_body(error), error.status, error.headers)
+            except ClientDisconnect:  # it died in the middle of its request; there is nobody to answer
+                response = Drop()
             name = f"req_{secrets.token_hex(12)}"
             response.headers["request-id" if provider == "anthropic" else "x-request-id"] = name
+            response.headers["date"] = format_datetime(self.store.clock.now(), usegmt=True)
             self.note(request, response)
             return response
 
@@ -81,6 +91,7 @@ class Gate:
             status=_status(request, response),
             retry_count=int(retries) if retries and retries.isdigit() else None,
             at=self.store.clock.now(),
+            range=request.headers.get("range"),
         )
         with self.lock:
             self.calls.append(call)
@@ -93,7 +104,7 @@ class Gate:
             raise dialect.key_refused(key)
 
     async def _with_faults(
-        self, operation: Operation, provider: Literal["openai", "anthropic"], request: Request, route: Route
+        self, operation: Operation, provider: Literal["openai", "anthropic"], dialect: Dialect, request: Request, route: Route
     ) -> Response:
         rules = self.faults.take(operation, HTTP_FAULTS, await self._event(operation, provider, request))
         for rule in rules:
@@ -102,11 +113,28 @@ class Gate:
         before = [rule for rule in rules if rule.do != "delay" and not _is_after(rule)]
         if before:
             return _instead(before[0])
-        if operation == "realtime" and self.store.settings.realtime_latency_s:
+        limits: dict[str, str] = {}
+        if operation == "realtime":
+            limits = self._admit(provider, dialect, await request.body())
             await asyncio.sleep(self.store.settings.realtime_latency_s)
         response = await route(request)
+        response.headers.update(limits)
         after = [rule for rule in rules if _is_after(rule)]
         return _instead(after[0]) if after else response
+
+    def _admit(self, provider: str, dialect: Dialect, body: bytes) -> dict[str, str]:
+        """The headers that tell what is left of the rate limits.
+
+        Raises:
+            ApiError: 429, nothing is left.
+        """
+        levels = self.rates.admit(provider, model_of(body) or "", -(-len(body) // 4) + most_tokens(body))
+        headers = dialect.rate_headers(levels, self.rates.clock.time()) if levels else {}
+        wait_s = max((level.wait_s for level in levels.values()), default=0.0)
+        if wait_s:
+            message = f"Rate limit reached. Please try again in {span(wait_s)}."
+            raise ApiError(status=429, message=message, headers=headers | {"retry-after": str(math.ceil(wait_s))})
+        return headers
 
     async def _event(self, operation: Operation, provider: Literal["openai", "anthropic"], request: Request) -> Event:
         # The body is read only where a plan exists, and kept by Starlette for the route.
@@ -121,7 +149,7 @@ def _status(request: Request, response: Response) -> int | None:
     if isinstance(response, Drop):
         return None
     # A file makes out only while it is being sent that a part of it was asked for.
-    partial = isinstance(response, Download) and "range" in request.headers
+    partial = isinstance(response, Download | Truncated) and "range" in request.headers
     return 206 if partial else response.status_code
 
 

@@ -29,6 +29,7 @@ from .openai_answer import (
     model_not_found,
 )
 from .page import page
+from .rate import Level, span
 from .store import Store, StoredFile
 from .wire import Drop, download
 
@@ -63,6 +64,14 @@ class CheckedLine(msgspec.Struct, gc=False):
     method: str
     url: str
     body: Head
+
+
+class Most(msgspec.Struct, gc=False):
+    """The most an answer may have, in any of the dialects' words."""
+
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
 
 
 class Line(msgspec.Struct, gc=False):
@@ -163,6 +172,15 @@ class OpenAI:
             raise ApiError(status=404, message=f"No such File object: {file_id}", param="id")
         return file
 
+    @staticmethod
+    def rate_headers(levels: dict[str, Level], now: float) -> dict[str, str]:
+        told = {}
+        for kind, level in levels.items():
+            told[f"x-ratelimit-limit-{kind}"] = str(level.limit)
+            told[f"x-ratelimit-remaining-{kind}"] = str(level.left)
+            told[f"x-ratelimit-reset-{kind}"] = span(level.reset_s)
+        return told
+
     # --- batches ------------------------------------------------------------------------------------------------------
 
     async def create_batch(self, request: Request) -> Response:
@@ -222,10 +240,12 @@ class OpenAI:
         return batch
 
     async def _look(self, batch: Batch) -> dict[str, Any]:
-        phase = batch.phase(self.store.clock.time())
+        now = self.store.clock.time()
+        phase = batch.phase(now)
         if phase.status in ENDED and not batch.sealed:
             await run_in_threadpool(self._seal, batch, phase)
-        return batch_object(batch, phase)
+        told = batch_object(batch, phase)
+        return told if batch.names_results(now, phase) else {**told, "output_file_id": None, "error_file_id": None}
 
     def _seal(self, batch: Batch, phase: Phase) -> None:
         with batch.lock:
@@ -238,13 +258,13 @@ class OpenAI:
 
     def _result_file(self, batch: Batch, path: Path, kind: str, phase: Phase) -> str | None:
         names = {rule.do for rule in batch.rules_at("results")}
-        if kind == "error" and "empty_error_id" in names:
+        if f"empty_{kind}_id" in names:
             return ""
         if f"no_{kind}_id" in names:
             return None
         if kind == "error" and "zero_byte_error" in names:
             path.write_bytes(b"")
-        elif path.stat().st_size == 0:
+        elif path.stat().st_size == 0 and f"zero_byte_{kind}" not in names:
             return None
         return self.store.add_file(
             path,
@@ -471,6 +491,14 @@ def model_of(body: bytes) -> str | None:
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
         return msgspec.json.decode(body, type=Head).model
     return None
+
+
+def most_tokens(body: bytes) -> int:
+    """The most tokens the answer to `body` may have; 0 where it does not say."""
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+        most = msgspec.json.decode(body, type=Most)
+        return most.max_completion_tokens or most.max_output_tokens or most.max_tokens or 0
+    return 0
 
 
 def _first_model(path: Path) -> str | None:

@@ -16,7 +16,7 @@ from .answer import ABSENT, Answer, Answerer, Ask, Usage, present, size_of, toke
 from .bill import BillEntry, Lane
 from .clock import instant
 from .error import ApiError
-from .fault import RowFate
+from .fault import RowFate, twist_of
 
 Endpoint = Literal["/v1/chat/completions", "/v1/responses", "/v1/embeddings"]
 ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
@@ -157,7 +157,7 @@ def _make_chat(asked: ChatBody, body: bytes, answerer: Answerer, at: float, batc
     input_tokens = _messages_tokens(asked.messages) + tokens_of(len(schema or b"") + len(present(asked.tools) or b""))
     most = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     ask = Ask(digest.digest(), body, input_tokens, schema, most)
-    answer = answerer.answer(ask, None if fate == "model_not_found" else fate)
+    answer = answerer.answer(ask, twist_of(fate))
     name, text = digest.hexdigest(), _quoted(answer.text).decode()
     content, refusal = ("null", text) if answer.finish == "refusal" else (text, "null")
     out = answer.output_tokens
@@ -186,7 +186,7 @@ def _make_response(asked: ResponsesBody, body: bytes, answerer: Answerer, at: fl
         _messages_tokens(messages) + tokens_in(asked.instructions or "") + tokens_of(len(schema or b"") + len(present(asked.tools) or b""))
     )
     ask = Ask(digest.digest(), body, input_tokens, schema, asked.max_output_tokens)
-    answer = answerer.answer(ask, None if fate == "model_not_found" else fate)
+    answer = answerer.answer(ask, twist_of(fate))
     name, out = digest.hexdigest(), answer.output_tokens
     status = "incomplete" if answer.finish == "length" else "completed"
     details = '{"reason":"max_output_tokens"}' if answer.finish == "length" else "null"
@@ -273,7 +273,7 @@ def _checked_lane(model: str, stream: bool | None, tier: str | None, batch: bool
         raise model_not_found(model)
     if batch:
         return "batch"
-    return "flex" if tier == "flex" else "standard"
+    return "flex" if tier == "flex" and fate != "standard_tier" else "standard"
 
 
 def _messages_tokens(messages: list[Message]) -> int:

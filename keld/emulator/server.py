@@ -33,6 +33,7 @@ from .error import ApiError
 from .fault import Faults, Firing
 from .gate import Call, Gate
 from .openai import OpenAI
+from .rate import Rates
 from .store import Settings, Store
 from .wire import Connections, protocol_class
 
@@ -48,6 +49,8 @@ class Emulator:
         validate_s, finalize_s: time in `validating` and `finalizing`.
         cancel_s: time in `cancelling`; None: a tenth of the latency, ten minutes at most.
         realtime_latency_s: real seconds before a realtime call is answered.
+        requests_per_minute, tokens_per_minute: realtime calls and tokens (bytes / 4, and the most the answer may have) of a model, over which
+            one is answered with 429; None: any number.
         frozen: the clock stands still but for `advance`; else it is real time plus what it was advanced by.
         host: other than loopback only with a `token`.
         port: 0 takes a free one.
@@ -70,6 +73,8 @@ class Emulator:
         finalize_s: float = 0.0,
         cancel_s: float | None = None,
         realtime_latency_s: float = 0.0,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
         frozen: bool = False,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -93,6 +98,8 @@ class Emulator:
             list_lag_s=list_lag_s,
             realtime_latency_s=realtime_latency_s,
             enqueued_token_limit=enqueued_token_limit,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
         )
         self._host, self._port, self._token = host, port, token
         self._api_keys = frozenset([token]) if token else None if api_keys is None else frozenset(api_keys)
@@ -143,7 +150,12 @@ class Emulator:
         folder = Path(tempfile.mkdtemp(prefix="keld-emulator-"))
         store = Store(clock=self._clock, faults=self._faults, settings=self._settings, folder=folder)
         answerer = Answerer(self._responder)
-        gate = Gate(store=store, faults=self._faults, api_keys=self._api_keys)
+        rates = Rates(
+            clock=self._clock,
+            requests_per_minute=self._settings.requests_per_minute,
+            tokens_per_minute=self._settings.tokens_per_minute,
+        )
+        gate = Gate(store=store, faults=self._faults, api_keys=self._api_keys, rates=rates)
         openai, anthropic = OpenAI(store, answerer), Anthropic(store, answerer)
         control = Control(store=store, gate=gate, openai=openai, anthropic=anthropic, token=self._token)
         return _Running(store, gate, control, application(control), _listen(self._host, self._port))
@@ -378,6 +390,7 @@ class _Running:
             access_log=False,
             # Behind no proxy; and `connections` are looked up by the peer's true address.
             proxy_headers=False,
+            date_header=False,  # the gate's, by the emulator's clock
             timeout_graceful_shutdown=1,
         )
         self._server = _Server(config, connections)

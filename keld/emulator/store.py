@@ -57,6 +57,8 @@ class Settings:
     list_lag_s: float = 0.0
     realtime_latency_s: float = 0.0
     enqueued_token_limit: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
 
 class Store:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from starlette.datastructures import Headers
 from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -53,20 +54,28 @@ class Drop(Response):
 
 
 class Truncated(Response):
-    """The head of a whole file, the first bytes of its body, and a closed connection."""
+    """The head of a whole file, or of the rest that was asked for, the first bytes of its body, and a closed connection."""
 
     def __init__(self, path: Path, size_bytes: int) -> None:
         super().__init__(media_type="application/octet-stream")
         self._path, self._size_bytes = path, size_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        whole = self._path.stat().st_size
-        head = [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % whole)]
-        await send({"type": "http.response.start", "status": 200, "headers": head})
+        start, whole = _start(Headers(scope=scope)), self._path.stat().st_size
+        head = [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % (whole - start))]
+        head += [(b"content-range", b"bytes %d-%d/%d" % (start, whole - 1, whole))] if start else []
+        await send({"type": "http.response.start", "status": 206 if start else 200, "headers": head})
         with self._path.open("rb") as file:
-            body = file.read(min(self._size_bytes, max(whole - 1, 0)))
+            file.seek(start)
+            body = file.read(min(self._size_bytes, max(whole - start - 1, 0)))
         await send({"type": "http.response.body", "body": body, "more_body": True})
         await _hang_up(scope, receive, at_once=False)
+
+
+def _start(headers: Headers) -> int:
+    """Where the range begins that was asked for; a clean truncation knows none."""
+    start = headers.get("range", "").removeprefix("bytes=").removesuffix("-")
+    return int(start) if start.isdigit() else 0
 
 
 async def _hang_up(scope: Scope, receive: Receive, *, at_once: bool) -> None:
@@ -89,7 +98,8 @@ def download(path: Path, media_type: str, rules: list[Rule]) -> Response:
             case "truncate":
                 return Truncated(path, int(rule.get("bytes", 1000)))
             case "gzip_bomb":
-                bomb = _zeros_compressed(int(rule.get("size_mb", 64)))
+                before = path if rule.get("after_lines", False) else None
+                bomb = _zeros_compressed(int(rule.get("size_mb", 64)), before)
                 return StreamingResponse(bomb, media_type=media_type, headers={"content-encoding": "gzip"})
             case "slow":
                 pace = float(rule.get("bytes_per_s", 65536))
@@ -112,8 +122,10 @@ async def _dribble(path: Path, bytes_per_s: float) -> AsyncIterator[bytes]:
             await asyncio.sleep(size / bytes_per_s)
 
 
-async def _zeros_compressed(size_mb: int) -> AsyncIterator[bytes]:
+async def _zeros_compressed(size_mb: int, before: Path | None) -> AsyncIterator[bytes]:
     squeeze = zlib.compressobj(9, zlib.DEFLATED, 31)
+    if before is not None:
+        yield squeeze.compress(before.read_bytes())
     zeros = bytes(1_000_000)
     for _ in range(size_mb):
         yield squeeze.compress(zeros)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import anthropic as sdk
 import httpx2
@@ -22,6 +22,7 @@ import msgspec
 
 from keld.answer import Outcome, Reply
 from keld.errors import InvalidJob, ProviderUnreachable
+from keld.price import Lane
 from keld.providers.base import (
     Account,
     BatchState,
@@ -29,10 +30,13 @@ from keld.providers.base import (
     Created,
     CreateOutcome,
     OutcomeUnknown,
+    Quota,
     RemoteBatch,
+    Sender,
     Submission,
 )
-from keld.providers.client import environment_key, origin
+from keld.providers.call import IN_DOUBT, Wire, quotas, senders
+from keld.providers.client import environment_key, hush_headers, origin
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import create_outcome, plain_faults, scrubbed
 from keld.providers.line import lines_of
@@ -52,6 +56,7 @@ _CAPABILITIES = Capabilities(
     marks_batches=False,
     fences=False,
     window=timedelta(hours=24),
+    lanes=frozenset({Lane.BATCH, Lane.STANDARD}),
 )
 _RETRYABLE = frozenset({"api_error", "overloaded_error", "rate_limit_error", "timeout_error"})
 _SAMPLE_BYTES = 1 << 20  # of results, enough for the ids of some rows
@@ -72,6 +77,7 @@ class Anthropic:
 
     @cached_property
     def _client(self) -> sdk.Anthropic:
+        hush_headers()
         return sdk.Anthropic(
             api_key=environment_key(self.name, self._account.api_key_env, "ANTHROPIC_API_KEY"),
             base_url=self._account.base_url,
@@ -98,8 +104,17 @@ class Anthropic:
             return Created(_remote(batch)) if batch.id else OutcomeUnknown("a reply without a batch id")
         except (sdk.APIError, sdk.AnthropicError) as error:
             return create_outcome(error, carried_prompts=True)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return OutcomeUnknown("an unreadable reply")
+
+    def sender(self, path: str, timeout_s: float, most: int) -> AbstractAsyncContextManager[Sender]:
+        key = environment_key(self.name, self._account.api_key_env, "ANTHROPIC_API_KEY")
+
+        def client(transport: httpx2.AsyncClient) -> sdk.AsyncAnthropic:
+            # Without retries: the SDK would send an unanswered request again, and both would be paid.
+            return sdk.AsyncAnthropic(api_key=key, base_url=self._account.base_url, http_client=transport, max_retries=0, timeout=timeout_s)
+
+        return senders(client, path, most, _WIRE, sdk)
 
     # -- looking ----------------------------------------------------------------------------------------------
 
@@ -114,11 +129,11 @@ class Anthropic:
             return page.data[0].id if page.data else None
 
     def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
-        def page_after(after: str | None) -> tuple[list[RemoteBatch], bool]:
+        def page_after(after: str | None) -> tuple[list[RemoteBatch], bool | None]:
             with self._plain("the list of batches"):
                 raw = self._client.messages.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after_id=after or sdk.omit)
                 page = self._read(raw.http_response, _Page)
-            return [_remote(batch) for batch in page.data], bool(page.has_more)
+            return [_remote(batch) for batch in page.data or ()], page.has_more
 
         return paged(page_after, created_after)
 
@@ -127,9 +142,10 @@ class Anthropic:
     def cancel(self, batch_id: str) -> None:
         with self._plain("the cancel of a batch"):
             try:
-                self._client.messages.batches.with_raw_response.cancel(batch_id)
+                raw = self._client.messages.batches.with_raw_response.cancel(batch_id)
             except (sdk.BadRequestError, sdk.ConflictError, sdk.NotFoundError):
                 return  # ended already; the next look tells how
+            self._read(raw.http_response, _Batch)  # a proxy's own page with status 200 is no cancel
 
     def sample(self, batch: RemoteBatch) -> list[str]:
         begun = b""
@@ -143,7 +159,14 @@ class Anthropic:
             raise ProviderUnreachable(
                 f"{self.name} at {self.host} broke off the results of {batch.id} ({type(error).__name__}). They are read again later."
             ) from None
-        return [line.custom_id for line in lines_of(begun[: begun.rfind(b"\n") + 1] or begun, _Line)]
+        ids = [line.custom_id for line in lines_of(begun[: begun.rfind(b"\n") + 1] or begun, _Line)]
+        told = begun.strip()
+        if told and not ids and (told.startswith((b"<", b"{\n", b"{\r")) or (b"\n" not in told and batch.requests != 1)):
+            # One document instead of lines: an error with status 200 must not say of a batch of ours that it is another's.
+            raise ProviderUnreachable(
+                f"{self.name} at {self.host} gave results of {batch.id} without a row in them. They are read again later."
+            )
+        return ids
 
     def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int) -> list[Path]:
         def open_stream(headers: dict[str, str]) -> AbstractContextManager[Any]:
@@ -190,19 +213,18 @@ class Anthropic:
         since the key would go there: the documented path on our host is asked instead.
         """
         url = batch.result_refs[0] if batch.result_refs else ""
-        if url and origin(url) == self.host:
-            parts = urlsplit(url)
-            return url if parts.path else f"{_PATH}/{batch.id}/results"
-        return f"{_PATH}/{batch.id}/results"
+        ours = bool(url) and origin(url) == self.host and bool(urlsplit(url).path)
+        return url if ours else f"{_PATH}/{quote(batch.id, safe='')}/results"
 
     def _plain(self, doing: str) -> AbstractContextManager[None]:
         return plain_faults(self.name, self.host, doing, sdk)
 
     def _read(self, response: Any, kind: type[_T]) -> _T:
-        try:
-            return msgspec.json.decode(response.content, type=kind)
-        except msgspec.MsgspecError:
-            raise sdk.APIConnectionError(message="unreadable reply", request=response.request) from None
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            found = msgspec.json.decode(response.content, type=kind)
+            if getattr(found, "id", True):
+                return found
+        raise sdk.APIConnectionError(message="unreadable reply", request=response.request) from None
 
 
 def _lines(path: Path) -> int:
@@ -225,6 +247,10 @@ class LineEncoder:
     overhead: int
 
     @property
+    def path(self) -> str:
+        return "/v1/messages"
+
+    @property
     def overhead_bytes(self) -> int:
         return self.overhead
 
@@ -236,6 +262,13 @@ class LineEncoder:
             return head + self.conversation.fill(fragment)
         system, messages = _lift_system(fragment, self.question_system)
         return head + self.lifted.fill(msgspec.json.encode(messages) + b',"system":' + msgspec.json.encode(system))
+
+    def body(self, fragment: bytes, lane: Lane) -> bytes:
+        if lane is Lane.FLEX:
+            raise InvalidJob("anthropic sells no flex lane. Nothing was sent. Ask in a batch or in the standard lane.")
+        # The very bytes of the line, without its envelope.
+        line = self.line(0, fragment)
+        return line[line.index(b'"params":') + 9 : -1]
 
     def file(self, lines: Iterator[bytes]) -> Iterator[bytes]:
         yield _OPENING
@@ -289,6 +322,26 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content if isinstance(part, dict))
 
 
+# -- the wire: one request at once ----------------------------------------------------------------------------
+
+
+def _settled(custom_id: str, status: int, body: bytes) -> bytes:
+    kind, name = (b"succeeded", b"message") if status == 200 else (b"errored", b"error")
+    return b'{"custom_id":"%b","result":{"type":"%b","%b":%b}}\n' % (custom_id.encode(), kind, name, body)
+
+
+def _doubtful(custom_id: str, why: str) -> bytes:
+    error = {"type": "error", "error": {"type": IN_DOUBT, "message": why}}
+    return msgspec.json.encode({"custom_id": custom_id, "result": {"type": "errored", "error": error}}) + b"\n"
+
+
+def _quotas(headers: httpx2.Headers) -> dict[str, Quota]:
+    return quotas(headers, lambda kind, what: f"anthropic-ratelimit-{kind}-{what}")
+
+
+_WIRE = Wire(settled=_settled, doubtful=_doubtful, quotas=_quotas)
+
+
 # -- the wire: objects and result lines -----------------------------------------------------------------------
 
 
@@ -310,8 +363,8 @@ class _Batch(msgspec.Struct, gc=False):
 
 
 class _Page(msgspec.Struct, gc=False):
-    data: list[_Batch] = []
-    has_more: bool | None = False
+    data: list[_Batch] | None  # without it this is an error with status 200, and no empty list
+    has_more: bool | None = None
 
 
 def _remote(batch: _Batch) -> RemoteBatch:
@@ -365,6 +418,7 @@ class _Usage(msgspec.Struct, gc=False):
     cache_creation_input_tokens: int | None = None
     cache_creation: _CacheCreation | None = None
     output_tokens: int | None = None
+    service_tier: str | None = None
 
 
 class _Block(msgspec.Struct, gc=False):
@@ -415,6 +469,7 @@ def _succeeded(custom_id: str, message: _Message) -> Reply:
         content=content,
         error=error,
         model=message.model,
+        tier=usage.service_tier,
         # Here `input_tokens` leaves out what was cached; `Usage` counts it in, as every price list does.
         input_tokens=(usage.input_tokens or 0) + read + written,
         cached_tokens=read,
@@ -440,6 +495,8 @@ def _errored(custom_id: str, error: _Error) -> Reply:
     # {"type":"error","error":{"type":...}}: the provider's own nesting; gateways leave the outer one out.
     kind = error.error.type if error.error else error.type
     message = error.error.message if error.error else error.message
+    if kind == IN_DOUBT:
+        return Reply(custom_id=custom_id, outcome=Outcome.LOST, error=message, retryable=True)
     return Reply(
         custom_id=custom_id, outcome=Outcome.ERRORED, error=f"{kind or 'error'}: {scrubbed(message or '')}", retryable=kind in _RETRYABLE
     )

@@ -6,14 +6,16 @@ Official SDKs are the clients; a create is one HTTP attempt.  Adding a provider 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 from keld.answer import Reply
+from keld.price import Lane
 from keld.request import Question
 from keld.shard import Limits
 
@@ -42,6 +44,7 @@ class Capabilities:
     marks_batches: bool  # a batch carries our key from the start (metadata); else only its custom_ids do, seen when it ended
     fences: bool  # deleting the input file keeps a create that is still on its way from landing
     window: timedelta | None  # after which a batch expires by the provider's own word; None: never
+    lanes: frozenset[Lane]  # those it sells
 
 
 class BatchState(StrEnum):
@@ -68,6 +71,7 @@ class RemoteBatch:
     native: str
     created_at: datetime
     key: str | None = None  # our mark, where the provider keeps one
+    input_ref: str | None = None  # the upload it was made of, where it says so
     requests: int | None = None
     done: int | None = None
     succeeded: int | None = None  # those it says it answered, and so bills
@@ -124,8 +128,71 @@ class OutcomeUnknown:
 CreateOutcome = Created | Refused | QueueFull | OutcomeUnknown
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """How full one of the account's rate limits is, as a reply told it."""
+
+    limit: float
+    left: float
+    reset_s: float  # until all of it is there again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """One fast request, answered (and paid) or refused for good (and not); `line` is what a batch's result file would say of it."""
+
+    line: bytes
+    answered: bool
+    status: int
+    code: str = ""
+    quotas: Mapping[str, Quota] = field(default_factory=dict)  # of `requests` and `tokens`, as far as the provider tells
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotNow:
+    """A definite no for now: nothing was done and nothing is paid."""
+
+    why: str
+    retry_after_s: float | None = None
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InDoubt:
+    """No readable reply: it may have been answered and paid; `line` says so."""
+
+    line: bytes
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denied:
+    """The key, the project or the billing was refused, or the address leads elsewhere: it holds for every row, and nothing was done."""
+
+    status: int
+    code: str
+
+
+SendOutcome = Settled | NotNow | InDoubt | Denied
+Sender = Callable[[str, bytes], Awaitable[SendOutcome]]
+"""A custom_id (for the line; it is not sent) and a request's body -> what came of one HTTP attempt."""
+
+
 class Encoder(Protocol):
     """Makes request lines of one shard from prompt fragments."""
+
+    @property
+    def path(self) -> str:
+        """Where a single one of its requests goes, from `/v1` on."""
+        ...
+
+    def body(self, fragment: bytes, lane: Lane) -> bytes:
+        """What a line asks, as the body of one request in a fast lane.
+
+        Raises:
+            InvalidJob: the provider does not sell such requests in that lane.
+        """
+        ...
 
     @property
     def overhead_bytes(self) -> int:
@@ -161,6 +228,10 @@ class Provider(Protocol):
         ...
 
     def create(self, submission: Submission) -> CreateOutcome: ...
+
+    def sender(self, path: str, timeout_s: float, most: int) -> AbstractAsyncContextManager[Sender]:
+        """A client of the running event loop, for at most `most` requests at a time; closed where it was opened."""
+        ...
 
     def get(self, batch_id: str) -> RemoteBatch | None:
         """None: the provider says it has no such batch (which may be its lag)."""

@@ -1,8 +1,8 @@
 """Fault: what an HTTP status or a broken connection means, the same for every SDK of this family.
 
 Beside `base`.  The openai and anthropic SDKs share their error classes' shape, not the classes: `status_code`, `code`, `body`
-on a status error, the transport's exception as `__cause__` of a connection error.  Only codes are kept, since a message may quote a prompt; the
-words of a refused key are, short and without the key, unless the call carried prompts.
+on a status error, the transport's exception as `__cause__` of a connection error.  Only codes are kept, since a message may quote a
+prompt or the key, and what is said here goes to logs and to the ledger; a refused file's reason goes to its rows alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.providers.base import CreateOutcome, OutcomeUnknown, QueueFull, Refused
 
 _KEY = re.compile(r"\b(sk|key|pk|gsk|xai)-[A-Za-z0-9_*.\-]{4,}|Bearer\s+\S+", re.IGNORECASE)
-_CODE = re.compile(r"[A-Za-z0-9_.\-]{1,64}").fullmatch
+# Words and short numbers, as codes are made of; a key is neither.
+_CODE = re.compile(
+    r"(?=.{1,64}$)(?!(?:sk|pk|gsk|xai|key)[_-])(?:[A-Za-z]{1,32}[0-9]{0,3}|[0-9]{1,4})(?:[_.-](?:[A-Za-z]{1,32}[0-9]{0,3}|[0-9]{1,4}))*"
+).fullmatch
 # Raised by the transport before a byte of the request went out: nothing can have been created.
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError", "LocalProtocolError", "InvalidURL")
 _DEFINITE = {400, 401, 402, 403, 404, 405, 410, 413, 415, 422}
@@ -40,7 +43,8 @@ def create_outcome(error: Exception, *, carried_prompts: bool) -> CreateOutcome:
         return Refused(status, "redirect", "it points elsewhere, and the key is not sent there", permanent=False)
     if status in _DEFINITE:
         # 401-403 and 404 of the file are mended by the user or by uploading again; the file itself is not at fault.
-        return Refused(status, code, message, permanent=status not in (401, 402, 403, 404))
+        permanent = status not in (401, 402, 403, 404)
+        return Refused(status, code, message if permanent else "", permanent=permanent)
     return OutcomeUnknown(f"HTTP {status}")
 
 
@@ -56,13 +60,11 @@ def plain_faults(name: str, host: str, doing: str, sdk: Any, *, carried_prompts:
     try:
         yield
     except sdk.APIStatusError as error:
-        code, message = _words(error, carried_prompts)
+        code, _ = _words(error, carried_prompts)
         status = error.status_code
         said = f"{name} at {host} answered {doing} with HTTP {status} {code}."
         if status in (401, 402, 403):
-            raise AccessRefused(
-                f"{said[:-1]}{': ' + message if message else ''}. Check the key, the project and the billing of {name}."
-            ) from None
+            raise AccessRefused(f"{said} Check the key, the project and the billing of {name}.") from None
         if status in (408, 409, 425, 429) or status >= 500:
             raise ProviderUnreachable(f"{said} It is tried again later.") from None
         raise ProviderRefused(said, status) from None
@@ -84,6 +86,11 @@ def retry_after(error: Exception) -> float | None:
     except ValueError:
         return None
     return seconds if 0 <= seconds <= 86_400 else None
+
+
+def code_in(error: Exception) -> str:
+    """The provider's code for a status error."""
+    return _words(error, carried_prompts=True)[0]
 
 
 def code_of(value: object) -> str:

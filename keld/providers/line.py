@@ -48,7 +48,12 @@ def _lenient(line: bytes, kind: type[T]) -> T | None:
     except (ValueError, RecursionError):
         return None
     try:
-        return msgspec.convert(_without_surrogates(found), kind, strict=False)
+        found = _without_surrogates(found)
+        return msgspec.convert(found, kind, strict=False)
+    except (msgspec.MsgspecError, RecursionError):
+        pass
+    try:  # an answer that was paid is not lost for the sake of a count that is none
+        return msgspec.convert(_without_counts(found), kind, strict=False)
     except (msgspec.MsgspecError, RecursionError):
         return _bare(found, kind)
 
@@ -62,6 +67,12 @@ def _bare(found: Any, kind: type[T]) -> T | None:
         return msgspec.convert({"custom_id": custom_id}, kind)
     except msgspec.MsgspecError:
         return None
+
+
+def _without_counts(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: None if name in ("usage", "model") else _without_counts(item) for name, item in value.items()}
 
 
 def _without_surrogates(value: Any) -> Any:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx2
 import msgspec
 import openai as sdk
 
 from keld.answer import Outcome, Reply
-from keld.errors import SchemaError
+from keld.errors import InvalidJob, SchemaError
+from keld.price import Lane
 from keld.providers.base import (
     Account,
     BatchState,
@@ -27,10 +29,13 @@ from keld.providers.base import (
     Created,
     CreateOutcome,
     OutcomeUnknown,
+    Quota,
     RemoteBatch,
+    Sender,
     Submission,
 )
-from keld.providers.client import environment_key, origin
+from keld.providers.call import IN_DOUBT, Wire, quotas, senders
+from keld.providers.client import environment_key, hush_headers, origin
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import code_of, create_outcome, plain_faults, scrubbed
 from keld.providers.line import RETRYABLE_STATUS, lines_of
@@ -49,6 +54,7 @@ _CAPABILITIES = Capabilities(
     marks_batches=True,
     fences=True,
     window=timedelta(hours=24),
+    lanes=frozenset(Lane),
 )
 _STATES = {
     "cancelling": BatchState.CANCELLING,
@@ -75,6 +81,7 @@ class OpenAI:
 
     @cached_property
     def _client(self) -> sdk.OpenAI:
+        hush_headers()
         return sdk.OpenAI(
             api_key=environment_key(self.name, self._account.api_key_env, "OPENAI_API_KEY"),
             base_url=self._account.base_url,
@@ -105,8 +112,17 @@ class OpenAI:
             return Created(_remote(batch)) if batch.id else OutcomeUnknown("a reply without a batch id")
         except (sdk.APIError, sdk.OpenAIError) as error:
             return create_outcome(error, carried_prompts=False)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return OutcomeUnknown("an unreadable reply")
+
+    def sender(self, path: str, timeout_s: float, most: int) -> AbstractAsyncContextManager[Sender]:
+        key = environment_key(self.name, self._account.api_key_env, "OPENAI_API_KEY")
+
+        def client(transport: httpx2.AsyncClient) -> sdk.AsyncOpenAI:
+            # Without retries: the SDK would send an unanswered request again, and both would be paid.
+            return sdk.AsyncOpenAI(api_key=key, base_url=self._account.base_url, http_client=transport, max_retries=0, timeout=timeout_s)
+
+        return senders(client, path.removeprefix("/v1"), most, _WIRE, sdk)
 
     # -- looking ----------------------------------------------------------------------------------------------
 
@@ -124,11 +140,11 @@ class OpenAI:
             return page.data[0].id if page.data else None
 
     def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
-        def page_after(after: str | None) -> tuple[list[RemoteBatch], bool]:
+        def page_after(after: str | None) -> tuple[list[RemoteBatch], bool | None]:
             with self._plain("the list of batches"):
                 raw = self._client.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after=after or sdk.omit)
                 page = self._read(raw, _Page)
-            return [_remote(batch) for batch in page.data], bool(page.has_more)
+            return [_remote(batch) for batch in page.data or ()], page.has_more
 
         return paged(page_after, created_after)
 
@@ -137,9 +153,10 @@ class OpenAI:
     def cancel(self, batch_id: str) -> None:
         with self._plain("the cancel of a batch"):
             try:
-                self._client.batches.with_raw_response.cancel(batch_id)
+                raw = self._client.batches.with_raw_response.cancel(batch_id)
             except (sdk.BadRequestError, sdk.ConflictError, sdk.NotFoundError):
                 return  # ended already; the next look tells how
+            self._read(raw, _Batch)  # a proxy's own page with status 200 is no cancel
 
     def sample(self, batch: RemoteBatch) -> list[str]:
         return [] if batch.key is None else [batch.key]  # its mark says it already
@@ -188,10 +205,11 @@ class OpenAI:
         return plain_faults(self.name, self.host, doing, sdk, carried_prompts=carried_prompts)
 
     def _read(self, raw: Any, kind: type[_T]) -> _T:
-        try:
-            return msgspec.json.decode(raw.http_response.content, type=kind)
-        except msgspec.MsgspecError:
-            raise sdk.APIConnectionError(message="unreadable reply", request=raw.http_response.request) from None
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            found = msgspec.json.decode(raw.http_response.content, type=kind)
+            if getattr(found, "id", True):
+                return found
+        raise sdk.APIConnectionError(message="unreadable reply", request=raw.http_response.request) from None
 
 
 # -- the wire: requests ---------------------------------------------------------------------------------------
@@ -201,6 +219,7 @@ class OpenAI:
 class LineEncoder:
     """Lines of a batch input file."""
 
+    path: str
     nonce: bytes
     message: Template  # around one user message
     conversation: Template  # around a list of messages, whose opening bracket is in the template
@@ -214,6 +233,16 @@ class LineEncoder:
         if fragment.startswith(b"["):
             return b"".join((head, self.conversation.head, fragment[1:], self.conversation.tail))
         return b"".join((head, self.message.head, fragment, self.message.tail))
+
+    def body(self, fragment: bytes, lane: Lane) -> bytes:
+        # The very bytes of the line, without its envelope.
+        line = self.line(0, fragment)
+        body = line[line.index(b'"body":') + 7 : -2]
+        if lane is not Lane.FLEX:
+            return body
+        if self.path == "/v1/embeddings":
+            raise InvalidJob("openai sells no flex lane for embeddings. Nothing was sent. Ask them in a batch or in the standard lane.")
+        return body[:-1] + b',"service_tier":"flex"}'
 
     def file(self, lines: Iterator[bytes]) -> Iterator[bytes]:
         return lines
@@ -237,6 +266,7 @@ def _encoder(question: Question, model: str, nonce: str) -> LineEncoder:
         message = common | {"messages": [*system, {"role": "user", "content": hole.mark}]}
         conversation = common | {"messages": [*system, hole.mark]}
     return LineEncoder(
+        path=url,
         nonce=custom_id(nonce, 0).split("-")[0].encode(),
         message=_line_template(url, message | question.params, hole),
         conversation=_opened(_line_template(url, conversation | question.params, hole)),
@@ -276,6 +306,24 @@ def _schema(output: OutputSchema) -> dict[str, Any]:
         return {"name": output.name, "strict": False, "schema": output.json_schema}
 
 
+# -- the wire: one request at once ----------------------------------------------------------------------------
+
+
+def _settled(custom_id: str, status: int, body: bytes) -> bytes:
+    return b'{"custom_id":"%b","response":{"status_code":%d,"body":%b},"error":null}\n' % (custom_id.encode(), status, body)
+
+
+def _doubtful(custom_id: str, why: str) -> bytes:
+    return msgspec.json.encode({"custom_id": custom_id, "response": None, "error": {"code": IN_DOUBT, "message": why}}) + b"\n"
+
+
+def _quotas(headers: httpx2.Headers) -> dict[str, Quota]:
+    return quotas(headers, lambda kind, what: f"x-ratelimit-{what}-{kind}")
+
+
+_WIRE = Wire(settled=_settled, doubtful=_doubtful, quotas=_quotas)
+
+
 # -- the wire: objects and result lines -----------------------------------------------------------------------
 
 
@@ -295,11 +343,12 @@ class _Batch(msgspec.Struct, gc=False):
     error_file_id: str | None = None
     request_counts: Any = None
     metadata: Any = None
+    input_file_id: str | None = None
 
 
 class _Page(msgspec.Struct, gc=False):
-    data: list[_Batch] = []
-    has_more: bool | None = False
+    data: list[_Batch] | None  # without it this is an error with status 200, and no empty list
+    has_more: bool | None = None
 
 
 def _remote(batch: _Batch) -> RemoteBatch:
@@ -310,6 +359,7 @@ def _remote(batch: _Batch) -> RemoteBatch:
         native=batch.status or "?",
         created_at=instant(batch.created_at),
         key=str(batch.metadata.get(_KEY) or "") or None if isinstance(batch.metadata, dict) else None,
+        input_ref=batch.input_file_id,
         requests=total,
         succeeded=completed,
         done=None if completed is None else completed + (failed or 0),
@@ -388,6 +438,7 @@ class _Body(msgspec.Struct, gc=False):
     output: list[_Item] | None = None
     data: list[_Vector] | None = None
     status: str | None = None
+    service_tier: str | None = None
     incomplete_details: _Incomplete | None = None
     error: _Error | str | None = None
 
@@ -424,6 +475,7 @@ def _reply(line: _Line) -> Reply:
         content=content,
         error=error,
         model=body.model,
+        tier=body.service_tier,
         input_tokens=usage.prompt_tokens or usage.input_tokens or 0,
         cached_tokens=(details.cached_tokens or 0),
         cache_write_tokens=(details.cache_write_tokens or 0),
@@ -438,6 +490,8 @@ def _unanswered(line: _Line) -> Reply:
             return Reply(custom_id=line.custom_id, outcome=Outcome.EXPIRED, error="the batch expired first", retryable=True)
         case "batch_cancelled":
             return Reply(custom_id=line.custom_id, outcome=Outcome.CANCELLED, error="the batch was cancelled first", retryable=True)
+        case _ if code == IN_DOUBT and isinstance(line.error, _Error):
+            return Reply(custom_id=line.custom_id, outcome=Outcome.LOST, error=line.error.message, retryable=True)
         case None if line.error is None:
             return Reply(custom_id=line.custom_id, outcome=Outcome.LOST, error="a result line without a response", retryable=True)
         case _:

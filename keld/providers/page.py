@@ -1,7 +1,8 @@
 """Page: lists of batches, page by page, as far back as asked.
 
-Beside `base`.  Newest first is custom, not contract, so a list is left only after a whole page of older batches; and a host that
-ignores its cursor gives the same page for ever, so a page without anything new ends it, too.
+Beside `base`.  Newest first is custom, not contract, so a list is left only after a whole page of older batches, and one that begins
+with the oldest not at all; a host that ignores its cursor gives the same page for ever, so a page without anything new ends it, too;
+one that does not say whether there are more is asked until then.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from keld.providers.base import RemoteBatch
 UNREADABLE_TIME = datetime.max.replace(tzinfo=UTC)
 
 
-def paged(page_after: Callable[[str | None], tuple[list[RemoteBatch], bool]], created_after: datetime) -> Iterator[RemoteBatch]:
+def paged(page_after: Callable[[str | None], tuple[list[RemoteBatch], bool | None]], created_after: datetime) -> Iterator[RemoteBatch]:
     """Batches to the end of the first page that is wholly older than `created_after`.
 
     Args:
-        page_after: given the last id of the page before, or None, the batches of a page and whether there are more.
+        page_after: given the last id of the page before, or None, the batches of a page and whether there are more (None: not said).
     """
     after: str | None = None
     seen: set[str] = set()
+    rises = False
     while True:
         page, more = page_after(after)
         fresh = [batch for batch in page if batch.id not in seen]
+        rises = rises or (bool(fresh) and fresh[0].created_at < fresh[-1].created_at)
         yield from fresh
-        if not fresh or not more or all(batch.created_at < created_after for batch in fresh):
+        if not fresh or more is False or (not rises and all(batch.created_at < created_after for batch in fresh)):
             return
         seen.update(batch.id for batch in fresh)
         after = page[-1].id

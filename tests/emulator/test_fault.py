@@ -280,6 +280,26 @@ def test_error_file_has_no_bytes(desk: Desk) -> None:
     assert desk.content(desk.openai.batches.retrieve(desk.chat_batch(2)).error_file_id) == b""
 
 
+@pytest.mark.parametrize(("do", "told"), [("empty_output_id", ""), ("zero_byte_output", b"")])
+def test_output_is_named_by_an_empty_string_or_has_no_bytes(desk: Desk, do: str, told: str | bytes) -> None:
+    desk.fault("results", do)
+    batch = desk.openai.batches.retrieve(desk.chat_batch(2))
+    assert (batch.output_file_id if told == "" else desk.content(batch.output_file_id)) == told
+    assert len(desk.emulator.bill()) == 2
+
+
+def test_results_are_named_only_some_time_after_the_end(desk: Desk) -> None:
+    desk.fault("results", "late_ids", for_s=60, times=2)
+    chat, message = desk.chat_batch(2), desk.message_batch(2)
+    assert desk.openai.batches.retrieve(chat).status == "completed"
+    assert (desk.openai.batches.retrieve(chat).output_file_id, desk.anthropic.messages.batches.retrieve(message).results_url) == (
+        None,
+        None,
+    )
+    desk.emulator.advance(60)
+    assert desk.output(chat) and desk.anthropic.messages.batches.retrieve(message).results_url
+
+
 def test_results_url_points_elsewhere(desk: Desk) -> None:
     desk.fault("results", "results_url", url="http://127.0.0.1:1/results")
     batch = desk.anthropic.messages.batches.retrieve(desk.message_batch(1))
@@ -344,6 +364,17 @@ def test_download_ends_cleanly_but_short(desk: Desk) -> None:
 def test_gzip_bomb_swells(desk: Desk) -> None:
     desk.fault("download", "gzip_bomb", size_mb=3)
     assert desk.content(desk.upload(b"{}")) == bytes(3_000_000)
+
+
+def test_gzip_bomb_stands_behind_the_files_own_lines(desk: Desk) -> None:
+    desk.fault("download", "gzip_bomb", size_mb=1, after_lines=True)
+    assert desk.content(desk.upload(b"{}")) == b"{}" + bytes(1_000_000)
+
+
+def test_the_range_of_a_call_is_in_the_log(desk: Desk) -> None:
+    name = desk.upload(b"{}")
+    desk.openai.files.content(name, extra_headers={"Range": "bytes=1-"})
+    assert (desk.emulator.requests()[-1].status, desk.emulator.requests()[-1].range) == (206, "bytes=1-")
 
 
 def test_slow_download_arrives_whole(desk: Desk) -> None:

@@ -1,0 +1,72 @@
+"""Bug: three faults of the kind that buys twice, put into the real code, to show that the tests which find nothing would have found them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+import sqlalchemy as sa
+
+import keld.ledger
+from keld.ledger import Lease, Ledger
+from keld.record import SHARD, Shard
+from keld.state import Event, State
+
+
+@contextmanager
+def intent_after_create(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The intent is recorded when the create has been answered."""
+    record_intent, record = Ledger.record_intent, Ledger.record
+
+    def put_off(ledger: Ledger, lease: Lease, shard: Shard, now: datetime, after_batch: str | None = None) -> Shard:
+        return replace(shard, state=State.SUBMITTING, attempt=shard.attempt + 1, intent_at=now)
+
+    def made_up(ledger: Ledger, lease: Lease, shard: Shard, event: Event, now: datetime, **more: Any) -> Shard:
+        known = ledger.shard(shard.id)
+        if shard.state is State.SUBMITTING and known is not None and known.state is State.STAGED:
+            record_intent(ledger, lease, known, now)
+        return record(ledger, lease, shard, event, now, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "record_intent", put_off)
+        patch.setattr(Ledger, "record", made_up)
+        yield
+
+
+@contextmanager
+def creates_retried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The SDKs' own tries are left on for creates, too."""
+    with monkeypatch.context() as patch:
+        for client in (openai.OpenAI, anthropic.Anthropic):
+            patch.setattr(client, "with_options", lambda client, **_: client)
+        yield
+
+
+@contextmanager
+def lease_unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A write is accepted from whoever makes it, in whatever state the shard has got to."""
+
+    @contextmanager
+    def held(ledger: Ledger, lease: Lease, now: datetime) -> Iterator[sa.Connection]:
+        with ledger._db.write() as db:
+            yield db
+
+    move = keld.ledger._move
+
+    def moved(db: sa.Connection, lease: Lease, shard: Shard, *more: Any) -> Shard:
+        db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(state=shard.state, attempt=shard.attempt))
+        return move(db, lease, shard, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "_held", held)
+        patch.setattr(keld.ledger, "_move", moved)
+        yield
+
+
+BUGS: dict[str, Callable[[pytest.MonkeyPatch], AbstractContextManager[None]]] = {
+    bug.__name__: bug for bug in (intent_after_create, creates_retried, lease_unchecked)
+}

@@ -1,0 +1,1 @@
+"""Hostile providers: every fault, what Keld does about it, and what it costs."""

@@ -1,0 +1,402 @@
+"""Case: a fault as data: what the provider does, what Keld does about it, and what must then be true.
+
+`FAULTS.md` is made of this, and `test_table` plays each case to its end, so that neither can say what the other does not.
+The purchases are those on the provider's bill, never Keld's own count of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+OPENAI, ANTHROPIC = "openai", "anthropic"
+BOTH = (OPENAI, ANTHROPIC)
+ROWS = 6
+_HOUR = 3_600.0
+_DAY = 24 * _HOUR
+Plan = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One fault, and the job run of six rows that meets it.
+
+    Args:
+        fault: what goes wrong, in words; with `at`, where.
+        rules: the same for the emulator (see `keld.emulator.fault`).
+        does: what Keld does about it.
+        on: the providers that it is expected of.
+        answered, failed, quarantined: the rows, in the end.
+        bought, most: rows on the bill; the most of any one row.
+        creates: how often the one call was made that costs money.
+        terms: of the job; `settings` of the runner; `emulator` of the provider.
+        cancel_s: when the user cancels; `cancelled_elsewhere_s`: when somebody else does, in the provider's console.
+        step_s: the clock is turned by no less: for what takes days.
+        swept: the job run is looked at until what landed late has been found and counted.
+        slow: not in the fast suite.
+    """
+
+    section: str = ""
+    fault: str
+    at: str = ""
+    rules: tuple[Plan, ...]
+    does: str
+    on: tuple[str, ...] = BOTH
+    answered: int = ROWS
+    failed: int = 0
+    quarantined: int = 0
+    bought: int = ROWS
+    most: int = 1
+    creates: int = 1
+    terms: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    emulator: Mapping[str, Any] = field(default_factory=dict)
+    cancel_s: float | None = None
+    cancelled_elsewhere_s: float | None = None
+    step_s: float = 1.0
+    swept: bool = False
+    slow: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.fault}{' at ' + self.at if self.at else ''}"
+
+
+def rule(at: str, do: str, **more: Any) -> Plan:
+    return {"at": at, "do": do, **more}
+
+
+def _section(name: str, *cases: Case) -> tuple[Case, ...]:
+    return tuple(replace(case, section=name) for case in cases)
+
+
+# --- the create -------------------------------------------------------------------------------------------------------
+
+_ADOPTS = "looks for it at the provider and adopts it"
+_AGAIN = "looks, fences where the provider has a fence, looks again, and only then sends again"
+_NEVER_TWICE = {"failed": 0, "answered": 0, "quarantined": ROWS}
+
+CREATE = _section(
+    "The create, the one call that costs money",
+    Case(fault="done, and the connection closed without a reply", rules=(rule("create", "drop_after"),), does=_ADOPTS),
+    Case(fault="done, and a proxy answers 502", rules=(rule("create", "status", status=502, after=True),), does=_ADOPTS, slow=True),
+    Case(fault="done, and a proxy answers an HTML page", rules=(rule("create", "garbage", after=True),), does=_ADOPTS),
+    Case(fault="not done, and the connection closed", rules=(rule("create", "drop_before"),), does=_AGAIN, creates=2),
+    Case(fault="not done, and answered 500", rules=(rule("create", "status", status=500),), does=_AGAIN, creates=2, slow=True),
+    Case(fault="not done, and answered 408", rules=(rule("create", "status", status=408),), does=_AGAIN, creates=2, slow=True),
+    Case(fault="not done, and answered an HTML page with status 200", rules=(rule("create", "garbage"),), does=_AGAIN, creates=2, slow=True),
+    Case(fault="done, and missing from the list for 70 s", rules=(rule("create", "drop_after"), rule("create", "list_lag", for_s=70)), does=_ADOPTS),
+    Case(
+        fault="done, and missing from the list until the last look is over",
+        rules=(rule("create", "drop_after"), rule("create", "list_lag", for_s=5_000)),
+        does="sends again after the last look; the sweep finds the first, stops what still runs of it and counts what it cost: bought twice, and told",
+        creates=2, bought=2 * ROWS, most=2, swept=True,
+    ),
+    Case(fault="it lands 200 s later", rules=(rule("create", "late_landing", after_s=200),), does="finds it at a later look and adopts it"),
+    Case(
+        fault="it would land after the fence", rules=(rule("create", "late_landing", after_s=_HOUR),), on=(OPENAI,), creates=2,
+        does="deletes its input file before it sends again, so that it cannot land", step_s=600,
+    ),
+    Case(
+        fault="it lands 1,000 s later, where there is no fence", rules=(rule("create", "late_landing", after_s=1_000),), on=(ANTHROPIC,),
+        does="waits with its last look for longer than any request lives (21 min), and adopts it",
+    ),
+    Case(
+        fault="it lands after the last look, where there is no fence", rules=(rule("create", "late_landing", after_s=2_000),), on=(ANTHROPIC,),
+        does="has sent again by then; the sweep finds the first and counts what it cost: bought twice, and told",
+        creates=2, bought=2 * ROWS, most=2, swept=True,
+    ),
+    Case(
+        fault="it never lands, with `resend_unfenced=False`", rules=(rule("create", "drop_before"),), on=(ANTHROPIC,),
+        does="quarantines the rows: nothing can prove that it will not land yet", settings={"resend_unfenced": False}, bought=0, **_NEVER_TWICE,
+    ),
+    Case(
+        fault="it lands after the last look, with `resend_unfenced=False`", rules=(rule("create", "late_landing", after_s=2_000),), on=(ANTHROPIC,),
+        does="quarantines the rows, finds it in a later sweep, adopts it and collects its answers",
+        settings={"resend_unfenced": False}, swept=True,
+    ),
+    Case(fault="done, and GET says 404 for 25 s", rules=(rule("create", "hidden", for_s=25),), does="takes it for lag and looks again"),
+    Case(
+        fault="done, and GET says 404 for ever", rules=(rule("create", "hidden", for_s=10**9),), step_s=3 * _HOUR, **_NEVER_TWICE,
+        does="tells it after 10 min, never sends again; quarantines the rows after three days, their worst case still reserved",
+    ),
+    *(
+        Case(fault=f"refused for good with {code}", rules=(rule("create", "status", status=code),), does="rejects the rows with the reason",
+             answered=0, failed=ROWS, bought=0, slow=code != 400)
+        for code in (400, 413, 422)
+    ),
+    Case(fault="refused with 404: the input file is gone", rules=(rule("create", "status", status=404),), does="uploads again and sends again", creates=2),
+    Case(fault="rate limited: 429 with `retry-after`", rules=(rule("create", "status", status=429, retry_after=90),), does="sends again when told to", creates=2),
+)  # fmt: skip
+
+# --- the batch --------------------------------------------------------------------------------------------------------
+
+_BELIEVES_LINES = "takes counts for claims and lines for facts"
+_STUCK = "cancels it a day past its window, harvests what it answered, asks the rest again"
+
+BATCH = _section(
+    "The batch, while it runs",
+    Case(
+        fault="validation fails minutes after the create was answered with 200", rules=(rule("life", "fail", code="invalid_json_line", line=1),),
+        on=(OPENAI,), does="rejects the rows with the code", answered=0, failed=ROWS, bought=0, emulator={"validate_s": 300},
+    ),
+    Case(
+        fault="`token_limit_exceeded`, twice", rules=(rule("life", "token_limit", times=2),), on=(OPENAI,), creates=3,
+        does="takes it for back-pressure: the same file goes again, later each time",
+    ),
+    Case(
+        fault="a status never seen before", rules=(rule("life", "status", value="paused_for_review"),),
+        does="takes it for still running and looks on",
+    ),
+    *(
+        Case(
+            fault="a last status never seen before, for ever", rules=(rule("life", "status", value="thinking", instead_of=last),), on=(peer,),
+            does="cancels it a day past its window; a day later quarantines the rows, since nobody says what it answered",
+            step_s=3 * _HOUR, **_NEVER_TWICE,
+        )
+        for peer, last in ((OPENAI, "completed"), (ANTHROPIC, "ended"))
+    ),
+    Case(fault="stuck for ever, half done", rules=(rule("life", "stuck", done=0.5),), does=_STUCK, creates=2, step_s=3 * _HOUR),
+    Case(
+        fault="stuck for ever before it began", rules=(rule("life", "stuck", status="validating"),), step_s=3 * _HOUR, slow=True,
+        does="cancels it a day past its window and harvests what it answered",
+    ),
+    Case(
+        fault="stuck for ever in `cancelling`", rules=(rule("life", "stuck", status="cancelling"),), cancel_s=30, step_s=3 * _HOUR, bought=3,
+        does="quarantines the rows two days after its window, their worst case still reserved", **_NEVER_TWICE,
+    ),
+    Case(
+        fault="it expires, half done", rules=(rule("life", "expire", done=0.5, after_s=600),), creates=2,
+        does="keeps what was answered, which is paid, and asks only the rest again",
+    ),
+    Case(
+        fault="it expires, and nothing was done", rules=(rule("life", "expire", done=0.0, after_s=600),), creates=2, slow=True,
+        does="asks all rows again",
+    ),
+    Case(
+        fault="the user cancels it, half done", rules=(), cancel_s=30, answered=3, failed=3, bought=3,
+        does="harvests what was answered, which is paid",
+    ),
+    Case(
+        fault="somebody else cancels it, half done", rules=(), cancelled_elsewhere_s=30, creates=2,
+        does="keeps what was answered, and asks only the rest again",
+    ),
+    *(
+        Case(fault=f"counts that lie: {words}", rules=(rule("life", "counts", **counts),), on=(OPENAI,), does=_BELIEVES_LINES, slow=slow)
+        for words, counts, slow in (
+            ("all zero", {"total": 0, "completed": 0, "failed": 0}, True),
+            ("null", {"total": None, "completed": None, "failed": None}, False),
+            ("more than asked, and negative", {"completed": 999, "failed": -1}, True),
+        )
+    ),
+    *(
+        Case(fault=f"counts that lie: {words}", rules=(rule("life", "counts", **counts),), on=(ANTHROPIC,), does=_BELIEVES_LINES, slow=slow)
+        for words, counts, slow in (
+            ("null", {"processing": None, "succeeded": None, "errored": None}, False),
+            ("more than asked", {"succeeded": 999}, True),
+            ("all expired", {"succeeded": 0, "expired": ROWS}, True),
+        )
+    ),
+)  # fmt: skip
+
+# --- its results ------------------------------------------------------------------------------------------------------
+
+_WAITS = "waits ten minutes for them; then the rows are lost to us: told, counted, and asked once more"
+_HALF_GONE = (rule("rows", "error", status=500, count=2),)
+_ALL = {"answered": 0, "failed": ROWS}
+_LOST_ALL = {"creates": 2, "bought": 2 * ROWS, "most": 2}
+
+RESULTS = _section(
+    "The results, as the batch names them",
+    Case(fault="`error_file_id` is null", rules=(rule("results", "no_error_id"),), on=(OPENAI,), does="reads the output file", slow=True),
+    Case(fault='`error_file_id` is ""', rules=(rule("results", "empty_error_id"),), on=(OPENAI,), does="reads the output file"),
+    Case(fault="the error file has no bytes", rules=(rule("results", "zero_byte_error"),), on=(OPENAI,), does="reads the output file"),
+    Case(
+        fault="two rows failed, and the error file is not named", rules=(*_HALF_GONE, rule("results", "no_error_id")), on=(OPENAI,), creates=2,
+        does="finds them in no file and asks them again",
+    ),
+    Case(
+        fault="two rows failed, and the error file has no bytes", rules=(*_HALF_GONE, rule("results", "zero_byte_error")), on=(OPENAI,), creates=2,
+        does="finds them in no file and asks them again", slow=True,
+    ),
+    Case(fault="the results are named 5 min after the end", rules=(rule("results", "late_ids", for_s=300),), does="waits for them"),
+    Case(fault="the results are never named", rules=(rule("results", "no_output_id"),), does=_WAITS, **_LOST_ALL),
+    Case(fault='`output_file_id` is ""', rules=(rule("results", "empty_output_id"),), on=(OPENAI,), does=_WAITS, slow=True, **_LOST_ALL),
+    Case(
+        fault='`results_url` is ""', rules=(rule("results", "empty_output_id"),), on=(ANTHROPIC,),
+        does="waits ten minutes, then asks the documented path for them",
+    ),
+    Case(fault="the output file has no bytes", rules=(rule("results", "zero_byte_output"),), does=_WAITS, **_LOST_ALL),
+    Case(
+        fault="the results are named, and 404 for ever", rules=(rule("download", "status", status=404, times=None),), terms={"max_attempts": 2},
+        does=_WAITS, step_s=120, **_LOST_ALL | _ALL,
+    ),
+    Case(fault="the results are named, and 404 for a while", rules=(rule("download", "status", status=404, times=3),), does="fetches them later"),
+    Case(
+        fault="`results_url` names another host", rules=(rule("results", "results_url"),), on=(ANTHROPIC,),
+        does="does not follow it, since the key would go there: asks the documented path on its own host",
+    ),
+)  # fmt: skip
+
+ROW = _section(
+    "The rows",
+    Case(fault="all failed with 500", rules=(rule("rows", "error", status=500),), does="asks them again, since they were not paid", creates=2),
+    Case(
+        fault="all fail with 500, for ever", rules=(rule("rows", "error", status=500, times=None),), terms={"max_attempts": 2}, creates=2, bought=0,
+        does="gives up after `max_attempts`, with the reason", slow=True, **_ALL,
+    ),
+    Case(fault="all refused with 400", rules=(rule("rows", "error", status=400),), does="does not ask again: it would be refused again", bought=0, **_ALL),
+    Case(fault="a model that no row finds", rules=(rule("rows", "model_not_found", times=None),), does="does not ask again", bought=0, slow=True, **_ALL),
+    *(
+        Case(
+            fault=f"two answers {words}", rules=(rule("rows", do, count=2),), answered=4, failed=2, slow=do != "length",
+            does="tells it; it is paid, and not asked again",
+        )
+        for do, words in (("refusal", "are refusals"), ("length", "are cut off"), ("invalid", "break the schema"))
+    ),
+)  # fmt: skip
+
+# --- the lines --------------------------------------------------------------------------------------------------------
+
+_TEXT = {"output_type": str}
+_READ_ON = "loses no answer"
+_ASKED_AGAIN = "loses the row's answer, tells it, and asks that row once more; the others stand"
+_LOST_TWO = {"creates": 2, "bought": ROWS + 2, "most": 2}
+
+LINES = _section(
+    "The lines of a result file",
+    *(
+        Case(fault=words, rules=(rule("lines", do, **more),), does=_READ_ON, terms=_TEXT, slow=slow)
+        for words, do, more, slow in (
+            ("in another order", "reorder", {}, True),
+            ("blank lines between", "blank", {"count": 3}, True),
+            ("byte order mark", "bom", {}, True),
+            ("CRLF", "crlf", {}, True),
+            ("NaN in a line", "nan", {"count": 3}, True),
+            ("a lone surrogate in a field", "surrogate", {"count": 3}, True),
+            ("a lone surrogate in an answer", "surrogate", {"count": 3, "inside": "answer"}, False),
+            ("a raw U+2028 in an answer", "u2028", {"count": 3, "inside": "answer"}, False),
+            ("a field of 3 MB", "huge", {"count": 1, "size_mb": 3}, True),
+        )
+    ),
+    Case(fault="rows twice", rules=(rule("lines", "duplicate", count=3),), does="takes the first, counts the second"),
+    Case(fault="rows nobody asked for", rules=(rule("lines", "foreign", count=3),), does="counts and drops them"),
+    Case(fault="`custom_id` twice in a line", rules=(rule("lines", "duplicate_key", count=3),), does="takes the last, as every reader of JSON does"),
+    *(
+        Case(fault=f"two lines {words}", rules=(rule("lines", do, count=2),), does=_ASKED_AGAIN, slow=slow, **_LOST_TWO)
+        for do, words, slow in (("missing", "missing", False), ("cut", "cut in the middle", False), ("garbage", "that are noise", True), ("deep", "with brackets nested 100,000 deep", False))
+    ),
+    Case(
+        fault="a line of 300 MB", terms={**_TEXT, "max_output_tokens": 64_000}, slow=True, creates=2, bought=ROWS + 1, most=2,
+        rules=(rule("lines", "huge", count=1, size_mb=300), rule("lines", "reorder", order="input")),
+        does="skips it in bounded memory, loses that row's answer and asks it once more; the lines behind it stand",
+    ),
+)  # fmt: skip
+
+# --- the download -----------------------------------------------------------------------------------------------------
+
+_CUT_OFF = "cuts it off at what the rows can weigh at most"
+
+DOWNLOAD = _section(
+    "The download",
+    Case(fault="it breaks off, twice", rules=(rule("download", "truncate", bytes=900, times=2),), does="goes on where it broke (HTTP Range)"),
+    Case(
+        fault="it ends early and looks whole, twice", rules=(rule("download", "truncate", bytes=900, clean=True, times=2),),
+        does="sees that it is not whole and goes on where it ended",
+    ),
+    Case(
+        fault="it breaks off six times", rules=(rule("download", "truncate", bytes=900, times=6),), slow=True,
+        does="keeps what came and goes on at the next visit, in whichever process",
+    ),
+    Case(fault="an HTML page with status 200", rules=(rule("download", "garbage", times=3),), does="does not take it for results"),
+    Case(
+        fault="an HTML page with status 200, for ten minutes", rules=(rule("download", "garbage", times=9),),
+        does="does not take it for results", slow=True,
+    ),
+    Case(
+        fault="a gzip bomb of 2 GB of one line, though identity was asked for", rules=(rule("download", "gzip_bomb", size_mb=2_000, times=None),),
+        does=f"{_CUT_OFF}, each time; the rows are lost to us after ten minutes and asked once more",
+        terms={"max_attempts": 2}, step_s=400, slow=True, **_LOST_ALL | _ALL,
+    ),
+    Case(
+        fault="a gzip bomb of 2 GB behind the good lines", rules=(rule("download", "gzip_bomb", size_mb=2_000, after_lines=True),),
+        does=f"{_CUT_OFF}; the lines before it stand",
+    ),
+)  # fmt: skip
+
+# --- any call ---------------------------------------------------------------------------------------------------------
+
+CALLS = ("upload", "create", "list", "get", "cancel", "download", "delete")
+_NOT_AT = {("upload", ANTHROPIC), ("delete", ANTHROPIC)}  # its input goes with the create
+# What makes Keld call it.
+_LEADS_TO = {"list": rule("create", "drop_after"), "delete": rule("create", "drop_before")}
+
+
+def _at_every_call() -> Iterator[Case]:
+    for n, (fault, do, more, does, unknown) in enumerate(_ANY_CALL):
+        for m, call in enumerate(CALLS):
+            on = tuple(peer for peer in BOTH if (call, peer) not in _NOT_AT)
+            times = 1 if call == "create" else more.get("times", 1)
+            case = Case(
+                fault=fault,
+                at=call,
+                rules=(*([_LEADS_TO[call]] if call in _LEADS_TO else []), rule(call, do, **{**more, "times": times})),
+                does=does if call != "create" or unknown is None else unknown[0],
+                creates=2 if call == "delete" else 1 if call != "create" else unknown[1] if unknown else 2,
+                slow=(n + m) % 4 > 0,
+            )
+            if call == "cancel":
+                done = _DONE_AT_CANCEL[n]
+                case = replace(case, cancel_s=10.0, answered=done, failed=ROWS - done, bought=done)
+            yield replace(case, on=on)
+
+
+_TRIES = "tries again later; nothing was lost by waiting"
+_ANY_CALL: tuple[tuple[str, str, Plan, str, tuple[str, int] | None], ...] = (
+    ("503, four times", "status", {"status": 503, "retry_after": 0.001, "times": 4}, _TRIES, (_AGAIN, 2)),
+    ("429, four times", "status", {"status": 429, "retry_after": 0.001, "times": 4}, _TRIES, None),
+    ("an HTML page with status 200, twice", "garbage", {"times": 2}, _TRIES, (_AGAIN, 2)),
+    ("a redirect to another host", "redirect", {"times": 2}, "does not follow it, since the key would go there; tries again later", None),
+    ("401, mended later", "status", {"status": 401, "times": 2}, "tells it, keeps its place, goes on when it is mended", None),
+    ("403, mended later", "status", {"status": 403, "times": 2}, "tells it, keeps its place, goes on when it is mended", None),
+    ("the connection closed before, four times", "drop_before", {"times": 4}, _TRIES, (_AGAIN, 2)),
+    ("done, and the connection closed, four times", "drop_after", {"times": 4}, _TRIES, (_ADOPTS, 1)),
+)  # fmt: skip
+_DONE_AT_CANCEL = (3, 3, 5, 5, 5, 5, 3, 1)  # rows finished by the time that the cancel came through, by fault
+ANY_CALL = _section("Any call", *_at_every_call())
+
+CASES: tuple[Case, ...] = (*CREATE, *BATCH, *RESULTS, *ROW, *LINES, *DOWNLOAD, *ANY_CALL)
+
+# --- the document -----------------------------------------------------------------------------------------------------
+
+_HEAD = f"""# Faults
+
+What a provider may do to a job run of {ROWS} rows, what Keld does about it, and what that costs.  Printed by `make faults` from the cases
+that the tests play to their end, each against an emulated provider over HTTP (`tests/faults`): a line here that was not so would fail there.
+
+*Purchases* are the rows on the provider's own bill; *of one row*, the most of any.  Where it says more than 1, the provider
+kept an answer that it billed, or let a create land that it had not shown for as long as we looked: Keld tells such rows and keeps
+their cost on its books.
+"""
+_COLUMNS = ("Fault", "Provider", "What Keld does", "Answered", "Failed", "Quarantined", "Purchases", "of one row", "Creates")
+
+
+def document() -> str:
+    """`FAULTS.md`."""
+    parts = [_HEAD]
+    for section, cases in groupby(CASES, key=lambda case: case.section):
+        rows = ["| " + " | ".join(_COLUMNS) + " |", "|---|---|---|" + "---:|" * 6]
+        rows += ["| " + " | ".join(cells) + " |" for cells in _merged(list(cases))]
+        parts.append(f"## {section}\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _merged(cases: list[Case]) -> list[tuple[str, ...]]:
+    """A row a case; cases that differ in the call only are one row, which names the calls."""
+    calls: dict[tuple[str, ...], list[str]] = {}
+    for case in cases:
+        on = "both" if case.on == BOTH else " ".join(case.on)
+        numbers = (case.answered, case.failed, case.quarantined, case.bought, case.most if case.bought else 0, case.creates)
+        calls.setdefault((case.fault, "" if case.at else on, case.does, *map(str, numbers)), []).append(case.at)
+    return [(fault + (f", at {', '.join(at)}" if any(at) else ""), on or "both", *rest) for (fault, on, *rest), at in calls.items()]

@@ -1,0 +1,50 @@
+"""Play: a case of the table, from the submission to its end."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from scene import Peer, tickets, triage
+
+from keld import Keld, Status
+from keld.emulator import Emulator
+
+from .case import ROWS, Case
+
+_MOST = 400
+
+
+def play(case: Case, peer: Peer, keld: Keld, emulator: Emulator, rules: list[dict[str, object]] | None = None) -> Status:
+    """The job run when it is over, the clock turned to whenever it wanted to be looked at.
+
+    Raises:
+        AssertionError: it does not come to its end.
+    """
+    emulator.faults({"rules": list(case.rules) if rules is None else rules})
+    status = keld.submit(triage(peer, **case.terms), tickets(ROWS))
+    began, cancelled = emulator.now(), False
+    for _ in range(_MOST):
+        age = (emulator.now() - began).total_seconds()
+        if case.cancel_s is not None and age >= case.cancel_s:
+            keld.cancel(status.id)
+        if case.cancelled_elsewhere_s is not None and age >= case.cancelled_elsewhere_s and not cancelled:
+            keld.provider(peer.name).cancel(status.batches[0].batch_id or "")
+            cancelled = True
+        status = keld.advance(status.id)
+        if status.over and not (case.swept and _unswept(keld, status)):
+            return status
+        wish = keld.settings.sweep_every if status.over else (status.next_check_at or emulator.now()) - emulator.now()
+        until_cancel = min((at - age for at in (case.cancel_s, case.cancelled_elsewhere_s) if at is not None and at > age), default=None)
+        wish = max(wish, timedelta(seconds=case.step_s))
+        emulator.advance(wish if until_cancel is None else min(wish, timedelta(seconds=until_cancel)))
+    raise AssertionError(f"{status!r} does not come to its end: {status.batches} {status.problem}")
+
+
+def _unswept(keld: Keld, status: Status) -> bool:
+    """Whether something that landed late is still to be found, or to be counted."""
+    strays = keld.ledger.strays_of(status.id)
+    return (
+        status.quarantined > 0
+        or not (strays or "reopened" in {event["kind"] for event in keld.ledger.events(status.id)})
+        or any(stray.settled_at is None for stray in strays)
+    )

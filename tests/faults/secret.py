@@ -1,0 +1,41 @@
+"""Secret: what must not be told, said back by a hostile provider wherever it may say anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scene import SYSTEM
+
+KEY = "sk-CANARY-4f9a7c21d8e34b60"
+ROW = "CANARY-ROW ticket 1: the invoice is wrong"
+QUOTED = f"Incorrect key Bearer {KEY} for prompt '{SYSTEM}' and '{ROW}'"
+
+
+def echoing(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same rules, with key and prompts in every word that the provider has to say."""
+    return [_echoing(rule) for rule in rules]
+
+
+def _echoing(rule: dict[str, Any]) -> dict[str, Any]:
+    match rule["at"], rule["do"]:
+        case "rows", "error":
+            return {"message": QUOTED, **rule}
+        case _, "status" if rule["at"] != "life":
+            # A code is what a key or a prompt would be quoted in by a provider that means harm.
+            return {"message": QUOTED, "code": KEY if rule.get("status", 500) % 2 else ROW, **rule}
+        case at, "garbage" if at != "lines":
+            return {"body": f"<html>{QUOTED}</html>", **rule}
+        case _, "redirect":
+            return {"location": f"http://other-host.invalid/?key={KEY}&prompt={ROW.replace(' ', '+')}", **rule}
+        case "life", "fail":
+            return {"message": QUOTED, **rule, "code": ROW}
+        case "results", "results_url":
+            return {"url": f"http://other-host.invalid/{KEY}/{ROW.replace(' ', '+')}", **rule}
+        case _:
+            return rule
+
+
+def found_in(text: str | bytes) -> list[str]:
+    """The secrets that stand in a text."""
+    told = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    return [secret for secret in (KEY, "4f9a7c21d8e34b60", "CANARY-ROW", "CANARY-SYSTEM", "CANARY") if secret in told]

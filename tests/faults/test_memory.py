@@ -1,0 +1,61 @@
+"""Results made to burst a reader: memory and disk stay bounded, whatever one line or one file unfolds to."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scene import Peer
+
+from keld.emulator import Emulator
+
+# A process of its own, since the peak of memory is a process's; prints it in MB, what the staging held at most, and the outcomes.
+WORKER = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import keld.providers.download as download
+from keld import Keld
+from scene import Peer, tickets, triage
+
+most = [0]
+publish = download._publish
+def published(part, path):
+    most[0] = max(most[0], part.stat().st_size)
+    return publish(part, path)
+download._publish = published
+with Keld() as keld:
+    status = keld.run(triage(Peer(**{peer!r}), output_type=str, max_output_tokens={tokens}), tickets(), poll_s=0.05)
+    outcomes = keld.read(status.id).read_all().column("keld_outcome").to_pylist()
+peak = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+print(json.dumps([peak // 1024, most[0], outcomes]))
+"""
+# Fault, tokens an answer may have (which bounds what a file may weigh), and the bytes of it that may ever stand on the disk.
+BURSTS: dict[str, tuple[tuple[dict[str, Any], ...], int, int]] = {
+    "a line of 300 MB": (
+        ({"at": "lines", "do": "huge", "count": 1, "size_mb": 300}, {"at": "lines", "do": "reorder", "order": "input"}), 64_000, 302_000_000,
+    ),
+    "a gzip bomb of 2 GB behind the lines": (({"at": "download", "do": "gzip_bomb", "size_mb": 2_000, "after_lines": True},), 256, 80_000_000),
+    "brackets a million deep": (({"at": "lines", "do": "deep", "count": 3, "levels": 1_000_000},), 256, 20_000_000),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc: the peak of memory cannot be read here")
+@pytest.mark.parametrize("burst", BURSTS)
+def test_no_line_and_no_file_bursts_memory_or_disk(tmp_path: Path, peer: Peer, burst: str) -> None:
+    """A worker that is killed for its memory is killed again by the same file, for ever."""
+    rules, tokens, most_bytes = BURSTS[burst]
+    with Emulator() as emulator:
+        emulator.faults({"rules": list(rules)})
+        told = {"name": peer.name, "model": peer.model, "creates": peer.creates}
+        code = WORKER.format(tests=str(Path(__file__).parents[1]), peer=told, tokens=tokens)
+        env = {**os.environ, **emulator.env(), "KELD_HOME": str(tmp_path / "home"), "SSL_CERT_DIR": str(tmp_path)}
+        ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    peak_mb, most, outcomes = json.loads(ended.stdout.splitlines()[-1])
+    assert outcomes == ["answered"] * 6
+    assert peak_mb < 300, peak_mb
+    assert most <= most_bytes

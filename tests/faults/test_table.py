@@ -1,0 +1,87 @@
+"""The fault table: each case played to its end, over HTTP, and held against the provider's bill and its log of calls."""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import anthropic._base_client
+import openai._base_client
+import pytest
+from scene import anthropic as anthropic_peer
+from scene import billed_usd, creates, purchases, tickets
+from scene import openai as openai_peer
+
+from keld import Keld, Settings, Status
+from keld.emulator import Emulator
+
+from .case import ANTHROPIC, CASES, OPENAI, ROWS, Case, document
+from .play import play
+
+PEERS = {OPENAI: openai_peer, ANTHROPIC: anthropic_peer}
+DOCUMENT = Path(__file__).parents[2] / "FAULTS.md"
+
+
+def cases() -> list[Any]:
+    """Every case at every provider it is expected of; in the fast suite at one of them, in turns."""
+    turn = itertools.count()
+    found = []
+    for case in CASES:
+        fast = case.on[next(turn) % len(case.on)]
+        for name in case.on:
+            marks = [pytest.mark.slow] if case.slow or name != fast else []
+            found.append(pytest.param(case, name, id=f"{case} - {name}", marks=marks))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDKs pause in real time before they try a harmless call again."""
+    for sdk in (openai._base_client, anthropic._base_client):
+        monkeypatch.setattr(sdk, "INITIAL_RETRY_DELAY", 0.001)
+
+
+@pytest.mark.parametrize(("case", "name"), cases())
+def test_each_fault_ends_as_the_table_says(
+    open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld], case: Case, name: str
+) -> None:
+    """No row lost, none paid twice but where it is told, whatever the provider does."""
+    emulator = open_emulator(**{"latency_s": 60, **case.emulator})
+    keld = open_keld(clock=emulator.now, settings=Settings(**{"poll_least": Settings().poll_least * 3, **case.settings}))
+    status = play(case, PEERS[name], keld, emulator)
+    bill = purchases(emulator)
+    assert (status.answered, status.failed, status.quarantined) == (case.answered, case.failed, case.quarantined)
+    assert (bill.total(), max(bill.values(), default=0)) == (case.bought, case.most if case.bought else 0)
+    assert len(creates(emulator, PEERS[name])) == case.creates
+    assert all(rule["hits"] for rule in emulator.fault_rules()), "a fault that was never met proves nothing"
+    check_books(keld, emulator, status, bill)
+
+
+def check_books(keld: Keld, emulator: Emulator, status: Status, bill: Counter[int]) -> None:
+    """Every row once and in order; nothing bought that is not paid by the ledger, or still reserved in it."""
+    table = tickets(ROWS)
+    enriched = keld.read(status.id).read_all()
+    assert enriched.select(table.schema.names).equals(table)
+    assert not [
+        call
+        for call in emulator.requests()
+        if call.path in {peer.creates for peer in PEERS.values()} and call.method == "POST" and call.retry_count
+    ]
+    billed = billed_usd(emulator, status.created_at)
+    assert status.cost_usd <= billed <= status.cost_usd + status.reserved_usd
+    answered = {n for n, outcome in enumerate(enriched.column("keld_outcome").to_pylist()) if outcome == "answered"}
+    assert answered <= set(bill)
+
+
+def test_the_document_is_the_table() -> None:
+    """`make faults > FAULTS.md` after a change of the cases."""
+    assert DOCUMENT.read_text() == document()
+
+
+def test_a_broken_download_is_gone_on_with_not_begun_again(keld: Keld, emulator: Emulator) -> None:
+    """Trap 25: a result of 200 MB over a line that breaks every 100 MB would never come to its end."""
+    cut = next(case for case in CASES if case.fault == "it breaks off, twice")
+    play(cut, anthropic_peer, keld, emulator)
+    calls = [call for call in emulator.requests() if call.path.endswith("/results")]
+    assert [(call.status, call.range) for call in calls] == [(200, None), (206, "bytes=900-"), (206, "bytes=1800-")]
