@@ -100,6 +100,7 @@ class Candidate:
     turnaround: Turnaround
     shards: int
     obstacle: str | None = None  # why it cannot be used, whatever it costs
+    worst_rates: Rates | None = None  # where an answer may cost more than the lane's rate: flex may be served, and billed, as standard
 
     @property
     def name(self) -> str:
@@ -228,7 +229,7 @@ def _option(candidate: Candidate, rescue: Candidate | None, work: Work, terms: T
         shards=candidate.shards,
         usage=work.usage(),
         expected_usd=work.expected_usd(rates) if rates else None,
-        worst_usd=work.worst_usd(rates) if rates else None,
+        worst_usd=work.worst_usd(candidate.worst_rates or rates) if rates else None,
         risk_usd=risk,
         rates_source=rates.source if rates else "no rate known",
         half_by=half,

@@ -95,7 +95,7 @@ def test_only_what_no_round_answered_and_the_last_word_allows_is_asked_again(tmp
         words = [answers[n] for answers in rounds if n in answers]
         if words and words[-1][1] and not any(word[0] is Outcome.ANSWERED for word in words):
             expected.append(n)
-    assert retryable_positions(files, 30).tolist() == expected
+    assert retryable_positions(files, 30, 9).tolist() == expected
 
 
 def test_answers_of_many_blocks_meet_their_rows(tmp_path: Path) -> None:

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keld.errors import CeilingTooLow, PriceUnknown
-from keld.plan import Candidate, Option, Plan, Work, choose, ordered, reckon, reckoner
+from keld.plan import Candidate, Option, Plan, Terms, Work, choose, reckon
 from keld.price import Bracket, Lane, Rates
-from keld.shard import Slice
 from keld.turnaround import turnaround
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -32,11 +31,11 @@ def _option(
     candidate = Candidate(
         provider="openai", model=model, lane=lane, rates=found, turnaround=turnaround(lane), shards=1, obstacle=obstacle
     )  # fmt: skip
-    return reckon(candidate, work, NOW, None)
+    return reckon([candidate], work, Terms(now=NOW))[0]
 
 
 def _choose(options: list[Option], ceiling: Any = None) -> Option:
-    return choose("labels", "2026-11-19", options, None if ceiling is None else Decimal(str(ceiling)))
+    return choose("labels", "2026-11-19", options, Terms(now=NOW, ceiling_usd=None if ceiling is None else Decimal(str(ceiling))))
 
 
 # --- what it would use ------------------------------------------------------------------------------------------------
@@ -86,17 +85,17 @@ def test_an_unknown_rate_is_an_obstacle_and_no_price() -> None:
 
 def test_the_chance_is_only_known_with_a_deadline() -> None:
     candidate = Candidate(provider="openai", model="m", lane=Lane.BATCH, rates=None, turnaround=turnaround(Lane.BATCH), shards=1)
-    assert reckon(candidate, WORK, NOW, None).chance is None
-    assert reckon(candidate, WORK, NOW, NOW + timedelta(hours=1)).chance == 0.5
+    assert reckon([candidate], WORK, Terms(now=NOW))[0].chance is None
+    assert reckon([candidate], WORK, Terms(now=NOW, due=NOW + timedelta(hours=1, minutes=3)))[0].chance == 0.5
 
 
 # --- which is taken ---------------------------------------------------------------------------------------------------
 
 
-def test_the_cheapest_of_the_batch_lane_is_taken() -> None:
+def test_without_a_deadline_the_cheapest_is_taken_and_of_two_the_one_that_needs_no_worker() -> None:
     cheap, dear = _option("cheap", found=_rates(1)), _option("dear", found=_rates(2))
-    standard = _option("free", Lane.STANDARD, found=_rates(0, 0))
-    assert _choose([dear, standard, cheap]) is cheap
+    flex, standard = _option("cheap", Lane.FLEX, found=_rates(1)), _option("cheap", Lane.STANDARD, found=_rates(2))
+    assert _choose([dear, standard, flex, cheap]) is cheap
 
 
 def test_a_dearer_one_is_taken_if_only_its_worst_case_fits() -> None:
@@ -118,8 +117,10 @@ def test_a_ceiling_that_is_just_reached_is_enough() -> None:
 
 
 def test_without_any_known_rate_each_models_obstacle_is_named() -> None:
-    with pytest.raises(PriceUnknown, match=r"openai:a: no rate known; openai:b: makes no embeddings.*Nothing was sent.*prices="):
-        _choose([_option("a"), _option("b", found=_rates(), obstacle="makes no embeddings"), _option("c", Lane.STANDARD, found=_rates())])
+    with pytest.raises(
+        PriceUnknown, match=r"openai:a batch: no rate known; openai:b batch: makes no embeddings.*Nothing was sent.*prices="
+    ):
+        _choose([_option("a"), _option("b", found=_rates(), obstacle="makes no embeddings")])
 
 
 @given(usd=st.decimals("0.000001", 100, places=6), requests=st.integers(1, 10**5))
@@ -135,8 +136,77 @@ def test_the_ceiling_that_a_refusal_advises_is_enough(usd: Decimal, requests: in
 
 
 def test_usable_options_come_first_then_the_cheaper() -> None:
-    barred, dear, cheap = _option("barred"), _option("dear", found=_rates(2)), _option("cheap", found=_rates(1))
-    assert [option.model for option in ordered([barred, dear, cheap])] == ["cheap", "dear", "barred"]
+    candidates = [
+        Candidate(provider="openai", model=model, lane=Lane.BATCH, rates=found, turnaround=turnaround(Lane.BATCH), shards=1)
+        for model, found in (("barred", None), ("dear", _rates(2)), ("cheap", _rates(1)))
+    ]
+    assert [option.model for option in reckon(candidates, WORK, Terms(now=NOW))] == ["cheap", "dear", "barred"]
+
+
+# --- by when ----------------------------------------------------------------------------------------------------------
+
+
+def _lanes(*, flex: bool = True, seen: tuple[float, ...] = (), stalled: tuple[float, ...] = ()) -> list[Candidate]:
+    """One model in the lanes it is sold in: batch and flex at half the standard price."""
+    sold = [(Lane.BATCH, _rates(1, 2)), (Lane.STANDARD, _rates(2, 4))] + ([(Lane.FLEX, _rates(1, 2))] if flex else [])
+    return [
+        Candidate(
+            provider="openai", model="m", lane=lane, rates=found, shards=1,
+            turnaround=turnaround(lane, seen, stalled) if lane is Lane.BATCH else turnaround(lane),
+        )
+        for lane, found in sold
+    ]  # fmt: skip
+
+
+def _chosen(
+    hours: float, candidates: list[Candidate], *, ceiling: Decimal | None = None, work: Work = WORK, lane: Lane | None = None
+) -> Option:
+    terms = Terms(now=NOW, due=NOW + timedelta(hours=hours), ceiling_usd=ceiling, lane=lane)
+    return choose("labels", "", reckon(candidates, work, terms), terms)
+
+
+@pytest.mark.parametrize(("hours", "lane"), [(24, Lane.BATCH), (9, Lane.BATCH), (0.5, Lane.STANDARD)])
+def test_hours_are_a_batch_and_half_an_hour_is_none(hours: float, lane: Lane) -> None:
+    """The rule of thumb, without any data."""
+    assert _chosen(hours, _lanes(flex=False)).lane is lane
+
+
+def test_where_flex_is_sold_and_fits_it_costs_no_more_and_needs_no_rescue() -> None:
+    assert _chosen(2, _lanes()).lane is Lane.FLEX
+
+
+def test_a_batch_is_reckoned_with_the_rescue_that_makes_it_safe() -> None:
+    batch = _chosen(9, _lanes(flex=False))
+    assert batch.rescued_by == "openai:m standard"
+    assert batch.chance is not None
+    assert batch.chance > 0.99
+    assert 0 < batch.risk_usd < (batch.expected_usd or 0)
+
+
+def test_a_provider_that_stalls_is_not_waited_for() -> None:
+    """Its batches that have not come back say so."""
+    quick = _chosen(3, _lanes(flex=False, seen=(900.0,) * 50))
+    stalled = _chosen(3, _lanes(flex=False, seen=(900.0,) * 5, stalled=(8 * 3_600.0,) * 200))
+    assert (quick.lane, stalled.lane) == (Lane.BATCH, Lane.STANDARD)
+
+
+def test_under_a_ceiling_that_leaves_no_room_for_the_rescue_the_likeliest_that_fits_is_taken() -> None:
+    """Late is better than never, and never above the ceiling."""
+    worst = WORK.worst_usd(_rates(1, 2))
+    batch = _chosen(4, _lanes(flex=False), ceiling=worst)
+    assert (batch.lane, batch.rescued_by) == (Lane.BATCH, None)
+    assert batch.chance is not None
+    assert batch.chance < 0.99
+
+
+@pytest.mark.parametrize("lane", Lane)
+def test_the_lane_the_user_insists_on_is_taken(lane: Lane) -> None:
+    assert _chosen(24, _lanes(), lane=lane).lane is lane
+
+
+def test_more_rows_than_the_fast_lanes_can_take_in_time_make_the_best_of_it() -> None:
+    many = replace(WORK, requests=500_000, prompt_bytes=500_000 * 400)
+    assert _chosen(0.5, _lanes(), work=many).chance == 0.0
 
 
 def test_the_standard_price_is_that_of_the_chosen_model() -> None:
@@ -146,8 +216,8 @@ def test_the_standard_price_is_that_of_the_chosen_model() -> None:
         _option("b", Lane.STANDARD, found=_rates(9)),
     )
     plan = Plan(
-        job="labels", partition="", rows=1, unaskable=0, reused=0, work=WORK, options=(chosen, other, same), chosen=chosen, due=None,
-        due_basis="none", ceiling_usd=None,
+        job="labels", partition="", rows=1, unaskable=0, reused=0, identical=0, work=WORK, options=(chosen, other, same), chosen=chosen, due=None,
+        due_basis="none", ceiling_usd=None, probability=0.99,
     )  # fmt: skip
     assert plan.standard_usd == same.expected_usd
 
@@ -155,20 +225,18 @@ def test_the_standard_price_is_that_of_the_chosen_model() -> None:
 # --- slices -----------------------------------------------------------------------------------------------------------
 
 
-@given(parts=st.lists(st.tuples(st.integers(1, 50_000), st.integers(0, 10**7)), min_size=1, max_size=40), overhead=st.integers(0, 5_000))
-def test_the_worst_cases_of_all_slices_never_add_up_to_more_than_that_of_the_plan(parts: list[tuple[int, int]], overhead: int) -> None:
+@given(parts=st.lists(st.tuples(st.integers(1, 50_000), st.integers(0, 10**7)), min_size=1, max_size=40))
+def test_the_worst_cases_of_all_slices_never_add_up_to_more_than_that_of_the_plan(parts: list[tuple[int, int]]) -> None:
     """Else a ceiling that the plan just fits under would refuse its last shard."""
     work = replace(WORK, requests=sum(requests for requests, _ in parts), prompt_bytes=sum(size for _, size in parts))
-    worth = reckoner(work, overhead, _rates("0.1", "0.4"))
-    slices = [Slice(start=0, stop=1, requests=requests, size_bytes=size + requests * overhead) for requests, size in parts]
-    assert sum(worth(part).worst_usd for part in slices) <= work.worst_usd(_rates("0.1", "0.4"))
+    rates = _rates("0.1", "0.4")
+    assert sum(work.of(requests, size).worst_usd(rates) for requests, size in parts) <= work.worst_usd(rates)
 
 
 def test_a_heavy_slice_is_worth_more_than_a_light_one() -> None:
     """A retry round may hold just the long rows; its reservation must hold what they can cost."""
-    worth = reckoner(WORK, 100, _rates())
-    light, heavy = (Slice(start=0, stop=10, requests=10, size_bytes=size) for size in (2_000, 90_000))
-    assert worth(heavy).worst_usd > worth(light).worst_usd
+    light, heavy = (WORK.of(10, size) for size in (2_000, 90_000))
+    assert heavy.worst_usd(_rates()) > light.worst_usd(_rates())
 
 
 def test_the_worst_case_is_at_the_rates_that_the_longest_row_can_reach() -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from keld.deadline import Pace
 from keld.errors import InvalidJob
 from keld.plan import Candidate, Option, Terms, Work, reckon, work_of
-from keld.price import Lane, rates
+from keld.price import Lane, Rates, rates
 from keld.providers.base import Provider
 from keld.record import Shard, nonce
 from keld.request import Question
@@ -30,7 +30,7 @@ from keld.turnaround import turnaround
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-STRETCH_ROWS = 500  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
+STRETCH_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
     for name in ask.terms["models"]:
         account, _, model = name.partition(":")
         provider = world.provider(account)
-        for lane in provider.capabilities.lanes:
+        for lane in sorted(provider.capabilities.lanes):
             shards, obstacle = 0, None
             try:
                 shards = len(cut([ask.sizes], overhead(provider, ask.question, model), ask.limits(provider, lane)))
@@ -101,7 +101,14 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 turnaround=turnaround(lane, *seen),
                 shards=shards,
                 obstacle=obstacle,
+                worst_rates=worst_rates(account, model, lane, now, ask.terms.get("prices")),
             )
+
+
+def worst_rates(provider: str, model: str, lane: Lane, now: datetime, own: Mapping[str, Any] | None) -> Rates | None:
+    """What an answer in a lane may be billed at: a flex request may be served, and billed, as a standard one."""
+    served = Lane.STANDARD if lane is Lane.FLEX else lane
+    return rates(provider, model, served, now, own) or rates(provider, model, lane, now, own)
 
 
 def pace_of(world: World, models: Sequence[str]) -> Pace:
@@ -140,7 +147,8 @@ def plan_shards(
     more = overhead(provider, ask.question, option.model)
     limits = ask.limits(provider, option.lane)
     known = rates(option.provider, option.model, option.lane, world.clock(), ask.terms.get("prices"))
-    assert known is not None, "an option without rates is not chosen"
+    at_worst = worst_rates(option.provider, option.model, option.lane, world.clock(), ask.terms.get("prices"))
+    assert known is not None and at_worst is not None, "an option without rates is not chosen"
     work, planned = ask.work, []
     for n, positions in enumerate(_groups(ask.sizes, more, limits, priority)):
         shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
@@ -160,7 +168,7 @@ def plan_shards(
                 lane=option.lane.value,
                 requests=len(positions),
                 size_bytes=size,
-                worst_usd=part.worst_usd(known),
+                worst_usd=part.worst_usd(at_worst),
                 expected_usd=part.expected_usd(known),
             )
         )
