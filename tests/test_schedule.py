@@ -58,6 +58,18 @@ MENDED = {
 }
 
 
+def test_a_page_of_html_is_never_believed_however_late() -> None:
+    """Found by a schedule: ten minutes after the end, what no line told was taken for lost, and bought again."""
+    schedule = Schedule()
+    schedule.declare(peer=scene.openai, omens=[], shapes=[(3, 2)], ceiling=None, submitted=True)
+    schedule.break_(fault=_LOST_REPLY, skip=0)
+    schedule.break_(fault={**_GARBAGE, "times": 8}, skip=0)
+    schedule.tick(n=0, ticks=3)
+    schedule.turn(seconds=601)
+    schedule.tick(n=0, ticks=1)
+    schedule.teardown()
+
+
 def replay(peer: scene.Peer, omens: list[dict[str, Any]]) -> None:
     """One partition of one batch, looked at until it is over."""
     schedule = Schedule()

@@ -42,7 +42,7 @@ def download(
             off there: the rows whose lines came before stand, the others are told as lost.
 
     Raises:
-        ProviderUnreachable: it broke off `TRIES` times; what came so far is kept for the next time.
+        ProviderUnreachable: it broke off, or was a page of HTML, `TRIES` times; what came so far is kept for the next time.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = _own_part(path)
@@ -73,6 +73,9 @@ def download(
         if complete(part):
             return _publish(part, path)
         broken = "it came to its end too early"
+    if part.exists() and _is_page(part):
+        part.unlink()
+        broken = "a page of HTML instead of lines"  # however often: it says nothing of what was answered, and paid
     if broken == "it came to its end too early":
         return _publish(part, path)  # the same end, every time: it is what the provider has; missing rows are told as lost
     have = part.stat().st_size if part.exists() else 0
@@ -104,8 +107,16 @@ def ends_whole(path: Path) -> bool:
 
 
 def _begins_as_lines(path: Path) -> bool:
+    return _first(path) in (b"{", b"")
+
+
+def _is_page(path: Path) -> bool:
+    return _first(path) == b"<"
+
+
+def _first(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"{", b"")
+        return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 
 
 def _append(open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]], part: Path, most_bytes: int) -> bool:
