@@ -193,7 +193,7 @@ def test_a_create_without_a_fence_is_waited_for_longer(keld: Keld, emulator: Emu
     check_promise(keld, emulator, status, tickets())
 
 
-@pytest.mark.parametrize("after_s", [500, 3_600])
+@pytest.mark.parametrize("after_s", [800, 3_600])
 def test_a_create_that_lands_after_the_looks_meets_the_fence(keld: Keld, emulator: Emulator, after_s: int) -> None:
     """Its input file is gone by then, so it cannot be bought a second time."""
     fault(emulator, "create", "late_landing", after_s=after_s)

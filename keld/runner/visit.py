@@ -49,7 +49,7 @@ class Settings:
         abandon_after: past that, after which a batch that heeds no cancel, or is not known any more, is quarantined.
     """
 
-    settle: tuple[timedelta, ...] = (timedelta(seconds=15), timedelta(seconds=60), timedelta(minutes=5))
+    settle: tuple[timedelta, ...] = (timedelta(seconds=15), timedelta(seconds=60), timedelta(minutes=5), timedelta(minutes=5))
     settle_unfenced: timedelta = timedelta(minutes=15)
     resend_unfenced: bool = True
     send_within: timedelta = timedelta(seconds=30)
