@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _EXPECTED_BYTES_A_TOKEN = 4
 _WORST_BYTES_A_TOKEN = 2
 _TOKENS_A_MESSAGE = 8  # the envelope around a message
+# Flex costs what a batch does, and holds a worker all the while: without a worth of its time no small job would ever be a batch.
+_WORKER_USD_AN_HOUR = Decimal("0.10")
 _EXPECTED_OUTPUT = {"object": 60, "text": 150, "embedding": 0}  # tokens a row, until actual usage is known
 
 
@@ -128,12 +130,18 @@ class Option:
     most_by: datetime  # when nine in ten are
     chance: float | None
     rescued_by: str | None  # the fast lane that takes over where a batch is late
+    held: timedelta  # how long a worker is expected to be held; a batch holds none
     obstacle: str | None
 
     @property
     def total_usd(self) -> Decimal:
         """What it is expected to cost in the end."""
         return (self.expected_usd or Decimal(0)) + self.risk_usd
+
+    @property
+    def burden(self) -> Decimal:
+        """What options are ordered by: the cost, and the worth of the worker's time that it takes."""
+        return self.total_usd + Decimal(str(self.held.total_seconds())) * _WORKER_USD_AN_HOUR / 3_600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +197,7 @@ def reckon(candidates: Sequence[Candidate], work: Work, terms: Terms) -> list[Op
     """What each candidate would cost, when it would be back, and whether the deadline would be kept; the usable ones first, by total cost."""
     rescue = _rescue(candidates, work, terms)
     options = [_option(candidate, rescue, work, terms) for candidate in candidates]
-    return sorted(options, key=lambda option: (option.obstacle is not None, option.total_usd, _LANES.index(option.lane)))
+    return sorted(options, key=lambda option: (option.obstacle is not None, option.burden, _LANES.index(option.lane)))
 
 
 _LANES = (Lane.BATCH, Lane.FLEX, Lane.STANDARD)  # at the same cost: the one that needs no worker first
@@ -213,6 +221,7 @@ def _rescue(candidates: Sequence[Candidate], work: Work, terms: Terms) -> Candid
 def _option(candidate: Candidate, rescue: Candidate | None, work: Work, terms: Terms) -> Option:
     rates, lane = candidate.rates, candidate.lane
     chance, risk, rescued_by = None, Decimal(0), None
+    held = timedelta(0) if lane is Lane.BATCH else terms.pace.stretch(work.requests, flex=lane is Lane.FLEX) / terms.pace.safety
     if terms.due is not None:
         chance = _chance(candidate, work, terms, terms.due - terms.now)
         if rescue is not None and rescue.rates is not None and lane is not Lane.STANDARD:
@@ -220,6 +229,7 @@ def _option(candidate: Candidate, rescue: Candidate | None, work: Work, terms: T
             if back is not None:
                 chance, rescued_by = back + (1 - back) * _SURE, rescue.name
                 dearer = work.expected_usd(rescue.rates) - (work.expected_usd(rates) if rates else 0)
+                held += (1 - back) * terms.pace.stretch(work.requests)
                 risk = max(dearer, Decimal(0)) * Decimal(str(round(1 - back, 6)))  # what a batch has not answered is not paid
     half, most = (terms.now + _takes(candidate, work, terms, share) for share in (0.5, 0.9))
     return Option(
@@ -236,6 +246,7 @@ def _option(candidate: Candidate, rescue: Candidate | None, work: Work, terms: T
         most_by=most,
         chance=chance,
         rescued_by=rescued_by,
+        held=held,
         obstacle=candidate.obstacle or (None if rates else "no rate known"),
     )
 
@@ -290,8 +301,8 @@ def choose(job: str, partition: str, options: Sequence[Option], terms: Terms) ->
         raise CeilingTooLow(_too_low(job, partition, usable, terms))
     keeping = [option for option in fitting if option.chance is None or option.chance >= terms.probability]
     if keeping:
-        return min(keeping, key=lambda option: (option.total_usd, _LANES.index(option.lane)))
-    return max(fitting, key=lambda option: (option.chance or 0.0, -option.total_usd))
+        return min(keeping, key=lambda option: (option.burden, _LANES.index(option.lane)))
+    return max(fitting, key=lambda option: (option.chance or 0.0, -option.burden))
 
 
 def _too_low(job: str, partition: str, usable: Sequence[Option], terms: Terms) -> str:

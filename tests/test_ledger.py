@@ -310,11 +310,14 @@ def test_shards_come_by_ordinal(ledger: Ledger) -> None:
     assert ledger.run(lease.run_id).round == 1
 
 
-def test_turnarounds_are_those_of_batches_that_completed(ledger: Ledger) -> None:
-    lease, [first, second, _] = _open(ledger, shards=3)
+def test_turnarounds_are_those_of_batches_that_completed_and_apart_from_them_the_ages_of_the_others(ledger: Ledger) -> None:
+    """A batch that runs on, or was given up, says that it takes longer than this."""
+    lease, [first, second, third, _] = _open(ledger, shards=4)
     _pass(ledger, lease, first, ENDED)
-    _pass(ledger, lease, second, ENDED, ended="expired")
-    assert ledger.turnarounds("openai", "gpt-5-mini", "batch") == [60.0]
+    _pass(ledger, lease, second, ENDED, ended="expired", ended_at=NOW + 2 * MINUTE)
+    _pass(ledger, lease, third, CREATED)
+    completed, others = ledger.turnarounds("openai", "https://api.openai.com", "gpt-5-mini", "batch", NOW + 3 * MINUTE)
+    assert (completed, sorted(others)) == ([60.0], [120.0, 180.0])
 
 
 # --- the money --------------------------------------------------------------------------------------------------------

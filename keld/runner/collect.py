@@ -13,7 +13,7 @@ from keld.answer import LOST, Missing, Outcome, Tally
 from keld.errors import ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.price import Lane
-from keld.providers.base import Provider
+from keld.providers.base import Provider, RemoteBatch
 from keld.record import JobRun, Shard
 from keld.request import Question
 from keld.runner.visit import LAG, Visit, log, sent_of
@@ -26,12 +26,18 @@ _RESULT_BYTES_MOST = 16 << 30  # of one file, whatever it holds
 def collect(visit: Visit, run: JobRun, shard: Shard) -> Shard:
     """Judges every line of a shard's results, keeps one answer a row."""
     provider, files = visit.provider(shard), visit.files.shard(shard.id)
+    batch = _batch(provider, shard) if shard.lane == Lane.BATCH else None
     sent, output, missing = sent_of(run, visit.files, shard), visit.output(), _missing(shard)
     with disk_errors(visit.files.dir, "What was answered is paid, and stays where it is."):
-        results = _fetch(visit, provider, shard, files) if shard.lane == Lane.BATCH else [files.journal]
+        results = [files.journal] if batch is None else _fetch(visit, provider, shard, batch, files)
         tally = answer.collect([path for path in results if path.exists()], provider.read, sent, output, files.answers, missing)
     failpoint("collect.done")
-    if not provider.capabilities.marks_batches and not tally.outcomes.keys() - {Outcome.LOST} and tally.foreign:
+    nothing = not tally.outcomes.keys() - {Outcome.LOST}
+    if batch is not None and batch.succeeded != 0 and nothing and not tally.foreign and not _is_late(visit, shard):
+        raise ProviderUnreachable(
+            f"{shard.provider} at {shard.host} gave results of {batch.id} in which none of its {shard.requests:,} rows is. They are fetched again later."
+        )
+    if batch is not None and not provider.capabilities.marks_batches and nothing and tally.foreign:
         why = f"the batch {shard.batch_id} that was adopted holds other rows"
         return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "foreign_results"})
     return visit.record(shard, Event.COLLECTED, **_counts(tally), collected_at=visit.now(), facts=_findings(tally))
@@ -48,13 +54,17 @@ def _missing(shard: Shard) -> Missing:
             return LOST
 
 
-def _fetch(visit: Visit, provider: Provider, shard: Shard, files: ShardFiles) -> list[Path]:
-    """All result files; none where the provider, after its time, still does not give them out: their rows are then lost."""
+def _batch(provider: Provider, shard: Shard) -> RemoteBatch:
     batch = provider.get(shard.batch_id or "")
     if batch is None:
         raise ProviderUnreachable(
             f"{shard.provider} at {shard.host} does not find batch {shard.batch_id}, which has ended. Its results are fetched later."
         )
+    return batch
+
+
+def _fetch(visit: Visit, provider: Provider, shard: Shard, batch: RemoteBatch, files: ShardFiles) -> list[Path]:
+    """All result files; none where the provider, after its time, still does not give them out: their rows are then lost."""
     late = _is_late(visit, shard)
     if batch.succeeded and not batch.result_refs and not late:
         raise ProviderUnreachable(
