@@ -28,7 +28,7 @@ The map of the house; the files in order are the way of the data.
     spend        ledger -> spend and savings
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
-    cli          keld plan | run | status | watch | cancel | reconcile | spend | emulate
+    cli          keld plan | run | status | watch | cancel | reconcile | prices | spend | emulate
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
     runner/      the only rooms that act: submit, search, observe, collect, finish, sweep

@@ -22,6 +22,7 @@ from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreacha
 from keld.job import Job, due, partition_end
 from keld.ledger import Ledger
 from keld.plan import Option, Plan, choose
+from keld.price import Quote, quotes, sold_in_batches
 from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Provider
 from keld.record import JobRun, Shard
@@ -225,6 +226,26 @@ class Keld:
         names = list(accounts) if accounts is not None else self.ledger.accounts()
         after = self.clock() - since
         return [found for name in names for found in self.runner.reconcile(self.provider(name), after, act=not dry_run)]
+
+    def prices(self, models: Sequence[str] | None = None) -> list[Quote]:
+        """What models cost today, lane by lane; in the batch lane only for the default: every model of the accounts with a rate there.
+
+        Args:
+            models: `provider:model`; one that nobody knows has one quote, without rates.
+
+        Raises:
+            InvalidJob: a name without a provider.
+        """
+        now = self.clock()
+        if models is None:
+            return [quote for account in sorted(self.accounts) for quote in sold_in_batches(account, now)]
+        found: list[Quote] = []
+        for name in models:
+            provider, _, model = name.partition(":")
+            if not provider or not model:
+                raise InvalidJob(f"{name!r}: say whose model it is, e.g. openai:{name or 'gpt-5-mini'}.")
+            found += quotes(provider, model, now)
+        return found
 
     def read(self, run_id: str) -> pa.RecordBatchReader:
         """The enriched rows of a job run that is over, streamed, in the order of the table.

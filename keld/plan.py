@@ -205,7 +205,7 @@ def _rescue(candidates: Sequence[Candidate], work: Work, terms: Terms) -> Candid
         if candidate.lane is Lane.STANDARD
         and candidate.obstacle is None
         and candidate.rates
-        and terms.fits(work.worst_usd(candidate.rates))
+        and terms.fits(work.worst_usd(candidate.worst_rates or candidate.rates))
     ]
     return min(able, key=lambda pair: pair[0] or Decimal(0))[1] if able and terms.lane is None else None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -217,7 +217,7 @@ def plain(value: Any) -> Any:
             return value.value
         case Decimal():
             return format(value, "f")
-        case datetime():
+        case date():  # an instant is one, too
             return value.isoformat()
         case dict():
             return {str(key): plain(item) for key, item in value.items()}

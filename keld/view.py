@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keld.plan import Option, Plan
-from keld.price import Lane
+from keld.price import Bracket, Lane, Quote
 from keld.runner import Finding, Verdict
 from keld.spend import Spend
 from keld.status import Batch, Status
@@ -146,6 +146,32 @@ def spend_view(lines: Sequence[Spend], by: str) -> Table:
             usd(line.saved_usd), usd(line.in_flight_usd),
         )  # fmt: skip
     return table
+
+
+def prices_view(quotes: Sequence[Quote]) -> RenderableType:
+    """Rates in USD per million tokens, a line for each lane, and one more for each long-context rate."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    rates = ("input", "cached", "cache write 5 min", "1 h", "output")
+    for name in ("model", "lane", "requests of", *rates, "source", "dated"):
+        table.add_column(name, justify="right" if name in rates else "left")
+    for quote in quotes:
+        model = f"{quote.provider}:{quote.model}"
+        if quote.rates is None:
+            table.add_row(model, quote.lane.value, "", *("?" for _ in rates), "no rate known", "", style="dim")
+            continue
+        for bracket in quote.rates.brackets:
+            long = f"> {bracket.above:,} tokens" if bracket.above else ""
+            dated = "-" if quote.rates.dated is None else f"{quote.rates.dated}"
+            table.add_row(model, quote.lane.value, long, *_rate_cells(bracket), quote.rates.source, dated)
+    lines = ["USD per million tokens. Reasoning tokens are output. Dated: when Keld's own table read it, or since when the list has it."]
+    if all(quote.lane is Lane.BATCH for quote in quotes):
+        lines.append("The batch lane; name a model for its other lanes.")
+    return Group(table, Text(), *(Text(line, overflow="fold") for line in lines))
+
+
+def _rate_cells(bracket: Bracket) -> tuple[str, ...]:
+    rates = (bracket.input, bracket.cached, bracket.cache_write, bracket.cache_write_1h, bracket.output)
+    return tuple(f"{rate.normalize():f}" for rate in rates)
 
 
 _DONE = {

@@ -106,9 +106,10 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
 
 
 def worst_rates(provider: str, model: str, lane: Lane, now: datetime, own: Mapping[str, Any] | None) -> Rates | None:
-    """What an answer in a lane may be billed at: a flex request may be served, and billed, as a standard one."""
+    """What an answer in a lane may be billed at: a flex request may be served, and billed, as a standard one, and its input be cached."""
     served = Lane.STANDARD if lane is Lane.FLEX else lane
-    return rates(provider, model, served, now, own) or rates(provider, model, lane, now, own)
+    found = rates(provider, model, served, now, own) or rates(provider, model, lane, now, own)
+    return found.at_worst() if found else None
 
 
 def pace_of(world: World, models: Sequence[str]) -> Pace:
