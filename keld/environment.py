@@ -96,7 +96,7 @@ class Keld:
             taken, question, _ = self._take(job, table, files)
             sizes = self._sizes(files)
             askable = sizes if job.reuse == "never" else self._once(files, sizes)
-            return self._plan(job, partition or "", taken, question, askable, int((sizes > 0).sum()))
+            return self._plan(job, partition or "", taken, question, files, askable, int((sizes > 0).sum()))
 
     def submit(
         self, job: Job, source: Any, *, partition: str | None = None, sink: Any = None, ends_at: datetime | None = None, force: bool = False
@@ -369,7 +369,7 @@ class Keld:
             standing, quarantined = self._reused(job, key, question, asked_of, files)
             sizes[standing] = 0
         askable = sizes if job.reuse == "never" else self._once(files, sizes)
-        plan = self._plan(job, key, taken, question, askable, int((sizes > 0).sum()), ends_at)
+        plan = self._plan(job, key, taken, question, files, askable, int((sizes > 0).sum()), ends_at)
         shards: list[Shard] = []
         if plan.chosen is not None:
             self.provider(plan.chosen.provider).ready()
@@ -447,12 +447,13 @@ class Keld:
         partition: str,
         taken: Snapshot,
         question: Question,
+        files: RunFiles,
         askable: NDArray[np.int64],
         unanswered: int,
         ends_at: datetime | None = None,
     ) -> Plan:
         due_at, basis = due(job, ends_at or partition_end(partition), self.clock())
-        ask = Ask(question=question, sizes=askable, terms=_terms(job))
+        ask = self._ask(job, question, files, askable)
         found, terms = options(self.world, ask, due_at, job.ceiling)
         work = ask.work
         return Plan(
@@ -462,10 +463,13 @@ class Keld:
             probability=job.probability,
         )  # fmt: skip
 
+    def _ask(self, job: Job, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> Ask:
+        return Ask(question=question, sizes=askable, terms=_terms(job), job=(self.namespace, job.name), snapshot=files.snapshot)
+
     def _shards(
         self, job: Job, run_id: str, chosen: Option, question: Question, files: RunFiles, askable: NDArray[np.int64]
     ) -> list[Shard]:
-        ask, provider = Ask(question=question, sizes=askable, terms=_terms(job)), self.provider(chosen.provider)
+        ask, provider = self._ask(job, question, files, askable), self.provider(chosen.provider)
         too_large = ~fitting(askable, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
         _set_aside(files, question, (askable > 0) & too_large)
         return plan_shards(self.world, files, ask, chosen, run_id=run_id, first=0, round_=0)

@@ -117,6 +117,8 @@ def outcome_view(status: Status) -> RenderableType:
         f"Cost {usd(status.cost_usd)}, {usd(status.saved_usd)} less than the standard price of {usd(status.standard_usd)}; "
         f"{status.input_tokens:,} tokens in, {status.output_tokens:,} out; turnaround {span(status.turnaround_s)}."
     )
+    if status.estimate_error is not None:
+        lines.append(f"The estimate was {_off(status)}.")
     if status.deadline_at is not None:
         lines.append(f"Due {instant(status.deadline_at)}: {'kept' if status.deadline_met else 'missed'}.")
     if status.output_uri:
@@ -252,6 +254,7 @@ def _verdict(plan: Plan) -> list[str]:
     ]
     if plan.standard_usd is not None and chosen.expected_usd is not None and plan.standard_usd:
         lines[0] = lines[0][:-1] + f"; the standard lane would cost {usd(plan.standard_usd)}."
+    lines.append(_basis(chosen))
     if plan.ceiling_usd is not None:
         lines.append(f"Ceiling: {usd(plan.ceiling_usd)}.")
     basis = {"partition-end": "from the partition's end", "submitted-at": "from the submission", "absolute": "as given"}.get(
@@ -262,14 +265,28 @@ def _verdict(plan: Plan) -> list[str]:
     return lines
 
 
+def _basis(option: Option) -> str:
+    """What the expected tokens were reckoned by."""
+    estimate = option.estimate
+    how = f"{estimate.bytes_a_token:.1f} bytes a token of input" + (" (counted in these rows)" if estimate.counted else "")
+    seen = f"learned from {estimate.rows:,} answered rows" if estimate.rows else "by rule of thumb, until answers say"
+    return f"Estimate: {how}, {estimate.output_tokens_a_row:.0f} tokens of output a row, {seen}."
+
+
 def _headline(status: Status) -> Text:
     text = Text(f"{_name(status)} ")
     text.append(status.state.value, style=_COLOURS.get(status.state.value, ""))
     cost = f"{usd(status.cost_usd)} paid" + (f", {usd(status.reserved_usd)} at most in flight" if status.reserved_usd else "")
     text.append(f"  {status.answered:,} of {status.rows:,} rows answered, {cost}")
+    if status.estimate_error is not None:
+        text.append(f", estimate {_off(status)}")
     if status.deadline_at is not None:
         text.append(f", due {instant(status.deadline_at)}")
     return text
+
+
+def _off(status: Status) -> str:
+    return f"{usd(status.estimated_usd)} ({status.estimate_error:+.1f} %)"
 
 
 def _batch_words(batch: Batch) -> str:
