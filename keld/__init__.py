@@ -11,6 +11,8 @@ The map of the house; the files in order are the way of the data.
     twin         rows with the same prompt are asked once
     shard        the slice that becomes one batch; cut within one provider's limits
     price        what tokens cost, by provider, model, lane and day
+    estimate     how many tokens a row takes, as expected
+    vocabulary   how many tokens a text is, exactly, where that is known
     turnaround   how long a lane takes
     deadline     how long a batch may be waited for, and when its rows must move on
     plan         which model in which lane, what it costs, when it is due
@@ -28,7 +30,7 @@ The map of the house; the files in order are the way of the data.
     spend        ledger -> spend and savings
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
-    cli          keld plan | run | status | watch | cancel | reconcile | spend | emulate
+    cli          keld plan | run | status | watch | cancel | reconcile | prices | spend | emulate
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
     runner/      the only rooms that act: submit, search, observe, collect, finish, sweep

@@ -1,4 +1,4 @@
-"""Command line: `keld plan | run | status | watch | cancel | reconcile | spend | emulate`.
+"""Command line: `keld plan | run | status | watch | cancel | reconcile | prices | spend | emulate`.
 
 An edge: it reads words, calls one verb of `Keld`, prints a view.  Exit status: 0 every row answered, 3 some rows were not (they
 are written, with reasons), 2 refused before anything was sent, 1 any other error, 130 interrupted (the job run can be resumed).
@@ -167,6 +167,35 @@ def reconcile(
         _print_json([plain(asdict(one)) for one in found])
     else:
         _console().print(findings_view(found, dry_run=dry_run) if found else "The ledger has every batch of ours that the providers have.")
+
+
+@app.command()
+def prices(
+    model: Annotated[
+        list[str] | None, typer.Argument(metavar="[PROVIDER:MODEL]...", help="Default: every model of the accounts with a batch rate.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What models cost in each lane today, in USD per million tokens; who says so, and since when."""
+    from dataclasses import asdict
+
+    from keld.errors import PriceUnknown
+    from keld.status import plain
+    from keld.view import prices_view
+
+    with _refusals(), _keld() as keld:
+        quotes = keld.prices(model or None)
+        if as_json:
+            _print_json([plain(asdict(quote)) for quote in quotes])
+        else:
+            _console().print(prices_view(quotes))
+        priced = {(quote.provider, quote.model) for quote in quotes if quote.rates}
+        unknown = [f"{quote.provider}:{quote.model}" for quote in quotes if (quote.provider, quote.model) not in priced]
+        if unknown:
+            raise PriceUnknown(
+                f"No rate is known for {', '.join(unknown)}, in any lane. Such a model is not run: correct its name, "
+                "or give the job a rate, prices={'provider:model': {'input': USD per million tokens, 'output': ...}}."
+            )
 
 
 @app.command()

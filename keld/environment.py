@@ -22,6 +22,7 @@ from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreacha
 from keld.job import Job, due, partition_end
 from keld.ledger import Ledger
 from keld.plan import Option, Plan, choose
+from keld.price import Quote, quotes, sold_in_batches
 from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Provider
 from keld.record import JobRun, Shard
@@ -95,7 +96,7 @@ class Keld:
             taken, question, _ = self._take(job, table, files)
             sizes = self._sizes(files)
             askable = sizes if job.reuse == "never" else self._once(files, sizes)
-            return self._plan(job, partition or "", taken, question, askable, int((sizes > 0).sum()))
+            return self._plan(job, partition or "", taken, question, files, askable, int((sizes > 0).sum()))
 
     def submit(
         self, job: Job, source: Any, *, partition: str | None = None, sink: Any = None, ends_at: datetime | None = None, force: bool = False
@@ -226,6 +227,26 @@ class Keld:
         after = self.clock() - since
         return [found for name in names for found in self.runner.reconcile(self.provider(name), after, act=not dry_run)]
 
+    def prices(self, models: Sequence[str] | None = None) -> list[Quote]:
+        """What models cost today, lane by lane; in the batch lane only for the default: every model of the accounts with a rate there.
+
+        Args:
+            models: `provider:model`; one that nobody knows has one quote, without rates.
+
+        Raises:
+            InvalidJob: a name without a provider.
+        """
+        now = self.clock()
+        if models is None:
+            return [quote for account in sorted(self.accounts) for quote in sold_in_batches(account, now)]
+        found: list[Quote] = []
+        for name in models:
+            provider, _, model = name.partition(":")
+            if not provider or not model:
+                raise InvalidJob(f"{name!r}: say whose model it is, e.g. openai:{name or 'gpt-5-mini'}.")
+            found += quotes(provider, model, now)
+        return found
+
     def read(self, run_id: str) -> pa.RecordBatchReader:
         """The enriched rows of a job run that is over, streamed, in the order of the table.
 
@@ -348,7 +369,7 @@ class Keld:
             standing, quarantined = self._reused(job, key, question, asked_of, files)
             sizes[standing] = 0
         askable = sizes if job.reuse == "never" else self._once(files, sizes)
-        plan = self._plan(job, key, taken, question, askable, int((sizes > 0).sum()), ends_at)
+        plan = self._plan(job, key, taken, question, files, askable, int((sizes > 0).sum()), ends_at)
         shards: list[Shard] = []
         if plan.chosen is not None:
             self.provider(plan.chosen.provider).ready()
@@ -426,12 +447,13 @@ class Keld:
         partition: str,
         taken: Snapshot,
         question: Question,
+        files: RunFiles,
         askable: NDArray[np.int64],
         unanswered: int,
         ends_at: datetime | None = None,
     ) -> Plan:
         due_at, basis = due(job, ends_at or partition_end(partition), self.clock())
-        ask = Ask(question=question, sizes=askable, terms=_terms(job))
+        ask = self._ask(job, question, files, askable)
         found, terms = options(self.world, ask, due_at, job.ceiling)
         work = ask.work
         return Plan(
@@ -441,10 +463,13 @@ class Keld:
             probability=job.probability,
         )  # fmt: skip
 
+    def _ask(self, job: Job, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> Ask:
+        return Ask(question=question, sizes=askable, terms=_terms(job), job=(self.namespace, job.name), snapshot=files.snapshot)
+
     def _shards(
         self, job: Job, run_id: str, chosen: Option, question: Question, files: RunFiles, askable: NDArray[np.int64]
     ) -> list[Shard]:
-        ask, provider = Ask(question=question, sizes=askable, terms=_terms(job)), self.provider(chosen.provider)
+        ask, provider = self._ask(job, question, files, askable), self.provider(chosen.provider)
         too_large = ~fitting(askable, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
         _set_aside(files, question, (askable > 0) & too_large)
         return plan_shards(self.world, files, ask, chosen, run_id=run_id, first=0, round_=0)

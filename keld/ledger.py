@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from keld import record
 from keld.database import Database, shown
 from keld.errors import CeilingTooLow, LeaseLost, UnknownJobRun
+from keld.estimate import Observed
 from keld.failpoint import failpoint
 from keld.record import EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Shard, Stray, Suspect, Waiting
 from keld.state import AT_PROVIDER, Event, RunState, State, after
@@ -239,6 +240,30 @@ class Ledger:
         with self._db.read() as db:
             speeds = [requests / max((ended - begun).total_seconds(), 0.001) for requests, begun, ended in db.execute(query)]
         return sorted(speeds)[len(speeds) // 2] if speeds else None
+
+    def observed(self, provider: str, host: str, model: str, job: tuple[str, str] | None = None, limit: int = 200) -> Observed:
+        """What the latest first rounds of a model used; of one (namespace, job), or of all.
+
+        A first round only: what a later one was reckoned to send holds room for complaints.  Of a shard with rows that were not billed the
+        billed share counts.
+        """
+        query = (
+            sa.select(SHARD)
+            .where(SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model)
+            .where(SHARD.c.state == State.COLLECTED, SHARD.c.round == 0, SHARD.c.input_tokens > 0)
+            .order_by(SHARD.c.collected_at.desc())
+            .limit(limit)
+        )
+        if job is not None:
+            query = query.join(RUN, RUN.c.id == SHARD.c.run_id).where(RUN.c.namespace == job[0], RUN.c.job == job[1])
+        with self._db.read() as db:
+            shards = [record.shard(row) for row in db.execute(query)]
+        return Observed(
+            rows=sum(shard.billed for shard in shards),
+            size_bytes=sum(shard.size_bytes * shard.billed / shard.requests for shard in shards),
+            input_tokens=sum(shard.input_tokens for shard in shards),
+            output_tokens=sum(shard.output_tokens for shard in shards),
+        )
 
     # -- writing ----------------------------------------------------------------------------------------------
 

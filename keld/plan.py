@@ -1,6 +1,6 @@
 """Plan: requests + terms + prices + turnaround -> which model in which lane, what it costs, when it is due.
 
-On the road: `price`, `turnaround`, `deadline` -> **`plan`** -> `runner`.  Pure; the runner plans the rest of a job run anew with it.
+On the road: `price`, `estimate`, `turnaround`, `deadline` -> **`plan`** -> `runner`.  Pure; the runner plans the rest of a job run anew with it.
 All acceptable models are compared in every lane that their provider sells.  What is chosen is the cheapest, in expectation, that keeps the
 deadline with the wished probability and fits under the ceiling in the worst case.  A batch is reckoned with its rescue: where a
 fast lane can take over before the deadline is lost, the deadline is as good as kept, and the chance that it must costs what it costs.
@@ -18,6 +18,7 @@ import msgspec
 
 from keld.deadline import Pace
 from keld.errors import CeilingTooLow, PriceUnknown
+from keld.estimate import TOKENS_A_MESSAGE, WORST_BYTES_A_TOKEN, Estimate, prior
 from keld.price import Lane, Rates, Usage
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -27,13 +28,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# A token is about 4 UTF-8 bytes of text in most languages; never much less than 2 but for base64 (facts, Nov 2026).
-_EXPECTED_BYTES_A_TOKEN = 4
-_WORST_BYTES_A_TOKEN = 2
-_TOKENS_A_MESSAGE = 8  # the envelope around a message
 # Flex costs what a batch does, and holds a worker all the while: without a worth of its time no small job would ever be a batch.
 _WORKER_USD_AN_HOUR = Decimal("0.10")
-_EXPECTED_OUTPUT = {"object": 60, "text": 150, "embedding": 0}  # tokens a row, until actual usage is known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,48 +43,59 @@ class Work:
     output_kind: str
     max_output_tokens: int
 
-    def usage(self) -> Usage:
-        """Tokens of all requests together, as expected."""
+    def usage(self, estimate: Estimate | None = None) -> Usage:
+        """Tokens of all requests together, as expected; never more than at worst."""
+        estimate = estimate or prior(self.output_kind)
+        row = min(float(self.max_output_tokens), estimate.output_tokens_a_row) if self.output_kind != "embedding" else 0.0
         return Usage(
-            input_tokens=self._input(_EXPECTED_BYTES_A_TOKEN),
-            output_tokens=self.requests * min(self.max_output_tokens, _EXPECTED_OUTPUT[self.output_kind]),
+            input_tokens=self._input(max(estimate.bytes_a_token, WORST_BYTES_A_TOKEN)),
+            output_tokens=int(self.requests * row),
         )
 
     def worst(self) -> Usage:
         """Tokens of all requests together, at worst."""
         output = 0 if self.output_kind == "embedding" else self.max_output_tokens
-        return Usage(input_tokens=self._input(_WORST_BYTES_A_TOKEN), output_tokens=self.requests * output)
+        return Usage(input_tokens=self._input(WORST_BYTES_A_TOKEN), output_tokens=self.requests * output)
 
-    def expected_usd(self, rates: Rates) -> Decimal:
+    def expected_usd(self, rates: Rates, estimate: Estimate | None = None) -> Decimal:
         """What is expected to be paid: the rates of a request of mean length."""
-        mean = self._input(_EXPECTED_BYTES_A_TOKEN) // max(self.requests, 1)
-        return rates.total(self.usage(), mean)
+        usage = self.usage(estimate)
+        return rates.total(usage, usage.input_tokens // max(self.requests, 1))
 
     def worst_usd(self, rates: Rates) -> Decimal:
         """What is reserved under a ceiling: the rates that the longest request could reach, for all of them."""
-        longest = (self.longest_bytes + self.shared_bytes) // _WORST_BYTES_A_TOKEN + _TOKENS_A_MESSAGE
+        longest = (self.longest_bytes + self.shared_bytes) // WORST_BYTES_A_TOKEN + TOKENS_A_MESSAGE
         return rates.total(self.worst(), longest)
 
     def of(self, requests: int, prompt_bytes: int) -> Work:
         """The same for one part of it; the worst cases of all parts never add up to more than that of the whole."""
         return replace(self, requests=requests, prompt_bytes=prompt_bytes)
 
-    def _input(self, bytes_a_token: int) -> int:
-        return (self.prompt_bytes + self.requests * self.shared_bytes) // bytes_a_token + self.requests * _TOKENS_A_MESSAGE
+    @property
+    def text_bytes(self) -> int:
+        """All that the model reads."""
+        return self.prompt_bytes + self.requests * self.shared_bytes
+
+    def _input(self, bytes_a_token: float) -> int:
+        return int(self.text_bytes // bytes_a_token) + self.requests * TOKENS_A_MESSAGE
 
 
 def work_of(question: Question, sizes: NDArray[np.int64]) -> Work:
     """The work of asking `question` of rows whose prompt fragments have these sizes in bytes (0: the row is not asked)."""
-    output = OutputSchema.from_json(question.output)
-    schema = msgspec.json.encode(output.json_schema) if output.json_schema else b""
     return Work(
         requests=int((sizes > 0).sum()),
         prompt_bytes=int(sizes.sum()),
         longest_bytes=int(sizes.max(initial=0)),
-        shared_bytes=len((question.system or "").encode()) + len(schema),
-        output_kind=output.kind,
+        shared_bytes=sum(len(text.encode()) for text in shared_texts(question)),
+        output_kind=OutputSchema.from_json(question.output).kind,
         max_output_tokens=question.max_output_tokens,
     )
+
+
+def shared_texts(question: Question) -> tuple[str, str]:
+    """What is sent with every row: the system prompt and the schema."""
+    schema = OutputSchema.from_json(question.output).json_schema
+    return question.system or "", msgspec.json.encode(schema).decode() if schema else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +109,7 @@ class Candidate:
     turnaround: Turnaround
     shards: int
     obstacle: str | None = None  # why it cannot be used, whatever it costs
+    estimate: Estimate | None = None  # of its tokens; None: by the prior
     worst_rates: Rates | None = None  # where an answer may cost more than the lane's rate: flex may be served, and billed, as standard
 
     @property
@@ -122,6 +130,7 @@ class Option:
     lane: Lane
     shards: int
     usage: Usage
+    estimate: Estimate
     expected_usd: Decimal | None
     worst_usd: Decimal | None
     risk_usd: Decimal
@@ -208,12 +217,12 @@ _SURE = 0.999  # nothing on a network is surer
 def _rescue(candidates: Sequence[Candidate], work: Work, terms: Terms) -> Candidate | None:
     """The cheapest standard lane that all rows could be rescued through without breaking the ceiling."""
     able = [
-        (candidate.rates and work.expected_usd(candidate.rates), candidate)
+        (candidate.rates and work.expected_usd(candidate.rates, candidate.estimate), candidate)
         for candidate in candidates
         if candidate.lane is Lane.STANDARD
         and candidate.obstacle is None
         and candidate.rates
-        and terms.fits(work.worst_usd(candidate.rates))
+        and terms.fits(work.worst_usd(candidate.worst_rates or candidate.rates))
     ]
     return min(able, key=lambda pair: pair[0] or Decimal(0))[1] if able and terms.lane is None else None
 
@@ -228,7 +237,8 @@ def _option(candidate: Candidate, rescue: Candidate | None, work: Work, terms: T
             back = _chance_before_rescue(candidate, work, terms, terms.due - terms.now)
             if back is not None:
                 chance, rescued_by = back + (1 - back) * _SURE, rescue.name
-                dearer = work.expected_usd(rescue.rates) - (work.expected_usd(rates) if rates else 0)
+                own = work.expected_usd(rates, candidate.estimate) if rates else 0
+                dearer = work.expected_usd(rescue.rates, rescue.estimate) - own
                 held += (1 - back) * terms.pace.stretch(work.requests)
                 risk = max(dearer, Decimal(0)) * Decimal(str(round(1 - back, 6)))  # what a batch has not answered is not paid
     half, most = (terms.now + _takes(candidate, work, terms, share) for share in (0.5, 0.9))
@@ -237,8 +247,9 @@ def _option(candidate: Candidate, rescue: Candidate | None, work: Work, terms: T
         model=candidate.model,
         lane=lane,
         shards=candidate.shards,
-        usage=work.usage(),
-        expected_usd=work.expected_usd(rates) if rates else None,
+        usage=work.usage(candidate.estimate),
+        estimate=candidate.estimate or prior(work.output_kind),
+        expected_usd=work.expected_usd(rates, candidate.estimate) if rates else None,
         worst_usd=work.worst_usd(candidate.worst_rates or rates) if rates else None,
         risk_usd=risk,
         rates_source=rates.source if rates else "no rate known",

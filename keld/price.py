@@ -5,17 +5,21 @@ Money is USD in `Decimal`, never `float`, and nothing is rounded here: inside a 
 (10^-12 USD), in which every list price per token is a whole number.  An unknown price is `None`, never a guess: genai-prices
 answers with the standard price, silently, where it has no rate for a lane, so each of its answers is checked against the
 variants it was made from.
+
+A model without a known rate is not run, with a ceiling or without one: what a row cost stands beside it in the table, and a cost nobody can
+reckon would make the reservation, the spend report and the choice between models guesses.  The way out is one line, `prices=`; 0 is a rate.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from enum import StrEnum
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +70,7 @@ class Rates:
 
     brackets: tuple[Bracket, ...]  # by `above`, the first at 0
     source: str
+    dated: date | None = None  # when our own table read it, or from when on the price list has it; None: it does not say
 
     @property
     def base(self) -> Bracket:
@@ -95,6 +100,13 @@ class Rates:
             + usage.output_tokens * bracket.output
         )
         return usd_a_million / 10**6
+
+    def at_worst(self) -> Rates:
+        """The same, with every input token at what it costs to write it into a cache, where that is more.
+
+        From gpt-5.6 on OpenAI's lists have a rate for it above the plain one (genai-prices, Nov 2026), and no request has to ask for it.
+        """
+        return replace(self, brackets=tuple(replace(bracket, input=max(bracket.input, bracket.cache_write)) for bracket in self.brackets))
 
     def cost_pico(
         self,
@@ -134,6 +146,33 @@ def rates(provider: str, model: str, lane: Lane, at: datetime, own: Mapping[str,
     if own_rates is not None:
         return Rates(brackets=(_own(provider, model, own_rates),), source="the job's own prices")
     return _override(provider, model, lane) or _genai(provider, model, lane, at)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quote:
+    """One model in one lane; None: nobody says what it costs there."""
+
+    provider: str
+    model: str
+    lane: Lane
+    rates: Rates | None
+
+
+def quotes(provider: str, model: str, at: datetime) -> list[Quote]:
+    """The lanes in which a model's rate is known, and in any case the batch lane."""
+    found = [Quote(provider=provider, model=model, lane=lane, rates=rates(provider, model, lane, at)) for lane in Lane]
+    return [quote for quote in found if quote.rates or quote.lane is Lane.BATCH]
+
+
+def sold_in_batches(provider: str, at: datetime) -> list[Quote]:
+    """The batch lane of every model of a provider that has a known rate there, the cheapest to ask first."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    listed = {model.id for source in get_snapshot().providers if source.id == provider for model in source.models}
+    names = listed | set(_overrides().get(provider, {}))
+    found = ((name, rates(provider, name, Lane.BATCH, at)) for name in names if not name.endswith("-"))  # those are only prefixes
+    known = [Quote(provider=provider, model=name, lane=Lane.BATCH, rates=rate) for name, rate in found if rate]
+    return sorted(known, key=lambda quote: (quote.rates.base.input if quote.rates else 0, quote.model))
 
 
 def _counts(usage: Usage) -> tuple[int, int, int, int, int]:
@@ -184,7 +223,7 @@ def _override(provider: str, model: str, lane: Lane) -> Rates | None:
     table = _overrides().get(provider, {}).get(model, {}).get(lane.value)
     if table is None:
         return None
-    return Rates(brackets=(_bracket(table),), source=f"{table['source']}, read {table['read']}")
+    return Rates(brackets=(_bracket(table),), source=table["source"], dated=table["read"])
 
 
 _CONTEXT: dict[Lane, dict[str, str] | None] = {
@@ -209,9 +248,10 @@ def _genai_cached(provider: str, model: str, lane: Lane, at: datetime) -> Rates 
         )
     except (LookupError, ValueError):
         return None
-    if context is not None and not _has_rate(found, context, at):
-        return None
-    return _from_model_price(found.model_price, f"genai-prices {found.model.id}")
+    if context is None:
+        return _from_model_price(found, None)
+    variant = _variant(found, context, at)
+    return None if variant is None else _from_model_price(found, getattr(variant.constraint, "start_date", None))
 
 
 def _genai(provider: str, model: str, lane: Lane, at: datetime) -> Rates | None:
@@ -219,28 +259,35 @@ def _genai(provider: str, model: str, lane: Lane, at: datetime) -> Rates | None:
     return _genai_cached(provider, model, lane, day)
 
 
-def _has_rate(found: Any, context: Mapping[str, str], at: datetime) -> bool:
-    """Whether genai-prices really has a rate for the lane, or fell back to the standard price."""
+def _variant(found: Any, context: Mapping[str, str], at: datetime) -> Any:
+    """The rate that genai-prices really has for the lane; None where it fell back to the standard price."""
     if not any(found.model is model for model in found.provider.models):
-        return False  # reached through another provider's list: the context was ignored
-    return any(
-        variant.when and all(context.get(key) == value for key, value in variant.when.items())
-        and (variant.constraint is None or variant.constraint.active(at))
+        return None  # reached through another provider's list: the context was ignored
+    fitting = (
+        variant
         for variant in found.model.price_variants or ()
+        if variant.when and all(context.get(key) == value for key, value in variant.when.items())
+        and (variant.constraint is None or variant.constraint.active(at))
     )  # fmt: skip
+    return next(fitting, None)
 
 
-def _from_model_price(price: Any, source: str) -> Rates | None:
+def _from_model_price(found: Any, dated: date | None) -> Rates | None:
     names = {"input": "input_mtok", "cached": "cache_read_mtok", "cache_write": "cache_write_mtok",
              "cache_write_1h": "cache_write_1h_mtok", "output": "output_mtok"}  # fmt: skip
-    listed = {name: getattr(price, attribute) for name, attribute in names.items()}
+    listed = {name: getattr(found.model_price, attribute) for name, attribute in names.items()}
     if listed["input"] is None:
         return None  # priced by the image, the second or the request: not a model for rows of text
     starts = sorted({0} | {tier.start for value in listed.values() for tier in getattr(value, "tiers", ())})
     brackets = [
         _bracket({name: _rate_above(value, start) for name, value in listed.items() if value is not None}, start) for start in starts
     ]
-    return Rates(brackets=tuple(brackets), source=source)
+    return Rates(brackets=tuple(brackets), source=f"genai-prices {_genai_version()}, {found.provider.id} {found.model.id}", dated=dated)
+
+
+@cache
+def _genai_version() -> str:
+    return version("genai-prices")
 
 
 def _rate_above(value: Any, start: int) -> Decimal:

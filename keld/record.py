@@ -271,6 +271,11 @@ class Shard:
     outcomes: dict[str, int] | None = None
 
     @property
+    def billed(self) -> int:
+        """Rows that were worked on, and so paid, whatever the answer was."""
+        return sum((self.outcomes or {}).get(outcome, 0) for outcome in ("answered", "invalid", "refused"))
+
+    @property
     def unsent(self) -> bool:
         """Nothing of it, not even its input file, was ever sent to a provider."""
         return self.attempt == 0 and self.input_ref is None

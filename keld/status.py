@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -43,7 +43,8 @@ class Status:
     """Where a job run stands.
 
     `saved_usd` compares what was paid with what the same tokens cost in the standard lane; `turnaround_s` is from submission to
-    the last answer.
+    the last answer.  `expected_usd` is what the plan said of the whole job run; `estimated_usd` is what was expected, when they were sent, of
+    the rows that are billed by now, and `estimate_error` how far that was off.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Status:
     model: str | None
     lane: str | None
     expected_usd: Decimal | None
+    estimated_usd: Decimal
     ceiling_usd: Decimal | None
     reserved_usd: Decimal
     cost_usd: Decimal
@@ -107,6 +109,12 @@ class Status:
         return self.standard_usd - self.cost_usd
 
     @property
+    def estimate_error(self) -> float | None:
+        """Per cent of what was paid for these rows; above 0: the estimate was too high.  None before anything was paid."""
+        paid = sum((batch.cost_usd or Decimal(0) for batch in self.batches), Decimal(0))
+        return round(float((self.estimated_usd - paid) / paid * 100), 1) if paid else None
+
+    @property
     def turnaround_s(self) -> float | None:
         ended = [batch.ended_at for batch in self.batches if batch.ended_at]
         sent = [batch.submitted_at for batch in self.batches if batch.submitted_at]
@@ -132,7 +140,10 @@ class Status:
 
     def to_json(self) -> dict[str, Any]:
         """The same, as JSON values: money as decimal text, instants as ISO 8601."""
-        derived = {"saved_usd": self.saved_usd, "turnaround_s": self.turnaround_s, "deadline_met": self.deadline_met, "over": self.over}
+        derived = {
+            "saved_usd": self.saved_usd, "estimate_error": self.estimate_error, "turnaround_s": self.turnaround_s,
+            "deadline_met": self.deadline_met, "over": self.over,
+        }  # fmt: skip
         return {name: plain(value) for name, value in (asdict(self) | derived).items()}
 
     def __repr__(self) -> str:
@@ -158,6 +169,7 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
         model=run.plan.get("model"),
         lane=run.plan.get("lane"),
         expected_usd=Decimal(run.plan["expected_usd"]) if run.plan.get("expected_usd") is not None else None,
+        estimated_usd=sum((_expected_of_billed(shard) for shard in shards), Decimal(0)),
         ceiling_usd=run.ceiling_usd,
         reserved_usd=run.reserved_usd,
         cost_usd=run.spent_usd,
@@ -179,6 +191,12 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
         problem_kind=problem.get("kind"),
         batches=tuple(_batch(shard) for shard in shards),
     )
+
+
+def _expected_of_billed(shard: Shard) -> Decimal:
+    if shard.billed == shard.requests:
+        return shard.expected_usd
+    return round(shard.expected_usd * shard.billed / shard.requests, 12).normalize()
 
 
 def _so_far(shards: Sequence[Shard]) -> dict[str, int]:
@@ -217,7 +235,7 @@ def plain(value: Any) -> Any:
             return value.value
         case Decimal():
             return format(value, "f")
-        case datetime():
+        case date():  # an instant is one, too
             return value.isoformat()
         case dict():
             return {str(key): plain(item) for key, item in value.items()}

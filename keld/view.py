@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keld.plan import Option, Plan
-from keld.price import Lane
+from keld.price import Bracket, Lane, Quote
 from keld.runner import Finding, Verdict
 from keld.spend import Spend
 from keld.status import Batch, Status
@@ -117,6 +117,8 @@ def outcome_view(status: Status) -> RenderableType:
         f"Cost {usd(status.cost_usd)}, {usd(status.saved_usd)} less than the standard price of {usd(status.standard_usd)}; "
         f"{status.input_tokens:,} tokens in, {status.output_tokens:,} out; turnaround {span(status.turnaround_s)}."
     )
+    if status.estimate_error is not None:
+        lines.append(f"The estimate was {_off(status)}.")
     if status.deadline_at is not None:
         lines.append(f"Due {instant(status.deadline_at)}: {'kept' if status.deadline_met else 'missed'}.")
     if status.output_uri:
@@ -146,6 +148,32 @@ def spend_view(lines: Sequence[Spend], by: str) -> Table:
             usd(line.saved_usd), usd(line.in_flight_usd),
         )  # fmt: skip
     return table
+
+
+def prices_view(quotes: Sequence[Quote]) -> RenderableType:
+    """Rates in USD per million tokens, a line for each lane, and one more for each long-context rate."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    rates = ("input", "cached", "cache write 5 min", "1 h", "output")
+    for name in ("model", "lane", "requests of", *rates, "source", "dated"):
+        table.add_column(name, justify="right" if name in rates else "left")
+    for quote in quotes:
+        model = f"{quote.provider}:{quote.model}"
+        if quote.rates is None:
+            table.add_row(model, quote.lane.value, "", *("?" for _ in rates), "no rate known", "", style="dim")
+            continue
+        for bracket in quote.rates.brackets:
+            long = f"> {bracket.above:,} tokens" if bracket.above else ""
+            dated = "-" if quote.rates.dated is None else f"{quote.rates.dated}"
+            table.add_row(model, quote.lane.value, long, *_rate_cells(bracket), quote.rates.source, dated)
+    lines = ["USD per million tokens. Reasoning tokens are output. Dated: when Keld's own table read it, or since when the list has it."]
+    if all(quote.lane is Lane.BATCH for quote in quotes):
+        lines.append("The batch lane; name a model for its other lanes.")
+    return Group(table, Text(), *(Text(line, overflow="fold") for line in lines))
+
+
+def _rate_cells(bracket: Bracket) -> tuple[str, ...]:
+    rates = (bracket.input, bracket.cached, bracket.cache_write, bracket.cache_write_1h, bracket.output)
+    return tuple(f"{rate.normalize():f}" for rate in rates)
 
 
 _DONE = {
@@ -226,6 +254,7 @@ def _verdict(plan: Plan) -> list[str]:
     ]
     if plan.standard_usd is not None and chosen.expected_usd is not None and plan.standard_usd:
         lines[0] = lines[0][:-1] + f"; the standard lane would cost {usd(plan.standard_usd)}."
+    lines.append(_basis(chosen))
     if plan.ceiling_usd is not None:
         lines.append(f"Ceiling: {usd(plan.ceiling_usd)}.")
     basis = {"partition-end": "from the partition's end", "submitted-at": "from the submission", "absolute": "as given"}.get(
@@ -236,14 +265,28 @@ def _verdict(plan: Plan) -> list[str]:
     return lines
 
 
+def _basis(option: Option) -> str:
+    """What the expected tokens were reckoned by."""
+    estimate = option.estimate
+    how = f"{estimate.bytes_a_token:.1f} bytes a token of input" + (" (counted in these rows)" if estimate.counted else "")
+    seen = f"learned from {estimate.rows:,} answered rows" if estimate.rows else "by rule of thumb, until answers say"
+    return f"Estimate: {how}, {estimate.output_tokens_a_row:.0f} tokens of output a row, {seen}."
+
+
 def _headline(status: Status) -> Text:
     text = Text(f"{_name(status)} ")
     text.append(status.state.value, style=_COLOURS.get(status.state.value, ""))
     cost = f"{usd(status.cost_usd)} paid" + (f", {usd(status.reserved_usd)} at most in flight" if status.reserved_usd else "")
     text.append(f"  {status.answered:,} of {status.rows:,} rows answered, {cost}")
+    if status.estimate_error is not None:
+        text.append(f", estimate {_off(status)}")
     if status.deadline_at is not None:
         text.append(f", due {instant(status.deadline_at)}")
     return text
+
+
+def _off(status: Status) -> str:
+    return f"{usd(status.estimated_usd)} ({status.estimate_error:+.1f} %)"
 
 
 def _batch_words(batch: Batch) -> str:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keld.errors import CeilingTooLow, PriceUnknown
+from keld.estimate import Estimate
 from keld.plan import Candidate, Option, Plan, Terms, Work, choose, reckon
 from keld.price import Bracket, Lane, Rates
 from keld.turnaround import turnaround
@@ -26,10 +27,16 @@ def _rates(usd: Any = 1, output: Any = 2) -> Rates:
 
 
 def _option(
-    model: str = "m", lane: Lane = Lane.BATCH, *, found: Rates | None = None, work: Work = WORK, obstacle: str | None = None
+    model: str = "m",
+    lane: Lane = Lane.BATCH,
+    *,
+    found: Rates | None = None,
+    work: Work = WORK,
+    obstacle: str | None = None,
+    estimate: Estimate | None = None,
 ) -> Option:
     candidate = Candidate(
-        provider="openai", model=model, lane=lane, rates=found, turnaround=turnaround(lane), shards=1, obstacle=obstacle
+        provider="openai", model=model, lane=lane, rates=found, turnaround=turnaround(lane), shards=1, obstacle=obstacle, estimate=estimate
     )  # fmt: skip
     return reckon([candidate], work, Terms(now=NOW))[0]
 
@@ -57,14 +64,28 @@ def test_how_much_a_row_answers(kind: str, most: int, expected: int, worst: int)
 
 @given(
     requests=st.integers(1, 10**6), prompt=st.integers(1, 10**9), shared=st.integers(0, 10**4), most=st.integers(1, 10**5),
-    kind=st.sampled_from(["object", "text", "embedding"]),
+    kind=st.sampled_from(["object", "text", "embedding"]), bytes_a_token=st.floats(0.1, 50), output=st.floats(0, 10**6),
 )  # fmt: skip
-def test_the_worst_is_never_better_than_what_is_expected(requests: int, prompt: int, shared: int, most: int, kind: str) -> None:
+def test_the_worst_is_never_better_than_what_is_expected(
+    requests: int, prompt: int, shared: int, most: int, kind: str, bytes_a_token: float, output: float
+) -> None:
+    """Whatever was learned."""
     work = Work(requests=requests, prompt_bytes=prompt, longest_bytes=0, shared_bytes=shared, output_kind=kind, max_output_tokens=most)
-    option = _option(found=_rates(), work=work)
-    assert option.worst_usd is not None
-    assert option.expected_usd is not None
-    assert option.worst_usd >= option.expected_usd
+    learned = Estimate(bytes_a_token=bytes_a_token, output_tokens_a_row=output)
+    for option in (_option(found=_rates(), work=work), _option(found=_rates(), work=work, estimate=learned)):
+        assert option.worst_usd is not None
+        assert option.expected_usd is not None
+        assert option.worst_usd >= option.expected_usd
+
+
+def test_what_was_learned_changes_what_is_expected_and_never_the_worst() -> None:
+    """The worst is what is reserved under the ceiling: cheap rows so far promise nothing."""
+    before, after = (
+        _option(found=_rates(), estimate=estimate) for estimate in (None, Estimate(bytes_a_token=5.0, output_tokens_a_row=12.5))
+    )
+    assert (after.usage.input_tokens, after.usage.output_tokens) == (600_000 // 5 + 1_000 * 8, 12_500)
+    assert after.expected_usd == (after.usage.input_tokens + after.usage.output_tokens * Decimal(2)) / 10**6
+    assert before.worst_usd == after.worst_usd
 
 
 def test_a_cost_is_that_of_all_requests() -> None:

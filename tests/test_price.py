@@ -1,16 +1,22 @@
 """Prices: exact to the pico-dollar, known or said to be unknown, never guessed."""
 
-from datetime import UTC, datetime
+import doctest
+import json
+from datetime import UTC, date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner, Result
 
+from keld import price
+from keld.cli import app
 from keld.errors import InvalidJob
-from keld.price import Bracket, Lane, Rates, Usage, rates
+from keld.price import Bracket, Lane, Rates, Usage, quotes, rates, sold_in_batches
 
 DAY = datetime(2026, 11, 20, 12, tzinfo=UTC)
 RATE = st.decimals(min_value=0, max_value=600, places=6)
@@ -116,6 +122,82 @@ def test_an_unknown_price_is_none_not_a_guess(provider: str, model: str, lane: L
     assert rates(provider, model, lane, DAY) is None
 
 
+# --- a bill of each provider's, worked by hand ---------------------------------------------------------------------------
+
+M = Decimal(10) ** -6
+LONG = Usage(input_tokens=1_000_000, cached_tokens=200_000, output_tokens=100_000)
+CHAT = Usage(input_tokens=10_050, cached_tokens=8_000, cache_write_tokens=2_000, cache_write_1h_tokens=2_000, output_tokens=300)
+FIVE_MINUTES = Usage(input_tokens=10_050, cached_tokens=8_000, cache_write_tokens=2_000, output_tokens=300)
+BILLS: list[tuple[str, str, Lane, Usage, Decimal]] = [
+    # Above 272,000 input tokens every token of the request costs more, the cached and the output ones, too.
+    ("openai", "gpt-5.4", Lane.STANDARD, LONG, (800_000 * 5 + 200_000 * Decimal("0.5") + 100_000 * Decimal("22.5")) * M),
+    ("openai", "gpt-5.4", Lane.BATCH, LONG, (800_000 * Decimal("2.5") + 200_000 * Decimal("0.25") + 100_000 * Decimal("11.25")) * M),
+    ("openai", "gpt-5.4", Lane.FLEX, LONG, (800_000 * Decimal("2.5") + 200_000 * Decimal("0.25") + 100_000 * Decimal("11.25")) * M),
+    # Written into a cache, a token costs a quarter more.
+    ("openai", "gpt-6.1-sol", Lane.BATCH, FIVE_MINUTES, (50 + 8_000 * Decimal("0.05") + 2_000 * Decimal("1.25") + 300 * 5) * M),
+    ("anthropic", "claude-sonnet-5", Lane.BATCH, LONG, (800_000 + 200_000 * Decimal("0.1") + 100_000 * 5) * M),
+    ("anthropic", "claude-sonnet-5", Lane.BATCH, CHAT, (50 + 8_000 * Decimal("0.1") + 2_000 * 2 + 300 * 5) * M),
+    ("anthropic", "claude-sonnet-5", Lane.BATCH, FIVE_MINUTES, (50 + 8_000 * Decimal("0.1") + 2_000 * Decimal("1.25") + 300 * 5) * M),
+    ("anthropic", "claude-sonnet-5", Lane.STANDARD, CHAT, (50 * 2 + 8_000 * Decimal("0.2") + 2_000 * 4 + 300 * 10) * M),
+    ("google", "gemini-3.8-flash", Lane.BATCH, LONG, (800_000 * Decimal("0.375") + 200_000 * Decimal("0.0375") + 100_000 * Decimal("1.875")) * M),
+    # No further discount on what is cached: half of everything would be wrong.
+    ("google", "gemini-2.5-flash", Lane.BATCH, LONG, (800_000 * Decimal("0.15") + 200_000 * Decimal("0.03") + 100_000 * Decimal("1.25")) * M),
+    # A fifth off, not half.
+    ("x-ai", "grok-4.3", Lane.BATCH, LONG, (800_000 * 2 + 200_000 * Decimal("0.32") + 100_000 * 4) * M),
+    ("groq", "openai/gpt-oss-120b", Lane.BATCH, LONG, (1_000_000 * Decimal("0.075") + 100_000 * Decimal("0.3")) * M),
+    ("mistral", "mistral-small-latest", Lane.BATCH, LONG, (800_000 * Decimal("0.075") + 200_000 * Decimal("0.0075") + 100_000 * Decimal("0.3")) * M),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("provider", "model", "lane", "usage", "bill"), BILLS)
+def test_a_bill_is_what_it_is_by_hand(provider: str, model: str, lane: Lane, usage: Usage, bill: Decimal) -> None:
+    found = rates(provider, model, lane, DAY)
+    assert found is not None
+    assert found.cost(usage) == bill
+    assert found.total(usage, usage.input_tokens) == bill
+
+
+def test_what_the_docstrings_reckon_is_so() -> None:
+    assert doctest.testmod(price).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"), [("azure", "gpt-5.4"), ("aws", "anthropic.claude-haiku-4-5"), ("mistral", "mistral-large-latest")]
+)
+def test_where_no_list_has_a_batch_rate_half_of_the_standard_one_is_not_taken_for_it(provider: str, model: str) -> None:
+    [batch] = [quote for quote in quotes(provider, model, DAY) if quote.lane is Lane.BATCH]
+    assert batch.rates is None
+
+
+def test_before_a_lane_was_listed_its_rate_is_unknown() -> None:
+    """The list answers with the standard price."""
+    assert rates("openai", "gpt-5-mini", Lane.BATCH, datetime(2026, 10, 1, tzinfo=UTC)) is None
+
+
+def test_a_rate_says_since_when_it_is_listed_or_when_we_read_it() -> None:
+    listed, ours = rates("openai", "gpt-5-mini", Lane.BATCH, DAY), rates("openai", "text-embedding-3-small", Lane.BATCH, DAY)
+    assert listed is not None
+    assert ours is not None
+    assert (listed.dated, ours.dated) == (date(2026, 10, 14), date(2026, 11, 20))
+
+
+def test_at_worst_every_input_token_is_written_into_a_cache() -> None:
+    """From gpt-5.6 on that is dearer than to read it, and the provider may do it unasked: a reservation without it could be passed."""
+    found = rates("openai", "gpt-6.1-sol", Lane.BATCH, DAY)
+    assert found is not None
+    assert [bracket.input for bracket in found.at_worst().brackets] == [Decimal("1.25"), Decimal("2.5")]
+
+
+@given(rate=st.tuples(RATE, RATE, RATE, RATE, RATE), usage=_usages())
+def test_no_bill_without_a_cache_of_an_hour_is_above_the_worst(rate: tuple[Decimal, ...], usage: Usage) -> None:
+    full, cached, write, _, output = rate
+    found = Rates(brackets=(_bracket(0, full, min(cached, full), write, write, output),), source="")
+    assert found.cost(usage) <= found.at_worst().cost(Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens))
+
+
+# --- long requests, own prices ------------------------------------------------------------------------------------------
+
+
 def test_long_requests_have_their_own_bracket() -> None:
     found = rates("anthropic", "claude-sonnet-4-5", Lane.BATCH, DAY)
     assert found is not None
@@ -158,3 +240,66 @@ def test_what_an_own_price_leaves_out_costs_what_it_is_a_kind_of() -> None:
 def test_an_own_price_that_is_none_is_refused(price: dict[str, Any]) -> None:
     with pytest.raises(InvalidJob):
         rates("x", "m", Lane.BATCH, DAY, {"x:m": price})
+
+
+# --- keld prices ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Calls `keld prices`."""
+    monkeypatch.setenv("KELD_HOME", str(tmp_path))
+
+    def call(*words: str) -> Result:
+        return CliRunner().invoke(app, ["prices", *words])
+
+    return call
+
+
+def test_prices_tells_every_lane_with_its_source_and_date(prices: Any) -> None:
+    told = prices("openai:gpt-5-mini")
+    lines = [line.split() for line in told.stdout.splitlines() if line.startswith("openai:gpt-5-mini")]
+    assert told.exit_code == 0
+    assert [(line[1], line[2], line[-1]) for line in lines] == [
+        ("batch", "0.125", "2026-10-14"),
+        ("flex", "0.125", "2026-10-12"),
+        ("standard", "0.25", "-"),
+    ]
+    assert all("genai-prices" in line for line in lines)
+
+
+def test_prices_tells_what_long_requests_cost(prices: Any) -> None:
+    assert "> 200,000 tokens" in prices("anthropic:claude-sonnet-4-5").stdout
+
+
+def test_prices_as_json_has_money_as_decimal_text(prices: Any) -> None:
+    batch, *_ = json.loads(prices("--json", "anthropic:claude-haiku-4-5").stdout)
+    assert batch["rates"]["brackets"] == [
+        {"above": 0, "input": "0.5", "cached": "0.05", "cache_write": "0.625", "cache_write_1h": "1", "output": "2.5"}
+    ]
+    assert (batch["lane"], batch["rates"]["dated"]) == ("batch", "2026-10-14")
+
+
+def test_prices_of_an_unknown_model_is_refused_and_the_known_ones_are_told(prices: Any) -> None:
+    told = prices("openai:gpt-5-mini", "openai:gpt-99")
+    assert told.exit_code == 2
+    assert "0.125" in told.stdout
+    assert "No rate is known for openai:gpt-99" in told.stderr
+
+
+def test_prices_of_a_model_without_a_provider_is_refused(prices: Any) -> None:
+    told = prices("gpt-5-mini")
+    assert (told.exit_code, "openai:gpt-5-mini" in told.stderr) == (2, True)
+
+
+def test_prices_without_a_model_lists_what_the_accounts_sell_in_batches(prices: Any) -> None:
+    told = json.loads(prices("--json").stdout)
+    assert {quote["lane"] for quote in told} == {"batch"}
+    assert {"openai:gpt-5-mini", "openai:text-embedding-3-small", "anthropic:claude-haiku-4-5"} <= {
+        f"{quote['provider']}:{quote['model']}" for quote in told
+    }
+
+
+def test_what_is_listed_is_the_cheapest_first() -> None:
+    inputs = [quote.rates.base.input for quote in sold_in_batches("openai", DAY) if quote.rates]
+    assert inputs == sorted(inputs)

@@ -69,7 +69,9 @@ def ask_of(visit: Visit, run: JobRun, positions: NDArray[np.int64]) -> Ask:
     mask = np.zeros(run.rows, dtype=bool)
     mask[positions] = True
     sizes = np.where(mask, np.concatenate(list(snapshot.sizes(visit.files.snapshot))), 0)
-    return Ask(question=visit.question(), sizes=sizes, terms=run.terms)
+    return Ask(
+        question=visit.question(), sizes=sizes, terms=run.terms, job=(run.namespace, run.job), snapshot=visit.files.snapshot
+    )  # fmt: skip
 
 
 def due_of(run: JobRun, now: datetime) -> datetime | None:

@@ -10,13 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keld import snapshot
 from keld.deadline import Pace
 from keld.errors import InvalidJob
-from keld.plan import Candidate, Option, Terms, Work, reckon, work_of
+from keld.estimate import Estimate, counted, learned, prior
+from keld.plan import Candidate, Option, Terms, Work, reckon, shared_texts, work_of
 from keld.price import Lane, Rates, rates
 from keld.providers.base import Provider
 from keld.record import Shard, nonce
@@ -26,10 +29,12 @@ from keld.shard import Limits, cut, fitting
 from keld.staging import RunFiles, disk_errors, write_positions
 from keld.state import State
 from keld.turnaround import turnaround
+from keld.vocabulary import Count, counter, tokens_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: 45 MB/s, Nov 2026)
 STRETCH_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
 
 
@@ -40,11 +45,14 @@ class Ask:
     Args:
         sizes: N fragment sizes in bytes; 0 for a row that is not asked.
         terms: the job run's: models, prices, shard limits, lane, probability.
+        job: whose own answers say most about how much a row takes.
     """
 
     question: Question
     sizes: NDArray[np.int64]
     terms: Mapping[str, Any]
+    job: tuple[str, str]  # (namespace, name)
+    snapshot: Path  # with the prompts
 
     most_rows: int | None = None  # of one shard, where no more fit under the ceiling
 
@@ -85,6 +93,7 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
     for name in ask.terms["models"]:
         account, _, model = name.partition(":")
         provider = world.provider(account)
+        estimate = estimate_of(world, ask, provider, model)
         for lane in sorted(provider.capabilities.lanes):
             shards, obstacle = 0, None
             try:
@@ -101,14 +110,41 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 turnaround=turnaround(lane, *seen),
                 shards=shards,
                 obstacle=obstacle,
+                estimate=estimate,
                 worst_rates=worst_rates(account, model, lane, now, ask.terms.get("prices")),
             )
 
 
+def estimate_of(world: World, ask: Ask, provider: Provider, model: str) -> Estimate:
+    """What a row takes: by the prior, by all that the model answered here, by a count of these rows, and at last by what it answered to this job.
+
+    In that order, each in proportion to what it knows: only the reports of the very job tell how the provider words a schema and a message.
+    """
+    work, ledger = ask.work, world.ledger
+    envelope = overhead(provider, ask.question, model) - work.shared_bytes
+    found = learned(prior(work.output_kind), ledger.observed(provider.name, provider.host, model), envelope)
+    count = counter(model)
+    seen = _counted(ask, work, count) if count is not None and work.requests else None
+    if seen is not None:
+        found = counted(found, *seen)
+    return learned(found, ledger.observed(provider.name, provider.host, model, ask.job), envelope)
+
+
+def _counted(ask: Ask, work: Work, count: Count) -> tuple[int, int] | None:
+    """(bytes, tokens) of what is asked; of an even part of the rows where there are very many."""
+    asked = np.flatnonzero(ask.sizes)[:: -(-work.prompt_bytes // _COUNTED_BYTES)]
+    found = tokens_of((fragment for _, fragment in snapshot.fragments(ask.snapshot, asked)), count)
+    if found is None:
+        return None
+    size_bytes, tokens = found
+    return size_bytes + len(asked) * work.shared_bytes, tokens + len(asked) * sum(map(count, shared_texts(ask.question)))
+
+
 def worst_rates(provider: str, model: str, lane: Lane, now: datetime, own: Mapping[str, Any] | None) -> Rates | None:
-    """What an answer in a lane may be billed at: a flex request may be served, and billed, as a standard one."""
+    """What an answer in a lane may be billed at: a flex request may be served, and billed, as a standard one, and its input be cached."""
     served = Lane.STANDARD if lane is Lane.FLEX else lane
-    return rates(provider, model, served, now, own) or rates(provider, model, lane, now, own)
+    found = rates(provider, model, served, now, own) or rates(provider, model, lane, now, own)
+    return found.at_worst() if found else None
 
 
 def pace_of(world: World, models: Sequence[str]) -> Pace:
@@ -169,7 +205,7 @@ def plan_shards(
                 requests=len(positions),
                 size_bytes=size,
                 worst_usd=part.worst_usd(at_worst),
-                expected_usd=part.expected_usd(known),
+                expected_usd=part.expected_usd(known, option.estimate),
             )
         )
     return planned
