@@ -198,7 +198,8 @@ def spend(
     elif as_csv:
         _print_csv([line.to_json() for line in found.lines])
     else:
-        _console().print(spend_view(found) if found.lines else "No job runs.")
+        console = _console()
+        console.print(spend_view(found, console.width) if found.lines else "No job runs.")
 
 
 @app.command()

@@ -31,7 +31,7 @@ class Outlay:
         answered: those that have a valid answer.
         paid_usd: what the providers' results say was used, `twice_usd` in it.
         standard_usd: what the same tokens cost in the standard lane; of what was bought twice, nothing.
-        estimated_usd: what the shards that ran to their end were expected to cost; `estimate_paid_usd` is what they did cost.
+        estimated_usd: what the shards that ran to their end and lost no row were expected to cost; `estimate_paid_usd` is what they did cost.
         twice_usd: batches that landed after their shard had been sent again.
         reserved_usd: what may still be on the bill, at worst; `unknown_usd` of it is for `unknown_rows` that no later word is expected
             of: lost after they were worked on, without a reply, or in a batch that was lost track of.
@@ -83,7 +83,8 @@ def _doubtful(requests: int, worst_usd: Decimal, outcomes: dict[str, int] | None
 
 def _shards() -> sa.Select[Any]:
     collected = SHARD.c.state == State.COLLECTED
-    whole = sa.and_(collected, SHARD.c.ended == "completed", SHARD.c.cost_usd.is_not(None))
+    lost = sa.func.coalesce(SHARD.c.outcomes["lost"].as_integer(), 0)
+    whole = sa.and_(collected, SHARD.c.ended == "completed", lost == 0, SHARD.c.cost_usd.is_not(None))
     quarantined = SHARD.c.state == State.QUARANTINED
     given = sa.case((SHARD.c.lane == "batch", SHARD.c.requests), else_=sa.func.coalesce(SHARD.c.done, 0))
     return sa.select(

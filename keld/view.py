@@ -136,21 +136,30 @@ _SPEND_CELLS: dict[str, Callable[[Spend], str]] = {
     "paid": lambda line: usd(line.paid_usd),
     "standard": lambda line: usd(line.standard_usd),
     "saved": lambda line: usd(line.saved_usd),
-    "than estimated": lambda line: "-" if line.estimate_error is None else f"{line.estimate_error:+.1%}",
+    "vs estimate": lambda line: "-" if line.estimate_error is None else f"{line.estimate_error:+.1%}",
     "paid twice": lambda line: usd(line.twice_usd) if line.twice_usd else "-",
     "in flight, at most": lambda line: usd(line.in_flight_usd) if line.in_flight_usd else "-",
 }
 
 
-def spend_view(report: Report) -> RenderableType:
-    """The spend report; a column that says nothing in any line is left out."""
-    cells = {name: cell for name, cell in _SPEND_CELLS.items() if any(cell(line) != "-" for line in report.lines)}
-    table = Table(box=None, pad_edge=False, header_style="bold", footer_style="bold", show_footer=True)
+# Left out where the screen is too narrow, in this order: half a figure would be worse than none, and `--json` has them all.
+_FIRST_TO_GO = ("cached", "tokens in", "tokens out", "rows", "answered", "asked", "failed", "job runs", "standard")
+
+
+def spend_view(report: Report, width: int) -> RenderableType:
+    """The spend report, for a screen of `width` characters; a column that says nothing in any line is left out, too."""
+    shown = {name: cell for name, cell in _SPEND_CELLS.items() if any(cell(line) != "-" for line in report.lines)}
+    columns = {name: [name, *map(cell, report.lines), cell(report.total)] for name, cell in shown.items()}
+    needed = max(len(line.group) for line in report.lines) + sum(2 + max(map(len, cells)) for cells in columns.values())
+    for name in _FIRST_TO_GO:
+        if needed > width and name in columns:
+            needed -= 2 + max(map(len, columns.pop(name)))
+    table = Table(box=None, pad_edge=False, header_style="bold", footer_style="bold", show_footer=True, padding=(0, 2, 0, 0))
     table.add_column(report.by.removeprefix("tag:"), footer="total", overflow="fold")
-    for name, cell in cells.items():
-        table.add_column(name, footer=cell(report.total), justify="right")
-    for line in report.lines:
-        table.add_row(Text(line.group), *(cell(line) for cell in cells.values()))  # a name may look like markup
+    for name, cells in columns.items():
+        table.add_column(name, footer=cells[-1], justify="right", no_wrap=True)
+    for n, line in enumerate(report.lines, start=1):
+        table.add_row(Text(line.group), *(cells[n] for cells in columns.values()))  # a Text: a name may look like markup
     return Group(table, Text(), *map(Text, _spend_words(report.total)))
 
 

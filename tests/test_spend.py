@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from scene import Peer, anthropic, fault, openai, run, tickets, triage
 from test_status import NOW, RUN
 from test_sweep import bought_late, sweep
@@ -31,6 +32,7 @@ from keld.record import SHARD as SHARD_TABLE
 from keld.record import Shard, Stray
 from keld.spend import DIMENSIONS, Report, report
 from keld.state import RunState, State
+from keld.view import spend_view
 
 BATCH = Outlay(
     run_id=RUN.id, provider="openai", model="m", lane="batch", asked=20, answered=15, input_tokens=900, output_tokens=90,
@@ -187,6 +189,12 @@ def test_shards_are_added_up_by_model_and_lane(ledger: Ledger) -> None:
     assert (found["batch"].estimated_usd, found["batch"].estimate_paid_usd) == (Decimal("0.16"), Decimal("0.2"))
 
 
+def test_a_batch_that_lost_rows_says_nothing_of_the_estimate(ledger: Ledger) -> None:
+    """What they cost is not known."""
+    enter(ledger, "r" * 32, {**DONE, **MONEY, "outcomes": {"answered": 3, "lost": 1}})
+    assert [(one.estimated_usd, one.estimate_paid_usd) for one in ledger.outlays("default")] == [(0, 0)]
+
+
 def test_a_batch_that_was_cut_short_says_nothing_of_the_estimate(ledger: Ledger) -> None:
     """It was estimated for all of its rows, and paid for some."""
     enter(ledger, "r" * 32, {**DONE, **MONEY, "ended": "expired"})
@@ -322,10 +330,22 @@ def test_the_table_has_a_total_and_says_what_it_does_not_know(told: Callable[...
     table = told("--by", "team")
     assert "[red]" in table, "a name is not markup"
     assert [line.split()[:3] for line in table.splitlines() if line.startswith("total")] == [["total", "2", "12"]]
-    assert "than estimated" in table
+    assert "vs estimate" in table
     assert "no discounts, no tax" in table
     assert "Paid twice: nothing that the ledger knows of." in table
     assert "in flight" not in table.lower(), "a column that says nothing is left out"
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 120, 240])
+def test_on_a_narrow_screen_columns_go_and_no_figure_is_cut(width: int) -> None:
+    """Half an amount would be worse than none."""
+    rich = replace(BATCH, paid_usd=Decimal(1_234_567), standard_usd=Decimal(2_345_678), input_tokens=10**12, twice_usd=Decimal("0.123456"))
+    console = Console(width=width, file=io.StringIO())
+    console.print(spend_view(report([RUN], [rich], "team"), width))
+    table = console.file.getvalue()  # type: ignore[attr-defined]  # a StringIO
+    assert "…" not in table
+    assert {"$1,234,567.00", "$1,111,111.00"} <= set(table.split())
+    assert ("job runs" in table) is (width > 80)
 
 
 def test_json_has_the_lines_and_the_total(told: Callable[..., str], keld: Keld) -> None:
