@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -116,8 +116,8 @@ def check(open_because: str | None = None) -> How | None:
     """
     books = []
     for url in SEEN.ledgers:
-        with suppress(KeldError, sa.exc.SQLAlchemyError):  # broken, or gone, by the test's own doing
-            books.append(_read(url))
+        with suppress(KeldError, sa.exc.SQLAlchemyError), closing(Ledger(url)) as ledger:  # broken, or gone, by the test's own doing
+            books.append(_read(ledger))
     for book in books:
         _check_sums(book)
     if not SEEN.emulators or not any(book.runs for book in books):
@@ -127,17 +127,24 @@ def check(open_because: str | None = None) -> How | None:
     return How.CLOSED if all(_check_bill(SEEN.bill(), books)) else How.COVERED
 
 
-def _read(url: str) -> Book:
-    ledger = Ledger(url)
-    try:
-        with ledger._db.read() as db:
-            runs = {run.id: run for run in map(record.job_run, db.execute(sa.select(RUN)))}
-            shards = {shard.id: shard for shard in map(record.shard, db.execute(sa.select(SHARD)))}
-            strays = [Stray(**row._mapping) for row in db.execute(sa.select(STRAY))]
-            batches = {row.batch_id: shards[row.shard_id] for row in db.execute(sa.select(INTENT)) if row.batch_id}
-            found = outlays(db)
-    finally:
-        ledger.close()
+def check_one(ledger: Ledger, bill: Iterable[BillEntry]) -> How:
+    """How one ledger's books stand against one bill.
+
+    Raises:
+        BooksDisagree.
+    """
+    book = _read(ledger)
+    _check_sums(book)
+    return How.CLOSED if all(_check_bill(bill, [book])) else How.COVERED
+
+
+def _read(ledger: Ledger) -> Book:
+    with ledger._db.read() as db:
+        runs = {run.id: run for run in map(record.job_run, db.execute(sa.select(RUN)))}
+        shards = {shard.id: shard for shard in map(record.shard, db.execute(sa.select(SHARD)))}
+        strays = [Stray(**row._mapping) for row in db.execute(sa.select(STRAY))]
+        batches = {row.batch_id: shards[row.shard_id] for row in db.execute(sa.select(INTENT)) if row.batch_id}
+        found = outlays(db)
     batches |= {shard.batch_id: shard for shard in shards.values() if shard.batch_id}
     return Book(runs, shards, strays, batches, found)
 
