@@ -19,6 +19,7 @@ from keld.state import State
 
 _RESERVING = (State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLING, State.ENDED, State.QUARANTINED)
 _GIVEN = (*_RESERVING, State.COLLECTED, State.REJECTED)
+_PICO = Decimal("1e-12")
 _KEY = (SHARD.c.run_id, SHARD.c.provider, SHARD.c.model, SHARD.c.lane)
 
 
@@ -78,7 +79,7 @@ def doubtful_usd(shard: Shard) -> Decimal:
 
 def _doubtful(requests: int, worst_usd: Decimal, outcomes: dict[str, int] | None, error: dict[str, Any] | None) -> tuple[int, Decimal]:
     rows = min(max((outcomes or {}).get("lost", 0), (error or {}).get("rows", 0)), requests)
-    return rows, worst_usd * rows / requests
+    return rows, (worst_usd * rows / requests).quantize(_PICO)  # as the ledger stores it
 
 
 def _shards() -> sa.Select[Any]:

@@ -33,7 +33,7 @@ from keld.price import Lane, rates
 from keld.record import INTENT, RUN, SHARD, STRAY, JobRun, Shard, Stray
 from keld.state import State
 
-NOTHING, PICO = Decimal(0), Decimal("1e-12")
+NOTHING = Decimal(0)
 
 
 class BooksDisagree(AssertionError):
@@ -168,11 +168,9 @@ def _check_sums(book: Book) -> None:
             ("standard", run.standard_usd, [shard.standard_usd for shard in shards], [one.standard_usd for one in ours]),
             ("reserved", run.reserved_usd, held, [one.reserved_usd for one in ours]),
         ):
-            # Shares of a reservation are rounded to a pico-dollar each.
-            least = len(shards) * PICO if what == "reserved" else NOTHING
             for others, whose in ((parts, f"its shards and strays {shards} {strays}"), (reported, "its outlays")):
                 total = sum((usd or NOTHING for usd in others), NOTHING)
-                if abs(own - total) > least:
+                if own != total:
                     raise BooksDisagree(f"{run}: {what} ${own}, and by {whose} ${total}")
 
 
