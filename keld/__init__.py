@@ -19,6 +19,7 @@ The map of the house; the files in order are the way of the data.
     state        the life of a shard and of a job run: states, events, transitions
     database     the SQLite file or the Postgres behind a ledger's URL
     record       what the ledger holds, as tables and as what is read from them
+    outlay       what each job run spent on each model in each lane
     ledger       what happened, in order, durable; leases, intents, reservations
     pace         how many requests at once, and how fast
     journal      what fast requests were answered, durable at once
@@ -27,7 +28,7 @@ The map of the house; the files in order are the way of the data.
     answer       result lines -> answers, exactly one per request
     enrich       rows + answers -> the enriched partition
     status       a job run as people and orchestrators see it
-    spend        ledger -> spend and savings
+    spend        outlays -> what was paid, saved, foreseen, and paid twice, by whatever people ask
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
     cli          keld plan | run | status | watch | cancel | reconcile | prices | spend | emulate

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from datetime import date
+
     from rich.console import Console
 
     from keld.environment import Keld
@@ -200,28 +202,33 @@ def prices(
 
 @app.command()
 def spend(
-    by: Annotated[str, typer.Option("--by", help="job, partition, model, provider, lane, day, or tag:NAME.")] = "job",
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV, safe to open in a spreadsheet.")] = False,
+    by: Annotated[
+        str, typer.Option("--by", help="team, project, category, job, partition, day, model, provider, lane, or tag:NAME.")
+    ] = "job",
+    job: Annotated[str | None, typer.Option("--job", help="Only this job.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="DAY", help="Submitted on this day (UTC) or later: a date, or how many days ago.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="DAY", help="Submitted on this day (UTC) or before.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV, safe to open in a spreadsheet; without the total.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What was paid, and what the standard price of the same tokens would have been."""
-    from dataclasses import asdict
-
-    from keld import spend as report
-    from keld.status import plain
+    """What was paid, what the standard price of the same tokens would have been, how well it was foreseen, what was paid twice."""
+    from keld.spend import DIMENSIONS, is_dimension
     from keld.view import spend_view
 
-    if by not in report.DIMENSIONS and not by.startswith("tag:"):
-        _fail(f"--by {by}: choose one of {', '.join(report.DIMENSIONS)}, tag:NAME.", REFUSED)
+    if not is_dimension(by):
+        _fail(f"--by {by}: choose one of {', '.join(DIMENSIONS)}, or tag:NAME.", REFUSED)
     with _refusals(ERROR), _keld() as keld:
-        lines = report.spend(keld.statuses(), by)
-    rows = [plain(asdict(line) | {"saved_usd": line.saved_usd}) for line in lines]
+        today = keld.clock().date()
+        found = keld.spend(by, job=job, since=_day("--since", since, today), until=_day("--until", until, today))
     if as_json:
-        _print_json(rows)
+        _print_json(found.to_json())
     elif as_csv:
-        _print_csv(rows)
+        _print_csv([line.to_json() for line in found.lines])
     else:
-        _console().print(spend_view(lines, by) if lines else "Nothing was spent.")
+        console = _console()
+        console.print(spend_view(found, console.width) if found.lines else "No job runs.")
 
 
 @app.command()
@@ -389,10 +396,25 @@ def _print_csv(rows: list[dict[str, Any]]) -> None:
     writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else ["group"], lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        # A cell that begins like a formula would run in a spreadsheet; only text can, and only `group` is text.
-        writer.writerow(
-            row | {"group": f"'{row['group']}" if str(row["group"])[:1] in "=+-@\t\r" and row["group"] != "-" else row["group"]}
-        )
+        writer.writerow(row | {"group": _cell(row["group"])})  # the only text: numbers are no formulas
+
+
+def _cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula, as those are that begin like one (owasp.org/www-community/attacks/CSV_Injection, 2026)."""
+    begins = text.lstrip()[:1] or text[:1]
+    return f"'{text}" if text != "-" and (begins in tuple("=+-@\uff1d\uff0b\uff0d\uff20") or text[:1] in ("\t", "\r", "\n")) else text
+
+
+def _day(option: str, text: str | None, today: date) -> date | None:
+    """The day that a date, or a number of days ago, means."""
+    from datetime import date, timedelta
+
+    if text is None:
+        return None
+    try:
+        return today - timedelta(days=int(text)) if text.isdecimal() and len(text) < 8 else date.fromisoformat(text)
+    except (ValueError, OverflowError):
+        _fail(f"{option} {text}: give a date as 2026-11-19, or how many days ago, as 7.", REFUSED)
 
 
 def _fail(message: str, code: int) -> NoReturn:

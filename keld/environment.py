@@ -10,7 +10,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from keld.runner import Ask, Finding, Runner, Settings, World, options, overhead
 from keld.schema import OutputSchema, output_schema
 from keld.shard import fitting
 from keld.snapshot import Snapshot
+from keld.spend import Report, report
 from keld.staging import RunFiles, Staging, disk_errors, write_file
 from keld.status import Status, status_of
 from keld.table import Table, open_table, sink_is_file
@@ -204,6 +205,22 @@ class Keld:
     def statuses(self, *, job: str | None = None, open_only: bool = False, limit: int | None = None) -> list[Status]:
         """Job runs of this namespace, the youngest first."""
         return [self.status(run.id) for run in self.ledger.runs(self.namespace, job=job, open_only=open_only, limit=limit)]
+
+    def spend(self, by: str = "job", *, job: str | None = None, since: date | None = None, until: date | None = None) -> Report:
+        """What the job runs of this namespace spent and saved, a line a group; asks no provider.
+
+        Args:
+            by: team, project, category, job, partition, day, model, provider, lane, or `tag:NAME`.
+            since, until: the first and the last day, in UTC, on which they were submitted.
+
+        Raises:
+            InvalidJob: `by` is none of these.
+        """
+        after = None if since is None else datetime.combine(since, time(), UTC)
+        before = None if until is None else datetime.combine(until, time(), UTC) + timedelta(days=1)
+        # The outlays first, so that each has its job run in what is read next.
+        outlays = self.ledger.outlays(self.namespace, job=job, since=after, until=before)
+        return report(self.ledger.runs(self.namespace, job=job, since=after, until=before), outlays, by)
 
     def cancel(self, run_id: str) -> Status:
         """Asks to cancel: what was not sent is dropped, what is at the provider is cancelled there and harvested, by `advance`."""

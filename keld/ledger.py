@@ -24,6 +24,7 @@ from keld.database import Database, shown
 from keld.errors import CeilingTooLow, LeaseLost, UnknownJobRun
 from keld.estimate import Observed
 from keld.failpoint import failpoint
+from keld.outlay import Outlay, doubtful_usd, outlays
 from keld.record import EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Shard, Stray, Suspect, Waiting
 from keld.state import AT_PROVIDER, Event, RunState, State, after
 
@@ -92,15 +93,29 @@ class Ledger:
             row = db.execute(query).one_or_none()
         return None if row is None else record.job_run(row)
 
-    def runs(self, namespace: str, *, job: str | None = None, open_only: bool = False, limit: int | None = None) -> list[JobRun]:
-        """Job runs, the youngest first."""
-        query = sa.select(RUN).where(RUN.c.namespace == namespace).order_by(RUN.c.created_at.desc(), RUN.c.id)
-        if job is not None:
-            query = query.where(RUN.c.job == job)
+    def runs(
+        self,
+        namespace: str,
+        *,
+        job: str | None = None,
+        open_only: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[JobRun]:
+        """Job runs, the youngest first; those made from `since` on, and before `until`."""
+        query = sa.select(RUN).where(*_chosen(namespace, job, since, until)).order_by(RUN.c.created_at.desc(), RUN.c.id)
         if open_only:
             query = query.where(RUN.c.state.not_in([RunState.FINISHED, RunState.CANCELLED]))
         with self._db.read() as db:
             return [record.job_run(row) for row in db.execute(query.limit(limit) if limit else query)]
+
+    def outlays(
+        self, namespace: str, *, job: str | None = None, since: datetime | None = None, until: datetime | None = None
+    ) -> list[Outlay]:
+        """What each of these job runs (see `runs`) spent on each model in each lane, in no order."""
+        with self._db.read() as db:
+            return outlays(db, *_chosen(namespace, job, since, until))
 
     def runs_asking(
         self, namespace: str, fingerprint: str, *, job: str | None = None, partition: str = "", limit: int = 50
@@ -490,6 +505,17 @@ class Ledger:
             yield db
 
 
+def _chosen(namespace: str, job: str | None, since: datetime | None, until: datetime | None) -> list[sa.ColumnElement[bool]]:
+    chosen = [RUN.c.namespace == namespace]
+    if job is not None:
+        chosen.append(RUN.c.job == job)
+    if since is not None:
+        chosen.append(RUN.c.created_at >= since)
+    if until is not None:
+        chosen.append(RUN.c.created_at < until)
+    return chosen
+
+
 def _insert_shards(db: sa.Connection, shards: Sequence[Shard]) -> None:
     if shards:
         db.execute(sa.insert(SHARD), [{field.name: getattr(shard, field.name) for field in fields(Shard)} for shard in shards])
@@ -558,14 +584,12 @@ def _settle(db: sa.Connection, shard: Shard) -> None:
 
     A row that is in no result file, or whose reply was lost, may be on the bill all the same: its share of the worst case stays reserved.
     """
-    doubtful = max((shard.outcomes or {}).get("lost", 0), (shard.error or {}).get("rows", 0))
-    lost = shard.worst_usd * min(doubtful, shard.requests) / shard.requests
     run = db.execute(sa.select(RUN.c.reserved_usd, RUN.c.spent_usd, RUN.c.standard_usd).where(RUN.c.id == shard.run_id)).one()
     db.execute(
         sa.update(RUN)
         .where(RUN.c.id == shard.run_id)
         .values(
-            reserved_usd=run.reserved_usd - shard.worst_usd + lost,
+            reserved_usd=run.reserved_usd - shard.worst_usd + doubtful_usd(shard),
             spent_usd=run.spent_usd + (shard.cost_usd or 0),
             standard_usd=run.standard_usd + (shard.standard_usd or 0),
             answered=RUN.c.answered + shard.answered,

@@ -1,70 +1,162 @@
-"""Spend: ledger -> what was paid, and what it saved, by whatever people ask.
+"""Spend: ledger -> what was paid, what it saved and how well it was foreseen, by whatever people ask.
 
-On the road's end, beside `status`.  Counts only what providers reported as used, at the rates it was planned with; the standard price
-is of the same tokens.  What is in flight is told apart, at its worst case, and never added in.
+On the road's end, below `environment`.  Counts only what providers reported as used, at the list prices it was planned with; the standard
+price is of the same tokens.  What is in flight is told apart, at its worst case, and never added in.  However it is cut, the money adds
+up to the same: the shards of one job run may differ in model and lane, so each is counted where it ran.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from decimal import Decimal
+from typing import Any
 
-from keld.status import Status
+from keld.errors import InvalidJob
+from keld.outlay import Outlay
+from keld.record import JobRun
+from keld.state import RunState
+from keld.status import plain
 
-DIMENSIONS: dict[str, Callable[[Status], str]] = {
-    "job": lambda status: status.job,
-    "partition": lambda status: status.partition,
-    "model": lambda status: status.model or "-",
-    "provider": lambda status: (status.model or "-").partition(":")[0],
-    "lane": lambda status: status.lane or "-",
-    "day": lambda status: f"{status.created_at:%Y-%m-%d}",
+_OF_RUN: dict[str, Callable[[JobRun], str]] = {
+    "job": lambda run: run.job,
+    "partition": lambda run: run.partition or "-",
+    "day": lambda run: f"{run.created_at:%Y-%m-%d}",
 }
+_OF_OUTLAY: dict[str, Callable[[Outlay], str]] = {
+    "model": lambda outlay: f"{outlay.provider}:{outlay.model}" if outlay.model else "-",
+    "provider": lambda outlay: outlay.provider or "-",
+    "lane": lambda outlay: outlay.lane or "-",
+}
+_TAGS = ("team", "project", "category")
+DIMENSIONS = (*_TAGS, *_OF_RUN, *_OF_OUTLAY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
-    """One line of the report; `saved_usd` is negative where it cost more than the standard price."""
+    """One line of the report.
+
+    Args:
+        job_runs: those that have a part in it; by model, provider or lane one may have a part in several lines.
+        rows, failed: of the tables, and those that ended without an answer; None by model, provider or lane, as rows move on.
+        asked, answered: requests; a row that was asked again counts again.
+        estimated_usd: what the shards that ran to their end were expected to cost; `estimate_paid_usd` is what they did cost.
+        twice_usd: the part of `paid_usd` that bought rows once too often.
+        in_flight_usd: reserved, at worst; `unknown_usd` of it for `unknown_rows` that may be on the bill and never be told.
+    """
 
     group: str
     job_runs: int
-    rows: int
+    rows: int | None
+    failed: int | None
+    asked: int
     answered: int
-    failed: int
     input_tokens: int
+    cached_tokens: int
     output_tokens: int
     paid_usd: Decimal
-    in_flight_usd: Decimal
     standard_usd: Decimal
+    estimated_usd: Decimal
+    estimate_paid_usd: Decimal
+    twice_usd: Decimal
+    in_flight_usd: Decimal
+    unknown_usd: Decimal
+    unknown_rows: int
 
     @property
     def saved_usd(self) -> Decimal:
+        """Negative where it cost more than the standard price: what was bought twice has none."""
         return self.standard_usd - self.paid_usd
 
+    @property
+    def estimate_error(self) -> float | None:
+        """0.1: it cost a tenth more than was expected; None where nothing has come to its end."""
+        return float(self.estimate_paid_usd / self.estimated_usd - 1) if self.estimated_usd else None
 
-def spend(statuses: Sequence[Status], by: str) -> list[Spend]:
-    """A line a group, the dearest first.
+    def to_json(self) -> dict[str, Any]:
+        """The same, as JSON values: money as decimal text."""
+        derived = {"saved_usd": self.saved_usd, "estimate_error": self.estimate_error}
+        return {name: plain(value) for name, value in (asdict(self) | derived).items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The lines, the dearest first (days in their order), and their total."""
+
+    by: str
+    lines: tuple[Spend, ...]
+    total: Spend
+
+    def to_json(self) -> dict[str, Any]:
+        return {"by": self.by, "lines": [line.to_json() for line in self.lines], "total": self.total.to_json()}
+
+
+def report(runs: Iterable[JobRun], outlays: Iterable[Outlay], by: str) -> Report:
+    """What job runs spent, a line a group.
 
     Args:
-        by: a key of `DIMENSIONS`, or `tag:<name>` for one of the jobs' tags.
+        runs: job runs; one that was planned anew before anything of it was sent is left out.
+        outlays: of these job runs, and perhaps of others.
+        by: one of `DIMENSIONS`, or `tag:NAME` for any other tag of the jobs; a job without it is in the group "-".
+
+    Raises:
+        InvalidJob: `by` is none of these.
     """
-    group_of = DIMENSIONS[by] if by in DIMENSIONS else lambda status: status.tags.get(by.removeprefix("tag:"), "-")
-    groups: dict[str, list[Status]] = {}
-    for status in statuses:
-        groups.setdefault(group_of(status), []).append(status)
-    return sorted((_line(group, members) for group, members in groups.items()), key=lambda line: (-line.paid_usd, line.group))
+    counted = {run.id: run for run in runs if not _was_superseded(run)}
+    parts: dict[str, list[Outlay]] = {run_id: [] for run_id in counted}
+    for outlay in outlays:
+        if outlay.run_id in parts:
+            parts[outlay.run_id].append(outlay)
+    nothing = ((run_id, Outlay(run_id=run_id, provider="", model="", lane="")) for run_id, found in parts.items() if not found)
+    all_parts = [*nothing, *((run_id, outlay) for run_id, found in parts.items() for outlay in found)]
+    group_of = _grouping(by)
+    groups: dict[str, list[tuple[JobRun, Outlay]]] = {}
+    for run_id, outlay in all_parts:
+        groups.setdefault(group_of(counted[run_id], outlay), []).append((counted[run_id], outlay))
+    lines = [_line(group, members, by not in _OF_OUTLAY) for group, members in groups.items()]
+    lines.sort(key=lambda line: line.group if by == "day" else (-line.paid_usd, line.group))
+    total = _line("total", [(counted[run_id], outlay) for run_id, outlay in all_parts], True)
+    return Report(by=by, lines=tuple(lines), total=total)
 
 
-def _line(group: str, members: Sequence[Status]) -> Spend:
+def is_dimension(by: str) -> bool:
+    """Whether it can be grouped by."""
+    return by in DIMENSIONS or (by.startswith("tag:") and by != "tag:")
+
+
+def _grouping(by: str) -> Callable[[JobRun, Outlay], str]:
+    if by in _OF_RUN:
+        return lambda run, _: _OF_RUN[by](run)
+    if by in _OF_OUTLAY:
+        return lambda _, outlay: _OF_OUTLAY[by](outlay)
+    if not is_dimension(by):
+        raise InvalidJob(f"Spend by {by!r}: choose one of {', '.join(DIMENSIONS)}, or tag:NAME.")
+    return lambda run, _: str(run.tags.get(by.removeprefix("tag:"), "-"))
+
+
+def _was_superseded(run: JobRun) -> bool:
+    """Whether a job run was planned anew before anything of it was sent: its rows are those of the one that came after it."""
+    return run.state is RunState.CANCELLED and run.outcomes is None
+
+
+def _line(group: str, members: Sequence[tuple[JobRun, Outlay]], of_runs: bool) -> Spend:
+    runs = {run.id: run for run, _ in members}.values()
+    outlays = [outlay for _, outlay in members]
+    usd = {
+        name: sum((getattr(outlay, name) for outlay in outlays), Decimal(0))
+        for name in ("paid_usd", "standard_usd", "estimated_usd", "estimate_paid_usd", "twice_usd", "unknown_usd")
+    }
     return Spend(
         group=group,
-        job_runs=len(members),
-        rows=sum(status.rows for status in members),
-        answered=sum(status.answered for status in members),
-        failed=sum(status.failed for status in members),
-        input_tokens=sum(status.input_tokens for status in members),
-        output_tokens=sum(status.output_tokens for status in members),
-        paid_usd=sum((status.cost_usd for status in members), Decimal(0)),
-        in_flight_usd=sum((status.reserved_usd for status in members), Decimal(0)),
-        standard_usd=sum((status.standard_usd for status in members), Decimal(0)),
+        job_runs=len(runs),
+        rows=sum(run.rows for run in runs) if of_runs else None,
+        failed=sum(run.failed + run.quarantined for run in runs) if of_runs else None,
+        asked=sum(outlay.asked for outlay in outlays),
+        answered=sum(outlay.answered for outlay in outlays),
+        input_tokens=sum(outlay.input_tokens for outlay in outlays),
+        cached_tokens=sum(outlay.cached_tokens for outlay in outlays),
+        output_tokens=sum(outlay.output_tokens for outlay in outlays),
+        in_flight_usd=sum((outlay.reserved_usd for outlay in outlays), Decimal(0)),
+        unknown_rows=sum(outlay.unknown_rows for outlay in outlays),
+        **usd,
     )

@@ -110,9 +110,9 @@ class Status:
 
     @property
     def estimate_error(self) -> float | None:
-        """Per cent of what was paid for these rows; above 0: the estimate was too high.  None before anything was paid."""
+        """By what share these rows cost more (above 0) or less than was expected; None before anything was billed."""
         paid = sum((batch.cost_usd or Decimal(0) for batch in self.batches), Decimal(0))
-        return round(float((self.estimated_usd - paid) / paid * 100), 1) if paid else None
+        return round(float(paid / self.estimated_usd - 1), 4) if paid and self.estimated_usd else None
 
     @property
     def turnaround_s(self) -> float | None:

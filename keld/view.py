@@ -5,7 +5,7 @@ Beside `cli`.  Shows ids, counts, states and money; there is no prompt or answer
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from keld.plan import Option, Plan
 from keld.price import Bracket, Lane, Quote
 from keld.runner import Finding, Verdict
-from keld.spend import Spend
+from keld.spend import Report, Spend
 from keld.status import Batch, Status
 
 _COLOURS = {"finished": "green", "cancelled": "yellow", "open": "cyan", "cancelling": "yellow", "writing": "cyan"}
@@ -118,7 +118,7 @@ def outcome_view(status: Status) -> RenderableType:
         f"{status.input_tokens:,} tokens in, {status.output_tokens:,} out; turnaround {span(status.turnaround_s)}."
     )
     if status.estimate_error is not None:
-        lines.append(f"The estimate was {_off(status)}.")
+        lines.append(f"That is {_off(status)}.")
     if status.deadline_at is not None:
         lines.append(f"Due {instant(status.deadline_at)}: {'kept' if status.deadline_met else 'missed'}.")
     if status.output_uri:
@@ -126,28 +126,66 @@ def outcome_view(status: Status) -> RenderableType:
     return Group(*(Text(line, overflow="fold") for line in lines))
 
 
-def spend_view(lines: Sequence[Spend], by: str) -> Table:
-    """The spend report."""
-    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
-    total = {
-        name: sum((getattr(line, name) for line in lines), Decimal(0))
-        for name in ("paid_usd", "standard_usd", "saved_usd", "in_flight_usd")
-    }
-    rows = sum(line.rows for line in lines)
-    columns = (
-        (by, "total"), ("job runs", f"{sum(line.job_runs for line in lines):,}"), ("rows", f"{rows:,}"),
-        ("answered", f"{sum(line.answered for line in lines):,}"), ("failed", f"{sum(line.failed for line in lines):,}"),
-        ("paid", usd(total["paid_usd"])), ("standard", usd(total["standard_usd"])), ("saved", usd(total["saved_usd"])),
-        ("in flight, at most", usd(total["in_flight_usd"])),
-    )  # fmt: skip
-    for n, (name, footer) in enumerate(columns):
-        table.add_column(name, footer=footer, justify="right" if n else "left")
-    for line in lines:
-        table.add_row(
-            line.group, f"{line.job_runs:,}", f"{line.rows:,}", f"{line.answered:,}", f"{line.failed:,}", usd(line.paid_usd), usd(line.standard_usd),
-            usd(line.saved_usd), usd(line.in_flight_usd),
-        )  # fmt: skip
-    return table
+_SPEND_CELLS: dict[str, Callable[[Spend], str]] = {
+    "job runs": lambda line: f"{line.job_runs:,}",
+    "rows": lambda line: _count(line.rows),
+    "failed": lambda line: _count(line.failed),
+    "asked": lambda line: _count(line.asked),
+    "answered": lambda line: _count(line.answered),
+    "tokens in": lambda line: _count(line.input_tokens),
+    "cached": lambda line: _count(line.cached_tokens),
+    "tokens out": lambda line: _count(line.output_tokens),
+    "paid": lambda line: usd(line.paid_usd),
+    "standard": lambda line: usd(line.standard_usd),
+    "saved": lambda line: usd(line.saved_usd),
+    "vs estimate": lambda line: "-" if line.estimate_error is None else f"{line.estimate_error:+.1%}",
+    "paid twice": lambda line: usd(line.twice_usd) if line.twice_usd else "-",
+    "in flight, at most": lambda line: usd(line.in_flight_usd) if line.in_flight_usd else "-",
+}
+
+
+# Left out where the screen is too narrow, in this order: half a figure would be worse than none, and `--json` has them all.
+_FIRST_TO_GO = ("cached", "tokens in", "tokens out", "rows", "answered", "asked", "failed", "job runs", "standard")
+
+
+def spend_view(report: Report, width: int) -> RenderableType:
+    """The spend report, for a screen of `width` characters; a column that says nothing in any line is left out, too."""
+    shown = {name: cell for name, cell in _SPEND_CELLS.items() if any(cell(line) != "-" for line in report.lines)}
+    columns = {name: [name, *map(cell, report.lines), cell(report.total)] for name, cell in shown.items()}
+    needed = max(len(line.group) for line in report.lines) + sum(2 + max(map(len, cells)) for cells in columns.values())
+    for name in _FIRST_TO_GO:
+        if needed > width and name in columns:
+            needed -= 2 + max(map(len, columns.pop(name)))
+    table = Table(box=None, pad_edge=False, header_style="bold", footer_style="bold", show_footer=True, padding=(0, 2, 0, 0))
+    table.add_column(report.by.removeprefix("tag:"), footer="total", overflow="fold")
+    for name, cells in columns.items():
+        table.add_column(name, footer=cells[-1], justify="right", no_wrap=True)
+    for n, line in enumerate(report.lines, start=1):
+        table.add_row(Text(line.group), *(cells[n] for cells in columns.values()))  # a Text: a name may look like markup
+    return Group(table, Text(), *map(Text, _spend_words(report.total)))
+
+
+def _count(n: int | None) -> str:
+    return f"{n:,}" if n else "-"
+
+
+def _spend_words(total: Spend) -> list[str]:
+    """What the figures are, and what they do not know."""
+    words = ["US dollars at the list prices of the day of submission: no discounts, no tax."]
+    if total.twice_usd:
+        words.append(
+            f"Paid twice: {usd(total.twice_usd)}, for batches that landed after their rows had been sent again. It is part of what was paid."
+        )
+    else:
+        words.append("Paid twice: nothing that the ledger knows of.")
+    if total.in_flight_usd:
+        words.append(f"In flight: {usd(total.in_flight_usd)} at most, not counted as paid.")
+    if total.unknown_rows:
+        words.append(
+            f"Not known: whether {total.unknown_rows:,} rows are on the bill that a provider lost, left without a reply, or whose batch was lost "
+            f"track of; {usd(total.unknown_usd)} at most, part of what is in flight."
+        )
+    return words
 
 
 def prices_view(quotes: Sequence[Quote]) -> RenderableType:
@@ -279,14 +317,14 @@ def _headline(status: Status) -> Text:
     cost = f"{usd(status.cost_usd)} paid" + (f", {usd(status.reserved_usd)} at most in flight" if status.reserved_usd else "")
     text.append(f"  {status.answered:,} of {status.rows:,} rows answered, {cost}")
     if status.estimate_error is not None:
-        text.append(f", estimate {_off(status)}")
+        text.append(f", {_off(status)}")
     if status.deadline_at is not None:
         text.append(f", due {instant(status.deadline_at)}")
     return text
 
 
 def _off(status: Status) -> str:
-    return f"{usd(status.estimated_usd)} ({status.estimate_error:+.1f} %)"
+    return f"{status.estimate_error:+.1%} against the estimate of {usd(status.estimated_usd)}"
 
 
 def _batch_words(batch: Batch) -> str:

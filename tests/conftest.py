@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import books
 import pytest
 import sqlalchemy as sa
 from scene import Peer, anthropic, openai
@@ -144,11 +145,35 @@ def keld(open_keld: Callable[..., Keld]) -> Keld:
     return open_keld()
 
 
+# --- the books ----------------------------------------------------------------------------------------------------------
+
+
+def pytest_configure() -> None:
+    books.watch(pytest.MonkeyPatch())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    books.forget()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Before the fixtures are taken down: the ledgers are held against the bill (see `books`)."""
+    result = yield
+    marker = item.get_closest_marker("books_open")
+    how = books.check(None if marker is None else marker.args[0])
+    if how is not None:
+        item.user_properties.append(("books", how.value))
+    return result
+
+
 # --- what is told at the end ------------------------------------------------------------------------------------------
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How many kills there were, where, and what they broke."""
+    """How many kills there were, where, and what they broke; in how many tests the ledger was held against the bill."""
     ended = [report for how in ("passed", "failed") for report in terminalreporter.stats.get(how, [])]
     kills = [(report, [point for name, point in report.user_properties if name == "killed_at"]) for report in ended]
     points = {point for _, killed_at in kills for point in killed_at}
@@ -159,3 +184,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(
             f"crashes: {kill_count} SIGKILLs in {len(schedules)} schedules at {len(points)} points (provider and failpoint), {violations} violations"
         )
+    held = [how for report in ended for name, how in report.user_properties if name == "books"]
+    if held:
+        told = ", ".join(f"{how.value} {held.count(how)}" for how in books.How)
+        terminalreporter.write_line(f"books: ledger and provider's bill, after {len(held)} tests: {told}")

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from keld import Job, Keld, Status
 from keld.answer import Outcome
 from keld.emulator import BillEntry, Call, Emulator
-from keld.price import Lane, rates
+from keld.price import Lane, Rates, rates
 
 SYSTEM = "You triage support tickets. CANARY-SYSTEM"
 
@@ -117,9 +117,16 @@ def _entry_usd(entry: BillEntry, at: datetime) -> Decimal:
     model = next(model for model in (openai.model, anthropic.model, "text-embedding-3-small") if entry.model.startswith(model))
     found = rates(entry.provider, model, Lane(entry.lane), at)
     assert found is not None
-    rate, write = found.base, entry.cache_write_tokens - entry.cache_write_1h_tokens
+    return entry_usd(entry, found)
+
+
+def entry_usd(entry: BillEntry, found: Rates) -> Decimal:
+    """What one entry costs at these rates."""
     # OpenAI counts the cached tokens in, Anthropic leaves them out.
     fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider == "openai" else 0)
+    request = fresh + entry.cached_tokens + entry.cache_write_tokens
+    rate = [bracket for bracket in found.brackets if not bracket.above or request > bracket.above][-1]
+    write = entry.cache_write_tokens - entry.cache_write_1h_tokens
     per_mtok = fresh * rate.input + entry.cached_tokens * rate.cached + write * rate.cache_write
     per_mtok += entry.cache_write_1h_tokens * rate.cache_write_1h + entry.output_tokens * rate.output
     return per_mtok / 10**6

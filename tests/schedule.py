@@ -31,6 +31,7 @@ from typing import Any
 from unittest import mock
 
 import anthropic as anthropic_sdk
+import books
 import msgspec
 import openai as openai_sdk
 import pyarrow as pa
@@ -516,6 +517,7 @@ class Schedule(RuleBasedStateMachine):
         events = [event["kind"] for run in self.ledger.runs("default") for event in self.ledger.events(run.id)]
         COUNTS.update(kind for kind in events if kind in _TOLD)
         self._check_purchases()
+        self._check_books()
         self._check_batches()
         for partition in self.partitions:
             self._check_output(partition)
@@ -547,6 +549,13 @@ class Schedule(RuleBasedStateMachine):
         billed = billed_usd(mock.Mock(bill=lambda: delivered), START)
         if spent != billed:
             self._violated(f"I4: the ledger says {spent}, the bill says {billed}")
+
+    def _check_books(self) -> None:
+        """I4, batch by batch: where nothing is in doubt, to the pico-dollar; where something is, within what is reserved for it."""
+        try:
+            COUNTS[f"books {books.check_one(self.ledger, self.world.emulator.bill())}"] += 1
+        except books.BooksDisagree as found:
+            self._violated(f"I4: {found}")
 
     def _check_batches(self) -> None:
         """I3, I5: no two batches hold a row at one time, and the ledger knows every batch."""

@@ -203,6 +203,7 @@ def test_a_create_that_lands_after_the_looks_meets_the_fence(keld: Keld, emulato
     check_promise(keld, emulator, status, tickets())
 
 
+@pytest.mark.books_open("others have batches at this provider")
 def test_a_batch_of_the_same_size_that_is_not_ours_is_left_alone(keld: Keld, emulator: Emulator) -> None:
     """Anthropic's batches carry no mark; another team's, made a minute before, has as many rows."""
     import anthropic as sdk
@@ -235,6 +236,7 @@ def test_a_create_that_never_landed_is_not_taken_for_one_that_did(keld: Keld, em
     check_promise(keld, emulator, status, tickets(6))
 
 
+@pytest.mark.books_open("others have batches at this provider")
 def test_a_batch_of_somebody_else_is_never_cancelled(keld: Keld, emulator: Emulator) -> None:
     """Our create never landed, and theirs has as many rows; the user cancels our job run."""
     import anthropic as sdk

@@ -164,6 +164,7 @@ def verdicts(found: list[Finding]) -> list[Verdict]:
     return [one.verdict for one in found]
 
 
+@pytest.mark.books_open("a dry run: what landed late is told, and not counted yet")
 def test_reconcile_says_what_it_would_do_and_what_it_costs(keld: Keld, emulator: Emulator, peer: Peer) -> None:
     status = bought_late(keld, emulator, peer)
     emulator.advance(5_000)
@@ -197,6 +198,7 @@ def test_reconcile_adopts_what_was_quarantined(careful: Keld, emulator: Emulator
     assert status.cost_usd == billed_usd(emulator, status.created_at)
 
 
+@pytest.mark.books_open("others have batches at this provider")
 def test_reconcile_leaves_alone_what_others_made(keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Any) -> None:
     """Another team's batches, and another ledger's."""
     run(keld, emulator, triage(peer))
