@@ -7,6 +7,8 @@ up is one `LedgerError`, without SQL, parameters, user or password in it.
 from __future__ import annotations
 
 import re
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from keld.errors import LedgerError
 from keld.record import META, VERSION
 
 _VERSION = 1
+_PATIENCE_S = 30.0  # for another process's transaction on the same SQLite file
 
 
 class Database:
@@ -94,12 +97,12 @@ def _engine(url: str) -> sa.Engine:
         raise LedgerError(f"KELD_LEDGER_URL names {parsed.get_backend_name()!r}; a ledger is sqlite:///PATH or postgresql://...")
     if parsed.database and not parsed.database.startswith("file:"):
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(parsed, connect_args={"timeout": 30}, hide_parameters=True)
+    engine = sa.create_engine(parsed, connect_args={"timeout": _PATIENCE_S}, hide_parameters=True)
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # we say BEGIN ourselves, below
-        connection.execute("PRAGMA journal_mode=WAL")
+        _write_ahead(connection)
         connection.execute("PRAGMA synchronous=FULL")  # an intent must survive the power, not only the process
         connection.execute("PRAGMA foreign_keys=ON")
 
@@ -109,6 +112,19 @@ def _engine(url: str) -> sa.Engine:
         connection.exec_driver_sql("BEGIN" if connection.get_execution_options().get("keld_reads") else "BEGIN IMMEDIATE")
 
     return engine
+
+
+def _write_ahead(connection: Any) -> None:
+    """Turns the write-ahead log on; two first workers may try at once, and SQLite does not wait for that lock as it does for others."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
 
 
 def _create(engine: sa.Engine) -> None:

@@ -253,7 +253,11 @@ ROW = _section(
             fault=f"two answers {words}", rules=(rule("rows", do, count=2),), answered=4, failed=2, slow=do != "length",
             does="tells it; it is paid, and not asked again",
         )
-        for do, words in (("refusal", "are refusals"), ("length", "are cut off"), ("invalid", "break the schema"))
+        for do, words in (("refusal", "are refusals"), ("length", "are cut off"))
+    ),
+    Case(
+        fault="two answers break the schema", rules=(rule("rows", "invalid", count=2),), creates=2, bought=8, most=2, slow=True,
+        does="tells the model what was wrong, and asks these two again: each answer is paid",
     ),
 )  # fmt: skip
 
