@@ -67,22 +67,23 @@ def enrich(snapshot: Path, answers: Sequence[Path], output: OutputSchema) -> Ite
 
 
 def retryable_positions(answers: Sequence[Path], rows: int, max_attempts: int) -> NDArray[np.int64]:
-    """The rows whose latest answer may be asked again, that no round has answered and that were not asked too often yet, ascending.
+    """The rows whose latest answer may be asked again, that no round has answered satisfyingly and that were not asked too often yet, ascending.
 
     Args:
         answers: the answers files, those of earlier rounds first.
         max_attempts: how often a row is asked at most; to be cancelled, or dropped unsent, is no attempt.
     """
     again = np.zeros(rows, dtype=np.bool_)
-    answered = np.zeros(rows, dtype=np.bool_)
+    satisfied = np.zeros(rows, dtype=np.bool_)
     attempts = np.zeros(rows, dtype=np.int16)
     for path in answers:
         for batch in read_parquet(path, columns=["position", "keld_outcome", "retryable"]):
             positions = batch.column(0).to_numpy()
-            again[positions] = batch.column(2).to_numpy(zero_copy_only=False)
-            answered[positions] |= _is_answered(batch.column(1))
+            here = batch.column(2).to_numpy(zero_copy_only=False)
+            again[positions] = here
+            satisfied[positions] |= _is_answered(batch.column(1)) & ~here  # an answer that may be asked again is one that was not accepted
             attempts[positions] += pc.not_equal(batch.column(1), Outcome.CANCELLED.value).to_numpy(zero_copy_only=False)
-    return np.flatnonzero(again & ~answered & (attempts < max_attempts))
+    return np.flatnonzero(again & ~satisfied & (attempts < max_attempts))
 
 
 def complaints(answers: Sequence[Path], positions: NDArray[np.int64]) -> dict[int, str]:
@@ -149,13 +150,16 @@ def _enriched(rows: pa.RecordBatch, parts: list[pa.RecordBatch], start: int, out
     n = rows.num_rows
     winner = np.full(n, -1, dtype=np.int64)
     answered = np.zeros(n, dtype=np.bool_)
+    settled = np.zeros(n, dtype=np.bool_)
     pico = np.zeros(n, dtype=np.int64)
     offset = 0
     for part in parts:
         where = part.column(0).to_numpy() - start
-        stands = ~answered[where]
+        here = _is_answered(part.column(1))
+        stands = ~settled[where] & (here | ~answered[where])  # an answer that was not accepted gives way to another answer only
         winner[where[stands]] = offset + np.flatnonzero(stands)
-        answered[where] |= _is_answered(part.column(1))
+        answered[where] |= here
+        settled[where] |= here & ~part.column(part.schema.get_field_index("retryable")).to_numpy(zero_copy_only=False)
         pico[where] += part.column(part.schema.get_field_index("keld_cost_pico")).to_numpy()
         offset += part.num_rows
     source = [rows.column(name) for name in rows.schema.names if name != "keld_input_error"]

@@ -72,6 +72,12 @@ class Job:
         endpoint: for OpenAI-shaped providers `/v1/chat/completions` (default) or `/v1/responses`; embeddings have their own.
         reuse: `partition`: what an earlier run of the partition paid for is not asked again, and rows with the same prompt are asked once;
             `namespace`: nor what any job of the namespace paid for that asks the same question; `never`: every row is asked by itself.
+        accept: which answers of all but the last model satisfy: an Arrow expression over the answer's columns
+            (`pc.field("confidence") >= 0.8`), or the least that columns must be (`{"confidence": 0.8}`).  The others, and what is refused or
+            invalid, are asked of the next of `models` while time and ceiling remain, and keep the answer they have otherwise.
+        probe: ask one row in the standard lane before a batch is sent, so that a wrong parameter is found in a minute, not at its end.
+        hedge: where a batch that is given up for the deadline does not end in time, ask its rows elsewhere all the same; what it has
+            answered by then is paid twice, and counted so.
         priority: a column of numbers; where not all rows can be afforded in time, those with the largest come first.
         max_shard_rows, max_shard_bytes: smaller shards than the provider's own limits.
         output_prefix: put before the answer's column names, where they would clash with the table's.
@@ -97,6 +103,9 @@ class Job:
     prices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     endpoint: str = "/v1/chat/completions"
     reuse: str = "partition"
+    accept: Any = None
+    probe: bool = False
+    hedge: bool = False
     priority: str | None = None
     max_shard_rows: int | None = None
     max_shard_bytes: int | None = None
@@ -116,6 +125,8 @@ class Job:
         _check_numbers(self)
         if self.reuse not in _REUSE:
             raise InvalidJob(f"{self.name}: reuse={self.reuse!r} is not one of {', '.join(_REUSE)}.")
+        if self.accept is not None and len(self.acceptable) < 2:
+            raise InvalidJob(f"{self.name}: accept= sends on what does not satisfy, and models names one only. Name a stronger one behind it.")
         if self.lane not in _LANES:
             raise InvalidJob(f"{self.name}: lane={self.lane!r} is not one of {', '.join(_LANES)}.")
         _check_params(self)
