@@ -343,13 +343,27 @@ def choose_rest(job: str, partition: str, options: Sequence[Option], terms: Term
     free = replace(terms, ceiling_usd=None)
     likely = [option for option in options if terms.fits(option.worst_usd) or terms.fits((option.expected_usd or Decimal(0)) * _ERROR)]
     usable = any(option.obstacle is None for option in likely)
-    chosen = choose(job, partition, likely if usable else options, free)
+    chosen = _chosen_rest(job, partition, likely if usable else options, free)
     if terms.fits(chosen.worst_usd):
         return chosen, None
     most = _fitting_rows(chosen, terms)
     return chosen, max(1, most if chosen.lane is Lane.BATCH else most // _PARTS)
 
 
+def _chosen_rest(job: str, partition: str, options: Sequence[Option], terms: Terms) -> Option:
+    """As `choose`; but what has had its time in a batch goes to a fast lane where that costs no more, or where nothing is sure any more."""
+    chosen = choose(job, partition, options, terms)
+    if chosen.lane is not Lane.BATCH or chosen.chance is None:
+        return chosen
+    fast = [option for option in options if option.lane is not Lane.BATCH and option.obstacle is None]
+    if chosen.chance >= terms.probability:
+        fast = [option for option in fast if (option.chance or 0.0) >= terms.probability and option.total_usd <= chosen.total_usd]
+    else:
+        fast = [option for option in fast if (option.chance or 0.0) >= _TRY]  # a little late there is less late than by another batch
+    return max(fast, key=lambda option: (option.chance or 0.0, -option.total_usd), default=chosen)
+
+
+_TRY = 0.1  # a fast lane's chance of keeping the deadline, under which a batch does as well
 _ERROR = Decimal("1.2")  # by how much rows may cost more than expected before it is no surprise
 _PARTS = 8  # of what fits at worst: rows cost less than that, and so all but a part of the ceiling can be used
 

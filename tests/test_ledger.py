@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from keld.errors import CeilingTooLow, LeaseLost, LedgerError, UnknownJobRun
 from keld.ledger import Lease, Ledger
-from keld.record import Shard, nonce
+from keld.record import SHARD, Shard, nonce
 from keld.state import Event, IllegalTransition, RunState, State
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -310,11 +310,24 @@ def test_shards_come_by_ordinal(ledger: Ledger) -> None:
     assert ledger.run(lease.run_id).round == 1
 
 
-def test_turnarounds_are_those_of_batches_that_completed(ledger: Ledger) -> None:
+def test_turnarounds_tell_those_that_completed_from_those_that_did_not(ledger: Ledger) -> None:
+    """How long one ran without completing says that it takes longer than that."""
     lease, [first, second, _] = _open(ledger, shards=3)
     _pass(ledger, lease, first, ENDED)
     _pass(ledger, lease, second, ENDED, ended="expired")
-    assert ledger.turnarounds("openai", "gpt-5-mini", "batch") == [60.0]
+    assert ledger.turnarounds("openai", "https://api.openai.com", "gpt-5-mini", "batch", NOW) == ([60.0], [60.0])
+
+
+def test_who_else_is_in_an_accounts_fast_lanes(ledger: Ledger) -> None:
+    """Rows without an answer, by lane; not one's own, and not those that nobody advances any more."""
+    account = ("openai", "https://api.openai.com", "gpt-5-mini")
+    lease, [shard, batch] = _open(ledger, shards=2)
+    with ledger._db.write() as db:
+        db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(lane="standard", done=4))
+    assert batch.lane == "batch"
+    assert ledger.in_fast_lanes(*account, NOW, other_than="") == [("standard", shard.requests - 4)]
+    assert ledger.in_fast_lanes(*account, NOW, other_than=lease.run_id) == []
+    assert ledger.in_fast_lanes(*account, NOW + timedelta(hours=1), other_than="") == []
 
 
 # --- the money --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.decisions.simulate import Played, figures, play
-from tests.decisions.world import World, bucket
+from tests.decisions.world import World, bucket, share
 
 
 def main() -> None:
@@ -50,8 +50,16 @@ def _parts(played: Played) -> Table:
         (", ".join(who), lambda run, who=who: run.order.accounts == who) for who in (("openai",), ("anthropic",), ("openai", "anthropic"))
     ]
     parts += [
-        (f"{few:,}-{many:,} rows", lambda run, few=few, many=many: few <= run.order.rows < many)
-        for few, many in ((10, 1_000), (1_000, 10_000), (10_000, 50_001))
+        (f"{least:.0%}-{most:.0%} of an account needed", lambda run, least=least, most=most: least <= share(run.order) < most)
+        for least, most in ((0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 10))
+    ]
+    parts += [("at least 1 h", lambda run: bucket(run.order) != "under 1 h")]
+    parts += [
+        (
+            f"under {most:.0%} needed, ceiling holds a rescue",
+            lambda run, most=most: share(run.order) < most and run.order.ceiling != "tight",
+        )
+        for most in (0.25, 0.5)
     ]
     for name, wanted in parts:
         table.add_row(name, f"{sum(wanted(run) for run in played.runs['Keld']):,}", *_row(played, "Keld", wanted))

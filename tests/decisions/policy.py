@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from keld.deadline import Pace, moves_at, speed
-from keld.errors import CeilingTooLow
 from keld.plan import Candidate, Option, Terms, Work, choose, choose_rest, moves_on, reckon
 from keld.price import Lane
 from keld.turnaround import Turnaround, turnaround
@@ -110,6 +109,7 @@ class KeldPolicy:
     probability: float = 0.99
     sent: dict[str, list[_Sent]] = field(default_factory=lambda: {name: [] for name in ACCOUNTS})
     stretches: dict[tuple[str, Lane], list[tuple[float, float, float]]] = field(default_factory=lambda: defaultdict(list))
+    _records: dict[int, _Sent] = field(default_factory=dict)
     speeds: dict[tuple[str, Lane], tuple[int, float | None]] = field(default_factory=dict)
 
     # -- what the ledger knows --------------------------------------------------------------------------------
@@ -187,8 +187,8 @@ class KeldPolicy:
         rates = ACCOUNTS[option.provider].rates[Lane.BATCH]
         run.reserved_usd = float(work_left(run).worst_usd(rates))
         batch = engine.send(run, option.provider)
-        self.sent[option.provider].append(_Sent(engine.now))
-        run.record = self.sent[option.provider][-1]  # type: ignore[attr-defined]
+        self._records[run.order.number] = _Sent(engine.now)
+        self.sent[option.provider].append(self._records[run.order.number])
         self._look(engine, run, batch)
 
     def _look(self, engine: Engine, run: Run, at_hand: Batch | Flow) -> None:
@@ -221,7 +221,8 @@ class KeldPolicy:
         return moves_on(found, terms, lane)
 
     def batch_over(self, engine: Engine, run: Run, batch: Batch, done: int) -> None:
-        run.record.ended_at, run.record.completed = engine.now, done == batch.rows  # type: ignore[attr-defined]
+        record = self._records[run.order.number]
+        record.ended_at, record.completed = engine.now, done == batch.rows
         run.reserved_usd = 0.0
 
     def allows(self, engine: Engine, flow: Flow, rows: int) -> bool:
@@ -247,6 +248,3 @@ def room(run: Run) -> Decimal | None:
 def work_left(run: Run, left: int | None = None) -> Work:
     rows = run.left if left is None else left
     return run.order.work.of(rows, run.order.work.prompt_bytes * rows // run.order.rows)
-
-
-__all__ = ["AlwaysBatch", "AlwaysStandard", "Buffer", "CeilingTooLow", "KeldPolicy"]

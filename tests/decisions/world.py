@@ -251,3 +251,8 @@ def bucket(order: Order) -> str:
     """The deadline in words."""
     hours = (order.due - order.at) / HOUR
     return ("under 1 h", "1-2 h", "2-4 h", "4-8 h", "8-24 h")[bisect_right((1, 2, 4, 8), hours)]
+
+
+def share(order: Order) -> float:
+    """How much of an account's standard capacity, from submission to deadline, its rows need."""
+    return order.rows / (ACCOUNTS[order.accounts[0]].rows_per_s * (order.due - order.at))
