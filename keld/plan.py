@@ -4,6 +4,8 @@ On the road: `price`, `turnaround`, `deadline` -> **`plan`** -> `runner`.  Pure;
 All acceptable models are compared in every lane that their provider sells.  What is chosen is the cheapest, in expectation, that keeps the
 deadline with the wished probability and fits under the ceiling in the worst case.  A batch is reckoned with its rescue: where a
 fast lane can take over before the deadline is lost, the deadline is as good as kept, and the chance that it must costs what it costs.
+Flex that costs no more than the batch makes waiting free, so the batch has its time first; where flex has no time for all rows, standard
+takes what it leaves.  `make decisions` shows what these rules keep and cost, against a clairvoyant.
 """
 
 from __future__ import annotations
