@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo test crash schedules faults lint bench lock clean
+.PHONY: demo test crash schedules faults decisions lint bench lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -32,6 +32,11 @@ CORES := auto
 
 schedules: .venv/ready  ## N random schedules of workers that freeze and die, providers that break and clocks that jump; 5 a second and core
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) PYTHONPATH=tests KELD_SCHEDULES=$(N) KELD_SEED=$(SEED) $(PY) -m pytest -q -n $(CORES) -p schedule --show-capture=no -k no_schedule tests/test_schedule.py
+
+decisions: N := 5000
+decisions: SEED := 1
+decisions: .venv/ready  ## the policy simulation: Keld, its rivals and a clairvoyant over N job runs; prints what each kept and paid
+	@$(PY) -m tests.decisions --runs $(N) --seed $(SEED)
 
 lint: .venv/ready
 	.venv/bin/ruff check .

@@ -40,7 +40,7 @@ def seal(job: str, accept: Any, output: OutputSchema) -> str | None:
     """
     if accept is None:
         return None
-    import pyarrow.substrait as substrait
+    from pyarrow import substrait
 
     wanted = reduce(and_, (pc.field(name) >= least for name, least in accept.items())) if isinstance(accept, Mapping) else accept
     try:
@@ -57,7 +57,7 @@ def seal(job: str, accept: Any, output: OutputSchema) -> str | None:
 
 def unsatisfied(answers: pa.RecordBatch, sealed: str) -> NDArray[np.bool_]:
     """Which of N rows of answer columns are not accepted; a null is no yes."""
-    import pyarrow.dataset as dataset
+    from pyarrow import dataset
 
     found = dataset.dataset(pa.Table.from_batches([answers])).to_table(columns={"accept": _opened(sealed)}).column("accept")
     if not pa.types.is_boolean(found.type):
@@ -68,7 +68,7 @@ def unsatisfied(answers: pa.RecordBatch, sealed: str) -> NDArray[np.bool_]:
 
 @cache
 def _opened(sealed: str) -> Any:
-    import pyarrow.substrait as substrait
+    from pyarrow import substrait
 
     return substrait.deserialize_expressions(base64.b64decode(sealed)).expressions["accept"]
 

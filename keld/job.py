@@ -126,7 +126,9 @@ class Job:
         if self.reuse not in _REUSE:
             raise InvalidJob(f"{self.name}: reuse={self.reuse!r} is not one of {', '.join(_REUSE)}.")
         if self.accept is not None and len(self.acceptable) < 2:
-            raise InvalidJob(f"{self.name}: accept= sends on what does not satisfy, and models names one only. Name a stronger one behind it.")
+            raise InvalidJob(
+                f"{self.name}: accept= sends on what does not satisfy, and models names one only. Name a stronger one behind it."
+            )
         if self.lane not in _LANES:
             raise InvalidJob(f"{self.name}: lane={self.lane!r} is not one of {', '.join(_LANES)}.")
         _check_params(self)

@@ -25,6 +25,7 @@ from keld.errors import CeilingTooLow, LeaseLost, UnknownJobRun
 from keld.estimate import Observed
 from keld.failpoint import failpoint
 from keld.outlay import Outlay, doubtful_usd, outlays
+from keld.price import Lane
 from keld.record import EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Shard, Stray, Suspect, Waiting
 from keld.state import AT_PROVIDER, Event, RunState, State, after
 
@@ -50,6 +51,9 @@ class Lease:
     run_id: str
     owner: str
     epoch: int
+
+
+_STALE = timedelta(minutes=5)  # a job run whose next look, and lease, are over for longer has nobody who advances it
 
 
 class Ledger:
@@ -243,18 +247,31 @@ class Ledger:
                 (completed if ended == "completed" else others).append(seconds)
         return completed, others
 
-    def speed(self, provider: str, host: str, model: str, limit: int = 20) -> float | None:
-        """Rows a second of the latest stretches in the standard lane, the median; None before there were any."""
+    def stretches(self, provider: str, host: str, model: str, lane: str, limit: int = 20) -> list[tuple[int, float, float]]:
+        """(rows, begun, ended) of the latest stretches in a fast lane, in seconds since the epoch; those of a handful of rows say nothing."""
         query = (
             sa.select(SHARD.c.requests, SHARD.c.submitted_at, SHARD.c.ended_at)
-            .where(SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model, SHARD.c.lane == "standard")
+            .where(SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model, SHARD.c.lane == lane)
             .where(SHARD.c.ended == "completed", SHARD.c.requests >= 20)
             .order_by(SHARD.c.ended_at.desc())
             .limit(limit)
         )
         with self._db.read() as db:
-            speeds = [requests / max((ended - begun).total_seconds(), 0.001) for requests, begun, ended in db.execute(query)]
-        return sorted(speeds)[len(speeds) // 2] if speeds else None
+            return [(requests, begun.timestamp(), ended.timestamp()) for requests, begun, ended in db.execute(query)]
+
+    def in_fast_lanes(self, provider: str, host: str, model: str, now: datetime, *, other_than: str) -> list[tuple[str, int]]:
+        """(lane, rows without an answer) of each other job run that is in an account's fast lanes, and that somebody advances."""
+        alive = sa.or_(RUN.c.lease_until > now - _STALE, RUN.c.next_check_at > now - _STALE)
+        query = (
+            sa.select(SHARD.c.lane, sa.func.sum(SHARD.c.requests - sa.func.coalesce(SHARD.c.done, 0)))
+            .join(RUN, RUN.c.id == SHARD.c.run_id)
+            .where(SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model, SHARD.c.lane != Lane.BATCH)
+            .where(SHARD.c.state.in_([State.PLANNED, State.STAGED, State.SUBMITTING, State.IN_PROGRESS]))
+            .where(RUN.c.state == RunState.OPEN, RUN.c.id != other_than, alive)
+            .group_by(SHARD.c.run_id, SHARD.c.lane)
+        )
+        with self._db.read() as db:
+            return [(lane, int(rows)) for lane, rows in db.execute(query)]
 
     def observed(self, provider: str, host: str, model: str, job: tuple[str, str] | None = None, limit: int = 200) -> Observed:
         """What the latest first rounds of a model used; of one (namespace, job), or of all.

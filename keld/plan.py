@@ -4,6 +4,8 @@ On the road: `price`, `estimate`, `turnaround`, `deadline` -> **`plan`** -> `run
 All acceptable models are compared in every lane that their provider sells.  What is chosen is the cheapest, in expectation, that keeps the
 deadline with the wished probability and fits under the ceiling in the worst case.  A batch is reckoned with its rescue: where a
 fast lane can take over before the deadline is lost, the deadline is as good as kept, and the chance that it must costs what it costs.
+Flex that costs no more than the batch makes waiting free, so the batch has its time first; where flex has no time for all rows, standard
+takes what it leaves.  `make decisions` shows what these rules keep and cost, against a clairvoyant.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from math import sqrt
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from keld.deadline import Pace
+from keld.deadline import Pace, escalate_at, flex_at
 from keld.errors import CeilingTooLow, PriceUnknown
 from keld.estimate import TOKENS_A_MESSAGE, WORST_BYTES_A_TOKEN, Estimate, prior
 from keld.price import Lane, Rates, Usage
@@ -27,9 +30,6 @@ from keld.turnaround import Turnaround
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-# Flex costs what a batch does, and holds a worker all the while: without a worth of its time no small job would ever be a batch.
-_WORKER_USD_AN_HOUR = Decimal("0.10")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +110,7 @@ class Candidate:
     shards: int
     obstacle: str | None = None  # why it cannot be used, whatever it costs
     estimate: Estimate | None = None  # of its tokens; None: by the prior
+    pace: Pace | None = None  # of its account's fast lanes; None: that of the terms
     worst_rates: Rates | None = None  # where an answer may cost more than the lane's rate: flex may be served, and billed, as standard
 
     @property
@@ -129,6 +130,7 @@ class Option:
     model: str
     lane: Lane
     shards: int
+    requests: int
     usage: Usage
     estimate: Estimate
     expected_usd: Decimal | None
@@ -139,18 +141,12 @@ class Option:
     most_by: datetime  # when nine in ten are
     chance: float | None
     rescued_by: str | None  # the fast lane that takes over where a batch is late
-    held: timedelta  # how long a worker is expected to be held; a batch holds none
     obstacle: str | None
 
     @property
     def total_usd(self) -> Decimal:
         """What it is expected to cost in the end."""
         return (self.expected_usd or Decimal(0)) + self.risk_usd
-
-    @property
-    def burden(self) -> Decimal:
-        """What options are ordered by: the cost, and the worth of the worker's time that it takes."""
-        return self.total_usd + Decimal(str(self.held.total_seconds())) * _WORKER_USD_AN_HOUR / 3_600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,49 +200,51 @@ class Terms:
 
 def reckon(candidates: Sequence[Candidate], work: Work, terms: Terms) -> list[Option]:
     """What each candidate would cost, when it would be back, and whether the deadline would be kept; the usable ones first, by total cost."""
-    rescue = _rescue(candidates, work, terms)
-    options = [_option(candidate, rescue, work, terms) for candidate in candidates]
-    return sorted(options, key=lambda option: (option.obstacle is not None, option.burden, _LANES.index(option.lane)))
+    options = [_option(candidate, _rescuers(candidates, candidate, work, terms), work, terms) for candidate in candidates]
+    return sorted(options, key=lambda option: (option.obstacle is not None, option.total_usd, _LANES.index(option.lane)))
 
 
 _LANES = (Lane.BATCH, Lane.FLEX, Lane.STANDARD)  # at the same cost: the one that needs no worker first
 _BATCH_LEAST = timedelta(hours=1)  # somebody waits: nobody's batches come back that soon often enough to be worth a try
 _SURE = 0.999  # nothing on a network is surer
+_FLEX_OPEN = 0.95  # that flex has capacity all the while
+_WAIT_LEAST = timedelta(minutes=30)  # a batch that has to be cancelled sooner is not begun
+_WORTH = 0.1  # of a batch's being back before its rescue: less is not worth the wait, and the crowd that waits with it
 
 
-def _rescue(candidates: Sequence[Candidate], work: Work, terms: Terms) -> Candidate | None:
-    """The cheapest standard lane that all rows could be rescued through without breaking the ceiling."""
-    able = [
-        (candidate.rates and work.expected_usd(candidate.rates, candidate.estimate), candidate)
+def _rescuers(candidates: Sequence[Candidate], of: Candidate, work: Work, terms: Terms) -> list[Candidate]:
+    """The faster lanes that all rows could be rescued through without breaking the ceiling."""
+    if terms.lane is not None:
+        return []
+    return [
+        candidate
         for candidate in candidates
-        if candidate.lane is Lane.STANDARD
+        if _LANES.index(candidate.lane) > _LANES.index(of.lane)
         and candidate.obstacle is None
         and candidate.rates
-        and terms.fits(work.worst_usd(candidate.worst_rates or candidate.rates))
+        and terms.fits(
+            work.expected_usd(candidate.rates, candidate.estimate) * _ERROR
+        )  # shard by shard (`choose_rest`), and so never above it
     ]
-    return min(able, key=lambda pair: pair[0] or Decimal(0))[1] if able and terms.lane is None else None
 
 
-def _option(candidate: Candidate, rescue: Candidate | None, work: Work, terms: Terms) -> Option:
+def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, terms: Terms) -> Option:
     rates, lane = candidate.rates, candidate.lane
     chance, risk, rescued_by = None, Decimal(0), None
-    held = timedelta(0) if lane is Lane.BATCH else terms.pace.stretch(work.requests, flex=lane is Lane.FLEX) / terms.pace.safety
     if terms.due is not None:
-        chance = _chance(candidate, work, terms, terms.due - terms.now)
-        if rescue is not None and rescue.rates is not None and lane is not Lane.STANDARD:
-            back = _chance_before_rescue(candidate, work, terms, terms.due - terms.now)
-            if back is not None:
-                chance, rescued_by = back + (1 - back) * _SURE, rescue.name
-                own = work.expected_usd(rates, candidate.estimate) if rates else 0
-                dearer = work.expected_usd(rescue.rates, rescue.estimate) - own
-                held += (1 - back) * terms.pace.stretch(work.requests)
-                risk = max(dearer, Decimal(0)) * Decimal(str(round(1 - back, 6)))  # what a batch has not answered is not paid
+        span = terms.due - terms.now
+        chance = _chance(candidate, work, terms, span)
+        rescues = [rescue for rescuer in rescuers if (rescue := _rescue(candidate, rescuer, work, terms, span)) is not None]
+        if rescues:
+            best = min(rescues, key=lambda rescue: (rescue.usd, -rescue.back))
+            chance, risk, rescued_by = best.back + (1 - best.back) * _SURE, best.usd, best.name
     half, most = (terms.now + _takes(candidate, work, terms, share) for share in (0.5, 0.9))
     return Option(
         provider=candidate.provider,
         model=candidate.model,
         lane=lane,
         shards=candidate.shards,
+        requests=work.requests,
         usage=work.usage(candidate.estimate),
         estimate=candidate.estimate or prior(work.output_kind),
         expected_usd=work.expected_usd(rates, candidate.estimate) if rates else None,
@@ -257,35 +255,66 @@ def _option(candidate: Candidate, rescue: Candidate | None, work: Work, terms: T
         most_by=most,
         chance=chance,
         rescued_by=rescued_by,
-        held=held,
         obstacle=candidate.obstacle or (None if rates else "no rate known"),
     )
 
 
 def _takes(candidate: Candidate, work: Work, terms: Terms, share: float) -> timedelta:
     """Within which span a share of such submissions comes back."""
-    one = candidate.turnaround.quantile(share)
-    if candidate.lane is Lane.BATCH:
-        return one
-    return one + terms.pace.stretch(work.requests, flex=candidate.lane is Lane.FLEX) / terms.pace.safety
+    one, pace = candidate.turnaround.quantile(share), candidate.pace or terms.pace
+    match candidate.lane:
+        case Lane.BATCH:
+            return one
+        case Lane.FLEX:
+            return one + pace.flex(work.requests)
+        case Lane.STANDARD:
+            return one + pace.bare(work.requests)
 
 
 def _chance(candidate: Candidate, work: Work, terms: Terms, span: timedelta) -> float:
     """Of being back within `span` by itself."""
-    if candidate.lane is Lane.BATCH:
-        return candidate.turnaround.chance(span - terms.pace.collect)
-    left = span - terms.pace.collect - terms.pace.stretch(work.requests, flex=candidate.lane is Lane.FLEX)
-    return min(_SURE, candidate.turnaround.chance(left))
+    pace = candidate.pace or terms.pace
+    left = span - pace.collect
+    match candidate.lane:
+        case Lane.BATCH:
+            return candidate.turnaround.chance(left)
+        case Lane.FLEX:
+            return _FLEX_OPEN if left >= pace.flex(work.requests) * pace.safety else 0.0
+        case Lane.STANDARD:
+            bare = pace.bare(work.requests)
+            part = (left - bare) / (pace.stretch(work.requests) - bare)  # of the safety, what there is time for
+            return sqrt(min(1.0, max(0.0, part))) * _SURE
 
 
-def _chance_before_rescue(candidate: Candidate, work: Work, terms: Terms, span: timedelta) -> float | None:
-    """Of being back before it must be given up; None where it cannot be waited for at all."""
-    wait = span - terms.pace.rescue(work.requests)
-    if wait <= timedelta(0) or (candidate.lane is Lane.BATCH and span < _BATCH_LEAST):
-        return None
-    if candidate.lane is Lane.BATCH:
-        return candidate.turnaround.chance(wait)
-    return _SURE if terms.pace.stretch(work.requests, flex=True) <= wait else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rescue:
+    """How a faster lane stands behind a slower one."""
+
+    usd: Decimal  # what it costs more, in expectation
+    back: float  # the chance that it is not needed
+    name: str
+
+
+def _rescue(candidate: Candidate, rescuer: Candidate, work: Work, terms: Terms, span: timedelta) -> _Rescue | None:
+    """None where there is no time to wait for it, or waiting is not worth it."""
+    pace, rates = rescuer.pace or terms.pace, rescuer.rates
+    assert rates is not None
+    if candidate.lane is Lane.FLEX:
+        part = (candidate.pace or terms.pace).flex_part(work.requests, span, pace)
+        if not part:
+            return None
+        back, needed = _SURE if part == 1.0 else 0.0, 1 - part
+    else:
+        due = terms.now + span
+        at = flex_at(due, work.requests, pace) if rescuer.lane is Lane.FLEX else escalate_at(due, work.requests, pace)
+        back = candidate.turnaround.chance(at - terms.now)
+        needed = 1 - back
+        if at - terms.now < _WAIT_LEAST or span < _BATCH_LEAST or back < _WORTH:
+            return None
+    own = work.expected_usd(candidate.rates, candidate.estimate) if candidate.rates else 0
+    dearer = work.expected_usd(rates, rescuer.estimate) - own
+    # What a batch, or flex, has not answered is not paid.
+    return _Rescue(usd=max(dearer, Decimal(0)) * Decimal(str(round(needed, 6))), back=back, name=rescuer.name)
 
 
 def choose(job: str, partition: str, options: Sequence[Option], terms: Terms) -> Option:
@@ -312,8 +341,63 @@ def choose(job: str, partition: str, options: Sequence[Option], terms: Terms) ->
         raise CeilingTooLow(_too_low(job, partition, usable, terms))
     keeping = [option for option in fitting if option.chance is None or option.chance >= terms.probability]
     if keeping:
-        return min(keeping, key=lambda option: (option.burden, _LANES.index(option.lane)))
-    return max(fitting, key=lambda option: (option.chance or 0.0, -option.burden))
+        return min(keeping, key=lambda option: (option.total_usd, _LANES.index(option.lane)))
+    return max(fitting, key=lambda option: (option.chance or 0.0, -option.total_usd))
+
+
+def choose_rest(job: str, partition: str, options: Sequence[Option], terms: Terms) -> tuple[Option, int | None]:
+    """The option for what is left of a job run, and how many rows one shard of it may have at most; None: as many as the lane takes.
+
+    Where the ceiling has no room for the worst case of what keeps the deadline, but for what it is expected to cost, the rows are asked in
+    shards so small that what one has not cost makes room for the next.  Where it has no room for all rows at all, as many as fit are asked.
+
+    Raises:
+        PriceUnknown: as `choose`.
+    """
+    free = replace(terms, ceiling_usd=None)
+    likely = [option for option in options if terms.fits(option.worst_usd) or terms.fits((option.expected_usd or Decimal(0)) * _ERROR)]
+    usable = any(option.obstacle is None for option in likely)
+    chosen = _chosen_rest(job, partition, likely if usable else options, free)
+    if terms.fits(chosen.worst_usd):
+        return chosen, None
+    most = _fitting_rows(chosen, terms)
+    return chosen, max(1, most if chosen.lane is Lane.BATCH else most // _PARTS)
+
+
+def _chosen_rest(job: str, partition: str, options: Sequence[Option], terms: Terms) -> Option:
+    """As `choose`; but what has had its time in a batch goes to a fast lane where that costs no more, or where nothing is sure any more."""
+    chosen = choose(job, partition, options, terms)
+    if chosen.lane is not Lane.BATCH or chosen.chance is None:
+        return chosen
+    fast = [option for option in options if option.lane is not Lane.BATCH and option.obstacle is None]
+    if chosen.chance >= terms.probability:
+        fast = [option for option in fast if (option.chance or 0.0) >= terms.probability and option.total_usd <= chosen.total_usd]
+    else:
+        fast = [option for option in fast if (option.chance or 0.0) >= _TRY]  # a little late there is less late than by another batch
+    return max(fast, key=lambda option: (option.chance or 0.0, -option.total_usd), default=chosen)
+
+
+_TRY = 0.1  # a fast lane's chance of keeping the deadline, under which a batch does as well
+_ERROR = Decimal("1.2")  # by how much rows may cost more than expected before it is no surprise
+_PARTS = 8  # of what fits at worst: rows cost less than that, and so all but a part of the ceiling can be used
+
+
+def _fitting_rows(option: Option, terms: Terms) -> int:
+    """How many rows fit under the ceiling, at worst."""
+    share = (terms.ceiling_usd or Decimal(0)) / option.worst_usd if option.worst_usd else Decimal(1)
+    return int(option.requests * min(share, Decimal(1)))
+
+
+def moves_on(options: Sequence[Option], terms: Terms, lane: Lane) -> bool:
+    """Whether what is left would go to a faster lane than `lane`, where it is now, if it were free to.
+
+    If not, it stays: to be cancelled only to wait again in another batch helps nobody, and late is better than never.
+    """
+    try:
+        chosen, _ = choose_rest("", "", options, terms)
+    except PriceUnknown:
+        return False
+    return _LANES.index(chosen.lane) > _LANES.index(lane)
 
 
 def _too_low(job: str, partition: str, usable: Sequence[Option], terms: Terms) -> str:

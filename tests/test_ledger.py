@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from keld.errors import CeilingTooLow, LeaseLost, LedgerError, UnknownJobRun
 from keld.ledger import Lease, Ledger
-from keld.record import Shard, nonce
+from keld.record import SHARD, Shard, nonce
 from keld.state import Event, IllegalTransition, RunState, State
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -318,6 +318,18 @@ def test_turnarounds_are_those_of_batches_that_completed_and_apart_from_them_the
     _pass(ledger, lease, third, CREATED)
     completed, others = ledger.turnarounds("openai", "https://api.openai.com", "gpt-5-mini", "batch", NOW + 3 * MINUTE)
     assert (completed, sorted(others)) == ([60.0], [120.0, 180.0])
+
+
+def test_who_else_is_in_an_accounts_fast_lanes(ledger: Ledger) -> None:
+    """Rows without an answer, by lane; not one's own, and not those that nobody advances any more."""
+    account = ("openai", "https://api.openai.com", "gpt-5-mini")
+    lease, [shard, batch] = _open(ledger, shards=2)
+    with ledger._db.write() as db:
+        db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(lane="standard", done=4))
+    assert batch.lane == "batch"
+    assert ledger.in_fast_lanes(*account, NOW, other_than="") == [("standard", shard.requests - 4)]
+    assert ledger.in_fast_lanes(*account, NOW, other_than=lease.run_id) == []
+    assert ledger.in_fast_lanes(*account, NOW + timedelta(hours=1), other_than="") == []
 
 
 # --- the money --------------------------------------------------------------------------------------------------------

@@ -1,25 +1,26 @@
-"""Escalate: at the latest safe moment before a deadline, what is in batches moves on.
+"""Escalate: at the latest safe moment before a deadline, what is in batches, or in flex, moves on.
 
-A step of the runner, at every look.  The batches are cancelled; the provider's last word is awaited; what was paid is harvested, and only
-the unpaid rows are asked again, in the lane that then meets the terms (`finish.next_round`).  A batch that finishes during its cancel is
-harvested, and nothing of it is paid twice.
+A step of the runner, at every look.  Batches are cancelled, and the provider's last word is awaited; a flex stretch just stops.  What was
+paid is harvested, and only the unpaid rows are asked again, in the lane that then meets the terms (`finish.next_round`).  A batch that
+finishes during its cancel is harvested, and nothing of it is paid twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
 
 import numpy as np
 
 from keld.answer import Outcome
-from keld.deadline import escalate_at
+from keld.deadline import moves_at
+from keld.plan import moves_on
 from keld.price import Lane
 from keld.record import JobRun, Shard
 from keld.runner.finish import ask_of
+from keld.runner.hurry import stop
 from keld.runner.observe import cancel
-from keld.runner.option import options, pace_of
+from keld.runner.option import flex_of, options, pace_of
 from keld.runner.visit import Visit, World, log
 from keld.staging import read_positions
 from keld.state import Event, RunState, State
@@ -29,32 +30,37 @@ _WAITING = (*_UNSENT, State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.
 
 
 def moment(world: World, run: JobRun, shards: Sequence[Shard]) -> datetime | None:
-    """When what is in batches must move on, by what is left of it now; None where there is no deadline to keep, or nothing to move."""
-    waiting = [shard for shard in shards if shard.lane == Lane.BATCH and shard.state in _WAITING]
+    """When what is in batches, or in flex, must move on, by what is left of it now.
+
+    None where there is no deadline to keep, or nothing to move.
+    """
+    waiting = _waiting(shards)
     if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or run.terms.get("lane", "auto") != "auto":
         return None
-    left = sum(shard.requests - min(shard.done or 0, shard.requests) for shard in waiting)
-    return escalate_at(run.deadline_at, left, pace_of(world, run.terms["models"]))
+    paces = {name: pace_of(world, name, run.id) for name in run.terms["models"]}
+    flex = flex_of(world, run.terms, waiting)
+    batch = any(shard.lane == Lane.BATCH for shard in waiting)
+    return moves_at(run.deadline_at, _left(waiting), list(paces.values()), batch=batch, flex=paces[flex] if flex else None)
 
 
 def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool) -> bool:
     """Whether something was given up, so that its rows move on.
 
     Args:
-        heavy: unsent shards are dropped, too, which writes to disk; a light poll only asks cancels.
+        heavy: unsent shards are dropped and stretches stopped, too, which writes to disk; a light poll only asks cancels.
     """
     at = moment(visit.world, run, shards)
     if at is None or visit.now() < at or run.deadline_at is None or visit.now() >= run.deadline_at:
         return False
-    if not _can_be_rescued(visit, run, shards):
+    if not _moves_on(visit, run, shards):
         return False  # late is better than never
     moved = False
     for shard in shards:
-        if shard.lane != Lane.BATCH or shard.provider in visit.blocked:
+        if shard.lane == Lane.STANDARD or (shard.lane == Lane.BATCH and shard.provider in visit.blocked):
             continue
-        if shard.state is State.IN_PROGRESS:
+        if shard.state is State.IN_PROGRESS and (heavy or shard.lane == Lane.BATCH):
             log.info("shard.escalated shard=%s run=%s due=%s", shard.id, run.id, run.deadline_at.isoformat())
-            cancel(visit, shard)
+            _ = cancel(visit, shard) if shard.lane == Lane.BATCH else stop(visit, shard)
             moved = True
         elif heavy and shard.state in _UNSENT:
             visit.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
@@ -62,13 +68,20 @@ def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool)
     return moved
 
 
-def _can_be_rescued(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
-    """Whether some fast lane has a price, and the ceiling leaves room for a row of it."""
-    waiting = [shard for shard in shards if shard.lane == Lane.BATCH and shard.state in _WAITING]
+def _moves_on(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
+    """Whether what is left would go to a faster lane, as the time and the ceiling are now."""
+    waiting = _waiting(shards)
     rows = np.concatenate([read_positions(visit.files.shard(shard.id).positions) for shard in waiting])
-    found, _ = options(visit.world, ask_of(visit, run, rows), run.deadline_at, None)
-    fast = [option for option in found if option.lane is not Lane.BATCH and option.obstacle is None]
-    if run.ceiling_usd is None or not fast:
-        return bool(fast)
-    left = run.ceiling_usd - run.spent_usd - run.reserved_usd + sum(shard.worst_usd for shard in waiting if shard.state not in _UNSENT)
-    return left > min(option.worst_usd or Decimal(0) for option in fast) / len(rows)
+    free = None
+    if run.ceiling_usd is not None:
+        free = run.ceiling_usd - run.spent_usd - run.reserved_usd + sum(s.worst_usd for s in waiting if s.state not in _UNSENT)
+    found, terms = options(visit.world, ask_of(visit, run, rows), run.deadline_at, free, rows=_left(waiting))
+    return moves_on(found, terms, Lane.BATCH if any(shard.lane == Lane.BATCH for shard in waiting) else Lane.FLEX)
+
+
+def _waiting(shards: Sequence[Shard]) -> list[Shard]:
+    return [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING]
+
+
+def _left(waiting: Sequence[Shard]) -> int:
+    return sum(shard.requests - min(shard.done or 0, shard.requests) for shard in waiting)

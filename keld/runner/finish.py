@@ -6,9 +6,7 @@ A step of the runner, the last.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +15,8 @@ import numpy as np
 from keld import snapshot
 from keld.answer import Outcome
 from keld.enrich import complaints, enrich, enriched_schema, final_outcomes, retryable_positions, source_schema
-from keld.errors import CeilingTooLow
 from keld.failpoint import failpoint
-from keld.plan import Option, choose
+from keld.plan import choose_rest
 from keld.record import JobRun, Shard
 from keld.request import REPAIR_BYTES
 from keld.runner.option import Ask, options, plan_shards
@@ -54,12 +51,8 @@ def _plan_round(visit: Visit, run: JobRun, first: int, answers: Sequence[Path], 
     ask.sizes[list(complaints(answers, again))] += REPAIR_BYTES
     left = None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
     found, terms = options(visit.world, ask, due_of(run, visit.now()), left)
-    try:
-        chosen = choose(run.job, run.partition, found, terms)
-    except CeilingTooLow:
-        # Not all of them: as many as fit, the most valuable first; the shards behind them are told as over the ceiling.
-        chosen = choose(run.job, run.partition, found, replace(terms, ceiling_usd=None))
-        ask = ask.limited(_most_rows(chosen, ask, left or Decimal(0)))
+    chosen, most_rows = choose_rest(run.job, run.partition, found, terms)  # the most valuable rows first
+    ask = ask if most_rows is None else ask.limited(most_rows)
     priority = snapshot.priorities(visit.files.snapshot, run.terms.get("priority"))
     return plan_shards(visit.world, visit.files, ask, chosen, run_id=run.id, first=first, round_=run.round + 1, priority=priority)
 
@@ -70,19 +63,14 @@ def ask_of(visit: Visit, run: JobRun, positions: NDArray[np.int64]) -> Ask:
     mask[positions] = True
     sizes = np.where(mask, np.concatenate(list(snapshot.sizes(visit.files.snapshot))), 0)
     return Ask(
-        question=visit.question(), sizes=sizes, terms=run.terms, job=(run.namespace, run.job), snapshot=visit.files.snapshot
+        question=visit.question(), sizes=sizes, terms=run.terms, job=(run.namespace, run.job), snapshot=visit.files.snapshot,
+        run_id=run.id,
     )  # fmt: skip
 
 
 def due_of(run: JobRun, now: datetime) -> datetime | None:
     """The deadline, as long as it can be kept; once it is lost, what is left costs as little as it can."""
     return run.deadline_at if run.deadline_at is not None and run.deadline_at > now else None
-
-
-def _most_rows(chosen: Option, ask: Ask, left_usd: Decimal) -> int:
-    """How many rows fit under what is left of the ceiling, at worst."""
-    share = left_usd / chosen.worst_usd if chosen.worst_usd else Decimal(1)
-    return max(1, int(ask.work.requests * min(share, Decimal(1))))
 
 
 def write(visit: Visit, run: JobRun) -> None:

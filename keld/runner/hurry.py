@@ -26,7 +26,8 @@ def begin(visit: Visit, shard: Shard) -> Shard:
         shard = visit.ledger.record_intent(visit.lease, shard, visit.now(), None)
     except CeilingTooLow as problem:
         log.warning("shard.over_ceiling shard=%s %s", shard.id, problem)
-        return visit.give_up(shard, Event.DROPPED, Outcome.OVER_CEILING, "not asked: the ceiling was reached")
+        # Retryable: what is left of the ceiling may still do for fewer rows at once, or for a cheaper lane.
+        return visit.give_up(shard, Event.DROPPED, Outcome.OVER_CEILING, "not asked: the ceiling was reached", retryable=True)
     return under_way(visit, shard)
 
 

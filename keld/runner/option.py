@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keld import snapshot
-from keld.deadline import Pace
+from keld.deadline import Pace, speed
 from keld.errors import InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
 from keld.plan import Candidate, Option, Terms, Work, reckon, shared_texts, work_of
@@ -54,6 +54,7 @@ class Ask:
     job: tuple[str, str]  # (namespace, name)
     snapshot: Path  # with the prompts
 
+    run_id: str = ""  # whose rows they are; "": nobody's yet
     most_rows: int | None = None  # of one shard, where no more fit under the ceiling
 
     def limited(self, most_rows: int) -> Ask:
@@ -69,11 +70,14 @@ class Ask:
         return limits if lane is Lane.BATCH else limits.lowered(STRETCH_ROWS, None)
 
 
-def options(world: World, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None) -> tuple[list[Option], Terms]:
+def options(
+    world: World, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None, *, rows: int | None = None
+) -> tuple[list[Option], Terms]:
     """Everything that could be done, the usable ones first by total cost; and the terms they were held against.
 
     Args:
         ceiling_usd: what may still be spent.
+        rows: how many of those that are asked have no answer yet, where some may have one that is not harvested; None: all of them.
     """
     lane = ask.terms.get("lane", "auto")
     candidates = list(_candidates(world, ask))
@@ -83,9 +87,11 @@ def options(world: World, ask: Ask, due: datetime | None, ceiling_usd: Decimal |
         ceiling_usd=ceiling_usd,
         probability=float(ask.terms.get("probability", 0.99)),
         lane=None if lane == "auto" else Lane(lane),
-        pace=pace_of(world, ask.terms["models"]),
     )
-    return reckon(candidates, ask.work, terms), terms
+    work = ask.work
+    if rows is not None and rows < work.requests:
+        work = work.of(rows, work.prompt_bytes * rows // work.requests)
+    return reckon(candidates, work, terms), terms
 
 
 def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
@@ -111,6 +117,7 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 shards=shards,
                 obstacle=obstacle,
                 estimate=estimate,
+                pace=pace_of(world, name, ask.run_id),
                 worst_rates=worst_rates(account, model, lane, now, ask.terms.get("prices")),
             )
 
@@ -147,14 +154,29 @@ def worst_rates(provider: str, model: str, lane: Lane, now: datetime, own: Mappi
     return found.at_worst() if found else None
 
 
-def pace_of(world: World, models: Sequence[str]) -> Pace:
-    """The slowest of what these models' stretches have shown; the prior where they have shown nothing."""
-    speeds = []
-    for name in models:
+def pace_of(world: World, name: str, run_id: str) -> Pace:
+    """How fast a model's fast lanes are, by what its stretches have shown, and who else is in them; the prior where they have shown nothing."""
+    account, _, model = name.partition(":")
+    host, now = world.provider(account).host, world.clock()
+    standard, flex = (speed(world.ledger.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
+    others = world.ledger.in_fast_lanes(account, host, model, now, other_than=run_id)
+    return Pace(
+        rows_per_s=standard or max(world.settings.rows_per_s, flex or 0.0),  # standard is no slower than flex
+        flex_rows_per_s=flex,
+        others=tuple(rows / (2 if lane == Lane.FLEX else 1) for lane, rows in others),  # the slower lane takes the smaller part
+    )
+
+
+def flex_of(world: World, terms: Mapping[str, Any], shards: Sequence[Shard]) -> str | None:
+    """The model that is sold in flex for no more than each of these shards costs as a batch; None if there is none."""
+    now, own = world.clock(), terms.get("prices")
+    known = [rates(shard.provider, shard.model, Lane.BATCH, now, own) for shard in shards]
+    for name in terms["models"]:
         account, _, model = name.partition(":")
-        speeds.append(world.ledger.speed(account, world.provider(account).host, model))
-    known = [speed for speed in speeds if speed is not None]
-    return Pace(rows_per_s=min(known)) if known else Pace(rows_per_s=world.settings.rows_per_s)
+        flex = rates(account, model, Lane.FLEX, now, own) if Lane.FLEX in world.provider(account).capabilities.lanes else None
+        if flex and all(batch and flex.base.input <= batch.base.input and flex.base.output <= batch.base.output for batch in known):
+            return str(name)
+    return None
 
 
 def overhead(provider: Provider, question: Question, model: str) -> int:
