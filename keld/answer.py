@@ -119,6 +119,7 @@ class Sent:
     lane: str
     rates: Rates
     standard: Rates | None  # None: the standard price is unknown, and nothing counts as saved
+    unsatisfied: Callable[[pa.RecordBatch], NDArray[np.bool_]] | None = None  # of N answers, which a stronger model is to give anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,11 @@ def _judge(
         errors.append(error)
         retryable.append(again)
     cost, standard = _costs(replies, sent, tally)
+    answers = output.to_arrow(decoded)
+    if sent.unsatisfied is not None:
+        vain = [outcome in (Outcome.INVALID, Outcome.REFUSED) for outcome in outcomes]
+        wanting = sent.unsatisfied(answers) & np.array([outcome is Outcome.ANSWERED for outcome in outcomes])
+        retryable = (np.array(retryable) | vain | wanting).tolist()
     tally.outcomes.update(outcomes)
     tally.retryable += sum(retryable)
     tally.cost_usd += Decimal(int(cost.sum())) / PICO
@@ -224,7 +230,7 @@ def _judge(
         pa.array(cost),
         pa.array(retryable, type=pa.bool_()),
     ]
-    return pa.RecordBatch.from_arrays([*own, *output.to_arrow(decoded).columns], schema=answer_schema(output))
+    return pa.RecordBatch.from_arrays([*own, *answers.columns], schema=answer_schema(output))
 
 
 def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

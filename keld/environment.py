@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from keld import snapshot
 from keld.answer import AnswerSink, Outcome, same
+from keld.cascade import seal
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, UnknownJobRun
 from keld.job import Job, due, partition_end
 from keld.ledger import Ledger
-from keld.plan import Option, Plan, choose
-from keld.price import Quote, quotes, sold_in_batches
+from keld.plan import Plan, choose
+from keld.price import Lane, Quote, quotes, sold_in_batches
 from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Provider
 from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint
 from keld.reuse import reuse
-from keld.runner import Ask, Finding, Runner, Settings, World, options, overhead, plan_shards
+from keld.runner import Ask, Finding, Runner, Settings, World, options, overhead, plan_shards, probe_of
 from keld.schema import OutputSchema, output_schema
 from keld.shard import fitting
 from keld.snapshot import Snapshot
@@ -280,7 +281,7 @@ class Keld:
         files = self.staging.run(run_id)
         output = OutputSchema.from_json(Question.from_json(files.question.read_bytes()).output)
         schema = enriched_schema(source_schema(files.snapshot), output)
-        answers = [path for path in [*files.reused, files.unsent, *self._answer_files(run)] if path.exists()]
+        answers = [path for path in [*files.reused, files.unsent, files.stopped, *self._answer_files(run)] if path.exists()]
         answers = fan_out(files.twins, answers, output)
         return pa.RecordBatchReader.from_batches(schema, enrich(files.snapshot, answers, output))
 
@@ -390,7 +391,7 @@ class Keld:
         shards: list[Shard] = []
         if plan.chosen is not None:
             self.provider(plan.chosen.provider).ready()
-            shards = self._shards(job, run_id, plan.chosen, question, files, askable)
+            shards = self._shards(job, run_id, plan, question, files, askable)
         row = {
             "id": run_id, "namespace": self.namespace, "job": job.name, "partition": key, "generation": 1 if before is None else before.generation + 1,
             "fingerprint": asked_of, "input_digest": taken.digest, "rows": taken.rows, "reused": plan.reused, "answered": plan.reused - quarantined,
@@ -483,12 +484,15 @@ class Keld:
     def _ask(self, job: Job, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> Ask:
         return Ask(question=question, sizes=askable, terms=_terms(job), job=(self.namespace, job.name), snapshot=files.snapshot)
 
-    def _shards(
-        self, job: Job, run_id: str, chosen: Option, question: Question, files: RunFiles, askable: NDArray[np.int64]
-    ) -> list[Shard]:
+    def _shards(self, job: Job, run_id: str, plan: Plan, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> list[Shard]:
+        chosen = plan.chosen
+        assert chosen is not None
         ask, provider = self._ask(job, question, files, askable), self.provider(chosen.provider)
         too_large = ~fitting(askable, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
         _set_aside(files, question, (askable > 0) & too_large)
+        ahead = plan.in_lane(Lane.STANDARD)
+        if job.probe and chosen.lane is Lane.BATCH and ahead is not None and ahead.obstacle is None:
+            ask, chosen = probe_of(ask, f"{chosen.provider}:{chosen.model}"), ahead
         return plan_shards(self.world, files, ask, chosen, run_id=run_id, first=0, round_=0)
 
     def _answer_files(self, run: JobRun) -> list[Path]:
@@ -561,6 +565,9 @@ def _terms(job: Job) -> dict[str, Any]:
         "lane": job.lane,
         "probability": job.probability,
         "priority": job.priority,
+        "accept": seal(job.name, job.accept, output_schema(job.output_type, prefix=job.output_prefix)),
+        "probe": job.probe,
+        "hedge": job.hedge,
         "prices": {name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},
     }
 

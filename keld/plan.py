@@ -170,10 +170,15 @@ class Plan:
     @property
     def standard_usd(self) -> Decimal | None:
         """What the chosen model would cost in the standard lane."""
+        standard = self.in_lane(Lane.STANDARD)
+        return standard.expected_usd if standard else None
+
+    def in_lane(self, lane: Lane) -> Option | None:
+        """The chosen model in another lane."""
         if self.chosen is None:
             return None
-        same = (o for o in self.options if (o.provider, o.model, o.lane) == (self.chosen.provider, self.chosen.model, Lane.STANDARD))
-        return next((option.expected_usd for option in same), None)
+        wanted = (self.chosen.provider, self.chosen.model, lane)
+        return next((option for option in self.options if (option.provider, option.model, option.lane) == wanted), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

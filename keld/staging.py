@@ -9,6 +9,7 @@ of the directory; its digest goes to the ledger afterwards.  Staging holds promp
                         reused-*.parquet     answers that earlier job runs paid for
                         twins.npy            which rows take the answer of another one with the same prompt
                         unsent.parquet       outcomes of rows that no batch is large enough for
+                        stopped.parquet      outcomes of rows that were not asked, since the probe was refused
                         <shard id>/positions.npy, input.jsonl or journal.jsonl, result-0.jsonl ..., answers.parquet
 """
 
@@ -85,6 +86,10 @@ class RunFiles:
     @property
     def twins(self) -> Path:
         return self.dir / "twins.npy"
+
+    @property
+    def stopped(self) -> Path:
+        return self.dir / "stopped.parquet"
 
     @property
     def unsent(self) -> Path:

@@ -29,7 +29,7 @@ class State(StrEnum):
     DEFERRED = "deferred"  # the provider's queue is full: the same file goes again later
     REJECTED = "rejected"  # refused for good before any row was answered; nothing was paid
     QUARANTINED = "quarantined"  # it cannot be proven that asking again would not pay twice: shown, not retried
-    DROPPED = "dropped"  # cancelled before it was sent; nothing was paid
+    DROPPED = "dropped"  # cancelled before it was sent, nothing was paid; or hedged: its batch is a stray
 
 
 class Event(StrEnum):
@@ -86,11 +86,13 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.IN_PROGRESS, Event.ENDED): State.ENDED,
     (State.IN_PROGRESS, Event.DEFERRED): State.DEFERRED,
     (State.IN_PROGRESS, Event.REJECTED): State.REJECTED,
+    (State.IN_PROGRESS, Event.DROPPED): State.DROPPED,  # hedged: its rows are asked elsewhere, and its batch is left to the sweep
     (State.IN_PROGRESS, Event.LOST_TRACK): State.QUARANTINED,  # the provider denies it, for days
     (State.CANCELLING, Event.CANCEL_ASKED): State.CANCELLING,
     (State.CANCELLING, Event.ENDED): State.ENDED,
     (State.CANCELLING, Event.DEFERRED): State.DEFERRED,
     (State.CANCELLING, Event.REJECTED): State.REJECTED,
+    (State.CANCELLING, Event.DROPPED): State.DROPPED,  # hedged, too
     (State.CANCELLING, Event.LOST_TRACK): State.QUARANTINED,  # it heeds no cancel, for days
     (State.DEFERRED, Event.RETRY_DUE): State.STAGED,
     (State.DEFERRED, Event.DEFERRED): State.DEFERRED,  # due, but it is another's turn

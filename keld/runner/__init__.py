@@ -7,13 +7,18 @@ submit    rows -> input file -> intent -> create, sent once
 search    a create of unknown outcome, looked for
 observe   what the provider says of the batches under way; cancels
 collect   result files -> one answer a row
+probe     a row in the standard lane before all the others
+option    what every model and lane could do for the rows that are left
+escalate  at the latest safe moment, what waits moves on to a faster lane
+hurry     a shard's rows one by one through a fast lane
 finish    the next round, or the enriched partition
 sweep     batches that a provider has and the ledger does not
 """
 
 from keld.runner.option import Ask, options, overhead, plan_shards
+from keld.runner.probe import probe_of
 from keld.runner.runner import Runner
 from keld.runner.sweep import Finding, Verdict
 from keld.runner.visit import Settings, World
 
-__all__ = ["Ask", "Finding", "Runner", "Settings", "Verdict", "World", "options", "overhead", "plan_shards"]
+__all__ = ["Ask", "Finding", "Runner", "Settings", "Verdict", "World", "options", "overhead", "plan_shards", "probe_of"]

@@ -21,9 +21,10 @@ from keld.runner.finish import ask_of
 from keld.runner.hurry import stop
 from keld.runner.observe import cancel
 from keld.runner.option import flex_of, options, pace_of
+from keld.runner.search import stray_of
 from keld.runner.visit import Visit, World, log
 from keld.staging import read_positions
-from keld.state import Event, RunState, State
+from keld.state import AT_PROVIDER, Event, RunState, State
 
 _UNSENT = (State.PLANNED, State.STAGED, State.DEFERRED)
 _WAITING = (*_UNSENT, State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLING)
@@ -54,6 +55,8 @@ def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool)
         return False
     if not _moves_on(visit, run, shards):
         return False  # late is better than never
+    if heavy and run.terms.get("hedge") and visit.now() >= _hedge_at(visit.world, run, shards):
+        return _hedge(visit, shards)
     moved = False
     for shard in shards:
         if shard.lane == Lane.STANDARD or (shard.lane == Lane.BATCH and shard.provider in visit.blocked):
@@ -66,6 +69,24 @@ def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool)
             visit.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
             moved = True
     return moved
+
+
+def _hedge_at(world: World, run: JobRun, shards: Sequence[Shard]) -> datetime:
+    """When a batch's last word cannot be waited for any more: all the time that is left is needed to ask its rows elsewhere."""
+    assert run.deadline_at is not None
+    paces = [pace_of(world, name, run.id) for name in run.terms["models"]]
+    return moves_at(run.deadline_at, _left(_waiting(shards)), paces, batch=False)
+
+
+def _hedge(visit: Visit, shards: Sequence[Shard]) -> bool:
+    """Leaves every batch that is still out to the sweep, which counts what it cost; its rows move on now, and may be paid twice."""
+    out = [shard for shard in shards if shard.lane == Lane.BATCH and shard.state in AT_PROVIDER and shard.batch_id is not None]
+    for shard in out:
+        log.warning("shard.hedged shard=%s batch_id=%s rows=%d", shard.id, shard.batch_id, shard.requests)
+        left = [stray_of(shard, shard.batch_id or "", visit.now())]
+        why = "its batch did not end in time for the deadline; asked elsewhere, since hedge=True"
+        visit.give_up(shard, Event.DROPPED, Outcome.CANCELLED, why, retryable=True, strays=left)
+    return bool(out)
 
 
 def _moves_on(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:

@@ -5,8 +5,10 @@ A step of the runner, the last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +16,14 @@ import numpy as np
 
 from keld import snapshot
 from keld.answer import Outcome
+from keld.cascade import levels
 from keld.enrich import complaints, enrich, enriched_schema, final_outcomes, retryable_positions, source_schema
 from keld.failpoint import failpoint
 from keld.plan import choose_rest
 from keld.record import JobRun, Shard
 from keld.request import REPAIR_BYTES
 from keld.runner.option import Ask, options, plan_shards
+from keld.runner.probe import held_back, is_enough, probe_of, refused, stop
 from keld.runner.visit import Visit, answers_of
 from keld.state import RunState
 from keld.table import write_table
@@ -37,21 +41,57 @@ def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
     attempts = int(run.terms["max_attempts"])
     ended = run.state is RunState.CANCELLING or run.round + 1 >= attempts + _MOVES_MOST
     answers = answers_of(visit, shards)
-    again = None if ended else retryable_positions(answers, run.rows, attempts)
-    if again is None or not len(again):
+    planned = [] if ended else list(_plan_round(visit, run, shards, answers, attempts))
+    if planned:
+        visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
+    else:
         cancelled = run.state is RunState.CANCELLING
         visit.ledger.record_run(visit.lease, visit.now(), "writing", state=RunState.WRITING, facts={"cancelled": cancelled})
-        return
-    planned = _plan_round(visit, run, len(shards), answers, again)
-    visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
 
 
-def _plan_round(visit: Visit, run: JobRun, first: int, answers: Sequence[Path], again: NDArray[np.int64]) -> list[Shard]:
-    ask = ask_of(visit, run, again)
-    ask.sizes[list(complaints(answers, again))] += REPAIR_BYTES
-    left = None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
-    found, terms = options(visit.world, ask, due_of(run, visit.now()), left)
+def _plan_round(visit: Visit, run: JobRun, shards: Sequence[Shard], answers: Sequence[Path], attempts: int) -> Iterator[Shard]:
+    """The shards of what may be asked (again): what a probe held back, what went wrong, what did not satisfy."""
+    models, left = run.terms["models"], None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
+    accept, first = run.terms.get("accept"), len(shards)
+    again = retryable_positions(answers, run.rows, attempts + (len(models) - 1 if accept else 0))
+    asks: list[tuple[Ask, bool]] = []
+    if run.terms.get("probe") and len(held := held_back(visit, answers)):
+        if not refused(run, shards):
+            again = np.union1d(again, held)
+        elif is_enough(shards):
+            stop(visit, shards, held)
+        else:
+            asks.append((probe_of(ask_of(visit, run, held), f"{shards[0].provider}:{shards[0].model}", again=True), False))
+    asks += _by_level(visit, run, shards, again) if accept else [(ask_of(visit, run, again), False)]
+    for ask, answered in asks:
+        ask.sizes[list(complaints(answers, np.flatnonzero(ask.sizes)))] += REPAIR_BYTES
+        planned = _plan_part(visit, run, ask, first, left, answered=answered)
+        left = None if left is None else left - sum((shard.worst_usd for shard in planned), Decimal(0))
+        first += len(planned)
+        yield from planned
+
+
+def _by_level(visit: Visit, run: JobRun, shards: Sequence[Shard], again: NDArray[np.int64]) -> Iterator[tuple[Ask, bool]]:
+    """What may be asked of each model of a cascade and those behind it, and whether all of it has an answer that does for want of a better one."""
+    models = run.terms["models"]
+    asked = [(visit.files.shard(shard.id).answers, models.index(f"{shard.provider}:{shard.model}")) for shard in shards]
+    level = levels([(path, model) for path, model in asked if path.exists()], run.rows, len(models) - 1)
+    for n in range(len(models)):
+        here = again[level[again] == n]
+        if len(here):
+            ask = ask_of(visit, run, here)
+            yield replace(ask, terms={**run.terms, "models": models[n:]}), n > 0
+
+
+def _plan_part(visit: Visit, run: JobRun, ask: Ask, first: int, left: Decimal | None, *, answered: bool) -> list[Shard]:
+    """Planned shards; none where there is nothing to ask, or where the rows are answered and a better answer would come too late."""
+    due = due_of(run, visit.now())
+    if not ask.work.requests or (answered and run.deadline_at is not None and due is None):
+        return []
+    found, terms = options(visit.world, ask, due, left)
     chosen, most_rows = choose_rest(run.job, run.partition, found, terms)  # the most valuable rows first
+    if answered and chosen.chance is not None and chosen.chance < terms.probability:
+        return []
     ask = ask if most_rows is None else ask.limited(most_rows)
     priority = snapshot.priorities(visit.files.snapshot, run.terms.get("priority"))
     return plan_shards(visit.world, visit.files, ask, chosen, run_id=run.id, first=first, round_=run.round + 1, priority=priority)

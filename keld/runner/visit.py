@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from keld import answer
 from keld.answer import Outcome, Sent
+from keld.cascade import unsatisfied
 from keld.errors import KeldError, ProviderRefused, StagingError
 from keld.ledger import Lease, Ledger
 from keld.price import Lane, Rates, rates
@@ -158,7 +160,7 @@ class Visit:
 def answers_of(visit: Visit, shards: Sequence[Shard]) -> list[Path]:
     """The answers files of a job run that are there, those of earlier rounds first."""
     ordered = [visit.files.shard(shard.id).answers for shard in sorted(shards, key=lambda shard: (shard.round, shard.ordinal))]
-    return [path for path in [*visit.files.reused, visit.files.unsent, *ordered] if path.exists()]
+    return [path for path in [*visit.files.reused, visit.files.unsent, visit.files.stopped, *ordered] if path.exists()]
 
 
 def question_of(files: RunFiles) -> Question:
@@ -178,12 +180,13 @@ def question_of(files: RunFiles) -> Question:
 
 def sent_of(run: JobRun, files: RunFiles, shard: Shard) -> Sent:
     """What a shard asks, and at which rates."""
-    own = run.terms.get("prices") or {}
+    own, accept, name = run.terms.get("prices") or {}, run.terms.get("accept"), f"{shard.provider}:{shard.model}"
     return Sent(
         nonce=shard.id,
         positions=read_positions(files.shard(shard.id).positions),
-        model=f"{shard.provider}:{shard.model}",
+        model=name,
         lane=shard.lane,
+        unsatisfied=partial(unsatisfied, sealed=accept) if accept and name != run.terms["models"][-1] else None,
         rates=_known(rates(shard.provider, shard.model, Lane(shard.lane), run.created_at, own), shard),
         standard=rates(shard.provider, shard.model, Lane.STANDARD, run.created_at, own),
     )

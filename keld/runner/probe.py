@@ -1,0 +1,75 @@
+"""Probe: a row or two in the standard lane before all the others go into a batch.
+
+A step of the runner, beside `finish`.  A provider that checks parameters only when a batch is worked off tells after hours that all of it
+was in vain; the probe tells within a minute.  One row may be refused for its own sake, so it takes three refusals to stop a job run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keld import snapshot
+from keld.answer import AnswerSink, Outcome, same
+from keld.price import Lane
+from keld.record import JobRun, Shard
+from keld.runner.option import Ask
+from keld.runner.visit import Visit
+from keld.staging import disk_errors
+from keld.table import read_parquet
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ROWS = (1, 2)  # of the first probe, and of the one after it where that was refused
+
+
+def probe_of(ask: Ask, model: str, *, again: bool = False) -> Ask:
+    """A row, or after it two others, of about the median size, of one model in the standard lane."""
+    asked = np.flatnonzero(ask.sizes)
+    middle = asked[np.argsort(ask.sizes[asked], kind="stable")]
+    rows = np.roll(middle, -(len(middle) // 2))[: _ROWS[again]]
+    mask = np.zeros(len(ask.sizes), dtype=np.bool_)
+    mask[rows] = True
+    return replace(ask, sizes=np.where(mask, ask.sizes, 0), terms={**ask.terms, "models": [model], "lane": Lane.STANDARD.value})
+
+
+def held_back(visit: Visit, answers: Sequence[Path]) -> NDArray[np.int64]:
+    """The rows that wait for the probe's outcome, ascending."""
+    held = np.concatenate(list(snapshot.sizes(visit.files.snapshot))) > 0
+    if visit.files.twins.exists():
+        held[np.load(visit.files.twins)[0]] = False
+    for path in answers:
+        for batch in read_parquet(path, columns=["position"]):
+            held[batch.column(0).to_numpy()] = False
+    return np.flatnonzero(held)
+
+
+def refused(run: JobRun, shards: Sequence[Shard]) -> bool:
+    """Whether all that was asked until now was refused for good, as it would be again."""
+    mine = [shard for shard in shards if shard.run_id == run.id and shard.requests]
+    return all(shard.outcomes == {Outcome.ERRORED.value: shard.requests} and not shard.retryable for shard in mine)
+
+
+def is_enough(shards: Sequence[Shard]) -> bool:
+    """Whether so many rows were refused that it is no fault of theirs."""
+    return sum(shard.requests for shard in shards) >= sum(_ROWS)
+
+
+def stop(visit: Visit, shards: Sequence[Shard], held: NDArray[np.int64]) -> None:
+    """All rows that were held back get the probe's outcome; none of them is asked."""
+    output = visit.output()
+    why = next(iter(_errors(visit, shards)), "refused")
+    with disk_errors(visit.files.dir, "Nothing more was sent."), AnswerSink(visit.files.stopped, output, held, 0) as sink:
+        sink.add(same(held.tolist(), Outcome.ERRORED, f"not asked: every row of the probe was refused: {why}", None, output))
+
+
+def _errors(visit: Visit, shards: Sequence[Shard]) -> list[str]:
+    paths = [visit.files.shard(shard.id).answers for shard in shards]
+    return [
+        error for path in paths for batch in read_parquet(path, columns=["keld_error"]) for error in batch.column(0).to_pylist() if error
+    ]
