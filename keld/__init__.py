@@ -26,6 +26,7 @@ The map of the house; the files in order are the way of the data.
     realtime     the fast lanes: many requests at once, under rate limits
     staging      the files of a job run, and how they are written
     answer       result lines -> answers, exactly one per request
+    cascade      which answers satisfy, and which model is asked next
     enrich       rows + answers -> the enriched partition
     status       a job run as people and orchestrators see it
     spend        outlays -> what was paid, saved, foreseen, and paid twice, by whatever people ask
@@ -34,7 +35,7 @@ The map of the house; the files in order are the way of the data.
     cli          keld plan | run | status | watch | cancel | reconcile | prices | spend | emulate
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
-    runner/      the only rooms that act: submit, search, observe, collect, finish, sweep
+    runner/      the only rooms that act: submit, search, observe, escalate, hurry, collect, finish, sweep
     providers/   base (the Protocol) and one file per provider
     emulator/    the other side of the wire; imports nothing of the rest
 """

@@ -59,7 +59,7 @@ ROUND = st.dictionaries(st.integers(0, 29), st.tuples(OUTCOMES, st.booleans(), s
 @SHARED
 @given(rounds=st.lists(ROUND, max_size=4), unaskable=st.sets(st.integers(0, 29), max_size=5))
 def test_every_row_comes_once_in_order_whatever_the_rounds_hold(tmp_path: Path, rounds: list[Round], unaskable: set[int]) -> None:
-    """The first answer stands, else the last word; the costs of all are summed."""
+    """The first answer that may not be asked again stands, else the last answer, else the last word; the costs of all are summed."""
     rounds = [{n: answer for n, answer in answers.items() if n not in unaskable} for answers in rounds]
     path = _snapshot(tmp_path, [None if n in unaskable else f"body {n}" for n in range(30)])
     files = [_answers(tmp_path / f"round-{n}.parquet", answers) for n, answers in enumerate(rounds)]
@@ -67,7 +67,8 @@ def test_every_row_comes_once_in_order_whatever_the_rounds_hold(tmp_path: Path, 
     assert [row["id"] for row in rows] == list(range(30))
     for n, row in enumerate(rows):
         words = [(k, answers[n]) for k, answers in enumerate(rounds) if n in answers]
-        standing = next((word for word in words if word[1][0] is Outcome.ANSWERED), words[-1] if words else None)
+        answered = [word for word in words if word[1][0] is Outcome.ANSWERED]
+        standing = next((word for word in answered if not word[1][1]), (answered or words or [None])[-1])
         if standing is None:
             assert row["keld_outcome"] == ("unaskable" if n in unaskable else "unasked")
             assert (row["label"], row["keld_model"], row["keld_cost_usd"]) == (None, None, 0)
@@ -88,12 +89,12 @@ def test_the_final_count_is_that_of_the_rows(tmp_path: Path, rounds: list[Round]
 
 @SHARED
 @given(rounds=st.lists(ROUND, max_size=4))
-def test_only_what_no_round_answered_and_the_last_word_allows_is_asked_again(tmp_path: Path, rounds: list[Round]) -> None:
+def test_only_what_no_round_answered_for_good_and_the_last_word_allows_is_asked_again(tmp_path: Path, rounds: list[Round]) -> None:
     files = [_answers(tmp_path / f"round-{n}.parquet", answers) for n, answers in enumerate(rounds)]
     expected = []
     for n in range(30):
         words = [answers[n] for answers in rounds if n in answers]
-        if words and words[-1][1] and not any(word[0] is Outcome.ANSWERED for word in words):
+        if words and words[-1][1] and not any(word[0] is Outcome.ANSWERED and not word[1] for word in words):
             expected.append(n)
     assert retryable_positions(files, 30, 9).tolist() == expected
 

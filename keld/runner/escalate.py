@@ -14,6 +14,7 @@ import numpy as np
 
 from keld.answer import Outcome
 from keld.deadline import moves_at
+from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.plan import moves_on
 from keld.price import Lane
 from keld.record import JobRun, Shard
@@ -63,12 +64,22 @@ def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool)
             continue
         if shard.state is State.IN_PROGRESS and (heavy or shard.lane == Lane.BATCH):
             log.info("shard.escalated shard=%s run=%s due=%s", shard.id, run.id, run.deadline_at.isoformat())
-            _ = cancel(visit, shard) if shard.lane == Lane.BATCH else stop(visit, shard)
-            moved = True
+            moved |= _ask_cancel(visit, shard) if shard.lane == Lane.BATCH else bool(stop(visit, shard))
         elif heavy and shard.state in _UNSENT:
             visit.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
             moved = True
     return moved
+
+
+def _ask_cancel(visit: Visit, shard: Shard) -> bool:
+    """Whether the provider heard it; it is asked again at the next look."""
+    try:
+        cancel(visit, shard)
+    except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
+        visit.blocked.add(shard.provider)
+        visit.problem = problem
+        return False
+    return True
 
 
 def _hedge_at(world: World, run: JobRun, shards: Sequence[Shard]) -> datetime:
