@@ -22,7 +22,7 @@ from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, UnknownJobRun
 from keld.job import Job, due, partition_end
 from keld.ledger import Ledger
-from keld.plan import Plan, choose
+from keld.plan import Plan, choose_first
 from keld.price import Lane, Quote, quotes, sold_in_batches
 from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Provider
@@ -474,11 +474,12 @@ class Keld:
         ask = self._ask(job, question, files, askable)
         found, terms = options(self.world, ask, due_at, job.ceiling)
         work = ask.work
+        chosen, most_rows = choose_first(job.name, partition, found, terms) if work.requests else (None, None)
         return Plan(
             job=job.name, partition=partition, rows=taken.rows, unaskable=taken.unaskable, reused=taken.rows - taken.unaskable - unanswered,
             identical=unanswered - work.requests, work=work, options=tuple(found),
-            chosen=choose(job.name, partition, found, terms) if work.requests else None, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
-            probability=job.probability,
+            chosen=chosen, most_rows=most_rows, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
+            probability=job.probability, lane=terms.lane,
         )  # fmt: skip
 
     def _ask(self, job: Job, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> Ask:
@@ -488,6 +489,7 @@ class Keld:
         chosen = plan.chosen
         assert chosen is not None
         ask, provider = self._ask(job, question, files, askable), self.provider(chosen.provider)
+        ask = ask if plan.most_rows is None else ask.limited(plan.most_rows)
         too_large = ~fitting(askable, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
         _set_aside(files, question, (askable > 0) & too_large)
         ahead = plan.in_lane(Lane.STANDARD)

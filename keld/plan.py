@@ -166,6 +166,25 @@ class Plan:
     due_basis: str
     ceiling_usd: Decimal | None
     probability: float
+    lane: Lane | None = None  # the one the user insists on
+    most_rows: int | None = None  # of one shard, where all rows together might pass the ceiling at worst
+
+    def why_not(self, option: Option) -> str:
+        """Why an option is not the one that is taken, in words; "" where it is."""
+        chosen = self.chosen
+        if chosen is None or option is chosen:
+            return ""
+        if option.obstacle is not None:
+            return option.obstacle
+        if self.lane not in (None, option.lane):
+            return f"lane={self.lane} is asked for"
+        if self.ceiling_usd is not None and (option.worst_usd is None or option.worst_usd > self.ceiling_usd):
+            return "over the ceiling at worst"
+        if option.chance is not None and option.chance < min(self.probability, chosen.chance or 0.0):
+            return "less likely to be in time"
+        if option.total_usd > chosen.total_usd:
+            return "dearer"
+        return "holds a worker, for no less"
 
     @property
     def standard_usd(self) -> Decimal | None:
@@ -348,6 +367,19 @@ def choose(job: str, partition: str, options: Sequence[Option], terms: Terms) ->
     if keeping:
         return min(keeping, key=lambda option: (option.total_usd, _LANES.index(option.lane)))
     return max(fitting, key=lambda option: (option.chance or 0.0, -option.total_usd))
+
+
+def choose_first(job: str, partition: str, options: Sequence[Option], terms: Terms) -> tuple[Option, int | None]:
+    """As `choose`; but where nothing that fits at worst keeps the deadline, what keeps it and is expected to fit, as `choose_rest` takes it.
+
+    Raises:
+        PriceUnknown, CeilingTooLow: as `choose`.
+    """
+    chosen = choose(job, partition, options, terms)
+    if chosen.chance is None or chosen.chance >= terms.probability or terms.lane is not None:
+        return chosen, None
+    likely, most_rows = choose_rest(job, partition, options, terms)
+    return (likely, most_rows) if (likely.chance or 0.0) > chosen.chance else (chosen, None)
 
 
 def choose_rest(job: str, partition: str, options: Sequence[Option], terms: Terms) -> tuple[Option, int | None]:

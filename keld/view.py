@@ -55,11 +55,11 @@ def plan_view(plan: Plan) -> RenderableType:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (
         ("model", "left"), ("lane", "left"), ("shards", "right"), ("in tokens", "right"), ("out tokens", "right"), ("expected", "right"),
-        ("at worst", "right"), ("half back by", "left"), ("9 in 10 by", "left"), ("in time", "right"), ("", "left"),
+        ("+ if late", "right"), ("at worst", "right"), ("half back by", "left"), ("9 in 10 by", "left"), ("in time", "right"), ("", "left"),
     ):  # fmt: skip
         table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
     for option in plan.options:
-        table.add_row(*_option_cells(option, option is plan.chosen), style="" if option.obstacle is None else "dim")
+        table.add_row(*_option_cells(option, plan), style="" if option.obstacle is None else "dim")
     return Group(Text(", ".join(lines) + "."), Text(), table, Text(), *map(Text, _verdict(plan)))
 
 
@@ -261,13 +261,7 @@ def _cost_words(found: Finding) -> str:
     return f"at most {usd(found.cost_usd)}" if found.cost_is_worst else usd(found.cost_usd)
 
 
-def _option_cells(option: Option, chosen: bool) -> tuple[str, ...]:
-    if chosen:
-        note = "<- chosen"
-    elif option.obstacle is not None:
-        note = option.obstacle
-    else:
-        note = "" if option.lane is Lane.BATCH else "for comparison"
+def _option_cells(option: Option, plan: Plan) -> tuple[str, ...]:
     return (
         f"{option.provider}:{option.model}",
         option.lane.value,
@@ -275,11 +269,12 @@ def _option_cells(option: Option, chosen: bool) -> tuple[str, ...]:
         f"{option.usage.input_tokens:,}",
         f"{option.usage.output_tokens:,}",
         usd(option.expected_usd),
+        usd(option.risk_usd) if option.risk_usd else "-",
         usd(option.worst_usd),
         f"{option.half_by:%m-%d %H:%M}",
         f"{option.most_by:%m-%d %H:%M}",
-        "-" if option.chance is None else f"{option.chance:.0%}",
-        note,
+        "-" if option.chance is None else f"{option.chance:.1%}",
+        "<- chosen" if option is plan.chosen else plan.why_not(option),
     )
 
 
@@ -295,10 +290,21 @@ def _verdict(plan: Plan) -> list[str]:
     lines.append(_basis(chosen))
     if plan.ceiling_usd is not None:
         lines.append(f"Ceiling: {usd(plan.ceiling_usd)}.")
+    if plan.most_rows is not None:
+        lines.append(
+            f"All at once might pass it at worst: {plan.most_rows:,} rows at a time, what they did not cost makes room for the next."
+        )
     basis = {"partition-end": "from the partition's end", "submitted-at": "from the submission", "absolute": "as given"}.get(
         plan.due_basis, ""
     )
     lines.append(f"Due: {instant(plan.due)} ({basis})." if plan.due else "Due: no deadline.")
+    if chosen.rescued_by is not None and chosen.chance is not None:
+        lines.append(
+            f"What is not back in time moves to {chosen.rescued_by} at the latest safe moment, {usd(chosen.risk_usd)} more in expectation: "
+            f"kept {chosen.chance:.1%} of the time, {plan.probability:.0%} wished."
+        )
+    elif chosen.chance is not None and chosen.chance < plan.probability:
+        lines.append(f"Nothing keeps the deadline {plan.probability:.0%} of the time; this does {chosen.chance:.1%} of the time.")
     lines.append("Nothing was sent.")
     return lines
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from keld.deadline import Pace, moves_at, speed
-from keld.plan import Candidate, Option, Terms, Work, choose, choose_rest, moves_on, reckon
+from keld.plan import Candidate, Option, Terms, Work, choose_first, choose_rest, moves_on, reckon
 from keld.price import Lane
 from keld.turnaround import Turnaround, turnaround
 from tests.decisions.engine import Engine, Flow, Run
@@ -163,7 +163,7 @@ class KeldPolicy:
 
     def submit(self, engine: Engine, run: Run) -> None:
         found, terms = self._options(engine, run, run.order.ceiling_usd, run.order.due)
-        self._go(engine, run, choose("simulation", "", found, terms), None)
+        self._go(engine, run, *choose_first("simulation", "", found, terms))
 
     def ended(self, engine: Engine, run: Run) -> None:
         if run.rounds >= 10:
