@@ -74,12 +74,12 @@ def test_custom_ids_are_unique(desk: Desk) -> None:
 
 
 def test_first_request_writes_the_cache_and_later_ones_read_it(desk: Desk) -> None:
-    block = {"type": "text", "text": "x" * 8000, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    block = {"type": "text", "text": "x" * 20_000, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
     usages = [one.result.message.usage for one in results(desk, desk.message_batch(3, system=[block]))]
-    assert [usage.cache_creation_input_tokens for usage in usages] == [2000, 0, 0]
-    assert [usage.cache_read_input_tokens for usage in usages] == [0, 2000, 2000]
+    assert [usage.cache_creation_input_tokens for usage in usages] == [5000, 0, 0]
+    assert [usage.cache_read_input_tokens for usage in usages] == [0, 5000, 5000]
     bill = desk.emulator.bill()
-    assert (sum(one.cache_write_1h_tokens for one in bill), sum(one.cached_tokens for one in bill)) == (2000, 4000)
+    assert (sum(one.cache_write_1h_tokens for one in bill), sum(one.cached_tokens for one in bill)) == (5000, 10_000)
     assert sum(one.input_tokens for one in bill) == sum(usage.input_tokens for usage in usages)
 
 
