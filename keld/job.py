@@ -25,6 +25,7 @@ _MODEL = re.compile(r"[A-Za-z0-9_-]+:\S+")
 _ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
 _REUSE = ("partition", "namespace", "never")
 _LANES = ("auto", "batch", "flex", "standard")
+_CACHE = ("auto", "never")
 _CEILING_MOST = 9_000_000  # the ledger counts pico-dollars in 64 bits
 # What Keld itself says in a request.  One of them in `params` would ask another model, more answers or longer ones than the
 # plan and the ceiling were reckoned with.
@@ -72,6 +73,7 @@ class Job:
         endpoint: for OpenAI-shaped providers `/v1/chat/completions` (default) or `/v1/responses`; embeddings have their own.
         reuse: `partition`: what an earlier run of the partition paid for is not asked again, and rows with the same prompt are asked once;
             `namespace`: nor what any job of the namespace paid for that asks the same question; `never`: every row is asked by itself.
+        cache: `auto`: what all rows begin with is marked for the provider's prompt cache where that is expected to pay; `never`: it is not.
         priority: a column of numbers; where not all rows can be afforded in time, those with the largest come first.
         max_shard_rows, max_shard_bytes: smaller shards than the provider's own limits.
         output_prefix: put before the answer's column names, where they would clash with the table's.
@@ -97,6 +99,7 @@ class Job:
     prices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     endpoint: str = "/v1/chat/completions"
     reuse: str = "partition"
+    cache: str = "auto"
     priority: str | None = None
     max_shard_rows: int | None = None
     max_shard_bytes: int | None = None
@@ -116,6 +119,8 @@ class Job:
         _check_numbers(self)
         if self.reuse not in _REUSE:
             raise InvalidJob(f"{self.name}: reuse={self.reuse!r} is not one of {', '.join(_REUSE)}.")
+        if self.cache not in _CACHE:
+            raise InvalidJob(f"{self.name}: cache={self.cache!r} is not one of {', '.join(_CACHE)}.")
         if self.lane not in _LANES:
             raise InvalidJob(f"{self.name}: lane={self.lane!r} is not one of {', '.join(_LANES)}.")
         _check_params(self)

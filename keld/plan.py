@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from keld.cache import UNMARKED, Cache, Ttl, without_mark
 from keld.deadline import Pace
 from keld.errors import CeilingTooLow, PriceUnknown
 from keld.estimate import TOKENS_A_MESSAGE, WORST_BYTES_A_TOKEN, Estimate, prior
@@ -39,33 +40,46 @@ class Work:
     requests: int
     prompt_bytes: int  # of all rows together
     longest_bytes: int  # of the longest row
-    shared_bytes: int  # system prompt and schema, sent with each row
+    shared_bytes: int  # system prompt, schema and tools, sent with each row
     output_kind: str
     max_output_tokens: int
 
-    def usage(self, estimate: Estimate | None = None) -> Usage:
+    def usage(self, estimate: Estimate | None = None, cache: Cache = UNMARKED) -> Usage:
         """Tokens of all requests together, as expected; never more than at worst."""
-        estimate = estimate or prior(self.output_kind)
+        estimate, cache = estimate or prior(self.output_kind), cache.of(self.requests)
         row = min(float(self.max_output_tokens), estimate.output_tokens_a_row) if self.output_kind != "embedding" else 0.0
+        bytes_a_token = max(estimate.bytes_a_token, WORST_BYTES_A_TOKEN)
+        shared = int(self.requests * self.shared_bytes // bytes_a_token)
+        kept, read = shared >= self.requests * cache.least_tokens, cache.read(shared, self.requests)
+        written = shared - read if kept and cache.ttl is not None else 0
         return Usage(
-            input_tokens=self._input(max(estimate.bytes_a_token, WORST_BYTES_A_TOKEN)),
+            input_tokens=self._input(bytes_a_token),
+            cached_tokens=read,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=written if cache.ttl is Ttl.HOUR else 0,
             output_tokens=int(self.requests * row),
         )
 
-    def worst(self) -> Usage:
-        """Tokens of all requests together, at worst."""
-        output = 0 if self.output_kind == "embedding" else self.max_output_tokens
-        return Usage(input_tokens=self._input(WORST_BYTES_A_TOKEN), output_tokens=self.requests * output)
+    def worst(self, cache: Cache = UNMARKED) -> Usage:
+        """Tokens of all requests together, at worst: every marked beginning is written, and none is read."""
+        output, cache = 0 if self.output_kind == "embedding" else self.max_output_tokens, cache.of(self.requests)
+        written = self.requests * (self.shared_bytes // WORST_BYTES_A_TOKEN + TOKENS_A_MESSAGE) if cache.ttl is not None else 0
+        return Usage(
+            input_tokens=self._input(WORST_BYTES_A_TOKEN),
+            cache_write_tokens=written,
+            cache_write_1h_tokens=written if cache.ttl is Ttl.HOUR else 0,
+            output_tokens=self.requests * output,
+        )
 
-    def expected_usd(self, rates: Rates, estimate: Estimate | None = None) -> Decimal:
+    def expected_usd(self, rates: Rates, estimate: Estimate | None = None, cache: Cache = UNMARKED) -> Decimal:
         """What is expected to be paid: the rates of a request of mean length."""
-        usage = self.usage(estimate)
+        usage = self.usage(estimate, cache)
         return rates.total(usage, usage.input_tokens // max(self.requests, 1))
 
-    def worst_usd(self, rates: Rates) -> Decimal:
+    def worst_usd(self, rates: Rates, cache: Cache = UNMARKED) -> Decimal:
         """What is reserved under a ceiling: the rates that the longest request could reach, for all of them."""
         longest = (self.longest_bytes + self.shared_bytes) // WORST_BYTES_A_TOKEN + TOKENS_A_MESSAGE
-        return rates.total(self.worst(), longest)
+        return rates.total(self.worst(cache), longest)
 
     def of(self, requests: int, prompt_bytes: int) -> Work:
         """The same for one part of it; the worst cases of all parts never add up to more than that of the whole."""
@@ -92,10 +106,14 @@ def work_of(question: Question, sizes: NDArray[np.int64]) -> Work:
     )
 
 
-def shared_texts(question: Question) -> tuple[str, str]:
-    """What is sent with every row: the system prompt and the schema."""
+def shared_texts(question: Question) -> tuple[str, ...]:
+    """What is sent with every row, and read by the model: the system prompt, the schema, and what `params` has of the kind."""
     schema = OutputSchema.from_json(question.output).json_schema
-    return question.system or "", msgspec.json.encode(schema).decode() if schema else ""
+    own = {name: question.params[name] for name in _READ_PARAMS if name in question.params}
+    return question.system or "", *(msgspec.json.encode(part).decode() for part in (schema, own) if part)
+
+
+_READ_PARAMS = ("tools", "functions", "system", "instructions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +129,17 @@ class Candidate:
     obstacle: str | None = None  # why it cannot be used, whatever it costs
     estimate: Estimate | None = None  # of its tokens; None: by the prior
     worst_rates: Rates | None = None  # where an answer may cost more than the lane's rate: flex may be served, and billed, as standard
+    cache: Cache = UNMARKED  # what becomes of the shared beginning of its requests
+
+    def expected_usd(self, work: Work) -> Decimal | None:
+        return work.expected_usd(self.rates, self.estimate, self.cache) if self.rates else None
+
+    def worst_usd(self, work: Work) -> Decimal | None:
+        return work.worst_usd(self.worst_rates or self.rates, self.cache) if self.rates else None
+
+    def affordable(self, work: Work, terms: Terms) -> Candidate:
+        """The same, without its mark where the ceiling has no room for a cache that every row writes."""
+        return self if terms.fits(self.worst_usd(work)) else replace(self, cache=without_mark(self.cache))
 
     @property
     def name(self) -> str:
@@ -141,6 +170,7 @@ class Option:
     rescued_by: str | None  # the fast lane that takes over where a batch is late
     held: timedelta  # how long a worker is expected to be held; a batch holds none
     obstacle: str | None
+    cache: Cache = UNMARKED
 
     @property
     def total_usd(self) -> Decimal:
@@ -204,6 +234,7 @@ class Terms:
 
 def reckon(candidates: Sequence[Candidate], work: Work, terms: Terms) -> list[Option]:
     """What each candidate would cost, when it would be back, and whether the deadline would be kept; the usable ones first, by total cost."""
+    candidates = [candidate.affordable(work, terms) for candidate in candidates]
     rescue = _rescue(candidates, work, terms)
     options = [_option(candidate, rescue, work, terms) for candidate in candidates]
     return sorted(options, key=lambda option: (option.obstacle is not None, option.burden, _LANES.index(option.lane)))
@@ -217,12 +248,9 @@ _SURE = 0.999  # nothing on a network is surer
 def _rescue(candidates: Sequence[Candidate], work: Work, terms: Terms) -> Candidate | None:
     """The cheapest standard lane that all rows could be rescued through without breaking the ceiling."""
     able = [
-        (candidate.rates and work.expected_usd(candidate.rates, candidate.estimate), candidate)
+        (candidate.expected_usd(work), candidate)
         for candidate in candidates
-        if candidate.lane is Lane.STANDARD
-        and candidate.obstacle is None
-        and candidate.rates
-        and terms.fits(work.worst_usd(candidate.worst_rates or candidate.rates))
+        if candidate.lane is Lane.STANDARD and candidate.obstacle is None and candidate.rates and terms.fits(candidate.worst_usd(work))
     ]
     return min(able, key=lambda pair: pair[0] or Decimal(0))[1] if able and terms.lane is None else None
 
@@ -237,8 +265,7 @@ def _option(candidate: Candidate, rescue: Candidate | None, work: Work, terms: T
             back = _chance_before_rescue(candidate, work, terms, terms.due - terms.now)
             if back is not None:
                 chance, rescued_by = back + (1 - back) * _SURE, rescue.name
-                own = work.expected_usd(rates, candidate.estimate) if rates else 0
-                dearer = work.expected_usd(rescue.rates, rescue.estimate) - own
+                dearer = (rescue.expected_usd(work) or Decimal(0)) - (candidate.expected_usd(work) or Decimal(0))
                 held += (1 - back) * terms.pace.stretch(work.requests)
                 risk = max(dearer, Decimal(0)) * Decimal(str(round(1 - back, 6)))  # what a batch has not answered is not paid
     half, most = (terms.now + _takes(candidate, work, terms, share) for share in (0.5, 0.9))
@@ -247,10 +274,10 @@ def _option(candidate: Candidate, rescue: Candidate | None, work: Work, terms: T
         model=candidate.model,
         lane=lane,
         shards=candidate.shards,
-        usage=work.usage(candidate.estimate),
+        usage=work.usage(candidate.estimate, candidate.cache),
         estimate=candidate.estimate or prior(work.output_kind),
-        expected_usd=work.expected_usd(rates, candidate.estimate) if rates else None,
-        worst_usd=work.worst_usd(candidate.worst_rates or rates) if rates else None,
+        expected_usd=candidate.expected_usd(work),
+        worst_usd=candidate.worst_usd(work),
         risk_usd=risk,
         rates_source=rates.source if rates else "no rate known",
         half_by=half,
@@ -259,6 +286,7 @@ def _option(candidate: Candidate, rescue: Candidate | None, work: Work, terms: T
         rescued_by=rescued_by,
         held=held,
         obstacle=candidate.obstacle or (None if rates else "no rate known"),
+        cache=candidate.cache.of(work.requests),
     )
 
 
