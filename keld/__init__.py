@@ -13,6 +13,7 @@ The map of the house; the files in order are the way of the data.
     price        what tokens cost, by provider, model, lane and day
     estimate     how many tokens a row takes, as expected
     vocabulary   how many tokens a text is, exactly, where that is known
+    cache        whether the shared beginning of prompts is marked for the provider's cache
     turnaround   how long a lane takes
     deadline     how long a batch may be waited for, and when its rows must move on
     plan         which model in which lane, what it costs, when it is due

@@ -73,7 +73,10 @@ class Reply(msgspec.Struct, gc=False, kw_only=True):
 
 @dataclass(slots=True)
 class Tally:
-    """What a shard's result files held, in numbers; `standard_usd` is what the same would have cost in the standard lane."""
+    """What a shard's result files held, in numbers.
+
+    `standard_usd` is what the same would have cost in the standard lane, `uncached_usd` in the lane it was served in, but without any cache.
+    """
 
     outcomes: Counter[str] = field(default_factory=Counter)
     retryable: int = 0
@@ -82,9 +85,11 @@ class Tally:
     unreadable: int = 0
     input_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     output_tokens: int = 0
     cost_usd: Decimal = Decimal(0)
     standard_usd: Decimal = Decimal(0)
+    uncached_usd: Decimal = Decimal(0)
 
     @property
     def answered(self) -> int:
@@ -211,7 +216,7 @@ def _judge(
         outcomes.append(outcome)
         errors.append(error)
         retryable.append(again)
-    cost, standard = _costs(replies, sent, tally)
+    cost, standard, uncached = _costs(replies, sent, tally)
     answers = output.to_arrow(decoded)
     if sent.unsatisfied is not None:
         vain = [outcome in (Outcome.INVALID, Outcome.REFUSED) for outcome in outcomes]
@@ -221,6 +226,7 @@ def _judge(
     tally.retryable += sum(retryable)
     tally.cost_usd += Decimal(int(cost.sum())) / PICO
     tally.standard_usd += Decimal(int(standard.sum())) / PICO
+    tally.uncached_usd += Decimal(int(uncached.sum())) / PICO
     own = [
         pa.array(positions, type=pa.int64()),
         pa.array(outcomes, type=pa.string()),
@@ -233,8 +239,8 @@ def _judge(
     return pa.RecordBatch.from_arrays([*own, *answers.columns], schema=answer_schema(output))
 
 
-def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pico-dollars of each reply at the rates of the lane it was served in, and what it would have cost at the standard ones."""
+def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Pico-dollars of each reply at the rates of the lane it was served in; what it would have cost at the standard ones, and without a cache."""
     rows = [(r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.cache_write_1h_tokens, r.output_tokens) for r in replies]
     # Counts that cannot be are a fault of the provider's, and must neither make anything cheaper nor stop the others' answers.
     try:
@@ -245,10 +251,15 @@ def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.i
     counts[3] = np.minimum(counts[3], counts[2])
     tally.input_tokens += int(counts[0].sum())
     tally.cached_tokens += int(counts[1].sum())
+    tally.cache_write_tokens += int(counts[2].sum())
     tally.output_tokens += int(counts[4].sum())
-    cost = sent.rates.cost_pico(*counts)
-    standard = sent.standard.cost_pico(*counts) if sent.standard else cost
-    return np.where([_lane(reply, sent) == sent.lane for reply in replies], cost, standard), standard
+    none = np.zeros_like(counts[0])
+    plain = (counts[0], none, none, none, counts[4])
+    asked_for = [_lane(reply, sent) == sent.lane for reply in replies]
+    standard_rates = sent.standard or sent.rates
+    standard = standard_rates.cost_pico(*counts)
+    cost = np.where(asked_for, sent.rates.cost_pico(*counts), standard)
+    return cost, standard, np.where(asked_for, sent.rates.cost_pico(*plain), standard_rates.cost_pico(*plain))
 
 
 def _lane(reply: Reply, sent: Sent) -> str:

@@ -27,7 +27,7 @@ from keld.price import Lane, Quote, quotes, sold_in_batches
 from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Provider
 from keld.record import JobRun, Shard
-from keld.request import Question, fingerprint
+from keld.request import Question, fingerprint, marks_cache, one_line
 from keld.reuse import reuse
 from keld.runner import Ask, Finding, Runner, Settings, World, options, overhead, plan_shards, probe_of
 from keld.schema import OutputSchema, output_schema
@@ -391,11 +391,11 @@ class Keld:
         shards: list[Shard] = []
         if plan.chosen is not None:
             self.provider(plan.chosen.provider).ready()
-            shards = self._shards(job, run_id, plan, question, files, askable)
+            shards = self._shards(job, taken, run_id, plan, question, files, askable)
         row = {
             "id": run_id, "namespace": self.namespace, "job": job.name, "partition": key, "generation": 1 if before is None else before.generation + 1,
             "fingerprint": asked_of, "input_digest": taken.digest, "rows": taken.rows, "reused": plan.reused, "answered": plan.reused - quarantined,
-            "quarantined": quarantined, "unaskable": taken.unaskable, "terms": _terms(job), "tags": dict(job.tags), "plan": _plan_facts(plan),
+            "quarantined": quarantined, "unaskable": taken.unaskable, "terms": _terms(job, taken), "tags": dict(job.tags), "plan": _plan_facts(plan),
             "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": sink,
         }  # fmt: skip
         return self.ledger.open_run(row, shards, self.clock())
@@ -471,7 +471,7 @@ class Keld:
         ends_at: datetime | None = None,
     ) -> Plan:
         due_at, basis = due(job, ends_at or partition_end(partition), self.clock())
-        ask = self._ask(job, question, files, askable)
+        ask = self._ask(job, taken, question, files, askable)
         found, terms = options(self.world, ask, due_at, job.ceiling)
         work = ask.work
         chosen, most_rows = choose_first(job.name, partition, found, terms) if work.requests else (None, None)
@@ -482,13 +482,15 @@ class Keld:
             probability=job.probability, lane=terms.lane,
         )  # fmt: skip
 
-    def _ask(self, job: Job, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> Ask:
-        return Ask(question=question, sizes=askable, terms=_terms(job), job=(self.namespace, job.name), snapshot=files.snapshot)
+    def _ask(self, job: Job, taken: Snapshot, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> Ask:
+        return Ask(question=question, sizes=askable, terms=_terms(job, taken), job=(self.namespace, job.name), snapshot=files.snapshot)
 
-    def _shards(self, job: Job, run_id: str, plan: Plan, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> list[Shard]:
+    def _shards(
+        self, job: Job, taken: Snapshot, run_id: str, plan: Plan, question: Question, files: RunFiles, askable: NDArray[np.int64]
+    ) -> list[Shard]:
         chosen = plan.chosen
         assert chosen is not None
-        ask, provider = self._ask(job, question, files, askable), self.provider(chosen.provider)
+        ask, provider = self._ask(job, taken, question, files, askable), self.provider(chosen.provider)
         ask = ask if plan.most_rows is None else ask.limited(plan.most_rows)
         too_large = ~fitting(askable, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
         _set_aside(files, question, (askable > 0) & too_large)
@@ -558,13 +560,15 @@ def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:
         )
 
 
-def _terms(job: Job) -> dict[str, Any]:
+def _terms(job: Job, taken: Snapshot) -> dict[str, Any]:
+    marked = taken.marks_cache or marks_cache(one_line(dict(job.params)))
     return {
         "models": list(job.acceptable),
         "max_attempts": job.max_attempts,
         "max_shard_rows": job.max_shard_rows,
         "max_shard_bytes": job.max_shard_bytes,
         "lane": job.lane,
+        "cache": "own" if marked else job.cache,
         "probability": job.probability,
         "priority": job.priority,
         "accept": seal(job.name, job.accept, output_schema(job.output_type, prefix=job.output_prefix)),

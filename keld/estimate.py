@@ -41,6 +41,7 @@ class Observed:
     size_bytes: float = 0  # of their request lines
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0  # of the input
 
 
 def prior(output_kind: str) -> Estimate:

@@ -25,6 +25,7 @@ _MODEL = re.compile(r"[A-Za-z0-9_-]+:\S+")
 _ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
 _REUSE = ("partition", "namespace", "never")
 _LANES = ("auto", "batch", "flex", "standard")
+_CACHE = ("auto", "never")
 _CEILING_MOST = 9_000_000  # the ledger counts pico-dollars in 64 bits
 # What Keld itself says in a request.  One of them in `params` would ask another model, more answers or longer ones than the
 # plan and the ceiling were reckoned with.
@@ -78,6 +79,7 @@ class Job:
         probe: ask one row in the standard lane before a batch is sent, so that a wrong parameter is found in a minute, not at its end.
         hedge: where a batch that is given up for the deadline does not end in time, ask its rows elsewhere all the same; what it has
             answered by then is paid twice, and counted so.
+        cache: `auto`: what all rows begin with is marked for the provider's prompt cache where that is expected to pay; `never`: it is not.
         priority: a column of numbers; where not all rows can be afforded in time, those with the largest come first.
         max_shard_rows, max_shard_bytes: smaller shards than the provider's own limits.
         output_prefix: put before the answer's column names, where they would clash with the table's.
@@ -106,6 +108,7 @@ class Job:
     accept: Any = None
     probe: bool = False
     hedge: bool = False
+    cache: str = "auto"
     priority: str | None = None
     max_shard_rows: int | None = None
     max_shard_bytes: int | None = None
@@ -129,6 +132,8 @@ class Job:
             raise InvalidJob(
                 f"{self.name}: accept= sends on what does not satisfy, and models names one only. Name a stronger one behind it."
             )
+        if self.cache not in _CACHE:
+            raise InvalidJob(f"{self.name}: cache={self.cache!r} is not one of {', '.join(_CACHE)}.")
         if self.lane not in _LANES:
             raise InvalidJob(f"{self.name}: lane={self.lane!r} is not one of {', '.join(_LANES)}.")
         _check_params(self)

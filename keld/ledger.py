@@ -20,6 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from keld import record
+from keld.cache import Read
 from keld.database import Database, shown
 from keld.errors import CeilingTooLow, LeaseLost, UnknownJobRun
 from keld.estimate import Observed
@@ -295,7 +296,21 @@ class Ledger:
             size_bytes=sum(shard.size_bytes * shard.billed / shard.requests for shard in shards),
             input_tokens=sum(shard.input_tokens for shard in shards),
             output_tokens=sum(shard.output_tokens for shard in shards),
+            cached_tokens=sum(shard.cached_tokens for shard in shards),
         )
+
+    def read_from_cache(self, provider: str, host: str, model: str, lane: str, since: datetime) -> Read:
+        """What marked shards of a model in a lane, collected since then, reported."""
+        used = SHARD.c.cached_tokens + SHARD.c.cache_write_tokens > 0  # else what was marked was too short to be kept
+        query = sa.select(
+            sa.func.sum(SHARD.c.requests), sa.func.sum(SHARD.c.cached_tokens), sa.func.sum(SHARD.c.cache_write_tokens)
+        ).where(
+            SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model, SHARD.c.lane == lane,
+            SHARD.c.cache_ttl.is_not(None), SHARD.c.collected_at >= since, used,
+        )  # fmt: skip
+        with self._db.read() as db:
+            rows, read, written = db.execute(query).one()
+        return Read(rows=int(rows or 0), read_tokens=int(read or 0), written_tokens=int(written or 0))
 
     # -- writing ----------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from keld.cache import UNMARKED, Cache, Ttl, without_mark
 from keld.deadline import Pace, escalate_at, flex_at
 from keld.errors import CeilingTooLow, PriceUnknown
 from keld.estimate import TOKENS_A_MESSAGE, WORST_BYTES_A_TOKEN, Estimate, prior
@@ -39,33 +40,46 @@ class Work:
     requests: int
     prompt_bytes: int  # of all rows together
     longest_bytes: int  # of the longest row
-    shared_bytes: int  # system prompt and schema, sent with each row
+    shared_bytes: int  # system prompt, schema and tools, sent with each row
     output_kind: str
     max_output_tokens: int
 
-    def usage(self, estimate: Estimate | None = None) -> Usage:
+    def usage(self, estimate: Estimate | None = None, cache: Cache = UNMARKED) -> Usage:
         """Tokens of all requests together, as expected; never more than at worst."""
-        estimate = estimate or prior(self.output_kind)
+        estimate, cache = estimate or prior(self.output_kind), cache.of(self.requests)
         row = min(float(self.max_output_tokens), estimate.output_tokens_a_row) if self.output_kind != "embedding" else 0.0
+        bytes_a_token = max(estimate.bytes_a_token, WORST_BYTES_A_TOKEN)
+        shared = int(self.requests * self.shared_bytes // bytes_a_token)
+        kept, read = shared >= self.requests * cache.least_tokens, cache.read(shared, self.requests)
+        written = shared - read if kept and cache.ttl is not None else 0
         return Usage(
-            input_tokens=self._input(max(estimate.bytes_a_token, WORST_BYTES_A_TOKEN)),
+            input_tokens=self._input(bytes_a_token),
+            cached_tokens=read,
+            cache_write_tokens=written,
+            cache_write_1h_tokens=written if cache.ttl is Ttl.HOUR else 0,
             output_tokens=int(self.requests * row),
         )
 
-    def worst(self) -> Usage:
-        """Tokens of all requests together, at worst."""
-        output = 0 if self.output_kind == "embedding" else self.max_output_tokens
-        return Usage(input_tokens=self._input(WORST_BYTES_A_TOKEN), output_tokens=self.requests * output)
+    def worst(self, cache: Cache = UNMARKED) -> Usage:
+        """Tokens of all requests together, at worst: every marked beginning is written, and none is read."""
+        output, cache = 0 if self.output_kind == "embedding" else self.max_output_tokens, cache.of(self.requests)
+        written = self.requests * (self.shared_bytes // WORST_BYTES_A_TOKEN + TOKENS_A_MESSAGE) if cache.ttl is not None else 0
+        return Usage(
+            input_tokens=self._input(WORST_BYTES_A_TOKEN),
+            cache_write_tokens=written,
+            cache_write_1h_tokens=written if cache.ttl is Ttl.HOUR else 0,
+            output_tokens=self.requests * output,
+        )
 
-    def expected_usd(self, rates: Rates, estimate: Estimate | None = None) -> Decimal:
+    def expected_usd(self, rates: Rates, estimate: Estimate | None = None, cache: Cache = UNMARKED) -> Decimal:
         """What is expected to be paid: the rates of a request of mean length."""
-        usage = self.usage(estimate)
+        usage = self.usage(estimate, cache)
         return rates.total(usage, usage.input_tokens // max(self.requests, 1))
 
-    def worst_usd(self, rates: Rates) -> Decimal:
+    def worst_usd(self, rates: Rates, cache: Cache = UNMARKED) -> Decimal:
         """What is reserved under a ceiling: the rates that the longest request could reach, for all of them."""
         longest = (self.longest_bytes + self.shared_bytes) // WORST_BYTES_A_TOKEN + TOKENS_A_MESSAGE
-        return rates.total(self.worst(), longest)
+        return rates.total(self.worst(cache), longest)
 
     def of(self, requests: int, prompt_bytes: int) -> Work:
         """The same for one part of it; the worst cases of all parts never add up to more than that of the whole."""
@@ -92,10 +106,14 @@ def work_of(question: Question, sizes: NDArray[np.int64]) -> Work:
     )
 
 
-def shared_texts(question: Question) -> tuple[str, str]:
-    """What is sent with every row: the system prompt and the schema."""
+def shared_texts(question: Question) -> tuple[str, ...]:
+    """What is sent with every row, and read by the model: the system prompt, the schema, and what `params` has of the kind."""
     schema = OutputSchema.from_json(question.output).json_schema
-    return question.system or "", msgspec.json.encode(schema).decode() if schema else ""
+    own = {name: question.params[name] for name in _READ_PARAMS if name in question.params}
+    return question.system or "", *(msgspec.json.encode(part).decode() for part in (schema, own) if part)
+
+
+_READ_PARAMS = ("tools", "functions", "system", "instructions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +130,17 @@ class Candidate:
     estimate: Estimate | None = None  # of its tokens; None: by the prior
     pace: Pace | None = None  # of its account's fast lanes; None: that of the terms
     worst_rates: Rates | None = None  # where an answer may cost more than the lane's rate: flex may be served, and billed, as standard
+    cache: Cache = UNMARKED  # what becomes of the shared beginning of its requests
+
+    def expected_usd(self, work: Work) -> Decimal | None:
+        return work.expected_usd(self.rates, self.estimate, self.cache) if self.rates else None
+
+    def worst_usd(self, work: Work) -> Decimal | None:
+        return work.worst_usd(self.worst_rates or self.rates, self.cache) if self.rates else None
+
+    def affordable(self, work: Work, terms: Terms) -> Candidate:
+        """The same, without its mark where the ceiling has no room for a cache that every row writes."""
+        return self if terms.fits(self.worst_usd(work)) else replace(self, cache=without_mark(self.cache))
 
     @property
     def name(self) -> str:
@@ -142,6 +171,7 @@ class Option:
     chance: float | None
     rescued_by: str | None  # the fast lane that takes over where a batch is late
     obstacle: str | None
+    cache: Cache = UNMARKED
 
     @property
     def total_usd(self) -> Decimal:
@@ -224,6 +254,7 @@ class Terms:
 
 def reckon(candidates: Sequence[Candidate], work: Work, terms: Terms) -> list[Option]:
     """What each candidate would cost, when it would be back, and whether the deadline would be kept; the usable ones first, by total cost."""
+    candidates = [candidate.affordable(work, terms) for candidate in candidates]
     options = [_option(candidate, _rescuers(candidates, candidate, work, terms), work, terms) for candidate in candidates]
     return sorted(options, key=lambda option: (option.obstacle is not None, option.total_usd, _LANES.index(option.lane)))
 
@@ -246,9 +277,7 @@ def _rescuers(candidates: Sequence[Candidate], of: Candidate, work: Work, terms:
         if _LANES.index(candidate.lane) > _LANES.index(of.lane)
         and candidate.obstacle is None
         and candidate.rates
-        and terms.fits(
-            work.expected_usd(candidate.rates, candidate.estimate) * _ERROR
-        )  # shard by shard (`choose_rest`), and so never above it
+        and terms.fits((candidate.expected_usd(work) or Decimal(0)) * _ERROR)  # shard by shard (`choose_rest`), and so never above it
     ]
 
 
@@ -269,10 +298,10 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, ter
         lane=lane,
         shards=candidate.shards,
         requests=work.requests,
-        usage=work.usage(candidate.estimate),
+        usage=work.usage(candidate.estimate, candidate.cache),
         estimate=candidate.estimate or prior(work.output_kind),
-        expected_usd=work.expected_usd(rates, candidate.estimate) if rates else None,
-        worst_usd=work.worst_usd(candidate.worst_rates or rates) if rates else None,
+        expected_usd=candidate.expected_usd(work),
+        worst_usd=candidate.worst_usd(work),
         risk_usd=risk,
         rates_source=rates.source if rates else "no rate known",
         half_by=half,
@@ -280,6 +309,7 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, ter
         chance=chance,
         rescued_by=rescued_by,
         obstacle=candidate.obstacle or (None if rates else "no rate known"),
+        cache=candidate.cache.of(work.requests),
     )
 
 
@@ -321,8 +351,7 @@ class _Rescue:
 
 def _rescue(candidate: Candidate, rescuer: Candidate, work: Work, terms: Terms, span: timedelta) -> _Rescue | None:
     """None where there is no time to wait for it, or waiting is not worth it."""
-    pace, rates = rescuer.pace or terms.pace, rescuer.rates
-    assert rates is not None
+    pace = rescuer.pace or terms.pace
     if candidate.lane is Lane.FLEX:
         part = (candidate.pace or terms.pace).flex_part(work.requests, span, pace)
         if not part:
@@ -335,8 +364,7 @@ def _rescue(candidate: Candidate, rescuer: Candidate, work: Work, terms: Terms, 
         needed = 1 - back
         if at - terms.now < _WAIT_LEAST or span < _BATCH_LEAST or back < _WORTH:
             return None
-    own = work.expected_usd(candidate.rates, candidate.estimate) if candidate.rates else 0
-    dearer = work.expected_usd(rates, rescuer.estimate) - own
+    dearer = (rescuer.expected_usd(work) or Decimal(0)) - (candidate.expected_usd(work) or Decimal(0))
     # What a batch, or flex, has not answered is not paid.
     return _Rescue(usd=max(dearer, Decimal(0)) * Decimal(str(round(needed, 6))), back=back, name=rescuer.name)
 

@@ -63,6 +63,12 @@ class Bracket:
     cache_write_1h: Decimal
     output: Decimal
 
+    def at_worst(self, unmarked: bool, hour: bool) -> Bracket:
+        """See `Rates.at_worst`."""
+        write, write_1h = max(self.input, self.cache_write), max(self.input, self.cache_write_1h)
+        every = max(write, write_1h) if hour else write if unmarked else self.input
+        return replace(self, input=every, cache_write=max(write, every), cache_write_1h=max(write_1h, every))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
@@ -101,12 +107,15 @@ class Rates:
         )
         return usd_a_million / 10**6
 
-    def at_worst(self) -> Rates:
-        """The same, with every input token at what it costs to write it into a cache, where that is more.
+    def at_worst(self, *, unmarked: bool = True, hour: bool = False) -> Rates:
+        """The same, with what is written into a cache at no less than plain input, which a beginning that is too short is billed as.
 
-        From gpt-5.6 on OpenAI's lists have a rate for it above the plain one (genai-prices, Nov 2026), and no request has to ask for it.
+        Args:
+            unmarked: every input token may be written, for minutes: from gpt-5.6 on OpenAI's lists have a rate for it above the plain one
+                (genai-prices, Nov 2026), and no request has to ask for it.
+            hour: every input token may be written, and for an hour: the user marks by himself.
         """
-        return replace(self, brackets=tuple(replace(bracket, input=max(bracket.input, bracket.cache_write)) for bracket in self.brackets))
+        return replace(self, brackets=tuple(bracket.at_worst(unmarked, hour) for bracket in self.brackets))
 
     def cost_pico(
         self,

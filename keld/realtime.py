@@ -62,6 +62,7 @@ class Manner:
         tries: how often one row may be turned away.
         same_fault: after so many rows in a row with the same fault, no more are tried.
         output_tokens: what an answer is reckoned at against a rate limit of tokens.
+        alone_s: how long the others wait for the first answer at most: what it writes into a prompt cache they can read.
     """
 
     begin_with: int = 8
@@ -71,6 +72,7 @@ class Manner:
     tries: int = 10
     same_fault: int = 20
     output_tokens: int = 256
+    alone_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +175,7 @@ class _Asking:
         self._problem: KeldError | None = None
         self._retry_after_s: float | None = None
         self._broken: BaseException | None = None
-        self._lines = self._answers = self._noes = self._at_once = 0
+        self._lines = self._answers = self._noes = self._at_once = self._landed = 0
 
     # -- the loop ----------------------------------------------------------------------------------------------
 
@@ -197,6 +199,8 @@ class _Asking:
     def _begin(self, send: Sender) -> float | None:
         """Begins all that may begin now; seconds until the next may, None: not before something comes back."""
         while not self._ends():
+            if self._flying and not self._landed and self._clock.now() - self._began_at < self._manner.alone_s:
+                return None
             row = self._again.popleft() if self._again else self._next()
             if row is None:
                 return None
@@ -236,6 +240,7 @@ class _Asking:
 
     def _land(self, task: asyncio.Task[None]) -> None:
         self._tokens_flying -= self._flying.pop(task).tokens
+        self._landed += 1
         self._turned.set()
 
     async def _rest(self, wait: float | None) -> None:

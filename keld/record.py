@@ -104,6 +104,7 @@ SHARD = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("worst_usd", _Usd, nullable=False),
     sa.Column("expected_usd", _Usd, nullable=False),
+    sa.Column("cache_ttl", sa.String(4)),
     sa.Column("attempt", sa.Integer, nullable=False, default=0),
     sa.Column("sha256", sa.String(64)),
     sa.Column("input_ref", sa.String),
@@ -121,8 +122,10 @@ SHARD = sa.Table(
     sa.Column("retryable", sa.BigInteger, nullable=False, default=0),
     sa.Column("cost_usd", _Usd),
     sa.Column("standard_usd", _Usd),
+    sa.Column("uncached_usd", _Usd),
     sa.Column("input_tokens", sa.BigInteger, nullable=False, default=0),
     sa.Column("cached_tokens", sa.BigInteger, nullable=False, default=0),
+    sa.Column("cache_write_tokens", sa.BigInteger, nullable=False, default=0),
     sa.Column("output_tokens", sa.BigInteger, nullable=False, default=0),
     sa.Column("outcomes", sa.JSON),
     sa.Index("keld_shard_run", "run_id"),
@@ -248,6 +251,7 @@ class Shard:
     size_bytes: int
     worst_usd: Decimal
     expected_usd: Decimal
+    cache_ttl: str | None = None  # of the mark on what its rows share; it is decided with the reservation
     attempt: int = 0
     sha256: str | None = None
     input_ref: str | None = None
@@ -265,8 +269,10 @@ class Shard:
     retryable: int = 0
     cost_usd: Decimal | None = None
     standard_usd: Decimal | None = None
+    uncached_usd: Decimal | None = None  # what it would have cost, had nothing been read from a cache or written into one
     input_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     output_tokens: int = 0
     outcomes: dict[str, int] | None = None
 
@@ -274,6 +280,11 @@ class Shard:
     def billed(self) -> int:
         """Rows that were worked on, and so paid, whatever the answer was."""
         return sum((self.outcomes or {}).get(outcome, 0) for outcome in ("answered", "invalid", "refused"))
+
+    @property
+    def cache_saved_usd(self) -> Decimal:
+        """Below 0 where the writes cost more than the reads saved."""
+        return Decimal(0) if self.uncached_usd is None or self.cost_usd is None else self.uncached_usd - self.cost_usd
 
     @property
     def unsent(self) -> bool:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _POSITION = re.compile(r"[0-9]{8,15}").fullmatch
 _MARK = re.compile(r"([a-z0-9]{10})-[0-9]{1,15}").fullmatch
 _encode = msgspec.json.Encoder().encode
+_CACHE_MARK = re.compile(
+    rb'"(cache_control|prompt_cache_(?:breakpoint|options))":[^n]'
+).search  # the name of a field, set: in a text its quotes are escaped
 _LINE_ENDS = tuple((chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029))
 
 
@@ -67,6 +70,11 @@ def one_line(value: Any) -> bytes:
     for raw, escaped in _LINE_ENDS:
         encoded = encoded.replace(raw, escaped)
     return encoded
+
+
+def marks_cache(asked: bytes) -> bool:
+    """Whether a prompt fragment, or the JSON of `params`, says by itself what is to be cached."""
+    return _CACHE_MARK(asked) is not None
 
 
 def row_fingerprint(fragment: bytes) -> bytes:

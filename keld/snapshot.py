@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from keld.errors import SourceError
 from keld.failpoint import failpoint
 from keld.job import Job
-from keld.request import Asked, check_columns, renderer, row_fingerprint
+from keld.request import Asked, check_columns, marks_cache, renderer, row_fingerprint
 from keld.table import ParquetSink, Table, read_parquet
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Snapshot:
     rows: int
     unaskable: int
     prompt_bytes: int  # of all fragments
+    marks_cache: bool  # a prompt says by itself what is to be cached
     digest: str  # of the file: the same rows give the same
 
 
@@ -58,6 +59,7 @@ def take(job: Job, table: Table, path: Path) -> Snapshot:
     render = renderer(job.prompt)
     keys = _Keys(job)
     rows = unaskable = prompt_bytes = 0
+    marked = False
     schema = pa.schema([*table.schema, *OWN])
     failpoint("snapshot.write")
     with ParquetSink(path, schema) as sink:
@@ -69,9 +71,10 @@ def take(job: Job, table: Table, path: Path) -> Snapshot:
             rows += batch.num_rows
             unaskable += batch.num_rows - own[2].null_count
             prompt_bytes += pc.sum(own[1]).as_py() or 0
+            marked = marked or any(row.fragment is not None and row.fragment[:1] == b"[" and marks_cache(row.fragment) for row in asked)
         keys.check(rows)
     failpoint("snapshot.done")
-    return Snapshot(rows=rows, unaskable=unaskable, prompt_bytes=prompt_bytes, digest=_digest(path))
+    return Snapshot(rows=rows, unaskable=unaskable, prompt_bytes=prompt_bytes, marks_cache=marked, digest=_digest(path))
 
 
 def sizes(path: Path) -> Iterator[NDArray[np.int64]]:

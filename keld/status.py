@@ -36,6 +36,15 @@ class Batch:
     submitted_at: datetime | None
     ended_at: datetime | None
     cost_usd: Decimal | None
+    cache_ttl: str | None  # of the mark on what its rows share
+    input_tokens: int
+    cached_tokens: int
+    cache_saved_usd: Decimal
+
+    @property
+    def cache_hit_rate(self) -> float | None:
+        """As of `Status`."""
+        return _hit_rate(self.cached_tokens, self.input_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +53,8 @@ class Status:
 
     `saved_usd` compares what was paid with what the same tokens cost in the standard lane; `turnaround_s` is from submission to
     the last answer.  `expected_usd` is what the plan said of the whole job run; `estimated_usd` is what was expected, when they were sent, of
-    the rows that are billed by now, and `estimate_error` how far that was off.
+    the rows that are billed by now, and `estimate_error` how far that was off.  `cache_saved_usd` is what the provider's prompt cache took off
+    the cost; below 0, where more was paid to write it than reading it saved.
     """
 
     id: str
@@ -69,6 +79,7 @@ class Status:
     standard_usd: Decimal
     input_tokens: int
     cached_tokens: int
+    cache_saved_usd: Decimal
     output_tokens: int
     as_of: datetime
     created_at: datetime
@@ -109,6 +120,11 @@ class Status:
         return self.standard_usd - self.cost_usd
 
     @property
+    def cache_hit_rate(self) -> float | None:
+        """The share of the input that was read from the provider's cache, 0 to 1; None before anything was read."""
+        return _hit_rate(self.cached_tokens, self.input_tokens)
+
+    @property
     def estimate_error(self) -> float | None:
         """By what share these rows cost more (above 0) or less than was expected; None before anything was billed."""
         paid = sum((batch.cost_usd or Decimal(0) for batch in self.batches), Decimal(0))
@@ -142,7 +158,7 @@ class Status:
         """The same, as JSON values: money as decimal text, instants as ISO 8601."""
         derived = {
             "saved_usd": self.saved_usd, "estimate_error": self.estimate_error, "turnaround_s": self.turnaround_s,
-            "deadline_met": self.deadline_met, "over": self.over,
+            "deadline_met": self.deadline_met, "over": self.over, "cache_hit_rate": self.cache_hit_rate,
         }  # fmt: skip
         return {name: plain(value) for name, value in (asdict(self) | derived).items()}
 
@@ -176,6 +192,7 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
         standard_usd=run.standard_usd,
         input_tokens=sum(shard.input_tokens for shard in shards),
         cached_tokens=sum(shard.cached_tokens for shard in shards),
+        cache_saved_usd=sum((shard.cache_saved_usd for shard in shards), Decimal(0)),
         output_tokens=sum(shard.output_tokens for shard in shards),
         as_of=as_of,
         created_at=run.created_at,
@@ -225,7 +242,15 @@ def _batch(shard: Shard) -> Batch:
         submitted_at=shard.submitted_at,
         ended_at=shard.ended_at,
         cost_usd=shard.cost_usd,
+        cache_ttl=shard.cache_ttl,
+        input_tokens=shard.input_tokens,
+        cached_tokens=shard.cached_tokens,
+        cache_saved_usd=shard.cache_saved_usd,
     )
+
+
+def _hit_rate(cached: int, tokens: int) -> float | None:
+    return round(cached / tokens, 4) if tokens else None
 
 
 def plain(value: Any) -> Any:

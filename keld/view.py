@@ -117,6 +117,8 @@ def outcome_view(status: Status) -> RenderableType:
         f"Cost {usd(status.cost_usd)}, {usd(status.saved_usd)} less than the standard price of {usd(status.standard_usd)}; "
         f"{status.input_tokens:,} tokens in, {status.output_tokens:,} out; turnaround {span(status.turnaround_s)}."
     )
+    if status.cached_tokens or status.cache_saved_usd:
+        lines.append(f"{_cached(status).capitalize()}.")
     if status.estimate_error is not None:
         lines.append(f"That is {_off(status)}.")
     if status.deadline_at is not None:
@@ -288,6 +290,11 @@ def _verdict(plan: Plan) -> list[str]:
     if plan.standard_usd is not None and chosen.expected_usd is not None and plan.standard_usd:
         lines[0] = lines[0][:-1] + f"; the standard lane would cost {usd(plan.standard_usd)}."
     lines.append(_basis(chosen))
+    if chosen.cache.ttl is not None:
+        share = chosen.usage.cached_tokens / max(chosen.usage.input_tokens, 1)
+        lines.append(
+            f"The shared beginning is marked for the prompt cache ({chosen.cache.ttl.value}); {share:.0%} of the input is expected from it."
+        )
     if plan.ceiling_usd is not None:
         lines.append(f"Ceiling: {usd(plan.ceiling_usd)}.")
     if plan.most_rows is not None:
@@ -324,9 +331,19 @@ def _headline(status: Status) -> Text:
     text.append(f"  {status.answered:,} of {status.rows:,} rows answered, {cost}")
     if status.estimate_error is not None:
         text.append(f", {_off(status)}")
+    if status.cached_tokens or status.cache_saved_usd:
+        text.append(f", {_cached(status)}")
     if status.deadline_at is not None:
         text.append(f", due {instant(status.deadline_at)}")
     return text
+
+
+def _cached(status: Status) -> str:
+    """What the provider's prompt cache did, and what it was worth."""
+    worth = (
+        f"saved {usd(status.cache_saved_usd)}" if status.cache_saved_usd >= 0 else f"cost {usd(-status.cache_saved_usd)} more than it saved"
+    )
+    return f"{status.cache_hit_rate or 0:.0%} of the input from the prompt cache, which {worth}"
 
 
 def _off(status: Status) -> str:

@@ -19,9 +19,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from .answer import Answerer
-from .anthropic_answer import PromptCache, count_tokens, entry, make
+from .anthropic_answer import count_tokens, entry, make
 from .batch import ENDED, Batch, Outcome, Phase, Rows, Status
 from .bill import Provider
+from .cache import PromptCache
 from .clock import instant
 from .error import ApiError, error_of
 from .fault import DOWNLOAD_FAULTS, ROW_FAULTS, Event, row_fate

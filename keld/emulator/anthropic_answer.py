@@ -1,29 +1,29 @@
-"""Anthropic answer: one Messages body -> one message.
+"""Anthropic answer: one Messages body -> one message."""
 
-Prompt caching is kept here, because it is the one thing in which an answer depends on those before it: the first row
-with a `cache_control` prefix writes it, later ones read it until its time to live is over on the emulator's clock.
-"""
-
-import threading
+from collections.abc import Iterator
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from .answer import ABSENT, Answerer, Ask, Usage, present, size_of, tokens_of
 from .bill import BillEntry, Lane
+from .cache import Piece, PromptCache
 from .clock import instant
 from .error import ApiError
 from .fault import RowFate, twist_of
 
 _MESSAGE_TOKENS = 4
-_LEAST_CACHED_TOKENS = 1024  # https://platform.claude.com/docs/en/build-with-claude/prompt-caching, Nov 2026
-_TTL_S = {"5m": 300.0, "1h": 3600.0}
+# https://platform.claude.com/docs/en/build-with-claude/prompt-caching, 2026; a shorter prefix is not kept, and nothing says so.  Else 1,024.
+_MOST_MARKS = 4
+_LEAST_CACHED = {
+    "opus-5": 512, "haiku-4-5": 4096, "opus-4-5": 4096, "opus-4-6": 4096, "opus-4-7": 2048, "3-5-haiku": 2048, "3-haiku": 2048,
+}  # fmt: skip
 
 
 class CacheControl(msgspec.Struct, gc=False):
-    type: str = "ephemeral"
-    ttl: str = "5m"
+    type: Literal["ephemeral"] = "ephemeral"
+    ttl: Literal["5m", "1h"] = "5m"
 
 
 class Block(msgspec.Struct, gc=False):
@@ -53,6 +53,7 @@ class MessagesBody(msgspec.Struct, gc=False):
     output_config: OutputConfig | None = None
     stream: bool | None = None
     temperature: float | None = None
+    cache_control: CacheControl | None = None
     tools: msgspec.Raw = ABSENT
 
 
@@ -79,22 +80,6 @@ _count = msgspec.json.Decoder(CountBody)
 _quoted = msgspec.json.Encoder().encode
 
 
-class PromptCache:
-    """Which prefixes are warm, and until when."""
-
-    def __init__(self) -> None:
-        self._warm_until: dict[tuple[str, bytes], float] = {}
-        self._lock = threading.Lock()
-
-    def read(self, model: str, prefix: bytes, ttl: str, at: float) -> bool:
-        """Whether the prefix was warm at `at`; it is, afterwards."""
-        key = (model, sha256(prefix).digest())
-        with self._lock:
-            warm = self._warm_until.get(key, 0.0) >= at
-            self._warm_until[key] = max(at + _TTL_S.get(ttl, 300.0), self._warm_until.get(key, 0.0))
-        return warm
-
-
 def make(body: bytes, answerer: Answerer, cache: PromptCache, *, at: float, batch: bool, fate: RowFate | None = None) -> Made:
     """What the service answers to `body`.
 
@@ -110,8 +95,9 @@ def make(body: bytes, answerer: Answerer, cache: PromptCache, *, at: float, batc
     _check(asked, fate)
     schema = schema_of(asked.output_config)
     digest = sha256(body)
-    whole = input_tokens(asked.system, asked.messages, len(schema or b"") + len(present(asked.tools) or b""))
-    usage = _cached_usage(asked, cache, whole, at)
+    first = (present(asked.tools) or b"") + (schema or b"")
+    whole = input_tokens(asked.system, asked.messages, len(first))
+    usage = _cached_usage(asked, cache, whole, first, at, fate == "cache_miss")
     answer = answerer.answer(Ask(digest.digest(), body, whole, schema, asked.max_tokens), twist_of(fate))
     name, out = digest.hexdigest(), answer.output_tokens
     refused = answer.finish == "refusal"
@@ -193,25 +179,51 @@ def _check(asked: MessagesBody, fate: RowFate | None) -> None:
         raise ApiError(status=400, message="max_tokens: Input should be greater than or equal to 1")
     if not asked.messages:
         raise ApiError(status=400, message="messages: at least one message is required")
+    blocks = [
+        block
+        for content in (asked.system, *(message.content for message in asked.messages))
+        if isinstance(content, list)
+        for block in content
+    ]
+    marks = sum(block.cache_control is not None for block in blocks) + (asked.cache_control is not None)
+    if marks > _MOST_MARKS:
+        raise ApiError(status=400, message=f"A maximum of {_MOST_MARKS} blocks with cache_control may be provided. Found {marks}.")
     if fate == "model_not_found" or "does-not-exist" in asked.model:
         raise ApiError(status=404, message=f"model: {asked.model}")
 
 
-def _cached_usage(asked: MessagesBody, cache: PromptCache, whole: int, at: float) -> Usage:
-    """Usage before the answer: how much of the input the system prompt's cached prefix is."""
-    if not isinstance(asked.system, list):
-        return Usage(whole, 0)
-    marked = [number for number, block in enumerate(asked.system) if block.cache_control is not None]
-    if not marked:
-        return Usage(whole, 0)
-    control = asked.system[marked[-1]].cache_control or CacheControl()
-    prefix = "\x00".join(block.text for block in asked.system[: marked[-1] + 1]).encode("utf-8", "surrogatepass")
-    tokens = tokens_of(len(prefix) - marked[-1])
-    if tokens < _LEAST_CACHED_TOKENS:
-        return Usage(whole, 0)
-    if cache.read(asked.model, prefix, control.ttl, at):
-        return Usage(whole, 0, cached=tokens)
-    return Usage(whole, 0, cache_write=tokens, cache_write_1h=tokens if control.ttl == "1h" else 0)
+def _cached_usage(asked: MessagesBody, cache: PromptCache, whole: int, first: bytes, at: float, miss: bool) -> Usage:
+    """Usage before the answer: how much of the input comes from the cache, or goes there."""
+    use = cache.marked(asked.model, list(_pieces(asked, first)), _least_cached(asked.model), at, miss=miss)
+    return Usage(whole, 0, use.read, use.written, use.written_1h)
+
+
+def _least_cached(model: str) -> int:
+    return next((tokens for name, tokens in _LEAST_CACHED.items() if name in model), 1024)
+
+
+def _pieces(asked: MessagesBody, first: bytes) -> Iterator[Piece]:
+    """The prompt in the order in which it is cached: tools and schema, the system prompt, the messages."""
+    yield Piece(first, tokens_of(len(first)))
+    yield from _parts(asked.system, 0, None)
+    last = len(asked.messages) - 1
+    for n, message in enumerate(asked.messages):
+        yield from _parts(message.content, _MESSAGE_TOKENS, asked.cache_control if n == last else None)
+
+
+def _parts(content: str | list[Block] | None, more_tokens: int, behind: CacheControl | None) -> Iterator[Piece]:
+    """Content block by block; their tokens add up to those of the whole."""
+    blocks = content if isinstance(content, list) else [] if content is None else [Block(content)]
+    size = tokens = 0
+    for n, block in enumerate(blocks):
+        size += size_of(block.text)
+        control = block.cache_control or (behind if n == len(blocks) - 1 else None)
+        yield Piece(
+            block.text.encode("utf-8", "surrogatepass"),
+            tokens_of(size) - tokens + (0 if n else more_tokens),
+            None if control is None else control.ttl,
+        )
+        tokens = tokens_of(size)
 
 
 def _text_bytes(content: str | list[Block] | None) -> int:

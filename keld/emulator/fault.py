@@ -32,6 +32,7 @@ at `rows`: `fraction` (1) or `count` chooses rows, exactly; on realtime calls it
     length            paid, and cut
     invalid           paid, and not what the schema asked for
     standard_tier     flex was asked for; the standard tier is given, told and paid (OpenAI)
+    cache_miss        the prompt cache is not found, however warm: what is marked is written once more, and paid
 at `results`
     no_output_id      `output_file_id` (Anthropic: `results_url`) is null
     empty_output_id   it is ""
@@ -99,6 +100,7 @@ ROW_FAULTS: dict[str, set[str]] = {
     "length": _CHOICE,
     "invalid": _CHOICE,
     "standard_tier": _CHOICE,
+    "cache_miss": _CHOICE,
 }
 RESULT_FAULTS: dict[str, set[str]] = {
     "no_output_id": set(),
@@ -193,7 +195,7 @@ class Rule:
         return {**own, **self.arguments, "hits": self.hits}
 
 
-RowFate = Literal["refusal", "length", "invalid", "model_not_found", "standard_tier"]
+RowFate = Literal["refusal", "length", "invalid", "model_not_found", "standard_tier", "cache_miss"]
 
 
 def row_fate(rules: list[Rule], ordinal: int, custom_id: str) -> RowFate | None:
@@ -208,7 +210,7 @@ def row_fate(rules: list[Rule], ordinal: int, custom_id: str) -> RowFate | None:
         match rule.do:
             case "error":
                 raise error_of(int(rule.get("status", 500)), rule.get("message", None), rule.get("code", None))
-            case "refusal" | "length" | "invalid" | "model_not_found" | "standard_tier" as fate:
+            case "refusal" | "length" | "invalid" | "model_not_found" | "standard_tier" | "cache_miss" as fate:
                 return fate
             case _:
                 pass
@@ -217,7 +219,11 @@ def row_fate(rules: list[Rule], ordinal: int, custom_id: str) -> RowFate | None:
 
 def twist_of(fate: RowFate | None) -> Literal["refusal", "length", "invalid"] | None:
     """What a fate makes of the answer's text; None: nothing."""
-    return None if fate == "model_not_found" or fate == "standard_tier" else fate  # noqa: PLR1714  mypy narrows by comparison only
+    match fate:
+        case "refusal" | "length" | "invalid":
+            return fate
+        case _:
+            return None
 
 
 @dataclass(frozen=True, kw_only=True)

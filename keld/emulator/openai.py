@@ -6,7 +6,7 @@ failures, refusals in the error file with `error: null`) is followed over the sp
 
 import contextlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from .answer import Answerer
 from .batch import ENDED, Batch, Outcome, Phase, Problem, Rows, Status
 from .bill import Provider
+from .cache import PromptCache
 from .error import ApiError, error_of
 from .fault import DOWNLOAD_FAULTS, ROW_FAULTS, Event, row_fate
 from .openai_answer import (
@@ -100,6 +101,7 @@ class OpenAI:
 
     store: Store
     answerer: Answerer
+    cache: PromptCache = field(default_factory=PromptCache)
 
     provider: Provider = "openai"
     one_file: bool = False
@@ -314,7 +316,7 @@ class OpenAI:
         head = f'{{"id":"batch_req_{batch.id[-12:]}{rank:08x}","custom_id":{_quoted(line.custom_id).decode()},"response":'
         try:
             fate = row_fate(batch.rules_at("rows"), rank, line.custom_id) if batch.rules else None
-            made = make(batch.endpoint, body, self.answerer, at=at, batch=True, fate=fate)
+            made = make(batch.endpoint, body, self.answerer, self.cache, at=at, batch=True, fate=fate)
         except ApiError as error:
             refused = _quoted(self.error_body(error)).decode()
             text = f'{head}{{"status_code":{error.status},"request_id":"req_{rank:032x}","body":{refused}}},"error":null}}'
@@ -344,7 +346,7 @@ class OpenAI:
         rules = self.store.faults.take("rows", ROW_FAULTS, event)
         fate = next((row_fate([rule], rule.seen - 1, "") for rule in rules), None)
         at = self.store.clock.time()
-        made = make(path, body, self.answerer, at=at, batch=False, fate=fate)
+        made = make(path, body, self.answerer, self.cache, at=at, batch=False, fate=fate)
         self.store.realtime_bill.add(entry(made, batch_id=None, custom_id=None, at=at))
         return made.body
 

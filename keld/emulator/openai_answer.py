@@ -6,7 +6,9 @@ of the few microseconds a row may cost, the text of the answer should take most.
 
 import base64
 import math
+import re
 from array import array
+from collections.abc import Iterator
 from hashlib import sha256, shake_128
 from typing import Literal, NamedTuple, get_args
 
@@ -14,6 +16,7 @@ import msgspec
 
 from .answer import ABSENT, Answer, Answerer, Ask, Usage, present, size_of, tokens_in, tokens_of
 from .bill import BillEntry, Lane
+from .cache import Piece, PromptCache, Use
 from .clock import instant
 from .error import ApiError
 from .fault import RowFate, twist_of
@@ -22,10 +25,22 @@ Endpoint = Literal["/v1/chat/completions", "/v1/responses", "/v1/embeddings"]
 ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
 _MESSAGE_TOKENS = 4
 _DEFAULT_DIMENSIONS = 1536
+_LEAST_CACHED_TOKENS = 1024
+_VERSION = re.compile(r"\bgpt-(\d+)(?:\.(\d+))?")
+
+
+class Breakpoint(msgspec.Struct, gc=False):
+    mode: Literal["explicit"]
+
+
+class CacheOptions(msgspec.Struct, gc=False):
+    mode: Literal["implicit", "explicit"] = "implicit"
+    ttl: Literal["30m"] = "30m"
 
 
 class Part(msgspec.Struct, gc=False):
     text: str = ""
+    prompt_cache_breakpoint: Breakpoint | None = None
 
 
 class Message(msgspec.Struct, gc=False):
@@ -52,6 +67,7 @@ class ChatBody(msgspec.Struct, gc=False):
     temperature: float | None = None
     top_p: float | None = None
     service_tier: str | None = None
+    prompt_cache_options: CacheOptions | None = None
     tools: msgspec.Raw = ABSENT
 
 
@@ -74,6 +90,7 @@ class ResponsesBody(msgspec.Struct, gc=False):
     temperature: float | None = None
     top_p: float | None = None
     service_tier: str | None = None
+    prompt_cache_options: CacheOptions | None = None
     tools: msgspec.Raw = ABSENT
 
 
@@ -100,7 +117,9 @@ _embeddings = msgspec.json.Decoder(EmbeddingsBody)
 _quoted = msgspec.json.Encoder().encode
 
 
-def make(endpoint: str, body: bytes, answerer: Answerer, *, at: float, batch: bool, fate: RowFate | None = None) -> Made:
+def make(
+    endpoint: str, body: bytes, answerer: Answerer, cache: PromptCache, *, at: float, batch: bool, fate: RowFate | None = None
+) -> Made:
     """What the service answers to `body`.
 
     Raises:
@@ -109,9 +128,9 @@ def make(endpoint: str, body: bytes, answerer: Answerer, *, at: float, batch: bo
     try:
         match endpoint:
             case "/v1/chat/completions":
-                return _make_chat(_chat.decode(body), body, answerer, at, batch, fate)
+                return _make_chat(_chat.decode(body), body, answerer, cache, at, batch, fate)
             case "/v1/responses":
-                return _make_response(_responses.decode(body), body, answerer, at, batch, fate)
+                return _make_response(_responses.decode(body), body, answerer, cache, at, batch, fate)
             case _:
                 return _make_embeddings(_embeddings.decode(body), body, batch, fate)
     except msgspec.ValidationError as error:
@@ -131,7 +150,7 @@ def entry(made: Made, *, batch_id: str | None, custom_id: str | None, at: float)
         lane=made.lane,
         input_tokens=made.usage.input,
         cached_tokens=made.usage.cached,
-        cache_write_tokens=0,
+        cache_write_tokens=made.usage.cache_write,
         cache_write_1h_tokens=0,
         output_tokens=made.usage.output,
         reasoning_tokens=made.usage.reasoning,
@@ -145,7 +164,7 @@ def model_not_found(model: str) -> ApiError:
     return ApiError(status=404, message=message, code="model_not_found")
 
 
-def _make_chat(asked: ChatBody, body: bytes, answerer: Answerer, at: float, batch: bool, fate: RowFate | None) -> Made:
+def _make_chat(asked: ChatBody, body: bytes, answerer: Answerer, cache: PromptCache, at: float, batch: bool, fate: RowFate | None) -> Made:
     lane = _checked_lane(asked.model, asked.stream, asked.service_tier, batch, fate)
     if not asked.messages:
         raise ApiError(status=400, message="Invalid 'messages': empty array.", param="messages", code="empty_array")
@@ -154,7 +173,9 @@ def _make_chat(asked: ChatBody, body: bytes, answerer: Answerer, at: float, batc
     if schema is None and asked.response_format and asked.response_format.type == "json_object":
         schema = b'{"type":"object","properties":{"answer":{"type":"string"}}}'
     digest = sha256(body)
-    input_tokens = _messages_tokens(asked.messages) + tokens_of(len(schema or b"") + len(present(asked.tools) or b""))
+    first = (present(asked.tools) or b"") + (schema or b"")
+    input_tokens = _messages_tokens(asked.messages) + tokens_of(len(first))
+    use = _cached(asked, asked.messages, first, input_tokens, cache, at, fate)
     most = asked.max_completion_tokens if asked.max_completion_tokens is not None else asked.max_tokens
     ask = Ask(digest.digest(), body, input_tokens, schema, most)
     answer = answerer.answer(ask, twist_of(fate))
@@ -166,25 +187,29 @@ def _make_chat(asked: ChatBody, body: bytes, answerer: Answerer, at: float, batc
         f'"choices":[{{"index":0,"message":{{"role":"assistant","content":{content},"refusal":{refusal},'
         f'"annotations":[]}},"logprobs":null,"finish_reason":"{"length" if answer.finish == "length" else "stop"}"}}],'
         f'"usage":{{"prompt_tokens":{input_tokens},"completion_tokens":{out},"total_tokens":{input_tokens + out},'
-        '"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0},"completion_tokens_details":{'
+        f'"prompt_tokens_details":{{"cached_tokens":{use.read},"cache_write_tokens":{use.written},"audio_tokens":0}},'
+        '"completion_tokens_details":{'
         '"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}},'
         f'"service_tier":"{"flex" if lane == "flex" else "default"}","system_fingerprint":"fp_keld"}}',
         asked.model,
         lane,
-        Usage(input_tokens, out),
+        Usage(input_tokens, out, use.read, use.written),
         name,
     )
 
 
-def _make_response(asked: ResponsesBody, body: bytes, answerer: Answerer, at: float, batch: bool, fate: RowFate | None) -> Made:
+def _make_response(
+    asked: ResponsesBody, body: bytes, answerer: Answerer, cache: PromptCache, at: float, batch: bool, fate: RowFate | None
+) -> Made:
     lane = _checked_lane(asked.model, asked.stream, asked.service_tier, batch, fate)
     form = asked.text.format if asked.text else None
     schema = present(form.schema) if form else None
     digest = sha256(body)
     messages = [Message(content=asked.input)] if isinstance(asked.input, str) else asked.input
-    input_tokens = (
-        _messages_tokens(messages) + tokens_in(asked.instructions or "") + tokens_of(len(schema or b"") + len(present(asked.tools) or b""))
-    )
+    first = (present(asked.tools) or b"") + (schema or b"")
+    input_tokens = _messages_tokens(messages) + tokens_in(asked.instructions or "") + tokens_of(len(first))
+    first += (asked.instructions or "").encode("utf-8", "surrogatepass")
+    use = _cached(asked, messages, first, input_tokens, cache, at, fate)
     ask = Ask(digest.digest(), body, input_tokens, schema, asked.max_output_tokens)
     answer = answerer.answer(ask, twist_of(fate))
     name, out = digest.hexdigest(), answer.output_tokens
@@ -197,13 +222,43 @@ def _make_response(asked: ResponsesBody, body: bytes, answerer: Answerer, at: fl
         f'{_response_part(answer)}]}}],"parallel_tool_calls":true,"temperature":1.0,"tool_choice":"auto","tools":[],'
         f'"top_p":1.0,"max_output_tokens":{"null" if asked.max_output_tokens is None else asked.max_output_tokens},'
         f'"service_tier":"{"flex" if lane == "flex" else "default"}","usage":{{"input_tokens":{input_tokens},'
-        f'"input_tokens_details":{{"cached_tokens":0,"cache_write_tokens":0}},"output_tokens":{out},'
+        f'"input_tokens_details":{{"cached_tokens":{use.read},"cache_write_tokens":{use.written}}},"output_tokens":{out},'
         f'"output_tokens_details":{{"reasoning_tokens":0}},"total_tokens":{input_tokens + out}}}}}',
         asked.model,
         lane,
-        Usage(input_tokens, out),
+        Usage(input_tokens, out, use.read, use.written),
         name,
     )
+
+
+def _cached(
+    asked: ChatBody | ResponsesBody, messages: list[Message], first: bytes, whole: int, cache: PromptCache, at: float, fate: RowFate | None
+) -> Use:
+    """What of a prompt comes from the cache, and goes there.  From gpt-5.6 on only what ends at a breakpoint, and a write is billed."""
+    if whole < _LEAST_CACHED_TOKENS:
+        return Use()
+    version = _VERSION.search(asked.model)
+    miss = fate == "cache_miss"
+    if version is None or (int(version[1]), int(version[2] or 0)) < (5, 6):
+        prompt = b"".join([first, *(piece.content for piece in _pieces(messages))])
+        return cache.unmarked(asked.model, prompt, at, miss=miss)
+    # Where the schema, the tools and the instructions stand, no mark can; they are before the messages.
+    pieces = [Piece(first, tokens_of(len(first))), *_pieces(messages)]
+    if (asked.prompt_cache_options or CacheOptions()).mode == "implicit":
+        pieces[-1] = pieces[-1]._replace(ttl="30m")
+    return cache.marked(asked.model, pieces, _LEAST_CACHED_TOKENS, at, miss=miss)
+
+
+def _pieces(messages: list[Message]) -> Iterator[Piece]:
+    for message in messages:
+        content = message.content
+        parts = [Part(content)] if isinstance(content, str) else content or []
+        size = tokens = 0
+        for n, part in enumerate(parts):
+            size += size_of(part.text)
+            mark = "30m" if part.prompt_cache_breakpoint else None
+            yield Piece(part.text.encode("utf-8", "surrogatepass"), tokens_of(size) - tokens + (0 if n else _MESSAGE_TOKENS), mark)
+            tokens = tokens_of(size)
 
 
 def _response_part(answer: Answer) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from keld.answer import Reply
+from keld.cache import Caching, Ttl
 from keld.price import Lane
 from keld.request import Question
 from keld.shard import Limits
@@ -221,7 +222,13 @@ class Provider(Protocol):
         """
         ...
 
-    def encoder(self, question: Question, model: str, nonce: str) -> Encoder: ...
+    def caching(self, model: str) -> Caching:
+        """How it caches the beginning of that model's prompts."""
+        ...
+
+    def encoder(self, question: Question, model: str, nonce: str, cache: Ttl | None = None) -> Encoder:
+        """What makes the request lines of one shard; with `cache`, what its rows share is marked, to be kept for so long."""
+        ...
 
     def upload(self, path: Path, key: str) -> str | None:
         """A reference to the uploaded input; None where the input goes with the create."""

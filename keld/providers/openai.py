@@ -2,11 +2,19 @@
 
 One of the providers behind `base`.  The official SDK is the transport (auth, retries of harmless calls, multipart, streams); its
 per-row models are never used: lines are read with typed structs, block by block.  Wire facts: `/v1/files`, `/v1/batches`, Nov 2026.
+
+Caching, by developers.openai.com/api/docs/guides/prompt-caching and openai 2's types, Nov 2026.  Before gpt-5.6 it goes by itself, by the
+longest equal beginning, and a write costs nothing: there is nothing to say.  From gpt-5.6 on a write costs 1.25 times the input, only what
+ends at a breakpoint is found again, and the one that is set by itself stands behind the row's own words: every row would write all of its
+prompt, and none read.  So there we say `explicit`, which writes nothing but what is marked, and mark the system prompt where that pays, with one
+`prompt_cache_key` for all who share it.  Older models are sent no key: all rows begin alike, and are routed by their first 256 tokens as it is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +28,7 @@ import msgspec
 import openai as sdk
 
 from keld.answer import Outcome, Reply
+from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, SchemaError
 from keld.price import Lane
 from keld.providers.base import (
@@ -41,7 +50,7 @@ from keld.providers.fault import code_of, create_outcome, plain_faults, scrubbed
 from keld.providers.line import RETRYABLE_STATUS, lines_of
 from keld.providers.page import instant, paged
 from keld.providers.template import Hole, Template, template
-from keld.request import Question, custom_id
+from keld.request import Question, custom_id, one_line
 from keld.schema import OutputSchema
 from keld.shard import Limits
 
@@ -64,6 +73,9 @@ _STATES = {
     "cancelled": BatchState.CANCELLED,
 }  # everything else, also a status never seen before, is still in progress
 _KEY = "keld_key"
+_VERSION = re.compile(r"\bgpt-(\d+)(?:\.(\d+))?")
+_LEAST_CACHED = 1_024  # tokens
+_EXPLICIT = {"mode": "explicit"}
 _T = TypeVar("_T")
 
 
@@ -91,8 +103,13 @@ class OpenAI:
 
     # -- asking -----------------------------------------------------------------------------------------------
 
-    def encoder(self, question: Question, model: str, nonce: str) -> LineEncoder:
-        return _encoder(question, model, nonce)
+    def caching(self, model: str) -> Caching:
+        # What a host of this shape writes by itself nobody knows: `by_itself` reserves for it in any case.
+        ttl = dict.fromkeys(Lane, Ttl.HALF_HOUR) if _takes_marks(model) else {}
+        return Caching(least_tokens=_LEAST_CACHED, by_itself=True, ttl=ttl)
+
+    def encoder(self, question: Question, model: str, nonce: str, cache: Ttl | None = None) -> LineEncoder:
+        return _encoder(question, model, nonce, cache)
 
     def upload(self, path: Path, key: str) -> str | None:
         with self._plain("the upload of an input file", carried_prompts=True), path.open("rb") as file:
@@ -226,7 +243,7 @@ class LineEncoder:
 
     @property
     def overhead_bytes(self) -> int:
-        return max(self.message.size_bytes, self.conversation.size_bytes) + 32
+        return max(self.message.size_bytes, self.conversation.size_bytes) + 48  # the custom_id, of a position of any length
 
     def line(self, position: int, fragment: bytes) -> bytes:
         head = b'{"custom_id":"%b-%08d",' % (self.nonce, position)
@@ -248,29 +265,56 @@ class LineEncoder:
         return lines
 
 
-def _encoder(question: Question, model: str, nonce: str) -> LineEncoder:
+def _encoder(question: Question, model: str, nonce: str, cache: Ttl | None) -> LineEncoder:
     output = OutputSchema.from_json(question.output)
-    hole = Hole.new()
+    hole, cache = Hole.new(), cache if _takes_marks(model) else None
     if output.kind == "embedding":
-        url, message = "/v1/embeddings", {"model": model, "input": hole.mark} | _dimensions(model, output)
-        conversation: dict[str, Any] = message
+        url, common = "/v1/embeddings", {"model": model} | _dimensions(model, output)
+        message: dict[str, Any] = {"input": hole.mark}
+        conversation = message
     elif question.endpoint == "/v1/responses":
         url = question.endpoint
         common = {"model": model, "max_output_tokens": question.max_output_tokens} | _responses_format(output)
-        common |= {"instructions": question.system} if question.system is not None else {}
-        message = conversation = common | {"input": hole.mark}
+        if question.system is not None and cache is not None:  # `instructions` takes no mark
+            system = [{"role": "system", "content": _marked(question.system, "input_text")}]
+            message = {"input": [*system, {"role": "user", "content": hole.mark}]}
+            conversation = {"input": [*system, hole.mark]}
+        else:
+            message = conversation = ({"instructions": question.system} if question.system is not None else {}) | {"input": hole.mark}
     else:
         url = question.endpoint
-        system = [{"role": "system", "content": question.system}] if question.system is not None else []
+        said = question.system if question.system is None or cache is None else _marked(question.system, "text")
+        system = [{"role": "system", "content": said}] if said is not None else []
         common = {"model": model, "max_completion_tokens": question.max_output_tokens} | _chat_format(output)
-        message = common | {"messages": [*system, {"role": "user", "content": hole.mark}]}
-        conversation = common | {"messages": [*system, hole.mark]}
+        message = {"messages": [*system, {"role": "user", "content": hole.mark}]}
+        conversation = {"messages": [*system, hole.mark]}
+    common |= _cache_options(question, model, cache) if output.kind != "embedding" else {}
     return LineEncoder(
         path=url,
         nonce=custom_id(nonce, 0).split("-")[0].encode(),
-        message=_line_template(url, message | question.params, hole),
-        conversation=_opened(_line_template(url, conversation | question.params, hole)),
+        message=_line_template(url, common | message | question.params, hole),
+        conversation=_opened(_line_template(url, common | conversation | question.params, hole)),
     )
+
+
+def _takes_marks(model: str) -> bool:
+    """Whether writes cost, and are told where to end: from gpt-5.6 on."""
+    version = _VERSION.search(model)
+    return version is not None and (int(version[1]), int(version[2] or 0)) >= (5, 6)
+
+
+def _marked(text: str, kind: str) -> list[dict[str, Any]]:
+    return [{"type": kind, "text": text, "prompt_cache_breakpoint": _EXPLICIT}]
+
+
+def _cache_options(question: Question, model: str, cache: Ttl | None) -> dict[str, Any]:
+    if not _takes_marks(model):
+        return {}
+    options: dict[str, Any] = {"prompt_cache_options": _EXPLICIT}  # without a mark: nothing is written, and nothing paid for it
+    if cache is not None:
+        digest = hashlib.sha256(one_line([question.system, question.output])).hexdigest()
+        options |= {"prompt_cache_key": f"keld-{digest[:24]}"}
+    return options
 
 
 def _line_template(url: str, body: dict[str, Any], hole: Hole) -> Template:

@@ -96,7 +96,9 @@ def _counts(tally: Tally) -> dict[str, Any]:
         "cost_usd": tally.cost_usd,
         "standard_usd": tally.standard_usd,
         "input_tokens": tally.input_tokens,
+        "uncached_usd": tally.uncached_usd,
         "cached_tokens": tally.cached_tokens,
+        "cache_write_tokens": tally.cache_write_tokens,
         "output_tokens": tally.output_tokens,
         "outcomes": {str(outcome): count for outcome, count in tally.outcomes.items()},
     }

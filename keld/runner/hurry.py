@@ -7,6 +7,7 @@ shard's directory says which rows are paid.  A stretch that is broken off goes o
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import assert_never
 
 from keld.answer import Outcome
@@ -14,10 +15,13 @@ from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnrea
 from keld.price import Lane
 from keld.realtime import Manner, Stopped, Stretch, stretch
 from keld.record import Shard
+from keld.request import Question
 from keld.runner.submit import fragments
 from keld.runner.visit import Visit, log
 from keld.staging import disk_errors, read_positions
 from keld.state import Event
+
+_ALONE_S = 20.0  # an answer takes seconds; one that hangs must not hold up a rescue
 
 
 def begin(visit: Visit, shard: Shard) -> Shard:
@@ -47,19 +51,25 @@ def hurry(visit: Visit, shard: Shard) -> Shard:
     with disk_errors(visit.files.dir, "What was answered is kept."):
         ended = stretch(
             provider,
-            provider.encoder(question, shard.model, shard.id),
+            visit.encoder(shard),
             Lane(shard.lane),
             shard.id,
             read_positions(files.positions),
             lambda left: fragments(visit, shard, left),
             files.journal,
             stop=lambda: time.monotonic() > visit.until or visit.is_stale(),
-            manner=Manner(output_tokens=min(question.max_output_tokens, 256)),
+            manner=_manner(question, shard),
         )
     done = ended.answered + ended.refused
     if done != shard.done:
         visit.ledger.note_progress(visit.lease, shard, done, visit.now())
     return _after(visit, shard, ended)
+
+
+def _manner(question: Question, shard: Shard) -> Manner:
+    manner = Manner(output_tokens=min(question.max_output_tokens, 256))
+    # What is marked can be read once the first answer begins: rows sent beside the first would all write.
+    return manner if shard.cache_ttl is None else replace(manner, alone_s=_ALONE_S)
 
 
 def _after(visit: Visit, shard: Shard, ended: Stretch) -> Shard:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keld import snapshot
+from keld.cache import LEARN_FOR, UNMARKED, Cache, marked, unmarked
 from keld.deadline import Pace, speed
 from keld.errors import InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
@@ -108,6 +109,7 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 obstacle = str(problem)
             seen = world.ledger.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
             known = rates(account, model, lane, now, ask.terms.get("prices"))
+            at_worst = worst_rates(world, ask, provider, model, lane)
             yield Candidate(
                 provider=account,
                 model=model,
@@ -118,7 +120,8 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 obstacle=obstacle,
                 estimate=estimate,
                 pace=pace_of(world, name, ask.run_id),
-                worst_rates=worst_rates(account, model, lane, now, ask.terms.get("prices")),
+                worst_rates=at_worst,
+                cache=cache_of(world, ask, provider, model, lane, estimate, known),
             )
 
 
@@ -147,11 +150,23 @@ def _counted(ask: Ask, work: Work, count: Count) -> tuple[int, int] | None:
     return size_bytes + len(asked) * work.shared_bytes, tokens + len(asked) * sum(map(count, shared_texts(ask.question)))
 
 
-def worst_rates(provider: str, model: str, lane: Lane, now: datetime, own: Mapping[str, Any] | None) -> Rates | None:
+def worst_rates(world: World, ask: Ask, provider: Provider, model: str, lane: Lane) -> Rates | None:
     """What an answer in a lane may be billed at: a flex request may be served, and billed, as a standard one, and its input be cached."""
-    served = Lane.STANDARD if lane is Lane.FLEX else lane
-    found = rates(provider, model, served, now, own) or rates(provider, model, lane, now, own)
-    return found.at_worst() if found else None
+    served, now, own = Lane.STANDARD if lane is Lane.FLEX else lane, world.clock(), ask.terms.get("prices")
+    found = rates(provider.name, model, served, now, own) or rates(provider.name, model, lane, now, own)
+    return found.at_worst(unmarked=provider.caching(model).by_itself, hour=ask.terms.get("cache") == "own") if found else None
+
+
+def cache_of(world: World, ask: Ask, provider: Provider, model: str, lane: Lane, estimate: Estimate, known: Rates | None) -> Cache:
+    """What becomes of the beginning that all rows share: by the prior, by what marked shards reported of late, by what this job's rows did."""
+    caching, work, ledger = provider.caching(model), ask.work, world.ledger
+    if not caching.ttl:
+        seen = ledger.observed(provider.name, provider.host, model, ask.job)
+        return unmarked(caching, seen.cached_tokens, seen.rows * work.shared_bytes / estimate.bytes_a_token, seen.rows)
+    if known is None or ask.question.system is None or ask.terms.get("cache", "auto") != "auto":
+        return UNMARKED
+    read = ledger.read_from_cache(provider.name, provider.host, model, lane, world.clock() - LEARN_FOR)
+    return marked(caching, lane, known, work.shared_bytes, read)
 
 
 def pace_of(world: World, name: str, run_id: str) -> Pace:
@@ -180,8 +195,9 @@ def flex_of(world: World, terms: Mapping[str, Any], shards: Sequence[Shard]) -> 
 
 
 def overhead(provider: Provider, question: Question, model: str) -> int:
-    """What a request line adds to a prompt fragment, in bytes."""
-    return provider.encoder(question, model, "0" * 10).overhead_bytes
+    """What a request line adds to a prompt fragment at most, in bytes: with its mark, where it may have one."""
+    mark = next(iter(provider.caching(model).ttl.values()), None)
+    return provider.encoder(question, model, "0" * 10, mark).overhead_bytes
 
 
 def plan_shards(
@@ -205,12 +221,12 @@ def plan_shards(
     more = overhead(provider, ask.question, option.model)
     limits = ask.limits(provider, option.lane)
     known = rates(option.provider, option.model, option.lane, world.clock(), ask.terms.get("prices"))
-    at_worst = worst_rates(option.provider, option.model, option.lane, world.clock(), ask.terms.get("prices"))
+    at_worst = worst_rates(world, ask, provider, option.model, option.lane)
     assert known is not None and at_worst is not None, "an option without rates is not chosen"
     work, planned = ask.work, []
     for n, positions in enumerate(_groups(ask.sizes, more, limits, priority)):
         shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
-        part = work.of(len(positions), size - len(positions) * more)
+        part, cache = work.of(len(positions), size - len(positions) * more), option.cache.of(len(positions))
         with disk_errors(files.dir, "Nothing of this round was sent."):
             write_positions(files.shard(shard_id).positions, positions)
         planned.append(
@@ -226,8 +242,9 @@ def plan_shards(
                 lane=option.lane.value,
                 requests=len(positions),
                 size_bytes=size,
-                worst_usd=part.worst_usd(at_worst),
-                expected_usd=part.expected_usd(known, option.estimate),
+                worst_usd=part.worst_usd(at_worst, cache),
+                expected_usd=part.expected_usd(known, option.estimate, cache),
+                cache_ttl=None if cache.ttl is None else cache.ttl.value,
             )
         )
     return planned

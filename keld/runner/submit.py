@@ -35,7 +35,7 @@ def stage(visit: Visit, shard: Shard) -> Shard:
     """Writes the shard's input file from the snapshot."""
     provider = visit.provider(shard)
     positions = read_positions(visit.files.shard(shard.id).positions)
-    encoder = provider.encoder(visit.question(), shard.model, shard.id)
+    encoder = visit.encoder(shard)
     lines = (encoder.line(position, fragment) for position, fragment in fragments(visit, shard, positions))
     with disk_errors(visit.files.dir, "This shard was not sent."):
         digest = write_file(visit.files.shard(shard.id).input, encoder.file(lines), "staging.input")

@@ -17,11 +17,12 @@ from typing import Any
 
 from keld import answer
 from keld.answer import Outcome, Sent
+from keld.cache import Ttl
 from keld.cascade import unsatisfied
 from keld.errors import KeldError, ProviderRefused, StagingError
 from keld.ledger import Lease, Ledger
 from keld.price import Lane, Rates, rates
-from keld.providers.base import Provider
+from keld.providers.base import Encoder, Provider
 from keld.record import JobRun, Shard, Stray
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -142,6 +143,11 @@ class Visit:
             StagingError: the job run's files are not here.
         """
         return question_of(self.files)
+
+    def encoder(self, shard: Shard) -> Encoder:
+        """What makes the shard's requests, by what was planned."""
+        cache = None if shard.cache_ttl is None else Ttl(shard.cache_ttl)
+        return self.provider(shard).encoder(self.question(), shard.model, shard.id, cache)
 
     def output(self) -> OutputSchema:
         return OutputSchema.from_json(self.question().output)

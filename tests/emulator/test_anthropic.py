@@ -74,13 +74,71 @@ def test_custom_ids_are_unique(desk: Desk) -> None:
 
 
 def test_first_request_writes_the_cache_and_later_ones_read_it(desk: Desk) -> None:
-    block = {"type": "text", "text": "x" * 8000, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    block = {"type": "text", "text": "x" * 20_000, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
     usages = [one.result.message.usage for one in results(desk, desk.message_batch(3, system=[block]))]
-    assert [usage.cache_creation_input_tokens for usage in usages] == [2000, 0, 0]
-    assert [usage.cache_read_input_tokens for usage in usages] == [0, 2000, 2000]
+    assert [usage.cache_creation_input_tokens for usage in usages] == [5000, 0, 0]
+    assert [usage.cache_read_input_tokens for usage in usages] == [0, 5000, 5000]
     bill = desk.emulator.bill()
-    assert (sum(one.cache_write_1h_tokens for one in bill), sum(one.cached_tokens for one in bill)) == (2000, 4000)
+    assert (sum(one.cache_write_1h_tokens for one in bill), sum(one.cached_tokens for one in bill)) == (5000, 10_000)
     assert sum(one.input_tokens for one in bill) == sum(usage.input_tokens for usage in usages)
+
+
+def _marked(size: int, **control: str) -> dict[str, Any]:
+    return {"type": "text", "text": "x" * size, "cache_control": {"type": "ephemeral", **control}}
+
+
+def _usage(desk: Desk, **params: Any) -> tuple[int, int, int]:
+    """(input that is not cached, written, read) of one message."""
+    usage = desk.anthropic.messages.create(**message_params(0) | params).usage
+    return usage.input_tokens, usage.cache_creation_input_tokens or 0, usage.cache_read_input_tokens or 0
+
+
+@pytest.mark.parametrize(("model", "least"), [("claude-haiku-4-5", 4_096), ("claude-sonnet-4-5", 1_024), ("claude-opus-5", 512)])
+def test_a_prefix_that_is_too_short_is_not_kept_and_nothing_says_so(desk: Desk, model: str, least: int) -> None:
+    short, enough = ({"model": model, "system": [_marked(size)]} for size in (least * 4 - 4, least * 4))
+    assert [_usage(desk, **short)[1:] for _ in range(2)] == [(0, 0), (0, 0)]
+    assert [_usage(desk, **enough)[1:] for _ in range(2)] == [(least, 0), (0, least)]
+
+
+@pytest.mark.parametrize(("ttl", "lasts_s"), [("5m", 300), ("1h", 3_600)])
+def test_a_prefix_is_warm_for_its_time_which_each_read_prolongs(desk: Desk, ttl: str, lasts_s: int) -> None:
+    reads = []
+    for wait_s in (0, lasts_s - 10, lasts_s - 10, lasts_s + 10):
+        desk.emulator.advance(wait_s)
+        reads.append(bool(_usage(desk, system=[_marked(20_000, ttl=ttl)])[2]))
+    assert reads == [False, True, True, False]
+
+
+def test_tools_and_schema_belong_to_the_prefix(desk: Desk) -> None:
+    form = {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}
+    assert _usage(desk, system=[_marked(20_000)])[1] == 5_000
+    _, written, read = _usage(desk, system=[_marked(20_000)], **form)
+    assert (written > 5_000, read) == (True, 0)
+    assert _usage(desk, system=[_marked(20_000)], **form)[2] == written
+
+
+def test_the_longest_warm_prefix_is_read_and_what_lies_behind_it_written(desk: Desk) -> None:
+    said = [{"role": "user", "content": [_marked(8_000)]}]
+    assert _usage(desk, system=[_marked(20_000, ttl="1h")])[1:] == (5_000, 0)
+    fresh, written, read = _usage(desk, system=[_marked(20_000, ttl="1h")], messages=said)
+    assert (fresh, written, read) == (0, 2_004, 5_000)
+    assert _usage(desk, system=[_marked(20_000, ttl="1h")], messages=said) == (0, 0, 7_004)
+
+
+def test_a_mark_on_the_whole_request_is_one_on_its_last_block(desk: Desk) -> None:
+    assert _usage(desk, system="x" * 20_000, cache_control={"type": "ephemeral"}) == (0, 5_000 + 2 + 4, 0)
+
+
+def test_a_cache_that_is_missed_is_written_again_and_billed(desk: Desk) -> None:
+    desk.fault("rows", "cache_miss", fraction=0.5)
+    usages = [one.result.message.usage for one in results(desk, desk.message_batch(4, system=[_marked(20_000)]))]
+    assert [usage.cache_creation_input_tokens for usage in usages] == [5_000, 5_000, 0, 5_000]
+    assert sum(one.cache_write_tokens for one in desk.emulator.bill()) == 15_000
+
+
+def test_more_than_four_marks_are_refused(desk: Desk) -> None:
+    with pytest.raises(anthropic.BadRequestError, match="maximum of 4 blocks"):
+        _usage(desk, system=[_marked(10)] * 5)
 
 
 def test_both_headers_carry_the_key(open_desk: Callable[..., Desk]) -> None:

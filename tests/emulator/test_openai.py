@@ -1,6 +1,7 @@
 """The OpenAI dialect, through the official SDK."""
 
 import json
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,32 @@ def test_realtime_chat_responses_and_embeddings_answer(desk: Desk) -> None:
         ("standard", None),
         ("standard", None),
     ]
+
+
+def _cached(desk: Desk, content: Any, model: str = "gpt-5-mini", **body: Any) -> tuple[int, int]:
+    """(read, written) of a chat whose system message is `content`."""
+    messages: Any = [{"role": "system", "content": content}, {"role": "user", "content": secrets.token_hex(2_000)}]
+    usage = desk.openai.chat.completions.create(model=model, messages=messages, **body).usage
+    assert usage and usage.prompt_tokens_details
+    return usage.prompt_tokens_details.cached_tokens or 0, usage.prompt_tokens_details.cache_write_tokens or 0
+
+
+def test_an_equal_prefix_is_read_in_steps_of_128_tokens(desk: Desk) -> None:
+    assert [_cached(desk, "x" * 8_000) for _ in range(2)] == [(0, 0), (1_920, 0)]
+    assert [_cached(desk, "y" * 4_000) for _ in range(2)] == [(0, 0), (0, 0)], "1,024 tokens at least"
+    desk.emulator.advance(601)
+    assert _cached(desk, "x" * 8_000) == (0, 0)
+    assert sum(one.cached_tokens for one in desk.emulator.bill()) == 1_920
+
+
+def test_a_newer_model_reads_only_what_ends_at_a_breakpoint_and_bills_what_it_writes(desk: Desk) -> None:
+    """Left to itself it sets one behind the last message: another one's question finds nothing."""
+    newer, explicit = "gpt-5.6", {"mode": "explicit"}
+    marked = [{"type": "text", "text": "x" * 8_000, "prompt_cache_breakpoint": explicit}]
+    assert [_cached(desk, "x" * 8_000, newer) for _ in range(2)] == [(0, 3_008)] * 2
+    options: Any = {"prompt_cache_options": explicit}
+    assert [_cached(desk, "x" * 8_000, newer, **options) for _ in range(2)] == [(0, 0)] * 2
+    assert [_cached(desk, marked, newer, **options) for _ in range(2)] == [(0, 2_004), (2_004, 0)]
 
 
 def test_same_body_gets_the_same_answer(desk: Desk) -> None:

@@ -10,12 +10,15 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from scene import Peer, creates, fault
+from scene import Label, Peer, creates, fault
 
 from keld.answer import Outcome
+from keld.cache import Ttl
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, ProviderUnreachable
 from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, Refused
+from keld.request import Question
+from keld.schema import output_schema
 
 from .conftest import Wire
 
@@ -136,6 +139,24 @@ def test_a_request_names_its_model_and_does_not_stream(wire: Wire) -> None:
     text = wire.file(["one"]).read_text()
     assert f'"model":"{wire.peer.model}"' in text
     assert '"stream"' not in text
+
+
+@pytest.mark.parametrize("position", [0, 99_999_999, 10**14])
+@pytest.mark.parametrize("prompt", [b'"one"', b'[{"role":"user","content":"one"}]'], ids=["text", "messages"])
+@pytest.mark.parametrize("ttl", [None, *Ttl])
+def test_a_line_adds_no_more_than_is_told(wire: Wire, ttl: Ttl | None, prompt: bytes, position: int) -> None:
+    """Shards are cut by it before a byte is written, with the mark or without."""
+    encoder = wire.provider.encoder(Question(system="Be brief.", output=output_schema(Label).to_json()), wire.peer.model, "a" * 10, ttl)
+    assert len(encoder.line(position, prompt)) <= encoder.overhead_bytes + len(prompt)
+
+
+def test_only_what_all_rows_share_is_marked(wire: Wire) -> None:
+    """A row's own words are written once and read by nobody."""
+    caching = wire.provider.caching(wire.peer.model)
+    for ttl in [None, *caching.ttl.values()]:
+        encoder = wire.provider.encoder(Question(system="Be brief.", output=output_schema(Label).to_json()), wire.peer.model, "a" * 10, ttl)
+        line = encoder.line(0, b'[{"role":"user","content":"one"}]')
+        assert len(re.findall(rb'"(?:cache_control|prompt_cache_breakpoint)"', line)) == (ttl is not None)
 
 
 def test_a_shard_file_has_no_line_separators_inside_its_lines(wire: Wire) -> None:
