@@ -25,6 +25,7 @@ from keld.table import read_parquet
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_NO_ATTEMPT = pa.array([Outcome.CANCELLED.value, Outcome.OVER_CEILING.value])
 KELD_COLUMNS = pa.schema(
     [
         pa.field("keld_outcome", pa.string()),
@@ -81,7 +82,7 @@ def retryable_positions(answers: Sequence[Path], rows: int, max_attempts: int) -
             positions = batch.column(0).to_numpy()
             again[positions] = batch.column(2).to_numpy(zero_copy_only=False)
             answered[positions] |= _is_answered(batch.column(1))
-            attempts[positions] += pc.not_equal(batch.column(1), Outcome.CANCELLED.value).to_numpy(zero_copy_only=False)
+            attempts[positions] += pc.invert(pc.is_in(batch.column(1), value_set=_NO_ATTEMPT)).to_numpy(zero_copy_only=False)
     return np.flatnonzero(again & ~answered & (attempts < max_attempts))
 
 

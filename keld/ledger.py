@@ -25,7 +25,7 @@ from keld.errors import CeilingTooLow, LeaseLost, UnknownJobRun
 from keld.estimate import Observed
 from keld.failpoint import failpoint
 from keld.record import EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Shard, Stray, Suspect, Waiting
-from keld.state import AT_PROVIDER, Event, RunState, State, after
+from keld.state import AT_PROVIDER, SENT, Event, RunState, State, after
 
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
 _FREEING = (Event.REFUSED, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED)
@@ -39,7 +39,6 @@ _CREATE_OUTCOMES = (
     Event.ABSENT,
     Event.LOST_TRACK,
 )
-_SENT = (State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLING, State.ENDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -520,7 +519,7 @@ def _move(
     moved = db.execute(sa.update(SHARD).where(*unmoved).values(state=became, **changes))
     if moved.rowcount != 1:
         raise LeaseLost(f"Shard {shard.id} is no longer {shard.state}; another worker moved it on and this one's write was refused.")
-    if event in _CREATE_OUTCOMES and (shard.state in _SENT or event is Event.ADOPTED):
+    if event in _CREATE_OUTCOMES and (shard.state in SENT or event is Event.ADOPTED):
         outcome = {"outcome": event.value} | ({"batch_id": changes["batch_id"]} if "batch_id" in changes else {})
         db.execute(sa.update(INTENT).where(INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt).values(**outcome))
     _append(db, now, shard.run_id, shard.id, event, shard.state, became, lease.epoch, facts)

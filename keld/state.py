@@ -104,6 +104,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 TERMINAL = frozenset({State.COLLECTED, State.REJECTED, State.QUARANTINED, State.DROPPED})
 AT_PROVIDER = frozenset({State.IN_PROGRESS, State.CANCELLING})
+SENT = frozenset({State.SUBMITTING, State.UNKNOWN, *AT_PROVIDER, State.ENDED})  # its worst case is reserved, and will be settled
 
 
 class IllegalTransition(AssertionError):

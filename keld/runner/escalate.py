@@ -15,9 +15,11 @@ import numpy as np
 
 from keld.answer import Outcome
 from keld.deadline import escalate_at
+from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.price import Lane
 from keld.record import JobRun, Shard
 from keld.runner.finish import ask_of
+from keld.runner.hurry import stop
 from keld.runner.observe import cancel
 from keld.runner.option import options, pace_of
 from keld.runner.visit import Visit, World, log
@@ -29,12 +31,25 @@ _WAITING = (*_UNSENT, State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.
 
 
 def moment(world: World, run: JobRun, shards: Sequence[Shard]) -> datetime | None:
-    """When what is in batches must move on, by what is left of it now; None where there is no deadline to keep, or nothing to move."""
-    waiting = [shard for shard in shards if shard.lane == Lane.BATCH and shard.state in _WAITING]
-    if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or run.terms.get("lane", "auto") != "auto":
-        return None
-    left = sum(shard.requests - min(shard.done or 0, shard.requests) for shard in waiting)
-    return escalate_at(run.deadline_at, left, pace_of(world, run.terms["models"]))
+    """When something that is waited for must move on, by what is left of it now; None where there is no deadline to keep, or nothing to move."""
+    return min(moments(world, run, shards).values(), default=None)
+
+
+def moments(world: World, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, datetime]:
+    """When what is in batches, and what is in the flex lane, must move on; a stretch has no last word to be waited for, and so more time."""
+    if run.deadline_at is None or run.state is not RunState.OPEN or run.terms.get("lane", "auto") != "auto":
+        return {}
+    left = {lane: _rows_left(shards, lane) for lane in (Lane.BATCH, Lane.FLEX)}
+    if not any(left.values()):
+        return {}
+    pace, rows = pace_of(world, run.terms["models"]), sum(left.values())
+    found = {Lane.BATCH: escalate_at(run.deadline_at, rows, pace), Lane.FLEX: run.deadline_at - pace.stretch(rows) - pace.collect}
+    return {lane: at for lane, at in found.items() if left[lane]}
+
+
+def _rows_left(shards: Sequence[Shard], lane: Lane) -> int:
+    waiting = (shard for shard in shards if shard.lane == lane and shard.state in _WAITING)
+    return sum(shard.requests - min(shard.done or 0, shard.requests) for shard in waiting)
 
 
 def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool) -> bool:
@@ -43,28 +58,38 @@ def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool)
     Args:
         heavy: unsent shards are dropped, too, which writes to disk; a light poll only asks cancels.
     """
-    at = moment(visit.world, run, shards)
-    if at is None or visit.now() < at or run.deadline_at is None or visit.now() >= run.deadline_at:
-        return False
-    if not _can_be_rescued(visit, run, shards):
+    if run.deadline_at is None or visit.now() >= run.deadline_at:
         return False  # late is better than never
-    moved = False
-    for shard in shards:
-        if shard.lane != Lane.BATCH or shard.provider in visit.blocked:
-            continue
+    due = [lane for lane, at in moments(visit.world, run, shards).items() if at <= visit.now()]
+    waiting = [shard for shard in shards if shard.lane in due and shard.state in _WAITING]
+    if not waiting or not _can_be_rescued(visit, run, waiting):
+        return False
+    return sum(_give_up(visit, shard, heavy=heavy) for shard in waiting) > 0
+
+
+def _give_up(visit: Visit, shard: Shard, *, heavy: bool) -> bool:
+    """Whether a shard was stopped or dropped.  A provider that cannot be reached is asked again at the next look.
+
+    Until it has said its last word nobody knows what it is paid for: late is better than twice.
+    """
+    if shard.provider in visit.blocked:
+        return False
+    try:
         if shard.state is State.IN_PROGRESS:
-            log.info("shard.escalated shard=%s run=%s due=%s", shard.id, run.id, run.deadline_at.isoformat())
-            cancel(visit, shard)
-            moved = True
-        elif heavy and shard.state in _UNSENT:
-            visit.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
-            moved = True
-    return moved
+            log.info("shard.escalated shard=%s run=%s lane=%s", shard.id, shard.run_id, shard.lane)
+            cancel(visit, shard) if shard.lane == Lane.BATCH else stop(visit, shard)
+            return True
+    except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
+        visit.blocked.add(shard.provider)
+        visit.problem = problem
+    if heavy and shard.state in _UNSENT:
+        visit.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
+        return True
+    return False
 
 
-def _can_be_rescued(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
+def _can_be_rescued(visit: Visit, run: JobRun, waiting: Sequence[Shard]) -> bool:
     """Whether some fast lane has a price, and the ceiling leaves room for a row of it."""
-    waiting = [shard for shard in shards if shard.lane == Lane.BATCH and shard.state in _WAITING]
     rows = np.concatenate([read_positions(visit.files.shard(shard.id).positions) for shard in waiting])
     found, _ = options(visit.world, ask_of(visit, run, rows), run.deadline_at, None)
     fast = [option for option in found if option.lane is not Lane.BATCH and option.obstacle is None]

@@ -16,13 +16,15 @@ import numpy as np
 
 from keld import snapshot
 from keld.answer import Outcome
+from keld.deadline import escalate_at
 from keld.enrich import complaints, enrich, enriched_schema, final_outcomes, retryable_positions, source_schema
 from keld.errors import CeilingTooLow
 from keld.failpoint import failpoint
-from keld.plan import Option, choose
+from keld.plan import Option, Terms, choose
+from keld.price import Lane
 from keld.record import JobRun, Shard
 from keld.request import REPAIR_BYTES
-from keld.runner.option import Ask, options, plan_shards
+from keld.runner.option import Ask, affordable, options, plan_shards
 from keld.runner.visit import Visit, answers_of
 from keld.state import RunState
 from keld.table import write_table
@@ -54,14 +56,23 @@ def _plan_round(visit: Visit, run: JobRun, first: int, answers: Sequence[Path], 
     ask.sizes[list(complaints(answers, again))] += REPAIR_BYTES
     left = None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
     found, terms = options(visit.world, ask, due_of(run, visit.now()), left)
+    found = _worth_beginning(found, ask, terms)
+    priority = snapshot.priorities(visit.files.snapshot, run.terms.get("priority"))
     try:
         chosen = choose(run.job, run.partition, found, terms)
     except CeilingTooLow:
         # Not all of them: as many as fit, the most valuable first; the shards behind them are told as over the ceiling.
         chosen = choose(run.job, run.partition, found, replace(terms, ceiling_usd=None))
-        ask = ask.limited(_most_rows(chosen, ask, left or Decimal(0)))
-    priority = snapshot.priorities(visit.files.snapshot, run.terms.get("priority"))
+        ask = ask.under_ceiling(affordable(visit.world, ask, chosen, left or Decimal(0), priority))
     return plan_shards(visit.world, visit.files, ask, chosen, run_id=run.id, first=first, round_=run.round + 1, priority=priority)
+
+
+def _worth_beginning(found: list[Option], ask: Ask, terms: Terms) -> list[Option]:
+    """The fast lanes only, where a batch would be given up at once, since no rescue fits behind it any more; else all."""
+    if terms.due is None or terms.lane is not None or escalate_at(terms.due, ask.work.requests, terms.pace) > terms.now:
+        return found
+    fast = [option for option in found if option.lane is not Lane.BATCH and option.obstacle is None]
+    return fast or found
 
 
 def ask_of(visit: Visit, run: JobRun, positions: NDArray[np.int64]) -> Ask:
@@ -77,12 +88,6 @@ def ask_of(visit: Visit, run: JobRun, positions: NDArray[np.int64]) -> Ask:
 def due_of(run: JobRun, now: datetime) -> datetime | None:
     """The deadline, as long as it can be kept; once it is lost, what is left costs as little as it can."""
     return run.deadline_at if run.deadline_at is not None and run.deadline_at > now else None
-
-
-def _most_rows(chosen: Option, ask: Ask, left_usd: Decimal) -> int:
-    """How many rows fit under what is left of the ceiling, at worst."""
-    share = left_usd / chosen.worst_usd if chosen.worst_usd else Decimal(1)
-    return max(1, int(ask.work.requests * min(share, Decimal(1))))
 
 
 def write(visit: Visit, run: JobRun) -> None:

@@ -7,9 +7,9 @@ shard's directory says which rows are paid.  A stretch that is broken off goes o
 from __future__ import annotations
 
 import time
+from datetime import datetime
 from typing import assert_never
 
-from keld.answer import Outcome
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.price import Lane
 from keld.realtime import Manner, Stopped, Stretch, stretch
@@ -22,11 +22,13 @@ from keld.state import Event
 
 def begin(visit: Visit, shard: Shard) -> Shard:
     """The shard under way, if it fits under the ceiling; nothing is sent yet."""
+    if visit.must_stay_behind(shard):
+        return visit.over_ceiling(shard)
     try:
         shard = visit.ledger.record_intent(visit.lease, shard, visit.now(), None)
     except CeilingTooLow as problem:
         log.warning("shard.over_ceiling shard=%s %s", shard.id, problem)
-        return visit.give_up(shard, Event.DROPPED, Outcome.OVER_CEILING, "not asked: the ceiling was reached")
+        return visit.over_ceiling(shard)
     return under_way(visit, shard)
 
 
@@ -35,8 +37,11 @@ def under_way(visit: Visit, shard: Shard) -> Shard:
     return visit.record(shard, Event.CREATED, submitted_at=visit.now(), done=0)
 
 
-def hurry(visit: Visit, shard: Shard) -> Shard:
+def hurry(visit: Visit, shard: Shard, *, give_up_at: datetime | None = None) -> Shard:
     """Asks rows until all have an answer, or the visit's time is over.
+
+    Args:
+        give_up_at: no row is begun from then on; whether the stretch is given up is for `escalate` to say.
 
     Raises:
         AccessRefused, ProviderUnreachable: the provider will not, for now; what was answered is kept.
@@ -52,7 +57,7 @@ def hurry(visit: Visit, shard: Shard) -> Shard:
             read_positions(files.positions),
             lambda left: fragments(visit, shard, left),
             files.journal,
-            stop=lambda: time.monotonic() > visit.until or visit.is_stale(),
+            stop=lambda: time.monotonic() > visit.until or visit.is_stale() or (give_up_at is not None and visit.now() >= give_up_at),
             manner=Manner(output_tokens=min(question.max_output_tokens, 256)),
         )
     done = ended.answered + ended.refused

@@ -6,6 +6,7 @@ The thinking is `plan`'s; this gathers what it thinks about: limits, prices, tur
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: 45 MB/s, Nov 2026)
+_PIECES = 200  # at most, of the rows that do not all fit under the ceiling
 STRETCH_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
 
 
@@ -54,10 +56,12 @@ class Ask:
     job: tuple[str, str]  # (namespace, name)
     snapshot: Path  # with the prompts
 
-    most_rows: int | None = None  # of one shard, where no more fit under the ceiling
+    most_rows: int | None = None  # of one shard, where not all rows fit under the ceiling
 
-    def limited(self, most_rows: int) -> Ask:
-        return replace(self, most_rows=most_rows)
+    def under_ceiling(self, rows_that_fit: int) -> Ask:
+        """The same in shards so small that what fits is sent whole, and more behind it, once it has cost less than its worst case; yet not in too many."""
+        smallest = max(1, rows_that_fit // 4, -(-self.work.requests // _PIECES))
+        return replace(self, most_rows=min(smallest, max(1, rows_that_fit)))
 
     @property
     def work(self) -> Work:
@@ -186,7 +190,7 @@ def plan_shards(
     at_worst = worst_rates(option.provider, option.model, option.lane, world.clock(), ask.terms.get("prices"))
     assert known is not None and at_worst is not None, "an option without rates is not chosen"
     work, planned = ask.work, []
-    for n, positions in enumerate(_groups(ask.sizes, more, limits, priority)):
+    for n, positions in enumerate(_groups(ask, more, limits, priority)):
         shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
         part = work.of(len(positions), size - len(positions) * more)
         with disk_errors(files.dir, "Nothing of this round was sent."):
@@ -211,13 +215,24 @@ def plan_shards(
     return planned
 
 
-def _groups(sizes: NDArray[np.int64], more: int, limits: Limits, priority: NDArray[np.float64] | None) -> Iterator[NDArray[np.int64]]:
+def affordable(world: World, ask: Ask, option: Option, left_usd: Decimal, priority: NDArray[np.float64] | None) -> int:
+    """How many rows fit under what is left of the ceiling at worst, the most valuable first."""
+    at_worst = worst_rates(option.provider, option.model, option.lane, world.clock(), ask.terms.get("prices"))
+    assert at_worst is not None, "an option without rates is not chosen"
+    work = ask.work
+    bytes_of_first = np.cumsum(ask.sizes[_order(ask.sizes > 0, priority)])
+    costs = range(1, work.requests + 1)
+    return bisect_right(costs, left_usd, key=lambda rows: work.of(rows, int(bytes_of_first[rows - 1])).worst_usd(at_worst))
+
+
+def _groups(ask: Ask, more: int, limits: Limits, priority: NDArray[np.float64] | None) -> Iterator[NDArray[np.int64]]:
     """The positions of each shard, ascending."""
-    asked = fitting(sizes, more, limits)
-    if priority is None:
-        for part in cut([sizes], more, limits):
-            yield np.flatnonzero(asked[part.start : part.stop]) + part.start
-        return
-    order = np.argsort(-np.where(asked, priority, -np.inf), kind="stable")[: int(asked.sum())]
-    for part in cut([sizes[order]], more, limits):
+    order = _order(fitting(ask.sizes, more, limits), priority)
+    for part in cut([ask.sizes[order]], more, limits):
         yield np.sort(order[part.start : part.stop])
+
+
+def _order(asked: NDArray[np.bool_], priority: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    """The positions of the rows that are asked, the most valuable first; else as they stand in the table."""
+    positions = np.flatnonzero(asked)
+    return positions if priority is None else positions[np.argsort(-priority[positions], kind="stable")]

@@ -23,8 +23,8 @@ from keld.price import Lane
 from keld.providers.base import Provider
 from keld.record import JobRun, Shard
 from keld.runner.collect import collect
-from keld.runner.escalate import escalate, moment
-from keld.runner.finish import next_round, write
+from keld.runner.escalate import escalate, moment, moments
+from keld.runner.finish import due_of, next_round, write
 from keld.runner.hurry import begin, hurry, stop, under_way
 from keld.runner.observe import cancel, observe_all
 from keld.runner.search import search
@@ -241,7 +241,10 @@ class Runner:
         escalation = moment(self.world, run, shards)
         times = [escalation] if escalation is not None and escalation > now else []
         for shard in shards:
-            if shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
+            if shard.state is State.CANCELLING and due_of(run, now) is not None:
+                # Given up for the deadline's sake: what is waited for the last word is missing to the rescue.
+                times.append(now + self.settings.poll_least)
+            elif shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
                 age = now - (shard.submitted_at or now)
                 times.append(now + min(max(age / 10, self.settings.poll_least), self.settings.poll_most))
             elif shard.state is State.UNKNOWN:
@@ -262,7 +265,7 @@ def _act(visit: Visit, run: JobRun, shard: Shard) -> Shard:
         case State.ENDED:
             return collect(visit, run, shard)
         case _:
-            return _act_in_batch(visit, run, shard) if shard.lane == Lane.BATCH else _act_in_haste(visit, shard)
+            return _act_in_batch(visit, run, shard) if shard.lane == Lane.BATCH else _act_in_haste(visit, run, shard)
 
 
 def _act_in_batch(visit: Visit, run: JobRun, shard: Shard) -> Shard:
@@ -285,7 +288,7 @@ def _act_in_batch(visit: Visit, run: JobRun, shard: Shard) -> Shard:
             raise AssertionError(f"nothing is due for a batch that is {shard.state}")
 
 
-def _act_in_haste(visit: Visit, shard: Shard) -> Shard:
+def _act_in_haste(visit: Visit, run: JobRun, shard: Shard) -> Shard:
     match shard.state:
         case State.PLANNED:
             return visit.record(shard, Event.STAGED)
@@ -294,7 +297,10 @@ def _act_in_haste(visit: Visit, shard: Shard) -> Shard:
         case State.SUBMITTING:
             return under_way(visit, shard)  # each row is its own create, and the journal knows them
         case State.IN_PROGRESS:
-            return stop(visit, shard) if visit.cancelling else hurry(visit, shard)
+            if visit.cancelling:
+                return stop(visit, shard)
+            at = moments(visit.world, run, visit.ledger.shards(run.id))
+            return hurry(visit, shard, give_up_at=at.get(Lane(shard.lane)) if visit.now() < (run.deadline_at or visit.now()) else None)
         case _:
             raise AssertionError(f"nothing is due for a stretch that is {shard.state}")
 
