@@ -370,10 +370,14 @@ class Ledger:
         failpoint("ledger.sending.after")
         return became
 
-    def note_progress(self, lease: Lease, shard: Shard, done: int | None, now: datetime) -> None:
-        """How many requests of a batch the provider says are done; a claim, kept for people, no event."""
+    def note_progress(self, lease: Lease, shard: Shard, done: int | None, now: datetime, not_before: datetime | None = None) -> None:
+        """How many requests of a shard the provider says are done; a claim, kept for people, no event.
+
+        Args:
+            not_before: when a stretch that was turned away may go on.
+        """
         with self._held(lease, now) as db:
-            db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(done=done))
+            db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(done=done, not_before=not_before))
 
     def add_shards(self, lease: Lease, shards: Sequence[Shard], round_: int, now: datetime) -> None:
         """The shards of a next round, planned."""

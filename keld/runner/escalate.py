@@ -14,14 +14,13 @@ from decimal import Decimal
 import numpy as np
 
 from keld.answer import Outcome
-from keld.deadline import escalate_at
 from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.price import Lane
 from keld.record import JobRun, Shard
-from keld.runner.finish import ask_of
+from keld.runner.finish import ask_of, due_of
 from keld.runner.hurry import stop
 from keld.runner.observe import cancel
-from keld.runner.option import options, pace_of
+from keld.runner.option import give_up_at, options, pace_of
 from keld.runner.visit import Visit, World, log
 from keld.staging import read_positions
 from keld.state import Event, RunState, State
@@ -36,15 +35,15 @@ def moment(world: World, run: JobRun, shards: Sequence[Shard]) -> datetime | Non
 
 
 def moments(world: World, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, datetime]:
-    """When what is in batches, and what is in the flex lane, must move on; a stretch has no last word to be waited for, and so more time."""
-    if run.deadline_at is None or run.state is not RunState.OPEN or run.terms.get("lane", "auto") != "auto":
-        return {}
+    """When what is in batches, and what is in the flex lane, must move on."""
+    due = due_of(run, world.clock())
+    if due is None or run.state is not RunState.OPEN or run.terms.get("lane", "auto") != "auto":
+        return {}  # late is better than never
     left = {lane: _rows_left(shards, lane) for lane in (Lane.BATCH, Lane.FLEX)}
     if not any(left.values()):
         return {}
     pace, rows = pace_of(world, run.terms["models"]), sum(left.values())
-    found = {Lane.BATCH: escalate_at(run.deadline_at, rows, pace), Lane.FLEX: run.deadline_at - pace.stretch(rows) - pace.collect}
-    return {lane: at for lane, at in found.items() if left[lane]}
+    return {lane: give_up_at(lane, due, rows, pace) for lane in left if left[lane]}
 
 
 def _rows_left(shards: Sequence[Shard], lane: Lane) -> int:
@@ -58,8 +57,6 @@ def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool)
     Args:
         heavy: unsent shards are dropped, too, which writes to disk; a light poll only asks cancels.
     """
-    if run.deadline_at is None or visit.now() >= run.deadline_at:
-        return False  # late is better than never
     due = [lane for lane, at in moments(visit.world, run, shards).items() if at <= visit.now()]
     waiting = [shard for shard in shards if shard.lane in due and shard.state in _WAITING]
     if not waiting or not _can_be_rescued(visit, run, waiting):

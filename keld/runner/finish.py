@@ -16,7 +16,6 @@ import numpy as np
 
 from keld import snapshot
 from keld.answer import Outcome
-from keld.deadline import escalate_at
 from keld.enrich import complaints, enrich, enriched_schema, final_outcomes, retryable_positions, source_schema
 from keld.errors import CeilingTooLow
 from keld.failpoint import failpoint
@@ -24,7 +23,7 @@ from keld.plan import Option, Terms, choose
 from keld.price import Lane
 from keld.record import JobRun, Shard
 from keld.request import REPAIR_BYTES
-from keld.runner.option import Ask, affordable, options, plan_shards
+from keld.runner.option import Ask, affordable, give_up_at, options, plan_shards
 from keld.runner.visit import Visit, answers_of
 from keld.state import RunState
 from keld.table import write_table
@@ -68,11 +67,12 @@ def _plan_round(visit: Visit, run: JobRun, first: int, answers: Sequence[Path], 
 
 
 def _worth_beginning(found: list[Option], ask: Ask, terms: Terms) -> list[Option]:
-    """The fast lanes only, where a batch would be given up at once, since no rescue fits behind it any more; else all."""
-    if terms.due is None or terms.lane is not None or escalate_at(terms.due, ask.work.requests, terms.pace) > terms.now:
+    """Without the lanes that would be given up at once, since no rescue fits behind them any more; all of them, where no other is sold."""
+    if terms.due is None or terms.lane is not None:
         return found
-    fast = [option for option in found if option.lane is not Lane.BATCH and option.obstacle is None]
-    return fast or found
+    late = {lane for lane in (Lane.BATCH, Lane.FLEX) if give_up_at(lane, terms.due, ask.work.requests, terms.pace) <= terms.now}
+    rest = [option for option in found if option.lane not in late]
+    return rest if any(option.obstacle is None for option in rest) else found
 
 
 def ask_of(visit: Visit, run: JobRun, positions: NDArray[np.int64]) -> Ask:

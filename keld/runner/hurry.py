@@ -7,7 +7,7 @@ shard's directory says which rows are paid.  A stretch that is broken off goes o
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import assert_never
 
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
@@ -61,8 +61,9 @@ def hurry(visit: Visit, shard: Shard, *, give_up_at: datetime | None = None) -> 
             manner=Manner(output_tokens=min(question.max_output_tokens, 256)),
         )
     done = ended.answered + ended.refused
-    if done != shard.done:
-        visit.ledger.note_progress(visit.lease, shard, done, visit.now())
+    not_before = None if ended.retry_after_s is None else visit.now() + timedelta(seconds=ended.retry_after_s)
+    if (done, not_before) != (shard.done, shard.not_before):
+        visit.ledger.note_progress(visit.lease, shard, done, visit.now(), not_before)
     return _after(visit, shard, ended)
 
 

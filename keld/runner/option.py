@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from keld import snapshot
-from keld.deadline import Pace
+from keld.deadline import Pace, escalate_at
 from keld.errors import InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
 from keld.plan import Candidate, Option, Terms, Work, reckon, shared_texts, work_of
@@ -159,6 +159,11 @@ def pace_of(world: World, models: Sequence[str]) -> Pace:
         speeds.append(world.ledger.speed(account, world.provider(account).host, model))
     known = [speed for speed in speeds if speed is not None]
     return Pace(rows_per_s=min(known)) if known else Pace(rows_per_s=world.settings.rows_per_s)
+
+
+def give_up_at(lane: Lane, due: datetime, rows: int, pace: Pace) -> datetime:
+    """The latest instant at which the standard lane can still take over `rows` that another lane has left; a stretch has no last word to wait for."""
+    return escalate_at(due, rows, pace) if lane is Lane.BATCH else due - pace.stretch(rows) - pace.collect
 
 
 def overhead(provider: Provider, question: Question, model: str) -> int:

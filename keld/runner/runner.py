@@ -131,13 +131,15 @@ class Runner:
         """
         done = False
         while shard.provider not in visit.blocked and time.monotonic() < visit.until and self._is_due(visit, shard):
+            done = True
             try:
-                shard = _act(visit, run, shard)
+                before, shard = shard, _act(visit, run, shard)
+                if shard is before:
+                    break  # a stretch that stopped before its end: whether it goes on is not for it to say
             except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
                 visit.blocked.add(shard.provider)
                 visit.problem = problem
                 log.warning("shard.blocked shard=%s state=%s problem=%s", shard.id, shard.state.value, type(problem).__name__)
-            done = True
         return done
 
     def _is_due(self, visit: Visit, shard: Shard) -> bool:
@@ -148,10 +150,10 @@ class Runner:
                 return shard.not_before is None or shard.not_before <= self.clock()
             case State.DEFERRED:
                 return visit.cancelling or shard.not_before is None or shard.not_before <= self.clock()
-            case State.IN_PROGRESS if shard.lane != Lane.BATCH:
-                return True
-            case State.IN_PROGRESS:
+            case State.IN_PROGRESS if shard.lane == Lane.BATCH:
                 return visit.cancelling
+            case State.IN_PROGRESS:
+                return visit.cancelling or shard.not_before is None or shard.not_before <= self.clock()
             case State.CANCELLING | State.COLLECTED | State.REJECTED | State.QUARANTINED | State.DROPPED:
                 return False
             case _:
@@ -235,11 +237,12 @@ class Runner:
         run = self.ledger.run(visit.lease.run_id)
         if run.over:
             return None
-        if visit.problem is not None:
-            return now + self.settings.retry_unreachable
         shards = self.ledger.shards(run.id)
         escalation = moment(self.world, run, shards)
         times = [escalation] if escalation is not None and escalation > now else []
+        if visit.problem is not None:
+            told = [shard.not_before or now for shard in shards if shard.state not in TERMINAL]
+            return max(now + self.settings.retry_unreachable, min(times + told, default=now))
         for shard in shards:
             if shard.state is State.CANCELLING and due_of(run, now) is not None:
                 # Given up for the deadline's sake: what is waited for the last word is missing to the rescue.
@@ -253,7 +256,7 @@ class Runner:
                 # Sooner than told, too: another's batch may end, and make room.
                 times.append(min(shard.not_before or now, now + self.settings.poll_most))
             elif shard.state not in TERMINAL:
-                times.append(now)
+                times.append(shard.not_before or now if shard.state is State.IN_PROGRESS else now)
         return min(times, default=now)
 
 
@@ -300,7 +303,7 @@ def _act_in_haste(visit: Visit, run: JobRun, shard: Shard) -> Shard:
             if visit.cancelling:
                 return stop(visit, shard)
             at = moments(visit.world, run, visit.ledger.shards(run.id))
-            return hurry(visit, shard, give_up_at=at.get(Lane(shard.lane)) if visit.now() < (run.deadline_at or visit.now()) else None)
+            return hurry(visit, shard, give_up_at=at.get(Lane(shard.lane)))
         case _:
             raise AssertionError(f"nothing is due for a stretch that is {shard.state}")
 
