@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+NO_CAPACITY = "no_capacity"  # the code of a stretch that its provider would not have
 _MOVES_MOST = 8  # rounds beyond the wished attempts: rows that were cancelled are moved on, but not for ever
 
 
@@ -46,16 +47,16 @@ def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
         cancelled = run.state is RunState.CANCELLING
         visit.ledger.record_run(visit.lease, visit.now(), "writing", state=RunState.WRITING, facts={"cancelled": cancelled})
         return
-    planned = _plan_round(visit, run, len(shards), answers, again)
+    planned = _plan_round(visit, run, shards, answers, again)
     visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
 
 
-def _plan_round(visit: Visit, run: JobRun, first: int, answers: Sequence[Path], again: NDArray[np.int64]) -> list[Shard]:
+def _plan_round(visit: Visit, run: JobRun, shards: Sequence[Shard], answers: Sequence[Path], again: NDArray[np.int64]) -> list[Shard]:
     ask = ask_of(visit, run, again)
     ask.sizes[list(complaints(answers, again))] += REPAIR_BYTES
     left = None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
     found, terms = options(visit.world, ask, due_of(run, visit.now()), left)
-    found = _worth_beginning(found, ask, terms)
+    found = _worth_beginning(found, ask, terms, unable(visit, shards))
     priority = snapshot.priorities(visit.files.snapshot, run.terms.get("priority"))
     try:
         chosen = choose(run.job, run.partition, found, terms)
@@ -63,16 +64,30 @@ def _plan_round(visit: Visit, run: JobRun, first: int, answers: Sequence[Path], 
         # Not all of them: as many as fit, the most valuable first; the shards behind them are told as over the ceiling.
         chosen = choose(run.job, run.partition, found, replace(terms, ceiling_usd=None))
         ask = ask.under_ceiling(affordable(visit.world, ask, chosen, left or Decimal(0), priority))
-    return plan_shards(visit.world, visit.files, ask, chosen, run_id=run.id, first=first, round_=run.round + 1, priority=priority)
+    return plan_shards(visit.world, visit.files, ask, chosen, run_id=run.id, first=len(shards), round_=run.round + 1, priority=priority)
 
 
-def _worth_beginning(found: list[Option], ask: Ask, terms: Terms) -> list[Option]:
-    """Without the lanes that would be given up at once, since no rescue fits behind them any more; all of them, where no other is sold."""
+def _worth_beginning(found: list[Option], ask: Ask, terms: Terms, unable: set[str]) -> list[Option]:
+    """Without the lanes that would be given up at once, as no rescue fits behind them any more, and the unable; unless there are no others."""
     if terms.due is None or terms.lane is not None:
         return found
     late = {lane for lane in (Lane.BATCH, Lane.FLEX) if give_up_at(lane, terms.due, ask.work.requests, terms.pace) <= terms.now}
-    rest = [option for option in found if option.lane not in late]
-    return rest if any(option.obstacle is None for option in rest) else found
+    in_time = [option for option in found if option.lane not in late]
+    able = [option for option in in_time if option.provider not in unable]
+    return next((rest for rest in (able, in_time) if any(option.obstacle is None for option in rest)), found)
+
+
+def unable(visit: Visit, shards: Sequence[Shard]) -> set[str]:
+    """The providers that have turned this job run's stretches away, or that failed in this visit."""
+    return visit.blocked | {shard.provider for shard in shards if (shard.error or {}).get("code") == NO_CAPACITY}
+
+
+def can_go_elsewhere(visit: Visit, run: JobRun, shard: Shard) -> bool:
+    """Whether a deadline is to be kept, and another acceptable provider has not turned this job run away yet."""
+    if due_of(run, visit.now()) is None or run.terms.get("lane", "auto") != "auto":
+        return False
+    others = {name.partition(":")[0] for name in run.terms["models"]} - {shard.provider}
+    return bool(others - unable(visit, visit.ledger.shards(run.id)))
 
 
 def ask_of(visit: Visit, run: JobRun, positions: NDArray[np.int64]) -> Ask:

@@ -13,11 +13,14 @@ from typing import assert_never
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.price import Lane
 from keld.realtime import Manner, Stopped, Stretch, stretch
-from keld.record import Shard
+from keld.record import JobRun, Shard
+from keld.runner.finish import NO_CAPACITY, can_go_elsewhere
 from keld.runner.submit import fragments
 from keld.runner.visit import Visit, log
 from keld.staging import disk_errors, read_positions
 from keld.state import Event
+
+_PATIENCE_S = 60.0  # with a provider that turns rows away, where another one may take them and a deadline is to be kept
 
 
 def begin(visit: Visit, shard: Shard) -> Shard:
@@ -37,8 +40,8 @@ def under_way(visit: Visit, shard: Shard) -> Shard:
     return visit.record(shard, Event.CREATED, submitted_at=visit.now(), done=0)
 
 
-def hurry(visit: Visit, shard: Shard, *, give_up_at: datetime | None = None) -> Shard:
-    """Asks rows until all have an answer, or the visit's time is over.
+def hurry(visit: Visit, run: JobRun, shard: Shard, *, give_up_at: datetime | None = None) -> Shard:
+    """Asks rows until all have an answer, or the visit's time is over; where the provider will not and another one may, what is left goes there.
 
     Args:
         give_up_at: no row is begun from then on; whether the stretch is given up is for `escalate` to say.
@@ -48,6 +51,8 @@ def hurry(visit: Visit, shard: Shard, *, give_up_at: datetime | None = None) -> 
         LeaseLost: another worker holds the job run.
     """
     provider, files, question = visit.provider(shard), visit.files.shard(shard.id), visit.question()
+    elsewhere = can_go_elsewhere(visit, run, shard)
+    patience_s = _PATIENCE_S if elsewhere else Manner.patience_s
     with disk_errors(visit.files.dir, "What was answered is kept."):
         ended = stretch(
             provider,
@@ -58,12 +63,15 @@ def hurry(visit: Visit, shard: Shard, *, give_up_at: datetime | None = None) -> 
             lambda left: fragments(visit, shard, left),
             files.journal,
             stop=lambda: time.monotonic() > visit.until or visit.is_stale() or (give_up_at is not None and visit.now() >= give_up_at),
-            manner=Manner(output_tokens=min(question.max_output_tokens, 256)),
+            manner=Manner(output_tokens=min(question.max_output_tokens, 256), patience_s=patience_s),
         )
     done = ended.answered + ended.refused
     not_before = None if ended.retry_after_s is None else visit.now() + timedelta(seconds=ended.retry_after_s)
     if (done, not_before) != (shard.done, shard.not_before):
         visit.ledger.note_progress(visit.lease, shard, done, visit.now(), not_before)
+    if elsewhere and ended.stopped in (Stopped.ACCESS, Stopped.NO_CAPACITY, Stopped.SAME_FAULT):
+        visit.blocked.add(shard.provider)
+        return _ended(visit, shard, "cancelled", {"code": NO_CAPACITY, "message": str(ended.problem or ""), "rows": ended.in_doubt})
     return _after(visit, shard, ended)
 
 

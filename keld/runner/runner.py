@@ -303,7 +303,7 @@ def _act_in_haste(visit: Visit, run: JobRun, shard: Shard) -> Shard:
             if visit.cancelling:
                 return stop(visit, shard)
             at = moments(visit.world, run, visit.ledger.shards(run.id))
-            return hurry(visit, shard, give_up_at=at.get(Lane(shard.lane)))
+            return hurry(visit, run, shard, give_up_at=at.get(Lane(shard.lane)))
         case _:
             raise AssertionError(f"nothing is due for a stretch that is {shard.state}")
 
