@@ -29,10 +29,10 @@ def stubborn(open_emulator: Callable[..., Emulator], open_keld: Callable[..., Ke
 
         def answer(body: dict[str, Any]) -> str:
             text = str(body["messages"])
-            for n in wrong:
+            for n, times in wrong.items():
                 if f"ticket {n}:" in text:
                     heard.append(text)
-                    if sum(f"ticket {n}:" in other for other in heard) <= wrong[n]:
+                    if sum(f"ticket {n}:" in other for other in heard) <= times:
                         return '{"category": "nonsense", "urgent": true}'
             return GOOD
 

@@ -7,12 +7,13 @@ shard's directory says which rows are paid.  A stretch that is broken off goes o
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.price import Lane
-from keld.realtime import Manner, Stopped, Stretch, stretch
+from keld.realtime import Manner, Stopped, Stretch, settle_doubts, stretch
 from keld.record import JobRun, Shard
 from keld.runner.finish import NO_CAPACITY, can_go_elsewhere
 from keld.runner.submit import fragments
@@ -52,7 +53,7 @@ def hurry(visit: Visit, run: JobRun, shard: Shard, *, give_up_at: datetime | Non
     """
     provider, files, question = visit.provider(shard), visit.files.shard(shard.id), visit.question()
     elsewhere = can_go_elsewhere(visit, run, shard)
-    patience_s = _PATIENCE_S if elsewhere else Manner.patience_s
+    manner = Manner(output_tokens=min(question.max_output_tokens, 256))
     with disk_errors(visit.files.dir, "What was answered is kept."):
         ended = stretch(
             provider,
@@ -63,7 +64,7 @@ def hurry(visit: Visit, run: JobRun, shard: Shard, *, give_up_at: datetime | Non
             lambda left: fragments(visit, shard, left),
             files.journal,
             stop=lambda: time.monotonic() > visit.until or visit.is_stale() or (give_up_at is not None and visit.now() >= give_up_at),
-            manner=Manner(output_tokens=min(question.max_output_tokens, 256), patience_s=patience_s),
+            manner=replace(manner, patience_s=_PATIENCE_S) if elsewhere else manner,
         )
     done = ended.answered + ended.refused
     not_before = None if ended.retry_after_s is None else visit.now() + timedelta(seconds=ended.retry_after_s)
@@ -100,7 +101,10 @@ def _after(visit: Visit, shard: Shard, ended: Stretch) -> Shard:
 
 def stop(visit: Visit, shard: Shard) -> Shard:
     """The shard with what was answered until now: the user cancelled, or the rest is asked elsewhere."""
-    return _ended(visit, shard, "cancelled", shard.error)
+    files = visit.files.shard(shard.id)
+    with disk_errors(visit.files.dir, "What was answered is kept."):
+        in_doubt = settle_doubts(visit.provider(shard), shard.id, files.journal)
+    return _ended(visit, shard, "cancelled", _doubt(in_doubt))
 
 
 def _ended(visit: Visit, shard: Shard, how: str, error: dict[str, object] | None) -> Shard:
