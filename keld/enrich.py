@@ -25,6 +25,7 @@ from keld.table import read_parquet
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_NO_ATTEMPT = pa.array([Outcome.CANCELLED.value, Outcome.OVER_CEILING.value])
 KELD_COLUMNS = pa.schema(
     [
         pa.field("keld_outcome", pa.string()),
@@ -82,7 +83,7 @@ def retryable_positions(answers: Sequence[Path], rows: int, max_attempts: int) -
             here = batch.column(2).to_numpy(zero_copy_only=False)
             again[positions] = here
             satisfied[positions] |= _is_answered(batch.column(1)) & ~here  # an answer that may be asked again is one that was not accepted
-            attempts[positions] += pc.not_equal(batch.column(1), Outcome.CANCELLED.value).to_numpy(zero_copy_only=False)
+            attempts[positions] += pc.invert(pc.is_in(batch.column(1), value_set=_NO_ATTEMPT)).to_numpy(zero_copy_only=False)
     return np.flatnonzero(again & ~satisfied & (attempts < max_attempts))
 
 

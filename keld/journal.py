@@ -69,6 +69,11 @@ class Journal:
         """Requests that may have been paid and have no answer here, since the journal's beginning."""
         return sum(self._open.values())
 
+    @property
+    def left_open(self) -> list[int]:
+        """The rows that were sent, by a stretch that is over, without it being known what came of it; ascending."""
+        return sorted(self._open.keys() - self.settled)
+
     def sending(self, position: int) -> None:
         """Marks a row as about to be sent; SIGKILL does not undo it."""
         os.write(self._marks, b"+%d\n" % position)

@@ -28,10 +28,10 @@ from keld.failpoint import failpoint
 from keld.outlay import Outlay, doubtful_usd, outlays
 from keld.price import Lane
 from keld.record import EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Shard, Stray, Suspect, Waiting
-from keld.state import AT_PROVIDER, Event, RunState, State, after
+from keld.state import AT_PROVIDER, SENT, Event, RunState, State, after
 
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
-_FREEING = (Event.REFUSED, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED)
+_FREEING = (Event.REFUSED, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
 _CREATE_OUTCOMES = (
     Event.CREATED,
     Event.ADOPTED,
@@ -42,7 +42,6 @@ _CREATE_OUTCOMES = (
     Event.ABSENT,
     Event.LOST_TRACK,
 )
-_SENT = (State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLING, State.ENDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,10 +417,14 @@ class Ledger:
         failpoint("ledger.sending.after")
         return became
 
-    def note_progress(self, lease: Lease, shard: Shard, done: int | None, now: datetime) -> None:
-        """How many requests of a batch the provider says are done; a claim, kept for people, no event."""
+    def note_progress(self, lease: Lease, shard: Shard, done: int | None, now: datetime, not_before: datetime | None = None) -> None:
+        """How many requests of a shard the provider says are done; a claim, kept for people, no event.
+
+        Args:
+            not_before: when a stretch that was turned away may go on.
+        """
         with self._held(lease, now) as db:
-            db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(done=done))
+            db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(done=done, not_before=not_before))
 
     def add_shards(self, lease: Lease, shards: Sequence[Shard], round_: int, now: datetime) -> None:
         """The shards of a next round, planned."""
@@ -578,7 +581,7 @@ def _move(
     moved = db.execute(sa.update(SHARD).where(*unmoved).values(state=became, **changes))
     if moved.rowcount != 1:
         raise LeaseLost(f"Shard {shard.id} is no longer {shard.state}; another worker moved it on and this one's write was refused.")
-    if event in _CREATE_OUTCOMES and (shard.state in _SENT or event is Event.ADOPTED):
+    if event in _CREATE_OUTCOMES and (shard.state in SENT or event is Event.ADOPTED):
         outcome = {"outcome": event.value} | ({"batch_id": changes["batch_id"]} if "batch_id" in changes else {})
         db.execute(sa.update(INTENT).where(INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt).values(**outcome))
     _append(db, now, shard.run_id, shard.id, event, shard.state, became, lease.epoch, facts)

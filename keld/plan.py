@@ -410,17 +410,24 @@ def choose_first(job: str, partition: str, options: Sequence[Option], terms: Ter
     return (likely, most_rows) if (likely.chance or 0.0) > chosen.chance else (chosen, None)
 
 
-def choose_rest(job: str, partition: str, options: Sequence[Option], terms: Terms) -> tuple[Option, int | None]:
+def choose_rest(
+    job: str, partition: str, options: Sequence[Option], terms: Terms, *, part: Decimal = Decimal(1)
+) -> tuple[Option, int | None]:
     """The option for what is left of a job run, and how many rows one shard of it may have at most; None: as many as the lane takes.
 
     Where the ceiling has no room for the worst case of what keeps the deadline, but for what it is expected to cost, the rows are asked in
     shards so small that what one has not cost makes room for the next.  Where it has no room for all rows at all, as many as fit are asked.
 
+    Args:
+        part: of the rows, that must be expected to fit: to keep the deadline for these, the others are left over the ceiling.
+
     Raises:
         PriceUnknown: as `choose`.
     """
     free = replace(terms, ceiling_usd=None)
-    likely = [option for option in options if terms.fits(option.worst_usd) or terms.fits((option.expected_usd or Decimal(0)) * _ERROR)]
+    likely = [
+        option for option in options if terms.fits(option.worst_usd) or terms.fits((option.expected_usd or Decimal(0)) * _ERROR * part)
+    ]
     usable = any(option.obstacle is None for option in likely)
     chosen = _chosen_rest(job, partition, likely if usable else options, free)
     if terms.fits(chosen.worst_usd):
@@ -444,6 +451,7 @@ def _chosen_rest(job: str, partition: str, options: Sequence[Option], terms: Ter
 
 _TRY = 0.1  # a fast lane's chance of keeping the deadline, under which a batch does as well
 _ERROR = Decimal("1.2")  # by how much rows may cost more than expected before it is no surprise
+PART = Decimal("0.5")  # of the rows are worth more in time, without the others, than all of them late
 _PARTS = 8  # of what fits at worst: rows cost less than that, and so all but a part of the ceiling can be used
 
 
@@ -459,7 +467,7 @@ def moves_on(options: Sequence[Option], terms: Terms, lane: Lane) -> bool:
     If not, it stays: to be cancelled only to wait again in another batch helps nobody, and late is better than never.
     """
     try:
-        chosen, _ = choose_rest("", "", options, terms)
+        chosen, _ = choose_rest("", "", options, terms, part=PART)
     except PriceUnknown:
         return False
     return _LANES.index(chosen.lane) > _LANES.index(lane)

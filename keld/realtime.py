@@ -90,7 +90,7 @@ class Stretch:
     answered: int  # paid
     refused: int  # for good, by the provider; not paid
     in_doubt: int  # requests that may have been paid and have no answer: without a reply, or in flight at a kill
-    undone: NDArray[np.int64]  # the positions without a line, ascending: not paid, but for those of a kill
+    undone: NDArray[np.int64]  # the positions without a line, ascending: not paid
     stopped: Stopped
     problem: KeldError | None  # what a person has to mend
     retry_after_s: float | None  # where there is no capacity and the provider says for how long
@@ -131,11 +131,26 @@ def stretch(
     if lane not in provider.capabilities.lanes - {Lane.BATCH}:
         raise InvalidJob(f"{provider.name} has no {lane.value} lane for single requests. Nothing was sent.")
     with Journal(journal, nonce, provider.read) as kept:
+        _run(lambda: _settle_doubts(provider, nonce, kept))
         left = _without(positions, kept.settled)
         asking = _Asking(provider, encoder, lane, nonce, fragments(left), kept, stop, manner or Manner(), clock or Time())
         log.info("stretch.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
         _run(asking.all)
         return asking.result(_without(positions, kept.settled))
+
+
+def settle_doubts(provider: Provider, nonce: str, journal: Path) -> int:
+    """Gives the rows that were in flight when their worker died a line that says so; how many requests of the journal are in doubt."""
+    with Journal(journal, nonce, provider.read) as kept:
+        _run(lambda: _settle_doubts(provider, nonce, kept))
+        return kept.in_doubt
+
+
+async def _settle_doubts(provider: Provider, nonce: str, kept: Journal) -> None:
+    # They may have been paid, or still be answered: as with a lost reply, to ask again is for a round that has the money for it.
+    for position in kept.left_open:
+        line = provider.doubtful(custom_id(nonce, position), "in flight when its worker died: it may have been paid")
+        await kept.keep(position, line, Outcome.LOST)
 
 
 @dataclass(frozen=True, slots=True)

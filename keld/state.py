@@ -52,6 +52,7 @@ class Event(StrEnum):
     RETRY_DUE = "retry_due"
     REJECTED = "rejected"
     DROPPED = "dropped"
+    HEDGED = "hedged"  # its rows are asked elsewhere, and may be paid twice; its batch is left to the sweep
 
 
 class RunState(StrEnum):
@@ -86,13 +87,13 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.IN_PROGRESS, Event.ENDED): State.ENDED,
     (State.IN_PROGRESS, Event.DEFERRED): State.DEFERRED,
     (State.IN_PROGRESS, Event.REJECTED): State.REJECTED,
-    (State.IN_PROGRESS, Event.DROPPED): State.DROPPED,  # hedged: its rows are asked elsewhere, and its batch is left to the sweep
+    (State.IN_PROGRESS, Event.HEDGED): State.DROPPED,
     (State.IN_PROGRESS, Event.LOST_TRACK): State.QUARANTINED,  # the provider denies it, for days
     (State.CANCELLING, Event.CANCEL_ASKED): State.CANCELLING,
     (State.CANCELLING, Event.ENDED): State.ENDED,
     (State.CANCELLING, Event.DEFERRED): State.DEFERRED,
     (State.CANCELLING, Event.REJECTED): State.REJECTED,
-    (State.CANCELLING, Event.DROPPED): State.DROPPED,  # hedged, too
+    (State.CANCELLING, Event.HEDGED): State.DROPPED,
     (State.CANCELLING, Event.LOST_TRACK): State.QUARANTINED,  # it heeds no cancel, for days
     (State.DEFERRED, Event.RETRY_DUE): State.STAGED,
     (State.DEFERRED, Event.DEFERRED): State.DEFERRED,  # due, but it is another's turn
@@ -106,6 +107,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 
 TERMINAL = frozenset({State.COLLECTED, State.REJECTED, State.QUARANTINED, State.DROPPED})
 AT_PROVIDER = frozenset({State.IN_PROGRESS, State.CANCELLING})
+SENT = frozenset({State.SUBMITTING, State.UNKNOWN, *AT_PROVIDER, State.ENDED})  # its worst case is reserved, and will be settled
 
 
 class IllegalTransition(AssertionError):

@@ -144,10 +144,10 @@ class Status:
         return self.finished_at <= self.deadline_at if self.finished_at else None
 
     def _is_due(self, batch: Batch) -> bool:
-        if batch.state in (State.UNKNOWN, State.DEFERRED):
+        if batch.state is State.IN_PROGRESS and batch.lane == "batch":
+            return False
+        if batch.state in (State.UNKNOWN, State.DEFERRED, State.IN_PROGRESS):  # in a fast lane: a worker's own work
             return batch.not_before is None or batch.not_before <= self.as_of
-        if batch.state is State.IN_PROGRESS:
-            return batch.lane != "batch"  # a worker's own work
         return batch.state in (State.PLANNED, State.STAGED, State.SUBMITTING, State.ENDED)
 
     @property

@@ -114,7 +114,7 @@ def billed_usd(emulator: Emulator, at: datetime) -> Decimal:
 
 
 def _entry_usd(entry: BillEntry, at: datetime) -> Decimal:
-    model = next(model for model in (openai.model, anthropic.model, "text-embedding-3-small") if entry.model.startswith(model))
+    model = next(model for model in (openai.model, anthropic.model, "text-embedding-3-small", "gpt-5") if entry.model.startswith(model))
     found = rates(entry.provider, model, Lane(entry.lane), at)
     assert found is not None
     return entry_usd(entry, found)

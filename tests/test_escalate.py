@@ -1,44 +1,140 @@
-"""Escalation on the wire: what waits too long moves on in time, and nothing is paid twice."""
+"""Escalation, over the wire: a batch is waited for as long as a rescue fits behind it; then only its unpaid rows move on."""
 
-from datetime import timedelta
+from collections import Counter
+from collections.abc import Callable
+from decimal import Decimal
 
-from scene import anthropic, fault, finish, openai, outcomes, tickets, triage
+import pyarrow as pa
+import pytest
+from scene import Peer, anthropic, fault, outcomes, tickets, triage
+from story import HOUR, PATIENT, bought, check_books, fast, lanes, listen, paid, pass_time, tell, ways
 
-from keld import Keld, Status
+from keld import Job, Keld
+from keld import failpoint as points
 from keld.emulator import Emulator
+from keld.state import RunState, State
 
 
-def test_a_batch_that_stalls_is_rescued_in_time(keld: Keld, emulator: Emulator) -> None:
-    """Anthropic sells no flex: standard is what stands behind its batches."""
-    fault(emulator, "life", "stuck")
-    status = keld.submit(triage(anthropic, deadline=emulator.now() + timedelta(hours=3)), tickets())
-    status = finish(keld, emulator, status.id, most=400)
+@pytest.fixture
+def emulator(open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    """Batches take an hour, a cancel six minutes; the fast lanes answer four rows a second."""
+    emulator = listen(open_emulator(latency_s=3_600))
+    pass_time(emulator, monkeypatch)
+    return emulator
+
+
+@pytest.fixture
+def keld(open_keld: Callable[..., Keld]) -> Keld:
+    return open_keld(settings=PATIENT)
+
+
+def test_a_batch_that_ends_early_is_all_there_is(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """Half price, and nothing else: a deadline costs nothing where the batch keeps it."""
+    table = tickets(40)
+    status = tell(keld, emulator, triage(peer, deadline=4 * HOUR), table)
+    assert ways(status) == [(peer.name, "batch", "completed", 40)]
+    assert bought(emulator) == Counter((n, "batch") for n in range(40))
     assert status.deadline_met
-    assert [shard.lane for shard in keld.ledger.shards(status.id)] == ["batch", "standard"]
-    _once(keld, emulator, status)
+    check_books(keld, emulator, status, table)
 
 
-def test_a_stalled_batch_goes_to_flex_where_that_costs_no_more(keld: Keld, emulator: Emulator) -> None:
-    fault(emulator, "life", "stuck")
-    status = keld.submit(triage(openai, deadline=emulator.now() + timedelta(hours=3)), tickets())
-    status = finish(keld, emulator, status.id, most=400)
+def test_a_batch_that_stalls_is_rescued_before_the_deadline(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """It is cancelled, its last word is awaited, and the rows are asked one by one; each is paid once."""
+    fault(emulator, "life", "stuck", done=0)
+    table = tickets(40)
+    status = tell(keld, emulator, triage(peer, deadline=4 * HOUR), table)
+    assert ways(status) == [(peer.name, "batch", "cancelled", 40), (peer.name, fast(peer), "completed", 40)]
+    assert bought(emulator) == Counter((n, fast(peer)) for n in range(40))
+    assert (status.state, outcomes(keld, status)) == (RunState.FINISHED, ["answered"] * 40)
     assert status.deadline_met
-    assert [shard.lane for shard in keld.ledger.shards(status.id)] == ["batch", "flex"]
-    _once(keld, emulator, status)
+    assert status.batches[0].ended_at <= status.batches[1].submitted_at
+    check_books(keld, emulator, status, table)
 
 
-def test_flex_that_was_not_reached_in_time_moves_on_to_standard(keld: Keld, emulator: Emulator) -> None:
-    """Nobody advanced the job run until the last moment for standard."""
-    status = keld.submit(triage(openai, deadline=emulator.now() + timedelta(minutes=40)), tickets())
-    assert [shard.lane for shard in keld.ledger.shards(status.id)] == ["flex"]
-    emulator.advance(timedelta(minutes=36))
-    status = finish(keld, emulator, status.id)
+def test_only_what_a_batch_has_left_is_rescued(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """What it answered before it stalled is paid, and kept; by live counts (OpenAI) or told at the end only (Anthropic)."""
+    fault(emulator, "life", "stuck", done=0.6)
+    table = tickets(40)
+    status = tell(keld, emulator, triage(peer, deadline=4 * HOUR), table)
+    assert ways(status) == [(peer.name, "batch", "cancelled", 40), (peer.name, fast(peer), "completed", 16)]
+    assert lanes(emulator) == {"batch": 24, fast(peer): 16}
+    assert set(Counter(n for n, _ in bought(emulator).elements()).values()) == {1}
+    assert outcomes(keld, status) == ["answered"] * 40
     assert status.deadline_met
-    assert [shard.lane for shard in keld.ledger.shards(status.id)] == ["flex", "standard"]
-    _once(keld, emulator, status)
+    check_books(keld, emulator, status, table)
 
 
-def _once(keld: Keld, emulator: Emulator, status: Status) -> None:
-    """Every row is answered, and on the bill once."""
-    assert outcomes(keld, status) == ["answered"] * 6
-    assert len(emulator.bill()) == 6
+def test_a_batch_that_ends_while_it_is_cancelled_is_harvested(
+    open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld], peer: Peer
+) -> None:
+    """All of it was paid by the time of its last word: nothing is left to rescue, and nothing is bought again."""
+    emulator = listen(open_emulator(latency_s=3.85 * 3_600, cancel_s=540))
+    keld, table = open_keld(settings=PATIENT, clock=emulator.now), tickets(40)
+    status = tell(keld, emulator, triage(peer, deadline=4 * HOUR), table)
+    assert ways(status) == [(peer.name, "batch", "cancelled", 40)]
+    assert bought(emulator) == Counter((n, "batch") for n in range(40))
+    assert (outcomes(keld, status), status.deadline_met) == (["answered"] * 40, True)
+    check_books(keld, emulator, status, table)
+
+
+def test_a_cancel_that_comes_too_late_is_no_loss(
+    open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld], peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch ends between the look and the cancel, which is refused."""
+    emulator = listen(open_emulator(latency_s=3.8 * 3_600))
+    monkeypatch.setattr(points, "on_pass", lambda point: emulator.advance(600) if point == "cancel.send" else None)
+    keld, table = open_keld(settings=PATIENT, clock=emulator.now), tickets(40)
+    status = tell(keld, emulator, triage(peer, deadline=4 * HOUR), table)
+    assert ways(status) == [(peer.name, "batch", "completed", 40)]
+    assert bought(emulator) == Counter((n, "batch") for n in range(40))
+    assert status.deadline_met
+    check_books(keld, emulator, status, table)
+
+
+# --- the ceiling ------------------------------------------------------------------------------------------------------
+
+
+def worth(count: int) -> pa.Table:
+    """Tickets of which the later ones are worth more."""
+    return tickets(count).append_column("worth", pa.array(range(count)))
+
+
+def ceiling_of(keld: Keld, job: Job, table: pa.Table, lane: str, share: float) -> Decimal:
+    """A share of what all rows cost in a lane, at worst."""
+    option = next(option for option in keld.plan(job, table).options if option.lane == lane)
+    assert option.worst_usd is not None
+    return round(option.worst_usd * Decimal(share), 9)
+
+
+@pytest.mark.parametrize("share", [0.55, 0.8])
+def test_where_not_all_can_be_rescued_the_most_valuable_are(
+    open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld], share: float
+) -> None:
+    """As many as the ceiling allows at worst, and as many again as these were cheaper than that; the others are told as over it."""
+    emulator = listen(open_emulator(latency_s=3_600, responder=lambda body: "x" * 780))
+    fault(emulator, "life", "stuck", done=0)
+    keld, table, peer = open_keld(settings=PATIENT, clock=emulator.now), worth(40), anthropic  # which sells no flex
+    terms = {"deadline": 4 * HOUR, "priority": "worth", "max_output_tokens": 200, "output_type": str}
+    ceiling = ceiling_of(keld, triage(peer, **terms), table, "standard", share)
+    status = tell(keld, emulator, triage(peer, **terms, ceiling_usd=ceiling), table)
+    told = outcomes(keld, status)
+    rescued = told.count("answered")
+    assert 40 * share - 1 <= rescued < 40
+    assert told == ["over_ceiling"] * (40 - rescued) + ["answered"] * rescued, "the least valuable"
+    assert bought(emulator) == Counter((n, "standard") for n in range(40 - rescued, 40))
+    assert status.cost_usd <= ceiling
+    assert all(batch.ended or batch.state is State.DROPPED for batch in status.batches)
+    check_books(keld, emulator, status, table)
+
+
+def test_rows_are_rescued_with_what_the_batch_has_left_of_the_ceiling(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """What the batch answered is spent; what was reserved for the others is free once it has said its last word."""
+    fault(emulator, "life", "stuck", done=0.5)
+    table = worth(40)
+    terms = {"deadline": 4 * HOUR, "priority": "worth"}
+    ceiling = ceiling_of(keld, triage(peer, **terms), table, "batch", 1.1)
+    status = tell(keld, emulator, triage(peer, **terms, ceiling_usd=ceiling), table)
+    assert outcomes(keld, status) == ["answered"] * 40
+    assert lanes(emulator) == {"batch": 20, fast(peer): 20}
+    assert (set(paid(emulator).values()), status.deadline_met) == ({1}, True)
+    check_books(keld, emulator, status, table)

@@ -50,7 +50,7 @@ def test_from_an_unknown_create_nothing_leads_to_sending_but_proven_absence() ->
 
 def test_what_is_at_the_provider_is_only_left_by_its_word_or_for_want_of_one() -> None:
     leaving = {event for (was, event), became in TRANSITIONS.items() if was in AT_PROVIDER and became not in AT_PROVIDER}
-    assert leaving == {Event.ENDED, Event.DEFERRED, Event.REJECTED, Event.LOST_TRACK}
+    assert leaving == {Event.ENDED, Event.DEFERRED, Event.REJECTED, Event.LOST_TRACK, Event.HEDGED}
 
 
 def test_nothing_that_was_sent_is_dropped() -> None:

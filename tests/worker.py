@@ -28,6 +28,7 @@ from scene import Peer, tickets, triage
 import keld.providers.anthropic
 import keld.providers.openai  # noqa: F401
 from keld import Keld, Status
+from keld.state import State
 
 KILLED = -9
 
@@ -43,6 +44,8 @@ class Scenario:
     rows: int = 6
     bought: bool = True  # every row, once
     late: bool = False  # a first create shows only when its shard was sent again: it is swept
+    fast: bool = False  # rows are asked one by one: those in flight at a kill may be paid once more, and are counted
+    patience: timedelta = timedelta(0)  # between two looks at a batch
     terms: dict[str, Any] = field(default_factory=dict)
 
     def plan(self, peer: Peer) -> dict[str, Any]:
@@ -68,6 +71,13 @@ SCENARIOS = {
     "cancelled": Scenario(cancel_at=5, bought=False),
     "dropped": Scenario(cancel_at=0, bought=False),
     "superseded": Scenario(change=True),
+    "standard": Scenario(terms={"lane": "standard"}, fast=True),
+    "escalated": Scenario(
+        faults=({"at": "life", "do": "stuck", "done": 0.5},),
+        terms={"deadline": timedelta(hours=2)},
+        fast=True,
+        patience=timedelta(minutes=10),
+    ),
     # Not in the list until the looks are over; and, where its mark tells whose it is before it ends, stuck half-way, to be stopped.
     "late": Scenario(
         faults=({"at": "create", "do": "drop_after"}, {"at": "create", "do": "list_lag", "for_s": 5_000}),
@@ -137,6 +147,8 @@ def follow(keld: Keld, time: Any, scenario: Scenario, peer: Peer, sink: str, mos
             time.advance(keld.settings.sweep_every)
             continue
         wish = max((status.next_check_at or time()) - time(), timedelta(seconds=1))
+        if all(batch.state is State.IN_PROGRESS and batch.lane == "batch" for batch in status.batches):
+            wish = max(wish, scenario.patience)
         time.advance(min(wish, timedelta(seconds=scenario.cancel_at)) if scenario.cancel_at else wish)
     raise AssertionError(f"{status!r} does not come to its end: {status.batches} {status.problem}")
 

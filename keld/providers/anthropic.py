@@ -130,6 +130,9 @@ class Anthropic:
 
         return senders(client, path, most, _WIRE, sdk)
 
+    def doubtful(self, custom_id: str, why: str) -> bytes:
+        return _doubtful(custom_id, why)
+
     # -- looking ----------------------------------------------------------------------------------------------
 
     def get(self, batch_id: str) -> RemoteBatch | None:

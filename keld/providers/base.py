@@ -240,6 +240,10 @@ class Provider(Protocol):
         """A client of the running event loop, for at most `most` requests at a time; closed where it was opened."""
         ...
 
+    def doubtful(self, custom_id: str, why: str) -> bytes:
+        """A result line that says: sent, and nobody knows what came of it."""
+        ...
+
     def get(self, batch_id: str) -> RemoteBatch | None:
         """None: the provider says it has no such batch (which may be its lag)."""
         ...

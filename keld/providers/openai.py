@@ -141,6 +141,9 @@ class OpenAI:
 
         return senders(client, path.removeprefix("/v1"), most, _WIRE, sdk)
 
+    def doubtful(self, custom_id: str, why: str) -> bytes:
+        return _doubtful(custom_id, why)
+
     # -- looking ----------------------------------------------------------------------------------------------
 
     def get(self, batch_id: str) -> RemoteBatch | None:

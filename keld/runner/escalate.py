@@ -96,7 +96,7 @@ def _hedge(visit: Visit, shards: Sequence[Shard]) -> bool:
         log.warning("shard.hedged shard=%s batch_id=%s rows=%d", shard.id, shard.batch_id, shard.requests)
         left = [stray_of(shard, shard.batch_id or "", visit.now())]
         why = "its batch did not end in time for the deadline; asked elsewhere, since hedge=True"
-        visit.give_up(shard, Event.DROPPED, Outcome.CANCELLED, why, retryable=True, strays=left)
+        visit.give_up(shard, Event.HEDGED, Outcome.CANCELLED, why, retryable=True, strays=left)
     return bool(out)
 
 

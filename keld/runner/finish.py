@@ -19,7 +19,7 @@ from keld.answer import Outcome
 from keld.cascade import levels
 from keld.enrich import complaints, enrich, enriched_schema, final_outcomes, retryable_positions, source_schema
 from keld.failpoint import failpoint
-from keld.plan import choose_rest
+from keld.plan import PART, Option, choose_rest
 from keld.record import JobRun, Shard
 from keld.request import REPAIR_BYTES
 from keld.runner.option import Ask, options, plan_shards
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+NO_CAPACITY = "no_capacity"  # the code of a stretch that its provider would not have
 _MOVES_MOST = 8  # rounds beyond the wished attempts: rows that were cancelled are moved on, but not for ever
 
 
@@ -89,12 +90,32 @@ def _plan_part(visit: Visit, run: JobRun, ask: Ask, first: int, left: Decimal | 
     if not ask.work.requests or (answered and run.deadline_at is not None and due is None):
         return []
     found, terms = options(visit.world, ask, due, left)
-    chosen, most_rows = choose_rest(run.job, run.partition, found, terms)  # the most valuable rows first
+    found = found if due is None else _able(found, unable(visit, visit.ledger.shards(run.id)))
+    chosen, most_rows = choose_rest(run.job, run.partition, found, terms, part=PART)  # the most valuable rows first
     if answered and chosen.chance is not None and chosen.chance < terms.probability:
         return []
     ask = ask if most_rows is None else ask.limited(most_rows)
     priority = snapshot.priorities(visit.files.snapshot, run.terms.get("priority"))
     return plan_shards(visit.world, visit.files, ask, chosen, run_id=run.id, first=first, round_=run.round + 1, priority=priority)
+
+
+def _able(found: list[Option], unable: set[str]) -> list[Option]:
+    """Without the providers that cannot take anything now, unless there are no others."""
+    able = [option for option in found if option.provider not in unable]
+    return able if any(option.obstacle is None for option in able) else found
+
+
+def unable(visit: Visit, shards: Sequence[Shard]) -> set[str]:
+    """The providers that have turned this job run's stretches away, or that failed in this visit."""
+    return visit.blocked | {shard.provider for shard in shards if (shard.error or {}).get("code") == NO_CAPACITY}
+
+
+def can_go_elsewhere(visit: Visit, run: JobRun, shard: Shard) -> bool:
+    """Whether a deadline is to be kept, and another acceptable provider has not turned this job run away yet."""
+    if due_of(run, visit.now()) is None or run.terms.get("lane", "auto") != "auto":
+        return False
+    others = {name.partition(":")[0] for name in run.terms["models"]} - {shard.provider}
+    return bool(others - unable(visit, visit.ledger.shards(run.id)))
 
 
 def ask_of(visit: Visit, run: JobRun, positions: NDArray[np.int64]) -> Ask:

@@ -8,30 +8,33 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import assert_never
 
-from keld.answer import Outcome
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.price import Lane
-from keld.realtime import Manner, Stopped, Stretch, stretch
-from keld.record import Shard
+from keld.realtime import Manner, Stopped, Stretch, settle_doubts, stretch
+from keld.record import JobRun, Shard
 from keld.request import Question
+from keld.runner.finish import NO_CAPACITY, can_go_elsewhere
 from keld.runner.submit import fragments
 from keld.runner.visit import Visit, log
 from keld.staging import disk_errors, read_positions
 from keld.state import Event
 
 _ALONE_S = 20.0  # an answer takes seconds; one that hangs must not hold up a rescue
+_PATIENCE_S = 60.0  # with a provider that turns rows away, where another one may take them and a deadline is to be kept
 
 
 def begin(visit: Visit, shard: Shard) -> Shard:
     """The shard under way, if it fits under the ceiling; nothing is sent yet."""
+    if visit.must_stay_behind(shard):
+        return visit.over_ceiling(shard)
     try:
         shard = visit.ledger.record_intent(visit.lease, shard, visit.now(), None)
     except CeilingTooLow as problem:
         log.warning("shard.over_ceiling shard=%s %s", shard.id, problem)
-        # Retryable: what is left of the ceiling may still do for fewer rows at once, or for a cheaper lane.
-        return visit.give_up(shard, Event.DROPPED, Outcome.OVER_CEILING, "not asked: the ceiling was reached", retryable=True)
+        return visit.over_ceiling(shard)
     return under_way(visit, shard)
 
 
@@ -40,14 +43,19 @@ def under_way(visit: Visit, shard: Shard) -> Shard:
     return visit.record(shard, Event.CREATED, submitted_at=visit.now(), done=0)
 
 
-def hurry(visit: Visit, shard: Shard) -> Shard:
-    """Asks rows until all have an answer, or the visit's time is over.
+def hurry(visit: Visit, run: JobRun, shard: Shard, *, give_up_at: datetime | None = None) -> Shard:
+    """Asks rows until all have an answer, or the visit's time is over; where the provider will not and another one may, what is left goes there.
+
+    Args:
+        give_up_at: no row is begun from then on; whether the stretch is given up is for `escalate` to say.
 
     Raises:
         AccessRefused, ProviderUnreachable: the provider will not, for now; what was answered is kept.
         LeaseLost: another worker holds the job run.
     """
     provider, files, question = visit.provider(shard), visit.files.shard(shard.id), visit.question()
+    elsewhere = can_go_elsewhere(visit, run, shard)
+    manner = _manner(question, shard)
     with disk_errors(visit.files.dir, "What was answered is kept."):
         ended = stretch(
             provider,
@@ -57,12 +65,16 @@ def hurry(visit: Visit, shard: Shard) -> Shard:
             read_positions(files.positions),
             lambda left: fragments(visit, shard, left),
             files.journal,
-            stop=lambda: time.monotonic() > visit.until or visit.is_stale(),
-            manner=_manner(question, shard),
+            stop=lambda: time.monotonic() > visit.until or visit.is_stale() or (give_up_at is not None and visit.now() >= give_up_at),
+            manner=replace(manner, patience_s=_PATIENCE_S) if elsewhere else manner,
         )
     done = ended.answered + ended.refused
-    if done != shard.done:
-        visit.ledger.note_progress(visit.lease, shard, done, visit.now())
+    not_before = None if ended.retry_after_s is None else visit.now() + timedelta(seconds=ended.retry_after_s)
+    if (done, not_before) != (shard.done, shard.not_before):
+        visit.ledger.note_progress(visit.lease, shard, done, visit.now(), not_before)
+    if elsewhere and ended.stopped in (Stopped.ACCESS, Stopped.NO_CAPACITY, Stopped.SAME_FAULT):
+        visit.blocked.add(shard.provider)
+        return _ended(visit, shard, "cancelled", {"code": NO_CAPACITY, "message": str(ended.problem or ""), "rows": ended.in_doubt})
     return _after(visit, shard, ended)
 
 
@@ -97,7 +109,10 @@ def _after(visit: Visit, shard: Shard, ended: Stretch) -> Shard:
 
 def stop(visit: Visit, shard: Shard) -> Shard:
     """The shard with what was answered until now: the user cancelled, or the rest is asked elsewhere."""
-    return _ended(visit, shard, "cancelled", shard.error)
+    files = visit.files.shard(shard.id)
+    with disk_errors(visit.files.dir, "What was answered is kept."):
+        in_doubt = settle_doubts(visit.provider(shard), shard.id, files.journal)
+    return _ended(visit, shard, "cancelled", _doubt(in_doubt))
 
 
 def _ended(visit: Visit, shard: Shard, how: str, error: dict[str, object] | None) -> Shard:

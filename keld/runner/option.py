@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: 45 MB/s, Nov 2026)
+_PIECES = 200  # at most, of the rows that do not all fit under the ceiling
 STRETCH_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
 
 
@@ -59,7 +60,8 @@ class Ask:
     most_rows: int | None = None  # of one shard, where no more fit under the ceiling
 
     def limited(self, most_rows: int) -> Ask:
-        return replace(self, most_rows=most_rows)
+        """The same in shards of so many rows, or of some more where these would be very many shards."""
+        return replace(self, most_rows=max(most_rows, min(-(-self.work.requests // _PIECES), 8 * most_rows)))
 
     @property
     def work(self) -> Work:
@@ -224,7 +226,7 @@ def plan_shards(
     at_worst = worst_rates(world, ask, provider, option.model, option.lane)
     assert known is not None and at_worst is not None, "an option without rates is not chosen"
     work, planned = ask.work, []
-    for n, positions in enumerate(_groups(ask.sizes, more, limits, priority)):
+    for n, positions in enumerate(_groups(ask, more, limits, priority)):
         shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
         part, cache = work.of(len(positions), size - len(positions) * more), option.cache.of(len(positions))
         with disk_errors(files.dir, "Nothing of this round was sent."):
@@ -250,13 +252,14 @@ def plan_shards(
     return planned
 
 
-def _groups(sizes: NDArray[np.int64], more: int, limits: Limits, priority: NDArray[np.float64] | None) -> Iterator[NDArray[np.int64]]:
+def _groups(ask: Ask, more: int, limits: Limits, priority: NDArray[np.float64] | None) -> Iterator[NDArray[np.int64]]:
     """The positions of each shard, ascending."""
-    asked = fitting(sizes, more, limits)
-    if priority is None:
-        for part in cut([sizes], more, limits):
-            yield np.flatnonzero(asked[part.start : part.stop]) + part.start
-        return
-    order = np.argsort(-np.where(asked, priority, -np.inf), kind="stable")[: int(asked.sum())]
-    for part in cut([sizes[order]], more, limits):
+    order = _order(fitting(ask.sizes, more, limits), priority)
+    for part in cut([ask.sizes[order]], more, limits):
         yield np.sort(order[part.start : part.stop])
+
+
+def _order(asked: NDArray[np.bool_], priority: NDArray[np.float64] | None) -> NDArray[np.int64]:
+    """The positions of the rows that are asked, the most valuable first; else as they stand in the table."""
+    positions = np.flatnonzero(asked)
+    return positions if priority is None else positions[np.argsort(-priority[positions], kind="stable")]

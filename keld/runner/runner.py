@@ -24,7 +24,7 @@ from keld.providers.base import Provider
 from keld.record import JobRun, Shard
 from keld.runner.collect import collect
 from keld.runner.escalate import escalate, moment
-from keld.runner.finish import next_round, write
+from keld.runner.finish import due_of, next_round, write
 from keld.runner.hurry import begin, hurry, stop, under_way
 from keld.runner.observe import cancel, observe_all
 from keld.runner.search import search
@@ -131,13 +131,15 @@ class Runner:
         """
         done = False
         while shard.provider not in visit.blocked and time.monotonic() < visit.until and self._is_due(visit, shard):
+            done = True
             try:
-                shard = _act(visit, run, shard)
+                before, shard = shard, _act(visit, run, shard)
+                if shard is before:
+                    break  # a stretch that stopped before its end: whether it goes on is not for it to say
             except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
                 visit.blocked.add(shard.provider)
                 visit.problem = problem
                 log.warning("shard.blocked shard=%s state=%s problem=%s", shard.id, shard.state.value, type(problem).__name__)
-            done = True
         return done
 
     def _is_due(self, visit: Visit, shard: Shard) -> bool:
@@ -148,10 +150,10 @@ class Runner:
                 return shard.not_before is None or shard.not_before <= self.clock()
             case State.DEFERRED:
                 return visit.cancelling or shard.not_before is None or shard.not_before <= self.clock()
-            case State.IN_PROGRESS if shard.lane != Lane.BATCH:
-                return True
-            case State.IN_PROGRESS:
+            case State.IN_PROGRESS if shard.lane == Lane.BATCH:
                 return visit.cancelling
+            case State.IN_PROGRESS:
+                return visit.cancelling or shard.not_before is None or shard.not_before <= self.clock()
             case State.CANCELLING | State.COLLECTED | State.REJECTED | State.QUARANTINED | State.DROPPED:
                 return False
             case _:
@@ -235,13 +237,17 @@ class Runner:
         run = self.ledger.run(visit.lease.run_id)
         if run.over:
             return None
-        if visit.problem is not None:
-            return now + self.settings.retry_unreachable
         shards = self.ledger.shards(run.id)
         escalation = moment(self.world, run, shards)
         times = [escalation] if escalation is not None and escalation > now else []
+        if visit.problem is not None:
+            told = [shard.not_before or now for shard in shards if shard.state not in TERMINAL]
+            return max(now + self.settings.retry_unreachable, min(times + told, default=now))
         for shard in shards:
-            if shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
+            if shard.state is State.CANCELLING and due_of(run, now) is not None:
+                # Given up for the deadline's sake: what is waited for the last word is missing to the rescue.
+                times.append(now + self.settings.poll_least)
+            elif shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
                 age = now - (shard.submitted_at or now)
                 times.append(now + min(max(age / 10, self.settings.poll_least), self.settings.poll_most))
             elif shard.state is State.UNKNOWN:
@@ -250,7 +256,7 @@ class Runner:
                 # Sooner than told, too: another's batch may end, and make room.
                 times.append(min(shard.not_before or now, now + self.settings.poll_most))
             elif shard.state not in TERMINAL:
-                times.append(now)
+                times.append(shard.not_before or now if shard.state is State.IN_PROGRESS else now)
         return min(times, default=now)
 
 
@@ -262,7 +268,7 @@ def _act(visit: Visit, run: JobRun, shard: Shard) -> Shard:
         case State.ENDED:
             return collect(visit, run, shard)
         case _:
-            return _act_in_batch(visit, run, shard) if shard.lane == Lane.BATCH else _act_in_haste(visit, shard)
+            return _act_in_batch(visit, run, shard) if shard.lane == Lane.BATCH else _act_in_haste(visit, run, shard)
 
 
 def _act_in_batch(visit: Visit, run: JobRun, shard: Shard) -> Shard:
@@ -285,7 +291,7 @@ def _act_in_batch(visit: Visit, run: JobRun, shard: Shard) -> Shard:
             raise AssertionError(f"nothing is due for a batch that is {shard.state}")
 
 
-def _act_in_haste(visit: Visit, shard: Shard) -> Shard:
+def _act_in_haste(visit: Visit, run: JobRun, shard: Shard) -> Shard:
     match shard.state:
         case State.PLANNED:
             return visit.record(shard, Event.STAGED)
@@ -294,7 +300,10 @@ def _act_in_haste(visit: Visit, shard: Shard) -> Shard:
         case State.SUBMITTING:
             return under_way(visit, shard)  # each row is its own create, and the journal knows them
         case State.IN_PROGRESS:
-            return stop(visit, shard) if visit.cancelling else hurry(visit, shard)
+            if visit.cancelling:
+                return stop(visit, shard)
+            at = moment(visit.world, run, visit.ledger.shards(run.id)) if shard.lane == Lane.FLEX else None
+            return hurry(visit, run, shard, give_up_at=at if at is not None and at > visit.now() else None)
         case _:
             raise AssertionError(f"nothing is due for a stretch that is {shard.state}")
 

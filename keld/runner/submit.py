@@ -81,7 +81,7 @@ def send(visit: Visit, shard: Shard) -> Shard:
         shard = visit.ledger.record_intent(visit.lease, shard, visit.now(), before)
     except CeilingTooLow as problem:
         log.warning("shard.over_ceiling shard=%s %s", shard.id, problem)
-        return visit.give_up(shard, Event.DROPPED, Outcome.OVER_CEILING, "not asked: the ceiling was reached")
+        return visit.over_ceiling(shard)
     return _create(visit, provider, shard, path, intended)
 
 

@@ -27,7 +27,7 @@ from keld.record import JobRun, Shard, Stray
 from keld.request import Question
 from keld.schema import OutputSchema
 from keld.staging import RunFiles, Staging, disk_errors, read_positions
-from keld.state import Event
+from keld.state import SENT, Event
 
 log = logging.getLogger("keld")
 log.addHandler(logging.NullHandler())  # a library speaks where its user listens, and nowhere else
@@ -161,6 +161,19 @@ class Visit:
         with disk_errors(self.files.dir, "Nothing more was sent."), answer.AnswerSink(answers, output, sent.positions, 0) as sink:
             sink.add(answer.same(sent.positions.tolist(), outcome, why, sent, output, retryable=retryable))
         return self.record(shard, event, outcomes={outcome.value: shard.requests}, facts={"why": outcome.value}, **changes)
+
+    def must_stay_behind(self, shard: Shard) -> bool:
+        """Whether more valuable rows of the same round did not fit under the ceiling: what is left belongs to them first."""
+        ahead = (other for other in self.ledger.shards(shard.run_id) if other.round == shard.round and other.ordinal < shard.ordinal)
+        return any(Outcome.OVER_CEILING in (other.outcomes or {}) for other in ahead)
+
+    def over_ceiling(self, shard: Shard) -> Shard:
+        """A shard that was not sent.  Its rows are planned anew where one would fit, or where others in flight may cost less than reserved."""
+        run, shards = self.ledger.run(shard.run_id), self.ledger.shards(shard.run_id)
+        fits_one = run.ceiling_usd is not None and shard.worst_usd / shard.requests <= run.ceiling_usd - run.spent_usd - run.reserved_usd
+        again = fits_one or any(other.state in SENT for other in shards)
+        why = "not asked: the ceiling was reached"
+        return self.give_up(shard, Event.DROPPED, Outcome.OVER_CEILING, why, retryable=again)
 
 
 def answers_of(visit: Visit, shards: Sequence[Shard]) -> list[Path]:
