@@ -55,7 +55,7 @@ def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool)
     """Whether something was given up, so that its rows move on.
 
     Args:
-        heavy: unsent shards are dropped, too, which writes to disk; a light poll only asks cancels.
+        heavy: stretches are stopped and unsent shards dropped, too, which writes to disk; a light poll only asks cancels.
     """
     due = [lane for lane, at in moments(visit.world, run, shards).items() if at <= visit.now()]
     waiting = [shard for shard in shards if shard.lane in due and shard.state in _WAITING]
@@ -69,20 +69,20 @@ def _give_up(visit: Visit, shard: Shard, *, heavy: bool) -> bool:
 
     Until it has said its last word nobody knows what it is paid for: late is better than twice.
     """
-    if shard.provider in visit.blocked:
+    if shard.state in _UNSENT:
+        if heavy:
+            visit.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
+        return heavy
+    if shard.state is not State.IN_PROGRESS or shard.provider in visit.blocked or not (heavy or shard.lane == Lane.BATCH):
         return False
+    log.info("shard.escalated shard=%s run=%s lane=%s", shard.id, shard.run_id, shard.lane)
     try:
-        if shard.state is State.IN_PROGRESS:
-            log.info("shard.escalated shard=%s run=%s lane=%s", shard.id, shard.run_id, shard.lane)
-            cancel(visit, shard) if shard.lane == Lane.BATCH else stop(visit, shard)
-            return True
+        cancel(visit, shard) if shard.lane == Lane.BATCH else stop(visit, shard)
     except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
         visit.blocked.add(shard.provider)
         visit.problem = problem
-    if heavy and shard.state in _UNSENT:
-        visit.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
-        return True
-    return False
+        return False
+    return True
 
 
 def _can_be_rescued(visit: Visit, run: JobRun, waiting: Sequence[Shard]) -> bool:

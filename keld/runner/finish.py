@@ -25,7 +25,8 @@ from keld.record import JobRun, Shard
 from keld.request import REPAIR_BYTES
 from keld.runner.option import Ask, affordable, give_up_at, options, plan_shards
 from keld.runner.visit import Visit, answers_of
-from keld.state import RunState
+from keld.staging import read_positions
+from keld.state import TERMINAL, RunState
 from keld.table import write_table
 from keld.twin import fan_out
 
@@ -40,7 +41,7 @@ _MOVES_MOST = 8  # rounds beyond the wished attempts: rows that were cancelled a
 def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
     """Plans what may be asked again, in whatever lane meets the terms now, or goes on to write."""
     attempts = int(run.terms["max_attempts"])
-    ended = run.state is RunState.CANCELLING or run.round + 1 >= attempts + _MOVES_MOST
+    ended = run.state is RunState.CANCELLING or run.round + 1 >= _rounds_most(run)
     answers = answers_of(visit, shards)
     again = None if ended else retryable_positions(answers, run.rows, attempts)
     if again is None or not len(again):
@@ -49,6 +50,40 @@ def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
         return
     planned = _plan_round(visit, run, shards, answers, again)
     visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
+
+
+def early_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
+    """Whether rows were planned that are free of their batch, while another one has not said its last word.
+
+    One that hangs must not cost all the others the deadline.
+    """
+    if due_of(run, visit.now()) is None or run.state is not RunState.OPEN or run.round + 1 >= _rounds_most(run):
+        return False
+    free = _freed(visit, run, shards)
+    if not free.any():
+        return False
+    answers = answers_of(visit, [shard for shard in shards if shard.state in TERMINAL])
+    again = retryable_positions(answers, run.rows, int(run.terms["max_attempts"]))
+    again = again[free[again]]
+    if len(again):
+        visit.ledger.add_shards(visit.lease, _plan_round(visit, run, shards, answers, again), run.round + 1, visit.now())
+    return len(again) > 0
+
+
+def _freed(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> NDArray[np.bool_]:
+    """Which rows (N booleans) were given up for the deadline's sake, are harvested, and stand in no later or open shard."""
+    free = np.zeros(run.rows, dtype=np.bool_)
+    given_up = [
+        shard for shard in shards if shard.state in TERMINAL and (shard.ended == "cancelled" or "cancelled" in (shard.outcomes or {}))
+    ]
+    if given_up and len(given_up) < len(shards):
+        for shard in sorted(shards, key=lambda shard: shard.round):
+            free[read_positions(visit.files.shard(shard.id).positions)] = shard in given_up
+    return free
+
+
+def _rounds_most(run: JobRun) -> int:
+    return int(run.terms["max_attempts"]) + _MOVES_MOST
 
 
 def _plan_round(visit: Visit, run: JobRun, shards: Sequence[Shard], answers: Sequence[Path], again: NDArray[np.int64]) -> list[Shard]:

@@ -24,7 +24,7 @@ from keld.providers.base import Provider
 from keld.record import JobRun, Shard
 from keld.runner.collect import collect
 from keld.runner.escalate import escalate, moment, moments
-from keld.runner.finish import due_of, next_round, write
+from keld.runner.finish import due_of, early_round, next_round, write
 from keld.runner.hurry import begin, hurry, stop, under_way
 from keld.runner.observe import cancel, observe_all
 from keld.runner.search import search
@@ -122,7 +122,7 @@ class Runner:
         if all(shard.state in TERMINAL for shard in shards):
             next_round(visit, run, shards)
             return True
-        return sum(self._bring_on(visit, run, shard) for shard in shards) > 0
+        return sum(self._bring_on(visit, run, shard) for shard in shards) > 0 or early_round(visit, run, shards)
 
     def _bring_on(self, visit: Visit, run: JobRun, shard: Shard) -> bool:
         """Does what is due for a shard, step by step; False if nothing was.
