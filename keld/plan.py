@@ -425,6 +425,7 @@ def choose_rest(
         PriceUnknown: as `choose`.
     """
     free = replace(terms, ceiling_usd=None)
+    options = [option for option in options if terms.lane in (None, option.lane)]
     likely = [
         option for option in options if terms.fits(option.worst_usd) or terms.fits((option.expected_usd or Decimal(0)) * _ERROR * part)
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -254,7 +254,7 @@ def _hit_rate(cached: int, tokens: int) -> float | None:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: money as decimal text, instants as ISO 8601, enums as their words."""
+    """A value as JSON has it: money as decimal text, instants as ISO 8601, spans in seconds, enums as their words."""
     match value:
         case Enum():
             return value.value
@@ -262,6 +262,8 @@ def plain(value: Any) -> Any:
             return format(value, "f")
         case date():  # an instant is one, too
             return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
         case dict():
             return {str(key): plain(item) for key, item in value.items()}
         case list() | tuple():

@@ -24,7 +24,7 @@ from keld.answer import Outcome
 from keld.emulator import BillEntry, Emulator
 
 # A batch that stalls is waited for by hours: fewer looks, the same story.
-PATIENT = Settings(poll_least=timedelta(seconds=30), poll_most=timedelta(minutes=15))
+PATIENT = Settings(poll_least=timedelta(seconds=60), poll_most=timedelta(minutes=30))
 HOUR = timedelta(hours=1)
 _ticket = re.compile(rb"ticket (\d+):").search
 _asked: WeakKeyDictionary[Emulator, dict[str, int]] = WeakKeyDictionary()

@@ -8,7 +8,7 @@ import openai as openai_sdk
 import pytest
 from fast import turning
 from scene import Peer, anthropic, fault, openai, outcomes, tickets, triage
-from story import HOUR, PATIENT, check_books, follow, lanes, listen, paid, pass_time, sellers, tell, ways
+from story import HOUR, PATIENT, check_books, fast, follow, lanes, listen, paid, pass_time, sellers, tell, ways
 
 from keld import Keld
 from keld.emulator import Emulator
@@ -79,6 +79,34 @@ def test_while_a_provider_cannot_be_reached_its_rows_are_bought_nowhere_else(kel
     assert (status.deadline_met, set(paid(emulator).values())) == (False, {1})
     assert outcomes(keld, status) == ["answered"] * 40
     check_books(keld, emulator, status, table)
+
+
+def test_a_batch_that_heeds_no_cancel_does_not_cost_the_others_the_deadline(
+    open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld], peer: Peer
+) -> None:
+    """What the others have left is rescued in time; its own rows are bought nowhere else until it has said its last word."""
+    emulator = listen(open_emulator(latency_s=5 * 3_600, cancel_s=120))
+    fault(emulator, "life", "stuck", status="cancelling", match={"batch": 2})
+    keld, table = open_keld(settings=PATIENT, clock=emulator.now), tickets(40)
+    status = keld.submit(triage(peer, deadline=4 * HOUR, max_shard_rows=20), table)
+    for _ in range(90):
+        status = keld.advance(status.id)
+        if len(status.batches) == 3 and status.batches[2].ended:
+            break
+        emulator.advance(max((status.next_check_at or emulator.now()) - emulator.now(), timedelta(seconds=1)))
+    rescued = status.batches[-1].requests
+    assert ways(status) == [
+        (peer.name, "batch", "cancelled", 20), (peer.name, "batch", "cancelling", 20), (peer.name, fast(peer), "completed", rescued)
+    ]  # fmt: skip
+    assert emulator.now() < status.deadline_at
+    assert lanes(emulator)[fast(peer)] == rescued < 10
+    for _ in range(90):
+        status = keld.advance(status.id)
+        emulator.advance(3 * HOUR)
+        if status.over:
+            break
+    assert outcomes(keld, status) == ["answered"] * 20 + ["quarantined"] * 20
+    assert max(paid(emulator).values()) == 1
 
 
 def test_a_cancel_that_fails_is_asked_again(keld: Keld, emulator: Emulator) -> None:

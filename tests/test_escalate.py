@@ -106,7 +106,7 @@ def ceiling_of(keld: Keld, job: Job, table: pa.Table, lane: str, share: float) -
     return round(option.worst_usd * Decimal(share), 9)
 
 
-@pytest.mark.parametrize("share", [0.55, 0.8])
+@pytest.mark.parametrize("share", [0.55, pytest.param(0.8, marks=pytest.mark.slow)])
 def test_where_not_all_can_be_rescued_the_most_valuable_are(
     open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld], share: float
 ) -> None:

@@ -2,16 +2,18 @@
 
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 from fast import turning
-from scene import Peer, creates, fault, openai, outcomes, tickets, triage
-from story import HOUR, PATIENT, bought, check_books, lanes, listen, paid, pass_time, tell, ways
+from scene import Peer, billed_usd, creates, fault, openai, outcomes, tickets, triage
+from story import HOUR, PATIENT, bought, check_books, follow, lanes, listen, paid, pass_time, tell, ways
 
-from keld import Keld
+from keld import Keld, Status
 from keld import failpoint as points
 from keld.emulator import Emulator
+from keld.failpoint import FailpointHit
 from keld.state import RunState
 
 MINUTE = timedelta(minutes=1)
@@ -194,3 +196,112 @@ def test_a_lost_reply_is_counted_and_asked_again_within_the_ceiling(keld: Keld, 
     assert Counter(paid(emulator).values()) == {1: 18, 2: 2}
     assert ways(status) == [(peer.name, "standard", "completed", 20), (peer.name, "standard", "completed", 2)]
     assert status.reserved_usd > 0
+
+
+# --- workers that stop in the midst of it -----------------------------------------------------------------------------
+
+
+def break_off(monkeypatch: pytest.MonkeyPatch, at: str, nth: int) -> None:
+    """The worker breaks off at the `nth` pass of a point; what it leaves is what a crash leaves."""
+    monkeypatch.setenv("KELD_FAILPOINT", f"{at}:raise:{nth}")
+    points._passes.clear()
+
+
+def doubts(keld: Keld, run_id: str) -> int:
+    return sum((shard.error or {}).get("rows", 0) for shard in keld.ledger.shards(run_id))
+
+
+def test_the_ceiling_holds_for_what_a_dead_worker_had_in_flight(
+    open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld], peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be paid: its worst case stays reserved, and what is asked again must fit beside it."""
+    emulator = listen(open_emulator(responder=lambda body: "x" * 790))
+    keld, table = open_keld(settings=PATIENT, clock=emulator.now), tickets(40)
+    terms = {"lane": "standard", "output_type": str, "max_output_tokens": 200}
+    ceiling = next(option.worst_usd for option in keld.plan(triage(peer, **terms), table).options if option.lane == "standard")
+    status = keld.submit(triage(peer, **terms, ceiling_usd=ceiling), table)
+    break_off(monkeypatch, "realtime.received", 20)
+    with pytest.raises(FailpointHit):
+        keld.advance(status.id)
+    monkeypatch.delenv("KELD_FAILPOINT")
+    before = paid(emulator)
+    status = follow(keld, emulator, status.id)
+    assert 1 <= doubts(keld, status.id) <= 8
+    assert sum(count - 1 for count in paid(emulator).values()) <= doubts(keld, status.id)
+    assert before.keys() <= paid(emulator).keys()
+    told = Counter(outcomes(keld, status))
+    assert told["answered"] + told["over_ceiling"] == 40
+    assert told["over_ceiling"] <= doubts(keld, status.id)
+    assert billed_usd(emulator, status.created_at) <= status.cost_usd + status.reserved_usd <= ceiling
+    assert status.reserved_usd > 0
+
+
+def test_a_cancel_in_the_midst_of_a_stretch_keeps_what_was_paid(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """The others are not asked, and not paid; the next run asks them only."""
+    table = tickets(40)
+    status = keld.submit(triage(peer, lane="standard"), table)
+    fault(emulator, "realtime", "status", status=429, skip=15, times=None, retry_after=4_000)
+    keld.advance(status.id)
+    keld.cancel(status.id)
+    status = follow(keld, emulator, status.id)
+    assert (status.state, ways(status)) == (RunState.CANCELLED, [(peer.name, "standard", "cancelled", 40)])
+    assert Counter(outcomes(keld, status)) == {"answered": 15, "cancelled": 25}
+    check_books(keld, emulator, status, table)
+    emulator.clear_faults()
+    again = tell(keld, emulator, triage(peer, lane="standard"), table)
+    assert (again.reused, set(paid(emulator).values()), outcomes(keld, again)) == (15, {1}, ["answered"] * 40)
+
+
+def test_a_cancel_after_a_crash_counts_what_was_in_flight(
+    keld: Keld, emulator: Emulator, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told as lost, not as never asked; its worst case stays reserved."""
+    table = tickets(40)
+    status = keld.submit(triage(peer, lane="standard"), table)
+    break_off(monkeypatch, "realtime.received", 10)
+    with pytest.raises(FailpointHit):
+        keld.advance(status.id)
+    monkeypatch.delenv("KELD_FAILPOINT")
+    keld.cancel(status.id)
+    status = follow(keld, emulator, status.id)
+    told = Counter(outcomes(keld, status))
+    assert told["lost"] == doubts(keld, status.id) >= 1
+    assert told["answered"] + told["lost"] >= paid(emulator).total()
+    assert status.cost_usd + status.reserved_usd >= billed_usd(emulator, status.created_at) > status.cost_usd
+
+
+def test_two_workers_in_one_stretch_buy_each_row_once(open_keld: Callable[..., Keld], emulator: Emulator, peer: Peer) -> None:
+    """One holds the job run, the others go home."""
+    table = tickets(60)
+    status = open_keld().submit(triage(peer, lane="standard"), table)
+    workers = [open_keld(settings=PATIENT) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda worker: worker.advance(status.id), workers))
+    status = follow(workers[0], emulator, status.id)
+    assert paid(emulator) == Counter(range(60))
+    assert outcomes(workers[0], status) == ["answered"] * 60
+    check_books(workers[0], emulator, status, table)
+
+
+def test_a_worker_that_wakes_up_in_a_stretch_sends_nothing_more(
+    open_keld: Callable[..., Keld], emulator: Emulator, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen past its lease with the journal in its hands: the next one waits for it, and no row is bought twice."""
+    table = tickets(40)
+    slow, quick = open_keld(settings=PATIENT), open_keld(settings=PATIENT)
+    status = slow.submit(triage(peer, lane="standard"), table)
+    passed: list[Status] = []
+
+    def freeze(point: str) -> None:
+        if point == "realtime.received" and not passed:
+            passed.append(status)
+            emulator.advance(10 * MINUTE)
+            passed.append(quick.advance(status.id))
+
+    monkeypatch.setattr(points, "on_pass", freeze)
+    slow.advance(status.id)
+    assert passed[1].state is RunState.OPEN
+    done = follow(quick, emulator, status.id)
+    assert paid(emulator) == Counter(range(40))
+    assert outcomes(quick, done) == ["answered"] * 40
+    check_books(quick, emulator, done, table)

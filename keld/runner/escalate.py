@@ -32,35 +32,45 @@ _WAITING = (*_UNSENT, State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.
 
 
 def moment(world: World, run: JobRun, shards: Sequence[Shard]) -> datetime | None:
-    """When what is in batches, or in flex, must move on, by what is left of it now.
+    """When something that is waited for must move on; None where there is no deadline to keep, or nothing to move."""
+    return min(moments(world, run, shards).values(), default=None)
 
-    None where there is no deadline to keep, or nothing to move.
-    """
-    waiting = _waiting(shards)
+
+def moments(world: World, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, datetime]:
+    """When what is in batches, and what is in flex, must move on, by what is left of all of it now."""
+    waiting = [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING]
     if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or run.terms.get("lane", "auto") != "auto":
-        return None
+        return {}
     paces = {name: pace_of(world, name, run.id) for name in run.terms["models"]}
-    flex = flex_of(world, run.terms, waiting)
-    batch = any(shard.lane == Lane.BATCH for shard in waiting)
-    return moves_at(run.deadline_at, _left(waiting), list(paces.values()), batch=batch, flex=paces[flex] if flex else None)
+    behind = {Lane.BATCH: flex_of(world, run.terms, waiting), Lane.FLEX: None}
+    return {
+        lane: moves_at(
+            run.deadline_at,
+            _left(waiting),
+            list(paces.values()),
+            batch=lane is Lane.BATCH,
+            flex=paces[behind[lane]] if behind[lane] else None,
+        )
+        for lane in behind
+        if any(shard.lane == lane for shard in waiting)
+    }
 
 
 def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool) -> bool:
     """Whether something was given up, so that its rows move on.
 
     Args:
-        heavy: unsent shards are dropped and stretches stopped, too, which writes to disk; a light poll only asks cancels.
+        heavy: stretches are stopped and unsent shards dropped, too, which writes to disk; a light poll only asks cancels.
     """
-    at = moment(visit.world, run, shards)
-    if at is None or visit.now() < at or run.deadline_at is None or visit.now() >= run.deadline_at:
-        return False
-    if not _moves_on(visit, run, shards):
+    due = [lane for lane, at in moments(visit.world, run, shards).items() if at <= visit.now()]
+    waiting = [shard for shard in shards if shard.lane in due and shard.state in _WAITING]
+    if not waiting or run.deadline_at is None or visit.now() >= run.deadline_at or not _moves_on(visit, run, waiting):
         return False  # late is better than never
-    if heavy and run.terms.get("hedge") and visit.now() >= _hedge_at(visit.world, run, shards):
-        return _hedge(visit, shards)
+    if heavy and run.terms.get("hedge") and visit.now() >= _hedge_at(visit.world, run, waiting):
+        return _hedge(visit, waiting)
     moved = False
-    for shard in shards:
-        if shard.lane == Lane.STANDARD or (shard.lane == Lane.BATCH and shard.provider in visit.blocked):
+    for shard in waiting:
+        if shard.lane == Lane.BATCH and shard.provider in visit.blocked:
             continue
         if shard.state is State.IN_PROGRESS and (heavy or shard.lane == Lane.BATCH):
             log.info("shard.escalated shard=%s run=%s due=%s", shard.id, run.id, run.deadline_at.isoformat())
@@ -82,11 +92,11 @@ def _ask_cancel(visit: Visit, shard: Shard) -> bool:
     return True
 
 
-def _hedge_at(world: World, run: JobRun, shards: Sequence[Shard]) -> datetime:
+def _hedge_at(world: World, run: JobRun, waiting: Sequence[Shard]) -> datetime:
     """When a batch's last word cannot be waited for any more: all the time that is left is needed to ask its rows elsewhere."""
     assert run.deadline_at is not None
     paces = [pace_of(world, name, run.id) for name in run.terms["models"]]
-    return moves_at(run.deadline_at, _left(_waiting(shards)), paces, batch=False)
+    return moves_at(run.deadline_at, _left(waiting), paces, batch=False)
 
 
 def _hedge(visit: Visit, shards: Sequence[Shard]) -> bool:
@@ -100,19 +110,14 @@ def _hedge(visit: Visit, shards: Sequence[Shard]) -> bool:
     return bool(out)
 
 
-def _moves_on(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
+def _moves_on(visit: Visit, run: JobRun, waiting: Sequence[Shard]) -> bool:
     """Whether what is left would go to a faster lane, as the time and the ceiling are now."""
-    waiting = _waiting(shards)
     rows = np.concatenate([read_positions(visit.files.shard(shard.id).positions) for shard in waiting])
     free = None
     if run.ceiling_usd is not None:
         free = run.ceiling_usd - run.spent_usd - run.reserved_usd + sum(s.worst_usd for s in waiting if s.state not in _UNSENT)
     found, terms = options(visit.world, ask_of(visit, run, rows), run.deadline_at, free, rows=_left(waiting))
     return moves_on(found, terms, Lane.BATCH if any(shard.lane == Lane.BATCH for shard in waiting) else Lane.FLEX)
-
-
-def _waiting(shards: Sequence[Shard]) -> list[Shard]:
-    return [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING]
 
 
 def _left(waiting: Sequence[Shard]) -> int:

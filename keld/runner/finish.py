@@ -25,7 +25,8 @@ from keld.request import REPAIR_BYTES
 from keld.runner.option import Ask, options, plan_shards
 from keld.runner.probe import held_back, is_enough, probe_of, refused, stop
 from keld.runner.visit import Visit, answers_of
-from keld.state import RunState
+from keld.staging import read_positions
+from keld.state import TERMINAL, RunState
 from keld.table import write_table
 from keld.twin import fan_out
 
@@ -40,7 +41,7 @@ _MOVES_MOST = 8  # rounds beyond the wished attempts: rows that were cancelled a
 def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
     """Plans what may be asked again, in whatever lane meets the terms now, or goes on to write."""
     attempts = int(run.terms["max_attempts"])
-    ended = run.state is RunState.CANCELLING or run.round + 1 >= attempts + _MOVES_MOST
+    ended = run.state is RunState.CANCELLING or run.round + 1 >= _rounds_most(run)
     answers = answers_of(visit, shards)
     planned = [] if ended else list(_plan_round(visit, run, shards, answers, attempts))
     if planned:
@@ -50,13 +51,53 @@ def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
         visit.ledger.record_run(visit.lease, visit.now(), "writing", state=RunState.WRITING, facts={"cancelled": cancelled})
 
 
-def _plan_round(visit: Visit, run: JobRun, shards: Sequence[Shard], answers: Sequence[Path], attempts: int) -> Iterator[Shard]:
-    """The shards of what may be asked (again): what a probe held back, what went wrong, what did not satisfy."""
+def early_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
+    """Whether rows were planned that are free of their batch, while another one has not said its last word.
+
+    One that hangs must not cost all the others the deadline.
+    """
+    if due_of(run, visit.now()) is None or run.state is not RunState.OPEN or run.round + 1 >= _rounds_most(run):
+        return False
+    free = _freed(visit, run, shards)
+    if not free.any():
+        return False
+    answers = answers_of(visit, [shard for shard in shards if shard.state in TERMINAL])
+    planned = list(_plan_round(visit, run, shards, answers, int(run.terms["max_attempts"]), free))
+    if planned:
+        visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
+    return bool(planned)
+
+
+def _freed(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> NDArray[np.bool_]:
+    """Which rows (N booleans) were given up for the deadline's sake, are harvested, and stand in no later or open shard."""
+    free = np.zeros(run.rows, dtype=np.bool_)
+    given_up = [
+        shard for shard in shards if shard.state in TERMINAL and (shard.ended == "cancelled" or "cancelled" in (shard.outcomes or {}))
+    ]
+    if given_up and len(given_up) < len(shards):
+        for shard in sorted(shards, key=lambda shard: shard.round):
+            free[read_positions(visit.files.shard(shard.id).positions)] = shard in given_up
+    return free
+
+
+def _rounds_most(run: JobRun) -> int:
+    return int(run.terms["max_attempts"]) + _MOVES_MOST
+
+
+def _plan_round(
+    visit: Visit, run: JobRun, shards: Sequence[Shard], answers: Sequence[Path], attempts: int, free: NDArray[np.bool_] | None = None
+) -> Iterator[Shard]:
+    """The shards of what may be asked (again): what a probe held back, what went wrong, what did not satisfy.
+
+    Args:
+        free: the only rows (of N) that may be asked now; None: all.
+    """
     models, left = run.terms["models"], None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
     accept, first = run.terms.get("accept"), len(shards)
     again = retryable_positions(answers, run.rows, attempts + (len(models) - 1 if accept else 0))
+    again = again if free is None else again[free[again]]
     asks: list[tuple[Ask, bool]] = []
-    if run.terms.get("probe") and len(held := held_back(visit, answers)):
+    if free is None and run.terms.get("probe") and len(held := held_back(visit, answers)):
         if not refused(run, shards):
             again = np.union1d(again, held)
         elif is_enough(shards):

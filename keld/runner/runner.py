@@ -23,8 +23,8 @@ from keld.price import Lane
 from keld.providers.base import Provider
 from keld.record import JobRun, Shard
 from keld.runner.collect import collect
-from keld.runner.escalate import escalate, moment
-from keld.runner.finish import due_of, next_round, write
+from keld.runner.escalate import escalate, moment, moments
+from keld.runner.finish import due_of, early_round, next_round, write
 from keld.runner.hurry import begin, hurry, stop, under_way
 from keld.runner.observe import cancel, observe_all
 from keld.runner.search import search
@@ -122,7 +122,7 @@ class Runner:
         if all(shard.state in TERMINAL for shard in shards):
             next_round(visit, run, shards)
             return True
-        return sum(self._bring_on(visit, run, shard) for shard in shards) > 0
+        return sum(self._bring_on(visit, run, shard) for shard in shards) > 0 or early_round(visit, run, shards)
 
     def _bring_on(self, visit: Visit, run: JobRun, shard: Shard) -> bool:
         """Does what is due for a shard, step by step; False if nothing was.
@@ -302,7 +302,7 @@ def _act_in_haste(visit: Visit, run: JobRun, shard: Shard) -> Shard:
         case State.IN_PROGRESS:
             if visit.cancelling:
                 return stop(visit, shard)
-            at = moment(visit.world, run, visit.ledger.shards(run.id)) if shard.lane == Lane.FLEX else None
+            at = moments(visit.world, run, visit.ledger.shards(run.id)).get(Lane(shard.lane))
             return hurry(visit, run, shard, give_up_at=at if at is not None and at > visit.now() else None)
         case _:
             raise AssertionError(f"nothing is due for a stretch that is {shard.state}")
