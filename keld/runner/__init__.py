@@ -11,7 +11,8 @@ probe     a row in the standard lane before all the others
 option    what every model and lane could do for the rows that are left
 escalate  at the latest safe moment, what waits moves on to a faster lane
 hurry     a shard's rows one by one through a fast lane
-finish    the next round, or the enriched partition
+round     what may be asked again, planned
+finish    the enriched partition
 sweep     batches that a provider has and the ledger does not
 """
 

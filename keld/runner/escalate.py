@@ -1,7 +1,7 @@
 """Escalate: at the latest safe moment before a deadline, what is in batches, or in flex, moves on.
 
 A step of the runner, at every look.  Batches are cancelled, and the provider's last word is awaited; a flex stretch just stops.  What was
-paid is harvested, and only the unpaid rows are asked again, in the lane that then meets the terms (`finish.next_round`).  A batch that
+paid is harvested, and only the unpaid rows are asked again, in the lane that then meets the terms (`round.next_round`).  A batch that
 finishes during its cancel is harvested, and nothing of it is paid twice.
 """
 
@@ -18,10 +18,10 @@ from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.plan import moves_on
 from keld.price import Lane
 from keld.record import JobRun, Shard
-from keld.runner.finish import ask_of
 from keld.runner.hurry import stop
 from keld.runner.observe import cancel
 from keld.runner.option import flex_of, options, pace_of
+from keld.runner.round import ask_of
 from keld.runner.search import stray_of
 from keld.runner.visit import Visit, World, log
 from keld.staging import read_positions

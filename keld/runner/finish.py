@@ -1,178 +1,21 @@
-"""Finish: every shard has its outcome -> a next round for what may be asked again, or the enriched partition.
+"""Finish: every row has its outcome -> the enriched partition.
 
 A step of the runner, the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from datetime import datetime
-from decimal import Decimal
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-
-from keld import snapshot
 from keld.answer import Outcome
-from keld.cascade import levels
-from keld.enrich import complaints, enrich, enriched_schema, final_outcomes, retryable_positions, source_schema
+from keld.enrich import enrich, enriched_schema, final_outcomes, source_schema
 from keld.failpoint import failpoint
-from keld.plan import PART, Option, choose_rest
-from keld.record import JobRun, Shard
-from keld.request import REPAIR_BYTES
-from keld.runner.option import Ask, options, plan_shards
-from keld.runner.probe import held_back, is_enough, probe_of, refused, stop
+from keld.record import JobRun
 from keld.runner.visit import Visit, answers_of
-from keld.staging import read_positions
-from keld.state import TERMINAL, RunState
+from keld.state import RunState
 from keld.table import write_table
 from keld.twin import fan_out
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-
-NO_CAPACITY = "no_capacity"  # the code of a stretch that its provider would not have
-_MOVES_MOST = 8  # rounds beyond the wished attempts: rows that were cancelled are moved on, but not for ever
-
-
-def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
-    """Plans what may be asked again, in whatever lane meets the terms now, or goes on to write."""
-    attempts = int(run.terms["max_attempts"])
-    ended = run.state is RunState.CANCELLING or run.round + 1 >= _rounds_most(run)
-    answers = answers_of(visit, shards)
-    planned = [] if ended else list(_plan_round(visit, run, shards, answers, attempts))
-    if planned:
-        visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
-    else:
-        cancelled = run.state is RunState.CANCELLING
-        visit.ledger.record_run(visit.lease, visit.now(), "writing", state=RunState.WRITING, facts={"cancelled": cancelled})
-
-
-def early_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
-    """Whether rows were planned that are free of their batch, while another one has not said its last word.
-
-    One that hangs must not cost all the others the deadline.
-    """
-    if due_of(run, visit.now()) is None or run.state is not RunState.OPEN or run.round + 1 >= _rounds_most(run):
-        return False
-    free = _freed(visit, run, shards)
-    if not free.any():
-        return False
-    answers = answers_of(visit, [shard for shard in shards if shard.state in TERMINAL])
-    planned = list(_plan_round(visit, run, shards, answers, int(run.terms["max_attempts"]), free))
-    if planned:
-        visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
-    return bool(planned)
-
-
-def _freed(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> NDArray[np.bool_]:
-    """Which rows (N booleans) were given up for the deadline's sake, are harvested, and stand in no later or open shard."""
-    free = np.zeros(run.rows, dtype=np.bool_)
-    given_up = [
-        shard for shard in shards if shard.state in TERMINAL and (shard.ended == "cancelled" or "cancelled" in (shard.outcomes or {}))
-    ]
-    if given_up and len(given_up) < len(shards):
-        for shard in sorted(shards, key=lambda shard: shard.round):
-            free[read_positions(visit.files.shard(shard.id).positions)] = shard in given_up
-    return free
-
-
-def _rounds_most(run: JobRun) -> int:
-    return int(run.terms["max_attempts"]) + _MOVES_MOST
-
-
-def _plan_round(
-    visit: Visit, run: JobRun, shards: Sequence[Shard], answers: Sequence[Path], attempts: int, free: NDArray[np.bool_] | None = None
-) -> Iterator[Shard]:
-    """The shards of what may be asked (again): what a probe held back, what went wrong, what did not satisfy.
-
-    Args:
-        free: the only rows (of N) that may be asked now; None: all.
-    """
-    models, left = run.terms["models"], None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
-    accept, first = run.terms.get("accept"), len(shards)
-    again = retryable_positions(answers, run.rows, attempts + (len(models) - 1 if accept else 0))
-    again = again if free is None else again[free[again]]
-    asks: list[tuple[Ask, bool]] = []
-    if free is None and run.terms.get("probe") and len(held := held_back(visit, answers)):
-        if not refused(run, shards):
-            again = np.union1d(again, held)
-        elif is_enough(shards):
-            stop(visit, shards, held)
-        else:
-            asks.append((probe_of(ask_of(visit, run, held), f"{shards[0].provider}:{shards[0].model}", again=True), False))
-    asks += _by_level(visit, run, shards, again) if accept else [(ask_of(visit, run, again), False)]
-    for ask, answered in asks:
-        ask.sizes[list(complaints(answers, np.flatnonzero(ask.sizes)))] += REPAIR_BYTES
-        planned = _plan_part(visit, run, ask, first, left, answered=answered)
-        left = None if left is None else left - sum((shard.worst_usd for shard in planned), Decimal(0))
-        first += len(planned)
-        yield from planned
-
-
-def _by_level(visit: Visit, run: JobRun, shards: Sequence[Shard], again: NDArray[np.int64]) -> Iterator[tuple[Ask, bool]]:
-    """What may be asked of each model of a cascade and those behind it, and whether all of it has an answer that does for want of a better one."""
-    models = run.terms["models"]
-    asked = [(visit.files.shard(shard.id).answers, models.index(f"{shard.provider}:{shard.model}")) for shard in shards]
-    level = levels([(path, model) for path, model in asked if path.exists()], run.rows, len(models) - 1)
-    for n in range(len(models)):
-        here = again[level[again] == n]
-        if len(here):
-            ask = ask_of(visit, run, here)
-            yield replace(ask, terms={**run.terms, "models": models[n:]}), n > 0
-
-
-def _plan_part(visit: Visit, run: JobRun, ask: Ask, first: int, left: Decimal | None, *, answered: bool) -> list[Shard]:
-    """Planned shards; none where there is nothing to ask, or where the rows are answered and a better answer would come too late."""
-    due = due_of(run, visit.now())
-    if not ask.work.requests or (answered and run.deadline_at is not None and due is None):
-        return []
-    found, terms = options(visit.world, ask, due, left)
-    found = found if due is None else _able(found, unable(visit, visit.ledger.shards(run.id)))
-    chosen, most_rows = choose_rest(run.job, run.partition, found, terms, part=PART)  # the most valuable rows first
-    if answered and chosen.chance is not None and chosen.chance < terms.probability:
-        return []
-    ask = ask if most_rows is None else ask.limited(most_rows)
-    priority = snapshot.priorities(visit.files.snapshot, run.terms.get("priority"))
-    return plan_shards(visit.world, visit.files, ask, chosen, run_id=run.id, first=first, round_=run.round + 1, priority=priority)
-
-
-def _able(found: list[Option], unable: set[str]) -> list[Option]:
-    """Without the providers that cannot take anything now, unless there are no others."""
-    able = [option for option in found if option.provider not in unable]
-    return able if any(option.obstacle is None for option in able) else found
-
-
-def unable(visit: Visit, shards: Sequence[Shard]) -> set[str]:
-    """The providers that have turned this job run's stretches away, or that failed in this visit."""
-    return visit.blocked | {shard.provider for shard in shards if (shard.error or {}).get("code") == NO_CAPACITY}
-
-
-def can_go_elsewhere(visit: Visit, run: JobRun, shard: Shard) -> bool:
-    """Whether a deadline is to be kept, and another acceptable provider has not turned this job run away yet."""
-    if due_of(run, visit.now()) is None or run.terms.get("lane", "auto") != "auto":
-        return False
-    others = {name.partition(":")[0] for name in run.terms["models"]} - {shard.provider}
-    return bool(others - unable(visit, visit.ledger.shards(run.id)))
-
-
-def ask_of(visit: Visit, run: JobRun, positions: NDArray[np.int64]) -> Ask:
-    """What it is to ask only the rows at `positions`."""
-    mask = np.zeros(run.rows, dtype=bool)
-    mask[positions] = True
-    sizes = np.where(mask, np.concatenate(list(snapshot.sizes(visit.files.snapshot))), 0)
-    return Ask(
-        question=visit.question(), sizes=sizes, terms=run.terms, job=(run.namespace, run.job), snapshot=visit.files.snapshot,
-        run_id=run.id,
-    )  # fmt: skip
-
-
-def due_of(run: JobRun, now: datetime) -> datetime | None:
-    """The deadline, as long as it can be kept; once it is lost, what is left costs as little as it can."""
-    return run.deadline_at if run.deadline_at is not None and run.deadline_at > now else None
 
 
 def write(visit: Visit, run: JobRun) -> None:

@@ -16,7 +16,7 @@ from keld.price import Lane
 from keld.realtime import Manner, Stopped, Stretch, settle_doubts, stretch
 from keld.record import JobRun, Shard
 from keld.request import Question
-from keld.runner.finish import NO_CAPACITY, can_go_elsewhere
+from keld.runner.round import NO_CAPACITY, can_go_elsewhere
 from keld.runner.submit import fragments
 from keld.runner.visit import Visit, log
 from keld.staging import disk_errors, read_positions

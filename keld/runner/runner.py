@@ -24,9 +24,10 @@ from keld.providers.base import Provider
 from keld.record import JobRun, Shard
 from keld.runner.collect import collect
 from keld.runner.escalate import escalate, moment, moments
-from keld.runner.finish import due_of, early_round, next_round, write
+from keld.runner.finish import write
 from keld.runner.hurry import begin, hurry, stop, under_way
 from keld.runner.observe import cancel, observe_all
+from keld.runner.round import due_of, early_round, next_round
 from keld.runner.search import search
 from keld.runner.submit import stage, submit, submit_again
 from keld.runner.sweep import Finding, Sweep
