@@ -76,10 +76,10 @@ class Job:
 
     name: str
     key: str
-    prompt: Prompt
+    prompt: Prompt = field(repr=False)
     models: Sequence[str] | str
     output_type: Any = str
-    system: str | None = None
+    system: str | None = field(default=None, repr=False)
     deadline: timedelta | datetime | None = None
     ceiling_usd: Decimal | int | float | str | None = None
     max_output_tokens: int = 1024
