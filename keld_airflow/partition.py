@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from croniter import croniter
 
@@ -53,6 +54,7 @@ def _end(starts_at: datetime | None, context: Mapping[str, Any], window: timedel
     cron, zone = getattr(timetable, "expression", None), getattr(timetable, "timezone", UTC)
     if not isinstance(cron, str):
         return None
+    zone = ZoneInfo(zone) if isinstance(zone, str) else zone
     local = starts_at.astimezone(zone).replace(tzinfo=None)  # croniter reckons on the clock of the wall
     following: datetime = croniter(cron, local).get_next(datetime)
     return following.replace(tzinfo=zone).astimezone(UTC)

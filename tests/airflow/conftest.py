@@ -12,13 +12,16 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import psutil
 import pytest
+import structlog
 
 from keld import Job, Keld
 from keld.emulator import Emulator
@@ -65,6 +68,7 @@ class Visit:
     error: BaseException | None
     xcoms: dict[str, Any]
     rendered: dict[str, Any]
+    task: Any = None  # the copy that was executed
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -131,7 +135,7 @@ class Worker:
             id=uuid4(), task_id=task.task_id, dag_id=task.dag_id, run_id=run_id, try_number=1, map_index=map_index, dag_version_id=uuid4()
         )
         result = run_task_in_process(ti, task, client=client)
-        return Visit(state=str(result.state.value), message=result.msg, error=result.error, xcoms=seen.xcoms, rendered=seen.rendered)
+        return replace(seen, state=result.state.value, message=result.msg, error=result.error, task=result.ti.task)
 
     def until_sent(self, task: Any, **run: Any) -> Visit:
         visit = self.run(task, **run)
@@ -224,3 +228,23 @@ def job(**terms: Any) -> Job:
     """The job of most tests."""
     asked: dict[str, Any] = {"name": "labels", "key": "id", "prompt": "Classify: {body}", "models": "openai:gpt-5-mini"}
     return Job(**{**asked, **terms})
+
+
+@contextmanager
+def supervised(states: dict[str, str]) -> Iterator[None]:
+    """A place to ask Airflow's API for the states of the task instances of `run-1`, as a triggerer and a killed worker do."""
+    from airflow.sdk.api.client import Client
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms, InProcessTestSupervisor, set_supervisor_comms
+    from httpx import MockTransport, Response
+
+    api = MockTransport(lambda _: Response(200, json={"task_states": {"run-1": states}}))
+    client = Client(base_url=None, token="", dry_run=True, transport=api)
+    client.base_url = "http://in-process.invalid./"
+    process = InProcessTestSupervisor(
+        id=uuid4(), pid=os.getpid(), process=psutil.Process(), process_log=structlog.get_logger(), client=client
+    )
+    process.comms = InProcessSupervisorComms(supervisor=process)
+    assert task_runner
+    with set_supervisor_comms(process.comms):
+        yield
