@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import Worker, job
+from visit import Worker, job
 
 from keld import Keld
 from keld.emulator import Emulator

@@ -9,8 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import LATENCY_S, ROWS, Visit, Worker, job
 from scene import fault
+from visit import LATENCY_S, ROWS, Visit, Worker, job
 
 from keld import Job, Keld
 from keld.emulator import Emulator

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import LATENCY_S, ROWS, Worker, job, supervised
 from scene import fault
+from visit import LATENCY_S, ROWS, Worker, job, supervised
 
 from keld import Keld
 from keld.emulator import Emulator
