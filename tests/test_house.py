@@ -180,8 +180,8 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 def test_every_make_target_in_the_readme_exists() -> None:
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:\$ |`)make (\w+)", README)) <= targets
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:\$ |`)make ([\w-]+)", README)) <= targets
 
 
 def test_the_python_in_the_readme_imports_what_there_is() -> None:
