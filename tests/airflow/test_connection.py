@@ -196,3 +196,24 @@ def test_a_page_of_the_batch_is_linked_where_the_provider_has_one(worker: Worker
     assert sent.xcoms["_link_KeldBatchLink"] == ""
     task.batch_page = "https://platform.openai.com/batches/batch_1"
     assert KeldBatchLink().get_link(task, ti_key=None) == task.batch_page  # type: ignore[arg-type]
+
+
+def test_a_deadline_from_the_partitions_end_survives_airflows_serialisation() -> None:
+    """The scheduler meets it in the serialised Dag, and knows it by the plugin."""
+    from airflow.sdk import AsyncCallback, DeadlineAlert
+    from airflow.serialization.decoders import decode_deadline_alert
+    from airflow.serialization.encoders import encode_deadline_alert
+
+    from keld_airflow import KeldLateNotifier, PartitionEnd
+
+    late = AsyncCallback(KeldLateNotifier, {"job": "labels"})
+    alert = DeadlineAlert(reference=PartitionEnd(window=timedelta(hours=1)), interval=timedelta(hours=6), callback=late)
+    reference = decode_deadline_alert(encode_deadline_alert(alert)).reference
+    assert reference.inner_ref == PartitionEnd(window=timedelta(hours=1))
+    assert reference.inner_ref != PartitionEnd()
+
+
+def test_everything_public_can_be_imported() -> None:
+    import keld_airflow
+
+    assert [name for name in keld_airflow.__all__ if not hasattr(keld_airflow, name)] == []
