@@ -45,7 +45,5 @@ def key_of(name: str, account: Account, default: str) -> str:
     variable = account.api_key_env or default
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise AccessRefused(
-            f"No key for {name}: the environment variable {variable} is not set. Nothing was sent. Set it and run again."
-        )
+        raise AccessRefused(f"No key for {name}: the environment variable {variable} is not set. Nothing was sent. Set it and run again.")
     return key

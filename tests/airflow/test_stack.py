@@ -48,9 +48,10 @@ class Stack:
         return sum(call.path.endswith("/cancel") for call in self.emulator.requests())
 
     def start(self, day: str) -> str:
-        """A run of the Dag `label` for one day, deferred."""
+        """A run of the Dag `label` for one day, deferred, and in a triggerer's hands."""
         run_id = self.airflow.trigger("label", partition_key=day)
         self.wait_for(run_id, "deferred")
+        self.airflow.until(lambda: self.triggerer_of(run_id) is not None and f"{run_id}/label/-1" in self.logs(), "a triggerer has it")
         return run_id
 
     def state(self, run_id: str) -> str | None:
@@ -61,9 +62,9 @@ class Stack:
         return self.airflow.until(lambda: self.state(run_id) == state, f"{run_id} is {state}", patience_s)
 
     def triggerer_of(self, run_id: str) -> int | None:
-        """Which triggerer has a deferred task."""
+        """Which triggerer has a deferred task; None: none yet."""
         [task] = self.airflow.tasks("label", run_id)
-        return task["triggerer_job"] and task["triggerer_job"]["id"]
+        return task["trigger"] and task["trigger"]["triggerer_id"]
 
     def logs(self) -> str:
         """All that was logged, by Airflow and by its tasks."""
