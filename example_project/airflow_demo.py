@@ -62,12 +62,15 @@ def run_demo(console: Console) -> None:
 
 def watch(console: Console, airflow: Airflow, began: float) -> None:
     """Prints a line whenever something has come further, until both Dags are through with every day."""
-    told: tuple[Counter[str], Counter[str]] | None = None
-    while told is None or not all(_is_through(states) for states in told):
+    told = ""
+    while True:
         now = Counter(airflow.states("ticket_triage", "triage")), Counter(airflow.states("ticket_embeddings", "embed"))
-        if now != told:
-            told = now
-            console.print(f"[dim]{time.monotonic() - began:4.0f} s[/]  triage: {_line(now[0])} | embeddings: {_line(now[1])}")
+        line = f"triage: {_line(now[0])} | embeddings: {_line(now[1])}"
+        if line != told:
+            told = line
+            console.print(f"[dim]{time.monotonic() - began:4.0f} s[/]  {line}")
+        if all(_is_through(states) for states in now):
+            return
         if any(states["failed"] for states in now):
             raise StackFailed("a task has failed.")
         if time.monotonic() - began > MOST_S:
@@ -81,8 +84,8 @@ def _is_through(states: Counter[str]) -> bool:
 
 def _line(states: Counter[str]) -> str:
     """Where the days are: at the provider (deferred: in no slot), in a slot, done."""
-    inside = states["running"] + states["queued"]
-    return f"at the provider {states['deferred']}, in a slot or queued {inside}, done {states['success']}"
+    inside = states["running"] + states["queued"] + states["scheduled"]
+    return f"at the provider {states['deferred']}, in a slot or queued {inside}, done {states['success']} of {states.total()}"
 
 
 def show_result(console: Console, took_s: float) -> None:
@@ -93,7 +96,9 @@ def show_result(console: Console, took_s: float) -> None:
     console.print(summary(statuses))
     console.print(f"Enriched Parquet, a file a day:\n  {TABLES / 'ticket_triage'}\n  {TABLES / 'ticket_embeddings'}")
     console.print(rows(TABLES / "ticket_embeddings"))
-    console.print(f"See it in Airflow:\n  AIRFLOW_HOME={HOME} {sys.executable} -m airflow standalone")
+    folder = Path(__file__).with_name("dags")
+    where = f"AIRFLOW_HOME={HOME} AIRFLOW__CORE__DAGS_FOLDER={folder} AIRFLOW__CORE__LOAD_EXAMPLES=False PYTHONPATH={ROOT}"
+    console.print(f"See it in Airflow:\n  {where} {sys.executable} -m airflow standalone")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
@@ -165,7 +166,7 @@ class Airflow:
 
     def tasks(self, dag_id: str, run_id: str = "~") -> list[dict[str, Any]]:
         """The task instances of a run, or of all runs."""
-        quoted = urllib.request.quote(run_id, safe="~")  # type: ignore[attr-defined]
+        quoted = urllib.parse.quote(run_id, safe="~")
         return list(self.ask("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quoted}/taskInstances?limit=100")["task_instances"])
 
     def states(self, dag_id: str, task_id: str, of: str = "") -> list[str]:

@@ -1,7 +1,7 @@
 """Trigger: waits in the triggerer until a job run wants a worker, or its deadline has come.
 
-Its fields lie in the metadata database, and Airflow logs its event: they are ids and instants, nothing else.  `run` sends nothing and
-changes nothing, since a triggerer that was lost and one that took over run it at the same time; the deadline is an instant, since a
+Its fields lie in the metadata database, and Airflow logs its event: they are ids and instants, nothing else.  `run` looks,
+and sends nothing, since a triggerer that was lost and one that took over run it at the same time; the deadline is an instant, since a
 span would begin anew with each of them.
 """
 

@@ -254,6 +254,14 @@ def test_a_refused_key_fails_for_good_with_what_to_do(worker: Worker, provider: 
     assert "Check the key" in str(ended.error)
 
 
+def test_what_no_retry_mends_is_named_as_keld_names_it() -> None:
+    """They are told apart by name: the front door shows only their root."""
+    from keld import errors
+    from keld_airflow.waiting import _FOR_GOOD
+
+    assert all(issubclass(getattr(errors, name), errors.KeldError) for name in _FOR_GOOD)
+
+
 def test_a_provider_that_is_down_while_results_are_due_is_waited_for(worker: Worker, provider: Emulator) -> None:
     """An outage of three hours would use up any number of retries."""
     sent = worker.until_sent(operator(), **DAY)

@@ -5,12 +5,12 @@ What is bought is read from the emulator's bill and log of calls.  Batches take 
 
 import os
 import signal
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import sqlalchemy as sa
@@ -74,7 +74,7 @@ class Stack:
         self.emulator.advance(LATENCY_S)
 
     def mark(self, run_id: str, state: str) -> None:
-        path = f"/api/v2/dags/label/dagRuns/{run_id.replace('+', '%2B')}/taskInstances/label"
+        path = f"/api/v2/dags/label/dagRuns/{quote(run_id)}/taskInstances/label"
         self.airflow.ask("PATCH", path, {"new_state": state})
 
     def clear(self, run_id: str) -> None:
@@ -87,7 +87,8 @@ def database_url(which: str, postgres: Callable[[], str]) -> dict[str, str]:
         return {}
     url = postgres()
     dialect = sa.make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    return {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": dialect, "KELD_LEDGER_URL": postgres()}
+    both = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": dialect, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": dialect}
+    return {**both, "KELD_LEDGER_URL": postgres()}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -236,6 +237,26 @@ def test_regions_wait_within_the_slots_of_a_pool_that_counts_deferred_tasks(stac
     assert shown == {"us", "eu", "apac"}
 
 
+def test_a_deadline_wakes_a_task_which_goes_on_and_says_that_it_is_late(stack: Stack) -> None:
+    """Twenty seconds, by the trigger; the answers are wanted all the same."""
+    airflow = stack.airflow
+    run_id = airflow.trigger("hurried", partition_key="2026-03-09")
+    airflow.until(lambda: "'reason': 'deadline'" in stack.logs(), "the trigger fires at the deadline")
+    airflow.until(lambda: airflow.tasks("hurried", run_id)[0]["state"] == "deferred", "it waits again")
+    stack.provider_ends()
+    airflow.until(lambda: airflow.tasks("hurried", run_id)[0]["state"] == "success", "it is through")
+    path = f"/api/v2/dags/hurried/dagRuns/{quote(run_id)}/taskInstances/label/xcomEntries/return_value"
+    assert airflow.ask("GET", f"{path}?deserialize=true")["value"]["late"] is True
+
+
+def test_people_are_alarmed_for_late_partitions_but_for_none_of_a_backfill(stack: Stack) -> None:
+    """Airflow's own reference to the logical date rings once for every past day."""
+    joined = "SELECT run_type, COUNT(*) FROM deadline JOIN dag_run ON dag_run.id = deadline.dagrun_id GROUP BY run_type"
+    alarms = dict(rows(stack.airflow, joined))
+    assert alarms.keys() == {"scheduled", "manual"}
+    stack.airflow.until(lambda: any((stack.place / "tables").glob("late-*")), "the callback has run")
+
+
 def test_no_file_and_no_table_of_airflows_tells_a_row_a_prompt_an_answer_or_a_key(stack: Stack) -> None:
     """After all of the above: the metadata database as a dump, and every log."""
     kept = dump(stack.airflow) + stack.logs()
@@ -243,24 +264,27 @@ def test_no_file_and_no_table_of_airflows_tells_a_row_a_prompt_an_answer_or_a_ke
     assert [line[:300] for line in kept.splitlines() if CANARY in line or KEY in line] == []
 
 
+def rows(airflow: Airflow, query: str) -> list[tuple[Any, ...]]:
+    """What the metadata database says to a query."""
+    url = airflow.environment.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN") or f"sqlite:///{airflow.home / 'airflow.db'}"
+    engine = sa.create_engine(url)
+    try:
+        with engine.connect() as db:
+            return [tuple(row) for row in db.exec_driver_sql(query)]
+    finally:
+        engine.dispose()
+
+
 def dump(airflow: Airflow) -> str:
     """All that is in the metadata database, as text; fields that Airflow encrypts, decrypted."""
     from cryptography.fernet import Fernet
 
-    url = airflow.environment.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN")
+    catalog = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+    if "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in airflow.environment:
+        catalog = "SELECT name FROM sqlite_master WHERE type = 'table'"
     fernet = Fernet(airflow.environment["AIRFLOW__CORE__FERNET_KEY"].encode())
-    if url is None:
-        with sqlite3.connect(airflow.home / "airflow.db") as db:
-            tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-            rows = [row for table in tables for row in db.execute(f'SELECT * FROM "{table}"')]
-    else:
-        engine = sa.create_engine(url)
-        found = sa.MetaData()
-        found.reflect(engine)
-        with engine.connect() as db:
-            rows = [tuple(row) for table in found.sorted_tables for row in db.execute(sa.select(table))]
-        engine.dispose()
-    return "\n".join(_plain(value, fernet) for row in rows for value in row)
+    kept = [row for (table,) in rows(airflow, catalog) for row in rows(airflow, f'SELECT * FROM "{table}"')]
+    return "\n".join(_plain(value, fernet) for row in kept for value in row)
 
 
 def _plain(value: Any, fernet: Any) -> str:
