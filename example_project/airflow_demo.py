@@ -97,7 +97,8 @@ def show_result(console: Console, took_s: float) -> None:
     console.print(f"Enriched Parquet, a file a day:\n  {TABLES / 'ticket_triage'}\n  {TABLES / 'ticket_embeddings'}")
     console.print(rows(TABLES / "ticket_embeddings"))
     folder = Path(__file__).with_name("dags")
-    where = f"PATH={Path(sys.executable).parent}:$PATH AIRFLOW_HOME={HOME} AIRFLOW__CORE__DAGS_FOLDER={folder} AIRFLOW__CORE__LOAD_EXAMPLES=False PYTHONPATH={ROOT}"
+    where = f"PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT} AIRFLOW_HOME={HOME}"
+    where += f" AIRFLOW__CORE__DAGS_FOLDER={folder} AIRFLOW__CORE__LOAD_EXAMPLES=False"
     console.print(f"See it in Airflow:\n  {where} airflow standalone")
 
 
