@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo test crash schedules faults decisions lint bench lock clean
+.PHONY: demo airflow-demo test crash schedules faults decisions lint bench lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -13,6 +13,9 @@ PY := .venv/bin/python
 
 demo: .venv/ready  ## the main job: a week of partitions through a real Dagster, against the emulator
 	$(PY) -m example_project.demo
+
+airflow-demo: .venv/ready  ## the same week through a real Airflow
+	$(PY) -m example_project.airflow_demo
 
 # The suite commits thousands of small transactions, each with its fsync: memory, where there is room, instead of the disk.
 ROOMY := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR==2 && $$4 > 4000000 {print "/dev/shm"}')
@@ -52,4 +55,4 @@ lock:
 	  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf .venv .demo .bench .keld
+	rm -rf .venv .demo .airflow-demo .bench .keld

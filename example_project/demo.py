@@ -18,19 +18,16 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset as ds
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Column, Table
 
 from example_project.definitions import KELD_HOME, PLACE, TABLES
 from example_project.jobs import embeddings, triage
 from example_project.provider import emulated_provider
-from keld import Keld, Status
+from example_project.report import rows, summary
+from keld import Keld
 
 ROOT = PLACE.parent
 DAGSTER_HOME = PLACE / "dagster"
@@ -226,47 +223,10 @@ def show_result(console: Console, backfill: str, took_s: float) -> None:
     console.print(f"\n[bold]Done in {took_s:.0f} s.[/] The answers are an emulator's, at the prices of its models; nothing was paid.")
     console.print(summary(statuses))
     console.print(f"Enriched Parquet, a file a day:\n  {TABLES / 'ticket_triage'}\n  {TABLES / 'ticket_embeddings'}")
-    console.print(rows())
+    console.print(rows(TABLES / "ticket_embeddings"))
     webserver = Path(sys.executable).with_name("dagster-webserver")
     console.print(f"See it in Dagster:\n  DAGSTER_HOME={DAGSTER_HOME} {webserver} -d {ROOT} -m example_project.definitions -p 3000")
     console.print(f"and open\n  http://127.0.0.1:3000/runs/b/{backfill}\n  http://127.0.0.1:3000/assets/ticket_triage")
-
-
-def summary(statuses: dict[str, list[Status]]) -> Table:
-    table = Table(
-        "job", "model", *(Column(name, justify="right") for name in ("days", "rows", "answered", "cost", "saved", "turnaround")), box=SIMPLE
-    )
-    for name, runs in statuses.items():
-        table.add_row(name, (runs[0].model or "").partition(":")[2], *figures(runs))
-    table.add_section()
-    table.add_row("together", "", *figures([run for runs in statuses.values() for run in runs]), style="bold")
-    return table
-
-
-def figures(runs: list[Status]) -> list[str]:
-    """Partitions, rows, answered, cost, saved against the standard price, turnaround."""
-    cost, standard = (sum((getattr(run, name) for run in runs), Decimal(0)) for name in ("cost_usd", "standard_usd"))
-    turnarounds = [run.turnaround_s for run in runs if run.turnaround_s is not None]
-    return [
-        str(len(runs)),
-        f"{sum(run.rows for run in runs):,}",
-        f"{sum(run.answered for run in runs):,}",
-        f"${cost:.4f}",
-        f"{(standard - cost) / standard:.0%} (${standard - cost:.4f})" if standard else "",
-        f"{min(turnarounds):.0f} to {max(turnarounds):.0f} s" if turnarounds else "",
-    ]
-
-
-def rows() -> Table:
-    """A few enriched rows of the last step."""
-    columns = ["ticket_id", "body", "category", "urgency", "sentiment", "embedding"]
-    found = ds.dataset(TABLES / "ticket_embeddings", format="parquet").head(4, columns=columns).to_pylist()
-    table = Table(*(Column(name, no_wrap=True) for name in columns), box=SIMPLE)
-    for row in found:
-        vector = row["embedding"]
-        shown = f"{vector[0]:.2f}, {vector[1]:.2f}, ... ({len(vector)})"
-        table.add_row(row["ticket_id"], f"{row['body'][:36]}...", row["category"], str(row["urgency"]), row["sentiment"], shown)
-    return table
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from keld.snapshot import Snapshot
 from keld.spend import Report, report
 from keld.staging import RunFiles, Staging, disk_errors, write_file
 from keld.status import Status, status_of
-from keld.table import Table, open_table, sink_is_file
+from keld.table import Table, open_table, sink_is_file, write_table
 from keld.twin import fan_out, find_twins, keep_twins
 
 if TYPE_CHECKING:
@@ -228,6 +228,17 @@ class Keld:
         self.ledger.ask_cancel(run_id, self.clock())
         return self.status(run_id)
 
+    def attach(self, run_id: str, holder: str) -> int:
+        """Notes that `holder`, a name of the caller's, waits for a job run; gives the epoch to `detach` with."""
+        return self.ledger.attach(run_id, holder)
+
+    def detach(self, run_id: str, holder: str, epoch: int) -> bool:
+        """Notes that `holder` waits no longer; the last to go cancels, as `cancel` does, and True says so.
+
+        One that has attached anew since `epoch` waits still: what is told to go late, or twice, harms nobody.
+        """
+        return self.ledger.detach(run_id, holder, epoch, self.clock())
+
     def reconcile(
         self, accounts: Sequence[str] | None = None, *, since: timedelta = timedelta(days=3), dry_run: bool = False
     ) -> list[Finding]:
@@ -284,6 +295,18 @@ class Keld:
         answers = [path for path in [*files.reused, files.unsent, files.stopped, *self._answer_files(run)] if path.exists()]
         answers = fan_out(files.twins, answers, output)
         return pa.RecordBatchReader.from_batches(schema, enrich(files.snapshot, answers, output))
+
+    def write(self, run_id: str, sink: Any) -> str:
+        """Writes the enriched rows of a job run that is over to a path or an open file system's (a UPath and its like); gives the URI.
+
+        For places that only the caller can open.  Others are `submit`'s `sink`, which any worker writes.
+
+        Raises:
+            UnknownJobRun: there is none, or it is not over.
+            SinkError: it cannot be written; the answers are safe.
+        """
+        rows = self.read(run_id)
+        return write_table(sink, rows.schema, rows, partition=self.ledger.run(run_id).partition or None).uri
 
     def close(self) -> None:
         """Closes clients and the ledger."""

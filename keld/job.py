@@ -91,10 +91,10 @@ class Job:
 
     name: str
     key: str
-    prompt: Prompt
+    prompt: Prompt = field(repr=False)
     models: Sequence[str] | str
     output_type: Any = str
-    system: str | None = None
+    system: str | None = field(default=None, repr=False)
     deadline: timedelta | datetime | None = None
     probability: float = 0.99
     lane: str = "auto"

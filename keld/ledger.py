@@ -27,7 +27,7 @@ from keld.estimate import Observed
 from keld.failpoint import failpoint
 from keld.outlay import Outlay, doubtful_usd, outlays
 from keld.price import Lane
-from keld.record import EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Shard, Stray, Suspect, Waiting
+from keld.record import ATTACHMENT, EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Shard, Stray, Suspect, Waiting
 from keld.state import AT_PROVIDER, SENT, Event, RunState, State, after
 
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
@@ -508,11 +508,26 @@ class Ledger:
     def ask_cancel(self, run_id: str, now: datetime) -> None:
         """Marks an open job run as cancelling; needs no lease, since whoever holds it will see it."""
         with self._db.write() as db:
-            asked = db.execute(
-                sa.update(RUN).where(RUN.c.id == run_id, RUN.c.state == RunState.OPEN).values(state=RunState.CANCELLING, next_check_at=now)
-            )
-            if asked.rowcount:
-                _append(db, now, run_id, None, "cancel_asked", RunState.OPEN, RunState.CANCELLING, 0, {})
+            _ask_cancel(db, run_id, now)
+
+    def attach(self, run_id: str, holder: str) -> int:
+        """Notes that `holder` waits for a job run; the epoch of its attachment, which grows each time it attaches anew."""
+        mine = (ATTACHMENT.c.run_id == run_id, ATTACHMENT.c.holder == holder)
+        again = sa.update(ATTACHMENT).where(*mine).values(epoch=ATTACHMENT.c.epoch + 1).returning(ATTACHMENT.c.epoch)
+        with self._db.write() as db:
+            epoch = db.execute(again).scalar_one_or_none()
+            if epoch is None:
+                db.execute(sa.insert(ATTACHMENT).values(run_id=run_id, holder=holder, epoch=1))
+        return epoch or 1
+
+    def detach(self, run_id: str, holder: str, epoch: int, now: datetime) -> bool:
+        """Whether the job run is to be cancelled: `holder` went, had not attached anew since, and nobody else waits for it."""
+        mine = (ATTACHMENT.c.run_id == run_id, ATTACHMENT.c.holder == holder, ATTACHMENT.c.epoch == epoch)
+        with self._db.write() as db:
+            if db.execute(sa.delete(ATTACHMENT).where(*mine)).rowcount != 1:
+                return False
+            others = db.execute(sa.select(ATTACHMENT.c.holder).where(ATTACHMENT.c.run_id == run_id).limit(1)).first()
+            return others is None and _ask_cancel(db, run_id, now)
 
     def set_sink(self, run_id: str, sink: str) -> None:
         """Where the output of an open job run shall go from now on."""
@@ -549,6 +564,15 @@ def _chosen(namespace: str, job: str | None, since: datetime | None, until: date
     if until is not None:
         chosen.append(RUN.c.created_at < until)
     return chosen
+
+
+def _ask_cancel(db: sa.Connection, run_id: str, now: datetime) -> bool:
+    """Whether an open job run is cancelling from now on."""
+    this = (RUN.c.id == run_id, RUN.c.state == RunState.OPEN)
+    asked = db.execute(sa.update(RUN).where(*this).values(state=RunState.CANCELLING, next_check_at=now)).rowcount > 0
+    if asked:
+        _append(db, now, run_id, None, "cancel_asked", RunState.OPEN, RunState.CANCELLING, 0, {})
+    return asked
 
 
 def _insert_shards(db: sa.Connection, shards: Sequence[Shard]) -> None:

@@ -133,6 +133,14 @@ SHARD = sa.Table(
     sa.Index("keld_shard_batch", "batch_id"),
 )
 
+ATTACHMENT = sa.Table(
+    "keld_attachment",
+    META,
+    sa.Column("run_id", sa.String(32), sa.ForeignKey("keld_job_run.id"), primary_key=True),
+    sa.Column("holder", sa.String, primary_key=True),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+)
+
 INTENT = sa.Table(
     "keld_intent",
     META,

@@ -15,6 +15,8 @@ from typing import Any
 from keld.record import JobRun, Shard
 from keld.state import AT_PROVIDER, RunState, State
 
+_PAGES = {"https://api.openai.com": "https://platform.openai.com/batches/{id}"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -45,6 +47,11 @@ class Batch:
     def cache_hit_rate(self) -> float | None:
         """As of `Status`."""
         return _hit_rate(self.cached_tokens, self.input_tokens)
+
+    @property
+    def page(self) -> str | None:
+        """The batch in its provider's dashboard, where there is a page for each."""
+        return _PAGES[self.host].format(id=self.batch_id) if self.batch_id and self.host in _PAGES else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

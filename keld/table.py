@@ -113,12 +113,14 @@ def open_table(source: Any, *, partition: str | None = None) -> Table:
     Args:
         source: a path, UPath or URI of a Parquet, CSV or JSONL file or of a directory of them (`{partition}` in it is
             filled); a pandas or Polars frame; an Arrow table, batch, reader or dataset; anything with
-            `__arrow_c_stream__`; rows as dicts.
+            `__arrow_c_stream__`; rows as dicts; or a function that gives one of these, called only where the table is needed.
         partition: the key; percent-encoded, so that it stays one segment of the path whatever it holds.
 
     Raises:
         SourceError: there is nothing to read, or it cannot be read; names the path and what to do.
     """
+    if callable(source):
+        source = source()
     if isinstance(source, str | os.PathLike) or _is_upath(source):
         return _open_place(_place(source).filled(partition, SourceError))
     library = type(source).__module__.partition(".")[0]

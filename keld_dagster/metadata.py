@@ -16,8 +16,6 @@ from keld import Status
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_BATCH_PAGES = {"https://api.openai.com": "https://platform.openai.com/batches/{id}"}
-
 
 def batch_metadata(status: Status) -> dict[str, Any]:
     """What was sent, for how much, until when."""
@@ -81,10 +79,8 @@ def _requests_by_model(status: Status) -> Counter[str]:
 
 def _page(status: Status) -> dg.UrlMetadataValue | None:
     """The first batch's page in its provider's dashboard, where there is one a batch."""
-    for batch in status.batches:
-        if batch.batch_id and batch.host in _BATCH_PAGES:
-            return dg.MetadataValue.url(_BATCH_PAGES[batch.host].format(id=batch.batch_id))
-    return None
+    page = next((batch.page for batch in status.batches if batch.page), None)
+    return None if page is None else dg.MetadataValue.url(page)
 
 
 def _usd(amount: Decimal | None) -> float | None:

@@ -29,6 +29,7 @@ from scene import (
     tickets,
     triage,
 )
+from upath import UPath
 
 from keld import Account, Keld, KeldError, Settings
 from keld.emulator import Emulator
@@ -251,6 +252,28 @@ def test_an_output_asked_for_afterwards_costs_nothing(keld: Keld, emulator: Emul
     check_promise(keld, emulator, done, tickets())
 
 
+def test_an_output_may_be_written_to_a_place_that_only_the_caller_can_open(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """A file system with credentials of its own; `{partition}` in it is filled, as in a sink."""
+    status = run(keld, emulator, triage(peer), partition="p")
+    place = UPath("memory://labels/{partition}.parquet")
+    assert keld.write(status.id, place) == "memory:///labels/p.parquet"
+    assert len(UPath("memory://labels/p.parquet").read_bytes()) > 0
+
+
+def test_a_table_that_a_function_gives_is_asked_for_only_where_it_is_needed(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """A query over a warehouse costs, too; what is under way needs none."""
+    asked: list[int] = []
+
+    def query() -> pa.Table:
+        asked.append(1)
+        return tickets()
+
+    status = keld.submit(triage(peer), query)
+    keld.advance(status.id)
+    assert keld.submit(triage(peer), query).id == status.id
+    assert len(asked) == 1
+
+
 def test_a_run_that_is_not_over_cannot_be_read(keld: Keld, emulator: Emulator) -> None:
     status = keld.submit(triage(openai), tickets())
     with pytest.raises(UnknownJobRun, match="Advance it first"):
@@ -266,6 +289,16 @@ def test_a_missing_key_is_told_before_anything_is_kept(keld: Keld, emulator: Emu
     with pytest.raises(AccessRefused, match="Nothing was sent"):
         keld.submit(triage(peer), tickets())
     assert keld.statuses() == []
+
+
+def test_a_key_may_come_from_a_function(open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vaults and orchestrators keep keys that stand in no environment variable."""
+    for peer in (openai, anthropic):
+        monkeypatch.delenv(f"{peer.name.upper()}_API_KEY")
+        account = Account(kind=peer.name, api_key=lambda: "sk-from-a-vault")
+        keld = open_keld(accounts={peer.name: account})
+        assert run(keld, emulator, triage(peer)).answered == 6
+        assert "vault" not in repr(account)
 
 
 def test_a_refused_key_ends_run_at_once(

@@ -19,11 +19,11 @@ import keld
 from keld.job import Job
 
 ROOT = Path(__file__).parent.parent
-MODULES = sorted(path for package in ("keld", "keld_dagster") for path in (ROOT / package).rglob("*.py"))
+MODULES = sorted(path for package in ("keld", "keld_airflow", "keld_dagster") for path in (ROOT / package).rglob("*.py"))
 CORE = [path for path in MODULES if path.parent == ROOT / "keld" and path.name != "__init__.py"]
 README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-HEAVY = ("openai", "anthropic", "pyarrow", "sqlalchemy", "dagster", "pydantic", "numpy", "pandas", "starlette")
+HEAVY = ("openai", "anthropic", "pyarrow", "sqlalchemy", "airflow", "dagster", "pydantic", "numpy", "pandas", "starlette")
 
 
 def _name(path: Path) -> str:
@@ -108,9 +108,21 @@ def test_only_the_command_line_imports_the_emulator() -> None:
     assert {path.name for path in outside if any(name.startswith("keld.emulator") for name in _imports(path))} <= {"cli.py"}
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[-2] == "keld_dagster"], ids=_name)
+@pytest.mark.parametrize("package", ["keld_airflow", "keld_dagster"])
+def test_an_orchestrators_package_has_a_map_of_its_own(package: str) -> None:
+    named = re.findall(r"^ {4}([a-z_]+) {2,}\S", import_module(package).__doc__ or "", re.MULTILINE)
+    assert Counter(named) == Counter(path.stem for path in (ROOT / package).glob("*.py") if path.name != "__init__.py")
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[-2] in ("keld_airflow", "keld_dagster")], ids=_name)
 def test_an_orchestrators_package_imports_the_front_door_only(path: Path) -> None:
     assert [name for name in _imports(path) if name.startswith("keld.")] == []
+
+
+def test_what_airflow_asks_of_every_process_loads_nothing_heavy() -> None:
+    """Its provider manager calls it at each start of each component."""
+    code = "import sys, keld_airflow.provider as p; p.get_provider_info()"
+    assert _python(f"{code}; print([name for name in {HEAVY!r} if name in sys.modules])") == "[]"
 
 
 @pytest.mark.parametrize("package", ["keld", "keld.emulator", "keld_dagster"])
@@ -168,8 +180,8 @@ def test_every_command_is_in_the_readme() -> None:
 
 
 def test_every_make_target_in_the_readme_exists() -> None:
-    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:\$ |`)make (\w+)", README)) <= targets
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:\$ |`)make ([\w-]+)", README)) <= targets
 
 
 def test_the_python_in_the_readme_imports_what_there_is() -> None:

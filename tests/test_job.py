@@ -164,6 +164,13 @@ ENDS: list[tuple[str | None, datetime | None]] = [
 ]
 
 
+def test_a_job_shows_no_prompt() -> None:
+    """Orchestrators keep what an object says of itself."""
+    said = repr(Job(name="a", key="id", prompt="CANARY {b}", system="CANARY", models="openai:m"))
+    assert "openai:m" in said
+    assert "CANARY" not in said
+
+
 @pytest.mark.parametrize(("key", "end"), ENDS, ids=lambda value: repr(value)[:24])
 def test_the_end_of_a_partition_is_read_from_its_key(key: str | None, end: datetime | None) -> None:
     assert partition_end(key) == end

@@ -36,7 +36,7 @@ def ledger(shared_url: str) -> Iterator[Ledger]:
     opened = Ledger(shared_url)
     engine = _engine(shared_url)
     with engine.begin() as db:
-        for table in ("keld_event", "keld_intent", "keld_shard", "keld_job_run"):
+        for table in ("keld_attachment", "keld_event", "keld_intent", "keld_shard", "keld_job_run"):
             db.execute(sa.text(f"DELETE FROM {table}"))
     engine.dispose()
     yield opened
@@ -239,6 +239,26 @@ def test_another_namespace_sees_nothing_of_it(ledger: Ledger) -> None:
 def test_an_unknown_job_run_is_said_to_be_unknown(ledger: Ledger) -> None:
     with pytest.raises(UnknownJobRun, match="nope"):
         ledger.run("nope")
+
+
+def test_the_last_who_waits_for_a_job_run_cancels_it_by_going(ledger: Ledger) -> None:
+    """A backfill and the day's own run may wait for the same partition."""
+    lease, _ = _open(ledger)
+    mine, other = ledger.attach(lease.run_id, "mine"), ledger.attach(lease.run_id, "other")
+    assert not ledger.detach(lease.run_id, "mine", mine, NOW)
+    assert ledger.run(lease.run_id).state is RunState.OPEN
+    assert ledger.detach(lease.run_id, "other", other, NOW)
+    assert ledger.run(lease.run_id).state is RunState.CANCELLING
+    assert not ledger.detach(lease.run_id, "other", other, NOW), "once"
+
+
+def test_who_has_attached_anew_is_not_sent_away_by_what_is_told_late(ledger: Ledger) -> None:
+    """A cleared task is back before it is said to have been killed."""
+    lease, _ = _open(ledger)
+    before = ledger.attach(lease.run_id, "mine")
+    now = ledger.attach(lease.run_id, "mine")
+    assert not ledger.detach(lease.run_id, "mine", before, NOW)
+    assert ledger.detach(lease.run_id, "mine", now, NOW)
 
 
 def test_what_was_opened_is_read_back_as_it_was(ledger: Ledger) -> None:

@@ -38,7 +38,7 @@ from keld.providers.base import (
     Submission,
 )
 from keld.providers.call import IN_DOUBT, Wire, quotas, senders
-from keld.providers.client import environment_key, hush_headers, origin
+from keld.providers.client import hush_headers, key_of, origin
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import create_outcome, plain_faults, scrubbed
 from keld.providers.line import lines_of
@@ -83,13 +83,13 @@ class Anthropic:
         self._account = account
 
     def ready(self) -> None:
-        environment_key(self.name, self._account.api_key_env, "ANTHROPIC_API_KEY")
+        key_of(self.name, self._account, "ANTHROPIC_API_KEY")
 
     @cached_property
     def _client(self) -> sdk.Anthropic:
         hush_headers()
         return sdk.Anthropic(
-            api_key=environment_key(self.name, self._account.api_key_env, "ANTHROPIC_API_KEY"),
+            api_key=key_of(self.name, self._account, "ANTHROPIC_API_KEY"),
             base_url=self._account.base_url,
             # A redirect would carry the key to wherever it points.
             http_client=sdk.DefaultHttpxClient(follow_redirects=False),
@@ -122,7 +122,7 @@ class Anthropic:
             return OutcomeUnknown("an unreadable reply")
 
     def sender(self, path: str, timeout_s: float, most: int) -> AbstractAsyncContextManager[Sender]:
-        key = environment_key(self.name, self._account.api_key_env, "ANTHROPIC_API_KEY")
+        key = key_of(self.name, self._account, "ANTHROPIC_API_KEY")
 
         def client(transport: httpx2.AsyncClient) -> sdk.AsyncAnthropic:
             # Without retries: the SDK would send an unanswered request again, and both would be paid.

@@ -23,17 +23,19 @@ from keld.shard import Limits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Where a provider is and which environment variable holds its key; never the key itself.
+    """Where a provider is and where its key is found; never the key itself.
 
     Args:
         kind: whose wire it speaks, `openai` or `anthropic`.
         base_url: None means the SDK's own way (`OPENAI_BASE_URL`, `ANTHROPIC_BASE_URL`, else the official host).
         api_key_env: None means the SDK's own way (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, ...).
+        api_key: gives the key, where it is in no environment variable but in a vault, or an orchestrator's connection.
     """
 
     kind: str
     base_url: str | None = None
     api_key_env: str | None = None
+    api_key: Callable[[], str] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import os
 from urllib.parse import urlsplit
 
 from keld.errors import AccessRefused
+from keld.providers.base import Account
 
 # Those that tell a response's headers at DEBUG, which a hostile provider may have quote a key or a prompt (a redirect's location).
 _TELL_HEADERS = ("httpcore2.http11", "httpcore2.http2", "anthropic._base_client", "openai._base_client")
@@ -33,15 +34,16 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{port}"
 
 
-def environment_key(name: str, variable: str | None, default: str) -> str:
-    """The key an account names, from the environment.
+def key_of(name: str, account: Account, default: str) -> str:
+    """The key of an account: what it gives itself, else the environment variable it names, else `default`.
 
     Raises:
         AccessRefused: it is not set.
     """
-    key = os.environ.get(variable or default, "").strip()
+    if account.api_key is not None:
+        return account.api_key()
+    variable = account.api_key_env or default
+    key = os.environ.get(variable, "").strip()
     if not key:
-        raise AccessRefused(
-            f"No key for {name}: the environment variable {variable or default} is not set. Nothing was sent. Set it and run again."
-        )
+        raise AccessRefused(f"No key for {name}: the environment variable {variable} is not set. Nothing was sent. Set it and run again.")
     return key

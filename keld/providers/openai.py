@@ -44,7 +44,7 @@ from keld.providers.base import (
     Submission,
 )
 from keld.providers.call import IN_DOUBT, Wire, quotas, senders
-from keld.providers.client import environment_key, hush_headers, origin
+from keld.providers.client import hush_headers, key_of, origin
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import code_of, create_outcome, plain_faults, scrubbed
 from keld.providers.line import RETRYABLE_STATUS, lines_of
@@ -89,13 +89,13 @@ class OpenAI:
         self._account = account
 
     def ready(self) -> None:
-        environment_key(self.name, self._account.api_key_env, "OPENAI_API_KEY")
+        key_of(self.name, self._account, "OPENAI_API_KEY")
 
     @cached_property
     def _client(self) -> sdk.OpenAI:
         hush_headers()
         return sdk.OpenAI(
-            api_key=environment_key(self.name, self._account.api_key_env, "OPENAI_API_KEY"),
+            api_key=key_of(self.name, self._account, "OPENAI_API_KEY"),
             base_url=self._account.base_url,
             # A redirect would carry the key to wherever it points.
             http_client=sdk.DefaultHttpxClient(follow_redirects=False),
@@ -133,7 +133,7 @@ class OpenAI:
             return OutcomeUnknown("an unreadable reply")
 
     def sender(self, path: str, timeout_s: float, most: int) -> AbstractAsyncContextManager[Sender]:
-        key = environment_key(self.name, self._account.api_key_env, "OPENAI_API_KEY")
+        key = key_of(self.name, self._account, "OPENAI_API_KEY")
 
         def client(transport: httpx2.AsyncClient) -> sdk.AsyncOpenAI:
             # Without retries: the SDK would send an unanswered request again, and both would be paid.

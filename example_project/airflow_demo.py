@@ -1,0 +1,106 @@
+"""Airflow demo: one week of support tickets, triaged and embedded, through a real Airflow against an emulated provider.
+
+`make airflow-demo` runs it.  It starts Airflow (API server, scheduler, Dag processor, triggerer; SQLite, two worker slots), launches the
+backfill as the UI does, over REST, and shows how far it is; no slot is taken while the provider works.  Everything lies in
+`.airflow-demo`, which is made anew each time; every process it starts ends with it.
+"""
+
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+
+from example_project.jobs import embeddings, triage
+from example_project.provider import emulated_provider
+from example_project.report import rows, summary
+from example_project.stack import Airflow, StackFailed, running_airflow
+from keld import Keld
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACE = ROOT / ".airflow-demo"
+HOME, KELD_HOME, TABLES = PLACE / "airflow", PLACE / "keld", PLACE / "tables"
+DAYS = 7
+LATENCY_S = 20.0  # of the provider's batches
+MOST_S = 600.0
+
+
+def main() -> int:
+    console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 120  # a file or a pipe says nothing of its width
+    for number in (signal.SIGINT, signal.SIGTERM):  # a kill cleans up like Ctrl-C, which a shell's background job would ignore
+        signal.signal(number, signal.default_int_handler)
+    try:
+        run_demo(console)
+    except StackFailed as problem:
+        console.print(f"\n[bold red]The demo failed:[/] {problem}\nLogs: {HOME}")
+        return 1
+    except KeyboardInterrupt:
+        console.print(f"\nStopped. Logs: {HOME}")
+        return 130
+    return 0
+
+
+def run_demo(console: Console) -> None:
+    began = time.monotonic()
+    shutil.rmtree(PLACE, ignore_errors=True)
+    with emulated_provider(LATENCY_S) as provider:
+        console.print(f"An emulated OpenAI answers at {provider.openai_url}; its batches take {LATENCY_S:.0f} s. Starting Airflow ...")
+        settings = {**provider.env(), "KELD_HOME": str(KELD_HOME)}
+        with running_airflow(HOME, Path(__file__).with_name("dags"), settings) as airflow:
+            airflow.wait_until_up("ticket_embeddings")
+            airflow.wait_until_up("ticket_triage")  # last: when it wakes, it runs for yesterday, too
+            backfill = airflow.backfill("ticket_triage", "2026-09-07T00:00:00Z", "2026-09-13T00:00:00Z")
+            console.print(f"Backfill {backfill} of {DAYS} days; watch it at {airflow.url}/dags/ticket_triage\n")
+            watch(console, airflow, began)
+    show_result(console, time.monotonic() - began)
+
+
+def watch(console: Console, airflow: Airflow, began: float) -> None:
+    """Prints a line whenever something has come further, until both Dags are through with every day."""
+    told = ""
+    while True:
+        now = Counter(airflow.states("ticket_triage", "triage")), Counter(airflow.states("ticket_embeddings", "embed"))
+        line = f"triage: {_line(now[0])} | embeddings: {_line(now[1])}"
+        if line != told:
+            told = line
+            console.print(f"[dim]{time.monotonic() - began:4.0f} s[/]  {line}")
+        if all(_is_through(states) for states in now):
+            return
+        if any(states["failed"] for states in now):
+            raise StackFailed("a task has failed.")
+        if time.monotonic() - began > MOST_S:
+            raise StackFailed(f"it is not over after {MOST_S:.0f} s.")
+        time.sleep(1)
+
+
+def _is_through(states: Counter[str]) -> bool:
+    return states["success"] >= DAYS and states["success"] == states.total()
+
+
+def _line(states: Counter[str]) -> str:
+    """Where the days are: at the provider (deferred: in no slot), in a slot, done."""
+    inside = states["running"] + states["queued"] + states["scheduled"]
+    return f"at the provider {states['deferred']}, in a slot or queued {inside}, done {states['success']} of {states.total()}"
+
+
+def show_result(console: Console, took_s: float) -> None:
+    """What it cost, where it is, what it looks like, and how to see it in Airflow."""
+    with Keld(home=KELD_HOME) as keld:
+        statuses = {job.name: keld.statuses(job=job.name) for job in (triage, embeddings)}
+    console.print(f"\n[bold]Done in {took_s:.0f} s.[/] The answers are an emulator's, at the prices of its models; nothing was paid.")
+    console.print(summary(statuses))
+    console.print(f"Enriched Parquet, a file a day:\n  {TABLES / 'ticket_triage'}\n  {TABLES / 'ticket_embeddings'}")
+    console.print(rows(TABLES / "ticket_embeddings"))
+    folder = Path(__file__).with_name("dags")
+    where = f"PATH={Path(sys.executable).parent}:$PATH PYTHONPATH={ROOT} AIRFLOW_HOME={HOME}"
+    where += f" AIRFLOW__CORE__DAGS_FOLDER={folder} AIRFLOW__CORE__LOAD_EXAMPLES=False"
+    console.print(f"See it in Airflow:\n  {where} airflow standalone")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

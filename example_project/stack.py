@@ -1,0 +1,221 @@
+"""Stack: a real Airflow on this machine, started and ended: database, API server, scheduler, Dag processor, triggerer.
+
+For the demo and for the tests.  It binds to loopback, asks for no password, keeps everything in one directory, and every process it
+starts ends with it.
+"""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+_PATIENCE_S = 180.0
+
+
+class StackFailed(Exception):
+    """It did not start, or did not do what was asked; the message says what, the logs say why."""
+
+
+class Airflow:
+    """A running Airflow, spoken to as its UI speaks to it."""
+
+    def __init__(self, home: Path, dags: Path, settings: Mapping[str, str]) -> None:
+        self.home, self.port = home, free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {**os.environ, **_settings(home, dags, self.port), **settings}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._token = ""
+
+    # -- processes
+
+    def start(self, component: str, name: str | None = None) -> subprocess.Popen[bytes]:
+        """A component, in a session of its own; `name` for a second one of a kind."""
+        more = ["--workers", "1", "--host", "127.0.0.1", "--port", str(self.port)] if component == "api-server" else []
+        with (self.home / f"{name or component}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*_AIRFLOW, component, *more], env=self._own_ports(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self.processes[name or component] = process
+        return process
+
+    def _own_ports(self) -> dict[str, str]:
+        """The environment of one process: two of a kind must not serve their logs at one port."""
+        ports = {
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": free_port(),
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": free_port(),
+            "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": free_port(),
+        }
+        return {**self.environment, **{name: str(port) for name, port in ports.items()}}
+
+    def migrate(self) -> None:
+        """Makes the database."""
+        with (self.home / "migrate.log").open("wb") as log:
+            ended = subprocess.run([*_AIRFLOW, "db", "migrate"], env=self.environment, stdout=log, stderr=subprocess.STDOUT, check=False)
+        if ended.returncode:
+            raise StackFailed(f"Airflow's database cannot be made; see {self.home / 'migrate.log'}.")
+
+    def end(self) -> None:
+        """Ends every process and what it started: asked first, then made to, since a scheduler may not heed it."""
+        for process in self.processes.values():
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + 10
+        for process in self.processes.values():
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=max(0.1, until - time.monotonic()))
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+    # -- REST
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """The JSON of an answer of the public API.
+
+        Raises:
+            urllib.error.HTTPError: it was refused.
+        """
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
+        request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
+        with urllib.request.urlopen(request, timeout=30) as response:
+            text = response.read()
+        return json.loads(text) if text else None
+
+    def wait_until_up(self, *dag_ids: str) -> None:
+        """Returns when all components are healthy and these Dags are there, unpaused."""
+        self.until(self._is_healthy, "Airflow is up")
+        self._token = self.ask("GET", "/auth/token")["access_token"]
+        for dag_id in dag_ids:
+            self.until(lambda dag_id=dag_id: self._unpaused(dag_id), f"the Dag {dag_id} is read")  # type: ignore[misc]
+
+    def _is_healthy(self) -> bool:
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                raise StackFailed(f"Airflow's {name} has ended; see {self.home / f'{name}.log'}.")
+        try:
+            health = self.ask("GET", "/api/v2/monitor/health")
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return False
+        wanted = {"scheduler", "dag_processor"} | ({"triggerer"} if "triggerer" in self.processes else set())
+        return all(health[part]["status"] == "healthy" for part in wanted)
+
+    def _unpaused(self, dag_id: str) -> bool:
+        try:
+            return not self.ask("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": False})["is_paused"]
+        except urllib.error.HTTPError as refused:
+            if refused.code != 404:
+                raise
+            return False
+
+    def until(self, done: Callable[[], bool], what: str, patience_s: float = _PATIENCE_S) -> float:
+        """The seconds it took until something was so.
+
+        Raises:
+            StackFailed: it is not so in time.
+        """
+        began = time.monotonic()
+        while not done():
+            if time.monotonic() - began > patience_s:
+                raise StackFailed(f"Not within {patience_s:.0f} s: {what}. See the logs in {self.home}.")
+            time.sleep(0.5)
+        return time.monotonic() - began
+
+    # -- Dags
+
+    def backfill(self, dag_id: str, first: str, last: str, **more: Any) -> int:
+        """Launches a backfill as the UI's form does; gives its id."""
+        body = {
+            "dag_id": dag_id,
+            "from_date": first,
+            "to_date": last,
+            "max_active_runs": 16,
+            "run_backwards": False,
+            "dag_run_conf": {},
+            **more,
+        }
+        until = time.monotonic() + 60
+        while True:
+            try:
+                return int(self.ask("POST", "/api/v2/backfills", body)["id"])
+            except urllib.error.HTTPError as refused:
+                # SQLite may be locked for a moment; a backfill before this one is marked as over only every 30 s.
+                if refused.code not in (409, 503) or time.monotonic() > until:
+                    raise StackFailed(f"The backfill was refused: HTTP {refused.code} {refused.read().decode()[:300]}") from None
+                time.sleep(1)
+
+    def trigger(self, dag_id: str, **more: Any) -> str:
+        """Starts a Dag run; gives its id."""
+        return str(self.ask("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, **more})["dag_run_id"])
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        return list(self.ask("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100")["dag_runs"])
+
+    def tasks(self, dag_id: str, run_id: str = "~") -> list[dict[str, Any]]:
+        """The task instances of a run, or of all runs."""
+        quoted = urllib.parse.quote(run_id, safe="~")
+        return list(self.ask("GET", f"/api/v2/dags/{dag_id}/dagRuns/{quoted}/taskInstances?limit=100")["task_instances"])
+
+    def states(self, dag_id: str, task_id: str, of: str = "") -> list[str]:
+        """The states of one task in all runs of its Dag whose ids begin with `of`."""
+        tasks = [task for task in self.tasks(dag_id) if task["task_id"] == task_id]
+        return [str(task["state"]) for task in tasks if task["dag_run_id"].startswith(of)]
+
+
+_AIRFLOW = (sys.executable, "-m", "airflow")
+
+
+def _settings(home: Path, dags: Path, port: int) -> dict[str, str]:
+    url = f"http://127.0.0.1:{port}"
+    return {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "2",
+        "AIRFLOW__CORE__FERNET_KEY": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+        "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")])),
+        "PYTHONWARNINGS": "ignore",
+        "no_proxy": "127.0.0.1,localhost",
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_airflow(home: Path, dags: Path, settings: Mapping[str, str], components: tuple[str, ...] = COMPONENTS) -> Iterator[Airflow]:
+    """An Airflow with its processes, until the block ends."""
+    home.mkdir(parents=True, exist_ok=True)
+    airflow = Airflow(home, dags, settings)
+    airflow.migrate()
+    try:
+        for component in components:
+            airflow.start(component)
+        yield airflow
+    finally:
+        airflow.end()

@@ -1,0 +1,51 @@
+"""Keld in Airflow: one task instance is one job run; it waits without a slot, and a triggerer looks at the provider for all of them.
+
+Above the front door of `keld`, and importing nothing deeper.  The files in order are the way of a partition.
+
+    operator   KeldBatchOperator: a job over the partition of a Dag run
+    decorator  @task.keld_batch: the same, its rows given by a function
+    sensor     KeldJobSensor: waits for a job run that a task with `wait=False` has sent
+    waiting    what those have in common: advance, then defer, or finish and hand over
+    partition  Dag run -> the partition's key and its end
+    hook       KeldHook: an Airflow connection -> a `keld.Keld`
+    trigger    KeldTrigger: waits in the triggerer; holds ids only
+    poller     one look at the provider for all triggers of a connection
+    kill       what a killed task lets go of, and what only looks like a kill
+    manifest   a job run's status -> XCom, asset event, task state
+    deadline   PartitionEnd: what a DeadlineAlert counts from
+    notifier   KeldLateNotifier: tells people which job runs are late
+    link       KeldBatchLink: the batch's page at its provider
+    plugin     tells Airflow's scheduler of PartitionEnd
+    provider   tells Airflow of all the others
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keld_airflow.deadline import PartitionEnd
+    from keld_airflow.hook import KeldHook
+    from keld_airflow.notifier import KeldLateNotifier
+    from keld_airflow.operator import KeldBatchOperator
+    from keld_airflow.sensor import KeldJobSensor
+    from keld_airflow.trigger import KeldTrigger
+
+__all__ = ["KeldBatchOperator", "KeldHook", "KeldJobSensor", "KeldLateNotifier", "KeldTrigger", "PartitionEnd"]
+
+# Imported at their first use: every Airflow process asks this package what it provides.
+_HOMES = {
+    "KeldBatchOperator": "operator",
+    "KeldHook": "hook",
+    "KeldJobSensor": "sensor",
+    "KeldLateNotifier": "notifier",
+    "KeldTrigger": "trigger",
+    "PartitionEnd": "deadline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'keld_airflow' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"keld_airflow.{home}"), name)

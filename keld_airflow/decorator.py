@@ -1,0 +1,39 @@
+"""Decorator: `@task.keld_batch`, the operator with the rows given by the function below it.
+
+    @task.keld_batch(job=labels, sink="s3://lake/labels/{partition}.parquet")
+    def label(partition_key=None):
+        return duckdb.sql(f"select * from tickets where day = '{partition_key}'").arrow()
+
+The function is called on a worker, and only where something is to be sent.  What it returns goes to staging, not to Airflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from airflow.sdk import Context
+from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, determine_kwargs, task_decorator_factory
+
+from keld_airflow.operator import KeldBatchOperator
+
+
+class KeldBatchDecoratedOperator(DecoratedOperator, KeldBatchOperator):
+    """See the module's header."""
+
+    custom_operator_name = "@task.keld_batch"
+    template_fields: Sequence[str] = (*DecoratedOperator.template_fields, "sink", "partition", "keld_conn_id")
+
+    def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:
+        super().__init__(python_callable=python_callable, kwargs_to_upstream={"source": python_callable}, **kwargs)
+
+    def _rows(self, context: Context) -> Any:
+        given = {**context, **self.op_kwargs}
+        return self.python_callable(*self.op_args, **determine_kwargs(self.python_callable, self.op_args, given))
+
+
+def keld_batch_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
+    """`@task.keld_batch(...)`; its arguments are `KeldBatchOperator`'s, without `source`."""
+    return task_decorator_factory(
+        python_callable=python_callable, multiple_outputs=False, decorated_operator_class=KeldBatchDecoratedOperator, **kwargs
+    )

@@ -1,0 +1,67 @@
+"""Notifier: tells people which job runs are open past their deadline.
+
+For `DeadlineAlert` (in the triggerer) and for `on_failure_callback`.  It reads the ledger and says counts, money and ids; where a webhook is
+given it is told there, too, in the form that Slack, Mattermost and Teams take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import httpx2
+from airflow.sdk import BaseHook, BaseNotifier
+
+from keld import Status
+from keld_airflow.hook import DEFAULT_CONN_ID, KeldHook
+from keld_airflow.manifest import is_late
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class KeldLateNotifier(BaseNotifier):
+    """Says which job runs are late, and how far they are.
+
+    Args:
+        keld_conn_id: whose ledger to read.
+        job: only this one; default all of the namespace.
+        webhook_conn_id: a connection whose host is a URL, and whose password, if any, is the secret end of its path.
+    """
+
+    def __init__(
+        self, *, keld_conn_id: str = DEFAULT_CONN_ID, job: str | None = None, webhook_conn_id: str | None = None, context: Any = None
+    ) -> None:
+        super().__init__(context=context)
+        self.keld_conn_id, self.job, self.webhook_conn_id = keld_conn_id, job, webhook_conn_id
+
+    def notify(self, context: Context) -> None:
+        """Logs what is late, as a warning, and tells the webhook."""
+        text = self.text()
+        self.log.warning(text)
+        if self.webhook_conn_id is not None:
+            httpx2.post(self._url(self.webhook_conn_id), json={"text": text}, timeout=20).raise_for_status()
+
+    async def async_notify(self, context: Context) -> None:
+        """The same, in a thread."""
+        await asyncio.to_thread(self.notify, context)
+
+    def text(self) -> str:
+        """A line for each job run that is late."""
+        with KeldHook(self.keld_conn_id).open() as keld:
+            late = [status for status in keld.statuses(job=self.job, open_only=True) if is_late(status)]
+        if not late:
+            return "Keld: a deadline was missed, but no job run is late in the ledger; it may not have been sent at all."
+        return "\n".join(["Keld: past their deadline:", *map(_line, late)])
+
+    def _url(self, conn_id: str) -> str:
+        connection = BaseHook.get_connection(conn_id)
+        return "/".join(part.strip("/") for part in (connection.host, connection.password) if part)
+
+
+def _line(status: Status) -> str:
+    done = sum(batch.done or 0 for batch in status.batches)
+    return (
+        f"{status.job}[{status.partition}] was due {status.deadline_at:%Y-%m-%d %H:%M} UTC: {status.answered:,} of {status.rows:,} rows answered, "
+        f"{done:,} more at the provider are, by its word; ${status.cost_usd:.4f} so far (job run {status.id})"
+    )

@@ -1,0 +1,156 @@
+"""Operator: a job over the partition of a Dag run, as one task.
+
+One, not submit, wait and collect: what a retry, a clear or a next round does depends on where the job run stands, and only the ledger
+knows that.  The terms are `keld.Job`'s own, by its own names, whatever they are in this version of it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from airflow.sdk.bases.decorator import determine_kwargs
+
+from keld import Job, Keld, Status
+from keld_airflow.hook import DEFAULT_CONN_ID
+from keld_airflow.manifest import manifest
+from keld_airflow.partition import partition_of
+from keld_airflow.waiting import Found, Waiting, apart
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context, ObjectStoragePath
+
+    Source = str | ObjectStoragePath | Callable[..., Any]
+
+_Init = TypeVar("_Init", bound=Callable[..., None])
+# A Dag's `params` are Airflow's word, for something else.
+_RENAMED = {"params": "request_params"}
+TERMS = {_RENAMED.get(field.name, field.name): field.name for field in fields(Job)}
+
+
+def _takes_terms(init: _Init) -> _Init:
+    """Puts the terms of a job into a signature, where Airflow's `default_args` and `partial` look for them."""
+    signature = inspect.signature(init)
+    *named, rest = signature.parameters.values()
+    terms = [inspect.Parameter(term, inspect.Parameter.KEYWORD_ONLY, default=None) for term in TERMS]
+    init.__signature__ = signature.replace(parameters=[*named, *terms, rest])  # type: ignore[attr-defined]
+    return init
+
+
+class KeldBatchOperator(Waiting):
+    """A job over the partition of this Dag run.
+
+    Args:
+        source: the rows: a path or URI, an `ObjectStoragePath`, or a function that gives rows, an Arrow table or reader, or a
+            frame; it may name what it wants of Airflow's context (`partition_key`, `ds`, ...).  Read only where something is to be sent.
+        sink: the enriched partition: a path or URI, an `ObjectStoragePath`, or a function that takes an Arrow reader.
+        job: the declaration; or give its terms here, by their names in `keld.Job` (`params`, Airflow's own word, is
+            `request_params`), with `model` for a single one of `models`.  `name` is then `<dag>.<task>`: give one to rename either.
+        partition: the key, where the Dag run's own is not the one: for tasks mapped over regions.
+        window: how long a partition is, where no cron expression tells: asset-triggered partitions.
+        completion_rate: the least share of answered rows; below it the task fails, and what is downstream is not run.
+        wait: False: the task ends when all is sent; a `KeldJobSensor` brings the answers in.
+        deferrable: False: the task holds its slot until the end.
+        keld_conn_id: the connection, of type `keld`; without any, the environment variables decide.
+
+    Raises:
+        InvalidJob: as `keld.Job`, while the Dag is read.
+    """
+
+    template_fields: Sequence[str] = ("source", "sink", "partition", "keld_conn_id")
+    ui_color = "#e8e4f3"
+
+    @_takes_terms
+    def __init__(
+        self,
+        *,
+        source: Source,
+        sink: Source | None = None,
+        job: Job | None = None,
+        model: str | None = None,
+        partition: str | None = None,
+        window: timedelta | None = None,
+        completion_rate: float = 0.99,
+        wait: bool = True,
+        deferrable: bool = True,
+        keld_conn_id: str = DEFAULT_CONN_ID,
+        **kwargs: Any,
+    ) -> None:
+        terms = {TERMS[name]: kwargs.pop(name) for name in list(kwargs) if name in TERMS}
+        super().__init__(**kwargs)
+        _check_rows(source)
+        self.source, self.source_function = apart(source)
+        self.sink, self.sink_function = apart(sink)
+        self.partition, self.window = partition, window
+        self.completion_rate, self.wait, self.deferrable, self.keld_conn_id = completion_rate, wait, deferrable, keld_conn_id
+        self.job = self._job(job, terms | ({} if model is None else {"models": model}))
+        if not wait and not isinstance(sink, str | None):
+            raise ValueError(
+                f"{self.task_id}: with wait=False the sink is a path or URI, which any worker can write; give this one to the KeldJobSensor."
+            )
+
+    def _job(self, job: Job | None, terms: dict[str, Any]) -> Job:
+        given = {name: value for name, value in terms.items() if value is not None}
+        if job is None:
+            missing = [name for name in ("key", "prompt", "models") if name not in given]
+            if missing:
+                raise ValueError(f"{self.task_id}: {', '.join(missing)} missing. Give job=Job(...), or the terms of one.")
+            return Job(**{"name": self._default_name(), **given})
+        if given:
+            raise ValueError(f"{self.task_id}: {', '.join(given)} stand beside job=, which says them already. Give one or the other.")
+        return job
+
+    def _default_name(self) -> str:
+        has_dag: bool = self.has_dag()  # type: ignore[no-untyped-call]  # Airflow's
+        return f"{self.dag_id}.{self.task_id}" if has_dag else self.task_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        return self._visit(context, lambda keld: self._begin(keld, context))
+
+    def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
+        """The job run of this partition, found again or opened."""
+        partition = partition_of(context, key=self.partition, window=self.window)
+        _bring_in_cancelled(keld, self.job)
+        before = keld.find(self.job.name, partition.key)
+        status = keld.submit(
+            self.job,
+            self.source if self.source_function is None else partial(self._rows, context),
+            partition=partition.key,
+            sink=self.sink if isinstance(self.sink, str) else None,
+            ends_at=partition.ends_at,
+        )
+        if before is None or before.over or before.id != status.id:
+            return status, "nothing"
+        return status, "cancelling" if before.state == "cancelling" else "open"
+
+    def _rows(self, context: Context) -> Any:
+        """What the source function gives."""
+        assert self.source_function is not None
+        return self.source_function(**determine_kwargs(self.source_function, (), context))
+
+    def _bring_on(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
+        if self.wait:
+            return super()._bring_on(keld, context, status, found)
+        status = self._advance(keld, status.id)
+        if not status.over:
+            self._check(status)
+        return manifest(status, status.sink)
+
+
+def _check_rows(source: Any) -> None:
+    """Passes if no rows stand in the Dag itself: Airflow would keep them in its database."""
+    if isinstance(source, list | tuple | dict) or hasattr(source, "__arrow_c_stream__"):
+        raise ValueError(
+            "source holds the rows themselves, which Airflow would store with the task. Give a path, a URI, or a function that gives them."
+        )
+
+
+def _bring_in_cancelled(keld: Keld, job: Job) -> None:
+    """What killed tasks of the job have left: paid answers are fetched, and the ledger knows the cost."""
+    for left in keld.statuses(job=job.name, open_only=True):
+        if left.state == "cancelling":
+            keld.advance(left.id, budget_s=10)

@@ -1,0 +1,68 @@
+"""Partition: the run of a Dag -> the partition's key, which with the job's name is its identity, and the partition's end.
+
+Never the run's id: a backfill that reprocesses a partitioned Dag makes a new run, and would pay for the same rows again.  A run
+that stands for no time (triggered by hand without a date, or by an asset) is the job's one unpartitioned table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from croniter import croniter
+
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """The key, None for a table without partitions; its end, None where only the key may tell it."""
+
+    key: str | None
+    ends_at: datetime | None
+
+
+def partition_of(context: Mapping[str, Any], *, key: str | None = None, window: timedelta | None = None) -> Partition:
+    """The partition a task instance is for, whatever kind of Dag run it is in.
+
+    Args:
+        context: Airflow's.
+        key: what the user says it is.
+        window: how long a partition is, where a partitioned Dag has no cron expression that tells.
+    """
+    found = _of_run(context, window)
+    return found if key is None else Partition(key=key or None, ends_at=found.ends_at)
+
+
+def _of_run(context: Mapping[str, Any], window: timedelta | None) -> Partition:
+    if context.get("partition_key"):
+        return Partition(key=context["partition_key"], ends_at=_end(context.get("partition_date"), context, window))
+    start, end = context.get("data_interval_start"), context.get("data_interval_end")
+    if start is not None and end is not None:
+        return Partition(key=_key(start, end - start), ends_at=end)
+    return Partition(key=None, ends_at=context["dag_run"].run_after)
+
+
+def _end(starts_at: datetime | None, context: Mapping[str, Any], window: timedelta | None) -> datetime | None:
+    """A partition's date is its beginning; it lasts to the next tick of the Dag's cron."""
+    if starts_at is None or window is not None:
+        return None if starts_at is None or window is None else starts_at + window
+    timetable = getattr(context.get("dag"), "timetable", None)
+    cron, zone = getattr(timetable, "expression", None), getattr(timetable, "timezone", UTC)
+    if not isinstance(cron, str):
+        return None
+    zone = ZoneInfo(zone) if isinstance(zone, str) else zone
+    local = starts_at.astimezone(zone).replace(tzinfo=None)  # croniter reckons on the clock of the wall
+    following: datetime = croniter(cron, local).get_next(datetime)
+    return following.replace(tzinfo=zone).astimezone(UTC)
+
+
+def _key(start: datetime, span: timedelta) -> str:
+    """A date like Airflow's `{{ ds }}` for whole days and for what begins at midnight, else the minute, else the instant."""
+    start = start.astimezone(UTC)
+    if span >= _DAY or (not span and start.time() == time(0)):
+        return f"{start:%Y-%m-%d}"
+    return f"{start:%Y-%m-%d-%H:%M}" if not start.second and not start.microsecond else start.isoformat()

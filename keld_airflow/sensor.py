@@ -1,0 +1,56 @@
+"""Sensor: waits for a job run that a `KeldBatchOperator(wait=False)` has sent, and brings its answers in.
+
+For Dags that insist on sending and collecting as two tasks.  It is told the job run's id, from the other's XCom; the way is the operator's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseSensorOperator
+
+from keld import Keld, Status
+from keld_airflow.hook import DEFAULT_CONN_ID
+from keld_airflow.waiting import Found, Waiting, apart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from airflow.sdk import Context, ObjectStoragePath
+
+
+class KeldJobSensor(Waiting, BaseSensorOperator):
+    """Waits for a job run.
+
+    Args:
+        job_run: its id, e.g. `label.output["job_run"]`.
+        sink: an `ObjectStoragePath` or a function for the enriched rows; a path or URI is given to the operator.
+        completion_rate: the least share of answered rows; below it the task fails.
+        deferrable: False: the task holds its slot until the end.
+        keld_conn_id: that of the operator.
+    """
+
+    template_fields: Sequence[str] = ("job_run", "sink", "keld_conn_id")
+
+    def __init__(
+        self,
+        *,
+        job_run: Any,
+        sink: ObjectStoragePath | Callable[..., Any] | None = None,
+        completion_rate: float = 0.99,
+        deferrable: bool = True,
+        keld_conn_id: str = DEFAULT_CONN_ID,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.job_run = job_run
+        self.sink, self.sink_function = apart(sink)
+        self.completion_rate, self.deferrable, self.keld_conn_id = completion_rate, deferrable, keld_conn_id
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        return self._visit(context, lambda keld: self._begin(keld, context))
+
+    def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
+        """The job run as it was sent: what the table says since is the operator's business."""
+        return keld.status(str(self.job_run)), "nothing"

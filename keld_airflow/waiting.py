@@ -1,0 +1,219 @@
+"""Waiting: what every task does with a job run: advance it on a worker, then defer, or finish and hand over.
+
+Between `operator` and `sensor`, which say which job run, and `trigger`, which waits for it.  A visit to a worker is short: it sends or
+collects what is due.  Everything that costs or writes happens here, on a worker; nothing is remembered between two visits but the ledger.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from airflow.sdk import Asset, BaseOperator
+from airflow.sdk.bases.decorator import determine_kwargs
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSensorTimeout, TaskDeferralTimeout
+
+from keld import Keld, KeldError, Status
+from keld_airflow.hook import KeldHook
+from keld_airflow.kill import is_over, let_go
+from keld_airflow.link import KeldBatchLink
+from keld_airflow.manifest import event_extra, is_late, manifest
+from keld_airflow.trigger import KeldTrigger
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+# What no retry mends: the declaration, its terms or the key must be changed.
+_FOR_GOOD = frozenset(("InvalidJob", "SchemaError", "PriceUnknown", "CeilingTooLow", "DeadlinePassed", "AccessRefused"))
+_PATIENCE = timedelta(hours=1)  # for uploads or downloads of one partition; a step once begun is finished
+# Not sooner, whatever there is to see: a task that resumes before the scheduler has noted that it deferred is marked failed (Airflow 3.3).
+_FIRST_LOOK = timedelta(seconds=10)
+_GRACE = timedelta(minutes=15)  # after the deadline, for a triggerer that is late itself
+_NO_TRIGGERER = timedelta(hours=24)  # a worker looks itself, then, should there be none
+
+
+# What a task found when it came: nothing that was under way, a job run that was, or one that was being cancelled.
+Found = Literal["nothing", "open", "cancelling"]
+
+
+class Waiting(BaseOperator):
+    """A task that waits for a job run without a slot; see `KeldBatchOperator` and `KeldJobSensor`."""
+
+    keld_conn_id: str
+    sink: Any
+    sink_function: Callable[..., Any] | None
+    completion_rate: float
+    deferrable: bool
+    batch_page: str | None = None
+    operator_extra_links = (KeldBatchLink(),)
+    _attachment: tuple[Any, str, str, int] | None = None
+
+    # -- what Airflow calls -----------------------------------------------------------------------------------
+
+    def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+        """The next visit to a worker, after the trigger fired."""
+        return self._visit(context, lambda keld: (keld.status(event["job_run"]), event["found"]))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """As Airflow's; a wait that no trigger ended in time (there may be no triggerer) is no failure: a worker looks itself."""
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except (TaskDeferralTimeout, AirflowSensorTimeout):
+            self.log.warning("No trigger has fired in time; is a triggerer running? Looking at the job run from here.")
+        return self._visit(context, lambda keld: self._begin(keld, context))
+
+    def on_kill(self) -> None:
+        """Cancels at the provider if the task instance was ended by somebody; a worker that is merely shut down leaves the batch alone.
+
+        In a thread: Airflow calls this in a signal handler, which may have interrupted the very call whose lock the question needs.
+        """
+        if self._attachment is not None:
+            asking = threading.Thread(target=self._let_go, args=self._attachment, daemon=True)
+            asking.start()
+            asking.join(timeout=30)
+
+    def _let_go(self, ti: Any, job_run: str, holder: str, epoch: int) -> None:
+        with suppress(Exception):
+            if is_over(ti):
+                let_go(self.keld_conn_id, job_run, holder, epoch)
+
+    # -- a visit ----------------------------------------------------------------------------------------------
+
+    def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
+        """The job run of this task, and how it was found."""
+        raise NotImplementedError
+
+    def _visit(self, context: Context, find: Callable[[Keld], tuple[Status, Found]]) -> dict[str, Any]:
+        """Brings the job run as far as it gets; a fault of Keld's is told without the provider's words behind it, which may quote a prompt."""
+        try:
+            with KeldHook(self.keld_conn_id).open() as keld:
+                status, found = find(keld)
+                return self._bring_on(keld, context, status, found)
+        except KeldError as problem:
+            kind = AirflowFailException if type(problem).__name__ in _FOR_GOOD else AirflowException
+            raise kind(str(problem)) from None
+
+    def _bring_on(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
+        epoch = self._attach(keld, context, status)
+        status = self._advance(keld, status.id)
+        if not status.over:
+            self._check(status)
+            if self.deferrable:
+                self._defer(context, keld, status, epoch, found)
+            status = keld.finish(status.id)
+        if found == "cancelling" or (found == "open" and status.state != "cancelled"):
+            # Another task began it, and the table may say something else since; what it answered is not asked again.
+            status, _ = self._begin(keld, context)
+            return self._bring_on(keld, context, status, "nothing")
+        return self._hand_over(keld, context, status)
+
+    def _attach(self, keld: Keld, context: Context, status: Status) -> int:
+        """Anew with every visit: what an earlier try or trigger of this task still wants to cancel is not its any more."""
+        epoch = keld.attach(status.id, _holder(context))
+        self._attachment = (context["ti"], status.id, _holder(context), epoch)
+        return epoch
+
+    def _advance(self, keld: Keld, job_run: str) -> Status:
+        """Advances until there is nothing to do but wait, or something stands in the way."""
+        until = time.monotonic() + _PATIENCE.total_seconds()
+        pause = threading.Event()
+        while True:
+            status = keld.advance(job_run, budget_s=_PATIENCE.total_seconds())
+            self.batch_page = next((batch.page for batch in status.batches if batch.page), None)
+            if not status.ready or status.problem is not None or time.monotonic() > until:
+                self.log.info(_where(status))
+                return status
+            pause.wait(0.5)  # another worker, or a triggerer's look, holds it for a moment
+
+    def _check(self, status: Status) -> None:
+        """Passes if waiting helps.
+
+        Raises:
+            AirflowFailException, AirflowException: the provider refuses the key, or nothing could be sent.
+        """
+        if status.problem is None:
+            return
+        refused = status.problem_kind in _FOR_GOOD
+        if status.sent and not refused:
+            self.log.warning("%s It is tried again.", status.problem)
+            return
+        advice = "What was sent is not sent again." if status.sent else "Nothing was sent."
+        raise (AirflowFailException if refused else AirflowException)(f"{status.problem} {advice} Clear the task to go on.")
+
+    def _defer(self, context: Context, keld: Keld, status: Status, epoch: int, found: Found) -> None:
+        now = keld.clock()
+        due = status.deadline_at if status.deadline_at is not None and status.deadline_at > now else None
+        trigger = KeldTrigger(
+            keld_conn_id=self.keld_conn_id,
+            job_run=status.id,
+            holder=_holder(context),
+            epoch=epoch,
+            look_at=max(status.next_check_at or now, now + _FIRST_LOOK).isoformat(),
+            wake_at=None if due is None else due.isoformat(),
+            found=found,
+        )
+        self.defer(trigger=trigger, method_name="resume", timeout=_NO_TRIGGERER if due is None else due - now + _GRACE)
+
+    # -- the end ----------------------------------------------------------------------------------------------
+
+    def _hand_over(self, keld: Keld, context: Context, status: Status) -> dict[str, Any]:
+        """The manifest of a job run that is over, its output where it belongs, its asset events said.
+
+        Raises:
+            AirflowFailException: it was cancelled, or fewer rows than wanted are answered.
+        """
+        if status.state == "cancelled":
+            raise AirflowFailException(f"{_where(status)} It was cancelled; what was answered until then is kept. Clear the task to go on.")
+        facts = manifest(status, self._deliver(keld, context, status))
+        askable = status.rows - status.unaskable
+        if askable and status.answered / askable < self.completion_rate:
+            raise AirflowFailException(
+                f"{_where(status)} {self.completion_rate:.1%} were wanted: {facts['outcomes']}. The rows are written, with reasons. "
+                "Clear the task to ask anew what was not answered, or lower completion_rate."
+            )
+        self._tell_assets(context, facts)
+        return facts
+
+    def _deliver(self, keld: Keld, context: Context, status: Status) -> str | None:
+        """Where the output is; brought there, if only this task can."""
+        if self.sink_function is not None:
+            rows = keld.read(status.id)
+            self.sink_function(rows, **determine_kwargs(self.sink_function, (rows,), context))
+            return None
+        if isinstance(self.sink, str | None):
+            return status.output_uri
+        return keld.write(status.id, self.sink)
+
+    def _tell_assets(self, context: Context, facts: dict[str, Any]) -> None:
+        """The extra of the task's asset events; with the partition's own key, where that is not the Dag run's."""
+        run_key, own_key = context.get("partition_key"), facts["partition"]
+        for asset in self.outlets:
+            if isinstance(asset, Asset):
+                accessor = context["outlet_events"][asset]
+                accessor.extra = event_extra(facts)
+                if run_key and own_key and own_key != run_key:
+                    accessor.add_partitions(own_key)
+
+
+def _holder(context: Context) -> str:
+    """Who waits, the same over all tries of a task instance."""
+    ti = context["ti"]
+    return f"airflow:{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}"
+
+
+def _where(status: Status) -> str:
+    """Where a job run stands, in a line."""
+    late = " Its deadline has passed." if is_late(status) else ""
+    return (
+        f"{status.job}[{status.partition}] {status.state.value}: {status.answered:,} of {status.rows:,} rows answered, "
+        f"{len(status.batches)} batches, ${status.cost_usd:.4f} so far (job run {status.id}).{late}"
+    )
+
+
+def apart(place: Any) -> tuple[Any, Callable[..., Any] | None]:
+    """A source or sink as (place, function), of which one is None: Airflow calls a function in a templated field, and stores what it gives."""
+    return (None, place) if callable(place) else (place, None)

@@ -1,0 +1,33 @@
+"""Asked: the job of the real Airflow's Dags, and its rows; outside of the Dags' folder, whose files Airflow stores as they are."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from keld import Job
+
+CANARY = os.environ["TEST_CANARY"]  # not spelled here: of a mapped task Airflow keeps its functions' source
+PLACE = Path(os.environ["TEST_TABLES"])
+JOB = Job(name="labels", key="id", system=f"{CANARY}-SYSTEM", prompt=f"{CANARY}-PROMPT {{body}}", models="openai:gpt-5-mini")
+SHORT = Job(name="hurried", key="id", prompt="{body}", models="openai:gpt-5-mini", deadline=timedelta(seconds=20))
+
+
+def rows_of(partition_key: str = "", ds: str = "") -> list[dict[str, Any]]:
+    """Five rows a partition."""
+    day = partition_key or ds
+    return [{"id": n, "body": f"{CANARY}-ROW {n} of {day}"} for n in range(5)]
+
+
+def note_late(context: Any = None, **_: Any) -> None:
+    """A callback of a deadline: leaves word."""
+    (PLACE / f"late-{os.getpid()}").touch()
+
+
+def arm(context: Any) -> None:
+    """Before a visit: the failpoint that a test has left for the next one, and only for that."""
+    try:
+        os.environ["KELD_FAILPOINT"] = (PLACE / "failpoint").read_text()
+        (PLACE / "failpoint").unlink()
+    except FileNotFoundError:
+        os.environ.pop("KELD_FAILPOINT", None)

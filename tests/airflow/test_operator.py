@@ -1,0 +1,397 @@
+"""The operator, on a worker without a database: what each visit of a task does, what it buys, and what it leaves behind."""
+
+from collections.abc import Iterator
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scene import fault
+from visit import LATENCY_S, ROWS, Visit, Worker, job
+
+from keld import Job, Keld
+from keld.emulator import Emulator
+
+DAY: dict[str, Any] = {"partition_key": "2026-11-19", "partition_date": datetime(2026, 11, 19, tzinfo=UTC)}
+OTHER_RUN = DAY | {"run_id": "backfill__2026-11-19__again"}
+
+
+def rows() -> list[dict[str, Any]]:
+    return ROWS
+
+
+def operator(**given: Any) -> Any:
+    from keld_airflow import KeldBatchOperator
+
+    asked: dict[str, Any] = {"task_id": "label", "job": job(), "source": rows}
+    return KeldBatchOperator(**{**asked, **given})
+
+
+def creates(provider: Emulator) -> int:
+    return sum(call.method == "POST" and call.path == "/v1/batches" for call in provider.requests())
+
+
+def resumed(worker: Worker, provider: Emulator, task: Any, sent: Visit) -> Visit:
+    """The visits of a task after it was sent."""
+    visit = sent
+    for _ in range(5):
+        provider.advance(LATENCY_S)
+        visit = worker.run(task, event=visit.event, **DAY)
+        if visit.state != "deferred":
+            break
+    return visit
+
+
+# --- the way of a partition -------------------------------------------------------------------------------------------
+
+
+def test_a_task_sends_waits_without_a_slot_and_hands_over(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    """Two visits to a worker; nothing is remembered in between but the ledger."""
+    task = operator(sink=f"{tmp_path}/labels/{{partition}}.parquet")
+    sent = worker.until_sent(task, **DAY)
+    assert (creates(provider), provider.bill()) == (1, [])
+    provider.advance(LATENCY_S)
+    ended = worker.run(task, event=sent.event, **DAY)
+    assert ended.state == "success", ended.error
+    assert ended.manifest["counts"] == {"answered": 5, "failed": 0, "quarantined": 0, "reused": 0, "unaskable": 0}
+    assert ended.manifest["sink"] == f"{tmp_path}/labels/2026-11-19.parquet"
+    assert pq.read_table(ended.manifest["sink"]).column("keld_outcome").to_pylist() == ["answered"] * 5
+    assert len(provider.bill()) == 5
+
+
+def test_the_manifest_stays_under_two_kilobytes_and_counts_the_cost_exactly(worker: Worker, provider: Emulator, home: Keld) -> None:
+    """It lies in Airflow's database for every partition there ever was; forty batches make it no longer."""
+    table = [{"id": n, "body": f"ticket {n}"} for n in range(40)]
+    ended = worker.through(operator(job=job(max_shard_rows=1), source=lambda: table), provider, **DAY)
+    [status] = home.statuses()
+    assert ended.manifest["batches"] == 40
+    assert ended.manifest["cost_usd"] == format(status.cost_usd.normalize(), "f")
+    assert len(str(ended.manifest)) < 2_000
+
+
+def test_a_source_that_is_a_path_is_rendered_and_a_function_is_given_what_it_names(
+    worker: Worker, provider: Emulator, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    def of_day(partition_key: str) -> Iterator[dict[str, Any]]:
+        seen.append(partition_key)
+        return iter(ROWS)
+
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "2026-11-19.parquet")
+    first = worker.until_sent(operator(source=f"{tmp_path}/{{{{ partition_key }}}}.parquet"), **DAY)
+    second = worker.until_sent(operator(job=job(name="others"), source=of_day), **DAY)
+    assert seen == ["2026-11-19"]
+    assert first.rendered["source"] == f"{tmp_path}/2026-11-19.parquet"
+    assert second.rendered["source"] is None
+
+
+def test_object_storage_is_read_and_written_with_its_own_credentials(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    """The name alone, which the ledger could keep, would not open it on another worker."""
+    from airflow.sdk import ObjectStoragePath
+
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "in.parquet")
+    sink = ObjectStoragePath(f"file://{tmp_path}/{{{{ partition_key }}}}.parquet")
+    ended = worker.through(operator(source=ObjectStoragePath(f"file://{tmp_path}/in.parquet"), sink=sink), provider, **DAY)
+    assert ended.state == "success", ended.error
+    assert pq.read_table(tmp_path / "2026-11-19.parquet").num_rows == 5
+
+
+def test_a_sink_that_is_a_function_is_given_the_rows(worker: Worker, provider: Emulator) -> None:
+    """For warehouses that are no path; it may name what it wants of the context, too."""
+    got: dict[str, Any] = {}
+
+    def load(reader: pa.RecordBatchReader, partition_key: str) -> None:
+        got[partition_key] = reader.read_all().num_rows
+
+    ended = worker.through(operator(sink=load), provider, **DAY)
+    assert (got, ended.manifest["sink"]) == ({"2026-11-19": 5}, None)
+
+
+def test_asset_events_tell_what_it_cost_and_how_it_ended(worker: Worker, provider: Emulator) -> None:
+    from airflow.sdk import Asset
+
+    ended = worker.through(operator(outlets=[Asset("labels", uri="s3://lake/labels")]), provider, **DAY)
+    [event] = ended.assets
+    assert event["extra"]["counts"]["answered"] == 5
+    assert event["extra"].keys() >= {"cost_usd", "late", "sink", "rows", "partition"}
+
+
+def test_a_region_of_a_mapped_task_has_an_asset_event_of_its_own(worker: Worker, provider: Emulator) -> None:
+    """All mapped instances are in one run, whose key would else stand on each of their events."""
+    from airflow.sdk import Asset
+
+    task = operator(partition="eu|{{ partition_key }}", outlets=[Asset("labels", uri="s3://lake/labels")])
+    ended = worker.through(task, provider, map_index=0, **DAY)
+    assert ended.manifest["partition"] == "eu|2026-11-19"
+    assert [event["partition_key"] for event in ended.assets] == ["eu|2026-11-19"]
+
+
+# --- asked again ------------------------------------------------------------------------------------------------------
+
+
+def test_a_cleared_task_finds_its_batch_again(worker: Worker, provider: Emulator) -> None:
+    """Airflow runs it from the beginning; what was sent is not sent again."""
+    task = operator()
+    worker.until_sent(task, **DAY)
+    again = worker.until_sent(task, **DAY)
+    assert again.trigger["found"] == "open"
+    ended = worker.through(task, provider, **DAY)
+    assert ended.state == "success", ended.error
+    assert (creates(provider), len(provider.bill())) == (1, 5)
+
+
+@pytest.mark.parametrize("run", [DAY, OTHER_RUN], ids=["clear", "another run"])
+def test_a_finished_partition_costs_nothing_to_ask_again(worker: Worker, provider: Emulator, run: dict[str, Any]) -> None:
+    """The identity is (job, partition): not the run, which a partitioned backfill makes anew, nor the task, which may be renamed."""
+    worker.through(operator(), provider, **DAY)
+    again = worker.run(operator(task_id="renamed"), **run)
+    assert again.state == "success", again.error
+    assert (creates(provider), len(provider.bill())) == (1, 5)
+
+
+def test_a_table_that_changed_while_the_batch_was_under_way_is_asked_for_its_changed_row_only(worker: Worker, provider: Emulator) -> None:
+    """Somebody mends the upstream and clears both: the batch that was under way asked what was there before."""
+    table = [dict(row) for row in ROWS]
+    task = operator(source=lambda: table)
+    worker.until_sent(task, **DAY)
+    table[3]["body"] = "mended"
+    ended = worker.through(task, provider, **DAY)
+    assert ended.state == "success", ended.error
+    assert ended.manifest["counts"] == {"answered": 5, "failed": 0, "quarantined": 0, "reused": 4, "unaskable": 0}
+    assert len(provider.bill()) == 6
+
+
+def test_rows_that_expired_are_asked_again_within_the_task(worker: Worker, provider: Emulator) -> None:
+    """A further round is one more deferral, not a task that failed."""
+    fault(provider, "life", "expire", done=0.6, after_s=60)
+    ended = worker.through(operator(), provider, **DAY)
+    assert ended.state == "success", ended.error
+    assert ended.manifest["counts"]["answered"] == 5
+    assert (creates(provider), len(provider.bill())) == (2, 5)
+
+
+def test_a_wait_that_no_trigger_ended_goes_on_from_a_worker(worker: Worker, provider: Emulator) -> None:
+    """Without a triggerer the scheduler ends the deferral; that is no failure, and takes no retry."""
+    task = operator()
+    worker.until_sent(task, **DAY)
+    provider.advance(LATENCY_S)
+    ended = worker.run(task, failed="Trigger timeout", **DAY)
+    assert ended.state == "success", ended.error
+    assert creates(provider) == 1
+
+
+def test_a_trigger_that_broke_is_a_failure_which_airflow_retries(worker: Worker, provider: Emulator) -> None:
+    """Going on from here would defer to what broke, at once and for ever."""
+    task = operator()
+    worker.until_sent(task, **DAY)
+    assert worker.run(task, failed="Trigger failure", **DAY).state == "failed"
+
+
+def test_what_a_killed_task_left_is_brought_in_by_the_next_and_the_rest_is_asked(worker: Worker, provider: Emulator, home: Keld) -> None:
+    """Cancelled batches are paid as far as they got; nobody would fetch that otherwise."""
+    sent = worker.until_sent(operator(), **DAY)
+    home.cancel(sent.event["job_run"])
+    ended = worker.through(operator(), provider, **DAY)
+    assert ended.state == "success", ended.error
+    assert ended.manifest["counts"]["answered"] == 5
+    assert home.status(sent.event["job_run"]).state == "cancelled"
+    assert len(provider.bill()) == 5
+
+
+def test_a_job_run_that_was_cancelled_under_a_waiting_task_fails_it(worker: Worker, provider: Emulator, home: Keld) -> None:
+    """Somebody wants it not to be bought: asking anew by itself would buy it all the same."""
+    sent = worker.until_sent(operator(), **DAY)
+    home.cancel(sent.event["job_run"])
+    home.poll([sent.event["job_run"]])
+    ended = resumed(worker, provider, operator(), sent)
+    assert ended.state == "failed"
+    assert "was cancelled" in str(ended.error)
+
+
+# --- terms ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_deadline_wakes_the_trigger_and_bounds_the_wait(worker: Worker, provider: Emulator) -> None:
+    """An instant for the trigger, which may be started anew; a span for the scheduler, which ends the wait where no triggerer is."""
+    sent = worker.until_sent(operator(job=job(deadline=timedelta(days=3650))), **DAY)
+    assert sent.trigger["wake_at"] == (datetime(2026, 11, 20, tzinfo=UTC) + timedelta(days=3650)).isoformat()
+    left = datetime.fromisoformat(sent.trigger["wake_at"]) - datetime.now(UTC)
+    assert timedelta(0) < sent.message.trigger_timeout - left < timedelta(hours=1)
+
+
+def test_a_deadline_that_has_passed_leaves_the_task_waiting_and_late(worker: Worker, provider: Emulator) -> None:
+    """What is late is still wanted; people are told by the manifest, the event and Airflow's DeadlineAlert."""
+    task = operator(job=job(deadline=timedelta(microseconds=1)))
+    sent = worker.until_sent(task, **DAY)
+    assert sent.trigger["wake_at"] is None
+    ended = resumed(worker, provider, task, sent)
+    assert ended.manifest["late"] is True
+
+
+def test_too_few_answers_fail_the_task_and_a_clear_asks_only_for_those(worker: Worker, provider: Emulator) -> None:
+    """Downstream must not build on a table that is half empty."""
+    fault(provider, "rows", "refusal", fraction=0.4)
+    ended = worker.through(operator(), provider, **DAY)
+    assert ended.state == "failed"
+    assert "3 of 5 rows answered" in str(ended.error)
+    paid = len(provider.bill())
+    provider.clear_faults()
+    assert worker.through(operator(), provider, **DAY).state == "success"
+    assert len(provider.bill()) == paid + 2
+
+
+def test_a_refused_key_fails_for_good_with_what_to_do(worker: Worker, provider: Emulator) -> None:
+    """A retry would be refused as well, and a wait would look like a slow provider."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    fault(provider, "any", "status", status=401, times=None)
+    ended = worker.run(operator(), **DAY)
+    assert isinstance(ended.error, AirflowFailException)
+    assert "Check the key" in str(ended.error)
+
+
+def test_what_no_retry_mends_is_named_as_keld_names_it() -> None:
+    """They are told apart by name: the front door shows only their root."""
+    from keld import errors
+    from keld_airflow.waiting import _FOR_GOOD
+
+    assert all(issubclass(getattr(errors, name), errors.KeldError) for name in _FOR_GOOD)
+
+
+def test_a_provider_that_is_down_while_results_are_due_is_waited_for(worker: Worker, provider: Emulator) -> None:
+    """An outage of three hours would use up any number of retries."""
+    sent = worker.until_sent(operator(), **DAY)
+    provider.advance(LATENCY_S)
+    fault(provider, "any", "status", status=503, times=None)
+    assert worker.run(operator(), event=sent.event, **DAY).state == "deferred"
+    provider.clear_faults()
+    assert worker.run(operator(), event=sent.event, **DAY).state == "success"
+    assert creates(provider) == 1
+
+
+def test_a_ceiling_that_no_plan_fits_fails_for_good_and_sends_nothing(worker: Worker, provider: Emulator) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    ended = worker.run(operator(job=job(ceiling_usd="0.000001")), **DAY)
+    assert isinstance(ended.error, AirflowFailException)
+    assert provider.requests() == []
+
+
+def test_every_term_of_a_job_is_an_argument_by_its_own_name() -> None:
+    """A term that `keld` gains tomorrow must need no change here."""
+    import inspect
+
+    from keld_airflow import KeldBatchOperator
+
+    known = set(inspect.signature(KeldBatchOperator.__init__).parameters)
+    assert {field.name for field in fields(Job)} - {"params"} <= known
+    assert "request_params" in known
+
+
+def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> None:
+    from airflow.sdk import DAG
+
+    with DAG("tickets", schedule=None, default_args={"ceiling_usd": 40, "retries": 2}):
+        task = operator(
+            job=None, key="id", prompt="{body}", model="openai:gpt-5-mini", request_params={"temperature": 0}, deadline=timedelta(hours=6)
+        )
+    expected = Job(
+        name="tickets.label", key="id", prompt="{body}", models="openai:gpt-5-mini", ceiling_usd=40, params={"temperature": 0},
+        deadline=timedelta(hours=6),
+    )  # fmt: skip
+    assert task.job == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"job": None, "key": "id"}, "prompt, models missing"),
+        ({"prompt": "{body}"}, "stand beside job="),
+        ({"source": ROWS}, "Airflow would store"),
+        ({"source": pa.Table.from_pylist(ROWS)}, "Airflow would store"),
+        ({"wait": False, "sink": print}, "give this one to the KeldJobSensor"),
+        ({"job": None, "key": "id", "prompt": "{body}", "model": "gpt-5-mini"}, "the form is 'provider:model'"),
+    ],
+)
+def test_a_declaration_that_cannot_work_is_refused_while_the_dag_is_read(given: dict[str, Any], says: str) -> None:
+    """Found when it is deployed, not in the night."""
+    with pytest.raises(Exception, match=says):
+        operator(**given)
+
+
+def test_a_ledger_in_a_file_is_refused_where_workers_are_on_many_hosts(
+    worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ledgers would buy everything twice."""
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor,CeleryExecutor")
+    ended = worker.run(operator(), **DAY)
+    assert "CeleryExecutor runs tasks on others" in str(ended.error)
+    assert provider.requests() == []
+
+
+# --- other forms ------------------------------------------------------------------------------------------------------
+
+
+def test_sending_and_collecting_may_be_two_tasks(worker: Worker, provider: Emulator) -> None:
+    from keld_airflow import KeldJobSensor
+
+    sent = worker.run(operator(wait=False), **DAY)
+    assert sent.state == "success", sent.error
+    sensor = KeldJobSensor(task_id="collect", job_run=sent.manifest["job_run"])
+    ended = worker.through(sensor, provider, **DAY)
+    assert ended.state == "success", ended.error
+    assert ended.manifest["counts"]["answered"] == 5
+    assert creates(provider) == 1
+
+
+def test_the_decorator_takes_the_rows_that_its_function_gives(worker: Worker, provider: Emulator) -> None:
+    from airflow.sdk import DAG, task
+
+    calls: list[str] = []
+
+    @task.keld_batch(job=job(), retries=2)
+    def label(region: str, partition_key: str | None = None) -> list[dict[str, Any]]:
+        calls.append(f"{region} {partition_key}")
+        return ROWS
+
+    with DAG("tickets", schedule=None) as dag:
+        label("eu")
+    ended = worker.through(dag.get_task("label"), provider, **DAY)
+    assert ended.state == "success", ended.error
+    assert calls == ["eu 2026-11-19"]
+
+
+def test_mapped_tasks_are_read_and_unmapped_with_their_terms(worker: Worker, provider: Emulator) -> None:
+    from airflow.sdk import DAG
+
+    from keld_airflow import KeldBatchOperator
+
+    with DAG("tickets", schedule=None) as dag:
+        KeldBatchOperator.partial(
+            task_id="label", key="id", name="labels", prompt="Classify: {body}", model="openai:gpt-5-mini",
+            map_index_template="{{ task.partition }}",
+        ).expand(source=["a.parquet", "b.parquet"])  # fmt: skip
+    unmapped = dag.get_task("label").unmap({"source": "b.parquet"})
+    assert (unmapped.source, unmapped.job) == ("b.parquet", job())
+
+
+# --- what Airflow keeps -----------------------------------------------------------------------------------------------
+
+
+def test_nothing_that_airflow_keeps_tells_a_row_a_prompt_an_answer_or_a_key(
+    worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home: Keld
+) -> None:
+    """XComs, rendered fields, triggers, events, and all that is logged on the way."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-CANARY-KEY")
+    asked = job(system="CANARY-SYSTEM", prompt="CANARY-PROMPT {body}")
+    visits = [worker.until_sent(operator(job=asked), **DAY)]
+    provider.advance(LATENCY_S)
+    visits.append(worker.run(operator(job=asked), event=visits[0].event, **DAY))
+    [answer] = set(home.read(visits[0].event["job_run"]).read_all().column("answer").to_pylist()[:1])
+    kept = "".join(visit.kept for visit in visits) + repr(asked) + "".join(capfd.readouterr())
+    assert visits[1].state == "success"
+    assert [secret for secret in ("CANARY", str(answer)) if secret in kept] == []

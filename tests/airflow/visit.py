@@ -1,0 +1,196 @@
+"""Visit: a worker of Airflow's in this process, without a database: the real task runner, told by the test what kind of Dag run it is in.
+
+What Airflow's API server would answer is answered here, at the seam that its SDK has for tests (`run_task_in_process(client=)`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import psutil
+import structlog
+
+from keld import Job
+from keld.emulator import Emulator
+
+if TYPE_CHECKING:
+    import httpx
+
+LATENCY_S = 3600
+NOW = datetime(2026, 11, 20, 6, tzinfo=UTC)
+ROWS = [{"id": n, "body": f"CANARY-ROW ticket {n}"} for n in range(5)]
+
+
+def job(**terms: Any) -> Job:
+    """The job of most tests."""
+    asked: dict[str, Any] = {"name": "labels", "key": "id", "prompt": "Classify: {body}", "models": "openai:gpt-5-mini"}
+    return Job(**{**asked, **terms})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """What one visit of a task to a worker left behind."""
+
+    state: str
+    message: Any  # what the worker told Airflow in the end
+    error: BaseException | None
+    xcoms: dict[str, Any]
+    rendered: dict[str, Any]
+    task: Any = None  # the copy that was executed
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return self.xcoms["return_value"]
+
+    @property
+    def trigger(self) -> dict[str, Any]:
+        """The fields of the trigger that the task has deferred to."""
+        from airflow.sdk.serde import deserialize
+
+        assert self.state == "deferred", (self.state, self.error)
+        return deserialize(self.message.trigger_kwargs)
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """What that trigger says when it fires."""
+        return {"job_run": self.trigger["job_run"], "found": self.trigger["found"], "reason": "due"}
+
+    @property
+    def assets(self) -> list[dict[str, Any]]:
+        """The asset events of a task that succeeded."""
+        assert self.state == "success", (self.state, self.error)
+        return self.message.outlet_events
+
+    @property
+    def kept(self) -> str:
+        """All that reaches Airflow's database."""
+        return json.dumps([self.xcoms, self.rendered, self.message.model_dump(mode="json") if self.message else None], default=str)
+
+
+@dataclass(kw_only=True)
+class Worker:
+    """Runs tasks as Airflow's worker does, each visit in a Dag run of the test's choice."""
+
+    states: dict[str, str] = field(default_factory=dict)  # of task instances, as Airflow's database has them
+
+    def run(self, task: Any, *, event: dict[str, Any] | None = None, failed: str | None = None, **run: Any) -> Visit:
+        """One visit.
+
+        Args:
+            event: a trigger fired.
+            failed: no trigger did; why.
+            run: of the Dag run: run_id, run_type, partition_key, partition_date, logical_date, data_interval_start, data_interval_end;
+                and map_index.
+        """
+        from airflow.sdk import DAG
+        from airflow.sdk.api.client import Client
+        from airflow.sdk.api.datamodels._generated import TaskInstance
+        from airflow.sdk.execution_time.supervisor import run_task_in_process
+        from httpx import MockTransport
+
+        seen = Visit(state="", message=None, error=None, xcoms={}, rendered={})
+        map_index = run.pop("map_index", -1)
+        resumed = {"next_method": "resume", "next_kwargs": {"event": event}} if event else {}
+        if failed:
+            resumed = {"next_method": "__fail__", "next_kwargs": {"error": failed}}
+        api = MockTransport(self._api(seen, run, resumed))
+        client = Client(base_url=None, token="", dry_run=True, transport=api)
+        client.base_url = "http://in-process.invalid./"
+        if not task.has_dag():
+            task.dag = DAG("dag", schedule=None)
+        run_id = run.get("run_id", "run-1")
+        ti = TaskInstance(
+            id=uuid4(), task_id=task.task_id, dag_id=task.dag_id, run_id=run_id, try_number=1, map_index=map_index, dag_version_id=uuid4()
+        )
+        result = run_task_in_process(ti, task, client=client)
+        return replace(seen, state=result.state.value, message=result.msg, error=result.error, task=result.ti.task)
+
+    def until_sent(self, task: Any, **run: Any) -> Visit:
+        visit = self.run(task, **run)
+        assert visit.state == "deferred", visit.error
+        return visit
+
+    def through(self, task: Any, emulator: Emulator, *, most: int = 6, **run: Any) -> Visit:
+        """All visits of a task, the provider's time passing in between."""
+        visit = self.run(task, **run)
+        for _ in range(most):
+            if visit.state != "deferred":
+                break
+            emulator.advance(LATENCY_S)
+            visit = self.run(task, event=visit.event, **run)
+        return visit
+
+    def _api(self, seen: Visit, run: dict[str, Any], resumed: dict[str, Any]) -> Callable[[httpx.Request], httpx.Response]:
+        """Airflow's Execution API, as far as a task asks it."""
+        from httpx import Response
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            path, body = request.url.path, request.content
+            if path.endswith("/run"):
+                return Response(200, json=_run_context(run) | resumed)
+            if path.endswith("/rtif"):
+                seen.rendered.update(json.loads(body))
+                return Response(201, json={"message": "ok"})
+            if "/xcoms/" in path and request.method == "POST":
+                seen.xcoms[path.rpartition("/")[2]] = json.loads(body)
+                return Response(201, json={"message": "ok"})
+            if path.endswith("/states"):
+                return Response(200, json={"task_states": {run.get("run_id", "run-1"): self.states}})
+            if "/connections/" in path:
+                return Response(404, json={"detail": {"reason": "not_found", "message": ""}})
+            return Response(200, json={"message": "ok"})
+
+        return answer
+
+
+def _run_context(run: dict[str, Any]) -> dict[str, Any]:
+    instants = ("partition_date", "logical_date", "data_interval_start", "data_interval_end")
+    return {
+        "dag_run": {
+            "dag_id": "dag",
+            "run_id": run.get("run_id", "run-1"),
+            "start_date": NOW.isoformat(),
+            "end_date": None,
+            "run_after": NOW.isoformat(),
+            "run_type": run.get("run_type", "manual"),
+            "state": "running",
+            "conf": {},
+            "consumed_asset_events": [],
+            "partition_key": run.get("partition_key"),
+            **{name: run[name].isoformat() if run.get(name) else None for name in instants},
+        },
+        "task_reschedule_count": 0,
+        "max_tries": 1,
+        "should_retry": False,
+        "variables": [],
+        "connections": [],
+        "upstream_map_indexes": None,
+        "xcom_keys_to_clear": [],
+    }
+
+
+@contextmanager
+def supervised(states: dict[str, str]) -> Iterator[None]:
+    """A place to ask Airflow's API for the states of the task instances of `run-1`, as a triggerer and a killed worker do."""
+    from airflow.sdk.api.client import Client
+    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms, InProcessTestSupervisor, set_supervisor_comms
+    from httpx import MockTransport, Response
+
+    api = MockTransport(lambda _: Response(200, json={"task_states": {"run-1": states}}))
+    client = Client(base_url=None, token="", dry_run=True, transport=api)
+    client.base_url = "http://in-process.invalid./"
+    process = InProcessTestSupervisor(
+        id=uuid4(), pid=os.getpid(), process=psutil.Process(), process_log=structlog.get_logger(), client=client
+    )
+    process.comms = InProcessSupervisorComms(supervisor=process)
+    assert task_runner
+    with set_supervisor_comms(process.comms):
+        yield
