@@ -56,7 +56,7 @@ _TICKS_MOST = 150  # until a job run must be over, when nothing goes wrong any m
 _TICK_LEAST = timedelta(seconds=30)
 _PATIENT_TICKS = 50  # those after them are hours apart: only a batch that never ends by itself is still under way
 _STEPS = 30
-_SHARD = 80  # schedules a seed
+_SHARD = 20 if "KELD_SCHEDULES" not in os.environ else 80  # schedules a seed
 _TOLD = ("adopted", "absent", "deferred", "round", "stray", "lost_track")  # events that are counted, to show what the schedules come to
 COUNTS: Counter[str] = Counter()
 
@@ -704,7 +704,7 @@ def shards(schedules: int, seed: int) -> list[tuple[int, int]]:
     return [(seed + n, min(_SHARD, schedules - n * _SHARD)) for n in range(-(-schedules // _SHARD))]
 
 
-SHARDS = shards(int(os.environ.get("KELD_SCHEDULES", "160")), int(os.environ.get("KELD_SEED", "0")))
+SHARDS = shards(int(os.environ.get("KELD_SCHEDULES", "40")), int(os.environ.get("KELD_SEED", "0")))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 from scene import Peer, anthropic, fault, finish, openai, outcomes, purchases, run, tickets, triage
 
-from keld import Job, Keld, Status
+from keld import Job, Keld, Status, failpoint
 from keld.cascade import seal, unsatisfied
 from keld.emulator import Emulator
 from keld.errors import InvalidJob
@@ -175,16 +175,18 @@ def test_a_probe_asks_neither_twins_nor_what_was_answered_before(keld: Keld, emu
 # --- certainty for its price ------------------------------------------------------------------------------------------
 
 
-def wait(keld: Keld, emulator: Emulator, status: Status, *, most: timedelta = timedelta(hours=4)) -> Status:
-    """The job run when it is over, or after `most`; looked at every two minutes."""
-    until = emulator.now() + most
-    while not (status := keld.advance(status.id)).over and emulator.now() < until:
-        emulator.advance(timedelta(minutes=2) if status.next_check_at is None or status.next_check_at > emulator.now() else 5)
+def wait(keld: Keld, emulator: Emulator, status: Status) -> Status:
+    """The job run when it is over, or at its deadline: looked at twice an hour, and every minute in the last half hour."""
+    assert status.deadline_at is not None
+    while not (status := keld.advance(status.id)).over and emulator.now() < status.deadline_at:
+        emulator.advance(timedelta(minutes=30 if status.deadline_at - emulator.now() > timedelta(hours=1) else 1))
     return status
 
 
 def test_a_hedged_batch_that_heeds_no_cancel_is_left_to_the_sweep_and_paid_twice_knowingly(keld: Keld, emulator: Emulator) -> None:
-    emulator.faults({"rules": [{"at": "life", "do": "stuck"}, {"at": "cancel", "do": "status", "status": 500, "times": None}]})
+    emulator.faults(
+        {"rules": [{"at": "life", "do": "stuck"}, {"at": "cancel", "do": "status", "status": 500, "times": None, "retry_after": 0.001}]}
+    )
     status = keld.submit(triage(anthropic, deadline=emulator.now() + timedelta(hours=3), hedge=True), tickets())
     status = wait(keld, emulator, status)
     assert status.deadline_met
@@ -193,16 +195,40 @@ def test_a_hedged_batch_that_heeds_no_cancel_is_left_to_the_sweep_and_paid_twice
     assert len(keld.ledger.strays_of(status.id)) == 1
 
 
+@pytest.mark.parametrize("point", ["ledger.hedged.before", "ledger.hedged.after"])
+def test_a_worker_that_dies_while_it_hedges_leaves_one_stray_at_most(
+    keld: Keld, emulator: Emulator, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch is given up and noted as a stray in one transaction."""
+    emulator.faults(
+        {"rules": [{"at": "life", "do": "stuck"}, {"at": "cancel", "do": "status", "status": 500, "times": None, "retry_after": 0.001}]}
+    )
+    status = keld.submit(triage(anthropic, deadline=emulator.now() + timedelta(hours=3), hedge=True), tickets())
+    monkeypatch.setenv("KELD_FAILPOINT", f"{point}:raise")
+    failpoint._passes.clear()
+    with pytest.raises(failpoint.FailpointHit):
+        wait(keld, emulator, status)
+    monkeypatch.delenv("KELD_FAILPOINT")
+    status = wait(keld, emulator, status)
+    assert outcomes(keld, status) == ["answered"] * 6
+    assert len(keld.ledger.strays_of(status.id)) == 1
+    assert Counter(entry.lane for entry in emulator.bill())["standard"] == 6
+
+
 def test_without_a_hedge_it_is_waited_for(keld: Keld, emulator: Emulator) -> None:
     """Late is better than twice, unless the user says otherwise."""
-    emulator.faults({"rules": [{"at": "life", "do": "stuck"}, {"at": "cancel", "do": "status", "status": 500, "times": None}]})
+    emulator.faults(
+        {"rules": [{"at": "life", "do": "stuck"}, {"at": "cancel", "do": "status", "status": 500, "times": None, "retry_after": 0.001}]}
+    )
     status = keld.submit(triage(anthropic, deadline=emulator.now() + timedelta(hours=3)), tickets())
     assert not wait(keld, emulator, status).over
     assert [shard.lane for shard in keld.ledger.shards(status.id)] == ["batch"]
 
 
 def test_a_hedge_under_a_ceiling_counts_both(keld: Keld, emulator: Emulator, tmp_path: Path) -> None:
-    emulator.faults({"rules": [{"at": "life", "do": "stuck"}, {"at": "cancel", "do": "status", "status": 500, "times": None}]})
+    emulator.faults(
+        {"rules": [{"at": "life", "do": "stuck"}, {"at": "cancel", "do": "status", "status": 500, "times": None, "retry_after": 0.001}]}
+    )
     plan = keld.plan(triage(anthropic), tickets()).chosen
     assert plan is not None
     assert plan.worst_usd is not None
