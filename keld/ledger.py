@@ -27,7 +27,7 @@ from keld.estimate import Observed
 from keld.failpoint import failpoint
 from keld.outlay import Outlay, doubtful_usd, outlays
 from keld.price import Lane
-from keld.record import ATTACHMENT, EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Shard, Stray, Suspect, Waiting
+from keld.record import ATTACHMENT, EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Rival, Shard, Stray, Suspect, Waiting
 from keld.state import AT_PROVIDER, SENT, Event, RunState, State, after
 
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
@@ -259,19 +259,27 @@ class Ledger:
         with self._db.read() as db:
             return [(requests, begun.timestamp(), ended.timestamp()) for requests, begun, ended in db.execute(query)]
 
-    def in_fast_lanes(self, provider: str, host: str, model: str, now: datetime, *, other_than: str) -> list[tuple[str, int]]:
-        """(lane, rows without an answer) of each other job run that is in an account's fast lanes, and that somebody advances."""
+    def in_fast_lanes(self, provider: str, host: str, model: str, now: datetime, *, other_than: str) -> list[Rival]:
+        """What each other job run has in an account's fast lanes, if somebody advances it."""
         alive = sa.or_(RUN.c.lease_until > now - _STALE, RUN.c.next_check_at > now - _STALE)
         query = (
-            sa.select(SHARD.c.lane, sa.func.sum(SHARD.c.requests - sa.func.coalesce(SHARD.c.done, 0)))
+            sa.select(
+                RUN.c.id,
+                RUN.c.deadline_at,
+                RUN.c.created_at,
+                SHARD.c.lane,
+                sa.func.sum(SHARD.c.requests - sa.func.coalesce(SHARD.c.done, 0)),
+            )
             .join(RUN, RUN.c.id == SHARD.c.run_id)
             .where(SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model, SHARD.c.lane != Lane.BATCH)
             .where(SHARD.c.state.in_([State.PLANNED, State.STAGED, State.SUBMITTING, State.IN_PROGRESS]))
             .where(RUN.c.state == RunState.OPEN, RUN.c.id != other_than, alive)
-            .group_by(SHARD.c.run_id, SHARD.c.lane)
+            .group_by(RUN.c.id, RUN.c.deadline_at, RUN.c.created_at, SHARD.c.lane)
         )
         with self._db.read() as db:
-            return [(lane, int(rows)) for lane, rows in db.execute(query)]
+            return [
+                Rival(run_id, deadline_at, created_at, lane, int(rows)) for run_id, deadline_at, created_at, lane, rows in db.execute(query)
+            ]
 
     def observed(self, provider: str, host: str, model: str, job: tuple[str, str] | None = None, limit: int = 200) -> Observed:
         """What the latest first rounds of a model used; of one (namespace, job), or of all.

@@ -336,6 +336,17 @@ class Stray:
     cost_usd: Decimal | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """What another job run has in the fast lanes of an account: `rows` without an answer."""
+
+    run_id: str
+    deadline_at: datetime | None
+    created_at: datetime
+    lane: str
+    rows: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
     """A shard that a full queue turned away, or that waits behind such ones, with what decides whose turn it is."""

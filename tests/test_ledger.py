@@ -347,7 +347,8 @@ def test_who_else_is_in_an_accounts_fast_lanes(ledger: Ledger) -> None:
     with ledger._db.write() as db:
         db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(lane="standard", done=4))
     assert batch.lane == "batch"
-    assert ledger.in_fast_lanes(*account, NOW, other_than="") == [("standard", shard.requests - 4)]
+    [rival] = ledger.in_fast_lanes(*account, NOW, other_than="")
+    assert (rival.run_id, rival.lane, rival.rows) == (lease.run_id, "standard", shard.requests - 4)
     assert ledger.in_fast_lanes(*account, NOW, other_than=lease.run_id) == []
     assert ledger.in_fast_lanes(*account, NOW + timedelta(hours=1), other_than="") == []
 

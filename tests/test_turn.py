@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from scene import check_promise, creates, fault, openai, outcomes, tickets, triage
+from scene import anthropic, check_promise, creates, fault, openai, outcomes, tickets, triage
 
-from keld import Keld, Settings
+from keld import Keld, Settings, Status
 from keld.emulator import Emulator
 from keld.record import Waiting
 from keld.runner.turn import turn
@@ -104,3 +104,50 @@ def test_nothing_starves(open_emulator: Callable[..., Emulator], open_keld: Call
             break
         emulator.advance(20)
     assert [outcomes(keld, run) for run in runs] == [["answered"] * 6] * jobs
+
+
+# --- in the fast lanes ------------------------------------------------------------------------------------------------
+
+
+def in_standard(keld: Keld, name: str, deadline: timedelta | None) -> Status:
+    return keld.submit(triage(anthropic, name=name, lane="standard", deadline=deadline), tickets())
+
+
+def look_alive(keld: Keld, status: Status) -> None:
+    """Somebody has the job run in hand, and does not get on."""
+    lease = keld.ledger.claim(status.id, "somebody", keld.clock())
+    assert lease is not None
+    keld.ledger.release(lease, keld.clock(), None)
+
+
+def test_in_the_fast_lanes_the_earlier_deadline_goes_first(keld: Keld, emulator: Emulator) -> None:
+    """Shared alike, both would be late."""
+    late, soon = in_standard(keld, "late", timedelta(hours=5)), in_standard(keld, "soon", timedelta(minutes=30))
+    assert not keld.advance(late.id).over
+    assert not emulator.bill()
+    assert keld.advance(soon.id).over
+    emulator.advance(timedelta(minutes=1))
+    assert keld.advance(late.id).over
+    assert len(emulator.bill()) == 12
+
+
+@pytest.mark.parametrize(("mine", "theirs", "waits"), [(1.5, 1.4, 1.4), (None, 9.0, 0.9)])
+def test_who_gives_way_does_so_only_while_there_is_time(
+    keld: Keld, emulator: Emulator, mine: float | None, theirs: float, waits: float
+) -> None:
+    """Up to the last moment for its own rows; without a deadline for an hour."""
+    late = in_standard(keld, "late", None if mine is None else timedelta(hours=mine))
+    soon = in_standard(keld, "soon", timedelta(hours=theirs))
+    began = emulator.now()
+    while not keld.advance(late.id).over:
+        emulator.advance(timedelta(minutes=1))
+        look_alive(keld, soon)
+    assert len(emulator.bill()) == 6
+    assert timedelta(hours=waits) < emulator.now() - began < timedelta(hours=mine or 1.1)
+
+
+def test_a_job_run_that_nobody_advances_is_not_waited_for(keld: Keld, emulator: Emulator) -> None:
+    late = in_standard(keld, "late", timedelta(hours=5))
+    in_standard(keld, "soon", timedelta(minutes=30))
+    emulator.advance(timedelta(minutes=10))
+    assert keld.advance(late.id).over

@@ -180,7 +180,7 @@ def pace_of(world: World, name: str, run_id: str) -> Pace:
     return Pace(
         rows_per_s=standard or max(world.settings.rows_per_s, flex or 0.0),  # standard is no slower than flex
         flex_rows_per_s=flex,
-        others=tuple(rows / (2 if lane == Lane.FLEX else 1) for lane, rows in others),  # the slower lane takes the smaller part
+        others=tuple(other.rows / (2 if other.lane == Lane.FLEX else 1) for other in others),  # the slower lane takes the smaller part
     )
 
 

@@ -31,6 +31,7 @@ from keld.runner.round import due_of, early_round, next_round
 from keld.runner.search import search
 from keld.runner.submit import stage, submit, submit_again
 from keld.runner.sweep import Finding, Sweep
+from keld.runner.turn import gives_way_until
 from keld.runner.visit import Visit, World, log
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
 
@@ -303,6 +304,9 @@ def _act_in_haste(visit: Visit, run: JobRun, shard: Shard) -> Shard:
         case State.IN_PROGRESS:
             if visit.cancelling:
                 return stop(visit, shard)
+            if (until := gives_way_until(visit, run, shard)) is not None:
+                visit.ledger.note_progress(visit.lease, shard, shard.done, visit.now(), until)
+                return shard
             at = moments(visit.world, run, visit.ledger.shards(run.id)).get(Lane(shard.lane))
             return hurry(visit, run, shard, give_up_at=at if at is not None and at > visit.now() else None)
         case _:

@@ -1,6 +1,6 @@
-"""Turn: whose shard may be sent next where a provider's queue is full.
+"""Turn: whose shard may be sent next where a provider's queue is full, and whose stretch goes first in an account's fast lanes.
 
-A step of the runner, before `submit`.  Enqueued-token and rate limits are one account's and model's, shared by all its job runs, so the queue
+A step of the runner, before `submit` and `hurry`.  Enqueued-token and rate limits are one account's and model's, shared by all its job runs, so the queue
 is kept in the ledger: those whom the provider turned away are its members.  While there are any, nobody else is sent past them; when
 some come due, the one with the earliest deadline goes first.  A job run that nobody advances any more holds nobody up.
 """
@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
+from keld.deadline import escalate_at
 from keld.record import JobRun, Shard, Waiting
+from keld.runner.option import pace_of
 from keld.runner.visit import Visit
-from keld.state import State
+from keld.state import TERMINAL, State
 
 _STALE = timedelta(minutes=5)  # a job run whose next look is overdue by more has nobody who advances it
 _REST = timedelta(minutes=1)  # how long nobody tries after somebody was turned away
+_HOUR = timedelta(hours=1)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -47,6 +50,24 @@ def turn(me: Waiting, others: Sequence[Waiting], now: datetime, *, fresh: bool, 
     if just_tried is not None and just_tried + _REST > now:
         return just_tried + _REST
     return None if min([me, *due], key=_urgency) is me else now + ask_again
+
+
+def gives_way_until(visit: Visit, run: JobRun, shard: Shard) -> datetime | None:
+    """When a stretch may ask again whether it is its turn; None: it is.
+
+    The fast lanes are as fast as the account's limits let them: shared alike, all of a crowd are late.  So the more urgent job run goes
+    first, as long as the other has time to wait; without a deadline it waits an hour at most.
+    """
+    now = visit.now()
+    rivals = visit.ledger.in_fast_lanes(shard.provider, shard.host, shard.model, now, other_than=run.id)
+    mine = (run.deadline_at or _NEVER, run.created_at, run.id)
+    if not any((rival.deadline_at or _NEVER, rival.created_at, rival.run_id) < mine for rival in rivals if rival.lane == shard.lane):
+        return None
+    latest = run.created_at + _HOUR
+    if run.deadline_at is not None:
+        left = sum(other.requests - (other.done or 0) for other in visit.ledger.shards(run.id) if other.state not in TERMINAL)
+        latest = escalate_at(run.deadline_at, left, pace_of(visit.world, f"{shard.provider}:{shard.model}", run.id), batch=False)
+    return min(latest, now + visit.settings.poll_least) if now < latest else None
 
 
 def wake_next(visit: Visit, ended: Shard) -> None:

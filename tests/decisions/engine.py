@@ -161,7 +161,7 @@ class Engine:
 
 
 class _Road:
-    """The fast lanes of an account: flex gets up to half of it, and nothing when it is closed; stretches of a lane share alike."""
+    """The fast lanes of an account: flex gets up to half of it, and nothing when it is closed; in a lane the earliest deadline goes first."""
 
     def __init__(self, engine: Engine, account: str) -> None:
         self._engine, self._account = engine, account
@@ -206,8 +206,12 @@ class _Road:
         flex = sum(flow.lane is Lane.FLEX for flow in self.flows) if open_ else 0
         standard = sum(flow.lane is Lane.STANDARD for flow in self.flows)
         for_flex = 0.0 if not flex else min(speed / 2, speed * flex / 2 / (flex / 2 + standard))
+        first = {
+            lane: min((flow for flow in self.flows if flow.lane is lane), key=lambda flow: flow.run.order.due, default=None)
+            for lane in (Lane.FLEX, Lane.STANDARD)
+        }
         return [
-            (for_flex / flex if flex else 0.0) if flow.lane is Lane.FLEX else (speed - for_flex) / standard for flow in self.flows
+            0.0 if flow is not first[flow.lane] else (for_flex if flow.lane is Lane.FLEX else speed - for_flex) for flow in self.flows
         ]  # fmt: skip
 
     def _move(self) -> None:
