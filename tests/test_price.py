@@ -145,6 +145,8 @@ BILLS: list[tuple[str, str, Lane, Usage, Decimal]] = [
     # A fifth off, not half.
     ("x-ai", "grok-4.3", Lane.BATCH, LONG, (800_000 * 2 + 200_000 * Decimal("0.32") + 100_000 * 4) * M),
     ("groq", "openai/gpt-oss-120b", Lane.BATCH, LONG, (1_000_000 * Decimal("0.075") + 100_000 * Decimal("0.3")) * M),
+    ("azure", "gpt-5-mini", Lane.BATCH, LONG, (800_000 * Decimal("0.125") + 200_000 * Decimal("0.0125") + 100_000) * M),
+    ("bedrock", "anthropic.claude-haiku-4-5-20251001-v1:0", Lane.BATCH, LONG, (1_000_000 * Decimal("0.5") + 100_000 * Decimal("2.5")) * M),
     ("mistral", "mistral-small-latest", Lane.BATCH, LONG, (800_000 * Decimal("0.075") + 200_000 * Decimal("0.0075") + 100_000 * Decimal("0.3")) * M),
 ]  # fmt: skip
 
