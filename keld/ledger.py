@@ -25,7 +25,7 @@ from keld.database import Database, shown
 from keld.errors import CeilingTooLow, LeaseLost, UnknownJobRun
 from keld.estimate import Observed
 from keld.failpoint import failpoint
-from keld.outlay import Outlay, doubtful_usd, outlays
+from keld.outlay import Outlay, doubtful_usd, in_doubt_usd, outlays
 from keld.price import Lane
 from keld.record import ATTACHMENT, EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Rival, Shard, Stray, Suspect, Waiting
 from keld.state import AT_PROVIDER, SENT, Event, RunState, State, after
@@ -488,15 +488,22 @@ class Ledger:
             _add_stray(db, stray)
         failpoint("ledger.stray.after")
 
-    def settle_stray(self, host: str, batch_id: str, cost_usd: Decimal, now: datetime) -> None:
-        """Counts what a stray cost, once."""
+    def settle_stray(self, host: str, batch_id: str, cost_usd: Decimal, now: datetime, lost: int = 0) -> None:
+        """Counts what a stray cost, once.
+
+        Args:
+            lost: rows of which its results say nothing; their share of the worst case stays reserved.
+        """
         this = (STRAY.c.host == host, STRAY.c.batch_id == batch_id)
         failpoint("ledger.stray_settled.before")
         with self._db.write() as db:
-            settled = db.execute(sa.update(STRAY).where(*this, STRAY.c.settled_at.is_(None)).values(settled_at=now, cost_usd=cost_usd))
-            if settled.rowcount == 1:
-                stray = Stray(**db.execute(sa.select(STRAY).where(*this)).one()._mapping)
-                spent = {"reserved_usd": RUN.c.reserved_usd - stray.worst_usd, "spent_usd": RUN.c.spent_usd + cost_usd}
+            found = db.execute(sa.select(STRAY).where(*this, STRAY.c.settled_at.is_(None))).one_or_none()
+            doubtful = in_doubt_usd(found.requests, found.worst_usd, lost) if found is not None else Decimal(0)
+            told = {"settled_at": now, "cost_usd": cost_usd, "lost": lost, "doubtful_usd": doubtful}
+            settled = db.execute(sa.update(STRAY).where(*this, STRAY.c.settled_at.is_(None)).values(**told))
+            if found is not None and settled.rowcount == 1:
+                stray = Stray(**found._mapping)
+                spent = {"reserved_usd": RUN.c.reserved_usd - stray.worst_usd + doubtful, "spent_usd": RUN.c.spent_usd + cost_usd}
                 db.execute(sa.update(RUN).where(RUN.c.id == stray.run_id).values(**spent))
                 facts = {"batch_id": batch_id, "cost_usd": str(cost_usd)}
                 _append(db, now, stray.run_id, stray.shard_id, "stray_settled", None, None, 0, facts)

@@ -79,7 +79,12 @@ def doubtful_usd(shard: Shard) -> Decimal:
 
 def _doubtful(requests: int, worst_usd: Decimal, outcomes: dict[str, int] | None, error: dict[str, Any] | None) -> tuple[int, Decimal]:
     rows = min(max((outcomes or {}).get("lost", 0), (error or {}).get("rows", 0)), requests)
-    return rows, (worst_usd * rows / requests).quantize(_PICO)  # as the ledger stores it
+    return rows, in_doubt_usd(requests, worst_usd, rows)
+
+
+def in_doubt_usd(requests: int, worst_usd: Decimal, rows: int) -> Decimal:
+    """The share of a worst case that `rows` of its requests have, as the ledger stores it."""
+    return (worst_usd * min(rows, requests) / requests).quantize(_PICO)
 
 
 def _shards() -> sa.Select[Any]:
@@ -111,7 +116,9 @@ def _strays() -> sa.Select[Any]:
         *_KEY,
         _sum("paid_usd", STRAY.c.cost_usd, settled),
         _sum("twice_usd", STRAY.c.cost_usd, settled),
-        _sum("reserved_usd", STRAY.c.worst_usd, ~settled),
+        _sum("reserved_usd", sa.case((settled, STRAY.c.doubtful_usd), else_=STRAY.c.worst_usd), sa.true()),
+        _sum("unknown_usd", STRAY.c.doubtful_usd, settled),
+        _sum("unknown_rows", STRAY.c.lost, settled),
     ).join(SHARD, SHARD.c.id == STRAY.c.shard_id)
     return of_shards.join(RUN, RUN.c.id == SHARD.c.run_id)
 

@@ -167,6 +167,8 @@ STRAY = sa.Table(
     sa.Column("found_at", _Instant, nullable=False),
     sa.Column("settled_at", _Instant),
     sa.Column("cost_usd", _Usd),
+    sa.Column("lost", sa.BigInteger, nullable=False, default=0),
+    sa.Column("doubtful_usd", _Usd, nullable=False, default=Decimal(0)),
     sa.Index("keld_stray_run", "run_id"),
 )
 
@@ -334,6 +336,8 @@ class Stray:
     found_at: datetime
     settled_at: datetime | None = None
     cost_usd: Decimal | None = None
+    lost: int = 0  # rows of which its results say nothing
+    doubtful_usd: Decimal = Decimal(0)  # what these may have cost, and what stays reserved
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ def _check_sums(book: Book) -> None:
             of_run[one.run_id][kind].append(one)
     for run in book.runs.values():
         shards, strays, ours = (of_run[run.id][kind] for kind in ("shards", "strays", "outlays"))
-        held = [*map(reserved, shards), *(stray.worst_usd for stray in strays if stray.settled_at is None)]
+        held = [*map(reserved, shards), *(stray.doubtful_usd if stray.settled_at else stray.worst_usd for stray in strays)]
         for what, own, parts, reported in (
             ("paid", run.spent_usd, [one.cost_usd for one in (*shards, *strays)], [one.paid_usd for one in ours]),
             ("standard", run.standard_usd, [shard.standard_usd for shard in shards], [one.standard_usd for one in ours]),
@@ -193,7 +193,7 @@ def _check_bill(bill: Iterable[BillEntry], books: Sequence[Book]) -> Iterator[bo
     for book in books:
         for stray in book.strays:
             billed = _billed(entries_of.pop(stray.batch_id, []), book, [book.shards[stray.shard_id]])
-            paid, more = (stray.cost_usd or NOTHING, NOTHING) if stray.settled_at else (NOTHING, stray.worst_usd)
+            paid, more = (stray.cost_usd or NOTHING, stray.doubtful_usd) if stray.settled_at else (NOTHING, stray.worst_usd)
             yield _covers(paid, billed, more, f"the stray {stray.batch_id}")
         ours = {batch_id: shard for batch_id, entries in entries_of.items() if (shard := book.owner(batch_id or "", entries))}
         for shard in book.shards.values():

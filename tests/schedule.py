@@ -473,7 +473,9 @@ class Schedule(RuleBasedStateMachine):
         for run in self.ledger.runs("default"):
             # What is bought a second time, because its create landed too late to be seen, is counted, and may pass the ceiling.
             strays = self.ledger.strays_of(run.id) if self.late else []
-            twice = sum((stray.worst_usd if stray.cost_usd is None else stray.cost_usd for stray in strays), Decimal(0))
+            twice = sum(
+                (stray.worst_usd if stray.cost_usd is None else stray.cost_usd + stray.doubtful_usd for stray in strays), Decimal(0)
+            )
             if run.ceiling_usd is not None and run.spent_usd + run.reserved_usd - twice > run.ceiling_usd:
                 self._violated(f"ceiling: {run.spent_usd} spent + {run.reserved_usd} reserved > {run.ceiling_usd}")
 

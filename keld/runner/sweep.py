@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from keld import answer
+from keld.answer import Outcome, Tally
 from keld.errors import KeldError, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.providers.base import Provider, RemoteBatch
@@ -63,6 +64,7 @@ class Finding:
     shard_id: str | None = None
     cost_usd: Decimal | None = None
     cost_is_worst: bool = True
+    lost: int = 0  # rows of which its results say nothing
 
 
 @dataclass(slots=True)
@@ -171,26 +173,27 @@ class Sweep:
 
     def _finding(self, batch: RemoteBatch, shard: Shard | None, verdict: Verdict) -> Finding:
         run = None if shard is None else self.world.ledger.run(shard.run_id)
-        cost, is_worst = (None if shard is None else shard.worst_usd), True
+        cost, is_worst, lost = (None if shard is None else shard.worst_usd), True, 0
         if shard is not None and batch.state.ended and self.harvest:
             with suppress(KeldError):
-                cost, is_worst = self._cost(shard, batch), False
+                found = self._tally(shard, batch)
+                cost, is_worst, lost = found.cost_usd, False, found.outcomes[Outcome.LOST]
         return Finding(
             provider=self.provider.name, host=self.provider.host, batch_id=batch.id, native=batch.native, created_at=batch.created_at,
             requests=batch.requests, verdict=verdict, job=run.job if run else None, partition=run.partition if run else None,
             shard=shard.ordinal if shard else None, job_run=shard.run_id if shard else None, shard_id=shard.id if shard else None,
-            cost_usd=cost, cost_is_worst=is_worst,
+            cost_usd=cost, cost_is_worst=is_worst, lost=lost,
         )  # fmt: skip
 
-    def _cost(self, shard: Shard, batch: RemoteBatch) -> Decimal:
-        """What a batch that has ended cost, by its own results."""
+    def _tally(self, shard: Shard, batch: RemoteBatch) -> Tally:
+        """What a batch that has ended cost, and of which rows it says nothing, by its own results."""
         run, files = self.world.ledger.run(shard.run_id), self.world.staging.run(shard.run_id)
         question = question_of(files)
         output = OutputSchema.from_json(question.output)
         with disk_errors(files.dir, "Nothing was sent."), TemporaryDirectory(prefix=".stray-", dir=files.dir) as directory:
             folder = Path(directory)
             results = self.provider.download(batch, lambda n: folder / f"result-{n}.jsonl", most_bytes(question, shard))
-            return answer.collect(results, self.provider.read, sent_of(run, files, shard), output, folder / "answers.parquet").cost_usd
+            return answer.collect(results, self.provider.read, sent_of(run, files, shard), output, folder / "answers.parquet")
 
     # -- acting -----------------------------------------------------------------------------------------------
 
@@ -216,4 +219,4 @@ class Sweep:
             self.provider.cancel(finding.batch_id)
             failpoint("sweep.cancel.received")
         elif not finding.cost_is_worst and finding.cost_usd is not None:
-            self.world.ledger.settle_stray(finding.host, finding.batch_id, finding.cost_usd, self.world.clock())
+            self.world.ledger.settle_stray(finding.host, finding.batch_id, finding.cost_usd, self.world.clock(), finding.lost)
