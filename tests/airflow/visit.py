@@ -80,11 +80,14 @@ class Worker:
 
     states: dict[str, str] = field(default_factory=dict)  # of task instances, as Airflow's database has them
 
-    def run(self, task: Any, *, event: dict[str, Any] | None = None, failed: str | None = None, **run: Any) -> Visit:
+    def run(
+        self, task: Any, *, event: dict[str, Any] | None = None, method: str = "resume", failed: str | None = None, **run: Any
+    ) -> Visit:
         """One visit.
 
         Args:
             event: a trigger fired.
+            method: what the task is resumed by, then.
             failed: no trigger did; why.
             run: of the Dag run: run_id, run_type, partition_key, partition_date, logical_date, data_interval_start, data_interval_end;
                 and map_index.
@@ -97,7 +100,7 @@ class Worker:
 
         seen = Visit(state="", message=None, error=None, xcoms={}, rendered={})
         map_index = run.pop("map_index", -1)
-        resumed = {"next_method": "resume", "next_kwargs": {"event": event}} if event else {}
+        resumed = {"next_method": method, "next_kwargs": {"event": event}} if event else {}
         if failed:
             resumed = {"next_method": "__fail__", "next_kwargs": {"error": failed}}
         api = MockTransport(self._api(seen, run, resumed))
