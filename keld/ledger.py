@@ -503,7 +503,7 @@ class Ledger:
             settled = db.execute(sa.update(STRAY).where(*this, STRAY.c.settled_at.is_(None)).values(**told))
             if found is not None and settled.rowcount == 1:
                 stray = Stray(**found._mapping)
-                spent = {"reserved_usd": RUN.c.reserved_usd - stray.worst_usd + doubtful, "spent_usd": RUN.c.spent_usd + cost_usd}
+                spent = {"reserved_usd": RUN.c.reserved_usd - (stray.worst_usd - doubtful), "spent_usd": RUN.c.spent_usd + cost_usd}
                 db.execute(sa.update(RUN).where(RUN.c.id == stray.run_id).values(**spent))
                 facts = {"batch_id": batch_id, "cost_usd": str(cost_usd)}
                 _append(db, now, stray.run_id, stray.shard_id, "stray_settled", None, None, 0, facts)

@@ -70,6 +70,16 @@ def test_a_page_of_html_is_never_believed_however_late() -> None:
     schedule.teardown()
 
 
+def test_what_a_stray_lost_stays_in_reserve() -> None:
+    """Found by a schedule: its batch landed after the last look, and some of its lines were lost; what these cost is not known."""
+    lines = {"at": "lines", "do": "missing", "fraction": 0.4}
+    schedule = Schedule()
+    schedule.declare(peer=scene.anthropic, omens=[_LOST_REPLY, lines], shapes=[(3, 3)], ceiling=None, submitted=True)
+    schedule.break_(fault={"at": "create", "do": "late_landing", "after_s": 4000}, skip=0)
+    schedule.tick(n=0, ticks=1)
+    schedule.teardown()
+
+
 def replay(peer: scene.Peer, omens: list[dict[str, Any]]) -> None:
     """One partition of one batch, looked at until it is over."""
     schedule = Schedule()
