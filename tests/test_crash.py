@@ -195,6 +195,7 @@ def test_a_worker_killed_in_a_rescue_costs_no_more_than_was_in_flight(crash: Cra
 
 
 @pytest.mark.slow
+@pytest.mark.books_open("the bug buys twice, and nobody knows")
 @pytest.mark.parametrize(
     ("bug", "scenario", "point"), [("intent_after_create", "plain", "create.received"), ("creates_retried", "lost", "poll.send")]
 )
