@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from scene import Peer
 
 from keld.emulator import Emulator
+
+_VOCABULARY_MB = 70 if find_spec("rs_bpe") else 0  # what the extra `tokens` holds in memory to count by
 
 # A process of its own, since the peak of memory is a process's; prints it in MB, what the staging held at most, and the outcomes.
 WORKER = """
@@ -57,5 +60,5 @@ def test_no_line_and_no_file_bursts_memory_or_disk(tmp_path: Path, peer: Peer, b
         ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     peak_mb, most, outcomes = json.loads(ended.stdout.splitlines()[-1])
     assert outcomes == ["answered"] * 6
-    assert peak_mb < 300, peak_mb
+    assert peak_mb < 300 + _VOCABULARY_MB, peak_mb
     assert most <= most_bytes
