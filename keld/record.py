@@ -321,7 +321,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stray:
-    """A second batch of a shard, made by a create that landed after its shard had been sent again: bought once too often.
+    """A batch of a shard beside the one that counts: its create landed after the shard had been sent again, or it was left when hedged.
 
     It is cancelled, and what it cost is counted; its answers are not used.
     """

@@ -1,4 +1,4 @@
-"""Collect: the result files of a batch that has ended -> one answer a row, on our disk.
+"""Collect: the result files of a batch that has ended, or the journal of a stretch -> one answer a row, on our disk.
 
 A step of the runner.  What was answered is paid, however the batch ended, and is never thrown away.
 """

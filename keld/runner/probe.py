@@ -1,6 +1,6 @@
 """Probe: a row or two in the standard lane before all the others go into a batch.
 
-A step of the runner, beside `finish`.  A provider that checks parameters only when a batch is worked off tells after hours that all of it
+A step of the runner, beside `round`.  A provider that checks parameters only when a batch is worked off tells after hours that all of it
 was in vain; the probe tells within a minute.  One row may be refused for its own sake, so it takes three refusals to stop a job run.
 """
 
