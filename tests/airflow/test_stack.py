@@ -1,117 +1,25 @@
-"""A real Airflow: database, scheduler, triggerer, Dag processor, API server, tasks in processes of their own; minutes, so not in the fast suite.
-
-What is bought is read from the emulator's bill and log of calls.  Batches take an hour, on a clock that the tests turn.
-"""
+"""A real Airflow: database, scheduler, triggerer, Dag processor, API server, tasks in processes of their own; minutes, so not in the fast suite."""
 
 import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import pytest
-import sqlalchemy as sa
-
-from example_project.stack import COMPONENTS, Airflow, running_airflow
-from keld.emulator import Emulator
+from live import CANARY, KEY, Stack, database_url, dump, live, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-HERE = Path(__file__).parent
-LATENCY_S = 3600.0
 BATCH_S = 40  # what the batches of the backfill take, in real time
-CANARY = "canary-7129"
-KEY = "sk-canary-7129-KEY"
-
-
-class Stack:
-    """A running Airflow and its provider."""
-
-    def __init__(self, airflow: Airflow, emulator: Emulator, place: Path) -> None:
-        self.airflow, self.emulator, self.place = airflow, emulator, place
-
-    def settle(self) -> None:
-        """Yesterday's own runs, which Airflow starts when a Dag is there, are through."""
-        dags = ("label", "interval", "hurried")
-        self.airflow.until(lambda: all(self.airflow.states(dag, "label", "scheduled") == ["deferred"] for dag in dags), "they wait")
-        self.provider_ends()
-        self.airflow.until(lambda: all(self.airflow.states(dag, "label", "scheduled") == ["success"] for dag in dags), "they are through")
-        assert self.creates() == 2, "`label` and `interval` ask the same job of the same day, and share its batch"
-
-    def creates(self) -> int:
-        return sum(call.method == "POST" and call.path == "/v1/batches" for call in self.emulator.requests())
-
-    def cancels(self) -> int:
-        return sum(call.path.endswith("/cancel") for call in self.emulator.requests())
-
-    def start(self, day: str) -> str:
-        """A run of the Dag `label` for one day, deferred, and in a triggerer's hands."""
-        run_id = self.airflow.trigger("label", partition_key=day)
-        self.wait_for(run_id, "deferred")
-        self.airflow.until(lambda: self.triggerer_of(run_id) is not None and f"{run_id}/label/-1" in self.logs(), "a triggerer has it")
-        return run_id
-
-    def state(self, run_id: str) -> str | None:
-        [task] = self.airflow.tasks("label", run_id)
-        return task["state"]
-
-    def wait_for(self, run_id: str, state: str, patience_s: float = 120) -> float:
-        return self.airflow.until(lambda: self.state(run_id) == state, f"{run_id} is {state}", patience_s)
-
-    def triggerer_of(self, run_id: str) -> int | None:
-        """Which triggerer has a deferred task; None: none yet."""
-        [task] = self.airflow.tasks("label", run_id)
-        return task["trigger"] and task["trigger"]["triggerer_id"]
-
-    def logs(self) -> str:
-        """All that was logged, by Airflow and by its tasks."""
-        return "".join(path.read_text(errors="replace") for path in self.airflow.home.rglob("*.log"))
-
-    def provider_ends(self) -> None:
-        self.emulator.advance(LATENCY_S)
-
-    def mark(self, run_id: str, state: str) -> None:
-        path = f"/api/v2/dags/label/dagRuns/{quote(run_id)}/taskInstances/label"
-        self.airflow.ask("PATCH", path, {"new_state": state})
-
-    def clear(self, run_id: str) -> None:
-        body = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["label"], "only_failed": False}
-        self.airflow.ask("POST", "/api/v2/dags/label/clearTaskInstances", body)
-
-
-def database_url(which: str, postgres: Callable[[], str]) -> dict[str, str]:
-    if which == "sqlite":
-        return {}
-    url = postgres()
-    dialect = sa.make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    both = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": dialect, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC": dialect}
-    return {**both, "KELD_LEDGER_URL": postgres()}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres: Callable[[], str]) -> Iterator[Stack]:
-    place = tmp_path_factory.mktemp("stack")
-    (place / "tables").mkdir()
-    with Emulator(latency_s=LATENCY_S) as emulator:
-        settings = {
-            **emulator.env(),
-            "OPENAI_API_KEY": KEY,
-            "TEST_TABLES": str(place / "tables"),
-            "TEST_CANARY": CANARY,
-            "KELD_HOME": str(place / "keld"),
-            "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
-            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
-            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
-            **database_url(request.param, postgres),
-        }
-        with running_airflow(place / "airflow", HERE / "dags", settings, COMPONENTS) as airflow:
-            airflow.wait_until_up("label", "report", "interval", "regions", "quick", "hurried")
-            stack = Stack(airflow, emulator, place)
-            stack.settle()
-            yield stack
+    with live(tmp_path_factory.mktemp("stack"), **database_url(request.param, postgres)) as stack:
+        stack.settle()
+        yield stack
 
 
 def test_six_days_are_filled_through_two_slots_that_nobody_holds(stack: Stack) -> None:
@@ -262,31 +170,3 @@ def test_no_file_and_no_table_of_airflows_tells_a_row_a_prompt_an_answer_or_a_ke
     kept = dump(stack.airflow) + stack.logs()
     assert len(kept) > 100_000
     assert [line[:300] for line in kept.splitlines() if CANARY in line or KEY in line] == []
-
-
-def rows(airflow: Airflow, query: str) -> list[tuple[Any, ...]]:
-    """What the metadata database says to a query."""
-    url = airflow.environment.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN") or f"sqlite:///{airflow.home / 'airflow.db'}"
-    engine = sa.create_engine(url)
-    try:
-        with engine.connect() as db:
-            return [tuple(row) for row in db.exec_driver_sql(query)]
-    finally:
-        engine.dispose()
-
-
-def dump(airflow: Airflow) -> str:
-    """All that is in the metadata database, as text; fields that Airflow encrypts, decrypted."""
-    from cryptography.fernet import Fernet
-
-    catalog = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
-    if "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN" not in airflow.environment:
-        catalog = "SELECT name FROM sqlite_master WHERE type = 'table'"
-    fernet = Fernet(airflow.environment["AIRFLOW__CORE__FERNET_KEY"].encode())
-    kept = [row for (table,) in rows(airflow, catalog) for row in rows(airflow, f'SELECT * FROM "{table}"')]
-    return "\n".join(_plain(value, fernet) for row in kept for value in row)
-
-
-def _plain(value: Any, fernet: Any) -> str:
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    return fernet.decrypt(text.encode()).decode() if text.startswith("gAAAAA") else text
