@@ -350,14 +350,22 @@ class Ledger:
         failpoint("lease.claimed")
         return None if epoch is None else Lease(run_id, owner, epoch)
 
-    def release(self, lease: Lease, next_check_at: datetime | None, problem: Mapping[str, Any] | None) -> None:
+    def release(
+        self,
+        lease: Lease,
+        next_check_at: datetime | None,
+        problem: Mapping[str, Any] | None = None,
+        *,
+        escalates_at: datetime | None = None,
+    ) -> None:
         """Gives the lease back, if it is still held; notes when to look again, and what keeps the job run from going on, if anything."""
         failpoint("lease.release")
+        noted = {"next_check_at": next_check_at, "escalates_at": escalates_at, "problem": dict(problem) if problem else None}
         with self._db.write() as db:
             db.execute(
                 sa.update(RUN)
                 .where(RUN.c.id == lease.run_id, RUN.c.lease_epoch == lease.epoch)
-                .values(lease_owner=None, lease_until=None, next_check_at=next_check_at, problem=dict(problem) if problem else None)
+                .values(lease_owner=None, lease_until=None, **noted)
             )
 
     def renew(self, lease: Lease, now: datetime) -> None:

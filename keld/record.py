@@ -81,6 +81,7 @@ RUN = sa.Table(
     sa.Column("created_at", _Instant, nullable=False),
     sa.Column("finished_at", _Instant),
     sa.Column("next_check_at", _Instant),
+    sa.Column("escalates_at", _Instant),
     sa.Column("lease_owner", sa.String),
     sa.Column("lease_epoch", sa.BigInteger, nullable=False, default=0),
     sa.Column("lease_until", _Instant),
@@ -231,6 +232,7 @@ class JobRun:
     created_at: datetime
     finished_at: datetime | None
     next_check_at: datetime | None
+    escalates_at: datetime | None
     lease_owner: str | None
     lease_epoch: int
     lease_until: datetime | None

@@ -335,6 +335,8 @@ def _headline(status: Status) -> Text:
         text.append(f", {_cached(status)}")
     if status.deadline_at is not None:
         text.append(f", due {instant(status.deadline_at)}")
+    if status.escalates_at is not None and status.escalates_at > status.as_of:
+        text.append(f", moves to a faster lane at {instant(status.escalates_at)} unless answered")
     return text
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import Asset, BaseOperator
@@ -32,8 +32,9 @@ _FOR_GOOD = frozenset(("InvalidJob", "SchemaError", "PriceUnknown", "CeilingTooL
 _PATIENCE = timedelta(hours=1)  # for uploads or downloads of one partition; a step once begun is finished
 # Not sooner, whatever there is to see: a task that resumes before the scheduler has noted that it deferred is marked failed (Airflow 3.3).
 _FIRST_LOOK = timedelta(seconds=10)
-_GRACE = timedelta(minutes=15)  # after the deadline, for a triggerer that is late itself
-_NO_TRIGGERER = timedelta(hours=24)  # a worker looks itself, then, should there be none
+# Should no triggerer be there, the scheduler ends a wait, and a worker looks itself: so long after a triggerer would have called for one,
+_GRACE = timedelta(minutes=1)
+_SELDOM = timedelta(hours=24)  # or so long after it was sent, where no deadline presses.
 
 
 # What a task found when it came: nothing that was under way, a job run that was, or one that was being cancelled.
@@ -156,7 +157,7 @@ class Waiting(BaseOperator):
             wake_at=None if due is None else due.isoformat(),
             found=found,
         )
-        self.defer(trigger=trigger, method_name="resume", timeout=_NO_TRIGGERER if due is None else due - now + _GRACE)
+        self.defer(trigger=trigger, method_name="resume", timeout=_patience(status, now))
 
     # -- the end ----------------------------------------------------------------------------------------------
 
@@ -203,6 +204,16 @@ def _holder(context: Context) -> str:
     """Who waits, the same over all tries of a task instance."""
     ti = context["ti"]
     return f"airflow:{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}"
+
+
+def _patience(status: Status, now: datetime) -> timedelta:
+    """How long the scheduler waits for a trigger: the deadline is kept without any triggerer, if later by the grace."""
+    if status.deadline_at is None or status.deadline_at <= now:
+        return _SELDOM
+    if status.escalates_at is None:
+        return status.deadline_at - now + _GRACE
+    moves_at = status.escalates_at if status.escalates_at > now else status.next_check_at or now  # under way, it wants a look at every step
+    return moves_at - now + _GRACE
 
 
 def _where(status: Status) -> str:

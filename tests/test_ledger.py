@@ -128,7 +128,7 @@ def test_renewing_prolongs_a_lease(ledger: Ledger) -> None:
 
 def test_a_released_lease_is_free(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    ledger.release(lease, NOW, None)
+    ledger.release(lease, NOW)
     assert ledger.claim(lease.run_id, "another", NOW) is not None
 
 
@@ -473,7 +473,7 @@ def test_of_eight_threads_that_send_one_shard_one_does(ledger: Ledger) -> None:
 
 def test_eight_workers_that_claim_one_job_run_are_one(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    ledger.release(lease, None, None)
+    ledger.release(lease, None)
     with ThreadPoolExecutor(8) as pool:
         claims = list(pool.map(lambda n: ledger.claim(lease.run_id, f"worker-{n}", NOW), range(8)))
     assert sum(claim is not None for claim in claims) == 1
@@ -520,11 +520,12 @@ def test_open_job_runs_are_those_that_are_not_over(ledger: Ledger) -> None:
     assert [run.id for run in ledger.runs("default", open_only=True)] == [first.run_id]
 
 
-def test_releasing_notes_the_problem_and_the_next_look(ledger: Ledger) -> None:
+def test_releasing_notes_the_problem_the_next_look_and_when_it_moves_on(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    ledger.release(lease, NOW + MINUTE, {"kind": "AccessRefused", "message": "no"})
+    ledger.release(lease, NOW + MINUTE, {"kind": "AccessRefused", "message": "no"}, escalates_at=NOW + 5 * MINUTE)
     run = ledger.run(lease.run_id)
-    assert (run.next_check_at, run.problem) == (NOW + MINUTE, {"kind": "AccessRefused", "message": "no"})
+    assert (run.next_check_at, run.escalates_at) == (NOW + MINUTE, NOW + 5 * MINUTE)
+    assert run.problem == {"kind": "AccessRefused", "message": "no"}
 
 
 def test_the_sink_of_another_partition_is_found(ledger: Ledger) -> None:

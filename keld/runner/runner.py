@@ -230,17 +230,17 @@ class Runner:
         problem = None
         if visit.problem is not None:
             problem = {"kind": type(visit.problem).__name__, "message": str(visit.problem), "at": self.clock().isoformat()}
-        with suppress(LeaseLost):
-            self.ledger.release(visit.lease, self._next_check(visit), problem)
-
-    def _next_check(self, visit: Visit) -> datetime | None:
-        """When the job run wants to be looked at again; None when it is over."""
-        now = self.clock()
         run = self.ledger.run(visit.lease.run_id)
-        if run.over:
-            return None
         shards = self.ledger.shards(run.id)
         escalation = moment(self.world, run, shards)
+        with suppress(LeaseLost):
+            self.ledger.release(visit.lease, self._next_check(visit, run, shards, escalation), problem, escalates_at=escalation)
+
+    def _next_check(self, visit: Visit, run: JobRun, shards: Sequence[Shard], escalation: datetime | None) -> datetime | None:
+        """When the job run wants to be looked at again; None when it is over."""
+        now = self.clock()
+        if run.over:
+            return None
         times = [escalation] if escalation is not None and escalation > now else []
         if visit.problem is not None:
             told = [shard.not_before or now for shard in shards if shard.state not in TERMINAL]

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -216,11 +217,30 @@ def test_a_job_run_that_was_cancelled_under_a_waiting_task_fails_it(worker: Work
 
 
 def test_the_deadline_wakes_the_trigger_and_bounds_the_wait(worker: Worker, provider: Emulator) -> None:
-    """An instant for the trigger, which may be started anew; a span for the scheduler, which ends the wait where no triggerer is."""
+    """An instant for the trigger, which may be started anew; a span for the scheduler, which ends it before, while a rescue still fits."""
     sent = worker.until_sent(operator(job=job(deadline=timedelta(days=3650))), **DAY)
     assert sent.trigger["wake_at"] == (datetime(2026, 11, 20, tzinfo=UTC) + timedelta(days=3650)).isoformat()
     left = datetime.fromisoformat(sent.trigger["wake_at"]) - datetime.now(UTC)
-    assert timedelta(0) < sent.message.trigger_timeout - left < timedelta(hours=1)
+    assert timedelta(0) < left - sent.message.trigger_timeout < timedelta(hours=1)
+
+
+def test_without_any_triggerer_the_deadline_is_kept_all_the_same(
+    worker: Worker, provider: Emulator, home: Keld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scheduler ends each wait when it is time to move on; the visit cancels the batch that hangs, the next asks in a faster lane."""
+    fault(provider, "life", "stuck", done=0.4)
+    monkeypatch.setattr("keld_airflow.hook.Keld", partial(Keld, clock=provider.now))
+    task, run = operator(job=job(deadline=timedelta(hours=3))), {"logical_date": provider.now(), "data_interval_end": provider.now()}
+    visit, waits = worker.until_sent(task, **run), []
+    while visit.state == "deferred":
+        waits.append(visit.message.trigger_timeout)
+        provider.advance(waits[-1])
+        visit = worker.run(task, failed="Trigger timeout", **run)
+    assert visit.state == "success", visit.error
+    assert waits[0] > timedelta(hours=2), "nobody hurries before it is time to"
+    assert visit.manifest["late"] is False
+    assert [batch.lane for batch in home.status(visit.manifest["job_run"]).batches] == ["batch", "flex"]
+    assert len(provider.bill()) == 5
 
 
 def test_a_deadline_that_has_passed_leaves_the_task_waiting_and_late(worker: Worker, provider: Emulator) -> None:
