@@ -12,6 +12,8 @@ PLACE = Path(os.environ["TEST_TABLES"])
 JOB = Job(name="labels", key="id", system=f"{CANARY}-SYSTEM", prompt=f"{CANARY}-PROMPT {{body}}", models="openai:gpt-5-mini")
 SHORT = Job(name="hurried", key="id", prompt="{body}", models="openai:gpt-5-mini", deadline=timedelta(seconds=20))
 
+HELD = Job(name="held", key="id", prompt="{body}", models="openai:gpt-5-mini")
+
 
 def rows_of(partition_key: str = "", ds: str = "") -> list[dict[str, Any]]:
     """Five rows a partition."""

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 LATENCY_S = 3600.0
 CANARY = "canary-7129"
 KEY = "sk-canary-7129-KEY"
-DAGS = ("label", "report", "interval", "regions", "quick", "hurried")
+DAGS = ("label", "report", "interval", "regions", "quick", "hurried", "held")
 
 
 class Stack:
@@ -49,12 +49,12 @@ class Stack:
         self.airflow.until(lambda: self.triggerer_of(run_id) is not None and f"{run_id}/label/-1" in self.logs(), "a triggerer has it")
         return run_id
 
-    def state(self, run_id: str) -> str | None:
-        [task] = self.airflow.tasks("label", run_id)
+    def state(self, run_id: str, dag_id: str = "label") -> str | None:
+        [task] = self.airflow.tasks(dag_id, run_id)
         return task["state"]
 
-    def wait_for(self, run_id: str, state: str, patience_s: float = 120) -> float:
-        return self.airflow.until(lambda: self.state(run_id) == state, f"{run_id} is {state}", patience_s)
+    def wait_for(self, run_id: str, state: str, dag_id: str = "label", patience_s: float = 120) -> float:
+        return self.airflow.until(lambda: self.state(run_id, dag_id) == state, f"{run_id} is {state}", patience_s)
 
     def triggerer_of(self, run_id: str) -> int | None:
         """Which triggerer has a deferred task; None: none yet."""
@@ -68,8 +68,8 @@ class Stack:
     def provider_ends(self) -> None:
         self.emulator.advance(LATENCY_S)
 
-    def mark(self, run_id: str, state: str) -> None:
-        path = f"/api/v2/dags/label/dagRuns/{quote(run_id)}/taskInstances/label"
+    def mark(self, run_id: str, state: str, dag_id: str = "label") -> None:
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/label"
         self.airflow.ask("PATCH", path, {"new_state": state})
 
     def clear(self, run_id: str) -> None:

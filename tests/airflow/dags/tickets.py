@@ -13,7 +13,7 @@ from airflow.sdk import (
     SyncCallback,
     task,
 )
-from asked import JOB, SHORT, arm, note_late, rows_of
+from asked import HELD, JOB, SHORT, arm, note_late, rows_of
 
 from keld_airflow import KeldBatchOperator, PartitionEnd
 
@@ -59,3 +59,6 @@ with DAG("quick", schedule=None, **common):
 
 with DAG("hurried", schedule=daily, **common):
     KeldBatchOperator(task_id="label", job=SHORT, source=rows_of)
+
+with DAG("held", schedule=None, **common):
+    KeldBatchOperator(task_id="label", job=HELD, source=rows_of, partition="{{ run_id }}", deferrable=False)
