@@ -101,6 +101,7 @@ class Waiting(BaseOperator):
     def _bring_on(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
         epoch = self._attach(keld, context, status)
         status = self._advance(keld, status.id)
+        self._show(context, status)
         if not status.over:
             self._check(status)
             if self.deferrable:
@@ -129,6 +130,14 @@ class Waiting(BaseOperator):
                 self.log.info(_where(status))
                 return status
             pause.wait(0.5)  # another worker, or a triggerer's look, holds it for a moment
+
+    def _show(self, context: Context, status: Status) -> None:
+        """For people, beside the task in the UI while it waits (*Task State Store*); nothing reads it back, so a fault of it is none of Keld's."""
+        moves_at = status.escalates_at.isoformat() if status.escalates_at else None
+        try:
+            context["task_state_store"].set("keld", manifest(status, status.sink) | {"escalates_at": moves_at})
+        except Exception as error:  # noqa: BLE001
+            self.log.warning("Airflow's task state store was not written: %s", type(error).__name__)
 
     def _check(self, status: Status) -> None:
         """Passes if waiting helps.

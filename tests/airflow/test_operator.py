@@ -63,6 +63,13 @@ def test_a_task_sends_waits_without_a_slot_and_hands_over(worker: Worker, provid
     assert len(provider.bill()) == 5
 
 
+def test_while_a_task_waits_people_see_where_it_stands(worker: Worker, provider: Emulator) -> None:
+    """In the UI, beside the task; the log says it once, and the asset event comes only at the end."""
+    sent = worker.until_sent(operator(job=job(ceiling_usd="0.5")), **DAY)
+    assert sent.shown["keld"].items() >= {"state": "open", "rows": 5, "batches": 1, "ceiling_usd": "0.5", "late": False}.items()
+    assert sent.shown["keld"]["job_run"] == sent.trigger["job_run"]
+
+
 def test_the_manifest_stays_under_two_kilobytes_and_counts_the_cost_exactly(worker: Worker, provider: Emulator, home: Keld) -> None:
     """It lies in Airflow's database for every partition there ever was; forty batches make it no longer."""
     table = [{"id": n, "body": f"ticket {n}"} for n in range(40)]

@@ -43,6 +43,7 @@ class Visit:
     error: BaseException | None
     xcoms: dict[str, Any]
     rendered: dict[str, Any]
+    shown: dict[str, Any]  # in the task state store
     task: Any = None  # the copy that was executed
 
     @property
@@ -71,7 +72,9 @@ class Visit:
     @property
     def kept(self) -> str:
         """All that reaches Airflow's database."""
-        return json.dumps([self.xcoms, self.rendered, self.message.model_dump(mode="json") if self.message else None], default=str)
+        return json.dumps(
+            [self.xcoms, self.rendered, self.shown, self.message.model_dump(mode="json") if self.message else None], default=str
+        )
 
 
 @dataclass(kw_only=True)
@@ -98,7 +101,7 @@ class Worker:
         from airflow.sdk.execution_time.supervisor import run_task_in_process
         from httpx import MockTransport
 
-        seen = Visit(state="", message=None, error=None, xcoms={}, rendered={})
+        seen = Visit(state="", message=None, error=None, xcoms={}, rendered={}, shown={})
         map_index = run.pop("map_index", -1)
         resumed = {"next_method": method, "next_kwargs": {"event": event}} if event else {}
         if failed:
@@ -144,6 +147,9 @@ class Worker:
             if "/xcoms/" in path and request.method == "POST":
                 seen.xcoms[path.rpartition("/")[2]] = json.loads(body)
                 return Response(201, json={"message": "ok"})
+            if "/store/" in path and request.method == "PUT":
+                seen.shown[path.rpartition("/")[2]] = json.loads(body)["value"]
+                return Response(204)
             if path.endswith("/states"):
                 return Response(200, json={"task_states": {run.get("run_id", "run-1"): self.states}})
             if "/connections/" in path:
