@@ -80,6 +80,16 @@ def test_what_a_stray_lost_stays_in_reserve() -> None:
     schedule.teardown()
 
 
+def test_a_batch_that_landed_late_and_never_ends_is_shown() -> None:
+    """Found by a schedule: at a host without marks only its results could tell that it is ours, and it has none, long past its own expiry."""
+    schedule = Schedule()
+    late = {"at": "create", "do": "late_landing", "after_s": 4000}
+    schedule.declare(peer=scene.anthropic, omens=[late, {"at": "life", "do": "stuck"}], shapes=[(3, 2)], ceiling=None, submitted=True)
+    schedule.tick(n=0, ticks=1)
+    schedule.teardown()
+    assert len(schedule.unproven) == 1
+
+
 def replay(peer: scene.Peer, omens: list[dict[str, Any]]) -> None:
     """One partition of one batch, looked at until it is over."""
     schedule = Schedule()
