@@ -30,10 +30,11 @@ The map of the house; the files in order are the way of the data.
     cascade      which answers satisfy, and which model is asked next
     enrich       rows + answers -> the enriched partition
     status       a job run as people and orchestrators see it
+    retention    what is staged of job runs that ended long ago, and its removal
     spend        outlays -> what was paid, saved, foreseen, and paid twice, by whatever people ask
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
-    cli          keld plan | run | status | watch | cancel | reconcile | prices | spend | emulate
+    cli          keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
     runner/      the only rooms that act: submit, search, observe, escalate, hurry, collect, finish, sweep

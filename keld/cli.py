@@ -1,4 +1,4 @@
-"""Command line: `keld plan | run | status | watch | cancel | reconcile | prices | spend | emulate`.
+"""Command line: `keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate`.
 
 An edge: it reads words, calls one verb of `Keld`, prints a view.  Exit status: 0 every row answered, 3 some rows were not (they
 are written, with reasons), 2 refused before anything was sent, 1 any other error, 130 interrupted (the job run can be resumed).
@@ -169,6 +169,27 @@ def reconcile(
         _print_json([plain(asdict(one)) for one in found])
     else:
         _console().print(findings_view(found, dry_run=dry_run) if found else "The ledger has every batch of ours that the providers have.")
+
+
+@app.command()
+def gc(
+    days: Annotated[float, typer.Option("--days", min=2.0, help="Of job runs that ended longer ago than this.")] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove the prompts and answers that are staged of job runs long over.  Outputs and the ledger stay; removed answers cannot be reused."""
+    from dataclasses import asdict
+    from datetime import timedelta
+
+    from keld.status import plain
+    from keld.view import removals_view
+
+    with _refusals(ERROR), _keld() as keld:
+        found = keld.gc(timedelta(days=days), dry_run=dry_run)
+        if as_json:
+            _print_json([plain(asdict(one)) for one in found])
+        else:
+            _console().print(removals_view(found, keld.staging.root, dry_run=dry_run))
 
 
 @app.command()

@@ -19,7 +19,7 @@ from keld import snapshot
 from keld.answer import AnswerSink, Outcome, same
 from keld.cascade import seal
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
-from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, UnknownJobRun
+from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, StagingError, UnknownJobRun
 from keld.job import Job, due, partition_end
 from keld.ledger import Ledger
 from keld.plan import Plan, choose_first
@@ -28,6 +28,7 @@ from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Provider
 from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint, marks_cache, one_line
+from keld.retention import Removal, outdated, remove
 from keld.reuse import reuse
 from keld.runner import Ask, Finding, Runner, Settings, World, options, overhead, plan_shards, probe_of
 from keld.schema import OutputSchema, output_schema
@@ -256,6 +257,19 @@ class Keld:
         after = self.clock() - since
         return [found for name in names for found in self.runner.reconcile(self.provider(name), after, act=not dry_run)]
 
+    def gc(self, older_than: timedelta = timedelta(days=30), *, dry_run: bool = False) -> list[Removal]:
+        """Removes the staged files (prompts, answers) of job runs that ended so long ago; the ledger and the outputs stay.
+
+        Such an answer cannot be reused any more: a partition that changed is asked whole.  Kept are job runs with quarantined rows or an
+        unsettled batch, and, always, what ended less than `Settings.sweep_for` ago; told and left are directories this ledger does not know.
+
+        Args:
+            dry_run: only tell.
+        """
+        now = self.clock()
+        found = list(outdated(self.ledger, self.staging, now - max(older_than, self.settings.sweep_for)))
+        return found if dry_run else [one for one in found if not one.known or remove(self.ledger, self.staging, one, now)]
+
     def prices(self, models: Sequence[str] | None = None) -> list[Quote]:
         """What models cost today, lane by lane; in the batch lane only for the default: every model of the accounts with a rate there.
 
@@ -289,6 +303,7 @@ class Keld:
             raise UnknownJobRun(
                 f"{run.job}[{run.partition}] is {run.state.value}: its rows do not all have an outcome yet. Advance it first."
             )
+        _check_kept(run)
         files = self.staging.run(run_id)
         output = OutputSchema.from_json(Question.from_json(files.question.read_bytes()).output)
         schema = enriched_schema(source_schema(files.snapshot), output)
@@ -375,7 +390,8 @@ class Keld:
             )
 
     def _attach(self, run: JobRun, sink: str | None) -> Status:
-        if sink is not None and run.over:
+        if sink is not None and run.over and not (run.removed_at is not None and sink == run.sink):
+            _check_kept(run)
             self.ledger.write_again(run.id, sink, self.clock())
         elif sink is not None and sink != run.sink:
             self.ledger.set_sink(run.id, sink)
@@ -540,6 +556,18 @@ class Keld:
             return float(2**fruitless)  # nothing is under way yet: a few quick tries, then give up
         until = (status.next_check_at - self.clock()).total_seconds() if status.next_check_at else 1.0
         return max(0.05, min(until, poll_s) if poll_s is not None else until)
+
+
+def _check_kept(run: JobRun) -> None:
+    """Passes if the answers of a job run are still there."""
+    if run.removed_at is None:
+        return
+    output = (run.output or {}).get("uri")
+    raise StagingError(
+        f"The answers of {run.job}[{run.partition}] were removed by `keld gc` on {run.removed_at:%Y-%m-%d}. Nothing was sent. "
+        + (f"They were written to {output}. " if output else "")
+        + "To ask, and pay for, every row anew, give force=True (`keld run --force`)."
+    )
 
 
 def _nothing_to_ask(run: JobRun) -> bool:

@@ -559,11 +559,17 @@ class Ledger:
 
     def write_again(self, run_id: str, sink: str, now: datetime) -> None:
         """Opens a job run that is over once more, only to write its output to `sink`; costs nothing."""
-        over = RUN.c.state.in_([RunState.FINISHED, RunState.CANCELLED])
+        over = sa.and_(RUN.c.state.in_([RunState.FINISHED, RunState.CANCELLED]), RUN.c.removed_at.is_(None))
         with self._db.write() as db:
             opened = db.execute(sa.update(RUN).where(RUN.c.id == run_id, over).values(state=RunState.WRITING, sink=sink, next_check_at=now))
             if opened.rowcount:
                 _append(db, now, run_id, None, "write_again", None, RunState.WRITING, 0, {})
+
+    def note_removed(self, run_id: str, now: datetime) -> bool:
+        """Notes that the files of a job run go; False if it is not over."""
+        over = RUN.c.state.in_([RunState.FINISHED, RunState.CANCELLED])
+        with self._db.write() as db:
+            return db.execute(sa.update(RUN).where(RUN.c.id == run_id, over).values(removed_at=now)).rowcount > 0
 
     @contextmanager
     def _held(self, lease: Lease, now: datetime) -> Iterator[sa.Connection]:

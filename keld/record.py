@@ -80,6 +80,7 @@ RUN = sa.Table(
     sa.Column("problem", sa.JSON),
     sa.Column("created_at", _Instant, nullable=False),
     sa.Column("finished_at", _Instant),
+    sa.Column("removed_at", _Instant),
     sa.Column("next_check_at", _Instant),
     sa.Column("escalates_at", _Instant),
     sa.Column("lease_owner", sa.String),
@@ -231,6 +232,7 @@ class JobRun:
     problem: dict[str, Any] | None
     created_at: datetime
     finished_at: datetime | None
+    removed_at: datetime | None  # its files, by `keld gc`
     next_check_at: datetime | None
     escalates_at: datetime | None
     lease_owner: str | None

@@ -108,6 +108,10 @@ class Staging:
     def run(self, run_id: str) -> RunFiles:
         return RunFiles(_inside(self.root, run_id))
 
+    def run_ids(self) -> list[str]:
+        """Those that have a directory here."""
+        return sorted(path.name for path in self.root.glob("*") if _ID.fullmatch(path.name) and path.is_dir())
+
     def make(self, run_id: str) -> RunFiles:
         """The directory of a new job run, empty.
 

@@ -62,7 +62,7 @@ class Status:
     the last answer.  `expected_usd` is what the plan said of the whole job run; `estimated_usd` is what was expected, when they were sent, of
     the rows that are billed by now, and `estimate_error` how far that was off.  `cache_saved_usd` is what the provider's prompt cache took off
     the cost; below 0, where more was paid to write it than reading it saved.  `escalates_at` is when what is not answered moves to a faster lane,
-    by what was known at the last look; None: no deadline asks for it.
+    by what was known at the last look; None: no deadline asks for it.  `removed_at` is when `keld gc` took its files.
     """
 
     id: str
@@ -96,6 +96,7 @@ class Status:
     deadline_basis: str
     next_check_at: datetime | None
     escalates_at: datetime | None
+    removed_at: datetime | None
     outcomes: dict[str, int]
     tags: dict[str, str]
     sink: str | None
@@ -210,6 +211,7 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
         deadline_basis=run.deadline_basis,
         next_check_at=run.next_check_at,
         escalates_at=run.escalates_at,
+        removed_at=run.removed_at,
         outcomes=run.outcomes or _so_far(shards),
         tags=run.tags,
         sink=run.sink,

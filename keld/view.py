@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from keld.plan import Option, Plan
 from keld.price import Bracket, Lane, Quote
+from keld.retention import Removal
 from keld.runner import Finding, Verdict
 from keld.spend import Report, Spend
 from keld.status import Batch, Status
@@ -229,6 +231,36 @@ _DUE = {
     Verdict.CANCEL: "its shard was sent again: would be cancelled, what it cost counted",
     Verdict.SETTLE: "its shard was sent again: what it cost would be counted",
 }
+
+
+def removals_view(removals: Sequence[Removal], root: Path, *, dry_run: bool) -> RenderableType:
+    """What was removed, job by job, and what was left since nobody knows it."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
+    known, foreign = [one for one in removals if one.known], [one for one in removals if not one.known]
+    table.add_column("job", footer="all")
+    table.add_column("job runs", footer=f"{len(known):,}", justify="right")
+    table.add_column("MB", footer=_megabytes(known), justify="right")
+    for job in sorted({one.job or "" for one in known}):
+        of_job = [one for one in known if one.job == job]
+        table.add_row(job, f"{len(of_job):,}", _megabytes(of_job))
+    parts: list[RenderableType] = []
+    if known:
+        parts.append(Text(f"{'Would be removed' if dry_run else 'Removed'} from {root}:", overflow="fold"))
+        parts.append(table)
+    else:
+        parts.append(Text("Nothing is old enough to be removed."))
+    if foreign:
+        parts.append(
+            Text(
+                f"Left: {len(foreign):,} directories, {_megabytes(foreign)} MB, of which this ledger knows nothing. If it is the right one "
+                "(KELD_LEDGER_URL), they are what interrupted submissions left, and may be deleted."
+            )
+        )
+    return Group(*parts)
+
+
+def _megabytes(removals: Sequence[Removal]) -> str:
+    return f"{sum(one.size_bytes for one in removals) / 1e6:,.1f}"
 
 
 def findings_view(findings: Sequence[Finding], *, dry_run: bool) -> RenderableType:

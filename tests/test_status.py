@@ -19,7 +19,7 @@ RUN = JobRun(
     rows=20, reused=0, unaskable=0, terms={}, tags={"team": "support"}, plan={"model": "openai:m", "lane": "batch", "expected_usd": "0.10"},
     ceiling_usd=Decimal(1), reserved_usd=Decimal(0), spent_usd=Decimal("0.25"), standard_usd=Decimal("0.5"), answered=0, failed=0, quarantined=0,
     round=0, deadline_at=None, deadline_basis="none", sink=None, output=None, outcomes=None, problem=None, created_at=NOW, finished_at=None,
-    next_check_at=None, escalates_at=None, lease_owner=None, lease_epoch=0, lease_until=None,
+    removed_at=None, next_check_at=None, escalates_at=None, lease_owner=None, lease_epoch=0, lease_until=None,
 )  # fmt: skip
 SHARD = Shard(
     id="abcdefghij", run_id=RUN.id, ordinal=0, round=0, state=State.PLANNED, provider="openai", host="h", model="m", lane="batch", requests=10,
