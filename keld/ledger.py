@@ -259,8 +259,8 @@ class Ledger:
         with self._db.read() as db:
             return [(requests, begun.timestamp(), ended.timestamp()) for requests, begun, ended in db.execute(query)]
 
-    def in_fast_lanes(self, provider: str, host: str, model: str, now: datetime, *, other_than: str) -> list[Rival]:
-        """What each other job run has in an account's fast lanes, if somebody advances it."""
+    def in_fast_lanes(self, provider: str, host: str, model: str, now: datetime, *, other_than: str = "") -> list[Rival]:
+        """What each (other) job run has in an account's fast lanes, if somebody advances it."""
         alive = sa.or_(RUN.c.lease_until > now - _STALE, RUN.c.next_check_at > now - _STALE)
         query = (
             sa.select(

@@ -25,7 +25,7 @@ from keld.price import Lane, Rates, rates
 from keld.providers.base import Provider
 from keld.record import Shard, nonce
 from keld.request import Question
-from keld.runner.visit import World
+from keld.runner.visit import FastLanes, World
 from keld.shard import Limits, cut, fitting
 from keld.staging import RunFiles, disk_errors, write_positions
 from keld.state import State
@@ -173,15 +173,25 @@ def cache_of(world: World, ask: Ask, provider: Provider, model: str, lane: Lane,
 
 def pace_of(world: World, name: str, run_id: str) -> Pace:
     """How fast a model's fast lanes are, by what its stretches have shown, and who else is in them; the prior where they have shown nothing."""
-    account, _, model = name.partition(":")
-    host, now = world.provider(account).host, world.clock()
-    standard, flex = (speed(world.ledger.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
-    others = world.ledger.in_fast_lanes(account, host, model, now, other_than=run_id)
+    standard, flex, rivals = _fast_lanes(world, name)
     return Pace(
         rows_per_s=standard or max(world.settings.rows_per_s, flex or 0.0),  # standard is no slower than flex
         flex_rows_per_s=flex,
-        others=tuple(other.rows / (2 if other.lane == Lane.FLEX else 1) for other in others),  # the slower lane takes the smaller part
+        # The slower lane takes the smaller part.
+        others=tuple(rival.rows / (2 if rival.lane == Lane.FLEX else 1) for rival in rivals if rival.run_id != run_id),
     )
+
+
+def _fast_lanes(world: World, name: str) -> FastLanes:
+    if world.lanes is not None and name in world.lanes:
+        return world.lanes[name]
+    account, _, model = name.partition(":")
+    host, ledger = world.provider(account).host, world.ledger
+    standard, flex = (speed(ledger.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
+    found = FastLanes(standard, flex, ledger.in_fast_lanes(account, host, model, world.clock()))
+    if world.lanes is not None:
+        world.lanes[name] = found
+    return found
 
 
 def flex_of(world: World, terms: Mapping[str, Any], shards: Sequence[Shard]) -> str | None:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
@@ -68,9 +69,10 @@ class Runner:
         until = time.monotonic() + budget.total_seconds()
         self._sweep_due(harvest=False)
         visits: list[Visit] = []
+        world = replace(self.world, lanes={})
         try:
             for run_id in run_ids:
-                if time.monotonic() < until and (visit := self._enter(run_id, budget)) is not None:
+                if time.monotonic() < until and (visit := self._enter(run_id, budget, world)) is not None:
                     visits.append(visit)
             observe_all(visits)
             for visit in visits:
@@ -206,7 +208,7 @@ class Runner:
         with self._visit(run_id, timedelta(0)) as visit:
             yield visit
 
-    def _enter(self, run_id: str, budget: timedelta) -> Visit | None:
+    def _enter(self, run_id: str, budget: timedelta, world: World | None = None) -> Visit | None:
         run = self.ledger.run(run_id)
         if run.over:
             return None
@@ -215,7 +217,7 @@ class Runner:
         if lease is None:
             return None
         until = time.monotonic() + budget.total_seconds()
-        return Visit(self.world, lease, self.world.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING)
+        return Visit(world or self.world, lease, self.world.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING)
 
     def _holds(self, visit: Visit) -> bool:
         """Whether the job run is still this worker's."""
@@ -232,7 +234,7 @@ class Runner:
             problem = {"kind": type(visit.problem).__name__, "message": str(visit.problem), "at": self.clock().isoformat()}
         run = self.ledger.run(visit.lease.run_id)
         shards = self.ledger.shards(run.id)
-        escalation = moment(self.world, run, shards)
+        escalation = moment(visit.world, run, shards)
         with suppress(LeaseLost):
             self.ledger.release(visit.lease, self._next_check(visit, run, shards, escalation), problem, escalates_at=escalation)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from keld import answer
 from keld.answer import Outcome, Sent
@@ -23,7 +23,7 @@ from keld.errors import KeldError, ProviderRefused, StagingError
 from keld.ledger import Lease, Ledger
 from keld.price import Lane, Rates, rates
 from keld.providers.base import Encoder, Provider
-from keld.record import JobRun, Shard, Stray
+from keld.record import JobRun, Rival, Shard, Stray
 from keld.request import Question
 from keld.schema import OutputSchema
 from keld.staging import RunFiles, Staging, disk_errors, read_positions
@@ -68,6 +68,14 @@ class Settings:
     list_from: int = 4  # that many open batches of an account are looked up by list pages, fewer one by one
 
 
+class FastLanes(NamedTuple):
+    """What a model's fast lanes have shown: answers a second, where they did, and who is in them."""
+
+    standard: float | None
+    flex: float | None
+    rivals: list[Rival]
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """What all visits of one environment share."""
@@ -77,6 +85,7 @@ class World:
     provider: Callable[[str], Provider]
     clock: Callable[[], datetime]
     settings: Settings
+    lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read anew each time
 
 
 @dataclass(slots=True)
