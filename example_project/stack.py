@@ -7,7 +7,6 @@ starts ends with it.
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -21,6 +20,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
+AIRFLOW = (sys.executable, "-m", "airflow")
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 _PATIENCE_S = 180.0
 
@@ -44,11 +46,16 @@ class Airflow:
     def start(self, component: str, name: str | None = None) -> subprocess.Popen[bytes]:
         """A component, in a session of its own; `name` for a second one of a kind."""
         more = ["--workers", "1", "--host", "127.0.0.1", "--port", str(self.port)] if component == "api-server" else []
-        with (self.home / f"{name or component}.log").open("ab") as log:
+        return self.run(name or component, *AIRFLOW, component, *more)
+
+    def run(self, name: str, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+        """A process of this Airflow's, in a session and with a log of its own; it works in its `AIRFLOW_HOME`."""
+        own = {**self._own_ports(), **environment}
+        with (self.home / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
-                [*_AIRFLOW, component, *more], env=self._own_ports(), stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                command, env=own, cwd=own["AIRFLOW_HOME"], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
             )
-        self.processes[name or component] = process
+        self.processes[name] = process
         return process
 
     def _own_ports(self) -> dict[str, str]:
@@ -63,22 +70,33 @@ class Airflow:
     def migrate(self) -> None:
         """Makes the database."""
         with (self.home / "migrate.log").open("wb") as log:
-            ended = subprocess.run([*_AIRFLOW, "db", "migrate"], env=self.environment, stdout=log, stderr=subprocess.STDOUT, check=False)
+            ended = subprocess.run([*AIRFLOW, "db", "migrate"], env=self.environment, stdout=log, stderr=subprocess.STDOUT, check=False)
         if ended.returncode:
             raise StackFailed(f"Airflow's database cannot be made; see {self.home / 'migrate.log'}.")
 
     def end(self) -> None:
         """Ends every process and what it started: asked first, then made to, since a scheduler may not heed it."""
         for process in self.processes.values():
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+            process.terminate()
         until = time.monotonic() + 10
-        for process in self.processes.values():
+        for name, process in list(self.processes.items()):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=max(0.1, until - time.monotonic()))
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            self.kill(name)
+
+    def stop(self, name: str) -> None:
+        """Ends a process when it is through with what it does."""
+        self.processes[name].terminate()
+        self.processes[name].wait(_PATIENCE_S)
+        self.kill(name)
+
+    def kill(self, name: str) -> None:
+        """Ends a process and what it started at once, as if their host had lost its power."""
+        process = self.processes.pop(name)
+        for member in session(process):
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        process.wait()
 
     # -- REST
 
@@ -103,9 +121,6 @@ class Airflow:
             self.until(lambda dag_id=dag_id: self._unpaused(dag_id), f"the Dag {dag_id} is read")  # type: ignore[misc]
 
     def _is_healthy(self) -> bool:
-        for name, process in self.processes.items():
-            if process.poll() is not None:
-                raise StackFailed(f"Airflow's {name} has ended; see {self.home / f'{name}.log'}.")
         try:
             health = self.ask("GET", "/api/v2/monitor/health")
         except (urllib.error.URLError, ConnectionError, TimeoutError):
@@ -125,10 +140,13 @@ class Airflow:
         """The seconds it took until something was so.
 
         Raises:
-            StackFailed: it is not so in time.
+            StackFailed: it is not so in time, or a process has ended by itself.
         """
         began = time.monotonic()
         while not done():
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    raise StackFailed(f"Airflow's {name} has ended; see {self.home / f'{name}.log'}.")
             if time.monotonic() - began > patience_s:
                 raise StackFailed(f"Not within {patience_s:.0f} s: {what}. See the logs in {self.home}.")
             time.sleep(0.5)
@@ -175,9 +193,6 @@ class Airflow:
         return [str(task["state"]) for task in tasks if task["dag_run_id"].startswith(of)]
 
 
-_AIRFLOW = (sys.executable, "-m", "airflow")
-
-
 def _settings(home: Path, dags: Path, port: int) -> dict[str, str]:
     url = f"http://127.0.0.1:{port}"
     return {
@@ -205,6 +220,17 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def session(leader: subprocess.Popen[bytes]) -> Iterator[psutil.Process]:
+    """The processes of a session, their status in `info`.
+
+    More than its process group: Airflow gives every task a group of its own, in which it outlives its worker.
+    """
+    for process in psutil.process_iter(["status"]):
+        with suppress(ProcessLookupError):
+            if os.getsid(process.pid) == leader.pid:
+                yield process
 
 
 @contextmanager

@@ -18,7 +18,8 @@ BATCH_S = 40  # what the batches of the backfill take, in real time
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres: Callable[[], str]) -> Iterator[Stack]:
     with live(tmp_path_factory.mktemp("stack"), **database_url(request.param, postgres)) as stack:
-        stack.settle()
+        stack.settle("label", "interval", "hurried")
+        assert stack.creates() == 2, "`label` and `interval` ask the same job of the same day, and share its batch"
         yield stack
 
 
@@ -61,7 +62,7 @@ def test_a_reprocess_of_a_finished_partition_makes_a_run_and_no_purchase(stack: 
 
 def test_a_triggerer_that_is_killed_is_replaced_and_nothing_is_bought_twice(stack: Stack) -> None:
     before, run_id = stack.creates(), stack.start("2026-03-01")
-    os.killpg(stack.airflow.processes["triggerer"].pid, signal.SIGKILL)
+    stack.airflow.kill("triggerer")
     stack.airflow.start("triggerer")
     stack.provider_ends()
     stack.wait_for(run_id, "success")
@@ -98,7 +99,7 @@ def test_a_task_that_is_cleared_while_it_waits_finds_its_batch_again(stack: Stac
 def test_a_worker_that_is_killed_while_it_sends_buys_once(stack: Stack) -> None:
     """Its retry finds an intent without an outcome, and looks at the provider before anything else."""
     before, billed = stack.creates(), len(stack.emulator.bill())
-    (stack.place / "tables" / "failpoint").write_text("create.received:kill9")
+    stack.arm("create.received:kill9")
     run_id = stack.airflow.trigger("label", partition_key="2026-03-04")
     stack.airflow.until(lambda: stack.airflow.tasks("label", run_id)[0]["try_number"] == 2, "its retry runs")
     stack.wait_for(run_id, "deferred")
@@ -110,7 +111,7 @@ def test_a_worker_that_is_killed_while_it_sends_buys_once(stack: Stack) -> None:
 
 def test_a_worker_that_is_killed_while_it_collects_buys_once(stack: Stack) -> None:
     before, run_id = len(stack.emulator.bill()), stack.start("2026-03-06")
-    (stack.place / "tables" / "failpoint").write_text("collect.done:kill9")
+    stack.arm("collect.done:kill9")
     stack.provider_ends()
     stack.wait_for(run_id, "success")
     assert stack.airflow.tasks("label", run_id)[0]["try_number"] == 2
