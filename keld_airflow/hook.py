@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook, conf
-from airflow.sdk.exceptions import AirflowException, AirflowNotFoundException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 
 from keld import Account, Keld, KeldError
 
@@ -90,7 +90,7 @@ class KeldHook(BaseHook):
             return None
         uri = self.get_connection(conn_id).get_uri()
         if not uri.startswith(("postgres://", "postgresql://")):
-            raise AirflowException(
+            raise AirflowFailException(
                 f"The connection {conn_id} is no Postgres connection, and a ledger is kept in no other. Correct ledger_conn_id."
             )
         return uri.replace("postgres://", "postgresql://", 1)
@@ -140,7 +140,7 @@ def _check_shared(keld: Keld) -> None:
     executors = [name.rpartition(":")[2].rpartition(".")[2] for name in conf.get("core", "executor", fallback="LocalExecutor").split(",")]
     remote = [name.strip() for name in executors if name.strip() not in _ONE_HOST]
     if remote and keld.ledger_url.startswith("sqlite"):
-        raise AirflowException(
+        raise AirflowFailException(
             f"The ledger is a file of this host, and {', '.join(remote)} runs tasks on others: each would pay for the same rows. Nothing was sent. "
             "Give a Postgres: ledger_conn_id in the connection, ledger_url in [keld] of the configuration, or KELD_LEDGER_URL."
         )
