@@ -138,6 +138,21 @@ def test_a_region_of_a_mapped_task_has_an_asset_event_of_its_own(worker: Worker,
     assert [event["partition_key"] for event in ended.assets] == ["eu|2026-11-19"]
 
 
+@pytest.mark.parametrize(
+    "terms",
+    [{}, {"probe": True}, {"accept": {"score": 1}, "models": ["openai:gpt-5-mini", "openai:gpt-5"]}, {"reuse": "never", "priority": "id"}],
+    ids=["plain", "probe", "cascade", "priority"],
+)
+def test_a_day_without_rows_gives_a_table_without_rows(worker: Worker, provider: Emulator, tmp_path: Path, terms: dict[str, Any]) -> None:
+    """Quiet days come; what is downstream wants its columns all the same."""
+    empty = pa.table({"id": pa.array([], pa.int64()), "body": pa.array([], pa.string())})
+    asked = job(output_type={"type": "object", "properties": {"score": {"type": "number"}}, "required": ["score"]}, **terms)
+    ended = worker.run(operator(job=asked, source=lambda: empty, sink=f"{tmp_path}/{{partition}}.parquet"), **DAY)
+    assert ended.state == "success", ended.error
+    assert ended.manifest["counts"]["answered"] == creates(provider) == 0
+    assert pq.read_table(ended.manifest["sink"]).schema.names[:3] == ["id", "body", "score"]
+
+
 # --- asked again ------------------------------------------------------------------------------------------------------
 
 
