@@ -22,9 +22,11 @@ from keld_airflow.partition import partition_of
 from keld_airflow.waiting import Found, Waiting, apart
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context, ObjectStoragePath
+    import os
 
-    Source = str | ObjectStoragePath | Callable[..., Any]
+    from airflow.sdk import Context, ObjectStoragePath, XComArg
+
+    Source = str | os.PathLike[str] | ObjectStoragePath | XComArg | Callable[..., Any]
 
 _Init = TypeVar("_Init", bound=Callable[..., None])
 # A Dag's `params` are Airflow's word, for something else.
@@ -83,23 +85,30 @@ class KeldBatchOperator(Waiting):
         terms = {TERMS[name]: kwargs.pop(name) for name in list(kwargs) if name in TERMS}
         super().__init__(**kwargs)
         _check_rows(source)
-        self.source, self.source_function = apart(source)
-        self.sink, self.sink_function = apart(sink)
+        _check_terms(self.task_id, completion_rate, window)
+        self.source, self.source_function = apart(source, "source")
+        self.sink, self.sink_function = apart(sink, "sink")
         self.partition, self.window = partition, window
         self.completion_rate, self.wait, self.deferrable, self.keld_conn_id = completion_rate, wait, deferrable, keld_conn_id
-        self.job = self._job(job, terms | ({} if model is None else {"models": model}))
-        if not wait and not isinstance(sink, str | None):
+        self.job = self._job(job, model, terms)
+        if not wait and (self.sink_function is not None or hasattr(self.sink, "fs")):
             raise ValueError(
                 f"{self.task_id}: with wait=False the sink is a path or URI, which any worker can write; give this one to the KeldJobSensor."
             )
 
-    def _job(self, job: Job | None, terms: dict[str, Any]) -> Job:
+    def _job(self, job: Job | None, model: str | None, terms: dict[str, Any]) -> Job:
         given = {name: value for name, value in terms.items() if value is not None}
+        if model is not None:
+            if "models" in given:
+                raise ValueError(f"{self.task_id}: model and models are both given, here or in default_args. Give one or the other.")
+            given["models"] = model
         if job is None:
             missing = [name for name in ("key", "prompt", "models") if name not in given]
             if missing:
                 raise ValueError(f"{self.task_id}: {', '.join(missing)} missing. Give job=Job(...), or the terms of one.")
             return Job(**{"name": self._default_name(), **given})
+        if not isinstance(job, Job):
+            raise ValueError(f"{self.task_id}: job is a {type(job).__name__}. Give a keld.Job, or its terms.")
         if given:
             raise ValueError(f"{self.task_id}: {', '.join(given)} stand beside job=, which says them already. Give one or the other.")
         return job
@@ -142,11 +151,21 @@ class KeldBatchOperator(Waiting):
 
 
 def _check_rows(source: Any) -> None:
-    """Passes if no rows stand in the Dag itself: Airflow would keep them in its database."""
+    """Passes if there is a source, and no rows stand in the Dag itself: Airflow would keep them in its database."""
+    if source is None:
+        raise ValueError("source is missing. Give a path, a URI, or a function that gives the rows.")
     if isinstance(source, list | tuple | dict) or hasattr(source, "__arrow_c_stream__"):
         raise ValueError(
             "source holds the rows themselves, which Airflow would store with the task. Give a path, a URI, or a function that gives them."
         )
+
+
+def _check_terms(task_id: str, completion_rate: float, window: timedelta | None) -> None:
+    """Passes if these can be reckoned with; found later, the rows would be paid for by then."""
+    if isinstance(completion_rate, bool) or not isinstance(completion_rate, int | float) or not 0 <= completion_rate <= 1:
+        raise ValueError(f"{task_id}: completion_rate={completion_rate!r} is a share of the rows, from 0 to 1; 0.99 is the default.")
+    if window is not None and not isinstance(window, timedelta):
+        raise ValueError(f"{task_id}: window={window!r} is not a timedelta.")
 
 
 def _bring_in_cancelled(keld: Keld, job: Job) -> None:

@@ -45,7 +45,7 @@ class KeldJobSensor(Waiting, BaseSensorOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.job_run = job_run
-        self.sink, self.sink_function = apart(sink)
+        self.sink, self.sink_function = apart(sink, "sink")
         self.completion_rate, self.deferrable, self.keld_conn_id = completion_rate, deferrable, keld_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:

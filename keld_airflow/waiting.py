@@ -6,6 +6,7 @@ collects what is due.  Everything that costs or writes happens here, on a worker
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -234,6 +235,22 @@ def _where(status: Status) -> str:
     )
 
 
-def apart(place: Any) -> tuple[Any, Callable[..., Any] | None]:
-    """A source or sink as (place, function), of which one is None: Airflow calls a function in a templated field, and stores what it gives."""
-    return (None, place) if callable(place) else (place, None)
+def apart(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
+    """A source or sink as (place, function), of which one is None: Airflow calls a function in a templated field, and stores what it gives.
+
+    A `pathlib.Path`, which Airflow would not render, becomes its text.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if place is None or isinstance(place, str) or hasattr(place, "fs") or hasattr(place, "iter_references"):  # an XCom: known later
+        return place, None
+    if hasattr(place, "override"):
+        raise ValueError(
+            f"{name} is the task {place.__name__!r} itself. Call it, {place.__name__}(), for what it gives, or use @task.keld_batch."
+        )
+    if callable(place):
+        return None, place
+    if isinstance(place, os.PathLike):
+        return os.fspath(place), None
+    raise ValueError(f"{name} is a {type(place).__name__}. Give a path, a URI, an ObjectStoragePath or a function.")

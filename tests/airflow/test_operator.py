@@ -90,7 +90,7 @@ def test_a_source_that_is_a_path_is_rendered_and_a_function_is_given_what_it_nam
         return iter(ROWS)
 
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "2026-11-19.parquet")
-    first = worker.until_sent(operator(source=f"{tmp_path}/{{{{ partition_key }}}}.parquet"), **DAY)
+    first = worker.until_sent(operator(source=tmp_path / "{{ partition_key }}.parquet"), **DAY)
     second = worker.until_sent(operator(job=job(name="others"), source=of_day), **DAY)
     assert seen == ["2026-11-19"]
     assert first.rendered["source"] == f"{tmp_path}/2026-11-19.parquet"
@@ -355,7 +355,13 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"prompt": "{body}"}, "stand beside job="),
         ({"source": ROWS}, "Airflow would store"),
         ({"source": pa.Table.from_pylist(ROWS)}, "Airflow would store"),
+        ({"source": None}, "source is missing"),
+        ({"sink": ["labels.parquet"]}, "sink is a list"),
         ({"wait": False, "sink": print}, "give this one to the KeldJobSensor"),
+        ({"completion_rate": 99}, "from 0 to 1"),
+        ({"window": 3600}, "not a timedelta"),
+        ({"job": "labels"}, "job is a str"),
+        ({"job": None, "key": "id", "prompt": "{body}", "model": "a:b", "models": ["a:c"]}, "Give one or the other"),
         ({"job": None, "key": "id", "prompt": "{body}", "model": "gpt-5-mini"}, "the form is 'provider:model'"),
     ],
 )
@@ -363,6 +369,18 @@ def test_a_declaration_that_cannot_work_is_refused_while_the_dag_is_read(given: 
     """Found when it is deployed, not in the night."""
     with pytest.raises(Exception, match=says):
         operator(**given)
+
+
+def test_a_task_that_was_not_called_is_no_source() -> None:
+    """A pair of brackets forgotten: on the worker it would make a task, not rows."""
+    from airflow.sdk import task
+
+    @task
+    def tickets() -> list[dict[str, Any]]:
+        return ROWS
+
+    with pytest.raises(ValueError, match=r"Call it, tickets\(\)"):
+        operator(source=tickets)
 
 
 def test_a_ledger_in_a_file_is_refused_where_workers_are_on_many_hosts(
