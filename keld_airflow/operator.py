@@ -7,13 +7,14 @@ knows that.  The terms are `keld.Job`'s own, by its own names, whatever they are
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.sdk.bases.decorator import determine_kwargs
+from airflow.sdk.exceptions import AirflowFailException
 
 from keld import Job, Keld, Status
 from keld_airflow.hook import DEFAULT_CONN_ID
@@ -52,7 +53,7 @@ class KeldBatchOperator(Waiting):
         sink: the enriched partition: a path or URI, an `ObjectStoragePath`, or a function that takes an Arrow reader.
         job: the declaration; or give its terms here, by their names in `keld.Job` (`params`, Airflow's own word, is
             `request_params`), with `model` for a single one of `models`.  `name` is then `<dag>.<task>`: give one to rename either.
-        partition: the key, where the Dag run's own is not the one: for tasks mapped over regions.
+        partition: the key, where the Dag run's own is not the one: for tasks mapped over regions, which need one each.
         window: how long a partition is, where no cron expression tells: asset-triggered partitions.
         completion_rate: the least share of answered rows; below it the task fails, and what is downstream is not run.
         wait: False: the task ends when all is sent; a `KeldJobSensor` brings the answers in.
@@ -122,7 +123,7 @@ class KeldBatchOperator(Waiting):
 
     def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
         """The job run of this partition, found again or opened."""
-        partition = partition_of(context, key=self.partition, window=self.window)
+        partition = partition_of(context, key=self._key(context), window=self.window)
         _bring_in_cancelled(keld, self.job)
         before = keld.find(self.job.name, partition.key)
         status = keld.submit(
@@ -135,6 +136,26 @@ class KeldBatchOperator(Waiting):
         if before is None or before.over or before.id != status.id:
             return status, "nothing"
         return status, "cancelling" if before.state == "cancelling" else "open"
+
+    def _key(self, context: Context) -> str | None:
+        """What `partition` says, as text: maps give numbers and dates, too.
+
+        Raises:
+            AirflowFailException: it says nothing, or the instances of a mapped task would all be the same job run.
+        """
+        if self.partition is None:
+            if context["ti"].map_index not in (None, -1) and not _maps_jobs(context["dag"].get_task(self.task_id)):
+                raise AirflowFailException(
+                    f"This task is mapped, and all its instances would be one job run of {self.job.name}. Nothing was sent. "
+                    'Give each a partition of its own: partition="eu|{{ partition_key }}" in expand, or "{{ task.op_kwargs.region }}|...".'
+                )
+            return None
+        key = str(self.partition)
+        if key == "None":  # so Jinja writes what is not there
+            raise AirflowFailException(
+                "partition= is None for this Dag run; is there a partition key? Nothing was sent. Trigger it with one."
+            )
+        return key
 
     def _rows(self, context: Context) -> Any:
         """What the source function gives."""
@@ -166,6 +187,14 @@ def _check_terms(task_id: str, completion_rate: float, window: timedelta | None)
         raise ValueError(f"{task_id}: completion_rate={completion_rate!r} is a share of the rows, from 0 to 1; 0.99 is the default.")
     if window is not None and not isinstance(window, timedelta):
         raise ValueError(f"{task_id}: window={window!r} is not a timedelta.")
+
+
+def _maps_jobs(task: Any) -> bool:
+    """Whether the instances of a mapped task are job runs by name; so it is believed where only another task knows what is mapped."""
+    mapped = getattr(getattr(task, "expand_input", None), "value", None)
+    if isinstance(mapped, Sequence):
+        mapped = next(iter(mapped), None)
+    return mapped is not None and (not isinstance(mapped, Mapping) or not {"job", "name"}.isdisjoint(mapped))
 
 
 def _bring_in_cancelled(keld: Keld, job: Job) -> None:

@@ -195,7 +195,7 @@ class Waiting(BaseOperator):
             rows = keld.read(status.id)
             self.sink_function(rows, **determine_kwargs(self.sink_function, (rows,), context))
             return None
-        if isinstance(self.sink, str | None):
+        if self.sink is None or _absolute(self.sink) == status.sink:
             return status.output_uri
         return keld.write(status.id, self.sink)
 
@@ -233,6 +233,11 @@ def _where(status: Status) -> str:
         f"{status.job}[{status.partition}] {status.state.value}: {status.answered:,} of {status.rows:,} rows answered, "
         f"{len(status.batches)} batches, ${status.cost_usd:.4f} so far (job run {status.id}).{late}"
     )
+
+
+def _absolute(sink: Any) -> Any:
+    """A sink as the ledger keeps it.  Another task that is of the same job run may have sent the output to its own."""
+    return sink if not isinstance(sink, str) or "://" in sink else os.path.abspath(sink) + ("/" if sink.endswith("/") else "")
 
 
 def apart(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -423,6 +423,55 @@ def test_the_decorator_takes_the_rows_that_its_function_gives(worker: Worker, pr
     ended = worker.through(dag.get_task("label"), provider, **DAY)
     assert ended.state == "success", ended.error
     assert calls == ["eu 2026-11-19"]
+
+
+@pytest.mark.parametrize(("partition", "key"), [(7, "7"), (date(2026, 11, 19), "2026-11-19"), ("a/../b\nü", "a/../b\nü")])
+def test_a_partition_is_whatever_has_a_text(worker: Worker, provider: Emulator, tmp_path: Path, partition: Any, key: str) -> None:
+    """Upstream tasks give numbers and dates to map over."""
+    ended = worker.through(operator(partition=partition, sink=f"{tmp_path}/{{partition}}.parquet"), provider, map_index=0, **DAY)
+    assert ended.state == "success", ended.error
+    assert ended.manifest["partition"] == key
+    assert Path(ended.manifest["sink"]).parent == tmp_path
+
+
+def test_a_partition_that_renders_to_nothing_is_refused(worker: Worker, provider: Emulator) -> None:
+    """Jinja writes "None" for the key of a run that has none: every such run would be that one partition."""
+    ended = worker.run(operator(partition="{{ partition_key }}"))
+    assert "Nothing was sent" in str(ended.error)
+    assert provider.requests() == []
+
+
+@pytest.mark.parametrize(("mapped", "sends"), [({"source": ["a", "b"]}, False), ({"job": [job()]}, True), ({"name": ["a", "b"]}, True)])
+def test_a_mapped_task_needs_a_partition_or_a_job_for_each(
+    worker: Worker, provider: Emulator, mapped: dict[str, list[Any]], sends: bool
+) -> None:
+    """They would all be one job run: each after the other, and the one's rows where the other's belong."""
+    from airflow.sdk import DAG
+
+    from keld_airflow import KeldBatchOperator
+
+    terms: dict[str, Any] = {} if "job" in mapped else {"key": "id", "prompt": "Classify: {body}", "model": "openai:gpt-5-mini"}
+    with DAG("tickets", schedule=None) as dag:
+        KeldBatchOperator.partial(task_id="label", **({} if "source" in mapped else {"source": rows}), **terms).expand(**mapped)
+    task = dag.get_task("label").unmap({name: values[0] for name, values in mapped.items()})
+    visit = worker.run(task, map_index=0, **DAY)
+    assert (visit.state == "deferred", "partition of its own" not in str(visit.error)) == (sends, sends)
+    assert bool(provider.requests()) is sends
+
+
+def test_two_tasks_that_are_one_job_run_each_get_their_own_rows_in_their_own_place(
+    worker: Worker, provider: Emulator, tmp_path: Path
+) -> None:
+    """A copy of a Dag, say, with another sink: the later one leads the output there, and the first must not end without any."""
+    tables = {name: pa.table({"id": [n, n + 1], "body": [f"{name} {n}", f"{name} {n + 1}"]}) for n, name in ((10, "a"), (20, "b"))}
+    tasks = [operator(task_id=name, source=lambda t=t: t, sink=f"{tmp_path}/{name}.parquet") for name, t in tables.items()]
+    visits = [worker.until_sent(task, **DAY) for task in tasks]
+    for _ in range(2):
+        provider.advance(LATENCY_S)
+        visits = [v if v.state == "success" else worker.run(task, event=v.event, **DAY) for task, v in zip(tasks, visits, strict=True)]
+    assert [visit.manifest["sink"] for visit in visits] == [f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet"]
+    assert [pq.read_table(tmp_path / f"{name}.parquet").column("id").to_pylist() for name in tables] == [[10, 11], [20, 21]]
+    assert len(provider.bill()) == 4
 
 
 def test_mapped_tasks_are_read_and_unmapped_with_their_terms(worker: Worker, provider: Emulator) -> None:
