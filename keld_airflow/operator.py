@@ -7,12 +7,14 @@ knows that.  The terms are `keld.Job`'s own, by its own names, whatever they are
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow.sdk import Context
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowFailException
 
@@ -25,13 +27,15 @@ from keld_airflow.waiting import Found, Waiting, apart
 if TYPE_CHECKING:
     import os
 
-    from airflow.sdk import Context, ObjectStoragePath, XComArg
+    from airflow.sdk import ObjectStoragePath, XComArg
 
     Source = str | os.PathLike[str] | ObjectStoragePath | XComArg | Callable[..., Any]
 
 _Init = TypeVar("_Init", bound=Callable[..., None])
 # A Dag's `params` are Airflow's word, for something else.
 _RENAMED = {"params": "request_params"}
+# A name of Airflow's in double braces: for `str.format` those are literal braces.
+_JINJA = re.compile(rf"{{{{-?\s*({'|'.join(sorted(Context.__annotations__))})\b[^{{}}]*}}}}")
 TERMS = {_RENAMED.get(field.name, field.name): field.name for field in fields(Job)}
 
 
@@ -92,6 +96,7 @@ class KeldBatchOperator(Waiting):
         self.partition, self.window = partition, window
         self.completion_rate, self.wait, self.deferrable, self.keld_conn_id = completion_rate, wait, deferrable, keld_conn_id
         self.job = self._job(job, model, terms)
+        _check_prompt(self.task_id, self.job)
         if not wait and (self.sink_function is not None or hasattr(self.sink, "fs")):
             raise ValueError(
                 f"{self.task_id}: with wait=False the sink is a path or URI, which any worker can write; give this one to the KeldJobSensor."
@@ -179,6 +184,16 @@ def _check_rows(source: Any) -> None:
         raise ValueError(
             "source holds the rows themselves, which Airflow would store with the task. Give a path, a URI, or a function that gives them."
         )
+
+
+def _check_prompt(task_id: str, job: Job) -> None:
+    """Passes if no prompt hopes for Jinja: it is never run over prompts, and every row would be paid for with the braces in it."""
+    for name, text in (("prompt", job.prompt), ("system", job.system)):
+        found = _JINJA.search(text) if isinstance(text, str) else None
+        if found is not None:
+            raise ValueError(
+                f"{task_id}: {name} holds {found[0]}, and Jinja is not run over prompts. Give it as a column of the source, e.g. {{{found[1]}}}."
+            )
 
 
 def _check_terms(task_id: str, completion_rate: float, window: timedelta | None) -> None:

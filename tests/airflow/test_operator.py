@@ -358,6 +358,8 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"source": None}, "source is missing"),
         ({"sink": ["labels.parquet"]}, "sink is a list"),
         ({"wait": False, "sink": print}, "give this one to the KeldJobSensor"),
+        ({"job": job(prompt="As of {{ ds }}: {body}")}, "prompt holds {{ ds }}"),
+        ({"job": job(system="Today is {{ logical_date | ds }}")}, "Jinja is not run"),
         ({"completion_rate": 99}, "from 0 to 1"),
         ({"window": 3600}, "not a timedelta"),
         ({"job": "labels"}, "job is a str"),
@@ -369,6 +371,12 @@ def test_a_declaration_that_cannot_work_is_refused_while_the_dag_is_read(given: 
     """Found when it is deployed, not in the night."""
     with pytest.raises(Exception, match=says):
         operator(**given)
+
+
+def test_braces_that_are_no_jinja_are_a_prompt() -> None:
+    """Answers are shown as JSON in many prompts."""
+    asked = job(prompt='Answer {{"tasks": ["..."]}} or {{dsl}} for {body}', system='{"ds": 1} {{x}}')
+    assert operator(job=asked).job == asked
 
 
 def test_a_task_that_was_not_called_is_no_source() -> None:
