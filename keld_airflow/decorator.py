@@ -34,6 +34,7 @@ class KeldBatchDecoratedOperator(DecoratedOperator, KeldBatchOperator):
 
 def keld_batch_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
     """`@task.keld_batch(...)`; its arguments are `KeldBatchOperator`'s, without `source`."""
+    # Not by the function's annotation, as Airflow would have it: what it returns are rows.
     return task_decorator_factory(
-        python_callable=python_callable, multiple_outputs=False, decorated_operator_class=KeldBatchDecoratedOperator, **kwargs
+        python_callable=python_callable, decorated_operator_class=KeldBatchDecoratedOperator, **{"multiple_outputs": False, **kwargs}
     )

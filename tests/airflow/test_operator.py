@@ -409,10 +409,10 @@ def test_sending_and_collecting_may_be_two_tasks(worker: Worker, provider: Emula
 
     sent = worker.run(operator(wait=False), **DAY)
     assert sent.state == "success", sent.error
-    sensor = KeldJobSensor(task_id="collect", job_run=sent.manifest["job_run"])
-    ended = worker.through(sensor, provider, **DAY)
-    assert ended.state == "success", ended.error
-    assert ended.manifest["counts"]["answered"] == 5
+    for left in (sent.manifest, sent.manifest["job_run"]):  # `label.output`, of a mapped task, too; or the id alone
+        ended = worker.through(KeldJobSensor(task_id="collect", job_run=left), provider, **DAY)
+        assert ended.state == "success", ended.error
+        assert ended.manifest["counts"]["answered"] == 5
     assert creates(provider) == 1
 
 
@@ -465,6 +465,20 @@ def test_a_mapped_task_needs_a_partition_or_a_job_for_each(
     visit = worker.run(task, map_index=0, **DAY)
     assert (visit.state == "deferred", "partition of its own" not in str(visit.error)) == (sends, sends)
     assert bool(provider.requests()) is sends
+
+
+def test_downstream_tasks_may_ask_for_one_fact_of_a_manifest(worker: Worker, provider: Emulator) -> None:
+    """`label.output["cost_usd"]`, by Airflow's own argument."""
+    from airflow.sdk import DAG, task
+
+    @task.keld_batch(job=job(), multiple_outputs=True)
+    def label() -> list[dict[str, Any]]:
+        return ROWS
+
+    with DAG("tickets", schedule=None) as dag:
+        label()
+    ended = worker.through(dag.get_task("label"), provider, **DAY)
+    assert ended.xcoms["cost_usd"] == ended.manifest["cost_usd"] != "0"
 
 
 def test_two_tasks_that_are_one_job_run_each_get_their_own_rows_in_their_own_place(
