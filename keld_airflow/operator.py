@@ -19,6 +19,7 @@ from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowFailException
 
 from keld import Job, Keld, Status
+from keld_airflow.held import HeldField, let_out
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
 from keld_airflow.partition import partition_of
@@ -69,6 +70,7 @@ class KeldBatchOperator(Waiting):
     """
 
     template_fields: Sequence[str] = ("source", "sink", "partition", "keld_conn_id")
+    source = HeldField()
     ui_color = "#e8e4f3"
 
     @_takes_terms
@@ -88,8 +90,10 @@ class KeldBatchOperator(Waiting):
         **kwargs: Any,
     ) -> None:
         terms = {TERMS[name]: kwargs.pop(name) for name in list(kwargs) if name in TERMS}
+        from_mapped = kwargs.get("_airflow_from_mapped", False)
         super().__init__(**kwargs)
-        _check_rows(source)
+        if not from_mapped:  # else another task gave them
+            _check_rows(source)
         _check_terms(self.task_id, completion_rate, window)
         self.source, self.source_function = apart(source, "source")
         self.sink, self.sink_function = apart(sink, "sink")
@@ -97,7 +101,7 @@ class KeldBatchOperator(Waiting):
         self.completion_rate, self.wait, self.deferrable, self.keld_conn_id = completion_rate, wait, deferrable, keld_conn_id
         self.job = self._job(job, model, terms)
         _check_prompt(self.task_id, self.job)
-        if not wait and (self.sink_function is not None or hasattr(self.sink, "fs")):
+        if not wait and (self.sink_function is not None or hasattr(self.sink, "protocol")):
             raise ValueError(
                 f"{self.task_id}: with wait=False the sink is a path or URI, which any worker can write; give this one to the KeldJobSensor."
             )
@@ -133,7 +137,7 @@ class KeldBatchOperator(Waiting):
         before = keld.find(self.job.name, partition.key)
         status = keld.submit(
             self.job,
-            self.source if self.source_function is None else partial(self._rows, context),
+            let_out(self.source) if self.source_function is None else partial(self._rows, context),
             partition=partition.key,
             sink=self.sink if isinstance(self.sink, str) else None,
             ends_at=partition.ends_at,

@@ -248,7 +248,7 @@ def apart(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
     Raises:
         ValueError: it is neither.
     """
-    if place is None or isinstance(place, str) or hasattr(place, "fs") or hasattr(place, "iter_references"):  # an XCom: known later
+    if place is None or isinstance(place, str) or hasattr(place, "protocol") or hasattr(place, "iter_references"):  # an XCom: known later
         return place, None
     if hasattr(place, "override"):
         raise ValueError(

@@ -526,3 +526,25 @@ def test_nothing_that_airflow_keeps_tells_a_row_a_prompt_an_answer_or_a_key(
     kept = "".join(visit.kept for visit in visits) + repr(asked) + "".join(capfd.readouterr())
     assert visits[1].state == "success"
     assert [secret for secret in ("CANARY", str(answer)) if secret in kept] == []
+
+
+@pytest.mark.parametrize("table", [pa.Table.from_pylist(ROWS).to_pandas(), ROWS], ids=["frame", "list"])
+def test_rows_that_another_task_gave_are_not_among_the_rendered_fields(worker: Worker, provider: Emulator, table: Any) -> None:
+    """An XCom backend may keep them in a bucket; the rendered fields are in Airflow's database."""
+    from airflow.sdk import DAG, task
+
+    @task.keld_batch(job=job(name="positional"))
+    def label(first: Any, region: str) -> Any:
+        assert region == "eu"
+        return first
+
+    with DAG("tickets", schedule=None) as dag:
+        label(table, region="eu")
+    given = operator(source=rows)
+    given.source_function = None
+    given.source = table  # as rendering does
+    for asked in (given, dag.get_task("label")):
+        ended = worker.through(asked, provider, **DAY)
+        assert ended.state == "success", ended.error
+        assert "CANARY" not in ended.kept
+    assert ended.rendered["op_kwargs"] == {"region": "eu"}
