@@ -7,6 +7,7 @@ collects what is due.  Everything that costs or writes happens here, on a worker
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -36,6 +37,8 @@ _FIRST_LOOK = timedelta(seconds=10)
 # Should no triggerer be there, the scheduler ends a wait, and a worker looks itself: so long after a triggerer would have called for one,
 _GRACE = timedelta(minutes=1)
 _SELDOM = timedelta(hours=24)  # or so long after it was sent, where no deadline presses.
+
+_CONNECTION = re.compile(r"(s3a?|gcs|gs)://[^/]+@")  # as Airflow writes it; other schemes have accounts there
 
 
 # What a task found when it came: nothing that was under way, a job run that was, or one that was being cancelled.
@@ -248,6 +251,8 @@ def apart(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
     Raises:
         ValueError: it is neither.
     """
+    if isinstance(place, str) and _CONNECTION.match(place):
+        raise ValueError(f'{name}={place!r} names a connection, which only ObjectStoragePath("{place}") opens it with. Give that.')
     if place is None or isinstance(place, str) or hasattr(place, "protocol") or hasattr(place, "iter_references"):  # an XCom: known later
         return place, None
     if hasattr(place, "override"):

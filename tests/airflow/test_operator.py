@@ -357,6 +357,7 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"source": pa.Table.from_pylist(ROWS)}, "Airflow would store"),
         ({"source": None}, "source is missing"),
         ({"sink": ["labels.parquet"]}, "sink is a list"),
+        ({"sink": "s3://my_aws@lake/labels/{partition}.parquet"}, "names a connection"),
         ({"wait": False, "sink": print}, "give this one to the KeldJobSensor"),
         ({"job": job(prompt="As of {{ ds }}: {body}")}, "prompt holds {{ ds }}"),
         ({"job": job(system="Today is {{ logical_date | ds }}")}, "Jinja is not run"),
