@@ -139,7 +139,7 @@ class KeldBatchOperator(Waiting):
             self.job,
             let_out(self.source) if self.source_function is None else partial(self._rows, context),
             partition=partition.key,
-            sink=self.sink if isinstance(self.sink, str) else None,
+            sink=self.sink,
             ends_at=partition.ends_at,
         )
         if before is None or before.over or before.id != status.id:

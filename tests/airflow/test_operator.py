@@ -108,6 +108,19 @@ def test_object_storage_is_read_and_written_with_its_own_credentials(worker: Wor
     assert pq.read_table(tmp_path / "2026-11-19.parquet").num_rows == 5
 
 
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_sink_that_nothing_can_write_is_found_before_anything_is_paid(
+    worker: Worker, provider: Emulator, tmp_path: Path, opened: bool
+) -> None:
+    """At the end, a night would be lost."""
+    from airflow.sdk import ObjectStoragePath
+
+    sink = f"file://{tmp_path}/{{partition}}.xlsx"
+    ended = worker.run(operator(sink=ObjectStoragePath(sink) if opened else sink), **DAY)
+    assert "no writer for this suffix" in str(ended.error)
+    assert provider.requests() == []
+
+
 def test_a_sink_that_is_a_function_is_given_the_rows(worker: Worker, provider: Emulator) -> None:
     """For warehouses that are no path; it may name what it wants of the context, too."""
     got: dict[str, Any] = {}
