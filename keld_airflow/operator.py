@@ -62,7 +62,7 @@ class KeldBatchOperator(Waiting):
         window: how long a partition is, where no cron expression tells: asset-triggered partitions.
         completion_rate: the least share of answered rows; below it the task fails, and what is downstream is not run.
         wait: False: the task ends when all is sent; a `KeldJobSensor` brings the answers in.
-        deferrable: False: the task holds its slot until the end.
+        deferrable: False: the task holds its slot until the end.  Airflow's `default_deferrable`, false where nobody set it, is not asked.
         keld_conn_id: the connection, of type `keld`; without any, the environment variables decide.
 
     Raises:

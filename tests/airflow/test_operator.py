@@ -542,6 +542,28 @@ def test_nothing_that_airflow_keeps_tells_a_row_a_prompt_an_answer_or_a_key(
     assert [secret for secret in ("CANARY", str(answer)) if secret in kept] == []
 
 
+def test_the_dag_that_airflow_stores_tells_no_prompt_of_a_job_and_reads_the_same_each_time() -> None:
+    """A prompt may come from a file; and a text that differs with each reading would be a new version of the Dag each time."""
+    from airflow.sdk import DAG, task
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    from keld_airflow import KeldBatchOperator
+
+    asked = job(prompt="CANARY {body}", system="CANARY")
+    with DAG("tickets", schedule=None, default_args={"job": asked}) as dag:
+        KeldBatchOperator(task_id="plain", source=rows, sink=print)
+        KeldBatchOperator.partial(task_id="mapped", source=rows, sink=print, job=asked).expand(partition=["eu"])
+
+        @task.keld_batch(job=asked, partition="{{ task.op_kwargs.region }}")
+        def decorated(region: str) -> list[dict[str, Any]]:
+            return ROWS
+
+        decorated.expand(region=["eu"])
+    stored = DagSerialization.to_dict(dag)
+    assert "tickets" in str(DagSerialization.from_dict(stored))
+    assert [sign for sign in ("CANARY", " at 0x") if sign in str(stored)] == []
+
+
 @pytest.mark.parametrize("table", [pa.Table.from_pylist(ROWS).to_pandas(), ROWS], ids=["frame", "list"])
 def test_rows_that_another_task_gave_are_not_among_the_rendered_fields(worker: Worker, provider: Emulator, table: Any) -> None:
     """An XCom backend may keep them in a bucket; the rendered fields are in Airflow's database."""
