@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _Init = TypeVar("_Init", bound=Callable[..., None])
 # A Dag's `params` are Airflow's word, for something else.
 _RENAMED = {"params": "request_params"}
+_ASSET_KEY_MOST = 250  # Airflow 3.3; refused at the end, the rows would be paid for and the task fail with every retry
 # A name of Airflow's in double braces: for `str.format` those are literal braces.
 _JINJA = re.compile(rf"{{{{-?\s*({'|'.join(sorted(Context.__annotations__))})\b[^{{}}]*}}}}")
 TERMS = {_RENAMED.get(field.name, field.name): field.name for field in fields(Job)}
@@ -163,6 +164,10 @@ class KeldBatchOperator(Waiting):
         if key == "None":  # so Jinja writes what is not there
             raise AirflowFailException(
                 "partition= is None for this Dag run; is there a partition key? Nothing was sent. Trigger it with one."
+            )
+        if self.outlets and len(key) > _ASSET_KEY_MOST:
+            raise AirflowFailException(
+                f"partition= has {len(key)} characters, and Airflow takes {_ASSET_KEY_MOST} in an asset's event. Nothing was sent. Shorten it."
             )
         return key
 

@@ -456,9 +456,14 @@ def test_a_partition_is_whatever_has_a_text(worker: Worker, provider: Emulator, 
     assert Path(ended.manifest["sink"]).parent == tmp_path
 
 
-def test_a_partition_that_renders_to_nothing_is_refused(worker: Worker, provider: Emulator) -> None:
-    """Jinja writes "None" for the key of a run that has none: every such run would be that one partition."""
-    ended = worker.run(operator(partition="{{ partition_key }}"))
+@pytest.mark.parametrize(("partition", "run"), [("{{ partition_key }}", {}), ("k" * 251, DAY)], ids=["none", "long"])
+def test_a_partition_that_airflow_has_not_or_cannot_keep_is_refused_before_anything_is_sent(
+    worker: Worker, provider: Emulator, partition: str, run: dict[str, Any]
+) -> None:
+    """Jinja writes "None" for the key of a run that has none; a key that no asset event takes would fail the task when all is paid."""
+    from airflow.sdk import Asset
+
+    ended = worker.run(operator(partition=partition, outlets=[Asset("labels", uri="s3://lake/labels")]), **run)
     assert "Nothing was sent" in str(ended.error)
     assert provider.requests() == []
 
