@@ -39,7 +39,7 @@ def let_out(value: Any) -> Any:
 
 
 def _held(value: Any) -> Any:
-    return Held(value) if _is_rows(value) else _each(value, lambda part: Held(part) if _is_rows(part) else part)
+    return Held(value) if is_rows(value) else _each(value, lambda part: Held(part) if is_rows(part) else part)
 
 
 def _each(value: Any, change: Any) -> Any:
@@ -50,7 +50,8 @@ def _each(value: Any, change: Any) -> Any:
     return change(value)
 
 
-def _is_rows(value: Any) -> bool:
+def is_rows(value: Any) -> bool:
+    """Whether it is a table, or begins as rows do."""
     if isinstance(value, list | tuple):
         return bool(value) and isinstance(value[0], Mapping)
     return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__dataframe__") or hasattr(value, "to_arrow")

@@ -19,7 +19,7 @@ from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowFailException
 
 from keld import Job, Keld, Status
-from keld_airflow.held import HeldField, let_out
+from keld_airflow.held import HeldField, is_rows, let_out
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
 from keld_airflow.partition import partition_of
@@ -91,12 +91,13 @@ class KeldBatchOperator(Waiting):
         **kwargs: Any,
     ) -> None:
         terms = {TERMS[name]: kwargs.pop(name) for name in list(kwargs) if name in TERMS}
-        from_mapped = kwargs.get("_airflow_from_mapped", False)
         super().__init__(**kwargs)
-        if not from_mapped:  # else another task gave them
-            _check_rows(source)
         _check_terms(self.task_id, completion_rate, window)
-        self.source, self.source_function = apart(source, "source")
+        if getattr(self, "_BaseOperator__from_mapped", False) and is_rows(source):  # another task gave them to map over
+            self.source, self.source_function = source, None
+        else:
+            _check_rows(source)
+            self.source, self.source_function = apart(source, "source")
         self.sink, self.sink_function = apart(sink, "sink")
         self.partition, self.window = partition, window
         self.completion_rate, self.wait, self.deferrable, self.keld_conn_id = completion_rate, wait, deferrable, keld_conn_id

@@ -574,6 +574,11 @@ def test_rows_that_another_task_gave_are_not_among_the_rendered_fields(worker: W
     """An XCom backend may keep them in a bucket; the rendered fields are in Airflow's database."""
     from airflow.sdk import DAG, task
 
+    from keld_airflow import KeldBatchOperator
+
+    @task
+    def table_of() -> Any: ...
+
     @task.keld_batch(job=job(name="positional"))
     def label(first: Any, region: str) -> Any:
         assert region == "eu"
@@ -581,10 +586,12 @@ def test_rows_that_another_task_gave_are_not_among_the_rendered_fields(worker: W
 
     with DAG("tickets", schedule=None) as dag:
         label(table, region="eu")
+        KeldBatchOperator.partial(task_id="mapped", job=job(name="mapped"), partition="{{ ti.map_index }}").expand(source=table_of())
     given = operator(source=rows)
     given.source_function = None
     given.source = table  # as rendering does
-    for asked in (given, dag.get_task("label")):
+    mapped = dag.get_task("mapped").unmap({"source": table})
+    for asked in (given, mapped, dag.get_task("label")):
         ended = worker.through(asked, provider, **DAY)
         assert ended.state == "success", ended.error
         assert "CANARY" not in ended.kept
