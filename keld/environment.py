@@ -113,15 +113,18 @@ class Keld:
 
         Args:
             source: see `table.open_table`; `{partition}` in a path stands for the key.
-            sink: a path or URI for the enriched partition, `{partition}` as above; None keeps it in staging, for `read`.
+            sink: a path or URI for the enriched partition, `{partition}` as above; None keeps it in staging, for `read`.  One of an open
+                file system (a UPath and its like) is only checked: `write` it when the job run is over.
             ends_at: the partition's end, aware, where its key does not say (see `job.partition_end`).
             force: ask every row anew, whatever was answered and paid before.
 
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
         """
-        key, target = _keepable(partition or ""), None if sink is None else _absolute(sink)
-        self._check_sink(job, target, key)
+        key = _keepable(partition or "")
+        opened_by_caller = hasattr(sink, "protocol")
+        target = None if sink is None or opened_by_caller else _absolute(sink)
+        self._check_sink(job, sink if opened_by_caller else target, key)
         before = self.ledger.latest(self.namespace, job.name, key)
         if before is not None and not before.over and not all(shard.unsent for shard in self.ledger.shards(before.id)):
             return self._attach(before, target)
@@ -378,9 +381,9 @@ class Keld:
                 self._providers[name] = connect(name, self.accounts[name])
             return self._providers[name]
 
-    def _check_sink(self, job: Job, sink: str | None, partition: str) -> None:
-        """Passes if the sink can be written, and is not a file that another partition of the job went to."""
-        if sink is None or not sink_is_file(sink, partition or None):
+    def _check_sink(self, job: Job, sink: Any, partition: str) -> None:
+        """Passes if the sink can be written, and is not a file that another partition of the job went to, as far as the ledger knows."""
+        if sink is None or not sink_is_file(sink, partition or None) or not isinstance(sink, str):
             return
         other = self.ledger.partition_at(self.namespace, job.name, sink, partition)
         if other is not None:

@@ -234,6 +234,8 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
         if not names:
             raise InvalidJob(f"{job}: prompt names no column, so every row would be asked the same. Use e.g. prompt='Classify: {{body}}'.")
         for name in names:
+            if name.strip()[:1] in ("'", '"'):
+                raise InvalidJob(f"{job}: prompt has a field {{{name.strip()}}}. If that is JSON, write {{{{ and }}}} for its braces.")
             if not name or name[0].isdigit():
                 raise InvalidJob(f"{job}: prompt has a field {{{name}}}; fields are column names, e.g. {{body}}.")
         for _, field_name, spec, conversion in Formatter().parse(prompt):

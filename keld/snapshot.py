@@ -83,6 +83,13 @@ def sizes(path: Path) -> Iterator[NDArray[np.int64]]:
         yield batch.column(0).to_numpy(zero_copy_only=False).astype("int64")
 
 
+def all_sizes(path: Path) -> NDArray[np.int64]:
+    """As `sizes`, of all N rows at once; N may be 0."""
+    import numpy as np
+
+    return np.concatenate([np.array([], dtype=np.int64), *sizes(path)])
+
+
 def priorities(path: Path, column: str | None) -> NDArray[np.float64] | None:
     """N numbers, how valuable each row is; a null is the least.  None where no column says."""
     import numpy as np

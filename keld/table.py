@@ -313,6 +313,8 @@ def _sink_place(sink: PathLike, partition: str | None) -> tuple[_Place, str]:
 
 
 def _unreadable(place: _Place, error: Exception) -> SourceError:
+    if isinstance(error, FileNotFoundError) and "*" in place.path:
+        return SourceError(f"{place.uri}: no such file, and patterns are not expanded. Nothing was sent. Give the directory.")
     if isinstance(error, FileNotFoundError):
         return SourceError(f"{place.uri}: no such file. Nothing was sent. Check the path and the partition's key.")
     return SourceError(f"{place.uri}: cannot be read: {error}. Nothing was sent. Check access, and that it is whole.")
@@ -657,7 +659,9 @@ def _of_rows(source: Iterable[Any]) -> Table:
     odd = next((row for row in rows if not isinstance(row, Mapping)), None)
     if odd is not None or not rows:
         what = "no rows, so no columns" if not rows else f"a row is a {type(odd).__name__}, not a dict"
-        raise SourceError(f"{type(source).__name__} of rows: {what}. Nothing was sent. Give dicts, or an Arrow table.")
+        raise SourceError(
+            f"{type(source).__name__} of rows: {what}. Nothing was sent. Give dicts, or an Arrow table, which has columns without rows, too."
+        )
     names = dict.fromkeys(name for row in rows for name in row)
     return replace(
         _of_stream(pa.table({str(name): _column(name, [row.get(name) for row in rows]) for name in names})),

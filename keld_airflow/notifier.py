@@ -51,7 +51,7 @@ class KeldLateNotifier(BaseNotifier):
         with KeldHook(self.keld_conn_id).open() as keld:
             late = [status for status in keld.statuses(job=self.job, open_only=True) if is_late(status)]
         if not late:
-            return "Keld: a deadline was missed, but no job run is late in the ledger; it may not have been sent at all."
+            return "Keld: no job run is late by the ledger; what was never sent is not in it."
         return "\n".join(["Keld: past their deadline:", *map(_line, late)])
 
     def _url(self, conn_id: str) -> str:

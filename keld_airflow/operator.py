@@ -7,28 +7,37 @@ knows that.  The terms are `keld.Job`'s own, by its own names, whatever they are
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow.sdk import Context
 from airflow.sdk.bases.decorator import determine_kwargs
+from airflow.sdk.exceptions import AirflowFailException
 
 from keld import Job, Keld, Status
+from keld_airflow.held import HeldField, is_rows, let_out
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
 from keld_airflow.partition import partition_of
 from keld_airflow.waiting import Found, Waiting, apart
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context, ObjectStoragePath
+    import os
 
-    Source = str | ObjectStoragePath | Callable[..., Any]
+    from airflow.sdk import ObjectStoragePath, XComArg
+
+    Source = str | os.PathLike[str] | ObjectStoragePath | XComArg | Callable[..., Any]
 
 _Init = TypeVar("_Init", bound=Callable[..., None])
 # A Dag's `params` are Airflow's word, for something else.
 _RENAMED = {"params": "request_params"}
+_ASSET_KEY_MOST = 250  # Airflow 3.3; refused at the end, the rows would be paid for and the task fail with every retry
+# A name of Airflow's in double braces: for `str.format` those are literal braces.
+_JINJA = re.compile(rf"{{{{-?\s*({'|'.join(sorted(Context.__annotations__))})\b[^{{}}]*}}}}")
 TERMS = {_RENAMED.get(field.name, field.name): field.name for field in fields(Job)}
 
 
@@ -50,11 +59,11 @@ class KeldBatchOperator(Waiting):
         sink: the enriched partition: a path or URI, an `ObjectStoragePath`, or a function that takes an Arrow reader.
         job: the declaration; or give its terms here, by their names in `keld.Job` (`params`, Airflow's own word, is
             `request_params`), with `model` for a single one of `models`.  `name` is then `<dag>.<task>`: give one to rename either.
-        partition: the key, where the Dag run's own is not the one: for tasks mapped over regions.
+        partition: the key, where the Dag run's own is not the one: for tasks mapped over regions, which need one each.
         window: how long a partition is, where no cron expression tells: asset-triggered partitions.
         completion_rate: the least share of answered rows; below it the task fails, and what is downstream is not run.
         wait: False: the task ends when all is sent; a `KeldJobSensor` brings the answers in.
-        deferrable: False: the task holds its slot until the end.
+        deferrable: False: the task holds its slot until the end.  Airflow's `default_deferrable`, false where nobody set it, is not asked.
         keld_conn_id: the connection, of type `keld`; without any, the environment variables decide.
 
     Raises:
@@ -62,6 +71,7 @@ class KeldBatchOperator(Waiting):
     """
 
     template_fields: Sequence[str] = ("source", "sink", "partition", "keld_conn_id")
+    source = HeldField()
     ui_color = "#e8e4f3"
 
     @_takes_terms
@@ -82,24 +92,35 @@ class KeldBatchOperator(Waiting):
     ) -> None:
         terms = {TERMS[name]: kwargs.pop(name) for name in list(kwargs) if name in TERMS}
         super().__init__(**kwargs)
-        _check_rows(source)
-        self.source, self.source_function = apart(source)
-        self.sink, self.sink_function = apart(sink)
+        _check_terms(self.task_id, completion_rate, window)
+        if getattr(self, "_BaseOperator__from_mapped", False) and is_rows(source):  # another task gave them to map over
+            self.source, self.source_function = source, None
+        else:
+            _check_rows(source)
+            self.source, self.source_function = apart(source, "source")
+        self.sink, self.sink_function = apart(sink, "sink")
         self.partition, self.window = partition, window
         self.completion_rate, self.wait, self.deferrable, self.keld_conn_id = completion_rate, wait, deferrable, keld_conn_id
-        self.job = self._job(job, terms | ({} if model is None else {"models": model}))
-        if not wait and not isinstance(sink, str | None):
+        self.job = self._job(job, model, terms)
+        _check_prompt(self.task_id, self.job)
+        if not wait and (self.sink_function is not None or hasattr(self.sink, "protocol")):
             raise ValueError(
                 f"{self.task_id}: with wait=False the sink is a path or URI, which any worker can write; give this one to the KeldJobSensor."
             )
 
-    def _job(self, job: Job | None, terms: dict[str, Any]) -> Job:
+    def _job(self, job: Job | None, model: str | None, terms: dict[str, Any]) -> Job:
         given = {name: value for name, value in terms.items() if value is not None}
+        if model is not None:
+            if "models" in given:
+                raise ValueError(f"{self.task_id}: model and models are both given, here or in default_args. Give one or the other.")
+            given["models"] = model
         if job is None:
             missing = [name for name in ("key", "prompt", "models") if name not in given]
             if missing:
                 raise ValueError(f"{self.task_id}: {', '.join(missing)} missing. Give job=Job(...), or the terms of one.")
             return Job(**{"name": self._default_name(), **given})
+        if not isinstance(job, Job):
+            raise ValueError(f"{self.task_id}: job is a {type(job).__name__}. Give a keld.Job, or its terms.")
         if given:
             raise ValueError(f"{self.task_id}: {', '.join(given)} stand beside job=, which says them already. Give one or the other.")
         return job
@@ -113,19 +134,43 @@ class KeldBatchOperator(Waiting):
 
     def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
         """The job run of this partition, found again or opened."""
-        partition = partition_of(context, key=self.partition, window=self.window)
+        partition = partition_of(context, key=self._key(context), window=self.window)
         _bring_in_cancelled(keld, self.job)
         before = keld.find(self.job.name, partition.key)
         status = keld.submit(
             self.job,
-            self.source if self.source_function is None else partial(self._rows, context),
+            let_out(self.source) if self.source_function is None else partial(self._rows, context),
             partition=partition.key,
-            sink=self.sink if isinstance(self.sink, str) else None,
+            sink=self.sink,
             ends_at=partition.ends_at,
         )
         if before is None or before.over or before.id != status.id:
             return status, "nothing"
         return status, "cancelling" if before.state == "cancelling" else "open"
+
+    def _key(self, context: Context) -> str | None:
+        """What `partition` says, as text: maps give numbers and dates, too.
+
+        Raises:
+            AirflowFailException: it says nothing, or the instances of a mapped task would all be the same job run.
+        """
+        if self.partition is None:
+            if context["ti"].map_index not in (None, -1) and not _maps_jobs(context["dag"].get_task(self.task_id)):
+                raise AirflowFailException(
+                    f"This task is mapped, and all its instances would be one job run of {self.job.name}. Nothing was sent. "
+                    'Give each a partition of its own: partition="eu|{{ partition_key }}" in expand, or "{{ task.op_kwargs.region }}|...".'
+                )
+            return None
+        key = str(self.partition)
+        if key == "None":  # so Jinja writes what is not there
+            raise AirflowFailException(
+                "partition= is None for this Dag run; is there a partition key? Nothing was sent. Trigger it with one."
+            )
+        if self.outlets and len(key) > _ASSET_KEY_MOST:
+            raise AirflowFailException(
+                f"partition= has {len(key)} characters, and Airflow takes {_ASSET_KEY_MOST} in an asset's event. Nothing was sent. Shorten it."
+            )
+        return key
 
     def _rows(self, context: Context) -> Any:
         """What the source function gives."""
@@ -142,11 +187,39 @@ class KeldBatchOperator(Waiting):
 
 
 def _check_rows(source: Any) -> None:
-    """Passes if no rows stand in the Dag itself: Airflow would keep them in its database."""
+    """Passes if there is a source, and no rows stand in the Dag itself: Airflow would keep them in its database."""
+    if source is None:
+        raise ValueError("source is missing. Give a path, a URI, or a function that gives the rows.")
     if isinstance(source, list | tuple | dict) or hasattr(source, "__arrow_c_stream__"):
         raise ValueError(
             "source holds the rows themselves, which Airflow would store with the task. Give a path, a URI, or a function that gives them."
         )
+
+
+def _check_prompt(task_id: str, job: Job) -> None:
+    """Passes if no prompt hopes for Jinja: it is never run over prompts, and every row would be paid for with the braces in it."""
+    for name, text in (("prompt", job.prompt), ("system", job.system)):
+        found = _JINJA.search(text) if isinstance(text, str) else None
+        if found is not None:
+            raise ValueError(
+                f"{task_id}: {name} holds {found[0]}, and Jinja is not run over prompts. Give it as a column of the source, e.g. {{{found[1]}}}."
+            )
+
+
+def _check_terms(task_id: str, completion_rate: float, window: timedelta | None) -> None:
+    """Passes if these can be reckoned with; found later, the rows would be paid for by then."""
+    if isinstance(completion_rate, bool) or not isinstance(completion_rate, int | float) or not 0 <= completion_rate <= 1:
+        raise ValueError(f"{task_id}: completion_rate={completion_rate!r} is a share of the rows, from 0 to 1; 0.99 is the default.")
+    if window is not None and not isinstance(window, timedelta):
+        raise ValueError(f"{task_id}: window={window!r} is not a timedelta.")
+
+
+def _maps_jobs(task: Any) -> bool:
+    """Whether the instances of a mapped task are job runs by name; so it is believed where only another task knows what is mapped."""
+    mapped = getattr(getattr(task, "expand_input", None), "value", None)
+    if isinstance(mapped, Sequence):
+        mapped = next(iter(mapped), None)
+    return mapped is not None and (not isinstance(mapped, Mapping) or not {"job", "name"}.isdisjoint(mapped))
 
 
 def _bring_in_cancelled(keld: Keld, job: Job) -> None:

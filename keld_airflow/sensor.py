@@ -1,11 +1,11 @@
 """Sensor: waits for a job run that a `KeldBatchOperator(wait=False)` has sent, and brings its answers in.
 
-For Dags that insist on sending and collecting as two tasks.  It is told the job run's id, from the other's XCom; the way is the operator's own.
+For Dags that insist on sending and collecting as two tasks.  It is told the job run by the other's XCom; the way is the operator's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
@@ -24,7 +24,7 @@ class KeldJobSensor(Waiting, BaseSensorOperator):
     """Waits for a job run.
 
     Args:
-        job_run: its id, e.g. `label.output["job_run"]`.
+        job_run: what the operator left behind, `label.output`, or the id alone.
         sink: an `ObjectStoragePath` or a function for the enriched rows; a path or URI is given to the operator.
         completion_rate: the least share of answered rows; below it the task fails.
         deferrable: False: the task holds its slot until the end.
@@ -45,7 +45,7 @@ class KeldJobSensor(Waiting, BaseSensorOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.job_run = job_run
-        self.sink, self.sink_function = apart(sink)
+        self.sink, self.sink_function = apart(sink, "sink")
         self.completion_rate, self.deferrable, self.keld_conn_id = completion_rate, deferrable, keld_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -53,4 +53,5 @@ class KeldJobSensor(Waiting, BaseSensorOperator):
 
     def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
         """The job run as it was sent: what the table says since is the operator's business."""
-        return keld.status(str(self.job_run)), "nothing"
+        left = self.job_run
+        return keld.status(left["job_run"] if isinstance(left, Mapping) else str(left)), "nothing"

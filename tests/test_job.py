@@ -35,6 +35,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": "{body"}, "prompt is not a str.format template", "{{ and }}"),
     ({"prompt": "body}"}, "prompt is not a str.format template", "{{ and }}"),
     ({"prompt": '{"a": {body}}'}, "prompt", ""),
+    ({"prompt": 'Answer { "a": 1 } for {body}'}, 'prompt has a field {"a"}', "write {{ and }}"),
     ({"prompt": "{}"}, "prompt has a field {}", "{body}"),
     ({"prompt": "{0}"}, "prompt has a field {0}", "{body}"),
     ({"prompt": "{body:{width}}"}, "prompt formats {body}", "{price:.2f}"),

@@ -187,6 +187,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             open_table(tmp_path / name)
 
 
+def test_a_pattern_is_no_path(tmp_path: Path) -> None:
+    """A directory is read whole; a shell would have expanded it."""
+    with pytest.raises(SourceError, match=r"patterns are not expanded.*Give the directory"):
+        open_table(f"{tmp_path}/*.parquet")
+
+
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     """Truncated uploads happen."""
     (tmp_path / "bad.parquet").write_bytes(_parquet(tmp_path).read_bytes()[:-20])

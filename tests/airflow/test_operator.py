@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def test_a_source_that_is_a_path_is_rendered_and_a_function_is_given_what_it_nam
         return iter(ROWS)
 
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "2026-11-19.parquet")
-    first = worker.until_sent(operator(source=f"{tmp_path}/{{{{ partition_key }}}}.parquet"), **DAY)
+    first = worker.until_sent(operator(source=tmp_path / "{{ partition_key }}.parquet"), **DAY)
     second = worker.until_sent(operator(job=job(name="others"), source=of_day), **DAY)
     assert seen == ["2026-11-19"]
     assert first.rendered["source"] == f"{tmp_path}/2026-11-19.parquet"
@@ -106,6 +106,19 @@ def test_object_storage_is_read_and_written_with_its_own_credentials(worker: Wor
     ended = worker.through(operator(source=ObjectStoragePath(f"file://{tmp_path}/in.parquet"), sink=sink), provider, **DAY)
     assert ended.state == "success", ended.error
     assert pq.read_table(tmp_path / "2026-11-19.parquet").num_rows == 5
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_sink_that_nothing_can_write_is_found_before_anything_is_paid(
+    worker: Worker, provider: Emulator, tmp_path: Path, opened: bool
+) -> None:
+    """At the end, a night would be lost."""
+    from airflow.sdk import ObjectStoragePath
+
+    sink = f"file://{tmp_path}/{{partition}}.xlsx"
+    ended = worker.run(operator(sink=ObjectStoragePath(sink) if opened else sink), **DAY)
+    assert "no writer for this suffix" in str(ended.error)
+    assert provider.requests() == []
 
 
 def test_a_sink_that_is_a_function_is_given_the_rows(worker: Worker, provider: Emulator) -> None:
@@ -136,6 +149,21 @@ def test_a_region_of_a_mapped_task_has_an_asset_event_of_its_own(worker: Worker,
     ended = worker.through(task, provider, map_index=0, **DAY)
     assert ended.manifest["partition"] == "eu|2026-11-19"
     assert [event["partition_key"] for event in ended.assets] == ["eu|2026-11-19"]
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [{}, {"probe": True}, {"accept": {"score": 1}, "models": ["openai:gpt-5-mini", "openai:gpt-5"]}, {"reuse": "never", "priority": "id"}],
+    ids=["plain", "probe", "cascade", "priority"],
+)
+def test_a_day_without_rows_gives_a_table_without_rows(worker: Worker, provider: Emulator, tmp_path: Path, terms: dict[str, Any]) -> None:
+    """Quiet days come; what is downstream wants its columns all the same."""
+    empty = pa.table({"id": pa.array([], pa.int64()), "body": pa.array([], pa.string())})
+    asked = job(output_type={"type": "object", "properties": {"score": {"type": "number"}}, "required": ["score"]}, **terms)
+    ended = worker.run(operator(job=asked, source=lambda: empty, sink=f"{tmp_path}/{{partition}}.parquet"), **DAY)
+    assert ended.state == "success", ended.error
+    assert ended.manifest["counts"]["answered"] == creates(provider) == 0
+    assert pq.read_table(ended.manifest["sink"]).schema.names[:3] == ["id", "body", "score"]
 
 
 # --- asked again ------------------------------------------------------------------------------------------------------
@@ -340,7 +368,16 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"prompt": "{body}"}, "stand beside job="),
         ({"source": ROWS}, "Airflow would store"),
         ({"source": pa.Table.from_pylist(ROWS)}, "Airflow would store"),
+        ({"source": None}, "source is missing"),
+        ({"sink": ["labels.parquet"]}, "sink is a list"),
+        ({"sink": "s3://my_aws@lake/labels/{partition}.parquet"}, "names a connection"),
         ({"wait": False, "sink": print}, "give this one to the KeldJobSensor"),
+        ({"job": job(prompt="As of {{ ds }}: {body}")}, "prompt holds {{ ds }}"),
+        ({"job": job(system="Today is {{ logical_date | ds }}")}, "Jinja is not run"),
+        ({"completion_rate": 99}, "from 0 to 1"),
+        ({"window": 3600}, "not a timedelta"),
+        ({"job": "labels"}, "job is a str"),
+        ({"job": None, "key": "id", "prompt": "{body}", "model": "a:b", "models": ["a:c"]}, "Give one or the other"),
         ({"job": None, "key": "id", "prompt": "{body}", "model": "gpt-5-mini"}, "the form is 'provider:model'"),
     ],
 )
@@ -348,6 +385,24 @@ def test_a_declaration_that_cannot_work_is_refused_while_the_dag_is_read(given: 
     """Found when it is deployed, not in the night."""
     with pytest.raises(Exception, match=says):
         operator(**given)
+
+
+def test_braces_that_are_no_jinja_are_a_prompt() -> None:
+    """Answers are shown as JSON in many prompts."""
+    asked = job(prompt='Answer {{"tasks": ["..."]}} or {{dsl}} for {body}', system='{"ds": 1} {{x}}')
+    assert operator(job=asked).job == asked
+
+
+def test_a_task_that_was_not_called_is_no_source() -> None:
+    """A pair of brackets forgotten: on the worker it would make a task, not rows."""
+    from airflow.sdk import task
+
+    @task
+    def tickets() -> list[dict[str, Any]]:
+        return ROWS
+
+    with pytest.raises(ValueError, match=r"Call it, tickets\(\)"):
+        operator(source=tickets)
 
 
 def test_a_ledger_in_a_file_is_refused_where_workers_are_on_many_hosts(
@@ -368,10 +423,10 @@ def test_sending_and_collecting_may_be_two_tasks(worker: Worker, provider: Emula
 
     sent = worker.run(operator(wait=False), **DAY)
     assert sent.state == "success", sent.error
-    sensor = KeldJobSensor(task_id="collect", job_run=sent.manifest["job_run"])
-    ended = worker.through(sensor, provider, **DAY)
-    assert ended.state == "success", ended.error
-    assert ended.manifest["counts"]["answered"] == 5
+    for left in (sent.manifest, sent.manifest["job_run"]):  # `label.output`, of a mapped task, too; or the id alone
+        ended = worker.through(KeldJobSensor(task_id="collect", job_run=left), provider, **DAY)
+        assert ended.state == "success", ended.error
+        assert ended.manifest["counts"]["answered"] == 5
     assert creates(provider) == 1
 
 
@@ -390,6 +445,74 @@ def test_the_decorator_takes_the_rows_that_its_function_gives(worker: Worker, pr
     ended = worker.through(dag.get_task("label"), provider, **DAY)
     assert ended.state == "success", ended.error
     assert calls == ["eu 2026-11-19"]
+
+
+@pytest.mark.parametrize(("partition", "key"), [(7, "7"), (date(2026, 11, 19), "2026-11-19"), ("a/../b\nü", "a/../b\nü")])
+def test_a_partition_is_whatever_has_a_text(worker: Worker, provider: Emulator, tmp_path: Path, partition: Any, key: str) -> None:
+    """Upstream tasks give numbers and dates to map over."""
+    ended = worker.through(operator(partition=partition, sink=f"{tmp_path}/{{partition}}.parquet"), provider, map_index=0, **DAY)
+    assert ended.state == "success", ended.error
+    assert ended.manifest["partition"] == key
+    assert Path(ended.manifest["sink"]).parent == tmp_path
+
+
+@pytest.mark.parametrize(("partition", "run"), [("{{ partition_key }}", {}), ("k" * 251, DAY)], ids=["none", "long"])
+def test_a_partition_that_airflow_has_not_or_cannot_keep_is_refused_before_anything_is_sent(
+    worker: Worker, provider: Emulator, partition: str, run: dict[str, Any]
+) -> None:
+    """Jinja writes "None" for the key of a run that has none; a key that no asset event takes would fail the task when all is paid."""
+    from airflow.sdk import Asset
+
+    ended = worker.run(operator(partition=partition, outlets=[Asset("labels", uri="s3://lake/labels")]), **run)
+    assert "Nothing was sent" in str(ended.error)
+    assert provider.requests() == []
+
+
+@pytest.mark.parametrize(("mapped", "sends"), [({"source": ["a", "b"]}, False), ({"job": [job()]}, True), ({"name": ["a", "b"]}, True)])
+def test_a_mapped_task_needs_a_partition_or_a_job_for_each(
+    worker: Worker, provider: Emulator, mapped: dict[str, list[Any]], sends: bool
+) -> None:
+    """They would all be one job run: each after the other, and the one's rows where the other's belong."""
+    from airflow.sdk import DAG
+
+    from keld_airflow import KeldBatchOperator
+
+    terms: dict[str, Any] = {} if "job" in mapped else {"key": "id", "prompt": "Classify: {body}", "model": "openai:gpt-5-mini"}
+    with DAG("tickets", schedule=None) as dag:
+        KeldBatchOperator.partial(task_id="label", **({} if "source" in mapped else {"source": rows}), **terms).expand(**mapped)
+    task = dag.get_task("label").unmap({name: values[0] for name, values in mapped.items()})
+    visit = worker.run(task, map_index=0, **DAY)
+    assert (visit.state == "deferred", "partition of its own" not in str(visit.error)) == (sends, sends)
+    assert bool(provider.requests()) is sends
+
+
+def test_downstream_tasks_may_ask_for_one_fact_of_a_manifest(worker: Worker, provider: Emulator) -> None:
+    """`label.output["cost_usd"]`, by Airflow's own argument."""
+    from airflow.sdk import DAG, task
+
+    @task.keld_batch(job=job(), multiple_outputs=True)
+    def label() -> list[dict[str, Any]]:
+        return ROWS
+
+    with DAG("tickets", schedule=None) as dag:
+        label()
+    ended = worker.through(dag.get_task("label"), provider, **DAY)
+    assert ended.xcoms["cost_usd"] == ended.manifest["cost_usd"] != "0"
+
+
+def test_two_tasks_that_are_one_job_run_each_get_their_own_rows_in_their_own_place(
+    worker: Worker, provider: Emulator, tmp_path: Path
+) -> None:
+    """A copy of a Dag, say, with another sink: the later one leads the output there, and the first must not end without any."""
+    tables = {name: pa.table({"id": [n, n + 1], "body": [f"{name} {n}", f"{name} {n + 1}"]}) for n, name in ((10, "a"), (20, "b"))}
+    tasks = [operator(task_id=name, source=lambda t=t: t, sink=f"{tmp_path}/{name}.parquet") for name, t in tables.items()]
+    visits = [worker.until_sent(task, **DAY) for task in tasks]
+    for _ in range(2):
+        provider.advance(LATENCY_S)
+        visits = [v if v.state == "success" else worker.run(task, event=v.event, **DAY) for task, v in zip(tasks, visits, strict=True)]
+    assert [visit.manifest["sink"] for visit in visits] == [f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet"]
+    assert [pq.read_table(tmp_path / f"{name}.parquet").column("id").to_pylist() for name in tables] == [[10, 11], [20, 21]]
+    assert len(provider.bill()) == 4
 
 
 def test_mapped_tasks_are_read_and_unmapped_with_their_terms(worker: Worker, provider: Emulator) -> None:
@@ -422,3 +545,54 @@ def test_nothing_that_airflow_keeps_tells_a_row_a_prompt_an_answer_or_a_key(
     kept = "".join(visit.kept for visit in visits) + repr(asked) + "".join(capfd.readouterr())
     assert visits[1].state == "success"
     assert [secret for secret in ("CANARY", str(answer)) if secret in kept] == []
+
+
+def test_the_dag_that_airflow_stores_tells_no_prompt_of_a_job_and_reads_the_same_each_time() -> None:
+    """A prompt may come from a file; and a text that differs with each reading would be a new version of the Dag each time."""
+    from airflow.sdk import DAG, task
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    from keld_airflow import KeldBatchOperator
+
+    asked = job(prompt="CANARY {body}", system="CANARY")
+    with DAG("tickets", schedule=None, default_args={"job": asked}) as dag:
+        KeldBatchOperator(task_id="plain", source=rows, sink=print)
+        KeldBatchOperator.partial(task_id="mapped", source=rows, sink=print, job=asked).expand(partition=["eu"])
+
+        @task.keld_batch(job=asked, partition="{{ task.op_kwargs.region }}")
+        def decorated(region: str) -> list[dict[str, Any]]:
+            return ROWS
+
+        decorated.expand(region=["eu"])
+    stored = DagSerialization.to_dict(dag)
+    assert "tickets" in str(DagSerialization.from_dict(stored))
+    assert [sign for sign in ("CANARY", " at 0x") if sign in str(stored)] == []
+
+
+@pytest.mark.parametrize("table", [pa.Table.from_pylist(ROWS).to_pandas(), ROWS], ids=["frame", "list"])
+def test_rows_that_another_task_gave_are_not_among_the_rendered_fields(worker: Worker, provider: Emulator, table: Any) -> None:
+    """An XCom backend may keep them in a bucket; the rendered fields are in Airflow's database."""
+    from airflow.sdk import DAG, task
+
+    from keld_airflow import KeldBatchOperator
+
+    @task
+    def table_of() -> Any: ...
+
+    @task.keld_batch(job=job(name="positional"))
+    def label(first: Any, region: str) -> Any:
+        assert region == "eu"
+        return first
+
+    with DAG("tickets", schedule=None) as dag:
+        label(table, region="eu")
+        KeldBatchOperator.partial(task_id="mapped", job=job(name="mapped"), partition="{{ ti.map_index }}").expand(source=table_of())
+    given = operator(source=rows)
+    given.source_function = None
+    given.source = table  # as rendering does
+    mapped = dag.get_task("mapped").unmap({"source": table})
+    for asked in (given, mapped, dag.get_task("label")):
+        ended = worker.through(asked, provider, **DAY)
+        assert ended.state == "success", ended.error
+        assert "CANARY" not in ended.kept
+    assert ended.rendered["op_kwargs"] == {"region": "eu"}

@@ -145,7 +145,7 @@ class Worker:
                 seen.rendered.update(json.loads(body))
                 return Response(201, json={"message": "ok"})
             if "/xcoms/" in path and request.method == "POST":
-                seen.xcoms[path.rpartition("/")[2]] = json.loads(body)
+                seen.xcoms[path.rpartition("/")[2]] = json.loads(body) if body else None
                 return Response(201, json={"message": "ok"})
             if "/store/" in path and request.method == "PUT":
                 seen.shown[path.rpartition("/")[2]] = json.loads(body)["value"]
