@@ -98,6 +98,17 @@ class Airflow:
                 member.kill()
         process.wait()
 
+    def say(self, *words: str) -> str:
+        """What a command of Airflow's command line prints.
+
+        Raises:
+            StackFailed: it ended with an error.
+        """
+        ended = subprocess.run([*AIRFLOW, *words], env=self.environment, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+        if ended.returncode:
+            raise StackFailed(f"`airflow {' '.join(words)}` ended with {ended.returncode}: {ended.stderr[-1_000:]}")
+        return ended.stdout
+
     # -- REST
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:

@@ -41,18 +41,18 @@ def _connection_type() -> dict[str, Any]:
             "placeholders": {"host": "https://api.openai.com/v1"},
         },
         "conn-fields": {
-            "provider": _field("Provider: whose wire the base URL speaks", type="string", enum=["openai", "anthropic"], default="openai"),
-            "account": _field("Name before the colon in a job's models; default: the provider"),
-            "more_accounts": _field("Other connections of type keld whose accounts jobs may use, too"),
-            "ledger_conn_id": _field("Postgres connection of the ledger; default: [keld] ledger_url"),
-            "home": _field("Directory of staging, shared by all workers; default: [keld] home"),
-            "namespace": _field("Keeps several teams apart in one ledger"),
+            "provider": _field("Provider", "Whose API the base URL speaks.", type="string", enum=["openai", "anthropic"], default="openai"),
+            "account": _field("Account", "What stands before the colon in a job's models. Default: the provider."),
+            "more_accounts": _field("More accounts", "Other connections of type Keld that jobs may use too, separated by commas."),
+            "ledger_conn_id": _field("Ledger connection", "A Postgres connection. Default: ledger_url in [keld] of airflow.cfg."),
+            "home": _field("Home", "Directory of staging, shared by all workers. Default: home in [keld] of airflow.cfg."),
+            "namespace": _field("Namespace", "Keeps several teams apart in one ledger. Default: namespace in [keld] of airflow.cfg."),
         },
     }
 
 
-def _field(label: str, **schema: Any) -> dict[str, Any]:
-    return {"label": label, "schema": schema or {"type": ["string", "null"]}}
+def _field(label: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"label": label, "description": description, "schema": schema or {"type": ["string", "null"]}}
 
 
 def _options() -> dict[str, Any]:

@@ -232,9 +232,11 @@ def _patience(status: Status, now: datetime) -> timedelta:
 def _where(status: Status) -> str:
     """Where a job run stands, in a line."""
     late = " Its deadline has passed." if is_late(status) else ""
+    batches = f"{len(status.batches):,} batch{'es' if len(status.batches) != 1 else ''}"
+    cost = f"${status.cost_usd:.4f}{'' if status.over else ' so far'}"
     return (
         f"{status.job}[{status.partition}] {status.state.value}: {status.answered:,} of {status.rows:,} rows answered, "
-        f"{len(status.batches)} batches, ${status.cost_usd:.4f} so far (job run {status.id}).{late}"
+        f"{batches}, {cost} (job run {status.id}).{late}"
     )
 
 

@@ -154,7 +154,9 @@ def _specs(
             name,
             deps=[*upstream, batch.key],
             kinds=set(providers[:3]),
-            description=f"The rows of {'the source' if source.key is None else source.key.to_user_string()} with the answers of the job `{job.name}`.",
+            description=f"The rows of {'the source' if source.key is None else source.key.to_user_string()} with the answers of the job `{job.name}`. "
+            # Dagster's dialog warns of every upstream asset that is not there; of this one it need not.
+            f"Materializing it sends the batch, too: that `{batch.key.to_user_string()}` is missing is no obstacle.",
             freshness_policy=freshness_policy,
             metadata=metadata or {},
             **common,

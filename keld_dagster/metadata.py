@@ -16,16 +16,19 @@ from keld import Status
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_OURS = {
+    "keld_outcome": "answered, or in a word why not",
+    "keld_error": "what went wrong, where there is no answer",
+    "keld_model": "the model that was asked",
+    "keld_lane": "how it was asked: batch, flex or standard",
+    "keld_cost_usd": "what the row has cost, all attempts together",
+}
+
 
 def batch_metadata(status: Status) -> dict[str, Any]:
     """What was sent, for how much, until when."""
     return _known(
         {
-            "keld/job_run": status.id,
-            "keld/batch_ids": [batch.batch_id for batch in status.batches if batch.batch_id],
-            "keld/batch_url": _page(status),
-            "keld/model": status.model,
-            "keld/lane": status.lane,
             "keld/rows": status.rows,
             "keld/requests": status.requests,
             "keld/reused": status.reused,
@@ -33,6 +36,8 @@ def batch_metadata(status: Status) -> dict[str, Any]:
             "keld/ceiling_usd": _usd(status.ceiling_usd),
         }
         | _deadline(status)
+        | {"keld/model": status.model, "keld/lane": status.lane}
+        | _ids(status)
     )
 
 
@@ -41,10 +46,7 @@ def result_metadata(status: Status, schema: pa.Schema) -> dict[str, Any]:
     return _known(
         {
             "dagster/partition_row_count" if status.partition else "dagster/row_count": status.rows,
-            "dagster/column_schema": dg.TableSchema(columns=[dg.TableColumn(field.name, str(field.type)) for field in schema]),
-            "keld/job_run": status.id,
-            "keld/batch_ids": [batch.batch_id for batch in status.batches if batch.batch_id],
-            "keld/batch_url": _page(status),
+            "dagster/column_schema": dg.TableSchema(columns=[_column(field) for field in schema]),
             "keld/answered": status.answered,
             "keld/failed": status.failed,
             "keld/quarantined": status.quarantined,
@@ -53,21 +55,36 @@ def result_metadata(status: Status, schema: pa.Schema) -> dict[str, Any]:
             "keld/cost_usd": _usd(status.cost_usd),
             "keld/saved_usd": _usd(status.saved_usd),
             "keld/ceiling_usd": _usd(status.ceiling_usd),
+            "keld/deadline_met": status.deadline_met,
+        }
+        | _deadline(status)
+        | {
             "keld/input_tokens": status.input_tokens,
             "keld/cached_tokens": status.cached_tokens,
             "keld/output_tokens": status.output_tokens,
             "keld/turnaround_s": None if status.turnaround_s is None else round(status.turnaround_s, 1),
             "keld/model": status.model,
             "keld/models": dict(_requests_by_model(status)),
-            "keld/deadline_met": status.deadline_met,
         }
-        | _deadline(status)
+        | _ids(status)
     )
 
 
 def _deadline(status: Status) -> dict[str, Any]:
-    due = status.deadline_at
-    return {"keld/deadline": None if due is None else dg.MetadataValue.timestamp(due), "keld/deadline_basis": status.deadline_basis}
+    """By when, and counted from what; nothing where there is none."""
+    if status.deadline_at is None:
+        return {}
+    return {"keld/deadline": dg.MetadataValue.timestamp(status.deadline_at), "keld/deadline_basis": status.deadline_basis}
+
+
+def _ids(status: Status) -> dict[str, Any]:
+    """What to look for elsewhere; last, since Dagster shows metadata in this order, and people look for the money."""
+    ids = [batch.batch_id for batch in status.batches if batch.batch_id]
+    return {"keld/job_run": status.id, "keld/batch_url": _page(status), "keld/batch_ids": ids}
+
+
+def _column(field: pa.Field) -> dg.TableColumn:
+    return dg.TableColumn(field.name, str(field.type), description=_OURS.get(field.name))
 
 
 def _requests_by_model(status: Status) -> Counter[str]:

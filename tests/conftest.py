@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import books
 import pytest
@@ -18,6 +18,9 @@ from scene import Peer, anthropic, openai
 
 from keld import Keld, Settings
 from keld.emulator import Emulator
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 # In memory where there is room: a test writes, and waits for the disk, some fifty times; a kill loses no page of either.
 _MEMORY = Path("/dev/shm")
@@ -143,6 +146,35 @@ def open_keld(request: pytest.FixtureRequest, tmp_path: Path, emulator: Emulator
 def keld(open_keld: Callable[..., Keld]) -> Keld:
     """An environment whose providers are the emulator and whose clock is the emulator's."""
     return open_keld()
+
+
+# --- what a person sees -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """A Chromium; not for the whole session, since while Playwright runs nothing else in its thread may run an event loop."""
+    from chromium import NoChromium, running_chromium
+
+    try:
+        with running_chromium() as browser:
+            yield browser
+    except NoChromium as why:
+        pytest.skip(f"no browser: {why}")
+
+
+@pytest.fixture
+def page(browser: "Browser", tmp_path: Path) -> "Iterator[Page]":
+    """A person's page; what it showed last lies in `tmp_path`, for whoever reads a failure."""
+    from chromium import PATIENCE_MS
+    from playwright.sync_api import expect
+
+    with browser.new_context(viewport={"width": 1500, "height": 1000}, locale="en-US", timezone_id="UTC") as context:
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
+        yield page
+        page.screenshot(path=tmp_path / "last.png")
 
 
 # --- the books ----------------------------------------------------------------------------------------------------------

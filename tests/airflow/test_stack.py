@@ -60,6 +60,18 @@ def test_a_reprocess_of_a_finished_partition_makes_a_run_and_no_purchase(stack: 
     assert stack.creates() == before
 
 
+def test_a_backfill_by_the_command_line_buys_each_day_once(stack: Stack) -> None:
+    airflow, before, billed = stack.airflow, stack.creates(), len(stack.emulator.bill())
+    open_ones = "/api/v2/backfills?dag_id=label"
+    airflow.until(lambda: all(one["completed_at"] for one in airflow.ask("GET", open_ones)["backfills"]), "no other backfill is open")
+    words = ("--from-date", "2026-04-01", "--to-date", "2026-04-06", "--max-active-runs", "6", "--reprocess-behavior", "none")
+    airflow.say("backfill", "create", "--dag-id", "label", *words)
+    airflow.until(lambda: airflow.states("label", "label", "backfill__2026-04") == ["deferred"] * 6, "six tasks are deferred")
+    stack.provider_ends()
+    airflow.until(lambda: airflow.states("label", "label", "backfill__2026-04") == ["success"] * 6, "six tasks are through")
+    assert (stack.creates() - before, len(stack.emulator.bill()) - billed) == (6, 30)
+
+
 def test_a_triggerer_that_is_killed_is_replaced_and_nothing_is_bought_twice(stack: Stack) -> None:
     before, run_id = stack.creates(), stack.start("2026-03-01")
     stack.airflow.kill("triggerer")
