@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo airflow-demo test crash schedules faults decisions lint bench lock clean
+.PHONY: demo airflow-demo test crash browser schedules faults decisions lint bench lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -25,6 +25,9 @@ test: .venv/ready  ## the fast suite
 
 crash: .venv/ready  ## SIGKILL at every failpoint, both providers, both databases, all of them; minutes
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto -m "slow or not slow" tests/test_crash.py
+
+browser: .venv/ready  ## a person's clicks in the UIs of a real Airflow and a real Dagster, by Chromium; minutes
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m browser
 
 faults: .venv/ready  ## the fault table, FAULTS.md: what a provider may do, what Keld does about it, what it costs
 	@$(PY) -m tests.faults

@@ -14,6 +14,8 @@ from typing import Any
 import books
 import pytest
 import sqlalchemy as sa
+from chromium import PATIENCE_MS, NoChromium, running_chromium
+from playwright.sync_api import Browser, Page, expect
 from scene import Peer, anthropic, openai
 
 from keld import Keld, Settings
@@ -143,6 +145,30 @@ def open_keld(request: pytest.FixtureRequest, tmp_path: Path, emulator: Emulator
 def keld(open_keld: Callable[..., Keld]) -> Keld:
     """An environment whose providers are the emulator and whose clock is the emulator's."""
     return open_keld()
+
+
+# --- what a person sees -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium; not for the whole session, since while Playwright runs nothing else in its thread may run an event loop."""
+    try:
+        with running_chromium() as browser:
+            yield browser
+    except NoChromium as why:
+        pytest.skip(f"no browser: {why}")
+
+
+@pytest.fixture
+def page(browser: Browser, tmp_path: Path) -> Iterator[Page]:
+    """A person's page; what it showed last lies in `tmp_path`, for whoever reads a failure."""
+    with browser.new_context(viewport={"width": 1500, "height": 1000}, locale="en-US", timezone_id="UTC") as context:
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        expect.set_options(timeout=PATIENCE_MS)
+        yield page
+        page.screenshot(path=tmp_path / "last.png")
 
 
 # --- the books ----------------------------------------------------------------------------------------------------------
