@@ -56,5 +56,6 @@ def _fetch() -> None:
     except subprocess.TimeoutExpired:
         raise NoChromium(f"no {', '.join(NAMES)} starts here, and Playwright's was not fetched within {FETCH_S} s") from None
     if ended.returncode:
-        said = (ended.stderr or ended.stdout).strip().splitlines()
-        raise NoChromium(f"no {', '.join(NAMES)} starts here, and Playwright's cannot be fetched: {said[-1] if said else ended.returncode}")
+        said = [line.strip() for line in f"{ended.stdout}\n{ended.stderr}".splitlines() if "Error" in line]
+        why = said[0] if said else f"exit status {ended.returncode}"
+        raise NoChromium(f"no {', '.join(NAMES)} starts here, and Playwright's cannot be fetched: {why}")
