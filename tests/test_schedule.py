@@ -21,6 +21,7 @@ def provider(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.timeout(7200)
+@pytest.mark.books_open("each schedule has held its own against the bill, and leaves out what nobody can tell to be ours")
 @pytest.mark.parametrize(("seed", "schedules"), SHARDS, ids=str)
 def test_no_schedule_loses_a_row_or_pays_it_twice(seed: int, schedules: int, record_property: Callable[[str, object], None]) -> None:
     for name, count in explore(seed, schedules).items():
@@ -50,6 +51,10 @@ MENDED = {
     "the same of a batch without a mark": (scene.anthropic, [{**_GARBAGE, "times": 8}]),
     "a page of HTML instead of the sample that tells whose a batch is": (scene.anthropic, [_LOST_REPLY, _GARBAGE]),
     "all lines of a batch whose create is looked for are lost": (scene.anthropic, [_LOST_REPLY, {"at": "lines", "do": "missing"}]),
+    "a page of HTML instead of the removal that keeps a create from landing": (
+        scene.openai,
+        [{"at": "create", "do": "late_landing", "after_s": 900}, {"at": "delete", "do": "garbage", "times": 3}],
+    ),
     "a batch whose create is looked for never ends": (scene.anthropic, [_LOST_REPLY, {"at": "life", "do": "stuck"}]),
     "a batch whose create is looked for lies about its size": (
         scene.anthropic,

@@ -20,6 +20,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager, cont
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -190,9 +191,13 @@ class OpenAI:
     def delete_input(self, input_ref: str) -> None:
         with self._plain("the removal of an input file"):
             try:
-                self._client.files.with_raw_response.delete(input_ref)
+                raw = self._client.files.with_raw_response.delete(input_ref)
+                if raw.http_response.status_code == HTTPStatus.NO_CONTENT or self._read(raw, _Removal).deleted:
+                    return
+                found = self._client.files.with_raw_response.retrieve(input_ref)  # a host that does not say
             except sdk.NotFoundError:
                 return
+            raise sdk.APIConnectionError(message="the file is still there", request=found.http_response.request)
 
     def close(self) -> None:
         if "_client" in self.__dict__:
@@ -377,6 +382,10 @@ _WIRE = Wire(settled=_settled, doubtful=_doubtful, quotas=_quotas)
 class _File(msgspec.Struct, gc=False):
     id: str
     bytes: int | None = None
+
+
+class _Removal(msgspec.Struct, gc=False):
+    deleted: bool = False
 
 
 class _Batch(msgspec.Struct, gc=False):

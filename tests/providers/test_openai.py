@@ -10,6 +10,7 @@ from scene import Label, Peer, fault, openai
 
 from keld import Embedding
 from keld.answer import Outcome
+from keld.errors import ProviderUnreachable
 from keld.providers.base import BatchState, Submission
 from keld.schema import output_schema
 
@@ -158,6 +159,29 @@ def test_a_file_that_is_gone_already_is_removed_without_a_fault(wire: Wire) -> N
     assert submission.input_ref is not None
     wire.provider.delete_input(submission.input_ref)
     wire.provider.delete_input(submission.input_ref)
+
+
+def test_a_page_of_html_is_no_removal(wire: Wire) -> None:
+    """A proxy's own page has status 200, too; were it believed, the create could land behind the fence, beside the one that is sent again."""
+    submission = wire.submission()
+    assert submission.input_ref is not None
+    fault(wire.emulator, "delete", "garbage")
+    with pytest.raises(ProviderUnreachable):
+        wire.provider.delete_input(submission.input_ref)
+    wire.provider.create(submission)
+    wire.emulator.advance(60)
+    assert wire.emulator.bill() != []
+
+
+def test_a_removal_that_is_not_confirmed_is_looked_for(wire: Wire) -> None:
+    """Some hosts answer it with no word of it; that the file is gone says enough."""
+    submission = wire.submission()
+    assert submission.input_ref is not None
+    fault(wire.emulator, "delete", "garbage", body='{"id": "file-1"}', after=True)
+    wire.provider.delete_input(submission.input_ref)
+    fault(wire.emulator, "delete", "garbage", body='{"id": "file-1"}')
+    with pytest.raises(ProviderUnreachable):
+        wire.provider.delete_input(wire.submission().input_ref or "")
 
 
 def test_a_create_without_its_input_creates_nothing(wire: Wire) -> None:
