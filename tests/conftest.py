@@ -6,6 +6,7 @@ No mocks, no sleeps: the official SDKs speak to the emulator over real HTTP, and
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -200,6 +201,26 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
         item.user_properties.append(("books", how.value))
     return result
 
+
+# --- what is left for the slow suite ----------------------------------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test for each provider and each database the fast suite plays two of the four; where it is marked `by_turns`, one.
+
+    Which one, the test's name decides: in a file of them, either provider and either database has its half.
+    """
+    for item in items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        sides = {params[name] == other for name, other in _OTHERS if name in params}
+        left_out = set()
+        if item.get_closest_marker("by_turns") is not None:
+            left_out = {zlib.crc32(item.originalname.encode()) % 2 == 0}
+        if len(sides) > 1 or sides & left_out:
+            item.add_marker(pytest.mark.slow)
+
+
+_OTHERS = (("peer", anthropic), ("ledger_url", "postgres"))
 
 # --- what is told at the end ------------------------------------------------------------------------------------------
 

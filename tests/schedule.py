@@ -718,7 +718,7 @@ def shards(schedules: int, seed: int) -> list[tuple[int, int]]:
     return [(seed + n, min(_SHARD, schedules - n * _SHARD)) for n in range(-(-schedules // _SHARD))]
 
 
-SHARDS = shards(int(os.environ.get("KELD_SCHEDULES", "40")), int(os.environ.get("KELD_SEED", "0")))
+SHARDS = shards(int(os.environ.get("KELD_SCHEDULES", "20")), int(os.environ.get("KELD_SEED", "0")))
 
 
 @contextmanager

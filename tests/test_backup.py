@@ -13,6 +13,8 @@ from story import HOUR, PATIENT, check_books, fast, follow, lanes, listen, paid,
 from keld import Keld
 from keld.emulator import Emulator
 
+pytestmark = pytest.mark.by_turns
+
 BOTH = [openai.models, anthropic.models]
 OPENAI, ANTHROPIC = {"provider": "openai"}, {"provider": "anthropic"}
 

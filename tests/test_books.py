@@ -14,6 +14,8 @@ from keld import Keld
 from keld.emulator import Emulator
 from keld.record import INTENT, RUN, SHARD, STRAY
 
+pytestmark = pytest.mark.by_turns
+
 PICO = 1
 
 

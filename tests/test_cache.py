@@ -28,6 +28,8 @@ from keld.request import Question
 from keld.schema import output_schema
 from keld.view import outcome_view, plan_view, status_view
 
+pytestmark = pytest.mark.by_turns
+
 LONG = "You triage support tickets by the handbook. " * 500  # 22,000 bytes, 5,500 tokens of the emulator's: above every minimum
 SHORT = LONG[:2_000]
 NEWER = Peer(name="openai", model="gpt-6.1-sol", creates="/v1/batches")

@@ -21,6 +21,8 @@ from keld.emulator import Emulator
 from keld.errors import InvalidJob
 from keld.schema import output_schema
 
+pytestmark = pytest.mark.by_turns
+
 CASCADE = ["openai:gpt-5-mini", "anthropic:claude-haiku-4-5"]
 
 

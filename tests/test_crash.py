@@ -90,7 +90,7 @@ _ALL = [
 ]
 # Every point around a create and a share of the others in the fast suite; `make crash` takes them all.
 CASES = [
-    pytest.param(*case, id=f"{case[0].name}-{case[1]}-{case[2]}", marks=() if case[2] in DANGEROUS or n % 5 == 0 else pytest.mark.slow)
+    pytest.param(*case, id=f"{case[0].name}-{case[1]}-{case[2]}", marks=() if case[2] in DANGEROUS or n % 8 == 0 else pytest.mark.slow)
     for n, case in enumerate(_ALL)
 ]
 

@@ -36,6 +36,8 @@ from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable, SinkError, SourceError, UnknownJobRun
 from keld.state import RunState
 
+pytestmark = pytest.mark.by_turns
+
 QUOTED_ROW = "CANARY-ROW ticket 1: the invoice is wrong"
 QUOTED_KEY = "Bearer sk-canary-key-0123456789"
 

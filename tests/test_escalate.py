@@ -14,6 +14,8 @@ from keld import failpoint as points
 from keld.emulator import Emulator
 from keld.state import RunState, State
 
+pytestmark = pytest.mark.by_turns
+
 
 @pytest.fixture
 def emulator(open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch) -> Emulator:

@@ -19,6 +19,8 @@ from keld.plan import Option
 from keld.view import outcome_view, plan_view, status_view
 from keld.vocabulary import counter, tokens_of
 
+pytestmark = pytest.mark.by_turns
+
 
 def _seen(rows: int, bytes_a_token: float, output: int) -> Observed:
     """Rows of 400 bytes that took one token for so many bytes."""

@@ -16,6 +16,8 @@ from keld.emulator import Emulator
 from keld.failpoint import FailpointHit
 from keld.state import RunState
 
+pytestmark = pytest.mark.by_turns
+
 MINUTE = timedelta(minutes=1)
 
 

@@ -32,6 +32,8 @@ from keld import Keld, Status, failpoint
 from keld.emulator import Emulator
 from keld.errors import LedgerError
 
+pytestmark = pytest.mark.by_turns
+
 ROWS = 6  # of a job run: two shards of 4 and 2
 SHARDS = 2
 # What a person must never read: a raw error of the database, or a line of our own code.

@@ -12,6 +12,8 @@ from story import PATIENT, check_books, listen, paid, tell, ways
 from keld import Keld
 from keld.emulator import Emulator
 
+pytestmark = pytest.mark.by_turns
+
 GOOD = json.dumps({"category": "bug", "urgent": True})
 
 

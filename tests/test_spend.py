@@ -34,6 +34,8 @@ from keld.spend import DIMENSIONS, Report, report
 from keld.state import RunState, State
 from keld.view import spend_view
 
+pytestmark = pytest.mark.by_turns
+
 BATCH = Outlay(
     run_id=RUN.id, provider="openai", model="m", lane="batch", asked=20, answered=15, input_tokens=900, output_tokens=90,
     paid_usd=Decimal("0.25"), standard_usd=Decimal("0.5"), estimated_usd=Decimal("0.2"), estimate_paid_usd=Decimal("0.25"),

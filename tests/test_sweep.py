@@ -18,6 +18,8 @@ from keld.cli import app
 from keld.emulator import Emulator
 from keld.runner import Finding, Verdict
 
+pytestmark = pytest.mark.by_turns
+
 HOUR = timedelta(hours=1)
 
 

@@ -12,6 +12,8 @@ from story import HOUR, PATIENT, bought, check_books, fast, lanes, listen, paid,
 from keld import Keld
 from keld.emulator import Emulator
 
+pytestmark = pytest.mark.by_turns
+
 
 @pytest.fixture
 def emulator(open_emulator: Callable[..., Emulator]) -> Emulator:
