@@ -202,7 +202,13 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     return result
 
 
-# --- what is left for the slow suite ----------------------------------------------------------------------------------------
+# --- how many at once, and what is left for the slow suite ----------------------------------------------------------------------------------------
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: a fifth of its time a worker waits for processes that it has started."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores + 1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
