@@ -17,7 +17,7 @@ DAYS = [f"2026-02-0{day}" for day in range(1, 7)]
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with live(tmp_path_factory.mktemp("browser")) as stack:
-        stack.settle()
+        stack.settle("label", "interval", "hurried")
         yield stack
 
 
