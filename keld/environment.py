@@ -97,7 +97,7 @@ class Keld:
         with TemporaryDirectory(prefix="keld-plan-") as directory:
             files = RunFiles(Path(directory))
             taken, question, _ = self._take(job, table, files)
-            sizes = self._sizes(files)
+            sizes = snapshot.sizes(files.snapshot)
             askable = sizes if job.reuse == "never" else self._once(files, sizes)
             return self._plan(job, partition or "", taken, question, files, askable, int((sizes > 0).sum()))
 
@@ -424,7 +424,7 @@ class Keld:
             return before
         if before is not None and not before.over and not self.runner.supersede(before.id):
             return before  # another worker has just begun to send it
-        sizes, quarantined = self._sizes(files), 0
+        sizes, quarantined = snapshot.sizes(files.snapshot), 0
         if not force and job.reuse != "never":
             standing, quarantined = self._reused(job, key, question, asked_of, files)
             sizes[standing] = 0
@@ -467,13 +467,6 @@ class Keld:
             write_file(files.question, [question.to_json()], "staging.question")
         return taken, question, fingerprint(question, job.acceptable)
 
-    def _sizes(self, files: RunFiles) -> NDArray[np.int64]:
-        """The fragment sizes in bytes of the rows, 0 for those that cannot be asked."""
-        import numpy as np
-
-        blocks = list(snapshot.sizes(files.snapshot))
-        return np.concatenate(blocks) if blocks else np.array([], dtype=np.int64)
-
     def _once(self, files: RunFiles, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
         """The sizes with those of the rows at 0 that repeat an earlier row's prompt; whose, is kept."""
         twins, leaders = find_twins(files.snapshot, sizes)
@@ -485,7 +478,7 @@ class Keld:
 
     def _reused(self, job: Job, key: str, question: Question, asked_of: str, files: RunFiles) -> tuple[NDArray[np.bool_], int]:
         """Which rows need not be asked, since it was paid for before, and how many of them are quarantined."""
-        wanted = self._sizes(files) > 0
+        wanted = snapshot.sizes(files.snapshot) > 0
         standing, quarantined, output, n = wanted & False, 0, OutputSchema.from_json(question.output), 0
         ours = self.ledger.runs_asking(self.namespace, asked_of, job=job.name, partition=key)
         everybodys = self.ledger.runs_asking(self.namespace, asked_of) if job.reuse == "namespace" else []

@@ -77,17 +77,12 @@ def take(job: Job, table: Table, path: Path) -> Snapshot:
     return Snapshot(rows=rows, unaskable=unaskable, prompt_bytes=prompt_bytes, marks_cache=marked, digest=_digest(path))
 
 
-def sizes(path: Path) -> Iterator[NDArray[np.int64]]:
-    """Blocks of the rows' fragment sizes in bytes, in order; 0 for a row that cannot be asked."""
-    for batch in read_parquet(path, columns=["keld_size"]):
-        yield batch.column(0).to_numpy(zero_copy_only=False).astype("int64")
-
-
-def all_sizes(path: Path) -> NDArray[np.int64]:
-    """As `sizes`, of all N rows at once; N may be 0."""
+def sizes(path: Path) -> NDArray[np.int64]:
+    """N fragment sizes in bytes, in the order of the rows; 0 for a row that cannot be asked."""
     import numpy as np
 
-    return np.concatenate([np.array([], dtype=np.int64), *sizes(path)])
+    blocks = (batch.column(0).to_numpy(zero_copy_only=False).astype("int64") for batch in read_parquet(path, columns=["keld_size"]))
+    return np.concatenate([np.array([], dtype=np.int64), *blocks])
 
 
 def priorities(path: Path, column: str | None) -> NDArray[np.float64] | None:

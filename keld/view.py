@@ -233,6 +233,32 @@ _DUE = {
 }
 
 
+def findings_view(findings: Sequence[Finding], *, dry_run: bool) -> RenderableType:
+    """What the providers have and the ledger does not, what is done about it, and what it costs."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
+    sure = sum((found.cost_usd or Decimal(0) for found in findings if found.verdict in _DUE and not found.cost_is_worst), Decimal(0))
+    at_most = sum((found.cost_usd or Decimal(0) for found in findings if found.verdict in _DUE and found.cost_is_worst), Decimal(0))
+    footers = {"cost": f"{usd(sure)} + at most {usd(at_most)}" if at_most else usd(sure)}
+    for name in (
+        "batch",
+        "provider",
+        "status",
+        "created",
+        "requests",
+        "shard",
+        "cost",
+        "what is done" if not dry_run else "what would be done",
+    ):
+        table.add_column(name, footer=footers.get(name, ""), justify="right" if name in ("requests", "cost") else "left")
+    for found in findings:
+        words = _DUE[found.verdict] if dry_run and found.verdict in _DUE else _DONE[found.verdict]
+        table.add_row(
+            found.batch_id, found.provider, found.native, instant(found.created_at), "?" if found.requests is None else f"{found.requests:,}",
+            f"{found.job}[{found.partition or '-'}] {found.shard}" if found.job else "-", _cost_words(found), words,
+        )  # fmt: skip
+    return table
+
+
 def removals_view(removals: Sequence[Removal], root: Path, *, dry_run: bool) -> RenderableType:
     """What was removed, job by job, and what was left since nobody knows it."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
@@ -261,32 +287,6 @@ def removals_view(removals: Sequence[Removal], root: Path, *, dry_run: bool) -> 
 
 def _megabytes(removals: Sequence[Removal]) -> str:
     return f"{sum(one.size_bytes for one in removals) / 1e6:,.1f}"
-
-
-def findings_view(findings: Sequence[Finding], *, dry_run: bool) -> RenderableType:
-    """What the providers have and the ledger does not, what is done about it, and what it costs."""
-    table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
-    sure = sum((found.cost_usd or Decimal(0) for found in findings if found.verdict in _DUE and not found.cost_is_worst), Decimal(0))
-    at_most = sum((found.cost_usd or Decimal(0) for found in findings if found.verdict in _DUE and found.cost_is_worst), Decimal(0))
-    footers = {"cost": f"{usd(sure)} + at most {usd(at_most)}" if at_most else usd(sure)}
-    for name in (
-        "batch",
-        "provider",
-        "status",
-        "created",
-        "requests",
-        "shard",
-        "cost",
-        "what is done" if not dry_run else "what would be done",
-    ):
-        table.add_column(name, footer=footers.get(name, ""), justify="right" if name in ("requests", "cost") else "left")
-    for found in findings:
-        words = _DUE[found.verdict] if dry_run and found.verdict in _DUE else _DONE[found.verdict]
-        table.add_row(
-            found.batch_id, found.provider, found.native, instant(found.created_at), "?" if found.requests is None else f"{found.requests:,}",
-            f"{found.job}[{found.partition or '-'}] {found.shard}" if found.job else "-", _cost_words(found), words,
-        )  # fmt: skip
-    return table
 
 
 def _cost_words(found: Finding) -> str:

@@ -7,6 +7,7 @@ Above the front door of `keld`, and importing nothing deeper.  The files in orde
     sensor     KeldJobSensor: waits for a job run that a task with `wait=False` has sent
     waiting    what those have in common: advance, then defer, or finish and hand over
     partition  Dag run -> the partition's key and its end
+    place      where rows come from and go to, as a Dag says it
     held       rows that another task gave, on their way through a templated field
     hook       KeldHook: an Airflow connection -> a `keld.Keld`
     trigger    KeldTrigger: waits in the triggerer; holds ids only

@@ -23,7 +23,8 @@ from keld_airflow.held import HeldField, is_rows, let_out
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
 from keld_airflow.partition import partition_of
-from keld_airflow.waiting import Found, Waiting, apart
+from keld_airflow.place import apart, check_rows, is_open
+from keld_airflow.waiting import Found, Waiting
 
 if TYPE_CHECKING:
     import os
@@ -96,14 +97,14 @@ class KeldBatchOperator(Waiting):
         if getattr(self, "_BaseOperator__from_mapped", False) and is_rows(source):  # another task gave them to map over
             self.source, self.source_function = source, None
         else:
-            _check_rows(source)
+            check_rows(source)
             self.source, self.source_function = apart(source, "source")
         self.sink, self.sink_function = apart(sink, "sink")
         self.partition, self.window = partition, window
         self.completion_rate, self.wait, self.deferrable, self.keld_conn_id = completion_rate, wait, deferrable, keld_conn_id
         self.job = self._job(job, model, terms)
         _check_prompt(self.task_id, self.job)
-        if not wait and (self.sink_function is not None or hasattr(self.sink, "protocol")):
+        if not wait and (self.sink_function is not None or is_open(self.sink)):
             raise ValueError(
                 f"{self.task_id}: with wait=False the sink is a path or URI, which any worker can write; give this one to the KeldJobSensor."
             )
@@ -184,16 +185,6 @@ class KeldBatchOperator(Waiting):
         if not status.over:
             self._check(status)
         return manifest(status, status.sink)
-
-
-def _check_rows(source: Any) -> None:
-    """Passes if there is a source, and no rows stand in the Dag itself: Airflow would keep them in its database."""
-    if source is None:
-        raise ValueError("source is missing. Give a path, a URI, or a function that gives the rows.")
-    if isinstance(source, list | tuple | dict) or hasattr(source, "__arrow_c_stream__"):
-        raise ValueError(
-            "source holds the rows themselves, which Airflow would store with the task. Give a path, a URI, or a function that gives them."
-        )
 
 
 def _check_prompt(task_id: str, job: Job) -> None:

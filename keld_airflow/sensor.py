@@ -12,7 +12,8 @@ from airflow.sdk import BaseSensorOperator
 
 from keld import Keld, Status
 from keld_airflow.hook import DEFAULT_CONN_ID
-from keld_airflow.waiting import Found, Waiting, apart
+from keld_airflow.place import apart
+from keld_airflow.waiting import Found, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,6 @@ collects what is due.  Everything that costs or writes happens here, on a worker
 
 from __future__ import annotations
 
-import os
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +22,7 @@ from keld_airflow.hook import KeldHook
 from keld_airflow.kill import is_over, let_go
 from keld_airflow.link import KeldBatchLink
 from keld_airflow.manifest import event_extra, is_late, manifest
+from keld_airflow.place import absolute
 from keld_airflow.trigger import KeldTrigger
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ _FIRST_LOOK = timedelta(seconds=10)
 # Should no triggerer be there, the scheduler ends a wait, and a worker looks itself: so long after a triggerer would have called for one,
 _GRACE = timedelta(minutes=1)
 _SELDOM = timedelta(hours=24)  # or so long after it was sent, where no deadline presses.
-
-_CONNECTION = re.compile(r"(s3a?|gcs|gs)://[^/]+@")  # as Airflow writes it; other schemes have accounts there
 
 
 # What a task found when it came: nothing that was under way, a job run that was, or one that was being cancelled.
@@ -198,7 +195,7 @@ class Waiting(BaseOperator):
             rows = keld.read(status.id)
             self.sink_function(rows, **determine_kwargs(self.sink_function, (rows,), context))
             return None
-        if self.sink is None or _absolute(self.sink) == status.sink:
+        if self.sink is None or absolute(self.sink) == status.sink:  # another task that is of this job run may have sent it to its own
             return status.output_uri
         return keld.write(status.id, self.sink)
 
@@ -238,31 +235,3 @@ def _where(status: Status) -> str:
         f"{status.job}[{status.partition}] {status.state.value}: {status.answered:,} of {status.rows:,} rows answered, "
         f"{batches}, {cost} (job run {status.id}).{late}"
     )
-
-
-def _absolute(sink: Any) -> Any:
-    """A sink as the ledger keeps it.  Another task that is of the same job run may have sent the output to its own."""
-    return sink if not isinstance(sink, str) or "://" in sink else os.path.abspath(sink) + ("/" if sink.endswith("/") else "")
-
-
-def apart(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
-    """A source or sink as (place, function), of which one is None: Airflow calls a function in a templated field, and stores what it gives.
-
-    A `pathlib.Path`, which Airflow would not render, becomes its text.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if isinstance(place, str) and _CONNECTION.match(place):
-        raise ValueError(f'{name}={place!r} names a connection, which only ObjectStoragePath("{place}") opens it with. Give that.')
-    if place is None or isinstance(place, str) or hasattr(place, "protocol") or hasattr(place, "iter_references"):  # an XCom: known later
-        return place, None
-    if hasattr(place, "override"):
-        raise ValueError(
-            f"{name} is the task {place.__name__!r} itself. Call it, {place.__name__}(), for what it gives, or use @task.keld_batch."
-        )
-    if callable(place):
-        return None, place
-    if isinstance(place, os.PathLike):
-        return os.fspath(place), None
-    raise ValueError(f"{name} is a {type(place).__name__}. Give a path, a URI, an ObjectStoragePath or a function.")

@@ -183,6 +183,7 @@ def pace_of(world: World, name: str, run_id: str) -> Pace:
 
 
 def _fast_lanes(world: World, name: str) -> FastLanes:
+    """As read before in this look, if it is one over many job runs."""
     if world.lanes is not None and name in world.lanes:
         return world.lanes[name]
     account, _, model = name.partition(":")

@@ -40,7 +40,7 @@ def probe_of(ask: Ask, model: str, *, again: bool = False) -> Ask:
 
 def held_back(visit: Visit, answers: Sequence[Path]) -> NDArray[np.int64]:
     """The rows that wait for the probe's outcome, ascending."""
-    held = snapshot.all_sizes(visit.files.snapshot) > 0
+    held = snapshot.sizes(visit.files.snapshot) > 0
     if visit.files.twins.exists():
         held[np.load(visit.files.twins)[0]] = False
     for path in answers:

@@ -160,7 +160,7 @@ def ask_of(visit: Visit, run: JobRun, positions: NDArray[np.int64]) -> Ask:
     """What it is to ask only the rows at `positions`."""
     mask = np.zeros(run.rows, dtype=bool)
     mask[positions] = True
-    sizes = np.where(mask, snapshot.all_sizes(visit.files.snapshot), 0)
+    sizes = np.where(mask, snapshot.sizes(visit.files.snapshot), 0)
     return Ask(
         question=visit.question(), sizes=sizes, terms=run.terms, job=(run.namespace, run.job), snapshot=visit.files.snapshot,
         run_id=run.id,

@@ -1,0 +1,56 @@
+"""Place: where rows come from and where they go, as a Dag says it: a path or URI, an open file system's, a function, another task's output.
+
+Whatever cannot be one is refused while the Dag is read: found on a worker, at the end, the rows would be paid for by then.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+_CONNECTION = re.compile(r"(s3a?|gcs|gs)://[^/]+@")  # as Airflow writes it; other schemes have accounts there
+
+
+def apart(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
+    """A source or sink as (place, function), of which one is None: Airflow calls a function in a templated field, and stores what it gives.
+
+    A `pathlib.Path`, which Airflow would not render, becomes its text.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if isinstance(place, str) and _CONNECTION.match(place):
+        raise ValueError(f'{name}={place!r} names a connection, which only ObjectStoragePath("{place}") opens it with. Give that.')
+    if place is None or isinstance(place, str) or is_open(place) or hasattr(place, "iter_references"):  # an XCom: known later
+        return place, None
+    if hasattr(place, "override"):
+        raise ValueError(
+            f"{name} is the task {place.__name__!r} itself. Call it, {place.__name__}(), for what it gives, or use @task.keld_batch."
+        )
+    if callable(place):
+        return None, place
+    if isinstance(place, os.PathLike):
+        return os.fspath(place), None
+    raise ValueError(f"{name} is a {type(place).__name__}. Give a path, a URI, an ObjectStoragePath or a function.")
+
+
+def check_rows(source: Any) -> None:
+    """Passes if there is a source, and no rows stand in the Dag itself: Airflow would keep them in its database."""
+    if source is None:
+        raise ValueError("source is missing. Give a path, a URI, or a function that gives the rows.")
+    if isinstance(source, list | tuple | dict) or hasattr(source, "__arrow_c_stream__"):
+        raise ValueError(
+            "source holds the rows themselves, which Airflow would store with the task. Give a path, a URI, or a function that gives them."
+        )
+
+
+def is_open(place: Any) -> bool:
+    """Whether it brings its file system with it, credentials and all, as an ObjectStoragePath does."""
+    return hasattr(place, "protocol")
+
+
+def absolute(sink: Any) -> Any:
+    """A sink as the ledger keeps it: `Keld.submit` makes a path absolute, since any worker is to find it."""
+    return sink if not isinstance(sink, str) or "://" in sink else os.path.abspath(sink) + ("/" if sink.endswith("/") else "")
