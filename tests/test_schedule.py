@@ -12,6 +12,8 @@ import scene
 from bug import BUGS
 from schedule import SHARDS, Schedule, Violation, explore, prepared
 
+pytestmark = pytest.mark.books_open("each schedule has held its own against the bill, and leaves out what nobody can tell to be ours")
+
 
 @pytest.fixture(autouse=True)
 def provider(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -21,7 +23,6 @@ def provider(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.timeout(7200)
-@pytest.mark.books_open("each schedule has held its own against the bill, and leaves out what nobody can tell to be ours")
 @pytest.mark.parametrize(("seed", "schedules"), SHARDS, ids=str)
 def test_no_schedule_loses_a_row_or_pays_it_twice(seed: int, schedules: int, record_property: Callable[[str, object], None]) -> None:
     for name, count in explore(seed, schedules).items():
