@@ -17,6 +17,9 @@ demo: .venv/ready  ## the main job: a week of partitions through a real Dagster,
 airflow-demo: .venv/ready  ## the same week through a real Airflow
 	$(PY) -m example_project.airflow_demo
 
+# The suite starts a thousand processes: that each compiles all it imports anew helps nobody.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The suite commits thousands of small transactions, each with its fsync: memory, where there is room, instead of the disk.
 ROOMY := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR==2 && $$4 > 4000000 {print "/dev/shm"}')
 
