@@ -3,6 +3,7 @@
 No mocks, no sleeps: the official SDKs speak to the emulator over real HTTP, and time passes when a test says so.
 """
 
+import gc
 import os
 import shutil
 import tempfile
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 _MEMORY = Path("/dev/shm")
 if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
+# No test speaks TLS, and a client that reads the machine's certificates takes 50 ms for it: it is shown a directory without any.
+os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+os.environ.pop("SSL_CERT_FILE", None)
 
 
 class Clock:
@@ -54,11 +59,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def open_emulator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Emulator]]:
+def open_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Emulator]]:
     """Starts an emulator with settings of the test's choice; the SDKs' environment leads to the latest one."""
     emulators: list[Emulator] = []
-    # No test speaks TLS, and a client that reads the machine's certificates takes 50 ms for it.
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
 
     def start(**settings: Any) -> Emulator:
         emulators.append(Emulator(**{"frozen": True, "latency_s": 60, **settings}).start())
@@ -183,6 +186,11 @@ def page(browser: "Browser", tmp_path: Path) -> "Iterator[Page]":
 
 def pytest_configure() -> None:
     books.watch(pytest.MonkeyPatch())
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: the garbage collector need not look through it, test after test."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

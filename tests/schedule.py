@@ -722,11 +722,8 @@ SHARDS = shards(int(os.environ.get("KELD_SCHEDULES", "20")), int(os.environ.get(
 
 
 @contextmanager
-def prepared(monkeypatch: pytest.MonkeyPatch, empty: Path) -> Iterator[None]:
+def prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The SDKs' environment leads to the emulator of this process, and their own tries of harmless calls follow at once."""
-    monkeypatch.setenv(
-        "SSL_CERT_DIR", str(empty)
-    )  # no test speaks TLS, and a client that reads the machine's certificates takes 50 ms for it
     for name, value in world().emulator.env().items():
         monkeypatch.setenv(name, value)
     for sdk in (openai_sdk, anthropic_sdk):

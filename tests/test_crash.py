@@ -114,7 +114,7 @@ class Crash:
         """A worker's life, to `point`."""
         self.note("killed_at", f"{peer.name} {point}")
         order = Order(
-            env={**self.emulator.env(), "SSL_CERT_DIR": str(self.folder)},
+            env=self.emulator.env(),
             home=str(self.keld.home),
             ledger_url=self.keld.ledger_url,
             emulator_url=self.emulator.url,

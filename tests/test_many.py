@@ -68,7 +68,7 @@ class Crowd:
         return list(self.runs)
 
     def place(self, name: str) -> Place:
-        env = {**self.emulator.env(), "SSL_CERT_DIR": str(self.folder)}
+        env = self.emulator.env()
         return Place(home=str(self.keld.home), ledger_url=self.keld.ledger_url, env=env, log=str(self.folder / f"{name}.log"))
 
     def start_sensor(self) -> None:
@@ -256,7 +256,7 @@ class Stage:
         return self.asleep[-1]
 
     def order(self, peer: Peer, scenario: str) -> Order:
-        env = {**self.emulator.env(), "SSL_CERT_DIR": str(self.folder)}
+        env = self.emulator.env()
         return Order(
             env=env, home=str(self.keld.home), ledger_url=self.keld.ledger_url, emulator_url=self.emulator.url, peer=peer,
             scenario=scenario, sink=str(self.sink),

@@ -333,7 +333,7 @@ def test_a_kill_costs_at_most_what_was_in_flight_and_it_is_counted(fast: Rows, e
     rows = replace(fast, count=30)
     if point == "realtime.journal":
         nth = 1 + nth // 3  # many answers may share one
-    assert killed(rows, {**emulator.env(), "SSL_CERT_DIR": rows.folder}, point, nth=nth, at_once=4) == KILLED
+    assert killed(rows, emulator.env(), point, nth=nth, at_once=4) == KILLED
     had = sum(line.endswith(b"\n") for line in rows.journal.read_bytes().splitlines(keepends=True))
     before = rows.paid(emulator)
     done = rows.ask()

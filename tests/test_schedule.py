@@ -16,9 +16,9 @@ pytestmark = pytest.mark.books_open("each schedule has held its own against the 
 
 
 @pytest.fixture(autouse=True)
-def provider(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The SDKs' way to the emulator of this process."""
-    with prepared(monkeypatch, tmp_path_factory.mktemp("no-certificates")):
+    with prepared(monkeypatch):
         yield
 
 

@@ -47,7 +47,6 @@ class Desk:
 
 @pytest.fixture
 def open_desk(tmp_path: Path, clock: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Desk]]:
-    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))
     with ExitStack() as stack:
 
         def start(peer: Peer, *quirks: str) -> Desk:

@@ -56,7 +56,7 @@ def test_no_line_and_no_file_bursts_memory_or_disk(tmp_path: Path, peer: Peer, b
         emulator.faults({"rules": list(rules)})
         told = {"name": peer.name, "model": peer.model, "creates": peer.creates}
         code = WORKER.format(tests=str(Path(__file__).parents[1]), peer=told, tokens=tokens)
-        env = {**os.environ, **emulator.env(), "KELD_HOME": str(tmp_path / "home"), "SSL_CERT_DIR": str(tmp_path)}
+        env = {**os.environ, **emulator.env(), "KELD_HOME": str(tmp_path / "home")}
         ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     peak_mb, most, outcomes = json.loads(ended.stdout.splitlines()[-1])
     assert outcomes == ["answered"] * 6
