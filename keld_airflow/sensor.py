@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 class KeldJobSensor(Waiting, BaseSensorOperator):
     """Waits for a job run.
 
+    A sensor's own `poke_interval`, `mode` and `timeout` say nothing here: the ledger knows when to look, and how long it may take is the
+    job's deadline; `execution_timeout` is kept by Airflow itself.
+
     Args:
         job_run: what the operator left behind, `label.output`, or the id alone.
         sink: an `ObjectStoragePath` or a function for the enriched rows; a path or URI is given to the operator.
