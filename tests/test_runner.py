@@ -33,6 +33,8 @@ from keld.emulator import Emulator
 from keld.errors import CeilingTooLow
 from keld.state import RunState, State
 
+pytestmark = pytest.mark.by_turns
+
 DAY = timedelta(days=1)
 
 
