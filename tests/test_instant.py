@@ -3,14 +3,17 @@
 Each seed is a schedule of its own: who, upon what, killed when and how often.  `KELD_INSTANTS=2000 KELD_SEED=7` plays 2000 of them, from seed 7 on.
 """
 
+import itertools
 import os
 import random
+from bisect import bisect
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from bug import BUGS
 from instant import Instant, end, start
-from scene import Peer, anthropic, openai
+from scene import Peer, anthropic, creates, openai
 from story import listen
 from test_crash import Crash, upon_postgres
 from worker import SCENARIOS, follow
@@ -29,14 +32,21 @@ _LIFE_S = 1.5
 
 
 @pytest.fixture
-def emulator(open_emulator: Callable[..., Emulator]) -> Emulator:
-    """As in the tests of failpoints."""
-    return listen(open_emulator(latency_s=10, cancel_s=5))
+def open_crash(
+    open_emulator: Callable[..., Emulator], tmp_path: Path, record_property: Callable[[str, object], None], request: pytest.FixtureRequest
+) -> Callable[[], Crash]:
+    """One after the other, each with a provider, a ledger and a folder of its own; the tests of failpoints have the same emulator."""
+    numbers = itertools.count()
 
+    def start() -> Crash:
+        folder = tmp_path / str(next(numbers))
+        folder.mkdir()
+        emulator = listen(open_emulator(latency_s=10, cancel_s=5))
+        keld = Keld(home=folder / "home", ledger_url=f"sqlite:///{folder / 'ledger.db'}", clock=emulator.now)
+        request.addfinalizer(keld.close)
+        return Crash(emulator, keld, folder, record_property)
 
-@pytest.fixture
-def crash(emulator: Emulator, keld: Keld, tmp_path: Path, record_property: Callable[[str, object], None]) -> Crash:
-    return Crash(emulator, keld, tmp_path, record_property)
+    return start
 
 
 def instant(chance: random.Random) -> Instant:
@@ -67,9 +77,10 @@ def play(crash: Crash, seed: int, request: pytest.FixtureRequest) -> None:
     if chance.random() < 1 / 3:
         upon_postgres(crash, request)
     crash.emulator.faults(SCENARIOS[scenario].plan(peer))
-    deaths = 0
+    # Two at once turn one clock, and one of them a deadline's hours while the other is in the midst of a step.
+    at_once, deaths = [1] if "deadline" in SCENARIOS[scenario].terms else [1, 1, 1, 2], 0
     for _ in range(chance.randint(1, DEATHS_MOST)):
-        instants = [instant(chance) for _ in range(chance.choice([1, 1, 1, 2]))]
+        instants = sorted((instant(chance) for _ in range(chance.choice(at_once))), key=lambda each: each.span_s)
         print(peer.name, scenario, crash.keld.ledger_url, *instants)
         deaths += die(crash, peer, scenario, instants)
         crash.check_output(SCENARIOS[scenario].rows)
@@ -77,6 +88,26 @@ def play(crash: Crash, seed: int, request: pytest.FixtureRequest) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_worker_killed_at_any_instant_costs_no_row_and_no_cent(crash: Crash, seed: int, request: pytest.FixtureRequest) -> None:
+def test_a_worker_killed_at_any_instant_costs_no_row_and_no_cent(
+    open_crash: Callable[[], Crash], seed: int, request: pytest.FixtureRequest
+) -> None:
     """A SIGKILL does not wait for a failpoint."""
-    play(crash, seed, request)
+    play(open_crash(), seed, request)
+
+
+@pytest.mark.slow
+@pytest.mark.books_open("the bug buys twice, and nobody knows")
+def test_instants_show_a_bug_that_buys_twice(open_crash: Callable[[], Crash], peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand kills that break nothing prove something only if they would have broken it: here, before one of the lines after a create."""
+
+    def dead(line: int) -> Crash:
+        crash = open_crash()
+        die(crash, peer, "plain", [Instant(line=line)], bug="intent_after_create")
+        return crash
+
+    lines = range(1, LINES[1])
+    bought = lines[bisect(lines, False, key=lambda line: bool(creates(dead(line).emulator, peer)))]
+    with BUGS["intent_after_create"](monkeypatch), pytest.raises(AssertionError, match="a row was paid twice"):
+        for line in range(bought, bought + 20):
+            crash = dead(line)
+            crash.check(peer, "plain", follow(crash.keld, crash, SCENARIOS["plain"], peer, str(crash.sink)))
