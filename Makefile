@@ -26,8 +26,8 @@ ROOMY := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR==2 && $$4 > 4000000 {prin
 test: .venv/ready  ## the fast suite
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto --dist loadgroup
 
-crash: .venv/ready  ## SIGKILL at every failpoint, both providers, both databases, all of them; minutes
-	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto -m "slow or not slow" tests/test_crash.py
+crash: .venv/ready  ## SIGKILL at every failpoint, both providers, both databases, all of them, and at instants that none names; minutes
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto -m "slow or not slow" tests/test_crash.py tests/test_instant.py
 
 browser: .venv/ready  ## a person's clicks in the UIs of a real Airflow and a real Dagster, by Chromium; minutes
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m browser

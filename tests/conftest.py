@@ -249,7 +249,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         violations = sum(report.failed for report in schedules)
         kill_count = sum(len(killed_at) for _, killed_at in kills)
         terminalreporter.write_line(
-            f"crashes: {kill_count} SIGKILLs in {len(schedules)} schedules at {len(points)} points (provider and failpoint), {violations} violations"
+            f"crashes: {kill_count} SIGKILLs in {len(schedules)} schedules at {len(points)} points (provider and failpoint, or line), {violations} violations"
         )
     held = [how for report in ended for name, how in report.user_properties if name == "books"]
     if held:

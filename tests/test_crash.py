@@ -113,7 +113,11 @@ class Crash:
     def kill(self, peer: Peer, scenario: str, point: str, nth: int = 1, bug: str | None = None) -> None:
         """A worker's life, to `point`."""
         self.note("killed_at", f"{peer.name} {point}")
-        order = Order(
+        assert killed(self.order(peer, scenario, bug), point, nth) == KILLED, f"no worker came by {point}"
+
+    def order(self, peer: Peer, scenario: str, bug: str | None = None) -> Order:
+        """What a worker is told."""
+        return Order(
             env=self.emulator.env(),
             home=str(self.keld.home),
             ledger_url=self.keld.ledger_url,
@@ -123,13 +127,12 @@ class Crash:
             sink=str(self.sink),
             bug=bug,
         )
-        assert killed(order, point, nth) == KILLED, f"no worker came by {point}"
 
-    def check(self, peer: Peer, name: str, status: package.Status) -> None:
+    def check(self, peer: Peer, name: str, status: package.Status, deaths: int = 1) -> None:
         scenario, bill = SCENARIOS[name], paid(self.emulator)
         table = scenario.table()
         if scenario.fast:
-            return self.check_fast(peer, status, table)
+            return self.check_fast(peer, status, table, deaths)
         if scenario.late:
             assert sorted(bill.values()) == [1] * (3 if peer is openai else 0) + [2] * (3 if peer is openai else 6), "as far as it had come"
         else:
@@ -142,12 +145,12 @@ class Crash:
         self.check_output(table.num_rows)
         assert pq.read_table(self.sink).select(table.schema.names).equals(table)
 
-    def check_fast(self, peer: Peer, status: package.Status, table: Any) -> None:
+    def check_fast(self, peer: Peer, status: package.Status, table: Any, deaths: int) -> None:
         """Every row is answered; what is paid twice, or without an answer to show for it, is no more than was in flight, is counted and reserved."""
         shards = self.keld.ledger.shards(status.id)
         doubts = {shard.id: (shard.error or {}).get("rows", 0) for shard in shards if shard.lane != "batch"}
         assert outcomes(self.keld, status) == ["answered"] * table.num_rows
-        assert sum(count - 1 for count in paid(self.emulator).values()) <= sum(doubts.values()) <= 8
+        assert sum(count - 1 for count in paid(self.emulator).values()) <= sum(doubts.values()) <= 8 * deaths
         billed = billed_usd(self.emulator, status.created_at)
         assert status.cost_usd <= billed <= status.cost_usd + status.reserved_usd
         assert status.reserved_usd == sum(shard.worst_usd * doubts.get(shard.id, 0) / shard.requests for shard in shards)

@@ -26,7 +26,7 @@ from bug import BUGS
 from scene import Peer, tickets, triage
 
 import keld.providers.anthropic
-import keld.providers.openai  # noqa: F401
+import keld.providers.openai
 from keld import Keld, Status
 from keld.state import State
 
@@ -164,7 +164,8 @@ def server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["worker"])
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # before Python 3.13 the server has no other way to find us
+    # Before Python 3.13 the server has no other way to find us; and what it finds must be the package that we found.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(Path(keld.__file__).parent.parent)])
     forkserver.ensure_running()
     if before is None:
         del os.environ["PYTHONPATH"]

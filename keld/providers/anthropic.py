@@ -190,9 +190,12 @@ class Anthropic:
             return self._results(batch, headers)
 
         def complete(part: Path) -> bool:
-            return ends_whole(part) and (batch.requests is None or _lines(part) >= batch.requests)
+            return ends_whole(part) and (batch.requests is None or _lines(part) + 1 >= batch.requests)  # the last one may have no newline
 
-        return [download(open_stream, into(0), complete, most_bytes, f"the results of {batch.id}")]
+        def proven(part: Path) -> bool:
+            return batch.requests is not None and _lines(part) >= batch.requests
+
+        return [download(open_stream, into(0), complete, proven, most_bytes, f"the results of {batch.id}")]
 
     def read(self, block: bytes) -> list[Reply]:
         return [_reply(line) for line in lines_of(block, _Line)]
@@ -246,7 +249,7 @@ class Anthropic:
 
 def _lines(path: Path) -> int:
     with path.open("rb") as file:
-        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b"")) + 1
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
 
 
 # -- the wire: requests ---------------------------------------------------------------------------------------

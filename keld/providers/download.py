@@ -30,6 +30,7 @@ def download(
     open_stream: Callable[[dict[str, str]], AbstractContextManager[Any]],
     path: Path,
     complete: Callable[[Path], bool],
+    proven: Callable[[Path], bool],
     most_bytes: int,
     what: str,
 ) -> Path:
@@ -37,7 +38,8 @@ def download(
 
     Args:
         open_stream: given extra headers, opens the SDK's streaming response.
-        complete: looks at a finished download and says whether it is all there.
+        complete: looks at what a stream brought to its end, and says whether it is all there.
+        proven: whether it is all there, of a file that may be cut off at any byte; a closing brace or a whole line proves nothing.
         most_bytes: more than any answer to what was asked can weigh.  What unfolds beyond it (a compressed bomb, an endless stream) is cut
             off there: the rows whose lines came before stand, the others are told as lost.
 
@@ -47,7 +49,7 @@ def download(
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = _own_part(path)
     broken, anew = "", False
-    if part.exists() and complete(part):
+    if part.exists() and proven(part):
         return _publish(part, path)  # an earlier worker died between the last byte and the rename
     for _ in range(TRIES):
         if part.exists() and not _begins_as_lines(part):

@@ -217,7 +217,10 @@ class OpenAI:
         def complete(part: Path) -> bool:
             return ends_whole(part) and (not size or part.stat().st_size >= size)
 
-        return download(open_stream, path, complete, most_bytes, f"result file {ref}")
+        def proven(part: Path) -> bool:
+            return bool(size) and complete(part)
+
+        return download(open_stream, path, complete, proven, most_bytes, f"result file {ref}")
 
     def _size_bytes(self, ref: str) -> int | None:
         """What the provider says the file weighs; None where it does not say (many compatible hosts)."""

@@ -335,6 +335,23 @@ def test_a_download_that_never_comes_to_its_end_is_kept_for_another_process(wire
     assert 206 in [call.status for call in wire.emulator.requests()[before:]]
 
 
+@pytest.mark.parametrize("sized", [True, False])
+def test_what_a_dead_worker_has_of_a_download_is_not_believed_wherever_it_was_cut_off(wire: Wire, sized: bool) -> None:
+    """Found by reading after kills: cut off behind an inner brace, or a whole line, it looked whole; its other rows were lost, and bought again."""
+    batch = wire.ended(2)
+    (path,) = wire.provider.download(batch, wire.into, 1 << 30)
+    whole = path.read_bytes()
+    assert whole.count(b"}") > 10
+    for cut in [n + 1 for n, byte in enumerate(whole) if byte in b"}\n"]:
+        path.unlink()
+        path.with_name(f"{path.name}.{cut:08x}.part").write_bytes(whole[:cut])
+        if not sized:
+            fault(wire.emulator, "get", "status", status=404)  # a host that does not say what a result file weighs
+        wire.provider.download(batch, wire.into, 1 << 30)
+        wire.emulator.clear_faults()
+        assert path.read_bytes() == whole, f"cut off after {cut:,} of {len(whole):,} bytes"
+
+
 def test_a_short_body_that_looks_whole_is_not_believed(wire: Wire) -> None:
     """Trap 18: a proxy that closes cleanly too early has not delivered the file."""
     batch = wire.ended(20)
