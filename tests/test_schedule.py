@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import scene
-from bug import BUGS
+from bug import BUGS, IN_HASTE
+from haste import Haste
 from schedule import SHARDS, Schedule, Violation, explore, prepared
 
 pytestmark = pytest.mark.books_open("each schedule has held its own against the bill, and leaves out what nobody can tell to be ours")
@@ -29,16 +30,30 @@ def test_no_schedule_loses_a_row_or_pays_it_twice(seed: int, schedules: int, rec
         record_property(name, count)
 
 
-# --- the schedules can fail: three faults that they must find -----------------------------------------------------------
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("seed", "schedules"), SHARDS, ids=str)
+def test_no_schedule_in_haste_loses_a_row_or_pays_it_twice(
+    seed: int, schedules: int, record_property: Callable[[str, object], None]
+) -> None:
+    """The same where rows are asked one by one, from the start or for a deadline's sake."""
+    for name, count in explore(seed, schedules, kind=Haste).items():
+        record_property(name, count)
+
+
+# --- the schedules can fail: faults that they must find -----------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))
-def test_a_bug_is_found(bug: Any, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "bug"), [(kind, bug) for kind, bugs in ((Schedule, BUGS), (Haste, IN_HASTE)) for bug in bugs.values()], ids=[*BUGS, *IN_HASTE]
+)
+def test_a_bug_is_found(
+    kind: type[Schedule], bug: Any, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
     """A thousand schedules that find nothing prove something only if they would have found it."""
     with bug(monkeypatch), pytest.raises(Violation) as found:
-        explore(1, 1000, shrink=False)
+        explore(1, 1000, kind=kind, shrink=False)
     record_property("found", str(found.value))
 
 
