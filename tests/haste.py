@@ -46,7 +46,7 @@ from keld.price import Lane
 from keld.realtime import Manner
 from keld.request import custom_id
 from keld.runner.visit import Visit
-from keld.state import State
+from keld.state import Event, State
 
 _REPLY_S = 0.25  # what each reply takes
 _PATHS = ("/v1/chat/completions", "/v1/messages")
@@ -151,8 +151,7 @@ class Watched(Journal):
     def die(self) -> int:
         """What the end of its worker's process leaves; how many requests had no line yet."""
         fcntl.flock(self._marks, fcntl.LOCK_UN)
-        lines = self.path.read_bytes().splitlines(keepends=True)
-        for line in lines if self.flying else ():
+        for line in self.path.read_bytes().splitlines(keepends=True) if self.flying and self.path.exists() else ():
             for reply in self.read(line):
                 found = [position for position in self.flying if custom_id(self.nonce, position) == reply.custom_id]
                 for position in found:
@@ -273,7 +272,12 @@ class Haste(Schedule):
         if point == "realtime.received":
             emulator.advance(_REPLY_S)
         since = emulator.now()
-        super().hold(point)
+        try:
+            super().hold(point)
+        except SystemExit:
+            if point in _STRETCH and (task := asyncio.current_task()):
+                task.add_done_callback(lambda task: task.exception())  # else its loop complains of it, whenever it is collected
+            raise
         if emulator.now() - since > self.ledger.lease_for * 0.8:
             self.stale.add(thread)
 
@@ -326,7 +330,11 @@ class Haste(Schedule):
         lost = Counter(request.ticket for request in self.requests if request.end in ("killed", "doubt"))
         if max(lost.values(), default=0) > 1:
             self.quiet = False  # so often in flight at a kill, it is given up
-        COUNTS.update(f"asked in {shard.lane}" for shard in self._stretches())
+        COUNTS.update(f"stretches in {shard.lane}" for shard in self._stretches())
+        for run in self.ledger.runs("default"):
+            ways = {(shard.lane != Lane.BATCH, shard.ended) for shard in self.ledger.shards(run.id)}
+            COUNTS["rescued"] += (False, "cancelled") in ways and any(fast for fast, _ in ways)
+            COUNTS["hedged"] += any(event["kind"] == Event.HEDGED for event in self.ledger.events(run.id))
         super()._check()
         self._check_step()
         self._check_requests()
