@@ -44,7 +44,7 @@ from keld.emulator import BillEntry, Call
 from keld.journal import Journal
 from keld.price import Lane
 from keld.realtime import Manner
-from keld.request import custom_id
+from keld.request import position_of
 from keld.runner.visit import Visit
 from keld.state import Event, State
 
@@ -153,8 +153,8 @@ class Watched(Journal):
         fcntl.flock(self._marks, fcntl.LOCK_UN)
         for line in self.path.read_bytes().splitlines(keepends=True) if self.flying and self.path.exists() else ():
             for reply in self.read(line):
-                found = [position for position in self.flying if custom_id(self.nonce, position) == reply.custom_id]
-                for position in found:
+                position = position_of(reply.custom_id, self.nonce)
+                if position in self.flying:
                     self.flying.pop(position).keep(line, reply.outcome)
         for request in self.flying.values():
             request.end = "killed"
