@@ -1,4 +1,4 @@
-"""Bug: three faults of the kind that buys twice, put into the real code, to show that the tests which find nothing would have found them."""
+"""Bug: faults of the kind that buys twice, put into the real code, to show that the tests which find nothing would have found them."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,8 +11,11 @@ import openai
 import pytest
 import sqlalchemy as sa
 
+import keld.journal
 import keld.ledger
+import keld.providers.call
 from keld.ledger import Lease, Ledger
+from keld.providers.base import NotNow
 from keld.record import SHARD, Shard
 from keld.state import Event, State
 
@@ -67,6 +70,30 @@ def lease_unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-BUGS: dict[str, Callable[[pytest.MonkeyPatch], AbstractContextManager[None]]] = {
-    bug.__name__: bug for bug in (intent_after_create, creates_retried, lease_unchecked)
-}
+@contextmanager
+def journal_unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A stretch that goes on where another one was broken off does not read what was answered there."""
+    with monkeypatch.context() as patch:
+        patch.setattr(keld.journal.Journal, "_read", lambda *_: None)
+        yield
+
+
+@contextmanager
+def journal_unlocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Two stretches over the same journal, of which one stood still meanwhile, both ask."""
+    with monkeypatch.context() as patch:
+        patch.setattr(keld.journal, "_hold", lambda *_: None)
+        yield
+
+
+@contextmanager
+def doubts_asked_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A request whose reply was lost is sent again at once, as if it had not been paid."""
+    with monkeypatch.context() as patch:
+        patch.setattr(keld.providers.call, "_in_doubt", lambda custom_id, why, wire: NotNow(why=why))
+        yield
+
+
+Bug = Callable[[pytest.MonkeyPatch], AbstractContextManager[None]]
+BUGS: dict[str, Bug] = {bug.__name__: bug for bug in (intent_after_create, creates_retried, lease_unchecked)}
+IN_HASTE: dict[str, Bug] = {bug.__name__: bug for bug in (journal_unread, journal_unlocked, doubts_asked_again)}  # of the fast lanes

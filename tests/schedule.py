@@ -45,7 +45,7 @@ from scene import Peer, anthropic, billed_usd, creates, openai
 
 from keld import Job, Keld, KeldError, Settings, Status, failpoint
 from keld.answer import Outcome
-from keld.emulator import BillEntry, Emulator
+from keld.emulator import BillEntry, Call, Emulator
 from keld.ledger import Ledger
 from keld.providers.base import Provider
 from keld.runner import Verdict
@@ -69,8 +69,8 @@ class Violation(AssertionError):
 # --- workers --------------------------------------------------------------------------------------------------------
 
 
-class _Killed(BaseException):
-    """Ends the thread of a worker that is dead; no `except` of Keld's catches it."""
+class _Killed(SystemExit):
+    """Ends the thread of a worker that is dead; no `except` of Keld's catches it, and no event loop goes on behind it."""
 
 
 class Worker(threading.Thread):
@@ -123,13 +123,6 @@ class Worker(threading.Thread):
         self.join(30)
 
 
-def hold(point: str) -> None:
-    """What every failpoint calls."""
-    thread = threading.current_thread()
-    if isinstance(thread, Worker):
-        thread.hold(point)
-
-
 # --- the provider's side --------------------------------------------------------------------------------------------
 
 
@@ -168,6 +161,11 @@ class World:
 
     def __init__(self) -> None:
         self.emulator = Emulator(frozen=True, latency_s=_LATENCY_S, cancel_s=3, responder=echo).start()
+        self.settings = self.emulator._live.store.settings
+        self.tickets: dict[
+            str, str
+        ] = {}  # whose each request was that was answered, by its digest: a bill of single requests tells no more
+        self._listen()
         self.providers: dict[str, Provider] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="keld-schedules-"))
         self.ledger = Ledger(f"sqlite:///{self.folder / 'ledger.db'}")
@@ -178,6 +176,16 @@ class World:
         self.emulator.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _listen(self) -> None:
+        answerer = self.emulator._live.control.openai.answerer  # of both dialects
+        answer = answerer.answer
+
+        def heard(ask: Any, *more: Any) -> Any:
+            self.tickets[ask.digest.hex()] = _TICKET.findall(ask.body.decode())[-1]
+            return answer(ask, *more)
+
+        mock.patch.object(answerer, "answer", heard).start()  # as long as the process lives
+
     def fresh(self) -> None:
         """As it was when it started, at `START`."""
         emulator, live = self.emulator, self.emulator._live
@@ -186,7 +194,10 @@ class World:
         with live.store.lock:
             live.store._files.clear()
             live.store._batches.clear()
+            os.truncate(live.store.realtime_bill._path, 0)
+            live.store.settings = self.settings
         live.gate.calls.clear()
+        self.tickets.clear()
         emulator._clock._frozen_at, emulator._clock._offset_s = START.timestamp(), 0.0
         # Emptied, not made anew: SQLAlchemy compiles its statements once an engine, a third of the time of a schedule.
         with sqlite3.connect(self.folder / "ledger.db") as db:
@@ -364,6 +375,9 @@ class Schedule(RuleBasedStateMachine):
         self.world.fresh()
         self.folder = Path(tempfile.mkdtemp(dir=self.world.folder))
         self.ledger = self.world.ledger
+        self.patience = Settings(poll_least=timedelta(seconds=_LATENCY_S))
+        self.peers: list[Peer] = []  # all that may be asked
+        self.terms: dict[str, Any] = {}  # of all jobs, besides those that every schedule has
         self.keld = self.open_keld(0)
         self.partitions: list[Partition] = []
         self.workers: list[Worker] = []
@@ -379,7 +393,7 @@ class Schedule(RuleBasedStateMachine):
         self._patches = [
             mock.patch.object(secrets, "token_hex", lambda size=32: dice.randbytes(size).hex()),
             mock.patch.object(secrets, "choice", dice.choice),
-            mock.patch.object(failpoint, "on_pass", hold),
+            mock.patch.object(failpoint, "on_pass", self.hold),
         ]
         for patch in self._patches:
             patch.start()
@@ -396,7 +410,7 @@ class Schedule(RuleBasedStateMachine):
     def declare(self, peer: Peer, omens: list[dict[str, Any]], shapes: list[tuple[int, int]], ceiling: str | None, submitted: bool) -> None:
         """A provider and what will go wrong there; 1 or 2 partitions of (rows, most rows a shard), their ceiling in times of their worst cost."""
         COUNTS["begun"] += 1
-        self.peer = peer
+        self.peer, self.peers = peer, self.peers or [peer]
         for n, (rows, most) in enumerate(shapes):
             table = pa.table({"ticket_id": [f"t-{i}" for i in range(rows)], "body": [f"<p{n}-{i}>" for i in range(rows)]})
             terms = {} if ceiling is None else {"ceiling_usd": Decimal(ceiling) * self._worst_usd(table, most)}
@@ -450,7 +464,7 @@ class Schedule(RuleBasedStateMachine):
     def break_(self, fault: dict[str, Any], skip: int) -> None:
         """The provider will do something odd."""
         self.quiet = False
-        if self.peer is anthropic and fault["at"] == "create" and fault.get("after_s", 0) > _PROVABLE_S:
+        if anthropic in self.peers and fault["at"] == "create" and fault.get("after_s", 0) > _PROVABLE_S:
             self.late = True
         self.world.emulator.faults({"rules": [{**fault, "skip": skip}]})
 
@@ -530,8 +544,8 @@ class Schedule(RuleBasedStateMachine):
         for partition in self.partitions:
             self._check_output(partition)
             self._check_run(partition)
-        if again := [call for call in creates(self.world.emulator, self.peer) if call.retry_count]:
-            self._violated(f"a create was sent again by the SDK: {again}")
+        if again := [call for call in self._paying() if call.retry_count]:
+            self._violated(f"what pays was sent again by the SDK: {again}")
         self._check_again()
 
     def _check_purchases(self) -> None:
@@ -612,8 +626,7 @@ class Schedule(RuleBasedStateMachine):
         rows = self.keld.read(status.id).read_all()
         if not rows.select(partition.table.schema.names).equals(partition.table):
             self._violated(f"I1: {partition.key} came back as {rows.select(partition.table.schema.names).to_pylist()}")
-        strays = self._strays() | self.unproven  # what these answered is counted, or shown, and not used
-        served = {purchase.ticket for purchase in self.world.purchases() if purchase.served and purchase.entry.batch_id not in strays}
+        served = self._served()
         for row in rows.to_pylist():
             outcome, answered = Outcome(row["keld_outcome"]), row["ticket"] is not None
             if answered and row["ticket"] != row["body"]:
@@ -625,6 +638,11 @@ class Schedule(RuleBasedStateMachine):
             if self.quiet and partition.job.ceiling is None and not answered:
                 self._violated(f"I1: nothing went wrong, and {row['body']} is {outcome}")
 
+    def _served(self) -> set[str]:
+        """The tickets that were paid and answered, as far as an answer is used."""
+        strays = self._strays() | self.unproven  # what these answered is counted, or shown, and not used
+        return {purchase.ticket for purchase in self.world.purchases() if purchase.served and purchase.entry.batch_id not in strays}
+
     def _check_output(self, partition: Partition) -> None:
         try:
             rows = pq.read_table(partition.sink)
@@ -635,23 +653,28 @@ class Schedule(RuleBasedStateMachine):
 
     def _check_again(self) -> None:
         """I9: what is finished is not bought again."""
-        before = len(creates(self.world.emulator, self.peer))
+        before = len(self._paying())
         for partition in self.partitions:
             status = self.keld.find("echo", partition.key)
             assert status is not None
             if status.answered == status.rows:
                 self._submit(self.keld, partition)
             self._advance(self.keld, partition)
-        if len(creates(self.world.emulator, self.peer)) != before:
+        if len(self._paying()) != before:
             self._violated("I9: a job run that was over bought again")
 
     # -- behind -------------------------------------------------------------------------------------------------
 
+    def hold(self, point: str) -> None:
+        """What every failpoint calls."""
+        thread = threading.current_thread()
+        if isinstance(thread, Worker):
+            thread.hold(point)
+
     def open_keld(self, skew_s: float) -> Keld:
         """An environment of the same ledger and staging, whose clock is wrong by `skew_s`."""
         now, skew = self.world.emulator.now, timedelta(seconds=skew_s)
-        patience = Settings(poll_least=timedelta(seconds=_LATENCY_S))
-        keld = Keld(home=self.folder, ledger_url=self.ledger.url, clock=lambda: now() + skew, settings=patience)
+        keld = Keld(home=self.folder, ledger_url=self.ledger.url, clock=lambda: now() + skew, settings=self.patience)
         keld._ledger, keld._providers = self.ledger, self.world.providers  # to open them costs more than the schedule
         return keld
 
@@ -692,9 +715,18 @@ class Schedule(RuleBasedStateMachine):
         keld.poll(budget_s=10**6)
 
     def _job(self, most: int, **terms: Any) -> Job:
-        return Job(
-            name="echo", key="ticket_id", prompt="Echo {body}", output_type=Echo, models=self.peer.models, max_output_tokens=64, max_shard_rows=most, **terms
-        )  # fmt: skip
+        asked: dict[str, Any] = {
+            "name": "echo",
+            "key": "ticket_id",
+            "prompt": "Echo {body}",
+            "output_type": Echo,
+            "models": self.peer.models,
+        }
+        return Job(**{**asked, "max_output_tokens": 64, "max_shard_rows": most, **self.terms, **terms})
+
+    def _paying(self) -> list[Call]:
+        """The calls that may cost money."""
+        return [call for peer in self.peers for call in creates(self.world.emulator, peer)]
 
     def _worst_usd(self, table: pa.Table, most: int) -> Decimal:
         chosen = self.keld.plan(self._job(most), table).chosen
@@ -734,14 +766,14 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     logging.disable(level)
 
 
-def explore(number: int, schedules: int, *, shrink: bool = True) -> dict[str, int]:
-    """Runs that many schedules, drawn from the seed `number`; gives what happened in them, counted.
+def explore(number: int, schedules: int, *, kind: type[Schedule] = Schedule, shrink: bool = True) -> dict[str, int]:
+    """Runs that many schedules of a kind, drawn from the seed `number`; gives what happened in them, counted.
 
     Raises:
         Violation: of the shortest schedule that was found to break a promise; its notes are the steps.
     """
     COUNTS.clear()
-    machine = seed(number)(type("Schedule", (Schedule,), {}))
+    machine = seed(number)(type(kind.__name__, (kind,), {}))
     chosen = settings(
         max_examples=schedules,
         stateful_step_count=_STEPS,

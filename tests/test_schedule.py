@@ -4,13 +4,16 @@
 A failure is shrunk and printed as the steps to it; `make schedules SEED=...` with the printed seed runs the same again.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import scene
-from bug import BUGS
-from schedule import SHARDS, Schedule, Violation, explore, prepared
+from bug import BUGS, IN_HASTE
+from haste import Haste
+from schedule import SHARDS, START, Schedule, Violation, explore, prepared
 
 pytestmark = pytest.mark.books_open("each schedule has held its own against the bill, and leaves out what nobody can tell to be ours")
 
@@ -29,17 +32,93 @@ def test_no_schedule_loses_a_row_or_pays_it_twice(seed: int, schedules: int, rec
         record_property(name, count)
 
 
-# --- the schedules can fail: three faults that they must find -----------------------------------------------------------
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("seed", "schedules"), SHARDS, ids=str)
+def test_no_schedule_in_haste_loses_a_row_or_pays_it_twice(
+    seed: int, schedules: int, record_property: Callable[[str, object], None]
+) -> None:
+    """The same where rows are asked one by one, from the start or for a deadline's sake."""
+    for name, count in explore(seed, schedules, kind=Haste).items():
+        record_property(name, count)
+
+
+# --- the schedules can fail: faults that they must find -----------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("bug", BUGS.values(), ids=list(BUGS))
-def test_a_bug_is_found(bug: Any, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "bug"), [(kind, bug) for kind, bugs in ((Schedule, BUGS), (Haste, IN_HASTE)) for bug in bugs.values()], ids=[*BUGS, *IN_HASTE]
+)
+def test_a_bug_is_found(
+    kind: type[Schedule], bug: Any, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
     """A thousand schedules that find nothing prove something only if they would have found it."""
     with bug(monkeypatch), pytest.raises(Violation) as found:
-        explore(1, 1000, shrink=False)
+        explore(1, 1000, kind=kind, shrink=False)
     record_property("found", str(found.value))
+
+
+# --- what a schedule in haste is made of ----------------------------------------------------------------------------------
+
+_IN_TWO_HOURS = {"deadline": START + timedelta(hours=2)}
+
+
+def in_haste(terms: dict[str, Any], omens: list[dict[str, Any]]) -> Haste:
+    """A schedule with one partition of four rows, two of which may be asked at once."""
+    schedule = Haste()
+    schedule.declare(peer=scene.openai, omens=omens, shapes=[(4, 4)], ceiling=None, submitted=True, terms=terms, latency_s=30, at_once=2)
+    return schedule
+
+
+def ends(schedule: Haste) -> Counter[str | None]:
+    return Counter(request.end for request in schedule.requests)
+
+
+@pytest.mark.parametrize("point", ["realtime.send", "realtime.received"])
+def test_what_is_in_flight_at_a_kill_is_asked_again_and_no_other_row(point: str) -> None:
+    """The event loop stands in the worker's own thread: held, none of its requests goes on."""
+    schedule = in_haste({"lane": "standard"}, [])
+    schedule.break_off(n=0, point=point, passes=2, dies=True, seconds=125)
+    killed = ends(schedule)["killed"]
+    schedule.teardown()
+    assert 1 <= killed <= 2
+    assert ends(schedule) == {"killed": killed, "kept": 4}
+
+
+def test_what_stands_on_disk_at_a_kill_is_not_asked_again() -> None:
+    """Its line is written, and the fsync had not returned: a SIGKILL leaves it."""
+    schedule = in_haste({"lane": "standard"}, [])
+    schedule.break_off(n=0, point="realtime.journal", passes=1, dies=True, seconds=125)
+    kept = ends(schedule)["kept"]
+    schedule.teardown()
+    assert kept >= 1
+    assert ends(schedule)["kept"] == 4
+
+
+def test_who_stands_still_in_a_stretch_keeps_others_out_of_it_and_goes_home() -> None:
+    """Its lease is another's by then, and its journal is not."""
+    schedule = in_haste({"lane": "standard"}, [])
+    schedule.break_off(n=0, point="realtime.received", passes=1, dies=False, seconds=601)
+    schedule.tick(n=0, ticks=1)
+    assert len(schedule.requests) == 2
+    schedule.go_on(n=0, until="end")
+    assert ends(schedule) == {"kept": 2}
+    schedule.teardown()
+    assert ends(schedule) == {"kept": 4}
+
+
+def test_a_batch_that_is_late_is_rescued_and_its_rescuer_may_die() -> None:
+    """What it had answered is bought nowhere else; the rest by itself."""
+    schedule = in_haste(_IN_TWO_HOURS, [{"at": "life", "do": "stuck", "done": 0.5}])
+    schedule.tick(n=0, ticks=1)
+    schedule.turn(seconds=6_000)
+    schedule.tick(n=0, ticks=2)  # its latest safe moment comes, and the provider's last word
+    schedule.break_off(n=0, point="realtime.received", passes=1, dies=True, seconds=125)
+    killed = ends(schedule)["killed"]
+    schedule.teardown()
+    assert killed >= 1
+    assert ends(schedule)["kept"] == 2
 
 
 # --- single schedules, found once and mended ---------------------------------------------------------
