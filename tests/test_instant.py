@@ -24,7 +24,7 @@ from keld.emulator import Emulator
 _FIRST, _COUNT = int(os.environ.get("KELD_SEED", "0")), int(os.environ.get("KELD_INSTANTS", "60"))
 _FAST = 4  # of them in the fast suite
 SEEDS = [pytest.param(_FIRST + n, marks=() if n < _FAST else pytest.mark.slow) for n in range(_COUNT)]
-PLAYED = ("plain", "lost", "absent", "expired", "escalated", "standard")
+PLAYED = [name for name, scenario in SCENARIOS.items() if not scenario.late]
 DEATHS_MOST = 4
 # A life passes 2,200 to 2,700 lines of ours, each up to three times some 6,000, and all in all 12,000 to 60,000.
 LINES = {1: 2_700, 3: 6_000, 1_000_000: 30_000}
