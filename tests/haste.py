@@ -14,12 +14,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from weakref import WeakKeyDictionary
 
-from fast import turning
+import httpx2
+import pyarrow.compute as pc
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from scene import Peer, anthropic, openai
@@ -30,6 +32,7 @@ from schedule import (
     POINTS,
     START,
     TO_THE_END,
+    Purchase,
     Schedule,
     Worker,
     _faults,
@@ -43,7 +46,8 @@ from keld.answer import Outcome, Reply
 from keld.emulator import BillEntry, Call
 from keld.journal import Journal
 from keld.price import Lane
-from keld.realtime import Manner
+from keld.providers import call
+from keld.realtime import Manner, Time
 from keld.request import position_of
 from keld.runner.visit import Visit
 from keld.state import Event, State
@@ -63,9 +67,12 @@ TERMS: list[dict[str, Any]] = [
     {"deadline": START + 75 * _MINUTE},
     {"deadline": START + 120 * _MINUTE},
     {"deadline": START + 75 * _MINUTE, "models": _BOTH},
+    {"deadline": START + 75 * _MINUTE, "models": _BOTH, "accept": pc.field("ticket") > "<p0-1>"},
+    {"models": _BOTH, "accept": pc.field("ticket") > "<p0-1>"},
     {"deadline": START + 75 * _MINUTE, "hedge": True},
     {"deadline": START + 75 * _MINUTE, "probe": True},
 ]
+_NOT_ACCEPTED = {"<p0-0>", "<p0-1>"}  # of the first model of a cascade
 _ROWS = [
     *({"do": "error", "status": status} for status in (500, 400)),
     *({"do": do} for do in ("refusal", "length", "invalid")),
@@ -85,10 +92,11 @@ REQUESTS: list[dict[str, Any]] = [
     *({"at": "rows", "match": {"lane": "realtime"}, "times": n, **fault} for n in (1, 4) for fault in _ROWS if "match" not in fault),
     {"at": "rows", "do": "standard_tier", "match": {"provider": "openai", "lane": "realtime"}, "times": 4},
 ]
+_HEEDLESS = {"at": "life", "do": "stuck", "status": "cancelling"}
 SLOW: list[dict[str, Any]] = [
     {"at": "life", "do": "stuck", "done": 0},
     {"at": "life", "do": "stuck", "done": 0.5},
-    {"at": "life", "do": "stuck", "status": "cancelling"},
+    _HEEDLESS,
     {"at": "life", "do": "expire", "done": 0.5, "after_s": 3_000},
 ]
 _any_fault = st.sampled_from(REQUESTS) | st.sampled_from(SLOW) | _faults
@@ -107,6 +115,8 @@ class Request:
     position: int
     ticket: str
     at: float  # unix seconds
+    first: bool  # of a cascade: what this model refuses is asked of the next one
+    vain: bool  # and so is this row, whatever it answers
     end: str | None = None
     served: bool = False  # the reply that was kept carries the whole answer
     again: bool = True  # it may be asked again, for its own sake
@@ -118,7 +128,7 @@ class Request:
         """Its line is durable."""
         self.end = "doubt" if outcome is Outcome.LOST else "unpaid" if outcome is Outcome.ERRORED else "kept"
         self.served = f'{{\\"ticket\\":\\"{self.ticket}\\"}}'.encode() in line
-        self.again = self.end == "doubt" or _BROKEN in line
+        self.again = self.end == "doubt" or _BROKEN in line or self.vain or (self.first and not self.served)
 
 
 class Watched(Journal):
@@ -161,6 +171,39 @@ class Watched(Journal):
         return len(self.flying)
 
 
+class Wire:
+    """The requests of one event loop: sent one after the other, their replies read together, so that a schedule runs the same way twice."""
+
+    def __init__(self) -> None:
+        self.turn, self.quiet = asyncio.Lock(), asyncio.Event()
+        self.under_way = 0
+
+
+_wires: WeakKeyDictionary[asyncio.AbstractEventLoop, Wire] = WeakKeyDictionary()
+_sent = call.call
+
+
+async def _in_order(*request: Any) -> Any:
+    """In place of `providers.call.call`."""
+    wire = _wires.setdefault(asyncio.get_running_loop(), Wire())
+    wire.under_way += 1
+    wire.quiet.clear()
+    try:
+        async with wire.turn:
+            outcome = await _sent(*request)
+    finally:
+        wire.under_way -= 1
+        if not wire.under_way:
+            wire.quiet.set()
+    await wire.quiet.wait()
+    for _ in range(20):  # whoever has something to do does it first, however fast the reply came
+        await asyncio.sleep(0)
+    return outcome
+
+
+_trust = cache(httpx2.create_ssl_context)  # a fifth of the time of a schedule, and none of it speaks TLS
+
+
 async def _in_the_loop(act: Callable[..., Any], *more: Any) -> Any:
     """In place of `asyncio.to_thread`: a worker is one thread, and is held as one.  Who else has a reply by now comes along first."""
     await asyncio.sleep(0)
@@ -175,19 +218,21 @@ class Haste(Schedule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patience = Settings(poll_least=5 * _MINUTE, poll_most=30 * _MINUTE)
+        self.patience = Settings(poll_least=_MINUTE, poll_most=30 * _MINUTE)
         self.keld = self.open_keld(0)
         self.journals: list[Watched] = []  # those that are open
         self.requests: list[Request] = []
         self.wrong: list[str] = []  # what a request broke; a worker cannot raise it
         self.stale: set[threading.Thread] = set()  # workers that stood still for so long that their lease may be another's
         self.at_once = 8
-        self._homes: dict[str, list[str]] = {}
+        self._homes: dict[str, tuple[str, list[str]]] = {}  # the provider and the tickets, by shard
         more = [
-            mock.patch("keld.realtime.Time", lambda: turning(self.world.emulator)),
+            mock.patch("keld.realtime.Time", lambda: Time(now=self.world.emulator._clock.time, sleep=self._sleep)),
+            mock.patch.object(call, "call", _in_order),
             mock.patch("keld.realtime.Journal", partial(Watched, self)),
             mock.patch("keld.runner.hurry.Manner", lambda **how: Manner(**how, begin_with=self.at_once)),
             mock.patch.object(asyncio, "to_thread", _in_the_loop),
+            mock.patch.object(httpx2, "create_ssl_context", _trust),
             mock.patch.object(Visit, "is_stale", lambda _: threading.current_thread() in self.stale),
         ]
         for patch in more:
@@ -222,6 +267,7 @@ class Haste(Schedule):
         self.peers = [openai, anthropic] if "models" in terms else [peer]
         store = self.world.emulator._live.store
         store.settings = replace(store.settings, pace=replace(store.settings.pace, latency_s=latency_s))
+        omens = [*omens, _HEEDLESS] if "hedge" in terms else omens  # else there is nothing to hedge against
         super().declare(peer, omens, shapes, ceiling, submitted or "deadline" in terms)  # one that has passed is refused
 
     @rule(
@@ -281,6 +327,13 @@ class Haste(Schedule):
         if emulator.now() - since > self.ledger.lease_for * 0.8:
             self.stale.add(thread)
 
+    async def _sleep(self, seconds: float) -> None:
+        """A wait of a stretch turns the clock, when what is under way has come back."""
+        while (wire := _wires.get(asyncio.get_running_loop())) and wire.under_way:
+            await asyncio.sleep(0.0005)
+        self.world.emulator.advance(seconds)
+        await asyncio.sleep(0)
+
     def asked(self, shard_id: str, position: int) -> Request:
         """A request that is about to be sent."""
         home = self._homes.get(shard_id)
@@ -288,8 +341,12 @@ class Haste(Schedule):
             shard = self.ledger.shard(shard_id)
             assert shard is not None
             key = self.ledger.run(shard.run_id).partition
-            home = self._homes[shard_id] = next(partition.tickets for partition in self.partitions if partition.key == key)
-        request = Request(shard=shard_id, position=position, ticket=home[position], at=self.world.emulator._clock.time())
+            tickets = next(partition.tickets for partition in self.partitions if partition.key == key)
+            home = self._homes[shard_id] = (shard.provider, tickets)
+        ticket, at = home[1][position], self.world.emulator._clock.time()
+        request = Request(
+            shard=shard_id, position=position, ticket=ticket, at=at, first=self._is_first(home[0]), vain=self._is_vain(home[0], ticket)
+        )
         for other in self.requests:
             if other.ticket == request.ticket and other.end is None:
                 self.wrong.append(f"I3: {request.ticket} is asked while it is in flight: {other} {request}")
@@ -298,6 +355,19 @@ class Haste(Schedule):
         self.requests.append(request)
         COUNTS["requests"] += 1
         return request
+
+    def _is_vain(self, provider: str, ticket: str) -> bool:
+        """Whether this model's answer is not accepted, and the next one is asked."""
+        return self._is_first(provider) and ticket in _NOT_ACCEPTED
+
+    def _is_first(self, provider: str) -> bool:
+        """Whether it is the first model of a cascade: what it refuses is asked of the next one, too."""
+        return "accept" in self.terms and provider == openai.name
+
+    def _is_final(self, purchase: Purchase) -> bool:
+        provider = purchase.entry.provider
+        refused = self._is_first(provider) and not purchase.served
+        return super()._is_final(purchase) and not refused and not self._is_vain(provider, purchase.ticket)
 
     def _let_go_of_journals(self, worker: Worker) -> None:
         for journal in [journal for journal in self.journals if journal.worker is worker]:
@@ -366,9 +436,7 @@ class Haste(Schedule):
         strays = self._strays() | self.unproven
         final = Counter(request.ticket for request in self.requests if request.end == "kept" and not request.again)
         final.update(
-            purchase.ticket
-            for purchase in self.world.purchases()
-            if purchase.entry.batch_id not in strays and purchase.delivered and not purchase.broken
+            purchase.ticket for purchase in self.world.purchases() if purchase.entry.batch_id not in strays and self._is_final(purchase)
         )
         if twice := [ticket for ticket, times in final.items() if times > 1]:
             self._violated(f"I2: answered, and bought again in another lane: {twice}")

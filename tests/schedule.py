@@ -558,13 +558,17 @@ class Schedule(RuleBasedStateMachine):
             if purchase.entry.batch_id not in strays:
                 by_run[runs[purchase.shard], purchase.ticket].append(purchase)
         for (_, ticket), times in by_run.items():
-            if len(times) > 1 + sum(not purchase.delivered or purchase.broken for purchase in times):
+            if len(times) > 1 + sum(not self._is_final(purchase) for purchase in times):
                 self._violated(f"I2: {ticket} was bought {len(times)} times: {times}")
-        served = Counter(purchase.ticket for times in by_run.values() for purchase in times if purchase.served)
+        served = Counter(purchase.ticket for times in by_run.values() for purchase in times if purchase.served and self._is_final(purchase))
         if twice := [ticket for ticket, times in served.items() if times > 1]:
             self._violated(f"I2: answered and bought again: {twice}")
         shown = self._quarantined()  # what these cost is not known, and stays reserved
         self._check_cost([purchase.entry for purchase in bought if purchase.delivered and purchase.shard not in shown])
+
+    def _is_final(self, purchase: Purchase) -> bool:
+        """Whether nothing that was bought gives cause to ask again."""
+        return purchase.delivered and not purchase.broken
 
     def _check_cost(self, delivered: list[BillEntry]) -> None:
         spent = sum((run.spent_usd for run in self.ledger.runs("default")), Decimal(0))
