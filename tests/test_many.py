@@ -705,12 +705,17 @@ def test_a_commit_whose_acknowledgement_is_lost_costs_no_row_and_no_cent(upon_po
 # --- another host -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("its_name", ["another", "the same"])
 def test_the_lease_of_another_hosts_worker_is_waited_for(
-    stage: Stage, peer: Peer, ledger_url: str, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, peer: Peer, ledger_url: str, monkeypatch: pytest.MonkeyPatch, its_name: str
 ) -> None:
     """Its process number says nothing here, dead as it is."""
     assert killed(stage.order(peer, "plain"), "create.received") == KILLED
-    monkeypatch.setattr("socket.gethostname", lambda: "another-host")
+    if its_name == "another":
+        monkeypatch.setattr("socket.gethostname", lambda: "another-host")
+    else:
+        (boot := stage.folder / "boot_id").write_text("another-boot\n")
+        monkeypatch.setattr("keld.runner.runner._BOOT", boot)
     (run,) = stage.keld.ledger.runs("default")
     stage.keld.advance(run.id)
     assert stage.keld.ledger.run(run.id) == run, "nothing was touched"

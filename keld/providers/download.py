@@ -6,6 +6,7 @@ Range), also in another process tomorrow.  A result that was paid for is never h
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -47,7 +48,7 @@ def download(
         ProviderUnreachable: it broke off, or was a page of HTML, `TRIES` times; what came so far is kept for the next time.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    part = _own_part(path)
+    part = _own_part(path, what)
     broken, anew = "", False
     if part.exists() and proven(part):
         return _publish(part, path)  # an earlier worker died between the last byte and the rename
@@ -84,18 +85,22 @@ def download(
     raise ProviderUnreachable(f"The download of {what} broke off {TRIES} times ({broken}). {have:,} bytes are kept; it goes on later.")
 
 
-def _own_part(path: Path) -> Path:
-    """A file of this download's own, with what earlier ones have; copied, since one of them may be asleep with its file still open."""
-    part = path.with_name(f"{path.name}.{os.urandom(4).hex()}.part")
-    largest = max(_parts(path), key=lambda one: one.stat().st_size, default=None)
+def _own_part(path: Path, what: str) -> Path:
+    """A file of this download's own, with what earlier ones of the same have; copied, since one of them may be asleep with its file still open.
+
+    Of the same: a provider may name a batch's error file first, and one with answers before it the next time.
+    """
+    source = hashlib.sha256(what.encode()).hexdigest()[:8]
+    part = path.with_name(f"{path.name}.{source}.{os.urandom(4).hex()}.part")
+    largest = max(_parts(path, source), key=lambda one: one.stat().st_size, default=None)
     if largest is not None:
         shutil.copyfile(largest, part)
         largest.unlink(missing_ok=True)  # asleep or dead, its writer writes to nobody's file any more
     return part
 
 
-def _parts(path: Path) -> list[Path]:
-    return list(path.parent.glob(f"{path.name}.*.part"))
+def _parts(path: Path, source: str = "*") -> list[Path]:
+    return list(path.parent.glob(f"{path.name}.{source}.*.part"))
 
 
 def ends_whole(path: Path) -> bool:

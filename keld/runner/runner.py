@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import assert_never
 
 from keld.errors import AccessRefused, KeldError, LeaseLost, LedgerError, ProviderRefused, ProviderUnreachable, SinkError, StagingError
@@ -35,6 +36,8 @@ from keld.runner.sweep import Finding, Sweep
 from keld.runner.turn import gives_way_until
 from keld.runner.visit import Visit, World, log
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Runner:
@@ -341,11 +344,12 @@ class _Heartbeat:
 
 
 def _machine() -> str:
-    """Where a process number means something: the host and, in containers that share its name, the process namespace."""
-    try:
-        return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
-    except OSError:
-        return socket.gethostname()
+    """Where a process number means something: the host, as long as it is up, and in containers that share its name the process namespace."""
+    name = socket.gethostname()
+    with suppress(OSError):  # only Linux tells; two machines may have one name
+        name += f"/{_BOOT.read_text().strip()}"
+        name += f"/{os.stat('/proc/self/ns/pid').st_ino}"
+    return name
 
 
 def _is_dead(owner: str | None) -> bool:

@@ -342,14 +342,27 @@ def test_what_a_dead_worker_has_of_a_download_is_not_believed_wherever_it_was_cu
     (path,) = wire.provider.download(batch, wire.into, 1 << 30)
     whole = path.read_bytes()
     assert whole.count(b"}") > 10
+    fault(wire.emulator, "download", "truncate", bytes=10, times=4)
+    with pytest.raises(ProviderUnreachable):
+        wire.provider.download(batch, wire.into, 1 << 30)
+    (part,) = wire.folder.glob("*.part")
     for cut in [n + 1 for n, byte in enumerate(whole) if byte in b"}\n"]:
         path.unlink()
-        path.with_name(f"{path.name}.{cut:08x}.part").write_bytes(whole[:cut])
+        part.write_bytes(whole[:cut])
         if not sized:
             fault(wire.emulator, "get", "status", status=404)  # a host that does not say what a result file weighs
         wire.provider.download(batch, wire.into, 1 << 30)
         wire.emulator.clear_faults()
         assert path.read_bytes() == whole, f"cut off after {cut:,} of {len(whole):,} bytes"
+
+
+def test_what_is_left_of_one_download_is_no_beginning_of_another(wire: Wire) -> None:
+    """A provider may name only the errors of a batch, and its answers, which come first, the next time."""
+    one, other = wire.ended(20, "a" * 10), wire.ended(20, "b" * 10)
+    fault(wire.emulator, "download", "truncate", bytes=1500, times=4)
+    with pytest.raises(ProviderUnreachable, match="bytes are kept"):
+        wire.provider.download(one, wire.into, 1 << 30)
+    assert {reply.custom_id[:10] for reply in wire.replies(other)} == {"b" * 10}
 
 
 def test_a_short_body_that_looks_whole_is_not_believed(wire: Wire) -> None:
