@@ -43,6 +43,7 @@ def download(
         proven: whether it is all there, of a file that may be cut off at any byte; a closing brace or a whole line proves nothing.
         most_bytes: more than any answer to what was asked can weigh.  What unfolds beyond it (a compressed bomb, an endless stream) is cut
             off there: the rows whose lines came before stand, the others are told as lost.
+        what: the file by its name at the provider: in errors, and in the names of its parts, as a digest.
 
     Raises:
         ProviderUnreachable: it broke off, or was a page of HTML, `TRIES` times; what came so far is kept for the next time.
