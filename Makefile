@@ -39,7 +39,7 @@ N := 20000
 SEED = $(shell shuf -i 1-1000000000 -n 1)
 CORES := auto
 
-schedules: .venv/ready  ## N random schedules of workers that freeze and die, providers that break and clocks that jump; 5 a second and core
+schedules: .venv/ready  ## N random schedules of workers that freeze and die, providers that break and clocks that jump; some 2 a second and core
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) PYTHONPATH=tests KELD_SCHEDULES=$(N) KELD_SEED=$(SEED) $(PY) -m pytest -q -n $(CORES) -p schedule --show-capture=no -k no_schedule tests/test_schedule.py
 
 decisions: N := 5000

@@ -162,9 +162,8 @@ class World:
     def __init__(self) -> None:
         self.emulator = Emulator(frozen=True, latency_s=_LATENCY_S, cancel_s=3, responder=echo).start()
         self.settings = self.emulator._live.store.settings
-        self.tickets: dict[
-            str, str
-        ] = {}  # whose each request was that was answered, by its digest: a bill of single requests tells no more
+        # Whose each request was that was answered, by its digest: a bill of single requests tells no more.
+        self.tickets: dict[str, str] = {}
         self._listen()
         self.providers: dict[str, Provider] = {}
         self.folder = Path(tempfile.mkdtemp(prefix="keld-schedules-"))
