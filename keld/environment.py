@@ -712,6 +712,13 @@ def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]
 
 
 def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:
+    """Passes if the answer's columns are neither the table's nor Keld's own."""
+    own = [name for name in output.columns.names if name.lower().startswith("keld_")]
+    if own:
+        raise InvalidJob(
+            f"{job.name}: the answer's columns {', '.join(map(repr, own))} begin as Keld's own do. Nothing was sent. "
+            "Rename the fields of output_type, or give output_prefix, e.g. output_prefix='llm_'."
+        )
     taken = [name for name in output.columns.names if name in table]
     if taken:
         raise InvalidJob(

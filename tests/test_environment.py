@@ -276,6 +276,28 @@ def test_a_table_that_a_function_gives_is_asked_for_only_where_it_is_needed(keld
     assert len(asked) == 1
 
 
+OURS = ["position", "retryable", "outcome", "error", "model", "lane", "cost_pico", "prompt", "fingerprint", "row", "index"]
+
+
+def test_an_answers_fields_may_have_any_name_that_is_not_kelds(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """Files of our own have columns, too: a field of their name was paid for, and never collected."""
+    kind = {"type": "object", "properties": {name: {"type": "string"} for name in OURS}, "required": OURS, "additionalProperties": False}
+    fault(emulator, "rows", "error", status=500, count=2)  # a second round, so that all is read again
+    done = run(keld, emulator, triage(peer, output_type=kind), tickets().append_column("x", pa.array(range(6))))
+    assert (done.answered, keld.read(done.id).schema.names[3:-5]) == (6, OURS)
+    assert set(purchases(emulator).values()) == {1}
+    again = run(keld, emulator, triage(peer, output_type=kind), tickets(changed=[0]).append_column("x", pa.array(range(6))))
+    assert (again.answered, again.reused) == (6, 5)
+
+
+@pytest.mark.parametrize("name", ["keld_outcome", "keld_position", "Keld_anything"])
+def test_an_answers_field_in_kelds_own_namespace_is_refused(keld: Keld, emulator: Emulator, name: str) -> None:
+    kind = {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]}
+    with pytest.raises(InvalidJob, match="output_prefix"):
+        keld.submit(triage(openai, output_type=kind), tickets())
+    assert not emulator.requests()
+
+
 def test_a_run_that_is_not_over_cannot_be_read(keld: Keld, emulator: Emulator) -> None:
     status = keld.submit(triage(openai), tickets())
     with pytest.raises(UnknownJobRun, match="Advance it first"):
