@@ -4,7 +4,7 @@ The map of the house; the files in order are the way of the data.
 
     job          what a user declares: Job, its terms, its validation
     table/       partition in -> Arrow record batches; enriched rows -> partition out
-    schema       what an answer must look like: output type -> Arrow columns and a strict decoder
+    schema/      what an answer must look like: output type -> Arrow columns and a strict decoder
     request      row + prompt -> what is asked; the only maker and reader of custom_id; fingerprints
     snapshot     the rows of a partition as they were asked, taken once
     reuse        the answers that an earlier generation already paid for
