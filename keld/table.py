@@ -27,7 +27,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from keld.errors import KeldError, SinkError, SourceError, StagingError
+from keld.errors import KeldError, SinkError, SinkRefused, SourceError, SourceUnavailable, StagingError
 from keld.staging import fsync_dir
 
 PathLike: TypeAlias = "str | os.PathLike[str]"  # a UPath too, though a remote one is no os.PathLike
@@ -94,7 +94,7 @@ class Table:
             for block in self._blocks():
                 yield from _plain(block, self.schema)
         except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{self.description}: reading stopped: {error}. Repair the source and run again.") from error
+            raise SourceUnavailable(f"{self.description}: reading stopped: {error}. Repair the source and run again.") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,7 +308,7 @@ def _sink_place(sink: PathLike, partition: str | None) -> tuple[_Place, str]:
         name = "part" if partition is None else _segment(partition)
         return replace(place, path=f"{place.path.rstrip('/')}/{name}.parquet"), "parquet"
     if form not in _WRITERS or place.path.endswith(".gz"):
-        raise SinkError(f"{place.uri}: no writer for this suffix. End it in .parquet, .csv or .jsonl, or in / for a directory.")
+        raise SinkRefused(f"{place.uri}: no writer for this suffix. End it in .parquet, .csv or .jsonl, or in / for a directory.")
     return place, form
 
 
@@ -316,8 +316,8 @@ def _unreadable(place: _Place, error: Exception) -> SourceError:
     if isinstance(error, FileNotFoundError) and "*" in place.path:
         return SourceError(f"{place.uri}: no such file, and patterns are not expanded. Nothing was sent. Give the directory.")
     if isinstance(error, FileNotFoundError):
-        return SourceError(f"{place.uri}: no such file. Nothing was sent. Check the path and the partition's key.")
-    return SourceError(f"{place.uri}: cannot be read: {error}. Nothing was sent. Check access, and that it is whole.")
+        return SourceUnavailable(f"{place.uri}: no such file. Nothing was sent. Check the path and the partition's key.")
+    return SourceUnavailable(f"{place.uri}: cannot be read: {error}. Nothing was sent. Check access, and that it is whole.")
 
 
 # ---- files in
