@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from keld.errors import SourceError
+from keld.errors import SourceError, SourceUnavailable
 
 BLOCK_BYTES = 2 << 20  # the most a block holds, unless one row alone is larger
 BLOCK_ROWS = 16_384
@@ -50,7 +50,7 @@ class Table:
             for block in self._blocks():
                 yield from plain(block, self.schema)
         except (pa.ArrowException, OSError) as error:
-            raise SourceError(f"{self.description}: reading stopped: {error}. Repair the source and run again.") from error
+            raise SourceUnavailable(f"{self.description}: reading stopped: {error}. Repair the source and run again.") from error
 
 
 def plain_schema(schema: pa.Schema, name: str) -> pa.Schema:

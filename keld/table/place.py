@@ -12,7 +12,7 @@ from urllib.request import url2pathname
 
 import pyarrow as pa
 
-from keld.errors import KeldError, SourceError
+from keld.errors import KeldError, SourceError, SourceUnavailable
 
 PathLike: TypeAlias = "str | os.PathLike[str]"  # a UPath too, though a remote one is no os.PathLike
 _SEGMENT = 150  # bytes of a key in a path; file systems end a name at 255
@@ -112,5 +112,5 @@ def unreadable(place: Place, error: Exception) -> SourceError:
     if isinstance(error, FileNotFoundError) and "*" in place.path:
         return SourceError(f"{place.uri}: no such file, and patterns are not expanded. Nothing was sent. Give the directory.")
     if isinstance(error, FileNotFoundError):
-        return SourceError(f"{place.uri}: no such file. Nothing was sent. Check the path and the partition's key.")
-    return SourceError(f"{place.uri}: cannot be read: {error}. Nothing was sent. Check access, and that it is whole.")
+        return SourceUnavailable(f"{place.uri}: no such file. Nothing was sent. Check the path and the partition's key.")
+    return SourceUnavailable(f"{place.uri}: cannot be read: {error}. Nothing was sent. Check access, and that it is whole.")

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from keld.errors import KeldError, SinkError, StagingError
+from keld.errors import KeldError, SinkError, SinkRefused, StagingError
 from keld.table.landing import Landing
 from keld.table.place import PathLike, Place, form_of, place_of, segment
 from keld.table.writer import WRITERS, ParquetWriter
@@ -104,7 +104,7 @@ def _sink_place(sink: PathLike, partition: str | None) -> tuple[Place, str]:
         name = "part" if partition is None else segment(partition)
         return replace(place, path=f"{place.path.rstrip('/')}/{name}.parquet"), "parquet"
     if form not in WRITERS or place.path.endswith(".gz"):
-        raise SinkError(f"{place.uri}: no writer for this suffix. End it in .parquet, .csv or .jsonl, or in / for a directory.")
+        raise SinkRefused(f"{place.uri}: no writer for this suffix. End it in .parquet, .csv or .jsonl, or in / for a directory.")
     return place, form
 
 
