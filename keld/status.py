@@ -62,7 +62,8 @@ class Status:
     the last answer.  `expected_usd` is what the plan said of the whole job run; `estimated_usd` is what was expected, when they were sent, of
     the rows that are billed by now, and `estimate_error` how far that was off.  `cache_saved_usd` is what the provider's prompt cache took off
     the cost; below 0, where more was paid to write it than reading it saved.  `escalates_at` is when what is not answered moves to a faster lane,
-    by what was known at the last look; None: no deadline asks for it.  `removed_at` is when `keld gc` took its files.
+    by what was known at the last look; None: no deadline asks for it.  `removed_at` is when `keld gc` took its files.  `problem` is what stood
+    in the way at the last look, and `problem_permanent` says that no further try mends it (see `KeldError`).
     `owner` declares the job, `source` is what its table was taken from; None in what older versions made.  `outdated` says what is declared
     otherwise since it was sent: it is finished as it was asked, and whoever submits again, when it is over, asks what is declared now.
     """
@@ -109,6 +110,7 @@ class Status:
     output_uri: str | None
     problem: str | None
     problem_kind: str | None
+    problem_permanent: bool
     batches: tuple[Batch, ...]
 
     @property
@@ -228,6 +230,7 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
         output_uri=(run.output or {}).get("uri"),
         problem=problem.get("message"),
         problem_kind=problem.get("kind"),
+        problem_permanent=problem.get("permanent", False),
         batches=tuple(_batch(shard) for shard in shards),
     )
 
