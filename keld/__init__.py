@@ -39,6 +39,7 @@ The map of the house; the files in order are the way of the data.
     cli          keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
     instant      points in time and spans as callers give them -> the standard library's, aware, in UTC
     path         what a source's or sink's path leaves to be filled in
+    process      a name for this process, by which another can tell whether it is dead
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
     runner/      the only rooms that act: submit, search, observe, escalate, hurry, collect, finish, sweep

@@ -34,14 +34,15 @@ from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint, marks_cache, one_line
 from keld.retention import Removal, outdated, remove
 from keld.reuse import reuse
-from keld.runner import Ask, Finding, Runner, Settings, World, keyless, options, overhead, plan_shards, probe_of
+from keld.runner import Ask, Finding, Runner, Settings, World, keyless, options, overhead, plan_shards, probe_of, question_of
 from keld.schema import OutputSchema, output_schema
 from keld.shard import fitting
 from keld.snapshot import Snapshot
 from keld.spend import Report, report
 from keld.staging import RunFiles, Staging, disk_errors, write_file
+from keld.state import RunState
 from keld.status import Status, status_of
-from keld.table import Table, open_table, sink_is_file, write_table
+from keld.table import Table, open_table, sink_is_file, try_sink, write_table
 from keld.twin import fan_out, find_twins, keep_twins
 
 if TYPE_CHECKING:
@@ -163,13 +164,15 @@ class Keld:
         self._check_sink(job, sink if opened_by_caller else target, key)
         mine = _identity(job, source, key, owner, source_name)
         before = self._standing(job, key, mine)
+        if before is not None and _is_stuck(before) and (force or target is None or self._outdated(before, mine)):
+            before = self._without_output(before)
         if before is not None and not before.over and not all(shard.unsent for shard in self.ledger.shards(before.id)):
             return self._attach(before, target, mine)
         table = open_table(source, partition=partition)
         run_id = secrets.token_hex(16)
         files = self.staging.make(run_id)
         try:
-            opened = self._open(job, key, table, run_id, files, target, ends_at, before, force, mine)
+            opened = self._open(job, key, table, run_id, files, sink if opened_by_caller else target, ends_at, before, force, mine)
         except BaseException:
             self._drop_unopened(run_id)
             raise
@@ -283,8 +286,13 @@ class Keld:
         return report(self.ledger.runs(self.namespace, job=job, since=after, until=before), outlays, by)
 
     def cancel(self, run_id: str) -> Status:
-        """Asks to cancel: what was not sent is dropped, what is at the provider is cancelled there and harvested, by `advance`."""
+        """Asks to cancel: what was not sent is dropped, what is at the provider is cancelled there and harvested, by `advance`.
+
+        Where only its output is still to be written, that is left: the rows can be read, and written elsewhere.
+        """
         self.ledger.ask_cancel(run_id, self.clock())
+        if self.ledger.run(run_id).state is RunState.WRITING:
+            self.ledger.set_sink(run_id, None, self.clock())
         return self.status(run_id)
 
     def attach(self, run_id: str, holder: str) -> int:
@@ -319,14 +327,16 @@ class Keld:
         """Removes the staged files (prompts, answers) of job runs that ended so long ago; the ledger and the outputs stay.
 
         Such an answer cannot be reused any more: a partition that changed is asked whole.  Kept are job runs with quarantined rows or an
-        unsettled batch, and, always, what ended less than `Settings.sweep_for` ago; told and left are directories this ledger does not know.
+        unsettled batch, and, always, what ended less than `Settings.sweep_for` ago; of those only what dead workers left half written goes.
+        Told and left are directories this ledger does not know.
 
         Args:
             dry_run: only tell.
         """
         now = self.clock()
-        found = list(outdated(self.ledger, self.staging, now - max(older_than, self.settings.sweep_for)))
-        return found if dry_run else [one for one in found if not one.known or remove(self.ledger, self.staging, one, now)]
+        before = now - max(older_than, self.settings.sweep_for)
+        found = list(outdated(self.ledger, self.staging, before))
+        return found if dry_run else [one for one in found if not one.known or remove(self.ledger, self.staging, one, before, now)]
 
     def prices(self, models: Sequence[str] | None = None) -> list[Quote]:
         """What models cost today, lane by lane; in the batch lane only for the default: every model of the accounts with a rate there.
@@ -349,22 +359,22 @@ class Keld:
         return found
 
     def read(self, run_id: str) -> pa.RecordBatchReader:
-        """The enriched rows of a job run that is over, streamed, in the order of the table.
+        """The enriched rows of a job run that is over, or whose output cannot be written, streamed, in the order of the table.
 
         Raises:
-            UnknownJobRun: there is none, or it is not over.
+            UnknownJobRun: there is none, or rows of it have no outcome yet.
         """
         import pyarrow as pa
 
         run = self.ledger.run(run_id)
-        if not run.over:
+        if not run.over and run.state is not RunState.WRITING:
             raise UnknownJobRun(
                 f"{run.job}[{run.partition}] is {run.state.value}: its rows do not all have an outcome yet. Advance it first."
             )
         _check_kept(run)
         files = self.staging.run(run_id)
-        output = OutputSchema.from_json(Question.from_json(files.question.read_bytes()).output)
-        schema = enriched_schema(source_schema(files.snapshot), output)
+        question = question_of(files)
+        output, schema = OutputSchema.from_json(question.output), _enriched_schema(files, question)
         answers = [path for path in [*files.reused, files.unsent, files.stopped, *self._answer_files(run)] if path.exists()]
         answers = fan_out(files.twins, answers, output)
         return pa.RecordBatchReader.from_batches(schema, enrich(files.snapshot, answers, output))
@@ -479,17 +489,33 @@ class Keld:
         return before, {run.owner for run in known}
 
     def _attach(self, run: JobRun, sink: str | None, mine: Identity) -> Status:
-        outdated = None if run.over else mine.changed_since(run.fingerprint, run.declared, run.source)
+        outdated = self._outdated(run, mine)
         if outdated != run.outdated:
             self.ledger.note_outdated(run.id, outdated)
         if outdated is not None:
             log.warning("run.outdated run=%s job=%s partition=%s changed=%s", run.id, run.job, run.partition, outdated)
         elif sink is not None and run.over and not (run.removed_at is not None and sink == run.sink):
             _check_kept(run)
+            self._try_sink(sink, run)
             self.ledger.write_again(run.id, sink, self.clock())
         elif sink is not None and sink != run.sink:
-            self.ledger.set_sink(run.id, sink)
+            self._try_sink(sink, run)
+            self.ledger.set_sink(run.id, sink, self.clock())
         return self.status(run.id)
+
+    def _outdated(self, run: JobRun, mine: Identity) -> str | None:
+        """What is declared otherwise since an open job run was sent, in words."""
+        return None if run.over else mine.changed_since(run.fingerprint, run.declared, run.source)
+
+    def _without_output(self, run: JobRun) -> JobRun:
+        """The job run, whose output cannot be written where it should go, over without it; its rows can be read, and written elsewhere."""
+        self.ledger.set_sink(run.id, None, self.clock())
+        return self.runner.advance(run.id, timedelta(seconds=5))
+
+    def _try_sink(self, sink: Any, run: JobRun) -> None:
+        files = self.staging.run(run.id)
+        if files.question.exists() and files.snapshot.exists():  # else they lie with another worker
+            try_sink(sink, _enriched_schema(files, question_of(files)), partition=run.partition or None)
 
     def _first(self, job: Job, key: str, mine: Identity) -> JobRun:
         """The job run of a worker that was quicker than this one."""
@@ -505,7 +531,7 @@ class Keld:
         table: Table,
         run_id: str,
         files: RunFiles,
-        sink: str | None,
+        sink: Any,
         ends_at: datetime | None,
         before: JobRun | None,
         force: bool,
@@ -516,6 +542,8 @@ class Keld:
         if before is not None and unchanged and not force and (not before.over or _nothing_to_ask(before)):
             self.ledger.redeclare(before.id, mine.declared, mine.source)  # the same rows, the same prompts
             return self.ledger.run(before.id)
+        if sink is not None:
+            try_sink(sink, _enriched_schema(files, question), partition=key or None)
         if before is not None and not before.over and not self.runner.supersede(before.id):
             return before  # another worker has just begun to send it
         sizes, quarantined = snapshot.sizes(files.snapshot), 0
@@ -533,7 +561,8 @@ class Keld:
             "id": run_id, "namespace": self.namespace, "job": job.name, "partition": key, "generation": 1 if before is None else before.generation + 1,
             "fingerprint": asked_of, "input_digest": taken.digest, "rows": taken.rows, "reused": plan.reused, "answered": plan.reused - quarantined,
             "quarantined": quarantined, "unaskable": taken.unaskable, "terms": terms, "tags": dict(job.tags), "plan": _plan_facts(plan),
-            "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": sink,
+            "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis,
+            "sink": sink if isinstance(sink, str) else None,
             "owner": mine.owner, "source": mine.source, "declared": dict(mine.declared),
         }  # fmt: skip
         return self.ledger.open_run(row, shards, self.clock())
@@ -649,6 +678,15 @@ class Keld:
             return float(2**fruitless)  # nothing is under way yet: a few quick tries, then give up
         until = (status.next_check_at - self.clock()).total_seconds() if status.next_check_at else 1.0
         return max(0.05, min(until, poll_s) if poll_s is not None else until)
+
+
+def _is_stuck(run: JobRun) -> bool:
+    """Whether every row has its outcome, and the output could not be written."""
+    return run.state is RunState.WRITING and run.problem is not None
+
+
+def _enriched_schema(files: RunFiles, question: Question) -> pa.Schema:
+    return enriched_schema(source_schema(files.snapshot), OutputSchema.from_json(question.output))
 
 
 def _question(job: Job) -> tuple[OutputSchema, Question]:

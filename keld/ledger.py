@@ -588,10 +588,13 @@ class Ledger:
             others = db.execute(sa.select(ATTACHMENT.c.holder).where(ATTACHMENT.c.run_id == run_id).limit(1)).first()
             return others is None and _ask_cancel(db, run_id, now)
 
-    def set_sink(self, run_id: str, sink: str) -> None:
-        """Where the output of an open job run shall go from now on."""
+    def set_sink(self, run_id: str, sink: str | None, now: datetime) -> None:
+        """Where the output of a job run that is not over shall go from now on, or go instead, where it could not be written; None: nowhere."""
         with self._db.write() as db:
-            db.execute(sa.update(RUN).where(RUN.c.id == run_id, RUN.c.state.in_([RunState.OPEN, RunState.CANCELLING])).values(sink=sink))
+            writing = sa.update(RUN).where(RUN.c.id == run_id, RUN.c.state == RunState.WRITING)
+            if db.execute(writing.values(sink=sink, next_check_at=now)).rowcount == 0 and sink is not None:
+                under_way = RUN.c.state.in_([RunState.OPEN, RunState.CANCELLING])
+                db.execute(sa.update(RUN).where(RUN.c.id == run_id, under_way).values(sink=sink))
 
     def write_again(self, run_id: str, sink: str, now: datetime) -> None:
         """Opens a job run that is over once more, only to write its output to `sink`; costs nothing."""

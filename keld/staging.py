@@ -22,6 +22,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,6 +95,11 @@ class RunFiles:
     @property
     def unsent(self) -> Path:
         return self.dir / "unsent.parquet"
+
+    def leftovers(self, before: datetime) -> list[Path]:
+        """Temporary files and directories that nobody has touched since an instant: hidden, as no file that counts is."""
+        found = (path for path in [*self.dir.glob(".*"), *self.dir.glob("*/.*")] if not path.parent.name.startswith("."))
+        return sorted(path for path in found if path.stat().st_mtime < before.timestamp())
 
     def shard(self, shard_id: str) -> ShardFiles:
         return ShardFiles(_inside(self.dir, shard_id))

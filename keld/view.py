@@ -262,7 +262,8 @@ def findings_view(findings: Sequence[Finding], *, dry_run: bool) -> RenderableTy
 def removals_view(removals: Sequence[Removal], root: Path, *, dry_run: bool) -> RenderableType:
     """What was removed, job by job, and what was left since nobody knows it."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
-    known, foreign = [one for one in removals if one.known], [one for one in removals if not one.known]
+    left = [one for one in removals if one.leftover]
+    known, foreign = [one for one in removals if one.known and not one.leftover], [one for one in removals if not one.known]
     table.add_column("job", footer="all")
     table.add_column("job runs", footer=f"{len(known):,}", justify="right")
     table.add_column("MB", footer=_megabytes(known), justify="right")
@@ -275,6 +276,8 @@ def removals_view(removals: Sequence[Removal], root: Path, *, dry_run: bool) -> 
         parts.append(table)
     else:
         parts.append(Text("Nothing is old enough to be removed."))
+    if left:
+        parts.append(Text(f"Half-written files of dead workers, of {len(left):,} job runs that stay: {_megabytes(left)} MB."))
     if foreign:
         parts.append(
             Text(

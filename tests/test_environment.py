@@ -37,6 +37,7 @@ from keld import Account, Keld, KeldError, Settings
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable, SinkError, SourceError, UnknownJobRun
 from keld.state import RunState
+from keld.table import try_sink
 
 pytestmark = pytest.mark.by_turns
 
@@ -244,6 +245,68 @@ def test_an_output_that_cannot_be_written_can_be_written_later(keld: Keld, emula
     done = finish(keld, emulator, status.id)
     assert pq.read_table(folder / "out.parquet").num_rows == 6
     check_promise(keld, emulator, done, tickets())
+
+
+@pytest.fixture
+def stuck(keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Path) -> str:
+    """A job run, all of whose rows are paid, and whose output cannot be written."""
+    status = keld.submit(triage(peer), tickets(), sink=tmp_path / "sinks" / "out.parquet")
+    keld.advance(status.id)
+    emulator.advance(60)
+    (tmp_path / "sinks").rmdir()
+    (tmp_path / "sinks").write_text("a file where the directory was")
+    with pytest.raises(SinkError):
+        keld.advance(status.id)
+    return status.id
+
+
+def test_what_cannot_be_written_can_be_read_and_written_elsewhere(
+    keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Path, stuck: str
+) -> None:
+    """What is paid can always be had."""
+    assert keld.read(stuck).read_all().num_rows == 6
+    keld.write(stuck, tmp_path / "by-hand.parquet")
+    with pytest.raises(SinkError, match="Nothing was sent"):
+        keld.submit(triage(peer), tickets(), sink=tmp_path / "sinks" / "another.parquet")
+    done = run(keld, emulator, triage(peer), sink=tmp_path / "elsewhere.csv")
+    assert (done.id, done.state, done.problem) == (stuck, RunState.FINISHED, None)
+    assert (tmp_path / "elsewhere.csv").read_text().count("\n") == pq.read_table(tmp_path / "by-hand.parquet").num_rows + 1 == 7
+    check_promise(keld, emulator, done, tickets())
+
+
+@pytest.mark.parametrize("by", ["cancel", "a submit without a sink", "another question", "force"])
+def test_what_cannot_be_written_stands_in_nobodys_way(
+    keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Path, stuck: str, by: str
+) -> None:
+    match by:
+        case "cancel":
+            keld.cancel(stuck)
+            keld.advance(stuck)
+        case "a submit without a sink":
+            assert keld.submit(triage(peer), tickets()).id == stuck
+        case "another question":
+            new = keld.submit(triage(peer, system="Another."), tickets(), sink=tmp_path / "new.parquet")
+            assert (new.generation, new.outdated) == (2, None)
+        case "force":
+            assert keld.submit(triage(peer), tickets(), force=True, sink=tmp_path / "new.parquet").generation == 2
+    assert (keld.status(stuck).state, keld.status(stuck).answered) == (RunState.FINISHED, 6)
+    assert keld.read(stuck).read_all().num_rows == 6
+
+
+def test_a_sink_that_cannot_be_written_is_found_before_anything_is_sent(keld: Keld, emulator: Emulator, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SinkError, match="Nothing was sent"):
+        keld.submit(triage(openai), tickets(), sink=tmp_path / "file" / "out.parquet")
+    assert not emulator.requests()
+    assert keld.find("triage") is None
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file() and path.name[:6] != "ledger") == ["file"]
+
+
+def test_a_form_that_has_not_a_columns_type_is_refused_by_a_table_without_rows(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match="parquet cannot hold these columns"):
+        try_sink(tmp_path / "out.parquet", pa.schema([("odd", pa.month_day_nano_interval())]))
+    try_sink(tmp_path / "out.parquet", tickets().schema)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_output_asked_for_afterwards_costs_nothing(keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Path) -> None:

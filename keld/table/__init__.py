@@ -22,7 +22,7 @@ checked elsewhere.  The rooms, in the order of the way:
 
 from keld.table.block import Table
 from keld.table.parquet import read_parquet
-from keld.table.sink import ParquetSink, Written, sink_is_file, write_table
+from keld.table.sink import ParquetSink, Written, sink_is_file, try_sink, write_table
 from keld.table.source import open_table
 
-__all__ = ["ParquetSink", "Table", "Written", "open_table", "read_parquet", "sink_is_file", "write_table"]
+__all__ = ["ParquetSink", "Table", "Written", "open_table", "read_parquet", "sink_is_file", "try_sink", "write_table"]
