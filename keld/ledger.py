@@ -31,10 +31,11 @@ from keld.record import ATTACHMENT, EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Int
 from keld.state import AT_PROVIDER, SENT, Event, RunState, State, after
 
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
-_FREEING = (Event.REFUSED, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
+_FREEING = (Event.UNSENT, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
 _CREATE_OUTCOMES = (
     Event.CREATED,
     Event.ADOPTED,
+    Event.UNSENT,
     Event.REFUSED,
     Event.DEFERRED,
     Event.REJECTED,
@@ -166,14 +167,17 @@ class Ledger:
             return [record.shard(row) for row in db.execute(query)]
 
     def waiting(self, provider: str, host: str, model: str) -> list[Waiting]:
-        """The shards of open job runs that wait for room in one provider's queue for one model."""
+        """The shards of open job runs that wait for room in one provider's queue for one model, or were just turned away there."""
+        turned_away = sa.and_(SHARD.c.state == State.UNKNOWN, SHARD.c.error["refused"].as_string() == "queue")
         query = (
             sa.select(
                 SHARD.c.id.label("shard_id"), SHARD.c.ordinal, SHARD.c.run_id, RUN.c.deadline_at, RUN.c.created_at, SHARD.c.not_before,
                 SHARD.c.intent_at.label("tried_at"), sa.case((RUN.c.lease_owner.is_(None), RUN.c.next_check_at)).label("next_check_at"),
+                (SHARD.c.state == State.DEFERRED).label("deferred"),
             )
             .join(RUN, RUN.c.id == SHARD.c.run_id)
-            .where(SHARD.c.state == State.DEFERRED, SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model)
+            .where(SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model)
+            .where(sa.or_(SHARD.c.state == State.DEFERRED, turned_away))
             .where(RUN.c.state == RunState.OPEN)
         )  # fmt: skip
         with self._db.read() as db:
@@ -181,10 +185,16 @@ class Ledger:
 
     def suspects(self, since: datetime) -> list[Suspect]:
         """The accounts where a create of after `since` may land late, and those with strays that are not settled."""
+        # One that was refused may land late, too; that of a shard that is sent again is found beside its next create.
+        given_up = sa.and_(
+            SHARD.c.state.in_([State.REJECTED, State.DROPPED]),
+            INTENT.c.outcome.in_([Event.REJECTED, Event.DEFERRED]),
+            INTENT.c.batch_id.is_(None),
+        )
         late = (
             sa.select(SHARD.c.provider, SHARD.c.host, INTENT.c.at, SHARD.c.requests)
             .join(SHARD, SHARD.c.id == INTENT.c.shard_id)
-            .where(INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]), INTENT.c.at > since)
+            .where(INTENT.c.at > since, sa.or_(INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]), given_up))
         )
         strays = sa.select(STRAY.c.provider, STRAY.c.host, STRAY.c.found_at, STRAY.c.requests).where(STRAY.c.settled_at.is_(None))
         accounts: dict[tuple[str, str], list[tuple[datetime, int]]] = {}
@@ -402,7 +412,7 @@ class Ledger:
                 _settle(db, became)
             elif event in _FREEING:
                 _free(db, shard)
-            elif event is Event.ADOPTED and shard.state in (State.STAGED, State.DEFERRED, State.DROPPED):
+            elif event is Event.ADOPTED and shard.state in (State.STAGED, State.DEFERRED, State.DROPPED, State.REJECTED):
                 # It is being paid for, whether it fits or not; nothing else is sent until it does.
                 db.execute(sa.update(RUN).where(RUN.c.id == shard.run_id).values(reserved_usd=RUN.c.reserved_usd + shard.worst_usd))
         failpoint(f"ledger.{event.value}.after")

@@ -14,8 +14,7 @@ from keld.failpoint import failpoint
 from keld.price import Lane
 from keld.providers.base import BatchState, Provider, RemoteBatch
 from keld.record import Shard
-from keld.runner.submit import queue_wait
-from keld.runner.turn import wake_next
+from keld.runner.turn import queue_wait, wake_next
 from keld.runner.visit import LAG, SKEW, Visit, log
 from keld.state import AT_PROVIDER, Event, State
 
@@ -77,6 +76,13 @@ def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
         _unknown(visit, shard)
     elif batch.queue_full:
         visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error={"code": "token_limit_exceeded"})
+    elif batch.unpaid and not batch.result_refs:
+        code = batch.errors[0][0]
+        visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error={"code": code})
+        visit.problem = AccessRefused(
+            f"{shard.provider} at {shard.host} failed the batch {batch.id} with {code}. Nothing of it was paid, and it is sent again later. "
+            f"Check the billing of {shard.provider}."
+        )
     elif batch.state is BatchState.FAILED and not batch.result_refs:
         code, message = batch.errors[0] if batch.errors else ("failed", "")
         why = f"the batch failed: {code} {message}".strip()
