@@ -32,6 +32,7 @@ from keld.state import AT_PROVIDER, SENT, Event, RunState, State, after
 
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
 _FREEING = (Event.UNSENT, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
+CONFIRMED = "confirmed"  # the outcome of a create that was accepted, and made nothing besides that is not known
 _CREATE_OUTCOMES = (
     Event.CREATED,
     Event.ADOPTED,
@@ -225,6 +226,16 @@ class Ledger:
                 Intent(**row._mapping)
                 for row in db.execute(sa.select(INTENT).where(INTENT.c.shard_id == shard_id).order_by(INTENT.c.attempt))
             ]
+
+    def unconfirmed(self, run_ids: Sequence[str]) -> set[str]:
+        """The shards at a provider whose latest create was accepted, and not yet looked for what it may have made besides."""
+        query = (
+            sa.select(INTENT.c.shard_id)
+            .join(SHARD, sa.and_(SHARD.c.id == INTENT.c.shard_id, SHARD.c.attempt == INTENT.c.attempt))
+            .where(SHARD.c.run_id.in_(run_ids), SHARD.c.state.in_(AT_PROVIDER), INTENT.c.outcome.in_([Event.CREATED, Event.ADOPTED]))
+        )
+        with self._db.read() as db:
+            return set(db.execute(query).scalars())
 
     def knows_batch(self, batch_id: str) -> bool:
         """Whether some intent led to this batch, or it was found to be a stray."""
@@ -442,6 +453,14 @@ class Ledger:
             db.execute(sa.insert(INTENT).values(outcome="sending", **intent))
         failpoint("ledger.sending.after")
         return became
+
+    def confirm(self, lease: Lease, shard: Shard, now: datetime) -> None:
+        """Notes that the list was looked through for what the shard's latest create may have made besides its batch."""
+        failpoint("ledger.confirmed.before")
+        with self._held(lease, now) as db:
+            this = (INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt)
+            db.execute(sa.update(INTENT).where(*this).values(outcome=CONFIRMED))
+        failpoint("ledger.confirmed.after")
 
     def note_progress(self, lease: Lease, shard: Shard, done: int | None, now: datetime, not_before: datetime | None = None) -> None:
         """How many requests of a shard the provider says are done; a claim, kept for people, no event.
