@@ -213,7 +213,7 @@ NO_ACCESS = frozenset({
     "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated", "access_terminated",
     "invalid_api_key", "invalid_organization", "organization_restricted", "organization_disabled",
     "authentication_error", "permission_error", "billing_error", "credit_balance_too_low", "insufficient_balance",
-    "insufficient_credits", "payment_required", "budget_exceeded",
+    "insufficient_credits", "payment_required", "budget_exceeded", "usage_limit_reached",
 })  # fmt: skip
 
 Sender = Callable[[str, bytes], Awaitable[SendOutcome]]

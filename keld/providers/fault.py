@@ -30,13 +30,16 @@ _CODE = re.compile(
 # Raised by the transport before a byte of the request went out: nothing can have been created.
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError", "LocalProtocolError", "InvalidURL")
 _DEFINITE = {400, 401, 402, 403, 404, 405, 410, 413, 415, 422}
-# An empty or closed account that has no code of its own: Anthropic says `invalid_request_error` with 400, github.com/anthropics/
-# anthropic-sdk-typescript/issues/618 (still so on 17 Sep 2026); LiteLLM says its own budgets so.
-_NO_ACCESS_SAID = re.compile(
-    r"credit balance is too low|reached your specified .{0,40}usage limits?|organization has been (?:disabled|restricted)"
-    r"|account (?:is not active|has been deactivated)|budget has been exceeded|ExceededBudget|billing hard limit",
-    re.IGNORECASE,
-).search
+# An empty or closed account without a code of its own: Anthropic says `invalid_request_error` with 400, github.com/anthropics/
+# anthropic-sdk-typescript/issues/618 (still so on 17 Sep 2026), and so do Groq and LiteLLM of their restrictions and budgets.
+_ACCESS_SAID = {
+    "credit_balance_too_low": r"credit balance is too low",
+    "usage_limit_reached": r"reached your specified .{0,40}usage limits?",
+    "organization_disabled": r"organization has been (?:disabled|restricted)",
+    "account_deactivated": r"account (?:is not active|has been deactivated)",
+    "budget_exceeded": r"budget has been exceeded|ExceededBudget|exceeded budget",
+    "billing_hard_limit_reached": r"billing hard limit",
+}
 _IN_WORDS = {
     "ConnectTimeout": "no connection within its time",
     "PoolTimeout": "all connections were in use for too long",
@@ -77,11 +80,9 @@ def create_outcome(error: Exception, *, carried_prompts: bool) -> CreateOutcome:
 
 def is_refused_access(error: Exception) -> bool:
     """Whether a status error says that the key, the project or the money is refused, and not this one call."""
-    code, message, own = _read(error)
-    status = getattr(error, "status_code", None)
-    return status in (401, 402, 403) or (
-        own and status is not None and status < 500 and (code in NO_ACCESS or bool(_NO_ACCESS_SAID(message)))
-    )
+    code, _, own = _read(error)
+    status = getattr(error, "status_code", 500)
+    return status in (401, 402, 403) or (own and status < 500 and code in NO_ACCESS)
 
 
 @contextmanager
@@ -199,8 +200,13 @@ def _words(error: Any, carried_prompts: bool) -> tuple[str, str, bool]:
 def _read(error: Any) -> tuple[str, str, bool]:
     """Code, whole message and shape of a status error's body: `{"error": {"message", "type" or "code"}}` is both providers' own."""
     inner = _error_of(error)
-    message, kind = inner.get("message"), inner.get("code") or inner.get("type")
-    return code_of(kind), str(message or ""), isinstance(message, str) and bool(kind)
+    said, kind = inner.get("message"), inner.get("code") or inner.get("type")
+    message, code = str(said or ""), code_of(kind)
+    if code not in NO_ACCESS:
+        by_type = code_of(inner.get("type"))  # LiteLLM has the status in its code
+        plain = next((name for name, words in _ACCESS_SAID.items() if re.search(words, message, re.IGNORECASE)), code)
+        code = by_type if by_type in NO_ACCESS else plain
+    return code, message, isinstance(said, str) and bool(kind)
 
 
 def _error_of(error: Any) -> dict[str, Any]:
