@@ -214,7 +214,7 @@ class Keld:
             progress: called with the status after every step.
 
         Raises:
-            AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been sent yet.
+            AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been accepted yet.
         """
         how: dict[str, Any] = {"partition": partition, "sink": sink, "ends_at": ends_at, "owner": owner, "source_name": source_name}
         while True:
@@ -235,7 +235,7 @@ class Keld:
                 return status
             if status.problem is None:
                 fruitless = 0
-            elif not status.sent:
+            elif not status.accepted:
                 fruitless += 1
                 self._give_up_early(status, fruitless)
             idle = before is not None and before.batches == status.batches  # another worker has it in hand, perhaps
@@ -665,11 +665,12 @@ class Keld:
         return [self.staging.run(run.id).shard(shard.id).answers for shard in shards]
 
     def _give_up_early(self, status: Status, fruitless: int) -> None:
-        """Nothing was sent and the provider will not have it: better said now than after a night of tries."""
+        """Nothing was accepted and the provider will not have it: better said now than after a night of tries."""
         if status.problem_kind == "AccessRefused":
             raise AccessRefused(status.problem)
         if fruitless >= 3:
-            raise ProviderUnreachable(f"{status.problem} Nothing was sent so far; run the same command again when the provider is back.")
+            said = "Nothing was accepted" if status.sent else "Nothing was sent"
+            raise ProviderUnreachable(f"{status.problem} {said} so far; run the same command again when the provider is back.")
 
     def _wait_s(self, status: Status, poll_s: float | None, fruitless: int) -> float:
         if status.ready and status.problem is None:

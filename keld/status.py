@@ -34,6 +34,7 @@ class Batch:
     done: int | None
     ended: str | None
     error: str | None
+    refused: bool  # its create was refused, and is looked for all the same before it is sent again
     not_before: datetime | None
     submitted_at: datetime | None
     ended_at: datetime | None
@@ -122,6 +123,12 @@ class Status:
     def sent(self) -> bool:
         """Something was sent to a provider, or may have been."""
         return any(batch.batch_id or batch.state in (State.SUBMITTING, State.UNKNOWN, State.QUARANTINED) for batch in self.batches)
+
+    @property
+    def accepted(self) -> bool:
+        """As `sent`, but what was refused does not count, though it is still looked for."""
+        doubtful = (State.SUBMITTING, State.UNKNOWN, State.QUARANTINED)
+        return any(batch.batch_id or (batch.state in doubtful and not batch.refused) for batch in self.batches)
 
     @property
     def waiting(self) -> bool:
@@ -264,6 +271,7 @@ def _batch(shard: Shard) -> Batch:
         ended=shard.ended,
         not_before=shard.not_before,
         error=(shard.error or {}).get("message") or (shard.error or {}).get("code"),
+        refused="refused" in (shard.error or {}),
         submitted_at=shard.submitted_at,
         ended_at=shard.ended_at,
         cost_usd=shard.cost_usd,
