@@ -21,12 +21,11 @@ from keld_dagster.frame import FRAMES, Frame, as_frame
 from keld_dagster.hold import hold
 from keld_dagster.metadata import batch_metadata, result_metadata
 from keld_dagster.resource import KeldResource
-from keld_dagster.source import Source, SourceLike, source_of
+from keld_dagster.source import Source, SourceLike, check_fit, check_mapping, source_of
 from keld_dagster.translator import KeldTranslator
 from keld_dagster.wait import ASSET_TAG, JOB_RUN_TAG, Wait, place_of
+from keld_dagster.watch import BATCH_METADATA, JOB_METADATA, RESOURCE_TAG
 
-JOB_METADATA = "keld/job"
-BATCH_METADATA = "keld/batch_asset"
 _PATIENCE = timedelta(hours=1)  # for uploads or downloads of one partition; a step once begun is finished
 
 
@@ -49,9 +48,12 @@ def build_batch_assets(
     *,
     source: SourceLike,
     name: str | None = None,
+    key_prefix: str | Sequence[str] | None = None,
     partitions_def: dg.PartitionsDefinition[Any] | None = None,
     io_manager_key: str | None = None,
     group_name: str | None = None,
+    owners: Sequence[str] | None = None,
+    tags: Mapping[str, str] | None = None,
     freshness_policy: dg.FreshnessPolicy | None = None,
     automation_condition: dg.AutomationCondition[dg.AssetKey] | None = None,
     backfill_policy: dg.BackfillPolicy | None = None,
@@ -66,10 +68,12 @@ def build_batch_assets(
     """The assets `<name>_batch` and `<name>` of a job over the partitions of an upstream table.
 
     Args:
-        source: the upstream asset (definition, key, or key as a string), loaded through its IO manager only when something is
-            to be sent; or a path or URI, in which `{partition}` stands for the key.
+        source: the upstream asset (definition, spec, key, or key as a string), loaded through its IO manager only when something is
+            to be sent; or a path or URI, in which `{partition}` stands for the key.  A partition's rows are those of the source's partition
+            of the same key; a source whose partitions mean something else is refused.
         name: the result asset; default the job's name, with `_` for what an asset's name cannot hold.
-        partitions_def: default the source's.
+        key_prefix, owners, tags: of both assets, as of any asset of Dagster's.
+        partitions_def: default the source's, where its definition or spec is given.
         io_manager_key: takes the enriched partition; default Dagster's own, `io_manager`.
         freshness_policy: on the result; gives each partition its deadline where the job has none.
         pool: limits how many runs upload or download at once; waiting takes no slot anyway.
@@ -80,7 +84,7 @@ def build_batch_assets(
         resource_key: of the `KeldResource`.
 
     Raises:
-        ValueError: an unknown frame, or a rate outside 0..1.
+        ValueError: an unknown frame, a rate outside 0..1, or a source whose partitions are not those of the result.
     """
     if frame is not None and frame not in FRAMES:
         raise ValueError(f"{job.name}: frame={frame!r} is not one of {', '.join(FRAMES)}.")
@@ -88,8 +92,16 @@ def build_batch_assets(
         raise ValueError(f"{job.name}: completion_rate={completion_rate!r} is a share, from 0 to 1.")
     origin = source_of(source)
     partitions_def = partitions_def or origin.partitions_def
-    common: dict[str, Any] = {"group_name": group_name, "automation_condition": automation_condition, "partitions_def": partitions_def}
-    specs = _specs(job, origin, name or _asset_name(job), translator or KeldTranslator(), common, freshness_policy, metadata)
+    key = _result_key(name or _asset_name(job), key_prefix)
+    check_fit(key.to_user_string(), origin, partitions_def)
+    common: dict[str, Any] = {
+        "group_name": group_name,
+        "owners": owners,
+        "tags": tags,
+        "automation_condition": automation_condition,
+        "partitions_def": partitions_def,
+    }
+    specs = _specs(job, origin, key, translator or KeldTranslator(), common, freshness_policy, metadata, resource_key)
     pair = _Pair(
         job=job,
         source=origin,
@@ -114,10 +126,11 @@ def build_batch_assets(
     )
     def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         resource: KeldResource = getattr(context.resources, resource_key)
+        keld = resource.get()
         if context.selected_asset_keys:
-            yield from _materialize(context, pair, resource.get())
+            yield from _materialize(context, pair, keld)
         else:
-            yield from _checks_alone(context, pair, resource.get())
+            yield from _checks_alone(context, pair, keld)
 
     return op
 
@@ -126,32 +139,38 @@ def _asset_name(job: Job) -> str:
     return job.name.replace(".", "_").replace("-", "_")
 
 
+def _result_key(name: str, prefix: str | Sequence[str] | None) -> dg.AssetKey:
+    """The result asset's key; a slash in the name stands between the parts of a key, as in Dagster's own texts."""
+    return dg.AssetKey(name.split("/")).with_prefix([prefix] if isinstance(prefix, str) else list(prefix or []))
+
+
 def _specs(
     job: Job,
     source: Source,
-    name: str,
+    key: dg.AssetKey,
     translator: KeldTranslator,
     common: Mapping[str, Any],
     freshness_policy: dg.FreshnessPolicy | None,
     metadata: Mapping[str, Any] | None,
+    resource_key: str,
 ) -> tuple[dg.AssetSpec, dg.AssetSpec]:
     """The specs of batch and result, as the translator wants them."""
-    upstream = [] if source.key is None else [source.key]
+    upstream = source.deps(common["partitions_def"])
     providers = list(dict.fromkeys(model.partition(":")[0] for model in job.acceptable))
     batch = translator.get_asset_spec(
         "batch",
         dg.AssetSpec(
-            f"{name}_batch",
+            dg.AssetKey([*key.path[:-1], f"{key.path[-1]}_batch"]),
             deps=upstream,
             kinds=set(providers[:3]),  # Dagster shows three at most
-            description=f"What was sent to the provider for `{name}`: batches, expected cost, deadline.",
+            description=f"What was sent to the provider for `{key.to_user_string()}`: batches, expected cost, deadline.",
             **common,
         ),
     )
     result = translator.get_asset_spec(
         "result",
         dg.AssetSpec(
-            name,
+            key,
             deps=[*upstream, batch.key],
             kinds=set(providers[:3]),
             description=f"The rows of {'the source' if source.key is None else source.key.to_user_string()} with the answers of the job `{job.name}`. "
@@ -162,8 +181,11 @@ def _specs(
             **common,
         ),
     )
+    for spec in (batch, result):
+        check_mapping(spec.key.to_user_string(), source, spec)
     # After the translator: the sensor finds the pair by these.
-    return batch, result.merge_attributes(metadata={JOB_METADATA: job.name, BATCH_METADATA: batch.key.to_user_string()})
+    found_by = {JOB_METADATA: job.name, BATCH_METADATA: batch.key.to_user_string()}
+    return batch, result.merge_attributes(metadata=found_by, tags={RESOURCE_TAG: resource_key})
 
 
 # -- the op ---------------------------------------------------------------------------------------------------------

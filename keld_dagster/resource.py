@@ -42,10 +42,16 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
     accounts: dict[str, KeldAccount] = Field(default_factory=dict, description="By the name before the colon in a job's models.")
 
     _keld: Keld | None = PrivateAttr(default=None)
+    _location: str | None = PrivateAttr(default=None)
 
-    def get(self) -> Keld:
-        """The environment, opened at the first use."""
+    def get(self, location: str | None = None) -> Keld:
+        """The environment, opened at the first use.
+
+        Args:
+            location: the code location that uses it, where Dagster did not say it; its name is the default namespace.
+        """
         if self._keld is None:
+            self._location = self._location or location
             self._keld = self.open()
         return self._keld
 
@@ -67,9 +73,29 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[KeldResource]:
+        origin = None if context.run is None else context.run.remote_job_origin
+        self._location = None if origin is None else origin.location_name
         try:
             yield self
         finally:
             if self._keld is not None:
                 self._keld.close()
                 self._keld = None
+
+
+_given: list[KeldResource] = []
+
+
+def one_of_equals(resource: KeldResource) -> KeldResource:
+    """The first resource of this process that is configured like this one: Dagster takes one object, not two equal ones, for a key."""
+    for other in _given:
+        if other == resource and _kinds(other) == _kinds(resource):
+            return other
+    _given.append(resource)
+    return resource
+
+
+def _kinds(resource: KeldResource) -> list[type]:
+    """The types of its values: a text and an `EnvVar` of that name are equal to each other."""
+    values = [resource, *vars(resource).values(), *(value for account in resource.accounts.values() for value in vars(account).values())]
+    return [type(value) for value in values]
