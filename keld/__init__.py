@@ -6,6 +6,7 @@ The map of the house; the files in order are the way of the data.
     table        partition in -> Arrow record batches; enriched rows -> partition out
     schema       what an answer must look like: output type -> Arrow columns and a strict decoder
     request      row + prompt -> what is asked; the only maker and reader of custom_id; fingerprints
+    identity     whose job it is, what it asks and of which source
     snapshot     the rows of a partition as they were asked, taken once
     reuse        the answers that an earlier generation already paid for
     twin         rows with the same prompt are asked once
@@ -18,6 +19,7 @@ The map of the house; the files in order are the way of the data.
     deadline     how long a batch may be waited for, and when its rows must move on
     plan         which model in which lane, what it costs, when it is due
     state        the life of a shard and of a job run: states, events, transitions
+    migration    how a ledger of an earlier version becomes one of this
     database     the SQLite file or the Postgres behind a ledger's URL
     record       what the ledger holds, as tables and as what is read from them
     outlay       what each job run spent on each model in each lane

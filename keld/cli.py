@@ -78,7 +78,13 @@ def run(
     """Run a partition to its end; run again after any interruption, it goes on where it stood."""
     with _keld() as keld:
         with _refusals():
-            status = keld.submit(_job(job), source, partition=partition, sink=sink, force=force)
+            declared = _job(job)
+            status = keld.submit(declared, source, partition=partition, sink=sink, force=force)
+        if status.outdated is not None:
+            typer.echo(f"{_told(status)} It is finished as it was asked; what is declared now is asked next.", err=True)
+            _advance(keld, status, poll_s, as_json)
+            with _refusals():
+                status = keld.submit(declared, source, partition=partition, sink=sink, force=force)
         _finish(keld, status, poll_s, as_json)
 
 
@@ -99,8 +105,11 @@ def status(
             return
         statuses = keld.statuses(job=job, open_only=open_only)
         _print_json([one.to_json() for one in statuses]) if as_json else _console().print(
-            list_view(statuses) if statuses else "No job runs."
+            list_view(statuses) if statuses else f"No job runs in the namespace {keld.namespace!r}."
         )
+        elsewhere = [f"{name} ({count:,})" for name, count in keld.namespaces().items() if name != keld.namespace]
+        if elsewhere:
+            typer.echo(f"Not shown are the job runs of other namespaces: {', '.join(elsewhere)}. KELD_NAMESPACE=NAME shows one.", err=True)
 
 
 @app.command()
@@ -287,19 +296,29 @@ def _give_memory_back() -> None:
 
 def _finish(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> NoReturn:
     """Advances to the end with live progress, prints how it ended, leaves with the exit status that says so."""
-    from keld.errors import KeldError
     from keld.view import outcome_view
+
+    status = _advance(keld, status, poll_s, as_json)
+    _print_json(status.to_json()) if as_json else _console().print(outcome_view(status))
+    sys.exit(OK if status.answered == status.rows else SOME_FAILED)
+
+
+def _advance(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> Status:
+    """The job run at its end, with live progress."""
+    from keld.errors import KeldError
 
     try:
         with _progress(quiet=as_json) as show:
             show(status)
-            status = keld.finish(status.id, poll_s=poll_s, progress=show)
+            return keld.finish(status.id, poll_s=poll_s, progress=show)
     except KeyboardInterrupt:
         _interrupted(keld.status(status.id))
     except KeldError as problem:
         _fail(f"{type(problem).__name__}: {problem}", ERROR if keld.status(status.id).sent else REFUSED)
-    _print_json(status.to_json()) if as_json else _console().print(outcome_view(status))
-    sys.exit(OK if status.answered == status.rows else SOME_FAILED)
+
+
+def _told(status: Status) -> str:
+    return f"{status.job}[{status.partition}] is out, and {status.outdated} changed since it was sent."
 
 
 def _interrupted(status: Status) -> NoReturn:

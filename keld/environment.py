@@ -6,6 +6,7 @@ nothing.  `advance` and `poll` are the runner's.  The identity of a job run is (
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
@@ -20,6 +21,7 @@ from keld.answer import AnswerSink, Outcome, same
 from keld.cascade import seal
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, StagingError, UnknownJobRun
+from keld.identity import Identity, declared, name_of
 from keld.job import Job, due, partition_end
 from keld.ledger import Ledger
 from keld.plan import Plan, choose_first
@@ -46,6 +48,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_NAMESPACE = "default"
+log = logging.getLogger("keld")
+
+
 def utcnow() -> datetime:
     """Now, aware, in UTC."""
     return datetime.now(UTC)
@@ -57,7 +63,9 @@ class Keld:
     Args:
         home: the directory of ledger and staging; default `KELD_HOME`, else `.keld`.
         ledger_url: `sqlite:///...` or `postgresql://...`; default `KELD_LEDGER_URL`, else an SQLite file in `home`.
-        namespace: keeps several teams apart in one ledger; default `KELD_NAMESPACE`, else `default`.
+        namespace: keeps several teams apart in one ledger; default `KELD_NAMESPACE`, else `default_namespace`, else `default`.
+        default_namespace: where nobody names one; an orchestrator gives its code location's name.  What was run under `default` before,
+            and asks the same, is brought into it when it is asked for.
         accounts: more providers, or other settings of the known ones, by the name before the colon in `models`.
         clock: gives now, aware UTC; for tests.
         settings: how patient the runner is.
@@ -69,13 +77,16 @@ class Keld:
         home: str | os.PathLike[str] | None = None,
         ledger_url: str | None = None,
         namespace: str | None = None,
+        default_namespace: str | None = None,
         accounts: Mapping[str, Account] | None = None,
         clock: Callable[[], datetime] = utcnow,
         settings: Settings | None = None,
     ) -> None:
         self.home = Path(home or os.environ.get("KELD_HOME") or ".keld").absolute()
         self.ledger_url = ledger_url or os.environ.get("KELD_LEDGER_URL") or f"sqlite:///{self.home / 'ledger.db'}"
-        self.namespace = namespace or os.environ.get("KELD_NAMESPACE") or "default"
+        chosen = namespace or os.environ.get("KELD_NAMESPACE")
+        self.namespace = chosen or default_namespace or _NAMESPACE
+        self._inherits = chosen is None and self.namespace != _NAMESPACE  # what stands under the name that was the default for all
         self.accounts = ACCOUNTS | dict(accounts or {})
         self.clock = clock
         self.settings = settings or Settings()
@@ -87,12 +98,19 @@ class Keld:
 
     # -- the verbs --------------------------------------------------------------------------------------------
 
-    def plan(self, job: Job, source: Any, *, partition: str | None = None) -> Plan:
+    def plan(
+        self, job: Job, source: Any, *, partition: str | None = None, owner: str | None = None, source_name: str | None = None
+    ) -> Plan:
         """What a run of this partition would do, cost and take; sends nothing, keeps nothing.
+
+        Args:
+            owner, source_name: as of `submit`.
 
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, InvalidJob.
         """
+        mine = _identity(job, source, partition or "", owner, source_name)
+        self._check_owner(job, partition or "", mine)
         table = open_table(source, partition=partition)
         with TemporaryDirectory(prefix="keld-plan-") as directory:
             files = RunFiles(Path(directory))
@@ -102,14 +120,24 @@ class Keld:
             return self._plan(job, partition or "", taken, question, files, askable, int((sizes > 0).sum()))
 
     def submit(
-        self, job: Job, source: Any, *, partition: str | None = None, sink: Any = None, ends_at: datetime | None = None, force: bool = False
+        self,
+        job: Job,
+        source: Any,
+        *,
+        partition: str | None = None,
+        sink: Any = None,
+        ends_at: datetime | None = None,
+        force: bool = False,
+        owner: str | None = None,
+        source_name: str | None = None,
     ) -> Status:
         """The job run of this partition: a new one, or the one that is there.
 
         An open one is attached to, unless nothing of it was sent and the table or the declaration has changed: then it is planned
-        anew.  One that answered every row of the same table, by the same declaration, is given back as it
-        is (with a sink, its output is written again).  Otherwise a next generation asks what was not answered before.  Nothing is
-        sent here: `advance` does.
+        anew.  One that was sent and asked otherwise (see `identity`) is given back as `outdated`: it is to be finished, and what is declared
+        now is asked by submitting again when it is over, as `run` does.  One that answered every row of the same table, by the same
+        declaration, is given back as it is (with a sink, its output is written again).  Otherwise a next generation asks what was not
+        answered before.  Nothing is sent here: `advance` does.
 
         Args:
             source: see `table.open_table`; `{partition}` in a path stands for the key.
@@ -117,6 +145,8 @@ class Keld:
                 file system (a UPath and its like) is only checked: `write` it when the job run is over.
             ends_at: the partition's end, aware, where its key does not say (see `job.partition_end`).
             force: ask every row anew, whatever was answered and paid before.
+            owner: who declares the job, in the caller's words (an asset, a task); default the job's name.  It is no part of the identity.
+            source_name: what the source is called, where it is no path and so does not say it itself.
 
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
@@ -125,20 +155,21 @@ class Keld:
         opened_by_caller = hasattr(sink, "protocol")
         target = None if sink is None or opened_by_caller else _absolute(sink)
         self._check_sink(job, sink if opened_by_caller else target, key)
-        before = self.ledger.latest(self.namespace, job.name, key)
+        mine = _identity(job, source, key, owner, source_name)
+        before = self._standing(job, key, mine)
         if before is not None and not before.over and not all(shard.unsent for shard in self.ledger.shards(before.id)):
-            return self._attach(before, target)
+            return self._attach(before, target, mine)
         table = open_table(source, partition=partition)
         run_id = secrets.token_hex(16)
         files = self.staging.make(run_id)
         try:
-            opened = self._open(job, key, table, run_id, files, target, ends_at, before, force)
+            opened = self._open(job, key, table, run_id, files, target, ends_at, before, force, mine)
         except BaseException:
             self._drop_unopened(run_id)
             raise
         if opened is None or opened.id != run_id:
             self.staging.drop(run_id)  # nothing new to ask, or another worker was first
-            return self._attach(opened or self._latest(job.name, key), target)
+            return self._attach(opened or self._first(job, key, mine), target, mine)
         return self.status(opened.id)
 
     def advance(self, run_id: str, *, budget_s: float = 60.0) -> Status:
@@ -160,10 +191,14 @@ class Keld:
         sink: Any = None,
         ends_at: datetime | None = None,
         force: bool = False,
+        owner: str | None = None,
+        source_name: str | None = None,
         poll_s: float | None = None,
         progress: Callable[[Status], None] | None = None,
     ) -> Status:
         """Submits and advances to the end; run again after any interruption, it goes on where it stood.
+
+        Where a job run is out that asked otherwise, it is finished first.
 
         Args:
             poll_s: seconds between looks at the provider; None adapts to the batches' age.
@@ -172,8 +207,12 @@ class Keld:
         Raises:
             AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been sent yet.
         """
-        status = self.submit(job, source, partition=partition, sink=sink, ends_at=ends_at, force=force)
-        return self.finish(status.id, poll_s=poll_s, progress=progress)
+        how: dict[str, Any] = {"partition": partition, "sink": sink, "ends_at": ends_at, "owner": owner, "source_name": source_name}
+        while True:
+            status = self.submit(job, source, force=force, **how)
+            done = self.finish(status.id, poll_s=poll_s, progress=progress)
+            if status.outdated is None:
+                return done
 
     def finish(self, run_id: str, *, poll_s: float | None = None, progress: Callable[[Status], None] | None = None) -> Status:
         """Advances a job run to its end; see `run`."""
@@ -205,7 +244,17 @@ class Keld:
     def find(self, job: str, partition: str | None = None) -> Status | None:
         """The youngest job run of (job, partition), or None."""
         run = self.ledger.latest(self.namespace, job, partition or "")
+        if run is None and self._inherits:
+            run = self.ledger.latest(_NAMESPACE, job, partition or "")
         return None if run is None else self.status(run.id)
+
+    def hand_over(self, job: str, owner: str) -> None:
+        """Says who declares a job of this namespace from now on, whatever it asked before; see `identity`."""
+        self.ledger.hand_over(self.namespace, job, owner)
+
+    def namespaces(self) -> dict[str, int]:
+        """How many job runs each namespace of this ledger holds; the verbs see only those of their own."""
+        return self.ledger.namespaces()
 
     def statuses(
         self, *, job: str | None = None, open_only: bool = False, limit: int | None = None, ids: Collection[str] | None = None
@@ -400,18 +449,54 @@ class Keld:
                 "Name one file a partition, e.g. --sink 'out/{partition}.parquet', or a directory."
             )
 
-    def _attach(self, run: JobRun, sink: str | None) -> Status:
-        if sink is not None and run.over and not (run.removed_at is not None and sink == run.sink):
+    def _standing(self, job: Job, key: str, mine: Identity) -> JobRun | None:
+        """The youngest job run of a partition, whose owner is from now on whoever asks.
+
+        Raises:
+            InvalidJob: the job is somebody else's.
+        """
+        before, owners = self._check_owner(job, key, mine)
+        if before is not None and before.namespace != self.namespace:
+            self.ledger.move(before.namespace, job.name, key, self.namespace, self.clock())
+            before = self.ledger.latest(self.namespace, job.name, key)
+        if owners - {mine.owner}:
+            self.ledger.hand_over(self.namespace, job.name, mine.owner)
+        return before
+
+    def _check_owner(self, job: Job, key: str, mine: Identity) -> tuple[JobRun | None, set[str | None]]:
+        """The youngest job run of a partition, and who has declared the job so far; passes if it is not somebody else's.
+
+        Raises:
+            InvalidJob: it is.
+        """
+        before = self.ledger.latest(self.namespace, job.name, key)
+        latest = self.ledger.latest_of(self.namespace, job.name)
+        known = [run for run in (latest, before) if run is not None]
+        if known and all(mine.is_anothers(run.owner, run.fingerprint, run.declared, run.source) for run in known):
+            raise _anothers(job, mine, known[0])
+        inherited = self.ledger.latest(_NAMESPACE, job.name, key) if before is None and self._inherits else None
+        if inherited is not None and inherited.fingerprint == mine.fingerprint and inherited.owner in (None, mine.owner):
+            return inherited, {inherited.owner}
+        return before, {run.owner for run in known}
+
+    def _attach(self, run: JobRun, sink: str | None, mine: Identity) -> Status:
+        outdated = None if run.over else mine.changed_since(run.fingerprint, run.declared, run.source)
+        if outdated != run.outdated:
+            self.ledger.note_outdated(run.id, outdated)
+        if outdated is not None:
+            log.warning("run.outdated run=%s job=%s partition=%s changed=%s", run.id, run.job, run.partition, outdated)
+        elif sink is not None and run.over and not (run.removed_at is not None and sink == run.sink):
             _check_kept(run)
             self.ledger.write_again(run.id, sink, self.clock())
         elif sink is not None and sink != run.sink:
             self.ledger.set_sink(run.id, sink)
         return self.status(run.id)
 
-    def _latest(self, job: str, partition: str) -> JobRun:
-        run = self.ledger.latest(self.namespace, job, partition)
+    def _first(self, job: Job, key: str, mine: Identity) -> JobRun:
+        """The job run of a worker that was quicker than this one."""
+        run = self._standing(job, key, mine)
         if run is None:
-            raise UnknownJobRun(f"No job run of {job}[{partition}] in this ledger.")
+            raise UnknownJobRun(f"No job run of {job.name}[{key}] in this ledger.")
         return run
 
     def _open(
@@ -425,11 +510,13 @@ class Keld:
         ends_at: datetime | None,
         before: JobRun | None,
         force: bool,
+        mine: Identity,
     ) -> JobRun | None:
         taken, question, asked_of = self._take(job, table, files)
         unchanged = before is not None and (before.input_digest, before.fingerprint) == (taken.digest, asked_of)
         if before is not None and unchanged and not force and (not before.over or _nothing_to_ask(before)):
-            return before
+            self.ledger.redeclare(before.id, mine.declared, mine.source)  # the same rows, the same prompts
+            return self.ledger.run(before.id)
         if before is not None and not before.over and not self.runner.supersede(before.id):
             return before  # another worker has just begun to send it
         sizes, quarantined = snapshot.sizes(files.snapshot), 0
@@ -447,6 +534,7 @@ class Keld:
             "fingerprint": asked_of, "input_digest": taken.digest, "rows": taken.rows, "reused": plan.reused, "answered": plan.reused - quarantined,
             "quarantined": quarantined, "unaskable": taken.unaskable, "terms": _terms(job, taken), "tags": dict(job.tags), "plan": _plan_facts(plan),
             "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": sink,
+            "owner": mine.owner, "source": mine.source, "declared": dict(mine.declared),
         }  # fmt: skip
         return self.ledger.open_run(row, shards, self.clock())
 
@@ -460,16 +548,9 @@ class Keld:
             pass  # it cannot be asked; files too many do no harm
 
     def _take(self, job: Job, table: Table, files: RunFiles) -> tuple[Snapshot, Question, str]:
-        output = output_schema(job.output_type, prefix=job.output_prefix)
+        output, question = _question(job)
         table = table.without(KELD_COLUMNS.names)  # an earlier job's, where jobs are chained; its own table keeps them
         _check_clash(job, table.schema.names, output)
-        question = Question(
-            system=job.system,
-            output=output.to_json(),
-            params=dict(job.params),
-            max_output_tokens=job.max_output_tokens,
-            endpoint=job.endpoint,
-        )
         with disk_errors(files.dir, "Nothing was sent."):
             taken = snapshot.take(job, table, files.snapshot)
             write_file(files.question, [question.to_json()], "staging.question")
@@ -489,7 +570,8 @@ class Keld:
         wanted = snapshot.sizes(files.snapshot) > 0
         standing, quarantined, output, n = wanted & False, 0, OutputSchema.from_json(question.output), 0
         ours = self.ledger.runs_asking(self.namespace, asked_of, job=job.name, partition=key)
-        everybodys = self.ledger.runs_asking(self.namespace, asked_of) if job.reuse == "namespace" else []
+        namespaces = [self.namespace, *([_NAMESPACE] if self._inherits else [])] if job.reuse == "namespace" else []
+        everybodys = [run for namespace in namespaces for run in self.ledger.runs_asking(namespace, asked_of)]
         # Whatever was answered comes first; then, of this partition only, what must not be asked again.
         for outcome, sources in ((Outcome.ANSWERED, [*ours, *everybodys]), (Outcome.QUARANTINED, ours)):
             for run in sources:
@@ -560,6 +642,37 @@ class Keld:
             return float(2**fruitless)  # nothing is under way yet: a few quick tries, then give up
         until = (status.next_check_at - self.clock()).total_seconds() if status.next_check_at else 1.0
         return max(0.05, min(until, poll_s) if poll_s is not None else until)
+
+
+def _question(job: Job) -> tuple[OutputSchema, Question]:
+    """What a job asks of every row, and what an answer must look like."""
+    output = output_schema(job.output_type, prefix=job.output_prefix)
+    return output, Question(
+        system=job.system,
+        output=output.to_json(),
+        params=dict(job.params),
+        max_output_tokens=job.max_output_tokens,
+        endpoint=job.endpoint,
+    )
+
+
+def _identity(job: Job, source: Any, key: str, owner: str | None, source_name: str | None) -> Identity:
+    question = _question(job)[1]
+    return Identity(
+        owner=owner or job.name,
+        source=source_name or name_of(source, key),
+        fingerprint=fingerprint(question, job.acceptable),
+        declared=declared(job, question),
+    )
+
+
+def _anothers(job: Job, mine: Identity, theirs: JobRun) -> InvalidJob:
+    changed = mine.changed_since(theirs.fingerprint, theirs.declared, theirs.source) or "the source, as far as it has a name"
+    return InvalidJob(
+        f"{job.name}: {theirs.owner} declares a job of this name in the namespace {theirs.namespace!r}, and {mine.owner} asks otherwise: {changed} "
+        "differs. Nothing was sent. Give one of them another name=, or another namespace; or if it is the same job, renamed and changed at once, "
+        f"say so once: Keld.hand_over({job.name!r}, {mine.owner!r})."
+    )
 
 
 def _check_kept(run: JobRun) -> None:

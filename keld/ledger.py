@@ -97,6 +97,19 @@ class Ledger:
             row = db.execute(query).one_or_none()
         return None if row is None else record.job_run(row)
 
+    def latest_of(self, namespace: str, job: str) -> JobRun | None:
+        """The youngest job run of a job, of whatever partition, or None."""
+        query = sa.select(RUN).where(RUN.c.namespace == namespace, RUN.c.job == job).order_by(RUN.c.created_at.desc(), RUN.c.id).limit(1)
+        with self._db.read() as db:
+            row = db.execute(query).one_or_none()
+        return None if row is None else record.job_run(row)
+
+    def namespaces(self) -> dict[str, int]:
+        """How many job runs each namespace holds."""
+        with self._db.read() as db:
+            found = db.execute(sa.select(RUN.c.namespace, sa.func.count()).group_by(RUN.c.namespace).order_by(RUN.c.namespace)).all()
+        return {name: count for name, count in found}  # noqa: C416  rows are no pairs to a type checker
+
     def runs(
         self,
         namespace: str,
@@ -544,6 +557,29 @@ class Ledger:
                 this = (RUN.c.id == run_id, RUN.c.state == was)
                 if db.execute(sa.update(RUN).where(*this).values(state=becomes, next_check_at=now)).rowcount:
                     _append(db, now, run_id, None, "reopened", was, becomes, 0, {})
+
+    def hand_over(self, namespace: str, job: str, owner: str) -> None:
+        """Notes who declares a job from now on."""
+        with self._db.write() as db:
+            db.execute(sa.update(RUN).where(RUN.c.namespace == namespace, RUN.c.job == job).values(owner=owner))
+
+    def move(self, namespace: str, job: str, partition: str, into: str, now: datetime) -> None:
+        """Brings the job runs of a partition into another namespace, where there are none of it yet."""
+        these = (RUN.c.job == job, RUN.c.partition == partition)
+        with suppress(sa.exc.IntegrityError), self._db.write() as db:
+            moved = sa.update(RUN).where(RUN.c.namespace == namespace, *these).values(namespace=into).returning(RUN.c.id, RUN.c.state)
+            for run_id, state in db.execute(moved).all():
+                _append(db, now, run_id, None, "moved", state, state, 0, {"from": namespace})
+
+    def redeclare(self, run_id: str, declared: Mapping[str, str], source: str | None) -> None:
+        """Notes that a job run asks what is declared now, whatever it was declared as before."""
+        with self._db.write() as db:
+            db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(declared=dict(declared), source=source, outdated=None))
+
+    def note_outdated(self, run_id: str, outdated: str | None) -> None:
+        """Notes what is declared otherwise since a job run was sent, in words; None: nothing is."""
+        with self._db.write() as db:
+            db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(outdated=outdated))
 
     def ask_cancel(self, run_id: str, now: datetime) -> None:
         """Marks an open job run as cancelling; needs no lease, since whoever holds it will see it."""

@@ -63,9 +63,12 @@ class Status:
     the rows that are billed by now, and `estimate_error` how far that was off.  `cache_saved_usd` is what the provider's prompt cache took off
     the cost; below 0, where more was paid to write it than reading it saved.  `escalates_at` is when what is not answered moves to a faster lane,
     by what was known at the last look; None: no deadline asks for it.  `removed_at` is when `keld gc` took its files.
+    `owner` declares the job, `source` is what its table was taken from; None in what older versions made.  `outdated` says what is declared
+    otherwise since it was sent: it is finished as it was asked, and whoever submits again, when it is over, asks what is declared now.
     """
 
     id: str
+    namespace: str
     job: str
     partition: str
     generation: int
@@ -99,6 +102,9 @@ class Status:
     removed_at: datetime | None
     outcomes: dict[str, int]
     tags: dict[str, str]
+    owner: str | None
+    source: str | None
+    outdated: str | None
     sink: str | None
     output_uri: str | None
     problem: str | None
@@ -181,6 +187,7 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
     problem = run.problem or {}
     return Status(
         id=run.id,
+        namespace=run.namespace,
         job=run.job,
         partition=run.partition,
         generation=run.generation,
@@ -214,6 +221,9 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
         removed_at=run.removed_at,
         outcomes=run.outcomes or _so_far(shards),
         tags=run.tags,
+        owner=run.owner,
+        source=run.source,
+        outdated=run.outdated,
         sink=run.sink,
         output_uri=(run.output or {}).get("uri"),
         problem=problem.get("message"),

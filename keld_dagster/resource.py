@@ -38,7 +38,9 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
     ledger_url: str | None = Field(
         default=None, repr=False, description="sqlite:///... or postgresql://...; use dg.EnvVar where it holds a password."
     )
-    namespace: str | None = Field(default=None, description="Keeps several teams apart in one ledger.")
+    namespace: str | None = Field(
+        default=None, description="Keeps several teams apart in one ledger. Default: KELD_NAMESPACE, else the code location's name."
+    )
     accounts: dict[str, KeldAccount] = Field(default_factory=dict, description="By the name before the colon in a job's models.")
 
     _keld: Keld | None = PrivateAttr(default=None)
@@ -60,7 +62,13 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
         accounts = {
             name: Account(kind=given.kind, base_url=given.base_url, api_key_env=given.api_key_env) for name, given in self.accounts.items()
         }
-        return Keld(home=self.directory, ledger_url=self.ledger_url, namespace=self.namespace, accounts=accounts)
+        return Keld(
+            home=self.directory,
+            ledger_url=self.ledger_url,
+            namespace=self.namespace,
+            default_namespace=self._location,
+            accounts=accounts,
+        )
 
     @property
     def directory(self) -> Path | None:
@@ -73,14 +81,18 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[KeldResource]:
-        origin = None if context.run is None else context.run.remote_job_origin
-        self._location = None if origin is None else origin.location_name
+        self._location = None if context.run is None else location_of(context.run)
         try:
             yield self
         finally:
             if self._keld is not None:
                 self._keld.close()
                 self._keld = None
+
+
+def location_of(run: dg.DagsterRun) -> str | None:
+    """The name of the code location that a run is of; None of one that a test or a script executes by itself."""
+    return None if run.remote_job_origin is None else run.remote_job_origin.location_name
 
 
 _given: list[KeldResource] = []

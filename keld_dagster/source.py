@@ -39,14 +39,18 @@ class Source:
         same = None if partitions_def is None else dg.IdentityPartitionMapping()  # without partitions Dagster's runs break off over it
         return [] if self.key is None else [dg.AssetDep(self.key, partition_mapping=same)]
 
+    @property
+    def name(self) -> str | None:
+        """What tells it from another source; a path does so by itself."""
+        return None if self.key is None else f"asset:{self.key.to_user_string()}"
+
     def load(self, context: dg.AssetExecutionContext, partition: str | None, frame: Frame) -> Any:
-        """The rows of a partition: as an asset's value, or as a path for `keld` to open.
+        """The rows of a partition of an asset.
 
         Raises:
             Failure: the source has not exactly this partition.
         """
-        if self.key is None:
-            return self.path
+        assert self.key is not None
         source = self if self.declared else _found(context, self)
         if source is not None:
             check_partition(source, context, partition)

@@ -252,11 +252,18 @@ class Tick:
                 return False
             if latest.status is not dg.DagsterRunStatus.SUCCESS and not self._never_began(wait, status, collects):
                 return True  # it is shown as failed where it failed; asking again for ever would hide that
-            if latest.run_id in brought:
+            if latest.run_id in brought or self._asked_anew(status):
                 return True
         if len(self.requests) < REQUESTS_A_TICK:
             self.requests.append(self._request(wait, status, len(collects)))
         return False
+
+    def _asked_anew(self, status: Status) -> bool:
+        """Whether a job run that asked what was declared earlier has a next one, which waits under its own hold."""
+        if not status.over or status.outdated is None:
+            return False
+        youngest = self.keld.find(status.job, status.partition)
+        return youngest is not None and youngest.id != status.id
 
     def _never_began(self, wait: Wait, status: Status, collects: Sequence[dg.RunRecord]) -> bool:
         """Whether the latest collect run died before it began, and may be asked again: nothing of ours was at fault."""
