@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -265,9 +265,17 @@ class Keld:
         """How many job runs each namespace of this ledger holds; the verbs see only those of their own."""
         return self.ledger.namespaces()
 
-    def statuses(self, *, job: str | None = None, open_only: bool = False, limit: int | None = None) -> list[Status]:
-        """Job runs of this namespace, the youngest first."""
-        return [self.status(run.id) for run in self.ledger.runs(self.namespace, job=job, open_only=open_only, limit=limit)]
+    def statuses(
+        self, *, job: str | None = None, open_only: bool = False, limit: int | None = None, ids: Collection[str] | None = None
+    ) -> list[Status]:
+        """Job runs of this namespace, the youngest first; or those of `ids` that the ledger has, in no order."""
+        if ids is not None:
+            return self._statuses_of(self.ledger.runs_of(ids))
+        return self._statuses_of(self.ledger.runs(self.namespace, job=job, open_only=open_only, limit=limit))
+
+    def _statuses_of(self, runs: Sequence[JobRun]) -> list[Status]:
+        shards, now = self.ledger.shards_of([run.id for run in runs]), self.clock()
+        return [status_of(run, shards.get(run.id, []), now) for run in runs]
 
     def spend(self, by: str = "job", *, job: str | None = None, since: date | None = None, until: date | None = None) -> Report:
         """What the job runs of this namespace spent and saved, a line a group; asks no provider.

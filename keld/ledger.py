@@ -10,7 +10,7 @@ Money is stored as whole pico-dollars, instants as microseconds: both exact, bot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -161,6 +161,23 @@ class Ledger:
         """The shards of a job run, by ordinal."""
         with self._db.read() as db:
             return [record.shard(row) for row in db.execute(sa.select(SHARD).where(SHARD.c.run_id == run_id).order_by(SHARD.c.ordinal))]
+
+    def runs_of(self, run_ids: Collection[str]) -> list[JobRun]:
+        """Those of these job runs that are in this ledger, in no order."""
+        found: list[JobRun] = []
+        with self._db.read() as db:
+            for some in _in_lots(run_ids):
+                found += [record.job_run(row) for row in db.execute(sa.select(RUN).where(RUN.c.id.in_(some)))]
+        return found
+
+    def shards_of(self, run_ids: Collection[str]) -> dict[str, list[Shard]]:
+        """The shards of many job runs, by job run, each by ordinal."""
+        found: dict[str, list[Shard]] = {}
+        with self._db.read() as db:
+            for some in _in_lots(run_ids):
+                for row in db.execute(sa.select(SHARD).where(SHARD.c.run_id.in_(some)).order_by(SHARD.c.ordinal)):
+                    found.setdefault(row.run_id, []).append(record.shard(row))
+        return found
 
     def shard(self, shard_id: str) -> Shard | None:
         """The shard of that id, or None."""
@@ -650,6 +667,12 @@ class Ledger:
             if renewed.rowcount != 1:
                 raise LeaseLost(f"Job run {lease.run_id} is held by another worker now; this one's write was refused and nothing was lost.")
             yield db
+
+
+def _in_lots(ids: Collection[str]) -> Iterator[list[str]]:
+    """Ids in lots that one query takes: SQLite has 32,766 variables at most."""
+    listed = list(ids)
+    return (listed[n : n + 10_000] for n in range(0, len(listed), 10_000))
 
 
 def _chosen(namespace: str, job: str | None, since: datetime | None, until: datetime | None) -> list[sa.ColumnElement[bool]]:
