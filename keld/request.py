@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +58,9 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 
 def fingerprint(question: Question, models: Sequence[str]) -> str:
-    """A hash of all that decides an answer but the row: models, system, schema, params."""
-    return hashlib.sha256(question.to_json() + _encode(list(models))).hexdigest()
+    """A hash of all that decides an answer but the row: models, system, schema, params; not how an answer is read."""
+    asked = replace(question, output={name: part for name, part in question.output.items() if name != "hints"})
+    return hashlib.sha256(asked.to_json() + _encode(list(models))).hexdigest()
 
 
 def one_line(value: Any) -> bytes:
