@@ -10,10 +10,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
 from keld.errors import SourceError
 from keld.job import Column, Job
 from keld.request import Asked, Question, check_columns, custom_id, fingerprint, position_of, renderer, row_fingerprint
+from keld.schema import output_schema
 
 NONCES = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789", min_size=10, max_size=10)
 
@@ -78,6 +80,26 @@ def test_a_question_is_read_back_as_it_was() -> None:
 )
 def test_whatever_decides_an_answer_changes_the_fingerprint(other: Question) -> None:
     assert fingerprint(other, ["a:b"]) != fingerprint(QUESTION, ["a:b"])
+
+
+def test_an_unchanged_question_keeps_its_fingerprint_from_version_to_version() -> None:
+    """As 4ccca51 made it: with another, every partition that is run again would be paid again."""
+    schema = {"type": "object", "properties": {"a": {"type": "string", "default": "x", "format": "uri"}}, "required": []}
+    asked = Question(system=None, output=output_schema(schema).to_json())
+    assert fingerprint(asked, ["openai:gpt-5-mini"]) == "f6a8674b8044bdc8d5ac135b63860b8b4a46d44f6a2683ebb2233e78ee869301"
+
+
+def test_how_an_answer_is_read_is_no_part_of_the_fingerprint() -> None:
+    """Which text is a Decimal, and what an empty list stands for: nothing of it is asked."""
+
+    class Hinted(BaseModel):
+        price: Decimal
+        tags: list[str] = Field(default_factory=list)
+
+    output = output_schema(Hinted).to_json()
+    bare = {name: part for name, part in output.items() if name != "hints"}
+    assert bare != output
+    assert fingerprint(Question(system=None, output=output), ["a:b"]) == fingerprint(Question(system=None, output=bare), ["a:b"])
 
 
 def test_other_models_are_another_fingerprint() -> None:

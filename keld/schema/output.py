@@ -66,10 +66,9 @@ class OutputSchema:
             "name": self.name,
             "prefix": self.prefix,
             "json_schema": self.json_schema,
-            "hints": self.hints,
             "dimensions": self.dimensions,
             "validators": [note for note in self.unchecked if note.startswith("validator ")],
-        }
+        } | ({"hints": self.hints} if self.hints else {})
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "OutputSchema":
