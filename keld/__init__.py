@@ -3,7 +3,7 @@
 The map of the house; the files in order are the way of the data.
 
     job          what a user declares: Job, its terms, its validation
-    table        partition in -> Arrow record batches; enriched rows -> partition out
+    table/       partition in -> Arrow record batches; enriched rows -> partition out
     schema/      what an answer must look like: output type -> Arrow columns and a strict decoder
     request      row + prompt -> what is asked; the only maker and reader of custom_id; fingerprints
     snapshot     the rows of a partition as they were asked, taken once
@@ -35,6 +35,8 @@ The map of the house; the files in order are the way of the data.
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
     cli          keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
+    instant      points in time and spans as callers give them -> the standard library's, aware, in UTC
+    path         what a source's or sink's path leaves to be filled in
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
     runner/      the only rooms that act: submit, search, observe, escalate, hurry, collect, finish, sweep
@@ -47,14 +49,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keld.environment import Keld
     from keld.errors import KeldError
+    from keld.instant import instant
     from keld.job import Column, Job
+    from keld.path import check_path, wants_partition
     from keld.providers.base import Account
     from keld.runner import Settings
     from keld.schema import Embedding
     from keld.status import Status
 
 __version__ = "0.1.0"
-__all__ = ["Account", "Column", "Embedding", "Job", "Keld", "KeldError", "Settings", "Status", "__version__"]
+__all__ = [
+    "Account", "Column", "Embedding", "Job", "Keld", "KeldError", "Settings", "Status", "__version__",
+    "check_path", "instant", "wants_partition",
+]  # fmt: skip
 
 # Imported at their first use: pyarrow, SQLAlchemy and the SDKs take a second that `import keld` must not cost.
 _HOMES = {
@@ -66,6 +73,9 @@ _HOMES = {
     "KeldError": "keld.errors",
     "Settings": "keld.runner",
     "Status": "keld.status",
+    "check_path": "keld.path",
+    "instant": "keld.instant",
+    "wants_partition": "keld.path",
 }
 
 

@@ -6,6 +6,7 @@ nothing.  `advance` and `poll` are the runner's.  The identity of a job run is (
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
@@ -20,8 +21,10 @@ from keld.answer import AnswerSink, Outcome, same
 from keld.cascade import seal
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, SchemaError, StagingError, UnknownJobRun
+from keld.instant import instant
 from keld.job import Job, due, partition_end
 from keld.ledger import Ledger
+from keld.path import check_path
 from keld.plan import Plan, choose_first
 from keld.price import Lane, Quote, quotes, sold_in_batches
 from keld.providers import ACCOUNTS, connect
@@ -30,7 +33,7 @@ from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint, marks_cache, one_line
 from keld.retention import Removal, outdated, remove
 from keld.reuse import reuse
-from keld.runner import Ask, Finding, Runner, Settings, World, options, overhead, plan_shards, probe_of
+from keld.runner import Ask, Finding, Runner, Settings, World, keyless, options, overhead, plan_shards, probe_of
 from keld.schema import OutputSchema, output_schema
 from keld.shard import fitting
 from keld.snapshot import Snapshot
@@ -44,6 +47,9 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from numpy.typing import NDArray
+
+
+log = logging.getLogger("keld")
 
 
 def utcnow() -> datetime:
@@ -93,6 +99,7 @@ class Keld:
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, InvalidJob.
         """
+        check_path(source, "source")
         table = open_table(source, partition=partition)
         with TemporaryDirectory(prefix="keld-plan-") as directory:
             files = RunFiles(Path(directory))
@@ -122,6 +129,9 @@ class Keld:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
         """
         key = _keepable(partition or "")
+        ends_at = None if ends_at is None else instant(ends_at, f"{job.name}[{key}]: ends_at")
+        for place, name in ((source, "source"), (sink, "sink")):
+            check_path(place, name)
         opened_by_caller = hasattr(sink, "protocol")
         target = None if sink is None or opened_by_caller else _absolute(sink)
         self._check_sink(job, sink if opened_by_caller else target, key)
@@ -323,6 +333,7 @@ class Keld:
             UnknownJobRun: there is none, or it is not over.
             SinkError: it cannot be written; the answers are safe.
         """
+        check_path(sink, "sink")
         rows = self.read(run_id)
         return write_table(sink, rows.schema, rows, partition=self.ledger.run(run_id).partition or None).uri
 
@@ -434,13 +445,22 @@ class Keld:
         if plan.chosen is not None:
             self.provider(plan.chosen.provider).ready()
             shards = self._shards(job, taken, run_id, plan, question, files, askable)
+        terms = self._terms(job, taken, question)
+        terms["models"] = self._with_key(job, key, terms["models"])
         row = {
             "id": run_id, "namespace": self.namespace, "job": job.name, "partition": key, "generation": 1 if before is None else before.generation + 1,
             "fingerprint": asked_of, "input_digest": taken.digest, "rows": taken.rows, "reused": plan.reused, "answered": plan.reused - quarantined,
-            "quarantined": quarantined, "unaskable": taken.unaskable, "terms": self._terms(job, taken, question), "tags": dict(job.tags),
-            "plan": _plan_facts(plan), "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": sink,
+            "quarantined": quarantined, "unaskable": taken.unaskable, "terms": terms, "tags": dict(job.tags), "plan": _plan_facts(plan),
+            "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": sink,
         }  # fmt: skip
         return self.ledger.open_run(row, shards, self.clock())
+
+    def _with_key(self, job: Job, partition: str, models: Sequence[str]) -> list[str]:
+        """The models that can be asked without those whose account has no key, as long as there are others; a cascade is the shorter, too."""
+        without_key = keyless(self.world, models)
+        for account, why in without_key.items():
+            log.warning("account.left_out job=%s partition=%s account=%s %s", job.name, partition, account, why)
+        return [model for model in models if model.partition(":")[0] not in without_key]
 
     def _drop_unopened(self, run_id: str) -> None:
         """Removes a job run's files, unless the ledger holds it after all: a commit may be done, and its acknowledgement lost."""

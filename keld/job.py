@@ -16,6 +16,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from keld.errors import DeadlinePassed, InvalidJob
+from keld.instant import instant, span
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -123,7 +124,7 @@ class Job:
         object.__setattr__(self, "models", _models(self.name, self.models))
         object.__setattr__(self, "ceiling_usd", _ceiling(self.name, self.ceiling_usd))
         _check_prompt(self.name, self.prompt)
-        _check_deadline(self.name, self.deadline)
+        object.__setattr__(self, "deadline", _deadline(self.name, self.deadline))
         _check_probability(self.name, self.probability)
         _check_numbers(self)
         if self.reuse not in _REUSE:
@@ -163,17 +164,17 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
     match job.deadline:
         case None:
             return None, "none"
-        case datetime() as instant:
-            if instant <= now:
+        case datetime() as at:
+            if at <= now:
                 raise DeadlinePassed(
-                    f"{job.name}: deadline={instant:%Y-%m-%d %H:%M %Z} has passed (it is {now:%Y-%m-%d %H:%M} UTC). Nothing was sent. "
+                    f"{job.name}: deadline={at:%Y-%m-%d %H:%M %Z} has passed (it is {now:%Y-%m-%d %H:%M} UTC). Nothing was sent. "
                     "Give a later instant, or a timedelta, which counts from the partition's end."
                 )
-            return instant.astimezone(UTC), "absolute"
-        case timedelta() as span:
-            if partition_end is not None and partition_end + span > now:
-                return (partition_end + span).astimezone(UTC), "partition-end"
-            return now + span, "submitted-at"
+            return at, "absolute"
+        case timedelta() as length:
+            if partition_end is not None and partition_end + length > now:
+                return partition_end + length, "partition-end"
+            return now + length, "submitted-at"
 
 
 def partition_end(partition: str | None) -> datetime | None:
@@ -247,13 +248,16 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
         raise InvalidJob(f"{job}: prompt is a {type(prompt).__name__}; give a template, a Column, or a function over record batches.")
 
 
-def _check_deadline(job: str, deadline: timedelta | datetime | None) -> None:
-    if isinstance(deadline, datetime) and deadline.tzinfo is None:
-        raise InvalidJob(f"{job}: deadline={deadline} has no time zone. Use e.g. datetime(..., tzinfo=timezone.utc).")
-    if isinstance(deadline, timedelta) and deadline <= timedelta(0):
-        raise InvalidJob(f"{job}: deadline={deadline} must be a span above zero; it counts from the partition's end.")
-    if deadline is not None and not isinstance(deadline, datetime | timedelta):
+def _deadline(job: str, deadline: timedelta | datetime | None) -> timedelta | datetime | None:
+    if isinstance(deadline, datetime):
+        return instant(deadline, f"{job}: deadline")
+    if deadline is None:
+        return None
+    if not isinstance(deadline, timedelta):
         raise InvalidJob(f"{job}: deadline is a {type(deadline).__name__}; give a timedelta, an aware datetime, or None.")
+    if span(deadline) <= timedelta(0):
+        raise InvalidJob(f"{job}: deadline={deadline} must be a span above zero; it counts from the partition's end.")
+    return span(deadline)
 
 
 def _check_numbers(job: Job) -> None:

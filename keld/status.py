@@ -62,7 +62,8 @@ class Status:
     the last answer.  `expected_usd` is what the plan said of the whole job run; `estimated_usd` is what was expected, when they were sent, of
     the rows that are billed by now, and `estimate_error` how far that was off.  `cache_saved_usd` is what the provider's prompt cache took off
     the cost; below 0, where more was paid to write it than reading it saved.  `escalates_at` is when what is not answered moves to a faster lane,
-    by what was known at the last look; None: no deadline asks for it.  `removed_at` is when `keld gc` took its files.
+    by what was known at the last look; None: no deadline asks for it.  `removed_at` is when `keld gc` took its files.  `problem` is what stood
+    in the way at the last look, and `problem_permanent` says that no further try mends it (see `KeldError`).
     """
 
     id: str
@@ -103,6 +104,7 @@ class Status:
     output_uri: str | None
     problem: str | None
     problem_kind: str | None
+    problem_permanent: bool
     batches: tuple[Batch, ...]
 
     @property
@@ -218,6 +220,7 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
         output_uri=(run.output or {}).get("uri"),
         problem=problem.get("message"),
         problem_kind=problem.get("kind"),
+        problem_permanent=problem.get("permanent", False),
         batches=tuple(_batch(shard) for shard in shards),
     )
 

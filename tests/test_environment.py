@@ -9,7 +9,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pendulum
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from scene import (
@@ -291,6 +293,71 @@ def test_a_missing_key_is_told_before_anything_is_kept(keld: Keld, emulator: Emu
     with pytest.raises(AccessRefused, match="Nothing was sent"):
         keld.submit(triage(peer), tickets())
     assert keld.statuses() == []
+
+
+def test_models_without_a_key_are_left_out_as_long_as_there_are_others(
+    keld: Keld, emulator: Emulator, peer: Peer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a list that many teams share, one has the keys of a part; which was left out, plan and log say."""
+    other = openai if peer.name == "anthropic" else anthropic
+    monkeypatch.delenv(f"{other.name.upper()}_API_KEY")
+    why = f"No key for {other.name}: the environment variable {other.name.upper()}_API_KEY is not set"
+    # Of a cascade, too: the one that is left has the last word.
+    asked = triage(peer, models=[other.models, peer.models], deadline=timedelta(hours=9), accept=pc.field("category") == "none of them")
+    plan = keld.plan(asked, tickets())
+    assert {option.obstacle for option in plan.options if option.provider == other.name} == {why}
+    with caplog.at_level(logging.WARNING, "keld"):
+        done = run(keld, emulator, asked)
+    assert done.answered == 6
+    assert why in caplog.text
+    assert {batch.provider for batch in done.batches} == {peer.name}
+    assert creates(emulator, other) == []
+
+
+def test_a_job_is_refused_where_no_model_has_a_key_and_is_planned_all_the_same(
+    keld: Keld, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it would cost is a question one asks before one has an account."""
+    for peer in (openai, anthropic):
+        monkeypatch.delenv(f"{peer.name.upper()}_API_KEY")
+    asked = triage(openai, models=[openai.models, anthropic.models])
+    assert keld.plan(asked, tickets()).chosen is not None
+    with pytest.raises(AccessRefused, match=r"No key for \w+: .*_API_KEY is not set\. Nothing was sent"):
+        keld.submit(asked, tickets())
+
+
+@pytest.mark.parametrize("deadline", [timedelta(hours=9), timedelta(hours=30), pendulum.duration(hours=9)], ids=str)
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Paris"])
+def test_a_partition_may_end_at_another_librarys_instant(
+    keld: Keld, emulator: Emulator, peer: Peer, zone: str, deadline: timedelta
+) -> None:
+    """As an orchestrator gives it; a deadline some hours ahead is where it is reckoned with."""
+    now = emulator.now()
+    status = keld.submit(triage(peer, deadline=deadline), tickets(), ends_at=pendulum.instance(now).in_timezone(zone))
+    assert (status.deadline_at, status.deadline_basis) == (now + timedelta(hours=deadline.total_seconds() / 3600), "partition-end")
+
+
+def test_a_partitions_end_without_a_time_zone_is_refused_in_words(keld: Keld, emulator: Emulator) -> None:
+    with pytest.raises(InvalidJob, match=r"triage\[x\]: ends_at=2026-11-20 .* has no time zone\. Nothing was sent"):
+        keld.submit(triage(openai), tickets(), partition="x", ends_at=pendulum.naive(2026, 11, 20))
+    assert keld.statuses() == []
+
+
+@pytest.mark.parametrize("field", ["{ds}", "{partitions}", "{ partition }", "{partition:>8}", "{Partition}"])
+def test_a_field_of_a_path_that_nothing_fills_is_refused(keld: Keld, emulator: Emulator, tmp_path: Path, field: str) -> None:
+    """It would be a part of the file's name, and each partition would be written over the one before."""
+    path, sent = f"{tmp_path}/{field}.parquet", len(emulator.requests())
+    done = run(keld, emulator, triage(openai))
+    for refused in (
+        lambda: keld.submit(triage(openai), tickets(), partition="a", sink=path),
+        lambda: keld.submit(triage(openai), UPath(path), partition="a"),
+        lambda: keld.plan(triage(openai), [path], partition="a"),
+        lambda: keld.write(done.id, path),
+    ):
+        with pytest.raises(InvalidJob, match="which nothing fills"):
+            refused()
+    assert len(emulator.requests()) > sent
+    assert [found.name for found in tmp_path.rglob("*{*")] == []
 
 
 def test_a_key_may_come_from_a_function(open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

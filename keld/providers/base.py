@@ -29,13 +29,15 @@ class Account:
         kind: whose wire it speaks, `openai` or `anthropic`.
         base_url: None means the SDK's own way (`OPENAI_BASE_URL`, `ANTHROPIC_BASE_URL`, else the official host).
         api_key_env: None means the SDK's own way (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, ...).
-        api_key: gives the key, where it is in no environment variable but in a vault, or an orchestrator's connection.
+        api_key: gives the key, where it is in no environment variable but in a vault, or an orchestrator's connection; "" where it has none.
+        keyless: why it may have no key, in words for people, where more than an environment variable could give one.
     """
 
     kind: str
     base_url: str | None = None
     api_key_env: str | None = None
     api_key: Callable[[], str] | None = field(default=None, repr=False)
+    keyless: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

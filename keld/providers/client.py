@@ -35,15 +35,16 @@ def origin(url: str) -> str:
 
 
 def key_of(name: str, account: Account, default: str) -> str:
-    """The key of an account: what it gives itself, else the environment variable it names, else `default`.
+    """The key of an account, without the spaces and line ends it was pasted with: what it gives itself, else the environment variable it
+    names, else `default`.
 
     Raises:
         AccessRefused: it is not set.
     """
-    if account.api_key is not None:
-        return account.api_key()
     variable = account.api_key_env or default
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise AccessRefused(f"No key for {name}: the environment variable {variable} is not set. Nothing was sent. Set it and run again.")
-    return key
+    key = (account.api_key() if account.api_key is not None else os.environ.get(variable, "")).strip()
+    if key:
+        return key
+    unset = None if account.api_key is not None else f"the environment variable {variable} is not set"
+    why = ", and ".join(filter(None, (account.keyless or (None if unset else "its api_key gives none"), unset)))
+    raise AccessRefused(f"No key for {name}: {why}. Nothing was sent. Give one and run again.")

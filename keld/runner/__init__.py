@@ -16,10 +16,10 @@ finish    the enriched partition
 sweep     batches that a provider has and the ledger does not
 """
 
-from keld.runner.option import Ask, options, overhead, plan_shards
+from keld.runner.option import Ask, keyless, options, overhead, plan_shards
 from keld.runner.probe import probe_of
 from keld.runner.runner import Runner
 from keld.runner.sweep import Finding, Verdict
 from keld.runner.visit import Settings, World
 
-__all__ = ["Ask", "Finding", "Runner", "Settings", "Verdict", "World", "options", "overhead", "plan_shards", "probe_of"]
+__all__ = ["Ask", "Finding", "Runner", "Settings", "Verdict", "World", "keyless", "options", "overhead", "plan_shards", "probe_of"]

@@ -234,7 +234,8 @@ class Runner:
     def _leave(self, visit: Visit) -> None:
         problem = None
         if visit.problem is not None:
-            problem = {"kind": type(visit.problem).__name__, "message": str(visit.problem), "at": self.clock().isoformat()}
+            kind, permanent = type(visit.problem).__name__, visit.problem.permanent
+            problem = {"kind": kind, "message": str(visit.problem), "permanent": permanent, "at": self.clock().isoformat()}
         run = self.ledger.run(visit.lease.run_id)
         shards = self.ledger.shards(run.id)
         escalation = moment(visit.world, run, shards)
