@@ -58,7 +58,7 @@ def take(job: Job, table: Table, path: Path) -> Snapshot:
         SourceError: a column is missing; the key is null or repeated (the message says where); the table cannot be read.
     """
     check_columns(job, table.schema)
-    render = renderer(job.prompt)
+    render = renderer(job.prompt, job.missing)
     keys = _Keys(job)
     rows = unaskable = prompt_bytes = 0
     marked, skipped = False, Counter[str]()
