@@ -20,7 +20,7 @@ from keld import snapshot
 from keld.answer import AnswerSink, Outcome, same
 from keld.cascade import seal
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
-from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, StagingError, UnknownJobRun
+from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, SchemaError, StagingError, UnknownJobRun
 from keld.identity import Identity, declared, name_of
 from keld.instant import instant
 from keld.job import Job, due, partition_end
@@ -29,7 +29,7 @@ from keld.path import check_path
 from keld.plan import Plan, choose_first
 from keld.price import Lane, Quote, quotes, sold_in_batches
 from keld.providers import ACCOUNTS, connect
-from keld.providers.base import Account, Provider
+from keld.providers.base import Account, Fit, Provider
 from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint, marks_cache, one_line
 from keld.retention import Removal, outdated, remove
@@ -564,7 +564,8 @@ class Keld:
         if plan.chosen is not None:
             self.provider(plan.chosen.provider).ready()
             shards = self._shards(job, taken, run_id, plan, question, files, askable)
-        terms = _terms(job, taken) | {"models": self._with_key(job, key)}
+        terms = self._terms(job, taken, question)
+        terms["models"] = self._with_key(job, key, terms["models"])
         row = {
             "id": run_id, "namespace": self.namespace, "job": job.name, "partition": key, "generation": 1 if before is None else before.generation + 1,
             "fingerprint": asked_of, "input_digest": taken.digest, "rows": taken.rows, "reused": plan.reused, "answered": plan.reused - quarantined,
@@ -575,12 +576,12 @@ class Keld:
         }  # fmt: skip
         return self.ledger.open_run(row, shards, self.clock())
 
-    def _with_key(self, job: Job, partition: str) -> list[str]:
-        """The acceptable models without those whose account has no key, as long as there are others; a cascade is the shorter, too."""
-        without_key = keyless(self.world, job.acceptable)
+    def _with_key(self, job: Job, partition: str, models: Sequence[str]) -> list[str]:
+        """The models that can be asked without those whose account has no key, as long as there are others; a cascade is the shorter, too."""
+        without_key = keyless(self.world, models)
         for account, why in without_key.items():
             log.warning("account.left_out job=%s partition=%s account=%s %s", job.name, partition, account, why)
-        return [model for model in job.acceptable if model.partition(":")[0] not in without_key]
+        return [model for model in models if model.partition(":")[0] not in without_key]
 
     def _drop_unopened(self, run_id: str) -> None:
         """Removes a job run's files, unless the ledger holds it after all: a commit may be done, and its acknowledgement lost."""
@@ -640,19 +641,42 @@ class Keld:
         ends_at: datetime | None = None,
     ) -> Plan:
         due_at, basis = due(job, ends_at or partition_end(partition), self.clock())
-        ask = self._ask(job, taken, question, files, askable)
-        found, terms = options(self.world, ask, due_at, job.ceiling)
+        ask, fits = self._ask(job, taken, question, files, askable), self._fits(job, question)
         work = ask.work
+        if work.requests and all(fit.obstacle for fit in fits.values()):
+            raise SchemaError(
+                f"{job.name}[{partition}]: none of models can be asked for this output_type. Nothing was sent. "
+                + " ".join(f"{name}: {fit.obstacle}" for name, fit in fits.items())
+            )
+        found, terms = options(self.world, ask, due_at, job.ceiling)
         chosen, most_rows = choose_first(job.name, partition, found, terms) if work.requests else (None, None)
         return Plan(
             job=job.name, partition=partition, rows=taken.rows, unaskable=taken.unaskable, reused=taken.rows - taken.unaskable - unanswered,
             identical=unanswered - work.requests, work=work, options=tuple(found),
             chosen=chosen, most_rows=most_rows, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
-            probability=job.probability, lane=terms.lane,
+            probability=job.probability, lane=terms.lane, skipped=dict(taken.skipped),
+            left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
+            notes={name: fit.note for name, fit in fits.items() if fit.note},
         )  # fmt: skip
 
+    def _fits(self, job: Job, question: Question) -> dict[str, Fit]:
+        """Whether each of the acceptable models can be asked this question."""
+        names = {name: name.partition(":") for name in job.acceptable}
+        return {name: self.provider(account).fit(question, model) for name, (account, _, model) in names.items()}
+
+    def _terms(self, job: Job, taken: Snapshot, question: Question) -> dict[str, Any]:
+        """The job run's terms: only the models that can be asked are known to it, or all, where there are none."""
+        able = [name for name, fit in self._fits(job, question).items() if fit.obstacle is None]
+        return _terms(job, taken, able or job.acceptable)
+
     def _ask(self, job: Job, taken: Snapshot, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> Ask:
-        return Ask(question=question, sizes=askable, terms=_terms(job, taken), job=(self.namespace, job.name), snapshot=files.snapshot)
+        return Ask(
+            question=question,
+            sizes=askable,
+            terms=self._terms(job, taken, question),
+            job=(self.namespace, job.name),
+            snapshot=files.snapshot,
+        )
 
     def _shards(
         self, job: Job, taken: Snapshot, run_id: str, plan: Plan, question: Question, files: RunFiles, askable: NDArray[np.int64]
@@ -789,10 +813,10 @@ def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:
         )
 
 
-def _terms(job: Job, taken: Snapshot) -> dict[str, Any]:
+def _terms(job: Job, taken: Snapshot, models: Sequence[str]) -> dict[str, Any]:
     marked = taken.marks_cache or marks_cache(one_line(dict(job.params)))
     return {
-        "models": list(job.acceptable),
+        "models": list(models),
         "max_attempts": job.max_attempts,
         "max_shard_rows": job.max_shard_rows,
         "max_shard_bytes": job.max_shard_bytes,

@@ -10,8 +10,9 @@ the prompts, checks the keys and writes one Parquet file: the table's columns, t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ class Snapshot:
     prompt_bytes: int  # of all fragments
     marks_cache: bool  # a prompt says by itself what is to be cached
     digest: str  # of the file: the same rows give the same
+    skipped: Mapping[str, int] = field(default_factory=dict)  # why rows cannot be asked, and how many for each reason
 
 
 def take(job: Job, table: Table, path: Path) -> Snapshot:
@@ -56,10 +58,10 @@ def take(job: Job, table: Table, path: Path) -> Snapshot:
         SourceError: a column is missing; the key is null or repeated (the message says where); the table cannot be read.
     """
     check_columns(job, table.schema)
-    render = renderer(job.prompt)
+    render = renderer(job.prompt, job.missing)
     keys = _Keys(job)
     rows = unaskable = prompt_bytes = 0
-    marked = False
+    marked, skipped = False, Counter[str]()
     schema = pa.schema([*table.schema, *OWN])
     failpoint("snapshot.write")
     with ParquetSink(path, schema) as sink:
@@ -69,12 +71,13 @@ def take(job: Job, table: Table, path: Path) -> Snapshot:
             own = _own_columns(asked)
             sink.write(pa.RecordBatch.from_arrays([*batch.columns, *own], schema=schema))
             rows += batch.num_rows
+            skipped.update(row.error for row in asked if row.error is not None)
             unaskable += batch.num_rows - own[2].null_count
             prompt_bytes += pc.sum(own[1]).as_py() or 0
             marked = marked or any(row.fragment is not None and row.fragment[:1] == b"[" and marks_cache(row.fragment) for row in asked)
         keys.check(rows)
     failpoint("snapshot.done")
-    return Snapshot(rows=rows, unaskable=unaskable, prompt_bytes=prompt_bytes, marks_cache=marked, digest=_digest(path))
+    return Snapshot(rows=rows, unaskable=unaskable, prompt_bytes=prompt_bytes, marks_cache=marked, digest=_digest(path), skipped=skipped)
 
 
 def sizes(path: Path) -> NDArray[np.int64]:

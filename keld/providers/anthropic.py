@@ -24,12 +24,14 @@ from keld.answer import Outcome, Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
 from keld.price import Lane
+from keld.providers.anthropic_schema import obstacle, schema_format
 from keld.providers.base import (
     Account,
     BatchState,
     Capabilities,
     Created,
     CreateOutcome,
+    Fit,
     OutcomeUnknown,
     Quota,
     RemoteBatch,
@@ -96,6 +98,9 @@ class Anthropic:
         )
 
     # -- asking -----------------------------------------------------------------------------------------------
+
+    def fit(self, question: Question, model: str) -> Fit:
+        return Fit(obstacle=obstacle(OutputSchema.from_json(question.output), model))
 
     def caching(self, model: str) -> Caching:
         least = next((tokens for pattern, tokens in _LEAST_CACHED if pattern.search(model)), 1_024)
@@ -296,7 +301,7 @@ def _encoder(question: Question, model: str, nonce: str, cache: Ttl | None) -> L
     if output.kind == "embedding":
         raise InvalidJob("anthropic makes no embeddings. Name an embedding model, e.g. models=['openai:text-embedding-3-small'].")
     hole = Hole.new()
-    bare: dict[str, Any] = {"model": model, "max_tokens": question.max_output_tokens} | _format(output) | question.params
+    bare: dict[str, Any] = {"model": model, "max_tokens": question.max_output_tokens} | schema_format(output) | question.params
     shared: list[dict[str, Any]] = [{"type": "text", "text": question.system}] if question.system is not None else []
     if shared and cache is not None:
         shared[0]["cache_control"] = {"type": "ephemeral", "ttl": cache.value}
@@ -316,13 +321,6 @@ def _encoder(question: Question, model: str, nonce: str, cache: Ttl | None) -> L
 def _params(params: dict[str, Any], hole: Hole) -> Template:
     made = template({"params": params}, hole)
     return Template(made.head[1:], made.tail)  # its opening brace is written with the custom_id
-
-
-def _format(output: OutputSchema) -> dict[str, Any]:
-    if output.kind != "object" or output.json_schema is None:
-        return {}
-    # The SDK knows which keywords the service takes, and moves the others into descriptions; answers are checked by ours anyway.
-    return {"output_config": {"format": {"type": "json_schema", "schema": sdk.transform_schema(output.json_schema)}}}
 
 
 def _lift_system(fragment: bytes, shared: list[dict[str, Any]]) -> tuple[str | list[dict[str, Any]], list[dict[str, Any]]]:

@@ -106,6 +106,14 @@ class RemoteBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """Whether a model can be asked a question: why it cannot, or what is to be known about how it is asked; in words, for people."""
+
+    obstacle: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """One create: what is to be sent, and the mark it carries."""
 
@@ -263,6 +271,10 @@ class Provider(Protocol):
         Raises:
             AccessRefused: its key is not set.
         """
+        ...
+
+    def fit(self, question: Question, model: str) -> Fit:
+        """Whether that model can be asked this question at all; calls nobody."""
         ...
 
     def caching(self, model: str) -> Caching:

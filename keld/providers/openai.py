@@ -29,7 +29,7 @@ import openai as sdk
 
 from keld.answer import Outcome, Reply
 from keld.cache import Caching, Ttl
-from keld.errors import InvalidJob, SchemaError
+from keld.errors import InvalidJob
 from keld.price import Lane
 from keld.providers.base import (
     Account,
@@ -37,6 +37,7 @@ from keld.providers.base import (
     Capabilities,
     Created,
     CreateOutcome,
+    Fit,
     OutcomeUnknown,
     Quota,
     RemoteBatch,
@@ -48,6 +49,7 @@ from keld.providers.client import hush_headers, key_of, origin, url_of
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import code_of, create_outcome, plain_faults, scrubbed
 from keld.providers.line import RETRYABLE_STATUS, beginning, lines_of
+from keld.providers.openai_schema import obstacle, schema_format, why_loose
 from keld.providers.page import Listing, instant, youngest
 from keld.providers.template import Hole, Template, template
 from keld.request import Question, custom_id, one_line
@@ -104,6 +106,13 @@ class OpenAI:
         )
 
     # -- asking -----------------------------------------------------------------------------------------------
+
+    def fit(self, question: Question, model: str) -> Fit:
+        output = OutputSchema.from_json(question.output)
+        if found := obstacle(output, model):
+            return Fit(obstacle=found)
+        loose = why_loose(output) if output.kind == "object" else None
+        return Fit(note=None if loose is None else f"asked without strict mode, each answer is checked all the same: {loose}")
 
     def caching(self, model: str) -> Caching:
         # What a host of this shape writes by itself nobody knows: `by_itself` reserves for it in any case.
@@ -356,18 +365,11 @@ def _dimensions(model: str, output: OutputSchema) -> dict[str, Any]:
 
 
 def _chat_format(output: OutputSchema) -> dict[str, Any]:
-    return {"response_format": {"type": "json_schema", "json_schema": _schema(output)}} if output.kind == "object" else {}
+    return {"response_format": {"type": "json_schema", "json_schema": schema_format(output)}} if output.kind == "object" else {}
 
 
 def _responses_format(output: OutputSchema) -> dict[str, Any]:
-    return {"text": {"format": {"type": "json_schema"} | _schema(output)}} if output.kind == "object" else {}
-
-
-def _schema(output: OutputSchema) -> dict[str, Any]:
-    try:
-        return {"name": output.name, "strict": True, "schema": output.strict_json_schema()}
-    except SchemaError:  # maps and untyped values have no strict form; every answer is checked by us anyway
-        return {"name": output.name, "strict": False, "schema": output.json_schema}
+    return {"text": {"format": {"type": "json_schema"} | schema_format(output)}} if output.kind == "object" else {}
 
 
 # -- the wire: one request at once ----------------------------------------------------------------------------

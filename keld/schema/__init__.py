@@ -13,11 +13,16 @@ answers may be private.
     variant      nodes that msgspec alone cannot check
     document     an answer's text -> its value
     codec        text and vectors
-    reference    what a `$ref` points to
+    reference    what a `$ref` points to, what an `allOf` comes to
+    format       what a text with a `format` is held to
+    hint         what a Pydantic model knows that its JSON Schema does not say
+    subset       a JSON Schema -> the form of it that one service takes
 """
 
 from keld.schema.codec import Decoder, Embedding
 from keld.schema.node import JsonSchema
 from keld.schema.output import OutputSchema, output_schema
+from keld.schema.reference import inlined
+from keld.schema.subset import Subset
 
-__all__ = ["Decoder", "Embedding", "JsonSchema", "OutputSchema", "output_schema"]
+__all__ = ["Decoder", "Embedding", "JsonSchema", "OutputSchema", "Subset", "inlined", "output_schema"]

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pyarrow as pa
 
-from keld.errors import SchemaError
+from keld.errors import InvalidAnswer, SchemaError
 from keld.schema.codec import Codec
 from keld.schema.document import object_decoder, reader
+from keld.schema.format import READERS, check_format
 from keld.schema.node import (
     ANYTHING,
     JsonSchema,
@@ -31,14 +32,14 @@ from keld.schema.node import (
     struct_array,
 )
 from keld.schema.reference import inlined, resolve
-from keld.schema.variant import json_text, read_nothing, union
+from keld.schema.variant import decimal, decimal_of, json_text, read_nothing, union
 
 _INT64 = (-(2**63), 2**63 - 1)
 _ANNOTATIONS = frozenset(
     ("title", "description", "default", "example", "examples", "deprecated", "readOnly", "writeOnly", "discriminator"),
 ).union(("type", "$comment", "$schema", "$id", "$defs", "definitions"))
 _CHECKED = {
-    "string": frozenset(("minLength", "maxLength", "pattern")),
+    "string": frozenset(("minLength", "maxLength", "pattern", "format")),
     "integer": frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")),
     "number": frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")),
     "boolean": frozenset[str](),
@@ -140,7 +141,14 @@ class Compiler:
         except re.error:  # ECMA-262 has forms that Python's `re` lacks
             self._unchecked.append(f"{at}: pattern")
             pattern = None
-        return Node(arrow=pa.string(), wire=_ruled(str, _size_rules(schema, "Length") | {"pattern": pattern}))
+        form = schema.get("format")
+        if form is not None and form not in READERS:
+            self._unchecked.append(f"{at}: format")
+        return Node(
+            arrow=pa.string(),
+            wire=_ruled(str, _size_rules(schema, "Length") | {"pattern": pattern}),
+            settle=partial(check_format, form, at) if form in READERS else None,
+        )
 
     def _choice(self, schema: JsonSchema, at: str) -> Node:
         values = [schema["const"]] if "const" in schema else list(schema["enum"])
@@ -180,6 +188,10 @@ class Compiler:
 
     def _either(self, keyword: str, variants: list[Any], at: str, refs: tuple[str, ...]) -> Node:
         some = [variant for variant in variants if not _is_null(variant)]
+        number = decimal_of(variants) if keyword == "anyOf" else None
+        if number is not None:
+            node = decimal(self._node(number, at, refs), at)
+            return or_null(node) if len(some) < len(variants) else node
         nodes = [self._node(variant, at, refs) for variant in some]
         if not nodes:
             return Node(arrow=pa.string(), wire=None)
@@ -241,9 +253,8 @@ class Compiler:
         children = schema.get("properties", {})
         properties = {name: self._node(child, f"{at}.{name}", refs) for name, child in children.items()}
         self._unchecked.extend(f"{at}: required {name}" for name in sorted(required - properties.keys()))
-        # A default is not checked, so that an optional one may be absent (None) but not null.
         fields = [
-            (f"f{index}", node.wire, msgspec.field(name=name, **({} if name in required else {"default": None})))
+            (f"f{index}", node.wire, msgspec.field(name=name, **self._absent(name, children[name], node, required, f"{at}.{name}")))
             for index, (name, node) in enumerate(properties.items())
         ]
         closed = schema.get("additionalProperties") is False
@@ -258,6 +269,22 @@ class Compiler:
             least=sum(1 + node.least for name, node in properties.items() if name in required),
         )
         return properties, node
+
+    def _absent(self, name: str, schema: Any, node: Node, required: frozenset[str], at: str) -> dict[str, Any]:
+        """What stands for a property that an answer leaves out: nothing may, its default, or None (which msgspec does not check)."""
+        if name in required:
+            return {}
+        default = inlined(schema, self._root).get("default") if isinstance(schema, dict) else None
+        if default is None:
+            return {"default": None}
+        text = msgspec.json.encode(default)
+        try:
+            reader(node, at)(text)
+        except InvalidAnswer:
+            self._unchecked.append(f"{at}: default (it breaks the schema, and is not applied)")
+            return {"default": None}
+        # Made anew each time, and as msgspec parses it: it is settled with the rest of its answer.
+        return {"default_factory": partial(msgspec.json.Decoder(node.wire).decode, text)}
 
 
 def _kinds(schema: JsonSchema) -> list[str]:

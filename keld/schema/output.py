@@ -11,8 +11,11 @@ import pyarrow as pa
 from keld.errors import SchemaError
 from keld.schema.codec import Codec, Decoder, Embedding, embedding_codec, text_codec
 from keld.schema.compiler import Compiled, Compiler
+from keld.schema.hint import Hints, schema_of, with_hints
 from keld.schema.node import Decoded, JsonSchema
-from keld.schema.reference import inlined
+from keld.schema.subset import Subset
+
+_STRICTEST = Subset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,7 @@ class OutputSchema:
         kind: what an answer is: a JSON object, free text, or a vector.
         name: for the provider's schema name, `[A-Za-z0-9_-]{1,64}`.
         json_schema: as the user gave it; None unless `kind` is "object".
+        hints: what a Pydantic model knows of its fields that its JSON Schema does not say; see `hint`.
         columns: one a top-level property, `prefix` + its name; all nullable, since a row may have no answer.
         unchecked: `path: keyword` of every rule of the schema that the decoder does not hold answers to.
     """
@@ -31,6 +35,7 @@ class OutputSchema:
     name: str
     prefix: str
     json_schema: JsonSchema | None
+    hints: Hints
     dimensions: int | None
     columns: pa.Schema
     unchecked: tuple[str, ...]
@@ -44,16 +49,15 @@ class OutputSchema:
         """N x `columns`, in the order of `decoded`; nulls where it is None."""
         return pa.RecordBatch.from_arrays(self._codec.arrays(decoded), schema=self.columns)
 
-    def strict_json_schema(self) -> JsonSchema:
-        """The form OpenAI's strict mode needs: no extra properties, all required, no defaults, no `$ref` with siblings.
+    def strict_json_schema(self, subset: Subset = _STRICTEST) -> JsonSchema:
+        """The form of the JSON Schema that one service takes where it holds answers to it.
 
         Raises:
-            SchemaError: there is none (a free-form map, an untyped value, a real `allOf`); ask with `json_schema`,
-                without strict.
+            SchemaError: there is none; names the field, and what stands in the way.
         """
         if self.json_schema is None:
             raise SchemaError(f"{self.name}: this output is {self.kind}, which has no JSON Schema. Nothing was sent.")
-        return _Strict(self.json_schema, self.name).form(self.json_schema, "$")
+        return subset.form(with_hints(self.json_schema, self.hints))
 
     def to_json(self) -> dict[str, Any]:
         """JSON values that hold everything `from_json` needs, so that it can do without the user's Python class."""
@@ -64,7 +68,7 @@ class OutputSchema:
             "json_schema": self.json_schema,
             "dimensions": self.dimensions,
             "validators": [note for note in self.unchecked if note.startswith("validator ")],
-        }
+        } | ({"hints": self.hints} if self.hints else {})
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "OutputSchema":
@@ -97,23 +101,13 @@ def output_schema(output_type: object, *, prefix: str = "") -> OutputSchema:
             return _assemble(**parts | {"kind": "text", "name": "answer"})
         case type():
             validators = _validators(output_type)
-            found = {"name": output_type.__name__, "json_schema": _schema_of(output_type), "validators": validators}
+            plain, hints = schema_of(output_type)
+            found = {"name": output_type.__name__, "json_schema": plain, "hints": hints, "validators": validators}
             return _assemble(**parts | {"kind": "object"} | found)
     raise SchemaError(
         f"output_type is {type(output_type).__name__}. Nothing was sent. "
         "Give a Pydantic model class, a JSON Schema (a dict), str, or Embedding(dimensions=...)."
     )
-
-
-def _schema_of(model: type) -> JsonSchema:
-    # Here, not above: a job with a JSON Schema, or a worker that rebuilds from a staging file, needs no pydantic.
-    from pydantic import TypeAdapter
-    from pydantic.errors import PydanticUserError
-
-    try:
-        return TypeAdapter(model).json_schema()
-    except PydanticUserError as error:
-        raise SchemaError(f"{model.__name__} has no JSON Schema: {error.message} Nothing was sent.") from error
 
 
 def _validators(model: type) -> list[str]:
@@ -132,6 +126,7 @@ def _assemble(
     json_schema: JsonSchema | None,
     dimensions: int | None,
     validators: list[str],
+    hints: Hints | None = None,  # none in what earlier versions staged
 ) -> OutputSchema:
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:64] or "answer"
     unchecked: list[str] = []
@@ -143,7 +138,7 @@ def _assemble(
             vector = pa.list_(pa.float32(), dimensions)
             columns, codec = pa.schema([(f"{prefix}embedding", vector)]), embedding_codec(dimensions)
         case "object":
-            json_schema, compiled = _compiled(json_schema, name)
+            json_schema, compiled = _compiled(json_schema, hints or {}, name)
             columns = pa.schema([(prefix + column, node.arrow) for column, node in compiled.properties.items()])
             codec, unchecked = compiled.codec, compiled.unchecked
     return OutputSchema(
@@ -151,6 +146,7 @@ def _assemble(
         name=name,
         prefix=prefix,
         json_schema=json_schema,
+        hints=hints or {},
         dimensions=dimensions,
         columns=columns,
         unchecked=(*dict.fromkeys(unchecked), *validators),
@@ -158,77 +154,14 @@ def _assemble(
     )
 
 
-def _compiled(schema: object, name: str) -> tuple[JsonSchema, "Compiled"]:
+def _compiled(schema: object, hints: Hints, name: str) -> tuple[JsonSchema, "Compiled"]:
     """A copy of `schema` that nobody else holds, and what it compiles to; what is wrong with it is a SchemaError."""
     try:
         copy: JsonSchema = msgspec.json.decode(msgspec.json.encode(schema))
-        return copy, Compiler(copy).compile()
+        return copy, Compiler(with_hints(copy, hints)).compile()
     except SchemaError as error:
         raise SchemaError(f"{name}: {error} Nothing was sent.") from None
     except RecursionError:
         raise SchemaError(f"{name}: the JSON Schema is nested too deeply. Nothing was sent.") from None
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
         raise SchemaError(f"{name}: not a JSON Schema that Keld can read ({error!r}). Nothing was sent.") from error
-
-
-# ---- OpenAI's strict form
-
-# Refused with a 400: https://developers.openai.com/api/docs/guides/structured-outputs, and for `uniqueItems`
-# github.com/mastra-ai/mastra/issues/23321 (2026-11-21).  Without them less is asked; the decoder checks as before.
-_STRICT_DROPS = frozenset(
-    ("default", "discriminator", "uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems"),
-).union(("unevaluatedProperties", "patternProperties", "propertyNames", "minProperties", "maxProperties"))
-
-
-@dataclass(frozen=True, slots=True)
-class _Strict:
-    """Walks a schema as `openai.lib._pydantic.to_strict_json_schema` does, but makes a new one, changing nothing."""
-
-    root: JsonSchema
-    name: str
-
-    def form(self, schema: Any, at: str, refs: tuple[str, ...] = ()) -> JsonSchema:
-        if not isinstance(schema, dict):
-            raise self._none(at, "an untyped value")
-        if "$ref" in schema:
-            ref = schema["$ref"]
-            if len(schema) == 1 or ref in refs:  # what stands beside a recursive one is only a description
-                return {"$ref": ref}
-            return self.form(inlined(schema, self.root), at, (*refs, ref))
-        if len(schema.get("allOf", ())) == 1:
-            rest = {key: value for key, value in schema.items() if key != "allOf"}
-            return self.form({**schema["allOf"][0], **rest}, at, refs)
-        self._refuse(schema, at)
-        kept = {key: self._part(key, value, at, refs) for key, value in schema.items() if key not in _STRICT_DROPS}
-        strict = {"anyOf" if key == "oneOf" else key: part for key, part in kept.items()}
-        if "properties" in schema or schema.get("type") == "object":
-            strict |= {"additionalProperties": False, "required": list(schema.get("properties", ()))}
-        return strict
-
-    def _part(self, key: str, value: Any, at: str, refs: tuple[str, ...]) -> Any:
-        match key:
-            case "properties":
-                return {name: self.form(child, f"{at}.{name}", refs) for name, child in value.items()}
-            case "$defs" | "definitions":
-                places = {name: f"#/{key}/{name}" for name in value}
-                return {name: self.form(child, places[name], (*refs, places[name])) for name, child in value.items()}
-            case "items":
-                return self.form(value, f"{at}[...]", refs)
-            case "anyOf" | "oneOf":
-                return [self.form(variant, at, refs) for variant in value]
-        return msgspec.json.decode(msgspec.json.encode(value))
-
-    def _refuse(self, schema: JsonSchema, at: str) -> None:
-        if "allOf" in schema or "not" in schema or "if" in schema or "prefixItems" in schema:
-            raise self._none(at, "allOf, not, if or prefixItems")
-        if not schema.keys() & {"type", "enum", "const", "anyOf", "oneOf", "properties"}:
-            raise self._none(at, "an untyped value")
-        closed = schema.get("properties") or schema.get("additionalProperties") is False
-        if schema.get("type") == "object" and not closed:
-            raise self._none(at, "a map with free keys")
-
-    def _none(self, at: str, what: str) -> SchemaError:
-        return SchemaError(
-            f"{self.name}: {what} (at `{at}`) has no form in OpenAI's strict mode. Nothing was sent. "
-            "Use typed properties (a list of {key, value} objects for a map), or ask without strict."
-        )

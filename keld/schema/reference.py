@@ -1,4 +1,4 @@
-"""Reference: what a `$ref` of a JSON Schema points to."""
+"""Reference: what a `$ref` of a JSON Schema points to, and what an `allOf` comes to."""
 
 from typing import Any
 
@@ -28,3 +28,23 @@ def inlined(schema: JsonSchema, root: JsonSchema) -> JsonSchema:
         seen.add(ref)
         schema = {**resolve(root, ref), **{key: value for key, value in schema.items() if key != "$ref"}}
     return schema
+
+
+def merged(schema: JsonSchema, root: JsonSchema, refs: tuple[str, ...] = ()) -> JsonSchema:
+    """`schema` without `allOf`: what its parts say together, as far as one schema can say it.
+
+    Of two rules of the same keyword the first stands: that asks for less, and never for what a part would refuse.
+    """
+    made: JsonSchema = {}
+    for part in ({key: value for key, value in schema.items() if key != "allOf"}, *schema.get("allOf", ())):
+        ref = part.get("$ref")
+        if ref in refs:
+            continue
+        inner = inlined(part, root)
+        inner = merged(inner, root, (*refs, ref) if ref else refs) if "allOf" in inner else inner
+        properties = dict(made.get("properties", {}))
+        for name, child in inner.get("properties", {}).items():
+            properties[name] = {"allOf": [properties[name], child]} if name in properties and properties[name] != child else child
+        required = [*made.get("required", ()), *inner.get("required", ())]
+        made = inner | made | ({"properties": properties} if properties else {}) | ({"required": required} if required else {})
+    return made

@@ -1,6 +1,7 @@
 """Variant: nodes that msgspec alone cannot check: JSON text behind a reader of its own, and unions."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -8,7 +9,12 @@ import pyarrow as pa
 
 from keld.errors import InvalidAnswer
 from keld.schema.document import reader
-from keld.schema.node import Node, Reader
+from keld.schema.node import JsonSchema, Node, Reader
+
+DECIMAL = "x-decimal"  # our mark of the text among the two forms that Pydantic gives a Decimal
+# How some of its versions (2.9 to 2.13) begin that text's pattern; others have no pattern, and nothing else to know it by.
+_DECIMAL = r"^(?!^[-+.]*$)[+-]?0*"
+_PLAIN_DIGITS = 100  # beyond, a number is written with its exponent: 1e999999 has a million digits
 
 
 def read_nothing(text: str | bytes) -> None:
@@ -59,3 +65,39 @@ def _accepted(reader: Reader, document: bytes) -> Iterator[Any]:
         yield reader(document)
     except InvalidAnswer:
         return
+
+
+def decimal_of(variants: Sequence[Any]) -> JsonSchema | None:
+    """The number of a union that is a Pydantic Decimal, a number or its digits as text (or null); None for any other union."""
+    some = [variant for variant in variants if isinstance(variant, dict) and variant.get("type") != "null"]
+    texts = [variant for variant in some if variant.get("type") == "string" and _is_digits(variant)]
+    numbers = [variant for variant in some if variant.get("type") == "number"]
+    return numbers[0] if len(texts) == len(numbers) == 1 and len(some) == len(variants) - sum(map(_is_null, variants)) == 2 else None
+
+
+def decimal(number: Node, at: str) -> Node:
+    """A column of exact digits, `12.50` whether the model wrote a number or a text; the rules of the number hold for both."""
+    text, check = reader(Node(arrow=pa.string(), wire=str), at), reader(number, at)
+
+    def settle(raw: Any) -> str:
+        document = bytes(raw)
+        written = text(document) if document.startswith(b'"') else document.decode()
+        try:
+            value = Decimal(written.strip())
+        except ArithmeticError:
+            raise InvalidAnswer(f"Expected a decimal number - at `{at}`") from None
+        if not value.is_finite():
+            raise InvalidAnswer(f"Expected a finite decimal number - at `{at}`")
+        digits = format(value, "f") if abs(value.adjusted()) < _PLAIN_DIGITS else str(value)
+        check(digits)
+        return digits
+
+    return Node(arrow=pa.string(), wire=msgspec.Raw, settle=settle)
+
+
+def _is_digits(variant: JsonSchema) -> bool:
+    return DECIMAL in variant or str(variant.get("pattern", "")).startswith(_DECIMAL)
+
+
+def _is_null(variant: Any) -> bool:
+    return isinstance(variant, dict) and variant.get("type") == "null"
