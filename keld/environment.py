@@ -10,6 +10,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +27,7 @@ from keld.plan import Plan, choose_first
 from keld.price import Lane, Quote, quotes, sold_in_batches
 from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Provider
+from keld.reading import Reading
 from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint, marks_cache, one_line
 from keld.retention import Removal, outdated, remove
@@ -87,22 +89,47 @@ class Keld:
 
     # -- the verbs --------------------------------------------------------------------------------------------
 
-    def plan(self, job: Job, source: Any, *, partition: str | None = None) -> Plan:
+    def plan(
+        self,
+        job: Job,
+        source: Any,
+        *,
+        partition: str | None = None,
+        types: Any = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
+    ) -> Plan:
         """What a run of this partition would do, cost and take; sends nothing, keeps nothing.
+
+        Args:
+            types, encoding, delimiter, quote: how text files are read; see `submit`.
 
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, InvalidJob.
         """
-        table = open_table(source, partition=partition)
+        table = open_table(source, partition=partition, reading=Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote))
         with TemporaryDirectory(prefix="keld-plan-") as directory:
             files = RunFiles(Path(directory))
             taken, question, _ = self._take(job, table, files)
             sizes = snapshot.sizes(files.snapshot)
             askable = sizes if job.reuse == "never" else self._once(files, sizes)
-            return self._plan(job, partition or "", taken, question, files, askable, int((sizes > 0).sum()))
+            plan = self._plan(job, partition or "", taken, question, files, askable, int((sizes > 0).sum()))
+            return replace(plan, notes=table.notes)
 
     def submit(
-        self, job: Job, source: Any, *, partition: str | None = None, sink: Any = None, ends_at: datetime | None = None, force: bool = False
+        self,
+        job: Job,
+        source: Any,
+        *,
+        partition: str | None = None,
+        sink: Any = None,
+        ends_at: datetime | None = None,
+        force: bool = False,
+        types: Any = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
     ) -> Status:
         """The job run of this partition: a new one, or the one that is there.
 
@@ -117,10 +144,15 @@ class Keld:
                 file system (a UPath and its like) is only checked: `write` it when the job run is over.
             ends_at: the partition's end, aware, where its key does not say (see `job.partition_end`).
             force: ask every row anew, whatever was answered and paid before.
+            types: of the columns of CSV and JSON Lines, and of those that Hive directories name: a dict like `{"amount": "decimal(12,2)"}`, or a
+                `pyarrow.Schema`.  A column of a CSV file that is not named is text, as it is written.
+            encoding: of text files; default UTF-8, or UTF-16 by its mark.
+            delimiter, quote: of CSV; default a comma (in `.tsv` a tab) and `"`; `quote=""`: nothing is quoted.
 
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
         """
+        reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
         key = _keepable(partition or "")
         opened_by_caller = hasattr(sink, "protocol")
         target = None if sink is None or opened_by_caller else _absolute(sink)
@@ -128,7 +160,7 @@ class Keld:
         before = self.ledger.latest(self.namespace, job.name, key)
         if before is not None and not before.over and not all(shard.unsent for shard in self.ledger.shards(before.id)):
             return self._attach(before, target)
-        table = open_table(source, partition=partition)
+        table = open_table(source, partition=partition, reading=reading)
         run_id = secrets.token_hex(16)
         files = self.staging.make(run_id)
         try:
@@ -162,17 +194,23 @@ class Keld:
         force: bool = False,
         poll_s: float | None = None,
         progress: Callable[[Status], None] | None = None,
+        types: Any = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
     ) -> Status:
         """Submits and advances to the end; run again after any interruption, it goes on where it stood.
 
         Args:
             poll_s: seconds between looks at the provider; None adapts to the batches' age.
             progress: called with the status after every step.
+            types, encoding, delimiter, quote: how text files are read; see `submit`.
 
         Raises:
             AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been sent yet.
         """
-        status = self.submit(job, source, partition=partition, sink=sink, ends_at=ends_at, force=force)
+        reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
+        status = self.submit(job, source, partition=partition, sink=sink, ends_at=ends_at, force=force, **reading.given())
         return self.finish(status.id, poll_s=poll_s, progress=progress)
 
     def finish(self, run_id: str, *, poll_s: float | None = None, progress: Callable[[Status], None] | None = None) -> Status:

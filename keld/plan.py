@@ -198,6 +198,7 @@ class Plan:
     probability: float
     lane: Lane | None = None  # the one the user insists on
     most_rows: int | None = None  # of one shard, where all rows together might pass the ceiling at worst
+    notes: tuple[str, ...] = ()  # how the table was read, where it does not say so itself
 
     def why_not(self, option: Option) -> str:
         """Why an option is not the one that is taken, in words; "" where it is."""

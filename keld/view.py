@@ -62,7 +62,7 @@ def plan_view(plan: Plan) -> RenderableType:
         table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
     for option in plan.options:
         table.add_row(*_option_cells(option, plan), style="" if option.obstacle is None else "dim")
-    return Group(Text(", ".join(lines) + "."), Text(), table, Text(), *map(Text, _verdict(plan)))
+    return Group(Text(", ".join(lines) + "."), *map(Text, plan.notes), Text(), table, Text(), *map(Text, _verdict(plan)))
 
 
 def status_line(status: Status) -> str:
