@@ -3,8 +3,10 @@
 The map of the house; the files in order are the way of the data.
 
     job          what a user declares: Job, its terms, its validation
+    reading      how text files are read: types, encoding, delimiter, quote
     table/       partition in -> Arrow record batches; enriched rows -> partition out
     schema/      what an answer must look like: output type -> Arrow columns and a strict decoder
+    value        what an Arrow value is in a prompt, a CSV cell, a line of JSON
     request      row + prompt -> what is asked; the only maker and reader of custom_id; fingerprints
     identity     whose job it is, what it asks and of which source
     snapshot     the rows of a partition as they were asked, taken once
@@ -56,13 +58,14 @@ if TYPE_CHECKING:
     from keld.job import Column, Job
     from keld.path import check_path, wants_partition
     from keld.providers.base import Account
+    from keld.reading import Reading
     from keld.runner import Settings
     from keld.schema import Embedding
     from keld.status import Status
 
 __version__ = "0.1.0"
 __all__ = [
-    "Account", "Column", "Embedding", "Job", "Keld", "KeldError", "Settings", "Status", "__version__",
+    "Account", "Column", "Embedding", "Job", "Keld", "KeldError", "Reading", "Settings", "Status", "__version__",
     "check_path", "instant", "wants_partition",
 ]  # fmt: skip
 
@@ -74,6 +77,7 @@ _HOMES = {
     "Job": "keld.job",
     "Keld": "keld.environment",
     "KeldError": "keld.errors",
+    "Reading": "keld.reading",
     "Settings": "keld.runner",
     "Status": "keld.status",
     "check_path": "keld.path",

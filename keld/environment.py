@@ -11,6 +11,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,6 +31,7 @@ from keld.plan import Plan, choose_first
 from keld.price import Lane, Quote, quotes, sold_in_batches
 from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Fit, Provider
+from keld.reading import Reading
 from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint, marks_cache, one_line
 from keld.retention import Removal, outdated, remove
@@ -102,12 +104,23 @@ class Keld:
     # -- the verbs --------------------------------------------------------------------------------------------
 
     def plan(
-        self, job: Job, source: Any, *, partition: str | None = None, owner: str | None = None, source_name: str | None = None
+        self,
+        job: Job,
+        source: Any,
+        *,
+        partition: str | None = None,
+        owner: str | None = None,
+        source_name: str | None = None,
+        types: Any = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
     ) -> Plan:
         """What a run of this partition would do, cost and take; sends nothing, keeps nothing.
 
         Args:
             owner, source_name: as of `submit`.
+            types, encoding, delimiter, quote: how text files are read; see `submit`.
 
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, InvalidJob.
@@ -115,13 +128,14 @@ class Keld:
         check_path(source, "source")
         mine = _identity(job, source, partition or "", owner, source_name)
         self._check_owner(job, partition or "", mine)
-        table = open_table(source, partition=partition)
+        table = open_table(source, partition=partition, reading=Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote))
         with TemporaryDirectory(prefix="keld-plan-") as directory:
             files = RunFiles(Path(directory))
             taken, question, _ = self._take(job, table, files)
             sizes = snapshot.sizes(files.snapshot)
             askable = sizes if job.reuse == "never" else self._once(files, sizes)
-            return self._plan(job, partition or "", taken, question, files, askable, int((sizes > 0).sum()))
+            plan = self._plan(job, partition or "", taken, question, files, askable, int((sizes > 0).sum()))
+            return replace(plan, table_notes=table.notes)
 
     def submit(
         self,
@@ -134,6 +148,10 @@ class Keld:
         force: bool = False,
         owner: str | None = None,
         source_name: str | None = None,
+        types: Any = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
     ) -> Status:
         """The job run of this partition: a new one, or the one that is there.
 
@@ -151,10 +169,15 @@ class Keld:
             force: ask every row anew, whatever was answered and paid before.
             owner: who declares the job, in the caller's words (an asset, a task); default the job's name.  It is no part of the identity.
             source_name: what the source is called, where it is no path and so does not say it itself.
+            types: of the columns of CSV and JSON Lines, and of those that Hive directories name: a dict like `{"amount": "decimal(12,2)"}`, or a
+                `pyarrow.Schema`.  A column of a CSV file that is not named is text, as it is written.
+            encoding: of text files; default UTF-8, or UTF-16 by its mark.
+            delimiter, quote: of CSV; default a comma (in `.tsv` a tab) and `"`; `quote=""`: nothing is quoted.
 
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
         """
+        reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
         key = _keepable(partition or "")
         ends_at = None if ends_at is None else instant(ends_at, f"{job.name}[{key}]: ends_at")
         for place, name in ((source, "source"), (sink, "sink")):
@@ -168,7 +191,7 @@ class Keld:
             before = self._without_output(before)
         if before is not None and not before.over and not all(shard.unsent for shard in self.ledger.shards(before.id)):
             return self._attach(before, target, mine)
-        table = open_table(source, partition=partition)
+        table = open_table(source, partition=partition, reading=reading)
         run_id = secrets.token_hex(16)
         files = self.staging.make(run_id)
         try:
@@ -204,6 +227,10 @@ class Keld:
         source_name: str | None = None,
         poll_s: float | None = None,
         progress: Callable[[Status], None] | None = None,
+        types: Any = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
     ) -> Status:
         """Submits and advances to the end; run again after any interruption, it goes on where it stood.
 
@@ -212,13 +239,15 @@ class Keld:
         Args:
             poll_s: seconds between looks at the provider; None adapts to the batches' age.
             progress: called with the status after every step.
+            types, encoding, delimiter, quote: how text files are read; see `submit`.
 
         Raises:
             AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been accepted yet.
         """
+        reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
         how: dict[str, Any] = {"partition": partition, "sink": sink, "ends_at": ends_at, "owner": owner, "source_name": source_name}
         while True:
-            status = self.submit(job, source, force=force, **how)
+            status = self.submit(job, source, force=force, **how, **reading.given())
             done = self.finish(status.id, poll_s=poll_s, progress=progress)
             if status.outdated is None:
                 return done

@@ -69,7 +69,7 @@ def plan_view(plan: Plan) -> RenderableType:
     told = [f"{name} is left out: {why}" for name, why in plan.left_out.items()] + [
         f"{name} is {note}" for name, note in plan.notes.items()
     ]
-    return Group(Text(", ".join(lines) + "."), Text(), table, Text(), *map(Text, [*told, *_verdict(plan)]))
+    return Group(Text(", ".join(lines) + "."), *map(Text, plan.table_notes), Text(), table, Text(), *map(Text, [*told, *_verdict(plan)]))
 
 
 def status_line(status: Status) -> str:
