@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from keld.errors import SourceError
 from keld.reading import Reading
-from keld.table.block import ROW_FAULT
+from keld.table.block import ROW_FAULT, plain_type
 from keld.table.declared import declared
 from keld.table.file import File
 from keld.table.place import Place
@@ -39,7 +39,7 @@ def jsonl_file(place: Place, reading: Reading) -> File:
     """
     types = reading.column_types()
     learned = _learn(place, reading, types)
-    columns = [(name, types.get(name, kind)) for name, kind in learned.types.items()]
+    columns = [(name, plain_type(types[name]) if name in types else kind) for name, kind in learned.types.items()]
     schema = pa.schema([*columns, *([(ROW_FAULT, pa.string())] if learned.faulty else [])])
     return File(
         place=place,
