@@ -267,7 +267,7 @@ class Ledger:
             .where(SHARD.c.run_id.in_(run_ids), SHARD.c.state.in_(AT_PROVIDER), INTENT.c.outcome.in_([Event.CREATED, Event.ADOPTED]))
         )
         with self._db.read() as db:
-            return dict(db.execute(query).tuples().all())
+            return {row.shard_id: row.outcome for row in db.execute(query)}
 
     def knows_batch(self, batch_id: str) -> bool:
         """Whether some intent led to this batch, or it was found to be a stray."""
@@ -287,7 +287,7 @@ class Ledger:
             sa.select(sa.func.max(EVENT.c.id)).where(EVENT.c.run_id == run_id, EVENT.c.shard_id.is_not(None)).group_by(EVENT.c.shard_id)
         )
         with self._db.read() as db:
-            return dict(db.execute(sa.select(EVENT.c.shard_id, EVENT.c.at).where(EVENT.c.id.in_(latest))).tuples().all())
+            return {row.shard_id: row.at for row in db.execute(sa.select(EVENT.c.shard_id, EVENT.c.at).where(EVENT.c.id.in_(latest)))}
 
     def turnarounds(
         self, provider: str, host: str, model: str, lane: str, now: datetime, limit: int = 200
