@@ -5,7 +5,7 @@ A step of the runner.  Light: it lists and reads, records, asks cancels; it neve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from keld.answer import Outcome
@@ -38,7 +38,7 @@ def observe_all(visits: Sequence[Visit]) -> None:
 
 
 def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) -> None:
-    fresh = _fresh(provider, held)
+    fresh = _fresh(held)
     seen, complete = _listed(provider, held, fresh)
     listed = {batch.id: batch for batch in seen}
     for visit, shard in held:
@@ -49,8 +49,8 @@ def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) ->
             batch = provider.get(shard.batch_id or "")
         failpoint("poll.received")
         try:
-            if shard.id in fresh:
-                part_with_siblings(visit, provider, shard, seen, complete=complete)
+            if shard.id in fresh and batch is not None:
+                part_with_siblings(visit, provider, shard, batch, seen, outcome=fresh[shard.id], complete=complete)
             observe(visit, shard, batch)
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", shard.run_id, lost)
@@ -58,15 +58,14 @@ def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) ->
             visit.problem = problem  # this job run's files are elsewhere; the others go on
 
 
-def _fresh(provider: Provider, held: Sequence[tuple[Visit, Shard]]) -> set[str]:
-    """The shards whose create was not yet looked for what it may have made besides; none where no batch tells whose it is."""
-    if not provider.capabilities.marks_batches:
-        return set()
+def _fresh(held: Sequence[tuple[Visit, Shard]]) -> dict[str, str]:
+    """The shards whose create was not yet looked for what it may have made besides, and how that create ended."""
     visit, _ = held[0]
-    return visit.ledger.unconfirmed(sorted({visit.lease.run_id for visit, _ in held})) & {shard.id for _, shard in held}
+    found = visit.ledger.unconfirmed(sorted({visit.lease.run_id for visit, _ in held}))
+    return {shard.id: found[shard.id] for _, shard in held if shard.id in found}
 
 
-def _listed(provider: Provider, held: Sequence[tuple[Visit, Shard]], fresh: set[str]) -> tuple[list[RemoteBatch], bool]:
+def _listed(provider: Provider, held: Sequence[tuple[Visit, Shard]], fresh: Mapping[str, str]) -> tuple[list[RemoteBatch], bool]:
     """Batches from as few list pages as have those wanted, where that takes fewer calls than asking one by one, or `fresh` ones are among them; and
     whether they are all there are."""
     visit, _ = held[0]
