@@ -104,8 +104,7 @@ def replaced(play: Play) -> Status | None:
         status = play.tick(n)
         if status is not None and status.over:
             return status
-        play.keld.close()
-        play.keld = play.open_keld()
+        play.restart()
     return play.finish()
 
 

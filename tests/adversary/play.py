@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -50,7 +51,10 @@ class Wires:
 
     def __init__(self) -> None:
         self.now: Callable[[Request], Reply] = lambda _: Reply(status=503)
-        self.wire = Wire(lambda request: self.now(request))
+        self.wire = Wire(self.answer)
+
+    def answer(self, request: Request) -> Reply:
+        return self.now(request)
 
 
 _wires: dict[int, Wires] = {}
@@ -65,21 +69,25 @@ def wire_of(host: Host) -> Wire:
     return wires.wire
 
 
-def patience(**more: Any) -> Settings:
-    """Settings with the limits of calls cut to `LIMIT_S`, as far as there are such settings."""
-    known = {one.name for one in fields(Settings)}
-    spans = {"call_limit", "call_within", "call_timeout", "answer_within", "upload_within", "download_within"}
-    cut: dict[str, Any] = {name: timedelta(seconds=LIMIT_S) for name in spans & known}
+def patience(*, slow: bool = False, **more: Any) -> Settings:
+    """Settings of a worker; where replies are `slow`, with the limits of calls cut to `LIMIT_S`."""
+    cut: dict[str, Any] = {}
+    if slow:
+        limit = timedelta(seconds=LIMIT_S)
+        known = {one.name for one in fields(Settings)}
+        cut = {name: limit for name in ("call_within", "reply_within", "stalled_after") if name in known}
     return Settings(**{"poll_least": timedelta(seconds=30), **cut, **more})
 
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """The SDKs pause in real time before they try a harmless call again: here they do not."""
-    with (
-        mock.patch.object(openai._base_client, "INITIAL_RETRY_DELAY", 0.001),
-        mock.patch.object(anthropic._base_client, "INITIAL_RETRY_DELAY", 0.001),
-    ):
+    """Keld and the SDKs pause in real time before they try a harmless call again: here they do not."""
+    pauses = getattr(sys.modules.get("keld.http"), "_PAUSES_S", None)
+    with ExitStack() as patched:
+        patched.enter_context(mock.patch.object(openai._base_client, "INITIAL_RETRY_DELAY", 0.001))
+        patched.enter_context(mock.patch.object(anthropic._base_client, "INITIAL_RETRY_DELAY", 0.001))
+        if pauses is not None:
+            patched.enter_context(mock.patch("keld.http._PAUSES_S", tuple(0.001 for _ in pauses)))
         yield
 
 
@@ -113,13 +121,14 @@ class Play:
     told: list[str] = field(default_factory=list)  # every problem, in the order of its first time
     violations: list[str] = field(default_factory=list)
     deaths: int = 0
+    lost_track: bool = False  # what the host hides for good need not be on our books
     _dies_in: int | None = None
     _dead: bool = False
 
     def __post_init__(self) -> None:
         self.wire = wire_of(self.host)
         self.home = Path(tempfile.mkdtemp(prefix="keld-adversary-"))
-        self.settings = self.settings or patience()
+        self.settings = self.settings or patience(slow=self.is_slow)
         failpoint.on_pass = self._breathe
         self.keld = self.open_keld()
 
@@ -135,6 +144,11 @@ class Play:
         base = (self.base_url or self.host.url) + ("/v1" if self.host.shape == "openai" else "")
         account = Account(kind=self.host.shape, base_url=base, api_key=lambda: "sk-adversary-1")
         return Keld(home=self.home, accounts={self.host.shape: account}, clock=self._now, settings=self.settings)
+
+    def restart(self) -> None:
+        """The worker ends in peace, and another process goes on."""
+        self.keld.close()
+        self.keld = self.open_keld()
 
     def dies_in(self, breaths: int | None) -> None:
         """The worker dies at its so-manieth failpoint from now."""
@@ -166,9 +180,12 @@ class Play:
     # -- verbs ------------------------------------------------------------------------------------------------
 
     @property
+    def is_slow(self) -> bool:
+        return any(fault.how in SLOW for fault in self.host.plan.faults)
+
+    @property
     def budget_s(self) -> float:
-        slow = any(fault.how in SLOW for fault in self.host.plan.faults)
-        return _BUDGET_S if slow else 60.0
+        return _BUDGET_S if self.is_slow else 60.0
 
     def verb(self, act: Callable[[], Any]) -> Any:
         """What a verb gives; None where it fails in Keld's words, or its worker dies."""
@@ -309,6 +326,8 @@ class Play:
         self.excess_usd = sum(
             (sum((entry.usd for entry in entries), Decimal(0)) - entries[0].usd for entries in bought.values()), Decimal(0)
         )
+        if self.lost_track:
+            return
         if billed > told.paid_usd + told.in_flight_usd:
             self._violated(f"the bill says ${billed}, Keld says ${told.paid_usd} and at most ${told.in_flight_usd} more")
         if told.paid_usd > billed:
