@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -196,6 +197,9 @@ class Play:
             self._note(type(problem).__name__, str(problem))
         except Killed:
             self._bury()
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            self._violated(f"a verb raised {type(error).__name__}: {error} ({Path(where.filename).name}, {where.name})")
         finally:
             if self.wire.slow - before > _SLOW_MOST:
                 self._violated(f"one verb sat through {self.wire.slow - before} slow replies, with {self.budget_s} s to spend")
