@@ -79,6 +79,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.SUBMITTING, Event.DEFERRED): State.DEFERRED,
     (State.SUBMITTING, Event.REJECTED): State.REJECTED,
     (State.SUBMITTING, Event.OUTCOME_LOST): State.UNKNOWN,
+    (State.SUBMITTING, Event.LOST_TRACK): State.QUARANTINED,
     (State.UNKNOWN, Event.LOOKED): State.UNKNOWN,
     (State.UNKNOWN, Event.ADOPTED): State.IN_PROGRESS,
     (State.UNKNOWN, Event.ABSENT): State.STAGED,
@@ -101,7 +102,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.DEFERRED, Event.DROPPED): State.DROPPED,
     (State.DROPPED, Event.ADOPTED): State.IN_PROGRESS,  # cancelled while it was thought absent, and there after all
     (State.ENDED, Event.COLLECTED): State.COLLECTED,
-    (State.ENDED, Event.LOST_TRACK): State.QUARANTINED,  # the batch that was adopted proved to be somebody else's
+    (State.ENDED, Event.LOOKED): State.ENDED,  # its results are not there yet, not whole, or not ours; they are fetched again later
+    (State.ENDED, Event.LOST_TRACK): State.QUARANTINED,  # they never were
     (State.QUARANTINED, Event.ADOPTED): State.IN_PROGRESS,  # it turned up after all
 }
 
