@@ -745,10 +745,10 @@ def test_the_ceiling_holds_though_line_after_line_is_lost(keld: Keld, emulator: 
     plan = keld.plan(triage(peer, **terms), tickets())
     ceiling = plan.chosen.worst_usd if plan.chosen else None
     assert ceiling is not None
-    fault(emulator, "lines", "missing", match={"custom_id": "[1-5]$"}, times=None)
+    fault(emulator, "lines", "missing", fraction=0.5, times=None)
     status = run(keld, emulator, triage(peer, ceiling_usd=ceiling, **terms), most=200)
     assert 0 < billed_usd(emulator, status.created_at) <= ceiling
-    assert set(outcomes(keld, status)) == {"answered", "lost", "over_ceiling"}
+    assert {"answered"} < set(outcomes(keld, status)) <= {"answered", "lost", "over_ceiling", "quarantined"}
 
 
 def test_the_ceiling_holds_through_every_round(keld: Keld, emulator: Emulator, peer: Peer) -> None:

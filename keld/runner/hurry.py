@@ -129,7 +129,7 @@ def give_up(visit: Visit, shard: Shard, why: str) -> Shard:
 
 
 def _ended(visit: Visit, shard: Shard, how: str, error: dict[str, object] | None) -> Shard:
-    return visit.record(shard, Event.ENDED, ended=how, ended_at=visit.now(), error=error)
+    return visit.record(shard, Event.ENDED, ended=how, ended_at=visit.now(), error=error, looks=0, not_before=None)
 
 
 def _doubt(rows: int) -> dict[str, object] | None:

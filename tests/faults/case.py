@@ -202,7 +202,9 @@ BATCH = _section(
 
 # --- its results ------------------------------------------------------------------------------------------------------
 
-_WAITS = "fetches them again for two days, later each time; then quarantines the rows, their worst case still reserved; never asks them again"
+_WAITS = (
+    "fetches them again for two days, later each time; then quarantines the rows, their worst case still reserved; never asks them again"
+)
 _HALF_GONE = (rule("rows", "error", status=500, count=2),)
 _ALL = {"answered": 0, "failed": ROWS}
 _UNREAD = {**_NEVER_TWICE, "step_s": 3 * _HOUR}
@@ -246,7 +248,7 @@ RESULTS = _section(
         for words, body, slow in (("text", "upstream connect error", False), ("an array", "[]", True))
     ),
     Case(
-        fault="the results come in a content-encoding that nobody asked for, for ever", rules=(rule("download", "garbage", body="?", headers={"content-encoding": "br"}, times=None),),
+        fault="the results come in a content-encoding that nobody asked for, for ever", rules=(rule("download", "garbage", body="?", encoding="br", times=None),),
         does=_WAITS, **_UNREAD,
     ),
     Case(

@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import anthropic._base_client
-import openai._base_client
 import pytest
 from scene import anthropic as anthropic_peer
 from scene import billed_usd, creates, purchases, tickets
 from scene import openai as openai_peer
 
-from keld import Keld, Settings, Status
+from keld import Keld, Settings, Status, http
 from keld.emulator import Emulator
 
 from .case import ANTHROPIC, CASES, OPENAI, ROWS, Case, document
@@ -37,9 +35,8 @@ def cases() -> list[Any]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDKs pause in real time before they try a harmless call again."""
-    for sdk in (openai._base_client, anthropic._base_client):
-        monkeypatch.setattr(sdk, "INITIAL_RETRY_DELAY", 0.001)
+    """A harmless call is tried again after a pause in real time."""
+    monkeypatch.setattr(http, "_PAUSES_S", (0.001, 0.001))
 
 
 @pytest.mark.parametrize(("case", "name"), cases())
