@@ -170,7 +170,7 @@ class Keld:
             progress: called with the status after every step.
 
         Raises:
-            AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been sent yet.
+            AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been accepted yet.
         """
         status = self.submit(job, source, partition=partition, sink=sink, ends_at=ends_at, force=force)
         return self.finish(status.id, poll_s=poll_s, progress=progress)
@@ -187,7 +187,7 @@ class Keld:
                 return status
             if status.problem is None:
                 fruitless = 0
-            elif not status.sent:
+            elif not status.accepted:
                 fruitless += 1
                 self._give_up_early(status, fruitless)
             idle = before is not None and before.batches == status.batches  # another worker has it in hand, perhaps
@@ -378,7 +378,7 @@ class Keld:
                         f"models names the account {name!r}; the accounts are {', '.join(sorted(self.accounts))}. Nothing was sent. "
                         "Correct models=, or give Keld(accounts={...}) one of that name."
                     )
-                self._providers[name] = connect(name, self.accounts[name])
+                self._providers[name] = connect(name, self.accounts[name], self.settings.patience)
             return self._providers[name]
 
     def _check_sink(self, job: Job, sink: Any, partition: str) -> None:
@@ -539,11 +539,12 @@ class Keld:
         return [self.staging.run(run.id).shard(shard.id).answers for shard in shards]
 
     def _give_up_early(self, status: Status, fruitless: int) -> None:
-        """Nothing was sent and the provider will not have it: better said now than after a night of tries."""
+        """Nothing was accepted and the provider will not have it: better said now than after a night of tries."""
         if status.problem_kind == "AccessRefused":
             raise AccessRefused(status.problem)
         if fruitless >= 3:
-            raise ProviderUnreachable(f"{status.problem} Nothing was sent so far; run the same command again when the provider is back.")
+            said = "Nothing was accepted" if status.sent else "Nothing was sent"
+            raise ProviderUnreachable(f"{status.problem} {said} so far; run the same command again when the provider is back.")
 
     def _wait_s(self, status: Status, poll_s: float | None, fruitless: int) -> float:
         if status.ready and status.problem is None:

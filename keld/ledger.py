@@ -31,10 +31,12 @@ from keld.record import ATTACHMENT, EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Int
 from keld.state import AT_PROVIDER, SENT, Event, RunState, State, after
 
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
-_FREEING = (Event.REFUSED, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
+_FREEING = (Event.UNSENT, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
+CONFIRMED = "confirmed"  # the outcome of a create that was accepted, and made nothing besides that is not known
 _CREATE_OUTCOMES = (
     Event.CREATED,
     Event.ADOPTED,
+    Event.UNSENT,
     Event.REFUSED,
     Event.DEFERRED,
     Event.REJECTED,
@@ -166,14 +168,17 @@ class Ledger:
             return [record.shard(row) for row in db.execute(query)]
 
     def waiting(self, provider: str, host: str, model: str) -> list[Waiting]:
-        """The shards of open job runs that wait for room in one provider's queue for one model."""
+        """The shards of open job runs that wait for room in one provider's queue for one model, or were just turned away there."""
+        turned_away = sa.and_(SHARD.c.state == State.UNKNOWN, SHARD.c.error["refused"].as_string() == "queue")
         query = (
             sa.select(
                 SHARD.c.id.label("shard_id"), SHARD.c.ordinal, SHARD.c.run_id, RUN.c.deadline_at, RUN.c.created_at, SHARD.c.not_before,
                 SHARD.c.intent_at.label("tried_at"), sa.case((RUN.c.lease_owner.is_(None), RUN.c.next_check_at)).label("next_check_at"),
+                (SHARD.c.state == State.DEFERRED).label("deferred"),
             )
             .join(RUN, RUN.c.id == SHARD.c.run_id)
-            .where(SHARD.c.state == State.DEFERRED, SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model)
+            .where(SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model)
+            .where(sa.or_(SHARD.c.state == State.DEFERRED, turned_away))
             .where(RUN.c.state == RunState.OPEN)
         )  # fmt: skip
         with self._db.read() as db:
@@ -181,10 +186,16 @@ class Ledger:
 
     def suspects(self, since: datetime) -> list[Suspect]:
         """The accounts where a create of after `since` may land late, and those with strays that are not settled."""
+        # One that was refused may land late, too; that of a shard that is sent again is found beside its next create.
+        given_up = sa.and_(
+            SHARD.c.state.in_([State.REJECTED, State.DROPPED]),
+            INTENT.c.outcome.in_([Event.REJECTED, Event.DEFERRED]),
+            INTENT.c.batch_id.is_(None),
+        )
         late = (
             sa.select(SHARD.c.provider, SHARD.c.host, INTENT.c.at, SHARD.c.requests)
             .join(SHARD, SHARD.c.id == INTENT.c.shard_id)
-            .where(INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]), INTENT.c.at > since)
+            .where(INTENT.c.at > since, sa.or_(INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]), given_up))
         )
         strays = sa.select(STRAY.c.provider, STRAY.c.host, STRAY.c.found_at, STRAY.c.requests).where(STRAY.c.settled_at.is_(None))
         accounts: dict[tuple[str, str], list[tuple[datetime, int]]] = {}
@@ -215,6 +226,16 @@ class Ledger:
                 Intent(**row._mapping)
                 for row in db.execute(sa.select(INTENT).where(INTENT.c.shard_id == shard_id).order_by(INTENT.c.attempt))
             ]
+
+    def unconfirmed(self, run_ids: Sequence[str]) -> set[str]:
+        """The shards at a provider whose latest create was accepted, and not yet looked for what it may have made besides."""
+        query = (
+            sa.select(INTENT.c.shard_id)
+            .join(SHARD, sa.and_(SHARD.c.id == INTENT.c.shard_id, SHARD.c.attempt == INTENT.c.attempt))
+            .where(SHARD.c.run_id.in_(run_ids), SHARD.c.state.in_(AT_PROVIDER), INTENT.c.outcome.in_([Event.CREATED, Event.ADOPTED]))
+        )
+        with self._db.read() as db:
+            return set(db.execute(query).scalars())
 
     def knows_batch(self, batch_id: str) -> bool:
         """Whether some intent led to this batch, or it was found to be a stray."""
@@ -402,7 +423,7 @@ class Ledger:
                 _settle(db, became)
             elif event in _FREEING:
                 _free(db, shard)
-            elif event is Event.ADOPTED and shard.state in (State.STAGED, State.DEFERRED, State.DROPPED):
+            elif event is Event.ADOPTED and shard.state in (State.STAGED, State.DEFERRED, State.DROPPED, State.REJECTED):
                 # It is being paid for, whether it fits or not; nothing else is sent until it does.
                 db.execute(sa.update(RUN).where(RUN.c.id == shard.run_id).values(reserved_usd=RUN.c.reserved_usd + shard.worst_usd))
         failpoint(f"ledger.{event.value}.after")
@@ -432,6 +453,14 @@ class Ledger:
             db.execute(sa.insert(INTENT).values(outcome="sending", **intent))
         failpoint("ledger.sending.after")
         return became
+
+    def confirm(self, lease: Lease, shard: Shard, now: datetime) -> None:
+        """Notes that the list was looked through for what the shard's latest create may have made besides its batch."""
+        failpoint("ledger.confirmed.before")
+        with self._held(lease, now) as db:
+            this = (INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt)
+            db.execute(sa.update(INTENT).where(*this).values(outcome=CONFIRMED))
+        failpoint("ledger.confirmed.after")
 
     def note_progress(self, lease: Lease, shard: Shard, done: int | None, now: datetime, not_before: datetime | None = None) -> None:
         """How many requests of a shard the provider says are done; a claim, kept for people, no event.

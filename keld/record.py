@@ -367,6 +367,7 @@ class Waiting:
     not_before: datetime | None
     tried_at: datetime | None  # its latest intent
     next_check_at: datetime | None  # of its job run; None while a worker has it in hand
+    deferred: bool = True  # False: it was turned away a moment ago, and is looked for at the provider first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

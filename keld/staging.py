@@ -10,7 +10,7 @@ of the directory; its digest goes to the ledger afterwards.  Staging holds promp
                         twins.npy            which rows take the answer of another one with the same prompt
                         unsent.parquet       outcomes of rows that no batch is large enough for
                         stopped.parquet      outcomes of rows that were not asked, since the probe was refused
-                        <shard id>/positions.npy, input.jsonl or journal.jsonl, result-0.jsonl ..., answers.parquet
+                        <shard id>/positions.npy, input.jsonl or journal.jsonl, refusal.txt, result-0.jsonl ..., answers.parquet
 """
 
 from __future__ import annotations
@@ -57,6 +57,11 @@ class ShardFiles:
     @property
     def journal(self) -> Path:
         return self.dir / "journal.jsonl"
+
+    @property
+    def refusal(self) -> Path:
+        """What the provider said of this shard's file when it refused it."""
+        return self.dir / "refusal.txt"
 
     def result(self, n: int) -> Path:
         return self.dir / f"result-{n}.jsonl"

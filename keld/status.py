@@ -34,6 +34,7 @@ class Batch:
     done: int | None
     ended: str | None
     error: str | None
+    refused: bool  # its create was refused, and is looked for all the same before it is sent again
     not_before: datetime | None
     submitted_at: datetime | None
     ended_at: datetime | None
@@ -116,6 +117,12 @@ class Status:
         return any(batch.batch_id or batch.state in (State.SUBMITTING, State.UNKNOWN, State.QUARANTINED) for batch in self.batches)
 
     @property
+    def accepted(self) -> bool:
+        """As `sent`, but what was refused does not count, though it is still looked for."""
+        doubtful = (State.SUBMITTING, State.UNKNOWN, State.QUARANTINED)
+        return any(batch.batch_id or (batch.state in doubtful and not batch.refused) for batch in self.batches)
+
+    @property
     def waiting(self) -> bool:
         """There is nothing to do but wait for the provider: every shard is there, or put off, or has its outcome."""
         return self.state in (RunState.OPEN, RunState.CANCELLING) and self._put_off and not any(map(self._is_due, self.batches))
@@ -156,13 +163,13 @@ class Status:
     def _is_due(self, batch: Batch) -> bool:
         if batch.state is State.IN_PROGRESS and batch.lane == "batch":
             return False
-        if batch.state in (State.UNKNOWN, State.DEFERRED, State.IN_PROGRESS):  # in a fast lane: a worker's own work
+        if batch.state in (State.UNKNOWN, State.DEFERRED, State.IN_PROGRESS, State.ENDED):  # in a fast lane: a worker's own work
             return batch.not_before is None or batch.not_before <= self.as_of
-        return batch.state in (State.PLANNED, State.STAGED, State.SUBMITTING, State.ENDED)
+        return batch.state in (State.PLANNED, State.STAGED, State.SUBMITTING)
 
     @property
     def _put_off(self) -> bool:
-        return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED) for batch in self.batches)
+        return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED, State.ENDED) for batch in self.batches)
 
     def to_json(self) -> dict[str, Any]:
         """The same, as JSON values: money as decimal text, instants as ISO 8601."""
@@ -251,6 +258,7 @@ def _batch(shard: Shard) -> Batch:
         ended=shard.ended,
         not_before=shard.not_before,
         error=(shard.error or {}).get("message") or (shard.error or {}).get("code"),
+        refused="refused" in (shard.error or {}),
         submitted_at=shard.submitted_at,
         ended_at=shard.ended_at,
         cost_usd=shard.cost_usd,

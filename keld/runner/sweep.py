@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -25,14 +25,15 @@ from keld.providers.base import Provider, RemoteBatch
 from keld.record import Shard
 from keld.request import shard_named
 from keld.runner.collect import most_bytes
+from keld.runner.last import RESULTS_UNREADABLE
 from keld.runner.search import stray_of
 from keld.runner.visit import SKEW, Visit, World, log, question_of, sent_of
 from keld.schema import OutputSchema
 from keld.staging import disk_errors
-from keld.state import Event, State
+from keld.state import Event, RunState, State
 
 Enter = Callable[[str], AbstractContextManager[Visit | None]]
-_ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED)
+_ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED, State.REJECTED)
 
 
 class Verdict(StrEnum):
@@ -133,7 +134,8 @@ class Sweep:
             return Verdict.SEARCHED
         # Dropped by the user, after it was sent: what it answered is paid, and harvested like any batch that is cancelled.
         dropped = shard.state is State.DROPPED and shard.attempt > 0 and shard.outcomes is None
-        if (shard.state in _ADOPTS or dropped) and self._is_latest(shard):
+        failed = shard.state is State.REJECTED and shard.batch_id is not None  # its own batch was not taken, and neither was this one
+        if ((shard.state in _ADOPTS and not failed) or dropped) and self._is_latest(shard):
             return Verdict.ADOPT
         return Verdict.SETTLE if batch.state.ended else Verdict.CANCEL
 
@@ -167,9 +169,13 @@ class Sweep:
                 yield self._finding(batch, shard, Verdict.SETTLE if batch.state.ended else Verdict.CANCEL)
         for shard in ledger.quarantined(name, host):
             batch = self.provider.get(shard.batch_id or "") if shard.batch_id else None
-            theirs = (shard.error or {}).get("code") == "foreign_results"
-            if batch is not None and batch.state.ended and not theirs and self._is_latest(shard):
-                yield self._finding(batch, shard, Verdict.ADOPT)
+            if batch is None or not self._is_latest(shard):
+                continue
+            # What runs on after a cancel that was not heard is adopted too: it is cancelled then.
+            if batch.state.ended or ledger.run(shard.run_id).state is RunState.CANCELLED:
+                found = self._finding(batch, shard, Verdict.ADOPT)
+                unread = found.cost_is_worst or found.lost == shard.requests
+                yield replace(found, verdict=Verdict.UNPROVEN) if unread and _was_unreadable(shard) else found
 
     def _finding(self, batch: RemoteBatch, shard: Shard | None, verdict: Verdict) -> Finding:
         run = None if shard is None else self.world.ledger.run(shard.run_id)
@@ -220,3 +226,8 @@ class Sweep:
             failpoint("sweep.cancel.received")
         elif not finding.cost_is_worst and finding.cost_usd is not None:
             self.world.ledger.settle_stray(finding.host, finding.batch_id, finding.cost_usd, self.world.clock(), finding.lost)
+
+
+def _was_unreadable(shard: Shard) -> bool:
+    """Whether it was given up since nobody could read its results: to adopt it again is worth while only when somebody can."""
+    return (shard.error or {}).get("code") in (RESULTS_UNREADABLE, "foreign_results")
