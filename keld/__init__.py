@@ -26,6 +26,7 @@ The map of the house; the files in order are the way of the data.
     record       what the ledger holds, as tables and as what is read from them
     outlay       what each job run spent on each model in each lane
     ledger       what happened, in order, durable; leases, intents, reservations
+    http         one client an account, and one limit a call
     pace         how many requests at once, and how fast
     journal      what fast requests were answered, durable at once
     realtime     the fast lanes: many requests at once, under rate limits

@@ -31,10 +31,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import anthropic as anthropic_sdk
 import books
 import msgspec
-import openai as openai_sdk
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -769,11 +767,10 @@ SHARDS = shards(int(os.environ.get("KELD_SCHEDULES", "20")), int(os.environ.get(
 
 @contextmanager
 def prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The SDKs' environment leads to the emulator of this process, and their own tries of harmless calls follow at once."""
+    """The SDKs' environment leads to the emulator of this process, and harmless calls are tried again at once."""
     for name, value in world().emulator.env().items():
         monkeypatch.setenv(name, value)
-    for sdk in (openai_sdk, anthropic_sdk):
-        monkeypatch.setattr(sdk._base_client, "INITIAL_RETRY_DELAY", 0)
+    monkeypatch.setattr("keld.http._PAUSES_S", (0, 0))
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)  # what pytest keeps of them would outweigh everything else
     yield

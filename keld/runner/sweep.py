@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -25,11 +25,12 @@ from keld.providers.base import Provider, RemoteBatch
 from keld.record import Candidate, Shard
 from keld.request import shard_named
 from keld.runner.collect import most_bytes
+from keld.runner.last import RESULTS_UNREADABLE
 from keld.runner.search import stray_of
 from keld.runner.visit import SKEW, Visit, World, log, question_of, sent_of
 from keld.schema import OutputSchema
 from keld.staging import disk_errors
-from keld.state import Event, State
+from keld.state import Event, RunState, State
 
 Enter = Callable[[str], AbstractContextManager[Visit | None]]
 _ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED, State.REJECTED)
@@ -172,9 +173,13 @@ class Sweep:
                 yield self._finding(batch, shard, Verdict.SETTLE if batch.state.ended else Verdict.CANCEL)
         for shard in ledger.quarantined(name, host):
             batch = self.provider.get(shard.batch_id or "") if shard.batch_id else None
-            theirs = (shard.error or {}).get("code") == "foreign_results"
-            if batch is not None and batch.state.ended and not theirs and self._is_latest(shard):
-                yield self._finding(batch, shard, Verdict.ADOPT)
+            if batch is None or not self._is_latest(shard):
+                continue
+            # What runs on after a cancel that was not heard is adopted too: it is cancelled then.
+            if batch.state.ended or ledger.run(shard.run_id).state is RunState.CANCELLED:
+                found = self._finding(batch, shard, Verdict.ADOPT)
+                unread = found.cost_is_worst or found.lost == shard.requests
+                yield replace(found, verdict=Verdict.UNPROVEN) if unread and _was_unreadable(shard) else found
 
     def _candidates(self) -> Iterator[Finding]:
         """What was found beside creates, and whether it is told by now whose it is."""
@@ -259,3 +264,8 @@ class Sweep:
             failpoint("sweep.cancel.received")
         elif not finding.cost_is_worst and finding.cost_usd is not None:
             self.world.ledger.settle_stray(finding.host, finding.batch_id, finding.cost_usd, self.world.clock(), finding.lost)
+
+
+def _was_unreadable(shard: Shard) -> bool:
+    """Whether it was given up since nobody could read its results: to adopt it again is worth while only when somebody can."""
+    return (shard.error or {}).get("code") in (RESULTS_UNREADABLE, "foreign_results")
