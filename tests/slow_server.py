@@ -5,10 +5,13 @@ It shares no line with the emulator, nor with any HTTP library: what it sends is
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 
 SILENT, HEAD, BODY, ENDLESS, UNREAD = "silent", "head", "body", "endless", "unread"
 MODES = {
@@ -106,3 +109,68 @@ def slow_server(mode: str, answer: Answer = never) -> Iterator[SlowServer]:
         yield server
     finally:
         server.over.set()
+
+
+class OneBatch:
+    """As much of either provider as one batch needs: it is done as soon as it is looked at.
+
+    `dawdles` says, by (method, route, head), which requests are not answered at once; routes are files, batches, batch, cancel and results.
+    """
+
+    def __init__(self) -> None:
+        self.custom_ids: list[str] = []
+        self.creates = 0
+        self.dawdles: Callable[[str, str, bytes], bool] = lambda method, route, head: False
+        self.dawdled = threading.Event()
+        self.url = ""
+
+    def answer(self, method: str, path: str, head: bytes, body: bytes) -> bytes | None:
+        found = [one.decode() for one in re.findall(rb'"custom_id":"([^"]+)"', body)]
+        self.custom_ids = found or self.custom_ids
+        route = self._route(path.partition("?")[0])
+        if self.dawdles(method, route, head):
+            self.dawdled.set()
+            return None
+        if route == "results":
+            return b"".join(map(self._line, self.custom_ids))
+        self.creates += (method, route) == ("POST", "batches")
+        named = re.search(r"batch_\d+", path)
+        told: object = self._batch(named[0] if named else f"batch_{self.creates}")
+        if (method, route) == ("GET", "batches"):
+            told = {"data": [told] if self.creates else [], "has_more": False}
+        elif route == "files":
+            told = {"id": "file-1", "deleted": True}
+        return json.dumps(told).encode()
+
+    @staticmethod
+    def _route(path: str) -> str:
+        for ending, route in (("/content", "results"), ("/results", "results"), ("/cancel", "cancel"), ("/batches", "batches")):
+            if path.endswith(ending):
+                return route
+        return "files" if "/files" in path else "batch"
+
+    def _batch(self, name: str) -> dict[str, object]:
+        n = len(self.custom_ids)
+        openai = {"status": "completed", "output_file_id": "file-2", "input_file_id": "file-1"}
+        anthropic = {"processing_status": "ended", "results_url": f"{self.url}/v1/messages/batches/{name}/results"}
+        counts = {"total": n, "completed": n, "failed": 0, "processing": 0, "succeeded": n, "errored": 0, "canceled": 0, "expired": 0}
+        return {"id": name, "created_at": datetime.now(UTC).isoformat(), "request_counts": counts, **openai, **anthropic}
+
+    @staticmethod
+    def _line(custom_id: str) -> bytes:
+        body = {"choices": [{"message": {"content": "good"}}], "usage": {"prompt_tokens": 5, "completion_tokens": 1}}
+        message = {
+            "content": [{"type": "text", "text": "good"}],
+            "stop_reason": "end_turn",
+            "usage": {"input_tokens": 5, "output_tokens": 1},
+        }
+        told = {"custom_id": custom_id, "response": {"status_code": 200, "body": body}, "result": {"type": "succeeded", "message": message}}
+        return json.dumps(told).encode() + b"\n"
+
+
+@contextmanager
+def one_batch(mode: str = BODY) -> Iterator[tuple[OneBatch, SlowServer]]:
+    made = OneBatch()
+    with slow_server(mode, made.answer) as server:
+        made.url = server.url
+        yield made, server
