@@ -27,7 +27,7 @@ from keld.estimate import Observed
 from keld.failpoint import failpoint
 from keld.outlay import Outlay, doubtful_usd, in_doubt_usd, outlays
 from keld.price import Lane
-from keld.record import ATTACHMENT, EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Rival, Shard, Stray, Suspect, Waiting
+from keld.record import ATTACHMENT, EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Quiet, Rival, Shard, Stray, Suspect, Waiting
 from keld.state import AT_PROVIDER, SENT, Event, RunState, State, after
 
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
@@ -397,6 +397,28 @@ class Ledger:
                 .where(RUN.c.id == lease.run_id, RUN.c.lease_epoch == lease.epoch)
                 .values(lease_owner=None, lease_until=None, **noted)
             )
+
+    def note_quiet(self, quiet: Sequence[Quiet]) -> None:
+        """When to look again at job runs where nothing has happened, and how far their batches are; whose lease was taken since is left alone.
+
+        These are hints and claims, kept for people and for the order of looks; they need no lease.
+        """
+        untouched = (RUN.c.id == sa.bindparam("run"), RUN.c.lease_epoch == sa.bindparam("epoch"), RUN.c.state == RunState.OPEN)
+        put_off = sa.update(RUN).where(*untouched).values(next_check_at=sa.bindparam("next"), escalates_at=sa.bindparam("escalates"))
+        done = (
+            sa.update(SHARD)
+            .where(SHARD.c.id == sa.bindparam("shard"), SHARD.c.state == State.IN_PROGRESS)
+            .values(done=sa.bindparam("so_far"))
+        )
+        for n in range(0, len(quiet), 1000):  # not so many at once that another worker waits long for the lock
+            some = quiet[n : n + 1000]
+            progress = [{"shard": shard, "so_far": so_far} for one in some for shard, so_far in one.progress.items()]
+            with self._db.write() as db:
+                db.execute(
+                    put_off, [{"run": q.run_id, "epoch": q.epoch, "next": q.next_check_at, "escalates": q.escalates_at} for q in some]
+                )
+                if progress:
+                    db.execute(done, progress)
 
     def renew(self, lease: Lease, now: datetime) -> None:
         """Prolongs the lease during a long step.

@@ -145,10 +145,12 @@ class Anthropic:
             page = self._read(raw.http_response, _Page)
             return page.data[0].id if page.data else None
 
-    def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
-        def page_after(after: str | None) -> tuple[list[RemoteBatch], bool | None]:
+    def batches(self, created_after: datetime, *, after: str | None = None) -> Iterator[RemoteBatch]:
+        def page_after(last: str | None) -> tuple[list[RemoteBatch], bool | None]:
             with self._plain("the list of batches"):
-                raw = self._client.messages.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after_id=after or sdk.omit)
+                raw = self._client.messages.batches.with_raw_response.list(
+                    limit=_CAPABILITIES.list_page, after_id=last or after or sdk.omit
+                )
                 page = self._read(raw.http_response, _Page)
             return [_remote(batch) for batch in page.data or ()], page.has_more
 

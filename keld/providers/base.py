@@ -254,8 +254,12 @@ class Provider(Protocol):
         """The id of the youngest batch there is: any create from now on is younger, whatever either clock says."""
         ...
 
-    def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
-        """Batches, the youngest first, to the end of the first page that is wholly older."""
+    def batches(self, created_after: datetime, *, after: str | None = None) -> Iterator[RemoteBatch]:
+        """Batches, the youngest first, to the end of the first page that is wholly older.
+
+        Args:
+            after: the id of a batch: only what the list has behind it.
+        """
         ...
 
     def cancel(self, batch_id: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -22,7 +22,7 @@ from keld.cascade import unsatisfied
 from keld.errors import KeldError, ProviderRefused, StagingError
 from keld.ledger import Lease, Ledger
 from keld.price import Lane, Rates, rates
-from keld.providers.base import Encoder, Provider
+from keld.providers.base import Encoder, Provider, RemoteBatch
 from keld.record import JobRun, Rival, Shard, Stray
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -68,6 +68,10 @@ class Settings:
     list_from: int = 4  # that many open batches of an account are looked up by list pages, fewer one by one
 
 
+Account = tuple[str, str]  # provider, host
+Listed = Mapping[Account, Mapping[str, RemoteBatch]]  # the batches of an account, by id
+
+
 class FastLanes(NamedTuple):
     """What a model's fast lanes have shown: answers a second, where they did, and who is in them."""
 
@@ -86,6 +90,7 @@ class World:
     clock: Callable[[], datetime]
     settings: Settings
     lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read anew each time
+    listed: Listed | None = None  # what the lists of accounts said a moment ago; None: they are to be read
 
 
 @dataclass(slots=True)
