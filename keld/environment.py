@@ -212,7 +212,7 @@ class Keld:
     def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
         """Looks at the providers, for these or all open job runs, and records; never uploads, downloads or pays."""
         ids = list(run_ids) if run_ids is not None else [run.id for run in self.ledger.runs(self.namespace, open_only=True)]
-        return [status_of(run, self.ledger.shards(run.id), self.clock()) for run in self.runner.poll(ids, timedelta(seconds=budget_s))]
+        return self._statuses_of(self.runner.poll(ids, timedelta(seconds=budget_s)))
 
     def run(
         self,

@@ -39,6 +39,7 @@ from keld.record import (
     Candidate,
     Intent,
     JobRun,
+    Quiet,
     Rival,
     Shard,
     Stray,
@@ -289,15 +290,16 @@ class Ledger:
                 for row in db.execute(sa.select(INTENT).where(INTENT.c.shard_id == shard_id).order_by(INTENT.c.attempt))
             ]
 
-    def unconfirmed(self, run_ids: Sequence[str]) -> dict[str, str]:
+    def unconfirmed(self, run_ids: Collection[str]) -> dict[str, str]:
         """The shards at a provider whose latest create was accepted, and not yet looked for what it may have made besides; and its outcome."""
         query = (
             sa.select(INTENT.c.shard_id, INTENT.c.outcome)
             .join(SHARD, sa.and_(SHARD.c.id == INTENT.c.shard_id, SHARD.c.attempt == INTENT.c.attempt))
-            .where(SHARD.c.run_id.in_(run_ids), SHARD.c.state.in_(AT_PROVIDER), INTENT.c.outcome.in_([Event.CREATED, Event.ADOPTED]))
+            .where(SHARD.c.state.in_(AT_PROVIDER), INTENT.c.outcome.in_([Event.CREATED, Event.ADOPTED]))
         )
         with self._db.read() as db:
-            return {row.shard_id: row.outcome for row in db.execute(query)}
+            lots = (db.execute(query.where(SHARD.c.run_id.in_(some))) for some in _in_lots(run_ids))
+            return {row.shard_id: row.outcome for rows in lots for row in rows}
 
     def knows_batch(self, batch_id: str) -> bool:
         """Whether some intent led to this batch, or it was found to be a stray."""
@@ -459,6 +461,28 @@ class Ledger:
                 .where(RUN.c.id == lease.run_id, RUN.c.lease_epoch == lease.epoch)
                 .values(lease_owner=None, lease_until=None, **noted)
             )
+
+    def note_quiet(self, quiet: Sequence[Quiet]) -> None:
+        """When to look again at job runs where nothing has happened, and how far their batches are; whose lease was taken since is left alone.
+
+        These are hints and claims, kept for people and for the order of looks; they need no lease.
+        """
+        untouched = (RUN.c.id == sa.bindparam("run"), RUN.c.lease_epoch == sa.bindparam("epoch"), RUN.c.state == RunState.OPEN)
+        put_off = sa.update(RUN).where(*untouched).values(next_check_at=sa.bindparam("next"), escalates_at=sa.bindparam("escalates"))
+        done = (
+            sa.update(SHARD)
+            .where(SHARD.c.id == sa.bindparam("shard"), SHARD.c.state == State.IN_PROGRESS)
+            .values(done=sa.bindparam("so_far"))
+        )
+        for n in range(0, len(quiet), 1000):  # not so many at once that another worker waits long for the lock
+            some = quiet[n : n + 1000]
+            progress = [{"shard": shard, "so_far": so_far} for one in some for shard, so_far in one.progress.items()]
+            with self._db.write() as db:
+                db.execute(
+                    put_off, [{"run": q.run_id, "epoch": q.epoch, "next": q.next_check_at, "escalates": q.escalates_at} for q in some]
+                )
+                if progress:
+                    db.execute(done, progress)
 
     def renew(self, lease: Lease, now: datetime) -> None:
         """Prolongs the lease during a long step.

@@ -8,6 +8,7 @@ the same in SQLite and Postgres.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -391,6 +392,17 @@ class Rival:
     created_at: datetime
     lane: str
     rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quiet:
+    """What is noted of a job run whose batches are all under way, nobody having held its lease since it was read."""
+
+    run_id: str
+    epoch: int  # of the lease when it was read
+    next_check_at: datetime
+    escalates_at: datetime | None
+    progress: Mapping[str, int | None]  # shard -> how many of its requests are done, where that has changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

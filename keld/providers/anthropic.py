@@ -151,7 +151,7 @@ class Anthropic:
             page = self._read(raw.http_response, _Page)
             return youngest([_remote(batch) for batch in page.data or ()])
 
-    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False) -> Listing:
+    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False, behind: str | None = None) -> Listing:
         def page_after(after: str | None) -> tuple[list[RemoteBatch], bool | None]:
             with self._plain("the list of batches"):
                 raw = self._client.messages.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after_id=after or sdk.omit)
@@ -159,7 +159,7 @@ class Anthropic:
             return [_remote(batch) for batch in page.data or ()], page.has_more
 
         # "Most recently created batches are returned first": platform.claude.com/docs/en/api/listing-message-batches, 20 Nov 2026.
-        return Listing(page_after, created_after, until=until, newest_first=self.host == origin(_HOST), whole=whole)
+        return Listing(page_after, created_after, until=until, newest_first=self.host == origin(_HOST), whole=whole, behind=behind)
 
     # -- ending -----------------------------------------------------------------------------------------------
 

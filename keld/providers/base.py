@@ -307,8 +307,12 @@ class Provider(Protocol):
         """The id of the youngest batch of the list's first page: any create from now on is no older, whatever either clock says."""
         ...
 
-    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False) -> Listing:
-        """Batches, those that were made after an instant, or after the batch `until`, among them; see `Listing` for what its end proves."""
+    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False, behind: str | None = None) -> Listing:
+        """Batches, those that were made after an instant, or after the batch `until`, among them; see `Listing` for what its end proves.
+
+        Args:
+            behind: the id of a batch: only what the list has behind it, which proves nothing.
+        """
         ...
 
     def cancel(self, batch_id: str) -> None:

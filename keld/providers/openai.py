@@ -172,14 +172,14 @@ class OpenAI:
             page = self._read(self._client.batches.with_raw_response.list(limit=_GLANCE), _Page)
             return youngest([_remote(batch) for batch in page.data or ()])
 
-    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False) -> Listing:
+    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False, behind: str | None = None) -> Listing:
         def page_after(after: str | None) -> tuple[list[RemoteBatch], bool | None]:
             with self._plain("the list of batches"):
                 raw = self._client.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after=after or sdk.omit)
                 page = self._read(raw, _Page)
             return [_remote(batch) for batch in page.data or ()], page.has_more
 
-        return Listing(page_after, created_after, until=until, newest_first=self.host == origin(_HOST), whole=whole)
+        return Listing(page_after, created_after, until=until, newest_first=self.host == origin(_HOST), whole=whole, behind=behind)
 
     # -- ending -----------------------------------------------------------------------------------------------
 

@@ -33,12 +33,20 @@ class Listing:
     Args:
         whole: what is missing shall be proven absent.  Then only the provider's own word for its order is believed, and only where
             something is listed that is younger than `created_after`: else its clock and ours may be far apart.
+        behind: the id of a batch to go on from: a part of the list, which is never complete.
     """
 
     def __init__(
-        self, page_after: PageAfter, created_after: datetime, *, until: str | None = None, newest_first: bool = False, whole: bool = False
+        self,
+        page_after: PageAfter,
+        created_after: datetime,
+        *,
+        until: str | None = None,
+        newest_first: bool = False,
+        whole: bool = False,
+        behind: str | None = None,
     ) -> None:
-        self._page_after, self._created_after, self._until = page_after, created_after, until
+        self._page_after, self._created_after, self._until, self._behind = page_after, created_after, until, behind
         self._newest_first, self._whole = newest_first, whole
         self._seen: set[str] = set()
         self._oldest = UNREADABLE_TIME
@@ -46,14 +54,14 @@ class Listing:
         self.complete = False
 
     def __iter__(self) -> Iterator[RemoteBatch]:
-        after: str | None = None
+        after = self._behind
         for _ in range(_PAGES_MOST):
             page, more = self._page_after(after)
             fresh = [batch for batch in page if batch.id not in self._seen]
             self._note(fresh)
             yield from fresh
             if more is False or (more is None and not page) or self._is_behind(fresh):
-                self.complete = not self._nameless
+                self.complete = not self._nameless and self._behind is None
                 return
             if not fresh:
                 return  # the same page once more, or an empty one that is said not to be the last

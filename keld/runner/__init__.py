@@ -5,6 +5,7 @@ visit     one worker's hold on one job run; Settings: how patient it is
 turn      whose shard goes next where a provider's queue is full
 submit    rows -> input file -> intent -> create, sent once
 search    a create of unknown outcome, looked for
+look      what the lists say of many job runs at once, so that few are visited
 observe   what the provider says of the batches under way; cancels
 collect   result files -> one answer a row
 probe     a row in the standard lane before all the others

@@ -97,9 +97,12 @@ def _not_seen(visit: Visit, shard: Shard, problem: KeldError) -> None:
 def _listed(provider: Provider, held: Sequence[tuple[Visit, Shard]], fresh: Mapping[str, str]) -> tuple[list[RemoteBatch] | None, bool]:
     """Batches from as few list pages as have those wanted, as far as these can be read; and whether they are all there are.
 
-    None where asking one by one takes no more calls, and no `fresh` ones are among them.
+    None where asking one by one takes no more calls, and no `fresh` ones are among them.  What a poll has just listed (`look`) is not
+    read again, but where `fresh` ones want to see what else there is.
     """
-    visit, _ = held[0]
+    visit, shard = held[0]
+    if visit.world.listed is not None and not fresh:
+        return list(visit.world.listed.get((shard.provider, shard.host), {}).values()), False
     if len(held) < visit.settings.list_from and not fresh:
         return None, False
     since = min((shard.intent_at if shard.id in fresh else shard.submitted_at) or visit.now() for _, shard in held) - SKEW

@@ -30,6 +30,7 @@ from keld.runner.escalate import escalate, moment, moments
 from keld.runner.finish import write
 from keld.runner.hurry import begin, hurry, stop, under_way
 from keld.runner.last import let_go
+from keld.runner.look import look, next_look
 from keld.runner.observe import cancel, observe_all
 from keld.runner.round import due_of, early_round, next_round
 from keld.runner.search import search
@@ -38,6 +39,8 @@ from keld.runner.sweep import Finding, Sweep
 from keld.runner.turn import gives_way_until
 from keld.runner.visit import Visit, World, log
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
+
+_LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
 
 
 class Runner:
@@ -75,11 +78,11 @@ class Runner:
         """Looks at the providers for job runs that no other worker holds; records what has ended; asks due cancels."""
         until = time.monotonic() + budget.total_seconds()
         visits: list[Visit] = []
-        world = replace(self.world, lanes={})
         try:
             with within(until):
                 self._sweep_due(harvest=False)
-                for run_id in run_ids:
+                world, restless = self._look(run_ids, budget)
+                for run_id in restless:
                     if time.monotonic() < until and (visit := self._enter(run_id, budget, world)) is not None:
                         visit.until = until
                         visits.append(visit)
@@ -92,7 +95,24 @@ class Runner:
         finally:
             for visit in visits:
                 self._leave(visit)
-        return [self.ledger.run(run_id) for run_id in run_ids]
+        return self._runs(run_ids)
+
+    def _look(self, run_ids: Sequence[str], budget: timedelta) -> tuple[World, list[str]]:
+        """The world as the accounts' lists show it, and the job runs that ask for a visit, the one looked at longest ago first."""
+        world = replace(self.world, lanes={})
+        runs = sorted((run for run in self._runs(run_ids) if not run.over), key=lambda run: run.next_check_at or run.created_at)
+        seen = look(world, runs, self.ledger.shards_of([run.id for run in runs]), time.monotonic() + budget.total_seconds() * _LISTING)
+        self.ledger.note_quiet(seen.quiet)
+        return replace(world, listed=seen.listed), list(seen.restless)
+
+    def _runs(self, run_ids: Sequence[str]) -> list[JobRun]:
+        """These job runs as they stand.
+
+        Raises:
+            UnknownJobRun.
+        """
+        found = {run.id: run for run in self.ledger.runs_of(run_ids)}
+        return [found.get(run_id) or self.ledger.run(run_id) for run_id in run_ids]
 
     def supersede(self, run_id: str) -> bool:
         """Closes a job run of which nothing was ever sent, so that it can be planned anew; False if a worker has it in hand."""
@@ -294,8 +314,7 @@ class Runner:
                 # Given up for the deadline's sake: what is waited for the last word is missing to the rescue.
                 times.append(now + self.settings.poll_least)
             elif shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
-                age = now - (shard.submitted_at or now)
-                times.append(now + min(max(age / 10, self.settings.poll_least), self.settings.poll_most))
+                times.append(next_look(self.settings, shard, now))
             elif shard.state in (State.UNKNOWN, State.ENDED):
                 times.append(shard.not_before or now)
             elif shard.state is State.DEFERRED:

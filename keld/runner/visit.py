@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,7 +23,7 @@ from keld.errors import InvalidJob, KeldError, ProviderRefused, StagingError
 from keld.http import Patience
 from keld.ledger import Lease, Ledger
 from keld.price import Lane, Rates, rates
-from keld.providers.base import Encoder, Provider
+from keld.providers.base import Encoder, Provider, RemoteBatch
 from keld.record import JobRun, Rival, Shard, Stray
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -92,6 +92,10 @@ class Settings:
         )
 
 
+Account = tuple[str, str]  # provider, host
+Listed = Mapping[Account, Mapping[str, RemoteBatch]]  # the batches of an account, by id
+
+
 class FastLanes(NamedTuple):
     """What a model's fast lanes have shown: answers a second, where they did, and who is in them."""
 
@@ -110,6 +114,7 @@ class World:
     clock: Callable[[], datetime]
     settings: Settings
     lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read anew each time
+    listed: Listed | None = None  # what the lists of accounts said a moment ago; None: they are to be read
 
 
 @dataclass(slots=True)
