@@ -21,8 +21,8 @@ from keld.answer import AnswerSink, Outcome, same
 from keld.cascade import seal
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, StagingError, UnknownJobRun
-from keld.instant import instant
-from keld.job import Job, due, partition_end
+from keld.instant import utc
+from keld.job import Column, Job, due, partition_end, template_columns
 from keld.ledger import Ledger
 from keld.path import check_path
 from keld.plan import Plan, choose_first
@@ -129,7 +129,7 @@ class Keld:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
         """
         key = _keepable(partition or "")
-        ends_at = None if ends_at is None else instant(ends_at, f"{job.name}[{key}]: ends_at")
+        ends_at = None if ends_at is None else utc(ends_at, f"{job.name}[{key}]: ends_at")
         for place, name in ((source, "source"), (sink, "sink")):
             check_path(place, name)
         opened_by_caller = hasattr(sink, "protocol")
@@ -473,6 +473,7 @@ class Keld:
     def _take(self, job: Job, table: Table, files: RunFiles) -> tuple[Snapshot, Question, str]:
         output = output_schema(job.output_type, prefix=job.output_prefix)
         table = table.without(KELD_COLUMNS.names)  # an earlier job's, where jobs are chained; its own table keeps them
+        table = table if table.schema.names else open_table(_no_rows(job))
         _check_clash(job, table.schema.names, output)
         question = Question(
             system=job.system,
@@ -615,6 +616,19 @@ def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]
     output = OutputSchema.from_json(question.output)
     with AnswerSink(files.unsent, output, positions, 0) as sink:
         sink.add(same(positions.tolist(), Outcome.UNASKABLE, "the request is larger than a batch may be", None, output))
+
+
+def _no_rows(job: Job) -> pa.Table:
+    """The table of a day without rows whose source does not say its columns (`[]`, an empty frame): those that the job names, of no type.
+
+    What reads the output of many days takes a column of no type for whatever the other days have there.
+    """
+    import pyarrow as pa
+
+    names = [job.key, *template_columns(job.prompt)] if isinstance(job.prompt, str) else [job.key]
+    names += [job.prompt.name] if isinstance(job.prompt, Column) else []
+    names += [job.priority] if job.priority is not None else []
+    return pa.table({name: pa.nulls(0) for name in names})
 
 
 def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:

@@ -657,10 +657,9 @@ def _of_dataset(dataset: Any) -> Table:
 def _of_rows(source: Iterable[Any]) -> Table:
     rows = list(source)
     odd = next((row for row in rows if not isinstance(row, Mapping)), None)
-    if odd is not None or not rows:
-        what = "no rows, so no columns" if not rows else f"a row is a {type(odd).__name__}, not a dict"
+    if odd is not None:
         raise SourceError(
-            f"{type(source).__name__} of rows: {what}. Nothing was sent. Give dicts, or an Arrow table, which has columns without rows, too."
+            f"{type(source).__name__} of rows: a row is a {type(odd).__name__}, not a dict. Nothing was sent. Give dicts, or an Arrow table."
         )
     names = dict.fromkeys(name for row in rows for name in row)
     return replace(
