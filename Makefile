@@ -53,8 +53,11 @@ lint: .venv/ready
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
+ROWS := 100000
+ROUNDS := 5
+
 bench: .venv/ready  ## figures, minutes; nothing is asserted
-	$(PY) -m tests.benchmarks
+	$(PY) -m tests.benchmarks --rows $(ROWS) --rounds $(ROUNDS)
 
 lock:
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras --group dev \

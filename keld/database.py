@@ -17,17 +17,19 @@ from typing import Any
 import sqlalchemy as sa
 
 from keld.errors import LedgerError
+from keld.migration import NEWEST, migrate
 from keld.record import META, VERSION
 
-_VERSION = 1
 _PATIENCE_S = 30.0  # for another process's transaction on the same SQLite file
 
 
 class Database:
-    """The database at an SQLAlchemy URL; the ledger's tables are made when missing.
+    """The database at an SQLAlchemy URL; the ledger's tables are made when missing, those of an earlier version brought up to this one.
+
+    `made` is True where there was no ledger before.
 
     Raises:
-        LedgerError: it cannot be opened or written, or was made by another version.
+        LedgerError: it cannot be opened or written, is of a later version, or lacks a part.
     """
 
     def __init__(self, url: str) -> None:
@@ -35,7 +37,7 @@ class Database:
         try:
             self._engine = _engine(url)
             self._reader = self._engine.execution_options(keld_reads=True)
-            _create(self._engine)
+            self.made = _open(self._engine, shown(url))
         except (sa.exc.SQLAlchemyError, OSError, ImportError, ValueError) as error:
             raise LedgerError(
                 f"The ledger at {shown(url)} cannot be opened: {_driver_message(error)}. "
@@ -127,18 +129,37 @@ def _write_ahead(connection: Any) -> None:
             time.sleep(0.02)
 
 
-def _create(engine: sa.Engine) -> None:
+def _open(engine: sa.Engine, where: str) -> bool:
+    """Whether the ledger was made just now; one of an earlier version is brought up to this one, in one transaction, or stays as it was."""
     with engine.begin() as db:
         if engine.dialect.name == "postgresql":
             db.execute(sa.text("SELECT pg_advisory_xact_lock(4_215_064)"))  # two first workers must not make the tables at once
-        META.create_all(db)
-        found = db.execute(sa.select(VERSION.c.version)).scalar_one_or_none()
-        if found is None:
-            db.execute(sa.insert(VERSION).values(version=_VERSION))
-        elif found != _VERSION:
+        there = set(sa.inspect(db).get_table_names())
+        if not there & set(META.tables):
+            META.create_all(db)
+            db.execute(sa.insert(VERSION).values(version=NEWEST))
+            return True
+        found = db.execute(sa.select(VERSION.c.version)).scalar_one_or_none() if VERSION.name in there else None
+        if found is not None and found > NEWEST:
             raise LedgerError(
-                f"This ledger is of version {found}, this Keld writes version {_VERSION}. Use the Keld that made it, or another KELD_LEDGER_URL."
+                f"The ledger at {where} is of version {found}; this Keld knows versions up to {NEWEST}. Nothing was changed or sent. "
+                "A later Keld has worked on it: install that one here, too, or use another KELD_LEDGER_URL."
             )
+        if found is not None and found < NEWEST:
+            db.execute(sa.update(VERSION).values(version=migrate(db, found)))
+            there = set(sa.inspect(db).get_table_names())
+        _check_whole(there if found is not None else there - {VERSION.name}, where)
+    return False
+
+
+def _check_whole(there: set[str], where: str) -> None:
+    """Passes if no table of the ledger is missing, as after a restore or a copy that broke off."""
+    missing = sorted(set(META.tables) - there)
+    if missing:
+        raise LedgerError(
+            f"The ledger at {where} is not whole: it lacks {', '.join(missing)}. Nothing was changed or sent. Restore it from a backup; or where "
+            "there is none, move what is left of it away and run `keld reconcile --from-staging`, which rebuilds what staging knows."
+        )
 
 
 def _driver_message(error: Exception) -> str:

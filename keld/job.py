@@ -60,6 +60,8 @@ class Job:
         key: the column that identifies a row; unique and never null within a partition.
         prompt: a `str.format` template over columns, a `Column`, or a function from an Arrow record batch (N rows) to N prompts
             (strings, or lists of {role, content}); a null prompt means the row is not asked.
+        missing: what a template says where a column is null: a text (`""`, `"unknown"`), or one for each of some columns
+            (`{"phone": "none"}`); None: a row with a null is not asked, and the plan counts these rows.
         output_type: a Pydantic model or a JSON Schema (typed columns), `str` (one text column), or `Embedding(dimensions=...)`.
         models: acceptable ones, `"provider:model"`; Keld takes the best value that meets the terms.
         system: the instruction shared by all rows.
@@ -94,6 +96,7 @@ class Job:
     key: str
     prompt: Prompt = field(repr=False)
     models: Sequence[str] | str
+    missing: str | Mapping[str, str] | None = field(default=None, repr=False)
     output_type: Any = str
     system: str | None = field(default=None, repr=False)
     deadline: timedelta | datetime | None = None
@@ -124,6 +127,7 @@ class Job:
         object.__setattr__(self, "models", _models(self.name, self.models))
         object.__setattr__(self, "ceiling_usd", _ceiling(self.name, self.ceiling_usd))
         _check_prompt(self.name, self.prompt)
+        _check_missing(self)
         object.__setattr__(self, "deadline", _deadline(self.name, self.deadline))
         _check_probability(self.name, self.probability)
         _check_numbers(self)
@@ -265,6 +269,24 @@ def _check_numbers(job: Job) -> None:
         value = getattr(job, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InvalidJob(f"{job.name}: {name}={value!r} must be a whole number of at least 1.")
+
+
+def _check_missing(job: Job) -> None:
+    missing = job.missing
+    if missing is None:
+        return
+    if not isinstance(job.prompt, str):
+        raise InvalidJob(f"{job.name}: missing= is for the columns of a template, and prompt is none. Leave it out, or fill the prompts.")
+    texts = list(missing.values()) if isinstance(missing, Mapping) else [missing]
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidJob(
+            f"{job.name}: missing= is a text, or a mapping of columns to texts, e.g. missing='' or missing={{'phone': 'none'}}."
+        )
+    unknown = [name for name in missing if name not in template_columns(job.prompt)] if isinstance(missing, Mapping) else []
+    if unknown:
+        raise InvalidJob(
+            f"{job.name}: missing= names {', '.join(map(repr, unknown))}, which the prompt does not. Correct missing=, or the prompt."
+        )
 
 
 def _check_probability(job: str, probability: object) -> None:

@@ -10,7 +10,7 @@ Money is stored as whole pico-dollars, instants as microseconds: both exact, bot
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
@@ -31,10 +31,12 @@ from keld.record import ATTACHMENT, EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Int
 from keld.state import AT_PROVIDER, SENT, Event, RunState, State, after
 
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
-_FREEING = (Event.REFUSED, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
+_FREEING = (Event.UNSENT, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
+CONFIRMED = "confirmed"  # the outcome of a create that was accepted, and made nothing besides that is not known
 _CREATE_OUTCOMES = (
     Event.CREATED,
     Event.ADOPTED,
+    Event.UNSENT,
     Event.REFUSED,
     Event.DEFERRED,
     Event.REJECTED,
@@ -97,6 +99,19 @@ class Ledger:
             row = db.execute(query).one_or_none()
         return None if row is None else record.job_run(row)
 
+    def latest_of(self, namespace: str, job: str) -> JobRun | None:
+        """The youngest job run of a job, of whatever partition, or None."""
+        query = sa.select(RUN).where(RUN.c.namespace == namespace, RUN.c.job == job).order_by(RUN.c.created_at.desc(), RUN.c.id).limit(1)
+        with self._db.read() as db:
+            row = db.execute(query).one_or_none()
+        return None if row is None else record.job_run(row)
+
+    def namespaces(self) -> dict[str, int]:
+        """How many job runs each namespace holds."""
+        with self._db.read() as db:
+            found = db.execute(sa.select(RUN.c.namespace, sa.func.count()).group_by(RUN.c.namespace).order_by(RUN.c.namespace)).all()
+        return {name: count for name, count in found}  # noqa: C416  rows are no pairs to a type checker
+
     def runs(
         self,
         namespace: str,
@@ -147,6 +162,23 @@ class Ledger:
         with self._db.read() as db:
             return [record.shard(row) for row in db.execute(sa.select(SHARD).where(SHARD.c.run_id == run_id).order_by(SHARD.c.ordinal))]
 
+    def runs_of(self, run_ids: Collection[str]) -> list[JobRun]:
+        """Those of these job runs that are in this ledger, in no order."""
+        found: list[JobRun] = []
+        with self._db.read() as db:
+            for some in _in_lots(run_ids):
+                found += [record.job_run(row) for row in db.execute(sa.select(RUN).where(RUN.c.id.in_(some)))]
+        return found
+
+    def shards_of(self, run_ids: Collection[str]) -> dict[str, list[Shard]]:
+        """The shards of many job runs, by job run, each by ordinal."""
+        found: dict[str, list[Shard]] = {}
+        with self._db.read() as db:
+            for some in _in_lots(run_ids):
+                for row in db.execute(sa.select(SHARD).where(SHARD.c.run_id.in_(some)).order_by(SHARD.c.ordinal)):
+                    found.setdefault(row.run_id, []).append(record.shard(row))
+        return found
+
     def shard(self, shard_id: str) -> Shard | None:
         """The shard of that id, or None."""
         with self._db.read() as db:
@@ -166,14 +198,17 @@ class Ledger:
             return [record.shard(row) for row in db.execute(query)]
 
     def waiting(self, provider: str, host: str, model: str) -> list[Waiting]:
-        """The shards of open job runs that wait for room in one provider's queue for one model."""
+        """The shards of open job runs that wait for room in one provider's queue for one model, or were just turned away there."""
+        turned_away = sa.and_(SHARD.c.state == State.UNKNOWN, SHARD.c.error["refused"].as_string() == "queue")
         query = (
             sa.select(
                 SHARD.c.id.label("shard_id"), SHARD.c.ordinal, SHARD.c.run_id, RUN.c.deadline_at, RUN.c.created_at, SHARD.c.not_before,
                 SHARD.c.intent_at.label("tried_at"), sa.case((RUN.c.lease_owner.is_(None), RUN.c.next_check_at)).label("next_check_at"),
+                (SHARD.c.state == State.DEFERRED).label("deferred"),
             )
             .join(RUN, RUN.c.id == SHARD.c.run_id)
-            .where(SHARD.c.state == State.DEFERRED, SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model)
+            .where(SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model)
+            .where(sa.or_(SHARD.c.state == State.DEFERRED, turned_away))
             .where(RUN.c.state == RunState.OPEN)
         )  # fmt: skip
         with self._db.read() as db:
@@ -181,10 +216,16 @@ class Ledger:
 
     def suspects(self, since: datetime) -> list[Suspect]:
         """The accounts where a create of after `since` may land late, and those with strays that are not settled."""
+        # One that was refused may land late, too; that of a shard that is sent again is found beside its next create.
+        given_up = sa.and_(
+            SHARD.c.state.in_([State.REJECTED, State.DROPPED]),
+            INTENT.c.outcome.in_([Event.REJECTED, Event.DEFERRED]),
+            INTENT.c.batch_id.is_(None),
+        )
         late = (
             sa.select(SHARD.c.provider, SHARD.c.host, INTENT.c.at, SHARD.c.requests)
             .join(SHARD, SHARD.c.id == INTENT.c.shard_id)
-            .where(INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]), INTENT.c.at > since)
+            .where(INTENT.c.at > since, sa.or_(INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]), given_up))
         )
         strays = sa.select(STRAY.c.provider, STRAY.c.host, STRAY.c.found_at, STRAY.c.requests).where(STRAY.c.settled_at.is_(None))
         accounts: dict[tuple[str, str], list[tuple[datetime, int]]] = {}
@@ -215,6 +256,16 @@ class Ledger:
                 Intent(**row._mapping)
                 for row in db.execute(sa.select(INTENT).where(INTENT.c.shard_id == shard_id).order_by(INTENT.c.attempt))
             ]
+
+    def unconfirmed(self, run_ids: Sequence[str]) -> set[str]:
+        """The shards at a provider whose latest create was accepted, and not yet looked for what it may have made besides."""
+        query = (
+            sa.select(INTENT.c.shard_id)
+            .join(SHARD, sa.and_(SHARD.c.id == INTENT.c.shard_id, SHARD.c.attempt == INTENT.c.attempt))
+            .where(SHARD.c.run_id.in_(run_ids), SHARD.c.state.in_(AT_PROVIDER), INTENT.c.outcome.in_([Event.CREATED, Event.ADOPTED]))
+        )
+        with self._db.read() as db:
+            return set(db.execute(query).scalars())
 
     def knows_batch(self, batch_id: str) -> bool:
         """Whether some intent led to this batch, or it was found to be a stray."""
@@ -402,7 +453,7 @@ class Ledger:
                 _settle(db, became)
             elif event in _FREEING:
                 _free(db, shard)
-            elif event is Event.ADOPTED and shard.state in (State.STAGED, State.DEFERRED, State.DROPPED):
+            elif event is Event.ADOPTED and shard.state in (State.STAGED, State.DEFERRED, State.DROPPED, State.REJECTED):
                 # It is being paid for, whether it fits or not; nothing else is sent until it does.
                 db.execute(sa.update(RUN).where(RUN.c.id == shard.run_id).values(reserved_usd=RUN.c.reserved_usd + shard.worst_usd))
         failpoint(f"ledger.{event.value}.after")
@@ -432,6 +483,14 @@ class Ledger:
             db.execute(sa.insert(INTENT).values(outcome="sending", **intent))
         failpoint("ledger.sending.after")
         return became
+
+    def confirm(self, lease: Lease, shard: Shard, now: datetime) -> None:
+        """Notes that the list was looked through for what the shard's latest create may have made besides its batch."""
+        failpoint("ledger.confirmed.before")
+        with self._held(lease, now) as db:
+            this = (INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt)
+            db.execute(sa.update(INTENT).where(*this).values(outcome=CONFIRMED))
+        failpoint("ledger.confirmed.after")
 
     def note_progress(self, lease: Lease, shard: Shard, done: int | None, now: datetime, not_before: datetime | None = None) -> None:
         """How many requests of a shard the provider says are done; a claim, kept for people, no event.
@@ -528,6 +587,29 @@ class Ledger:
                 if db.execute(sa.update(RUN).where(*this).values(state=becomes, next_check_at=now)).rowcount:
                     _append(db, now, run_id, None, "reopened", was, becomes, 0, {})
 
+    def hand_over(self, namespace: str, job: str, owner: str) -> None:
+        """Notes who declares a job from now on."""
+        with self._db.write() as db:
+            db.execute(sa.update(RUN).where(RUN.c.namespace == namespace, RUN.c.job == job).values(owner=owner))
+
+    def move(self, namespace: str, job: str, partition: str, into: str, now: datetime) -> None:
+        """Brings the job runs of a partition into another namespace, where there are none of it yet."""
+        these = (RUN.c.job == job, RUN.c.partition == partition)
+        with suppress(sa.exc.IntegrityError), self._db.write() as db:
+            moved = sa.update(RUN).where(RUN.c.namespace == namespace, *these).values(namespace=into).returning(RUN.c.id, RUN.c.state)
+            for run_id, state in db.execute(moved).all():
+                _append(db, now, run_id, None, "moved", state, state, 0, {"from": namespace})
+
+    def redeclare(self, run_id: str, declared: Mapping[str, str], source: str | None) -> None:
+        """Notes that a job run asks what is declared now, whatever it was declared as before."""
+        with self._db.write() as db:
+            db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(declared=dict(declared), source=source, outdated=None))
+
+    def note_outdated(self, run_id: str, outdated: str | None) -> None:
+        """Notes what is declared otherwise since a job run was sent, in words; None: nothing is."""
+        with self._db.write() as db:
+            db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(outdated=outdated))
+
     def ask_cancel(self, run_id: str, now: datetime) -> None:
         """Marks an open job run as cancelling; needs no lease, since whoever holds it will see it."""
         with self._db.write() as db:
@@ -552,10 +634,13 @@ class Ledger:
             others = db.execute(sa.select(ATTACHMENT.c.holder).where(ATTACHMENT.c.run_id == run_id).limit(1)).first()
             return others is None and _ask_cancel(db, run_id, now)
 
-    def set_sink(self, run_id: str, sink: str) -> None:
-        """Where the output of an open job run shall go from now on."""
+    def set_sink(self, run_id: str, sink: str | None, now: datetime) -> None:
+        """Where the output of a job run that is not over shall go from now on, or go instead, where it could not be written; None: nowhere."""
         with self._db.write() as db:
-            db.execute(sa.update(RUN).where(RUN.c.id == run_id, RUN.c.state.in_([RunState.OPEN, RunState.CANCELLING])).values(sink=sink))
+            writing = sa.update(RUN).where(RUN.c.id == run_id, RUN.c.state == RunState.WRITING)
+            if db.execute(writing.values(sink=sink, next_check_at=now)).rowcount == 0 and sink is not None:
+                under_way = RUN.c.state.in_([RunState.OPEN, RunState.CANCELLING])
+                db.execute(sa.update(RUN).where(RUN.c.id == run_id, under_way).values(sink=sink))
 
     def write_again(self, run_id: str, sink: str, now: datetime) -> None:
         """Opens a job run that is over once more, only to write its output to `sink`; costs nothing."""
@@ -582,6 +667,12 @@ class Ledger:
             if renewed.rowcount != 1:
                 raise LeaseLost(f"Job run {lease.run_id} is held by another worker now; this one's write was refused and nothing was lost.")
             yield db
+
+
+def _in_lots(ids: Collection[str]) -> Iterator[list[str]]:
+    """Ids in lots that one query takes: SQLite has 32,766 variables at most."""
+    listed = list(ids)
+    return (listed[n : n + 10_000] for n in range(0, len(listed), 10_000))
 
 
 def _chosen(namespace: str, job: str | None, since: datetime | None, until: datetime | None) -> list[sa.ColumnElement[bool]]:

@@ -86,6 +86,10 @@ RUN = sa.Table(
     sa.Column("lease_owner", sa.String),
     sa.Column("lease_epoch", sa.BigInteger, nullable=False, default=0),
     sa.Column("lease_until", _Instant),
+    sa.Column("owner", sa.String),
+    sa.Column("source", sa.String),
+    sa.Column("declared", sa.JSON(none_as_null=True)),
+    sa.Column("outdated", sa.String),
     sa.UniqueConstraint("namespace", "job", "partition", "generation", name="keld_job_run_identity"),
     sa.Index("keld_job_run_due", "state", "next_check_at"),
 )
@@ -238,6 +242,10 @@ class JobRun:
     lease_owner: str | None
     lease_epoch: int
     lease_until: datetime | None
+    owner: str | None = None  # who declares the job; this and the next two are None in what versions before 2 made
+    source: str | None = None  # what the table was taken from, where that has a name
+    declared: dict[str, str] | None = None  # a digest of each part of the question
+    outdated: str | None = None  # what has been declared otherwise since it was sent, in words
 
     @property
     def over(self) -> bool:
@@ -367,6 +375,7 @@ class Waiting:
     not_before: datetime | None
     tried_at: datetime | None  # its latest intent
     next_check_at: datetime | None  # of its job run; None while a worker has it in hand
+    deferred: bool = True  # False: it was turned away a moment ago, and is looked for at the provider first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ class Batch:
     done: int | None
     ended: str | None
     error: str | None
+    refused: bool  # its create was refused, and is looked for all the same before it is sent again
     not_before: datetime | None
     submitted_at: datetime | None
     ended_at: datetime | None
@@ -64,9 +65,12 @@ class Status:
     the cost; below 0, where more was paid to write it than reading it saved.  `escalates_at` is when what is not answered moves to a faster lane,
     by what was known at the last look; None: no deadline asks for it.  `removed_at` is when `keld gc` took its files.  `problem` is what stood
     in the way at the last look, and `problem_permanent` says that no further try mends it (see `KeldError`).
+    `owner` declares the job, `source` is what its table was taken from; None in what older versions made.  `outdated` says what is declared
+    otherwise since it was sent: it is finished as it was asked, and whoever submits again, when it is over, asks what is declared now.
     """
 
     id: str
+    namespace: str
     job: str
     partition: str
     generation: int
@@ -100,6 +104,9 @@ class Status:
     removed_at: datetime | None
     outcomes: dict[str, int]
     tags: dict[str, str]
+    owner: str | None
+    source: str | None
+    outdated: str | None
     sink: str | None
     output_uri: str | None
     problem: str | None
@@ -116,6 +123,12 @@ class Status:
     def sent(self) -> bool:
         """Something was sent to a provider, or may have been."""
         return any(batch.batch_id or batch.state in (State.SUBMITTING, State.UNKNOWN, State.QUARANTINED) for batch in self.batches)
+
+    @property
+    def accepted(self) -> bool:
+        """As `sent`, but what was refused does not count, though it is still looked for."""
+        doubtful = (State.SUBMITTING, State.UNKNOWN, State.QUARANTINED)
+        return any(batch.batch_id or (batch.state in doubtful and not batch.refused) for batch in self.batches)
 
     @property
     def waiting(self) -> bool:
@@ -183,6 +196,7 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
     problem = run.problem or {}
     return Status(
         id=run.id,
+        namespace=run.namespace,
         job=run.job,
         partition=run.partition,
         generation=run.generation,
@@ -216,6 +230,9 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
         removed_at=run.removed_at,
         outcomes=run.outcomes or _so_far(shards),
         tags=run.tags,
+        owner=run.owner,
+        source=run.source,
+        outdated=run.outdated,
         sink=run.sink,
         output_uri=(run.output or {}).get("uri"),
         problem=problem.get("message"),
@@ -254,6 +271,7 @@ def _batch(shard: Shard) -> Batch:
         ended=shard.ended,
         not_before=shard.not_before,
         error=(shard.error or {}).get("message") or (shard.error or {}).get("code"),
+        refused="refused" in (shard.error or {}),
         submitted_at=shard.submitted_at,
         ended_at=shard.ended_at,
         cost_usd=shard.cost_usd,

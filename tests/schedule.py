@@ -19,6 +19,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +41,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from patience import wait_while_it_moves
 from pydantic import BaseModel
 from scene import Peer, anthropic, billed_usd, creates, openai
 
@@ -113,8 +115,8 @@ class Worker(threading.Thread):
         """Lets it go on to its next failpoint."""
         COUNTS["steps"] += 1
         self._go.release()
-        if not self._held.acquire(timeout=30):
-            raise Violation(f"{self!r} neither came to a failpoint nor to its end within 30 s")
+        if not wait_while_it_moves(lambda seconds: self._held.acquire(timeout=seconds), lambda: round(time.process_time(), 1)):
+            raise Violation(f"{self!r} neither came to a failpoint nor to its end, and nothing moves any more")
 
     def bury(self) -> None:
         """Ends the thread, without another write of it."""

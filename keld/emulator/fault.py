@@ -18,6 +18,7 @@ at `create`
     late_landing      no answer (or `status`); it appears `after_s` (60) later, if its input file still exists
     hidden            GET of the new batch is 404 `for_s` (10)
     list_lag          the new batch is not listed `for_s` (10)
+    twice             a second batch is made of it, as by a gateway that retries; only the first is answered
 at `life`
     fail              late validation failure with `code` `message` `line` `param` (OpenAI)
     token_limit       `failed` with `token_limit_exceeded` (OpenAI)
@@ -84,6 +85,7 @@ CREATE_FAULTS: dict[str, set[str]] = {
     "late_landing": {"after_s", "status"},
     "hidden": {"for_s"},
     "list_lag": {"for_s"},
+    "twice": set(),
 }
 LIFE_FAULTS: dict[str, set[str]] = {
     "fail": {"code", "message", "line", "param"},

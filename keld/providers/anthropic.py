@@ -6,7 +6,6 @@ time and its number of requests, and proven by the nonce in its custom_ids.  Wir
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
@@ -25,12 +24,14 @@ from keld.answer import Outcome, Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
 from keld.price import Lane
+from keld.providers.anthropic_schema import obstacle, schema_format
 from keld.providers.base import (
     Account,
     BatchState,
     Capabilities,
     Created,
     CreateOutcome,
+    Fit,
     OutcomeUnknown,
     Quota,
     RemoteBatch,
@@ -38,11 +39,11 @@ from keld.providers.base import (
     Submission,
 )
 from keld.providers.call import IN_DOUBT, Wire, quotas, senders
-from keld.providers.client import hush_headers, key_of, origin
+from keld.providers.client import hush_headers, key_of, origin, url_of
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import create_outcome, plain_faults, scrubbed
-from keld.providers.line import lines_of
-from keld.providers.page import instant, paged
+from keld.providers.line import beginning, lines_of
+from keld.providers.page import Listing, instant, youngest
 from keld.providers.template import Hole, Template, template
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -69,7 +70,7 @@ _LEAST_CACHED = (
 )
 _TTL = {Lane.BATCH: Ttl.HOUR, Lane.STANDARD: Ttl.MINUTES}
 _RETRYABLE = frozenset({"api_error", "overloaded_error", "rate_limit_error", "timeout_error"})
-_SAMPLE_BYTES = 1 << 20  # of results, enough for the ids of some rows
+_GLANCE = 20  # batches of a list, to see the youngest
 _T = TypeVar("_T")
 
 
@@ -79,7 +80,8 @@ class Anthropic:
     def __init__(self, name: str, account: Account) -> None:
         self.name = name
         self.capabilities = _CAPABILITIES
-        self.host = origin(account.base_url or os.environ.get("ANTHROPIC_BASE_URL") or _HOST)
+        self._base_url = url_of(account, "ANTHROPIC_BASE_URL")
+        self.host = origin(self._base_url or _HOST)
         self._account = account
 
     def ready(self) -> None:
@@ -90,12 +92,15 @@ class Anthropic:
         hush_headers()
         return sdk.Anthropic(
             api_key=key_of(self.name, self._account, "ANTHROPIC_API_KEY"),
-            base_url=self._account.base_url,
+            base_url=self._base_url,
             # A redirect would carry the key to wherever it points.
             http_client=sdk.DefaultHttpxClient(follow_redirects=False),
         )
 
     # -- asking -----------------------------------------------------------------------------------------------
+
+    def fit(self, question: Question, model: str) -> Fit:
+        return Fit(obstacle=obstacle(OutputSchema.from_json(question.output), model))
 
     def caching(self, model: str) -> Caching:
         least = next((tokens for pattern, tokens in _LEAST_CACHED if pattern.search(model)), 1_024)
@@ -126,7 +131,7 @@ class Anthropic:
 
         def client(transport: httpx2.AsyncClient) -> sdk.AsyncAnthropic:
             # Without retries: the SDK would send an unanswered request again, and both would be paid.
-            return sdk.AsyncAnthropic(api_key=key, base_url=self._account.base_url, http_client=transport, max_retries=0, timeout=timeout_s)
+            return sdk.AsyncAnthropic(api_key=key, base_url=self._base_url, http_client=transport, max_retries=0, timeout=timeout_s)
 
         return senders(client, path, most, _WIRE, sdk)
 
@@ -141,18 +146,19 @@ class Anthropic:
 
     def newest(self) -> str | None:
         with self._plain("the list of batches"):
-            raw = self._client.messages.batches.with_raw_response.list(limit=1)
+            raw = self._client.messages.batches.with_raw_response.list(limit=_GLANCE)
             page = self._read(raw.http_response, _Page)
-            return page.data[0].id if page.data else None
+            return youngest([_remote(batch) for batch in page.data or ()])
 
-    def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
+    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False) -> Listing:
         def page_after(after: str | None) -> tuple[list[RemoteBatch], bool | None]:
             with self._plain("the list of batches"):
                 raw = self._client.messages.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after_id=after or sdk.omit)
                 page = self._read(raw.http_response, _Page)
             return [_remote(batch) for batch in page.data or ()], page.has_more
 
-        return paged(page_after, created_after)
+        # "Most recently created batches are returned first": platform.claude.com/docs/en/api/listing-message-batches, 20 Nov 2026.
+        return Listing(page_after, created_after, until=until, newest_first=self.host == origin(_HOST), whole=whole)
 
     # -- ending -----------------------------------------------------------------------------------------------
 
@@ -165,18 +171,9 @@ class Anthropic:
             self._read(raw.http_response, _Batch)  # a proxy's own page with status 200 is no cancel
 
     def sample(self, batch: RemoteBatch) -> list[str]:
-        begun = b""
-        try:
-            with self._results(batch, {"Accept-Encoding": "identity"}) as stream:
-                for chunk in stream.iter_bytes():
-                    begun += chunk
-                    if len(begun) >= _SAMPLE_BYTES:
-                        break
-        except httpx2.HTTPError as error:
-            raise ProviderUnreachable(
-                f"{self.name} at {self.host} broke off the results of {batch.id} ({type(error).__name__}). They are read again later."
-            ) from None
-        ids = [line.custom_id for line in lines_of(begun[: begun.rfind(b"\n") + 1] or begun, _Line)]
+        with self._results(batch, {"Accept-Encoding": "identity"}) as stream:
+            begun = beginning(stream.iter_bytes(), self.name, self.host, batch.id)
+        ids = [line.custom_id for line in lines_of(begun, _Line)]
         told = begun.strip()
         if told and not ids and (told.startswith((b"<", b"{\n", b"{\r")) or (b"\n" not in told and batch.requests != 1)):
             # One document instead of lines: an error with status 200 must not say of a batch of ours that it is another's.
@@ -304,7 +301,7 @@ def _encoder(question: Question, model: str, nonce: str, cache: Ttl | None) -> L
     if output.kind == "embedding":
         raise InvalidJob("anthropic makes no embeddings. Name an embedding model, e.g. models=['openai:text-embedding-3-small'].")
     hole = Hole.new()
-    bare: dict[str, Any] = {"model": model, "max_tokens": question.max_output_tokens} | _format(output) | question.params
+    bare: dict[str, Any] = {"model": model, "max_tokens": question.max_output_tokens} | schema_format(output) | question.params
     shared: list[dict[str, Any]] = [{"type": "text", "text": question.system}] if question.system is not None else []
     if shared and cache is not None:
         shared[0]["cache_control"] = {"type": "ephemeral", "ttl": cache.value}
@@ -324,13 +321,6 @@ def _encoder(question: Question, model: str, nonce: str, cache: Ttl | None) -> L
 def _params(params: dict[str, Any], hole: Hole) -> Template:
     made = template({"params": params}, hole)
     return Template(made.head[1:], made.tail)  # its opening brace is written with the custom_id
-
-
-def _format(output: OutputSchema) -> dict[str, Any]:
-    if output.kind != "object" or output.json_schema is None:
-        return {}
-    # The SDK knows which keywords the service takes, and moves the others into descriptions; answers are checked by ours anyway.
-    return {"output_config": {"format": {"type": "json_schema", "schema": sdk.transform_schema(output.json_schema)}}}
 
 
 def _lift_system(fragment: bytes, shared: list[dict[str, Any]]) -> tuple[str | list[dict[str, Any]], list[dict[str, Any]]]:
@@ -387,7 +377,7 @@ class _Counts(msgspec.Struct, gc=False):
 
 
 class _Batch(msgspec.Struct, gc=False):
-    id: str = ""
+    id: str | int = ""
     processing_status: str | None = None
     created_at: Any = None
     cancel_initiated_at: str | None = None
@@ -405,11 +395,11 @@ def _remote(batch: _Batch) -> RemoteBatch:
     ended = (counts.succeeded or 0) + (counts.errored or 0) + (counts.canceled or 0) + (counts.expired or 0)
     total = ended + (counts.processing or 0)
     return RemoteBatch(
-        id=batch.id,
+        id=str(batch.id),
         state=_state(batch, counts),
         native=batch.processing_status or "?",
         created_at=instant(batch.created_at),
-        requests=total if batch.request_counts else None,
+        requests=total or None,
         succeeded=counts.succeeded,
         done=ended if batch.processing_status == "ended" else None,  # zeros until the very end: no progress
         result_refs=(batch.results_url,) if batch.results_url else (),

@@ -26,8 +26,6 @@ IN_DOUBT = "keld_in_doubt"  # the code of a line that says: sent, and no reply; 
 # Refused at the door, by their own words, and so not paid: Anthropic's 529 overloaded_error, Groq's 498 capacity_exceeded for flex, and a
 # 503 that says when to come back.  Any other 5xx may be a proxy's, which lost the reply only.
 _NOT_DONE = {"overloaded_error", "capacity_exceeded"}
-# OpenAI says 429 to an empty account too, platform.openai.com/docs/guides/error-codes, 20 Nov 2026; no waiting helps there.
-_NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _CONNECTIONS = 32  # of one client
 _SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?").fullmatch
 
@@ -122,8 +120,6 @@ def _status(error: Any, custom_id: str, wire: Wire) -> SendOutcome:
     """What an HTTP status other than 2xx meant; see `create_outcome`, with which it agrees."""
     status, code, told = error.status_code, code_in(error), wire.quotas(error.response.headers)
     match create_outcome(error, carried_prompts=True):
-        case QueueFull() if code in _NO_MONEY:
-            return Denied(status=status, code=code)
         case QueueFull(retry_after_s=wait):
             return NotNow(why=f"HTTP {status} {code}", retry_after_s=wait, quotas=told)
         case Refused(permanent=permanent):

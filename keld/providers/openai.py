@@ -13,7 +13,6 @@ prompt, and none read.  So there we say `explicit`, which writes nothing but wha
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
@@ -30,7 +29,7 @@ import openai as sdk
 
 from keld.answer import Outcome, Reply
 from keld.cache import Caching, Ttl
-from keld.errors import InvalidJob, SchemaError
+from keld.errors import InvalidJob
 from keld.price import Lane
 from keld.providers.base import (
     Account,
@@ -38,6 +37,7 @@ from keld.providers.base import (
     Capabilities,
     Created,
     CreateOutcome,
+    Fit,
     OutcomeUnknown,
     Quota,
     RemoteBatch,
@@ -45,11 +45,12 @@ from keld.providers.base import (
     Submission,
 )
 from keld.providers.call import IN_DOUBT, Wire, quotas, senders
-from keld.providers.client import hush_headers, key_of, origin
+from keld.providers.client import hush_headers, key_of, origin, url_of
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import code_of, create_outcome, plain_faults, scrubbed
-from keld.providers.line import RETRYABLE_STATUS, lines_of
-from keld.providers.page import instant, paged
+from keld.providers.line import RETRYABLE_STATUS, beginning, lines_of
+from keld.providers.openai_schema import obstacle, schema_format, why_loose
+from keld.providers.page import Listing, instant, youngest
 from keld.providers.template import Hole, Template, template
 from keld.request import Question, custom_id, one_line
 from keld.schema import OutputSchema
@@ -74,6 +75,7 @@ _STATES = {
     "cancelled": BatchState.CANCELLED,
 }  # everything else, also a status never seen before, is still in progress
 _KEY = "keld_key"
+_GLANCE = 20  # batches of a list, to see the youngest
 _VERSION = re.compile(r"\bgpt-(\d+)(?:\.(\d+))?")
 _LEAST_CACHED = 1_024  # tokens
 _EXPLICIT = {"mode": "explicit"}
@@ -86,7 +88,8 @@ class OpenAI:
     def __init__(self, name: str, account: Account) -> None:
         self.name = name
         self.capabilities = _CAPABILITIES
-        self.host = origin(account.base_url or os.environ.get("OPENAI_BASE_URL") or _HOST)
+        self._base_url = url_of(account, "OPENAI_BASE_URL")
+        self.host = origin(self._base_url or _HOST)
         self._account = account
 
     def ready(self) -> None:
@@ -97,12 +100,19 @@ class OpenAI:
         hush_headers()
         return sdk.OpenAI(
             api_key=key_of(self.name, self._account, "OPENAI_API_KEY"),
-            base_url=self._account.base_url,
+            base_url=self._base_url,
             # A redirect would carry the key to wherever it points.
             http_client=sdk.DefaultHttpxClient(follow_redirects=False),
         )
 
     # -- asking -----------------------------------------------------------------------------------------------
+
+    def fit(self, question: Question, model: str) -> Fit:
+        output = OutputSchema.from_json(question.output)
+        if found := obstacle(output, model):
+            return Fit(obstacle=found)
+        loose = why_loose(output) if output.kind == "object" else None
+        return Fit(note=None if loose is None else f"asked without strict mode, each answer is checked all the same: {loose}")
 
     def caching(self, model: str) -> Caching:
         # What a host of this shape writes by itself nobody knows: `by_itself` reserves for it in any case.
@@ -138,7 +148,7 @@ class OpenAI:
 
         def client(transport: httpx2.AsyncClient) -> sdk.AsyncOpenAI:
             # Without retries: the SDK would send an unanswered request again, and both would be paid.
-            return sdk.AsyncOpenAI(api_key=key, base_url=self._account.base_url, http_client=transport, max_retries=0, timeout=timeout_s)
+            return sdk.AsyncOpenAI(api_key=key, base_url=self._base_url, http_client=transport, max_retries=0, timeout=timeout_s)
 
         return senders(client, path.removeprefix("/v1"), most, _WIRE, sdk)
 
@@ -157,17 +167,17 @@ class OpenAI:
 
     def newest(self) -> str | None:
         with self._plain("the list of batches"):
-            page = self._read(self._client.batches.with_raw_response.list(limit=1), _Page)
-            return page.data[0].id if page.data else None
+            page = self._read(self._client.batches.with_raw_response.list(limit=_GLANCE), _Page)
+            return youngest([_remote(batch) for batch in page.data or ()])
 
-    def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
+    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False) -> Listing:
         def page_after(after: str | None) -> tuple[list[RemoteBatch], bool | None]:
             with self._plain("the list of batches"):
                 raw = self._client.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after=after or sdk.omit)
                 page = self._read(raw, _Page)
             return [_remote(batch) for batch in page.data or ()], page.has_more
 
-        return paged(page_after, created_after)
+        return Listing(page_after, created_after, until=until, newest_first=self.host == origin(_HOST), whole=whole)
 
     # -- ending -----------------------------------------------------------------------------------------------
 
@@ -180,7 +190,15 @@ class OpenAI:
             self._read(raw, _Batch)  # a proxy's own page with status 200 is no cancel
 
     def sample(self, batch: RemoteBatch) -> list[str]:
-        return [] if batch.key is None else [batch.key]  # its mark says it already
+        if batch.key is not None:
+            return [batch.key]  # its mark says it already
+        with self._plain("the download of results"):
+            for ref in batch.result_refs:
+                with self._client.files.with_streaming_response.content(ref, extra_headers={"Accept-Encoding": "identity"}) as stream:
+                    found = beginning(stream.iter_bytes(), self.name, self.host, batch.id)
+                if ids := [line.custom_id for line in lines_of(found, _Line)]:
+                    return ids
+        return []
 
     def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int) -> list[Path]:
         return [self._download(ref, into(n), most_bytes) for n, ref in enumerate(batch.result_refs)]
@@ -347,18 +365,11 @@ def _dimensions(model: str, output: OutputSchema) -> dict[str, Any]:
 
 
 def _chat_format(output: OutputSchema) -> dict[str, Any]:
-    return {"response_format": {"type": "json_schema", "json_schema": _schema(output)}} if output.kind == "object" else {}
+    return {"response_format": {"type": "json_schema", "json_schema": schema_format(output)}} if output.kind == "object" else {}
 
 
 def _responses_format(output: OutputSchema) -> dict[str, Any]:
-    return {"text": {"format": {"type": "json_schema"} | _schema(output)}} if output.kind == "object" else {}
-
-
-def _schema(output: OutputSchema) -> dict[str, Any]:
-    try:
-        return {"name": output.name, "strict": True, "schema": output.strict_json_schema()}
-    except SchemaError:  # maps and untyped values have no strict form; every answer is checked by us anyway
-        return {"name": output.name, "strict": False, "schema": output.json_schema}
+    return {"text": {"format": {"type": "json_schema"} | schema_format(output)}} if output.kind == "object" else {}
 
 
 # -- the wire: one request at once ----------------------------------------------------------------------------
@@ -383,7 +394,7 @@ _WIRE = Wire(settled=_settled, doubtful=_doubtful, quotas=_quotas)
 
 
 class _File(msgspec.Struct, gc=False):
-    id: str
+    id: str | int
     bytes: int | None = None
 
 
@@ -394,7 +405,7 @@ class _Removal(msgspec.Struct, gc=False):
 class _Batch(msgspec.Struct, gc=False):
     """As far as anybody keeps to it: hosts of this shape differ in all but the id and the status."""
 
-    id: str = ""
+    id: str | int = ""
     status: str | None = None
     created_at: Any = None
     errors: Any = None
@@ -413,7 +424,7 @@ class _Page(msgspec.Struct, gc=False):
 def _remote(batch: _Batch) -> RemoteBatch:
     total, completed, failed = (_count(batch.request_counts, name) for name in ("total", "completed", "failed"))
     return RemoteBatch(
-        id=batch.id,
+        id=str(batch.id),
         state=_STATES.get((batch.status or "").lower(), BatchState.IN_PROGRESS),
         native=batch.status or "?",
         created_at=instant(batch.created_at),

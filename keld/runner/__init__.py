@@ -20,6 +20,19 @@ from keld.runner.option import Ask, keyless, options, overhead, plan_shards
 from keld.runner.probe import probe_of
 from keld.runner.runner import Runner
 from keld.runner.sweep import Finding, Verdict
-from keld.runner.visit import Settings, World
+from keld.runner.visit import Settings, World, question_of
 
-__all__ = ["Ask", "Finding", "Runner", "Settings", "Verdict", "World", "keyless", "options", "overhead", "plan_shards", "probe_of"]
+__all__ = [
+    "Ask",
+    "Finding",
+    "Runner",
+    "Settings",
+    "Verdict",
+    "World",
+    "keyless",
+    "options",
+    "overhead",
+    "plan_shards",
+    "probe_of",
+    "question_of",
+]

@@ -14,8 +14,8 @@ from keld.failpoint import failpoint
 from keld.price import Lane
 from keld.providers.base import BatchState, Provider, RemoteBatch
 from keld.record import Shard
-from keld.runner.submit import queue_wait
-from keld.runner.turn import wake_next
+from keld.runner.sibling import part_with_siblings
+from keld.runner.turn import queue_wait, wake_next
 from keld.runner.visit import LAG, SKEW, Visit, log
 from keld.state import AT_PROVIDER, Event, State
 
@@ -38,7 +38,9 @@ def observe_all(visits: Sequence[Visit]) -> None:
 
 
 def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) -> None:
-    listed = _listed(provider, held)
+    fresh = _fresh(provider, held)
+    seen, complete = _listed(provider, held, fresh)
+    listed = {batch.id: batch for batch in seen}
     for visit, shard in held:
         failpoint("poll.send")
         # A list may lag behind; what is missing there, or ended there, is asked for itself before it is believed.
@@ -47,6 +49,8 @@ def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) ->
             batch = provider.get(shard.batch_id or "")
         failpoint("poll.received")
         try:
+            if shard.id in fresh:
+                part_with_siblings(visit, provider, shard, seen, complete=complete)
             observe(visit, shard, batch)
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", shard.run_id, lost)
@@ -54,20 +58,35 @@ def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) ->
             visit.problem = problem  # this job run's files are elsewhere; the others go on
 
 
-def _listed(provider: Provider, held: Sequence[tuple[Visit, Shard]]) -> dict[str, RemoteBatch]:
-    """The batches by id, from as few list pages as have them, where that takes fewer calls than asking one by one."""
+def _fresh(provider: Provider, held: Sequence[tuple[Visit, Shard]]) -> set[str]:
+    """The shards whose create was not yet looked for what it may have made besides; none where no batch tells whose it is."""
+    if not provider.capabilities.marks_batches:
+        return set()
     visit, _ = held[0]
-    if len(held) < visit.settings.list_from:
-        return {}
-    since = min(shard.submitted_at or visit.now() for _, shard in held) - SKEW
-    wanted = {shard.batch_id for _, shard in held}
-    listed: dict[str, RemoteBatch] = {}
-    for seen in provider.batches(since):
-        if seen.id in wanted:
-            listed[seen.id] = seen
-            if len(listed) == len(wanted):
+    return visit.ledger.unconfirmed(sorted({visit.lease.run_id for visit, _ in held})) & {shard.id for _, shard in held}
+
+
+def _listed(provider: Provider, held: Sequence[tuple[Visit, Shard]], fresh: set[str]) -> tuple[list[RemoteBatch], bool]:
+    """Batches from as few list pages as have those wanted, where that takes fewer calls than asking one by one, or `fresh` ones are among them; and
+    whether they are all there are."""
+    visit, _ = held[0]
+    many = len(held) >= visit.settings.list_from
+    if not many and not fresh:
+        return [], False
+    since = min((shard.intent_at if shard.id in fresh else shard.submitted_at) or visit.now() for _, shard in held) - SKEW
+    wanted, seen, listing = {shard.batch_id for _, shard in held}, [], provider.batches(since)
+    try:
+        for batch in listing:
+            seen.append(batch)
+            wanted.discard(batch.id)
+            if not wanted and not fresh:
                 break
-    return listed
+    except ProviderRefused as problem:  # a host without a list: each is asked for itself
+        log.warning("list.refused provider=%s problem=%s", provider.name, problem)
+    except ProviderUnreachable:
+        if many:
+            raise
+    return seen, listing.complete
 
 
 def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
@@ -77,6 +96,13 @@ def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
         _unknown(visit, shard)
     elif batch.queue_full:
         visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error={"code": "token_limit_exceeded"})
+    elif batch.unpaid and not batch.result_refs:
+        code = batch.errors[0][0]
+        visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error={"code": code})
+        visit.problem = AccessRefused(
+            f"{shard.provider} at {shard.host} failed the batch {batch.id} with {code}. Nothing of it was paid, and it is sent again later. "
+            f"Check the billing of {shard.provider}."
+        )
     elif batch.state is BatchState.FAILED and not batch.result_refs:
         code, message = batch.errors[0] if batch.errors else ("failed", "")
         why = f"the batch failed: {code} {message}".strip()

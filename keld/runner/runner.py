@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import assert_never
 
+from keld import process
 from keld.errors import AccessRefused, KeldError, LeaseLost, LedgerError, ProviderRefused, ProviderUnreachable, SinkError, StagingError
 from keld.ledger import Ledger
 from keld.price import Lane
@@ -37,8 +36,6 @@ from keld.runner.turn import gives_way_until
 from keld.runner.visit import Visit, World, log
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
 
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
-
 
 class Runner:
     """Acts on the job runs of one ledger with the providers of one environment."""
@@ -48,7 +45,7 @@ class Runner:
         self.ledger = world.ledger
         self.clock = world.clock
         self.settings = world.settings
-        self.worker = f"{_machine()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.worker = f"{process.machine()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._foreign: set[str] = set()
 
     # -- the verbs --------------------------------------------------------------------------------------------
@@ -344,25 +341,7 @@ class _Heartbeat:
                 return
 
 
-def _machine() -> str:
-    """Where a process number means something: the host, as long as it is up, and in containers that share its name the process namespace."""
-    name = socket.gethostname()
-    with suppress(OSError):  # only Linux tells; two machines may have one name
-        name += f"/{_BOOT.read_text().strip()}"
-        name += f"/{os.stat('/proc/self/ns/pid').st_ino}"
-    return name
-
-
 def _is_dead(owner: str | None) -> bool:
     """Whether a lease's owner was a process of this host that is gone: its lease need not be waited for."""
     host, _, rest = (owner or "").partition(":")
-    pid = rest.partition(":")[0]
-    if host != _machine() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return process.is_dead(host, rest.partition(":")[0])

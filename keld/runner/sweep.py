@@ -32,7 +32,7 @@ from keld.staging import disk_errors
 from keld.state import Event, State
 
 Enter = Callable[[str], AbstractContextManager[Visit | None]]
-_ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED)
+_ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED, State.REJECTED)
 
 
 class Verdict(StrEnum):
@@ -133,7 +133,8 @@ class Sweep:
             return Verdict.SEARCHED
         # Dropped by the user, after it was sent: what it answered is paid, and harvested like any batch that is cancelled.
         dropped = shard.state is State.DROPPED and shard.attempt > 0 and shard.outcomes is None
-        if (shard.state in _ADOPTS or dropped) and self._is_latest(shard):
+        failed = shard.state is State.REJECTED and shard.batch_id is not None  # its own batch was not taken, and neither was this one
+        if ((shard.state in _ADOPTS and not failed) or dropped) and self._is_latest(shard):
             return Verdict.ADOPT
         return Verdict.SETTLE if batch.state.ended else Verdict.CANCEL
 

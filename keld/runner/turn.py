@@ -70,9 +70,15 @@ def gives_way_until(visit: Visit, run: JobRun, shard: Shard) -> datetime | None:
     return min(latest, now + visit.settings.poll_least) if now < latest else None
 
 
+def queue_wait(visit: Visit, shard: Shard) -> timedelta:
+    """How long a shard waits that a full queue has turned away, as often as it was sent already."""
+    doublings: int = min(max(shard.attempt - 1, 0), 5)
+    return min(visit.settings.retry_queue_full * (1 << doublings), timedelta(minutes=30))
+
+
 def wake_next(visit: Visit, ended: Shard) -> None:
     """A batch has ended, and its tokens are free: the most urgent of those that wait for them may ask at once."""
-    queue = visit.ledger.waiting(ended.provider, ended.host, ended.model)
+    queue = [waiting for waiting in visit.ledger.waiting(ended.provider, ended.host, ended.model) if waiting.deferred]
     if queue:
         visit.ledger.wake(min(queue, key=_urgency).shard_id, visit.now())
 
