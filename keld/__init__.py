@@ -26,6 +26,7 @@ The map of the house; the files in order are the way of the data.
     record       what the ledger holds, as tables and as what is read from them
     outlay       what each job run spent on each model in each lane
     ledger       what happened, in order, durable; leases, intents, reservations
+    http         one client an account, and one limit a call
     pace         how many requests at once, and how fast
     journal      what fast requests were answered, durable at once
     realtime     the fast lanes: many requests at once, under rate limits
@@ -44,7 +45,7 @@ The map of the house; the files in order are the way of the data.
     process      a name for this process, by which another can tell whether it is dead
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
-    runner/      the only rooms that act: submit, search, observe, escalate, hurry, collect, finish, sweep
+    runner/      the only rooms that act: submit, refusal, search, sibling, observe, escalate, hurry, collect, finish, sweep, clock
     providers/   base (the Protocol) and one file per provider
     emulator/    the other side of the wire; imports nothing of the rest
 """

@@ -481,7 +481,7 @@ class Keld:
                         f"models names the account {name!r}; the accounts are {', '.join(sorted(self.accounts))}. Nothing was sent. "
                         "Correct models=, or give Keld(accounts={...}) one of that name."
                     )
-                self._providers[name] = connect(name, self.accounts[name])
+                self._providers[name] = connect(name, self.accounts[name], self.settings.patience)
             return self._providers[name]
 
     def _check_sink(self, job: Job, sink: Any, partition: str) -> None:

@@ -81,6 +81,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.SUBMITTING, Event.UNSENT): State.STAGED,
     (State.SUBMITTING, Event.REFUSED): State.UNKNOWN,
     (State.SUBMITTING, Event.OUTCOME_LOST): State.UNKNOWN,
+    (State.SUBMITTING, Event.LOST_TRACK): State.QUARANTINED,
     (State.UNKNOWN, Event.LOOKED): State.UNKNOWN,
     (State.UNKNOWN, Event.ADOPTED): State.IN_PROGRESS,
     (State.UNKNOWN, Event.ABSENT): State.STAGED,
@@ -105,7 +106,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.DEFERRED, Event.DROPPED): State.DROPPED,
     (State.DROPPED, Event.ADOPTED): State.IN_PROGRESS,  # cancelled while it was thought absent, and there after all
     (State.ENDED, Event.COLLECTED): State.COLLECTED,
-    (State.ENDED, Event.LOST_TRACK): State.QUARANTINED,  # the batch that was adopted proved to be somebody else's
+    (State.ENDED, Event.LOOKED): State.ENDED,  # its results are not there yet, not whole, or not ours; they are fetched again later
+    (State.ENDED, Event.LOST_TRACK): State.QUARANTINED,  # they never were
     (State.QUARANTINED, Event.ADOPTED): State.IN_PROGRESS,  # it turned up after all
     (State.REJECTED, Event.ADOPTED): State.IN_PROGRESS,  # refused, looked for, and there after all
 }

@@ -171,13 +171,13 @@ class Status:
     def _is_due(self, batch: Batch) -> bool:
         if batch.state is State.IN_PROGRESS and batch.lane == "batch":
             return False
-        if batch.state in (State.UNKNOWN, State.DEFERRED, State.IN_PROGRESS):  # in a fast lane: a worker's own work
+        if batch.state in (State.UNKNOWN, State.DEFERRED, State.IN_PROGRESS, State.ENDED):  # in a fast lane: a worker's own work
             return batch.not_before is None or batch.not_before <= self.as_of
-        return batch.state in (State.PLANNED, State.STAGED, State.SUBMITTING, State.ENDED)
+        return batch.state in (State.PLANNED, State.STAGED, State.SUBMITTING)
 
     @property
     def _put_off(self) -> bool:
-        return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED) for batch in self.batches)
+        return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED, State.ENDED) for batch in self.batches)
 
     def to_json(self) -> dict[str, Any]:
         """The same, as JSON values: money as decimal text, instants as ISO 8601."""

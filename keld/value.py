@@ -12,6 +12,7 @@ import re
 from base64 import b64encode
 from decimal import Decimal
 from itertools import islice
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -171,19 +172,17 @@ def _python(column: pa.Array) -> list[Any]:
         return [None if value is None else str(value) for value in column.to_pylist()]
     if isinstance(column, pa.ExtensionArray):
         return _python(column.cast(pa.bool_()) if isinstance(kind, pa.Bool8Type) else column.storage)
+    if types.is_floating(kind):
+        return [_digits(value) for value in column.to_pylist()]
     if types.is_timestamp(kind):
         return _instants(column)
-    if types.is_interval(kind):
-        return [None if value is None else iso_span(value.nanoseconds, value.days, value.months) for value in column.to_pylist()]
-    if types.is_duration(kind):
-        return [None if n is None else iso_span(n * _NANOS[kind.unit]) for n in column.cast(pa.int64()).to_pylist()]
+    if types.is_interval(kind) or types.is_duration(kind):
+        return _spans(column)
     if types.is_time(kind) and kind.unit == "ns":
         texts: list[Any] = column.cast(pa.string()).to_pylist()
         return texts
-    if types.is_dictionary(kind):
-        return _python(column.dictionary_decode())
-    if types.is_run_end_encoded(kind):
-        return _python(pc.run_end_decode(column))
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return _python(column.dictionary_decode() if types.is_dictionary(kind) else pc.run_end_decode(column))
     if types.is_struct(kind):
         return _structs(column)
     if types.is_map(kind):
@@ -191,6 +190,20 @@ def _python(column: pa.Array) -> list[Any]:
     if types.is_nested(kind) and not types.is_union(kind):
         return _lists(column.value_lengths(), _python(column.flatten()))
     return _counted(column)
+
+
+def _spans(column: pa.Array) -> list[Any]:
+    if pa.types.is_interval(column.type):
+        return [None if value is None else iso_span(value.nanoseconds, value.days, value.months) for value in column.to_pylist()]
+    unit = _NANOS[column.type.unit]
+    return [None if count is None else iso_span(count * unit) for count in column.cast(pa.int64()).to_pylist()]
+
+
+def _digits(value: float | None) -> Any:
+    """A double as Python writes it, which is what prompts show: `1e-09`; what JSON has no number for is null."""
+    if value is None or not isfinite(value):
+        return None
+    return value if value == 0 or 1e-4 <= abs(value) < 1e16 else msgspec.Raw(repr(value).encode())
 
 
 def _counted(column: pa.Array) -> list[Any]:

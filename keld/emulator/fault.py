@@ -13,7 +13,7 @@ at any call: `any`, `upload`, `create`, `list`, `get`, `cancel`, `download`, `de
     drop_after        the work was done, then the connection is closed without a response
     delay             waits `delay_s` (1) in real time, then goes on
     redirect          307 to `location` (http://other-host.invalid)
-    garbage           a `body` (an HTML page) that is no JSON, with `status` (200); `after`: the work was done
+    garbage           a `body` (an HTML page) that is no JSON, with `status` (200), said to be in `encoding`; `after`: the work was done
 at `create`
     late_landing      no answer (or `status`); it appears `after_s` (60) later, if its input file still exists
     hidden            GET of the new batch is 404 `for_s` (10)
@@ -79,7 +79,7 @@ HTTP_FAULTS: dict[str, set[str]] = {
     "drop_after": set(),
     "delay": {"delay_s"},
     "redirect": {"location"},
-    "garbage": {"body", "status", "after"},
+    "garbage": {"body", "status", "after", "encoding"},
 }
 CREATE_FAULTS: dict[str, set[str]] = {
     "late_landing": {"after_s", "status"},

@@ -319,8 +319,8 @@ class Provider(Protocol):
         """Some custom_ids of a batch that has ended, from the beginning of its results."""
         ...
 
-    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int) -> list[Path]:
-        """All result files, those with the answers first, whole and durable, at `into(0)`, `into(1)`, ...; see `download` for `most_bytes`."""
+    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int, *, anew: bool = False) -> list[Path]:
+        """All result files, those with the answers first, whole and durable, at `into(0)`, `into(1)`, ...; see `download` for `most_bytes` and `anew`."""
         ...
 
     def read(self, block: bytes) -> list[Reply]:

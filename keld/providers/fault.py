@@ -106,6 +106,10 @@ def plain_faults(name: str, host: str, doing: str, sdk: Any, *, carried_prompts:
             raise ProviderUnreachable(f"{said} It is tried again later.") from None
         raise ProviderRefused(said, status) from None
     except sdk.APIConnectionError as error:
+        if _transport_fault(error) == "UnreadableEncoding":
+            raise ProviderUnreachable(
+                f"{name} at {host} answered {doing} in a content-encoding that was not asked for and cannot be read. It is tried again later."
+            ) from None
         raise ProviderUnreachable(
             f"{name} at {host} could not be reached for {doing}: {cause_of(error)}. It is tried again later."
         ) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from keld.providers.base import RemoteBatch
 
@@ -94,3 +95,13 @@ def instant(value: object) -> datetime:
     except (ValueError, OverflowError, OSError):
         pass
     return UNREADABLE_TIME
+
+
+def id_of(value: str | int | None) -> str:
+    """An id as text, "" for none: some hosts number what they make."""
+    return "" if value is None else str(value)
+
+
+def has_id(found: Any) -> bool:
+    """Whether an object that ought to have an id has one; True of what ought not to, as a list."""
+    return getattr(found, "id", True) not in (None, "")

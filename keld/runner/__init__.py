@@ -10,6 +10,7 @@ collect   result files -> one answer a row
 probe     a row in the standard lane before all the others
 option    what every model and lane could do for the rows that are left
 escalate  at the latest safe moment, what waits moves on to a faster lane
+last      the instant at which a shard that gets nowhere is given up
 hurry     a shard's rows one by one through a fast lane
 round     what may be asked again, planned
 finish    the enriched partition

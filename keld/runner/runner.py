@@ -19,14 +19,17 @@ from typing import assert_never
 
 from keld import process
 from keld.errors import AccessRefused, KeldError, LeaseLost, LedgerError, ProviderRefused, ProviderUnreachable, SinkError, StagingError
+from keld.http import telling, within
 from keld.ledger import Ledger
 from keld.price import Lane
 from keld.providers.base import Provider
 from keld.record import JobRun, Shard
+from keld.runner.clock import begin_anew
 from keld.runner.collect import collect
 from keld.runner.escalate import escalate, moment, moments
 from keld.runner.finish import write
 from keld.runner.hurry import begin, hurry, stop, under_way
+from keld.runner.last import let_go
 from keld.runner.observe import cancel, observe_all
 from keld.runner.round import due_of, early_round, next_round
 from keld.runner.search import search
@@ -56,28 +59,36 @@ class Runner:
         Raises:
             StagingError, SinkError, LedgerError: our own disk, database or the sink failed; nothing that was paid is lost.
         """
-        self._sweep_due(harvest=True)
-        with self._visit(run_id, budget) as visit:
-            if visit is not None:
-                observe_all([visit])
-                while time.monotonic() < visit.until and self._pass(visit):
-                    pass
+        with within(time.monotonic() + (budget + self.settings.call_within).total_seconds()):
+            self._sweep_due(harvest=True)
+            with self._visit(run_id, budget) as visit:
+                if visit is not None:
+                    observe_all([visit])
+                    # One step in any case, however long looks that succeed take: a slow provider must not keep all work from being done.
+                    visit.begun = bool(visit.stuck)
+                    while self._pass(visit) and time.monotonic() < visit.until:
+                        pass
+                    self._let_go(visit)
         return self.ledger.run(run_id)
 
     def poll(self, run_ids: Sequence[str], budget: timedelta) -> list[JobRun]:
         """Looks at the providers for job runs that no other worker holds; records what has ended; asks due cancels."""
         until = time.monotonic() + budget.total_seconds()
-        self._sweep_due(harvest=False)
         visits: list[Visit] = []
         world = replace(self.world, lanes={})
         try:
-            for run_id in run_ids:
-                if time.monotonic() < until and (visit := self._enter(run_id, budget, world)) is not None:
-                    visits.append(visit)
-            observe_all(visits)
+            with within(until):
+                self._sweep_due(harvest=False)
+                for run_id in run_ids:
+                    if time.monotonic() < until and (visit := self._enter(run_id, budget, world)) is not None:
+                        visit.until = until
+                        visits.append(visit)
+                observe_all(visits)
+                for visit in visits:
+                    run = self.ledger.run(visit.lease.run_id)
+                    escalate(visit, run, self.ledger.shards(run.id), heavy=False)
             for visit in visits:
-                run = self.ledger.run(visit.lease.run_id)
-                escalate(visit, run, self.ledger.shards(run.id), heavy=False)
+                self._let_go(visit)
         finally:
             for visit in visits:
                 self._leave(visit)
@@ -126,31 +137,58 @@ class Runner:
         if all(shard.state in TERMINAL for shard in shards):
             next_round(visit, run, shards)
             return True
+        if run.problem:  # what failed the last time may keep what comes behind it from being tried: another one is the first
+            first = int(self.clock().timestamp()) % len(shards)
+            shards = [*shards[first:], *shards[:first]]
         return sum(self._bring_on(visit, run, shard) for shard in shards) > 0 or early_round(visit, run, shards)
 
     def _bring_on(self, visit: Visit, run: JobRun, shard: Shard) -> bool:
         """Does what is due for a shard, step by step; False if nothing was.
 
-        A provider that fails is left alone for the rest of this visit; the other providers' shards go on.
+        A step that a provider fails is tried for no other shard of it in this visit; other steps, and other providers' shards, go on.
         """
         done = False
-        while shard.provider not in visit.blocked and time.monotonic() < visit.until and self._is_due(visit, shard):
-            done = True
+        while self._may(visit, shard) and self._is_due(visit, shard):
+            done = visit.begun = True
+            visit.pulse()
             try:
                 before, shard = shard, _act(visit, run, shard)
                 if shard is before:
                     break  # a stretch that stopped before its end: whether it goes on is not for it to say
+                if shard.state is State.UNKNOWN:
+                    visit.stuck.setdefault(shard.id, "its create was not found")
             except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
-                visit.blocked.add(shard.provider)
+                visit.failed.add((shard.provider, shard.state))
+                if isinstance(problem, AccessRefused):
+                    visit.blocked.add(shard.provider)
                 visit.problem = problem
+                visit.stuck[shard.id] = str(problem)
                 log.warning("shard.blocked shard=%s state=%s problem=%s", shard.id, shard.state.value, type(problem).__name__)
         return done
 
+    def _may(self, visit: Visit, shard: Shard) -> bool:
+        """Whether there is time for a step of the shard, and nothing has failed in this visit that would fail it, too."""
+        if (shard.provider, shard.state) in visit.failed and shard.state is State.UNKNOWN:
+            visit.stuck.setdefault(shard.id, str(visit.problem))  # all of them are looked for in one list
+        in_time = time.monotonic() < visit.until or not visit.begun
+        return in_time and shard.provider not in visit.blocked and (shard.provider, shard.state) not in visit.failed
+
+    def _let_go(self, visit: Visit) -> None:
+        """Gives up what was tried, got nowhere, and has had its time."""
+        try:
+            run = self.ledger.run(visit.lease.run_id)
+            if not run.over and let_go(visit, run, self.ledger.shards(run.id)):
+                visit.problem = None
+        except LeaseLost as lost:
+            log.warning("lease.lost run=%s %s", visit.lease.run_id, lost)
+        except StagingError as problem:
+            visit.problem = problem  # this job run's files are elsewhere
+
     def _is_due(self, visit: Visit, shard: Shard) -> bool:
         match shard.state:
-            case State.PLANNED | State.STAGED | State.SUBMITTING | State.ENDED:
+            case State.PLANNED | State.STAGED | State.SUBMITTING:
                 return True
-            case State.UNKNOWN:
+            case State.UNKNOWN | State.ENDED:
                 return shard.not_before is None or shard.not_before <= self.clock()
             case State.DEFERRED:
                 return visit.cancelling or shard.not_before is None or shard.not_before <= self.clock()
@@ -191,7 +229,7 @@ class Runner:
             yield None
             return
         try:
-            with _Heartbeat(self.ledger, visit, self.clock):
+            with _Heartbeat(self.ledger, visit, self.clock), telling(visit.pulse):
                 yield visit
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", run_id, lost)
@@ -217,7 +255,10 @@ class Runner:
         if lease is None:
             return None
         until = time.monotonic() + budget.total_seconds()
-        return Visit(world or self.world, lease, self.world.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING)
+        visit = Visit(world or self.world, lease, self.world.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING)
+        with suppress(LeaseLost):
+            begin_anew(visit)
+        return visit
 
     def _holds(self, visit: Visit) -> bool:
         """Whether the job run is still this worker's."""
@@ -255,7 +296,7 @@ class Runner:
             elif shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
                 age = now - (shard.submitted_at or now)
                 times.append(now + min(max(age / 10, self.settings.poll_least), self.settings.poll_most))
-            elif shard.state is State.UNKNOWN:
+            elif shard.state in (State.UNKNOWN, State.ENDED):
                 times.append(shard.not_before or now)
             elif shard.state is State.DEFERRED:
                 # Sooner than told, too: another's batch may end, and make room.
@@ -317,7 +358,7 @@ def _act_in_haste(visit: Visit, run: JobRun, shard: Shard) -> Shard:
 
 
 class _Heartbeat:
-    """Renews a lease while a long step (an upload, a download) runs; a worker that is frozen does not beat, and loses it."""
+    """Renews a lease while a long step (an upload, a download) runs and gets on; a worker that is frozen, or hangs in a step, loses it."""
 
     def __init__(self, ledger: Ledger, visit: Visit, clock: Callable[[], datetime]) -> None:
         self._ledger, self._visit, self._clock = ledger, visit, clock
@@ -333,6 +374,9 @@ class _Heartbeat:
 
     def _beat(self) -> None:
         while not self._stop.wait(self._ledger.lease_for.total_seconds() / 3):
+            if time.monotonic() > self._visit.alive_until:
+                log.warning("lease.not_renewed run=%s its worker stands still", self._visit.lease.run_id)
+                continue  # until it gets on again, if the lease is still its own by then
             try:
                 self._ledger.renew(self._visit.lease, self._clock())
                 self._visit.beaten_at = time.monotonic()

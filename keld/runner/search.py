@@ -27,6 +27,7 @@ from keld.state import Event
 _EVER = datetime.min.replace(tzinfo=UTC)
 _MARGIN = timedelta(hours=1)  # our clock against the provider's, where a batch that is not looked at would be bought again
 _MARGIN_UNMARKED = timedelta(days=1)  # the same for a batch at a host that keeps no marks
+_SIDE_BY_SIDE = timedelta(minutes=1)  # by so much one that was made later may say that it is older
 _PAUSE_MOST = timedelta(minutes=30)  # between two looks that prove nothing
 
 
@@ -43,7 +44,12 @@ def search(visit: Visit, shard: Shard) -> Shard:
     """Adopts the shard's create, waits for the next look, or after the last one gives it up for absent."""
     provider = visit.provider(shard)
     failpoint("look.send")
-    found = _look(visit, provider, shard)
+    try:
+        found = _look(visit, provider, shard)
+    except (ProviderRefused, ProviderUnreachable):
+        if not _is_past_telling(visit, provider, shard):
+            raise
+        return _quarantine(visit, shard, "the list of batches could not be read in all this time")
     failpoint("look.received")
     if found.ours:
         return _adopt(visit, shard, found.ours[0], found.ours[1:])
@@ -78,7 +84,7 @@ def _look(visit: Visit, provider: Provider, shard: Shard) -> _Found:
 def _floor(listed: Sequence[RemoteBatch], before: str | None) -> datetime:
     """By the provider's own clock, what no create of ours can be older than: the batch that was there before it."""
     at = next((batch.created_at for batch in listed if batch.id == before), UNREADABLE_TIME)
-    return _EVER if at == UNREADABLE_TIME else at
+    return _EVER if at == UNREADABLE_TIME else at - _SIDE_BY_SIDE
 
 
 def is_of(batch: RemoteBatch, shard: Shard) -> bool | None:

@@ -49,6 +49,7 @@ def fragments(visit: Visit, shard: Shard, positions: NDArray[np.int64]) -> Itera
         earlier = [other for other in visit.ledger.shards(shard.run_id) if other.round < shard.round]
         why = complaints(answers_of(visit, earlier), positions)
     for position, fragment in snapshot.fragments(visit.files.snapshot, positions):
+        visit.pulse()
         yield position, repaired(fragment, why[position]) if position in why else fragment
 
 

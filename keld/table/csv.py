@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -37,6 +37,7 @@ class _Dialect:
     delimiter: str
     quote: str
     skipped_rows: int  # before the header
+    has_rows: bool = True
 
 
 def csv_file(place: Place, reading: Reading) -> File:
@@ -52,7 +53,7 @@ def csv_file(place: Place, reading: Reading) -> File:
     return File(
         place=place,
         schema=schema,
-        rows=None if names else 0,
+        rows=None if dialect.has_rows else 0,
         blocks=lambda _: _blocks(place, dialect, schema),
         note=_note(dialect, names, types),
     )
@@ -89,20 +90,34 @@ def _head(place: Place, reading: Reading) -> tuple[_Dialect, list[str]]:
         skipped, lines = 1, lines.partition(b"\n")[2]
     quote = '"' if reading.quote is None else reading.quote
     dialect = _Dialect(encoding=reading.encoding, encoding_name=encoding, delimiter=delimiter, quote=quote, skipped_rows=skipped)
-    names = _names(place, dialect, lines)
+    names, rest = _names(place, dialect, lines)
     _check_names(place, dialect, names)
-    return dialect, names
+    return replace(dialect, has_rows=bool(names and rest.strip())), names
 
 
-def _names(place: Place, dialect: _Dialect, lines: bytes) -> list[str]:
+def _names(place: Place, dialect: _Dialect, lines: bytes) -> tuple[list[str], bytes]:
+    """The names, and something of what comes after them."""
     try:
-        text = lines.decode(errors="strict" if len(lines) < TEXT_BLOCK // 2 else "replace")
-        quoting = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
-        return next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=dialect.delimiter, **quoting) if row), [])
+        # Lazily: the rest of `lines` is not the header's, and may be cut within a character.
+        file = io.BytesIO(lines)
+        text = (line.decode() for line in iter(lambda: _line(file), b""))
+        quoting: dict[str, Any] = {"quotechar": dialect.quote} if dialect.quote else {"quoting": csv.QUOTE_NONE}
+        names = next((row for row in csv.reader(text, delimiter=dialect.delimiter, **quoting) if row), [])
+        return names, file.read()
     except UnicodeError:
         raise encoding_fault(place, dialect.encoding) or _fault(place, "line 1 cannot be read") from None
     except csv.Error:
         raise _fault(place, "line 1 is no header: a name is longer than 131,072 characters, so a quote in it may not be closed") from None
+
+
+def _line(file: io.BytesIO) -> bytes:
+    """Up to a line's end, of which `\\r` alone is one, too."""
+    start, data = file.tell(), file.readline()
+    end = data.find(b"\r") + 1
+    if 0 < end < len(data) and data[end : end + 1] != b"\n":
+        file.seek(start + end)
+        return data[:end]
+    return data
 
 
 def _check_names(place: Place, dialect: _Dialect, names: list[str]) -> None:
@@ -122,7 +137,7 @@ def _check_names(place: Place, dialect: _Dialect, names: list[str]) -> None:
 
 
 def _blocks(place: Place, dialect: _Dialect, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    if not schema.names:
+    if not dialect.has_rows:
         return
     quotes = Quotes(dialect.quote, dialect.delimiter) if dialect.quote else None
     uneven: list[Any] = []

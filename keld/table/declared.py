@@ -8,8 +8,6 @@ import pyarrow.compute as pc
 from keld.errors import InvalidJob, SourceError
 from keld.table.place import Place
 
-_EMPTY = pa.scalar("")
-
 
 def check_declared(place: Place, types: dict[str, pa.DataType]) -> None:
     """Passes if text can be of these types.
@@ -33,7 +31,7 @@ def declared(column: pa.Array, wanted: pa.Field, place: Place, named: Callable[[
     """
     if column.type == wanted.type:
         return column
-    texts = pc.if_else(pc.equal(column, _EMPTY), None, column)
+    texts = pc.if_else(pc.equal(column, ""), None, column)
     try:
         return _cast(texts, wanted.type)
     except pa.ArrowInvalid:
@@ -43,7 +41,7 @@ def declared(column: pa.Array, wanted: pa.Field, place: Place, named: Callable[[
             f"{place.uri}: no text can be read as {wanted.type}, which types declares {wanted.name!r}. Nothing was sent."
         ) from None
     raise SourceError(
-        f"{place.uri}: {row}: column {wanted.name!r} is declared {wanted.type}, and its text is none. "
+        f"{place.uri}: {row}: column {wanted.name!r} is declared {wanted.type}, and what stands there is not one. "
         "Nothing was sent. Mend it, or declare another type in types=."
     )
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from keld.errors import SourceError
 from keld.reading import Reading
-from keld.table.block import ROW_FAULT
+from keld.table.block import ROW_FAULT, plain_type
 from keld.table.declared import declared
 from keld.table.file import File
 from keld.table.place import Place
@@ -39,7 +39,7 @@ def jsonl_file(place: Place, reading: Reading) -> File:
     """
     types = reading.column_types()
     learned = _learn(place, reading, types)
-    columns = [(name, types.get(name, kind)) for name, kind in learned.types.items()]
+    columns = [(name, plain_type(types[name]) if name in types else kind) for name, kind in learned.types.items()]
     schema = pa.schema([*columns, *([(ROW_FAULT, pa.string())] if learned.faulty else [])])
     return File(
         place=place,
@@ -157,16 +157,37 @@ def _learn(place: Place, reading: Reading, declared_types: Mapping[str, pa.DataT
     learned = _Learned()
     for chunk in _chunks(place, reading):
         table = _read(chunk, None)
-        if table is None or any(_at_risk(column.type) and column.name not in declared_types for column in table.schema):
-            _learn_by_field(place, chunk, learned, table)
-        else:
-            learned.rows += table.num_rows
-            for column in table.schema:
-                learned.see(column.name, _as_written(column.type), chunk.first)
+        if table is None:
+            _learn_by_field(place, chunk, learned)
+            continue
+        learned.rows += table.num_rows
+        risky = {column.name: column.type for column in table.schema if _at_risk(column.type) and column.name not in declared_types}
+        exact = risky.keys() - _inexact(place, chunk, dict(risky))
+        for column in table.schema:
+            is_inexact = column.name in risky and column.name not in exact
+            learned.see(column.name, json_type() if is_inexact else _as_written(column.type), chunk.first)
     return learned
 
 
-def _learn_by_field(place: Place, chunk: _Chunk, learned: _Learned, table: pa.Table | None) -> None:
+def _inexact(place: Place, chunk: _Chunk, risky: dict[str, pa.DataType]) -> set[str]:
+    """Of the columns with doubles those that hold a number which no double is, as it is written."""
+    found: set[str] = set()
+    for number, line in chunk.lines() if risky else ():
+        try:
+            fields = _fields.decode(line)
+        except msgspec.MsgspecError:  # NaN, which Arrow reads, too
+            fields = {name: msgspec.Raw(value) for name, value in _slowly(place, number, line)[0].items()}
+        for name, kind in list(risky.items()):
+            value = fields.get(name)
+            if value is not None and not _is_exact(bytes(value), kind):
+                found.add(name)
+                del risky[name]
+        if not risky:
+            break
+    return found
+
+
+def _learn_by_field(place: Place, chunk: _Chunk, learned: _Learned) -> None:
     columns: dict[str, list[tuple[int, bytes]]] = {}
     for number, found, odd in _objects(place, chunk):
         learned.rows += 1
@@ -176,8 +197,7 @@ def _learn_by_field(place: Place, chunk: _Chunk, learned: _Learned, table: pa.Ta
         for name, value in found.items():
             columns.setdefault(name, []).append((number, value))
     for name, values in columns.items():
-        known = table.schema.field(name).type if table is not None and name in table.schema.names else None
-        kind = known if known is not None and not _at_risk(known) else _kind([value for _, value in values])
+        kind = _kind([value for _, value in values])
         learned.see(name, kind if is_json(kind) else _as_written(kind), values[0][0] if values else chunk.first)
 
 
@@ -192,11 +212,11 @@ def _kind(values: Sequence[bytes]) -> pa.DataType:
     return kind if not _at_risk(kind) or all(_is_exact(value, kind) for value in values) else json_type()
 
 
-def _read(chunk: _Chunk, schema: pa.Schema | None) -> pa.Table | None:
+def _read(chunk: _Chunk, schema: pa.Schema | None, others: str = "error") -> pa.Table | None:
     """By Arrow; None where it cannot, or does not see a row in every line."""
     from pyarrow import json as arrow_json
 
-    rules = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="error") if schema is not None else None
+    rules = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=others) if schema is not None else None
     options = arrow_json.ReadOptions(use_threads=False, block_size=len(chunk.data) + 1)
     try:
         table = arrow_json.read_json(pa.BufferReader(chunk.data), read_options=options, parse_options=rules)
@@ -296,13 +316,18 @@ def _filled(kind: pa.DataType) -> pa.DataType:
 
 
 def _blocks(place: Place, reading: Reading, schema: pa.Schema, declared_types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-    by_arrow = not any(is_json(column.type) or column.name == ROW_FAULT or _is_cast(column, declared_types) for column in schema)
+    exact = [column.name for column in schema if is_json(column.type) or column.name == ROW_FAULT or _is_cast(column, declared_types)]
+    typed = pa.schema([column for column in schema if column.name not in exact])
     for chunk in _chunks(place, reading):
-        table = _read(chunk, schema) if by_arrow else None
-        if table is not None:
+        table = _read(chunk, typed, others="ignore" if exact else "error") if typed.names else None
+        if table is not None and not exact:
             yield from table.to_batches()
-        else:
-            yield from _by_field(place, chunk, schema, declared_types)
+            continue
+        arrays = _by_field(place, chunk, [column for column in schema if table is None or column.name in exact], declared_types)
+        if table is not None:
+            arrays |= {name: column.combine_chunks() for name, column in zip(table.column_names, table.columns, strict=True)}
+        columns = [arrays[name] for name in schema.names]
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _is_cast(column: pa.Field, declared_types: Mapping[str, pa.DataType]) -> bool:
@@ -310,26 +335,23 @@ def _is_cast(column: pa.Field, declared_types: Mapping[str, pa.DataType]) -> boo
     return column.name in declared_types and not pa.types.is_nested(column.type)
 
 
-def _by_field(place: Place, chunk: _Chunk, schema: pa.Schema, declared_types: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+def _by_field(place: Place, chunk: _Chunk, columns: Sequence[pa.Field], declared_types: Mapping[str, pa.DataType]) -> dict[str, pa.Array]:
+    """These columns of a chunk, each value as it is written before it becomes what it is."""
     numbers: list[int] = []
-    values: dict[str, list[bytes | None]] = {column.name: [] for column in schema if column.name != ROW_FAULT}
+    values: dict[str, list[bytes | None]] = {column.name: [] for column in columns if column.name != ROW_FAULT}
     faults: list[str | None] = []
     for number, found, odd in _objects(place, chunk):
-        if not found.keys() <= values.keys():
-            raise _changed(place)
         numbers.append(number)
         faults.append(f"line {number}: {odd[0]!r} holds a lone surrogate, which is no text" if odd else None)
         for name, column in values.items():
             value = found.get(name)
             column.append(None if value == b"null" else value)
-    if numbers:
-        columns = [
-            pa.array(faults, type=pa.string())
-            if column.name == ROW_FAULT
-            else _column(place, values[column.name], column, numbers, _is_cast(column, declared_types))
-            for column in schema
-        ]
-        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+    arrays = {
+        column.name: _column(place, values[column.name], column, numbers, _is_cast(column, declared_types))
+        for column in columns
+        if column.name != ROW_FAULT
+    }
+    return arrays if len(arrays) == len(columns) else {**arrays, ROW_FAULT: pa.array(faults, type=pa.string())}
 
 
 def _column(place: Place, values: list[bytes | None], wanted: pa.Field, numbers: list[int], is_cast: bool) -> pa.Array:

@@ -93,7 +93,7 @@ def _not_text(place: Place, encoding: str, line: int, at: int) -> SourceError:
     is_default = codecs.lookup(encoding).name == "utf-8"
     what = "UTF-8" if is_default else encoding
     way = "Declare what it is, e.g. encoding='cp1252', or save it as UTF-8." if is_default else "Correct encoding=, or mend the file."
-    return SourceError(f"{place.uri}: line {line} is not {what} (byte {at:,} of the file). Nothing was sent. {way}")
+    return SourceError(f"{place.uri}: line {line} is not {what} (at byte offset {at:,}). Nothing was sent. {way}")
 
 
 def check_no_nul(place: Place, head: bytes) -> None:
