@@ -55,7 +55,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keld.environment import Keld
     from keld.errors import KeldError
-    from keld.instant import instant
+    from keld.instant import utc
     from keld.job import Column, Job
     from keld.path import check_path, wants_partition
     from keld.providers.base import Account
@@ -67,7 +67,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Account", "Column", "Embedding", "Job", "Keld", "KeldError", "Reading", "Settings", "Status", "__version__",
-    "check_path", "instant", "wants_partition",
+    "check_path", "utc", "wants_partition",
 ]  # fmt: skip
 
 # Imported at their first use: pyarrow, SQLAlchemy and the SDKs take a second that `import keld` must not cost.
@@ -82,7 +82,7 @@ _HOMES = {
     "Settings": "keld.runner",
     "Status": "keld.status",
     "check_path": "keld.path",
-    "instant": "keld.instant",
+    "utc": "keld.instant",
     "wants_partition": "keld.path",
 }
 

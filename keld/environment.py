@@ -23,7 +23,7 @@ from keld.cascade import seal
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, SchemaError, StagingError, UnknownJobRun
 from keld.identity import Identity, declared, name_of
-from keld.instant import instant
+from keld.instant import utc
 from keld.job import Job, due, partition_end
 from keld.ledger import Ledger
 from keld.path import check_path
@@ -179,7 +179,7 @@ class Keld:
         """
         reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
         key = _keepable(partition or "")
-        ends_at = None if ends_at is None else instant(ends_at, f"{job.name}[{key}]: ends_at")
+        ends_at = None if ends_at is None else utc(ends_at, f"{job.name}[{key}]: ends_at")
         for place, name in ((source, "source"), (sink, "sink")):
             check_path(place, name)
         opened_by_caller = hasattr(sink, "protocol")

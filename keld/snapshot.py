@@ -126,13 +126,16 @@ def fragments(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[int, b
 
 
 def _columns(job: Job, table: Table) -> pa.Schema:
-    """The table's own columns; of a partition so empty that it has none, those that the job names."""
+    """The table's own columns; of a partition so empty that it has none, those that the job names.
+
+    Of no type: what reads the outputs of many partitions takes that for whatever the others have there, and text only for text.
+    """
     if not table.schema.names and table.rows == 0:
         prompt = (
             template_columns(job.prompt) if isinstance(job.prompt, str) else [job.prompt.name] if isinstance(job.prompt, Column) else []
         )
-        texts = dict.fromkeys([job.key, *prompt], pa.string())
-        return pa.schema(list((texts | ({job.priority: pa.float64()} if job.priority else {})).items()))
+        named = dict.fromkeys([job.key, *prompt], pa.null())
+        return pa.schema(list((named | ({job.priority: pa.float64()} if job.priority else {})).items()))
     return pa.schema([column for column in table.schema if column.name != ROW_FAULT])
 
 
