@@ -24,6 +24,8 @@ The map of the house; the files in order are the way of the data.
     migration    how a ledger of an earlier version becomes one of this
     database     the SQLite file or the Postgres behind a ledger's URL
     record       what the ledger holds, as tables and as what is read from them
+    witness      what staging remembers of the ledger, so that a lost one is noticed and rebuilt
+    rebuild      what staging remembers, into a ledger that lost it
     outlay       what each job run spent on each model in each lane
     ledger       what happened, in order, durable; leases, intents, reservations
     http         one client an account, and one limit a call

@@ -192,6 +192,9 @@ def reconcile(
     account: Annotated[list[str] | None, typer.Argument(help="Only these providers; default: all that this ledger ever sent to.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it costs.")] = False,
     days: Annotated[float, typer.Option("--days", min=0.01, help="How far back to look.")] = 3.0,
+    from_staging: Annotated[
+        bool, typer.Option("--from-staging", help="First rebuild, from the staged files, what a lost or restored ledger does not know.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find batches that the providers have and the ledger does not; adopt them, or cancel them and count what they cost."""
@@ -199,9 +202,13 @@ def reconcile(
     from datetime import timedelta
 
     from keld.status import plain
-    from keld.view import findings_view
+    from keld.view import findings_view, list_view
 
     with _refusals(ERROR), _keld() as keld:
+        if from_staging:
+            rebuilt = keld.rebuild()
+            if not as_json:
+                _console().print(list_view(rebuilt) if rebuilt else "The ledger knows all that staging does.")
         found = keld.reconcile(account or None, since=timedelta(days=days), dry_run=dry_run)
     if as_json:
         _print_json([plain(asdict(one)) for one in found])

@@ -11,6 +11,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from keld import snapshot
 from keld.answer import AnswerSink, Outcome, same
 from keld.cascade import seal
+from keld.database import shown
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, SchemaError, StagingError, UnknownJobRun
 from keld.identity import Identity, declared, name_of
@@ -189,6 +191,8 @@ class Keld:
         before = self._standing(job, key, mine)
         if before is not None and _is_stuck(before) and (force or target is None or self._outdated(before, mine)):
             before = self._without_output(before)
+        if before is not None and not before.over:
+            self.ledger.check_remembered(before.id)  # else what was sent might be taken for unsent, and planned anew
         if before is not None and not before.over and not all(shard.unsent for shard in self.ledger.shards(before.id)):
             return self._attach(before, target, mine)
         table = open_table(source, partition=partition, reading=reading)
@@ -360,6 +364,18 @@ class Keld:
         after = self.clock() - since
         return [found for name in names for found in self.runner.reconcile(self.provider(name), after, act=not dry_run)]
 
+    def rebuild(self) -> list[Status]:
+        """Brings the ledger up to what staging remembers: of one that was deleted or emptied all, of one restored from a backup what is missing.
+
+        Gives the job runs of which it knew too little.  What staging does not have, since it was removed by `gc` or is another root's, is
+        not found here; `reconcile` finds batches by asking the providers.
+        """
+        with closing(Ledger(self.ledger_url, staging=self.staging)) as ledger:
+            assert ledger.witness is not None
+            memories = sorted(ledger.witness.memories(), key=lambda memory: memory.run.created_at if memory.run else self.clock())
+            found = [memory.run.id for memory in memories if memory.run is not None and ledger.take_in(memory, self.clock())]
+        return [self.status(run_id) for run_id in found]
+
     def gc(self, older_than: timedelta = timedelta(days=30), *, dry_run: bool = False) -> list[Removal]:
         """Removes the staged files (prompts, answers) of job runs that ended so long ago; the ledger and the outputs stay.
 
@@ -451,10 +467,18 @@ class Keld:
 
     @property
     def ledger(self) -> Ledger:
-        """Opened at the first use."""
+        """Opened at the first use.
+
+        Raises:
+            LedgerError: it cannot be opened, or lacks job runs that staging has with something at a provider.
+        """
         with self._lock:
             if self._ledger is None:
-                self._ledger = Ledger(self.ledger_url)
+                ledger = Ledger(self.ledger_url, staging=self.staging)
+                if forgotten := ledger.forgotten():
+                    ledger.close()
+                    raise _lost(forgotten, shown(self.ledger_url))
+                self._ledger = ledger
             return self._ledger
 
     @property
@@ -740,6 +764,15 @@ class Keld:
             return float(2**fruitless)  # nothing is under way yet: a few quick tries, then give up
         until = (status.next_check_at - self.clock()).total_seconds() if status.next_check_at else 1.0
         return max(0.05, min(until, poll_s) if poll_s is not None else until)
+
+
+def _lost(runs: Sequence[JobRun], where: str) -> LedgerError:
+    some = ", ".join(f"{run.job}[{run.partition}]" for run in runs[:5]) + (", ..." if len(runs) > 5 else "")
+    return LedgerError(
+        f"The ledger at {where} lost {len(runs):,} job runs that staging still has, with batches at a provider or rows that must not be asked "
+        f"again: {some}. It was deleted, emptied, or restored from a backup. Nothing was sent. `keld reconcile --from-staging` rebuilds them. "
+        "Where they are to be given up, with all that was paid, remove the staging directory, too."
+    )
 
 
 def _is_stuck(run: JobRun) -> bool:

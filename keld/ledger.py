@@ -10,6 +10,7 @@ Money is stored as whole pico-dollars, instants as microseconds: both exact, bot
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -22,11 +23,12 @@ import sqlalchemy as sa
 from keld import record
 from keld.cache import Read
 from keld.database import Database, shown
-from keld.errors import CeilingTooLow, LeaseLost, UnknownJobRun
+from keld.errors import CeilingTooLow, LeaseLost, LedgerError, StagingError, UnknownJobRun
 from keld.estimate import Observed
 from keld.failpoint import failpoint
 from keld.outlay import Outlay, doubtful_usd, in_doubt_usd, outlays
 from keld.price import Lane
+from keld.rebuild import take_in
 from keld.record import (
     ATTACHMENT,
     CANDIDATE,
@@ -46,7 +48,11 @@ from keld.record import (
     Suspect,
     Waiting,
 )
+from keld.staging import Staging
 from keld.state import AT_PROVIDER, SENT, Event, RunState, State, after
+from keld.witness import Memory, Witness
+
+log = logging.getLogger("keld")
 
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
 _FREEING = (Event.UNSENT, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
@@ -80,14 +86,18 @@ _STALE = timedelta(minutes=5)  # a job run whose next look, and lease, are over 
 class Ledger:
     """The ledger at an SQLAlchemy URL; tables are made when missing.
 
+    Args:
+        staging: where what becomes of each job run is remembered, too (see `witness`); None: nowhere.
+
     Raises:
-        LedgerError: it cannot be opened or written, or was made by another version.
+        LedgerError: it cannot be opened or written, or is of a later version.
     """
 
-    def __init__(self, url: str, *, lease_for: timedelta = timedelta(seconds=120)) -> None:
+    def __init__(self, url: str, *, lease_for: timedelta = timedelta(seconds=120), staging: Staging | None = None) -> None:
         self.url = url
         self.lease_for = lease_for
         self._db = Database(url)
+        self.witness = None if staging is None else Witness(staging, shown(url))
 
     def close(self) -> None:
         self._db.close()
@@ -425,6 +435,7 @@ class Ledger:
         except sa.exc.IntegrityError:
             return None
         failpoint("ledger.open_run.after")
+        self._tell(run["id"], run=True)
         return self.run(run["id"])
 
     def claim(self, run_id: str, owner: str, now: datetime, *, dead_owner: str | None = None) -> Lease | None:
@@ -522,6 +533,7 @@ class Ledger:
                 # It is being paid for, whether it fits or not; nothing else is sent until it does.
                 db.execute(sa.update(RUN).where(RUN.c.id == shard.run_id).values(reserved_usd=RUN.c.reserved_usd + shard.worst_usd))
         failpoint(f"ledger.{event.value}.after")
+        self._tell(shard.run_id, shards=[became], strays=strays)
         return became
 
     def record_intent(self, lease: Lease, shard: Shard, now: datetime, after_batch: str | None = None) -> Shard:
@@ -530,7 +542,9 @@ class Ledger:
         Raises:
             CeilingTooLow: spent + reserved + this worst case exceeds the ceiling; nothing was written or sent.
             LeaseLost: another worker holds the job run.
+            LedgerError: this shard, or another one, was sent before, as staging knows, and the ledger does not.
         """
+        self.check_remembered(shard.run_id)
         failpoint("ledger.sending.before")
         with self._held(lease, now) as db:
             _reserve(db, shard)
@@ -547,6 +561,7 @@ class Ledger:
             intent = {"shard_id": shard.id, "attempt": attempt, "at": now, "requests": shard.requests, "after_batch": after_batch}
             db.execute(sa.insert(INTENT).values(outcome="sending", **intent))
         failpoint("ledger.sending.after")
+        self._tell(shard.run_id, shards=[became], intents=self.intents(shard.id)[-1:], durable=True)
         return became
 
     def confirm(self, lease: Lease, shard: Shard, now: datetime) -> None:
@@ -567,13 +582,19 @@ class Ledger:
             db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(done=done, not_before=not_before))
 
     def add_shards(self, lease: Lease, shards: Sequence[Shard], round_: int, now: datetime) -> None:
-        """The shards of a next round, planned."""
+        """The shards of a next round, planned.
+
+        Raises:
+            LedgerError: a round was sent, as staging knows, that the ledger does not know of.
+        """
+        self.check_remembered(lease.run_id)
         failpoint("ledger.add_shards.before")
         with self._held(lease, now) as db:
             _insert_shards(db, shards)
             db.execute(sa.update(RUN).where(RUN.c.id == lease.run_id).values(round=round_))
             _append(db, now, lease.run_id, None, "round", None, None, lease.epoch, {"round": round_, "shards": len(shards)})
         failpoint("ledger.add_shards.after")
+        self._tell(lease.run_id, shards=shards)
 
     def record_run(
         self,
@@ -594,6 +615,7 @@ class Ledger:
                 db.execute(sa.update(RUN).where(RUN.c.id == lease.run_id).values(**values))
             _append(db, now, lease.run_id, None, kind, was, state or was, lease.epoch, facts or {})
         failpoint(f"ledger.run_{kind}.after")
+        self._tell(lease.run_id, run=True)
         return self.run(lease.run_id)
 
     def wake(self, shard_id: str) -> None:
@@ -620,6 +642,7 @@ class Ledger:
         with suppress(sa.exc.IntegrityError), self._db.write() as db:
             _add_stray(db, stray)
         failpoint("ledger.stray.after")
+        self._tell(stray.run_id, strays=self.strays_of(stray.run_id))
 
     def add_candidate(self, candidate: Candidate) -> None:
         """Notes a batch that may be a second one of a create, its worst case reserved until it is told; noted before, nothing happens."""
@@ -659,6 +682,8 @@ class Ledger:
                 facts = {"batch_id": batch_id, "cost_usd": str(cost_usd)}
                 _append(db, now, stray.run_id, stray.shard_id, "stray_settled", None, None, 0, facts)
         failpoint("ledger.stray_settled.after")
+        if found is not None:
+            self._tell(found.run_id, strays=self.strays_of(found.run_id))
 
     def reopen(self, run_id: str, now: datetime) -> None:
         """Opens a job run that is over once more, since something of it turned up; what is open stays as it is.
@@ -670,6 +695,7 @@ class Ledger:
                 this = (RUN.c.id == run_id, RUN.c.state == was)
                 if db.execute(sa.update(RUN).where(*this).values(state=becomes, next_check_at=now)).rowcount:
                     _append(db, now, run_id, None, "reopened", was, becomes, 0, {})
+        self._tell(run_id, run=True)
 
     def hand_over(self, namespace: str, job: str, owner: str) -> None:
         """Notes who declares a job from now on."""
@@ -679,10 +705,14 @@ class Ledger:
     def move(self, namespace: str, job: str, partition: str, into: str, now: datetime) -> None:
         """Brings the job runs of a partition into another namespace, where there are none of it yet."""
         these = (RUN.c.job == job, RUN.c.partition == partition)
+        found: list[str] = []
         with suppress(sa.exc.IntegrityError), self._db.write() as db:
             moved = sa.update(RUN).where(RUN.c.namespace == namespace, *these).values(namespace=into).returning(RUN.c.id, RUN.c.state)
             for run_id, state in db.execute(moved).all():
                 _append(db, now, run_id, None, "moved", state, state, 0, {"from": namespace})
+                found.append(run_id)
+        for run_id in found:
+            self._tell(run_id, run=True)
 
     def redeclare(self, run_id: str, declared: Mapping[str, str], source: str | None) -> None:
         """Notes that a job run asks what is declared now, whatever it was declared as before."""
@@ -698,6 +728,7 @@ class Ledger:
         """Marks an open job run as cancelling; needs no lease, since whoever holds it will see it."""
         with self._db.write() as db:
             _ask_cancel(db, run_id, now)
+        self._tell(run_id, run=True)
 
     def attach(self, run_id: str, holder: str) -> int:
         """Notes that `holder` waits for a job run; the epoch of its attachment, which grows each time it attaches anew."""
@@ -733,12 +764,86 @@ class Ledger:
             opened = db.execute(sa.update(RUN).where(RUN.c.id == run_id, over).values(state=RunState.WRITING, sink=sink, next_check_at=now))
             if opened.rowcount:
                 _append(db, now, run_id, None, "write_again", None, RunState.WRITING, 0, {})
+        self._tell(run_id, run=True)
 
     def note_removed(self, run_id: str, now: datetime) -> bool:
         """Notes that the files of a job run go; False if it is not over."""
         over = RUN.c.state.in_([RunState.FINISHED, RunState.CANCELLED])
         with self._db.write() as db:
             return db.execute(sa.update(RUN).where(RUN.c.id == run_id, over).values(removed_at=now)).rowcount > 0
+
+    # -- what staging remembers -------------------------------------------------------------------------------
+
+    def forgotten(self) -> list[JobRun]:
+        """The job runs that staging has, with something at a provider or rows that must not be asked again, and this ledger has not."""
+        if self.witness is None:
+            return []
+        ids = self.witness.out()
+        known: set[str] = set()
+        with self._db.read() as db:
+            for start in range(0, len(ids), 500):
+                known.update(db.execute(sa.select(RUN.c.id).where(RUN.c.id.in_(ids[start : start + 500]))).scalars())
+        memories = (self.witness.memory(run_id) for run_id in ids if run_id not in known)
+        return [memory.run for memory in memories if memory.run is not None]
+
+    def check_remembered(self, run_id: str) -> None:
+        """Passes if staging remembers no create of a job run that this ledger does not.
+
+        Raises:
+            LedgerError: it does, and to send anything might be to pay twice.
+        """
+        memory = None if self.witness is None else self.witness.memory(run_id)
+        if memory is None or not memory.shards:
+            return
+        ahead = memory.is_ahead_of(self.shards(run_id))
+        if ahead and memory.run is not None:
+            raise LedgerError(
+                f"The ledger at {shown(self.url)} is older than staging: of {memory.run.job}[{memory.run.partition}] {len(ahead):,} batches or "
+                "stretches were sent that it does not know of. It was restored from a backup, perhaps. Nothing was sent. "
+                "`keld reconcile --from-staging` brings it up to what staging knows."
+            )
+
+    def take_in(self, memory: Memory, now: datetime) -> bool:
+        """Whether the ledger knows more of a job run than before, by what staging remembers of it; what it knows itself stays."""
+        assert memory.run is not None
+        ahead = {shard.id for shard in memory.is_ahead_of(self.shards(memory.run.id))}
+        with self._db.write() as db:
+            new = db.execute(sa.select(RUN.c.id).where(RUN.c.id == memory.run.id)).first() is None
+            if not new and not ahead:
+                return False
+            take_in(db, memory, ahead, now, new=new)
+            _append(db, now, memory.run.id, None, "rebuilt", None, memory.run.state, 0, {"shards": len(memory.shards)})
+        return True
+
+    def _tell(
+        self,
+        run_id: str,
+        *,
+        run: bool = False,
+        shards: Sequence[Shard] = (),
+        intents: Sequence[Intent] = (),
+        strays: Sequence[Stray] = (),
+        durable: bool = False,
+    ) -> None:
+        """Has staging remember what was just committed; all of it, where it remembers nothing yet.
+
+        Raises:
+            StagingError: it cannot, and it is `durable`: what was not remembered must not be sent.
+        """
+        if self.witness is None or not self.witness.is_here(run_id):
+            return
+        before = None
+        if not self.witness.has(run_id):
+            shards, strays, whole = self.shards(run_id), self.strays_of(run_id), self.run(run_id)
+            intents = [intent for shard in shards for intent in self.intents(shard.id)]
+            before, run = whole.answered - sum(shard.answered for shard in shards), True
+        told = self.run(run_id) if run else None
+        try:
+            self.witness.note(run_id, run=told, shards=shards, intents=intents, strays=strays, answered_before=before, durable=durable)
+        except StagingError as error:
+            if durable:
+                raise
+            log.warning("witness.not_noted run=%s %s", run_id, error)
 
     @contextmanager
     def _held(self, lease: Lease, now: datetime) -> Iterator[sa.Connection]:

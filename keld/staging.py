@@ -7,6 +7,7 @@ of the directory; its digest goes to the ledger afterwards.  Staging holds promp
     <root>/<job run id>/question.json        what all rows share
                         snapshot.parquet     the rows as they were asked, each with its prompt
                         reused-*.parquet     answers that earlier job runs paid for
+                        ledger.jsonl         what the ledger says of it (see `witness`)
                         twins.npy            which rows take the answer of another one with the same prompt
                         unsent.parquet       outcomes of rows that no batch is large enough for
                         stopped.parquet      outcomes of rows that were not asked, since the probe was refused
@@ -88,6 +89,10 @@ class RunFiles:
 
     def reused_from(self, source: int) -> Path:
         return self.dir / f"reused-{source:03d}.parquet"
+
+    @property
+    def record(self) -> Path:
+        return self.dir / "ledger.jsonl"
 
     @property
     def twins(self) -> Path:

@@ -32,6 +32,7 @@ POINTS: dict[str, tuple[str, ...]] = {
         "staging.input.write", "staging.input.fsync", "staging.input.rename", "staging.input.done",
         "ledger.staged.before", "ledger.staged.after",
         "upload.send", "upload.received", "ledger.uploaded.before", "ledger.uploaded.after",
+        "witness.note", "witness.noted",
         "ledger.sending.before", "ledger.sending.after", "create.send", "create.received", "ledger.created.before", "ledger.created.after",
         "poll.send", "poll.received", "ledger.confirmed.before", "ledger.confirmed.after", "ledger.ended.before", "ledger.ended.after",
         "download.request", "download.chunk", "download.rename", "collect.done", "ledger.collected.before", "ledger.collected.after",

@@ -591,6 +591,27 @@ def test_a_ledger_where_no_directory_can_be_is_said_to_be_unwritable(tmp_path: P
         Ledger(f"sqlite:///{tmp_path}/file/ledger.db")
 
 
+def test_a_ledger_that_is_broken_says_what_to_do_and_claims_nothing(tmp_path: Path) -> None:
+    """Cut off in the middle, another file in its place, a table gone: what it held may be lost."""
+    path = tmp_path / "ledger.db"
+    whole = Ledger(f"sqlite:///{path}")
+    _open(whole)
+    whole.close()
+    content = path.read_bytes()
+    for broken in (
+        content[: len(content) // 2],
+        b"no database, but long enough to be read as one" * 99,
+        content[:100] + b"\xff" * (len(content) - 100),
+    ):
+        path.write_bytes(broken)
+        for beside in tmp_path.glob("ledger.db-*"):
+            beside.unlink()
+        with pytest.raises(LedgerError, match=r"(is damaged|is not whole).*from-staging") as caught:
+            ledger = Ledger(f"sqlite:///{path}")
+            ledger.runs("default")
+        assert "stands" not in str(caught.value)
+
+
 def test_a_ledger_of_another_version_is_left_alone(ledger_url: str) -> None:
     Ledger(ledger_url).close()
     engine = _engine(ledger_url)
