@@ -4,25 +4,30 @@ import datetime as dt
 import gzip
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from upath import UPath
 
 from keld.errors import SinkError, SourceError, StagingError
 from keld.reading import Reading
-from keld.table import ParquetSink, Table, open_table, read_parquet, write_table
+from keld.table import ROW_FAULT, ParquetSink, Table, open_table, read_parquet, write_table
 
 ROWS: list[dict[str, Any]] = [
     {"id": 1, "body": "plain", "weight": 1.5},
@@ -251,6 +256,76 @@ def test_an_empty_file_that_has_no_columns_is_refused(name: str, tmp_path: Path)
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(SourceError, match=r"Give|Check"):
         open_table(tmp_path / name)
+
+
+class _Named(NamedTuple):
+    id: int
+    body: str | None
+
+
+@dataclass
+class _Data:
+    id: int
+    body: str | None
+
+
+class _Model(BaseModel):
+    id: int
+    body: str | None
+
+
+def _of_sqlite() -> list[Any]:
+    database = sqlite3.connect(":memory:")
+    database.row_factory = sqlite3.Row
+    return database.execute("select 1 as id, 'a' as body union all select 2, null").fetchall()
+
+
+def _of_sqlalchemy() -> Any:
+    return sa.create_engine("sqlite://").connect().execute(sa.text("select 1 as id, 'a' as body union all select 2, null"))
+
+
+OBJECTS: dict[str, Callable[[], Any]] = {
+    "named tuples": lambda: [_Named(1, "a"), _Named(2, None)],
+    "dataclasses": lambda: [_Data(1, "a"), _Data(2, None)],
+    "Pydantic objects": lambda: (_Model(id=n, body=body) for n, body in ((1, "a"), (2, None))),
+    "rows of sqlite3": _of_sqlite,
+    "rows of SQLAlchemy": _of_sqlalchemy,
+    "a dict of lists": lambda: {"id": [1, 2], "body": ["a", None]},
+    "a dict of arrays": lambda: {"id": np.array([1, 2]), "body": pa.array(["a", None])},
+}
+
+
+@pytest.mark.parametrize("make", OBJECTS.values(), ids=OBJECTS.keys())
+def test_rows_are_whatever_has_named_fields(make: Callable[[], Any]) -> None:
+    assert _rows(open_table(make())) == [{"id": 1, "body": "a"}, {"id": 2, "body": None}]
+
+
+def test_no_rows_are_an_empty_partition() -> None:
+    """An upstream that found nothing has nothing to say of its columns."""
+    assert (open_table([]).rows, _rows(open_table([])), open_table([]).schema.names) == (0, [], [])
+
+
+@pytest.mark.parametrize("values", [{"id": 1}, {"id": "text"}, {"id": [1, 2], "body": ["a"]}])
+def test_a_dict_of_other_things_is_no_table(values: dict[str, Any]) -> None:
+    with pytest.raises(SourceError, match="Nothing was sent"):
+        open_table(values)
+
+
+def test_whole_numbers_beyond_64_bits_are_exact() -> None:
+    """Python counts further than Arrow."""
+    import pandas as pd
+
+    for source in ([{"id": 2**70}, {"id": None}], pd.DataFrame({"id": [2**70, None]}, dtype=object)):
+        assert _rows(open_table(source)) == [{"id": Decimal(2**70)}, {"id": None}]
+
+
+def test_a_lone_surrogate_in_a_frame_costs_its_row() -> None:
+    import pandas as pd
+
+    rows = {"id": ["a", "b"], "body": ["x\ud83d", "y"]}
+    for source in (pd.DataFrame(rows, dtype=object), rows):
+        assert [row["body"] for row in _rows(open_table(source))] == [None, "y"]
+        assert [row[ROW_FAULT] is None for row in _rows(open_table(source))] == [False, True]
 
 
 def test_rows_of_several_types_are_refused_by_column() -> None:
@@ -609,6 +684,18 @@ def test_s3_object_is_absent_or_complete(rows: int, s3: dict[str, Any]) -> None:
     assert target.fs.list_multipart_uploads("bkt") == []
     write_table(target, noise.schema, noise.to_batches())
     assert open_table(target).rows == rows
+
+
+def test_s3_delta_is_read_as_its_log_says(s3: dict[str, Any]) -> None:
+    """With the credentials that the path was opened with."""
+    from deltalake import DeltaTable, write_deltalake
+
+    options = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_ENDPOINT_URL": s3["endpoint_url"]}
+    options |= {"AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1", "AWS_S3_ALLOW_UNSAFE_RENAME": "true"}
+    write_deltalake("s3://bkt/delta", pa.table({"id": [1, 2], "day": ["a b", "c"]}), partition_by=["day"], storage_options=options)
+    DeltaTable("s3://bkt/delta", storage_options=options).delete("id = 2")
+    assert _rows(open_table(UPath("s3://bkt/delta", **s3))) == [{"id": 1, "day": "a b"}]
+    assert _rows(open_table(UPath("s3://bkt/delta/day={partition}", **s3), partition="a b")) == [{"id": 1, "day": "a b"}]
 
 
 def test_s3_missing_object_is_named(s3: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from keld.value import as_json, as_text, is_json, is_uuid, json_type
 
 BLOCK_BYTES = 2 << 20  # the most a block holds, unless one row alone is larger
 BLOCK_ROWS = 16_384
-ROW_FAULT = "\0fault"  # a column of readers that tell of single rows why they cannot be asked; null where they can
+ROW_FAULT = "\x01fault"  # a column of readers that tell of single rows why they cannot be asked; null where they can
 CAST_ROWS = 1_024  # a dictionary or view column shows its size only once it is plain: convert few rows at a time
 
 

@@ -62,9 +62,11 @@ def of_columns(source: Mapping[Any, Any]) -> Table:
     Raises:
         SourceError: they are not of one length.
     """
-    columns = {str(name): values if hasattr(values, "__len__") else list(values) for name, values in source.items()}
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1 or any(isinstance(values, str | bytes | Mapping) for values in columns.values()):
+    columns = {str(name): values for name, values in source.items()}
+    lengths = {name: len(values) if hasattr(values, "__len__") else 1 for name, values in columns.items()}
+    if len(set(lengths.values())) > 1 or any(
+        not hasattr(values, "__len__") or isinstance(values, str | bytes | Mapping) for values in columns.values()
+    ):
         raise SourceError(
             f"a dict is a table if its values are columns of one length; here they are {lengths}. Nothing was sent. "
             "For a single row give [row]."

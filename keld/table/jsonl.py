@@ -118,11 +118,14 @@ def _slowly(place: Place, number: int, line: bytes) -> tuple[dict[str, bytes], l
         raise SourceError(f"{place.uri}: line {number} is no JSON object. Nothing was sent. Mend the line, or remove it.")
     found, odd = {}, []
     for name, value in document.items():
+        shown = name.encode(errors="replace").decode()
         try:
-            name.encode()
-            found[name] = _raw(value)
+            found[shown] = _raw(value)
         except UnicodeError:
-            odd.append(name.encode(errors="replace").decode())
+            found[shown] = b"null"
+            odd.append(shown)
+        if shown != name:
+            odd.append(shown)
     return found, odd
 
 
@@ -192,8 +195,6 @@ def _learn_by_field(place: Place, chunk: _Chunk, learned: _Learned) -> None:
     for number, found, odd in _objects(place, chunk):
         learned.rows += 1
         learned.faulty |= bool(odd)
-        for name in odd:
-            columns.setdefault(name, [])
         for name, value in found.items():
             columns.setdefault(name, []).append((number, value))
     for name, values in columns.items():
