@@ -131,11 +131,6 @@ class Status:
         return any(batch.batch_id or (batch.state in doubtful and not batch.refused) for batch in self.batches)
 
     @property
-    def out_there(self) -> tuple[Batch, ...]:
-        """What was sent, or may have been, and was given up without the provider's last word: it may still run, and be paid for."""
-        return tuple(batch for batch in self.batches if batch.state is State.QUARANTINED)
-
-    @property
     def waiting(self) -> bool:
         """There is nothing to do but wait for the provider: every shard is there, or put off, or has its outcome."""
         return self.state in (RunState.OPEN, RunState.CANCELLING) and self._put_off and not any(map(self._is_due, self.batches))
@@ -144,6 +139,11 @@ class Status:
     def ready(self) -> bool:
         """There is heavy work due: results to fetch, a round to plan, an output to write, a shard to send."""
         return not self.over and not self.waiting
+
+    @property
+    def out_there(self) -> tuple[Batch, ...]:
+        """What was sent, or may have been, and was given up without the provider's last word: it may still run, and be paid for."""
+        return tuple(batch for batch in self.batches if batch.state is State.QUARANTINED)
 
     @property
     def saved_usd(self) -> Decimal:
