@@ -39,6 +39,8 @@ class Database:
             self._reader = self._engine.execution_options(keld_reads=True)
             self.made = _open(self._engine, shown(url))
         except (sa.exc.SQLAlchemyError, OSError, ImportError, ValueError) as error:
+            if _is_damaged(error):
+                raise _damaged(url, error) from None
             raise LedgerError(
                 f"The ledger at {shown(url)} cannot be opened: {_driver_message(error)}. "
                 "Nothing was sent. Check KELD_LEDGER_URL or KELD_HOME, the disk and the rights."
@@ -75,6 +77,8 @@ class Database:
         except sa.exc.IntegrityError:
             raise
         except (sa.exc.SQLAlchemyError, OSError) as error:
+            if _is_damaged(error):
+                raise _damaged(self.url, error) from None
             raise LedgerError(
                 f"The ledger at {shown(self.url)} could not be {what}: {_driver_message(error)}. What it held before stands; a create that was "
                 "sent and could not be noted is looked for at the provider before anything is sent again. Mend the disk or the database, "
@@ -160,6 +164,22 @@ def _check_whole(there: set[str], where: str) -> None:
             f"The ledger at {where} is not whole: it lacks {', '.join(missing)}. Nothing was changed or sent. Restore it from a backup; or where "
             "there is none, move what is left of it away and run `keld reconcile --from-staging`, which rebuilds what staging knows."
         )
+
+
+def _is_damaged(error: Exception) -> bool:
+    """Whether the database says of itself that it is not what it was: a broken file, a disk that fails, a table that is gone."""
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, sqlite3.Error):
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR) or "no such table" in str(cause)
+    return str(getattr(cause, "sqlstate", None)).startswith(("XX", "58", "42P01"))  # corrupted, a system fault, an undefined table
+
+
+def _damaged(url: str, error: Exception) -> LedgerError:
+    return LedgerError(
+        f"The ledger at {shown(url)} is damaged: {_driver_message(error)}. Nothing more was sent, and what it held may be lost. Restore it from "
+        "a backup; or where there is none, move it away. Then run `keld reconcile --from-staging`, which adds what staging knows and it does not."
+    )
 
 
 def _driver_message(error: Exception) -> str:

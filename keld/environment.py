@@ -11,6 +11,8 @@ import os
 import secrets
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,27 +21,32 @@ from typing import TYPE_CHECKING, Any
 from keld import snapshot
 from keld.answer import AnswerSink, Outcome, same
 from keld.cascade import seal
+from keld.database import shown
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
-from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, StagingError, UnknownJobRun
+from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, SchemaError, StagingError, UnknownJobRun
 from keld.identity import Identity, declared, name_of
+from keld.instant import utc
 from keld.job import Job, due, partition_end
 from keld.ledger import Ledger
+from keld.path import check_path
 from keld.plan import Plan, choose_first
 from keld.price import Lane, Quote, quotes, sold_in_batches
 from keld.providers import ACCOUNTS, connect
-from keld.providers.base import Account, Provider
+from keld.providers.base import Account, Fit, Provider
+from keld.reading import Reading
 from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint, marks_cache, one_line
 from keld.retention import Removal, outdated, remove
 from keld.reuse import reuse
-from keld.runner import Ask, Finding, Runner, Settings, World, options, overhead, plan_shards, probe_of
+from keld.runner import Ask, Finding, Runner, Settings, World, keyless, options, overhead, plan_shards, probe_of, question_of
 from keld.schema import OutputSchema, output_schema
 from keld.shard import fitting
 from keld.snapshot import Snapshot
 from keld.spend import Report, report
 from keld.staging import RunFiles, Staging, disk_errors, write_file
+from keld.state import RunState
 from keld.status import Status, status_of
-from keld.table import Table, open_table, sink_is_file, write_table
+from keld.table import Table, open_table, sink_is_file, try_sink, write_table
 from keld.twin import fan_out, find_twins, keep_twins
 
 if TYPE_CHECKING:
@@ -99,25 +106,38 @@ class Keld:
     # -- the verbs --------------------------------------------------------------------------------------------
 
     def plan(
-        self, job: Job, source: Any, *, partition: str | None = None, owner: str | None = None, source_name: str | None = None
+        self,
+        job: Job,
+        source: Any,
+        *,
+        partition: str | None = None,
+        owner: str | None = None,
+        source_name: str | None = None,
+        types: Any = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
     ) -> Plan:
         """What a run of this partition would do, cost and take; sends nothing, keeps nothing.
 
         Args:
             owner, source_name: as of `submit`.
+            types, encoding, delimiter, quote: how text files are read; see `submit`.
 
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, InvalidJob.
         """
+        check_path(source, "source")
         mine = _identity(job, source, partition or "", owner, source_name)
         self._check_owner(job, partition or "", mine)
-        table = open_table(source, partition=partition)
+        table = open_table(source, partition=partition, reading=Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote))
         with TemporaryDirectory(prefix="keld-plan-") as directory:
             files = RunFiles(Path(directory))
             taken, question, _ = self._take(job, table, files)
             sizes = snapshot.sizes(files.snapshot)
             askable = sizes if job.reuse == "never" else self._once(files, sizes)
-            return self._plan(job, partition or "", taken, question, files, askable, int((sizes > 0).sum()))
+            plan = self._plan(job, partition or "", taken, question, files, askable, int((sizes > 0).sum()))
+            return replace(plan, table_notes=table.notes)
 
     def submit(
         self,
@@ -130,6 +150,10 @@ class Keld:
         force: bool = False,
         owner: str | None = None,
         source_name: str | None = None,
+        types: Any = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
     ) -> Status:
         """The job run of this partition: a new one, or the one that is there.
 
@@ -147,23 +171,35 @@ class Keld:
             force: ask every row anew, whatever was answered and paid before.
             owner: who declares the job, in the caller's words (an asset, a task); default the job's name.  It is no part of the identity.
             source_name: what the source is called, where it is no path and so does not say it itself.
+            types: of the columns of CSV and JSON Lines, and of those that Hive directories name: a dict like `{"amount": "decimal(12,2)"}`, or a
+                `pyarrow.Schema`.  A column of a CSV file that is not named is text, as it is written.
+            encoding: of text files; default UTF-8, or UTF-16 by its mark.
+            delimiter, quote: of CSV; default a comma (in `.tsv` a tab) and `"`; `quote=""`: nothing is quoted.
 
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
         """
+        reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
         key = _keepable(partition or "")
+        ends_at = None if ends_at is None else utc(ends_at, f"{job.name}[{key}]: ends_at")
+        for place, name in ((source, "source"), (sink, "sink")):
+            check_path(place, name)
         opened_by_caller = hasattr(sink, "protocol")
         target = None if sink is None or opened_by_caller else _absolute(sink)
         self._check_sink(job, sink if opened_by_caller else target, key)
         mine = _identity(job, source, key, owner, source_name)
         before = self._standing(job, key, mine)
+        if before is not None and _is_stuck(before) and (force or target is None or self._outdated(before, mine)):
+            before = self._without_output(before)
+        if before is not None and not before.over:
+            self.ledger.check_remembered(before.id)  # else what was sent might be taken for unsent, and planned anew
         if before is not None and not before.over and not all(shard.unsent for shard in self.ledger.shards(before.id)):
             return self._attach(before, target, mine)
-        table = open_table(source, partition=partition)
+        table = open_table(source, partition=partition, reading=reading)
         run_id = secrets.token_hex(16)
         files = self.staging.make(run_id)
         try:
-            opened = self._open(job, key, table, run_id, files, target, ends_at, before, force, mine)
+            opened = self._open(job, key, table, run_id, files, sink if opened_by_caller else target, ends_at, before, force, mine)
         except BaseException:
             self._drop_unopened(run_id)
             raise
@@ -195,6 +231,10 @@ class Keld:
         source_name: str | None = None,
         poll_s: float | None = None,
         progress: Callable[[Status], None] | None = None,
+        types: Any = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
     ) -> Status:
         """Submits and advances to the end; run again after any interruption, it goes on where it stood.
 
@@ -203,13 +243,15 @@ class Keld:
         Args:
             poll_s: seconds between looks at the provider; None adapts to the batches' age.
             progress: called with the status after every step.
+            types, encoding, delimiter, quote: how text files are read; see `submit`.
 
         Raises:
-            AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been sent yet.
+            AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been accepted yet.
         """
+        reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
         how: dict[str, Any] = {"partition": partition, "sink": sink, "ends_at": ends_at, "owner": owner, "source_name": source_name}
         while True:
-            status = self.submit(job, source, force=force, **how)
+            status = self.submit(job, source, force=force, **how, **reading.given())
             done = self.finish(status.id, poll_s=poll_s, progress=progress)
             if status.outdated is None:
                 return done
@@ -226,7 +268,7 @@ class Keld:
                 return status
             if status.problem is None:
                 fruitless = 0
-            elif not status.sent:
+            elif not status.accepted:
                 fruitless += 1
                 self._give_up_early(status, fruitless)
             idle = before is not None and before.batches == status.batches  # another worker has it in hand, perhaps
@@ -285,8 +327,13 @@ class Keld:
         return report(self.ledger.runs(self.namespace, job=job, since=after, until=before), outlays, by)
 
     def cancel(self, run_id: str) -> Status:
-        """Asks to cancel: what was not sent is dropped, what is at the provider is cancelled there and harvested, by `advance`."""
+        """Asks to cancel: what was not sent is dropped, what is at the provider is cancelled there and harvested, by `advance`.
+
+        Where only its output is still to be written, that is left: the rows can be read, and written elsewhere.
+        """
         self.ledger.ask_cancel(run_id, self.clock())
+        if self.ledger.run(run_id).state is RunState.WRITING:
+            self.ledger.set_sink(run_id, None, self.clock())
         return self.status(run_id)
 
     def attach(self, run_id: str, holder: str) -> int:
@@ -317,18 +364,32 @@ class Keld:
         after = self.clock() - since
         return [found for name in names for found in self.runner.reconcile(self.provider(name), after, act=not dry_run)]
 
+    def rebuild(self) -> list[Status]:
+        """Brings the ledger up to what staging remembers: of one that was deleted or emptied all, of one restored from a backup what is missing.
+
+        Gives the job runs of which it knew too little.  What staging does not have, since it was removed by `gc` or is another root's, is
+        not found here; `reconcile` finds batches by asking the providers.
+        """
+        with closing(Ledger(self.ledger_url, staging=self.staging)) as ledger:
+            assert ledger.witness is not None
+            memories = sorted(ledger.witness.memories(), key=lambda memory: memory.run.created_at if memory.run else self.clock())
+            found = [memory.run.id for memory in memories if memory.run is not None and ledger.take_in(memory, self.clock())]
+        return [self.status(run_id) for run_id in found]
+
     def gc(self, older_than: timedelta = timedelta(days=30), *, dry_run: bool = False) -> list[Removal]:
         """Removes the staged files (prompts, answers) of job runs that ended so long ago; the ledger and the outputs stay.
 
         Such an answer cannot be reused any more: a partition that changed is asked whole.  Kept are job runs with quarantined rows or an
-        unsettled batch, and, always, what ended less than `Settings.sweep_for` ago; told and left are directories this ledger does not know.
+        unsettled batch, and, always, what ended less than `Settings.sweep_for` ago; of those only what dead workers left half written goes.
+        Told and left are directories this ledger does not know.
 
         Args:
             dry_run: only tell.
         """
         now = self.clock()
-        found = list(outdated(self.ledger, self.staging, now - max(older_than, self.settings.sweep_for)))
-        return found if dry_run else [one for one in found if not one.known or remove(self.ledger, self.staging, one, now)]
+        before = now - max(older_than, self.settings.sweep_for)
+        found = list(outdated(self.ledger, self.staging, before))
+        return found if dry_run else [one for one in found if not one.known or remove(self.ledger, self.staging, one, before, now)]
 
     def prices(self, models: Sequence[str] | None = None) -> list[Quote]:
         """What models cost today, lane by lane; in the batch lane only for the default: every model of the accounts with a rate there.
@@ -351,22 +412,22 @@ class Keld:
         return found
 
     def read(self, run_id: str) -> pa.RecordBatchReader:
-        """The enriched rows of a job run that is over, streamed, in the order of the table.
+        """The enriched rows of a job run that is over, or whose output cannot be written, streamed, in the order of the table.
 
         Raises:
-            UnknownJobRun: there is none, or it is not over.
+            UnknownJobRun: there is none, or rows of it have no outcome yet.
         """
         import pyarrow as pa
 
         run = self.ledger.run(run_id)
-        if not run.over:
+        if not run.over and run.state is not RunState.WRITING:
             raise UnknownJobRun(
                 f"{run.job}[{run.partition}] is {run.state.value}: its rows do not all have an outcome yet. Advance it first."
             )
         _check_kept(run)
         files = self.staging.run(run_id)
-        output = OutputSchema.from_json(Question.from_json(files.question.read_bytes()).output)
-        schema = enriched_schema(source_schema(files.snapshot), output)
+        question = question_of(files)
+        output, schema = OutputSchema.from_json(question.output), _enriched_schema(files, question)
         answers = [path for path in [*files.reused, files.unsent, files.stopped, *self._answer_files(run)] if path.exists()]
         answers = fan_out(files.twins, answers, output)
         return pa.RecordBatchReader.from_batches(schema, enrich(files.snapshot, answers, output))
@@ -380,6 +441,7 @@ class Keld:
             UnknownJobRun: there is none, or it is not over.
             SinkError: it cannot be written; the answers are safe.
         """
+        check_path(sink, "sink")
         rows = self.read(run_id)
         return write_table(sink, rows.schema, rows, partition=self.ledger.run(run_id).partition or None).uri
 
@@ -405,10 +467,18 @@ class Keld:
 
     @property
     def ledger(self) -> Ledger:
-        """Opened at the first use."""
+        """Opened at the first use.
+
+        Raises:
+            LedgerError: it cannot be opened, or lacks job runs that staging has with something at a provider.
+        """
         with self._lock:
             if self._ledger is None:
-                self._ledger = Ledger(self.ledger_url)
+                ledger = Ledger(self.ledger_url, staging=self.staging)
+                if forgotten := ledger.forgotten():
+                    ledger.close()
+                    raise _lost(forgotten, shown(self.ledger_url))
+                self._ledger = ledger
             return self._ledger
 
     @property
@@ -435,7 +505,7 @@ class Keld:
                         f"models names the account {name!r}; the accounts are {', '.join(sorted(self.accounts))}. Nothing was sent. "
                         "Correct models=, or give Keld(accounts={...}) one of that name."
                     )
-                self._providers[name] = connect(name, self.accounts[name])
+                self._providers[name] = connect(name, self.accounts[name], self.settings.patience)
             return self._providers[name]
 
     def _check_sink(self, job: Job, sink: Any, partition: str) -> None:
@@ -480,17 +550,33 @@ class Keld:
         return before, {run.owner for run in known}
 
     def _attach(self, run: JobRun, sink: str | None, mine: Identity) -> Status:
-        outdated = None if run.over else mine.changed_since(run.fingerprint, run.declared, run.source)
+        outdated = self._outdated(run, mine)
         if outdated != run.outdated:
             self.ledger.note_outdated(run.id, outdated)
         if outdated is not None:
             log.warning("run.outdated run=%s job=%s partition=%s changed=%s", run.id, run.job, run.partition, outdated)
         elif sink is not None and run.over and not (run.removed_at is not None and sink == run.sink):
             _check_kept(run)
+            self._try_sink(sink, run)
             self.ledger.write_again(run.id, sink, self.clock())
         elif sink is not None and sink != run.sink:
-            self.ledger.set_sink(run.id, sink)
+            self._try_sink(sink, run)
+            self.ledger.set_sink(run.id, sink, self.clock())
         return self.status(run.id)
+
+    def _outdated(self, run: JobRun, mine: Identity) -> str | None:
+        """What is declared otherwise since an open job run was sent, in words."""
+        return None if run.over else mine.changed_since(run.fingerprint, run.declared, run.source)
+
+    def _without_output(self, run: JobRun) -> JobRun:
+        """The job run, whose output cannot be written where it should go, over without it; its rows can be read, and written elsewhere."""
+        self.ledger.set_sink(run.id, None, self.clock())
+        return self.runner.advance(run.id, timedelta(seconds=5))
+
+    def _try_sink(self, sink: Any, run: JobRun) -> None:
+        files = self.staging.run(run.id)
+        if files.question.exists() and files.snapshot.exists():  # else they lie with another worker
+            try_sink(sink, _enriched_schema(files, question_of(files)), partition=run.partition or None)
 
     def _first(self, job: Job, key: str, mine: Identity) -> JobRun:
         """The job run of a worker that was quicker than this one."""
@@ -506,7 +592,7 @@ class Keld:
         table: Table,
         run_id: str,
         files: RunFiles,
-        sink: str | None,
+        sink: Any,
         ends_at: datetime | None,
         before: JobRun | None,
         force: bool,
@@ -517,6 +603,8 @@ class Keld:
         if before is not None and unchanged and not force and (not before.over or _nothing_to_ask(before)):
             self.ledger.redeclare(before.id, mine.declared, mine.source)  # the same rows, the same prompts
             return self.ledger.run(before.id)
+        if sink is not None:
+            try_sink(sink, _enriched_schema(files, question), partition=key or None)
         if before is not None and not before.over and not self.runner.supersede(before.id):
             return before  # another worker has just begun to send it
         sizes, quarantined = snapshot.sizes(files.snapshot), 0
@@ -529,14 +617,24 @@ class Keld:
         if plan.chosen is not None:
             self.provider(plan.chosen.provider).ready()
             shards = self._shards(job, taken, run_id, plan, question, files, askable)
+        terms = self._terms(job, taken, question)
+        terms["models"] = self._with_key(job, key, terms["models"])
         row = {
             "id": run_id, "namespace": self.namespace, "job": job.name, "partition": key, "generation": 1 if before is None else before.generation + 1,
             "fingerprint": asked_of, "input_digest": taken.digest, "rows": taken.rows, "reused": plan.reused, "answered": plan.reused - quarantined,
-            "quarantined": quarantined, "unaskable": taken.unaskable, "terms": _terms(job, taken), "tags": dict(job.tags), "plan": _plan_facts(plan),
-            "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": sink,
+            "quarantined": quarantined, "unaskable": taken.unaskable, "terms": terms, "tags": dict(job.tags), "plan": _plan_facts(plan),
+            "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis,
+            "sink": sink if isinstance(sink, str) else None,
             "owner": mine.owner, "source": mine.source, "declared": dict(mine.declared),
         }  # fmt: skip
         return self.ledger.open_run(row, shards, self.clock())
+
+    def _with_key(self, job: Job, partition: str, models: Sequence[str]) -> list[str]:
+        """The models that can be asked without those whose account has no key, as long as there are others; a cascade is the shorter, too."""
+        without_key = keyless(self.world, models)
+        for account, why in without_key.items():
+            log.warning("account.left_out job=%s partition=%s account=%s %s", job.name, partition, account, why)
+        return [model for model in models if model.partition(":")[0] not in without_key]
 
     def _drop_unopened(self, run_id: str) -> None:
         """Removes a job run's files, unless the ledger holds it after all: a commit may be done, and its acknowledgement lost."""
@@ -596,19 +694,42 @@ class Keld:
         ends_at: datetime | None = None,
     ) -> Plan:
         due_at, basis = due(job, ends_at or partition_end(partition), self.clock())
-        ask = self._ask(job, taken, question, files, askable)
-        found, terms = options(self.world, ask, due_at, job.ceiling)
+        ask, fits = self._ask(job, taken, question, files, askable), self._fits(job, question)
         work = ask.work
+        if work.requests and all(fit.obstacle for fit in fits.values()):
+            raise SchemaError(
+                f"{job.name}[{partition}]: none of models can be asked for this output_type. Nothing was sent. "
+                + " ".join(f"{name}: {fit.obstacle}" for name, fit in fits.items())
+            )
+        found, terms = options(self.world, ask, due_at, job.ceiling)
         chosen, most_rows = choose_first(job.name, partition, found, terms) if work.requests else (None, None)
         return Plan(
             job=job.name, partition=partition, rows=taken.rows, unaskable=taken.unaskable, reused=taken.rows - taken.unaskable - unanswered,
             identical=unanswered - work.requests, work=work, options=tuple(found),
             chosen=chosen, most_rows=most_rows, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
-            probability=job.probability, lane=terms.lane,
+            probability=job.probability, lane=terms.lane, skipped=dict(taken.skipped),
+            left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
+            notes={name: fit.note for name, fit in fits.items() if fit.note},
         )  # fmt: skip
 
+    def _fits(self, job: Job, question: Question) -> dict[str, Fit]:
+        """Whether each of the acceptable models can be asked this question."""
+        names = {name: name.partition(":") for name in job.acceptable}
+        return {name: self.provider(account).fit(question, model) for name, (account, _, model) in names.items()}
+
+    def _terms(self, job: Job, taken: Snapshot, question: Question) -> dict[str, Any]:
+        """The job run's terms: only the models that can be asked are known to it, or all, where there are none."""
+        able = [name for name, fit in self._fits(job, question).items() if fit.obstacle is None]
+        return _terms(job, taken, able or job.acceptable)
+
     def _ask(self, job: Job, taken: Snapshot, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> Ask:
-        return Ask(question=question, sizes=askable, terms=_terms(job, taken), job=(self.namespace, job.name), snapshot=files.snapshot)
+        return Ask(
+            question=question,
+            sizes=askable,
+            terms=self._terms(job, taken, question),
+            job=(self.namespace, job.name),
+            snapshot=files.snapshot,
+        )
 
     def _shards(
         self, job: Job, taken: Snapshot, run_id: str, plan: Plan, question: Question, files: RunFiles, askable: NDArray[np.int64]
@@ -629,11 +750,12 @@ class Keld:
         return [self.staging.run(run.id).shard(shard.id).answers for shard in shards]
 
     def _give_up_early(self, status: Status, fruitless: int) -> None:
-        """Nothing was sent and the provider will not have it: better said now than after a night of tries."""
+        """Nothing was accepted and the provider will not have it: better said now than after a night of tries."""
         if status.problem_kind == "AccessRefused":
             raise AccessRefused(status.problem)
         if fruitless >= 3:
-            raise ProviderUnreachable(f"{status.problem} Nothing was sent so far; run the same command again when the provider is back.")
+            said = "Nothing was accepted" if status.sent else "Nothing was sent"
+            raise ProviderUnreachable(f"{status.problem} {said} so far; run the same command again when the provider is back.")
 
     def _wait_s(self, status: Status, poll_s: float | None, fruitless: int) -> float:
         if status.ready and status.problem is None:
@@ -642,6 +764,24 @@ class Keld:
             return float(2**fruitless)  # nothing is under way yet: a few quick tries, then give up
         until = (status.next_check_at - self.clock()).total_seconds() if status.next_check_at else 1.0
         return max(0.05, min(until, poll_s) if poll_s is not None else until)
+
+
+def _lost(runs: Sequence[JobRun], where: str) -> LedgerError:
+    some = ", ".join(f"{run.job}[{run.partition}]" for run in runs[:5]) + (", ..." if len(runs) > 5 else "")
+    return LedgerError(
+        f"The ledger at {where} lost {len(runs):,} job runs that staging still has, with batches at a provider or rows that must not be asked "
+        f"again: {some}. It was deleted, emptied, or restored from a backup. Nothing was sent. `keld reconcile --from-staging` rebuilds them. "
+        "Where they are to be given up, with all that was paid, remove the staging directory, too."
+    )
+
+
+def _is_stuck(run: JobRun) -> bool:
+    """Whether every row has its outcome, and the output could not be written."""
+    return run.state is RunState.WRITING and run.problem is not None
+
+
+def _enriched_schema(files: RunFiles, question: Question) -> pa.Schema:
+    return enriched_schema(source_schema(files.snapshot), OutputSchema.from_json(question.output))
 
 
 def _question(job: Job) -> tuple[OutputSchema, Question]:
@@ -720,6 +860,13 @@ def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]
 
 
 def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:
+    """Passes if the answer's columns are neither the table's nor Keld's own."""
+    own = [name for name in output.columns.names if name.lower().startswith("keld_")]
+    if own:
+        raise InvalidJob(
+            f"{job.name}: the answer's columns {', '.join(map(repr, own))} begin as Keld's own do. Nothing was sent. "
+            "Rename the fields of output_type, or give output_prefix, e.g. output_prefix='llm_'."
+        )
     taken = [name for name in output.columns.names if name in table]
     if taken:
         raise InvalidJob(
@@ -728,10 +875,10 @@ def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:
         )
 
 
-def _terms(job: Job, taken: Snapshot) -> dict[str, Any]:
+def _terms(job: Job, taken: Snapshot, models: Sequence[str]) -> dict[str, Any]:
     marked = taken.marks_cache or marks_cache(one_line(dict(job.params)))
     return {
-        "models": list(job.acceptable),
+        "models": list(models),
         "max_attempts": job.max_attempts,
         "max_shard_rows": job.max_shard_rows,
         "max_shard_bytes": job.max_shard_bytes,

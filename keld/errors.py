@@ -7,23 +7,47 @@ not an exception.
 
 
 class KeldError(Exception):
-    """The root: catch this to catch everything Keld raises on purpose."""
+    """The root: catch this to catch everything Keld raises on purpose.
+
+    `permanent`: to try again without a change (of the declaration, the table, the key, the settings) meets the same error, so an
+    orchestrator must not spend its retries on it.
+    """
+
+    permanent: bool = False
 
 
 class InvalidJob(KeldError):
     """A declaration that cannot work; the message names the field and the fix.  Nothing was sent."""
 
+    permanent = True
+
 
 class SourceError(KeldError):
-    """The partition cannot be read, or its rows break the declaration (missing column, null or repeated key)."""
+    """The partition is not what the declaration says (missing column, null or repeated key), or is not in a form that Keld reads."""
+
+    permanent = True
+
+
+class SourceUnavailable(SourceError):
+    """The partition is not there (yet), or could not be read to its end."""
+
+    permanent = False
 
 
 class SchemaError(KeldError):
     """An `output_type` that has no form as answer columns."""
 
+    permanent = True
+
 
 class SinkError(KeldError):
     """The enriched partition cannot be written; the answers are safe in staging and the write can be repeated."""
+
+
+class SinkRefused(SinkError):
+    """No enriched partition can ever be written there: the path names no form that Keld writes, or misses its partition."""
+
+    permanent = True
 
 
 class StagingError(KeldError):
@@ -33,13 +57,19 @@ class StagingError(KeldError):
 class PriceUnknown(KeldError):
     """No rate is known for a model in a lane, and the job has a ceiling: a guess would break it."""
 
+    permanent = True
+
 
 class CeilingTooLow(KeldError):
     """The worst case of the cheapest plan exceeds `ceiling_usd`.  Nothing was sent."""
 
+    permanent = True
+
 
 class DeadlinePassed(KeldError):
     """An absolute deadline that lies in the past.  Nothing was sent."""
+
+    permanent = True
 
 
 class UnknownJobRun(KeldError):
@@ -56,6 +86,8 @@ class LeaseLost(KeldError):
 
 class AccessRefused(KeldError):
     """The provider refused the key, the project or the billing.  Nothing was created by the refused call."""
+
+    permanent = True
 
 
 class ProviderUnreachable(KeldError):

@@ -16,6 +16,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from keld.errors import DeadlinePassed, InvalidJob
+from keld.instant import span, utc
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -59,6 +60,8 @@ class Job:
         key: the column that identifies a row; unique and never null within a partition.
         prompt: a `str.format` template over columns, a `Column`, or a function from an Arrow record batch (N rows) to N prompts
             (strings, or lists of {role, content}); a null prompt means the row is not asked.
+        missing: what a template says where a column is null: a text (`""`, `"unknown"`), or one for each of some columns
+            (`{"phone": "none"}`); None: a row with a null is not asked, and the plan counts these rows.
         output_type: a Pydantic model or a JSON Schema (typed columns), `str` (one text column), or `Embedding(dimensions=...)`.
         models: acceptable ones, `"provider:model"`; Keld takes the best value that meets the terms.
         system: the instruction shared by all rows.
@@ -93,6 +96,7 @@ class Job:
     key: str
     prompt: Prompt = field(repr=False)
     models: Sequence[str] | str
+    missing: str | Mapping[str, str] | None = field(default=None, repr=False)
     output_type: Any = str
     system: str | None = field(default=None, repr=False)
     deadline: timedelta | datetime | None = None
@@ -123,7 +127,8 @@ class Job:
         object.__setattr__(self, "models", _models(self.name, self.models))
         object.__setattr__(self, "ceiling_usd", _ceiling(self.name, self.ceiling_usd))
         _check_prompt(self.name, self.prompt)
-        _check_deadline(self.name, self.deadline)
+        _check_missing(self)
+        object.__setattr__(self, "deadline", _deadline(self.name, self.deadline))
         _check_probability(self.name, self.probability)
         _check_numbers(self)
         if self.reuse not in _REUSE:
@@ -163,17 +168,17 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
     match job.deadline:
         case None:
             return None, "none"
-        case datetime() as instant:
-            if instant <= now:
+        case datetime() as at:
+            if at <= now:
                 raise DeadlinePassed(
-                    f"{job.name}: deadline={instant:%Y-%m-%d %H:%M %Z} has passed (it is {now:%Y-%m-%d %H:%M} UTC). Nothing was sent. "
+                    f"{job.name}: deadline={at:%Y-%m-%d %H:%M %Z} has passed (it is {now:%Y-%m-%d %H:%M} UTC). Nothing was sent. "
                     "Give a later instant, or a timedelta, which counts from the partition's end."
                 )
-            return instant.astimezone(UTC), "absolute"
-        case timedelta() as span:
-            if partition_end is not None and partition_end + span > now:
-                return (partition_end + span).astimezone(UTC), "partition-end"
-            return now + span, "submitted-at"
+            return at, "absolute"
+        case timedelta() as length:
+            if partition_end is not None and partition_end + length > now:
+                return partition_end + length, "partition-end"
+            return now + length, "submitted-at"
 
 
 def partition_end(partition: str | None) -> datetime | None:
@@ -247,13 +252,16 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
         raise InvalidJob(f"{job}: prompt is a {type(prompt).__name__}; give a template, a Column, or a function over record batches.")
 
 
-def _check_deadline(job: str, deadline: timedelta | datetime | None) -> None:
-    if isinstance(deadline, datetime) and deadline.tzinfo is None:
-        raise InvalidJob(f"{job}: deadline={deadline} has no time zone. Use e.g. datetime(..., tzinfo=timezone.utc).")
-    if isinstance(deadline, timedelta) and deadline <= timedelta(0):
-        raise InvalidJob(f"{job}: deadline={deadline} must be a span above zero; it counts from the partition's end.")
-    if deadline is not None and not isinstance(deadline, datetime | timedelta):
+def _deadline(job: str, deadline: timedelta | datetime | None) -> timedelta | datetime | None:
+    if isinstance(deadline, datetime):
+        return utc(deadline, f"{job}: deadline")
+    if deadline is None:
+        return None
+    if not isinstance(deadline, timedelta):
         raise InvalidJob(f"{job}: deadline is a {type(deadline).__name__}; give a timedelta, an aware datetime, or None.")
+    if span(deadline) <= timedelta(0):
+        raise InvalidJob(f"{job}: deadline={deadline} must be a span above zero; it counts from the partition's end.")
+    return span(deadline)
 
 
 def _check_numbers(job: Job) -> None:
@@ -261,6 +269,24 @@ def _check_numbers(job: Job) -> None:
         value = getattr(job, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InvalidJob(f"{job.name}: {name}={value!r} must be a whole number of at least 1.")
+
+
+def _check_missing(job: Job) -> None:
+    missing = job.missing
+    if missing is None:
+        return
+    if not isinstance(job.prompt, str):
+        raise InvalidJob(f"{job.name}: missing= is for the columns of a template, and prompt is none. Leave it out, or fill the prompts.")
+    texts = list(missing.values()) if isinstance(missing, Mapping) else [missing]
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidJob(
+            f"{job.name}: missing= is a text, or a mapping of columns to texts, e.g. missing='' or missing={{'phone': 'none'}}."
+        )
+    unknown = [name for name in missing if name not in template_columns(job.prompt)] if isinstance(missing, Mapping) else []
+    if unknown:
+        raise InvalidJob(
+            f"{job.name}: missing= names {', '.join(map(repr, unknown))}, which the prompt does not. Correct missing=, or the prompt."
+        )
 
 
 def _check_probability(job: str, probability: object) -> None:

@@ -10,7 +10,7 @@ takes what it leaves.  `make decisions` shows what these rules keep and cost, ag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -198,6 +198,10 @@ class Plan:
     probability: float
     lane: Lane | None = None  # the one the user insists on
     most_rows: int | None = None  # of one shard, where all rows together might pass the ceiling at worst
+    skipped: Mapping[str, int] = field(default_factory=dict)  # why rows cannot be asked, and how many for each reason
+    left_out: Mapping[str, str] = field(default_factory=dict)  # acceptable models that cannot be asked this question, and why
+    notes: Mapping[str, str] = field(default_factory=dict)  # what is to be known about how a model is asked
+    table_notes: tuple[str, ...] = ()  # how the table was read, where it does not say so itself
 
     def why_not(self, option: Option) -> str:
         """Why an option is not the one that is taken, in words; "" where it is."""

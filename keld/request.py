@@ -9,9 +9,10 @@ conversation.  A request body is then constant bytes + fragment + constant bytes
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import msgspec
 
 from keld.errors import SourceError
 from keld.job import Column, Job, Prompt, template_columns
+from keld.value import UNREADABLE, is_json, readable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,8 +60,9 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 
 def fingerprint(question: Question, models: Sequence[str]) -> str:
-    """A hash of all that decides an answer but the row: models, system, schema, params."""
-    return hashlib.sha256(question.to_json() + _encode(list(models))).hexdigest()
+    """A hash of all that decides an answer but the row: models, system, schema, params; not how an answer is read."""
+    asked = replace(question, output={name: part for name, part in question.output.items() if name != "hints"})
+    return hashlib.sha256(asked.to_json() + _encode(list(models))).hexdigest()
 
 
 def one_line(value: Any) -> bytes:
@@ -118,10 +121,14 @@ def shard_named(mark: str | None) -> str | None:
     return found[1] if found else None
 
 
-def renderer(prompt: Prompt) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
-    """A function from a record batch of N rows to N `Asked`, in their order; the columns it names are there (`check_columns`)."""
+def renderer(prompt: Prompt, missing: str | Mapping[str, str] | None = None) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
+    """A function from a record batch of N rows to N `Asked`, in their order; the columns it names are there (`check_columns`).
+
+    Args:
+        missing: what a template says for a null, see `Job`.
+    """
     if isinstance(prompt, str):
-        return _template(prompt)
+        return _template(prompt, missing)
     if isinstance(prompt, Column):
         return _column(prompt)
     return _function(prompt)
@@ -153,15 +160,38 @@ def check_columns(job: Job, schema: pa.Schema) -> None:
         raise SourceError(f"{job.name}: the table has columns of the same name: {', '.join(twice)}. Nothing was sent. Rename them.")
 
 
-def _template(template: str) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
+class _StandIn(str):
+    """A text in the place of a null: it is no number and no date, so that a format of these leaves it as it is."""
+
+    __slots__ = ()
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _stand_in(missing: str | Mapping[str, str] | None, name: str) -> _StandIn | None:
+    text = missing.get(name) if isinstance(missing, Mapping) else missing
+    return None if text is None else _StandIn(text)
+
+
+def _filled(values: list[Any], stand_in: _StandIn | None) -> list[Any]:
+    return values if stand_in is None else [stand_in if value is None else value for value in values]
+
+
+def _template(template: str, missing: str | Mapping[str, str] | None) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
     parts = list(Formatter().parse(template))
     names = [name for _, name, _, _ in parts if name is not None]
     plain = all(not spec and not conversion for _, name, spec, conversion in parts if name is not None)
+    stand_ins = {name: _stand_in(missing, name) for name in names}
     percent = "".join(text.replace("%", "%%") + ("%s" if name is not None else "") for text, name, _, _ in parts)
 
     def render(batch: pa.RecordBatch) -> Iterator[Asked]:
-        for values in zip(*(_values(batch.column(name)) for name in names), strict=True):
-            if None in values or _UNREADABLE in values:
+        columns = {name: _filled(readable(batch.column(name)), stand_ins[name]) for name in stand_ins}
+        for values in zip(*(columns[name] for name in names), strict=True):
+            if None in values or UNREADABLE in values:
                 yield Asked(None, _why_not(names, values))
             elif plain:
                 yield _ask(percent % values)
@@ -187,15 +217,24 @@ def _formatted(parts: Sequence[tuple[str, str | None, str | None, str | None]], 
 
 def _column(prompt: Column) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
     def render(batch: pa.RecordBatch) -> Iterator[Asked]:
-        for value in _values(batch.column(prompt.name)):
-            if value is None or value is _UNREADABLE:
+        column = batch.column(prompt.name)
+        lists = _lists_in(column)
+        for value, is_list in zip(readable(column), lists, strict=True):
+            if value is None or value is UNREADABLE:
                 yield Asked(None, _why_not([prompt.name], (value,)))
-            elif prompt.json:
+            elif prompt.json or is_list:
                 yield _conversation_text(value)
             else:
                 yield _ask(value)
 
     return render
+
+
+def _lists_in(column: pa.Array) -> list[bool]:
+    """Which values of a column of JSON are arrays: whole conversations, among texts perhaps."""
+    if not is_json(column.type):
+        return [False] * len(column)
+    return [text is not None and text.startswith("[") for text in column.storage.to_pylist()]
 
 
 def _function(function: Callable[[pa.RecordBatch], Any]) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
@@ -208,32 +247,63 @@ def _function(function: Callable[[pa.RecordBatch], Any]) -> Callable[[pa.RecordB
                 "It must return one prompt (or None) a row, in the rows' order."
             )
         for prompt in prompts:
-            yield Asked(None, "the prompt function gave None") if prompt is None else _ask(prompt)
+            yield Asked(None, "the prompt function gave None") if _is_missing(prompt) else _ask(prompt)
 
     return render
 
 
+def _is_missing(prompt: Any) -> bool:
+    """None, or what pandas and numpy have for it."""
+    return prompt is None or type(prompt).__name__ in ("NAType", "NaTType") or (isinstance(prompt, float) and math.isnan(prompt))
+
+
 def _ask(prompt: Any) -> Asked:
-    if isinstance(prompt, list):
-        return _conversation(prompt)
-    if not isinstance(prompt, str):
-        return Asked(None, f"the prompt is a {type(prompt).__name__}, not text or a list of messages")
     try:
-        return Asked(one_line(prompt))
+        plain = prompt if type(prompt) is str else _plain(prompt)
+        if isinstance(plain, list):
+            return _conversation(plain)
+        if not isinstance(plain, str):
+            return Asked(None, f"the prompt is a {type(prompt).__name__}, not text or a list of messages")
+        return Asked(one_line(plain))
     except UnicodeEncodeError:
         return Asked(None, "the prompt holds a lone surrogate, which no JSON parser takes")
+    except UnicodeDecodeError:
+        return Asked(None, "the prompt is not valid UTF-8")
+    except RecursionError:
+        return Asked(None, "the prompt holds itself")
+
+
+# What a model or a user wrote, whose nulls mean something: the arguments of a tool's call, and JSON Schemas.
+_FREE = frozenset(("input", "arguments", "parameters", "input_schema", "schema"))
+
+
+def _plain(value: Any, *, free: bool = False) -> Any:
+    """A value as JSON knows it: text of any class as text, the numbers and arrays of numpy as Python's, bytes as the UTF-8 text they hold.
+
+    Keys without a value are left out, at any depth, since Arrow gives every struct every key and providers reject nulls they do not know;
+    but not in what is `free`.
+    """
+    match value:
+        case str():
+            return "".join((value, ""))  # a copy of the class `str` itself: an encoder asks for no less
+        case bytes() | bytearray() | memoryview():
+            return bytes(value).decode()
+        case Mapping():
+            return {_plain(key): _plain(part, free=free or key in _FREE) for key, part in value.items() if free or part is not None}
+        case list() | tuple():
+            return [_plain(part, free=free) for part in value]
+    return _plain(value.tolist(), free=free) if hasattr(value, "tolist") else value
 
 
 def _conversation(messages: list[Any]) -> Asked:
     if not messages:
         return Asked(None, "the message list is empty")
     for message in messages:
-        if not isinstance(message, Mapping) or not message.get("role") or message.get("content") is None:
+        if not isinstance(message, dict) or not message.get("role") or not message.keys() & {"content", "tool_calls", "function_call"}:
             return Asked(None, "a message lacks its role or content")
     try:
-        # None fields come from Arrow structs, which have every field in every row; providers reject nulls they do not know.
-        return Asked(one_line([{name: value for name, value in message.items() if value is not None} for message in messages]))
-    except (UnicodeEncodeError, TypeError):
+        return Asked(one_line(messages))
+    except TypeError:
         return Asked(None, "a message cannot be written as JSON")
 
 
@@ -242,34 +312,9 @@ def _conversation_text(text: Any) -> Asked:
         messages = msgspec.json.decode(text)
     except (msgspec.DecodeError, TypeError, ValueError, RecursionError):
         return Asked(None, "the message list is not JSON")
-    return _conversation(messages) if isinstance(messages, list) else Asked(None, "the message list is not a JSON array")
-
-
-class _Unreadable:
-    """In the place of a string that is not UTF-8."""
-
-
-_UNREADABLE = _Unreadable()
-
-
-def _values(column: pa.Array) -> list[Any]:
-    try:
-        values: list[Any] = column.to_pylist()
-        return values
-    except UnicodeDecodeError:
-        import pyarrow as pa
-
-        binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-        return [_text(value) for value in column.cast(binary).to_pylist()]
-
-
-def _text(value: bytes | None) -> str | _Unreadable | None:
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError:
-        return _UNREADABLE
+    return _ask(messages) if isinstance(messages, list) else Asked(None, "the message list is not a JSON array")
 
 
 def _why_not(names: Sequence[str], values: Sequence[Any]) -> str:
-    name, value = next((n, v) for n, v in zip(names, values, strict=True) if v is None or v is _UNREADABLE)
+    name, value = next((n, v) for n, v in zip(names, values, strict=True) if v is None or v is UNREADABLE)
     return f"column {name} is null" if value is None else f"column {name} is not valid UTF-8"

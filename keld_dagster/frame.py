@@ -1,16 +1,22 @@
 """Frame: what the rows of a partition are loaded and handed over as.
 
 Between `keld`, which streams Arrow record batches, and the user's IO managers, each of which takes its own kinds of table.
+A pandas frame has to say the same types in every partition, whatever its values are.  numpy makes floats of integers as soon as one is
+null, and what it has no type for (decimals, dates, lists) becomes Python objects, whose type an IO manager guesses from the digits, or the
+absence, of the first partition's values: the table is made too narrow, and a later partition cannot be written after its rows were paid
+(seen with dagster-duckdb and dagster-deltalake, Nov 2026).  So these columns are `pandas.ArrowDtype`, with nulls or without.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, assert_never, get_args
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Frame = Literal["pandas", "polars", "pyarrow", "reader"]
+Frame = Literal["pandas", "pandas[pyarrow]", "pandas[numpy]", "polars", "pyarrow", "reader"]
+"""`pandas[pyarrow]`: every column of Arrow's types; `pandas[numpy]`: none, as pandas itself makes a frame; `pandas`: those that would lose theirs."""
 FRAMES: tuple[Frame, ...] = get_args(Frame)
 
 
@@ -27,7 +33,7 @@ def frame_like(annotation: Any) -> Frame:
 def python_type(frame: Frame) -> Any:
     """What an IO manager is asked to load an upstream partition as."""
     match frame:
-        case "pandas":
+        case "pandas" | "pandas[pyarrow]" | "pandas[numpy]":
             import pandas as pd
 
             return pd.DataFrame
@@ -50,8 +56,8 @@ def python_type(frame: Frame) -> Any:
 def as_frame(rows: pa.RecordBatchReader, frame: Frame) -> Any:
     """The rows, read to their end; as a `reader` they stay a stream."""
     match frame:
-        case "pandas":
-            return rows.read_pandas()
+        case "pandas" | "pandas[pyarrow]" | "pandas[numpy]":
+            return rows.read_pandas(types_mapper=_dtypes(frame))
         case "polars":
             import polars as pl
 
@@ -62,3 +68,18 @@ def as_frame(rows: pa.RecordBatchReader, frame: Frame) -> Any:
             return rows
         case _:
             assert_never(frame)
+
+
+def _dtypes(frame: Frame) -> Callable[[pa.DataType], Any] | None:
+    """Which pandas type a column has, by its Arrow type; None: pandas' own choice."""
+    if frame == "pandas[numpy]":
+        return None
+    import pandas as pd
+    import pyarrow as pa
+
+    if frame == "pandas[pyarrow]":
+        return pd.ArrowDtype
+    kept = [pa.types.is_floating, pa.types.is_timestamp, pa.types.is_duration, pa.types.is_dictionary]
+    if int(pd.__version__.partition(".")[0]) >= 3:  # before, a text is an object like any other, and a column without one says nothing
+        kept += [pa.types.is_string, pa.types.is_large_string]
+    return lambda kind: None if any(keeps(kind) for keeps in kept) else pd.ArrowDtype(kind)

@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 from pydantic import Field
 from upath import UPath
 
+from keld_dagster.frame import as_frame
+
 _ROWS_A_GROUP = 131_072
 _LOCAL = ("", "file", "local")
 
@@ -49,16 +51,11 @@ class _ParquetIOManager(dg.UPathIOManager):
         found = ds.dataset(path.path, filesystem=None if path.protocol in _LOCAL else path.fs, format="parquet")
         if asked is ds.Dataset:
             return found
-        table = found.to_table()
         match getattr(asked, "__module__", "").partition(".")[0]:
-            case "pandas":
-                return table.to_pandas()
-            case "polars":
-                import polars as pl
-
-                return pl.from_arrow(table)
+            case "pandas" | "polars" as frame:
+                return as_frame(found.scanner().to_reader(), "pandas" if frame == "pandas" else "polars")
             case _:
-                return table
+                return found.to_table()
 
 
 def _stream(obj: Any) -> pa.RecordBatchReader:

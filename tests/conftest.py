@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import books
 import pytest
 import sqlalchemy as sa
+from hypothesis import settings
 from scene import Peer, anthropic, openai
 
 from keld import Keld, Settings
@@ -32,6 +33,11 @@ if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMOR
 # No test speaks TLS, and a client that reads the machine's certificates takes 50 ms for it: it is shown a directory without any.
 os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
 os.environ.pop("SSL_CERT_FILE", None)
+
+
+# An example may take as long as the machine needs.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 class Clock:

@@ -108,10 +108,11 @@ def test_only_the_command_line_imports_the_emulator() -> None:
     assert {path.name for path in outside if any(name.startswith("keld.emulator") for name in _imports(path))} <= {"cli.py"}
 
 
-@pytest.mark.parametrize("package", ["keld_airflow", "keld_dagster"])
-def test_an_orchestrators_package_has_a_map_of_its_own(package: str) -> None:
+@pytest.mark.parametrize("package", ["keld.table", "keld_airflow", "keld_dagster"])
+def test_a_package_has_a_map_of_its_own(package: str) -> None:
     named = re.findall(r"^ {4}([a-z_]+) {2,}\S", import_module(package).__doc__ or "", re.MULTILINE)
-    assert Counter(named) == Counter(path.stem for path in (ROOT / package).glob("*.py") if path.name != "__init__.py")
+    folder = ROOT / package.replace(".", "/")
+    assert Counter(named) == Counter(path.stem for path in folder.glob("*.py") if path.name != "__init__.py")
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if path.parts[-2] in ("keld_airflow", "keld_dagster")], ids=_name)

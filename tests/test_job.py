@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
+import pandas as pd
+import pendulum
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -61,6 +63,13 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"deadline": timedelta(hours=-1)}, "deadline=-1 day", "above zero"),
     ({"deadline": 3600}, "deadline is a int", "timedelta"),
     ({"deadline": "2026-11-20"}, "deadline is a str", "timedelta"),
+    ({"deadline": pendulum.naive(2026, 11, 20)}, "deadline=2026-11-20", "no time zone"),
+    ({"deadline": pd.NaT}, "deadline=NaT", "is not an instant"),
+    ({"deadline": datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))}, "deadline=0001-01-01", "years 1 to 9999"),
+    ({"missing": 0}, "missing= is a text", "missing=''"),
+    ({"missing": {"body": None}}, "missing= is a text", "mapping of columns"),
+    ({"missing": {"boddy": ""}}, "missing= names 'boddy'", "Correct missing="),
+    ({"missing": "", "prompt": Column("body")}, "for the columns of a template", "Leave it out"),
     ({"max_output_tokens": 0}, "max_output_tokens=0", "at least 1"),
     ({"max_output_tokens": 1.5}, "max_output_tokens=1.5", "whole number"),
     ({"max_attempts": 0}, "max_attempts=0", "at least 1"),
@@ -212,3 +221,23 @@ def test_when_a_job_run_is_due(deadline: Any, end: datetime | None, at: datetime
 def test_an_instant_that_has_passed_is_refused(deadline: datetime) -> None:
     with pytest.raises(DeadlinePassed, match="Nothing was sent"):
         due(_job(deadline=deadline), END, NOW)
+
+
+# What schedulers and frames bring: relatives of the standard library's types, with an arithmetic of their own.
+RELATIVES = [
+    (pendulum.datetime(2026, 10, 25, 2, 30, 1, 7, tz="Europe/Paris", fold=1), datetime(2026, 10, 25, 1, 30, 1, 7, UTC)),
+    (pd.Timestamp("2026-11-20T09:00:00.123456789+05:30"), datetime(2026, 11, 20, 3, 30, 0, 123_456, UTC)),
+    (datetime(2026, 11, 20, 9, tzinfo=timezone(timedelta(hours=-5))), datetime(2026, 11, 20, 14, tzinfo=UTC)),
+    (pendulum.duration(days=3_650, hours=9, microseconds=1), timedelta(days=3_650, hours=9, microseconds=1)),
+    (pd.Timedelta("36h"), timedelta(hours=36)),
+    (timedelta.max, timedelta.max),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), RELATIVES, ids=[type(given).__module__ + type(given).__name__ for given, _ in RELATIVES])
+def test_a_deadline_is_of_the_standard_library_whoever_made_it(given: Any, expected: Any) -> None:
+    """A pendulum instant minus one of ours is no timedelta, and breaks far from where it came in."""
+    kept = _job(deadline=given).deadline
+    assert kept == expected
+    assert type(kept) is type(expected)
+    assert getattr(kept, "tzinfo", UTC) is UTC

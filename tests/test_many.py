@@ -10,13 +10,13 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
 from crowd import Place, Sleeper, advance_all, poll_all, sleeper, start, start_command_line
+from patience import wait_while_it_moves
 from scene import Peer, anthropic, billed_usd, creates, fault, finish, openai, outcomes, purchases, tickets, triage
 from worker import KILLED, SCENARIOS, Order, Scenario, follow, killed
 
@@ -90,12 +91,15 @@ class Crowd:
     def name(self, member: Any) -> str:
         return next(name for name, one in self.members.items() if one is member)
 
-    def go_home(self, timeout_s: float) -> None:
-        """Waits for all; those that do not come to an end are ended, and told of."""
-        until = time.monotonic() + timeout_s
-        late = [name for name, one in self.members.items() if not has_ended(one, max(0.0, until - time.monotonic()))]
+    def go_home(self) -> None:
+        """Waits for all, while anything happens to the job runs; those that do not come to an end are ended, and told of."""
+        late = [name for name, one in self.members.items() if not wait_while_it_moves(partial(has_ended, one), self.happened)]
         self.send_home()
         assert not late, f"{late} came to no end: {[repr(self.keld.status(run_id)) for run_id in self.runs]}"
+
+    def happened(self) -> list[int]:
+        """How much has happened to each job run."""
+        return [len(self.keld.ledger.events(run_id)) for run_id in self.runs]
 
     def send_home(self) -> None:
         for member in self.members.values():
@@ -164,7 +168,7 @@ def gather(crowd: Crowd, *, runs: int, sensors: int, workers: int, seed: int = 0
 def test_a_few_at_once_pay_each_row_once(open_crowd: Crowd) -> None:
     gather(open_crowd, runs=6, sensors=1, workers=3)
     open_crowd.start_command_line()
-    open_crowd.go_home(60)
+    open_crowd.go_home()
     open_crowd.check()
 
 
@@ -173,7 +177,7 @@ def test_many_at_once_pay_each_row_once(open_crowd: Crowd) -> None:
     """Two sensors whose ticks overlap, eight workers, one at the command line; twenty job runs at two providers."""
     gather(open_crowd, runs=20, sensors=2, workers=8)
     open_crowd.start_command_line()
-    open_crowd.go_home(150)
+    open_crowd.go_home()
     open_crowd.check()
 
 
@@ -192,7 +196,7 @@ def test_many_at_once_pay_each_row_once_though_some_are_killed(open_crowd: Crowd
         victim.join()
         killed += victim.exitcode == KILLED
         open_crowd.start_worker(chance.sample(list(open_crowd.runs), 20))
-    open_crowd.go_home(150)
+    open_crowd.go_home()
     open_crowd.check(killed=killed)
     assert killed >= 2
 
@@ -715,7 +719,7 @@ def test_the_lease_of_another_hosts_worker_is_waited_for(
         monkeypatch.setattr("socket.gethostname", lambda: "another-host")
     else:
         (boot := stage.folder / "boot_id").write_text("another-boot\n")
-        monkeypatch.setattr("keld.runner.runner._BOOT", boot)
+        monkeypatch.setattr("keld.process._BOOT", boot)
     (run,) = stage.keld.ledger.runs("default")
     stage.keld.advance(run.id)
     assert stage.keld.ledger.run(run.id) == run, "nothing was touched"

@@ -6,14 +6,18 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
 from keld.errors import SourceError
 from keld.job import Column, Job
 from keld.request import Asked, Question, check_columns, custom_id, fingerprint, position_of, renderer, row_fingerprint
+from keld.schema import output_schema
 
 NONCES = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789", min_size=10, max_size=10)
 
@@ -80,6 +84,26 @@ def test_whatever_decides_an_answer_changes_the_fingerprint(other: Question) -> 
     assert fingerprint(other, ["a:b"]) != fingerprint(QUESTION, ["a:b"])
 
 
+def test_an_unchanged_question_keeps_its_fingerprint_from_version_to_version() -> None:
+    """As 4ccca51 made it: with another, every partition that is run again would be paid again."""
+    schema = {"type": "object", "properties": {"a": {"type": "string", "default": "x", "format": "uri"}}, "required": []}
+    asked = Question(system=None, output=output_schema(schema).to_json())
+    assert fingerprint(asked, ["openai:gpt-5-mini"]) == "f6a8674b8044bdc8d5ac135b63860b8b4a46d44f6a2683ebb2233e78ee869301"
+
+
+def test_how_an_answer_is_read_is_no_part_of_the_fingerprint() -> None:
+    """Which text is a Decimal, and what an empty list stands for: nothing of it is asked."""
+
+    class Hinted(BaseModel):
+        price: Decimal
+        tags: list[str] = Field(default_factory=list)
+
+    output = output_schema(Hinted).to_json()
+    bare = {name: part for name, part in output.items() if name != "hints"}
+    assert bare != output
+    assert fingerprint(Question(system=None, output=output), ["a:b"]) == fingerprint(Question(system=None, output=bare), ["a:b"])
+
+
 def test_other_models_are_another_fingerprint() -> None:
     assert fingerprint(QUESTION, ["a:b"]) != fingerprint(QUESTION, ["a:b", "c:d"])
 
@@ -134,6 +158,35 @@ def test_a_null_in_a_prompts_column_leaves_only_that_row_unasked() -> None:
     assert _texts("{a} {b}", a=["x", None, "z"], b=["1", "2", None]) == ["x 1", "column a is null", "column b is null"]
 
 
+def test_what_stands_for_a_null_can_be_said() -> None:
+    """For all columns or for some; a format for numbers leaves it as it is."""
+    rows = pa.record_batch({"a": ["x", None], "n": pa.array([None, 1.5])})
+
+    def texts(template: str, missing: Any) -> list[Any]:
+        return [one.error or json.loads(one.fragment or b"") for one in renderer(template, missing)(rows)]
+
+    assert texts("{a}|{n:.2f}", "?") == ["x|?", "?|1.50"]
+    assert texts("{a}|{n}", "") == ["x|", "|1.5"]
+    assert texts("{a!r:>4}|{n:>5}", "null") == [" 'x'|null", "null|  1.5"]
+    assert texts("{a}|{n:.1f}", {"n": "unknown"}) == ["x|unknown", "column a is null"]
+    assert texts("{a}|{n:.1f}", {}) == ["column n is null", "column a is null"]
+
+
+def test_bytes_are_the_text_they_hold() -> None:
+    """Parquet of Hive and Impala has text without the mark that it is text (apache/arrow#1830); nobody asks about b'...'."""
+    for kind in (pa.binary(), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary())):
+        column = (
+            pa.array([b"hello \xe9\x9b\xaa", b"\xff", None], pa.binary()).cast(kind)
+            if kind != pa.binary_view()
+            else pa.array([b"hello \xe9\x9b\xaa", b"\xff", None], kind)
+        )
+        assert _texts("{body}", body=column) == ["hello 雪", "column body is not valid UTF-8", "column body is null"], kind
+        assert _texts(Column("body"), body=column)[:2] == ["hello 雪", "column body is not valid UTF-8"], kind
+    assert _texts("{body}", body=pa.array([b"ab"], pa.binary(2))) == ["ab"]
+    nested = pa.array([{"a": [b"x"]}, {"a": [b"\xff"]}], pa.struct([("a", pa.list_(pa.binary()))]))
+    assert _texts("{body}", body=nested) == ["{'a': ['x']}", "column body is not valid UTF-8"]
+
+
 def test_a_format_that_does_not_fit_one_value_is_that_rows_fault_only() -> None:
     texts = _texts("{n:d}", n=pa.array([1.5, 2.0]))
     assert all(text.startswith("prompt template: ValueError") for text in texts)
@@ -169,6 +222,29 @@ def test_nulls_in_a_messages_struct_are_left_out() -> None:
     assert _texts(Column("p"), p=[[{"role": "user", "content": "x", "name": None}, {"role": "user", "content": "y", "name": "n"}]]) == [
         [{"role": "user", "content": "x"}, {"role": "user", "content": "y", "name": "n"}]
     ]
+
+
+def test_nulls_are_left_out_at_any_depth_but_not_of_what_a_tool_was_called_with() -> None:
+    """A part of a message is a struct, too; the arguments of a call are somebody's own words."""
+    part = pa.struct(
+        [("type", pa.string()), ("text", pa.string()), ("image_url", pa.struct([("url", pa.string()), ("detail", pa.string())]))]
+    )
+    message = pa.struct([("role", pa.string()), ("content", pa.list_(part))])
+    parts = [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "u"}}]
+    assert _texts(Column("p"), p=pa.array([[{"role": "user", "content": parts}]], pa.list_(message))) == [
+        [{"role": "user", "content": parts}]
+    ]
+    call = [{"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "w", "input": {"city": None}}]}]
+    assert _texts(lambda batch: [call], a=[1]) == [call]
+
+
+def test_a_message_that_calls_tools_needs_no_content() -> None:
+    """As OpenAI's own conversations have it (mistralai/mistral-common#324)."""
+    calls = [{"id": "c", "type": "function", "function": {"name": "w", "arguments": "{}"}}]
+    said = [{"role": "assistant", "content": None, "tool_calls": calls}, {"role": "tool", "tool_call_id": "c", "content": "sunny"}]
+    sent = [{"role": "assistant", "tool_calls": calls}, said[1]]
+    assert _texts(Column("p", json=True), p=[json.dumps(said)]) == [sent]
+    assert _texts(lambda batch: [said], a=[1]) == [sent]
 
 
 def test_a_conversation_as_json_text_is_that_conversation() -> None:
@@ -215,6 +291,40 @@ def test_a_function_may_leave_rows_out_with_none() -> None:
 
 def test_a_function_may_give_conversations() -> None:
     assert _texts(lambda batch: [MESSAGES, [{"role": "user"}]], a=[1, 2]) == [MESSAGES, "a message lacks its role or content"]
+
+
+class Safe(str):
+    """As template engines have it: even `str()` of it is one of its own (msgspec#289)."""
+
+    def __str__(self) -> str:
+        return self
+
+
+ODD: list[tuple[Any, Any]] = [
+    (np.str_("x"), "x"),
+    (Safe("x"), "x"),
+    (b"x", "x"),
+    (b"\xff", "the prompt is not valid UTF-8"),
+    (np.array([{"role": Safe("user"), "content": np.str_("x")}], dtype=object), [{"role": "user", "content": "x"}]),
+    (({"role": "user", "content": "x", "n": np.int64(3), "f": np.float64(0.5), "v": np.array([1, 2])},), [{"role": "user", "content": "x", "n": 3, "f": 0.5, "v": [1, 2]}]),
+    (float("nan"), "the prompt function gave None"),
+    (pd.NA, "the prompt function gave None"),
+    (pd.NaT, "the prompt function gave None"),
+    (np.int64(5), "the prompt is a int64, not text or a list of messages"),
+    ([{"role": "user", "content": object()}], "a message cannot be written as JSON"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("prompt", "text"), ODD, ids=[repr(prompt)[:40] for prompt, _ in ODD])
+def test_text_of_any_class_is_text(prompt: Any, text: Any) -> None:
+    """What numpy, pandas and template engines hand over."""
+    assert _texts(lambda batch: [prompt], a=[1]) == [text]
+
+
+def test_a_conversation_that_holds_itself_is_its_rows_fault_only() -> None:
+    circle: list[Any] = [{"role": "user"}]
+    circle[0]["content"] = circle
+    assert _texts(lambda batch: [circle, "x"], a=[1, 2]) == ["the prompt holds itself", "x"]
 
 
 def test_a_function_that_gives_something_else_leaves_the_row_unasked() -> None:

@@ -13,6 +13,7 @@ unmodified; with a clock that can be turned, a bill, and faults as data.  It imp
     openai      the dialect: routes and shapes                 anthropic   the other dialect
     batch       one batch as a function of the clock           store       files and batches
     answer      what the model says, and its tokens            schema      JSON Schema -> conforming documents
+    openai_schema, anthropic_schema                            what each service refuses in a JSON Schema
     bill        every paid row                                 fault       what goes wrong, as data (the table is there)
     control     /_keld, the emulator's own side                fixture     the pytest fixture `keld_emulator`
 """

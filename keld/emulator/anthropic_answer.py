@@ -1,12 +1,14 @@
 """Anthropic answer: one Messages body -> one message."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from .answer import ABSENT, Answerer, Ask, Usage, present, size_of, tokens_of
+from .anthropic_schema import refusal
 from .bill import BillEntry, Lane
 from .cache import Piece, PromptCache
 from .clock import instant
@@ -94,6 +96,9 @@ def make(body: bytes, answerer: Answerer, cache: PromptCache, *, at: float, batc
         raise ApiError(status=400, message="The request body is not valid JSON") from error
     _check(asked, fate)
     schema = schema_of(asked.output_config)
+    unfit = None if schema is None else refusal(schema, asked.model)
+    if unfit is not None:
+        raise replace(unfit)  # kept and shared: each raise takes a traceback of its own
     digest = sha256(body)
     first = (present(asked.tools) or b"") + (schema or b"")
     whole = input_tokens(asked.system, asked.messages, len(first))

@@ -9,6 +9,7 @@ import math
 import re
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256, shake_128
 from typing import Literal, NamedTuple, get_args
 
@@ -20,6 +21,7 @@ from .cache import Piece, PromptCache, Use
 from .clock import instant
 from .error import ApiError
 from .fault import RowFate, twist_of
+from .openai_schema import refusal
 
 Endpoint = Literal["/v1/chat/completions", "/v1/responses", "/v1/embeddings"]
 ENDPOINTS: tuple[Endpoint, ...] = get_args(Endpoint)
@@ -49,7 +51,9 @@ class Message(msgspec.Struct, gc=False):
 
 
 class JsonSchema(msgspec.Struct, gc=False):
+    name: str
     schema: msgspec.Raw = ABSENT
+    strict: bool | None = None
 
 
 class ResponseFormat(msgspec.Struct, gc=False):
@@ -73,7 +77,9 @@ class ChatBody(msgspec.Struct, gc=False):
 
 class TextFormat(msgspec.Struct, gc=False):
     type: str = "text"
+    name: str = ""
     schema: msgspec.Raw = ABSENT
+    strict: bool | None = None
 
 
 class TextConfig(msgspec.Struct, gc=False):
@@ -170,6 +176,8 @@ def _make_chat(asked: ChatBody, body: bytes, answerer: Answerer, cache: PromptCa
         raise ApiError(status=400, message="Invalid 'messages': empty array.", param="messages", code="empty_array")
     wanted = asked.response_format.json_schema if asked.response_format else None
     schema = present(wanted.schema) if wanted else None
+    if wanted is not None and schema is not None:
+        _check_schema(schema, wanted.name, wanted.strict, responses=False)
     if schema is None and asked.response_format and asked.response_format.type == "json_object":
         schema = b'{"type":"object","properties":{"answer":{"type":"string"}}}'
     digest = sha256(body)
@@ -204,6 +212,8 @@ def _make_response(
     lane = _checked_lane(asked.model, asked.stream, asked.service_tier, batch, fate)
     form = asked.text.format if asked.text else None
     schema = present(form.schema) if form else None
+    if form is not None and schema is not None:
+        _check_schema(schema, form.name, form.strict, responses=True)
     digest = sha256(body)
     messages = [Message(content=asked.input)] if isinstance(asked.input, str) else asked.input
     first = (present(asked.tools) or b"") + (schema or b"")
@@ -229,6 +239,12 @@ def _make_response(
         Usage(input_tokens, out, use.read, use.written),
         name,
     )
+
+
+def _check_schema(schema: bytes, name: str, strict: bool | None, *, responses: bool) -> None:
+    refused = refusal(schema, name, bool(strict), responses)
+    if refused is not None:
+        raise replace(refused)  # kept and shared: each raise takes a traceback of its own
 
 
 def _cached(

@@ -11,7 +11,7 @@ the time allows, the next look goes on from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -49,7 +49,8 @@ def look(world: World, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Sha
     many = {account: of for account, of in held.items() if len(of) >= world.settings.list_from}
     listed = {account: _listed(world, account, of, seen_at, until) for account, of in many.items()}
     out = {shard.run_id for of in held.values() for shard in of}
-    noted = {run.id: _quiet(world, run, shards.get(run.id, ()), listed) for run in runs if run.id in out}
+    fresh = world.ledger.unconfirmed(sorted(out))  # whose create may have made others besides: a visit looks for them
+    noted = {run.id: _quiet(world, run, shards.get(run.id, ()), listed, fresh) for run in runs if run.id in out}
     return Look(
         listed, [quiet for quiet in noted.values() if quiet is not None], [run_id for run_id, quiet in noted.items() if quiet is None]
     )
@@ -90,7 +91,7 @@ def _part(provider: Provider, shards: Sequence[Shard], after: str | None, now: d
     wanted = {shard.batch_id for shard in shards}
     since = min(shard.submitted_at or now for shard in shards) - SKEW
     try:
-        for batch in provider.batches(since, after=after):
+        for batch in provider.batches(since, behind=after):
             if batch.id in wanted:
                 wanted.discard(batch.id)
                 yield batch
@@ -103,7 +104,7 @@ def _part(provider: Provider, shards: Sequence[Shard], after: str | None, now: d
         yield from _part(provider, shards, None, now)
 
 
-def _quiet(world: World, run: JobRun, shards: Sequence[Shard], listed: Listed) -> Quiet | None:
+def _quiet(world: World, run: JobRun, shards: Sequence[Shard], listed: Listed, fresh: Collection[str]) -> Quiet | None:
     """What is noted of a job run where nothing has happened; None if a visit is to see."""
     now = world.clock()
     out = [shard for shard in shards if shard.state not in TERMINAL]
@@ -112,7 +113,7 @@ def _quiet(world: World, run: JobRun, shards: Sequence[Shard], listed: Listed) -
     progress: dict[str, int | None] = {}
     for shard in out:
         batch = listed.get((shard.provider, shard.host), {}).get(shard.batch_id or "")
-        if shard.state is not State.IN_PROGRESS or batch is None or batch.state.ended or _is_late(world, shard, now):
+        if shard.state is not State.IN_PROGRESS or batch is None or batch.state.ended or shard.id in fresh or _is_late(world, shard, now):
             return None
         if batch.done != shard.done:
             progress[shard.id] = batch.done

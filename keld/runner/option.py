@@ -18,7 +18,7 @@ import numpy as np
 from keld import snapshot
 from keld.cache import LEARN_FOR, UNMARKED, Cache, marked, unmarked
 from keld.deadline import Pace, speed
-from keld.errors import InvalidJob
+from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
 from keld.plan import Candidate, Option, Terms, Work, reckon, shared_texts, work_of
 from keld.price import Lane, Rates, rates
@@ -98,13 +98,13 @@ def options(
 
 
 def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
-    now = world.clock()
+    now, without_key = world.clock(), keyless(world, ask.terms["models"])
     for name in ask.terms["models"]:
         account, _, model = name.partition(":")
         provider = world.provider(account)
         estimate = estimate_of(world, ask, provider, model)
         for lane in sorted(provider.capabilities.lanes):
-            shards, obstacle = 0, None
+            shards, obstacle = 0, without_key.get(account)
             try:
                 shards = len(cut([ask.sizes], overhead(provider, ask.question, model), ask.limits(provider, lane)))
             except InvalidJob as problem:
@@ -125,6 +125,18 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 worst_rates=at_worst,
                 cache=cache_of(world, ask, provider, model, lane, estimate, known),
             )
+
+
+def keyless(world: World, models: Sequence[str]) -> dict[str, str]:
+    """The accounts of `models` that have no key, and why; none of them, if no other has one: which is missing is then said by its refusal."""
+    accounts = dict.fromkeys(name.partition(":")[0] for name in models)
+    found: dict[str, str] = {}
+    for account in accounts:
+        try:
+            world.provider(account).ready()
+        except AccessRefused as problem:
+            found[account], _, _ = str(problem).partition(". ")
+    return found if len(found) < len(accounts) else {}
 
 
 def estimate_of(world: World, ask: Ask, provider: Provider, model: str) -> Estimate:

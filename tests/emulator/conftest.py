@@ -14,12 +14,13 @@ from keld.emulator import Emulator
 SCHEMA = {
     "type": "object",
     "properties": {
-        "category": {"enum": ["billing", "bug"]},
+        "category": {"type": "string", "enum": ["billing", "bug"]},
         "urgency": {"type": "integer", "minimum": 1, "maximum": 5},
     },
     "required": ["category", "urgency"],
     "additionalProperties": False,
 }
+PLAIN = {**SCHEMA, "properties": {**SCHEMA["properties"], "urgency": {"type": "integer"}}}  # type: ignore[dict-item]  # bounds are not everybody's
 FORMAT = {"type": "json_schema", "json_schema": {"name": "label", "schema": SCHEMA, "strict": True}}
 
 

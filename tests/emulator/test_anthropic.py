@@ -8,7 +8,7 @@ import anthropic
 import jsonschema
 import pytest
 
-from .conftest import SCHEMA, Desk, message_params
+from .conftest import PLAIN, Desk, message_params
 
 
 def results(desk: Desk, batch_id: str) -> list[Any]:
@@ -16,12 +16,12 @@ def results(desk: Desk, batch_id: str) -> list[Any]:
 
 
 def test_message_batch_answers_every_request(desk: Desk) -> None:
-    batch_id = desk.message_batch(4, output_config={"format": {"type": "json_schema", "schema": SCHEMA}})
+    batch_id = desk.message_batch(4, output_config={"format": {"type": "json_schema", "schema": PLAIN}})
     answers = results(desk, batch_id)
     assert {one.custom_id for one in answers} == {f"r-{n}" for n in range(4)}
     for one in answers:
         assert one.result.message.usage.service_tier == "batch"
-        jsonschema.validate(json.loads(one.result.message.content[0].text), SCHEMA)
+        jsonschema.validate(json.loads(one.result.message.content[0].text), PLAIN)
 
 
 def test_counts_stay_at_zero_until_all_has_ended(slow_desk: Desk) -> None:
@@ -110,7 +110,7 @@ def test_a_prefix_is_warm_for_its_time_which_each_read_prolongs(desk: Desk, ttl:
 
 
 def test_tools_and_schema_belong_to_the_prefix(desk: Desk) -> None:
-    form = {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}
+    form = {"output_config": {"format": {"type": "json_schema", "schema": PLAIN}}}
     assert _usage(desk, system=[_marked(20_000)])[1] == 5_000
     _, written, read = _usage(desk, system=[_marked(20_000)], **form)
     assert (written > 5_000, read) == (True, 0)

@@ -1,0 +1,38 @@
+"""Instant: what a caller gives as a point in time or a span of it -> `datetime` and `timedelta` of the standard library, aware, in UTC.
+
+At the door of `job` and `environment`.  Schedulers and frames bring relatives of these types (Airflow's pendulum, pandas' Timestamp): they
+pass for the real ones until they are subtracted, and give then what knows other arithmetic.  Behind this door there are none.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from keld.errors import InvalidJob
+
+
+def utc(value: datetime, name: str = "instant") -> datetime:
+    """The same instant, exact to the microsecond, in UTC.
+
+    Args:
+        name: whose it is, for the error.
+
+    Raises:
+        InvalidJob: it is no datetime, or has no time zone; which one is meant cannot be known.
+    """
+    if not isinstance(value, datetime) or value != value:  # noqa: PLR0124  pandas' NaT is a datetime, too
+        raise InvalidJob(f"{name}={value!r} is not an instant. Nothing was sent. Use e.g. datetime(2026, 11, 20, 9, tzinfo=timezone.utc).")
+    offset = value.utcoffset()
+    if offset is None:
+        raise InvalidJob(f"{name}={value} has no time zone. Nothing was sent. Use e.g. datetime(..., tzinfo=timezone.utc).")
+    try:
+        return datetime(value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond, tzinfo=UTC) - span(
+            offset
+        )
+    except OverflowError:
+        raise InvalidJob(f"{name}={value} lies beyond the years 1 to 9999 in UTC. Nothing was sent. Give one within.") from None
+
+
+def span(value: timedelta) -> timedelta:
+    """The same length of time."""
+    return timedelta.__add__(timedelta(), value)  # not `+`, which asks a relative first

@@ -1,0 +1,51 @@
+"""Path: what a source's or sink's path leaves to be filled in; `{partition}`, and nothing else.
+
+At the door of `environment`, and of the orchestrators, which read a path long before its partition is known.  A field that nobody fills
+would be a part of the file's name, the same for every partition.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from keld.errors import InvalidJob
+
+PARTITION = "{partition}"
+# A name in braces, as in `str.format`; `{a,b}` is none, and double braces are for others to render.
+_FIELD = re.compile(r"(?<!\{)\{\s*[A-Za-z_][^{},/]*\}(?!\})")
+
+
+def check_path(place: Any, name: str) -> None:
+    """Passes if a path asks for nothing but its partition; whatever is no path passes.
+
+    Args:
+        place: what a caller gave as source or sink.
+        name: which of them it is, for the error.
+
+    Raises:
+        InvalidJob: it has another field.
+    """
+    for text in texts_of(place):
+        unknown = next((field for field in _FIELD.findall(text) if field != PARTITION), None)
+        if unknown is not None:
+            raise InvalidJob(
+                f"{name}={text!r} has a field {unknown}, which nothing fills. Nothing was sent. {PARTITION} stands for the partition's key."
+            )
+
+
+def wants_partition(place: Any) -> bool:
+    """True if the path has a place for the partition's key."""
+    return any(PARTITION in text for text in texts_of(place))
+
+
+def texts_of(place: Any) -> list[str]:
+    """The path or URI of a source or sink, a UPath's and its like's, too, or those of a list of them; none where it is no path."""
+    if isinstance(place, list | tuple) and place and _is_path(place[0]):
+        return [str(part) for part in place]
+    return [str(place)] if _is_path(place) else []
+
+
+def _is_path(place: Any) -> bool:
+    return isinstance(place, str | os.PathLike) or hasattr(place, "protocol")

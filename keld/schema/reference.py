@@ -1,0 +1,50 @@
+"""Reference: what a `$ref` of a JSON Schema points to, and what an `allOf` comes to."""
+
+from typing import Any
+
+from keld.errors import SchemaError
+from keld.schema.node import JsonSchema
+
+
+def resolve(root: JsonSchema, ref: str) -> JsonSchema:
+    if ref != "#" and not ref.startswith("#/"):
+        raise SchemaError(f"the $ref {ref!r} points outside of the schema. Put the definition under $defs.")
+    found: Any = root
+    for part in ref.split("/")[1:]:
+        part = part.replace("~1", "/").replace("~0", "~")
+        if part not in found:
+            raise SchemaError(f"the $ref {ref!r} points to nothing. Put the definition under $defs.")
+        found = found[part]
+    return found if isinstance(found, dict) else {}
+
+
+def inlined(schema: JsonSchema, root: JsonSchema) -> JsonSchema:
+    """`schema` with its `$ref`, if any, replaced by what it points to; the keys beside it win, as in openai's SDK."""
+    seen: set[str] = set()
+    while "$ref" in schema:
+        ref = schema["$ref"]
+        if ref in seen:
+            raise SchemaError(f"the $ref {ref!r} leads back to itself.")
+        seen.add(ref)
+        schema = {**resolve(root, ref), **{key: value for key, value in schema.items() if key != "$ref"}}
+    return schema
+
+
+def merged(schema: JsonSchema, root: JsonSchema, refs: tuple[str, ...] = ()) -> JsonSchema:
+    """`schema` without `allOf`: what its parts say together, as far as one schema can say it.
+
+    Of two rules of the same keyword the first stands: that asks for less, and never for what a part would refuse.
+    """
+    made: JsonSchema = {}
+    for part in ({key: value for key, value in schema.items() if key != "allOf"}, *schema.get("allOf", ())):
+        ref = part.get("$ref")
+        if ref in refs:
+            continue
+        inner = inlined(part, root)
+        inner = merged(inner, root, (*refs, ref) if ref else refs) if "allOf" in inner else inner
+        properties = dict(made.get("properties", {}))
+        for name, child in inner.get("properties", {}).items():
+            properties[name] = {"allOf": [properties[name], child]} if name in properties and properties[name] != child else child
+        required = [*made.get("required", ()), *inner.get("required", ())]
+        made = inner | made | ({"properties": properties} if properties else {}) | ({"required": required} if required else {})
+    return made

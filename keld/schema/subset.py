@@ -1,0 +1,373 @@
+"""Subset: a JSON Schema -> the form of it that one service takes where it holds answers to it.
+
+The rules of each service are data, and stand beside its provider (`providers/openai_schema.py`, `providers/anthropic_schema.py`); this is
+the one walk that keeps to them.  A rule that a service does not take is left out of what is sent, told to the model in the description,
+and held by the decoder as before: what is sent may ask for less than the schema, never for another thing.  Where no such form exists, the
+SchemaError names the field.  Nothing of the user's schema is changed.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import msgspec
+
+from keld.errors import SchemaError
+from keld.schema.node import JsonSchema
+from keld.schema.reference import inlined, merged, resolve
+from keld.schema.variant import decimal_of
+
+# What says nothing about a value, or is said by other means.
+_SILENT = frozenset(
+    ("type", "properties", "required", "additionalProperties", "items", "enum", "const", "title", "description", "$defs", "definitions"),
+).union(("discriminator", "deprecated", "readOnly", "writeOnly", "$comment", "$schema", "$id", "$ref"))
+_CONTAINERS = ("object", "array")
+_DEFINITIONS = ("$defs", "definitions")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subset:
+    """What one service takes of JSON Schema; by default hardly anything: types, enums, `anyOf`, objects whose properties are all required.
+
+    Args:
+        whose: for messages: "<whose> does not take ...".
+        rules: by type, the keywords that it takes; of `format`, `pattern` and `minItems` only some values, see below.
+        formats: the values of `format` that it takes.
+        pattern: whether it takes a `pattern`.
+        most_min_items: the largest `minItems` that it takes; None: any.
+        all_required: every property must be `required`.
+        typed_literals: `enum` and `const` stand beside a type, and are of one type; else they stand alone.
+        type_lists: it takes a list of types.
+        recursion: it takes a `$ref` that leads back to itself.
+        first_keys_differ: the objects of an `anyOf` must not begin with the same key, unless its one value differs.
+        levels, properties, characters, values, long_enum: the largest sizes it takes; None: not known.
+            `long_enum` is (values, characters): an enum of more values may have so many characters together.
+        optional: so many properties that are not required are taken; where there are more, all of them are required.
+        unions: so many `anyOf` and lists of types are taken.
+    """
+
+    whose: str = "a strict mode"
+    rules: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    formats: frozenset[str] = frozenset()
+    pattern: Callable[[str], bool] = field(default=lambda pattern: False)
+    most_min_items: int | None = None
+    all_required: bool = True
+    typed_literals: bool = True
+    type_lists: bool = False
+    recursion: bool = False
+    first_keys_differ: bool = True
+    levels: int | None = None
+    properties: int | None = None
+    characters: int | None = None
+    values: int | None = None
+    long_enum: tuple[int, int] | None = None
+    optional: int | None = None
+    unions: int | None = None
+
+    def form(self, schema: JsonSchema) -> JsonSchema:
+        """The form of a schema that the service takes.
+
+        Raises:
+            SchemaError: there is none; names the field, and what stands in the way.
+        """
+        form = _Walk(self, schema).root()
+        sizes = _Sizes(form)
+        if self.optional is not None and sizes.optional > self.optional:
+            form = _Walk(replace(self, all_required=True), schema).root()
+            sizes = _Sizes(form)
+        for count, most, what in (
+            (sizes.levels, self.levels, "levels of nesting"),
+            (sizes.properties, self.properties, "properties"),
+            (sizes.values, self.values, "enum values"),
+            (sizes.characters, self.characters, "characters of names and enum values"),
+        ):
+            if most is not None and count > most:
+                raise SchemaError(f"The output schema has {count:,} {what}, and {self.whose} takes {most:,} at most.")
+        if self.unions is not None and len(sizes.unions) > self.unions:
+            named = ", ".join(f"`{at}`" for at in sizes.unions[:3])
+            raise SchemaError(
+                f"{len(sizes.unions)} fields may be null or of several types ({named}, ...), and {self.whose} takes {self.unions} such at most."
+            )
+        return form
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    takes: Subset
+    schema: JsonSchema
+    checked: set[str] = field(default_factory=set)  # definitions that a field refers to, and that have a form
+
+    def root(self) -> JsonSchema:
+        """The form of the whole; a `$ref` at the top is followed, since no service takes one there."""
+        top = inlined(self.schema, self.schema)
+        refs = (self.schema["$ref"],) if "$ref" in self.schema else ()
+        form = self.form({key: part for key, part in top.items() if key not in _DEFINITIONS}, "$", refs)
+        for group in _DEFINITIONS:
+            places = {name: f"#/{group}/{name}" for name in self.schema.get(group, ())}
+            used = [name for name, place in places.items() if self._is_used(form, place, set())]
+            if used:
+                form |= {group: {name: self.form(self.schema[group][name], places[name], (places[name],)) for name in used}}
+        return form
+
+    def _is_used(self, node: Any, ref: str, seen: set[str]) -> bool:
+        """Whether a definition is still referred to, from `node` or from what that refers to."""
+        for found in references(node):
+            if found == ref:
+                return True
+            if found not in seen:
+                seen.add(found)
+                if self._is_used(resolve(self.schema, found), ref, seen):
+                    return True
+        return False
+
+    def form(self, node: Any, at: str, refs: tuple[str, ...] = ()) -> JsonSchema:
+        if not isinstance(node, dict):
+            raise self._refused(at, "has no type", "Give it one.")
+        if "$ref" in node:
+            return self._reference(node, at, refs)
+        if "allOf" in node:
+            return self.form(merged(node, self.schema), at, refs)
+        if "const" in node or "enum" in node:
+            return self._literals(node, at)
+        kinds = kinds_of(node)
+        if kinds:
+            return self._typed(node, kinds, at, refs)
+        keyword = "anyOf" if "anyOf" in node else "oneOf"
+        if keyword in node:
+            return self._variants(node, keyword, at, refs)
+        raise self._refused(at, "has no type", "Give it one.")
+
+    def _reference(self, node: JsonSchema, at: str, refs: tuple[str, ...]) -> JsonSchema:
+        ref = node["$ref"]
+        if ref in refs or self._leads_back(ref):
+            if not self.takes.recursion:
+                raise self._refused(at, "refers to itself", "Write out as many levels as are needed.")
+            return {"$ref": ref}  # what stands beside it is only a description
+        if len(node) > 1 or not ref.startswith(("#/$defs/", "#/definitions/")):
+            return self.form(inlined(node, self.schema), at, (*refs, ref))
+        if ref not in self.checked:
+            self.form(resolve(self.schema, ref), at, (*refs, ref))  # here, so that a refusal names the field, not the definition
+            self.checked.add(ref)
+        return {"$ref": ref}
+
+    def _leads_back(self, ref: str) -> bool:
+        return self._is_used(resolve(self.schema, ref), ref, set())
+
+    def _literals(self, node: JsonSchema, at: str) -> JsonSchema:
+        values = [node["const"]] if "const" in node else list(node["enum"])
+        if any(isinstance(value, dict | list) for value in values):
+            raise self._refused(at, "has an enum of objects or lists", "Use texts or numbers.")
+        if "type" in node and None in values and "null" not in kinds_of(node):
+            values = [value for value in values if value is not None]
+        told = self._described(node, ("const", "enum"))
+        kinds = list(dict.fromkeys(map(_kind, values)))
+        kinds = ["number" if kind == "integer" and "number" in kinds else kind for kind in kinds]
+        some = [kind for kind in dict.fromkeys(kinds) if kind != "null"]
+        if self.takes.long_enum is not None:
+            self._check_long(values, *self.takes.long_enum, at)
+        same = {"const": values[0]} if "const" in node else {"enum": values}
+        if not self.takes.typed_literals:
+            return same | told
+        if len(some) > 1:
+            each = [{"type": kind, "enum": [value for value in values if _is(value, kind)]} for kind in dict.fromkeys(kinds)]
+            return {"anyOf": each} | told
+        return {"type": kinds[0] if len(set(kinds)) == 1 else [*some, "null"]} | same | told
+
+    def _check_long(self, values: list[Any], most: int, most_characters: int, at: str) -> None:
+        texts = [value for value in values if isinstance(value, str)]
+        size = sum(map(len, texts))
+        if len(texts) > most and size > most_characters:
+            raise self._refused(at, f"has an enum of {len(texts):,} values with {size:,} characters", f"It takes {most_characters:,}.")
+
+    def _typed(self, node: JsonSchema, kinds: list[str], at: str, refs: tuple[str, ...]) -> JsonSchema:
+        if len(kinds) > 1 and (not self.takes.type_lists or set(kinds) & set(_CONTAINERS)):
+            bare = {key: part for key, part in node.items() if key not in ("title", "description")}
+            parts = [self._typed({**bare, "type": kind}, [kind], at, refs) for kind in kinds]
+            return {"anyOf": parts} | self._annotations(node)
+        form: JsonSchema = {"type": kinds[0] if len(kinds) == 1 else kinds}
+        taken = frozenset[str]().union(*(self.takes.rules.get(kind, frozenset()) for kind in kinds))
+        form |= {key: part for key, part in node.items() if key in taken and self._takes(key, part)}
+        if "object" in kinds:
+            form |= self._object(node, at, refs)
+        if "array" in kinds:
+            form |= self._array(node, at, refs)
+        alike = len({msgspec.json.encode(item) for item in node.get("prefixItems", ())}) == 1
+        return form | self._described(node, {*form, *(("prefixItems",) if alike else ())})
+
+    def _takes(self, key: str, value: Any) -> bool:
+        match key:
+            case "format":
+                return value in self.takes.formats
+            case "pattern":
+                return self.takes.pattern(value)
+            case "minItems":
+                return self.takes.most_min_items is None or value <= self.takes.most_min_items
+        return True
+
+    def _object(self, node: JsonSchema, at: str, refs: tuple[str, ...]) -> JsonSchema:
+        properties = node.get("properties") or {}
+        if not properties and node.get("additionalProperties") is not False:
+            raise self._refused(at, "is a map with free keys", "Use a list of {key, value} objects for it.")
+        forms = {name: self.form(child, f"{at}.{name}", refs) for name, child in properties.items()}
+        if self.takes.first_keys_differ:  # so that tagged objects begin with their tag
+            forms = dict(sorted(forms.items(), key=lambda item: _only_value(item[1]) is None))
+        required = list(forms) if self.takes.all_required else [name for name in node.get("required", ()) if name in forms]
+        return {"properties": forms, "required": required, "additionalProperties": False}
+
+    def _array(self, node: JsonSchema, at: str, refs: tuple[str, ...]) -> JsonSchema:
+        if "prefixItems" in node:
+            alike = {msgspec.json.encode(item): item for item in node["prefixItems"]}
+            items = list(alike.values())  # which one stands where is told, and checked by the decoder
+            return {"items": self.form(items[0] if len(items) == 1 else {"anyOf": items}, f"{at}[...]", refs)}
+        if node.get("items", True) in (True, {}):
+            raise self._refused(at, "is a list of anything", "Give its items a type.")
+        return {"items": self.form(node["items"], f"{at}[...]", refs)}
+
+    def _variants(self, node: JsonSchema, keyword: str, at: str, refs: tuple[str, ...]) -> JsonSchema:
+        variants = list(node[keyword])
+        number = decimal_of(variants)
+        if number is not None:  # one form of the two that Pydantic takes; as text in JSON a number keeps all its digits
+            variants = [number, *(variant for variant in variants if variant.get("type") == "null")]
+        forms = [self.form(variant, at, refs) for variant in variants]
+        if self.takes.first_keys_differ and self._clash(forms):
+            forms = self._told_apart([self.form(inlined(variant, self.schema), at, refs) for variant in variants], at)
+        told = self._described(node, (keyword,))
+        return forms[0] | told if len(forms) == 1 and "$ref" not in forms[0] else {"anyOf": forms} | told
+
+    def _clash(self, forms: list[JsonSchema]) -> bool:
+        """Whether two of the objects begin with the same key, and nothing tells them apart there."""
+        first = [next(iter(properties.items())) for form in forms if (properties := self._properties(form))]
+        return any(
+            one[0] == other[0] and (_only_value(one[1]) is None or _only_value(one[1]) == _only_value(other[1]))
+            for one, other in combinations(first, 2)
+        )
+
+    def _properties(self, form: JsonSchema) -> JsonSchema:
+        found = self.form(resolve(self.schema, form["$ref"]), form["$ref"], (form["$ref"],)) if "$ref" in form else form
+        properties: JsonSchema = found.get("properties", {})
+        return properties
+
+    def _told_apart(self, forms: list[JsonSchema], at: str) -> list[JsonSchema]:
+        """The same with a key of its own at the beginning of each object."""
+        made = []
+        for form in forms:
+            others = {name for other in forms if other is not form for name in other.get("properties", ())}
+            own = sorted(form.get("properties", ()), key=lambda name: name in others)
+            made.append(form | {"properties": {name: form["properties"][name] for name in own}} if own else form)
+        if self._clash(made):
+            raise self._refused(
+                at, "has alternatives that nothing tells apart at their beginning", "Give each a Literal field of its own value."
+            )
+        return made
+
+    def _annotations(self, node: JsonSchema) -> JsonSchema:
+        return {key: node[key] for key in ("title", "description") if key in node}
+
+    def _described(self, node: JsonSchema, said: Collection[str]) -> JsonSchema:
+        """Title and description, with what is said of the value by nothing else."""
+        silent = {"default"} if self.takes.all_required else set()
+        untold = {key: part for key, part in node.items() if key not in _SILENT and key not in said and key not in silent}
+        untold = {key: part for key, part in untold.items() if not key.startswith("x-")}
+        found = self._annotations(node)
+        if not untold:
+            return found
+        told = "{" + ", ".join(f"{key}: {msgspec.json.encode(part).decode()}" for key, part in untold.items()) + "}"
+        return found | {"description": f"{found['description']}\n\n{told}" if "description" in found else told}
+
+    def _refused(self, at: str, what: str, advice: str) -> SchemaError:
+        return SchemaError(f"`{at}` {what}, which {self.takes.whose} does not take. {advice}")
+
+
+class _Sizes:
+    """What is limited in number, counted in a form.
+
+    A definition counts once for each of its properties, but is followed from every place for the levels.
+    """
+
+    def __init__(self, form: JsonSchema) -> None:
+        self._form = form
+        self.levels = self.properties = self.values = self.characters = self.optional = 0
+        self.unions: list[str] = []
+        self._count(form, "$", 0, ())
+        for group in _DEFINITIONS:
+            for name, node in form.get(group, {}).items():
+                self.characters += len(name)
+                self._count(node, name, 0, (f"#/{group}/{name}",))
+
+    def _count(self, node: JsonSchema, at: str, level: int, refs: tuple[str, ...]) -> None:
+        self._deep(node, level, refs)
+        for path, part in _parts(node, at):
+            properties = part.get("properties", {})
+            self.properties += len(properties)
+            self.optional += len(properties.keys() - set(part.get("required", ())))
+            self.values += len(part.get("enum", ()))
+            literals = [*part.get("enum", ()), part.get("const")]
+            self.characters += sum(map(len, properties)) + sum(len(value) for value in literals if isinstance(value, str))
+            self.unions += [path] if "anyOf" in part or isinstance(part.get("type"), list) else []
+
+    def _deep(self, node: JsonSchema, level: int, refs: tuple[str, ...]) -> None:
+        self.levels = max(self.levels, level)
+        ref = node.get("$ref")
+        if ref is not None and ref not in refs:
+            self._deep(resolve(self._form, ref), level, (*refs, ref))
+        for child in [*node.get("properties", {}).values(), *([node["items"]] if "items" in node else [])]:
+            self._deep(child, level + 1, refs)
+        for variant in node.get("anyOf", ()):
+            self._deep(variant, level, refs)
+
+
+def _parts(node: JsonSchema, at: str) -> Iterator[tuple[str, JsonSchema]]:
+    """A form and all that stands in it but definitions, each with its path."""
+    yield at, node
+    for name, child in node.get("properties", {}).items():
+        yield from _parts(child, f"{at}.{name}")
+    if "items" in node:
+        yield from _parts(node["items"], f"{at}[...]")
+    for variant in node.get("anyOf", ()):
+        yield from _parts(variant, at)
+
+
+def references(node: Any) -> Iterator[str]:
+    """Every `$ref` in a part of a schema, definitions left aside."""
+    if isinstance(node, list):
+        for part in node:
+            yield from references(part)
+    elif isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for key, part in node.items():
+            if key not in _DEFINITIONS:
+                yield from references(part)
+
+
+def kinds_of(node: JsonSchema) -> list[str]:
+    """The types a schema says, or that its keywords imply."""
+    kind = node.get("type")
+    if kind is not None:
+        return [kind] if isinstance(kind, str) else list(kind)
+    if "properties" in node:
+        return ["object"]
+    return ["array"] if "items" in node or "prefixItems" in node else []
+
+
+def _only_value(form: JsonSchema) -> bytes | None:
+    values = [form["const"]] if "const" in form else form.get("enum", ())
+    return msgspec.json.encode(values[0]) if len(values) == 1 else None
+
+
+def _kind(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int():
+            return "integer"
+        case float():
+            return "number"
+    return "string"
+
+
+def _is(value: Any, kind: str) -> bool:
+    return _kind(value) == kind or (kind == "number" and _kind(value) == "integer")

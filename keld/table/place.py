@@ -1,0 +1,176 @@
+"""Place: where a table lies, and the name of a partition in its path.
+
+Local files go to Arrow's own reader, not through fsspec's Python layer.
+"""
+
+import hashlib
+import os
+from contextlib import closing
+from dataclasses import dataclass, replace
+from glob import glob
+from typing import Any, TypeAlias
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import url2pathname
+
+import pyarrow as pa
+
+from keld.errors import KeldError, SourceError, SourceUnavailable
+
+PathLike: TypeAlias = "str | os.PathLike[str]"  # a UPath too, though a remote one is no os.PathLike
+_SEGMENT = 150  # bytes of a key in a path; file systems end a name at 255
+FORMATS = {
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".csv": "csv",
+    ".csv.gz": "csv",
+    ".csv.zst": "csv",
+    ".csv.bz2": "csv",
+    ".tsv": "csv",
+    ".tsv.gz": "csv",
+    ".jsonl": "jsonl",
+    ".jsonl.gz": "jsonl",
+    ".jsonl.zst": "jsonl",
+    ".jsonl.bz2": "jsonl",
+    ".ndjson": "jsonl",
+    ".ndjson.gz": "jsonl",
+}
+
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A path; `fs` is its fsspec file system, or None for a local one."""
+
+    path: str
+    fs: Any = None
+
+    @property
+    def uri(self) -> str:
+        return os.path.abspath(self.path) if self.fs is None else str(self.fs.unstrip_protocol(self.path))
+
+    def filled(self, partition: str | None, error: type[KeldError]) -> "Place":
+        if "{partition}" not in self.path:
+            return self
+        if partition is None:
+            raise error(f"{self.uri}: the path asks for a partition and there is none. Give partition=, or a whole path.")
+        return replace(self, path=self.path.replace("{partition}", segment(partition)))
+
+    def is_dir(self) -> bool:
+        return os.path.isdir(self.path) if self.fs is None else bool(self.fs.isdir(self.path))
+
+    def files(self) -> list["Place"]:
+        """All below a directory, sorted by path; hidden ones (`.` or `_` first, as Spark has it) left out."""
+        if self.fs is None:
+            found = [os.path.join(folder, name) for folder, _, names in os.walk(self.path) for name in names]
+        else:
+            found = self.fs.find(self.path)
+        places = [replace(self, path=path) for path in sorted(found)]
+        return [place for place in places if not any(part[:1] in "._" for part in self.parts_to(place))]
+
+    def parts_to(self, file: "Place") -> list[str]:
+        return [part for part in file.path[len(self.path) :].replace(os.sep, "/").split("/") if part]
+
+    @property
+    def name(self) -> str:
+        return self.path.replace(os.sep, "/").rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> "Place":
+        return replace(self, path=self.path.replace(os.sep, "/").rstrip("/").rpartition("/")[0] or ("/" if self.path[:1] == "/" else "."))
+
+    def child(self, name: str) -> "Place":
+        return replace(self, path=f"{self.path.rstrip('/')}/{name}")
+
+    def exists(self) -> bool:
+        return os.path.exists(self.path) if self.fs is None else bool(self.fs.exists(self.path))
+
+    def names(self) -> list[str]:
+        """What a directory holds; nothing where there is none."""
+        try:
+            found = os.listdir(self.path) if self.fs is None else [str(path) for path in self.fs.ls(self.path, detail=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
+
+    def matches(self) -> list["Place"]:
+        """What a pattern stands for, sorted by path; hidden ones left out."""
+        found = glob(self.path, recursive=True) if self.fs is None else [str(path) for path in self.fs.glob(self.path)]
+        places = [replace(self, path=path) for path in sorted(found)]
+        return [place for place in places if place.name[:1] not in "._"]
+
+    def as_written(self) -> "Place":
+        """Where this lies, by whatever quoting: of a name with a space some writers make `eu west`, others `eu%20west`."""
+        if "%" not in self.path or self.exists():
+            return self
+        above = self.parent.as_written()
+        alike = [name for name in above.names() if unquote(name) == unquote(self.name)]
+        return above.child(alike[0]) if len(alike) == 1 else self
+
+    def open(self) -> Any:
+        """Its bytes, unzipped, whatever its name says; reads ahead as a text reader wants it."""
+        file = pa.OSFile(self.path, mode="r") if self.fs is None else pa.PythonFile(self.fs.open(self.path, "rb"), mode="r")
+        first = file.read(4)
+        file.seek(0)
+        packed = next((kind for magic, kind in _PACKED.items() if first.startswith(magic)), None)
+        return pa.CompressedInputStream(file, packed) if packed else file
+
+    def head(self) -> bytes:
+        """Its first 16 bytes, unzipped."""
+        with closing(self.open()) as file:
+            data: bytes = file.read(16)
+            return data
+
+
+def is_upath(source: Any) -> bool:
+    return hasattr(source, "protocol") and hasattr(source, "fs") and hasattr(source, "path")
+
+
+def place_of(source: Any, fault: type[KeldError] = SourceError) -> Place:
+    """Where `source` is.  The partition is filled in later: unquoting a `file:` URI must never touch the key."""
+    if not is_upath(source):
+        text = os.fspath(source)
+        if text.startswith("file:"):
+            return Place(url2pathname(urlsplit(text).path))
+        if "://" not in text:
+            return Place(text)
+        from upath import UPath  # brings fsspec, which a local path does without
+
+        source = UPath(text)
+    if source.protocol in ("", "file", "local"):
+        return Place(source.path)
+    try:
+        source.fs.invalidate_cache()  # a listing from before the upstream wrote would hide its files
+    except Exception as error:
+        raise fault(f"{source}: the file system does not open: {error}. Check its package and access.") from error
+    return Place(source.path, source.fs)
+
+
+def segment(key: str) -> str:
+    """A key as one path segment, two keys never the same: percent-encoded, no leading dot, at most 150 bytes."""
+    text = quote(key, safe="=@+, ", errors="surrogatepass").replace(" ", "%20")
+    if text.startswith("."):
+        text = "%2E" + text[1:]
+    if len(text) > _SEGMENT:  # `%-` follows no rule of percent-encoding, so that no other key can spell it
+        return f"{text[:100]}%-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:32]}"
+    return text or "%-"
+
+
+def is_pattern(place: Place) -> bool:
+    """Whether a path stands for others: `part-*.parquet`, `**/*.csv`."""
+    return any(mark in place.path for mark in "*?[") and not place.exists()
+
+
+def form_of(path: str) -> str | None:
+    """The format by the suffix; None without a suffix."""
+    name = path.replace(os.sep, "/").rsplit("/", 1)[-1].lower()
+    known = next((form for suffix, form in FORMATS.items() if name.endswith(suffix)), None)
+    return known or (os.path.splitext(name.lstrip("."))[1] or None)
+
+
+def unreadable(place: Place, error: Exception) -> SourceError:
+    if isinstance(error, FileNotFoundError) and is_pattern(place):
+        return SourceError(f"{place.uri}: no file matches this pattern. Nothing was sent. Check it and the partition's key.")
+    if isinstance(error, FileNotFoundError):
+        return SourceUnavailable(f"{place.uri}: no such file. Nothing was sent. Check the path and the partition's key.")
+    return SourceUnavailable(f"{place.uri}: cannot be read: {error}. Nothing was sent. Check access, and that it is whole.")

@@ -1,0 +1,169 @@
+"""Sink: enriched blocks -> a partition out, absent or complete."""
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+
+from keld.errors import KeldError, SinkError, SinkRefused, StagingError
+from keld.table.landing import Landing
+from keld.table.place import PathLike, Place, form_of, place_of, segment
+from keld.table.writer import WRITERS, ParquetWriter, Writer
+
+# Staging is written once and read once or twice: lz4 without dictionaries takes half the time of zstd to write, a third to read.
+_STAGING: dict[str, Any] = {
+    "group_bytes": 8 << 20,
+    "compression": "lz4",
+    "use_dictionary": False,
+    "write_statistics": False,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A partition that lies complete at `uri`."""
+
+    uri: str
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+def write_table(sink: PathLike, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, partition: str | None = None) -> Written:
+    """The partition written to `sink`: wholly, or (on any exception) not at all, and what stood there before stays.
+
+    Args:
+        sink: a path, UPath or URI, with `{partition}` in it or not; the suffix tells the format (.parquet, .csv,
+            .jsonl, .ndjson).  Without a suffix, or ending in "/", a directory: `<partition or "part">.parquet` in it.
+        schema: of every batch.
+
+    Raises:
+        SinkError: it cannot be written; what `batches` raises passes through.
+    """
+    place, form = _sink_place(sink, partition)
+    rows = 0
+    with Landing(place, _sink_error) as landing:
+        writer = _writer(landing, schema, place, form)
+        for batch in batches:
+            with _form_faults(place, form):
+                writer.write(batch)
+            rows += batch.num_rows
+        writer.close()
+    return Written(uri=place.uri, rows=rows, size_bytes=landing.tell(), sha256=landing.sha256)
+
+
+def try_sink(sink: PathLike, schema: pa.Schema, *, partition: str | None = None) -> None:
+    """Passes if rows of this schema can be written to `sink`, as far as one without any shows; it is removed, and what stands there stays.
+
+    Raises:
+        SinkError: the place cannot be written.
+        SinkRefused: the form has not the type of a column, or there is no writer for the suffix.
+    """
+    place, form = _sink_place(sink, partition)
+    with suppress(_Tried), Landing(place, _unsent_error) as landing:
+        writer = _writer(landing, schema, place, form)
+        with _form_faults(place, form):
+            writer.write(pa.RecordBatch.from_pylist([], schema=schema))
+        writer.close()
+        raise _Tried  # so that nothing lands
+
+
+class _Tried(Exception):
+    """It can be written."""
+
+
+def sink_is_file(sink: PathLike, partition: str | None = None) -> bool:
+    """Whether a sink names one file for whatever partition is written to it, not a directory or a template; touches nothing.
+
+    Raises:
+        SinkError: nothing can write its suffix.
+    """
+    _sink_place(sink, partition)
+    return "{partition}" not in str(sink) and not str(sink).endswith("/") and form_of(str(sink)) is not None
+
+
+class ParquetSink:
+    """A Parquet file, quick to write and to read, that appears when the `with` block ends well, and never otherwise.
+
+    Raises:
+        StagingError: it cannot be written; nothing of it is left, and what stood there before stays.
+    """
+
+    def __init__(self, path: PathLike, schema: pa.Schema) -> None:
+        self._landing = Landing(place_of(path, StagingError), _staging_error)
+        self._schema = schema
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        self._stack.enter_context(self._landing)
+        self._writer = ParquetWriter(self._landing, self._schema, **_STAGING)
+        self._stack.push(self._finish)
+        return self
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        self._writer.write(batch)
+
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._writer.close()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+
+def _writer(landing: Landing, schema: pa.Schema, place: Place, form: str) -> Writer:
+    with _form_faults(place, form):
+        return WRITERS[form](landing, schema)
+
+
+@contextmanager
+def _form_faults(place: Place, form: str) -> Iterator[None]:
+    """Turns what a writer says of a type that it cannot write into a `SinkRefused`."""
+    try:
+        yield
+    except (pa.ArrowException, TypeError, ValueError) as error:  # of JSON's encoder, too
+        raise SinkRefused(
+            f"{place.uri}: {form} cannot hold these columns: {error}. Nothing of it was kept. Take another sink, e.g. one that ends in .parquet; "
+            "whatever was answered is safe in staging and is not asked again."
+        ) from error
+
+
+def _sink_place(sink: PathLike, partition: str | None) -> tuple[Place, str]:
+    template = place_of(sink, SinkError)
+    place = template.filled(partition, SinkError)
+    # By the template: a key like "2026.11" is no suffix.
+    form = None if str(sink).endswith("/") else form_of(template.path.replace("{partition}", "key"))
+    if form is None:
+        name = "part" if partition is None else segment(partition)
+        return replace(place, path=f"{place.path.rstrip('/')}/{name}.parquet"), "parquet"
+    if form not in WRITERS or place.path.endswith(".gz"):
+        raise SinkRefused(f"{place.uri}: no writer for this suffix. End it in .parquet, .csv or .jsonl, or in / for a directory.")
+    return place, form
+
+
+def _sink_error(place: Place, error: Exception) -> KeldError:
+    return SinkError(
+        f"{place.uri}: cannot be written: {_cause(error)}. Nothing of it was kept; what stood there before is "
+        "unchanged, and the answers are safe in staging. Mend the place and run again: nothing is asked or paid twice."
+    )
+
+
+def _unsent_error(place: Place, error: Exception) -> KeldError:
+    return SinkError(f"{place.uri}: cannot be written: {_cause(error)}. Nothing was sent. Mend the place, or name another sink.")
+
+
+def _staging_error(place: Place, error: Exception) -> KeldError:
+    return StagingError(
+        f"{place.uri}: staging cannot be written: {_cause(error)}. Nothing of this file was kept; what stood there "
+        "before is unchanged. Mend the place and run again."
+    )
+
+
+def _cause(error: Exception) -> str:
+    number = getattr(error, "errno", None)
+    return f"{os.strerror(number)} ({errno.errorcode.get(number, number)})" if isinstance(number, int) else repr(error)

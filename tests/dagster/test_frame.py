@@ -1,0 +1,132 @@
+"""Frames handed to IO managers of others keep their types in every partition: nothing fails after its rows were paid."""
+
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import deltalake
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pytest
+from dagster_deltalake import LocalConfig, WriteMode
+from dagster_deltalake_pandas import DeltaLakePandasIOManager
+from dagster_duckdb_pandas import DuckDBPandasIOManager
+from pydantic import BaseModel
+
+from keld import Job
+from keld.emulator import Emulator
+from keld_dagster import KeldParquetIOManager, KeldResource, build_batch_assets
+from keld_dagster.frame import FRAMES, Frame, as_frame, python_type
+
+DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-15")
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()), ("body", pa.string()), ("day", pa.timestamp("us")), ("stars", pa.int64()), ("sold", pa.bool_()),
+        ("amount", pa.decimal128(12, 2)), ("since", pa.date32()), ("tags", pa.list_(pa.string())), ("note", pa.string()), ("rate", pa.float64()),
+    ]
+)  # fmt: skip
+BIG = 2**53 + 1  # which no float is
+
+
+def rows(day: str) -> pa.Table:
+    """Two tickets a day, one of which cannot be asked.  On the first day hardly anything is known of them, and the amounts are small."""
+    at = datetime.fromisoformat(day)
+    scarce: dict[str, Any] = {"body": "a", "amount": Decimal("99.50"), "tags": []}
+    full: dict[str, Any] = {
+        "body": "b",
+        "stars": BIG,
+        "sold": True,
+        "amount": Decimal("1250.00"),
+        "since": at.date(),
+        "tags": ["x"],
+        "note": "n",
+        "rate": 1.5,
+    }
+    known = scarce if day == "2026-11-01" else full
+    return pa.Table.from_pylist(
+        [{"id": f"{day}-1", "day": at, **known}, {"id": f"{day}-2", "day": at, "amount": known["amount"]}], schema=SCHEMA
+    )
+
+
+class Score(BaseModel):
+    points: int
+    sure: bool
+    words: list[str]
+
+
+@dg.asset(partitions_def=DAYS, io_manager_key="parquet")
+def tickets(context: dg.AssetExecutionContext) -> pa.Table:
+    return rows(context.partition_key)
+
+
+def managers(folder: Path) -> dict[str, Any]:
+    return {
+        "duckdb": DuckDBPandasIOManager(database=str(folder / "tables.db"), schema="public"),
+        # Appending: with deltalake 1.6 its way to overwrite one partition overwrites the whole table, whatever is written (Nov 2026).
+        "delta": DeltaLakePandasIOManager(
+            root_uri=str(folder / "delta"), storage_options=LocalConfig(), schema="public", mode=WriteMode.append
+        ),
+    }
+
+
+def table(name: str, folder: Path) -> pa.Table:
+    if name == "duckdb":
+        with duckdb.connect(str(folder / "tables.db"), read_only=True) as found:
+            made: pa.Table = found.sql("select * from public.labels order by id").to_arrow_table()
+            return made
+    return deltalake.DeltaTable(folder / "delta" / "public" / "labels").to_pyarrow_table().sort_by("id")
+
+
+@pytest.mark.parametrize("name", ["duckdb", "delta"])
+def test_two_partitions_go_through_the_io_managers_of_others(name: str, keld_emulator: Emulator, tmp_path: Path) -> None:
+    """Made as pandas makes frames, the first partition's table would take no decimal of the second, after its rows were paid."""
+    job = Job(name="labels", key="id", prompt="{body}", output_type=Score, models="openai:gpt-5-mini")
+    assets = build_batch_assets(job, source=tickets, frame="pandas", metadata={"partition_expr": "day"})
+    resources = {
+        "keld": KeldResource(home=str(tmp_path / "keld")),
+        "parquet": KeldParquetIOManager(base_dir=str(tmp_path / "tables")),
+        "io_manager": managers(tmp_path)[name],
+    }
+    with dg.DagsterInstance.ephemeral() as instance:
+        for day in ("2026-11-01", "2026-11-02"):
+            for _ in range(2):  # the second run finds the provider done
+                assert dg.materialize([tickets, assets], partition_key=day, instance=instance, resources=resources).success
+    found = table(name, tmp_path)
+    assert (found.num_rows, len(keld_emulator.bill())) == (4, 2)
+    assert found["stars"].to_pylist() == [None, None, BIG, None]
+    assert found["amount"].to_pylist() == [Decimal("99.50")] * 2 + [Decimal("1250.00")] * 2
+    assert found["note"].to_pylist() == [None, None, "n", None]
+    assert [value is None for value in found["points"].to_pylist()] == [False, True, False, True]
+    assert sum(cost for cost in found["keld_cost_usd"].to_pylist() if cost is not None) > 0
+    types = {field.name: field.type for field in found.schema}
+    assert (types["amount"], types["stars"], types["sold"], types["points"]) == (pa.decimal128(12, 2), pa.int64(), pa.bool_(), pa.int64())
+    assert types["keld_cost_usd"] == pa.decimal128(18, 12)
+
+
+def reader(day: str) -> pa.RecordBatchReader:
+    return rows(day).to_reader()
+
+
+@pytest.mark.parametrize("frame", ["pandas", "pandas[pyarrow]"])
+def test_a_pandas_frame_says_the_same_types_whatever_is_in_it(frame: Frame) -> None:
+    scarce, full = (as_frame(reader(day), frame) for day in ("2026-11-01", "2026-11-02"))
+    assert list(scarce.dtypes) == list(full.dtypes)
+    assert pa.Table.from_pandas(full, preserve_index=False).to_pylist() == rows("2026-11-02").to_pylist()
+    schemas = [pa.Table.from_pandas(made, preserve_index=False).schema.remove_metadata() for made in (scarce, full)]
+    assert schemas[0] == schemas[1]
+
+
+def test_floats_times_and_texts_stay_as_pandas_has_them_unless_all_are_to_be_arrows() -> None:
+    made = as_frame(reader("2026-11-02"), "pandas")
+    assert (made["rate"].dtype, made["day"].dtype) == ("float64", "datetime64[us]")
+    assert all(isinstance(kind, pd.ArrowDtype) for kind in as_frame(reader("2026-11-02"), "pandas[pyarrow]").dtypes)
+    assert not any(isinstance(kind, pd.ArrowDtype) for kind in as_frame(reader("2026-11-02"), "pandas[numpy]").dtypes)
+
+
+def test_every_frame_can_be_loaded_as_what_it_is() -> None:
+    for frame in FRAMES:
+        if frame != "reader":
+            assert isinstance(as_frame(reader("2026-11-02"), frame), python_type(frame))
