@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo airflow-demo test crash browser schedules faults decisions lint bench lock clean
+.PHONY: demo airflow-demo test crash browser schedules adversary faults decisions lint bench lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -38,9 +38,13 @@ faults: .venv/ready  ## the fault table, FAULTS.md: what a provider may do, what
 N := 20000
 SEED = $(shell shuf -i 1-1000000000 -n 1)
 CORES := auto
+TABLE := slow or not slow
 
 schedules: .venv/ready  ## N random schedules of workers that freeze and die, providers that break and clocks that jump; some 2 a second and core
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) PYTHONPATH=tests KELD_SCHEDULES=$(N) KELD_SEED=$(SEED) $(PY) -m pytest -q -n $(CORES) -p schedule --show-capture=no -k no_schedule tests/test_schedule.py
+
+adversary: .venv/ready  ## the table of what a gateway, a proxy or a host of the shape may do, then N random mixes of it; some 4 a second and core
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) KELD_MIXES=$(N) KELD_SEED=$(SEED) $(PY) -m pytest -q -n $(CORES) --show-capture=no -m "$(TABLE)" tests/adversary
 
 decisions: N := 5000
 decisions: SEED := 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -26,7 +27,7 @@ from keld.errors import InvalidAnswer
 from keld.price import PICO, Lane, Rates
 from keld.request import position_of
 from keld.schema import OutputSchema
-from keld.table import ParquetSink
+from keld.table import ParquetSink, read_parquet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -96,17 +97,48 @@ class Tally:
         return self.outcomes[Outcome.ANSWERED]
 
 
+# Names that no field of an answer can have: `environment` refuses `keld_` there.
 OWN = pa.schema(
     [
-        pa.field("position", pa.int64()),
+        pa.field("keld_position", pa.int64()),
         pa.field("keld_outcome", pa.string()),
         pa.field("keld_error", pa.string()),
         pa.field("keld_model", pa.string()),
         pa.field("keld_lane", pa.string()),
         pa.field("keld_cost_pico", pa.int64()),
-        pa.field("retryable", pa.bool_()),
+        pa.field("keld_retryable", pa.bool_()),
     ]
 )
+
+
+_FORMERLY = {
+    "keld_position": "position",
+    "keld_retryable": "retryable",
+}  # before ledgers had versions: names that an answer's field may have
+
+
+def read_answers(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The answers in a file, by position, in blocks, only `columns`; whatever version of Keld wrote it, under the names of this one.
+
+    Raises:
+        StagingError: the file is missing or broken.
+    """
+    if not _is_former(path):
+        yield from read_parquet(path, columns)
+        return
+    wanted = None if columns is None else [_FORMERLY.get(name, name) for name in columns]
+    back = {former: name for name, former in _FORMERLY.items()}
+    for batch in read_parquet(path, wanted):
+        yield batch.rename_columns([back.get(name, name) for name in batch.schema.names])
+
+
+def _is_former(path: Path) -> bool:
+    import pyarrow.parquet as pq
+
+    with suppress(OSError, pa.ArrowException):  # what it is, `read_parquet` says
+        names: list[str] = pq.read_schema(path).names
+        return names[:1] == ["position"]
+    return False
 
 
 def answer_schema(output: OutputSchema) -> pa.Schema:

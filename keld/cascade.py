@@ -18,10 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from keld.answer import Outcome
+from keld.answer import Outcome, read_answers
 from keld.errors import InvalidJob
 from keld.schema import OutputSchema
-from keld.table import read_parquet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,7 +80,7 @@ def levels(asked: Sequence[tuple[Path, int]], rows: int, last: int) -> NDArray[n
     """
     level = np.zeros(rows, dtype=np.int64)
     for path, model in asked:
-        for batch in read_parquet(path, columns=["position", "keld_outcome", "retryable"]):
+        for batch in read_answers(path, columns=["keld_position", "keld_outcome", "keld_retryable"]):
             vain = pc.and_(pc.equal(batch.column(1), Outcome.ANSWERED.value), batch.column(2))
             vain = pc.or_(vain, pc.is_in(batch.column(1), pa.array(_NOT_SATISFYING)))
             positions = batch.column(0).to_numpy()[vain.to_numpy(zero_copy_only=False)]

@@ -38,21 +38,44 @@ app = typer.Typer(
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOBS.py:NAME", help="Where the Job is: a Python file or module, and its name there.")]
 Source = Annotated[
-    str, typer.Option("--source", "-s", help="Parquet file or directory, CSV or JSONL; path or URI; {partition} stands for the key.")
+    str,
+    typer.Option(
+        "--source",
+        "-s",
+        help="Parquet, CSV, JSONL file, a directory of them, a pattern, a Delta table; path or URI; {partition} stands for the key.",
+    ),
 ]
 Sink = Annotated[str, typer.Option("--sink", "-t", help="Where the enriched partition goes: .parquet, .csv or .jsonl, or a directory.")]
 Partition = Annotated[str | None, typer.Option("--partition", "-p", help="The partition's key, e.g. 2026-11-19.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of tables.")]
+Types = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--types", metavar="COLUMN=TYPE", help="Type of a CSV or JSONL column, e.g. amount=decimal(12,2); again for each. CSV is text else."
+    ),
+]
+Encoding = Annotated[str | None, typer.Option("--encoding", help="Of text files, e.g. cp1252; default UTF-8, or UTF-16 by its mark.")]
+Delimiter = Annotated[str | None, typer.Option("--delimiter", help="Of CSV; default a comma, in .tsv a tab.")]
+Quote = Annotated[str | None, typer.Option("--quote", help="Of CSV; default a double quote; '' if nothing is quoted.")]
 PollS = Annotated[
     float | None, typer.Option("--poll-s", min=0.05, help="Seconds between looks at the provider; default: by the batches' age.")
 ]
 
 
 @app.command()
-def plan(job: JobArgument, source: Source, partition: Partition = None, as_json: AsJson = False) -> None:
+def plan(
+    job: JobArgument,
+    source: Source,
+    partition: Partition = None,
+    types: Types = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    quote: Quote = None,
+    as_json: AsJson = False,
+) -> None:
     """Rows, shards, tokens and cost of each acceptable model, and what would be chosen.  Sends nothing."""
     with _refusals(), _keld() as keld:
-        made = keld.plan(_job(job), source, partition=partition)
+        made = keld.plan(_job(job), source, partition=partition, types=_types(types), encoding=encoding, delimiter=delimiter, quote=quote)
         if as_json:
             from dataclasses import asdict
 
@@ -73,12 +96,24 @@ def run(
     partition: Partition = None,
     poll_s: PollS = None,
     force: Annotated[bool, typer.Option("--force", help="Ask every row anew, whatever was paid for before.")] = False,
+    types: Types = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    quote: Quote = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a partition to its end; run again after any interruption, it goes on where it stood."""
     with _keld() as keld:
         with _refusals():
-            status = keld.submit(_job(job), source, partition=partition, sink=sink, force=force)
+            declared = _job(job)
+            how: dict[str, Any] = {"partition": partition, "sink": sink, "types": _types(types), "encoding": encoding}
+            how |= {"delimiter": delimiter, "quote": quote, "force": force}
+            status = keld.submit(declared, source, **how)
+        if status.outdated is not None:
+            typer.echo(f"{_told(status)} It is finished as it was asked; what is declared now is asked next.", err=True)
+            _advance(keld, status, poll_s, as_json)
+            with _refusals():
+                status = keld.submit(declared, source, **how)
         _finish(keld, status, poll_s, as_json)
 
 
@@ -99,8 +134,11 @@ def status(
             return
         statuses = keld.statuses(job=job, open_only=open_only)
         _print_json([one.to_json() for one in statuses]) if as_json else _console().print(
-            list_view(statuses) if statuses else "No job runs."
+            list_view(statuses) if statuses else f"No job runs in the namespace {keld.namespace!r}."
         )
+        elsewhere = [f"{name} ({count:,})" for name, count in keld.namespaces().items() if name != keld.namespace]
+        if elsewhere:
+            typer.echo(f"Not shown are the job runs of other namespaces: {', '.join(elsewhere)}. KELD_NAMESPACE=NAME shows one.", err=True)
 
 
 @app.command()
@@ -154,6 +192,9 @@ def reconcile(
     account: Annotated[list[str] | None, typer.Argument(help="Only these providers; default: all that this ledger ever sent to.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it costs.")] = False,
     days: Annotated[float, typer.Option("--days", min=0.01, help="How far back to look.")] = 3.0,
+    from_staging: Annotated[
+        bool, typer.Option("--from-staging", help="First rebuild, from the staged files, what a lost or restored ledger does not know.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find batches that the providers have and the ledger does not; adopt them, or cancel them and count what they cost."""
@@ -161,9 +202,13 @@ def reconcile(
     from datetime import timedelta
 
     from keld.status import plain
-    from keld.view import findings_view
+    from keld.view import findings_view, list_view
 
     with _refusals(ERROR), _keld() as keld:
+        if from_staging:
+            rebuilt = keld.rebuild()
+            if not as_json:
+                _console().print(list_view(rebuilt) if rebuilt else "The ledger knows all that staging does.")
         found = keld.reconcile(account or None, since=timedelta(days=days), dry_run=dry_run)
     if as_json:
         _print_json([plain(asdict(one)) for one in found])
@@ -287,19 +332,29 @@ def _give_memory_back() -> None:
 
 def _finish(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> NoReturn:
     """Advances to the end with live progress, prints how it ended, leaves with the exit status that says so."""
-    from keld.errors import KeldError
     from keld.view import outcome_view
+
+    status = _advance(keld, status, poll_s, as_json)
+    _print_json(status.to_json()) if as_json else _console().print(outcome_view(status))
+    sys.exit(OK if status.answered == status.rows else SOME_FAILED)
+
+
+def _advance(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> Status:
+    """The job run at its end, with live progress."""
+    from keld.errors import KeldError
 
     try:
         with _progress(quiet=as_json) as show:
             show(status)
-            status = keld.finish(status.id, poll_s=poll_s, progress=show)
+            return keld.finish(status.id, poll_s=poll_s, progress=show)
     except KeyboardInterrupt:
         _interrupted(keld.status(status.id))
     except KeldError as problem:
         _fail(f"{type(problem).__name__}: {problem}", ERROR if keld.status(status.id).sent else REFUSED)
-    _print_json(status.to_json()) if as_json else _console().print(outcome_view(status))
-    sys.exit(OK if status.answered == status.rows else SOME_FAILED)
+
+
+def _told(status: Status) -> str:
+    return f"{status.job}[{status.partition}] is out, and {status.outdated} changed since it was sent."
 
 
 def _interrupted(status: Status) -> NoReturn:
@@ -356,6 +411,21 @@ def _keld() -> Iterator[Keld]:
 
     with Keld() as keld:
         yield keld
+
+
+def _types(given: list[str] | None) -> dict[str, str] | None:
+    """`COLUMN=TYPE` by column."""
+    from keld.errors import InvalidJob
+
+    if given is None:
+        return None
+    found: dict[str, str] = {}
+    for text in given:
+        name, mark, kind = text.partition("=")
+        if not mark or not name or not kind:
+            raise InvalidJob(f"--types {text!r}: give COLUMN=TYPE, e.g. 'amount=decimal(12,2)'. Nothing was sent.")
+        found[name] = kind
+    return found
 
 
 def _job(where: str) -> Job:

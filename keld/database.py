@@ -17,17 +17,19 @@ from typing import Any
 import sqlalchemy as sa
 
 from keld.errors import LedgerError
+from keld.migration import NEWEST, migrate
 from keld.record import META, VERSION
 
-_VERSION = 1
 _PATIENCE_S = 30.0  # for another process's transaction on the same SQLite file
 
 
 class Database:
-    """The database at an SQLAlchemy URL; the ledger's tables are made when missing.
+    """The database at an SQLAlchemy URL; the ledger's tables are made when missing, those of an earlier version brought up to this one.
+
+    `made` is True where there was no ledger before.
 
     Raises:
-        LedgerError: it cannot be opened or written, or was made by another version.
+        LedgerError: it cannot be opened or written, is of a later version, or lacks a part.
     """
 
     def __init__(self, url: str) -> None:
@@ -35,8 +37,10 @@ class Database:
         try:
             self._engine = _engine(url)
             self._reader = self._engine.execution_options(keld_reads=True)
-            _create(self._engine)
+            self.made = _open(self._engine, shown(url))
         except (sa.exc.SQLAlchemyError, OSError, ImportError, ValueError) as error:
+            if _is_damaged(error):
+                raise _damaged(url, error) from None
             raise LedgerError(
                 f"The ledger at {shown(url)} cannot be opened: {_driver_message(error)}. "
                 "Nothing was sent. Check KELD_LEDGER_URL or KELD_HOME, the disk and the rights."
@@ -73,6 +77,8 @@ class Database:
         except sa.exc.IntegrityError:
             raise
         except (sa.exc.SQLAlchemyError, OSError) as error:
+            if _is_damaged(error):
+                raise _damaged(self.url, error) from None
             raise LedgerError(
                 f"The ledger at {shown(self.url)} could not be {what}: {_driver_message(error)}. What it held before stands; a create that was "
                 "sent and could not be noted is looked for at the provider before anything is sent again. Mend the disk or the database, "
@@ -127,18 +133,53 @@ def _write_ahead(connection: Any) -> None:
             time.sleep(0.02)
 
 
-def _create(engine: sa.Engine) -> None:
+def _open(engine: sa.Engine, where: str) -> bool:
+    """Whether the ledger was made just now; one of an earlier version is brought up to this one, in one transaction, or stays as it was."""
     with engine.begin() as db:
         if engine.dialect.name == "postgresql":
             db.execute(sa.text("SELECT pg_advisory_xact_lock(4_215_064)"))  # two first workers must not make the tables at once
-        META.create_all(db)
-        found = db.execute(sa.select(VERSION.c.version)).scalar_one_or_none()
-        if found is None:
-            db.execute(sa.insert(VERSION).values(version=_VERSION))
-        elif found != _VERSION:
+        there = set(sa.inspect(db).get_table_names())
+        if not there & set(META.tables):
+            META.create_all(db)
+            db.execute(sa.insert(VERSION).values(version=NEWEST))
+            return True
+        found = db.execute(sa.select(VERSION.c.version)).scalar_one_or_none() if VERSION.name in there else None
+        if found is not None and found > NEWEST:
             raise LedgerError(
-                f"This ledger is of version {found}, this Keld writes version {_VERSION}. Use the Keld that made it, or another KELD_LEDGER_URL."
+                f"The ledger at {where} is of version {found}; this Keld knows versions up to {NEWEST}. Nothing was changed or sent. "
+                "A later Keld has worked on it: install that one here, too, or use another KELD_LEDGER_URL."
             )
+        if found is not None and found < NEWEST:
+            db.execute(sa.update(VERSION).values(version=migrate(db, found)))
+            there = set(sa.inspect(db).get_table_names())
+        _check_whole(there if found is not None else there - {VERSION.name}, where)
+    return False
+
+
+def _check_whole(there: set[str], where: str) -> None:
+    """Passes if no table of the ledger is missing, as after a restore or a copy that broke off."""
+    missing = sorted(set(META.tables) - there)
+    if missing:
+        raise LedgerError(
+            f"The ledger at {where} is not whole: it lacks {', '.join(missing)}. Nothing was changed or sent. Restore it from a backup; or where "
+            "there is none, move what is left of it away and run `keld reconcile --from-staging`, which rebuilds what staging knows."
+        )
+
+
+def _is_damaged(error: Exception) -> bool:
+    """Whether the database says of itself that it is not what it was: a broken file, a disk that fails, a table that is gone."""
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, sqlite3.Error):
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR) or "no such table" in str(cause)
+    return str(getattr(cause, "sqlstate", None)).startswith(("XX", "58", "42P01"))  # corrupted, a system fault, an undefined table
+
+
+def _damaged(url: str, error: Exception) -> LedgerError:
+    return LedgerError(
+        f"The ledger at {shown(url)} is damaged: {_driver_message(error)}. Nothing more was sent, and what it held may be lost. Restore it from "
+        "a backup; or where there is none, move it away. Then run `keld reconcile --from-staging`, which adds what staging knows and it does not."
+    )
 
 
 def _driver_message(error: Exception) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from keld.answer import Outcome
+from keld.answer import Outcome, read_answers
 from keld.schema import OutputSchema
 from keld.snapshot import OWN as SNAPSHOT_OWN
 from keld.table import read_parquet
@@ -78,7 +78,7 @@ def retryable_positions(answers: Sequence[Path], rows: int, max_attempts: int) -
     satisfied = np.zeros(rows, dtype=np.bool_)
     attempts = np.zeros(rows, dtype=np.int16)
     for path in answers:
-        for batch in read_parquet(path, columns=["position", "keld_outcome", "retryable"]):
+        for batch in read_answers(path, columns=["keld_position", "keld_outcome", "keld_retryable"]):
             positions = batch.column(0).to_numpy()
             here = batch.column(2).to_numpy(zero_copy_only=False)
             again[positions] = here
@@ -95,7 +95,7 @@ def complaints(answers: Sequence[Path], positions: NDArray[np.int64]) -> dict[in
     """
     found: dict[int, str] = {}
     for path in answers:
-        for batch in read_parquet(path, columns=["position", "keld_outcome", "keld_error"]):
+        for batch in read_answers(path, columns=["keld_position", "keld_outcome", "keld_error"]):
             here = batch.filter(pa.array(np.isin(batch.column(0).to_numpy(), positions, assume_unique=True)))
             for position, outcome, error in zip(*(column.to_pylist() for column in here.columns), strict=True):
                 found.pop(position, None)
@@ -115,7 +115,7 @@ def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counte
     codes = {kind.value: n for n, kind in enumerate(kinds)}
     last = np.full(rows, -1, dtype=np.int8)
     for path in answers:
-        for batch in read_parquet(path, columns=["position", "keld_outcome"]):
+        for batch in read_answers(path, columns=["keld_position", "keld_outcome"]):
             positions = batch.column(0).to_numpy()
             found = np.array([codes[outcome] for outcome in batch.column(1).to_pylist()], dtype=np.int8)
             stands = last[positions] != codes[Outcome.ANSWERED]
@@ -130,7 +130,7 @@ class _Cursor:
     """Reads an answers file forward, by position."""
 
     def __init__(self, path: Path) -> None:
-        self._batches = iter(read_parquet(path))
+        self._batches = iter(read_answers(path))
         self._held: pa.RecordBatch | None = None
 
     def upto(self, stop: int) -> Iterator[pa.RecordBatch]:
@@ -160,7 +160,7 @@ def _enriched(rows: pa.RecordBatch, parts: list[pa.RecordBatch], start: int, out
         stands = ~settled[where] & (here | ~answered[where])  # an answer that was not accepted gives way to another answer only
         winner[where[stands]] = offset + np.flatnonzero(stands)
         answered[where] |= here
-        settled[where] |= here & ~part.column(part.schema.get_field_index("retryable")).to_numpy(zero_copy_only=False)
+        settled[where] |= here & ~part.column(part.schema.get_field_index("keld_retryable")).to_numpy(zero_copy_only=False)
         pico[where] += part.column(part.schema.get_field_index("keld_cost_pico")).to_numpy()
         offset += part.num_rows
     source = [rows.column(name) for name in rows.schema.names if name != "keld_input_error"]

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from keld.errors import InvalidJob
 
 
-def instant(value: datetime, name: str = "instant") -> datetime:
+def utc(value: datetime, name: str = "instant") -> datetime:
     """The same instant, exact to the microsecond, in UTC.
 
     Args:

@@ -16,7 +16,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from keld.errors import DeadlinePassed, InvalidJob
-from keld.instant import instant, span
+from keld.instant import span, utc
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -254,7 +254,7 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
 
 def _deadline(job: str, deadline: timedelta | datetime | None) -> timedelta | datetime | None:
     if isinstance(deadline, datetime):
-        return instant(deadline, f"{job}: deadline")
+        return utc(deadline, f"{job}: deadline")
     if deadline is None:
         return None
     if not isinstance(deadline, timedelta):

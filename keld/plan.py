@@ -201,6 +201,7 @@ class Plan:
     skipped: Mapping[str, int] = field(default_factory=dict)  # why rows cannot be asked, and how many for each reason
     left_out: Mapping[str, str] = field(default_factory=dict)  # acceptable models that cannot be asked this question, and why
     notes: Mapping[str, str] = field(default_factory=dict)  # what is to be known about how a model is asked
+    table_notes: tuple[str, ...] = ()  # how the table was read, where it does not say so itself
 
     def why_not(self, option: Option) -> str:
         """Why an option is not the one that is taken, in words; "" where it is."""

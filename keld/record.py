@@ -8,6 +8,7 @@ the same in SQLite and Postgres.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -86,6 +87,10 @@ RUN = sa.Table(
     sa.Column("lease_owner", sa.String),
     sa.Column("lease_epoch", sa.BigInteger, nullable=False, default=0),
     sa.Column("lease_until", _Instant),
+    sa.Column("owner", sa.String),
+    sa.Column("source", sa.String),
+    sa.Column("declared", sa.JSON(none_as_null=True)),
+    sa.Column("outdated", sa.String),
     sa.UniqueConstraint("namespace", "job", "partition", "generation", name="keld_job_run_identity"),
     sa.Index("keld_job_run_due", "state", "next_check_at"),
 )
@@ -174,6 +179,21 @@ STRAY = sa.Table(
     sa.Index("keld_stray_run", "run_id"),
 )
 
+CANDIDATE = sa.Table(
+    "keld_candidate",
+    META,
+    sa.Column("host", sa.String, primary_key=True),
+    sa.Column("batch_id", sa.String, primary_key=True),
+    sa.Column("provider", sa.String, nullable=False),
+    sa.Column("run_id", sa.String(32), nullable=False),
+    sa.Column("shard_id", sa.String(10), nullable=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("worst_usd", _Usd, nullable=False),
+    sa.Column("found_at", _Instant, nullable=False),
+    sa.Column("settled_at", _Instant),
+    sa.Index("keld_candidate_run", "run_id"),
+)
+
 SWEEP = sa.Table(
     "keld_sweep",
     META,
@@ -238,6 +258,10 @@ class JobRun:
     lease_owner: str | None
     lease_epoch: int
     lease_until: datetime | None
+    owner: str | None = None  # who declares the job; this and the next two are None in what versions before 2 made
+    source: str | None = None  # what the table was taken from, where that has a name
+    declared: dict[str, str] | None = None  # a digest of each part of the question
+    outdated: str | None = None  # what has been declared otherwise since it was sent, in words
 
     @property
     def over(self) -> bool:
@@ -344,6 +368,21 @@ class Stray:
     doubtful_usd: Decimal = Decimal(0)  # what these may have cost, and what stays reserved
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A batch without a mark that may be a second one of a shard's create: its worst case is reserved until its results tell whose it is."""
+
+    host: str
+    batch_id: str
+    provider: str
+    run_id: str
+    shard_id: str
+    requests: int
+    worst_usd: Decimal
+    found_at: datetime
+    settled_at: datetime | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Rival:
     """What another job run has in the fast lanes of an account: `rows` without an answer."""
@@ -353,6 +392,17 @@ class Rival:
     created_at: datetime
     lane: str
     rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quiet:
+    """What is noted of a job run whose batches are all under way, nobody having held its lease since it was read."""
+
+    run_id: str
+    epoch: int  # of the lease when it was read
+    next_check_at: datetime
+    escalates_at: datetime | None
+    progress: Mapping[str, int | None]  # shard -> how many of its requests are done, where that has changed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -367,6 +417,7 @@ class Waiting:
     not_before: datetime | None
     tried_at: datetime | None  # its latest intent
     next_check_at: datetime | None  # of its job run; None while a worker has it in hand
+    deferred: bool = True  # False: it was turned away a moment ago, and is looked for at the provider first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

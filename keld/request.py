@@ -20,6 +20,7 @@ import msgspec
 
 from keld.errors import SourceError
 from keld.job import Column, Job, Prompt, template_columns
+from keld.value import UNREADABLE, is_json, readable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,6 +44,11 @@ class Question:
     max_output_tokens: int = 1024
     endpoint: str = "/v1/chat/completions"
 
+    @property
+    def asked_output(self) -> dict[str, Any]:
+        """`output` without its hints, which say how an answer is read, not what is asked."""
+        return {name: part for name, part in self.output.items() if name != "hints"}
+
     def to_json(self) -> bytes:
         return msgspec.json.encode(self)
 
@@ -60,8 +66,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 def fingerprint(question: Question, models: Sequence[str]) -> str:
     """A hash of all that decides an answer but the row: models, system, schema, params; not how an answer is read."""
-    asked = replace(question, output={name: part for name, part in question.output.items() if name != "hints"})
-    return hashlib.sha256(asked.to_json() + _encode(list(models))).hexdigest()
+    return hashlib.sha256(replace(question, output=question.asked_output).to_json() + _encode(list(models))).hexdigest()
 
 
 def one_line(value: Any) -> bytes:
@@ -188,9 +193,9 @@ def _template(template: str, missing: str | Mapping[str, str] | None) -> Callabl
     percent = "".join(text.replace("%", "%%") + ("%s" if name is not None else "") for text, name, _, _ in parts)
 
     def render(batch: pa.RecordBatch) -> Iterator[Asked]:
-        columns = {name: _filled(_readable(batch.column(name)), stand_ins[name]) for name in stand_ins}
+        columns = {name: _filled(readable(batch.column(name)), stand_ins[name]) for name in stand_ins}
         for values in zip(*(columns[name] for name in names), strict=True):
-            if None in values or _UNREADABLE in values:
+            if None in values or UNREADABLE in values:
                 yield Asked(None, _why_not(names, values))
             elif plain:
                 yield _ask(percent % values)
@@ -216,15 +221,24 @@ def _formatted(parts: Sequence[tuple[str, str | None, str | None, str | None]], 
 
 def _column(prompt: Column) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
     def render(batch: pa.RecordBatch) -> Iterator[Asked]:
-        for value in _readable(batch.column(prompt.name)):
-            if value is None or value is _UNREADABLE:
+        column = batch.column(prompt.name)
+        lists = _lists_in(column)
+        for value, is_list in zip(readable(column), lists, strict=True):
+            if value is None or value is UNREADABLE:
                 yield Asked(None, _why_not([prompt.name], (value,)))
-            elif prompt.json:
+            elif prompt.json or is_list:
                 yield _conversation_text(value)
             else:
                 yield _ask(value)
 
     return render
+
+
+def _lists_in(column: pa.Array) -> list[bool]:
+    """Which values of a column of JSON are arrays: whole conversations, among texts perhaps."""
+    if not is_json(column.type):
+        return [False] * len(column)
+    return [text is not None and text.startswith("[") for text in column.storage.to_pylist()]
 
 
 def _function(function: Callable[[pa.RecordBatch], Any]) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
@@ -305,59 +319,6 @@ def _conversation_text(text: Any) -> Asked:
     return _ask(messages) if isinstance(messages, list) else Asked(None, "the message list is not a JSON array")
 
 
-class _Unreadable:
-    """In the place of a string that is not UTF-8."""
-
-
-_UNREADABLE = _Unreadable()
-
-
-def _readable(column: pa.Array) -> list[Any]:
-    """A column's values with the text that bytes hold: never `b'...'` in a prompt."""
-    values = _values(column)
-    return [_decoded(value) for value in values] if _holds_bytes(column.type) else values
-
-
-def _decoded(value: Any) -> Any:
-    match value:
-        case bytes():
-            return _text(value)
-        case list():
-            parts = [_decoded(part) for part in value]
-            return _UNREADABLE if _UNREADABLE in parts else parts
-        case dict():
-            named = {name: _decoded(part) for name, part in value.items()}
-            return _UNREADABLE if _UNREADABLE in named.values() else named
-    return value
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        return _holds_bytes(kind.value_type)
-    binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
-    return any(check(kind) for check in binary) or any(_holds_bytes(kind.field(n).type) for n in range(kind.num_fields))
-
-
-def _values(column: pa.Array) -> list[Any]:
-    try:
-        values: list[Any] = column.to_pylist()
-        return values
-    except UnicodeDecodeError:
-        import pyarrow as pa
-
-        binary = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
-        return [_text(value) for value in column.cast(binary).to_pylist()]
-
-
-def _text(value: bytes | None) -> str | _Unreadable | None:
-    try:
-        return None if value is None else value.decode()
-    except UnicodeDecodeError:
-        return _UNREADABLE
-
-
 def _why_not(names: Sequence[str], values: Sequence[Any]) -> str:
-    name, value = next((n, v) for n, v in zip(names, values, strict=True) if v is None or v is _UNREADABLE)
+    name, value = next((n, v) for n, v in zip(names, values, strict=True) if v is None or v is UNREADABLE)
     return f"column {name} is null" if value is None else f"column {name} is not valid UTF-8"

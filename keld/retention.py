@@ -4,15 +4,19 @@ Beside the road: `environment` -> **`retention`** -> `staging`, `ledger`.  Stagi
 is removed cannot be reused or written again, and a changed partition is then asked whole.  So it is a person, or their schedule, who says
 `keld gc`, and the ledger remembers that it was done: it is told first, so that a crash leaves files too many, which the next `gc` takes.
 
+Of what is kept, files half written that nobody has touched for as long go, too: their writers are dead.
+
 What the ledger does not know is left alone: a wrong `KELD_LEDGER_URL` must not cost anybody their answers.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from keld.errors import UnknownJobRun
 from keld.failpoint import failpoint
@@ -31,6 +35,7 @@ class Removal:
     finished_at: datetime | None = None
     size_bytes: int
     known: bool = True
+    leftover: bool = False  # not the files of the job run, but what dead workers left half written among them
 
 
 def outdated(ledger: Ledger, staging: Staging, before: datetime) -> Iterator[Removal]:
@@ -43,12 +48,19 @@ def outdated(ledger: Ledger, staging: Staging, before: datetime) -> Iterator[Rem
             if files.dir.stat().st_mtime < before.timestamp():  # else it may be under way
                 yield Removal(run_id=run_id, size_bytes=_size(files.dir), known=False)
             continue
+        whose: dict[str, Any] = {"run_id": run_id, "job": run.job, "partition": run.partition, "finished_at": run.finished_at}
         if _is_done_with(ledger, run, before):
-            yield Removal(run_id=run_id, job=run.job, partition=run.partition, finished_at=run.finished_at, size_bytes=_size(files.dir))
+            yield Removal(**whose, size_bytes=_size(files.dir))
+        elif left := files.leftovers(before):
+            yield Removal(**whose, size_bytes=sum(map(_size, left)), leftover=True)
 
 
-def remove(ledger: Ledger, staging: Staging, removal: Removal, now: datetime) -> bool:
-    """Removes the files of a job run; False if it was opened again meanwhile, or is none of this ledger's."""
+def remove(ledger: Ledger, staging: Staging, removal: Removal, before: datetime, now: datetime) -> bool:
+    """Removes the files of a job run, or what is left over there; False if it was opened again meanwhile, or is none of this ledger's."""
+    if removal.leftover:
+        for path in staging.run(removal.run_id).leftovers(before):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        return True
     if not removal.known or not ledger.note_removed(removal.run_id, now):
         return False
     failpoint("gc.noted")
@@ -60,8 +72,9 @@ def _is_done_with(ledger: Ledger, run: JobRun, before: datetime) -> bool:
     """Whether nothing is asked of these files any more: a batch to be settled, or rows that must not be asked again, need them."""
     if not run.over or run.finished_at is None or run.finished_at >= before or run.quarantined:
         return False
-    return all(stray.settled_at is not None for stray in ledger.strays_of(run.id))
+    settled = [stray.settled_at for stray in ledger.strays_of(run.id)] + [one.settled_at for one in ledger.candidates_of(run.id)]
+    return all(at is not None for at in settled)
 
 
-def _size(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+def _size(path: Path) -> int:
+    return sum(one.stat().st_size for one in [path, *path.rglob("*")] if one.is_file())

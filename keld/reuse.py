@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from keld.answer import AnswerSink, Outcome, answer_schema
+from keld.answer import AnswerSink, Outcome, answer_schema, read_answers
 from keld.schema import OutputSchema
 from keld.table import read_parquet
 
@@ -72,7 +72,7 @@ def copy_answers(
     schema = answer_schema(output)
     with AnswerSink(into, output, np.sort(targets), weight) as sink:
         for path in old_answers:
-            for batch in read_parquet(path):
+            for batch in read_answers(path):
                 rows = batch if not len(outcomes) else batch.filter(_stands(batch, outcomes))
                 positions = rows.column(0).to_numpy()
                 first, after = np.searchsorted(sources, positions, "left"), np.searchsorted(sources, positions, "right")
@@ -84,7 +84,7 @@ def copy_answers(
 
 def _moved(rows: pa.RecordBatch, positions: NDArray[np.int64], schema: pa.Schema) -> pa.RecordBatch:
     columns = dict(zip(rows.schema.names, rows.columns, strict=True))
-    columns["position"] = pa.array(positions)
+    columns["keld_position"] = pa.array(positions)
     columns["keld_cost_pico"] = pa.array(np.zeros(len(positions), dtype=np.int64))  # it was paid, and counted, before
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
@@ -92,7 +92,7 @@ def _moved(rows: pa.RecordBatch, positions: NDArray[np.int64], schema: pa.Schema
 def _positions_of(answers: Sequence[Path], rows: int, outcomes: pa.Array) -> NDArray[np.int64]:
     found = np.zeros(rows, dtype=np.bool_)
     for path in answers:
-        for batch in read_parquet(path, columns=["position", "keld_outcome"]):
+        for batch in read_answers(path, columns=["keld_position", "keld_outcome"]):
             found[batch.filter(_stands(batch, outcomes)).column(0).to_numpy()] = True
     return np.flatnonzero(found)
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -21,9 +22,9 @@ import pyarrow.compute as pc
 
 from keld.errors import SourceError
 from keld.failpoint import failpoint
-from keld.job import Job
+from keld.job import Column, Job, template_columns
 from keld.request import Asked, check_columns, marks_cache, renderer, row_fingerprint
-from keld.table import ParquetSink, Table, read_parquet
+from keld.table import ROW_FAULT, ParquetSink, Table, read_parquet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,21 +56,28 @@ def take(job: Job, table: Table, path: Path) -> Snapshot:
     """Reads the partition once and keeps it at `path`, whole or not at all.
 
     Raises:
-        SourceError: a column is missing; the key is null or repeated (the message says where); the table cannot be read.
+        SourceError: a column is missing, or of a type that cannot serve; the key is null or repeated (the message says where); the table
+            cannot be read.
     """
-    check_columns(job, table.schema)
+    columns = _columns(job, table)
+    check_columns(job, columns)
+    _check_numbers(job, columns)
     render = renderer(job.prompt, job.missing)
     keys = _Keys(job)
     rows = unaskable = prompt_bytes = 0
     marked, skipped = False, Counter[str]()
-    schema = pa.schema([*table.schema, *OWN])
+    schema = pa.schema([*columns, *OWN])
     failpoint("snapshot.write")
     with ParquetSink(path, schema) as sink:
         for batch in table.batches():
-            keys.add(batch.column(job.key), rows)
-            asked = list(render(batch))
+            plain = batch.select(columns.names)
+            keys.add(plain.column(job.key), rows)
+            asked = list(render(plain))
+            if ROW_FAULT in batch.schema.names:
+                faults = batch.column(batch.schema.get_field_index(ROW_FAULT)).to_pylist()
+                asked = [row if fault is None else Asked(None, fault) for row, fault in zip(asked, faults, strict=True)]
             own = _own_columns(asked)
-            sink.write(pa.RecordBatch.from_arrays([*batch.columns, *own], schema=schema))
+            sink.write(pa.RecordBatch.from_arrays([*plain.columns, *own], schema=schema))
             rows += batch.num_rows
             skipped.update(row.error for row in asked if row.error is not None)
             unaskable += batch.num_rows - own[2].null_count
@@ -117,6 +125,45 @@ def fragments(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[int, b
         at += batch.num_rows
 
 
+def _columns(job: Job, table: Table) -> pa.Schema:
+    """The table's own columns; of a partition so empty that it has none, those that the job names.
+
+    Of no type: what reads the outputs of many partitions takes that for whatever the others have there, and text only for text.
+    """
+    if not table.schema.names and table.rows == 0:
+        prompt = (
+            template_columns(job.prompt) if isinstance(job.prompt, str) else [job.prompt.name] if isinstance(job.prompt, Column) else []
+        )
+        named = dict.fromkeys([job.key, *prompt], pa.null())
+        return pa.schema(list((named | ({job.priority: pa.float64()} if job.priority else {})).items()))
+    return pa.schema([column for column in table.schema if column.name != ROW_FAULT])
+
+
+def _check_numbers(job: Job, columns: pa.Schema) -> None:
+    """Passes if what the job reckons with, or formats as a number, is not text: of CSV it is, unless it is declared.
+
+    Raises:
+        SourceError: names the column and how to declare it.
+    """
+    kinds = {column.name: column.type for column in columns}
+    way = "Nothing was sent. Convert it, or where it is read from CSV or JSON Lines declare it: types={{{!r}: 'decimal(12,2)'}}."
+    priority = kinds.get(job.priority) if job.priority else pa.float64()
+    if priority is None:
+        raise SourceError(f"{job.name}: priority names the column {job.priority!r}, which the table does not have. Nothing was sent.")
+    if not (pa.types.is_integer(priority) or pa.types.is_floating(priority) or pa.types.is_decimal(priority)):
+        raise SourceError(
+            f"{job.name}: priority names the column {job.priority!r}, which is {priority}, no number. {way.format(job.priority)}"
+        )
+    for _, name, form, _ in Formatter().parse(job.prompt) if isinstance(job.prompt, str) else ():
+        if name and form and pa.types.is_string(kinds.get(name, pa.null())):
+            try:
+                format("", form)
+            except ValueError:
+                raise SourceError(
+                    f"{job.name}: prompt formats {{{name}:{form}}}, and the column {name!r} is text. {way.format(name)}"
+                ) from None
+
+
 def _own_columns(asked: list[Asked]) -> list[pa.Array]:
     prompts = [row.fragment for row in asked]
     return [
@@ -128,6 +175,10 @@ def _own_columns(asked: list[Asked]) -> list[pa.Array]:
 
 
 def _as_text(column: pa.Array) -> pa.Array:
+    if isinstance(column, pa.ExtensionArray):  # a cast of a UUID to text is its bytes
+        return _as_text(column.storage)
+    if pa.types.is_fixed_size_binary(column.type):
+        return column.cast(pa.binary())
     return column if pa.types.is_binary(column.type) or pa.types.is_string(column.type) else column.cast(pa.string())
 
 
@@ -154,7 +205,7 @@ class _Keys:
             )
         try:
             # As bytes: a text need not be valid UTF-8 to be a key.
-            values = column.cast(pa.binary()) if pa.types.is_fixed_size_binary(column.type) else _as_text(column).cast(pa.binary())
+            values = _as_text(column).cast(pa.binary())
         except pa.ArrowException:
             raise SourceError(
                 f"{self._job.name}: the key {self._job.key!r} is of type {column.type}. Nothing was sent. A key is text, a number or a date."

@@ -7,10 +7,11 @@ of the directory; its digest goes to the ledger afterwards.  Staging holds promp
     <root>/<job run id>/question.json        what all rows share
                         snapshot.parquet     the rows as they were asked, each with its prompt
                         reused-*.parquet     answers that earlier job runs paid for
+                        ledger.jsonl         what the ledger says of it (see `witness`)
                         twins.npy            which rows take the answer of another one with the same prompt
                         unsent.parquet       outcomes of rows that no batch is large enough for
                         stopped.parquet      outcomes of rows that were not asked, since the probe was refused
-                        <shard id>/positions.npy, input.jsonl or journal.jsonl, result-0.jsonl ..., answers.parquet
+                        <shard id>/positions.npy, input.jsonl or journal.jsonl, refusal.txt, result-0.jsonl ..., answers.parquet
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +60,11 @@ class ShardFiles:
     def journal(self) -> Path:
         return self.dir / "journal.jsonl"
 
+    @property
+    def refusal(self) -> Path:
+        """What the provider said of this shard's file when it refused it."""
+        return self.dir / "refusal.txt"
+
     def result(self, n: int) -> Path:
         return self.dir / f"result-{n}.jsonl"
 
@@ -84,6 +91,10 @@ class RunFiles:
         return self.dir / f"reused-{source:03d}.parquet"
 
     @property
+    def record(self) -> Path:
+        return self.dir / "ledger.jsonl"
+
+    @property
     def twins(self) -> Path:
         return self.dir / "twins.npy"
 
@@ -94,6 +105,11 @@ class RunFiles:
     @property
     def unsent(self) -> Path:
         return self.dir / "unsent.parquet"
+
+    def leftovers(self, before: datetime) -> list[Path]:
+        """Temporary files and directories that nobody has touched since an instant: hidden, as no file that counts is."""
+        found = (path for path in [*self.dir.glob(".*"), *self.dir.glob("*/.*")] if not path.parent.name.startswith("."))
+        return sorted(path for path in found if path.stat().st_mtime < before.timestamp())
 
     def shard(self, shard_id: str) -> ShardFiles:
         return ShardFiles(_inside(self.dir, shard_id))

@@ -5,11 +5,13 @@ Beside the road: `ledger` writes only what this table allows, `runner` has one c
 for all of them, namely to collect what was paid.
 
     PLANNED ──staged──► STAGED ──sending──► SUBMITTING ──created──► IN_PROGRESS ──ended──► ENDED ──collected──► COLLECTED
-                          ▲ ▲                 │  │  │                   │  ▲                  │
-                          │ └──retry_due── DEFERRED ◄──deferred─────────┼──┼──────────────────┘ (provider's queue was full)
-                          │                   │  │                      │  │
-                          └──absent── UNKNOWN ◄──┘ └──► REJECTED        └──┴─ CANCELLING ──ended──► ENDED
-                                        └──lost_track──► QUARANTINED
+                         ▲  ▲                   │                    ▲   │  ▲
+                         │  │       outcome_lost, refused            │   │  └── CANCELLING ──ended──► ENDED
+                         │  │                   ▼                    │   │
+                         │  └──────absent─── UNKNOWN ─────adopted────┘   │
+                         │                   │  │  └──lost_track──► QUARANTINED
+                         │                   │  └──rejected──► REJECTED  │
+                         └──retry_due── DEFERRED ◄───────────────────────┘ (the provider's queue was full)
 """
 
 from enum import StrEnum
@@ -21,7 +23,7 @@ class State(StrEnum):
     PLANNED = "planned"  # its rows are chosen; nothing is written
     STAGED = "staged"  # its input file is on disk, whole, and its digest in the ledger
     SUBMITTING = "submitting"  # the intent is committed; the create call may or may not have been sent
-    UNKNOWN = "unknown"  # the create's outcome is not known; looked for at the provider, not sent again
+    UNKNOWN = "unknown"  # the create was not accepted, or nobody knows; looked for at the provider before anything else
     IN_PROGRESS = "in_progress"  # the provider has it
     CANCELLING = "cancelling"  # a cancel was asked; the provider has not said its last word
     ENDED = "ended"  # the provider's last word was heard; what it answered is still to be fetched
@@ -39,7 +41,8 @@ class Event(StrEnum):
     UPLOADED = "uploaded"
     SENDING = "sending"
     CREATED = "created"
-    REFUSED = "refused"  # this create was refused; the shard may be sent again when the reason is mended
+    UNSENT = "unsent"  # there was no connection: nothing of this create left the machine
+    REFUSED = "refused"  # somebody said no to this create; it counts when a look has shown that nothing was made all the same
     OUTCOME_LOST = "outcome_lost"
     LOOKED = "looked"
     ADOPTED = "adopted"
@@ -75,13 +78,15 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.STAGED, Event.DEFERRED): State.DEFERRED,  # not sent: others wait for the same full queue
     (State.STAGED, Event.ADOPTED): State.IN_PROGRESS,  # its create landed after the last look, and before it was sent again
     (State.SUBMITTING, Event.CREATED): State.IN_PROGRESS,
-    (State.SUBMITTING, Event.REFUSED): State.STAGED,
-    (State.SUBMITTING, Event.DEFERRED): State.DEFERRED,
-    (State.SUBMITTING, Event.REJECTED): State.REJECTED,
+    (State.SUBMITTING, Event.UNSENT): State.STAGED,
+    (State.SUBMITTING, Event.REFUSED): State.UNKNOWN,
     (State.SUBMITTING, Event.OUTCOME_LOST): State.UNKNOWN,
+    (State.SUBMITTING, Event.LOST_TRACK): State.QUARANTINED,
     (State.UNKNOWN, Event.LOOKED): State.UNKNOWN,
     (State.UNKNOWN, Event.ADOPTED): State.IN_PROGRESS,
     (State.UNKNOWN, Event.ABSENT): State.STAGED,
+    (State.UNKNOWN, Event.DEFERRED): State.DEFERRED,
+    (State.UNKNOWN, Event.REJECTED): State.REJECTED,
     (State.UNKNOWN, Event.LOST_TRACK): State.QUARANTINED,
     (State.IN_PROGRESS, Event.CANCEL_ASKED): State.CANCELLING,
     (State.IN_PROGRESS, Event.ENDED): State.ENDED,
@@ -101,8 +106,10 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.DEFERRED, Event.DROPPED): State.DROPPED,
     (State.DROPPED, Event.ADOPTED): State.IN_PROGRESS,  # cancelled while it was thought absent, and there after all
     (State.ENDED, Event.COLLECTED): State.COLLECTED,
-    (State.ENDED, Event.LOST_TRACK): State.QUARANTINED,  # the batch that was adopted proved to be somebody else's
+    (State.ENDED, Event.LOOKED): State.ENDED,  # its results are not there yet, not whole, or not ours; they are fetched again later
+    (State.ENDED, Event.LOST_TRACK): State.QUARANTINED,  # they never were
     (State.QUARANTINED, Event.ADOPTED): State.IN_PROGRESS,  # it turned up after all
+    (State.REJECTED, Event.ADOPTED): State.IN_PROGRESS,  # refused, looked for, and there after all
 }
 
 TERMINAL = frozenset({State.COLLECTED, State.REJECTED, State.QUARANTINED, State.DROPPED})

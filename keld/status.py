@@ -34,6 +34,7 @@ class Batch:
     done: int | None
     ended: str | None
     error: str | None
+    refused: bool  # its create was refused, and is looked for all the same before it is sent again
     not_before: datetime | None
     submitted_at: datetime | None
     ended_at: datetime | None
@@ -64,9 +65,12 @@ class Status:
     the cost; below 0, where more was paid to write it than reading it saved.  `escalates_at` is when what is not answered moves to a faster lane,
     by what was known at the last look; None: no deadline asks for it.  `removed_at` is when `keld gc` took its files.  `problem` is what stood
     in the way at the last look, and `problem_permanent` says that no further try mends it (see `KeldError`).
+    `owner` declares the job, `source` is what its table was taken from; None in what older versions made.  `outdated` says what is declared
+    otherwise since it was sent: it is finished as it was asked, and whoever submits again, when it is over, asks what is declared now.
     """
 
     id: str
+    namespace: str
     job: str
     partition: str
     generation: int
@@ -100,6 +104,9 @@ class Status:
     removed_at: datetime | None
     outcomes: dict[str, int]
     tags: dict[str, str]
+    owner: str | None
+    source: str | None
+    outdated: str | None
     sink: str | None
     output_uri: str | None
     problem: str | None
@@ -118,6 +125,12 @@ class Status:
         return any(batch.batch_id or batch.state in (State.SUBMITTING, State.UNKNOWN, State.QUARANTINED) for batch in self.batches)
 
     @property
+    def accepted(self) -> bool:
+        """As `sent`, but what was refused does not count, though it is still looked for."""
+        doubtful = (State.SUBMITTING, State.UNKNOWN, State.QUARANTINED)
+        return any(batch.batch_id or (batch.state in doubtful and not batch.refused) for batch in self.batches)
+
+    @property
     def waiting(self) -> bool:
         """There is nothing to do but wait for the provider: every shard is there, or put off, or has its outcome."""
         return self.state in (RunState.OPEN, RunState.CANCELLING) and self._put_off and not any(map(self._is_due, self.batches))
@@ -126,6 +139,11 @@ class Status:
     def ready(self) -> bool:
         """There is heavy work due: results to fetch, a round to plan, an output to write, a shard to send."""
         return not self.over and not self.waiting
+
+    @property
+    def out_there(self) -> tuple[Batch, ...]:
+        """What was sent, or may have been, and was given up without the provider's last word: it may still run, and be paid for."""
+        return tuple(batch for batch in self.batches if batch.state is State.QUARANTINED)
 
     @property
     def saved_usd(self) -> Decimal:
@@ -158,13 +176,13 @@ class Status:
     def _is_due(self, batch: Batch) -> bool:
         if batch.state is State.IN_PROGRESS and batch.lane == "batch":
             return False
-        if batch.state in (State.UNKNOWN, State.DEFERRED, State.IN_PROGRESS):  # in a fast lane: a worker's own work
+        if batch.state in (State.UNKNOWN, State.DEFERRED, State.IN_PROGRESS, State.ENDED):  # in a fast lane: a worker's own work
             return batch.not_before is None or batch.not_before <= self.as_of
-        return batch.state in (State.PLANNED, State.STAGED, State.SUBMITTING, State.ENDED)
+        return batch.state in (State.PLANNED, State.STAGED, State.SUBMITTING)
 
     @property
     def _put_off(self) -> bool:
-        return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED) for batch in self.batches)
+        return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED, State.ENDED) for batch in self.batches)
 
     def to_json(self) -> dict[str, Any]:
         """The same, as JSON values: money as decimal text, instants as ISO 8601."""
@@ -183,6 +201,7 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
     problem = run.problem or {}
     return Status(
         id=run.id,
+        namespace=run.namespace,
         job=run.job,
         partition=run.partition,
         generation=run.generation,
@@ -216,6 +235,9 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
         removed_at=run.removed_at,
         outcomes=run.outcomes or _so_far(shards),
         tags=run.tags,
+        owner=run.owner,
+        source=run.source,
+        outdated=run.outdated,
         sink=run.sink,
         output_uri=(run.output or {}).get("uri"),
         problem=problem.get("message"),
@@ -254,6 +276,7 @@ def _batch(shard: Shard) -> Batch:
         ended=shard.ended,
         not_before=shard.not_before,
         error=(shard.error or {}).get("message") or (shard.error or {}).get("code"),
+        refused="refused" in (shard.error or {}),
         submitted_at=shard.submitted_at,
         ended_at=shard.ended_at,
         cost_usd=shard.cost_usd,

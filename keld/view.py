@@ -69,7 +69,7 @@ def plan_view(plan: Plan) -> RenderableType:
     told = [f"{name} is left out: {why}" for name, why in plan.left_out.items()] + [
         f"{name} is {note}" for name, note in plan.notes.items()
     ]
-    return Group(Text(", ".join(lines) + "."), Text(), table, Text(), *map(Text, [*told, *_verdict(plan)]))
+    return Group(Text(", ".join(lines) + "."), *map(Text, plan.table_notes), Text(), table, Text(), *map(Text, [*told, *_verdict(plan)]))
 
 
 def status_line(status: Status) -> str:
@@ -119,6 +119,13 @@ def outcome_view(status: Status) -> RenderableType:
     if other:
         lines.append(
             "Not answered: " + ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(other.items())) + " (reasons in keld_error)."
+        )
+    if status.out_there:
+        named = ", ".join(
+            f"{batch.batch_id or 'one whose create got no reply'} ({batch.provider} at {batch.host})" for batch in status.out_there
+        )
+        lines.append(
+            f"May still be out there, and be paid for, {usd(status.reserved_usd)} at most: {named}. `keld reconcile` settles what turns up."
         )
     if status.reused:
         lines.append(f"{status.reused:,} answers were reused from an earlier run, at no cost.")
@@ -231,6 +238,7 @@ _DONE = {
     Verdict.SETTLE: "its shard was sent again: what it cost is counted",
     Verdict.SEARCHED: "its shard is being looked for; its job run's next step finds it",
     Verdict.UNPROVEN: "may be ours; its results will tell when it has ended",
+    Verdict.RELEASE: "not ours, as its results show: what was reserved for it is given back",
     Verdict.ANOTHERS: "another ledger's, or a lost one's: left alone",
 }
 _DUE = {
@@ -269,7 +277,8 @@ def findings_view(findings: Sequence[Finding], *, dry_run: bool) -> RenderableTy
 def removals_view(removals: Sequence[Removal], root: Path, *, dry_run: bool) -> RenderableType:
     """What was removed, job by job, and what was left since nobody knows it."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
-    known, foreign = [one for one in removals if one.known], [one for one in removals if not one.known]
+    left = [one for one in removals if one.leftover]
+    known, foreign = [one for one in removals if one.known and not one.leftover], [one for one in removals if not one.known]
     table.add_column("job", footer="all")
     table.add_column("job runs", footer=f"{len(known):,}", justify="right")
     table.add_column("MB", footer=_megabytes(known), justify="right")
@@ -282,6 +291,8 @@ def removals_view(removals: Sequence[Removal], root: Path, *, dry_run: bool) -> 
         parts.append(table)
     else:
         parts.append(Text("Nothing is old enough to be removed."))
+    if left:
+        parts.append(Text(f"Half-written files of dead workers, of {len(left):,} job runs that stay: {_megabytes(left)} MB."))
     if foreign:
         parts.append(
             Text(

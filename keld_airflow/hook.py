@@ -1,14 +1,16 @@
 """Hook: an Airflow connection -> a `keld.Keld`: the provider accounts from connections, the rest from `[keld]` in Airflow's configuration.
 
 A key stays where Airflow keeps it: `keld` is handed a function that gives it.  Where there is no connection of the default name, all
-comes from the environment, as on the command line.
+comes from the environment, as on the command line.  A connection says what Keld reads or is refused: a field that is passed over is a key
+that is not used, or a ledger that is not the one that was meant.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +18,15 @@ from airflow.sdk import BaseHook, conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 
 from keld import Account, Keld, KeldError
+from keld_airflow.provider import CONNECTION_FIELDS
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
 DEFAULT_CONN_ID = "keld_default"
 _ONE_HOST = frozenset(("LocalExecutor", "SequentialExecutor"))
+_KINDS: list[str] = CONNECTION_FIELDS["provider"]["schema"]["enum"]
+_NAME = re.compile(r"[A-Za-z0-9_-]+")  # as a job's `models` have it before the colon
 
 
 class KeldHook(BaseHook):
@@ -44,7 +49,8 @@ class KeldHook(BaseHook):
         """A new environment, to be closed; override it to give `Keld` what is no configuration (a clock, settings).
 
         Raises:
-            AirflowException: the connection is missing or of another kind, or the ledger is a file where workers are on many hosts.
+            AirflowException: the connection is missing, of another kind or not one that Keld understands, or the ledger is a file where
+                workers are on many hosts.
         """
         connection = self._connection()
         extra: dict[str, Any] = {} if connection is None else connection.extra_dejson
@@ -52,7 +58,7 @@ class KeldHook(BaseHook):
             home=extra.get("home") or _setting("home") or _home(),
             ledger_url=self._ledger_url(extra) or _setting("ledger_url"),
             namespace=extra.get("namespace") or _setting("namespace"),
-            accounts=dict(self._accounts(connection, extra)),
+            accounts=self._unconnected(connection) | self._accounts(connection, extra),
         )
         _check_shared(keld)
         return keld
@@ -61,7 +67,7 @@ class KeldHook(BaseHook):
         """Whether every account of the connection answers to a list of its batches; pays nothing."""
         try:
             connection = self._connection()
-            accounts = dict(self._accounts(connection, {} if connection is None else connection.extra_dejson))
+            accounts = self._accounts(connection, {} if connection is None else connection.extra_dejson)
             with Keld(home=_home(), accounts=accounts) as keld:
                 return True, " ".join(_greeting(keld, name) for name in accounts)
         except (KeldError, AirflowException) as problem:
@@ -76,13 +82,27 @@ class KeldHook(BaseHook):
                 raise
             return None
 
-    def _accounts(self, connection: Connection | None, extra: dict[str, Any]) -> Iterator[tuple[str, Account]]:
+    def _accounts(self, connection: Connection | None, extra: dict[str, Any]) -> dict[str, Account]:
         """The account of a connection, and those of the connections it names beside itself."""
         if connection is None:
-            return
-        yield _account(connection)
+            return {}
+        accounts, come_from = dict([_account(connection)]), self.keld_conn_id
         for conn_id in str(extra.get("more_accounts") or "").replace(",", " ").split():
-            yield _account(self.get_connection(conn_id))
+            name, account = _account(self.get_connection(conn_id))
+            if name in accounts:
+                raise AirflowFailException(
+                    f"The connections {come_from} and {conn_id} are both the account {name!r}, and one would hide the other. Nothing was sent. "
+                    "Give one of them a name of its own in its field `account`, which models then name before the colon."
+                )
+            accounts[name] = account
+        return accounts
+
+    def _unconnected(self, connection: Connection | None) -> dict[str, Account]:
+        """The accounts that no connection gives, which say so where they have no key."""
+        missing = f"there is no connection {self.keld_conn_id}"
+        if connection is not None:
+            missing = f"the connection {self.keld_conn_id} is another account, and names none for it in more_accounts"
+        return {kind: Account(kind=kind, keyless=missing) for kind in _KINDS}
 
     def _ledger_url(self, extra: dict[str, Any]) -> str | None:
         conn_id = extra.get("ledger_conn_id")
@@ -97,23 +117,66 @@ class KeldHook(BaseHook):
 
 
 def _account(connection: Connection) -> tuple[str, Account]:
-    """A connection as an account, by the name before the colon in a job's models."""
+    """A connection as an account, by the name before the colon in a job's models.
+
+    Raises:
+        AirflowFailException: it says something that Keld does not read.
+    """
+    conn_id, extra = connection.conn_id, connection.extra_dejson
     if connection.conn_type != KeldHook.conn_type:
-        raise AirflowException(
-            f"The connection {connection.conn_id} is of type {connection.conn_type}; an account is a connection of type keld."
+        raise AirflowFailException(
+            f"The connection {conn_id} is of type {connection.conn_type}; an account is a connection of type keld. Nothing was sent. Make it one."
         )
-    extra, key = connection.extra_dejson, connection.password
-    kind = extra.get("provider") or "openai"
-    return extra.get("account") or kind, Account(kind=kind, base_url=_base_url(connection), api_key=(lambda: key) if key else None)
+    _check_fields(connection)
+    key, kind = (connection.password or "").strip(), str(extra.get("provider") or "openai").strip()
+    if kind not in _KINDS:
+        raise AirflowFailException(
+            f"The connection {conn_id} has provider={kind!r}; the providers are {', '.join(_KINDS)}. Nothing was sent. "
+            "Hosts of OpenAI's shape are openai, with their base URL as the host."
+        )
+    name = str(extra.get("account") or kind).strip()
+    if not _NAME.fullmatch(name):
+        raise AirflowFailException(
+            f"The connection {conn_id} has account={name!r}, which no job can name before a colon in its models. Nothing was sent. "
+            "Give it letters, digits, '_' and '-'."
+        )
+    account = Account(
+        kind=kind,
+        base_url=_base_url(connection),
+        api_key=(lambda: key) if key else None,
+        keyless=f"the connection {conn_id} has none (its password)",
+    )
+    return name, account
+
+
+def _check_fields(connection: Connection) -> None:
+    """Passes if all that a connection says is read.  A login is not quoted: it may be the key."""
+    conn_id = connection.conn_id
+    if connection.login:
+        raise AirflowFailException(
+            f"The connection {conn_id} has a login, which Keld does not use; the API key is its password (in a URI keld://:KEY@). Nothing was sent. "
+            "Move it there, or remove it."
+        )
+    for field in connection.extra_dejson:
+        if field not in CONNECTION_FIELDS:
+            near = get_close_matches(field, CONNECTION_FIELDS, n=1)
+            advice = f"Is {near[0]} meant?" if near else f"There are {', '.join(CONNECTION_FIELDS)}; the API key is the password."
+            raise AirflowFailException(
+                f"The connection {conn_id} has a field {field!r}, which Keld does not know. Nothing was sent. {advice}"
+            )
+    if not connection.host and (connection.port or connection.schema):
+        raise AirflowFailException(
+            f"The connection {conn_id} has a port or a schema, and no host. Nothing was sent. Give the whole base URL as its host."
+        )
 
 
 def _base_url(connection: Connection) -> str | None:
     """The base URL; None is the provider's own."""
-    host = connection.host
+    host, port, schema = (connection.host or "").strip(), connection.port, (connection.schema or "").strip("/ ")
     if not host or "://" in host:
         return host or None
-    port = f":{connection.port}" if connection.port else ""
-    return f"https://{host}{port}/{connection.schema or ''}".rstrip("/")
+    scheme, path = (schema, "") if schema in ("http", "https") else ("https", schema)  # for Airflow's own HTTP connections it is the scheme
+    return f"{scheme}://{host}{f':{port}' if port else ''}/{path}".rstrip("/")
 
 
 def _greeting(keld: Keld, name: str) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from datetime import timedelta
+from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,12 +19,12 @@ from airflow.sdk import Context
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowFailException
 
-from keld import Job, Keld, Status
+from keld import Job, Keld, Status, wants_partition
 from keld_airflow.held import HeldField, is_rows, let_out
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
-from keld_airflow.partition import partition_of
-from keld_airflow.place import apart, check_rows, is_open
+from keld_airflow.partition import no_partition, partition_of
+from keld_airflow.place import apart, check_paths, check_rows, is_open
 from keld_airflow.waiting import Found, Waiting
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ _RENAMED = {"params": "request_params"}
 _ASSET_KEY_MOST = 250  # Airflow 3.3; refused at the end, the rows would be paid for and the task fail with every retry
 # A name of Airflow's in double braces: for `str.format` those are literal braces.
 _JINJA = re.compile(rf"{{{{-?\s*({'|'.join(sorted(Context.__annotations__))})\b[^{{}}]*}}}}")
+# What models are told, of which a Dag's `params` never tell them.
+_FOR_MODELS = frozenset(
+    ("temperature", "top_p", "top_k", "seed", "stop", "reasoning", "reasoning_effort", "thinking", "verbosity", "tools")
+)
+_OWN = ("source", "sink", "job", "model", "partition", "window", "completion_rate", "wait", "deferrable", "keld_conn_id")
 TERMS = {_RENAMED.get(field.name, field.name): field.name for field in fields(Job)}
 
 
@@ -92,14 +98,16 @@ class KeldBatchOperator(Waiting):
         **kwargs: Any,
     ) -> None:
         terms = {TERMS[name]: kwargs.pop(name) for name in list(kwargs) if name in TERMS}
+        _check_names(kwargs)
         super().__init__(**kwargs)
-        _check_terms(self.task_id, completion_rate, window)
+        _check_terms(self.task_id, completion_rate, window, partition)
         if getattr(self, "_BaseOperator__from_mapped", False) and is_rows(source):  # another task gave them to map over
             self.source, self.source_function = source, None
         else:
             check_rows(source)
             self.source, self.source_function = apart(source, "source")
         self.sink, self.sink_function = apart(sink, "sink")
+        check_paths(self.task_id, self.source, self.sink)
         self.partition, self.window = partition, window
         self.completion_rate, self.wait, self.deferrable, self.keld_conn_id = completion_rate, wait, deferrable, keld_conn_id
         self.job = self._job(job, model, terms)
@@ -136,6 +144,7 @@ class KeldBatchOperator(Waiting):
     def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
         """The job run of this partition, found again or opened."""
         partition = partition_of(context, key=self._key(context), window=self.window)
+        self._check_partition(partition.key)
         _bring_in_cancelled(keld, self.job)
         before = keld.find(self.job.name, partition.key)
         status = keld.submit(
@@ -148,6 +157,16 @@ class KeldBatchOperator(Waiting):
         if before is None or before.over or before.id != status.id:
             return status, "nothing"
         return status, "cancelling" if before.state == "cancelling" else "open"
+
+    def _check_partition(self, key: str | None) -> None:
+        """Passes if each path that has a place for a partition gets one.
+
+        Raises:
+            AirflowFailException: the Dag run has none, and no retry brings it.
+        """
+        wanting = next((name for name in ("source", "sink") if wants_partition(getattr(self, name))), None)
+        if key is None and wanting is not None:
+            raise AirflowFailException(f"{wanting}={str(getattr(self, wanting))!r} wants a partition, and {no_partition()}")
 
     def _key(self, context: Context) -> str | None:
         """What `partition` says, as text: maps give numbers and dates, too.
@@ -164,9 +183,7 @@ class KeldBatchOperator(Waiting):
             return None
         key = str(self.partition)
         if key == "None":  # so Jinja writes what is not there
-            raise AirflowFailException(
-                "partition= is None for this Dag run; is there a partition key? Nothing was sent. Trigger it with one."
-            )
+            raise AirflowFailException(f"partition= wants a partition, and {no_partition()}")
         if self.outlets and len(key) > _ASSET_KEY_MOST:
             raise AirflowFailException(
                 f"partition= has {len(key)} characters, and Airflow takes {_ASSET_KEY_MOST} in an asset's event. Nothing was sent. Shorten it."
@@ -197,12 +214,32 @@ def _check_prompt(task_id: str, job: Job) -> None:
             )
 
 
-def _check_terms(task_id: str, completion_rate: float, window: timedelta | None) -> None:
+def _check_names(given: Mapping[str, Any]) -> None:
+    """Passes if what is neither ours nor a term is an argument of any operator, and nothing for the model is among a Dag's `params`."""
+    task_id = given.get("task_id")
+    inits = [parent.__dict__["__init__"] for parent in KeldBatchOperator.__mro__ if "__init__" in parent.__dict__ and parent is not object]
+    named = {name for init in inits for name in inspect.signature(init).parameters}
+    unknown = next((name for name in given if not name.startswith("_") and name not in named), None)
+    if unknown is not None and (near := get_close_matches(unknown, [*TERMS, *_OWN], n=1)):
+        raise TypeError(f"{task_id}: there is no argument {unknown}. Is {near[0]} meant?")
+    asked = _FOR_MODELS.intersection(given.get("params") or {})
+    if asked:
+        raise ValueError(
+            f"{task_id}: params is Airflow's own, and no model would hear of {', '.join(sorted(asked))}. Give request_params, "
+            "or, if they are for Jinja, params of the DAG."
+        )
+
+
+def _check_terms(task_id: str, completion_rate: float, window: timedelta | None, partition: Any) -> None:
     """Passes if these can be reckoned with; found later, the rows would be paid for by then."""
     if isinstance(completion_rate, bool) or not isinstance(completion_rate, int | float) or not 0 <= completion_rate <= 1:
         raise ValueError(f"{task_id}: completion_rate={completion_rate!r} is a share of the rows, from 0 to 1; 0.99 is the default.")
     if window is not None and not isinstance(window, timedelta):
         raise ValueError(f"{task_id}: window={window!r} is not a timedelta.")
+    if isinstance(partition, list | tuple | set | dict):
+        raise ValueError(
+            f"{task_id}: partition is a {type(partition).__name__}, and a task instance has one. Map over them: .partial(...).expand(partition=[...])."
+        )
 
 
 def _maps_jobs(task: Any) -> bool:

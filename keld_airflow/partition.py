@@ -6,6 +6,7 @@ that stands for no time (triggered by hand without a date, or by an asset) is th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
@@ -14,7 +15,14 @@ from zoneinfo import ZoneInfo
 
 from croniter import croniter
 
+from keld import utc
+
 _DAY = timedelta(days=1)
+# What only some Dag runs have, wanted without saying what to do where it is not there (`{{ partition_key or ds }}`).
+_WANTS = re.compile(
+    r"{{-?\s*(?:dag_run\.)?(partition_key|partition_date|logical_date|data_interval_\w+|ds|ts|ds_nodash|ts_nodash)\s*(?:-?}}|[.[|])"
+)
+_OTHERWISE = re.compile(r"\|\s*(?:default|d)\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,19 +45,40 @@ def partition_of(context: Mapping[str, Any], *, key: str | None = None, window: 
     return found if key is None else Partition(key=key or None, ends_at=found.ends_at)
 
 
+def absent_in(template: Any, context: Mapping[str, Any]) -> str | None:
+    """What of the Dag run a template asks for that this run does not have; None where it has all."""
+    text = template if isinstance(template, str) or hasattr(template, "protocol") else ""
+    for wanted in _WANTS.finditer(str(text)):
+        if context.get(wanted[1]) is None and not _OTHERWISE.match(str(text), wanted.end() - 1):
+            return wanted[1]
+    return None
+
+
+def no_partition() -> str:
+    """That a Dag run stands for no partition, and how to start one that does: the end of a sentence."""
+    return (
+        "this Dag run has none: it was started without. Nothing was sent. Trigger the Dag with a partition key "
+        "(in its trigger form, or partition_key over REST) or, where it goes by dates, with a logical date; or give the task a partition=."
+    )
+
+
 def _of_run(context: Mapping[str, Any], window: timedelta | None) -> Partition:
     if context.get("partition_key"):
         return Partition(key=context["partition_key"], ends_at=_end(context.get("partition_date"), context, window))
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     if start is not None and end is not None:
+        start, end = utc(start, "data_interval_start"), utc(end, "data_interval_end")
         return Partition(key=_key(start, end - start), ends_at=end)
-    return Partition(key=None, ends_at=context["dag_run"].run_after)
+    return Partition(key=None, ends_at=utc(context["dag_run"].run_after, "run_after"))
 
 
 def _end(starts_at: datetime | None, context: Mapping[str, Any], window: timedelta | None) -> datetime | None:
     """A partition's date is its beginning; it lasts to the next tick of the Dag's cron."""
-    if starts_at is None or window is not None:
-        return None if starts_at is None or window is None else starts_at + window
+    if starts_at is None:
+        return None
+    starts_at = utc(starts_at, "partition_date")
+    if window is not None:
+        return starts_at + window
     timetable = getattr(context.get("dag"), "timetable", None)
     cron, zone = getattr(timetable, "expression", None), getattr(timetable, "timezone", UTC)
     if not isinstance(cron, str):
@@ -62,7 +91,6 @@ def _end(starts_at: datetime | None, context: Mapping[str, Any], window: timedel
 
 def _key(start: datetime, span: timedelta) -> str:
     """A date like Airflow's `{{ ds }}` for whole days and for what begins at midnight, else the minute, else the instant."""
-    start = start.astimezone(UTC)
     if span >= _DAY or (not span and start.time() == time(0)):
         return f"{start:%Y-%m-%d}"
     return f"{start:%Y-%m-%d-%H:%M}" if not start.second and not start.microsecond else start.isoformat()

@@ -10,6 +10,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from keld import check_path, wants_partition
+
+_DATABASE = re.compile(r"(postgres(ql)?|mysql|mssql|oracle|sqlite|snowflake|bigquery|redshift|trino|duckdb|jdbc)\b[^/]*://")
 _CONNECTION = re.compile(r"(s3a?|gcs|gs)://[^/]+@")  # as Airflow writes it; other schemes have accounts there
 
 
@@ -23,6 +26,10 @@ def apart(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
     """
     if isinstance(place, str) and _CONNECTION.match(place):
         raise ValueError(f'{name}={place!r} names a connection, which only ObjectStoragePath("{place}") opens it with. Give that.')
+    if isinstance(place, str) and (database := _DATABASE.match(place)):
+        raise ValueError(
+            f"{name} is a {database[1]} URL, and Keld reads and writes files. Give a function, which may use any hook of Airflow's."
+        )
     if place is None or isinstance(place, str) or is_open(place) or hasattr(place, "iter_references"):  # an XCom: known later
         return place, None
     if hasattr(place, "override"):
@@ -43,6 +50,22 @@ def check_rows(source: Any) -> None:
     if isinstance(source, list | tuple | dict) or hasattr(source, "__arrow_c_stream__"):
         raise ValueError(
             "source holds the rows themselves, which Airflow would store with the task. Give a path, a URI, or a function that gives them."
+        )
+
+
+def check_paths(task_id: str, source: Any, sink: Any) -> None:
+    """Passes if the paths ask for nothing but their partition, and the sink of many partitions is not one file.
+
+    Raises:
+        InvalidJob, ValueError: the field that nothing fills; the file that each partition would write over.
+    """
+    for place, name in ((source, "source"), (sink, "sink")):
+        check_path(place, f"{task_id}: {name}")
+    one_file = isinstance(sink, str) and os.path.splitext(sink)[1] and "{" not in sink
+    if one_file and wants_partition(source):
+        raise ValueError(
+            f"{task_id}: sink={sink!r} is one file, and source has a partition for each Dag run: each would be written over the one before. "
+            "Put {partition} into the sink's name, or give a directory that ends in /."
         )
 
 

@@ -4,7 +4,8 @@ Ten thousand triggers that each ask for their own batch would be 170 calls a sec
 hundred batches, through `keld.Keld.poll`, which only looks and records.  It runs in a thread of its own, so that neither the event loop nor the
 threads that all triggers share wait for a provider.  How often each job run is looked at, the older the batch the seldomer, is for `keld` to say.
 
-No fault ends it: a provider or a ledger that does not answer now is asked again later.
+No fault ends it: a provider or a ledger that does not answer now is asked again later.  People are told in the task's log, once whenever what
+stands in the way changes: by the trigger itself, since Airflow puts a line into the log of the task in whose coroutine it was said.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from airflow.sdk.exceptions import AirflowException
+
+from keld import KeldError
 from keld_airflow.hook import KeldHook
 
 if TYPE_CHECKING:
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Pause = Callable[[asyncio.Event, float], Awaitable[None]]
+Tell = Callable[[int, str], None]
+"""A level of `logging`, and words for people."""
 
 _TOGETHER = timedelta(seconds=5)  # what comes due this soon is looked at now, in the same list pages
 _RETRY = timedelta(seconds=30)
@@ -36,12 +42,38 @@ def utcnow() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What a look has shown of one job run.
+
+    Args:
+        look_at: when to look again; None: it wants a worker.
+        obstacle: (kind, words) of what stands in the way; a change of the kind is told.
+    """
+
+    look_at: datetime | None
+    obstacle: tuple[str, str] | None = None
+
+
 @dataclass(slots=True)
 class _Wait:
-    """The triggers that wait for one job run, and when it is looked at next."""
+    """The triggers that wait for one job run, when it is looked at next, and what stands in its way."""
 
     look_at: datetime
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    obstacle: tuple[str, str] | None = None
+    waiting: list[asyncio.Queue[tuple[int, str] | None]] = field(default_factory=list)  # of what each is told; None: it is due
+
+    def note(self, obstacle: tuple[str, str] | None) -> None:
+        """Tells all that wait, if it is another than before: a provider that answers now 502 and now 503 is down all the same."""
+        before, self.obstacle = self.obstacle, obstacle
+        if obstacle is not None and (before is None or before[0] != obstacle[0]):
+            self.tell(_in_the_way(obstacle))
+        elif obstacle is None and before is not None:
+            self.tell((logging.INFO, "What stood in the way is gone."))
+
+    def tell(self, news: tuple[int, str] | None) -> None:
+        for one in self.waiting:
+            one.put_nowait(news)
 
 
 class Poller:
@@ -61,29 +93,33 @@ class Poller:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keld-poller")
         self._loop: asyncio.Task[None] | None = None
 
-    async def due(self, job_run: str, look_at: datetime) -> None:
+    async def due(self, job_run: str, look_at: datetime, tell: Tell) -> None:
         """Returns when a job run is over or wants a worker.
 
         Args:
             look_at: not before.
+            tell: is called, in the caller's own task, with what stands in the way.
         """
         wait = self._waits.setdefault(job_run, _Wait(look_at))
         wait.look_at = min(wait.look_at, look_at)
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        wait.waiting.append(done)
+        told: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
+        wait.waiting.append(told)
+        if wait.obstacle is not None:
+            told.put_nowait(_in_the_way(wait.obstacle))
         self._news.set()
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._run(), name="keld-poller")
         try:
-            await done
+            while (news := await told.get()) is not None:
+                tell(*news)
         finally:
-            self._forget(job_run, done)
+            self._forget(job_run, told)
 
-    def _forget(self, job_run: str, done: asyncio.Future[None]) -> None:
+    def _forget(self, job_run: str, told: asyncio.Queue[tuple[int, str] | None]) -> None:
         wait = self._waits.get(job_run)
         if wait is None:
             return
-        wait.waiting = [other for other in wait.waiting if other is not done]
+        wait.waiting = [other for other in wait.waiting if other is not told]
         if not wait.waiting:
             del self._waits[job_run]
         self._news.set()
@@ -105,22 +141,23 @@ class Poller:
         finally:
             await asyncio.shield(loop.run_in_executor(self._thread, self._close))
 
-    def _note(self, seen: Mapping[str, datetime | None]) -> None:
+    def _note(self, seen: Mapping[str, _Seen]) -> None:
         """Wakes the triggers whose job run wants a worker; the others are looked at again when it says."""
-        for job_run, look_at in seen.items():
+        for job_run, found in seen.items():
             wait = self._waits.get(job_run)
-            if wait is not None and look_at is not None:
-                wait.look_at = look_at
-            elif wait is not None:
+            if wait is None:
+                continue
+            if found.look_at is None:
                 del self._waits[job_run]
-                for done in wait.waiting:
-                    if not done.done():
-                        done.set_result(None)
+                wait.tell(None)
+            else:
+                wait.look_at = found.look_at
+                wait.note(found.obstacle)
 
     # -- in the thread ----------------------------------------------------------------------------------------
 
-    def _look(self, job_runs: Sequence[str]) -> dict[str, datetime | None]:
-        """When to look at each again, after a look; None: it wants a worker."""
+    def _look(self, job_runs: Sequence[str]) -> dict[str, _Seen]:
+        """What a look shows of each."""
         try:
             if self._keld is None:
                 self._keld = self._open_keld()
@@ -129,17 +166,21 @@ class Poller:
             log.warning("poller.failed problem=%s", type(error).__name__)
             self._close()
             return self._after_failure(job_runs, error)
-        if any(status.problem_kind == "AccessRefused" for status in statuses):
-            self._close()
-        return {status.id: None if _wants_a_worker(status) else status.next_check_at or self._clock() + _RETRY for status in statuses}
+        if any(status.problem_permanent for status in statuses):
+            self._close()  # a key may have been changed since
+        return {status.id: self._seen(status) for status in statuses}
 
-    def _after_failure(self, job_runs: Sequence[str], error: Exception) -> dict[str, datetime | None]:
+    def _seen(self, status: Status) -> _Seen:
+        obstacle = None if status.problem is None else (status.problem_kind or "", status.problem)
+        return _Seen(look_at=None if _wants_a_worker(status) else status.next_check_at or self._clock() + _RETRY, obstacle=obstacle)
+
+    def _after_failure(self, job_runs: Sequence[str], error: Exception) -> dict[str, _Seen]:
         """As `_look`: all of them later; but one that the ledger does not know must not blind it for the others."""
         if type(error).__name__ != "UnknownJobRun":
-            return dict.fromkeys(job_runs, self._clock() + _RETRY)
+            return dict.fromkeys(job_runs, _Seen(look_at=self._clock() + _RETRY, obstacle=(type(error).__name__, _words(error))))
         if len(job_runs) == 1:
-            return {job_runs[0]: None}  # the worker will say so to people
-        return {job_run: look_at for one in job_runs for job_run, look_at in self._look([one]).items()}
+            return {job_runs[0]: _Seen(look_at=None)}  # the worker will say so to people
+        return {job_run: seen for one in job_runs for job_run, seen in self._look([one]).items()}
 
     def _close(self) -> None:
         keld, self._keld = self._keld, None
@@ -147,9 +188,19 @@ class Poller:
             keld.close()
 
 
+def _in_the_way(obstacle: tuple[str, str]) -> tuple[int, str]:
+    return logging.WARNING, f"Waiting goes on. {obstacle[1]}"
+
+
 def _wants_a_worker(status: Status) -> bool:
     """Results to fetch, a shard to send, an end; or a step that needs the files, which only workers have."""
     return status.over or status.ready or status.problem_kind == "StagingError"
+
+
+def _words(error: Exception) -> str:
+    """For people; of an error that is not known to be free of secrets, only its kind."""
+    said = str(error) if isinstance(error, KeldError | AirflowException) else f"The look at the job run failed: {type(error).__name__}."
+    return f"{said} It is tried again."
 
 
 async def _pause(news: asyncio.Event, seconds: float) -> None:

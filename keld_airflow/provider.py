@@ -40,19 +40,23 @@ def _connection_type() -> dict[str, Any]:
             "relabeling": {"password": "API key", "host": "Base URL"},
             "placeholders": {"host": "https://api.openai.com/v1"},
         },
-        "conn-fields": {
-            "provider": _field("Provider", "Whose API the base URL speaks.", type="string", enum=["openai", "anthropic"], default="openai"),
-            "account": _field("Account", "What stands before the colon in a job's models. Default: the provider."),
-            "more_accounts": _field("More accounts", "Other connections of type Keld that jobs may use too, separated by commas."),
-            "ledger_conn_id": _field("Ledger connection", "A Postgres connection. Default: ledger_url in [keld] of airflow.cfg."),
-            "home": _field("Home", "Directory of staging, shared by all workers. Default: home in [keld] of airflow.cfg."),
-            "namespace": _field("Namespace", "Keeps several teams apart in one ledger. Default: namespace in [keld] of airflow.cfg."),
-        },
+        "conn-fields": CONNECTION_FIELDS,
     }
 
 
 def _field(label: str, description: str, **schema: Any) -> dict[str, Any]:
     return {"label": label, "description": description, "schema": schema or {"type": ["string", "null"]}}
+
+
+CONNECTION_FIELDS = {
+    "provider": _field("Provider", "Whose API the base URL speaks.", type="string", enum=["openai", "anthropic"], default="openai"),
+    "account": _field("Account", "What stands before the colon in a job's models. Default: the provider."),
+    "more_accounts": _field("More accounts", "Other connections of type Keld that jobs may use too, separated by commas."),
+    "ledger_conn_id": _field("Ledger connection", "A Postgres connection. Default: ledger_url in [keld] of airflow.cfg."),
+    "home": _field("Home", "Directory of staging, shared by all workers. Default: home in [keld] of airflow.cfg."),
+    "namespace": _field("Namespace", "Keeps several teams apart in one ledger. Default: namespace in [keld] of airflow.cfg."),
+}
+"""What a connection may say in its extra, and nothing else: the hook refuses what is not here."""
 
 
 def _options() -> dict[str, Any]:

@@ -41,13 +41,17 @@ class KeldTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in fields}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        due = shared_poller(self.keld_conn_id).due(self.job_run, datetime.fromisoformat(self.look_at))
+        due = shared_poller(self.keld_conn_id).due(self.job_run, datetime.fromisoformat(self.look_at), self._tell)
         try:
             await asyncio.wait_for(due, self._patience_s())
             reason = "due"
         except TimeoutError:
             reason = "deadline"
         yield TriggerEvent({"job_run": self.job_run, "found": self.found, "reason": reason})  # type: ignore[no-untyped-call]  # Airflow's
+
+    def _tell(self, level: int, words: str) -> None:
+        """In the log of the task; Keld's own words, which hold no key and no prompt."""
+        self.log.log(level, "%s (connection %s, job run %s)", words, self.keld_conn_id, self.job_run)
 
     def _patience_s(self) -> float | None:
         """Seconds until the deadline; None: there is none."""

@@ -22,14 +22,13 @@ from keld_airflow.hook import KeldHook
 from keld_airflow.kill import is_over, let_go
 from keld_airflow.link import KeldBatchLink
 from keld_airflow.manifest import event_extra, is_late, manifest
+from keld_airflow.partition import absent_in, no_partition
 from keld_airflow.place import absolute
 from keld_airflow.trigger import KeldTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# What no retry mends: the declaration, its terms or the key must be changed.
-_FOR_GOOD = frozenset(("InvalidJob", "SchemaError", "PriceUnknown", "CeilingTooLow", "DeadlinePassed", "AccessRefused"))
 _PATIENCE = timedelta(hours=1)  # for uploads or downloads of one partition; a step once begun is finished
 # Not sooner, whatever there is to see: a task that resumes before the scheduler has noted that it deferred is marked failed (Airflow 3.3).
 _FIRST_LOOK = timedelta(seconds=10)
@@ -53,8 +52,21 @@ class Waiting(BaseOperator):
     batch_page: str | None = None
     operator_extra_links = (KeldBatchLink(),)
     _attachment: tuple[Any, str, str, int] | None = None
+    _told: str | None = None  # the kind of what stood in the way, when people were told last
 
     # -- what Airflow calls -----------------------------------------------------------------------------------
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        """As Airflow's; what a field wants of the Dag run and the run has not is told at once, for good: no retry brings it.
+
+        Raises:
+            AirflowFailException: else `{{ partition_key }}` would be "None", in the name of a file, too.
+        """
+        wanting = {field: getattr(self, field, None) for field in self.template_fields}
+        absent = next(((field, name) for field, value in wanting.items() if (name := absent_in(value, context))), None)
+        if absent is not None:
+            raise AirflowFailException(f"{absent[0]} wants {{{{ {absent[1]} }}}}, and {no_partition()}")
+        super().render_template_fields(context, jinja_env)
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """The next visit to a worker, after the trigger fired."""
@@ -96,8 +108,8 @@ class Waiting(BaseOperator):
                 status, found = find(keld)
                 return self._bring_on(keld, context, status, found)
         except KeldError as problem:
-            kind = AirflowFailException if type(problem).__name__ in _FOR_GOOD else AirflowException
-            raise kind(str(problem)) from None
+            said = self._naming_connection(str(problem)) if type(problem).__name__ == "AccessRefused" else str(problem)
+            raise (AirflowFailException if problem.permanent else AirflowException)(said) from None
 
     def _bring_on(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
         epoch = self._attach(keld, context, status)
@@ -107,7 +119,7 @@ class Waiting(BaseOperator):
             self._check(status)
             if self.deferrable:
                 self._defer(context, keld, status, epoch, found)
-            status = keld.finish(status.id)
+            status = keld.finish(status.id, progress=self._tell_problem)
         if found == "cancelling" or (found == "open" and status.state != "cancelled"):
             # Another task began it, and the table may say something else since; what it answered is not asked again.
             status, _ = self._begin(keld, context)
@@ -140,6 +152,15 @@ class Waiting(BaseOperator):
         except Exception as error:  # noqa: BLE001
             self.log.warning("Airflow's task state store was not written: %s", type(error).__name__)
 
+    def _tell_problem(self, status: Status) -> None:
+        """In the task's log, once whenever it changes; what a trigger does for a task that has deferred."""
+        if status.problem is not None and status.problem_kind != self._told:
+            self.log.warning("Waiting goes on. %s", self._naming_connection(status.problem))
+        self._told = status.problem_kind
+
+    def _naming_connection(self, problem: str) -> str:
+        return problem if self.keld_conn_id in problem else f"{problem} (Airflow connection {self.keld_conn_id})"
+
     def _check(self, status: Status) -> None:
         """Passes if waiting helps.
 
@@ -148,12 +169,12 @@ class Waiting(BaseOperator):
         """
         if status.problem is None:
             return
-        refused = status.problem_kind in _FOR_GOOD
-        if status.sent and not refused:
-            self.log.warning("%s It is tried again.", status.problem)
+        if status.sent and not status.problem_permanent:
+            self._tell_problem(status)
             return
         advice = "What was sent is not sent again." if status.sent else "Nothing was sent."
-        raise (AirflowFailException if refused else AirflowException)(f"{status.problem} {advice} Clear the task to go on.")
+        kind = AirflowFailException if status.problem_permanent else AirflowException
+        raise kind(f"{self._naming_connection(status.problem)} {advice} Clear the task to go on.")
 
     def _defer(self, context: Context, keld: Keld, status: Status, epoch: int, found: Found) -> None:
         now = keld.clock()
@@ -200,14 +221,20 @@ class Waiting(BaseOperator):
         return keld.write(status.id, self.sink)
 
     def _tell_assets(self, context: Context, facts: dict[str, Any]) -> None:
-        """The extra of the task's asset events; with the partition's own key, where that is not the Dag run's."""
+        """The extra of the task's asset events, and the job run's own partition key, whatever kind of Dag run it was in.
+
+        In a run without a key (of a day, or by hand) there are two events: Dags that are scheduled on partitions follow only the one with the
+        key, all others only the one without (Airflow 3.3, `AssetManager._queue_dagruns`).
+        """
         run_key, own_key = context.get("partition_key"), facts["partition"]
         for asset in self.outlets:
             if isinstance(asset, Asset):
                 accessor = context["outlet_events"][asset]
                 accessor.extra = event_extra(facts)
-                if run_key and own_key and own_key != run_key:
+                if own_key.strip() and own_key != run_key:
                     accessor.add_partitions(own_key)
+                    if not run_key:
+                        accessor.partition_keys.add(None)  # type: ignore[arg-type]  # an event without a key
 
 
 def _holder(context: Context) -> str:

@@ -2,7 +2,7 @@
 
 Above the front door of `keld`, and importing nothing deeper.  The files in order are the way of a partition.
 
-    definitions  keld_definitions([...]): assets, checks, the one sensor, the wait job
+    definitions  keld_definitions([...]): assets, checks, the sensor, the wait job; in as many modules as there are
     asset        build_batch_assets(job, source=...): one op with two outputs, `<name>_batch` and `<name>`
     translator   KeldTranslator: how the two assets look; the only thing to override
     source       where the rows of a partition come from: an upstream asset, loaded lazily, or a path
@@ -11,7 +11,9 @@ Above the front door of `keld`, and importing nothing deeper.  The files in orde
     resource     KeldResource: ledger, staging and accounts, as Dagster configuration
     wait         what a run sent and nobody has brought in yet; the tags that say so
     hold         the run that stands for a wait and never executes; all of Dagster's private API is in here
-    sensor       looks at the providers, asks for collect runs, ends waits
+    watch        which assets of a code location a sensor brings in
+    sensor       the one of a code location, whatever partitions its assets have
+    tick         one evaluation: looks at the providers, asks for collect runs, ends waits
     check        completion_rate, deadline_met, cost_under_ceiling
     metadata     a job run's status -> what a person wants to see on an asset
     io_manager   KeldParquetIOManager: streams Parquet; a convenience, never required

@@ -3,6 +3,10 @@
 One op, because Dagster then puts both in one run; subsettable, because the sensor asks for the result alone; both outputs optional,
 because a run that submits ends without a result instead of waiting for one.  What a run does depends on nothing but its selection,
 one tag, and where the job run stands: it submits, attaches or collects.
+
+A partition that is out when prompt, schema, models or source of its job change is finished as it was asked (it is paid for), and told so in
+metadata and log; its rows are not handed out, and what is declared now is asked next, in the same run, under the same wait.  Whose job it is
+says the owner, code location and asset key, so that two assets whose jobs have one name never get each other's rows.
 """
 
 import threading
@@ -10,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -20,13 +25,12 @@ from keld_dagster.deadline import partition_end, with_deadline
 from keld_dagster.frame import FRAMES, Frame, as_frame
 from keld_dagster.hold import hold
 from keld_dagster.metadata import batch_metadata, result_metadata
-from keld_dagster.resource import KeldResource
-from keld_dagster.source import Source, SourceLike, source_of
+from keld_dagster.resource import KeldResource, location_of
+from keld_dagster.source import Source, SourceLike, check_fit, check_mapping, source_of
 from keld_dagster.translator import KeldTranslator
 from keld_dagster.wait import ASSET_TAG, JOB_RUN_TAG, Wait, place_of
+from keld_dagster.watch import BATCH_METADATA, JOB_METADATA, RESOURCE_TAG
 
-JOB_METADATA = "keld/job"
-BATCH_METADATA = "keld/batch_asset"
 _PATIENCE = timedelta(hours=1)  # for uploads or downloads of one partition; a step once begun is finished
 
 
@@ -49,9 +53,12 @@ def build_batch_assets(
     *,
     source: SourceLike,
     name: str | None = None,
+    key_prefix: str | Sequence[str] | None = None,
     partitions_def: dg.PartitionsDefinition[Any] | None = None,
     io_manager_key: str | None = None,
     group_name: str | None = None,
+    owners: Sequence[str] | None = None,
+    tags: Mapping[str, str] | None = None,
     freshness_policy: dg.FreshnessPolicy | None = None,
     automation_condition: dg.AutomationCondition[dg.AssetKey] | None = None,
     backfill_policy: dg.BackfillPolicy | None = None,
@@ -66,10 +73,12 @@ def build_batch_assets(
     """The assets `<name>_batch` and `<name>` of a job over the partitions of an upstream table.
 
     Args:
-        source: the upstream asset (definition, key, or key as a string), loaded through its IO manager only when something is
-            to be sent; or a path or URI, in which `{partition}` stands for the key.
+        source: the upstream asset (definition, spec, key, or key as a string), loaded through its IO manager only when something is
+            to be sent; or a path or URI, in which `{partition}` stands for the key.  A partition's rows are those of the source's partition
+            of the same key; a source whose partitions mean something else is refused.
         name: the result asset; default the job's name, with `_` for what an asset's name cannot hold.
-        partitions_def: default the source's.
+        key_prefix, owners, tags: of both assets, as of any asset of Dagster's.
+        partitions_def: default the source's, where its definition or spec is given.
         io_manager_key: takes the enriched partition; default Dagster's own, `io_manager`.
         freshness_policy: on the result; gives each partition its deadline where the job has none.
         pool: limits how many runs upload or download at once; waiting takes no slot anyway.
@@ -80,7 +89,7 @@ def build_batch_assets(
         resource_key: of the `KeldResource`.
 
     Raises:
-        ValueError: an unknown frame, or a rate outside 0..1.
+        ValueError: an unknown frame, a rate outside 0..1, or a source whose partitions are not those of the result.
     """
     if frame is not None and frame not in FRAMES:
         raise ValueError(f"{job.name}: frame={frame!r} is not one of {', '.join(FRAMES)}.")
@@ -88,8 +97,16 @@ def build_batch_assets(
         raise ValueError(f"{job.name}: completion_rate={completion_rate!r} is a share, from 0 to 1.")
     origin = source_of(source)
     partitions_def = partitions_def or origin.partitions_def
-    common: dict[str, Any] = {"group_name": group_name, "automation_condition": automation_condition, "partitions_def": partitions_def}
-    specs = _specs(job, origin, name or _asset_name(job), translator or KeldTranslator(), common, freshness_policy, metadata)
+    key = _result_key(name or _asset_name(job), key_prefix)
+    check_fit(key.to_user_string(), origin, partitions_def)
+    common: dict[str, Any] = {
+        "group_name": group_name,
+        "owners": owners,
+        "tags": tags,
+        "automation_condition": automation_condition,
+        "partitions_def": partitions_def,
+    }
+    specs = _specs(job, origin, key, translator or KeldTranslator(), common, freshness_policy, metadata, resource_key)
     pair = _Pair(
         job=job,
         source=origin,
@@ -114,10 +131,11 @@ def build_batch_assets(
     )
     def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         resource: KeldResource = getattr(context.resources, resource_key)
+        keld = resource.get()
         if context.selected_asset_keys:
-            yield from _materialize(context, pair, resource.get())
+            yield from _materialize(context, pair, keld)
         else:
-            yield from _checks_alone(context, pair, resource.get())
+            yield from _checks_alone(context, pair, keld)
 
     return op
 
@@ -126,32 +144,38 @@ def _asset_name(job: Job) -> str:
     return job.name.replace(".", "_").replace("-", "_")
 
 
+def _result_key(name: str, prefix: str | Sequence[str] | None) -> dg.AssetKey:
+    """The result asset's key; a slash in the name stands between the parts of a key, as in Dagster's own texts."""
+    return dg.AssetKey(name.split("/")).with_prefix([prefix] if isinstance(prefix, str) else list(prefix or []))
+
+
 def _specs(
     job: Job,
     source: Source,
-    name: str,
+    key: dg.AssetKey,
     translator: KeldTranslator,
     common: Mapping[str, Any],
     freshness_policy: dg.FreshnessPolicy | None,
     metadata: Mapping[str, Any] | None,
+    resource_key: str,
 ) -> tuple[dg.AssetSpec, dg.AssetSpec]:
     """The specs of batch and result, as the translator wants them."""
-    upstream = [] if source.key is None else [source.key]
+    upstream = source.deps(common["partitions_def"])
     providers = list(dict.fromkeys(model.partition(":")[0] for model in job.acceptable))
     batch = translator.get_asset_spec(
         "batch",
         dg.AssetSpec(
-            f"{name}_batch",
+            dg.AssetKey([*key.path[:-1], f"{key.path[-1]}_batch"]),
             deps=upstream,
             kinds=set(providers[:3]),  # Dagster shows three at most
-            description=f"What was sent to the provider for `{name}`: batches, expected cost, deadline.",
+            description=f"What was sent to the provider for `{key.to_user_string()}`: batches, expected cost, deadline.",
             **common,
         ),
     )
     result = translator.get_asset_spec(
         "result",
         dg.AssetSpec(
-            name,
+            key,
             deps=[*upstream, batch.key],
             kinds=set(providers[:3]),
             description=f"The rows of {'the source' if source.key is None else source.key.to_user_string()} with the answers of the job `{job.name}`. "
@@ -162,8 +186,11 @@ def _specs(
             **common,
         ),
     )
+    for spec in (batch, result):
+        check_mapping(spec.key.to_user_string(), source, spec)
     # After the translator: the sensor finds the pair by these.
-    return batch, result.merge_attributes(metadata={JOB_METADATA: job.name, BATCH_METADATA: batch.key.to_user_string()})
+    found_by = {JOB_METADATA: job.name, BATCH_METADATA: batch.key.to_user_string()}
+    return batch, result.merge_attributes(metadata=found_by, tags={RESOURCE_TAG: resource_key})
 
 
 # -- the op ---------------------------------------------------------------------------------------------------------
@@ -177,7 +204,8 @@ def _materialize(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> 
     # An IO manager takes one partition a run; those of a ranged run are all brought in by collect runs, ready or not.
     alone = statuses[partitions[0]] if len(partitions) == 1 else None
     collects = alone is not None and alone.over and pair.result in selected
-    if pair.result in selected and not collects and _job_run_to_collect(context, pair) is None:
+    collected = _job_run_to_collect(context, pair)
+    if pair.result in selected and not collects and (collected is None or alone is None or alone.id != collected):
         _begin_wait(context, pair, statuses)  # a collect run that sent a further round is under its submit run's wait
     if pair.batch in selected:
         yield _batch_result(context, pair, statuses)
@@ -186,26 +214,55 @@ def _materialize(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> 
 
 
 def _bring_on(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None) -> Status:
-    """The job run of a partition, submitted if there is none, advanced until the provider has it or it is over."""
-    job_run = _job_run_to_collect(context, pair)
-    before = keld.find(pair.job.name, partition)
-    if job_run is not None:
-        status = keld.status(job_run)
-    elif before is not None and not before.over:
-        status = before  # attach: the source need not be read for that
-    else:
-        ends_at = partition_end(pair.partitions_def, partition)
-        job = with_deadline(pair.job, pair.freshness_policy, ends_at, keld.clock())
-        rows = pair.source.load(context, partition, pair.frame)
-        status = keld.submit(job, rows, partition=partition, ends_at=ends_at)
-    status = _advance(keld, status.id)
+    """The job run of a partition, submitted if there is none, advanced until the provider has it or it is over.
+
+    One that asks what was declared earlier is brought to its end, and the next one is begun then.
+    """
+    collected = _job_run_to_collect(context, pair)
+    status = _advance(keld, _found_or_submitted(context, pair, keld, partition, collected).id)
+    _tell(context, status)
+    while status.over and status.outdated is not None:
+        status = _advance(keld, _submitted(context, pair, keld, partition).id)
+        _tell(context, status)
+    if not status.over and status.problem is not None and (not status.sent or collected is not None):
+        raise dg.Failure(f"{status.problem} Materialize again to go on: what was sent is not sent again.")
+    return status
+
+
+def _found_or_submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None, collected: str | None) -> Status:
+    """The job run that this run was launched to collect, where it is over: asked for anew, rows that failed for good would be sent again."""
+    status = None if collected is None else keld.status(collected)
+    return status if status is not None and status.over else _submitted(context, pair, keld, partition)
+
+
+def _submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None) -> Status:
+    """The job run of a partition as the job is declared now, attached to if there is one; the source is read only if there is none."""
+    ends_at = partition_end(pair.partitions_def, partition)
+    return keld.submit(
+        with_deadline(pair.job, pair.freshness_policy, ends_at, keld.clock()),
+        pair.source.path or partial(pair.source.load, context, partition, pair.frame),
+        partition=partition,
+        ends_at=ends_at,
+        owner=_owner(context, pair),
+        source_name=pair.source.name,
+    )
+
+
+def _owner(context: dg.AssetExecutionContext, pair: _Pair) -> str:
+    """Who declares the job: this asset, in this code location."""
+    return f"dagster:{location_of(context.run) or ''}:{pair.result.to_user_string()}"
+
+
+def _tell(context: dg.AssetExecutionContext, status: Status) -> None:
     context.log.info(
         f"{status.job}[{status.partition}] {status.state.value}: {status.answered:,} of {status.rows:,} rows answered, "
         f"{len(status.batches)} batches, ${status.cost_usd:.4f} so far (job run {status.id})"
     )
-    if not status.over and status.problem is not None and (not status.sent or job_run is not None):
-        raise dg.Failure(f"{status.problem} Materialize again to go on: what was sent is not sent again.")
-    return status
+    if status.outdated is not None:
+        context.log.warning(
+            f"{status.job}[{status.partition}]: {status.outdated} changed since job run {status.id} was sent. It is paid for, so it is brought to "
+            "its end as it was asked, but its rows are not handed out; what is declared now is asked next. Rows that ask the same are not sent again."
+        )
 
 
 def _job_run_to_collect(context: dg.AssetExecutionContext, pair: _Pair) -> str | None:
@@ -275,7 +332,10 @@ def _enriched(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, status
 
 def _checks_alone(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> Iterator[dg.AssetCheckResult]:
     """ "Execute" on the checks page: of the youngest job run that is over; sends nothing."""
-    over = next((status for status in keld.statuses(job=pair.job.name) if status.over), None)
+    ours = (None, _owner(context, pair))
+    over = next(
+        (status for status in keld.statuses(job=pair.job.name) if status.over and status.owner in ours and not status.outdated), None
+    )
     if over is None:
         raise dg.Failure(
             f"No job run of {pair.job.name} is over yet, so there is nothing to check. Materialize {pair.result.to_user_string()} first."

@@ -1,7 +1,7 @@
-"""Definitions: everything a code location needs for its Keld assets, merged once.
+"""Definitions: what a code location needs for its Keld assets: assets with their checks, the sensor, the wait job, the resource.
 
-The last of the way: assets with their checks, the one sensor, the wait job.  Call it once a code location, with all its Keld assets:
-a second sensor would poll everything twice.
+The last of the way.  It may be called in every module that has Keld assets: sensor and wait job are the same objects each time, and so is a
+resource that equals one given before, so that `Definitions.merge`, `load_from_defs_folder` and their like keep one of each.
 """
 
 from __future__ import annotations
@@ -10,27 +10,30 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from keld_dagster.asset import JOB_METADATA
 from keld_dagster.hold import wait_job
-from keld_dagster.resource import KeldResource
+from keld_dagster.resource import KeldResource, one_of_equals
 from keld_dagster.sensor import build_keld_sensor
+from keld_dagster.watch import JOB_METADATA, results_of
 
 
 def keld_definitions(
     assets: Sequence[dg.AssetsDefinition],
     *,
     resource: KeldResource | None = None,
-    resource_key: str = "keld",
+    resource_key: str | None = None,
     sensor: dg.SensorDefinition | None = None,
 ) -> dg.Definitions:
     """Definitions of these assets, the sensor that brings their results in, and the job that stands for the wait.
 
+    The assets may have different partitions.
+
     Args:
-        resource: None where the code location has one under `resource_key` already.
-        sensor: instead of `build_keld_sensor(assets)`, e.g. one with another interval.
+        resource: None where the code location has one under the assets' resource key already.
+        resource_key: default that of the assets, as `build_batch_assets` was given it.
+        sensor: instead of the code location's own, e.g. `build_keld_sensor(minimum_interval_seconds=10)`.
 
     Raises:
-        ValueError: two of the assets have jobs of one name, which would share their job runs.
+        ValueError: two of the assets have jobs of one name, which would share their job runs; or `resource_key` is not the assets'.
     """
     jobs = [spec.metadata[JOB_METADATA] for definition in assets for spec in definition.specs if JOB_METADATA in spec.metadata]
     twice = sorted({job for job in jobs if jobs.count(job) > 1})
@@ -38,9 +41,15 @@ def keld_definitions(
         raise ValueError(
             f"Several assets have a job named {', '.join(twice)}: with the partition, the name is what a job run is known by. Rename one."
         )
+    keys = sorted({key for definition in assets for key in results_of(definition).values()})
+    if resource_key is not None and any(key != resource_key for key in keys):
+        raise ValueError(
+            f"The assets use the resource {', '.join(keys)}, not {resource_key!r}. Give build_batch_assets(resource_key={resource_key!r}) as well."
+        )
+    keys = keys or [resource_key or "keld"]
     return dg.Definitions(
         assets=list(assets),
-        sensors=[sensor or build_keld_sensor(assets, resource_key=resource_key)],
+        sensors=[sensor] if sensor is not None else [build_keld_sensor(resource_key=key) for key in keys if assets],
         jobs=[wait_job],
-        resources={} if resource is None else {resource_key: resource},
+        resources={} if resource is None else dict.fromkeys(keys, one_of_equals(resource)),
     )

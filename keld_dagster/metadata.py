@@ -36,7 +36,7 @@ def batch_metadata(status: Status) -> dict[str, Any]:
             "keld/ceiling_usd": _usd(status.ceiling_usd),
         }
         | _deadline(status)
-        | {"keld/model": status.model, "keld/lane": status.lane}
+        | {"keld/model": status.model, "keld/lane": status.lane, "keld/outdated": status.outdated}
         | _ids(status)
     )
 

@@ -38,14 +38,22 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
     ledger_url: str | None = Field(
         default=None, repr=False, description="sqlite:///... or postgresql://...; use dg.EnvVar where it holds a password."
     )
-    namespace: str | None = Field(default=None, description="Keeps several teams apart in one ledger.")
+    namespace: str | None = Field(
+        default=None, description="Keeps several teams apart in one ledger. Default: KELD_NAMESPACE, else the code location's name."
+    )
     accounts: dict[str, KeldAccount] = Field(default_factory=dict, description="By the name before the colon in a job's models.")
 
     _keld: Keld | None = PrivateAttr(default=None)
+    _location: str | None = PrivateAttr(default=None)
 
-    def get(self) -> Keld:
-        """The environment, opened at the first use."""
+    def get(self, location: str | None = None) -> Keld:
+        """The environment, opened at the first use.
+
+        Args:
+            location: the code location that uses it, where Dagster did not say it; its name is the default namespace.
+        """
         if self._keld is None:
+            self._location = self._location or location
             self._keld = self.open()
         return self._keld
 
@@ -54,7 +62,13 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
         accounts = {
             name: Account(kind=given.kind, base_url=given.base_url, api_key_env=given.api_key_env) for name, given in self.accounts.items()
         }
-        return Keld(home=self.directory, ledger_url=self.ledger_url, namespace=self.namespace, accounts=accounts)
+        return Keld(
+            home=self.directory,
+            ledger_url=self.ledger_url,
+            namespace=self.namespace,
+            default_namespace=self._location,
+            accounts=accounts,
+        )
 
     @property
     def directory(self) -> Path | None:
@@ -67,9 +81,33 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
 
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[KeldResource]:
+        self._location = None if context.run is None else location_of(context.run)
         try:
             yield self
         finally:
             if self._keld is not None:
                 self._keld.close()
                 self._keld = None
+
+
+def location_of(run: dg.DagsterRun) -> str | None:
+    """The name of the code location that a run is of; None of one that a test or a script executes by itself."""
+    return None if run.remote_job_origin is None else run.remote_job_origin.location_name
+
+
+_given: list[KeldResource] = []
+
+
+def one_of_equals(resource: KeldResource) -> KeldResource:
+    """The first resource of this process that is configured like this one: Dagster takes one object, not two equal ones, for a key."""
+    for other in _given:
+        if other == resource and _kinds(other) == _kinds(resource):
+            return other
+    _given.append(resource)
+    return resource
+
+
+def _kinds(resource: KeldResource) -> list[type]:
+    """The types of its values: a text and an `EnvVar` of that name are equal to each other."""
+    values = [resource, *vars(resource).values(), *(value for account in resource.accounts.values() for value in vars(account).values())]
+    return [type(value) for value in values]

@@ -12,12 +12,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import keld.answer
-from keld.answer import AnswerSink, Outcome, Reply, Sent, Tally, answer_schema, collect, same
+from keld.answer import AnswerSink, Outcome, Reply, Sent, Tally, answer_schema, collect, read_answers, same
 from keld.price import Bracket, Rates, Usage
 from keld.request import custom_id
 from keld.schema import Embedding, OutputSchema, output_schema
@@ -93,7 +94,7 @@ def _files(draw: st.DrawFn) -> tuple[list[int], list[list[Reply]]]:
 def test_every_row_asked_has_one_answer_in_order_whatever_came(tmp_path: Path, case: tuple[list[int], list[list[Reply]]]) -> None:
     positions, files = case
     _, rows = _collect(tmp_path, files, positions)
-    assert [row["position"] for row in rows] == positions
+    assert [row["keld_position"] for row in rows] == positions
 
 
 @SHARED
@@ -119,7 +120,7 @@ def test_the_tally_is_what_the_answers_say(tmp_path: Path, case: tuple[list[int]
     positions, files = case
     tally, rows = _collect(tmp_path, files, positions)
     assert tally.outcomes.total() == len(positions)
-    assert tally.retryable == sum(row["retryable"] for row in rows)
+    assert tally.retryable == sum(row["keld_retryable"] for row in rows)
     assert tally.answered == sum(row["keld_outcome"] == "answered" for row in rows)
     assert tally.cost_usd * 10**12 == sum(row["keld_cost_pico"] for row in rows)
     assert tally.standard_usd == 2 * tally.cost_usd
@@ -127,7 +128,7 @@ def test_the_tally_is_what_the_answers_say(tmp_path: Path, case: tuple[list[int]
 
 def test_without_any_result_file_every_row_is_lost_and_may_be_asked_again(tmp_path: Path) -> None:
     tally, rows = _collect(tmp_path, [], [3, 5])
-    assert [(row["position"], row["keld_outcome"], row["retryable"]) for row in rows] == [(3, "lost", True), (5, "lost", True)]
+    assert [(row["keld_position"], row["keld_outcome"], row["keld_retryable"]) for row in rows] == [(3, "lost", True), (5, "lost", True)]
     assert (tally.cost_usd, tally.retryable) == (0, 2)
 
 
@@ -145,7 +146,7 @@ def test_answers_too_large_for_memory_come_in_order_all_the_same(
     monkeypatch.setattr(keld.answer, "_RANGE_BYTES", range_bytes)
     monkeypatch.setattr(keld.answer, "BLOCK_BYTES", 700)
     _, rows = _collect(tmp_path, [file[:300] for file in files], range(400))
-    assert [row["position"] for row in rows] == list(range(400))
+    assert [row["keld_position"] for row in rows] == list(range(400))
     assert not list(tmp_path.glob(".answers-*"))
 
 
@@ -299,7 +300,20 @@ def test_rows_that_never_belonged_to_a_shard_have_an_outcome_too(tmp_path: Path)
         sink.add(same([4, 7], Outcome.UNASKABLE, "too large", None, OUTPUT))
     [batch] = read_parquet(tmp_path / "unsent.parquet")
     assert batch.schema.names == answer_schema(OUTPUT).names
-    assert pa.Table.from_batches([batch]).select(["position", "keld_outcome", "keld_model"]).to_pylist() == [
-        {"position": 4, "keld_outcome": "unaskable", "keld_model": None},
-        {"position": 7, "keld_outcome": "unaskable", "keld_model": None},
+    assert pa.Table.from_batches([batch]).select(["keld_position", "keld_outcome", "keld_model"]).to_pylist() == [
+        {"keld_position": 4, "keld_outcome": "unaskable", "keld_model": None},
+        {"keld_position": 7, "keld_outcome": "unaskable", "keld_model": None},
     ]
+
+
+def test_a_file_of_an_earlier_version_is_read_under_the_names_of_this_one(tmp_path: Path) -> None:
+    """What was answered, and paid, before an upgrade is neither lost nor asked again."""
+    path = tmp_path / "answers.parquet"
+    with AnswerSink(path, OUTPUT, np.array([3, 5]), 0) as sink:
+        sink.add(same([3, 5], Outcome.LOST, "gone", None, OUTPUT, retryable=True))
+    table = pq.read_table(path)
+    former = {"keld_position": "position", "keld_retryable": "retryable"}
+    pq.write_table(table.rename_columns([former.get(name, name) for name in table.schema.names]), path)
+    assert pa.Table.from_batches(read_answers(path)).equals(table)
+    some = ["keld_position", "keld_outcome", "keld_retryable"]
+    assert pa.Table.from_batches(read_answers(path, some)).equals(table.select(some))

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from datetime import timedelta
 
-import anthropic as anthropic_sdk
-import openai as openai_sdk
 import pytest
 from fast import turning
 from scene import Peer, anthropic, fault, openai, outcomes, tickets, triage
@@ -25,9 +23,7 @@ def emulator(open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyP
     emulator = listen(open_emulator(latency_s=3_600))
     pass_time(emulator, monkeypatch)
     monkeypatch.setattr("keld.realtime.Time", lambda: turning(emulator))
-    for sdk in (openai_sdk, anthropic_sdk):  # their own tries of harmless calls follow at once
-        monkeypatch.setattr(sdk._base_client, "INITIAL_RETRY_DELAY", 0)
-        monkeypatch.setattr(sdk._base_client, "MAX_RETRY_DELAY", 0)
+    monkeypatch.setattr("keld.http._PAUSES_S", (0, 0))  # harmless calls are tried again at once
     return emulator
 
 

@@ -38,8 +38,8 @@ def _answers(path: Path, answers: Round) -> Path:
     positions = sorted(answers)
     rows = [
         {
-            "position": n, "keld_outcome": answers[n][0].value, "keld_error": None, "keld_model": path.stem, "keld_lane": "batch",
-            "keld_cost_pico": answers[n][2], "retryable": answers[n][1], "label": f"{path.stem} {n}", "tags": [str(n)],
+            "keld_position": n, "keld_outcome": answers[n][0].value, "keld_error": None, "keld_model": path.stem, "keld_lane": "batch",
+            "keld_cost_pico": answers[n][2], "keld_retryable": answers[n][1], "label": f"{path.stem} {n}", "tags": [str(n)],
         }
         for n in positions
     ]  # fmt: skip

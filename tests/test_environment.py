@@ -37,6 +37,7 @@ from keld import Account, Keld, KeldError, Settings
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable, SinkError, SourceError, UnknownJobRun
 from keld.state import RunState
+from keld.table import try_sink
 
 pytestmark = pytest.mark.by_turns
 
@@ -246,6 +247,68 @@ def test_an_output_that_cannot_be_written_can_be_written_later(keld: Keld, emula
     check_promise(keld, emulator, done, tickets())
 
 
+@pytest.fixture
+def stuck(keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Path) -> str:
+    """A job run, all of whose rows are paid, and whose output cannot be written."""
+    status = keld.submit(triage(peer), tickets(), sink=tmp_path / "sinks" / "out.parquet")
+    keld.advance(status.id)
+    emulator.advance(60)
+    (tmp_path / "sinks").rmdir()
+    (tmp_path / "sinks").write_text("a file where the directory was")
+    with pytest.raises(SinkError):
+        keld.advance(status.id)
+    return status.id
+
+
+def test_what_cannot_be_written_can_be_read_and_written_elsewhere(
+    keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Path, stuck: str
+) -> None:
+    """What is paid can always be had."""
+    assert keld.read(stuck).read_all().num_rows == 6
+    keld.write(stuck, tmp_path / "by-hand.parquet")
+    with pytest.raises(SinkError, match="Nothing was sent"):
+        keld.submit(triage(peer), tickets(), sink=tmp_path / "sinks" / "another.parquet")
+    done = run(keld, emulator, triage(peer), sink=tmp_path / "elsewhere.csv")
+    assert (done.id, done.state, done.problem) == (stuck, RunState.FINISHED, None)
+    assert (tmp_path / "elsewhere.csv").read_text().count("\n") == pq.read_table(tmp_path / "by-hand.parquet").num_rows + 1 == 7
+    check_promise(keld, emulator, done, tickets())
+
+
+@pytest.mark.parametrize("by", ["cancel", "a submit without a sink", "another question", "force"])
+def test_what_cannot_be_written_stands_in_nobodys_way(
+    keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Path, stuck: str, by: str
+) -> None:
+    match by:
+        case "cancel":
+            keld.cancel(stuck)
+            keld.advance(stuck)
+        case "a submit without a sink":
+            assert keld.submit(triage(peer), tickets()).id == stuck
+        case "another question":
+            new = keld.submit(triage(peer, system="Another."), tickets(), sink=tmp_path / "new.parquet")
+            assert (new.generation, new.outdated) == (2, None)
+        case "force":
+            assert keld.submit(triage(peer), tickets(), force=True, sink=tmp_path / "new.parquet").generation == 2
+    assert (keld.status(stuck).state, keld.status(stuck).answered) == (RunState.FINISHED, 6)
+    assert keld.read(stuck).read_all().num_rows == 6
+
+
+def test_a_sink_that_cannot_be_written_is_found_before_anything_is_sent(keld: Keld, emulator: Emulator, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(SinkError, match="Nothing was sent"):
+        keld.submit(triage(openai), tickets(), sink=tmp_path / "file" / "out.parquet")
+    assert not emulator.requests()
+    assert keld.find("triage") is None
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file() and path.name[:6] != "ledger") == ["file"]
+
+
+def test_a_form_that_has_not_a_columns_type_is_refused_by_a_table_without_rows(tmp_path: Path) -> None:
+    with pytest.raises(SinkError, match="parquet cannot hold these columns"):
+        try_sink(tmp_path / "out.parquet", pa.schema([("odd", pa.month_day_nano_interval())]))
+    try_sink(tmp_path / "out.parquet", tickets().schema)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_output_asked_for_afterwards_costs_nothing(keld: Keld, emulator: Emulator, peer: Peer, tmp_path: Path) -> None:
     """The answers are there; they are written once more."""
     run(keld, emulator, triage(peer))
@@ -276,6 +339,28 @@ def test_a_table_that_a_function_gives_is_asked_for_only_where_it_is_needed(keld
     keld.advance(status.id)
     assert keld.submit(triage(peer), query).id == status.id
     assert len(asked) == 1
+
+
+OURS = ["position", "retryable", "outcome", "error", "model", "lane", "cost_pico", "prompt", "fingerprint", "row", "index"]
+
+
+def test_an_answers_fields_may_have_any_name_that_is_not_kelds(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """Files of our own have columns, too: a field of their name was paid for, and never collected."""
+    kind = {"type": "object", "properties": {name: {"type": "string"} for name in OURS}, "required": OURS, "additionalProperties": False}
+    fault(emulator, "rows", "error", status=500, count=2)  # a second round, so that all is read again
+    done = run(keld, emulator, triage(peer, output_type=kind), tickets().append_column("x", pa.array(range(6))))
+    assert (done.answered, keld.read(done.id).schema.names[3:-5]) == (6, OURS)
+    assert set(purchases(emulator).values()) == {1}
+    again = run(keld, emulator, triage(peer, output_type=kind), tickets(changed=[0]).append_column("x", pa.array(range(6))))
+    assert (again.answered, again.reused) == (6, 5)
+
+
+@pytest.mark.parametrize("name", ["keld_outcome", "keld_position", "Keld_anything"])
+def test_an_answers_field_in_kelds_own_namespace_is_refused(keld: Keld, emulator: Emulator, name: str) -> None:
+    kind = {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]}
+    with pytest.raises(InvalidJob, match="output_prefix"):
+        keld.submit(triage(openai, output_type=kind), tickets())
+    assert not emulator.requests()
 
 
 def test_a_run_that_is_not_over_cannot_be_read(keld: Keld, emulator: Emulator) -> None:

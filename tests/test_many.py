@@ -719,7 +719,7 @@ def test_the_lease_of_another_hosts_worker_is_waited_for(
         monkeypatch.setattr("socket.gethostname", lambda: "another-host")
     else:
         (boot := stage.folder / "boot_id").write_text("another-boot\n")
-        monkeypatch.setattr("keld.runner.runner._BOOT", boot)
+        monkeypatch.setattr("keld.process._BOOT", boot)
     (run,) = stage.keld.ledger.runs("default")
     stage.keld.advance(run.id)
     assert stage.keld.ledger.run(run.id) == run, "nothing was touched"

@@ -215,7 +215,7 @@ def test_a_lost_reply_is_in_doubt_and_not_asked_again(rows: Rows, emulator: Emul
     tally, answers = rows.collect()
     lost = [row for row in answers if row["keld_outcome"] == "lost"]
     assert len(lost) == tally.retryable == 2
-    assert all(row["retryable"] and "may have been paid" in row["keld_error"] for row in lost)
+    assert all(row["keld_retryable"] and "may have been paid" in row["keld_error"] for row in lost)
     assert rows.ask().in_doubt == 2, "counted over the whole journal, and not asked again by a second stretch"
     assert len(emulator.requests()) == 6
 

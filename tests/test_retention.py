@@ -139,3 +139,23 @@ def test_the_command_finds_nothing_in_a_young_ledger(keld: Keld, emulator: Emula
     monkeypatch.setenv("KELD_LEDGER_URL", keld.ledger_url)
     assert "Nothing is old enough" in CliRunner().invoke(app, ["gc"]).output
     assert json.loads(CliRunner().invoke(app, ["gc", "--json"]).output) == []
+
+
+def test_what_dead_workers_left_half_written_goes_from_job_runs_that_stay(keld: Keld, emulator: Emulator) -> None:
+    fault(emulator, "life", "stuck", done=0)
+    status = keld.submit(triage(openai), tickets())
+    keld.advance(status.id)
+    files = keld.staging.run(status.id)
+    shard = next(path for path in files.dir.iterdir() if path.is_dir())
+    (shard / ".answers-x").mkdir()
+    left = [files.dir / ".keld-0123456789ab-1-0123456789abcdef.tmp", shard / ".input.jsonl.1.aa", shard / ".answers-x" / "0.arrows"]
+    for path in left:
+        path.write_bytes(b"half")
+    for path in (*left, shard / ".answers-x"):
+        os.utime(path, (emulator.now().timestamp(),) * 2)
+    kept = {path for path in files.dir.rglob("*") if not any(part.startswith(".") for part in path.relative_to(files.dir).parts)}
+    assert keld.gc() == []
+    emulator.advance(MONTH)
+    [told] = keld.gc()
+    assert (told.leftover, told.size_bytes, told.run_id) == (True, 12, status.id)
+    assert set(files.dir.rglob("*")) == kept

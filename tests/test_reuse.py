@@ -31,8 +31,8 @@ def _answers(path: Path, bodies: list[str | None], answered: set[int]) -> Path:
     asked = [n for n, body in enumerate(bodies) if body is not None]
     rows = [
         {
-            "position": n, "keld_outcome": (Outcome.ANSWERED if n in answered else Outcome.EXPIRED).value, "keld_model": "m", "keld_lane": "batch",
-            "keld_cost_pico": 7, "retryable": n not in answered, "answer": f"to {bodies[n]}" if n in answered else None,
+            "keld_position": n, "keld_outcome": (Outcome.ANSWERED if n in answered else Outcome.EXPIRED).value, "keld_model": "m", "keld_lane": "batch",
+            "keld_cost_pico": 7, "keld_retryable": n not in answered, "answer": f"to {bodies[n]}" if n in answered else None,
         }
         for n in asked
     ]  # fmt: skip
@@ -59,7 +59,9 @@ def test_whatever_the_order_each_row_takes_the_answer_to_its_own_prompt(
         assert not (tmp_path / "reused.parquet").exists()
         return
     rows = [row for batch in read_parquet(tmp_path / "reused.parquet") for row in batch.to_pylist()]
-    assert [(row["position"], row["answer"], row["keld_outcome"]) for row in rows] == [(n, f"to {new[n]}", "answered") for n in expected]
+    assert [(row["keld_position"], row["answer"], row["keld_outcome"]) for row in rows] == [
+        (n, f"to {new[n]}", "answered") for n in expected
+    ]
 
 
 def test_what_is_reused_costs_nothing(tmp_path: Path) -> None:
@@ -87,4 +89,4 @@ def test_large_partitions_in_another_order_are_matched(tmp_path: Path) -> None:
     )  # fmt: skip
     answers = pa.Table.from_batches(list(read_parquet(tmp_path / "reused.parquet")))
     assert hit.sum() == 15_000
-    assert answers.column("answer").to_pylist() == [f"to {turned[n]}" for n in answers.column("position").to_pylist()]
+    assert answers.column("answer").to_pylist() == [f"to {turned[n]}" for n in answers.column("keld_position").to_pylist()]

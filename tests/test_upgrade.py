@@ -10,7 +10,9 @@ import sqlite3
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,8 +21,11 @@ from scene import finish
 from upgrade.provider import put_back
 from upgrade.world import LATENCY_S, job, rows
 
-from keld import Keld, Status
+from keld import Keld, Status, migration
 from keld.emulator import Emulator
+from keld.errors import LedgerError
+from keld.ledger import Ledger
+from keld.migration import NEWEST
 from keld.state import RunState
 
 LEFT = Path(__file__).parent / "upgrade" / "4ccca51"
@@ -81,6 +86,73 @@ def test_what_an_earlier_version_answered_is_not_asked_again(left: tuple[Keld, E
         changed = finish(keld, emulator, keld.submit(job(provider), rows("finished", changed=3), partition="finished").id)
         assert (changed.generation, changed.answered, changed.reused) == (2, 6, 5)
         assert bought(keld, emulator, changed.id) == Counter({3: 1})
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old_url(ledger_url: str) -> str:
+    """A ledger of the first version."""
+    load(ledger_url, read(f"{'sqlite' if ledger_url.startswith('sqlite') else 'postgres'}.sql").decode())
+    return ledger_url
+
+
+def shape(url: str) -> dict[str, Any]:
+    """Every table's columns and indexes, and the version."""
+    engine = sa.create_engine(sa.make_url(url) if url.startswith("sqlite") else sa.make_url(url).set(drivername="postgresql+psycopg"))
+    with engine.connect() as db:
+        look = sa.inspect(db)
+        tables = {
+            name: (
+                {column["name"]: (str(column["type"]), column["nullable"]) for column in look.get_columns(name)},
+                sorted((index["name"], tuple(index["column_names"])) for index in look.get_indexes(name)),
+                look.get_pk_constraint(name)["constrained_columns"],
+            )
+            for name in look.get_table_names()
+        }
+        version = db.execute(sa.text("SELECT version FROM keld_version")).scalar_one()
+    engine.dispose()
+    return tables | {"version": version}
+
+
+def test_an_upgraded_ledger_is_as_a_new_one(old_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Else a query may work on the developer's machine only."""
+    new_url = f"sqlite:///{tmp_path / 'new.db'}" if old_url.startswith("sqlite") else request.getfixturevalue("postgres")()
+    for url in (old_url, new_url):
+        Ledger(url).close()
+    assert shape(old_url) == shape(new_url)
+    assert shape(new_url)["version"] == NEWEST > 1
+
+
+def test_a_migration_that_fails_leaves_the_ledger_as_it_was(old_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The version before can go on with it."""
+    before = shape(old_url)
+    monkeypatch.setattr(
+        migration, "STEPS", ((*migration.STEPS[0], "ALTER TABLE keld_nothing ADD COLUMN at_all VARCHAR"), *migration.STEPS[1:])
+    )
+    with pytest.raises(LedgerError, match="cannot be opened"):
+        Ledger(old_url)
+    assert shape(old_url) == before
+
+
+def test_of_many_who_open_an_old_ledger_at_once_one_upgrades_it(old_url: str) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for ledger in pool.map(lambda _: Ledger(old_url), range(4)):
+            assert len(ledger.runs("default")) == 27
+            ledger.close()
+
+
+def test_a_ledger_that_lacks_a_table_is_refused_with_what_to_do(old_url: str) -> None:
+    """A restore or a copy that broke off: an empty table in its place would be a lie."""
+    engine = sa.create_engine(
+        sa.make_url(old_url) if old_url.startswith("sqlite") else sa.make_url(old_url).set(drivername="postgresql+psycopg")
+    )
+    with engine.begin() as db:
+        db.execute(sa.text("DROP TABLE keld_intent"))
+    engine.dispose()
+    with pytest.raises(LedgerError, match=r"not whole: it lacks keld_intent. .*from-staging"):
+        Ledger(old_url)
 
 
 def found(keld: Keld, provider: str, partition: str) -> Status:

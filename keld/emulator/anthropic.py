@@ -113,16 +113,22 @@ class Anthropic:
         received = await _receive(request, folder / f"{secrets.token_hex(8)}.body")
         rows = await run_in_threadpool(_rows_of, received, folder / f"{secrets.token_hex(8)}.requests")
         model = model_of(bytes(_item.decode(rows[0]).params))
-        name = f"msgbatch_{secrets.token_hex(12)}"
-        batch, late = self.store.new_batch(name, dialect=self, path=request.url.path, model=model)
-        batch.rows = rows
+        batch, late = self._make(rows, request.url.path, model)
         told = message_batch(batch, Phase("in_progress", 0), str(request.base_url))
-        self.store.add_batch(batch, lambda made: made.answer())
+        if batch.twice:
+            self._make(rows, request.url.path, model)
         if late is None:
             return JSONResponse(told)
         if late == 0:
             return Drop()
         raise error_of(late)
+
+    def _make(self, rows: Rows, path: str, model: str | None) -> tuple[Batch, int | None]:
+        """A registered batch, and the status a late landing answers."""
+        batch, late = self.store.new_batch(f"msgbatch_{secrets.token_hex(12)}", dialect=self, path=path, model=model)
+        batch.rows = rows
+        self.store.add_batch(batch, lambda made: made.answer())
+        return batch, late
 
     async def get_batch(self, request: Request) -> Response:
         batch = self._batch(request)

@@ -196,6 +196,7 @@ class Batch:
     output_expires_after_s: float | None = None
     get_from: float = 0.0
     list_from: float = 0.0
+    twice: bool = False
     rows: Rows | None = None
     enqueued_tokens: int = 0
     problems: list[Problem] = field(default_factory=list)

@@ -13,11 +13,12 @@ at any call: `any`, `upload`, `create`, `list`, `get`, `cancel`, `download`, `de
     drop_after        the work was done, then the connection is closed without a response
     delay             waits `delay_s` (1) in real time, then goes on
     redirect          307 to `location` (http://other-host.invalid)
-    garbage           a `body` (an HTML page) that is no JSON, with `status` (200); `after`: the work was done
+    garbage           a `body` (an HTML page) that is no JSON, with `status` (200), said to be in `encoding`; `after`: the work was done
 at `create`
     late_landing      no answer (or `status`); it appears `after_s` (60) later, if its input file still exists
     hidden            GET of the new batch is 404 `for_s` (10)
     list_lag          the new batch is not listed `for_s` (10)
+    twice             a second batch is made of it, as by a gateway that retries; only the first is answered
 at `life`
     fail              late validation failure with `code` `message` `line` `param` (OpenAI)
     token_limit       `failed` with `token_limit_exceeded` (OpenAI)
@@ -78,12 +79,13 @@ HTTP_FAULTS: dict[str, set[str]] = {
     "drop_after": set(),
     "delay": {"delay_s"},
     "redirect": {"location"},
-    "garbage": {"body", "status", "after"},
+    "garbage": {"body", "status", "after", "encoding"},
 }
 CREATE_FAULTS: dict[str, set[str]] = {
     "late_landing": {"after_s", "status"},
     "hidden": {"for_s"},
     "list_lag": {"for_s"},
+    "twice": set(),
 }
 LIFE_FAULTS: dict[str, set[str]] = {
     "fail": {"code", "message", "line", "param"},

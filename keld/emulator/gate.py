@@ -175,7 +175,9 @@ def _instead(rule: Rule) -> Response:
         case "redirect":
             return RedirectResponse(rule.get("location", "http://other-host.invalid"), 307)
         case "garbage":
-            return Response(rule.get("body", _GARBAGE), int(rule.get("status", 200)), media_type="text/html")
+            encoding = rule.get("encoding", None)
+            headers = {} if encoding is None else {"content-encoding": encoding}
+            return Response(rule.get("body", _GARBAGE), int(rule.get("status", 200)), headers, media_type="text/html")
         case _:
             error = error_of(int(rule.get("status", 500)), rule.get("message", None), rule.get("code", None))
             wait = rule.get("retry_after", None)

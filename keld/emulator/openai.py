@@ -193,19 +193,25 @@ class OpenAI:
         if file.purpose != "batch":
             raise ApiError(status=400, message="The input file must have purpose 'batch'.", param="input_file_id")
         model = await run_in_threadpool(_first_model, file.path)
-        name = f"batch_{secrets.token_hex(16)}"
-        batch, late = self.store.new_batch(name, dialect=self, path=request.url.path, model=model)
+        batch, late, told = self._make(asked, file, request.url.path, model)
+        if batch.twice:
+            self._make(asked, file, request.url.path, model)
+        if late is None:
+            return JSONResponse(told)
+        if late == 0:
+            return Drop()
+        raise error_of(late)
+
+    def _make(self, asked: Create, file: StoredFile, path: str, model: str | None) -> tuple[Batch, int | None, dict[str, Any]]:
+        """A registered batch, the status a late landing answers, and the batch as its create is answered."""
+        batch, late = self.store.new_batch(f"batch_{secrets.token_hex(16)}", dialect=self, path=path, model=model)
         batch.endpoint, batch.input_file_id, batch.metadata = asked.endpoint, file.id, asked.metadata
         expires = asked.output_expires_after
         batch.output_expires_after_s = float(expires["seconds"]) if expires else None
         # Read before the worker starts: the answer to a create is always "validating".
         told = batch_object(batch, Phase("validating", 0))
         self.store.add_batch(batch, lambda made: self._prepare(made, file.path))
-        if late is None:
-            return JSONResponse(told)
-        if late == 0:
-            return Drop()
-        raise error_of(late)
+        return batch, late, told
 
     async def get_batch(self, request: Request) -> Response:
         batch = self._batch(request)

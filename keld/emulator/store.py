@@ -156,6 +156,7 @@ class Store:
             model=model,
             get_from=now + float(hidden.get("for_s", 10)) if hidden else 0.0,
             list_from=now + (float(lagging.get("for_s", 10)) if lagging else self.settings.list_lag_s),
+            twice="twice" in created,
         )
         return batch, int(landing.get("status", 0)) if landing else None
 

@@ -6,7 +6,6 @@ time and its number of requests, and proven by the nonce in its custom_ids.  Wir
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
@@ -21,6 +20,7 @@ import anthropic as sdk
 import httpx2
 import msgspec
 
+from keld import http
 from keld.answer import Outcome, Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
@@ -40,11 +40,11 @@ from keld.providers.base import (
     Submission,
 )
 from keld.providers.call import IN_DOUBT, Wire, quotas, senders
-from keld.providers.client import hush_headers, key_of, origin
+from keld.providers.client import hush_headers, key_of, origin, url_of
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import create_outcome, plain_faults, scrubbed
-from keld.providers.line import lines_of
-from keld.providers.page import instant, paged
+from keld.providers.line import beginning, lines_of
+from keld.providers.page import Listing, has_id, id_of, instant, youngest
 from keld.providers.template import Hole, Template, template
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -71,18 +71,19 @@ _LEAST_CACHED = (
 )
 _TTL = {Lane.BATCH: Ttl.HOUR, Lane.STANDARD: Ttl.MINUTES}
 _RETRYABLE = frozenset({"api_error", "overloaded_error", "rate_limit_error", "timeout_error"})
-_SAMPLE_BYTES = 1 << 20  # of results, enough for the ids of some rows
+_GLANCE = 20  # batches of a list, to see the youngest
 _T = TypeVar("_T")
 
 
 class Anthropic:
     """One account at Anthropic, or at a host of its shape."""
 
-    def __init__(self, name: str, account: Account) -> None:
+    def __init__(self, name: str, account: Account, patience: http.Patience) -> None:
         self.name = name
         self.capabilities = _CAPABILITIES
-        self.host = origin(account.base_url or os.environ.get("ANTHROPIC_BASE_URL") or _HOST)
-        self._account = account
+        self._base_url = url_of(account, "ANTHROPIC_BASE_URL")
+        self.host = origin(self._base_url or _HOST)
+        self._account, self._patience = account, patience
 
     def ready(self) -> None:
         key_of(self.name, self._account, "ANTHROPIC_API_KEY")
@@ -92,9 +93,10 @@ class Anthropic:
         hush_headers()
         return sdk.Anthropic(
             api_key=key_of(self.name, self._account, "ANTHROPIC_API_KEY"),
-            base_url=self._account.base_url,
-            # A redirect would carry the key to wherever it points.
-            http_client=sdk.DefaultHttpxClient(follow_redirects=False),
+            base_url=self._base_url,
+            http_client=http.client(self._patience),
+            # The SDK would send an unanswered create again, and both would be paid; harmless calls are tried again by `http`.
+            max_retries=0,
         )
 
     # -- asking -----------------------------------------------------------------------------------------------
@@ -113,14 +115,13 @@ class Anthropic:
         return None
 
     def create(self, submission: Submission) -> CreateOutcome:
-        once = self._client.with_options(max_retries=0)  # the SDK would send an unanswered create again, and both would be paid
         size = submission.path.stat().st_size
         try:
-            with submission.path.open("rb") as file:
+            with http.sending(self._patience), submission.path.open("rb") as file:
                 headers = {"content-type": "application/json", "content-length": str(size)}
-                reply = once.post(_PATH, cast_to=httpx2.Response, content=file, options={"headers": headers})
+                reply = self._client.post(_PATH, cast_to=httpx2.Response, content=file, options={"headers": headers})
             batch = msgspec.json.decode(reply.content, type=_Batch)
-            return Created(_remote(batch)) if batch.id else OutcomeUnknown("a reply without a batch id")
+            return Created(_remote(batch)) if has_id(batch) else OutcomeUnknown("a reply without a batch id")
         except (sdk.APIError, sdk.AnthropicError) as error:
             return create_outcome(error, carried_prompts=True)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -131,9 +132,9 @@ class Anthropic:
 
         def client(transport: httpx2.AsyncClient) -> sdk.AsyncAnthropic:
             # Without retries: the SDK would send an unanswered request again, and both would be paid.
-            return sdk.AsyncAnthropic(api_key=key, base_url=self._account.base_url, http_client=transport, max_retries=0, timeout=timeout_s)
+            return sdk.AsyncAnthropic(api_key=key, base_url=self._base_url, http_client=transport, max_retries=0)
 
-        return senders(client, path, most, _WIRE, sdk)
+        return senders(client, path, timeout_s, most, _WIRE, sdk)
 
     def doubtful(self, custom_id: str, why: str) -> bytes:
         return _doubtful(custom_id, why)
@@ -146,18 +147,19 @@ class Anthropic:
 
     def newest(self) -> str | None:
         with self._plain("the list of batches"):
-            raw = self._client.messages.batches.with_raw_response.list(limit=1)
+            raw = self._client.messages.batches.with_raw_response.list(limit=_GLANCE)
             page = self._read(raw.http_response, _Page)
-            return page.data[0].id if page.data else None
+            return youngest([_remote(batch) for batch in page.data or ()])
 
-    def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
+    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False, behind: str | None = None) -> Listing:
         def page_after(after: str | None) -> tuple[list[RemoteBatch], bool | None]:
             with self._plain("the list of batches"):
                 raw = self._client.messages.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after_id=after or sdk.omit)
                 page = self._read(raw.http_response, _Page)
             return [_remote(batch) for batch in page.data or ()], page.has_more
 
-        return paged(page_after, created_after)
+        # "Most recently created batches are returned first": platform.claude.com/docs/en/api/listing-message-batches, 20 Nov 2026.
+        return Listing(page_after, created_after, until=until, newest_first=self.host == origin(_HOST), whole=whole, behind=behind)
 
     # -- ending -----------------------------------------------------------------------------------------------
 
@@ -170,18 +172,9 @@ class Anthropic:
             self._read(raw.http_response, _Batch)  # a proxy's own page with status 200 is no cancel
 
     def sample(self, batch: RemoteBatch) -> list[str]:
-        begun = b""
-        try:
-            with self._results(batch, {"Accept-Encoding": "identity"}) as stream:
-                for chunk in stream.iter_bytes():
-                    begun += chunk
-                    if len(begun) >= _SAMPLE_BYTES:
-                        break
-        except httpx2.HTTPError as error:
-            raise ProviderUnreachable(
-                f"{self.name} at {self.host} broke off the results of {batch.id} ({type(error).__name__}). They are read again later."
-            ) from None
-        ids = [line.custom_id for line in lines_of(begun[: begun.rfind(b"\n") + 1] or begun, _Line)]
+        with self._results(batch, {"Accept-Encoding": "identity"}) as stream:
+            begun = beginning(stream.iter_bytes(), self.name, self.host, batch.id)
+        ids = [line.custom_id for line in lines_of(begun, _Line)]
         told = begun.strip()
         if told and not ids and (told.startswith((b"<", b"{\n", b"{\r")) or (b"\n" not in told and batch.requests != 1)):
             # One document instead of lines: an error with status 200 must not say of a batch of ours that it is another's.
@@ -190,7 +183,7 @@ class Anthropic:
             )
         return ids
 
-    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int) -> list[Path]:
+    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int, *, anew: bool = False) -> list[Path]:
         def open_stream(headers: dict[str, str]) -> AbstractContextManager[Any]:
             return self._results(batch, headers)
 
@@ -200,7 +193,7 @@ class Anthropic:
         def proven(part: Path) -> bool:
             return batch.requests is not None and _lines(part) >= batch.requests
 
-        return [download(open_stream, into(0), complete, proven, most_bytes, f"the results of {batch.id}")]
+        return [download(open_stream, into(0), complete, proven, most_bytes, f"the results of {batch.id}", anew=anew)]
 
     def read(self, block: bytes) -> list[Reply]:
         return [_reply(line) for line in lines_of(block, _Line)]
@@ -222,7 +215,7 @@ class Anthropic:
 
     @contextmanager
     def _results(self, batch: RemoteBatch, headers: dict[str, str]) -> Iterator[Any]:
-        with self._plain("the download of results"):
+        with self._plain("the download of results", http.fetching):
             # What the SDK's own `results()` does, but never to another host than the configured one.
             options: Any = {"headers": headers | {"X-Stainless-Raw-Response": "stream"}}
             stream: Any = self._client.get(self._results_path(batch), cast_to=httpx2.Response, options=options)
@@ -241,13 +234,15 @@ class Anthropic:
         ours = bool(url) and origin(url) == self.host and bool(urlsplit(url).path)
         return url if ours else f"{_PATH}/{quote(batch.id, safe='')}/results"
 
-    def _plain(self, doing: str) -> AbstractContextManager[None]:
-        return plain_faults(self.name, self.host, doing, sdk)
+    @contextmanager
+    def _plain(self, doing: str, bounds: Callable[[http.Patience], AbstractContextManager[None]] = http.asking) -> Iterator[None]:
+        with plain_faults(self.name, self.host, doing, sdk), bounds(self._patience):
+            yield
 
     def _read(self, response: Any, kind: type[_T]) -> _T:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             found = msgspec.json.decode(response.content, type=kind)
-            if getattr(found, "id", True):
+            if has_id(found):
                 return found
         raise sdk.APIConnectionError(message="unreadable reply", request=response.request) from None
 
@@ -385,7 +380,7 @@ class _Counts(msgspec.Struct, gc=False):
 
 
 class _Batch(msgspec.Struct, gc=False):
-    id: str = ""
+    id: str | int | None = None  # some hosts number what they make
     processing_status: str | None = None
     created_at: Any = None
     cancel_initiated_at: str | None = None
@@ -403,11 +398,11 @@ def _remote(batch: _Batch) -> RemoteBatch:
     ended = (counts.succeeded or 0) + (counts.errored or 0) + (counts.canceled or 0) + (counts.expired or 0)
     total = ended + (counts.processing or 0)
     return RemoteBatch(
-        id=batch.id,
+        id=id_of(batch.id),
         state=_state(batch, counts),
         native=batch.processing_status or "?",
         created_at=instant(batch.created_at),
-        requests=total if batch.request_counts else None,
+        requests=total or None,
         succeeded=counts.succeeded,
         done=ended if batch.processing_status == "ended" else None,  # zeros until the very end: no progress
         result_refs=(batch.results_url,) if batch.results_url else (),

@@ -12,13 +12,17 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from keld.answer import Reply
 from keld.cache import Caching, Ttl
 from keld.price import Lane
+from keld.providers.client import check_url
 from keld.request import Question
 from keld.shard import Limits
+
+if TYPE_CHECKING:
+    from keld.providers.page import Listing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,9 @@ class Account:
         api_key_env: None means the SDK's own way (`OPENAI_API_KEY`, `ANTHROPIC_API_KEY`, ...).
         api_key: gives the key, where it is in no environment variable but in a vault, or an orchestrator's connection; "" where it has none.
         keyless: why it may have no key, in words for people, where more than an environment variable could give one.
+
+    Raises:
+        InvalidJob: `base_url` cannot be one.
     """
 
     kind: str
@@ -38,6 +45,10 @@ class Account:
     api_key_env: str | None = None
     api_key: Callable[[], str] | None = field(default=None, repr=False)
     keyless: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.base_url is not None:
+            check_url(self.base_url, f"The base URL of an account of kind {self.kind}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +99,11 @@ class RemoteBatch:
         """It failed only because too much was enqueued: back-pressure, no fault of the file."""
         return self.state is BatchState.FAILED and any(code == "token_limit_exceeded" for code, _ in self.errors)
 
+    @property
+    def unpaid(self) -> bool:
+        """It failed only because the account has no money left, or is closed: no fault of the file, and a person mends it."""
+        return self.state is BatchState.FAILED and any(code in NO_ACCESS for code, _ in self.errors)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
@@ -116,19 +132,33 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A definite no: nothing was created.  `permanent`: the same file will never be taken."""
+    """A no.  Once something was sent it is only somebody's word: whoever stands in between may have had the provider create it all the same.
+
+    Args:
+        status: None where no reply came, since nothing was sent.
+        permanent: the same file will never be taken.
+        own: in the provider's own shape of an error; else a page of a proxy or a gateway.
+        access: the key, the project or the money is refused, for every row; a person mends it.
+    """
 
     status: int | None
     code: str
     message: str
     permanent: bool
+    own: bool = True
+    access: bool = False
+
+    @property
+    def sent(self) -> bool:
+        return self.status is not None
 
 
 @dataclass(frozen=True, slots=True)
 class QueueFull:
-    """A definite no for now: rate or queue limit."""
+    """A no for now: rate or queue limit; `own` as of `Refused`."""
 
     retry_after_s: float | None
+    own: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +217,15 @@ class Denied:
 
 
 SendOutcome = Settled | NotNow | InDoubt | Denied
+# Codes and types that say: no money, no such account, no right to it, in the words of the services and of the gateways before them.
+# developers.openai.com/api/docs/guides/error-codes, platform.claude.com/docs/en/api/errors, docs.litellm.ai (budgets), 29 Nov 2026.
+NO_ACCESS = frozenset({
+    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated", "access_terminated",
+    "invalid_api_key", "invalid_organization", "organization_restricted", "organization_disabled",
+    "authentication_error", "permission_error", "billing_error", "credit_balance_too_low", "insufficient_balance",
+    "insufficient_credits", "payment_required", "budget_exceeded", "usage_limit_reached",
+})  # fmt: skip
+
 Sender = Callable[[str, bytes], Awaitable[SendOutcome]]
 """A custom_id (for the line; it is not sent) and a request's body -> what came of one HTTP attempt."""
 
@@ -265,11 +304,15 @@ class Provider(Protocol):
         ...
 
     def newest(self) -> str | None:
-        """The id of the youngest batch there is: any create from now on is younger, whatever either clock says."""
+        """The id of the youngest batch of the list's first page: any create from now on is no older, whatever either clock says."""
         ...
 
-    def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
-        """Batches, the youngest first, to the end of the first page that is wholly older."""
+    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False, behind: str | None = None) -> Listing:
+        """Batches, those that were made after an instant, or after the batch `until`, among them; see `Listing` for what its end proves.
+
+        Args:
+            behind: the id of a batch: only what the list has behind it, which proves nothing.
+        """
         ...
 
     def cancel(self, batch_id: str) -> None:
@@ -280,8 +323,8 @@ class Provider(Protocol):
         """Some custom_ids of a batch that has ended, from the beginning of its results."""
         ...
 
-    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int) -> list[Path]:
-        """All result files, those with the answers first, whole and durable, at `into(0)`, `into(1)`, ...; see `download` for `most_bytes`."""
+    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int, *, anew: bool = False) -> list[Path]:
+        """All result files, those with the answers first, whole and durable, at `into(0)`, `into(1)`, ...; see `download` for `most_bytes` and `anew`."""
         ...
 
     def read(self, block: bytes) -> list[Reply]:

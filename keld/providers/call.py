@@ -6,6 +6,7 @@ Nothing is sent twice here, and nothing is decided but what is known: done, not 
 
 from __future__ import annotations
 
+import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -26,9 +27,8 @@ IN_DOUBT = "keld_in_doubt"  # the code of a line that says: sent, and no reply; 
 # Refused at the door, by their own words, and so not paid: Anthropic's 529 overloaded_error, Groq's 498 capacity_exceeded for flex, and a
 # 503 that says when to come back.  Any other 5xx may be a proxy's, which lost the reply only.
 _NOT_DONE = {"overloaded_error", "capacity_exceeded"}
-# OpenAI says 429 to an empty account too, platform.openai.com/docs/guides/error-codes, 20 Nov 2026; no waiting helps there.
-_NO_MONEY = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}
 _CONNECTIONS = 32  # of one client
+_CONNECT_S = 30.0
 _SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?").fullmatch
 
 
@@ -42,32 +42,44 @@ class Wire:
 
 
 @asynccontextmanager
-async def senders(client: Callable[[httpx2.AsyncClient], Any], path: str, most: int, wire: Wire, sdk: Any) -> AsyncIterator[Sender]:
+async def senders(
+    client: Callable[[httpx2.AsyncClient], Any], path: str, timeout_s: float, most: int, wire: Wire, sdk: Any
+) -> AsyncIterator[Sender]:
     """A sender for `most` requests at a time, over several of the SDK's clients: the transport looks at all connections of one for each request.
 
     Args:
         client: makes one upon a transport.
+        timeout_s: of a whole request, from its connection to the last byte of its reply.
     """
     trust = httpx2.create_ssl_context()  # once: reading the machine's certificates takes 80 ms
     async with AsyncExitStack() as opened:
-        made = [client(_transport(sdk, trust)) for _ in range(-(-most // _CONNECTIONS))]
+        made = [client(_transport(sdk, trust, timeout_s)) for _ in range(-(-most // _CONNECTIONS))]
         clients = cycle([await opened.enter_async_context(one) for one in made])
-        yield lambda custom_id, body: call(next(clients), path, custom_id, body, wire, sdk)
+        yield lambda custom_id, body: call(next(clients), path, custom_id, body, wire, sdk, timeout_s)
 
 
-def _transport(sdk: Any, trust: ssl.SSLContext) -> httpx2.AsyncClient:
+def _transport(sdk: Any, trust: ssl.SSLContext, timeout_s: float) -> httpx2.AsyncClient:
     # Without a bound on connections: a request that waits for one would count as sent.  A server that closes an idle one just as it is
     # used again leaves the request in doubt; the shortest usual patience is 5 s.  A redirect would carry the key to wherever it points.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3)
-    made: httpx2.AsyncClient = sdk.DefaultAsyncHttpxClient(follow_redirects=False, limits=limits, verify=trust)
+    # A connection has less than the whole time, so that one which was never made is known for what it is: not sent.
+    timeout = httpx2.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s / 2))
+    headers = {"accept-encoding": "identity"}  # what cannot be read is not offered
+    made: httpx2.AsyncClient = sdk.DefaultAsyncHttpxClient(
+        follow_redirects=False, limits=limits, verify=trust, timeout=timeout, headers=headers
+    )
     return made
 
 
-async def call(client: Any, path: str, custom_id: str, body: bytes, wire: Wire, sdk: Any) -> SendOutcome:
+async def call(client: Any, path: str, custom_id: str, body: bytes, wire: Wire, sdk: Any, timeout_s: float) -> SendOutcome:
     """What came of sending `body` to `path`, once."""
     options = {"headers": {"content-type": "application/json"}}
     try:
-        reply = await client.post(path, cast_to=httpx2.Response, content=body, options=options)
+        # The SDK's own time-outs are of one read: a reply of a byte a second outlives them all.
+        async with asyncio.timeout(timeout_s):
+            reply = await client.post(path, cast_to=httpx2.Response, content=body, options=options)
+    except TimeoutError:
+        return _in_doubt(custom_id, f"no whole reply within {timeout_s:,.0f} s", wire)
     except sdk.APIStatusError as error:
         return _status(error, custom_id, wire)
     except (sdk.APIError, httpx2.HTTPError) as error:
@@ -122,8 +134,6 @@ def _status(error: Any, custom_id: str, wire: Wire) -> SendOutcome:
     """What an HTTP status other than 2xx meant; see `create_outcome`, with which it agrees."""
     status, code, told = error.status_code, code_in(error), wire.quotas(error.response.headers)
     match create_outcome(error, carried_prompts=True):
-        case QueueFull() if code in _NO_MONEY:
-            return Denied(status=status, code=code)
         case QueueFull(retry_after_s=wait):
             return NotNow(why=f"HTTP {status} {code}", retry_after_s=wait, quotas=told)
         case Refused(permanent=permanent):

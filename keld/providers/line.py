@@ -8,11 +8,18 @@ which then no line mentions, is told as lost.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import httpx2
 import msgspec
 
+from keld.errors import ProviderUnreachable
+from keld.providers.fault import cause_of
+
 T = TypeVar("T")
+
+_BEGINNING_BYTES = 1 << 20  # of results, enough for the ids of some rows
 
 # Worth asking again: time-outs, conflicts, rate limits, faults of the server; 0 was seen in the wild for "no reply inside".
 RETRYABLE_STATUS = frozenset({0, 408, 409, 429})
@@ -29,6 +36,25 @@ def lines_of(block: bytes, kind: type[T]) -> list[T]:
         return decoded
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return [struct for line in block.split(b"\n") if (struct := _one(line, kind, decoder)) is not None]
+
+
+def beginning(chunks: Iterator[bytes], name: str, host: str, batch_id: str) -> bytes:
+    """The first lines of a batch's results, whole, as far as a megabyte goes; all of it where it has but one.
+
+    Raises:
+        ProviderUnreachable: they broke off.
+    """
+    begun = b""
+    try:
+        for chunk in chunks:
+            begun += chunk
+            if len(begun) >= _BEGINNING_BYTES:
+                break
+    except httpx2.HTTPError as error:
+        raise ProviderUnreachable(
+            f"{name} at {host} broke off the results of {batch_id}: {cause_of(error)}. They are read again later."
+        ) from None
+    return begun[: begun.rfind(b"\n") + 1] or begun
 
 
 def _one(line: bytes, kind: type[T], decoder: Any) -> T | None:

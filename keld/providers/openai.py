@@ -13,7 +13,6 @@ prompt, and none read.  So there we say `explicit`, which writes nothing but wha
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager, suppress
@@ -28,6 +27,7 @@ import httpx2
 import msgspec
 import openai as sdk
 
+from keld import http
 from keld.answer import Outcome, Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob
@@ -46,12 +46,12 @@ from keld.providers.base import (
     Submission,
 )
 from keld.providers.call import IN_DOUBT, Wire, quotas, senders
-from keld.providers.client import hush_headers, key_of, origin
+from keld.providers.client import hush_headers, key_of, origin, url_of
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import code_of, create_outcome, plain_faults, scrubbed
-from keld.providers.line import RETRYABLE_STATUS, lines_of
+from keld.providers.line import RETRYABLE_STATUS, beginning, lines_of
 from keld.providers.openai_schema import obstacle, schema_format, why_loose
-from keld.providers.page import instant, paged
+from keld.providers.page import Listing, has_id, id_of, instant, youngest
 from keld.providers.template import Hole, Template, template
 from keld.request import Question, custom_id, one_line
 from keld.schema import OutputSchema
@@ -76,6 +76,7 @@ _STATES = {
     "cancelled": BatchState.CANCELLED,
 }  # everything else, also a status never seen before, is still in progress
 _KEY = "keld_key"
+_GLANCE = 20  # batches of a list, to see the youngest
 _VERSION = re.compile(r"\bgpt-(\d+)(?:\.(\d+))?")
 _LEAST_CACHED = 1_024  # tokens
 _EXPLICIT = {"mode": "explicit"}
@@ -85,11 +86,12 @@ _T = TypeVar("_T")
 class OpenAI:
     """One account at OpenAI, or at a host of its shape."""
 
-    def __init__(self, name: str, account: Account) -> None:
+    def __init__(self, name: str, account: Account, patience: http.Patience) -> None:
         self.name = name
         self.capabilities = _CAPABILITIES
-        self.host = origin(account.base_url or os.environ.get("OPENAI_BASE_URL") or _HOST)
-        self._account = account
+        self._base_url = url_of(account, "OPENAI_BASE_URL")
+        self.host = origin(self._base_url or _HOST)
+        self._account, self._patience = account, patience
 
     def ready(self) -> None:
         key_of(self.name, self._account, "OPENAI_API_KEY")
@@ -99,9 +101,10 @@ class OpenAI:
         hush_headers()
         return sdk.OpenAI(
             api_key=key_of(self.name, self._account, "OPENAI_API_KEY"),
-            base_url=self._account.base_url,
-            # A redirect would carry the key to wherever it points.
-            http_client=sdk.DefaultHttpxClient(follow_redirects=False),
+            base_url=self._base_url,
+            http_client=http.client(self._patience),
+            # The SDK would send an unanswered create again, and both would be paid; harmless calls are tried again by `http`.
+            max_retries=0,
         )
 
     # -- asking -----------------------------------------------------------------------------------------------
@@ -122,21 +125,21 @@ class OpenAI:
         return _encoder(question, model, nonce, cache)
 
     def upload(self, path: Path, key: str) -> str | None:
-        with self._plain("the upload of an input file", carried_prompts=True), path.open("rb") as file:
+        with self._plain("the upload of an input file", http.sending, carried_prompts=True), path.open("rb") as file:
             raw = self._client.files.with_raw_response.create(file=(f"keld-{key}.jsonl", file), purpose="batch")
-            return str(self._read(raw, _File).id)
+            return id_of(self._read(raw, _File).id)
 
     def create(self, submission: Submission) -> CreateOutcome:
-        once = self._client.with_options(max_retries=0)  # the SDK would send an unanswered create again, and both would be paid
         try:
-            raw = once.batches.with_raw_response.create(
-                input_file_id=submission.input_ref or "",
-                endpoint=submission.endpoint,  # type: ignore[arg-type]  # the SDK's literal lags behind the hosts' endpoints
-                completion_window="24h",
-                metadata={_KEY: submission.key},
-            )
+            with http.sending(self._patience):
+                raw = self._client.batches.with_raw_response.create(
+                    input_file_id=submission.input_ref or "",
+                    endpoint=submission.endpoint,  # type: ignore[arg-type]  # the SDK's literal lags behind the hosts' endpoints
+                    completion_window="24h",
+                    metadata={_KEY: submission.key},
+                )
             batch = msgspec.json.decode(raw.http_response.content, type=_Batch)
-            return Created(_remote(batch)) if batch.id else OutcomeUnknown("a reply without a batch id")
+            return Created(_remote(batch)) if has_id(batch) else OutcomeUnknown("a reply without a batch id")
         except (sdk.APIError, sdk.OpenAIError) as error:
             return create_outcome(error, carried_prompts=False)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -147,9 +150,9 @@ class OpenAI:
 
         def client(transport: httpx2.AsyncClient) -> sdk.AsyncOpenAI:
             # Without retries: the SDK would send an unanswered request again, and both would be paid.
-            return sdk.AsyncOpenAI(api_key=key, base_url=self._account.base_url, http_client=transport, max_retries=0, timeout=timeout_s)
+            return sdk.AsyncOpenAI(api_key=key, base_url=self._base_url, http_client=transport, max_retries=0)
 
-        return senders(client, path.removeprefix("/v1"), most, _WIRE, sdk)
+        return senders(client, path.removeprefix("/v1"), timeout_s, most, _WIRE, sdk)
 
     def doubtful(self, custom_id: str, why: str) -> bytes:
         return _doubtful(custom_id, why)
@@ -166,17 +169,17 @@ class OpenAI:
 
     def newest(self) -> str | None:
         with self._plain("the list of batches"):
-            page = self._read(self._client.batches.with_raw_response.list(limit=1), _Page)
-            return page.data[0].id if page.data else None
+            page = self._read(self._client.batches.with_raw_response.list(limit=_GLANCE), _Page)
+            return youngest([_remote(batch) for batch in page.data or ()])
 
-    def batches(self, created_after: datetime) -> Iterator[RemoteBatch]:
+    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False, behind: str | None = None) -> Listing:
         def page_after(after: str | None) -> tuple[list[RemoteBatch], bool | None]:
             with self._plain("the list of batches"):
                 raw = self._client.batches.with_raw_response.list(limit=_CAPABILITIES.list_page, after=after or sdk.omit)
                 page = self._read(raw, _Page)
             return [_remote(batch) for batch in page.data or ()], page.has_more
 
-        return paged(page_after, created_after)
+        return Listing(page_after, created_after, until=until, newest_first=self.host == origin(_HOST), whole=whole, behind=behind)
 
     # -- ending -----------------------------------------------------------------------------------------------
 
@@ -189,10 +192,18 @@ class OpenAI:
             self._read(raw, _Batch)  # a proxy's own page with status 200 is no cancel
 
     def sample(self, batch: RemoteBatch) -> list[str]:
-        return [] if batch.key is None else [batch.key]  # its mark says it already
+        if batch.key is not None:
+            return [batch.key]  # its mark says it already
+        with self._plain("the download of results", http.fetching):
+            for ref in batch.result_refs:
+                with self._client.files.with_streaming_response.content(ref, extra_headers={"Accept-Encoding": "identity"}) as stream:
+                    found = beginning(stream.iter_bytes(), self.name, self.host, batch.id)
+                if ids := [line.custom_id for line in lines_of(found, _Line)]:
+                    return ids
+        return []
 
-    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int) -> list[Path]:
-        return [self._download(ref, into(n), most_bytes) for n, ref in enumerate(batch.result_refs)]
+    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int, *, anew: bool = False) -> list[Path]:
+        return [self._download(ref, into(n), most_bytes, anew) for n, ref in enumerate(batch.result_refs)]
 
     def read(self, block: bytes) -> list[Reply]:
         return [_reply(line) for line in lines_of(block, _Line)]
@@ -212,13 +223,13 @@ class OpenAI:
         if "_client" in self.__dict__:
             self._client.close()
 
-    def _download(self, ref: str, path: Path, most_bytes: int) -> Path:
+    def _download(self, ref: str, path: Path, most_bytes: int, anew: bool) -> Path:
         size = self._size_bytes(ref)
 
         @contextmanager
         def open_stream(headers: dict[str, str]) -> Iterator[Any]:
             with (
-                self._plain("the download of results"),
+                self._plain("the download of results", http.fetching),
                 self._client.files.with_streaming_response.content(ref, extra_headers=headers) as stream,
             ):
                 yield stream
@@ -229,22 +240,31 @@ class OpenAI:
         def proven(part: Path) -> bool:
             return bool(size) and complete(part)
 
-        return download(open_stream, path, complete, proven, most_bytes, f"result file {ref}")
+        return download(open_stream, path, complete, proven, most_bytes, f"result file {ref}", anew=anew)
 
     def _size_bytes(self, ref: str) -> int | None:
         """What the provider says the file weighs; None where it does not say (many compatible hosts)."""
         try:
-            return msgspec.json.decode(self._client.files.with_raw_response.retrieve(ref).http_response.content, type=_File).bytes
+            with http.asking(self._patience):
+                return msgspec.json.decode(self._client.files.with_raw_response.retrieve(ref).http_response.content, type=_File).bytes
         except (sdk.APIError, msgspec.MsgspecError):
             return None
 
-    def _plain(self, doing: str, *, carried_prompts: bool = False) -> AbstractContextManager[None]:
-        return plain_faults(self.name, self.host, doing, sdk, carried_prompts=carried_prompts)
+    @contextmanager
+    def _plain(
+        self,
+        doing: str,
+        bounds: Callable[[http.Patience], AbstractContextManager[None]] = http.asking,
+        *,
+        carried_prompts: bool = False,
+    ) -> Iterator[None]:
+        with plain_faults(self.name, self.host, doing, sdk, carried_prompts=carried_prompts), bounds(self._patience):
+            yield
 
     def _read(self, raw: Any, kind: type[_T]) -> _T:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             found = msgspec.json.decode(raw.http_response.content, type=kind)
-            if getattr(found, "id", True):
+            if has_id(found):
                 return found
         raise sdk.APIConnectionError(message="unreadable reply", request=raw.http_response.request) from None
 
@@ -384,8 +404,11 @@ _WIRE = Wire(settled=_settled, doubtful=_doubtful, quotas=_quotas)
 # -- the wire: objects and result lines -----------------------------------------------------------------------
 
 
+_Id = str | int | None  # some hosts number what they make
+
+
 class _File(msgspec.Struct, gc=False):
-    id: str
+    id: _Id
     bytes: int | None = None
 
 
@@ -396,15 +419,15 @@ class _Removal(msgspec.Struct, gc=False):
 class _Batch(msgspec.Struct, gc=False):
     """As far as anybody keeps to it: hosts of this shape differ in all but the id and the status."""
 
-    id: str = ""
+    id: _Id = None
     status: str | None = None
     created_at: Any = None
     errors: Any = None
-    output_file_id: str | None = None
-    error_file_id: str | None = None
+    output_file_id: _Id = None
+    error_file_id: _Id = None
     request_counts: Any = None
     metadata: Any = None
-    input_file_id: str | None = None
+    input_file_id: _Id = None
 
 
 class _Page(msgspec.Struct, gc=False):
@@ -415,18 +438,18 @@ class _Page(msgspec.Struct, gc=False):
 def _remote(batch: _Batch) -> RemoteBatch:
     total, completed, failed = (_count(batch.request_counts, name) for name in ("total", "completed", "failed"))
     return RemoteBatch(
-        id=batch.id,
+        id=id_of(batch.id),
         state=_STATES.get((batch.status or "").lower(), BatchState.IN_PROGRESS),
         native=batch.status or "?",
         created_at=instant(batch.created_at),
         key=str(batch.metadata.get(_KEY) or "") or None if isinstance(batch.metadata, dict) else None,
-        input_ref=batch.input_file_id,
+        input_ref=id_of(batch.input_file_id) or None,
         requests=total,
         succeeded=completed,
         done=None if completed is None else completed + (failed or 0),
         errors=_batch_errors(batch.errors),
         # "" and null both mean "no such file".
-        result_refs=tuple(ref for ref in (batch.output_file_id, batch.error_file_id) if ref),
+        result_refs=tuple(ref for ref in map(id_of, (batch.output_file_id, batch.error_file_id)) if ref),
     )
 
 

@@ -1,46 +1,134 @@
 """Collect: the result files of a batch that has ended, or the journal of a stretch -> one answer a row, on our disk.
 
-A step of the runner.  What was answered is paid, however the batch ended, and is never thrown away.
+A step of the runner.  What was answered is paid, however the batch ended, and is never thrown away.  Fetching is free and asking is not, so a row is
+only asked again where the provider has said, and can be believed, that it has no answer to it:
+
+- A file without one line of ours that says something (text, nothing, an error with status 200, another's rows, a bomb), or none at all, is a fault
+  of the file.  It is fetched again with growing pauses, until the shard's last instant (`last`); then its rows are quarantined, never asked again
+  by themselves.  Only where the provider says that it answered none, in counts that add up or by an end that names no file, are they asked again:
+  these are the honest cases of a batch that expired, was cancelled, or failed in every row.
+- A file with some lines of ours is not whole while it lacks others: it may still be growing, or be a mixture of two.  Rows are lost only when each
+  row that the provider counts as done has its line; or when the file, fetched anew and in one piece, has the same size as the time before, and has
+  had ten minutes to grow.  By size, not by digest: some hosts write their rows in another order each time.
 """
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from keld import answer
 from keld.answer import LOST, Missing, Outcome, Tally
-from keld.errors import ProviderRefused, ProviderUnreachable
+from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.price import Lane
-from keld.providers.base import Provider, RemoteBatch
+from keld.providers.base import BatchState, Provider, RemoteBatch
 from keld.record import JobRun, Shard
 from keld.request import Question
+from keld.runner.last import last_of
 from keld.runner.visit import LAG, Visit, log, sent_of
 from keld.staging import ShardFiles, disk_errors
 from keld.state import Event
 
 _RESULT_BYTES_MOST = 16 << 30  # of one file, whatever it holds
+_PAUSE, _PAUSE_MOST = (
+    timedelta(minutes=1),
+    timedelta(hours=1),
+)  # before a file is fetched again that could be read, and was not what it should be
+_UNREACHABLE_MOST = timedelta(minutes=10)  # and where it could not be fetched
+_NEVER_WHOLE = Missing(
+    Outcome.LOST, "in no result file, which never was the same twice; not asked again, since it may be paid", retryable=False
+)
 
 
 def collect(visit: Visit, run: JobRun, shard: Shard) -> Shard:
-    """Judges every line of a shard's results, keeps one answer a row."""
-    provider, files = visit.provider(shard), visit.files.shard(shard.id)
-    batch = _batch(provider, shard) if shard.lane == Lane.BATCH else None
-    sent, output, missing = sent_of(run, visit.files, shard), visit.output(), _missing(shard)
-    with disk_errors(visit.files.dir, "What was answered is paid, and stays where it is."):
-        results = [files.journal] if batch is None else _fetch(visit, provider, shard, batch, files)
-        tally = answer.collect([path for path in results if path.exists()], provider.read, sent, output, files.answers, missing)
-    failpoint("collect.done")
-    nothing = not tally.outcomes.keys() - {Outcome.LOST}
-    if batch is not None and batch.succeeded != 0 and nothing and not tally.foreign and not _is_late(visit, shard):
-        raise ProviderUnreachable(
-            f"{shard.provider} at {shard.host} gave results of {batch.id} in which none of its {shard.requests:,} rows is. They are fetched again later."
+    """Judges every line of a shard's results, keeps one answer a row; or notes when they are fetched again."""
+    if shard.lane != Lane.BATCH:
+        return _collected(visit, shard, _tally(visit, run, shard, [visit.files.shard(shard.id).journal], _missing(shard)))
+    files = visit.files.shard(shard.id)
+    before = _sizes(files)  # of an earlier fetch that was not believed
+    try:
+        batch = _batch(visit.provider(shard), shard)
+        with disk_errors(visit.files.dir, "What was answered is paid, and stays where it is."):
+            results = _fetch(visit, shard, batch, files, anew=bool(before))
+            _remove_others(files, results)
+    except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
+        return _again(visit, shard, problem, visit.settings.retry_unreachable, _UNREACHABLE_MOST)
+    tally = _tally(visit, run, shard, results, LOST)
+    unmentioned = tally.outcomes[Outcome.LOST]
+    if unmentioned == shard.requests and not _answered_none(visit, shard, batch, results):
+        fault = (
+            f"{shard.provider} at {shard.host} gave results of {batch.id} in which none of its {shard.requests:,} rows is. They may be paid for, so they "
+            "are not asked again; the results are."
         )
-    if batch is not None and not provider.capabilities.marks_batches and nothing and tally.foreign:
-        why = f"the batch {shard.batch_id} that was adopted holds other rows"
-        return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "foreign_results"})
+        return _again(visit, shard, ProviderUnreachable(fault), _PAUSE, _PAUSE_MOST)
+    if 0 < unmentioned < shard.requests and not _is_whole(visit, shard, batch, tally, before, _sizes(files)):
+        last = last_of(visit, run, shard)
+        if last is None or visit.now() < last:
+            fault = (
+                f"{shard.provider} at {shard.host} gave results of {batch.id} that lack {unmentioned:,} of its {shard.requests:,} rows. "
+                "They are fetched again before anything is asked again."
+            )
+            return _again(visit, shard, ProviderUnreachable(fault), _PAUSE, LAG)
+        tally = _tally(visit, run, shard, results, _NEVER_WHOLE)
+    return _collected(visit, shard, tally)
+
+
+def _tally(visit: Visit, run: JobRun, shard: Shard, results: list[Path], missing: Missing) -> Tally:
+    provider, answers = visit.provider(shard), visit.files.shard(shard.id).answers
+
+    def read(block: bytes) -> list[answer.Reply]:
+        visit.pulse()
+        return provider.read(block)
+
+    with disk_errors(visit.files.dir, "What was answered is paid, and stays where it is."):
+        return answer.collect(
+            [path for path in results if path.exists()], read, sent_of(run, visit.files, shard), visit.output(), answers, missing
+        )
+
+
+def _collected(visit: Visit, shard: Shard, tally: Tally) -> Shard:
+    failpoint("collect.done")
     return visit.record(shard, Event.COLLECTED, **_counts(tally), collected_at=visit.now(), facts=_findings(tally))
+
+
+def _again(visit: Visit, shard: Shard, problem: KeldError, pause: timedelta, most: timedelta) -> Shard:
+    """The shard, whose results are fetched again later, and later each time."""
+    visit.problem = problem
+    visit.stuck[shard.id] = str(problem)
+    wait = min(pause * (1 << min(shard.looks, 16)), most)
+    log.warning("shard.not_collected shard=%s batch_id=%s problem=%s", shard.id, shard.batch_id, type(problem).__name__)
+    return visit.record(shard, Event.LOOKED, looks=shard.looks + 1, not_before=visit.now() + wait, facts={"why": type(problem).__name__})
+
+
+def _answered_none(visit: Visit, shard: Shard, batch: RemoteBatch, results: list[Path]) -> bool:
+    """Whether the provider says that it answered none of the rows, and can be believed."""
+    if any(path.stat().st_size for path in results if path.exists()):
+        return False  # errors of our rows would have our rows' ids: this is something else
+    if batch.succeeded == 0 and batch.requests == shard.requests:
+        return batch.state is not BatchState.COMPLETED or batch.done == shard.requests
+    no_end_of_work = batch.state in (BatchState.CANCELLED, BatchState.EXPIRED, BatchState.FAILED) and not batch.result_refs
+    return no_end_of_work and (batch.succeeded == 0 or (batch.succeeded is None and _is_late(visit, shard)))
+
+
+def _is_whole(visit: Visit, shard: Shard, batch: RemoteBatch, tally: Tally, before: list[int], sizes: list[int]) -> bool:
+    """Whether rows that are in no result are in none, and will be in none."""
+    mentioned = shard.requests - tally.outcomes[Outcome.LOST]
+    if batch.requests == shard.requests and batch.done == mentioned:
+        return True
+    return bool(before) and before == sizes and _is_late(visit, shard)
+
+
+def _sizes(files: ShardFiles) -> list[int]:
+    """Of the result files that are there, in bytes."""
+    return [path.stat().st_size for path in sorted(files.dir.glob("result-*.jsonl"))]
+
+
+def _remove_others(files: ShardFiles, results: list[Path]) -> None:
+    """Removes the result files of an earlier fetch that are not named any more."""
+    for path in set(files.dir.glob("result-*.jsonl")) - set(results):
+        path.unlink(missing_ok=True)
 
 
 def _missing(shard: Shard) -> Missing:
@@ -63,21 +151,14 @@ def _batch(provider: Provider, shard: Shard) -> RemoteBatch:
     return batch
 
 
-def _fetch(visit: Visit, provider: Provider, shard: Shard, batch: RemoteBatch, files: ShardFiles) -> list[Path]:
-    """All result files; none where the provider, after its time, still does not give them out: their rows are then lost."""
-    late = _is_late(visit, shard)
-    if batch.succeeded and not batch.result_refs and not late:
+def _fetch(visit: Visit, shard: Shard, batch: RemoteBatch, files: ShardFiles, *, anew: bool) -> list[Path]:
+    """All result files, those with the answers first; none where it names none."""
+    if batch.succeeded and not batch.result_refs and not _is_late(visit, shard):
         raise ProviderUnreachable(
             f"{shard.provider} at {shard.host} says that batch {batch.id} has ended with {batch.succeeded:,} answers, but names no results yet. "
             "They are looked for again."
         )
-    try:
-        return provider.download(batch, files.result, most_bytes(visit.question(), shard))
-    except ProviderRefused as refused:
-        if refused.status not in (404, 410) or not late:
-            raise
-        log.warning("shard.results_gone shard=%s batch_id=%s", shard.id, batch.id)
-        return []
+    return visit.provider(shard).download(batch, files.result, most_bytes(visit.question(), shard), anew=anew)
 
 
 def _is_late(visit: Visit, shard: Shard) -> bool:

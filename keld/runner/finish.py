@@ -5,8 +5,9 @@ A step of the runner, the last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from keld.answer import Outcome
 from keld.enrich import enrich, enriched_schema, final_outcomes, source_schema
@@ -16,6 +17,9 @@ from keld.runner.visit import Visit, answers_of
 from keld.state import RunState
 from keld.table import write_table
 from keld.twin import fan_out
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def write(visit: Visit, run: JobRun) -> None:
@@ -49,6 +53,13 @@ def _write_output(visit: Visit, run: JobRun, sink: str, answers: Sequence[Path])
     schema = enriched_schema(source_schema(visit.files.snapshot), output)
     failpoint("sink.write")
     visit.ledger.renew(visit.lease, visit.now())  # else a younger job run's output may stand there
-    written = write_table(sink, schema, enrich(visit.files.snapshot, answers, output), partition=run.partition or None)
+    rows = _heard(visit, enrich(visit.files.snapshot, answers, output))
+    written = write_table(sink, schema, rows, partition=run.partition or None)
     failpoint("sink.written")
     return {"uri": written.uri, "rows": written.rows, "size_bytes": written.size_bytes, "sha256": written.sha256}
+
+
+def _heard(visit: Visit, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        visit.pulse()
+        yield batch

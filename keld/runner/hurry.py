@@ -23,6 +23,7 @@ from keld.staging import disk_errors, read_positions
 from keld.state import Event
 
 _ALONE_S = 20.0  # an answer takes seconds; one that hangs must not hold up a rescue
+RETRY_MOST = timedelta(hours=1)  # that a stretch is put off for, whatever it was told: to ask again costs nothing
 _PATIENCE_S = 60.0  # with a provider that turns rows away, where another one may take them and a deadline is to be kept
 
 
@@ -65,17 +66,22 @@ def hurry(visit: Visit, run: JobRun, shard: Shard, *, give_up_at: datetime | Non
             read_positions(files.positions),
             lambda left: fragments(visit, shard, left),
             files.journal,
-            stop=lambda: time.monotonic() > visit.until or visit.is_stale() or (give_up_at is not None and visit.now() >= give_up_at),
+            stop=lambda: _is_to_stop(visit, give_up_at),
             manner=replace(manner, patience_s=_PATIENCE_S) if elsewhere else manner,
         )
     done = ended.answered + ended.refused
-    not_before = None if ended.retry_after_s is None else visit.now() + timedelta(seconds=ended.retry_after_s)
+    not_before = None if ended.retry_after_s is None else visit.now() + min(timedelta(seconds=ended.retry_after_s), RETRY_MOST)
     if (done, not_before) != (shard.done, shard.not_before):
         visit.ledger.note_progress(visit.lease, shard, done, visit.now(), not_before)
     if elsewhere and ended.stopped in (Stopped.ACCESS, Stopped.NO_CAPACITY, Stopped.SAME_FAULT):
         visit.blocked.add(shard.provider)
         return _ended(visit, shard, "cancelled", {"code": NO_CAPACITY, "message": str(ended.problem or ""), "rows": ended.in_doubt})
     return _after(visit, shard, ended)
+
+
+def _is_to_stop(visit: Visit, give_up_at: datetime | None) -> bool:
+    visit.pulse()  # asked about every second: the requests are under way, each within its own limit
+    return time.monotonic() > visit.until or visit.is_stale() or (give_up_at is not None and visit.now() >= give_up_at)
 
 
 def _manner(question: Question, shard: Shard) -> Manner:
@@ -115,8 +121,16 @@ def stop(visit: Visit, shard: Shard) -> Shard:
     return _ended(visit, shard, "cancelled", _doubt(in_doubt))
 
 
+def give_up(visit: Visit, shard: Shard, why: str) -> Shard:
+    """The shard with what was answered until now; the rest is not asked, here or elsewhere."""
+    files = visit.files.shard(shard.id)
+    with disk_errors(visit.files.dir, "What was answered is kept."):
+        in_doubt = settle_doubts(visit.provider(shard), shard.id, files.journal)
+    return _ended(visit, shard, "failed", {"code": "no_last_word", "message": why, "rows": in_doubt})
+
+
 def _ended(visit: Visit, shard: Shard, how: str, error: dict[str, object] | None) -> Shard:
-    return visit.record(shard, Event.ENDED, ended=how, ended_at=visit.now(), error=error)
+    return visit.record(shard, Event.ENDED, ended=how, ended_at=visit.now(), error=error, looks=0, not_before=None)
 
 
 def _doubt(rows: int) -> dict[str, object] | None:

@@ -1,23 +1,27 @@
 """Observe: what the provider says of the batches that are under way; cancels where one is due.
 
-A step of the runner.  Light: it lists and reads, records, asks cancels; it never uploads, downloads or pays.
+A step of the runner.  Light: it lists and reads, records, asks cancels; it never uploads, downloads or pays.  It ends with the visit's time: what was
+not looked at by then is first the next time.  One batch that cannot be looked at hides no other; several in a row are a host that is not there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from keld.answer import Outcome
-from keld.errors import AccessRefused, LeaseLost, ProviderRefused, ProviderUnreachable, StagingError
+from keld.errors import AccessRefused, KeldError, LeaseLost, ProviderRefused, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.price import Lane
 from keld.providers.base import BatchState, Provider, RemoteBatch
 from keld.record import Shard
-from keld.runner.submit import queue_wait
-from keld.runner.turn import wake_next
+from keld.runner.sibling import part_with_siblings
+from keld.runner.turn import queue_wait, wake_next
 from keld.runner.visit import LAG, SKEW, Visit, log
 from keld.state import AT_PROVIDER, Event, State
+
+_DEAD = 3  # looks that fail, and none before that did not: the host is not there
 
 
 def observe_all(visits: Sequence[Visit]) -> None:
@@ -33,41 +37,85 @@ def observe_all(visits: Sequence[Visit]) -> None:
             _observe_account(visit.provider(shard), held)
         except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
             for visit, shard in held:
-                visit.problem = problem
+                _not_seen(visit, shard, problem)
                 visit.blocked.add(shard.provider)
 
 
 def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) -> None:
-    listed = _listed(provider, held)
-    for visit, shard in held:
+    fresh = _fresh(held)
+    seen, complete = _listed(provider, held, fresh)
+    listed = None if seen is None else {batch.id: batch for batch in seen}
+    failed: list[KeldError] = []
+    for n, (visit, shard) in enumerate(_in_turns(held)):
+        if time.monotonic() >= visit.until and (n or listed is not None):
+            return
         failpoint("poll.send")
         # A list may lag behind; what is missing there, or ended there, is asked for itself before it is believed.
-        batch = listed.get(shard.batch_id or "")
-        if batch is None or batch.state.ended:
-            batch = provider.get(shard.batch_id or "")
-        failpoint("poll.received")
+        batch = (listed or {}).get(shard.batch_id or "")
         try:
+            if batch is None or batch.state.ended:
+                batch = provider.get(shard.batch_id or "")
+            failpoint("poll.received")
+            if shard.id in fresh and batch is not None:
+                part_with_siblings(visit, provider, shard, batch, seen or [], outcome=fresh[shard.id], complete=complete)
             observe(visit, shard, batch)
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", shard.run_id, lost)
         except StagingError as problem:
             visit.problem = problem  # this job run's files are elsewhere; the others go on
+        except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
+            _not_seen(visit, shard, problem)
+            failed.append(problem)
+            if isinstance(problem, AccessRefused) or len(failed) == n + 1 == _DEAD:
+                break  # so would the others
+    else:
+        return
+    for visit, shard in held:
+        visit.blocked.add(shard.provider)
+        visit.problem = visit.problem or failed[-1]
+        visit.stuck.setdefault(shard.id, str(failed[-1]))
 
 
-def _listed(provider: Provider, held: Sequence[tuple[Visit, Shard]]) -> dict[str, RemoteBatch]:
-    """The batches by id, from as few list pages as have them, where that takes fewer calls than asking one by one."""
+def _in_turns(held: Sequence[tuple[Visit, Shard]]) -> Sequence[tuple[Visit, Shard]]:
+    """These, beginning with another one each time: the time may be over, or the host given up, before the last of them."""
+    first = int(held[0][0].now().timestamp()) % len(held)
+    return [*held[first:], *held[:first]]
+
+
+def _fresh(held: Sequence[tuple[Visit, Shard]]) -> dict[str, str]:
+    """The shards whose create was not yet looked for what it may have made besides, and how that create ended."""
     visit, _ = held[0]
-    if len(held) < visit.settings.list_from:
-        return {}
-    since = min(shard.submitted_at or visit.now() for _, shard in held) - SKEW
-    wanted = {shard.batch_id for _, shard in held}
-    listed: dict[str, RemoteBatch] = {}
-    for seen in provider.batches(since):
-        if seen.id in wanted:
-            listed[seen.id] = seen
-            if len(listed) == len(wanted):
+    found = visit.ledger.unconfirmed(sorted({visit.lease.run_id for visit, _ in held}))
+    return {shard.id: found[shard.id] for _, shard in held if shard.id in found}
+
+
+def _not_seen(visit: Visit, shard: Shard, problem: KeldError) -> None:
+    visit.problem = problem
+    visit.stuck[shard.id] = str(problem)
+
+
+def _listed(provider: Provider, held: Sequence[tuple[Visit, Shard]], fresh: Mapping[str, str]) -> tuple[list[RemoteBatch] | None, bool]:
+    """Batches from as few list pages as have those wanted, as far as these can be read; and whether they are all there are.
+
+    None where asking one by one takes no more calls, and no `fresh` ones are among them.  What a poll has just listed (`look`) is not
+    read again, but where `fresh` ones want to see what else there is.
+    """
+    visit, shard = held[0]
+    if visit.world.listed is not None and not fresh:
+        return list(visit.world.listed.get((shard.provider, shard.host), {}).values()), False
+    if len(held) < visit.settings.list_from and not fresh:
+        return None, False
+    since = min((shard.intent_at if shard.id in fresh else shard.submitted_at) or visit.now() for _, shard in held) - SKEW
+    wanted, seen, listing = {shard.batch_id for _, shard in held}, [], provider.batches(since)
+    try:
+        for batch in listing:
+            seen.append(batch)
+            wanted.discard(batch.id)
+            if (not wanted and not fresh) or time.monotonic() >= visit.until:
                 break
-    return listed
+    except (ProviderUnreachable, ProviderRefused) as problem:
+        log.warning("list.failed provider=%s problem=%s", provider.name, type(problem).__name__)  # each is asked for itself
+    return seen, listing.complete
 
 
 def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
@@ -77,6 +125,13 @@ def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
         _unknown(visit, shard)
     elif batch.queue_full:
         visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error={"code": "token_limit_exceeded"})
+    elif batch.unpaid and not batch.result_refs:
+        code = batch.errors[0][0]
+        visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error={"code": code})
+        visit.problem = AccessRefused(
+            f"{shard.provider} at {shard.host} failed the batch {batch.id} with {code}. Nothing of it was paid, and it is sent again later. "
+            f"Check the billing of {shard.provider}."
+        )
     elif batch.state is BatchState.FAILED and not batch.result_refs:
         code, message = batch.errors[0] if batch.errors else ("failed", "")
         why = f"the batch failed: {code} {message}".strip()
@@ -84,7 +139,7 @@ def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
         wake_next(visit, shard)
     elif batch.state.ended:
         error = {"code": batch.errors[0][0]} if batch.errors else None
-        visit.record(shard, Event.ENDED, ended=batch.state.value, ended_at=now, done=batch.done, error=error)
+        visit.record(shard, Event.ENDED, ended=batch.state.value, ended_at=now, done=batch.done, error=error, looks=0, not_before=None)
         wake_next(visit, shard)
     else:
         _under_way(visit, shard, batch)
@@ -95,43 +150,33 @@ def _under_way(visit: Visit, shard: Shard, batch: RemoteBatch) -> None:
         visit.ledger.note_progress(visit.lease, shard, batch.done, visit.now())
     if shard.state is State.IN_PROGRESS and (visit.cancelling or _is_overdue(visit, shard)):
         cancel(visit, shard)
-    elif shard.state is State.CANCELLING and _is_overdue(visit, shard) and _heeds_no_cancel(visit, shard):
-        why = f"the batch {shard.batch_id} has not ended in {_days(visit, shard)} and heeds no cancel; what it was paid for is not known"
-        visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "never_ended"})
+    elif shard.state is State.CANCELLING:
+        visit.stuck[shard.id] = f"the provider says {batch.native}"
 
 
 def _unknown(visit: Visit, shard: Shard) -> None:
     """The provider denies a batch: right after its create that is lag; later it is never a reason to send again."""
-    if _is_overdue(visit, shard, visit.settings.abandon_after):
-        why = f"{shard.provider} at {shard.host} has not known the batch {shard.batch_id} for {_days(visit, shard)}; it may have been paid for"
-        visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "unknown_to_the_provider"})
-    elif visit.now() - (shard.submitted_at or visit.now()) > LAG:
-        visit.problem = ProviderRefused(
+    if visit.now() - (shard.submitted_at or visit.now()) > LAG or visit.cancelling:
+        denied = ProviderRefused(
             f"{shard.provider} at {shard.host} says it does not know batch {shard.batch_id}. It is not sent again, since it may be paid for. "
             "Check that key, project and base URL are those it was submitted with."
         )
+        _not_seen(visit, shard, denied)
 
 
 def cancel(visit: Visit, shard: Shard) -> Shard:
     """Asks the provider to stop a batch; what it has answered by then is harvested when it says its last word."""
     failpoint("cancel.send")
-    visit.provider(shard).cancel(shard.batch_id or "")
+    try:
+        visit.provider(shard).cancel(shard.batch_id or "")
+    except KeldError:
+        visit.failed.add((shard.provider, shard.state))  # not again in this visit
+        raise
     failpoint("cancel.received")
     return visit.record(shard, Event.CANCEL_ASKED)
 
 
-def _is_overdue(visit: Visit, shard: Shard, more: timedelta = timedelta(0)) -> bool:
+def _is_overdue(visit: Visit, shard: Shard) -> bool:
     """Past its provider's own window by so much that only a cancel brings it to an end."""
-    window = visit.provider(shard).capabilities.window
-    age = visit.now() - (shard.submitted_at or visit.now())
-    return window is not None and age > window + visit.settings.overdue_after + more
-
-
-def _heeds_no_cancel(visit: Visit, shard: Shard) -> bool:
-    events = visit.ledger.events(shard.run_id)
-    asked = [event["at"] for event in events if event["shard_id"] == shard.id and event["kind"] == Event.CANCEL_ASKED]
-    return not asked or visit.now() - asked[-1] > visit.settings.abandon_after
-
-
-def _days(visit: Visit, shard: Shard) -> str:
-    return f"{(visit.now() - (shard.submitted_at or visit.now())).total_seconds() / 86_400:.1f} days"
+    window = visit.window(shard) or timedelta(days=1)
+    return visit.now() - (shard.submitted_at or visit.now()) > window + visit.settings.overdue_after

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keld import snapshot
-from keld.answer import AnswerSink, Outcome, same
+from keld.answer import AnswerSink, Outcome, read_answers, same
 from keld.price import Lane
 from keld.record import JobRun, Shard
 from keld.runner.option import Ask
 from keld.runner.visit import Visit
 from keld.staging import disk_errors
-from keld.table import read_parquet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +43,7 @@ def held_back(visit: Visit, answers: Sequence[Path]) -> NDArray[np.int64]:
     if visit.files.twins.exists():
         held[np.load(visit.files.twins)[0]] = False
     for path in answers:
-        for batch in read_parquet(path, columns=["position"]):
+        for batch in read_answers(path, columns=["keld_position"]):
             held[batch.column(0).to_numpy()] = False
     return np.flatnonzero(held)
 
@@ -71,5 +70,5 @@ def stop(visit: Visit, shards: Sequence[Shard], held: NDArray[np.int64]) -> None
 def _errors(visit: Visit, shards: Sequence[Shard]) -> list[str]:
     paths = [visit.files.shard(shard.id).answers for shard in shards]
     return [
-        error for path in paths for batch in read_parquet(path, columns=["keld_error"]) for error in batch.column(0).to_pylist() if error
+        error for path in paths for batch in read_answers(path, columns=["keld_error"]) for error in batch.column(0).to_pylist() if error
     ]

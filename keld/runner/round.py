@@ -145,7 +145,8 @@ def _able(found: list[Option], unable: set[str]) -> list[Option]:
 
 def unable(visit: Visit, shards: Sequence[Shard]) -> set[str]:
     """The providers that have turned this job run's stretches away, or that failed in this visit."""
-    return visit.blocked | {shard.provider for shard in shards if (shard.error or {}).get("code") == NO_CAPACITY}
+    failed = visit.blocked | {provider for provider, _ in visit.failed}
+    return failed | {shard.provider for shard in shards if (shard.error or {}).get("code") == NO_CAPACITY}
 
 
 def can_go_elsewhere(visit: Visit, run: JobRun, shard: Shard) -> bool:

@@ -9,25 +9,28 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import assert_never
 
+from keld import process
 from keld.errors import AccessRefused, KeldError, LeaseLost, LedgerError, ProviderRefused, ProviderUnreachable, SinkError, StagingError
+from keld.http import telling, within
 from keld.ledger import Ledger
 from keld.price import Lane
 from keld.providers.base import Provider
 from keld.record import JobRun, Shard
+from keld.runner.clock import begin_anew
 from keld.runner.collect import collect
 from keld.runner.escalate import escalate, moment, moments
 from keld.runner.finish import write
 from keld.runner.hurry import begin, hurry, stop, under_way
+from keld.runner.last import let_go
+from keld.runner.look import look, next_look
 from keld.runner.observe import cancel, observe_all
 from keld.runner.round import due_of, early_round, next_round
 from keld.runner.search import search
@@ -37,7 +40,7 @@ from keld.runner.turn import gives_way_until
 from keld.runner.visit import Visit, World, log
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
 
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
 
 
 class Runner:
@@ -48,7 +51,7 @@ class Runner:
         self.ledger = world.ledger
         self.clock = world.clock
         self.settings = world.settings
-        self.worker = f"{_machine()}:{os.getpid()}:{secrets.token_hex(4)}"
+        self.worker = f"{process.machine()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._foreign: set[str] = set()
 
     # -- the verbs --------------------------------------------------------------------------------------------
@@ -59,32 +62,57 @@ class Runner:
         Raises:
             StagingError, SinkError, LedgerError: our own disk, database or the sink failed; nothing that was paid is lost.
         """
-        self._sweep_due(harvest=True)
-        with self._visit(run_id, budget) as visit:
-            if visit is not None:
-                observe_all([visit])
-                while time.monotonic() < visit.until and self._pass(visit):
-                    pass
+        with within(time.monotonic() + (budget + self.settings.call_within).total_seconds()):
+            self._sweep_due(harvest=True)
+            with self._visit(run_id, budget) as visit:
+                if visit is not None:
+                    observe_all([visit])
+                    # One step in any case, however long looks that succeed take: a slow provider must not keep all work from being done.
+                    visit.begun = bool(visit.stuck)
+                    while self._pass(visit) and time.monotonic() < visit.until:
+                        pass
+                    self._let_go(visit)
         return self.ledger.run(run_id)
 
     def poll(self, run_ids: Sequence[str], budget: timedelta) -> list[JobRun]:
         """Looks at the providers for job runs that no other worker holds; records what has ended; asks due cancels."""
         until = time.monotonic() + budget.total_seconds()
-        self._sweep_due(harvest=False)
         visits: list[Visit] = []
-        world = replace(self.world, lanes={})
         try:
-            for run_id in run_ids:
-                if time.monotonic() < until and (visit := self._enter(run_id, budget, world)) is not None:
-                    visits.append(visit)
-            observe_all(visits)
+            with within(until):
+                self._sweep_due(harvest=False)
+                world, restless = self._look(run_ids, budget)
+                for run_id in restless:
+                    if time.monotonic() < until and (visit := self._enter(run_id, budget, world)) is not None:
+                        visit.until = until
+                        visits.append(visit)
+                observe_all(visits)
+                for visit in visits:
+                    run = self.ledger.run(visit.lease.run_id)
+                    escalate(visit, run, self.ledger.shards(run.id), heavy=False)
             for visit in visits:
-                run = self.ledger.run(visit.lease.run_id)
-                escalate(visit, run, self.ledger.shards(run.id), heavy=False)
+                self._let_go(visit)
         finally:
             for visit in visits:
                 self._leave(visit)
-        return [self.ledger.run(run_id) for run_id in run_ids]
+        return self._runs(run_ids)
+
+    def _look(self, run_ids: Sequence[str], budget: timedelta) -> tuple[World, list[str]]:
+        """The world as the accounts' lists show it, and the job runs that ask for a visit, the one looked at longest ago first."""
+        world = replace(self.world, lanes={})
+        runs = sorted((run for run in self._runs(run_ids) if not run.over), key=lambda run: run.next_check_at or run.created_at)
+        seen = look(world, runs, self.ledger.shards_of([run.id for run in runs]), time.monotonic() + budget.total_seconds() * _LISTING)
+        self.ledger.note_quiet(seen.quiet)
+        return replace(world, listed=seen.listed), list(seen.restless)
+
+    def _runs(self, run_ids: Sequence[str]) -> list[JobRun]:
+        """These job runs as they stand.
+
+        Raises:
+            UnknownJobRun.
+        """
+        found = {run.id: run for run in self.ledger.runs_of(run_ids)}
+        return [found.get(run_id) or self.ledger.run(run_id) for run_id in run_ids]
 
     def supersede(self, run_id: str) -> bool:
         """Closes a job run of which nothing was ever sent, so that it can be planned anew; False if a worker has it in hand."""
@@ -129,31 +157,58 @@ class Runner:
         if all(shard.state in TERMINAL for shard in shards):
             next_round(visit, run, shards)
             return True
+        if run.problem:  # what failed the last time may keep what comes behind it from being tried: another one is the first
+            first = int(self.clock().timestamp()) % len(shards)
+            shards = [*shards[first:], *shards[:first]]
         return sum(self._bring_on(visit, run, shard) for shard in shards) > 0 or early_round(visit, run, shards)
 
     def _bring_on(self, visit: Visit, run: JobRun, shard: Shard) -> bool:
         """Does what is due for a shard, step by step; False if nothing was.
 
-        A provider that fails is left alone for the rest of this visit; the other providers' shards go on.
+        A step that a provider fails is tried for no other shard of it in this visit; other steps, and other providers' shards, go on.
         """
         done = False
-        while shard.provider not in visit.blocked and time.monotonic() < visit.until and self._is_due(visit, shard):
-            done = True
+        while self._may(visit, shard) and self._is_due(visit, shard):
+            done = visit.begun = True
+            visit.pulse()
             try:
                 before, shard = shard, _act(visit, run, shard)
                 if shard is before:
                     break  # a stretch that stopped before its end: whether it goes on is not for it to say
+                if shard.state is State.UNKNOWN:
+                    visit.stuck.setdefault(shard.id, "its create was not found")
             except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
-                visit.blocked.add(shard.provider)
+                visit.failed.add((shard.provider, shard.state))
+                if isinstance(problem, AccessRefused):
+                    visit.blocked.add(shard.provider)
                 visit.problem = problem
+                visit.stuck[shard.id] = str(problem)
                 log.warning("shard.blocked shard=%s state=%s problem=%s", shard.id, shard.state.value, type(problem).__name__)
         return done
 
+    def _may(self, visit: Visit, shard: Shard) -> bool:
+        """Whether there is time for a step of the shard, and nothing has failed in this visit that would fail it, too."""
+        if (shard.provider, shard.state) in visit.failed and shard.state is State.UNKNOWN:
+            visit.stuck.setdefault(shard.id, str(visit.problem))  # all of them are looked for in one list
+        in_time = time.monotonic() < visit.until or not visit.begun
+        return in_time and shard.provider not in visit.blocked and (shard.provider, shard.state) not in visit.failed
+
+    def _let_go(self, visit: Visit) -> None:
+        """Gives up what was tried, got nowhere, and has had its time."""
+        try:
+            run = self.ledger.run(visit.lease.run_id)
+            if not run.over and let_go(visit, run, self.ledger.shards(run.id)):
+                visit.problem = None
+        except LeaseLost as lost:
+            log.warning("lease.lost run=%s %s", visit.lease.run_id, lost)
+        except StagingError as problem:
+            visit.problem = problem  # this job run's files are elsewhere
+
     def _is_due(self, visit: Visit, shard: Shard) -> bool:
         match shard.state:
-            case State.PLANNED | State.STAGED | State.SUBMITTING | State.ENDED:
+            case State.PLANNED | State.STAGED | State.SUBMITTING:
                 return True
-            case State.UNKNOWN:
+            case State.UNKNOWN | State.ENDED:
                 return shard.not_before is None or shard.not_before <= self.clock()
             case State.DEFERRED:
                 return visit.cancelling or shard.not_before is None or shard.not_before <= self.clock()
@@ -194,7 +249,7 @@ class Runner:
             yield None
             return
         try:
-            with _Heartbeat(self.ledger, visit, self.clock):
+            with _Heartbeat(self.ledger, visit, self.clock), telling(visit.pulse):
                 yield visit
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", run_id, lost)
@@ -220,7 +275,10 @@ class Runner:
         if lease is None:
             return None
         until = time.monotonic() + budget.total_seconds()
-        return Visit(world or self.world, lease, self.world.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING)
+        visit = Visit(world or self.world, lease, self.world.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING)
+        with suppress(LeaseLost):
+            begin_anew(visit)
+        return visit
 
     def _holds(self, visit: Visit) -> bool:
         """Whether the job run is still this worker's."""
@@ -256,9 +314,8 @@ class Runner:
                 # Given up for the deadline's sake: what is waited for the last word is missing to the rescue.
                 times.append(now + self.settings.poll_least)
             elif shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
-                age = now - (shard.submitted_at or now)
-                times.append(now + min(max(age / 10, self.settings.poll_least), self.settings.poll_most))
-            elif shard.state is State.UNKNOWN:
+                times.append(next_look(self.settings, shard, now))
+            elif shard.state in (State.UNKNOWN, State.ENDED):
                 times.append(shard.not_before or now)
             elif shard.state is State.DEFERRED:
                 # Sooner than told, too: another's batch may end, and make room.
@@ -320,7 +377,7 @@ def _act_in_haste(visit: Visit, run: JobRun, shard: Shard) -> Shard:
 
 
 class _Heartbeat:
-    """Renews a lease while a long step (an upload, a download) runs; a worker that is frozen does not beat, and loses it."""
+    """Renews a lease while a long step (an upload, a download) runs and gets on; a worker that is frozen, or hangs in a step, loses it."""
 
     def __init__(self, ledger: Ledger, visit: Visit, clock: Callable[[], datetime]) -> None:
         self._ledger, self._visit, self._clock = ledger, visit, clock
@@ -336,6 +393,9 @@ class _Heartbeat:
 
     def _beat(self) -> None:
         while not self._stop.wait(self._ledger.lease_for.total_seconds() / 3):
+            if time.monotonic() > self._visit.alive_until:
+                log.warning("lease.not_renewed run=%s its worker stands still", self._visit.lease.run_id)
+                continue  # until it gets on again, if the lease is still its own by then
             try:
                 self._ledger.renew(self._visit.lease, self._clock())
                 self._visit.beaten_at = time.monotonic()
@@ -344,25 +404,7 @@ class _Heartbeat:
                 return
 
 
-def _machine() -> str:
-    """Where a process number means something: the host, as long as it is up, and in containers that share its name the process namespace."""
-    name = socket.gethostname()
-    with suppress(OSError):  # only Linux tells; two machines may have one name
-        name += f"/{_BOOT.read_text().strip()}"
-        name += f"/{os.stat('/proc/self/ns/pid').st_ino}"
-    return name
-
-
 def _is_dead(owner: str | None) -> bool:
     """Whether a lease's owner was a process of this host that is gone: its lease need not be waited for."""
     host, _, rest = (owner or "").partition(":")
-    pid = rest.partition(":")[0]
-    if host != _machine() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return process.is_dead(host, rest.partition(":")[0])

@@ -1,38 +1,123 @@
-"""Search: a create whose outcome is unknown is looked for at the provider, before anything is sent again.
+"""Search: a create that was not accepted is looked for at the provider, before anything is sent again.
 
-A step of the runner, after `submit`.  The protocol: look, look again after settling; where the provider lets us, fence (delete the input
-file, so that a create still on its way cannot land) and look once more; then adopt what was found, or send again.  What lands after
-the last look is found by the `sweep`.
+A step of the runner, after `submit`.  The protocol for a lost reply: look, look again after settling; where the provider lets us, fence
+(delete the input file, so that a create still on its way cannot land) and look once more; then adopt what was found, or send again.  Where
+the provider itself refused it, one look is enough (`refusal`).  A list that was not read to its end, or a batch that may be the one and
+cannot be told, proves nothing: it is waited for, and in the end the rows are quarantined.  What lands after the last look is found by
+the `sweep`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from keld.answer import Outcome
 from keld.errors import ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.providers.base import Provider, RemoteBatch
+from keld.providers.page import UNREADABLE_TIME
 from keld.record import Shard, Stray
-from keld.request import batch_key, position_of
-from keld.runner.visit import SKEW, Visit, log
+from keld.request import position_of, shard_named
+from keld.runner.refusal import Refusal, take_effect
+from keld.runner.visit import Visit, log
 from keld.state import Event
 
 _EVER = datetime.min.replace(tzinfo=UTC)
+_MARGIN = timedelta(hours=1)  # our clock against the provider's, where a batch that is not looked at would be bought again
+_MARGIN_UNMARKED = timedelta(days=1)  # the same for a batch at a host that keeps no marks
+_SIDE_BY_SIDE = timedelta(minutes=1)  # by so much one that was made later may say that it is older
+_PAUSE_MOST = timedelta(minutes=30)  # between two looks that prove nothing
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a look has seen."""
+
+    ours: list[RemoteBatch] = field(default_factory=list)  # by their marks, the oldest first
+    perhaps: list[RemoteBatch] = field(default_factory=list)  # without marks: only their results can tell
+    complete: bool = False  # there can be no others
 
 
 def search(visit: Visit, shard: Shard) -> Shard:
     """Adopts the shard's create, waits for the next look, or after the last one gives it up for absent."""
     provider = visit.provider(shard)
     failpoint("look.send")
-    found = _matches(visit, provider, shard)
+    try:
+        found = _look(visit, provider, shard)
+    except (ProviderRefused, ProviderUnreachable):
+        if not _is_past_telling(visit, provider, shard):
+            raise
+        return _quarantine(visit, shard, "the list of batches could not be read in all this time")
     failpoint("look.received")
-    if not found:
-        return _not_found(visit, provider, shard)
-    if provider.capabilities.marks_batches:
-        return _adopt(visit, shard, found[0], found[1:])
-    return _prove(visit, provider, shard, found)
+    if found.ours:
+        return _adopt(visit, shard, found.ours[0], found.ours[1:])
+    if found.perhaps:
+        return _prove(visit, provider, shard, found.perhaps)
+    if not found.complete:
+        return _look_again(visit, provider, shard)
+    return _not_found(visit, provider, shard)
+
+
+def _look(visit: Visit, provider: Provider, shard: Shard) -> _Found:
+    """What there is at the provider that may be of this shard; nothing that the ledger knows already."""
+    marked = provider.capabilities.marks_batches
+    before = visit.ledger.intents(shard.id)[-1].after_batch
+    asked_at = min(shard.intent_at or visit.now(), visit.now())
+    listing = provider.batches(asked_at - _MARGIN if marked else _EVER, until=before, whole=True)
+    listed = list(listing)
+    found = _Found(complete=listing.complete)
+    mine = [event["facts"] for event in visit.ledger.events(shard.run_id) if event["shard_id"] == shard.id]
+    others = {batch_id for facts in mine for batch_id in facts.get("not_ours", ())}
+    floor = asked_at - _MARGIN_UNMARKED if marked else _floor(listed, before)
+    for batch in sorted(listed, key=lambda batch: batch.created_at):
+        whose = is_of(batch, shard) if marked else None
+        # Counts are claims, and 0 while the file is read: what has ended is looked into, whatever it says its size is.
+        fits = batch.state.ended or batch.requests in (None, 0, shard.requests)
+        perhaps = whose is None and fits and batch.created_at >= floor and batch.id not in (before, *others)
+        if (whose or perhaps) and not visit.ledger.knows_batch(batch.id):
+            (found.ours if whose else found.perhaps).append(batch)
+    return found
+
+
+def _floor(listed: Sequence[RemoteBatch], before: str | None) -> datetime:
+    """By the provider's own clock, what no create of ours can be older than: the batch that was there before it."""
+    at = next((batch.created_at for batch in listed if batch.id == before), UNREADABLE_TIME)
+    return _EVER if at == UNREADABLE_TIME else at - _SIDE_BY_SIDE
+
+
+def is_of(batch: RemoteBatch, shard: Shard) -> bool | None:
+    """Whether a batch carries a mark of this shard, of whichever of its creates; None: it carries no mark at all."""
+    if batch.key is not None:
+        return shard_named(batch.key) == shard.id
+    if batch.input_ref is not None and shard.input_ref is not None:
+        return batch.input_ref == shard.input_ref  # the host keeps no marks; an upload is of one shard only
+    return None
+
+
+def _look_again(visit: Visit, provider: Provider, shard: Shard) -> Shard:
+    """The shard after a look at a list that says nothing of what it does not show."""
+    if _is_past_telling(visit, provider, shard):
+        return _quarantine(visit, shard, "the list of batches was never shown to its end, so it may be in it")
+    visit.problem = ProviderUnreachable(
+        f"{provider.name} at {provider.host} does not show its list of batches to the end. A batch whose create was not answered may be in it, so "
+        "nothing of it is sent again; it is looked for again."
+    )
+    return visit.record(shard, Event.LOOKED, not_before=visit.now() + _pause(visit, shard), facts={"incomplete": True})
+
+
+def _pause(visit: Visit, shard: Shard) -> timedelta:
+    """Until the next look, after one that proved nothing: longer each time."""
+    age = visit.now() - (shard.intent_at or visit.now())
+    return min(max(age / 4, visit.settings.poll_most), _PAUSE_MOST)
+
+
+def _quarantine(visit: Visit, shard: Shard, why: str) -> Shard:
+    refusal = Refusal.kept_by(shard)
+    told = "the reply to its create was lost" if refusal is None else f"its create was refused (HTTP {refusal.status} {refusal.code})"
+    why = f"{told}, and {why}"
+    return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "create_unaccounted_for"})
 
 
 def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[RemoteBatch]) -> Shard:
@@ -42,10 +127,18 @@ def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[Remot
     one's.  Only ids that can be read, and are not ours, prove a batch another's.
     """
     others, untold, past_telling = [], 0, _is_past_telling(visit, provider, shard)
-    for batch in found:
+    for listed in found:
+        # Where marks are kept, a list may leave them out that the batch itself tells.
+        batch = (provider.get(listed.id) or listed) if provider.capabilities.marks_batches else listed
+        whose = is_of(batch, shard) if provider.capabilities.marks_batches else None
+        if whose:
+            return _adopt(visit, shard, batch, [])
+        if whose is False:
+            others.append(batch.id)
+            continue
         try:
             custom_ids = provider.sample(batch) if batch.state.ended else []
-        except ProviderUnreachable:
+        except (ProviderRefused, ProviderUnreachable):
             if not past_telling:
                 raise
             custom_ids = []
@@ -56,9 +149,8 @@ def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[Remot
         else:
             untold += 1
     if untold and past_telling:
-        why = f"the reply to its create was lost, and of {untold:,} batches that may be it none can be told after all this time"
-        return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "create_unaccounted_for"})
-    not_before = visit.now() + (visit.settings.poll_most if untold else timedelta(0))
+        return _quarantine(visit, shard, f"of {untold:,} batches that may be it none can be told after all this time")
+    not_before = visit.now() + (_pause(visit, shard) if untold else timedelta(0))
     return visit.record(shard, Event.LOOKED, not_before=not_before, facts={"waiting": untold, "not_ours": others})
 
 
@@ -73,13 +165,15 @@ def _adopt(visit: Visit, shard: Shard, batch: RemoteBatch, spares: Sequence[Remo
     for spare in spares:
         log.warning("shard.duplicate shard=%s batch_id=%s", shard.id, spare.id)
     return visit.record(
-        shard, Event.ADOPTED, batch_id=batch.id, submitted_at=submitted_at, facts={"matches": 1 + len(spares)},
+        shard, Event.ADOPTED, batch_id=batch.id, submitted_at=submitted_at, error=None, facts={"matches": 1 + len(spares)},
         strays=[stray_of(shard, spare.id, now) for spare in spares],
     )  # fmt: skip
 
 
 def _not_found(visit: Visit, provider: Provider, shard: Shard) -> Shard:
-    settings, fences = visit.settings, provider.capabilities.fences
+    settings, fences, refusal = visit.settings, provider.capabilities.fences, Refusal.kept_by(shard)
+    if refusal is not None and refusal.own:
+        return take_effect(visit, shard, refusal)
     settle = settings.settle if fences else (*settings.settle, settings.settle_unfenced)
     looks = shard.looks + 1
     if looks < len(settle):
@@ -93,34 +187,14 @@ def _not_found(visit: Visit, provider: Provider, shard: Shard) -> Shard:
         except (ProviderRefused, ProviderUnreachable):
             if visit.now() - (shard.intent_at or visit.now()) < settings.abandon_after:
                 raise
-            why = "the reply to its create was lost, nothing was found, and its input file cannot be removed to keep it from landing"
-            return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "create_unaccounted_for"})
+            return _quarantine(visit, shard, "nothing was found, and its input file cannot be removed to keep it from landing")
         failpoint("fence.received")
         return visit.record(shard, Event.LOOKED, looks=looks, not_before=visit.now() + settle[0], facts={"fenced": True})
     if not fences and not settings.resend_unfenced:
-        why = "the reply to its create was lost, nothing was found in the settling time, and nothing can prove that it will not land yet"
-        return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "create_unaccounted_for"})
+        return _quarantine(visit, shard, "nothing was found in the settling time, and nothing can prove that it will not land yet")
+    if refusal is not None:
+        return take_effect(visit, shard, refusal)
     return visit.record(shard, Event.ABSENT, input_ref=None, not_before=None)
-
-
-def _matches(visit: Visit, provider: Provider, shard: Shard) -> list[RemoteBatch]:
-    """Batches at the provider that are, or without a mark may be, the one; none that the ledger knows already."""
-    mine = [event["facts"] for event in visit.ledger.events(shard.run_id) if event["shard_id"] == shard.id]
-    others = {batch_id for facts in mine for batch_id in facts.get("not_ours", ())}
-    marked = provider.capabilities.marks_batches
-    before = visit.ledger.intents(shard.id)[-1].after_batch
-    found = []
-    # With a mark, the list as far back as the intent, by our clock; without, down to the batch that was there before it.
-    for batch in provider.batches((shard.intent_at or visit.now()) - SKEW if marked else _EVER):
-        if not marked and batch.id == before:
-            break
-        # Counts are claims: what has ended is looked into, whatever it says its size is.
-        fits = batch.key == batch_key(shard.id, shard.attempt) if marked else batch.state.ended or batch.requests in (None, shard.requests)
-        if marked and batch.key is None and shard.input_ref is not None:
-            fits = batch.input_ref == shard.input_ref  # the host keeps no marks; an upload is of one shard only
-        if fits and batch.id not in others and not visit.ledger.knows_batch(batch.id):
-            found.append(batch)
-    return sorted(found, key=lambda batch: batch.created_at)
 
 
 def stray_of(shard: Shard, batch_id: str, now: datetime) -> Stray:

@@ -2,7 +2,7 @@
 
 A step of the runner.  The order around a create is the heart of Keld: the intent is committed, the call is made once, the outcome is
 recorded.  Die anywhere in between and the next worker finds SUBMITTING, knows that it does not know, and looks (`search`) before it
-does anything else.
+does anything else.  What was sent and not accepted is looked for, too, whatever the reply said (`refusal`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from keld import snapshot
-from keld.answer import Outcome
 from keld.enrich import complaints
-from keld.errors import AccessRefused, CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
+from keld.errors import CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.providers.base import Created, OutcomeUnknown, Provider, QueueFull, Refused, Submission
 from keld.record import JobRun, Shard
 from keld.request import Question, batch_key, repaired
+from keld.runner.refusal import keep
 from keld.runner.turn import put_off_until
 from keld.runner.visit import Visit, answers_of, log
 from keld.staging import disk_errors, read_positions, sha256_of, write_file
@@ -49,6 +49,7 @@ def fragments(visit: Visit, shard: Shard, positions: NDArray[np.int64]) -> Itera
         earlier = [other for other in visit.ledger.shards(shard.run_id) if other.round < shard.round]
         why = complaints(answers_of(visit, earlier), positions)
     for position, fragment in snapshot.fragments(visit.files.snapshot, positions):
+        visit.pulse()
         yield position, repaired(fragment, why[position]) if position in why else fragment
 
 
@@ -125,42 +126,20 @@ def _create(visit: Visit, provider: Provider, shard: Shard, path: Path, intended
             became = visit.record(shard, Event.CREATED, batch_id=batch.id, submitted_at=now, done=None)
             path.unlink(missing_ok=True)  # the snapshot can make it again
             return became
-        case QueueFull(retry_after_s=retry_after_s):
-            wait = timedelta(seconds=retry_after_s) if retry_after_s else queue_wait(visit, shard)
-            return visit.record(
-                shard, Event.DEFERRED, not_before=now + wait, error={"code": "rate_limited" if retry_after_s else "queue_full"}
-            )
         case OutcomeUnknown(reason):
             return visit.record(shard, Event.OUTCOME_LOST, not_before=now + visit.settings.settle[0], facts={"reason": reason})
-        case Refused(permanent=True) as refused:
-            why = f"HTTP {refused.status} {refused.code} {refused.message}".strip()
-            return visit.give_up(shard, Event.REJECTED, Outcome.REJECTED, why, error={"code": refused.code})
-        case Refused() as refused:
-            return _refused(visit, provider, shard, refused)
+        case Refused(sent=False, message=why):
+            visit.record(shard, Event.UNSENT, facts={"reason": why})
+            raise ProviderUnreachable(
+                f"{provider.name} at {provider.host} could not be reached for the create of a batch: {why}. Nothing was sent; it is tried again later."
+            )
+        case Refused() | QueueFull():
+            shard, refusal = keep(visit, shard, outcome)
+            if (problem := refusal.told(provider)) is not None:
+                raise problem
+            return shard
         case _:
             assert_never(outcome)
-
-
-def _refused(visit: Visit, provider: Provider, shard: Shard, refused: Refused) -> Shard:
-    """A no that the user or time can mend: the shard stays staged.
-
-    Raises:
-        AccessRefused, ProviderUnreachable: always; what was refused, in words.
-    """
-    # 404: the uploaded input is gone (expired, deleted); it is uploaded again.
-    input_ref = None if refused.status == 404 else shard.input_ref
-    visit.record(shard, Event.REFUSED, input_ref=input_ref, facts={"status": refused.status, "code": refused.code})
-    words = [f"HTTP {refused.status}" if refused.status else "", refused.code, refused.message]
-    said = f"{provider.name} at {provider.host} refused to create a batch: {' '.join(word for word in words if word)}"
-    if refused.status in (401, 402, 403):
-        raise AccessRefused(f"{said}. Nothing was created. Check the key, the project and the billing of {provider.name}, and run again.")
-    raise ProviderUnreachable(f"{said}. Nothing was created; it is tried again later.")
-
-
-def queue_wait(visit: Visit, shard: Shard) -> timedelta:
-    """How long a shard waits that a full queue has turned away, as often as it was sent already."""
-    doublings: int = min(max(shard.attempt - 1, 0), 5)
-    return min(visit.settings.retry_queue_full * (1 << doublings), timedelta(minutes=30))
 
 
 def _endpoint(question: Question) -> str:

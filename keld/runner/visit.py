@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,15 +19,16 @@ from keld import answer
 from keld.answer import Outcome, Sent
 from keld.cache import Ttl
 from keld.cascade import unsatisfied
-from keld.errors import KeldError, ProviderRefused, StagingError
+from keld.errors import InvalidJob, KeldError, ProviderRefused, StagingError
+from keld.http import Patience
 from keld.ledger import Lease, Ledger
 from keld.price import Lane, Rates, rates
-from keld.providers.base import Encoder, Provider
+from keld.providers.base import Encoder, Provider, RemoteBatch
 from keld.record import JobRun, Rival, Shard, Stray
 from keld.request import Question
 from keld.schema import OutputSchema
 from keld.staging import RunFiles, Staging, disk_errors, read_positions
-from keld.state import SENT, Event
+from keld.state import SENT, Event, State
 
 log = logging.getLogger("keld")
 log.addHandler(logging.NullHandler())  # a library speaks where its user listens, and nowhere else
@@ -49,7 +50,13 @@ class Settings:
         sweep_every: between two sweeps for creates that landed after their last look, while there may be some.
         sweep_for: how long after the intent one may be.
         overdue_after: past the provider's own window (24 h), after which a batch that has not ended is cancelled; its rows are asked again.
-        abandon_after: past that, after which a batch that heeds no cancel, or is not known any more, is quarantined.
+        abandon_after: past that, after which a create that cannot be told from others is quarantined.
+        last_word_after: after the later of the deadline and the provider's window, when a shard that gets nowhere is quarantined (see `last`).
+        cancel_within: after the user cancelled, when a shard whose provider does not end it is quarantined.
+        call_within: the longest that a look, a cancel or a removal may take, all of it.
+        reply_within: the longest that the reply to an upload or a create may take, once its body is sent.
+        stalled_after, least_bytes: an upload or a download that does not move so many bytes in so much time is broken off.
+        silent_for: a worker that nothing is heard of for so long, within a step, loses its job run to another.
     """
 
     settle: tuple[timedelta, ...] = (timedelta(seconds=15), timedelta(seconds=60), timedelta(minutes=5), timedelta(minutes=5))
@@ -60,12 +67,33 @@ class Settings:
     sweep_for: timedelta = timedelta(hours=48)
     overdue_after: timedelta = timedelta(hours=24)
     abandon_after: timedelta = timedelta(hours=24)
+    last_word_after: timedelta = timedelta(hours=24)
+    cancel_within: timedelta = timedelta(minutes=30)
+    call_within: timedelta = timedelta(seconds=60)
+    reply_within: timedelta = timedelta(minutes=5)
+    stalled_after: timedelta = timedelta(seconds=60)
+    least_bytes: int = 64 << 10
+    silent_for: timedelta = timedelta(minutes=5)
     poll_least: timedelta = timedelta(seconds=10)
     poll_most: timedelta = timedelta(seconds=60)
     retry_unreachable: timedelta = timedelta(seconds=20)
     retry_queue_full: timedelta = timedelta(seconds=60)
     rows_per_s: float = 4.0  # of the standard lane, until its stretches have shown their own speed
     list_from: int = 4  # that many open batches of an account are looked up by list pages, fewer one by one
+
+    @property
+    def patience(self) -> Patience:
+        """How long one call may take."""
+        return Patience(
+            call_s=self.call_within.total_seconds(),
+            reply_s=self.reply_within.total_seconds(),
+            stall_s=self.stalled_after.total_seconds(),
+            least_bytes=self.least_bytes,
+        )
+
+
+Account = tuple[str, str]  # provider, host
+Listed = Mapping[Account, Mapping[str, RemoteBatch]]  # the batches of an account, by id
 
 
 class FastLanes(NamedTuple):
@@ -86,6 +114,7 @@ class World:
     clock: Callable[[], datetime]
     settings: Settings
     lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read anew each time
+    listed: Listed | None = None  # what the lists of accounts said a moment ago; None: they are to be read
 
 
 @dataclass(slots=True)
@@ -98,7 +127,13 @@ class Visit:
     until: float  # time.monotonic() after which no new step is begun
     cancelling: bool = False
     problem: KeldError | None = None
-    blocked: set[str] = field(default_factory=set)  # providers that failed a call in this visit
+    blocked: set[str] = field(default_factory=set)  # providers that are not there in this visit
+    failed: set[tuple[str, State]] = field(
+        default_factory=set
+    )  # (provider, state): what that state asks for was tried of one shard, and failed
+    stuck: dict[str, str] = field(default_factory=dict)  # shards that were tried in this visit and got nowhere, and why
+    begun: bool = False  # a step was begun in this visit: the first is, however little time is left
+    alive_until: float = field(default_factory=lambda: time.monotonic() + 60)  # by time.monotonic(): until then silence means nothing
     beaten_at: float = field(default_factory=time.monotonic)  # when the lease was last renewed, by time.monotonic()
 
     @property
@@ -116,6 +151,10 @@ class Visit:
     def now(self) -> datetime:
         return self.world.clock()
 
+    def pulse(self, silent_s: float = 0.0) -> None:
+        """Says that the step gets on; nothing more may be heard of it for `silent_s` and `Settings.silent_for`."""
+        self.alive_until = time.monotonic() + silent_s + self.settings.silent_for.total_seconds()
+
     def record(
         self, shard: Shard, event: Event, *, facts: dict[str, object] | None = None, strays: Sequence[Stray] = (), **changes: Any
     ) -> Shard:
@@ -124,6 +163,7 @@ class Visit:
         Raises:
             LeaseLost: another worker holds the job run, or has moved the shard on.
         """
+        self.pulse()
         became = self.ledger.record(self.lease, shard, event, self.now(), facts=facts, strays=strays, **changes)
         log.info(
             "shard.%s shard=%s run=%s state=%s batch_id=%s rows=%d",
@@ -137,13 +177,26 @@ class Visit:
         Raises:
             ProviderRefused: its account has another host now than the one the shard was sent to.
         """
-        provider = self.world.provider(shard.provider)
+        try:
+            provider = self.world.provider(shard.provider)
+        except InvalidJob:
+            raise ProviderRefused(
+                f"Shard {shard.id} belongs to the account {shard.provider!r} at {shard.host}, which is not configured here. Nothing was sent or asked. "
+                "Give Keld(accounts={...}) one of that name until this job run is over."
+            ) from None
         if provider.host != shard.host and not shard.unsent:
             raise ProviderRefused(
                 f"Shard {shard.id} belongs to {shard.provider} at {shard.host}, which is now configured as {provider.host}. Nothing was sent or asked there. "
                 "Restore the base URL until this job run is over, or cancel it there."
             )
         return provider
+
+    def window(self, shard: Shard) -> timedelta | None:
+        """After which a batch of the shard's provider expires by itself; None: it is not known."""
+        try:
+            return self.provider(shard).capabilities.window
+        except KeldError:
+            return None
 
     def question(self) -> Question:
         """What all rows share.

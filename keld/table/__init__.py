@@ -6,12 +6,16 @@ checked elsewhere.  The rooms, in the order of the way:
 
     source      whatever holds a table -> a Table
     place       where a table lies; the name of a partition in its path
+    lake        tables whose files are not all their rows: Delta is read, others are refused
+    directory   many files as one table
+    unify       one schema for many files
     form        which reader a file has
-    directory   all files below a path as one table
     parquet     Parquet files in; the files of staging
     csv         CSV in
+    quote       whether quoted fields of CSV end where they should
     jsonl       JSON Lines in
-    text        what the two have in common
+    text        the bytes of a text file as UTF-8
+    declared    text as the type that its column is declared to have
     frame       tables of other libraries, and rows
     file        one file, its schema known
     block       a partition as plain, bounded blocks
@@ -20,9 +24,9 @@ checked elsewhere.  The rooms, in the order of the way:
     landing     a file in the making
 """
 
-from keld.table.block import Table
+from keld.table.block import ROW_FAULT, Table
 from keld.table.parquet import read_parquet
-from keld.table.sink import ParquetSink, Written, sink_is_file, write_table
+from keld.table.sink import ParquetSink, Written, sink_is_file, try_sink, write_table
 from keld.table.source import open_table
 
-__all__ = ["ParquetSink", "Table", "Written", "open_table", "read_parquet", "sink_is_file", "write_table"]
+__all__ = ["ROW_FAULT", "ParquetSink", "Table", "Written", "open_table", "read_parquet", "sink_is_file", "try_sink", "write_table"]

@@ -7,12 +7,16 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from pyarrow.compute import run_end_decode
 
 from keld.errors import SourceError, SourceUnavailable
+from keld.value import as_json, as_text, is_json, is_uuid, json_type
 
 BLOCK_BYTES = 2 << 20  # the most a block holds, unless one row alone is larger
 BLOCK_ROWS = 16_384
+ROW_FAULT = "\x01fault"  # a column of readers that tell of single rows why they cannot be asked; null where they can
 CAST_ROWS = 1_024  # a dictionary or view column shows its size only once it is plain: convert few rows at a time
 
 
@@ -24,11 +28,13 @@ class Table:
         schema: plain types: dictionaries decoded, large and view types as ordinary ones; names are unique.
         rows: when known without reading.
         description: for people: what it is and how large.
+        notes: for who plans: how it is read, where that is not said by the table itself.
     """
 
     schema: pa.Schema
     rows: int | None
     description: str
+    notes: tuple[str, ...] = ()
     _blocks: Callable[[], Iterator[pa.RecordBatch]] = field(repr=False, compare=False)
 
     def without(self, names: Collection[str]) -> "Table":
@@ -54,6 +60,11 @@ class Table:
 
 
 def plain_schema(schema: pa.Schema, name: str) -> pa.Schema:
+    """The columns in plain types.
+
+    Raises:
+        SourceError: two columns have one name.
+    """
     twice = [column for column in dict.fromkeys(schema.names) if schema.names.count(column) > 1]
     if twice:
         raise SourceError(f"{name}: two columns of the name {twice[0]!r}. Nothing was sent. Rename one.")
@@ -61,24 +72,48 @@ def plain_schema(schema: pa.Schema, name: str) -> pa.Schema:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
+    """What a column of this type is kept as: of one value one layout, and something that Parquet has a type for.
+
+    A span of months, days and nanoseconds becomes text (ISO 8601); what has no type in Parquet at all, or within a nested value none
+    (an object without fields, a union), becomes JSON.
+    """
     types = pa.types
-    if isinstance(kind, pa.DictionaryType):
+    if isinstance(kind, pa.DictionaryType | pa.RunEndEncodedType):
         return plain_type(kind.value_type)
-    if types.is_large_string(kind) or types.is_string_view(kind):
+    if is_json(kind) or is_uuid(kind):
+        return kind
+    if isinstance(kind, pa.BaseExtensionType):
+        return pa.bool_() if isinstance(kind, pa.Bool8Type) else plain_type(kind.storage_type)
+    if types.is_interval(kind) or types.is_large_string(kind) or types.is_string_view(kind):
         return pa.string()
     if types.is_large_binary(kind) or types.is_binary_view(kind):
         return pa.binary()
-    return nested(kind, plain_type)
+    if types.is_decimal32(kind) or types.is_decimal64(kind):
+        return pa.decimal128(kind.precision, kind.scale)
+    return json_type() if types.is_nested(kind) and _has_no_type(kind) else _nested(kind)
 
 
-def nested(kind: pa.DataType, plain: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+def _has_no_type(kind: pa.DataType) -> bool:
+    types = pa.types
+    if isinstance(kind, pa.BaseExtensionType) or types.is_interval(kind) or types.is_union(kind):
+        return True
+    if isinstance(kind, pa.DictionaryType | pa.RunEndEncodedType):
+        return _has_no_type(kind.value_type)
+    if types.is_struct(kind) and not kind.num_fields:
+        return True
+    return types.is_nested(kind) and any(_has_no_type(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _nested(kind: pa.DataType) -> pa.DataType:
     """`kind` with its parts made plain; lists of every layout become ordinary ones."""
     if isinstance(kind, pa.FixedSizeListType):
-        return pa.list_(plain(kind.value_type), kind.list_size)
+        return pa.list_(plain_type(kind.value_type), kind.list_size)
     if isinstance(kind, pa.ListType | pa.LargeListType | pa.ListViewType | pa.LargeListViewType):
-        return pa.list_(plain(kind.value_type))
+        return pa.list_(plain_type(kind.value_type))
+    if isinstance(kind, pa.MapType):
+        return pa.map_(plain_type(kind.key_type), plain_type(kind.item_type))
     if isinstance(kind, pa.StructType):
-        return pa.struct([(part.name, plain(part.type)) for part in kind])
+        return pa.struct([(part.name, plain_type(part.type)) for part in kind])
     return kind
 
 
@@ -94,7 +129,36 @@ def plain(block: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 def _decoded(column: Any, kind: pa.DataType) -> Any:
     if isinstance(column, pa.DictionaryArray):  # by hand: Arrow has no cast from a dictionary of views (Polars' categories)
         return _decoded(column.dictionary, kind).take(column.indices)
+    if isinstance(column, pa.RunEndEncodedArray):
+        return _decoded(run_end_decode(column), kind)
+    if column.type == kind:
+        return column
+    if is_json(kind):
+        return as_json(column)
+    if pa.types.is_interval(column.type):
+        return as_text(column)
+    if isinstance(column, pa.ExtensionArray):
+        return _decoded(column.storage, kind)
+    if isinstance(column, pa.ListViewArray | pa.LargeListViewArray):
+        return _listed(column, kind)
+    if _has_view(column.type):
+        return pa.array(column.to_pylist(), type=kind)
     return column.cast(kind)
+
+
+def _listed(column: Any, kind: pa.DataType) -> Any:
+    """By hand: Arrow's own cast of a list view with nulls gives a broken array (26.0.1)."""
+    lengths = column.value_lengths()
+    ends = np.cumsum([0, *lengths.fill_null(0).to_pylist()], dtype=np.int32)
+    starts = pa.array(ends, mask=np.append(lengths.is_null().to_numpy(zero_copy_only=False), False))  # a null start is a null list
+    return pa.ListArray.from_arrays(starts, _decoded(column.flatten(), kind.value_type), type=kind)
+
+
+def _has_view(kind: pa.DataType) -> bool:
+    """Whether a list view lies somewhere within."""
+    if isinstance(kind, pa.ListViewType | pa.LargeListViewType):
+        return True
+    return pa.types.is_nested(kind) and any(_has_view(kind.field(number).type) for number in range(kind.num_fields))
 
 
 def _halved(block: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
@@ -106,6 +170,8 @@ def _halved(block: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
     yield from _halved(block.slice(middle))
 
 
-def table_of(schema: pa.Schema, rows: int | None, description: str, blocks: Callable[[], Iterator[pa.RecordBatch]]) -> Table:
+def table_of(
+    schema: pa.Schema, rows: int | None, description: str, blocks: Callable[[], Iterator[pa.RecordBatch]], notes: tuple[str, ...] = ()
+) -> Table:
     size = "" if rows is None else f", {rows:,} rows"
-    return Table(schema=schema, rows=rows, description=description + size, _blocks=blocks)
+    return Table(schema=schema, rows=rows, description=description + size, notes=notes, _blocks=blocks)

@@ -1,13 +1,15 @@
 """Frame: tables that other libraries hold, and rows as dicts."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import fields, is_dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
 from keld.errors import SourceError
-from keld.table.block import CAST_ROWS, Table, plain_schema, table_of
+from keld.table.block import CAST_ROWS, ROW_FAULT, Table, plain_schema, table_of
 
 
 def of_stream(source: Any) -> Table:
@@ -27,11 +29,13 @@ def of_stream(source: Any) -> Table:
 def of_pandas(frame: Any) -> Table:
     # A named index is a column to its owner (often the key); the default one is only a count.
     named = any(name is not None for name in frame.index.names)
+    frame = frame.reset_index() if named else frame
+    description = f"pandas DataFrame, {len(frame):,} rows"
     try:
-        table = pa.Table.from_pandas(frame.reset_index() if named else frame, preserve_index=False)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise SourceError(f"the pandas frame: {error.args[-1]}. Nothing was sent. Give that column values of one type.") from None
-    return replace(of_stream(table), description=f"pandas DataFrame, {len(frame):,} rows")
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowException, OverflowError, UnicodeError):  # of an `object` column, in which anything may lie
+        table = _of_cells({str(name): frame[name] for name in frame.columns}, "the pandas frame")
+    return replace(of_stream(table), description=description)
 
 
 def of_lazy_polars(frame: Any) -> Table:
@@ -52,26 +56,97 @@ def of_dataset(dataset: Any) -> Table:
     return table_of(plain_schema(dataset.schema, "pyarrow Dataset"), None, "pyarrow Dataset", blocks)
 
 
-def of_rows(source: Iterable[Any]) -> Table:
-    rows = list(source)
-    odd = next((row for row in rows if not isinstance(row, Mapping)), None)
-    if odd is not None or not rows:
-        what = "no rows, so no columns" if not rows else f"a row is a {type(odd).__name__}, not a dict"
+def of_columns(source: Mapping[Any, Any]) -> Table:
+    """A dict of columns.
+
+    Raises:
+        SourceError: they are not of one length.
+    """
+    columns = {str(name): values for name, values in source.items()}
+    lengths = {name: len(values) if hasattr(values, "__len__") else 1 for name, values in columns.items()}
+    if len(set(lengths.values())) > 1 or any(
+        not hasattr(values, "__len__") or isinstance(values, str | bytes | Mapping) for values in columns.values()
+    ):
         raise SourceError(
-            f"{type(source).__name__} of rows: {what}. Nothing was sent. Give dicts, or an Arrow table, which has columns without rows, too."
+            f"a dict is a table if its values are columns of one length; here they are {lengths}. Nothing was sent. "
+            "For a single row give [row]."
         )
+    return replace(of_stream(_of_cells(columns, "the columns")), description=f"{max(lengths.values(), default=0):,} rows")
+
+
+def of_rows(source: Iterable[Any]) -> Table:
+    """Rows; without any, an empty partition."""
+    rows = [_fields(source, row) for row in source]
     names = dict.fromkeys(name for row in rows for name in row)
-    return replace(
-        of_stream(pa.table({str(name): _column(name, [row.get(name) for row in rows]) for name in names})),
-        description=f"{len(rows):,} rows",
+    columns = {str(name): [row.get(name) for row in rows] for name in names}
+    return replace(of_stream(_of_cells(columns, "the rows")), description=f"{len(rows):,} rows")
+
+
+def _fields(source: Any, row: Any) -> Mapping[Any, Any]:
+    """A row by name: of a dict, `sqlite3.Row`, SQLAlchemy's row, a named tuple, a Pydantic object or a dataclass."""
+    if isinstance(row, Mapping):
+        return row
+    if hasattr(row, "_mapping"):
+        return dict(row._mapping)
+    if hasattr(row, "_asdict"):
+        return dict(row._asdict())
+    if hasattr(row, "model_dump"):
+        return dict(row.model_dump())
+    if is_dataclass(row) and not isinstance(row, type):
+        return {one.name: getattr(row, one.name) for one in fields(row)}
+    if hasattr(row, "keys"):
+        return {name: row[name] for name in row.keys()}  # noqa: SIM118  # sqlite3.Row has no other way
+    raise SourceError(
+        f"{type(source).__name__} of rows: a row is a {type(row).__name__}, whose fields have no names. Nothing was sent. "
+        "Give dicts, named tuples, dataclasses or Pydantic objects, or an Arrow table."
     )
 
 
-def _column(name: object, values: list[Any]) -> Any:
+def _of_cells(columns: Mapping[str, Any], what: str) -> pa.Table:
+    """Columns of Python objects; a text that is none (a lone surrogate) is null, and its row says so."""
+    faults: dict[int, str] = {}
+    arrays = {name: _column(name, values, what, faults) for name, values in columns.items()}
+    if faults:
+        rows = max(len(values) for values in columns.values())
+        arrays[ROW_FAULT] = pa.array([faults.get(row) for row in range(rows)], type=pa.string())
+    return pa.table(arrays)
+
+
+def _column(name: str, values: Any, what: str, faults: dict[int, str]) -> Any:
     try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeError):
-        raise SourceError(
-            f"column {name!r} of the rows holds values of several types, or one that Arrow has no type for. "
-            "Nothing was sent. Give that column values of one type."
-        ) from None
+        return pa.array(values, from_pandas=True)
+    except UnicodeError:
+        cells = [None if _is_no_text(value) else value for value in values]
+        for row, (cell, value) in enumerate(zip(cells, values, strict=True)):
+            if cell is None and value is not None:
+                faults.setdefault(row, f"row {row} (counted from 0): {name!r} holds a lone surrogate, which is no text")
+        return _column(name, cells, what, faults)
+    except OverflowError:
+        if (wide := _wide(values)) is not None:
+            return wide
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        pass
+    raise SourceError(
+        f"column {name!r} of {what} holds values of several types, or one that Arrow has no type for. "
+        "Nothing was sent. Give that column values of one type."
+    )
+
+
+def _is_no_text(value: Any) -> bool:
+    """Whether a lone surrogate is in it, at any depth."""
+    if isinstance(value, str):
+        return not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value)
+    if isinstance(value, Mapping):
+        return any(_is_no_text(part) for pair in value.items() for part in pair)
+    return isinstance(value, list | tuple) and any(map(_is_no_text, value))
+
+
+def _wide(values: Any) -> pa.Array | None:
+    """Whole numbers beyond 64 bits, exactly."""
+    numbers = [None if value is None or value != value else value for value in values]  # noqa: PLR0124  # NaN, pandas' null
+    if not all(number is None or isinstance(number, int) for number in numbers):
+        return None
+    for kind in (pa.decimal128(38, 0), pa.decimal256(76, 0)):
+        with suppress(pa.ArrowInvalid):
+            return pa.array([None if number is None else Decimal(number) for number in numbers], type=kind)
+    return None

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
@@ -9,11 +10,14 @@ from types import TracebackType
 from typing import Any
 
 from keld.errors import KeldError
+from keld.process import is_dead_mark, mark
 from keld.staging import fsync_dir
 from keld.table.place import Place
 
 # Object stores whose fsspec file appears when it is closed, in one step; on others a temporary name is moved.
 _WHOLE_ON_CLOSE = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"))
+
+_LEFT = re.compile(r"\.keld-([0-9a-f]{12}-[0-9]+)-[0-9a-f]{16}\.tmp").fullmatch
 
 
 class Landing:
@@ -36,13 +40,14 @@ class Landing:
         fs = self._place.fs
         if fs is not None and _WHOLE_ON_CLOSE.intersection([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
             return self._place.path
-        folder, _, _ = self._place.path.rpartition("/")
-        return f"{folder}/.keld-{secrets.token_hex(8)}.tmp" if folder else f".keld-{secrets.token_hex(8)}.tmp"
+        folder, slash, _ = self._place.path.rpartition("/")
+        return f"{folder}{slash}.keld-{mark()}-{secrets.token_hex(8)}.tmp"
 
     def __enter__(self) -> "Landing":
         try:
             if self._place.fs is None:
                 _make_dirs(os.path.dirname(self._temporary) or ".")
+                _remove_left(os.path.dirname(self._temporary) or ".")
                 self._file = open(self._temporary, "xb", buffering=1 << 20)
             else:
                 self._file = self._place.fs.open(self._temporary, "wb")
@@ -110,3 +115,13 @@ def _make_dirs(path: str) -> None:
         with suppress(FileExistsError):
             os.mkdir(path)
         fsync_dir(parent)
+
+
+def _remove_left(folder: str) -> None:
+    """Removes what writers that are proven dead left half written here; whatever stands in the way of that is no fault of this file's."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _LEFT(entry.name)
+            if found and is_dead_mark(found[1]):
+                with suppress(OSError):
+                    os.unlink(entry.path)

@@ -25,7 +25,7 @@ def _parquet_file(place: Place) -> pq.ParquetFile:
 def parquet_file_of(place: Place) -> File:
     with _parquet_file(place) as file:
         schema, rows = plain_schema(file.schema_arrow, place.uri), file.metadata.num_rows
-    return File(place=place, schema=schema, rows=rows, blocks=lambda: read_range(place, None, 0, None))
+    return File(place=place, schema=schema, rows=rows, blocks=lambda _: read_range(place, None, 0, None))
 
 
 def read_range(place: Place, columns: Sequence[str] | None, start: int, stop: int | None) -> Iterator[pa.RecordBatch]:

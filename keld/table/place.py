@@ -5,9 +5,11 @@ Local files go to Arrow's own reader, not through fsspec's Python layer.
 
 import hashlib
 import os
+from contextlib import closing
 from dataclasses import dataclass, replace
+from glob import glob
 from typing import Any, TypeAlias
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
 import pyarrow as pa
@@ -21,11 +23,19 @@ FORMATS = {
     ".pq": "parquet",
     ".csv": "csv",
     ".csv.gz": "csv",
+    ".csv.zst": "csv",
+    ".csv.bz2": "csv",
+    ".tsv": "csv",
+    ".tsv.gz": "csv",
     ".jsonl": "jsonl",
     ".jsonl.gz": "jsonl",
+    ".jsonl.zst": "jsonl",
+    ".jsonl.bz2": "jsonl",
     ".ndjson": "jsonl",
     ".ndjson.gz": "jsonl",
 }
+
+_PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +71,55 @@ class Place:
     def parts_to(self, file: "Place") -> list[str]:
         return [part for part in file.path[len(self.path) :].replace(os.sep, "/").split("/") if part]
 
+    @property
+    def name(self) -> str:
+        return self.path.replace(os.sep, "/").rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def parent(self) -> "Place":
+        return replace(self, path=self.path.replace(os.sep, "/").rstrip("/").rpartition("/")[0] or ("/" if self.path[:1] == "/" else "."))
+
+    def child(self, name: str) -> "Place":
+        return replace(self, path=f"{self.path.rstrip('/')}/{name}")
+
+    def exists(self) -> bool:
+        return os.path.exists(self.path) if self.fs is None else bool(self.fs.exists(self.path))
+
+    def names(self) -> list[str]:
+        """What a directory holds; nothing where there is none."""
+        try:
+            found = os.listdir(self.path) if self.fs is None else [str(path) for path in self.fs.ls(self.path, detail=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
+
+    def matches(self) -> list["Place"]:
+        """What a pattern stands for, sorted by path; hidden ones left out."""
+        found = glob(self.path, recursive=True) if self.fs is None else [str(path) for path in self.fs.glob(self.path)]
+        places = [replace(self, path=path) for path in sorted(found)]
+        return [place for place in places if place.name[:1] not in "._"]
+
+    def as_written(self) -> "Place":
+        """Where this lies, by whatever quoting: of a name with a space some writers make `eu west`, others `eu%20west`."""
+        if "%" not in self.path or self.exists():
+            return self
+        above = self.parent.as_written()
+        alike = [name for name in above.names() if unquote(name) == unquote(self.name)]
+        return above.child(alike[0]) if len(alike) == 1 else self
+
     def open(self) -> Any:
-        """Its bytes, unzipped; reads ahead as a text reader wants it."""
+        """Its bytes, unzipped, whatever its name says; reads ahead as a text reader wants it."""
         file = pa.OSFile(self.path, mode="r") if self.fs is None else pa.PythonFile(self.fs.open(self.path, "rb"), mode="r")
-        return pa.CompressedInputStream(file, "gzip") if self.path.endswith(".gz") else file
+        first = file.read(4)
+        file.seek(0)
+        packed = next((kind for magic, kind in _PACKED.items() if first.startswith(magic)), None)
+        return pa.CompressedInputStream(file, packed) if packed else file
+
+    def head(self) -> bytes:
+        """Its first 16 bytes, unzipped."""
+        with closing(self.open()) as file:
+            data: bytes = file.read(16)
+            return data
 
 
 def is_upath(source: Any) -> bool:
@@ -101,6 +156,11 @@ def segment(key: str) -> str:
     return text or "%-"
 
 
+def is_pattern(place: Place) -> bool:
+    """Whether a path stands for others: `part-*.parquet`, `**/*.csv`."""
+    return any(mark in place.path for mark in "*?[") and not place.exists()
+
+
 def form_of(path: str) -> str | None:
     """The format by the suffix; None without a suffix."""
     name = path.replace(os.sep, "/").rsplit("/", 1)[-1].lower()
@@ -109,8 +169,8 @@ def form_of(path: str) -> str | None:
 
 
 def unreadable(place: Place, error: Exception) -> SourceError:
-    if isinstance(error, FileNotFoundError) and "*" in place.path:
-        return SourceError(f"{place.uri}: no such file, and patterns are not expanded. Nothing was sent. Give the directory.")
+    if isinstance(error, FileNotFoundError) and is_pattern(place):
+        return SourceError(f"{place.uri}: no file matches this pattern. Nothing was sent. Check it and the partition's key.")
     if isinstance(error, FileNotFoundError):
         return SourceUnavailable(f"{place.uri}: no such file. Nothing was sent. Check the path and the partition's key.")
     return SourceUnavailable(f"{place.uri}: cannot be read: {error}. Nothing was sent. Check access, and that it is whole.")

@@ -2,8 +2,8 @@
 
 import errno
 import os
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,7 @@ import pyarrow as pa
 from keld.errors import KeldError, SinkError, SinkRefused, StagingError
 from keld.table.landing import Landing
 from keld.table.place import PathLike, Place, form_of, place_of, segment
-from keld.table.writer import WRITERS, ParquetWriter
+from keld.table.writer import WRITERS, ParquetWriter, Writer
 
 # Staging is written once and read once or twice: lz4 without dictionaries takes half the time of zstd to write, a third to read.
 _STAGING: dict[str, Any] = {
@@ -48,12 +48,33 @@ def write_table(sink: PathLike, schema: pa.Schema, batches: Iterable[pa.RecordBa
     place, form = _sink_place(sink, partition)
     rows = 0
     with Landing(place, _sink_error) as landing:
-        writer = WRITERS[form](landing, schema)
+        writer = _writer(landing, schema, place, form)
         for batch in batches:
-            writer.write(batch)
+            with _form_faults(place, form):
+                writer.write(batch)
             rows += batch.num_rows
         writer.close()
     return Written(uri=place.uri, rows=rows, size_bytes=landing.tell(), sha256=landing.sha256)
+
+
+def try_sink(sink: PathLike, schema: pa.Schema, *, partition: str | None = None) -> None:
+    """Passes if rows of this schema can be written to `sink`, as far as one without any shows; it is removed, and what stands there stays.
+
+    Raises:
+        SinkError: the place cannot be written.
+        SinkRefused: the form has not the type of a column, or there is no writer for the suffix.
+    """
+    place, form = _sink_place(sink, partition)
+    with suppress(_Tried), Landing(place, _unsent_error) as landing:
+        writer = _writer(landing, schema, place, form)
+        with _form_faults(place, form):
+            writer.write(pa.RecordBatch.from_pylist([], schema=schema))
+        writer.close()
+        raise _Tried  # so that nothing lands
+
+
+class _Tried(Exception):
+    """It can be written."""
 
 
 def sink_is_file(sink: PathLike, partition: str | None = None) -> bool:
@@ -95,6 +116,23 @@ class ParquetSink:
         self._stack.__exit__(kind, error, trace)
 
 
+def _writer(landing: Landing, schema: pa.Schema, place: Place, form: str) -> Writer:
+    with _form_faults(place, form):
+        return WRITERS[form](landing, schema)
+
+
+@contextmanager
+def _form_faults(place: Place, form: str) -> Iterator[None]:
+    """Turns what a writer says of a type that it cannot write into a `SinkRefused`."""
+    try:
+        yield
+    except (pa.ArrowException, TypeError, ValueError) as error:  # of JSON's encoder, too
+        raise SinkRefused(
+            f"{place.uri}: {form} cannot hold these columns: {error}. Nothing of it was kept. Take another sink, e.g. one that ends in .parquet; "
+            "whatever was answered is safe in staging and is not asked again."
+        ) from error
+
+
 def _sink_place(sink: PathLike, partition: str | None) -> tuple[Place, str]:
     template = place_of(sink, SinkError)
     place = template.filled(partition, SinkError)
@@ -113,6 +151,10 @@ def _sink_error(place: Place, error: Exception) -> KeldError:
         f"{place.uri}: cannot be written: {_cause(error)}. Nothing of it was kept; what stood there before is "
         "unchanged, and the answers are safe in staging. Mend the place and run again: nothing is asked or paid twice."
     )
+
+
+def _unsent_error(place: Place, error: Exception) -> KeldError:
+    return SinkError(f"{place.uri}: cannot be written: {_cause(error)}. Nothing was sent. Mend the place, or name another sink.")
 
 
 def _staging_error(place: Place, error: Exception) -> KeldError:

@@ -1,70 +1,122 @@
-"""Text: what CSV and JSON Lines share: the types are those of the first 2 MB, and hold for the rest."""
+"""Text: the bytes of a text file as UTF-8, and what is told where they are none.
 
+UTF-8, with its mark or without, and UTF-16 by its mark are read as they are; anything else is refused with the line and the byte, and read
+where it is declared.  No encoding is guessed: the guess of a good library takes German for Central European, and nobody is told.
+"""
+
+import codecs
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any
-
-import pyarrow as pa
 
 from keld.errors import SourceError
-from keld.table.block import plain_schema
-from keld.table.file import File
 from keld.table.place import Place
 
-TEXT_BLOCK = 2 << 20  # CSV and JSONL: what types are inferred from, and the largest row
+TEXT_BLOCK = 2 << 20  # what is read at once, and the largest row of a CSV file
+_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
-@dataclass(frozen=True, slots=True)
-class TextForm:
-    """Args: `reader` of a place with these types (None: found by itself); `fault`, what to say when it stops."""
+class Text(io.RawIOBase):
+    """The text of a file as bytes of UTF-8, without a mark.
 
-    reader: Callable[[Place, pa.Schema | None], Any]
-    column_type: Callable[[pa.DataType], pa.DataType]
-    fault: Callable[[Place, pa.Schema, Exception], SourceError]
+    Args:
+        encoding: the declared one; None: by the mark, else UTF-8.
+        watch: shown all bytes, in their order.
 
+    What cannot be decoded ends the file, and `broken` says so: an exception would pass through Arrow, which reads ahead in a thread.
+    """
 
-def text_file(place: Place, like: pa.Schema | None, form: TextForm) -> File:
-    try:
-        with closing(form.reader(place, like)) as reader:
-            found = reader.schema
-    except pa.ArrowInvalid as error:
-        raise form.fault(place, like or pa.schema([]), error) from None
-    schema = plain_schema(pa.schema([(column.name, form.column_type(column.type)) for column in found]), place.uri)
-
-    def blocks() -> Iterator[pa.RecordBatch]:
-        try:
-            with closing(form.reader(place, schema)) as reader:
-                yield from reader
-        except pa.ArrowInvalid as error:
-            raise form.fault(place, schema, error) from None  # Arrow's own message quotes the row
-
-    return File(place=place, schema=schema, rows=None, blocks=blocks)
-
-
-def text_fault(place: Place, error: Exception) -> SourceError:
-    if "straddling" in str(error):
-        return SourceError(f"{place.uri}: a row is larger than 2 MB. Nothing was sent. Give the table as Parquet.")
-    if "Empty" in str(error):
-        return SourceError(f"{place.uri}: no rows and no column names. Nothing was sent. Give an empty table as Parquet.")
-    return SourceError(f"{place.uri}: this is not UTF-8 text in the form its suffix says. Nothing was sent. Repair it.")
-
-
-class Raw(io.RawIOBase):
-    """An Arrow file as one that Python's text layers read lines from."""
-
-    def __init__(self, file: pa.NativeFile) -> None:
-        self._file = file
+    def __init__(self, place: Place, encoding: str | None, watch: Callable[[bytes], None] = lambda data: None) -> None:
+        self._file, self._watch, self.broken = place.open(), watch, False
+        self._rest = b""
+        raw = self._file.read(TEXT_BLOCK)
+        self.encoding = encoding or next((name for mark, name in _MARKS.items() if raw.startswith(mark)), "utf-8")
+        plain = codecs.lookup(self.encoding).name in ("utf-8", "utf-8-sig", "ascii")
+        self._decoder = None if plain else codecs.getincrementaldecoder(self.encoding)()
+        self._rest = self._text(raw).removeprefix(codecs.BOM_UTF8)
+        self._watch(self._rest)
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
+    def read(self, size: int = -1) -> bytes:
+        """`size` bytes, or fewer at the end."""
+        parts, length = [self._rest], len(self._rest)
+        while (size < 0 or length < size) and not self.broken and (raw := self._file.read(TEXT_BLOCK)):
+            parts.append(self._text(raw))
+            self._watch(parts[-1])
+            length += len(parts[-1])
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        found, self._rest = (data, b"") if size < 0 else (data[:size], data[size:])
+        return found
+
+    def readinto(self, buffer: "memoryview[int]") -> int:  # type: ignore[override]  # of what is written into
+        data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+    def _text(self, raw: bytes) -> bytes:
+        if self._decoder is None:
+            return raw
+        try:
+            return self._decoder.decode(raw).encode()
+        except UnicodeError:
+            self.broken = True
+            return b""
 
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def encoding_fault(place: Place, encoding: str | None) -> SourceError | None:
+    """What is wrong with the encoding, and where; None where nothing is."""
+    with closing(Text(place, encoding)) as text:
+        encoding = text.encoding
+    decoder, line, at = codecs.getincrementaldecoder(encoding)(), 1, 0
+    with closing(place.open()) as file:
+        while True:
+            raw = file.read(TEXT_BLOCK)
+            pending = len(decoder.getstate()[0])
+            try:
+                line += decoder.decode(raw, final=not raw).count("\n")
+            except UnicodeError as error:
+                start = getattr(error, "start", 0)
+                line += bytes(getattr(error, "object", b""))[:start].decode(encoding, "replace").count("\n")
+                return _not_text(place, encoding, line, at - pending + start)
+            if not raw:
+                return None
+            at += len(raw)
+
+
+def _not_text(place: Place, encoding: str, line: int, at: int) -> SourceError:
+    is_default = codecs.lookup(encoding).name == "utf-8"
+    what = "UTF-8" if is_default else encoding
+    way = "Declare what it is, e.g. encoding='cp1252', or save it as UTF-8." if is_default else "Correct encoding=, or mend the file."
+    return SourceError(f"{place.uri}: line {line} is not {what} (at byte offset {at:,}). Nothing was sent. {way}")
+
+
+def check_no_nul(place: Place, head: bytes) -> None:
+    """Passes if the text does not look like UTF-16 or UTF-32 without a mark, which is valid UTF-8 as far as it is English.
+
+    Raises:
+        SourceError: every second byte at the beginning is NUL.
+    """
+    sample = head[:4096]
+    for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
+        zeros = sample[first::2]
+        if len(zeros) > 2 and zeros.count(0) * 2 > len(zeros):
+            raise SourceError(
+                f"{place.uri}: every second byte is NUL: this is UTF-16 without its mark, not UTF-8. Nothing was sent. "
+                f"Declare encoding='{name}', or save it as UTF-8."
+            )
+
+
+def line_at(place: Place, encoding: str | None, byte: int) -> int:
+    """The number of the line in which a byte of the text (as UTF-8) stands, counted from 1."""
+    line = 1
+    with closing(Text(place, encoding)) as text:
+        while byte > 0 and (data := text.read(min(byte, TEXT_BLOCK))):
+            line += data.count(b"\n") or data.count(b"\r")
+            byte -= len(data)
+    return line

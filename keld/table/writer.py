@@ -1,15 +1,13 @@
 """Writer: enriched blocks as Parquet, CSV or JSON Lines."""
 
-from base64 import b64encode
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any, Protocol
 
-import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from keld.table.block import nested, plain, plain_type
+from keld.table.block import plain
+from keld.value import csv_texts, encode_lines, jsonable
 
 _GROUP_BYTES, _GROUP_ROWS = 16 << 20, 131_072
 
@@ -52,42 +50,22 @@ class _CsvWriter:
     def __init__(self, landing: Any, schema: pa.Schema) -> None:
         from pyarrow import csv as arrow_csv
 
-        self._schema = pa.schema([(column.name, _csv_column_type(column.type)) for column in schema])
+        self._schema = pa.schema([(column.name, _csv_type(column.type)) for column in schema])
         options = arrow_csv.WriteOptions(quoting_style="needed")
         self._writer = arrow_csv.CSVWriter(landing, self._schema, write_options=options)
 
     def write(self, batch: pa.RecordBatch) -> None:
-        columns = [_csv_column(column) for column in batch.columns]
+        columns = [column if _csv_type(column.type) == column.type else csv_texts(column) for column in batch.columns]
         self._writer.write(pa.RecordBatch.from_arrays(columns, schema=self._schema))
 
     def close(self) -> None:
         self._writer.close()
 
 
-def _csv_column_type(kind: pa.DataType) -> pa.DataType:
+def _csv_type(kind: pa.DataType) -> pa.DataType:
+    """What Arrow itself writes as it should, else text."""
     types = pa.types
-    plain = plain_type(kind)
-    texts = types.is_nested(plain) or types.is_decimal(plain) or types.is_binary(plain) or types.is_time(plain)
-    return pa.string() if texts else plain
-
-
-def _csv_column(column: Any) -> Any:
-    kind = _csv_column_type(column.type)
-    if kind != pa.string() or pa.types.is_string(plain_type(column.type)):
-        return column.cast(kind)
-    values = _jsonable(column).to_pylist()
-    return pa.array([None if value is None else _csv_text(value) for value in values], type=kind)
-
-
-def _csv_text(value: Any) -> str:
-    match value:
-        case Decimal():
-            return format(value, "f")
-        case bytes():
-            return b64encode(value).decode()
-        case list() | dict():
-            return _json.encode(value).decode()
-    return str(value)
+    return kind if types.is_integer(kind) or types.is_float32(kind) or types.is_float64(kind) or types.is_boolean(kind) else pa.string()
 
 
 class _JsonlWriter:
@@ -98,26 +76,11 @@ class _JsonlWriter:
 
     def write(self, batch: pa.RecordBatch) -> None:
         for block in plain(batch, self._schema):
-            columns = [_jsonable(column) for column in block.columns]
-            rows = pa.RecordBatch.from_arrays(columns, names=self._schema.names).to_pylist()
-            self._landing.write(_json.encode_lines(rows))
+            columns = [jsonable(column) for column in block.columns]
+            self._landing.write(encode_lines([dict(zip(self._schema.names, row, strict=True)) for row in zip(*columns, strict=True)]))
 
     def close(self) -> None:
         """Nothing: a line is whole when it is written."""
-
-
-_json = msgspec.json.Encoder(decimal_format="number")
-
-
-def _jsonable(column: Any) -> Any:
-    """Python has no nanoseconds: such times go as text."""
-    return column.cast(_without_nanoseconds(column.type))
-
-
-def _without_nanoseconds(kind: pa.DataType) -> pa.DataType:
-    if isinstance(kind, pa.TimestampType | pa.Time64Type) and kind.unit == "ns":
-        return pa.string()
-    return nested(kind, _without_nanoseconds)
 
 
 WRITERS: dict[str, Callable[[Any, pa.Schema], Writer]] = {

@@ -63,6 +63,53 @@ def test_one_connection_may_name_others_for_further_accounts(monkeypatch: pytest
         assert keld.accounts["own"].base_url == "https://vllm.internal:8443/v1"
 
 
+@pytest.mark.parametrize(
+    ("notation", "kind", "base_url", "key"),
+    [
+        ("keld://:sk-abc%2F%2Bx@", "openai", None, "sk-abc/+x"),
+        ("keld://:sk-abc@/?provider=anthropic", "anthropic", None, "sk-abc"),
+        ("keld://:sk-abc@http%3A%2F%2F127.0.0.1%3A8700%2Fv1", "openai", "http://127.0.0.1:8700/v1", "sk-abc"),
+        ("keld://:sk-abc@llm.internal:8443/v1", "openai", "https://llm.internal:8443/v1", "sk-abc"),
+        ('{"conn_type": "keld", "password": " sk-abc \\n", "host": " llm.internal "}', "openai", "https://llm.internal", "sk-abc"),
+        ('{"conn_type": "keld", "password": "sk-abc", "host": "llm", "port": 80, "schema": "http"}', "openai", "http://llm:80", "sk-abc"),
+    ],
+)
+def test_a_connection_may_be_written_in_airflows_ways(
+    monkeypatch: pytest.MonkeyPatch, notation: str, kind: str, base_url: str | None, key: str
+) -> None:
+    from keld.providers.client import key_of
+
+    monkeypatch.setenv("AIRFLOW_CONN_KELD_DEFAULT", notation)
+    with opened() as keld:
+        account = keld.accounts[kind]
+        assert (account.kind, account.base_url, key_of(kind, account, "NO_SUCH_VARIABLE")) == (kind, base_url, key)
+
+
+@pytest.mark.parametrize(
+    ("notation", "says"),
+    [
+        ("keld://sk-CANARY@", "the API key is its password"),
+        ('{"conn_type": "keld", "extra": {"api_key": "sk-CANARY"}}', "a field 'api_key'.* the API key is the password"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"provider": "azure"}}', "the providers are openai, anthropic"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"more_account": "b"}}', "Is more_accounts meant"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"account": "a:b"}}', "account='a:b'"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "port": 8443}', "a port or a schema, and no host"),
+        ('{"conn_type": "openai", "password": "sk-CANARY"}', "is of type openai"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"more_accounts": "keld_other"}}', "are both the account 'openai'"),
+    ],
+)
+def test_what_a_connection_says_is_read_or_refused(monkeypatch: pytest.MonkeyPatch, notation: str, says: str) -> None:
+    """Passed over, it would be a key that is not used, or another ledger than the one that was meant."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    connection(monkeypatch, "keld_other", password="sk-CANARY")
+    monkeypatch.setenv("AIRFLOW_CONN_KELD_DEFAULT", notation)
+    with pytest.raises(AirflowFailException, match=says) as refused:
+        opened()
+    assert "Nothing was sent" in str(refused.value)
+    assert "CANARY" not in str(refused.value)
+
+
 def test_ledger_home_and_namespace_come_from_the_connection_or_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AIRFLOW__KELD__HOME", str(tmp_path / "configured"))
     monkeypatch.setenv("AIRFLOW__KELD__NAMESPACE", "support")

@@ -17,6 +17,8 @@ from keld import Job, Keld
 from keld.emulator import Emulator
 
 DAY: dict[str, Any] = {"partition_key": "2026-11-19", "partition_date": datetime(2026, 11, 19, tzinfo=UTC)}
+MIDNIGHT = datetime(2026, 11, 19, tzinfo=UTC)
+DATED: dict[str, Any] = {"logical_date": MIDNIGHT, "data_interval_start": MIDNIGHT, "data_interval_end": MIDNIGHT}
 OTHER_RUN = DAY | {"run_id": "backfill__2026-11-19__again"}
 
 
@@ -149,6 +151,41 @@ def test_a_region_of_a_mapped_task_has_an_asset_event_of_its_own(worker: Worker,
     ended = worker.through(task, provider, map_index=0, **DAY)
     assert ended.manifest["partition"] == "eu|2026-11-19"
     assert [event["partition_key"] for event in ended.assets] == ["eu|2026-11-19"]
+
+
+@pytest.mark.parametrize(
+    "nothing", [list, pa.table({}).to_pandas, lambda: pa.table({}), lambda: iter(())], ids=["list", "frame", "arrow", "iterator"]
+)
+def test_a_day_without_rows_may_be_said_without_columns(worker: Worker, provider: Emulator, tmp_path: Path, nothing: Any) -> None:
+    """`[]` is what a query gives that found nothing; the columns that the job names are there, and fit those of other days."""
+    ended = worker.run(operator(source=nothing, sink=f"{tmp_path}/{{partition}}.parquet"), **DAY)
+    assert ended.state == "success", ended.error
+    quiet = pq.read_table(ended.manifest["sink"]).schema
+    assert quiet.names[:3] == ["id", "body", "answer"]
+    busy = worker.through(operator(sink=f"{tmp_path}/{{partition}}.parquet"), provider, partition_key="2026-11-20")
+    assert pa.unify_schemas([quiet, pq.read_schema(busy.manifest["sink"])]).field("id").type == pa.int64()
+
+
+@pytest.mark.parametrize(
+    ("run", "given", "keys"),
+    [
+        (DAY, {}, [None]),  # the Dag run's own, which Airflow puts there
+        (DAY, {"partition": "eu"}, ["eu"]),
+        (DATED, {}, ["2026-11-19", None]),
+        ({}, {"partition": "eu"}, ["eu", None]),
+        ({}, {}, [None]),  # the whole table
+    ],
+)
+def test_an_asset_event_has_the_job_runs_own_partition_key(
+    worker: Worker, provider: Emulator, run: dict[str, Any], given: dict[str, Any], keys: list[str | None]
+) -> None:
+    """Dags scheduled on partitions follow only an event with a key, all others, in a run that has none, only one without."""
+    from airflow.sdk import Asset
+
+    ended = worker.through(operator(outlets=[Asset("labels", uri="s3://lake/labels")], **given), provider, **run)
+    assert {event.get("partition_key") for event in ended.assets} == set(keys)
+    assert len(ended.assets) == len(keys)
+    assert {event["extra"]["partition"] for event in ended.assets} == {ended.manifest["partition"]}
 
 
 @pytest.mark.parametrize(
@@ -309,12 +346,79 @@ def test_a_refused_key_fails_for_good_with_what_to_do(worker: Worker, provider: 
     assert "Check the key" in str(ended.error)
 
 
-def test_what_no_retry_mends_is_named_as_keld_names_it() -> None:
-    """They are told apart by name: the front door shows only their root."""
-    from keld import errors
-    from keld_airflow.waiting import _FOR_GOOD
+TWICE = [{"id": 1, "body": "a"}, {"id": 1, "body": "b"}]
+FOR_GOOD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"source": lambda: TWICE}, DAY, "'id' is not unique"),
+    ({"source": lambda: [{"id": None, "body": "a"}]}, DAY, "null in row 0"),
+    ({"source": lambda: [{"id": 1}]}, DAY, "prompt names the column 'body'"),
+    ({"source": lambda: [1]}, DAY, "a row is a int"),
+    ({"job": job(output_type=set)}, DAY, "Nothing was sent"),
+    ({"job": job(models="openai:nobody-knows-it", ceiling_usd=1)}, DAY, "no rate known"),
+    ({"job": job(models="elsewhere:m")}, DAY, "names the account 'elsewhere'"),
+    ({"job": job(deadline=datetime(2020, 1, 1, tzinfo=UTC))}, DAY, "has passed"),
+    ({"sink": "out.xlsx"}, DAY, "no writer for this suffix"),
+    # A run that stands for no partition.
+    ({"source": "in/{partition}.parquet"}, {}, "source='in/{partition}.parquet' wants a partition"),
+    ({"sink": "out/{partition}.parquet"}, {}, "wants a partition, and this Dag run has none"),
+    ({"source": "in/{{ partition_key }}.parquet"}, {}, "source wants {{ partition_key }}"),
+    ({"sink": "out/{{ partition_key | lower }}/"}, {}, "with a partition key"),
+    ({"source": "in/{{ ds }}.parquet"}, {}, "source wants {{ ds }}"),
+    ({"sink": "out/{{ dag_run.partition_key }}/"}, {}, "sink wants {{ partition_key }}"),
+    ({"partition": "eu|{{ partition_key }}"}, {}, "partition wants {{ partition_key }}"),
+]
 
-    assert all(issubclass(getattr(errors, name), errors.KeldError) for name in _FOR_GOOD)
+
+@pytest.mark.parametrize(("given", "run", "says"), FOR_GOOD, ids=[says for _, _, says in FOR_GOOD])
+def test_what_no_retry_mends_fails_at_once_for_good(
+    worker: Worker, provider: Emulator, given: dict[str, Any], run: dict[str, Any], says: str
+) -> None:
+    """Retries would spend a night on it, and say the same each time."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    ended = worker.run(operator(**given), **run)
+    assert isinstance(ended.error, AirflowFailException), ended.error
+    assert (ended.state, says in str(ended.error), "Nothing was sent" in str(ended.error) or "out.xlsx" in str(ended.error)) == (
+        "failed", True, True,
+    )  # fmt: skip
+    assert provider.requests() == []
+
+
+@pytest.mark.parametrize("path", ["in/{{ partition_key or ds }}.csv", "in/{{ partition_key | default('all', true) }}.csv"])
+def test_a_template_that_says_what_else_is_no_slip(worker: Worker, provider: Emulator, tmp_path: Path, path: str) -> None:
+    """`dag.test` knows no partition key, and a run by hand may stand for the whole table."""
+    now = datetime(2026, 11, 19, tzinfo=UTC)
+    for name in ("all", "2026-11-19"):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / f"in/{name}.csv").write_text("id,body\n1,a\n")
+    worker.until_sent(operator(source=f"{tmp_path}/{path}"), logical_date=now, data_interval_start=now, data_interval_end=now)
+
+
+def test_a_source_that_is_not_there_yet_is_tried_again(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    """What is upstream may be late."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    ended = worker.run(operator(source=f"{tmp_path}/{{partition}}.parquet"), **DAY)
+    assert "no such file" in str(ended.error)
+    assert not isinstance(ended.error, AirflowFailException)
+
+
+def test_a_model_without_a_key_is_left_out_and_the_job_refused_where_no_other_is(
+    worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch, home: Keld, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error names what a person sees in Airflow, which is the connection."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    monkeypatch.delenv("OPENAI_API_KEY")
+    asked = job(models=["openai:gpt-5-mini", "anthropic:claude-haiku-4-5"])
+    sent = worker.until_sent(operator(job=asked), **DAY)
+    assert [batch.provider for batch in home.status(sent.trigger["job_run"]).batches] == ["anthropic"]
+    assert "account=openai No key for openai" in caplog.text
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    monkeypatch.setenv("AIRFLOW_CONN_KELD_DEFAULT", '{"conn_type": "keld", "extra": {"provider": "anthropic"}}')
+    ended = worker.run(operator(job=asked), partition_key="2026-11-20")
+    assert isinstance(ended.error, AirflowFailException)
+    assert "the connection keld_default" in str(ended.error)
+    assert creates(provider) == 0
 
 
 def test_a_provider_that_is_down_while_results_are_due_is_waited_for(worker: Worker, provider: Emulator) -> None:
@@ -379,6 +483,14 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"job": "labels"}, "job is a str"),
         ({"job": None, "key": "id", "prompt": "{body}", "model": "a:b", "models": ["a:c"]}, "Give one or the other"),
         ({"job": None, "key": "id", "prompt": "{body}", "model": "gpt-5-mini"}, "the form is 'provider:model'"),
+        ({"sink": "out/{ds}.parquet"}, "has a field {ds}, which nothing fills"),
+        ({"source": "in/{partitions}.parquet"}, "has a field {partitions}"),
+        ({"source": "in/{partition}.parquet", "sink": "out.parquet"}, "written over the one before"),
+        ({"partition": ["eu", "us"]}, r"Map over them: \.partial"),
+        ({"params": {"temperature": 0}}, "Give request_params"),
+        ({"llm_conn_id": "c"}, "Is keld_conn_id meant"),
+        ({"deadline_hours": 9}, "Is deadline meant"),
+        ({"source": "postgresql://u@h/db?table=t"}, "is a postgresql URL"),
     ],
 )
 def test_a_declaration_that_cannot_work_is_refused_while_the_dag_is_read(given: dict[str, Any], says: str) -> None:

@@ -1,6 +1,8 @@
 """The trigger and the poller behind it: when they fire, what they ask of the provider, and whom they leave alone."""
 
 import asyncio
+import logging
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -83,7 +85,10 @@ class Turning:
     """A pause that takes no time: the provider's clock, and the environment's, is turned instead."""
 
     def __init__(self, provider: Emulator) -> None:
-        self.provider, self.pauses = provider, list[float]()
+        self.provider, self.pauses, self.told = provider, list[float](), list[tuple[int, str]]()
+
+    def tell(self, level: int, words: str) -> None:
+        self.told.append((level, words))
 
     async def __call__(self, news: asyncio.Event, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -96,15 +101,16 @@ def frozen(open_emulator: Callable[..., Emulator]) -> Emulator:
     return open_emulator(latency_s=LATENCY_S)
 
 
-def poll_until_due(opened: Callable[[], Keld], provider: Emulator, job_runs: list[str], **how: Any) -> Turning:
-    """All job runs waited for, in one event loop; the pauses there were."""
+def poll_until_due(opened: Callable[[], Keld], provider: Emulator, job_runs: list[str]) -> Turning:
+    """All job runs waited for, in one event loop; the pauses there were, and what was told of the first."""
     from keld_airflow.poller import Poller
 
     turning = Turning(provider)
 
     async def all_due() -> None:
         poller = Poller(opened, clock=provider.now, pause=turning)
-        await asyncio.gather(*(poller.due(job_run, provider.now()) for job_run in job_runs))
+        tells = [turning.tell, *[lambda level, words: None] * len(job_runs)]
+        await asyncio.gather(*(poller.due(job_run, provider.now(), tell) for job_run, tell in zip(job_runs, tells, strict=False)))
 
     asyncio.run(asyncio.wait_for(all_due(), 60))
     return turning
@@ -162,6 +168,70 @@ def test_a_job_run_that_the_ledger_does_not_know_wakes_its_task_and_blinds_nobod
 ) -> None:
     """The task then says so; waited for, it would be silent for ever."""
     poll_until_due(open_keld_at, frozen, ["0" * 32, *twelve[:3]])
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(401, "HTTP 401 .* Check the key"), (503, "HTTP 503 .* tried again later")], ids=["refused", "down"]
+)
+def test_what_stands_in_the_way_of_a_wait_is_told_once_and_that_it_is_gone(
+    frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str], status: int, says: str
+) -> None:
+    """An hour of looks that all fail is one line in the task's log; without it, a wait looks the same as a slow batch."""
+    fault(frozen, "any", "status", status=status, times=20)
+    turning = poll_until_due(open_keld_at, frozen, twelve[:1])
+    assert len(turning.pauses) > 5
+    [refused, gone] = turning.told
+    assert (refused[0], gone[0]) == (logging.WARNING, logging.INFO)
+    assert re.search(says, refused[1])
+
+
+def test_another_obstacle_is_another_line(frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]) -> None:
+    """A ledger that is away, and then a key that is refused, are two calls for two people."""
+    fault(frozen, "any", "status", status=401, times=20)
+    tries: list[int] = []
+
+    def later() -> Keld:
+        tries.append(1)
+        if len(tries) < 4:
+            raise OSError("CANARY: the database is starting up")
+        return open_keld_at()
+
+    told = [words for level, words in poll_until_due(later, frozen, twelve[:1]).told if level == logging.WARNING]
+    assert [bool(re.search(says, words)) for says, words in zip(("OSError", "HTTP 401"), told, strict=True)] == [True, True]
+    assert "CANARY" not in str(told)
+
+
+def test_a_trigger_says_it_in_its_own_coroutine_and_names_the_connection(
+    worker: Worker, provider: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Airflow puts a line into a task's log by the coroutine it is said in; of a poller that all tasks share, by none."""
+    import structlog
+
+    fields = worker.until_sent(operator(), **DAY).trigger
+    fault(provider, "any", "status", status=401, times=None, message="CANARY")
+
+    async def said() -> dict[str, Any]:
+        """The first line, with the task it is bound to."""
+        lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+        def keep(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+            if "Waiting goes on" in str(event.get("event")):
+                lines.put_nowait(dict(event))
+            raise structlog.DropEvent
+
+        trigger = trigger_of(fields)
+        trigger._log = structlog.wrap_logger(None, processors=[structlog.contextvars.merge_contextvars, keep])
+        structlog.contextvars.bind_contextvars(task_id="label")
+        waiting = asyncio.create_task(first_event(trigger))
+        line = asyncio.create_task(lines.get())
+        await asyncio.wait([waiting, line], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        return await line
+
+    line = asyncio.run(asyncio.wait_for(said(), 120))
+    assert line["task_id"] == "label"
+    assert "connection keld_default" in str(line)
+    assert "CANARY" not in str(line)
 
 
 # --- a kill, and what looks like one ----------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class Worker:
             event: a trigger fired.
             method: what the task is resumed by, then.
             failed: no trigger did; why.
-            run: of the Dag run: run_id, run_type, partition_key, partition_date, logical_date, data_interval_start, data_interval_end;
+            run: of the Dag run: run_id, run_type, run_after, partition_key, partition_date, logical_date, data_interval_start, data_interval_end;
                 and map_index.
         """
         from airflow.sdk import DAG
@@ -167,7 +167,7 @@ def _run_context(run: dict[str, Any]) -> dict[str, Any]:
             "run_id": run.get("run_id", "run-1"),
             "start_date": NOW.isoformat(),
             "end_date": None,
-            "run_after": NOW.isoformat(),
+            "run_after": run.get("run_after", NOW).isoformat(),
             "run_type": run.get("run_type", "manual"),
             "state": "running",
             "conf": {},

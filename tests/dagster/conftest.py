@@ -145,6 +145,6 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Depl
         with (
             instance_for_test(overrides=SETTINGS | one_event_log(tmp_path)) as instance,
             create_test_daemon_workspace_context(target, instance=instance) as workspace,
-            Keld(home=tmp_path / "keld") as keld,
+            Keld(home=tmp_path / "keld", namespace="location") as keld,
         ):
             yield Deployment(instance, workspace, emulator, keld)

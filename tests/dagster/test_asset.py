@@ -1,5 +1,6 @@
 """The two assets of a job: how they are declared, and what a run in this process does."""
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 from pydantic import BaseModel
 
-from keld import Job
+from keld import Job, KeldError
 from keld.emulator import Emulator
 from keld_dagster import KeldParquetIOManager, KeldResource, KeldTranslator, build_batch_assets, keld_definitions
 from keld_dagster.translator import Part
@@ -130,3 +131,32 @@ def test_two_assets_of_one_job_are_refused() -> None:
     ]
     with pytest.raises(ValueError, match="a job named labels"):
         keld_definitions(pair)
+
+
+def test_changed_prompt_is_told_and_asked_next(keld_emulator: Emulator, tmp_path: Path) -> None:
+    """The partition that is out answers the old question: it is finished, since it is paid for, and its rows go nowhere."""
+    keld_emulator.faults({"rules": [{"at": "life", "do": "stuck", "done": 0.5, "times": 1}]})
+    first, better = (build_batch_assets(replace(job(), prompt=prompt), source=tickets) for prompt in ("Classify: {body}", "Better: {body}"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize(first, tmp_path, instance)
+        attached = materialize(better, tmp_path, instance)
+    [event] = attached.asset_materializations_for_node("labels")
+    assert event.asset_key == dg.AssetKey("labels_batch")
+    assert event.metadata["keld/outdated"].value == "the prompt"
+
+
+def test_other_asset_s_job_of_the_same_name_is_refused_and_nothing_is_sent(keld_emulator: Emulator, tmp_path: Path) -> None:
+    """Two code locations that share a ledger, and chose the same name: neither gets the other's rows."""
+
+    @dg.asset(partitions_def=DAYS)
+    def letters() -> pd.DataFrame:
+        return pd.DataFrame({"id": range(10), "body": [f"letter {n}" for n in range(10)]})
+
+    mine, theirs = build_batch_assets(job(), source=tickets), build_batch_assets(job(), source=letters, name="letter_labels")
+    resources = {"keld": KeldResource(home=str(tmp_path)), "io_manager": KeldParquetIOManager(base_dir=str(tmp_path / "tables"))}
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize(mine, tmp_path, instance)
+        sent = len(keld_emulator.batches())
+        with pytest.raises(KeldError, match=r"letter_labels asks otherwise: the source differs\. Nothing was sent"):
+            dg.materialize([letters, theirs], partition_key=DAY, instance=instance, resources=resources)
+    assert len(keld_emulator.batches()) == sent

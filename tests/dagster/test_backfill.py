@@ -5,6 +5,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from conftest import Deployment
 
+from keld import Job
+
 WEEK = [f"2026-11-0{day}" for day in range(1, 8)]
 CANARY = "canary-4711"  # in every prompt of `location.py`
 
@@ -95,3 +97,26 @@ def test_batch_alone_is_collected_all_the_same(deployment: Deployment) -> None:
     assert deployment.holds() == []
     deployment.provider_ends()
     deployment.turn_until(lambda: deployment.materialized("labels") == {WEEK[0]})
+
+
+def test_backfill_over_partitions_that_are_out_with_an_older_prompt_waits_for_the_answers_to_the_new_one(deployment: Deployment) -> None:
+    """What is out is paid for and brought to its end; its rows answer another question than the one that is declared now."""
+    older = Job(name="labels", key="ticket_id", prompt="Older: {body}", models="openai:gpt-5-mini")
+    for day in WEEK[:2]:
+        rows = [{"ticket_id": f"{day}-{n}", "body": f"ticket {n} of {day}"} for n in range(5)]
+        status = deployment.keld.submit(older, rows, partition=day, owner="dagster:location:labels", source_name="asset:tickets")
+        deployment.keld.advance(status.id)
+    backfill = deployment.backfill(WEEK[:2], "tickets", "labels_batch", "labels", "report")
+    deployment.turn_until(lambda: deployment.holds() == ["QUEUED"] * 2)
+    deployment.provider_ends()
+    deployment.turn_until(lambda: sorted(deployment.holds()) == ["QUEUED"] * 2 + ["SUCCESS"] * 2)
+    assert (deployment.status(backfill), deployment.materialized("labels")) == ("REQUESTED", set())
+    deployment.provider_ends()
+    deployment.turn_until(lambda: deployment.status(backfill) != "REQUESTED")
+    assert deployment.status(backfill) == "COMPLETED_SUCCESS"
+    assert deployment.materialized("labels") == deployment.materialized("report") == set(WEEK[:2])
+    statuses = deployment.keld.statuses()
+    assert (
+        sorted((status.generation, status.outdated) for status in statuses) == [(1, "the prompt and the output type")] * 2 + [(2, None)] * 2
+    )
+    assert {status.owner for status in statuses} == {"dagster:location:labels"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.events import DagsterEvent
 from dagster._core.test_utils import create_run_for_test
 
 from keld import Job, Keld
@@ -37,6 +38,15 @@ class Desk:
         return create_run_for_test(
             self.instance, job_name="keld_provider_wait", status=dg.DagsterRunStatus.NOT_STARTED, tags=wait.to_tags()
         )
+
+    def collect_run(self, request: dg.RunRequest, *, began: bool, status: dg.DagsterRunStatus) -> None:
+        """What Dagster makes of a request, and how it ended."""
+        partition = {"dagster/partition": request.partition_key or ""}
+        run = create_run_for_test(self.instance, status=dg.DagsterRunStatus.STARTING, tags={**request.tags, **partition})
+        if began:
+            self.instance.report_dagster_event(DagsterEvent("PIPELINE_START", job_name=run.job_name), run.run_id)
+        if status is dg.DagsterRunStatus.FAILURE:
+            self.instance.report_run_failed(run)
 
     def tick(self, cursor: str | None = None) -> Any:
         resources = {"keld": self.resource}
@@ -83,7 +93,19 @@ def test_collect_run_that_failed_ends_the_wait(desk: Desk) -> None:
     """It is shown as failed where it failed; asking again for ever would hide that."""
     hold = desk.hold(LABELS, "day3", desk.submit("day3"))
     request = desk.tick().run_requests[0]
-    create_run_for_test(desk.instance, status=dg.DagsterRunStatus.FAILURE, tags={**request.tags, "dagster/partition": "day3"})
+    desk.collect_run(request, began=True, status=dg.DagsterRunStatus.FAILURE)
     assert desk.tick().run_requests == []
     run = desk.instance.get_run_by_id(hold.run_id)
     assert run is not None and run.status is dg.DagsterRunStatus.SUCCESS
+
+
+def test_collect_run_that_dies_before_it_starts_is_asked_again_five_times(desk: Desk) -> None:
+    """A pod that finds no node says nothing of what was paid for; one that never finds any must not be asked for ever."""
+    hold = desk.hold(LABELS, "day3", desk.submit("day3"))
+    asked = []
+    while requests := desk.tick().run_requests:
+        asked += [request.run_key for request in requests]
+        desk.collect_run(requests[0], began=False, status=dg.DagsterRunStatus.FAILURE)
+    assert len(asked) == len(set(asked)) == 5
+    run = desk.instance.get_run_by_id(hold.run_id)
+    assert run is not None and run.is_finished

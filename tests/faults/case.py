@@ -74,6 +74,9 @@ def _section(name: str, *cases: Case) -> tuple[Case, ...]:
 # --- the create -------------------------------------------------------------------------------------------------------
 
 _ADOPTS = "looks for it at the provider and adopts it"
+_ADOPTS_ALL_THE_SAME = "looks whether it was done all the same, finds it and adopts it"
+_LOOKS_THEN = "looks whether it was done all the same, and then"
+_PAGE = "a page that is not the provider's own"
 _AGAIN = "looks, fences where the provider has a fence, looks again, and only then sends again"
 _NEVER_TWICE = {"failed": 0, "answered": 0, "quarantined": ROWS}
 
@@ -119,15 +122,55 @@ CREATE = _section(
     Case(fault="done, and GET says 404 for 25 s", rules=(rule("create", "hidden", for_s=25),), does="takes it for lag and looks again"),
     Case(
         fault="done, and GET says 404 for ever", rules=(rule("create", "hidden", for_s=10**9),), step_s=3 * _HOUR, **_NEVER_TWICE,
-        does="tells it after 10 min, never sends again; quarantines the rows after three days, their worst case still reserved",
+        does="tells it after 10 min, never sends again; quarantines the rows a day past its window, their worst case still reserved",
     ),
     *(
-        Case(fault=f"refused for good with {code}", rules=(rule("create", "status", status=code),), does="rejects the rows with the reason",
-             answered=0, failed=ROWS, bought=0, slow=code != 400)
+        Case(fault=f"refused for good with {code}", rules=(rule("create", "status", status=code),),
+             does=f"{_LOOKS_THEN} rejects the rows with the reason", answered=0, failed=ROWS, bought=0, slow=code != 400)
         for code in (400, 413, 422)
     ),
-    Case(fault="refused with 404: the input file is gone", rules=(rule("create", "status", status=404),), does="uploads again and sends again", creates=2),
-    Case(fault="rate limited: 429 with `retry-after`", rules=(rule("create", "status", status=429, retry_after=90),), does="sends again when told to", creates=2),
+    Case(fault="refused with 404: the input file is gone", rules=(rule("create", "status", status=404),), does=f"{_LOOKS_THEN} uploads again and sends again", creates=2),
+    Case(fault="rate limited: 429 with `retry-after`", rules=(rule("create", "status", status=429, retry_after=90),), does=f"{_LOOKS_THEN} sends again when told to", creates=2),
+    *(
+        Case(fault=f"done, and refused with {code} in the provider's own shape", rules=(rule("create", "status", status=code, after=True, retry_after=0.001),),
+             does=_ADOPTS_ALL_THE_SAME, slow=code not in (400, 429))
+        for code in (400, 401, 403, 404, 413, 429)
+    ),
+    *(
+        Case(fault=f"done, and a proxy answers {code} with {_PAGE}", rules=(rule("create", "garbage", status=code, after=True),),
+             does=_ADOPTS_ALL_THE_SAME, slow=code not in (403, 404))
+        for code in (400, 403, 404, 413, 429)
+    ),
+    Case(fault="done, and a proxy answers with a redirect", rules=(rule("create", "garbage", status=302, after=True),), does=_ADOPTS_ALL_THE_SAME),
+    *(
+        Case(fault=f"not done, and a proxy answers {code} with {_PAGE}", rules=(rule("create", "garbage", status=code),), does=f"{_AGAIN}; tells it", creates=2,
+             slow=code != 403)
+        for code in (403, 404, 429)
+    ),
+    *(
+        Case(fault=f"not done, and a proxy answers {code} with {_PAGE}", rules=(rule("create", "garbage", status=code),),
+             does="looks as long as for a lost reply, and then rejects the rows with the reason", answered=0, failed=ROWS, bought=0, slow=code != 413)
+        for code in (400, 413)
+    ),
+    *(
+        Case(fault=f"no money: {status} `{code}`", rules=(rule("create", "status", status=status, code=code, message=words),), on=(peer,), creates=2,
+             does=f"tells it at once; {_LOOKS_THEN} goes on when it is mended")
+        for peer, status, code, words in (
+            (OPENAI, 429, "insufficient_quota", "You exceeded your current quota."),
+            (OPENAI, 400, "billing_hard_limit_reached", "Billing hard limit has been reached"),
+            (ANTHROPIC, 400, "invalid_request_error", "Your credit balance is too low to access the Anthropic API."),
+        )
+    ),
+    Case(
+        fault="a gateway has it done twice", rules=(rule("create", "twice"), rule("life", "stuck", done=0.5, match={"batch": 2})), on=(OPENAI,),
+        does="looks once beside each create that succeeded, stops what carries its mark and counts what it cost: bought twice, and told",
+        bought=9, most=2, swept=True,
+    ),
+    Case(
+        fault="a gateway has it done twice, where batches carry no mark", rules=(rule("create", "twice"),), on=(ANTHROPIC,),
+        does="looks once beside each create that succeeded, reserves for what may be its own until the results tell, and counts it: bought twice, and told",
+        bought=2 * ROWS, most=2, swept=True,
+    ),
 )  # fmt: skip
 
 # --- the batch --------------------------------------------------------------------------------------------------------
@@ -152,7 +195,7 @@ BATCH = _section(
     *(
         Case(
             fault="a last status never seen before, for ever", rules=(rule("life", "status", value="thinking", instead_of=last),), on=(peer,),
-            does="cancels it a day past its window; a day later quarantines the rows, since nobody says what it answered",
+            does="cancels it a day past its window; two days later quarantines the rows, since nobody says what it answered",
             step_s=3 * _HOUR, **_NEVER_TWICE,
         )
         for peer, last in ((OPENAI, "completed"), (ANTHROPIC, "ended"))
@@ -164,7 +207,7 @@ BATCH = _section(
     ),
     Case(
         fault="stuck for ever in `cancelling`", rules=(rule("life", "stuck", status="cancelling"),), cancel_s=30, step_s=3 * _HOUR, bought=3,
-        does="quarantines the rows two days after its window, their worst case still reserved", **_NEVER_TWICE,
+        does="quarantines the rows half an hour after the user's cancel, their worst case still reserved", **_NEVER_TWICE,
     ),
     Case(
         fault="it expires, half done", rules=(rule("life", "expire", done=0.5, after_s=600),), creates=2,
@@ -202,10 +245,12 @@ BATCH = _section(
 
 # --- its results ------------------------------------------------------------------------------------------------------
 
-_WAITS = "waits ten minutes for them; then the rows are lost to us: told, counted, and asked once more"
+_WAITS = (
+    "fetches them again for two days, later each time; then quarantines the rows, their worst case still reserved; never asks them again"
+)
 _HALF_GONE = (rule("rows", "error", status=500, count=2),)
 _ALL = {"answered": 0, "failed": ROWS}
-_LOST_ALL = {"creates": 2, "bought": 2 * ROWS, "most": 2}
+_UNREAD = {**_NEVER_TWICE, "step_s": 3 * _HOUR}
 
 RESULTS = _section(
     "The results, as the batch names them",
@@ -221,16 +266,36 @@ RESULTS = _section(
         does="finds them in no file and asks them again", slow=True,
     ),
     Case(fault="the results are named 5 min after the end", rules=(rule("results", "late_ids", for_s=300),), does="waits for them"),
-    Case(fault="the results are never named", rules=(rule("results", "no_output_id"),), does=_WAITS, **_LOST_ALL),
-    Case(fault='`output_file_id` is ""', rules=(rule("results", "empty_output_id"),), on=(OPENAI,), does=_WAITS, slow=True, **_LOST_ALL),
+    Case(fault="the results are never named", rules=(rule("results", "no_output_id"),), does=_WAITS, **_UNREAD),
+    Case(fault='`output_file_id` is ""', rules=(rule("results", "empty_output_id"),), on=(OPENAI,), does=_WAITS, slow=True, **_UNREAD),
     Case(
         fault='`results_url` is ""', rules=(rule("results", "empty_output_id"),), on=(ANTHROPIC,),
         does="waits ten minutes, then asks the documented path for them",
     ),
-    Case(fault="the output file has no bytes", rules=(rule("results", "zero_byte_output"),), does=_WAITS, **_LOST_ALL),
+    Case(fault="the output file has no bytes", rules=(rule("results", "zero_byte_output"),), does=_WAITS, **_UNREAD),
     Case(
-        fault="the results are named, and 404 for ever", rules=(rule("download", "status", status=404, times=None),), terms={"max_attempts": 2},
-        does=_WAITS, step_s=120, **_LOST_ALL | _ALL,
+        fault="the output file has no bytes, and nobody was answered", rules=(rule("rows", "error", status=500), rule("results", "zero_byte_error")),
+        on=(OPENAI,), does="asks them again, since the provider's counts say that none was answered", creates=2,
+    ),
+    Case(fault="the results are named, and 404 for ever", rules=(rule("download", "status", status=404, times=None),), does=_WAITS, **_UNREAD),
+    *(
+        Case(fault=f"the results are {words}, for ever", rules=(rule("download", "garbage", body=body, times=None),), does=_WAITS, slow=slow, **_UNREAD)
+        for words, body, slow in (
+            ("an HTML page", "<html>502</html>", True), ("text", "upstream connect error", False), ("`null`", "null", True), ("an array", "[]", True),
+            ("an error with status 200", '{"error":{"message":"try later","type":"overloaded_error"}}', False),
+            ("lines of other rows", '{"custom_id":"other-00000001","response":{"status_code":200,"body":{}},"result":{"type":"succeeded"}}\n', False),
+        )
+    ),
+    *(
+        Case(fault=f"the results are {words}, for three hours", rules=(rule("download", "garbage", body=body, times=9),), does="fetches them later", slow=slow)
+        for words, body, slow in (("text", "upstream connect error", False), ("an array", "[]", True))
+    ),
+    Case(
+        fault="the results come in a content-encoding that nobody asked for, for ever", rules=(rule("download", "garbage", body="?", encoding="br", times=None),),
+        does=_WAITS, **_UNREAD,
+    ),
+    Case(
+        fault="the results redirect to another host, for ever", rules=(rule("download", "redirect", times=None),), does=_WAITS, slow=True, **_UNREAD,
     ),
     Case(fault="the results are named, and 404 for a while", rules=(rule("download", "status", status=404, times=3),), does="fetches them later"),
     Case(
@@ -265,7 +330,7 @@ ROW = _section(
 
 _TEXT = {"output_type": str}
 _READ_ON = "loses no answer"
-_ASKED_AGAIN = "loses the row's answer, tells it, and asks that row once more; the others stand"
+_ASKED_AGAIN = "fetches the file anew for ten minutes; then loses the row's answer, tells it, and asks that row once more; the others stand"
 _LOST_TWO = {"creates": 2, "bought": ROWS + 2, "most": 2}
 
 LINES = _section(
@@ -294,7 +359,7 @@ LINES = _section(
     Case(
         fault="a line of 300 MB", terms={**_TEXT, "max_output_tokens": 64_000}, slow=True, creates=2, bought=ROWS + 1, most=2,
         rules=(rule("lines", "huge", count=1, size_mb=300), rule("lines", "reorder", order="input")),
-        does="skips it in bounded memory, loses that row's answer and asks it once more; the lines behind it stand",
+        does="skips it in bounded memory, fetches the file anew, loses that row's answer and asks it once more; the lines behind it stand",
     ),
 )  # fmt: skip
 
@@ -320,8 +385,8 @@ DOWNLOAD = _section(
     ),
     Case(
         fault="a gzip bomb of 2 GB of one line, though identity was asked for", rules=(rule("download", "gzip_bomb", size_mb=2_000, times=None),),
-        does=f"{_CUT_OFF}, each time; the rows are lost to us after ten minutes and asked once more",
-        terms={"max_attempts": 2}, step_s=400, slow=True, **_LOST_ALL | _ALL,
+        does=f"{_CUT_OFF}, each time; quarantines the rows after two days, their worst case still reserved",
+        slow=True, **{**_NEVER_TWICE, "step_s": 12 * _HOUR},
     ),
     Case(
         fault="a gzip bomb of 2 GB behind the good lines", rules=(rule("download", "gzip_bomb", size_mb=2_000, after_lines=True),),
@@ -357,13 +422,15 @@ def _at_every_call() -> Iterator[Case]:
 
 
 _TRIES = "tries again later; nothing was lost by waiting"
+_NOT_FOLLOWED = "does not follow it, since the key would go there; tries again later"
+_MENDED = "tells it, keeps its place, goes on when it is mended"
 _ANY_CALL: tuple[tuple[str, str, Plan, str, tuple[str, int] | None], ...] = (
     ("503, four times", "status", {"status": 503, "retry_after": 0.001, "times": 4}, _TRIES, (_AGAIN, 2)),
-    ("429, four times", "status", {"status": 429, "retry_after": 0.001, "times": 4}, _TRIES, None),
+    ("429, four times", "status", {"status": 429, "retry_after": 0.001, "times": 4}, _TRIES, (f"{_LOOKS_THEN} sends again", 2)),
     ("an HTML page with status 200, twice", "garbage", {"times": 2}, _TRIES, (_AGAIN, 2)),
-    ("a redirect to another host", "redirect", {"times": 2}, "does not follow it, since the key would go there; tries again later", None),
-    ("401, mended later", "status", {"status": 401, "times": 2}, "tells it, keeps its place, goes on when it is mended", None),
-    ("403, mended later", "status", {"status": 403, "times": 2}, "tells it, keeps its place, goes on when it is mended", None),
+    ("a redirect to another host", "redirect", {"times": 2}, _NOT_FOLLOWED, (f"{_NOT_FOLLOWED}: {_AGAIN}", 2)),
+    ("401, mended later", "status", {"status": 401, "times": 2}, _MENDED, (f"tells it; {_LOOKS_THEN} goes on when it is mended", 2)),
+    ("403, mended later", "status", {"status": 403, "times": 2}, _MENDED, (f"tells it; {_LOOKS_THEN} goes on when it is mended", 2)),
     ("the connection closed before, four times", "drop_before", {"times": 4}, _TRIES, (_AGAIN, 2)),
     ("done, and the connection closed, four times", "drop_after", {"times": 4}, _TRIES, (_ADOPTS, 1)),
 )  # fmt: skip

@@ -44,6 +44,10 @@ QUIRKS = {
     "no_delete": "answers every removal of a file with 500",
     "no_delete_at_all": "answers every removal of a file with 405",
     "upper": "spells its statuses in capitals",
+    "numbers": "numbers its batches and files, as JSON numbers",
+    "grows": "gives only the first half of the results until 40 s after the end",
+    "shuffles": "writes the results in another order for each request, and breaks off the first one in the middle",
+    "list_404": "has no list of batches",
     "odd_lines": "has lines of odd types in its results: numbers for text, text for numbers, nulls, a list, huge numbers",
 }
 _ERRORS: dict[str, tuple[int, str, bytes]] = {
@@ -63,6 +67,7 @@ class Host:
         assert set(quirks) <= set(QUIRKS)
         self.quirks, self.clock = frozenset(quirks), clock
         self.files: dict[str, bytes] = {}
+        self.outputs: dict[str, dict[str, Any]] = {}  # the batches by the names of their results
         self.batches: dict[str, dict[str, Any]] = {}
         self.calls: list[tuple[str, str]] = []
         self.lock = threading.Lock()
@@ -74,6 +79,8 @@ class Host:
 
     def name(self, kind: str) -> str:
         n = len(self.files) + len(self.batches)
+        if "numbers" in self.quirks:
+            return str(70_000_000_000 + n)
         return f"{kind}/é {n}?a=b#c%2F.." if "odd_ids" in self.quirks else f"{kind}-{n}"
 
     def time(self, at: datetime) -> Any:
@@ -93,6 +100,17 @@ class Host:
         """What is on the bill, by custom_id: every row of every batch that was made."""
         return Counter(custom_id for batch in self.batches.values() for custom_id in batch["rows"])
 
+    def results(self, batch: dict[str, Any], line: Callable[[int, str], bytes]) -> tuple[bytes, bool]:
+        """The results as they are at this moment, without a newline at the end; and whether their first half is all that is sent."""
+        lines = [line(n, custom_id) for n, custom_id in enumerate(batch["rows"])]
+        if "grows" in self.quirks and self.clock() < batch["at"] + _DONE + timedelta(seconds=40):
+            lines = lines[: len(lines) // 2]
+        batch["reads"] = batch.get("reads", 0) + 1
+        if "shuffles" not in self.quirks:
+            return b"\n".join(lines), False
+        turn = batch["reads"] * 2 % max(len(lines), 1)
+        return b"\n".join([*lines[turn:], *lines[:turn]]), batch["reads"] == 1
+
     def is_done(self, batch: dict[str, Any]) -> bool:
         return bool(self.clock() >= batch["at"] + _DONE)
 
@@ -106,6 +124,8 @@ class Host:
             told = {name: value for name, value in told.items() if name in kept and value is not None}
         if "nulls" in self.quirks:
             told = {name: None if name in optional else value for name, value in told.items()}
+        if "numbers" in self.quirks:
+            told = {name: int(value) if isinstance(value, str) and value.isdigit() else value for name, value in told.items()}
         if "extra" in self.quirks:
             told |= {"x_shard": [1, {"a": None}], "object": {"kind": 7}, "usage": "none", "expires_at": -1}
         return told
@@ -197,13 +217,13 @@ class OpenAIHandler(BaseHTTPRequestHandler):
                 self.upload(body)
             case "GET", ["files", _]:
                 self.missing()  # it does not say how large a file is
-            case "GET", ["files", name, "content"]:
-                self.send(200, self.host.files[name], "application/octet-stream") if name in self.host.files else self.missing()
+            case "GET", ["files", name, "content"] if name in self.host.outputs:
+                self.send_results(self.host.outputs[name])
             case "DELETE", ["files", name]:
                 self.remove(name)
             case "POST", ["batches"]:
                 self.create(json.loads(body))
-            case "GET", ["batches"]:
+            case "GET", ["batches"] if "list_404" not in self.host.quirks:
                 self.list(query)
             case "GET", ["batches", name] if name in self.host.batches:
                 self.tell(self.told(self.host.batches[name]))
@@ -227,6 +247,18 @@ class OpenAIHandler(BaseHTTPRequestHandler):
         else:
             self.host.files.pop(name, None)
             self.tell({"id": name, "deleted": True})
+
+    def send_results(self, batch: dict[str, Any]) -> None:
+        whole, is_cut = self.host.results(batch, self.line)
+        begin = int((self.headers.get("range") or "bytes=0-")[6:].partition("-")[0]) if "shuffles" in self.host.quirks else 0
+        if is_cut:
+            self.send_response(200)
+            self.send_header("content-length", str(len(whole)))
+            self.end_headers()
+            self.wfile.write(whole[: len(whole) * 3 // 5])
+            self.hang_up()
+        else:
+            self.send(206 if begin else 200, whole[begin:], "application/octet-stream")
 
     def create(self, asked: dict[str, Any]) -> None:
         if "loses_creates" in self.host.quirks:
@@ -276,9 +308,8 @@ class OpenAIHandler(BaseHTTPRequestHandler):
         return self.host.shaped(told, "id", "status", "created_at", "output_file_id", "metadata")
 
     def output(self, batch: dict[str, Any]) -> str:
-        name = f"{batch['id']}-output"
-        lines = [self.line(n, custom_id) for n, custom_id in enumerate(batch["rows"])]
-        self.host.files[name] = b"\n".join(lines)  # and no newline at the end
+        name = str(int(batch["id"]) + 1_000) if "numbers" in self.host.quirks else f"{batch['id']}-output"
+        self.host.outputs[name] = batch
         return name
 
     def line(self, n: int, custom_id: str) -> bytes:
@@ -313,13 +344,12 @@ class AnthropicHandler(OpenAIHandler):
         match method, path[3:]:
             case "POST", []:
                 self.create(json.loads(body))
-            case "GET", []:
+            case "GET", [] if "list_404" not in self.host.quirks:
                 self.list({"limit": query.get("limit", "20"), "after": query.get("after_id", "")})
             case "GET", [name] if name in self.host.batches:
                 self.tell(self.told(self.host.batches[name]))
             case "GET", [name, "results"] if name in self.host.batches:
-                rows = self.host.batches[name]["rows"]
-                self.send(200, b"\n".join(self.line(n, custom_id) for n, custom_id in enumerate(rows)))
+                self.send_results(self.host.batches[name])
             case _:
                 self.missing()
 

@@ -7,23 +7,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import anthropic._base_client
-import openai._base_client
 import pytest
 from scene import Peer, outcomes, tickets, triage
 from scene import anthropic as anthropic_peer
 from scene import openai as openai_peer
 
-from keld import Keld, Status
+from keld import Keld, Status, http
 
 from .host import Host, long_ago, serving
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDKs pause in real time before they try a harmless call again."""
-    for sdk in (openai._base_client, anthropic._base_client):
-        monkeypatch.setattr(sdk, "INITIAL_RETRY_DELAY", 0.001)
+    """A harmless call is tried again after a pause in real time."""
+    monkeypatch.setattr(http, "_PAUSES_S", (0.001, 0.001))
 
 
 class Desk:
@@ -69,7 +66,8 @@ def some(cases: Iterable[tuple[Any, tuple[str, ...]]]) -> list[Any]:
 EITHER = [
     (), ("bare",), ("nulls",), ("extra",), ("millis",), ("iso",), ("no_time",), ("accepted",), ("chunked",), ("late_output",), ("odd_ids",),
     ("text_errors",), ("html_errors",), ("empty_errors",), ("list_errors",), ("ok_errors",), ("odd_lines",), ("null_list",),
-    ("bare", "chunked", "accepted", "no_has_more"), ("nulls", "millis", "late_output"),
+    ("bare", "chunked", "accepted", "no_has_more"), ("nulls", "millis", "late_output"), ("numbers",), ("grows",), ("grows", "bare"), ("shuffles",),
+    ("shuffles", "bare"),
 ]  # fmt: skip
 
 
@@ -132,3 +130,15 @@ def test_a_host_that_removes_no_file_gives_no_fence_and_is_told_so(open_desk: Ca
     assert status.over
     assert outcomes(desk.keld, status) == ["quarantined"] * 6
     assert (desk.host.creates, status.reserved_usd > 0) == (1, True)
+
+
+def test_a_lost_create_at_a_host_without_a_list_comes_to_an_end(open_desk: Callable[..., Desk], peer: Peer) -> None:
+    """Nothing can be learned of it: two days later its rows are quarantined, and it is never sent again; where a list is needed first, never at all."""
+    desk = open_desk(peer, "loses_create", "list_404")
+    status = desk.keld.submit(triage(peer, output_type=str), tickets())
+    for _ in range(60):
+        status = desk.keld.advance(status.id)
+        desk.clock.advance(3_600)
+    sent = peer.name == "openai"
+    assert outcomes(desk.keld, status) == ["quarantined" if sent else "unasked"] * 6
+    assert (desk.host.creates, status.reserved_usd > 0) == (int(sent), sent)

@@ -16,6 +16,7 @@ from keld.answer import Outcome
 from keld.cache import Ttl
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, ProviderUnreachable
+from keld.providers import page
 from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, Refused
 from keld.request import Question
 from keld.schema import output_schema
@@ -228,12 +229,15 @@ def test_the_list_is_not_read_to_its_end_when_a_whole_page_is_too_old(wire: Wire
     """A workspace may hold years of batches."""
     module = import_module(f"keld.providers.{wire.peer.name}")
     monkeypatch.setattr(module, "_CAPABILITIES", replace(module._CAPABILITIES, list_page=2))
+    monkeypatch.setattr(page, "_SHOWN", 4)  # batches, that show that the youngest come first
     old = [wire.create(1, nonce=f"oldbatch{n:02d}").id for n in range(6)]
     wire.emulator.advance(DAY)
     young = wire.create(1, nonce="youngbatch").id
-    found = [batch.id for batch in wire.provider.batches(wire.emulator.now() - timedelta(hours=1))]
+    listing = wire.provider.batches(wire.emulator.now() - timedelta(hours=1))
+    found = [batch.id for batch in listing]
     assert found[0] == young
     assert old[0] not in found
+    assert listing.complete
 
 
 def test_a_look_that_meets_a_fault_of_the_server_can_be_repeated(wire: Wire) -> None:

@@ -1,0 +1,29 @@
+"""Migration: how a ledger that an earlier version made becomes one of this version.
+
+Below `database`, which holds the lock and the transaction around it: a step succeeds as a whole, or the ledger is what it was.  Written by
+hand, forward only, and never changed once released: what a step does must not depend on what `record` says today.  New columns may be
+null, since a worker of the earlier version may be writing at this moment; `tests/test_upgrade.py` finishes what earlier versions left.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+# From version N, at N - 1, to the next.
+STEPS: tuple[tuple[str, ...], ...] = (
+    (  # 1 -> 2: whose a job run is, what it asks and of which source
+        "ALTER TABLE keld_job_run ADD COLUMN owner VARCHAR",
+        "ALTER TABLE keld_job_run ADD COLUMN source VARCHAR",
+        "ALTER TABLE keld_job_run ADD COLUMN declared JSON",
+        "ALTER TABLE keld_job_run ADD COLUMN outdated VARCHAR",
+    ),
+)
+NEWEST = 1 + len(STEPS)
+
+
+def migrate(db: sa.Connection, version: int) -> int:
+    """The version of the ledger after every step from `version` on; within the caller's transaction."""
+    for statements in STEPS[version - 1 :]:
+        for statement in statements:
+            db.exec_driver_sql(statement)
+    return max(version, NEWEST)

@@ -1,0 +1,118 @@
+"""Reading: how a text file is to be read: the types of its columns, its encoding, its delimiter and quote.
+
+Beside the road, below `table`.  Pure, and light: orchestrators make one while they read declarations, so that a mistake is found there.
+Nothing is guessed: a column of a CSV file is text, as it is written, unless its type is declared here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from keld.errors import InvalidJob
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_ESCAPED = {"\\t": "\t", "tab": "\t"}  # as a shell hands them over
+_DECIMAL = re.compile(r"(?:decimal|numeric)\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
+_TIMESTAMP = re.compile(r"timestamp\[\s*(s|ms|us|ns)\s*(?:,\s*(?:tz=)?\s*([^\]\s]+)\s*)?\]")
+# The names of SQL and Python; `float` is theirs, of 64 bits, not Arrow's of 32.
+_NAMES = {
+    "text": "string", "str": "string", "varchar": "string", "int": "int64", "integer": "int64", "bigint": "int64", "smallint": "int16",
+    "float": "float64", "double": "float64", "real": "float32", "boolean": "bool", "date": "date32", "time": "time64[us]",
+    "datetime": "timestamp[us]", "timestamp": "timestamp[us]", "timestamptz": "timestamp[us, UTC]",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How CSV, JSON Lines and the names of Hive directories are read, where it is not the usual way.
+
+    Args:
+        types: column -> type, as a name (`"decimal(12,2)"`, `"int64"`, `"bool"`, `"date"`, `"timestamp[us, tz=UTC]"`) or a pyarrow type; or
+            a `pyarrow.Schema`.  A column that is not named is text in CSV, and what JSON says in JSON Lines.
+        encoding: a name that Python knows; default UTF-8, or UTF-16 where the file begins with its mark.
+        delimiter: of CSV, one ASCII character; default a comma, in `.tsv` files a tab.
+        quote: of CSV, one ASCII character; default `"`; `""`: there are no quotes.
+
+    Raises:
+        InvalidJob: one of them is none; names it.
+    """
+
+    types: Any = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    quote: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "delimiter", _ESCAPED.get(self.delimiter or "", self.delimiter))
+        _check_encoding(self.encoding)
+        if self.delimiter is not None and not _is_character(self.delimiter):
+            raise InvalidJob(f"delimiter={self.delimiter!r}: give one ASCII character, e.g. delimiter=';', or '\\t' for a tab.")
+        if self.quote and not _is_character(self.quote):
+            raise InvalidJob(f"quote={self.quote!r}: give one ASCII character, or an empty text where nothing is quoted.")
+        if self.quote and self.quote == self.delimiter:
+            raise InvalidJob(f"quote and delimiter are both {self.quote!r}. Give two different characters.")
+        if self.types is not None:
+            self.column_types()
+
+    def given(self) -> dict[str, Any]:
+        """What was given, as arguments of `Keld.plan`, `submit` and `run`."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) is not None}
+
+    def column_types(self) -> dict[str, pa.DataType]:
+        """The declared types by column."""
+        import pyarrow as pa
+
+        if self.types is None:
+            return {}
+        if isinstance(self.types, pa.Schema):
+            return {column.name: column.type for column in self.types}
+        if not isinstance(self.types, Mapping):
+            raise InvalidJob(
+                f"types is a {type(self.types).__name__}. Give a dict, e.g. types={{'amount': 'decimal(12,2)'}}, or a pyarrow.Schema."
+            )
+        return {str(name): _type_of(str(name), given) for name, given in self.types.items()}
+
+
+def _is_character(text: object) -> bool:
+    return isinstance(text, str) and len(text) == 1 and text.isascii() and text not in "\r\n\0"
+
+
+def _check_encoding(name: str | None) -> None:
+    if name is None:
+        return
+    try:
+        codecs.lookup(name)
+        "".encode(name)  # `rot13` and its like are found, but are no encodings of text
+    except (LookupError, TypeError):
+        raise InvalidJob(
+            f"encoding={name!r} is not the name of an encoding that Python knows. Give e.g. 'cp1252', 'latin-1' or 'utf-16'."
+        ) from None
+
+
+def _type_of(column: str, given: Any) -> pa.DataType:
+    import pyarrow as pa
+
+    if isinstance(given, pa.DataType):
+        return given
+    text = str(given).strip()
+    text = _NAMES.get(text.lower(), text)
+    try:
+        if found := _DECIMAL.fullmatch(text.lower()):
+            return pa.decimal128(int(found[1]), int(found[2] or 0))
+        if found := _TIMESTAMP.fullmatch(text):
+            return pa.timestamp(found[1], tz=found[2])
+        return pa.type_for_alias(text)
+    except (ValueError, KeyError, TypeError):
+        raise InvalidJob(
+            f"types: {column!r} is declared {given!r}, which is no type. "
+            "Give e.g. 'text', 'int64', 'decimal(12,2)', 'bool', 'date', 'timestamp', or a pyarrow type."
+        ) from None
+
+
+USUAL = Reading()

@@ -1,0 +1,120 @@
+"""Last: the instant at which a shard that gets nowhere is given up, whatever state it is in.
+
+A step of the runner, the last of every visit.  A provider that is dead, or lies, can keep a shard in any state for ever: a look that fails, a list
+that is not there, results that nobody can read, a cancel that nobody hears.  One rule ends them all: the later of the deadline and the provider's
+window after the last sign of progress, plus `Settings.last_word_after`; where the user has cancelled, `Settings.cancel_within` after that.
+
+What was sent, or may have been, is quarantined then: its worst case stays reserved, it is never sent again, and the sweep or `keld reconcile`
+adopts it should it turn up.  What was never sent is not asked.  Only a shard that was tried in this very visit, and got nowhere, is given up: a job
+run that nobody advanced for a week is looked at first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, assert_never
+
+from keld.answer import Outcome
+from keld.price import Lane
+from keld.record import JobRun, Shard
+from keld.runner.hurry import give_up
+from keld.runner.visit import Settings, Visit, log
+from keld.state import Event, RunState, State
+
+RESULTS_UNREADABLE = "results_unreadable"  # the code of a shard whose batch has ended, and whose results nobody could read
+NO_LAST_WORD = "no_last_word"
+# Signs that the provider is there and the shard gets on; not what is only tried, looked for, or refused.
+_PROGRESS = frozenset({Event.STAGED, Event.DEFERRED, Event.CREATED, Event.ADOPTED, Event.CANCEL_ASKED, Event.ENDED})
+_DAY = timedelta(days=1)
+
+
+def let_go(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
+    """Whether a shard was given up that was tried in this visit, got nowhere, and whose last instant is over."""
+    tried = [shard for shard in shards if shard.id in visit.stuck]
+    if not tried:
+        return False
+    events, given_up = visit.ledger.events(run.id), False
+    for shard in tried:
+        last = last_of(visit, run, shard, events)
+        if last is not None and visit.now() >= last:
+            log.warning("shard.let_go shard=%s run=%s state=%s batch_id=%s", shard.id, run.id, shard.state.value, shard.batch_id)
+            _give_up(visit, shard, last, visit.stuck[shard.id])
+            given_up = True
+    return given_up
+
+
+def last_of(visit: Visit, run: JobRun, shard: Shard, events: Sequence[Mapping[str, Any]] | None = None) -> datetime | None:
+    """`last_instant`, by what the ledger and the provider's own window say."""
+    events = visit.ledger.events(run.id) if events is None else events
+    asked = [event["at"] for event in events if event["kind"] == "cancel_asked"]
+    cancelled_at = asked[-1] if asked and run.state is RunState.CANCELLING else None
+    return last_instant(shard, run.deadline_at, _progress_at(run, shard, events), visit.window(shard), visit.settings, cancelled_at)
+
+
+def last_instant(
+    shard: Shard,
+    deadline_at: datetime | None,
+    progress_at: datetime,
+    window: timedelta | None,
+    settings: Settings,
+    cancelled_at: datetime | None = None,
+) -> datetime | None:
+    """When a shard is given up if it gets nowhere; None where it needs nobody's word any more.
+
+    Args:
+        progress_at: the last sign that it got on.
+        window: after which a batch expires by the provider's own word; None: a day.
+        cancelled_at: when the user cancelled its job run, if so.
+    """
+    match shard.state:
+        case State.COLLECTED | State.REJECTED | State.QUARANTINED | State.DROPPED:
+            return None
+        case State.ENDED if shard.lane != Lane.BATCH:
+            return None  # its answers are in our own journal
+        case (
+            State.PLANNED | State.STAGED | State.DEFERRED | State.SUBMITTING | State.UNKNOWN
+            | State.IN_PROGRESS | State.CANCELLING | State.ENDED
+        ):  # fmt: skip
+            usual = max(progress_at + (window or _DAY), deadline_at or progress_at) + settings.last_word_after
+            return usual if cancelled_at is None else min(usual, cancelled_at + settings.cancel_within)
+        case _:
+            assert_never(shard.state)
+
+
+def _progress_at(run: JobRun, shard: Shard, events: Sequence[Mapping[str, Any]]) -> datetime:
+    """The last sign that a shard got on; at least, when it was planned."""
+    found: list[datetime] = [run.created_at]
+    for event in events:
+        if event["kind"] == "round" and event["facts"].get("round") == shard.round:
+            found.append(event["at"])
+        if event["shard_id"] == shard.id and event["kind"] in _PROGRESS:
+            found.append(event["at"])
+    return max(found)
+
+
+def _give_up(visit: Visit, shard: Shard, last: datetime, problem: str) -> None:
+    until = f"until {last:%Y-%m-%d %H:%M} UTC ({problem})"
+    if shard.state in (State.PLANNED, State.STAGED, State.DEFERRED):
+        why = f"not asked, and not paid: it could not be sent {until}"
+        visit.give_up(shard, Event.DROPPED, Outcome.UNASKED, why, error={"code": NO_LAST_WORD, "message": why})
+        return
+    if shard.lane != Lane.BATCH:
+        give_up(visit, shard, f"{shard.provider} at {shard.host} would not have them {until}")
+        return
+    paid = "it may have been paid for; `keld reconcile` collects what turns up"
+    code = RESULTS_UNREADABLE if shard.state is State.ENDED else NO_LAST_WORD
+    why = f"{_stuck(shard)} {until}; {paid}"
+    visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": code, "message": why})
+
+
+def _stuck(shard: Shard) -> str:
+    match shard.state:
+        case State.ENDED:
+            return f"the results of batch {shard.batch_id} could not be had"
+        case State.CANCELLING:
+            return f"the batch {shard.batch_id} heeds no cancel, and has not ended"
+        case State.IN_PROGRESS:
+            return f"nothing could be learned of batch {shard.batch_id}"
+        case _:
+            return "the reply to its create was lost, and nothing could be learned of it"

@@ -1,0 +1,133 @@
+"""Look: what the lists of an account say of many job runs at once, so that only those where something has happened are visited.
+
+A step of `poll`, before any lease is taken: with thousands of batches out, nearly all of them are still under way, and a lease, two reads and
+two commits for each would take longer than the time between two looks.  Nothing is decided here: what a list calls ended, or does not show,
+is asked for itself by a visit, under the lease.  Of what is under way, only the progress and the time of the next look are noted, in bulk.
+
+Lists are read from the job run that was looked at longest ago, on through the older batches and then from the youngest: whatever part of it
+the time allows, the next look goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from keld.errors import KeldError, ProviderRefused
+from keld.price import Lane
+from keld.providers.base import Provider, RemoteBatch
+from keld.record import JobRun, Quiet, Shard
+from keld.runner.escalate import moment
+from keld.runner.visit import SKEW, Account, Listed, Settings, World, log
+from keld.state import AT_PROVIDER, TERMINAL, RunState, State
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What came of it: the batches that were listed; of which job runs it is only noted; which ask for a visit, in the order they were given.
+
+    A job run that has nothing at a provider is in neither.
+    """
+
+    listed: Listed
+    quiet: Sequence[Quiet]
+    restless: Sequence[str]
+
+
+def look(world: World, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Shard]], until: float) -> Look:
+    """Lists what these open job runs have at providers, account by account, until `time.monotonic()` is `until`."""
+    seen_at = {run.id: run.next_check_at or _EPOCH for run in runs}
+    held: dict[Account, list[Shard]] = {}
+    for run in runs:
+        for shard in shards.get(run.id, ()):
+            if shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
+                held.setdefault((shard.provider, shard.host), []).append(shard)
+    many = {account: of for account, of in held.items() if len(of) >= world.settings.list_from}
+    listed = {account: _listed(world, account, of, seen_at, until) for account, of in many.items()}
+    out = {shard.run_id for of in held.values() for shard in of}
+    fresh = world.ledger.unconfirmed(sorted(out))  # whose create may have made others besides: a visit looks for them
+    noted = {run.id: _quiet(world, run, shards.get(run.id, ()), listed, fresh) for run in runs if run.id in out}
+    return Look(
+        listed, [quiet for quiet in noted.values() if quiet is not None], [run_id for run_id, quiet in noted.items() if quiet is None]
+    )
+
+
+def next_look(settings: Settings, shard: Shard, now: datetime) -> datetime:
+    """When a batch that is under way is looked at again: the older it is, the less it matters."""
+    age = now - (shard.submitted_at or now)
+    return now + min(max(age / 10, settings.poll_least), settings.poll_most)
+
+
+def _listed(world: World, account: Account, held: Sequence[Shard], seen_at: Mapping[str, datetime], until: float) -> dict[str, RemoteBatch]:
+    found: dict[str, RemoteBatch] = {}
+    try:
+        provider = world.provider(account[0])
+        if provider.host == account[1]:
+            for batch in _read(provider, held, seen_at, world.clock()):
+                found[batch.id] = batch
+                if time.monotonic() > until:
+                    break
+    except KeldError as problem:
+        log.warning("look.failed provider=%s problem=%s", account[0], type(problem).__name__)  # the visits say so where people see it
+    return found
+
+
+def _read(provider: Provider, held: Sequence[Shard], seen_at: Mapping[str, datetime], now: datetime) -> Iterator[RemoteBatch]:
+    """The batches of these shards as they are listed."""
+    ordered = sorted(held, key=lambda shard: (shard.submitted_at or now, shard.id), reverse=True)
+    first = min(range(len(ordered)), key=lambda n: seen_at[ordered[n].run_id])
+    before = ordered[first - 1].batch_id if first else None
+    yield from _part(provider, ordered[first:], before, now)
+    if first:
+        yield from _part(provider, ordered[:first], None, now)
+
+
+def _part(provider: Provider, shards: Sequence[Shard], after: str | None, now: datetime) -> Iterator[RemoteBatch]:
+    """The batches of shards that stand together in the list, which is left when all of them were in it."""
+    wanted = {shard.batch_id for shard in shards}
+    since = min(shard.submitted_at or now for shard in shards) - SKEW
+    try:
+        for batch in provider.batches(since, behind=after):
+            if batch.id in wanted:
+                wanted.discard(batch.id)
+                yield batch
+            if not wanted:
+                return
+    except ProviderRefused as problem:
+        if after is None:
+            raise
+        log.info("look.after_refused provider=%s problem=%s", provider.name, type(problem).__name__)  # the batch to go on from is gone
+        yield from _part(provider, shards, None, now)
+
+
+def _quiet(world: World, run: JobRun, shards: Sequence[Shard], listed: Listed, fresh: Collection[str]) -> Quiet | None:
+    """What is noted of a job run where nothing has happened; None if a visit is to see."""
+    now = world.clock()
+    out = [shard for shard in shards if shard.state not in TERMINAL]
+    if run.state is not RunState.OPEN or run.problem or not out or (run.lease_until is not None and run.lease_until >= now):
+        return None
+    progress: dict[str, int | None] = {}
+    for shard in out:
+        batch = listed.get((shard.provider, shard.host), {}).get(shard.batch_id or "")
+        if shard.state is not State.IN_PROGRESS or batch is None or batch.state.ended or shard.id in fresh or _is_late(world, shard, now):
+            return None
+        if batch.done != shard.done:
+            progress[shard.id] = batch.done
+    try:
+        escalates_at = moment(world, run, shards)
+    except KeldError:
+        return None  # e.g. its files are elsewhere; the visit says so
+    if escalates_at is not None and escalates_at <= now:
+        return None
+    times = [next_look(world.settings, shard, now) for shard in out] + ([] if escalates_at is None else [escalates_at])
+    return Quiet(run_id=run.id, epoch=run.lease_epoch, next_check_at=min(times), escalates_at=escalates_at, progress=progress)
+
+
+def _is_late(world: World, shard: Shard, now: datetime) -> bool:
+    """Whether a batch is older than its provider's window, so that more than its list entry matters."""
+    window = world.provider(shard.provider).capabilities.window or timedelta(days=1)
+    return now - (shard.submitted_at or now) > window

@@ -1,0 +1,148 @@
+"""Lake: tables whose files are not all their rows: Delta is read as its log says, others are recognised and refused.
+
+In the directory of such a table lie rows that were removed, and rows of commits that failed: read as plain files, they would be sent and
+paid.  A path inside of one (a partition's directory, a file) is no different.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from keld.errors import SourceError
+from keld.table.block import Table, plain_schema, table_of
+from keld.table.place import Place
+
+NULL_KEY = "__HIVE_DEFAULT_PARTITION__"  # as Hive writes it
+_REFUSED = {
+    "Iceberg": "Read it by its catalog and give the rows, e.g. source=lambda: catalog.load_table('ns.table').scan(...).to_arrow_batch_reader().",
+    "Hudi": "Read it by an engine that knows it, and give the rows or a Parquet file.",
+    "Lance": "Give the dataset itself: source=lance.dataset(path).",
+    "Paimon": "Read it by an engine that knows it, and give the rows or a Parquet file.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Lake:
+    """A table of such a kind, at `root`."""
+
+    kind: str
+    root: Place
+
+
+def lake_at(place: Place) -> Lake | None:
+    """The table that a path is, or is inside of."""
+    if (found := _kind(place)) is not None:
+        return Lake(found, place)
+    above = place
+    # Up, as long as the names are those of a table's inner directories; a file's own name is not looked at.
+    while above.path.strip("/.") and (above is place or "=" in above.name or above.name == "data"):
+        above = above.parent
+        if (found := _kind(above)) is not None:
+            return Lake(found, above)
+    return None
+
+
+def _kind(place: Place) -> str | None:
+    names = set(place.names())
+    if "_delta_log" in names:
+        return "Delta"
+    if ".hoodie" in names:
+        return "Hudi"
+    if "_versions" in names and "data" in names:
+        return "Lance"
+    if {"snapshot", "schema", "manifest"} <= names:
+        return "Paimon"
+    if "metadata" in names:
+        inner = place.child("metadata").names()
+        if "version-hint.text" in inner or any(name.endswith(".metadata.json") for name in inner):
+            return "Iceberg"
+    return None
+
+
+def open_lake(lake: Lake, place: Place) -> Table:
+    """The rows of a Delta table, or of the one partition of it whose directory `place` is.
+
+    Raises:
+        SourceError: it is of another kind, or what is needed is not installed; says the way.
+    """
+    if lake.kind != "Delta":
+        inside = "" if lake.root == place else f" inside of {lake.root.uri}"
+        raise SourceError(
+            f"{place.uri}: these are files of a table of {lake.kind}{inside}, whose metadata says which rows are its own. "
+            f"Nothing was sent. {_REFUSED[lake.kind]}"
+        )
+    try:
+        from deltalake import DeltaTable
+    except ImportError:
+        raise SourceError(
+            f"{place.uri}: files of a Delta table, whose log says which rows are its own. Nothing was sent. "
+            "To read it as its log says: pip install 'keld[delta]'."
+        ) from None
+    uri = lake.root.path if lake.root.fs is None else lake.root.uri
+    table = DeltaTable(uri, storage_options=_storage_options(lake.root))
+    where = _predicate(lake, place, table)
+    schema = plain_schema(_rows(table, f"{where} limit 0").schema, place.uri)
+
+    def blocks() -> Iterator[pa.RecordBatch]:
+        return iter(_rows(table, where))  # of the version that was opened, whatever was committed since
+
+    return table_of(schema, None, f"{place.uri} (Delta version {table.version()})", blocks)
+
+
+def _rows(table: Any, where: str) -> pa.RecordBatchReader:
+    from deltalake import QueryBuilder
+
+    query = QueryBuilder()
+    query.execute("set datafusion.execution.target_partitions = 1")  # else the order of the rows differs from run to run
+    query.register("rows", table)
+    return pa.RecordBatchReader.from_stream(query.execute(f'select * from "rows" {where}'))  # noqa: S608  # `_predicate` quotes all of it
+
+
+def _predicate(lake: Lake, place: Place, table: Any) -> str:
+    """The rows below `place`, by the names of its directories."""
+    parts = lake.root.parts_to(place)
+    if not parts:
+        return ""
+    kinds = {column.name: column.type for column in pa.schema(table.schema())}
+    keys = [part.partition("=") for part in parts]
+    columns = table.metadata().partition_columns
+    if not all(mark and name in columns for name, mark, _ in keys):
+        raise SourceError(
+            f"{place.uri}: a file inside of the Delta table {lake.root.uri}, whose log says which of its rows stand. Nothing was sent. "
+            "Give the table's directory, or that of a partition."
+        )
+    return "where " + " and ".join(_equals(place, name, kinds[name], unquote(value)) for name, _, value in keys)
+
+
+def _equals(place: Place, name: str, kind: pa.DataType, value: str) -> str:
+    column, types = '"' + name.replace('"', '""') + '"', pa.types
+    text = "'" + value.replace("'", "''") + "'"
+    if value == NULL_KEY:
+        return f"{column} is null"
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind):
+        return f"{column} = {text}"
+    if types.is_integer(kind) or types.is_date(kind) or types.is_boolean(kind):
+        return f"{column} = cast({text} as {'date' if types.is_date(kind) else 'boolean' if types.is_boolean(kind) else 'bigint'})"
+    raise SourceError(
+        f"{place.uri}: the Delta table is partitioned by {name!r} of type {kind}, which no path says exactly. Nothing was sent. "
+        "Give the rows: source=DeltaTable(...).scan(...)."
+    )
+
+
+def _storage_options(root: Place) -> dict[str, str] | None:
+    """Of an S3 that was opened with credentials of its own; else the environment's are taken."""
+    given = getattr(root.fs, "storage_options", None) or {}
+    client = given.get("client_kwargs") or {}
+    endpoint = given.get("endpoint_url") or client.get("endpoint_url")
+    found = {
+        "AWS_ACCESS_KEY_ID": given.get("key"),
+        "AWS_SECRET_ACCESS_KEY": given.get("secret"),
+        "AWS_SESSION_TOKEN": given.get("token"),
+        "AWS_REGION": client.get("region_name"),
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ALLOW_HTTP": "true" if endpoint and endpoint.startswith("http:") else None,
+    }
+    return {name: str(value) for name, value in found.items() if value} or None

@@ -1,0 +1,60 @@
+"""Watch: which assets of a code location a sensor brings in.
+
+Beside `asset`, which marks them, and `sensor`, which finds them by the marks in the asset graph of its code location: so one sensor serves
+all modules of a location, however many of them call `keld_definitions`, and whatever partitions each asset has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
+
+JOB_METADATA = "keld/job"
+BATCH_METADATA = "keld/batch_asset"
+RESOURCE_TAG = "keld/resource"  # on a result asset: the key of its `KeldResource`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A result asset, its batch asset, its job's name and what is downstream of it."""
+
+    result: dg.AssetKey
+    batch: dg.AssetKey
+    job: str
+    partitions_def: dg.PartitionsDefinition[Any] | None
+    downstream: frozenset[dg.AssetKey]
+
+
+def watched_in(graph: BaseAssetGraph[Any], resource_key: str) -> dict[dg.AssetKey, Watched]:
+    """The result assets of a code location that use a resource."""
+    return {
+        node.key: Watched(
+            result=node.key,
+            batch=dg.AssetKey.from_user_string(node.metadata[BATCH_METADATA]),
+            job=node.metadata[JOB_METADATA],
+            partitions_def=node.partitions_def,
+            downstream=downstream_of(graph, node.key),
+        )
+        for node in graph.asset_nodes
+        if JOB_METADATA in node.metadata and node.tags.get(RESOURCE_TAG) == resource_key
+    }
+
+
+def downstream_of(graph: BaseAssetGraph[Any], key: dg.AssetKey) -> frozenset[dg.AssetKey]:
+    """Everything that is made of an asset, however far."""
+    found: set[dg.AssetKey] = set()
+    edge = [key]
+    while edge:
+        children = graph.get(edge.pop()).child_keys - found
+        found |= children
+        edge.extend(children)
+    return frozenset(found)
+
+
+def results_of(assets: dg.AssetsDefinition) -> Mapping[dg.AssetKey, str]:
+    """The result assets of a definition, each with the key of its resource; none, if `build_batch_assets` did not make it."""
+    return {spec.key: spec.tags[RESOURCE_TAG] for spec in assets.specs if JOB_METADATA in spec.metadata}

@@ -1,0 +1,19 @@
+"""Random mixes (see `mix`): `make adversary N=20000` plays that many over the cores; a failure is shrunk and printed as the Python that plays it again.
+
+Each test is a shard of them with a seed of its own, which is in its name; `make adversary SEED=...` with a printed seed plays the same again.
+"""
+
+from collections.abc import Callable
+
+import pytest
+
+from .mix import explore, shards
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("seed", "mixes"), shards(), ids=str)
+def test_no_mix_loses_a_row_or_buys_one_twice_untold(seed: int, mixes: int, record_property: Callable[[str, object], None]) -> None:
+    for name, count in explore(seed, mixes).items():
+        record_property(name, count)
