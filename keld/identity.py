@@ -66,9 +66,9 @@ class Identity:
 def declared(job: Job, question: Question) -> dict[str, str]:
     """A digest of each part of what a job asks; none of them holds a text."""
     parts = {
-        "prompt": _prompt(job.prompt),
+        "prompt": _prompt(job.prompt) if job.missing is None else [*_prompt(job.prompt), job.missing],
         "system": question.system,
-        "output": question.output,
+        "output": question.asked_output,
         "models": list(job.acceptable),
         "params": question.params,
         "max_output_tokens": question.max_output_tokens,

@@ -44,6 +44,11 @@ class Question:
     max_output_tokens: int = 1024
     endpoint: str = "/v1/chat/completions"
 
+    @property
+    def asked_output(self) -> dict[str, Any]:
+        """`output` without its hints, which say how an answer is read, not what is asked."""
+        return {name: part for name, part in self.output.items() if name != "hints"}
+
     def to_json(self) -> bytes:
         return msgspec.json.encode(self)
 
@@ -61,8 +66,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 def fingerprint(question: Question, models: Sequence[str]) -> str:
     """A hash of all that decides an answer but the row: models, system, schema, params; not how an answer is read."""
-    asked = replace(question, output={name: part for name, part in question.output.items() if name != "hints"})
-    return hashlib.sha256(asked.to_json() + _encode(list(models))).hexdigest()
+    return hashlib.sha256(replace(question, output=question.asked_output).to_json() + _encode(list(models))).hexdigest()
 
 
 def one_line(value: Any) -> bytes:

@@ -9,7 +9,7 @@ import jsonschema
 import openai
 import pytest
 
-from .conftest import SCHEMA, Desk, chat_lines, line
+from .conftest import SCHEMA, Desk, chat_lines, line, read
 
 
 def test_chat_batch_answers_every_row_with_a_conforming_document(desk: Desk) -> None:
@@ -270,10 +270,15 @@ def test_a_schema_that_is_refused_is_refused_row_by_row_and_in_responses_by_its_
     with pytest.raises(openai.BadRequestError) as caught:
         desk.openai.responses.create(model="gpt-5", input="hi", text={"format": form})
     said = "Invalid schema for response_format 'x': In context=('properties', 'link'), 'uri' is not a valid format."
-    assert caught.value.body == {"message": said, "type": "invalid_request_error", "param": "text.format.schema", "code": "invalid_json_schema"}
+    assert caught.value.body == {
+        "message": said,
+        "type": "invalid_request_error",
+        "param": "text.format.schema",
+        "code": "invalid_json_schema",
+    }
     body = {"model": "gpt-5", "input": "hi", "text": {"format": form}}
-    line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}
-    batch_id = desk.create(json.dumps(line).encode() + b"\n", endpoint="/v1/responses")
+    asked = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}
+    batch_id = desk.create(json.dumps(asked).encode() + b"\n", endpoint="/v1/responses")
     desk.emulator.advance(25 * 3600)
     [row] = read(desk.content(desk.openai.batches.retrieve(batch_id).error_file_id))
     assert (row["response"]["status_code"], row["response"]["body"]["error"]["message"]) == (400, said)
