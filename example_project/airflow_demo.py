@@ -17,7 +17,7 @@ from rich.console import Console
 from example_project.jobs import embeddings, triage
 from example_project.provider import emulated_provider
 from example_project.report import rows, summary
-from example_project.stack import Airflow, StackFailed, running_airflow
+from example_project.stack import Airflow, Patience, StackFailed, running_airflow
 from keld import Keld
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +25,6 @@ PLACE = ROOT / ".airflow-demo"
 HOME, KELD_HOME, TABLES = PLACE / "airflow", PLACE / "keld", PLACE / "tables"
 DAYS = 7
 LATENCY_S = 20.0  # of the provider's batches
-MOST_S = 600.0
 
 
 def main() -> int:
@@ -62,7 +61,7 @@ def run_demo(console: Console) -> None:
 
 def watch(console: Console, airflow: Airflow, began: float) -> None:
     """Prints a line whenever something has come further, until both Dags are through with every day."""
-    told = ""
+    told, patience = "", Patience(airflow)
     while True:
         now = Counter(airflow.states("ticket_triage", "triage")), Counter(airflow.states("ticket_embeddings", "embed"))
         line = f"triage: {_line(now[0])} | embeddings: {_line(now[1])}"
@@ -73,8 +72,9 @@ def watch(console: Console, airflow: Airflow, began: float) -> None:
             return
         if any(states["failed"] for states in now):
             raise StackFailed("a task has failed.")
-        if time.monotonic() - began > MOST_S:
-            raise StackFailed(f"it is not over after {MOST_S:.0f} s.")
+        airflow.check_alive()
+        if not patience.note(line):
+            raise StackFailed("nothing moves any more.")
         time.sleep(1)
 
 

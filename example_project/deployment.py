@@ -16,11 +16,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from example_project.stack import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOTS = 2
-_PATIENCE_S = 120.0
+_STILL_S = 120.0  # without any change, on a machine that starts Dagster in a few seconds; a slower one is given more
+_STARTS = 10  # as many times as long as it took to start
 _SETTINGS = f"concurrency:\n  runs:\n    max_concurrent_runs: {SLOTS}\ntelemetry:\n  enabled: false\nnux:\n  enabled: false\n"
 _LOADED = "query { workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError { __typename } } } } }"
 _LAUNCH = """
@@ -33,11 +36,36 @@ class DagsterFailed(Exception):
     """It did not start, or did not do what was asked; the message says what, the logs say why."""
 
 
+class Stall:
+    """Tells when nothing moves any more: however long something takes, it is no failure as long as it gets on.
+
+    Args:
+        still_s: so long without any change is a stall.
+    """
+
+    def __init__(self, still_s: float) -> None:
+        self.still_s = still_s
+        self._seen: object = None
+        self._since = time.monotonic()
+
+    def look(self, seen: object) -> bool:
+        """Whether what is seen now has been the same for too long."""
+        if seen != self._seen:
+            self._seen, self._since = seen, time.monotonic()
+        return time.monotonic() - self._since > self.still_s
+
+
 class Dagster:
     """A running Dagster, spoken to as its UI speaks to it."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.process, self.url = process, f"http://127.0.0.1:{port}"
+        self.began = time.monotonic()
+        self.still_s = _STILL_S
+
+    def stall(self) -> Stall:
+        """For what this Dagster does: the slower the machine was to start it, the longer it may show nothing new."""
+        return Stall(self.still_s)
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """The data of a GraphQL answer."""
@@ -51,8 +79,8 @@ class Dagster:
 
     def wait_until_up(self) -> None:
         """Returns when the code location is loaded."""
-        until = time.monotonic() + _PATIENCE_S
-        while time.monotonic() < until:
+        stall = self.stall()
+        while not stall.look(self._worked_s()):
             if self.process.poll() is not None:
                 raise DagsterFailed(f"dagster dev ended with {self.process.returncode}.")
             try:
@@ -61,10 +89,21 @@ class Dagster:
                 entries = []
             if entries and all(entry["loadStatus"] == "LOADED" for entry in entries):
                 if entries[0]["locationOrLoadError"]["__typename"] == "RepositoryLocation":
+                    self.still_s = max(_STILL_S, _STARTS * (time.monotonic() - self.began))
                     return
                 raise DagsterFailed("the code location does not load.")
             time.sleep(0.5)
-        raise DagsterFailed(f"dagster dev did not come up within {_PATIENCE_S:.0f} s.")
+        raise DagsterFailed(f"dagster dev did not come up: its processes have done nothing for {stall.still_s:.0f} s.")
+
+    def _worked_s(self) -> int:
+        """Seconds of processor time that it has taken, with all its processes."""
+        worked = 0.0
+        with suppress(psutil.Error):
+            parent = psutil.Process(self.process.pid)
+            for process in [parent, *parent.children(recursive=True)]:
+                with suppress(psutil.Error):
+                    worked += sum(process.cpu_times()[:2])
+        return int(worked)
 
     def launch_backfill(self, partitions: list[str], assets: list[str]) -> str:
         """What "Launch backfill" does in the UI; gives its id."""

@@ -24,7 +24,35 @@ import psutil
 
 AIRFLOW = (sys.executable, "-m", "airflow")
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
-_PATIENCE_S = 180.0
+_PATIENCE_S = 180.0  # of what Airflow's own processes compute, which on a slow machine takes longer
+_STILL_S = 300.0  # of a clock, in which they compute nothing at all: then they hang
+
+
+class Patience:
+    """How long an Airflow is waited for: until it has computed so much, or nothing any more, since it came further."""
+
+    def __init__(self, airflow: "Airflow", patience_s: float = _PATIENCE_S) -> None:
+        self._airflow, self._patience_s, self._began = airflow, patience_s, time.monotonic()
+        self._seen: object = None
+        self._at = self._last = self._moved_at = 0.0
+        self.note(None, first=True)
+
+    def note(self, seen: object, *, first: bool = False) -> bool:
+        """Whether there is any left.
+
+        Args:
+            seen: how far it is; when that changes, patience begins anew.
+        """
+        computed, now = self._airflow.computed_s(), time.monotonic()
+        if first or seen != self._seen:
+            self._seen, self._at, self._last, self._moved_at = seen, computed, computed, now
+        elif computed != self._last:
+            self._last, self._moved_at = computed, now
+        return computed - self._at < self._patience_s and now - self._moved_at < _STILL_S
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
 
 
 class StackFailed(Exception):
@@ -87,7 +115,7 @@ class Airflow:
     def stop(self, name: str) -> None:
         """Ends a process when it is through with what it does."""
         self.processes[name].terminate()
-        self.processes[name].wait(_PATIENCE_S)
+        self.processes[name].wait()
         self.kill(name)
 
     def kill(self, name: str) -> None:
@@ -104,7 +132,7 @@ class Airflow:
         Raises:
             StackFailed: it ended with an error.
         """
-        ended = subprocess.run([*AIRFLOW, *words], env=self.environment, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+        ended = subprocess.run([*AIRFLOW, *words], env=self.environment, capture_output=True, text=True, check=False)
         if ended.returncode:
             raise StackFailed(f"`airflow {' '.join(words)}` ended with {ended.returncode}: {ended.stderr[-1_000:]}")
         return ended.stdout
@@ -120,7 +148,7 @@ class Airflow:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
         request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as response:
+        with urllib.request.urlopen(request, timeout=_STILL_S) as response:
             text = response.read()
         return json.loads(text) if text else None
 
@@ -150,18 +178,38 @@ class Airflow:
     def until(self, done: Callable[[], bool], what: str, patience_s: float = _PATIENCE_S) -> float:
         """The seconds it took until something was so.
 
+        Args:
+            patience_s: how much Airflow may compute without its being so; no span of time, since machines differ.
+
         Raises:
-            StackFailed: it is not so in time, or a process has ended by itself.
+            StackFailed: it is not so by then, or a process has ended by itself.
         """
-        began = time.monotonic()
+        patience = Patience(self, patience_s)
         while not done():
-            for name, process in self.processes.items():
-                if process.poll() is not None:
-                    raise StackFailed(f"Airflow's {name} has ended; see {self.home / f'{name}.log'}.")
-            if time.monotonic() - began > patience_s:
-                raise StackFailed(f"Not within {patience_s:.0f} s: {what}. See the logs in {self.home}.")
+            self.check_alive()
+            if not patience.note(None):
+                raise StackFailed(f"It does not come about: {what}. See the logs in {self.home}.")
             time.sleep(0.5)
-        return time.monotonic() - began
+        return patience.seconds
+
+    def check_alive(self) -> None:
+        """Passes if no process has ended by itself.
+
+        Raises:
+            StackFailed: names it.
+        """
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                raise StackFailed(f"Airflow's {name} has ended; see {self.home / f'{name}.log'}.")
+
+    def computed_s(self) -> float:
+        """The seconds that its processes, and what they have started, have computed so far."""
+        computed = 0.0
+        for leader in self.processes.values():
+            for member in session(leader):
+                with suppress(psutil.NoSuchProcess):
+                    computed += sum(member.cpu_times()[:4])
+        return computed
 
     # -- Dags
 
@@ -176,13 +224,13 @@ class Airflow:
             "dag_run_conf": {},
             **more,
         }
-        until = time.monotonic() + 60
+        patience = Patience(self)
         while True:
             try:
                 return int(self.ask("POST", "/api/v2/backfills", body)["id"])
             except urllib.error.HTTPError as refused:
                 # SQLite may be locked for a moment; a backfill before this one is marked as over only every 30 s.
-                if refused.code not in (409, 503) or time.monotonic() > until:
+                if refused.code not in (409, 503) or not patience.note(None):
                     raise StackFailed(f"The backfill was refused: HTTP {refused.code} {refused.read().decode()[:300]}") from None
                 time.sleep(1)
 

@@ -42,9 +42,9 @@ def tokens_of(fragments: Iterable[bytes], count: Count) -> tuple[int, int] | Non
 
 
 def _texts(prompt: str | list[dict[str, object]]) -> Iterator[str | None]:
-    """The texts of a prompt, one message or a conversation; None for a part that is no text: an image, a file."""
+    """The texts of a prompt, one message or a conversation; None for a part that is no text: an image, a file, a call."""
     for message in [{"content": prompt}] if isinstance(prompt, str) else prompt:
-        content = message["content"]
+        content = message.get("content")  # a message that calls tools has none
         if isinstance(content, str):
             yield content
         else:

@@ -43,6 +43,7 @@ def manifest(status: Status, sink: str | None) -> dict[str, Any]:
         "deadline": status.deadline_at.isoformat() if status.deadline_at else None,
         "deadline_basis": status.deadline_basis,
         "late": is_late(status),
+        "outdated": status.outdated,
     }
 
 

@@ -19,12 +19,12 @@ from airflow.sdk import Context
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowFailException
 
-from keld import Job, Keld, Status, wants_partition
+from keld import Job, Keld, Reading, Status, wants_partition
 from keld_airflow.held import HeldField, is_rows, let_out
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
 from keld_airflow.partition import no_partition, partition_of
-from keld_airflow.place import apart, check_paths, check_rows, is_open
+from keld_airflow.place import apart, check_paths, check_rows, is_open, name_of
 from keld_airflow.waiting import Found, Waiting
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ _JINJA = re.compile(rf"{{{{-?\s*({'|'.join(sorted(Context.__annotations__))})\b[
 _FOR_MODELS = frozenset(
     ("temperature", "top_p", "top_k", "seed", "stop", "reasoning", "reasoning_effort", "thinking", "verbosity", "tools")
 )
-_OWN = ("source", "sink", "job", "model", "partition", "window", "completion_rate", "wait", "deferrable", "keld_conn_id")
+_OWN = (
+    "source", "sink", "job", "model", "types", "encoding", "delimiter", "quote", "partition", "window", "completion_rate", "wait",
+    "deferrable", "keld_conn_id",
+)  # fmt: skip
 TERMS = {_RENAMED.get(field.name, field.name): field.name for field in fields(Job)}
 
 
@@ -66,6 +69,8 @@ class KeldBatchOperator(Waiting):
         sink: the enriched partition: a path or URI, an `ObjectStoragePath`, or a function that takes an Arrow reader.
         job: the declaration; or give its terms here, by their names in `keld.Job` (`params`, Airflow's own word, is
             `request_params`), with `model` for a single one of `models`.  `name` is then `<dag>.<task>`: give one to rename either.
+        types, encoding, delimiter, quote: how a source of CSV or JSON Lines is read, as of `Keld.submit`: a column that no type is declared for,
+            `types={"amount": "decimal(12,2)"}`, is the text that stands there.
         partition: the key, where the Dag run's own is not the one: for tasks mapped over regions, which need one each.
         window: how long a partition is, where no cron expression tells: asset-triggered partitions.
         completion_rate: the least share of answered rows; below it the task fails, and what is downstream is not run.
@@ -89,6 +94,10 @@ class KeldBatchOperator(Waiting):
         sink: Source | None = None,
         job: Job | None = None,
         model: str | None = None,
+        types: Any = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quote: str | None = None,
         partition: str | None = None,
         window: timedelta | None = None,
         completion_rate: float = 0.99,
@@ -106,8 +115,10 @@ class KeldBatchOperator(Waiting):
         else:
             check_rows(source)
             self.source, self.source_function = apart(source, "source")
+        self.source_name = name_of(source)
         self.sink, self.sink_function = apart(sink, "sink")
         check_paths(self.task_id, self.source, self.sink)
+        self.reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
         self.partition, self.window = partition, window
         self.completion_rate, self.wait, self.deferrable, self.keld_conn_id = completion_rate, wait, deferrable, keld_conn_id
         self.job = self._job(job, model, terms)
@@ -153,6 +164,9 @@ class KeldBatchOperator(Waiting):
             partition=partition.key,
             sink=self.sink,
             ends_at=partition.ends_at,
+            owner=f"airflow:{self.dag_id}.{self.task_id}",
+            source_name=self.source_name,
+            **self.reading.given(),
         )
         if before is None or before.over or before.id != status.id:
             return status, "nothing"
@@ -196,7 +210,7 @@ class KeldBatchOperator(Waiting):
         return self.source_function(**determine_kwargs(self.source_function, (), context))
 
     def _bring_on(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
-        if self.wait:
+        if self.wait or status.outdated is not None:  # what asks an earlier question is brought to its end before this one is sent
             return super()._bring_on(keld, context, status, found)
         status = self._advance(keld, status.id)
         if not status.over:

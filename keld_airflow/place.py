@@ -13,6 +13,7 @@ from typing import Any
 from keld import check_path, wants_partition
 
 _DATABASE = re.compile(r"(postgres(ql)?|mysql|mssql|oracle|sqlite|snowflake|bigquery|redshift|trino|duckdb|jdbc)\b[^/]*://")
+_DAG_FILE = re.compile(r"^unusual_prefix_[0-9a-f]{40}_")  # Airflow 3.3
 _CONNECTION = re.compile(r"(s3a?|gcs|gs)://[^/]+@")  # as Airflow writes it; other schemes have accounts there
 
 
@@ -67,6 +68,20 @@ def check_paths(task_id: str, source: Any, sink: Any) -> None:
             f"{task_id}: sink={sink!r} is one file, and source has a partition for each Dag run: each would be written over the one before. "
             "Put {partition} into the sink's name, or give a directory that ends in /."
         )
+
+
+def name_of(source: Any) -> str | None:
+    """What a source is called that is no path: a function, another task's output; None for what says itself where it is.
+
+    By it a renamed task finds its job run again.  Airflow imports a Dag's file under a name made of its whole path, which a new version of a
+    bundle changes; the file's own name is what counts.
+    """
+    if hasattr(source, "iter_references"):
+        return "task:" + ",".join(sorted({task.task_id for task, _ in source.iter_references()}))
+    function = getattr(source, "func", source)  # of a `functools.partial`
+    if not callable(function) or not hasattr(function, "__qualname__"):
+        return None
+    return f"function:{_DAG_FILE.sub('', function.__module__ or '')}.{function.__qualname__}"
 
 
 def is_open(place: Any) -> bool:

@@ -120,7 +120,7 @@ class Waiting(BaseOperator):
             if self.deferrable:
                 self._defer(context, keld, status, epoch, found)
             status = keld.finish(status.id, progress=self._tell_problem)
-        if found == "cancelling" or (found == "open" and status.state != "cancelled"):
+        if found == "cancelling" or ((found == "open" or status.outdated is not None) and status.state != "cancelled"):
             # Another task began it, and the table may say something else since; what it answered is not asked again.
             status, _ = self._begin(keld, context)
             return self._bring_on(keld, context, status, "nothing")

@@ -182,6 +182,7 @@ def _words(text: str) -> int:
         ([b'"two words"', b'"one"'], (16, 3)),
         ([b'[{"role":"system","content":"be brief"},{"role":"user","content":[{"type":"text","text":"a b c"}]}]'], (99, 5)),
         ([b'"text"', b'[{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:"}}]}]'], None),
+        ([b'[{"role":"assistant","tool_calls":[{"id":"c"}]},{"role":"tool","content":"sunny"}]'], None),
         ([], (0, 0)),
     ],
 )

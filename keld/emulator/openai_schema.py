@@ -7,7 +7,7 @@ Where only the rule is documented and nobody quoted the words (sizes of strings 
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
@@ -99,6 +99,7 @@ class _Strict:
     characters: int = 0
     values: int = 0
     levels: int = 0
+    followed: dict[str, int] = field(default_factory=dict)  # at which level a reference was followed, the deepest
 
     def check(self) -> None:
         self._node(self.root, (), 0, ())
@@ -152,7 +153,8 @@ class _Strict:
         target = self._target(ref)
         if target is None:
             raise self._in(at, f"reference to component '{ref}' which was not found in the schema.")
-        if ref not in refs and ref != "#":
+        if ref not in refs and ref != "#" and self.followed.get(ref, -1) < level:
+            self.followed[ref] = level
             before = self.properties, self.characters, self.values
             self._node(target, at, level, (*refs, ref))
             self.properties, self.characters, self.values = before  # a definition's size counts where it stands

@@ -329,7 +329,7 @@ def _params(params: dict[str, Any], hole: Hole) -> Template:
 def _lift_system(fragment: bytes, shared: list[dict[str, Any]]) -> tuple[str | list[dict[str, Any]], list[dict[str, Any]]]:
     """The Messages API takes `system` beside the messages, not as one of them."""
     messages = msgspec.json.decode(fragment)
-    own = [block for message in messages if message.get("role") == "system" for block in _blocks(message["content"])]
+    own = [block for message in messages if message.get("role") == "system" for block in _blocks(message.get("content", ""))]
     return _plain_where_it_can_be([*shared, *own]), [message for message in messages if message.get("role") != "system"]
 
 

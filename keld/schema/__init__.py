@@ -13,7 +13,7 @@ answers may be private.
     variant      nodes that msgspec alone cannot check
     document     an answer's text -> its value
     codec        text and vectors
-    reference    what a `$ref` points to, what an `allOf` comes to
+    reference    what a `$ref` points to, what an `allOf` comes to, which types are implied
     format       what a text with a `format` is held to
     hint         what a Pydantic model knows that its JSON Schema does not say
     subset       a JSON Schema -> the form of it that one service takes

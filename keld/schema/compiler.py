@@ -31,7 +31,7 @@ from keld.schema.node import (
     settled_values,
     struct_array,
 )
-from keld.schema.reference import inlined, resolve
+from keld.schema.reference import inlined, is_null, kinds_of, resolve
 from keld.schema.variant import decimal, decimal_of, json_text, read_nothing, union
 
 _INT64 = (-(2**63), 2**63 - 1)
@@ -94,7 +94,7 @@ class Compiler:
             return self._reference(schema, at, refs)
         if "const" in schema or "enum" in schema:
             return self._choice(schema, at)
-        kinds = _kinds(schema)
+        kinds = kinds_of(schema)
         if not kinds:
             return self._untyped(schema, at, refs)
         some = [kind for kind in kinds if kind != "null"]
@@ -162,7 +162,7 @@ class Compiler:
             node = Node(arrow=pa.int64(), wire=Literal[tuple(int(value) for value in some)])
         else:
             node = self._loose_choice(some, at)
-        nullable = len(some) < len(values) and ("type" not in schema or "null" in _kinds(schema))
+        nullable = len(some) < len(values) and ("type" not in schema or "null" in kinds_of(schema))
         return or_null(node) if nullable else node
 
     def _loose_choice(self, values: list[Any], at: str) -> Node:
@@ -187,7 +187,7 @@ class Compiler:
         return self._either(keyword, schema[keyword], at, refs)
 
     def _either(self, keyword: str, variants: list[Any], at: str, refs: tuple[str, ...]) -> Node:
-        some = [variant for variant in variants if not _is_null(variant)]
+        some = [variant for variant in variants if not is_null(variant)]
         number = decimal_of(variants) if keyword == "anyOf" else None
         if number is not None:
             node = decimal(self._node(number, at, refs), at)
@@ -287,21 +287,8 @@ class Compiler:
         return {"default_factory": partial(msgspec.json.Decoder(node.wire).decode, text)}
 
 
-def _kinds(schema: JsonSchema) -> list[str]:
-    kind = schema.get("type")
-    if kind is not None:
-        return [kind] if isinstance(kind, str) else list(kind)
-    if "properties" in schema:
-        return ["object"]
-    return ["array"] if "items" in schema or "prefixItems" in schema else []
-
-
 def _is_integer(value: Any) -> bool:
     return type(value) in (int, float) and value == int(value) and _INT64[0] <= value <= _INT64[1]
-
-
-def _is_null(variant: Any) -> bool:
-    return isinstance(variant, dict) and (variant.get("type") == "null" or variant.get("const", 0) is None)
 
 
 def _ruled(kind: Any, rules: dict[str, Any]) -> Any:

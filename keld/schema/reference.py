@@ -1,4 +1,4 @@
-"""Reference: what a `$ref` of a JSON Schema points to, and what an `allOf` comes to."""
+"""Reference: what a JSON Schema says by other parts of it or by implication: a `$ref`, an `allOf`, a type that is not named."""
 
 from typing import Any
 
@@ -45,6 +45,21 @@ def merged(schema: JsonSchema, root: JsonSchema, refs: tuple[str, ...] = ()) -> 
         properties = dict(made.get("properties", {}))
         for name, child in inner.get("properties", {}).items():
             properties[name] = {"allOf": [properties[name], child]} if name in properties and properties[name] != child else child
-        required = [*made.get("required", ()), *inner.get("required", ())]
+        required = list(dict.fromkeys((*made.get("required", ()), *inner.get("required", ()))))
         made = inner | made | ({"properties": properties} if properties else {}) | ({"required": required} if required else {})
     return made
+
+
+def kinds_of(node: JsonSchema) -> list[str]:
+    """The types a schema says, or that its keywords imply."""
+    kind = node.get("type")
+    if kind is not None:
+        return [kind] if isinstance(kind, str) else list(kind)
+    if "properties" in node:
+        return ["object"]
+    return ["array"] if "items" in node or "prefixItems" in node else []
+
+
+def is_null(variant: Any) -> bool:
+    """Whether a variant of a union only admits null."""
+    return isinstance(variant, dict) and (variant.get("type") == "null" or variant.get("const", 0) is None)

@@ -15,7 +15,7 @@ import msgspec
 
 from keld.errors import SchemaError
 from keld.schema.node import JsonSchema
-from keld.schema.reference import inlined, merged, resolve
+from keld.schema.reference import inlined, is_null, kinds_of, merged, resolve
 from keld.schema.variant import decimal_of
 
 # What says nothing about a value, or is said by other means.
@@ -228,7 +228,7 @@ class _Walk:
         variants = list(node[keyword])
         number = decimal_of(variants)
         if number is not None:  # one form of the two that Pydantic takes; as text in JSON a number keeps all its digits
-            variants = [number, *(variant for variant in variants if variant.get("type") == "null")]
+            variants = [number, *filter(is_null, variants)]
         forms = [self.form(variant, at, refs) for variant in variants]
         if self.takes.first_keys_differ and self._clash(forms):
             forms = self._told_apart([self.form(inlined(variant, self.schema), at, refs) for variant in variants], at)
@@ -289,6 +289,7 @@ class _Sizes:
         self._form = form
         self.levels = self.properties = self.values = self.characters = self.optional = 0
         self.unions: list[str] = []
+        self._followed: dict[str, int] = {}  # at which level a `$ref` was followed, the deepest
         self._count(form, "$", 0, ())
         for group in _DEFINITIONS:
             for name, node in form.get(group, {}).items():
@@ -309,7 +310,8 @@ class _Sizes:
     def _deep(self, node: JsonSchema, level: int, refs: tuple[str, ...]) -> None:
         self.levels = max(self.levels, level)
         ref = node.get("$ref")
-        if ref is not None and ref not in refs:
+        if ref is not None and ref not in refs and self._followed.get(ref, -1) < level:
+            self._followed[ref] = level
             self._deep(resolve(self._form, ref), level, (*refs, ref))
         for child in [*node.get("properties", {}).values(), *([node["items"]] if "items" in node else [])]:
             self._deep(child, level + 1, refs)
@@ -339,16 +341,6 @@ def references(node: Any) -> Iterator[str]:
         for key, part in node.items():
             if key not in _DEFINITIONS:
                 yield from references(part)
-
-
-def kinds_of(node: JsonSchema) -> list[str]:
-    """The types a schema says, or that its keywords imply."""
-    kind = node.get("type")
-    if kind is not None:
-        return [kind] if isinstance(kind, str) else list(kind)
-    if "properties" in node:
-        return ["object"]
-    return ["array"] if "items" in node or "prefixItems" in node else []
 
 
 def _only_value(form: JsonSchema) -> bytes | None:

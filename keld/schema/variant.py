@@ -10,6 +10,7 @@ import pyarrow as pa
 from keld.errors import InvalidAnswer
 from keld.schema.document import reader
 from keld.schema.node import JsonSchema, Node, Reader
+from keld.schema.reference import is_null
 
 DECIMAL = "x-decimal"  # our mark of the text among the two forms that Pydantic gives a Decimal
 # How some of its versions (2.9 to 2.13) begin that text's pattern; others have no pattern, and nothing else to know it by.
@@ -69,10 +70,12 @@ def _accepted(reader: Reader, document: bytes) -> Iterator[Any]:
 
 def decimal_of(variants: Sequence[Any]) -> JsonSchema | None:
     """The number of a union that is a Pydantic Decimal, a number or its digits as text (or null); None for any other union."""
-    some = [variant for variant in variants if isinstance(variant, dict) and variant.get("type") != "null"]
+    some = [variant for variant in variants if not is_null(variant)]
+    if not all(isinstance(variant, dict) for variant in some):
+        return None
     texts = [variant for variant in some if variant.get("type") == "string" and _is_digits(variant)]
     numbers = [variant for variant in some if variant.get("type") == "number"]
-    return numbers[0] if len(texts) == len(numbers) == 1 and len(some) == len(variants) - sum(map(_is_null, variants)) == 2 else None
+    return numbers[0] if len(texts) == len(numbers) == 1 and len(some) == 2 else None
 
 
 def decimal(number: Node, at: str) -> Node:
@@ -97,7 +100,3 @@ def decimal(number: Node, at: str) -> Node:
 
 def _is_digits(variant: JsonSchema) -> bool:
     return DECIMAL in variant or str(variant.get("pattern", "")).startswith(_DECIMAL)
-
-
-def _is_null(variant: Any) -> bool:
-    return isinstance(variant, dict) and variant.get("type") == "null"

@@ -238,6 +238,54 @@ def test_a_table_that_changed_while_the_batch_was_under_way_is_asked_for_its_cha
     assert len(provider.bill()) == 6
 
 
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_prompt_that_changed_while_a_batch_is_out_is_asked_after_it(
+    worker: Worker, provider: Emulator, home: Keld, tmp_path: Path, wait: bool
+) -> None:
+    """What is out is paid for, so it is brought in; its answers are to the old question, and never handed over as the new one's."""
+    old, new = job(prompt="Old: {body}"), job(prompt="New: {body}")
+    sent = worker.until_sent(operator(job=old), **DAY)
+    sink = f"{tmp_path}/{{partition}}.parquet"
+    visit = worker.through(operator(job=new, wait=wait, sink=sink), provider, **DAY)
+    assert visit.state == "success", visit.error
+    assert visit.manifest["job_run"] != sent.trigger["job_run"]
+    if not wait:
+        from keld_airflow import KeldJobSensor
+
+        visit = worker.through(KeldJobSensor(task_id="collect", job_run=visit.manifest), provider, **DAY)
+    assert visit.manifest["outdated"] is None
+    assert visit.manifest["counts"]["answered"] == 5
+    assert home.status(sent.trigger["job_run"]).outdated == "the prompt"
+    assert (creates(provider), len(provider.bill())) == (2, 10)
+
+
+def test_a_job_of_another_task_that_asks_something_else_is_refused_and_a_renamed_task_is_not(worker: Worker, provider: Emulator) -> None:
+    """Two Dags may have hit upon one name; neither must get the other's rows."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    worker.through(operator(), provider, **DAY)
+    other = worker.run(operator(task_id="other", job=job(prompt="Other: {body}")), **DAY)
+    assert isinstance(other.error, AirflowFailException)
+    assert "airflow:dag.label" in str(other.error)
+    assert worker.run(operator(task_id="renamed"), **DAY).state == "success"
+    assert (creates(provider), len(provider.bill())) == (1, 5)
+
+
+def test_how_a_text_file_is_read_can_be_declared(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    """A column is text as it stands unless a type is declared; a file of a spreadsheet is in another encoding, and has semicolons."""
+    (tmp_path / "2026-11-19.csv").write_bytes("id;body;amount\n007;Käse;1.10\n".encode("cp1252"))
+    ended = worker.through(
+        operator(
+            source=f"{tmp_path}/{{partition}}.csv", sink=f"{tmp_path}/{{partition}}.parquet", types={"amount": "decimal(12,2)"},
+            encoding="cp1252", delimiter=";",
+        ),
+        provider, **DAY,
+    )  # fmt: skip
+    assert ended.state == "success", ended.error
+    [row] = pq.read_table(ended.manifest["sink"]).select(["id", "body", "amount"]).to_pylist()
+    assert (row["id"], row["body"], str(row["amount"])) == ("007", "Käse", "1.10")
+
+
 def test_rows_that_expired_are_asked_again_within_the_task(worker: Worker, provider: Emulator) -> None:
     """A further round is one more deferral, not a task that failed."""
     fault(provider, "life", "expire", done=0.6, after_s=60)

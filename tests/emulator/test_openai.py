@@ -261,3 +261,20 @@ def test_wrong_key_is_an_authentication_error(open_desk: Callable[..., Desk]) ->
     assert desk.openai.models.list().data
     with pytest.raises(openai.AuthenticationError):
         desk.openai.with_options(api_key="bad-key").models.list()
+
+
+def test_a_schema_that_is_refused_is_refused_row_by_row_and_in_responses_by_its_own_words(desk: Desk) -> None:
+    """In a batch nobody looks before the rows are asked; each is told in the error file, and none is billed."""
+    bad = {**SCHEMA, "properties": {**SCHEMA["properties"], "link": {"type": "string", "format": "uri"}}}  # type: ignore[dict-item]
+    form: Any = {"type": "json_schema", "name": "x", "schema": {**bad, "required": [*bad["properties"]]}, "strict": True}
+    with pytest.raises(openai.BadRequestError) as caught:
+        desk.openai.responses.create(model="gpt-5", input="hi", text={"format": form})
+    said = "Invalid schema for response_format 'x': In context=('properties', 'link'), 'uri' is not a valid format."
+    assert caught.value.body == {"message": said, "type": "invalid_request_error", "param": "text.format.schema", "code": "invalid_json_schema"}
+    body = {"model": "gpt-5", "input": "hi", "text": {"format": form}}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}
+    batch_id = desk.create(json.dumps(line).encode() + b"\n", endpoint="/v1/responses")
+    desk.emulator.advance(25 * 3600)
+    [row] = read(desk.content(desk.openai.batches.retrieve(batch_id).error_file_id))
+    assert (row["response"]["status_code"], row["response"]["body"]["error"]["message"]) == (400, said)
+    assert desk.emulator.bill() == []

@@ -11,13 +11,17 @@ from typing import Any
 import anthropic
 import openai
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic import Field as F
 
 from keld import Account
 from keld.emulator import Emulator
+from keld.emulator.anthropic_schema import refusal as anthropic_refusal
+from keld.emulator.openai_schema import refusal as openai_refusal
 from keld.errors import InvalidAnswer
-from keld.providers import connect
+from keld.providers import anthropic_schema, connect, openai_schema
 from keld.request import Question
 from keld.schema import JsonSchema, OutputSchema, output_schema
 
@@ -264,3 +268,81 @@ def test_a_model_without_structured_output_is_told_by_its_name(vendor: str, mode
     provider = connect(vendor, Account(kind=vendor))
     assert model in (provider.fit(question, model).obstacle or "")
     assert provider.fit(Question(system=None, output=output_schema(str).to_json()), model).obstacle is None
+
+
+# --- any schema -------------------------------------------------------------------------------------------------------
+
+KEYWORDS: dict[str, list[JsonSchema]] = {
+    "string": [
+        {"minLength": 2}, {"maxLength": 9}, {"pattern": "^[a-z]+$"}, {"pattern": "(?i)^(?!x)a"}, {"pattern": r"\\bword\\b"}, {"format": "uri"}, {"format": "date"},
+        {"format": "odd"}, {"enum": ["a", "b"]}, {"const": "a"}, {"default": "a"}, {"not": {"const": "b"}}, {"examples": ["x"]}, {"x-note": 1},
+    ],
+    "integer": [{"minimum": 1}, {"exclusiveMaximum": 9}, {"multipleOf": 2}, {"enum": [1, 2]}, {"const": 3}, {"default": 1}],
+    "number": [{"maximum": 1.5}, {"enum": [1, 1.5]}, {"multipleOf": 0.1}],
+    "boolean": [{"const": True}, {"enum": [True, False]}],
+    "array": [{"minItems": 1}, {"minItems": 3}, {"maxItems": 2}, {"uniqueItems": True}, {"contains": {"type": "string"}}],
+    "object": [{"additionalProperties": True}, {"additionalProperties": False}, {"minProperties": 1}, {"propertyNames": {"maxLength": 3}}, {"patternProperties": {"^a": {}}}],
+}  # fmt: skip
+NAMES = ["a", "b", "kind", "n"]
+
+
+@st.composite
+def schemas(draw: Any, depth: int = 3) -> JsonSchema:
+    """Any mixture of what people write, references and what no service takes included."""
+    shapes = ["string", "integer", "number", "boolean", "null", "mixed", "ref"]
+    shape = draw(
+        st.sampled_from(shapes + (["array", "tuple", "object", "object", "union", "types", "all", "map", "anything"] if depth else []))
+    )
+    said = draw(st.sampled_from([{}, {"description": "said"}, {"title": "T"}]))
+    inner = schemas(depth - 1)
+    match shape:
+        case "mixed":
+            return {"enum": draw(st.sampled_from([["a", 1], [None, "a"], [True, "x", None], [1, 2.5, None]]))} | said
+        case "ref":
+            return {"$ref": draw(st.sampled_from(["#/$defs/leaf", "#/$defs/node", "#/$defs/loop"]))} | said
+        case "array":
+            return {"type": "array", "items": draw(inner)} | draw(st.sampled_from([{}, *KEYWORDS["array"]])) | said
+        case "tuple":
+            return {"type": "array", "prefixItems": draw(st.lists(inner, min_size=1, max_size=2)), "minItems": 2, "maxItems": 2}
+        case "object":
+            names = draw(st.lists(st.sampled_from(NAMES), min_size=1, unique=True))
+            required = draw(st.lists(st.sampled_from(names), unique=True))
+            made = {"type": "object", "properties": {name: draw(inner) for name in names}, "required": required}
+            return made | draw(st.sampled_from([{}, *KEYWORDS["object"]])) | said
+        case "union":
+            return {draw(st.sampled_from(["anyOf", "oneOf"])): draw(st.lists(inner, min_size=1, max_size=3))} | said
+        case "types":
+            kinds = draw(st.lists(st.sampled_from(["string", "integer", "object", "array", "null"]), min_size=1, unique=True))
+            return {"type": kinds, "minLength": 1, "items": {"type": "string"}, "properties": {"a": {"type": "string"}}} | said
+        case "all":
+            return {"allOf": draw(st.lists(inner, min_size=1, max_size=2))} | said
+        case "map":
+            return {"type": "object", "additionalProperties": draw(inner)}
+        case "anything":
+            return {}
+    return {"type": shape} | draw(st.sampled_from([{}, *KEYWORDS.get(shape, [])])) | said
+
+
+DEFS = {
+    "leaf": {"type": "string", "minLength": 1},
+    "node": {"type": "object", "properties": {"value": {"$ref": "#/$defs/leaf", "description": "it"}, "kind": {"const": "node"}}},
+    "loop": {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/loop"}}}},
+}
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), schemas(), min_size=1))
+@settings(max_examples=150, deadline=None)
+def test_of_any_schema_a_service_takes_what_keld_sends_or_keld_says_which_field_it_is(properties: dict[str, JsonSchema]) -> None:
+    """The services' rules, as the emulator has them, are the judge."""
+    schema = {"type": "object", "properties": properties, "required": list(properties)[:1], "$defs": DEFS}
+    output = output_schema(schema)
+    sent = openai_schema.schema_format(output)
+    assert openai_refusal(json.dumps(sent["schema"]).encode(), sent["name"], sent["strict"], False) is None
+    said = openai_schema.why_loose(output)
+    assert (said is None) is sent["strict"]
+    obstacle = anthropic_schema.obstacle(output, "claude-haiku-4-5")
+    if obstacle is None:
+        config = anthropic_schema.schema_format(output)["output_config"]
+        assert anthropic_refusal(json.dumps(config["format"]["schema"]).encode(), "claude-haiku-4-5") is None
+    for told in filter(None, (said, obstacle)):
+        assert "`$." in told or "The output schema has" in told

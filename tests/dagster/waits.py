@@ -1,0 +1,87 @@
+"""Waits: thousands of partitions that are at the provider, with a hold run each, made as cheaply as they can be.
+
+One is submitted through the front door; the others are copies of its rows in the ledger, each with a batch of its own at the emulator and a
+hold run of its own in Dagster, so that a tick finds them as it finds any other.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import dagster as dg
+import httpx2
+import sqlalchemy as sa
+
+from keld import Job, Keld
+from keld.emulator import Emulator
+from keld.record import RUN, SHARD
+from keld_dagster.wait import Wait
+
+
+def submit_many(emulator: Emulator, keld: Keld, instance: dg.DagsterInstance, job: Job, asset: dg.AssetKey, partitions: list[str]) -> None:
+    """Each of these partitions of a job at the provider, under a hold run."""
+    first = keld.advance(keld.submit(job, [{"id": 1, "body": "text"}], partition=partitions[0]).id)
+    row, shard, engine = _rows(keld, first.id)
+    base, key = emulator.env()["OPENAI_BASE_URL"], {"Authorization": "Bearer any"}
+    runs, shards = [], []
+    ids = {partitions[0]: first.id}
+    with httpx2.Client(base_url=base, headers=key) as client:
+        asked = {"input_file_id": shard["input_ref"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        for partition in partitions[1:]:
+            ids[partition] = secrets.token_hex(16)
+            batch = client.post("batches", json=asked).raise_for_status().json()
+            runs.append({**row, "id": ids[partition], "partition": partition})
+            shards.append({**shard, "id": secrets.token_hex(5), "run_id": ids[partition], "batch_id": batch["id"]})
+    with engine.begin() as db:
+        db.execute(sa.insert(RUN), runs)
+        db.execute(sa.insert(SHARD), shards)
+    engine.dispose()
+    for partition, job_run in ids.items():
+        wait = Wait(id=f"submitted-{partition}", asset=asset, job_runs={partition: job_run})
+        run = dg.DagsterRun("keld_provider_wait", run_id=str(uuid4()), status=dg.DagsterRunStatus.NOT_STARTED, tags=wait.to_tags())
+        instance.add_run(run)
+
+
+def _rows(keld: Keld, run_id: str) -> tuple[Mapping[str, Any], Mapping[str, Any], sa.Engine]:
+    engine = sa.create_engine(keld.ledger_url)
+    with engine.connect() as db:
+        run = db.execute(sa.select(RUN).where(RUN.c.id == run_id)).one()._asdict()
+        shard = db.execute(sa.select(SHARD).where(SHARD.c.run_id == run_id)).one()._asdict()
+    return run, shard, engine
+
+
+@dataclass
+class Asked:
+    """What a tick asked of each database, statement by statement, and of the provider."""
+
+    statements: Counter[str] = field(default_factory=Counter)  # by what they begin with and the table
+    calls: Counter[str] = field(default_factory=Counter)  # "list" and what else
+
+    @property
+    def total(self) -> int:
+        return sum(self.statements.values())
+
+
+@contextmanager
+def counted(emulator: Emulator) -> Iterator[Asked]:
+    """Counts what is asked until the block ends; executing one statement with many rows is one."""
+    asked = Asked()
+    before = len(emulator.requests())
+
+    def note(_c: Any, _u: Any, statement: str, *_: Any) -> None:
+        if not statement.startswith(("PRAGMA", "BEGIN", "SAVEPOINT", "RELEASE")):
+            asked.statements[" ".join(statement.split())[:60]] += 1
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+        for call in emulator.requests()[before:]:
+            asked.calls["list" if call.method == "GET" and call.path.rstrip("/").endswith("batches") else "other"] += 1
