@@ -108,8 +108,8 @@ def test_the_plan_says_which_columns_are_text_and_how_to_declare_them(sqlite_kel
     keld, _ = sqlite_keld
     (tmp_path / "t.csv").write_text("id;body\n1;ü\n", encoding="cp1252")
     plan = keld.plan(_job(), tmp_path / "t.csv", delimiter=";", encoding="cp1252", types={"id": "int64"})
-    assert plan.notes[0].startswith("CSV, CP1252, a semicolon between fields: text as it is written in body.")
-    assert "types={" in plan.notes[0]
+    assert plan.table_notes[0].startswith("CSV, CP1252, a semicolon between fields: text as it is written in body.")
+    assert "types={" in plan.table_notes[0]
 
 
 def test_the_command_line_takes_types_encoding_delimiter_and_quote(

@@ -46,20 +46,27 @@ def lake_at(place: Place) -> Lake | None:
 
 
 def _kind(place: Place) -> str | None:
-    names = set(place.names())
-    if "_delta_log" in names:
+    """By name, not by a listing: beside a file on an object store may lie a million others."""
+    if _has(place, "_delta_log"):
         return "Delta"
-    if ".hoodie" in names:
+    if _has(place, ".hoodie"):
         return "Hudi"
-    if "_versions" in names and "data" in names:
+    if _has(place, "_versions") and _has(place, "data"):
         return "Lance"
-    if {"snapshot", "schema", "manifest"} <= names:
+    if _has(place, "snapshot") and _has(place, "schema") and _has(place, "manifest"):
         return "Paimon"
-    if "metadata" in names:
+    if _has(place, "metadata"):
         inner = place.child("metadata").names()
         if "version-hint.text" in inner or any(name.endswith(".metadata.json") for name in inner):
             return "Iceberg"
     return None
+
+
+def _has(place: Place, name: str) -> bool:
+    try:
+        return place.child(name).exists()
+    except Exception:  # noqa: BLE001  # who may read a file need not have the right to look beside it; every file system says so in its own way
+        return False
 
 
 def open_lake(lake: Lake, place: Place) -> Table:

@@ -89,7 +89,7 @@ class Place:
         """What a directory holds; nothing where there is none."""
         try:
             found = os.listdir(self.path) if self.fs is None else [str(path) for path in self.fs.ls(self.path, detail=False)]
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:  # none, a file, or no right to look
             return []
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
 
