@@ -126,7 +126,7 @@ def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[Remot
     To adopt one unproven may be to cancel somebody else's, and to send another shard of ours again while its batch counts as this
     one's.  Only ids that can be read, and are not ours, prove a batch another's.
     """
-    others, untold, past_telling = [], 0, _is_past_telling(visit, provider, shard)
+    others, untold, unread = [], 0, False
     for listed in found:
         # Where marks are kept, a list may leave them out that the batch itself tells.
         batch = (provider.get(listed.id) or listed) if provider.capabilities.marks_batches else listed
@@ -138,20 +138,18 @@ def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[Remot
             continue
         try:
             custom_ids = provider.sample(batch) if batch.state.ended else []
-        except (ProviderRefused, ProviderUnreachable):
-            if not past_telling:
-                raise
-            custom_ids = []
+        except (ProviderRefused, ProviderUnreachable) as problem:
+            visit.problem, unread, custom_ids = problem, True, []  # what the others tell is kept
         if any(position_of(custom_id, shard.id) is not None for custom_id in custom_ids):
             return _adopt(visit, shard, batch, [])
         if custom_ids:
             others.append(batch.id)
         else:
             untold += 1
-    if untold and past_telling:
+    if untold and _is_past_telling(visit, provider, shard):
         return _quarantine(visit, shard, f"of {untold:,} batches that may be it none can be told after all this time")
-    not_before = visit.now() + (_pause(visit, shard) if untold else timedelta(0))
-    return visit.record(shard, Event.LOOKED, not_before=not_before, facts={"waiting": untold, "not_ours": others})
+    wait = visit.settings.retry_unreachable if unread else _pause(visit, shard) if untold else timedelta(0)
+    return visit.record(shard, Event.LOOKED, not_before=visit.now() + wait, facts={"waiting": untold, "not_ours": others})
 
 
 def _is_past_telling(visit: Visit, provider: Provider, shard: Shard) -> bool:
