@@ -150,10 +150,20 @@ def _open(engine: sa.Engine, where: str) -> bool:
                 "A later Keld has worked on it: install that one here, too, or use another KELD_LEDGER_URL."
             )
         if found is not None and found < NEWEST:
-            db.execute(sa.update(VERSION).values(version=migrate(db, found)))
+            _bring_up(db, found, where)
             there = set(sa.inspect(db).get_table_names())
         _check_whole(there if found is not None else there - {VERSION.name}, where)
     return False
+
+
+def _bring_up(db: sa.Connection, found: int, where: str) -> None:
+    try:
+        db.execute(sa.update(VERSION).values(version=migrate(db, found)))
+    except sa.exc.SQLAlchemyError as error:
+        raise LedgerError(
+            f"The ledger at {where} could not be brought up from version {found} to {NEWEST}: {_driver_message(error)}. It is as it was, and the "
+            "Keld that made it can go on with it. Nothing was sent. Mend what stands in the way (the rights, the disk), and try again."
+        ) from None
 
 
 def _check_whole(there: set[str], where: str) -> None:
@@ -178,7 +188,8 @@ def _is_damaged(error: Exception) -> bool:
 def _damaged(url: str, error: Exception) -> LedgerError:
     return LedgerError(
         f"The ledger at {shown(url)} is damaged: {_driver_message(error)}. Nothing more was sent, and what it held may be lost. Restore it from "
-        "a backup; or where there is none, move it away. Then run `keld reconcile --from-staging`, which adds what staging knows and it does not."
+        "a backup; or where there is none, move it away. Then run `keld reconcile --from-staging`, which adds what staging knows "
+        "and it does not, and the same command again."
     )
 
 

@@ -809,8 +809,8 @@ def _identity(job: Job, source: Any, key: str, owner: str | None, source_name: s
 def _anothers(job: Job, mine: Identity, theirs: JobRun) -> InvalidJob:
     changed = mine.changed_since(theirs.fingerprint, theirs.declared, theirs.source) or "the source, as far as it has a name"
     return InvalidJob(
-        f"{job.name}: {theirs.owner} declares a job of this name in the namespace {theirs.namespace!r}, and {mine.owner} asks otherwise: {changed} "
-        "differs. Nothing was sent. Give one of them another name=, or another namespace; or if it is the same job, renamed and changed at once, "
+        f"{job.name}: {theirs.owner} declares a job of this name in the namespace {theirs.namespace!r}, and {mine.owner} asks otherwise "
+        f"({changed}). Nothing was sent. Give one of them another name=, or another namespace; or if it is the same job, renamed and changed at once, "
         f"say so once: Keld.hand_over({job.name!r}, {mine.owner!r})."
     )
 
