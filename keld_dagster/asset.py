@@ -19,7 +19,7 @@ from typing import Any
 
 import dagster as dg
 
-from keld import Job, Keld, Status
+from keld import Job, Keld, Reading, Status
 from keld_dagster.check import check_results, check_specs
 from keld_dagster.deadline import partition_end, with_deadline
 from keld_dagster.frame import FRAMES, Frame, as_frame
@@ -46,6 +46,7 @@ class _Pair:
     freshness_policy: dg.FreshnessPolicy | None
     frame: Frame
     completion_rate: float
+    reading: Reading
 
 
 def build_batch_assets(
@@ -69,6 +70,10 @@ def build_batch_assets(
     translator: KeldTranslator | None = None,
     metadata: Mapping[str, Any] | None = None,
     resource_key: str = "keld",
+    types: Any = None,
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    quote: str | None = None,
 ) -> dg.AssetsDefinition:
     """The assets `<name>_batch` and `<name>` of a job over the partitions of an upstream table.
 
@@ -87,8 +92,10 @@ def build_batch_assets(
         completion_rate: the least share of answered rows; below it what is downstream is not run.
         metadata: on the result, e.g. `{"partition_expr": "day"}` for IO managers of databases.
         resource_key: of the `KeldResource`.
+        types, encoding, delimiter, quote: how text files are read where `source` is a path; see `keld.Reading`.
 
     Raises:
+        InvalidJob: a type, encoding, delimiter or quote that is none.
         ValueError: an unknown frame, a rate outside 0..1, or a source whose partitions are not those of the result.
     """
     if frame is not None and frame not in FRAMES:
@@ -96,6 +103,12 @@ def build_batch_assets(
     if not 0 <= completion_rate <= 1:
         raise ValueError(f"{job.name}: completion_rate={completion_rate!r} is a share, from 0 to 1.")
     origin = source_of(source)
+    reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
+    if origin.key is not None and reading.given():
+        raise ValueError(
+            f"{job.name}: {', '.join(reading.given())} say how a text file is read; the source is the asset {origin.key.to_user_string()}, "
+            "which its IO manager reads."
+        )
     partitions_def = partitions_def or origin.partitions_def
     key = _result_key(name or _asset_name(job), key_prefix)
     check_fit(key.to_user_string(), origin, partitions_def)
@@ -116,6 +129,7 @@ def build_batch_assets(
         freshness_policy=freshness_policy,
         frame=frame or origin.frame,
         completion_rate=completion_rate,
+        reading=reading,
     )
 
     @dg.multi_asset(
@@ -245,6 +259,7 @@ def _submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, parti
         ends_at=ends_at,
         owner=_owner(context, pair),
         source_name=pair.source.name,
+        **pair.reading.given(),
     )
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from dagster._core.test_utils import create_run_for_test
 
-from keld import Job, Keld
+from keld import Job, Keld, KeldError
 from keld.emulator import Emulator
 from keld_dagster import KeldResource, build_batch_assets, build_keld_sensor, keld_definitions
 from keld_dagster.wait import Wait
@@ -127,6 +127,22 @@ def test_source_whose_partitions_mean_other_rows_is_refused_when_it_is_declared(
     """What an IO manager gives for a key that its asset does not have may be the whole table, and all of it is paid."""
     with pytest.raises(ValueError, match=complaint):
         build_batch_assets(job("labels"), source=source, partitions_def=partitions_def)
+
+
+def test_how_a_text_file_is_read_can_be_said_of_a_path_and_reaches_what_is_asked(keld_emulator: Emulator, tmp_path: Path) -> None:
+    """Text that stands in a file is what the model is asked; what an IO manager reads is not ours to say."""
+    (tmp_path / "letters.csv").write_bytes("id;body\n1;für\n".encode("cp1252"))
+    path = str(tmp_path / "letters.csv")
+    letters = build_batch_assets(job("letters"), source=path, encoding="cp1252", delimiter=";", types={"id": "int64"})
+    resources = {"keld": KeldResource(home=str(tmp_path / "keld")), "io_manager": dg.mem_io_manager}
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.materialize([letters], instance=instance, resources=resources)
+        done = dg.materialize([letters], instance=instance, resources=resources)
+    assert done.output_for_node("letters", "letters")[["id", "body"]].values.tolist() == [[1, "für"]]
+    with pytest.raises(KeldError, match="encoding='klingon'"):
+        build_batch_assets(job("letters"), source=path, encoding="klingon")
+    with pytest.raises(ValueError, match="which its IO manager reads"):
+        build_batch_assets(job("labels"), source=tickets, types={"id": "int64"})
 
 
 def test_specs_and_other_spans_of_the_same_days_are_sources() -> None:
