@@ -133,6 +133,11 @@ class Status:
         return not self.over and not self.waiting
 
     @property
+    def out_there(self) -> tuple[Batch, ...]:
+        """What was sent, or may have been, and was given up without the provider's last word: it may still run, and be paid for."""
+        return tuple(batch for batch in self.batches if batch.state is State.QUARANTINED)
+
+    @property
     def saved_usd(self) -> Decimal:
         return self.standard_usd - self.cost_usd
 

@@ -113,6 +113,13 @@ def outcome_view(status: Status) -> RenderableType:
         lines.append(
             "Not answered: " + ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(other.items())) + " (reasons in keld_error)."
         )
+    if status.out_there:
+        named = ", ".join(
+            f"{batch.batch_id or 'one whose create got no reply'} ({batch.provider} at {batch.host})" for batch in status.out_there
+        )
+        lines.append(
+            f"May still be out there, and be paid for, {usd(status.reserved_usd)} at most: {named}. `keld reconcile` settles what turns up."
+        )
     if status.reused:
         lines.append(f"{status.reused:,} answers were reused from an earlier run, at no cost.")
     lines.append(
