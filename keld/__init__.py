@@ -38,7 +38,7 @@ The map of the house; the files in order are the way of the data.
     cli          keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
-    runner/      the only rooms that act: submit, search, observe, escalate, hurry, collect, finish, sweep
+    runner/      the only rooms that act: submit, refusal, search, sibling, observe, escalate, hurry, collect, finish, sweep, clock
     providers/   base (the Protocol) and one file per provider
     emulator/    the other side of the wire; imports nothing of the rest
 """

@@ -27,7 +27,24 @@ from keld.estimate import Observed
 from keld.failpoint import failpoint
 from keld.outlay import Outlay, doubtful_usd, in_doubt_usd, outlays
 from keld.price import Lane
-from keld.record import ATTACHMENT, EVENT, INTENT, RUN, SHARD, STRAY, SWEEP, Intent, JobRun, Rival, Shard, Stray, Suspect, Waiting
+from keld.record import (
+    ATTACHMENT,
+    CANDIDATE,
+    EVENT,
+    INTENT,
+    RUN,
+    SHARD,
+    STRAY,
+    SWEEP,
+    Candidate,
+    Intent,
+    JobRun,
+    Rival,
+    Shard,
+    Stray,
+    Suspect,
+    Waiting,
+)
 from keld.state import AT_PROVIDER, SENT, Event, RunState, State, after
 
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
@@ -55,6 +72,7 @@ class Lease:
     epoch: int
 
 
+SKEW = timedelta(minutes=5)  # between the clocks of workers: what is noted later than that was noted before the clock was set back
 _STALE = timedelta(minutes=5)  # a job run whose next look, and lease, are over for longer has nobody who advances it
 
 
@@ -197,10 +215,12 @@ class Ledger:
             .join(SHARD, SHARD.c.id == INTENT.c.shard_id)
             .where(INTENT.c.at > since, sa.or_(INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]), given_up))
         )
-        strays = sa.select(STRAY.c.provider, STRAY.c.host, STRAY.c.found_at, STRAY.c.requests).where(STRAY.c.settled_at.is_(None))
+        strays, perhaps = (
+            sa.select(of.c.provider, of.c.host, of.c.found_at, of.c.requests).where(of.c.settled_at.is_(None)) for of in (STRAY, CANDIDATE)
+        )
         accounts: dict[tuple[str, str], list[tuple[datetime, int]]] = {}
         with self._db.read() as db:
-            for query in (late, strays):
+            for query in (late, strays, perhaps):
                 for provider, host, at, requests in db.execute(query):
                     accounts.setdefault((provider, host), []).append((at, requests))
         return [
@@ -219,6 +239,18 @@ class Ledger:
         with self._db.read() as db:
             return [Stray(**row._mapping) for row in db.execute(sa.select(STRAY).where(STRAY.c.run_id == run_id))]
 
+    def candidates(self, provider: str, host: str) -> list[Candidate]:
+        """The batches of an account of which it is not told yet whether they are a second one of a create."""
+        return self._candidates(CANDIDATE.c.provider == provider, CANDIDATE.c.host == host, CANDIDATE.c.settled_at.is_(None))
+
+    def candidates_of(self, run_id: str) -> list[Candidate]:
+        """Those that were found beside a job run's creates."""
+        return self._candidates(CANDIDATE.c.run_id == run_id)
+
+    def _candidates(self, *where: sa.ColumnElement[bool]) -> list[Candidate]:
+        with self._db.read() as db:
+            return [Candidate(**row._mapping) for row in db.execute(sa.select(CANDIDATE).where(*where))]
+
     def intents(self, shard_id: str) -> list[Intent]:
         """The creates of a shard, in order."""
         with self._db.read() as db:
@@ -227,15 +259,15 @@ class Ledger:
                 for row in db.execute(sa.select(INTENT).where(INTENT.c.shard_id == shard_id).order_by(INTENT.c.attempt))
             ]
 
-    def unconfirmed(self, run_ids: Sequence[str]) -> set[str]:
-        """The shards at a provider whose latest create was accepted, and not yet looked for what it may have made besides."""
+    def unconfirmed(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """The shards at a provider whose latest create was accepted, and not yet looked for what it may have made besides; and its outcome."""
         query = (
-            sa.select(INTENT.c.shard_id)
+            sa.select(INTENT.c.shard_id, INTENT.c.outcome)
             .join(SHARD, sa.and_(SHARD.c.id == INTENT.c.shard_id, SHARD.c.attempt == INTENT.c.attempt))
             .where(SHARD.c.run_id.in_(run_ids), SHARD.c.state.in_(AT_PROVIDER), INTENT.c.outcome.in_([Event.CREATED, Event.ADOPTED]))
         )
         with self._db.read() as db:
-            return set(db.execute(query).scalars())
+            return {row.shard_id: row.outcome for row in db.execute(query)}
 
     def knows_batch(self, batch_id: str) -> bool:
         """Whether some intent led to this batch, or it was found to be a stray."""
@@ -248,6 +280,14 @@ class Ledger:
         """What happened to a job run, in order."""
         with self._db.read() as db:
             return [dict(row._mapping) for row in db.execute(sa.select(EVENT).where(EVENT.c.run_id == run_id).order_by(EVENT.c.id))]
+
+    def noted_at(self, run_id: str) -> dict[str, datetime]:
+        """When the latest event of each shard was noted, by the clock of then."""
+        latest = (
+            sa.select(sa.func.max(EVENT.c.id)).where(EVENT.c.run_id == run_id, EVENT.c.shard_id.is_not(None)).group_by(EVENT.c.shard_id)
+        )
+        with self._db.read() as db:
+            return {row.shard_id: row.at for row in db.execute(sa.select(EVENT.c.shard_id, EVENT.c.at).where(EVENT.c.id.in_(latest)))}
 
     def turnarounds(
         self, provider: str, host: str, model: str, lane: str, now: datetime, limit: int = 200
@@ -357,7 +397,8 @@ class Ledger:
 
     def claim(self, run_id: str, owner: str, now: datetime, *, dead_owner: str | None = None) -> Lease | None:
         """The lease on a job run, or None while another worker's is good; that of a worker known to be dead is not."""
-        free = sa.or_(RUN.c.lease_until.is_(None), RUN.c.lease_until < now)
+        # One that is good for longer than any is was noted before the clock was set back.
+        free = sa.or_(RUN.c.lease_until.is_(None), RUN.c.lease_until < now, RUN.c.lease_until > now + self.lease_for + SKEW)
         if dead_owner is not None:
             free = sa.or_(free, RUN.c.lease_owner == dead_owner)
         claim = (
@@ -501,10 +542,10 @@ class Ledger:
         failpoint(f"ledger.run_{kind}.after")
         return self.run(lease.run_id)
 
-    def wake(self, shard_id: str, now: datetime) -> None:
+    def wake(self, shard_id: str) -> None:
         """Lets a deferred shard try at once; a hint, which needs no lease."""
         with self._db.write() as db:
-            db.execute(sa.update(SHARD).where(SHARD.c.id == shard_id, SHARD.c.state == State.DEFERRED).values(not_before=now))
+            db.execute(sa.update(SHARD).where(SHARD.c.id == shard_id, SHARD.c.state == State.DEFERRED).values(not_before=None))
 
     def claim_sweep(self, provider: str, host: str, now: datetime, every: timedelta) -> bool:
         """Whether this worker is to sweep an account now: nobody else has, within `every`."""
@@ -514,7 +555,8 @@ class Ledger:
                 if db.execute(sa.select(SWEEP.c.at).where(*this)).first() is None:
                     db.execute(sa.insert(SWEEP).values(provider=provider, host=host, at=now))
                     return True
-                return db.execute(sa.update(SWEEP).where(*this, SWEEP.c.at <= now - every).values(at=now)).rowcount == 1
+                due = sa.or_(SWEEP.c.at <= now - every, SWEEP.c.at > now + SKEW)
+                return db.execute(sa.update(SWEEP).where(*this, due).values(at=now)).rowcount == 1
         except sa.exc.IntegrityError:
             return False  # another worker was first
 
@@ -524,6 +566,24 @@ class Ledger:
         with suppress(sa.exc.IntegrityError), self._db.write() as db:
             _add_stray(db, stray)
         failpoint("ledger.stray.after")
+
+    def add_candidate(self, candidate: Candidate) -> None:
+        """Notes a batch that may be a second one of a create, its worst case reserved until it is told; noted before, nothing happens."""
+        failpoint("ledger.candidate.before")
+        with suppress(sa.exc.IntegrityError), self._db.write() as db:
+            db.execute(sa.insert(CANDIDATE).values({field.name: getattr(candidate, field.name) for field in fields(Candidate)}))
+            reserved = {"reserved_usd": RUN.c.reserved_usd + candidate.worst_usd}
+            db.execute(sa.update(RUN).where(RUN.c.id == candidate.run_id).values(**reserved))
+            facts = {"batch_id": candidate.batch_id}
+            _append(db, candidate.found_at, candidate.run_id, candidate.shard_id, "candidate", None, None, 0, facts)
+        failpoint("ledger.candidate.after")
+
+    def release_candidate(self, host: str, batch_id: str, now: datetime) -> None:
+        """Gives back what was reserved for a candidate, now that it is told whose it is: another's, or one that is counted elsewhere."""
+        failpoint("ledger.candidate_released.before")
+        with self._db.write() as db:
+            _release_candidate(db, host, batch_id, now)
+        failpoint("ledger.candidate_released.after")
 
     def settle_stray(self, host: str, batch_id: str, cost_usd: Decimal, now: datetime, lost: int = 0) -> None:
         """Counts what a stray cost, once.
@@ -663,6 +723,8 @@ def _move(
     moved = db.execute(sa.update(SHARD).where(*unmoved).values(state=became, **changes))
     if moved.rowcount != 1:
         raise LeaseLost(f"Shard {shard.id} is no longer {shard.state}; another worker moved it on and this one's write was refused.")
+    if changes.get("batch_id"):
+        _release_candidate(db, shard.host, changes["batch_id"], now)  # it is this shard's own
     if event in _CREATE_OUTCOMES and (shard.state in SENT or event is Event.ADOPTED):
         outcome = {"outcome": event.value} | ({"batch_id": changes["batch_id"]} if "batch_id" in changes else {})
         db.execute(sa.update(INTENT).where(INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt).values(**outcome))
@@ -671,9 +733,20 @@ def _move(
 
 
 def _add_stray(db: sa.Connection, stray: Stray) -> None:
+    _release_candidate(db, stray.host, stray.batch_id, stray.found_at)  # told, it is counted as what it is
     db.execute(sa.insert(STRAY).values({field.name: getattr(stray, field.name) for field in fields(Stray)}))
     db.execute(sa.update(RUN).where(RUN.c.id == stray.run_id).values(reserved_usd=RUN.c.reserved_usd + stray.worst_usd))
     _append(db, stray.found_at, stray.run_id, stray.shard_id, "stray", None, None, 0, {"batch_id": stray.batch_id})
+
+
+def _release_candidate(db: sa.Connection, host: str, batch_id: str, now: datetime) -> None:
+    this = (CANDIDATE.c.host == host, CANDIDATE.c.batch_id == batch_id, CANDIDATE.c.settled_at.is_(None))
+    told = db.execute(
+        sa.update(CANDIDATE).where(*this).values(settled_at=now).returning(CANDIDATE.c.run_id, CANDIDATE.c.shard_id, CANDIDATE.c.worst_usd)
+    ).one_or_none()
+    if told is not None:
+        db.execute(sa.update(RUN).where(RUN.c.id == told.run_id).values(reserved_usd=RUN.c.reserved_usd - told.worst_usd))
+        _append(db, now, told.run_id, told.shard_id, "candidate_told", None, None, 0, {"batch_id": batch_id})
 
 
 def _reserve(db: sa.Connection, shard: Shard) -> None:

@@ -1,6 +1,6 @@
 """Outlay: what each job run spent on each model in each lane, added up by the database.
 
-Below `ledger`, beside `record`; `spend` groups what comes from here.  Three queries, however many job runs there are: a job run's shards
+Below `ledger`, beside `record`; `spend` groups what comes from here.  Four queries, however many job runs there are: a job run's shards
 may differ in provider, model and lane, since rows move on, so nothing of this can be read off the job run itself.
 What a job run has reserved is told apart by shard in the same terms in which `ledger` reserves and settles.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keld.record import RUN, SHARD, STRAY, Shard
+from keld.record import CANDIDATE, RUN, SHARD, STRAY, Shard
 from keld.state import State
 
 _RESERVING = (State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLING, State.ENDED, State.QUARANTINED)
@@ -60,7 +60,7 @@ class Outlay:
 def outlays(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Outlay]:
     """One for each (job run, provider, model, lane) that has shards, of the job runs that `where` leaves."""
     sums: dict[tuple[str, str, str, str], dict[str, Any]] = defaultdict(dict)
-    for query in (_shards(), _strays()):
+    for query in (_shards(), _strays(), _candidates()):
         for row in db.execute(query.where(*where).group_by(*_KEY)):
             run_id, provider, model, lane, *found = row
             _add(sums[run_id, provider, model, lane], dict(zip(query.selected_columns.keys()[len(_KEY) :], found, strict=True)))
@@ -121,6 +121,11 @@ def _strays() -> sa.Select[Any]:
         _sum("unknown_rows", STRAY.c.lost, settled),
     ).join(SHARD, SHARD.c.id == STRAY.c.shard_id)
     return of_shards.join(RUN, RUN.c.id == SHARD.c.run_id)
+
+
+def _candidates() -> sa.Select[Any]:
+    of_shards = sa.select(*_KEY, _sum("reserved_usd", CANDIDATE.c.worst_usd, CANDIDATE.c.settled_at.is_(None)))
+    return of_shards.join(CANDIDATE, SHARD.c.id == CANDIDATE.c.shard_id).join(RUN, RUN.c.id == SHARD.c.run_id)
 
 
 def _lossy() -> sa.Select[Any]:

@@ -174,6 +174,21 @@ STRAY = sa.Table(
     sa.Index("keld_stray_run", "run_id"),
 )
 
+CANDIDATE = sa.Table(
+    "keld_candidate",
+    META,
+    sa.Column("host", sa.String, primary_key=True),
+    sa.Column("batch_id", sa.String, primary_key=True),
+    sa.Column("provider", sa.String, nullable=False),
+    sa.Column("run_id", sa.String(32), nullable=False),
+    sa.Column("shard_id", sa.String(10), nullable=False),
+    sa.Column("requests", sa.BigInteger, nullable=False),
+    sa.Column("worst_usd", _Usd, nullable=False),
+    sa.Column("found_at", _Instant, nullable=False),
+    sa.Column("settled_at", _Instant),
+    sa.Index("keld_candidate_run", "run_id"),
+)
+
 SWEEP = sa.Table(
     "keld_sweep",
     META,
@@ -342,6 +357,21 @@ class Stray:
     cost_usd: Decimal | None = None
     lost: int = 0  # rows of which its results say nothing
     doubtful_usd: Decimal = Decimal(0)  # what these may have cost, and what stays reserved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A batch without a mark that may be a second one of a shard's create: its worst case is reserved until its results tell whose it is."""
+
+    host: str
+    batch_id: str
+    provider: str
+    run_id: str
+    shard_id: str
+    requests: int
+    worst_usd: Decimal
+    found_at: datetime
+    settled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,8 @@ def _is_done_with(ledger: Ledger, run: JobRun, before: datetime) -> bool:
     """Whether nothing is asked of these files any more: a batch to be settled, or rows that must not be asked again, need them."""
     if not run.over or run.finished_at is None or run.finished_at >= before or run.quarantined:
         return False
-    return all(stray.settled_at is not None for stray in ledger.strays_of(run.id))
+    settled = [stray.settled_at for stray in ledger.strays_of(run.id)] + [one.settled_at for one in ledger.candidates_of(run.id)]
+    return all(at is not None for at in settled)
 
 
 def _size(directory: Path) -> int:

@@ -231,6 +231,7 @@ _DONE = {
     Verdict.SETTLE: "its shard was sent again: what it cost is counted",
     Verdict.SEARCHED: "its shard is being looked for; its job run's next step finds it",
     Verdict.UNPROVEN: "may be ours; its results will tell when it has ended",
+    Verdict.RELEASE: "not ours, as its results show: what was reserved for it is given back",
     Verdict.ANOTHERS: "another ledger's, or a lost one's: left alone",
 }
 _DUE = {

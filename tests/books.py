@@ -30,7 +30,7 @@ from keld.errors import KeldError
 from keld.ledger import Ledger
 from keld.outlay import Outlay, doubtful_usd, outlays
 from keld.price import Lane, rates
-from keld.record import INTENT, RUN, SHARD, STRAY, JobRun, Shard, Stray
+from keld.record import CANDIDATE, INTENT, RUN, SHARD, STRAY, Candidate, JobRun, Shard, Stray
 from keld.state import State
 
 NOTHING = Decimal(0)
@@ -92,6 +92,7 @@ class Book:
     runs: dict[str, JobRun]
     shards: dict[str, Shard]
     strays: list[Stray]
+    candidates: list[Candidate]  # that are not told yet
     batches: dict[str, Shard]  # by every batch id that an intent of theirs led to
     outlays: list[Outlay]
 
@@ -143,10 +144,11 @@ def _read(ledger: Ledger) -> Book:
         runs = {run.id: run for run in map(record.job_run, db.execute(sa.select(RUN)))}
         shards = {shard.id: shard for shard in map(record.shard, db.execute(sa.select(SHARD)))}
         strays = [Stray(**row._mapping) for row in db.execute(sa.select(STRAY))]
+        candidates = [Candidate(**row._mapping) for row in db.execute(sa.select(CANDIDATE).where(CANDIDATE.c.settled_at.is_(None)))]
         batches = {row.batch_id: shards[row.shard_id] for row in db.execute(sa.select(INTENT)) if row.batch_id}
         found = outlays(db)
     batches |= {shard.batch_id: shard for shard in shards.values() if shard.batch_id}
-    return Book(runs, shards, strays, batches, found)
+    return Book(runs, shards, strays, candidates, batches, found)
 
 
 # --- the ledger with itself -------------------------------------------------------------------------------------------
@@ -157,12 +159,18 @@ _RESERVING = {State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLI
 def _check_sums(book: Book) -> None:
     """A job run's own money is that of its shards and strays; and so says the spend report."""
     of_run: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
-    for kind, found in (("shards", book.shards.values()), ("strays", book.strays), ("outlays", book.outlays)):
+    for kind, found in (
+        ("shards", book.shards.values()),
+        ("strays", book.strays),
+        ("candidates", book.candidates),
+        ("outlays", book.outlays),
+    ):
         for one in found:
             of_run[one.run_id][kind].append(one)
     for run in book.runs.values():
-        shards, strays, ours = (of_run[run.id][kind] for kind in ("shards", "strays", "outlays"))
+        shards, strays, perhaps, ours = (of_run[run.id][kind] for kind in ("shards", "strays", "candidates", "outlays"))
         held = [*map(reserved, shards), *(stray.doubtful_usd if stray.settled_at else stray.worst_usd for stray in strays)]
+        held += [candidate.worst_usd for candidate in perhaps]
         for what, own, parts, reported in (
             ("paid", run.spent_usd, [one.cost_usd for one in (*shards, *strays)], [one.paid_usd for one in ours]),
             ("standard", run.standard_usd, [shard.standard_usd for shard in shards], [one.standard_usd for one in ours]),

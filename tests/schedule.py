@@ -281,6 +281,9 @@ LANDINGS_S = (5, 20, 80, 200, 380, 500, 900, 4000, 100_000)
 # Where nothing can keep it from landing, a create that lands later than Keld waits is bought a second time, known and counted.
 _PROVABLE_S = 900
 
+# Done, and refused in the provider's own shape: one look tells, unless the list lags; then it is bought a second time, known and counted.
+_COPIED = (400, 403, 404, 429)
+
 _CREATE: list[dict[str, Any]] = [
     {"do": "drop_after"},
     {"do": "drop_before"},
@@ -298,6 +301,9 @@ _CREATE: list[dict[str, Any]] = [
     {"do": "redirect"},
     {"do": "garbage"},
     {"do": "garbage", "after": True},
+    *({"do": "garbage", "status": status, "after": after} for status in (400, 403, 404, 413, 429) for after in (False, True)),
+    *({"do": "status", "status": status, "after": True, "retry_after": 90} for status in _COPIED),
+    {"do": "twice"},
     *({"do": "hidden", "for_s": lag} for lag in LAGS_S),
     *({"do": "list_lag", "for_s": lag} for lag in LAGS_S),
     *({"do": "late_landing", "after_s": after_s} for after_s in LANDINGS_S),
@@ -462,6 +468,9 @@ class Schedule(RuleBasedStateMachine):
         """The provider will do something odd."""
         self.quiet = False
         if anthropic in self.peers and fault["at"] == "create" and fault.get("after_s", 0) > _PROVABLE_S:
+            self.late = True
+        copied = fault["do"] == "status" and fault.get("after") and fault["status"] in _COPIED
+        if fault["at"] == "create" and (copied or fault["do"] == "twice"):
             self.late = True
         self.world.emulator.faults({"rules": [{**fault, "skip": skip}]})
 

@@ -177,7 +177,7 @@ def test_a_shard_staged_again_is_not_the_one_that_was_read_before(ledger: Ledger
     """The state is the same, the attempt is not: a second intent of the same number would hide the first."""
     lease, [shard] = _open(ledger)
     stale = _pass(ledger, lease, shard, [Event.STAGED])
-    _pass(ledger, lease, stale, [Event.SENDING, Event.REFUSED])
+    _pass(ledger, lease, stale, [Event.SENDING, Event.UNSENT])
     with pytest.raises(LeaseLost):
         _pass(ledger, lease, stale, [event])
 
@@ -295,9 +295,9 @@ def test_an_event_names_the_epoch_it_was_written_in(ledger: Ledger) -> None:
 
 def test_every_create_has_its_intent_with_what_became_of_it(ledger: Ledger) -> None:
     lease, [shard] = _open(ledger)
-    _pass(ledger, lease, shard, [*SENT, Event.REFUSED, Event.SENDING, Event.OUTCOME_LOST, Event.ADOPTED])
+    _pass(ledger, lease, shard, [*SENT, Event.UNSENT, Event.SENDING, Event.OUTCOME_LOST, Event.ADOPTED])
     found = [(intent.attempt, intent.outcome, intent.batch_id) for intent in ledger.intents(shard.id)]
-    assert found == [(1, "refused", None), (2, "adopted", "batch_1")]
+    assert found == [(1, "unsent", None), (2, "adopted", "batch_1")]
 
 
 def test_an_intent_is_there_before_any_outcome(ledger: Ledger) -> None:
@@ -356,21 +356,23 @@ def test_who_else_is_in_an_accounts_fast_lanes(ledger: Ledger) -> None:
 # --- the money --------------------------------------------------------------------------------------------------------
 
 COLLECTED = {"cost_usd": Decimal("0.25"), "standard_usd": Decimal("0.5"), "answered": 9}
+QUEUED = [*SENT, Event.REFUSED, Event.DEFERRED]
 PATHS: dict[str, list[Event]] = {
     "collected": [*ENDED, Event.COLLECTED],
     "collected after being adopted": [*SENT, Event.OUTCOME_LOST, Event.LOOKED, Event.ADOPTED, Event.ENDED, Event.COLLECTED],
-    "collected after being refused": [*SENT, Event.REFUSED, Event.SENDING, Event.CREATED, Event.ENDED, Event.COLLECTED],
+    "collected after there was no connection": [*SENT, Event.UNSENT, Event.SENDING, Event.CREATED, Event.ENDED, Event.COLLECTED],
+    "collected after being refused": [*SENT, Event.REFUSED, Event.ABSENT, Event.SENDING, Event.CREATED, Event.ENDED, Event.COLLECTED],
     "collected after being absent": [*SENT, Event.OUTCOME_LOST, Event.ABSENT, Event.SENDING, Event.CREATED, Event.ENDED, Event.COLLECTED],
-    "collected after a full queue": [*SENT, Event.DEFERRED, Event.RETRY_DUE, Event.SENDING, Event.CREATED, Event.ENDED, Event.COLLECTED],
+    "collected after a full queue": [*QUEUED, Event.RETRY_DUE, Event.SENDING, Event.CREATED, Event.ENDED, Event.COLLECTED],
     "collected after a full queue found late": [*CREATED, Event.DEFERRED, Event.RETRY_DUE, *CREATED[1:], Event.ENDED, Event.COLLECTED],
     "collected after a cancel": [*CREATED, Event.CANCEL_ASKED, Event.CANCEL_ASKED, Event.ENDED, Event.COLLECTED],
-    "rejected at once": [*SENT, Event.REJECTED],
+    "rejected at once": [*SENT, Event.REFUSED, Event.REJECTED],
     "rejected after it was created": [*CREATED, Event.REJECTED],
     "rejected while it was cancelled": [*CREATED, Event.CANCEL_ASKED, Event.REJECTED],
     "dropped before it was staged": [Event.DROPPED],
     "dropped before it was sent": [Event.STAGED, Event.DROPPED],
-    "dropped after it was refused": [*SENT, Event.REFUSED, Event.DROPPED],
-    "dropped from a full queue": [*SENT, Event.DEFERRED, Event.DROPPED],
+    "dropped after it was refused": [*SENT, Event.REFUSED, Event.ABSENT, Event.DROPPED],
+    "dropped from a full queue": [*QUEUED, Event.DROPPED],
     "dropped from a full queue found late": [*CREATED, Event.CANCEL_ASKED, Event.DEFERRED, Event.DROPPED],
 }
 
@@ -401,7 +403,9 @@ def test_what_turns_up_from_quarantine_is_settled_once(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [SENT, CREATED, [*SENT, Event.OUTCOME_LOST], [*CREATED, Event.CANCEL_ASKED], ENDED], ids=lambda path: str(path[-1])
+    "path",
+    [SENT, CREATED, [*SENT, Event.OUTCOME_LOST], [*SENT, Event.REFUSED], [*CREATED, Event.CANCEL_ASKED], ENDED],
+    ids=lambda path: str(path[-1]),
 )
 def test_what_may_still_be_billed_is_reserved(ledger: Ledger, path: list[Event]) -> None:
     lease, [shard] = _open(ledger)

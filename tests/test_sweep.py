@@ -249,3 +249,87 @@ def test_the_command_line_tells_it_in_a_table_and_in_json(
     as_json = json.loads(CliRunner().invoke(app, ["reconcile", "--days", "9000", "--json"]).output)
     assert [(one["verdict"], Decimal(one["cost_usd"])) for one in as_json] == [("settle", status.cost_usd)]
     assert "has every batch" in CliRunner().invoke(app, ["reconcile", "--days", "9000"]).output
+
+
+# --- beside a create --------------------------------------------------------------------------------------------------
+
+
+def theirs(rows: int = 6) -> Any:
+    """A batch of somebody else's in the same account, of the same size."""
+    asked: Any = {"model": anthropic.model, "max_tokens": 9, "messages": [{"role": "user", "content": "theirs"}]}
+    return anthropic_sdk.Anthropic().messages.batches.create(requests=[{"custom_id": f"theirs-{n}", "params": asked} for n in range(rows)])
+
+
+def test_of_a_create_that_was_done_twice_the_one_beside_is_stopped(keld: Keld, emulator: Emulator) -> None:
+    """A gateway that retries: both were accepted, one reply came through."""
+    fault(emulator, "create", "twice")
+    status = keld.submit(triage(openai), tickets())
+    keld.advance(status.id)
+    emulator.advance(30)
+    keld.poll()
+    (stray,) = keld.ledger.strays_of(status.id)
+    assert (stray.worst_usd, keld.status(status.id).reserved_usd) == (stray.worst_usd, 2 * stray.worst_usd)
+    status = sweep(keld, emulator, finish(keld, emulator, status.id))
+    assert Counter(purchases(emulator).values()) == {2: 3, 1: 3}
+    assert keld.spend().total.twice_usd > 0
+    assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
+
+
+def test_where_no_mark_tells_the_one_beside_is_reserved_for_and_counted_when_its_results_tell(keld: Keld, emulator: Emulator) -> None:
+    fault(emulator, "create", "twice")
+    status = keld.submit(triage(anthropic), tickets())
+    keld.advance(status.id)
+    emulator.advance(30)
+    keld.poll()
+    (candidate,) = keld.ledger.candidates_of(status.id)
+    assert keld.status(status.id).reserved_usd == 2 * candidate.worst_usd
+    status = sweep(keld, emulator, finish(keld, emulator, status.id))
+    assert set(purchases(emulator).values()) == {2}
+    assert keld.spend().total.twice_usd == status.cost_usd / 2
+    assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
+    assert not [call for call in emulator.requests() if call.path.endswith("/cancel")]
+
+
+@pytest.mark.books_open("others have batches at this provider")
+@pytest.mark.parametrize("stuck", [False, True])
+def test_a_batch_of_somebody_else_beside_ours_is_let_go(keld: Keld, emulator: Emulator, stuck: bool) -> None:
+    """Never cancelled, and not reserved for for ever: when it has ended its results tell, and one that never ends is given up."""
+    if stuck:
+        fault(emulator, "life", "stuck", done=0.5, match={"batch": 2})
+    status = keld.submit(triage(anthropic), tickets())
+    keld.advance(status.id)
+    other = theirs()
+    emulator.advance(30)
+    keld.poll()
+    assert [candidate.batch_id for candidate in keld.ledger.candidates_of(status.id)] == [other.id]
+    status = finish(keld, emulator, status.id)
+    if stuck:
+        emulator.advance(timedelta(days=4))
+    status = sweep(keld, emulator, status, ticks=3)
+    assert (status.reserved_usd, keld.ledger.strays_of(status.id), status.answered) == (0, [], 6)
+    assert not [call for call in emulator.requests() if call.path.endswith("/cancel")]
+
+
+@pytest.mark.books_open("others have batches at this provider")
+def test_a_batch_of_another_size_or_time_is_nobodys_candidate(keld: Keld, emulator: Emulator) -> None:
+    theirs()
+    emulator.advance(600)
+    status = keld.submit(triage(anthropic), tickets())
+    keld.advance(status.id)
+    theirs(rows=5)
+    emulator.advance(30)
+    keld.poll()
+    emulator.advance(600)
+    theirs()
+    finish(keld, emulator, status.id)
+    assert keld.ledger.candidates_of(status.id) == []
+
+
+def test_two_creates_that_were_lost_side_by_side_do_not_take_each_other(keld: Keld, emulator: Emulator) -> None:
+    """Each is a candidate of the other until it is adopted; nothing stays reserved, and nothing is told to be bought twice."""
+    fault(emulator, "create", "drop_after", times=2, skip=1)
+    status = run(keld, emulator, triage(anthropic, max_shard_rows=2))
+    status = sweep(keld, emulator, status, ticks=2)
+    assert outcomes(keld, status) == ["answered"] * 6
+    assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
+    assert keld.ledger.strays_of(status.id) == []

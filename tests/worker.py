@@ -78,6 +78,12 @@ SCENARIOS = {
         fast=True,
         patience=timedelta(minutes=10),
     ),
+    # A gateway has two batches made of one create; the second, where its mark tells whose it is, is stuck half-way, to be stopped.
+    "doubled": Scenario(
+        faults=({"at": "create", "do": "twice"},),
+        by_peer={"openai": ({"at": "life", "do": "stuck", "done": 0.5, "match": {"batch": 2}},)},
+        late=True,
+    ),
     # Not in the list until the looks are over; and, where its mark tells whose it is before it ends, stuck half-way, to be stopped.
     "late": Scenario(
         faults=({"at": "create", "do": "drop_after"}, {"at": "create", "do": "list_lag", "for_s": 5_000}),

@@ -23,6 +23,7 @@ from keld.staging import disk_errors, read_positions
 from keld.state import Event
 
 _ALONE_S = 20.0  # an answer takes seconds; one that hangs must not hold up a rescue
+RETRY_MOST = timedelta(hours=1)  # that a stretch is put off for, whatever it was told: to ask again costs nothing
 _PATIENCE_S = 60.0  # with a provider that turns rows away, where another one may take them and a deadline is to be kept
 
 
@@ -69,7 +70,7 @@ def hurry(visit: Visit, run: JobRun, shard: Shard, *, give_up_at: datetime | Non
             manner=replace(manner, patience_s=_PATIENCE_S) if elsewhere else manner,
         )
     done = ended.answered + ended.refused
-    not_before = None if ended.retry_after_s is None else visit.now() + timedelta(seconds=ended.retry_after_s)
+    not_before = None if ended.retry_after_s is None else visit.now() + min(timedelta(seconds=ended.retry_after_s), RETRY_MOST)
     if (done, not_before) != (shard.done, shard.not_before):
         visit.ledger.note_progress(visit.lease, shard, done, visit.now(), not_before)
     if elsewhere and ended.stopped in (Stopped.ACCESS, Stopped.NO_CAPACITY, Stopped.SAME_FAULT):

@@ -7,7 +7,7 @@ not looked at by then is first the next time.  One batch that cannot be looked a
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from keld.answer import Outcome
@@ -42,7 +42,7 @@ def observe_all(visits: Sequence[Visit]) -> None:
 
 
 def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) -> None:
-    fresh = _fresh(provider, held)
+    fresh = _fresh(held)
     seen, complete = _listed(provider, held, fresh)
     listed = None if seen is None else {batch.id: batch for batch in seen}
     failed: list[KeldError] = []
@@ -53,11 +53,11 @@ def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) ->
         # A list may lag behind; what is missing there, or ended there, is asked for itself before it is believed.
         batch = (listed or {}).get(shard.batch_id or "")
         try:
-            if shard.id in fresh:
-                part_with_siblings(visit, provider, shard, seen or [], complete=complete)
             if batch is None or batch.state.ended:
                 batch = provider.get(shard.batch_id or "")
             failpoint("poll.received")
+            if shard.id in fresh and batch is not None:
+                part_with_siblings(visit, provider, shard, batch, seen or [], outcome=fresh[shard.id], complete=complete)
             observe(visit, shard, batch)
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", shard.run_id, lost)
@@ -82,12 +82,11 @@ def _in_turns(held: Sequence[tuple[Visit, Shard]]) -> Sequence[tuple[Visit, Shar
     return [*held[first:], *held[:first]]
 
 
-def _fresh(provider: Provider, held: Sequence[tuple[Visit, Shard]]) -> set[str]:
-    """The shards whose create was not yet looked for what it may have made besides; none where no batch tells whose it is."""
-    if not provider.capabilities.marks_batches:
-        return set()
+def _fresh(held: Sequence[tuple[Visit, Shard]]) -> dict[str, str]:
+    """The shards whose create was not yet looked for what it may have made besides, and how that create ended."""
     visit, _ = held[0]
-    return visit.ledger.unconfirmed(sorted({visit.lease.run_id for visit, _ in held})) & {shard.id for _, shard in held}
+    found = visit.ledger.unconfirmed(sorted({visit.lease.run_id for visit, _ in held}))
+    return {shard.id: found[shard.id] for _, shard in held if shard.id in found}
 
 
 def _not_seen(visit: Visit, shard: Shard, problem: KeldError) -> None:
@@ -95,7 +94,7 @@ def _not_seen(visit: Visit, shard: Shard, problem: KeldError) -> None:
     visit.stuck[shard.id] = str(problem)
 
 
-def _listed(provider: Provider, held: Sequence[tuple[Visit, Shard]], fresh: set[str]) -> tuple[list[RemoteBatch] | None, bool]:
+def _listed(provider: Provider, held: Sequence[tuple[Visit, Shard]], fresh: Mapping[str, str]) -> tuple[list[RemoteBatch] | None, bool]:
     """Batches from as few list pages as have those wanted, as far as these can be read; and whether they are all there are.
 
     None where asking one by one takes no more calls, and no `fresh` ones are among them.

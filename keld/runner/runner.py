@@ -25,6 +25,7 @@ from keld.ledger import Ledger
 from keld.price import Lane
 from keld.providers.base import Provider
 from keld.record import JobRun, Shard
+from keld.runner.clock import begin_anew
 from keld.runner.collect import collect
 from keld.runner.escalate import escalate, moment, moments
 from keld.runner.finish import write
@@ -257,7 +258,10 @@ class Runner:
         if lease is None:
             return None
         until = time.monotonic() + budget.total_seconds()
-        return Visit(world or self.world, lease, self.world.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING)
+        visit = Visit(world or self.world, lease, self.world.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING)
+        with suppress(LeaseLost):
+            begin_anew(visit)
+        return visit
 
     def _holds(self, visit: Visit) -> bool:
         """Whether the job run is still this worker's."""

@@ -27,6 +27,7 @@ from keld.state import Event
 _EVER = datetime.min.replace(tzinfo=UTC)
 _MARGIN = timedelta(hours=1)  # our clock against the provider's, where a batch that is not looked at would be bought again
 _MARGIN_UNMARKED = timedelta(days=1)  # the same for a batch at a host that keeps no marks
+_SIDE_BY_SIDE = timedelta(minutes=1)  # by so much one that was made later may say that it is older
 _PAUSE_MOST = timedelta(minutes=30)  # between two looks that prove nothing
 
 
@@ -43,7 +44,12 @@ def search(visit: Visit, shard: Shard) -> Shard:
     """Adopts the shard's create, waits for the next look, or after the last one gives it up for absent."""
     provider = visit.provider(shard)
     failpoint("look.send")
-    found = _look(visit, provider, shard)
+    try:
+        found = _look(visit, provider, shard)
+    except (ProviderRefused, ProviderUnreachable):
+        if not _is_past_telling(visit, provider, shard):
+            raise
+        return _quarantine(visit, shard, "the list of batches could not be read in all this time")
     failpoint("look.received")
     if found.ours:
         return _adopt(visit, shard, found.ours[0], found.ours[1:])
@@ -78,7 +84,7 @@ def _look(visit: Visit, provider: Provider, shard: Shard) -> _Found:
 def _floor(listed: Sequence[RemoteBatch], before: str | None) -> datetime:
     """By the provider's own clock, what no create of ours can be older than: the batch that was there before it."""
     at = next((batch.created_at for batch in listed if batch.id == before), UNREADABLE_TIME)
-    return _EVER if at == UNREADABLE_TIME else at
+    return _EVER if at == UNREADABLE_TIME else at - _SIDE_BY_SIDE
 
 
 def is_of(batch: RemoteBatch, shard: Shard) -> bool | None:
@@ -120,7 +126,7 @@ def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[Remot
     To adopt one unproven may be to cancel somebody else's, and to send another shard of ours again while its batch counts as this
     one's.  Only ids that can be read, and are not ours, prove a batch another's.
     """
-    others, untold, past_telling = [], 0, _is_past_telling(visit, provider, shard)
+    others, untold, unread = [], 0, False
     for listed in found:
         # Where marks are kept, a list may leave them out that the batch itself tells.
         batch = (provider.get(listed.id) or listed) if provider.capabilities.marks_batches else listed
@@ -132,20 +138,18 @@ def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[Remot
             continue
         try:
             custom_ids = provider.sample(batch) if batch.state.ended else []
-        except (ProviderRefused, ProviderUnreachable):
-            if not past_telling:
-                raise
-            custom_ids = []
+        except (ProviderRefused, ProviderUnreachable) as problem:
+            visit.problem, unread, custom_ids = problem, True, []  # what the others tell is kept
         if any(position_of(custom_id, shard.id) is not None for custom_id in custom_ids):
             return _adopt(visit, shard, batch, [])
         if custom_ids:
             others.append(batch.id)
         else:
             untold += 1
-    if untold and past_telling:
+    if untold and _is_past_telling(visit, provider, shard):
         return _quarantine(visit, shard, f"of {untold:,} batches that may be it none can be told after all this time")
-    not_before = visit.now() + (_pause(visit, shard) if untold else timedelta(0))
-    return visit.record(shard, Event.LOOKED, not_before=not_before, facts={"waiting": untold, "not_ours": others})
+    wait = visit.settings.retry_unreachable if unread else _pause(visit, shard) if untold else timedelta(0)
+    return visit.record(shard, Event.LOOKED, not_before=visit.now() + wait, facts={"waiting": untold, "not_ours": others})
 
 
 def _is_past_telling(visit: Visit, provider: Provider, shard: Shard) -> bool:

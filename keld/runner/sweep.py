@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -19,10 +19,10 @@ from tempfile import TemporaryDirectory
 
 from keld import answer
 from keld.answer import Outcome, Tally
-from keld.errors import KeldError, ProviderUnreachable
+from keld.errors import KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.providers.base import Provider, RemoteBatch
-from keld.record import Shard
+from keld.record import Candidate, Shard
 from keld.request import shard_named
 from keld.runner.collect import most_bytes
 from keld.runner.last import RESULTS_UNREADABLE
@@ -44,6 +44,7 @@ class Verdict(StrEnum):
     SETTLE = "settle"  # the same, and it has ended: what it cost is counted
     SEARCHED = "searched"  # its shard is being looked for at this moment; nothing is due here
     UNPROVEN = "unproven"  # it may be ours; only its results can tell, when it has ended
+    RELEASE = "release"  # it might have been a second one of a create of ours, and is not: what was reserved for it is given back
     ANOTHERS = "another's"  # it carries a mark of Keld's that this ledger never gave: another ledger's, or a lost one's
 
 
@@ -94,6 +95,7 @@ class Sweep:
                 if found is not None:
                     yield found
         yield from self._known_but_unsettled()
+        yield from self._candidates()
 
     def act(self, finding: Finding) -> None:
         """Adopts, cancels or settles, as the finding says."""
@@ -102,6 +104,8 @@ class Sweep:
                 self._adopt(finding)
             case Verdict.CANCEL | Verdict.SETTLE:
                 self._stop(finding)
+            case Verdict.RELEASE:
+                self.world.ledger.release_candidate(finding.host, finding.batch_id, self.world.clock())
             case Verdict.SEARCHED | Verdict.UNPROVEN | Verdict.ANOTHERS:
                 pass
 
@@ -118,7 +122,7 @@ class Sweep:
         else:
             try:
                 shard_id = self._owner(batch)
-            except ProviderUnreachable:
+            except (ProviderRefused, ProviderUnreachable):
                 return self._finding(batch, None, Verdict.UNPROVEN)  # its results cannot be read, this time; the others can
         if shard_id is None:
             return None
@@ -176,6 +180,40 @@ class Sweep:
                 found = self._finding(batch, shard, Verdict.ADOPT)
                 unread = found.cost_is_worst or found.lost == shard.requests
                 yield replace(found, verdict=Verdict.UNPROVEN) if unread and _was_unreadable(shard) else found
+
+    def _candidates(self) -> Iterator[Finding]:
+        """What was found beside creates, and whether it is told by now whose it is."""
+        ledger, settings = self.world.ledger, self.world.settings
+        window = self.provider.capabilities.window or timedelta(0)
+        for candidate in ledger.candidates(self.provider.name, self.provider.host) if self.harvest else ():
+            batch = self.provider.get(candidate.batch_id)
+            if batch is None or ledger.knows_batch(batch.id):
+                shard = None
+            elif self.world.clock() - candidate.found_at > window + settings.overdue_after + settings.abandon_after:
+                log.warning("candidate.never_told shard=%s batch_id=%s", candidate.shard_id, candidate.batch_id)
+                shard = None
+            elif not batch.state.ended:
+                continue
+            else:
+                try:
+                    owner = self._owner(batch)
+                except (ProviderRefused, ProviderUnreachable):
+                    continue
+                if owner is None and batch.id not in self.foreign:
+                    continue  # its results are not there yet
+                shard = None if owner is None else ledger.shard(owner)
+            if shard is not None and batch is not None:
+                yield self._finding(batch, shard, self._verdict(shard, batch))
+            else:
+                yield self._released(candidate, batch)
+
+    def _released(self, candidate: Candidate, batch: RemoteBatch | None) -> Finding:
+        run, shard = self.world.ledger.run(candidate.run_id), self.world.ledger.shard(candidate.shard_id)
+        return Finding(
+            provider=candidate.provider, host=candidate.host, batch_id=candidate.batch_id, native=batch.native if batch else "?",
+            created_at=batch.created_at if batch else candidate.found_at, requests=candidate.requests, verdict=Verdict.RELEASE, job=run.job,
+            partition=run.partition, shard=shard.ordinal if shard else None, job_run=run.id, shard_id=candidate.shard_id,
+        )  # fmt: skip
 
     def _finding(self, batch: RemoteBatch, shard: Shard | None, verdict: Verdict) -> Finding:
         run = None if shard is None else self.world.ledger.run(shard.run_id)

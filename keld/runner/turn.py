@@ -45,8 +45,9 @@ def turn(me: Waiting, others: Sequence[Waiting], now: datetime, *, fresh: bool, 
     later = [other for other in others if other.not_before is not None and other.not_before > now]
     due = [other for other in others if other not in later]
     if fresh and later and not due:
-        return min(other.not_before or now for other in later)
-    just_tried = max((other.tried_at for other in later if other.tried_at is not None), default=None)
+        return min(*(other.not_before or now for other in later), now + _HOUR)
+    # What was tried later than now was tried before the clock was set back.
+    just_tried = max((other.tried_at for other in later if other.tried_at is not None and other.tried_at <= now + _REST), default=None)
     if just_tried is not None and just_tried + _REST > now:
         return just_tried + _REST
     return None if min([me, *due], key=_urgency) is me else now + ask_again
@@ -80,7 +81,7 @@ def wake_next(visit: Visit, ended: Shard) -> None:
     """A batch has ended, and its tokens are free: the most urgent of those that wait for them may ask at once."""
     queue = [waiting for waiting in visit.ledger.waiting(ended.provider, ended.host, ended.model) if waiting.deferred]
     if queue:
-        visit.ledger.wake(min(queue, key=_urgency).shard_id, visit.now())
+        visit.ledger.wake(min(queue, key=_urgency).shard_id)
 
 
 def _urgency(waiting: Waiting) -> tuple[datetime, datetime, str, int]:

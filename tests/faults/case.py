@@ -74,6 +74,9 @@ def _section(name: str, *cases: Case) -> tuple[Case, ...]:
 # --- the create -------------------------------------------------------------------------------------------------------
 
 _ADOPTS = "looks for it at the provider and adopts it"
+_ADOPTS_ALL_THE_SAME = "looks whether it was done all the same, finds it and adopts it"
+_LOOKS_THEN = "looks whether it was done all the same, and then"
+_PAGE = "a page that is not the provider's own"
 _AGAIN = "looks, fences where the provider has a fence, looks again, and only then sends again"
 _NEVER_TWICE = {"failed": 0, "answered": 0, "quarantined": ROWS}
 
@@ -122,12 +125,52 @@ CREATE = _section(
         does="tells it after 10 min, never sends again; quarantines the rows a day past its window, their worst case still reserved",
     ),
     *(
-        Case(fault=f"refused for good with {code}", rules=(rule("create", "status", status=code),), does="rejects the rows with the reason",
-             answered=0, failed=ROWS, bought=0, slow=code != 400)
+        Case(fault=f"refused for good with {code}", rules=(rule("create", "status", status=code),),
+             does=f"{_LOOKS_THEN} rejects the rows with the reason", answered=0, failed=ROWS, bought=0, slow=code != 400)
         for code in (400, 413, 422)
     ),
-    Case(fault="refused with 404: the input file is gone", rules=(rule("create", "status", status=404),), does="uploads again and sends again", creates=2),
-    Case(fault="rate limited: 429 with `retry-after`", rules=(rule("create", "status", status=429, retry_after=90),), does="sends again when told to", creates=2),
+    Case(fault="refused with 404: the input file is gone", rules=(rule("create", "status", status=404),), does=f"{_LOOKS_THEN} uploads again and sends again", creates=2),
+    Case(fault="rate limited: 429 with `retry-after`", rules=(rule("create", "status", status=429, retry_after=90),), does=f"{_LOOKS_THEN} sends again when told to", creates=2),
+    *(
+        Case(fault=f"done, and refused with {code} in the provider's own shape", rules=(rule("create", "status", status=code, after=True, retry_after=0.001),),
+             does=_ADOPTS_ALL_THE_SAME, slow=code not in (400, 429))
+        for code in (400, 401, 403, 404, 413, 429)
+    ),
+    *(
+        Case(fault=f"done, and a proxy answers {code} with {_PAGE}", rules=(rule("create", "garbage", status=code, after=True),),
+             does=_ADOPTS_ALL_THE_SAME, slow=code not in (403, 404))
+        for code in (400, 403, 404, 413, 429)
+    ),
+    Case(fault="done, and a proxy answers with a redirect", rules=(rule("create", "garbage", status=302, after=True),), does=_ADOPTS_ALL_THE_SAME),
+    *(
+        Case(fault=f"not done, and a proxy answers {code} with {_PAGE}", rules=(rule("create", "garbage", status=code),), does=f"{_AGAIN}; tells it", creates=2,
+             slow=code != 403)
+        for code in (403, 404, 429)
+    ),
+    *(
+        Case(fault=f"not done, and a proxy answers {code} with {_PAGE}", rules=(rule("create", "garbage", status=code),),
+             does="looks as long as for a lost reply, and then rejects the rows with the reason", answered=0, failed=ROWS, bought=0, slow=code != 413)
+        for code in (400, 413)
+    ),
+    *(
+        Case(fault=f"no money: {status} `{code}`", rules=(rule("create", "status", status=status, code=code, message=words),), on=(peer,), creates=2,
+             does=f"tells it at once; {_LOOKS_THEN} goes on when it is mended")
+        for peer, status, code, words in (
+            (OPENAI, 429, "insufficient_quota", "You exceeded your current quota."),
+            (OPENAI, 400, "billing_hard_limit_reached", "Billing hard limit has been reached"),
+            (ANTHROPIC, 400, "invalid_request_error", "Your credit balance is too low to access the Anthropic API."),
+        )
+    ),
+    Case(
+        fault="a gateway has it done twice", rules=(rule("create", "twice"), rule("life", "stuck", done=0.5, match={"batch": 2})), on=(OPENAI,),
+        does="looks once beside each create that succeeded, stops what carries its mark and counts what it cost: bought twice, and told",
+        bought=9, most=2, swept=True,
+    ),
+    Case(
+        fault="a gateway has it done twice, where batches carry no mark", rules=(rule("create", "twice"),), on=(ANTHROPIC,),
+        does="looks once beside each create that succeeded, reserves for what may be its own until the results tell, and counts it: bought twice, and told",
+        bought=2 * ROWS, most=2, swept=True,
+    ),
 )  # fmt: skip
 
 # --- the batch --------------------------------------------------------------------------------------------------------
@@ -379,13 +422,15 @@ def _at_every_call() -> Iterator[Case]:
 
 
 _TRIES = "tries again later; nothing was lost by waiting"
+_NOT_FOLLOWED = "does not follow it, since the key would go there; tries again later"
+_MENDED = "tells it, keeps its place, goes on when it is mended"
 _ANY_CALL: tuple[tuple[str, str, Plan, str, tuple[str, int] | None], ...] = (
     ("503, four times", "status", {"status": 503, "retry_after": 0.001, "times": 4}, _TRIES, (_AGAIN, 2)),
-    ("429, four times", "status", {"status": 429, "retry_after": 0.001, "times": 4}, _TRIES, None),
+    ("429, four times", "status", {"status": 429, "retry_after": 0.001, "times": 4}, _TRIES, (f"{_LOOKS_THEN} sends again", 2)),
     ("an HTML page with status 200, twice", "garbage", {"times": 2}, _TRIES, (_AGAIN, 2)),
-    ("a redirect to another host", "redirect", {"times": 2}, "does not follow it, since the key would go there; tries again later", None),
-    ("401, mended later", "status", {"status": 401, "times": 2}, "tells it, keeps its place, goes on when it is mended", None),
-    ("403, mended later", "status", {"status": 403, "times": 2}, "tells it, keeps its place, goes on when it is mended", None),
+    ("a redirect to another host", "redirect", {"times": 2}, _NOT_FOLLOWED, (f"{_NOT_FOLLOWED}: {_AGAIN}", 2)),
+    ("401, mended later", "status", {"status": 401, "times": 2}, _MENDED, (f"tells it; {_LOOKS_THEN} goes on when it is mended", 2)),
+    ("403, mended later", "status", {"status": 403, "times": 2}, _MENDED, (f"tells it; {_LOOKS_THEN} goes on when it is mended", 2)),
     ("the connection closed before, four times", "drop_before", {"times": 4}, _TRIES, (_AGAIN, 2)),
     ("done, and the connection closed, four times", "drop_after", {"times": 4}, _TRIES, (_ADOPTS, 1)),
 )  # fmt: skip
