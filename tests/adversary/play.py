@@ -41,9 +41,10 @@ MODELS = {"openai": "openai:gpt-5-mini", "anthropic": "anthropic:claude-haiku-4-
 LIMIT_S = 1.0
 _BUDGET_S = 2.0  # of a verb, where replies are slow
 _SLOW_MOST = 3  # slow replies in one verb: as many limits as its budget has, and the one that was begun before its end
-_LAST = timedelta(days=10)  # by which a job run must be over, whatever goes wrong
+# By which a job run must be over, whatever goes wrong: two days a round where batches never end, and rows that were cancelled are moved on some ten times.
+_LAST = timedelta(days=30)
 _PATIENT = 30  # ticks; those after them are ever farther apart
-_STEP_MOST = timedelta(hours=6)
+_STEP_MOST = timedelta(hours=6)  # of the clock; later a day
 
 
 class Killed(SystemExit):
@@ -282,7 +283,11 @@ class Play:
         if status is None or not status.over:
             now = self.host.clock()
             wish = (status.next_check_at or now) - now if status is not None else timedelta(0)
-            least = timedelta(seconds=1) if n < _PATIENT else min(timedelta(seconds=60) * 1.5 ** min(n - _PATIENT, 20), _STEP_MOST)
+            least = (
+                timedelta(seconds=1)
+                if n < _PATIENT
+                else min(timedelta(seconds=60) * 1.5 ** min(n - _PATIENT, 20), _STEP_MOST if n < 2 * _PATIENT else 4 * _STEP_MOST)
+            )
             self.turn(max(wish, least))
         return status
 
