@@ -1,6 +1,11 @@
 """`python -m tests.adversary` prints the table as it stands; with `replies`, of every reply to every call; more words: only cases that have them."""
 
+import os
 import sys
+
+os.environ.setdefault(
+    "SSL_CERT_DIR", os.path.dirname(__file__)
+)  # nothing here speaks TLS, and to read the machine's certificates takes its time
 
 from .case import CASES, HEAD, every_reply, played
 from .play import impatient

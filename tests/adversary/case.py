@@ -162,7 +162,9 @@ def _table() -> Iterator[Case]:
     for quirk, habit in LISTS.items():
         late = quirk == "lags_long"
         does = f"a create's reply is lost, and the host {habit}"
-        yield Case(line="A4", does=does, faults=(_LOST,), quirks=(quirk,), crowd=5, outcomes=EITHER, bought=2 if late else 1)
+        # Without a list nothing would tell a lost create at Anthropic's shape, so that none is sent: that is said, and nothing is paid.
+        ends = EITHER | ({"unasked"} if quirk == "list_404" else set())
+        yield Case(line="A4", does=does, faults=(_LOST,), quirks=(quirk,), crowd=5, outcomes=ends, bought=2 if late else 1)
     for quirks in (("no_metadata", "no_input_id"), ("oldest_first", "pages_of_two"), ("oldest_first", "no_time"), ("no_counts", "no_time")):
         does = f"a create's reply is lost, and the host {' and '.join(LISTS[quirk] for quirk in quirks)}"
         yield Case(line="A4", does=does, faults=(_LOST,), quirks=quirks, crowd=5, outcomes=EITHER)
@@ -170,7 +172,13 @@ def _table() -> Iterator[Case]:
         line="A4", does="nothing is lost, and the host lists batches under other ids", quirks=("other_ids",), creates=1, cancels=(0, 0)
     )
     for quirk in ("oldest_first", "ignores_after", "no_metadata", "list_404", "lags_long"):
-        yield Case(line="A4", does=f"nothing is lost, and the host {LISTS[quirk]}", quirks=(quirk,), creates=1)
+        yield Case(
+            line="A4",
+            does=f"nothing is lost, and the host {LISTS[quirk]}",
+            quirks=(quirk,),
+            creates=1,
+            outcomes=ANSWERED | ({"unasked"} if quirk == "list_404" else set()),
+        )
     for quirk in _ODD_RESULTS:
         line = "A5" if _ODD_RESULTS.index(quirk) < 7 else "A8"
         named = quirk.removeprefix("res_")

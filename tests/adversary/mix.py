@@ -155,7 +155,7 @@ def _is_beyond_telling(mix: Mix) -> bool:
     quirks = set(mix.quirks)
     creates = [fault for fault in mix.faults if fault.at == "create" and fault.done]
     repeated = any(fault.calls > 1 for fault in creates)
-    unlisted = bool({"list_404", "fails_later"} & quirks) or any(
+    unlisted = bool({"list_404", "fails_later", "ignores_after_all_new"} & quirks) or any(
         fault.at == "list" and fault.times is None and fault.for_s is None for fault in mix.faults
     )
     unmarked = mix.shape == "anthropic" or {"no_metadata", "no_input_id"} <= quirks

@@ -6,14 +6,16 @@ turned, never by itself; whether a client hung up by its own limit is seen by th
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import sqlite3
 import sys
 import tempfile
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -26,6 +28,7 @@ import openai._base_client
 import pyarrow as pa
 
 from keld import Account, Job, Keld, KeldError, Settings, Status, failpoint
+from keld.ledger import Ledger
 from keld.spend import Spend
 
 from .host import PRICES, Clock, Entry, Host
@@ -38,36 +41,53 @@ MODELS = {"openai": "openai:gpt-5-mini", "anthropic": "anthropic:claude-haiku-4-
 LIMIT_S = 1.0
 _BUDGET_S = 2.0  # of a verb, where replies are slow
 _SLOW_MOST = 3  # slow replies in one verb: as many limits as its budget has, and the one that was begun before its end
-_LAST = timedelta(days=10)  # by which a job run must be over, whatever goes wrong
-_PATIENT = 60  # ticks; those after them are ever farther apart
-_STEP_MOST = timedelta(hours=6)
+# By which a job run must be over, whatever goes wrong: two days a round where batches never end, and rows that were cancelled are moved on some ten times.
+_LAST = timedelta(days=30)
+_PATIENT = 30  # ticks; those after them are ever farther apart
+_STEP_MOST = timedelta(hours=6)  # of the clock; later a day
 
 
 class Killed(SystemExit):
     """What SIGKILL is to a worker; no `except` of Keld's catches it."""
 
 
-class Wires:
-    """One server for all plays of a process, since to open one costs as much as a play; who plays answers."""
+class Bench:
+    """What all plays of a process share, since to open it costs more than a play: a server, a ledger, and Keld's clients that lead there."""
 
     def __init__(self) -> None:
         self.now: Callable[[Request], Reply] = lambda _: Reply(status=503)
         self.wire = Wire(self.answer)
+        self.folder = Path(tempfile.mkdtemp(prefix="keld-adversary-"))
+        self.ledger = Ledger(f"sqlite:///{self.folder / 'ledger.db'}")
+        self.providers: dict[tuple[str, bool], dict[str, Any]] = {}
+        atexit.register(self.close)
 
     def answer(self, request: Request) -> Reply:
         return self.now(request)
 
+    def fresh(self, host: Host) -> None:
+        """From now on `host` answers, and the ledger is empty."""
+        self.now, host.url = host.answer, self.wire.url
+        self.wire.endured = self.wire.slow = 0
+        with closing(sqlite3.connect(self.folder / "ledger.db")) as db, db:
+            for (table,) in db.execute("SELECT name FROM sqlite_master WHERE name LIKE 'keld%' AND type = 'table'").fetchall():
+                if "version" not in table:
+                    db.execute(f"DELETE FROM {table}")
 
-_wires: dict[int, Wires] = {}
+    def close(self) -> None:
+        self.ledger.close()
+        self.wire.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def wire_of(host: Host) -> Wire:
-    """This process's server, which answers for `host` from now on."""
-    wires = _wires.setdefault(os.getpid(), Wires())
-    wires.now = host.answer
-    wires.wire.endured = wires.wire.slow = 0
-    host.url = wires.wire.url
-    return wires.wire
+_benches: dict[int, Bench] = {}
+
+
+def bench() -> Bench:
+    """The one of this process."""
+    if os.getpid() not in _benches:
+        _benches[os.getpid()] = Bench()
+    return _benches[os.getpid()]
 
 
 def patience(*, slow: bool = False, **more: Any) -> Settings:
@@ -127,7 +147,8 @@ class Play:
     _dead: bool = False
 
     def __post_init__(self) -> None:
-        self.wire = wire_of(self.host)
+        bench().fresh(self.host)
+        self.wire = bench().wire
         self.home = Path(tempfile.mkdtemp(prefix="keld-adversary-"))
         self.settings = self.settings or patience(slow=self.is_slow)
         failpoint.on_pass = self._breathe
@@ -136,7 +157,7 @@ class Play:
     def close(self) -> None:
         self._dead = False
         failpoint.on_pass = None
-        self.keld.close()
+        self._lay_down()
         shutil.rmtree(self.home, ignore_errors=True)
 
     # -- workers ----------------------------------------------------------------------------------------------
@@ -144,11 +165,23 @@ class Play:
     def open_keld(self) -> Keld:
         base = (self.base_url or self.host.url) + ("/v1" if self.host.shape == "openai" else "")
         account = Account(kind=self.host.shape, base_url=base, api_key=lambda: "sk-adversary-1")
-        return Keld(home=self.home, accounts={self.host.shape: account}, clock=self._now, settings=self.settings)
+        ledger = bench().ledger
+        keld = Keld(home=self.home, ledger_url=ledger.url, accounts={self.host.shape: account}, clock=self._now, settings=self.settings)
+        keld._ledger = ledger
+        if self.base_url is None:
+            keld._providers = bench().providers.setdefault((self.host.shape, self.is_slow), {})
+        return keld
+
+    def _lay_down(self) -> None:
+        """Nobody uses this Keld any more; what is shared stays open."""
+        self.keld._ledger = None
+        if self.base_url is None:
+            self.keld._providers = {}
+        self.keld.close()
 
     def restart(self) -> None:
         """The worker ends in peace, and another process goes on."""
-        self.keld.close()
+        self._lay_down()
         self.keld = self.open_keld()
 
     def dies_in(self, breaths: int | None) -> None:
@@ -172,10 +205,8 @@ class Play:
     def _bury(self) -> None:
         """The worker is dead: another process goes on."""
         self.deaths += 1
-        self._dead, dead = False, self.keld
-        self.keld = self.open_keld()
-        with suppress(Exception):
-            dead.close()
+        self._dead = False
+        self.restart()
         self.turn(timedelta(seconds=150))  # its lease runs out
 
     # -- verbs ------------------------------------------------------------------------------------------------
@@ -252,7 +283,11 @@ class Play:
         if status is None or not status.over:
             now = self.host.clock()
             wish = (status.next_check_at or now) - now if status is not None else timedelta(0)
-            least = timedelta(seconds=1) if n < _PATIENT else min(timedelta(seconds=60) * 1.2 ** min(n - _PATIENT, 40), _STEP_MOST)
+            least = (
+                timedelta(seconds=1)
+                if n < _PATIENT
+                else min(timedelta(seconds=60) * 1.5 ** min(n - _PATIENT, 20), _STEP_MOST if n < 2 * _PATIENT else 4 * _STEP_MOST)
+            )
             self.turn(max(wish, least))
         return status
 
@@ -271,12 +306,12 @@ class Play:
         return status
 
     def settle(self) -> None:
-        """Three days later whatever was on its way has landed, is swept up and counted."""
-        for hours in (1, 24, 48):
+        """Two days later whatever was on its way has landed, is swept up and counted."""
+        for hours in (3, 44):
             self.turn(timedelta(hours=hours))
             self.reconcile()
             self.advance()
-            self.reconcile()
+        self.reconcile()
 
     # -- what must be true ------------------------------------------------------------------------------------
 

@@ -85,7 +85,6 @@ def test_a_worker_that_hangs_in_a_trickle_comes_back_and_another_finishes() -> N
         play.keld = play.open_keld()
         status = play.finish()
         hangs.join()
-        first.close()
         assert status is not None
         assert (status.answered, play.check(), play.host.creates()) == (4, [], 1)
     finally:
