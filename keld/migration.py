@@ -11,11 +11,15 @@ import sqlalchemy as sa
 
 # From version N, at N - 1, to the next.
 STEPS: tuple[tuple[str, ...], ...] = (
-    (  # 1 -> 2: whose a job run is, what it asks and of which source
+    (  # 1 -> 2: whose a job run is, what it asks and of which source; batches without a mark that may be a second one of a create
         "ALTER TABLE keld_job_run ADD COLUMN owner VARCHAR",
         "ALTER TABLE keld_job_run ADD COLUMN source VARCHAR",
         "ALTER TABLE keld_job_run ADD COLUMN declared JSON",
         "ALTER TABLE keld_job_run ADD COLUMN outdated VARCHAR",
+        "CREATE TABLE keld_candidate (host VARCHAR NOT NULL, batch_id VARCHAR NOT NULL, provider VARCHAR NOT NULL, run_id VARCHAR(32) NOT NULL, "
+        "shard_id VARCHAR(10) NOT NULL, requests BIGINT NOT NULL, worst_usd BIGINT NOT NULL, found_at BIGINT NOT NULL, settled_at BIGINT, "
+        "PRIMARY KEY (host, batch_id))",
+        "CREATE INDEX keld_candidate_run ON keld_candidate (run_id)",
     ),
 )
 NEWEST = 1 + len(STEPS)

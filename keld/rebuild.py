@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from keld import record
 from keld.outlay import doubtful_usd
-from keld.record import INTENT, RUN, SHARD, STRAY, Intent, JobRun, Shard, Stray
+from keld.record import CANDIDATE, INTENT, RUN, SHARD, STRAY, Intent, JobRun, Shard, Stray
 from keld.state import SENT, Event, State
 from keld.witness import Memory
 
@@ -70,6 +70,8 @@ def _reckon(db: sa.Connection, run_id: str, answered_before: int) -> None:
     strays = [Stray(**row._mapping) for row in db.execute(sa.select(STRAY).where(STRAY.c.run_id == run_id))]
     collected = [shard for shard in shards if shard.state is State.COLLECTED]
     held = [doubtful_usd(shard) if shard.state is State.COLLECTED else shard.worst_usd for shard in shards if shard.state in _HOLDING]
+    may_be = sa.select(CANDIDATE.c.worst_usd).where(CANDIDATE.c.run_id == run_id, CANDIDATE.c.settled_at.is_(None))
+    held += list(db.execute(may_be).scalars())
     paid = [*(shard.cost_usd for shard in collected), *(stray.cost_usd for stray in strays)]
     run = record.job_run(db.execute(sa.select(RUN).where(RUN.c.id == run_id)).one())
     values: dict[str, Any] = {
