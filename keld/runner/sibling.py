@@ -5,11 +5,14 @@ accepted, and hand on one reply.  So the list is looked through once for each cr
 is not its batch is bought once too often: it is noted, with its worst case, and cancelled; the `sweep` counts what it cost.  Where
 batches carry no mark, one of the same size and the same moment is a candidate: its worst case is reserved, and it is left alone until
 its results tell the sweep whose it is.
+
+A gateway may list a batch under another id than the one it gave us (LiteLLM lists the provider's own: BerriAI/litellm#36049).  To cancel
+that one would be to cancel ours, so what a list shows in the place of our batch is taken for it (`is_alias`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from datetime import timedelta
 
 from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
@@ -25,7 +28,7 @@ _BESIDE = timedelta(minutes=1)  # before and after the time that a create took
 
 
 def part_with_siblings(
-    visit: Visit, provider: Provider, shard: Shard, own: RemoteBatch, listed: Iterable[RemoteBatch], *, outcome: str, complete: bool
+    visit: Visit, provider: Provider, shard: Shard, own: RemoteBatch, listed: Collection[RemoteBatch], *, outcome: str, complete: bool
 ) -> None:
     """Notes what the shard may have besides its `own` batch among those `listed`; done, it is not looked for again.
 
@@ -36,8 +39,9 @@ def part_with_siblings(
     """
     took = (shard.submitted_at or visit.now()) - (shard.intent_at or visit.now())
     near = LAG if outcome == Event.ADOPTED else min(max(took, timedelta(0)), LAG) + _BESIDE
+    ids = {batch.id for batch in listed}
     for batch in listed:
-        if batch.id == shard.batch_id or visit.ledger.knows_batch(batch.id):
+        if batch.id == shard.batch_id or is_alias(batch, own, ids) or visit.ledger.knows_batch(batch.id):
             continue
         if provider.capabilities.marks_batches and is_of(batch, shard) is not None:
             if is_of(batch, shard):
@@ -49,6 +53,16 @@ def part_with_siblings(
     elif visit.now() - (shard.submitted_at or visit.now()) > LAG:
         log.warning("shard.list_incomplete shard=%s batch_id=%s", shard.id, shard.batch_id)
         visit.ledger.confirm(visit.lease, shard, visit.now())
+
+
+def is_alias(batch: RemoteBatch, own: RemoteBatch, listed: Collection[str]) -> bool:
+    """Whether a batch of a list is our own under another name: ours is not in it, and this one was made at the very same time.
+
+    Args:
+        own: as the host describes it when it is asked for by the id that the host gave us.
+        listed: the ids of the list.
+    """
+    return own.id not in listed and batch.created_at == own.created_at
 
 
 def _may_be_of(batch: RemoteBatch, own: RemoteBatch, shard: Shard, near: timedelta) -> bool:

@@ -27,6 +27,7 @@ from keld.request import shard_named
 from keld.runner.collect import most_bytes
 from keld.runner.last import RESULTS_UNREADABLE
 from keld.runner.search import stray_of
+from keld.runner.sibling import is_alias
 from keld.runner.visit import SKEW, Visit, World, log, question_of, sent_of
 from keld.schema import OutputSchema
 from keld.staging import disk_errors
@@ -86,10 +87,13 @@ class Sweep:
     foreign: set[str]
     suspects: frozenset[int] | None = None
     harvest: bool = True
+    listed: frozenset[str] = frozenset()  # the ids of the account's list
 
     def find(self, since: datetime) -> Iterator[Finding]:
         """What the provider has that the ledger does not, the youngest first; acts on nothing."""
-        for batch in self.provider.batches(since - SKEW):
+        listed = list(self.provider.batches(since - SKEW))
+        self.listed = frozenset(batch.id for batch in listed)
+        for batch in listed:
             if batch.id not in self.foreign and not self.world.ledger.knows_batch(batch.id):
                 found = self._judge(batch)
                 if found is not None:
@@ -131,6 +135,8 @@ class Sweep:
             return self._finding(batch, None, Verdict.ANOTHERS)
         if self.world.ledger.knows_batch(batch.id):
             return None  # its create was recorded since we asked: asked again now that its shard was read
+        if self._is_alias(shard, batch):
+            return None
         return self._finding(batch, shard, self._verdict(shard, batch))
 
     def _verdict(self, shard: Shard, batch: RemoteBatch) -> Verdict:
@@ -142,6 +148,13 @@ class Sweep:
         if ((shard.state in _ADOPTS and not failed) or dropped) and self._is_latest(shard):
             return Verdict.ADOPT
         return Verdict.SETTLE if batch.state.ended else Verdict.CANCEL
+
+    def _is_alias(self, shard: Shard, batch: RemoteBatch) -> bool:
+        """Whether this is the shard's own batch, which the host lists under another id."""
+        if shard.batch_id is None or shard.batch_id in self.listed:
+            return False
+        own = self.provider.get(shard.batch_id)
+        return own is not None and is_alias(batch, own, self.listed)
 
     def _is_latest(self, shard: Shard) -> bool:
         """Whether its job run is the youngest of its partition: an older one must not write over the younger one's output."""
@@ -202,7 +215,7 @@ class Sweep:
                 if owner is None and batch.id not in self.foreign:
                     continue  # its results are not there yet
                 shard = None if owner is None else ledger.shard(owner)
-            if shard is not None and batch is not None:
+            if shard is not None and batch is not None and not self._is_alias(shard, batch):
                 yield self._finding(batch, shard, self._verdict(shard, batch))
             else:
                 yield self._released(candidate, batch)
