@@ -11,25 +11,27 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 import dagster as dg
 import httpx2
 import sqlalchemy as sa
+from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 
 from keld import Job, Keld
 from keld.emulator import Emulator
-from keld.record import RUN, SHARD
+from keld.record import INTENT, RUN, SHARD
 from keld_dagster.wait import Wait
 
 
 def submit_many(emulator: Emulator, keld: Keld, instance: dg.DagsterInstance, job: Job, asset: dg.AssetKey, partitions: list[str]) -> None:
     """Each of these partitions of a job at the provider, under a hold run."""
     first = keld.advance(keld.submit(job, [{"id": 1, "body": "text"}], partition=partitions[0]).id)
-    row, shard, engine = _rows(keld, first.id)
+    row, shard, intent, engine = _rows(keld, first.id)
     base, key = emulator.env()["OPENAI_BASE_URL"], {"Authorization": "Bearer any"}
-    runs, shards = [], []
+    runs, shards, intents = [], [], []
     ids = {partitions[0]: first.id}
     with httpx2.Client(base_url=base, headers=key) as client:
         asked = {"input_file_id": shard["input_ref"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
@@ -38,22 +40,39 @@ def submit_many(emulator: Emulator, keld: Keld, instance: dg.DagsterInstance, jo
             batch = client.post("batches", json=asked).raise_for_status().json()
             runs.append({**row, "id": ids[partition], "partition": partition})
             shards.append({**shard, "id": secrets.token_hex(5), "run_id": ids[partition], "batch_id": batch["id"]})
+            intents.append({**intent, "shard_id": shards[-1]["id"], "batch_id": batch["id"]})
     with engine.begin() as db:
         db.execute(sa.insert(RUN), runs)
         db.execute(sa.insert(SHARD), shards)
+        db.execute(sa.insert(INTENT), intents)
     engine.dispose()
-    for partition, job_run in ids.items():
-        wait = Wait(id=f"submitted-{partition}", asset=asset, job_runs={partition: job_run})
-        run = dg.DagsterRun("keld_provider_wait", run_id=str(uuid4()), status=dg.DagsterRunStatus.NOT_STARTED, tags=wait.to_tags())
-        instance.add_run(run)
+    waits = [Wait(id=f"submitted-{partition}", asset=asset, job_runs={partition: job_run}) for partition, job_run in ids.items()]
+    _add_runs(
+        instance,
+        [
+            dg.DagsterRun("keld_provider_wait", run_id=str(uuid4()), status=dg.DagsterRunStatus.NOT_STARTED, tags=wait.to_tags())
+            for wait in waits
+        ],
+    )
 
 
-def _rows(keld: Keld, run_id: str) -> tuple[Mapping[str, Any], Mapping[str, Any], sa.Engine]:
+def _add_runs(instance: dg.DagsterInstance, runs: list[dg.DagsterRun]) -> None:
+    """Runs in Dagster's storage, as it writes them, but all at once."""
+    storage: Any = instance.run_storage
+    now = datetime.now(UTC)
+    with storage.connect() as db:
+        db.execute(RunsTable.insert(), [storage._get_run_insertion_values(run, now) for run in runs])
+        tags = [{"run_id": run.run_id, "key": key, "value": value} for run in runs for key, value in run.tags_for_storage().items()]
+        db.execute(RunTagsTable.insert(), tags)
+
+
+def _rows(keld: Keld, run_id: str) -> tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any], sa.Engine]:
     engine = sa.create_engine(keld.ledger_url)
     with engine.connect() as db:
         run = db.execute(sa.select(RUN).where(RUN.c.id == run_id)).one()._asdict()
         shard = db.execute(sa.select(SHARD).where(SHARD.c.run_id == run_id)).one()._asdict()
-    return run, shard, engine
+        intent = db.execute(sa.select(INTENT).where(INTENT.c.shard_id == shard["id"])).one()._asdict()
+    return run, shard, intent, engine
 
 
 @dataclass
