@@ -318,6 +318,15 @@ class Ledger:
         with self._db.read() as db:
             return db.execute(intents.union_all(strays).limit(1)).first() is not None
 
+    def known_batches(self, batch_ids: Collection[str]) -> set[str]:
+        """Those of these batches that `knows_batch`."""
+        found: set[str] = set()
+        with self._db.read() as db:
+            for some in _in_lots(batch_ids):
+                for table in (INTENT, STRAY):
+                    found.update(db.execute(sa.select(table.c.batch_id).where(table.c.batch_id.in_(some))).scalars())
+        return found
+
     def events(self, run_id: str) -> list[dict[str, Any]]:
         """What happened to a job run, in order."""
         with self._db.read() as db:
@@ -474,9 +483,9 @@ class Ledger:
             )
 
     def note_quiet(self, quiet: Sequence[Quiet]) -> None:
-        """When to look again at job runs where nothing has happened, and how far their batches are; whose lease was taken since is left alone.
+        """When to look again at job runs where nothing has happened, how far their batches are, and whose creates made nothing besides.
 
-        These are hints and claims, kept for people and for the order of looks; they need no lease.
+        Whose lease was taken since is left alone.  These are hints and claims, kept for people and for the order of looks; they need no lease.
         """
         untouched = (RUN.c.id == sa.bindparam("run"), RUN.c.lease_epoch == sa.bindparam("epoch"), RUN.c.state == RunState.OPEN)
         put_off = sa.update(RUN).where(*untouched).values(next_check_at=sa.bindparam("next"), escalates_at=sa.bindparam("escalates"))
@@ -494,6 +503,10 @@ class Ledger:
                 )
                 if progress:
                     db.execute(done, progress)
+                confirmed = [{"shard": shard, "created": attempt} for one in some for shard, attempt in one.confirmed.items()]
+                if confirmed:
+                    this = (INTENT.c.shard_id == sa.bindparam("shard"), INTENT.c.attempt == sa.bindparam("created"))
+                    db.execute(sa.update(INTENT).where(*this).values(outcome=CONFIRMED), confirmed)
 
     def renew(self, lease: Lease, now: datetime) -> None:
         """Prolongs the lease during a long step.

@@ -403,6 +403,7 @@ class Quiet:
     next_check_at: datetime
     escalates_at: datetime | None
     progress: Mapping[str, int | None]  # shard -> how many of its requests are done, where that has changed
+    confirmed: Mapping[str, int]  # shard -> its attempt, where the list shows that the create made nothing besides
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ the time allows, the next look goes on from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -20,10 +20,19 @@ from keld.price import Lane
 from keld.providers.base import Provider, RemoteBatch
 from keld.record import JobRun, Quiet, Shard
 from keld.runner.escalate import moment
+from keld.runner.sibling import Roll, roll_of, siblings_of
 from keld.runner.visit import SKEW, Account, Listed, Settings, World, log
 from keld.state import AT_PROVIDER, TERMINAL, RunState, State
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the list of an account shows: the batches by id; its roll, where it was read to its end for the sake of fresh ones."""
+
+    batches: Mapping[str, RemoteBatch]
+    roll: Roll | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +55,12 @@ def look(world: World, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Sha
         for shard in shards.get(run.id, ()):
             if shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
                 held.setdefault((shard.provider, shard.host), []).append(shard)
-    many = {account: of for account, of in held.items() if len(of) >= world.settings.list_from}
-    listed = {account: _listed(world, account, of, seen_at, until) for account, of in many.items()}
     out = {shard.run_id for of in held.values() for shard in of}
-    fresh = world.ledger.unconfirmed(sorted(out))  # whose create may have made others besides: a visit looks for them
-    noted = {run.id: _quiet(world, run, shards.get(run.id, ()), listed, fresh) for run in runs if run.id in out}
+    fresh = world.ledger.unconfirmed(sorted(out))  # whose create may have made others besides
+    many = {account: of for account, of in held.items() if len(of) >= world.settings.list_from}
+    seen = {account: _seen(world, account, of, seen_at, fresh, until) for account, of in many.items()}
+    listed = {account: one.batches for account, one in seen.items()}
+    noted = {run.id: _quiet(world, run, shards.get(run.id, ()), seen, fresh) for run in runs if run.id in out}
     return Look(
         listed, [quiet for quiet in noted.values() if quiet is not None], [run_id for run_id, quiet in noted.items() if quiet is None]
     )
@@ -62,18 +72,35 @@ def next_look(settings: Settings, shard: Shard, now: datetime) -> datetime:
     return now + min(max(age / 10, settings.poll_least), settings.poll_most)
 
 
-def _listed(world: World, account: Account, held: Sequence[Shard], seen_at: Mapping[str, datetime], until: float) -> dict[str, RemoteBatch]:
+def _seen(
+    world: World, account: Account, held: Sequence[Shard], seen_at: Mapping[str, datetime], fresh: Collection[str], until: float
+) -> _Seen:
+    """What the list of an account shows of these shards; where there are fresh ones among them, all of it from the first of their creates on."""
     found: dict[str, RemoteBatch] = {}
+    ids: set[str] = set()
+    complete = False
     try:
         provider = world.provider(account[0])
         if provider.host == account[1]:
-            for batch in _read(provider, held, seen_at, world.clock()):
-                found[batch.id] = batch
-                if time.monotonic() > until:
-                    break
+            now = world.clock()
+            created = [shard.intent_at or now for shard in held if shard.id in fresh]
+            whole = provider.batches(min(created) - SKEW) if created else None
+            _take(whole or (), found, until)
+            complete = whole is not None and whole.complete
+            ids = set(found)
+            if rest := [shard for shard in held if shard.batch_id not in found]:
+                _take(_read(provider, rest, seen_at, now), found, until)
     except KeldError as problem:
         log.warning("look.failed provider=%s problem=%s", account[0], type(problem).__name__)  # the visits say so where people see it
-    return found
+    return _Seen(found, roll_of(world.ledger, [found[batch_id] for batch_id in ids], complete=True) if complete else None)
+
+
+def _take(listed: Iterable[RemoteBatch], found: dict[str, RemoteBatch], until: float) -> None:
+    """Adds what is listed to what was found, for as long as there is time."""
+    for batch in listed:
+        found[batch.id] = batch
+        if time.monotonic() > until:
+            return
 
 
 def _read(provider: Provider, held: Sequence[Shard], seen_at: Mapping[str, datetime], now: datetime) -> Iterator[RemoteBatch]:
@@ -104,19 +131,25 @@ def _part(provider: Provider, shards: Sequence[Shard], after: str | None, now: d
         yield from _part(provider, shards, None, now)
 
 
-def _quiet(world: World, run: JobRun, shards: Sequence[Shard], listed: Listed, fresh: Collection[str]) -> Quiet | None:
+def _quiet(world: World, run: JobRun, shards: Sequence[Shard], seen: Mapping[Account, _Seen], fresh: Mapping[str, str]) -> Quiet | None:
     """What is noted of a job run where nothing has happened; None if a visit is to see."""
     now = world.clock()
     out = [shard for shard in shards if shard.state not in TERMINAL]
     if run.state is not RunState.OPEN or run.problem or not out or (run.lease_until is not None and run.lease_until >= now):
         return None
     progress: dict[str, int | None] = {}
+    confirmed: dict[str, int] = {}
     for shard in out:
-        batch = listed.get((shard.provider, shard.host), {}).get(shard.batch_id or "")
-        if shard.state is not State.IN_PROGRESS or batch is None or batch.state.ended or shard.id in fresh or _is_late(world, shard, now):
+        account = seen.get((shard.provider, shard.host))
+        batch = None if account is None else account.batches.get(shard.batch_id or "")
+        if shard.state is not State.IN_PROGRESS or account is None or batch is None or batch.state.ended or _is_late(world, shard, now):
             return None
         if batch.done != shard.done:
             progress[shard.id] = batch.done
+        if shard.id in fresh:
+            if not _stands_alone(world, shard, batch, account.roll, fresh[shard.id]):
+                return None
+            confirmed[shard.id] = shard.attempt
     try:
         escalates_at = moment(world, run, shards)
     except KeldError:
@@ -124,7 +157,22 @@ def _quiet(world: World, run: JobRun, shards: Sequence[Shard], listed: Listed, f
     if escalates_at is not None and escalates_at <= now:
         return None
     times = [next_look(world.settings, shard, now) for shard in out] + ([] if escalates_at is None else [escalates_at])
-    return Quiet(run_id=run.id, epoch=run.lease_epoch, next_check_at=min(times), escalates_at=escalates_at, progress=progress)
+    return Quiet(
+        run_id=run.id,
+        epoch=run.lease_epoch,
+        next_check_at=min(times),
+        escalates_at=escalates_at,
+        progress=progress,
+        confirmed=confirmed,
+    )
+
+
+def _stands_alone(world: World, shard: Shard, own: RemoteBatch, roll: Roll | None, outcome: str) -> bool:
+    """Whether it is proven that a shard's create made nothing besides its batch; a visit looks closer where it is not."""
+    if roll is None:
+        return False
+    found = siblings_of(world.provider(shard.provider), shard, own, roll, outcome, world.clock())
+    return not (found.marked or found.perhaps)
 
 
 def _is_late(world: World, shard: Shard, now: datetime) -> bool:

@@ -16,7 +16,7 @@ from keld.failpoint import failpoint
 from keld.price import Lane
 from keld.providers.base import BatchState, Provider, RemoteBatch
 from keld.record import Shard
-from keld.runner.sibling import part_with_siblings
+from keld.runner.sibling import part_with_siblings, roll_of
 from keld.runner.turn import queue_wait, wake_next
 from keld.runner.visit import LAG, SKEW, Visit, log
 from keld.state import AT_PROVIDER, Event, State
@@ -45,6 +45,7 @@ def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) ->
     fresh = _fresh(held)
     seen, complete = _listed(provider, held, fresh)
     listed = None if seen is None else {batch.id: batch for batch in seen}
+    roll = roll_of(held[0][0].ledger, seen or [] if fresh else [], complete=complete)
     failed: list[KeldError] = []
     for n, (visit, shard) in enumerate(_in_turns(held)):
         if time.monotonic() >= visit.until and (n or listed is not None):
@@ -57,7 +58,7 @@ def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) ->
                 batch = provider.get(shard.batch_id or "")
             failpoint("poll.received")
             if shard.id in fresh and batch is not None:
-                part_with_siblings(visit, provider, shard, batch, seen or [], outcome=fresh[shard.id], complete=complete)
+                part_with_siblings(visit, provider, shard, batch, roll, fresh[shard.id])
             observe(visit, shard, batch)
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", shard.run_id, lost)

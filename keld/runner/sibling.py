@@ -13,10 +13,12 @@ that one would be to cancel ours, so what a list shows in the place of our batch
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
+from keld.ledger import Ledger
 from keld.providers.base import Provider, RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
 from keld.record import Candidate, Shard
@@ -27,31 +29,60 @@ from keld.state import Event
 _BESIDE = timedelta(minutes=1)  # before and after the time that a create took
 
 
-def part_with_siblings(
-    visit: Visit, provider: Provider, shard: Shard, own: RemoteBatch, listed: Collection[RemoteBatch], *, outcome: str, complete: bool
-) -> None:
-    """Notes what the shard may have besides its `own` batch among those `listed`; done, it is not looked for again.
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """What the list of an account shows: the ids in it, the batches that the ledger does not have, and whether it was read to its end."""
 
-    Args:
-        outcome: how its create ended: with a reply, or adopted.
-        complete: the list was read to its end.  Else it is tried again for a while; that it cannot be read is no reason to leave paid
-            answers where they are.
-    """
-    took = (shard.submitted_at or visit.now()) - (shard.intent_at or visit.now())
+    ids: frozenset[str]
+    unknown: tuple[RemoteBatch, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Siblings:
+    """What stands beside a shard's batch: what carries its mark, and what may be its own."""
+
+    marked: tuple[RemoteBatch, ...]
+    perhaps: tuple[RemoteBatch, ...]
+
+
+def roll_of(ledger: Ledger, listed: Collection[RemoteBatch], *, complete: bool) -> Roll:
+    """The roll of a list, with one look into the ledger for all of it."""
+    ids = frozenset(batch.id for batch in listed)
+    known = ledger.known_batches(ids)
+    return Roll(ids, tuple(batch for batch in listed if batch.id not in known), complete)
+
+
+def siblings_of(provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, outcome: str, now: datetime) -> Siblings:
+    """What the roll shows beside a shard's `own` batch, whose create ended with a reply, or was adopted (`outcome`)."""
+    took = (shard.submitted_at or now) - (shard.intent_at or now)
     near = LAG if outcome == Event.ADOPTED else min(max(took, timedelta(0)), LAG) + _BESIDE
-    ids = {batch.id for batch in listed}
-    for batch in listed:
-        if batch.id == shard.batch_id or is_alias(batch, own, ids) or visit.ledger.knows_batch(batch.id):
+    marked, perhaps = [], []
+    for batch in roll.unknown:
+        if batch.id == own.id or is_alias(batch, own, roll.ids):
             continue
-        if provider.capabilities.marks_batches and is_of(batch, shard) is not None:
-            if is_of(batch, shard):
-                _part_with(visit, provider, shard, batch)
-        elif _may_be_of(batch, own, shard, near):
-            _note(visit, shard, batch)
-    if complete:
-        visit.ledger.confirm(visit.lease, shard, visit.now())
-    elif visit.now() - (shard.submitted_at or visit.now()) > LAG:
+        ours = is_of(batch, shard) if provider.capabilities.marks_batches else None
+        if ours:
+            marked.append(batch)
+        elif ours is None and _may_be_of(batch, own, shard, near):
+            perhaps.append(batch)
+    return Siblings(tuple(marked), tuple(perhaps))
+
+
+def part_with_siblings(visit: Visit, provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, outcome: str) -> None:
+    """Notes what the shard may have besides its `own` batch; done, it is not looked for again.
+
+    A list that is not complete is read again for a while; that it cannot be read is no reason to leave paid answers where they are.
+    """
+    found = siblings_of(provider, shard, own, roll, outcome, visit.now())
+    for batch in found.marked:
+        _part_with(visit, provider, shard, batch)
+    for batch in found.perhaps:
+        _note(visit, shard, batch)
+    late = visit.now() - (shard.submitted_at or visit.now()) > LAG
+    if late and not roll.complete:
         log.warning("shard.list_incomplete shard=%s batch_id=%s", shard.id, shard.batch_id)
+    if late or roll.complete:
         visit.ledger.confirm(visit.lease, shard, visit.now())
 
 
