@@ -283,12 +283,7 @@ class Play:
         if status is None or not status.over:
             now = self.host.clock()
             wish = (status.next_check_at or now) - now if status is not None else timedelta(0)
-            least = (
-                timedelta(seconds=1)
-                if n < _PATIENT
-                else min(timedelta(seconds=60) * 1.5 ** min(n - _PATIENT, 20), _STEP_MOST if n < 2 * _PATIENT else 4 * _STEP_MOST)
-            )
-            self.turn(max(wish, least))
+            self.turn(max(wish, _least(n)))
         return status
 
     def finish(self) -> Status | None:
@@ -387,6 +382,14 @@ class Play:
             self.violations.append(what)
 
     excess_usd: Decimal = Decimal(0)
+
+
+def _least(n: int) -> timedelta:
+    """How far the clock is turned at least before the `n`-th look."""
+    if n < _PATIENT:
+        return timedelta(seconds=1)
+    most = _STEP_MOST if n < 2 * _PATIENT else 4 * _STEP_MOST
+    return min(timedelta(minutes=1) * 1.5 ** min(n - _PATIENT, 20), most)
 
 
 def host_of(shape: str, *faults: Fault, quirks: Sequence[str] = (), heals_s: float | None = None, rows: int = 4, crowd: int = 3) -> Host:
