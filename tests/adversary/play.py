@@ -142,6 +142,7 @@ class Play:
     told: list[str] = field(default_factory=list)  # every problem, in the order of its first time
     violations: list[str] = field(default_factory=list)
     deaths: int = 0
+    skew: timedelta = timedelta(0)  # of the workers' clock against the host's
     lost_track: bool = False  # what the host hides for good need not be on our books
     _dies_in: int | None = None
     _dead: bool = False
@@ -200,7 +201,7 @@ class Play:
     def _now(self) -> datetime:
         if self._dead:
             raise Killed  # a dead worker writes nothing more
-        return self.host.clock()
+        return self.host.clock() + self.skew
 
     def _bury(self) -> None:
         """The worker is dead: another process goes on."""
@@ -247,17 +248,21 @@ class Play:
         return status
 
     def status(self) -> Status | None:
-        status = self.keld.find("adversary", "p")
+        return self._heard(self.keld.find("adversary", "p"))
+
+    def _heard(self, status: Status | None) -> Status | None:
         if status is not None:
             self.run_id = status.id
             if status.problem:
                 self._note(status.problem_kind or "", status.problem)
         return status
 
-    def advance(self) -> None:
+    def advance(self) -> Status | None:
+        """What the verb gives; where it failed, or its worker died, where the job run stands."""
         run_id = self.run_id
-        if run_id is not None:
-            self.verb(lambda: self.keld.advance(run_id, budget_s=self.budget_s))
+        if run_id is None:
+            return None
+        return self._heard(self.verb(lambda: self.keld.advance(run_id, budget_s=self.budget_s))) or self.status()
 
     def poll(self) -> None:
         self.verb(lambda: self.keld.poll(budget_s=self.budget_s))
@@ -278,10 +283,9 @@ class Play:
         """Looks once, as a worker does, and turns the clock to when the job run wants to be looked at again; the `n`-th time, by more."""
         if self.run_id is None and self.status() is None:
             self.submit()
-        self.advance()
-        status = self.status()
+        status = self.advance()
         if status is None or not status.over:
-            now = self.host.clock()
+            now = self._now()
             wish = (status.next_check_at or now) - now if status is not None else timedelta(0)
             self.turn(max(wish, _least(n)))
         return status
