@@ -41,8 +41,8 @@ MODELS = {"openai": "openai:gpt-5-mini", "anthropic": "anthropic:claude-haiku-4-
 LIMIT_S = 1.0
 _BUDGET_S = 2.0  # of a verb, where replies are slow
 _SLOW_MOST = 3  # slow replies in one verb: as many limits as its budget has, and the one that was begun before its end
-# By which a job run must be over, whatever goes wrong: two days a round where batches never end, and rows that were cancelled are moved on some ten times.
-_LAST = timedelta(days=30)
+# By which a job run must be over, whatever goes wrong: two or three days a round where batches never end, and rows that were cancelled are moved on some ten times.
+_LAST = timedelta(days=60)
 _PATIENT = 30  # ticks; those after them are ever farther apart
 _STEP_MOST = timedelta(hours=6)  # of the clock; later a day
 
