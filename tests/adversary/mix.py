@@ -77,6 +77,7 @@ _STEPS = st.one_of(
     st.tuples(st.just("die"), st.integers(0, 25)),
     st.tuples(st.just("die"), st.integers(0, 25)),
     st.tuples(st.just("turn"), st.sampled_from([5, 60, 130, 600, 7_200, 90_000])),
+    st.tuples(st.just("skew"), st.sampled_from([-86_400, -600, 600, 7_200])),
     st.tuples(st.sampled_from(["restart", "poll", "reconcile", "submit"]), st.just(0)),
 )
 
@@ -136,6 +137,8 @@ def _step(play: Play, what: str, much: int) -> None:
             play.dies_in(None)
         case "turn":
             play.turn(timedelta(seconds=much))
+        case "skew":
+            play.skew = timedelta(seconds=much)
         case "restart":
             play.restart()
         case "poll":

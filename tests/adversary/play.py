@@ -41,8 +41,8 @@ MODELS = {"openai": "openai:gpt-5-mini", "anthropic": "anthropic:claude-haiku-4-
 LIMIT_S = 1.0
 _BUDGET_S = 2.0  # of a verb, where replies are slow
 _SLOW_MOST = 3  # slow replies in one verb: as many limits as its budget has, and the one that was begun before its end
-# By which a job run must be over, whatever goes wrong: two days a round where batches never end, and rows that were cancelled are moved on some ten times.
-_LAST = timedelta(days=30)
+# By which a job run must be over, whatever goes wrong: two or three days a round where batches never end, and rows that were cancelled are moved on some ten times.
+_LAST = timedelta(days=60)
 _PATIENT = 30  # ticks; those after them are ever farther apart
 _STEP_MOST = timedelta(hours=6)  # of the clock; later a day
 
@@ -142,6 +142,7 @@ class Play:
     told: list[str] = field(default_factory=list)  # every problem, in the order of its first time
     violations: list[str] = field(default_factory=list)
     deaths: int = 0
+    skew: timedelta = timedelta(0)  # of the workers' clock against the host's
     lost_track: bool = False  # what the host hides for good need not be on our books
     _dies_in: int | None = None
     _dead: bool = False
@@ -200,7 +201,7 @@ class Play:
     def _now(self) -> datetime:
         if self._dead:
             raise Killed  # a dead worker writes nothing more
-        return self.host.clock()
+        return self.host.clock() + self.skew
 
     def _bury(self) -> None:
         """The worker is dead: another process goes on."""
@@ -247,17 +248,21 @@ class Play:
         return status
 
     def status(self) -> Status | None:
-        status = self.keld.find("adversary", "p")
+        return self._heard(self.keld.find("adversary", "p"))
+
+    def _heard(self, status: Status | None) -> Status | None:
         if status is not None:
             self.run_id = status.id
             if status.problem:
                 self._note(status.problem_kind or "", status.problem)
         return status
 
-    def advance(self) -> None:
+    def advance(self) -> Status | None:
+        """What the verb gives; where it failed, or its worker died, where the job run stands."""
         run_id = self.run_id
-        if run_id is not None:
-            self.verb(lambda: self.keld.advance(run_id, budget_s=self.budget_s))
+        if run_id is None:
+            return None
+        return self._heard(self.verb(lambda: self.keld.advance(run_id, budget_s=self.budget_s))) or self.status()
 
     def poll(self) -> None:
         self.verb(lambda: self.keld.poll(budget_s=self.budget_s))
@@ -278,17 +283,11 @@ class Play:
         """Looks once, as a worker does, and turns the clock to when the job run wants to be looked at again; the `n`-th time, by more."""
         if self.run_id is None and self.status() is None:
             self.submit()
-        self.advance()
-        status = self.status()
+        status = self.advance()
         if status is None or not status.over:
-            now = self.host.clock()
+            now = self._now()
             wish = (status.next_check_at or now) - now if status is not None else timedelta(0)
-            least = (
-                timedelta(seconds=1)
-                if n < _PATIENT
-                else min(timedelta(seconds=60) * 1.5 ** min(n - _PATIENT, 20), _STEP_MOST if n < 2 * _PATIENT else 4 * _STEP_MOST)
-            )
-            self.turn(max(wish, least))
+            self.turn(max(wish, _least(n)))
         return status
 
     def finish(self) -> Status | None:
@@ -387,6 +386,14 @@ class Play:
             self.violations.append(what)
 
     excess_usd: Decimal = Decimal(0)
+
+
+def _least(n: int) -> timedelta:
+    """How far the clock is turned at least before the `n`-th look."""
+    if n < _PATIENT:
+        return timedelta(seconds=1)
+    most = _STEP_MOST if n < 2 * _PATIENT else 4 * _STEP_MOST
+    return min(timedelta(minutes=1) * 1.5 ** min(n - _PATIENT, 20), most)
 
 
 def host_of(shape: str, *faults: Fault, quirks: Sequence[str] = (), heals_s: float | None = None, rows: int = 4, crowd: int = 3) -> Host:
