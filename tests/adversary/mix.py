@@ -158,7 +158,9 @@ def _is_beyond_telling(mix: Mix) -> bool:
     """Whether the host itself hides, for good, that a row was bought twice: no reply of it could ever tell."""
     quirks = set(mix.quirks)
     creates = [fault for fault in mix.faults if fault.at == "create" and fault.done]
-    repeated = any(fault.calls > 1 for fault in creates)
+    # One that is listed, or lands, after the last look for it is sent again: whether it is ever shown is the list's to say.
+    late = any(fault.lands_s or "lags_long" in quirks for fault in creates)
+    repeated = late or any(fault.calls > 1 for fault in creates)
     unlisted = bool({"list_404", "fails_later", "ignores_after_all_new"} & quirks) or any(
         fault.at == "list" and fault.times is None and fault.for_s is None for fault in mix.faults
     )
