@@ -39,7 +39,6 @@ class Case:
         tells: a pattern that is found in what was told.
         act: how it is driven; one of `ACTS`.
         creates: how many creates there may be; None: any number.
-        open: why it is not so yet, at any of its shapes.
         cancels: how many cancels there must be at least, and may be at most; None: any number.
     """
 
@@ -55,7 +54,6 @@ class Case:
     act: str = "run"
     creates: int | None = None
     cancels: tuple[int, int] | None = None
-    open: str = ""
     crowd: int = 3
     rows: int = 4
     shard: int | None = None
@@ -175,7 +173,6 @@ def _table() -> Iterator[Case]:
         does="nothing is lost, and the host lists batches under other ids",
         quirks=("other_ids",),
         creates=1,
-        open="a batch of ours under another id is taken for a second one",
         cancels=(0, 0),
     )
     for quirk in ("oldest_first", "ignores_after", "no_metadata", "list_404", "lags_long"):

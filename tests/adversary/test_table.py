@@ -20,13 +20,11 @@ def quickly() -> Iterator[None]:
 def cases() -> list[object]:
     """Every case at each of its shapes; one in some in the fast suite."""
     both = [(case, shape) for case in CASES for shape in case.on]
-    return [
-        pytest.param(case, shape, id=f"{case} - {shape}", marks=_marks(case, slow=n % _EVERY != 0)) for n, (case, shape) in enumerate(both)
-    ]
+    return [pytest.param(case, shape, id=f"{case} - {shape}", marks=_marks(slow=n % _EVERY != 0)) for n, (case, shape) in enumerate(both)]
 
 
-def _marks(case: Case, *, slow: bool) -> list[pytest.MarkDecorator]:
-    return [*([pytest.mark.slow] if slow else []), *([pytest.mark.xfail(reason=case.open, strict=True)] if case.open else [])]
+def _marks(*, slow: bool) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if slow else []
 
 
 @pytest.mark.parametrize(("case", "shape"), cases())
