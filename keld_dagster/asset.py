@@ -244,9 +244,13 @@ def _bring_on(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partit
 
 
 def _found_or_submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None, collected: str | None) -> Status:
-    """The job run that this run was launched to collect, where it is over: asked for anew, rows that failed for good would be sent again."""
-    status = None if collected is None else keld.status(collected)
-    return status if status is not None and status.over else _submitted(context, pair, keld, partition)
+    """The job run that this run was launched to collect, where it is over: asked for anew, rows that failed for good would be sent again.
+
+    What is declared may have changed since it was sent, and no submit may have noticed.
+    """
+    if collected is None or not keld.status(collected).over:
+        return _submitted(context, pair, keld, partition)
+    return keld.compare(collected, pair.job, pair.source.path, owner=_owner(context, pair), source_name=pair.source.name)
 
 
 def _submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None) -> Status:
