@@ -169,7 +169,7 @@ def _quiet(world: World, run: JobRun, shards: Sequence[Shard], seen: Mapping[Acc
 
 def _stands_alone(world: World, shard: Shard, own: RemoteBatch, roll: Roll | None, outcome: str) -> bool:
     """Whether it is proven that a shard's create made nothing besides its batch; a visit looks closer where it is not."""
-    if roll is None:
+    if roll is None or not roll.proves(own):
         return False
     found = siblings_of(world.provider(shard.provider), shard, own, roll, outcome, world.clock())
     return not (found.marked or found.perhaps)

@@ -35,9 +35,9 @@ from keld.runner.observe import cancel, observe_all
 from keld.runner.round import due_of, early_round, next_round
 from keld.runner.search import search
 from keld.runner.submit import stage, submit, submit_again
-from keld.runner.sweep import Finding, Sweep
+from keld.runner.sweep import Finding, Sweep, Verdict
 from keld.runner.turn import gives_way_until
-from keld.runner.visit import Visit, World, log
+from keld.runner.visit import LAG, Visit, World, log
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
 
 _LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
@@ -233,8 +233,11 @@ class Runner:
                 continue
             sweep = Sweep(self.world, provider, self._visiting, self._foreign, suspect.sizes, harvest)
             try:
-                for finding in list(sweep.find(suspect.since)):
+                findings = list(sweep.find(suspect.since))
+                for finding in findings:
                     sweep.act(finding)
+                if not any(finding.verdict is Verdict.UNPROVEN for finding in findings):
+                    self.ledger.confirm_swept(suspect.provider, suspect.host, now - LAG)
             except (LedgerError, StagingError):
                 raise
             except KeldError as problem:
