@@ -511,7 +511,7 @@ class Ledger:
                     this = (
                         INTENT.c.shard_id == sa.bindparam("shard"),
                         INTENT.c.attempt == sa.bindparam("created"),
-                        INTENT.c.outcome.in_([Event.CREATED, Event.ADOPTED]),
+                        sa.or_(INTENT.c.outcome == Event.CREATED, INTENT.c.outcome == Event.ADOPTED),  # no `in_` for many rows at once
                     )
                     db.execute(sa.update(INTENT).where(*this).values(outcome=CONFIRMED), confirmed)
 

@@ -90,6 +90,9 @@ def roll_of(ledger: Ledger, listed: Collection[RemoteBatch], *, complete: bool) 
     return Roll(ids, marked, sorted(unmarked, key=_made_at), complete)
 
 
+NO_ROLL = Roll(frozenset(), {}, (), complete=False)
+
+
 def _made_at(batch: RemoteBatch) -> datetime:
     return batch.created_at
 
