@@ -111,6 +111,10 @@ def build_batch_assets(
         )
     partitions_def = partitions_def or origin.partitions_def
     key = _result_key(name or _asset_name(job), key_prefix)
+    if key == origin.key:
+        raise ValueError(
+            f"{job.name}: the result would be {key.to_user_string()}, which is its source. Give build_batch_assets(name=...) another name."
+        )
     check_fit(key.to_user_string(), origin, partitions_def)
     common: dict[str, Any] = {
         "group_name": group_name,

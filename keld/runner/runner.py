@@ -40,7 +40,8 @@ from keld.runner.turn import gives_way_until
 from keld.runner.visit import LAG, Visit, World, log
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
 
-_LISTING, _ENTERING = 0.6, 0.1  # of the time of a poll: for the lists, and for taking leases; the rest is for what the lists have shown
+_LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
+_ENTERING = 0.2  # of that rest, for taking leases
 
 
 class Runner:
@@ -77,20 +78,21 @@ class Runner:
     def poll(self, run_ids: Sequence[str], budget: timedelta) -> list[JobRun]:
         """Looks at the providers for job runs that no other worker holds; records what has ended; asks due cancels."""
         budget_s = budget.total_seconds()
+        end = time.monotonic() + budget_s
         visits: list[Visit] = []
         try:
-            with within(time.monotonic() + budget_s):
+            with within(end):
                 self._sweep_due(harvest=False)
                 world, restless = self._look(run_ids, budget)
             # Each part has its time in any case, however slow the one before was: at least one job run is looked at.
-            enter_s = budget_s * _ENTERING
-            entering = time.monotonic() + enter_s
+            left_s = max(end - time.monotonic(), budget_s * (1 - _LISTING))
+            entering = time.monotonic() + left_s * _ENTERING
             for run_id in restless:
                 if visits and time.monotonic() > entering:
                     break
                 if (visit := self._enter(run_id, budget, world)) is not None:
                     visits.append(visit)
-            until = time.monotonic() + budget_s - budget_s * _LISTING - enter_s
+            until = time.monotonic() + left_s * (1 - _ENTERING)
             for visit in visits:
                 visit.until = until
             with within(until):
