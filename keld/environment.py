@@ -208,6 +208,21 @@ class Keld:
             return self._attach(opened or self._first(job, key, mine), target, mine)
         return self.status(opened.id)
 
+    def compare(self, run_id: str, job: Job, source: Any = None, *, owner: str | None = None, source_name: str | None = None) -> Status:
+        """The status of a job run, with what is declared otherwise by now noted as `outdated`, whether it is over or not.
+
+        For whoever hands out the rows of a job run that was submitted earlier.  The source is not read, and nothing is sent.
+
+        Raises:
+            UnknownJobRun: there is none.
+        """
+        run = self.ledger.run(run_id)
+        mine = _identity(job, source, run.partition, owner, source_name)
+        outdated = mine.changed_since(run.fingerprint, run.declared, run.source)
+        if outdated != run.outdated:
+            self.ledger.note_outdated(run.id, outdated)
+        return self.status(run_id)
+
     def advance(self, run_id: str, *, budget_s: float = 60.0) -> Status:
         """Does whatever is due for a job run, for about `budget_s`; idempotent, callable from anywhere."""
         self.runner.advance(run_id, timedelta(seconds=budget_s))

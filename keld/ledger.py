@@ -57,6 +57,9 @@ log = logging.getLogger("keld")
 # After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
 _FREEING = (Event.UNSENT, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
 CONFIRMED = "confirmed"  # the outcome of a create that was accepted, and made nothing besides that is not known
+_ENDED_UNCONFIRMED = sa.and_(  # its batch was over before the list had shown what else its create made
+    INTENT.c.outcome.in_([Event.CREATED, Event.ADOPTED]), SHARD.c.lane == Lane.BATCH, SHARD.c.state.not_in(AT_PROVIDER)
+)
 _CREATE_OUTCOMES = (
     Event.CREATED,
     Event.ADOPTED,
@@ -244,7 +247,7 @@ class Ledger:
             return [Waiting(**row._mapping) for row in db.execute(query)]
 
     def suspects(self, since: datetime) -> list[Suspect]:
-        """The accounts where a create of after `since` may land late, and those with strays that are not settled."""
+        """The accounts where a create of after `since` may land late, or have made another batch besides; and those with strays that are not settled."""
         # One that was refused may land late, too; that of a shard that is sent again is found beside its next create.
         given_up = sa.and_(
             SHARD.c.state.in_([State.REJECTED, State.DROPPED]),
@@ -254,7 +257,7 @@ class Ledger:
         late = (
             sa.select(SHARD.c.provider, SHARD.c.host, INTENT.c.at, SHARD.c.requests)
             .join(SHARD, SHARD.c.id == INTENT.c.shard_id)
-            .where(INTENT.c.at > since, sa.or_(INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]), given_up))
+            .where(INTENT.c.at > since, sa.or_(INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]), given_up, _ENDED_UNCONFIRMED))
         )
         strays, perhaps = (
             sa.select(of.c.provider, of.c.host, of.c.found_at, of.c.requests).where(of.c.settled_at.is_(None)) for of in (STRAY, CANDIDATE)
@@ -505,7 +508,11 @@ class Ledger:
                     db.execute(done, progress)
                 confirmed = [{"shard": shard, "created": attempt} for one in some for shard, attempt in one.confirmed.items()]
                 if confirmed:
-                    this = (INTENT.c.shard_id == sa.bindparam("shard"), INTENT.c.attempt == sa.bindparam("created"))
+                    this = (
+                        INTENT.c.shard_id == sa.bindparam("shard"),
+                        INTENT.c.attempt == sa.bindparam("created"),
+                        sa.or_(INTENT.c.outcome == Event.CREATED, INTENT.c.outcome == Event.ADOPTED),  # no `in_` for many rows at once
+                    )
                     db.execute(sa.update(INTENT).where(*this).values(outcome=CONFIRMED), confirmed)
 
     def renew(self, lease: Lease, now: datetime) -> None:
@@ -584,6 +591,16 @@ class Ledger:
             this = (INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt)
             db.execute(sa.update(INTENT).where(*this).values(outcome=CONFIRMED))
         failpoint("ledger.confirmed.after")
+
+    def confirm_swept(self, provider: str, host: str, before: datetime) -> None:
+        """Notes that the list of an account was looked through for what the creates of until `before`, whose batches have ended, made besides."""
+        here = (SHARD.c.id == INTENT.c.shard_id, SHARD.c.provider == provider, SHARD.c.host == host)
+        with self._db.write() as db:
+            db.execute(
+                sa.update(INTENT)
+                .where(INTENT.c.at <= before, sa.exists().where(*here, _ENDED_UNCONFIRMED).correlate(INTENT))
+                .values(outcome=CONFIRMED)
+            )
 
     def note_progress(self, lease: Lease, shard: Shard, done: int | None, now: datetime, not_before: datetime | None = None) -> None:
         """How many requests of a shard the provider says are done; a claim, kept for people, no event.

@@ -111,6 +111,10 @@ def build_batch_assets(
         )
     partitions_def = partitions_def or origin.partitions_def
     key = _result_key(name or _asset_name(job), key_prefix)
+    if key == origin.key:
+        raise ValueError(
+            f"{job.name}: the result would be {key.to_user_string()}, which is its source. Give build_batch_assets(name=...) another name."
+        )
     check_fit(key.to_user_string(), origin, partitions_def)
     common: dict[str, Any] = {
         "group_name": group_name,
@@ -244,9 +248,13 @@ def _bring_on(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partit
 
 
 def _found_or_submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None, collected: str | None) -> Status:
-    """The job run that this run was launched to collect, where it is over: asked for anew, rows that failed for good would be sent again."""
-    status = None if collected is None else keld.status(collected)
-    return status if status is not None and status.over else _submitted(context, pair, keld, partition)
+    """The job run that this run was launched to collect, where it is over: asked for anew, rows that failed for good would be sent again.
+
+    What is declared may have changed since it was sent, and no submit may have noticed.
+    """
+    if collected is None or not keld.status(collected).over:
+        return _submitted(context, pair, keld, partition)
+    return keld.compare(collected, pair.job, pair.source.path, owner=_owner(context, pair), source_name=pair.source.name)
 
 
 def _submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None) -> Status:

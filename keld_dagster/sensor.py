@@ -12,7 +12,7 @@ import dagster as dg
 
 from keld_dagster.resource import KeldResource
 from keld_dagster.tick import Tick
-from keld_dagster.watch import RESOURCE_TAG, results_of, watched_in
+from keld_dagster.watch import RESOURCE_TAG, results_in, results_of, watched_in
 
 _NAME = "keld_sensor"
 _OWN = "keld/assets"  # metadata of a sensor that was made for some assets: the other one leaves these to it
@@ -92,7 +92,7 @@ def _sensor(
         resource: KeldResource = getattr(context.resources, resource_key)
         keld = resource.get(_location(context))
         with dg.partition_loading_context(dynamic_partitions_store=context.instance):
-            return Tick(context, keld, watched, until).result()
+            return Tick(context, keld, watched, until, results_in(repository.asset_graph) - watched.keys(), _location(context)).result()
 
     return keld_sensor
 

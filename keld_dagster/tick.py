@@ -11,7 +11,7 @@ machine, and the cursor says with which the next tick begins.
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
 from typing import Any
@@ -20,6 +20,7 @@ import dagster as dg
 
 from keld import Keld, Status
 from keld_dagster.hold import hold_id, open_holds, release
+from keld_dagster.resource import location_of
 from keld_dagster.wait import ASSET_TAG, BACKFILL_TAG, COLLECT, JOB_RUN_TAG, PARTITION_TAG, PHASE_TAG, WAIT_TAG, Wait, place_of
 from keld_dagster.watch import Watched
 
@@ -58,6 +59,8 @@ class Tick:
 
     Args:
         watched: the result assets that this sensor brings in.
+        others: the result assets of the code location that other sensors bring in.
+        location: the code location's name; None in a test.
         until: `time.monotonic()` after which nothing more is begun.
     """
 
@@ -65,6 +68,8 @@ class Tick:
     keld: Keld
     watched: Mapping[dg.AssetKey, Watched]
     until: float
+    others: Collection[dg.AssetKey] = ()
+    location: str | None = None
     statuses: dict[str, Status] = field(default_factory=dict)  # by job run
     requests: list[dg.RunRequest] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -113,7 +118,8 @@ class Tick:
             except (KeyError, ValueError):
                 self.log.warning(f"Hold run {run.run_id} has no readable tags; terminate it.")
                 continue
-            if wait.asset in self.watched:  # else it is another sensor's
+            orphaned = wait.asset not in self.others and location_of(run) == self.location
+            if wait.asset in self.watched or orphaned:  # else it is another sensor's
                 yield _Turn(run.run_id, wait, run)
 
     def _poll(self) -> None:
@@ -144,6 +150,9 @@ class Tick:
             collects = self._collects([] if wait is None else [wait])
         if wait is None:
             return  # a command line's, or its submit run is not through yet
+        if wait.asset not in self.watched:
+            self._end_orphan(turn, wait)
+            return
         statuses = self._statuses(wait)
         settled = [self._settle(wait, status, collects.of(wait, partition), collects.brought) for partition, status in statuses.items()]
         if turn.hold is not None and all(settled):
@@ -305,6 +314,22 @@ class Tick:
         return backfill is not None and backfill.status.value == "REQUESTED"
 
     # -- the end ------------------------------------------------------------------------------------------------
+
+    def _end_orphan(self, turn: _Turn, wait: Wait) -> None:
+        """Ends a wait whose asset was renamed or removed meanwhile, when the provider is through with it; it would keep its backfill open for ever.
+
+        Not as cancelled: what is paid for is kept, for whichever asset has the job now.
+        """
+        statuses = [self.statuses[job_run] for job_run in wait.job_runs.values() if job_run in self.statuses]
+        if turn.hold is None or len(statuses) < len(wait.job_runs) or any(not self._is_due(status) for status in statuses):
+            return  # some are in another ledger, or still under way
+        name = wait.asset.to_user_string()
+        self.log.warning(f"{name} is not in this code location any more: hold run {turn.hold.run_id} is ended. Its answers are kept.")
+        release(
+            self.context.instance,
+            turn.hold,
+            f"{name} is not in this code location any more. What was answered is paid, and kept: materialize the asset that has the job now.",
+        )
 
     def _release(self, hold: dg.DagsterRun, statuses: Sequence[Status]) -> None:
         cancelled = sum(status.state == "cancelled" for status in statuses)

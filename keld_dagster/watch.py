@@ -44,6 +44,11 @@ def watched_in(graph: BaseAssetGraph[Any], resource_key: str) -> dict[dg.AssetKe
     }
 
 
+def results_in(graph: BaseAssetGraph[Any]) -> frozenset[dg.AssetKey]:
+    """The result assets of a code location, whichever resource they use."""
+    return frozenset(node.key for node in graph.asset_nodes if JOB_METADATA in node.metadata)
+
+
 def downstream_of(graph: BaseAssetGraph[Any], key: dg.AssetKey) -> frozenset[dg.AssetKey]:
     """Everything that is made of an asset, however far."""
     found: set[dg.AssetKey] = set()

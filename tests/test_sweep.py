@@ -275,6 +275,23 @@ def test_of_a_create_that_was_done_twice_the_one_beside_is_stopped(keld: Keld, e
     assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
 
 
+@pytest.mark.parametrize("lag_s", [40, 500])
+def test_a_list_that_lags_behind_does_not_prove_that_a_create_made_one_batch(keld: Keld, emulator: Emulator, lag_s: int) -> None:
+    """It is whole, and shows neither; by the time it does, the one that counts may be over."""
+    fault(emulator, "create", "twice")
+    fault(emulator, "create", "list_lag", for_s=lag_s, times=2)
+    fault(emulator, "life", "stuck", done=0.5, match={"batch": 2})
+    status = keld.submit(triage(openai), tickets())
+    keld.advance(status.id)
+    keld.poll()
+    status = sweep(keld, emulator, finish(keld, emulator, status.id), ticks=3)
+    assert Counter(purchases(emulator).values()) == {2: 3, 1: 3}
+    assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
+    listed = len([call for call in emulator.requests() if call.method == "GET" and call.path.rstrip("/").endswith("batches")])
+    sweep(keld, emulator, status)
+    assert listed == len([call for call in emulator.requests() if call.method == "GET" and call.path.rstrip("/").endswith("batches")])
+
+
 def test_where_no_mark_tells_the_one_beside_is_reserved_for_and_counted_when_its_results_tell(keld: Keld, emulator: Emulator) -> None:
     fault(emulator, "create", "twice")
     status = keld.submit(triage(anthropic), tickets())

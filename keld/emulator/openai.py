@@ -303,6 +303,8 @@ class OpenAI:
     def _over_limit(self, batch: Batch, planned: bool) -> list[Problem]:
         """Whether the model's queue is full: tokens count from validation until their batch has ended."""
         limit = self.store.settings.enqueued_token_limit
+        if limit is None and not planned:
+            return []  # else each create would look at all batches there are
         with self.store.lock:
             others = [other for other in self.store.batches("openai") if other is not batch and other.model == batch.model]
             now = self.store.clock.time()

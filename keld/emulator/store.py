@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ class Store:
         self.realtime_bill = RealtimeBill(folder / "realtime.bill.jsonl")
         self._files: dict[str, StoredFile] = {}
         self._batches: dict[str, Batch] = {}
+        self._created: Counter[Provider] = Counter()
         self._ordinal = 0
         self._workers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keld-emulator-worker")
 
@@ -135,7 +137,7 @@ class Store:
     def next_ordinal(self, provider: Provider) -> int:
         """The ordinal the provider's next batch will have, from 1."""
         with self.lock:
-            return 1 + sum(batch.provider == provider for batch in self._batches.values())
+            return 1 + self._created[provider]
 
     def new_batch(self, batch_id: str, *, dialect: Answering, path: str, model: str | None) -> tuple[Batch, int | None]:
         """A batch with its fate drawn, not yet registered; and the status a late landing answers (0: not at all)."""
@@ -164,6 +166,7 @@ class Store:
         """Register a batch and have `prepare` (validate, then answer) run by a worker."""
         with self.lock:
             self._batches[batch.id] = batch
+            self._created[batch.provider] += 1
         self._workers.submit(self._run, batch, prepare)
 
     @staticmethod

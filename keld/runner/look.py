@@ -29,7 +29,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the list of an account shows: the batches by id; its roll, where it was read to its end for the sake of fresh ones."""
+    """What the list of an account shows: the batches by id; its roll, where there are fresh ones, for whose sake all of it is read."""
 
     batches: Mapping[str, RemoteBatch]
     roll: Roll | None
@@ -37,12 +37,13 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What came of it: the batches that were listed; of which job runs it is only noted; which ask for a visit, in the order they were given.
+    """What came of it: the batches that were listed, and the rolls; of which job runs it is only noted; which ask for a visit, in the order given.
 
     A job run that has nothing at a provider is in neither.
     """
 
     listed: Listed
+    rolls: Mapping[Account, Roll]
     quiet: Sequence[Quiet]
     restless: Sequence[str]
 
@@ -62,7 +63,10 @@ def look(world: World, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Sha
     listed = {account: one.batches for account, one in seen.items()}
     noted = {run.id: _quiet(world, run, shards.get(run.id, ()), seen, fresh) for run in runs if run.id in out}
     return Look(
-        listed, [quiet for quiet in noted.values() if quiet is not None], [run_id for run_id, quiet in noted.items() if quiet is None]
+        listed,
+        {account: one.roll for account, one in seen.items() if one.roll is not None},
+        [quiet for quiet in noted.values() if quiet is not None],
+        [run_id for run_id, quiet in noted.items() if quiet is None],
     )
 
 
@@ -79,20 +83,21 @@ def _seen(
     found: dict[str, RemoteBatch] = {}
     ids: set[str] = set()
     complete = False
+    now = world.clock()
+    created = [shard.intent_at or now for shard in held if shard.id in fresh]
     try:
         provider = world.provider(account[0])
         if provider.host == account[1]:
-            now = world.clock()
-            created = [shard.intent_at or now for shard in held if shard.id in fresh]
-            whole = provider.batches(min(created) - SKEW) if created else None
-            _take(whole or (), found, until)
-            complete = whole is not None and whole.complete
+            if created:
+                whole = provider.batches(min(created) - SKEW)
+                _take(whole, found, until)
+                complete = whole.complete
             ids = set(found)
             if rest := [shard for shard in held if shard.batch_id not in found]:
                 _take(_read(provider, rest, seen_at, now), found, until)
     except KeldError as problem:
         log.warning("look.failed provider=%s problem=%s", account[0], type(problem).__name__)  # the visits say so where people see it
-    return _Seen(found, roll_of(world.ledger, [found[batch_id] for batch_id in ids], complete=True) if complete else None)
+    return _Seen(found, roll_of(world.ledger, [found[batch_id] for batch_id in ids], complete=complete) if created else None)
 
 
 def _take(listed: Iterable[RemoteBatch], found: dict[str, RemoteBatch], until: float) -> None:
@@ -169,7 +174,7 @@ def _quiet(world: World, run: JobRun, shards: Sequence[Shard], seen: Mapping[Acc
 
 def _stands_alone(world: World, shard: Shard, own: RemoteBatch, roll: Roll | None, outcome: str) -> bool:
     """Whether it is proven that a shard's create made nothing besides its batch; a visit looks closer where it is not."""
-    if roll is None:
+    if roll is None or not roll.proves(own):
         return False
     found = siblings_of(world.provider(shard.provider), shard, own, roll, outcome, world.clock())
     return not (found.marked or found.perhaps)

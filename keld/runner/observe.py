@@ -16,7 +16,7 @@ from keld.failpoint import failpoint
 from keld.price import Lane
 from keld.providers.base import BatchState, Provider, RemoteBatch
 from keld.record import Shard
-from keld.runner.sibling import part_with_siblings, roll_of
+from keld.runner.sibling import NO_ROLL, Roll, part_with_siblings, roll_of
 from keld.runner.turn import queue_wait, wake_next
 from keld.runner.visit import LAG, SKEW, Visit, log
 from keld.state import AT_PROVIDER, Event, State
@@ -43,12 +43,14 @@ def observe_all(visits: Sequence[Visit]) -> None:
 
 def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) -> None:
     fresh = _fresh(held)
-    seen, complete = _listed(provider, held, fresh)
-    listed = None if seen is None else {batch.id: batch for batch in seen}
-    roll = roll_of(held[0][0].ledger, seen or [] if fresh else [], complete=complete)
+    listed, roll = _listed(provider, held, fresh)
     failed: list[KeldError] = []
-    for n, (visit, shard) in enumerate(_in_turns(held)):
-        if time.monotonic() >= visit.until and (n or listed is not None):
+    in_turns = _in_turns(held)
+    for n, (visit, shard) in enumerate(in_turns):
+        if n and time.monotonic() >= visit.until:
+            looked_at = {visit.lease.run_id for visit, _ in in_turns[:n]}
+            for visit, _ in in_turns[n:]:
+                visit.passed_over = visit.lease.run_id not in looked_at
             return
         failpoint("poll.send")
         # A list may lag behind; what is missing there, or ended there, is asked for itself before it is believed.
@@ -95,28 +97,30 @@ def _not_seen(visit: Visit, shard: Shard, problem: KeldError) -> None:
     visit.stuck[shard.id] = str(problem)
 
 
-def _listed(provider: Provider, held: Sequence[tuple[Visit, Shard]], fresh: Mapping[str, str]) -> tuple[list[RemoteBatch] | None, bool]:
-    """Batches from as few list pages as have those wanted, as far as these can be read; and whether they are all there are.
+def _listed(
+    provider: Provider, held: Sequence[tuple[Visit, Shard]], fresh: Mapping[str, str]
+) -> tuple[Mapping[str, RemoteBatch] | None, Roll]:
+    """Batches from as few list pages as have those wanted, as far as these can be read; and the roll, where there are `fresh` ones among them.
 
-    None where asking one by one takes no more calls, and no `fresh` ones are among them.  What a poll has just listed (`look`) is not
-    read again, but where `fresh` ones want to see what else there is.
+    None where asking one by one takes no more calls.  What a poll has just listed (`look`) is not read again.
     """
     visit, shard = held[0]
-    if visit.world.listed is not None and not fresh:
-        return list(visit.world.listed.get((shard.provider, shard.host), {}).values()), False
+    account = (shard.provider, shard.host)
+    if visit.world.listed is not None and (account in visit.world.listed or not fresh):
+        return visit.world.listed.get(account, {}), visit.world.rolls.get(account, NO_ROLL)
     if len(held) < visit.settings.list_from and not fresh:
-        return None, False
+        return None, NO_ROLL
     since = min((shard.intent_at if shard.id in fresh else shard.submitted_at) or visit.now() for _, shard in held) - SKEW
-    wanted, seen, listing = {shard.batch_id for _, shard in held}, [], provider.batches(since)
+    wanted, seen, listing = {shard.batch_id for _, shard in held}, {}, provider.batches(since)
     try:
         for batch in listing:
-            seen.append(batch)
+            seen[batch.id] = batch
             wanted.discard(batch.id)
             if (not wanted and not fresh) or time.monotonic() >= visit.until:
                 break
     except (ProviderUnreachable, ProviderRefused) as problem:
         log.warning("list.failed provider=%s problem=%s", provider.name, type(problem).__name__)  # each is asked for itself
-    return seen, listing.complete
+    return seen, roll_of(visit.ledger, seen.values(), complete=listing.complete) if fresh else NO_ROLL
 
 
 def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:

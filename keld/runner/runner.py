@@ -35,12 +35,13 @@ from keld.runner.observe import cancel, observe_all
 from keld.runner.round import due_of, early_round, next_round
 from keld.runner.search import search
 from keld.runner.submit import stage, submit, submit_again
-from keld.runner.sweep import Finding, Sweep
+from keld.runner.sweep import Finding, Sweep, Verdict
 from keld.runner.turn import gives_way_until
-from keld.runner.visit import Visit, World, log
+from keld.runner.visit import LAG, Visit, World, log
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
 
 _LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
+_ENTERING = 0.2  # of that rest, for taking leases
 
 
 class Runner:
@@ -76,16 +77,25 @@ class Runner:
 
     def poll(self, run_ids: Sequence[str], budget: timedelta) -> list[JobRun]:
         """Looks at the providers for job runs that no other worker holds; records what has ended; asks due cancels."""
-        until = time.monotonic() + budget.total_seconds()
+        budget_s = budget.total_seconds()
+        end = time.monotonic() + budget_s
         visits: list[Visit] = []
         try:
-            with within(until):
+            with within(end):
                 self._sweep_due(harvest=False)
                 world, restless = self._look(run_ids, budget)
-                for run_id in restless:
-                    if time.monotonic() < until and (visit := self._enter(run_id, budget, world)) is not None:
-                        visit.until = until
-                        visits.append(visit)
+            # Each part has its time in any case, however slow the one before was: at least one job run is looked at.
+            left_s = max(end - time.monotonic(), budget_s * (1 - _LISTING))
+            entering = time.monotonic() + left_s * _ENTERING
+            for run_id in restless:
+                if visits and time.monotonic() > entering:
+                    break
+                if (visit := self._enter(run_id, budget, world)) is not None:
+                    visits.append(visit)
+            until = time.monotonic() + left_s * (1 - _ENTERING)
+            for visit in visits:
+                visit.until = until
+            with within(until):
                 observe_all(visits)
                 for visit in visits:
                     run = self.ledger.run(visit.lease.run_id)
@@ -103,7 +113,7 @@ class Runner:
         runs = sorted((run for run in self._runs(run_ids) if not run.over), key=lambda run: run.next_check_at or run.created_at)
         seen = look(world, runs, self.ledger.shards_of([run.id for run in runs]), time.monotonic() + budget.total_seconds() * _LISTING)
         self.ledger.note_quiet(seen.quiet)
-        return replace(world, listed=seen.listed), list(seen.restless)
+        return replace(world, listed=seen.listed, rolls=seen.rolls), list(seen.restless)
 
     def _runs(self, run_ids: Sequence[str]) -> list[JobRun]:
         """These job runs as they stand.
@@ -233,8 +243,11 @@ class Runner:
                 continue
             sweep = Sweep(self.world, provider, self._visiting, self._foreign, suspect.sizes, harvest)
             try:
-                for finding in list(sweep.find(suspect.since)):
+                findings = list(sweep.find(suspect.since))
+                for finding in findings:
                     sweep.act(finding)
+                if not any(finding.verdict is Verdict.UNPROVEN for finding in findings):
+                    self.ledger.confirm_swept(suspect.provider, suspect.host, now - LAG)
             except (LedgerError, StagingError):
                 raise
             except KeldError as problem:
@@ -297,8 +310,10 @@ class Runner:
         run = self.ledger.run(visit.lease.run_id)
         shards = self.ledger.shards(run.id)
         escalation = moment(visit.world, run, shards)
+        # What there was no time to look at keeps its place: it is the first the next time.
+        next_check_at = run.next_check_at if visit.passed_over else self._next_check(visit, run, shards, escalation)
         with suppress(LeaseLost):
-            self.ledger.release(visit.lease, self._next_check(visit, run, shards, escalation), problem, escalates_at=escalation)
+            self.ledger.release(visit.lease, next_check_at, problem, escalates_at=escalation)
 
     def _next_check(self, visit: Visit, run: JobRun, shards: Sequence[Shard], escalation: datetime | None) -> datetime | None:
         """When the job run wants to be looked at again; None when it is over."""

@@ -12,7 +12,8 @@ that one would be to cancel ours, so what a list shows in the place of our batch
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -22,6 +23,7 @@ from keld.ledger import Ledger
 from keld.providers.base import Provider, RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
 from keld.record import Candidate, Shard
+from keld.request import shard_named
 from keld.runner.search import is_of, stray_of
 from keld.runner.visit import LAG, Visit, log
 from keld.state import Event
@@ -31,11 +33,37 @@ _BESIDE = timedelta(minutes=1)  # before and after the time that a create took
 
 @dataclass(frozen=True, slots=True)
 class Roll:
-    """What the list of an account shows: the ids in it, the batches that the ledger does not have, and whether it was read to its end."""
+    """What the list of an account shows.
+
+    Args:
+        ids: of all that is in it.
+        marked: the batches that the ledger does not have, by what may mark them as a shard's: its id in their key, or the upload they were made of.
+        unmarked: those without a key, the oldest first; there may be thousands of other people's.
+        complete: whether it was read to its end.
+    """
 
     ids: frozenset[str]
-    unknown: tuple[RemoteBatch, ...]
+    marked: Mapping[str | None, Sequence[RemoteBatch]]
+    unmarked: Sequence[RemoteBatch]
     complete: bool
+
+    def proves(self, own: RemoteBatch) -> bool:
+        """Whether what it does not show beside this batch is not there: a list that lacks the batch itself lags behind."""
+        return self.complete and own.id in self.ids
+
+    def beside(self, shard: Shard, own: RemoteBatch, near: timedelta) -> Iterator[RemoteBatch]:
+        """What is marked as the shard's; and of the others, what was made about when its `own` batch was, as far as their times can be read."""
+        yield from self.marked.get(shard.id, ())
+        if shard.input_ref is not None:
+            yield from self.marked.get(shard.input_ref, ())
+        first = last = 0
+        if own.created_at != UNREADABLE_TIME:
+            first = bisect_left(self.unmarked, own.created_at - near, key=_made_at)
+            last = bisect_right(self.unmarked, own.created_at + near, key=_made_at)
+        timeless = max(last, bisect_left(self.unmarked, UNREADABLE_TIME, key=_made_at)) if own.created_at != UNREADABLE_TIME else 0
+        for batch in (*self.unmarked[first:last], *self.unmarked[timeless:]):
+            if batch.input_ref is None or batch.input_ref != shard.input_ref:
+                yield batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +78,23 @@ def roll_of(ledger: Ledger, listed: Collection[RemoteBatch], *, complete: bool) 
     """The roll of a list, with one look into the ledger for all of it."""
     ids = frozenset(batch.id for batch in listed)
     known = ledger.known_batches(ids)
-    return Roll(ids, tuple(batch for batch in listed if batch.id not in known), complete)
+    marked: dict[str | None, list[RemoteBatch]] = {}
+    unmarked: list[RemoteBatch] = []
+    for batch in listed:
+        if batch.id in known:
+            continue
+        if batch.key is None:
+            unmarked.append(batch)
+        mark = batch.input_ref if batch.key is None else shard_named(batch.key)
+        marked.setdefault(mark, []).append(batch)
+    return Roll(ids, marked, sorted(unmarked, key=_made_at), complete)
+
+
+NO_ROLL = Roll(frozenset(), {}, (), complete=False)
+
+
+def _made_at(batch: RemoteBatch) -> datetime:
+    return batch.created_at
 
 
 def siblings_of(provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, outcome: str, now: datetime) -> Siblings:
@@ -58,7 +102,7 @@ def siblings_of(provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, 
     took = (shard.submitted_at or now) - (shard.intent_at or now)
     near = LAG if outcome == Event.ADOPTED else min(max(took, timedelta(0)), LAG) + _BESIDE
     marked, perhaps = [], []
-    for batch in roll.unknown:
+    for batch in roll.beside(shard, own, near):
         if batch.id == own.id or is_alias(batch, own, roll.ids):
             continue
         ours = is_of(batch, shard) if provider.capabilities.marks_batches else None
@@ -72,7 +116,8 @@ def siblings_of(provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, 
 def part_with_siblings(visit: Visit, provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, outcome: str) -> None:
     """Notes what the shard may have besides its `own` batch; done, it is not looked for again.
 
-    A list that is not complete is read again for a while; that it cannot be read is no reason to leave paid answers where they are.
+    A list that is not complete, or lags behind, is read again for a while; that it cannot be read is no reason to leave paid answers where they
+    are: what ends meanwhile is looked for by the sweep.
     """
     found = siblings_of(provider, shard, own, roll, outcome, visit.now())
     for batch in found.marked:
@@ -82,7 +127,7 @@ def part_with_siblings(visit: Visit, provider: Provider, shard: Shard, own: Remo
     late = visit.now() - (shard.submitted_at or visit.now()) > LAG
     if late and not roll.complete:
         log.warning("shard.list_incomplete shard=%s batch_id=%s", shard.id, shard.batch_id)
-    if late or roll.complete:
+    if late or roll.proves(own):
         visit.ledger.confirm(visit.lease, shard, visit.now())
 
 

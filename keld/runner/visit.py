@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keld import answer
 from keld.answer import Outcome, Sent
@@ -29,6 +29,9 @@ from keld.request import Question
 from keld.schema import OutputSchema
 from keld.staging import RunFiles, Staging, disk_errors, read_positions
 from keld.state import SENT, Event, State
+
+if TYPE_CHECKING:
+    from keld.runner.sibling import Roll
 
 log = logging.getLogger("keld")
 log.addHandler(logging.NullHandler())  # a library speaks where its user listens, and nowhere else
@@ -115,6 +118,7 @@ class World:
     settings: Settings
     lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read anew each time
     listed: Listed | None = None  # what the lists of accounts said a moment ago; None: they are to be read
+    rolls: Mapping[Account, Roll] = field(default_factory=dict)  # of those of them where creates are fresh
 
 
 @dataclass(slots=True)
@@ -133,6 +137,7 @@ class Visit:
     )  # (provider, state): what that state asks for was tried of one shard, and failed
     stuck: dict[str, str] = field(default_factory=dict)  # shards that were tried in this visit and got nowhere, and why
     begun: bool = False  # a step was begun in this visit: the first is, however little time is left
+    passed_over: bool = False  # there was no time to look at what it has at providers
     alive_until: float = field(default_factory=lambda: time.monotonic() + 60)  # by time.monotonic(): until then silence means nothing
     beaten_at: float = field(default_factory=time.monotonic)  # when the lease was last renewed, by time.monotonic()
 

@@ -3,14 +3,14 @@
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import dagster as dg
 import pandas as pd
 import pytest
 from pydantic import BaseModel
 
-from keld import Job, KeldError
+from keld import Job, Keld, KeldError
 from keld.emulator import Emulator
 from keld_dagster import KeldParquetIOManager, KeldResource, KeldTranslator, build_batch_assets, keld_definitions
 from keld_dagster.translator import Part
@@ -33,10 +33,12 @@ def tickets() -> pd.DataFrame:
 
 
 def materialize(
-    assets: dg.AssetsDefinition, home: Path, instance: dg.DagsterInstance, raise_on_error: bool = True
+    assets: dg.AssetsDefinition, home: Path, instance: dg.DagsterInstance, raise_on_error: bool = True, **given: Any
 ) -> dg.ExecuteInProcessResult:
     resources = {"keld": KeldResource(home=str(home)), "io_manager": KeldParquetIOManager(base_dir=str(home / "tables"))}
-    return dg.materialize([tickets, assets], partition_key=DAY, instance=instance, resources=resources, raise_on_error=raise_on_error)
+    return dg.materialize(
+        [tickets, assets], partition_key=DAY, instance=instance, resources=resources, raise_on_error=raise_on_error, **given
+    )
 
 
 def test_result_passes_its_checks_and_carries_what_it_cost(keld_emulator: Emulator, tmp_path: Path) -> None:
@@ -145,6 +147,27 @@ def test_changed_prompt_is_told_and_asked_next(keld_emulator: Emulator, tmp_path
     assert event.metadata["keld/outdated"].value == "the prompt"
 
 
+def test_prompt_that_changes_after_a_partition_is_over_is_asked_by_the_run_that_was_to_collect_it(
+    keld_emulator: Emulator, tmp_path: Path
+) -> None:
+    """Between the last submit and the collect run somebody deploys an edit: no submit has noticed it, and the rows answer what was asked before."""
+    first, better = (build_batch_assets(replace(job(), prompt=prompt), source=tickets) for prompt in ("Classify: {body}", "Better: {body}"))
+    with dg.DagsterInstance.ephemeral() as instance, Keld(home=tmp_path) as keld:
+        materialize(first, tmp_path, instance)
+        [old] = keld.statuses()
+        assert keld.advance(old.id).over
+        tags = {"keld/phase": "collect", "keld/wait": "a run", "keld/asset": "labels", "keld/job_run": old.id}
+        collected = materialize(better, tmp_path, instance, selection=["labels"], tags=tags)
+        assert [event.asset_key.to_user_string() for event in collected.get_asset_materialization_events()] == ["labels_batch"]
+        [new] = [status for status in keld.statuses() if status.id != old.id]
+        assert (keld.status(old.id).outdated, new.outdated) == ("the prompt", None)
+        asked = {"keld/phase": "collect", "keld/wait": "another", "keld/asset": "labels", "keld/job_run": new.id}
+        done = materialize(better, tmp_path, instance, selection=["labels"], tags=asked)
+    [event] = done.asset_materializations_for_node("labels")
+    assert event.metadata["keld/job_run"].value == new.id
+    assert len(keld_emulator.bill()) == 20
+
+
 def test_other_asset_s_job_of_the_same_name_is_refused_and_nothing_is_sent(keld_emulator: Emulator, tmp_path: Path) -> None:
     """Two code locations that share a ledger, and chose the same name: neither gets the other's rows."""
 
@@ -157,6 +180,6 @@ def test_other_asset_s_job_of_the_same_name_is_refused_and_nothing_is_sent(keld_
     with dg.DagsterInstance.ephemeral() as instance:
         materialize(mine, tmp_path, instance)
         sent = len(keld_emulator.batches())
-        with pytest.raises(KeldError, match=r"letter_labels asks otherwise: the source differs\. Nothing was sent"):
+        with pytest.raises(KeldError, match=r"letter_labels asks otherwise \(the source\)\. Nothing was sent"):
             dg.materialize([letters, theirs], partition_key=DAY, instance=instance, resources=resources)
     assert len(keld_emulator.batches()) == sent

@@ -121,6 +121,7 @@ SHIFTED = dg.AssetDep("tickets", partition_mapping=dg.TimeWindowPartitionMapping
         (dg.AssetSpec("far", partitions_def=DAYS), dg.StaticPartitionsDefinition(["eu"]), "the same key is not the same rows"),
         (both, None, r"makes 2 assets \(one, two\).*Give source="),
         (7, None, "is a int"),
+        ("labels", None, "the result would be labels, which is its source"),
     ],
 )
 def test_source_whose_partitions_mean_other_rows_is_refused_when_it_is_declared(source: Any, partitions_def: Any, complaint: str) -> None:

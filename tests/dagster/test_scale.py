@@ -80,6 +80,18 @@ def test_tick_without_time_still_gives_a_wait_its_turn_and_the_next_goes_on_behi
     assert {f"day{n}" for n in range(6)} <= set(asked)
 
 
+def test_waits_that_no_list_shows_are_all_looked_at_though_no_look_has_time_for_more_than_a_few(crowd: Crowd) -> None:
+    """Each is asked for itself; those that there was no time for are the first the next time."""
+    crowd.wait(40)
+    crowd.tick()
+    crowd.emulator.advance(LATENCY_S)
+    for _ in range(200):
+        crowd.keld.poll(budget_s=0.2)
+        if all(status.ready for status in crowd.keld.statuses()):
+            return
+    raise AssertionError("some are never looked at")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("count", [1_000, 10_000])
@@ -100,4 +112,4 @@ def test_ticks_over_thousands_of_waits(crowd: Crowd, count: int, capsys: pytest.
         assert asked.calls["list"] <= count / 100 + 1
     with capsys.disabled():
         print("", *told, sep="\n")
-    assert len(ticked.run_requests) == 50
+    assert 0 < len(ticked.run_requests) <= 50  # how many it has looked at by then is a matter of the machine

@@ -109,3 +109,15 @@ def test_collect_run_that_dies_before_it_starts_is_asked_again_five_times(desk: 
     assert len(asked) == len(set(asked)) == 5
     run = desk.instance.get_run_by_id(hold.run_id)
     assert run is not None and run.is_finished
+
+
+def test_wait_of_an_asset_that_was_renamed_ends_when_the_provider_is_through(desk: Desk, keld_emulator: Emulator) -> None:
+    """Nobody will ask for a collect run under the old name, and its backfill would stay open for ever; what is paid is not cancelled."""
+    keld_emulator.faults({"rules": [{"at": "life", "do": "stuck", "done": 0.5, "match": {"batch": 2}}]})
+    done, stuck = (desk.hold(dg.AssetKey("old_name"), day, desk.submit(day)) for day in ("day1", "day2"))
+    elsewhere = desk.hold(dg.AssetKey("old_name"), "day3", "a job run of another ledger")
+    assert desk.tick().run_requests == []
+    found = {run.run_id: run.status for run in desk.instance.get_runs()}
+    assert found[done.run_id] is dg.DagsterRunStatus.SUCCESS
+    assert found[stuck.run_id] is found[elsewhere.run_id] is dg.DagsterRunStatus.NOT_STARTED
+    assert not [call for call in keld_emulator.requests() if call.path.endswith("/cancel")]
