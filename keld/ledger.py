@@ -506,7 +506,8 @@ class Ledger:
                 confirmed = [{"shard": shard, "created": attempt} for one in some for shard, attempt in one.confirmed.items()]
                 if confirmed:
                     this = (INTENT.c.shard_id == sa.bindparam("shard"), INTENT.c.attempt == sa.bindparam("created"))
-                    db.execute(sa.update(INTENT).where(*this).values(outcome=CONFIRMED), confirmed)
+                    accepted = INTENT.c.outcome.in_([Event.CREATED, Event.ADOPTED])  # else more has happened to it since
+                    db.execute(sa.update(INTENT).where(*this, accepted).values(outcome=CONFIRMED), confirmed)
 
     def renew(self, lease: Lease, now: datetime) -> None:
         """Prolongs the lease during a long step.
@@ -794,8 +795,8 @@ class Ledger:
         ids = self.witness.out()
         known: set[str] = set()
         with self._db.read() as db:
-            for start in range(0, len(ids), 500):
-                known.update(db.execute(sa.select(RUN.c.id).where(RUN.c.id.in_(ids[start : start + 500]))).scalars())
+            for some in _in_lots(ids):
+                known.update(db.execute(sa.select(RUN.c.id).where(RUN.c.id.in_(some))).scalars())
         memories = (self.witness.memory(run_id) for run_id in ids if run_id not in known)
         return [memory.run for memory in memories if memory.run is not None]
 

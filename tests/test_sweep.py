@@ -13,7 +13,7 @@ import pytest
 from scene import Peer, anthropic, billed_usd, creates, fault, finish, openai, outcomes, purchases, run, tickets, triage
 from typer.testing import CliRunner
 
-from keld import Keld, Settings, Status
+from keld import Account, Keld, Settings, Status
 from keld.cli import app
 from keld.emulator import Emulator
 from keld.runner import Finding, Verdict
@@ -333,3 +333,29 @@ def test_two_creates_that_were_lost_side_by_side_do_not_take_each_other(keld: Ke
     assert outcomes(keld, status) == ["answered"] * 6
     assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
     assert keld.ledger.strays_of(status.id) == []
+
+
+def test_a_candidate_whose_results_tell_is_told_once(keld: Keld, emulator: Emulator) -> None:
+    """It is in the provider's list, and among the candidates: a table that names it twice would show its cost twice."""
+    fault(emulator, "create", "twice")
+    status = keld.submit(triage(anthropic), tickets())
+    keld.advance(status.id)
+    emulator.advance(30)
+    keld.poll()
+    emulator.advance(5_000)
+    assert verdicts(keld.reconcile(dry_run=True)) == [Verdict.SETTLE]
+    sweep(keld, emulator, finish(keld, emulator, status.id))
+
+
+@pytest.mark.books_open("the account whose batch is not counted yet is configured elsewhere")
+def test_an_account_that_is_not_configured_here_stops_nobody_elses_job_runs(open_keld: Callable[..., Keld], emulator: Emulator) -> None:
+    """Several teams share a ledger, and not their accounts: the sweep of one is not the other's business."""
+    theirs = Account(kind="openai", base_url=emulator.env()["OPENAI_BASE_URL"], api_key=lambda: "any")
+    fault(emulator, "create", "drop_after")
+    fault(emulator, "create", "list_lag", for_s=5_000)
+    them = open_keld(accounts={"theirs": theirs})
+    job = triage(openai, models="theirs:gpt-5-mini", prices={"theirs:gpt-5-mini": {"input": 1, "output": 1}})
+    run(them, emulator, job)
+    us = open_keld()
+    assert run(us, emulator, triage(openai, name="ours")).answered == 6
+    us.poll()

@@ -93,13 +93,15 @@ class Sweep:
         """What the provider has that the ledger does not, the youngest first; acts on nothing."""
         listed = list(self.provider.batches(since - SKEW))
         self.listed = frozenset(batch.id for batch in listed)
+        known, told = self.world.ledger.known_batches(self.listed), set()
         for batch in listed:
-            if batch.id not in self.foreign and not self.world.ledger.knows_batch(batch.id):
+            if batch.id not in self.foreign and batch.id not in known:
                 found = self._judge(batch)
                 if found is not None:
+                    told.add(batch.id)
                     yield found
         yield from self._known_but_unsettled()
-        yield from self._candidates()
+        yield from (found for found in self._candidates() if found.batch_id not in told or found.verdict is Verdict.RELEASE)
 
     def act(self, finding: Finding) -> None:
         """Adopts, cancels or settles, as the finding says."""
