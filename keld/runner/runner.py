@@ -18,7 +18,17 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from keld import process
-from keld.errors import AccessRefused, InvalidJob, KeldError, LeaseLost, LedgerError, ProviderRefused, ProviderUnreachable, SinkError, StagingError
+from keld.errors import (
+    AccessRefused,
+    InvalidJob,
+    KeldError,
+    LeaseLost,
+    LedgerError,
+    ProviderRefused,
+    ProviderUnreachable,
+    SinkError,
+    StagingError,
+)
 from keld.http import telling, within
 from keld.ledger import Ledger
 from keld.price import Lane
