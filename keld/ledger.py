@@ -79,7 +79,7 @@ class Lease:
     epoch: int
 
 
-SKEW = timedelta(minutes=5)  # between the clocks of workers: what is noted later than that was noted before the clock was set back
+WORKER_SKEW = timedelta(minutes=5)  # between the clocks of workers: what is noted later than that was noted before the clock was set back
 _STALE = timedelta(minutes=5)  # a job run whose next look, and lease, are over for longer has nobody who advances it
 
 
@@ -450,7 +450,7 @@ class Ledger:
     def claim(self, run_id: str, owner: str, now: datetime, *, dead_owner: str | None = None) -> Lease | None:
         """The lease on a job run, or None while another worker's is good; that of a worker known to be dead is not."""
         # One that is good for longer than any is was noted before the clock was set back.
-        free = sa.or_(RUN.c.lease_until.is_(None), RUN.c.lease_until < now, RUN.c.lease_until > now + self.lease_for + SKEW)
+        free = sa.or_(RUN.c.lease_until.is_(None), RUN.c.lease_until < now, RUN.c.lease_until > now + self.lease_for + WORKER_SKEW)
         if dead_owner is not None:
             free = sa.or_(free, RUN.c.lease_owner == dead_owner)
         claim = (
@@ -645,7 +645,7 @@ class Ledger:
                 if db.execute(sa.select(SWEEP.c.at).where(*this)).first() is None:
                     db.execute(sa.insert(SWEEP).values(provider=provider, host=host, at=now))
                     return True
-                due = sa.or_(SWEEP.c.at <= now - every, SWEEP.c.at > now + SKEW)
+                due = sa.or_(SWEEP.c.at <= now - every, SWEEP.c.at > now + WORKER_SKEW)
                 return db.execute(sa.update(SWEEP).where(*this, due).values(at=now)).rowcount == 1
         except sa.exc.IntegrityError:
             return False  # another worker was first
@@ -732,6 +732,7 @@ class Ledger:
         """Notes that a job run asks what is declared now, whatever it was declared as before."""
         with self._db.write() as db:
             db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(declared=dict(declared), source=source, outdated=None))
+        self._tell(run_id, run=True)
 
     def note_outdated(self, run_id: str, outdated: str | None) -> None:
         """Notes what is declared otherwise since a job run was sent, in words; None: nothing is."""
@@ -770,6 +771,7 @@ class Ledger:
             if db.execute(writing.values(sink=sink, next_check_at=now)).rowcount == 0 and sink is not None:
                 under_way = RUN.c.state.in_([RunState.OPEN, RunState.CANCELLING])
                 db.execute(sa.update(RUN).where(RUN.c.id == run_id, under_way).values(sink=sink))
+        self._tell(run_id, run=True)
 
     def write_again(self, run_id: str, sink: str, now: datetime) -> None:
         """Opens a job run that is over once more, only to write its output to `sink`; costs nothing."""

@@ -17,6 +17,7 @@ from keld import Account, Keld, Settings, Status
 from keld.cli import app
 from keld.emulator import Emulator
 from keld.runner import Finding, Verdict
+from keld.runner.search import stray_of
 
 pytestmark = pytest.mark.by_turns
 
@@ -249,6 +250,22 @@ def test_the_command_line_tells_it_in_a_table_and_in_json(
     as_json = json.loads(CliRunner().invoke(app, ["reconcile", "--days", "9000", "--json"]).output)
     assert [(one["verdict"], Decimal(one["cost_usd"])) for one in as_json] == [("settle", status.cost_usd)]
     assert "has every batch" in CliRunner().invoke(app, ["reconcile", "--days", "9000"]).output
+
+
+def test_a_batch_that_the_provider_will_not_tell_of_hides_no_other(keld: Keld, emulator: Emulator) -> None:
+    """It is asked for again by the next sweep; what the others cost is counted now."""
+    first = bought_late(keld, emulator, openai, name="first")
+    second = bought_late(keld, emulator, openai, name="second")
+    emulator.advance(5_000)
+    keld.reconcile(dry_run=True)
+    strays = [found.batch_id for found in keld.reconcile(dry_run=True)]
+    for status, batch_id in ((first, strays[1]), (second, strays[0])):
+        (shard,) = keld.ledger.shards(status.id)
+        keld.ledger.add_stray(stray_of(shard, batch_id, emulator.now()))
+    fault(emulator, "get", "status", status=400, times=None, match={"path": strays[0]})
+    assert [found.batch_id for found in keld.reconcile()] == [strays[1]]
+    emulator.clear_faults()
+    assert [found.batch_id for found in keld.reconcile()] == [strays[0]]
 
 
 # --- beside a create --------------------------------------------------------------------------------------------------
