@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from keld import Account, Keld, Settings, Status
 from keld.cli import app
 from keld.emulator import Emulator
+from keld.errors import InvalidJob
 from keld.runner import Finding, Verdict
 from keld.runner.search import stray_of
 
@@ -376,3 +377,6 @@ def test_an_account_that_is_not_configured_here_stops_nobody_elses_job_runs(open
     us = open_keld()
     assert run(us, emulator, triage(openai, name="ours")).answered == 6
     us.poll()
+    assert (us.reconcile(), us.not_configured()) == ([], ["theirs"])
+    with pytest.raises(InvalidJob, match="theirs"):
+        us.reconcile(["theirs"])
