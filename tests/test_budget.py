@@ -72,7 +72,7 @@ def test_a_call_that_hangs_costs_a_visit_its_time_and_nothing_else(
     for _ in range(3):
         status = timed(partial(keld.advance, status.id, budget_s=0.1))
         clock.advance(120)
-    if made.dawdled.is_set():
+    if made.dawdled.is_set() and route != "batches":  # the list only shows what a create made besides: paid answers do not wait for it
         assert not status.over
         assert status.problem_kind == "ProviderUnreachable"
     made.dawdles = lambda method, told, head: False

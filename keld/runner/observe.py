@@ -48,7 +48,8 @@ def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) ->
     roll = roll_of(held[0][0].ledger, seen or [] if fresh else [], complete=complete)
     failed: list[KeldError] = []
     for n, (visit, shard) in enumerate(_in_turns(held)):
-        if time.monotonic() >= visit.until and (n or listed is not None):
+        # A list that could not be read has shown nothing: one is asked for itself in any case, or a list that hangs would hide all for ever.
+        if time.monotonic() >= visit.until and (n or listed):
             return
         failpoint("poll.send")
         # A list may lag behind; what is missing there, or ended there, is asked for itself before it is believed.
