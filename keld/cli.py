@@ -189,7 +189,9 @@ def cancel(
 
 @app.command()
 def reconcile(
-    account: Annotated[list[str] | None, typer.Argument(help="Only these providers; default: all that this ledger ever sent to.")] = None,
+    account: Annotated[
+        list[str] | None, typer.Argument(help="Only these providers; default: all configured ones that this ledger ever sent to.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it costs.")] = False,
     days: Annotated[float, typer.Option("--days", min=0.01, help="How far back to look.")] = 3.0,
     from_staging: Annotated[
@@ -210,6 +212,9 @@ def reconcile(
             if not as_json:
                 _console().print(list_view(rebuilt) if rebuilt else "The ledger knows all that staging does.")
         found = keld.reconcile(account or None, since=timedelta(days=days), dry_run=dry_run)
+        left = [] if account else keld.not_configured()
+    if left:
+        typer.echo(f"Not looked at: {', '.join(left)}, since no such account is configured here.", err=True)
     if as_json:
         _print_json([plain(asdict(one)) for one in found])
     else:

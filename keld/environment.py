@@ -368,16 +368,21 @@ class Keld:
         """Batches that the providers have and the ledger does not; adopted, cancelled and counted, as each `verdict` says.
 
         Args:
-            accounts: default: those that this ledger has ever sent to.
+            accounts: default: those that this ledger has ever sent to, as far as they are configured here (see `not_configured`).
             since: how far back to look; the provider's results of unmarked batches are read to tell whose they are.
             dry_run: only tell.
 
         Raises:
             AccessRefused, ProviderUnreachable: a provider's list cannot be read; what was found before it was acted on.
+            InvalidJob: one of `accounts` is not configured.
         """
-        names = list(accounts) if accounts is not None else self.ledger.accounts()
+        names = list(accounts) if accounts is not None else [name for name in self.ledger.accounts() if name in self.accounts]
         after = self.clock() - since
         return [found for name in names for found in self.runner.reconcile(self.provider(name), after, act=not dry_run)]
+
+    def not_configured(self) -> list[str]:
+        """The accounts that this ledger has sent to, and that only others who share it can ask."""
+        return [name for name in self.ledger.accounts() if name not in self.accounts]
 
     def rebuild(self) -> list[Status]:
         """Brings the ledger up to what staging remembers: of one that was deleted or emptied all, of one restored from a backup what is missing.

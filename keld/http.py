@@ -5,7 +5,8 @@ byte a second outlives them all, and holds its worker, and that worker's lease, 
 variable while the call lasts, and the network backend under the client's pool shortens every connect, handshake, read and write to what is left
 of it; what it raises are the transport's own timeouts, so that whether a request was sent is judged as ever.
 
-Three kinds of calls.  `asking`: a look, a cancel, a removal; all of it, its second tries included, within `call_s`.  `sending`: an upload, a create;
+Three kinds of calls.  `asking`: a look, a cancel, a removal; all of it, its second tries included, within `call_s`, and within the time of the
+verb (`asking_on`: not of the verb).  `sending`: an upload, a create;
 the body may take as long as it moves, the reply `reply_s`; once only.  `fetching`: a download; may take as long as it moves.  "It moves" is a
 least speed, `least_bytes` in any `stall_s`: a byte a second is none.
 
@@ -94,6 +95,16 @@ def asking(patience: Patience) -> Iterator[None]:
             raise ProviderUnreachable("The time for this look was over before all was looked at. The rest is looked at next time.")
         left_s = min(left_s, max(until - time.monotonic(), _LEAST_S))
     with _bounded(_Bound(patience, left_s, again=True)):
+        yield
+
+
+@contextmanager
+def asking_on(patience: Patience) -> Iterator[None]:
+    """As `asking`, of a call within a step that is finished once it is begun: it has its own time, whatever the verb has left.
+
+    Else the second of two result files could never be fetched where the first takes longer than a verb.
+    """
+    with _bounded(_Bound(patience, patience.call_s, again=True)):
         yield
 
 

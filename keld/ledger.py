@@ -82,7 +82,7 @@ class Lease:
     epoch: int
 
 
-SKEW = timedelta(minutes=5)  # between the clocks of workers: what is noted later than that was noted before the clock was set back
+WORKER_SKEW = timedelta(minutes=5)  # between the clocks of workers: what is noted later than that was noted before the clock was set back
 _STALE = timedelta(minutes=5)  # a job run whose next look, and lease, are over for longer has nobody who advances it
 
 
@@ -453,7 +453,7 @@ class Ledger:
     def claim(self, run_id: str, owner: str, now: datetime, *, dead_owner: str | None = None) -> Lease | None:
         """The lease on a job run, or None while another worker's is good; that of a worker known to be dead is not."""
         # One that is good for longer than any is was noted before the clock was set back.
-        free = sa.or_(RUN.c.lease_until.is_(None), RUN.c.lease_until < now, RUN.c.lease_until > now + self.lease_for + SKEW)
+        free = sa.or_(RUN.c.lease_until.is_(None), RUN.c.lease_until < now, RUN.c.lease_until > now + self.lease_for + WORKER_SKEW)
         if dead_owner is not None:
             free = sa.or_(free, RUN.c.lease_owner == dead_owner)
         claim = (
@@ -511,7 +511,9 @@ class Ledger:
                     this = (
                         INTENT.c.shard_id == sa.bindparam("shard"),
                         INTENT.c.attempt == sa.bindparam("created"),
-                        sa.or_(INTENT.c.outcome == Event.CREATED, INTENT.c.outcome == Event.ADOPTED),  # no `in_` for many rows at once
+                        sa.or_(
+                            INTENT.c.outcome == Event.CREATED, INTENT.c.outcome == Event.ADOPTED
+                        ),  # else more has happened to it since; `in_` takes no many rows
                     )
                     db.execute(sa.update(INTENT).where(*this).values(outcome=CONFIRMED), confirmed)
 
@@ -661,7 +663,7 @@ class Ledger:
                 if db.execute(sa.select(SWEEP.c.at).where(*this)).first() is None:
                     db.execute(sa.insert(SWEEP).values(provider=provider, host=host, at=now))
                     return True
-                due = sa.or_(SWEEP.c.at <= now - every, SWEEP.c.at > now + SKEW)
+                due = sa.or_(SWEEP.c.at <= now - every, SWEEP.c.at > now + WORKER_SKEW)
                 return db.execute(sa.update(SWEEP).where(*this, due).values(at=now)).rowcount == 1
         except sa.exc.IntegrityError:
             return False  # another worker was first
@@ -748,6 +750,7 @@ class Ledger:
         """Notes that a job run asks what is declared now, whatever it was declared as before."""
         with self._db.write() as db:
             db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(declared=dict(declared), source=source, outdated=None))
+        self._tell(run_id, run=True)
 
     def note_outdated(self, run_id: str, outdated: str | None) -> None:
         """Notes what is declared otherwise since a job run was sent, in words; None: nothing is."""
@@ -786,6 +789,7 @@ class Ledger:
             if db.execute(writing.values(sink=sink, next_check_at=now)).rowcount == 0 and sink is not None:
                 under_way = RUN.c.state.in_([RunState.OPEN, RunState.CANCELLING])
                 db.execute(sa.update(RUN).where(RUN.c.id == run_id, under_way).values(sink=sink))
+        self._tell(run_id, run=True)
 
     def write_again(self, run_id: str, sink: str, now: datetime) -> None:
         """Opens a job run that is over once more, only to write its output to `sink`; costs nothing."""
@@ -811,8 +815,8 @@ class Ledger:
         ids = self.witness.out()
         known: set[str] = set()
         with self._db.read() as db:
-            for start in range(0, len(ids), 500):
-                known.update(db.execute(sa.select(RUN.c.id).where(RUN.c.id.in_(ids[start : start + 500]))).scalars())
+            for some in _in_lots(ids):
+                known.update(db.execute(sa.select(RUN.c.id).where(RUN.c.id.in_(some))).scalars())
         memories = (self.witness.memory(run_id) for run_id in ids if run_id not in known)
         return [memory.run for memory in memories if memory.run is not None]
 

@@ -163,7 +163,7 @@ class Witness:
         encoded = b"".join(b"\n" + msgspec.json.encode(line) for line in lines) + b"\n"
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            os.write(descriptor, encoded)
+            _write(descriptor, encoded)
             if durable:
                 os.fsync(descriptor)
         finally:
@@ -189,6 +189,13 @@ class Witness:
 
     def _path(self, run_id: str) -> Path:
         return self._staging.run(run_id).record
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """All of it: of a disk that is nearly full a single call may write a part, and say so by a number only."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
 
 
 _decode = msgspec.json.Decoder(Line).decode

@@ -56,7 +56,7 @@ def _takes_terms(init: _Init) -> _Init:
     signature = inspect.signature(init)
     *named, rest = signature.parameters.values()
     terms = [inspect.Parameter(term, inspect.Parameter.KEYWORD_ONLY, default=None) for term in TERMS]
-    init.__signature__ = signature.replace(parameters=[*named, *terms, rest])  # type: ignore[attr-defined]
+    init.__signature__ = signature.replace(parameters=[*named, *terms, rest])  # type: ignore[attr-defined]  # `inspect` reads it; mypy does not know it
     return init
 
 

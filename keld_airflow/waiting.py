@@ -149,7 +149,7 @@ class Waiting(BaseOperator):
         moves_at = status.escalates_at.isoformat() if status.escalates_at else None
         try:
             context["task_state_store"].set("keld", manifest(status, status.sink) | {"escalates_at": moves_at})
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  whatever it is, only people read it
             self.log.warning("Airflow's task state store was not written: %s", type(error).__name__)
 
     def _tell_problem(self, status: Status) -> None:

@@ -10,7 +10,7 @@ Above the front door of `keld`, and importing nothing deeper.  The files in orde
     deadline     partition + freshness policy -> when it is due
     resource     KeldResource: ledger, staging and accounts, as Dagster configuration
     wait         what a run sent and nobody has brought in yet; the tags that say so
-    hold         the run that stands for a wait and never executes; all of Dagster's private API is in here
+    hold         the run that stands for a wait and never executes; all that is written by Dagster's private API is in here
     watch        which assets of a code location a sensor brings in
     sensor       the one of a code location, whatever partitions its assets have
     tick         one evaluation: looks at the providers, asks for collect runs, ends waits

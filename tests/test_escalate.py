@@ -1,5 +1,6 @@
 """Escalation, over the wire: a batch is waited for as long as a rescue fits behind it; then only its unpaid rows move on."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
@@ -9,7 +10,7 @@ import pytest
 from scene import Peer, anthropic, fault, outcomes, tickets, triage
 from story import HOUR, PATIENT, bought, check_books, fast, lanes, listen, paid, pass_time, tell, ways
 
-from keld import Job, Keld
+from keld import Account, Job, Keld
 from keld import failpoint as points
 from keld.emulator import Emulator
 from keld.state import RunState, State
@@ -140,3 +141,39 @@ def test_rows_are_rescued_with_what_the_batch_has_left_of_the_ceiling(keld: Keld
     assert lanes(emulator) == {"batch": 20, fast(peer): 20}
     assert (set(paid(emulator).values()), status.deadline_met) == ({1}, True)
     check_books(keld, emulator, status, table)
+
+
+def due_together(keld: Keld, emulator: Emulator, broken: Job, sound: Job) -> list[str]:
+    """Two job runs at the provider, whose batches stall; the clock stands at the latest safe moment of both."""
+    fault(emulator, "life", "stuck", done=0, times=None)
+    runs = [keld.submit(job, tickets(40)) for job in (broken, sound)]
+    moments = [keld.advance(run.id).escalates_at for run in runs]
+    emulator.advance(max(moment for moment in moments if moment is not None) - emulator.now())
+    return [run.id for run in runs]
+
+
+@pytest.mark.books_open("one job run cannot go on")
+def test_a_job_run_whose_files_are_gone_keeps_no_other_from_its_deadline(keld: Keld, emulator: Emulator) -> None:
+    """A poll looks at all that is open: what cannot be read of one is that one's problem."""
+    gone, sound = due_together(
+        keld, emulator, triage(anthropic, name="gone", deadline=4 * HOUR), triage(anthropic, name="sound", deadline=4 * HOUR)
+    )
+    shutil.rmtree(keld.staging.run(gone).dir)
+    keld.poll([gone, sound])
+    assert [keld.status(run).batches[0].state for run in (gone, sound)] == [State.IN_PROGRESS, State.CANCELLING]
+
+
+@pytest.mark.books_open("one job run cannot go on")
+def test_a_job_run_whose_account_is_gone_keeps_no_other_from_its_deadline(open_keld: Callable[..., Keld], emulator: Emulator) -> None:
+    theirs = Account(kind="anthropic", base_url=emulator.env()["ANTHROPIC_BASE_URL"], api_key=lambda: "any")
+    prices = {"theirs:claude-haiku-4-5": {"input": 1, "output": 1}}
+    gone, sound = due_together(
+        open_keld(settings=PATIENT, accounts={"theirs": theirs}),
+        emulator,
+        triage(anthropic, name="gone", deadline=4 * HOUR, models="theirs:claude-haiku-4-5", prices=prices),
+        triage(anthropic, name="sound", deadline=4 * HOUR),
+    )
+    keld = open_keld(settings=PATIENT)
+    keld.poll([gone, sound])
+    assert [keld.status(run).batches[0].state for run in (gone, sound)] == [State.IN_PROGRESS, State.CANCELLING]
+    assert "theirs" in (keld.status(gone).problem or "")

@@ -13,10 +13,12 @@ import pytest
 from scene import Peer, anthropic, billed_usd, creates, fault, finish, openai, outcomes, purchases, run, tickets, triage
 from typer.testing import CliRunner
 
-from keld import Keld, Settings, Status
+from keld import Account, Keld, Settings, Status
 from keld.cli import app
 from keld.emulator import Emulator
+from keld.errors import InvalidJob
 from keld.runner import Finding, Verdict
+from keld.runner.search import stray_of
 
 pytestmark = pytest.mark.by_turns
 
@@ -251,6 +253,22 @@ def test_the_command_line_tells_it_in_a_table_and_in_json(
     assert "has every batch" in CliRunner().invoke(app, ["reconcile", "--days", "9000"]).output
 
 
+def test_a_batch_that_the_provider_will_not_tell_of_hides_no_other(keld: Keld, emulator: Emulator) -> None:
+    """It is asked for again by the next sweep; what the others cost is counted now."""
+    first = bought_late(keld, emulator, openai, name="first")
+    second = bought_late(keld, emulator, openai, name="second")
+    emulator.advance(5_000)
+    keld.reconcile(dry_run=True)
+    strays = [found.batch_id for found in keld.reconcile(dry_run=True)]
+    for status, batch_id in ((first, strays[1]), (second, strays[0])):
+        (shard,) = keld.ledger.shards(status.id)
+        keld.ledger.add_stray(stray_of(shard, batch_id, emulator.now()))
+    fault(emulator, "get", "status", status=400, times=None, match={"path": strays[0]})
+    assert [found.batch_id for found in keld.reconcile()] == [strays[1]]
+    emulator.clear_faults()
+    assert [found.batch_id for found in keld.reconcile()] == [strays[0]]
+
+
 # --- beside a create --------------------------------------------------------------------------------------------------
 
 
@@ -350,3 +368,32 @@ def test_two_creates_that_were_lost_side_by_side_do_not_take_each_other(keld: Ke
     assert outcomes(keld, status) == ["answered"] * 6
     assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
     assert keld.ledger.strays_of(status.id) == []
+
+
+def test_a_candidate_whose_results_tell_is_told_once(keld: Keld, emulator: Emulator) -> None:
+    """It is in the provider's list, and among the candidates: a table that names it twice would show its cost twice."""
+    fault(emulator, "create", "twice")
+    status = keld.submit(triage(anthropic), tickets())
+    keld.advance(status.id)
+    emulator.advance(30)
+    keld.poll()
+    emulator.advance(5_000)
+    assert verdicts(keld.reconcile(dry_run=True)) == [Verdict.SETTLE]
+    sweep(keld, emulator, finish(keld, emulator, status.id))
+
+
+@pytest.mark.books_open("the account whose batch is not counted yet is configured elsewhere")
+def test_an_account_that_is_not_configured_here_stops_nobody_elses_job_runs(open_keld: Callable[..., Keld], emulator: Emulator) -> None:
+    """Several teams share a ledger, and not their accounts: the sweep of one is not the other's business."""
+    theirs = Account(kind="openai", base_url=emulator.env()["OPENAI_BASE_URL"], api_key=lambda: "any")
+    fault(emulator, "create", "drop_after")
+    fault(emulator, "create", "list_lag", for_s=5_000)
+    them = open_keld(accounts={"theirs": theirs})
+    job = triage(openai, models="theirs:gpt-5-mini", prices={"theirs:gpt-5-mini": {"input": 1, "output": 1}})
+    run(them, emulator, job)
+    us = open_keld()
+    assert run(us, emulator, triage(openai, name="ours")).answered == 6
+    us.poll()
+    assert (us.reconcile(), us.not_configured()) == ([], ["theirs"])
+    with pytest.raises(InvalidJob, match="theirs"):
+        us.reconcile(["theirs"])

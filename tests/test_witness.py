@@ -2,6 +2,8 @@
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +179,21 @@ def test_a_line_that_a_crash_cut_off_spoils_no_other(open_keld: Open, emulator: 
     delete(keld)
     [rebuilt] = open_keld().rebuild()
     assert (rebuilt.state, rebuilt.answered) == (RunState.FINISHED, 6)
+
+
+def test_a_line_of_which_the_disk_takes_a_part_only_is_told_as_not_kept(tmp_path: Path) -> None:
+    """A call that writes a part says so by a number only: the line of an intent would be thought durable, and its create be sent."""
+    fits_a_part = f"""
+import os, resource, signal
+from keld.witness import _write
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    _write(os.open({str(tmp_path / "ledger.jsonl")!r}, os.O_WRONLY | os.O_CREAT), b"x" * 150)
+except OSError as error:
+    print("told")
+"""
+    assert subprocess.run([sys.executable, "-c", fits_a_part], capture_output=True, text=True, check=True).stdout == "told\n"
 
 
 def test_a_postgres_that_was_emptied_is_noticed(open_keld: Open, emulator: Emulator, postgres: Callable[[], str]) -> None:

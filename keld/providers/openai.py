@@ -245,7 +245,7 @@ class OpenAI:
     def _size_bytes(self, ref: str) -> int | None:
         """What the provider says the file weighs; None where it does not say (many compatible hosts)."""
         try:
-            with http.asking(self._patience):
+            with http.asking_on(self._patience):
                 return msgspec.json.decode(self._client.files.with_raw_response.retrieve(ref).http_response.content, type=_File).bytes
         except (sdk.APIError, msgspec.MsgspecError):
             return None

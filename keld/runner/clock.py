@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from keld.ledger import SKEW
+from keld.ledger import WORKER_SKEW
 from keld.runner.hurry import RETRY_MOST
 from keld.runner.visit import Visit, log
 from keld.state import Event, State
@@ -23,9 +23,9 @@ def begin_anew(visit: Visit) -> None:
     noted = visit.ledger.noted_at(visit.lease.run_id) if any(shard.state in _WAITING for shard in waiting) else {}
     for shard in waiting:
         assert shard.not_before is not None
-        if shard.state in _WAITING and (since := noted.get(shard.id, now)) > now + SKEW:
+        if shard.state in _WAITING and (since := noted.get(shard.id, now)) > now + WORKER_SKEW:
             log.warning("clock.set_back shard=%s by_s=%d", shard.id, (since - now).total_seconds())
             wait = max(shard.not_before - since, timedelta(0))
             visit.record(shard, _WAITING[shard.state], not_before=now + wait, facts={"clock": "set back"})
-        elif shard.state is State.IN_PROGRESS and shard.not_before > now + RETRY_MOST + SKEW:
+        elif shard.state is State.IN_PROGRESS and shard.not_before > now + RETRY_MOST + WORKER_SKEW:
             visit.ledger.note_progress(visit.lease, shard, shard.done, now)  # in a fast lane: it may ask again whether it may

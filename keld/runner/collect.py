@@ -32,10 +32,8 @@ from keld.staging import ShardFiles, disk_errors
 from keld.state import Event
 
 _RESULT_BYTES_MOST = 16 << 30  # of one file, whatever it holds
-_PAUSE, _PAUSE_MOST = (
-    timedelta(minutes=1),
-    timedelta(hours=1),
-)  # before a file is fetched again that could be read, and was not what it should be
+# Before a file is fetched again that could be read, and was not what it should be.
+_PAUSE, _PAUSE_MOST = timedelta(minutes=1), timedelta(hours=1)
 _UNREACHABLE_MOST = timedelta(minutes=10)  # and where it could not be fetched
 _NEVER_WHOLE = Missing(
     Outcome.LOST, "in no result file, which never was the same twice; not asked again, since it may be paid", retryable=False

@@ -23,6 +23,7 @@ from keld.staging import disk_errors, read_positions
 from keld.state import Event
 
 _ALONE_S = 20.0  # an answer takes seconds; one that hangs must not hold up a rescue
+NO_LAST_WORD = "no_last_word"  # the code of a shard that was given up at its last instant (see `last`)
 RETRY_MOST = timedelta(hours=1)  # that a stretch is put off for, whatever it was told: to ask again costs nothing
 _PATIENCE_S = 60.0  # with a provider that turns rows away, where another one may take them and a deadline is to be kept
 
@@ -126,7 +127,7 @@ def give_up(visit: Visit, shard: Shard, why: str) -> Shard:
     files = visit.files.shard(shard.id)
     with disk_errors(visit.files.dir, "What was answered is kept."):
         in_doubt = settle_doubts(visit.provider(shard), shard.id, files.journal)
-    return _ended(visit, shard, "failed", {"code": "no_last_word", "message": why, "rows": in_doubt})
+    return _ended(visit, shard, "failed", {"code": NO_LAST_WORD, "message": why, "rows": in_doubt})
 
 
 def _ended(visit: Visit, shard: Shard, how: str, error: dict[str, object] | None) -> Shard:

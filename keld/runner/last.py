@@ -18,12 +18,11 @@ from typing import Any, assert_never
 from keld.answer import Outcome
 from keld.price import Lane
 from keld.record import JobRun, Shard
-from keld.runner.hurry import give_up
+from keld.runner.hurry import NO_LAST_WORD, give_up
 from keld.runner.visit import Settings, Visit, log
 from keld.state import Event, RunState, State
 
 RESULTS_UNREADABLE = "results_unreadable"  # the code of a shard whose batch has ended, and whose results nobody could read
-NO_LAST_WORD = "no_last_word"
 # Signs that the provider is there and the shard gets on; not what is only tried, looked for, or refused.
 _PROGRESS = frozenset({Event.STAGED, Event.DEFERRED, Event.CREATED, Event.ADOPTED, Event.CANCEL_ASKED, Event.ENDED})
 _DAY = timedelta(days=1)

@@ -47,6 +47,7 @@ def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) ->
     failed: list[KeldError] = []
     in_turns = _in_turns(held)
     for n, (visit, shard) in enumerate(in_turns):
+        # One is asked for itself in any case, or a list that hangs would hide all for ever.
         if n and time.monotonic() >= visit.until:
             looked_at = {visit.lease.run_id for visit, _ in in_turns[:n]}
             for visit, _ in in_turns[n:]:

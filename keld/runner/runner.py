@@ -18,7 +18,17 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from keld import process
-from keld.errors import AccessRefused, KeldError, LeaseLost, LedgerError, ProviderRefused, ProviderUnreachable, SinkError, StagingError
+from keld.errors import (
+    AccessRefused,
+    InvalidJob,
+    KeldError,
+    LeaseLost,
+    LedgerError,
+    ProviderRefused,
+    ProviderUnreachable,
+    SinkError,
+    StagingError,
+)
 from keld.http import telling, within
 from keld.ledger import Ledger
 from keld.price import Lane
@@ -98,8 +108,7 @@ class Runner:
             with within(until):
                 observe_all(visits)
                 for visit in visits:
-                    run = self.ledger.run(visit.lease.run_id)
-                    escalate(visit, run, self.ledger.shards(run.id), heavy=False)
+                    self._escalate(visit)
             for visit in visits:
                 self._let_go(visit)
         finally:
@@ -203,6 +212,16 @@ class Runner:
         in_time = time.monotonic() < visit.until or not visit.begun
         return in_time and shard.provider not in visit.blocked and (shard.provider, shard.state) not in visit.failed
 
+    def _escalate(self, visit: Visit) -> None:
+        """Asks the cancels that a deadline makes due; what one job run lacks (its files, an account) keeps no other from meeting its own."""
+        try:
+            run = self.ledger.run(visit.lease.run_id)
+            escalate(visit, run, self.ledger.shards(run.id), heavy=False)
+        except LeaseLost as lost:
+            log.warning("lease.lost run=%s %s", visit.lease.run_id, lost)
+        except (StagingError, InvalidJob) as problem:
+            visit.problem = problem  # this job run's files, or an account of its models, are elsewhere
+
     def _let_go(self, visit: Visit) -> None:
         """Gives up what was tried, got nowhere, and has had its time."""
         try:
@@ -237,7 +256,10 @@ class Runner:
         """Sweeps the accounts where a create may land late, or a stray is not settled; a provider that fails is left for the next time."""
         now = self.clock()
         for suspect in self.ledger.suspects(now - self.settings.sweep_for):
-            provider = self.world.provider(suspect.provider)
+            try:
+                provider = self.world.provider(suspect.provider)
+            except InvalidJob:
+                continue  # an account of another team's, or of earlier settings: it is swept by those who have it
             at_home = provider.host == suspect.host
             if not at_home or not self.ledger.claim_sweep(suspect.provider, suspect.host, now, self.settings.sweep_every):
                 continue
@@ -303,13 +325,13 @@ class Runner:
         return True
 
     def _leave(self, visit: Visit) -> None:
-        problem = None
-        if visit.problem is not None:
-            kind, permanent = type(visit.problem).__name__, visit.problem.permanent
-            problem = {"kind": kind, "message": str(visit.problem), "permanent": permanent, "at": self.clock().isoformat()}
+        problem = None if visit.problem is None else _told(visit.problem, self.clock())
         run = self.ledger.run(visit.lease.run_id)
         shards = self.ledger.shards(run.id)
-        escalation = moment(visit.world, run, shards)
+        try:
+            escalation = moment(visit.world, run, shards)
+        except InvalidJob as missing:  # an account of its models is not configured here; the lease is given back all the same
+            escalation, problem = run.escalates_at, problem or _told(missing, self.clock())
         # What there was no time to look at keeps its place: it is the first the next time.
         next_check_at = run.next_check_at if visit.passed_over else self._next_check(visit, run, shards, escalation)
         with suppress(LeaseLost):
@@ -338,6 +360,11 @@ class Runner:
             elif shard.state not in TERMINAL:
                 times.append(shard.not_before or now if shard.state is State.IN_PROGRESS else now)
         return min(times, default=now)
+
+
+def _told(problem: KeldError, now: datetime) -> dict[str, object]:
+    """What stopped a visit, as the ledger keeps it for people."""
+    return {"kind": type(problem).__name__, "message": str(problem), "permanent": problem.permanent, "at": now.isoformat()}
 
 
 def _act(visit: Visit, run: JobRun, shard: Shard) -> Shard:

@@ -76,8 +76,10 @@ def _look(visit: Visit, provider: Provider, shard: Shard) -> _Found:
         # Counts are claims, and 0 while the file is read: what has ended is looked into, whatever it says its size is.
         fits = batch.state.ended or batch.requests in (None, 0, shard.requests)
         perhaps = whose is None and fits and batch.created_at >= floor and batch.id not in (before, *others)
-        if (whose or perhaps) and not visit.ledger.knows_batch(batch.id):
+        if whose or perhaps:
             (found.ours if whose else found.perhaps).append(batch)
+    known = visit.ledger.known_batches({batch.id for batch in (*found.ours, *found.perhaps)})
+    found.ours, found.perhaps = ([batch for batch in some if batch.id not in known] for some in (found.ours, found.perhaps))
     return found
 
 

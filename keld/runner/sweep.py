@@ -8,7 +8,7 @@ bought once too often.  A batch without a mark, or with one this ledger never ga
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -16,13 +16,14 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 from keld import answer
 from keld.answer import Outcome, Tally
 from keld.errors import KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.providers.base import Provider, RemoteBatch
-from keld.record import Candidate, Shard
+from keld.record import Candidate, Shard, Stray
 from keld.request import shard_named
 from keld.runner.collect import most_bytes
 from keld.runner.last import RESULTS_UNREADABLE
@@ -34,7 +35,9 @@ from keld.staging import disk_errors
 from keld.state import Event, RunState, State
 
 Enter = Callable[[str], AbstractContextManager[Visit | None]]
+_Held = TypeVar("_Held", Stray, Shard, Candidate)
 _ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED, State.REJECTED)
+_FORMERLY = "foreign_results"  # what ledgers of version 1 have in the place of RESULTS_UNREADABLE
 
 
 class Verdict(StrEnum):
@@ -93,13 +96,15 @@ class Sweep:
         """What the provider has that the ledger does not, the youngest first; acts on nothing."""
         listed = list(self.provider.batches(since - SKEW))
         self.listed = frozenset(batch.id for batch in listed)
+        known, told = self.world.ledger.known_batches(self.listed), set()
         for batch in listed:
-            if batch.id not in self.foreign and not self.world.ledger.knows_batch(batch.id):
+            if batch.id not in self.foreign and batch.id not in known:
                 found = self._judge(batch)
                 if found is not None:
+                    told.add(batch.id)
                     yield found
         yield from self._known_but_unsettled()
-        yield from self._candidates()
+        yield from (found for found in self._candidates() if found.batch_id not in told or found.verdict is Verdict.RELEASE)
 
     def act(self, finding: Finding) -> None:
         """Adopts, cancels or settles, as the finding says."""
@@ -180,12 +185,11 @@ class Sweep:
     def _known_but_unsettled(self) -> Iterator[Finding]:
         """Strays that were found before, and quarantined batches that have ended after all."""
         ledger, name, host = self.world.ledger, self.provider.name, self.provider.host
-        for stray in ledger.strays(name, host):
-            batch, shard = self.provider.get(stray.batch_id), ledger.shard(stray.shard_id)
+        for stray, batch in self._asked_for(ledger.strays(name, host)):
+            shard = ledger.shard(stray.shard_id)
             if batch is not None and shard is not None:
                 yield self._finding(batch, shard, Verdict.SETTLE if batch.state.ended else Verdict.CANCEL)
-        for shard in ledger.quarantined(name, host):
-            batch = self.provider.get(shard.batch_id or "") if shard.batch_id else None
+        for shard, batch in self._asked_for([shard for shard in ledger.quarantined(name, host) if shard.batch_id is not None]):
             if batch is None or not self._is_latest(shard):
                 continue
             # What runs on after a cancel that was not heard is adopted too: it is cancelled then.
@@ -194,12 +198,21 @@ class Sweep:
                 unread = found.cost_is_worst or found.lost == shard.requests
                 yield replace(found, verdict=Verdict.UNPROVEN) if unread and _was_unreadable(shard) else found
 
+    def _asked_for(self, held: Iterable[_Held]) -> Iterator[tuple[_Held, RemoteBatch | None]]:
+        """These, each with its batch; None: the provider has none.  Of which it will not tell is left out this time: the others are told."""
+        for one in held:
+            try:
+                batch = self.provider.get(one.batch_id or "")
+            except ProviderRefused as problem:
+                log.warning("sweep.not_told batch_id=%s status=%s", one.batch_id, problem.status)
+                continue
+            yield one, batch
+
     def _candidates(self) -> Iterator[Finding]:
         """What was found beside creates, and whether it is told by now whose it is."""
         ledger, settings = self.world.ledger, self.world.settings
         window = self.provider.capabilities.window or timedelta(0)
-        for candidate in ledger.candidates(self.provider.name, self.provider.host) if self.harvest else ():
-            batch = self.provider.get(candidate.batch_id)
+        for candidate, batch in self._asked_for(ledger.candidates(self.provider.name, self.provider.host) if self.harvest else ()):
             if batch is None or ledger.knows_batch(batch.id):
                 shard = None
             elif self.world.clock() - candidate.found_at > window + settings.overdue_after + settings.abandon_after:
@@ -281,4 +294,4 @@ class Sweep:
 
 def _was_unreadable(shard: Shard) -> bool:
     """Whether it was given up since nobody could read its results: to adopt it again is worth while only when somebody can."""
-    return (shard.error or {}).get("code") in (RESULTS_UNREADABLE, "foreign_results")
+    return (shard.error or {}).get("code") in (RESULTS_UNREADABLE, _FORMERLY)

@@ -60,6 +60,11 @@ class Settings:
         reply_within: the longest that the reply to an upload or a create may take, once its body is sent.
         stalled_after, least_bytes: an upload or a download that does not move so many bytes in so much time is broken off.
         silent_for: a worker that nothing is heard of for so long, within a step, loses its job run to another.
+        poll_least, poll_most: the waits between two looks at a batch: a tenth of its age, within these.
+        retry_unreachable: until the next look after a provider could not be reached, or refused.
+        retry_queue_full: until a shard that a full queue has turned away is sent again; doubled each time, 30 minutes at most.
+        rows_per_s: of the standard lane, until its stretches have shown their own speed.
+        list_from: so many open batches of an account, or more, are looked up by list pages, fewer one by one.
     """
 
     settle: tuple[timedelta, ...] = (timedelta(seconds=15), timedelta(seconds=60), timedelta(minutes=5), timedelta(minutes=5))
@@ -81,8 +86,8 @@ class Settings:
     poll_most: timedelta = timedelta(seconds=60)
     retry_unreachable: timedelta = timedelta(seconds=20)
     retry_queue_full: timedelta = timedelta(seconds=60)
-    rows_per_s: float = 4.0  # of the standard lane, until its stretches have shown their own speed
-    list_from: int = 4  # that many open batches of an account are looked up by list pages, fewer one by one
+    rows_per_s: float = 4.0
+    list_from: int = 4
 
     @property
     def patience(self) -> Patience:
@@ -132,9 +137,7 @@ class Visit:
     cancelling: bool = False
     problem: KeldError | None = None
     blocked: set[str] = field(default_factory=set)  # providers that are not there in this visit
-    failed: set[tuple[str, State]] = field(
-        default_factory=set
-    )  # (provider, state): what that state asks for was tried of one shard, and failed
+    failed: set[tuple[str, State]] = field(default_factory=set)  # (provider, state): the step that this state asks for failed in this visit
     stuck: dict[str, str] = field(default_factory=dict)  # shards that were tried in this visit and got nowhere, and why
     begun: bool = False  # a step was begun in this visit: the first is, however little time is left
     passed_over: bool = False  # there was no time to look at what it has at providers

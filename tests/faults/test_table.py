@@ -74,6 +74,7 @@ def check_books(keld: Keld, emulator: Emulator, status: Status, bill: Counter[in
 def test_the_document_is_the_table() -> None:
     """`make faults > FAULTS.md` after a change of the cases."""
     assert DOCUMENT.read_text() == document()
+    assert f"{len(CASES)} cases, each played by a test" in DOCUMENT.with_name("README.md").read_text()
 
 
 def test_a_broken_download_is_gone_on_with_not_begun_again(keld: Keld, emulator: Emulator) -> None:
