@@ -13,15 +13,16 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.sdk import Asset, BaseOperator
+from airflow.sdk import BaseOperator
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSensorTimeout, TaskDeferralTimeout
 
 from keld import Keld, KeldError, Status
+from keld_airflow.asset import tell_assets
 from keld_airflow.hook import KeldHook
 from keld_airflow.kill import is_over, let_go
 from keld_airflow.link import KeldBatchLink
-from keld_airflow.manifest import event_extra, is_late, manifest
+from keld_airflow.manifest import is_late, manifest
 from keld_airflow.partition import absent_in, no_partition
 from keld_airflow.place import absolute
 from keld_airflow.trigger import KeldTrigger
@@ -207,7 +208,7 @@ class Waiting(BaseOperator):
                 f"{_where(status)} {self.completion_rate:.1%} were wanted: {facts['outcomes']}. The rows are written, with reasons. "
                 "Clear the task to ask anew what was not answered, or lower completion_rate."
             )
-        self._tell_assets(context, facts)
+        tell_assets(self.outlets, context, facts)
         return facts
 
     def _deliver(self, keld: Keld, context: Context, status: Status) -> str | None:
@@ -219,22 +220,6 @@ class Waiting(BaseOperator):
         if self.sink is None or absolute(self.sink) == status.sink:  # another task that is of this job run may have sent it to its own
             return status.output_uri
         return keld.write(status.id, self.sink)
-
-    def _tell_assets(self, context: Context, facts: dict[str, Any]) -> None:
-        """The extra of the task's asset events, and the job run's own partition key, whatever kind of Dag run it was in.
-
-        In a run without a key (of a day, or by hand) there are two events: Dags that are scheduled on partitions follow only the one with the
-        key, all others only the one without (Airflow 3.3, `AssetManager._queue_dagruns`).
-        """
-        run_key, own_key = context.get("partition_key"), facts["partition"]
-        for asset in self.outlets:
-            if isinstance(asset, Asset):
-                accessor = context["outlet_events"][asset]
-                accessor.extra = event_extra(facts)
-                if own_key.strip() and own_key != run_key:
-                    accessor.add_partitions(own_key)
-                    if not run_key:
-                        accessor.partition_keys.add(None)  # type: ignore[arg-type]  # an event without a key
 
 
 def _holder(context: Context) -> str:
