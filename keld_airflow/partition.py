@@ -54,8 +54,18 @@ def absent_in(template: Any, context: Mapping[str, Any]) -> str | None:
     return None
 
 
-def no_partition() -> str:
-    """That a Dag run stands for no partition, and how to start one that does: the end of a sentence."""
+def no_partition(context: Mapping[str, Any]) -> str:
+    """That a Dag run does not have what stands for its partition, and the way: the end of a sentence."""
+    if context.get("partition_key"):
+        return (
+            "this Dag run goes by its partition key, and has no dates. Nothing was sent. Write {{ partition_key }}, or {{ partition_key or ds }} "
+            "for a Dag that is tried by `dag.test`, too."
+        )
+    if getattr(context["dag_run"], "run_type", None) == "asset_triggered":
+        return (
+            "this Dag run has none: an asset started it, and the Dag does not go by partitions. Nothing was sent. Schedule the Dag by "
+            "PartitionedAssetTimetable(assets=...), or give the task a partition=."
+        )
     return (
         "this Dag run has none: it was started without. Nothing was sent. Trigger the Dag with a partition key "
         "(in its trigger form, or partition_key over REST) or, where it goes by dates, with a logical date; or give the task a partition=."

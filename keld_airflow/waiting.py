@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSensorTimeout, TaskDeferralTimeout
+from jinja2 import UndefinedError
 
 from keld import Keld, KeldError, Status
 from keld_airflow.asset import tell_assets
@@ -57,17 +58,26 @@ class Waiting(BaseOperator):
 
     # -- what Airflow calls -----------------------------------------------------------------------------------
 
-    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        """As Airflow's; what a field wants of the Dag run and the run has not is told at once, for good: no retry brings it.
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Any, seen_oids: set[int]
+    ) -> None:
+        """As Airflow's, of a mapped task, too; what a field wants and is not there is told at once, for good: no retry brings it.
 
         Raises:
             AirflowFailException: else `{{ partition_key }}` would be "None", in the name of a file, too.
         """
-        wanting = {field: getattr(self, field, None) for field in self.template_fields}
-        absent = next(((field, name) for field, value in wanting.items() if (name := absent_in(value, context))), None)
-        if absent is not None:
-            raise AirflowFailException(f"{absent[0]} wants {{{{ {absent[1]} }}}}, and {no_partition()}")
-        super().render_template_fields(context, jinja_env)
+        if parent is self:
+            wanting = {field: getattr(self, field, None) for field in template_fields}
+            absent = next(((field, name) for field, value in wanting.items() if (name := absent_in(value, context))), None)
+            if absent is not None:
+                raise AirflowFailException(f"{absent[0]} wants {{{{ {absent[1]} }}}}, and {no_partition(context)}")
+        try:
+            super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        except UndefinedError as error:
+            raise AirflowFailException(
+                f"A field of this task asks for what is not there: {error.message}. Nothing was sent. The log above names the field; "
+                "dates are not there where a Dag run has none, {{ partition_key or ds }} is either."
+            ) from None
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """The next visit to a worker, after the trigger fired."""

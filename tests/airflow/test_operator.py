@@ -412,6 +412,11 @@ FOR_GOOD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"source": "in/{{ ds }}.parquet"}, {}, "source wants {{ ds }}"),
     ({"sink": "out/{{ dag_run.partition_key }}/"}, {}, "sink wants {{ partition_key }}"),
     ({"partition": "eu|{{ partition_key }}"}, {}, "partition wants {{ partition_key }}"),
+    ({"partition": ""}, DAY, "came out as ''"),
+    ({"partition": "{{ dag_run.conf.get('region') }}"}, DAY, "came out as 'None'"),
+    ({"source": "in/{{ macros.ds_add(ds, 1) }}.parquet"}, {}, "'ds' is undefined"),
+    ({"source": "in/{{ ds }}.parquet"}, DAY, "this Dag run goes by its partition key, and has no dates"),
+    ({"sink": "out/{partition}.parquet"}, {"run_type": "asset_triggered"}, "Schedule the Dag by PartitionedAssetTimetable"),
 ]
 
 
@@ -643,6 +648,28 @@ def test_a_mapped_task_needs_a_partition_or_a_job_for_each(
     visit = worker.run(task, map_index=0, **DAY)
     assert (visit.state == "deferred", "partition of its own" not in str(visit.error)) == (sends, sends)
     assert bool(provider.requests()) is sends
+
+
+@pytest.mark.parametrize("run", [{}, DAY], ids=["without a key", "with a key"])
+def test_a_mapped_partition_is_rendered_like_any_other(worker: Worker, provider: Emulator, home: Keld, run: dict[str, Any]) -> None:
+    """Airflow renders mapped tasks by another way; "eu|None" would be bought once, and be every run's that has no key."""
+    from airflow.sdk import DAG
+
+    from keld_airflow import KeldBatchOperator
+
+    with DAG("tickets", schedule=None) as dag:
+        KeldBatchOperator.partial(task_id="label", job=job(), source=rows).expand(partition=["us", "eu|{{ partition_key }}"])
+    visit = worker.run(dag.get_task("label"), map_index=1, **run)
+    assert [status.partition for status in home.statuses()] == (["eu|2026-11-19"] if run else [])
+    assert run or "partition wants {{ partition_key }}" in str(visit.error)
+
+
+def test_a_partition_that_another_task_did_not_give_is_not_the_dag_runs_own(worker: Worker, provider: Emulator) -> None:
+    task = operator(partition="{{ ti.xcom_pull('regions') }}")
+    task.partition = None  # as an XCom, or Jinja's native types, leave it
+    ended = worker.run(task, **DAY)
+    assert "came out as 'None'" in str(ended.error)
+    assert provider.requests() == []
 
 
 def test_downstream_tasks_may_ask_for_one_fact_of_a_manifest(worker: Worker, provider: Emulator) -> None:
