@@ -19,7 +19,7 @@ from airflow.sdk import Context
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowFailException
 
-from keld import Job, Keld, Reading, Status, wants_partition
+from keld import Job, Keld, KeldError, Reading, Status, wants_partition
 from keld_airflow.held import HeldField, is_rows, let_out
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
@@ -139,12 +139,21 @@ class KeldBatchOperator(Waiting):
             missing = [name for name in ("key", "prompt", "models") if name not in given]
             if missing:
                 raise ValueError(f"{self.task_id}: {', '.join(missing)} missing. Give job=Job(...), or the terms of one.")
-            return Job(**{"name": self._default_name(), **given})
+            return Job(**given) if "name" in given else self._named_after_task(given)
         if not isinstance(job, Job):
             raise ValueError(f"{self.task_id}: job is a {type(job).__name__}. Give a keld.Job, or its terms.")
         if given:
             raise ValueError(f"{self.task_id}: {', '.join(given)} stand beside job=, which says them already. Give one or the other.")
         return job
+
+    def _named_after_task(self, terms: dict[str, Any]) -> Job:
+        name = self._default_name()
+        try:
+            return Job(name=name, **terms)
+        except KeldError as problem:
+            if str(problem).startswith("name="):
+                raise type(problem)(f"{problem} It is called after its Dag and task: give it another by name=, and keep that.") from None
+            raise
 
     def _default_name(self) -> str:
         has_dag: bool = self.has_dag()  # type: ignore[no-untyped-call]  # Airflow's

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.decorator import determine_kwargs
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSensorTimeout, TaskDeferralTimeout
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from jinja2 import UndefinedError
 
 from keld import Keld, KeldError, Status
@@ -85,11 +86,10 @@ class Waiting(BaseOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """As Airflow's; a wait that no trigger ended in time (there may be no triggerer) is no failure: a worker looks itself."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except (TaskDeferralTimeout, AirflowSensorTimeout):
+        if next_method == TRIGGER_FAIL_REPR and (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
             self.log.warning("No trigger has fired in time; is a triggerer running? Looking at the job run from here.")
-        return self._visit(context, lambda keld: self._begin(keld, context))
+            return self._visit(context, lambda keld: self._begin(keld, context))
+        return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
         """Cancels at the provider if the task instance was ended by somebody; a worker that is merely shut down leaves the batch alone.

@@ -541,6 +541,7 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"partition": ["eu", "us"]}, r"Map over them: \.partial"),
         ({"params": {"temperature": 0}}, "Give request_params"),
         ({"llm_conn_id": "c"}, "Is keld_conn_id meant"),
+        ({"job": None, "key": "id", "prompt": "{body}", "model": "openai:gpt-5-mini", "task_id": "2_label"}, "give it another by name="),
         ({"deadline_hours": 9}, "Is deadline meant"),
         ({"source": "postgresql://u@h/db?table=t"}, "is a postgresql URL"),
     ],
@@ -592,6 +593,32 @@ def test_sending_and_collecting_may_be_two_tasks(worker: Worker, provider: Emula
         assert ended.state == "success", ended.error
         assert ended.manifest["counts"]["answered"] == 5
     assert creates(provider) == 1
+
+
+@pytest.mark.parametrize("left", [None, {}, [{"job_run": "a"}], "nobody-knows-it"])
+def test_a_sensor_that_was_given_no_job_run_says_what_to_give(worker: Worker, provider: Emulator, left: Any) -> None:
+    """The task that sends was skipped, or is mapped, or has another ledger; no retry mends it."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from keld_airflow import KeldJobSensor
+
+    ended = worker.run(KeldJobSensor(task_id="collect", job_run=left), **DAY)
+    assert isinstance(ended.error, AirflowFailException), ended.error
+    assert "KeldBatchOperator(wait=False)" in str(ended.error)
+
+
+def test_a_sensor_that_fails_softly_is_skipped_for_a_failure_and_for_nothing_else(worker: Worker, provider: Emulator) -> None:
+    """A wait that no triggerer ended is none: its answers are paid for."""
+    from keld_airflow import KeldJobSensor
+
+    assert worker.run(KeldJobSensor(task_id="collect", job_run="nobody-knows-it", soft_fail=True), **DAY).state == "skipped"
+    sent = worker.run(operator(wait=False), **DAY)
+    sensor = KeldJobSensor(task_id="collect", job_run=sent.manifest, soft_fail=True)
+    worker.until_sent(sensor, **DAY)
+    provider.advance(LATENCY_S)
+    ended = worker.run(sensor, failed="Trigger timeout", **DAY)
+    assert ended.state == "success", ended.error
+    assert ended.manifest["counts"]["answered"] == 5
 
 
 def test_the_decorator_takes_the_rows_that_its_function_gives(worker: Worker, provider: Emulator) -> None:
