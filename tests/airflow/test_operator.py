@@ -143,6 +143,21 @@ def test_asset_events_tell_what_it_cost_and_how_it_ended(worker: Worker, provide
     assert event["extra"].keys() >= {"cost_usd", "late", "sink", "rows", "partition"}
 
 
+def test_an_outlet_that_is_a_reference_has_the_same_event_and_one_to_nothing_costs_no_task(
+    worker: Worker, provider: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answers are paid for, and where they belong, when Airflow is asked what is meant."""
+    from airflow.sdk import Asset
+
+    ended = worker.through(operator(outlets=[Asset.ref(name="labels"), Asset.ref(name="nowhere")]), provider, **DATED)
+    assert [(event["dest_asset_key"]["uri"], event.get("partition_key")) for event in ended.assets] == [
+        ("s3://lake/labels", "2026-11-19"),
+        ("s3://lake/labels", None),
+    ]
+    assert ended.assets[0]["extra"]["counts"]["answered"] == 5
+    assert "There is no event of AssetNameRef(name='nowhere')" in caplog.text
+
+
 def test_a_region_of_a_mapped_task_has_an_asset_event_of_its_own(worker: Worker, provider: Emulator) -> None:
     """All mapped instances are in one run, whose key would else stand on each of their events."""
     from airflow.sdk import Asset
