@@ -22,7 +22,7 @@ _DAY = timedelta(days=1)
 _WANTS = re.compile(
     r"{{-?\s*(?:dag_run\.)?(partition_key|partition_date|logical_date|data_interval_\w+|ds|ts|ds_nodash|ts_nodash)\s*(?:-?}}|[.[|])"
 )
-_OTHERWISE = re.compile(r"\|\s*(?:default|d)\b")
+_OTHERWISE = re.compile(r"\|\s*(?:default|d)\s*\(([^()]*)\)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +49,11 @@ def absent_in(template: Any, context: Mapping[str, Any]) -> str | None:
     """What of the Dag run a template asks for that this run does not have; None where it has all."""
     text = template if isinstance(template, str) or hasattr(template, "protocol") else ""
     for wanted in _WANTS.finditer(str(text)):
-        if context.get(wanted[1]) is None and not _OTHERWISE.match(str(text), wanted.end() - 1):
-            return wanted[1]
+        if context.get(wanted[1]) is None:
+            otherwise = _OTHERWISE.match(str(text), wanted.end() - 1)
+            # What is there and None is no undefined name: Jinja takes the default for it only where that is said, `default('all', true)`.
+            if otherwise is None or (wanted[1] in context and "true" not in otherwise[1].lower()):
+                return wanted[1]
     return None
 
 

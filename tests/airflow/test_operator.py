@@ -425,6 +425,7 @@ FOR_GOOD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"source": "in/{{ partition_key }}.parquet"}, {}, "source wants {{ partition_key }}"),
     ({"sink": "out/{{ partition_key | lower }}/"}, {}, "with a partition key"),
     ({"source": "in/{{ ds }}.parquet"}, {}, "source wants {{ ds }}"),
+    ({"source": "in/{{ partition_key | default('all') }}.parquet"}, {}, "source wants {{ partition_key }}"),  # it would be in/None.parquet
     ({"sink": "out/{{ dag_run.partition_key }}/"}, {}, "sink wants {{ partition_key }}"),
     ({"partition": "eu|{{ partition_key }}"}, {}, "partition wants {{ partition_key }}"),
     ({"partition": ""}, DAY, "came out as ''"),
