@@ -26,6 +26,7 @@ AIRFLOW = (sys.executable, "-m", "airflow")
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
 _PATIENCE_S = 180.0  # of what Airflow's own processes compute, which on a slow machine takes longer
 _STILL_S = 300.0  # of a clock, in which they compute nothing at all: then they hang
+_LOCKED_TRIES = 20  # Airflow gives up on a locked SQLite after seconds, and answers with a 500
 
 
 class Patience:
@@ -140,11 +141,20 @@ class Airflow:
     # -- REST
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """The JSON of an answer of the public API.
+        """The JSON of an answer of the public API; asked again while SQLite is locked, unless that might do a thing twice.
 
         Raises:
             urllib.error.HTTPError: it was refused.
         """
+        for left in reversed(range(1 if method == "POST" else _LOCKED_TRIES)):
+            try:
+                return self._ask(method, path, body)
+            except urllib.error.HTTPError as refused:
+                if refused.code < 500 or not left:
+                    raise
+                time.sleep(1)
+
+    def _ask(self, method: str, path: str, body: Any) -> Any:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
         request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)

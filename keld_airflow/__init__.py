@@ -14,6 +14,7 @@ Above the front door of `keld`, and importing nothing deeper.  The files in orde
     poller     one look at the provider for all triggers of a connection
     kill       what a killed task lets go of, and what only looks like a kill
     manifest   a job run's status -> XCom, asset event, task state
+    asset      a job run that is over -> the asset events of its task
     deadline   PartitionEnd: what a DeadlineAlert counts from
     notifier   KeldLateNotifier: tells people which job runs are late
     link       KeldBatchLink: the batch's page at its provider

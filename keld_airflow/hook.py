@@ -7,6 +7,7 @@ that is not used, or a ledger that is not the one that was meant.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from datetime import UTC, datetime, timedelta
@@ -76,11 +77,38 @@ class KeldHook(BaseHook):
     def _connection(self) -> Connection | None:
         """None: there is none of the default name, and the environment alone is to say."""
         try:
-            return self.get_connection(self.keld_conn_id)
+            return self._read(self.keld_conn_id, "keld_conn_id")
         except AirflowNotFoundException:
             if self.keld_conn_id != DEFAULT_CONN_ID:
                 raise
             return None
+
+    def _read(self, conn_id: str, named_by: str) -> Connection:
+        """A connection that is there and whole; Airflow passes over one that it cannot read, and reads a broken extra as an empty one.
+
+        Raises:
+            AirflowNotFoundException: there is none; also while a secrets backend does not answer, so that a retry may help.
+            AirflowFailException: Airflow cannot read it.
+        """
+        try:
+            connection = self.get_connection(conn_id)
+        except AirflowNotFoundException:
+            variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+            if os.environ.get(variable):
+                raise AirflowFailException(
+                    f"Airflow cannot read what the environment variable {variable} holds. Nothing was sent. Write it as JSON, "
+                    '{"conn_type": "keld", "password": "KEY"}, or as a URI, keld://:KEY@, its special characters percent-encoded.'
+                ) from None
+            raise AirflowNotFoundException(
+                f"There is no connection {conn_id}, which {named_by} names. Nothing was sent. Create it, or correct {named_by}; a secrets "
+                "backend that does not answer just now looks the same."
+            ) from None
+        if connection.extra and not _is_object(connection.extra):
+            raise AirflowFailException(
+                f"The extra of the connection {conn_id} is no JSON object. Nothing was sent. Write it as "
+                '{"provider": "anthropic"}, or leave it empty.'
+            )
+        return connection
 
     def _accounts(self, connection: Connection | None, extra: dict[str, Any]) -> dict[str, Account]:
         """The account of a connection, and those of the connections it names beside itself."""
@@ -88,7 +116,7 @@ class KeldHook(BaseHook):
             return {}
         accounts, come_from = dict([_account(connection)]), self.keld_conn_id
         for conn_id in str(extra.get("more_accounts") or "").replace(",", " ").split():
-            name, account = _account(self.get_connection(conn_id))
+            name, account = _account(self._read(conn_id, f"more_accounts of the connection {come_from}"))
             if name in accounts:
                 raise AirflowFailException(
                     f"The connections {come_from} and {conn_id} are both the account {name!r}, and one would hide the other. Nothing was sent. "
@@ -108,7 +136,7 @@ class KeldHook(BaseHook):
         conn_id = extra.get("ledger_conn_id")
         if not conn_id:
             return None
-        uri = self.get_connection(conn_id).get_uri()
+        uri = self._read(conn_id, f"ledger_conn_id of the connection {self.keld_conn_id}").get_uri()
         if not uri.startswith(("postgres://", "postgresql://")):
             raise AirflowFailException(
                 f"The connection {conn_id} is no Postgres connection, and a ledger is kept in no other. Correct ledger_conn_id."
@@ -168,6 +196,13 @@ def _check_fields(connection: Connection) -> None:
         raise AirflowFailException(
             f"The connection {conn_id} has a port or a schema, and no host. Nothing was sent. Give the whole base URL as its host."
         )
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
 
 
 def _base_url(connection: Connection) -> str | None:

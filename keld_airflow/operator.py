@@ -19,7 +19,7 @@ from airflow.sdk import Context
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowFailException
 
-from keld import Job, Keld, Reading, Status, wants_partition
+from keld import Job, Keld, KeldError, Reading, Status, wants_partition
 from keld_airflow.held import HeldField, is_rows, let_out
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
@@ -120,6 +120,7 @@ class KeldBatchOperator(Waiting):
         check_paths(self.task_id, self.source, self.sink)
         self.reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
         self.partition, self.window = partition, window
+        self._keyed = partition is not None  # another task's output may turn out to be None
         self.completion_rate, self.wait, self.deferrable, self.keld_conn_id = completion_rate, wait, deferrable, keld_conn_id
         self.job = self._job(job, model, terms)
         _check_prompt(self.task_id, self.job)
@@ -138,12 +139,21 @@ class KeldBatchOperator(Waiting):
             missing = [name for name in ("key", "prompt", "models") if name not in given]
             if missing:
                 raise ValueError(f"{self.task_id}: {', '.join(missing)} missing. Give job=Job(...), or the terms of one.")
-            return Job(**{"name": self._default_name(), **given})
+            return Job(**given) if "name" in given else self._named_after_task(given)
         if not isinstance(job, Job):
             raise ValueError(f"{self.task_id}: job is a {type(job).__name__}. Give a keld.Job, or its terms.")
         if given:
             raise ValueError(f"{self.task_id}: {', '.join(given)} stand beside job=, which says them already. Give one or the other.")
         return job
+
+    def _named_after_task(self, terms: dict[str, Any]) -> Job:
+        name = self._default_name()
+        try:
+            return Job(name=name, **terms)
+        except KeldError as problem:
+            if str(problem).startswith("name="):
+                raise type(problem)(f"{problem} It is called after its Dag and task: give it another by name=, and keep that.") from None
+            raise
 
     def _default_name(self) -> str:
         has_dag: bool = self.has_dag()  # type: ignore[no-untyped-call]  # Airflow's
@@ -155,7 +165,7 @@ class KeldBatchOperator(Waiting):
     def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
         """The job run of this partition, found again or opened."""
         partition = partition_of(context, key=self._key(context), window=self.window)
-        self._check_partition(partition.key)
+        self._check_partition(context, partition.key)
         _bring_in_cancelled(keld, self.job)
         before = keld.find(self.job.name, partition.key)
         status = keld.submit(
@@ -172,7 +182,7 @@ class KeldBatchOperator(Waiting):
             return status, "nothing"
         return status, "cancelling" if before.state == "cancelling" else "open"
 
-    def _check_partition(self, key: str | None) -> None:
+    def _check_partition(self, context: Context, key: str | None) -> None:
         """Passes if each path that has a place for a partition gets one.
 
         Raises:
@@ -180,7 +190,7 @@ class KeldBatchOperator(Waiting):
         """
         wanting = next((name for name in ("source", "sink") if wants_partition(getattr(self, name))), None)
         if key is None and wanting is not None:
-            raise AirflowFailException(f"{wanting}={str(getattr(self, wanting))!r} wants a partition, and {no_partition()}")
+            raise AirflowFailException(f"{wanting}={str(getattr(self, wanting))!r} wants a partition, and {no_partition(context)}")
 
     def _key(self, context: Context) -> str | None:
         """What `partition` says, as text: maps give numbers and dates, too.
@@ -188,7 +198,7 @@ class KeldBatchOperator(Waiting):
         Raises:
             AirflowFailException: it says nothing, or the instances of a mapped task would all be the same job run.
         """
-        if self.partition is None:
+        if not self._keyed:
             if context["ti"].map_index not in (None, -1) and not _maps_jobs(context["dag"].get_task(self.task_id)):
                 raise AirflowFailException(
                     f"This task is mapped, and all its instances would be one job run of {self.job.name}. Nothing was sent. "
@@ -196,8 +206,11 @@ class KeldBatchOperator(Waiting):
                 )
             return None
         key = str(self.partition)
-        if key == "None":  # so Jinja writes what is not there
-            raise AirflowFailException(f"partition= wants a partition, and {no_partition()}")
+        if key == "None" or not key.strip():  # so Jinja writes what is not there
+            raise AirflowFailException(
+                f"partition= came out as {key!r}: what it asks for is not there, and all Dag runs without it would be one job run. "
+                "Nothing was sent. Trigger the Dag with it, or leave partition= out for a table that has none."
+            )
         if self.outlets and len(key) > _ASSET_KEY_MOST:
             raise AirflowFailException(
                 f"partition= has {len(key)} characters, and Airflow takes {_ASSET_KEY_MOST} in an asset's event. Nothing was sent. Shorten it."

@@ -22,7 +22,7 @@ _DAY = timedelta(days=1)
 _WANTS = re.compile(
     r"{{-?\s*(?:dag_run\.)?(partition_key|partition_date|logical_date|data_interval_\w+|ds|ts|ds_nodash|ts_nodash)\s*(?:-?}}|[.[|])"
 )
-_OTHERWISE = re.compile(r"\|\s*(?:default|d)\b")
+_OTHERWISE = re.compile(r"\|\s*(?:default|d)\s*\(([^()]*)\)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +49,26 @@ def absent_in(template: Any, context: Mapping[str, Any]) -> str | None:
     """What of the Dag run a template asks for that this run does not have; None where it has all."""
     text = template if isinstance(template, str) or hasattr(template, "protocol") else ""
     for wanted in _WANTS.finditer(str(text)):
-        if context.get(wanted[1]) is None and not _OTHERWISE.match(str(text), wanted.end() - 1):
-            return wanted[1]
+        if context.get(wanted[1]) is None:
+            otherwise = _OTHERWISE.match(str(text), wanted.end() - 1)
+            # What is there and None is no undefined name: Jinja takes the default for it only where that is said, `default('all', true)`.
+            if otherwise is None or (wanted[1] in context and "true" not in otherwise[1].lower()):
+                return wanted[1]
     return None
 
 
-def no_partition() -> str:
-    """That a Dag run stands for no partition, and how to start one that does: the end of a sentence."""
+def no_partition(context: Mapping[str, Any]) -> str:
+    """That a Dag run does not have what stands for its partition, and the way: the end of a sentence."""
+    if context.get("partition_key"):
+        return (
+            "this Dag run goes by its partition key, and has no dates. Nothing was sent. Write {{ partition_key }}, or {{ partition_key or ds }} "
+            "for a Dag that is tried by `dag.test`, too."
+        )
+    if getattr(context["dag_run"], "run_type", None) == "asset_triggered":
+        return (
+            "this Dag run has none: an asset started it, and the Dag does not go by partitions. Nothing was sent. Schedule the Dag by "
+            "PartitionedAssetTimetable(assets=...), or give the task a partition=."
+        )
     return (
         "this Dag run has none: it was started without. Nothing was sent. Trigger the Dag with a partition key "
         "(in its trigger form, or partition_key over REST) or, where it goes by dates, with a logical date; or give the task a partition=."

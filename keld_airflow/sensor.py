@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseSensorOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from keld import Keld, Status
+from keld import Keld, KeldError, Status
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.place import apart
 from keld_airflow.waiting import Found, Waiting
@@ -25,7 +26,7 @@ class KeldJobSensor(Waiting, BaseSensorOperator):
     """Waits for a job run.
 
     A sensor's own `poke_interval`, `mode` and `timeout` say nothing here: the ledger knows when to look, and how long it may take is the
-    job's deadline; `execution_timeout` is kept by Airflow itself.
+    job's deadline; `execution_timeout` is kept by Airflow itself.  With `soft_fail` or `never_fail` a failure skips it.
 
     Args:
         job_run: what the operator left behind, `label.output`, or the id alone.
@@ -55,7 +56,28 @@ class KeldJobSensor(Waiting, BaseSensorOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         return self._visit(context, lambda keld: self._begin(keld, context))
 
+    def _visit(self, context: Context, find: Callable[[Keld], tuple[Status, Found]]) -> dict[str, Any]:
+        try:
+            return super()._visit(context, find)
+        except AirflowException as problem:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(f"{problem} Skipped, as soft_fail or never_fail wants it.") from None
+            raise
+
     def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
         """The job run as it was sent: what the table says since is the operator's business."""
-        left = self.job_run
-        return keld.status(left["job_run"] if isinstance(left, Mapping) else str(left)), "nothing"
+        left = self.job_run.get("job_run") if isinstance(self.job_run, Mapping) else self.job_run
+        if not isinstance(left, str) or left in ("", "None"):
+            raise AirflowFailException(
+                f"job_run is a {type(self.job_run).__name__} that names no job run; was the task that sends skipped, or is it mapped? "
+                "Give label.output of a KeldBatchOperator(wait=False), or map this sensor over it: .partial(...).expand(job_run=label.output)."
+            )
+        try:
+            return keld.status(left), "nothing"
+        except KeldError as problem:
+            if type(problem).__name__ != "UnknownJobRun":
+                raise
+            raise AirflowFailException(
+                f"{problem} Give what KeldBatchOperator(wait=False) left behind, with its keld_conn_id={self.keld_conn_id!r}: another "
+                "connection may have another ledger."
+            ) from None

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.sdk import Asset, BaseOperator
+from airflow.sdk import BaseOperator
 from airflow.sdk.bases.decorator import determine_kwargs
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSensorTimeout, TaskDeferralTimeout
+from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from jinja2 import UndefinedError
 
 from keld import Keld, KeldError, Status
+from keld_airflow.asset import tell_assets
 from keld_airflow.hook import KeldHook
 from keld_airflow.kill import is_over, let_go
 from keld_airflow.link import KeldBatchLink
-from keld_airflow.manifest import event_extra, is_late, manifest
+from keld_airflow.manifest import is_late, manifest
 from keld_airflow.partition import absent_in, no_partition
 from keld_airflow.place import absolute
 from keld_airflow.trigger import KeldTrigger
@@ -56,17 +59,26 @@ class Waiting(BaseOperator):
 
     # -- what Airflow calls -----------------------------------------------------------------------------------
 
-    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
-        """As Airflow's; what a field wants of the Dag run and the run has not is told at once, for good: no retry brings it.
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Any, seen_oids: set[int]
+    ) -> None:
+        """As Airflow's, of a mapped task, too; what a field wants and is not there is told at once, for good: no retry brings it.
 
         Raises:
             AirflowFailException: else `{{ partition_key }}` would be "None", in the name of a file, too.
         """
-        wanting = {field: getattr(self, field, None) for field in self.template_fields}
-        absent = next(((field, name) for field, value in wanting.items() if (name := absent_in(value, context))), None)
-        if absent is not None:
-            raise AirflowFailException(f"{absent[0]} wants {{{{ {absent[1]} }}}}, and {no_partition()}")
-        super().render_template_fields(context, jinja_env)
+        if parent is self:
+            wanting = {field: getattr(self, field, None) for field in template_fields}
+            absent = next(((field, name) for field, value in wanting.items() if (name := absent_in(value, context))), None)
+            if absent is not None:
+                raise AirflowFailException(f"{absent[0]} wants {{{{ {absent[1]} }}}}, and {no_partition(context)}")
+        try:
+            super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        except UndefinedError as error:
+            raise AirflowFailException(
+                f"A field of this task asks for what is not there: {error.message}. Nothing was sent. The log above names the field; "
+                "dates are not there where a Dag run has none, {{ partition_key or ds }} is either."
+            ) from None
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """The next visit to a worker, after the trigger fired."""
@@ -74,11 +86,10 @@ class Waiting(BaseOperator):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """As Airflow's; a wait that no trigger ended in time (there may be no triggerer) is no failure: a worker looks itself."""
-        try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except (TaskDeferralTimeout, AirflowSensorTimeout):
+        if next_method == TRIGGER_FAIL_REPR and (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
             self.log.warning("No trigger has fired in time; is a triggerer running? Looking at the job run from here.")
-        return self._visit(context, lambda keld: self._begin(keld, context))
+            return self._visit(context, lambda keld: self._begin(keld, context))
+        return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
         """Cancels at the provider if the task instance was ended by somebody; a worker that is merely shut down leaves the batch alone.
@@ -207,7 +218,7 @@ class Waiting(BaseOperator):
                 f"{_where(status)} {self.completion_rate:.1%} were wanted: {facts['outcomes']}. The rows are written, with reasons. "
                 "Clear the task to ask anew what was not answered, or lower completion_rate."
             )
-        self._tell_assets(context, facts)
+        tell_assets(self.outlets, context, facts)
         return facts
 
     def _deliver(self, keld: Keld, context: Context, status: Status) -> str | None:
@@ -219,22 +230,6 @@ class Waiting(BaseOperator):
         if self.sink is None or absolute(self.sink) == status.sink:  # another task that is of this job run may have sent it to its own
             return status.output_uri
         return keld.write(status.id, self.sink)
-
-    def _tell_assets(self, context: Context, facts: dict[str, Any]) -> None:
-        """The extra of the task's asset events, and the job run's own partition key, whatever kind of Dag run it was in.
-
-        In a run without a key (of a day, or by hand) there are two events: Dags that are scheduled on partitions follow only the one with the
-        key, all others only the one without (Airflow 3.3, `AssetManager._queue_dagruns`).
-        """
-        run_key, own_key = context.get("partition_key"), facts["partition"]
-        for asset in self.outlets:
-            if isinstance(asset, Asset):
-                accessor = context["outlet_events"][asset]
-                accessor.extra = event_extra(facts)
-                if own_key.strip() and own_key != run_key:
-                    accessor.add_partitions(own_key)
-                    if not run_key:
-                        accessor.partition_keys.add(None)  # type: ignore[arg-type]  # an event without a key
 
 
 def _holder(context: Context) -> str:

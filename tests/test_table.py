@@ -192,6 +192,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for name in ("no.parquet", "no.csv", "no.jsonl", "no"):
         with pytest.raises(SourceError, match=rf"{name}: no such file.*Nothing was sent"):
             open_table(tmp_path / name)
+    there = tmp_path / "there.parquet"
+    pq.write_table(pa.table({"id": [1]}), there)
+    for paths in ([str(there), f"{tmp_path}/gone.parquet"], [UPath(f"{tmp_path}/gone.parquet")]):
+        with pytest.raises(SourceError, match=r"gone\.parquet: no such file.*Nothing was sent"):
+            open_table(paths)
+
+
+@pytest.mark.parametrize("source", [None, "", " ", lambda: None])
+def test_nothing_is_no_source_and_not_the_directory_one_is_in(source: Any) -> None:
+    """What a function gives that forgot to return, and a template that came out empty."""
+    with pytest.raises(SourceError, match=r"neither rows nor a path.*Nothing was sent"):
+        open_table(source)
 
 
 def test_a_pattern_that_matches_nothing_is_named(tmp_path: Path) -> None:

@@ -77,10 +77,15 @@ def key_of(name: str, account: Account, default: str) -> str:
     names, else `default`.
 
     Raises:
-        AccessRefused: it is not set.
+        AccessRefused: it is not set, or cannot be one.
     """
     variable = account.api_key_env or default
     key = (account.api_key() if account.api_key is not None else os.environ.get(variable, "")).strip()
+    if key and (not key.isascii() or not key.isprintable() or " " in key):  # the errors of HTTP libraries quote such a one
+        raise AccessRefused(
+            f"The key of {name} holds a space, a line end or a character that is not ASCII, which no provider's key does. Nothing was sent. "
+            "Copy it again, and nothing beside it."
+        )
     if key:
         return key
     unset = None if account.api_key is not None else f"the environment variable {variable} is not set"

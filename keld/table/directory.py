@@ -10,14 +10,14 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from keld.errors import SourceError
+from keld.errors import KeldError, SourceError
 from keld.reading import Reading
 from keld.table.block import Table, table_of
 from keld.table.declared import declared
 from keld.table.file import File
 from keld.table.form import open_file
 from keld.table.lake import NULL_KEY
-from keld.table.place import Place, form_of
+from keld.table.place import Place, form_of, unreadable
 from keld.table.unify import unified, unified_text
 from keld.table.writer import WRITERS
 
@@ -44,7 +44,7 @@ def of_files(places: Sequence[tuple[Place, Sequence[str]]], reading: Reading, de
     if len(forms) > 1:
         raise SourceError(f"{description}: files of several formats ({', '.join(sorted(map(str, forms)))}). Nothing was sent. Leave one.")
     # All of them now: a file that does not fit must be known before anything is paid.
-    parts = [_part(open_file(place, reading), folders) for place, folders in places]
+    parts = [_part(_opened(place, reading), folders) for place, folders in places]
     full = [part for part in parts if part.file.schema.names]
     for part in full:
         if part.keys.keys() != full[0].keys.keys():
@@ -56,6 +56,16 @@ def of_files(places: Sequence[tuple[Place, Sequence[str]]], reading: Reading, de
     rows = None if None in known else sum(rows for rows in known if rows is not None)
     notes = tuple(dict.fromkeys(part.file.note for part in full if part.file.note))[:1]
     return table_of(schema, rows, description, lambda: (block for part in full for block in part.blocks(schema)), notes)
+
+
+def _opened(place: Place, reading: Reading) -> File:
+    """As `open_file`; whatever went wrong is told of this file."""
+    try:
+        return open_file(place, reading)
+    except KeldError:
+        raise
+    except Exception as error:  # every fsspec file system has its own
+        raise unreadable(place, error) from error
 
 
 @dataclass(frozen=True, slots=True)

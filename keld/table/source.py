@@ -34,6 +34,11 @@ def open_table(source: Any, *, partition: str | None = None, reading: Reading = 
 
 
 def _opened(source: Any, partition: str | None, reading: Reading) -> Table:
+    if source is None or (isinstance(source, str) and not source.strip()):
+        raise SourceError(
+            f"the source is {source!r}, which is neither rows nor a path. Nothing was sent. Does a function return nothing, or is a name empty? "
+            "No rows are []."
+        )
     if _is_path(source):
         return _open_place(place_of(source).filled(partition, SourceError).as_written(), reading)
     if isinstance(source, list | tuple) and source and all(map(_is_path, source)):

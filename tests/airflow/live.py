@@ -30,9 +30,14 @@ class Stack:
 
     def settle(self, *dags: str) -> None:
         """Yesterday's own runs, which Airflow starts when a Dag is there, are through."""
-        self.airflow.until(lambda: all(self.airflow.states(dag, "label", "scheduled") == ["deferred"] for dag in dags), "they wait")
+        self.airflow.until(lambda: all(self._scheduled(dag) == ["deferred"] for dag in dags), "they wait")
         self.provider_ends()
-        self.airflow.until(lambda: all(self.airflow.states(dag, "label", "scheduled") == ["success"] for dag in dags), "they are through")
+        self.airflow.until(lambda: all(self._scheduled(dag) == ["success"] for dag in dags), "they are through")
+
+    def _scheduled(self, dag_id: str) -> list[str]:
+        states = self.airflow.states(dag_id, "label", "scheduled")
+        assert "failed" not in states, f"{dag_id} has failed; see its log in {self.airflow.home}"
+        return states
 
     def sent(self) -> int:
         """How often anything at all was sent to the provider, files included."""
@@ -56,7 +61,13 @@ class Stack:
         return task["state"]
 
     def wait_for(self, run_id: str, state: str, dag_id: str = "label", patience_s: float = 120) -> float:
-        return self.airflow.until(lambda: self.state(run_id, dag_id) == state, f"{run_id} is {state}", patience_s)
+        return self.airflow.until(lambda: self._has_come_to(state, run_id, dag_id), f"{run_id} is {state}", patience_s)
+
+    def _has_come_to(self, wanted: str, run_id: str, dag_id: str) -> bool:
+        """Whether a task is in a state; not, if it has ended in another, which no patience changes."""
+        state = self.state(run_id, dag_id)
+        assert state == wanted or state not in ("failed", "success"), f"{dag_id} {run_id} is {state}, not {wanted}"
+        return state == wanted
 
     def triggerer_of(self, run_id: str) -> int | None:
         """Which triggerer has a deferred task; None: none yet."""

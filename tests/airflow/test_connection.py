@@ -39,7 +39,7 @@ def test_without_a_connection_the_environment_decides(monkeypatch: pytest.Monkey
 
 
 def test_a_connection_that_was_named_must_be_there() -> None:
-    with pytest.raises(Exception, match="`keld_typo` isn't defined"):
+    with pytest.raises(Exception, match="no connection keld_typo, which keld_conn_id names"):
         opened("keld_typo")
 
 
@@ -96,6 +96,9 @@ def test_a_connection_may_be_written_in_airflows_ways(
         ('{"conn_type": "keld", "password": "sk-CANARY", "port": 8443}', "a port or a schema, and no host"),
         ('{"conn_type": "openai", "password": "sk-CANARY"}', "is of type openai"),
         ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"more_accounts": "keld_other"}}', "are both the account 'openai'"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": "provider=anthropic"}', "no JSON object"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": "[]"}', "no JSON object"),
+        ('{"conn_type": "keld", "password": "sk-CANARY"', "cannot read what the environment variable AIRFLOW_CONN_KELD_DEFAULT holds"),
     ],
 )
 def test_what_a_connection_says_is_read_or_refused(monkeypatch: pytest.MonkeyPatch, notation: str, says: str) -> None:
@@ -108,6 +111,31 @@ def test_what_a_connection_says_is_read_or_refused(monkeypatch: pytest.MonkeyPat
         opened()
     assert "Nothing was sent" in str(refused.value)
     assert "CANARY" not in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["more_accounts", "ledger_conn_id"])
+def test_a_connection_that_names_one_which_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    """A secrets backend that is away looks the same to Airflow, so that it is tried again."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    connection(monkeypatch, "keld_default", password="sk-CANARY", extra={field: "keld_nowhere"})
+    with pytest.raises(AirflowNotFoundException, match=f"no connection keld_nowhere, which {field} of the connection keld_default names"):
+        opened()
+
+
+@pytest.mark.parametrize("key", ["sk-CANARY\u00fc", "sk-CANARY\nBearer", "sk-CANARY x", "sk-CANARY\u200b"])
+def test_a_key_that_no_header_takes_is_refused_and_not_quoted(
+    worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch, key: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Pasted with what stood beside it; the errors of HTTP libraries quote it."""
+    from test_operator import DAY, operator
+
+    connection(monkeypatch, "keld_default", password=key)
+    ended = worker.run(operator(), **DAY)
+    assert "The key of openai holds a space" in str(ended.error)
+    assert "keld_default" in str(ended.error)
+    assert provider.requests() == []
+    assert "CANARY" not in ended.kept + "".join(capfd.readouterr())
 
 
 def test_ledger_home_and_namespace_come_from_the_connection_or_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

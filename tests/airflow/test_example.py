@@ -1,6 +1,9 @@
 """The README's example and the example project's Dags, read as Airflow reads them."""
 
 import re
+import threading
+import urllib.error
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +36,35 @@ def test_the_example_projects_dags_are_the_two_jobs(monkeypatch: pytest.MonkeyPa
         "ticket_triage": ["tickets", "triage"],
         "ticket_embeddings": ["embed"],
     }
+
+
+@pytest.mark.parametrize(("method", "asked"), [("GET", 2), ("PATCH", 2), ("POST", 1)])
+def test_the_demo_asks_a_locked_airflow_again_unless_that_might_start_a_run_twice(tmp_path: Path, method: str, asked: int) -> None:
+    """Airflow's API answers with a 500 for moments in which another of its processes holds SQLite; newcomers would see a traceback."""
+    from example_project.stack import Airflow
+
+    calls: list[str] = []
+
+    class Locked(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            calls.append(self.command)
+            self.send_response(500 if len(calls) == 1 else 200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        do_GET = do_PATCH = do_POST = answer
+
+        def log_message(self, *_: Any) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Locked) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        airflow = Airflow(tmp_path, tmp_path, {})
+        airflow.url = f"http://127.0.0.1:{server.server_port}"
+        if method == "POST":
+            with pytest.raises(urllib.error.HTTPError):
+                airflow.ask(method, "/")
+        else:
+            assert airflow.ask(method, "/") == {}
+        server.shutdown()
+    assert calls == [method] * asked

@@ -143,6 +143,21 @@ def test_asset_events_tell_what_it_cost_and_how_it_ended(worker: Worker, provide
     assert event["extra"].keys() >= {"cost_usd", "late", "sink", "rows", "partition"}
 
 
+def test_an_outlet_that_is_a_reference_has_the_same_event_and_one_to_nothing_costs_no_task(
+    worker: Worker, provider: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answers are paid for, and where they belong, when Airflow is asked what is meant."""
+    from airflow.sdk import Asset
+
+    ended = worker.through(operator(outlets=[Asset.ref(name="labels"), Asset.ref(name="nowhere")]), provider, **DATED)
+    assert [(event["dest_asset_key"]["uri"], event.get("partition_key")) for event in ended.assets] == [
+        ("s3://lake/labels", "2026-11-19"),
+        ("s3://lake/labels", None),
+    ]
+    assert ended.assets[0]["extra"]["counts"]["answered"] == 5
+    assert "There is no event of AssetNameRef(name='nowhere')" in caplog.text
+
+
 def test_a_region_of_a_mapped_task_has_an_asset_event_of_its_own(worker: Worker, provider: Emulator) -> None:
     """All mapped instances are in one run, whose key would else stand on each of their events."""
     from airflow.sdk import Asset
@@ -183,8 +198,7 @@ def test_an_asset_event_has_the_job_runs_own_partition_key(
     from airflow.sdk import Asset
 
     ended = worker.through(operator(outlets=[Asset("labels", uri="s3://lake/labels")], **given), provider, **run)
-    assert {event.get("partition_key") for event in ended.assets} == set(keys)
-    assert len(ended.assets) == len(keys)
+    assert [event.get("partition_key") for event in ended.assets] == keys, "the one without a key last: it starts what follows"
     assert {event["extra"]["partition"] for event in ended.assets} == {ended.manifest["partition"]}
 
 
@@ -411,8 +425,14 @@ FOR_GOOD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"source": "in/{{ partition_key }}.parquet"}, {}, "source wants {{ partition_key }}"),
     ({"sink": "out/{{ partition_key | lower }}/"}, {}, "with a partition key"),
     ({"source": "in/{{ ds }}.parquet"}, {}, "source wants {{ ds }}"),
+    ({"source": "in/{{ partition_key | default('all') }}.parquet"}, {}, "source wants {{ partition_key }}"),  # it would be in/None.parquet
     ({"sink": "out/{{ dag_run.partition_key }}/"}, {}, "sink wants {{ partition_key }}"),
     ({"partition": "eu|{{ partition_key }}"}, {}, "partition wants {{ partition_key }}"),
+    ({"partition": ""}, DAY, "came out as ''"),
+    ({"partition": "{{ dag_run.conf.get('region') }}"}, DAY, "came out as 'None'"),
+    ({"source": "in/{{ macros.ds_add(ds, 1) }}.parquet"}, {}, "'ds' is undefined"),
+    ({"source": "in/{{ ds }}.parquet"}, DAY, "this Dag run goes by its partition key, and has no dates"),
+    ({"sink": "out/{partition}.parquet"}, {"run_type": "asset_triggered"}, "Schedule the Dag by PartitionedAssetTimetable"),
 ]
 
 
@@ -537,6 +557,7 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"partition": ["eu", "us"]}, r"Map over them: \.partial"),
         ({"params": {"temperature": 0}}, "Give request_params"),
         ({"llm_conn_id": "c"}, "Is keld_conn_id meant"),
+        ({"job": None, "key": "id", "prompt": "{body}", "model": "openai:gpt-5-mini", "task_id": "2_label"}, "give it another by name="),
         ({"deadline_hours": 9}, "Is deadline meant"),
         ({"source": "postgresql://u@h/db?table=t"}, "is a postgresql URL"),
     ],
@@ -588,6 +609,32 @@ def test_sending_and_collecting_may_be_two_tasks(worker: Worker, provider: Emula
         assert ended.state == "success", ended.error
         assert ended.manifest["counts"]["answered"] == 5
     assert creates(provider) == 1
+
+
+@pytest.mark.parametrize("left", [None, {}, [{"job_run": "a"}], "nobody-knows-it"])
+def test_a_sensor_that_was_given_no_job_run_says_what_to_give(worker: Worker, provider: Emulator, left: Any) -> None:
+    """The task that sends was skipped, or is mapped, or has another ledger; no retry mends it."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    from keld_airflow import KeldJobSensor
+
+    ended = worker.run(KeldJobSensor(task_id="collect", job_run=left), **DAY)
+    assert isinstance(ended.error, AirflowFailException), ended.error
+    assert "KeldBatchOperator(wait=False)" in str(ended.error)
+
+
+def test_a_sensor_that_fails_softly_is_skipped_for_a_failure_and_for_nothing_else(worker: Worker, provider: Emulator) -> None:
+    """A wait that no triggerer ended is none: its answers are paid for."""
+    from keld_airflow import KeldJobSensor
+
+    assert worker.run(KeldJobSensor(task_id="collect", job_run="nobody-knows-it", soft_fail=True), **DAY).state == "skipped"
+    sent = worker.run(operator(wait=False), **DAY)
+    sensor = KeldJobSensor(task_id="collect", job_run=sent.manifest, soft_fail=True)
+    worker.until_sent(sensor, **DAY)
+    provider.advance(LATENCY_S)
+    ended = worker.run(sensor, failed="Trigger timeout", **DAY)
+    assert ended.state == "success", ended.error
+    assert ended.manifest["counts"]["answered"] == 5
 
 
 def test_the_decorator_takes_the_rows_that_its_function_gives(worker: Worker, provider: Emulator) -> None:
@@ -644,6 +691,28 @@ def test_a_mapped_task_needs_a_partition_or_a_job_for_each(
     visit = worker.run(task, map_index=0, **DAY)
     assert (visit.state == "deferred", "partition of its own" not in str(visit.error)) == (sends, sends)
     assert bool(provider.requests()) is sends
+
+
+@pytest.mark.parametrize("run", [{}, DAY], ids=["without a key", "with a key"])
+def test_a_mapped_partition_is_rendered_like_any_other(worker: Worker, provider: Emulator, home: Keld, run: dict[str, Any]) -> None:
+    """Airflow renders mapped tasks by another way; "eu|None" would be bought once, and be every run's that has no key."""
+    from airflow.sdk import DAG
+
+    from keld_airflow import KeldBatchOperator
+
+    with DAG("tickets", schedule=None) as dag:
+        KeldBatchOperator.partial(task_id="label", job=job(), source=rows).expand(partition=["us", "eu|{{ partition_key }}"])
+    visit = worker.run(dag.get_task("label"), map_index=1, **run)
+    assert [status.partition for status in home.statuses()] == (["eu|2026-11-19"] if run else [])
+    assert run or "partition wants {{ partition_key }}" in str(visit.error)
+
+
+def test_a_partition_that_another_task_did_not_give_is_not_the_dag_runs_own(worker: Worker, provider: Emulator) -> None:
+    task = operator(partition="{{ ti.xcom_pull('regions') }}")
+    task.partition = None  # as an XCom, or Jinja's native types, leave it
+    ended = worker.run(task, **DAY)
+    assert "came out as 'None'" in str(ended.error)
+    assert provider.requests() == []
 
 
 def test_downstream_tasks_may_ask_for_one_fact_of_a_manifest(worker: Worker, provider: Emulator) -> None:

@@ -12,8 +12,6 @@ from live import CANARY, KEY, Stack, database_url, dump, live, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-BATCH_S = 40  # what the batches of the backfill take, in real time
-
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres: Callable[[], str]) -> Iterator[Stack]:
@@ -24,16 +22,14 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_six_days_are_filled_through_two_slots_that_nobody_holds(stack: Stack) -> None:
-    """Batches of 40 s one after the other, two at a time, take two minutes; waiting takes no slot, so these take one."""
+    """Six wait at once, and another Dag runs meanwhile; the provider's hour has not passed."""
     airflow = stack.airflow
     before, billed = stack.creates(), len(stack.emulator.bill())
     began = time.monotonic()
     airflow.backfill("label", "2026-02-01T00:00:00Z", "2026-02-06T00:00:00Z")
     took = airflow.until(lambda: airflow.states("label", "label", "backfill") == ["deferred"] * 6, "six tasks are deferred")
-    assert took < BATCH_S
     quick = airflow.trigger("quick")
     free = airflow.until(lambda: airflow.tasks("quick", quick)[0]["state"] == "success", "another Dag runs meanwhile")
-    airflow.until(lambda: time.monotonic() - began > BATCH_S, "the provider has worked")
     assert airflow.states("label", "label", "backfill") == ["deferred"] * 6
     stack.provider_ends()
     airflow.until(lambda: airflow.states("label", "label", "backfill") == ["success"] * 6, "six tasks are through")

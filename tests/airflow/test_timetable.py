@@ -153,6 +153,11 @@ def test_a_dag_can_be_tried_with_a_deadline_and_its_asset_is_followed_by_all(
     assert run.state == "success"
     assert (tmp_path / f"{today:%Y-%m-%d}.parquet").exists()
     assert _queued() >= {(f"plain_{provider_name}", None), (f"partitioned_{provider_name}", f"{today:%Y-%m-%d}")}
+    assert _followed(f"plain_{provider_name}") == [[f"{today:%Y-%m-%d}", None]]
+    yesterday = today - timedelta(days=1)
+    assert dag.test(logical_date=yesterday).state == "success"
+    days = [[f"{day:%Y-%m-%d}", None] for day in (today, yesterday)]
+    assert _followed(f"plain_{provider_name}") == days, "a run for each day, which is given the events of no other"
 
 
 def _store(*dags: Any) -> None:
@@ -178,3 +183,19 @@ def _queued() -> set[tuple[str, str | None]]:
         plain = session.scalars(select(AssetDagRunQueue.target_dag_id)).all()
         by_partition = session.execute(select(AssetPartitionDagRun.target_dag_id, AssetPartitionDagRun.partition_key)).all()
     return {(dag_id, None) for dag_id in plain} | {(dag_id, key) for dag_id, key in by_partition}
+
+
+def _followed(dag_id: str) -> list[list[str | None]]:
+    """The partition keys of the events that each run of a Dag was given, once Airflow's scheduler has started what is queued."""
+    from airflow.jobs.job import Job as SchedulerJob
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+    from airflow.models import DagModel, DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        scheduler = SchedulerJobRunner(job=SchedulerJob())
+        scheduler._create_dag_runs_asset_triggered(dag_models=[session.get_one(DagModel, dag_id)], session=session)
+        session.flush()
+        runs = session.scalars(select(DagRun).where(DagRun.dag_id == dag_id).order_by(DagRun.id)).all()
+        return [[event.partition_key for event in sorted(run.consumed_asset_events, key=lambda event: event.id)] for run in runs]

@@ -152,6 +152,10 @@ class Worker:
                 return Response(204)
             if path.endswith("/states"):
                 return Response(200, json={"task_states": {run.get("run_id", "run-1"): self.states}})
+            if path.endswith("/assets/by-name") and request.url.params["name"] == "labels":
+                return Response(200, json={"name": "labels", "uri": "s3://lake/labels", "group": "asset", "extra": {}})
+            if "/assets/" in path:
+                return Response(404, json={"detail": {"reason": "not_found", "message": "no such asset"}})
             if "/connections/" in path:
                 return Response(404, json={"detail": {"reason": "not_found", "message": ""}})
             return Response(200, json={"message": "ok"})

@@ -36,12 +36,7 @@ with DAG("report", schedule=PartitionedAssetTimetable(assets=labelled), **common
     report()
 
 with DAG("interval", schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"), **common):
-
-    @task.keld_batch(job=JOB)
-    def label(ds=None):
-        return rows_of(ds)
-
-    label()
+    KeldBatchOperator(task_id="label", job=JOB, source=rows_of)
 
 with DAG("regions", schedule=None, **common):
     KeldBatchOperator.partial(
@@ -58,7 +53,12 @@ with DAG("quick", schedule=None, **common):
     quick()
 
 with DAG("hurried", schedule=daily, **common):
-    KeldBatchOperator(task_id="label", job=SHORT, source=rows_of)
+
+    @task.keld_batch(job=SHORT)
+    def label(partition_key=None):
+        return rows_of(partition_key)
+
+    label()
 
 with DAG("held", schedule=None, **common):
     KeldBatchOperator(task_id="label", job=HELD, source=rows_of, partition="{{ run_id }}", deferrable=False)
