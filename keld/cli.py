@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from keld.status import Status
 
 OK, ERROR, REFUSED, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+_SHOWN = 8  # names in a message, at most
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="LLM batch jobs with a deadline and a ceiling price."
@@ -103,12 +104,20 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a partition to its end; run again after any interruption, it goes on where it stood."""
+    from keld.state import RunState
+
     with _keld() as keld:
         with _refusals():
             declared = _job(job)
             how: dict[str, Any] = {"partition": partition, "sink": sink, "types": _types(types), "encoding": encoding}
             how |= {"delimiter": delimiter, "quote": quote, "force": force}
+            began = keld.clock()
             status = keld.submit(declared, source, **how)
+        if status.created_at < began and (status.over or status.state is RunState.WRITING):
+            typer.echo(
+                f"{status.job}[{status.partition or '-'}] was asked before: nothing is sent or paid now; the figures are those of then.",
+                err=True,
+            )
         if status.outdated is not None:
             typer.echo(f"{_told(status)} It is finished as it was asked; what is declared now is asked next.", err=True)
             _advance(keld, status, poll_s, as_json)
@@ -158,6 +167,9 @@ def watch(
         while True:
             ids = [one.id for one in keld.statuses(job=job, open_only=True)]
             statuses = [keld.advance(one, budget_s=5) for one in ids] if advance else keld.poll(ids)
+            if not statuses:
+                live.console.print(f"No job run is open in the namespace {keld.namespace!r}.")
+                return
             live.update(list_view(statuses), refresh=True)
             if all(one.over for one in statuses):
                 return
@@ -466,12 +478,21 @@ def _namespace(place: str) -> dict[str, Any]:
 
 
 def _found(keld: Keld, job: str, partition: str | None) -> Status:
+    from keld.database import shown
     from keld.errors import UnknownJobRun
 
     found = keld.find(job, partition)
     if found is None:
-        known = ", ".join(sorted({one.job for one in keld.statuses()})) or "none"
-        raise UnknownJobRun(f"No job run of {job}[{partition or ''}] in {keld.home} (jobs there: {known}). Nothing was done.")
+        partitions = sorted({one.partition or "none, without --partition" for one in keld.statuses(job=job)})
+        if partitions:
+            known = f"its partitions there: {', '.join(partitions[:_SHOWN])}{', ...' if len(partitions) > _SHOWN else ''}"
+        else:
+            known = f"jobs there: {', '.join(sorted({one.job for one in keld.statuses()})) or 'none'}"
+        elsewhere = f"; other namespaces: {', '.join(others)}" if (others := sorted(keld.namespaces().keys() - {keld.namespace})) else ""
+        raise UnknownJobRun(
+            f"No job run of {job}{f'[{partition}]' if partition else ' without a partition'} in the namespace {keld.namespace!r} of "
+            f"{shown(keld.ledger_url)} ({known}{elsewhere}). Nothing was done."
+        )
     return found
 
 

@@ -46,7 +46,7 @@ from keld.spend import Report, report
 from keld.staging import RunFiles, Staging, disk_errors, write_file
 from keld.state import RunState
 from keld.status import Status, status_of
-from keld.table import Table, open_table, sink_is_file, try_sink, write_table
+from keld.table import Table, check_apart, open_table, sink_is_file, try_sink, write_table
 from keld.twin import fan_out, find_twins, keep_twins
 
 if TYPE_CHECKING:
@@ -187,6 +187,7 @@ class Keld:
         opened_by_caller = hasattr(sink, "protocol")
         target = None if sink is None or opened_by_caller else _absolute(sink)
         self._check_sink(job, sink if opened_by_caller else target, key)
+        check_apart(source, target, partition)
         mine = _identity(job, source, key, owner, source_name)
         before = self._standing(job, key, mine)
         if before is not None and _is_stuck(before) and (force or target is None or self._outdated(before, mine)):
@@ -346,6 +347,7 @@ class Keld:
 
         Where only its output is still to be written, that is left: the rows can be read, and written elsewhere.
         """
+        self.ledger.run(run_id)  # there is one
         self.ledger.ask_cancel(run_id, self.clock())
         if self.ledger.run(run_id).state is RunState.WRITING:
             self.ledger.set_sink(run_id, None, self.clock())
@@ -863,10 +865,12 @@ def _keepable(key: str) -> str:
 
 def _absolute(sink: Any) -> str:
     """A sink as any worker finds it, wherever it was started."""
-    text = os.fspath(sink) if isinstance(sink, os.PathLike) else str(sink)
+    if not isinstance(sink, str | os.PathLike):
+        raise InvalidJob(f"sink is of type {type(sink).__name__}. Nothing was sent. Give a path or URI, or none and `Keld.read`.")
+    text = os.fspath(sink)
     if "://" in text:
         return text
-    return os.path.abspath(text) + ("/" if text.endswith("/") else "")
+    return os.path.abspath(os.path.expanduser(text)) + ("/" if text.endswith("/") else "")
 
 
 def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]) -> None:

@@ -82,7 +82,7 @@ def name_of(source: Any, partition: str) -> str | None:
     if not isinstance(source, str | os.PathLike) and not (hasattr(source, "protocol") and hasattr(source, "path")):
         return None
     text = os.fspath(source) if isinstance(source, os.PathLike) else str(source)
-    text = _CREDENTIALS.sub("//", text).partition("?")[0] if "://" in text else os.path.abspath(text)
+    text = _CREDENTIALS.sub("//", text).partition("?")[0] if "://" in text else os.path.abspath(os.path.expanduser(text))
     return text.replace(partition, "{partition}") if partition else text
 
 

@@ -127,6 +127,8 @@ class Job:
         object.__setattr__(self, "models", _models(self.name, self.models))
         object.__setattr__(self, "ceiling_usd", _ceiling(self.name, self.ceiling_usd))
         _check_prompt(self.name, self.prompt)
+        if self.system is not None:
+            _check_text(self.name, "system", self.system)
         _check_missing(self)
         object.__setattr__(self, "deadline", _deadline(self.name, self.deadline))
         _check_probability(self.name, self.probability)
@@ -230,8 +232,16 @@ def _ceiling(job: str, ceiling: Decimal | float | str | None) -> Decimal | None:
     return usd
 
 
+def _check_text(job: str, name: str, text: str) -> None:
+    if not isinstance(text, str):
+        raise InvalidJob(f"{job}: {name} is a {type(text).__name__}, not text.")
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise InvalidJob(f"{job}: {name} holds a lone surrogate, half of a character that no JSON parser takes. Write the whole character.")
+
+
 def _check_prompt(job: str, prompt: Prompt) -> None:
     if isinstance(prompt, str):
+        _check_text(job, "prompt", prompt)
         try:
             names = template_columns(prompt)
         except ValueError as error:
@@ -241,7 +251,7 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
         for name in names:
             if name.strip()[:1] in ("'", '"'):
                 raise InvalidJob(f"{job}: prompt has a field {{{name.strip()}}}. If that is JSON, write {{{{ and }}}} for its braces.")
-            if not name or name[0].isdigit():
+            if not name or name.isdigit():  # by position; a column's name may begin with a digit
                 raise InvalidJob(f"{job}: prompt has a field {{{name}}}; fields are column names, e.g. {{body}}.")
         for _, field_name, spec, conversion in Formatter().parse(prompt):
             if "{" in (spec or "") or conversion not in (None, "r", "s", "a"):

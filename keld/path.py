@@ -25,9 +25,11 @@ def check_path(place: Any, name: str) -> None:
         name: which of them it is, for the error.
 
     Raises:
-        InvalidJob: it has another field.
+        InvalidJob: it is empty, or has another field.
     """
     for text in texts_of(place):
+        if not text.strip():  # of a variable that is not set, mostly; as a path it would be the working directory
+            raise InvalidJob(f"{name}={text!r} is empty. Nothing was sent. Give a path.")
         unknown = next((field for field in _FIELD.findall(text) if field != PARTITION), None)
         if unknown is not None:
             raise InvalidJob(

@@ -218,7 +218,7 @@ class Plan:
             return "less likely to be in time"
         if option.total_usd > chosen.total_usd:
             return "dearer"
-        return "holds a worker, for no less"
+        return "as dear, and occupies a worker"
 
     @property
     def standard_usd(self) -> Decimal | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from string import Formatter
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from keld.errors import SourceError
+from keld.errors import KeldError, SourceError, SourceUnavailable
 from keld.job import Column, Job, Prompt, template_columns
 from keld.value import UNREADABLE, is_json, readable
 
@@ -216,7 +217,9 @@ def _formatted(parts: Sequence[tuple[str, str | None, str | None, str | None]], 
             )
         )
     except (ValueError, TypeError) as error:  # a format that does not fit this row's value: its own fault only
-        return Asked(None, f"prompt template: {type(error).__name__}")
+        # The standard library's words for a code that a type has not quote no value; others may.
+        why = str(error) if str(error).startswith(("Unknown format code", "unsupported format string")) else type(error).__name__
+        return Asked(None, f"prompt template: {why}")
 
 
 def _column(prompt: Column) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
@@ -243,8 +246,17 @@ def _lists_in(column: pa.Array) -> list[bool]:
 
 def _function(function: Callable[[pa.RecordBatch], Any]) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
     def render(batch: pa.RecordBatch) -> Iterator[Asked]:
-        made = function(batch)
-        prompts = list(made.to_pylist() if hasattr(made, "to_pylist") else made)
+        try:
+            made = function(batch)
+            prompts = list(made.to_pylist() if hasattr(made, "to_pylist") else made)
+        except KeldError:
+            raise
+        except Exception as error:  # noqa: BLE001  whatever the user's function raises, whose words may quote a row
+            at = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"in {at.filename}, line {at.lineno}" if at.filename != __file__ else "since it gave no sequence of prompts"
+            raise SourceUnavailable(
+                f"The prompt function failed: {type(error).__name__}, {where}. Nothing was sent. Its own words are not shown, since they may quote a row."
+            ) from None
         if len(prompts) != batch.num_rows:
             raise SourceError(
                 f"The prompt function gave {len(prompts)} prompts for {batch.num_rows} rows. Nothing was sent. "

@@ -129,8 +129,9 @@ def outcome_view(status: Status) -> RenderableType:
         )
     if status.reused:
         lines.append(f"{status.reused:,} answers were reused from an earlier run, at no cost.")
+    less = "less" if status.saved_usd >= 0 else "more"
     lines.append(
-        f"Cost {usd(status.cost_usd)}, {usd(status.saved_usd)} less than the standard price of {usd(status.standard_usd)}; "
+        f"Cost {usd(status.cost_usd)}, {usd(abs(status.saved_usd))} {less} than the standard price of {usd(status.standard_usd)}; "
         f"{status.input_tokens:,} tokens in, {status.output_tokens:,} out; turnaround {span(status.turnaround_s)}."
     )
     if status.cached_tokens or status.cache_saved_usd:

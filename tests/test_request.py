@@ -1,6 +1,7 @@
 """Requests: ids that come back, fingerprints that tell what was asked, prompts rendered row by row."""
 
 import json
+import traceback
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from keld.errors import SourceError
+from keld.errors import InvalidJob, SourceError, SourceUnavailable
 from keld.job import Column, Job
 from keld.request import Asked, Question, check_columns, custom_id, fingerprint, position_of, renderer, row_fingerprint
 from keld.schema import output_schema
@@ -189,7 +190,7 @@ def test_bytes_are_the_text_they_hold() -> None:
 
 def test_a_format_that_does_not_fit_one_value_is_that_rows_fault_only() -> None:
     texts = _texts("{n:d}", n=pa.array([1.5, 2.0]))
-    assert all(text.startswith("prompt template: ValueError") for text in texts)
+    assert all(text.startswith("prompt template: Unknown format code 'd'") for text in texts)
 
 
 def test_text_that_is_not_utf8_leaves_only_that_row_unasked() -> None:
@@ -287,6 +288,33 @@ def test_a_function_gives_one_prompt_a_row(function: Callable[[pa.RecordBatch], 
 
 def test_a_function_may_leave_rows_out_with_none() -> None:
     assert _texts(lambda batch: ["x", None], a=[1, 2]) == ["x", "the prompt function gave None"]
+
+
+def test_a_function_that_fails_is_told_by_its_line_and_not_by_its_words() -> None:
+    """What it raises may quote a row: a KeyError is nothing else."""
+
+    def lookup(batch: pa.RecordBatch) -> list[str]:
+        return [{"x": "y"}[text] for text in batch.column("a").to_pylist()]
+
+    quoted = "".join(("CAN", "ARY"))  # whole in no line of this file, which a traceback shows
+    for function, why in ((lookup, rf"KeyError, in {__file__}, line \d+"), (lambda batch: None, "TypeError, since it gave no sequence")):
+        with pytest.raises(SourceUnavailable, match=f"The prompt function failed: {why}") as told:
+            _texts(function, a=[quoted])
+        assert quoted not in "".join(traceback.format_exception(told.value))
+
+
+def test_a_row_that_a_format_does_not_fit_says_which_code_and_which_type() -> None:
+    assert _texts("{a:d}", a=[1.5]) == ["prompt template: Unknown format code 'd' for object of type 'float'"]
+
+
+def test_a_column_whose_name_begins_with_a_digit_is_a_column() -> None:
+    assert _texts("{2024_sales}", **{"2024_sales": [7]}) == ["7"]
+
+
+@pytest.mark.parametrize("terms", [{"prompt": "\ud83d {a}"}, {"system": "\ud83d"}, {"system": 5}])
+def test_a_text_that_no_provider_takes_is_refused_when_the_job_is_declared(terms: dict[str, Any]) -> None:
+    with pytest.raises(InvalidJob, match=f"{next(iter(terms))} (holds a lone surrogate|is a int)"):
+        Job(**{"name": "j", "key": "a", "prompt": "{a}", "models": "openai:gpt-5-mini", **terms})
 
 
 def test_a_function_may_give_conversations() -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from keld import Job, Keld
 from keld.cli import app
 from keld.emulator import Emulator
-from keld.errors import SourceError
+from keld.errors import InvalidJob, SinkError, SinkRefused, SourceError
 
 
 def _job(**terms: Any) -> Job:
@@ -132,3 +132,91 @@ def test_the_command_line_takes_types_encoding_delimiter_and_quote(
     assert ran.exit_code == 0, ran.output
     assert (tmp_path / "o.csv").read_text().splitlines()[1].startswith('"1","ü;x","2.5000"')
     assert CliRunner().invoke(app, ["plan", *words, "--types", "n"]).exit_code == 2
+
+
+def test_what_a_second_run_prints_says_that_nothing_was_paid(
+    open_emulator: Callable[..., Emulator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The figures below it are those of the first run; a person would read them as another bill."""
+    emulator = open_emulator(frozen=False, latency_s=0)
+    monkeypatch.setenv("KELD_HOME", str(tmp_path / "home"))
+    (tmp_path / "jobs.py").write_text(
+        "from keld import Job\nlabels = Job(name='labels', key='id', prompt='{body}', models='openai:gpt-5-mini')\n"
+    )
+    (tmp_path / "t.csv").write_text("id,body\n1,x\n")
+    words = ["run", f"{tmp_path}/jobs.py:labels", "-s", f"{tmp_path}/t.csv", "-t", f"{tmp_path}/o.csv", "--poll-s", "0.05", "-p", "monday"]
+    first = CliRunner().invoke(app, words)
+    assert (first.exit_code, "nothing is sent or paid now" in first.output) == (0, False)
+    before = len(emulator.requests())
+    assert "labels[monday] was asked before: nothing is sent or paid now" in CliRunner().invoke(app, words).output
+    assert len(emulator.requests()) == before
+    missed = CliRunner().invoke(app, ["cancel", "labels"])
+    assert (missed.exit_code, "without a partition" in missed.output, "its partitions there: monday" in missed.output) == (1, True, True)
+    monkeypatch.setenv("KELD_NAMESPACE", "elsewhere")
+    assert "in the namespace 'elsewhere'" in (found := CliRunner().invoke(app, ["cancel", "labels", "-p", "monday"]).output)
+    assert "other namespaces: default" in found
+
+
+@pytest.mark.parametrize(
+    ("source", "sink", "is_part"),
+    [
+        ("in/t.csv", "in/t.csv", True),
+        ("in/t.csv", "in/../in/t.csv", True),
+        ("link/t.csv", "in/t.csv", True),
+        ("in", "in/", True),
+        ("in", "in/deep/out.csv", True),
+        ("in/*.csv", "in/out.csv", True),
+        ("in/**/*.csv", "in/deep/out.csv", True),
+        ("in/{partition}.csv", "in/t.csv", True),
+        ("in/t.csv", "in/out.csv", False),
+        ("in/*.csv", "in/deep/out.csv", False),
+        ("in", "in/_out/out.csv", False),
+        ("in", "inside/out.csv", False),
+    ],
+)
+def test_a_sink_that_is_part_of_the_source_is_refused(sqlite_keld: Any, tmp_path: Path, source: str, sink: str, is_part: bool) -> None:
+    """Else the rows that were asked are gone, or answers are read as rows the next time."""
+    keld, emulator = sqlite_keld
+    (tmp_path / "in").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "t.csv").write_text("id,body\n1,x\n")
+    if not is_part:
+        keld.submit(_job(), f"{tmp_path}/{source}", sink=f"{tmp_path}/{sink}", partition="t")
+        return
+    with pytest.raises(SinkRefused, match=r"is part of the source.*Nothing was sent"):
+        keld.submit(_job(), f"{tmp_path}/{source}", sink=f"{tmp_path}/{sink}", partition="t")
+    assert (tmp_path / "in" / "t.csv").read_text() == "id,body\n1,x\n"
+    assert not emulator.requests()
+
+
+@pytest.mark.parametrize(
+    ("sink", "fault", "why"),
+    [
+        ("", InvalidJob, "is empty"),
+        (" ", InvalidJob, "is empty"),
+        (5, InvalidJob, "of type int"),
+        ("s3x://bucket/o.csv", SinkError, "Unsupported filesystem"),
+        ("{tmp}/there.parquet", SinkError, "Is a directory"),
+        ("{tmp}/o.csv.gz", SinkRefused, "no writer"),
+        ("{tmp}/o.CSV.GZ", SinkRefused, "no writer"),
+        ("{tmp}/o.jsonl.zst", SinkRefused, "no writer"),
+        ("{tmp}/o.csv.bz2", SinkRefused, "no writer"),
+    ],
+)
+def test_a_sink_that_nothing_can_be_written_to_is_refused_in_words(
+    sqlite_keld: Any, tmp_path: Path, sink: Any, fault: type[Exception], why: str
+) -> None:
+    keld, emulator = sqlite_keld
+    (tmp_path / "there.parquet").mkdir()
+    with pytest.raises(fault, match=f"{why}.*Nothing was sent"):
+        keld.submit(_job(), [{"id": 1, "body": "x"}], sink=sink.replace("{tmp}", str(tmp_path)) if isinstance(sink, str) else sink)
+    assert not emulator.requests()
+
+
+def test_a_tilde_is_the_home_directory(sqlite_keld: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In quotes, which the braces of a template want, no shell says so."""
+    keld, _ = sqlite_keld
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "t.csv").write_text("id,body\n1,x\n")
+    status = keld.submit(_job(), "~/t.csv", sink="~/out/{partition}.csv", partition="monday")
+    assert (status.rows, status.sink, status.source) == (1, f"{tmp_path}/out/{{partition}}.csv", f"{tmp_path}/t.csv")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.dataset
@@ -516,6 +517,30 @@ def test_a_directory_sink_names_the_file_after_the_partition(tmp_path: Path) -> 
     assert write_table(f"{tmp_path}/{{partition}}", SCHEMA, [], partition="1.5").uri == f"{tmp_path}/1.5/1.5.parquet"
     with pytest.raises(SinkError, match="no writer for this suffix"):
         write_table(tmp_path / "t.xlsx", SCHEMA, [])
+
+
+def test_a_tsv_that_is_written_is_one_that_is_read(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.tsv", SCHEMA, _arrow().to_batches())
+    assert (tmp_path / "t.tsv").read_text().startswith('"id"\t"body"\t"weight"\n')
+    assert _rows(open_table(tmp_path / "t.tsv", reading=TYPED)) == ROWS
+
+
+FRAMES = {
+    "an index that is a column, too": (pd.DataFrame({"id": [1], "body": ["x"]}).set_index("id", drop=False), None),
+    "one of a frame that was filtered and merged": (pd.DataFrame({"id": [1, 2], "body": ["x", "y"]}, index=[0, 0])[:1], None),
+    "an index of a column's name that differs": (pd.DataFrame({"id": [1]}, index=pd.Index([2], name="id")), "'id' that differ"),
+    "two columns of one name": (pd.DataFrame([[1, 2]], columns=["id", "id"]), "two columns of the name 'id'"),
+    "a series": (pd.Series([1], name="id"), "a pandas Series is no table"),
+}
+
+
+@pytest.mark.parametrize(("frame", "fault"), FRAMES.values(), ids=FRAMES.keys())
+def test_a_pandas_frame_as_people_have_them_is_read_or_refused_in_words(frame: Any, fault: str | None) -> None:
+    if fault is None:
+        assert _rows(open_table(frame)) == [{"id": 1, "body": "x"}]
+    else:
+        with pytest.raises(SourceError, match=f"{fault}.*Nothing was sent"):
+            open_table(frame)
 
 
 # ---- absent or complete

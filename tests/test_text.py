@@ -1,5 +1,6 @@
 """Text files: what stands in them is what is read, and what cannot be right is refused with its place and the way."""
 
+import bz2
 import csv
 import gzip
 import io
@@ -156,6 +157,8 @@ WELL: dict[str, tuple[str, str | bytes, dict[str, Any]]] = {
     "semicolons": ("t.csv", "id;body\n1;ü\n", {"delimiter": ";"}),
     "Excel's first line": ("t.csv", "sep=;\nid;body\n1;ü\n", {"delimiter": ";"}),
     "tabs by the suffix": ("t.tsv", "id\tbody\n1\tü\n", {}),
+    "tabs by the suffix, packed": ("t.tsv.bz2", bz2.compress("id\tbody\n1\tü\n".encode()), {}),
+    "tabs by the other suffix": ("t.TAB", "id\tbody\n1\tü\n", {}),
     "other quotes": ("t.csv", "id,body\n1,'ü'\n", {"quote": "'"}),
     "carriage returns alone": ("t.csv", "id,body\r1,ü\r", {}),
     "a suffix in capitals": ("T.CSV.GZ", gzip.compress("id,body\n1,ü\n".encode()), {}),

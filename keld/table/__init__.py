@@ -26,7 +26,18 @@ checked elsewhere.  The rooms, in the order of the way:
 
 from keld.table.block import ROW_FAULT, Table
 from keld.table.parquet import read_parquet
-from keld.table.sink import ParquetSink, Written, sink_is_file, try_sink, write_table
+from keld.table.sink import ParquetSink, Written, check_apart, sink_is_file, try_sink, write_table
 from keld.table.source import open_table
 
-__all__ = ["ROW_FAULT", "ParquetSink", "Table", "Written", "open_table", "read_parquet", "sink_is_file", "try_sink", "write_table"]
+__all__ = [
+    "ROW_FAULT",
+    "ParquetSink",
+    "Table",
+    "Written",
+    "check_apart",
+    "open_table",
+    "read_parquet",
+    "sink_is_file",
+    "try_sink",
+    "write_table",
+]

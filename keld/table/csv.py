@@ -21,7 +21,7 @@ from keld.reading import Reading
 from keld.table.block import plain_schema
 from keld.table.declared import check_declared, declared
 from keld.table.file import File
-from keld.table.place import Place
+from keld.table.place import Place, delimiter_of
 from keld.table.quote import Quotes
 from keld.table.text import TEXT_BLOCK, Text, check_no_nul, encoding_fault, line_at
 
@@ -79,7 +79,7 @@ def _head(place: Place, reading: Reading) -> tuple[_Dialect, list[str]]:
         head, encoding = text.read(TEXT_BLOCK), text.encoding
     check_no_nul(place, head)
     lines = head.lstrip(b"\r\n")
-    delimiter = reading.delimiter or ("\t" if place.name.lower().partition(".gz")[0].endswith((".tsv", ".tab")) else ",")
+    delimiter = reading.delimiter or delimiter_of(place.path)
     skipped = 0
     if lines[:4].lower() == b"sep=":
         named = lines[4:5].decode(errors="replace")

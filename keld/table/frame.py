@@ -27,7 +27,19 @@ def of_stream(source: Any) -> Table:
 
 
 def of_pandas(frame: Any) -> Table:
+    if not hasattr(frame, "columns"):
+        raise SourceError(f"a pandas {type(frame).__name__} is no table. Nothing was sent. Give a DataFrame, e.g. .to_frame('body').")
+    if not frame.columns.is_unique:
+        twice = next(iter(frame.columns[frame.columns.duplicated()]))
+        raise SourceError(f"the pandas frame has two columns of the name {twice!r}. Nothing was sent. Rename one.")
     # A named index is a column to its owner (often the key); the default one is only a count.
+    for name in frame.index.names:
+        if name is not None and name in frame.columns:  # of `set_index(name, drop=False)`
+            if list(frame.index.get_level_values(name)) != list(frame[name]):
+                raise SourceError(
+                    f"the pandas frame has an index and a column of the name {name!r} that differ. Nothing was sent. Rename one."
+                )
+            frame = frame.reset_index(level=name, drop=True)
     named = any(name is not None for name in frame.index.names)
     frame = frame.reset_index() if named else frame
     description = f"pandas DataFrame, {len(frame):,} rows"

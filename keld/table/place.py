@@ -5,6 +5,7 @@ Local files go to Arrow's own reader, not through fsspec's Python layer.
 
 import hashlib
 import os
+import re
 from contextlib import closing
 from dataclasses import dataclass, replace
 from glob import glob
@@ -18,23 +19,13 @@ from keld.errors import KeldError, SourceError, SourceUnavailable
 
 PathLike: TypeAlias = "str | os.PathLike[str]"  # a UPath too, though a remote one is no os.PathLike
 _SEGMENT = 150  # bytes of a key in a path; file systems end a name at 255
-FORMATS = {
-    ".parquet": "parquet",
-    ".pq": "parquet",
-    ".csv": "csv",
-    ".csv.gz": "csv",
-    ".csv.zst": "csv",
-    ".csv.bz2": "csv",
-    ".tsv": "csv",
-    ".tsv.gz": "csv",
-    ".jsonl": "jsonl",
-    ".jsonl.gz": "jsonl",
-    ".jsonl.zst": "jsonl",
-    ".jsonl.bz2": "jsonl",
-    ".ndjson": "jsonl",
-    ".ndjson.gz": "jsonl",
+PACKINGS = (".gz", ".zst", ".bz2")  # of text; what a file is packed by is read off its first bytes
+_TEXTS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+FORMATS = {".parquet": "parquet", ".pq": "parquet"} | {
+    suffix + packing: form for suffix, form in _TEXTS.items() for packing in ("", *PACKINGS)
 }
 
+_CREDENTIALS = re.compile(r"//[^/@]*@")
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -53,7 +44,7 @@ class Place:
         if "{partition}" not in self.path:
             return self
         if partition is None:
-            raise error(f"{self.uri}: the path asks for a partition and there is none. Give partition=, or a whole path.")
+            raise error(f"{self.uri}: the path asks for a partition and there is none. Nothing was sent. Give partition=, or a whole path.")
         return replace(self, path=self.path.replace("{partition}", segment(partition)))
 
     def is_dir(self) -> bool:
@@ -133,10 +124,15 @@ def place_of(source: Any, fault: type[KeldError] = SourceError) -> Place:
         if text.startswith("file:"):
             return Place(url2pathname(urlsplit(text).path))
         if "://" not in text:
-            return Place(text)
+            return Place(os.path.expanduser(text))  # no shell expands `~` in quotes, which the braces of a template want
         from upath import UPath  # brings fsspec, which a local path does without
 
-        source = UPath(text)
+        try:
+            source = UPath(text)
+        except (ValueError, ImportError) as error:
+            raise fault(
+                f"{_CREDENTIALS.sub('//', text)}: no file system of this kind opens: {error}. Nothing was sent. Correct the URI."
+            ) from None
     if source.protocol in ("", "file", "local"):
         return Place(source.path)
     try:
@@ -163,9 +159,20 @@ def is_pattern(place: Place) -> bool:
 
 def form_of(path: str) -> str | None:
     """The format by the suffix; None without a suffix."""
-    name = path.replace(os.sep, "/").rsplit("/", 1)[-1].lower()
+    name = _name(path)
     known = next((form for suffix, form in FORMATS.items() if name.endswith(suffix)), None)
     return known or (os.path.splitext(name.lstrip("."))[1] or None)
+
+
+def delimiter_of(path: str) -> str:
+    """What stands between the fields of CSV, by the suffix: a tab in `.tsv` and `.tab`, else a comma."""
+    name = _name(path)
+    plain = next((name.removesuffix(packing) for packing in PACKINGS if name.endswith(packing)), name)
+    return "\t" if plain.endswith((".tsv", ".tab")) else ","
+
+
+def _name(path: str) -> str:
+    return path.replace(os.sep, "/").rsplit("/", 1)[-1].lower()
 
 
 def unreadable(place: Place, error: Exception) -> SourceError:

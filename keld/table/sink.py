@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -10,10 +11,10 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from keld.errors import KeldError, SinkError, SinkRefused, StagingError
+from keld.errors import KeldError, SinkError, SinkRefused, SourceError, StagingError
 from keld.table.landing import Landing
-from keld.table.place import PathLike, Place, form_of, place_of, segment
-from keld.table.writer import WRITERS, ParquetWriter, Writer
+from keld.table.place import PACKINGS, PathLike, Place, delimiter_of, form_of, is_pattern, place_of, segment
+from keld.table.writer import WRITERS, CsvWriter, ParquetWriter, Writer
 
 # Staging is written once and read once or twice: lz4 without dictionaries takes half the time of zstd to write, a third to read.
 _STAGING: dict[str, Any] = {
@@ -65,6 +66,8 @@ def try_sink(sink: PathLike, schema: pa.Schema, *, partition: str | None = None)
         SinkRefused: the form has not the type of a column, or there is no writer for the suffix.
     """
     place, form = _sink_place(sink, partition)
+    if place.fs is None and place.is_dir():  # the file in the making would lie beside it, and only its rename fail
+        raise _unsent_error(place, IsADirectoryError(errno.EISDIR, ""))
     with suppress(_Tried), Landing(place, _unsent_error) as landing:
         writer = _writer(landing, schema, place, form)
         with _form_faults(place, form):
@@ -85,6 +88,44 @@ def sink_is_file(sink: PathLike, partition: str | None = None) -> bool:
     """
     _sink_place(sink, partition)
     return "{partition}" not in str(sink) and not str(sink).endswith("/") and form_of(str(sink)) is not None
+
+
+def check_apart(source: Any, sink: str | None, partition: str | None) -> None:
+    """Passes if what is written to `sink` is no part of what is read from `source`, as far as their paths say; opens no source.
+
+    Else the rows are written over that were asked, or are read as rows of the source the next time.
+
+    Raises:
+        SinkRefused: it is one of the source's files, or would be; nothing was sent.
+    """
+    if sink is None:
+        return
+    target = _sink_place(sink, partition)[0].uri
+    for path in source if isinstance(source, list | tuple) else [source]:
+        if not isinstance(path, str | os.PathLike):
+            continue
+        text = os.fspath(path)
+        place = (Place(text) if "://" in text and not text.startswith("file:") else place_of(text)).filled(partition, SourceError)
+        if _holds(place, target):
+            raise SinkRefused(
+                f"The sink {target} is part of the source {path}: it would be written over, or read as rows of it the next time. "
+                "Nothing was sent. Name a sink beside the source."
+            )
+
+
+def _holds(place: Place, target: str) -> bool:
+    """Whether a file of that URI is one of the files that a path, a directory or a pattern stands for."""
+    source, target = (path if "://" in path else os.path.realpath(path) for path in (place.path, target))
+    if target == source:
+        return True
+    if target.rpartition("/")[2][:1] in "._":  # hidden from patterns and directories
+        return False
+    if is_pattern(place):
+        from fsspec.utils import glob_translate
+
+        return re.match(glob_translate(source), target) is not None
+    within = target.removeprefix(source.rstrip("/") + "/")
+    return within != target and not any(part[:1] in "._" for part in within.split("/"))
 
 
 class ParquetSink:
@@ -118,7 +159,7 @@ class ParquetSink:
 
 def _writer(landing: Landing, schema: pa.Schema, place: Place, form: str) -> Writer:
     with _form_faults(place, form):
-        return WRITERS[form](landing, schema)
+        return CsvWriter(landing, schema, delimiter=delimiter_of(place.path)) if form == "csv" else WRITERS[form](landing, schema)
 
 
 @contextmanager
@@ -141,8 +182,11 @@ def _sink_place(sink: PathLike, partition: str | None) -> tuple[Place, str]:
     if form is None:
         name = "part" if partition is None else segment(partition)
         return replace(place, path=f"{place.path.rstrip('/')}/{name}.parquet"), "parquet"
-    if form not in WRITERS or place.path.endswith(".gz"):
-        raise SinkRefused(f"{place.uri}: no writer for this suffix. End it in .parquet, .csv or .jsonl, or in / for a directory.")
+    if form not in WRITERS or place.path.lower().endswith(PACKINGS):
+        raise SinkRefused(
+            f"{place.uri}: no writer for this suffix. Nothing was sent or written. "
+            "End it in .parquet, .csv, .tsv or .jsonl, unpacked, or in / for a directory."
+        )
     return place, form
 
 

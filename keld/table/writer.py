@@ -44,14 +44,14 @@ class ParquetWriter:
         self._writer.close()
 
 
-class _CsvWriter:
+class CsvWriter:
     """Nested values as JSON text, decimals in plain digits, binary as base64; null is empty, and no text is `""`."""
 
-    def __init__(self, landing: Any, schema: pa.Schema) -> None:
+    def __init__(self, landing: Any, schema: pa.Schema, *, delimiter: str = ",") -> None:
         from pyarrow import csv as arrow_csv
 
         self._schema = pa.schema([(column.name, _csv_type(column.type)) for column in schema])
-        options = arrow_csv.WriteOptions(quoting_style="needed")
+        options = arrow_csv.WriteOptions(quoting_style="needed", delimiter=delimiter)
         self._writer = arrow_csv.CSVWriter(landing, self._schema, write_options=options)
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -85,6 +85,6 @@ class _JsonlWriter:
 
 WRITERS: dict[str, Callable[[Any, pa.Schema], Writer]] = {
     "parquet": ParquetWriter,
-    "csv": _CsvWriter,
+    "csv": CsvWriter,
     "jsonl": _JsonlWriter,
 }
