@@ -508,14 +508,10 @@ class Ledger:
                     db.execute(done, progress)
                 confirmed = [{"shard": shard, "created": attempt} for one in some for shard, attempt in one.confirmed.items()]
                 if confirmed:
-                    this = (
-                        INTENT.c.shard_id == sa.bindparam("shard"),
-                        INTENT.c.attempt == sa.bindparam("created"),
-                        sa.or_(
-                            INTENT.c.outcome == Event.CREATED, INTENT.c.outcome == Event.ADOPTED
-                        ),  # else more has happened to it since; `in_` takes no many rows
-                    )
-                    db.execute(sa.update(INTENT).where(*this).values(outcome=CONFIRMED), confirmed)
+                    this = (INTENT.c.shard_id == sa.bindparam("shard"), INTENT.c.attempt == sa.bindparam("created"))
+                    # Else more has happened to it since.  No `in_`: that is not for many rows in one statement.
+                    accepted = sa.or_(INTENT.c.outcome == Event.CREATED, INTENT.c.outcome == Event.ADOPTED)
+                    db.execute(sa.update(INTENT).where(*this, accepted).values(outcome=CONFIRMED), confirmed)
 
     def renew(self, lease: Lease, now: datetime) -> None:
         """Prolongs the lease during a long step.
