@@ -197,6 +197,8 @@ def test_a_sink_that_is_part_of_the_source_is_refused(sqlite_keld: Any, tmp_path
         (5, InvalidJob, "of type int"),
         ("s3x://bucket/o.csv", SinkError, "Unsupported filesystem"),
         ("{tmp}/there.parquet", SinkError, "Is a directory"),
+        ("{tmp}/lake/", SinkRefused, "in a Delta table"),
+        ("{tmp}/lake/day=1/o.parquet", SinkRefused, "in a Delta table"),
         ("{tmp}/o.csv.gz", SinkRefused, "no writer"),
         ("{tmp}/o.CSV.GZ", SinkRefused, "no writer"),
         ("{tmp}/o.jsonl.zst", SinkRefused, "no writer"),
@@ -208,6 +210,7 @@ def test_a_sink_that_nothing_can_be_written_to_is_refused_in_words(
 ) -> None:
     keld, emulator = sqlite_keld
     (tmp_path / "there.parquet").mkdir()
+    (tmp_path / "lake" / "_delta_log").mkdir(parents=True)
     with pytest.raises(fault, match=f"{why}.*Nothing was sent"):
         keld.submit(_job(), [{"id": 1, "body": "x"}], sink=sink.replace("{tmp}", str(tmp_path)) if isinstance(sink, str) else sink)
     assert not emulator.requests()
