@@ -60,6 +60,8 @@ def plan_view(plan: Plan) -> RenderableType:
     lines = [f"{plan.job}[{plan.partition or '-'}]: {counted(plan.rows, 'row', 'rows')}, {plan.work.requests:,} to ask"]
     if plan.reused:
         lines.append(f"{counted(plan.reused, 'row is', 'rows are')} answered already")
+    if plan.identical:
+        lines.append(f"{counted(plan.identical, 'row repeats another one and takes', 'rows repeat another one and take')} its answer")
     if plan.unaskable:
         reasons = "; ".join(f"{count:,}: {why}" for why, count in sorted(plan.skipped.items(), key=lambda item: -item[1])[:_REASONS])
         lines.append(f"{counted(plan.unaskable, 'row', 'rows')} cannot be asked ({reasons or 'null or unreadable prompt'})")

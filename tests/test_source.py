@@ -134,6 +134,19 @@ def test_the_command_line_takes_types_encoding_delimiter_and_quote(
     assert CliRunner().invoke(app, ["plan", *words, "--types", "n"]).exit_code == 2
 
 
+def test_what_a_plan_prints_accounts_for_every_row(
+    open_emulator: Callable[..., Emulator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_emulator(frozen=False, latency_s=0)
+    monkeypatch.setenv("KELD_HOME", str(tmp_path / "home"))
+    (tmp_path / "jobs.py").write_text(
+        "from keld import Job\nlabels = Job(name='labels', key='id', prompt='{body}', models='openai:gpt-5-mini')\n"
+    )
+    (tmp_path / "t.csv").write_text("id,body\n1,x\n2,\n3,x\n")
+    told = CliRunner().invoke(app, ["plan", f"{tmp_path}/jobs.py:labels", "-s", f"{tmp_path}/t.csv"]).output.replace("\n", " ")
+    assert "3 rows, 1 to ask, 1 row repeats another one and takes its answer, 1 row cannot be asked (1: column body is null)." in told
+
+
 def test_what_a_second_run_prints_says_that_nothing_was_paid(
     open_emulator: Callable[..., Emulator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
