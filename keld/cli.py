@@ -118,7 +118,7 @@ def run(
                 f"{status.job}[{status.partition or '-'}] was asked before: nothing is sent or paid now; the figures are those of then.",
                 err=True,
             )
-        if status.outdated is not None:
+        while status.outdated is not None:
             typer.echo(f"{_told(status)} It is finished as it was asked; what is declared now is asked next.", err=True)
             _advance(keld, status, poll_s, as_json)
             with _refusals():
@@ -375,8 +375,10 @@ def _told(status: Status) -> str:
 
 
 def _interrupted(status: Status) -> NoReturn:
+    from keld.view import counted
+
     under_way = [batch for batch in status.batches if batch.batch_id and not batch.ended]
-    what = f"{len(under_way)} batches go on at the provider" if under_way else "nothing is at a provider"
+    what = f"{counted(len(under_way), 'batch goes', 'batches go')} on at the provider" if under_way else "nothing is at a provider"
     _fail(
         f"Interrupted. {status.job}[{status.partition}] keeps its place: {what}, {status.answered:,} of {status.rows:,} rows are answered. "
         f"Run the same command to go on, or `keld cancel {status.job}"

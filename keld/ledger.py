@@ -779,10 +779,13 @@ class Ledger:
             return others is None and _ask_cancel(db, run_id, now)
 
     def set_sink(self, run_id: str, sink: str | None, now: datetime) -> None:
-        """Where the output of a job run that is not over shall go from now on, or go instead, where it could not be written; None: nowhere."""
+        """Where the output of a job run that is not over shall go from now on, or go instead, where it could not be written; None: nowhere.
+
+        What was wrong with the one before is forgotten with it.
+        """
         with self._db.write() as db:
             writing = sa.update(RUN).where(RUN.c.id == run_id, RUN.c.state == RunState.WRITING)
-            if db.execute(writing.values(sink=sink, next_check_at=now)).rowcount == 0 and sink is not None:
+            if db.execute(writing.values(sink=sink, next_check_at=now, problem=None)).rowcount == 0 and sink is not None:
                 under_way = RUN.c.state.in_([RunState.OPEN, RunState.CANCELLING])
                 db.execute(sa.update(RUN).where(RUN.c.id == run_id, under_way).values(sink=sink))
         self._tell(run_id, run=True)

@@ -36,6 +36,11 @@ def usd(amount: Decimal | None) -> str:
     return f"{sign}${amount:,.2f}" if amount >= 1 or not amount else f"{sign}${amount:.6f}".rstrip("0")
 
 
+def counted(n: int, one: str, many: str) -> str:
+    """`1 row`, `2 rows`, `3,000 rows`."""
+    return f"{n:,} {one if n == 1 else many}"
+
+
 def span(seconds: float | None) -> str:
     """A span for people: `45 s`, `12 min`, `3 h 20 min`."""
     if seconds is None:
@@ -52,12 +57,14 @@ def instant(at: datetime | None) -> str:
 
 def plan_view(plan: Plan) -> RenderableType:
     """What a run would do."""
-    lines = [f"{plan.job}[{plan.partition or '-'}]: {plan.rows:,} rows, {plan.work.requests:,} to ask"]
+    lines = [f"{plan.job}[{plan.partition or '-'}]: {counted(plan.rows, 'row', 'rows')}, {plan.work.requests:,} to ask"]
     if plan.reused:
-        lines.append(f"{plan.reused:,} rows are answered already")
+        lines.append(f"{counted(plan.reused, 'row is', 'rows are')} answered already")
+    if plan.identical:
+        lines.append(f"{counted(plan.identical, 'row repeats another one and takes', 'rows repeat another one and take')} its answer")
     if plan.unaskable:
         reasons = "; ".join(f"{count:,}: {why}" for why, count in sorted(plan.skipped.items(), key=lambda item: -item[1])[:_REASONS])
-        lines.append(f"{plan.unaskable:,} rows cannot be asked ({reasons or 'null or unreadable prompt'})")
+        lines.append(f"{counted(plan.unaskable, 'row', 'rows')} cannot be asked ({reasons or 'null or unreadable prompt'})")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (
         ("model", "left"), ("lane", "left"), ("shards", "right"), ("in tokens", "right"), ("out tokens", "right"), ("expected", "right"),

@@ -268,6 +268,7 @@ def test_what_cannot_be_written_can_be_read_and_written_elsewhere(
     keld.write(stuck, tmp_path / "by-hand.parquet")
     with pytest.raises(SinkError, match="Nothing was sent"):
         keld.submit(triage(peer), tickets(), sink=tmp_path / "sinks" / "another.parquet")
+    assert keld.submit(triage(peer), tickets(), sink=tmp_path / "elsewhere.csv").problem is None  # of the other sink
     done = run(keld, emulator, triage(peer), sink=tmp_path / "elsewhere.csv")
     assert (done.id, done.state, done.problem) == (stuck, RunState.FINISHED, None)
     assert (tmp_path / "elsewhere.csv").read_text().count("\n") == pq.read_table(tmp_path / "by-hand.parquet").num_rows + 1 == 7

@@ -134,6 +134,19 @@ def test_the_command_line_takes_types_encoding_delimiter_and_quote(
     assert CliRunner().invoke(app, ["plan", *words, "--types", "n"]).exit_code == 2
 
 
+def test_what_a_plan_prints_accounts_for_every_row(
+    open_emulator: Callable[..., Emulator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_emulator(frozen=False, latency_s=0)
+    monkeypatch.setenv("KELD_HOME", str(tmp_path / "home"))
+    (tmp_path / "jobs.py").write_text(
+        "from keld import Job\nlabels = Job(name='labels', key='id', prompt='{body}', models='openai:gpt-5-mini')\n"
+    )
+    (tmp_path / "t.csv").write_text("id,body\n1,x\n2,\n3,x\n")
+    told = CliRunner().invoke(app, ["plan", f"{tmp_path}/jobs.py:labels", "-s", f"{tmp_path}/t.csv"]).output.replace("\n", " ")
+    assert "3 rows, 1 to ask, 1 row repeats another one and takes its answer, 1 row cannot be asked (1: column body is null)." in told
+
+
 def test_what_a_second_run_prints_says_that_nothing_was_paid(
     open_emulator: Callable[..., Emulator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,6 +210,8 @@ def test_a_sink_that_is_part_of_the_source_is_refused(sqlite_keld: Any, tmp_path
         (5, InvalidJob, "of type int"),
         ("s3x://bucket/o.csv", SinkError, "Unsupported filesystem"),
         ("{tmp}/there.parquet", SinkError, "Is a directory"),
+        ("{tmp}/lake/", SinkRefused, "in a Delta table"),
+        ("{tmp}/lake/day=1/o.parquet", SinkRefused, "in a Delta table"),
         ("{tmp}/o.csv.gz", SinkRefused, "no writer"),
         ("{tmp}/o.CSV.GZ", SinkRefused, "no writer"),
         ("{tmp}/o.jsonl.zst", SinkRefused, "no writer"),
@@ -208,6 +223,7 @@ def test_a_sink_that_nothing_can_be_written_to_is_refused_in_words(
 ) -> None:
     keld, emulator = sqlite_keld
     (tmp_path / "there.parquet").mkdir()
+    (tmp_path / "lake" / "_delta_log").mkdir(parents=True)
     with pytest.raises(fault, match=f"{why}.*Nothing was sent"):
         keld.submit(_job(), [{"id": 1, "body": "x"}], sink=sink.replace("{tmp}", str(tmp_path)) if isinstance(sink, str) else sink)
     assert not emulator.requests()

@@ -12,6 +12,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from keld.errors import KeldError, SinkError, SinkRefused, SourceError, StagingError
+from keld.table.lake import lake_at
 from keld.table.landing import Landing
 from keld.table.place import PACKINGS, PathLike, Place, delimiter_of, form_of, is_pattern, place_of, segment
 from keld.table.writer import WRITERS, CsvWriter, ParquetWriter, Writer
@@ -63,11 +64,20 @@ def try_sink(sink: PathLike, schema: pa.Schema, *, partition: str | None = None)
 
     Raises:
         SinkError: the place cannot be written.
-        SinkRefused: the form has not the type of a column, or there is no writer for the suffix.
+        SinkRefused: the form has not the type of a column, there is no writer for the suffix, or the place is a lake table's.
     """
     place, form = _sink_place(sink, partition)
     if place.fs is None and place.is_dir():  # the file in the making would lie beside it, and only its rename fail
         raise _unsent_error(place, IsADirectoryError(errno.EISDIR, ""))
+    try:
+        lake = lake_at(place)
+    except Exception as error:  # every fsspec file system has its own
+        raise _unsent_error(place, error) from error
+    if lake is not None:
+        raise SinkRefused(
+            f"{place.uri}: this lies in a {lake.kind} table, whose readers would never see the file, and whose clean-up would remove it. Nothing was "
+            "sent. Name a directory or file outside of the table, and load it from there."
+        )
     with suppress(_Tried), Landing(place, _unsent_error) as landing:
         writer = _writer(landing, schema, place, form)
         with _form_faults(place, form):
