@@ -79,11 +79,13 @@ class Tick:
         return self.context.log
 
     def result(self) -> dg.SensorResult | dg.SkipReason:
+        budget_s = max(self.until - time.monotonic(), 0.0)
         turns = self._turns()
         if not turns:
             self.keld.poll([])  # a create that landed late may be all there is
             return dg.SkipReason("Nothing is at a provider.")
-        self._poll()
+        self._poll(budget_s / 2)
+        self.until = max(self.until, time.monotonic() + budget_s / 4)  # however long thousands took to be read and looked at
         begin = next((n for n, turn in enumerate(turns) if turn.id == self.context.cursor), 0)
         turns = turns[begin:] + turns[:begin]
         done = 0
@@ -122,10 +124,10 @@ class Tick:
             if wait.asset in self.watched or orphaned:  # else it is another sensor's
                 yield _Turn(run.run_id, wait, run)
 
-    def _poll(self) -> None:
-        """Looks at the providers for all that is open, for half the time at most."""
+    def _poll(self, budget_s: float) -> None:
+        """Looks at the providers for all that is open."""
         open_ = [status.id for status in self.statuses.values() if not status.over]
-        for status in self.keld.poll(open_, budget_s=max(1.0, (self.until - time.monotonic()) / 2)):
+        for status in self.keld.poll(open_, budget_s=max(1.0, budget_s)):
             self.statuses[status.id] = status
 
     # -- whose turn it is ---------------------------------------------------------------------------------------

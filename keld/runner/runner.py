@@ -93,7 +93,7 @@ class Runner:
         try:
             with within(end):
                 self._sweep_due(harvest=False)
-                world, restless = self._look(run_ids, budget)
+            world, restless = self._look(run_ids, budget)
             # Each part has its time in any case, however slow the one before was: at least one job run is looked at.
             left_s = max(end - time.monotonic(), budget_s * (1 - _LISTING))
             entering = time.monotonic() + left_s * _ENTERING
@@ -120,7 +120,10 @@ class Runner:
         """The world as the accounts' lists show it, and the job runs that ask for a visit, the one looked at longest ago first."""
         world = replace(self.world, lanes={})
         runs = sorted((run for run in self._runs(run_ids) if not run.over), key=lambda run: run.next_check_at or run.created_at)
-        seen = look(world, runs, self.ledger.shards_of([run.id for run in runs]), time.monotonic() + budget.total_seconds() * _LISTING)
+        shards = self.ledger.shards_of([run.id for run in runs])
+        until = time.monotonic() + budget.total_seconds() * _LISTING  # from here on: thousands of rows may take long to read
+        with within(until):
+            seen = look(world, runs, shards, until)
         self.ledger.note_quiet(seen.quiet)
         return replace(world, listed=seen.listed, rolls=seen.rolls), list(seen.restless)
 
