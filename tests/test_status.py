@@ -38,8 +38,8 @@ def test_when_nothing_is_left_to_do(state: RunState, over: bool) -> None:
     assert _status(state=state).over is over
 
 
-BUSY = [State.PLANNED, State.STAGED, State.SUBMITTING, State.ENDED]
-AWAY = [State.IN_PROGRESS, State.CANCELLING, State.UNKNOWN, State.DEFERRED]
+BUSY = [State.PLANNED, State.STAGED, State.SUBMITTING]
+AWAY = [State.IN_PROGRESS, State.CANCELLING, State.UNKNOWN, State.DEFERRED, State.ENDED]  # the last: results that could not be read yet
 DONE = [State.COLLECTED, State.REJECTED, State.QUARANTINED, State.DROPPED]
 
 
