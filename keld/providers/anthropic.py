@@ -43,7 +43,7 @@ from keld.providers.call import IN_DOUBT, Wire, quotas, senders
 from keld.providers.client import hush_headers, key_of, origin, url_of
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import create_outcome, plain_faults, scrubbed
-from keld.providers.line import beginning, lines_of
+from keld.providers.line import beginning, lines_of, unbroken
 from keld.providers.page import Listing, has_id, id_of, instant, youngest
 from keld.providers.template import Hole, Template, template
 from keld.request import Question
@@ -172,8 +172,8 @@ class Anthropic:
             self._read(raw.http_response, _Batch)  # a proxy's own page with status 200 is no cancel
 
     def sample(self, batch: RemoteBatch) -> list[str]:
-        with self._results(batch, {"Accept-Encoding": "identity"}) as stream:
-            begun = beginning(stream.iter_bytes(), self.name, self.host, batch.id)
+        with unbroken(self.name, self.host, batch.id), self._results(batch, {"Accept-Encoding": "identity"}) as stream:
+            begun = beginning(stream.iter_bytes())
         ids = [line.custom_id for line in lines_of(begun, _Line)]
         told = begun.strip()
         if told and not ids and (told.startswith((b"<", b"{\n", b"{\r")) or (b"\n" not in told and batch.requests != 1)):

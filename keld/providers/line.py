@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx2
@@ -38,23 +39,29 @@ def lines_of(block: bytes, kind: type[T]) -> list[T]:
         return [struct for line in block.split(b"\n") if (struct := _one(line, kind, decoder)) is not None]
 
 
-def beginning(chunks: Iterator[bytes], name: str, host: str, batch_id: str) -> bytes:
-    """The first lines of a batch's results, whole, as far as a megabyte goes; all of it where it has but one.
+def beginning(chunks: Iterator[bytes]) -> bytes:
+    """The first lines of a batch's results, whole, as far as a megabyte goes; all of it where it has but one."""
+    begun = b""
+    for chunk in chunks:
+        begun += chunk
+        if len(begun) >= _BEGINNING_BYTES:
+            break
+    return begun[: begun.rfind(b"\n") + 1] or begun
+
+
+@contextmanager
+def unbroken(name: str, host: str, batch_id: str) -> Iterator[None]:
+    """Around a stream, from its opening on: an SDK reads the body of a refusal itself, and what breaks off there passes through it unchanged.
 
     Raises:
-        ProviderUnreachable: they broke off.
+        ProviderUnreachable: the connection broke off.
     """
-    begun = b""
     try:
-        for chunk in chunks:
-            begun += chunk
-            if len(begun) >= _BEGINNING_BYTES:
-                break
+        yield
     except httpx2.HTTPError as error:
         raise ProviderUnreachable(
             f"{name} at {host} broke off the results of {batch_id}: {cause_of(error)}. They are read again later."
         ) from None
-    return begun[: begun.rfind(b"\n") + 1] or begun
 
 
 def _one(line: bytes, kind: type[T], decoder: Any) -> T | None:

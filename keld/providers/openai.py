@@ -49,7 +49,7 @@ from keld.providers.call import IN_DOUBT, Wire, quotas, senders
 from keld.providers.client import hush_headers, key_of, origin, url_of
 from keld.providers.download import download, ends_whole
 from keld.providers.fault import code_of, create_outcome, plain_faults, scrubbed
-from keld.providers.line import RETRYABLE_STATUS, beginning, lines_of
+from keld.providers.line import RETRYABLE_STATUS, beginning, lines_of, unbroken
 from keld.providers.openai_schema import obstacle, schema_format, why_loose
 from keld.providers.page import Listing, has_id, id_of, instant, youngest
 from keld.providers.template import Hole, Template, template
@@ -194,10 +194,10 @@ class OpenAI:
     def sample(self, batch: RemoteBatch) -> list[str]:
         if batch.key is not None:
             return [batch.key]  # its mark says it already
-        with self._plain("the download of results", http.fetching):
+        with unbroken(self.name, self.host, batch.id), self._plain("the download of results", http.fetching):
             for ref in batch.result_refs:
                 with self._client.files.with_streaming_response.content(ref, extra_headers={"Accept-Encoding": "identity"}) as stream:
-                    found = beginning(stream.iter_bytes(), self.name, self.host, batch.id)
+                    found = beginning(stream.iter_bytes())
                 if ids := [line.custom_id for line in lines_of(found, _Line)]:
                     return ids
         return []

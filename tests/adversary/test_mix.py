@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from .mix import explore, shards
+from .mix import Mix, explore, replay, shards
+from .mode import Fault
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -17,3 +18,26 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def test_no_mix_loses_a_row_or_buys_one_twice_untold(seed: int, mixes: int, record_property: Callable[[str, object], None]) -> None:
     for name, count in explore(seed, mixes).items():
         record_property(name, count)
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        pytest.param(
+            Mix(
+                shape="anthropic",
+                faults=(
+                    Fault(at="create", how="302", done=False),
+                    Fault(at="download", how="half", done=False),
+                    Fault(at="create", how="302", done=False, times=None),
+                ),
+                rows=2,
+                steps=(("cancel", 0),),
+            ),
+            id="what refuses the results breaks off",
+        )
+    ],
+)
+def test_a_mix_that_once_went_wrong_goes_right(mix: Mix) -> None:
+    """The SDK reads the body of a refusal itself, and its transport's error came through every verb that sweeps."""
+    replay(mix)
