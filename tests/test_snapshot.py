@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keld.errors import SourceError
+from keld.errors import SourceError, SourceUnavailable
 from keld.job import Column, Job
 from keld.request import row_fingerprint
 from keld.snapshot import Snapshot, fragments, sizes, take
@@ -171,11 +171,11 @@ def test_a_function_is_called_block_by_block(tmp_path: Path) -> None:
     assert max(seen) <= 16_384
 
 
-def test_what_a_prompt_function_raises_passes_and_leaves_no_snapshot(tmp_path: Path) -> None:
+def test_what_a_prompt_function_raises_is_told_by_its_kind_and_line_and_leaves_no_snapshot(tmp_path: Path) -> None:
     def prompt(batch: pa.RecordBatch) -> list[str]:
-        raise ZeroDivisionError
+        raise ZeroDivisionError("CANARY-ROW")
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SourceUnavailable, match=r"ZeroDivisionError, in .*test_snapshot\.py, line \d+\. Nothing was sent\. (?!.*CANARY)"):
         _take(tmp_path, ROWS, prompt=prompt)
     assert list(tmp_path.iterdir()) == []
 

@@ -274,7 +274,7 @@ def test_however_many_job_runs_there_are_the_questions_are_few(ledger: Ledger, t
         sa.event.listen(keld.ledger._db._engine, "before_cursor_execute", lambda *of: asked.append(of[2]))
         found = keld.spend("lane")
     assert [(line.group, line.job_runs, line.paid_usd) for line in found.lines] == [("batch", 20, 2), ("flex", 20, 2)]
-    assert len([statement for statement in asked if statement.startswith("SELECT")]) == 4
+    assert len([statement for statement in asked if statement.startswith("SELECT")]) == 5
 
 
 # --- from a provider's bill -------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ def test_a_create_that_may_have_left_leads_to_a_look_and_nowhere_else() -> None:
     after_sending = {event: became for (was, event), became in TRANSITIONS.items() if was is State.SUBMITTING}
     assert after_sending.pop(Event.UNSENT) is State.STAGED, "nothing left the machine"
     assert after_sending.pop(Event.CREATED) is State.IN_PROGRESS
+    assert after_sending.pop(Event.LOST_TRACK) is State.QUARANTINED, "given up, and never sent again by itself"
     assert set(after_sending.values()) == {State.UNKNOWN}
     back = {event for (was, event), became in TRANSITIONS.items() if was is State.UNKNOWN and became is State.STAGED}
     assert back == {Event.ABSENT}
