@@ -283,6 +283,13 @@ class Ledger:
         with self._db.read() as db:
             return [Stray(**row._mapping) for row in db.execute(sa.select(STRAY).where(STRAY.c.run_id == run_id))]
 
+    def creates_looked_for(self, provider: str, host: str, requests: int) -> int:
+        """How many creates of that size at an account are on their way, or of unknown outcome."""
+        these = (SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.requests == requests)
+        query = sa.select(sa.func.count()).where(*these, SHARD.c.state.in_([State.SUBMITTING, State.UNKNOWN]))
+        with self._db.read() as db:
+            return int(db.execute(query).scalar_one())
+
     def candidates(self, provider: str, host: str) -> list[Candidate]:
         """The batches of an account of which it is not told yet whether they are a second one of a create."""
         return self._candidates(CANDIDATE.c.provider == provider, CANDIDATE.c.host == host, CANDIDATE.c.settled_at.is_(None))

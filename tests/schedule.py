@@ -500,6 +500,8 @@ class Schedule(RuleBasedStateMachine):
             twice = sum(
                 (stray.worst_usd if stray.cost_usd is None else stray.cost_usd + stray.doubtful_usd for stray in strays), Decimal(0)
             )
+            perhaps = self.ledger.candidates_of(run.id) if self.late else []
+            twice += sum((one.worst_usd for one in perhaps if one.settled_at is None), Decimal(0))
             if run.ceiling_usd is not None and run.spent_usd + run.reserved_usd - twice > run.ceiling_usd:
                 self._violated(f"ceiling: {run.spent_usd} spent + {run.reserved_usd} reserved > {run.ceiling_usd}")
 

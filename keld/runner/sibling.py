@@ -122,12 +122,14 @@ def part_with_siblings(visit: Visit, provider: Provider, shard: Shard, own: Remo
     found = siblings_of(provider, shard, own, roll, outcome, visit.now())
     for batch in found.marked:
         _part_with(visit, provider, shard, batch)
-    for batch in found.perhaps:
+    # A create of ours that is still looked for has its own reservation, and may be what stands here: only what is left over is reserved for.
+    lost = visit.ledger.creates_looked_for(shard.provider, shard.host, shard.requests) if found.perhaps else 0
+    for batch in found.perhaps[lost:]:
         _note(visit, shard, batch)
     late = visit.now() - (shard.submitted_at or visit.now()) > LAG
     if late and not roll.complete:
         log.warning("shard.list_incomplete shard=%s batch_id=%s", shard.id, shard.batch_id)
-    if late or roll.proves(own):
+    if (late or roll.proves(own)) and not lost:
         visit.ledger.confirm(visit.lease, shard, visit.now())
 
 
