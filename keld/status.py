@@ -12,6 +12,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+from keld.errors import KeldError
 from keld.record import JobRun, Shard
 from keld.state import AT_PROVIDER, RunState, State
 
@@ -139,6 +140,10 @@ class Status:
     def ready(self) -> bool:
         """There is heavy work due: results to fetch, a round to plan, an output to write, a shard to send."""
         return not self.over and not self.waiting
+
+    def problem_is(self, error: type[KeldError]) -> bool:
+        """True if what stands in the way is an error of this class."""
+        return self.problem_kind == error.__name__
 
     @property
     def out_there(self) -> tuple[Batch, ...]:
