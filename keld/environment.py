@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -18,6 +18,7 @@ from keld.accounts import Accounts
 from keld.database import shown
 from keld.errors import LedgerError
 from keld.follow import advance_until_waiting, finish
+from keld.instant import utcnow
 from keld.job import Job
 from keld.ledger import Ledger
 from keld.namespace import Namespace
@@ -37,11 +38,6 @@ from keld.table import write_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-def utcnow() -> datetime:
-    """Now, aware, in UTC."""
-    return datetime.now(UTC)
 
 
 class Submit(TypedDict, total=False):
@@ -441,7 +437,7 @@ class Keld:
     @property
     def world(self) -> World:
         """What the runner acts with."""
-        return World(self.ledger, self.staging, self.provider, self.clock, self.settings)
+        return World(self.ledger, self.staging, self._accounts.provider, self.clock, self.settings)
 
     @property
     def runner(self) -> Runner:

@@ -6,6 +6,7 @@ A step of opening a job run, after `take`; every later round is `round`'s.  Noth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,33 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def plan_first(world: World, namespace: str, taken: Taken, left: Left, ends_at: datetime | None = None) -> Plan:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class First:
+    """What the first round may ask, and of which models.
+
+    Args:
+        ask: with the terms of the job, of those models that can be asked its question, or of all, where there are none.
+        fits: whether each of the acceptable models can be asked it.
+    """
+
+    taken: Taken
+    left: Left
+    ask: Ask
+    fits: Mapping[str, Fit]
+
+
+def first_of(world: World, namespace: str, taken: Taken, left: Left) -> First:
+    """What the first round of a partition may ask."""
+    job, question = taken.job, taken.question
+    names = {name: name.partition(":") for name in job.acceptable}
+    fits = {name: world.provider(account).fit(question, model) for name, (account, _, model) in names.items()}
+    able = [name for name, fit in fits.items() if fit.obstacle is None] or job.acceptable
+    terms = _terms(job, taken.snapshot, able)
+    ask = Ask(question=question, sizes=left.sizes, terms=terms, job=(namespace, job.name), snapshot=taken.files.snapshot)
+    return First(taken=taken, left=left, ask=ask, fits=fits)
+
+
+def plan_first(world: World, first: First, ends_at: datetime | None = None) -> Plan:
     """What a run of this partition would do, cost and take.
 
     Args:
@@ -41,21 +68,19 @@ def plan_first(world: World, namespace: str, taken: Taken, left: Left, ends_at: 
     Raises:
         SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, InvalidJob: nothing was sent.
     """
-    job, key, rows = taken.job, taken.key, taken.snapshot
+    job, key, rows = first.taken.job, first.taken.key, first.taken.snapshot
     due_at, basis = due(job, ends_at or partition_end(key), world.clock())
-    fits = _fits(world, job, taken.question)
-    ask = _ask(namespace, taken, left, fits)
-    work = ask.work
+    work, fits, unanswered = first.ask.work, first.fits, first.left.unanswered
     if work.requests and all(fit.obstacle for fit in fits.values()):
         raise SchemaError(
             f"{job.name}[{key}]: none of models can be asked for this output_type. Nothing was sent. "
             + " ".join(f"{name}: {fit.obstacle}" for name, fit in fits.items())
         )
-    found, terms = options(world, ask, due_at, job.ceiling)
+    found, terms = options(world, first.ask, due_at, job.ceiling)
     chosen, most_rows = choose_first(job.name, key, found, terms) if work.requests else (None, None)
     return Plan(
-        job=job.name, partition=key, rows=rows.rows, unaskable=rows.unaskable, reused=rows.rows - rows.unaskable - left.unanswered,
-        identical=left.unanswered - work.requests, work=work, options=tuple(found),
+        job=job.name, partition=key, rows=rows.rows, unaskable=rows.unaskable, reused=rows.rows - rows.unaskable - unanswered,
+        identical=unanswered - work.requests, work=work, options=tuple(found),
         chosen=chosen, most_rows=most_rows, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
         probability=job.probability, lane=terms.lane, skipped=dict(rows.skipped),
         left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
@@ -63,39 +88,36 @@ def plan_first(world: World, namespace: str, taken: Taken, left: Left, ends_at: 
     )  # fmt: skip
 
 
-def cut_first(world: World, namespace: str, taken: Taken, left: Left, plan: Plan, run_id: str) -> list[Shard]:
+def cut_first(world: World, first: First, plan: Plan, run_id: str) -> list[Shard]:
     """The planned shards of the first round; none where no row is to be asked.
 
     Raises:
         AccessRefused, StagingError: nothing was sent.
     """
-    chosen = plan.chosen
+    chosen, files, question = plan.chosen, first.taken.files, first.taken.question
     if chosen is None:
         return []
     provider = world.provider(chosen.provider)
     provider.ready()
-    ask = _ask(namespace, taken, left, _fits(world, taken.job, taken.question))
-    ask = ask if plan.most_rows is None else ask.limited(plan.most_rows)
-    too_large = ~fitting(left.sizes, overhead(provider, taken.question, chosen.model), ask.limits(provider, chosen.lane))
-    _set_aside(taken.files, taken.question, (left.sizes > 0) & too_large)
+    ask = first.ask if plan.most_rows is None else first.ask.limited(plan.most_rows)
+    too_large = ~fitting(ask.sizes, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
+    _set_aside(files, question, (ask.sizes > 0) & too_large)
     ahead = plan.in_lane(Lane.STANDARD)
-    if taken.job.probe and chosen.lane is Lane.BATCH and ahead is not None and ahead.obstacle is None:
+    if first.taken.job.probe and chosen.lane is Lane.BATCH and ahead is not None and ahead.obstacle is None:
         ask, chosen = probe_of(ask, f"{chosen.provider}:{chosen.model}"), ahead
-    return plan_shards(world, taken.files, ask, chosen, run_id=run_id, first=0, round_=0)
+    return plan_shards(world, files, ask, chosen, run_id=run_id, first=0, round_=0)
 
 
-def terms_of(world: World, taken: Taken) -> dict[str, Any]:
-    """The terms that a job run keeps, with the models that can be asked.
+def terms_of(world: World, first: First) -> dict[str, Any]:
+    """The terms that a job run keeps.
 
     A model whose account has no key is left out, as long as there are others; a cascade is the shorter, too.
     """
-    job = taken.job
-    terms = _terms(job, taken.snapshot, _fits(world, job, taken.question))
-    without_key = keyless(world, terms["models"])
+    models, taken = first.ask.terms["models"], first.taken
+    without_key = keyless(world, models)
     for account, why in without_key.items():
-        log.warning("account.left_out job=%s partition=%s account=%s %s", job.name, taken.key, account, why)
-    terms["models"] = [model for model in terms["models"] if model.partition(":")[0] not in without_key]
-    return terms
+        log.warning("account.left_out job=%s partition=%s account=%s %s", taken.job.name, taken.key, account, why)
+    return {**first.ask.terms, "models": [model for model in models if model.partition(":")[0] not in without_key]}
 
 
 def facts_of(plan: Plan) -> dict[str, Any]:
@@ -114,28 +136,10 @@ def facts_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _fits(world: World, job: Job, question: Question) -> dict[str, Fit]:
-    """Whether each of the acceptable models can be asked this question."""
-    names = {name: name.partition(":") for name in job.acceptable}
-    return {name: world.provider(account).fit(question, model) for name, (account, _, model) in names.items()}
-
-
-def _ask(namespace: str, taken: Taken, left: Left, fits: Mapping[str, Fit]) -> Ask:
-    return Ask(
-        question=taken.question,
-        sizes=left.sizes,
-        terms=_terms(taken.job, taken.snapshot, fits),
-        job=(namespace, taken.job.name),
-        snapshot=taken.files.snapshot,
-    )
-
-
-def _terms(job: Job, rows: Snapshot, fits: Mapping[str, Fit]) -> dict[str, Any]:
-    """The terms of a job, with the models that can be asked its question, or with all, where there are none."""
-    able: Sequence[str] = [name for name, fit in fits.items() if fit.obstacle is None] or job.acceptable
+def _terms(job: Job, rows: Snapshot, models: Sequence[str]) -> dict[str, Any]:
     marked = rows.marks_cache or marks_cache(one_line(dict(job.params)))
     return {
-        "models": list(able),
+        "models": list(models),
         "max_attempts": job.max_attempts,
         "max_shard_rows": job.max_shard_rows,
         "max_shard_bytes": job.max_shard_bytes,

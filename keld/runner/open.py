@@ -17,7 +17,7 @@ from keld.ledger import Ledger
 from keld.namespace import Namespace
 from keld.plan import Plan
 from keld.record import JobRun
-from keld.runner.first import cut_first, facts_of, plan_first, terms_of
+from keld.runner.first import First, cut_first, facts_of, first_of, plan_first, terms_of
 from keld.runner.output import check_kept, check_sink, schema_of, try_sink_of
 from keld.runner.owner import check_owner, claim
 from keld.runner.runner import Runner
@@ -51,7 +51,7 @@ class Opener:
         table = open_table(asked.source, partition=asked.partition, reading=asked.reading)
         with TemporaryDirectory(prefix="keld-plan-") as directory:
             taken = take(asked, table, RunFiles(Path(directory)))
-            plan = plan_first(self.world, self.namespace.name, taken, all_left(taken))
+            plan = plan_first(self.world, self._first(taken, all_left(taken)))
             return replace(plan, table_notes=table.notes)
 
     def open(self, asked: Submission) -> JobRun:
@@ -110,7 +110,7 @@ class Opener:
             raise
         if opened is None or opened.id != run_id:
             self.world.staging.drop(run_id)
-        return opened or self._first_of(asked)
+        return opened or self._quicker(asked)
 
     def _open(self, run_id: str, asked: Submission, taken: Taken, before: JobRun | None) -> JobRun | None:
         """The new job run, or the one before it; None if another worker has opened one just now."""
@@ -129,17 +129,21 @@ class Opener:
     def _record(self, run_id: str, asked: Submission, taken: Taken, left: Left, generation: int) -> JobRun | None:
         """The planned job run in the ledger; None if another worker has opened one just now."""
         job, mine, rows = asked.job, asked.mine, taken.snapshot
-        plan = plan_first(self.world, self.namespace.name, taken, left, asked.ends_at)
-        shards = cut_first(self.world, self.namespace.name, taken, left, plan, run_id)
+        first = self._first(taken, left)
+        plan = plan_first(self.world, first, asked.ends_at)
+        shards = cut_first(self.world, first, plan, run_id)
         row = {
             "id": run_id, "namespace": self.namespace.name, "job": job.name, "partition": taken.key, "generation": generation,
             "fingerprint": taken.fingerprint, "input_digest": rows.digest, "rows": rows.rows, "reused": plan.reused,
             "answered": plan.reused - left.quarantined, "quarantined": left.quarantined, "unaskable": rows.unaskable,
-            "terms": terms_of(self.world, taken), "tags": dict(job.tags), "plan": facts_of(plan),
+            "terms": terms_of(self.world, first), "tags": dict(job.tags), "plan": facts_of(plan),
             "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": asked.target,
             "owner": mine.owner, "source": mine.source, "declared": dict(mine.declared),
         }  # fmt: skip
         return self.ledger.open_run(row, shards, self.world.clock())
+
+    def _first(self, taken: Taken, left: Left) -> First:
+        return first_of(self.world, self.namespace.name, taken, left)
 
     def _drop_unopened(self, run_id: str) -> None:
         """Removes a job run's files, unless the ledger holds it after all: a commit may be done, and its acknowledgement lost."""
@@ -150,7 +154,7 @@ class Opener:
         except LedgerError:
             pass  # it cannot be asked; files too many do no harm
 
-    def _first_of(self, asked: Submission) -> JobRun:
+    def _quicker(self, asked: Submission) -> JobRun:
         """The job run of a worker that was quicker than this one."""
         run = claim(self.world, self.namespace, asked)
         if run is None:
