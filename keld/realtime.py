@@ -342,7 +342,8 @@ class _Asking:
     def _refused(self, outcome: Denied) -> AccessRefused:
         return AccessRefused(
             f"{self._provider.name} at {self._provider.host} refused a request with HTTP {outcome.status} {outcome.code}; it is not paid, and no "
-            f"more are sent. The answers until then are kept. Check the key, the project, the billing and the base URL of {self._provider.name}."
+            f"more are sent. The answers until then are kept. Check the key, the project, the billing and the base URL of {self._provider.name}.",
+            account=self._provider.name,
         )
 
     def result(self, undone: NDArray[np.int64]) -> Stretch:
