@@ -62,11 +62,13 @@ def finish(
 
 def _give_up_early(status: Status, fruitless: int) -> None:
     """Passes if a further quick try may help."""
-    if status.problem_is(AccessRefused):
-        raise AccessRefused(status.problem)
+    job, partition = status.job, status.partition or None
+    if status.problem is not None and status.problem_type is AccessRefused:
+        raise AccessRefused(status.problem, job=job, partition=partition)
     if fruitless >= _QUICK_TRIES:
         said = "Nothing was accepted" if status.sent else "Nothing was sent"
-        raise ProviderUnreachable(f"{status.problem} {said} so far; run the same command again when the provider is back.")
+        words = f"{status.problem} {said} so far; run the same command again when the provider is back."
+        raise ProviderUnreachable(words, job=job, partition=partition)
 
 
 def _wait_s(status: Status, clock: Callable[[], datetime], poll_s: float | None, fruitless: int) -> float:

@@ -391,11 +391,14 @@ def choose(job: str, partition: str, options: Sequence[Option], terms: Terms) ->
         )
         raise PriceUnknown(
             f"{job}[{partition}]: none of models can be used: {reasons}. Nothing was sent. "
-            "Correct models= or lane=, or give a rate: prices={'provider:model': {'input': USD per million tokens, 'output': ...}}."
+            "Correct models= or lane=, or give a rate: prices={'provider:model': {'input': USD per million tokens, 'output': ...}}.",
+            models=list(dict.fromkeys(f"{option.provider}:{option.model}" for option in allowed)),
+            job=job,
+            partition=partition or None,
         )
     fitting = [option for option in usable if terms.fits(option.worst_usd)]
     if not fitting:
-        raise CeilingTooLow(_too_low(job, partition, usable, terms))
+        raise _too_low(job, partition, usable, terms)
     keeping = [option for option in fitting if option.chance is None or option.chance >= terms.probability]
     if keeping:
         return min(keeping, key=lambda option: (option.total_usd, _LANES.index(option.lane)))
@@ -479,13 +482,19 @@ def moves_on(options: Sequence[Option], terms: Terms, lane: Lane) -> bool:
     return _LANES.index(chosen.lane) > _LANES.index(lane)
 
 
-def _too_low(job: str, partition: str, usable: Sequence[Option], terms: Terms) -> str:
+def _too_low(job: str, partition: str, usable: Sequence[Option], terms: Terms) -> CeilingTooLow:
+    """The refusal, with the least ceiling that would do.  An option fits only under a ceiling, so there is one."""
+    assert terms.ceiling_usd is not None
     cheapest = min(usable, key=lambda option: option.worst_usd or Decimal(0))
     worst = (cheapest.worst_usd or Decimal(0)).quantize(Decimal("0.0001"), rounding="ROUND_CEILING")  # what is advised must be enough
     late = cheapest.chance is not None and cheapest.chance < terms.probability
-    return (
+    return CeilingTooLow(
         f"The cheapest plan for {job}[{partition}] ({cheapest.provider}:{cheapest.model}, {cheapest.lane}) costs ${worst} at worst, "
         f"${cheapest.expected_usd:.4f} as expected; the ceiling is ${terms.ceiling_usd:f}. Nothing was sent. "
         f"Raise ceiling_usd to ${worst}, or lower max_output_tokens, which the worst case counts for every row."
-        + (" It would miss the deadline more often than wished, too." if late else "")
+        + (" It would miss the deadline more often than the job's probability allows, too." if late else ""),
+        needed_usd=worst,
+        ceiling_usd=terms.ceiling_usd,
+        job=job,
+        partition=partition or None,
     )

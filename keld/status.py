@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from keld.errors import KeldError
+from keld.errors import KeldError, type_named
 from keld.record import JobRun, Shard
 from keld.state import AT_PROVIDER, RunState, State
 
@@ -141,14 +141,15 @@ class Status:
         """There is heavy work due: results to fetch, a round to plan, an output to write, a shard to send."""
         return not self.over and not self.waiting
 
-    def problem_is(self, error: type[KeldError]) -> bool:
-        """True if what stands in the way is an error of this class."""
-        return self.problem_kind == error.__name__
-
     @property
     def out_there(self) -> tuple[Batch, ...]:
         """What was sent, or may have been, and was given up without the provider's last word: it may still run, and be paid for."""
         return tuple(batch for batch in self.batches if batch.state is State.QUARANTINED)
+
+    @property
+    def problem_type(self) -> type[KeldError] | None:
+        """The class of what stood in the way, e.g. `AccessRefused`; None if nothing did, or if a later version named a class unknown here."""
+        return None if self.problem_kind is None else type_named(self.problem_kind)
 
     @property
     def saved_usd(self) -> Decimal:
