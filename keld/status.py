@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from keld.record import JobRun, Shard
+from keld.ledger import JobRun, Shard
 from keld.state import AT_PROVIDER, RunState, State
 
 _PAGES = {"https://api.openai.com": "https://platform.openai.com/batches/{id}"}
