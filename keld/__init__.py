@@ -32,6 +32,9 @@ The map of the house; the files in order are the way of the data.
     status       a job run as people and orchestrators see it
     retention    what is staged of job runs that ended long ago, and its removal
     spend        cost lines -> what was paid, saved, foreseen, and paid twice, by whatever people ask
+    accounts     the provider accounts of an environment, each connected at its first use
+    namespace    where job runs are kept, apart from those of other teams
+    follow       a job run advanced until there is nothing to do but wait, or to its end
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
     __main__     `python -m keld`: the same as the command `keld`
