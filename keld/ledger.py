@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
@@ -59,6 +60,31 @@ _FREEING = (Event.UNSENT, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DR
 CONFIRMED = "confirmed"  # the outcome of a create that was accepted, and made nothing besides that is not known
 _ENDED_UNCONFIRMED = sa.and_(  # its batch was over before the list had shown what else its create made
     INTENT.c.outcome.in_([Event.CREATED, Event.ADOPTED]), SHARD.c.lane == Lane.BATCH, SHARD.c.state.not_in(AT_PROVIDER)
+)
+# Built once: several of these are asked in each look at a job run, and building one costs as much as asking it.
+_RUN_BY_ID = sa.select(RUN).where(RUN.c.id == sa.bindparam("run_id"))
+_SHARDS_OF_RUN = sa.select(SHARD).where(SHARD.c.run_id == sa.bindparam("run_id")).order_by(SHARD.c.ordinal)
+_SHARD_BY_ID = sa.select(SHARD).where(SHARD.c.id == sa.bindparam("shard_id"))
+_EVENTS_OF_RUN = sa.select(EVENT).where(EVENT.c.run_id == sa.bindparam("run_id")).order_by(EVENT.c.id)
+_LATE = (
+    sa.select(SHARD.c.provider, SHARD.c.host, INTENT.c.at, SHARD.c.requests)
+    .join(SHARD, SHARD.c.id == INTENT.c.shard_id)
+    .where(
+        INTENT.c.at > sa.bindparam("since"),
+        sa.or_(
+            INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]),
+            # One that was refused may land late, too; that of a shard that is sent again is found beside its next create.
+            sa.and_(
+                SHARD.c.state.in_([State.REJECTED, State.DROPPED]),
+                INTENT.c.outcome.in_([Event.REJECTED, Event.DEFERRED]),
+                INTENT.c.batch_id.is_(None),
+            ),
+            _ENDED_UNCONFIRMED,
+        ),
+    )
+)
+_UNSETTLED = tuple(
+    sa.select(of.c.provider, of.c.host, of.c.found_at, of.c.requests).where(of.c.settled_at.is_(None)) for of in (STRAY, CANDIDATE)
 )
 _CREATE_OUTCOMES = (
     Event.CREATED,
@@ -114,7 +140,7 @@ class Ledger:
             UnknownJobRun: there is none.
         """
         with self._db.read() as db:
-            row = db.execute(sa.select(RUN).where(RUN.c.id == run_id)).one_or_none()
+            row = db.execute(_RUN_BY_ID, {"run_id": run_id}).one_or_none()
         if row is None:
             raise UnknownJobRun(f"No job run {run_id!r} in this ledger ({shown(self.url)}).")
         return record.job_run(row)
@@ -192,7 +218,7 @@ class Ledger:
     def shards(self, run_id: str) -> list[Shard]:
         """The shards of a job run, by ordinal."""
         with self._db.read() as db:
-            return [record.shard(row) for row in db.execute(sa.select(SHARD).where(SHARD.c.run_id == run_id).order_by(SHARD.c.ordinal))]
+            return [record.shard(row) for row in db.execute(_SHARDS_OF_RUN, {"run_id": run_id})]
 
     def runs_of(self, run_ids: Collection[str]) -> list[JobRun]:
         """Those of these job runs that are in this ledger, in no order."""
@@ -214,7 +240,7 @@ class Ledger:
     def shard(self, shard_id: str) -> Shard | None:
         """The shard of that id, or None."""
         with self._db.read() as db:
-            row = db.execute(sa.select(SHARD).where(SHARD.c.id == shard_id)).one_or_none()
+            row = db.execute(_SHARD_BY_ID, {"shard_id": shard_id}).one_or_none()
         return None if row is None else record.shard(row)
 
     def accounts(self) -> list[str]:
@@ -248,25 +274,11 @@ class Ledger:
 
     def suspects(self, since: datetime) -> list[Suspect]:
         """The accounts where a create of after `since` may land late, or have made another batch besides; and those with strays that are not settled."""
-        # One that was refused may land late, too; that of a shard that is sent again is found beside its next create.
-        given_up = sa.and_(
-            SHARD.c.state.in_([State.REJECTED, State.DROPPED]),
-            INTENT.c.outcome.in_([Event.REJECTED, Event.DEFERRED]),
-            INTENT.c.batch_id.is_(None),
-        )
-        late = (
-            sa.select(SHARD.c.provider, SHARD.c.host, INTENT.c.at, SHARD.c.requests)
-            .join(SHARD, SHARD.c.id == INTENT.c.shard_id)
-            .where(INTENT.c.at > since, sa.or_(INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]), given_up, _ENDED_UNCONFIRMED))
-        )
-        strays, perhaps = (
-            sa.select(of.c.provider, of.c.host, of.c.found_at, of.c.requests).where(of.c.settled_at.is_(None)) for of in (STRAY, CANDIDATE)
-        )
         accounts: dict[tuple[str, str], list[tuple[datetime, int]]] = {}
         with self._db.read() as db:
-            for query in (late, strays, perhaps):
-                for provider, host, at, requests in db.execute(query):
-                    accounts.setdefault((provider, host), []).append((at, requests))
+            asked = (db.execute(_LATE, {"since": since}), *(db.execute(query) for query in _UNSETTLED))
+            for provider, host, at, requests in chain.from_iterable(asked):
+                accounts.setdefault((provider, host), []).append((at, requests))
         return [
             Suspect(provider=provider, host=host, since=min(at for at, _ in of), sizes=frozenset(size for _, size in of))
             for (provider, host), of in accounts.items()
@@ -340,7 +352,7 @@ class Ledger:
     def events(self, run_id: str) -> list[dict[str, Any]]:
         """What happened to a job run, in order."""
         with self._db.read() as db:
-            return [dict(row._mapping) for row in db.execute(sa.select(EVENT).where(EVENT.c.run_id == run_id).order_by(EVENT.c.id))]
+            return [dict(row._mapping) for row in db.execute(_EVENTS_OF_RUN, {"run_id": run_id})]
 
     def noted_at(self, run_id: str) -> dict[str, datetime]:
         """When the latest event of each shard was noted, by the clock of then."""
