@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from keld import Account, Keld, Settings, Status
 from keld.cli import app
 from keld.emulator import Emulator
-from keld.errors import InvalidJob
+from keld.errors import InvalidJob, ProviderUnreachable
 from keld.runner import Finding, Verdict
 from keld.runner.search import stray_of
 
@@ -178,6 +178,20 @@ def test_reconcile_says_what_it_would_do_and_what_it_costs(keld: Keld, emulator:
     assert (found.cost_usd, found.cost_is_worst) == (status.cost_usd, False)
     assert {call.method for call in emulator.requests()[len(before) :]} == {"GET"}
     assert keld.ledger.strays_of(status.id) == []
+
+
+@pytest.mark.books_open("the reconcile had no time")
+def test_reconcile_that_has_no_more_time_says_so_and_changes_nothing_it_did_not_look_at(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """A host that lists for hours held it for hours."""
+    status = bought_late(keld, emulator, peer)
+    emulator.advance(5_000)
+    told: list[Finding] = []
+    before = len(emulator.requests())
+    with pytest.raises(ProviderUnreachable, match=rf"before all batches of {peer.name} had been looked at\. 0 were found.*--minutes"):
+        keld.reconcile(budget_s=0, progress=told.append)
+    assert (told, len(emulator.requests()), keld.ledger.strays_of(status.id)) == ([], before, [])
+    found = keld.reconcile(dry_run=True, progress=told.append)
+    assert told == found != []
 
 
 def test_reconcile_stops_a_late_create_and_counts_it(keld: Keld, emulator: Emulator) -> None:
