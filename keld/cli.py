@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from keld.environment import Keld
     from keld.job import Job
+    from keld.runner import Finding
     from keld.status import Status
 
 OK, ERROR, REFUSED, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
@@ -206,6 +207,9 @@ def reconcile(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, and what it costs.")] = False,
     days: Annotated[float, typer.Option("--days", min=0.01, help="How far back to look.")] = 3.0,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0.0, help="How long it may take, about; it says so when it ends before it is through.")
+    ] = 60.0,
     from_staging: Annotated[
         bool, typer.Option("--from-staging", help="First rebuild, from the staged files, what a lost or restored ledger does not know.")
     ] = False,
@@ -215,6 +219,7 @@ def reconcile(
     from dataclasses import asdict
     from datetime import timedelta
 
+    from keld.errors import ProviderUnreachable
     from keld.status import plain
     from keld.view import findings_view, list_view
 
@@ -223,7 +228,14 @@ def reconcile(
             rebuilt = keld.rebuild()
             if not as_json:
                 _console().print(list_view(rebuilt) if rebuilt else "The ledger knows all that staging does.")
-        found = keld.reconcile(account or None, since=timedelta(days=days), dry_run=dry_run)
+        found: list[Finding] = []
+        how: dict[str, Any] = {"since": timedelta(days=days), "dry_run": dry_run, "budget_s": minutes * 60}
+        try:
+            keld.reconcile(account or None, **how, progress=found.append)
+        except ProviderUnreachable:
+            if found and not as_json:  # what was done is shown, before it is said what was not
+                _console().print(findings_view(found, dry_run=dry_run))
+            raise
         left = [] if account else keld.not_configured()
     if left:
         typer.echo(f"Not looked at: {', '.join(left)}, since no such account is configured here.", err=True)
