@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from keld import __version__
+
 if TYPE_CHECKING:
     from datetime import date
 
@@ -33,9 +35,7 @@ if TYPE_CHECKING:
 OK, ERROR, REFUSED, SOME_FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 _SHOWN = 8  # names in a message, at most
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="LLM batch jobs with a deadline and a ceiling price."
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="LLM batch jobs with a deadline and a ceiling price.")
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOBS.py:NAME", help="Where the Job is: a Python file or module, and its name there.")]
 Source = Annotated[
@@ -61,6 +61,21 @@ Quote = Annotated[str | None, typer.Option("--quote", help="Of CSV; default a do
 PollS = Annotated[
     float | None, typer.Option("--poll-s", min=0.05, help="Seconds between looks at the provider; default: by the batches' age.")
 ]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"keld {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def keld_command(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version of Keld and exit.")
+    ] = False,
+) -> None:
+    """LLM batch jobs with a deadline and a ceiling price."""
 
 
 @app.command()

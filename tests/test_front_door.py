@@ -101,12 +101,18 @@ def test_every_error_that_a_verb_documents_is_public() -> None:
     for kind in CLASSES.values():
         for function in _verbs(kind):
             raised = re.search(r"^ +Raises:\n((?: +.*\n?)+)", function.__doc__ or "", re.MULTILINE)
-            named = re.findall(r"\b([A-Z]\w+(?:Error|Refused|Unreachable|Unknown|TooLow|Passed|Lost|Unavailable)|InvalidJob)\b", raised[1]) if raised else []
+            named = (
+                re.findall(r"\b([A-Z]\w+(?:Error|Refused|Unreachable|Unknown|TooLow|Passed|Lost|Unavailable)|InvalidJob)\b", raised[1])
+                if raised
+                else []
+            )
             assert set(named) <= set(keld.__all__), function.__qualname__
 
 
 def test_each_public_name_says_what_it_is() -> None:
-    assert [name for name, found in PUBLIC.items() if not (found.__doc__ or "").strip() or (found.__doc__ or "").startswith(f"{name}(")] == []
+    assert [
+        name for name, found in PUBLIC.items() if not (found.__doc__ or "").strip() or (found.__doc__ or "").startswith(f"{name}(")
+    ] == []
 
 
 def test_the_front_door_lists_its_names() -> None:

@@ -68,7 +68,11 @@ def test_a_core_module_begins_with_its_name(path: Path) -> None:
 def test_every_error_is_raised_somewhere() -> None:
     errors = [node.name for node in ast.walk(ast.parse((ROOT / "keld/errors.py").read_text())) if isinstance(node, ast.ClassDef)]
     code = "\n".join(path.read_text() for path in MODULES if path.name != "errors.py")
-    assert [name for name in errors if name not in ("KeldError", "ProviderError") and not re.search(rf"(raise|return) {name}\(|\b{name}\b, ", code)] == []
+    assert [
+        name
+        for name in errors
+        if name not in ("KeldError", "ProviderError") and not re.search(rf"(raise|return) {name}\(|\b{name}\b, ", code)
+    ] == []
 
 
 # --- imports ----------------------------------------------------------------------------------------------------------
