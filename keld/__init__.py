@@ -18,6 +18,7 @@ The map of the house; the files in order are the way of the data.
     vocabulary   how many tokens a text is, exactly, where that is known
     cache        whether the shared beginning of prompts is marked for the provider's cache
     turnaround   how long a lane takes
+    speed        how fast the fast lanes of an account are
     deadline     how long a batch may be waited for, and when its rows must move on
     plan         which model in which lane, what it costs, when it is due
     state        the life of a shard and of a job run: states, events, transitions
@@ -29,9 +30,7 @@ The map of the house; the files in order are the way of the data.
     outlay       what each job run spent on each model in each lane
     ledger       what happened, in order, durable; leases, intents, reservations
     http         one client an account, and one limit a call
-    pace         how many requests at once, and how fast
-    journal      what fast requests were answered, durable at once
-    realtime     the fast lanes: many requests at once, under rate limits
+    realtime/    the fast lanes: many requests at once, under rate limits
     staging      the files of a job run, and how they are written
     answer       result lines -> answers, exactly one per request
     cascade      which answers satisfy, and which model is asked next
