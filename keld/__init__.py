@@ -41,7 +41,7 @@ The map of the house; the files in order are the way of the data.
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
     __main__     `python -m keld`: the same as the command `keld`
-    cli          keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
+    cli/         keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
     instant      points in time and spans as callers give them -> the standard library's, aware, in UTC
     path         what a source's or sink's path leaves to be filled in
     process      a name for this process, by which another can tell whether it is dead

@@ -82,7 +82,7 @@ def plan_view(plan: Plan) -> RenderableType:
 def status_line(status: Status) -> str:
     """A job run in one plain line, for logs and terminals that are none."""
     batches = ", ".join(_batch_words(batch) for batch in status.batches) or "no batches"
-    line = f"{_name(status)} {status.state.value}: {status.answered:,}/{status.rows:,} answered, {usd(status.cost_usd)}; {batches}"
+    line = f"{name_of(status)} {status.state.value}: {status.answered:,}/{status.rows:,} answered, {usd(status.cost_usd)}; {batches}"
     return line + (f"; {status.problem}" if status.problem else "")
 
 
@@ -121,7 +121,7 @@ def list_view(statuses: Sequence[Status]) -> Table:
 
 def outcome_view(status: Status) -> RenderableType:
     """How a job run that is over ended."""
-    lines = [f"{_name(status)} {status.state.value}: {status.answered:,} of {status.rows:,} rows answered."]
+    lines = [f"{name_of(status)} {status.state.value}: {status.answered:,} of {status.rows:,} rows answered."]
     other = {outcome: count for outcome, count in status.outcomes.items() if outcome != "answered"}
     if other:
         lines.append(
@@ -383,7 +383,7 @@ def _basis(option: Option) -> str:
 
 
 def _headline(status: Status) -> Text:
-    text = Text(f"{_name(status)} ")
+    text = Text(f"{name_of(status)} ")
     text.append(status.state.value, style=_COLOURS.get(status.state.value, ""))
     cost = f"{usd(status.cost_usd)} paid" + (f", {usd(status.reserved_usd)} at most in flight" if status.reserved_usd else "")
     text.append(f"  {status.answered:,} of {status.rows:,} rows answered, {cost}")
@@ -415,5 +415,6 @@ def _batch_words(batch: Batch) -> str:
     return f"{batch.provider} {batch.state.value}{count}" + (f" ({batch.error})" if batch.error else "")
 
 
-def _name(status: Status) -> str:
+def name_of(status: Status) -> str:
+    """`job[partition]`, or `job` alone where there is no partition."""
     return f"{status.job}[{status.partition}]" if status.partition else status.job
