@@ -38,7 +38,7 @@ from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint, marks_cache, one_line
 from keld.retention import Removal, outdated, remove
 from keld.reuse import reuse
-from keld.runner import Ask, Finding, Runner, Settings, World, keyless, options, overhead, plan_shards, probe_of, question_of
+from keld.runner import Ask, Finding, Runner, Settings, World, key_notes, keyless, options, overhead, plan_shards, probe_of, question_of
 from keld.schema import OutputSchema, output_schema
 from keld.shard import fitting
 from keld.snapshot import Snapshot
@@ -731,7 +731,7 @@ class Keld:
             chosen=chosen, most_rows=most_rows, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
             probability=job.probability, lane=terms.lane, skipped=dict(taken.skipped),
             left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
-            notes={name: fit.note for name, fit in fits.items() if fit.note},
+            notes=_notes(fits, key_notes(self.world, job.acceptable)),
         )  # fmt: skip
 
     def _fits(self, job: Job, question: Question) -> dict[str, Fit]:
@@ -919,6 +919,12 @@ def _terms(job: Job, taken: Snapshot, models: Sequence[str]) -> dict[str, Any]:
         "hedge": job.hedge,
         "prices": {name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},
     }
+
+
+def _notes(fits: Mapping[str, Fit], of_keys: Mapping[str, str]) -> dict[str, str]:
+    """What is to be known of each model, in words; those of which there is nothing to say are left out."""
+    notes = {name: "; ".join(filter(None, (fit.note, of_keys.get(name)))) for name, fit in fits.items()}
+    return {name: note for name, note in notes.items() if note}
 
 
 def _plan_facts(plan: Plan) -> dict[str, Any]:

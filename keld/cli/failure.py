@@ -30,7 +30,7 @@ class Exit(IntEnum):
 
 
 _LITERAL = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\{[^{}]*\}|True"""
-_ARGUMENT = re.compile(rf"(?<![\w.'(-])(types|encoding|delimiter|quote|partition|sink|source|force)=({_LITERAL})?")
+_ARGUMENT = re.compile(rf"(?<![\w.'/-])(types|encoding|delimiter|quote|partition|sink|source|force)=(?:({_LITERAL})|(?=[\s,.;:)]|$))")
 
 
 def fail(message: str, status: Exit) -> NoReturn:

@@ -18,7 +18,7 @@ finish    the enriched partition
 sweep     batches that a provider has and the ledger does not
 """
 
-from keld.runner.option import Ask, keyless, options, overhead, plan_shards
+from keld.runner.option import Ask, key_notes, keyless, options, overhead, plan_shards
 from keld.runner.probe import probe_of
 from keld.runner.runner import Runner
 from keld.runner.sweep import Finding, Verdict
@@ -31,6 +31,7 @@ __all__ = [
     "Settings",
     "Verdict",
     "World",
+    "key_notes",
     "keyless",
     "options",
     "overhead",
