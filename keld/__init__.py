@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         SourceUnavailable,
         StagingError,
         UnknownJobRun,
+        UnsupportedSystem,
     )
     from keld.estimate import Estimate
     from keld.http import Patience
@@ -100,7 +101,7 @@ __all__ = [
     "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError", "Option",
     "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
     "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "Settings", "SinkError", "SinkRefused",
-    "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Ttl", "UnknownJobRun", "Usage",
+    "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
     "Verdict", "Work", "__version__", "check_path", "utc", "wants_partition",
 ]  # fmt: skip
 
@@ -112,7 +113,7 @@ _HOMES = {
     "keld.errors": (
         "AccessRefused CeilingTooLow DeadlinePassed InvalidJob KeldError LeaseLost LedgerError "
         "PriceUnknown ProviderError ProviderRefused ProviderUnreachable SchemaError SinkError "
-        "SinkRefused SourceError SourceUnavailable StagingError UnknownJobRun"
+        "SinkRefused SourceError SourceUnavailable StagingError UnknownJobRun UnsupportedSystem"
     ),
     "keld.estimate": "Estimate",
     "keld.http": "Patience",
