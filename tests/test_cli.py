@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -153,6 +154,28 @@ def test_a_plan_says_that_the_key_of_its_only_model_is_missing(emulator: Emulato
     assert "openai:gpt-5-mini is not usable yet: No key for openai" in planned.output.replace("\n", " ")
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     assert "not usable yet" not in _keld("plan", "jobs.py:labels", "-s", "in.parquet").output
+
+
+def test_a_cancel_that_does_not_wait_ends_with_0(emulator: Emulator, open_emulator: Callable[..., Emulator]) -> None:
+    open_emulator(frozen=True, latency_s=3600)
+    with keld.Keld() as environment:
+        environment.submit(keld.Job(name="slow", key="id", prompt="{body}", models="openai:gpt-5-mini"), "in.parquet", partition="monday")
+    cancelled = _keld("cancel", "slow", "-p", "monday", "--no-wait")
+    assert (cancelled.exit_code, cancelled.stdout.startswith("The cancel is recorded.")) == (Exit.OK, True)
+
+
+def test_an_interrupted_run_ends_with_130_and_says_how_to_continue(emulator: Emulator, open_emulator: Callable[..., Emulator]) -> None:
+    """The batch at the provider goes on; the same command finds it."""
+    open_emulator(frozen=True, latency_s=3600)
+    words = ["run", "jobs.py:labels", "-s", "in.parquet", "-t", "out.parquet", "-p", "monday", "--poll-s", "0.05"]
+    with subprocess.Popen([sys.executable, "-m", "keld", *words], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "in_progress" in line)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == Exit.INTERRUPTED, said + rest
+    assert "Interrupted. labels[monday] keeps its place: 1 batch goes on at the provider" in rest
+    assert "keld cancel labels --partition monday" in rest
 
 
 # --- the shape of --json ----------------------------------------------------------------------------------------------
