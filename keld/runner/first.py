@@ -19,7 +19,7 @@ from keld.plan import Plan, choose_first
 from keld.price import Lane
 from keld.providers.base import Fit
 from keld.request import Question, marks_cache, one_line
-from keld.runner.option import Ask, keyless, options, overhead, plan_shards
+from keld.runner.option import Ask, key_notes, keyless, options, overhead, plan_shards
 from keld.runner.probe import probe_of
 from keld.runner.take import Left, Taken
 from keld.runner.visit import World, log
@@ -84,7 +84,7 @@ def plan_first(world: World, first: First, ends_at: datetime | None = None) -> P
         chosen=chosen, most_rows=most_rows, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
         probability=job.probability, lane=terms.lane, skipped=dict(rows.skipped),
         left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
-        notes={name: fit.note for name, fit in fits.items() if fit.note},
+        notes=_notes(fits, key_notes(world, job.acceptable)),
     )  # fmt: skip
 
 
@@ -162,3 +162,9 @@ def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]
     output = OutputSchema.from_json(question.output)
     with AnswerSink(files.unsent, output, positions, 0) as sink:
         sink.add(same(positions.tolist(), Outcome.UNASKABLE, "the request is larger than a batch may be", None, output))
+
+
+def _notes(fits: Mapping[str, Fit], of_keys: Mapping[str, str]) -> dict[str, str]:
+    """What is to be known of each model, in words; those of which there is nothing to say are left out."""
+    notes = {name: "; ".join(filter(None, (fit.note, of_keys.get(name)))) for name, fit in fits.items()}
+    return {name: note for name, note in notes.items() if note}
