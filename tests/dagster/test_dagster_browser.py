@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
+from chromium import take_picture
 from conftest import LATENCY_S, LOCATION
 from playwright.sync_api import Page, expect
 from scene import entry_usd
@@ -96,3 +97,10 @@ def test_a_person_sees_what_a_day_has_cost(dagster: Dagster, provider: Emulator,
     for name, value in facts.items():
         row = page.get_by_role("row").filter(has=page.get_by_text(name, exact=True))
         expect(row.get_by_role("cell").last).to_have_text(value)
+    take_picture(page, "dagster")
+    page.goto(f"{dagster.url}/asset-groups")
+    page.wait_for_timeout(4000)
+    take_picture(page, "dagster2")
+    page.goto(f"{dagster.url}/assets/labels?view=partitions")
+    page.wait_for_timeout(3000)
+    take_picture(page, "dagster3")
