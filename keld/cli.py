@@ -279,7 +279,8 @@ def prices(
         if unknown:
             raise PriceUnknown(
                 f"No rate is known for {', '.join(unknown)}, in any lane. Such a model is not run: correct its name, "
-                "or give the job a rate, prices={'provider:model': {'input': USD per million tokens, 'output': ...}}."
+                "or give the job a rate, prices={'provider:model': {'input': USD per million tokens, 'output': ...}}.",
+                models=unknown,
             )
 
 

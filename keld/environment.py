@@ -773,11 +773,15 @@ class Keld:
 
     def _give_up_early(self, status: Status, fruitless: int) -> None:
         """Nothing was accepted and the provider will not have it: better said now than after a night of tries."""
-        if status.problem_kind == "AccessRefused":
-            raise AccessRefused(status.problem)
+        if status.problem is not None and status.problem_type is AccessRefused:
+            raise AccessRefused(status.problem, job=status.job, partition=status.partition or None)
         if fruitless >= 3:
             said = "Nothing was accepted" if status.sent else "Nothing was sent"
-            raise ProviderUnreachable(f"{status.problem} {said} so far; run the same command again when the provider is back.")
+            raise ProviderUnreachable(
+                f"{status.problem} {said} so far; run the same command again when the provider is back.",
+                job=status.job,
+                partition=status.partition or None,
+            )
 
     def _wait_s(self, status: Status, poll_s: float | None, fruitless: int) -> float:
         if status.ready and status.problem is None:

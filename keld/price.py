@@ -214,12 +214,16 @@ def _bracket(given: Mapping[str, Any], above: int = 0) -> Bracket:
 def _own(provider: str, model: str, given: Mapping[str, Any]) -> Bracket:
     known = {"input", "cached", "cache_write", "cache_write_1h", "output"}
     if "input" not in given or set(given) - known:
-        raise InvalidJob(f"prices['{provider}:{model}'] has {sorted(given)}; it needs 'input' and may have {sorted(known - {'input'})}.")
+        raise InvalidJob(
+            f"prices['{provider}:{model}'] has {sorted(given)}; it needs 'input' and may have {sorted(known - {'input'})}.", field="prices"
+        )
     try:
         bracket = _bracket(given)
         _ = [_pico(rate) for rate in (bracket.input, bracket.cached, bracket.cache_write, bracket.cache_write_1h, bracket.output)]
     except InvalidOperation:
-        raise InvalidJob(f"prices['{provider}:{model}'] = {dict(given)}: every rate is USD per million tokens, a number.") from None
+        raise InvalidJob(
+            f"prices['{provider}:{model}'] = {dict(given)}: every rate is USD per million tokens, a number.", field="prices"
+        ) from None
     return bracket
 
 

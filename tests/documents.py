@@ -95,4 +95,4 @@ def table(page: Path, heading: str | None = None) -> list[list[str]]:
         text = text[text.index(f"\n{heading}\n") :]
     found = re.search(r"^\|.*\n\|[-|: ]+\n((?:\|.*\n)*)", text, re.MULTILINE)
     assert found is not None, f"{name(page)} has no table after {heading}"
-    return [[cell.strip() for cell in line.strip().strip("|").split(" | ")] for line in found[1].strip().split("\n")]
+    return [[cell.strip() for cell in line.strip()[1:-1].split("|")] for line in found[1].strip().split("\n")]

@@ -176,7 +176,7 @@ class World:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _listen(self) -> None:
-        answerer = self.emulator._live.control.openai.answerer  # of both dialects
+        answerer = self.emulator._live.answerer  # of all services
         answer = answerer.answer
 
         def heard(ask: Any, *more: Any) -> Any:

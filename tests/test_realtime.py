@@ -21,9 +21,9 @@ from keld import failpoint as points
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.failpoint import FailpointHit
-from keld.journal import Journal
 from keld.price import Lane
 from keld.realtime import Manner, Stopped, Time, stretch
+from keld.realtime.journal import Journal
 from keld.request import custom_id
 from keld.schema import Embedding, output_schema
 

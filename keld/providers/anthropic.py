@@ -179,7 +179,8 @@ class Anthropic:
         if told and not ids and (told.startswith((b"<", b"{\n", b"{\r")) or (b"\n" not in told and batch.requests != 1)):
             # One document instead of lines: an error with status 200 must not say of a batch of ours that it is another's.
             raise ProviderUnreachable(
-                f"{self.name} at {self.host} gave results of {batch.id} without a row in them. They are read again later."
+                f"{self.name} at {self.host} gave results of {batch.id} without a row in them. They are read again later.",
+                account=self.name,
             )
         return ids
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from keld import snapshot
 from keld.cache import LEARN_FOR, UNMARKED, Cache, marked, unmarked
-from keld.deadline import Pace, speed
 from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
 from keld.plan import Candidate, Option, Terms, Work, reckon, shared_texts, work_of
@@ -27,6 +26,7 @@ from keld.record import Shard, nonce
 from keld.request import Question
 from keld.runner.visit import FastLanes, World
 from keld.shard import Limits, cut, fitting
+from keld.speed import Speed, measured
 from keld.staging import RunFiles, disk_errors, write_positions
 from keld.state import State
 from keld.turnaround import turnaround
@@ -121,7 +121,7 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 shards=shards,
                 obstacle=obstacle,
                 estimate=estimate,
-                pace=pace_of(world, name, ask.run_id),
+                speed=speed_of(world, name, ask.run_id),
                 worst_rates=at_worst,
                 cache=cache_of(world, ask, provider, model, lane, estimate, known),
             )
@@ -183,10 +183,10 @@ def cache_of(world: World, ask: Ask, provider: Provider, model: str, lane: Lane,
     return marked(caching, lane, known, work.shared_bytes, read)
 
 
-def pace_of(world: World, name: str, run_id: str) -> Pace:
+def speed_of(world: World, name: str, run_id: str) -> Speed:
     """How fast a model's fast lanes are, by what its stretches have shown, and who else is in them; the prior where they have shown nothing."""
     standard, flex, rivals = _fast_lanes(world, name)
-    return Pace(
+    return Speed(
         rows_per_s=standard or max(world.settings.rows_per_s, flex or 0.0),  # standard is no slower than flex
         flex_rows_per_s=flex,
         # The slower lane takes the smaller part.
@@ -200,7 +200,7 @@ def _fast_lanes(world: World, name: str) -> FastLanes:
         return world.lanes[name]
     account, _, model = name.partition(":")
     host, ledger = world.provider(account).host, world.ledger
-    standard, flex = (speed(ledger.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
+    standard, flex = (measured(ledger.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
     found = FastLanes(standard, flex, ledger.in_fast_lanes(account, host, model, world.clock()))
     if world.lanes is not None:
         world.lanes[name] = found

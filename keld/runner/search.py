@@ -104,7 +104,8 @@ def _look_again(visit: Visit, provider: Provider, shard: Shard) -> Shard:
         return _quarantine(visit, shard, "the list of batches was never shown to its end, so it may be in it")
     visit.problem = ProviderUnreachable(
         f"{provider.name} at {provider.host} does not show its list of batches to the end. A batch whose create was not answered may be in it, so "
-        "nothing of it is sent again; it is looked for again."
+        "nothing of it is sent again; it is looked for again.",
+        account=provider.name,
     )
     return visit.record(shard, Event.LOOKED, not_before=visit.now() + _pause(visit, shard), facts={"incomplete": True})
 

@@ -131,7 +131,8 @@ def _create(visit: Visit, provider: Provider, shard: Shard, path: Path, intended
         case Refused(sent=False, message=why):
             visit.record(shard, Event.UNSENT, facts={"reason": why})
             raise ProviderUnreachable(
-                f"{provider.name} at {provider.host} could not be reached for the create of a batch: {why}. Nothing was sent; it is tried again later."
+                f"{provider.name} at {provider.host} could not be reached for the create of a batch: {why}. Nothing was sent; it is tried again later.",
+                account=provider.name,
             )
         case Refused() | QueueFull():
             shard, refusal = keep(visit, shard, outcome)

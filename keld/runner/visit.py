@@ -190,12 +190,14 @@ class Visit:
         except InvalidJob:
             raise ProviderRefused(
                 f"Shard {shard.id} belongs to the account {shard.provider!r} at {shard.host}, which is not configured here. Nothing was sent or asked. "
-                "Give Keld(accounts={...}) one of that name until this job run is over."
+                "Give Keld(accounts={...}) one of that name until this job run is over.",
+                account=shard.provider,
             ) from None
         if provider.host != shard.host and not shard.unsent:
             raise ProviderRefused(
                 f"Shard {shard.id} belongs to {shard.provider} at {shard.host}, which is now configured as {provider.host}. Nothing was sent or asked there. "
-                "Restore the base URL until this job run is over, or cancel it there."
+                "Restore the base URL until this job run is over, or cancel it there.",
+                account=shard.provider,
             )
         return provider
 

@@ -42,7 +42,7 @@ def open_file(place: Place, reading: Reading) -> File:
     head = place.head()
     for (at, magic), (what, way) in _FOREIGN.items():
         if head[at:].startswith(magic):
-            raise SourceError(f"{place.uri}: this is {what}, which Keld does not read. Nothing was sent. {way}")
+            raise SourceError(f"{place.uri}: this is {what}, which Keld does not read. Nothing was sent. {way}", source=place.uri)
     if head.startswith(b"ARROW1"):
         return _arrow_file(place)
     match "parquet" if head.startswith(b"PAR1") else form_of(place.path):
@@ -54,10 +54,12 @@ def open_file(place: Place, reading: Reading) -> File:
             return jsonl_file(place, reading)
         case ".json":
             raise SourceError(
-                f"{place.uri}: JSON is read as lines, an object a line, in a file named .jsonl. Nothing was sent. E.g. jq -c '.[]'."
+                f"{place.uri}: JSON is read as lines, an object a line, in a file named .jsonl. Nothing was sent. E.g. jq -c '.[]'.",
+                source=place.uri,
             )
     raise SourceError(
-        f"{place.uri}: not a kind of file Keld reads. Nothing was sent. Give .parquet, .csv, .tsv or .jsonl (also .gz, .zst, .bz2)."
+        f"{place.uri}: not a kind of file Keld reads. Nothing was sent. Give .parquet, .csv, .tsv or .jsonl (also .gz, .zst, .bz2).",
+        source=place.uri,
     )
 
 

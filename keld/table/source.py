@@ -82,16 +82,20 @@ def _open_place(place: Place, reading: Reading) -> Table:
 def _open_all(places: Sequence[Place], reading: Reading, description: str) -> Table:
     """The files of several paths, in their order, as one table."""
     if not places:
-        raise SourceError(f"{description}: no file matches this pattern. Nothing was sent. Check it and the partition's key.")
+        raise SourceError(
+            f"{description}: no file matches this pattern. Nothing was sent. Check it and the partition's key.", source=description
+        )
     for place in places:
         try:
             if lake_at(place) is not None:
                 raise SourceError(
-                    f"{place.uri}: a path of a lake table among several paths. Nothing was sent. Give the table's directory alone."
+                    f"{place.uri}: a path of a lake table among several paths. Nothing was sent. Give the table's directory alone.",
+                    source=place.uri,
                 )
             if place.is_dir():
                 raise SourceError(
-                    f"{place.uri}: a directory among several paths. Nothing was sent. Give files, e.g. {place.path.rstrip('/')}/*.parquet."
+                    f"{place.uri}: a directory among several paths. Nothing was sent. Give files, e.g. {place.path.rstrip('/')}/*.parquet.",
+                    source=place.uri,
                 )
         except OSError as error:
             raise unreadable(place, error) from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from .error import ApiError
+from ..error import ApiError
 
 _BEGUN = "output_config.format.schema: "
 _FORMATS = frozenset(("date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"))

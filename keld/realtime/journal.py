@@ -1,6 +1,6 @@
 """Journal: what the fast requests of one shard were answered, on disk before anything else is decided.
 
-Beside the road, below `realtime`.  Two files.  The answers stand in the shape of the provider's own result lines, so that
+Beside the road, below `loop`.  Two files.  The answers stand in the shape of the provider's own result lines, so that
 `answer.collect` reads them like a batch's; a line counts only when its fsync has returned, and many share one.  The marks beside them
 (`<name>.sent`: `+7` row 7 is about to be sent, `-7` that was definitely not done) reach the page cache only: enough against SIGKILL,
 and what a power cut takes from them makes a count too low, never a row lost.  Sent, without a `-` and without an answer: in doubt,
@@ -30,7 +30,7 @@ _is_mark = re.compile(rb"[+-][0-9]{1,15}").fullmatch
 
 
 class Journal:
-    """One shard's journal, open for one stretch.
+    """One shard's journal, open for one realtime run.
 
     Args:
         read: a block of whole lines -> replies, as `Provider.read`.
@@ -71,7 +71,7 @@ class Journal:
 
     @property
     def left_open(self) -> list[int]:
-        """The rows that were sent, by a stretch that is over, without it being known what came of it; ascending."""
+        """The rows that were sent, by a run that is over, without it being known what came of it; ascending."""
         return sorted(self._open.keys() - self.settled)
 
     def sending(self, position: int) -> None:

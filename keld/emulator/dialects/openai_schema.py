@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from .error import ApiError
+from ..error import ApiError
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _LOOKAROUND = re.compile(r"(?<!\\)(?:\\\\)*\(\?<?[=!]")
