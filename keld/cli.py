@@ -344,7 +344,7 @@ def main() -> None:
 
 
 def _give_memory_back() -> None:
-    """This process is ours alone: the allocator that returns freed blocks keeps it 50 MB smaller on a large partition (Nov 2026)."""
+    """This process is ours alone: the allocator that returns freed blocks keeps it 50 MB smaller on a large partition (docs/notes/measurements.md)."""
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")  # read when pyarrow is imported; unknown ones are ignored
 
 

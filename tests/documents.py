@@ -84,8 +84,9 @@ def anchors(page: Path) -> set[str]:
 
 def links(page: Path) -> list[tuple[str, str]]:
     """Targets of the links inside the repository, as (path, anchor); the path is empty for the page itself."""
-    found = re.findall(r"\]\((?!https?://)([^)#\s]*)(?:#([^)\s]*))?\)", prose(page))
-    return [(path, anchor) for path, anchor in found]
+    targets = [target for pair in re.findall(r"\]\(([^)\s]+)\)|(?:href|src)=\"([^\"]+)\"", prose(page)) for target in pair if target]
+    parted = (target.partition("#") for target in targets if not target.startswith(("http://", "https://")))
+    return [(path, anchor) for path, _, anchor in parted]
 
 
 def table(page: Path, heading: str | None = None) -> list[list[str]]:

@@ -231,8 +231,17 @@ def test_the_architecture_has_the_map_of_the_house() -> None:
     assert drawn((DOCS / "architecture.md").read_text()) == rooms()
 
 
-def test_every_trap_that_a_test_names_is_explained() -> None:
+def test_every_trap_that_a_test_names_is_explained_where_its_file_says() -> None:
     explained = anchors(DOCS / "notes" / "providers.md")
-    named = {int(number) for path in (ROOT / "tests").rglob("*.py") for number in re.findall(r"\bTrap (\d+)", path.read_text())}
+    texts = {name(path): path.read_text() for path in (ROOT / "tests").rglob("*.py") if path.name != Path(__file__).name}
+    named = {path: set(re.findall(r"\bTrap (\d+)", text)) for path, text in texts.items()}
+    assert any(named.values())
+    assert {f"trap-{number}" for numbers in named.values() for number in numbers} <= explained
+    assert [path for path, numbers in named.items() if numbers and "docs/notes/providers.md" not in texts[path]] == []
+
+
+def test_every_page_that_the_code_names_is_there() -> None:
+    named = set(re.findall(r"docs/[\w/-]+\.md", CODE))
     assert named
-    assert {f"trap-{number}" for number in named} <= explained
+    assert {page for page in named if not (ROOT / page).exists()} == set()
+    assert re.findall(r"\bfacts, Nov\w*", CODE) == []
