@@ -33,9 +33,8 @@ from keld.price import Lane, Rates
 # taken for granted there than in a batch, jobs would leave the batch lane for a guess.
 _HITS = 0.64
 _PRIOR_ROWS = 50
-_MARKED_BYTES_A_TOKEN = (
-    3  # no text that was measured has fewer but base64 (docs/notes/measurements.md): too short a marked text costs nothing
-)
+# Of texts that were measured only emoji and base64 have fewer (docs/notes/measurements.md); a marked text that is too short costs nothing.
+_MARKED_BYTES_A_TOKEN = 3
 LEARN_FOR = timedelta(days=14)
 
 
