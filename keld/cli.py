@@ -481,8 +481,8 @@ def _namespace(place: str) -> dict[str, Any]:
 
 
 def _found(keld: Keld, job: str, partition: str | None) -> Status:
-    from keld.database import shown
     from keld.errors import UnknownJobRun
+    from keld.ledger import shown
 
     found = keld.find(job, partition)
     if found is None:

@@ -21,20 +21,18 @@ from typing import TYPE_CHECKING, Any
 from keld import snapshot
 from keld.answer import AnswerSink, Outcome, same
 from keld.cascade import seal
-from keld.database import shown
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, SchemaError, StagingError, UnknownJobRun
 from keld.identity import Identity, declared, name_of
 from keld.instant import utc
 from keld.job import Job, due, partition_end
-from keld.ledger import Ledger
+from keld.ledger import JobRun, Ledger, Shard, shown
 from keld.path import check_path
 from keld.plan import Plan, choose_first
 from keld.price import Lane, Quote, quotes, sold_in_batches
 from keld.providers import ACCOUNTS, connect
 from keld.providers.base import Account, Fit, Provider
 from keld.reading import Reading
-from keld.record import JobRun, Shard
 from keld.request import Question, fingerprint, marks_cache, one_line
 from keld.retention import Removal, outdated, remove
 from keld.reuse import reuse
@@ -193,7 +191,7 @@ class Keld:
         if before is not None and _is_stuck(before) and (force or target is None or self._outdated(before, mine)):
             before = self._without_output(before)
         if before is not None and not before.over:
-            self.ledger.check_remembered(before.id)  # else what was sent might be taken for unsent, and planned anew
+            self.ledger.recovery.check(before.id)  # else what was sent might be taken for unsent, and planned anew
         if before is not None and not before.over and not all(shard.unsent for shard in self.ledger.shards(before.id)):
             return self._attach(before, target, mine)
         table = open_table(source, partition=partition, reading=reading)
@@ -221,7 +219,7 @@ class Keld:
         mine = _identity(job, source, run.partition, owner, source_name)
         outdated = mine.changed_since(run.fingerprint, run.declared, run.source)
         if outdated != run.outdated:
-            self.ledger.note_outdated(run.id, outdated)
+            self.ledger.catalog.note_outdated(run.id, outdated)
         return self.status(run_id)
 
     def advance(self, run_id: str, *, budget_s: float = 60.0) -> Status:
@@ -231,7 +229,7 @@ class Keld:
 
     def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
         """Looks at the providers, for these or all open job runs, and records; never uploads, downloads or pays."""
-        ids = list(run_ids) if run_ids is not None else [run.id for run in self.ledger.runs(self.namespace, open_only=True)]
+        ids = list(run_ids) if run_ids is not None else [run.id for run in self.ledger.catalog.runs(self.namespace, open_only=True)]
         return self._statuses_of(self.runner.poll(ids, timedelta(seconds=budget_s)))
 
     def run(
@@ -301,29 +299,29 @@ class Keld:
 
     def find(self, job: str, partition: str | None = None) -> Status | None:
         """The youngest job run of (job, partition), or None."""
-        run = self.ledger.latest(self.namespace, job, partition or "")
+        run = self.ledger.catalog.latest(self.namespace, job, partition or "")
         if run is None and self._inherits:
-            run = self.ledger.latest(_NAMESPACE, job, partition or "")
+            run = self.ledger.catalog.latest(_NAMESPACE, job, partition or "")
         return None if run is None else self.status(run.id)
 
     def hand_over(self, job: str, owner: str) -> None:
         """Says who declares a job of this namespace from now on, whatever it asked before; see `identity`."""
-        self.ledger.hand_over(self.namespace, job, owner)
+        self.ledger.catalog.hand_over(self.namespace, job, owner)
 
     def namespaces(self) -> dict[str, int]:
         """How many job runs each namespace of this ledger holds; the verbs see only those of their own."""
-        return self.ledger.namespaces()
+        return self.ledger.catalog.namespaces()
 
     def statuses(
         self, *, job: str | None = None, open_only: bool = False, limit: int | None = None, ids: Collection[str] | None = None
     ) -> list[Status]:
         """Job runs of this namespace, the youngest first; or those of `ids` that the ledger has, in no order."""
         if ids is not None:
-            return self._statuses_of(self.ledger.runs_of(ids))
-        return self._statuses_of(self.ledger.runs(self.namespace, job=job, open_only=open_only, limit=limit))
+            return self._statuses_of(self.ledger.catalog.by_ids(ids))
+        return self._statuses_of(self.ledger.catalog.runs(self.namespace, job=job, open_only=open_only, limit=limit))
 
     def _statuses_of(self, runs: Sequence[JobRun]) -> list[Status]:
-        shards, now = self.ledger.shards_of([run.id for run in runs]), self.clock()
+        shards, now = self.ledger.catalog.shards_of([run.id for run in runs]), self.clock()
         return [status_of(run, shards.get(run.id, []), now) for run in runs]
 
     def spend(self, by: str = "job", *, job: str | None = None, since: date | None = None, until: date | None = None) -> Report:
@@ -338,9 +336,9 @@ class Keld:
         """
         after = None if since is None else datetime.combine(since, time(), UTC)
         before = None if until is None else datetime.combine(until, time(), UTC) + timedelta(days=1)
-        # The outlays first, so that each has its job run in what is read next.
-        outlays = self.ledger.outlays(self.namespace, job=job, since=after, until=before)
-        return report(self.ledger.runs(self.namespace, job=job, since=after, until=before), outlays, by)
+        # The cost_lines first, so that each has its job run in what is read next.
+        cost_lines = self.ledger.costs.lines(self.namespace, job=job, since=after, until=before)
+        return report(self.ledger.catalog.runs(self.namespace, job=job, since=after, until=before), cost_lines, by)
 
     def cancel(self, run_id: str) -> Status:
         """Asks to cancel: what was not sent is dropped, what is at the provider is cancelled there and harvested, by `advance`.
@@ -348,21 +346,21 @@ class Keld:
         Where only its output is still to be written, that is left: the rows can be read, and written elsewhere.
         """
         self.ledger.run(run_id)  # there is one
-        self.ledger.ask_cancel(run_id, self.clock())
+        self.ledger.control.ask_cancel(run_id, self.clock())
         if self.ledger.run(run_id).state is RunState.WRITING:
-            self.ledger.set_sink(run_id, None, self.clock())
+            self.ledger.control.set_sink(run_id, None, self.clock())
         return self.status(run_id)
 
     def attach(self, run_id: str, holder: str) -> int:
         """Notes that `holder`, a name of the caller's, waits for a job run; gives the epoch to `detach` with."""
-        return self.ledger.attach(run_id, holder)
+        return self.ledger.control.attach(run_id, holder)
 
     def detach(self, run_id: str, holder: str, epoch: int) -> bool:
         """Notes that `holder` waits no longer; the last to go cancels, as `cancel` does, and True says so.
 
         One that has attached anew since `epoch` waits still: what is told to go late, or twice, harms nobody.
         """
-        return self.ledger.detach(run_id, holder, epoch, self.clock())
+        return self.ledger.control.detach(run_id, holder, epoch, self.clock())
 
     def reconcile(
         self, accounts: Sequence[str] | None = None, *, since: timedelta = timedelta(days=3), dry_run: bool = False
@@ -378,13 +376,13 @@ class Keld:
             AccessRefused, ProviderUnreachable: a provider's list cannot be read; what was found before it was acted on.
             InvalidJob: one of `accounts` is not configured.
         """
-        names = list(accounts) if accounts is not None else [name for name in self.ledger.accounts() if name in self.accounts]
+        names = list(accounts) if accounts is not None else [name for name in self.ledger.accounts.names() if name in self.accounts]
         after = self.clock() - since
         return [found for name in names for found in self.runner.reconcile(self.provider(name), after, act=not dry_run)]
 
     def not_configured(self) -> list[str]:
         """The accounts that this ledger has sent to, and that only others who share it can ask."""
-        return [name for name in self.ledger.accounts() if name not in self.accounts]
+        return [name for name in self.ledger.accounts.names() if name not in self.accounts]
 
     def rebuild(self) -> list[Status]:
         """Brings the ledger up to what staging remembers: of one that was deleted or emptied all, of one restored from a backup what is missing.
@@ -393,9 +391,8 @@ class Keld:
         not found here; `reconcile` finds batches by asking the providers.
         """
         with closing(Ledger(self.ledger_url, staging=self.staging)) as ledger:
-            assert ledger.witness is not None
-            memories = sorted(ledger.witness.memories(), key=lambda memory: memory.run.created_at if memory.run else self.clock())
-            found = [memory.run.id for memory in memories if memory.run is not None and ledger.take_in(memory, self.clock())]
+            memories = sorted(ledger.recovery.memories(), key=lambda memory: memory.run.created_at if memory.run else self.clock())
+            found = [memory.run.id for memory in memories if memory.run is not None and ledger.recovery.take_in(memory, self.clock())]
         return [self.status(run_id) for run_id in found]
 
     def gc(self, older_than: timedelta = timedelta(days=30), *, dry_run: bool = False) -> list[Removal]:
@@ -497,7 +494,7 @@ class Keld:
         with self._lock:
             if self._ledger is None:
                 ledger = Ledger(self.ledger_url, staging=self.staging)
-                if forgotten := ledger.forgotten():
+                if forgotten := ledger.recovery.forgotten():
                     ledger.close()
                     raise _lost(forgotten, shown(self.ledger_url))
                 self._ledger = ledger
@@ -534,7 +531,7 @@ class Keld:
         """Passes if the sink can be written, and is not a file that another partition of the job went to, as far as the ledger knows."""
         if sink is None or not sink_is_file(sink, partition or None) or not isinstance(sink, str):
             return
-        other = self.ledger.partition_at(self.namespace, job.name, sink, partition)
+        other = self.ledger.catalog.partition_at(self.namespace, job.name, sink, partition)
         if other is not None:
             raise InvalidJob(
                 f"{job.name}[{partition}]: the sink {sink} is where the partition {other!r} went; it would be written over. Nothing was sent. "
@@ -549,10 +546,10 @@ class Keld:
         """
         before, owners = self._check_owner(job, key, mine)
         if before is not None and before.namespace != self.namespace:
-            self.ledger.move(before.namespace, job.name, key, self.namespace, self.clock())
-            before = self.ledger.latest(self.namespace, job.name, key)
+            self.ledger.catalog.move(before.namespace, job.name, key, self.namespace, self.clock())
+            before = self.ledger.catalog.latest(self.namespace, job.name, key)
         if owners - {mine.owner}:
-            self.ledger.hand_over(self.namespace, job.name, mine.owner)
+            self.ledger.catalog.hand_over(self.namespace, job.name, mine.owner)
         return before
 
     def _check_owner(self, job: Job, key: str, mine: Identity) -> tuple[JobRun | None, set[str | None]]:
@@ -561,12 +558,12 @@ class Keld:
         Raises:
             InvalidJob: it is.
         """
-        before = self.ledger.latest(self.namespace, job.name, key)
-        latest = self.ledger.latest_of(self.namespace, job.name)
+        before = self.ledger.catalog.latest(self.namespace, job.name, key)
+        latest = self.ledger.catalog.latest_of(self.namespace, job.name)
         known = [run for run in (latest, before) if run is not None]
         if known and all(mine.is_anothers(run.owner, run.fingerprint, run.declared, run.source) for run in known):
             raise _anothers(job, mine, known[0])
-        inherited = self.ledger.latest(_NAMESPACE, job.name, key) if before is None and self._inherits else None
+        inherited = self.ledger.catalog.latest(_NAMESPACE, job.name, key) if before is None and self._inherits else None
         if inherited is not None and inherited.fingerprint == mine.fingerprint and inherited.owner in (None, mine.owner):
             return inherited, {inherited.owner}
         return before, {run.owner for run in known}
@@ -574,16 +571,16 @@ class Keld:
     def _attach(self, run: JobRun, sink: str | None, mine: Identity) -> Status:
         outdated = self._outdated(run, mine)
         if outdated != run.outdated:
-            self.ledger.note_outdated(run.id, outdated)
+            self.ledger.catalog.note_outdated(run.id, outdated)
         if outdated is not None:
             log.warning("run.outdated run=%s job=%s partition=%s changed=%s", run.id, run.job, run.partition, outdated)
         elif sink is not None and run.over and not (run.removed_at is not None and sink == run.sink):
             _check_kept(run)
             self._try_sink(sink, run)
-            self.ledger.write_again(run.id, sink, self.clock())
+            self.ledger.control.write_again(run.id, sink, self.clock())
         elif sink is not None and sink != run.sink:
             self._try_sink(sink, run)
-            self.ledger.set_sink(run.id, sink, self.clock())
+            self.ledger.control.set_sink(run.id, sink, self.clock())
         return self.status(run.id)
 
     def _outdated(self, run: JobRun, mine: Identity) -> str | None:
@@ -592,7 +589,7 @@ class Keld:
 
     def _without_output(self, run: JobRun) -> JobRun:
         """The job run, whose output cannot be written where it should go, over without it; its rows can be read, and written elsewhere."""
-        self.ledger.set_sink(run.id, None, self.clock())
+        self.ledger.control.set_sink(run.id, None, self.clock())
         return self.runner.advance(run.id, timedelta(seconds=5))
 
     def _try_sink(self, sink: Any, run: JobRun) -> None:
@@ -623,7 +620,7 @@ class Keld:
         taken, question, asked_of = self._take(job, table, files)
         unchanged = before is not None and (before.input_digest, before.fingerprint) == (taken.digest, asked_of)
         if before is not None and unchanged and not force and (not before.over or _nothing_to_ask(before)):
-            self.ledger.redeclare(before.id, mine.declared, mine.source)  # the same rows, the same prompts
+            self.ledger.catalog.redeclare(before.id, mine.declared, mine.source)  # the same rows, the same prompts
             return self.ledger.run(before.id)
         if sink is not None:
             try_sink(sink, _enriched_schema(files, question), partition=key or None)
@@ -689,9 +686,9 @@ class Keld:
         """Which rows need not be asked, since it was paid for before, and how many of them are quarantined."""
         wanted = snapshot.sizes(files.snapshot) > 0
         standing, quarantined, output, n = wanted & False, 0, OutputSchema.from_json(question.output), 0
-        ours = self.ledger.runs_asking(self.namespace, asked_of, job=job.name, partition=key)
+        ours = self.ledger.catalog.runs_asking(self.namespace, asked_of, job=job.name, partition=key)
         namespaces = [self.namespace, *([_NAMESPACE] if self._inherits else [])] if job.reuse == "namespace" else []
-        everybodys = [run for namespace in namespaces for run in self.ledger.runs_asking(namespace, asked_of)]
+        everybodys = [run for namespace in namespaces for run in self.ledger.catalog.runs_asking(namespace, asked_of)]
         # Whatever was answered comes first; then, of this partition only, what must not be asked again.
         for outcome, sources in ((Outcome.ANSWERED, [*ours, *everybodys]), (Outcome.QUARANTINED, ours)):
             for run in sources:

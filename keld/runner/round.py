@@ -18,8 +18,8 @@ import numpy as np
 from keld import snapshot
 from keld.cascade import levels
 from keld.enrich import complaints, retryable_positions
+from keld.ledger import JobRun, Shard
 from keld.plan import PART, Option, choose_rest
-from keld.record import JobRun, Shard
 from keld.request import REPAIR_BYTES
 from keld.runner.option import Ask, options, plan_shards
 from keld.runner.probe import held_back, is_enough, probe_of, refused, stop
