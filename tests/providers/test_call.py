@@ -1,4 +1,7 @@
-"""One request of a fast lane: one HTTP attempt, the line a batch would have written, and what is known of what came of it."""
+"""One request of a fast lane: one HTTP attempt, the line a batch would have written, and what is known of what came of it.
+
+The traps are those of docs/notes/providers.md.
+"""
 
 import asyncio
 import json
