@@ -22,13 +22,7 @@ The map of the house; the files in order are the way of the data.
     deadline     how long a batch may be waited for, and when its rows must move on
     plan         which model in which lane, what it costs, when it is due
     state        the life of a shard and of a job run: states, events, transitions
-    migration    how a ledger of an earlier version becomes one of this
-    database     the SQLite file or the Postgres behind a ledger's URL
-    record       what the ledger holds, as tables and as what is read from them
-    witness      what staging remembers of the ledger, so that a lost one is noticed and rebuilt
-    rebuild      what staging remembers, into a ledger that lost it
-    outlay       what each job run spent on each model in each lane
-    ledger       what happened, in order, durable; leases, intents, reservations
+    ledger/      what happened, in order, durable: events, leases, intents, reservations, costs, what was learned
     http         one client an account, and one limit a call
     realtime/    the fast lanes: many requests at once, under rate limits
     staging      the files of a job run, and how they are written
@@ -37,7 +31,10 @@ The map of the house; the files in order are the way of the data.
     enrich       rows + answers -> the enriched partition
     status       a job run as people and orchestrators see it
     retention    what is staged of job runs that ended long ago, and its removal
-    spend        outlays -> what was paid, saved, foreseen, and paid twice, by whatever people ask
+    spend        cost lines -> what was paid, saved, foreseen, and paid twice, by whatever people ask
+    accounts     the provider accounts of an environment, each connected at its first use
+    namespace    where job runs are kept, apart from those of other teams
+    follow       a job run advanced until there is nothing to do but wait, or to its end
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
     __main__     `python -m keld`: the same as the command `keld`

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any
 
 from keld.errors import KeldError, type_named
-from keld.record import JobRun, Shard
+from keld.ledger import JobRun, Shard
 from keld.state import AT_PROVIDER, RunState, State
 
 _PAGES = {"https://api.openai.com": "https://platform.openai.com/batches/{id}"}

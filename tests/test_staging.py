@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from keld.errors import StagingError, UnsupportedSystem
 from keld.failpoint import FailpointHit
-from keld.record import nonce
+from keld.ledger import nonce
 from keld.staging import Staging, check_system, disk_errors, read_positions, sha256_of, write_file, write_positions
 
 SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

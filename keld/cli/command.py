@@ -370,7 +370,7 @@ def _found(keld: Keld, job: str, partition: str | None) -> Status:
     Raises:
         UnknownJobRun: there is none; the message names what there is.
     """
-    from keld.database import shown
+    from keld.ledger import shown
 
     found = keld.find(job, partition)
     if found is None:

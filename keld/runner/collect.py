@@ -22,9 +22,9 @@ from keld import answer
 from keld.answer import LOST, Missing, Outcome, Tally
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
+from keld.ledger import JobRun, Shard
 from keld.price import Lane
 from keld.providers.base import BatchState, Provider, RemoteBatch
-from keld.record import JobRun, Shard
 from keld.request import Question
 from keld.runner.last import last_of
 from keld.runner.visit import LAG, Visit, log, sent_of

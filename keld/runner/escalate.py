@@ -15,14 +15,14 @@ import numpy as np
 from keld.answer import Outcome
 from keld.deadline import moves_at
 from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
+from keld.ledger import JobRun, Shard
 from keld.plan import moves_on
 from keld.price import Lane
-from keld.record import JobRun, Shard
 from keld.runner.hurry import stop
 from keld.runner.observe import cancel
 from keld.runner.option import flex_of, options, speed_of
 from keld.runner.round import ask_of
-from keld.runner.search import stray_of
+from keld.runner.search import orphan_of
 from keld.runner.visit import Visit, World, log
 from keld.staging import read_positions
 from keld.state import AT_PROVIDER, Event, RunState, State
@@ -104,9 +104,9 @@ def _hedge(visit: Visit, shards: Sequence[Shard]) -> bool:
     out = [shard for shard in shards if shard.lane == Lane.BATCH and shard.state in AT_PROVIDER and shard.batch_id is not None]
     for shard in out:
         log.warning("shard.hedged shard=%s batch_id=%s rows=%d", shard.id, shard.batch_id, shard.requests)
-        left = [stray_of(shard, shard.batch_id or "", visit.now())]
+        left = [orphan_of(shard, shard.batch_id or "", visit.now())]
         why = "its batch did not end in time for the deadline; asked elsewhere, since hedge=True"
-        visit.give_up(shard, Event.HEDGED, Outcome.CANCELLED, why, retryable=True, strays=left)
+        visit.give_up(shard, Event.HEDGED, Outcome.CANCELLED, why, retryable=True, orphans=left)
     return bool(out)
 
 

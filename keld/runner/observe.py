@@ -13,9 +13,9 @@ from datetime import timedelta
 from keld.answer import Outcome
 from keld.errors import AccessRefused, KeldError, LeaseLost, ProviderRefused, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
+from keld.ledger import Shard
 from keld.price import Lane
 from keld.providers.base import BatchState, Provider, RemoteBatch
-from keld.record import Shard
 from keld.runner.sibling import NO_ROLL, Roll, part_with_siblings, roll_of
 from keld.runner.turn import queue_wait, wake_next
 from keld.runner.visit import LAG, SKEW, Visit, log
@@ -89,7 +89,7 @@ def _in_turns(held: Sequence[tuple[Visit, Shard]]) -> Sequence[tuple[Visit, Shar
 def _fresh(held: Sequence[tuple[Visit, Shard]]) -> dict[str, str]:
     """The shards whose create was not yet looked for what it may have made besides, and how that create ended."""
     visit, _ = held[0]
-    found = visit.ledger.unconfirmed(sorted({visit.lease.run_id for visit, _ in held}))
+    found = visit.ledger.accounts.unconfirmed(sorted({visit.lease.run_id for visit, _ in held}))
     return {shard.id: found[shard.id] for _, shard in held if shard.id in found}
 
 
@@ -154,7 +154,7 @@ def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
 
 def _under_way(visit: Visit, shard: Shard, batch: RemoteBatch) -> None:
     if batch.done != shard.done:
-        visit.ledger.note_progress(visit.lease, shard, batch.done, visit.now())
+        visit.ledger.progress.note(visit.lease, shard, batch.done, visit.now())
     if shard.state is State.IN_PROGRESS and (visit.cancelling or _is_overdue(visit, shard)):
         cancel(visit, shard)
     elif shard.state is State.CANCELLING:

@@ -19,10 +19,10 @@ from keld import snapshot
 from keld.cache import LEARN_FOR, UNMARKED, Cache, marked, unmarked
 from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
+from keld.ledger import Shard, nonce
 from keld.plan import Candidate, Option, Terms, Work, reckon, shared_texts, work_of
 from keld.price import Lane, Rates, rates
 from keld.providers.base import Provider
-from keld.record import Shard, nonce
 from keld.request import Question
 from keld.runner.visit import FastLanes, World
 from keld.shard import Limits, cut, fitting
@@ -109,7 +109,7 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 shards = len(cut([ask.sizes], overhead(provider, ask.question, model), ask.limits(provider, lane)))
             except InvalidJob as problem:
                 obstacle = str(problem)
-            seen = world.ledger.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
+            seen = world.ledger.history.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
             known = rates(account, model, lane, now, ask.terms.get("prices"))
             at_worst = worst_rates(world, ask, provider, model, lane)
             yield Candidate(
@@ -160,12 +160,12 @@ def estimate_of(world: World, ask: Ask, provider: Provider, model: str) -> Estim
     """
     work, ledger = ask.work, world.ledger
     envelope = overhead(provider, ask.question, model) - work.shared_bytes
-    found = learned(prior(work.output_kind), ledger.observed(provider.name, provider.host, model), envelope)
+    found = learned(prior(work.output_kind), ledger.history.observed(provider.name, provider.host, model), envelope)
     count = counter(model)
     seen = _counted(ask, work, count) if count is not None and work.requests else None
     if seen is not None:
         found = counted(found, *seen)
-    return learned(found, ledger.observed(provider.name, provider.host, model, ask.job), envelope)
+    return learned(found, ledger.history.observed(provider.name, provider.host, model, ask.job), envelope)
 
 
 def _counted(ask: Ask, work: Work, count: Count) -> tuple[int, int] | None:
@@ -189,11 +189,11 @@ def cache_of(world: World, ask: Ask, provider: Provider, model: str, lane: Lane,
     """What becomes of the beginning that all rows share: by the prior, by what marked shards reported of late, by what this job's rows did."""
     caching, work, ledger = provider.caching(model), ask.work, world.ledger
     if not caching.ttl:
-        seen = ledger.observed(provider.name, provider.host, model, ask.job)
+        seen = ledger.history.observed(provider.name, provider.host, model, ask.job)
         return unmarked(caching, seen.cached_tokens, seen.rows * work.shared_bytes / estimate.bytes_a_token, seen.rows)
     if known is None or ask.question.system is None or ask.terms.get("cache", "auto") != "auto":
         return UNMARKED
-    read = ledger.read_from_cache(provider.name, provider.host, model, lane, world.clock() - LEARN_FOR)
+    read = ledger.history.read_from_cache(provider.name, provider.host, model, lane, world.clock() - LEARN_FOR)
     return marked(caching, lane, known, work.shared_bytes, read)
 
 
@@ -214,8 +214,8 @@ def _fast_lanes(world: World, name: str) -> FastLanes:
         return world.lanes[name]
     account, _, model = name.partition(":")
     host, ledger = world.provider(account).host, world.ledger
-    standard, flex = (measured(ledger.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
-    found = FastLanes(standard, flex, ledger.in_fast_lanes(account, host, model, world.clock()))
+    standard, flex = (measured(ledger.history.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
+    found = FastLanes(standard, flex, ledger.queue.in_fast_lanes(account, host, model, world.clock()))
     if world.lanes is not None:
         world.lanes[name] = found
     return found

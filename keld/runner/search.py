@@ -16,9 +16,9 @@ from datetime import UTC, datetime, timedelta
 from keld.answer import Outcome
 from keld.errors import ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
+from keld.ledger import Orphan, Shard
 from keld.providers.base import Provider, RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
-from keld.record import Shard, Stray
 from keld.request import position_of, shard_named
 from keld.runner.refusal import Refusal, take_effect
 from keld.runner.visit import Visit, log
@@ -78,7 +78,7 @@ def _look(visit: Visit, provider: Provider, shard: Shard) -> _Found:
         perhaps = whose is None and fits and batch.created_at >= floor and batch.id not in (before, *others)
         if whose or perhaps:
             (found.ours if whose else found.perhaps).append(batch)
-    known = visit.ledger.known_batches({batch.id for batch in (*found.ours, *found.perhaps)})
+    known = visit.ledger.accounts.known_batches({batch.id for batch in (*found.ours, *found.perhaps)})
     found.ours, found.perhaps = ([batch for batch in some if batch.id not in known] for some in (found.ours, found.perhaps))
     return found
 
@@ -167,7 +167,7 @@ def _adopt(visit: Visit, shard: Shard, batch: RemoteBatch, spares: Sequence[Remo
         log.warning("shard.duplicate shard=%s batch_id=%s", shard.id, spare.id)
     return visit.record(
         shard, Event.ADOPTED, batch_id=batch.id, submitted_at=submitted_at, error=None, facts={"matches": 1 + len(spares)},
-        strays=[stray_of(shard, spare.id, now) for spare in spares],
+        orphans=[orphan_of(shard, spare.id, now) for spare in spares],
     )  # fmt: skip
 
 
@@ -198,9 +198,9 @@ def _not_found(visit: Visit, provider: Provider, shard: Shard) -> Shard:
     return visit.record(shard, Event.ABSENT, input_ref=None, not_before=None)
 
 
-def stray_of(shard: Shard, batch_id: str, now: datetime) -> Stray:
+def orphan_of(shard: Shard, batch_id: str, now: datetime) -> Orphan:
     """The record of a batch that a shard has besides its own."""
-    return Stray(
+    return Orphan(
         host=shard.host, batch_id=batch_id, provider=shard.provider, run_id=shard.run_id, shard_id=shard.id, requests=shard.requests,
         worst_usd=shard.worst_usd, found_at=now,
     )  # fmt: skip

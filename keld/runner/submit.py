@@ -17,8 +17,8 @@ from keld import snapshot
 from keld.enrich import complaints
 from keld.errors import CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
+from keld.ledger import JobRun, Shard
 from keld.providers.base import Created, OutcomeUnknown, Provider, QueueFull, Refused, Submission
-from keld.record import JobRun, Shard
 from keld.request import Question, batch_key, repaired
 from keld.runner.refusal import keep
 from keld.runner.turn import put_off_until
@@ -47,7 +47,7 @@ def fragments(visit: Visit, shard: Shard, positions: NDArray[np.int64]) -> Itera
     why: dict[int, str] = {}
     if shard.round:
         earlier = [other for other in visit.ledger.shards(shard.run_id) if other.round < shard.round]
-        why = complaints(answers_of(visit, earlier), positions)
+        why = complaints(answers_of(visit.files, earlier), positions)
     for position, fragment in snapshot.fragments(visit.files.snapshot, positions):
         visit.pulse()
         yield position, repaired(fragment, why[position]) if position in why else fragment
@@ -95,7 +95,7 @@ def _uploaded(visit: Visit, provider: Provider, shard: Shard, path: Path) -> Sha
     try:
         input_ref = provider.upload(path, shard.id)
     except FileNotFoundError:
-        visit.ledger.renew(visit.lease, visit.now())  # else another worker has sent it meanwhile, and removed the file
+        visit.ledger.leases.renew(visit.lease, visit.now())  # else another worker has sent it meanwhile, and removed the file
         raise StagingError(f"{path} is gone since it was written. Nothing of this shard was sent; it is written anew.") from None
     failpoint("upload.received")
     return shard if input_ref is None else visit.record(shard, Event.UPLOADED, input_ref=input_ref)

@@ -17,8 +17,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from keld.errors import LedgerError
-from keld.migration import NEWEST, migrate
-from keld.record import META, VERSION
+from keld.ledger.migration import NEWEST, migrate
+from keld.ledger.table import META, VERSION
 
 _PATIENCE_S = 30.0  # for another process's transaction on the same SQLite file
 
