@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo airflow-demo test types crash browser pictures schedules adversary faults decisions lint bench lock clean
+.PHONY: demo airflow-demo test types crash browser pictures map schedules adversary faults decisions lint bench lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -36,7 +36,10 @@ browser: .venv/ready  ## a person's clicks in the UIs of a real Airflow and a re
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m browser
 
 pictures: .venv/ready  ## the pictures of the README, taken by the same tests; minutes
-	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) KELD_PICTURES=1 $(PY) -m pytest -q -m browser -k "what_a_day_has_cost or backfill_form"
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) KELD_PICTURES=1 $(PY) -m pytest -q -m browser -k a_person
+
+map: .venv/ready  ## the map of the code, into docs/architecture.md
+	$(PY) -m tests.architecture
 
 faults: .venv/ready  ## the fault table, docs/reference/faults.md: what a provider may do, what Keld does about it, what it costs
 	$(PY) -m tests.faults > docs/reference/faults.md

@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from keld.accounts import Accounts
-from keld.errors import LedgerError
+from keld.errors import LedgerError, ProviderUnreachable
 from keld.follow import advance_until_waiting, finish
 from keld.instant import utcnow
 from keld.job import Job
@@ -315,7 +316,13 @@ class Keld:
         return self.ledger.control.detach(run_id, holder, epoch, self.clock())
 
     def reconcile(
-        self, accounts: Sequence[str] | None = None, *, since: timedelta = timedelta(days=3), dry_run: bool = False
+        self,
+        accounts: Sequence[str] | None = None,
+        *,
+        since: timedelta = timedelta(days=3),
+        dry_run: bool = False,
+        budget_s: float = 3600.0,
+        progress: Callable[[Finding], None] | None = None,
     ) -> list[Finding]:
         """Batches that the providers have and the ledger does not; adopted, cancelled and counted, as each `verdict` says.
 
@@ -323,14 +330,29 @@ class Keld:
             accounts: default: those that this ledger has ever sent to, as far as they are configured here (see `not_configured`).
             since: how far back to look; the provider's results of unmarked batches are read to tell whose they are.
             dry_run: only tell.
+            budget_s: for all accounts together, about; an account that was not looked through in its part of it is named in the error.
+            progress: called with each finding once it was acted on.
 
         Raises:
-            AccessRefused, ProviderUnreachable: a provider's list cannot be read; what was found before it was acted on.
+            AccessRefused, ProviderUnreachable: a provider's list cannot be read, or not in this time; what was found before it was acted on.
             InvalidJob: one of `accounts` is not configured.
         """
         names = list(accounts) if accounts is not None else [name for name in self.ledger.accounts.names() if name in self.accounts]
-        after = self.clock() - since
-        return [found for name in names for found in self.runner.reconcile(self.provider(name), after, act=not dry_run)]
+        after, end = self.clock() - since, monotonic() + budget_s
+        found: list[Finding] = []
+        unfinished: list[str] = []
+        for n, name in enumerate(names):
+            budget = timedelta(seconds=max(end - monotonic(), 0) / (len(names) - n))
+            some, complete = self.runner.reconcile(self.provider(name), after, budget, act=not dry_run, progress=progress)
+            found += some
+            unfinished += [] if complete else [name]
+        if unfinished:
+            raise ProviderUnreachable(
+                f"The {budget_s:,.0f} s for this reconcile were over before all batches of {', '.join(unfinished)} had been looked at. "
+                f"{len(found):,} were found by then{'' if dry_run else ' and acted on'}; the others are as they were. Run it again with more time "
+                "(budget_s=, or `keld reconcile --minutes`), or look less far back (since=, `--days`)."
+            )
+        return found
 
     def not_configured(self) -> list[str]:
         """The accounts that this ledger has sent to, and that only others who share it can ask."""

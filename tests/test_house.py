@@ -1,4 +1,4 @@
-"""The house: what its documents say is so.  Map, README, changelog and import rules are held against the code."""
+"""The house: what its documents say is so.  Map, changelog and import rules are held against the code; README and docs/: `test_documents`."""
 
 import ast
 import re
@@ -10,10 +10,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 
 import keld
 from keld.job import Job
@@ -22,7 +20,6 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for package in ("keld", "keld_airflow", "keld_dagster") for path in (ROOT / package).rglob("*.py"))
 CORE = [path for path in MODULES if path.parent == ROOT / "keld" and path.name != "__init__.py"]
 EMULATOR = [path for path in MODULES if path.is_relative_to(ROOT / "keld/emulator")]
-README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 HEAVY = ("openai", "anthropic", "pyarrow", "sqlalchemy", "airflow", "dagster", "pydantic", "numpy", "pandas", "starlette")
 
@@ -199,65 +196,6 @@ def test_a_file_of_staging_is_written_under_a_failpoint_of_its_own() -> None:
 def test_the_version_is_the_same_everywhere() -> None:
     assert PROJECT["project"]["version"] == keld.__version__
     assert re.search(rf"^## \[?{re.escape(keld.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-
-
-def _commands() -> dict[str, Any]:
-    from keld.cli import app
-
-    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
-
-
-def test_every_command_in_the_readme_exists_with_its_options() -> None:
-    commands = _commands()
-    for name, rest in re.findall(r"^\$ keld +(\w+)([^#\n]*)", README, re.MULTILINE):
-        known = {option for parameter in commands[name].params for option in parameter.opts}
-        assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest)) <= known
-
-
-def test_every_command_is_in_the_readme() -> None:
-    assert [name for name in _commands() if f"keld {name}" not in re.sub(r" +", " ", README)] == []
-
-
-def test_every_make_target_in_the_readme_exists() -> None:
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:\$ |`)make ([\w-]+)", README)) <= targets
-
-
-def test_the_python_in_the_readme_imports_what_there_is() -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert blocks
-    ours = [
-        node
-        for block in blocks
-        for node in ast.walk(ast.parse(block))
-        if isinstance(node, ast.ImportFrom) and "keld" in (node.module or "")
-    ]
-    for node in ours:
-        module = import_module(node.module or "")
-        assert [alias.name for alias in node.names if alias.name not in module.__all__] == []
-
-
-def test_the_python_in_the_readme_declares_jobs_by_fields_there_are() -> None:
-    known = {field.name for field in fields(Job)}
-    calls = [
-        node
-        for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-        for node in ast.walk(ast.parse(block))
-        if isinstance(node, ast.Call)
-    ]
-    given = [keyword.arg for node in calls if isinstance(node.func, ast.Name) and node.func.id == "Job" for keyword in node.keywords]
-    assert given
-    assert set(given) <= known
-
-
-def test_every_link_in_the_readme_leads_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
-
-
-def test_every_environment_variable_in_the_readme_is_read() -> None:
-    code = "\n".join(path.read_text() for path in MODULES)
-    assert [name for name in set(re.findall(r"\bKELD_[A-Z_]+", README)) if name not in code] == []
 
 
 def test_a_job_documents_each_of_its_fields() -> None:

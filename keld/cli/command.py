@@ -33,12 +33,13 @@ from keld.cli.option import (
 from keld.cli.output import console, print_csv, print_json
 from keld.cli.progress import advance as advance_to_the_end
 from keld.cli.progress import finish
-from keld.errors import PriceUnknown, UnknownJobRun
+from keld.errors import PriceUnknown, ProviderUnreachable, UnknownJobRun
 from keld.state import RunState
 
 if TYPE_CHECKING:
     from keld.environment import Keld
     from keld.price import Quote as PriceQuote
+    from keld.runner import Finding
     from keld.status import Status
 
 _SHOWN = 8  # names in a message, at most
@@ -236,6 +237,9 @@ def reconcile(
     ] = None,
     dry_run: DryRun = False,
     days: Annotated[float, typer.Option("--days", min=0.01, help="How many days to look back.")] = 3.0,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0.0, help="About how long it may take; it says so when it ends before it is through.")
+    ] = 60.0,
     from_staging: Annotated[
         bool, typer.Option("--from-staging", help="First restore from the staged files what a lost or restored ledger does not know.")
     ] = False,
@@ -249,7 +253,13 @@ def reconcile(
             restored = keld.rebuild()
             if not as_json:
                 _print_statuses(restored, "The ledger already knows everything that the staged files know.", as_json=False)
-        found = keld.reconcile(account or None, since=timedelta(days=days), dry_run=dry_run)
+        found: list[Finding] = []
+        try:
+            keld.reconcile(account or None, since=timedelta(days=days), dry_run=dry_run, budget_s=minutes * 60, progress=found.append)
+        except ProviderUnreachable:
+            if found and not as_json:  # show what was done before the error says what was not
+                console().print(findings_view(found, dry_run=dry_run))
+            raise
         left = [] if account else keld.not_configured()
     if left:
         typer.echo(f"Not looked at: {', '.join(left)}, since no such account is configured here.", err=True)

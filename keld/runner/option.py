@@ -35,7 +35,7 @@ from keld.vocabulary import Count, counter, tokens_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: 45 MB/s, Nov 2026)
+_COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: docs/notes/measurements.md)
 _PIECES = 200  # at most, of the rows that do not all fit under the ceiling
 STRETCH_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
 
