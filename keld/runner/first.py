@@ -74,7 +74,9 @@ def plan_first(world: World, first: First, ends_at: datetime | None = None) -> P
     if work.requests and all(fit.obstacle for fit in fits.values()):
         raise SchemaError(
             f"{job.name}[{key}]: none of models can be asked for this output_type. Nothing was sent. "
-            + " ".join(f"{name}: {fit.obstacle}" for name, fit in fits.items())
+            + " ".join(f"{name}: {fit.obstacle}" for name, fit in fits.items()),
+            job=job.name,
+            partition=key,
         )
     found, terms = options(world, first.ask, due_at, job.ceiling)
     chosen, most_rows = choose_first(job.name, key, found, terms) if work.requests else (None, None)
@@ -86,6 +88,12 @@ def plan_first(world: World, first: First, ends_at: datetime | None = None) -> P
         left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
         notes=_notes(fits, key_notes(world, job.acceptable)),
     )  # fmt: skip
+
+
+def _notes(fits: Mapping[str, Fit], of_keys: Mapping[str, str]) -> dict[str, str]:
+    """What is to be known of each model, in words; models of which there is nothing to say are left out."""
+    notes = {name: "; ".join(filter(None, (fit.note, of_keys.get(name)))) for name, fit in fits.items()}
+    return {name: note for name, note in notes.items() if note}
 
 
 def cut_first(world: World, first: First, plan: Plan, run_id: str) -> list[Shard]:
