@@ -21,10 +21,10 @@ from scene import finish
 from upgrade.provider import put_back
 from upgrade.world import LATENCY_S, job, rows
 
-from keld import Keld, Status, migration
+from keld import Keld, Status
 from keld.emulator import Emulator
 from keld.errors import LedgerError
-from keld.ledger import Ledger
+from keld.ledger import Ledger, migration
 from keld.ledger.migration import NEWEST
 from keld.state import RunState
 
