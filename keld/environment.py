@@ -25,7 +25,7 @@ from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, source_schema
 from keld.errors import AccessRefused, InvalidJob, LedgerError, ProviderUnreachable, SchemaError, StagingError, UnknownJobRun
 from keld.identity import Identity, declared, name_of
 from keld.instant import utc
-from keld.job import Job, due, partition_end
+from keld.job import Job, RunTerms, due, partition_end
 from keld.ledger import JobRun, Ledger, Shard, shown
 from keld.path import check_path
 from keld.plan import Plan, choose_first
@@ -637,7 +637,7 @@ class Keld:
             self.provider(plan.chosen.provider).ready()
             shards = self._shards(job, taken, run_id, plan, question, files, askable)
         terms = self._terms(job, taken, question)
-        terms["models"] = self._with_key(job, key, terms["models"])
+        terms = replace(terms, models=self._with_key(job, key, terms.models))
         row = {
             "id": run_id, "namespace": self.namespace, "job": job.name, "partition": key, "generation": 1 if before is None else before.generation + 1,
             "fingerprint": asked_of, "input_digest": taken.digest, "rows": taken.rows, "reused": plan.reused, "answered": plan.reused - quarantined,
@@ -648,12 +648,12 @@ class Keld:
         }  # fmt: skip
         return self.ledger.open_run(row, shards, self.clock())
 
-    def _with_key(self, job: Job, partition: str, models: Sequence[str]) -> list[str]:
+    def _with_key(self, job: Job, partition: str, models: Sequence[str]) -> tuple[str, ...]:
         """The models that can be asked without those whose account has no key, as long as there are others; a cascade is the shorter, too."""
         without_key = keyless(self.world, models)
         for account, why in without_key.items():
             log.warning("account.left_out job=%s partition=%s account=%s %s", job.name, partition, account, why)
-        return [model for model in models if model.partition(":")[0] not in without_key]
+        return tuple(model for model in models if model.partition(":")[0] not in without_key)
 
     def _drop_unopened(self, run_id: str) -> None:
         """Removes a job run's files, unless the ledger holds it after all: a commit may be done, and its acknowledgement lost."""
@@ -736,7 +736,7 @@ class Keld:
         names = {name: name.partition(":") for name in job.acceptable}
         return {name: self.provider(account).fit(question, model) for name, (account, _, model) in names.items()}
 
-    def _terms(self, job: Job, taken: Snapshot, question: Question) -> dict[str, Any]:
+    def _terms(self, job: Job, taken: Snapshot, question: Question) -> RunTerms:
         """The job run's terms: only the models that can be asked are known to it, or all, where there are none."""
         able = [name for name, fit in self._fits(job, question).items() if fit.obstacle is None]
         return _terms(job, taken, able or job.acceptable)
@@ -896,22 +896,22 @@ def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:
         )
 
 
-def _terms(job: Job, taken: Snapshot, models: Sequence[str]) -> dict[str, Any]:
+def _terms(job: Job, taken: Snapshot, models: Sequence[str]) -> RunTerms:
     marked = taken.marks_cache or marks_cache(one_line(dict(job.params)))
-    return {
-        "models": list(models),
-        "max_attempts": job.max_attempts,
-        "max_shard_rows": job.max_shard_rows,
-        "max_shard_bytes": job.max_shard_bytes,
-        "lane": job.lane,
-        "cache": "own" if marked else job.cache,
-        "probability": job.probability,
-        "priority": job.priority,
-        "accept": seal(job.name, job.accept, output_schema(job.output_type, prefix=job.output_prefix)),
-        "probe": job.probe,
-        "hedge": job.hedge,
-        "prices": {name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},
-    }
+    return RunTerms(
+        models=tuple(models),
+        max_attempts=job.max_attempts,
+        max_shard_rows=job.max_shard_rows,
+        max_shard_bytes=job.max_shard_bytes,
+        lane=job.lane,
+        cache="own" if marked else job.cache,
+        probability=job.probability,
+        priority=job.priority,
+        accept=seal(job.name, job.accept, output_schema(job.output_type, prefix=job.output_prefix)),
+        probe=job.probe,
+        hedge=job.hedge,
+        prices={name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},
+    )
 
 
 def _plan_facts(plan: Plan) -> dict[str, Any]:

@@ -25,7 +25,7 @@ what the runner sees down to the tables:
     database     the SQLite file or the Postgres behind a ledger's URL
     migration    how a ledger of an earlier version becomes one of this
     table        the tables
-    column       how money, instants and words are stored
+    column       how money, instants, words and frozen records are stored
 """
 
 from keld.ledger.account import Suspect

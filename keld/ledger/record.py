@@ -11,6 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from keld.job import RunTerms
 from keld.state import RunState, State
 
 CONFIRMED = "confirmed"  # the outcome of a create that was accepted, and is known to have made nothing else
@@ -32,7 +33,7 @@ class JobRun:
     rows: int
     reused: int
     unaskable: int
-    terms: dict[str, Any]
+    terms: RunTerms
     tags: dict[str, str]
     plan: dict[str, Any]
     ceiling_usd: Decimal | None

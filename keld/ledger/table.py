@@ -10,7 +10,8 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
-from keld.ledger.column import Instant, Usd, Word
+from keld.job import RunTerms
+from keld.ledger.column import Instant, Packed, Usd, Word
 from keld.state import RunState, State
 
 META = sa.MetaData()
@@ -31,7 +32,7 @@ RUN = sa.Table(
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("reused", sa.BigInteger, nullable=False, default=0),
     sa.Column("unaskable", sa.BigInteger, nullable=False, default=0),
-    sa.Column("terms", sa.JSON, nullable=False),
+    sa.Column("terms", Packed(RunTerms), nullable=False),
     sa.Column("tags", sa.JSON, nullable=False),
     sa.Column("plan", sa.JSON, nullable=False),
     sa.Column("ceiling_usd", Usd),

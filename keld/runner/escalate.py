@@ -39,19 +39,14 @@ def moment(world: World, run: JobRun, shards: Sequence[Shard]) -> datetime | Non
 def moments(world: World, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, datetime]:
     """When what is in batches, and what is in flex, must move on, by what is left of all of it now."""
     waiting = [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING]
-    if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or run.terms.get("lane", "auto") != "auto":
+    if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or not run.terms.any_lane:
         return {}
-    paces = {name: pace_of(world, name, run.id) for name in run.terms["models"]}
-    behind = {Lane.BATCH: flex_of(world, run.terms, waiting), Lane.FLEX: None}
+    paces = {name: pace_of(world, name, run.id) for name in run.terms.models}
+    flex = flex_of(world, run.terms, waiting)
+    behind = {Lane.BATCH: None if flex is None else paces[flex], Lane.FLEX: None}
     return {
-        lane: moves_at(
-            run.deadline_at,
-            _left(waiting),
-            list(paces.values()),
-            batch=lane is Lane.BATCH,
-            flex=paces[behind[lane]] if behind[lane] else None,
-        )
-        for lane in behind
+        lane: moves_at(run.deadline_at, _left(waiting), list(paces.values()), batch=lane is Lane.BATCH, flex=pace)
+        for lane, pace in behind.items()
         if any(shard.lane == lane for shard in waiting)
     }
 
@@ -66,7 +61,7 @@ def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool)
     waiting = [shard for shard in shards if shard.lane in due and shard.state in _WAITING]
     if not waiting or run.deadline_at is None or visit.now() >= run.deadline_at or not _moves_on(visit, run, waiting):
         return False  # late is better than never
-    if heavy and run.terms.get("hedge") and visit.now() >= _hedge_at(visit.world, run, waiting):
+    if heavy and run.terms.hedge and visit.now() >= _hedge_at(visit.world, run, waiting):
         return _hedge(visit, waiting)
     moved = False
     for shard in waiting:
@@ -95,7 +90,7 @@ def _ask_cancel(visit: Visit, shard: Shard) -> bool:
 def _hedge_at(world: World, run: JobRun, waiting: Sequence[Shard]) -> datetime:
     """When a batch's last word cannot be waited for any more: all the time that is left is needed to ask its rows elsewhere."""
     assert run.deadline_at is not None
-    paces = [pace_of(world, name, run.id) for name in run.terms["models"]]
+    paces = [pace_of(world, name, run.id) for name in run.terms.models]
     return moves_at(run.deadline_at, _left(waiting), paces, batch=False)
 
 
