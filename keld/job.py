@@ -218,15 +218,16 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
 
 def partition_end(partition: str | None) -> datetime | None:
     """The end of a partition whose key is a UTC month, day or hour (`2026-11`, `2026-11-19`, `2026-11-19-08:00`), else None."""
-    key = partition or ""
+    if partition is None:
+        return None
     try:
-        if re.fullmatch(r"\d{4}-\d{2}", key):
-            first = datetime.strptime(key, "%Y-%m")
+        if re.fullmatch(r"\d{4}-\d{2}", partition):
+            first = datetime.strptime(partition, "%Y-%m")
             return datetime(first.year + first.month // 12, first.month % 12 + 1, 1, tzinfo=UTC)
-        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", key):
-            day = date.fromisoformat(key)
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", partition):
+            day = date.fromisoformat(partition)
             return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
-        return datetime.strptime(key, "%Y-%m-%d-%H:%M").replace(tzinfo=UTC) + timedelta(hours=1)
+        return datetime.strptime(partition, "%Y-%m-%d-%H:%M").replace(tzinfo=UTC) + timedelta(hours=1)
     except (ValueError, OverflowError):
         return None
 

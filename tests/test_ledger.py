@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from keld.errors import CeilingTooLow, LeaseLost, LedgerError, UnknownJobRun
 from keld.job import RunTerms
-from keld.ledger import Lease, Ledger, Shard, nonce
+from keld.ledger import Lease, Ledger, Shard, ShardError, nonce
 from keld.ledger.table import SHARD
 from keld.state import Event, IllegalTransition, RunState, State
 
@@ -319,7 +319,7 @@ def test_a_batch_is_known_once_an_intent_led_to_it(ledger: Ledger) -> None:
 
 def test_a_shards_error_and_outcomes_are_read_back(ledger: Ledger) -> None:
     lease, [shard] = _open(ledger)
-    became = _pass(ledger, lease, shard, [*CREATED, Event.REJECTED], error={"code": "x", "message": "雪"}, outcomes={"rejected": 10})
+    became = _pass(ledger, lease, shard, [*CREATED, Event.REJECTED], error=ShardError(code="x", message="雪"), outcomes={"rejected": 10})
     assert ledger.shards(lease.run_id) == [became]
     assert (became.error, became.outcomes) == ({"code": "x", "message": "雪"}, {"rejected": 10})
 

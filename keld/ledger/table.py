@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from keld.job import RunTerms
 from keld.ledger.column import Instant, Packed, Usd, Word
+from keld.ledger.fault import ShardError
 from keld.state import RunState, State
 
 META = sa.MetaData()
@@ -87,7 +88,7 @@ SHARD = sa.Table(
     sa.Column("input_ref", sa.String),
     sa.Column("batch_id", sa.String),
     sa.Column("ended", sa.String(32)),
-    sa.Column("error", sa.JSON),
+    sa.Column("error", Packed(ShardError)),
     sa.Column("done", sa.BigInteger),
     sa.Column("looks", sa.Integer, nullable=False, default=0),
     sa.Column("not_before", Instant),

@@ -99,7 +99,7 @@ def _hedge(visit: Visit, shards: Sequence[Shard]) -> bool:
     out = [shard for shard in shards if shard.lane == Lane.BATCH and shard.state in AT_PROVIDER and shard.batch_id is not None]
     for shard in out:
         log.warning("shard.hedged shard=%s batch_id=%s rows=%d", shard.id, shard.batch_id, shard.requests)
-        left = [orphan_of(shard, shard.batch_id or "", visit.now())]
+        left = [orphan_of(shard, shard.require_batch_id(), visit.now())]
         why = "its batch did not end in time for the deadline; asked elsewhere, since hedge=True"
         visit.give_up(shard, Event.HEDGED, Outcome.CANCELLED, why, retryable=True, orphans=left)
     return bool(out)

@@ -18,7 +18,7 @@ import numpy as np
 from keld import snapshot
 from keld.cascade import levels
 from keld.enrich import complaints, retryable_positions
-from keld.ledger import JobRun, Shard
+from keld.ledger import JobRun, Shard, ShardFault
 from keld.plan import PART, Option, choose_rest
 from keld.request import REPAIR_BYTES
 from keld.runner.option import Ask, options, plan_shards
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-NO_CAPACITY = "no_capacity"  # the code of a stretch that its provider would not have
 _MOVES_MOST = 8  # rounds beyond the wished attempts: rows that were cancelled are moved on, but not for ever
 
 
@@ -146,7 +145,7 @@ def _able(found: list[Option], unable: set[str]) -> list[Option]:
 def unable(visit: Visit, shards: Sequence[Shard]) -> set[str]:
     """The providers that have turned this job run's stretches away, or that failed in this visit."""
     failed = visit.blocked | {provider for provider, _ in visit.failed}
-    return failed | {shard.provider for shard in shards if (shard.error or {}).get("code") == NO_CAPACITY}
+    return failed | {shard.provider for shard in shards if shard.fault is ShardFault.NO_CAPACITY}
 
 
 def can_go_elsewhere(visit: Visit, run: JobRun, shard: Shard) -> bool:
