@@ -13,7 +13,7 @@ reckon would make the reservation, the spend report and the choice between model
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
@@ -173,6 +173,24 @@ def quotes(provider: str, model: str, at: datetime) -> list[Quote]:
     return [quote for quote in found if quote.rates or quote.lane is Lane.BATCH]
 
 
+def quotes_of(names: Sequence[str], at: datetime) -> list[Quote]:
+    """What models cost, lane by lane; one that nobody knows has one quote, without rates.
+
+    Args:
+        names: `provider:model`.
+
+    Raises:
+        InvalidJob: a name without a provider.
+    """
+    found: list[Quote] = []
+    for name in names:
+        provider, _, model = name.partition(":")
+        if not provider or not model:
+            raise InvalidJob(f"{name!r}: say whose model it is, e.g. openai:{name or 'gpt-5-mini'}.")
+        found += quotes(provider, model, at)
+    return found
+
+
 def sold_in_batches(provider: str, at: datetime) -> list[Quote]:
     """The batch lane of every model of a provider that has a known rate there, the cheapest to ask first."""
     from genai_prices.data_snapshot import get_snapshot
@@ -214,12 +232,16 @@ def _bracket(given: Mapping[str, Any], above: int = 0) -> Bracket:
 def _own(provider: str, model: str, given: Mapping[str, Any]) -> Bracket:
     known = {"input", "cached", "cache_write", "cache_write_1h", "output"}
     if "input" not in given or set(given) - known:
-        raise InvalidJob(f"prices['{provider}:{model}'] has {sorted(given)}; it needs 'input' and may have {sorted(known - {'input'})}.")
+        raise InvalidJob(
+            f"prices['{provider}:{model}'] has {sorted(given)}; it needs 'input' and may have {sorted(known - {'input'})}.", field="prices"
+        )
     try:
         bracket = _bracket(given)
         _ = [_pico(rate) for rate in (bracket.input, bracket.cached, bracket.cache_write, bracket.cache_write_1h, bracket.output)]
     except InvalidOperation:
-        raise InvalidJob(f"prices['{provider}:{model}'] = {dict(given)}: every rate is USD per million tokens, a number.") from None
+        raise InvalidJob(
+            f"prices['{provider}:{model}'] = {dict(given)}: every rate is USD per million tokens, a number.", field="prices"
+        ) from None
     return bracket
 
 

@@ -11,9 +11,9 @@ import openai
 import pytest
 import sqlalchemy as sa
 
-import keld.journal
 import keld.ledger.ledger
 import keld.providers.call
+import keld.realtime.journal
 from keld.ledger import Lease, Ledger, Shard
 from keld.ledger.lease import Leases
 from keld.ledger.table import SHARD
@@ -75,7 +75,7 @@ def lease_unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def journal_unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A stretch that goes on where another one was broken off does not read what was answered there."""
     with monkeypatch.context() as patch:
-        patch.setattr(keld.journal.Journal, "_read", lambda *_: None)
+        patch.setattr(keld.realtime.journal.Journal, "_read", lambda *_: None)
         yield
 
 
@@ -83,7 +83,7 @@ def journal_unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def journal_unlocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two stretches over the same journal, of which one stood still meanwhile, both ask."""
     with monkeypatch.context() as patch:
-        patch.setattr(keld.journal, "_hold", lambda *_: None)
+        patch.setattr(keld.realtime.journal, "_hold", lambda *_: None)
         yield
 
 

@@ -43,10 +43,10 @@ from schedule import (
 from keld import Settings
 from keld.answer import Outcome, Reply
 from keld.emulator import BillEntry, Call
-from keld.journal import Journal
 from keld.price import Lane
 from keld.providers import call
 from keld.realtime import Manner, Time
+from keld.realtime.journal import Journal
 from keld.request import position_of
 from keld.runner.visit import Visit
 from keld.state import Event, State
@@ -225,9 +225,9 @@ class Haste(Schedule):
         self.at_once = 8
         self._homes: dict[str, tuple[str, list[str]]] = {}  # the provider and the tickets, by shard
         more = [
-            mock.patch("keld.realtime.Time", lambda: Time(now=self.world.emulator._clock.time, sleep=self._sleep)),
+            mock.patch("keld.realtime.run.Time", lambda: Time(now=self.world.emulator._clock.time, sleep=self._sleep)),
             mock.patch.object(call, "call", _in_order),
-            mock.patch("keld.realtime.Journal", partial(Watched, self)),
+            mock.patch("keld.realtime.run.Journal", partial(Watched, self)),
             mock.patch("keld.runner.hurry.Manner", lambda **how: Manner(**how, begin_with=self.at_once)),
             mock.patch.object(asyncio, "to_thread", _in_the_loop),
             mock.patch.object(httpx2, "create_ssl_context", _trust),

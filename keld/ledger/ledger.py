@@ -78,7 +78,7 @@ class Ledger:
         with self._db.read() as db:
             found = lookup.job_run(db, run_id)
         if found is None:
-            raise UnknownJobRun(f"No job run {run_id!r} in this ledger ({shown(self.url)}).")
+            raise UnknownJobRun(f"No job run {run_id!r} in this ledger ({shown(self.url)}).", run_id=run_id)
         return found
 
     def shards(self, run_id: str) -> list[Shard]:

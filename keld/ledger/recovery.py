@@ -120,7 +120,7 @@ class Recovery:
         with self._db.read() as db:
             run = lookup.job_run(db, run_id)
         if run is None:
-            raise UnknownJobRun(f"No job run {run_id!r} in this ledger ({shown(self._db.url)}).")
+            raise UnknownJobRun(f"No job run {run_id!r} in this ledger ({shown(self._db.url)}).", run_id=run_id)
         return run
 
     def _shards(self, run_id: str) -> list[Shard]:

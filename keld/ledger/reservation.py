@@ -33,7 +33,11 @@ def reserve_within_ceiling(db: sa.Connection, shard: Shard) -> None:
     if run.ceiling_usd is not None and wanted > run.ceiling_usd:
         raise CeilingTooLow(
             f"{run.job}[{run.partition}]: sending shard {shard.ordinal} could bring the cost to ${wanted:.4f} (${run.spent_usd:.4f} spent, "
-            f"${run.reserved_usd:.4f} in flight, ${shard.worst_usd:.4f} at worst for it); the ceiling is ${run.ceiling_usd:.2f}. This shard was not sent."
+            f"${run.reserved_usd:.4f} in flight, ${shard.worst_usd:.4f} at worst for it); the ceiling is ${run.ceiling_usd:.2f}. This shard was not sent.",
+            needed_usd=wanted,
+            ceiling_usd=run.ceiling_usd,
+            job=run.job,
+            partition=run.partition or None,
         )
     db.execute(sa.update(RUN).where(RUN.c.id == shard.run_id).values(reserved_usd=run.reserved_usd + shard.worst_usd))
 

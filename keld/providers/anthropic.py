@@ -1,7 +1,7 @@
 """Anthropic: message batches, the whole input in the create.
 
 One of the providers behind `base`.  A batch carries no mark of ours before it has ended, so an unknown create is looked for by its
-time and its number of requests, and proven by the nonce in its custom_ids.  Wire facts: `/v1/messages/batches`, Nov 2026.
+time and its number of requests, and proven by the nonce in its custom_ids.  Wire: docs/notes/providers.md.
 """
 
 from __future__ import annotations
@@ -179,7 +179,8 @@ class Anthropic:
         if told and not ids and (told.startswith((b"<", b"{\n", b"{\r")) or (b"\n" not in told and batch.requests != 1)):
             # One document instead of lines: an error with status 200 must not say of a batch of ours that it is another's.
             raise ProviderUnreachable(
-                f"{self.name} at {self.host} gave results of {batch.id} without a row in them. They are read again later."
+                f"{self.name} at {self.host} gave results of {batch.id} without a row in them. They are read again later.",
+                account=self.name,
             )
         return ids
 

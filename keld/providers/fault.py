@@ -101,21 +101,22 @@ def plain_faults(name: str, host: str, doing: str, sdk: Any, *, carried_prompts:
         status = error.status_code
         said = f"{name} at {host} answered {doing} with HTTP {status} {code}."
         if is_refused_access(error):
-            raise AccessRefused(f"{said} Check the key, the project and the billing of {name}.") from None
+            raise AccessRefused(f"{said} Check the key, the project and the billing of {name}.", account=name, status=status) from None
         if status in (408, 409, 425, 429) or status >= 500:
-            raise ProviderUnreachable(f"{said} It is tried again later.") from None
-        raise ProviderRefused(said, status) from None
+            raise ProviderUnreachable(f"{said} It is tried again later.", account=name, status=status) from None
+        raise ProviderRefused(said, account=name, status=status) from None
     except sdk.APIConnectionError as error:
         if _transport_fault(error) == "UnreadableEncoding":
             raise ProviderUnreachable(
-                f"{name} at {host} answered {doing} in a content-encoding that was not asked for and cannot be read. It is tried again later."
+                f"{name} at {host} answered {doing} in a content-encoding that was not asked for and cannot be read. It is tried again later.",
+                account=name,
             ) from None
         raise ProviderUnreachable(
-            f"{name} at {host} could not be reached for {doing}: {cause_of(error)}. It is tried again later."
+            f"{name} at {host} could not be reached for {doing}: {cause_of(error)}. It is tried again later.", account=name
         ) from None
     except sdk.APIError as error:
         raise ProviderUnreachable(
-            f"{name} at {host} gave an unreadable answer to {doing} ({type(error).__name__}). It is tried again later."
+            f"{name} at {host} gave an unreadable answer to {doing} ({type(error).__name__}). It is tried again later.", account=name
         ) from None
 
 

@@ -60,7 +60,7 @@ def unbroken(name: str, host: str, batch_id: str) -> Iterator[None]:
         yield
     except httpx2.HTTPError as error:
         raise ProviderUnreachable(
-            f"{name} at {host} broke off the results of {batch_id}: {cause_of(error)}. They are read again later."
+            f"{name} at {host} broke off the results of {batch_id}: {cause_of(error)}. They are read again later.", account=name
         ) from None
 
 

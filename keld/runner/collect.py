@@ -144,7 +144,8 @@ def _batch(provider: Provider, shard: Shard) -> RemoteBatch:
     batch = provider.get(shard.require_batch_id())
     if batch is None:
         raise ProviderUnreachable(
-            f"{shard.provider} at {shard.host} does not find batch {shard.batch_id}, which has ended. Its results are fetched later."
+            f"{shard.provider} at {shard.host} does not find batch {shard.batch_id}, which has ended. Its results are fetched later.",
+            account=shard.provider,
         )
     return batch
 
@@ -154,7 +155,8 @@ def _fetch(visit: Visit, shard: Shard, batch: RemoteBatch, files: ShardFiles, *,
     if batch.succeeded and not batch.result_refs and not _is_late(visit, shard):
         raise ProviderUnreachable(
             f"{shard.provider} at {shard.host} says that batch {batch.id} has ended with {batch.succeeded:,} answers, but names no results yet. "
-            "They are looked for again."
+            "They are looked for again.",
+            account=shard.provider,
         )
     return visit.provider(shard).download(batch, files.result, most_bytes(visit.question(), shard), anew=anew)
 

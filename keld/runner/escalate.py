@@ -20,7 +20,7 @@ from keld.plan import moves_on
 from keld.price import Lane
 from keld.runner.hurry import stop
 from keld.runner.observe import cancel
-from keld.runner.option import flex_of, options, pace_of
+from keld.runner.option import flex_of, options, speed_of
 from keld.runner.round import ask_of
 from keld.runner.search import orphan_of
 from keld.runner.visit import Visit, World, log
@@ -41,12 +41,12 @@ def moments(world: World, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, da
     waiting = [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING]
     if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or not run.terms.any_lane:
         return {}
-    paces = {name: pace_of(world, name, run.id) for name in run.terms.models}
+    speeds = {name: speed_of(world, name, run.id) for name in run.terms.models}
     flex = flex_of(world, run.terms, waiting)
-    behind = {Lane.BATCH: None if flex is None else paces[flex], Lane.FLEX: None}
+    behind = {Lane.BATCH: None if flex is None else speeds[flex], Lane.FLEX: None}
     return {
-        lane: moves_at(run.deadline_at, _left(waiting), list(paces.values()), batch=lane is Lane.BATCH, flex=pace)
-        for lane, pace in behind.items()
+        lane: moves_at(run.deadline_at, _left(waiting), list(speeds.values()), batch=lane is Lane.BATCH, flex=speed)
+        for lane, speed in behind.items()
         if any(shard.lane == lane for shard in waiting)
     }
 
@@ -90,8 +90,8 @@ def _ask_cancel(visit: Visit, shard: Shard) -> bool:
 def _hedge_at(world: World, run: JobRun, waiting: Sequence[Shard]) -> datetime:
     """When a batch's last word cannot be waited for any more: all the time that is left is needed to ask its rows elsewhere."""
     assert run.deadline_at is not None
-    paces = [pace_of(world, name, run.id) for name in run.terms.models]
-    return moves_at(run.deadline_at, _left(waiting), paces, batch=False)
+    speeds = [speed_of(world, name, run.id) for name in run.terms.models]
+    return moves_at(run.deadline_at, _left(waiting), speeds, batch=False)
 
 
 def _hedge(visit: Visit, shards: Sequence[Shard]) -> bool:

@@ -112,7 +112,8 @@ def _after(visit: Visit, shard: Shard, ended: Stretch) -> Shard:
         case Stopped.NO_CAPACITY:
             raise ProviderUnreachable(
                 f"{shard.provider} at {shard.host} turns requests of the {shard.lane} lane away (rate limits or overload). "
-                f"{len(ended.undone):,} rows are not asked yet, and not paid; they are tried again."
+                f"{len(ended.undone):,} rows are not asked yet, and not paid; they are tried again.",
+                account=shard.provider,
             )
         case _:
             assert_never(ended.stopped)

@@ -136,7 +136,8 @@ def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
         visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error=ShardError(code=code))
         visit.problem = AccessRefused(
             f"{shard.provider} at {shard.host} failed the batch {batch.id} with {code}. Nothing of it was paid, and it is sent again later. "
-            f"Check the billing of {shard.provider}."
+            f"Check the billing of {shard.provider}.",
+            account=shard.provider,
         )
     elif batch.state is BatchState.FAILED and not batch.result_refs:
         code, message = batch.errors[0] if batch.errors else ("failed", "")
@@ -165,7 +166,8 @@ def _unknown(visit: Visit, shard: Shard) -> None:
     if visit.now() - (shard.submitted_at or visit.now()) > LAG or visit.cancelling:
         denied = ProviderRefused(
             f"{shard.provider} at {shard.host} says it does not know batch {shard.batch_id}. It is not sent again, since it may be paid for. "
-            "Check that key, project and base URL are those it was submitted with."
+            "Check that key, project and base URL are those it was submitted with.",
+            account=shard.provider,
         )
         _not_seen(visit, shard, denied)
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from keld import snapshot
 from keld.cache import LEARN_FOR, UNMARKED, Cache, marked, unmarked
-from keld.deadline import Pace, speed
 from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
 from keld.job import AUTO, RunTerms
@@ -28,6 +27,7 @@ from keld.providers.base import Provider
 from keld.request import Question
 from keld.runner.visit import FastLanes, World
 from keld.shard import Limits, cut, fitting
+from keld.speed import Speed, measured
 from keld.staging import RunFiles, disk_errors, write_positions
 from keld.state import State
 from keld.turnaround import turnaround
@@ -36,7 +36,7 @@ from keld.vocabulary import Count, counter, tokens_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: 45 MB/s, Nov 2026)
+_COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: docs/notes/measurements.md)
 _PIECES = 200  # at most, of the rows that do not all fit under the ceiling
 STRETCH_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
 
@@ -121,14 +121,28 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 shards=shards,
                 obstacle=obstacle,
                 estimate=estimate,
-                pace=pace_of(world, name, ask.run_id),
+                speed=speed_of(world, name, ask.run_id),
                 worst_rates=at_worst,
                 cache=cache_of(world, ask, provider, model, lane, estimate, known),
             )
 
 
 def keyless(world: World, models: Sequence[str]) -> dict[str, str]:
-    """The accounts of `models` that have no key, and why; none of them, if no other has one: which is missing is then said by its refusal."""
+    """The accounts of `models` that are left out since they have no key, and why; none of them if no other account has a key."""
+    accounts = {name.partition(":")[0] for name in models}
+    found = _without_key(world, models)
+    return found if len(found) < len(accounts) else {}
+
+
+def key_notes(world: World, models: Sequence[str]) -> dict[str, str]:
+    """What to say of each of `models` if none has a key, so that none is left out: a plan is made, and a run would be refused."""
+    if not (why := _without_key(world, models)) or keyless(world, models):
+        return {}
+    return {name: f"not usable yet: {why[name.partition(':')[0]]}. A run is refused until there is a key" for name in models}
+
+
+def _without_key(world: World, models: Sequence[str]) -> dict[str, str]:
+    """The accounts of `models` that have no key, and why."""
     accounts = dict.fromkeys(name.partition(":")[0] for name in models)
     found: dict[str, str] = {}
     for account in accounts:
@@ -136,7 +150,7 @@ def keyless(world: World, models: Sequence[str]) -> dict[str, str]:
             world.provider(account).ready()
         except AccessRefused as problem:
             found[account], _, _ = str(problem).partition(". ")
-    return found if len(found) < len(accounts) else {}
+    return found
 
 
 def estimate_of(world: World, ask: Ask, provider: Provider, model: str) -> Estimate:
@@ -183,10 +197,10 @@ def cache_of(world: World, ask: Ask, provider: Provider, model: str, lane: Lane,
     return marked(caching, lane, known, work.shared_bytes, read)
 
 
-def pace_of(world: World, name: str, run_id: str | None) -> Pace:
+def speed_of(world: World, name: str, run_id: str | None) -> Speed:
     """How fast a model's fast lanes are, by what its stretches have shown, and who else is in them; the prior where they have shown nothing."""
     standard, flex, rivals = _fast_lanes(world, name)
-    return Pace(
+    return Speed(
         rows_per_s=standard or max(world.settings.rows_per_s, flex or 0.0),  # standard is no slower than flex
         flex_rows_per_s=flex,
         # The slower lane takes the smaller part.
@@ -200,7 +214,7 @@ def _fast_lanes(world: World, name: str) -> FastLanes:
         return world.lanes[name]
     account, _, model = name.partition(":")
     host, ledger = world.provider(account).host, world.ledger
-    standard, flex = (speed(ledger.history.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
+    standard, flex = (measured(ledger.history.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
     found = FastLanes(standard, flex, ledger.queue.in_fast_lanes(account, host, model, world.clock()))
     if world.lanes is not None:
         world.lanes[name] = found

@@ -60,12 +60,20 @@ class Refusal:
         said = f"{provider.name} at {provider.host} refused to create a batch: HTTP {self.status} {self.code}"
         look = "Before it is sent again, the list of batches is looked through, in case it was created all the same."
         if not self.own:
-            return ProviderUnreachable(f"{said}, in words that are not {provider.name}'s own: a proxy's or a gateway's. {look}")
+            return ProviderUnreachable(
+                f"{said}, in words that are not {provider.name}'s own: a proxy's or a gateway's. {look}",
+                account=provider.name,
+                status=self.status,
+            )
         match self.refused:
             case RefusalReason.ACCESS:
-                return AccessRefused(f"{said}. {look} Check the key, the project and the billing of {provider.name}, and run again.")
+                return AccessRefused(
+                    f"{said}. {look} Check the key, the project and the billing of {provider.name}, and run again.",
+                    account=provider.name,
+                    status=self.status,
+                )
             case RefusalReason.INPUT | RefusalReason.ELSEWHERE:
-                return ProviderUnreachable(f"{said}. {look}")
+                return ProviderUnreachable(f"{said}. {look}", account=provider.name, status=self.status)
             case RefusalReason.QUEUE | RefusalReason.FILE:
                 return None
             case _:

@@ -47,7 +47,7 @@ def fragments(visit: Visit, shard: Shard, positions: NDArray[np.int64]) -> Itera
     why: dict[int, str] = {}
     if shard.round:
         earlier = [other for other in visit.ledger.shards(shard.run_id) if other.round < shard.round]
-        why = complaints(answers_of(visit, earlier), positions)
+        why = complaints(answers_of(visit.files, earlier), positions)
     for position, fragment in snapshot.fragments(visit.files.snapshot, positions):
         visit.pulse()
         yield position, repaired(fragment, why[position]) if position in why else fragment
@@ -131,7 +131,8 @@ def _create(visit: Visit, provider: Provider, shard: Shard, path: Path, intended
         case Refused(sent=False, message=why):
             visit.record(shard, Event.UNSENT, facts={"reason": why})
             raise ProviderUnreachable(
-                f"{provider.name} at {provider.host} could not be reached for the create of a batch: {why}. Nothing was sent; it is tried again later."
+                f"{provider.name} at {provider.host} could not be reached for the create of a batch: {why}. Nothing was sent; it is tried again later.",
+                account=provider.name,
             )
         case Refused() | QueueFull():
             shard, refusal = keep(visit, shard, outcome)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from keld.deadline import escalate_at
 from keld.ledger import JobRun, Shard, Waiting
-from keld.runner.option import pace_of
+from keld.runner.option import speed_of
 from keld.runner.visit import Visit
 from keld.state import TERMINAL, State
 
@@ -67,7 +67,7 @@ def gives_way_until(visit: Visit, run: JobRun, shard: Shard) -> datetime | None:
     latest = run.created_at + _HOUR
     if run.deadline_at is not None:
         left = sum(other.requests - (other.done or 0) for other in visit.ledger.shards(run.id) if other.state not in TERMINAL)
-        latest = escalate_at(run.deadline_at, left, pace_of(visit.world, f"{shard.provider}:{shard.model}", run.id), batch=False)
+        latest = escalate_at(run.deadline_at, left, speed_of(visit.world, f"{shard.provider}:{shard.model}", run.id), batch=False)
     return min(latest, now + visit.settings.poll_least) if now < latest else None
 
 

@@ -189,12 +189,14 @@ class Visit:
         except InvalidJob:
             raise ProviderRefused(
                 f"Shard {shard.id} belongs to the account {shard.provider!r} at {shard.host}, which is not configured here. Nothing was sent or asked. "
-                "Give Keld(accounts={...}) one of that name until this job run is over."
+                "Give Keld(accounts={...}) one of that name until this job run is over.",
+                account=shard.provider,
             ) from None
         if provider.host != shard.host and not shard.unsent:
             raise ProviderRefused(
                 f"Shard {shard.id} belongs to {shard.provider} at {shard.host}, which is now configured as {provider.host}. Nothing was sent or asked there. "
-                "Restore the base URL until this job run is over, or cancel it there."
+                "Restore the base URL until this job run is over, or cancel it there.",
+                account=shard.provider,
             )
         return provider
 
@@ -247,10 +249,10 @@ class Visit:
         return self.give_up(shard, Event.DROPPED, Outcome.OVER_CEILING, why, retryable=again)
 
 
-def answers_of(visit: Visit, shards: Sequence[Shard]) -> list[Path]:
+def answers_of(files: RunFiles, shards: Sequence[Shard]) -> list[Path]:
     """The answers files of a job run that are there, those of earlier rounds first."""
-    ordered = [visit.files.shard(shard.id).answers for shard in sorted(shards, key=lambda shard: (shard.round, shard.ordinal))]
-    return [path for path in [*visit.files.reused, visit.files.unsent, visit.files.stopped, *ordered] if path.exists()]
+    ordered = [files.shard(shard.id).answers for shard in sorted(shards, key=lambda shard: (shard.round, shard.ordinal))]
+    return [path for path in [*files.reused, files.unsent, files.stopped, *ordered] if path.exists()]
 
 
 def question_of(files: RunFiles) -> Question:
