@@ -32,10 +32,13 @@ The map of the house; the files in order are the way of the data.
     status       a job run as people and orchestrators see it
     retention    what is staged of job runs that ended long ago, and its removal
     spend        cost lines -> what was paid, saved, foreseen, and paid twice, by whatever people ask
+    accounts     the provider accounts of an environment, each connected at its first use
+    namespace    where job runs are kept, apart from those of other teams
+    follow       a job run advanced until there is nothing to do but wait, or to its end
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
     __main__     `python -m keld`: the same as the command `keld`
-    cli          keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
+    cli/         keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
     instant      points in time and spans as callers give them -> the standard library's, aware, in UTC
     path         what a source's or sink's path leaves to be filled in
     process      a name for this process, by which another can tell whether it is dead
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
         SourceUnavailable,
         StagingError,
         UnknownJobRun,
+        UnsupportedSystem,
     )
     from keld.estimate import Estimate
     from keld.http import Patience
@@ -94,7 +98,7 @@ __all__ = [
     "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError", "Option",
     "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
     "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "Settings", "SinkError", "SinkRefused",
-    "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Ttl", "UnknownJobRun", "Usage",
+    "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
     "Verdict", "Work", "__version__", "check_path", "utc", "wants_partition",
 ]  # fmt: skip
 
@@ -106,7 +110,7 @@ _HOMES = {
     "keld.errors": (
         "AccessRefused CeilingTooLow DeadlinePassed InvalidJob KeldError LeaseLost LedgerError "
         "PriceUnknown ProviderError ProviderRefused ProviderUnreachable SchemaError SinkError "
-        "SinkRefused SourceError SourceUnavailable StagingError UnknownJobRun"
+        "SinkRefused SourceError SourceUnavailable StagingError UnknownJobRun UnsupportedSystem"
     ),
     "keld.estimate": "Estimate",
     "keld.http": "Patience",

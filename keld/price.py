@@ -13,7 +13,7 @@ reckon would make the reservation, the spend report and the choice between model
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
@@ -171,6 +171,24 @@ def quotes(provider: str, model: str, at: datetime) -> list[Quote]:
     """The lanes in which a model's rate is known, and in any case the batch lane."""
     found = [Quote(provider=provider, model=model, lane=lane, rates=rates(provider, model, lane, at)) for lane in Lane]
     return [quote for quote in found if quote.rates or quote.lane is Lane.BATCH]
+
+
+def quotes_of(names: Sequence[str], at: datetime) -> list[Quote]:
+    """What models cost, lane by lane; one that nobody knows has one quote, without rates.
+
+    Args:
+        names: `provider:model`.
+
+    Raises:
+        InvalidJob: a name without a provider.
+    """
+    found: list[Quote] = []
+    for name in names:
+        provider, _, model = name.partition(":")
+        if not provider or not model:
+            raise InvalidJob(f"{name!r}: say whose model it is, e.g. openai:{name or 'gpt-5-mini'}.")
+        found += quotes(provider, model, at)
+    return found
 
 
 def sold_in_batches(provider: str, at: datetime) -> list[Quote]:

@@ -37,7 +37,7 @@ class Removal:
     leftover: bool = False  # not the files of the job run, but what dead workers left half written among them
 
 
-def outdated(ledger: Ledger, staging: Staging, before: datetime) -> Iterator[Removal]:
+def removable(ledger: Ledger, staging: Staging, before: datetime) -> Iterator[Removal]:
     """What may be removed: all that is staged of job runs that ended before an instant, and owe nobody anything."""
     for run_id in staging.run_ids():
         files = staging.run(run_id)

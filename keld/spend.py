@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -116,6 +117,13 @@ def report(runs: Iterable[JobRun], cost_lines: Iterable[CostLine], by: str) -> R
     lines.sort(key=lambda line: line.group if by == "day" else (-line.paid_usd, line.group))
     total = _line("total", [(counted[run_id], cost_line) for run_id, cost_line in all_parts], True)
     return Report(by=by, lines=tuple(lines), total=total)
+
+
+def days(since: date | None, until: date | None) -> tuple[datetime | None, datetime | None]:
+    """The instants at which the first day begins and the last one ends, in UTC; None: no bound."""
+    after = None if since is None else datetime.combine(since, time(), UTC)
+    before = None if until is None else datetime.combine(until, time(), UTC) + timedelta(days=1)
+    return after, before
 
 
 def is_dimension(by: str) -> bool:

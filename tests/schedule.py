@@ -689,7 +689,7 @@ class Schedule(RuleBasedStateMachine):
         """An environment of the same ledger and staging, whose clock is wrong by `skew_s`."""
         now, skew = self.world.emulator.now, timedelta(seconds=skew_s)
         keld = Keld(home=self.folder, ledger_url=self.ledger.url, clock=lambda: now() + skew, settings=self.patience)
-        keld._ledger, keld._providers = self.ledger, self.world.providers  # to open them costs more than the schedule
+        keld._ledger, keld._accounts.connected = self.ledger, self.world.providers  # to open them costs more than the schedule
         return keld
 
     def begin_whole(self, n: int) -> None:

@@ -60,7 +60,7 @@ def test_every_module_says_what_it_holds(path: Path) -> None:
 @pytest.mark.parametrize("path", CORE, ids=_name)
 def test_a_core_module_begins_with_its_name(path: Path) -> None:
     header = ast.get_docstring(ast.parse(path.read_text())) or ""
-    assert header.partition(":")[0].lower() in (path.stem, {"cli": "command line"}.get(path.stem))
+    assert header.partition(":")[0].lower() == path.stem
 
 
 def test_every_error_is_raised_somewhere() -> None:
@@ -107,10 +107,11 @@ def test_the_emulator_imports_nothing_of_the_rest(path: Path) -> None:
 
 def test_only_the_command_line_imports_the_emulator() -> None:
     outside = set(MODULES) - set(EMULATOR)
-    assert {path.name for path in outside if any(name.startswith("keld.emulator") for name in _imports(path))} <= {"cli.py"}
+    assert {path.name for path in outside if any(name.startswith("keld.emulator") for name in _imports(path))} <= {"command.py"}
 
 
 PACKAGES = (
+    "keld.cli",
     "keld.emulator",
     "keld.emulator.dialects",
     "keld.emulator.services",
@@ -207,3 +208,29 @@ def test_every_price_of_our_own_says_where_and_when_it_was_read() -> None:
     lanes = [lane for models in table.values() for lanes in models.values() for lane in lanes.values()]
     assert lanes
     assert all(lane["source"].startswith("https://") and lane["read"] and lane["input"] for lane in lanes)
+
+
+# --- the project's own pages ------------------------------------------------------------------------------------------
+
+PAGES = ["CONTRIBUTING.md", "SECURITY.md", "docs/reference/cli.md"]
+PROMISED = {"docs/add-a-provider.md"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+    at = ROOT / page
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", at.read_text()):
+        assert (at.parent / target).exists() or target in PROMISED, target
+
+
+def test_every_make_target_that_contributors_read_of_exists() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:\$ |`)make ([\w-]+)", (ROOT / "CONTRIBUTING.md").read_text())) <= targets
+
+
+def test_the_workflow_runs_every_python_that_the_metadata_names() -> None:
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    named = re.findall(r"Python :: (3\.\d+)\b", "\n".join(PROJECT["project"]["classifiers"]))
+    assert re.findall(r'"(3\.\d+)"', workflow) == named
+    assert "run: .ci/run" in workflow
+    assert all(re.search(r"@[0-9a-f]{40} # v\d", line) for line in workflow.splitlines() if "uses:" in line)

@@ -1,6 +1,7 @@
 """A create that landed after its last look, and whatever else a provider has that the ledger does not: found, stopped, counted."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from keld import Account, Keld, Settings, Status
 from keld.cli import app
 from keld.emulator import Emulator
-from keld.errors import InvalidJob
+from keld.errors import InvalidJob, ProviderUnreachable
 from keld.runner import Finding, Verdict
 from keld.runner.search import orphan_of
 
@@ -178,6 +179,38 @@ def test_reconcile_says_what_it_would_do_and_what_it_costs(keld: Keld, emulator:
     assert (found.cost_usd, found.cost_is_worst) == (status.cost_usd, False)
     assert {call.method for call in emulator.requests()[len(before) :]} == {"GET"}
     assert keld.ledger.orphans.of(status.id) == []
+
+
+@pytest.mark.books_open("the reconcile had no time")
+def test_reconcile_that_has_no_more_time_says_so_and_changes_nothing_it_did_not_look_at(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """A host that lists for hours held it for hours."""
+    status = bought_late(keld, emulator, peer)
+    emulator.advance(5_000)
+    told: list[Finding] = []
+    before = len(emulator.requests())
+    with pytest.raises(ProviderUnreachable, match=rf"before all batches of {peer.name} had been looked at\. 0 were found.*--minutes"):
+        keld.reconcile(budget_s=0, progress=told.append)
+    assert (told, len(emulator.requests()), keld.ledger.strays_of(status.id)) == ([], before, [])
+    found = keld.reconcile(dry_run=True, progress=told.append)
+    assert told == found != []
+
+
+def test_a_create_whose_list_cannot_be_read_says_how_a_person_settles_it_and_that_way_does(
+    keld: Keld, emulator: Emulator, peer: Peer
+) -> None:
+    """A list that takes longer than a verb has is never read to its end by a worker."""
+    status = keld.submit(triage(peer), tickets())
+    fault(emulator, "create", "drop_after")
+    fault(emulator, "list", "status", status=500, times=None, skip=1)  # the first is read before the create
+    status = keld.advance(status.id)
+    emulator.advance(timedelta(days=6))
+    status = finish(keld, emulator, status.id)
+    (error,) = {row["keld_error"] for row in keld.read(status.id).read_all().to_pylist()}
+    found = re.search(r"`keld (reconcile \w+) --days (\d+)`.*--minutes.*`keld run --force`", error)
+    assert found is not None, error
+    emulator.clear_faults()
+    assert verdicts(keld.reconcile([peer.name], since=timedelta(days=int(found[2])))) == [Verdict.ADOPT]
+    assert finish(keld, emulator, status.id).answered == 6
 
 
 def test_reconcile_stops_a_late_create_and_counts_it(keld: Keld, emulator: Emulator) -> None:

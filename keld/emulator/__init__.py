@@ -74,8 +74,10 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    # On demand: pytest loads `keld.emulator.fixture`, and so this module, in every run; Starlette only where needed.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+if not TYPE_CHECKING:  # a type checker that saw this function would take any misspelt name for an object of type Any
+
+    def __getattr__(name: str) -> Any:
+        # On demand: pytest loads `keld.emulator.fixture`, and so this module, in every run; Starlette only where needed.
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -114,6 +114,25 @@ class Batch:
         """The first rule drawn for this batch at `point`."""
         return next((rule for rule in self.rules if rule.at == point and rule.do in names), None)
 
+    def planned_failure(self) -> Problem | None:
+        """Why a fault says that the batch fails validation; None: it does not say so."""
+        planned = self.rule("life", "fail")
+        if planned is None:
+            return None
+        code = str(planned.get("code", "invalid_request"))
+        message = str(planned.get("message", "The batch failed validation."))
+        return Problem(code=code, message=message, line=planned.get("line", None), param=planned.get("param", None))
+
+    def shown_status(self, status: str) -> str:
+        """The status in the service's words, or what a fault says in its place."""
+        odd = self.rule("life", "status")
+        return str(odd.get("value", "paused")) if odd and odd.get("instead_of", "in_progress") == status else status
+
+    def shown_counts(self, counts: dict[str, int | None]) -> dict[str, int | None]:
+        """The counts in the service's words, or what a fault says in their place."""
+        lie = self.rule("life", "counts")
+        return {name: lie.get(name, value) for name, value in counts.items()} if lie else counts
+
     def rules_at(self, point: str) -> list[Rule]:
         return [rule for rule in self.rules if rule.at == point]
 
@@ -250,9 +269,7 @@ class Batch:
         with rest.open("ab", buffering=_BUFFER_BYTES) as file:
             for index in self._order()[phase.done :]:
                 custom_id, _ = self.envelope.read(self.rows[index])
-                line = self.envelope.unanswered(custom_id, phase.status)
-                if line is not None:
-                    file.write(line + b"\n")
+                file.write(self.envelope.unanswered(custom_id, phase.status) + b"\n")
 
 
 def _writing(path: Path) -> BinaryIO:

@@ -82,8 +82,9 @@ class Gate:
 
     def _check_key(self, request: Request, service: Service) -> None:
         key = service.key_of(request)
-        if not key:
-            raise service.key_missing()
+        refusal = None if key else service.key_missing()
+        if refusal is not None:
+            raise refusal
         if self.api_keys is not None and key not in self.api_keys:
             raise service.key_refused(key)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def write(visit: Visit, run: JobRun) -> None:
     """Writes the enriched partition, if a sink was asked for, and closes the job run."""
     shards = visit.ledger.shards(run.id)
-    answers = fan_out(visit.files.twins, answers_of(visit, shards), visit.output())
+    answers = fan_out(visit.files.twins, answers_of(visit.files, shards), visit.output())
     written = None if run.sink is None else _write_output(visit, run, run.sink, answers)
     found = final_outcomes(answers, run.rows, run.unaskable)
     answered, quarantined = found[Outcome.ANSWERED], found[Outcome.QUARANTINED]

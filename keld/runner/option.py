@@ -128,7 +128,21 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
 
 
 def keyless(world: World, models: Sequence[str]) -> dict[str, str]:
-    """The accounts of `models` that have no key, and why; none of them, if no other has one: which is missing is then said by its refusal."""
+    """The accounts of `models` that are left out since they have no key, and why; none of them if no other account has a key."""
+    accounts = {name.partition(":")[0] for name in models}
+    found = _without_key(world, models)
+    return found if len(found) < len(accounts) else {}
+
+
+def key_notes(world: World, models: Sequence[str]) -> dict[str, str]:
+    """What to say of each of `models` if none has a key, so that none is left out: a plan is made, and a run would be refused."""
+    if not (why := _without_key(world, models)) or keyless(world, models):
+        return {}
+    return {name: f"not usable yet: {why[name.partition(':')[0]]}. A run is refused until there is a key" for name in models}
+
+
+def _without_key(world: World, models: Sequence[str]) -> dict[str, str]:
+    """The accounts of `models` that have no key, and why."""
     accounts = dict.fromkeys(name.partition(":")[0] for name in models)
     found: dict[str, str] = {}
     for account in accounts:
@@ -136,7 +150,7 @@ def keyless(world: World, models: Sequence[str]) -> dict[str, str]:
             world.provider(account).ready()
         except AccessRefused as problem:
             found[account], _, _ = str(problem).partition(". ")
-    return found if len(found) < len(accounts) else {}
+    return found
 
 
 def estimate_of(world: World, ask: Ask, provider: Provider, model: str) -> Estimate:

@@ -50,6 +50,7 @@ from keld.runner.visit import LAG, Visit, World, log
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
 
 _LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
+_FINDING = 0.8  # of the time of a reconcile; the rest is for acting on what was found
 _ENTERING = 0.2  # of that rest, for taking leases
 
 
@@ -149,17 +150,27 @@ class Runner:
         finally:
             self._leave(visit)
 
-    def reconcile(self, provider: Provider, since: datetime, *, act: bool) -> list[Finding]:
-        """What a provider has, made after `since`, that the ledger does not; acted on if told so.
+    def reconcile(
+        self, provider: Provider, since: datetime, budget: timedelta, *, act: bool, progress: Callable[[Finding], None] | None
+    ) -> tuple[list[Finding], bool]:
+        """What a provider has, made after `since`, that the ledger does not, acted on if `act`; and whether that is all, or the time was over before.
 
         Raises:
             AccessRefused, ProviderUnreachable: the provider's list cannot be read.
         """
+        end = time.monotonic() + budget.total_seconds()
         sweep = Sweep(self.world, provider, self._visiting, self._foreign)
-        found = list(sweep.find(since))
-        for finding in found if act else ():
-            sweep.act(finding)
-        return found
+        found, complete = _found_until(sweep, since, time.monotonic() + budget.total_seconds() * _FINDING)
+        done: list[Finding] = []
+        for finding in found:
+            if act and time.monotonic() > end:
+                return done, False
+            if act:
+                sweep.act(finding)
+            done.append(finding)
+            if progress is not None:
+                progress(finding)
+        return done, complete
 
     # -- one pass ---------------------------------------------------------------------------------------------
 
@@ -418,6 +429,25 @@ def _act_in_haste(visit: Visit, run: JobRun, shard: Shard) -> Shard:
             return hurry(visit, run, shard, give_up_at=at if at is not None and at > visit.now() else None)
         case _:
             raise AssertionError(f"nothing is due for a stretch that is {shard.state}")
+
+
+def _found_until(sweep: Sweep, since: datetime, until: float) -> tuple[list[Finding], bool]:
+    """What a sweep finds by `time.monotonic() == until`, and whether that is all.
+
+    Raises:
+        ProviderUnreachable: the provider's list cannot be read, and there was time for it.
+    """
+    found: list[Finding] = []
+    try:
+        with within(until):
+            for finding in sweep.find(since):
+                if time.monotonic() > until:  # its verdict may be for want of time
+                    break
+                found.append(finding)
+    except ProviderUnreachable:
+        if time.monotonic() < until:
+            raise
+    return found, time.monotonic() < until
 
 
 class _Heartbeat:

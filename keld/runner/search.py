@@ -9,6 +9,7 @@ the `sweep`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -49,7 +50,7 @@ def search(visit: Visit, shard: Shard) -> Shard:
     except (ProviderRefused, ProviderUnreachable):
         if not _is_past_telling(visit, provider, shard):
             raise
-        return _quarantine(visit, shard, "the list of batches could not be read in all this time")
+        return _quarantine(visit, shard, f"the list of batches could not be read to its end in all this time; {_way(visit, shard)}")
     failpoint("look.received")
     if found.ours:
         return _adopt(visit, shard, found.ours[0], found.ours[1:])
@@ -101,7 +102,7 @@ def is_of(batch: RemoteBatch, shard: Shard) -> bool | None:
 def _look_again(visit: Visit, provider: Provider, shard: Shard) -> Shard:
     """The shard after a look at a list that says nothing of what it does not show."""
     if _is_past_telling(visit, provider, shard):
-        return _quarantine(visit, shard, "the list of batches was never shown to its end, so it may be in it")
+        return _quarantine(visit, shard, f"the list of batches was never shown to its end, so it may be in it; {_way(visit, shard)}")
     visit.problem = ProviderUnreachable(
         f"{provider.name} at {provider.host} does not show its list of batches to the end. A batch whose create was not answered may be in it, so "
         "nothing of it is sent again; it is looked for again.",
@@ -114,6 +115,15 @@ def _pause(visit: Visit, shard: Shard) -> timedelta:
     """Until the next look, after one that proved nothing: longer each time."""
     age = visit.now() - (shard.intent_at or visit.now())
     return min(max(age / 4, visit.settings.poll_most), _PAUSE_MOST)
+
+
+def _way(visit: Visit, shard: Shard) -> str:
+    """How a person settles what a list has left open: in words for the rows' error."""
+    days = (visit.now() - (shard.intent_at or visit.now()) + _MARGIN_UNMARKED) / timedelta(days=1)
+    return (
+        f"`keld reconcile {shard.provider} --days {math.ceil(days) + 1}` reads the list for as long as --minutes says and takes the batch if it is there; "
+        "if it is not, and the provider's own console does not show it, `keld run --force` asks these rows again"
+    )
 
 
 def _quarantine(visit: Visit, shard: Shard, why: str) -> Shard:

@@ -47,7 +47,7 @@ def fragments(visit: Visit, shard: Shard, positions: NDArray[np.int64]) -> Itera
     why: dict[int, str] = {}
     if shard.round:
         earlier = [other for other in visit.ledger.shards(shard.run_id) if other.round < shard.round]
-        why = complaints(answers_of(visit, earlier), positions)
+        why = complaints(answers_of(visit.files, earlier), positions)
     for position, fragment in snapshot.fragments(visit.files.snapshot, positions):
         visit.pulse()
         yield position, repaired(fragment, why[position]) if position in why else fragment

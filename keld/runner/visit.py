@@ -249,10 +249,10 @@ class Visit:
         return self.give_up(shard, Event.DROPPED, Outcome.OVER_CEILING, why, retryable=again)
 
 
-def answers_of(visit: Visit, shards: Sequence[Shard]) -> list[Path]:
+def answers_of(files: RunFiles, shards: Sequence[Shard]) -> list[Path]:
     """The answers files of a job run that are there, those of earlier rounds first."""
-    ordered = [visit.files.shard(shard.id).answers for shard in sorted(shards, key=lambda shard: (shard.round, shard.ordinal))]
-    return [path for path in [*visit.files.reused, visit.files.unsent, visit.files.stopped, *ordered] if path.exists()]
+    ordered = [files.shard(shard.id).answers for shard in sorted(shards, key=lambda shard: (shard.round, shard.ordinal))]
+    return [path for path in [*files.reused, files.unsent, files.stopped, *ordered] if path.exists()]
 
 
 def question_of(files: RunFiles) -> Question:

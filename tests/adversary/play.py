@@ -162,14 +162,14 @@ class Play:
         keld = Keld(home=self.home, ledger_url=ledger.url, accounts={self.host.shape: account}, clock=self._now, settings=self.settings)
         keld._ledger = ledger
         if self.base_url is None:
-            keld._providers = bench().providers.setdefault((self.host.shape, self.is_slow), {})
+            keld._accounts.connected = bench().providers.setdefault((self.host.shape, self.is_slow), {})
         return keld
 
     def _lay_down(self) -> None:
         """Nobody uses this Keld any more; what is shared stays open."""
         self.keld._ledger = None
         if self.base_url is None:
-            self.keld._providers = {}
+            self.keld._accounts.connected = {}
         self.keld.close()
 
     def restart(self) -> None:
