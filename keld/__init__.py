@@ -22,13 +22,7 @@ The map of the house; the files in order are the way of the data.
     deadline     how long a batch may be waited for, and when its rows must move on
     plan         which model in which lane, what it costs, when it is due
     state        the life of a shard and of a job run: states, events, transitions
-    migration    how a ledger of an earlier version becomes one of this
-    database     the SQLite file or the Postgres behind a ledger's URL
-    record       what the ledger holds, as tables and as what is read from them
-    witness      what staging remembers of the ledger, so that a lost one is noticed and rebuilt
-    rebuild      what staging remembers, into a ledger that lost it
-    outlay       what each job run spent on each model in each lane
-    ledger       what happened, in order, durable; leases, intents, reservations
+    ledger/      what happened, in order, durable: events, leases, intents, reservations, costs, what was learned
     http         one client an account, and one limit a call
     realtime/    the fast lanes: many requests at once, under rate limits
     staging      the files of a job run, and how they are written
@@ -37,14 +31,14 @@ The map of the house; the files in order are the way of the data.
     enrich       rows + answers -> the enriched partition
     status       a job run as people and orchestrators see it
     retention    what is staged of job runs that ended long ago, and its removal
-    spend        outlays -> what was paid, saved, foreseen, and paid twice, by whatever people ask
+    spend        cost lines -> what was paid, saved, foreseen, and paid twice, by whatever people ask
     accounts     the provider accounts of an environment, each connected at its first use
     namespace    where job runs are kept, apart from those of other teams
     follow       a job run advanced until there is nothing to do but wait, or to its end
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
     __main__     `python -m keld`: the same as the command `keld`
-    cli          keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
+    cli/         keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
     instant      points in time and spans as callers give them -> the standard library's, aware, in UTC
     path         what a source's or sink's path leaves to be filled in
     process      a name for this process, by which another can tell whether it is dead
@@ -60,7 +54,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keld.answer import Outcome
     from keld.cache import Cache, Ttl
-    from keld.environment import Keld
+    from keld.environment import Keld, Submit
     from keld.errors import (
         AccessRefused,
         CeilingTooLow,
@@ -80,6 +74,7 @@ if TYPE_CHECKING:
         SourceUnavailable,
         StagingError,
         UnknownJobRun,
+        UnsupportedSystem,
     )
     from keld.estimate import Estimate
     from keld.http import Patience
@@ -103,7 +98,7 @@ __all__ = [
     "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError", "Option",
     "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
     "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "Settings", "SinkError", "SinkRefused",
-    "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Ttl", "UnknownJobRun", "Usage",
+    "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
     "Verdict", "Work", "__version__", "check_path", "utc", "wants_partition",
 ]  # fmt: skip
 
@@ -111,11 +106,11 @@ __all__ = [
 _HOMES = {
     "keld.answer": "Outcome",
     "keld.cache": "Cache Ttl",
-    "keld.environment": "Keld",
+    "keld.environment": "Keld Submit",
     "keld.errors": (
         "AccessRefused CeilingTooLow DeadlinePassed InvalidJob KeldError LeaseLost LedgerError "
         "PriceUnknown ProviderError ProviderRefused ProviderUnreachable SchemaError SinkError "
-        "SinkRefused SourceError SourceUnavailable StagingError UnknownJobRun"
+        "SinkRefused SourceError SourceUnavailable StagingError UnknownJobRun UnsupportedSystem"
     ),
     "keld.estimate": "Estimate",
     "keld.http": "Patience",

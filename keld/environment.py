@@ -12,22 +12,21 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from keld.accounts import Accounts
-from keld.database import shown
-from keld.errors import InvalidJob, LedgerError
+from keld.errors import InvalidJob, LedgerError, ProviderUnreachable
 from keld.follow import advance_until_waiting, finish
 from keld.instant import utcnow
 from keld.job import Job
-from keld.ledger import Ledger
+from keld.ledger import JobRun, Ledger, shown
 from keld.namespace import Namespace
 from keld.path import check_path
 from keld.plan import Plan
 from keld.price import Quote, quotes_of, sold_in_batches
 from keld.providers.base import Account, Provider
 from keld.reading import Reading
-from keld.record import JobRun
 from keld.retention import Removal, removable, remove
 from keld.runner import Finding, Opener, Runner, Settings, World, identity, read, submission
 from keld.spend import Report, days, report
@@ -194,7 +193,7 @@ class Keld:
         mine = identity(job, source, run.partition, owner, source_name)
         outdated = mine.changed_since(run.fingerprint, run.declared, run.source)
         if outdated != run.outdated:
-            self.ledger.note_outdated(run.id, outdated)
+            self.ledger.catalog.note_outdated(run.id, outdated)
         return self.status(run_id)
 
     def advance(self, run_id: str, *, budget_s: float = 60.0) -> Status:
@@ -204,7 +203,7 @@ class Keld:
 
     def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
         """Looks at the providers, for these or all open job runs, and records; never uploads, downloads or pays."""
-        ids = list(run_ids) if run_ids is not None else [run.id for run in self.ledger.runs(self.namespace, open_only=True)]
+        ids = list(run_ids) if run_ids is not None else [run.id for run in self.ledger.catalog.runs(self.namespace, open_only=True)]
         return self._statuses_of(self.runner.poll(ids, timedelta(seconds=budget_s)))
 
     def advance_until_waiting(self, run_id: str, *, budget_s: float = 3600.0) -> Status:
@@ -261,22 +260,22 @@ class Keld:
 
     def hand_over(self, job: str, owner: str) -> None:
         """Says who declares a job of this namespace from now on, whatever it asked before; see `identity`."""
-        self.ledger.hand_over(self.namespace, job, owner)
+        self.ledger.catalog.hand_over(self.namespace, job, owner)
 
     def namespaces(self) -> dict[str, int]:
         """How many job runs each namespace of this ledger holds; the verbs see only those of their own."""
-        return self.ledger.namespaces()
+        return self.ledger.catalog.namespaces()
 
     def statuses(
         self, *, job: str | None = None, open_only: bool = False, limit: int | None = None, ids: Collection[str] | None = None
     ) -> list[Status]:
         """Job runs of this namespace, the youngest first; or those of `ids` that the ledger has, in no order."""
         if ids is not None:
-            return self._statuses_of(self.ledger.runs_of(ids))
-        return self._statuses_of(self.ledger.runs(self.namespace, job=job, open_only=open_only, limit=limit))
+            return self._statuses_of(self.ledger.catalog.by_ids(ids))
+        return self._statuses_of(self.ledger.catalog.runs(self.namespace, job=job, open_only=open_only, limit=limit))
 
     def _statuses_of(self, runs: Sequence[JobRun]) -> list[Status]:
-        shards, now = self.ledger.shards_of([run.id for run in runs]), self.clock()
+        shards, now = self.ledger.catalog.shards_of([run.id for run in runs]), self.clock()
         return [status_of(run, shards.get(run.id, []), now) for run in runs]
 
     def spend(self, by: str = "job", *, job: str | None = None, since: date | None = None, until: date | None = None) -> Report:
@@ -290,9 +289,9 @@ class Keld:
             InvalidJob: `by` is none of these.
         """
         after, before = days(since, until)
-        # The outlays first, so that each has its job run in what is read next.
-        outlays = self.ledger.outlays(self.namespace, job=job, since=after, until=before)
-        return report(self.ledger.runs(self.namespace, job=job, since=after, until=before), outlays, by)
+        # The cost lines first, so that each has its job run in what is read next.
+        lines = self.ledger.costs.lines(self.namespace, job=job, since=after, until=before)
+        return report(self.ledger.catalog.runs(self.namespace, job=job, since=after, until=before), lines, by)
 
     def cancel(self, run_id: str) -> Status:
         """Asks to cancel: what was not sent is dropped, what is at the provider is cancelled there and harvested, by `advance`.
@@ -300,24 +299,30 @@ class Keld:
         Where only its output is still to be written, that is left: the rows can be read, and written elsewhere.
         """
         self.ledger.run(run_id)  # there is one
-        self.ledger.ask_cancel(run_id, self.clock())
+        self.ledger.control.ask_cancel(run_id, self.clock())
         if self.ledger.run(run_id).state is RunState.WRITING:
-            self.ledger.set_sink(run_id, None, self.clock())
+            self.ledger.control.set_sink(run_id, None, self.clock())
         return self.status(run_id)
 
     def attach(self, run_id: str, holder: str) -> int:
         """Notes that `holder`, a name of the caller's, waits for a job run; gives the epoch to `detach` with."""
-        return self.ledger.attach(run_id, holder)
+        return self.ledger.control.attach(run_id, holder)
 
     def detach(self, run_id: str, holder: str, epoch: int) -> bool:
         """Notes that `holder` waits no longer; the last to go cancels, as `cancel` does, and True says so.
 
         One that has attached anew since `epoch` waits still: what is told to go late, or twice, harms nobody.
         """
-        return self.ledger.detach(run_id, holder, epoch, self.clock())
+        return self.ledger.control.detach(run_id, holder, epoch, self.clock())
 
     def reconcile(
-        self, accounts: Sequence[str] | None = None, *, since: timedelta = timedelta(days=3), dry_run: bool = False
+        self,
+        accounts: Sequence[str] | None = None,
+        *,
+        since: timedelta = timedelta(days=3),
+        dry_run: bool = False,
+        budget_s: float = 3600.0,
+        progress: Callable[[Finding], None] | None = None,
     ) -> list[Finding]:
         """Batches that the providers have and the ledger does not; adopted, cancelled and counted, as each `verdict` says.
 
@@ -325,18 +330,33 @@ class Keld:
             accounts: default: those that this ledger has ever sent to, as far as they are configured here (see `not_configured`).
             since: how far back to look; the provider's results of unmarked batches are read to tell whose they are.
             dry_run: only tell.
+            budget_s: for all accounts together, about; an account that was not looked through in its part of it is named in the error.
+            progress: called with each finding once it was acted on.
 
         Raises:
-            AccessRefused, ProviderUnreachable: a provider's list cannot be read; what was found before it was acted on.
+            AccessRefused, ProviderUnreachable: a provider's list cannot be read, or not in this time; what was found before it was acted on.
             InvalidJob: one of `accounts` is not configured.
         """
-        names = list(accounts) if accounts is not None else [name for name in self.ledger.accounts() if name in self.accounts]
-        after = self.clock() - since
-        return [found for name in names for found in self.runner.reconcile(self.provider(name), after, act=not dry_run)]
+        names = list(accounts) if accounts is not None else [name for name in self.ledger.accounts.names() if name in self.accounts]
+        after, end = self.clock() - since, monotonic() + budget_s
+        found: list[Finding] = []
+        unfinished: list[str] = []
+        for n, name in enumerate(names):
+            budget = timedelta(seconds=max(end - monotonic(), 0) / (len(names) - n))
+            some, complete = self.runner.reconcile(self.provider(name), after, budget, act=not dry_run, progress=progress)
+            found += some
+            unfinished += [] if complete else [name]
+        if unfinished:
+            raise ProviderUnreachable(
+                f"The {budget_s:,.0f} s for this reconcile were over before all batches of {', '.join(unfinished)} had been looked at. "
+                f"{len(found):,} were found by then{'' if dry_run else ' and acted on'}; the others are as they were. Run it again with more time "
+                "(budget_s=, or `keld reconcile --minutes`), or look less far back (since=, `--days`)."
+            )
+        return found
 
     def not_configured(self) -> list[str]:
         """The accounts that this ledger has sent to, and that only others who share it can ask."""
-        return [name for name in self.ledger.accounts() if name not in self.accounts]
+        return [name for name in self.ledger.accounts.names() if name not in self.accounts]
 
     def rebuild(self) -> list[Status]:
         """Brings the ledger up to what staging remembers: of one that was deleted or emptied all, of one restored from a backup what is missing.
@@ -345,9 +365,8 @@ class Keld:
         not found here; `reconcile` finds batches by asking the providers.
         """
         with closing(Ledger(self.ledger_url, staging=self.staging)) as ledger:
-            assert ledger.witness is not None
-            memories = sorted(ledger.witness.memories(), key=lambda memory: memory.run.created_at if memory.run else self.clock())
-            found = [memory.run.id for memory in memories if memory.run is not None and ledger.take_in(memory, self.clock())]
+            memories = sorted(ledger.recovery.memories(), key=lambda memory: memory.run.created_at if memory.run else self.clock())
+            found = [memory.run.id for memory in memories if memory.run is not None and ledger.recovery.take_in(memory, self.clock())]
         return [self.status(run_id) for run_id in found]
 
     def gc(self, older_than: timedelta = timedelta(days=30), *, dry_run: bool = False) -> list[Removal]:
@@ -444,7 +463,7 @@ class Keld:
         with self._lock:
             if self._ledger is None:
                 ledger = Ledger(self.ledger_url, staging=self.staging)
-                if forgotten := ledger.forgotten():
+                if forgotten := ledger.recovery.forgotten():
                     ledger.close()
                     raise _lost(forgotten, shown(self.ledger_url))
                 self._ledger = ledger

@@ -182,6 +182,12 @@ class LedgerError(KeldError):
     """The ledger cannot be opened, or is of another version."""
 
 
+class UnsupportedSystem(KeldError):
+    """Keld does not run on this operating system.  Nothing was sent."""
+
+    permanent = True
+
+
 class LeaseLost(KeldError):
     """Another worker holds the job run now; what this one was about to write was refused, and nothing was lost."""
 

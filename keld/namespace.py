@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keld.ledger import Ledger
-from keld.record import JobRun
+from keld.ledger import JobRun, Ledger
 
 _DEFAULT = "default"
 
@@ -34,5 +33,5 @@ class Namespace:
 
     def latest(self, ledger: Ledger, job: str, partition: str) -> JobRun | None:
         """The youngest job run of (job, partition), or None."""
-        found = (ledger.latest(name, job, partition) for name in self.names)
+        found = (ledger.catalog.latest(name, job, partition) for name in self.names)
         return next((run for run in found if run is not None), None)

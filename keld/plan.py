@@ -218,8 +218,8 @@ class Plan:
         if option.chance is not None and option.chance < min(self.probability, chosen.chance or 0.0):
             return "less likely to be in time"
         if option.total_usd > chosen.total_usd:
-            return "dearer"
-        return "as dear, and occupies a worker"
+            return "costs more"
+        return "same price, but occupies a worker"
 
     @property
     def standard_usd(self) -> Decimal | None:

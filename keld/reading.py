@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,21 @@ class Reading:
     def given(self) -> dict[str, Any]:
         """What was given, as arguments of `Keld.plan`, `submit` and `run`."""
         return {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) is not None}
+
+    def check_used(self, what: str, *, takes: Collection[str] = ()) -> None:
+        """Passes if no option of text files is given that has no effect on `what`; those in `takes` have one.
+
+        `types` is not looked at here: where a table has types of its own, they are held against the declared ones.
+
+        Raises:
+            InvalidJob: one is given; names it.
+        """
+        unused = [name for name in ("encoding", "delimiter", "quote") if getattr(self, name) is not None and name not in takes]
+        if unused:
+            raise InvalidJob(
+                f"{' and '.join(f'{name}={getattr(self, name)!r}' for name in unused)} would have no effect on {what}. Nothing was sent. "
+                "Leave it out, or correct the source."
+            )
 
     def column_types(self) -> dict[str, pa.DataType]:
         """The declared types by column."""

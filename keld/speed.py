@@ -20,7 +20,7 @@ class Speed:
         rows_per_s: answers a second in the standard lane, of all realtime runs together.
         flex_rows_per_s: the same in the flex lane; None: not measured yet.
         others: the rows of each other job run that are in these lanes, or are expected there.
-        cancel: from asking a cancel to the provider's last word; OpenAI says up to 10 minutes (docs, Nov 2026).
+        cancel: from asking a cancel to the provider's last word; OpenAI says up to 10 minutes (docs/notes/providers.md).
         collect: from the last answer to the written output.
         safety: by how much a run in the standard lane may take longer than computed.
     """

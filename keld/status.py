@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Any
 
 from keld.errors import KeldError, StagingError, type_named
-from keld.record import JobRun, Shard
+from keld.ledger import JobRun, Shard
 from keld.state import AT_PROVIDER, RunState, State
 
 _PAGES = {"https://api.openai.com": "https://platform.openai.com/batches/{id}"}
@@ -341,8 +341,8 @@ def _batch(shard: Shard) -> Batch:
         done=shard.done,
         ended=shard.ended,
         not_before=shard.not_before,
-        error=(shard.error or {}).get("message") or (shard.error or {}).get("code"),
-        refused="refused" in (shard.error or {}),
+        error=None if shard.error is None else shard.error.message or shard.error.code,
+        refused=shard.error is not None and shard.error.refused is not None,
         submitted_at=shard.submitted_at,
         ended_at=shard.ended_at,
         cost_usd=shard.cost_usd,

@@ -1,7 +1,7 @@
 """Vocabulary: how many tokens a text is, exactly, where the model's vocabulary is public and the extra `tokens` is installed.
 
 Beside `estimate`.  Pure, and offline: rs-bpe brings OpenAI's vocabularies with it (tiktoken fetches them, tokenizers and the vendors' own
-counters have none; facts, Nov 2026).  That OpenAI's newer models still use o200k is assumed; other vendors publish none, and are estimated.
+counters have none; docs/notes/measurements.md).  That OpenAI's newer models still use o200k is assumed; other vendors publish none, and are estimated.
 """
 
 from __future__ import annotations

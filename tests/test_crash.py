@@ -1,6 +1,7 @@
 """A worker is killed at every named point, and another one goes on: no row lost, no row paid twice, no half output.
 
 The first dies in a process of its own (`worker`), by SIGKILL; what it leaves is what a crash leaves.
+The traps are those of docs/notes/providers.md.
 """
 
 import re
@@ -160,7 +161,7 @@ class Crash:
     def check_fast(self, peer: Peer, status: package.Status, table: Any, deaths: int) -> None:
         """Every row is answered; what is paid twice, or without an answer to show for it, is no more than was in flight, is counted and reserved."""
         shards = self.keld.ledger.shards(status.id)
-        doubts = {shard.id: (shard.error or {}).get("rows", 0) for shard in shards if shard.lane != "batch"}
+        doubts = {shard.id: (shard.error.rows if shard.error else 0) for shard in shards if shard.lane != "batch"}
         assert outcomes(self.keld, status) == ["answered"] * table.num_rows
         assert sum(count - 1 for count in paid(self.emulator).values()) <= sum(doubts.values()) <= 8 * deaths
         billed = billed_usd(self.emulator, status.created_at)

@@ -274,6 +274,19 @@ def test_a_refused_key_stops_the_stretch(rows: Rows, emulator: Emulator, how: di
     assert emulator.api_key not in str(done.problem)
 
 
+@pytest.mark.parametrize(("status", "stopped", "most"), [(403, Stopped.ACCESS, 0), (404, Stopped.SAME_FAULT, 40)])
+def test_a_gateway_that_refuses_all_with_pages_is_left_alone(
+    rows: Rows, emulator: Emulator, status: int, stopped: Stopped, most: int
+) -> None:
+    """So that it does not use up the ceiling, whether nothing was done or nobody knows."""
+    rows = replace(rows, count=200)
+    fault(emulator, "realtime", "garbage", status=status, times=None)
+    done = rows.ask(clock=turning(emulator))
+    assert done.stopped is stopped
+    assert done.in_doubt <= most
+    assert len(done.undone) == 200 - done.in_doubt
+
+
 def test_a_redirect_is_not_followed(rows: Rows, emulator: Emulator) -> None:
     """The key would go to whoever is named there."""
     with Emulator(frozen=True) as other:

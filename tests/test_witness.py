@@ -81,6 +81,19 @@ def test_a_ledger_that_was_lost_is_refused_and_rebuilt_from_staging(
     assert purchases(emulator) == EVERY_ROW_ONCE
 
 
+def test_whose_job_it_is_and_what_is_declared_otherwise_since_survive_the_loss_of_the_ledger(open_keld: Open, emulator: Emulator) -> None:
+    """Else the owner of before could send again, and the one who took the job over would be refused."""
+    keld = open_keld()
+    run_id = send(keld, openai)
+    keld.hand_over("triage", "their-repository")
+    keld.ledger.catalog.note_outdated(run_id, "the prompt")
+    delete(keld)
+    again = open_keld()
+    assert [status.id for status in again.rebuild()] == [run_id]
+    run = again.ledger.run(run_id)
+    assert (run.owner, run.outdated) == ("their-repository", "the prompt")
+
+
 @pytest.mark.parametrize("sent", ["before", "after"])
 def test_a_ledger_of_yesterday_sends_nothing_that_was_sent_since(open_keld: Open, emulator: Emulator, peer: Peer, sent: str) -> None:
     keld = open_keld()
@@ -185,7 +198,7 @@ def test_a_line_of_which_the_disk_takes_a_part_only_is_told_as_not_kept(tmp_path
     """A call that writes a part says so by a number only: the line of an intent would be thought durable, and its create be sent."""
     fits_a_part = f"""
 import os, resource, signal
-from keld.witness import _write
+from keld.ledger.witness import _write
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
@@ -212,4 +225,4 @@ def test_a_postgres_that_was_emptied_is_noticed(open_keld: Open, emulator: Emula
         again.statuses()
     assert [status.id for status in again.rebuild()] == [run_id]
     assert finish(again, emulator, run_id).answered == 6
-    assert Ledger(url).forgotten() == []
+    assert Ledger(url).recovery.forgotten() == []

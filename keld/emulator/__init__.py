@@ -35,6 +35,8 @@ The rooms, in the order of a call; only `services/`, `dialects/`, `kind` and `ad
     cache        the prompt caches
     answer       what the model says, and its tokens
     schema       JSON Schema -> conforming documents
+    scalar       the same of constants, numbers and strings
+    dice         choices drawn from a digest
     pattern      a regular expression -> a text that matches
     error        one refusal, before a service gives it its shape
     wire         the unkind things a server can do to a connection
@@ -74,8 +76,10 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    # On demand: pytest loads `keld.emulator.fixture`, and so this module, in every run; Starlette only where needed.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+if not TYPE_CHECKING:  # a type checker that saw this function would take any misspelt name for an object of type Any
+
+    def __getattr__(name: str) -> Any:
+        # On demand: pytest loads `keld.emulator.fixture`, and so this module, in every run; Starlette only where needed.
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)

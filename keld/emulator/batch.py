@@ -114,6 +114,25 @@ class Batch:
         """The first rule drawn for this batch at `point`."""
         return next((rule for rule in self.rules if rule.at == point and rule.do in names), None)
 
+    def planned_failure(self) -> Problem | None:
+        """Why a fault says that the batch fails validation; None: it does not say so."""
+        planned = self.rule("life", "fail")
+        if planned is None:
+            return None
+        code = str(planned.get("code", "invalid_request"))
+        message = str(planned.get("message", "The batch failed validation."))
+        return Problem(code=code, message=message, line=planned.get("line", None), param=planned.get("param", None))
+
+    def shown_status(self, status: str) -> str:
+        """The status in the service's words, or what a fault says in its place."""
+        odd = self.rule("life", "status")
+        return str(odd.get("value", "paused")) if odd and odd.get("instead_of", "in_progress") == status else status
+
+    def shown_counts(self, counts: dict[str, int | None]) -> dict[str, int | None]:
+        """The counts in the service's words, or what a fault says in their place."""
+        lie = self.rule("life", "counts")
+        return {name: lie.get(name, value) for name, value in counts.items()} if lie else counts
+
     def rules_at(self, point: str) -> list[Rule]:
         return [rule for rule in self.rules if rule.at == point]
 
@@ -121,20 +140,21 @@ class Batch:
 
     def phase(self, now: float) -> Phase:
         """Where the batch stands at `now`; while the worker is behind the clock, the worker decides."""
-        told = self._told(now)
+        due = self._by_clock(now)
         if self.work.done():
             self.work.result()  # a worker that crashed must not look like a batch
-        if self.work.done() or told.status in ("validating", "failed"):
-            return told
+        if self.work.done() or due.status in ("validating", "failed"):
+            return due
         if self.rows is None:
             return Phase("validating", 0)
-        return Phase("in_progress", min(told.done, len(self.progress)))
+        return Phase("in_progress", min(due.done, len(self.progress)))
 
     def is_due(self, now: float) -> bool:
         """Whether the clock is past something that the worker has not done yet."""
         return now >= self.started_at and not self.work.done()
 
-    def _told(self, now: float) -> Phase:
+    def _by_clock(self, now: float) -> Phase:
+        """Where the batch stands if the worker has kept up."""
         stuck = self.rule("life", "stuck")
         held = stuck.get("status", "in_progress") if stuck else None
         if self.cancel_at is not None:
@@ -250,9 +270,7 @@ class Batch:
         with rest.open("ab", buffering=_BUFFER_BYTES) as file:
             for index in self._order()[phase.done :]:
                 custom_id, _ = self.envelope.read(self.rows[index])
-                line = self.envelope.unanswered(custom_id, phase.status)
-                if line is not None:
-                    file.write(line + b"\n")
+                file.write(self.envelope.unanswered(custom_id, phase.status) + b"\n")
 
 
 def _writing(path: Path) -> BinaryIO:

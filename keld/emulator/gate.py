@@ -82,8 +82,9 @@ class Gate:
 
     def _check_key(self, request: Request, service: Service) -> None:
         key = service.key_of(request)
-        if not key:
-            raise service.key_missing()
+        refusal = None if key else service.key_missing()
+        if refusal is not None:
+            raise refusal
         if self.api_keys is not None and key not in self.api_keys:
             raise service.key_refused(key)
 
@@ -105,7 +106,7 @@ class Gate:
         return _instead(after[0]) if after else response
 
     def _admit(self, request: Request, service: Service, body: bytes) -> dict[str, str]:
-        """The headers that tell what is left of the rate limits.
+        """The headers that say what is left of the rate limits.
 
         Raises:
             ApiError: 429, nothing is left.

@@ -77,9 +77,9 @@ class Service(ABC):
     def routes(self) -> list[Endpoint]:
         """Everything that can be called."""
 
-    @abstractmethod
     def env(self, base_url: str, api_key: str) -> dict[str, str]:
-        """The environment variables that lead a client here."""
+        """The environment variables that lead a client here; empty where there are none."""
+        return {}
 
     def show(self, batch: Batch, phase: Phase, host: str) -> dict[str, Any]:
         """A batch of this service at one phase, as its clients see it; `host` is the emulator's URL, as the client used it."""
@@ -100,11 +100,13 @@ class Service(ABC):
         error = ApiError(status=404, message=f"Invalid URL ({request.method} {request.url.path})")
         return JSONResponse(self.error_body(error), error.status)
 
-    @abstractmethod
-    def key_missing(self) -> ApiError: ...
+    def key_missing(self) -> ApiError | None:
+        """The refusal of a request without a key; None: it needs none."""
+        return None
 
     @abstractmethod
-    def key_refused(self, key: str) -> ApiError: ...
+    def key_refused(self, key: str) -> ApiError:
+        """The refusal of a key that the emulator does not accept."""
 
     # --- reading a request --------------------------------------------------------------------------------------------
 

@@ -27,6 +27,11 @@ IN_DOUBT = "keld_in_doubt"  # the code of a line that says: sent, and no reply; 
 # Refused at the door, by their own words, and so not paid: Anthropic's 529 overloaded_error, Groq's 498 capacity_exceeded for flex, and a
 # 503 that says when to come back.  Any other 5xx may be a proxy's, which lost the reply only.
 _NOT_DONE = {"overloaded_error", "capacity_exceeded"}
+# A refusal that is not in the provider's own shape is a gateway's.  With these statuses it refuses by the request alone (who asks, how often, how
+# large it is) before it sends the request on, so nothing was done.  With any other the page may have taken the place of an answer that was paid
+# for (a filter of replies, a route that was lost): in doubt, its worst case stays reserved.  403 is with those that are not done: it is nearly
+# always a firewall's answer to the request, and it stops the lane, so that what a filter of replies may cost is bounded by what is in flight.
+_REFUSED_BEFORE = {401, 402, 403, 407, 413, 429}
 _CONNECTIONS = 32  # of one client
 _CONNECT_S = 30.0
 _SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?").fullmatch
@@ -133,9 +138,13 @@ def _seconds(reset: str, date: str | None) -> float:
 def _status(error: Any, custom_id: str, wire: Wire) -> SendOutcome:
     """What an HTTP status other than 2xx meant; see `create_outcome`, with which it agrees."""
     status, code, told = error.status_code, code_in(error), wire.quotas(error.response.headers)
+    if status == 407:
+        return Denied(status=status, code=code)
     match create_outcome(error, carried_prompts=True):
         case QueueFull(retry_after_s=wait):
             return NotNow(why=f"HTTP {status} {code}", retry_after_s=wait, quotas=told)
+        case Refused(own=False) if status >= 400 and status not in _REFUSED_BEFORE:
+            return _in_doubt(custom_id, f"HTTP {status}, in words that are not the provider's own", wire)
         case Refused(permanent=permanent):
             if not permanent and status != 404:
                 return Denied(status=status, code=code)

@@ -1,7 +1,7 @@
 """OpenAI: files + batches, and every host that speaks its shapes by `base_url`.
 
 One of the providers behind `base`.  The official SDK is the transport (auth, retries of harmless calls, multipart, streams); its
-per-row models are never used: lines are read with typed structs, block by block.  Wire facts: `/v1/files`, `/v1/batches`, Nov 2026.
+per-row models are never used: lines are read with typed structs, block by block.  Wire: docs/notes/providers.md.
 
 Caching, by developers.openai.com/api/docs/guides/prompt-caching and openai 2's types, Nov 2026.  Before gpt-5.6 it goes by itself, by the
 longest equal beginning, and a write costs nothing: there is nothing to say.  From gpt-5.6 on a write costs 1.25 times the input, only what

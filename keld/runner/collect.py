@@ -22,9 +22,9 @@ from keld import answer
 from keld.answer import LOST, Missing, Outcome, Tally
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
+from keld.ledger import JobRun, Shard
 from keld.price import Lane
 from keld.providers.base import BatchState, Provider, RemoteBatch
-from keld.record import JobRun, Shard
 from keld.request import Question
 from keld.runner.last import last_of
 from keld.runner.visit import LAG, Visit, log, sent_of
@@ -135,13 +135,13 @@ def _missing(shard: Shard) -> Missing:
         case "cancelled":
             return Missing(Outcome.CANCELLED, "not asked before it was cancelled", retryable=True)
         case "failed":
-            return Missing(Outcome.ERRORED, f"not asked: {(shard.error or {}).get('message')}", retryable=False)
+            return Missing(Outcome.ERRORED, f"not asked: {None if shard.error is None else shard.error.message}", retryable=False)
         case _:
             return LOST
 
 
 def _batch(provider: Provider, shard: Shard) -> RemoteBatch:
-    batch = provider.get(shard.batch_id or "")
+    batch = provider.get(shard.require_batch_id())
     if batch is None:
         raise ProviderUnreachable(
             f"{shard.provider} at {shard.host} does not find batch {shard.batch_id}, which has ended. Its results are fetched later.",

@@ -13,10 +13,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from keld.errors import LedgerError, UnknownJobRun
-from keld.ledger import Ledger
+from keld.ledger import JobRun, Ledger
 from keld.namespace import Namespace
 from keld.plan import Plan
-from keld.record import JobRun
 from keld.runner.first import First, cut_first, facts_of, first_of, plan_first, terms_of
 from keld.runner.output import check_kept, check_sink, schema_of, try_sink_of
 from keld.runner.owner import check_owner, claim
@@ -74,28 +73,28 @@ class Opener:
         """True if a job run is open and something of it was sent: then it is not planned again."""
         if run.over:
             return False
-        self.ledger.check_remembered(run.id)  # else what was sent might be taken for unsent
+        self.ledger.recovery.check(run.id)  # else what was sent might be taken for unsent
         return not all(shard.unsent for shard in self.ledger.shards(run.id))
 
     def _attach(self, run: JobRun, asked: Submission) -> JobRun:
         """The job run with the caller's sink, if it asks what the caller asks; else with a note that it does not."""
         sink, outdated = asked.target, _outdated(run, asked)
         if outdated != run.outdated:
-            self.ledger.note_outdated(run.id, outdated)
+            self.ledger.catalog.note_outdated(run.id, outdated)
         if outdated is not None:
             log.warning("run.outdated run=%s job=%s partition=%s changed=%s", run.id, run.job, run.partition, outdated)
         elif sink is not None and run.over and not (run.removed_at is not None and sink == run.sink):
             check_kept(run)
             try_sink_of(self.world, run, sink)
-            self.ledger.write_again(run.id, sink, self.world.clock())
+            self.ledger.control.write_again(run.id, sink, self.world.clock())
         elif sink is not None and sink != run.sink:
             try_sink_of(self.world, run, sink)
-            self.ledger.set_sink(run.id, sink, self.world.clock())
+            self.ledger.control.set_sink(run.id, sink, self.world.clock())
         return run
 
     def _without_output(self, run: JobRun) -> JobRun:
         """The job run at its end, without the output that could not be written; its rows can be read, and written elsewhere."""
-        self.ledger.set_sink(run.id, None, self.world.clock())
+        self.ledger.control.set_sink(run.id, None, self.world.clock())
         return self.runner.advance(run.id, timedelta(seconds=5))
 
     # -- a new one --------------------------------------------------------------------------------------------
@@ -115,7 +114,7 @@ class Opener:
     def _open(self, run_id: str, asked: Submission, taken: Taken, before: JobRun | None) -> JobRun | None:
         """The new job run, or the one before it; None if another worker has opened one just now."""
         if before is not None and _asks_nothing_new(before, taken, asked.force):
-            self.ledger.redeclare(before.id, asked.mine.declared, asked.mine.source)
+            self.ledger.catalog.redeclare(before.id, asked.mine.declared, asked.mine.source)
             return self.ledger.run(before.id)
         if asked.sink is not None:
             output = OutputSchema.from_json(taken.question.output)
@@ -158,7 +157,9 @@ class Opener:
         """The job run of a worker that was quicker than this one."""
         run = claim(self.world, self.namespace, asked)
         if run is None:
-            raise UnknownJobRun(f"No job run of {asked.job.name}[{asked.key}] in this ledger.")
+            raise UnknownJobRun(
+                f"No job run of {asked.job.name}[{asked.key}] in this ledger.", job=asked.job.name, partition=asked.key or None
+            )
         return run
 
 

@@ -6,12 +6,12 @@ The thinking is `plan`'s; this gathers what it thinks about: limits, prices, tur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,10 +19,11 @@ from keld import snapshot
 from keld.cache import LEARN_FOR, UNMARKED, Cache, marked, unmarked
 from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
+from keld.job import AUTO, RunTerms
+from keld.ledger import Shard, nonce
 from keld.plan import Candidate, Option, Terms, Work, reckon, shared_texts, work_of
 from keld.price import Lane, Rates, rates
 from keld.providers.base import Provider
-from keld.record import Shard, nonce
 from keld.request import Question
 from keld.runner.visit import FastLanes, World
 from keld.shard import Limits, cut, fitting
@@ -35,7 +36,7 @@ from keld.vocabulary import Count, counter, tokens_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: 45 MB/s, Nov 2026)
+_COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: docs/notes/measurements.md)
 _PIECES = 200  # at most, of the rows that do not all fit under the ceiling
 STRETCH_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
 
@@ -46,17 +47,17 @@ class Ask:
 
     Args:
         sizes: N fragment sizes in bytes; 0 for a row that is not asked.
-        terms: the job run's: models, prices, shard limits, lane, probability.
+        terms: of the job run.
         job: whose own answers say most about how much a row takes.
     """
 
     question: Question
     sizes: NDArray[np.int64]
-    terms: Mapping[str, Any]
+    terms: RunTerms
     job: tuple[str, str]  # (namespace, name)
     snapshot: Path  # with the prompts
 
-    run_id: str = ""  # whose rows they are; "": nobody's yet
+    run_id: str | None = None  # whose rows they are; None: no job run's yet
     most_rows: int | None = None  # of one shard, where no more fit under the ceiling
 
     def limited(self, most_rows: int) -> Ask:
@@ -68,7 +69,7 @@ class Ask:
         return work_of(self.question, self.sizes)
 
     def limits(self, provider: Provider, lane: Lane) -> Limits:
-        limits = provider.capabilities.limits.lowered(self.terms.get("max_shard_rows"), self.terms.get("max_shard_bytes"))
+        limits = provider.capabilities.limits.lowered(self.terms.max_shard_rows, self.terms.max_shard_bytes)
         limits = limits.lowered(self.most_rows, None)
         return limits if lane is Lane.BATCH else limits.lowered(STRETCH_ROWS, None)
 
@@ -82,14 +83,13 @@ def options(
         ceiling_usd: what may still be spent.
         rows: how many of those that are asked have no answer yet, where some may have one that is not harvested; None: all of them.
     """
-    lane = ask.terms.get("lane", "auto")
     candidates = list(_candidates(world, ask))
     terms = Terms(
         now=world.clock(),
         due=due,
         ceiling_usd=ceiling_usd,
-        probability=float(ask.terms.get("probability", 0.99)),
-        lane=None if lane == "auto" else Lane(lane),
+        probability=ask.terms.probability,
+        lane=None if ask.terms.any_lane else Lane(ask.terms.lane),
     )
     work = ask.work
     if rows is not None and rows < work.requests:
@@ -98,8 +98,8 @@ def options(
 
 
 def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
-    now, without_key = world.clock(), keyless(world, ask.terms["models"])
-    for name in ask.terms["models"]:
+    now, without_key = world.clock(), keyless(world, ask.terms.models)
+    for name in ask.terms.models:
         account, _, model = name.partition(":")
         provider = world.provider(account)
         estimate = estimate_of(world, ask, provider, model)
@@ -109,8 +109,8 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 shards = len(cut([ask.sizes], overhead(provider, ask.question, model), ask.limits(provider, lane)))
             except InvalidJob as problem:
                 obstacle = str(problem)
-            seen = world.ledger.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
-            known = rates(account, model, lane, now, ask.terms.get("prices"))
+            seen = world.ledger.history.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
+            known = rates(account, model, lane, now, ask.terms.prices)
             at_worst = worst_rates(world, ask, provider, model, lane)
             yield Candidate(
                 provider=account,
@@ -128,7 +128,21 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
 
 
 def keyless(world: World, models: Sequence[str]) -> dict[str, str]:
-    """The accounts of `models` that have no key, and why; none of them, if no other has one: which is missing is then said by its refusal."""
+    """The accounts of `models` that are left out since they have no key, and why; none of them if no other account has a key."""
+    accounts = {name.partition(":")[0] for name in models}
+    found = _without_key(world, models)
+    return found if len(found) < len(accounts) else {}
+
+
+def key_notes(world: World, models: Sequence[str]) -> dict[str, str]:
+    """What to say of each of `models` if none has a key, so that none is left out: a plan is made, and a run would be refused."""
+    if not (why := _without_key(world, models)) or keyless(world, models):
+        return {}
+    return {name: f"not usable yet: {why[name.partition(':')[0]]}. A run is refused until there is a key" for name in models}
+
+
+def _without_key(world: World, models: Sequence[str]) -> dict[str, str]:
+    """The accounts of `models` that have no key, and why."""
     accounts = dict.fromkeys(name.partition(":")[0] for name in models)
     found: dict[str, str] = {}
     for account in accounts:
@@ -136,7 +150,7 @@ def keyless(world: World, models: Sequence[str]) -> dict[str, str]:
             world.provider(account).ready()
         except AccessRefused as problem:
             found[account], _, _ = str(problem).partition(". ")
-    return found if len(found) < len(accounts) else {}
+    return found
 
 
 def estimate_of(world: World, ask: Ask, provider: Provider, model: str) -> Estimate:
@@ -146,12 +160,12 @@ def estimate_of(world: World, ask: Ask, provider: Provider, model: str) -> Estim
     """
     work, ledger = ask.work, world.ledger
     envelope = overhead(provider, ask.question, model) - work.shared_bytes
-    found = learned(prior(work.output_kind), ledger.observed(provider.name, provider.host, model), envelope)
+    found = learned(prior(work.output_kind), ledger.history.observed(provider.name, provider.host, model), envelope)
     count = counter(model)
     seen = _counted(ask, work, count) if count is not None and work.requests else None
     if seen is not None:
         found = counted(found, *seen)
-    return learned(found, ledger.observed(provider.name, provider.host, model, ask.job), envelope)
+    return learned(found, ledger.history.observed(provider.name, provider.host, model, ask.job), envelope)
 
 
 def _counted(ask: Ask, work: Work, count: Count) -> tuple[int, int] | None:
@@ -166,24 +180,24 @@ def _counted(ask: Ask, work: Work, count: Count) -> tuple[int, int] | None:
 
 def worst_rates(world: World, ask: Ask, provider: Provider, model: str, lane: Lane) -> Rates | None:
     """What an answer in a lane may be billed at: a flex request may be served, and billed, as a standard one, and its input be cached."""
-    served, now, own = Lane.STANDARD if lane is Lane.FLEX else lane, world.clock(), ask.terms.get("prices")
+    served, now, own = Lane.STANDARD if lane is Lane.FLEX else lane, world.clock(), ask.terms.prices
     found = rates(provider.name, model, served, now, own) or rates(provider.name, model, lane, now, own)
-    return found.at_worst(unmarked=provider.caching(model).by_itself, hour=ask.terms.get("cache") == "own") if found else None
+    return found.at_worst(unmarked=provider.caching(model).by_itself, hour=ask.terms.cache == "own") if found else None
 
 
 def cache_of(world: World, ask: Ask, provider: Provider, model: str, lane: Lane, estimate: Estimate, known: Rates | None) -> Cache:
     """What becomes of the beginning that all rows share: by the prior, by what marked shards reported of late, by what this job's rows did."""
     caching, work, ledger = provider.caching(model), ask.work, world.ledger
     if not caching.ttl:
-        seen = ledger.observed(provider.name, provider.host, model, ask.job)
+        seen = ledger.history.observed(provider.name, provider.host, model, ask.job)
         return unmarked(caching, seen.cached_tokens, seen.rows * work.shared_bytes / estimate.bytes_a_token, seen.rows)
-    if known is None or ask.question.system is None or ask.terms.get("cache", "auto") != "auto":
+    if known is None or ask.question.system is None or ask.terms.cache != AUTO:
         return UNMARKED
-    read = ledger.read_from_cache(provider.name, provider.host, model, lane, world.clock() - LEARN_FOR)
+    read = ledger.history.read_from_cache(provider.name, provider.host, model, lane, world.clock() - LEARN_FOR)
     return marked(caching, lane, known, work.shared_bytes, read)
 
 
-def speed_of(world: World, name: str, run_id: str) -> Speed:
+def speed_of(world: World, name: str, run_id: str | None) -> Speed:
     """How fast a model's fast lanes are, by what its stretches have shown, and who else is in them; the prior where they have shown nothing."""
     standard, flex, rivals = _fast_lanes(world, name)
     return Speed(
@@ -200,22 +214,22 @@ def _fast_lanes(world: World, name: str) -> FastLanes:
         return world.lanes[name]
     account, _, model = name.partition(":")
     host, ledger = world.provider(account).host, world.ledger
-    standard, flex = (measured(ledger.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
-    found = FastLanes(standard, flex, ledger.in_fast_lanes(account, host, model, world.clock()))
+    standard, flex = (measured(ledger.history.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
+    found = FastLanes(standard, flex, ledger.queue.in_fast_lanes(account, host, model, world.clock()))
     if world.lanes is not None:
         world.lanes[name] = found
     return found
 
 
-def flex_of(world: World, terms: Mapping[str, Any], shards: Sequence[Shard]) -> str | None:
+def flex_of(world: World, terms: RunTerms, shards: Sequence[Shard]) -> str | None:
     """The model that is sold in flex for no more than each of these shards costs as a batch; None if there is none."""
-    now, own = world.clock(), terms.get("prices")
+    now, own = world.clock(), terms.prices
     known = [rates(shard.provider, shard.model, Lane.BATCH, now, own) for shard in shards]
-    for name in terms["models"]:
+    for name in terms.models:
         account, _, model = name.partition(":")
         flex = rates(account, model, Lane.FLEX, now, own) if Lane.FLEX in world.provider(account).capabilities.lanes else None
         if flex and all(batch and flex.base.input <= batch.base.input and flex.base.output <= batch.base.output for batch in known):
-            return str(name)
+            return name
     return None
 
 
@@ -245,7 +259,7 @@ def plan_shards(
     provider = world.provider(option.provider)
     more = overhead(provider, ask.question, option.model)
     limits = ask.limits(provider, option.lane)
-    known = rates(option.provider, option.model, option.lane, world.clock(), ask.terms.get("prices"))
+    known = rates(option.provider, option.model, option.lane, world.clock(), ask.terms.prices)
     at_worst = worst_rates(world, ask, provider, option.model, option.lane)
     assert known is not None and at_worst is not None, "an option without rates is not chosen"
     work, planned = ask.work, []

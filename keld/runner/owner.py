@@ -6,8 +6,8 @@ A step of opening a job run, before the source is read.  The rule is `identity`'
 from __future__ import annotations
 
 from keld.errors import InvalidJob
+from keld.ledger import JobRun
 from keld.namespace import Namespace
-from keld.record import JobRun
 from keld.runner.submission import Submission
 from keld.runner.visit import World
 
@@ -21,10 +21,10 @@ def claim(world: World, namespace: Namespace, asked: Submission) -> JobRun | Non
     ledger, job, mine = world.ledger, asked.job, asked.mine
     before, owners = check_owner(world, namespace, asked)
     if before is not None and before.namespace != namespace.name:
-        ledger.move(before.namespace, job.name, asked.key, namespace.name, world.clock())
-        before = ledger.latest(namespace.name, job.name, asked.key)
+        ledger.catalog.move(before.namespace, job.name, asked.key, namespace.name, world.clock())
+        before = ledger.catalog.latest(namespace.name, job.name, asked.key)
     if owners - {mine.owner}:
-        ledger.hand_over(namespace.name, job.name, mine.owner)
+        ledger.catalog.hand_over(namespace.name, job.name, mine.owner)
     return before
 
 
@@ -35,8 +35,8 @@ def check_owner(world: World, namespace: Namespace, asked: Submission) -> tuple[
         InvalidJob: it is.
     """
     ledger, job, mine = world.ledger, asked.job, asked.mine
-    before = ledger.latest(namespace.name, job.name, asked.key)
-    latest = ledger.latest_of(namespace.name, job.name)
+    before = ledger.catalog.latest(namespace.name, job.name, asked.key)
+    latest = ledger.catalog.latest_of(namespace.name, job.name)
     known = [run for run in (latest, before) if run is not None]
     if known and all(mine.is_anothers(run.owner, run.fingerprint, run.declared, run.source) for run in known):
         raise _anothers(asked, known[0])
@@ -52,5 +52,6 @@ def _anothers(asked: Submission, theirs: JobRun) -> InvalidJob:
     return InvalidJob(
         f"{name}: {theirs.owner} declares a job of this name in the namespace {theirs.namespace!r}, and {mine.owner} asks otherwise "
         f"({changed}). Nothing was sent. Give one of them another name=, or another namespace; or if it is the same job, renamed and changed at once, "
-        f"say so once: Keld.hand_over({name!r}, {mine.owner!r})."
+        f"say so once in Python: keld.Keld().hand_over({name!r}, {mine.owner!r}).",
+        job=name,
     )

@@ -15,8 +15,8 @@ import numpy as np
 
 from keld import snapshot
 from keld.answer import AnswerSink, Outcome, read_answers, same
+from keld.ledger import JobRun, Shard
 from keld.price import Lane
-from keld.record import JobRun, Shard
 from keld.runner.option import Ask
 from keld.runner.visit import Visit
 from keld.staging import disk_errors
@@ -34,7 +34,7 @@ def probe_of(ask: Ask, model: str, *, again: bool = False) -> Ask:
     rows = np.roll(middle, -(len(middle) // 2))[: _ROWS[again]]
     mask = np.zeros(len(ask.sizes), dtype=np.bool_)
     mask[rows] = True
-    return replace(ask, sizes=np.where(mask, ask.sizes, 0), terms={**ask.terms, "models": [model], "lane": Lane.STANDARD.value})
+    return replace(ask, sizes=np.where(mask, ask.sizes, 0), terms=replace(ask.terms, models=(model,), lane=Lane.STANDARD.value))
 
 
 def held_back(visit: Visit, answers: Sequence[Path]) -> NDArray[np.int64]:

@@ -17,8 +17,8 @@ from keld import snapshot
 from keld.enrich import complaints
 from keld.errors import CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
+from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.providers.base import Created, OutcomeUnknown, Provider, QueueFull, Refused, Submission
-from keld.record import JobRun, Shard
 from keld.request import Question, batch_key, repaired
 from keld.runner.refusal import keep
 from keld.runner.turn import put_off_until
@@ -57,7 +57,7 @@ def submit(visit: Visit, run: JobRun, shard: Shard) -> Shard:
     """Sends a staged shard, if it is its turn."""
     put_off = put_off_until(visit, run, shard)
     if put_off is not None:
-        return visit.record(shard, Event.DEFERRED, not_before=put_off, error={"code": "waits_its_turn"})
+        return visit.record(shard, Event.DEFERRED, not_before=put_off, error=ShardError(code=ShardFault.WAITS_ITS_TURN))
     return send(visit, shard)
 
 
@@ -95,7 +95,7 @@ def _uploaded(visit: Visit, provider: Provider, shard: Shard, path: Path) -> Sha
     try:
         input_ref = provider.upload(path, shard.id)
     except FileNotFoundError:
-        visit.ledger.renew(visit.lease, visit.now())  # else another worker has sent it meanwhile, and removed the file
+        visit.ledger.leases.renew(visit.lease, visit.now())  # else another worker has sent it meanwhile, and removed the file
         raise StagingError(f"{path} is gone since it was written. Nothing of this shard was sent; it is written anew.") from None
     failpoint("upload.received")
     return shard if input_ref is None else visit.record(shard, Event.UPLOADED, input_ref=input_ref)

@@ -105,9 +105,9 @@ def _once(taken: Taken, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
 def _standing(world: World, namespace: Namespace, taken: Taken, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
     """Which rows an earlier job run stands for, since they were paid for, and how many of them are quarantined."""
     job, files, output = taken.job, taken.files, OutputSchema.from_json(taken.question.output)
-    ours = world.ledger.runs_asking(namespace.name, taken.fingerprint, job=job.name, partition=taken.key)
+    ours = world.ledger.catalog.runs_asking(namespace.name, taken.fingerprint, job=job.name, partition=taken.key)
     names = namespace.names if job.reuse == "namespace" else ()
-    everybodys = [run for name in names for run in world.ledger.runs_asking(name, taken.fingerprint)]
+    everybodys = [run for name in names for run in world.ledger.catalog.runs_asking(name, taken.fingerprint)]
     standing, quarantined, n = wanted & False, 0, 0
     # What was answered comes first; then, of this partition only, what must not be asked again.
     for outcome, runs in ((Outcome.ANSWERED, [*ours, *everybodys]), (Outcome.QUARANTINED, ours)):
@@ -128,11 +128,13 @@ def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:
     if own:
         raise InvalidJob(
             f"{job.name}: the answer's columns {', '.join(map(repr, own))} begin as Keld's own do. Nothing was sent. "
-            "Rename the fields of output_type, or give output_prefix, e.g. output_prefix='llm_'."
+            "Rename the fields of output_type, or give output_prefix, e.g. output_prefix='llm_'.",
+            job=job.name,
         )
     taken = [name for name in output.columns.names if name in table]
     if taken:
         raise InvalidJob(
             f"{job.name}: the answer's columns {', '.join(map(repr, taken))} are columns of the table already. Nothing was sent. "
-            "Give output_prefix, e.g. output_prefix='llm_', or rename one of them."
+            "Give output_prefix, e.g. output_prefix='llm_', or rename one of them.",
+            job=job.name,
         )

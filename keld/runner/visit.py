@@ -21,10 +21,9 @@ from keld.cache import Ttl
 from keld.cascade import unsatisfied
 from keld.errors import InvalidJob, KeldError, ProviderRefused, StagingError
 from keld.http import Patience
-from keld.ledger import Lease, Ledger
+from keld.ledger import JobRun, Lease, Ledger, Orphan, Rival, Shard
 from keld.price import Lane, Rates, rates
 from keld.providers.base import Encoder, Provider, RemoteBatch
-from keld.record import JobRun, Rival, Shard, Stray
 from keld.request import Question
 from keld.schema import OutputSchema
 from keld.staging import RunFiles, Staging, disk_errors, read_positions
@@ -154,7 +153,7 @@ class Visit:
 
     def is_stale(self) -> bool:
         """Whether this worker has stood still for so long that another one may hold the lease by now."""
-        return time.monotonic() - self.beaten_at > self.ledger.lease_for.total_seconds() * 0.8
+        return time.monotonic() - self.beaten_at > self.ledger.leases.lease_for.total_seconds() * 0.8
 
     def now(self) -> datetime:
         return self.world.clock()
@@ -164,15 +163,15 @@ class Visit:
         self.alive_until = time.monotonic() + silent_s + self.settings.silent_for.total_seconds()
 
     def record(
-        self, shard: Shard, event: Event, *, facts: dict[str, object] | None = None, strays: Sequence[Stray] = (), **changes: Any
+        self, shard: Shard, event: Event, *, facts: dict[str, object] | None = None, orphans: Sequence[Orphan] = (), **changes: Any
     ) -> Shard:
-        """The shard after `event`, with `changes` to its fields, and the strays that were found with it.
+        """The shard after `event`, with `changes` to its fields, and the orphans that were found with it.
 
         Raises:
             LeaseLost: another worker holds the job run, or has moved the shard on.
         """
         self.pulse()
-        became = self.ledger.record(self.lease, shard, event, self.now(), facts=facts, strays=strays, **changes)
+        became = self.ledger.record(self.lease, shard, event, self.now(), facts=facts, orphans=orphans, **changes)
         log.info(
             "shard.%s shard=%s run=%s state=%s batch_id=%s rows=%d",
             event.value, shard.id, shard.run_id, became.state.value, became.batch_id, shard.requests,
@@ -226,7 +225,9 @@ class Visit:
 
     def give_up(self, shard: Shard, event: Event, outcome: Outcome, why: str, *, retryable: bool = False, **changes: Any) -> Shard:
         """All rows of a shard get one outcome, on disk first."""
-        self.ledger.renew(self.lease, self.now())  # else another worker has sent them meanwhile, and their answers stand in that file
+        self.ledger.leases.renew(
+            self.lease, self.now()
+        )  # else another worker has sent them meanwhile, and their answers stand in that file
         sent = sent_of(self.ledger.run(shard.run_id), self.files, shard)
         output = self.output()
         answers = self.files.shard(shard.id).answers
@@ -271,13 +272,13 @@ def question_of(files: RunFiles) -> Question:
 
 def sent_of(run: JobRun, files: RunFiles, shard: Shard) -> Sent:
     """What a shard asks, and at which rates."""
-    own, accept, name = run.terms.get("prices") or {}, run.terms.get("accept"), f"{shard.provider}:{shard.model}"
+    own, accept, name = run.terms.prices, run.terms.accept, f"{shard.provider}:{shard.model}"
     return Sent(
         nonce=shard.id,
         positions=read_positions(files.shard(shard.id).positions),
         model=name,
         lane=shard.lane,
-        unsatisfied=partial(unsatisfied, sealed=accept) if accept and name != run.terms["models"][-1] else None,
+        unsatisfied=partial(unsatisfied, sealed=accept) if accept and name != run.terms.models[-1] else None,
         rates=_known(rates(shard.provider, shard.model, Lane(shard.lane), run.created_at, own), shard),
         standard=rates(shard.provider, shard.model, Lane.STANDARD, run.created_at, own),
     )

@@ -26,7 +26,8 @@ def open_table(source: Any, *, partition: str | None = None, reading: Reading = 
 
     Raises:
         SourceError: there is nothing to read, or it cannot be read; names the path and what to do.
-        InvalidJob: `reading` declares a column that is not there, or one whose type the table itself declares.
+        InvalidJob: `reading` declares a column that is not there, or one whose type the table itself declares, or has an option that such a
+            source has no use for.
     """
     table = _opened(source() if callable(source) else source, partition, reading)
     _check_types(table, reading)
@@ -43,6 +44,7 @@ def _opened(source: Any, partition: str | None, reading: Reading) -> Table:
         return _open_place(place_of(source).filled(partition, SourceError).as_written(), reading)
     if isinstance(source, list | tuple) and source and all(map(_is_path, source)):
         return _open_all([place_of(path).filled(partition, SourceError).as_written() for path in source], reading, f"{len(source)} paths")
+    reading.check_used(f"a {type(source).__name__}, which is no text file")
     library = type(source).__module__.partition(".")[0]
     if library == "pandas":
         return of_pandas(source)
@@ -71,6 +73,7 @@ def _open_place(place: Place, reading: Reading) -> Table:
         if is_pattern(place):
             return _open_all(place.matches(), reading, place.uri)
         if (lake := lake_at(place)) is not None:
+            reading.check_used(f"{place.uri}, which is a lake table")
             return open_lake(lake, place)
         return of_directory(place, reading) if place.is_dir() else of_files([(place, [])], reading, place.uri)
     except KeldError:

@@ -1,4 +1,7 @@
-"""The fault table: each case played to its end, over HTTP, and held against the provider's bill and its log of calls."""
+"""The fault table: each case played to its end, over HTTP, and held against the provider's bill and its log of calls.
+
+The traps are those of docs/notes/providers.md.
+"""
 
 import itertools
 from collections import Counter

@@ -55,8 +55,7 @@ def message_batch(batch: Batch, phase: Phase, host: str) -> dict[str, Any]:
 
 def _shown_status(batch: Batch, phase: Phase) -> str:
     shown = "ended" if phase.ended else "canceling" if phase.status == "cancelling" else "in_progress"
-    odd = batch.rule("life", "status")
-    return str(odd.get("value", "paused")) if odd and odd.get("instead_of", "in_progress") == shown else shown
+    return batch.shown_status(shown)
 
 
 def _counts(batch: Batch, phase: Phase) -> dict[str, int | None]:
@@ -76,8 +75,7 @@ def _counts(batch: Batch, phase: Phase) -> dict[str, int | None]:
             "canceled": rest if phase.status == "cancelled" else 0,
             "expired": rest if phase.status == "expired" else 0,
         }
-    lie = batch.rule("life", "counts")
-    return {name: lie.get(name, value) for name, value in counts.items()} if lie else counts
+    return batch.shown_counts(counts)
 
 
 def _stamp(at: float | None) -> str | None:

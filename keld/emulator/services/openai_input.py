@@ -49,12 +49,10 @@ def first_model(path: Path) -> str | None:
 
 def problems(store: Store, batch: Batch, rows: Rows) -> list[Problem]:
     """Why the batch fails validation; empty: it does not."""
-    planned = batch.rule("life", "fail", "token_limit")
-    if planned is not None and planned.do == "fail":
-        code = str(planned.get("code", "invalid_request"))
-        message = str(planned.get("message", "The batch failed validation."))
-        return [Problem(code=code, message=message, line=planned.get("line", None), param=planned.get("param", None))]
-    return _check(batch, rows) or _over_limit(store, batch, planned is not None)
+    planned = batch.planned_failure()
+    if planned is not None:
+        return [planned]
+    return _check(batch, rows) or _over_limit(store, batch, batch.rule("life", "token_limit") is not None)
 
 
 def _over_limit(store: Store, batch: Batch, planned: bool) -> list[Problem]:

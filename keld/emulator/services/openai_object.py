@@ -6,7 +6,7 @@ import msgspec
 
 from ..batch import Batch, Problem
 from ..error import ApiError
-from ..life import ENDED, Phase, Status
+from ..life import ENDED, Phase
 from ..store import StoredFile
 
 
@@ -47,7 +47,7 @@ def batch_object(batch: Batch, phase: Phase) -> dict[str, Any]:
         "errors": {"object": "list", "data": problems} if phase.status == "failed" else None,
         "input_file_id": batch.input_file_id,
         "completion_window": "24h",
-        "status": _shown_status(batch, phase.status),
+        "status": batch.shown_status(phase.status),
         "output_file_id": batch.output_file_id if phase.status in ENDED else None,
         "error_file_id": batch.error_file_id if phase.status in ENDED else None,
         "created_at": int(batch.created_at),
@@ -78,15 +78,9 @@ def _problems(batch: Batch) -> list[Problem]:
     return batch.problems
 
 
-def _shown_status(batch: Batch, status: Status) -> str:
-    odd = batch.rule("life", "status")
-    return str(odd.get("value", "paused")) if odd and odd.get("instead_of", "in_progress") == status else status
-
-
 def _counts(batch: Batch, started: bool, ok: int, failed: int) -> dict[str, int | None] | None:
     counts: dict[str, int | None] = {"total": batch.size if started else 0, "completed": ok, "failed": failed}
-    lie = batch.rule("life", "counts")
-    return {name: lie.get(name, value) for name, value in counts.items()} if lie else counts
+    return batch.shown_counts(counts)
 
 
 def _second(at: float | None) -> int | None:

@@ -1,20 +1,25 @@
-"""Outlay: what each job run spent on each model in each lane, added up by the database.
+"""Cost: what each job run spent on each model in each lane, added up by the database.
 
 Below `ledger`, beside `record`; `spend` groups what comes from here.  Four queries, however many job runs there are: a job run's shards
 may differ in provider, model and lane, since rows move on, so nothing of this can be read off the job run itself.
-What a job run has reserved is told apart by shard in the same terms in which `ledger` reserves and settles.
+What a job run has reserved is counted by shard in the same way in which `reservation` reserves and settles.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 
-from keld.record import CANDIDATE, RUN, SHARD, STRAY, Shard
+from keld.ledger import lookup
+from keld.ledger.database import Database
+from keld.ledger.fault import ShardError
+from keld.ledger.record import Shard
+from keld.ledger.table import CANDIDATE, ORPHAN, RUN, SHARD
 from keld.state import State
 
 _RESERVING = (State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLING, State.ENDED, State.QUARANTINED)
@@ -24,7 +29,7 @@ _KEY = (SHARD.c.run_id, SHARD.c.provider, SHARD.c.model, SHARD.c.lane)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outlay:
+class CostLine:
     """What one job run spent on one model in one lane.
 
     Args:
@@ -57,10 +62,24 @@ class Outlay:
     unknown_rows: int = 0
 
 
-def outlays(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Outlay]:
+class Costs:
+    """What the job runs of a ledger spent."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def lines(
+        self, namespace: str, *, job: str | None = None, since: datetime | None = None, until: datetime | None = None
+    ) -> list[CostLine]:
+        """What each of these job runs (see `Catalog.runs`) spent on each model in each lane, in no order."""
+        with self._db.read() as db:
+            return cost_lines(db, *lookup.chosen(namespace, job, since, until))
+
+
+def cost_lines(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[CostLine]:
     """One for each (job run, provider, model, lane) that has shards, of the job runs that `where` leaves."""
     sums: dict[tuple[str, str, str, str], dict[str, Any]] = defaultdict(dict)
-    for query in (_shards(), _strays(), _candidates()):
+    for query in (_shards(), _orphans(), _candidates()):
         for row in db.execute(query.where(*where).group_by(*_KEY)):
             run_id, provider, model, lane, *found = row
             _add(sums[run_id, provider, model, lane], dict(zip(query.selected_columns.keys()[len(_KEY) :], found, strict=True)))
@@ -68,7 +87,8 @@ def outlays(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Outlay]:
         rows, usd = _doubtful(row.requests, row.worst_usd, row.outcomes, row.error)
         _add(sums[row.run_id, row.provider, row.model, row.lane], {"reserved_usd": usd, "unknown_usd": usd, "unknown_rows": rows})
     return [
-        Outlay(run_id=run_id, provider=provider, model=model, lane=lane, **found) for (run_id, provider, model, lane), found in sums.items()
+        CostLine(run_id=run_id, provider=provider, model=model, lane=lane, **found)
+        for (run_id, provider, model, lane), found in sums.items()
     ]
 
 
@@ -77,8 +97,8 @@ def doubtful_usd(shard: Shard) -> Decimal:
     return _doubtful(shard.requests, shard.worst_usd, shard.outcomes, shard.error)[1]
 
 
-def _doubtful(requests: int, worst_usd: Decimal, outcomes: dict[str, int] | None, error: dict[str, Any] | None) -> tuple[int, Decimal]:
-    rows = min(max((outcomes or {}).get("lost", 0), (error or {}).get("rows", 0)), requests)
+def _doubtful(requests: int, worst_usd: Decimal, outcomes: dict[str, int] | None, error: ShardError | None) -> tuple[int, Decimal]:
+    rows = min(max((outcomes or {}).get("lost", 0), 0 if error is None else error.rows), requests)
     return rows, in_doubt_usd(requests, worst_usd, rows)
 
 
@@ -110,16 +130,16 @@ def _shards() -> sa.Select[Any]:
     ).join(RUN, RUN.c.id == SHARD.c.run_id)
 
 
-def _strays() -> sa.Select[Any]:
-    settled = STRAY.c.settled_at.is_not(None)
+def _orphans() -> sa.Select[Any]:
+    settled = ORPHAN.c.settled_at.is_not(None)
     of_shards = sa.select(
         *_KEY,
-        _sum("paid_usd", STRAY.c.cost_usd, settled),
-        _sum("twice_usd", STRAY.c.cost_usd, settled),
-        _sum("reserved_usd", sa.case((settled, STRAY.c.doubtful_usd), else_=STRAY.c.worst_usd), sa.true()),
-        _sum("unknown_usd", STRAY.c.doubtful_usd, settled),
-        _sum("unknown_rows", STRAY.c.lost, settled),
-    ).join(SHARD, SHARD.c.id == STRAY.c.shard_id)
+        _sum("paid_usd", ORPHAN.c.cost_usd, settled),
+        _sum("twice_usd", ORPHAN.c.cost_usd, settled),
+        _sum("reserved_usd", sa.case((settled, ORPHAN.c.doubtful_usd), else_=ORPHAN.c.worst_usd), sa.true()),
+        _sum("unknown_usd", ORPHAN.c.doubtful_usd, settled),
+        _sum("unknown_rows", ORPHAN.c.lost, settled),
+    ).join(SHARD, SHARD.c.id == ORPHAN.c.shard_id)
     return of_shards.join(RUN, RUN.c.id == SHARD.c.run_id)
 
 

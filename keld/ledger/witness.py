@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from keld.failpoint import failpoint
-from keld.record import Intent, JobRun, Shard, Stray
+from keld.ledger.record import Intent, JobRun, Orphan, Shard
 from keld.staging import Staging, disk_errors, fsync_dir
 from keld.state import State
 
@@ -36,7 +36,7 @@ class Line(msgspec.Struct, omit_defaults=True):
     run: JobRun | None = None
     shard: Shard | None = None
     intent: Intent | None = None
-    stray: Stray | None = None
+    orphan: Orphan | None = msgspec.field(default=None, name="stray")
     answered_before: int | None = None  # rows that were answered without any shard of this job run
 
 
@@ -49,7 +49,7 @@ class Memory:
     answered_before: int = 0
     shards: dict[str, Shard] = field(default_factory=dict)
     intents: dict[tuple[str, int], Intent] = field(default_factory=dict)
-    strays: dict[str, Stray] = field(default_factory=dict)
+    orphans: dict[str, Orphan] = field(default_factory=dict)
 
     def add(self, line: Line) -> None:
         """Takes in a later line."""
@@ -61,8 +61,8 @@ class Memory:
             self.shards[line.shard.id] = line.shard
         if line.intent is not None:
             self.intents[line.intent.shard_id, line.intent.attempt] = line.intent
-        if line.stray is not None:
-            self.strays[line.stray.batch_id] = line.stray
+        if line.orphan is not None:
+            self.orphans[line.orphan.batch_id] = line.orphan
 
     def _attempt(self, shard_id: str) -> int:
         return self.shards[shard_id].attempt if shard_id in self.shards else 0
@@ -105,7 +105,7 @@ class Witness:
         run: JobRun | None = None,
         shards: Sequence[Shard] = (),
         intents: Sequence[Intent] = (),
-        strays: Sequence[Stray] = (),
+        orphans: Sequence[Orphan] = (),
         answered_before: int | None = None,
         durable: bool = False,
     ) -> None:
@@ -120,7 +120,7 @@ class Witness:
         lines = [Line(self._mark, run=run, answered_before=answered_before)] if run is not None else []
         lines += [Line(self._mark, shard=shard) for shard in shards]
         lines += [Line(self._mark, intent=intent) for intent in intents]
-        lines += [Line(self._mark, stray=stray) for stray in strays]
+        lines += [Line(self._mark, orphan=orphan) for orphan in orphans]
         with disk_errors(self._path(run_id).parent, "Nothing more was sent."):
             if intents or any(shard.state in _UNSETTLED for shard in shards):
                 self._put_out(run_id)
