@@ -482,7 +482,7 @@ class Keld:
 
     @property
     def _opener(self) -> Opener:
-        return Opener(self.runner, self._namespace)
+        return Opener(self.world, self.runner, self._namespace)
 
     def provider(self, name: str) -> Provider:
         """The provider of an account, connected at the first use.
