@@ -170,9 +170,3 @@ def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]
     output = OutputSchema.from_json(question.output)
     with AnswerSink(files.unsent, output, positions, 0) as sink:
         sink.add(same(positions.tolist(), Outcome.UNASKABLE, "the request is larger than a batch may be", None, output))
-
-
-def _notes(fits: Mapping[str, Fit], of_keys: Mapping[str, str]) -> dict[str, str]:
-    """What is to be known of each model, in words; those of which there is nothing to say are left out."""
-    notes = {name: "; ".join(filter(None, (fit.note, of_keys.get(name)))) for name, fit in fits.items()}
-    return {name: note for name, note in notes.items() if note}
