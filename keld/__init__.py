@@ -48,7 +48,7 @@ The map of the house; the files in order are the way of the data.
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
     runner/      the only rooms that act: submit, refusal, search, sibling, look, observe, escalate, hurry, collect, finish, sweep, clock
-    providers/   base (the Protocol) and one file per provider
+    providers/   who answers: dialects and transports, one account at one provider, what each kind is made of
     emulator/    the other side of the wire; imports nothing of the rest
 """
 
@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from keld.instant import utc
     from keld.job import Column, Job
     from keld.path import check_path, wants_partition
-    from keld.providers.base import Account
+    from keld.providers.account import Account
+    from keld.providers.kinds import kinds
     from keld.reading import Reading
     from keld.runner import Settings
     from keld.schema import Embedding
@@ -69,12 +70,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Account", "Column", "Embedding", "Job", "Keld", "KeldError", "Reading", "Settings", "Status", "__version__",
-    "check_path", "utc", "wants_partition",
+    "check_path", "kinds", "utc", "wants_partition",
 ]  # fmt: skip
 
 # Imported at their first use: pyarrow, SQLAlchemy and the SDKs take a second that `import keld` must not cost.
 _HOMES = {
-    "Account": "keld.providers.base",
+    "Account": "keld.providers.account",
     "Column": "keld.job",
     "Embedding": "keld.schema",
     "Job": "keld.job",
@@ -84,6 +85,7 @@ _HOMES = {
     "Settings": "keld.runner",
     "Status": "keld.status",
     "check_path": "keld.path",
+    "kinds": "keld.providers.kinds",
     "utc": "keld.instant",
     "wants_partition": "keld.path",
 }

@@ -31,11 +31,12 @@ from keld.ledger import Ledger
 from keld.path import check_path
 from keld.plan import Plan, choose_first
 from keld.price import Lane, Quote, quotes, sold_in_batches
-from keld.providers import ACCOUNTS, connect
-from keld.providers.base import Account, Fit, Provider
+from keld.providers.account import Account
+from keld.providers.base import Fit
+from keld.providers.provider import ACCOUNTS, Provider, connect, price_list
 from keld.reading import Reading
 from keld.record import JobRun, Shard
-from keld.request import Question, fingerprint, marks_cache, one_line
+from keld.request import Question, fingerprint, marks_of, one_line
 from keld.retention import Removal, outdated, remove
 from keld.reuse import reuse
 from keld.runner import Ask, Finding, Runner, Settings, World, keyless, options, overhead, plan_shards, probe_of, question_of
@@ -424,13 +425,15 @@ class Keld:
         """
         now = self.clock()
         if models is None:
-            return [quote for account in sorted(self.accounts) for quote in sold_in_batches(account, now)]
+            priced = ((name, price_list(name, account)) for name, account in sorted(self.accounts.items()))
+            return [quote for name, prices in priced for quote in sold_in_batches(name, prices, now)]
         found: list[Quote] = []
         for name in models:
             provider, _, model = name.partition(":")
             if not provider or not model:
                 raise InvalidJob(f"{name!r}: say whose model it is, e.g. openai:{name or 'gpt-5-mini'}.")
-            found += quotes(provider, model, now)
+            prices = price_list(provider, self.accounts[provider]) if provider in self.accounts else provider
+            found += quotes(provider, prices, model, now)
         return found
 
     def read(self, run_id: str) -> pa.RecordBatchReader:
@@ -671,8 +674,9 @@ class Keld:
         output, question = _question(job)
         table = table.without(KELD_COLUMNS.names)  # an earlier job's, where jobs are chained; its own table keeps them
         _check_clash(job, table.schema.names, output)
+        self._check_question(job, question)
         with disk_errors(files.dir, "Nothing was sent."):
-            taken = snapshot.take(job, table, files.snapshot)
+            taken = snapshot.take(job, table, files.snapshot, self._marks_cache(job))
             write_file(files.question, [question.to_json()], "staging.question")
         return taken, question, fingerprint(question, job.acceptable)
 
@@ -742,7 +746,23 @@ class Keld:
     def _terms(self, job: Job, taken: Snapshot, question: Question) -> dict[str, Any]:
         """The job run's terms: only the models that can be asked are known to it, or all, where there are none."""
         able = [name for name, fit in self._fits(job, question).items() if fit.obstacle is None]
-        return _terms(job, taken, able or job.acceptable)
+        marked = taken.marks_cache or self._marks_cache(job)(one_line(dict(job.params)))
+        return _terms(job, able or job.acceptable, marked=marked)
+
+    def _marks_cache(self, job: Job) -> Callable[[bytes], bool]:
+        """Whether a prompt, or the job's parameters, say by themselves what is to be cached, in the words of any of its models' providers."""
+        accounts = {name.partition(":")[0] for name in job.acceptable}
+        return marks_of(frozenset[str]().union(*(self.provider(account).cache_fields() for account in accounts)))
+
+    def _check_question(self, job: Job, question: Question) -> None:
+        """Passes if what the job says in the providers' own words can be sent.
+
+        Raises:
+            InvalidJob: `params` or `endpoint` cannot.
+        """
+        for name in job.acceptable:
+            account, _, model = name.partition(":")
+            self.provider(account).check(question, model, job.name)
 
     def _ask(self, job: Job, taken: Snapshot, question: Question, files: RunFiles, askable: NDArray[np.int64]) -> Ask:
         return Ask(
@@ -899,8 +919,7 @@ def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:
         )
 
 
-def _terms(job: Job, taken: Snapshot, models: Sequence[str]) -> dict[str, Any]:
-    marked = taken.marks_cache or marks_cache(one_line(dict(job.params)))
+def _terms(job: Job, models: Sequence[str], *, marked: bool) -> dict[str, Any]:
     return {
         "models": list(models),
         "max_attempts": job.max_attempts,

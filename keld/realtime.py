@@ -28,14 +28,17 @@ from keld.failpoint import failpoint
 from keld.journal import Journal
 from keld.pace import Pace
 from keld.price import Lane
-from keld.providers.base import Denied, Encoder, InDoubt, NotNow, Provider, Sender, SendOutcome, Settled
+from keld.providers.base import Denied, InDoubt, NotNow, Sender, SendOutcome, Settled
+from keld.providers.encoder import Encoder, Reader
+from keld.providers.envelope import doubtful
+from keld.providers.provider import Provider
 from keld.request import custom_id
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 log = logging.getLogger("keld")
-# platform.openai.com/docs/guides/flex-processing, 20 Nov 2026: 15 minutes; both SDKs wait 10 for any other answer.
+# platform.openai.com/docs/guides/flex-processing, 20 Nov 2026: 15 minutes; the official SDKs wait 10 for any other answer.
 _TIMEOUT_S = {Lane.FLEX: 900.0, Lane.STANDARD: 600.0}
 _GLANCE_S = 1.0  # between two looks at `stop` while nothing else happens
 _T = TypeVar("_T")
@@ -103,6 +106,7 @@ class Stretch:
 def stretch(
     provider: Provider,
     encoder: Encoder,
+    reader: Reader,
     lane: Lane,
     nonce: str,
     positions: NDArray[np.int64],
@@ -116,10 +120,10 @@ def stretch(
     """Asks those of the rows that the journal has no line of.
 
     Args:
-        encoder, nonce: of the shard; the lines' custom_ids are made of the nonce.
+        encoder, reader, nonce: of the shard; the lines' custom_ids are made of the nonce.
         positions: ascending, unique.
         fragments: (position, prompt fragment) of the positions it is given, in order; read as requests begin.
-        journal: `answer.collect` reads it, with `provider.read`, when all is over.
+        journal: `answer.collect` reads it, with `reader.journal`, when all is over.
         stop: True: no new request is begun.  Called before each and about every second to the very end, so it must be cheap; what it raises
             ends the stretch likewise, and is raised.
 
@@ -128,10 +132,10 @@ def stretch(
         LeaseLost: another worker holds the journal.
         OSError: the journal cannot be written.  What was durable still is; the rows whose answers could not be kept are in doubt.
     """
-    if lane not in provider.capabilities.lanes - {Lane.BATCH}:
+    if lane not in provider.traits.lanes - {Lane.BATCH}:
         raise InvalidJob(f"{provider.name} has no {lane.value} lane for single requests. Nothing was sent.")
-    with Journal(journal, nonce, provider.read) as kept:
-        _run(lambda: _settle_doubts(provider, nonce, kept))
+    with Journal(journal, nonce, reader.journal) as kept:
+        _run(lambda: _settle_doubts(nonce, kept))
         left = _without(positions, kept.settled)
         asking = _Asking(provider, encoder, lane, nonce, fragments(left), kept, stop, manner or Manner(), clock or Time())
         log.info("stretch.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
@@ -139,17 +143,17 @@ def stretch(
         return asking.result(_without(positions, kept.settled))
 
 
-def settle_doubts(provider: Provider, nonce: str, journal: Path) -> int:
+def settle_doubts(reader: Reader, nonce: str, journal: Path) -> int:
     """Gives the rows that were in flight when their worker died a line that says so; how many requests of the journal are in doubt."""
-    with Journal(journal, nonce, provider.read) as kept:
-        _run(lambda: _settle_doubts(provider, nonce, kept))
+    with Journal(journal, nonce, reader.journal) as kept:
+        _run(lambda: _settle_doubts(nonce, kept))
         return kept.in_doubt
 
 
-async def _settle_doubts(provider: Provider, nonce: str, kept: Journal) -> None:
+async def _settle_doubts(nonce: str, kept: Journal) -> None:
     # They may have been paid, or still be answered: as with a lost reply, to ask again is for a round that has the money for it.
     for position in kept.left_open:
-        line = provider.doubtful(custom_id(nonce, position), "in flight when its worker died: it may have been paid")
+        line = doubtful(custom_id(nonce, position), "in flight when its worker died: it may have been paid")
         await kept.keep(position, line, Outcome.LOST)
 
 

@@ -108,7 +108,10 @@ def test_only_the_command_line_imports_the_emulator() -> None:
     assert {path.name for path in outside if any(name.startswith("keld.emulator") for name in _imports(path))} <= {"cli.py"}
 
 
-@pytest.mark.parametrize("package", ["keld.table", "keld_airflow", "keld_dagster"])
+@pytest.mark.parametrize(
+    "package",
+    ["keld.providers", "keld.providers.dialects", "keld.providers.transports", "keld.table", "keld_airflow", "keld_dagster"],
+)
 def test_a_package_has_a_map_of_its_own(package: str) -> None:
     named = re.findall(r"^ {4}([a-z_]+) {2,}\S", import_module(package).__doc__ or "", re.MULTILINE)
     folder = ROOT / package.replace(".", "/")

@@ -62,6 +62,7 @@ def hurry(visit: Visit, run: JobRun, shard: Shard, *, give_up_at: datetime | Non
         ended = stretch(
             provider,
             visit.encoder(shard),
+            visit.reader(shard),
             Lane(shard.lane),
             shard.id,
             read_positions(files.positions),
@@ -118,7 +119,7 @@ def stop(visit: Visit, shard: Shard) -> Shard:
     """The shard with what was answered until now: the user cancelled, or the rest is asked elsewhere."""
     files = visit.files.shard(shard.id)
     with disk_errors(visit.files.dir, "What was answered is kept."):
-        in_doubt = settle_doubts(visit.provider(shard), shard.id, files.journal)
+        in_doubt = settle_doubts(visit.reader(shard), shard.id, files.journal)
     return _ended(visit, shard, "cancelled", _doubt(in_doubt))
 
 
@@ -126,7 +127,7 @@ def give_up(visit: Visit, shard: Shard, why: str) -> Shard:
     """The shard with what was answered until now; the rest is not asked, here or elsewhere."""
     files = visit.files.shard(shard.id)
     with disk_errors(visit.files.dir, "What was answered is kept."):
-        in_doubt = settle_doubts(visit.provider(shard), shard.id, files.journal)
+        in_doubt = settle_doubts(visit.reader(shard), shard.id, files.journal)
     return _ended(visit, shard, "failed", {"code": NO_LAST_WORD, "message": why, "rows": in_doubt})
 
 

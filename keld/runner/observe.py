@@ -14,7 +14,8 @@ from keld.answer import Outcome
 from keld.errors import AccessRefused, KeldError, LeaseLost, ProviderRefused, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.price import Lane
-from keld.providers.base import BatchState, Provider, RemoteBatch
+from keld.providers.base import BatchState, RemoteBatch
+from keld.providers.provider import Provider
 from keld.record import Shard
 from keld.runner.sibling import NO_ROLL, Roll, part_with_siblings, roll_of
 from keld.runner.turn import queue_wait, wake_next
@@ -129,8 +130,8 @@ def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
     now = visit.now()
     if batch is None:
         _unknown(visit, shard)
-    elif batch.queue_full:
-        visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error={"code": "token_limit_exceeded"})
+    elif batch.queue_full is not None:
+        visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error={"code": batch.queue_full})
     elif batch.unpaid and not batch.result_refs:
         code = batch.errors[0][0]
         visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error={"code": code})

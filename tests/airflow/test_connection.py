@@ -77,7 +77,7 @@ def test_one_connection_may_name_others_for_further_accounts(monkeypatch: pytest
 def test_a_connection_may_be_written_in_airflows_ways(
     monkeypatch: pytest.MonkeyPatch, notation: str, kind: str, base_url: str | None, key: str
 ) -> None:
-    from keld.providers.client import key_of
+    from keld.providers.account import key_of
 
     monkeypatch.setenv("AIRFLOW_CONN_KELD_DEFAULT", notation)
     with opened() as keld:
