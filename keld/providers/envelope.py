@@ -7,7 +7,7 @@ serves them all; the body in it is the dialect's.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, Generic, TypeVar
 
@@ -45,8 +45,7 @@ class _Line(msgspec.Struct, Generic[B], gc=False):
     error: _Error | str | None = None
 
 
-@cache
-def _line_of(body: Hashable) -> Any:
+def _line_of(body: type[Any]) -> Any:
     return _Line[body]  # type: ignore[valid-type]  # the dialect's own struct, at run time
 
 

@@ -18,14 +18,14 @@ from keld.providers.dialects.openai_chat import OpenAIChat
 from keld.providers.dialects.openai_embeddings import OpenAIEmbeddings
 from keld.providers.dialects.openai_responses import OpenAIResponses
 from keld.providers.envelope import LINES
-from keld.providers.fault import Meaning
+from keld.providers.fault import Codes, Meaning
 from keld.providers.part import Batches, Connection, Dialect, Preset
 from keld.providers.transports.anthropic_lines import AROUND_BYTES, AnthropicEnvelope
 from keld.request import Question
 from keld.shard import Limits
 
 # Refused at the door, by their own words, and so not paid: Anthropic's 529, and Groq's 498 for a flex lane without capacity.  Gateways hand on either.
-_AT_THE_DOOR = {(None, "overloaded_error"): Meaning.NOT_DONE, (None, "capacity_exceeded"): Meaning.NOT_DONE}
+_AT_THE_DOOR: Codes = {(None, "overloaded_error"): Meaning.NOT_DONE, (None, "capacity_exceeded"): Meaning.NOT_DONE}
 _LINE_BYTES = 10_000_000  # no limit of one line is documented; a row above 10 MB is no prompt
 
 # -- OpenAI's family ------------------------------------------------------------------------------------------

@@ -103,8 +103,10 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
         account, _, model = name.partition(":")
         provider = world.provider(account)
         estimate = estimate_of(world, ask, provider, model)
-        for lane in sorted(provider.traits.lanes):
+        for lane in sorted({*provider.traits.lanes, Lane.BATCH}):
             shards, obstacle = 0, without_key.get(account)
+            if lane not in provider.traits.lanes:
+                obstacle = f"{account} has no batches, only the fast lanes"
             try:
                 shards = len(cut([ask.sizes], overhead(provider, ask.question, model), ask.limits(provider, lane)))
             except InvalidJob as problem:

@@ -5,8 +5,7 @@ A part of the transport `anthropic`; pure, and without the SDK.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -32,8 +31,7 @@ class _Line(msgspec.Struct, Generic[B], gc=False):
     result: _Result[B] | None = None
 
 
-@cache
-def _line_of(body: Hashable) -> Any:
+def _line_of(body: type[Any]) -> Any:
     return _Line[body]  # type: ignore[valid-type]  # the dialect's own struct, at run time
 
 
