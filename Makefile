@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo airflow-demo test crash browser schedules adversary faults decisions lint bench lock clean
+.PHONY: demo airflow-demo test types crash browser pictures map schedules adversary faults decisions lint bench lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -26,14 +26,23 @@ ROOMY := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR==2 && $$4 > 4000000 {prin
 test: .venv/ready  ## the fast suite
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto --dist loadgroup
 
+types: .venv/ready  ## mypy over users' files, against the built wheel; a minute
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m "slow or not slow" tests/test_wheel.py
+
 crash: .venv/ready  ## SIGKILL at every failpoint, both providers, both databases, all of them, and at instants that none names; minutes
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto -m "slow or not slow" tests/test_crash.py tests/test_instant.py
 
 browser: .venv/ready  ## a person's clicks in the UIs of a real Airflow and a real Dagster, by Chromium; minutes
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m browser
 
-faults: .venv/ready  ## the fault table, FAULTS.md: what a provider may do, what Keld does about it, what it costs
-	@$(PY) -m tests.faults
+pictures: .venv/ready  ## the pictures of the README, taken by the same tests; minutes
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) KELD_PICTURES=1 $(PY) -m pytest -q -m browser -k a_person
+
+map: .venv/ready  ## the map of the code, into docs/architecture.md
+	$(PY) -m tests.architecture
+
+faults: .venv/ready  ## the fault table, docs/reference/faults.md: what a provider may do, what Keld does about it, what it costs
+	$(PY) -m tests.faults > docs/reference/faults.md
 
 N := 20000
 SEED = $(shell shuf -i 1-1000000000 -n 1)

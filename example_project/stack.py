@@ -6,6 +6,7 @@ starts ends with it.
 
 import json
 import os
+import resource
 import secrets
 import socket
 import subprocess
@@ -19,12 +20,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 
 AIRFLOW = (sys.executable, "-m", "airflow")
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
-_PATIENCE_S = 180.0  # of what Airflow's own processes compute, which on a slow machine takes longer
+# How much Airflow may compute while nothing comes further, in multiples of what it computed to make its database: on a slow machine both take
+# longer.  An idle Airflow computes so much in 5 minutes.
+_PATIENCE = 20
 _STILL_S = 300.0  # of a clock, in which they compute nothing at all: then they hang
 _LOCKED_TRIES = 20  # Airflow gives up on a locked SQLite after seconds, and answers with a 500
 
@@ -32,8 +36,9 @@ _LOCKED_TRIES = 20  # Airflow gives up on a locked SQLite after seconds, and ans
 class Patience:
     """How long an Airflow is waited for: until it has computed so much, or nothing any more, since it came further."""
 
-    def __init__(self, airflow: "Airflow", patience_s: float = _PATIENCE_S) -> None:
-        self._airflow, self._patience_s, self._began = airflow, patience_s, time.monotonic()
+    def __init__(self, airflow: "Airflow", patience_s: float | None = None) -> None:
+        self._airflow, self._began = airflow, time.monotonic()
+        self._patience_s = _PATIENCE * airflow.migrated_s if patience_s is None else patience_s
         self._seen: object = None
         self._at = self._last = self._moved_at = 0.0
         self.note(None, first=True)
@@ -68,6 +73,7 @@ class Airflow:
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {**os.environ, **_settings(home, dags, self.port), **settings}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.migrated_s = 0.0  # seconds of processor time that making the database took
         self._token = ""
 
     # -- processes
@@ -98,10 +104,12 @@ class Airflow:
 
     def migrate(self) -> None:
         """Makes the database."""
+        before = _children_computed_s()
         with (self.home / "migrate.log").open("wb") as log:
             ended = subprocess.run([*AIRFLOW, "db", "migrate"], env=self.environment, stdout=log, stderr=subprocess.STDOUT, check=False)
         if ended.returncode:
             raise StackFailed(f"Airflow's database cannot be made; see {self.home / 'migrate.log'}.")
+        self.migrated_s = _children_computed_s() - before
 
     def end(self) -> None:
         """Ends every process and what it started: asked first, then made to, since a scheduler may not heed it."""
@@ -185,11 +193,11 @@ class Airflow:
                 raise
             return False
 
-    def until(self, done: Callable[[], bool], what: str, patience_s: float = _PATIENCE_S) -> float:
+    def until(self, done: Callable[[], bool], what: str, patience_s: float | None = None) -> float:
         """The seconds it took until something was so.
 
         Args:
-            patience_s: how much Airflow may compute without its being so; no span of time, since machines differ.
+            patience_s: seconds of processor time that Airflow may use before it is so; None: a multiple of what its database took.
 
         Raises:
             StackFailed: it is not so by then, or a process has ended by itself.
@@ -245,8 +253,20 @@ class Airflow:
                 time.sleep(1)
 
     def trigger(self, dag_id: str, **more: Any) -> str:
-        """Starts a Dag run; gives its id."""
-        return str(self.ask("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, **more})["dag_run_id"])
+        """Starts one Dag run; gives its id."""
+        # A 500 by SQLite's lock does not say whether the run was made.  The same id again does: 409, it was.
+        run_id = f"manual__{uuid4()}"
+        for left in reversed(range(_LOCKED_TRIES)):
+            try:
+                self.ask("POST", f"/api/v2/dags/{dag_id}/dagRuns", {"logical_date": None, "dag_run_id": run_id, **more})
+                break
+            except urllib.error.HTTPError as refused:
+                if refused.code == 409:
+                    break
+                if refused.code < 500 or not left:
+                    raise
+                time.sleep(1)
+        return run_id
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         return list(self.ask("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100")["dag_runs"])
@@ -283,6 +303,12 @@ def _settings(home: Path, dags: Path, port: int) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore",
         "no_proxy": "127.0.0.1,localhost",
     }
+
+
+def _children_computed_s() -> float:
+    """The seconds of processor time that the processes this one started have used, of those that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def free_port() -> int:

@@ -18,30 +18,27 @@ The map of the house; the files in order are the way of the data.
     vocabulary   how many tokens a text is, exactly, where that is known
     cache        whether the shared beginning of prompts is marked for the provider's cache
     turnaround   how long a lane takes
+    speed        how fast the fast lanes of an account are
     deadline     how long a batch may be waited for, and when its rows must move on
     plan         which model in which lane, what it costs, when it is due
     state        the life of a shard and of a job run: states, events, transitions
-    migration    how a ledger of an earlier version becomes one of this
-    database     the SQLite file or the Postgres behind a ledger's URL
-    record       what the ledger holds, as tables and as what is read from them
-    witness      what staging remembers of the ledger, so that a lost one is noticed and rebuilt
-    rebuild      what staging remembers, into a ledger that lost it
-    outlay       what each job run spent on each model in each lane
-    ledger       what happened, in order, durable; leases, intents, reservations
+    ledger/      what happened, in order, durable: events, leases, intents, reservations, costs, what was learned
     http         one client an account, and one limit a call
-    pace         how many requests at once, and how fast
-    journal      what fast requests were answered, durable at once
-    realtime     the fast lanes: many requests at once, under rate limits
+    realtime/    the fast lanes: many requests at once, under rate limits
     staging      the files of a job run, and how they are written
     answer       result lines -> answers, exactly one per request
     cascade      which answers satisfy, and which model is asked next
     enrich       rows + answers -> the enriched partition
     status       a job run as people and orchestrators see it
     retention    what is staged of job runs that ended long ago, and its removal
-    spend        outlays -> what was paid, saved, foreseen, and paid twice, by whatever people ask
+    spend        cost lines -> what was paid, saved, foreseen, and paid twice, by whatever people ask
+    accounts     the provider accounts of an environment, each connected at its first use
+    namespace    where job runs are kept, apart from those of other teams
+    follow       a job run advanced until there is nothing to do but wait, or to its end
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
-    cli          keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
+    __main__     `python -m keld`: the same as the command `keld`
+    cli/         keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
     instant      points in time and spans as callers give them -> the standard library's, aware, in UTC
     path         what a source's or sink's path leaves to be filled in
     process      a name for this process, by which another can tell whether it is dead
@@ -55,46 +52,95 @@ The map of the house; the files in order are the way of the data.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keld.answer import Outcome
+    from keld.cache import Cache, Ttl
     from keld.environment import Keld
-    from keld.errors import KeldError
+    from keld.errors import (
+        AccessRefused,
+        CeilingTooLow,
+        DeadlinePassed,
+        InvalidJob,
+        KeldError,
+        LeaseLost,
+        LedgerError,
+        PriceUnknown,
+        ProviderError,
+        ProviderRefused,
+        ProviderUnreachable,
+        SchemaError,
+        SinkError,
+        SinkRefused,
+        SourceError,
+        SourceUnavailable,
+        StagingError,
+        UnknownJobRun,
+        UnsupportedSystem,
+    )
+    from keld.estimate import Estimate
+    from keld.http import Patience
     from keld.instant import utc
     from keld.job import Column, Job
     from keld.path import check_path, wants_partition
+    from keld.plan import Option, Plan, Work
+    from keld.price import Bracket, Lane, Quote, Rates, Usage
     from keld.providers.account import Account
     from keld.providers.kinds import kinds
     from keld.reading import Reading
-    from keld.runner import Settings
+    from keld.retention import Removal
+    from keld.runner import Finding, Settings, Verdict
     from keld.schema import Embedding
-    from keld.status import Status
+    from keld.spend import Report, Spend
+    from keld.state import RunState, State
+    from keld.status import Batch, Status
 
 __version__ = "0.1.0"
 __all__ = [
-    "Account", "Column", "Embedding", "Job", "Keld", "KeldError", "Reading", "Settings", "Status", "__version__",
-    "check_path", "kinds", "utc", "wants_partition",
+    "AccessRefused", "Account", "Batch", "Bracket", "Cache", "CeilingTooLow", "Column", "DeadlinePassed", "Embedding",
+    "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError", "Option",
+    "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
+    "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "Settings", "SinkError", "SinkRefused",
+    "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
+    "Verdict", "Work", "__version__", "check_path", "kinds", "utc", "wants_partition",
 ]  # fmt: skip
 
 # Imported at their first use: pyarrow, SQLAlchemy and the SDKs take a second that `import keld` must not cost.
 _HOMES = {
-    "Account": "keld.providers.account",
-    "Column": "keld.job",
-    "Embedding": "keld.schema",
-    "Job": "keld.job",
-    "Keld": "keld.environment",
-    "KeldError": "keld.errors",
-    "Reading": "keld.reading",
-    "Settings": "keld.runner",
-    "Status": "keld.status",
-    "check_path": "keld.path",
-    "kinds": "keld.providers.kinds",
-    "utc": "keld.instant",
-    "wants_partition": "keld.path",
+    "keld.answer": "Outcome",
+    "keld.cache": "Cache Ttl",
+    "keld.environment": "Keld",
+    "keld.errors": (
+        "AccessRefused CeilingTooLow DeadlinePassed InvalidJob KeldError LeaseLost LedgerError "
+        "PriceUnknown ProviderError ProviderRefused ProviderUnreachable SchemaError SinkError "
+        "SinkRefused SourceError SourceUnavailable StagingError UnknownJobRun UnsupportedSystem"
+    ),
+    "keld.estimate": "Estimate",
+    "keld.http": "Patience",
+    "keld.instant": "utc",
+    "keld.job": "Column Job",
+    "keld.path": "check_path wants_partition",
+    "keld.plan": "Option Plan Work",
+    "keld.price": "Bracket Lane Quote Rates Usage",
+    "keld.providers.account": "Account",
+    "keld.providers.kinds": "kinds",
+    "keld.reading": "Reading",
+    "keld.retention": "Removal",
+    "keld.runner": "Finding Settings Verdict",
+    "keld.schema": "Embedding",
+    "keld.spend": "Report Spend",
+    "keld.state": "RunState State",
+    "keld.status": "Batch Status",
 }
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
+if not TYPE_CHECKING:  # a type checker that saw this function would take any misspelt name for an object of type Any
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'keld' has no attribute {name!r}")
-    from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        home = _HOME_OF.get(name)
+        if home is None:
+            raise AttributeError(f"module 'keld' has no attribute {name!r}")
+        from importlib import import_module
 
-    return getattr(import_module(home), name)
+        return getattr(import_module(home), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_HOME_OF})

@@ -2,7 +2,7 @@
 
 On the road: `price` -> **`cache`** -> `plan`.  Pure.
 All rows of a job begin with the same words: the tools and the schema, then the system prompt.  A provider reads them once and keeps them, at
-a higher rate than plain input (1.25 times for minutes, twice for an hour, Anthropic, Nov 2026), and lets others have them for a tenth.  So a
+a higher rate than plain input (1.25 times for minutes, twice for an hour, docs/notes/providers.md), and lets others have them for a tenth.  So a
 mark pays only where enough rows read what one has written: never for one row, and not where the beginning is too short to be kept at all.
 
 - The cache of an hour in batches, as Anthropic advises, since they outlive five minutes; that of minutes in a fast lane, where one row
@@ -33,7 +33,8 @@ from keld.price import Lane, Rates
 # taken for granted there than in a batch, jobs would leave the batch lane for a guess.
 _HITS = 0.64
 _PRIOR_ROWS = 50
-_MARKED_BYTES_A_TOKEN = 3  # no text that was measured has fewer but base64 (facts, Nov 2026): too short a marked text costs nothing
+# Of texts that were measured only emoji and base64 have fewer (docs/notes/measurements.md); a marked text that is too short costs nothing.
+_MARKED_BYTES_A_TOKEN = 3
 LEARN_FOR = timedelta(days=14)
 
 

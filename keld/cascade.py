@@ -49,7 +49,9 @@ def seal(job: str, accept: Any, output: OutputSchema) -> str | None:
     except (pa.ArrowException, TypeError) as error:
         raise InvalidJob(
             f"{job}: accept= cannot be used: {error}. It is a yes or no over the answer's columns ({', '.join(output.columns.names)}), "
-            "e.g. accept=pc.field('confidence') >= 0.8, or accept={'confidence': 0.8}. Nothing was sent."
+            "e.g. accept=pc.field('confidence') >= 0.8, or accept={'confidence': 0.8}. Nothing was sent.",
+            job=job,
+            field="accept",
         ) from None
     return text
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 TOKENS_A_MESSAGE = 8  # the envelope around a message
-WORST_BYTES_A_TOKEN = 2  # UTF-8; never much less but for base64 (facts, Nov 2026)
-_BYTES_A_TOKEN = 4.0  # in most languages (facts, Nov 2026)
+WORST_BYTES_A_TOKEN = 2  # UTF-8; never much less but for base64 (docs/notes/measurements.md)
+_BYTES_A_TOKEN = 4.0  # in most languages (docs/notes/measurements.md)
 _MOST_BYTES_A_TOKEN = 16.0  # a report of fewer tokens than that is no report
 _OUTPUT_TOKENS = {"object": 60.0, "text": 150.0, "embedding": 0.0}  # a row
 _PRIOR_ROWS = 50

@@ -11,6 +11,11 @@ from datetime import UTC, datetime, timedelta
 from keld.errors import InvalidJob
 
 
+def utcnow() -> datetime:
+    """Now; the clock of an environment that is given none."""
+    return datetime.now(UTC)
+
+
 def utc(value: datetime, name: str = "instant") -> datetime:
     """The same instant, exact to the microsecond, in UTC.
 

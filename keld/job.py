@@ -115,9 +115,13 @@ class Job:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise InvalidJob(f"name={self.name!r}: a job's name starts with a letter and holds letters, digits, '_', '.', '-', up to 128.")
+            raise InvalidJob(
+                f"name={self.name!r}: a job's name starts with a letter and holds letters, digits, '_', '.', '-', up to 128.", field="name"
+            )
         if not isinstance(self.key, str) or not self.key:
-            raise InvalidJob(f"{self.name}: key is empty. Name the column that identifies a row, e.g. key='ticket_id'.")
+            raise InvalidJob(
+                f"{self.name}: key is empty. Name the column that identifies a row, e.g. key='ticket_id'.", job=self.name, field="key"
+            )
         object.__setattr__(self, "models", _models(self.name, self.models))
         object.__setattr__(self, "ceiling_usd", _ceiling(self.name, self.ceiling_usd))
         _check_prompt(self.name, self.prompt)
@@ -128,15 +132,17 @@ class Job:
         _check_probability(self.name, self.probability)
         _check_numbers(self)
         if self.reuse not in _REUSE:
-            raise InvalidJob(f"{self.name}: reuse={self.reuse!r} is not one of {', '.join(_REUSE)}.")
+            raise InvalidJob(f"{self.name}: reuse={self.reuse!r} is not one of {', '.join(_REUSE)}.", job=self.name, field="reuse")
         if self.accept is not None and len(self.acceptable) < 2:
             raise InvalidJob(
-                f"{self.name}: accept= sends on what does not satisfy, and models names one only. Name a stronger one behind it."
+                f"{self.name}: accept= sends on what does not satisfy, and models names one only. Name a stronger one behind it.",
+                job=self.name,
+                field="accept",
             )
         if self.cache not in _CACHE:
-            raise InvalidJob(f"{self.name}: cache={self.cache!r} is not one of {', '.join(_CACHE)}.")
+            raise InvalidJob(f"{self.name}: cache={self.cache!r} is not one of {', '.join(_CACHE)}.", job=self.name, field="cache")
         if self.lane not in _LANES:
-            raise InvalidJob(f"{self.name}: lane={self.lane!r} is not one of {', '.join(_LANES)}.")
+            raise InvalidJob(f"{self.name}: lane={self.lane!r} is not one of {', '.join(_LANES)}.", job=self.name, field="lane")
 
     @property
     def ceiling(self) -> Decimal | None:
@@ -165,7 +171,9 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
             if at <= now:
                 raise DeadlinePassed(
                     f"{job.name}: deadline={at:%Y-%m-%d %H:%M %Z} has passed (it is {now:%Y-%m-%d %H:%M} UTC). Nothing was sent. "
-                    "Give a later instant, or a timedelta, which counts from the partition's end."
+                    "Give a later instant, or a timedelta, which counts from the partition's end.",
+                    job=job.name,
+                    deadline_at=at.astimezone(UTC),
                 )
             return at, "absolute"
         case timedelta() as length:
@@ -197,13 +205,19 @@ def template_columns(template: str) -> list[str]:
 
 def _models(job: str, models: Sequence[str] | str) -> tuple[str, ...]:
     if not isinstance(models, str | Sequence):
-        raise InvalidJob(f"{job}: models is a {type(models).__name__}; give a list in the order you like them, e.g. ['openai:gpt-5-mini'].")
+        raise InvalidJob(
+            f"{job}: models is a {type(models).__name__}; give a list in the order you like them, e.g. ['openai:gpt-5-mini'].",
+            job=job,
+            field="models",
+        )
     given = (models,) if isinstance(models, str) else tuple(models)
     if not given:
-        raise InvalidJob(f"{job}: models is empty. Name at least one, e.g. models=['openai:gpt-5-mini'].")
+        raise InvalidJob(f"{job}: models is empty. Name at least one, e.g. models=['openai:gpt-5-mini'].", job=job, field="models")
     for model in given:
         if not isinstance(model, str) or not _MODEL.fullmatch(model):
-            raise InvalidJob(f"{job}: models has {model!r}; the form is 'provider:model', e.g. 'anthropic:claude-haiku-4-5'.")
+            raise InvalidJob(
+                f"{job}: models has {model!r}; the form is 'provider:model', e.g. 'anthropic:claude-haiku-4-5'.", job=job, field="models"
+            )
     return tuple(dict.fromkeys(given))
 
 
@@ -213,21 +227,27 @@ def _ceiling(job: str, ceiling: Decimal | float | str | None) -> Decimal | None:
     try:
         usd = Decimal(str(ceiling))
     except InvalidOperation:
-        raise InvalidJob(f"{job}: ceiling_usd={ceiling!r} is not a number of US dollars.") from None
+        raise InvalidJob(f"{job}: ceiling_usd={ceiling!r} is not a number of US dollars.", job=job, field="ceiling_usd") from None
     if not usd.is_finite() or usd <= 0:
-        raise InvalidJob(f"{job}: ceiling_usd={ceiling!r} must be above zero; None means no ceiling.")
+        raise InvalidJob(f"{job}: ceiling_usd={ceiling!r} must be above zero; None means no ceiling.", job=job, field="ceiling_usd")
     if usd > _CEILING_MOST:
         raise InvalidJob(
-            f"{job}: ceiling_usd={ceiling!r} is more than Keld can count to ({_CEILING_MOST:,}). Give less, or None for no ceiling."
+            f"{job}: ceiling_usd={ceiling!r} is more than Keld can count to ({_CEILING_MOST:,}). Give less, or None for no ceiling.",
+            job=job,
+            field="ceiling_usd",
         )
     return usd
 
 
 def _check_text(job: str, name: str, text: str) -> None:
     if not isinstance(text, str):
-        raise InvalidJob(f"{job}: {name} is a {type(text).__name__}, not text.")
+        raise InvalidJob(f"{job}: {name} is a {type(text).__name__}, not text.", job=job, field=name)
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        raise InvalidJob(f"{job}: {name} holds a lone surrogate, half of a character that no JSON parser takes. Write the whole character.")
+        raise InvalidJob(
+            f"{job}: {name} holds a lone surrogate, half of a character that no JSON parser takes. Write the whole character.",
+            job=job,
+            field=name,
+        )
 
 
 def _check_prompt(job: str, prompt: Prompt) -> None:
@@ -236,21 +256,37 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
         try:
             names = template_columns(prompt)
         except ValueError as error:
-            raise InvalidJob(f"{job}: prompt is not a str.format template ({error}). Write {{{{ and }}}} for literal braces.") from None
+            raise InvalidJob(
+                f"{job}: prompt is not a str.format template ({error}). Write {{{{ and }}}} for literal braces.", job=job, field="prompt"
+            ) from None
         if not names:
-            raise InvalidJob(f"{job}: prompt names no column, so every row would be asked the same. Use e.g. prompt='Classify: {{body}}'.")
+            raise InvalidJob(
+                f"{job}: prompt names no column, so every row would be asked the same. Use e.g. prompt='Classify: {{body}}'.",
+                job=job,
+                field="prompt",
+            )
         for name in names:
             if name.strip()[:1] in ("'", '"'):
-                raise InvalidJob(f"{job}: prompt has a field {{{name.strip()}}}. If that is JSON, write {{{{ and }}}} for its braces.")
+                raise InvalidJob(
+                    f"{job}: prompt has a field {{{name.strip()}}}. If that is JSON, write {{{{ and }}}} for its braces.",
+                    job=job,
+                    field="prompt",
+                )
             if not name or name.isdigit():  # by position; a column's name may begin with a digit
-                raise InvalidJob(f"{job}: prompt has a field {{{name}}}; fields are column names, e.g. {{body}}.")
+                raise InvalidJob(f"{job}: prompt has a field {{{name}}}; fields are column names, e.g. {{body}}.", job=job, field="prompt")
         for _, field_name, spec, conversion in Formatter().parse(prompt):
             if "{" in (spec or "") or conversion not in (None, "r", "s", "a"):
                 raise InvalidJob(
-                    f"{job}: prompt formats {{{field_name}}} in a way that str.format has not for columns. Use e.g. {{body}} or {{price:.2f}}."
+                    f"{job}: prompt formats {{{field_name}}} in a way that str.format has not for columns. Use e.g. {{body}} or {{price:.2f}}.",
+                    job=job,
+                    field="prompt",
                 )
     elif not isinstance(prompt, Column) and not callable(prompt):
-        raise InvalidJob(f"{job}: prompt is a {type(prompt).__name__}; give a template, a Column, or a function over record batches.")
+        raise InvalidJob(
+            f"{job}: prompt is a {type(prompt).__name__}; give a template, a Column, or a function over record batches.",
+            job=job,
+            field="prompt",
+        )
 
 
 def _deadline(job: str, deadline: timedelta | datetime | None) -> timedelta | datetime | None:
@@ -259,9 +295,13 @@ def _deadline(job: str, deadline: timedelta | datetime | None) -> timedelta | da
     if deadline is None:
         return None
     if not isinstance(deadline, timedelta):
-        raise InvalidJob(f"{job}: deadline is a {type(deadline).__name__}; give a timedelta, an aware datetime, or None.")
+        raise InvalidJob(
+            f"{job}: deadline is a {type(deadline).__name__}; give a timedelta, an aware datetime, or None.", job=job, field="deadline"
+        )
     if span(deadline) <= timedelta(0):
-        raise InvalidJob(f"{job}: deadline={deadline} must be a span above zero; it counts from the partition's end.")
+        raise InvalidJob(
+            f"{job}: deadline={deadline} must be a span above zero; it counts from the partition's end.", job=job, field="deadline"
+        )
     return span(deadline)
 
 
@@ -269,7 +309,7 @@ def _check_numbers(job: Job) -> None:
     for name in ("max_output_tokens", "max_attempts", "max_shard_rows", "max_shard_bytes"):
         value = getattr(job, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise InvalidJob(f"{job.name}: {name}={value!r} must be a whole number of at least 1.")
+            raise InvalidJob(f"{job.name}: {name}={value!r} must be a whole number of at least 1.", job=job.name, field=name)
 
 
 def _check_missing(job: Job) -> None:
@@ -277,19 +317,27 @@ def _check_missing(job: Job) -> None:
     if missing is None:
         return
     if not isinstance(job.prompt, str):
-        raise InvalidJob(f"{job.name}: missing= is for the columns of a template, and prompt is none. Leave it out, or fill the prompts.")
+        raise InvalidJob(
+            f"{job.name}: missing= is for the columns of a template, and prompt is none. Leave it out, or fill the prompts.",
+            job=job.name,
+            field="missing",
+        )
     texts = list(missing.values()) if isinstance(missing, Mapping) else [missing]
     if not all(isinstance(text, str) for text in texts):
         raise InvalidJob(
-            f"{job.name}: missing= is a text, or a mapping of columns to texts, e.g. missing='' or missing={{'phone': 'none'}}."
+            f"{job.name}: missing= is a text, or a mapping of columns to texts, e.g. missing='' or missing={{'phone': 'none'}}.",
+            job=job.name,
+            field="missing",
         )
     unknown = [name for name in missing if name not in template_columns(job.prompt)] if isinstance(missing, Mapping) else []
     if unknown:
         raise InvalidJob(
-            f"{job.name}: missing= names {', '.join(map(repr, unknown))}, which the prompt does not. Correct missing=, or the prompt."
+            f"{job.name}: missing= names {', '.join(map(repr, unknown))}, which the prompt does not. Correct missing=, or the prompt.",
+            job=job.name,
+            field="missing",
         )
 
 
 def _check_probability(job: str, probability: object) -> None:
     if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 < probability < 1:
-        raise InvalidJob(f"{job}: probability={probability!r} must be above 0 and below 1, e.g. 0.99.")
+        raise InvalidJob(f"{job}: probability={probability!r} must be above 0 and below 1, e.g. 0.99.", job=job, field="probability")

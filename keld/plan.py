@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from keld.cache import UNMARKED, Cache, Ttl, without_mark
-from keld.deadline import Pace, escalate_at, flex_at
+from keld.deadline import escalate_at, flex_at
 from keld.errors import CeilingTooLow, PriceUnknown
 from keld.estimate import TOKENS_A_MESSAGE, WORST_BYTES_A_TOKEN, Estimate, prior
 from keld.price import Lane, Rates, Usage
 from keld.request import Question
 from keld.schema import OutputSchema
+from keld.speed import Speed
 from keld.turnaround import Turnaround
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Candidate:
     shards: int
     obstacle: str | None = None  # why it cannot be used, whatever it costs
     estimate: Estimate | None = None  # of its tokens; None: by the prior
-    pace: Pace | None = None  # of its account's fast lanes; None: that of the terms
+    speed: Speed | None = None  # of its account's fast lanes; None: that of the terms
     worst_rates: Rates | None = None  # where an answer may cost more than the lane's rate: flex may be served, and billed, as standard
     cache: Cache = UNMARKED  # what becomes of the shared beginning of its requests
 
@@ -217,8 +218,8 @@ class Plan:
         if option.chance is not None and option.chance < min(self.probability, chosen.chance or 0.0):
             return "less likely to be in time"
         if option.total_usd > chosen.total_usd:
-            return "dearer"
-        return "as dear, and occupies a worker"
+            return "costs more"
+        return "same price, but occupies a worker"
 
     @property
     def standard_usd(self) -> Decimal | None:
@@ -250,7 +251,7 @@ class Terms:
     ceiling_usd: Decimal | None = None
     probability: float = 0.99
     lane: Lane | None = None
-    pace: Pace = field(default_factory=Pace)
+    speed: Speed = field(default_factory=Speed)
 
     def fits(self, worst_usd: Decimal | None) -> bool:
         return self.ceiling_usd is None or (worst_usd is not None and worst_usd <= self.ceiling_usd)
@@ -319,28 +320,28 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, ter
 
 def _takes(candidate: Candidate, work: Work, terms: Terms, share: float) -> timedelta:
     """Within which span a share of such submissions comes back."""
-    one, pace = candidate.turnaround.quantile(share), candidate.pace or terms.pace
+    one, speed = candidate.turnaround.quantile(share), candidate.speed or terms.speed
     match candidate.lane:
         case Lane.BATCH:
             return one
         case Lane.FLEX:
-            return one + pace.flex(work.requests)
+            return one + speed.flex(work.requests)
         case Lane.STANDARD:
-            return one + pace.bare(work.requests)
+            return one + speed.bare(work.requests)
 
 
 def _chance(candidate: Candidate, work: Work, terms: Terms, span: timedelta) -> float:
     """Of being back within `span` by itself."""
-    pace = candidate.pace or terms.pace
-    left = span - pace.collect
+    speed = candidate.speed or terms.speed
+    left = span - speed.collect
     match candidate.lane:
         case Lane.BATCH:
             return candidate.turnaround.chance(left)
         case Lane.FLEX:
-            return _FLEX_OPEN if left >= pace.flex(work.requests) * pace.safety else 0.0
+            return _FLEX_OPEN if left >= speed.flex(work.requests) * speed.safety else 0.0
         case Lane.STANDARD:
-            bare = pace.bare(work.requests)
-            part = (left - bare) / (pace.stretch(work.requests) - bare)  # of the safety, what there is time for
+            bare = speed.bare(work.requests)
+            part = (left - bare) / (speed.stretch(work.requests) - bare)  # of the safety, what there is time for
             return sqrt(min(1.0, max(0.0, part))) * _SURE
 
 
@@ -355,15 +356,15 @@ class _Rescue:
 
 def _rescue(candidate: Candidate, rescuer: Candidate, work: Work, terms: Terms, span: timedelta) -> _Rescue | None:
     """None where there is no time to wait for it, or waiting is not worth it."""
-    pace = rescuer.pace or terms.pace
+    speed = rescuer.speed or terms.speed
     if candidate.lane is Lane.FLEX:
-        part = (candidate.pace or terms.pace).flex_part(work.requests, span, pace)
+        part = (candidate.speed or terms.speed).flex_part(work.requests, span, speed)
         if not part:
             return None
         back, needed = _SURE if part == 1.0 else 0.0, 1 - part
     else:
         due = terms.now + span
-        at = flex_at(due, work.requests, pace) if rescuer.lane is Lane.FLEX else escalate_at(due, work.requests, pace)
+        at = flex_at(due, work.requests, speed) if rescuer.lane is Lane.FLEX else escalate_at(due, work.requests, speed)
         back = candidate.turnaround.chance(at - terms.now)
         needed = 1 - back
         if at - terms.now < _WAIT_LEAST or span < _BATCH_LEAST or back < _WORTH:
@@ -390,11 +391,14 @@ def choose(job: str, partition: str, options: Sequence[Option], terms: Terms) ->
         )
         raise PriceUnknown(
             f"{job}[{partition}]: none of models can be used: {reasons}. Nothing was sent. "
-            "Correct models= or lane=, or give a rate: prices={'provider:model': {'input': USD per million tokens, 'output': ...}}."
+            "Correct models= or lane=, or give a rate: prices={'provider:model': {'input': USD per million tokens, 'output': ...}}.",
+            models=list(dict.fromkeys(f"{option.provider}:{option.model}" for option in allowed)),
+            job=job,
+            partition=partition or None,
         )
     fitting = [option for option in usable if terms.fits(option.worst_usd)]
     if not fitting:
-        raise CeilingTooLow(_too_low(job, partition, usable, terms))
+        raise _too_low(job, partition, usable, terms)
     keeping = [option for option in fitting if option.chance is None or option.chance >= terms.probability]
     if keeping:
         return min(keeping, key=lambda option: (option.total_usd, _LANES.index(option.lane)))
@@ -478,13 +482,19 @@ def moves_on(options: Sequence[Option], terms: Terms, lane: Lane) -> bool:
     return _LANES.index(chosen.lane) > _LANES.index(lane)
 
 
-def _too_low(job: str, partition: str, usable: Sequence[Option], terms: Terms) -> str:
+def _too_low(job: str, partition: str, usable: Sequence[Option], terms: Terms) -> CeilingTooLow:
+    """The refusal, with the least ceiling that would do.  An option fits only under a ceiling, so there is one."""
+    assert terms.ceiling_usd is not None
     cheapest = min(usable, key=lambda option: option.worst_usd or Decimal(0))
     worst = (cheapest.worst_usd or Decimal(0)).quantize(Decimal("0.0001"), rounding="ROUND_CEILING")  # what is advised must be enough
     late = cheapest.chance is not None and cheapest.chance < terms.probability
-    return (
+    return CeilingTooLow(
         f"The cheapest plan for {job}[{partition}] ({cheapest.provider}:{cheapest.model}, {cheapest.lane}) costs ${worst} at worst, "
         f"${cheapest.expected_usd:.4f} as expected; the ceiling is ${terms.ceiling_usd:f}. Nothing was sent. "
         f"Raise ceiling_usd to ${worst}, or lower max_output_tokens, which the worst case counts for every row."
-        + (" It would miss the deadline more often than wished, too." if late else "")
+        + (" It would miss the deadline more often than the job's probability allows, too." if late else ""),
+        needed_usd=worst,
+        ceiling_usd=terms.ceiling_usd,
+        job=job,
+        partition=partition or None,
     )

@@ -13,7 +13,7 @@ reckon would make the reservation, the spend report and the choice between model
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
@@ -192,6 +192,25 @@ def quotes(account: str, prices: str | None, model: str, at: datetime) -> list[Q
     return [quote for quote in found if quote.rates or quote.lane is Lane.BATCH]
 
 
+def quotes_of(names: Sequence[str], price_list: Callable[[str], str | None], at: datetime) -> list[Quote]:
+    """What models cost, lane by lane; one that nobody knows has one quote, without rates.
+
+    Args:
+        names: `account:model`.
+        price_list: the name of an account -> the price list of its models.
+
+    Raises:
+        InvalidJob: a name without a provider.
+    """
+    found: list[Quote] = []
+    for name in names:
+        account, _, model = name.partition(":")
+        if not account or not model:
+            raise InvalidJob(f"{name!r}: say whose model it is, e.g. openai:{name or 'gpt-5-mini'}.")
+        found += quotes(account, price_list(account), model, at)
+    return found
+
+
 def sold_in_batches(account: str, prices: str | None, at: datetime) -> list[Quote]:
     """The batch lane of every model of an account that has a known rate there, the cheapest to ask first."""
     from genai_prices.data_snapshot import get_snapshot
@@ -233,12 +252,14 @@ def _bracket(given: Mapping[str, Any], above: int = 0) -> Bracket:
 def _own(name: str, given: Mapping[str, Any]) -> Bracket:
     known = {"input", "cached", "cache_write", "cache_write_1h", "output"}
     if "input" not in given or set(given) - known:
-        raise InvalidJob(f"prices['{name}'] has {sorted(given)}; it needs 'input' and may have {sorted(known - {'input'})}.")
+        raise InvalidJob(
+            f"prices['{name}'] has {sorted(given)}; it needs 'input' and may have {sorted(known - {'input'})}.", field="prices"
+        )
     try:
         bracket = _bracket(given)
         _ = [_pico(rate) for rate in (bracket.input, bracket.cached, bracket.cache_write, bracket.cache_write_1h, bracket.output)]
     except InvalidOperation:
-        raise InvalidJob(f"prices['{name}'] = {dict(given)}: every rate is USD per million tokens, a number.") from None
+        raise InvalidJob(f"prices['{name}'] = {dict(given)}: every rate is USD per million tokens, a number.", field="prices") from None
     return bracket
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -52,17 +52,34 @@ class Reading:
         object.__setattr__(self, "delimiter", _ESCAPED.get(self.delimiter or "", self.delimiter))
         _check_encoding(self.encoding)
         if self.delimiter is not None and not _is_character(self.delimiter):
-            raise InvalidJob(f"delimiter={self.delimiter!r}: give one ASCII character, e.g. delimiter=';', or '\\t' for a tab.")
+            raise InvalidJob(
+                f"delimiter={self.delimiter!r}: give one ASCII character, e.g. delimiter=';', or '\\t' for a tab.", field="delimiter"
+            )
         if self.quote and not _is_character(self.quote):
-            raise InvalidJob(f"quote={self.quote!r}: give one ASCII character, or an empty text where nothing is quoted.")
+            raise InvalidJob(f"quote={self.quote!r}: give one ASCII character, or an empty text where nothing is quoted.", field="quote")
         if self.quote and self.quote == self.delimiter:
-            raise InvalidJob(f"quote and delimiter are both {self.quote!r}. Give two different characters.")
+            raise InvalidJob(f"quote and delimiter are both {self.quote!r}. Give two different characters.", field="quote")
         if self.types is not None:
             self.column_types()
 
     def given(self) -> dict[str, Any]:
         """What was given, as arguments of `Keld.plan`, `submit` and `run`."""
         return {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) is not None}
+
+    def check_used(self, what: str, *, takes: Collection[str] = ()) -> None:
+        """Passes if no option of text files is given that has no effect on `what`; those in `takes` have one.
+
+        `types` is not looked at here: where a table has types of its own, they are held against the declared ones.
+
+        Raises:
+            InvalidJob: one is given; names it.
+        """
+        unused = [name for name in ("encoding", "delimiter", "quote") if getattr(self, name) is not None and name not in takes]
+        if unused:
+            raise InvalidJob(
+                f"{' and '.join(f'{name}={getattr(self, name)!r}' for name in unused)} would have no effect on {what}. Nothing was sent. "
+                "Leave it out, or correct the source."
+            )
 
     def column_types(self) -> dict[str, pa.DataType]:
         """The declared types by column."""
@@ -74,7 +91,8 @@ class Reading:
             return {column.name: column.type for column in self.types}
         if not isinstance(self.types, Mapping):
             raise InvalidJob(
-                f"types is a {type(self.types).__name__}. Give a dict, e.g. types={{'amount': 'decimal(12,2)'}}, or a pyarrow.Schema."
+                f"types is a {type(self.types).__name__}. Give a dict, e.g. types={{'amount': 'decimal(12,2)'}}, or a pyarrow.Schema.",
+                field="types",
             )
         return {str(name): _type_of(str(name), given) for name, given in self.types.items()}
 
@@ -91,7 +109,8 @@ def _check_encoding(name: str | None) -> None:
         "".encode(name)  # `rot13` and its like are found, but are no encodings of text
     except (LookupError, TypeError):
         raise InvalidJob(
-            f"encoding={name!r} is not the name of an encoding that Python knows. Give e.g. 'cp1252', 'latin-1' or 'utf-16'."
+            f"encoding={name!r} is not the name of an encoding that Python knows. Give e.g. 'cp1252', 'latin-1' or 'utf-16'.",
+            field="encoding",
         ) from None
 
 

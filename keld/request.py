@@ -3,7 +3,7 @@
 On the road: `job` -> **`request`** -> `snapshot`, `shard`.  Pure.
 A prompt is escaped to JSON once, here, and travels as that fragment: `"..."` for one user message, `[...]` for a whole
 conversation.  A request body is then constant bytes + fragment + constant bytes, which is what makes encoding fast
-(facts: escaping only the row's strings is 4.5 times a json.dumps loop) and lets the retry of a row ask exactly the same again.
+(docs/notes/measurements.md: escaping only the row's strings is 4.5 times a json.dumps loop) and lets the retry of a row ask exactly the same again.
 """
 
 from __future__ import annotations
@@ -154,14 +154,19 @@ def check_columns(job: Job, schema: pa.Schema) -> None:
         if name not in have:
             raise SourceError(
                 f"{job.name}: {role} names the column {name!r}, which the table does not have (it has {', '.join(map(repr, have))}). "
-                f"Nothing was sent. Correct {role}=, or the table."
+                f"Nothing was sent. Correct {role}=, or the table.",
+                job=job.name,
             )
     taken = [name for name in have if name.startswith("keld_")]
     if taken:
-        raise SourceError(f"{job.name}: the table has columns in Keld's own namespace: {', '.join(taken)}. Nothing was sent. Rename them.")
+        raise SourceError(
+            f"{job.name}: the table has columns in Keld's own namespace: {', '.join(taken)}. Nothing was sent. Rename them.", job=job.name
+        )
     if len(set(have)) != len(have):
         twice = sorted({name for name in have if have.count(name) > 1})
-        raise SourceError(f"{job.name}: the table has columns of the same name: {', '.join(twice)}. Nothing was sent. Rename them.")
+        raise SourceError(
+            f"{job.name}: the table has columns of the same name: {', '.join(twice)}. Nothing was sent. Rename them.", job=job.name
+        )
 
 
 class _StandIn(str):

@@ -20,8 +20,7 @@ from typing import Any
 
 from keld.errors import UnknownJobRun
 from keld.failpoint import failpoint
-from keld.ledger import Ledger
-from keld.record import JobRun
+from keld.ledger import JobRun, Ledger
 from keld.staging import Staging
 
 
@@ -38,7 +37,7 @@ class Removal:
     leftover: bool = False  # not the files of the job run, but what dead workers left half written among them
 
 
-def outdated(ledger: Ledger, staging: Staging, before: datetime) -> Iterator[Removal]:
+def removable(ledger: Ledger, staging: Staging, before: datetime) -> Iterator[Removal]:
     """What may be removed: all that is staged of job runs that ended before an instant, and owe nobody anything."""
     for run_id in staging.run_ids():
         files = staging.run(run_id)
@@ -61,7 +60,7 @@ def remove(ledger: Ledger, staging: Staging, removal: Removal, before: datetime,
         for path in staging.run(removal.run_id).leftovers(before):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
         return True
-    if not removal.known or not ledger.note_removed(removal.run_id, now):
+    if not removal.known or not ledger.control.note_removed(removal.run_id, now):
         return False
     failpoint("gc.noted")
     staging.drop(removal.run_id)
@@ -72,7 +71,7 @@ def _is_done_with(ledger: Ledger, run: JobRun, before: datetime) -> bool:
     """Whether nothing is asked of these files any more: a batch to be settled, or rows that must not be asked again, need them."""
     if not run.over or run.finished_at is None or run.finished_at >= before or run.quarantined:
         return False
-    settled = [stray.settled_at for stray in ledger.strays_of(run.id)] + [one.settled_at for one in ledger.candidates_of(run.id)]
+    settled = [orphan.settled_at for orphan in ledger.orphans.of(run.id)] + [one.settled_at for one in ledger.candidates.of(run.id)]
     return all(at is not None for at in settled)
 
 

@@ -152,10 +152,13 @@ def _check_numbers(job: Job, columns: pa.Schema) -> None:
     way = "Nothing was sent. Convert it, or where it is read from CSV or JSON Lines declare it: types={{{!r}: 'decimal(12,2)'}}."
     priority = kinds.get(job.priority) if job.priority else pa.float64()
     if priority is None:
-        raise SourceError(f"{job.name}: priority names the column {job.priority!r}, which the table does not have. Nothing was sent.")
+        raise SourceError(
+            f"{job.name}: priority names the column {job.priority!r}, which the table does not have. Nothing was sent.", job=job.name
+        )
     if not (pa.types.is_integer(priority) or pa.types.is_floating(priority) or pa.types.is_decimal(priority)):
         raise SourceError(
-            f"{job.name}: priority names the column {job.priority!r}, which is {priority}, no number. {way.format(job.priority)}"
+            f"{job.name}: priority names the column {job.priority!r}, which is {priority}, no number. {way.format(job.priority)}",
+            job=job.name,
         )
     for _, name, form, _ in Formatter().parse(job.prompt) if isinstance(job.prompt, str) else ():
         if name and form and pa.types.is_string(kinds.get(name, pa.null())):
@@ -163,7 +166,7 @@ def _check_numbers(job: Job, columns: pa.Schema) -> None:
                 format("", form)
             except ValueError:
                 raise SourceError(
-                    f"{job.name}: prompt formats {{{name}:{form}}}, and the column {name!r} is text. {way.format(name)}"
+                    f"{job.name}: prompt formats {{{name}:{form}}}, and the column {name!r} is text. {way.format(name)}", job=job.name
                 ) from None
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
 from keld.errors import InvalidJob
-from keld.outlay import Outlay
-from keld.record import JobRun
+from keld.ledger import CostLine, JobRun
 from keld.state import RunState
 from keld.status import plain
 
@@ -23,13 +23,13 @@ _OF_RUN: dict[str, Callable[[JobRun], str]] = {
     "partition": lambda run: run.partition or "-",
     "day": lambda run: f"{run.created_at:%Y-%m-%d}",
 }
-_OF_OUTLAY: dict[str, Callable[[Outlay], str]] = {
-    "model": lambda outlay: f"{outlay.provider}:{outlay.model}" if outlay.model else "-",
-    "provider": lambda outlay: outlay.provider or "-",
-    "lane": lambda outlay: outlay.lane or "-",
+_OF_COST_LINE: dict[str, Callable[[CostLine], str]] = {
+    "model": lambda cost_line: f"{cost_line.provider}:{cost_line.model}" if cost_line.model else "-",
+    "provider": lambda cost_line: cost_line.provider or "-",
+    "lane": lambda cost_line: cost_line.lane or "-",
 }
 _TAGS = ("team", "project", "category")
-DIMENSIONS = (*_TAGS, *_OF_RUN, *_OF_OUTLAY)
+DIMENSIONS = (*_TAGS, *_OF_RUN, *_OF_COST_LINE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,32 +91,39 @@ class Report:
         return {"by": self.by, "lines": [line.to_json() for line in self.lines], "total": self.total.to_json()}
 
 
-def report(runs: Iterable[JobRun], outlays: Iterable[Outlay], by: str) -> Report:
+def report(runs: Iterable[JobRun], cost_lines: Iterable[CostLine], by: str) -> Report:
     """What job runs spent, a line a group.
 
     Args:
         runs: job runs; one that was planned anew before anything of it was sent is left out.
-        outlays: of these job runs, and perhaps of others.
+        cost_lines: of these job runs, and perhaps of others.
         by: one of `DIMENSIONS`, or `tag:NAME` for any other tag of the jobs; a job without it is in the group "-".
 
     Raises:
         InvalidJob: `by` is none of these.
     """
     counted = {run.id: run for run in runs if not _was_superseded(run)}
-    parts: dict[str, list[Outlay]] = {run_id: [] for run_id in counted}
-    for outlay in outlays:
-        if outlay.run_id in parts:
-            parts[outlay.run_id].append(outlay)
-    nothing = ((run_id, Outlay(run_id=run_id, provider="", model="", lane="")) for run_id, found in parts.items() if not found)
-    all_parts = [*nothing, *((run_id, outlay) for run_id, found in parts.items() for outlay in found)]
+    parts: dict[str, list[CostLine]] = {run_id: [] for run_id in counted}
+    for cost_line in cost_lines:
+        if cost_line.run_id in parts:
+            parts[cost_line.run_id].append(cost_line)
+    nothing = ((run_id, CostLine(run_id=run_id, provider="", model="", lane="")) for run_id, found in parts.items() if not found)
+    all_parts = [*nothing, *((run_id, cost_line) for run_id, found in parts.items() for cost_line in found)]
     group_of = _grouping(by)
-    groups: dict[str, list[tuple[JobRun, Outlay]]] = {}
-    for run_id, outlay in all_parts:
-        groups.setdefault(group_of(counted[run_id], outlay), []).append((counted[run_id], outlay))
-    lines = [_line(group, members, by not in _OF_OUTLAY) for group, members in groups.items()]
+    groups: dict[str, list[tuple[JobRun, CostLine]]] = {}
+    for run_id, cost_line in all_parts:
+        groups.setdefault(group_of(counted[run_id], cost_line), []).append((counted[run_id], cost_line))
+    lines = [_line(group, members, by not in _OF_COST_LINE) for group, members in groups.items()]
     lines.sort(key=lambda line: line.group if by == "day" else (-line.paid_usd, line.group))
-    total = _line("total", [(counted[run_id], outlay) for run_id, outlay in all_parts], True)
+    total = _line("total", [(counted[run_id], cost_line) for run_id, cost_line in all_parts], True)
     return Report(by=by, lines=tuple(lines), total=total)
+
+
+def days(since: date | None, until: date | None) -> tuple[datetime | None, datetime | None]:
+    """The instants at which the first day begins and the last one ends, in UTC; None: no bound."""
+    after = None if since is None else datetime.combine(since, time(), UTC)
+    before = None if until is None else datetime.combine(until, time(), UTC) + timedelta(days=1)
+    return after, before
 
 
 def is_dimension(by: str) -> bool:
@@ -124,11 +131,11 @@ def is_dimension(by: str) -> bool:
     return by in DIMENSIONS or (by.startswith("tag:") and by != "tag:")
 
 
-def _grouping(by: str) -> Callable[[JobRun, Outlay], str]:
+def _grouping(by: str) -> Callable[[JobRun, CostLine], str]:
     if by in _OF_RUN:
         return lambda run, _: _OF_RUN[by](run)
-    if by in _OF_OUTLAY:
-        return lambda _, outlay: _OF_OUTLAY[by](outlay)
+    if by in _OF_COST_LINE:
+        return lambda _, cost_line: _OF_COST_LINE[by](cost_line)
     if not is_dimension(by):
         raise InvalidJob(f"Spend by {by!r}: choose one of {', '.join(DIMENSIONS)}, or tag:NAME.")
     return lambda run, _: str(run.tags.get(by.removeprefix("tag:"), "-"))
@@ -139,11 +146,11 @@ def _was_superseded(run: JobRun) -> bool:
     return run.state is RunState.CANCELLED and run.outcomes is None
 
 
-def _line(group: str, members: Sequence[tuple[JobRun, Outlay]], of_runs: bool) -> Spend:
+def _line(group: str, members: Sequence[tuple[JobRun, CostLine]], of_runs: bool) -> Spend:
     runs = {run.id: run for run, _ in members}.values()
-    outlays = [outlay for _, outlay in members]
+    cost_lines = [cost_line for _, cost_line in members]
     usd = {
-        name: sum((getattr(outlay, name) for outlay in outlays), Decimal(0))
+        name: sum((getattr(cost_line, name) for cost_line in cost_lines), Decimal(0))
         for name in ("paid_usd", "standard_usd", "estimated_usd", "estimate_paid_usd", "twice_usd", "unknown_usd")
     }
     return Spend(
@@ -151,12 +158,12 @@ def _line(group: str, members: Sequence[tuple[JobRun, Outlay]], of_runs: bool) -
         job_runs=len(runs),
         rows=sum(run.rows for run in runs) if of_runs else None,
         failed=sum(run.failed + run.quarantined for run in runs) if of_runs else None,
-        asked=sum(outlay.asked for outlay in outlays),
-        answered=sum(outlay.answered for outlay in outlays),
-        input_tokens=sum(outlay.input_tokens for outlay in outlays),
-        cached_tokens=sum(outlay.cached_tokens for outlay in outlays),
-        output_tokens=sum(outlay.output_tokens for outlay in outlays),
-        in_flight_usd=sum((outlay.reserved_usd for outlay in outlays), Decimal(0)),
-        unknown_rows=sum(outlay.unknown_rows for outlay in outlays),
+        asked=sum(cost_line.asked for cost_line in cost_lines),
+        answered=sum(cost_line.answered for cost_line in cost_lines),
+        input_tokens=sum(cost_line.input_tokens for cost_line in cost_lines),
+        cached_tokens=sum(cost_line.cached_tokens for cost_line in cost_lines),
+        output_tokens=sum(cost_line.output_tokens for cost_line in cost_lines),
+        in_flight_usd=sum((cost_line.reserved_usd for cost_line in cost_lines), Decimal(0)),
+        unknown_rows=sum(cost_line.unknown_rows for cost_line in cost_lines),
         **usd,
     )

@@ -27,7 +27,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keld.errors import StagingError
+from keld.errors import StagingError, UnsupportedSystem
 from keld.failpoint import failpoint
 
 if TYPE_CHECKING:
@@ -117,9 +117,16 @@ class RunFiles:
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """The root under which every job run has its directory."""
+    """The root under which every job run has its directory.
+
+    Raises:
+        UnsupportedSystem: on Windows.
+    """
 
     root: Path
+
+    def __post_init__(self) -> None:
+        check_system(os.name)
 
     def run(self, run_id: str) -> RunFiles:
         return RunFiles(_inside(self.root, run_id))
@@ -209,6 +216,17 @@ def sha256_of(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
+
+
+def check_system(name: str) -> None:
+    """Passes if Keld can run on an operating system, by Python's name for its kind (`os.name`).
+
+    Raises:
+        UnsupportedSystem: it cannot.
+    """
+    # A directory cannot be made durable on Windows, and the question whether a process is dead (`os.kill(pid, 0)`) ends it there.
+    if name != "posix":
+        raise UnsupportedSystem("Keld runs on Linux and macOS. Nothing was sent. On Windows, run it in WSL.")
 
 
 def fsync_dir(path: str | Path) -> None:

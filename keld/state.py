@@ -31,7 +31,7 @@ class State(StrEnum):
     DEFERRED = "deferred"  # the provider's queue is full: the same file goes again later
     REJECTED = "rejected"  # refused for good before any row was answered; nothing was paid
     QUARANTINED = "quarantined"  # it cannot be proven that asking again would not pay twice: shown, not retried
-    DROPPED = "dropped"  # cancelled before it was sent, nothing was paid; or hedged: its batch is a stray
+    DROPPED = "dropped"  # cancelled before it was sent, nothing was paid; or hedged: its batch is an orphan
 
 
 class Event(StrEnum):

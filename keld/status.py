@@ -12,8 +12,9 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+from keld.errors import KeldError, type_named
+from keld.ledger import JobRun, Shard
 from keld.providers.kinds import batch_page
-from keld.record import JobRun, Shard
 from keld.state import AT_PROVIDER, RunState, State
 
 
@@ -143,6 +144,11 @@ class Status:
     def out_there(self) -> tuple[Batch, ...]:
         """What was sent, or may have been, and was given up without the provider's last word: it may still run, and be paid for."""
         return tuple(batch for batch in self.batches if batch.state is State.QUARANTINED)
+
+    @property
+    def problem_type(self) -> type[KeldError] | None:
+        """The class of what stood in the way, e.g. `AccessRefused`; None if nothing did, or if a later version named a class unknown here."""
+        return None if self.problem_kind is None else type_named(self.problem_kind)
 
     @property
     def saved_usd(self) -> Decimal:

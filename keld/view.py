@@ -14,16 +14,22 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from keld.answer import Outcome
 from keld.plan import Option, Plan
 from keld.price import Bracket, Lane, Quote
 from keld.retention import Removal
 from keld.runner import Finding, Verdict
 from keld.spend import Report, Spend
+from keld.state import RunState
 from keld.status import Batch, Status
 
-_COLOURS = {"finished": "green", "cancelled": "yellow", "open": "cyan", "cancelling": "yellow", "writing": "cyan"}
-
-
+_COLOURS = {
+    RunState.OPEN: "cyan",
+    RunState.CANCELLING: "yellow",
+    RunState.WRITING: "cyan",
+    RunState.FINISHED: "green",
+    RunState.CANCELLED: "yellow",
+}
 _REASONS = 5  # why rows cannot be asked, at most
 
 
@@ -73,16 +79,15 @@ def plan_view(plan: Plan) -> RenderableType:
         table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
     for option in plan.options:
         table.add_row(*_option_cells(option, plan), style="" if option.obstacle is None else "dim")
-    told = [f"{name} is left out: {why}" for name, why in plan.left_out.items()] + [
-        f"{name} is {note}" for name, note in plan.notes.items()
-    ]
-    return Group(Text(", ".join(lines) + "."), *map(Text, plan.table_notes), Text(), table, Text(), *map(Text, [*told, *_verdict(plan)]))
+    notes = [f"{name} is left out: {why}" for name, why in plan.left_out.items()]
+    notes += [f"{name} is {note}" for name, note in plan.notes.items()]
+    return Group(Text(", ".join(lines) + "."), *map(Text, plan.table_notes), Text(), table, Text(), *map(Text, [*notes, *_verdict(plan)]))
 
 
 def status_line(status: Status) -> str:
     """A job run in one plain line, for logs and terminals that are none."""
     batches = ", ".join(_batch_words(batch) for batch in status.batches) or "no batches"
-    line = f"{_name(status)} {status.state.value}: {status.answered:,}/{status.rows:,} answered, {usd(status.cost_usd)}; {batches}"
+    line = f"{name_of(status)} {status.state.value}: {status.answered:,}/{status.rows:,} answered, {usd(status.cost_usd)}; {batches}"
     return line + (f"; {status.problem}" if status.problem else "")
 
 
@@ -112,7 +117,7 @@ def list_view(statuses: Sequence[Status]) -> Table:
         )
     for status in statuses:
         table.add_row(
-            status.job, status.partition or "-", Text(status.state.value, style=_COLOURS.get(status.state.value, "")), f"{status.rows:,}",
+            status.job, status.partition or "-", Text(status.state.value, style=_COLOURS[status.state]), f"{status.rows:,}",
             f"{status.answered:,}", f"{status.failed + status.quarantined:,}", str(len(status.batches)), usd(status.cost_usd), usd(status.saved_usd),
             instant(status.deadline_at), span(status.turnaround_s),
         )  # fmt: skip
@@ -121,8 +126,22 @@ def list_view(statuses: Sequence[Status]) -> Table:
 
 def outcome_view(status: Status) -> RenderableType:
     """How a job run that is over ended."""
-    lines = [f"{_name(status)} {status.state.value}: {status.answered:,} of {status.rows:,} rows answered."]
-    other = {outcome: count for outcome, count in status.outcomes.items() if outcome != "answered"}
+    lines = [f"{name_of(status)} {status.state.value}: {status.answered:,} of {status.rows:,} rows answered."]
+    lines += _unanswered(status)
+    if status.reused:
+        lines.append(f"{counted(status.reused, 'answer was', 'answers were')} reused from an earlier run, at no cost.")
+    lines += _paid(status)
+    if status.deadline_at is not None:
+        lines.append(f"Due {instant(status.deadline_at)}: {'met' if status.deadline_met else 'missed'}.")
+    if status.output_uri:
+        lines.append(f"Written to {status.output_uri}")
+    return Group(*(Text(line, overflow="fold") for line in lines))
+
+
+def _unanswered(status: Status) -> list[str]:
+    """Which rows have no answer, and which batches were given up while they may still run."""
+    lines = []
+    other = {outcome: count for outcome, count in status.outcomes.items() if outcome != Outcome.ANSWERED}
     if other:
         lines.append(
             "Not answered: " + ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(other.items())) + " (reasons in keld_error)."
@@ -132,24 +151,23 @@ def outcome_view(status: Status) -> RenderableType:
             f"{batch.batch_id or 'one whose create got no reply'} ({batch.provider} at {batch.host})" for batch in status.out_there
         )
         lines.append(
-            f"May still be out there, and be paid for, {usd(status.reserved_usd)} at most: {named}. `keld reconcile` settles what turns up."
+            f"May still run at a provider, and cost {usd(status.reserved_usd)} at most: {named}. `keld reconcile` finds out what became of it."
         )
-    if status.reused:
-        lines.append(f"{status.reused:,} answers were reused from an earlier run, at no cost.")
+    return lines
+
+
+def _paid(status: Status) -> list[str]:
+    """What it cost, beside the standard price and the estimate."""
     less = "less" if status.saved_usd >= 0 else "more"
-    lines.append(
+    lines = [
         f"Cost {usd(status.cost_usd)}, {usd(abs(status.saved_usd))} {less} than the standard price of {usd(status.standard_usd)}; "
         f"{status.input_tokens:,} tokens in, {status.output_tokens:,} out; turnaround {span(status.turnaround_s)}."
-    )
+    ]
     if status.cached_tokens or status.cache_saved_usd:
         lines.append(f"{_cached(status).capitalize()}.")
     if status.estimate_error is not None:
         lines.append(f"That is {_off(status)}.")
-    if status.deadline_at is not None:
-        lines.append(f"Due {instant(status.deadline_at)}: {'kept' if status.deadline_met else 'missed'}.")
-    if status.output_uri:
-        lines.append(f"Written to {status.output_uri}")
-    return Group(*(Text(line, overflow="fold") for line in lines))
+    return lines
 
 
 _SPEND_CELLS: dict[str, Callable[[Spend], str]] = {
@@ -339,52 +357,64 @@ def _option_cells(option: Option, plan: Plan) -> tuple[str, ...]:
 
 
 def _verdict(plan: Plan) -> list[str]:
-    if plan.chosen is None:
-        return ["Nothing has to be asked; a run would only write the output.", "Nothing was sent."]
+    """What would be taken, what it costs, and whether it is in time."""
     chosen = plan.chosen
+    if chosen is None:
+        return ["Nothing has to be asked; a run would only write the output.", "Nothing was sent."]
+    return [*_costs(plan, chosen), *_ceiling(plan), *_due(plan, chosen), "Nothing was sent."]
+
+
+def _costs(plan: Plan, chosen: Option) -> list[str]:
+    standard = f"; the standard lane would cost {usd(plan.standard_usd)}" if plan.standard_usd and chosen.expected_usd is not None else ""
     lines = [
-        f"Chosen: {chosen.provider}:{chosen.model} in the {chosen.lane.value} lane, {usd(chosen.expected_usd)} expected, {usd(chosen.worst_usd)} at worst."
+        f"Chosen: {chosen.provider}:{chosen.model} in the {chosen.lane.value} lane, {usd(chosen.expected_usd)} expected, "
+        f"{usd(chosen.worst_usd)} at worst{standard}.",
+        _basis(chosen),
     ]
-    if plan.standard_usd is not None and chosen.expected_usd is not None and plan.standard_usd:
-        lines[0] = lines[0][:-1] + f"; the standard lane would cost {usd(plan.standard_usd)}."
-    lines.append(_basis(chosen))
     if chosen.cache.ttl is not None:
         share = chosen.usage.cached_tokens / max(chosen.usage.input_tokens, 1)
         lines.append(
             f"The shared beginning is marked for the prompt cache ({chosen.cache.ttl.value}); {share:.0%} of the input is expected from it."
         )
-    if plan.ceiling_usd is not None:
-        lines.append(f"Ceiling: {usd(plan.ceiling_usd)}.")
+    return lines
+
+
+def _ceiling(plan: Plan) -> list[str]:
+    lines = [] if plan.ceiling_usd is None else [f"Ceiling: {usd(plan.ceiling_usd)}."]
     if plan.most_rows is not None:
         lines.append(
-            f"All at once might pass it at worst: {plan.most_rows:,} rows at a time, what they did not cost makes room for the next."
+            f"The worst case of all rows together is above the ceiling, so they are sent in parts of {plan.most_rows:,}: "
+            "what one part did not cost is free for the next."
         )
-    basis = {"partition-end": "from the partition's end", "submitted-at": "from the submission", "absolute": "as given"}.get(
-        plan.due_basis, ""
-    )
-    lines.append(f"Due: {instant(plan.due)} ({basis})." if plan.due else "Due: no deadline.")
+    return lines
+
+
+_DUE_BASIS = {"partition-end": "from the partition's end", "submitted-at": "from the submission", "absolute": "as given"}
+
+
+def _due(plan: Plan, chosen: Option) -> list[str]:
+    lines = [f"Due: {instant(plan.due)} ({_DUE_BASIS.get(plan.due_basis, '')})." if plan.due else "Due: no deadline."]
     if chosen.rescued_by is not None and chosen.chance is not None:
         lines.append(
-            f"What is not back in time moves to {chosen.rescued_by} at the latest safe moment, {usd(chosen.risk_usd)} more in expectation: "
-            f"kept {chosen.chance:.1%} of the time, {plan.probability:.0%} wished."
+            f"What is not back in time moves to {chosen.rescued_by}, for {usd(chosen.risk_usd)} more on average: "
+            f"the deadline is met {chosen.chance:.1%} of the time; the job asks for {plan.probability:.0%}."
         )
     elif chosen.chance is not None and chosen.chance < plan.probability:
-        lines.append(f"Nothing keeps the deadline {plan.probability:.0%} of the time; this does {chosen.chance:.1%} of the time.")
-    lines.append("Nothing was sent.")
+        lines.append(f"No option meets the deadline {plan.probability:.0%} of the time; this one does {chosen.chance:.1%} of the time.")
     return lines
 
 
 def _basis(option: Option) -> str:
-    """What the expected tokens were reckoned by."""
+    """What the expected tokens are estimated from."""
     estimate = option.estimate
     how = f"{estimate.bytes_a_token:.1f} bytes a token of input" + (" (counted in these rows)" if estimate.counted else "")
-    seen = f"learned from {estimate.rows:,} answered rows" if estimate.rows else "by rule of thumb, until answers say"
+    seen = f"learned from {estimate.rows:,} answered rows" if estimate.rows else "by rule of thumb until there are answers"
     return f"Estimate: {how}, {estimate.output_tokens_a_row:.0f} tokens of output a row, {seen}."
 
 
 def _headline(status: Status) -> Text:
-    text = Text(f"{_name(status)} ")
-    text.append(status.state.value, style=_COLOURS.get(status.state.value, ""))
+    text = Text(f"{name_of(status)} ")
+    text.append(status.state.value, style=_COLOURS[status.state])
     cost = f"{usd(status.cost_usd)} paid" + (f", {usd(status.reserved_usd)} at most in flight" if status.reserved_usd else "")
     text.append(f"  {status.answered:,} of {status.rows:,} rows answered, {cost}")
     if status.estimate_error is not None:
@@ -415,5 +445,6 @@ def _batch_words(batch: Batch) -> str:
     return f"{batch.provider} {batch.state.value}{count}" + (f" ({batch.error})" if batch.error else "")
 
 
-def _name(status: Status) -> str:
+def name_of(status: Status) -> str:
+    """`job[partition]`, or `job` alone where there is no partition."""
     return f"{status.job}[{status.partition}]" if status.partition else status.job

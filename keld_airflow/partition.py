@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -81,7 +81,9 @@ def _of_run(context: Mapping[str, Any], window: timedelta | None) -> Partition:
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     if start is not None and end is not None:
         start, end = utc(start, "data_interval_start"), utc(end, "data_interval_end")
-        return Partition(key=_key(start, end - start), ends_at=end)
+        # By the clock of the timetable's zone, too: the day on which summer time begins has 23 hours, and is a day.
+        local = start.astimezone(zone := _zone(context)).replace(tzinfo=None), end.astimezone(zone).replace(tzinfo=None)
+        return Partition(key=_key(start, max(end - start, local[1] - local[0])), ends_at=end)
     return Partition(key=None, ends_at=utc(context["dag_run"].run_after, "run_after"))
 
 
@@ -92,14 +94,22 @@ def _end(starts_at: datetime | None, context: Mapping[str, Any], window: timedel
     starts_at = utc(starts_at, "partition_date")
     if window is not None:
         return starts_at + window
-    timetable = getattr(context.get("dag"), "timetable", None)
-    cron, zone = getattr(timetable, "expression", None), getattr(timetable, "timezone", UTC)
+    cron, zone = getattr(_timetable(context), "expression", None), _zone(context)
     if not isinstance(cron, str):
         return None
-    zone = ZoneInfo(zone) if isinstance(zone, str) else zone
     local = starts_at.astimezone(zone).replace(tzinfo=None)  # croniter reckons on the clock of the wall
     following: datetime = croniter(cron, local).get_next(datetime)
     return following.replace(tzinfo=zone).astimezone(UTC)
+
+
+def _timetable(context: Mapping[str, Any]) -> Any:
+    return getattr(context.get("dag"), "timetable", None)
+
+
+def _zone(context: Mapping[str, Any]) -> tzinfo:
+    """The time zone of the Dag's timetable; UTC where it has none."""
+    zone = getattr(_timetable(context), "timezone", UTC)
+    return ZoneInfo(zone) if isinstance(zone, str) else zone
 
 
 def _key(start: datetime, span: timedelta) -> str:

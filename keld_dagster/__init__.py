@@ -51,10 +51,12 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'keld_dagster' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # a type checker that saw this function would take any misspelt name for an object of type Any
 
-    return getattr(import_module(f"keld_dagster.{home}"), name)
+    def __getattr__(name: str) -> Any:
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'keld_dagster' has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(f"keld_dagster.{home}"), name)

@@ -79,7 +79,7 @@ def build_batch_assets(
 
     Args:
         source: the upstream asset (definition, spec, key, or key as a string), loaded through its IO manager only when something is
-            to be sent; or a path or URI, in which `{partition}` stands for the key.  A partition's rows are those of the source's partition
+            to be sent; or a path or URI, in which `{partition}` stands for the key, or a list of these.  A partition's rows are those of the source's partition
             of the same key; a source whose partitions mean something else is refused.
         name: the result asset; default the job's name, with `_` for what an asset's name cannot hold.
         key_prefix, owners, tags: of both assets, as of any asset of Dagster's.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,15 +22,15 @@ from keld_dagster.frame import Frame, frame_like, python_type
 
 _ASSET_KEY = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 
-SourceLike = dg.AssetsDefinition | dg.AssetSpec | dg.SourceAsset | dg.AssetKey | str | os.PathLike[str]
+SourceLike = dg.AssetsDefinition | dg.AssetSpec | dg.SourceAsset | dg.AssetKey | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """An upstream asset, or a path template; exactly one of `key` and `path`."""
+    """An upstream asset, or a path template, or several; exactly one of `key` and `path`."""
 
     key: dg.AssetKey | None = None
-    path: str | None = None
+    path: str | list[str] | None = None
     frame: Frame = "pandas"  # what its asset gives, by its annotation
     declared: bool = False  # whether `partitions_def` is the asset's own, since its definition was given
     partitions_def: dg.PartitionsDefinition[Any] | None = None
@@ -83,9 +84,12 @@ def source_of(source: SourceLike) -> Source:
             return Source(key=dg.AssetKey.from_user_string(source))
         case str() | os.PathLike():
             return Source(path=os.fspath(source))
+        case list() | tuple() if source and all(isinstance(one, str | os.PathLike) for one in source):
+            return Source(path=[os.fspath(one) for one in source])
         case _:
             raise ValueError(
-                f"source= is a {type(source).__name__}; it can be an asset (its definition, its spec, its key, or the key as text), or a path or URI."
+                f"source= is a {type(source).__name__}; it can be an asset (its definition, its spec, its key, or the key as text), or a path or URI, "
+                "or a list of these."
             )
 
 

@@ -2,10 +2,10 @@
 
 The bill is reckoned from the provider's side (its own counts of tokens, at the price list), batch by batch, to the pico-dollar:
 
-- a batch that was collected whole, and a stray that was settled, cost what the bill says of that batch: not more, not less;
+- a batch that was collected whole, and an orphan that was settled, cost what the bill says of that batch: not more, not less;
 - so did all the requests of the fast lanes together, which have no batch;
 - whatever else is on the bill is covered by what the ledger holds in reserve for it: its batch is one of the ledger's;
-- what the ledger says of each job run, of its shards and strays, and in the report of spend, adds up: paid, standard, reserved.
+- what the ledger says of each job run, of its shards and orphans, and in the report of spend, adds up: paid, standard, reserved.
 
 A test in which that cannot be so says why: `@pytest.mark.books_open("reason")`.  What a job run says of itself must add up all the same.
 """
@@ -24,13 +24,12 @@ import pytest
 import sqlalchemy as sa
 from scene import entry_usd
 
-from keld import record
 from keld.emulator import BillEntry, Emulator
 from keld.errors import KeldError
-from keld.ledger import Ledger
-from keld.outlay import Outlay, doubtful_usd, outlays
+from keld.ledger import Candidate, JobRun, Ledger, Orphan, Shard, lookup
+from keld.ledger.cost import CostLine, cost_lines, doubtful_usd
+from keld.ledger.table import CANDIDATE, INTENT, RUN
 from keld.price import Lane, rates
-from keld.record import CANDIDATE, INTENT, RUN, SHARD, STRAY, Candidate, JobRun, Shard, Stray
 from keld.state import State
 
 NOTHING = Decimal(0)
@@ -91,10 +90,10 @@ class Book:
 
     runs: dict[str, JobRun]
     shards: dict[str, Shard]
-    strays: list[Stray]
+    orphans: list[Orphan]
     candidates: list[Candidate]  # that are not told yet
     batches: dict[str, Shard]  # by every batch id that an intent of theirs led to
-    outlays: list[Outlay]
+    cost_lines: list[CostLine]
 
     def owner(self, batch_id: str, entries: Sequence[BillEntry]) -> Shard | None:
         """The shard whose batch it is: by its id, or where a create's reply was lost, by what its rows carry."""
@@ -141,14 +140,14 @@ def check_one(ledger: Ledger, bill: Iterable[BillEntry]) -> How:
 
 def _read(ledger: Ledger) -> Book:
     with ledger._db.read() as db:
-        runs = {run.id: run for run in map(record.job_run, db.execute(sa.select(RUN)))}
-        shards = {shard.id: shard for shard in map(record.shard, db.execute(sa.select(SHARD)))}
-        strays = [Stray(**row._mapping) for row in db.execute(sa.select(STRAY))]
+        runs = {run.id: run for run in lookup.job_runs(db, sa.select(RUN))}
+        shards = {shard.id: shard for shard in lookup.shards(db)}
+        orphans = lookup.orphans(db)
         candidates = [Candidate(**row._mapping) for row in db.execute(sa.select(CANDIDATE).where(CANDIDATE.c.settled_at.is_(None)))]
         batches = {row.batch_id: shards[row.shard_id] for row in db.execute(sa.select(INTENT)) if row.batch_id}
-        found = outlays(db)
+        found = cost_lines(db)
     batches |= {shard.batch_id: shard for shard in shards.values() if shard.batch_id}
-    return Book(runs, shards, strays, candidates, batches, found)
+    return Book(runs, shards, orphans, candidates, batches, found)
 
 
 # --- the ledger with itself -------------------------------------------------------------------------------------------
@@ -157,26 +156,26 @@ _RESERVING = {State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLI
 
 
 def _check_sums(book: Book) -> None:
-    """A job run's own money is that of its shards and strays; and so says the spend report."""
+    """A job run's own money is that of its shards and orphans; and so says the spend report."""
     of_run: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for kind, found in (
         ("shards", book.shards.values()),
-        ("strays", book.strays),
+        ("orphans", book.orphans),
         ("candidates", book.candidates),
-        ("outlays", book.outlays),
+        ("cost_lines", book.cost_lines),
     ):
         for one in found:
             of_run[one.run_id][kind].append(one)
     for run in book.runs.values():
-        shards, strays, perhaps, ours = (of_run[run.id][kind] for kind in ("shards", "strays", "candidates", "outlays"))
-        held = [*map(reserved, shards), *(stray.doubtful_usd if stray.settled_at else stray.worst_usd for stray in strays)]
+        shards, orphans, perhaps, ours = (of_run[run.id][kind] for kind in ("shards", "orphans", "candidates", "cost_lines"))
+        held = [*map(reserved, shards), *(orphan.doubtful_usd if orphan.settled_at else orphan.worst_usd for orphan in orphans)]
         held += [candidate.worst_usd for candidate in perhaps]
         for what, own, parts, reported in (
-            ("paid", run.spent_usd, [one.cost_usd for one in (*shards, *strays)], [one.paid_usd for one in ours]),
+            ("paid", run.spent_usd, [one.cost_usd for one in (*shards, *orphans)], [one.paid_usd for one in ours]),
             ("standard", run.standard_usd, [shard.standard_usd for shard in shards], [one.standard_usd for one in ours]),
             ("reserved", run.reserved_usd, held, [one.reserved_usd for one in ours]),
         ):
-            for others, whose in ((parts, f"its shards and strays {shards} {strays}"), (reported, "its outlays")):
+            for others, whose in ((parts, f"its shards and orphans {shards} {orphans}"), (reported, "its cost_lines")):
                 total = sum((usd or NOTHING for usd in others), NOTHING)
                 if own != total:
                     raise BooksDisagree(f"{run}: {what} ${own}, and by {whose} ${total}")
@@ -193,16 +192,16 @@ def reserved(shard: Shard) -> Decimal:
 
 
 def _check_bill(bill: Iterable[BillEntry], books: Sequence[Book]) -> Iterator[bool]:
-    """Whether each batch, stray and stretch that can be compared cost exactly what the bill says."""
+    """Whether each batch, orphan and stretch that can be compared cost exactly what the bill says."""
     entries_of: dict[str | None, list[BillEntry]] = defaultdict(list)
     for entry in bill:
         entries_of[entry.batch_id].append(entry)
     yield _check_fast(entries_of.pop(None, []), books)
     for book in books:
-        for stray in book.strays:
-            billed = _billed(entries_of.pop(stray.batch_id, []), book, [book.shards[stray.shard_id]])
-            paid, more = (stray.cost_usd or NOTHING, stray.doubtful_usd) if stray.settled_at else (NOTHING, stray.worst_usd)
-            yield _covers(paid, billed, more, f"the stray {stray.batch_id}")
+        for orphan in book.orphans:
+            billed = _billed(entries_of.pop(orphan.batch_id, []), book, [book.shards[orphan.shard_id]])
+            paid, more = (orphan.cost_usd or NOTHING, orphan.doubtful_usd) if orphan.settled_at else (NOTHING, orphan.worst_usd)
+            yield _covers(paid, billed, more, f"the orphan {orphan.batch_id}")
         ours = {batch_id: shard for batch_id, entries in entries_of.items() if (shard := book.owner(batch_id or "", entries))}
         for shard in book.shards.values():
             if shard.lane == Lane.BATCH:

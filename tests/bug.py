@@ -11,12 +11,13 @@ import openai
 import pytest
 import sqlalchemy as sa
 
-import keld.journal
-import keld.ledger
+import keld.ledger.ledger
 import keld.providers.call
-from keld.ledger import Lease, Ledger
+import keld.realtime.journal
+from keld.ledger import Lease, Ledger, Shard
+from keld.ledger.lease import Leases
+from keld.ledger.table import SHARD
 from keld.providers.base import NotNow
-from keld.record import SHARD, Shard
 from keld.state import Event, State
 
 
@@ -54,19 +55,19 @@ def lease_unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A write is accepted from whoever makes it, in whatever state the shard has got to."""
 
     @contextmanager
-    def held(ledger: Ledger, lease: Lease, now: datetime) -> Iterator[sa.Connection]:
-        with ledger._db.write() as db:
+    def held(leases: Leases, lease: Lease, now: datetime) -> Iterator[sa.Connection]:
+        with leases._db.write() as db:
             yield db
 
-    move = keld.ledger._move
+    move = keld.ledger.ledger.move
 
     def moved(db: sa.Connection, lease: Lease, shard: Shard, *more: Any) -> Shard:
         db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(state=shard.state, attempt=shard.attempt))
         return move(db, lease, shard, *more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "_held", held)
-        patch.setattr(keld.ledger, "_move", moved)
+        patch.setattr(Leases, "held", held)
+        patch.setattr(keld.ledger.ledger, "move", moved)
         yield
 
 
@@ -74,7 +75,7 @@ def lease_unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def journal_unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A stretch that goes on where another one was broken off does not read what was answered there."""
     with monkeypatch.context() as patch:
-        patch.setattr(keld.journal.Journal, "_read", lambda *_: None)
+        patch.setattr(keld.realtime.journal.Journal, "_read", lambda *_: None)
         yield
 
 
@@ -82,7 +83,7 @@ def journal_unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def journal_unlocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two stretches over the same journal, of which one stood still meanwhile, both ask."""
     with monkeypatch.context() as patch:
-        patch.setattr(keld.journal, "_hold", lambda *_: None)
+        patch.setattr(keld.realtime.journal, "_hold", lambda *_: None)
         yield
 
 

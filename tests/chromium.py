@@ -4,15 +4,18 @@ Playwright's own where it is installed, else the machine's, else Playwright's is
 sandbox stays off, as Playwright has it: root, whom containers run as, would get none.
 """
 
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
-from playwright.sync_api import Browser, Error, Playwright, sync_playwright
+from playwright.sync_api import Browser, Error, Page, Playwright, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+PICTURES = Path(__file__).parents[1] / "docs" / "images"
 FETCH_S = 120
 PATIENCE_MS = 30_000  # of a look at a page: an orchestrator just started on a busy machine takes its time
 
@@ -34,6 +37,18 @@ def running_chromium() -> Iterator[Browser]:
             yield browser
         finally:
             browser.close()
+
+
+def take_picture(page: Page, name: str) -> None:
+    """Writes what `page` shows to `docs/images/<name>.png`, if `make pictures` runs the tests; else nothing.
+
+    The README shows these files, so they are only replaced when somebody asks for it: no two runs give the same bytes (ids, times).
+    """
+    if os.environ.get("KELD_PICTURES"):
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        page.set_viewport_size({"width": 1200, "height": 800})  # half as large, its words can still be read
+        page.mouse.move(0, 0)  # nothing is highlighted, and no tooltip is open
+        page.screenshot(path=PICTURES / f"{name}.png", animations="disabled", caret="hide")
 
 
 def _launch(playwright: Playwright) -> Browser:

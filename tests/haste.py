@@ -43,10 +43,10 @@ from schedule import (
 from keld import Settings
 from keld.answer import Outcome, Reply
 from keld.emulator import BillEntry, Call
-from keld.journal import Journal
 from keld.price import Lane
 from keld.providers import call
 from keld.realtime import Manner, Time
+from keld.realtime.journal import Journal
 from keld.request import position_of
 from keld.runner.visit import Visit
 from keld.state import Event, State
@@ -225,9 +225,9 @@ class Haste(Schedule):
         self.at_once = 8
         self._homes: dict[str, tuple[str, list[str]]] = {}  # the provider and the tickets, by shard
         more = [
-            mock.patch("keld.realtime.Time", lambda: Time(now=self.world.emulator._clock.time, sleep=self._sleep)),
+            mock.patch("keld.realtime.run.Time", lambda: Time(now=self.world.emulator._clock.time, sleep=self._sleep)),
             mock.patch.object(call, "call", _in_order),
-            mock.patch("keld.realtime.Journal", partial(Watched, self)),
+            mock.patch("keld.realtime.run.Journal", partial(Watched, self)),
             mock.patch("keld.runner.hurry.Manner", lambda **how: Manner(**how, begin_with=self.at_once)),
             mock.patch.object(asyncio, "to_thread", _in_the_loop),
             mock.patch.object(httpx2, "create_ssl_context", _trust),
@@ -322,7 +322,7 @@ class Haste(Schedule):
             if point in _STRETCH and (task := asyncio.current_task()):
                 task.add_done_callback(lambda task: task.exception())  # else its loop complains of it, whenever it is collected
             raise
-        if emulator.now() - since > self.ledger.lease_for * 0.8:
+        if emulator.now() - since > self.ledger.leases.lease_for * 0.8:
             self.stale.add(thread)
 
     async def _sleep(self, seconds: float) -> None:
@@ -399,7 +399,7 @@ class Haste(Schedule):
         if max(lost.values(), default=0) > 1:
             self.quiet = False  # so often in flight at a kill, it is given up
         COUNTS.update(f"stretches in {shard.lane}" for shard in self._stretches())
-        for run in self.ledger.runs("default"):
+        for run in self.ledger.catalog.runs("default"):
             ways = {(shard.lane != Lane.BATCH, shard.ended) for shard in self.ledger.shards(run.id)}
             COUNTS["rescued"] += (False, "cancelled") in ways and any(fast for fast, _ in ways)
             COUNTS["hedged"] += any(event["kind"] == Event.HEDGED for event in self.ledger.events(run.id))
@@ -410,7 +410,7 @@ class Haste(Schedule):
         self._check_doubts()
 
     def _stretches(self) -> list[Any]:
-        shards = [shard for run in self.ledger.runs("default") for shard in self.ledger.shards(run.id)]
+        shards = [shard for run in self.ledger.catalog.runs("default") for shard in self.ledger.shards(run.id)]
         return [shard for shard in shards if shard.lane != Lane.BATCH]
 
     def _singles(self) -> dict[str, list[BillEntry]]:
@@ -431,18 +431,18 @@ class Haste(Schedule):
             ends = Counter(request.end for request in asked[ticket])
             if not ends["kept"] <= len(bought[ticket]) <= ends["kept"] + ends["doubt"] + ends["killed"]:
                 self._violated(f"I2: {ticket} was bought {len(bought[ticket])} times by itself: {asked[ticket]}")
-        strays = self._strays() | self.unproven
+        orphans = self._orphans() | self.unproven
         final = Counter(request.ticket for request in self.requests if request.end == "kept" and not request.again)
         final.update(
-            purchase.ticket for purchase in self.world.purchases() if purchase.entry.batch_id not in strays and self._is_final(purchase)
+            purchase.ticket for purchase in self.world.purchases() if purchase.entry.batch_id not in orphans and self._is_final(purchase)
         )
         if twice := [ticket for ticket, times in final.items() if times > 1]:
             self._violated(f"I2: answered, and bought again in another lane: {twice}")
 
     def _check_lanes(self) -> None:
         """I3: no row is asked by itself while a batch that holds it is under way, unless that was hedged."""
-        strays = self._strays() | self.unproven
-        lives = [life for life in self.world.lives() if life[3] not in strays]
+        orphans = self._orphans() | self.unproven
+        lives = [life for life in self.world.lives() if life[3] not in orphans]
         for request in self.requests:
             for ticket, since, until, batch_id in lives:
                 if ticket == request.ticket and since < request.at < until:
@@ -461,8 +461,8 @@ class Haste(Schedule):
         """To the pico-dollar, where each single request that was billed has its reply."""
         kept = Counter(request.ticket for request in self.requests if request.end == "kept")
         bought = self._singles()
-        strays = [stray for run in self.ledger.runs("default") for stray in self.ledger.strays_of(run.id)]
-        unsettled = {stray.batch_id for stray in strays if stray.settled_at is None}  # hedged, and never ended: covered by the reserve
+        orphans = [orphan for run in self.ledger.catalog.runs("default") for orphan in self.ledger.orphans.of(run.id)]
+        unsettled = {orphan.batch_id for orphan in orphans if orphan.settled_at is None}  # hedged, and never ended: covered by the reserve
         delivered = [entry for entry in delivered if entry.batch_id not in unsettled]
         if all(len(entries) == kept[ticket] for ticket, entries in bought.items()):
             super()._check_cost([*delivered, *(entry for entries in bought.values() for entry in entries)])
@@ -470,7 +470,7 @@ class Haste(Schedule):
     def _served(self) -> set[str]:
         return super()._served() | {request.ticket for request in self.requests if request.served}
 
-    def _strays(self) -> set[str]:
+    def _orphans(self) -> set[str]:
         if self.terms.get("hedge"):
-            return {stray.batch_id for run in self.ledger.runs("default") for stray in self.ledger.strays_of(run.id)}
-        return super()._strays()
+            return {orphan.batch_id for run in self.ledger.catalog.runs("default") for orphan in self.ledger.orphans.of(run.id)}
+        return super()._orphans()

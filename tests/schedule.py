@@ -176,7 +176,7 @@ class World:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _listen(self) -> None:
-        answerer = self.emulator._live.control.openai.answerer  # of both dialects
+        answerer = self.emulator._live.answerer  # of all services
         answer = answerer.answer
 
         def heard(ask: Any, *more: Any) -> Any:
@@ -494,13 +494,13 @@ class Schedule(RuleBasedStateMachine):
                 self.seen[partition.sink] = mark
         if self.partitions[0].job.ceiling is None:
             return
-        for run in self.ledger.runs("default"):
+        for run in self.ledger.catalog.runs("default"):
             # What is bought a second time, because its create landed too late to be seen, is counted, and may pass the ceiling.
-            strays = self.ledger.strays_of(run.id) if self.late else []
+            orphans = self.ledger.orphans.of(run.id) if self.late else []
             twice = sum(
-                (stray.worst_usd if stray.cost_usd is None else stray.cost_usd + stray.doubtful_usd for stray in strays), Decimal(0)
+                (orphan.worst_usd if orphan.cost_usd is None else orphan.cost_usd + orphan.doubtful_usd for orphan in orphans), Decimal(0)
             )
-            perhaps = self.ledger.candidates_of(run.id) if self.late else []
+            perhaps = self.ledger.candidates.of(run.id) if self.late else []
             twice += sum((one.worst_usd for one in perhaps if one.settled_at is None), Decimal(0))
             if run.ceiling_usd is not None and run.spent_usd + run.reserved_usd - twice > run.ceiling_usd:
                 self._violated(f"ceiling: {run.spent_usd} spent + {run.reserved_usd} reserved > {run.ceiling_usd}")
@@ -545,7 +545,7 @@ class Schedule(RuleBasedStateMachine):
 
     def _check(self) -> None:
         """The invariants, from the provider's side."""
-        events = [event["kind"] for run in self.ledger.runs("default") for event in self.ledger.events(run.id)]
+        events = [event["kind"] for run in self.ledger.catalog.runs("default") for event in self.ledger.events(run.id)]
         COUNTS.update(kind for kind in events if kind in _TOLD)
         self.unproven = self._unproven()
         self._check_purchases()
@@ -562,10 +562,10 @@ class Schedule(RuleBasedStateMachine):
         """I2, I4: a row is bought again only where its line was lost or broke the schema, and what the ledger says was paid is what the bill says."""
         bought = [purchase for purchase in self.world.purchases() if purchase.entry.batch_id not in self.unproven]
         COUNTS["purchases"] += len(bought)
-        runs = {shard.id: run.id for run in self.ledger.runs("default") for shard in self.ledger.shards(run.id)}
-        strays, by_run = self._strays(), defaultdict(list)
+        runs = {shard.id: run.id for run in self.ledger.catalog.runs("default") for shard in self.ledger.shards(run.id)}
+        orphans, by_run = self._orphans(), defaultdict(list)
         for purchase in bought:
-            if purchase.entry.batch_id not in strays:
+            if purchase.entry.batch_id not in orphans:
                 by_run[runs[purchase.shard], purchase.ticket].append(purchase)
         for (_, ticket), times in by_run.items():
             if len(times) > 1 + sum(not self._is_final(purchase) for purchase in times):
@@ -581,7 +581,7 @@ class Schedule(RuleBasedStateMachine):
         return purchase.delivered and not purchase.broken
 
     def _check_cost(self, delivered: list[BillEntry]) -> None:
-        spent = sum((run.spent_usd for run in self.ledger.runs("default")), Decimal(0))
+        spent = sum((run.spent_usd for run in self.ledger.catalog.runs("default")), Decimal(0))
         billed = billed_usd(mock.Mock(bill=lambda: delivered), START)
         if spent != billed:
             self._violated(f"I4: the ledger says {spent}, the bill says {billed}")
@@ -597,9 +597,9 @@ class Schedule(RuleBasedStateMachine):
     def _check_batches(self) -> None:
         """I3, I5: no two batches hold a row at one time, and the ledger knows every batch."""
         held: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
-        strays = self._strays()
+        orphans = self._orphans()
         for ticket, since, until, batch_id in self.world.lives():
-            if batch_id not in strays | self.unproven:
+            if batch_id not in orphans | self.unproven:
                 held[ticket].append((since, until, batch_id))
         for ticket, lives in held.items():
             lives.sort()
@@ -607,15 +607,15 @@ class Schedule(RuleBasedStateMachine):
                 if since < until:
                     self._violated(f"I3: {ticket} in {first} and {second} at one time")
         for batch in self.world.batches():
-            if not self.ledger.knows_batch(batch.id) and batch.id not in self.unproven and not self._is_reported(batch):
+            if not self.ledger.accounts.knows_batch(batch.id) and batch.id not in self.unproven and not self._is_reported(batch):
                 self._violated(f"I5: the ledger does not know {batch!r}")
 
-    def _strays(self) -> set[str]:
+    def _orphans(self) -> set[str]:
         """The batches that the ledger counts as bought too often; there must be none where no create landed too late."""
-        strays = {stray.batch_id for run in self.ledger.runs("default") for stray in self.ledger.strays_of(run.id)}
-        if strays and not self.late:
-            self._violated(f"I2: bought too often, though every create could be accounted for: {strays}")
-        return strays
+        orphans = {orphan.batch_id for run in self.ledger.catalog.runs("default") for orphan in self.ledger.orphans.of(run.id)}
+        if orphans and not self.late:
+            self._violated(f"I2: bought too often, though every create could be accounted for: {orphans}")
+        return orphans
 
     def _unproven(self) -> set[str]:
         """Batches that landed too late and never end, at a host where only results tell whose they are: nobody may cancel them, but all are shown."""
@@ -630,7 +630,7 @@ class Schedule(RuleBasedStateMachine):
         return bool(self._quarantined() & {custom_id.partition("-")[0] for custom_id in _tickets(batch)})
 
     def _quarantined(self) -> set[str]:
-        shards = (shard for run in self.ledger.runs("default") for shard in self.ledger.shards(run.id))
+        shards = (shard for run in self.ledger.catalog.runs("default") for shard in self.ledger.shards(run.id))
         return {shard.id for shard in shards if shard.state is State.QUARANTINED}
 
     def _check_run(self, partition: Partition) -> None:
@@ -654,8 +654,8 @@ class Schedule(RuleBasedStateMachine):
 
     def _served(self) -> set[str]:
         """The tickets that were paid and answered, as far as an answer is used."""
-        strays = self._strays() | self.unproven  # what these answered is counted, or shown, and not used
-        return {purchase.ticket for purchase in self.world.purchases() if purchase.served and purchase.entry.batch_id not in strays}
+        orphans = self._orphans() | self.unproven  # what these answered is counted, or shown, and not used
+        return {purchase.ticket for purchase in self.world.purchases() if purchase.served and purchase.entry.batch_id not in orphans}
 
     def _check_output(self, partition: Partition) -> None:
         try:
@@ -689,7 +689,7 @@ class Schedule(RuleBasedStateMachine):
         """An environment of the same ledger and staging, whose clock is wrong by `skew_s`."""
         now, skew = self.world.emulator.now, timedelta(seconds=skew_s)
         keld = Keld(home=self.folder, ledger_url=self.ledger.url, clock=lambda: now() + skew, settings=self.patience)
-        keld._ledger, keld._providers = self.ledger, self.world.providers  # to open them costs more than the schedule
+        keld._ledger, keld._accounts.connected = self.ledger, self.world.providers  # to open them costs more than the schedule
         return keld
 
     def begin_whole(self, n: int) -> None:

@@ -33,8 +33,7 @@ _asked: WeakKeyDictionary[Emulator, dict[str, int]] = WeakKeyDictionary()
 def listen(emulator: Emulator) -> Emulator:
     """The emulator, which from now on keeps whose ticket each request was about."""
     kept = _asked.setdefault(emulator, {})
-    for dialect in (emulator._live.control.openai, emulator._live.control.anthropic):
-        _listen(dialect.answerer, kept)
+    _listen(emulator._live.answerer, kept)
     return emulator
 
 

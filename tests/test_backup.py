@@ -22,7 +22,7 @@ def emulator(open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyP
     """Batches take an hour; a wait of the fast lanes turns the clock, and so does each reply."""
     emulator = listen(open_emulator(latency_s=3_600))
     pass_time(emulator, monkeypatch)
-    monkeypatch.setattr("keld.realtime.Time", lambda: turning(emulator))
+    monkeypatch.setattr("keld.realtime.run.Time", lambda: turning(emulator))
     monkeypatch.setattr("keld.http._PAUSES_S", (0, 0))  # harmless calls are tried again at once
     return emulator
 

@@ -12,7 +12,7 @@ from test_sweep import bought_late, sweep
 
 from keld import Keld
 from keld.emulator import Emulator
-from keld.record import INTENT, RUN, SHARD, STRAY
+from keld.ledger.table import INTENT, ORPHAN, RUN, SHARD
 
 pytestmark = pytest.mark.by_turns
 
@@ -22,7 +22,7 @@ PICO = 1
 @contextmanager
 def forged(keld: Keld, *changes: Any) -> Iterator[None]:
     """The ledger with something changed behind its back; as it was, afterwards."""
-    kept = {table: [] for table in (RUN, SHARD, INTENT, STRAY)}
+    kept = {table: [] for table in (RUN, SHARD, INTENT, ORPHAN)}
     with keld.ledger._db.write() as db:
         for table, rows in kept.items():
             rows += [dict(row._mapping) for row in db.execute(sa.select(table))]
@@ -67,7 +67,7 @@ def test_a_pico_dollar_is_found(keld: Keld, emulator: Emulator, peer: Peer, pico
 @pytest.mark.parametrize("column", ["spent_usd", "standard_usd", "reserved_usd"])
 def test_a_job_run_that_does_not_add_up_is_found(keld: Keld, emulator: Emulator, column: str) -> None:
     run(keld, emulator, triage(openai))
-    with forged(keld, more(RUN, column)), pytest.raises(books.BooksDisagree, match="shards and strays"):
+    with forged(keld, more(RUN, column)), pytest.raises(books.BooksDisagree, match="shards and orphans"):
         books.check()
 
 
@@ -79,10 +79,10 @@ def test_a_batch_that_was_bought_again_and_is_not_known_is_found(keld: Keld, emu
     assert books.check() is books.How.CLOSED
 
 
-def test_a_stray_that_is_forgotten_is_found(keld: Keld, emulator: Emulator) -> None:
+def test_a_orphan_that_is_forgotten_is_found(keld: Keld, emulator: Emulator) -> None:
     status = sweep(keld, emulator, bought_late(keld, emulator, openai))
     paid_once = sa.update(RUN).values(spent_usd=status.cost_usd / 2)
-    with forged(keld, sa.delete(STRAY), paid_once), pytest.raises(books.BooksDisagree, match="the bill says"):
+    with forged(keld, sa.delete(ORPHAN), paid_once), pytest.raises(books.BooksDisagree, match="the bill says"):
         books.check()
 
 

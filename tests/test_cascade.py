@@ -194,14 +194,14 @@ def test_a_hedged_batch_that_heeds_no_cancel_is_left_to_the_sweep_and_paid_twice
     assert status.deadline_met
     assert outcomes(keld, status) == ["answered"] * 6
     assert [shard.lane for shard in keld.ledger.shards(status.id)] == ["batch", "standard"]
-    assert len(keld.ledger.strays_of(status.id)) == 1
+    assert len(keld.ledger.orphans.of(status.id)) == 1
 
 
 @pytest.mark.parametrize("point", ["ledger.hedged.before", "ledger.hedged.after"])
-def test_a_worker_that_dies_while_it_hedges_leaves_one_stray_at_most(
+def test_a_worker_that_dies_while_it_hedges_leaves_one_orphan_at_most(
     keld: Keld, emulator: Emulator, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch is given up and noted as a stray in one transaction."""
+    """The batch is given up and noted as an orphan in one transaction."""
     emulator.faults(
         {"rules": [{"at": "life", "do": "stuck"}, {"at": "cancel", "do": "status", "status": 500, "times": None, "retry_after": 0.001}]}
     )
@@ -213,7 +213,7 @@ def test_a_worker_that_dies_while_it_hedges_leaves_one_stray_at_most(
     monkeypatch.delenv("KELD_FAILPOINT")
     status = wait(keld, emulator, status)
     assert outcomes(keld, status) == ["answered"] * 6
-    assert len(keld.ledger.strays_of(status.id)) == 1
+    assert len(keld.ledger.orphans.of(status.id)) == 1
     assert Counter(entry.lane for entry in emulator.bill())["standard"] == 6
 
 

@@ -6,50 +6,51 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keld.deadline import Pace, escalate_at, flex_at, moves_at, speed
+from keld.deadline import escalate_at, flex_at, moves_at
+from keld.speed import Speed, measured
 
 DUE = datetime(2026, 11, 20, 12, tzinfo=UTC)
-PACE = Pace(rows_per_s=10, flex_rows_per_s=5)
+SPEED = Speed(rows_per_s=10, flex_rows_per_s=5)
 
 
 @given(few=st.integers(0, 10**5), more=st.integers(0, 10**5))
 def test_the_fewer_rows_are_left_the_longer_they_may_wait(few: int, more: int) -> None:
-    assert escalate_at(DUE, few, PACE) >= escalate_at(DUE, few + more, PACE)
+    assert escalate_at(DUE, few, SPEED) >= escalate_at(DUE, few + more, SPEED)
 
 
 def test_a_rescue_has_time_for_the_cancel_the_rows_and_the_collecting() -> None:
-    assert DUE - escalate_at(DUE, 6_000, PACE) > PACE.cancel + timedelta(minutes=10) + PACE.collect
+    assert DUE - escalate_at(DUE, 6_000, SPEED) > SPEED.cancel + timedelta(minutes=10) + SPEED.collect
 
 
 def test_a_stretch_stops_at_once_where_a_batch_has_to_be_awaited() -> None:
-    assert escalate_at(DUE, 100, PACE, batch=False) == escalate_at(DUE, 100, PACE) + PACE.cancel
+    assert escalate_at(DUE, 100, SPEED, batch=False) == escalate_at(DUE, 100, SPEED) + SPEED.cancel
 
 
 def test_rows_of_others_count_up_to_ones_own_number() -> None:
     """Stretches that run together get the same share each: beside a giant a dwarf is served at half the speed, not after it."""
-    giant = Pace(rows_per_s=10, others=(10**6,))
-    assert giant.stretch(600) - PACE.stretch(600) == timedelta(seconds=60) * PACE.safety
+    giant = Speed(rows_per_s=10, others=(10**6,))
+    assert giant.stretch(600) - SPEED.stretch(600) == timedelta(seconds=60) * SPEED.safety
 
 
 def test_flex_is_gone_to_earlier_than_standard_and_by_the_most_roomy_account() -> None:
-    crowded = Pace(rows_per_s=1)
-    assert moves_at(DUE, 6_000, [crowded, PACE]) == escalate_at(DUE, 6_000, PACE)
-    assert moves_at(DUE, 6_000, [crowded, PACE], flex=PACE) == flex_at(DUE, 6_000, PACE) < escalate_at(DUE, 6_000, PACE)
+    crowded = Speed(rows_per_s=1)
+    assert moves_at(DUE, 6_000, [crowded, SPEED]) == escalate_at(DUE, 6_000, SPEED)
+    assert moves_at(DUE, 6_000, [crowded, SPEED], flex=SPEED) == flex_at(DUE, 6_000, SPEED) < escalate_at(DUE, 6_000, SPEED)
 
 
 @pytest.mark.parametrize(("minutes", "least", "most"), [(60, 1.0, 1.0), (20, 0.3, 0.9)])
 def test_flex_answers_what_it_can_before_standard_must_take_over(minutes: int, least: float, most: float) -> None:
-    part = PACE.flex_part(6_000, timedelta(minutes=minutes), PACE)
+    part = SPEED.flex_part(6_000, timedelta(minutes=minutes), SPEED)
     assert part is not None
     assert least <= part <= most
 
 
 def test_where_not_even_standard_has_the_time_flex_is_no_choice() -> None:
-    assert PACE.flex_part(6_000, timedelta(minutes=10), PACE) is None
+    assert SPEED.flex_part(6_000, timedelta(minutes=10), SPEED) is None
 
 
 def test_the_speed_of_an_account_is_that_of_all_its_stretches_together() -> None:
     """Each of two that ran side by side saw half of it."""
-    assert speed([(1_000, 0.0, 100.0), (1_000, 0.0, 100.0)]) == pytest.approx(20)
-    assert speed([(1_000, 0.0, 100.0), (1_000, 100.0, 200.0)]) == pytest.approx(10)
-    assert speed([]) is None
+    assert measured([(1_000, 0.0, 100.0), (1_000, 0.0, 100.0)]) == pytest.approx(20)
+    assert measured([(1_000, 0.0, 100.0), (1_000, 100.0, 200.0)]) == pytest.approx(10)
+    assert measured([]) is None

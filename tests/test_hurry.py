@@ -26,7 +26,7 @@ def emulator(open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyP
     """Batches take an hour; a wait of the fast lanes turns the clock, and so does each reply."""
     emulator = listen(open_emulator(latency_s=3_600))
     pass_time(emulator, monkeypatch)
-    monkeypatch.setattr("keld.realtime.Time", lambda: turning(emulator))
+    monkeypatch.setattr("keld.realtime.run.Time", lambda: turning(emulator))
     return emulator
 
 
@@ -145,7 +145,7 @@ def test_rate_limits_are_kept_and_all_rows_are_answered(
 ) -> None:
     """The headers say when to go on: hardly a request is turned away."""
     emulator = listen(open_emulator(**limit))
-    monkeypatch.setattr("keld.realtime.Time", lambda: turning(emulator))
+    monkeypatch.setattr("keld.realtime.run.Time", lambda: turning(emulator))
     keld, table = open_keld(settings=PATIENT, clock=emulator.now), tickets(150)
     status = tell(keld, emulator, triage(peer, lane="standard"), table)
     assert outcomes(keld, status) == ["answered"] * 150

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from keld import Settings
-from keld.record import Shard
+from keld.ledger import Shard
 from keld.runner.last import last_instant
 from keld.state import TERMINAL, TRANSITIONS, Event, State
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keld.errors import CeilingTooLow, LeaseLost, LedgerError, UnknownJobRun
-from keld.ledger import Lease, Ledger
-from keld.record import SHARD, Shard, nonce
+from keld.ledger import Lease, Ledger, Shard, nonce
+from keld.ledger.table import SHARD
 from keld.state import Event, IllegalTransition, RunState, State
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -67,7 +67,7 @@ def _open(ledger: Ledger, shards: int = 1, *, worst: str = "1", **terms: Any) ->
     run_id = nonce() * 2
     made = ledger.open_run(_run(run_id, **terms), [_shard(run_id, n, worst=worst) for n in range(shards)], NOW)
     assert made is not None
-    lease = ledger.claim(run_id, "me", NOW)
+    lease = ledger.leases.claim(run_id, "me", NOW)
     assert lease is not None
     return lease, ledger.shards(run_id)
 
@@ -99,43 +99,43 @@ ENDED = [*CREATED, Event.ENDED]
 
 def test_a_good_lease_keeps_others_out(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    assert ledger.claim(lease.run_id, "another", NOW + MINUTE) is None
+    assert ledger.leases.claim(lease.run_id, "another", NOW + MINUTE) is None
 
 
 def test_a_lease_that_ran_out_is_taken_over_with_a_higher_epoch(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    taken = ledger.claim(lease.run_id, "another", NOW + 3 * MINUTE)
+    taken = ledger.leases.claim(lease.run_id, "another", NOW + 3 * MINUTE)
     assert taken is not None
     assert taken.epoch == lease.epoch + 1
 
 
 def test_the_lease_of_a_dead_owner_is_taken_at_once(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    assert ledger.claim(lease.run_id, "another", NOW, dead_owner="me") is not None
+    assert ledger.leases.claim(lease.run_id, "another", NOW, dead_owner="me") is not None
 
 
 def test_a_lease_is_not_taken_for_somebody_elses_death(ledger: Ledger) -> None:
     """The dead owner was read before; by now another, living one may hold the lease."""
     lease, _ = _open(ledger)
-    assert ledger.claim(lease.run_id, "another", NOW, dead_owner="one before me") is None
+    assert ledger.leases.claim(lease.run_id, "another", NOW, dead_owner="one before me") is None
 
 
 def test_renewing_prolongs_a_lease(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    ledger.renew(lease, NOW + MINUTE)
-    assert ledger.claim(lease.run_id, "another", NOW + timedelta(seconds=121)) is None
+    ledger.leases.renew(lease, NOW + MINUTE)
+    assert ledger.leases.claim(lease.run_id, "another", NOW + timedelta(seconds=121)) is None
 
 
 def test_a_released_lease_is_free(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    ledger.release(lease, NOW)
-    assert ledger.claim(lease.run_id, "another", NOW) is not None
+    ledger.leases.release(lease, NOW)
+    assert ledger.leases.claim(lease.run_id, "another", NOW) is not None
 
 
 def test_a_stale_release_leaves_the_new_holders_lease(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    ledger.claim(lease.run_id, "another", NOW + 3 * MINUTE)
-    ledger.release(lease, NOW, {"kind": "x", "message": "y"})
+    ledger.leases.claim(lease.run_id, "another", NOW + 3 * MINUTE)
+    ledger.leases.release(lease, NOW, {"kind": "x", "message": "y"})
     run = ledger.run(lease.run_id)
     assert (run.lease_owner, run.problem) == ("another", None)
 
@@ -144,10 +144,10 @@ def _writes() -> dict[str, Callable[[Ledger, Lease, Shard], object]]:
     return {
         "record": lambda ledger, lease, shard: ledger.record(lease, shard, Event.UPLOADED, NOW, input_ref="file-1"),
         "record_intent": lambda ledger, lease, shard: ledger.record_intent(lease, shard, NOW),
-        "note_progress": lambda ledger, lease, shard: ledger.note_progress(lease, shard, 5, NOW),
+        "note_progress": lambda ledger, lease, shard: ledger.progress.note(lease, shard, 5, NOW),
         "add_shards": lambda ledger, lease, shard: ledger.add_shards(lease, [_shard(lease.run_id, 1)], 1, NOW),
         "record_run": lambda ledger, lease, shard: ledger.record_run(lease, NOW, "writing", state=RunState.WRITING),
-        "renew": lambda ledger, lease, shard: ledger.renew(lease, NOW),
+        "renew": lambda ledger, lease, shard: ledger.leases.renew(lease, NOW),
     }
 
 
@@ -156,7 +156,7 @@ def test_a_frozen_holders_write_is_refused_and_changes_nothing(ledger: Ledger, w
     """It slept past its lease and does not know it; the epoch does."""
     lease, [shard] = _open(ledger)
     shard = _pass(ledger, lease, shard, [Event.STAGED])
-    ledger.claim(lease.run_id, "another", NOW + 3 * MINUTE)
+    ledger.leases.claim(lease.run_id, "another", NOW + 3 * MINUTE)
     before = (ledger.run(lease.run_id), ledger.shards(lease.run_id), ledger.events(lease.run_id), ledger.intents(shard.id))
     with pytest.raises(LeaseLost):
         write(ledger, lease, shard)
@@ -199,7 +199,7 @@ def test_of_many_who_open_the_same_generation_one_succeeds(ledger: Ledger) -> No
 
     with ThreadPoolExecutor(8) as pool:
         opened = list(pool.map(race, range(8)))
-    assert (sum(opened), len(ledger.runs("default"))) == (1, 1)
+    assert (sum(opened), len(ledger.catalog.runs("default"))) == (1, 1)
 
 
 def test_who_lost_the_race_to_open_left_nothing_behind(ledger: Ledger) -> None:
@@ -214,7 +214,7 @@ def test_many_first_workers_make_one_ledger(ledger_url: str) -> None:
 
     def first(_: int) -> int:
         opened = Ledger(ledger_url)
-        runs = opened.runs("default")
+        runs = opened.catalog.runs("default")
         opened.close()
         return len(runs)
 
@@ -225,15 +225,15 @@ def test_many_first_workers_make_one_ledger(ledger_url: str) -> None:
 def test_the_latest_generation_is_found(ledger: Ledger) -> None:
     _open(ledger)
     lease, _ = _open(ledger, generation=2)
-    found = ledger.latest("default", "labels", "2026-11-19")
+    found = ledger.catalog.latest("default", "labels", "2026-11-19")
     assert found is not None
     assert found.id == lease.run_id
 
 
 def test_another_namespace_sees_nothing_of_it(ledger: Ledger) -> None:
     _open(ledger)
-    assert ledger.latest("team-b", "labels", "2026-11-19") is None
-    assert ledger.runs("team-b") == []
+    assert ledger.catalog.latest("team-b", "labels", "2026-11-19") is None
+    assert ledger.catalog.runs("team-b") == []
 
 
 def test_an_unknown_job_run_is_said_to_be_unknown(ledger: Ledger) -> None:
@@ -244,21 +244,21 @@ def test_an_unknown_job_run_is_said_to_be_unknown(ledger: Ledger) -> None:
 def test_the_last_who_waits_for_a_job_run_cancels_it_by_going(ledger: Ledger) -> None:
     """A backfill and the day's own run may wait for the same partition."""
     lease, _ = _open(ledger)
-    mine, other = ledger.attach(lease.run_id, "mine"), ledger.attach(lease.run_id, "other")
-    assert not ledger.detach(lease.run_id, "mine", mine, NOW)
+    mine, other = ledger.control.attach(lease.run_id, "mine"), ledger.control.attach(lease.run_id, "other")
+    assert not ledger.control.detach(lease.run_id, "mine", mine, NOW)
     assert ledger.run(lease.run_id).state is RunState.OPEN
-    assert ledger.detach(lease.run_id, "other", other, NOW)
+    assert ledger.control.detach(lease.run_id, "other", other, NOW)
     assert ledger.run(lease.run_id).state is RunState.CANCELLING
-    assert not ledger.detach(lease.run_id, "other", other, NOW), "once"
+    assert not ledger.control.detach(lease.run_id, "other", other, NOW), "once"
 
 
 def test_who_has_attached_anew_is_not_sent_away_by_what_is_told_late(ledger: Ledger) -> None:
     """A cleared task is back before it is said to have been killed."""
     lease, _ = _open(ledger)
-    before = ledger.attach(lease.run_id, "mine")
-    now = ledger.attach(lease.run_id, "mine")
-    assert not ledger.detach(lease.run_id, "mine", before, NOW)
-    assert ledger.detach(lease.run_id, "mine", now, NOW)
+    before = ledger.control.attach(lease.run_id, "mine")
+    now = ledger.control.attach(lease.run_id, "mine")
+    assert not ledger.control.detach(lease.run_id, "mine", before, NOW)
+    assert ledger.control.detach(lease.run_id, "mine", now, NOW)
 
 
 def test_what_was_opened_is_read_back_as_it_was(ledger: Ledger) -> None:
@@ -311,9 +311,9 @@ def test_an_intent_is_there_before_any_outcome(ledger: Ledger) -> None:
 def test_a_batch_is_known_once_an_intent_led_to_it(ledger: Ledger) -> None:
     lease, [shard] = _open(ledger)
     sent = _pass(ledger, lease, shard, SENT)
-    assert not ledger.knows_batch("batch_1")
+    assert not ledger.accounts.knows_batch("batch_1")
     _pass(ledger, lease, sent, [Event.CREATED])
-    assert ledger.knows_batch("batch_1")
+    assert ledger.accounts.knows_batch("batch_1")
 
 
 def test_a_shards_error_and_outcomes_are_read_back(ledger: Ledger) -> None:
@@ -336,7 +336,7 @@ def test_turnarounds_are_those_of_batches_that_completed_and_apart_from_them_the
     _pass(ledger, lease, first, ENDED)
     _pass(ledger, lease, second, ENDED, ended="expired", ended_at=NOW + 2 * MINUTE)
     _pass(ledger, lease, third, CREATED)
-    completed, others = ledger.turnarounds("openai", "https://api.openai.com", "gpt-5-mini", "batch", NOW + 3 * MINUTE)
+    completed, others = ledger.history.turnarounds("openai", "https://api.openai.com", "gpt-5-mini", "batch", NOW + 3 * MINUTE)
     assert (completed, sorted(others)) == ([60.0], [120.0, 180.0])
 
 
@@ -347,10 +347,10 @@ def test_who_else_is_in_an_accounts_fast_lanes(ledger: Ledger) -> None:
     with ledger._db.write() as db:
         db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(lane="standard", done=4))
     assert batch.lane == "batch"
-    [rival] = ledger.in_fast_lanes(*account, NOW, other_than="")
+    [rival] = ledger.queue.in_fast_lanes(*account, NOW, other_than="")
     assert (rival.run_id, rival.lane, rival.rows) == (lease.run_id, "standard", shard.requests - 4)
-    assert ledger.in_fast_lanes(*account, NOW, other_than=lease.run_id) == []
-    assert ledger.in_fast_lanes(*account, NOW + timedelta(hours=1), other_than="") == []
+    assert ledger.queue.in_fast_lanes(*account, NOW, other_than=lease.run_id) == []
+    assert ledger.queue.in_fast_lanes(*account, NOW + timedelta(hours=1), other_than="") == []
 
 
 # --- the money --------------------------------------------------------------------------------------------------------
@@ -477,9 +477,9 @@ def test_of_eight_threads_that_send_one_shard_one_does(ledger: Ledger) -> None:
 
 def test_eight_workers_that_claim_one_job_run_are_one(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    ledger.release(lease, None)
+    ledger.leases.release(lease, None)
     with ThreadPoolExecutor(8) as pool:
-        claims = list(pool.map(lambda n: ledger.claim(lease.run_id, f"worker-{n}", NOW), range(8)))
+        claims = list(pool.map(lambda n: ledger.leases.claim(lease.run_id, f"worker-{n}", NOW), range(8)))
     assert sum(claim is not None for claim in claims) == 1
 
 
@@ -488,8 +488,8 @@ def test_eight_workers_that_claim_one_job_run_are_one(ledger: Ledger) -> None:
 
 def test_a_cancel_needs_no_lease_and_is_asked_once(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    ledger.ask_cancel(lease.run_id, NOW)
-    ledger.ask_cancel(lease.run_id, NOW)
+    ledger.control.ask_cancel(lease.run_id, NOW)
+    ledger.control.ask_cancel(lease.run_id, NOW)
     assert ledger.run(lease.run_id).state is RunState.CANCELLING
     assert [event["kind"] for event in ledger.events(lease.run_id)] == ["opened", "cancel_asked"]
 
@@ -498,7 +498,7 @@ def test_a_cancel_needs_no_lease_and_is_asked_once(ledger: Ledger) -> None:
 def test_what_is_past_being_cancelled_is_not(ledger: Ledger, state: RunState) -> None:
     lease, _ = _open(ledger)
     ledger.record_run(lease, NOW, "x", state=state)
-    ledger.ask_cancel(lease.run_id, NOW)
+    ledger.control.ask_cancel(lease.run_id, NOW)
     assert ledger.run(lease.run_id).state is state
 
 
@@ -506,14 +506,14 @@ def test_what_is_past_being_cancelled_is_not(ledger: Ledger, state: RunState) ->
 def test_what_is_over_can_be_written_again_elsewhere(ledger: Ledger, state: RunState) -> None:
     lease, _ = _open(ledger)
     ledger.record_run(lease, NOW, "x", state=state)
-    ledger.write_again(lease.run_id, "elsewhere.parquet", NOW)
+    ledger.control.write_again(lease.run_id, "elsewhere.parquet", NOW)
     run = ledger.run(lease.run_id)
     assert (run.state, run.sink, run.over) == (RunState.WRITING, "elsewhere.parquet", False)
 
 
 def test_what_is_open_is_not_written_again(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    ledger.write_again(lease.run_id, "elsewhere.parquet", NOW)
+    ledger.control.write_again(lease.run_id, "elsewhere.parquet", NOW)
     assert ledger.run(lease.run_id).state is RunState.OPEN
 
 
@@ -521,12 +521,12 @@ def test_open_job_runs_are_those_that_are_not_over(ledger: Ledger) -> None:
     first, _ = _open(ledger)
     second, _ = _open(ledger, partition="2026-11-20")
     ledger.record_run(second, NOW, "finished", state=RunState.FINISHED)
-    assert [run.id for run in ledger.runs("default", open_only=True)] == [first.run_id]
+    assert [run.id for run in ledger.catalog.runs("default", open_only=True)] == [first.run_id]
 
 
 def test_releasing_notes_the_problem_the_next_look_and_when_it_moves_on(ledger: Ledger) -> None:
     lease, _ = _open(ledger)
-    ledger.release(lease, NOW + MINUTE, {"kind": "AccessRefused", "message": "no"}, escalates_at=NOW + 5 * MINUTE)
+    ledger.leases.release(lease, NOW + MINUTE, {"kind": "AccessRefused", "message": "no"}, escalates_at=NOW + 5 * MINUTE)
     run = ledger.run(lease.run_id)
     assert (run.next_check_at, run.escalates_at) == (NOW + MINUTE, NOW + 5 * MINUTE)
     assert run.problem == {"kind": "AccessRefused", "message": "no"}
@@ -534,8 +534,8 @@ def test_releasing_notes_the_problem_the_next_look_and_when_it_moves_on(ledger: 
 
 def test_the_sink_of_another_partition_is_found(ledger: Ledger) -> None:
     _open(ledger, sink="all.parquet")
-    assert ledger.partition_at("default", "labels", "all.parquet", "2026-11-20") == "2026-11-19"
-    assert ledger.partition_at("default", "labels", "all.parquet", "2026-11-19") is None
+    assert ledger.catalog.partition_at("default", "labels", "all.parquet", "2026-11-20") == "2026-11-19"
+    assert ledger.catalog.partition_at("default", "labels", "all.parquet", "2026-11-19") is None
 
 
 # --- exact values, in both databases ----------------------------------------------------------------------------------
@@ -608,7 +608,7 @@ def test_a_ledger_that_is_broken_says_what_to_do_and_claims_nothing(tmp_path: Pa
             beside.unlink()
         with pytest.raises(LedgerError, match=r"(is damaged|is not whole).*from-staging") as caught:
             ledger = Ledger(f"sqlite:///{path}")
-            ledger.runs("default")
+            ledger.catalog.runs("default")
         assert "stands" not in str(caught.value)
 
 

@@ -686,7 +686,7 @@ class Cut:
 
 
 def prove_cut(stage: Stage, peer: Peer, nth: int, *, kept: bool) -> None:
-    stage.keld.ledger.runs("default")  # the tables are there
+    stage.keld.ledger.catalog.runs("default")  # the tables are there
     cut = Cut(stage.keld.ledger_url, nth, kept=kept)
     with cut():
         status, _ = stage.persevere(peer, PLAIN)
@@ -720,7 +720,7 @@ def test_the_lease_of_another_hosts_worker_is_waited_for(
     else:
         (boot := stage.folder / "boot_id").write_text("another-boot\n")
         monkeypatch.setattr("keld.process._BOOT", boot)
-    (run,) = stage.keld.ledger.runs("default")
+    (run,) = stage.keld.ledger.catalog.runs("default")
     stage.keld.advance(run.id)
     assert stage.keld.ledger.run(run.id) == run, "nothing was touched"
     assert len(creates(stage.emulator, peer)) == 1

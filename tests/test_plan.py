@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keld.deadline import Pace
 from keld.errors import CeilingTooLow, PriceUnknown
 from keld.estimate import Estimate
 from keld.plan import Candidate, Option, Plan, Terms, Work, choose, reckon
 from keld.price import Bracket, Lane, Rates
+from keld.speed import Speed
 from keld.turnaround import turnaround
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -201,8 +201,8 @@ def test_where_flex_stands_behind_a_batch_waiting_for_it_risks_no_money() -> Non
 
 def test_where_flex_cannot_answer_all_in_time_standard_takes_what_it_leaves() -> None:
     """A row that flex has answered is a row at half the price."""
-    pace = Pace(rows_per_s=1, flex_rows_per_s=0.5)
-    flex = _chosen(0.5, [replace(candidate, pace=pace) for candidate in _lanes()])
+    speed = Speed(rows_per_s=1, flex_rows_per_s=0.5)
+    flex = _chosen(0.5, [replace(candidate, speed=speed) for candidate in _lanes()])
     assert (flex.lane, flex.rescued_by) == (Lane.FLEX, "openai:m standard")
     assert 0 < flex.risk_usd < (flex.expected_usd or 0)
 

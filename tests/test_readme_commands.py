@@ -1,4 +1,9 @@
-"""The README's commands and its Python, run as they stand, by a newcomer with one table and an emulated provider."""
+"""The commands and the Python of README and docs/, run page by page as they stand, by a newcomer in an empty directory, with an emulated provider.
+
+A page's blocks run in its order and share one namespace.  Where a page speaks of the tutorial's files, they are there.  What starts a server, clones or
+installs is not run: packages are looked up in pyproject.toml, and the emulator runs already, at another port than the one a person takes.
+Pages that import Airflow or Dagster run with the tests of these (`tests/airflow/test_example.py`, `tests/dagster/test_readme.py`).
+"""
 
 import os
 import re
@@ -8,94 +13,117 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from documents import DOCS, PAGES, ROOT, Block, Command, blocks, commands, name
 
 from keld.emulator import Emulator
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-JOBS = """
-from typing import Literal
-
-from pydantic import BaseModel
-
-from keld import Job
-
-
-class Label(BaseModel):
-    category: Literal["billing", "bug", "account", "other"]
-    urgent: bool
-
-
-labels = Job(name="ticket_labels", key="ticket_id", prompt="Classify:\\n\\n{body}", output_type=Label, models="openai:gpt-5-mini", tags={"team": "support"})
-"""
+TUTORIAL = DOCS / "tutorial.md"
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+NOT_RUN = ("dagster", "make", "mkdir")  # servers; what sets up the project; what the fixture has done
+PAGES_TO_RUN = [
+    page
+    for page in PAGES
+    if any(block.language in ("python", "console") for block in blocks(page))
+    and not re.search(r"^(?:from|import) (?:airflow|dagster)", page.read_text(), re.MULTILINE)
+]
 
 
 @pytest.fixture
 def newcomer(tmp_path: Path, open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A directory with the jobs and the table that the README speaks of; what `keld emulate` prints is in the environment."""
-    open_emulator(frozen=False, latency_s=1)
-    for name in [name for name in os.environ if name.startswith("KELD_")]:
-        monkeypatch.delenv(name)
-    (tmp_path / "jobs.py").write_text(JOBS)
-    (tmp_path / "tickets").mkdir()
-    table = pa.table({"ticket_id": ["t-1", "t-2"], "body": ["The invoice is wrong.", "The printer is on fire."]})
-    pq.write_table(table, tmp_path / "tickets" / "2026-11-19.parquet")
+    """A directory with the files of the tutorial; what `keld emulate` prints is in the environment."""
+    open_emulator(frozen=False, latency_s=0.5)
+    for variable in [variable for variable in os.environ if variable.startswith("KELD_")]:
+        monkeypatch.delenv(variable)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    return tmp_path
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "tickets").mkdir()
+    for block in blocks(TUTORIAL):
+        if block.title in ("make_tickets.py", "jobs.py"):
+            (tmp_path / block.title).write_text(block.text)
+    subprocess.run([sys.executable, "make_tickets.py"], check=True)
+    (tmp_path / "tickets" / "2026-11-20.parquet").write_bytes((tmp_path / "tickets" / "2026-11-19.parquet").read_bytes())
+    yield tmp_path
+    sys.modules.pop("jobs", None)
 
 
-def _section(title: str) -> str:
-    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
-    assert found is not None, title
-    return found[1]
+@pytest.mark.parametrize("page", PAGES_TO_RUN, ids=name)
+def test_the_commands_and_the_python_of_a_page_run(newcomer: Path, page: Path) -> None:
+    names: dict[str, Any] = {}
+    for block in blocks(page):
+        match block.language:
+            case "python" if block.title is not None:
+                (newcomer / block.title).write_text(block.text)
+            case "python":
+                exec(compile(block.text, name(page), "exec"), names)
+            case "console":
+                for command in commands(block):
+                    run(command)
+            case _:
+                pass
 
 
-def _commands() -> list[str]:
-    console = re.search(r"```console\n(.*?)```", _section("On the command line"), re.DOTALL)
-    assert console is not None
-    return [line.removeprefix("$ ").partition("   #")[0].strip() for line in console[1].splitlines() if line.startswith("$ ")]
+def run(command: Command) -> None:
+    """Runs it, and holds what the page shows of its output against what it prints: `...` stands for anything."""
+    words = shlex.split(command.line)
+    if words[:2] == ["pip", "install"]:
+        for extras in re.findall(r"\[(.*?)\]", command.line):
+            assert set(extras.split(",")) <= set(EXTRAS), command.line
+    elif words[0] == "export":
+        export(words[1:])
+    elif words[0] not in NOT_RUN and words[:2] != ["keld", "emulate"]:
+        done = subprocess.run(command.line, shell=True, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, f"{command.line}\n{done.stdout}{done.stderr}"
+        check_output(command.shown, done.stderr + done.stdout)
 
 
-def test_every_command_of_the_readme_does_what_it_says(newcomer: Path) -> None:
-    """In their order, in one directory.  The packages are there already, and so is an emulator, at another port than the one a person takes."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    ran = []
-    for command in _commands():
-        words = shlex.split(command)
-        if words[:2] == ["pip", "install"]:
-            assert set(re.findall(r"\[(.*?)\]", words[2])[0].split(",")) <= set(extras)
-        elif words[0] == "export":
-            assert {word.partition("=")[0] for word in words[1:]} <= set(os.environ), command
-        elif words[:2] != ["keld", "emulate"]:
-            done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
-            ran.append(words[1])
-    assert ran == ["plan", "run", "status", "prices", "spend"]
-    assert pq.read_table(newcomer / "labels" / "2026-11-19.parquet")["keld_outcome"].to_pylist() == ["answered"] * 2
+def export(given: list[str]) -> None:
+    """The variables of the emulator are set, to its real port; others belong to places that no test has."""
+    for word in given:
+        variable = word.partition("=")[0]
+        assert variable in os.environ or variable in (DOCS / "reference" / "environment.md").read_text(), word
 
 
-def test_every_command_in_the_readmes_prose_takes_its_options() -> None:
-    from typer.main import get_command
+def check_output(shown: tuple[str, ...], printed: str) -> None:
+    """Each line that is shown is printed, in this order."""
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    at = 0
+    for line in shown:
+        if line.strip() not in ("", "..."):
+            wanted = re.compile(".*?".join(re.escape(" ".join(part.split())) for part in line.split("...")))
+            found = next((n for n, one in enumerate(lines[at:], start=at) if wanted.search(one)), None)
+            assert found is not None, f"{line!r} is not printed:\n{printed}"
+            at = found + 1
 
-    from keld.cli import app
 
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    found = re.findall(r"`keld (\w+)([^`]*)`", README)
-    assert found
-    for name, rest in found:
-        known = {option for parameter in commands[name].params for option in parameter.opts}
-        assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", rest)) <= known, f"keld {name}{rest}"
+def test_the_tutorial_pays_for_what_has_changed_only(newcomer: Path) -> None:
+    """Its promise, in the ledger's and the table's words."""
+    test_the_commands_and_the_python_of_a_page_run(newcomer, TUTORIAL)
+    rows = pq.read_table(newcomer / "labels" / "2026-11-19.parquet")
+    assert rows["keld_outcome"].to_pylist() == ["answered"] * 201
+    assert {"category", "urgent"} <= set(rows.column_names)
 
 
-def test_the_python_of_the_readme_runs(newcomer: Path) -> None:
-    python = re.search(r"```python\n(.*?)```", _section("In Python"), re.DOTALL)
-    assert python is not None
-    names: dict[str, object] = {"tickets_frame": pq.read_table(newcomer / "tickets" / "2026-11-19.parquet").to_pandas()}
-    exec(JOBS, names)
-    exec(python[1], names)
-    assert pq.read_table(newcomer / "labels" / "2026-11-19.parquet").num_rows == 2
+def test_a_page_that_lies_is_found() -> None:
+    check_output(("finished: ... rows", "...", "Cost $..."), "x finished: 200 of 200 rows\ny\nCost $1")
+    with pytest.raises(AssertionError, match="is not printed"):
+        check_output(("Cost $...", "finished"), "finished\nCost $1")
+
+
+def test_every_block_of_code_is_run_by_some_test() -> None:
+    """A block in no language that runs would be a promise that nobody keeps."""
+    languages = {block.language for page in PAGES for block in blocks(page)}
+    assert languages <= {"", "python", "console", "bash"}
+    run_elsewhere = {"README.md", "docs/how-to/airflow.md", "docs/how-to/dagster.md"}
+    with_python = {name(page) for page in PAGES if any(block.language == "python" for block in blocks(page))}
+    assert with_python - {name(page) for page in PAGES_TO_RUN} == run_elsewhere
+
+
+def test_blocks_are_read_as_they_are_written() -> None:
+    [first, *_] = [block for block in blocks(TUTORIAL) if block.title == "make_tickets.py"]
+    assert isinstance(first, Block)
+    assert first.text.startswith("import pyarrow")

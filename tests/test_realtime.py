@@ -22,9 +22,9 @@ from keld.answer import Outcome
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.failpoint import FailpointHit
-from keld.journal import Journal
 from keld.price import Lane
 from keld.realtime import Manner, Stopped, Time, stretch
+from keld.realtime.journal import Journal
 from keld.request import custom_id
 from keld.schema import Embedding, output_schema
 
@@ -273,6 +273,19 @@ def test_a_refused_key_stops_the_stretch(rows: Rows, emulator: Emulator, how: di
     assert isinstance(done.problem, AccessRefused)
     assert (done.answered, done.in_doubt, done.undone.tolist()) == (2, 0, [2, 3, 4, 5])
     assert emulator.api_key not in str(done.problem)
+
+
+@pytest.mark.parametrize(("status", "stopped", "most"), [(403, Stopped.ACCESS, 0), (404, Stopped.SAME_FAULT, 40)])
+def test_a_gateway_that_refuses_all_with_pages_is_left_alone(
+    rows: Rows, emulator: Emulator, status: int, stopped: Stopped, most: int
+) -> None:
+    """So that it does not use up the ceiling, whether nothing was done or nobody knows."""
+    rows = replace(rows, count=200)
+    fault(emulator, "realtime", "garbage", status=status, times=None)
+    done = rows.ask(clock=turning(emulator))
+    assert done.stopped is stopped
+    assert done.in_doubt <= most
+    assert len(done.undone) == 200 - done.in_doubt
 
 
 def test_a_redirect_is_not_followed(rows: Rows, emulator: Emulator) -> None:

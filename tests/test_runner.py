@@ -1,4 +1,7 @@
-"""The runner against a provider that fails in every known way: no row lost, no row paid twice."""
+"""The runner against a provider that fails in every known way: no row lost, no row paid twice.
+
+The traps are those of docs/notes/providers.md.
+"""
 
 import os
 from collections import Counter

@@ -156,7 +156,7 @@ def test_a_page_of_html_is_never_believed_however_late() -> None:
     schedule.teardown()
 
 
-def test_what_a_stray_lost_stays_in_reserve() -> None:
+def test_what_a_orphan_lost_stays_in_reserve() -> None:
     """Found by a schedule: its batch landed after the last look, and some of its lines were lost; what these cost is not known."""
     lines = {"at": "lines", "do": "missing", "fraction": 0.4}
     schedule = Schedule()

@@ -25,18 +25,16 @@ from keld import Keld
 from keld.cli import app
 from keld.emulator import Emulator
 from keld.errors import InvalidJob
-from keld.ledger import Ledger
-from keld.outlay import Outlay
-from keld.record import RUN as RUN_TABLE
-from keld.record import SHARD as SHARD_TABLE
-from keld.record import Shard, Stray
+from keld.ledger import CostLine, Ledger, Orphan, Shard
+from keld.ledger.table import RUN as RUN_TABLE
+from keld.ledger.table import SHARD as SHARD_TABLE
 from keld.spend import DIMENSIONS, Report, report
 from keld.state import RunState, State
 from keld.view import spend_view
 
 pytestmark = pytest.mark.by_turns
 
-BATCH = Outlay(
+BATCH = CostLine(
     run_id=RUN.id, provider="openai", model="m", lane="batch", asked=20, answered=15, input_tokens=900, output_tokens=90,
     paid_usd=Decimal("0.25"), standard_usd=Decimal("0.5"), estimated_usd=Decimal("0.2"), estimate_paid_usd=Decimal("0.25"),
 )  # fmt: skip
@@ -103,9 +101,9 @@ def test_a_job_run_that_was_planned_anew_is_not_counted_beside_the_one_that_took
 
 def test_the_dearest_comes_first_and_days_in_their_order() -> None:
     runs = [replace(RUN, id=name * 32, job=name, created_at=NOW + timedelta(days=n)) for n, name in enumerate("abc")]
-    outlays = [replace(BATCH, run_id=one.id, paid_usd=Decimal(usd)) for one, usd in zip(runs, (1, 9, 1), strict=True)]
-    assert groups(report(runs, outlays, "job")) == ["b", "a", "c"]
-    assert groups(report(runs, outlays, "day")) == ["2026-11-20", "2026-11-21", "2026-11-22"]
+    cost_lines = [replace(BATCH, run_id=one.id, paid_usd=Decimal(usd)) for one, usd in zip(runs, (1, 9, 1), strict=True)]
+    assert groups(report(runs, cost_lines, "job")) == ["b", "a", "c"]
+    assert groups(report(runs, cost_lines, "day")) == ["2026-11-20", "2026-11-21", "2026-11-22"]
 
 
 def test_no_job_runs_make_no_lines() -> None:
@@ -121,12 +119,12 @@ def test_no_job_runs_make_no_lines() -> None:
 )
 def test_however_it_is_cut_the_total_is_the_same(costs: list[tuple[str, int, str, Decimal]], by: str) -> None:
     runs = [replace(RUN, id=str(n), job=job, created_at=NOW + timedelta(days=day)) for n, (job, day, _, _) in enumerate(costs)]
-    outlays = [
+    cost_lines = [
         replace(BATCH, run_id=str(n), model=model, lane=lane, paid_usd=usd)
         for n, (_, _, model, usd) in enumerate(costs)
         for lane in ("batch", "flex")
     ]
-    found = report(runs, outlays, by)
+    found = report(runs, cost_lines, by)
     assert sum(line.paid_usd for line in found.lines) == found.total.paid_usd == 2 * sum(usd for *_, usd in costs)
     assert found.total.job_runs == len(costs)
 
@@ -183,7 +181,7 @@ def enter(ledger: Ledger, run_id: str = "r" * 32, *shards: dict[str, Any], **ter
 def test_shards_are_added_up_by_model_and_lane(ledger: Ledger) -> None:
     rescue = {**DONE, **MONEY, "lane": "standard", "done": 4, "provider": "anthropic", "cost_usd": Decimal("0.3")}
     enter(ledger, "r" * 32, {**DONE, **MONEY}, {**DONE, **MONEY}, rescue, {"state": State.DROPPED})
-    found = {outlay.lane: outlay for outlay in ledger.outlays("default")}
+    found = {cost_line.lane: cost_line for cost_line in ledger.costs.lines("default")}
     assert {lane: (one.asked, one.answered, one.paid_usd, one.standard_usd) for lane, one in found.items()} == {
         "batch": (8, 8, Decimal("0.2"), Decimal("0.4")), "standard": (4, 4, Decimal("0.3"), Decimal("0.2")),
     }  # fmt: skip
@@ -194,23 +192,23 @@ def test_shards_are_added_up_by_model_and_lane(ledger: Ledger) -> None:
 def test_a_batch_that_lost_rows_says_nothing_of_the_estimate(ledger: Ledger) -> None:
     """What they cost is not known."""
     enter(ledger, "r" * 32, {**DONE, **MONEY, "outcomes": {"answered": 3, "lost": 1}})
-    assert [(one.estimated_usd, one.estimate_paid_usd) for one in ledger.outlays("default")] == [(0, 0)]
+    assert [(one.estimated_usd, one.estimate_paid_usd) for one in ledger.costs.lines("default")] == [(0, 0)]
 
 
 def test_a_batch_that_was_cut_short_says_nothing_of_the_estimate(ledger: Ledger) -> None:
     """It was estimated for all of its rows, and paid for some."""
     enter(ledger, "r" * 32, {**DONE, **MONEY, "ended": "expired"})
-    [outlay] = ledger.outlays("default")
-    assert (outlay.paid_usd, outlay.estimated_usd, outlay.estimate_paid_usd) == (Decimal("0.1"), 0, 0)
+    [cost_line] = ledger.costs.lines("default")
+    assert (cost_line.paid_usd, cost_line.estimated_usd, cost_line.estimate_paid_usd) == (Decimal("0.1"), 0, 0)
 
 
 @pytest.mark.parametrize("state", State)
 def test_what_may_still_be_billed_is_in_flight(ledger: Ledger, state: State) -> None:
     enter(ledger, "r" * 32, {"state": state})
-    [outlay] = ledger.outlays("default")
+    [cost_line] = ledger.costs.lines("default")
     may = (State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLING, State.ENDED, State.QUARANTINED)
-    assert outlay.reserved_usd == (1 if state in may else 0)
-    assert (outlay.unknown_usd, outlay.unknown_rows) == ((1, 4) if state is State.QUARANTINED else (0, 0))
+    assert cost_line.reserved_usd == (1 if state in may else 0)
+    assert (cost_line.unknown_usd, cost_line.unknown_rows) == ((1, 4) if state is State.QUARANTINED else (0, 0))
 
 
 @pytest.mark.parametrize(
@@ -219,17 +217,17 @@ def test_what_may_still_be_billed_is_in_flight(ledger: Ledger, state: State) -> 
 )
 def test_rows_that_may_be_on_the_bill_and_were_never_told_are_counted_as_such(ledger: Ledger, doubt: dict[str, Any], rows: int) -> None:
     enter(ledger, "r" * 32, {**DONE, **MONEY, **doubt})
-    [outlay] = ledger.outlays("default")
-    assert (outlay.unknown_rows, outlay.unknown_usd, outlay.reserved_usd) == (rows, Decimal(rows) / 4, Decimal(rows) / 4)
+    [cost_line] = ledger.costs.lines("default")
+    assert (cost_line.unknown_rows, cost_line.unknown_usd, cost_line.reserved_usd) == (rows, Decimal(rows) / 4, Decimal(rows) / 4)
 
 
 def test_what_was_bought_once_too_often_is_paid_twice_where_its_shard_ran(ledger: Ledger) -> None:
     enter(ledger, "r" * 32, {**DONE, **MONEY}, {**DONE, **MONEY, "lane": "standard"})
     [first] = [one for one in ledger.shards("r" * 32) if one.lane == "batch"]
     for name in ("known", "not_yet"):
-        ledger.add_stray(stray(first, name))
-    ledger.settle_stray("h", "known", Decimal("0.07"), NOW)
-    found = {outlay.lane: outlay for outlay in ledger.outlays("default")}
+        ledger.orphans.add(orphan(first, name))
+    ledger.orphans.settle("h", "known", Decimal("0.07"), NOW)
+    found = {cost_line.lane: cost_line for cost_line in ledger.costs.lines("default")}
     batch = found["batch"]
     assert (batch.paid_usd, batch.twice_usd, batch.reserved_usd, batch.standard_usd) == (
         Decimal("0.17"),
@@ -240,8 +238,8 @@ def test_what_was_bought_once_too_often_is_paid_twice_where_its_shard_ran(ledger
     assert found["standard"].twice_usd == 0
 
 
-def stray(shard: Shard, batch_id: str) -> Stray:
-    return Stray(
+def orphan(shard: Shard, batch_id: str) -> Orphan:
+    return Orphan(
         host="h",
         batch_id=batch_id,
         provider="openai",
@@ -261,8 +259,8 @@ def test_other_namespaces_jobs_and_days_are_left_out(ledger: Ledger) -> None:
         ({}, "ab"), ({"job": "other"}, "b"), ({"since": NOW}, "b"), ({"until": NOW}, "a"), ({"since": NOW, "job": "labels"}, ""),
     ]  # fmt: skip
     for how, expected in chosen:
-        assert sorted(one.run_id[0] for one in ledger.outlays("default", **how)) == list(expected)
-        assert sorted(one.id[0] for one in ledger.runs("default", **how)) == list(expected)
+        assert sorted(one.run_id[0] for one in ledger.costs.lines("default", **how)) == list(expected)
+        assert sorted(one.id[0] for one in ledger.catalog.runs("default", **how)) == list(expected)
 
 
 def test_however_many_job_runs_there_are_the_questions_are_few(ledger: Ledger, tmp_path: Path) -> None:
@@ -365,16 +363,16 @@ def test_csv_is_lines_that_no_spreadsheet_runs(told: Callable[..., str]) -> None
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "＝1", "＋1", "－1", "＠1"])
 def test_a_cell_that_begins_like_a_formula_is_told_as_text(text: str) -> None:
-    from keld.cli import _cell
+    from keld.cli.output import cell
 
-    assert _cell(text) == f"'{text}"
+    assert cell(text) == f"'{text}"
 
 
 @pytest.mark.parametrize("text", ["-", "", "support", "a=b", "'quoted"])
 def test_any_other_cell_stays_as_it_is(text: str) -> None:
-    from keld.cli import _cell
+    from keld.cli.output import cell
 
-    assert _cell(text) == text
+    assert cell(text) == text
 
 
 def test_days_may_be_told_by_date_or_by_how_many_ago(told: Callable[..., str]) -> None:

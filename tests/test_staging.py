@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keld.errors import StagingError
+from keld.errors import StagingError, UnsupportedSystem
 from keld.failpoint import FailpointHit
-from keld.record import nonce
-from keld.staging import Staging, disk_errors, read_positions, sha256_of, write_file, write_positions
+from keld.ledger import nonce
+from keld.staging import Staging, check_system, disk_errors, read_positions, sha256_of, write_file, write_positions
 
 SHARED = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 RUN = "0123456789abcdef0123456789abcdef"
@@ -143,3 +144,10 @@ def test_positions_that_cannot_be_read_say_what_to_do(tmp_path: Path, content: b
         (tmp_path / "positions.npy").write_bytes(content)
     with pytest.raises(StagingError, match="Restore the staging directory"):
         read_positions(tmp_path / "positions.npy")
+
+
+def test_a_system_that_keeps_no_promise_of_staging_is_refused() -> None:
+    """On Windows the question whether another worker is alive would end it."""
+    check_system(os.name)
+    with pytest.raises(UnsupportedSystem, match="WSL"):
+        check_system("nt")

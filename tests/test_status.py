@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keld.record import JobRun, Shard
+from keld.ledger import JobRun, Shard
 from keld.state import RunState, State
 from keld.status import Status, status_of
 

@@ -1,6 +1,7 @@
 """A create that landed after its last look, and whatever else a provider has that the ledger does not: found, stopped, counted."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,9 +17,9 @@ from typer.testing import CliRunner
 from keld import Account, Keld, Settings, Status
 from keld.cli import app
 from keld.emulator import Emulator
-from keld.errors import InvalidJob
+from keld.errors import InvalidJob, ProviderUnreachable
 from keld.runner import Finding, Verdict
-from keld.runner.search import stray_of
+from keld.runner.search import orphan_of
 
 pytestmark = pytest.mark.by_turns
 
@@ -63,7 +64,7 @@ def test_a_create_that_shows_after_the_last_look_is_counted(keld: Keld, emulator
     assert billed_usd(emulator, status.created_at) == 2 * status.cost_usd
     status = sweep(keld, emulator, status)
     assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
-    assert [stray.cost_usd for stray in keld.ledger.strays_of(status.id)] == [status.cost_usd / 2]
+    assert [orphan.cost_usd for orphan in keld.ledger.orphans.of(status.id)] == [status.cost_usd / 2]
     assert len(creates(emulator, peer)) == 2
 
 
@@ -76,7 +77,7 @@ def test_a_late_create_is_stopped_where_its_mark_tells_whose_it_is(keld: Keld, e
     assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
 
 
-def test_until_its_cost_is_known_a_stray_counts_at_its_worst(keld: Keld, emulator: Emulator) -> None:
+def test_until_its_cost_is_known_a_orphan_counts_at_its_worst(keld: Keld, emulator: Emulator) -> None:
     fault(emulator, "life", "stuck", done=0.5, match={"batch": 1})
     status = bought_late(keld, emulator, openai)
     emulator.advance(5_000)
@@ -114,7 +115,7 @@ def test_an_account_is_swept_by_one_worker_at_a_time(keld: Keld, open_keld: Call
     for each in (keld, *others):
         each.poll([])
     assert len(emulator.requests()) == before
-    assert len(keld.ledger.strays_of(status.id)) == 1
+    assert len(keld.ledger.orphans.of(status.id)) == 1
 
 
 def test_what_landed_before_it_was_sent_again_is_adopted(keld: Keld, emulator: Emulator) -> None:
@@ -177,7 +178,39 @@ def test_reconcile_says_what_it_would_do_and_what_it_costs(keld: Keld, emulator:
     assert (found.verdict, found.job, found.shard, found.requests) == (Verdict.SETTLE, "triage", 0, 6)
     assert (found.cost_usd, found.cost_is_worst) == (status.cost_usd, False)
     assert {call.method for call in emulator.requests()[len(before) :]} == {"GET"}
-    assert keld.ledger.strays_of(status.id) == []
+    assert keld.ledger.orphans.of(status.id) == []
+
+
+@pytest.mark.books_open("the reconcile had no time")
+def test_reconcile_that_has_no_more_time_says_so_and_changes_nothing_it_did_not_look_at(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """A host that lists for hours held it for hours."""
+    status = bought_late(keld, emulator, peer)
+    emulator.advance(5_000)
+    told: list[Finding] = []
+    before = len(emulator.requests())
+    with pytest.raises(ProviderUnreachable, match=rf"before all batches of {peer.name} had been looked at\. 0 were found.*--minutes"):
+        keld.reconcile(budget_s=0, progress=told.append)
+    assert (told, len(emulator.requests()), keld.ledger.strays_of(status.id)) == ([], before, [])
+    found = keld.reconcile(dry_run=True, progress=told.append)
+    assert told == found != []
+
+
+def test_a_create_whose_list_cannot_be_read_says_how_a_person_settles_it_and_that_way_does(
+    keld: Keld, emulator: Emulator, peer: Peer
+) -> None:
+    """A list that takes longer than a verb has is never read to its end by a worker."""
+    status = keld.submit(triage(peer), tickets())
+    fault(emulator, "create", "drop_after")
+    fault(emulator, "list", "status", status=500, times=None, skip=1)  # the first is read before the create
+    status = keld.advance(status.id)
+    emulator.advance(timedelta(days=6))
+    status = finish(keld, emulator, status.id)
+    (error,) = {row["keld_error"] for row in keld.read(status.id).read_all().to_pylist()}
+    found = re.search(r"`keld (reconcile \w+) --days (\d+)`.*--minutes.*`keld run --force`", error)
+    assert found is not None, error
+    emulator.clear_faults()
+    assert verdicts(keld.reconcile([peer.name], since=timedelta(days=int(found[2])))) == [Verdict.ADOPT]
+    assert finish(keld, emulator, status.id).answered == 6
 
 
 def test_reconcile_stops_a_late_create_and_counts_it(keld: Keld, emulator: Emulator) -> None:
@@ -259,14 +292,14 @@ def test_a_batch_that_the_provider_will_not_tell_of_hides_no_other(keld: Keld, e
     second = bought_late(keld, emulator, openai, name="second")
     emulator.advance(5_000)
     keld.reconcile(dry_run=True)
-    strays = [found.batch_id for found in keld.reconcile(dry_run=True)]
-    for status, batch_id in ((first, strays[1]), (second, strays[0])):
+    orphans = [found.batch_id for found in keld.reconcile(dry_run=True)]
+    for status, batch_id in ((first, orphans[1]), (second, orphans[0])):
         (shard,) = keld.ledger.shards(status.id)
-        keld.ledger.add_stray(stray_of(shard, batch_id, emulator.now()))
-    fault(emulator, "get", "status", status=400, times=None, match={"path": strays[0]})
-    assert [found.batch_id for found in keld.reconcile()] == [strays[1]]
+        keld.ledger.orphans.add(orphan_of(shard, batch_id, emulator.now()))
+    fault(emulator, "get", "status", status=400, times=None, match={"path": orphans[0]})
+    assert [found.batch_id for found in keld.reconcile()] == [orphans[1]]
     emulator.clear_faults()
-    assert [found.batch_id for found in keld.reconcile()] == [strays[0]]
+    assert [found.batch_id for found in keld.reconcile()] == [orphans[0]]
 
 
 # --- beside a create --------------------------------------------------------------------------------------------------
@@ -285,8 +318,8 @@ def test_of_a_create_that_was_done_twice_the_one_beside_is_stopped(keld: Keld, e
     keld.advance(status.id)
     emulator.advance(30)
     keld.poll()
-    (stray,) = keld.ledger.strays_of(status.id)
-    assert (stray.worst_usd, keld.status(status.id).reserved_usd) == (stray.worst_usd, 2 * stray.worst_usd)
+    (orphan,) = keld.ledger.orphans.of(status.id)
+    assert (orphan.worst_usd, keld.status(status.id).reserved_usd) == (orphan.worst_usd, 2 * orphan.worst_usd)
     status = sweep(keld, emulator, finish(keld, emulator, status.id))
     assert Counter(purchases(emulator).values()) == {2: 3, 1: 3}
     assert keld.spend().total.twice_usd > 0
@@ -316,7 +349,7 @@ def test_where_no_mark_tells_the_one_beside_is_reserved_for_and_counted_when_its
     keld.advance(status.id)
     emulator.advance(30)
     keld.poll()
-    (candidate,) = keld.ledger.candidates_of(status.id)
+    (candidate,) = keld.ledger.candidates.of(status.id)
     assert keld.status(status.id).reserved_usd == 2 * candidate.worst_usd
     status = sweep(keld, emulator, finish(keld, emulator, status.id))
     assert set(purchases(emulator).values()) == {2}
@@ -336,12 +369,12 @@ def test_a_batch_of_somebody_else_beside_ours_is_let_go(keld: Keld, emulator: Em
     other = theirs()
     emulator.advance(30)
     keld.poll()
-    assert [candidate.batch_id for candidate in keld.ledger.candidates_of(status.id)] == [other.id]
+    assert [candidate.batch_id for candidate in keld.ledger.candidates.of(status.id)] == [other.id]
     status = finish(keld, emulator, status.id)
     if stuck:
         emulator.advance(timedelta(days=4))
     status = sweep(keld, emulator, status, ticks=3)
-    assert (status.reserved_usd, keld.ledger.strays_of(status.id), status.answered) == (0, [], 6)
+    assert (status.reserved_usd, keld.ledger.orphans.of(status.id), status.answered) == (0, [], 6)
     assert not [call for call in emulator.requests() if call.path.endswith("/cancel")]
 
 
@@ -357,7 +390,7 @@ def test_a_batch_of_another_size_or_time_is_nobodys_candidate(keld: Keld, emulat
     emulator.advance(600)
     theirs()
     finish(keld, emulator, status.id)
-    assert keld.ledger.candidates_of(status.id) == []
+    assert keld.ledger.candidates.of(status.id) == []
 
 
 def test_two_creates_that_were_lost_side_by_side_do_not_take_each_other(keld: Keld, emulator: Emulator) -> None:
@@ -367,7 +400,7 @@ def test_two_creates_that_were_lost_side_by_side_do_not_take_each_other(keld: Ke
     status = sweep(keld, emulator, status, ticks=2)
     assert outcomes(keld, status) == ["answered"] * 6
     assert (status.cost_usd, status.reserved_usd) == (billed_usd(emulator, status.created_at), 0)
-    assert keld.ledger.strays_of(status.id) == []
+    assert keld.ledger.orphans.of(status.id) == []
 
 
 def test_a_candidate_whose_results_tell_is_told_once(keld: Keld, emulator: Emulator) -> None:

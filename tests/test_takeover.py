@@ -26,7 +26,7 @@ second = timedelta(seconds=1)
 settings = Settings(stalled_after=second, silent_for=second, retry_unreachable=second / 4, call_within=30 * second)
 account = Account(kind=peer.name, base_url={url!r}, api_key=lambda: key)
 with Keld(accounts={{peer.name: account}}, settings=settings) as keld:
-    keld.ledger.lease_for = 3 * second
+    keld.ledger.leases.lease_for = 3 * second
     print(keld.run(triage(peer, output_type=str), tickets(), poll_s=0.2).answered)
 """
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -127,6 +128,26 @@ def test_a_type_is_declared_of_a_column_that_is_there(tmp_path: Path) -> None:
         _open(tmp_path, "t.csv", "x\n1\n", types={"y": "int64"})
     with pytest.raises(InvalidJob, match="itself says that it is int64"):
         open_table(pa.table({"x": [1]}), reading=Reading(types={"x": "text"}))
+
+
+@pytest.mark.parametrize("option", [{"encoding": "cp1252"}, {"delimiter": ";"}, {"quote": "'"}], ids=str)
+@pytest.mark.parametrize("name", ["t.parquet", "t.arrow", "t.jsonl", "rows"])
+def test_an_option_of_text_that_would_have_no_effect_is_refused(tmp_path: Path, name: str, option: dict[str, Any]) -> None:
+    """Who gives it believes that the source is another one."""
+    if name == "t.jsonl" and "encoding" in option:
+        pytest.skip("JSON Lines has an encoding")
+    table, path = pa.table({"x": ["1"]}), tmp_path / name
+    match name:
+        case "t.parquet":
+            pq.write_table(table, path)
+        case "t.arrow":
+            with pa.ipc.new_file(path, table.schema) as file:
+                file.write_table(table)
+        case "t.jsonl":
+            path.write_text('{"x": "1"}\n')
+    source = table if name == "rows" else path
+    with pytest.raises(InvalidJob, match=rf"{next(iter(option))}=.* no effect.*Nothing was sent"):
+        open_table(source, reading=Reading(**option))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from scene import anthropic, check_promise, creates, fault, openai, outcomes, ti
 
 from keld import Keld, Settings, Status
 from keld.emulator import Emulator
-from keld.record import Waiting
+from keld.ledger import Waiting
 from keld.runner.turn import turn
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -115,9 +115,9 @@ def in_standard(keld: Keld, name: str, deadline: timedelta | None) -> Status:
 
 def look_alive(keld: Keld, status: Status) -> None:
     """Somebody has the job run in hand, and does not get on."""
-    lease = keld.ledger.claim(status.id, "somebody", keld.clock())
+    lease = keld.ledger.leases.claim(status.id, "somebody", keld.clock())
     assert lease is not None
-    keld.ledger.release(lease, keld.clock(), None)
+    keld.ledger.leases.release(lease, keld.clock(), None)
 
 
 def test_in_the_fast_lanes_the_earlier_deadline_goes_first(keld: Keld, emulator: Emulator) -> None:

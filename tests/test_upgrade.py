@@ -25,7 +25,7 @@ from keld import Keld, Status, migration
 from keld.emulator import Emulator
 from keld.errors import LedgerError
 from keld.ledger import Ledger
-from keld.migration import NEWEST
+from keld.ledger.migration import NEWEST
 from keld.state import RunState
 
 LEFT = Path(__file__).parent / "upgrade" / "4ccca51"
@@ -139,7 +139,7 @@ def test_a_migration_that_fails_leaves_the_ledger_as_it_was(old_url: str, monkey
 def test_of_many_who_open_an_old_ledger_at_once_one_upgrades_it(old_url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         for ledger in pool.map(lambda _: Ledger(old_url), range(4)):
-            assert len(ledger.runs("default")) == 27
+            assert len(ledger.catalog.runs("default")) == 27
             ledger.close()
 
 

@@ -185,7 +185,7 @@ def test_a_line_of_which_the_disk_takes_a_part_only_is_told_as_not_kept(tmp_path
     """A call that writes a part says so by a number only: the line of an intent would be thought durable, and its create be sent."""
     fits_a_part = f"""
 import os, resource, signal
-from keld.witness import _write
+from keld.ledger.witness import _write
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
@@ -212,4 +212,4 @@ def test_a_postgres_that_was_emptied_is_noticed(open_keld: Open, emulator: Emula
         again.statuses()
     assert [status.id for status in again.rebuild()] == [run_id]
     assert finish(again, emulator, run_id).answered == 6
-    assert Ledger(url).forgotten() == []
+    assert Ledger(url).recovery.forgotten() == []

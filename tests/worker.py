@@ -161,8 +161,8 @@ def follow(keld: Keld, time: Any, scenario: Scenario, peer: Peer, sink: str, mos
 
 def _unswept(keld: Keld, status: Status) -> bool:
     """Whether the first create of a late scenario is still to be found, or to be settled."""
-    strays = keld.ledger.strays_of(status.id)
-    return not strays or any(stray.settled_at is None for stray in strays)
+    orphans = keld.ledger.orphans.of(status.id)
+    return not orphans or any(orphan.settled_at is None for orphan in orphans)
 
 
 def server() -> ForkServerContext:

@@ -1,6 +1,6 @@
 """Emulator: the other side of the wire, to test a pipeline without spending.
 
-An HTTP server that speaks the OpenAI and Anthropic dialects, batch and realtime, so that the official SDKs run
+An HTTP server that stands in for OpenAI, Anthropic and others, batch and realtime, so that the official SDKs run
 unmodified; with a clock that can be turned, a bill, and faults as data.  It imports nothing of the rest of `keld`.
 
     with Emulator(latency_s=3600, frozen=True) as emulator:
@@ -9,13 +9,41 @@ unmodified; with a clock that can be turned, a bill, and faults as data.  It imp
         emulator.advance(3600)
         assert len(emulator.bill()) == 100
 
-    server      the emulator as a thing to start and stop      gate        what every call passes
-    openai      the dialect: routes and shapes                 anthropic   the other dialect
-    batch       one batch as a function of the clock           store       files and batches
-    answer      what the model says, and its tokens            schema      JSON Schema -> conforming documents
-    openai_schema, anthropic_schema                            what each service refuses in a JSON Schema
-    bill        every paid row                                 fault       what goes wrong, as data (the table is there)
-    control     /_keld, the emulator's own side                fixture     the pytest fixture `keld_emulator`
+The rooms, in the order of a call; only `services/`, `dialects/`, `kind` and `address` name a vendor:
+
+    server       the emulator as a thing to start and stop
+    address      shorthands for the addresses that tests ask for most
+    running      one start of it: socket, uvicorn, thread
+    kind         which services there are, here and from other packages
+    application  the routes of all services
+    gate         what every call passes: log, key, HTTP faults, rate limits
+    rate         how many realtime calls and tokens a minute are admitted
+    service      what a service is: addresses, routes, errors, limits
+    services/    the services, a few files each
+    realtime     a call that is answered at once
+    host         what every service that has batches does alike
+    page         one page of a list
+    store        the files and batches that the services hold
+    batch        one batch as a function of the clock
+    life         the statuses of a batch, and how long it stays in each
+    row          the request rows of a batch
+    envelope     how a line wraps an id and a body; a row is answered
+    progress     what the first so many finished rows come to
+    damage       what the `lines` faults make of a result line
+    dialect      what a dialect is: a body in, an answer out
+    dialects/    the dialects, a few files each
+    cache        the prompt caches
+    answer       what the model says, and its tokens
+    schema       JSON Schema -> conforming documents
+    pattern      a regular expression -> a text that matches
+    error        one refusal, before a service gives it its shape
+    wire         the unkind things a server can do to a connection
+    fault        what goes wrong, as data (the table is there)
+    rule         one planned fault, and whether it applies
+    clock        the one time of the emulator
+    bill         every paid row
+    control      /_keld, the emulator's own side
+    fixture      the pytest fixture `keld_emulator`
 """
 
 from importlib import import_module
@@ -24,25 +52,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .answer import Responder
     from .bill import BillEntry, BillSum
+    from .error import ApiError
     from .fault import UnknownFault
     from .gate import Call
     from .server import Emulator, serve
+    from .service import Endpoint, Service
 
-__all__ = ["BillEntry", "BillSum", "Call", "Emulator", "Responder", "UnknownFault", "serve"]
+__all__ = ["ApiError", "BillEntry", "BillSum", "Call", "Emulator", "Endpoint", "Responder", "Service", "UnknownFault", "serve"]
 
 _HOMES = {
+    "ApiError": "error",
     "BillEntry": "bill",
     "BillSum": "bill",
     "Call": "gate",
     "Emulator": "server",
+    "Endpoint": "service",
     "Responder": "answer",
+    "Service": "service",
     "UnknownFault": "fault",
     "serve": "server",
 }
 
 
-def __getattr__(name: str) -> Any:
-    # On demand: pytest loads `keld.emulator.fixture`, and so this module, in every run; Starlette only where needed.
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+if not TYPE_CHECKING:  # a type checker that saw this function would take any misspelt name for an object of type Any
+
+    def __getattr__(name: str) -> Any:
+        # On demand: pytest loads `keld.emulator.fixture`, and so this module, in every run; Starlette only where needed.
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)

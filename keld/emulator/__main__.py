@@ -7,7 +7,7 @@ from .server import serve
 
 
 def main() -> int:
-    about = "OpenAI and Anthropic, batch and realtime, pretended."
+    about = "Stands in for the providers of LLMs, batch and realtime."
     parser = argparse.ArgumentParser(prog="python -m keld.emulator", description=about)
     parser.add_argument("--host", default="127.0.0.1", help="other than loopback only with --token")
     parser.add_argument("--port", type=int, default=8700, help="0 takes a free one")

@@ -1,6 +1,6 @@
 """Answer: what the pretended model says, and what it costs in tokens.
 
-Either dialect -> **`answer`** -> either dialect's body.  The same body bytes get the same answer; with a schema it
+A dialect -> **`answer`** -> the dialect's body.  The same body bytes get the same answer; with a schema it
 conforms.  A user's responder may speak instead.  Tokens are bytes / 4, which is near enough for English and, more to
 the point, can be computed by a test.
 """

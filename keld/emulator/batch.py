@@ -6,40 +6,30 @@ what is paid, what an expired or cancelled batch hands out.  Nothing else has to
 """
 
 import math
-import mmap
 import random
 import threading
-from array import array
-from collections.abc import Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple, Protocol
+from typing import BinaryIO
 
 import msgspec
 
-from .answer import Usage
-from .bill import BillEntry, Provider, Slip
+from .bill import Slip
 from .damage import damaged
-from .fault import Rule
+from .dialect import Dialect
+from .envelope import Envelope, answer_row
+from .life import WINDOW_S, Pace, Phase
+from .progress import Progress
+from .row import Rows
+from .rule import Rule
 
-Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"]
-ENDED: frozenset[Status] = frozenset(("failed", "completed", "expired", "cancelled"))
-WINDOW_S = 86_400.0
 _BUFFER_BYTES = 1 << 20
 
 
-class Outcome(NamedTuple):
-    """What came of one row: a result line; `paid` and its usage only where the provider bills it."""
-
-    line: bytes
-    ok: bool
-    paid: BillEntry | None
-    usage: Usage | None
-
-
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a whole batch failed validation, as OpenAI lists it."""
+    """Why a whole batch failed validation."""
 
     code: str
     message: str
@@ -47,147 +37,28 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     param: str | None = None
 
 
-class Rows:
-    """The request rows of one batch: bytes on disk, found by index."""
-
-    def __init__(self, path: Path, starts: "array[int]", ends: "array[int]") -> None:
-        self.path, self._starts, self._ends = path, starts, ends
-        self._map = b"" if path.stat().st_size == 0 else _mapped(path)
-
-    @classmethod
-    def of_lines(cls, path: Path) -> "Rows":
-        """Every line that is not blank."""
-        starts, ends = array("q"), array("q")
-        size = path.stat().st_size
-        if size:
-            content = _mapped(path)
-            start = 0
-            while start < size:
-                end = content.find(b"\n", start)
-                end = size if end < 0 else end
-                if content[start:end].strip():
-                    starts.append(start)
-                    ends.append(end)
-                start = end + 1
-        return cls(path, starts, ends)
-
-    def __len__(self) -> int:
-        return len(self._starts)
-
-    def __getitem__(self, index: int) -> bytes:
-        return self._map[self._starts[index] : self._ends[index]]
-
-    def __iter__(self) -> Iterator[bytes]:
-        return (self[index] for index in range(len(self)))
-
-
-def _mapped(path: Path) -> "mmap.mmap":
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-class Answering(Protocol):
-    """What the worker needs of a dialect."""
-
-    @property
-    def provider(self) -> Provider: ...
-
-    @property
-    def one_file(self) -> bool:
-        """Whether errors stand in the same file as the answers."""
-
-    def answer_row(self, row: bytes, rank: int, at: float, batch: "Batch") -> Outcome: ...
-
-    def unanswered_row(self, row: bytes, status: Status) -> bytes: ...
-
-    def custom_id(self, row: bytes) -> str: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pace:
-    """How long a batch takes, in seconds of the emulator's clock."""
-
-    latency_s: float = 0.0
-    rows_per_s: float | None = None
-    validate_s: float = 0.0
-    finalize_s: float = 0.0
-    cancel_s: float | None = None
-
-    def duration_s(self, rows: int) -> float:
-        return max(self.latency_s, rows / self.rows_per_s if self.rows_per_s else 0.0)
-
-    def cancelling_s(self) -> float:
-        # In-flight requests finish first: up to ten minutes at OpenAI, so a tenth of the latency, ten minutes at most.
-        return min(self.latency_s / 10, 600.0) if self.cancel_s is None else self.cancel_s
-
-
-class Phase(NamedTuple):
-    """Where a batch stands at one instant."""
-
-    status: Status
-    done: int
-    """Rows finished so far."""
-    ended_at: float | None = None
-    finalizing_at: float | None = None
-
-
-class Totals(NamedTuple):
-    """What the first so many rows come to."""
-
-    ok: int = 0
-    input: int = 0
-    cached: int = 0
-    output: int = 0
-    reasoning: int = 0
-    out_bytes: int = 0
-    error_bytes: int = 0
-    bill_bytes: int = 0
-
-
-_UNPAID = Usage(0, 0)
-_WIDTH = len(Totals._fields)
-
-
-class Progress:
-    """Running totals after each finished row, flat in one array: a batch may have 100,000."""
-
-    def __init__(self) -> None:
-        self._table = array("q", Totals())
-        self._last = Totals()
-
-    def __len__(self) -> int:
-        return len(self._table) // _WIDTH - 1
-
-    def add(self, outcome: Outcome, out_bytes: int, error_bytes: int, bill_bytes: int) -> None:
-        usage, last = outcome.usage or _UNPAID, self._last
-        self._last = Totals(
-            last.ok + outcome.ok,
-            last.input + usage.input,
-            last.cached + usage.cached,
-            last.output + usage.output,
-            last.reasoning + usage.reasoning,
-            last.out_bytes + out_bytes,
-            last.error_bytes + error_bytes,
-            last.bill_bytes + bill_bytes,
-        )
-        self._table.extend(self._last)
-
-    def totals(self, done: int) -> Totals:
-        """The totals of the `done` rows that finished first."""
-        return Totals(*self._table[done * _WIDTH : (done + 1) * _WIDTH])
-
-
 @dataclass(kw_only=True, eq=False)
 class Batch:
-    """One batch: what was asked, what is fated, what has been answered."""
+    """One batch: what was asked, what is fated, what has been answered.
+
+    Args:
+        provider: the kind of its service.
+        endpoint, input_file_id, metadata, output_expires_after_s: as the create said, where the service knows such things.
+        model: of its rows, or of their first.
+        get_from, list_from: when it can be read, and listed, in unix seconds.
+        twice: its create makes a second batch.
+        late_status: it lands late, and its create is answered with this status (0: with none); None: it lands at once.
+        output_file_id, error_file_id: of its results, once they are named.
+    """
 
     id: str
     ordinal: int
-    provider: Provider
+    provider: str
     created_at: float
     pace: Pace
     folder: Path
-    dialect: Answering
+    envelope: Envelope
+    dialect: Dialect
     rules: list[Rule]
     endpoint: str = ""
     input_file_id: str = ""
@@ -197,6 +68,7 @@ class Batch:
     get_from: float = 0.0
     list_from: float = 0.0
     twice: bool = False
+    late_status: int | None = None
     rows: Rows | None = None
     enqueued_tokens: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -241,6 +113,25 @@ class Batch:
     def rule(self, point: str, *names: str) -> Rule | None:
         """The first rule drawn for this batch at `point`."""
         return next((rule for rule in self.rules if rule.at == point and rule.do in names), None)
+
+    def planned_failure(self) -> Problem | None:
+        """Why a fault says that the batch fails validation; None: it does not say so."""
+        planned = self.rule("life", "fail")
+        if planned is None:
+            return None
+        code = str(planned.get("code", "invalid_request"))
+        message = str(planned.get("message", "The batch failed validation."))
+        return Problem(code=code, message=message, line=planned.get("line", None), param=planned.get("param", None))
+
+    def shown_status(self, status: str) -> str:
+        """The status in the service's words, or what a fault says in its place."""
+        odd = self.rule("life", "status")
+        return str(odd.get("value", "paused")) if odd and odd.get("instead_of", "in_progress") == status else status
+
+    def shown_counts(self, counts: dict[str, int | None]) -> dict[str, int | None]:
+        """The counts in the service's words, or what a fault says in their place."""
+        lie = self.rule("life", "counts")
+        return {name: lie.get(name, value) for name, value in counts.items()} if lie else counts
 
     def rules_at(self, point: str) -> list[Rule]:
         return [rule for rule in self.rules if rule.at == point]
@@ -330,18 +221,17 @@ class Batch:
             prefix = out.write(b"\xef\xbb\xbf") if self.rule("lines", "bom") else 0
             encode = msgspec.json.Encoder().encode
             for rank, index in enumerate(self._order()):
-                row = self.rows[index]
                 at = self.started_at + duration * (rank + 1) / self.size
-                outcome = self.dialect.answer_row(row, rank, at, self)
+                outcome = answer_row(self, self.rows[index], rank, at)
                 lines = [outcome.line]
                 if line_rules:
-                    lines = damaged(outcome.line, line_rules, rank, self.dialect.custom_id(row))
+                    lines = damaged(outcome.line, line_rules, rank, outcome.custom_id, self.envelope.id_field)
                 written = b"".join([line + end for line in lines])
-                to_out = outcome.ok or self.dialect.one_file
+                to_out = outcome.ok or self.envelope.one_file
                 (out if to_out else error).write(written)
                 paid = bill.write(encode(outcome.paid) + b"\n") if outcome.paid is not None else 0
                 size = len(written) + (prefix if rank == 0 else 0)
-                self.progress.add(outcome, size if to_out else 0, 0 if to_out else size, paid)
+                self.progress.add(outcome.ok, outcome.usage, size if to_out else 0, 0 if to_out else size, paid)
 
     def _order(self) -> list[int]:
         order = list(range(self.size))
@@ -352,8 +242,12 @@ class Batch:
             order.reverse()
         return order
 
-    def seal(self, phase: Phase) -> None:
-        """Cut the result files to what was done when the batch ended, and name the rows that were not."""
+    def seal(self, phase: Phase, publish: Callable[[Phase], None] | None = None) -> None:
+        """Cut the result files to what was done when the batch ended, and name the rows that were not; a second call does nothing.
+
+        Args:
+            publish: gives the result files their names; called before anybody sees the batch as sealed.
+        """
         with self.lock:
             if self.sealed:
                 return
@@ -361,6 +255,8 @@ class Batch:
                 self._cut(phase)
             if self.rule("results", "zero_byte_output") and self.out_path.exists():
                 self.out_path.write_bytes(b"")
+            if publish is not None:
+                publish(phase)
             self.sealed = True
 
     def _cut(self, phase: Phase) -> None:
@@ -369,10 +265,11 @@ class Batch:
         for path, size in ((self.out_path, totals.out_bytes), (self.error_path, totals.error_bytes)):
             with path.open("ab") as file:
                 file.truncate(size)
-        rest = self.out_path if self.dialect.one_file else self.error_path
+        rest = self.out_path if self.envelope.one_file else self.error_path
         with rest.open("ab", buffering=_BUFFER_BYTES) as file:
             for index in self._order()[phase.done :]:
-                file.write(self.dialect.unanswered_row(self.rows[index], phase.status) + b"\n")
+                custom_id, _ = self.envelope.read(self.rows[index])
+                file.write(self.envelope.unanswered(custom_id, phase.status) + b"\n")
 
 
 def _writing(path: Path) -> BinaryIO:

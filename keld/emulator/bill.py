@@ -8,23 +8,22 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
-Provider = Literal["openai", "anthropic"]
-Lane = Literal["batch", "standard", "flex"]
+from .clock import instant
+from .dialect import Lane, Made
 
 
 class BillEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One paid row.
 
-    `input_tokens` are as the service reports them: OpenAI's include the cached ones, Anthropic's do not.
+    `provider` is the kind of the service.  `input_tokens` are as the service reports them: OpenAI's include the cached ones, Anthropic's do not.
     `cache_write_tokens` includes `cache_write_1h_tokens`; `output_tokens` includes `reasoning_tokens`.
     `batch_id` and `custom_id` are None for a realtime call.
     """
 
-    provider: Provider
+    provider: str
     batch_id: str | None
     custom_id: str | None
     model: str
@@ -39,10 +38,29 @@ class BillEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     at: datetime
 
 
+def entry(provider: str, made: Made, *, batch_id: str | None, custom_id: str | None, at: float) -> BillEntry:
+    """What an answer puts on the bill."""
+    return BillEntry(
+        provider=provider,
+        batch_id=batch_id,
+        custom_id=custom_id,
+        model=made.model,
+        lane=made.lane,
+        input_tokens=made.input_tokens,
+        cached_tokens=made.usage.cached,
+        cache_write_tokens=made.usage.cache_write,
+        cache_write_1h_tokens=made.usage.cache_write_1h,
+        output_tokens=made.usage.output,
+        reasoning_tokens=made.usage.reasoning,
+        body_sha256=made.digest,
+        at=instant(at),
+    )
+
+
 class BillSum(msgspec.Struct, kw_only=True):
     """The entries of one (provider, model, lane), added up."""
 
-    provider: Provider
+    provider: str
     model: str
     lane: Lane
     rows: int = 0
@@ -99,16 +117,16 @@ def entries(slips: list[Slip]) -> Iterator[BillEntry]:
 def summary(slips: list[Slip]) -> list[BillSum]:
     """Counts and sums by (provider, model, lane), in that order."""
     sums: dict[tuple[str, str, str], BillSum] = {}
-    for entry in entries(slips):
-        key = (entry.provider, entry.model, entry.lane)
+    for paid in entries(slips):
+        key = (paid.provider, paid.model, paid.lane)
         total = sums.get(key)
         if total is None:
-            total = sums[key] = BillSum(provider=entry.provider, model=entry.model, lane=entry.lane)
+            total = sums[key] = BillSum(provider=paid.provider, model=paid.model, lane=paid.lane)
         total.rows += 1
-        total.input_tokens += entry.input_tokens
-        total.cached_tokens += entry.cached_tokens
-        total.cache_write_tokens += entry.cache_write_tokens
-        total.cache_write_1h_tokens += entry.cache_write_1h_tokens
-        total.output_tokens += entry.output_tokens
-        total.reasoning_tokens += entry.reasoning_tokens
+        total.input_tokens += paid.input_tokens
+        total.cached_tokens += paid.cached_tokens
+        total.cache_write_tokens += paid.cache_write_tokens
+        total.cache_write_1h_tokens += paid.cache_write_1h_tokens
+        total.output_tokens += paid.output_tokens
+        total.reasoning_tokens += paid.reasoning_tokens
     return [sums[key] for key in sorted(sums)]

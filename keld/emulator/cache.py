@@ -3,7 +3,7 @@
 A marked prefix is written by the first request that has it and read by later ones, until its time to live is over on the emulator's
 clock; each read prolongs it.  Of several marks in a request the longest warm one is read, and what lies behind it, to the last mark, is
 written.  OpenAI's older models need no mark: the longest prefix that equals the latest prompt with the same beginning is read, in steps of
-128 tokens, and writing costs nothing.  Wire and rules: the services' pages on prompt caching, Nov 2026.
+128 tokens, and writing costs nothing.  Wire and rules: docs/notes/providers.md.
 """
 
 import threading

@@ -3,7 +3,7 @@
 Open on loopback; with a token, the token is asked for here as everywhere.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,12 @@ import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
 
-from .anthropic import Anthropic, message_batch
 from .bill import Slip, lines, summary
 from .fault import UnknownFault
-from .gate import Gate, Route, key_of
-from .openai import OpenAI, batch_object, file_object
+from .gate import Gate
+from .service import Handler, Service, key_of
 from .store import Store
 
 _LINES_A_CHUNK = 2000
@@ -28,15 +28,23 @@ class Control:
 
     store: Store
     gate: Gate
-    openai: OpenAI
-    anthropic: Anthropic
+    services: Mapping[str, Service]
     token: str | None
 
-    def guard(self, route: Route) -> Route:
+    def routes(self) -> list[Route]:
+        return [
+            Route("/_keld/bill", self._guard(self.bill)),
+            Route("/_keld/clock", self._guard(self.clock), methods=["GET", "POST"]),
+            Route("/_keld/faults", self._guard(self.faults), methods=["GET", "POST", "DELETE"]),
+            Route("/_keld/objects", self._guard(self.objects)),
+            Route("/_keld/requests", self._guard(self.requests)),
+        ]
+
+    def _guard(self, handler: Handler) -> Handler:
         async def guarded(request: Request) -> Response:
             if self.token is not None and key_of(request) != self.token:
                 return JSONResponse({"error": "the token is missing or wrong"}, 401)
-            return await route(request)
+            return await handler(request)
 
         return guarded
 
@@ -69,22 +77,19 @@ class Control:
         return _json({"rules": self.store.faults.rules(), "log": self.store.faults.log})
 
     async def objects(self, request: Request) -> Response:
-        files = [file_object(file) for file in self.store.files()]
+        files = [file for service in self.services.values() for file in service.show_files()]
         return _json({"files": files, "batches": self.batches(str(request.base_url))})
 
     async def requests(self, request: Request) -> Response:
         return _json(self.gate.calls)
 
-    def batches(self, base_url: str) -> list[dict[str, Any]]:
+    def batches(self, host: str) -> list[dict[str, Any]]:
         """Every landed batch as its service would show it, newest first, with its provider."""
         now = self.store.clock.time()
-        shown = []
-        for batch in self.store.batches():
-            phase = batch.phase(now)
-            openai = batch.provider == "openai"
-            told = batch_object(batch, phase) if openai else message_batch(batch, phase, base_url)
-            shown.append({"provider": batch.provider, **told})
-        return shown
+        return [
+            {"provider": batch.provider, **self.services[batch.provider].show(batch, batch.phase(now), host)}
+            for batch in self.store.batches()
+        ]
 
 
 async def _body(request: Request) -> Any:

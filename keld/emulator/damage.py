@@ -4,26 +4,30 @@ Strings are put where readers trip: `inside: field` adds a key no reader asked f
 `inside: answer` puts it at the start of the answer's text.
 """
 
-from .fault import Rule
+from .rule import Rule
 
 _TEXT_KEYS = (b'"content":"', b'"text":"')
 _FOREIGN = (
-    b'{"id":"batch_req_foreign","custom_id":"keld-emulator-foreign-%d",'
+    b'{"id":"batch_req_foreign","%b":"keld-emulator-foreign-%d",'
     b'"response":{"status_code":200,"request_id":"req_foreign","body":{}},'
     b'"result":{"type":"canceled"},"error":null}'
 )
 
 
-def damaged(line: bytes, rules: list[Rule], rank: int, custom_id: str) -> list[bytes]:
-    """The lines written in the place of `line`: none, one or several."""
+def damaged(line: bytes, rules: list[Rule], rank: int, custom_id: str, id_field: str) -> list[bytes]:
+    """The lines written in the place of `line`: none, one or several.
+
+    Args:
+        id_field: the field of a line that has the row's id.
+    """
     lines = [line]
     for rule in rules:
         if lines and rule.picks(rank, custom_id):
-            lines = _damaged(lines, rule, rank)
+            lines = _damaged(lines, rule, rank, id_field.encode())
     return lines
 
 
-def _damaged(lines: list[bytes], rule: Rule, rank: int) -> list[bytes]:  # noqa: PLR0912  one case a fault
+def _damaged(lines: list[bytes], rule: Rule, rank: int, id_field: bytes) -> list[bytes]:  # noqa: PLR0912  one case a fault
     line, *more = lines
     match rule.do:
         case "missing":
@@ -31,7 +35,7 @@ def _damaged(lines: list[bytes], rule: Rule, rank: int) -> list[bytes]:  # noqa:
         case "duplicate":
             return [line, line, *more]
         case "foreign":
-            return [line, _FOREIGN % rank, *more]
+            return [line, _FOREIGN % (id_field, rank), *more]
         case "blank":
             return [line, b"", *more]
         case "cut":
@@ -39,7 +43,7 @@ def _damaged(lines: list[bytes], rule: Rule, rank: int) -> list[bytes]:  # noqa:
         case "garbage":
             return [b"\x00\xff<html>502 Bad Gateway</html>", *more]
         case "duplicate_key":
-            return [b'{"custom_id":"keld-emulator-overwritten",' + line[1:], *more]
+            return [b'{"%b":"keld-emulator-overwritten",' % id_field + line[1:], *more]
         case "nan":
             return [b'{"keld_odd":NaN,' + line[1:], *more]
         case "deep":

@@ -1,6 +1,6 @@
-"""Error: one refusal, before a dialect gives it its shape.
+"""Error: one refusal, before a service gives it its shape.
 
-Raised by any route and by the reading of any row; `openai` and `anthropic` each render it as their service does.
+Raised by any route and by the reading of any row; each service shows it in its own shape (`Service.error_body`).
 """
 
 from dataclasses import dataclass, field

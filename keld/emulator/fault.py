@@ -65,12 +65,12 @@ at `download`
 """
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from .clock import Clock
-from .error import error_of
+from .rule import Event, Rule
 
 _CHOICE = {"fraction", "count"}
 HTTP_FAULTS: dict[str, set[str]] = {
@@ -147,88 +147,6 @@ class UnknownFault(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
-    """Something to which a rule may apply."""
-
-    provider: str
-    path: str = ""
-    model: str | None = None
-    batch: int | None = None
-    lane: str | None = None
-
-
-@dataclass(kw_only=True, eq=False)
-class Rule:
-    """One rule and how often it has fired."""
-
-    at: str
-    do: str
-    times: int | None = 1
-    skip: int = 0
-    match: dict[str, Any] = field(default_factory=dict)
-    arguments: dict[str, Any] = field(default_factory=dict)
-    hits: int = 0
-    seen: int = 0
-
-    def __repr__(self) -> str:
-        return f"<Rule {self.at}.{self.do} {self.hits}/{'∞' if self.times is None else self.times}>"
-
-    def get(self, name: str, default: Any) -> Any:
-        return self.arguments.get(name, default)
-
-    def matches(self, event: Event) -> bool:
-        wanted = self.match
-        return (
-            all(wanted[name] == getattr(event, name) for name in ("provider", "model", "batch", "lane") if name in wanted)
-            and wanted.get("path", "") in event.path
-        )
-
-    def picks(self, ordinal: int, custom_id: str) -> bool:
-        """Whether the row that finishes as number `ordinal` (from 0) is meant: exactly `fraction` of them, evenly."""
-        if not custom_id.endswith(self.match.get("custom_id", "")):
-            return False
-        if "count" in self.arguments:
-            return ordinal < int(self.arguments["count"])
-        fraction = float(self.get("fraction", 1.0))
-        return int((ordinal + 1) * fraction + 1e-9) > int(ordinal * fraction + 1e-9)
-
-    def as_dict(self) -> dict[str, Any]:
-        own = {"at": self.at, "do": self.do, "times": self.times, "skip": self.skip, "match": self.match}
-        return {**own, **self.arguments, "hits": self.hits}
-
-
-RowFate = Literal["refusal", "length", "invalid", "model_not_found", "standard_tier", "cache_miss"]
-
-
-def row_fate(rules: list[Rule], ordinal: int, custom_id: str) -> RowFate | None:
-    """What the `rows` rules make of the row that finishes as number `ordinal`; None: nothing.
-
-    Raises:
-        ApiError: the row is refused with a planned status.
-    """
-    for rule in rules:
-        if not rule.picks(ordinal, custom_id):
-            continue
-        match rule.do:
-            case "error":
-                raise error_of(int(rule.get("status", 500)), rule.get("message", None), rule.get("code", None))
-            case "refusal" | "length" | "invalid" | "model_not_found" | "standard_tier" | "cache_miss" as fate:
-                return fate
-            case _:
-                pass
-    return None
-
-
-def twist_of(fate: RowFate | None) -> Literal["refusal", "length", "invalid"] | None:
-    """What a fate makes of the answer's text; None: nothing."""
-    match fate:
-        case "refusal" | "length" | "invalid":
-            return fate
-        case _:
-            return None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Firing:
     at: datetime
     point: str
@@ -272,18 +190,10 @@ class Faults:
                 return []
             points = (point, "any") if among is HTTP_FAULTS else (point,)
             fitting = [rule for rule in self._rules if rule.at in points and rule.do in among and rule.matches(event)]
-            fired = [rule for rule in fitting if self._fires(rule)]
+            fired = [rule for rule in fitting if rule.fires()]
             for rule in fired:
                 self.log.append(Firing(at=self._clock.now(), point=point, do=rule.do, on=on or event.path))
             return fired
-
-    @staticmethod
-    def _fires(rule: Rule) -> bool:
-        rule.seen += 1
-        if rule.seen <= rule.skip or (rule.times is not None and rule.hits >= rule.times):
-            return False
-        rule.hits += 1
-        return True
 
 
 def read_rule(given: dict[str, Any]) -> Rule:

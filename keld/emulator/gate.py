@@ -1,43 +1,28 @@
-"""Gate: what every call passes: the log, the key, the planned HTTP faults, the dialect's error shape.
+"""Gate: what every call passes: the log, the key, the planned HTTP faults, the rate limits, the service's error shape.
 
-The dialects' routes know nothing of it.
+The services' routes know nothing of it.
 """
 
 import asyncio
 import math
 import secrets
 import threading
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from email.utils import format_datetime
-from typing import Any, Literal, Protocol
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from .error import ApiError, error_of
-from .fault import HTTP_FAULTS, Event, Faults, Rule
-from .openai import model_of, most_tokens
-from .rate import Level, Rates, span
+from .fault import HTTP_FAULTS, Faults
+from .rate import Rates, span
+from .rule import Event, Rule
+from .service import Endpoint, Handler, Service
 from .store import Store
 from .wire import Download, Drop, Truncated
 
-Route = Callable[[Request], Awaitable[Response]]
-Operation = Literal["upload", "create", "list", "get", "cancel", "download", "delete", "realtime"]
 _GARBAGE = "<html><body><h1>It works!</h1></body></html>"
-
-
-class Dialect(Protocol):
-    """What the gate needs of a dialect."""
-
-    def error_body(self, error: ApiError) -> dict[str, Any]: ...
-
-    def key_missing(self) -> ApiError: ...
-
-    def key_refused(self, key: str) -> ApiError: ...
-
-    def rate_headers(self, levels: dict[str, Level], now: float) -> dict[str, str]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +39,7 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """Wraps routes."""
+    """Wraps the handlers of endpoints."""
 
     store: Store
     faults: Faults
@@ -63,19 +48,18 @@ class Gate:
     calls: list[Call] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def guard(self, operation: Operation, provider: Literal["openai", "anthropic"], dialect: Dialect, route: Route) -> Route:
-        """`route` behind the gate."""
+    def guard(self, service: Service, endpoint: Endpoint) -> Handler:
+        """The endpoint's handler behind the gate."""
 
         async def guarded(request: Request) -> Response:
             try:
-                self._check_key(request, dialect)
-                response = await self._with_faults(operation, provider, dialect, request, route)
+                self._check_key(request, service)
+                response = await self._with_faults(request, service, endpoint)
             except ApiError as error:
-                response = JSONResponse(dialect.error_body(error), error.status, error.headers)
+                response = JSONResponse(service.error_body(error), error.status, error.headers)
             except ClientDisconnect:  # it died in the middle of its request; there is nobody to answer
                 response = Drop()
-            name = f"req_{secrets.token_hex(12)}"
-            response.headers["request-id" if provider == "anthropic" else "x-request-id"] = name
+            response.headers[service.request_id_header] = f"req_{secrets.token_hex(12)}"
             response.headers["date"] = format_datetime(self.store.clock.now(), usegmt=True)
             self.note(request, response)
             return response
@@ -96,17 +80,16 @@ class Gate:
         with self.lock:
             self.calls.append(call)
 
-    def _check_key(self, request: Request, dialect: Dialect) -> None:
-        key = key_of(request)
-        if not key:
-            raise dialect.key_missing()
+    def _check_key(self, request: Request, service: Service) -> None:
+        key = service.key_of(request)
+        refusal = None if key else service.key_missing()
+        if refusal is not None:
+            raise refusal
         if self.api_keys is not None and key not in self.api_keys:
-            raise dialect.key_refused(key)
+            raise service.key_refused(key)
 
-    async def _with_faults(
-        self, operation: Operation, provider: Literal["openai", "anthropic"], dialect: Dialect, request: Request, route: Route
-    ) -> Response:
-        rules = self.faults.take(operation, HTTP_FAULTS, await self._event(operation, provider, request))
+    async def _with_faults(self, request: Request, service: Service, endpoint: Endpoint) -> Response:
+        rules = self.faults.take(endpoint.operation, HTTP_FAULTS, await self._event(request, service, endpoint))
         for rule in rules:
             if rule.do == "delay":
                 await asyncio.sleep(float(rule.get("delay_s", 1)))
@@ -114,35 +97,37 @@ class Gate:
         if before:
             return _instead(before[0])
         limits: dict[str, str] = {}
-        if operation == "realtime":
-            limits = self._admit(provider, dialect, await request.body())
+        if endpoint.operation == "realtime":
+            limits = self._admit(request, service, await request.body())
             await asyncio.sleep(self.store.settings.realtime_latency_s)
-        response = await route(request)
+        response = await endpoint.handler(request)
         response.headers.update(limits)
         after = [rule for rule in rules if _is_after(rule)]
         return _instead(after[0]) if after else response
 
-    def _admit(self, provider: str, dialect: Dialect, body: bytes) -> dict[str, str]:
+    def _admit(self, request: Request, service: Service, body: bytes) -> dict[str, str]:
         """The headers that tell what is left of the rate limits.
 
         Raises:
             ApiError: 429, nothing is left.
         """
-        levels = self.rates.admit(provider, model_of(body) or "", -(-len(body) // 4) + most_tokens(body))
-        headers = dialect.rate_headers(levels, self.rates.clock.time()) if levels else {}
+        asked = service.asked(request, body)
+        levels = self.rates.admit(service.kind, asked.model or "", -(-len(body) // 4) + asked.most_tokens)
+        headers = service.rate_headers(levels, self.rates.clock.time()) if levels else {}
         wait_s = max((level.wait_s for level in levels.values()), default=0.0)
         if wait_s:
             message = f"Rate limit reached. Please try again in {span(wait_s)}."
             raise ApiError(status=429, message=message, headers=headers | {"retry-after": str(math.ceil(wait_s))})
         return headers
 
-    async def _event(self, operation: Operation, provider: Literal["openai", "anthropic"], request: Request) -> Event:
+    async def _event(self, request: Request, service: Service, endpoint: Endpoint) -> Event:
+        realtime, create = endpoint.operation == "realtime", endpoint.operation == "create"
         # The body is read only where a plan exists, and kept by Starlette for the route.
-        model = model_of(await request.body()) if operation == "realtime" and self.faults.rules() else None
-        batch = self.store.batch(request.path_params.get("batch_id", ""), provider)
-        ordinal = self.store.next_ordinal(provider) if operation == "create" else batch.ordinal if batch else None
-        lane = "realtime" if operation == "realtime" else "batch"
-        return Event(provider=provider, path=request.url.path, model=model, batch=ordinal, lane=lane)
+        model = service.asked(request, await request.body()).model if realtime and self.faults.rules() else None
+        batch = self.store.batch(request.path_params.get("batch_id", ""), service.kind)
+        ordinal = self.store.next_ordinal(service.kind) if create else batch.ordinal if batch else None
+        lane = "realtime" if realtime else "batch"
+        return Event(provider=service.kind, path=request.url.path, model=model, batch=ordinal, lane=lane)
 
 
 def _status(request: Request, response: Response) -> int | None:
@@ -151,12 +136,6 @@ def _status(request: Request, response: Response) -> int | None:
     # A file makes out only while it is being sent that a part of it was asked for.
     partial = isinstance(response, Download | Truncated) and "range" in request.headers
     return 206 if partial else response.status_code
-
-
-def key_of(request: Request) -> str:
-    """The API key in either header; empty when there is none."""
-    bearer = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
-    return bearer or request.headers.get("x-api-key", "").strip()
 
 
 def _is_after(rule: Rule) -> bool:

@@ -1,47 +1,31 @@
-"""Server: the emulator as a thing to start and stop.
+"""Server: the emulator as a thing to start and stop, in a daemon thread (`Emulator`) or in the foreground (`serve`)."""
 
-Starlette routes over the two dialects and the control side, in uvicorn, in a daemon thread (`Emulator`) or in the
-foreground (`serve`).
-"""
-
-import asyncio
 import ipaddress
-import shutil
 import signal
-import socket
 import tempfile
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
-
+from .address import Addresses
 from .answer import Answerer, Responder
-from .anthropic import Anthropic
-from .batch import Pace
 from .bill import BillEntry, BillSum, entries, summary
 from .clock import Clock
-from .control import Control
-from .error import ApiError
 from .fault import Faults, Firing
 from .gate import Call, Gate
-from .openai import OpenAI
+from .kind import Factory, factories
+from .life import Pace
 from .rate import Rates
+from .running import Running, listen
 from .store import Settings, Store
-from .wire import Connections, protocol_class
 
 _DEFAULT_KEY = "sk-keld-emulator"
 
 
-class Emulator:
-    """The providers, on a port of this machine.
+class Emulator(Addresses):
+    """The services of the providers, on a port of this machine.
 
     Args:
         latency_s: from a batch's start to its end, on the emulator's clock.
@@ -57,8 +41,9 @@ class Emulator:
         token: every request, control included, must carry it as its API key.
         api_keys: the keys that are accepted; None: any that is not empty.
         list_lag_s: how long a new batch is missing from lists.
-        enqueued_token_limit: tokens (bytes / 4) that may wait per OpenAI model, over which a batch fails validation.
+        enqueued_token_limit: tokens (bytes / 4) that may wait per model, over which a batch fails validation (OpenAI).
         responder: answers instead of the deterministic one; called with the request's body, in a worker thread.
+        services: more services by kind, beside Keld's own and those that other packages bring (see `keld.emulator.kind`).
 
     Raises:
         ValueError: `host` is not loopback and there is no `token`.
@@ -83,6 +68,7 @@ class Emulator:
         list_lag_s: float = 0.0,
         enqueued_token_limit: int | None = None,
         responder: Responder | None = None,
+        services: Mapping[str, Factory] | None = None,
     ) -> None:
         if not token and not is_loopback(host):
             raise ValueError(f"host {host} can be reached from other machines: give a token, or use 127.0.0.1")
@@ -104,9 +90,10 @@ class Emulator:
         self._host, self._port, self._token = host, port, token
         self._api_keys = frozenset([token]) if token else None if api_keys is None else frozenset(api_keys)
         self._responder = responder
+        self._factories = factories(services)
         self._clock = Clock(frozen=frozen)
         self._faults = Faults(self._clock)
-        self._running: _Running | None = None
+        self._running: Running | None = None
 
     def __repr__(self) -> str:
         return f"<Emulator {self.url if self._running else 'stopped'} {self._clock!r}>"
@@ -146,7 +133,7 @@ class Emulator:
             signal.signal(signal.SIGTERM, before)
             self.stop()
 
-    def _open(self) -> "_Running":
+    def _open(self) -> Running:
         folder = Path(tempfile.mkdtemp(prefix="keld-emulator-"))
         store = Store(clock=self._clock, faults=self._faults, settings=self._settings, folder=folder)
         answerer = Answerer(self._responder)
@@ -156,12 +143,12 @@ class Emulator:
             tokens_per_minute=self._settings.tokens_per_minute,
         )
         gate = Gate(store=store, faults=self._faults, api_keys=self._api_keys, rates=rates)
-        openai, anthropic = OpenAI(store, answerer), Anthropic(store, answerer)
-        control = Control(store=store, gate=gate, openai=openai, anthropic=anthropic, token=self._token)
-        return _Running(store, gate, control, application(control), _listen(self._host, self._port))
+        services = {kind: make(store, answerer) for kind, make in self._factories.items()}
+        listener = listen(self._host, self._port)
+        return Running(store=store, gate=gate, answerer=answerer, services=services, token=self._token, listener=listener)
 
     @property
-    def _live(self) -> "_Running":
+    def _live(self) -> Running:
         if self._running is None:
             raise RuntimeError("the emulator is not running; use it as a context manager, or call start()")
         return self._running
@@ -174,13 +161,13 @@ class Emulator:
         shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
         return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
-    @property
-    def openai_url(self) -> str:
-        return self.url + "/v1"
+    def url_of(self, kind: str) -> str:
+        """The URL to which a client of this kind is pointed.
 
-    @property
-    def anthropic_url(self) -> str:
-        return self.url
+        Raises:
+            KeyError: there is no service of this kind.
+        """
+        return self.url + self._live.services[kind].base
 
     @property
     def api_key(self) -> str:
@@ -188,13 +175,15 @@ class Emulator:
         return min(self._api_keys) if self._api_keys else _DEFAULT_KEY
 
     def env(self) -> dict[str, str]:
-        """The environment variables that lead the official SDKs here."""
-        return {
-            "OPENAI_BASE_URL": self.openai_url,
-            "OPENAI_API_KEY": self.api_key,
-            "ANTHROPIC_BASE_URL": self.anthropic_url,
-            "ANTHROPIC_API_KEY": self.api_key,
-        }
+        """The environment variables that lead the official SDKs here, and Keld's accounts of every kind."""
+        found: dict[str, str] = {}
+        for kind, service in self._live.services.items():
+            found |= service.env(self.url_of(kind), self.api_key)
+        return found
+
+    def addresses(self) -> dict[str, str]:
+        """Where each service is, by its title."""
+        return {service.title: self.url_of(kind) for kind, service in self._live.services.items()}
 
     # --- the other side -----------------------------------------------------------------------------------------------
 
@@ -252,7 +241,8 @@ def serve(*, host: str = "127.0.0.1", port: int = 8700, token: str | None = None
 
 
 def _announce(emulator: Emulator) -> None:
-    print(f"keld emulator: OpenAI at {emulator.openai_url}, Anthropic at {emulator.anthropic_url}", flush=True)  # noqa: T201  a command's output
+    shown = ", ".join(f"{title} at {url}" for title, url in emulator.addresses().items())
+    print(f"keld emulator: {shown}", flush=True)  # noqa: T201  a command's output
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -266,151 +256,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def application(control: Control) -> Starlette:
-    """All routes."""
-    gate, openai, anthropic = control.gate, control.openai, control.anthropic
-    messages, batches = "/v1/messages/batches", "/v1/batches"
-
-    async def models(request: Request) -> Response:
-        # Both services have this path; only Anthropic's clients name their version.
-        return await (anthropic if "anthropic-version" in request.headers else openai).list_models(request)
-
-    async def unknown(request: Request, error: Exception) -> Response:
-        message = f"Invalid URL ({request.method} {request.url.path})"
-        dialect = anthropic if request.url.path.startswith("/v1/messages") else openai
-        response = JSONResponse(dialect.error_body(ApiError(status=404, message=message)), 404)
-        gate.note(request, response)
-        return response
-
-    routes = [
-        Route("/v1/files", gate.guard("upload", "openai", openai, openai.upload), methods=["POST"]),
-        Route("/v1/files", gate.guard("list", "openai", openai, openai.list_files)),
-        Route("/v1/files/{file_id}/content", gate.guard("download", "openai", openai, openai.file_content)),
-        Route("/v1/files/{file_id}", gate.guard("get", "openai", openai, openai.get_file)),
-        Route("/v1/files/{file_id}", gate.guard("delete", "openai", openai, openai.delete_file), methods=["DELETE"]),
-        Route(batches, gate.guard("create", "openai", openai, openai.create_batch), methods=["POST"]),
-        Route(batches, gate.guard("list", "openai", openai, openai.list_batches)),
-        Route(batches + "/{batch_id}", gate.guard("get", "openai", openai, openai.get_batch)),
-        Route(
-            batches + "/{batch_id}/cancel",
-            gate.guard("cancel", "openai", openai, openai.cancel_batch),
-            methods=["POST"],
-        ),
-        *(
-            Route(path, gate.guard("realtime", "openai", openai, openai.realtime), methods=["POST"])
-            for path in ("/v1/chat/completions", "/v1/responses", "/v1/embeddings")
-        ),
-        Route("/v1/models", gate.guard("get", "openai", openai, models)),
-        Route(messages, gate.guard("create", "anthropic", anthropic, anthropic.create_batch), methods=["POST"]),
-        Route(messages, gate.guard("list", "anthropic", anthropic, anthropic.list_batches)),
-        Route(messages + "/{batch_id}", gate.guard("get", "anthropic", anthropic, anthropic.get_batch)),
-        Route(
-            messages + "/{batch_id}",
-            gate.guard("delete", "anthropic", anthropic, anthropic.delete_batch),
-            methods=["DELETE"],
-        ),
-        Route(
-            messages + "/{batch_id}/cancel",
-            gate.guard("cancel", "anthropic", anthropic, anthropic.cancel_batch),
-            methods=["POST"],
-        ),
-        Route(messages + "/{batch_id}/results", gate.guard("download", "anthropic", anthropic, anthropic.results)),
-        Route("/v1/messages", gate.guard("realtime", "anthropic", anthropic, anthropic.realtime), methods=["POST"]),
-        Route(
-            "/v1/messages/count_tokens",
-            gate.guard("get", "anthropic", anthropic, anthropic.count_tokens),
-            methods=["POST"],
-        ),
-        Route("/_keld/bill", control.guard(control.bill)),
-        Route("/_keld/clock", control.guard(control.clock), methods=["GET", "POST"]),
-        Route("/_keld/faults", control.guard(control.faults), methods=["GET", "POST", "DELETE"]),
-        Route("/_keld/objects", control.guard(control.objects)),
-        Route("/_keld/requests", control.guard(control.requests)),
-    ]
-    return Starlette(routes=routes, exception_handlers={404: unknown, 405: unknown})
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError:
-        listener.close()
-        raise
-    listener.listen(256)
-    return listener
-
-
-class _Server(uvicorn.Server):
-    """Says when it is ready, and stops within 20 ms instead of 200: a test suite starts and stops hundreds."""
-
-    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
-        super().__init__(config)
-        self.on_ready: Callable[[], None] | None = None
-        self._connections = connections
-
-    async def main_loop(self) -> None:
-        ticks = 0
-        while not await self.on_tick(ticks):
-            ticks = (ticks + 1) % 864_000
-            await asyncio.sleep(0.02)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.on_ready is not None:
-            self.on_ready()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        # Uvicorn's own gives clients time to leave; ours are sent away.
-        for server in self.servers:
-            server.close()
-        for transport in list(self._connections.values()):
-            transport.abort()
-        for server in self.servers:
-            await server.wait_closed()
-
-
-class _Running:
-    """One start of an emulator, until its stop."""
-
-    def __init__(self, store: Store, gate: Gate, control: Control, app: Starlette, listener: socket.socket) -> None:
-        self.store, self.gate, self.control, self.socket = store, gate, control, listener
-        connections: Connections = {}
-        app.state.connections = connections
-        config = uvicorn.Config(
-            app,
-            http=protocol_class(connections),
-            ws="none",
-            lifespan="off",
-            log_level="warning",
-            access_log=False,
-            # Behind no proxy; and `connections` are looked up by the peer's true address.
-            proxy_headers=False,
-            date_header=False,  # the gate's, by the emulator's clock
-            timeout_graceful_shutdown=1,
-        )
-        self._server = _Server(config, connections)
-        self._thread: threading.Thread | None = None
-
-    def start_thread(self) -> None:
-        ready = threading.Event()
-        self._thread = threading.Thread(target=self.serve, args=(ready.set,), name="keld-emulator", daemon=True)
-        self._thread.start()
-        if not ready.wait(30):
-            raise RuntimeError("the emulator did not start within 30 s")
-
-    def serve(self, on_ready: Callable[[], None] | None) -> None:
-        self._server.on_ready = on_ready
-        self._server.run(sockets=[self.socket])
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        if self._thread is not None:
-            self._thread.join(30)
-        self.socket.close()
-        self.store.close()
-        shutil.rmtree(self.store.folder, ignore_errors=True)

@@ -16,18 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from .batch import Answering, Batch, Pace
-from .bill import Provider, RealtimeBill, Slip
+from .batch import Batch
+from .bill import RealtimeBill, Slip
 from .clock import Clock
-from .fault import (
-    CREATE_FAULTS,
-    LIFE_FAULTS,
-    LINE_FAULTS,
-    RESULT_FAULTS,
-    ROW_FAULTS,
-    Event,
-    Faults,
-)
+from .dialect import Dialect
+from .envelope import Envelope
+from .fault import CREATE_FAULTS, LIFE_FAULTS, LINE_FAULTS, RESULT_FAULTS, ROW_FAULTS, Faults
+from .life import Pace
+from .rule import Event
 
 _PATIENCE_S = 0.25
 _FATES = {"life": LIFE_FAULTS, "rows": ROW_FAULTS, "results": RESULT_FAULTS, "lines": LINE_FAULTS}
@@ -35,9 +31,10 @@ _FATES = {"life": LIFE_FAULTS, "rows": ROW_FAULTS, "results": RESULT_FAULTS, "li
 
 @dataclass(kw_only=True, eq=False)
 class StoredFile:
-    """A file as OpenAI's Files API knows it."""
+    """An upload or a result file of one service; `owner` is the service's kind."""
 
     id: str
+    owner: str
     filename: str
     purpose: str
     path: Path
@@ -71,7 +68,7 @@ class Store:
         self.realtime_bill = RealtimeBill(folder / "realtime.bill.jsonl")
         self._files: dict[str, StoredFile] = {}
         self._batches: dict[str, Batch] = {}
-        self._created: Counter[Provider] = Counter()
+        self._created: Counter[str] = Counter()
         self._ordinal = 0
         self._workers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keld-emulator-worker")
 
@@ -81,20 +78,21 @@ class Store:
 
     # --- files --------------------------------------------------------------------------------------------------------
 
-    def receive_file(self, source: BinaryIO, *, filename: str, purpose: str, expires_after_s: float | None) -> StoredFile:
+    def receive_file(self, source: BinaryIO, *, owner: str, filename: str, purpose: str, expires_after_s: float | None) -> StoredFile:
         """Keep an upload."""
         path = self.folder / f"{secrets.token_hex(8)}.upload"
         with path.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-        return self.add_file(path, filename=filename, purpose=purpose, expires_after_s=expires_after_s)
+        return self.add_file(path, owner=owner, filename=filename, purpose=purpose, expires_after_s=expires_after_s)
 
     def add_file(
-        self, path: Path, *, filename: str, purpose: str, expires_after_s: float | None = None, at: float | None = None
+        self, path: Path, *, owner: str, filename: str, purpose: str, expires_after_s: float | None = None, at: float | None = None
     ) -> StoredFile:
         """Give a file on disk an id and a name."""
         created_at = self.clock.time() if at is None else at
         file = StoredFile(
             id=f"file-{secrets.token_hex(11)}",
+            owner=owner,
             filename=filename,
             purpose=purpose,
             path=path,
@@ -108,16 +106,18 @@ class Store:
             self._files[file.id] = file
         return file
 
-    def file(self, file_id: str) -> StoredFile | None:
+    def file(self, file_id: str, owner: str) -> StoredFile | None:
         file = self._files.get(file_id)
-        now = self.clock.time()
-        return None if file is None or (file.expires_at is not None and file.expires_at <= now) else file
+        return file if file is not None and file.owner == owner and self._is_living(file) else None
 
-    def files(self) -> list[StoredFile]:
+    def files(self, owner: str) -> list[StoredFile]:
         """Newest first."""
         with self.lock:
-            living = [file for file in self._files.values() if self.file(file.id)]
+            living = [file for file in self._files.values() if file.owner == owner and self._is_living(file)]
         return sorted(living, key=lambda file: (file.created_at, file.ordinal), reverse=True)
+
+    def _is_living(self, file: StoredFile) -> bool:
+        return file.expires_at is None or self.clock.time() < file.expires_at
 
     def delete_file(self, file: StoredFile) -> None:
         """Forget a file; a batch that has not read it yet will fail, one that has not landed yet never will."""
@@ -134,33 +134,38 @@ class Store:
 
     # --- batches ------------------------------------------------------------------------------------------------------
 
-    def next_ordinal(self, provider: Provider) -> int:
+    def next_ordinal(self, provider: str) -> int:
         """The ordinal the provider's next batch will have, from 1."""
         with self.lock:
             return 1 + self._created[provider]
 
-    def new_batch(self, batch_id: str, *, dialect: Answering, path: str, model: str | None) -> tuple[Batch, int | None]:
-        """A batch with its fate drawn, not yet registered; and the status a late landing answers (0: not at all)."""
-        now, provider = self.clock.time(), dialect.provider
-        ordinal = self.next_ordinal(provider)
+    def new_batch(self, batch_id: str, provider: str, *, envelope: Envelope, dialect: Dialect, path: str, model: str | None) -> Batch:
+        """A batch with its fate drawn, not yet registered.
+
+        Args:
+            provider: the kind of its service.
+            path: of the call that creates it.
+        """
+        now, ordinal = self.clock.time(), self.next_ordinal(provider)
         event = Event(provider=provider, path=path, model=model, batch=ordinal, lane="batch")
         created = {rule.do: rule for rule in self.faults.take("create", CREATE_FAULTS, event, batch_id)}
         landing, hidden, lagging = created.get("late_landing"), created.get("hidden"), created.get("list_lag")
-        batch = Batch(
+        return Batch(
             id=batch_id,
             ordinal=ordinal,
             provider=provider,
             created_at=now + (float(landing.get("after_s", 60)) if landing else 0.0),
             pace=self.settings.pace,
             folder=self.folder,
+            envelope=envelope,
             dialect=dialect,
             rules=[rule for point, among in _FATES.items() for rule in self.faults.take(point, among, event, batch_id)],
             model=model,
             get_from=now + float(hidden.get("for_s", 10)) if hidden else 0.0,
             list_from=now + (float(lagging.get("for_s", 10)) if lagging else self.settings.list_lag_s),
             twice="twice" in created,
+            late_status=int(landing.get("status", 0)) if landing else None,
         )
-        return batch, int(landing.get("status", 0)) if landing else None
 
     def add_batch(self, batch: Batch, prepare: Callable[[Batch], None]) -> None:
         """Register a batch and have `prepare` (validate, then answer) run by a worker."""
@@ -179,7 +184,7 @@ class Store:
             raise
         batch.work.set_result(None)
 
-    def batch(self, batch_id: str, provider: Provider) -> Batch | None:
+    def batch(self, batch_id: str, provider: str) -> Batch | None:
         """A batch that GET can see."""
         batch = self._batches.get(batch_id)
         now = self.clock.time()
@@ -187,7 +192,7 @@ class Store:
             return None
         return batch
 
-    def batches(self, provider: Provider | None = None) -> list[Batch]:
+    def batches(self, provider: str | None = None) -> list[Batch]:
         """Those that have landed, newest first."""
         now = self.clock.time()
         with self.lock:
@@ -195,7 +200,7 @@ class Store:
         wanted = [batch for batch in landed if provider is None or batch.provider == provider]
         return sorted(wanted, key=lambda batch: (batch.created_at, batch.ordinal), reverse=True)
 
-    def listed(self, provider: Provider) -> list[Batch]:
+    def listed(self, provider: str) -> list[Batch]:
         """Those that a list shows, newest first."""
         now = self.clock.time()
         return [batch for batch in self.batches(provider) if batch.list_from <= now]

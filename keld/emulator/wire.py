@@ -15,7 +15,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-from .fault import Rule
+from .rule import Rule
 
 Connections = dict[tuple[str, int], asyncio.Transport]
 _CHUNK_BYTES = 1 << 20

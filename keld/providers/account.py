@@ -112,10 +112,11 @@ def key_of(name: str, account: Account, default: str | None) -> str:
     if key and (not key.isascii() or not key.isprintable() or " " in key):  # the errors of HTTP libraries quote such a one
         raise AccessRefused(
             f"The key of {name} holds a space, a line end or a character that is not ASCII, which no provider's key does. Nothing was sent. "
-            "Copy it again, and nothing beside it."
+            "Copy it again, and nothing beside it.",
+            account=name,
         )
     if key or variable is None:
         return key
     unset = None if account.api_key is not None else f"the environment variable {variable} is not set"
     why = ", and ".join(filter(None, (account.keyless or (None if unset else "its api_key gives none"), unset)))
-    raise AccessRefused(f"No key for {name}: {why}. Nothing was sent. Give one and run again.")
+    raise AccessRefused(f"No key for {name}: {why}. Nothing was sent. Give one and run again.", account=name)

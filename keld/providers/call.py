@@ -24,6 +24,11 @@ from keld.providers.base import Denied, InDoubt, NotNow, Quota, Sender, SendOutc
 from keld.providers.envelope import doubtful, settled
 from keld.providers.fault import Codes, Fault, Meaning, Sent, fault_of_reply, fault_of_silence, meaning
 
+# A refusal that is not in the provider's own shape is a gateway's.  With these statuses it refuses by the request alone (who asks, how often, how
+# large it is) before it sends the request on, so nothing was done.  With any other the page may have taken the place of an answer that was paid
+# for (a filter of replies, a route that was lost): in doubt, its worst case stays reserved.  403 is with those that are not done: it is nearly
+# always a firewall's answer to the request, and it stops the lane, so that what a filter of replies may cost is bounded by what is in flight.
+_REFUSED_BEFORE = {401, 402, 403, 407, 413, 429}
 _CONNECTIONS = 32  # of one client
 _CONNECT_S = 30.0
 _SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?").fullmatch
@@ -127,6 +132,8 @@ def _seconds(reset: str, date: str | None) -> float:
 def _refused(fault: Fault, codes: Codes, custom_id: str) -> SendOutcome:
     """What an HTTP status other than 2xx meant; see `meaning`."""
     status, code = fault.status or 0, fault.code
+    if status == 407:
+        return Denied(status=status, code=code)
     match meaning(fault, codes):
         case Meaning.QUEUE_FULL | Meaning.NOT_DONE:
             return NotNow(why=f"HTTP {status} {code}", retry_after_s=fault.retry_after_s, quotas=fault.quotas)
@@ -134,6 +141,8 @@ def _refused(fault: Fault, codes: Codes, custom_id: str) -> SendOutcome:
             return Denied(status=status, code=code)
         case Meaning.REDIRECT:
             return Denied(status=status, code="redirect")
+        case Meaning.REFUSED | Meaning.MISSING if not fault.own and status not in _REFUSED_BEFORE:
+            return _in_doubt(custom_id, f"HTTP {status}, in words that are not the provider's own")
         case Meaning.REFUSED | Meaning.MISSING:
             said = one_line_of(fault.body)
             body = said if said and said.startswith(b"{") else b'{"type":"http_%d"}' % status

@@ -191,16 +191,18 @@ def in_words(fault: Fault, codes: Codes, name: str, host: str, doing: str) -> Ke
     """
     status = fault.status
     if status is None:
-        return ProviderUnreachable(f"{name} at {host} could not be reached for {doing}: {fault.cause}. It is tried again later.")
+        return ProviderUnreachable(
+            f"{name} at {host} could not be reached for {doing}: {fault.cause}. It is tried again later.", account=name
+        )
     if fault.cause:
-        return ProviderUnreachable(f"{name} at {host} gave {fault.cause} to {doing}. It is tried again later.")
+        return ProviderUnreachable(f"{name} at {host} gave {fault.cause} to {doing}. It is tried again later.", account=name)
     said = f"{name} at {host} answered {doing} with HTTP {status} {fault.code}."
     means = meaning(fault, codes)
     if means is Meaning.ACCESS:
-        return AccessRefused(f"{said} Check the key, the project and the billing of {name}.")
+        return AccessRefused(f"{said} Check the key, the project and the billing of {name}.", account=name, status=status)
     if status in (408, 409, 425, 429) or status >= 500 or means in (Meaning.QUEUE_FULL, Meaning.NOT_DONE):
-        return ProviderUnreachable(f"{said} It is tried again later.")
-    return ProviderRefused(said, status)
+        return ProviderUnreachable(f"{said} It is tried again later.", account=name, status=status)
+    return ProviderRefused(said, account=name, status=status)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:

@@ -222,13 +222,14 @@ class Provider:
                 begun = beginning(piece.chunks)
         except Broken as broken:
             raise ProviderUnreachable(
-                f"{self.name} at {self.host} broke off the results of {batch.id}: {broken}. They are read again later."
+                f"{self.name} at {self.host} broke off the results of {batch.id}: {broken}. They are read again later.", account=self.name
             ) from None
         ids, said = self._envelope.ids(begun), begun.strip()
         if said and not ids and (said.startswith((b"<", b"{\n", b"{\r")) or (b"\n" not in said and batch.requests != 1)):
             # One document instead of lines: an error with status 200 must not say of a batch of ours that it is another's.
             raise ProviderUnreachable(
-                f"{self.name} at {self.host} gave results of {batch.id} without a row in them. They are read again later."
+                f"{self.name} at {self.host} gave results of {batch.id} without a row in them. They are read again later.",
+                account=self.name,
             )
         return ids
 

@@ -20,7 +20,7 @@ def begin_anew(visit: Visit) -> None:
     """Lets the waits of a job run that were noted by a clock that was set back since last as long as they were meant to, from now."""
     now = visit.now()
     waiting = [shard for shard in visit.ledger.shards(visit.lease.run_id) if shard.not_before is not None and shard.not_before > now]
-    noted = visit.ledger.noted_at(visit.lease.run_id) if any(shard.state in _WAITING for shard in waiting) else {}
+    noted = visit.ledger.progress.noted_at(visit.lease.run_id) if any(shard.state in _WAITING for shard in waiting) else {}
     for shard in waiting:
         assert shard.not_before is not None
         if shard.state in _WAITING and (since := noted.get(shard.id, now)) > now + WORKER_SKEW:
@@ -28,4 +28,4 @@ def begin_anew(visit: Visit) -> None:
             wait = max(shard.not_before - since, timedelta(0))
             visit.record(shard, _WAITING[shard.state], not_before=now + wait, facts={"clock": "set back"})
         elif shard.state is State.IN_PROGRESS and shard.not_before > now + RETRY_MOST + WORKER_SKEW:
-            visit.ledger.note_progress(visit.lease, shard, shard.done, now)  # in a fast lane: it may ask again whether it may
+            visit.ledger.progress.note(visit.lease, shard, shard.done, now)  # in a fast lane: it may ask again whether it may

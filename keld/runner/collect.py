@@ -22,10 +22,10 @@ from keld import answer
 from keld.answer import LOST, Missing, Outcome, Tally
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
+from keld.ledger import JobRun, Shard
 from keld.price import Lane
 from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
-from keld.record import JobRun, Shard
 from keld.request import Question
 from keld.runner.last import last_of
 from keld.runner.visit import LAG, Visit, log, sent_of
@@ -151,7 +151,8 @@ def _batch(provider: Provider, shard: Shard) -> RemoteBatch:
     batch = provider.get(shard.batch_id or "")
     if batch is None:
         raise ProviderUnreachable(
-            f"{shard.provider} at {shard.host} does not find batch {shard.batch_id}, which has ended. Its results are fetched later."
+            f"{shard.provider} at {shard.host} does not find batch {shard.batch_id}, which has ended. Its results are fetched later.",
+            account=shard.provider,
         )
     return batch
 
@@ -161,7 +162,8 @@ def _fetch(visit: Visit, shard: Shard, batch: RemoteBatch, files: ShardFiles, *,
     if batch.succeeded and not batch.result_refs and not _is_late(visit, shard):
         raise ProviderUnreachable(
             f"{shard.provider} at {shard.host} says that batch {batch.id} has ended with {batch.succeeded:,} answers, but names no results yet. "
-            "They are looked for again."
+            "They are looked for again.",
+            account=shard.provider,
         )
     return visit.provider(shard).download(batch, files.result, most_bytes(visit.question(), shard), anew=anew)
 

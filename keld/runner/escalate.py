@@ -15,14 +15,14 @@ import numpy as np
 from keld.answer import Outcome
 from keld.deadline import moves_at
 from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
+from keld.ledger import JobRun, Shard
 from keld.plan import moves_on
 from keld.price import Lane
-from keld.record import JobRun, Shard
 from keld.runner.hurry import stop
 from keld.runner.observe import cancel
-from keld.runner.option import flex_of, options, pace_of
+from keld.runner.option import flex_of, options, speed_of
 from keld.runner.round import ask_of
-from keld.runner.search import stray_of
+from keld.runner.search import orphan_of
 from keld.runner.visit import Visit, World, log
 from keld.staging import read_positions
 from keld.state import AT_PROVIDER, Event, RunState, State
@@ -41,15 +41,15 @@ def moments(world: World, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, da
     waiting = [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING]
     if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or run.terms.get("lane", "auto") != "auto":
         return {}
-    paces = {name: pace_of(world, name, run.id) for name in run.terms["models"]}
+    speeds = {name: speed_of(world, name, run.id) for name in run.terms["models"]}
     behind = {Lane.BATCH: flex_of(world, run.terms, waiting), Lane.FLEX: None}
     return {
         lane: moves_at(
             run.deadline_at,
             _left(waiting),
-            list(paces.values()),
+            list(speeds.values()),
             batch=lane is Lane.BATCH,
-            flex=paces[behind[lane]] if behind[lane] else None,
+            flex=speeds[behind[lane]] if behind[lane] else None,
         )
         for lane in behind
         if any(shard.lane == lane for shard in waiting)
@@ -95,8 +95,8 @@ def _ask_cancel(visit: Visit, shard: Shard) -> bool:
 def _hedge_at(world: World, run: JobRun, waiting: Sequence[Shard]) -> datetime:
     """When a batch's last word cannot be waited for any more: all the time that is left is needed to ask its rows elsewhere."""
     assert run.deadline_at is not None
-    paces = [pace_of(world, name, run.id) for name in run.terms["models"]]
-    return moves_at(run.deadline_at, _left(waiting), paces, batch=False)
+    speeds = [speed_of(world, name, run.id) for name in run.terms["models"]]
+    return moves_at(run.deadline_at, _left(waiting), speeds, batch=False)
 
 
 def _hedge(visit: Visit, shards: Sequence[Shard]) -> bool:
@@ -104,9 +104,9 @@ def _hedge(visit: Visit, shards: Sequence[Shard]) -> bool:
     out = [shard for shard in shards if shard.lane == Lane.BATCH and shard.state in AT_PROVIDER and shard.batch_id is not None]
     for shard in out:
         log.warning("shard.hedged shard=%s batch_id=%s rows=%d", shard.id, shard.batch_id, shard.requests)
-        left = [stray_of(shard, shard.batch_id or "", visit.now())]
+        left = [orphan_of(shard, shard.batch_id or "", visit.now())]
         why = "its batch did not end in time for the deadline; asked elsewhere, since hedge=True"
-        visit.give_up(shard, Event.HEDGED, Outcome.CANCELLED, why, retryable=True, strays=left)
+        visit.give_up(shard, Event.HEDGED, Outcome.CANCELLED, why, retryable=True, orphans=left)
     return bool(out)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from keld.answer import Outcome
 from keld.enrich import enrich, enriched_schema, final_outcomes, source_schema
 from keld.failpoint import failpoint
-from keld.record import JobRun
+from keld.ledger import JobRun
 from keld.runner.visit import Visit, answers_of
 from keld.state import RunState
 from keld.table import write_table
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def write(visit: Visit, run: JobRun) -> None:
     """Writes the enriched partition, if a sink was asked for, and closes the job run."""
     shards = visit.ledger.shards(run.id)
-    answers = fan_out(visit.files.twins, answers_of(visit, shards), visit.output())
+    answers = fan_out(visit.files.twins, answers_of(visit.files, shards), visit.output())
     written = None if run.sink is None else _write_output(visit, run, run.sink, answers)
     found = final_outcomes(answers, run.rows, run.unaskable)
     answered, quarantined = found[Outcome.ANSWERED], found[Outcome.QUARANTINED]
@@ -52,7 +52,7 @@ def _write_output(visit: Visit, run: JobRun, sink: str, answers: Sequence[Path])
     output = visit.output()
     schema = enriched_schema(source_schema(visit.files.snapshot), output)
     failpoint("sink.write")
-    visit.ledger.renew(visit.lease, visit.now())  # else a younger job run's output may stand there
+    visit.ledger.leases.renew(visit.lease, visit.now())  # else a younger job run's output may stand there
     rows = _heard(visit, enrich(visit.files.snapshot, answers, output))
     written = write_table(sink, schema, rows, partition=run.partition or None)
     failpoint("sink.written")

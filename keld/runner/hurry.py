@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
+from keld.ledger import JobRun, Shard
 from keld.price import Lane
 from keld.realtime import Manner, Stopped, Stretch, settle_doubts, stretch
-from keld.record import JobRun, Shard
 from keld.request import Question
 from keld.runner.round import NO_CAPACITY, can_go_elsewhere
 from keld.runner.submit import fragments
@@ -74,7 +74,7 @@ def hurry(visit: Visit, run: JobRun, shard: Shard, *, give_up_at: datetime | Non
     done = ended.answered + ended.refused
     not_before = None if ended.retry_after_s is None else visit.now() + min(timedelta(seconds=ended.retry_after_s), RETRY_MOST)
     if (done, not_before) != (shard.done, shard.not_before):
-        visit.ledger.note_progress(visit.lease, shard, done, visit.now(), not_before)
+        visit.ledger.progress.note(visit.lease, shard, done, visit.now(), not_before)
     if elsewhere and ended.stopped in (Stopped.ACCESS, Stopped.NO_CAPACITY, Stopped.SAME_FAULT):
         visit.blocked.add(shard.provider)
         return _ended(visit, shard, "cancelled", {"code": NO_CAPACITY, "message": str(ended.problem or ""), "rows": ended.in_doubt})
@@ -109,7 +109,8 @@ def _after(visit: Visit, shard: Shard, ended: Stretch) -> Shard:
         case Stopped.NO_CAPACITY:
             raise ProviderUnreachable(
                 f"{shard.provider} at {shard.host} turns requests of the {shard.lane} lane away (rate limits or overload). "
-                f"{len(ended.undone):,} rows are not asked yet, and not paid; they are tried again."
+                f"{len(ended.undone):,} rows are not asked yet, and not paid; they are tried again.",
+                account=shard.provider,
             )
         case _:
             assert_never(ended.stopped)

@@ -16,8 +16,8 @@ from datetime import datetime, timedelta
 from typing import Any, assert_never
 
 from keld.answer import Outcome
+from keld.ledger import JobRun, Shard
 from keld.price import Lane
-from keld.record import JobRun, Shard
 from keld.runner.hurry import NO_LAST_WORD, give_up
 from keld.runner.visit import Settings, Visit, log
 from keld.state import Event, RunState, State

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from keld.errors import KeldError, ProviderRefused
+from keld.ledger import JobRun, Quiet, Shard
 from keld.price import Lane
 from keld.providers.base import RemoteBatch
 from keld.providers.provider import Provider
-from keld.record import JobRun, Quiet, Shard
 from keld.runner.escalate import moment
 from keld.runner.sibling import Roll, roll_of, siblings_of
 from keld.runner.visit import SKEW, Account, Listed, Settings, World, log
@@ -58,7 +58,7 @@ def look(world: World, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Sha
             if shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
                 held.setdefault((shard.provider, shard.host), []).append(shard)
     out = {shard.run_id for of in held.values() for shard in of}
-    fresh = world.ledger.unconfirmed(sorted(out))  # whose create may have made others besides
+    fresh = world.ledger.accounts.unconfirmed(sorted(out))  # whose create may have made others besides
     many = {account: of for account, of in held.items() if len(of) >= world.settings.list_from}
     seen = {account: _seen(world, account, of, seen_at, fresh, until) for account, of in many.items()}
     listed = {account: one.batches for account, one in seen.items()}

@@ -13,10 +13,10 @@ from datetime import timedelta
 from keld.answer import Outcome
 from keld.errors import AccessRefused, KeldError, LeaseLost, ProviderRefused, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
+from keld.ledger import Shard
 from keld.price import Lane
 from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
-from keld.record import Shard
 from keld.runner.sibling import NO_ROLL, Roll, part_with_siblings, roll_of
 from keld.runner.turn import queue_wait, wake_next
 from keld.runner.visit import LAG, SKEW, Visit, log
@@ -90,7 +90,7 @@ def _in_turns(held: Sequence[tuple[Visit, Shard]]) -> Sequence[tuple[Visit, Shar
 def _fresh(held: Sequence[tuple[Visit, Shard]]) -> dict[str, str]:
     """The shards whose create was not yet looked for what it may have made besides, and how that create ended."""
     visit, _ = held[0]
-    found = visit.ledger.unconfirmed(sorted({visit.lease.run_id for visit, _ in held}))
+    found = visit.ledger.accounts.unconfirmed(sorted({visit.lease.run_id for visit, _ in held}))
     return {shard.id: found[shard.id] for _, shard in held if shard.id in found}
 
 
@@ -137,7 +137,8 @@ def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
         visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error={"code": code})
         visit.problem = AccessRefused(
             f"{shard.provider} at {shard.host} failed the batch {batch.id} with {code}. Nothing of it was paid, and it is sent again later. "
-            f"Check the billing of {shard.provider}."
+            f"Check the billing of {shard.provider}.",
+            account=shard.provider,
         )
     elif batch.state is BatchState.FAILED and not batch.result_refs:
         code, message = batch.errors[0] if batch.errors else ("failed", "")
@@ -154,7 +155,7 @@ def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
 
 def _under_way(visit: Visit, shard: Shard, batch: RemoteBatch) -> None:
     if batch.done != shard.done:
-        visit.ledger.note_progress(visit.lease, shard, batch.done, visit.now())
+        visit.ledger.progress.note(visit.lease, shard, batch.done, visit.now())
     if shard.state is State.IN_PROGRESS and (visit.cancelling or _is_overdue(visit, shard)):
         cancel(visit, shard)
     elif shard.state is State.CANCELLING:
@@ -166,7 +167,8 @@ def _unknown(visit: Visit, shard: Shard) -> None:
     if visit.now() - (shard.submitted_at or visit.now()) > LAG or visit.cancelling:
         denied = ProviderRefused(
             f"{shard.provider} at {shard.host} says it does not know batch {shard.batch_id}. It is not sent again, since it may be paid for. "
-            "Check that key, project and base URL are those it was submitted with."
+            "Check that key, project and base URL are those it was submitted with.",
+            account=shard.provider,
         )
         _not_seen(visit, shard, denied)
 

@@ -17,16 +17,16 @@ import numpy as np
 
 from keld import snapshot
 from keld.cache import LEARN_FOR, UNMARKED, Cache, marked, unmarked
-from keld.deadline import Pace, speed
 from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
+from keld.ledger import Shard, nonce
 from keld.plan import Candidate, Option, Terms, Work, reckon, shared_texts, work_of
 from keld.price import Lane, Rates
 from keld.providers.provider import Provider
-from keld.record import Shard, nonce
 from keld.request import Question
 from keld.runner.visit import FastLanes, World
 from keld.shard import Limits, cut, fitting
+from keld.speed import Speed, measured
 from keld.staging import RunFiles, disk_errors, write_positions
 from keld.state import State
 from keld.turnaround import turnaround
@@ -35,7 +35,7 @@ from keld.vocabulary import Count, tokens_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: 45 MB/s, Nov 2026)
+_COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: docs/notes/measurements.md)
 _PIECES = 200  # at most, of the rows that do not all fit under the ceiling
 STRETCH_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
 
@@ -111,7 +111,7 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 shards = len(cut([ask.sizes], overhead(provider, ask.question, model), ask.limits(provider, lane)))
             except InvalidJob as problem:
                 obstacle = str(problem)
-            seen = world.ledger.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
+            seen = world.ledger.history.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
             known = provider.rates(model, lane, now, ask.terms.get("prices"))
             at_worst = worst_rates(world, ask, provider, model, lane)
             yield Candidate(
@@ -123,14 +123,28 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 shards=shards,
                 obstacle=obstacle,
                 estimate=estimate,
-                pace=pace_of(world, name, ask.run_id),
+                speed=speed_of(world, name, ask.run_id),
                 worst_rates=at_worst,
                 cache=cache_of(world, ask, provider, model, lane, estimate, known),
             )
 
 
 def keyless(world: World, models: Sequence[str]) -> dict[str, str]:
-    """The accounts of `models` that have no key, and why; none of them, if no other has one: which is missing is then said by its refusal."""
+    """The accounts of `models` that are left out since they have no key, and why; none of them if no other account has a key."""
+    accounts = {name.partition(":")[0] for name in models}
+    found = _without_key(world, models)
+    return found if len(found) < len(accounts) else {}
+
+
+def key_notes(world: World, models: Sequence[str]) -> dict[str, str]:
+    """What to say of each of `models` if none has a key, so that none is left out: a plan is made, and a run would be refused."""
+    if not (why := _without_key(world, models)) or keyless(world, models):
+        return {}
+    return {name: f"not usable yet: {why[name.partition(':')[0]]}. A run is refused until there is a key" for name in models}
+
+
+def _without_key(world: World, models: Sequence[str]) -> dict[str, str]:
+    """The accounts of `models` that have no key, and why."""
     accounts = dict.fromkeys(name.partition(":")[0] for name in models)
     found: dict[str, str] = {}
     for account in accounts:
@@ -138,7 +152,7 @@ def keyless(world: World, models: Sequence[str]) -> dict[str, str]:
             world.provider(account).ready()
         except AccessRefused as problem:
             found[account], _, _ = str(problem).partition(". ")
-    return found if len(found) < len(accounts) else {}
+    return found
 
 
 def estimate_of(world: World, ask: Ask, provider: Provider, model: str) -> Estimate:
@@ -148,12 +162,12 @@ def estimate_of(world: World, ask: Ask, provider: Provider, model: str) -> Estim
     """
     work, ledger = ask.work, world.ledger
     envelope = overhead(provider, ask.question, model) - work.shared_bytes
-    found = learned(prior(work.output_kind), ledger.observed(provider.name, provider.host, model), envelope)
+    found = learned(prior(work.output_kind), ledger.history.observed(provider.name, provider.host, model), envelope)
     count = provider.counter(ask.question, model)
     seen = _counted(ask, work, count) if count is not None and work.requests else None
     if seen is not None:
         found = counted(found, *seen)
-    return learned(found, ledger.observed(provider.name, provider.host, model, ask.job), envelope)
+    return learned(found, ledger.history.observed(provider.name, provider.host, model, ask.job), envelope)
 
 
 def _counted(ask: Ask, work: Work, count: Count) -> tuple[int, int] | None:
@@ -177,18 +191,18 @@ def cache_of(world: World, ask: Ask, provider: Provider, model: str, lane: Lane,
     """What becomes of the beginning that all rows share: by the prior, by what marked shards reported of late, by what this job's rows did."""
     caching, work, ledger = provider.caching(ask.question, model), ask.work, world.ledger
     if not caching.ttl:
-        seen = ledger.observed(provider.name, provider.host, model, ask.job)
+        seen = ledger.history.observed(provider.name, provider.host, model, ask.job)
         return unmarked(caching, seen.cached_tokens, seen.rows * work.shared_bytes / estimate.bytes_a_token, seen.rows)
     if known is None or ask.question.system is None or ask.terms.get("cache", "auto") != "auto":
         return UNMARKED
-    read = ledger.read_from_cache(provider.name, provider.host, model, lane, world.clock() - LEARN_FOR)
+    read = ledger.history.read_from_cache(provider.name, provider.host, model, lane, world.clock() - LEARN_FOR)
     return marked(caching, lane, known, work.shared_bytes, read)
 
 
-def pace_of(world: World, name: str, run_id: str) -> Pace:
+def speed_of(world: World, name: str, run_id: str) -> Speed:
     """How fast a model's fast lanes are, by what its stretches have shown, and who else is in them; the prior where they have shown nothing."""
     standard, flex, rivals = _fast_lanes(world, name)
-    return Pace(
+    return Speed(
         rows_per_s=standard or max(world.settings.rows_per_s, flex or 0.0),  # standard is no slower than flex
         flex_rows_per_s=flex,
         # The slower lane takes the smaller part.
@@ -202,8 +216,8 @@ def _fast_lanes(world: World, name: str) -> FastLanes:
         return world.lanes[name]
     account, _, model = name.partition(":")
     host, ledger = world.provider(account).host, world.ledger
-    standard, flex = (speed(ledger.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
-    found = FastLanes(standard, flex, ledger.in_fast_lanes(account, host, model, world.clock()))
+    standard, flex = (measured(ledger.history.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
+    found = FastLanes(standard, flex, ledger.queue.in_fast_lanes(account, host, model, world.clock()))
     if world.lanes is not None:
         world.lanes[name] = found
     return found

@@ -15,8 +15,8 @@ import numpy as np
 
 from keld import snapshot
 from keld.answer import AnswerSink, Outcome, read_answers, same
+from keld.ledger import JobRun, Shard
 from keld.price import Lane
-from keld.record import JobRun, Shard
 from keld.runner.option import Ask
 from keld.runner.visit import Visit
 from keld.staging import disk_errors

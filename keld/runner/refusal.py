@@ -14,9 +14,9 @@ from typing import assert_never
 
 from keld.answer import Outcome
 from keld.errors import AccessRefused, KeldError, ProviderUnreachable
+from keld.ledger import Shard
 from keld.providers.base import QueueFull, Refused
 from keld.providers.provider import Provider
-from keld.record import Shard
 from keld.runner.turn import queue_wait
 from keld.runner.visit import Visit
 from keld.staging import disk_errors, write_file
@@ -64,12 +64,20 @@ class Refusal:
         said = f"{provider.name} at {provider.host} refused to create a batch: HTTP {self.status} {self.code}"
         look = "Before it is sent again, the list of batches is looked through, in case it was created all the same."
         if not self.own:
-            return ProviderUnreachable(f"{said}, in words that are not {provider.name}'s own: a proxy's or a gateway's. {look}")
+            return ProviderUnreachable(
+                f"{said}, in words that are not {provider.name}'s own: a proxy's or a gateway's. {look}",
+                account=provider.name,
+                status=self.status,
+            )
         match self.refused:
             case Why.ACCESS:
-                return AccessRefused(f"{said}. {look} Check the key, the project and the billing of {provider.name}, and run again.")
+                return AccessRefused(
+                    f"{said}. {look} Check the key, the project and the billing of {provider.name}, and run again.",
+                    account=provider.name,
+                    status=self.status,
+                )
             case Why.INPUT | Why.ELSEWHERE:
-                return ProviderUnreachable(f"{said}. {look}")
+                return ProviderUnreachable(f"{said}. {look}", account=provider.name, status=self.status)
             case Why.QUEUE | Why.FILE:
                 return None
             case _:

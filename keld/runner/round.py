@@ -18,8 +18,8 @@ import numpy as np
 from keld import snapshot
 from keld.cascade import levels
 from keld.enrich import complaints, retryable_positions
+from keld.ledger import JobRun, Shard
 from keld.plan import PART, Option, choose_rest
-from keld.record import JobRun, Shard
 from keld.request import REPAIR_BYTES
 from keld.runner.option import Ask, options, plan_shards
 from keld.runner.probe import held_back, is_enough, probe_of, refused, stop
@@ -39,7 +39,7 @@ def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
     """Plans what may be asked again, in whatever lane meets the terms now, or goes on to write."""
     attempts = int(run.terms["max_attempts"])
     ended = run.state is RunState.CANCELLING or run.round + 1 >= _rounds_most(run)
-    answers = answers_of(visit, shards)
+    answers = answers_of(visit.files, shards)
     planned = [] if ended else list(_plan_round(visit, run, shards, answers, attempts))
     if planned:
         visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
@@ -58,7 +58,7 @@ def early_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
     free = _freed(visit, run, shards)
     if not free.any():
         return False
-    answers = answers_of(visit, [shard for shard in shards if shard.state in TERMINAL])
+    answers = answers_of(visit.files, [shard for shard in shards if shard.state in TERMINAL])
     planned = list(_plan_round(visit, run, shards, answers, int(run.terms["max_attempts"]), free))
     if planned:
         visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())

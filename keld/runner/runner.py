@@ -30,10 +30,9 @@ from keld.errors import (
     StagingError,
 )
 from keld.http import telling, within
-from keld.ledger import Ledger
+from keld.ledger import JobRun, Ledger, Shard
 from keld.price import Lane
 from keld.providers.provider import Provider
-from keld.record import JobRun, Shard
 from keld.runner.clock import begin_anew
 from keld.runner.collect import collect
 from keld.runner.escalate import escalate, moment, moments
@@ -51,6 +50,7 @@ from keld.runner.visit import LAG, Visit, World, log
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
 
 _LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
+_FINDING = 0.8  # of the time of a reconcile; the rest is for acting on what was found
 _ENTERING = 0.2  # of that rest, for taking leases
 
 
@@ -120,11 +120,11 @@ class Runner:
         """The world as the accounts' lists show it, and the job runs that ask for a visit, the one looked at longest ago first."""
         world = replace(self.world, lanes={})
         runs = sorted((run for run in self._runs(run_ids) if not run.over), key=lambda run: run.next_check_at or run.created_at)
-        shards = self.ledger.shards_of([run.id for run in runs])
+        shards = self.ledger.catalog.shards_of([run.id for run in runs])
         until = time.monotonic() + budget.total_seconds() * _LISTING  # from here on: thousands of rows may take long to read
         with within(until):
             seen = look(world, runs, shards, until)
-        self.ledger.note_quiet(seen.quiet)
+        self.ledger.progress.note_quiet(seen.quiet)
         return replace(world, listed=seen.listed, rolls=seen.rolls), list(seen.restless)
 
     def _runs(self, run_ids: Sequence[str]) -> list[JobRun]:
@@ -133,7 +133,7 @@ class Runner:
         Raises:
             UnknownJobRun.
         """
-        found = {run.id: run for run in self.ledger.runs_of(run_ids)}
+        found = {run.id: run for run in self.ledger.catalog.by_ids(run_ids)}
         return [found.get(run_id) or self.ledger.run(run_id) for run_id in run_ids]
 
     def supersede(self, run_id: str) -> bool:
@@ -150,17 +150,27 @@ class Runner:
         finally:
             self._leave(visit)
 
-    def reconcile(self, provider: Provider, since: datetime, *, act: bool) -> list[Finding]:
-        """What a provider has, made after `since`, that the ledger does not; acted on if told so.
+    def reconcile(
+        self, provider: Provider, since: datetime, budget: timedelta, *, act: bool, progress: Callable[[Finding], None] | None
+    ) -> tuple[list[Finding], bool]:
+        """What a provider has, made after `since`, that the ledger does not, acted on if `act`; and whether that is all, or the time was over before.
 
         Raises:
             AccessRefused, ProviderUnreachable: the provider's list cannot be read.
         """
+        end = time.monotonic() + budget.total_seconds()
         sweep = Sweep(self.world, provider, self._visiting, self._foreign)
-        found = list(sweep.find(since))
-        for finding in found if act else ():
-            sweep.act(finding)
-        return found
+        found, complete = _found_until(sweep, since, time.monotonic() + budget.total_seconds() * _FINDING)
+        done: list[Finding] = []
+        for finding in found:
+            if act and time.monotonic() > end:
+                return done, False
+            if act:
+                sweep.act(finding)
+            done.append(finding)
+            if progress is not None:
+                progress(finding)
+        return done, complete
 
     # -- one pass ---------------------------------------------------------------------------------------------
 
@@ -256,15 +266,15 @@ class Runner:
     # -- what landed late -------------------------------------------------------------------------------------
 
     def _sweep_due(self, *, harvest: bool) -> None:
-        """Sweeps the accounts where a create may land late, or a stray is not settled; a provider that fails is left for the next time."""
+        """Sweeps the accounts where a create may land late, or an orphan is not settled; a provider that fails is left for the next time."""
         now = self.clock()
-        for suspect in self.ledger.suspects(now - self.settings.sweep_for):
+        for suspect in self.ledger.accounts.suspects(now - self.settings.sweep_for):
             try:
                 provider = self.world.provider(suspect.provider)
             except InvalidJob:
                 continue  # an account of another team's, or of earlier settings: it is swept by those who have it
             at_home = provider.host == suspect.host
-            if not at_home or not self.ledger.claim_sweep(suspect.provider, suspect.host, now, self.settings.sweep_every):
+            if not at_home or not self.ledger.accounts.claim_sweep(suspect.provider, suspect.host, now, self.settings.sweep_every):
                 continue
             sweep = Sweep(self.world, provider, self._visiting, self._foreign, suspect.sizes, harvest)
             try:
@@ -272,7 +282,7 @@ class Runner:
                 for finding in findings:
                     sweep.act(finding)
                 if not any(finding.verdict is Verdict.UNPROVEN for finding in findings):
-                    self.ledger.confirm_swept(suspect.provider, suspect.host, now - LAG)
+                    self.ledger.accounts.confirm_swept(suspect.provider, suspect.host, now - LAG)
             except (LedgerError, StagingError):
                 raise
             except KeldError as problem:
@@ -309,7 +319,7 @@ class Runner:
         if run.over:
             return None
         dead = run.lease_owner if _is_dead(run.lease_owner) else None
-        lease = self.ledger.claim(run_id, self.worker, self.clock(), dead_owner=dead)
+        lease = self.ledger.leases.claim(run_id, self.worker, self.clock(), dead_owner=dead)
         if lease is None:
             return None
         until = time.monotonic() + budget.total_seconds()
@@ -321,7 +331,7 @@ class Runner:
     def _holds(self, visit: Visit) -> bool:
         """Whether the job run is still this worker's."""
         try:
-            self.ledger.renew(visit.lease, self.clock())
+            self.ledger.leases.renew(visit.lease, self.clock())
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", visit.lease.run_id, lost)
             return False
@@ -338,7 +348,7 @@ class Runner:
         # What there was no time to look at keeps its place: it is the first the next time.
         next_check_at = run.next_check_at if visit.passed_over else self._next_check(visit, run, shards, escalation)
         with suppress(LeaseLost):
-            self.ledger.release(visit.lease, next_check_at, problem, escalates_at=escalation)
+            self.ledger.leases.release(visit.lease, next_check_at, problem, escalates_at=escalation)
 
     def _next_check(self, visit: Visit, run: JobRun, shards: Sequence[Shard], escalation: datetime | None) -> datetime | None:
         """When the job run wants to be looked at again; None when it is over."""
@@ -413,12 +423,31 @@ def _act_in_haste(visit: Visit, run: JobRun, shard: Shard) -> Shard:
             if visit.cancelling:
                 return stop(visit, shard)
             if (until := gives_way_until(visit, run, shard)) is not None:
-                visit.ledger.note_progress(visit.lease, shard, shard.done, visit.now(), until)
+                visit.ledger.progress.note(visit.lease, shard, shard.done, visit.now(), until)
                 return shard
             at = moments(visit.world, run, visit.ledger.shards(run.id)).get(Lane(shard.lane))
             return hurry(visit, run, shard, give_up_at=at if at is not None and at > visit.now() else None)
         case _:
             raise AssertionError(f"nothing is due for a stretch that is {shard.state}")
+
+
+def _found_until(sweep: Sweep, since: datetime, until: float) -> tuple[list[Finding], bool]:
+    """What a sweep finds by `time.monotonic() == until`, and whether that is all.
+
+    Raises:
+        ProviderUnreachable: the provider's list cannot be read, and there was time for it.
+    """
+    found: list[Finding] = []
+    try:
+        with within(until):
+            for finding in sweep.find(since):
+                if time.monotonic() > until:  # its verdict may be for want of time
+                    break
+                found.append(finding)
+    except ProviderUnreachable:
+        if time.monotonic() < until:
+            raise
+    return found, time.monotonic() < until
 
 
 class _Heartbeat:
@@ -437,12 +466,12 @@ class _Heartbeat:
         self._thread.join()
 
     def _beat(self) -> None:
-        while not self._stop.wait(self._ledger.lease_for.total_seconds() / 3):
+        while not self._stop.wait(self._ledger.leases.lease_for.total_seconds() / 3):
             if time.monotonic() > self._visit.alive_until:
                 log.warning("lease.not_renewed run=%s its worker stands still", self._visit.lease.run_id)
                 continue  # until it gets on again, if the lease is still its own by then
             try:
-                self._ledger.renew(self._visit.lease, self._clock())
+                self._ledger.leases.renew(self._visit.lease, self._clock())
                 self._visit.beaten_at = time.monotonic()
             except Exception as error:  # noqa: BLE001  the next write of the step itself finds out, and says so
                 log.warning("lease.not_renewed run=%s %s", self._visit.lease.run_id, type(error).__name__)

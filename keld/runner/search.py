@@ -9,6 +9,7 @@ the `sweep`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,10 +17,10 @@ from datetime import UTC, datetime, timedelta
 from keld.answer import Outcome
 from keld.errors import ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
+from keld.ledger import Orphan, Shard
 from keld.providers.base import RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
 from keld.providers.provider import Provider
-from keld.record import Shard, Stray
 from keld.request import position_of, shard_named
 from keld.runner.refusal import Refusal, take_effect
 from keld.runner.visit import Visit, log
@@ -50,7 +51,7 @@ def search(visit: Visit, shard: Shard) -> Shard:
     except (ProviderRefused, ProviderUnreachable):
         if not _is_past_telling(visit, provider, shard):
             raise
-        return _quarantine(visit, shard, "the list of batches could not be read in all this time")
+        return _quarantine(visit, shard, f"the list of batches could not be read to its end in all this time; {_way(visit, shard)}")
     failpoint("look.received")
     if found.ours:
         return _adopt(visit, shard, found.ours[0], found.ours[1:])
@@ -79,7 +80,7 @@ def _look(visit: Visit, provider: Provider, shard: Shard) -> _Found:
         perhaps = whose is None and fits and batch.created_at >= floor and batch.id not in (before, *others)
         if whose or perhaps:
             (found.ours if whose else found.perhaps).append(batch)
-    known = visit.ledger.known_batches({batch.id for batch in (*found.ours, *found.perhaps)})
+    known = visit.ledger.accounts.known_batches({batch.id for batch in (*found.ours, *found.perhaps)})
     found.ours, found.perhaps = ([batch for batch in some if batch.id not in known] for some in (found.ours, found.perhaps))
     return found
 
@@ -102,10 +103,11 @@ def is_of(batch: RemoteBatch, shard: Shard) -> bool | None:
 def _look_again(visit: Visit, provider: Provider, shard: Shard) -> Shard:
     """The shard after a look at a list that says nothing of what it does not show."""
     if _is_past_telling(visit, provider, shard):
-        return _quarantine(visit, shard, "the list of batches was never shown to its end, so it may be in it")
+        return _quarantine(visit, shard, f"the list of batches was never shown to its end, so it may be in it; {_way(visit, shard)}")
     visit.problem = ProviderUnreachable(
         f"{provider.name} at {provider.host} does not show its list of batches to the end. A batch whose create was not answered may be in it, so "
-        "nothing of it is sent again; it is looked for again."
+        "nothing of it is sent again; it is looked for again.",
+        account=provider.name,
     )
     return visit.record(shard, Event.LOOKED, not_before=visit.now() + _pause(visit, shard), facts={"incomplete": True})
 
@@ -114,6 +116,15 @@ def _pause(visit: Visit, shard: Shard) -> timedelta:
     """Until the next look, after one that proved nothing: longer each time."""
     age = visit.now() - (shard.intent_at or visit.now())
     return min(max(age / 4, visit.settings.poll_most), _PAUSE_MOST)
+
+
+def _way(visit: Visit, shard: Shard) -> str:
+    """How a person settles what a list has left open: in words for the rows' error."""
+    days = (visit.now() - (shard.intent_at or visit.now()) + _MARGIN_UNMARKED) / timedelta(days=1)
+    return (
+        f"`keld reconcile {shard.provider} --days {math.ceil(days) + 1}` reads the list for as long as --minutes says and takes the batch if it is there; "
+        "if it is not, and the provider's own console does not show it, `keld run --force` asks these rows again"
+    )
 
 
 def _quarantine(visit: Visit, shard: Shard, why: str) -> Shard:
@@ -167,7 +178,7 @@ def _adopt(visit: Visit, shard: Shard, batch: RemoteBatch, spares: Sequence[Remo
         log.warning("shard.duplicate shard=%s batch_id=%s", shard.id, spare.id)
     return visit.record(
         shard, Event.ADOPTED, batch_id=batch.id, submitted_at=submitted_at, error=None, facts={"matches": 1 + len(spares)},
-        strays=[stray_of(shard, spare.id, now) for spare in spares],
+        orphans=[orphan_of(shard, spare.id, now) for spare in spares],
     )  # fmt: skip
 
 
@@ -198,9 +209,9 @@ def _not_found(visit: Visit, provider: Provider, shard: Shard) -> Shard:
     return visit.record(shard, Event.ABSENT, input_ref=None, not_before=None)
 
 
-def stray_of(shard: Shard, batch_id: str, now: datetime) -> Stray:
+def orphan_of(shard: Shard, batch_id: str, now: datetime) -> Orphan:
     """The record of a batch that a shard has besides its own."""
-    return Stray(
+    return Orphan(
         host=shard.host, batch_id=batch_id, provider=shard.provider, run_id=shard.run_id, shard_id=shard.id, requests=shard.requests,
         worst_usd=shard.worst_usd, found_at=now,
     )  # fmt: skip

@@ -19,13 +19,12 @@ from datetime import datetime, timedelta
 
 from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
-from keld.ledger import Ledger
+from keld.ledger import Candidate, Ledger, Shard
 from keld.providers.base import RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
 from keld.providers.provider import Provider
-from keld.record import Candidate, Shard
 from keld.request import shard_named
-from keld.runner.search import is_of, stray_of
+from keld.runner.search import is_of, orphan_of
 from keld.runner.visit import LAG, Visit, log
 from keld.state import Event
 
@@ -78,7 +77,7 @@ class Siblings:
 def roll_of(ledger: Ledger, listed: Collection[RemoteBatch], *, complete: bool) -> Roll:
     """The roll of a list, with one look into the ledger for all of it."""
     ids = frozenset(batch.id for batch in listed)
-    known = ledger.known_batches(ids)
+    known = ledger.accounts.known_batches(ids)
     marked: dict[str | None, list[RemoteBatch]] = {}
     unmarked: list[RemoteBatch] = []
     for batch in listed:
@@ -124,7 +123,7 @@ def part_with_siblings(visit: Visit, provider: Provider, shard: Shard, own: Remo
     for batch in found.marked:
         _part_with(visit, provider, shard, batch)
     # A create of ours that is still looked for has its own reservation, and may be what stands here: only what is left over is reserved for.
-    lost = visit.ledger.creates_looked_for(shard.provider, shard.host, shard.requests) if found.perhaps else 0
+    lost = visit.ledger.accounts.creates_looked_for(shard.provider, shard.host, shard.requests) if found.perhaps else 0
     for batch in found.perhaps[lost:]:
         _note(visit, shard, batch)
     late = visit.now() - (shard.submitted_at or visit.now()) > LAG
@@ -153,7 +152,7 @@ def _may_be_of(batch: RemoteBatch, own: RemoteBatch, shard: Shard, near: timedel
 
 def _note(visit: Visit, shard: Shard, batch: RemoteBatch) -> None:
     log.warning("shard.candidate shard=%s batch_id=%s", shard.id, batch.id)
-    visit.ledger.add_candidate(
+    visit.ledger.candidates.add(
         Candidate(
             host=shard.host, batch_id=batch.id, provider=shard.provider, run_id=shard.run_id, shard_id=shard.id, requests=shard.requests,
             worst_usd=shard.worst_usd, found_at=visit.now(),
@@ -163,7 +162,7 @@ def _note(visit: Visit, shard: Shard, batch: RemoteBatch) -> None:
 
 def _part_with(visit: Visit, provider: Provider, shard: Shard, batch: RemoteBatch) -> None:
     log.warning("shard.duplicate shard=%s batch_id=%s", shard.id, batch.id)
-    visit.ledger.add_stray(stray_of(shard, batch.id, visit.now()))
+    visit.ledger.orphans.add(orphan_of(shard, batch.id, visit.now()))
     if batch.state.ended:
         return
     failpoint("sibling.cancel.send")

@@ -17,9 +17,9 @@ from keld import snapshot
 from keld.enrich import complaints
 from keld.errors import CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
+from keld.ledger import JobRun, Shard
 from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, Submission
 from keld.providers.provider import Provider
-from keld.record import JobRun, Shard
 from keld.request import batch_key, repaired
 from keld.runner.refusal import keep
 from keld.runner.turn import put_off_until
@@ -48,7 +48,7 @@ def fragments(visit: Visit, shard: Shard, positions: NDArray[np.int64]) -> Itera
     why: dict[int, str] = {}
     if shard.round:
         earlier = [other for other in visit.ledger.shards(shard.run_id) if other.round < shard.round]
-        why = complaints(answers_of(visit, earlier), positions)
+        why = complaints(answers_of(visit.files, earlier), positions)
     for position, fragment in snapshot.fragments(visit.files.snapshot, positions):
         visit.pulse()
         yield position, repaired(fragment, why[position]) if position in why else fragment
@@ -96,7 +96,7 @@ def _uploaded(visit: Visit, provider: Provider, shard: Shard, path: Path) -> Sha
     try:
         input_ref = provider.upload(path, shard.id)
     except FileNotFoundError:
-        visit.ledger.renew(visit.lease, visit.now())  # else another worker has sent it meanwhile, and removed the file
+        visit.ledger.leases.renew(visit.lease, visit.now())  # else another worker has sent it meanwhile, and removed the file
         raise StagingError(f"{path} is gone since it was written. Nothing of this shard was sent; it is written anew.") from None
     failpoint("upload.received")
     return shard if input_ref is None else visit.record(shard, Event.UPLOADED, input_ref=input_ref)
@@ -132,7 +132,8 @@ def _create(visit: Visit, provider: Provider, shard: Shard, path: Path, intended
         case Refused(sent=False, message=why):
             visit.record(shard, Event.UNSENT, facts={"reason": why})
             raise ProviderUnreachable(
-                f"{provider.name} at {provider.host} could not be reached for the create of a batch: {why}. Nothing was sent; it is tried again later."
+                f"{provider.name} at {provider.host} could not be reached for the create of a batch: {why}. Nothing was sent; it is tried again later.",
+                account=provider.name,
             )
         case Refused() | QueueFull():
             shard, refusal = keep(visit, shard, outcome)

@@ -22,14 +22,14 @@ from keld import answer
 from keld.answer import Outcome, Tally
 from keld.errors import KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
+from keld.ledger import Candidate, Orphan, Shard
 from keld.price import Lane
 from keld.providers.base import RemoteBatch
 from keld.providers.provider import Provider
-from keld.record import Candidate, Shard, Stray
 from keld.request import shard_named
 from keld.runner.collect import most_bytes
 from keld.runner.last import RESULTS_UNREADABLE
-from keld.runner.search import stray_of
+from keld.runner.search import orphan_of
 from keld.runner.sibling import is_alias
 from keld.runner.visit import SKEW, Visit, World, log, question_of, sent_of
 from keld.schema import OutputSchema
@@ -37,7 +37,7 @@ from keld.staging import disk_errors
 from keld.state import Event, RunState, State
 
 Enter = Callable[[str], AbstractContextManager[Visit | None]]
-_Held = TypeVar("_Held", Stray, Shard, Candidate)
+_Held = TypeVar("_Held", Orphan, Shard, Candidate)
 _ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED, State.REJECTED)
 _FORMERLY = "foreign_results"  # what ledgers of version 1 have in the place of RESULTS_UNREADABLE
 
@@ -100,7 +100,7 @@ class Sweep:
             return
         listed = list(self.provider.batches(since - SKEW))
         self.listed = frozenset(batch.id for batch in listed)
-        known, told = self.world.ledger.known_batches(self.listed), set()
+        known, told = self.world.ledger.accounts.known_batches(self.listed), set()
         for batch in listed:
             if batch.id not in self.foreign and batch.id not in known:
                 found = self._judge(batch)
@@ -118,7 +118,7 @@ class Sweep:
             case Verdict.CANCEL | Verdict.SETTLE:
                 self._stop(finding)
             case Verdict.RELEASE:
-                self.world.ledger.release_candidate(finding.host, finding.batch_id, self.world.clock())
+                self.world.ledger.candidates.release(finding.host, finding.batch_id, self.world.clock())
             case Verdict.SEARCHED | Verdict.UNPROVEN | Verdict.ANOTHERS:
                 pass
 
@@ -142,7 +142,7 @@ class Sweep:
         shard = self.world.ledger.shard(shard_id)
         if shard is None:
             return self._finding(batch, None, Verdict.ANOTHERS)
-        if self.world.ledger.knows_batch(batch.id):
+        if self.world.ledger.accounts.knows_batch(batch.id):
             return None  # its create was recorded since we asked: asked again now that its shard was read
         if self._is_alias(shard, batch):
             return None
@@ -168,7 +168,7 @@ class Sweep:
     def _is_latest(self, shard: Shard) -> bool:
         """Whether its job run is the youngest of its partition: an older one must not write over the younger one's output."""
         run = self.world.ledger.run(shard.run_id)
-        latest = self.world.ledger.latest(run.namespace, run.job, run.partition)
+        latest = self.world.ledger.catalog.latest(run.namespace, run.job, run.partition)
         return latest is not None and latest.id == run.id
 
     def _owner(self, batch: RemoteBatch) -> str | None:
@@ -187,13 +187,13 @@ class Sweep:
         return None
 
     def _known_but_unsettled(self) -> Iterator[Finding]:
-        """Strays that were found before, and quarantined batches that have ended after all."""
+        """Orphans that were found before, and quarantined batches that have ended after all."""
         ledger, name, host = self.world.ledger, self.provider.name, self.provider.host
-        for stray, batch in self._asked_for(ledger.strays(name, host)):
-            shard = ledger.shard(stray.shard_id)
+        for orphan, batch in self._asked_for(ledger.orphans.unsettled(name, host)):
+            shard = ledger.shard(orphan.shard_id)
             if batch is not None and shard is not None:
                 yield self._finding(batch, shard, Verdict.SETTLE if batch.state.ended else Verdict.CANCEL)
-        for shard, batch in self._asked_for([shard for shard in ledger.quarantined(name, host) if shard.batch_id is not None]):
+        for shard, batch in self._asked_for([shard for shard in ledger.accounts.quarantined(name, host) if shard.batch_id is not None]):
             if batch is None or not self._is_latest(shard):
                 continue
             # What runs on after a cancel that was not heard is adopted too: it is cancelled then.
@@ -216,8 +216,10 @@ class Sweep:
         """What was found beside creates, and whether it is told by now whose it is."""
         ledger, settings = self.world.ledger, self.world.settings
         window = self.provider.traits.window or timedelta(0)
-        for candidate, batch in self._asked_for(ledger.candidates(self.provider.name, self.provider.host) if self.harvest else ()):
-            if batch is None or ledger.knows_batch(batch.id):
+        for candidate, batch in self._asked_for(
+            ledger.candidates.unsettled(self.provider.name, self.provider.host) if self.harvest else ()
+        ):
+            if batch is None or ledger.accounts.knows_batch(batch.id):
                 shard = None
             elif self.world.clock() - candidate.found_at > window + settings.overdue_after + settings.abandon_after:
                 log.warning("candidate.never_told shard=%s batch_id=%s", candidate.shard_id, candidate.batch_id)
@@ -273,7 +275,7 @@ class Sweep:
     # -- acting -----------------------------------------------------------------------------------------------
 
     def _adopt(self, finding: Finding) -> None:
-        self.world.ledger.reopen(finding.job_run or "", self.world.clock())
+        self.world.ledger.control.reopen(finding.job_run or "", self.world.clock())
         with self.enter(finding.job_run or "") as visit:
             shard = self.world.ledger.shard(finding.shard_id or "")
             if visit is None or shard is None or shard.state not in (*_ADOPTS, State.DROPPED):
@@ -287,14 +289,14 @@ class Sweep:
         """Records it first, so that a worker that dies here leaves it known; then cancels, or counts what it cost."""
         shard = self.world.ledger.shard(finding.shard_id or "")
         assert shard is not None, "only a batch of a known shard is stopped"
-        self.world.ledger.add_stray(stray_of(shard, finding.batch_id, self.world.clock()))
+        self.world.ledger.orphans.add(orphan_of(shard, finding.batch_id, self.world.clock()))
         if finding.verdict is Verdict.CANCEL:
             log.warning("stray.cancelled shard=%s batch_id=%s", shard.id, finding.batch_id)
             failpoint("sweep.cancel.send")
             self.provider.cancel(finding.batch_id)
             failpoint("sweep.cancel.received")
         elif not finding.cost_is_worst and finding.cost_usd is not None:
-            self.world.ledger.settle_stray(finding.host, finding.batch_id, finding.cost_usd, self.world.clock(), finding.lost)
+            self.world.ledger.orphans.settle(finding.host, finding.batch_id, finding.cost_usd, self.world.clock(), finding.lost)
 
 
 def _was_unreadable(shard: Shard) -> bool:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from keld.deadline import escalate_at
-from keld.record import JobRun, Shard, Waiting
-from keld.runner.option import pace_of
+from keld.ledger import JobRun, Shard, Waiting
+from keld.runner.option import speed_of
 from keld.runner.visit import Visit
 from keld.state import TERMINAL, State
 
@@ -24,7 +24,7 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 
 def put_off_until(visit: Visit, run: JobRun, shard: Shard) -> datetime | None:
     """When this shard may ask again whether it is its turn; None: it is."""
-    queue = visit.ledger.waiting(shard.provider, shard.host, shard.model)
+    queue = visit.ledger.queue.waiting(shard.provider, shard.host, shard.model)
     if not queue:
         return None
     me = Waiting(
@@ -60,14 +60,14 @@ def gives_way_until(visit: Visit, run: JobRun, shard: Shard) -> datetime | None:
     first, as long as the other has time to wait; without a deadline it waits an hour at most.
     """
     now = visit.now()
-    rivals = visit.ledger.in_fast_lanes(shard.provider, shard.host, shard.model, now, other_than=run.id)
+    rivals = visit.ledger.queue.in_fast_lanes(shard.provider, shard.host, shard.model, now, other_than=run.id)
     mine = (run.deadline_at or _NEVER, run.created_at, run.id)
     if not any((rival.deadline_at or _NEVER, rival.created_at, rival.run_id) < mine for rival in rivals if rival.lane == shard.lane):
         return None
     latest = run.created_at + _HOUR
     if run.deadline_at is not None:
         left = sum(other.requests - (other.done or 0) for other in visit.ledger.shards(run.id) if other.state not in TERMINAL)
-        latest = escalate_at(run.deadline_at, left, pace_of(visit.world, f"{shard.provider}:{shard.model}", run.id), batch=False)
+        latest = escalate_at(run.deadline_at, left, speed_of(visit.world, f"{shard.provider}:{shard.model}", run.id), batch=False)
     return min(latest, now + visit.settings.poll_least) if now < latest else None
 
 
@@ -79,9 +79,9 @@ def queue_wait(visit: Visit, shard: Shard) -> timedelta:
 
 def wake_next(visit: Visit, ended: Shard) -> None:
     """A batch has ended, and its tokens are free: the most urgent of those that wait for them may ask at once."""
-    queue = [waiting for waiting in visit.ledger.waiting(ended.provider, ended.host, ended.model) if waiting.deferred]
+    queue = [waiting for waiting in visit.ledger.queue.waiting(ended.provider, ended.host, ended.model) if waiting.deferred]
     if queue:
-        visit.ledger.wake(min(queue, key=_urgency).shard_id)
+        visit.ledger.queue.wake(min(queue, key=_urgency).shard_id)
 
 
 def _urgency(waiting: Waiting) -> tuple[datetime, datetime, str, int]:

@@ -21,12 +21,11 @@ from keld.cache import Ttl
 from keld.cascade import unsatisfied
 from keld.errors import InvalidJob, KeldError, ProviderRefused, StagingError
 from keld.http import Patience
-from keld.ledger import Lease, Ledger
+from keld.ledger import JobRun, Lease, Ledger, Orphan, Rival, Shard
 from keld.price import Lane, Rates, rates
 from keld.providers.base import RemoteBatch
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.provider import Provider
-from keld.record import JobRun, Rival, Shard, Stray
 from keld.request import Question
 from keld.schema import OutputSchema
 from keld.staging import RunFiles, Staging, disk_errors, read_positions
@@ -170,7 +169,7 @@ class Visit:
 
     def is_stale(self) -> bool:
         """Whether this worker has stood still for so long that another one may hold the lease by now."""
-        return time.monotonic() - self.beaten_at > self.ledger.lease_for.total_seconds() * 0.8
+        return time.monotonic() - self.beaten_at > self.ledger.leases.lease_for.total_seconds() * 0.8
 
     def now(self) -> datetime:
         return self.world.clock()
@@ -180,15 +179,15 @@ class Visit:
         self.alive_until = time.monotonic() + silent_s + self.settings.silent_for.total_seconds()
 
     def record(
-        self, shard: Shard, event: Event, *, facts: dict[str, object] | None = None, strays: Sequence[Stray] = (), **changes: Any
+        self, shard: Shard, event: Event, *, facts: dict[str, object] | None = None, orphans: Sequence[Orphan] = (), **changes: Any
     ) -> Shard:
-        """The shard after `event`, with `changes` to its fields, and the strays that were found with it.
+        """The shard after `event`, with `changes` to its fields, and the orphans that were found with it.
 
         Raises:
             LeaseLost: another worker holds the job run, or has moved the shard on.
         """
         self.pulse()
-        became = self.ledger.record(self.lease, shard, event, self.now(), facts=facts, strays=strays, **changes)
+        became = self.ledger.record(self.lease, shard, event, self.now(), facts=facts, orphans=orphans, **changes)
         log.info(
             "shard.%s shard=%s run=%s state=%s batch_id=%s rows=%d",
             event.value, shard.id, shard.run_id, became.state.value, became.batch_id, shard.requests,
@@ -206,12 +205,14 @@ class Visit:
         except InvalidJob:
             raise ProviderRefused(
                 f"Shard {shard.id} belongs to the account {shard.provider!r} at {shard.host}, which is not configured here. Nothing was sent or asked. "
-                "Give Keld(accounts={...}) one of that name until this job run is over."
+                "Give Keld(accounts={...}) one of that name until this job run is over.",
+                account=shard.provider,
             ) from None
         if provider.host != shard.host and not shard.unsent:
             raise ProviderRefused(
                 f"Shard {shard.id} belongs to {shard.provider} at {shard.host}, which is now configured as {provider.host}. Nothing was sent or asked there. "
-                "Restore the base URL until this job run is over, or cancel it there."
+                "Restore the base URL until this job run is over, or cancel it there.",
+                account=shard.provider,
             )
         return provider
 
@@ -244,7 +245,9 @@ class Visit:
 
     def give_up(self, shard: Shard, event: Event, outcome: Outcome, why: str, *, retryable: bool = False, **changes: Any) -> Shard:
         """All rows of a shard get one outcome, on disk first."""
-        self.ledger.renew(self.lease, self.now())  # else another worker has sent them meanwhile, and their answers stand in that file
+        self.ledger.leases.renew(
+            self.lease, self.now()
+        )  # else another worker has sent them meanwhile, and their answers stand in that file
         sent = sent_of(self.world, self.ledger.run(shard.run_id), self.files, shard)
         output = self.output()
         answers = self.files.shard(shard.id).answers
@@ -266,10 +269,10 @@ class Visit:
         return self.give_up(shard, Event.DROPPED, Outcome.OVER_CEILING, why, retryable=again)
 
 
-def answers_of(visit: Visit, shards: Sequence[Shard]) -> list[Path]:
+def answers_of(files: RunFiles, shards: Sequence[Shard]) -> list[Path]:
     """The answers files of a job run that are there, those of earlier rounds first."""
-    ordered = [visit.files.shard(shard.id).answers for shard in sorted(shards, key=lambda shard: (shard.round, shard.ordinal))]
-    return [path for path in [*visit.files.reused, visit.files.unsent, visit.files.stopped, *ordered] if path.exists()]
+    ordered = [files.shard(shard.id).answers for shard in sorted(shards, key=lambda shard: (shard.round, shard.ordinal))]
+    return [path for path in [*files.reused, files.unsent, files.stopped, *ordered] if path.exists()]
 
 
 def question_of(files: RunFiles) -> Question:

@@ -89,7 +89,7 @@ class Compiler:
         if schema is True:
             schema = {}
         if not isinstance(schema, dict):
-            raise SchemaError(f"`{at}` is {schema!r}, which admits no value. Remove it.")
+            raise SchemaError(f"`{at}` is {schema!r}, which admits no value. Remove it.", at=at)
         if "$ref" in schema:
             return self._reference(schema, at, refs)
         if "const" in schema or "enum" in schema:
@@ -118,7 +118,7 @@ class Compiler:
                 return self._array(schema, at, refs)
             case "object":
                 return self._object(schema, at, refs)
-        raise SchemaError(f"`{at}` has the type {kind!r}, which JSON Schema does not know. Correct it.")
+        raise SchemaError(f"`{at}` has the type {kind!r}, which JSON Schema does not know. Correct it.", at=at)
 
     def _note(self, schema: JsonSchema, kind: str, at: str) -> None:
         """Remembers rules that nothing here checks; one for another kind (`minimum` of a string) rules nothing."""

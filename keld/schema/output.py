@@ -160,7 +160,7 @@ def _compiled(schema: object, hints: Hints, name: str) -> tuple[JsonSchema, "Com
         copy: JsonSchema = msgspec.json.decode(msgspec.json.encode(schema))
         return copy, Compiler(with_hints(copy, hints)).compile()
     except SchemaError as error:
-        raise SchemaError(f"{name}: {error} Nothing was sent.") from None
+        raise SchemaError(f"{name}: {error} Nothing was sent.", at=error.at) from None
     except RecursionError:
         raise SchemaError(f"{name}: the JSON Schema is nested too deeply. Nothing was sent.") from None
     except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:

@@ -276,7 +276,7 @@ class _Walk:
         return found | {"description": f"{found['description']}\n\n{told}" if "description" in found else told}
 
     def _refused(self, at: str, what: str, advice: str) -> SchemaError:
-        return SchemaError(f"`{at}` {what}, which {self.takes.whose} does not take. {advice}")
+        return SchemaError(f"`{at}` {what}, which {self.takes.whose} does not take. {advice}", at=at)
 
 
 class _Sizes:

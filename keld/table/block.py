@@ -56,7 +56,9 @@ class Table:
             for block in self._blocks():
                 yield from plain(block, self.schema)
         except (pa.ArrowException, OSError) as error:
-            raise SourceUnavailable(f"{self.description}: reading stopped: {error}. Repair the source and run again.") from error
+            raise SourceUnavailable(
+                f"{self.description}: reading stopped: {error}. Repair the source and run again.", source=self.description
+            ) from error
 
 
 def plain_schema(schema: pa.Schema, name: str) -> pa.Schema:

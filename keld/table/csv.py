@@ -85,7 +85,8 @@ def _head(place: Place, reading: Reading) -> tuple[_Dialect, list[str]]:
         named = lines[4:5].decode(errors="replace")
         if reading.delimiter is None or named != reading.delimiter:
             raise SourceError(
-                f"{place.uri}: line 1 is Excel's `sep={named}`, no header. Nothing was sent. Give delimiter={named!r}, or remove the line."
+                f"{place.uri}: line 1 is Excel's `sep={named}`, no header. Nothing was sent. Give delimiter={named!r}, or remove the line.",
+                source=place.uri,
             )
         skipped, lines = 1, lines.partition(b"\n")[2]
     quote = '"' if reading.quote is None else reading.quote
@@ -123,13 +124,14 @@ def _line(file: io.BytesIO) -> bytes:
 def _check_names(place: Place, dialect: _Dialect, names: list[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise SourceError(f"{place.uri}: two columns of the name {twice!r}. Nothing was sent. Rename one.")
+        raise SourceError(f"{place.uri}: two columns of the name {twice!r}. Nothing was sent. Rename one.", source=place.uri)
     if len(names) == 1:
         for other, called in _DELIMITERS.items():
             if other != dialect.delimiter and other in names[0]:
                 raise SourceError(
                     f"{place.uri}: the header is one column that holds {called}: {names[0][:80]!r}. Nothing was sent. "
-                    f"Give delimiter={other!r}."
+                    f"Give delimiter={other!r}.",
+                    source=place.uri,
                 )
 
 
@@ -215,4 +217,4 @@ def _told(place: Place, dialect: _Dialect, quotes: Quotes | None, uneven: list[A
 
 
 def _fault(place: Place, what: str, way: str = "Repair it.") -> SourceError:
-    return SourceError(f"{place.uri}: {what}. Nothing was sent. {way}")
+    return SourceError(f"{place.uri}: {what}. Nothing was sent. {way}", source=place.uri)

@@ -42,7 +42,8 @@ def declared(column: pa.Array, wanted: pa.Field, place: Place, named: Callable[[
         ) from None
     raise SourceError(
         f"{place.uri}: {row}: column {wanted.name!r} is declared {wanted.type}, and what stands there is not one. "
-        "Nothing was sent. Mend it, or declare another type in types=."
+        "Nothing was sent. Mend it, or declare another type in types=.",
+        source=place.uri,
     )
 
 

@@ -30,7 +30,9 @@ def of_directory(root: Place, reading: Reading) -> Table:
     """
     places = [place for place in root.files() if form_of(place.path) in WRITERS]
     if not places:
-        raise SourceError(f"{root.uri}: no Parquet, CSV or JSONL file in this directory. Nothing was sent. Check the path.")
+        raise SourceError(
+            f"{root.uri}: no Parquet, CSV or JSONL file in this directory. Nothing was sent. Check the path.", source=root.uri
+        )
     return of_files([(place, root.parts_to(place)[:-1]) for place in places], reading, f"{root.uri} ({len(places)} files)")
 
 
@@ -42,14 +44,18 @@ def of_files(places: Sequence[tuple[Place, Sequence[str]]], reading: Reading, de
     """
     forms = {form_of(place.path) for place, _ in places}
     if len(forms) > 1:
-        raise SourceError(f"{description}: files of several formats ({', '.join(sorted(map(str, forms)))}). Nothing was sent. Leave one.")
+        raise SourceError(
+            f"{description}: files of several formats ({', '.join(sorted(map(str, forms)))}). Nothing was sent. Leave one.",
+            source=description,
+        )
     # All of them now: a file that does not fit must be known before anything is paid.
     parts = [_part(_opened(place, reading), folders) for place, folders in places]
     full = [part for part in parts if part.file.schema.names]
     for part in full:
         if part.keys.keys() != full[0].keys.keys():
             raise SourceError(
-                f"{part.file.place.uri}: its directories name other columns than {full[0].file.place.uri} does. Nothing was sent. Mend them."
+                f"{part.file.place.uri}: its directories name other columns than {full[0].file.place.uri} does. Nothing was sent. Mend them.",
+                source=part.file.place.uri,
             )
     schema = _schema(full, reading)
     known = [part.file.rows for part in parts]
@@ -107,7 +113,8 @@ def _schema(parts: Sequence[_Part], reading: Reading) -> pa.Schema:
             if kind is None:
                 raise SourceError(
                     f"{part.file.place.uri}: mixed schemas: column {column.name!r} is {column.type} here and {types[column.name]} in "
-                    f"{first[column.name].place.uri}, and no type holds both unchanged. Nothing was sent. Write the files with one schema."
+                    f"{first[column.name].place.uri}, and no type holds both unchanged. Nothing was sent. Write the files with one schema.",
+                    source=part.file.place.uri,
                 )
             types[column.name] = kind
             first.setdefault(column.name, part.file)

@@ -35,6 +35,7 @@ def open_file(place: Place, reading: Reading) -> File:
 
     Raises:
         SourceError: nothing here reads it; says what it is.
+        InvalidJob: `reading` has an option that its format has no use for.
         FileNotFoundError
     """
     if not place.exists():
@@ -42,22 +43,27 @@ def open_file(place: Place, reading: Reading) -> File:
     head = place.head()
     for (at, magic), (what, way) in _FOREIGN.items():
         if head[at:].startswith(magic):
-            raise SourceError(f"{place.uri}: this is {what}, which Keld does not read. Nothing was sent. {way}")
+            raise SourceError(f"{place.uri}: this is {what}, which Keld does not read. Nothing was sent. {way}", source=place.uri)
     if head.startswith(b"ARROW1"):
+        reading.check_used(f"{place.uri}, which is an Arrow file")
         return _arrow_file(place)
     match "parquet" if head.startswith(b"PAR1") else form_of(place.path):
         case "parquet":
+            reading.check_used(f"{place.uri}, which is a Parquet file")
             return parquet_file_of(place)
         case "csv":
             return csv_file(place, reading)
         case "jsonl":
+            reading.check_used(f"{place.uri}, which is JSON Lines", takes=["encoding"])
             return jsonl_file(place, reading)
         case ".json":
             raise SourceError(
-                f"{place.uri}: JSON is read as lines, an object a line, in a file named .jsonl. Nothing was sent. E.g. jq -c '.[]'."
+                f"{place.uri}: JSON is read as lines, an object a line, in a file named .jsonl. Nothing was sent. E.g. jq -c '.[]'.",
+                source=place.uri,
             )
     raise SourceError(
-        f"{place.uri}: not a kind of file Keld reads. Nothing was sent. Give .parquet, .csv, .tsv or .jsonl (also .gz, .zst, .bz2)."
+        f"{place.uri}: not a kind of file Keld reads. Nothing was sent. Give .parquet, .csv, .tsv or .jsonl (also .gz, .zst, .bz2).",
+        source=place.uri,
     )
 
 

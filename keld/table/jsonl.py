@@ -76,7 +76,9 @@ def _chunks(place: Place, reading: Reading) -> Iterator[_Chunk]:
             if not end:
                 rest += data
                 if len(rest) > _LINE_MOST:
-                    raise SourceError(f"{place.uri}: line {number} is larger than 64 MB. Nothing was sent. Give the table as Parquet.")
+                    raise SourceError(
+                        f"{place.uri}: line {number} is larger than 64 MB. Nothing was sent. Give the table as Parquet.", source=place.uri
+                    )
                 continue
             chunk = _Chunk(rest + data[:end], number)
             yield _checked(place, reading, chunk)
@@ -96,7 +98,7 @@ def _checked(place: Place, reading: Reading, chunk: _Chunk) -> _Chunk:
 
 
 def _changed(place: Place) -> SourceError:
-    return SourceError(f"{place.uri}: it changed while it was read. Nothing was sent. Run again.")
+    return SourceError(f"{place.uri}: it changed while it was read. Nothing was sent. Run again.", source=place.uri)
 
 
 def _objects(place: Place, chunk: _Chunk) -> Iterator[tuple[int, Mapping[str, bytes], list[str]]]:
@@ -115,7 +117,7 @@ def _slowly(place: Place, number: int, line: bytes) -> tuple[dict[str, bytes], l
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise SourceError(f"{place.uri}: line {number} is no JSON object. Nothing was sent. Mend the line, or remove it.")
+        raise SourceError(f"{place.uri}: line {number} is no JSON object. Nothing was sent. Mend the line, or remove it.", source=place.uri)
     found, odd = {}, []
     for name, value in document.items():
         shown = name.encode(errors="replace").decode()
@@ -368,7 +370,8 @@ def _column(place: Place, values: list[bytes | None], wanted: pa.Field, numbers:
             (n for n, value in enumerate(values) if value is not None and _read(_Chunk(b'{"":' + value + b"}", 1), schema) is None), 0
         )
         raise SourceError(
-            f"{place.uri}: line {numbers[row]:,}: {wanted.name!r} is no {wanted.type}. Nothing was sent. Mend the line, or declare another type in types=."
+            f"{place.uri}: line {numbers[row]:,}: {wanted.name!r} is no {wanted.type}. Nothing was sent. Mend the line, or declare another type in types=.",
+            source=place.uri,
         )
     return table.column(0).combine_chunks()
 

@@ -79,14 +79,16 @@ def open_lake(lake: Lake, place: Place) -> Table:
         inside = "" if lake.root == place else f" inside of {lake.root.uri}"
         raise SourceError(
             f"{place.uri}: these are files of a table of {lake.kind}{inside}, whose metadata says which rows are its own. "
-            f"Nothing was sent. {_REFUSED[lake.kind]}"
+            f"Nothing was sent. {_REFUSED[lake.kind]}",
+            source=place.uri,
         )
     try:
         from deltalake import DeltaTable
     except ImportError:
         raise SourceError(
             f"{place.uri}: files of a Delta table, whose log says which rows are its own. Nothing was sent. "
-            "To read it as its log says: pip install 'keld[delta]'."
+            "To read it as its log says: pip install 'keld[delta]'.",
+            source=place.uri,
         ) from None
     uri = lake.root.path if lake.root.fs is None else lake.root.uri
     table = DeltaTable(uri, storage_options=_storage_options(lake.root))
@@ -119,7 +121,8 @@ def _predicate(lake: Lake, place: Place, table: Any) -> str:
     if not all(mark and name in columns for name, mark, _ in keys):
         raise SourceError(
             f"{place.uri}: a file inside of the Delta table {lake.root.uri}, whose log says which of its rows stand. Nothing was sent. "
-            "Give the table's directory, or that of a partition."
+            "Give the table's directory, or that of a partition.",
+            source=place.uri,
         )
     return "where " + " and ".join(_equals(place, name, kinds[name], unquote(value)) for name, _, value in keys)
 
@@ -135,7 +138,8 @@ def _equals(place: Place, name: str, kind: pa.DataType, value: str) -> str:
         return f"{column} = cast({text} as {'date' if types.is_date(kind) else 'boolean' if types.is_boolean(kind) else 'bigint'})"
     raise SourceError(
         f"{place.uri}: the Delta table is partitioned by {name!r} of type {kind}, which no path says exactly. Nothing was sent. "
-        "Give the rows: source=DeltaTable(...).scan(...)."
+        "Give the rows: source=DeltaTable(...).scan(...).",
+        source=place.uri,
     )
 
 

@@ -177,7 +177,11 @@ def _name(path: str) -> str:
 
 def unreadable(place: Place, error: Exception) -> SourceError:
     if isinstance(error, FileNotFoundError) and is_pattern(place):
-        return SourceError(f"{place.uri}: no file matches this pattern. Nothing was sent. Check it and the partition's key.")
+        return SourceError(
+            f"{place.uri}: no file matches this pattern. Nothing was sent. Check it and the partition's key.", source=place.uri
+        )
     if isinstance(error, FileNotFoundError):
-        return SourceUnavailable(f"{place.uri}: no such file. Nothing was sent. Check the path and the partition's key.")
-    return SourceUnavailable(f"{place.uri}: cannot be read: {error}. Nothing was sent. Check access, and that it is whole.")
+        return SourceUnavailable(f"{place.uri}: no such file. Nothing was sent. Check the path and the partition's key.", source=place.uri)
+    return SourceUnavailable(
+        f"{place.uri}: cannot be read: {error}. Nothing was sent. Check access, and that it is whole.", source=place.uri
+    )

@@ -76,7 +76,8 @@ def try_sink(sink: PathLike, schema: pa.Schema, *, partition: str | None = None)
     if lake is not None:
         raise SinkRefused(
             f"{place.uri}: this lies in a {lake.kind} table, whose readers would never see the file, and whose clean-up would remove it. Nothing was "
-            "sent. Name a directory or file outside of the table, and load it from there."
+            "sent. Name a directory or file outside of the table, and load it from there.",
+            sink=place.uri,
         )
     with suppress(_Tried), Landing(place, _unsent_error) as landing:
         writer = _writer(landing, schema, place, form)
@@ -180,7 +181,8 @@ def _form_faults(place: Place, form: str) -> Iterator[None]:
     except (pa.ArrowException, TypeError, ValueError) as error:  # of JSON's encoder, too
         raise SinkRefused(
             f"{place.uri}: {form} cannot hold these columns: {error}. Nothing of it was kept. Take another sink, e.g. one that ends in .parquet; "
-            "whatever was answered is safe in staging and is not asked again."
+            "whatever was answered is safe in staging and is not asked again.",
+            sink=place.uri,
         ) from error
 
 
@@ -195,7 +197,8 @@ def _sink_place(sink: PathLike, partition: str | None) -> tuple[Place, str]:
     if form not in WRITERS or place.path.lower().endswith(PACKINGS):
         raise SinkRefused(
             f"{place.uri}: no writer for this suffix. Nothing was sent or written. "
-            "End it in .parquet, .csv, .tsv or .jsonl, unpacked, or in / for a directory."
+            "End it in .parquet, .csv, .tsv or .jsonl, unpacked, or in / for a directory.",
+            sink=place.uri,
         )
     return place, form
 
@@ -203,12 +206,15 @@ def _sink_place(sink: PathLike, partition: str | None) -> tuple[Place, str]:
 def _sink_error(place: Place, error: Exception) -> KeldError:
     return SinkError(
         f"{place.uri}: cannot be written: {_cause(error)}. Nothing of it was kept; what stood there before is "
-        "unchanged, and the answers are safe in staging. Mend the place and run again: nothing is asked or paid twice."
+        "unchanged, and the answers are safe in staging. Mend the place and run again: nothing is asked or paid twice.",
+        sink=place.uri,
     )
 
 
 def _unsent_error(place: Place, error: Exception) -> KeldError:
-    return SinkError(f"{place.uri}: cannot be written: {_cause(error)}. Nothing was sent. Mend the place, or name another sink.")
+    return SinkError(
+        f"{place.uri}: cannot be written: {_cause(error)}. Nothing was sent. Mend the place, or name another sink.", sink=place.uri
+    )
 
 
 def _staging_error(place: Place, error: Exception) -> KeldError:

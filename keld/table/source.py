@@ -26,7 +26,8 @@ def open_table(source: Any, *, partition: str | None = None, reading: Reading = 
 
     Raises:
         SourceError: there is nothing to read, or it cannot be read; names the path and what to do.
-        InvalidJob: `reading` declares a column that is not there, or one whose type the table itself declares.
+        InvalidJob: `reading` declares a column that is not there, or one whose type the table itself declares, or has an option that such a
+            source has no use for.
     """
     table = _opened(source() if callable(source) else source, partition, reading)
     _check_types(table, reading)
@@ -43,6 +44,7 @@ def _opened(source: Any, partition: str | None, reading: Reading) -> Table:
         return _open_place(place_of(source).filled(partition, SourceError).as_written(), reading)
     if isinstance(source, list | tuple) and source and all(map(_is_path, source)):
         return _open_all([place_of(path).filled(partition, SourceError).as_written() for path in source], reading, f"{len(source)} paths")
+    reading.check_used(f"a {type(source).__name__}, which is no text file")
     library = type(source).__module__.partition(".")[0]
     if library == "pandas":
         return of_pandas(source)
@@ -71,6 +73,7 @@ def _open_place(place: Place, reading: Reading) -> Table:
         if is_pattern(place):
             return _open_all(place.matches(), reading, place.uri)
         if (lake := lake_at(place)) is not None:
+            reading.check_used(f"{place.uri}, which is a lake table")
             return open_lake(lake, place)
         return of_directory(place, reading) if place.is_dir() else of_files([(place, [])], reading, place.uri)
     except KeldError:
@@ -82,16 +85,20 @@ def _open_place(place: Place, reading: Reading) -> Table:
 def _open_all(places: Sequence[Place], reading: Reading, description: str) -> Table:
     """The files of several paths, in their order, as one table."""
     if not places:
-        raise SourceError(f"{description}: no file matches this pattern. Nothing was sent. Check it and the partition's key.")
+        raise SourceError(
+            f"{description}: no file matches this pattern. Nothing was sent. Check it and the partition's key.", source=description
+        )
     for place in places:
         try:
             if lake_at(place) is not None:
                 raise SourceError(
-                    f"{place.uri}: a path of a lake table among several paths. Nothing was sent. Give the table's directory alone."
+                    f"{place.uri}: a path of a lake table among several paths. Nothing was sent. Give the table's directory alone.",
+                    source=place.uri,
                 )
             if place.is_dir():
                 raise SourceError(
-                    f"{place.uri}: a directory among several paths. Nothing was sent. Give files, e.g. {place.path.rstrip('/')}/*.parquet."
+                    f"{place.uri}: a directory among several paths. Nothing was sent. Give files, e.g. {place.path.rstrip('/')}/*.parquet.",
+                    source=place.uri,
                 )
         except OSError as error:
             raise unreadable(place, error) from error

@@ -93,7 +93,7 @@ def _not_text(place: Place, encoding: str, line: int, at: int) -> SourceError:
     is_default = codecs.lookup(encoding).name == "utf-8"
     what = "UTF-8" if is_default else encoding
     way = "Declare what it is, e.g. encoding='cp1252', or save it as UTF-8." if is_default else "Correct encoding=, or mend the file."
-    return SourceError(f"{place.uri}: line {line} is not {what} (at byte offset {at:,}). Nothing was sent. {way}")
+    return SourceError(f"{place.uri}: line {line} is not {what} (at byte offset {at:,}). Nothing was sent. {way}", source=place.uri)
 
 
 def check_no_nul(place: Place, head: bytes) -> None:
@@ -108,7 +108,8 @@ def check_no_nul(place: Place, head: bytes) -> None:
         if len(zeros) > 2 and zeros.count(0) * 2 > len(zeros):
             raise SourceError(
                 f"{place.uri}: every second byte is NUL: this is UTF-16 without its mark, not UTF-8. Nothing was sent. "
-                f"Declare encoding='{name}', or save it as UTF-8."
+                f"Declare encoding='{name}', or save it as UTF-8.",
+                source=place.uri,
             )
 
 

@@ -10,12 +10,11 @@ import atexit
 import os
 import shutil
 import sqlite3
-import sys
 import tempfile
 import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -23,11 +22,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import anthropic._base_client
-import openai._base_client
 import pyarrow as pa
 
-from keld import Account, Job, Keld, KeldError, Settings, Status, failpoint
+from keld import Account, Job, Keld, KeldError, Settings, Status, failpoint, http
 from keld.ledger import Ledger
 from keld.spend import Spend
 
@@ -102,13 +99,8 @@ def patience(*, slow: bool = False, **more: Any) -> Settings:
 
 @contextmanager
 def impatient() -> Iterator[None]:
-    """Keld and the SDKs pause in real time before they try a harmless call again: here they do not."""
-    pauses = getattr(sys.modules.get("keld.http"), "_PAUSES_S", None)
-    with ExitStack() as patched:
-        patched.enter_context(mock.patch.object(openai._base_client, "INITIAL_RETRY_DELAY", 0.001))
-        patched.enter_context(mock.patch.object(anthropic._base_client, "INITIAL_RETRY_DELAY", 0.001))
-        if pauses is not None:
-            patched.enter_context(mock.patch("keld.http._PAUSES_S", tuple(0.001 for _ in pauses)))
+    """Keld pauses in real time before it tries a harmless call again: here it does not."""
+    with mock.patch.object(http, "_PAUSES_S", (0.001, 0.001)):
         yield
 
 
@@ -170,14 +162,14 @@ class Play:
         keld = Keld(home=self.home, ledger_url=ledger.url, accounts={self.host.shape: account}, clock=self._now, settings=self.settings)
         keld._ledger = ledger
         if self.base_url is None:
-            keld._providers = bench().providers.setdefault((self.host.shape, self.is_slow), {})
+            keld._accounts.connected = bench().providers.setdefault((self.host.shape, self.is_slow), {})
         return keld
 
     def _lay_down(self) -> None:
         """Nobody uses this Keld any more; what is shared stays open."""
         self.keld._ledger = None
         if self.base_url is None:
-            self.keld._providers = {}
+            self.keld._accounts.connected = {}
         self.keld.close()
 
     def restart(self) -> None:

@@ -60,7 +60,7 @@ class Stack:
         [task] = self.airflow.tasks(dag_id, run_id)
         return task["state"]
 
-    def wait_for(self, run_id: str, state: str, dag_id: str = "label", patience_s: float = 120) -> float:
+    def wait_for(self, run_id: str, state: str, dag_id: str = "label", patience_s: float | None = None) -> float:
         return self.airflow.until(lambda: self._has_come_to(state, run_id, dag_id), f"{run_id} is {state}", patience_s)
 
     def _has_come_to(self, wanted: str, run_id: str, dag_id: str) -> bool:

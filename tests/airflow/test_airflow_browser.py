@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
+from chromium import take_picture
 from live import KEY, Stack, live
 from playwright.sync_api import Locator, Page, expect
 
@@ -64,6 +65,9 @@ def test_a_person_fills_six_days_by_the_backfill_form(stack: Stack, page: Page) 
     launch(form)
     airflow.until(lambda: airflow.states("label", "label", "backfill") == ["deferred"] * 6, "six tasks are deferred")
     expect(page.get_by_text("Backfill in progress")).to_be_visible()
+    show(page, stack, "/dags/label/tasks/label/task_instances")
+    expect(page.get_by_role("row").filter(has_text="Deferred")).to_have_count(6)
+    take_picture(page, "airflow")
     stack.provider_ends()
     airflow.until(lambda: airflow.states("label", "label", "backfill") == ["success"] * 6, "six tasks are through")
     assert stack.creates() - before == 6

@@ -1,6 +1,7 @@
-"""The README's example and the example project's Dags, read as Airflow reads them."""
+"""The examples in README and docs/ and the example project's Dags, read as Airflow reads them."""
 
 import re
+import sys
 import threading
 import urllib.error
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -8,18 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import DOCS, ROOT, blocks
 
-ROOT = Path(__file__).resolve().parents[2]
 
-
-def test_example_in_the_readme_is_a_dag_with_one_task() -> None:
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "how-to" / "airflow.md"], ids=["README", "how-to"])
+def test_an_example_is_a_dag_with_one_task(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A newcomer copies it first; it must load."""
-    found = re.search(r"## In Airflow\n\n```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert found is not None
+    for block in blocks(page):
+        if block.title is not None:
+            (tmp_path / block.title).write_text(block.text)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    [code] = [block.text for block in blocks(page) if "import DAG" in block.text]
     from airflow.sdk import DAG
 
     names: dict[str, Any] = {}
-    exec(found[1].replace("with DAG(", "with (dag := DAG(", 1).replace("max_active_runs=16):", "max_active_runs=16)):", 1), names)
+    try:
+        exec(re.sub(r"with (DAG\(.*\)):$", r"with (dag := \1):", code, count=1, flags=re.MULTILINE), names)
+    finally:
+        sys.modules.pop("jobs", None)
     dag: DAG = names["dag"]
     [task] = dag.tasks
     assert (dag.dag_id, task.task_id, task.job.name) == ("ticket_labels", "label", "ticket_labels")

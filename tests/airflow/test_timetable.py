@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from visit import ROWS, Worker, job
@@ -119,6 +120,23 @@ def test_a_deadline_counts_from_the_end_of_what_a_run_stands_for(
     assert (status.deadline_at, status.deadline_basis) == (ends_at + AHEAD, "partition-end")
     assert status.partition == run.get("partition_key", status.partition)
     assert len(provider.batches()) == 1
+
+
+@pytest.mark.parametrize(
+    ("day", "hours"), [(datetime(2026, 3, 28), 24), (datetime(2026, 3, 29), 23), (datetime(2026, 3, 30), 24), (datetime(2026, 10, 25), 25)]
+)
+def test_a_day_of_a_zone_with_summer_time_has_a_key_like_its_neighbours(day: datetime, hours: int) -> None:
+    """The date that Airflow's `{{ ds }}` gives it, which is the date in UTC at its beginning, however many hours it has."""
+    from keld_airflow import KeldBatchOperator
+    from keld_airflow.partition import partition_of
+
+    schedule = _timetables()["CronDataInterval in Paris"]
+    dag, stored = _dag_of(schedule, lambda: KeldBatchOperator(task_id="label", job=job(), source=lambda: ROWS))
+    asked_at = (day + timedelta(days=1)).replace(hour=12, tzinfo=ZoneInfo("Europe/Paris"))
+    run, ends_at = _by_hand(stored, asked_at)
+    found = partition_of({"dag": dag, "dag_run": None, **run})
+    assert ends_at - run["data_interval_start"] == timedelta(hours=hours)
+    assert found.key == f"{run['data_interval_start']:%Y-%m-%d}" == f"{day - timedelta(days=1):%Y-%m-%d}"
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def emulator() -> Iterator[dict[str, str]]:
     try:
         assert process.stdout is not None
         words = process.stdout.readline().replace(",", " ").split()
-        openai, anthropic = (word for word in words if word.startswith("http"))
+        openai, anthropic, *_ = (word for word in words if word.startswith("http"))
         yield {"OPENAI_BASE_URL": openai, "OPENAI_API_KEY": "benchmark", "ANTHROPIC_BASE_URL": anthropic, "ANTHROPIC_API_KEY": "benchmark"}
     finally:
         process.terminate()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 import pytest
+from chromium import take_picture
 from conftest import LATENCY_S, LOCATION
 from playwright.sync_api import Page, expect
 from scene import entry_usd
@@ -96,3 +97,6 @@ def test_a_person_sees_what_a_day_has_cost(dagster: Dagster, provider: Emulator,
     for name, value in facts.items():
         row = page.get_by_role("row").filter(has=page.get_by_text(name, exact=True))
         expect(row.get_by_role("cell").last).to_have_text(value)
+    page.goto(f"{dagster.url}/assets/labels?view=partitions&partition={DAY}")
+    expect(page.get_by_text("keld/cost_usd", exact=True)).to_be_visible()
+    take_picture(page, "dagster")

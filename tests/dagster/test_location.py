@@ -146,6 +146,18 @@ def test_how_a_text_file_is_read_can_be_said_of_a_path_and_reaches_what_is_asked
         build_batch_assets(job("labels"), source=tickets, types={"id": "int64"})
 
 
+def test_a_list_of_paths_is_a_source_and_is_read_as_is_said(keld_emulator: Emulator, tmp_path: Path) -> None:
+    for name, body in {"a": "für", "b": "über"}.items():
+        (tmp_path / f"{name}.csv").write_bytes(f"id;body\n1{name};{body}\n".encode("cp1252"))
+    paths = [tmp_path / "a.csv", str(tmp_path / "b.csv")]
+    letters = build_batch_assets(job("letters"), source=paths, encoding="cp1252", delimiter=";", types={"id": "text"})
+    resources = {"keld": KeldResource(home=str(tmp_path / "keld")), "io_manager": dg.mem_io_manager}
+    with dg.DagsterInstance.ephemeral() as instance:
+        dg.materialize([letters], instance=instance, resources=resources)
+        done = dg.materialize([letters], instance=instance, resources=resources)
+    assert done.output_for_node("letters", "letters")[["id", "body"]].values.tolist() == [["1a", "für"], ["1b", "über"]]
+
+
 def test_specs_and_other_spans_of_the_same_days_are_sources() -> None:
     given = build_batch_assets(job("labels"), source=dg.AssetSpec("far", partitions_def=DAYS))
     assert given.partitions_def == DAYS

@@ -22,7 +22,7 @@ from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 
 from keld import Job, Keld
 from keld.emulator import Emulator
-from keld.record import INTENT, RUN, SHARD
+from keld.ledger.table import INTENT, RUN, SHARD
 from keld_dagster.wait import Wait
 
 

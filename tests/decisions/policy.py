@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from keld.deadline import Pace, moves_at, speed
+from keld.deadline import moves_at
 from keld.plan import Candidate, Option, Terms, Work, choose_first, choose_rest, moves_on, reckon
 from keld.price import Lane
+from keld.speed import Speed, measured
 from keld.turnaround import Turnaround, turnaround
 from tests.decisions.engine import Engine, Flow, Run
 from tests.decisions.world import ACCOUNTS, Batch
@@ -120,23 +121,23 @@ class KeldPolicy:
         others = [(now if each.ended_at is None else each.ended_at) - each.at for each in latest if not each.completed]
         return turnaround(Lane.BATCH, completed, others)
 
-    def _pace(self, engine: Engine, run: Run, account: str) -> Pace:
+    def _speed_of(self, engine: Engine, run: Run, account: str) -> Speed:
         """How fast an account's fast lanes are, and who else is in them."""
         others = tuple(flow.left / (2 if flow.lane is Lane.FLEX else 1) for flow in engine.roads[account].flows if flow.run is not run)
         standard, flex = (self._speed(account, lane) for lane in (Lane.STANDARD, Lane.FLEX))
-        return Pace(rows_per_s=standard or max(Pace().rows_per_s, flex or 0.0), flex_rows_per_s=flex, others=others)
+        return Speed(rows_per_s=standard or max(Speed().rows_per_s, flex or 0.0), flex_rows_per_s=flex, others=others)
 
     def _speed(self, account: str, lane: Lane) -> float | None:
         known = self.stretches[account, lane]
         if self.speeds.get((account, lane), (0, None))[0] != len(known):
-            self.speeds[account, lane] = len(known), speed(known[-20:])
+            self.speeds[account, lane] = len(known), measured(known[-20:])
         return self.speeds.get((account, lane), (0, None))[1]
 
     def _options(
         self, engine: Engine, run: Run, ceiling_usd: Decimal | None, due: float | None, left: int | None = None
     ) -> tuple[list[Option], Terms]:
         order, now = run.order, engine.now
-        paces = {name: self._pace(engine, run, name) for name in order.accounts}
+        speeds = {name: self._speed_of(engine, run, name) for name in order.accounts}
         candidates = [
             Candidate(
                 provider=name,
@@ -145,7 +146,7 @@ class KeldPolicy:
                 rates=rates,
                 turnaround=self._turnaround(name, now) if lane is Lane.BATCH else turnaround(lane),
                 shards=1,
-                pace=paces[name],
+                speed=speeds[name],
                 worst_rates=ACCOUNTS[name].rates[Lane.STANDARD] if lane is Lane.FLEX else rates,
             )
             for name in order.accounts
@@ -200,9 +201,9 @@ class KeldPolicy:
             left = at_hand.rows - (at_hand.done(engine.now) if ACCOUNTS[run.account].live else 0)
         else:
             left = engine.roads["openai"].left(at_hand)
-        paces = {name: self._pace(engine, run, name) for name in run.order.accounts}
-        flex = paces["openai"] if batch and self._flex_costs_no_more(run) else None
-        at = (moves_at(instant(run.order.due), left, list(paces.values()), batch=batch, flex=flex) - EPOCH).total_seconds()
+        speeds = {name: self._speed_of(engine, run, name) for name in run.order.accounts}
+        flex = speeds["openai"] if batch and self._flex_costs_no_more(run) else None
+        at = (moves_at(instant(run.order.due), left, list(speeds.values()), batch=batch, flex=flex) - EPOCH).total_seconds()
         if engine.now >= at and self._moves_on(engine, run, left, Lane.BATCH if batch else Lane.FLEX):
             run.escalated = True
             if batch:

@@ -1,4 +1,4 @@
-"""`python -m tests.faults` prints FAULTS.md."""
+"""`python -m tests.faults` prints docs/reference/faults.md; `make faults` writes it."""
 
 from .case import document
 

@@ -1,6 +1,6 @@
 """Case: a fault as data: what the provider does, what Keld does about it, and what must then be true.
 
-`FAULTS.md` is made of this, and `test_table` plays each case to its end, so that neither can say what the other does not.
+`docs/reference/faults.md` is made of this, and `test_table` plays each case to its end, so that neither can say what the other does not.
 The purchases are those on the provider's bill, never Keld's own count of them.
 """
 
@@ -443,18 +443,19 @@ CASES: tuple[Case, ...] = (*CREATE, *BATCH, *RESULTS, *ROW, *LINES, *DOWNLOAD, *
 
 _HEAD = f"""# Faults
 
-What a provider may do to a job run of {ROWS} rows, what Keld does about it, and what that costs.  Printed by `make faults` from the cases
-that the tests play to their end, each against an emulated provider over HTTP (`tests/faults`): a line here that was not so would fail there.
+What a provider may do to a job run of {ROWS} rows, what Keld does about it, and what that costs: {len(CASES)} cases. Each one is
+played by a test against an emulated provider over HTTP ([`tests/faults`](../../tests/faults)), and `make faults` writes this page from them.
+A line that was not true would fail there.
 
-*Purchases* are the rows on the provider's own bill; *of one row*, the most of any.  Where it says more than 1, the provider
-kept an answer that it billed, or let a create land that it had not shown for as long as we looked: Keld tells such rows and keeps
-their cost on its books.
+*Purchases* are the rows on the provider's own bill, and *of one row* is the most of any row. Where it is more than 1, the
+provider kept an answer that it billed, or it let a create land that it had not shown for as long as Keld looked. Keld reports such
+rows and counts their cost.
 """
 _COLUMNS = ("Fault", "Provider", "What Keld does", "Answered", "Failed", "Quarantined", "Purchases", "of one row", "Creates")
 
 
 def document() -> str:
-    """`FAULTS.md`."""
+    """`docs/reference/faults.md`."""
     parts = [_HEAD]
     for section, cases in groupby(CASES, key=lambda case: case.section):
         rows = ["| " + " | ".join(_COLUMNS) + " |", "|---|---|---|" + "---:|" * 6]

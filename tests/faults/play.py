@@ -42,9 +42,9 @@ def play(case: Case, peer: Peer, keld: Keld, emulator: Emulator, rules: list[dic
 
 def _unswept(keld: Keld, status: Status) -> bool:
     """Whether something that landed late is still to be found, or to be counted."""
-    strays = keld.ledger.strays_of(status.id)
+    orphans = keld.ledger.orphans.of(status.id)
     return (
         status.quarantined > 0
-        or not (strays or "reopened" in {event["kind"] for event in keld.ledger.events(status.id)})
-        or any(stray.settled_at is None for stray in strays)
+        or not (orphans or "reopened" in {event["kind"] for event in keld.ledger.events(status.id)})
+        or any(orphan.settled_at is None for orphan in orphans)
     )

@@ -1,4 +1,7 @@
-"""Anthropic's own traps: the whole input in the create, no mark on the batch, results at a URL that it names."""
+"""Anthropic's own traps: the whole input in the create, no mark on the batch, results at a URL that it names.
+
+The traps are those of docs/notes/providers.md.
+"""
 
 import json
 from collections.abc import Callable

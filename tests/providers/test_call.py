@@ -1,4 +1,7 @@
-"""One request of a fast lane: one HTTP attempt, the line a batch would have written, and what is known of what came of it."""
+"""One request of a fast lane: one HTTP attempt, the line a batch would have written, and what is known of what came of it.
+
+The traps are those of docs/notes/providers.md.
+"""
 
 import asyncio
 import json
@@ -99,12 +102,29 @@ def test_a_definite_no_is_the_rows_own(wire: Wire, status: int) -> None:
     assert (found.outcome, found.retryable) == (Outcome.ERRORED, False)
 
 
-def test_a_no_without_json_is_the_rows_own_too(wire: Wire) -> None:
-    """A proxy's page in the place of the provider's words."""
+def test_a_gateway_that_finds_a_row_too_large_has_not_sent_it_on(wire: Wire) -> None:
     fault(wire.emulator, "realtime", "garbage", status=413)
     outcome = send(wire)
     assert isinstance(outcome, Settled)
     assert reply(wire, outcome.line).outcome is Outcome.ERRORED
+
+
+@pytest.mark.parametrize(("status", "meant"), [(401, Denied), (403, Denied), (407, Denied), (429, NotNow)])
+def test_a_gateway_that_refuses_before_it_sends_on_reserves_nothing(wire: Wire, status: int, meant: type[SendOutcome]) -> None:
+    """Else a fast lane behind a gateway that refuses all would use up its ceiling."""
+    fault(wire.emulator, "realtime", "garbage", status=status)
+    assert isinstance(send(wire), meant)
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 410, 422])
+def test_a_page_in_the_place_of_a_reply_is_in_doubt(wire: Wire, status: int) -> None:
+    """A gateway can lose or withhold an answer that was paid for."""
+    fault(wire.emulator, "realtime", "garbage", status=status)
+    outcome = send(wire)
+    assert isinstance(outcome, InDoubt)
+    found = reply(wire, outcome.line)
+    assert (found.outcome, found.retryable) == (Outcome.LOST, True)
+    assert "may have been paid" in (found.error or "")
 
 
 @pytest.mark.parametrize(

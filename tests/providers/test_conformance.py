@@ -1,4 +1,7 @@
-"""The suite that every provider file passes: one create is one call, every answer is read, nothing is believed too early."""
+"""The suite that every provider file passes: one create is one call, every answer is read, nothing is believed too early.
+
+The traps are those of docs/notes/providers.md.
+"""
 
 import json
 import re

@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import anthropic._base_client
-import openai._base_client
 import pytest
 from scene import Peer, fault
 
@@ -18,13 +16,6 @@ from keld.errors import AccessRefused, ProviderUnreachable
 from keld.providers.base import OutcomeUnknown, QueueFull, Refused
 
 from .conftest import Wire
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDKs pause in real time before they try a harmless call again."""
-    for sdk in (openai._base_client, anthropic._base_client):
-        monkeypatch.setattr(sdk, "INITIAL_RETRY_DELAY", 0.001)
 
 
 @contextmanager

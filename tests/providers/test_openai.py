@@ -1,4 +1,7 @@
-"""OpenAI's own traps: files that are null, empty or not there, validation that fails minutes later, three endpoints."""
+"""OpenAI's own traps: files that are null, empty or not there, validation that fails minutes later, three endpoints.
+
+The traps are those of docs/notes/providers.md.
+"""
 
 import json
 from collections.abc import Callable

@@ -18,8 +18,8 @@ from pydantic import Field as F
 
 from keld import Account
 from keld.emulator import Emulator
-from keld.emulator.anthropic_schema import refusal as anthropic_refusal
-from keld.emulator.openai_schema import refusal as openai_refusal
+from keld.emulator.dialects.anthropic_schema import refusal as anthropic_refusal
+from keld.emulator.dialects.openai_schema import refusal as openai_refusal
 from keld.errors import InvalidAnswer
 from keld.providers.dialects import anthropic_schema, openai_schema
 from keld.providers.provider import connect

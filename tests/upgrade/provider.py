@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from keld.emulator import Emulator
-from keld.emulator.batch import Batch, Rows, Totals
+from keld.emulator.batch import Batch
+from keld.emulator.progress import Totals
+from keld.emulator.row import Rows
+from keld.emulator.services.anthropic import Anthropic
+from keld.emulator.services.anthropic_envelope import AnthropicEnvelope
+from keld.emulator.services.openai import OpenAI
+from keld.emulator.services.openai_envelope import OpenAIEnvelope
 from keld.emulator.store import StoredFile
 
 _FILE = ("id", "filename", "purpose", "size_bytes", "created_at", "expires_at", "ordinal")
@@ -37,14 +43,18 @@ def put_back(emulator: Emulator, held: dict[str, Any]) -> None:
     """Lets an emulator that has served nobody yet hold all of it, at the instant at which it was put away."""
     emulator._clock._frozen_at, emulator._clock._offset_s = held["at"], 0.0
     live = emulator._live
-    store, dialects = live.store, {"openai": live.control.openai, "anthropic": live.control.anthropic}
+    store, openai, anthropic = live.store, live.services["openai"], live.services["anthropic"]
+    assert isinstance(openai, OpenAI)
+    assert isinstance(anthropic, Anthropic)
     for file in held["files"]:
         path = _written(store.folder / f"{file['id']}.upload", file["content"])
-        store._files[file["id"]] = StoredFile(path=path, **{name: file[name] for name in _FILE})
+        store._files[file["id"]] = StoredFile(owner="openai", path=path, **{name: file[name] for name in _FILE})
         store._ordinal = max(store._ordinal, file["ordinal"])
     for told in held["batches"]:
         batch = Batch(
-            pace=store.settings.pace, folder=store.folder, dialect=dialects[told["provider"]],
+            pace=store.settings.pace, folder=store.folder,
+            envelope=OpenAIEnvelope() if told["provider"] == "openai" else AnthropicEnvelope(),
+            dialect=openai.dialects[told["endpoint"]] if told["provider"] == "openai" else anthropic.messages,
             rules=[_rule(rule) for rule in told["rules"]], **{name: told[name] for name in _BATCH},
         )  # fmt: skip
         batch.problems = [_problem(problem) for problem in told["problems"]]

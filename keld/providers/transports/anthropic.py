@@ -1,7 +1,7 @@
 """Anthropic: message batches, the whole input in the create, the results in one stream.
 
 One of the transports.  A batch carries no mark of ours before it has ended, so an unknown create is looked for by its time and its number of
-requests, and proven by the nonce in its custom_ids.  Wire facts: `/v1/messages/batches`, Nov 2026.
+requests, and proven by the nonce in its custom_ids.  Wire: docs/notes/providers.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """OpenAI files: a batch is made of an uploaded file and gives its results as files; OpenAI, and every host that took this over.
 
-One of the transports.  The official SDK gives auth, address and multipart.  Wire facts: `/v1/files`, `/v1/batches`, Nov 2026.
+One of the transports.  The official SDK gives auth, address and multipart.  Wire: docs/notes/providers.md.
 """
 
 from __future__ import annotations

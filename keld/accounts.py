@@ -1,0 +1,55 @@
+"""Accounts: the provider accounts of an environment, by name, each connected at its first use.
+
+Beside the road, above `providers`; `environment` keeps one, and the runner asks it for providers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from keld.errors import InvalidJob
+from keld.http import Patience
+from keld.providers.account import Account
+from keld.providers.provider import ACCOUNTS, Provider, connect, price_list
+
+
+class Accounts:
+    """The known accounts, and those that an environment adds or replaces.
+
+    Args:
+        given: by the name before the colon in a job's `models`.
+        patience: how long one call to a provider may take.
+    """
+
+    def __init__(self, given: Mapping[str, Account], patience: Patience) -> None:
+        self.known = ACCOUNTS | dict(given)
+        self.connected: dict[str, Provider] = {}
+        self._patience = patience
+        self._lock = threading.Lock()
+
+    def provider(self, name: str) -> Provider:
+        """The provider of an account.
+
+        Raises:
+            InvalidJob: no account has that name.
+        """
+        with self._lock:
+            if name not in self.connected:
+                if name not in self.known:
+                    raise InvalidJob(
+                        f"models names the account {name!r}; the accounts are {', '.join(sorted(self.known))}. Nothing was sent. "
+                        "Correct models=, or give Keld(accounts={...}) one of that name."
+                    )
+                self.connected[name] = connect(name, self.known[name], self._patience)
+            return self.connected[name]
+
+    def prices(self, name: str) -> str | None:
+        """The price list of an account's models, of one that is not known the list of its name; None: there is none."""
+        return price_list(name, self.known[name]) if name in self.known else name
+
+    def close(self) -> None:
+        """Closes the clients; the next use connects again."""
+        for provider in self.connected.values():
+            provider.close()
+        self.connected.clear()

@@ -1,0 +1,404 @@
+"""Command: one function a command; each reads words, calls one verb of `Keld`, and prints a view."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from keld import __version__
+from keld.cli.declaration import load_job
+from keld.cli.failure import Exit, fail, in_options, refusals
+from keld.cli.option import (
+    AsJson,
+    Delimiter,
+    DryRun,
+    Encoding,
+    JobArgument,
+    OnlyJob,
+    Partition,
+    PollS,
+    Quote,
+    Sink,
+    Source,
+    Types,
+    day,
+    reading,
+)
+from keld.cli.output import console, print_csv, print_json
+from keld.cli.progress import advance as advance_to_the_end
+from keld.cli.progress import finish
+from keld.errors import PriceUnknown, ProviderUnreachable, UnknownJobRun
+from keld.state import RunState
+
+if TYPE_CHECKING:
+    from keld.environment import Keld
+    from keld.price import Quote as PriceQuote
+    from keld.runner import Finding
+    from keld.status import Status
+
+_SHOWN = 8  # names in a message, at most
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def main() -> None:
+    """The `keld` command."""
+    # Read when pyarrow is imported.  This allocator returns freed blocks to the system, which keeps the process 50 MB smaller on a large
+    # partition (measured 2026-11); a process that is ours alone may choose it.  Where it is unknown, the setting is ignored.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"keld {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def keld_command(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print Keld's version and exit.")
+    ] = False,
+) -> None:
+    """LLM batch jobs with a deadline and a ceiling price."""
+
+
+@app.command()
+def plan(
+    job: JobArgument,
+    source: Source,
+    partition: Partition = None,
+    types: Types = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    quote: Quote = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show rows, tokens and cost of each acceptable model, and which one a run would take.  Sends nothing."""
+    with refusals(), _keld() as keld:
+        made = keld.plan(load_job(job), source, partition=partition, **reading(types, encoding, delimiter, quote))
+    if as_json:
+        print_json(made)
+    else:
+        from keld.view import plan_view
+
+        console().print(plan_view(replace(made, table_notes=tuple(map(in_options, made.table_notes)))))
+
+
+@app.command()
+def run(
+    job: JobArgument,
+    source: Source,
+    sink: Sink,
+    partition: Partition = None,
+    poll_s: PollS = None,
+    force: Annotated[bool, typer.Option("--force", help="Ask every row again, also those that were answered and paid for before.")] = False,
+    types: Types = None,
+    encoding: Encoding = None,
+    delimiter: Delimiter = None,
+    quote: Quote = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a partition to its end.  After any interruption, run the same command again: it continues where it was."""
+    with _keld() as keld:
+        with refusals():
+            declared, how = load_job(job), reading(types, encoding, delimiter, quote)
+            began = keld.clock()
+            status = keld.submit(declared, source, partition=partition, sink=sink, force=force, **how)
+        if status.created_at < began and (status.over or status.state is RunState.WRITING):
+            _say_asked_before(status)
+        while status.outdated is not None:
+            _say_outdated(status)
+            advance_to_the_end(keld, status, poll_s, as_json)
+            with refusals():
+                status = keld.submit(declared, source, partition=partition, sink=sink, force=force, **how)
+        finish(keld, status, poll_s, as_json)
+
+
+def _say_asked_before(status: Status) -> None:
+    from keld.view import name_of
+
+    typer.echo(f"{name_of(status)} was asked before: nothing is sent or paid now; the figures are from that run.", err=True)
+
+
+def _say_outdated(status: Status) -> None:
+    from keld.view import name_of
+
+    typer.echo(
+        f"{name_of(status)} is at the provider, and {status.outdated} changed since it was sent. It is finished as it was asked; "
+        "then what is declared now is asked.",
+        err=True,
+    )
+
+
+@app.command()
+def status(
+    job: OnlyJob = None,
+    partition: Partition = None,
+    open_only: Annotated[bool, typer.Option("--open", help="Only job runs that are not over.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the job runs of this ledger, the youngest first; with JOB and --partition show one of them with its batches."""
+    with refusals(Exit.ERROR), _keld() as keld:
+        if job is not None and partition is not None:
+            _print_status(_found(keld, job, partition), as_json)
+        else:
+            _print_statuses(keld.statuses(job=job, open_only=open_only), f"No job runs in the namespace {keld.namespace!r}.", as_json)
+            _say_elsewhere(keld)
+
+
+def _print_status(found: Status, as_json: bool) -> None:
+    from keld.view import status_view
+
+    print_json(found.to_json()) if as_json else console().print(status_view(found))
+
+
+def _print_statuses(found: Sequence[Status], none: str, as_json: bool) -> None:
+    from keld.view import list_view
+
+    if as_json:
+        print_json([one.to_json() for one in found])
+    else:
+        console().print(list_view(found) if found else none)
+
+
+def _say_elsewhere(keld: Keld) -> None:
+    """Says on standard error which other namespaces this ledger has: a job run that is missed is often there."""
+    others = [f"{name} ({count:,})" for name, count in keld.namespaces().items() if name != keld.namespace]
+    if others:
+        typer.echo(f"Not shown are the job runs of other namespaces: {', '.join(others)}. KELD_NAMESPACE=NAME shows one.", err=True)
+
+
+@app.command()
+def watch(
+    job: OnlyJob = None,
+    advance: Annotated[bool, typer.Option("--advance", help="Also do what is due: submit, collect, retry, write.")] = False,
+    poll_s: PollS = 10.0,
+) -> None:
+    """Show the open job runs, live, until none is open.  Ctrl-C only stops watching."""
+    from threading import Event
+
+    from rich.live import Live
+
+    from keld.view import list_view
+
+    with refusals(Exit.ERROR), _keld() as keld, Live(console=console(), auto_refresh=False) as live:
+        while True:
+            ids = [one.id for one in keld.statuses(job=job, open_only=True)]
+            statuses = [keld.advance(one, budget_s=5) for one in ids] if advance else keld.poll(ids)
+            if not statuses:
+                live.console.print(f"No job run is open in the namespace {keld.namespace!r}.")
+                return
+            live.update(list_view(statuses), refresh=True)
+            if all(one.over for one in statuses):
+                return
+            Event().wait(poll_s or 10.0)
+
+
+@app.command()
+def cancel(
+    job: Annotated[str, typer.Argument(help="The job's name.")],
+    partition: Partition = None,
+    wait: Annotated[
+        bool, typer.Option(help="Continue until the provider has ended its batches, and keep the answers that were paid for.")
+    ] = True,
+    poll_s: PollS = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel a job run: what was not sent is dropped; batches at the provider are cancelled there, and their answers are kept."""
+    with _keld() as keld:
+        with refusals(Exit.ERROR):
+            found = _found(keld, job, partition)
+            asked = keld.cancel(found.id)
+        if wait and not found.over:
+            finish(keld, asked, poll_s, as_json)
+    if as_json:
+        print_json((found if found.over else asked).to_json())
+    elif found.over:
+        typer.echo("There is nothing to cancel: the job run is over.")
+    else:
+        typer.echo("The cancel is recorded. `keld watch --advance` or the next `keld run` brings the job run to its end.")
+
+
+@app.command()
+def reconcile(
+    account: Annotated[
+        list[str] | None, typer.Argument(help="Only these accounts. Default: all configured ones that this ledger has ever sent to.")
+    ] = None,
+    dry_run: DryRun = False,
+    days: Annotated[float, typer.Option("--days", min=0.01, help="How many days to look back.")] = 3.0,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0.0, help="About how long it may take; it says so when it ends before it is through.")
+    ] = 60.0,
+    from_staging: Annotated[
+        bool, typer.Option("--from-staging", help="First restore from the staged files what a lost or restored ledger does not know.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find batches that the providers have and the ledger does not; adopt them, or cancel them and count what they cost."""
+    from keld.view import findings_view
+
+    with refusals(Exit.ERROR), _keld() as keld:
+        if from_staging:
+            restored = keld.rebuild()
+            if not as_json:
+                _print_statuses(restored, "The ledger already knows everything that the staged files know.", as_json=False)
+        found: list[Finding] = []
+        try:
+            keld.reconcile(account or None, since=timedelta(days=days), dry_run=dry_run, budget_s=minutes * 60, progress=found.append)
+        except ProviderUnreachable:
+            if found and not as_json:  # show what was done before the error says what was not
+                console().print(findings_view(found, dry_run=dry_run))
+            raise
+        left = [] if account else keld.not_configured()
+    if left:
+        typer.echo(f"Not looked at: {', '.join(left)}, since no such account is configured here.", err=True)
+    if as_json:
+        print_json(found)
+    else:
+        console().print(findings_view(found, dry_run=dry_run) if found else "The ledger has every batch of ours that the providers have.")
+
+
+@app.command()
+def gc(
+    days: Annotated[float, typer.Option("--days", min=2.0, help="Only of job runs that ended more than so many days ago.")] = 30.0,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove the staged prompts and answers of old job runs.  Outputs and the ledger stay; removed answers cannot be reused."""
+    from keld.view import removals_view
+
+    with refusals(Exit.ERROR), _keld() as keld:
+        found = keld.gc(timedelta(days=days), dry_run=dry_run)
+    if as_json:
+        print_json(found)
+    else:
+        console().print(removals_view(found, keld.staging.root, dry_run=dry_run))
+
+
+@app.command()
+def prices(
+    model: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PROVIDER:MODEL]...", help="Default: every model of the accounts that has a batch rate."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what models cost in each lane today, in USD per million tokens, and from which list and day that is."""
+    from keld.view import prices_view
+
+    with refusals(), _keld() as keld:
+        quotes = keld.prices(model or None)
+        if as_json:
+            print_json(quotes)
+        else:
+            console().print(prices_view(quotes))
+        _check_known(quotes)
+
+
+def _check_known(quotes: Sequence[PriceQuote]) -> None:
+    priced = {(quote.provider, quote.model) for quote in quotes if quote.rates}
+    unknown = [f"{quote.provider}:{quote.model}" for quote in quotes if (quote.provider, quote.model) not in priced]
+    if unknown:
+        raise PriceUnknown(
+            f"No rate is known for {', '.join(unknown)}, in any lane. Such a model is not run: correct its name, "
+            "or give the Job a rate, prices={'provider:model': {'input': USD per million tokens, 'output': ...}}.",
+            models=unknown,
+        )
+
+
+@app.command()
+def spend(
+    by: Annotated[
+        str, typer.Option("--by", help="team, project, category, job, partition, day, model, provider, lane, or tag:NAME.")
+    ] = "job",
+    job: Annotated[str | None, typer.Option("--job", help="Only this job.")] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="DAY", help="Submitted on this day (UTC) or later: a date, or how many days ago.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="DAY", help="Submitted on this day (UTC) or before.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, safe to open in a spreadsheet; without the total.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was paid, what the standard price of the same tokens is, how good the estimate was, and what was paid twice."""
+    from keld.spend import DIMENSIONS, is_dimension
+    from keld.view import spend_view
+
+    if not is_dimension(by):
+        fail(f"--by {by}: choose one of {', '.join(DIMENSIONS)}, or tag:NAME.", Exit.REFUSED)
+    with refusals(Exit.ERROR), _keld() as keld:
+        today = keld.clock().date()
+        found = keld.spend(by, job=job, since=day("--since", since, today), until=day("--until", until, today))
+    if as_json:
+        print_json(found.to_json())
+    elif as_csv:
+        print_csv([line.to_json() for line in found.lines])
+    else:
+        screen = console()
+        screen.print(spend_view(found, screen.width) if found.lines else "No job runs.")
+
+
+@app.command()
+def emulate(
+    host: Annotated[str, typer.Option(help="Other than loopback only with --token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8700,
+    latency_s: Annotated[float, typer.Option(min=0, help="How long a batch takes.")] = 0.0,
+    rows_per_s: Annotated[float | None, typer.Option(help="A batch lasts at least its rows divided by this.")] = None,
+    token: Annotated[str | None, typer.Option(help="Required of every request, as its API key.", envvar="KELD_EMULATOR_TOKEN")] = None,
+) -> None:
+    """Stand in for OpenAI and Anthropic on this machine: same wire, no cost, a bill to check against."""
+    try:
+        from keld.emulator import serve
+    except ImportError as error:
+        fail(f"The emulator needs {error.name}: pip install 'keld[emulator]'.", Exit.ERROR)
+    try:
+        serve(host=host, port=port, token=token, latency_s=latency_s, rows_per_s=rows_per_s)
+    except (ValueError, OSError) as error:
+        fail(str(error), Exit.REFUSED)
+
+
+def _keld() -> Keld:
+    """The environment, as the environment variables say."""
+    from keld.environment import Keld
+
+    return Keld()
+
+
+def _found(keld: Keld, job: str, partition: str | None) -> Status:
+    """The youngest job run of a partition.
+
+    Raises:
+        UnknownJobRun: there is none; the message names what there is.
+    """
+    from keld.ledger import shown
+
+    found = keld.find(job, partition)
+    if found is None:
+        whose = f"[{partition}]" if partition else " without a partition"
+        raise UnknownJobRun(
+            f"No job run of {job}{whose} in the namespace {keld.namespace!r} of {shown(keld.ledger_url)} ({_known(keld, job)}). Nothing was done.",
+            job=job,
+            partition=partition,
+        )
+    return found
+
+
+def _known(keld: Keld, job: str) -> str:
+    """What the namespace has instead, in words."""
+    partitions = sorted({one.partition or "none, without --partition" for one in keld.statuses(job=job)})
+    if partitions:
+        known = f"its partitions there: {', '.join(partitions[:_SHOWN])}{', ...' if len(partitions) > _SHOWN else ''}"
+    else:
+        known = f"jobs there: {', '.join(sorted({one.job for one in keld.statuses()})) or 'none'}"
+    others = sorted(keld.namespaces().keys() - {keld.namespace})
+    return known + (f"; other namespaces: {', '.join(others)}" if others else "")

@@ -1,0 +1,51 @@
+"""Output: tables, JSON and CSV on standard output."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PIPE_WIDTH = 240  # characters: in a pipe or a file no line is wrapped
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where tables are printed: as wide as the terminal."""
+    from rich.console import Console
+
+    found = Console(stderr=stderr, highlight=False)
+    if not found.is_terminal:
+        found.width = _PIPE_WIDTH
+    return found
+
+
+def print_json(document: Any) -> None:
+    """One JSON document; of dataclasses, or a list of them, their fields."""
+    from dataclasses import asdict, is_dataclass
+
+    from keld.status import plain
+
+    def fields_of(value: Any) -> Any:
+        return plain(asdict(value)) if is_dataclass(value) and not isinstance(value, type) else value
+
+    typer.echo(json.dumps([fields_of(one) for one in document] if isinstance(document, list) else fields_of(document), indent=2))
+
+
+def print_csv(rows: list[dict[str, Any]]) -> None:
+    """A header and a line a row, safe to open in a spreadsheet."""
+    writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else ["group"], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(row | {"group": cell(row["group"])})  # the only text: numbers are no formulas
+
+
+def cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula (owasp.org/www-community/attacks/CSV_Injection, read 2026-11)."""
+    begins = text.lstrip()[:1] or text[:1]
+    return f"'{text}" if text != "-" and (begins in tuple("=+-@\uff1d\uff0b\uff0d\uff20") or text[:1] in ("\t", "\r", "\n")) else text

@@ -1,0 +1,83 @@
+"""Progress: a job run advanced to its end, shown on the way; Ctrl-C leaves it where it is."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+import typer
+
+from keld.cli.failure import Exit, fail, fail_with
+from keld.cli.output import console, print_json
+from keld.errors import KeldError
+
+if TYPE_CHECKING:
+    from keld.environment import Keld
+    from keld.status import Status
+
+
+def finish(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> NoReturn:
+    """Advances a job run to its end, prints how it ended, and leaves with the exit status that says so."""
+    from keld.view import outcome_view
+
+    status = advance(keld, status, poll_s, as_json)
+    print_json(status.to_json()) if as_json else console().print(outcome_view(status))
+    sys.exit(Exit.OK if status.answered == status.rows else Exit.SOME_FAILED)
+
+
+def advance(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> Status:
+    """The job run at its end; its progress is shown on standard error, unless `as_json`."""
+    try:
+        with _shown(quiet=as_json) as show:
+            show(status)
+            return keld.finish(status.id, poll_s=poll_s, progress=show)
+    except KeyboardInterrupt:
+        _interrupted(keld.status(status.id))
+    except KeldError as problem:
+        fail_with(problem, Exit.ERROR if keld.status(status.id).sent else Exit.REFUSED)
+
+
+def _interrupted(status: Status) -> NoReturn:
+    from keld.view import counted, name_of
+
+    at_provider = [batch for batch in status.batches if batch.batch_id and not batch.ended]
+    what = f"{counted(len(at_provider), 'batch goes', 'batches go')} on at the provider" if at_provider else "nothing is at a provider"
+    cancel = f"keld cancel {status.job}" + (f" --partition {status.partition}" if status.partition else "")
+    fail(
+        f"Interrupted. {name_of(status)} keeps its place: {what}, {status.answered:,} of {status.rows:,} rows are answered. "
+        f"Run the same command to continue, or `{cancel}`.",
+        Exit.INTERRUPTED,
+    )
+
+
+@contextmanager
+def _shown(*, quiet: bool) -> Iterator[Callable[[Status], None]]:
+    """A function that shows a status: a live table on a terminal, a line a change elsewhere, nothing if `quiet`."""
+    from rich.live import Live
+
+    from keld.view import status_view
+
+    screen = console(stderr=True)
+    if quiet:
+        yield lambda _: None
+    elif screen.is_terminal:
+        with Live(console=screen, transient=True, auto_refresh=False) as live:
+            yield lambda one: live.update(status_view(one), refresh=True)
+    else:
+        yield _line_a_change()
+
+
+def _line_a_change() -> Callable[[Status], None]:
+    from keld.view import status_line
+
+    last: list[str] = []
+
+    def show(one: Status) -> None:
+        line = status_line(one)
+        if last != [line]:
+            last[:] = [line]
+            typer.echo(line, err=True)
+
+    return show

@@ -1,0 +1,44 @@
+"""Application: the routes of all services and of the control side, as one ASGI application."""
+
+from collections.abc import Iterable
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import Scope
+
+from .control import Control
+from .gate import Gate
+from .service import Endpoint, Handler, Service
+
+
+class _HeaderRoute(Route):
+    """A route for requests that have a certain header."""
+
+    def __init__(self, endpoint: Endpoint, handler: Handler) -> None:
+        super().__init__(endpoint.path, handler, methods=[endpoint.method])
+        self._header = endpoint.header.lower().encode() if endpoint.header else None
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if self._header is not None and all(name != self._header for name, _ in scope.get("headers", ())):
+            return Match.NONE, {}
+        return super().matches(scope)
+
+
+def application(services: Iterable[Service], gate: Gate, control: Control) -> Starlette:
+    """All routes; a path that is none of them is refused by the service that owns it."""
+    services = list(services)
+    owners = sorted(services, key=lambda service: len(service.owns), reverse=True)
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        owner = next((service for service in owners if request.url.path.startswith(service.owns)), services[0])
+        response = owner.unknown(request)
+        gate.note(request, response)
+        return response
+
+    # Starlette takes the first that matches: those that ask for a header come first.
+    endpoints = [(service, endpoint) for service in services for endpoint in service.routes()]
+    endpoints.sort(key=lambda pair: pair[1].header is None)
+    routes: list[BaseRoute] = [_HeaderRoute(endpoint, gate.guard(service, endpoint)) for service, endpoint in endpoints]
+    return Starlette(routes=[*routes, *control.routes()], exception_handlers={404: unknown, 405: unknown})

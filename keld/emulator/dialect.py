@@ -1,0 +1,44 @@
+"""Dialect: what the request body of one family of models says, and what is answered to it.
+
+A service (`service`) finds the dialect of a request; a batch row and a realtime call come through the same one.  A dialect knows no
+routes, no files and no batches, so several services may speak it.  The families are in `dialects/`.
+"""
+
+from typing import Literal, NamedTuple, Protocol
+
+from .answer import Usage
+from .rule import RowFate
+
+Lane = Literal["batch", "standard", "flex"]
+
+
+class Conditions(NamedTuple):
+    """Under which a request is answered: when (unix seconds), whether as a row of a batch, and what a fault makes of it."""
+
+    at: float
+    batch: bool
+    fate: RowFate | None = None
+
+
+class Made(NamedTuple):
+    """The answer to one request, which is paid.
+
+    `input_tokens` are those that the service calls input tokens: some services count the cached ones in, others do not.
+    `usage.input` is everything that was read.  `digest` is the SHA-256 of the request's body, in hexadecimal.
+    """
+
+    body: str
+    model: str
+    lane: Lane
+    usage: Usage
+    input_tokens: int
+    digest: str
+
+
+class Dialect(Protocol):
+    def make(self, body: bytes, conditions: Conditions) -> Made:
+        """What is answered to `body`.
+
+        Raises:
+            ApiError: it is refused.
+        """

@@ -1,0 +1,14 @@
+"""Dialects: what the request bodies of the families of models say, and what is answered to them.
+
+One file a kind of body; `dialect` (one floor up) says what each of them gives.
+
+    openai_body          what chat completions and responses have in common: messages, cache marks, checks, complaints
+    openai_chat          /v1/chat/completions
+    openai_responses     /v1/responses
+    openai_embeddings    /v1/embeddings
+    openai_schema        what structured outputs of these refuse in a JSON Schema
+    anthropic_body       what a Messages body says, and how many tokens it has
+    anthropic_messages   /v1/messages
+    anthropic_cache      which part of a Messages body is read from the prompt cache, and written to it
+    anthropic_schema     what structured outputs of these refuse in a JSON Schema
+"""

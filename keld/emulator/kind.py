@@ -1,0 +1,46 @@
+"""Kind: which services there are, by the kind of the accounts that lead to them.
+
+Those that come with Keld are named here; another package brings one by an entry point of the group `keld.emulator`, whose name is the
+kind and whose object makes the service:
+
+    [project.entry-points."keld.emulator"]
+    acme = "keld_acme.emulator:Acme"
+
+or a test gives it to `Emulator(services={"acme": Acme})`.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+
+from .answer import Answerer
+from .service import Service
+from .services.anthropic import Anthropic
+from .services.openai import OpenAI
+from .services.openai_compatible import OpenAICompatible
+from .store import Store
+
+Factory = Callable[[Store, Answerer], Service]
+"""Makes a service of one emulator; usually the class itself."""
+
+GROUP = "keld.emulator"
+_OWN: tuple[type[Service], ...] = (OpenAI, Anthropic, OpenAICompatible)
+
+
+def factories(given: Mapping[str, Factory] | None = None) -> dict[str, Factory]:
+    """What makes each service, by kind: Keld's own first, then those of other packages, then those given.
+
+    Another package cannot take the name of a kind of Keld's own; what is given replaces the one of that kind.
+    """
+    own: dict[str, Factory] = {service.kind: service for service in _OWN}
+    brought = {point.name: point.load() for point in _entry_points(tuple(sys.path)) if point.name not in own}
+    return own | brought | dict(given or {})
+
+
+@lru_cache
+def _entry_points(path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Kept for as long as Python looks for packages in the same places: a search takes a tenth of a second, and a test suite starts
+    hundreds of emulators.
+    """
+    return tuple(entry_points(group=GROUP))

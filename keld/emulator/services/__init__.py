@@ -1,0 +1,18 @@
+"""Services: the hosts that the emulator stands in for.
+
+One class a host, named in `kind`; `service` (one floor up) says what each of them gives.
+
+    openai               api.openai.com: routes, realtime, errors, limits
+    openai_files         its Files API
+    openai_batches       its Batch API
+    openai_input         what the validation of a batch finds in its input file
+    openai_envelope      the lines of its input, output and error files
+    openai_object        errors, files, batches and lists as it shows them
+    openai_parameter     what the parameters of its calls must be
+    openai_compatible    a host that speaks OpenAI's bodies and has neither files nor batches
+    anthropic            api.anthropic.com: routes, realtime, errors, limits
+    anthropic_batches    its message batches
+    anthropic_input      the body of a batch's create
+    anthropic_envelope   the lines of a batch's results
+    anthropic_object     errors and message batches as it shows them
+"""

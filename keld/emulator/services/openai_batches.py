@@ -1,0 +1,138 @@
+"""OpenAI batches: the routes of the Batch API; an input file in, an output file and an error file out."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from ..batch import Batch
+from ..dialect import Dialect
+from ..error import ApiError
+from ..host import Host
+from ..life import Phase
+from ..page import page
+from ..row import Rows
+from ..service import Endpoint
+from ..store import Store, StoredFile
+from .openai_envelope import OpenAIEnvelope
+from .openai_input import first_model, problems
+from .openai_object import batch_object, list_object
+from .openai_parameter import Create, create_body, limit_of
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of one service; `kind` is the service's, `base` the path before `/batches`, `dialects` those of its endpoints."""
+
+    store: Store
+    kind: str
+    base: str
+    dialects: Mapping[str, Dialect]
+    host: Host = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "host", Host(store=self.store, kind=self.kind, publish=self._publish))
+
+    def routes(self) -> list[Endpoint]:
+        batches, one = f"{self.base}/batches", f"{self.base}/batches/{{batch_id}}"
+        return [
+            Endpoint(operation="create", method="POST", path=batches, handler=self.create),
+            Endpoint(operation="list", method="GET", path=batches, handler=self.list),
+            Endpoint(operation="get", method="GET", path=one, handler=self.get),
+            Endpoint(operation="cancel", method="POST", path=one + "/cancel", handler=self.cancel),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        asked = create_body(await request.body(), self.dialects)
+        file = self.store.file(asked.input_file_id, self.kind)
+        if file is None:
+            raise ApiError(status=400, message=f"No such File object: {asked.input_file_id}", param="input_file_id")
+        if file.purpose != "batch":
+            raise ApiError(status=400, message="The input file must have purpose 'batch'.", param="input_file_id")
+        model = await run_in_threadpool(first_model, file.path)
+        return self.host.create(
+            lambda: self._make(asked, file, request.url.path, model),
+            lambda batch: self._prepare(batch, file.path),
+            lambda batch: batch_object(batch, Phase("validating", 0)),
+        )
+
+    async def list(self, request: Request) -> Response:
+        limit, after = limit_of(request, 20, 100), request.query_params.get("after")
+        shown, more = page(self.host.listed(), lambda batch: batch.id, limit=limit, after=after)
+        await self.store.catch_up(shown)
+        return JSONResponse(list_object([await self._look(batch) for batch in shown], more))
+
+    async def get(self, request: Request) -> Response:
+        batch = self._batch(request)
+        await self.store.catch_up([batch])
+        return JSONResponse(await self._look(batch))
+
+    async def cancel(self, request: Request) -> Response:
+        batch = self._batch(request)
+        ended = await self.host.cancel(batch)
+        if ended is not None:
+            raise ApiError(status=409, message=f"Cannot cancel a batch with status '{ended}'.")
+        # Even a cancel that takes no time is answered `cancelling`, as the service does.
+        return JSONResponse(batch_object(batch, Phase("cancelling", batch.phase(self.host.now()).done)))
+
+    def _batch(self, request: Request) -> Batch:
+        batch_id = request.path_params["batch_id"]
+        batch = self.host.find(batch_id)
+        if batch is None:
+            raise ApiError(status=404, message=f"No batch found with id '{batch_id}'.")
+        return batch
+
+    async def _look(self, batch: Batch) -> dict[str, Any]:
+        phase = await self.host.look(batch)
+        shown = batch_object(batch, phase)
+        named = batch.names_results(self.host.now(), phase)
+        return shown if named else {**shown, "output_file_id": None, "error_file_id": None}
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def _make(self, asked: Create, file: StoredFile, path: str, model: str | None) -> Batch:
+        batch_id, dialect = f"batch_{secrets.token_hex(16)}", self.dialects[asked.endpoint]
+        batch = self.store.new_batch(batch_id, self.kind, envelope=OpenAIEnvelope(), dialect=dialect, path=path, model=model)
+        batch.endpoint, batch.input_file_id, batch.metadata = asked.endpoint, file.id, asked.metadata
+        expires = asked.output_expires_after
+        batch.output_expires_after_s = float(expires["seconds"]) if expires else None
+        return batch
+
+    def _prepare(self, batch: Batch, path: Path) -> None:
+        rows = Rows.of_lines(path)
+        found = problems(self.store, batch, rows)
+        if found:
+            batch.problems = found
+            return
+        batch.rows = rows
+        batch.answer()
+
+    def _publish(self, batch: Batch, phase: Phase) -> None:
+        """Give the result files their ids."""
+        if batch.rows is not None and phase.status != "failed":
+            batch.output_file_id = self._result_file(batch, batch.out_path, "output", phase)
+            batch.error_file_id = self._result_file(batch, batch.error_path, "error", phase)
+
+    def _result_file(self, batch: Batch, path: Path, kind: str, phase: Phase) -> str | None:
+        names = {rule.do for rule in batch.rules_at("results")}
+        if f"empty_{kind}_id" in names:
+            return ""
+        if f"no_{kind}_id" in names:
+            return None
+        if kind == "error" and "zero_byte_error" in names:
+            path.write_bytes(b"")
+        elif path.stat().st_size == 0 and f"zero_byte_{kind}" not in names:
+            return None
+        return self.store.add_file(
+            path,
+            owner=self.kind,
+            filename=f"{batch.id}_{kind}.jsonl",
+            purpose="batch_output",
+            expires_after_s=batch.output_expires_after_s,
+            at=phase.ended_at,
+        ).id

@@ -1,0 +1,80 @@
+"""Follow: a job run advanced again and again, until there is nothing to do but wait, or to its end.
+
+Beside the road, above `runner`: what a worker of an orchestrator does in one run, and what a command line does until the end.  Nothing is
+remembered here: broken off at any instant, it is simply begun again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+from keld.errors import AccessRefused, ProviderUnreachable
+from keld.status import Status
+
+Advance = Callable[[float], Status]
+"""Does what is due for about so many seconds; gives the status after it."""
+
+_STEP_S = 2.0  # so that progress is shown
+_BUSY_S = 0.5  # between two tries while another worker, or a sensor's look, may have the job run in hand
+_QUICK_TRIES = 3  # while nothing was accepted: better said now than after a night of tries
+
+
+def advance_until_waiting(advance: Advance, budget_s: float) -> Status:
+    """The status when there is nothing to do but wait, when something stands in the way, or after `budget_s`."""
+    until, pause = time.monotonic() + budget_s, threading.Event()
+    while True:
+        status = advance(budget_s)
+        if not status.ready or status.problem is not None or time.monotonic() > until:
+            return status
+        pause.wait(_BUSY_S)
+
+
+def finish(
+    advance: Advance, clock: Callable[[], datetime], *, poll_s: float | None = None, progress: Callable[[Status], None] | None = None
+) -> Status:
+    """The status at the end.
+
+    Args:
+        poll_s, progress: as of `Keld.run`.
+
+    Raises:
+        AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been accepted yet.
+    """
+    pause, fruitless, before = threading.Event(), 0, None
+    while True:
+        status = advance(_STEP_S)
+        if progress is not None:
+            progress(status)
+        if status.over:
+            return status
+        if status.problem is None:
+            fruitless = 0
+        elif not status.accepted:
+            fruitless += 1
+            _give_up_early(status, fruitless)
+        idle = before is not None and before.batches == status.batches  # another worker has it in hand, perhaps
+        pause.wait(max(_wait_s(status, clock, poll_s, fruitless), _BUSY_S if idle else 0.0))
+        before = status
+
+
+def _give_up_early(status: Status, fruitless: int) -> None:
+    """Passes if a further quick try may help."""
+    job, partition = status.job, status.partition or None
+    if status.problem is not None and status.problem_type is AccessRefused:
+        raise AccessRefused(status.problem, job=job, partition=partition)
+    if fruitless >= _QUICK_TRIES:
+        said = "Nothing was accepted" if status.sent else "Nothing was sent"
+        words = f"{status.problem} {said} so far; run the same command again when the provider is back."
+        raise ProviderUnreachable(words, job=job, partition=partition)
+
+
+def _wait_s(status: Status, clock: Callable[[], datetime], poll_s: float | None, fruitless: int) -> float:
+    if status.ready and status.problem is None:
+        return 0.0
+    if fruitless:
+        return float(2**fruitless)  # nothing is under way yet: a few quick tries, then give up
+    until = (status.next_check_at - clock()).total_seconds() if status.next_check_at else 1.0
+    return max(0.05, min(until, poll_s) if poll_s is not None else until)

@@ -1,0 +1,58 @@
+"""Ledger: what happened, in order, durable; SQLite by default, Postgres by URL.
+
+Beside the road, below `runner`.  One `Ledger` holds the parts; each part is a room, and all of them write to one database.  The rooms, from
+what the runner sees down to the tables:
+
+    ledger       what happens to job runs and shards, recorded under a lease: events, states, intents, reservations
+    progress     how far shards are, where nothing else has happened
+    control      what people and orchestrators ask of a job run, and who waits for it
+    catalog      job runs by whose and which they are: found, moved, handed over
+    account      what may be at a provider's account: creates that are looked for, batches that are known, the sweep
+    orphan       batches that were bought beside the one that counts
+    candidate    batches that may be such ones
+    queue        the job runs that share one account's limits
+    history      what was learned of turnaround, speed, tokens and cache
+    transition   one event of one shard, by the transition table
+    recovery     what staging remembers, held against the ledger
+    rebuild      what staging remembers, into a ledger that lost it
+    witness      what staging remembers of the ledger, in files
+    lease        who may act on a job run, and until when
+    reservation  the money that is promised to what may still be on a bill
+    cost         what each job run spent on each model in each lane
+    event        what happened, appended
+    lookup       the records of one job run or shard
+    record       what is read from the tables
+    database     the SQLite file or the Postgres behind a ledger's URL
+    migration    how a ledger of an earlier version becomes one of this
+    table        the tables
+    column       how money, instants and words are stored
+"""
+
+from keld.ledger.account import Suspect
+from keld.ledger.cost import CostLine
+from keld.ledger.database import shown
+from keld.ledger.lease import WORKER_SKEW, Lease
+from keld.ledger.ledger import Ledger
+from keld.ledger.progress import Quiet
+from keld.ledger.queue import Rival, Waiting
+from keld.ledger.record import Candidate, Intent, JobRun, Orphan, Shard, nonce
+from keld.ledger.witness import Memory
+
+__all__ = [
+    "WORKER_SKEW",
+    "Candidate",
+    "CostLine",
+    "Intent",
+    "JobRun",
+    "Lease",
+    "Ledger",
+    "Memory",
+    "Orphan",
+    "Quiet",
+    "Rival",
+    "Shard",
+    "Suspect",
+    "Waiting",
+    "nonce",
+    "shown",
+]

@@ -1,0 +1,135 @@
+"""Catalog: job runs by whose and which they are: found, counted, moved to another namespace, handed over to another owner.
+
+Below `ledger`.  What is written here decides nothing that is under way, and needs no lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from keld.ledger import event, lookup
+from keld.ledger.database import Database
+from keld.ledger.record import JobRun, Shard
+from keld.ledger.recovery import Recovery
+from keld.ledger.table import RUN, SHARD
+from keld.state import RunState
+
+_OVER = (RunState.FINISHED, RunState.CANCELLED)
+
+
+class Catalog:
+    """The job runs of a ledger."""
+
+    def __init__(self, db: Database, recovery: Recovery) -> None:
+        self._db = db
+        self._recovery = recovery
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def latest(self, namespace: str, job: str, partition: str) -> JobRun | None:
+        """The youngest generation of (namespace, job, partition), or None."""
+        query = (
+            sa.select(RUN)
+            .where(RUN.c.namespace == namespace, RUN.c.job == job, RUN.c.partition == partition)
+            .order_by(RUN.c.generation.desc())
+            .limit(1)
+        )
+        return next(iter(self._found(query)), None)
+
+    def latest_of(self, namespace: str, job: str) -> JobRun | None:
+        """The youngest job run of a job, of whatever partition, or None."""
+        return next(iter(self.runs(namespace, job=job, limit=1)), None)
+
+    def namespaces(self) -> dict[str, int]:
+        """How many job runs each namespace holds."""
+        with self._db.read() as db:
+            found = db.execute(sa.select(RUN.c.namespace, sa.func.count()).group_by(RUN.c.namespace).order_by(RUN.c.namespace)).all()
+        return {name: count for name, count in found}  # noqa: C416  rows are no pairs to a type checker
+
+    def runs(
+        self,
+        namespace: str,
+        *,
+        job: str | None = None,
+        open_only: bool = False,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int | None = None,
+    ) -> list[JobRun]:
+        """Job runs, the youngest first; those made from `since` on, and before `until`."""
+        query = sa.select(RUN).where(*lookup.chosen(namespace, job, since, until)).order_by(RUN.c.created_at.desc(), RUN.c.id)
+        if open_only:
+            query = query.where(RUN.c.state.not_in(_OVER))
+        return self._found(query.limit(limit) if limit else query)
+
+    def by_ids(self, run_ids: Collection[str]) -> list[JobRun]:
+        """Those of these job runs that are in this ledger, in no order."""
+        with self._db.read() as db:
+            lots = (lookup.job_runs(db, sa.select(RUN).where(RUN.c.id.in_(some))) for some in lookup.in_lots(run_ids))
+            return [run for lot in lots for run in lot]
+
+    def shards_of(self, run_ids: Collection[str]) -> dict[str, list[Shard]]:
+        """The shards of many job runs, by job run, each by ordinal."""
+        found: dict[str, list[Shard]] = {}
+        with self._db.read() as db:
+            for some in lookup.in_lots(run_ids):
+                for shard in lookup.shards(db, SHARD.c.run_id.in_(some)):
+                    found.setdefault(shard.run_id, []).append(shard)
+        return found
+
+    def runs_asking(
+        self, namespace: str, fingerprint: str, *, job: str | None = None, partition: str = "", limit: int = 50
+    ) -> list[JobRun]:
+        """Job runs that are over and asked exactly this of their rows, the youngest first; of one partition of a job, or of any."""
+        query = sa.select(RUN).where(RUN.c.namespace == namespace, RUN.c.fingerprint == fingerprint, RUN.c.state.in_(_OVER))
+        if job is not None:
+            query = query.where(RUN.c.job == job, RUN.c.partition == partition)
+        return self._found(query.order_by(RUN.c.created_at.desc(), RUN.c.id).limit(limit))
+
+    def partition_at(self, namespace: str, job: str, sink: str, other_than: str) -> str | None:
+        """Another partition of the job that was, or will be, written to exactly `sink`; None if there is none."""
+        query = (
+            sa.select(RUN.c.partition)
+            .where(RUN.c.namespace == namespace, RUN.c.job == job, RUN.c.sink == sink, RUN.c.partition != other_than)
+            .limit(1)
+        )
+        with self._db.read() as db:
+            return db.execute(query).scalar_one_or_none()
+
+    def _found(self, query: sa.Select[tuple[object, ...]]) -> list[JobRun]:
+        with self._db.read() as db:
+            return lookup.job_runs(db, query)
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    def hand_over(self, namespace: str, job: str, owner: str) -> None:
+        """Notes who declares a job from now on."""
+        with self._db.write() as db:
+            db.execute(sa.update(RUN).where(RUN.c.namespace == namespace, RUN.c.job == job).values(owner=owner))
+
+    def move(self, namespace: str, job: str, partition: str, into: str, now: datetime) -> None:
+        """Brings the job runs of a partition into another namespace, where there are none of it yet."""
+        these = (RUN.c.job == job, RUN.c.partition == partition)
+        moved: list[str] = []
+        with suppress(sa.exc.IntegrityError), self._db.write() as db:
+            move = sa.update(RUN).where(RUN.c.namespace == namespace, *these).values(namespace=into).returning(RUN.c.id, RUN.c.state)
+            for run_id, state in db.execute(move).all():
+                event.append(db, now, run_id, "moved", was=state, became=state, facts={"from": namespace})
+                moved.append(run_id)
+        for run_id in moved:
+            self._recovery.remember(run_id, run=True)
+
+    def redeclare(self, run_id: str, declared: Mapping[str, str], source: str | None) -> None:
+        """Notes that a job run asks what is declared now, whatever it was declared as before."""
+        with self._db.write() as db:
+            db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(declared=dict(declared), source=source, outdated=None))
+        self._recovery.remember(run_id, run=True)
+
+    def note_outdated(self, run_id: str, outdated: str | None) -> None:
+        """Notes what is declared otherwise since a job run was sent, in words; None: nothing is."""
+        with self._db.write() as db:
+            db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(outdated=outdated))

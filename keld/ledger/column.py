@@ -1,0 +1,60 @@
+"""Column: how the values of the house are stored: money, instants, words of a closed enum.
+
+Below every other file of the ledger.  Money is stored as whole pico-dollars, instants as microseconds since 1970: both exact, both sortable,
+both the same in SQLite and Postgres.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+from typing import TypeVar
+
+import sqlalchemy as sa
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_Enum = TypeVar("_Enum", bound=StrEnum)
+
+
+class Usd(sa.types.TypeDecorator[Decimal]):
+    """US dollars, exact to the pico-dollar."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: sa.Dialect) -> int | None:
+        return None if value is None else int((Decimal(value) * 10**12).to_integral_value())
+
+    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> Decimal | None:
+        return None if value is None else Decimal(value) / 10**12
+
+
+class Instant(sa.types.TypeDecorator[datetime]):
+    """An aware point in time in UTC, exact to the microsecond."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
+        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
+
+    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+class Word(sa.types.TypeDecorator[_Enum]):
+    """A member of a closed enum, stored as its word."""
+
+    impl = sa.String
+    cache_ok = True
+
+    def __init__(self, words: type[_Enum], length: int) -> None:
+        super().__init__(length)
+        self.words = words
+
+    def process_bind_param(self, value: _Enum | None, dialect: sa.Dialect) -> str | None:
+        return None if value is None else str(value)
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> _Enum | None:
+        return None if value is None else self.words(value)

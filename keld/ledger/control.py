@@ -1,0 +1,98 @@
+"""Control: what people and orchestrators ask of a job run: to cancel it, to write it elsewhere, to open it again; and who waits for it.
+
+Below `ledger`.  None of it needs the lease: whoever holds it sees what was asked at the next step.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from keld.ledger import event
+from keld.ledger.database import Database
+from keld.ledger.recovery import Recovery
+from keld.ledger.table import ATTACHMENT, RUN
+from keld.state import RunState
+
+_IS_OVER = RUN.c.state.in_([RunState.FINISHED, RunState.CANCELLED])
+
+
+class Control:
+    """What is asked of the job runs of a ledger."""
+
+    def __init__(self, db: Database, recovery: Recovery) -> None:
+        self._db = db
+        self._recovery = recovery
+
+    def ask_cancel(self, run_id: str, now: datetime) -> None:
+        """Marks an open job run as cancelling."""
+        with self._db.write() as db:
+            _ask_cancel(db, run_id, now)
+        self._recovery.remember(run_id, run=True)
+
+    def attach(self, run_id: str, holder: str) -> int:
+        """Notes that `holder` waits for a job run; the epoch of its attachment, which grows each time that it attaches."""
+        mine = (ATTACHMENT.c.run_id == run_id, ATTACHMENT.c.holder == holder)
+        again = sa.update(ATTACHMENT).where(*mine).values(epoch=ATTACHMENT.c.epoch + 1).returning(ATTACHMENT.c.epoch)
+        with self._db.write() as db:
+            epoch = db.execute(again).scalar_one_or_none()
+            if epoch is None:
+                db.execute(sa.insert(ATTACHMENT).values(run_id=run_id, holder=holder, epoch=1))
+        return epoch or 1
+
+    def detach(self, run_id: str, holder: str, epoch: int, now: datetime) -> bool:
+        """True if the job run is to be cancelled: `holder` went, had not attached again since, and nobody else waits for it."""
+        mine = (ATTACHMENT.c.run_id == run_id, ATTACHMENT.c.holder == holder, ATTACHMENT.c.epoch == epoch)
+        with self._db.write() as db:
+            if db.execute(sa.delete(ATTACHMENT).where(*mine)).rowcount != 1:
+                return False
+            others = db.execute(sa.select(ATTACHMENT.c.holder).where(ATTACHMENT.c.run_id == run_id).limit(1)).first()
+            return others is None and _ask_cancel(db, run_id, now)
+
+    def set_sink(self, run_id: str, sink: str | None, now: datetime) -> None:
+        """Where the output of a job run that is not over shall go from now on, or go instead, where it could not be written; None: nowhere.
+
+        What was wrong with the one before is forgotten with it.
+        """
+        with self._db.write() as db:
+            writing = sa.update(RUN).where(RUN.c.id == run_id, RUN.c.state == RunState.WRITING)
+            if db.execute(writing.values(sink=sink, next_check_at=now, problem=None)).rowcount == 0 and sink is not None:
+                under_way = RUN.c.state.in_([RunState.OPEN, RunState.CANCELLING])
+                db.execute(sa.update(RUN).where(RUN.c.id == run_id, under_way).values(sink=sink))
+        self._recovery.remember(run_id, run=True)
+
+    def reopen(self, run_id: str, now: datetime) -> None:
+        """Opens a job run that is over once more, since something of it turned up; what is open stays as it is.
+
+        One that the user cancelled goes on being cancelled.
+        """
+        with self._db.write() as db:
+            for was, became in ((RunState.FINISHED, RunState.OPEN), (RunState.CANCELLED, RunState.CANCELLING)):
+                this = (RUN.c.id == run_id, RUN.c.state == was)
+                if db.execute(sa.update(RUN).where(*this).values(state=became, next_check_at=now)).rowcount:
+                    event.append(db, now, run_id, "reopened", was=was, became=became)
+        self._recovery.remember(run_id, run=True)
+
+    def write_again(self, run_id: str, sink: str, now: datetime) -> None:
+        """Opens a job run that is over once more, only to write its output to `sink`; costs nothing."""
+        this = (RUN.c.id == run_id, _IS_OVER, RUN.c.removed_at.is_(None))
+        with self._db.write() as db:
+            opened = db.execute(sa.update(RUN).where(*this).values(state=RunState.WRITING, sink=sink, next_check_at=now))
+            if opened.rowcount:
+                event.append(db, now, run_id, "write_again", became=RunState.WRITING)
+        self._recovery.remember(run_id, run=True)
+
+    def note_removed(self, run_id: str, now: datetime) -> bool:
+        """Notes that the files of a job run are about to be removed; False if it is not over."""
+        with self._db.write() as db:
+            return db.execute(sa.update(RUN).where(RUN.c.id == run_id, _IS_OVER).values(removed_at=now)).rowcount > 0
+
+
+def _ask_cancel(db: sa.Connection, run_id: str, now: datetime) -> bool:
+    """True if the job run was open, and is cancelling from now on."""
+    this = (RUN.c.id == run_id, RUN.c.state == RunState.OPEN)
+    asked = db.execute(sa.update(RUN).where(*this).values(state=RunState.CANCELLING, next_check_at=now)).rowcount > 0
+    if asked:
+        event.append(db, now, run_id, "cancel_asked", was=RunState.OPEN, became=RunState.CANCELLING)
+    return asked

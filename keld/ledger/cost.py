@@ -1,0 +1,165 @@
+"""Cost: what each job run spent on each model in each lane, added up by the database.
+
+Below `ledger`, beside `record`; `spend` groups what comes from here.  Four queries, however many job runs there are: a job run's shards
+may differ in provider, model and lane, since rows move on, so nothing of this can be read off the job run itself.
+What a job run has reserved is counted by shard in the same way in which `reservation` reserves and settles.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+
+from keld.ledger import lookup
+from keld.ledger.database import Database
+from keld.ledger.record import Shard
+from keld.ledger.table import CANDIDATE, ORPHAN, RUN, SHARD
+from keld.state import State
+
+_RESERVING = (State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLING, State.ENDED, State.QUARANTINED)
+_GIVEN = (*_RESERVING, State.COLLECTED, State.REJECTED)
+_PICO = Decimal("1e-12")
+_KEY = (SHARD.c.run_id, SHARD.c.provider, SHARD.c.model, SHARD.c.lane)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostLine:
+    """What one job run spent on one model in one lane.
+
+    Args:
+        asked: requests that a provider was given; of a fast lane, those that came back.  A row that is asked again counts again.
+        answered: those that have a valid answer.
+        paid_usd: what the providers' results say was used, `twice_usd` in it.
+        standard_usd: what the same tokens cost in the standard lane; of what was bought twice, nothing.
+        estimated_usd: what the shards that ran to their end and lost no row were expected to cost; `estimate_paid_usd` is what they did cost.
+        twice_usd: batches that landed after their shard had been sent again.
+        reserved_usd: what may still be on the bill, at worst; `unknown_usd` of it is for `unknown_rows` that no later word is expected
+            of: lost after they were worked on, without a reply, or in a batch that was lost track of.
+    """
+
+    run_id: str
+    provider: str
+    model: str
+    lane: str
+    asked: int = 0
+    answered: int = 0
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    paid_usd: Decimal = Decimal(0)
+    standard_usd: Decimal = Decimal(0)
+    estimated_usd: Decimal = Decimal(0)
+    estimate_paid_usd: Decimal = Decimal(0)
+    twice_usd: Decimal = Decimal(0)
+    reserved_usd: Decimal = Decimal(0)
+    unknown_usd: Decimal = Decimal(0)
+    unknown_rows: int = 0
+
+
+class Costs:
+    """What the job runs of a ledger spent."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def lines(
+        self, namespace: str, *, job: str | None = None, since: datetime | None = None, until: datetime | None = None
+    ) -> list[CostLine]:
+        """What each of these job runs (see `Catalog.runs`) spent on each model in each lane, in no order."""
+        with self._db.read() as db:
+            return cost_lines(db, *lookup.chosen(namespace, job, since, until))
+
+
+def cost_lines(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[CostLine]:
+    """One for each (job run, provider, model, lane) that has shards, of the job runs that `where` leaves."""
+    sums: dict[tuple[str, str, str, str], dict[str, Any]] = defaultdict(dict)
+    for query in (_shards(), _orphans(), _candidates()):
+        for row in db.execute(query.where(*where).group_by(*_KEY)):
+            run_id, provider, model, lane, *found = row
+            _add(sums[run_id, provider, model, lane], dict(zip(query.selected_columns.keys()[len(_KEY) :], found, strict=True)))
+    for row in db.execute(_lossy().where(*where)):
+        rows, usd = _doubtful(row.requests, row.worst_usd, row.outcomes, row.error)
+        _add(sums[row.run_id, row.provider, row.model, row.lane], {"reserved_usd": usd, "unknown_usd": usd, "unknown_rows": rows})
+    return [
+        CostLine(run_id=run_id, provider=provider, model=model, lane=lane, **found)
+        for (run_id, provider, model, lane), found in sums.items()
+    ]
+
+
+def doubtful_usd(shard: Shard) -> Decimal:
+    """What stays reserved of a collected shard: the worst case of its rows that may be on the bill without a word of it in the results."""
+    return _doubtful(shard.requests, shard.worst_usd, shard.outcomes, shard.error)[1]
+
+
+def _doubtful(requests: int, worst_usd: Decimal, outcomes: dict[str, int] | None, error: dict[str, Any] | None) -> tuple[int, Decimal]:
+    rows = min(max((outcomes or {}).get("lost", 0), (error or {}).get("rows", 0)), requests)
+    return rows, in_doubt_usd(requests, worst_usd, rows)
+
+
+def in_doubt_usd(requests: int, worst_usd: Decimal, rows: int) -> Decimal:
+    """The share of a worst case that `rows` of its requests have, as the ledger stores it."""
+    return (worst_usd * min(rows, requests) / requests).quantize(_PICO)
+
+
+def _shards() -> sa.Select[Any]:
+    collected = SHARD.c.state == State.COLLECTED
+    lost = sa.func.coalesce(SHARD.c.outcomes["lost"].as_integer(), 0)
+    whole = sa.and_(collected, SHARD.c.ended == "completed", lost == 0, SHARD.c.cost_usd.is_not(None))
+    quarantined = SHARD.c.state == State.QUARANTINED
+    given = sa.case((SHARD.c.lane == "batch", SHARD.c.requests), else_=sa.func.coalesce(SHARD.c.done, 0))
+    return sa.select(
+        *_KEY,
+        _sum("asked", given, SHARD.c.state.in_(_GIVEN)),
+        _sum("answered", SHARD.c.answered, collected),
+        _sum("input_tokens", SHARD.c.input_tokens, collected),
+        _sum("cached_tokens", SHARD.c.cached_tokens, collected),
+        _sum("output_tokens", SHARD.c.output_tokens, collected),
+        _sum("paid_usd", SHARD.c.cost_usd, collected),
+        _sum("standard_usd", SHARD.c.standard_usd, collected),
+        _sum("estimated_usd", SHARD.c.expected_usd, whole),
+        _sum("estimate_paid_usd", SHARD.c.cost_usd, whole),
+        _sum("reserved_usd", SHARD.c.worst_usd, SHARD.c.state.in_(_RESERVING)),
+        _sum("unknown_usd", SHARD.c.worst_usd, quarantined),
+        _sum("unknown_rows", SHARD.c.requests, quarantined),
+    ).join(RUN, RUN.c.id == SHARD.c.run_id)
+
+
+def _orphans() -> sa.Select[Any]:
+    settled = ORPHAN.c.settled_at.is_not(None)
+    of_shards = sa.select(
+        *_KEY,
+        _sum("paid_usd", ORPHAN.c.cost_usd, settled),
+        _sum("twice_usd", ORPHAN.c.cost_usd, settled),
+        _sum("reserved_usd", sa.case((settled, ORPHAN.c.doubtful_usd), else_=ORPHAN.c.worst_usd), sa.true()),
+        _sum("unknown_usd", ORPHAN.c.doubtful_usd, settled),
+        _sum("unknown_rows", ORPHAN.c.lost, settled),
+    ).join(SHARD, SHARD.c.id == ORPHAN.c.shard_id)
+    return of_shards.join(RUN, RUN.c.id == SHARD.c.run_id)
+
+
+def _candidates() -> sa.Select[Any]:
+    of_shards = sa.select(*_KEY, _sum("reserved_usd", CANDIDATE.c.worst_usd, CANDIDATE.c.settled_at.is_(None)))
+    return of_shards.join(CANDIDATE, SHARD.c.id == CANDIDATE.c.shard_id).join(RUN, RUN.c.id == SHARD.c.run_id)
+
+
+def _lossy() -> sa.Select[Any]:
+    """The collected shards that may have rows on the bill without a word of it; few, whatever the ledger's size."""
+    lost, without_reply = SHARD.c.outcomes["lost"].as_integer(), SHARD.c.error["rows"].as_integer()
+    query = sa.select(*_KEY, SHARD.c.requests, SHARD.c.worst_usd, SHARD.c.outcomes, SHARD.c.error).join(RUN, RUN.c.id == SHARD.c.run_id)
+    return query.where(SHARD.c.state == State.COLLECTED, sa.or_(lost > 0, without_reply > 0))
+
+
+def _sum(name: str, what: sa.ColumnElement[Any], where: sa.ColumnElement[bool]) -> sa.Label[Any]:
+    return sa.func.sum(sa.case((where, what))).label(name)
+
+
+def _add(to: dict[str, Any], found: dict[str, Any]) -> None:
+    for name, n in found.items():
+        if n is not None:
+            # Postgres adds whole numbers up to a Decimal.
+            to[name] = to.get(name, 0) + (n if name.endswith("_usd") else int(n))

@@ -1,0 +1,203 @@
+"""Database: the SQLite file or the Postgres behind a ledger's URL; transactions whose faults are told in words.
+
+Below `ledger`.  Every transaction of the ledger begins here, so that a full disk, a lost connection or a lock that is never given
+up is one `LedgerError`, without SQL, parameters, user or password in it.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from keld.errors import LedgerError
+from keld.ledger.migration import NEWEST, migrate
+from keld.ledger.table import META, VERSION
+
+_PATIENCE_S = 30.0  # for another process's transaction on the same SQLite file
+
+
+class Database:
+    """The database at an SQLAlchemy URL; the ledger's tables are made when missing, those of an earlier version brought up to this one.
+
+    `made` is True where there was no ledger before.
+
+    Raises:
+        LedgerError: it cannot be opened or written, is of a later version, or lacks a part.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        try:
+            self._engine = _engine(url)
+            self._reader = self._engine.execution_options(keld_reads=True)
+            self.made = _open(self._engine, shown(url))
+        except (sa.exc.SQLAlchemyError, OSError, ImportError, ValueError) as error:
+            if _is_damaged(error):
+                raise _damaged(url, error) from None
+            raise LedgerError(
+                f"The ledger at {shown(url)} cannot be opened: {_driver_message(error)}. "
+                "Nothing was sent. Check KELD_LEDGER_URL or KELD_HOME, the disk and the rights."
+            ) from None
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """One transaction: all of it, or nothing.
+
+        Raises:
+            LedgerError: the disk is full, the database is gone, another process holds it locked.
+            sqlalchemy.exc.IntegrityError: as the database says it; the caller knows what it means.
+        """
+        with self._in_words("written"), self._engine.begin() as db:
+            yield db
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """One look.
+
+        Raises:
+            LedgerError: as `write`.
+        """
+        with self._in_words("read"), self._reader.connect() as db:
+            yield db
+
+    @contextmanager
+    def _in_words(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.IntegrityError:
+            raise
+        except (sa.exc.SQLAlchemyError, OSError) as error:
+            if _is_damaged(error):
+                raise _damaged(self.url, error) from None
+            raise LedgerError(
+                f"The ledger at {shown(self.url)} could not be {what}: {_driver_message(error)}. What it held before stands; a create that was "
+                "sent and could not be noted is looked for at the provider before anything is sent again. Mend the disk or the database, "
+                "and run the same command again."
+            ) from None
+
+
+def shown(url: str) -> str:
+    """A ledger's URL for people: without user, password and options, any of which may be secret."""
+    if "://" not in url:
+        return "a text that is no URL"
+    return url if url.startswith("sqlite") else re.sub(r"//.*@", "//***@", url).partition("?")[0]
+
+
+def _engine(url: str) -> sa.Engine:
+    parsed = sa.make_url(url)
+    if "@" in (parsed.host or ""):
+        raise LedgerError("KELD_LEDGER_URL has a user or password with an '@' in it. Write %40 for it, %3A for ':' and %2F for '/'.")
+    if parsed.get_backend_name() == "postgresql":
+        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True)
+    if parsed.get_backend_name() != "sqlite":
+        raise LedgerError(f"KELD_LEDGER_URL names {parsed.get_backend_name()!r}; a ledger is sqlite:///PATH or postgresql://...")
+    if parsed.database and not parsed.database.startswith("file:"):
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(parsed, connect_args={"timeout": _PATIENCE_S}, hide_parameters=True)
+
+    @sa.event.listens_for(engine, "connect")
+    def _pragmas(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        _write_ahead(connection)
+        connection.execute("PRAGMA synchronous=FULL")  # an intent must survive the power, not only the process
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        # IMMEDIATE: a transaction that reads and then writes must not find itself behind another writer half-way.
+        if connection.get_execution_options().get("keld_reads"):
+            # By the driver itself, which is three times as fast; it takes no lock, so that there is no fault to be told in words.
+            connection.connection.cursor().execute("BEGIN")
+        else:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _write_ahead(connection: Any) -> None:
+    """Turns the write-ahead log on; two first workers may try at once, and SQLite does not wait for that lock as it does for others."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+
+
+def _open(engine: sa.Engine, where: str) -> bool:
+    """Whether the ledger was made just now; one of an earlier version is brought up to this one, in one transaction, or stays as it was."""
+    with engine.begin() as db:
+        if engine.dialect.name == "postgresql":
+            db.execute(sa.text("SELECT pg_advisory_xact_lock(4_215_064)"))  # two first workers must not make the tables at once
+        there = set(sa.inspect(db).get_table_names())
+        if not there & set(META.tables):
+            META.create_all(db)
+            db.execute(sa.insert(VERSION).values(version=NEWEST))
+            return True
+        found = db.execute(sa.select(VERSION.c.version)).scalar_one_or_none() if VERSION.name in there else None
+        if found is not None and found > NEWEST:
+            raise LedgerError(
+                f"The ledger at {where} is of version {found}; this Keld knows versions up to {NEWEST}. Nothing was changed or sent. "
+                "A later Keld has worked on it: install that one here, too, or use another KELD_LEDGER_URL."
+            )
+        if found is not None and found < NEWEST:
+            _bring_up(db, found, where)
+            there = set(sa.inspect(db).get_table_names())
+        _check_whole(there if found is not None else there - {VERSION.name}, where)
+    return False
+
+
+def _bring_up(db: sa.Connection, found: int, where: str) -> None:
+    try:
+        db.execute(sa.update(VERSION).values(version=migrate(db, found)))
+    except sa.exc.SQLAlchemyError as error:
+        raise LedgerError(
+            f"The ledger at {where} could not be brought up from version {found} to {NEWEST}: {_driver_message(error)}. It is as it was, and the "
+            "Keld that made it can go on with it. Nothing was sent. Mend what stands in the way (the rights, the disk), and try again."
+        ) from None
+
+
+def _check_whole(there: set[str], where: str) -> None:
+    """Passes if no table of the ledger is missing, as after a restore or a copy that broke off."""
+    missing = sorted(set(META.tables) - there)
+    if missing:
+        raise LedgerError(
+            f"The ledger at {where} is not whole: it lacks {', '.join(missing)}. Nothing was changed or sent. Restore it from a backup; or where "
+            "there is none, move what is left of it away and run `keld reconcile --from-staging`, which rebuilds what staging knows."
+        )
+
+
+def _is_damaged(error: Exception) -> bool:
+    """Whether the database says of itself that it is not what it was: a broken file, a disk that fails, a table that is gone."""
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, sqlite3.Error):
+        code = getattr(cause, "sqlite_errorcode", 0) & 0xFF
+        return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR) or "no such table" in str(cause)
+    return str(getattr(cause, "sqlstate", None)).startswith(("XX", "58", "42P01"))  # corrupted, a system fault, an undefined table
+
+
+def _damaged(url: str, error: Exception) -> LedgerError:
+    return LedgerError(
+        f"The ledger at {shown(url)} is damaged: {_driver_message(error)}. Nothing more was sent, and what it held may be lost. Restore it from "
+        "a backup; or where there is none, move it away. Then run `keld reconcile --from-staging`, which adds what staging knows "
+        "and it does not, and the same command again."
+    )
+
+
+def _driver_message(error: Exception) -> str:
+    """What the driver or the disk said; of a URL that cannot be read only the kind of fault, for its message quotes it."""
+    cause = error if isinstance(error, OSError | ImportError) else getattr(error, "orig", None)
+    return next(iter(str(cause).splitlines()), "") if cause is not None else type(error).__name__

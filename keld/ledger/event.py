@@ -1,0 +1,42 @@
+"""Event: what happened to a job run or a shard, appended in order, never changed.
+
+Below `ledger`.  An event is appended within the transaction that writes what it changed, so that neither is ever there without the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from keld.ledger.table import EVENT
+
+
+def append(
+    db: sa.Connection,
+    at: datetime,
+    run_id: str,
+    kind: str,
+    *,
+    shard_id: str | None = None,
+    was: str | None = None,
+    became: str | None = None,
+    epoch: int = 0,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Appends an event, within the caller's transaction.
+
+    Args:
+        was, became: the state before and after it, of the shard or else of the job run; None where it changed none.
+        epoch: of the lease under which it was written; 0: it needs none.
+        facts: ids, counts and states; no prompt, no answer, no free words of a provider.
+    """
+    more = {"kind": kind, "was": was, "became": became, "epoch": epoch, "facts": dict(facts or {})}
+    db.execute(sa.insert(EVENT).values(at=at, run_id=run_id, shard_id=shard_id, **more))
+
+
+def events(db: sa.Connection, run_id: str) -> list[dict[str, Any]]:
+    """What happened to a job run, in order."""
+    return [dict(row._mapping) for row in db.execute(sa.select(EVENT).where(EVENT.c.run_id == run_id).order_by(EVENT.c.id))]

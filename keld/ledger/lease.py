@@ -1,0 +1,100 @@
+"""Lease: who may act on a job run, and until when.
+
+Below `ledger`.  Many workers may act on one job run, and one holds its lease.  Every write first renews that lease by compare-and-swap on the
+epoch, inside its own transaction: a worker that stood still past its lease finds its writes refused, whatever it believes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from keld.errors import LeaseLost
+from keld.failpoint import failpoint
+from keld.ledger.database import Database
+from keld.ledger.table import RUN
+
+WORKER_SKEW = timedelta(minutes=5)  # between the clocks of workers: what is noted later than that was noted before the clock was set back
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to act on a job run, good while the epoch stands."""
+
+    run_id: str
+    owner: str
+    epoch: int
+
+
+class Leases:
+    """The leases of all job runs; each lasts for `lease_for` after its latest renewal."""
+
+    def __init__(self, db: Database, lease_for: timedelta) -> None:
+        self.lease_for = lease_for
+        self._db = db
+
+    def claim(self, run_id: str, owner: str, now: datetime, *, dead_owner: str | None = None) -> Lease | None:
+        """The lease on a job run, or None while another worker's is good; that of a worker known to be dead is not."""
+        # One that is good for longer than any is was noted before the clock was set back.
+        free = sa.or_(RUN.c.lease_until.is_(None), RUN.c.lease_until < now, RUN.c.lease_until > now + self.lease_for + WORKER_SKEW)
+        if dead_owner is not None:
+            free = sa.or_(free, RUN.c.lease_owner == dead_owner)
+        claim = (
+            sa.update(RUN)
+            .where(RUN.c.id == run_id, free)
+            .values(lease_owner=owner, lease_epoch=RUN.c.lease_epoch + 1, lease_until=now + self.lease_for)
+            .returning(RUN.c.lease_epoch)
+        )
+        with self._db.write() as db:
+            epoch = db.execute(claim).scalar_one_or_none()
+        failpoint("lease.claimed")
+        return None if epoch is None else Lease(run_id, owner, epoch)
+
+    def renew(self, lease: Lease, now: datetime) -> None:
+        """Prolongs the lease during a long step.
+
+        Raises:
+            LeaseLost: another worker holds it.
+        """
+        with self.held(lease, now):
+            pass
+
+    def release(
+        self,
+        lease: Lease,
+        next_check_at: datetime | None,
+        problem: Mapping[str, Any] | None = None,
+        *,
+        escalates_at: datetime | None = None,
+    ) -> None:
+        """Gives the lease back, if it is still held; notes when to look again, and what keeps the job run from going on, if anything."""
+        failpoint("lease.release")
+        noted = {"next_check_at": next_check_at, "escalates_at": escalates_at, "problem": dict(problem) if problem else None}
+        with self._db.write() as db:
+            db.execute(
+                sa.update(RUN)
+                .where(RUN.c.id == lease.run_id, RUN.c.lease_epoch == lease.epoch)
+                .values(lease_owner=None, lease_until=None, **noted)
+            )
+
+    @contextmanager
+    def held(self, lease: Lease, now: datetime) -> Iterator[sa.Connection]:
+        """One transaction under the lease, which it renews.
+
+        Raises:
+            LeaseLost: another worker holds it; nothing is written.
+        """
+        with self._db.write() as db:
+            renewed = db.execute(
+                sa.update(RUN)
+                .where(RUN.c.id == lease.run_id, RUN.c.lease_epoch == lease.epoch, RUN.c.lease_owner == lease.owner)
+                .values(lease_until=now + self.lease_for)
+            )
+            if renewed.rowcount != 1:
+                raise LeaseLost(f"Job run {lease.run_id} is held by another worker now; this one's write was refused and nothing was lost.")
+            yield db

@@ -1,0 +1,60 @@
+"""Lookup: the records of one job run or shard, by id, as every part of the ledger reads them.
+
+Beside `record`.  Each function works within the caller's transaction and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from keld.ledger.record import Intent, JobRun, Orphan, Shard
+from keld.ledger.table import INTENT, ORPHAN, RUN, SHARD
+
+_AT_ONCE = 10_000  # SQLite has 32,766 variables in one query at most
+
+
+def job_runs(db: sa.Connection, query: sa.Select[tuple[object, ...]]) -> list[JobRun]:
+    """The job runs that a query over all columns of their table finds, in its order."""
+    return [JobRun(**row._mapping) for row in db.execute(query)]
+
+
+def job_run(db: sa.Connection, run_id: str) -> JobRun | None:
+    """The job run of that id, or None."""
+    return next(iter(job_runs(db, sa.select(RUN).where(RUN.c.id == run_id))), None)
+
+
+def shards(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Shard]:
+    """The shards of which all of this is true, by ordinal."""
+    return [Shard(**row._mapping) for row in db.execute(sa.select(SHARD).where(*where).order_by(SHARD.c.ordinal))]
+
+
+def intents(db: sa.Connection, shard_id: str) -> list[Intent]:
+    """The creates of a shard, in order."""
+    query = sa.select(INTENT).where(INTENT.c.shard_id == shard_id).order_by(INTENT.c.attempt)
+    return [Intent(**row._mapping) for row in db.execute(query)]
+
+
+def orphans(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Orphan]:
+    """The orphan batches of which all of this is true, in no order."""
+    return [Orphan(**row._mapping) for row in db.execute(sa.select(ORPHAN).where(*where))]
+
+
+def in_lots(ids: Collection[str]) -> Iterator[list[str]]:
+    """Ids in lots, each small enough for one query."""
+    listed = list(ids)
+    return (listed[n : n + _AT_ONCE] for n in range(0, len(listed), _AT_ONCE))
+
+
+def chosen(namespace: str, job: str | None, since: datetime | None, until: datetime | None) -> list[sa.ColumnElement[bool]]:
+    """What is true of the job runs of a namespace; of one job; made from `since` on, and before `until`."""
+    conditions = [RUN.c.namespace == namespace]
+    if job is not None:
+        conditions.append(RUN.c.job == job)
+    if since is not None:
+        conditions.append(RUN.c.created_at >= since)
+    if until is not None:
+        conditions.append(RUN.c.created_at < until)
+    return conditions

@@ -1,0 +1,192 @@
+"""Record: what is read from the ledger's tables, frozen as it stood when it was read.
+
+Below the rest of the ledger, beside `table`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from keld.state import RunState, State
+
+CONFIRMED = "confirmed"  # the outcome of a create that was accepted, and is known to have made nothing else
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRun:
+    """A job over one partition: the unit of identity, deadline and ceiling; as it stood when it was read."""
+
+    id: str
+    namespace: str
+    job: str
+    partition: str
+    generation: int
+    state: RunState
+    fingerprint: str
+    input_digest: str
+    rows: int
+    reused: int
+    unaskable: int
+    terms: dict[str, Any]
+    tags: dict[str, str]
+    plan: dict[str, Any]
+    ceiling_usd: Decimal | None
+    reserved_usd: Decimal
+    spent_usd: Decimal
+    standard_usd: Decimal
+    answered: int
+    failed: int
+    quarantined: int
+    round: int
+    deadline_at: datetime | None
+    deadline_basis: str
+    sink: str | None
+    output: dict[str, Any] | None
+    outcomes: dict[str, int] | None
+    problem: dict[str, Any] | None
+    created_at: datetime
+    finished_at: datetime | None
+    removed_at: datetime | None  # its files, by `keld gc`
+    next_check_at: datetime | None
+    escalates_at: datetime | None
+    lease_owner: str | None
+    lease_epoch: int
+    lease_until: datetime | None
+    owner: str | None = None  # who declares the job; this and the next two are None in what versions before 2 made
+    source: str | None = None  # what the table was taken from, where that has a name
+    declared: dict[str, str] | None = None  # a digest of each part of the question
+    outdated: str | None = None  # what has been declared otherwise since it was sent, in words
+
+    @property
+    def over(self) -> bool:
+        """Nothing is left to do."""
+        return self.state in (RunState.FINISHED, RunState.CANCELLED)
+
+    def __repr__(self) -> str:
+        return f"<JobRun {self.job}[{self.partition}] {self.state} {self.answered:,}/{self.rows:,} rows ${self.spent_usd:.4f}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """The slice of a job run's requests that becomes one batch; as it stood when it was read.  `id` is its nonce, too."""
+
+    id: str
+    run_id: str
+    ordinal: int
+    round: int
+    state: State
+    provider: str
+    host: str
+    model: str
+    lane: str
+    requests: int
+    size_bytes: int
+    worst_usd: Decimal
+    expected_usd: Decimal
+    cache_ttl: str | None = None  # of the mark on what its rows share; it is decided with the reservation
+    attempt: int = 0
+    sha256: str | None = None
+    input_ref: str | None = None
+    batch_id: str | None = None
+    ended: str | None = None
+    error: dict[str, Any] | None = None
+    done: int | None = None
+    looks: int = 0
+    not_before: datetime | None = None
+    intent_at: datetime | None = None
+    submitted_at: datetime | None = None
+    ended_at: datetime | None = None
+    collected_at: datetime | None = None
+    answered: int = 0
+    retryable: int = 0
+    cost_usd: Decimal | None = None
+    standard_usd: Decimal | None = None
+    uncached_usd: Decimal | None = None  # what it would have cost, had nothing been read from a cache or written into one
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    outcomes: dict[str, int] | None = None
+
+    @property
+    def billed(self) -> int:
+        """Rows that were worked on, and so paid, whatever the answer was."""
+        return sum((self.outcomes or {}).get(outcome, 0) for outcome in ("answered", "invalid", "refused"))
+
+    @property
+    def cache_saved_usd(self) -> Decimal:
+        """Below 0 where the writes cost more than the reads saved."""
+        return Decimal(0) if self.uncached_usd is None or self.cost_usd is None else self.uncached_usd - self.cost_usd
+
+    @property
+    def unsent(self) -> bool:
+        """Nothing of it, not even its input file, was ever sent to a provider."""
+        return self.attempt == 0 and self.input_ref is None
+
+    def __repr__(self) -> str:
+        count = f"{self.done:,}/{self.requests:,}" if self.done is not None else f"{self.requests:,}"
+        return f"<Shard {self.ordinal} {self.provider} {self.state} {self.batch_id or '-'} {count}>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """One create that was, or was about to be, sent."""
+
+    shard_id: str
+    attempt: int
+    at: datetime
+    requests: int
+    after_batch: str | None  # the provider's youngest batch before it, where batches carry no mark
+    outcome: str
+    batch_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """A batch of a shard beside the one that counts: its create landed after the shard had been sent again, or it was left when hedged.
+
+    It is cancelled, and what it cost is counted; its answers are not used.
+    """
+
+    host: str
+    batch_id: str
+    provider: str
+    run_id: str
+    shard_id: str
+    requests: int
+    worst_usd: Decimal
+    found_at: datetime
+    settled_at: datetime | None = None
+    cost_usd: Decimal | None = None
+    lost: int = 0  # rows of which its results say nothing
+    doubtful_usd: Decimal = Decimal(0)  # what these may have cost, and what stays reserved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A batch without a mark that may be a second one of a shard's create: its worst case is reserved until its results show whose it is."""
+
+    host: str
+    batch_id: str
+    provider: str
+    run_id: str
+    shard_id: str
+    requests: int
+    worst_usd: Decimal
+    found_at: datetime
+    settled_at: datetime | None = None
+
+
+def nonce() -> str:
+    """10 random characters of a-z0-9 (52 bits): a shard's id, and the mark its batch and its custom_ids carry."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(10))
+
+
+def values_of(one: JobRun | Shard | Intent | Orphan | Candidate) -> dict[str, Any]:
+    """The value of each column of its table."""
+    return {field.name: getattr(one, field.name) for field in fields(one)}

@@ -1,0 +1,128 @@
+"""Recovery: what staging remembers of job runs, held against this ledger: kept up to date, compared, and taken in where the ledger has lost it.
+
+Below `ledger`; the memory itself is the `witness`, and what is written when something is taken in is `rebuild`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from keld.errors import LedgerError, StagingError, UnknownJobRun
+from keld.ledger import event, lookup
+from keld.ledger.database import Database, shown
+from keld.ledger.rebuild import take_in
+from keld.ledger.record import Intent, JobRun, Orphan, Shard
+from keld.ledger.table import ORPHAN, RUN, SHARD
+from keld.ledger.witness import Memory, Witness
+
+log = logging.getLogger("keld")
+
+
+class Recovery:
+    """What staging remembers for one ledger; nothing, where `witness` is None."""
+
+    def __init__(self, db: Database, witness: Witness | None) -> None:
+        self._db = db
+        self._witness = witness
+
+    def memories(self) -> list[Memory]:
+        """All that is remembered of this ledger's job runs, in no order."""
+        return [] if self._witness is None else list(self._witness.memories())
+
+    def forgotten(self) -> list[JobRun]:
+        """The job runs that staging has, with something at a provider or rows that must not be asked again, and this ledger has not."""
+        if self._witness is None:
+            return []
+        ids = self._witness.out()
+        known: set[str] = set()
+        with self._db.read() as db:
+            for some in lookup.in_lots(ids):
+                known.update(db.execute(sa.select(RUN.c.id).where(RUN.c.id.in_(some))).scalars())
+        memories = (self._witness.memory(run_id) for run_id in ids if run_id not in known)
+        return [memory.run for memory in memories if memory.run is not None]
+
+    def check(self, run_id: str) -> None:
+        """Passes if staging remembers no create of a job run that this ledger does not.
+
+        Raises:
+            LedgerError: it does, and to send anything might be to pay twice.
+        """
+        memory = None if self._witness is None else self._witness.memory(run_id)
+        if memory is None or not memory.shards:
+            return
+        ahead = memory.is_ahead_of(self._shards(run_id))
+        if ahead and memory.run is not None:
+            raise LedgerError(
+                f"The ledger at {shown(self._db.url)} is older than staging: of {memory.run.job}[{memory.run.partition}] {len(ahead):,} batches or "
+                "stretches were sent that it does not know of. It was restored from a backup, perhaps. Nothing was sent. "
+                "`keld reconcile --from-staging` brings it up to what staging knows."
+            )
+
+    def take_in(self, memory: Memory, now: datetime) -> bool:
+        """True if the ledger knows more of a job run than before, by what staging remembers of it; what it knows itself stays."""
+        assert memory.run is not None
+        ahead = {shard.id for shard in memory.is_ahead_of(self._shards(memory.run.id))}
+        with self._db.write() as db:
+            new = db.execute(sa.select(RUN.c.id).where(RUN.c.id == memory.run.id)).first() is None
+            if not new and not ahead:
+                return False
+            take_in(db, memory, ahead, now, new=new)
+            event.append(db, now, memory.run.id, "rebuilt", became=memory.run.state, facts={"shards": len(memory.shards)})
+        return True
+
+    def remember(
+        self,
+        run_id: str,
+        *,
+        run: bool = False,
+        shards: Sequence[Shard] = (),
+        intents: Sequence[Intent] = (),
+        orphans: Sequence[Orphan] = (),
+        durable: bool = False,
+    ) -> None:
+        """Has staging remember what was just committed; all of the job run, where it remembers nothing yet.
+
+        Args:
+            run: the job run as a whole has changed.
+
+        Raises:
+            StagingError: it cannot, and it is `durable`: what is not remembered must not be sent.
+        """
+        if self._witness is None or not self._witness.is_here(run_id):
+            return
+        whole, answered_before = not self._witness.has(run_id), None
+        changed = self._job_run(run_id) if run or whole else None
+        if changed is not None and whole:
+            with self._db.read() as db:
+                shards, orphans = lookup.shards(db, SHARD.c.run_id == run_id), lookup.orphans(db, ORPHAN.c.run_id == run_id)
+                intents = [intent for shard in shards for intent in lookup.intents(db, shard.id)]
+            answered_before = changed.answered - sum(shard.answered for shard in shards)
+        try:
+            self._witness.note(
+                run_id,
+                run=changed,
+                shards=shards,
+                intents=intents,
+                orphans=orphans,
+                answered_before=answered_before,
+                durable=durable,
+            )
+        except StagingError as error:
+            if durable:
+                raise
+            log.warning("witness.not_noted run=%s %s", run_id, error)
+
+    def _job_run(self, run_id: str) -> JobRun:
+        with self._db.read() as db:
+            run = lookup.job_run(db, run_id)
+        if run is None:
+            raise UnknownJobRun(f"No job run {run_id!r} in this ledger ({shown(self._db.url)}).", run_id=run_id)
+        return run
+
+    def _shards(self, run_id: str) -> list[Shard]:
+        with self._db.read() as db:
+            return lookup.shards(db, SHARD.c.run_id == run_id)

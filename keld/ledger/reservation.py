@@ -1,0 +1,78 @@
+"""Reservation: the money of a job run that is promised to what may still be on a bill, so that the ceiling holds.
+
+Below `ledger`.  Each function works within the caller's transaction: the worst case of a shard is reserved with its intent, and becomes what
+was really paid with its results.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import sqlalchemy as sa
+
+from keld.errors import CeilingTooLow
+from keld.ledger.cost import doubtful_usd
+from keld.ledger.record import Shard
+from keld.ledger.table import RUN
+from keld.state import AT_PROVIDER, Event, State
+
+# After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
+FREEING = (Event.UNSENT, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
+
+
+def reserve_within_ceiling(db: sa.Connection, shard: Shard) -> None:
+    """Reserves the worst case of a shard that is to be sent.
+
+    Raises:
+        CeilingTooLow: spent + reserved + this worst case exceeds the ceiling; nothing was reserved.
+    """
+    run = db.execute(
+        sa.select(RUN.c.ceiling_usd, RUN.c.spent_usd, RUN.c.reserved_usd, RUN.c.job, RUN.c.partition).where(RUN.c.id == shard.run_id)
+    ).one()
+    wanted = run.spent_usd + run.reserved_usd + shard.worst_usd
+    if run.ceiling_usd is not None and wanted > run.ceiling_usd:
+        raise CeilingTooLow(
+            f"{run.job}[{run.partition}]: sending shard {shard.ordinal} could bring the cost to ${wanted:.4f} (${run.spent_usd:.4f} spent, "
+            f"${run.reserved_usd:.4f} in flight, ${shard.worst_usd:.4f} at worst for it); the ceiling is ${run.ceiling_usd:.2f}. This shard was not sent.",
+            needed_usd=wanted,
+            ceiling_usd=run.ceiling_usd,
+            job=run.job,
+            partition=run.partition or None,
+        )
+    db.execute(sa.update(RUN).where(RUN.c.id == shard.run_id).values(reserved_usd=run.reserved_usd + shard.worst_usd))
+
+
+def change_reserve(db: sa.Connection, run_id: str, by_usd: Decimal) -> None:
+    """Reserves more of a job run, or gives back (below 0), whatever its ceiling is: what is under way is paid for in any case."""
+    db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(reserved_usd=RUN.c.reserved_usd + by_usd))
+
+
+def follow(db: sa.Connection, shard: Shard, event: Event, became: Shard) -> None:
+    """The reservation after `event` led from `shard` to `became`."""
+    if became.state == State.COLLECTED:
+        _settle(db, became)
+    elif event in FREEING:
+        # What was never sent holds no reservation.
+        if shard.state in (State.SUBMITTING, State.UNKNOWN, *AT_PROVIDER):
+            change_reserve(db, shard.run_id, -shard.worst_usd)
+    elif event is Event.ADOPTED and shard.state in (State.STAGED, State.DEFERRED, State.DROPPED, State.REJECTED):
+        # It is being paid for, whether it fits under the ceiling or not; nothing else is sent until it does.
+        change_reserve(db, shard.run_id, shard.worst_usd)
+
+
+def _settle(db: sa.Connection, shard: Shard) -> None:
+    """The reservation becomes what was really paid, and the answers are counted.
+
+    A row that is in no result file, or whose reply was lost, may be on the bill all the same: its share of the worst case stays reserved.
+    """
+    run = db.execute(sa.select(RUN.c.reserved_usd, RUN.c.spent_usd, RUN.c.standard_usd).where(RUN.c.id == shard.run_id)).one()
+    db.execute(
+        sa.update(RUN)
+        .where(RUN.c.id == shard.run_id)
+        .values(
+            reserved_usd=run.reserved_usd - shard.worst_usd + doubtful_usd(shard),
+            spent_usd=run.spent_usd + (shard.cost_usd or 0),
+            standard_usd=run.standard_usd + (shard.standard_usd or 0),
+            answered=RUN.c.answered + shard.answered,
+        )
+    )

@@ -1,0 +1,52 @@
+"""Options: how fast a realtime run asks, how many rows at once, and how patient it is.
+
+Beside the road, below `run`.  Only values; every default is written here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from keld.price import Lane
+
+# platform.openai.com/docs/guides/flex-processing, 20 Nov 2026: 15 minutes; both SDKs wait 10 for any other answer.
+_TIMEOUT_S = {Lane.FLEX: 900.0, Lane.STANDARD: 600.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manner:
+    """The options of one realtime run.
+
+    Args:
+        begin_with, most: the number of requests at once, at the beginning and at most.
+        timeout_s: of one request; None: 600, in the flex lane 900.
+        patience_s: for how long the provider may reject requests, without one answer, before the run ends.
+        tries: how often one row may be rejected.
+        same_fault: after so many rows in a row with the same fault, no more are tried.
+        output_tokens: the size of an answer that is assumed against a rate limit of tokens.
+        alone_s: how long the first request is alone at most: the others can read from the prompt cache what it has written.
+    """
+
+    begin_with: int = 8
+    most: int = 256
+    timeout_s: float | None = None
+    patience_s: float = 300.0
+    tries: int = 10
+    same_fault: int = 20
+    output_tokens: int = 256
+    alone_s: float = 0.0
+
+    def timeout_in(self, lane: Lane) -> float:
+        """Seconds that one request may take in a lane."""
+        return self.timeout_s or _TIMEOUT_S[lane]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Time:
+    """Seconds that do not go backwards, and how to let some pass."""
+
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep

@@ -1,0 +1,141 @@
+"""Run: the rows of one shard that its journal has no line of, asked one by one, and what came of it.
+
+Beside the road, below `runner`.  A run asks each row by one HTTP attempt at a time, and is over when all have a line, when it is asked to
+stop, or when going on would help nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from keld.answer import Outcome
+from keld.errors import InvalidJob, KeldError
+from keld.price import Lane
+from keld.providers.encoder import Encoder, Reader
+from keld.providers.envelope import doubtful
+from keld.providers.provider import Provider
+from keld.realtime.ending import Stopped
+from keld.realtime.journal import Journal
+from keld.realtime.loop import Loop
+from keld.realtime.options import Manner, Time
+from keld.request import custom_id
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+log = logging.getLogger("keld")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """What a run left behind.  Rows are counted over the whole journal, whichever run wrote them; the rest is of this run."""
+
+    answered: int  # paid
+    refused: int  # for good, by the provider; not paid
+    in_doubt: int  # requests that may have been paid and have no answer: without a reply, or in flight at a kill
+    undone: NDArray[np.int64]  # the positions without a line, ascending: not paid
+    stopped: Stopped
+    problem: KeldError | None  # what a person has to mend
+    retry_after_s: float | None  # where there is no capacity and the provider says for how long
+    seconds: float
+    rows_per_s: float  # that got a line
+    turned_away: int  # requests that met a rate limit, an overload or no connection
+    at_once: int  # the most requests in flight together
+
+
+def stretch(
+    provider: Provider,
+    encoder: Encoder,
+    reader: Reader,
+    lane: Lane,
+    nonce: str,
+    positions: NDArray[np.int64],
+    fragments: Callable[[NDArray[np.int64]], Iterator[tuple[int, bytes]]],
+    journal: Path,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    manner: Manner | None = None,
+    clock: Time | None = None,
+) -> Stretch:
+    """Asks those of the rows that the journal has no line of.
+
+    Args:
+        encoder, reader, nonce: of the shard; the lines' custom_ids are made of the nonce.
+        positions: ascending, unique.
+        fragments: (position, prompt fragment) of the positions it is given, in order; read as requests begin.
+        journal: `answer.collect` reads it, with `reader.journal`, when all is over.
+        stop: True: no new request is begun.  Called before each request and about every second until the end, so it must be cheap; an error
+            that it raises ends the run in the same way, and is raised at the end.
+
+    Raises:
+        InvalidJob: the provider does not sell this lane.
+        LeaseLost: another worker holds the journal.
+        OSError: the journal cannot be written.  What was on disk stays; the rows whose answers could not be written are in doubt.
+    """
+    if lane not in provider.traits.lanes - {Lane.BATCH}:
+        raise InvalidJob(f"{provider.name} has no {lane.value} lane for single requests. Nothing was sent.")
+    with Journal(journal, nonce, reader.journal) as kept:
+        _run(lambda: _settle_doubts(nonce, kept))
+        left = _without(positions, kept.settled)
+        loop = Loop(provider, encoder, lane, nonce, fragments(left), kept, stop, manner or Manner(), clock or Time())
+        log.info("stretch.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
+        _run(loop.all)
+        return _result(loop, kept, nonce, _without(positions, kept.settled))
+
+
+def settle_doubts(reader: Reader, nonce: str, journal: Path) -> int:
+    """The number of requests of the journal whose outcome is unknown; the rows that were in flight when their worker died get a line that says so."""
+    with Journal(journal, nonce, reader.journal) as kept:
+        _run(lambda: _settle_doubts(nonce, kept))
+        return kept.in_doubt
+
+
+async def _settle_doubts(nonce: str, kept: Journal) -> None:
+    # They may have been paid, or still be answered: as with a lost reply, only a round that has the money for it may ask again.
+    for position in kept.left_open:
+        line = doubtful(custom_id(nonce, position), "in flight when its worker died: it may have been paid")
+        await kept.keep(position, line, Outcome.LOST)
+
+
+def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64]) -> Stretch:
+    seconds, ending = loop.seconds, loop.ending
+    stopped = ending.stopped or (Stopped.NO_CAPACITY if len(undone) else Stopped.DONE)
+    log.info("stretch.ended shard=%s why=%s lines=%d undone=%d s=%.1f", nonce, stopped.value, loop.lines, len(undone), seconds)
+    return Stretch(
+        answered=kept.answered,
+        refused=kept.refused,
+        in_doubt=kept.in_doubt,
+        undone=undone,
+        stopped=stopped,
+        problem=ending.problem,
+        retry_after_s=ending.retry_after_s,
+        seconds=seconds,
+        rows_per_s=loop.lines / seconds if seconds else 0.0,
+        turned_away=loop.rejections,
+        at_once=loop.at_once,
+    )
+
+
+def _without(positions: NDArray[np.int64], settled: set[int]) -> NDArray[np.int64]:
+    if not settled:
+        return positions
+    return positions[~np.isin(positions, np.fromiter(settled, dtype=np.int64, count=len(settled)))]
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """What `work` gives, from a loop of its own; in a thread of its own where this one has a loop already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work())
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(lambda: asyncio.run(work())).result()

@@ -1,0 +1,169 @@
+"""First: the first round of a job run: which model in which lane, and the shards that its rows are cut into.
+
+A step of opening a job run, after `take`; every later round is `round`'s.  Nothing is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from keld.answer import AnswerSink, Outcome, same
+from keld.cascade import seal
+from keld.errors import SchemaError
+from keld.job import Job, due, partition_end
+from keld.ledger import Shard
+from keld.plan import Plan, choose_first
+from keld.price import Lane
+from keld.providers.base import Fit
+from keld.request import Question, one_line
+from keld.runner.option import Ask, key_notes, keyless, options, overhead, plan_shards
+from keld.runner.probe import probe_of
+from keld.runner.take import Left, Taken, marks_cache
+from keld.runner.visit import World, log
+from keld.schema import OutputSchema, output_schema
+from keld.shard import fitting
+from keld.staging import RunFiles
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class First:
+    """What the first round may ask, and of which models.
+
+    Args:
+        ask: with the terms of the job, of those models that can be asked its question, or of all, where there are none.
+        fits: whether each of the acceptable models can be asked it.
+    """
+
+    taken: Taken
+    left: Left
+    ask: Ask
+    fits: Mapping[str, Fit]
+
+
+def first_of(world: World, namespace: str, taken: Taken, left: Left) -> First:
+    """What the first round of a partition may ask."""
+    job, question = taken.job, taken.question
+    names = {name: name.partition(":") for name in job.acceptable}
+    fits = {name: world.provider(account).fit(question, model) for name, (account, _, model) in names.items()}
+    able = [name for name, fit in fits.items() if fit.obstacle is None] or job.acceptable
+    marked = taken.snapshot.marks_cache or marks_cache(world, job)(one_line(dict(job.params)))
+    terms = _terms(job, able, marked=marked)
+    ask = Ask(question=question, sizes=left.sizes, terms=terms, job=(namespace, job.name), snapshot=taken.files.snapshot)
+    return First(taken=taken, left=left, ask=ask, fits=fits)
+
+
+def plan_first(world: World, first: First, ends_at: datetime | None = None) -> Plan:
+    """What a run of this partition would do, cost and take.
+
+    Args:
+        ends_at: the partition's end, where its key does not say it.
+
+    Raises:
+        SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, InvalidJob: nothing was sent.
+    """
+    job, key, rows = first.taken.job, first.taken.key, first.taken.snapshot
+    due_at, basis = due(job, ends_at or partition_end(key), world.clock())
+    work, fits, unanswered = first.ask.work, first.fits, first.left.unanswered
+    if work.requests and all(fit.obstacle for fit in fits.values()):
+        raise SchemaError(
+            f"{job.name}[{key}]: none of models can be asked for this output_type. Nothing was sent. "
+            + " ".join(f"{name}: {fit.obstacle}" for name, fit in fits.items())
+        )
+    found, terms = options(world, first.ask, due_at, job.ceiling)
+    chosen, most_rows = choose_first(job.name, key, found, terms) if work.requests else (None, None)
+    return Plan(
+        job=job.name, partition=key, rows=rows.rows, unaskable=rows.unaskable, reused=rows.rows - rows.unaskable - unanswered,
+        identical=unanswered - work.requests, work=work, options=tuple(found),
+        chosen=chosen, most_rows=most_rows, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
+        probability=job.probability, lane=terms.lane, skipped=dict(rows.skipped),
+        left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
+        notes=_notes(fits, key_notes(world, job.acceptable)),
+    )  # fmt: skip
+
+
+def cut_first(world: World, first: First, plan: Plan, run_id: str) -> list[Shard]:
+    """The planned shards of the first round; none where no row is to be asked.
+
+    Raises:
+        AccessRefused, StagingError: nothing was sent.
+    """
+    chosen, files, question = plan.chosen, first.taken.files, first.taken.question
+    if chosen is None:
+        return []
+    provider = world.provider(chosen.provider)
+    provider.ready()
+    ask = first.ask if plan.most_rows is None else first.ask.limited(plan.most_rows)
+    too_large = ~fitting(ask.sizes, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
+    _set_aside(files, question, (ask.sizes > 0) & too_large)
+    ahead = plan.in_lane(Lane.STANDARD)
+    if first.taken.job.probe and chosen.lane is Lane.BATCH and ahead is not None and ahead.obstacle is None:
+        ask, chosen = probe_of(ask, f"{chosen.provider}:{chosen.model}"), ahead
+    return plan_shards(world, files, ask, chosen, run_id=run_id, first=0, round_=0)
+
+
+def terms_of(world: World, first: First) -> dict[str, Any]:
+    """The terms that a job run keeps.
+
+    A model whose account has no key is left out, as long as there are others; a cascade is the shorter, too.
+    """
+    models, taken = first.ask.terms["models"], first.taken
+    without_key = keyless(world, models)
+    for account, why in without_key.items():
+        log.warning("account.left_out job=%s partition=%s account=%s %s", taken.job.name, taken.key, account, why)
+    return {**first.ask.terms, "models": [model for model in models if model.partition(":")[0] not in without_key]}
+
+
+def facts_of(plan: Plan) -> dict[str, Any]:
+    """What of a plan a job run keeps, as JSON values."""
+    chosen = plan.chosen
+    if chosen is None:
+        return {"model": None}
+    return {
+        "model": f"{chosen.provider}:{chosen.model}",
+        "lane": chosen.lane.value,
+        "expected_usd": str(chosen.expected_usd),
+        "worst_usd": str(chosen.worst_usd),
+        "rates": chosen.rates_source,
+        "input_tokens": chosen.usage.input_tokens,
+        "output_tokens": chosen.usage.output_tokens,
+    }
+
+
+def _terms(job: Job, models: Sequence[str], *, marked: bool) -> dict[str, Any]:
+    return {
+        "models": list(models),
+        "max_attempts": job.max_attempts,
+        "max_shard_rows": job.max_shard_rows,
+        "max_shard_bytes": job.max_shard_bytes,
+        "lane": job.lane,
+        "cache": "own" if marked else job.cache,
+        "probability": job.probability,
+        "priority": job.priority,
+        "accept": seal(job.name, job.accept, output_schema(job.output_type, prefix=job.output_prefix)),
+        "probe": job.probe,
+        "hedge": job.hedge,
+        "prices": {name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},
+    }
+
+
+def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]) -> None:
+    """Keeps the outcome of the rows that no batch is large enough for."""
+    positions = too_large.nonzero()[0]
+    if not len(positions):
+        return
+    output = OutputSchema.from_json(question.output)
+    with AnswerSink(files.unsent, output, positions, 0) as sink:
+        sink.add(same(positions.tolist(), Outcome.UNASKABLE, "the request is larger than a batch may be", None, output))
+
+
+def _notes(fits: Mapping[str, Fit], of_keys: Mapping[str, str]) -> dict[str, str]:
+    """What is to be known of each model, in words; those of which there is nothing to say are left out."""
+    notes = {name: "; ".join(filter(None, (fit.note, of_keys.get(name)))) for name, fit in fits.items()}
+    return {name: note for name, note in notes.items() if note}

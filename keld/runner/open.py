@@ -1,0 +1,178 @@
+"""Open: a submission -> the job run of its partition: the one that is there, or a new one, planned and recorded.
+
+The first step of a job run, before `runner` advances it.  The source is taken only where something may have to be asked: its rows are kept
+as they are now, what was answered before is found, a model and a lane are chosen, and shards are cut.  Nothing is sent.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from keld.errors import LedgerError, UnknownJobRun
+from keld.ledger import JobRun, Ledger
+from keld.namespace import Namespace
+from keld.plan import Plan
+from keld.runner.first import First, cut_first, facts_of, first_of, plan_first, terms_of
+from keld.runner.output import check_kept, check_sink, schema_of, try_sink_of
+from keld.runner.owner import check_owner, claim
+from keld.runner.runner import Runner
+from keld.runner.submission import Submission
+from keld.runner.take import Left, Taken, all_left, left_of, take
+from keld.runner.visit import World, log
+from keld.schema import OutputSchema
+from keld.staging import RunFiles
+from keld.state import RunState
+from keld.table import Table, check_apart, open_table, try_sink
+
+
+@dataclass(frozen=True, slots=True)
+class Opener:
+    """Opens the job runs of one namespace."""
+
+    runner: Runner
+    namespace: Namespace
+
+    @property
+    def world(self) -> World:
+        return self.runner.world
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.runner.ledger
+
+    def plan(self, asked: Submission) -> Plan:
+        """What a run of this partition would do, cost and take; keeps nothing."""
+        check_owner(self.world, self.namespace, asked)
+        table = open_table(asked.source, partition=asked.partition, reading=asked.reading)
+        with TemporaryDirectory(prefix="keld-plan-") as directory:
+            taken = take(self.world, asked, table, RunFiles(Path(directory)))
+            plan = plan_first(self.world, self._first(taken, all_left(taken)))
+            return replace(plan, table_notes=table.notes)
+
+    def open(self, asked: Submission) -> JobRun:
+        """The job run of this partition; see `Keld.submit`."""
+        check_sink(self.world, self.namespace, asked)
+        check_apart(asked.source, asked.target, asked.partition)
+        before = claim(self.world, self.namespace, asked)
+        if before is not None and _is_stuck(before) and (asked.force or asked.target is None or _outdated(before, asked)):
+            before = self._without_output(before)
+        if before is not None and self._is_under_way(before):
+            return self._attach(before, asked)
+        table = open_table(asked.source, partition=asked.partition, reading=asked.reading)
+        run_id = secrets.token_hex(16)
+        opened = self._open_as(run_id, asked, table, before)
+        return opened if opened.id == run_id else self._attach(opened, asked)
+
+    # -- the one that is there --------------------------------------------------------------------------------
+
+    def _is_under_way(self, run: JobRun) -> bool:
+        """True if a job run is open and something of it was sent: then it is not planned again."""
+        if run.over:
+            return False
+        self.ledger.recovery.check(run.id)  # else what was sent might be taken for unsent
+        return not all(shard.unsent for shard in self.ledger.shards(run.id))
+
+    def _attach(self, run: JobRun, asked: Submission) -> JobRun:
+        """The job run with the caller's sink, if it asks what the caller asks; else with a note that it does not."""
+        sink, outdated = asked.target, _outdated(run, asked)
+        if outdated != run.outdated:
+            self.ledger.catalog.note_outdated(run.id, outdated)
+        if outdated is not None:
+            log.warning("run.outdated run=%s job=%s partition=%s changed=%s", run.id, run.job, run.partition, outdated)
+        elif sink is not None and run.over and not (run.removed_at is not None and sink == run.sink):
+            check_kept(run)
+            try_sink_of(self.world, run, sink)
+            self.ledger.control.write_again(run.id, sink, self.world.clock())
+        elif sink is not None and sink != run.sink:
+            try_sink_of(self.world, run, sink)
+            self.ledger.control.set_sink(run.id, sink, self.world.clock())
+        return run
+
+    def _without_output(self, run: JobRun) -> JobRun:
+        """The job run at its end, without the output that could not be written; its rows can be read, and written elsewhere."""
+        self.ledger.control.set_sink(run.id, None, self.world.clock())
+        return self.runner.advance(run.id, timedelta(seconds=5))
+
+    # -- a new one --------------------------------------------------------------------------------------------
+
+    def _open_as(self, run_id: str, asked: Submission, table: Table, before: JobRun | None) -> JobRun:
+        """A new job run of this id; or another one, where there is nothing new to ask, or where another worker was quicker."""
+        files = self.world.staging.make(run_id)
+        try:
+            opened = self._open(run_id, asked, take(self.world, asked, table, files), before)
+        except BaseException:
+            self._drop_unopened(run_id)
+            raise
+        if opened is None or opened.id != run_id:
+            self.world.staging.drop(run_id)
+        return opened or self._quicker(asked)
+
+    def _open(self, run_id: str, asked: Submission, taken: Taken, before: JobRun | None) -> JobRun | None:
+        """The new job run, or the one before it; None if another worker has opened one just now."""
+        if before is not None and _asks_nothing_new(before, taken, asked.force):
+            self.ledger.catalog.redeclare(before.id, asked.mine.declared, asked.mine.source)
+            return self.ledger.run(before.id)
+        if asked.sink is not None:
+            output = OutputSchema.from_json(taken.question.output)
+            try_sink(asked.sink, schema_of(taken.files, output), partition=asked.partition or None)
+        if before is not None and not before.over and not self.runner.supersede(before.id):
+            return before  # another worker has just begun to send it
+        anew = asked.force or asked.job.reuse == "never"
+        left = all_left(taken) if anew else left_of(self.world, self.namespace, taken)
+        return self._record(run_id, asked, taken, left, 1 if before is None else before.generation + 1)
+
+    def _record(self, run_id: str, asked: Submission, taken: Taken, left: Left, generation: int) -> JobRun | None:
+        """The planned job run in the ledger; None if another worker has opened one just now."""
+        job, mine, rows = asked.job, asked.mine, taken.snapshot
+        first = self._first(taken, left)
+        plan = plan_first(self.world, first, asked.ends_at)
+        shards = cut_first(self.world, first, plan, run_id)
+        row = {
+            "id": run_id, "namespace": self.namespace.name, "job": job.name, "partition": taken.key, "generation": generation,
+            "fingerprint": taken.fingerprint, "input_digest": rows.digest, "rows": rows.rows, "reused": plan.reused,
+            "answered": plan.reused - left.quarantined, "quarantined": left.quarantined, "unaskable": rows.unaskable,
+            "terms": terms_of(self.world, first), "tags": dict(job.tags), "plan": facts_of(plan),
+            "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": asked.target,
+            "owner": mine.owner, "source": mine.source, "declared": dict(mine.declared),
+        }  # fmt: skip
+        return self.ledger.open_run(row, shards, self.world.clock())
+
+    def _first(self, taken: Taken, left: Left) -> First:
+        return first_of(self.world, self.namespace.name, taken, left)
+
+    def _drop_unopened(self, run_id: str) -> None:
+        """Removes a job run's files, unless the ledger holds it after all: a commit may be done, and its acknowledgement lost."""
+        try:
+            self.ledger.run(run_id)
+        except UnknownJobRun:
+            self.world.staging.drop(run_id)
+        except LedgerError:
+            pass  # it cannot be asked; files too many do no harm
+
+    def _quicker(self, asked: Submission) -> JobRun:
+        """The job run of a worker that was quicker than this one."""
+        run = claim(self.world, self.namespace, asked)
+        if run is None:
+            raise UnknownJobRun(f"No job run of {asked.job.name}[{asked.key}] in this ledger.")
+        return run
+
+
+def _is_stuck(run: JobRun) -> bool:
+    """True if every row has its outcome, and the output could not be written."""
+    return run.state is RunState.WRITING and run.problem is not None
+
+
+def _outdated(run: JobRun, asked: Submission) -> str | None:
+    """What is declared otherwise since an open job run was sent, in words."""
+    return None if run.over else asked.mine.changed_since(run.fingerprint, run.declared, run.source)
+
+
+def _asks_nothing_new(before: JobRun, taken: Taken, force: bool) -> bool:
+    """True if the job run has the same rows and prompts, and is open, or has an answer to every row that can be asked."""
+    if force or (before.input_digest, before.fingerprint) != (taken.snapshot.digest, taken.fingerprint):
+        return False
+    return not before.over or before.answered + before.quarantined + before.unaskable == before.rows

@@ -1,0 +1,87 @@
+"""Output: the enriched rows of a job run that has all its outcomes, and the sink they go to.
+
+Beside `finish`, which writes them where any worker can: this reads them for a caller, and checks a sink before anything is sent.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keld.enrich import enrich, enriched_schema, source_schema
+from keld.errors import InvalidJob, StagingError, UnknownJobRun
+from keld.ledger import JobRun
+from keld.namespace import Namespace
+from keld.runner.submission import Submission
+from keld.runner.visit import World, answers_of, question_of
+from keld.schema import OutputSchema
+from keld.staging import RunFiles
+from keld.state import RunState
+from keld.table import sink_is_file, try_sink
+from keld.twin import fan_out
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def read(world: World, run: JobRun) -> pa.RecordBatchReader:
+    """The enriched rows, streamed, in the order of the table.
+
+    Raises:
+        UnknownJobRun: rows of it have no outcome yet.
+        StagingError: its answers were removed, or are not here.
+    """
+    import pyarrow as pa
+
+    if not run.over and run.state is not RunState.WRITING:
+        raise UnknownJobRun(f"{run.job}[{run.partition}] is {run.state.value}: its rows do not all have an outcome yet. Advance it first.")
+    check_kept(run)
+    files = world.staging.run(run.id)
+    output = OutputSchema.from_json(question_of(files).output)
+    answers = fan_out(files.twins, answers_of(files, world.ledger.shards(run.id)), output)
+    return pa.RecordBatchReader.from_batches(schema_of(files, output), enrich(files.snapshot, answers, output))
+
+
+def schema_of(files: RunFiles, output: OutputSchema) -> pa.Schema:
+    """The columns of the enriched rows: those of the source, the answer's, and Keld's own."""
+    return enriched_schema(source_schema(files.snapshot), output)
+
+
+def check_kept(run: JobRun) -> None:
+    """Passes if the answers of a job run were not removed."""
+    if run.removed_at is None:
+        return
+    output = (run.output or {}).get("uri")
+    raise StagingError(
+        f"The answers of {run.job}[{run.partition}] were removed by `keld gc` on {run.removed_at:%Y-%m-%d}. Nothing was sent. "
+        + (f"They were written to {output}. " if output else "")
+        + "To ask, and pay for, every row anew, give force=True (`keld run --force`)."
+    )
+
+
+def check_sink(world: World, namespace: Namespace, asked: Submission) -> None:
+    """Passes unless the sink is a file that another partition of the job went to, as far as the ledger knows.
+
+    Raises:
+        InvalidJob: it would be written over.
+    """
+    job, sink, partition = asked.job.name, asked.sink, asked.key
+    if sink is None or not sink_is_file(sink, partition or None) or not isinstance(sink, str):
+        return
+    other = world.ledger.catalog.partition_at(namespace.name, job, sink, partition)
+    if other is not None:
+        raise InvalidJob(
+            f"{job}[{partition}]: the sink {sink} is where the partition {other!r} went; it would be written over. Nothing was sent. "
+            "Name one file a partition, e.g. --sink 'out/{partition}.parquet', or a directory."
+        )
+
+
+def try_sink_of(world: World, run: JobRun, sink: str) -> None:
+    """Passes if the enriched rows of a job run can be written to `sink`, as far as this worker can tell.
+
+    Raises:
+        SinkError, SinkRefused.
+    """
+    files = world.staging.run(run.id)
+    if files.question.exists() and files.snapshot.exists():  # else they lie with another worker
+        output = OutputSchema.from_json(question_of(files).output)
+        try_sink(sink, schema_of(files, output), partition=run.partition or None)

@@ -1,0 +1,56 @@
+"""Owner: whose job it is by the ledger, and the job run of a partition that is there already.
+
+A step of opening a job run, before the source is read.  The rule is `identity`'s; this applies it to what the ledger holds.
+"""
+
+from __future__ import annotations
+
+from keld.errors import InvalidJob
+from keld.ledger import JobRun
+from keld.namespace import Namespace
+from keld.runner.submission import Submission
+from keld.runner.visit import World
+
+
+def claim(world: World, namespace: Namespace, asked: Submission) -> JobRun | None:
+    """The youngest job run of a partition, whose owner is the caller from now on.
+
+    Raises:
+        InvalidJob: the job is somebody else's.
+    """
+    ledger, job, mine = world.ledger, asked.job, asked.mine
+    before, owners = check_owner(world, namespace, asked)
+    if before is not None and before.namespace != namespace.name:
+        ledger.catalog.move(before.namespace, job.name, asked.key, namespace.name, world.clock())
+        before = ledger.catalog.latest(namespace.name, job.name, asked.key)
+    if owners - {mine.owner}:
+        ledger.catalog.hand_over(namespace.name, job.name, mine.owner)
+    return before
+
+
+def check_owner(world: World, namespace: Namespace, asked: Submission) -> tuple[JobRun | None, set[str | None]]:
+    """The youngest job run of a partition, and who has declared the job so far; passes if it is not somebody else's.
+
+    Raises:
+        InvalidJob: it is.
+    """
+    ledger, job, mine = world.ledger, asked.job, asked.mine
+    before = ledger.catalog.latest(namespace.name, job.name, asked.key)
+    latest = ledger.catalog.latest_of(namespace.name, job.name)
+    known = [run for run in (latest, before) if run is not None]
+    if known and all(mine.is_anothers(run.owner, run.fingerprint, run.declared, run.source) for run in known):
+        raise _anothers(asked, known[0])
+    earlier = namespace.latest(ledger, job.name, asked.key) if before is None else None
+    if earlier is not None and earlier.fingerprint == mine.fingerprint and earlier.owner in (None, mine.owner):
+        return earlier, {earlier.owner}
+    return before, {run.owner for run in known}
+
+
+def _anothers(asked: Submission, theirs: JobRun) -> InvalidJob:
+    name, mine = asked.job.name, asked.mine
+    changed = mine.changed_since(theirs.fingerprint, theirs.declared, theirs.source) or "the source, as far as it has a name"
+    return InvalidJob(
+        f"{name}: {theirs.owner} declares a job of this name in the namespace {theirs.namespace!r}, and {mine.owner} asks otherwise "
+        f"({changed}). Nothing was sent. Give one of them another name=, or another namespace; or if it is the same job, renamed and changed at once, "
+        f"say so once: Keld.hand_over({name!r}, {mine.owner!r})."
+    )

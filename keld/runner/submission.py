@@ -1,0 +1,128 @@
+"""Submission: what a caller asks to be opened, checked as far as it says itself: the job, its source, its sink, its partition.
+
+Above `open`, which finds or makes the job run; below `environment`, whose `submit` and `plan` make one.  No ledger, no provider: every
+error here is the caller's, and nothing was sent.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from keld.errors import InvalidJob
+from keld.identity import Identity, declared, name_of
+from keld.instant import utc
+from keld.job import Job
+from keld.path import check_path
+from keld.reading import Reading
+from keld.request import Question, fingerprint
+from keld.schema import OutputSchema, output_schema
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What a caller asks.
+
+    Args:
+        partition: the key; None: the table has no partitions.
+        sink: an absolute path or a URI, which any worker can write; an open file system's path, which only the caller can; or None.
+        ends_at: the partition's end, where its key does not say it.
+        force: every row is asked, even if it was answered before.
+        mine: who asks, what, of which source.
+    """
+
+    job: Job
+    source: Any
+    partition: str | None
+    sink: Any = None
+    ends_at: datetime | None = None
+    force: bool = False
+    reading: Reading
+    mine: Identity
+
+    @property
+    def key(self) -> str:
+        """The partition's key; empty for a table without partitions."""
+        return self.partition or ""
+
+    @property
+    def target(self) -> str | None:
+        """The sink, if any worker can write it."""
+        return self.sink if isinstance(self.sink, str) else None
+
+
+def submission(
+    job: Job,
+    source: Any,
+    *,
+    partition: str | None,
+    sink: Any = None,
+    ends_at: datetime | None = None,
+    force: bool = False,
+    owner: str | None,
+    source_name: str | None,
+    reading: Reading,
+) -> Submission:
+    """The submission that these arguments of `Keld.submit` mean.
+
+    Raises:
+        InvalidJob, SchemaError: an argument that cannot be meant.
+    """
+    key = _keepable(partition or "")
+    ends_at = None if ends_at is None else utc(ends_at, f"{job.name}[{key}]: ends_at")
+    check_path(source, "source")
+    check_path(sink, "sink")
+    return Submission(
+        job=job,
+        source=source,
+        partition=partition,
+        sink=sink if sink is None or hasattr(sink, "protocol") else _absolute(sink),
+        ends_at=ends_at,
+        force=force,
+        reading=reading,
+        mine=identity(job, source, key, owner, source_name),
+    )
+
+
+def identity(job: Job, source: Any, key: str, owner: str | None, source_name: str | None) -> Identity:
+    """Who asks, what, of which source; the owner of a job without one is the job's name."""
+    _, question = question_of_job(job)
+    return Identity(
+        owner=owner or job.name,
+        source=source_name or name_of(source, key),
+        fingerprint=fingerprint(question, job.acceptable),
+        declared=declared(job, question),
+    )
+
+
+def question_of_job(job: Job) -> tuple[OutputSchema, Question]:
+    """What an answer must look like, and what a job asks of every row."""
+    output = output_schema(job.output_type, prefix=job.output_prefix)
+    return output, Question(
+        system=job.system,
+        output=output.to_json(),
+        params=dict(job.params),
+        max_output_tokens=job.max_output_tokens,
+        endpoint=job.endpoint,
+    )
+
+
+def _keepable(key: str) -> str:
+    """The partition's key, if a database can hold it."""
+    if "\0" in key or (not key.isascii() and any("\ud800" <= char <= "\udfff" for char in key)):
+        raise InvalidJob(
+            f"partition={key!a} holds a NUL or a lone surrogate, which no ledger can keep. Nothing was sent. Name it otherwise."
+        )
+    return key
+
+
+def _absolute(sink: Any) -> str:
+    """A sink as any worker finds it, wherever it was started."""
+    if not isinstance(sink, str | os.PathLike):
+        raise InvalidJob(f"sink is of type {type(sink).__name__}. Nothing was sent. Give a path or URI, or none and `Keld.read`.")
+    text = os.fspath(sink)
+    if "://" in text:
+        return text
+    return os.path.abspath(os.path.expanduser(text)) + ("/" if text.endswith("/") else "")

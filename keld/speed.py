@@ -1,0 +1,84 @@
+"""Speed: how fast the fast lanes of an account are, and so how long rows take through them.
+
+On the road: `price` -> **`speed`** -> `deadline` -> `plan`; measured by `realtime`.  Pure.
+The fast lanes of an account are shared: the rows of other job runs count, each job run's up to one's own number, since runs side by side
+get the same share each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """How fast the fast lanes of one account are, and what comes before and after them.
+
+    Args:
+        rows_per_s: answers a second in the standard lane, of all realtime runs together.
+        flex_rows_per_s: the same in the flex lane; None: not measured yet.
+        others: the rows of each other job run that are in these lanes, or are expected there.
+        cancel: from asking a cancel to the provider's last word; OpenAI says up to 10 minutes (docs/notes/providers.md).
+        collect: from the last answer to the written output.
+        safety: by how much a run in the standard lane may take longer than computed.
+    """
+
+    rows_per_s: float = 4.0
+    flex_rows_per_s: float | None = None
+    others: tuple[float, ...] = ()
+    cancel: timedelta = timedelta(minutes=10)
+    collect: timedelta = timedelta(minutes=2)
+    safety: float = 1.3
+
+    def stretch(self, rows: int) -> timedelta:
+        """How long `rows` take in the standard lane, safely."""
+        return timedelta(seconds=self._served(rows) / self.rows_per_s * self.safety) + _BEGIN
+
+    def bare(self, rows: int) -> timedelta:
+        """How long `rows` take in the standard lane if nothing goes wrong: without any safety."""
+        return timedelta(seconds=self._served(rows) / self.rows_per_s) + _BEGIN / 4
+
+    def flex(self, rows: int) -> timedelta:
+        """How long `rows` take in the flex lane; not safely: behind it is the standard lane."""
+        rate = self.flex_rows_per_s or self.rows_per_s * _FLEX_SHARE
+        return timedelta(seconds=self._served(rows) / rate) + _BEGIN
+
+    def rescue(self, rows: int, *, batch: bool = True) -> timedelta:
+        """How long it takes until `rows` are answered by the standard lane: those that are in a batch, or in the flex lane."""
+        return (self.cancel if batch else timedelta(0)) + self.stretch(rows) + self.collect
+
+    def flex_part(self, rows: int, span: timedelta, behind: Speed) -> float | None:
+        """The share of `rows` that flex answers within `span`, if what it leaves moves to standard in time; None: there is no time for that.
+
+        Args:
+            behind: the speed of the account whose standard lane stands behind it.
+        """
+        spare, slow = span - self.collect - behind.stretch(rows), self.flex(rows) - behind.stretch(rows)
+        if spare < _BEGIN:
+            return None
+        return min(1.0, spare / slow) if slow > timedelta(0) else 1.0
+
+    def _served(self, rows: int) -> float:
+        return rows + sum(min(other, rows) for other in self.others)
+
+
+_BEGIN = timedelta(minutes=2)  # until a worker looks, and the first answer is there
+_FLEX_SHARE = 0.25  # the flex lane's speed as a share of the standard lane's, until it is measured
+
+
+def measured(runs: Sequence[tuple[float, float, float]]) -> float | None:
+    """Rows a second of an account: of all realtime runs together, while each of these ran, the median; None where there are none.
+
+    Args:
+        runs: (rows, begun, ended), instants in seconds of any clock.
+    """
+    seen = sorted(sum(_within(other, begun, ended) for other in runs) / max(ended - begun, 0.001) for _, begun, ended in runs)
+    return seen[len(seen) // 2] if seen else None
+
+
+def _within(run: tuple[float, float, float], since: float, until: float) -> float:
+    """The rows of a run that were answered in a span of time, as if they came evenly."""
+    rows, begun, ended = run
+    return rows * max(0.0, min(until, ended) - max(since, begun)) / max(ended - begun, 0.001)
