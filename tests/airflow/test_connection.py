@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from visit import Worker, job
 
-from keld import Keld
+from keld import Keld, kinds
 from keld.emulator import Emulator
 from keld_airflow.provider import get_provider_info
 
