@@ -27,12 +27,24 @@ _OURS = {
 
 
 # In the order of the UI: what people look for first.
-_DEADLINE = ("deadline", "deadline_basis")
-_IDS = ("job_run", "batch_url", "batch_ids")
-_BATCH = ("rows", "requests", "reused", "expected_cost_usd", "ceiling_usd", *_DEADLINE, "model", "lane", "outdated", *_IDS)
+_DEADLINE = ("keld/deadline", "keld/deadline_basis")
+_IDS = ("keld/job_run", "keld/batch_url", "keld/batch_ids")
+_BATCH = (
+    "keld/rows",
+    "keld/requests",
+    "keld/reused",
+    "keld/expected_cost_usd",
+    "keld/ceiling_usd",
+    *_DEADLINE,
+    "keld/model",
+    "keld/lane",
+    "keld/outdated",
+    *_IDS,
+)
 _RESULT = (
-    "answered", "failed", "quarantined", "reused", "outcomes", "cost_usd", "saved_usd", "ceiling_usd", "deadline_met", *_DEADLINE,
-    "input_tokens", "cached_tokens", "output_tokens", "turnaround_s", "model", "models", *_IDS,
+    "keld/answered", "keld/failed", "keld/quarantined", "keld/reused", "keld/outcomes", "keld/cost_usd", "keld/saved_usd",
+    "keld/ceiling_usd", "keld/deadline_met", *_DEADLINE,
+    "keld/input_tokens", "keld/cached_tokens", "keld/output_tokens", "keld/turnaround_s", "keld/model", "keld/models", *_IDS,
 )  # fmt: skip
 
 
@@ -51,9 +63,9 @@ def result_metadata(status: Status, schema: pa.Schema) -> dict[str, Any]:
 
 def _shown(status: Status, names: Sequence[str]) -> dict[str, Any]:
     """These facts of a job run, without those that are not known; the basis of a deadline only where there is one."""
-    facts = status.facts()
-    known = [name for name in names if facts[name] is not None and (name != "deadline_basis" or status.deadline_at is not None)]
-    return {f"keld/{name}": _value(name, facts[name]) for name in known}
+    facts = {f"keld/{name}": value for name, value in status.facts().items()}
+    known = [name for name in names if facts[name] is not None and (name != "keld/deadline_basis" or status.deadline_at is not None)]
+    return {name: _value(name, facts[name]) for name in known}
 
 
 def _value(name: str, value: Any) -> Any:
