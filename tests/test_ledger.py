@@ -321,7 +321,7 @@ def test_a_shards_error_and_outcomes_are_read_back(ledger: Ledger) -> None:
     lease, [shard] = _open(ledger)
     became = _pass(ledger, lease, shard, [*CREATED, Event.REJECTED], error=ShardError(code="x", message="雪"), outcomes={"rejected": 10})
     assert ledger.shards(lease.run_id) == [became]
-    assert (became.error, became.outcomes) == ({"code": "x", "message": "雪"}, {"rejected": 10})
+    assert (became.error, became.outcomes) == (ShardError(code="x", message="雪"), {"rejected": 10})
 
 
 def test_shards_come_by_ordinal(ledger: Ledger) -> None:
