@@ -217,7 +217,7 @@ class Ledger:
         return became
 
     def confirm(self, lease: Lease, shard: Shard, now: datetime) -> None:
-        """Notes that the list was looked through for what the shard's latest create may have made beside its batch."""
+        """Notes that the list was looked through for other batches of the shard's latest create."""
         failpoint("ledger.confirmed.before")
         with self.leases.held(lease, now) as db:
             this = (INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt)
