@@ -18,14 +18,13 @@ from keld.ledger import Shard
 from keld.plan import Plan, choose_first
 from keld.price import Lane
 from keld.providers.base import Fit
-from keld.request import Question, marks_cache, one_line
+from keld.request import Question, one_line
 from keld.runner.option import Ask, key_notes, keyless, options, overhead, plan_shards
 from keld.runner.probe import probe_of
-from keld.runner.take import Left, Taken
+from keld.runner.take import Left, Taken, marks_cache
 from keld.runner.visit import World, log
 from keld.schema import OutputSchema, output_schema
 from keld.shard import fitting
-from keld.snapshot import Snapshot
 from keld.staging import RunFiles
 
 if TYPE_CHECKING:
@@ -54,7 +53,8 @@ def first_of(world: World, namespace: str, taken: Taken, left: Left) -> First:
     names = {name: name.partition(":") for name in job.acceptable}
     fits = {name: world.provider(account).fit(question, model) for name, (account, _, model) in names.items()}
     able = [name for name, fit in fits.items() if fit.obstacle is None] or job.acceptable
-    terms = _terms(job, taken.snapshot, able)
+    marked = taken.snapshot.marks_cache or marks_cache(world, job)(one_line(dict(job.params)))
+    terms = _terms(job, able, marked=marked)
     ask = Ask(question=question, sizes=left.sizes, terms=terms, job=(namespace, job.name), snapshot=taken.files.snapshot)
     return First(taken=taken, left=left, ask=ask, fits=fits)
 
@@ -74,7 +74,9 @@ def plan_first(world: World, first: First, ends_at: datetime | None = None) -> P
     if work.requests and all(fit.obstacle for fit in fits.values()):
         raise SchemaError(
             f"{job.name}[{key}]: none of models can be asked for this output_type. Nothing was sent. "
-            + " ".join(f"{name}: {fit.obstacle}" for name, fit in fits.items())
+            + " ".join(f"{name}: {fit.obstacle}" for name, fit in fits.items()),
+            job=job.name,
+            partition=key,
         )
     found, terms = options(world, first.ask, due_at, job.ceiling)
     chosen, most_rows = choose_first(job.name, key, found, terms) if work.requests else (None, None)
@@ -86,6 +88,12 @@ def plan_first(world: World, first: First, ends_at: datetime | None = None) -> P
         left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
         notes=_notes(fits, key_notes(world, job.acceptable)),
     )  # fmt: skip
+
+
+def _notes(fits: Mapping[str, Fit], of_keys: Mapping[str, str]) -> dict[str, str]:
+    """What is to be known of each model, in words; models of which there is nothing to say are left out."""
+    notes = {name: "; ".join(filter(None, (fit.note, of_keys.get(name)))) for name, fit in fits.items()}
+    return {name: note for name, note in notes.items() if note}
 
 
 def cut_first(world: World, first: First, plan: Plan, run_id: str) -> list[Shard]:
@@ -136,8 +144,7 @@ def facts_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _terms(job: Job, rows: Snapshot, models: Sequence[str]) -> RunTerms:
-    marked = rows.marks_cache or marks_cache(one_line(dict(job.params)))
+def _terms(job: Job, models: Sequence[str], *, marked: bool) -> RunTerms:
     return RunTerms(
         models=tuple(models),
         max_attempts=job.max_attempts,
@@ -162,9 +169,3 @@ def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]
     output = OutputSchema.from_json(question.output)
     with AnswerSink(files.unsent, output, positions, 0) as sink:
         sink.add(same(positions.tolist(), Outcome.UNASKABLE, "the request is larger than a batch may be", None, output))
-
-
-def _notes(fits: Mapping[str, Fit], of_keys: Mapping[str, str]) -> dict[str, str]:
-    """What is to be known of each model, in words; those of which there is nothing to say are left out."""
-    notes = {name: "; ".join(filter(None, (fit.note, of_keys.get(name)))) for name, fit in fits.items()}
-    return {name: note for name, note in notes.items() if note}
