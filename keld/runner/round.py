@@ -25,7 +25,7 @@ from keld.runner.option import Ask, options, plan_shards
 from keld.runner.probe import held_back, is_enough, probe_of, refused, stop
 from keld.runner.visit import Visit, answers_of
 from keld.staging import read_positions
-from keld.state import TERMINAL, RunState
+from keld.state import TERMINAL, RunEvent, RunState
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +44,7 @@ def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
         visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
     else:
         cancelled = run.state is RunState.CANCELLING
-        visit.ledger.record_run(visit.lease, visit.now(), "writing", state=RunState.WRITING, facts={"cancelled": cancelled})
+        visit.ledger.record_run(visit.lease, visit.now(), RunEvent.WRITING, state=RunState.WRITING, facts={"cancelled": cancelled})
     return True
 
 

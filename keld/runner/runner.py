@@ -47,7 +47,7 @@ from keld.runner.submit import stage, submit, submit_again
 from keld.runner.sweep import Finding, Sweep, Verdict
 from keld.runner.turn import gives_way_until
 from keld.runner.visit import LAG, Visit, World, configured, log
-from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
+from keld.state import AT_PROVIDER, TERMINAL, Event, RunEvent, RunState, State
 
 _LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
 _FINDING = 0.8  # of the time of a reconcile; the rest is for acting on what was found
@@ -152,7 +152,7 @@ class Runner:
             unsent = all(shard.unsent for shard in self.ledger.shards(run_id))
             if unsent:
                 now = self.clock()
-                self.ledger.record_run(visit.lease, now, "superseded", state=RunState.CANCELLED, finished_at=now)
+                self.ledger.record_run(visit.lease, now, RunEvent.SUPERSEDED, state=RunState.CANCELLED, finished_at=now)
             return unsent
         finally:
             self._leave_alone(visit)
