@@ -22,6 +22,21 @@ MODULES = sorted(path for package in ("keld", "keld_airflow", "keld_dagster") fo
 CODE = "\n".join(path.read_text() for path in MODULES)
 TEXT = "\n".join(page.read_text() for page in PAGES)
 PROMISED = {"docs/add-a-provider.md"}  # its steps are tested where they are written
+ODD_WORDS = (
+    "told",
+    "anew",
+    "wished",
+    "heeds?",
+    "mended",
+    "reckon\\w*",
+    "whoever",
+    "besides",
+    "dearer",
+    "outlay",
+    "harvest\\w*",
+    "for ever",
+    "lest",
+)
 LONGEST = 6 * 110  # characters: six lines of a page as GitHub shows it
 LARGEST_PICTURE = 200_000
 
@@ -76,6 +91,12 @@ def test_the_pictures_are_small_and_each_is_shown() -> None:
 def test_the_glossary_is_sorted_and_has_each_word_once() -> None:
     words = [_word(row[0]) for row in table(DOCS / "glossary.md")]
     assert words == sorted(set(words))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_a_page_uses_plain_words(page: Path) -> None:
+    """Words that a reader who is no native speaker stumbles over, or that are this house's own."""
+    assert re.findall(rf"\b(?:{'|'.join(ODD_WORDS)})\b", prose(page), re.IGNORECASE) == []
 
 
 # --- commands -----------------------------------------------------------------------------------------------------------
