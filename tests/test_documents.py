@@ -1,5 +1,6 @@
 """README and docs/: what they say is so.  Links, names, variables and the reference are held against the code; `test_readme_commands` runs them."""
 
+import ast
 import inspect
 import re
 from dataclasses import MISSING, Field, fields
@@ -233,6 +234,17 @@ def test_outcomes_and_states_are_documented_in_their_order(heading: str, words: 
 def test_the_metadata_of_dagster_are_documented() -> None:
     named = set(re.findall(r'"((?:keld|dagster)/[a-z_]+)"', (ROOT / "keld_dagster" / "metadata.py").read_text()))
     assert named <= set(re.findall(r"`((?:keld|dagster)/[a-z_]+)`", (REFERENCE / "metadata.md").read_text()))
+
+
+def test_the_manifest_of_airflow_is_documented() -> None:
+    """Its fields in their order, and with a star what the asset event has, too."""
+    module = ast.parse((ROOT / "keld_airflow" / "manifest.py").read_text())
+    made = next(node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == "manifest")
+    returned = next(node.value for node in ast.walk(made) if isinstance(node, ast.Return) and isinstance(node.value, ast.Dict))
+    event = next(node.value for node in module.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_EVENT")
+    rows = table(REFERENCE / "metadata.md", "## Airflow")
+    assert [_word(row[0]) for row in rows] == [key.value for key in returned.keys if isinstance(key, ast.Constant)]
+    assert {_word(row[0]) for row in rows if "*" in row[0]} == set(ast.literal_eval(event))
 
 
 def test_the_metadata_that_are_documented_exist() -> None:
