@@ -13,9 +13,10 @@ import typer
 from architecture import drawn, rooms
 from documents import DOCS, PAGES, ROOT, anchors, blocks, links, name, paragraphs, prose, rendered, table
 
-from keld import Job, Settings, errors
+from keld import Account, Job, Lane, Settings, errors
 from keld.answer import Outcome
 from keld.enrich import KELD_COLUMNS
+from keld.providers.kinds import BUILT_IN, preset_of
 from keld.state import RunState, State
 
 REFERENCE = DOCS / "reference"
@@ -180,6 +181,20 @@ def _patience(value: Any) -> str:
             )
             return f"{seconds // size} {unit}"
     raise AssertionError(value)
+
+
+def test_the_kinds_of_providers_are_documented_with_their_variables_and_lanes() -> None:
+    page = REFERENCE / "providers.md"
+    presets = {kind: preset_of(kind, kind) for kind in BUILT_IN}
+    rows = {_word(row[0]): (row[2], set(re.findall(r"`(\w+)`", row[3]))) for row in table(page, "## Kinds")}
+    assert rows == {
+        kind: (
+            ", ".join(lane.value for lane in Lane if lane in preset.traits.lanes),
+            {variable for variable in (preset.api_key_env, preset.base_url_env) if variable},
+        )
+        for kind, preset in sorted(presets.items())
+    }
+    assert [_word(row[0]) for row in table(page, "## Account")] == [field.name for field in fields(Account)]
 
 
 def test_the_settings_are_documented_with_their_defaults() -> None:
