@@ -45,7 +45,7 @@ The map of the house; the files in order are the way of the data.
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
     runner/      the only rooms that act: submit, refusal, search, sibling, look, observe, escalate, hurry, collect, finish, sweep, clock
-    providers/   base (the Protocol) and one file per provider
+    providers/   who answers: dialects and transports, one account at one provider, what each kind is made of
     emulator/    the other side of the wire; imports nothing of the rest
 """
 
@@ -83,7 +83,8 @@ if TYPE_CHECKING:
     from keld.path import check_path, wants_partition
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
-    from keld.providers.base import Account
+    from keld.providers.account import Account
+    from keld.providers.kinds import kinds
     from keld.reading import Reading
     from keld.retention import Removal
     from keld.runner import Finding, Settings, Verdict
@@ -99,7 +100,7 @@ __all__ = [
     "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
     "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "Settings", "SinkError", "SinkRefused",
     "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
-    "Verdict", "Work", "__version__", "check_path", "utc", "wants_partition",
+    "Verdict", "Work", "__version__", "check_path", "kinds", "utc", "wants_partition",
 ]  # fmt: skip
 
 # Imported at their first use: pyarrow, SQLAlchemy and the SDKs take a second that `import keld` must not cost.
@@ -119,7 +120,8 @@ _HOMES = {
     "keld.path": "check_path wants_partition",
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",
-    "keld.providers.base": "Account",
+    "keld.providers.account": "Account",
+    "keld.providers.kinds": "kinds",
     "keld.reading": "Reading",
     "keld.retention": "Removal",
     "keld.runner": "Finding Settings Verdict",

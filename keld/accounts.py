@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 from keld.errors import InvalidJob
 from keld.http import Patience
-from keld.providers import ACCOUNTS, connect
-from keld.providers.base import Account, Provider
+from keld.providers.account import Account
+from keld.providers.provider import ACCOUNTS, Provider, connect, price_list
 
 
 class Accounts:
@@ -44,6 +44,10 @@ class Accounts:
                     )
                 self.connected[name] = connect(name, self.known[name], self._patience)
             return self.connected[name]
+
+    def prices(self, name: str) -> str | None:
+        """The price list of an account's models, of one that is not known the list of its name; None: there is none."""
+        return price_list(name, self.known[name]) if name in self.known else name
 
     def close(self) -> None:
         """Closes the clients; the next use connects again."""

@@ -23,17 +23,11 @@ if TYPE_CHECKING:
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _MODEL = re.compile(r"[A-Za-z0-9_-]+:\S+")
-_ENDPOINTS = ("/v1/chat/completions", "/v1/responses")
 _REUSE = ("partition", "namespace", "never")
 AUTO = "auto"
 _LANES = (AUTO, "batch", "flex", "standard")
 _CACHE = (AUTO, "never")
 _CEILING_MOST = 9_000_000  # the ledger counts pico-dollars in 64 bits
-# What Keld itself says in a request.  One of them in `params` would ask another model, more answers or longer ones than the
-# plan and the ceiling were reckoned with.
-_OWN_PARAMS = frozenset(
-    ("model", "messages", "input", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "stream", "service_tier")
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +66,7 @@ class Job:
         ceiling_usd: the most one partition may cost, retries included; None is no ceiling.
         max_output_tokens: per row; also what the worst case under a ceiling is reckoned with.
         max_attempts: how often one row may be asked when the provider expired, lost or failed it.
-        params: extra fields of every request's body, e.g. `{"temperature": 0}`.
+        params: extra fields of every request's body, e.g. `{"temperature": 0}`; none that Keld sets itself, such as the model.
         prices: USD per million tokens for models no price list knows: `{"openai:my-model": {"input": 0.1, "output": 0.4}}`.
         endpoint: for OpenAI-shaped providers `/v1/chat/completions` (default) or `/v1/responses`; embeddings have their own.
         reuse: `partition`: what an earlier run of the partition paid for is not asked again, and rows with the same prompt are asked once;
@@ -150,11 +144,6 @@ class Job:
             raise InvalidJob(f"{self.name}: cache={self.cache!r} is not one of {', '.join(_CACHE)}.", job=self.name, field="cache")
         if self.lane not in _LANES:
             raise InvalidJob(f"{self.name}: lane={self.lane!r} is not one of {', '.join(_LANES)}.", job=self.name, field="lane")
-        _check_params(self)
-        if self.endpoint not in _ENDPOINTS:
-            raise InvalidJob(
-                f"{self.name}: endpoint={self.endpoint!r} is not one of {', '.join(_ENDPOINTS)}.", job=self.name, field="endpoint"
-            )
 
     @property
     def ceiling(self) -> Decimal | None:
@@ -386,13 +375,3 @@ def _check_missing(job: Job) -> None:
 def _check_probability(job: str, probability: object) -> None:
     if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 < probability < 1:
         raise InvalidJob(f"{job}: probability={probability!r} must be above 0 and below 1, e.g. 0.99.", job=job, field="probability")
-
-
-def _check_params(job: Job) -> None:
-    taken = sorted(_OWN_PARAMS & set(job.params))
-    if taken:
-        raise InvalidJob(
-            f"{job.name}: params names {', '.join(taken)}, which Keld sets itself. Use models=, max_output_tokens= or prompt= instead.",
-            job=job.name,
-            field="params",
-        )

@@ -1,4 +1,4 @@
-"""Price: what tokens cost, by provider, model, lane and day.
+"""Price: what tokens cost, by price list, model, lane and day.
 
 On the road: `request` -> **`price`** -> `plan`.  Pure; the numbers come from genai-prices and `prices.toml`.
 Money is USD in `Decimal`, never `float`, and nothing is rounded here: inside a shard it is counted in whole pico-dollars
@@ -13,7 +13,7 @@ reckon would make the reservation, the spend report and the choice between model
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
@@ -141,25 +141,44 @@ class Rates:
         return total
 
 
-def rates(provider: str, model: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None = None) -> Rates | None:
+def rates(
+    prices: str | None,
+    model: str,
+    lane: Lane,
+    at: datetime,
+    own: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    account: str | None = None,
+) -> Rates | None:
     """What `model` costs in `lane` on the day of `at`; None if nobody says.
 
     Args:
-        provider: the provider's name, `openai`, `anthropic`, ...
-        own: the job's `prices`, by `provider:model`; they come first and hold for every lane.
+        prices: the price list, as genai-prices and `prices.toml` name them; None: there is none.
+        own: the job's `prices`, by `account:model`; they come first and hold for every lane.
+        account: as whose model it is named there; None: as the price list.
 
     Raises:
         InvalidJob: an own price that is not a number.
     """
-    own_rates = (own or {}).get(f"{provider}:{model}")
+    name = f"{account or prices}:{model}"
+    own_rates = (own or {}).get(name)
     if own_rates is not None:
-        return Rates(brackets=(_own(provider, model, own_rates),), source="the job's own prices")
-    return _override(provider, model, lane) or _genai(provider, model, lane, at)
+        return Rates(brackets=(_own(name, own_rates),), source="the job's own prices")
+    if prices is None:
+        return None
+    return _override(prices, model, lane) or _genai(prices, model, lane, at)
+
+
+def has_list(name: str) -> bool:
+    """Whether there is a price list of that name."""
+    from genai_prices.data_snapshot import get_snapshot
+
+    return name in _overrides() or any(source.id == name for source in get_snapshot().providers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
-    """One model in one lane; None: nobody says what it costs there."""
+    """One model in one lane; None: nobody says what it costs there.  `provider` is the account's name."""
 
     provider: str
     model: str
@@ -167,38 +186,39 @@ class Quote:
     rates: Rates | None
 
 
-def quotes(provider: str, model: str, at: datetime) -> list[Quote]:
-    """The lanes in which a model's rate is known, and in any case the batch lane."""
-    found = [Quote(provider=provider, model=model, lane=lane, rates=rates(provider, model, lane, at)) for lane in Lane]
+def quotes(account: str, prices: str | None, model: str, at: datetime) -> list[Quote]:
+    """The lanes in which the rate of an account's model is known, and in any case the batch lane."""
+    found = [Quote(provider=account, model=model, lane=lane, rates=rates(prices, model, lane, at)) for lane in Lane]
     return [quote for quote in found if quote.rates or quote.lane is Lane.BATCH]
 
 
-def quotes_of(names: Sequence[str], at: datetime) -> list[Quote]:
+def quotes_of(names: Sequence[str], price_list: Callable[[str], str | None], at: datetime) -> list[Quote]:
     """What models cost, lane by lane; one that nobody knows has one quote, without rates.
 
     Args:
-        names: `provider:model`.
+        names: `account:model`.
+        price_list: the name of an account -> the price list of its models.
 
     Raises:
         InvalidJob: a name without a provider.
     """
     found: list[Quote] = []
     for name in names:
-        provider, _, model = name.partition(":")
-        if not provider or not model:
+        account, _, model = name.partition(":")
+        if not account or not model:
             raise InvalidJob(f"{name!r}: say whose model it is, e.g. openai:{name or 'gpt-5-mini'}.")
-        found += quotes(provider, model, at)
+        found += quotes(account, price_list(account), model, at)
     return found
 
 
-def sold_in_batches(provider: str, at: datetime) -> list[Quote]:
-    """The batch lane of every model of a provider that has a known rate there, the cheapest to ask first."""
+def sold_in_batches(account: str, prices: str | None, at: datetime) -> list[Quote]:
+    """The batch lane of every model of an account that has a known rate there, the cheapest to ask first."""
     from genai_prices.data_snapshot import get_snapshot
 
-    listed = {model.id for source in get_snapshot().providers if source.id == provider for model in source.models}
-    names = listed | set(_overrides().get(provider, {}))
-    found = ((name, rates(provider, name, Lane.BATCH, at)) for name in names if not name.endswith("-"))  # those are only prefixes
-    known = [Quote(provider=provider, model=name, lane=Lane.BATCH, rates=rate) for name, rate in found if rate]
+    listed = {model.id for source in get_snapshot().providers if source.id == prices for model in source.models}
+    names = listed | set(_overrides().get(prices or "", {}))
+    found = ((name, rates(prices, name, Lane.BATCH, at)) for name in names if not name.endswith("-"))  # those are only prefixes
+    known = [Quote(provider=account, model=name, lane=Lane.BATCH, rates=rate) for name, rate in found if rate]
     return sorted(known, key=lambda quote: (quote.rates.base.input if quote.rates else 0, quote.model))
 
 
@@ -229,19 +249,17 @@ def _bracket(given: Mapping[str, Any], above: int = 0) -> Bracket:
     )
 
 
-def _own(provider: str, model: str, given: Mapping[str, Any]) -> Bracket:
+def _own(name: str, given: Mapping[str, Any]) -> Bracket:
     known = {"input", "cached", "cache_write", "cache_write_1h", "output"}
     if "input" not in given or set(given) - known:
         raise InvalidJob(
-            f"prices['{provider}:{model}'] has {sorted(given)}; it needs 'input' and may have {sorted(known - {'input'})}.", field="prices"
+            f"prices['{name}'] has {sorted(given)}; it needs 'input' and may have {sorted(known - {'input'})}.", field="prices"
         )
     try:
         bracket = _bracket(given)
         _ = [_pico(rate) for rate in (bracket.input, bracket.cached, bracket.cache_write, bracket.cache_write_1h, bracket.output)]
     except InvalidOperation:
-        raise InvalidJob(
-            f"prices['{provider}:{model}'] = {dict(given)}: every rate is USD per million tokens, a number.", field="prices"
-        ) from None
+        raise InvalidJob(f"prices['{name}'] = {dict(given)}: every rate is USD per million tokens, a number.", field="prices") from None
     return bracket
 
 

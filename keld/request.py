@@ -12,7 +12,7 @@ import hashlib
 import math
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import TYPE_CHECKING, Any
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 _POSITION = re.compile(r"[0-9]{8,15}").fullmatch
 _MARK = re.compile(r"([a-z0-9]{10})-[0-9]{1,15}").fullmatch
 _encode = msgspec.json.Encoder().encode
-_CACHE_MARK = re.compile(
-    rb'"(cache_control|prompt_cache_(?:breakpoint|options))":[^n]'
-).search  # the name of a field, set: in a text its quotes are escaped
 _LINE_ENDS = tuple((chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029))
 
 
@@ -80,9 +77,11 @@ def one_line(value: Any) -> bytes:
     return encoded
 
 
-def marks_cache(asked: bytes) -> bool:
-    """Whether a prompt fragment, or the JSON of `params`, says by itself what is to be cached."""
-    return _CACHE_MARK(asked) is not None
+def marks_of(fields: Iterable[str]) -> Callable[[bytes], bool]:
+    """A function that says whether a prompt fragment, or the JSON of `params`, sets one of these fields."""
+    names = "|".join(map(re.escape, sorted(fields)))
+    find = re.compile(rf'"(?:{names})":[^n]'.encode()).search  # the name of a field, set: in a text its quotes are escaped
+    return lambda asked: find(asked) is not None
 
 
 def row_fingerprint(fragment: bytes) -> bytes:

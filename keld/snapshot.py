@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Formatter
@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from keld.errors import SourceError
 from keld.failpoint import failpoint
 from keld.job import Column, Job, template_columns
-from keld.request import Asked, check_columns, marks_cache, renderer, row_fingerprint
+from keld.request import Asked, check_columns, renderer, row_fingerprint
 from keld.table import ROW_FAULT, ParquetSink, Table, read_parquet
 
 if TYPE_CHECKING:
@@ -52,8 +52,11 @@ class Snapshot:
     skipped: Mapping[str, int] = field(default_factory=dict)  # why rows cannot be asked, and how many for each reason
 
 
-def take(job: Job, table: Table, path: Path) -> Snapshot:
+def take(job: Job, table: Table, path: Path, marks_cache: Callable[[bytes], bool] = lambda fragment: False) -> Snapshot:
     """Reads the partition once and keeps it at `path`, whole or not at all.
+
+    Args:
+        marks_cache: whether a prompt fragment says by itself what is to be cached.
 
     Raises:
         SourceError: a column is missing, or of a type that cannot serve; the key is null or repeated (the message says where); the table

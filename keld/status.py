@@ -14,9 +14,8 @@ from typing import Any
 
 from keld.errors import KeldError, type_named
 from keld.ledger import JobRun, Shard
+from keld.providers.kinds import batch_page
 from keld.state import AT_PROVIDER, RunState, State
-
-_PAGES = {"https://api.openai.com": "https://platform.openai.com/batches/{id}"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +52,7 @@ class Batch:
     @property
     def page(self) -> str | None:
         """The batch in its provider's dashboard, where there is a page for each."""
-        return _PAGES[self.host].format(id=self.batch_id) if self.batch_id and self.host in _PAGES else None
+        return batch_page(self.host, self.batch_id) if self.batch_id else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,32 +1,15 @@
 """Vocabulary: how many tokens a text is, exactly, where the model's vocabulary is public and the extra `tokens` is installed.
 
-Beside `estimate`.  Pure, and offline: rs-bpe brings OpenAI's vocabularies with it (tiktoken fetches them, tokenizers and the vendors' own
-counters have none; docs/notes/measurements.md).  That OpenAI's newer models still use o200k is assumed; other vendors publish none, and are estimated.
+Beside `estimate`.  Pure, and offline.  Which vocabulary a model has its dialect says; most vendors publish none, and are estimated.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
 Count = Callable[[str], int]
-_O200K = re.compile(r"(ft:)?(gpt-4o|gpt-4\.[15]|gpt-[56]|chatgpt-4o|o[134](-|$))")
-_CL100K = re.compile(r"(ft:)?(gpt-4(-|$)|gpt-3\.5|text-embedding-(3|ada-002))")
-
-
-def counter(model: str) -> Count | None:
-    """A function from a text to its number of tokens; None where the model's vocabulary is not public, or the extra is not installed."""
-    name = "o200k_base" if _O200K.match(model) else "cl100k_base" if _CL100K.match(model) else None
-    if name is None:
-        return None
-    try:
-        from rs_bpe.bpe import openai
-    except ImportError:
-        return None
-    count: Count = getattr(openai, name)().count
-    return count
 
 
 def tokens_of(fragments: Iterable[bytes], count: Count) -> tuple[int, int] | None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from keld import kinds
+
 _NAME = "Keld"
 
 
@@ -49,7 +51,7 @@ def _field(label: str, description: str, **schema: Any) -> dict[str, Any]:
 
 
 CONNECTION_FIELDS = {
-    "provider": _field("Provider", "Whose API the base URL speaks.", type="string", enum=["openai", "anthropic"], default="openai"),
+    "provider": _field("Provider", "Whose API the base URL speaks.", type="string", enum=list(kinds()), default="openai"),
     "account": _field("Account", "What stands before the colon in a job's models. Default: the provider."),
     "more_accounts": _field("More accounts", "Other connections of type Keld that jobs may use too, separated by commas."),
     "ledger_conn_id": _field("Ledger connection", "A Postgres connection. Default: ledger_url in [keld] of airflow.cfg."),

@@ -15,15 +15,15 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field, PrivateAttr
 
-from keld import Account, Keld
+from keld import Account, Keld, kinds
 
 
 class KeldAccount(dg.Config):
     """A provider beside the built-in ones, or other settings of one of them; see `keld.Account`."""
 
-    kind: str = Field(description="Whose wire it speaks: openai or anthropic.")
+    kind: str = Field(description=f"Whose API it speaks: {', '.join(kinds())}.")
     base_url: str | None = Field(
-        default=None, description="None: the SDK's own way (OPENAI_BASE_URL, ANTHROPIC_BASE_URL, else the official host)."
+        default=None, description="None: the kind's own way (an environment variable such as OPENAI_BASE_URL, else the official host)."
     )
     api_key_env: str | None = Field(default=None, description="The environment variable that holds the key; never the key itself.")
 

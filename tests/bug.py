@@ -91,7 +91,7 @@ def journal_unlocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def doubts_asked_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A request whose reply was lost is sent again at once, as if it had not been paid."""
     with monkeypatch.context() as patch:
-        patch.setattr(keld.providers.call, "_in_doubt", lambda custom_id, why, wire: NotNow(why=why))
+        patch.setattr(keld.providers.call, "_in_doubt", lambda custom_id, why: NotNow(why=why))
         yield
 
 

@@ -21,8 +21,8 @@ from keld import Account
 from keld.answer import Sent, Tally, collect
 from keld.emulator import Emulator
 from keld.price import Lane, rates
-from keld.providers import connect
-from keld.providers.base import Encoder, Provider
+from keld.providers.encoder import Encoder, Reader
+from keld.providers.provider import Provider, connect
 from keld.realtime import Manner, Stretch, Time, stretch
 from keld.request import Question, one_line
 from keld.schema import OutputSchema, output_schema
@@ -51,11 +51,17 @@ class Rows:
     def provider(self) -> Provider:
         return connect(self.peer.name, Account(**{"kind": self.peer.name, **self.account}))
 
+    @property
+    def asked(self) -> Question:
+        return Question(**{"system": SYSTEM, "output": output_schema(Label).to_json(), "max_output_tokens": 256, **self.question})
+
     @cached_property
     def encoder(self) -> Encoder:
-        output = output_schema(Label).to_json()
-        shared = Question(**{"system": SYSTEM, "output": output, "max_output_tokens": 256, **self.question})
-        return self.provider.encoder(shared, self.peer.model, NONCE)
+        return self.provider.encoder(self.asked, self.peer.model, NONCE)
+
+    @property
+    def reader(self) -> Reader:
+        return self.provider.reader(self.asked, self.peer.model)
 
     @property
     def positions(self) -> Any:
@@ -66,7 +72,7 @@ class Rows:
 
     def ask(self, **how: Any) -> Stretch:
         """One stretch over all rows; `how` as of `stretch`."""
-        return stretch(self.provider, self.encoder, self.lane, NONCE, self.positions, self.fragments, self.journal, **how)
+        return stretch(self.provider, self.encoder, self.reader, self.lane, NONCE, self.positions, self.fragments, self.journal, **how)
 
     def collect(self) -> tuple[Tally, list[dict[str, Any]]]:
         """What the journal says, read as a batch's result file is."""
@@ -74,7 +80,7 @@ class Rows:
         assert known is not None
         sent = Sent(nonce=NONCE, positions=self.positions, model=self.peer.models, lane=self.lane.value, rates=known, standard=standard)
         answers = Path(self.folder) / "answers.parquet"
-        tally = collect([self.journal], self.provider.read, sent, OutputSchema.from_json(output_schema(Label).to_json()), answers)
+        tally = collect([self.journal], self.reader.journal, sent, OutputSchema.from_json(output_schema(Label).to_json()), answers)
         return tally, [row for batch in read_parquet(answers) for row in batch.to_pylist()]
 
     def paid(self, emulator: Emulator) -> Counter[int]:

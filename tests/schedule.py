@@ -47,7 +47,7 @@ from keld import Job, Keld, KeldError, Settings, Status, failpoint
 from keld.answer import Outcome
 from keld.emulator import BillEntry, Call, Emulator
 from keld.ledger import Ledger
-from keld.providers.base import Provider
+from keld.providers.provider import Provider
 from keld.runner import Verdict
 from keld.state import State
 

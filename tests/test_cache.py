@@ -22,8 +22,8 @@ from keld.emulator import Emulator
 from keld.errors import CeilingTooLow, InvalidJob
 from keld.plan import Work
 from keld.price import Bracket, Lane, Rates, rates
-from keld.providers import connect
-from keld.providers.base import Account
+from keld.providers.account import Account
+from keld.providers.provider import connect
 from keld.request import Question
 from keld.schema import output_schema
 from keld.view import outcome_view, plan_view, status_view
@@ -158,7 +158,12 @@ def test_the_parts_of_a_job_never_reserve_more_than_the_whole(requests: int, par
     ],
 )  # fmt: skip
 def test_how_long_a_beginning_must_be_at_anthropic(model: str, least: int) -> None:
-    assert connect("anthropic", Account(kind="anthropic")).caching(model).least_tokens == least
+    assert (
+        connect("anthropic", Account(kind="anthropic"))
+        .caching(Question(system=None, output={"kind": "text", "name": "answer"}), model)
+        .least_tokens
+        == least
+    )
 
 
 @pytest.mark.parametrize(
@@ -169,7 +174,10 @@ def test_how_long_a_beginning_must_be_at_anthropic(model: str, least: int) -> No
     ],
 )  # fmt: skip
 def test_which_models_of_openai_take_marks(model: str, takes: bool) -> None:
-    assert bool(connect("openai", Account(kind="openai")).caching(model).ttl) is takes
+    assert (
+        bool(connect("openai", Account(kind="openai")).caching(Question(system=None, output={"kind": "text", "name": "answer"}), model).ttl)
+        is takes
+    )
 
 
 def _body(peer: Peer, ttl: Ttl | None, prompt: bytes = b'"hello"', **question: Any) -> dict[str, Any]:

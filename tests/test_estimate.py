@@ -16,8 +16,9 @@ from keld import Keld, estimate
 from keld.emulator import Emulator
 from keld.estimate import TOKENS_A_MESSAGE, Estimate, Observed, learned, prior
 from keld.plan import Option
+from keld.providers.dialects.openai_vocabulary import counter
 from keld.view import outcome_view, plan_view, status_view
-from keld.vocabulary import counter, tokens_of
+from keld.vocabulary import tokens_of
 
 pytestmark = pytest.mark.by_turns
 

@@ -19,8 +19,8 @@ from slow_server import BODY, ENDLESS, HEAD, SILENT, UNREAD, SlowServer, slow_se
 from keld import Account, http
 from keld.errors import ProviderUnreachable
 from keld.http import Patience
-from keld.providers import connect
-from keld.providers.base import BatchState, InDoubt, OutcomeUnknown, Provider, RemoteBatch, SendOutcome, Submission
+from keld.providers.base import BatchState, InDoubt, OutcomeUnknown, RemoteBatch, SendOutcome, Submission
+from keld.providers.provider import Provider, connect
 
 QUICK = Patience(call_s=0.2, reply_s=0.2, stall_s=0.2, least_bytes=16 << 10)
 SURE = Patience(call_s=0.2, reply_s=0.2, stall_s=20.0)  # of a create: surely sent, on the slowest machine, before its time is over

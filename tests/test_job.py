@@ -76,10 +76,6 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"max_attempts": True}, "max_attempts=True", "whole number"),
     ({"max_shard_rows": 0}, "max_shard_rows=0", "at least 1"),
     ({"max_shard_bytes": -5}, "max_shard_bytes=-5", "at least 1"),
-    ({"endpoint": "/v1/completions"}, "endpoint='/v1/completions'", "/v1/chat/completions"),
-    ({"params": {"model": "gpt-5"}}, "params names model", "models="),
-    ({"params": {"max_tokens": 9, "n": 2}}, "params names max_tokens, n", "max_output_tokens="),
-    ({"params": {"messages": []}}, "params names messages", "prompt="),
 ]
 
 

@@ -167,7 +167,7 @@ def test_what_the_docstrings_reckon_is_so() -> None:
     ("provider", "model"), [("azure", "gpt-5.4"), ("aws", "anthropic.claude-haiku-4-5"), ("mistral", "mistral-large-latest")]
 )
 def test_where_no_list_has_a_batch_rate_half_of_the_standard_one_is_not_taken_for_it(provider: str, model: str) -> None:
-    [batch] = [quote for quote in quotes(provider, model, DAY) if quote.lane is Lane.BATCH]
+    [batch] = [quote for quote in quotes(provider, provider, model, DAY) if quote.lane is Lane.BATCH]
     assert batch.rates is None
 
 
@@ -303,5 +303,5 @@ def test_prices_without_a_model_lists_what_the_accounts_sell_in_batches(prices: 
 
 
 def test_what_is_listed_is_the_cheapest_first() -> None:
-    inputs = [quote.rates.base.input for quote in sold_in_batches("openai", DAY) if quote.rates]
+    inputs = [quote.rates.base.input for quote in sold_in_batches("openai", "openai", DAY) if quote.rates]
     assert inputs == sorted(inputs)

@@ -18,6 +18,7 @@ from scene import Peer, anthropic, billed_usd, fault, openai
 from worker import KILLED
 
 from keld import failpoint as points
+from keld.answer import Outcome
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.failpoint import FailpointHit
@@ -331,7 +332,7 @@ def test_what_stop_raises_is_raised_when_the_flying_ones_are_safe(rows: Rows, em
 
 def test_a_journal_has_one_worker(rows: Rows, emulator: Emulator) -> None:
     """A frozen worker that wakes up beside its successor would pay every row twice."""
-    with Journal(rows.journal, NONCE, rows.provider.read), pytest.raises(LeaseLost, match="has sent nothing"):
+    with Journal(rows.journal, NONCE, rows.reader.journal), pytest.raises(LeaseLost, match="has sent nothing"):
         rows.ask()
     assert emulator.requests() == []
 
@@ -435,13 +436,38 @@ def test_answers_with_line_ends_inside_stand_in_one_line(open_emulator: Callable
     assert outcomes(rows) == ["answered"] * 6
 
 
-def test_a_journal_reads_as_a_batchs_results_do(rows: Rows, emulator: Emulator) -> None:
-    """The same question in a batch and at once gives the same lines, but for what a provider adds."""
+def test_a_journal_has_lines_of_one_shape_whatever_the_provider(rows: Rows, emulator: Emulator) -> None:
+    """One reader serves them all."""
     rows.ask()
     lines = [json.loads(line) for line in rows.journal.read_bytes().split(b"\n") if line]
     assert {line["custom_id"] for line in lines} == {custom_id(NONCE, n) for n in range(6)}
-    shape = {"custom_id", "response", "error"} if rows.peer is openai else {"custom_id", "result"}
-    assert {frozenset(line) for line in lines} == {frozenset(shape)}
+    assert {frozenset(line) for line in lines} == {frozenset({"custom_id", "response", "error"})}
+
+
+@pytest.mark.parametrize("begun", [1, 3, 6])
+def test_a_journal_that_was_begun_in_the_providers_own_lines_is_read_on(emulator: Emulator, tmp_path: Path, begun: int) -> None:
+    """Version 0.1 kept a provider's own result lines; a job run may outlive an upgrade, and what is in its journal is paid."""
+    rows = Rows(peer=anthropic, folder=str(tmp_path))
+    rows.ask()
+    whole = [json.loads(line) for line in rows.journal.read_bytes().splitlines()]
+    old = [{"custom_id": line["custom_id"], "result": {"type": "succeeded", "message": line["response"]["body"]}} for line in whole[:begun]]
+    rows.journal.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in old))
+    rows.journal.with_suffix(".sent").write_bytes(b"")
+    assert rows.ask().answered == 6
+    assert len(emulator.bill()) == 6 + (6 - begun)
+    assert outcomes(rows) == ["answered"] * 6
+
+
+def test_a_doubt_and_a_refusal_in_the_providers_own_lines_are_read(emulator: Emulator, tmp_path: Path) -> None:
+    """As above; a doubt that read as a refusal would never be asked again, and one that read as nothing at once."""
+    rows = Rows(peer=anthropic, folder=str(tmp_path), count=2)
+    errors = [{"type": "keld_in_doubt", "message": "may have been paid"}, {"type": "invalid_request_error", "message": "no"}]
+    lines = [
+        {"custom_id": custom_id(NONCE, n), "result": {"type": "errored", "error": {"type": "error", "error": error}}}
+        for n, error in enumerate(errors)
+    ]
+    found = rows.reader.journal(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    assert [(reply.outcome, reply.retryable) for reply in found] == [(Outcome.LOST, True), (Outcome.ERRORED, False)]
 
 
 def test_no_prompt_and_no_key_in_the_log(rows: Rows, emulator: Emulator, caplog: pytest.LogCaptureFixture) -> None:
@@ -465,7 +491,7 @@ def test_rows_are_read_as_they_are_asked(rows: Rows, emulator: Emulator) -> None
 
     many = replace(rows, count=500)
     stretch(
-        many.provider, many.encoder, many.lane, NONCE, many.positions, fragments, many.journal,
+        many.provider, many.encoder, many.reader, many.lane, NONCE, many.positions, fragments, many.journal,
         stop=lambda: len(emulator.requests()) >= 5, manner=CALM, clock=Time(),
     )  # fmt: skip
     assert len(read) <= 20

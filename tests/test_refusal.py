@@ -8,9 +8,10 @@ import pytest
 from scene import Peer, anthropic, billed_usd, check_promise, creates, fault, finish, openai, outcomes, purchases, tickets, triage
 from test_runner import events, states
 
-from keld import Keld, failpoint
+from keld import Account, Keld, failpoint
 from keld.emulator import Emulator
 from keld.errors import AccessRefused
+from keld.providers.provider import connect
 from keld.state import State
 
 pytestmark = pytest.mark.by_turns
@@ -113,11 +114,11 @@ def test_a_create_that_never_left_the_machine_is_not_looked_for(
     keld = open_keld(clock=emulator.now)
     status = keld.submit(triage(openai), tickets())
     provider = keld.provider("openai")
-    went_down = provider._client.with_options(base_url="http://127.0.0.1:9/v1")  # type: ignore[attr-defined]
+    went_down = connect("openai", Account(kind="openai", base_url="http://127.0.0.1:9/v1"))
 
     def go_down(point: str) -> None:
         if point == "create.send":
-            monkeypatch.setattr(provider, "_client", went_down)
+            monkeypatch.setattr(provider, "_batches", went_down._batches)
 
     monkeypatch.setattr(failpoint, "on_pass", go_down)
     status = keld.advance(status.id)

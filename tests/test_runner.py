@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -422,8 +421,8 @@ def test_counts_that_lie_at_anthropic_change_no_outcome(keld: Keld, emulator: Em
 
 def test_many_open_batches_are_looked_at_by_list_pages(keld: Keld, emulator: Emulator, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trap 13: not one GET a batch and minute; and not only the first page of the list."""
-    module = import_module(f"keld.providers.{peer.name}")
-    monkeypatch.setattr(module, "_CAPABILITIES", replace(module._CAPABILITIES, list_page=5))
+    provider = keld.provider(peer.name)
+    monkeypatch.setattr(provider, "traits", replace(provider.traits, list_page=5))
     look_at_many(keld, emulator, peer, rows=12, pages=3)
 
 

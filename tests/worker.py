@@ -25,8 +25,8 @@ import pytest
 from bug import BUGS
 from scene import Peer, tickets, triage
 
-import keld.providers.anthropic
-import keld.providers.openai
+import keld.providers.transports.anthropic
+import keld.providers.transports.openai_files
 from keld import Keld, Status
 from keld.state import State
 

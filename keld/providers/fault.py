@@ -1,11 +1,11 @@
-"""Fault: what an HTTP status or a broken connection means, the same for every SDK of this family.
+"""Fault: what an HTTP status or a broken connection means, the same for every transport.
 
-Beside `base`.  The openai and anthropic SDKs share their error classes' shape, not the classes: `status_code` and `response` on a status
-error, the transport's exception as `__cause__` of a connection error.  Only codes are kept, since a message may quote a prompt or the
-key, and what is said here goes to logs and to the ledger; a refused file's reason goes to its rows alone.
+Beside `base`.  A transport makes a `Fault` of its own library's exceptions, or of a reply; what it means is said here, by the table of the kind and
+else by rules that hold everywhere.  Only codes are kept, since a message may quote a prompt or the key, and what is said here goes to logs and to
+the ledger; a refused file's reason goes to its rows alone.
 
-Whose words a refusal is in is told by its shape: a page of HTML is a proxy's.  A proxy can copy a provider's shape, so the shape decides
-how long is looked for what was created all the same, never whether.
+Whose words a refusal is in is seen by its shape: a page of HTML is a proxy's.  A proxy can copy a provider's shape, so the shape decides how
+long is looked for what was created all the same, never whether.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Any, assert_never
 
 import msgspec
 
-from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
-from keld.providers.base import NO_ACCESS, CreateOutcome, OutcomeUnknown, QueueFull, Refused
+from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
+from keld.providers.base import NO_ACCESS, CreateOutcome, OutcomeUnknown, QueueFull, Quota, Refused
 
 _KEY = re.compile(r"\b(sk|key|pk|gsk|xai)-[A-Za-z0-9_*.\-]{4,}|Bearer\s+\S+", re.IGNORECASE)
 # Words and short numbers, as codes are made of; a key is neither.
@@ -50,89 +50,168 @@ _IN_WORDS = {
     "RemoteProtocolError": "the connection was closed without a whole reply",
     "UnsupportedProtocol": "its base URL is none of http:// or https://",
     "InvalidURL": "its base URL cannot be read",
+    "UnreadableEncoding": "its reply came in a content-encoding that was not asked for and cannot be read",
     "ProxyError": "the proxy would not connect",
 }
 
 
-def create_outcome(error: Exception, *, carried_prompts: bool) -> CreateOutcome:
-    """What a failed create was answered with: a no, a no for now, or nobody knows.
+class Sent(StrEnum):
+    """How far a call got."""
+
+    NO = "no"  # nothing left the machine
+    MAYBE = "maybe"  # no reply: it may have been done
+    ANSWERED = "answered"  # there was a reply
+
+
+class Meaning(StrEnum):
+    """What a reply that is no success means."""
+
+    REFUSED = "refused"  # for good: the same would be refused again
+    MISSING = "missing"  # what it names is not there
+    QUEUE_FULL = "queue_full"  # a rate or queue limit: the same again, later
+    NOT_DONE = "not_done"  # refused at the door, by its own words, though its status alone would not say so
+    ACCESS = "access"  # the key, the project or the money; a person mends it
+    REDIRECT = "redirect"  # it points elsewhere, where the key is not sent
+    UNKNOWN = "unknown"  # it may have been done
+
+
+Codes = Mapping[tuple[int | None, str], Meaning]
+"""(status or None for any, code) -> what it means at one kind of provider, where that is not what it means everywhere."""
+
+
+class Fault(Exception):
+    """A call that did not succeed, as its transport saw it; says nothing yet of what follows from it.
+
+    Args:
+        sent: how far it got.
+        status: of the reply; None: there was none.
+        code: the provider's, a short word; "" without a reply.
+        message: the provider's words, as far as they may be repeated.
+        own: they are in the provider's own shape of an error; else they are a proxy's or a gateway's.
+        retry_after_s: when it may be tried again, where the reply says so.
+        cause: why there is no reply that can be read, in words for people.
+        body: of the reply; may quote a prompt.
+        quotas: how full the account's rate limits are, where the reply says so.
+    """
+
+    def __init__(
+        self,
+        *,
+        sent: Sent,
+        status: int | None = None,
+        code: str = "",
+        message: str = "",
+        own: bool = False,
+        retry_after_s: float | None = None,
+        cause: str = "",
+        body: bytes = b"",
+        quotas: Mapping[str, Quota] | None = None,
+    ) -> None:
+        super().__init__(cause or f"HTTP {status} {code}")
+        self.sent, self.status, self.code, self.message, self.own = sent, status, code, message, own
+        self.retry_after_s, self.cause, self.body, self.quotas = retry_after_s, cause, body, quotas or {}
+
+
+def fault_of_reply(
+    status: int, headers: Mapping[str, str], body: bytes, *, carried_prompts: bool, quotas: Mapping[str, Quota] | None = None
+) -> Fault:
+    """The fault that a reply with `{"error": {"message", "type" or "code"}}`, or with anything else, stands for.
+
+    Args:
+        carried_prompts: the call did, so that the provider's words may quote one.
+    """
+    code, message, own = _words(body, carried_prompts)
+    return Fault(
+        sent=Sent.ANSWERED, status=status, code=code, message=message, own=own, retry_after_s=retry_after(headers), body=body, quotas=quotas
+    )
+
+
+def fault_of_silence(error: BaseException) -> Fault:
+    """The fault that an exception of an HTTP library stands for: how far the request got, by the exception at the bottom of it."""
+    sent = Sent.NO if _transport_fault(error) in _NEVER_SENT else Sent.MAYBE
+    return Fault(sent=sent, cause=cause_of(error))
+
+
+def unreadable(status: int) -> Fault:
+    """A reply that succeeded by its status, and that nobody can read: a proxy's page, or half of one."""
+    return Fault(sent=Sent.ANSWERED, status=status, code="unreadable", cause="an unreadable reply")
+
+
+def meaning(fault: Fault, codes: Codes) -> Meaning:
+    """What the reply of a fault means.
 
     Read and write faults, 408, 409 and every 5xx are unknown: a proxy may have lost only the reply.
     """
-    status = getattr(error, "status_code", None)
-    if status is None:
-        if _transport_fault(error) in _NEVER_SENT:
-            return Refused(None, "unreachable", cause_of(error), permanent=False)
-        return OutcomeUnknown(f"no reply: {cause_of(error)}")
-    code, message, own = _words(error, carried_prompts)
-    if is_refused_access(error):
-        return Refused(status, code, "", permanent=False, own=own, access=True)
-    if status == 429 or (status == 400 and code == "token_limit_exceeded"):
-        return QueueFull(retry_after(error), own)
+    status = fault.status
+    known = codes.get((status, fault.code)) or codes.get((None, fault.code))
+    if known is not None:
+        return known
+    if status is None or 200 <= status < 300:
+        return Meaning.UNKNOWN
+    if status in (401, 402, 403) or (fault.own and status < 500 and fault.code in NO_ACCESS):
+        return Meaning.ACCESS
+    if status == 429:
+        return Meaning.QUEUE_FULL
     if 300 <= status < 400:
-        return Refused(status, "redirect", "it points elsewhere, and the key is not sent there", permanent=False, own=False)
-    if status in _DEFINITE:
-        # 404 of the file is mended by uploading again; the file itself is not at fault.
-        permanent = status != 404
-        return Refused(status, code, message if permanent else "", permanent=permanent, own=own)
-    return OutcomeUnknown(f"HTTP {status}")
+        return Meaning.REDIRECT
+    if status == 404:
+        return Meaning.MISSING
+    return Meaning.REFUSED if status in _DEFINITE else Meaning.UNKNOWN
 
 
-def is_refused_access(error: Exception) -> bool:
-    """Whether a status error says that the key, the project or the money is refused, and not this one call."""
-    code, _, own = _read(error)
-    status = getattr(error, "status_code", 500)
-    return status in (401, 402, 403) or (own and status < 500 and code in NO_ACCESS)
+def create_outcome(fault: Fault, codes: Codes) -> CreateOutcome:
+    """What a failed create was answered with: a no, a no for now, or nobody knows."""
+    status, code, own = fault.status, fault.code, fault.own
+    if fault.sent is Sent.NO:
+        return Refused(None, "unreachable", fault.cause, permanent=False)
+    if status is None:
+        return OutcomeUnknown(f"no reply: {fault.cause}")
+    match meaning(fault, codes):
+        case Meaning.ACCESS:
+            return Refused(status, code, "", permanent=False, own=own, access=True)
+        case Meaning.QUEUE_FULL:
+            return QueueFull(fault.retry_after_s, own)
+        case Meaning.REDIRECT:
+            return Refused(status, "redirect", "it points elsewhere, and the key is not sent there", permanent=False, own=False)
+        case Meaning.MISSING:  # mended by uploading again; the file itself is not at fault
+            return Refused(status, code, "", permanent=False, own=own)
+        case Meaning.REFUSED:
+            return Refused(status, code, fault.message, permanent=True, own=own)
+        case Meaning.UNKNOWN | Meaning.NOT_DONE:  # a create is looked for all the same
+            return OutcomeUnknown(fault.cause or f"HTTP {status}")
+        case unreachable:
+            assert_never(unreachable)
 
 
-@contextmanager
-def plain_faults(name: str, host: str, doing: str, sdk: Any, *, carried_prompts: bool = False) -> Iterator[None]:
-    """Turns the SDK's exceptions of a call that pays nothing into Keld's.
+def in_words(fault: Fault, codes: Codes, name: str, host: str, doing: str) -> KeldError:
+    """The error of a call that pays nothing, for people.
 
-    Raises:
-        AccessRefused: 401, 402, 403, or what else says that there is no money or no right.
-        ProviderUnreachable: no connection, no reply, 408, 409, 429, 5xx; worth another try later.
-        ProviderRefused: any other status.
+    `AccessRefused`: 401, 402, 403, or what else says that there is no money or no right.  `ProviderUnreachable`: no connection, no reply, 408, 409,
+    429, 5xx, or a full queue; worth another try later.  `ProviderRefused`: any other status.
     """
-    try:
-        yield
-    except sdk.APIStatusError as error:
-        code, _, _ = _words(error, carried_prompts)
-        status = error.status_code
-        said = f"{name} at {host} answered {doing} with HTTP {status} {code}."
-        if is_refused_access(error):
-            raise AccessRefused(f"{said} Check the key, the project and the billing of {name}.", account=name, status=status) from None
-        if status in (408, 409, 425, 429) or status >= 500:
-            raise ProviderUnreachable(f"{said} It is tried again later.", account=name, status=status) from None
-        raise ProviderRefused(said, account=name, status=status) from None
-    except sdk.APIConnectionError as error:
-        if _transport_fault(error) == "UnreadableEncoding":
-            raise ProviderUnreachable(
-                f"{name} at {host} answered {doing} in a content-encoding that was not asked for and cannot be read. It is tried again later.",
-                account=name,
-            ) from None
-        raise ProviderUnreachable(
-            f"{name} at {host} could not be reached for {doing}: {cause_of(error)}. It is tried again later.", account=name
-        ) from None
-    except sdk.APIError as error:
-        raise ProviderUnreachable(
-            f"{name} at {host} gave an unreadable answer to {doing} ({type(error).__name__}). It is tried again later.", account=name
-        ) from None
+    status = fault.status
+    if status is None:
+        return ProviderUnreachable(
+            f"{name} at {host} could not be reached for {doing}: {fault.cause}. It is tried again later.", account=name
+        )
+    if fault.cause:
+        return ProviderUnreachable(f"{name} at {host} gave {fault.cause} to {doing}. It is tried again later.", account=name)
+    said = f"{name} at {host} answered {doing} with HTTP {status} {fault.code}."
+    means = meaning(fault, codes)
+    if means is Meaning.ACCESS:
+        return AccessRefused(f"{said} Check the key, the project and the billing of {name}.", account=name, status=status)
+    if status in (408, 409, 425, 429) or status >= 500 or means in (Meaning.QUEUE_FULL, Meaning.NOT_DONE):
+        return ProviderUnreachable(f"{said} It is tried again later.", account=name, status=status)
+    return ProviderRefused(said, account=name, status=status)
 
 
-def retry_after(error: Exception) -> float | None:
+def retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds from a `retry-after` header, where there is a sane one."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
     try:
         seconds = float(headers.get("retry-after", ""))
     except ValueError:
         return None
     return seconds if 0 <= seconds <= 86_400 else None
-
-
-def code_in(error: Exception) -> str:
-    """The provider's code for a status error."""
-    return _words(error, carried_prompts=True)[0]
 
 
 def code_of(value: object) -> str:
@@ -192,9 +271,9 @@ def _transport_fault(error: BaseException) -> str:
     return _name(deepest)
 
 
-def _words(error: Any, carried_prompts: bool) -> tuple[str, str, bool]:
-    """Code, message as far as it may be told, and whether they are in the provider's own shape."""
-    code, message, own = _read(error)
+def _words(body: bytes, carried_prompts: bool) -> tuple[str, str, bool]:
+    """Code, message as far as it may be repeated, and whether they are in the provider's own shape."""
+    code, message, own = _read(body)
     if carried_prompts:
         # Only a leading field path ("requests.0.custom_id") is the provider's own; the rest may quote a prompt.
         field = re.match(r"[A-Za-z_][\w.\[\]-]{0,80}(?=:)", message)
@@ -202,9 +281,9 @@ def _words(error: Any, carried_prompts: bool) -> tuple[str, str, bool]:
     return code, scrubbed(message), own
 
 
-def _read(error: Any) -> tuple[str, str, bool]:
-    """Code, whole message and shape of a status error's body: `{"error": {"message", "type" or "code"}}` is both providers' own."""
-    inner = _error_of(error)
+def _read(body: bytes) -> tuple[str, str, bool]:
+    """Code, whole message and shape of an error's body."""
+    inner = _error_of(body)
     said, kind = inner.get("message"), inner.get("code") or inner.get("type")
     message, code = str(said or ""), code_of(kind)
     if code not in NO_ACCESS:
@@ -214,10 +293,10 @@ def _read(error: Any) -> tuple[str, str, bool]:
     return code, message, isinstance(said, str) and bool(kind)
 
 
-def _error_of(error: Any) -> dict[str, Any]:
+def _error_of(body: bytes) -> dict[str, Any]:
     try:
-        body = msgspec.json.decode(error.response.content)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AttributeError, RuntimeError):  # the last: a stream nobody has read
-        body = None
-    inner = body.get("error") if isinstance(body, dict) else None
+        read = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return {}
+    inner = read.get("error") if isinstance(read, dict) else None
     return inner if isinstance(inner, dict) else {}

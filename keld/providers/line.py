@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import httpx2
 import msgspec
-
-from keld.errors import ProviderUnreachable
-from keld.providers.fault import cause_of
 
 T = TypeVar("T")
 
@@ -47,21 +42,6 @@ def beginning(chunks: Iterator[bytes]) -> bytes:
         if len(begun) >= _BEGINNING_BYTES:
             break
     return begun[: begun.rfind(b"\n") + 1] or begun
-
-
-@contextmanager
-def unbroken(name: str, host: str, batch_id: str) -> Iterator[None]:
-    """Around a stream, from its opening on: an SDK reads the body of a refusal itself, and what breaks off there passes through it unchanged.
-
-    Raises:
-        ProviderUnreachable: the connection broke off.
-    """
-    try:
-        yield
-    except httpx2.HTTPError as error:
-        raise ProviderUnreachable(
-            f"{name} at {host} broke off the results of {batch_id}: {cause_of(error)}. They are read again later.", account=name
-        ) from None
 
 
 def _one(line: bytes, kind: type[T], decoder: Any) -> T | None:

@@ -7,7 +7,8 @@ says of itself whether it has shown that nothing is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,8 +20,23 @@ _SHOWN = 20  # so many batches, each no younger than the one before it, show tha
 _JITTER = timedelta(minutes=1)  # between the times of batches that were made side by side
 _PAGES_MOST = 5_000  # of a list that has ever new batches
 
-PageAfter = Callable[[str | None], tuple[list[RemoteBatch], bool | None]]
-"""The last id of the page before, or None -> the batches of a page, and whether there are more (None: not said)."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page of a list of batches.
+
+    Args:
+        after: what the next page is asked for with: the last id of this one, or a token; None: there is nothing to ask with.
+        more: whether there is a next page; None: it is not said.
+    """
+
+    batches: Sequence[RemoteBatch]
+    after: str | None
+    more: bool | None
+
+
+PageAfter = Callable[[str | None], Page]
+"""`Page.after` of the page before, or None for the first one -> a page."""
 
 
 class Listing:
@@ -33,7 +49,7 @@ class Listing:
     Args:
         whole: what is missing shall be proven absent.  Then only the provider's own word for its order is believed, and only where
             something is listed that is younger than `created_after`: else its clock and ours may be far apart.
-        behind: the id of a batch to go on from: a part of the list, which is never complete.
+        behind: where to go on from, as `Page.after`: a part of the list, which is never complete.
     """
 
     def __init__(
@@ -56,16 +72,16 @@ class Listing:
     def __iter__(self) -> Iterator[RemoteBatch]:
         after = self._behind
         for _ in range(_PAGES_MOST):
-            page, more = self._page_after(after)
-            fresh = [batch for batch in page if batch.id not in self._seen]
+            page = self._page_after(after)
+            fresh = [batch for batch in page.batches if batch.id not in self._seen]
             self._note(fresh)
             yield from fresh
-            if more is False or (more is None and not page) or self._is_behind(fresh):
+            if page.more is False or (page.more is None and not page.batches) or self._is_behind(fresh):
                 self.complete = not self._nameless and self._behind is None
                 return
-            if not fresh:
-                return  # the same page once more, or an empty one that is said not to be the last
-            after = page[-1].id
+            if page.after is None or (not fresh and (page.batches or page.after == after)):
+                return  # the same page once more, or one that is said not to be the last and leads nowhere; an empty one may lead on
+            after = page.after
 
     def _note(self, fresh: list[RemoteBatch]) -> None:
         for batch in fresh:
@@ -86,7 +102,7 @@ class Listing:
         return older and (self._younger or not self._whole)
 
 
-def youngest(page: list[RemoteBatch]) -> str | None:
+def youngest(page: Sequence[RemoteBatch]) -> str | None:
     """The id of the batch of a page that was made last; None if there is none."""
     told = [batch for batch in page if batch.created_at != UNREADABLE_TIME] or page
     return max(told, key=lambda batch: batch.created_at).id if told else None

@@ -33,7 +33,7 @@ class Journal:
     """One shard's journal, open for one realtime run.
 
     Args:
-        read: a block of whole lines -> replies, as `Provider.read`.
+        read: a block of whole lines -> replies, as `Reader.journal`.
 
     Raises:
         LeaseLost: another process of this host holds it.

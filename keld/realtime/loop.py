@@ -17,7 +17,9 @@ from typing import assert_never
 from keld.answer import Outcome
 from keld.failpoint import failpoint
 from keld.price import Lane
-from keld.providers.base import Denied, Encoder, InDoubt, NotNow, Provider, Sender, SendOutcome, Settled
+from keld.providers.base import Denied, InDoubt, NotNow, Sender, SendOutcome, Settled
+from keld.providers.encoder import Encoder
+from keld.providers.provider import Provider
 from keld.realtime.ending import Ending
 from keld.realtime.journal import Journal
 from keld.realtime.options import Manner, Time

@@ -19,7 +19,9 @@ import numpy as np
 from keld.answer import Outcome
 from keld.errors import InvalidJob, KeldError
 from keld.price import Lane
-from keld.providers.base import Encoder, Provider
+from keld.providers.encoder import Encoder, Reader
+from keld.providers.envelope import doubtful
+from keld.providers.provider import Provider
 from keld.realtime.ending import Stopped
 from keld.realtime.journal import Journal
 from keld.realtime.loop import Loop
@@ -53,6 +55,7 @@ class Stretch:
 def stretch(
     provider: Provider,
     encoder: Encoder,
+    reader: Reader,
     lane: Lane,
     nonce: str,
     positions: NDArray[np.int64],
@@ -66,10 +69,10 @@ def stretch(
     """Asks those of the rows that the journal has no line of.
 
     Args:
-        encoder, nonce: of the shard; the lines' custom_ids are made of the nonce.
+        encoder, reader, nonce: of the shard; the lines' custom_ids are made of the nonce.
         positions: ascending, unique.
         fragments: (position, prompt fragment) of the positions it is given, in order; read as requests begin.
-        journal: `answer.collect` reads it, with `provider.read`, when all is over.
+        journal: `answer.collect` reads it, with `reader.journal`, when all is over.
         stop: True: no new request is begun.  Called before each request and about every second until the end, so it must be cheap; an error
             that it raises ends the run in the same way, and is raised at the end.
 
@@ -78,10 +81,10 @@ def stretch(
         LeaseLost: another worker holds the journal.
         OSError: the journal cannot be written.  What was on disk stays; the rows whose answers could not be written are in doubt.
     """
-    if lane not in provider.capabilities.lanes - {Lane.BATCH}:
+    if lane not in provider.traits.lanes - {Lane.BATCH}:
         raise InvalidJob(f"{provider.name} has no {lane.value} lane for single requests. Nothing was sent.")
-    with Journal(journal, nonce, provider.read) as kept:
-        _run(lambda: _settle_doubts(provider, nonce, kept))
+    with Journal(journal, nonce, reader.journal) as kept:
+        _run(lambda: _settle_doubts(nonce, kept))
         left = _without(positions, kept.settled)
         loop = Loop(provider, encoder, lane, nonce, fragments(left), kept, stop, manner or Manner(), clock or Time())
         log.info("stretch.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
@@ -89,17 +92,17 @@ def stretch(
         return _result(loop, kept, nonce, _without(positions, kept.settled))
 
 
-def settle_doubts(provider: Provider, nonce: str, journal: Path) -> int:
+def settle_doubts(reader: Reader, nonce: str, journal: Path) -> int:
     """The number of requests of the journal whose outcome is unknown; the rows that were in flight when their worker died get a line that says so."""
-    with Journal(journal, nonce, provider.read) as kept:
-        _run(lambda: _settle_doubts(provider, nonce, kept))
+    with Journal(journal, nonce, reader.journal) as kept:
+        _run(lambda: _settle_doubts(nonce, kept))
         return kept.in_doubt
 
 
-async def _settle_doubts(provider: Provider, nonce: str, kept: Journal) -> None:
+async def _settle_doubts(nonce: str, kept: Journal) -> None:
     # They may have been paid, or still be answered: as with a lost reply, only a round that has the money for it may ask again.
     for position in kept.left_open:
-        line = provider.doubtful(custom_id(nonce, position), "in flight when its worker died: it may have been paid")
+        line = doubtful(custom_id(nonce, position), "in flight when its worker died: it may have been paid")
         await kept.keep(position, line, Outcome.LOST)
 
 

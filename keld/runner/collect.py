@@ -24,7 +24,8 @@ from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnrea
 from keld.failpoint import failpoint
 from keld.ledger import JobRun, Shard
 from keld.price import Lane
-from keld.providers.base import BatchState, Provider, RemoteBatch
+from keld.providers.base import BatchState, RemoteBatch
+from keld.providers.provider import Provider
 from keld.request import Question
 from keld.runner.last import last_of
 from keld.runner.visit import LAG, Visit, log, sent_of
@@ -74,15 +75,21 @@ def collect(visit: Visit, run: JobRun, shard: Shard) -> Shard:
 
 
 def _tally(visit: Visit, run: JobRun, shard: Shard, results: list[Path], missing: Missing) -> Tally:
-    provider, answers = visit.provider(shard), visit.files.shard(shard.id).answers
+    reader, answers = visit.reader(shard), visit.files.shard(shard.id).answers
+    read_block = reader.results if shard.lane == Lane.BATCH else reader.journal
 
     def read(block: bytes) -> list[answer.Reply]:
         visit.pulse()
-        return provider.read(block)
+        return read_block(block)
 
     with disk_errors(visit.files.dir, "What was answered is paid, and stays where it is."):
         return answer.collect(
-            [path for path in results if path.exists()], read, sent_of(run, visit.files, shard), visit.output(), answers, missing
+            [path for path in results if path.exists()],
+            read,
+            sent_of(visit.world, run, visit.files, shard),
+            visit.output(),
+            answers,
+            missing,
         )
 
 

@@ -18,14 +18,13 @@ from keld.ledger import Shard
 from keld.plan import Plan, choose_first
 from keld.price import Lane
 from keld.providers.base import Fit
-from keld.request import Question, marks_cache, one_line
+from keld.request import Question, one_line
 from keld.runner.option import Ask, key_notes, keyless, options, overhead, plan_shards
 from keld.runner.probe import probe_of
-from keld.runner.take import Left, Taken
+from keld.runner.take import Left, Taken, marks_cache
 from keld.runner.visit import World, log
 from keld.schema import OutputSchema, output_schema
 from keld.shard import fitting
-from keld.snapshot import Snapshot
 from keld.staging import RunFiles
 
 if TYPE_CHECKING:
@@ -54,7 +53,8 @@ def first_of(world: World, namespace: str, taken: Taken, left: Left) -> First:
     names = {name: name.partition(":") for name in job.acceptable}
     fits = {name: world.provider(account).fit(question, model) for name, (account, _, model) in names.items()}
     able = [name for name, fit in fits.items() if fit.obstacle is None] or job.acceptable
-    terms = _terms(job, taken.snapshot, able)
+    marked = taken.snapshot.marks_cache or marks_cache(world, job)(one_line(dict(job.params)))
+    terms = _terms(job, able, marked=marked)
     ask = Ask(question=question, sizes=left.sizes, terms=terms, job=(namespace, job.name), snapshot=taken.files.snapshot)
     return First(taken=taken, left=left, ask=ask, fits=fits)
 
@@ -144,8 +144,7 @@ def facts_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _terms(job: Job, rows: Snapshot, models: Sequence[str]) -> RunTerms:
-    marked = rows.marks_cache or marks_cache(one_line(dict(job.params)))
+def _terms(job: Job, models: Sequence[str], *, marked: bool) -> RunTerms:
     return RunTerms(
         models=tuple(models),
         max_attempts=job.max_attempts,

@@ -61,6 +61,7 @@ def hurry(visit: Visit, run: JobRun, shard: Shard, *, give_up_at: datetime | Non
         ended = stretch(
             provider,
             visit.encoder(shard),
+            visit.reader(shard),
             Lane(shard.lane),
             shard.id,
             read_positions(files.positions),
@@ -123,7 +124,7 @@ def stop(visit: Visit, shard: Shard) -> Shard:
     """The shard with what was answered until now: the user cancelled, or the rest is asked elsewhere."""
     files = visit.files.shard(shard.id)
     with disk_errors(visit.files.dir, "What was answered is kept."):
-        in_doubt = settle_doubts(visit.provider(shard), shard.id, files.journal)
+        in_doubt = settle_doubts(visit.reader(shard), shard.id, files.journal)
     return _ended(visit, shard, "cancelled", _doubt(in_doubt))
 
 
@@ -131,7 +132,7 @@ def give_up(visit: Visit, shard: Shard, why: str) -> Shard:
     """The shard with what was answered until now; the rest is not asked, here or elsewhere."""
     files = visit.files.shard(shard.id)
     with disk_errors(visit.files.dir, "What was answered is kept."):
-        in_doubt = settle_doubts(visit.provider(shard), shard.id, files.journal)
+        in_doubt = settle_doubts(visit.reader(shard), shard.id, files.journal)
     return _ended(visit, shard, "failed", ShardError(code=ShardFault.NO_LAST_WORD, message=why, rows=in_doubt))
 
 

@@ -18,7 +18,8 @@ from datetime import UTC, datetime, timedelta
 from keld.errors import KeldError, ProviderRefused
 from keld.ledger import JobRun, Quiet, Shard
 from keld.price import Lane
-from keld.providers.base import Provider, RemoteBatch
+from keld.providers.base import RemoteBatch
+from keld.providers.provider import Provider
 from keld.runner.escalate import moment
 from keld.runner.sibling import Roll, roll_of, siblings_of
 from keld.runner.visit import SKEW, Account, Listed, Settings, World, log
@@ -182,5 +183,5 @@ def _stands_alone(world: World, shard: Shard, own: RemoteBatch, roll: Roll | Non
 
 def _is_late(world: World, shard: Shard, now: datetime) -> bool:
     """Whether a batch is older than its provider's window, so that more than its list entry matters."""
-    window = world.provider(shard.provider).capabilities.window or timedelta(days=1)
+    window = world.provider(shard.provider).traits.window or timedelta(days=1)
     return now - (shard.submitted_at or now) > window

@@ -15,7 +15,8 @@ from keld.errors import AccessRefused, KeldError, LeaseLost, ProviderRefused, Pr
 from keld.failpoint import failpoint
 from keld.ledger import Shard, ShardError
 from keld.price import Lane
-from keld.providers.base import BatchState, Provider, RemoteBatch
+from keld.providers.base import BatchState, RemoteBatch
+from keld.providers.provider import Provider
 from keld.runner.sibling import NO_ROLL, Roll, part_with_siblings, roll_of
 from keld.runner.turn import queue_wait, wake_next
 from keld.runner.visit import LAG, SKEW, Visit, log
@@ -129,8 +130,8 @@ def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
     now = visit.now()
     if batch is None:
         _unknown(visit, shard)
-    elif batch.queue_full:
-        visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error=ShardError(code="token_limit_exceeded"))
+    elif batch.queue_full is not None:
+        visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error=ShardError(code=batch.queue_full))
     elif batch.unpaid and not batch.result_refs:
         code = batch.errors[0][0]
         visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error=ShardError(code=code))

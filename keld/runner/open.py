@@ -49,7 +49,7 @@ class Opener:
         check_owner(self.world, self.namespace, asked)
         table = open_table(asked.source, partition=asked.partition, reading=asked.reading)
         with TemporaryDirectory(prefix="keld-plan-") as directory:
-            taken = take(asked, table, RunFiles(Path(directory)))
+            taken = take(self.world, asked, table, RunFiles(Path(directory)))
             plan = plan_first(self.world, self._first(taken, all_left(taken)))
             return replace(plan, table_notes=table.notes)
 
@@ -103,7 +103,7 @@ class Opener:
         """A new job run of this id; or another one, where there is nothing new to ask, or where another worker was quicker."""
         files = self.world.staging.make(run_id)
         try:
-            opened = self._open(run_id, asked, take(asked, table, files), before)
+            opened = self._open(run_id, asked, take(self.world, asked, table, files), before)
         except BaseException:
             self._drop_unopened(run_id)
             raise

@@ -22,8 +22,8 @@ from keld.estimate import Estimate, counted, learned, prior
 from keld.job import AUTO, RunTerms
 from keld.ledger import Shard, nonce
 from keld.plan import Candidate, Option, Terms, Work, reckon, shared_texts, work_of
-from keld.price import Lane, Rates, rates
-from keld.providers.base import Provider
+from keld.price import Lane, Rates
+from keld.providers.provider import Provider
 from keld.request import Question
 from keld.runner.visit import FastLanes, World
 from keld.shard import Limits, cut, fitting
@@ -31,7 +31,7 @@ from keld.speed import Speed, measured
 from keld.staging import RunFiles, disk_errors, write_positions
 from keld.state import State
 from keld.turnaround import turnaround
-from keld.vocabulary import Count, counter, tokens_of
+from keld.vocabulary import Count, tokens_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,7 +69,7 @@ class Ask:
         return work_of(self.question, self.sizes)
 
     def limits(self, provider: Provider, lane: Lane) -> Limits:
-        limits = provider.capabilities.limits.lowered(self.terms.max_shard_rows, self.terms.max_shard_bytes)
+        limits = provider.traits.limits.lowered(self.terms.max_shard_rows, self.terms.max_shard_bytes)
         limits = limits.lowered(self.most_rows, None)
         return limits if lane is Lane.BATCH else limits.lowered(STRETCH_ROWS, None)
 
@@ -103,14 +103,16 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
         account, _, model = name.partition(":")
         provider = world.provider(account)
         estimate = estimate_of(world, ask, provider, model)
-        for lane in sorted(provider.capabilities.lanes):
+        for lane in sorted({*provider.traits.lanes, Lane.BATCH}):
             shards, obstacle = 0, without_key.get(account)
+            if lane not in provider.traits.lanes:
+                obstacle = f"{account} has no batches, only the fast lanes"
             try:
                 shards = len(cut([ask.sizes], overhead(provider, ask.question, model), ask.limits(provider, lane)))
             except InvalidJob as problem:
                 obstacle = str(problem)
             seen = world.ledger.history.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
-            known = rates(account, model, lane, now, ask.terms.prices)
+            known = provider.rates(model, lane, now, ask.terms.prices)
             at_worst = worst_rates(world, ask, provider, model, lane)
             yield Candidate(
                 provider=account,
@@ -161,7 +163,7 @@ def estimate_of(world: World, ask: Ask, provider: Provider, model: str) -> Estim
     work, ledger = ask.work, world.ledger
     envelope = overhead(provider, ask.question, model) - work.shared_bytes
     found = learned(prior(work.output_kind), ledger.history.observed(provider.name, provider.host, model), envelope)
-    count = counter(model)
+    count = provider.counter(ask.question, model)
     seen = _counted(ask, work, count) if count is not None and work.requests else None
     if seen is not None:
         found = counted(found, *seen)
@@ -181,13 +183,13 @@ def _counted(ask: Ask, work: Work, count: Count) -> tuple[int, int] | None:
 def worst_rates(world: World, ask: Ask, provider: Provider, model: str, lane: Lane) -> Rates | None:
     """What an answer in a lane may be billed at: a flex request may be served, and billed, as a standard one, and its input be cached."""
     served, now, own = Lane.STANDARD if lane is Lane.FLEX else lane, world.clock(), ask.terms.prices
-    found = rates(provider.name, model, served, now, own) or rates(provider.name, model, lane, now, own)
-    return found.at_worst(unmarked=provider.caching(model).by_itself, hour=ask.terms.cache == "own") if found else None
+    found = provider.rates(model, served, now, own) or provider.rates(model, lane, now, own)
+    return found.at_worst(unmarked=provider.caching(ask.question, model).by_itself, hour=ask.terms.cache == "own") if found else None
 
 
 def cache_of(world: World, ask: Ask, provider: Provider, model: str, lane: Lane, estimate: Estimate, known: Rates | None) -> Cache:
     """What becomes of the beginning that all rows share: by the prior, by what marked shards reported of late, by what this job's rows did."""
-    caching, work, ledger = provider.caching(model), ask.work, world.ledger
+    caching, work, ledger = provider.caching(ask.question, model), ask.work, world.ledger
     if not caching.ttl:
         seen = ledger.history.observed(provider.name, provider.host, model, ask.job)
         return unmarked(caching, seen.cached_tokens, seen.rows * work.shared_bytes / estimate.bytes_a_token, seen.rows)
@@ -224,10 +226,11 @@ def _fast_lanes(world: World, name: str) -> FastLanes:
 def flex_of(world: World, terms: RunTerms, shards: Sequence[Shard]) -> str | None:
     """The model that is sold in flex for no more than each of these shards costs as a batch; None if there is none."""
     now, own = world.clock(), terms.prices
-    known = [rates(shard.provider, shard.model, Lane.BATCH, now, own) for shard in shards]
+    known = [world.rates(f"{shard.provider}:{shard.model}", Lane.BATCH, now, own) for shard in shards]
     for name in terms.models:
         account, _, model = name.partition(":")
-        flex = rates(account, model, Lane.FLEX, now, own) if Lane.FLEX in world.provider(account).capabilities.lanes else None
+        provider = world.provider(account)
+        flex = provider.rates(model, Lane.FLEX, now, own) if Lane.FLEX in provider.traits.lanes else None
         if flex and all(batch and flex.base.input <= batch.base.input and flex.base.output <= batch.base.output for batch in known):
             return name
     return None
@@ -235,7 +238,7 @@ def flex_of(world: World, terms: RunTerms, shards: Sequence[Shard]) -> str | Non
 
 def overhead(provider: Provider, question: Question, model: str) -> int:
     """What a request line adds to a prompt fragment at most, in bytes: with its mark, where it may have one."""
-    mark = next(iter(provider.caching(model).ttl.values()), None)
+    mark = next(iter(provider.caching(question, model).ttl.values()), None)
     return provider.encoder(question, model, "0" * 10, mark).overhead_bytes
 
 
@@ -259,7 +262,7 @@ def plan_shards(
     provider = world.provider(option.provider)
     more = overhead(provider, ask.question, option.model)
     limits = ask.limits(provider, option.lane)
-    known = rates(option.provider, option.model, option.lane, world.clock(), ask.terms.prices)
+    known = provider.rates(option.model, option.lane, world.clock(), ask.terms.prices)
     at_worst = worst_rates(world, ask, provider, option.model, option.lane)
     assert known is not None and at_worst is not None, "an option without rates is not chosen"
     work, planned = ask.work, []

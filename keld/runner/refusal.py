@@ -14,7 +14,8 @@ from typing import assert_never
 from keld.answer import Outcome
 from keld.errors import AccessRefused, KeldError, ProviderUnreachable
 from keld.ledger import RefusalReason, Shard, ShardError
-from keld.providers.base import Provider, QueueFull, Refused
+from keld.providers.base import QueueFull, Refused
+from keld.providers.provider import Provider
 from keld.runner.turn import queue_wait
 from keld.runner.visit import Visit
 from keld.staging import disk_errors, write_file

@@ -32,7 +32,7 @@ from keld.errors import (
 from keld.http import telling, within
 from keld.ledger import JobRun, Ledger, Shard
 from keld.price import Lane
-from keld.providers.base import Provider
+from keld.providers.provider import Provider
 from keld.runner.clock import begin_anew
 from keld.runner.collect import collect
 from keld.runner.escalate import escalate, moment, moments

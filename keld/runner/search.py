@@ -18,8 +18,9 @@ from keld.answer import Outcome
 from keld.errors import ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.ledger import Orphan, Shard, ShardError, ShardFault
-from keld.providers.base import Provider, RemoteBatch
+from keld.providers.base import RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
+from keld.providers.provider import Provider
 from keld.request import position_of, shard_named
 from keld.runner.refusal import Refusal, take_effect
 from keld.runner.visit import Visit, log
@@ -63,7 +64,7 @@ def search(visit: Visit, shard: Shard) -> Shard:
 
 def _look(visit: Visit, provider: Provider, shard: Shard) -> _Found:
     """What there is at the provider that may be of this shard; nothing that the ledger knows already."""
-    marked = provider.capabilities.marks_batches
+    marked = provider.traits.marks_batches
     before = visit.ledger.intents(shard.id)[-1].after_batch
     asked_at = min(shard.intent_at or visit.now(), visit.now())
     listing = provider.batches(asked_at - _MARGIN if marked else _EVER, until=before, whole=True)
@@ -142,8 +143,8 @@ def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[Remot
     others, untold, unread = [], 0, False
     for listed in found:
         # Where marks are kept, a list may leave them out that the batch itself tells.
-        batch = (provider.get(listed.id) or listed) if provider.capabilities.marks_batches else listed
-        whose = is_of(batch, shard) if provider.capabilities.marks_batches else None
+        batch = (provider.get(listed.id) or listed) if provider.traits.marks_batches else listed
+        whose = is_of(batch, shard) if provider.traits.marks_batches else None
         if whose:
             return _adopt(visit, shard, batch, [])
         if whose is False:
@@ -166,7 +167,7 @@ def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[Remot
 
 
 def _is_past_telling(visit: Visit, provider: Provider, shard: Shard) -> bool:
-    window, settings = provider.capabilities.window or timedelta(0), visit.settings
+    window, settings = provider.traits.window or timedelta(0), visit.settings
     return visit.now() - (shard.intent_at or visit.now()) > window + settings.overdue_after + settings.abandon_after
 
 
@@ -182,7 +183,7 @@ def _adopt(visit: Visit, shard: Shard, batch: RemoteBatch, spares: Sequence[Remo
 
 
 def _not_found(visit: Visit, provider: Provider, shard: Shard) -> Shard:
-    settings, fences, refusal = visit.settings, provider.capabilities.fences, Refusal.kept_by(shard)
+    settings, fences, refusal = visit.settings, provider.traits.fences, Refusal.kept_by(shard)
     if refusal is not None and refusal.own:
         return take_effect(visit, shard, refusal)
     settle = settings.settle if fences else (*settings.settle, settings.settle_unfenced)

@@ -20,8 +20,9 @@ from datetime import datetime, timedelta
 from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.ledger import Candidate, Ledger, Shard
-from keld.providers.base import Provider, RemoteBatch
+from keld.providers.base import RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
+from keld.providers.provider import Provider
 from keld.request import shard_named
 from keld.runner.search import is_of, orphan_of
 from keld.runner.visit import LAG, Visit, log
@@ -104,7 +105,7 @@ def siblings_of(provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, 
     for batch in roll.beside(shard, own, near):
         if batch.id == own.id or is_alias(batch, own, roll.ids):
             continue
-        ours = is_of(batch, shard) if provider.capabilities.marks_batches else None
+        ours = is_of(batch, shard) if provider.traits.marks_batches else None
         if ours:
             marked.append(batch)
         elif ours is None and _may_be_of(batch, own, shard, near):

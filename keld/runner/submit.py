@@ -18,8 +18,9 @@ from keld.enrich import complaints
 from keld.errors import CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
-from keld.providers.base import Created, OutcomeUnknown, Provider, QueueFull, Refused, Submission
-from keld.request import Question, batch_key, repaired
+from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, Submission
+from keld.providers.provider import Provider
+from keld.request import batch_key, repaired
 from keld.runner.refusal import keep
 from keld.runner.turn import put_off_until
 from keld.runner.visit import Visit, answers_of, log
@@ -78,7 +79,7 @@ def send(visit: Visit, shard: Shard) -> Shard:
     if shard.host != provider.host or sha256_of(path) != shard.sha256:
         shard = stage(visit, shard)  # another provider's host, another machine, a cleaned disk: the snapshot gives the same bytes again
     shard = _uploaded(visit, provider, shard, path)
-    before = None if provider.capabilities.marks_batches else provider.newest()
+    before = None if provider.traits.marks_batches else provider.newest()
     intended = time.monotonic(), visit.now()
     try:
         shard = visit.ledger.record_intent(visit.lease, shard, visit.now(), before)
@@ -115,7 +116,7 @@ def _create(visit: Visit, provider: Provider, shard: Shard, path: Path, intended
             path=path,
             input_ref=shard.input_ref,
             model=shard.model,
-            endpoint=_endpoint(visit.question()),
+            endpoint=visit.encoder(shard).path,
             requests=shard.requests,
         )
     )
@@ -141,7 +142,3 @@ def _create(visit: Visit, provider: Provider, shard: Shard, path: Path, intended
             return shard
         case _:
             assert_never(outcome)
-
-
-def _endpoint(question: Question) -> str:
-    return "/v1/embeddings" if question.output["kind"] == "embedding" else question.endpoint

@@ -23,7 +23,9 @@ from keld.answer import Outcome, Tally
 from keld.errors import KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.ledger import Candidate, Orphan, Shard, ShardFault
-from keld.providers.base import Provider, RemoteBatch
+from keld.price import Lane
+from keld.providers.base import RemoteBatch
+from keld.providers.provider import Provider
 from keld.request import shard_named
 from keld.runner.collect import most_bytes
 from keld.runner.search import orphan_of
@@ -92,6 +94,8 @@ class Sweep:
 
     def find(self, since: datetime) -> Iterator[Finding]:
         """What the provider has that the ledger does not, the youngest first; acts on nothing."""
+        if Lane.BATCH not in self.provider.traits.lanes:
+            return
         listed = list(self.provider.batches(since - SKEW))
         self.listed = frozenset(batch.id for batch in listed)
         known, told = self.world.ledger.accounts.known_batches(self.listed), set()
@@ -120,7 +124,7 @@ class Sweep:
 
     def _judge(self, batch: RemoteBatch) -> Finding | None:
         """None: it is nobody's of ours."""
-        if self.provider.capabilities.marks_batches:
+        if self.provider.traits.marks_batches:
             shard_id = shard_named(batch.key)
         elif not batch.state.ended and self.suspects is not None and batch.requests not in self.suspects:
             return None
@@ -209,7 +213,7 @@ class Sweep:
     def _candidates(self) -> Iterator[Finding]:
         """What was found beside creates, and whether it is told by now whose it is."""
         ledger, settings = self.world.ledger, self.world.settings
-        window = self.provider.capabilities.window or timedelta(0)
+        window = self.provider.traits.window or timedelta(0)
         for candidate, batch in self._asked_for(
             ledger.candidates.unsettled(self.provider.name, self.provider.host) if self.harvest else ()
         ):
@@ -263,7 +267,8 @@ class Sweep:
         with disk_errors(files.dir, "Nothing was sent."), TemporaryDirectory(prefix=".stray-", dir=files.dir) as directory:
             folder = Path(directory)
             results = self.provider.download(batch, lambda n: folder / f"result-{n}.jsonl", most_bytes(question, shard))
-            return answer.collect(results, self.provider.read, sent_of(run, files, shard), output, folder / "answers.parquet")
+            read = self.provider.reader(question, shard.model).results
+            return answer.collect(results, read, sent_of(self.world, run, files, shard), output, folder / "answers.parquet")
 
     # -- acting -----------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ answer; rows with the same prompt are asked once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from keld.enrich import KELD_COLUMNS
 from keld.errors import InvalidJob
 from keld.job import Job
 from keld.namespace import Namespace
-from keld.request import Question, fingerprint
+from keld.request import Question, fingerprint, marks_of
 from keld.reuse import reuse
 from keld.runner.submission import Submission, question_of_job
 from keld.runner.visit import World, answers_of
@@ -59,7 +59,7 @@ class Left:
     quarantined: int = 0
 
 
-def take(asked: Submission, table: Table, files: RunFiles) -> Taken:
+def take(world: World, asked: Submission, table: Table, files: RunFiles) -> Taken:
     """The rows of a table and the question, written to `files`.
 
     Raises:
@@ -69,10 +69,19 @@ def take(asked: Submission, table: Table, files: RunFiles) -> Taken:
     output, question = question_of_job(job)
     table = table.without(KELD_COLUMNS.names)  # an earlier job's, where jobs are chained; its own table keeps them
     _check_clash(job, table.schema.names, output)
+    for name in job.acceptable:
+        account, _, model = name.partition(":")
+        world.provider(account).check(question, model, job.name)
     with disk_errors(files.dir, "Nothing was sent."):
-        rows = snapshot.take(job, table, files.snapshot)
+        rows = snapshot.take(job, table, files.snapshot, marks_cache(world, job))
         write_file(files.question, [question.to_json()], "staging.question")
     return Taken(job=job, key=asked.key, files=files, snapshot=rows, question=question, fingerprint=fingerprint(question, job.acceptable))
+
+
+def marks_cache(world: World, job: Job) -> Callable[[bytes], bool]:
+    """Whether a prompt, or the job's parameters, say by themselves what is to be cached, in the words of any of its models' providers."""
+    accounts = {name.partition(":")[0] for name in job.acceptable}
+    return marks_of(frozenset[str]().union(*(world.provider(account).cache_fields() for account in accounts)))
 
 
 def all_left(taken: Taken) -> Left:

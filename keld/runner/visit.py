@@ -23,7 +23,9 @@ from keld.errors import InvalidJob, KeldError, ProviderRefused, StagingError
 from keld.http import Patience
 from keld.ledger import JobRun, Lease, Ledger, Orphan, Rival, Shard
 from keld.price import Lane, Rates, rates
-from keld.providers.base import Encoder, Provider, RemoteBatch
+from keld.providers.base import RemoteBatch
+from keld.providers.encoder import Encoder, Reader
+from keld.providers.provider import Provider
 from keld.request import Question
 from keld.schema import OutputSchema
 from keld.staging import RunFiles, Staging, disk_errors, read_positions
@@ -124,6 +126,20 @@ class World:
     listed: Listed | None = None  # what the lists of accounts said a moment ago; None: they are to be read
     rolls: Mapping[Account, Roll] = field(default_factory=dict)  # of those of them where creates are fresh
 
+    def rates(self, name: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None) -> Rates | None:
+        """What a model, `account:model`, costs in a lane on the day of `at`; None if nobody says.
+
+        Of an account that is not configured here any more it is the list that has the account's name.
+
+        Args:
+            own: the job's `prices`.
+        """
+        account, _, model = name.partition(":")
+        try:
+            return self.provider(account).rates(model, lane, at, own)
+        except InvalidJob:
+            return rates(account, model, lane, at, own)
+
 
 @dataclass(slots=True)
 class Visit:
@@ -203,7 +219,7 @@ class Visit:
     def window(self, shard: Shard) -> timedelta | None:
         """After which a batch of the shard's provider expires by itself; None: it is not known."""
         try:
-            return self.provider(shard).capabilities.window
+            return self.provider(shard).traits.window
         except KeldError:
             return None
 
@@ -220,6 +236,10 @@ class Visit:
         cache = None if shard.cache_ttl is None else Ttl(shard.cache_ttl)
         return self.provider(shard).encoder(self.question(), shard.model, shard.id, cache)
 
+    def reader(self, shard: Shard) -> Reader:
+        """What reads the answers to the shard."""
+        return self.provider(shard).reader(self.question(), shard.model)
+
     def output(self) -> OutputSchema:
         return OutputSchema.from_json(self.question().output)
 
@@ -228,7 +248,7 @@ class Visit:
         self.ledger.leases.renew(
             self.lease, self.now()
         )  # else another worker has sent them meanwhile, and their answers stand in that file
-        sent = sent_of(self.ledger.run(shard.run_id), self.files, shard)
+        sent = sent_of(self.world, self.ledger.run(shard.run_id), self.files, shard)
         output = self.output()
         answers = self.files.shard(shard.id).answers
         with disk_errors(self.files.dir, "Nothing more was sent."), answer.AnswerSink(answers, output, sent.positions, 0) as sink:
@@ -270,7 +290,7 @@ def question_of(files: RunFiles) -> Question:
         ) from None
 
 
-def sent_of(run: JobRun, files: RunFiles, shard: Shard) -> Sent:
+def sent_of(world: World, run: JobRun, files: RunFiles, shard: Shard) -> Sent:
     """What a shard asks, and at which rates."""
     own, accept, name = run.terms.prices, run.terms.accept, f"{shard.provider}:{shard.model}"
     return Sent(
@@ -279,8 +299,8 @@ def sent_of(run: JobRun, files: RunFiles, shard: Shard) -> Sent:
         model=name,
         lane=shard.lane,
         unsatisfied=partial(unsatisfied, sealed=accept) if accept and name != run.terms.models[-1] else None,
-        rates=_known(rates(shard.provider, shard.model, Lane(shard.lane), run.created_at, own), shard),
-        standard=rates(shard.provider, shard.model, Lane.STANDARD, run.created_at, own),
+        rates=_known(world.rates(name, Lane(shard.lane), run.created_at, own), shard),
+        standard=world.rates(name, Lane.STANDARD, run.created_at, own),
     )
 
 

@@ -1,6 +1,6 @@
 """Subset: a JSON Schema -> the form of it that one service takes where it holds answers to it.
 
-The rules of each service are data, and stand beside its provider (`providers/openai_schema.py`, `providers/anthropic_schema.py`); this is
+The rules of each service are data, and stand beside its dialect (`providers/dialects/`); this is
 the one walk that keeps to them.  A rule that a service does not take is left out of what is sent, told to the model in the description,
 and held by the decoder as before: what is sent may ask for less than the schema, never for another thing.  Where no such form exists, the
 SchemaError names the field.  Nothing of the user's schema is changed.

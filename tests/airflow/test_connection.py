@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from visit import Worker, job
 
-from keld import Keld
+from keld import Keld, kinds
 from keld.emulator import Emulator
 from keld_airflow.provider import get_provider_info
 
@@ -35,7 +35,7 @@ def test_without_a_connection_the_environment_decides(monkeypatch: pytest.Monkey
     monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
     with opened() as keld:
         assert keld.home == tmp_path / "keld"
-        assert set(keld.accounts) == {"openai", "anthropic"}
+        assert set(keld.accounts) == set(kinds())
 
 
 def test_a_connection_that_was_named_must_be_there() -> None:
@@ -77,7 +77,7 @@ def test_one_connection_may_name_others_for_further_accounts(monkeypatch: pytest
 def test_a_connection_may_be_written_in_airflows_ways(
     monkeypatch: pytest.MonkeyPatch, notation: str, kind: str, base_url: str | None, key: str
 ) -> None:
-    from keld.providers.client import key_of
+    from keld.providers.account import key_of
 
     monkeypatch.setenv("AIRFLOW_CONN_KELD_DEFAULT", notation)
     with opened() as keld:
@@ -90,7 +90,10 @@ def test_a_connection_may_be_written_in_airflows_ways(
     [
         ("keld://sk-CANARY@", "the API key is its password"),
         ('{"conn_type": "keld", "extra": {"api_key": "sk-CANARY"}}', "a field 'api_key'.* the API key is the password"),
-        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"provider": "azure"}}', "the providers are openai, anthropic"),
+        (
+            '{"conn_type": "keld", "password": "sk-CANARY", "extra": {"provider": "azure"}}',
+            "the providers are anthropic, openai, openai_compatible",
+        ),
         ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"more_account": "b"}}', "Is more_accounts meant"),
         ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"account": "a:b"}}', "account='a:b'"),
         ('{"conn_type": "keld", "password": "sk-CANARY", "port": 8443}', "a port or a schema, and no host"),

@@ -47,7 +47,7 @@ def encode_naive(folder: Path) -> float:
 def encode_keld(folder: Path) -> float:
     """Snapshot -> shard files, digests and fsync included: what is done before each upload."""
     from keld import snapshot
-    from keld.providers import ACCOUNTS, connect
+    from keld.providers.provider import ACCOUNTS, connect
     from keld.shard import cut
     from keld.staging import write_file
 
@@ -58,7 +58,7 @@ def encode_keld(folder: Path) -> float:
 
     _warm()
     start = time.perf_counter()
-    for n, part in enumerate(cut([snapshot.sizes(taken)], encoder.overhead_bytes, provider.capabilities.limits)):
+    for n, part in enumerate(cut([snapshot.sizes(taken)], encoder.overhead_bytes, provider.traits.limits)):
         lines = (encoder.line(position, fragment) for position, fragment in snapshot.fragments(taken, np.arange(part.start, part.stop)))
         write_file(folder / f"keld-{n}.jsonl", encoder.file(lines), "benchmark")
     return time.perf_counter() - start
@@ -107,7 +107,7 @@ def decode_keld(folder: Path) -> float:
 
     from keld.answer import Sent, collect
     from keld.price import Lane, rates
-    from keld.providers import ACCOUNTS, connect
+    from keld.providers.provider import ACCOUNTS, connect
     from keld.schema import OutputSchema
 
     provider = connect("openai", ACCOUNTS["openai"])
@@ -118,7 +118,9 @@ def decode_keld(folder: Path) -> float:
     output = OutputSchema.from_json(_question().output)
     _warm()
     start = time.perf_counter()
-    tally = collect([folder / "results.jsonl"], provider.read, sent, output, folder / "answers.parquet")
+    tally = collect(
+        [folder / "results.jsonl"], provider.reader(_question(), "gpt-5-mini").results, sent, output, folder / "answers.parquet"
+    )
     spent = time.perf_counter() - start
     assert tally.outcomes.total() == rows
     return spent

@@ -11,9 +11,10 @@ from scene import Label, Peer
 from keld import Account
 from keld.answer import Reply
 from keld.emulator import Emulator
+from keld.http import Patience
 from keld.job import Job
-from keld.providers import connect
-from keld.providers.base import Created, Provider, RemoteBatch, Submission
+from keld.providers.base import Created, RemoteBatch, Submission
+from keld.providers.provider import Provider, connect
 from keld.request import Question, renderer
 from keld.schema import output_schema
 
@@ -25,9 +26,13 @@ class Wire:
         self.peer, self.emulator, self.folder = peer, emulator, folder
         self.provider = self.connect()
 
-    def connect(self, **account: Any) -> Provider:
+    def connect(self, patience: Patience | None = None, **account: Any) -> Provider:
         """Another client of the same account, as another process has."""
-        return connect(self.peer.name, Account(**{"kind": self.peer.name, **account}))
+        return connect(self.peer.name, Account(**{"kind": self.peer.name, **account}), patience)
+
+    def read(self, block: bytes) -> list[Reply]:
+        """What a block of result lines says."""
+        return self.provider.reader(Question(system=None, output=output_schema(Label).to_json()), self.peer.model).results(block)
 
     def file(self, prompts: list[Any], nonce: str = "a" * 10, **question: Any) -> Path:
         """The shard file of these prompts, at positions 0, 1, ..."""
@@ -76,7 +81,7 @@ class Wire:
     def replies(self, batch: RemoteBatch) -> list[Reply]:
         """What all result files say."""
         files = self.provider.download(batch, self.into, 1 << 30)
-        return [reply for path in files for reply in self.provider.read(path.read_bytes())]
+        return [reply for path in files for reply in self.read(path.read_bytes())]
 
 
 @pytest.fixture

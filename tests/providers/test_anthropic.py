@@ -148,7 +148,7 @@ LINES: list[tuple[str, dict[str, Any], Outcome, bool]] = [
 @pytest.mark.parametrize(("result", "outcome", "retryable"), [case[1:] for case in LINES], ids=[case[0] for case in LINES])
 def test_a_line_says_what_became_of_its_row(wire: Wire, result: dict[str, Any], outcome: Outcome, retryable: bool) -> None:
     """Trap 21: the error is nested twice, or once by a gateway."""
-    (reply,) = wire.provider.read(json.dumps({"custom_id": "a-0", "result": result}).encode() + b"\n")
+    (reply,) = wire.read(json.dumps({"custom_id": "a-0", "result": result}).encode() + b"\n")
     assert (reply.outcome, reply.retryable) == (outcome, retryable)
 
 
@@ -162,5 +162,5 @@ def test_cached_tokens_are_added_to_the_input_they_were_left_out_of(wire: Wire) 
         "output_tokens": 2,
     }
     message = {"content": [{"type": "text", "text": "x"}], "stop_reason": "end_turn", "usage": usage}
-    (reply,) = wire.provider.read(json.dumps({"custom_id": "a-0", "result": {"type": "succeeded", "message": message}}).encode())
+    (reply,) = wire.read(json.dumps({"custom_id": "a-0", "result": {"type": "succeeded", "message": message}}).encode())
     assert (reply.input_tokens, reply.cached_tokens, reply.cache_write_tokens, reply.cache_write_1h_tokens) == (145, 100, 40, 30)

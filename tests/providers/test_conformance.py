@@ -9,7 +9,6 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from importlib import import_module
 from typing import Any
 
 import pytest
@@ -18,7 +17,8 @@ from scene import Label, Peer, creates, fault
 from keld.answer import Outcome
 from keld.cache import Ttl
 from keld.emulator import Emulator
-from keld.errors import AccessRefused, ProviderUnreachable
+from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable
+from keld.http import Patience
 from keld.providers import page
 from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, Refused
 from keld.request import Question
@@ -58,8 +58,7 @@ def test_a_create_that_times_out_is_of_unknown_outcome_and_sent_once(wire: Wire)
     """Trap 1: a time-out says nothing about what the provider did; here it did the work."""
     submission = wire.submission()
     fault(wire.emulator, "create", "delay", delay_s=0.5, times=None)
-    wire.provider._client = wire.provider._client.with_options(timeout=0.1)  # type: ignore[attr-defined]  # the SDK's own is minutes
-    assert isinstance(wire.provider.create(submission), OutcomeUnknown)
+    assert isinstance(wire.connect(Patience(reply_s=0.1)).create(submission), OutcomeUnknown)
     assert len(creates(wire.emulator, wire.peer)) <= 1
 
 
@@ -156,11 +155,21 @@ def test_a_line_adds_no_more_than_is_told(wire: Wire, ttl: Ttl | None, prompt: b
 
 def test_only_what_all_rows_share_is_marked(wire: Wire) -> None:
     """A row's own words are written once and read by nobody."""
-    caching = wire.provider.caching(wire.peer.model)
+    caching = wire.provider.caching(Question(system=None, output=output_schema(Label).to_json()), wire.peer.model)
     for ttl in [None, *caching.ttl.values()]:
         encoder = wire.provider.encoder(Question(system="Be brief.", output=output_schema(Label).to_json()), wire.peer.model, "a" * 10, ttl)
         line = encoder.line(0, b'[{"role":"user","content":"one"}]')
         assert len(re.findall(rb'"(?:cache_control|prompt_cache_breakpoint)"', line)) == (ttl is not None)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [({"model": "gpt-5"}, "names model"), ({"max_tokens": 9, "n": 2}, "names max_tokens, n"), ({"messages": []}, "names messages")],
+)
+def test_what_keld_says_itself_is_refused_in_params(wire: Wire, params: dict[str, Any], words: str) -> None:
+    """It would ask another model, more answers or longer ones than the plan and the ceiling were reckoned with."""
+    with pytest.raises(InvalidJob, match=f"labels: params {words}, which Keld sets itself"):
+        wire.provider.check(Question(system=None, output=output_schema(Label).to_json(), params=params), wire.peer.model, "labels")
 
 
 def test_a_shard_file_has_no_line_separators_inside_its_lines(wire: Wire) -> None:
@@ -220,18 +229,16 @@ def test_a_new_batch_may_be_hidden_and_found_later(wire: Wire) -> None:
     assert wire.look(batch).id == batch.id
 
 
-def test_the_list_is_read_beyond_its_first_page(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_is_read_beyond_its_first_page(wire: Wire) -> None:
     """Trap 13: a batch on the second page is not absent."""
-    module = import_module(f"keld.providers.{wire.peer.name}")
-    monkeypatch.setattr(module, "_CAPABILITIES", replace(module._CAPABILITIES, list_page=2))
+    wire.provider.traits = replace(wire.provider.traits, list_page=2)
     made = [wire.create(1, nonce=f"batchno{n:03d}").id for n in range(5)]
     assert [batch.id for batch in wire.provider.batches(wire.emulator.now() - DAY)] == made[::-1]
 
 
 def test_the_list_is_not_read_to_its_end_when_a_whole_page_is_too_old(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     """A workspace may hold years of batches."""
-    module = import_module(f"keld.providers.{wire.peer.name}")
-    monkeypatch.setattr(module, "_CAPABILITIES", replace(module._CAPABILITIES, list_page=2))
+    wire.provider.traits = replace(wire.provider.traits, list_page=2)
     monkeypatch.setattr(page, "_SHOWN", 4)  # batches, that show that the youngest come first
     old = [wire.create(1, nonce=f"oldbatch{n:02d}").id for n in range(6)]
     wire.emulator.advance(DAY)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import openai as openai_sdk
 import pytest
 from scene import Label, Peer, fault, openai
 
@@ -37,7 +38,7 @@ def test_the_batch_carries_our_key_and_the_file_our_name(wire: Wire) -> None:
     batch = wire.create(nonce="mynonce000")
     assert batch.key == "mynonce000-1"
     (held,) = wire.emulator.batches()
-    uploaded = wire.provider._client.files.retrieve(held["input_file_id"])  # type: ignore[attr-defined]
+    uploaded = openai_sdk.OpenAI().files.retrieve(held["input_file_id"])
     assert uploaded.filename == "keld-mynonce000.jsonl"
 
 
@@ -219,7 +220,7 @@ LINES: list[tuple[str, dict[str, Any], Outcome, bool]] = [
 @pytest.mark.parametrize(("line", "outcome", "retryable"), [case[1:] for case in LINES], ids=[case[0] for case in LINES])
 def test_a_line_without_an_answer_says_why(wire: Wire, line: dict[str, Any], outcome: Outcome, retryable: bool) -> None:
     """Trap 21: a reader that takes `response` or `error` for granted crashes on the others."""
-    (reply,) = wire.provider.read(json.dumps({"id": "x", "custom_id": "a-0", **line}).encode() + b"\n")
+    (reply,) = wire.read(json.dumps({"id": "x", "custom_id": "a-0", **line}).encode() + b"\n")
     assert (reply.outcome, reply.retryable) == (outcome, retryable)
 
 
@@ -236,7 +237,7 @@ def test_a_line_without_an_answer_says_why(wire: Wire, line: dict[str, Any], out
 def test_an_answer_of_the_responses_endpoint_is_judged_like_a_chat(wire: Wire, body: dict[str, Any], outcome: Outcome) -> None:
     """Trap 28: the same ends, in other places."""
     line = {"custom_id": "a-0", "response": {"status_code": 200, "body": body}}
-    (reply,) = wire.provider.read(json.dumps(line).encode() + b"\n")
+    (reply,) = wire.read(json.dumps(line).encode() + b"\n")
     assert reply.outcome is outcome
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from keld.providers import page
 from keld.providers.base import BatchState, RemoteBatch
-from keld.providers.page import Listing, youngest
+from keld.providers.page import Listing, Page, youngest
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -25,11 +25,12 @@ MIXED = [FALLING[n] for n in (3, 0, 5, 1, 7, 2, 6, 4)]
 def pages(batches: list[RemoteBatch], size: int, *, says_more: bool = True, heeds: bool = True) -> Any:
     """A list of so many a page; one that does not heed its cursor gives its first page for ever."""
 
-    def page_after(after: str | None) -> tuple[list[RemoteBatch], bool | None]:
+    def page_after(after: str | None) -> Page:
         names = [one.id for one in batches]
         start = names.index(after) + 1 if heeds and after is not None else 0
         more = start + size < len(batches)
-        return batches[start : start + size], more if says_more else None
+        shown = batches[start : start + size]
+        return Page(batches=shown, after=shown[-1].id if shown else None, more=more if says_more else None)
 
     return page_after
 
@@ -55,11 +56,11 @@ def test_a_list_that_ignores_its_cursor_proves_nothing(says_more: bool) -> None:
 
 @pytest.mark.parametrize("says", [True, None])
 def test_an_empty_page_that_is_not_the_last_proves_nothing(says: bool | None) -> None:
-    assert read(lambda _: ([], says)) == ([], says is None)
+    assert read(lambda _: Page(batches=[], after=None, more=says)) == ([], says is None)
 
 
 def test_a_batch_without_an_id_may_be_any() -> None:
-    assert read(lambda _: ([batch("", 1)], False)) == ([""], False)
+    assert read(lambda _: Page(batches=[batch("", 1)], after=None, more=False)) == ([""], False)
 
 
 def test_an_order_that_is_not_shown_is_not_believed() -> None:
@@ -88,7 +89,7 @@ def test_a_batch_that_was_there_before_ends_what_can_be_younger() -> None:
 def test_a_list_without_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "_PAGES_MOST", 50)
     names = iter(range(1_000))
-    assert read(lambda _: ([batch(f"b{next(names)}", 1)], True))[1] is False
+    assert read(lambda _: Page(batches=[batch(name := f"b{next(names)}", 1)], after=name, more=True))[1] is False
 
 
 def test_the_youngest_of_a_page_is_told_by_its_time() -> None:

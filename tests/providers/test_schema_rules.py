@@ -21,7 +21,8 @@ from keld.emulator import Emulator
 from keld.emulator.dialects.anthropic_schema import refusal as anthropic_refusal
 from keld.emulator.dialects.openai_schema import refusal as openai_refusal
 from keld.errors import InvalidAnswer
-from keld.providers import anthropic_schema, connect, openai_schema
+from keld.providers.dialects import anthropic_schema, openai_schema
+from keld.providers.provider import connect
 from keld.request import Question
 from keld.schema import JsonSchema, OutputSchema, output_schema
 

@@ -5,7 +5,7 @@ from scene import Peer
 
 from keld import Account
 from keld.errors import InvalidJob
-from keld.providers import connect
+from keld.providers.provider import connect
 
 BAD = [
     "api.openai.com/v1", "localhost:8000", "localhost", "ftp://host/v1", "htps://host", "https://", "https:///v1", "http:host", "https://host/v1\n",

@@ -18,6 +18,8 @@ import re
 from typing import Any
 
 from keld.errors import SchemaError
+from keld.providers.base import Fit
+from keld.request import Question
 from keld.schema import OutputSchema, Subset, inlined
 
 _NUMBER = frozenset(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"))
@@ -72,10 +74,13 @@ def why_loose(output: OutputSchema) -> str | None:
     return None
 
 
-def obstacle(output: OutputSchema, model: str) -> str | None:
+def fit(question: Question, model: str) -> Fit:
+    """Whether a model can answer in this form at all, and whether in strict mode."""
+    output = OutputSchema.from_json(question.output)
     if output.kind == "object" and _WITHOUT.match(model):
-        return f"{model} knows no JSON Schema; use a model from gpt-4o on, or output_type=str"
-    return None
+        return Fit(obstacle=f"{model} knows no JSON Schema; use a model from gpt-4o on, or output_type=str")
+    loose = why_loose(output) if output.kind == "object" else None
+    return Fit(note=None if loose is None else f"asked without strict mode, each answer is checked all the same: {loose}")
 
 
 def _loosened(part: Any) -> Any:

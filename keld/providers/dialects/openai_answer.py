@@ -1,0 +1,131 @@
+"""OpenAI answer: what an answer to a chat completion, a response or an embedding says.
+
+A part of the dialects of OpenAI's family.  One reader for all three, by the fields that are there: hosts of this shape differ in much.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from keld.answer import Outcome, Reply
+from keld.providers.fault import scrubbed
+from keld.providers.line import RETRYABLE_STATUS
+
+
+class _Error(msgspec.Struct, gc=False):
+    code: str | int | None = None
+    type: str | None = None
+    message: str | None = None
+
+
+class _Details(msgspec.Struct, gc=False):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, gc=False):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+
+
+class _Part(msgspec.Struct, gc=False):
+    type: str | None = None
+    text: str | None = None
+    refusal: str | None = None
+
+
+class _Message(msgspec.Struct, gc=False):
+    content: str | list[_Part] | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    message: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _Item(msgspec.Struct, gc=False):
+    type: str | None = None
+    content: list[_Part] | None = None
+
+
+class _Incomplete(msgspec.Struct, gc=False):
+    reason: str | None = None
+
+
+class _Vector(msgspec.Struct, gc=False):
+    embedding: list[float] | str | None = None
+
+
+class Body(msgspec.Struct, gc=False):
+    """Chat, responses, embeddings or an error: whatever came, by the fields that are there."""
+
+    model: str | None = None
+    usage: _Usage | None = None
+    choices: list[_Choice] | None = None
+    output: list[_Item] | None = None
+    data: list[_Vector] | None = None
+    status: str | None = None
+    service_tier: str | None = None
+    incomplete_details: _Incomplete | None = None
+    error: _Error | str | None = None
+
+
+def judge(custom_id: str, status: int, body: Body) -> Reply:
+    """What an answer says, and what it used."""
+    if status != 200:
+        retryable = status in RETRYABLE_STATUS or status >= 500
+        return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=_said(status, body.error), retryable=retryable)
+    usage = body.usage or _Usage()
+    details = usage.prompt_tokens_details or usage.input_tokens_details or _Details()
+    outcome, content, error = _content(body)
+    return Reply(
+        custom_id=custom_id,
+        outcome=outcome,
+        content=content,
+        error=error,
+        model=body.model,
+        tier=body.service_tier,
+        input_tokens=usage.prompt_tokens or usage.input_tokens or 0,
+        cached_tokens=details.cached_tokens or 0,
+        cache_write_tokens=details.cache_write_tokens or 0,
+        output_tokens=usage.completion_tokens or usage.output_tokens or 0,
+    )
+
+
+def _content(body: Body) -> tuple[Outcome, Any, str | None]:
+    if body.data is not None:
+        vector = body.data[0].embedding if body.data else None
+        return (Outcome.ANSWERED, vector, None) if vector else (Outcome.INVALID, None, "an answer without an embedding")
+    if body.choices is not None:
+        choice = body.choices[0] if body.choices else _Choice()
+        message = choice.message or _Message()
+        text = message.content if not isinstance(message.content, list) else "".join(part.text or "" for part in message.content)
+        return _judged(text, message.refusal, choice.finish_reason)
+    parts = [part for item in body.output or () if item.type in (None, "message") for part in item.content or ()]
+    text = "".join(part.text or "" for part in parts) or None
+    refusal = next((part.refusal for part in parts if part.refusal), None)
+    reason = body.incomplete_details.reason if body.incomplete_details else None
+    return _judged(text, refusal, {"max_output_tokens": "length"}.get(reason or "", reason))
+
+
+def _judged(text: str | None, refusal: str | None, finish: str | None) -> tuple[Outcome, Any, str | None]:
+    if refusal:
+        return Outcome.REFUSED, None, "the model refused"
+    if finish == "content_filter":
+        return Outcome.REFUSED, None, "stopped by the content filter"
+    if finish == "length":
+        return Outcome.INVALID, None, "cut off at max_output_tokens"
+    return (Outcome.ANSWERED, text, None) if text is not None else (Outcome.INVALID, None, "an answer without content")
+
+
+def _said(status: int, error: _Error | str | None) -> str:
+    if isinstance(error, _Error):
+        return f"HTTP {status or '?'} {error.code or error.type or ''}: {scrubbed(error.message or '')}"
+    return f"HTTP {status or '?'}: {scrubbed(error or 'no reason given')}"

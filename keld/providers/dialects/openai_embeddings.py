@@ -1,0 +1,50 @@
+"""OpenAI embeddings: vectors, at OpenAI and at every host that has the endpoint.
+
+One of the dialects.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keld.cache import Ttl
+from keld.errors import InvalidJob
+from keld.price import Lane
+from keld.providers.dialects import openai_answer, openai_cache, openai_schema, openai_vocabulary
+from keld.providers.dialects.openai_chat import OWN_PARAMS, MessageTemplate, message_template
+from keld.providers.template import Hole
+from keld.request import Question
+from keld.schema import OutputSchema
+
+PATH = "/v1/embeddings"
+
+
+class OpenAIEmbeddings:
+    """`Dialect` of embeddings."""
+
+    body_type = openai_answer.Body
+    own_params = OWN_PARAMS
+    cache_fields = openai_cache.FIELDS
+    fit = staticmethod(openai_schema.fit)
+    judge = staticmethod(openai_answer.judge)
+    caching = staticmethod(openai_cache.caching)
+    counter = staticmethod(openai_vocabulary.counter)
+
+    def path(self, model: str) -> str:
+        return PATH
+
+    def template(self, question: Question, model: str, cache: Ttl | None) -> MessageTemplate:
+        hole = Hole.new()
+        body = {"model": model} | _dimensions(model, OutputSchema.from_json(question.output)) | {"input": hole.mark} | question.params
+        return message_template(body, body, hole)
+
+    def in_lane(self, body: bytes, lane: Lane) -> bytes:
+        if lane is Lane.FLEX:
+            raise InvalidJob("openai sells no flex lane for embeddings. Nothing was sent. Ask them in a batch or in the standard lane.")
+        return body
+
+
+def _dimensions(model: str, output: OutputSchema) -> dict[str, Any]:
+    # base64 is what the SDK itself asks for: a third of the bytes of decimal text.  ada-002 knows no `dimensions`.
+    sized = {} if model.endswith("ada-002") else {"dimensions": output.dimensions}
+    return {"encoding_format": "base64"} | sized

@@ -1,0 +1,67 @@
+"""Encoder: the request lines of one shard, and the reader of what comes back.
+
+Beside `provider`: a dialect in an envelope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from keld.answer import Reply
+from keld.price import Lane
+from keld.providers.envelope import LINES, read_journal
+from keld.providers.part import BodyTemplate, Dialect, Envelope
+from keld.request import custom_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoder:
+    """Makes the requests of one shard from prompt fragments.
+
+    Args:
+        path: where a single one of them goes, from the version on.
+    """
+
+    path: str
+    nonce: str
+    template: BodyTemplate
+    dialect: Dialect
+    envelope: Envelope = LINES
+
+    @property
+    def overhead_bytes(self) -> int:
+        """The most that a line adds to its fragment."""
+        return self.template.size_bytes + self.envelope.overhead_bytes(self.path)
+
+    def line(self, position: int, fragment: bytes) -> bytes:
+        """A line of a batch's input."""
+        return self.envelope.wrap(custom_id(self.nonce, position), self.path, self.template.fill(fragment))
+
+    def file(self, lines: Iterator[bytes]) -> Iterator[bytes]:
+        """The bytes of the shard's file around its lines."""
+        return self.envelope.around(lines)
+
+    def body(self, fragment: bytes, lane: Lane) -> bytes:
+        """What a line asks, as the body of one request in a fast lane: the very same bytes, but for the lane.
+
+        Raises:
+            InvalidJob: the provider does not sell such requests in that lane.
+        """
+        return self.dialect.in_lane(self.template.fill(fragment), lane)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Reads what the requests of one question and one model were answered."""
+
+    dialect: Dialect
+    envelope: Envelope | None
+
+    def results(self, block: bytes) -> list[Reply]:
+        """Replies of a block of whole lines of a batch's results; a line without a readable id gives none."""
+        return (self.envelope or LINES).read(block, self.dialect)
+
+    def journal(self, block: bytes) -> list[Reply]:
+        """Replies of a block of whole lines of a fast lane's journal."""
+        return read_journal(block, self.dialect, self.envelope)

@@ -1,0 +1,22 @@
+"""Log: which log records of the SDKs are left out.
+
+Beside `provider`.
+"""
+
+from __future__ import annotations
+
+import logging
+
+# Those that log a response's headers at DEBUG, which a hostile provider may make quote a key or a prompt (in the location of a redirect).
+_LOG_HEADERS = ("httpcore2.http11", "httpcore2.http2", "anthropic._base_client", "openai._base_client")
+
+
+def hush_headers() -> None:
+    """From now on no log record of the HTTP libraries holds a response's headers; called twice, it is the same."""
+    for name in _LOG_HEADERS:
+        logging.getLogger(name).addFilter(_without_headers)
+
+
+def _without_headers(record: logging.LogRecord) -> bool:
+    said = record.getMessage()
+    return not said.startswith("receive_response_headers.complete") and not (said.startswith("HTTP Response:") and "Headers(" in said)

@@ -1,0 +1,279 @@
+"""Provider: one account at one provider: what the runner asks, with every fault in words.
+
+Above everything in this package, below `runner`.  A provider reports, it never decides: no retry of a create, no clock, no state of a job run.
+It holds a preset's parts together, so that the runner knows neither dialects nor transports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import replace
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from keld.cache import Caching, Ttl
+from keld.errors import InvalidJob, ProviderUnreachable
+from keld.http import Patience
+from keld.price import Lane, Rates, has_list, rates
+from keld.providers.account import Account, key_of, origin, url_of
+from keld.providers.base import Created, CreateOutcome, Fit, RemoteBatch, Sender, Submission
+from keld.providers.call import Door, senders
+from keld.providers.download import Broken, ResultFile, download
+from keld.providers.encoder import Encoder, Reader
+from keld.providers.envelope import LINES
+from keld.providers.fault import Fault, create_outcome, in_words
+from keld.providers.kinds import preset_of
+from keld.providers.line import beginning
+from keld.providers.log import hush_headers
+from keld.providers.page import Listing, Page, youngest
+from keld.providers.part import Batches, Connection, Dialect, Envelope, Preset
+from keld.request import Question
+from keld.vocabulary import Count
+
+ACCOUNTS = {"openai": Account(kind="openai"), "anthropic": Account(kind="anthropic")}
+_GLANCE = 20  # batches of a list, to see the youngest
+
+
+def connect(name: str, account: Account, patience: Patience | None = None) -> Provider:
+    """The provider behind an account; calls nobody.
+
+    Raises:
+        InvalidJob: no such kind, or the account does not say all that the kind needs.
+    """
+    return Provider(name, account, preset_of(account.kind, name), patience or Patience())
+
+
+def price_list(name: str, account: Account) -> str | None:
+    """The price list of an account's models: the one it says, the one that has its name (`groq`), or its kind's; None: there is none.
+
+    Raises:
+        InvalidJob: no such kind.
+    """
+    return account.prices or (name if has_list(name) else preset_of(account.kind, name).prices)
+
+
+class Provider:
+    """One account at one provider.
+
+    Attributes:
+        host: scheme://host[:port], for people and for the ledger.
+        traits: what it can do, and how far.
+    """
+
+    def __init__(self, name: str, account: Account, preset: Preset, patience: Patience) -> None:
+        if not isinstance(account, preset.account):
+            raise InvalidJob(
+                f"Account {name!r} is a {type(account).__name__}; one of kind {preset.kind} is a {preset.account.__name__}. Nothing was sent."
+            )
+        base_url = url_of(account, preset.base_url_env, preset.base_url)
+        self.name, self.traits, self.host = name, preset.traits, origin(base_url)
+        self._preset, self._account = preset, account
+        self._connection = Connection(account=account, base_url=base_url, key=self._key, patience=patience)
+
+    def ready(self) -> None:
+        """Passes if the account has what it takes to be called; calls nobody.
+
+        Raises:
+            AccessRefused: its key is not set.
+        """
+        self._key()
+
+    def close(self) -> None:
+        if "_batches" in self.__dict__:
+            self._batches.close()
+
+    # -- asking -----------------------------------------------------------------------------------------------
+
+    def fit(self, question: Question, model: str) -> Fit:
+        """Whether that model can be asked this question at all; calls nobody."""
+        return self._dialect(question, model).fit(question, model)
+
+    def check(self, question: Question, model: str, job: str) -> None:
+        """Passes if a job's own parameters and endpoint can be sent to that model as they are; calls nobody.
+
+        Raises:
+            InvalidJob: the parameters name what Keld says itself, or the endpoint is unknown.
+        """
+        if taken := sorted(self._dialect(question, model).own_params & set(question.params)):
+            raise InvalidJob(
+                f"{job}: params names {', '.join(taken)}, which Keld sets itself. Nothing was sent. Use models=, max_output_tokens= or prompt= instead."
+            )
+
+    def caching(self, question: Question, model: str) -> Caching:
+        """How it caches the beginning of that model's prompts."""
+        return self._dialect(question, model).caching(model)
+
+    def counter(self, question: Question, model: str) -> Count | None:
+        """A function from a text to its number of tokens, exactly; None where nobody can count them."""
+        return self._dialect(question, model).counter(model)
+
+    def cache_fields(self) -> frozenset[str]:
+        """The fields with which a user marks by himself what is to be cached, in any of its dialects."""
+        return frozenset[str]().union(*(dialect.cache_fields for dialect in self._preset.dialects))
+
+    def rates(self, model: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None = None) -> Rates | None:
+        """What the model costs in a lane on the day of `at`; None if nobody says.
+
+        Args:
+            own: the job's `prices`, by `account:model`; they come first.
+
+        Raises:
+            InvalidJob: an own price that is not a number.
+        """
+        return rates(self._prices, model, lane, at, own, account=self.name)
+
+    @cached_property
+    def _prices(self) -> str | None:
+        return price_list(self.name, self._account)
+
+    def encoder(self, question: Question, model: str, nonce: str, cache: Ttl | None = None) -> Encoder:
+        """What makes the requests of one shard; with `cache`, what its rows share is marked, to be kept for so long.
+
+        Raises:
+            InvalidJob: the model cannot be asked for such an output.
+        """
+        dialect = self._dialect(question, model)
+        made = dialect.template(question, model, cache)
+        return Encoder(path=dialect.path(model), nonce=nonce, template=made, dialect=dialect, envelope=self._envelope)
+
+    def reader(self, question: Question, model: str) -> Reader:
+        """What reads the answers to that question of that model."""
+        return Reader(dialect=self._dialect(question, model), envelope=self._preset.envelope)
+
+    def sender(self, path: str, timeout_s: float, most: int) -> AbstractAsyncContextManager[Sender]:
+        """A client of the running event loop for the fast lanes, for at most `most` requests at a time; closed where it was opened.
+
+        Raises:
+            AccessRefused: its key is not set.
+        """
+        hush_headers()
+        url = self._connection.base_url.rstrip("/") + path.removeprefix(self._preset.base_holds)
+        headers = self._preset.auth(self._connection)
+        return senders(Door(url=url, headers=headers, quotas=self._preset.quotas, codes=self._preset.codes), timeout_s, most)
+
+    # -- sending a batch --------------------------------------------------------------------------------------
+
+    def upload(self, path: Path, key: str) -> str | None:
+        """A reference to the uploaded input; None where the input goes with the create."""
+        with self._in_words("the upload of an input file"):
+            return self._batches.stage(path, key)
+
+    def create(self, submission: Submission) -> CreateOutcome:
+        """What came of the one create."""
+        try:
+            return Created(self._batches.create(submission))
+        except Fault as fault:
+            return create_outcome(fault, self._preset.codes)
+
+    # -- looking ----------------------------------------------------------------------------------------------
+
+    def get(self, batch_id: str) -> RemoteBatch | None:
+        """None: the provider says it has no such batch (which may be its lag)."""
+        with self._in_words("the look at a batch"):
+            return self._batches.get(batch_id)
+
+    def newest(self) -> str | None:
+        """The id of the youngest batch of the list's first page: any create from now on is no older, whatever either clock says."""
+        return youngest(self._page(None, _GLANCE).batches)
+
+    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False, behind: str | None = None) -> Listing:
+        """Batches, those that were made after an instant, or after the batch `until`, among them; see `Listing` for what its end proves.
+
+        Args:
+            behind: the id of a batch: only what the list has behind it, which proves nothing; all of it, where a list cannot be read from there.
+        """
+        official = self._preset.base_url is not None and self.host == origin(self._preset.base_url)
+        return Listing(
+            lambda after: self._page(after, self.traits.list_page),
+            created_after,
+            until=until,
+            newest_first=self.traits.newest_first and official,
+            whole=whole,
+            behind=behind if self.traits.pages_by_id else None,
+        )
+
+    def _page(self, after: str | None, size: int) -> Page:
+        with self._in_words("the list of batches"):
+            return self._batches.page(after, size)
+
+    # -- ending -----------------------------------------------------------------------------------------------
+
+    def cancel(self, batch_id: str) -> None:
+        """Asks; "already ended" is success."""
+        with self._in_words("the cancel of a batch"):
+            self._batches.cancel(batch_id)
+
+    def sample(self, batch: RemoteBatch) -> list[str]:
+        """Some custom_ids of a batch that has ended, from the beginning of its results."""
+        if batch.key is not None:
+            return [batch.key]  # its mark says it already
+        with self._in_words("the download of results"):
+            for file in self._batches.results(batch):
+                if ids := self._sample(batch, file):
+                    return ids
+        return []
+
+    def _sample(self, batch: RemoteBatch, file: ResultFile) -> list[str]:
+        try:
+            with self._batches.fetch(batch, file, 0, "") as piece:
+                begun = beginning(piece.chunks)
+        except Broken as broken:
+            raise ProviderUnreachable(
+                f"{self.name} at {self.host} broke off the results of {batch.id}: {broken}. They are read again later.", account=self.name
+            ) from None
+        ids, said = self._envelope.ids(begun), begun.strip()
+        if said and not ids and (said.startswith((b"<", b"{\n", b"{\r")) or (b"\n" not in said and batch.requests != 1)):
+            # One document instead of lines: an error with status 200 must not say of a batch of ours that it is another's.
+            raise ProviderUnreachable(
+                f"{self.name} at {self.host} gave results of {batch.id} without a row in them. They are read again later.",
+                account=self.name,
+            )
+        return ids
+
+    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int, *, anew: bool = False) -> list[Path]:
+        """All result files, those with the answers first, whole and durable, at `into(0)`, `into(1)`, ...; see `download` for `most_bytes` and `anew`."""
+        with self._in_words("the download of results"):
+            found = enumerate(self._batches.results(batch))
+            return [self._download(batch, file, into(n), most_bytes, anew) for n, file in found]
+
+    def _download(self, batch: RemoteBatch, file: ResultFile, path: Path, most_bytes: int, anew: bool) -> Path:
+        sized = replace(file, size_bytes=self._batches.size_bytes(file)) if file.size_bytes is None else file
+        return download(lambda start, validator: self._batches.fetch(batch, sized, start, validator), sized, path, most_bytes, anew=anew)
+
+    def delete_input(self, input_ref: str) -> None:
+        """Removes an uploaded input; "not there" is success, a reply that does not say so is none: what is sent again relies upon it."""
+        with self._in_words("the removal of an input file"):
+            self._batches.unstage(input_ref)
+
+    # -- its parts --------------------------------------------------------------------------------------------
+
+    def _key(self) -> str:
+        return key_of(self.name, self._account, self._preset.api_key_env)
+
+    def _dialect(self, question: Question, model: str) -> Dialect:
+        return self._preset.dialect(question, model)
+
+    @cached_property
+    def _batches(self) -> Batches:
+        if self._preset.batches is None:
+            raise InvalidJob(f"{self.name} at {self.host} has no batches. Nothing was sent. Ask it in a fast lane: lane='standard'.")
+        return self._preset.batches(self._connection)
+
+    @property
+    def _envelope(self) -> Envelope:
+        return self._preset.envelope or LINES
+
+    @contextmanager
+    def _in_words(self, doing: str) -> Iterator[None]:
+        """Turns faults into errors for people.
+
+        Raises:
+            AccessRefused, ProviderUnreachable, ProviderRefused: see `in_words`.
+        """
+        try:
+            yield
+        except Fault as fault:
+            raise in_words(fault, self._preset.codes, self.name, self.host, doing) from None

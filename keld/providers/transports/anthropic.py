@@ -1,0 +1,153 @@
+"""Anthropic: message batches, the whole input in the create, the results in one stream.
+
+One of the transports.  A batch carries no mark of ours before it has ended, so an unknown create is looked for by its time and its number of
+requests, and proven by the nonce in its custom_ids.  Wire: docs/notes/providers.md.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import anthropic as sdk
+import httpx2
+import msgspec
+
+from keld.providers.account import origin
+from keld.providers.base import BatchState, RemoteBatch, Submission
+from keld.providers.download import Piece, ResultFile
+from keld.providers.fault import Fault
+from keld.providers.page import Page, id_of, instant
+from keld.providers.part import Connection
+from keld.providers.transports.sdk import Calls, headers_of, nowhere, read
+
+_PATH = "/v1/messages/batches"
+_ENDED_ALREADY = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+
+
+def auth(connection: Connection) -> dict[str, str]:
+    """The headers that the SDK sends, with the key and the version of the API in them."""
+    return headers_of(sdk.Anthropic(api_key=connection.key(), base_url=connection.base_url, http_client=nowhere()))
+
+
+class AnthropicBatches:
+    """`Batches` of one account at Anthropic, or at a host of its shape."""
+
+    def __init__(self, connection: Connection) -> None:
+        def connect(client: httpx2.Client) -> sdk.Anthropic:
+            return sdk.Anthropic(api_key=connection.key(), base_url=connection.base_url, http_client=client, max_retries=0)
+
+        self._calls, self._host = Calls(connect, (sdk.AnthropicError,), connection.patience), origin(connection.base_url)
+
+    def stage(self, path: Path, key: str) -> str | None:
+        return None  # the input goes with the create
+
+    def create(self, submission: Submission) -> RemoteBatch:
+        size = submission.path.stat().st_size
+        headers = {"content-type": "application/json", "content-length": str(size)}
+        with self._calls.sending(carried_prompts=True) as client, submission.path.open("rb") as file:
+            reply = client.post(_PATH, cast_to=httpx2.Response, content=file, options={"headers": headers})
+        return _remote(read(reply, _Batch))
+
+    def get(self, batch_id: str) -> RemoteBatch | None:
+        try:
+            return _remote(read(self._calls.ask("get", f"{_PATH}/{quote(batch_id, safe='')}"), _Batch))
+        except Fault as fault:
+            if fault.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    def page(self, after: str | None, size: int) -> Page:
+        found = read(self._calls.ask("get", _PATH, {"limit": size} | ({"after_id": after} if after else {})), _Page)
+        batches = [_remote(batch) for batch in found.data or ()]
+        return Page(batches=batches, after=batches[-1].id if batches else None, more=found.has_more)
+
+    def cancel(self, batch_id: str) -> None:
+        try:
+            read(self._calls.ask("post", f"{_PATH}/{quote(batch_id, safe='')}/cancel"), _Batch)
+        except Fault as fault:
+            if fault.status not in _ENDED_ALREADY:
+                raise  # else the next look says how it ended
+
+    def results(self, batch: RemoteBatch) -> list[ResultFile]:
+        return [ResultFile(id=batch.id, what=f"the results of {batch.id}", lines=batch.requests)]
+
+    def size_bytes(self, file: ResultFile) -> int | None:
+        return None  # its lines are counted instead
+
+    def fetch(self, batch: RemoteBatch, file: ResultFile, start: int, validator: str) -> AbstractContextManager[Piece]:
+        return self._calls.fetch(self._results_path(batch), start, validator)
+
+    def unstage(self, input_ref: str) -> None:
+        return  # the input went with the create
+
+    def close(self) -> None:
+        self._calls.close()
+
+    def _results_path(self, batch: RemoteBatch) -> str:
+        """Where the results are, on the configured host only.
+
+        A `results_url` that names another host (a gateway that hands on the provider's own, or a hostile answer) is not followed,
+        since the key would go there: the documented path on our host is asked instead.
+        """
+        url = batch.result_refs[0] if batch.result_refs else ""
+        ours = bool(url) and origin(url) == self._host and bool(urlsplit(url).path)
+        return url if ours else f"{_PATH}/{quote(batch.id, safe='')}/results"
+
+
+# -- the objects ----------------------------------------------------------------------------------------------
+
+
+class _Counts(msgspec.Struct, gc=False):
+    processing: int | None = None
+    succeeded: int | None = None
+    errored: int | None = None
+    canceled: int | None = None
+    expired: int | None = None
+
+
+class _Batch(msgspec.Struct, gc=False):
+    id: str | int | None = None  # some hosts number what they make
+    processing_status: str | None = None
+    created_at: Any = None
+    cancel_initiated_at: str | None = None
+    request_counts: _Counts | None = None
+    results_url: str | None = None
+
+
+class _Page(msgspec.Struct, gc=False):
+    data: list[_Batch] | None  # without it this is an error with status 200, and no empty list
+    has_more: bool | None = None
+
+
+def _remote(batch: _Batch) -> RemoteBatch:
+    counts = batch.request_counts or _Counts()
+    ended = (counts.succeeded or 0) + (counts.errored or 0) + (counts.canceled or 0) + (counts.expired or 0)
+    total = ended + (counts.processing or 0)
+    return RemoteBatch(
+        id=id_of(batch.id),
+        state=_state(batch, counts),
+        native=batch.processing_status or "?",
+        created_at=instant(batch.created_at),
+        requests=total or None,
+        succeeded=counts.succeeded,
+        done=ended if batch.processing_status == "ended" else None,  # zeros until the very end: no progress
+        result_refs=(batch.results_url,) if batch.results_url else (),
+    )
+
+
+def _state(batch: _Batch, counts: _Counts) -> BatchState:
+    match batch.processing_status:
+        case "ended" if batch.cancel_initiated_at:
+            return BatchState.CANCELLED
+        case "ended" if counts.expired:
+            return BatchState.EXPIRED
+        case "ended":
+            return BatchState.COMPLETED
+        case "canceling":
+            return BatchState.CANCELLING
+        case _:
+            return BatchState.IN_PROGRESS

@@ -1,0 +1,180 @@
+"""OpenAI files: a batch is made of an uploaded file and gives its results as files; OpenAI, and every host that took this over.
+
+One of the transports.  The official SDK gives auth, address and multipart.  Wire: docs/notes/providers.md.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import msgspec
+import openai as sdk
+
+from keld import http
+from keld.providers.base import BatchState, RemoteBatch, Submission
+from keld.providers.download import Piece, ResultFile
+from keld.providers.fault import Fault, Sent, code_of, scrubbed
+from keld.providers.page import Page, id_of, instant
+from keld.providers.part import Connection
+from keld.providers.transports.sdk import Calls, headers_of, nowhere, read
+
+QUEUE_FULL = "token_limit_exceeded"  # what a batch failed of that was no fault of the file
+_STATES = {
+    "cancelling": BatchState.CANCELLING,
+    "completed": BatchState.COMPLETED,
+    "failed": BatchState.FAILED,
+    "expired": BatchState.EXPIRED,
+    "cancelled": BatchState.CANCELLED,
+}  # everything else, also a status never seen before, is still in progress
+_KEY = "keld_key"
+_ENDED_ALREADY = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
+
+
+def auth(connection: Connection) -> dict[str, str]:
+    """The headers that the SDK sends, with the key and the organisation and the project in them."""
+    return headers_of(sdk.OpenAI(api_key=connection.key(), base_url=connection.base_url, http_client=nowhere()))
+
+
+class OpenAIFiles:
+    """`Batches` of one account at OpenAI, or at a host of its shape."""
+
+    def __init__(self, connection: Connection) -> None:
+        def connect(client: httpx2.Client) -> sdk.OpenAI:
+            return sdk.OpenAI(api_key=connection.key(), base_url=connection.base_url, http_client=client, max_retries=0)
+
+        self._calls = Calls(connect, (sdk.OpenAIError,), connection.patience)
+
+    def stage(self, path: Path, key: str) -> str | None:
+        with self._calls.sending(carried_prompts=True) as client, path.open("rb") as file:
+            raw = client.files.with_raw_response.create(file=(f"keld-{key}.jsonl", file), purpose="batch")
+        return id_of(read(raw.http_response, _File).id)
+
+    def create(self, submission: Submission) -> RemoteBatch:
+        body = {
+            "input_file_id": submission.input_ref or "",
+            "endpoint": submission.endpoint,
+            "completion_window": "24h",
+            "metadata": {_KEY: submission.key},
+        }
+        with self._calls.sending(carried_prompts=False) as client:
+            reply = client.post("/batches", cast_to=httpx2.Response, body=body)
+        return _remote(read(reply, _Batch))
+
+    def get(self, batch_id: str) -> RemoteBatch | None:
+        try:
+            return _remote(read(self._calls.ask("get", f"/batches/{quote(batch_id, safe='')}"), _Batch))
+        except Fault as fault:
+            if fault.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    def page(self, after: str | None, size: int) -> Page:
+        found = read(self._calls.ask("get", "/batches", {"limit": size} | ({"after": after} if after else {})), _Page)
+        batches = [_remote(batch) for batch in found.data or ()]
+        return Page(batches=batches, after=batches[-1].id if batches else None, more=found.has_more)
+
+    def cancel(self, batch_id: str) -> None:
+        try:
+            read(self._calls.ask("post", f"/batches/{quote(batch_id, safe='')}/cancel"), _Batch)
+        except Fault as fault:
+            if fault.status not in _ENDED_ALREADY:
+                raise  # else the next look says how it ended
+
+    def results(self, batch: RemoteBatch) -> list[ResultFile]:
+        return [ResultFile(id=ref, what=f"result file {ref}") for ref in batch.result_refs]
+
+    def size_bytes(self, file: ResultFile) -> int | None:
+        # Within a step that is finished once it is begun: whatever the verb has left.  Many hosts do not say it.
+        with suppress(Fault):
+            return read(self._calls.ask("get", f"/files/{quote(file.id, safe='')}", bounds=http.asking_on), _File).bytes
+        return None
+
+    def fetch(self, batch: RemoteBatch, file: ResultFile, start: int, validator: str) -> AbstractContextManager[Piece]:
+        return self._calls.fetch(f"/files/{quote(file.id, safe='')}/content", start, validator)
+
+    def unstage(self, input_ref: str) -> None:
+        path = f"/files/{quote(input_ref, safe='')}"
+        try:
+            reply = self._calls.ask("delete", path)
+            if reply.status_code == HTTPStatus.NO_CONTENT or read(reply, _Removal).deleted:
+                return
+            self._calls.ask("get", path)  # a host that does not say
+        except Fault as fault:
+            if fault.status == HTTPStatus.NOT_FOUND:
+                return
+            raise
+        raise Fault(sent=Sent.ANSWERED, cause="the file is still there")
+
+    def close(self) -> None:
+        self._calls.close()
+
+
+# -- the objects ----------------------------------------------------------------------------------------------
+
+
+_Id = str | int | None  # some hosts number what they make
+
+
+class _File(msgspec.Struct, gc=False):
+    id: _Id
+    bytes: int | None = None
+
+
+class _Removal(msgspec.Struct, gc=False):
+    deleted: bool = False
+
+
+class _Batch(msgspec.Struct, gc=False):
+    """As far as anybody keeps to it: hosts of this shape differ in all but the id and the status."""
+
+    id: _Id = None
+    status: str | None = None
+    created_at: Any = None
+    errors: Any = None
+    output_file_id: _Id = None
+    error_file_id: _Id = None
+    request_counts: Any = None
+    metadata: Any = None
+    input_file_id: _Id = None
+
+
+class _Page(msgspec.Struct, gc=False):
+    data: list[_Batch] | None  # without it this is an error with status 200, and no empty list
+    has_more: bool | None = None
+
+
+def _remote(batch: _Batch) -> RemoteBatch:
+    errors = _batch_errors(batch.errors)
+    state = _STATES.get((batch.status or "").lower(), BatchState.IN_PROGRESS)
+    total, completed, failed = (_count(batch.request_counts, name) for name in ("total", "completed", "failed"))
+    return RemoteBatch(
+        id=id_of(batch.id),
+        state=state,
+        native=batch.status or "?",
+        created_at=instant(batch.created_at),
+        key=str(batch.metadata.get(_KEY) or "") or None if isinstance(batch.metadata, dict) else None,
+        input_ref=id_of(batch.input_file_id) or None,
+        requests=total,
+        succeeded=completed,
+        done=None if completed is None else completed + (failed or 0),
+        errors=errors,
+        queue_full=next((code for code, _ in errors if code == QUEUE_FULL), None) if state is BatchState.FAILED else None,
+        # "" and null both mean "no such file".
+        result_refs=tuple(ref for ref in map(id_of, (batch.output_file_id, batch.error_file_id)) if ref),
+    )
+
+
+def _count(counts: Any, name: str) -> int | None:
+    count = counts.get(name) if isinstance(counts, dict) else None
+    return count if isinstance(count, int) else None
+
+
+def _batch_errors(errors: Any) -> tuple[tuple[str, str], ...]:
+    listed = errors.get("data") if isinstance(errors, dict) else errors
+    known = [error for error in listed if isinstance(error, dict)] if isinstance(listed, list) else []
+    return tuple((code_of(error.get("code")), scrubbed(str(error.get("message") or ""))) for error in known)

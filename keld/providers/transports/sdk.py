@@ -1,0 +1,122 @@
+"""SDK: the calls of one account through an official SDK; each bounded, each made once, its faults neutral.
+
+A part of the transports whose vendor's SDK is of this family: `status_code` and `response` on a status error, the HTTP library's exception as
+`__cause__` of a connection error.  The SDK gives auth and address; its models are not used, since a reply is read with structs of our own, which
+hosts that differ do not break.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cached_property
+from typing import Any, TypeVar
+
+import httpx2
+import msgspec
+
+from keld import http
+from keld.providers.download import Piece
+from keld.providers.fault import fault_of_reply, fault_of_silence, unreadable
+from keld.providers.log import hush_headers
+from keld.providers.page import has_id
+from keld.providers.transports.ranges import piece_of, range_headers
+
+T = TypeVar("T")
+Bounds = Callable[[http.Patience], AbstractContextManager[None]]
+
+
+class Calls:
+    """The calls of one account.
+
+    Args:
+        connect: makes the SDK's client upon an HTTP client, without retries: the SDK would send an unanswered create again, and both would be
+            paid; harmless calls are tried again by `http`.  Called at the first call.
+        errors: the roots of the SDK's own exceptions.
+    """
+
+    def __init__(self, connect: Callable[[httpx2.Client], Any], errors: tuple[type[Exception], ...], patience: http.Patience) -> None:
+        self._connect, self._patience = connect, patience
+        self._errors: tuple[type[Exception], ...] = (*errors, httpx2.HTTPError)
+
+    @cached_property
+    def _client(self) -> Any:
+        hush_headers()
+        return self._connect(http.client(self._patience))
+
+    def close(self) -> None:
+        if "_client" in self.__dict__:
+            self._client.close()
+
+    def ask(self, method: str, path: str, params: dict[str, Any] | None = None, *, bounds: Bounds = http.asking) -> httpx2.Response:
+        """The reply to a harmless call."""
+        with self._neutral(), bounds(self._patience):
+            reply: httpx2.Response = self._request(method, path, {"params": params or {}})
+            return reply
+
+    @contextmanager
+    def sending(self, *, carried_prompts: bool) -> Iterator[Any]:
+        """The SDK's client, for a call with a large body, made once."""
+        client = self._client  # before the call: what it raises is no fault of a call
+        with self._neutral(carried_prompts), http.sending(self._patience):
+            yield client
+
+    @contextmanager
+    def fetch(self, path: str, start: int, validator: str) -> Iterator[Piece]:
+        """A result file behind HTTP from byte `start` on."""
+        with http.fetching(self._patience):
+            with self._neutral():
+                headers = range_headers(start, validator) | {"X-Stainless-Raw-Response": "stream"}
+                response = self._request("get", path, {"headers": headers})
+            try:
+                yield piece_of(getattr(response, "http_response", response))
+            finally:
+                response.close()
+
+    def _request(self, method: str, path: str, options: dict[str, Any]) -> Any:
+        return getattr(self._client, method)(path, cast_to=httpx2.Response, options=options)
+
+    @contextmanager
+    def _neutral(self, carried_prompts: bool = False) -> Iterator[None]:
+        """Turns the SDK's exceptions into faults.
+
+        Raises:
+            Fault: the call did not succeed.
+        """
+        try:
+            yield
+        except self._errors as error:
+            response = getattr(error, "response", None)
+            if not isinstance(response, httpx2.Response):
+                raise fault_of_silence(error) from None
+            raise fault_of_reply(response.status_code, response.headers, _body(response), carried_prompts=carried_prompts) from None
+
+
+def headers_of(client: Any) -> dict[str, str]:
+    """What an SDK's client sends with each of its requests."""
+    return {name: value for name, value in {**client.default_headers, **client.auth_headers}.items() if isinstance(value, str)}
+
+
+def nowhere() -> httpx2.Client:
+    """For a client that is only asked for its headers: it reads no certificates, which takes 80 ms."""
+    return httpx2.Client(transport=httpx2.BaseTransport(), trust_env=False)
+
+
+def read(response: httpx2.Response, kind: type[T]) -> T:
+    """A reply as an object of the API; what ought to have an id has one.
+
+    Raises:
+        Fault: nobody can read it: a proxy's own page with status 200 is no answer.
+    """
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        found = msgspec.json.decode(response.content, type=kind)
+        if has_id(found):
+            return found
+    raise unreadable(response.status_code)
+
+
+def _body(response: httpx2.Response) -> bytes:
+    try:
+        return response.content
+    except RuntimeError:  # a stream nobody has read
+        return b""
