@@ -234,7 +234,7 @@ def world() -> World:
 
 def _tickets(batch: Any) -> dict[str, str]:
     """Ticket by custom_id."""
-    return {batch.dialect.custom_id(row): _TICKET.findall(row.decode())[-1] for row in batch.rows or ()}
+    return {batch.envelope.read(row)[0]: _TICKET.findall(row.decode())[-1] for row in batch.rows or ()}
 
 
 def _bought(batch: Any, entries: Iterable[BillEntry]) -> Iterator[Purchase]:
