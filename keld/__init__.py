@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from keld.answer import Outcome
     from keld.cache import Cache, Ttl
-    from keld.environment import Keld
+    from keld.environment import Keld, Submit
     from keld.errors import (
         AccessRefused,
         CeilingTooLow,
@@ -99,7 +99,7 @@ __all__ = [
     "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError", "Option",
     "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
     "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "Settings", "SinkError", "SinkRefused",
-    "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
+    "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
     "Verdict", "Work", "__version__", "check_path", "kinds", "utc", "wants_partition",
 ]  # fmt: skip
 
@@ -107,7 +107,7 @@ __all__ = [
 _HOMES = {
     "keld.answer": "Outcome",
     "keld.cache": "Cache Ttl",
-    "keld.environment": "Keld",
+    "keld.environment": "Keld Submit",
     "keld.errors": (
         "AccessRefused CeilingTooLow DeadlinePassed InvalidJob KeldError LeaseLost LedgerError "
         "PriceUnknown ProviderError ProviderRefused ProviderUnreachable SchemaError SinkError "

@@ -39,7 +39,8 @@ class Accounts:
                 if name not in self.known:
                     raise InvalidJob(
                         f"models names the account {name!r}; the accounts are {', '.join(sorted(self.known))}. Nothing was sent. "
-                        "Correct models=, or give Keld(accounts={...}) one of that name."
+                        "Correct models=, or give one of that name in Python: keld.Keld(accounts={...}).",
+                        field="models",
                     )
                 self.connected[name] = connect(name, self.known[name], self._patience)
             return self.connected[name]

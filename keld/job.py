@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,127}")
 _MODEL = re.compile(r"[A-Za-z0-9_-]+:\S+")
 _REUSE = ("partition", "namespace", "never")
-_LANES = ("auto", "batch", "flex", "standard")
-_CACHE = ("auto", "never")
+AUTO = "auto"
+_LANES = (AUTO, "batch", "flex", "standard")
+_CACHE = (AUTO, "never")
 _CEILING_MOST = 9_000_000  # the ledger counts pico-dollars in 64 bits
 
 
@@ -95,7 +96,7 @@ class Job:
     system: str | None = field(default=None, repr=False)
     deadline: timedelta | datetime | None = None
     probability: float = 0.99
-    lane: str = "auto"
+    lane: str = AUTO
     ceiling_usd: Decimal | int | float | str | None = None
     max_output_tokens: int = 1024
     max_attempts: int = 3
@@ -106,7 +107,7 @@ class Job:
     accept: Any = None
     probe: bool = False
     hedge: bool = False
-    cache: str = "auto"
+    cache: str = AUTO
     priority: str | None = None
     max_shard_rows: int | None = None
     max_shard_bytes: int | None = None
@@ -155,6 +156,38 @@ class Job:
         return tuple(self.models)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTerms:
+    """What a job run keeps of the terms of its job, for any worker that goes on with it.
+
+    It stands in the ledger as JSON, a key for each field; a field that is missing there has the job's own default.
+
+    Args:
+        models: `provider:model`, those that could be asked when the job run was opened, in the user's order.
+        cache: as `Job.cache`; `own`: the prompts hold marks of the user's own.
+        accept: which answers satisfy, in the text form of `cascade`; None: every answer does.
+        prices: USD per million tokens as decimal text, by `provider:model`, then by kind of token.
+    """
+
+    models: tuple[str, ...]
+    max_attempts: int = Job.max_attempts
+    max_shard_rows: int | None = None
+    max_shard_bytes: int | None = None
+    lane: str = Job.lane
+    cache: str = Job.cache
+    probability: float = Job.probability
+    priority: str | None = None
+    accept: str | None = None
+    probe: bool = False
+    hedge: bool = False
+    prices: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    @property
+    def any_lane(self) -> bool:
+        """True if Keld chooses the lane, and may change it."""
+        return self.lane == AUTO
+
+
 def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[datetime | None, str]:
     """The instant a job run is due, and the basis of it: `absolute`, `partition-end`, `submitted-at` or `none`.
 
@@ -184,15 +217,16 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
 
 def partition_end(partition: str | None) -> datetime | None:
     """The end of a partition whose key is a UTC month, day or hour (`2026-11`, `2026-11-19`, `2026-11-19-08:00`), else None."""
-    key = partition or ""
+    if partition is None:
+        return None
     try:
-        if re.fullmatch(r"\d{4}-\d{2}", key):
-            first = datetime.strptime(key, "%Y-%m")
+        if re.fullmatch(r"\d{4}-\d{2}", partition):
+            first = datetime.strptime(partition, "%Y-%m")
             return datetime(first.year + first.month // 12, first.month % 12 + 1, 1, tzinfo=UTC)
-        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", key):
-            day = date.fromisoformat(key)
+        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", partition):
+            day = date.fromisoformat(partition)
             return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
-        return datetime.strptime(key, "%Y-%m-%d-%H:%M").replace(tzinfo=UTC) + timedelta(hours=1)
+        return datetime.strptime(partition, "%Y-%m-%d-%H:%M").replace(tzinfo=UTC) + timedelta(hours=1)
     except (ValueError, OverflowError):
         return None
 

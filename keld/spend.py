@@ -137,7 +137,7 @@ def _grouping(by: str) -> Callable[[JobRun, CostLine], str]:
     if by in _OF_COST_LINE:
         return lambda _, cost_line: _OF_COST_LINE[by](cost_line)
     if not is_dimension(by):
-        raise InvalidJob(f"Spend by {by!r}: choose one of {', '.join(DIMENSIONS)}, or tag:NAME.")
+        raise InvalidJob(f"Spend by {by!r}: choose one of {', '.join(DIMENSIONS)}, or tag:NAME.", field="by")
     return lambda run, _: str(run.tags.get(by.removeprefix("tag:"), "-"))
 
 

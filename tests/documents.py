@@ -9,7 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "example_project" / "README.md", *sorted(DOCS.rglob("*.md"))]
+HISTORY = ROOT / "CHANGELOG.md"  # tells what was so
+PAGES = [*sorted({*ROOT.glob("*.md"), ROOT / "example_project" / "README.md", *DOCS.rglob("*.md")} - {HISTORY})]
 _FENCE = re.compile(r"^```(\S*)(?: title=\"(\S+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

@@ -453,7 +453,7 @@ class Haste(Schedule):
         doubts = Counter(request.shard for request in self.requests if request.end in ("killed", "doubt"))
         COUNTS["in doubt"] += doubts.total()
         for shard in self._stretches():
-            told = (shard.error or {}).get("rows", 0)
+            told = shard.error.rows if shard.error else 0
             if shard.state is State.COLLECTED and told != doubts[shard.id]:
                 self._violated(f"I4: {shard} counts {told} requests in doubt, and {doubts[shard.id]} are")
 

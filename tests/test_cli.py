@@ -285,7 +285,7 @@ def test_json_of_a_refusal_is_nothing_on_standard_output(emulator: Emulator) -> 
         ("give force=True (`keld run --force`).", "give --force (`keld run --force`)."),
         ("e.g. ceiling_usd=40, output_prefix='llm_'", "e.g. ceiling_usd=40, output_prefix='llm_'"),
         ("/data/partition=2026/part.csv: no", "/data/partition=2026/part.csv: no"),
-        ("e.g. --sink 'out/{partition}.parquet'", "e.g. --sink 'out/{partition}.parquet'"),
+        ("e.g. sink='out/{partition}.parquet'", "e.g. --sink 'out/{partition}.parquet'"),
     ],
 )
 def test_a_message_names_options_where_python_names_arguments(python: str, options: str) -> None:

@@ -161,7 +161,7 @@ class Crash:
     def check_fast(self, peer: Peer, status: package.Status, table: Any, deaths: int) -> None:
         """Every row is answered; what is paid twice, or without an answer to show for it, is no more than was in flight, is counted and reserved."""
         shards = self.keld.ledger.shards(status.id)
-        doubts = {shard.id: (shard.error or {}).get("rows", 0) for shard in shards if shard.lane != "batch"}
+        doubts = {shard.id: (shard.error.rows if shard.error else 0) for shard in shards if shard.lane != "batch"}
         assert outcomes(self.keld, status) == ["answered"] * table.num_rows
         assert sum(count - 1 for count in paid(self.emulator).values()) <= sum(doubts.values()) <= 8 * deaths
         billed = billed_usd(self.emulator, status.created_at)

@@ -213,22 +213,7 @@ def test_every_price_of_our_own_says_where_and_when_it_was_read() -> None:
     assert all(lane["source"].startswith("https://") and lane["read"] and lane["input"] for lane in lanes)
 
 
-# --- the project's own pages ------------------------------------------------------------------------------------------
-
-PAGES = ["CONTRIBUTING.md", "SECURITY.md", "docs/reference/cli.md"]
-PROMISED = {"docs/add-a-provider.md"}
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
-    at = ROOT / page
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", at.read_text()):
-        assert (at.parent / target).exists() or target in PROMISED, target
-
-
-def test_every_make_target_that_contributors_read_of_exists() -> None:
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"(?:\$ |`)make ([\w-]+)", (ROOT / "CONTRIBUTING.md").read_text())) <= targets
+# --- the workflow ------------------------------------------------------------------------------------------------------
 
 
 def test_the_workflow_runs_every_python_that_the_metadata_names() -> None:

@@ -210,7 +210,7 @@ def break_off(monkeypatch: pytest.MonkeyPatch, at: str, nth: int) -> None:
 
 
 def doubts(keld: Keld, run_id: str) -> int:
-    return sum((shard.error or {}).get("rows", 0) for shard in keld.ledger.shards(run_id))
+    return sum((shard.error.rows if shard.error else 0) for shard in keld.ledger.shards(run_id))
 
 
 def test_the_ceiling_holds_for_what_a_dead_worker_had_in_flight(

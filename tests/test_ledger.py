@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keld.errors import CeilingTooLow, LeaseLost, LedgerError, UnknownJobRun
-from keld.ledger import Lease, Ledger, Shard, nonce
+from keld.job import RunTerms
+from keld.ledger import Lease, Ledger, Shard, ShardError, nonce
 from keld.ledger.table import SHARD
 from keld.state import Event, IllegalTransition, RunState, State
 
@@ -58,7 +59,7 @@ def _shard(run_id: str, ordinal: int = 0, *, worst: str = "1") -> Shard:
 def _run(run_id: str, **terms: Any) -> dict[str, Any]:
     return {
         "id": run_id, "namespace": "default", "job": "labels", "partition": "2026-11-19", "generation": 1, "fingerprint": "f" * 64,
-        "input_digest": "d" * 64, "rows": 10, "terms": {}, "tags": {}, "plan": {}, "deadline_basis": "none", **terms,
+        "input_digest": "d" * 64, "rows": 10, "terms": RunTerms(models=("openai:m",)), "tags": {}, "plan": {}, "deadline_basis": "none", **terms,
     }  # fmt: skip
 
 
@@ -263,7 +264,7 @@ def test_who_has_attached_anew_is_not_sent_away_by_what_is_told_late(ledger: Led
 
 def test_what_was_opened_is_read_back_as_it_was(ledger: Ledger) -> None:
     terms = {
-        "terms": {"models": ["openai:gpt-5-mini"], "Ünï": "雪"}, "tags": {"team": "support"}, "ceiling_usd": Decimal("12.345678901234"),
+        "terms": RunTerms(models=("openai:gpt-5-mini",), priority="雪", prices={"openai:gpt-5-mini": {"input": "0.1"}}), "tags": {"team": "support"}, "ceiling_usd": Decimal("12.345678901234"),
         "deadline_at": NOW + timedelta(microseconds=1), "deadline_basis": "partition-end", "sink": "out/{partition}.parquet", "rows": 10**10,
     }  # fmt: skip
     lease, _ = _open(ledger, **terms)
@@ -318,7 +319,7 @@ def test_a_batch_is_known_once_an_intent_led_to_it(ledger: Ledger) -> None:
 
 def test_a_shards_error_and_outcomes_are_read_back(ledger: Ledger) -> None:
     lease, [shard] = _open(ledger)
-    became = _pass(ledger, lease, shard, [*CREATED, Event.REJECTED], error={"code": "x", "message": "雪"}, outcomes={"rejected": 10})
+    became = _pass(ledger, lease, shard, [*CREATED, Event.REJECTED], error=ShardError(code="x", message="雪"), outcomes={"rejected": 10})
     assert ledger.shards(lease.run_id) == [became]
     assert (became.error, became.outcomes) == ({"code": "x", "message": "雪"}, {"rejected": 10})
 

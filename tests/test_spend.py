@@ -25,7 +25,7 @@ from keld import Keld
 from keld.cli import app
 from keld.emulator import Emulator
 from keld.errors import InvalidJob
-from keld.ledger import CostLine, Ledger, Orphan, Shard
+from keld.ledger import CostLine, Ledger, Orphan, Shard, ShardError, ShardFault
 from keld.ledger.table import RUN as RUN_TABLE
 from keld.ledger.table import SHARD as SHARD_TABLE
 from keld.spend import DIMENSIONS, Report, report
@@ -213,7 +213,11 @@ def test_what_may_still_be_billed_is_in_flight(ledger: Ledger, state: State) -> 
 
 @pytest.mark.parametrize(
     ("doubt", "rows"),
-    [({"outcomes": {"answered": 3, "lost": 1}}, 1), ({"error": {"code": "in_doubt", "rows": 2}}, 2), ({"outcomes": {"answered": 4}}, 0)],
+    [
+        ({"outcomes": {"answered": 3, "lost": 1}}, 1),
+        ({"error": ShardError(code=ShardFault.IN_DOUBT, rows=2)}, 2),
+        ({"outcomes": {"answered": 4}}, 0),
+    ],
 )
 def test_rows_that_may_be_on_the_bill_and_were_never_told_are_counted_as_such(ledger: Ledger, doubt: dict[str, Any], rows: int) -> None:
     enter(ledger, "r" * 32, {**DONE, **MONEY, **doubt})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from keld.job import RunTerms
 from keld.ledger import JobRun, Shard
 from keld.state import RunState, State
 from keld.status import Status, status_of
@@ -16,7 +17,7 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 RUN = JobRun(
     id="r" * 32, namespace="default", job="labels", partition="2026-11-19", generation=1, state=RunState.OPEN, fingerprint="f", input_digest="d",
-    rows=20, reused=0, unaskable=0, terms={}, tags={"team": "support"}, plan={"model": "openai:m", "lane": "batch", "expected_usd": "0.10"},
+    rows=20, reused=0, unaskable=0, terms=RunTerms(models=("openai:m",)), tags={"team": "support"}, plan={"model": "openai:m", "lane": "batch", "expected_usd": "0.10"},
     ceiling_usd=Decimal(1), reserved_usd=Decimal(0), spent_usd=Decimal("0.25"), standard_usd=Decimal("0.5"), answered=0, failed=0, quarantined=0,
     round=0, deadline_at=None, deadline_basis="none", sink=None, output=None, outcomes=None, problem=None, created_at=NOW, finished_at=None,
     removed_at=None, next_check_at=None, escalates_at=None, lease_owner=None, lease_epoch=0, lease_until=None,

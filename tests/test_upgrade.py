@@ -11,20 +11,22 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
+from msgspec import to_builtins
 from scene import finish
 from upgrade.provider import put_back
 from upgrade.world import LATENCY_S, job, rows
 
-from keld import Keld, Status, migration
+from keld import Keld, Status
 from keld.emulator import Emulator
 from keld.errors import LedgerError
-from keld.ledger import Ledger
+from keld.ledger import Ledger, migration
 from keld.ledger.migration import NEWEST
 from keld.state import RunState
 
@@ -166,3 +168,17 @@ def bought(keld: Keld, emulator: Emulator, run_id: str) -> Counter[int]:
     ours = {shard.id for shard in keld.ledger.shards(run_id)}
     marks = [(entry.custom_id or "-").split("-") for entry in emulator.bill()]
     return Counter(int(position) for shard, position in marks if shard in ours)
+
+
+def test_the_terms_of_an_earlier_version_are_read_and_would_be_written_as_they_stand(old_url: str) -> None:
+    """They are JSON in the ledger: a key that another version does not find has its default, which may be another one."""
+    engine = sa.create_engine(
+        sa.make_url(old_url) if old_url.startswith("sqlite") else sa.make_url(old_url).set(drivername="postgresql+psycopg")
+    )
+    with engine.connect() as db:
+        stored = {id_: json.loads(text) for id_, text in db.execute(sa.text("SELECT id, CAST(terms AS TEXT) FROM keld_job_run"))}
+    engine.dispose()
+    assert stored
+    with closing(Ledger(old_url)) as ledger:
+        for run_id, terms in stored.items():
+            assert json.dumps(to_builtins(ledger.run(run_id).terms)) == json.dumps(terms)

@@ -81,6 +81,19 @@ def test_a_ledger_that_was_lost_is_refused_and_rebuilt_from_staging(
     assert purchases(emulator) == EVERY_ROW_ONCE
 
 
+def test_whose_job_it_is_and_what_is_declared_otherwise_since_survive_the_loss_of_the_ledger(open_keld: Open, emulator: Emulator) -> None:
+    """Else the owner of before could send again, and the one who took the job over would be refused."""
+    keld = open_keld()
+    run_id = send(keld, openai)
+    keld.hand_over("triage", "their-repository")
+    keld.ledger.catalog.note_outdated(run_id, "the prompt")
+    delete(keld)
+    again = open_keld()
+    assert [status.id for status in again.rebuild()] == [run_id]
+    run = again.ledger.run(run_id)
+    assert (run.owner, run.outdated) == ("their-repository", "the prompt")
+
+
 @pytest.mark.parametrize("sent", ["before", "after"])
 def test_a_ledger_of_yesterday_sends_nothing_that_was_sent_since(open_keld: Open, emulator: Emulator, peer: Peer, sent: str) -> None:
     keld = open_keld()

@@ -356,7 +356,7 @@ def emulate(
     rows_per_s: Annotated[float | None, typer.Option(help="A batch lasts at least its rows divided by this.")] = None,
     token: Annotated[str | None, typer.Option(help="Required of every request, as its API key.", envvar="KELD_EMULATOR_TOKEN")] = None,
 ) -> None:
-    """Stand in for OpenAI and Anthropic on this machine: same wire, no cost, a bill to check against."""
+    """Stand in for OpenAI, Anthropic and OpenAI-compatible hosts on this machine: same wire, no cost, a bill to check against."""
     try:
         from keld.emulator import serve
     except ImportError as error:

@@ -35,6 +35,8 @@ The rooms, in the order of a call; only `services/`, `dialects/`, `kind` and `ad
     cache        the prompt caches
     answer       what the model says, and its tokens
     schema       JSON Schema -> conforming documents
+    scalar       the same of constants, numbers and strings
+    dice         choices drawn from a digest
     pattern      a regular expression -> a text that matches
     error        one refusal, before a service gives it its shape
     wire         the unkind things a server can do to a connection

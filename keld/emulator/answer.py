@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 import msgspec
 
+from .dice import Dice
 from .error import ApiError
-from .schema import Dice, Maker, compile_schema
+from .scalar import Maker
+from .schema import compile_schema
 
 Responder = Callable[[dict[str, Any]], str | dict[str, Any]]
 """The request's body -> the text of the answer, or an object that is sent as JSON."""

@@ -140,20 +140,21 @@ class Batch:
 
     def phase(self, now: float) -> Phase:
         """Where the batch stands at `now`; while the worker is behind the clock, the worker decides."""
-        told = self._told(now)
+        due = self._by_clock(now)
         if self.work.done():
             self.work.result()  # a worker that crashed must not look like a batch
-        if self.work.done() or told.status in ("validating", "failed"):
-            return told
+        if self.work.done() or due.status in ("validating", "failed"):
+            return due
         if self.rows is None:
             return Phase("validating", 0)
-        return Phase("in_progress", min(told.done, len(self.progress)))
+        return Phase("in_progress", min(due.done, len(self.progress)))
 
     def is_due(self, now: float) -> bool:
         """Whether the clock is past something that the worker has not done yet."""
         return now >= self.started_at and not self.work.done()
 
-    def _told(self, now: float) -> Phase:
+    def _by_clock(self, now: float) -> Phase:
+        """Where the batch stands if the worker has kept up."""
         stuck = self.rule("life", "stuck")
         held = stuck.get("status", "in_progress") if stuck else None
         if self.cancel_at is not None:

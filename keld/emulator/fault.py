@@ -32,7 +32,7 @@ at `rows`: `fraction` (1) or `count` chooses rows, exactly; on realtime calls it
     refusal           paid, and refused
     length            paid, and cut
     invalid           paid, and not what the schema asked for
-    standard_tier     flex was asked for; the standard tier is given, told and paid (OpenAI)
+    standard_tier     flex was asked for; the standard tier is given, reported and paid (OpenAI)
     cache_miss        the prompt cache is not found, however warm: what is marked is written once more, and paid
 at `results`
     no_output_id      `output_file_id` (Anthropic: `results_url`) is null

@@ -106,7 +106,7 @@ class Gate:
         return _instead(after[0]) if after else response
 
     def _admit(self, request: Request, service: Service, body: bytes) -> dict[str, str]:
-        """The headers that tell what is left of the rate limits.
+        """The headers that say what is left of the rate limits.
 
         Raises:
             ApiError: 429, nothing is left.

@@ -32,7 +32,7 @@ class Bucket:
         self.at = now
 
     def level(self, wanted: int) -> Level:
-        # A call larger than a whole minute's worth never fits, and is told to wait all the same, as at the services.
+        # A call larger than a whole minute's worth never fits, and still gets a time to wait, as at the services.
         wait = max(0.0, (wanted - self.left) * 60 / self.limit)
         return Level(limit=self.limit, left=max(0, int(self.left)), reset_s=(self.limit - self.left) * 60 / self.limit, wait_s=wait)
 

@@ -179,7 +179,7 @@ class Store:
         try:
             prepare(batch)
         except BaseException as error:
-            # Whoever looks at the batch next gets the exception, instead of a batch that never moves.
+            # The next look at the batch raises the exception; else the batch would never move.
             batch.work.set_exception(error)
             raise
         batch.work.set_result(None)

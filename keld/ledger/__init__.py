@@ -21,16 +21,18 @@ what the runner sees down to the tables:
     cost         what each job run spent on each model in each lane
     event        what happened, appended
     lookup       the records of one job run or shard
+    fault        what keeps a shard from getting on
     record       what is read from the tables
     database     the SQLite file or the Postgres behind a ledger's URL
     migration    how a ledger of an earlier version becomes one of this
     table        the tables
-    column       how money, instants and words are stored
+    column       how money, instants, words and frozen records are stored
 """
 
 from keld.ledger.account import Suspect
 from keld.ledger.cost import CostLine
 from keld.ledger.database import shown
+from keld.ledger.fault import RefusalReason, ShardError, ShardFault
 from keld.ledger.lease import WORKER_SKEW, Lease
 from keld.ledger.ledger import Ledger
 from keld.ledger.progress import Quiet
@@ -49,8 +51,11 @@ __all__ = [
     "Memory",
     "Orphan",
     "Quiet",
+    "RefusalReason",
     "Rival",
     "Shard",
+    "ShardError",
+    "ShardFault",
     "Suspect",
     "Waiting",
     "nonce",

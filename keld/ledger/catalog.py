@@ -108,8 +108,11 @@ class Catalog:
 
     def hand_over(self, namespace: str, job: str, owner: str) -> None:
         """Notes who declares a job from now on."""
+        these = (RUN.c.namespace == namespace, RUN.c.job == job, RUN.c.owner.is_distinct_from(owner))
         with self._db.write() as db:
-            db.execute(sa.update(RUN).where(RUN.c.namespace == namespace, RUN.c.job == job).values(owner=owner))
+            handed_over = db.execute(sa.update(RUN).where(*these).values(owner=owner).returning(RUN.c.id)).scalars().all()
+        for run_id in handed_over:
+            self._recovery.remember(run_id, run=True)
 
     def move(self, namespace: str, job: str, partition: str, into: str, now: datetime) -> None:
         """Brings the job runs of a partition into another namespace, where there are none of it yet."""
@@ -133,3 +136,4 @@ class Catalog:
         """Notes what is declared otherwise since a job run was sent, in words; None: nothing is."""
         with self._db.write() as db:
             db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(outdated=outdated))
+        self._recovery.remember(run_id, run=True)

@@ -1,4 +1,4 @@
-"""Column: how the values of the house are stored: money, instants, words of a closed enum.
+"""Column: how the values of the house are stored: money, instants, words of a closed enum, frozen records.
 
 Below every other file of the ledger.  Money is stored as whole pico-dollars, instants as microseconds since 1970: both exact, both sortable,
 both the same in SQLite and Postgres.
@@ -9,11 +9,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import msgspec
 import sqlalchemy as sa
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_Kept = TypeVar("_Kept")
 _Enum = TypeVar("_Enum", bound=StrEnum)
 
 
@@ -41,6 +43,27 @@ class Instant(sa.types.TypeDecorator[datetime]):
 
     def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:
         return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+
+class Packed(sa.types.TypeDecorator[_Kept]):
+    """A value of some type of the house, stored as JSON: a key for each field; what a field is stored as must not change."""
+
+    impl = sa.JSON
+    cache_ok = True
+
+    def __init__(self, kind: type[_Kept]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: _Kept | None, dialect: sa.Dialect) -> Any:
+        return None if value is None else msgspec.to_builtins(value)
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> _Kept | None:
+        return None if value is None else msgspec.convert(value, self.kind)
+
+    def coerce_compared_value(self, op: sa.sql.operators.OperatorType | None, value: Any) -> Any:
+        """A key of it is looked up as in any JSON."""
+        return self.impl_instance.coerce_compared_value(op, value)
 
 
 class Word(sa.types.TypeDecorator[_Enum]):

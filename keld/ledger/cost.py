@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from keld.ledger import lookup
 from keld.ledger.database import Database
+from keld.ledger.fault import ShardError
 from keld.ledger.record import Shard
 from keld.ledger.table import CANDIDATE, ORPHAN, RUN, SHARD
 from keld.state import State
@@ -96,8 +97,8 @@ def doubtful_usd(shard: Shard) -> Decimal:
     return _doubtful(shard.requests, shard.worst_usd, shard.outcomes, shard.error)[1]
 
 
-def _doubtful(requests: int, worst_usd: Decimal, outcomes: dict[str, int] | None, error: dict[str, Any] | None) -> tuple[int, Decimal]:
-    rows = min(max((outcomes or {}).get("lost", 0), (error or {}).get("rows", 0)), requests)
+def _doubtful(requests: int, worst_usd: Decimal, outcomes: dict[str, int] | None, error: ShardError | None) -> tuple[int, Decimal]:
+    rows = min(max((outcomes or {}).get("lost", 0), 0 if error is None else error.rows), requests)
     return rows, in_doubt_usd(requests, worst_usd, rows)
 
 

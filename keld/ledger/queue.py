@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from keld.ledger.database import Database
+from keld.ledger.fault import RefusalReason
 from keld.ledger.table import RUN, SHARD
 from keld.price import Lane
 from keld.state import RunState, State
@@ -52,7 +53,7 @@ class Queue:
 
     def waiting(self, provider: str, host: str, model: str) -> list[Waiting]:
         """The shards of open job runs that wait for room in one provider's queue for one model, or were just turned away there."""
-        turned_away = sa.and_(SHARD.c.state == State.UNKNOWN, SHARD.c.error["refused"].as_string() == "queue")
+        turned_away = sa.and_(SHARD.c.state == State.UNKNOWN, SHARD.c.error["refused"].as_string() == RefusalReason.QUEUE)
         query = (
             sa.select(
                 SHARD.c.id.label("shard_id"), SHARD.c.ordinal, SHARD.c.run_id, RUN.c.deadline_at, RUN.c.created_at, SHARD.c.not_before,

@@ -11,6 +11,9 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from keld.errors import LedgerError
+from keld.job import RunTerms
+from keld.ledger.fault import ShardError, ShardFault
 from keld.state import RunState, State
 
 CONFIRMED = "confirmed"  # the outcome of a create that was accepted, and is known to have made nothing else
@@ -32,7 +35,7 @@ class JobRun:
     rows: int
     reused: int
     unaskable: int
-    terms: dict[str, Any]
+    terms: RunTerms
     tags: dict[str, str]
     plan: dict[str, Any]
     ceiling_usd: Decimal | None
@@ -94,7 +97,7 @@ class Shard:
     input_ref: str | None = None
     batch_id: str | None = None
     ended: str | None = None
-    error: dict[str, Any] | None = None
+    error: ShardError | None = None
     done: int | None = None
     looks: int = 0
     not_before: datetime | None = None
@@ -114,6 +117,11 @@ class Shard:
     outcomes: dict[str, int] | None = None
 
     @property
+    def fault(self) -> ShardFault | None:
+        """What Keld itself found wrong with it; None: nothing, or it is the provider's word."""
+        return None if self.error is None else self.error.fault
+
+    @property
     def billed(self) -> int:
         """Rows that were worked on, and so paid, whatever the answer was."""
         return sum((self.outcomes or {}).get(outcome, 0) for outcome in ("answered", "invalid", "refused"))
@@ -122,6 +130,19 @@ class Shard:
     def cache_saved_usd(self) -> Decimal:
         """Below 0 where the writes cost more than the reads saved."""
         return Decimal(0) if self.uncached_usd is None or self.cost_usd is None else self.uncached_usd - self.cost_usd
+
+    def require_batch_id(self) -> str:
+        """The id of its batch.
+
+        Raises:
+            LedgerError: the ledger has none of it.
+        """
+        if self.batch_id is None:
+            raise LedgerError(
+                f"The ledger has no batch of shard {self.id} at {self.provider} ({self.host}), though it is {self.state}. Nothing was sent or "
+                "asked. `keld reconcile` looks at the provider for what the ledger does not have."
+            )
+        return self.batch_id
 
     @property
     def unsent(self) -> bool:

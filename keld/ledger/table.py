@@ -10,7 +10,9 @@ from decimal import Decimal
 
 import sqlalchemy as sa
 
-from keld.ledger.column import Instant, Usd, Word
+from keld.job import RunTerms
+from keld.ledger.column import Instant, Packed, Usd, Word
+from keld.ledger.fault import ShardError
 from keld.state import RunState, State
 
 META = sa.MetaData()
@@ -31,7 +33,7 @@ RUN = sa.Table(
     sa.Column("rows", sa.BigInteger, nullable=False),
     sa.Column("reused", sa.BigInteger, nullable=False, default=0),
     sa.Column("unaskable", sa.BigInteger, nullable=False, default=0),
-    sa.Column("terms", sa.JSON, nullable=False),
+    sa.Column("terms", Packed(RunTerms), nullable=False),
     sa.Column("tags", sa.JSON, nullable=False),
     sa.Column("plan", sa.JSON, nullable=False),
     sa.Column("ceiling_usd", Usd),
@@ -86,7 +88,7 @@ SHARD = sa.Table(
     sa.Column("input_ref", sa.String),
     sa.Column("batch_id", sa.String),
     sa.Column("ended", sa.String(32)),
-    sa.Column("error", sa.JSON),
+    sa.Column("error", Packed(ShardError)),
     sa.Column("done", sa.BigInteger),
     sa.Column("looks", sa.Integer, nullable=False, default=0),
     sa.Column("not_before", Instant),

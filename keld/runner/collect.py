@@ -142,13 +142,13 @@ def _missing(shard: Shard) -> Missing:
         case "cancelled":
             return Missing(Outcome.CANCELLED, "not asked before it was cancelled", retryable=True)
         case "failed":
-            return Missing(Outcome.ERRORED, f"not asked: {(shard.error or {}).get('message')}", retryable=False)
+            return Missing(Outcome.ERRORED, f"not asked: {None if shard.error is None else shard.error.message}", retryable=False)
         case _:
             return LOST
 
 
 def _batch(provider: Provider, shard: Shard) -> RemoteBatch:
-    batch = provider.get(shard.batch_id or "")
+    batch = provider.get(shard.require_batch_id())
     if batch is None:
         raise ProviderUnreachable(
             f"{shard.provider} at {shard.host} does not find batch {shard.batch_id}, which has ended. Its results are fetched later.",

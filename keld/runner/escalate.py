@@ -39,19 +39,14 @@ def moment(world: World, run: JobRun, shards: Sequence[Shard]) -> datetime | Non
 def moments(world: World, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, datetime]:
     """When what is in batches, and what is in flex, must move on, by what is left of all of it now."""
     waiting = [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING]
-    if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or run.terms.get("lane", "auto") != "auto":
+    if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or not run.terms.any_lane:
         return {}
-    speeds = {name: speed_of(world, name, run.id) for name in run.terms["models"]}
-    behind = {Lane.BATCH: flex_of(world, run.terms, waiting), Lane.FLEX: None}
+    speeds = {name: speed_of(world, name, run.id) for name in run.terms.models}
+    flex = flex_of(world, run.terms, waiting)
+    behind = {Lane.BATCH: None if flex is None else speeds[flex], Lane.FLEX: None}
     return {
-        lane: moves_at(
-            run.deadline_at,
-            _left(waiting),
-            list(speeds.values()),
-            batch=lane is Lane.BATCH,
-            flex=speeds[behind[lane]] if behind[lane] else None,
-        )
-        for lane in behind
+        lane: moves_at(run.deadline_at, _left(waiting), list(speeds.values()), batch=lane is Lane.BATCH, flex=speed)
+        for lane, speed in behind.items()
         if any(shard.lane == lane for shard in waiting)
     }
 
@@ -66,7 +61,7 @@ def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool)
     waiting = [shard for shard in shards if shard.lane in due and shard.state in _WAITING]
     if not waiting or run.deadline_at is None or visit.now() >= run.deadline_at or not _moves_on(visit, run, waiting):
         return False  # late is better than never
-    if heavy and run.terms.get("hedge") and visit.now() >= _hedge_at(visit.world, run, waiting):
+    if heavy and run.terms.hedge and visit.now() >= _hedge_at(visit.world, run, waiting):
         return _hedge(visit, waiting)
     moved = False
     for shard in waiting:
@@ -95,7 +90,7 @@ def _ask_cancel(visit: Visit, shard: Shard) -> bool:
 def _hedge_at(world: World, run: JobRun, waiting: Sequence[Shard]) -> datetime:
     """When a batch's last word cannot be waited for any more: all the time that is left is needed to ask its rows elsewhere."""
     assert run.deadline_at is not None
-    speeds = [speed_of(world, name, run.id) for name in run.terms["models"]]
+    speeds = [speed_of(world, name, run.id) for name in run.terms.models]
     return moves_at(run.deadline_at, _left(waiting), speeds, batch=False)
 
 
@@ -104,7 +99,7 @@ def _hedge(visit: Visit, shards: Sequence[Shard]) -> bool:
     out = [shard for shard in shards if shard.lane == Lane.BATCH and shard.state in AT_PROVIDER and shard.batch_id is not None]
     for shard in out:
         log.warning("shard.hedged shard=%s batch_id=%s rows=%d", shard.id, shard.batch_id, shard.requests)
-        left = [orphan_of(shard, shard.batch_id or "", visit.now())]
+        left = [orphan_of(shard, shard.require_batch_id(), visit.now())]
         why = "its batch did not end in time for the deadline; asked elsewhere, since hedge=True"
         visit.give_up(shard, Event.HEDGED, Outcome.CANCELLED, why, retryable=True, orphans=left)
     return bool(out)

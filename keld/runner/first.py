@@ -6,14 +6,14 @@ A step of opening a job run, after `take`; every later round is `round`'s.  Noth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from keld.answer import AnswerSink, Outcome, same
 from keld.cascade import seal
 from keld.errors import SchemaError
-from keld.job import Job, due, partition_end
+from keld.job import Job, RunTerms, due, partition_end
 from keld.ledger import Shard
 from keld.plan import Plan, choose_first
 from keld.price import Lane
@@ -74,7 +74,9 @@ def plan_first(world: World, first: First, ends_at: datetime | None = None) -> P
     if work.requests and all(fit.obstacle for fit in fits.values()):
         raise SchemaError(
             f"{job.name}[{key}]: none of models can be asked for this output_type. Nothing was sent. "
-            + " ".join(f"{name}: {fit.obstacle}" for name, fit in fits.items())
+            + " ".join(f"{name}: {fit.obstacle}" for name, fit in fits.items()),
+            job=job.name,
+            partition=key,
         )
     found, terms = options(world, first.ask, due_at, job.ceiling)
     chosen, most_rows = choose_first(job.name, key, found, terms) if work.requests else (None, None)
@@ -86,6 +88,12 @@ def plan_first(world: World, first: First, ends_at: datetime | None = None) -> P
         left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
         notes=_notes(fits, key_notes(world, job.acceptable)),
     )  # fmt: skip
+
+
+def _notes(fits: Mapping[str, Fit], of_keys: Mapping[str, str]) -> dict[str, str]:
+    """What is to be known of each model, in words; models of which there is nothing to say are left out."""
+    notes = {name: "; ".join(filter(None, (fit.note, of_keys.get(name)))) for name, fit in fits.items()}
+    return {name: note for name, note in notes.items() if note}
 
 
 def cut_first(world: World, first: First, plan: Plan, run_id: str) -> list[Shard]:
@@ -108,16 +116,16 @@ def cut_first(world: World, first: First, plan: Plan, run_id: str) -> list[Shard
     return plan_shards(world, files, ask, chosen, run_id=run_id, first=0, round_=0)
 
 
-def terms_of(world: World, first: First) -> dict[str, Any]:
+def terms_of(world: World, first: First) -> RunTerms:
     """The terms that a job run keeps.
 
     A model whose account has no key is left out, as long as there are others; a cascade is the shorter, too.
     """
-    models, taken = first.ask.terms["models"], first.taken
-    without_key = keyless(world, models)
+    terms, taken = first.ask.terms, first.taken
+    without_key = keyless(world, terms.models)
     for account, why in without_key.items():
         log.warning("account.left_out job=%s partition=%s account=%s %s", taken.job.name, taken.key, account, why)
-    return {**first.ask.terms, "models": [model for model in models if model.partition(":")[0] not in without_key]}
+    return replace(terms, models=tuple(model for model in terms.models if model.partition(":")[0] not in without_key))
 
 
 def facts_of(plan: Plan) -> dict[str, Any]:
@@ -136,21 +144,21 @@ def facts_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _terms(job: Job, models: Sequence[str], *, marked: bool) -> dict[str, Any]:
-    return {
-        "models": list(models),
-        "max_attempts": job.max_attempts,
-        "max_shard_rows": job.max_shard_rows,
-        "max_shard_bytes": job.max_shard_bytes,
-        "lane": job.lane,
-        "cache": "own" if marked else job.cache,
-        "probability": job.probability,
-        "priority": job.priority,
-        "accept": seal(job.name, job.accept, output_schema(job.output_type, prefix=job.output_prefix)),
-        "probe": job.probe,
-        "hedge": job.hedge,
-        "prices": {name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},
-    }
+def _terms(job: Job, models: Sequence[str], *, marked: bool) -> RunTerms:
+    return RunTerms(
+        models=tuple(models),
+        max_attempts=job.max_attempts,
+        max_shard_rows=job.max_shard_rows,
+        max_shard_bytes=job.max_shard_bytes,
+        lane=job.lane,
+        cache="own" if marked else job.cache,
+        probability=job.probability,
+        priority=job.priority,
+        accept=seal(job.name, job.accept, output_schema(job.output_type, prefix=job.output_prefix)),
+        probe=job.probe,
+        hedge=job.hedge,
+        prices={name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},
+    )
 
 
 def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]) -> None:
@@ -161,9 +169,3 @@ def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]
     output = OutputSchema.from_json(question.output)
     with AnswerSink(files.unsent, output, positions, 0) as sink:
         sink.add(same(positions.tolist(), Outcome.UNASKABLE, "the request is larger than a batch may be", None, output))
-
-
-def _notes(fits: Mapping[str, Fit], of_keys: Mapping[str, str]) -> dict[str, str]:
-    """What is to be known of each model, in words; those of which there is nothing to say are left out."""
-    notes = {name: "; ".join(filter(None, (fit.note, of_keys.get(name)))) for name, fit in fits.items()}
-    return {name: note for name, note in notes.items() if note}

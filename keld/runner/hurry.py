@@ -12,18 +12,17 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
-from keld.ledger import JobRun, Shard
+from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
 from keld.realtime import Manner, Stopped, Stretch, settle_doubts, stretch
 from keld.request import Question
-from keld.runner.round import NO_CAPACITY, can_go_elsewhere
+from keld.runner.round import can_go_elsewhere
 from keld.runner.submit import fragments
 from keld.runner.visit import Visit, log
 from keld.staging import disk_errors, read_positions
 from keld.state import Event
 
 _ALONE_S = 20.0  # an answer takes seconds; one that hangs must not hold up a rescue
-NO_LAST_WORD = "no_last_word"  # the code of a shard that was given up at its last instant (see `last`)
 RETRY_MOST = timedelta(hours=1)  # that a stretch is put off for, whatever it was told: to ask again costs nothing
 _PATIENCE_S = 60.0  # with a provider that turns rows away, where another one may take them and a deadline is to be kept
 
@@ -77,7 +76,12 @@ def hurry(visit: Visit, run: JobRun, shard: Shard, *, give_up_at: datetime | Non
         visit.ledger.progress.note(visit.lease, shard, done, visit.now(), not_before)
     if elsewhere and ended.stopped in (Stopped.ACCESS, Stopped.NO_CAPACITY, Stopped.SAME_FAULT):
         visit.blocked.add(shard.provider)
-        return _ended(visit, shard, "cancelled", {"code": NO_CAPACITY, "message": str(ended.problem or ""), "rows": ended.in_doubt})
+        return _ended(
+            visit,
+            shard,
+            "cancelled",
+            ShardError(code=ShardFault.NO_CAPACITY, message=None if ended.problem is None else str(ended.problem), rows=ended.in_doubt),
+        )
     return _after(visit, shard, ended)
 
 
@@ -102,7 +106,7 @@ def _after(visit: Visit, shard: Shard, ended: Stretch) -> Shard:
             return shard
         case Stopped.SAME_FAULT if isinstance(ended.problem, ProviderRefused):
             # What so many rows met, all will: the others are not asked.
-            return _ended(visit, shard, "failed", {"code": "same_fault", "message": str(ended.problem), "rows": ended.in_doubt})
+            return _ended(visit, shard, "failed", ShardError(code=ShardFault.SAME_FAULT, message=str(ended.problem), rows=ended.in_doubt))
         case Stopped.ACCESS | Stopped.SAME_FAULT:
             assert ended.problem is not None
             raise ended.problem
@@ -129,15 +133,15 @@ def give_up(visit: Visit, shard: Shard, why: str) -> Shard:
     files = visit.files.shard(shard.id)
     with disk_errors(visit.files.dir, "What was answered is kept."):
         in_doubt = settle_doubts(visit.reader(shard), shard.id, files.journal)
-    return _ended(visit, shard, "failed", {"code": NO_LAST_WORD, "message": why, "rows": in_doubt})
+    return _ended(visit, shard, "failed", ShardError(code=ShardFault.NO_LAST_WORD, message=why, rows=in_doubt))
 
 
-def _ended(visit: Visit, shard: Shard, how: str, error: dict[str, object] | None) -> Shard:
+def _ended(visit: Visit, shard: Shard, how: str, error: ShardError | None) -> Shard:
     return visit.record(shard, Event.ENDED, ended=how, ended_at=visit.now(), error=error, looks=0, not_before=None)
 
 
-def _doubt(rows: int) -> dict[str, object] | None:
+def _doubt(rows: int) -> ShardError | None:
     """How many requests may have been paid without an answer to show for it: their worst case stays reserved."""
     if not rows:
         return None
-    return {"code": "in_doubt", "message": f"{rows:,} requests may have been paid, and have no answer", "rows": rows}
+    return ShardError(code=ShardFault.IN_DOUBT, message=f"{rows:,} requests may have been paid, and have no answer", rows=rows)

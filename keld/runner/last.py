@@ -16,13 +16,12 @@ from datetime import datetime, timedelta
 from typing import Any, assert_never
 
 from keld.answer import Outcome
-from keld.ledger import JobRun, Shard
+from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
-from keld.runner.hurry import NO_LAST_WORD, give_up
+from keld.runner.hurry import give_up
 from keld.runner.visit import Settings, Visit, log
 from keld.state import Event, RunState, State
 
-RESULTS_UNREADABLE = "results_unreadable"  # the code of a shard whose batch has ended, and whose results nobody could read
 # Signs that the provider is there and the shard gets on; not what is only tried, looked for, or refused.
 _PROGRESS = frozenset({Event.STAGED, Event.DEFERRED, Event.CREATED, Event.ADOPTED, Event.CANCEL_ASKED, Event.ENDED})
 _DAY = timedelta(days=1)
@@ -96,15 +95,15 @@ def _give_up(visit: Visit, shard: Shard, last: datetime, problem: str) -> None:
     until = f"until {last:%Y-%m-%d %H:%M} UTC ({problem})"
     if shard.state in (State.PLANNED, State.STAGED, State.DEFERRED):
         why = f"not asked, and not paid: it could not be sent {until}"
-        visit.give_up(shard, Event.DROPPED, Outcome.UNASKED, why, error={"code": NO_LAST_WORD, "message": why})
+        visit.give_up(shard, Event.DROPPED, Outcome.UNASKED, why, error=ShardError(code=ShardFault.NO_LAST_WORD, message=why))
         return
     if shard.lane != Lane.BATCH:
         give_up(visit, shard, f"{shard.provider} at {shard.host} would not have them {until}")
         return
     paid = "it may have been paid for; `keld reconcile` collects what turns up"
-    code = RESULTS_UNREADABLE if shard.state is State.ENDED else NO_LAST_WORD
+    fault = ShardFault.RESULTS_UNREADABLE if shard.state is State.ENDED else ShardFault.NO_LAST_WORD
     why = f"{_stuck(shard)} {until}; {paid}"
-    visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": code, "message": why})
+    visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error=ShardError(code=fault, message=why))
 
 
 def _stuck(shard: Shard) -> str:

@@ -147,7 +147,7 @@ def _quiet(world: World, run: JobRun, shards: Sequence[Shard], seen: Mapping[Acc
     confirmed: dict[str, int] = {}
     for shard in out:
         account = seen.get((shard.provider, shard.host))
-        batch = None if account is None else account.batches.get(shard.batch_id or "")
+        batch = None if account is None or shard.batch_id is None else account.batches.get(shard.batch_id)
         if shard.state is not State.IN_PROGRESS or account is None or batch is None or batch.state.ended or _is_late(world, shard, now):
             return None
         if batch.done != shard.done:

@@ -13,7 +13,7 @@ from datetime import timedelta
 from keld.answer import Outcome
 from keld.errors import AccessRefused, KeldError, LeaseLost, ProviderRefused, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
-from keld.ledger import Shard
+from keld.ledger import Shard, ShardError
 from keld.price import Lane
 from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
@@ -56,10 +56,10 @@ def _observe_account(provider: Provider, held: Sequence[tuple[Visit, Shard]]) ->
             return
         failpoint("poll.send")
         # A list may lag behind; what is missing there, or ended there, is asked for itself before it is believed.
-        batch = (listed or {}).get(shard.batch_id or "")
+        batch = None if listed is None else listed.get(shard.require_batch_id())
         try:
             if batch is None or batch.state.ended:
-                batch = provider.get(shard.batch_id or "")
+                batch = provider.get(shard.require_batch_id())
             failpoint("poll.received")
             if shard.id in fresh and batch is not None:
                 part_with_siblings(visit, provider, shard, batch, roll, fresh[shard.id])
@@ -131,10 +131,10 @@ def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
     if batch is None:
         _unknown(visit, shard)
     elif batch.queue_full is not None:
-        visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error={"code": batch.queue_full})
+        visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error=ShardError(code=batch.queue_full))
     elif batch.unpaid and not batch.result_refs:
         code = batch.errors[0][0]
-        visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error={"code": code})
+        visit.record(shard, Event.DEFERRED, not_before=now + queue_wait(visit, shard), error=ShardError(code=code))
         visit.problem = AccessRefused(
             f"{shard.provider} at {shard.host} failed the batch {batch.id} with {code}. Nothing of it was paid, and it is sent again later. "
             f"Check the billing of {shard.provider}.",
@@ -143,10 +143,10 @@ def observe(visit: Visit, shard: Shard, batch: RemoteBatch | None) -> None:
     elif batch.state is BatchState.FAILED and not batch.result_refs:
         code, message = batch.errors[0] if batch.errors else ("failed", "")
         why = f"the batch failed: {code} {message}".strip()
-        visit.give_up(shard, Event.REJECTED, Outcome.REJECTED, why, error={"code": code})
+        visit.give_up(shard, Event.REJECTED, Outcome.REJECTED, why, error=ShardError(code=code))
         wake_next(visit, shard)
     elif batch.state.ended:
-        error = {"code": batch.errors[0][0]} if batch.errors else None
+        error = ShardError(code=batch.errors[0][0]) if batch.errors else None
         visit.record(shard, Event.ENDED, ended=batch.state.value, ended_at=now, done=batch.done, error=error, looks=0, not_before=None)
         wake_next(visit, shard)
     else:
@@ -177,7 +177,7 @@ def cancel(visit: Visit, shard: Shard) -> Shard:
     """Asks the provider to stop a batch; what it has answered by then is harvested when it says its last word."""
     failpoint("cancel.send")
     try:
-        visit.provider(shard).cancel(shard.batch_id or "")
+        visit.provider(shard).cancel(shard.require_batch_id())
     except KeldError:
         visit.failed.add((shard.provider, shard.state))  # not again in this visit
         raise

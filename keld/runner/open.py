@@ -157,7 +157,9 @@ class Opener:
         """The job run of a worker that was quicker than this one."""
         run = claim(self.world, self.namespace, asked)
         if run is None:
-            raise UnknownJobRun(f"No job run of {asked.job.name}[{asked.key}] in this ledger.")
+            raise UnknownJobRun(
+                f"No job run of {asked.job.name}[{asked.key}] in this ledger.", job=asked.job.name, partition=asked.key or None
+            )
         return run
 
 

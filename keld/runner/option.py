@@ -6,12 +6,12 @@ The thinking is `plan`'s; this gathers what it thinks about: limits, prices, tur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from keld import snapshot
 from keld.cache import LEARN_FOR, UNMARKED, Cache, marked, unmarked
 from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
+from keld.job import AUTO, RunTerms
 from keld.ledger import Shard, nonce
 from keld.plan import Candidate, Option, Terms, Work, reckon, shared_texts, work_of
 from keld.price import Lane, Rates
@@ -46,17 +47,17 @@ class Ask:
 
     Args:
         sizes: N fragment sizes in bytes; 0 for a row that is not asked.
-        terms: the job run's: models, prices, shard limits, lane, probability.
+        terms: of the job run.
         job: whose own answers say most about how much a row takes.
     """
 
     question: Question
     sizes: NDArray[np.int64]
-    terms: Mapping[str, Any]
+    terms: RunTerms
     job: tuple[str, str]  # (namespace, name)
     snapshot: Path  # with the prompts
 
-    run_id: str = ""  # whose rows they are; "": nobody's yet
+    run_id: str | None = None  # whose rows they are; None: no job run's yet
     most_rows: int | None = None  # of one shard, where no more fit under the ceiling
 
     def limited(self, most_rows: int) -> Ask:
@@ -68,7 +69,7 @@ class Ask:
         return work_of(self.question, self.sizes)
 
     def limits(self, provider: Provider, lane: Lane) -> Limits:
-        limits = provider.traits.limits.lowered(self.terms.get("max_shard_rows"), self.terms.get("max_shard_bytes"))
+        limits = provider.traits.limits.lowered(self.terms.max_shard_rows, self.terms.max_shard_bytes)
         limits = limits.lowered(self.most_rows, None)
         return limits if lane is Lane.BATCH else limits.lowered(STRETCH_ROWS, None)
 
@@ -82,14 +83,13 @@ def options(
         ceiling_usd: what may still be spent.
         rows: how many of those that are asked have no answer yet, where some may have one that is not harvested; None: all of them.
     """
-    lane = ask.terms.get("lane", "auto")
     candidates = list(_candidates(world, ask))
     terms = Terms(
         now=world.clock(),
         due=due,
         ceiling_usd=ceiling_usd,
-        probability=float(ask.terms.get("probability", 0.99)),
-        lane=None if lane == "auto" else Lane(lane),
+        probability=ask.terms.probability,
+        lane=None if ask.terms.any_lane else Lane(ask.terms.lane),
     )
     work = ask.work
     if rows is not None and rows < work.requests:
@@ -98,8 +98,8 @@ def options(
 
 
 def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
-    now, without_key = world.clock(), keyless(world, ask.terms["models"])
-    for name in ask.terms["models"]:
+    now, without_key = world.clock(), keyless(world, ask.terms.models)
+    for name in ask.terms.models:
         account, _, model = name.partition(":")
         provider = world.provider(account)
         estimate = estimate_of(world, ask, provider, model)
@@ -112,7 +112,7 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
             except InvalidJob as problem:
                 obstacle = str(problem)
             seen = world.ledger.history.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
-            known = provider.rates(model, lane, now, ask.terms.get("prices"))
+            known = provider.rates(model, lane, now, ask.terms.prices)
             at_worst = worst_rates(world, ask, provider, model, lane)
             yield Candidate(
                 provider=account,
@@ -182,9 +182,9 @@ def _counted(ask: Ask, work: Work, count: Count) -> tuple[int, int] | None:
 
 def worst_rates(world: World, ask: Ask, provider: Provider, model: str, lane: Lane) -> Rates | None:
     """What an answer in a lane may be billed at: a flex request may be served, and billed, as a standard one, and its input be cached."""
-    served, now, own = Lane.STANDARD if lane is Lane.FLEX else lane, world.clock(), ask.terms.get("prices")
+    served, now, own = Lane.STANDARD if lane is Lane.FLEX else lane, world.clock(), ask.terms.prices
     found = provider.rates(model, served, now, own) or provider.rates(model, lane, now, own)
-    return found.at_worst(unmarked=provider.caching(ask.question, model).by_itself, hour=ask.terms.get("cache") == "own") if found else None
+    return found.at_worst(unmarked=provider.caching(ask.question, model).by_itself, hour=ask.terms.cache == "own") if found else None
 
 
 def cache_of(world: World, ask: Ask, provider: Provider, model: str, lane: Lane, estimate: Estimate, known: Rates | None) -> Cache:
@@ -193,13 +193,13 @@ def cache_of(world: World, ask: Ask, provider: Provider, model: str, lane: Lane,
     if not caching.ttl:
         seen = ledger.history.observed(provider.name, provider.host, model, ask.job)
         return unmarked(caching, seen.cached_tokens, seen.rows * work.shared_bytes / estimate.bytes_a_token, seen.rows)
-    if known is None or ask.question.system is None or ask.terms.get("cache", "auto") != "auto":
+    if known is None or ask.question.system is None or ask.terms.cache != AUTO:
         return UNMARKED
     read = ledger.history.read_from_cache(provider.name, provider.host, model, lane, world.clock() - LEARN_FOR)
     return marked(caching, lane, known, work.shared_bytes, read)
 
 
-def speed_of(world: World, name: str, run_id: str) -> Speed:
+def speed_of(world: World, name: str, run_id: str | None) -> Speed:
     """How fast a model's fast lanes are, by what its stretches have shown, and who else is in them; the prior where they have shown nothing."""
     standard, flex, rivals = _fast_lanes(world, name)
     return Speed(
@@ -223,16 +223,16 @@ def _fast_lanes(world: World, name: str) -> FastLanes:
     return found
 
 
-def flex_of(world: World, terms: Mapping[str, Any], shards: Sequence[Shard]) -> str | None:
+def flex_of(world: World, terms: RunTerms, shards: Sequence[Shard]) -> str | None:
     """The model that is sold in flex for no more than each of these shards costs as a batch; None if there is none."""
-    now, own = world.clock(), terms.get("prices")
+    now, own = world.clock(), terms.prices
     known = [world.rates(f"{shard.provider}:{shard.model}", Lane.BATCH, now, own) for shard in shards]
-    for name in terms["models"]:
+    for name in terms.models:
         account, _, model = name.partition(":")
         provider = world.provider(account)
         flex = provider.rates(model, Lane.FLEX, now, own) if Lane.FLEX in provider.traits.lanes else None
         if flex and all(batch and flex.base.input <= batch.base.input and flex.base.output <= batch.base.output for batch in known):
-            return str(name)
+            return name
     return None
 
 
@@ -262,7 +262,7 @@ def plan_shards(
     provider = world.provider(option.provider)
     more = overhead(provider, ask.question, option.model)
     limits = ask.limits(provider, option.lane)
-    known = provider.rates(option.model, option.lane, world.clock(), ask.terms.get("prices"))
+    known = provider.rates(option.model, option.lane, world.clock(), ask.terms.prices)
     at_worst = worst_rates(world, ask, provider, option.model, option.lane)
     assert known is not None and at_worst is not None, "an option without rates is not chosen"
     work, planned = ask.work, []

@@ -33,7 +33,12 @@ def read(world: World, run: JobRun) -> pa.RecordBatchReader:
     import pyarrow as pa
 
     if not run.over and run.state is not RunState.WRITING:
-        raise UnknownJobRun(f"{run.job}[{run.partition}] is {run.state.value}: its rows do not all have an outcome yet. Advance it first.")
+        raise UnknownJobRun(
+            f"{run.job}[{run.partition}] is {run.state.value}: its rows do not all have an outcome yet. Advance it first.",
+            run_id=run.id,
+            job=run.job,
+            partition=run.partition or None,
+        )
     check_kept(run)
     files = world.staging.run(run.id)
     output = OutputSchema.from_json(question_of(files).output)
@@ -54,7 +59,9 @@ def check_kept(run: JobRun) -> None:
     raise StagingError(
         f"The answers of {run.job}[{run.partition}] were removed by `keld gc` on {run.removed_at:%Y-%m-%d}. Nothing was sent. "
         + (f"They were written to {output}. " if output else "")
-        + "To ask, and pay for, every row anew, give force=True (`keld run --force`)."
+        + "To ask every row again, and to pay for it again, give force=True.",
+        job=run.job,
+        partition=run.partition or None,
     )
 
 
@@ -71,7 +78,10 @@ def check_sink(world: World, namespace: Namespace, asked: Submission) -> None:
     if other is not None:
         raise InvalidJob(
             f"{job}[{partition}]: the sink {sink} is where the partition {other!r} went; it would be written over. Nothing was sent. "
-            "Name one file a partition, e.g. --sink 'out/{partition}.parquet', or a directory."
+            "Name one file a partition, e.g. sink='out/{partition}.parquet', or a directory.",
+            field="sink",
+            job=job,
+            partition=partition or None,
         )
 
 

@@ -52,5 +52,6 @@ def _anothers(asked: Submission, theirs: JobRun) -> InvalidJob:
     return InvalidJob(
         f"{name}: {theirs.owner} declares a job of this name in the namespace {theirs.namespace!r}, and {mine.owner} asks otherwise "
         f"({changed}). Nothing was sent. Give one of them another name=, or another namespace; or if it is the same job, renamed and changed at once, "
-        f"say so once: Keld.hand_over({name!r}, {mine.owner!r})."
+        f"say so once in Python: keld.Keld().hand_over({name!r}, {mine.owner!r}).",
+        job=name,
     )

@@ -34,7 +34,7 @@ def probe_of(ask: Ask, model: str, *, again: bool = False) -> Ask:
     rows = np.roll(middle, -(len(middle) // 2))[: _ROWS[again]]
     mask = np.zeros(len(ask.sizes), dtype=np.bool_)
     mask[rows] = True
-    return replace(ask, sizes=np.where(mask, ask.sizes, 0), terms={**ask.terms, "models": [model], "lane": Lane.STANDARD.value})
+    return replace(ask, sizes=np.where(mask, ask.sizes, 0), terms=replace(ask.terms, models=(model,), lane=Lane.STANDARD.value))
 
 
 def held_back(visit: Visit, answers: Sequence[Path]) -> NDArray[np.int64]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from enum import StrEnum
 from typing import assert_never
 
 from keld.answer import Outcome
 from keld.errors import AccessRefused, KeldError, ProviderUnreachable
-from keld.ledger import Shard
+from keld.ledger import RefusalReason, Shard, ShardError
 from keld.providers.base import QueueFull, Refused
 from keld.providers.provider import Provider
 from keld.runner.turn import queue_wait
@@ -23,22 +22,12 @@ from keld.staging import disk_errors, write_file
 from keld.state import Event
 
 
-class Why(StrEnum):
-    """What a refusal is about."""
-
-    QUEUE = "queue"  # too much at once: the same again, later
-    FILE = "file"  # the file, which will never be taken
-    ACCESS = "access"  # the key, the project, the money: a person mends it
-    INPUT = "input"  # the uploaded file is not there (any more): it is uploaded again
-    ELSEWHERE = "elsewhere"  # a redirect
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
     """A refusal, as the shard keeps it in its `error`; a provider's free words stay out of it, and in the shard's files."""
 
     code: str
-    refused: Why
+    refused: RefusalReason
     own: bool  # in the provider's own shape
     status: int | None = None
     wait_s: float | None = None
@@ -47,17 +36,25 @@ class Refusal:
     def of(cls, outcome: Refused | QueueFull) -> Refusal:
         if isinstance(outcome, QueueFull):
             code = "rate_limited" if outcome.retry_after_s else "queue_full"
-            return cls(code=code, refused=Why.QUEUE, own=outcome.own, status=429, wait_s=outcome.retry_after_s)
-        why = Why.ACCESS if outcome.access else Why.FILE if outcome.permanent else Why.INPUT if outcome.status == 404 else Why.ELSEWHERE
+            return cls(code=code, refused=RefusalReason.QUEUE, own=outcome.own, status=429, wait_s=outcome.retry_after_s)
+        why = (
+            RefusalReason.ACCESS
+            if outcome.access
+            else RefusalReason.FILE
+            if outcome.permanent
+            else RefusalReason.INPUT
+            if outcome.status == 404
+            else RefusalReason.ELSEWHERE
+        )
         return cls(code=outcome.code, refused=why, own=outcome.own, status=outcome.status)
 
     @classmethod
     def kept_by(cls, shard: Shard) -> Refusal | None:
         """None: its create was answered with nothing at all."""
-        error = shard.error or {}
-        if "refused" not in error:
+        error = shard.error
+        if error is None or error.refused is None:
             return None
-        return cls(**{**error, "refused": Why(error["refused"])})
+        return cls(code=error.code, refused=error.refused, own=bool(error.own), status=error.status, wait_s=error.wait_s)
 
     def told(self, provider: Provider) -> KeldError | None:
         """What a person should hear of it at once; None where it is the usual back-pressure, or the rows will tell it."""
@@ -70,15 +67,15 @@ class Refusal:
                 status=self.status,
             )
         match self.refused:
-            case Why.ACCESS:
+            case RefusalReason.ACCESS:
                 return AccessRefused(
                     f"{said}. {look} Check the key, the project and the billing of {provider.name}, and run again.",
                     account=provider.name,
                     status=self.status,
                 )
-            case Why.INPUT | Why.ELSEWHERE:
+            case RefusalReason.INPUT | RefusalReason.ELSEWHERE:
                 return ProviderUnreachable(f"{said}. {look}", account=provider.name, status=self.status)
-            case Why.QUEUE | Why.FILE:
+            case RefusalReason.QUEUE | RefusalReason.FILE:
                 return None
             case _:
                 assert_never(self.refused)
@@ -92,21 +89,25 @@ def keep(visit: Visit, shard: Shard, outcome: Refused | QueueFull) -> tuple[Shar
             write_file(visit.files.shard(shard.id).refusal, [outcome.message.encode()], "staging.refusal")
     not_before = visit.now() + visit.settings.settle[0]
     facts: dict[str, object] = {"status": refusal.status, "code": refusal.code, "own": refusal.own}
-    return visit.record(shard, Event.REFUSED, not_before=not_before, error=asdict(refusal), facts=facts), refusal
+    return visit.record(shard, Event.REFUSED, not_before=not_before, error=ShardError(**asdict(refusal)), facts=facts), refusal
 
 
 def take_effect(visit: Visit, shard: Shard, refusal: Refusal) -> Shard:
     """The shard after a refusal, now that nothing was found that it made."""
     match refusal.refused:
-        case Why.FILE:
+        case RefusalReason.FILE:
             why = " ".join(filter(None, (f"HTTP {refusal.status} {refusal.code}", _words(visit, shard))))
-            return visit.give_up(shard, Event.REJECTED, Outcome.REJECTED, why, error={"code": refusal.code})
-        case Why.QUEUE:
+            return visit.give_up(shard, Event.REJECTED, Outcome.REJECTED, why, error=ShardError(code=refusal.code))
+        case RefusalReason.QUEUE:
             wait = timedelta(seconds=refusal.wait_s) if refusal.wait_s else queue_wait(visit, shard)
             return visit.record(
-                shard, Event.DEFERRED, not_before=visit.now() + wait, error={"code": refusal.code}, input_ref=_input_ref(shard, refusal)
+                shard,
+                Event.DEFERRED,
+                not_before=visit.now() + wait,
+                error=ShardError(code=refusal.code),
+                input_ref=_input_ref(shard, refusal),
             )
-        case Why.ACCESS | Why.INPUT | Why.ELSEWHERE:
+        case RefusalReason.ACCESS | RefusalReason.INPUT | RefusalReason.ELSEWHERE:
             return visit.record(shard, Event.ABSENT, not_before=None, error=None, input_ref=_input_ref(shard, refusal))
         case _:
             assert_never(refusal.refused)
@@ -114,7 +115,7 @@ def take_effect(visit: Visit, shard: Shard, refusal: Refusal) -> Shard:
 
 def _input_ref(shard: Shard, refusal: Refusal) -> str | None:
     """The upload, if it is still there: neither gone, nor removed as a fence."""
-    return shard.input_ref if refusal.own and refusal.refused is not Why.INPUT else None
+    return shard.input_ref if refusal.own and refusal.refused is not RefusalReason.INPUT else None
 
 
 def _words(visit: Visit, shard: Shard) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from keld import snapshot
 from keld.cascade import levels
 from keld.enrich import complaints, retryable_positions
-from keld.ledger import JobRun, Shard
+from keld.ledger import JobRun, Shard, ShardFault
 from keld.plan import PART, Option, choose_rest
 from keld.request import REPAIR_BYTES
 from keld.runner.option import Ask, options, plan_shards
@@ -31,13 +31,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-NO_CAPACITY = "no_capacity"  # the code of a stretch that its provider would not have
 _MOVES_MOST = 8  # rounds beyond the wished attempts: rows that were cancelled are moved on, but not for ever
 
 
 def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
     """Plans what may be asked again, in whatever lane meets the terms now, or goes on to write."""
-    attempts = int(run.terms["max_attempts"])
+    attempts = run.terms.max_attempts
     ended = run.state is RunState.CANCELLING or run.round + 1 >= _rounds_most(run)
     answers = answers_of(visit.files, shards)
     planned = [] if ended else list(_plan_round(visit, run, shards, answers, attempts))
@@ -59,7 +58,7 @@ def early_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
     if not free.any():
         return False
     answers = answers_of(visit.files, [shard for shard in shards if shard.state in TERMINAL])
-    planned = list(_plan_round(visit, run, shards, answers, int(run.terms["max_attempts"]), free))
+    planned = list(_plan_round(visit, run, shards, answers, run.terms.max_attempts, free))
     if planned:
         visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
     return bool(planned)
@@ -78,7 +77,7 @@ def _freed(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> NDArray[np.boo
 
 
 def _rounds_most(run: JobRun) -> int:
-    return int(run.terms["max_attempts"]) + _MOVES_MOST
+    return run.terms.max_attempts + _MOVES_MOST
 
 
 def _plan_round(
@@ -89,12 +88,12 @@ def _plan_round(
     Args:
         free: the only rows (of N) that may be asked now; None: all.
     """
-    models, left = run.terms["models"], None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
-    accept, first = run.terms.get("accept"), len(shards)
+    models, left = run.terms.models, None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
+    accept, first = run.terms.accept, len(shards)
     again = retryable_positions(answers, run.rows, attempts + (len(models) - 1 if accept else 0))
     again = again if free is None else again[free[again]]
     asks: list[tuple[Ask, bool]] = []
-    if free is None and run.terms.get("probe") and len(held := held_back(visit, answers)):
+    if free is None and run.terms.probe and len(held := held_back(visit, answers)):
         if not refused(run, shards):
             again = np.union1d(again, held)
         elif is_enough(shards):
@@ -112,14 +111,14 @@ def _plan_round(
 
 def _by_level(visit: Visit, run: JobRun, shards: Sequence[Shard], again: NDArray[np.int64]) -> Iterator[tuple[Ask, bool]]:
     """What may be asked of each model of a cascade and those behind it, and whether all of it has an answer that does for want of a better one."""
-    models = run.terms["models"]
+    models = run.terms.models
     asked = [(visit.files.shard(shard.id).answers, models.index(f"{shard.provider}:{shard.model}")) for shard in shards]
     level = levels([(path, model) for path, model in asked if path.exists()], run.rows, len(models) - 1)
     for n in range(len(models)):
         here = again[level[again] == n]
         if len(here):
             ask = ask_of(visit, run, here)
-            yield replace(ask, terms={**run.terms, "models": models[n:]}), n > 0
+            yield replace(ask, terms=replace(run.terms, models=models[n:])), n > 0
 
 
 def _plan_part(visit: Visit, run: JobRun, ask: Ask, first: int, left: Decimal | None, *, answered: bool) -> list[Shard]:
@@ -133,7 +132,7 @@ def _plan_part(visit: Visit, run: JobRun, ask: Ask, first: int, left: Decimal | 
     if answered and chosen.chance is not None and chosen.chance < terms.probability:
         return []
     ask = ask if most_rows is None else ask.limited(most_rows)
-    priority = snapshot.priorities(visit.files.snapshot, run.terms.get("priority"))
+    priority = snapshot.priorities(visit.files.snapshot, run.terms.priority)
     return plan_shards(visit.world, visit.files, ask, chosen, run_id=run.id, first=first, round_=run.round + 1, priority=priority)
 
 
@@ -146,14 +145,14 @@ def _able(found: list[Option], unable: set[str]) -> list[Option]:
 def unable(visit: Visit, shards: Sequence[Shard]) -> set[str]:
     """The providers that have turned this job run's stretches away, or that failed in this visit."""
     failed = visit.blocked | {provider for provider, _ in visit.failed}
-    return failed | {shard.provider for shard in shards if (shard.error or {}).get("code") == NO_CAPACITY}
+    return failed | {shard.provider for shard in shards if shard.fault is ShardFault.NO_CAPACITY}
 
 
 def can_go_elsewhere(visit: Visit, run: JobRun, shard: Shard) -> bool:
     """Whether a deadline is to be kept, and another acceptable provider has not turned this job run away yet."""
-    if due_of(run, visit.now()) is None or run.terms.get("lane", "auto") != "auto":
+    if due_of(run, visit.now()) is None or not run.terms.any_lane:
         return False
-    others = {name.partition(":")[0] for name in run.terms["models"]} - {shard.provider}
+    others = {name.partition(":")[0] for name in run.terms.models} - {shard.provider}
     return bool(others - unable(visit, visit.ledger.shards(run.id)))
 
 

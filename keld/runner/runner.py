@@ -480,5 +480,7 @@ class _Heartbeat:
 
 def _is_dead(owner: str | None) -> bool:
     """Whether a lease's owner was a process of this host that is gone: its lease need not be waited for."""
-    host, _, rest = (owner or "").partition(":")
+    if owner is None:
+        return False
+    host, _, rest = owner.partition(":")
     return process.is_dead(host, rest.partition(":")[0])

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from keld.answer import Outcome
 from keld.errors import ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
-from keld.ledger import Orphan, Shard
+from keld.ledger import Orphan, Shard, ShardError, ShardFault
 from keld.providers.base import RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
 from keld.providers.provider import Provider
@@ -131,7 +131,7 @@ def _quarantine(visit: Visit, shard: Shard, why: str) -> Shard:
     refusal = Refusal.kept_by(shard)
     told = "the reply to its create was lost" if refusal is None else f"its create was refused (HTTP {refusal.status} {refusal.code})"
     why = f"{told}, and {why}"
-    return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error={"code": "create_unaccounted_for"})
+    return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error=ShardError(code=ShardFault.CREATE_UNACCOUNTED_FOR))
 
 
 def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[RemoteBatch]) -> Shard:

@@ -113,7 +113,8 @@ def _keepable(key: str) -> str:
     """The partition's key, if a database can hold it."""
     if "\0" in key or (not key.isascii() and any("\ud800" <= char <= "\udfff" for char in key)):
         raise InvalidJob(
-            f"partition={key!a} holds a NUL or a lone surrogate, which no ledger can keep. Nothing was sent. Name it otherwise."
+            f"partition={key!a} holds a NUL or a lone surrogate, which no ledger can keep. Nothing was sent. Name it otherwise.",
+            field="partition",
         )
     return key
 
@@ -121,7 +122,9 @@ def _keepable(key: str) -> str:
 def _absolute(sink: Any) -> str:
     """A sink as any worker finds it, wherever it was started."""
     if not isinstance(sink, str | os.PathLike):
-        raise InvalidJob(f"sink is of type {type(sink).__name__}. Nothing was sent. Give a path or URI, or none and `Keld.read`.")
+        raise InvalidJob(
+            f"sink is of type {type(sink).__name__}. Nothing was sent. Give a path or URI, or none and `Keld.read`.", field="sink"
+        )
     text = os.fspath(sink)
     if "://" in text:
         return text

@@ -17,7 +17,7 @@ from keld import snapshot
 from keld.enrich import complaints
 from keld.errors import CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
-from keld.ledger import JobRun, Shard
+from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, Submission
 from keld.providers.provider import Provider
 from keld.request import batch_key, repaired
@@ -58,7 +58,7 @@ def submit(visit: Visit, run: JobRun, shard: Shard) -> Shard:
     """Sends a staged shard, if it is its turn."""
     put_off = put_off_until(visit, run, shard)
     if put_off is not None:
-        return visit.record(shard, Event.DEFERRED, not_before=put_off, error={"code": "waits_its_turn"})
+        return visit.record(shard, Event.DEFERRED, not_before=put_off, error=ShardError(code=ShardFault.WAITS_ITS_TURN))
     return send(visit, shard)
 
 

@@ -16,19 +16,18 @@ from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 from keld import answer
 from keld.answer import Outcome, Tally
 from keld.errors import KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
-from keld.ledger import Candidate, Orphan, Shard
+from keld.ledger import Candidate, Orphan, Shard, ShardFault
 from keld.price import Lane
 from keld.providers.base import RemoteBatch
 from keld.providers.provider import Provider
 from keld.request import shard_named
 from keld.runner.collect import most_bytes
-from keld.runner.last import RESULTS_UNREADABLE
 from keld.runner.search import orphan_of
 from keld.runner.sibling import is_alias
 from keld.runner.visit import SKEW, Visit, World, log, question_of, sent_of
@@ -39,7 +38,6 @@ from keld.state import Event, RunState, State
 Enter = Callable[[str], AbstractContextManager[Visit | None]]
 _Held = TypeVar("_Held", Orphan, Shard, Candidate)
 _ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED, State.REJECTED)
-_FORMERLY = "foreign_results"  # what ledgers of version 1 have in the place of RESULTS_UNREADABLE
 
 
 class Verdict(StrEnum):
@@ -206,7 +204,7 @@ class Sweep:
         """These, each with its batch; None: the provider has none.  Of which it will not tell is left out this time: the others are told."""
         for one in held:
             try:
-                batch = self.provider.get(one.batch_id or "")
+                batch = self.provider.get(one.require_batch_id() if isinstance(one, Shard) else one.batch_id)
             except ProviderRefused as problem:
                 log.warning("sweep.not_told batch_id=%s status=%s", one.batch_id, problem.status)
                 continue
@@ -275,9 +273,10 @@ class Sweep:
     # -- acting -----------------------------------------------------------------------------------------------
 
     def _adopt(self, finding: Finding) -> None:
-        self.world.ledger.control.reopen(finding.job_run or "", self.world.clock())
-        with self.enter(finding.job_run or "") as visit:
-            shard = self.world.ledger.shard(finding.shard_id or "")
+        assert finding.job_run is not None and finding.shard_id is not None, "only a batch of a known shard is adopted"
+        self.world.ledger.control.reopen(finding.job_run, self.world.clock())
+        with self.enter(finding.job_run) as visit:
+            shard = self.world.ledger.shard(finding.shard_id)
             if visit is None or shard is None or shard.state not in (*_ADOPTS, State.DROPPED):
                 return  # another worker has it in hand; the next sweep sees what became of it
             visit.record(
@@ -287,7 +286,7 @@ class Sweep:
 
     def _stop(self, finding: Finding) -> None:
         """Records it first, so that a worker that dies here leaves it known; then cancels, or counts what it cost."""
-        shard = self.world.ledger.shard(finding.shard_id or "")
+        shard = None if finding.shard_id is None else self.world.ledger.shard(finding.shard_id)
         assert shard is not None, "only a batch of a known shard is stopped"
         self.world.ledger.orphans.add(orphan_of(shard, finding.batch_id, self.world.clock()))
         if finding.verdict is Verdict.CANCEL:
@@ -300,5 +299,14 @@ class Sweep:
 
 
 def _was_unreadable(shard: Shard) -> bool:
-    """Whether it was given up since nobody could read its results: to adopt it again is worth while only when somebody can."""
-    return (shard.error or {}).get("code") in (RESULTS_UNREADABLE, _FORMERLY)
+    """True if it was given up because nobody could read its results: it is only worth adopting again when somebody can."""
+    match shard.fault:
+        case ShardFault.RESULTS_UNREADABLE | ShardFault.FOREIGN_RESULTS:
+            return True
+        case (
+            None | ShardFault.WAITS_ITS_TURN | ShardFault.NO_CAPACITY | ShardFault.SAME_FAULT | ShardFault.IN_DOUBT | ShardFault.NO_LAST_WORD
+            | ShardFault.CREATE_UNACCOUNTED_FOR
+        ):  # fmt: skip
+            return False
+        case _:
+            assert_never(shard.fault)

@@ -137,11 +137,13 @@ def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:
     if own:
         raise InvalidJob(
             f"{job.name}: the answer's columns {', '.join(map(repr, own))} begin as Keld's own do. Nothing was sent. "
-            "Rename the fields of output_type, or give output_prefix, e.g. output_prefix='llm_'."
+            "Rename the fields of output_type, or give output_prefix, e.g. output_prefix='llm_'.",
+            job=job.name,
         )
     taken = [name for name in output.columns.names if name in table]
     if taken:
         raise InvalidJob(
             f"{job.name}: the answer's columns {', '.join(map(repr, taken))} are columns of the table already. Nothing was sent. "
-            "Give output_prefix, e.g. output_prefix='llm_', or rename one of them."
+            "Give output_prefix, e.g. output_prefix='llm_', or rename one of them.",
+            job=job.name,
         )

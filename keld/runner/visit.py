@@ -292,13 +292,13 @@ def question_of(files: RunFiles) -> Question:
 
 def sent_of(world: World, run: JobRun, files: RunFiles, shard: Shard) -> Sent:
     """What a shard asks, and at which rates."""
-    own, accept, name = run.terms.get("prices") or {}, run.terms.get("accept"), f"{shard.provider}:{shard.model}"
+    own, accept, name = run.terms.prices, run.terms.accept, f"{shard.provider}:{shard.model}"
     return Sent(
         nonce=shard.id,
         positions=read_positions(files.shard(shard.id).positions),
         model=name,
         lane=shard.lane,
-        unsatisfied=partial(unsatisfied, sealed=accept) if accept and name != run.terms["models"][-1] else None,
+        unsatisfied=partial(unsatisfied, sealed=accept) if accept and name != run.terms.models[-1] else None,
         rates=_known(world.rates(name, Lane(shard.lane), run.created_at, own), shard),
         standard=world.rates(name, Lane.STANDARD, run.created_at, own),
     )

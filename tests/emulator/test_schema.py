@@ -6,8 +6,9 @@ from typing import Any
 import jsonschema
 import pytest
 
+from keld.emulator.dice import Dice
 from keld.emulator.pattern import matching
-from keld.emulator.schema import Dice, compile_schema
+from keld.emulator.schema import compile_schema
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "numbers": {

@@ -74,8 +74,8 @@ def _section(name: str, *cases: Case) -> tuple[Case, ...]:
 # --- the create -------------------------------------------------------------------------------------------------------
 
 _ADOPTS = "looks for it at the provider and adopts it"
-_ADOPTS_ALL_THE_SAME = "looks whether it was done all the same, finds it and adopts it"
-_LOOKS_THEN = "looks whether it was done all the same, and then"
+_ADOPTS_ALL_THE_SAME = "looks whether it was done nevertheless, finds it and adopts it"
+_LOOKS_THEN = "looks whether it was done nevertheless, and then"
 _PAGE = "a page that is not the provider's own"
 _AGAIN = "looks, fences where the provider has a fence, looks again, and only then sends again"
 _NEVER_TWICE = {"failed": 0, "answered": 0, "quarantined": ROWS}
@@ -93,7 +93,7 @@ CREATE = _section(
     Case(
         fault="done, and missing from the list until the last look is over",
         rules=(rule("create", "drop_after"), rule("create", "list_lag", for_s=5_000)),
-        does="sends again after the last look; the sweep finds the first, stops what still runs of it and counts what it cost: bought twice, and told",
+        does="sends again after the last look; the sweep finds the first, stops what still runs of it and counts what it cost: bought twice, and reported",
         creates=2, bought=2 * ROWS, most=2, swept=True,
     ),
     Case(fault="it lands 200 s later", rules=(rule("create", "late_landing", after_s=200),), does="finds it at a later look and adopts it"),
@@ -107,7 +107,7 @@ CREATE = _section(
     ),
     Case(
         fault="it lands after the last look, where there is no fence", rules=(rule("create", "late_landing", after_s=2_000),), on=(ANTHROPIC,),
-        does="has sent again by then; the sweep finds the first and counts what it cost: bought twice, and told",
+        does="has sent again by then; the sweep finds the first and counts what it cost: bought twice, and reported",
         creates=2, bought=2 * ROWS, most=2, swept=True,
     ),
     Case(
@@ -119,10 +119,10 @@ CREATE = _section(
         does="quarantines the rows, finds it in a later sweep, adopts it and collects its answers",
         settings={"resend_unfenced": False}, swept=True,
     ),
-    Case(fault="done, and GET says 404 for 25 s", rules=(rule("create", "hidden", for_s=25),), does="takes it for lag and looks again"),
+    Case(fault="done, and GET says 404 for 25 s", rules=(rule("create", "hidden", for_s=25),), does="assumes that it is only late, and looks again"),
     Case(
-        fault="done, and GET says 404 for ever", rules=(rule("create", "hidden", for_s=10**9),), step_s=3 * _HOUR, **_NEVER_TWICE,
-        does="tells it after 10 min, never sends again; quarantines the rows a day past its window, their worst case still reserved",
+        fault="done, and GET says 404 forever", rules=(rule("create", "hidden", for_s=10**9),), step_s=3 * _HOUR, **_NEVER_TWICE,
+        does="reports it after 10 min, never sends again; quarantines the rows a day past its window, their worst case still reserved",
     ),
     *(
         Case(fault=f"refused for good with {code}", rules=(rule("create", "status", status=code),),
@@ -130,7 +130,7 @@ CREATE = _section(
         for code in (400, 413, 422)
     ),
     Case(fault="refused with 404: the input file is gone", rules=(rule("create", "status", status=404),), does=f"{_LOOKS_THEN} uploads again and sends again", creates=2),
-    Case(fault="rate limited: 429 with `retry-after`", rules=(rule("create", "status", status=429, retry_after=90),), does=f"{_LOOKS_THEN} sends again when told to", creates=2),
+    Case(fault="rate limited: 429 with `retry-after`", rules=(rule("create", "status", status=429, retry_after=90),), does=f"{_LOOKS_THEN} sends again when the provider allows it", creates=2),
     *(
         Case(fault=f"done, and refused with {code} in the provider's own shape", rules=(rule("create", "status", status=code, after=True, retry_after=0.001),),
              does=_ADOPTS_ALL_THE_SAME, slow=code not in (400, 429))
@@ -143,7 +143,7 @@ CREATE = _section(
     ),
     Case(fault="done, and a proxy answers with a redirect", rules=(rule("create", "garbage", status=302, after=True),), does=_ADOPTS_ALL_THE_SAME),
     *(
-        Case(fault=f"not done, and a proxy answers {code} with {_PAGE}", rules=(rule("create", "garbage", status=code),), does=f"{_AGAIN}; tells it", creates=2,
+        Case(fault=f"not done, and a proxy answers {code} with {_PAGE}", rules=(rule("create", "garbage", status=code),), does=f"{_AGAIN}; reports it", creates=2,
              slow=code != 403)
         for code in (403, 404, 429)
     ),
@@ -154,7 +154,7 @@ CREATE = _section(
     ),
     *(
         Case(fault=f"no money: {status} `{code}`", rules=(rule("create", "status", status=status, code=code, message=words),), on=(peer,), creates=2,
-             does=f"tells it at once; {_LOOKS_THEN} goes on when it is mended")
+             does=f"reports it at once; {_LOOKS_THEN} continues when it is corrected")
         for peer, status, code, words in (
             (OPENAI, 429, "insufficient_quota", "You exceeded your current quota."),
             (OPENAI, 400, "billing_hard_limit_reached", "Billing hard limit has been reached"),
@@ -163,20 +163,20 @@ CREATE = _section(
     ),
     Case(
         fault="a gateway has it done twice", rules=(rule("create", "twice"), rule("life", "stuck", done=0.5, match={"batch": 2})), on=(OPENAI,),
-        does="looks once beside each create that succeeded, stops what carries its mark and counts what it cost: bought twice, and told",
+        does="looks once beside each create that succeeded, stops what carries its mark and counts what it cost: bought twice, and reported",
         bought=9, most=2, swept=True,
     ),
     Case(
         fault="a gateway has it done twice, where batches carry no mark", rules=(rule("create", "twice"),), on=(ANTHROPIC,),
-        does="looks once beside each create that succeeded, reserves for what may be its own until the results tell, and counts it: bought twice, and told",
+        does="looks once beside each create that succeeded, reserves for what may be its own until the results show it, and counts it: bought twice, and reported",
         bought=2 * ROWS, most=2, swept=True,
     ),
 )  # fmt: skip
 
 # --- the batch --------------------------------------------------------------------------------------------------------
 
-_BELIEVES_LINES = "takes counts for claims and lines for facts"
-_STUCK = "cancels it a day past its window, harvests what it answered, asks the rest again"
+_BELIEVES_LINES = "does not believe the counts, only the lines"
+_STUCK = "cancels it a day past its window, collects what it answered, asks the rest again"
 
 BATCH = _section(
     "The batch, while it runs",
@@ -186,27 +186,27 @@ BATCH = _section(
     ),
     Case(
         fault="`token_limit_exceeded`, twice", rules=(rule("life", "token_limit", times=2),), on=(OPENAI,), creates=3,
-        does="takes it for back-pressure: the same file goes again, later each time",
+        does="assumes a full queue: the same file goes again, later each time",
     ),
     Case(
         fault="a status never seen before", rules=(rule("life", "status", value="paused_for_review"),),
-        does="takes it for still running and looks on",
+        does="assumes that it still runs, and looks again later",
     ),
     *(
         Case(
-            fault="a last status never seen before, for ever", rules=(rule("life", "status", value="thinking", instead_of=last),), on=(peer,),
-            does="cancels it a day past its window; two days later quarantines the rows, since nobody says what it answered",
+            fault="a last status never seen before, forever", rules=(rule("life", "status", value="thinking", instead_of=last),), on=(peer,),
+            does="cancels it a day past its window; two days later quarantines the rows, since nothing shows what it answered",
             step_s=3 * _HOUR, **_NEVER_TWICE,
         )
         for peer, last in ((OPENAI, "completed"), (ANTHROPIC, "ended"))
     ),
-    Case(fault="stuck for ever, half done", rules=(rule("life", "stuck", done=0.5),), does=_STUCK, creates=2, step_s=3 * _HOUR),
+    Case(fault="stuck forever, half done", rules=(rule("life", "stuck", done=0.5),), does=_STUCK, creates=2, step_s=3 * _HOUR),
     Case(
-        fault="stuck for ever before it began", rules=(rule("life", "stuck", status="validating"),), step_s=3 * _HOUR, slow=True,
-        does="cancels it a day past its window and harvests what it answered",
+        fault="stuck forever before it began", rules=(rule("life", "stuck", status="validating"),), step_s=3 * _HOUR, slow=True,
+        does="cancels it a day past its window and collects what it answered",
     ),
     Case(
-        fault="stuck for ever in `cancelling`", rules=(rule("life", "stuck", status="cancelling"),), cancel_s=30, step_s=3 * _HOUR, bought=3,
+        fault="stuck forever in `cancelling`", rules=(rule("life", "stuck", status="cancelling"),), cancel_s=30, step_s=3 * _HOUR, bought=3,
         does="quarantines the rows half an hour after the user's cancel, their worst case still reserved", **_NEVER_TWICE,
     ),
     Case(
@@ -219,7 +219,7 @@ BATCH = _section(
     ),
     Case(
         fault="the user cancels it, half done", rules=(), cancel_s=30, answered=3, failed=3, bought=3,
-        does="harvests what was answered, which is paid",
+        does="collects what was answered, which is paid",
     ),
     Case(
         fault="somebody else cancels it, half done", rules=(), cancelled_elsewhere_s=30, creates=2,
@@ -277,9 +277,9 @@ RESULTS = _section(
         fault="the output file has no bytes, and nobody was answered", rules=(rule("rows", "error", status=500), rule("results", "zero_byte_error")),
         on=(OPENAI,), does="asks them again, since the provider's counts say that none was answered", creates=2,
     ),
-    Case(fault="the results are named, and 404 for ever", rules=(rule("download", "status", status=404, times=None),), does=_WAITS, **_UNREAD),
+    Case(fault="the results are named, and 404 forever", rules=(rule("download", "status", status=404, times=None),), does=_WAITS, **_UNREAD),
     *(
-        Case(fault=f"the results are {words}, for ever", rules=(rule("download", "garbage", body=body, times=None),), does=_WAITS, slow=slow, **_UNREAD)
+        Case(fault=f"the results are {words}, forever", rules=(rule("download", "garbage", body=body, times=None),), does=_WAITS, slow=slow, **_UNREAD)
         for words, body, slow in (
             ("an HTML page", "<html>502</html>", True), ("text", "upstream connect error", False), ("`null`", "null", True), ("an array", "[]", True),
             ("an error with status 200", '{"error":{"message":"try later","type":"overloaded_error"}}', False),
@@ -291,11 +291,11 @@ RESULTS = _section(
         for words, body, slow in (("text", "upstream connect error", False), ("an array", "[]", True))
     ),
     Case(
-        fault="the results come in a content-encoding that nobody asked for, for ever", rules=(rule("download", "garbage", body="?", encoding="br", times=None),),
+        fault="the results come in a content-encoding that nobody asked for, forever", rules=(rule("download", "garbage", body="?", encoding="br", times=None),),
         does=_WAITS, **_UNREAD,
     ),
     Case(
-        fault="the results redirect to another host, for ever", rules=(rule("download", "redirect", times=None),), does=_WAITS, slow=True, **_UNREAD,
+        fault="the results redirect to another host, forever", rules=(rule("download", "redirect", times=None),), does=_WAITS, slow=True, **_UNREAD,
     ),
     Case(fault="the results are named, and 404 for a while", rules=(rule("download", "status", status=404, times=3),), does="fetches them later"),
     Case(
@@ -308,7 +308,7 @@ ROW = _section(
     "The rows",
     Case(fault="all failed with 500", rules=(rule("rows", "error", status=500),), does="asks them again, since they were not paid", creates=2),
     Case(
-        fault="all fail with 500, for ever", rules=(rule("rows", "error", status=500, times=None),), terms={"max_attempts": 2}, creates=2, bought=0,
+        fault="all fail with 500, forever", rules=(rule("rows", "error", status=500, times=None),), terms={"max_attempts": 2}, creates=2, bought=0,
         does="gives up after `max_attempts`, with the reason", slow=True, **_ALL,
     ),
     Case(fault="all refused with 400", rules=(rule("rows", "error", status=400),), does="does not ask again: it would be refused again", bought=0, **_ALL),
@@ -316,7 +316,7 @@ ROW = _section(
     *(
         Case(
             fault=f"two answers {words}", rules=(rule("rows", do, count=2),), answered=4, failed=2, slow=do != "length",
-            does="tells it; it is paid, and not asked again",
+            does="reports it; it is paid, and not asked again",
         )
         for do, words in (("refusal", "are refusals"), ("length", "are cut off"))
     ),
@@ -330,7 +330,9 @@ ROW = _section(
 
 _TEXT = {"output_type": str}
 _READ_ON = "loses no answer"
-_ASKED_AGAIN = "fetches the file anew for ten minutes; then loses the row's answer, tells it, and asks that row once more; the others stand"
+_ASKED_AGAIN = (
+    "fetches the file again for ten minutes; then loses the row's answer, reports it, and asks that row once more; the others are kept"
+)
 _LOST_TWO = {"creates": 2, "bought": ROWS + 2, "most": 2}
 
 LINES = _section(
@@ -359,24 +361,24 @@ LINES = _section(
     Case(
         fault="a line of 300 MB", terms={**_TEXT, "max_output_tokens": 64_000}, slow=True, creates=2, bought=ROWS + 1, most=2,
         rules=(rule("lines", "huge", count=1, size_mb=300), rule("lines", "reorder", order="input")),
-        does="skips it in bounded memory, fetches the file anew, loses that row's answer and asks it once more; the lines behind it stand",
+        does="skips it in bounded memory, fetches the file again, loses that row's answer and asks it once more; the lines behind it are kept",
     ),
 )  # fmt: skip
 
 # --- the download -----------------------------------------------------------------------------------------------------
 
-_CUT_OFF = "cuts it off at what the rows can weigh at most"
+_CUT_OFF = "stops at the largest size that the rows can have"
 
 DOWNLOAD = _section(
     "The download",
-    Case(fault="it breaks off, twice", rules=(rule("download", "truncate", bytes=900, times=2),), does="goes on where it broke (HTTP Range)"),
+    Case(fault="it breaks off, twice", rules=(rule("download", "truncate", bytes=900, times=2),), does="continues where it broke (HTTP Range)"),
     Case(
         fault="it ends early and looks whole, twice", rules=(rule("download", "truncate", bytes=900, clean=True, times=2),),
-        does="sees that it is not whole and goes on where it ended",
+        does="sees that it is not whole and continues where it ended",
     ),
     Case(
         fault="it breaks off six times", rules=(rule("download", "truncate", bytes=900, times=6),), slow=True,
-        does="keeps what came and goes on at the next visit, in whichever process",
+        does="keeps what came and continues at the next visit, in whichever process",
     ),
     Case(fault="an HTML page with status 200", rules=(rule("download", "garbage", times=3),), does="does not take it for results"),
     Case(
@@ -390,7 +392,7 @@ DOWNLOAD = _section(
     ),
     Case(
         fault="a gzip bomb of 2 GB behind the good lines", rules=(rule("download", "gzip_bomb", size_mb=2_000, after_lines=True),),
-        does=f"{_CUT_OFF}; the lines before it stand",
+        does=f"{_CUT_OFF}; the lines before it are kept",
     ),
 )  # fmt: skip
 
@@ -423,14 +425,14 @@ def _at_every_call() -> Iterator[Case]:
 
 _TRIES = "tries again later; nothing was lost by waiting"
 _NOT_FOLLOWED = "does not follow it, since the key would go there; tries again later"
-_MENDED = "tells it, keeps its place, goes on when it is mended"
+_MENDED = "reports it, keeps its place, continues when it is corrected"
 _ANY_CALL: tuple[tuple[str, str, Plan, str, tuple[str, int] | None], ...] = (
     ("503, four times", "status", {"status": 503, "retry_after": 0.001, "times": 4}, _TRIES, (_AGAIN, 2)),
     ("429, four times", "status", {"status": 429, "retry_after": 0.001, "times": 4}, _TRIES, (f"{_LOOKS_THEN} sends again", 2)),
     ("an HTML page with status 200, twice", "garbage", {"times": 2}, _TRIES, (_AGAIN, 2)),
     ("a redirect to another host", "redirect", {"times": 2}, _NOT_FOLLOWED, (f"{_NOT_FOLLOWED}: {_AGAIN}", 2)),
-    ("401, mended later", "status", {"status": 401, "times": 2}, _MENDED, (f"tells it; {_LOOKS_THEN} goes on when it is mended", 2)),
-    ("403, mended later", "status", {"status": 403, "times": 2}, _MENDED, (f"tells it; {_LOOKS_THEN} goes on when it is mended", 2)),
+    ("401, corrected later", "status", {"status": 401, "times": 2}, _MENDED, (f"reports it; {_LOOKS_THEN} continues when it is corrected", 2)),
+    ("403, corrected later", "status", {"status": 403, "times": 2}, _MENDED, (f"reports it; {_LOOKS_THEN} continues when it is corrected", 2)),
     ("the connection closed before, four times", "drop_before", {"times": 4}, _TRIES, (_AGAIN, 2)),
     ("done, and the connection closed, four times", "drop_after", {"times": 4}, _TRIES, (_ADOPTS, 1)),
 )  # fmt: skip

@@ -200,7 +200,7 @@ class _Strict:
                 raise _Refused(_SHARED_KEYS, whole=True)
 
     def _first_keys(self, variants: list[Any]) -> Iterator[tuple[str, bytes | None]]:
-        """The first key of each object among them, and the one value it may have, where it tells them apart."""
+        """The first key of each object among them, and the one value it may have, where there is only one."""
         for variant in variants:
             variant = self._target(variant["$ref"]) if "$ref" in variant else variant
             for name, child in list(variant.get("properties", {}).items())[:1]:
