@@ -1,8 +1,10 @@
 """Kinds of providers: found by name, brought by other packages, with prices by kind; and job runs on those that are built for the proof."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,3 +165,26 @@ def test_a_worker_on_a_kind_of_another_package_is_killed_and_another_goes_on(
     assert ended.stdout.split() == ["finished", "6"], ended.stderr
     assert set(purchases(emulator).values()) == {1}
     assert len(purchases(emulator)) == 6
+
+
+# --- the page that says how -------------------------------------------------------------------------------------------
+
+
+def test_the_steps_of_the_page_make_a_kind(
+    open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """docs/add-a-provider.md, followed to the letter: its package, its entry point, an account of it, a job."""
+    page = (TESTS.parent / "docs/add-a-provider.md").read_text()
+    code, project = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)[0] for kind in ("python", "toml"))
+    group, found = next(iter(tomllib.loads(project)["project"]["entry-points"].items()))
+    (tmp_path / "my_keld_host.py").write_text(code)
+    info = tmp_path / "my_keld_host-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-keld-host\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{name} = {where}\n" for name, where in found.items()))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MY_HOST_KEY", emulator.api_key)
+    assert "my_host" in kinds()
+    keld = open_keld(clock=emulator.now, accounts={"theirs": Account(kind="my_host", base_url=emulator.url_of("openai_compatible"))})
+    status = finish(keld, emulator, keld.submit(job_of("theirs"), tickets()).id)
+    assert outcomes(keld, status) == ["answered"] * 6
