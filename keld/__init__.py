@@ -44,7 +44,7 @@ The map of the house; the files in order are the way of the data.
     process      a name for this process, by which another can tell whether it is dead
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
-    runner/      the only rooms that act: submit, refusal, search, sibling, look, observe, escalate, hurry, collect, finish, sweep, clock
+    runner/      the only rooms that act: open, submit, refusal, search, sibling, look, observe, escalate, hurry, collect, finish, sweep, clock
     providers/   who answers: dialects and transports, one account at one provider, what each kind is made of
     emulator/    the other side of the wire; imports nothing of the rest
 """

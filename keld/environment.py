@@ -16,7 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from keld.accounts import Accounts
-from keld.errors import LedgerError, ProviderUnreachable
+from keld.errors import InvalidJob, LedgerError, ProviderUnreachable
 from keld.follow import advance_until_waiting, finish
 from keld.instant import utcnow
 from keld.job import Job
@@ -420,6 +420,22 @@ class Keld:
         rows = self.read(run_id)
         return write_table(sink, rows.schema, rows, partition=self.ledger.run(run_id).partition or None).uri
 
+    def check_shared(self, elsewhere: Sequence[str], advice: str) -> None:
+        """Passes if every worker finds the ledger: a file is one host's, and two ledgers would pay twice.
+
+        Args:
+            elsewhere: what runs workers on other hosts, as the orchestrator calls it; none: all are on this one.
+            advice: where a Postgres is configured in the orchestrator.
+
+        Raises:
+            InvalidJob: the ledger is a file, and there are workers elsewhere.
+        """
+        if elsewhere and self.ledger_url.startswith("sqlite"):
+            raise InvalidJob(
+                f"The ledger is a file of this host, and {', '.join(elsewhere)} runs tasks on others: each would pay for the same rows. "
+                f"Nothing was sent. Give a Postgres: {advice}."
+            )
+
     def close(self) -> None:
         """Closes clients and the ledger."""
         self._accounts.close()
@@ -467,7 +483,7 @@ class Keld:
 
     @property
     def _opener(self) -> Opener:
-        return Opener(self.runner, self._namespace)
+        return Opener(self.world, self.runner, self._namespace)
 
     def provider(self, name: str) -> Provider:
         """The provider of an account, connected at the first use.

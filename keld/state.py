@@ -58,6 +58,25 @@ class Event(StrEnum):
     HEDGED = "hedged"  # its rows are asked elsewhere, and may be paid twice; its batch is left to the sweep
 
 
+class RunEvent(StrEnum):
+    """What happened to a job run as a whole, or beside its shards; some words are older than the names here."""
+
+    OPENED = "opened"
+    ROUND = "round"  # the shards of a next round are planned
+    WRITING = "writing"
+    FINISHED = "finished"
+    SUPERSEDED = "superseded"  # nothing of it was sent, and it is planned again as another job run
+    CANCEL_ASKED = "cancel_asked"
+    REOPENED = "reopened"  # something of it turned up after it was over
+    WRITE_AGAIN = "write_again"
+    MOVED = "moved"  # to another namespace
+    REBUILT = "rebuilt"  # the ledger had lost it, or a part of it
+    ORPHAN = "stray"
+    ORPHAN_SETTLED = "stray_settled"
+    CANDIDATE = "candidate"
+    CANDIDATE_RELEASED = "candidate_told"
+
+
 class RunState(StrEnum):
     """Where a job run stands."""
 

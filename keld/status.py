@@ -5,6 +5,7 @@ Beside the road, above `ledger`; what every verb of `Keld` gives back.  Holds id
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
@@ -12,7 +13,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from keld.errors import KeldError, type_named
+from keld.errors import KeldError, StagingError, type_named
 from keld.ledger import JobRun, Shard
 from keld.providers.kinds import batch_page
 from keld.state import AT_PROVIDER, RunState, State
@@ -141,6 +142,41 @@ class Status:
         return not self.over and not self.waiting
 
     @property
+    def wants_worker(self) -> bool:
+        """True if a worker has something to do: heavy work, an end to hand over, or a step whose staged files only workers have."""
+        return self.over or self.ready or self.problem_type is StagingError
+
+    @property
+    def late(self) -> bool:
+        """True if the deadline has passed with rows still open, or had passed when the last row was settled."""
+        return self.deadline_at is not None and (self.finished_at or self.as_of) > self.deadline_at
+
+    @property
+    def askable(self) -> int:
+        """The rows that a model could be asked."""
+        return self.rows - self.unaskable
+
+    @property
+    def completion_rate(self) -> float:
+        """The share of the askable rows that are answered, 0 to 1; 1 where there is none to ask."""
+        return self.answered / self.askable if self.askable else 1.0
+
+    @property
+    def page(self) -> str | None:
+        """The first batch's page in its provider's dashboard, where there is one."""
+        return next((batch.page for batch in self.batches if batch.page), None)
+
+    @property
+    def summary(self) -> str:
+        """Where the job run stands, in a line for a log."""
+        count = f"{len(self.batches):,} batch{'es' if len(self.batches) != 1 else ''}"
+        return (
+            f"{self.job}[{self.partition}] {self.state.value}: {self.answered:,} of {self.rows:,} rows answered, "
+            f"{count}, ${self.cost_usd:.4f}{'' if self.over else ' so far'} (job run {self.id})."
+            f"{' Its deadline has passed.' if self.late else ''}"
+        )
+
+    @property
     def out_there(self) -> tuple[Batch, ...]:
         """What was sent, or may have been, and was given up without the provider's last word: it may still run, and be paid for."""
         return tuple(batch for batch in self.batches if batch.state is State.QUARANTINED)
@@ -188,6 +224,30 @@ class Status:
     @property
     def _put_off(self) -> bool:
         return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED, State.ENDED) for batch in self.batches)
+
+    def facts(self) -> dict[str, Any]:
+        """What people want to see of a job run, by name: counts, money, time, ids; the values are Python's, None where one is not known.
+
+        For an orchestrator's metadata: an edge picks names and shows each value as its UI wants it.  Never a prompt, a row or an answer.
+        """
+        models = Counter[str]()
+        for batch in self.batches:
+            models[f"{batch.provider}:{batch.model} {batch.lane}"] += batch.requests
+        counts = ("rows", "requests", "answered", "failed", "quarantined", "reused", "unaskable")
+        usd = ("cost_usd", "saved_usd", "ceiling_usd")
+        tokens = ("input_tokens", "cached_tokens", "output_tokens")
+        same = ("job", "partition", "model", "lane", "deadline_basis", "deadline_met", "late", "turnaround_s", "outdated", "finished_at")
+        return {name: getattr(self, name) for name in (*counts, *usd, *tokens, *same)} | {
+            "job_run": self.id,
+            "state": self.state,
+            "outcomes": dict(self.outcomes),
+            "expected_cost_usd": self.expected_usd,
+            "submitted_at": self.created_at,
+            "deadline": self.deadline_at,
+            "models": dict(models),
+            "batch_ids": [batch.batch_id for batch in self.batches if batch.batch_id],
+            "batch_url": self.page,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """The same, as JSON values: money as decimal text, instants as ISO 8601."""

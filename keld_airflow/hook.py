@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook, conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 
-from keld import Account, Keld, KeldError
+from keld import Account, InvalidJob, Keld, KeldError
 from keld_airflow.provider import CONNECTION_FIELDS
 
 if TYPE_CHECKING:
@@ -234,11 +234,12 @@ def _home() -> Path | None:
 
 
 def _check_shared(keld: Keld) -> None:
-    """Passes if every worker finds the ledger: a file is one host's, and two ledgers would pay twice."""
+    """Passes if every worker of Airflow's executors finds the ledger."""
     executors = [name.rpartition(":")[2].rpartition(".")[2] for name in conf.get("core", "executor", fallback="LocalExecutor").split(",")]
-    remote = [name.strip() for name in executors if name.strip() not in _ONE_HOST]
-    if remote and keld.ledger_url.startswith("sqlite"):
-        raise AirflowFailException(
-            f"The ledger is a file of this host, and {', '.join(remote)} runs tasks on others: each would pay for the same rows. Nothing was sent. "
-            "Give a Postgres: ledger_conn_id in the connection, ledger_url in [keld] of the configuration, or KELD_LEDGER_URL."
+    try:
+        keld.check_shared(
+            [name.strip() for name in executors if name.strip() not in _ONE_HOST],
+            "ledger_conn_id in the connection, ledger_url in [keld] of the configuration, or KELD_LEDGER_URL",
         )
+    except InvalidJob as problem:
+        raise AirflowFailException(str(problem)) from None

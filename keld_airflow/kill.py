@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
+from keld import State
 from keld_airflow.hook import KeldHook
 
 if TYPE_CHECKING:
@@ -46,6 +47,6 @@ def _cancel(keld: Keld, job_run: str) -> None:
     pause = threading.Event()
     for _ in range(_TRIES):
         [status] = keld.poll([job_run])
-        if status.over or not any(batch.state == "in_progress" for batch in status.batches):
+        if status.over or not any(batch.state is State.IN_PROGRESS for batch in status.batches):
             return
         pause.wait(0.5)

@@ -6,7 +6,9 @@ Under 2 KB, however many batches there were.
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 from keld import Status
@@ -16,34 +18,18 @@ _EVENT = ("partition", "job_run", "sink", "rows", "counts", "cost_usd", "saved_u
 
 def manifest(status: Status, sink: str | None) -> dict[str, Any]:
     """What a task that has ended, or sent and gone, leaves behind."""
+    facts = {name: _as_json(value) for name, value in status.facts().items()}
     return {
         "schema_version": 1,
-        "job": status.job,
-        "partition": status.partition,
-        "job_run": status.id,
-        "state": status.state.value,
+        **{name: facts[name] for name in ("job", "partition", "job_run", "state")},
         "sink": sink,
-        "model": status.model,
-        "rows": status.rows,
-        "counts": {
-            "answered": status.answered,
-            "failed": status.failed,
-            "quarantined": status.quarantined,
-            "reused": status.reused,
-            "unaskable": status.unaskable,
-        },
-        "outcomes": dict(status.outcomes),
-        "batches": sum(batch.batch_id is not None for batch in status.batches),
-        "cost_usd": _usd(status.cost_usd),
-        "saved_usd": _usd(status.saved_usd),
-        "ceiling_usd": _usd(status.ceiling_usd),
-        "tokens": {"input": status.input_tokens, "cached": status.cached_tokens, "output": status.output_tokens},
-        "submitted_at": status.created_at.isoformat(),
-        "finished_at": status.finished_at.isoformat() if status.finished_at else None,
-        "deadline": status.deadline_at.isoformat() if status.deadline_at else None,
-        "deadline_basis": status.deadline_basis,
-        "late": is_late(status),
-        "outdated": status.outdated,
+        **{name: facts[name] for name in ("model", "rows")},
+        "counts": {name: facts[name] for name in ("answered", "failed", "quarantined", "reused", "unaskable")},
+        "outcomes": facts["outcomes"],
+        "batches": len(facts["batch_ids"]),
+        **{name: facts[name] for name in ("cost_usd", "saved_usd", "ceiling_usd")},
+        "tokens": {name: facts[f"{name}_tokens"] for name in ("input", "cached", "output")},
+        **{name: facts[name] for name in ("submitted_at", "finished_at", "deadline", "deadline_basis", "late", "outdated")},
     }
 
 
@@ -52,12 +38,14 @@ def event_extra(facts: dict[str, Any]) -> dict[str, Any]:
     return {name: facts[name] for name in _EVENT}
 
 
-def is_late(status: Status) -> bool:
-    """Whether the deadline has passed with rows still open, or had when the last one was settled."""
-    due = status.deadline_at
-    return due is not None and (status.finished_at or status.as_of) > due
-
-
-def _usd(amount: Decimal | None) -> str | None:
-    """Decimal text: a float would not add up to the bill."""
-    return None if amount is None else format(amount.normalize(), "f")
+def _as_json(value: Any) -> Any:
+    """A fact as JSON has it: money as decimal text, since a float would not add up to the bill."""
+    match value:
+        case Decimal():
+            return format(value.normalize(), "f")
+        case datetime():
+            return value.isoformat()
+        case Enum():
+            return value.value
+        case _:
+            return value

@@ -14,7 +14,6 @@ from airflow.sdk import BaseHook, BaseNotifier
 
 from keld import Status
 from keld_airflow.hook import DEFAULT_CONN_ID, KeldHook
-from keld_airflow.manifest import is_late
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -49,7 +48,7 @@ class KeldLateNotifier(BaseNotifier):
     def text(self) -> str:
         """A line for each job run that is late."""
         with KeldHook(self.keld_conn_id).open() as keld:
-            late = [status for status in keld.statuses(job=self.job, open_only=True) if is_late(status)]
+            late = [status for status in keld.statuses(job=self.job, open_only=True) if status.late]
         if not late:
             return "Keld: no job run is late by the ledger; what was never sent is not in it."
         return "\n".join(["Keld: past their deadline:", *map(_line, late)])

@@ -19,7 +19,7 @@ from airflow.sdk import Context
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowFailException
 
-from keld import Job, Keld, KeldError, Reading, Status, wants_partition
+from keld import Job, Keld, KeldError, Reading, RunState, Status, wants_partition
 from keld_airflow.held import HeldField, is_rows, let_out
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
@@ -180,7 +180,7 @@ class KeldBatchOperator(Waiting):
         )
         if before is None or before.over or before.id != status.id:
             return status, "nothing"
-        return status, "cancelling" if before.state == "cancelling" else "open"
+        return status, "cancelling" if before.state is RunState.CANCELLING else "open"
 
     def _check_partition(self, context: Context, key: str | None) -> None:
         """Passes if each path that has a place for a partition gets one.
@@ -280,5 +280,5 @@ def _maps_jobs(task: Any) -> bool:
 def _bring_in_cancelled(keld: Keld, job: Job) -> None:
     """What killed tasks of the job have left: paid answers are fetched, and the ledger knows the cost."""
     for left in keld.statuses(job=job.name, open_only=True):
-        if left.state == "cancelling":
+        if left.state is RunState.CANCELLING:
             keld.advance(left.id, budget_s=10)

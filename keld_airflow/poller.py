@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 from airflow.sdk.exceptions import AirflowException
 
-from keld import KeldError
+from keld import KeldError, UnknownJobRun
 from keld_airflow.hook import KeldHook
 
 if TYPE_CHECKING:
@@ -172,11 +172,11 @@ class Poller:
 
     def _seen(self, status: Status) -> _Seen:
         obstacle = None if status.problem is None else (status.problem_kind or "", status.problem)
-        return _Seen(look_at=None if _wants_a_worker(status) else status.next_check_at or self._clock() + _RETRY, obstacle=obstacle)
+        return _Seen(look_at=None if status.wants_worker else status.next_check_at or self._clock() + _RETRY, obstacle=obstacle)
 
     def _after_failure(self, job_runs: Sequence[str], error: Exception) -> dict[str, _Seen]:
         """As `_look`: all of them later; but one that the ledger does not know must not blind it for the others."""
-        if type(error).__name__ != "UnknownJobRun":
+        if not isinstance(error, UnknownJobRun):
             return dict.fromkeys(job_runs, _Seen(look_at=self._clock() + _RETRY, obstacle=(type(error).__name__, _words(error))))
         if len(job_runs) == 1:
             return {job_runs[0]: _Seen(look_at=None)}  # the worker will say so to people
@@ -190,11 +190,6 @@ class Poller:
 
 def _in_the_way(obstacle: tuple[str, str]) -> tuple[int, str]:
     return logging.WARNING, f"Waiting goes on. {obstacle[1]}"
-
-
-def _wants_a_worker(status: Status) -> bool:
-    """Results to fetch, a shard to send, an end; or a step that needs the files, which only workers have."""
-    return status.over or status.ready or status.problem_kind == "StagingError"
 
 
 def _words(error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from keld import Keld, KeldError, Status
+from keld import Keld, Status, UnknownJobRun
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.place import apart
 from keld_airflow.waiting import Found, Waiting
@@ -74,9 +74,7 @@ class KeldJobSensor(Waiting, BaseSensorOperator):
             )
         try:
             return keld.status(left), "nothing"
-        except KeldError as problem:
-            if type(problem).__name__ != "UnknownJobRun":
-                raise
+        except UnknownJobRun as problem:
             raise AirflowFailException(
                 f"{problem} Give what KeldBatchOperator(wait=False) left behind, with its keld_conn_id={self.keld_conn_id!r}: another "
                 "connection may have another ledger."

@@ -7,7 +7,6 @@ collects what is due.  Everything that costs or writes happens here, on a worker
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -19,12 +18,12 @@ from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from jinja2 import UndefinedError
 
-from keld import Keld, KeldError, Status
+from keld import AccessRefused, Keld, KeldError, RunState, Status
 from keld_airflow.asset import tell_assets
 from keld_airflow.hook import KeldHook
 from keld_airflow.kill import is_over, let_go
 from keld_airflow.link import KeldBatchLink
-from keld_airflow.manifest import is_late, manifest
+from keld_airflow.manifest import manifest
 from keld_airflow.partition import absent_in, no_partition
 from keld_airflow.place import absolute
 from keld_airflow.trigger import KeldTrigger
@@ -32,7 +31,6 @@ from keld_airflow.trigger import KeldTrigger
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-_PATIENCE = timedelta(hours=1)  # for uploads or downloads of one partition; a step once begun is finished
 # Not sooner, whatever there is to see: a task that resumes before the scheduler has noted that it deferred is marked failed (Airflow 3.3).
 _FIRST_LOOK = timedelta(seconds=10)
 # Should no triggerer be there, the scheduler ends a wait, and a worker looks itself: so long after a triggerer would have called for one,
@@ -119,7 +117,7 @@ class Waiting(BaseOperator):
                 status, found = find(keld)
                 return self._bring_on(keld, context, status, found)
         except KeldError as problem:
-            said = self._naming_connection(str(problem)) if type(problem).__name__ == "AccessRefused" else str(problem)
+            said = self._naming_connection(str(problem)) if isinstance(problem, AccessRefused) else str(problem)
             raise (AirflowFailException if problem.permanent else AirflowException)(said) from None
 
     def _bring_on(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
@@ -131,7 +129,7 @@ class Waiting(BaseOperator):
             if self.deferrable:
                 self._defer(context, keld, status, epoch, found)
             status = keld.finish(status.id, progress=self._tell_problem)
-        if found == "cancelling" or ((found == "open" or status.outdated is not None) and status.state != "cancelled"):
+        if found == "cancelling" or ((found == "open" or status.outdated is not None) and status.state is not RunState.CANCELLED):
             # Another task began it, and the table may say something else since; what it answered is not asked again.
             status, _ = self._begin(keld, context)
             return self._bring_on(keld, context, status, "nothing")
@@ -145,15 +143,10 @@ class Waiting(BaseOperator):
 
     def _advance(self, keld: Keld, job_run: str) -> Status:
         """Advances until there is nothing to do but wait, or something stands in the way."""
-        until = time.monotonic() + _PATIENCE.total_seconds()
-        pause = threading.Event()
-        while True:
-            status = keld.advance(job_run, budget_s=_PATIENCE.total_seconds())
-            self.batch_page = next((batch.page for batch in status.batches if batch.page), None)
-            if not status.ready or status.problem is not None or time.monotonic() > until:
-                self.log.info(_where(status))
-                return status
-            pause.wait(0.5)  # another worker, or a triggerer's look, holds it for a moment
+        status = keld.advance_until_waiting(job_run)
+        self.batch_page = status.page
+        self.log.info(status.summary)
+        return status
 
     def _show(self, context: Context, status: Status) -> None:
         """For people, beside the task in the UI while it waits (*Task State Store*); nothing reads it back, so a fault of it is none of Keld's."""
@@ -209,13 +202,12 @@ class Waiting(BaseOperator):
         Raises:
             AirflowFailException: it was cancelled, or fewer rows than wanted are answered.
         """
-        if status.state == "cancelled":
-            raise AirflowFailException(f"{_where(status)} It was cancelled; what was answered until then is kept. Clear the task to go on.")
+        if status.state is RunState.CANCELLED:
+            raise AirflowFailException(f"{status.summary} It was cancelled; what was answered until then is kept. Clear the task to go on.")
         facts = manifest(status, self._deliver(keld, context, status))
-        askable = status.rows - status.unaskable
-        if askable and status.answered / askable < self.completion_rate:
+        if status.completion_rate < self.completion_rate:
             raise AirflowFailException(
-                f"{_where(status)} {self.completion_rate:.1%} were wanted: {facts['outcomes']}. The rows are written, with reasons. "
+                f"{status.summary} {self.completion_rate:.1%} were wanted: {facts['outcomes']}. The rows are written, with reasons. "
                 "Clear the task to ask anew what was not answered, or lower completion_rate."
             )
         tell_assets(self.outlets, context, facts)
@@ -246,14 +238,3 @@ def _patience(status: Status, now: datetime) -> timedelta:
         return status.deadline_at - now + _GRACE
     moves_at = status.escalates_at if status.escalates_at > now else status.next_check_at or now  # under way, it wants a look at every step
     return moves_at - now + _GRACE
-
-
-def _where(status: Status) -> str:
-    """Where a job run stands, in a line."""
-    late = " Its deadline has passed." if is_late(status) else ""
-    batches = f"{len(status.batches):,} batch{'es' if len(status.batches) != 1 else ''}"
-    cost = f"${status.cost_usd:.4f}{'' if status.over else ' so far'}"
-    return (
-        f"{status.job}[{status.partition}] {status.state.value}: {status.answered:,} of {status.rows:,} rows answered, "
-        f"{batches}, {cost} (job run {status.id}).{late}"
-    )

@@ -1,6 +1,8 @@
 """Keld in Dagster: one declaration becomes two assets, a backfill waits without a slot, a sensor brings the answers in.
 
-Above the front door of `keld`, and importing nothing deeper.  The files in order are the way of a partition.
+Above the front door of `keld`, and importing nothing deeper: when a job run wants a worker, how long to advance it, whether it is late and
+what people want to see of it, the core says, once for every orchestrator (docs/architecture.md, "What an orchestrator's package consists of").
+Here are Dagster's own words only: assets, runs, tags, sensors, checks, metadata.  The files in order are the way of a partition.
 
     definitions  keld_definitions([...]): assets, checks, the sensor, the wait job; in as many modules as there are
     asset        build_batch_assets(job, source=...): one op with two outputs, `<name>_batch` and `<name>`

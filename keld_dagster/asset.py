@@ -9,11 +9,8 @@ metadata and log; its rows are not handed out, and what is declared now is asked
 says the owner, code location and asset key, so that two assets whose jobs have one name never get each other's rows.
 """
 
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -30,8 +27,6 @@ from keld_dagster.source import Source, SourceLike, check_fit, check_mapping, so
 from keld_dagster.translator import KeldTranslator
 from keld_dagster.wait import ASSET_TAG, JOB_RUN_TAG, Wait, place_of
 from keld_dagster.watch import BATCH_METADATA, JOB_METADATA, RESOURCE_TAG
-
-_PATIENCE = timedelta(hours=1)  # for uploads or downloads of one partition; a step once begun is finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,24 +93,9 @@ def build_batch_assets(
         InvalidJob: a type, encoding, delimiter or quote that is none.
         ValueError: an unknown frame, a rate outside 0..1, or a source whose partitions are not those of the result.
     """
-    if frame is not None and frame not in FRAMES:
-        raise ValueError(f"{job.name}: frame={frame!r} is not one of {', '.join(FRAMES)}.")
-    if not 0 <= completion_rate <= 1:
-        raise ValueError(f"{job.name}: completion_rate={completion_rate!r} is a share, from 0 to 1.")
-    origin = source_of(source)
-    reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
-    if origin.key is not None and reading.given():
-        raise ValueError(
-            f"{job.name}: {', '.join(reading.given())} say how a text file is read; the source is the asset {origin.key.to_user_string()}, "
-            "which its IO manager reads."
-        )
+    origin, reading = source_of(source), Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
+    _check_options(job, origin, frame, completion_rate, reading)
     partitions_def = partitions_def or origin.partitions_def
-    key = _result_key(name or _asset_name(job), key_prefix)
-    if key == origin.key:
-        raise ValueError(
-            f"{job.name}: the result would be {key.to_user_string()}, which is its source. Give build_batch_assets(name=...) another name."
-        )
-    check_fit(key.to_user_string(), origin, partitions_def)
     common: dict[str, Any] = {
         "group_name": group_name,
         "owners": owners,
@@ -123,25 +103,58 @@ def build_batch_assets(
         "automation_condition": automation_condition,
         "partitions_def": partitions_def,
     }
-    specs = _specs(job, origin, key, translator or KeldTranslator(), common, freshness_policy, metadata, resource_key)
+    key = _result_key(job, name, key_prefix, origin)
+    check_fit(key.to_user_string(), origin, partitions_def)
+    batch, result = _specs(job, origin, key, translator or KeldTranslator(), common, freshness_policy, metadata, resource_key)
     pair = _Pair(
         job=job,
         source=origin,
-        batch=specs[0].key,
-        result=specs[1].key,
+        batch=batch.key,
+        result=result.key,
         partitions_def=partitions_def,
         freshness_policy=freshness_policy,
         frame=frame or origin.frame,
         completion_rate=completion_rate,
         reading=reading,
     )
+    specs = [batch, result.with_io_manager_key(io_manager_key or "io_manager")]
+    return _asset(pair, specs, resource_key, backfill_policy=backfill_policy, pool=pool, retry_policy=retry_policy)
+
+
+def _check_options(job: Job, source: Source, frame: Frame | None, completion_rate: float, reading: Reading) -> None:
+    """Passes if the options can be meant.
+
+    Raises:
+        ValueError: an unknown frame, a rate outside 0..1, or how to read text for a source that is no text file.
+    """
+    if frame is not None and frame not in FRAMES:
+        raise ValueError(f"{job.name}: frame={frame!r} is not one of {', '.join(FRAMES)}.")
+    if not 0 <= completion_rate <= 1:
+        raise ValueError(f"{job.name}: completion_rate={completion_rate!r} is a share, from 0 to 1.")
+    if source.key is not None and reading.given():
+        raise ValueError(
+            f"{job.name}: {', '.join(reading.given())} say how a text file is read; the source is the asset {source.key.to_user_string()}, "
+            "which its IO manager reads."
+        )
+
+
+def _asset(
+    pair: _Pair,
+    specs: Sequence[dg.AssetSpec],
+    resource_key: str,
+    *,
+    backfill_policy: dg.BackfillPolicy | None,
+    pool: str | None,
+    retry_policy: dg.RetryPolicy | None,
+) -> dg.AssetsDefinition:
+    """The one op behind both assets of a pair."""
 
     @dg.multi_asset(
         name=pair.result.to_python_identifier(),
-        specs=[specs[0], specs[1].with_io_manager_key(io_manager_key or "io_manager")],
-        check_specs=check_specs(pair.result, completion_rate),
+        specs=specs,
+        check_specs=check_specs(pair.result, pair.completion_rate),
         can_subset=True,
-        partitions_def=partitions_def,
+        partitions_def=pair.partitions_def,
         backfill_policy=backfill_policy,
         pool=pool,
         retry_policy=retry_policy,
@@ -158,13 +171,19 @@ def build_batch_assets(
     return op
 
 
-def _asset_name(job: Job) -> str:
-    return job.name.replace(".", "_").replace("-", "_")
+def _result_key(job: Job, name: str | None, prefix: str | Sequence[str] | None, source: Source) -> dg.AssetKey:
+    """The result asset's key; a slash in the name stands between the parts of a key, as in Dagster's own texts.
 
-
-def _result_key(name: str, prefix: str | Sequence[str] | None) -> dg.AssetKey:
-    """The result asset's key; a slash in the name stands between the parts of a key, as in Dagster's own texts."""
-    return dg.AssetKey(name.split("/")).with_prefix([prefix] if isinstance(prefix, str) else list(prefix or []))
+    Raises:
+        ValueError: it is the key of the source.
+    """
+    name = name or job.name.replace(".", "_").replace("-", "_")
+    key = dg.AssetKey(name.split("/")).with_prefix([prefix] if isinstance(prefix, str) else list(prefix or []))
+    if key == source.key:
+        raise ValueError(
+            f"{job.name}: the result would be {key.to_user_string()}, which is its source. Give build_batch_assets(name=...) another name."
+        )
+    return key
 
 
 def _specs(
@@ -217,7 +236,7 @@ def _specs(
 def _materialize(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> Iterator[dg.MaterializeResult[Any]]:
     """Brings every partition of this run as far as it gets without waiting; then what there is to show of it."""
     partitions: Sequence[str | None] = [None] if pair.partitions_def is None else context.partition_keys
-    statuses = {partition: _bring_on(context, pair, keld, partition) for partition in partitions}
+    statuses = {partition: _submit_and_advance(context, pair, keld, partition) for partition in partitions}
     selected = context.selected_asset_keys
     # An IO manager takes one partition a run; those of a ranged run are all brought in by collect runs, ready or not.
     alone = statuses[partitions[0]] if len(partitions) == 1 else None
@@ -231,17 +250,17 @@ def _materialize(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> 
         yield _enriched(context, pair, keld, alone)
 
 
-def _bring_on(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None) -> Status:
+def _submit_and_advance(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None) -> Status:
     """The job run of a partition, submitted if there is none, advanced until the provider has it or it is over.
 
     One that asks what was declared earlier is brought to its end, and the next one is begun then.
     """
     collected = _job_run_to_collect(context, pair)
-    status = _advance(keld, _found_or_submitted(context, pair, keld, partition, collected).id)
-    _tell(context, status)
+    status = keld.advance_until_waiting(_found_or_submitted(context, pair, keld, partition, collected).id)
+    _log(context, status)
     while status.over and status.outdated is not None:
-        status = _advance(keld, _submitted(context, pair, keld, partition).id)
-        _tell(context, status)
+        status = keld.advance_until_waiting(_submitted(context, pair, keld, partition).id)
+        _log(context, status)
     if not status.over and status.problem is not None and (not status.sent or collected is not None):
         raise dg.Failure(f"{status.problem} Materialize again to go on: what was sent is not sent again.")
     return status
@@ -276,11 +295,8 @@ def _owner(context: dg.AssetExecutionContext, pair: _Pair) -> str:
     return f"dagster:{location_of(context.run) or ''}:{pair.result.to_user_string()}"
 
 
-def _tell(context: dg.AssetExecutionContext, status: Status) -> None:
-    context.log.info(
-        f"{status.job}[{status.partition}] {status.state.value}: {status.answered:,} of {status.rows:,} rows answered, "
-        f"{len(status.batches)} batches, ${status.cost_usd:.4f} so far (job run {status.id})"
-    )
+def _log(context: dg.AssetExecutionContext, status: Status) -> None:
+    context.log.info(status.summary)
     if status.outdated is not None:
         context.log.warning(
             f"{status.job}[{status.partition}]: {status.outdated} changed since job run {status.id} was sent. It is paid for, so it is brought to "
@@ -292,17 +308,6 @@ def _job_run_to_collect(context: dg.AssetExecutionContext, pair: _Pair) -> str |
     """The job run this run was launched to collect; the tag of a run that collects another asset says nothing to this one."""
     tags = context.run.tags
     return tags.get(JOB_RUN_TAG) if tags.get(ASSET_TAG) == pair.result.to_user_string() else None
-
-
-def _advance(keld: Keld, job_run: str) -> Status:
-    """Advances until there is nothing to do but wait, or something stands in the way."""
-    until = time.monotonic() + _PATIENCE.total_seconds()
-    pause = threading.Event()
-    while True:
-        status = keld.advance(job_run, budget_s=_PATIENCE.total_seconds())
-        if not status.ready or status.problem is not None or time.monotonic() > until:
-            return status
-        pause.wait(0.5)  # another worker, the sensor perhaps, holds it for a moment
 
 
 def _begin_wait(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mapping[str | None, Status]) -> None:

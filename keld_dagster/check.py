@@ -30,15 +30,13 @@ def check_results(result: dg.AssetKey, status: Status, completion_rate: float) -
 
 
 def _completion(result: dg.AssetKey, status: Status, wanted: float) -> dg.AssetCheckResult:
-    askable = status.rows - status.unaskable
-    rate = status.answered / askable if askable else 1.0
     return dg.AssetCheckResult(
         asset_key=result,
         check_name=COMPLETION,
-        passed=rate >= wanted,
+        passed=status.completion_rate >= wanted,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=f"{status.answered:,} of {askable:,} askable rows are answered; {wanted:.1%} were wanted.",
-        metadata={"rate": round(rate, 6), "wanted": wanted, "outcomes": dict(status.outcomes)},
+        description=f"{status.answered:,} of {status.askable:,} askable rows are answered; {wanted:.1%} were wanted.",
+        metadata={"rate": round(status.completion_rate, 6), "wanted": wanted, "outcomes": dict(status.outcomes)},
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import dagster as dg
 
-from keld import Keld, Status
+from keld import Keld, RunState, Status
 from keld_dagster.hold import hold_id, open_holds, release
 from keld_dagster.resource import location_of
 from keld_dagster.wait import ASSET_TAG, BACKFILL_TAG, COLLECT, JOB_RUN_TAG, PARTITION_TAG, PHASE_TAG, WAIT_TAG, Wait, place_of
@@ -181,7 +181,7 @@ class Tick:
 
     def _alone(self, status: Status) -> Wait | None:
         """The wait for an open job run without a hold run; None if Dagster did not submit it, or its hold was ended by hand: then it is cancelled."""
-        if status.state == "cancelling":
+        if status.state is RunState.CANCELLING:
             self.keld.advance(status.id, budget_s=_CANCEL_BUDGET_S)
             return None
         for asset in self.watched.values():
@@ -215,13 +215,7 @@ class Tick:
     def _has_due(self, wait: Wait) -> bool:
         """Whether a collect run of some partition is due, or was."""
         known = (self.statuses.get(job_run) for job_run in wait.job_runs.values())
-        return any(status is not None and self._is_due(status) for status in known)
-
-    def _is_due(self, status: Status) -> bool:
-        """Whether a worker has something to do: results to fetch or to hand over, a round to send, or one that was put off until now."""
-        put_off = any(batch.state in ("deferred", "unknown") for batch in status.batches)
-        again = put_off and status.next_check_at is not None and status.next_check_at <= self.keld.clock()
-        return status.state != "cancelled" and (status.over or status.ready or again)
+        return any(status is not None and _is_due(status) for status in known)
 
     def _collects(self, waits: Sequence[Wait]) -> _Collects:
         """The collect runs of these waits, with one query, and what they brought, with one for each asset."""
@@ -255,8 +249,8 @@ class Tick:
 
     def _settle(self, wait: Wait, status: Status, collects: Sequence[dg.RunRecord], brought: frozenset[str]) -> bool:
         """Whether nothing more will come of a partition of a wait; asks for a collect run where one is due."""
-        if not self._is_due(status):
-            return status.state == "cancelled"
+        if not _is_due(status):
+            return status.state is RunState.CANCELLED
         if collects:
             latest = collects[0].dagster_run
             if not latest.is_finished or latest.is_complete_and_waiting_to_retry:
@@ -323,7 +317,7 @@ class Tick:
         Not as cancelled: what is paid for is kept, for whichever asset has the job now.
         """
         statuses = [self.statuses[job_run] for job_run in wait.job_runs.values() if job_run in self.statuses]
-        if turn.hold is None or len(statuses) < len(wait.job_runs) or any(not self._is_due(status) for status in statuses):
+        if turn.hold is None or len(statuses) < len(wait.job_runs) or any(not _is_due(status) for status in statuses):
             return  # some are in another ledger, or still under way
         name = wait.asset.to_user_string()
         self.log.warning(f"{name} is not in this code location any more: hold run {turn.hold.run_id} is ended. Its answers are kept.")
@@ -334,9 +328,14 @@ class Tick:
         )
 
     def _release(self, hold: dg.DagsterRun, statuses: Sequence[Status]) -> None:
-        cancelled = sum(status.state == "cancelled" for status in statuses)
+        cancelled = sum(status.state is RunState.CANCELLED for status in statuses)
         message = f"{len(statuses) - cancelled} of {len(statuses)} partitions are over at the provider; {cancelled} were cancelled."
         release(self.context.instance, hold, message, canceled=cancelled > 0)
+
+
+def _is_due(status: Status) -> bool:
+    """Whether a collect run has something to do; a cancelled job run has no result to hand over."""
+    return status.wants_worker and status.state is not RunState.CANCELLED
 
 
 def _job_run_of(batch: dg.AssetMaterialization) -> Any:

@@ -402,7 +402,7 @@ class Haste(Schedule):
         for run in self.ledger.catalog.runs("default"):
             ways = {(shard.lane != Lane.BATCH, shard.ended) for shard in self.ledger.shards(run.id)}
             COUNTS["rescued"] += (False, "cancelled") in ways and any(fast for fast, _ in ways)
-            COUNTS["hedged"] += any(event["kind"] == Event.HEDGED for event in self.ledger.events(run.id))
+            COUNTS["hedged"] += any(event.kind == Event.HEDGED for event in self.ledger.events(run.id))
         super()._check()
         self._check_step()
         self._check_requests()

@@ -545,7 +545,7 @@ class Schedule(RuleBasedStateMachine):
 
     def _check(self) -> None:
         """The invariants, from the provider's side."""
-        events = [event["kind"] for run in self.ledger.catalog.runs("default") for event in self.ledger.events(run.id)]
+        events = [event.kind for run in self.ledger.catalog.runs("default") for event in self.ledger.events(run.id)]
         COUNTS.update(kind for kind in events if kind in _TOLD)
         self.unproven = self._unproven()
         self._check_purchases()

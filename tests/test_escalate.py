@@ -177,3 +177,21 @@ def test_a_job_run_whose_account_is_gone_keeps_no_other_from_its_deadline(open_k
     keld.poll([gone, sound])
     assert [keld.status(run).batches[0].state for run in (gone, sound)] == [State.IN_PROGRESS, State.CANCELLING]
     assert "theirs" in (keld.status(gone).problem or "")
+
+
+def test_a_worker_without_an_account_of_the_models_harvests_what_the_others_have(
+    open_keld: Callable[..., Keld], emulator: Emulator
+) -> None:
+    """It cannot plan, as it does not know what that account could do; the answers that are paid do not wait for it."""
+    theirs = Account(kind="anthropic", base_url=emulator.env()["ANTHROPIC_BASE_URL"], api_key=lambda: "any")
+    prices = {"theirs:claude-haiku-4-5": {"input": 9, "output": 9}}
+    models = ["anthropic:claude-haiku-4-5", "theirs:claude-haiku-4-5"]
+    with_all = open_keld(settings=PATIENT, accounts={"theirs": theirs})
+    sent = with_all.submit(triage(anthropic, deadline=4 * HOUR, models=models, prices=prices, max_shard_rows=3), tickets())
+    with_all.advance(sent.id)
+    keld = open_keld(settings=PATIENT)
+    status = keld.advance(sent.id)
+    assert "the account 'theirs', which is not configured here" in (status.problem or "")
+    assert "Nothing was sent" not in (status.problem or "")
+    emulator.advance(2 * HOUR)
+    assert keld.advance(sent.id).answered == 6

@@ -279,7 +279,7 @@ def test_what_was_opened_is_read_back_as_it_was(ledger: Ledger) -> None:
 def test_events_stand_in_the_order_they_happened_and_say_what_became(ledger: Ledger) -> None:
     lease, [shard] = _open(ledger)
     _pass(ledger, lease, shard, CREATED)
-    found = [(event["kind"], event["was"], event["became"]) for event in ledger.events(lease.run_id)]
+    found = [(event.kind, event.was, event.became) for event in ledger.events(lease.run_id)]
     assert found == [
         ("opened", None, "open"),
         ("staged", "planned", "staged"),
@@ -291,7 +291,7 @@ def test_events_stand_in_the_order_they_happened_and_say_what_became(ledger: Led
 def test_an_event_names_the_epoch_it_was_written_in(ledger: Ledger) -> None:
     lease, [shard] = _open(ledger)
     _pass(ledger, lease, shard, [Event.STAGED])
-    assert ledger.events(lease.run_id)[-1]["epoch"] == lease.epoch
+    assert ledger.events(lease.run_id)[-1].epoch == lease.epoch
 
 
 def test_every_create_has_its_intent_with_what_became_of_it(ledger: Ledger) -> None:
@@ -321,7 +321,7 @@ def test_a_shards_error_and_outcomes_are_read_back(ledger: Ledger) -> None:
     lease, [shard] = _open(ledger)
     became = _pass(ledger, lease, shard, [*CREATED, Event.REJECTED], error=ShardError(code="x", message="雪"), outcomes={"rejected": 10})
     assert ledger.shards(lease.run_id) == [became]
-    assert (became.error, became.outcomes) == ({"code": "x", "message": "雪"}, {"rejected": 10})
+    assert (became.error, became.outcomes) == (ShardError(code="x", message="雪"), {"rejected": 10})
 
 
 def test_shards_come_by_ordinal(ledger: Ledger) -> None:
@@ -492,7 +492,7 @@ def test_a_cancel_needs_no_lease_and_is_asked_once(ledger: Ledger) -> None:
     ledger.control.ask_cancel(lease.run_id, NOW)
     ledger.control.ask_cancel(lease.run_id, NOW)
     assert ledger.run(lease.run_id).state is RunState.CANCELLING
-    assert [event["kind"] for event in ledger.events(lease.run_id)] == ["opened", "cancel_asked"]
+    assert [event.kind for event in ledger.events(lease.run_id)] == ["opened", "cancel_asked"]
 
 
 @pytest.mark.parametrize("state", [RunState.WRITING, RunState.FINISHED, RunState.CANCELLED])

@@ -45,7 +45,7 @@ def states(keld: Keld, run_id: str) -> list[State]:
 
 
 def events(keld: Keld, run_id: str) -> list[str]:
-    return [event["kind"] for event in keld.ledger.events(run_id)]
+    return [event.kind for event in keld.ledger.events(run_id)]
 
 
 # --- the plain way ----------------------------------------------------------------------------------------------------

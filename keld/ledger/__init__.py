@@ -37,13 +37,14 @@ from keld.ledger.lease import WORKER_SKEW, Lease
 from keld.ledger.ledger import Ledger
 from keld.ledger.progress import Quiet
 from keld.ledger.queue import Rival, Waiting
-from keld.ledger.record import Candidate, Intent, JobRun, Orphan, Shard, nonce
+from keld.ledger.record import Candidate, Happened, Intent, JobRun, Orphan, Shard, nonce
 from keld.ledger.witness import Memory
 
 __all__ = [
     "WORKER_SKEW",
     "Candidate",
     "CostLine",
+    "Happened",
     "Intent",
     "JobRun",
     "Lease",

@@ -66,7 +66,10 @@ class Accounts:
             return int(db.execute(query).scalar_one())
 
     def unconfirmed(self, run_ids: Collection[str]) -> dict[str, str]:
-        """The shards at a provider whose latest create was accepted, and not yet looked for what it may have made besides; and its outcome."""
+        """The shards at a provider whose latest create was accepted, by id, with its outcome.
+
+        Only those for which nobody has looked yet whether that create made another batch, too.
+        """
         query = (
             sa.select(INTENT.c.shard_id, INTENT.c.outcome)
             .join(SHARD, sa.and_(SHARD.c.id == INTENT.c.shard_id, SHARD.c.attempt == INTENT.c.attempt))
@@ -92,7 +95,10 @@ class Accounts:
     # -- the sweep --------------------------------------------------------------------------------------------
 
     def suspects(self, since: datetime) -> list[Suspect]:
-        """The accounts where a create of after `since` may land late, or have made another batch besides; and those with unsettled orphans."""
+        """The accounts to be swept.
+
+        Those where a create of after `since` may land late, or may have made another batch, too; and those with unsettled orphans or candidates.
+        """
         late = (
             sa.select(SHARD.c.provider, SHARD.c.host, INTENT.c.at, SHARD.c.requests)
             .join(SHARD, SHARD.c.id == INTENT.c.shard_id)
@@ -125,7 +131,10 @@ class Accounts:
             return False  # another worker was first
 
     def confirm_swept(self, provider: str, host: str, before: datetime) -> None:
-        """Notes that the list of an account was looked through for what the creates of until `before`, whose batches have ended, made besides."""
+        """Notes that the list of an account was looked through for other batches of the creates of until `before`.
+
+        Of those only whose own batches have ended.
+        """
         here = (SHARD.c.id == INTENT.c.shard_id, SHARD.c.provider == provider, SHARD.c.host == host)
         with self._db.write() as db:
             db.execute(

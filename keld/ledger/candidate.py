@@ -16,6 +16,7 @@ from keld.ledger.database import Database
 from keld.ledger.record import Candidate, values_of
 from keld.ledger.reservation import change_reserve
 from keld.ledger.table import CANDIDATE
+from keld.state import RunEvent
 
 
 class Candidates:
@@ -39,7 +40,7 @@ class Candidates:
             db.execute(sa.insert(CANDIDATE).values(values_of(candidate)))
             change_reserve(db, candidate.run_id, candidate.worst_usd)
             facts = {"batch_id": candidate.batch_id}
-            event.append(db, candidate.found_at, candidate.run_id, "candidate", shard_id=candidate.shard_id, facts=facts)
+            event.append(db, candidate.found_at, candidate.run_id, RunEvent.CANDIDATE, shard_id=candidate.shard_id, facts=facts)
         failpoint("ledger.candidate.after")
 
     def release(self, host: str, batch_id: str, now: datetime) -> None:
@@ -62,4 +63,4 @@ def release_candidate(db: sa.Connection, host: str, batch_id: str, now: datetime
     ).one_or_none()
     if settled is not None:
         change_reserve(db, settled.run_id, -settled.worst_usd)
-        event.append(db, now, settled.run_id, "candidate_told", shard_id=settled.shard_id, facts={"batch_id": batch_id})
+        event.append(db, now, settled.run_id, RunEvent.CANDIDATE_RELEASED, shard_id=settled.shard_id, facts={"batch_id": batch_id})

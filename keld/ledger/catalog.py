@@ -16,7 +16,7 @@ from keld.ledger.database import Database
 from keld.ledger.record import JobRun, Shard
 from keld.ledger.recovery import Recovery
 from keld.ledger.table import RUN, SHARD
-from keld.state import RunState
+from keld.state import RunEvent, RunState
 
 _OVER = (RunState.FINISHED, RunState.CANCELLED)
 
@@ -121,7 +121,7 @@ class Catalog:
         with suppress(sa.exc.IntegrityError), self._db.write() as db:
             move = sa.update(RUN).where(RUN.c.namespace == namespace, *these).values(namespace=into).returning(RUN.c.id, RUN.c.state)
             for run_id, state in db.execute(move).all():
-                event.append(db, now, run_id, "moved", was=state, became=state, facts={"from": namespace})
+                event.append(db, now, run_id, RunEvent.MOVED, was=state, became=state, facts={"from": namespace})
                 moved.append(run_id)
         for run_id in moved:
             self._recovery.remember(run_id, run=True)

@@ -13,7 +13,7 @@ from keld.ledger import event
 from keld.ledger.database import Database
 from keld.ledger.recovery import Recovery
 from keld.ledger.table import ATTACHMENT, RUN
-from keld.state import RunState
+from keld.state import RunEvent, RunState
 
 _IS_OVER = RUN.c.state.in_([RunState.FINISHED, RunState.CANCELLED])
 
@@ -71,7 +71,7 @@ class Control:
             for was, became in ((RunState.FINISHED, RunState.OPEN), (RunState.CANCELLED, RunState.CANCELLING)):
                 this = (RUN.c.id == run_id, RUN.c.state == was)
                 if db.execute(sa.update(RUN).where(*this).values(state=became, next_check_at=now)).rowcount:
-                    event.append(db, now, run_id, "reopened", was=was, became=became)
+                    event.append(db, now, run_id, RunEvent.REOPENED, was=was, became=became)
         self._recovery.remember(run_id, run=True)
 
     def write_again(self, run_id: str, sink: str, now: datetime) -> None:
@@ -80,7 +80,7 @@ class Control:
         with self._db.write() as db:
             opened = db.execute(sa.update(RUN).where(*this).values(state=RunState.WRITING, sink=sink, next_check_at=now))
             if opened.rowcount:
-                event.append(db, now, run_id, "write_again", became=RunState.WRITING)
+                event.append(db, now, run_id, RunEvent.WRITE_AGAIN, became=RunState.WRITING)
         self._recovery.remember(run_id, run=True)
 
     def note_removed(self, run_id: str, now: datetime) -> bool:
@@ -94,5 +94,5 @@ def _ask_cancel(db: sa.Connection, run_id: str, now: datetime) -> bool:
     this = (RUN.c.id == run_id, RUN.c.state == RunState.OPEN)
     asked = db.execute(sa.update(RUN).where(*this).values(state=RunState.CANCELLING, next_check_at=now)).rowcount > 0
     if asked:
-        event.append(db, now, run_id, "cancel_asked", was=RunState.OPEN, became=RunState.CANCELLING)
+        event.append(db, now, run_id, RunEvent.CANCEL_ASKED, was=RunState.OPEN, became=RunState.CANCELLING)
     return asked

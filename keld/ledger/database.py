@@ -1,4 +1,4 @@
-"""Database: the SQLite file or the Postgres behind a ledger's URL; transactions whose faults are told in words.
+"""Database: the SQLite file or the Postgres behind a ledger's URL; transactions whose errors say in words what is wrong.
 
 Below `ledger`.  Every transaction of the ledger begins here, so that a full disk, a lost connection or a lock that is never given
 up is one `LedgerError`, without SQL, parameters, user or password in it.
@@ -116,7 +116,7 @@ def _engine(url: str) -> sa.Engine:
     def _begin(connection: sa.Connection) -> None:
         # IMMEDIATE: a transaction that reads and then writes must not find itself behind another writer half-way.
         if connection.get_execution_options().get("keld_reads"):
-            # By the driver itself, which is three times as fast; it takes no lock, so that there is no fault to be told in words.
+            # By the driver itself, which is three times as fast; it takes no lock, so that there is no fault to put into words.
             connection.connection.cursor().execute("BEGIN")
         else:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -138,7 +138,7 @@ def _write_ahead(connection: Any) -> None:
 
 
 def _open(engine: sa.Engine, where: str) -> bool:
-    """Whether the ledger was made just now; one of an earlier version is brought up to this one, in one transaction, or stays as it was."""
+    """True if the ledger was made just now; one of an earlier version is brought up to this one, in one transaction, or stays as it was."""
     with engine.begin() as db:
         if engine.dialect.name == "postgresql":
             db.execute(sa.text("SELECT pg_advisory_xact_lock(4_215_064)"))  # two first workers must not make the tables at once
@@ -181,7 +181,7 @@ def _check_whole(there: set[str], where: str) -> None:
 
 
 def _is_damaged(error: Exception) -> bool:
-    """Whether the database says of itself that it is not what it was: a broken file, a disk that fails, a table that is gone."""
+    """True if the database itself reports that it is broken: a damaged file, a failing disk, a missing table."""
     cause = getattr(error, "orig", None)
     if isinstance(cause, sqlite3.Error):
         code = getattr(cause, "sqlite_errorcode", 0) & 0xFF

@@ -11,14 +11,16 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from keld.ledger.record import Happened
 from keld.ledger.table import EVENT
+from keld.state import Event, RunEvent
 
 
 def append(
     db: sa.Connection,
     at: datetime,
     run_id: str,
-    kind: str,
+    kind: Event | RunEvent,
     *,
     shard_id: str | None = None,
     was: str | None = None,
@@ -37,6 +39,6 @@ def append(
     db.execute(sa.insert(EVENT).values(at=at, run_id=run_id, shard_id=shard_id, **more))
 
 
-def events(db: sa.Connection, run_id: str) -> list[dict[str, Any]]:
+def events(db: sa.Connection, run_id: str) -> list[Happened]:
     """What happened to a job run, in order."""
-    return [dict(row._mapping) for row in db.execute(sa.select(EVENT).where(EVENT.c.run_id == run_id).order_by(EVENT.c.id))]
+    return [Happened(**row._mapping) for row in db.execute(sa.select(EVENT).where(EVENT.c.run_id == run_id).order_by(EVENT.c.id))]

@@ -28,14 +28,14 @@ from keld.ledger.lease import Lease, Leases
 from keld.ledger.orphan import Orphans, add_orphan
 from keld.ledger.progress import Progress
 from keld.ledger.queue import Queue
-from keld.ledger.record import CONFIRMED, Intent, JobRun, Orphan, Shard, values_of
+from keld.ledger.record import CONFIRMED, Happened, Intent, JobRun, Orphan, Shard, values_of
 from keld.ledger.recovery import Recovery
 from keld.ledger.reservation import follow, reserve_within_ceiling
 from keld.ledger.table import INTENT, RUN, SHARD
 from keld.ledger.transition import move
 from keld.ledger.witness import Witness
 from keld.staging import Staging
-from keld.state import Event, RunState
+from keld.state import Event, RunEvent, RunState
 
 
 class Ledger:
@@ -96,7 +96,7 @@ class Ledger:
         with self._db.read() as db:
             return lookup.intents(db, shard_id)
 
-    def events(self, run_id: str) -> list[dict[str, Any]]:
+    def events(self, run_id: str) -> list[Happened]:
         """What happened to a job run, in order."""
         with self._db.read() as db:
             return event_log.events(db, run_id)
@@ -111,7 +111,7 @@ class Ledger:
                 db.execute(sa.insert(RUN).values(state=RunState.OPEN, created_at=now, next_check_at=now, **run))
                 _insert_shards(db, shards)
                 facts = {"rows": run["rows"], "shards": len(shards)}
-                event_log.append(db, now, run["id"], "opened", became=RunState.OPEN, facts=facts)
+                event_log.append(db, now, run["id"], RunEvent.OPENED, became=RunState.OPEN, facts=facts)
         except sa.exc.IntegrityError:
             return None
         failpoint("ledger.open_run.after")
@@ -129,7 +129,7 @@ class Ledger:
         with self.leases.held(lease, now) as db:
             _insert_shards(db, shards)
             db.execute(sa.update(RUN).where(RUN.c.id == lease.run_id).values(round=round_))
-            event_log.append(db, now, lease.run_id, "round", epoch=lease.epoch, facts={"round": round_, "shards": len(shards)})
+            event_log.append(db, now, lease.run_id, RunEvent.ROUND, epoch=lease.epoch, facts={"round": round_, "shards": len(shards)})
         failpoint("ledger.add_shards.after")
         self.recovery.remember(lease.run_id, shards=shards)
 
@@ -137,7 +137,7 @@ class Ledger:
         self,
         lease: Lease,
         now: datetime,
-        kind: str,
+        kind: RunEvent,
         *,
         state: RunState | None = None,
         facts: Mapping[str, Any] | None = None,
@@ -217,7 +217,7 @@ class Ledger:
         return became
 
     def confirm(self, lease: Lease, shard: Shard, now: datetime) -> None:
-        """Notes that the list was looked through for what the shard's latest create may have made beside its batch."""
+        """Notes that the list was looked through for other batches of the shard's latest create."""
         failpoint("ledger.confirmed.before")
         with self.leases.held(lease, now) as db:
             this = (INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt)

@@ -20,6 +20,7 @@ from keld.ledger.record import Orphan, values_of
 from keld.ledger.recovery import Recovery
 from keld.ledger.reservation import change_reserve
 from keld.ledger.table import ORPHAN, RUN
+from keld.state import RunEvent
 
 
 class Orphans:
@@ -62,7 +63,7 @@ class Orphans:
                     spent = {"reserved_usd": RUN.c.reserved_usd - (orphan.worst_usd - doubtful), "spent_usd": RUN.c.spent_usd + cost_usd}
                     db.execute(sa.update(RUN).where(RUN.c.id == orphan.run_id).values(**spent))
                     facts = {"batch_id": batch_id, "cost_usd": str(cost_usd)}
-                    event.append(db, now, orphan.run_id, "stray_settled", shard_id=orphan.shard_id, facts=facts)
+                    event.append(db, now, orphan.run_id, RunEvent.ORPHAN_SETTLED, shard_id=orphan.shard_id, facts=facts)
         failpoint("ledger.stray_settled.after")
         for orphan in found:
             self._recovery.remember(orphan.run_id, orphans=self.of(orphan.run_id))
@@ -77,4 +78,4 @@ def add_orphan(db: sa.Connection, orphan: Orphan) -> None:
     release_candidate(db, orphan.host, orphan.batch_id, orphan.found_at)
     db.execute(sa.insert(ORPHAN).values(values_of(orphan)))
     change_reserve(db, orphan.run_id, orphan.worst_usd)
-    event.append(db, orphan.found_at, orphan.run_id, "stray", shard_id=orphan.shard_id, facts={"batch_id": orphan.batch_id})
+    event.append(db, orphan.found_at, orphan.run_id, RunEvent.ORPHAN, shard_id=orphan.shard_id, facts={"batch_id": orphan.batch_id})

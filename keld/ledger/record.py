@@ -155,6 +155,21 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Happened:
+    """An event: what happened to a job run, or to one of its shards."""
+
+    id: int  # grows with each event
+    at: datetime
+    run_id: str
+    shard_id: str | None
+    kind: str  # the word of an `Event` or a `RunEvent`
+    was: str | None
+    became: str | None
+    epoch: int
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
     """One create that was, or was about to be, sent."""
 

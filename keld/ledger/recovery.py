@@ -18,6 +18,7 @@ from keld.ledger.rebuild import take_in
 from keld.ledger.record import Intent, JobRun, Orphan, Shard
 from keld.ledger.table import ORPHAN, RUN, SHARD
 from keld.ledger.witness import Memory, Witness
+from keld.state import RunEvent
 
 log = logging.getLogger("keld")
 
@@ -71,7 +72,7 @@ class Recovery:
             if not new and not ahead:
                 return False
             take_in(db, memory, ahead, now, new=new)
-            event.append(db, now, memory.run.id, "rebuilt", became=memory.run.state, facts={"shards": len(memory.shards)})
+            event.append(db, now, memory.run.id, RunEvent.REBUILT, became=memory.run.state, facts={"shards": len(memory.shards)})
         return True
 
     def remember(

@@ -1,12 +1,12 @@
 """Witness: what staging remembers of the ledger, so that a ledger that was lost is noticed before anything is paid twice, and rebuilt.
 
-Beside the road, below `ledger`, which tells it of every commit.  A ledger may be deleted, emptied, or restored from a backup of yesterday
+Below `recovery`, which hands it every commit.  A ledger may be deleted, emptied, or restored from a backup of yesterday
 while batches are out; to the ledger alone that looks like a partition that nobody ever asked.  So beside a job run's files stands
 `ledger.jsonl`: a line for each thing that became of it, the latest counts.  A line may be missing at its end after a crash, and all that
 follows from it is that the provider is looked at once more; but the line of an intent is durable before its create is sent.
 
 In `out/` stands an empty file for each job run that has something at a provider, or rows that must not be asked again: few names to compare
-with the ledger when it is opened.  They bear a mark of the ledger's address, since one staging root may have served several ledgers, and what
+with the ledger when it is opened.  Their names hold a mark of the ledger's address: one staging root may have served several ledgers, and what
 another one knows is not lost.  One ledger may have several roots: what it knows and this root does not is no business of this root's.
 """
 
@@ -91,11 +91,11 @@ class Witness:
     # -- remembering ------------------------------------------------------------------------------------------
 
     def has(self, run_id: str) -> bool:
-        """Whether anything is remembered of a job run."""
+        """True if anything is remembered of a job run."""
         return self._path(run_id).exists()
 
     def is_here(self, run_id: str) -> bool:
-        """Whether the job run's files are under this root."""
+        """True if the job run's files are under this root."""
         return self._path(run_id).parent.is_dir()
 
     def note(

@@ -14,7 +14,7 @@ from keld.enrich import enrich, enriched_schema, final_outcomes, source_schema
 from keld.failpoint import failpoint
 from keld.ledger import JobRun
 from keld.runner.visit import Visit, answers_of
-from keld.state import RunState
+from keld.state import RunEvent, RunState
 from keld.table import write_table
 from keld.twin import fan_out
 
@@ -33,7 +33,7 @@ def write(visit: Visit, run: JobRun) -> None:
     visit.ledger.record_run(
         visit.lease,
         visit.now(),
-        "finished",
+        RunEvent.FINISHED,
         state=RunState.CANCELLED if cancelled else RunState.FINISHED,
         outcomes={outcome.value: n for outcome, n in found.items()},
         answered=answered,

@@ -11,16 +11,16 @@ run that nobody advanced for a week is looked at first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, assert_never
+from typing import assert_never
 
 from keld.answer import Outcome
-from keld.ledger import JobRun, Shard, ShardError, ShardFault
+from keld.ledger import Happened, JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
 from keld.runner.hurry import give_up
 from keld.runner.visit import Settings, Visit, log
-from keld.state import Event, RunState, State
+from keld.state import Event, RunEvent, RunState, State
 
 # Signs that the provider is there and the shard gets on; not what is only tried, looked for, or refused.
 _PROGRESS = frozenset({Event.STAGED, Event.DEFERRED, Event.CREATED, Event.ADOPTED, Event.CANCEL_ASKED, Event.ENDED})
@@ -42,10 +42,10 @@ def let_go(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
     return given_up
 
 
-def last_of(visit: Visit, run: JobRun, shard: Shard, events: Sequence[Mapping[str, Any]] | None = None) -> datetime | None:
+def last_of(visit: Visit, run: JobRun, shard: Shard, events: Sequence[Happened] | None = None) -> datetime | None:
     """`last_instant`, by what the ledger and the provider's own window say."""
     events = visit.ledger.events(run.id) if events is None else events
-    asked = [event["at"] for event in events if event["kind"] == "cancel_asked"]
+    asked = [event.at for event in events if event.kind == RunEvent.CANCEL_ASKED]
     cancelled_at = asked[-1] if asked and run.state is RunState.CANCELLING else None
     return last_instant(shard, run.deadline_at, _progress_at(run, shard, events), visit.window(shard), visit.settings, cancelled_at)
 
@@ -80,14 +80,14 @@ def last_instant(
             assert_never(shard.state)
 
 
-def _progress_at(run: JobRun, shard: Shard, events: Sequence[Mapping[str, Any]]) -> datetime:
+def _progress_at(run: JobRun, shard: Shard, events: Sequence[Happened]) -> datetime:
     """The last sign that a shard got on; at least, when it was planned."""
     found: list[datetime] = [run.created_at]
     for event in events:
-        if event["kind"] == "round" and event["facts"].get("round") == shard.round:
-            found.append(event["at"])
-        if event["shard_id"] == shard.id and event["kind"] in _PROGRESS:
-            found.append(event["at"])
+        if event.kind == RunEvent.ROUND and event.facts.get("round") == shard.round:
+            found.append(event.at)
+        if event.shard_id == shard.id and event.kind in _PROGRESS:
+            found.append(event.at)
     return max(found)
 
 

@@ -33,16 +33,13 @@ from keld.table import Table, check_apart, open_table, try_sink
 class Opener:
     """Opens the job runs of one namespace."""
 
+    world: World
     runner: Runner
     namespace: Namespace
 
     @property
-    def world(self) -> World:
-        return self.runner.world
-
-    @property
     def ledger(self) -> Ledger:
-        return self.runner.ledger
+        return self.world.ledger
 
     def plan(self, asked: Submission) -> Plan:
         """What a run of this partition would do, cost and take; keeps nothing."""

@@ -25,7 +25,7 @@ from keld.runner.option import Ask, options, plan_shards
 from keld.runner.probe import held_back, is_enough, probe_of, refused, stop
 from keld.runner.visit import Visit, answers_of
 from keld.staging import read_positions
-from keld.state import TERMINAL, RunState
+from keld.state import TERMINAL, RunEvent, RunState
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 _MOVES_MOST = 8  # rounds beyond the wished attempts: rows that were cancelled are moved on, but not for ever
 
 
-def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
-    """Plans what may be asked again, in whatever lane meets the terms now, or goes on to write."""
+def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
+    """Plans what may be asked again, in whatever lane meets the terms now, or goes on to write; True: either was done."""
     attempts = run.terms.max_attempts
     ended = run.state is RunState.CANCELLING or run.round + 1 >= _rounds_most(run)
     answers = answers_of(visit.files, shards)
@@ -44,7 +44,8 @@ def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
         visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
     else:
         cancelled = run.state is RunState.CANCELLING
-        visit.ledger.record_run(visit.lease, visit.now(), "writing", state=RunState.WRITING, facts={"cancelled": cancelled})
+        visit.ledger.record_run(visit.lease, visit.now(), RunEvent.WRITING, state=RunState.WRITING, facts={"cancelled": cancelled})
+    return True
 
 
 def early_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import assert_never
 
 from keld import process
 from keld.errors import (
     AccessRefused,
-    InvalidJob,
     KeldError,
     LeaseLost,
     LedgerError,
@@ -46,8 +46,8 @@ from keld.runner.search import search
 from keld.runner.submit import stage, submit, submit_again
 from keld.runner.sweep import Finding, Sweep, Verdict
 from keld.runner.turn import gives_way_until
-from keld.runner.visit import LAG, Visit, World, log
-from keld.state import AT_PROVIDER, TERMINAL, Event, RunState, State
+from keld.runner.visit import LAG, Visit, World, configured, log
+from keld.state import AT_PROVIDER, TERMINAL, Event, RunEvent, RunState, State
 
 _LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
 _FINDING = 0.8  # of the time of a reconcile; the rest is for acting on what was found
@@ -58,7 +58,7 @@ class Runner:
     """Acts on the job runs of one ledger with the providers of one environment."""
 
     def __init__(self, world: World) -> None:
-        self.world = world
+        self.world = replace(world, provider=partial(configured, world.provider))
         self.ledger = world.ledger
         self.clock = world.clock
         self.settings = world.settings
@@ -107,13 +107,13 @@ class Runner:
                 visit.until = until
             with within(until):
                 observe_all(visits)
-                for visit in visits:
-                    self._escalate(visit)
+                for visit, run, shards in self._read(visits):
+                    self._escalate(visit, run, shards)
             for visit in visits:
                 self._let_go(visit)
         finally:
-            for visit in visits:
-                self._leave(visit)
+            for visit, run, shards in self._read(visits):
+                self._leave(visit, run, shards)
         return self._runs(run_ids)
 
     def _look(self, run_ids: Sequence[str], budget: timedelta) -> tuple[World, list[str]]:
@@ -136,6 +136,13 @@ class Runner:
         found = {run.id: run for run in self.ledger.catalog.by_ids(run_ids)}
         return [found.get(run_id) or self.ledger.run(run_id) for run_id in run_ids]
 
+    def _read(self, visits: Sequence[Visit]) -> Iterator[tuple[Visit, JobRun, Sequence[Shard]]]:
+        """Each visit with its job run and shards as they stand, by two queries for all of them."""
+        run_ids = [visit.lease.run_id for visit in visits]
+        shards = self.ledger.catalog.shards_of(run_ids)
+        for visit, run in zip(visits, self._runs(run_ids), strict=True):
+            yield visit, run, shards.get(run.id, [])
+
     def supersede(self, run_id: str) -> bool:
         """Closes a job run of which nothing was ever sent, so that it can be planned anew; False if a worker has it in hand."""
         visit = self._enter(run_id, timedelta(0))
@@ -145,10 +152,10 @@ class Runner:
             unsent = all(shard.unsent for shard in self.ledger.shards(run_id))
             if unsent:
                 now = self.clock()
-                self.ledger.record_run(visit.lease, now, "superseded", state=RunState.CANCELLED, finished_at=now)
+                self.ledger.record_run(visit.lease, now, RunEvent.SUPERSEDED, state=RunState.CANCELLED, finished_at=now)
             return unsent
         finally:
-            self._leave(visit)
+            self._leave_alone(visit)
 
     def reconcile(
         self, provider: Provider, since: datetime, budget: timedelta, *, act: bool, progress: Callable[[Finding], None] | None
@@ -184,15 +191,15 @@ class Runner:
             write(visit, run)
             return True
         shards = self.ledger.shards(run.id)
-        if escalate(visit, run, shards, heavy=True):
+        if _unless_elsewhere(visit, lambda: escalate(visit, run, shards, heavy=True)):
             return True
         if all(shard.state in TERMINAL for shard in shards):
-            next_round(visit, run, shards)
-            return True
+            return _unless_elsewhere(visit, lambda: next_round(visit, run, shards))
         if run.problem:  # what failed the last time may keep what comes behind it from being tried: another one is the first
             first = int(self.clock().timestamp()) % len(shards)
             shards = [*shards[first:], *shards[:first]]
-        return sum(self._bring_on(visit, run, shard) for shard in shards) > 0 or early_round(visit, run, shards)
+        done = sum(self._bring_on(visit, run, shard) for shard in shards) > 0
+        return done or _unless_elsewhere(visit, lambda: early_round(visit, run, shards))
 
     def _bring_on(self, visit: Visit, run: JobRun, shard: Shard) -> bool:
         """Does what is due for a shard, step by step; False if nothing was.
@@ -225,18 +232,19 @@ class Runner:
         in_time = time.monotonic() < visit.until or not visit.begun
         return in_time and shard.provider not in visit.blocked and (shard.provider, shard.state) not in visit.failed
 
-    def _escalate(self, visit: Visit) -> None:
+    def _escalate(self, visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
         """Asks the cancels that a deadline makes due; what one job run lacks (its files, an account) keeps no other from meeting its own."""
         try:
-            run = self.ledger.run(visit.lease.run_id)
-            escalate(visit, run, self.ledger.shards(run.id), heavy=False)
+            escalate(visit, run, shards, heavy=False)
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", visit.lease.run_id, lost)
-        except (StagingError, InvalidJob) as problem:
+        except (StagingError, ProviderRefused) as problem:
             visit.problem = problem  # this job run's files, or an account of its models, are elsewhere
 
     def _let_go(self, visit: Visit) -> None:
         """Gives up what was tried, got nowhere, and has had its time."""
+        if not visit.stuck:
+            return
         try:
             run = self.ledger.run(visit.lease.run_id)
             if not run.over and let_go(visit, run, self.ledger.shards(run.id)):
@@ -271,7 +279,7 @@ class Runner:
         for suspect in self.ledger.accounts.suspects(now - self.settings.sweep_for):
             try:
                 provider = self.world.provider(suspect.provider)
-            except InvalidJob:
+            except ProviderRefused:
                 continue  # an account of another team's, or of earlier settings: it is swept by those who have it
             at_home = provider.host == suspect.host
             if not at_home or not self.ledger.accounts.claim_sweep(suspect.provider, suspect.host, now, self.settings.sweep_every):
@@ -307,7 +315,7 @@ class Runner:
                 raise  # else another worker has gone on with these files, and they are none of this one's business
         finally:
             with suppress(LeaseLost):
-                self._leave(visit)
+                self._leave_alone(visit)
 
     @contextmanager
     def _visiting(self, run_id: str) -> Iterator[Visit | None]:
@@ -337,13 +345,16 @@ class Runner:
             return False
         return True
 
-    def _leave(self, visit: Visit) -> None:
+    def _leave_alone(self, visit: Visit) -> None:
+        for _, run, shards in self._read([visit]):
+            self._leave(visit, run, shards)
+
+    def _leave(self, visit: Visit, run: JobRun, shards: Sequence[Shard]) -> None:
+        """Gives the lease back, with when to look again and what stood in the way."""
         problem = None if visit.problem is None else _told(visit.problem, self.clock())
-        run = self.ledger.run(visit.lease.run_id)
-        shards = self.ledger.shards(run.id)
         try:
             escalation = moment(visit.world, run, shards)
-        except InvalidJob as missing:  # an account of its models is not configured here; the lease is given back all the same
+        except ProviderRefused as missing:  # an account of its models is not configured here; the lease is given back all the same
             escalation, problem = run.escalates_at, problem or _told(missing, self.clock())
         # What there was no time to look at keeps its place: it is the first the next time.
         next_check_at = run.next_check_at if visit.passed_over else self._next_check(visit, run, shards, escalation)
@@ -373,6 +384,15 @@ class Runner:
             elif shard.state not in TERMINAL:
                 times.append(shard.not_before or now if shard.state is State.IN_PROGRESS else now)
         return min(times, default=now)
+
+
+def _unless_elsewhere(visit: Visit, plan: Callable[[], bool]) -> bool:
+    """What a step gives that thinks about all models; False, with a note, if the account of one is not configured here."""
+    try:
+        return plan()
+    except ProviderRefused as problem:
+        visit.problem = problem  # it keeps this worker from planning, and from nothing else
+        return False
 
 
 def _told(problem: KeldError, now: datetime) -> dict[str, object]:

@@ -70,7 +70,7 @@ def _look(visit: Visit, provider: Provider, shard: Shard) -> _Found:
     listing = provider.batches(asked_at - _MARGIN if marked else _EVER, until=before, whole=True)
     listed = list(listing)
     found = _Found(complete=listing.complete)
-    mine = [event["facts"] for event in visit.ledger.events(shard.run_id) if event["shard_id"] == shard.id]
+    mine = [event.facts for event in visit.ledger.events(shard.run_id) if event.shard_id == shard.id]
     others = {batch_id for facts in mine for batch_id in facts.get("not_ours", ())}
     floor = asked_at - _MARGIN_UNMARKED if marked else _floor(listed, before)
     for batch in sorted(listed, key=lambda batch: batch.created_at):

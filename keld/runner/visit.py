@@ -202,7 +202,7 @@ class Visit:
         """
         try:
             provider = self.world.provider(shard.provider)
-        except InvalidJob:
+        except ProviderRefused:
             raise ProviderRefused(
                 f"Shard {shard.id} belongs to the account {shard.provider!r} at {shard.host}, which is not configured here. Nothing was sent or asked. "
                 "Give Keld(accounts={...}) one of that name until this job run is over.",
@@ -267,6 +267,22 @@ class Visit:
         again = fits_one or any(other.state in SENT for other in shards)
         why = "not asked: the ceiling was reached"
         return self.give_up(shard, Event.DROPPED, Outcome.OVER_CEILING, why, retryable=again)
+
+
+def configured(provider: Callable[[str], Provider], name: str) -> Provider:
+    """The provider of an account, for a job run that is under way.
+
+    Raises:
+        ProviderRefused: the account is not configured here.  Others who share the ledger may have it.
+    """
+    try:
+        return provider(name)
+    except InvalidJob:
+        raise ProviderRefused(
+            f"The models of this job run name the account {name!r}, which is not configured here. What was sent goes on; what needs that account "
+            "waits. Give Keld(accounts={...}) one of that name until this job run is over.",
+            account=name,
+        ) from None
 
 
 def answers_of(files: RunFiles, shards: Sequence[Shard]) -> list[Path]:

@@ -99,4 +99,4 @@ def test_a_person_sees_what_a_day_has_cost(dagster: Dagster, provider: Emulator,
         expect(row.get_by_role("cell").last).to_have_text(value)
     page.goto(f"{dagster.url}/assets/labels?view=partitions&partition={DAY}")
     expect(page.get_by_text("keld/cost_usd", exact=True)).to_be_visible()
-    take_picture(page, "dagster")
+    take_picture(page, "dagster", height=960)  # down to what was saved

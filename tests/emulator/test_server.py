@@ -90,6 +90,12 @@ def test_unknown_path_is_a_404_in_the_dialect(desk: Desk) -> None:
         desk.openai.post("/nope", cast_to=object)
 
 
+def test_two_services_have_one_path_and_each_client_gets_its_own(desk: Desk) -> None:
+    """Only Anthropic's clients name a version in a header."""
+    assert {model.id[:6] for model in desk.anthropic.models.list().data} == {"claude"}
+    assert "gpt-5" in {model.id for model in desk.openai.models.list().data}
+
+
 def test_command_prints_its_urls_and_ends_with_0() -> None:
     command = [sys.executable, "-m", "keld.emulator", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:

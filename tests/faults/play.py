@@ -45,6 +45,6 @@ def _unswept(keld: Keld, status: Status) -> bool:
     orphans = keld.ledger.orphans.of(status.id)
     return (
         status.quarantined > 0
-        or not (orphans or "reopened" in {event["kind"] for event in keld.ledger.events(status.id)})
+        or not (orphans or "reopened" in {event.kind for event in keld.ledger.events(status.id)})
         or any(orphan.settled_at is None for orphan in orphans)
     )
