@@ -234,7 +234,7 @@ def _billed(entries: Sequence[BillEntry], book: Book, shards: Sequence[Shard]) -
     for entry in entries:
         shard = next((shard for shard in shards if entry.model.startswith(shard.model)), shards[0])
         run = book.runs[shard.run_id]
-        found = rates(shard.provider, shard.model, Lane(entry.lane), run.created_at, run.terms.prices)
+        found = rates(entry.provider, shard.model, Lane(entry.lane), run.created_at, run.terms.prices, account=shard.provider)
         assert found is not None, f"no price for {entry}"
         total += entry_usd(entry, found)
     return total

