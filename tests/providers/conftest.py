@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import Label, Peer
 
 from keld import Account
 from keld.answer import Reply
@@ -16,6 +15,7 @@ from keld.providers import connect
 from keld.providers.base import Created, Provider, RemoteBatch, Submission
 from keld.request import Question, renderer
 from keld.schema import output_schema
+from tests.support.ticket_job import Label, Peer
 
 
 class Wire:

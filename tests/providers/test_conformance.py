@@ -13,7 +13,6 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from scene import Label, Peer, creates, fault
 
 from keld.answer import Outcome
 from keld.cache import Ttl
@@ -23,8 +22,8 @@ from keld.providers import page
 from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, Refused
 from keld.request import Question
 from keld.schema import output_schema
-
-from .conftest import Wire
+from tests.providers.conftest import Wire
+from tests.support.ticket_job import Label, Peer, creates, fault
 
 DAY = timedelta(days=1)
 UNANSWERED: list[tuple[str, dict[str, Any]]] = [
