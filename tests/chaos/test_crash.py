@@ -1,6 +1,6 @@
 """A worker is killed at every named point, and another one goes on: no row lost, no row paid twice, no half output.
 
-The first dies in a process of its own (`worker`), by SIGKILL; what it leaves is what a crash leaves.
+The first dies in a process of its own (`worker_process`), by SIGKILL; what it leaves is what a crash leaves.
 The traps are those of docs/notes/providers.md.
 """
 

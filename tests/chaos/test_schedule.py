@@ -1,7 +1,7 @@
-"""No row lost, no row paid twice, whatever the order in which workers run, freeze and die (see `schedule`).
+"""No row lost, no row paid twice, whatever the order in which workers run, freeze and die (see `tests/support/worker_schedule.py`).
 
 `make schedules N=200000` runs that many, spread over the cores; each test is a shard of them with a seed of its own, which is in its name.
-Every third seed runs a quarter as many in haste, too (see `haste`; these take four times as long).  A failure is shrunk and printed as
+Every third seed runs a quarter as many in the fast lanes, too (see `fast_lane_schedule`; these take four times as long).  A failure is shrunk and printed as
 the steps to it; `make schedules SEED=...` with the printed seed runs the same again.
 """
 

@@ -1,4 +1,4 @@
-"""Haste: schedules whose job runs use the fast lanes: asked one by one from the start, or rescued from a batch that is late.
+"""Fast lane schedule: random schedules whose job runs use the fast lanes: from the start, or as the rescue of a late batch.
 
 A stretch runs in its worker's own thread, event loop and all: held at a failpoint, all of it is held, as by SIGSTOP; killed there, all
 that was in flight is in flight for ever.  What a dead process lets go by itself, the lock of its journal, is let go for it.

@@ -1,4 +1,4 @@
-"""Bug: faults of the kind that buys twice, put into the real code, to show that the tests which find nothing would have found them."""
+"""Injected bugs: faults put into the real code that make it buy rows twice; they show that the kill tests can fail."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager

@@ -1,4 +1,4 @@
-"""Fast: rows that are asked at once by the engine of the fast lanes, and what must be true of them; also the kill tests' worker process."""
+"""Realtime rows: rows that the engine of the fast lanes asks at once, the checks of what came out, and a process that can be killed in it."""
 
 from __future__ import annotations
 

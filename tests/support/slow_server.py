@@ -1,4 +1,4 @@
-"""A server on bare sockets that takes its time: it accepts and never answers, or gives head or body a byte at a time, for ever.
+"""Slow server: a server on bare sockets that accepts and never answers, or sends head or body one byte at a time, without end.
 
 It shares no line with the emulator, nor with any HTTP library: what it sends is written here.  `hurried` says which requests are answered at once.
 """

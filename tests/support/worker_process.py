@@ -1,6 +1,6 @@
-"""Worker: a process that submits and advances one job run, and may be killed anywhere: `KELD_FAILPOINT=name:kill9`.
+"""Worker process: it submits and advances one job run, and can be killed at any failpoint: `KELD_FAILPOINT=name:kill9`.
 
-Run by the kill tests through a fork server, which has imported everything once; its clock is the emulator's, over HTTP.
+The kill tests start it through a fork server that has imported everything once.  Its clock is the emulator's, over HTTP.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Crowd: real processes upon the same job runs: workers that advance, sensors that poll, a command line, one that stands still.
+"""Worker processes: several real processes on the same job runs: workers that advance, sensors that poll, a command line, one that stands still.
 
-Beside `worker`, whose fork server they come from.  Each writes its log and whatever it raises to a file of its own.
+The fork server of `worker_process` starts them.  Each writes its log and every exception to a file of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Schedule: workers that run one at a time, from failpoint to failpoint, in every order that Hypothesis thinks of.
+"""Worker schedule: workers that run one at a time, from failpoint to failpoint, in random orders that Hypothesis chooses.
 
 The runner, the ledger, the SDKs and the emulator are the real ones.  A worker is a thread that is held at every failpoint until the
 schedule lets it go on; it is frozen by turning the clock meanwhile, and killed by never letting it go on again: what SIGKILL leaves
