@@ -18,7 +18,7 @@ import msgspec
 from keld import http
 from keld.providers.download import Piece
 from keld.providers.fault import fault_of_reply, fault_of_silence, unreadable
-from keld.providers.log import hush_headers
+from keld.providers.log import hide_headers
 from keld.providers.page import has_id
 from keld.providers.transports.ranges import piece_of, range_headers
 
@@ -41,7 +41,7 @@ class Calls:
 
     @cached_property
     def _client(self) -> Any:
-        hush_headers()
+        hide_headers()
         return self._connect(http.client(self._patience))
 
     def close(self) -> None:
