@@ -27,10 +27,10 @@ test: .venv/ready  ## the fast suite
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto --dist loadgroup
 
 types: .venv/ready  ## mypy over users' files, against the built wheel; a minute
-	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m "slow or not slow" tests/test_wheel.py
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m "slow or not slow" tests/edges/test_wheel.py
 
 crash: .venv/ready  ## SIGKILL at every failpoint, both providers, both databases, all of them, and at instants that none names; minutes
-	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto -m "slow or not slow" tests/test_crash.py tests/test_instant.py
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto -m "slow or not slow" tests/chaos/test_crash.py tests/chaos/test_instant.py
 
 browser: .venv/ready  ## a person's clicks in the UIs of a real Airflow and a real Dagster, by Chromium; minutes
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m browser
@@ -39,7 +39,7 @@ pictures: .venv/ready  ## the pictures of the README, taken by the same tests; m
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) KELD_PICTURES=1 $(PY) -m pytest -q -m browser -k a_person
 
 map: .venv/ready  ## the map of the code, into docs/architecture.md
-	$(PY) -m tests.architecture
+	$(PY) -m tests.house.architecture
 
 faults: .venv/ready  ## the fault table, docs/reference/faults.md: what a provider may do, what Keld does about it, what it costs
 	$(PY) -m tests.faults > docs/reference/faults.md
@@ -50,7 +50,7 @@ CORES := auto
 PLAYED := tests/adversary
 
 schedules: .venv/ready  ## N random schedules of workers that freeze and die, providers that break and clocks that jump; some 2 a second and core
-	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) PYTHONPATH=tests KELD_SCHEDULES=$(N) KELD_SEED=$(SEED) $(PY) -m pytest -q -n $(CORES) -p schedule --show-capture=no -k no_schedule tests/test_schedule.py
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) KELD_SCHEDULES=$(N) KELD_SEED=$(SEED) $(PY) -m pytest -q -n $(CORES) -p tests.support.worker_schedule --show-capture=no -k no_schedule tests/chaos/test_schedule.py
 
 adversary: .venv/ready  ## the table of what a gateway, a proxy or a host of the shape may do, then N random mixes of it; some 4 a second and core
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) KELD_MIXES=$(N) KELD_SEED=$(SEED) $(PY) -m pytest -q -n $(CORES) --show-capture=no -m "slow or not slow" $(PLAYED)

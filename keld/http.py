@@ -11,7 +11,7 @@ the body may take as long as it moves, the reply `reply_s`; once only.  `fetchin
 least speed, `least_bytes` in any `stall_s`: a byte a second is none.
 
 Harmless calls are tried again here, not by the SDKs: those sleep for as long as a server tells them to, twice, whatever the time.
-httpx2 hands no backend on to its pool (2.16), so it is set there, in `_watch`; `tests/test_http.py` fails where a release of it changes that.
+httpx2 hands no backend on to its pool (2.16), so it is set there, in `_watch`; `tests/providers/test_http.py` fails where a release of it changes that.
 """
 
 from __future__ import annotations

@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import books
 import pytest
 import sqlalchemy as sa
 from hypothesis import settings
-from scene import Peer, anthropic, openai
 
 from keld import Keld, Settings
 from keld.emulator import Emulator
+from tests.support import bill_check
+from tests.support.ticket_job import Peer, anthropic, openai
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -164,7 +164,7 @@ def keld(open_keld: Callable[..., Keld]) -> Keld:
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     """A Chromium; not for the whole session, since while Playwright runs nothing else in its thread may run an event loop."""
-    from chromium import NoChromium, running_chromium
+    from tests.support.chromium import NoChromium, running_chromium
 
     try:
         with running_chromium() as browser:
@@ -176,8 +176,9 @@ def browser() -> "Iterator[Browser]":
 @pytest.fixture
 def page(browser: "Browser", tmp_path: Path) -> "Iterator[Page]":
     """A person's page; what it showed last lies in `tmp_path`, for whoever reads a failure."""
-    from chromium import PATIENCE_MS
     from playwright.sync_api import expect
+
+    from tests.support.chromium import PATIENCE_MS
 
     with browser.new_context(viewport={"width": 1500, "height": 1000}, locale="en-US", timezone_id="UTC") as context:
         page = context.new_page()
@@ -191,7 +192,7 @@ def page(browser: "Browser", tmp_path: Path) -> "Iterator[Page]":
 
 
 def pytest_configure() -> None:
-    books.watch(pytest.MonkeyPatch())
+    bill_check.watch(pytest.MonkeyPatch())
 
 
 def pytest_collection_finish() -> None:
@@ -201,7 +202,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Iterator[None]:
-    books.forget()
+    bill_check.forget()
     return (yield)
 
 
@@ -210,7 +211,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Before the fixtures are taken down: the ledgers are held against the bill (see `books`)."""
     result = yield
     marker = item.get_closest_marker("books_open")
-    how = books.check(None if marker is None else marker.args[0])
+    how = bill_check.check(None if marker is None else marker.args[0])
     if how is not None:
         item.user_properties.append(("books", how.value))
     return result
@@ -259,5 +260,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         )
     held = [how for report in ended for name, how in report.user_properties if name == "books"]
     if held:
-        told = ", ".join(f"{how.value} {held.count(how)}" for how in books.How)
+        told = ", ".join(f"{how.value} {held.count(how)}" for how in bill_check.How)
         terminalreporter.write_line(f"books: ledger and provider's bill, after {len(held)} tests: {told}")

@@ -2,7 +2,7 @@
 
 Below `database`, which holds the lock and the transaction around it: a step succeeds as a whole, or the ledger is what it was.  Written by
 hand, forward only, and never changed once released: what a step does must not depend on what `record` says today.  New columns may be
-null, since a worker of the earlier version may be writing at this moment; `tests/test_upgrade.py` finishes what earlier versions left.
+null, since a worker of the earlier version may be writing at this moment; `tests/upgrade/test_upgrade.py` finishes what earlier versions left.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ os.environ.setdefault(
     "SSL_CERT_DIR", os.path.dirname(__file__)
 )  # nothing here speaks TLS, and to read the machine's certificates takes its time
 
-from .case import CASES, HEAD, every_reply, played
-from .play import impatient
+from tests.adversary.case import CASES, HEAD, every_reply, played
+from tests.adversary.play import impatient
 
 words = sys.argv[1:]
 cases = [*every_reply()] if "replies" in words else list(CASES)

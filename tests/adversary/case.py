@@ -14,9 +14,8 @@ from datetime import timedelta
 from typing import Any
 
 from keld import Status
-
-from .mode import LISTS, REPLIES, SLOW, Fault
-from .play import Play, host_of
+from tests.adversary.mode import LISTS, REPLIES, SLOW, Fault
+from tests.adversary.play import Play, host_of
 
 BOTH = ("openai", "anthropic")
 ANSWERED = frozenset({"answered"})

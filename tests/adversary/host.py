@@ -18,9 +18,9 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
-from .answerer import answer
-from .mode import QUIRKS, TRAP, Fault, Plan, bent, call_of
-from .wire import Reply, Request
+from tests.adversary.answerer import answer
+from tests.adversary.mode import QUIRKS, TRAP, Fault, Plan, bent, call_of
+from tests.adversary.wire import Reply, Request
 
 # USD per million tokens: what a job says its model costs, and what is billed.
 PRICES = {"input": 2, "cached": 2, "cache_write": 2, "cache_write_1h": 2, "output": 10}

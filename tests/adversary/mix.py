@@ -17,8 +17,8 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, note, seed, settings
 from hypothesis import strategies as st
 
-from .mode import LISTS, LIVES, REPLIES, RESULTS, SLOW, Fault
-from .play import Play, host_of, impatient
+from tests.adversary.mode import LISTS, LIVES, REPLIES, RESULTS, SLOW, Fault
+from tests.adversary.play import Play, host_of, impatient
 
 COUNTS: Counter[str] = Counter()
 _SHARD = 100  # mixes a seed

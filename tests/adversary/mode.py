@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from .wire import Reply, Request
+from tests.adversary.wire import Reply, Request
 
 CALLS = ("create", "get", "list", "upload", "size", "download", "cancel", "delete", "ask")
 _PAGE = b"<!DOCTYPE html><html><head><title>Gateway</title></head><body><h1>Something is not as it should be</h1></body></html>"

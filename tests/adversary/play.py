@@ -27,10 +27,9 @@ import pyarrow as pa
 from keld import Account, Job, Keld, KeldError, Settings, Status, failpoint, http
 from keld.ledger import Ledger
 from keld.spend import Spend
-
-from .host import PRICES, Clock, Entry, Host
-from .mode import SLOW, Fault, Plan
-from .wire import Reply, Request, Wire
+from tests.adversary.host import PRICES, Clock, Entry, Host
+from tests.adversary.mode import SLOW, Fault, Plan
+from tests.adversary.wire import Reply, Request, Wire
 
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
 MODELS = {"openai": "openai:gpt-5-mini", "anthropic": "anthropic:claude-haiku-4-5"}

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
-from .mode import Fault, Plan, bent, call_of
-from .wire import Reply, Request, Wire
+from tests.adversary.mode import Fault, Plan, bent, call_of
+from tests.adversary.wire import Reply, Request, Wire
 
 _HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "content-type"}
 

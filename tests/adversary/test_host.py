@@ -8,16 +8,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from scene import Peer, check_promise, finish, tickets, triage
 
 from keld import Account, Keld, Settings
 from keld.emulator import Emulator
-
-from .host import Clock, Host
-from .mode import QUIRKS, REPLIES, Fault, Plan
-from .play import START, Play, host_of, impatient
-from .proxy import Proxy
-from .wire import Wire
+from tests.adversary.host import Clock, Host
+from tests.adversary.mode import QUIRKS, REPLIES, Fault, Plan
+from tests.adversary.play import START, Play, host_of, impatient
+from tests.adversary.proxy import Proxy
+from tests.adversary.wire import Wire
+from tests.support.ticket_job import Peer, check_promise, finish, tickets, triage
 
 SERVER = ("wire", "mode", "host", "answerer", "proxy")
 
@@ -28,7 +27,7 @@ def test_the_server_imports_the_standard_library_alone(name: str) -> None:
     tree = ast.parse((Path(__file__).parent / f"{name}.py").read_text())
     named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     named |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
-    assert not [one for one in named if one.split(".")[0] in ("keld", "openai", "anthropic", "httpx2", "msgspec", "starlette", "scene")]
+    assert not [one for one in named if one.startswith(("keld", "openai", "anthropic", "httpx2", "msgspec", "starlette", "tests.support"))]
 
 
 def asked(wire: Wire, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, bytes]:
@@ -97,8 +96,8 @@ def test_what_a_host_of_no_quirk_does_is_answered_at_both_shapes() -> None:
 
 
 def test_every_habit_is_played_by_a_case_or_a_mix() -> None:
-    from .case import CASES
-    from .mix import LISTS, LIVES, RESULTS
+    from tests.adversary.case import CASES
+    from tests.adversary.mix import LISTS, LIVES, RESULTS
 
     drawn = {*LISTS, *LIVES, *RESULTS}
     assert set(QUIRKS) == drawn | {quirk for case in CASES for quirk in case.quirks}

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from .mix import Mix, explore, replay, shards
-from .mode import Fault
+from tests.adversary.mix import Mix, explore, replay, shards
+from tests.adversary.mode import Fault
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

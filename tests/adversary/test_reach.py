@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from keld import Account, Job, Keld, KeldError
-
-from .host import PRICES
-from .mode import Fault
-from .play import MODELS, Play, host_of, impatient, table_of
+from tests.adversary.host import PRICES
+from tests.adversary.mode import Fault
+from tests.adversary.play import MODELS, Play, host_of, impatient, table_of
 
 
 @pytest.fixture(autouse=True)

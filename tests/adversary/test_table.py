@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from .case import CASES, Case, every_reply, played
-from .play import impatient
+from tests.adversary.case import CASES, Case, every_reply, played
+from tests.adversary.play import impatient
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 _EVERY = 5  # one in so many cases is in the fast suite

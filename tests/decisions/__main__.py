@@ -1,4 +1,4 @@
-"""`make decisions`: the policy simulation, printed.  N and SEED are make variables; nothing is asserted here (`tests/test_decisions.py` does)."""
+"""`make decisions`: the policy simulation, printed.  N and SEED are make variables; nothing is asserted here (`tests/decisions/test_decisions.py` does)."""
 
 from __future__ import annotations
 

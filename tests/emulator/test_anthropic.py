@@ -8,7 +8,7 @@ import anthropic
 import jsonschema
 import pytest
 
-from .conftest import PLAIN, Desk, message_params
+from tests.emulator.conftest import PLAIN, Desk, message_params
 
 
 def results(desk: Desk, batch_id: str) -> list[Any]:

@@ -9,8 +9,7 @@ import openai
 import pytest
 
 from keld.emulator import UnknownFault
-
-from .conftest import Desk, chat_lines, message_params, read
+from tests.emulator.conftest import Desk, chat_lines, message_params, read
 
 
 def output_lines(desk: Desk) -> list[bytes]:

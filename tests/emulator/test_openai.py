@@ -9,7 +9,7 @@ import jsonschema
 import openai
 import pytest
 
-from .conftest import SCHEMA, Desk, chat_lines, line, read
+from tests.emulator.conftest import SCHEMA, Desk, chat_lines, line, read
 
 
 def test_chat_batch_answers_every_row_with_a_conforming_document(desk: Desk) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from .conftest import FORMAT, Desk
+from tests.emulator.conftest import FORMAT, Desk
 
 
 @pytest.fixture

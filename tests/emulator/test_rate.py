@@ -8,7 +8,7 @@ import anthropic
 import openai
 import pytest
 
-from .conftest import Desk, message_params
+from tests.emulator.conftest import Desk, message_params
 
 CHAT: dict[str, Any] = {"model": "gpt-5-mini", "messages": [{"role": "user", "content": "Hello"}], "max_completion_tokens": 100}
 

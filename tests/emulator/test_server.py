@@ -15,8 +15,7 @@ import openai
 import pytest
 
 from keld.emulator import Emulator
-
-from .conftest import Desk
+from tests.emulator.conftest import Desk
 
 
 def control(url: str, body: object = None, method: str | None = None, token: str | None = None) -> Any:

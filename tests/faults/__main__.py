@@ -1,5 +1,5 @@
 """`python -m tests.faults` prints docs/reference/faults.md; `make faults` writes it."""
 
-from .case import document
+from tests.faults.case import document
 
 print(document(), end="")

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from scene import Peer, tickets, triage
-
 from keld import Keld, Status
 from keld.emulator import Emulator
-
-from .case import ROWS, Case
+from tests.faults.case import ROWS, Case
+from tests.support.ticket_job import Peer, tickets, triage
 
 _MOST = 400
 

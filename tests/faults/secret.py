@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scene import SYSTEM
+from tests.support.ticket_job import SYSTEM
 
 KEY = "sk-CANARY-4f9a7c21d8e34b60"
 ROW = "CANARY-ROW ticket 1: the invoice is wrong"

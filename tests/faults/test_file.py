@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from scene import Peer, check_promise, creates, finish, openai, tickets, triage
 
 from keld import Keld, KeldError, failpoint
 from keld.emulator import Emulator
 from keld.staging import Staging, StagingError
 from keld.table import open_table, write_table
+from tests.support.ticket_job import Peer, check_promise, creates, finish, openai, tickets, triage
 
 # --- a disk that fails ------------------------------------------------------------------------------------------------
 

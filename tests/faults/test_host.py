@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import Peer, outcomes, tickets, triage
-from scene import anthropic as anthropic_peer
-from scene import openai as openai_peer
 
 from keld import Keld, Status, http
-
-from .host import Host, long_ago, serving
+from tests.faults.host import Host, long_ago, serving
+from tests.support.ticket_job import Peer, outcomes, tickets, triage
+from tests.support.ticket_job import anthropic as anthropic_peer
+from tests.support.ticket_job import openai as openai_peer
 
 
 @pytest.fixture(autouse=True)

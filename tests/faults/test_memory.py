@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import Peer
 
 from keld.emulator import Emulator
+from tests.support.ticket_job import Peer
 
 _VOCABULARY_MB = 70 if find_spec("rs_bpe") else 0  # what the extra `tokens` holds in memory to count by
 
@@ -19,10 +19,10 @@ _VOCABULARY_MB = 70 if find_spec("rs_bpe") else 0  # what the extra `tokens` hol
 WORKER = """
 import json, sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path.insert(0, {root!r})
 import keld.providers.download as download
 from keld import Keld
-from scene import Peer, tickets, triage
+from tests.support.ticket_job import Peer, tickets, triage
 
 most = [0]
 publish = download._publish
@@ -55,7 +55,7 @@ def test_no_line_and_no_file_bursts_memory_or_disk(tmp_path: Path, peer: Peer, b
     with Emulator() as emulator:
         emulator.faults({"rules": list(rules)})
         told = {"name": peer.name, "model": peer.model, "creates": peer.creates}
-        code = WORKER.format(tests=str(Path(__file__).parents[1]), peer=told, tokens=tokens)
+        code = WORKER.format(root=str(Path(__file__).parents[2]), peer=told, tokens=tokens)
         env = {**os.environ, **emulator.env(), "KELD_HOME": str(tmp_path / "home")}
         ended = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     peak_mb, most, outcomes = json.loads(ended.stdout.splitlines()[-1])

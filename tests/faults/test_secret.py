@@ -9,18 +9,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from scene import SYSTEM, Peer, ledger_dump, tickets, triage
-from scene import openai as openai_peer
 from typer.testing import CliRunner
 
 from keld import Keld, KeldError, Settings
 from keld.cli import app
 from keld.emulator import Emulator
-
-from .case import CASES, Case
-from .play import play
-from .secret import KEY, echoing, found_in
-from .test_table import PEERS, impatient  # noqa: F401  a fixture
+from tests.faults.case import CASES, Case
+from tests.faults.play import play
+from tests.faults.secret import KEY, echoing, found_in
+from tests.faults.test_table import PEERS, impatient  # noqa: F401  a fixture
+from tests.support.ticket_job import SYSTEM, Peer, ledger_dump, tickets, triage
+from tests.support.ticket_job import openai as openai_peer
 
 
 class Listener(logging.Handler):

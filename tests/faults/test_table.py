@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import anthropic as anthropic_peer
-from scene import billed_usd, creates, purchases, tickets
-from scene import openai as openai_peer
 
 from keld import Keld, Settings, Status, http
 from keld.emulator import Emulator
-
-from .case import ANTHROPIC, CASES, OPENAI, ROWS, Case, document
-from .play import play
+from tests.faults.case import ANTHROPIC, CASES, OPENAI, ROWS, Case, document
+from tests.faults.play import play
+from tests.support.ticket_job import anthropic as anthropic_peer
+from tests.support.ticket_job import billed_usd, creates, purchases, tickets
+from tests.support.ticket_job import openai as openai_peer
 
 PEERS = {OPENAI: openai_peer, ANTHROPIC: anthropic_peer}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "faults.md"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import Label, Peer
 
 from keld import Account
 from keld.answer import Reply
@@ -17,6 +16,7 @@ from keld.providers.base import Created, RemoteBatch, Submission
 from keld.providers.provider import Provider, connect
 from keld.request import Question, renderer
 from keld.schema import output_schema
+from tests.support.ticket_job import Label, Peer
 
 
 class Wire:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import Peer, anthropic, fault
 
 from keld import Embedding
 from keld.answer import Outcome
@@ -18,8 +17,8 @@ from keld.emulator import Emulator
 from keld.errors import InvalidJob
 from keld.providers.base import BatchState
 from keld.schema import output_schema
-
-from .conftest import Wire
+from tests.providers.conftest import Wire
+from tests.support.ticket_job import Peer, anthropic, fault
 
 
 @pytest.fixture

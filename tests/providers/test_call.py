@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from scene import Label, Peer, fault
 
 from keld.answer import Outcome, Reply
 from keld.emulator import Emulator
@@ -20,8 +19,8 @@ from keld.providers.base import Denied, InDoubt, NotNow, SendOutcome, Settled
 from keld.providers.call import one_line_of, quotas
 from keld.request import Question, custom_id, one_line
 from keld.schema import Embedding, output_schema
-
-from .conftest import Wire
+from tests.providers.conftest import Wire
+from tests.support.ticket_job import Label, Peer, fault
 
 NONCE = "a" * 10
 OUTPUT = output_schema(Label).to_json()
@@ -64,7 +63,7 @@ def test_a_body_is_what_the_batch_line_asks(wire: Wire, fragment: bytes) -> None
 
 @pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/responses"])
 def test_flex_is_asked_for_in_the_body(open_wire: Callable[[Peer], Wire], endpoint: str) -> None:
-    from scene import openai
+    from tests.support.ticket_job import openai
 
     made = encoder(open_wire(openai), endpoint=endpoint)
     assert made.path == endpoint

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import Label, Peer, anthropic, creates, fault, openai
 
 from keld.answer import Outcome
 from keld.cache import Ttl
@@ -24,8 +23,8 @@ from keld.providers import page
 from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, Refused
 from keld.request import Question
 from keld.schema import output_schema
-
-from .conftest import Wire
+from tests.providers.conftest import Wire
+from tests.support.ticket_job import Label, Peer, anthropic, creates, fault, openai
 
 OTHERHOST = Peer(name="otherhost", model="gpt-5-mini", creates="/otherhost/v1/jobs")
 PACKAGE = Path(__file__).parent / "otherhost"

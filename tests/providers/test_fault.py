@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import Peer, fault
 
 from keld.errors import AccessRefused, ProviderUnreachable
 from keld.providers.base import OutcomeUnknown, QueueFull, Refused
-
-from .conftest import Wire
+from tests.providers.conftest import Wire
+from tests.support.ticket_job import Peer, fault
 
 
 @contextmanager

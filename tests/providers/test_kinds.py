@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import finish, openai, outcomes, purchases, tickets, triage
 
 import keld as package
 from keld import Account, Keld, kinds
@@ -20,6 +19,7 @@ from keld.errors import InvalidJob, PriceUnknown
 from keld.price import Lane, rates
 from keld.providers.account import OpenAIAccount
 from keld.providers.provider import connect
+from tests.support.ticket_job import finish, openai, outcomes, purchases, tickets, triage
 
 TESTS = Path(__file__).parent.parent
 OTHERHOST = Path(__file__).parent / "otherhost"
@@ -127,8 +127,8 @@ WORKER = """
 import sys
 from datetime import timedelta
 from pathlib import Path
-from scene import openai, tickets, triage
-from worker import Time
+from tests.support.ticket_job import openai, tickets, triage
+from tests.support.worker_process import Time
 from keld import Account, Keld
 
 home, url = sys.argv[1:]

@@ -10,15 +10,14 @@ from typing import Any
 
 import openai as openai_sdk
 import pytest
-from scene import Label, Peer, fault, openai
 
 from keld import Embedding
 from keld.answer import Outcome
 from keld.errors import ProviderUnreachable
 from keld.providers.base import BatchState, Submission
 from keld.schema import output_schema
-
-from .conftest import Wire
+from tests.providers.conftest import Wire
+from tests.support.ticket_job import Label, Peer, fault, openai
 
 
 @pytest.fixture

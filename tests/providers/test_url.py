@@ -1,11 +1,11 @@
 """A base URL that cannot be one is told when it is read, not as a lost connection hours later."""
 
 import pytest
-from scene import Peer
 
 from keld import Account
 from keld.errors import InvalidJob
 from keld.providers.provider import connect
+from tests.support.ticket_job import Peer
 
 BAD = [
     "api.openai.com/v1", "localhost:8000", "localhost", "ftp://host/v1", "htps://host", "https://", "https:///v1", "http:host", "https://host/v1\n",

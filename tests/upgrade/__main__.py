@@ -23,8 +23,9 @@ from typing import Any
 
 from keld import Keld, Settings, Status
 from keld.emulator import Emulator
-from upgrade.provider import put_away
-from upgrade.world import LATENCY_S, job, rows
+
+from .provider import put_away
+from .world import LATENCY_S, job, rows
 
 HOME, HOST = "@HOME@", "@HOST@"  # in the places of the directory in which it was made and of the emulator's address
 DUE = timedelta(seconds=LATENCY_S + 60)

@@ -1,0 +1,297 @@
+"""Connections and what Airflow is told of the package: whose keys, which ledger, what the UI may show."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from keld import Keld, kinds
+from keld.emulator import Emulator
+from keld_airflow.provider import get_provider_info
+from tests.edges.airflow.airflow_worker import Worker, job
+
+
+def connection(monkeypatch: pytest.MonkeyPatch, name: str = "keld_default", **fields: Any) -> None:
+    monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps({"conn_type": "keld", **fields}))
+
+
+def opened(conn_id: str = "keld_default") -> Keld:
+    from keld_airflow import KeldHook
+
+    return KeldHook(conn_id).open()
+
+
+# --- the hook ---------------------------------------------------------------------------------------------------------
+
+
+def test_without_a_connection_the_environment_decides(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """`pip install`, a key in the environment, and it runs."""
+    monkeypatch.delenv("KELD_HOME", raising=False)
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    with opened() as keld:
+        assert keld.home == tmp_path / "keld"
+        assert set(keld.accounts) == set(kinds())
+
+
+def test_a_connection_that_was_named_must_be_there() -> None:
+    with pytest.raises(Exception, match="no connection keld_typo, which keld_conn_id names"):
+        opened("keld_typo")
+
+
+def test_a_key_comes_from_the_connection_and_stands_in_no_text(provider: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    base_url = provider.env()["OPENAI_BASE_URL"]
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    connection(monkeypatch, host=base_url, password="sk-CANARY")
+    with opened() as keld:
+        keld.provider("openai").newest()
+        assert "CANARY" not in repr(keld.accounts)
+
+
+def test_one_connection_may_name_others_for_further_accounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job's models may be of several providers."""
+    connection(monkeypatch, extra={"more_accounts": "keld_claude, keld_own"})
+    connection(monkeypatch, "keld_claude", password="k", extra={"provider": "anthropic"})
+    connection(monkeypatch, "keld_own", host="vllm.internal", port=8443, schema="v1", extra={"account": "own"})
+    with opened() as keld:
+        assert keld.accounts["anthropic"].kind == "anthropic"
+        assert keld.accounts["own"].base_url == "https://vllm.internal:8443/v1"
+
+
+@pytest.mark.parametrize(
+    ("notation", "kind", "base_url", "key"),
+    [
+        ("keld://:sk-abc%2F%2Bx@", "openai", None, "sk-abc/+x"),
+        ("keld://:sk-abc@/?provider=anthropic", "anthropic", None, "sk-abc"),
+        ("keld://:sk-abc@http%3A%2F%2F127.0.0.1%3A8700%2Fv1", "openai", "http://127.0.0.1:8700/v1", "sk-abc"),
+        ("keld://:sk-abc@llm.internal:8443/v1", "openai", "https://llm.internal:8443/v1", "sk-abc"),
+        ('{"conn_type": "keld", "password": " sk-abc \\n", "host": " llm.internal "}', "openai", "https://llm.internal", "sk-abc"),
+        ('{"conn_type": "keld", "password": "sk-abc", "host": "llm", "port": 80, "schema": "http"}', "openai", "http://llm:80", "sk-abc"),
+    ],
+)
+def test_a_connection_may_be_written_in_airflows_ways(
+    monkeypatch: pytest.MonkeyPatch, notation: str, kind: str, base_url: str | None, key: str
+) -> None:
+    from keld.providers.account import key_of
+
+    monkeypatch.setenv("AIRFLOW_CONN_KELD_DEFAULT", notation)
+    with opened() as keld:
+        account = keld.accounts[kind]
+        assert (account.kind, account.base_url, key_of(kind, account, "NO_SUCH_VARIABLE")) == (kind, base_url, key)
+
+
+@pytest.mark.parametrize(
+    ("notation", "says"),
+    [
+        ("keld://sk-CANARY@", "the API key is its password"),
+        ('{"conn_type": "keld", "extra": {"api_key": "sk-CANARY"}}', "a field 'api_key'.* the API key is the password"),
+        (
+            '{"conn_type": "keld", "password": "sk-CANARY", "extra": {"provider": "azure"}}',
+            "the providers are anthropic, openai, openai_compatible",
+        ),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"more_account": "b"}}', "Is more_accounts meant"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"account": "a:b"}}', "account='a:b'"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "port": 8443}', "a port or a schema, and no host"),
+        ('{"conn_type": "openai", "password": "sk-CANARY"}', "is of type openai"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"more_accounts": "keld_other"}}', "are both the account 'openai'"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": "provider=anthropic"}', "no JSON object"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": "[]"}', "no JSON object"),
+        ('{"conn_type": "keld", "password": "sk-CANARY"', "cannot read what the environment variable AIRFLOW_CONN_KELD_DEFAULT holds"),
+    ],
+)
+def test_what_a_connection_says_is_read_or_refused(monkeypatch: pytest.MonkeyPatch, notation: str, says: str) -> None:
+    """Passed over, it would be a key that is not used, or another ledger than the one that was meant."""
+    from airflow.sdk.exceptions import AirflowFailException
+
+    connection(monkeypatch, "keld_other", password="sk-CANARY")
+    monkeypatch.setenv("AIRFLOW_CONN_KELD_DEFAULT", notation)
+    with pytest.raises(AirflowFailException, match=says) as refused:
+        opened()
+    assert "Nothing was sent" in str(refused.value)
+    assert "CANARY" not in str(refused.value)
+
+
+@pytest.mark.parametrize("field", ["more_accounts", "ledger_conn_id"])
+def test_a_connection_that_names_one_which_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    """A secrets backend that is away looks the same to Airflow, so that it is tried again."""
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    connection(monkeypatch, "keld_default", password="sk-CANARY", extra={field: "keld_nowhere"})
+    with pytest.raises(AirflowNotFoundException, match=f"no connection keld_nowhere, which {field} of the connection keld_default names"):
+        opened()
+
+
+@pytest.mark.parametrize("key", ["sk-CANARY\u00fc", "sk-CANARY\nBearer", "sk-CANARY x", "sk-CANARY\u200b"])
+def test_a_key_that_no_header_takes_is_refused_and_not_quoted(
+    worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch, key: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Pasted with what stood beside it; the errors of HTTP libraries quote it."""
+    from tests.edges.airflow.test_operator import DAY, operator
+
+    connection(monkeypatch, "keld_default", password=key)
+    ended = worker.run(operator(), **DAY)
+    assert "The key of openai holds a space" in str(ended.error)
+    assert "keld_default" in str(ended.error)
+    assert provider.requests() == []
+    assert "CANARY" not in ended.kept + "".join(capfd.readouterr())
+
+
+def test_ledger_home_and_namespace_come_from_the_connection_or_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AIRFLOW__KELD__HOME", str(tmp_path / "configured"))
+    monkeypatch.setenv("AIRFLOW__KELD__NAMESPACE", "support")
+    monkeypatch.setenv("AIRFLOW_CONN_LEDGER", "postgres://keld:secret@db:5432/ledger")
+    connection(monkeypatch, extra={"ledger_conn_id": "ledger", "namespace": "search"})
+    with opened() as keld:
+        assert (keld.home, keld.namespace) == (tmp_path / "configured", "search")
+        assert keld.ledger_url == "postgresql://keld:secret@db:5432/ledger"
+
+
+def test_a_connection_is_tested_by_a_list_which_costs_nothing(provider: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    from keld_airflow import KeldHook
+
+    connection(monkeypatch, host=provider.env()["OPENAI_BASE_URL"], password="sk-any")
+    good, said = KeldHook().test_connection()
+    assert good, said
+    assert said == f"openai at {provider.env()['OPENAI_BASE_URL'].removesuffix('/v1')} answers; its list shows 0 batches."
+    provider.faults({"rules": [{"at": "any", "do": "status", "status": 401, "times": None, "message": "no"}]})
+    good, said = KeldHook().test_connection()
+    assert not good
+    assert "sk-any" not in said
+
+
+# --- what Airflow is told ---------------------------------------------------------------------------------------------
+
+
+def test_what_airflow_is_told_is_of_its_own_form() -> None:
+    import airflow
+    from jsonschema import validate
+
+    schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
+    validate(get_provider_info(), schema)
+
+
+def test_everything_it_names_can_be_imported() -> None:
+    from airflow._shared.module_loading import import_string
+
+    told = get_provider_info()
+    named = [*told["extra-links"], *told["notifications"], told["connection-types"][0]["hook-class-name"]]
+    named += [decorator["class-name"] for decorator in told["task-decorators"]]
+    assert all(import_string(name) for name in named)
+    modules = [module for kind in ("operators", "sensors", "hooks", "triggers") for module in told[kind][0]["python-modules"]]
+    assert all(__import__(module) for module in modules)
+
+
+def test_no_field_of_the_form_holds_a_secret() -> None:
+    """Airflow's API hides an extra only by its name; the key is the connection's password."""
+    [form] = get_provider_info()["connection-types"]
+    assert set(form["conn-fields"]) == {"provider", "account", "more_accounts", "ledger_conn_id", "home", "namespace"}
+    assert get_provider_info()["config"]["keld"]["options"]["ledger_url"]["sensitive"] is True
+
+
+def test_airflow_finds_the_connection_type_the_decorator_and_the_reference_of_deadlines() -> None:
+    """As installed: by the entry points, in a process of its own."""
+    code = (
+        "from airflow.providers_manager import ProvidersManager as M; from airflow.sdk import task;"
+        "from airflow.plugins_manager import get_deadline_references_plugins as refs;"
+        "print(sorted(M().providers), M().hooks['keld'].hook_name, task.keld_batch, list(refs()))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "'keld'" in ended.stdout
+    assert "keld_batch_task" in ended.stdout
+    assert "keld_airflow.deadline.PartitionEnd" in ended.stdout
+
+
+# --- partitions -------------------------------------------------------------------------------------------------------
+
+MIDNIGHT = datetime(2026, 11, 19, tzinfo=UTC)
+RUN = SimpleNamespace(run_after=datetime(2026, 11, 20, 6, tzinfo=UTC))
+
+
+def interval(start: datetime, span: timedelta) -> dict[str, Any]:
+    return {"data_interval_start": start, "data_interval_end": start + span, "dag_run": RUN}
+
+
+@pytest.mark.parametrize(
+    ("context", "key", "ends_at"),
+    [
+        (interval(MIDNIGHT, timedelta(days=1)), "2026-11-19", MIDNIGHT + timedelta(days=1)),
+        (interval(MIDNIGHT, timedelta(0)), "2026-11-19", MIDNIGHT),  # "@daily" without an interval
+        (interval(MIDNIGHT, timedelta(hours=1)), "2026-11-19-00:00", MIDNIGHT + timedelta(hours=1)),
+        (interval(MIDNIGHT.replace(hour=8, minute=30), timedelta(0)), "2026-11-19-08:30", MIDNIGHT.replace(hour=8, minute=30)),
+        (interval(MIDNIGHT.replace(second=7), timedelta(0)), "2026-11-19T00:00:07+00:00", MIDNIGHT.replace(second=7)),  # by hand
+        ({"partition_key": "2026-11-19", "partition_date": MIDNIGHT, "dag_run": RUN}, "2026-11-19", None),
+        ({"partition_key": "eu", "dag_run": RUN}, "eu", None),
+        ({"dag_run": RUN}, None, RUN.run_after),  # by an asset, or by hand without a date
+    ],
+)
+def test_the_partition_of_a_run_is_what_it_stands_for(context: dict[str, Any], key: str | None, ends_at: datetime | None) -> None:
+    from keld_airflow.partition import partition_of
+
+    found = partition_of(context)
+    assert (found.key, found.ends_at) == (key, ends_at)
+
+
+def test_a_partition_lasts_to_the_next_tick_of_its_dag() -> None:
+    """Airflow knows only its beginning; a day in Paris is 25 hours long in October."""
+    from airflow.sdk import DAG, CronPartitionTimetable
+
+    from keld_airflow.partition import partition_of
+
+    daily = CronPartitionTimetable("0 0 * * *", timezone="Europe/Paris", run_offset=-1, key_format="%Y-%m-%d")
+    begins = datetime(2026, 10, 24, 22, tzinfo=UTC)
+    context = {"partition_key": "2026-10-25", "partition_date": begins, "dag": DAG("paris", schedule=daily), "dag_run": RUN}
+    assert partition_of(context).ends_at == datetime(2026, 10, 25, 23, tzinfo=UTC)
+    assert partition_of(context, window=timedelta(hours=1)).ends_at == begins + timedelta(hours=1)
+    assert partition_of(context, key="eu|2026-10-25").key == "eu|2026-10-25"
+
+
+# --- people -----------------------------------------------------------------------------------------------------------
+
+
+def test_people_are_told_which_job_runs_are_late_and_how_far_they_are(worker: Worker, provider: Emulator) -> None:
+    from keld_airflow import KeldBatchOperator, KeldLateNotifier
+
+    assert "no job run is late" in KeldLateNotifier().text()
+    task = KeldBatchOperator(task_id="label", job=job(deadline=timedelta(microseconds=1)), source=lambda: [{"id": 1, "body": "CANARY"}])
+    worker.until_sent(task, partition_key="2026-11-19")
+    said = KeldLateNotifier().text()
+    assert "labels[2026-11-19] was due" in said
+    assert "CANARY" not in said
+
+
+def test_a_page_of_the_batch_is_linked_where_the_provider_has_one(worker: Worker, provider: Emulator) -> None:
+    from keld_airflow import KeldBatchOperator
+    from keld_airflow.link import KeldBatchLink
+
+    task = KeldBatchOperator(task_id="label", job=job(), source=lambda: [{"id": 1, "body": "b"}])
+    sent = worker.until_sent(task, partition_key="2026-11-19")
+    assert sent.xcoms["_link_KeldBatchLink"] == ""
+    task.batch_page = "https://platform.openai.com/batches/batch_1"
+    assert KeldBatchLink().get_link(task, ti_key=None) == task.batch_page  # type: ignore[arg-type]
+
+
+def test_a_deadline_from_the_partitions_end_survives_airflows_serialisation() -> None:
+    """The scheduler meets it in the serialised Dag, and knows it by the plugin."""
+    from airflow.sdk import AsyncCallback, DeadlineAlert
+    from airflow.serialization.decoders import decode_deadline_alert
+    from airflow.serialization.encoders import encode_deadline_alert
+
+    from keld_airflow import KeldLateNotifier, PartitionEnd
+
+    late = AsyncCallback(KeldLateNotifier, {"job": "labels"})
+    alert = DeadlineAlert(reference=PartitionEnd(window=timedelta(hours=1)), interval=timedelta(hours=6), callback=late)
+    reference = decode_deadline_alert(encode_deadline_alert(alert)).reference
+    assert reference.inner_ref == PartitionEnd(window=timedelta(hours=1))
+    assert reference.inner_ref != PartitionEnd()
+
+
+def test_everything_public_can_be_imported() -> None:
+    import keld_airflow
+
+    assert [name for name in keld_airflow.__all__ if not hasattr(keld_airflow, name)] == []

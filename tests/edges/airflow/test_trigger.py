@@ -1,0 +1,291 @@
+"""The trigger and the poller behind it: when they fire, what they ask of the provider, and whom they leave alone."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from keld import Keld
+from keld.emulator import Emulator
+from tests.edges.airflow.airflow_worker import LATENCY_S, ROWS, Worker, job, supervised
+from tests.support.ticket_job import fault
+
+DAY: dict[str, Any] = {"partition_key": "2026-11-19"}
+TI = SimpleNamespace(dag_id="dag", task_id="label", run_id="run-1", map_index=-1)
+
+
+def operator(**given: Any) -> Any:
+    from keld_airflow import KeldBatchOperator
+
+    return KeldBatchOperator(**{"task_id": "label", "job": job(), "source": lambda: ROWS, **given})
+
+
+def trigger_of(fields: dict[str, Any], **changes: Any) -> Any:
+    """The trigger as a triggerer makes it from the database; it looks at once."""
+    from keld_airflow import KeldTrigger
+
+    return KeldTrigger(**{**fields, "look_at": datetime.now(UTC).isoformat(), **changes})
+
+
+async def first_event(trigger: Any) -> dict[str, Any]:
+    async for event in trigger.run():
+        return event.payload
+    raise AssertionError("no event")
+
+
+# --- firing -----------------------------------------------------------------------------------------------------------
+
+
+def test_it_holds_ids_and_instants_and_can_be_made_again_from_them(worker: Worker, provider: Emulator) -> None:
+    """Airflow keeps its fields in the database, and makes it anew in every triggerer that takes it over."""
+    fields = worker.until_sent(operator(), **DAY).trigger
+    assert set(fields) == {"keld_conn_id", "job_run", "holder", "epoch", "look_at", "wake_at", "found"}
+    path, again = trigger_of(fields, look_at=fields["look_at"]).serialize()
+    assert (path, again) == ("keld_airflow.trigger.KeldTrigger", fields)
+    assert datetime.fromisoformat(fields["look_at"]) > datetime.now(UTC) + timedelta(seconds=5), (
+        "the scheduler must note the deferral first"
+    )
+
+
+def test_it_fires_when_the_provider_is_done(worker: Worker, provider: Emulator) -> None:
+    sent = worker.until_sent(operator(), **DAY)
+    provider.advance(LATENCY_S)
+    assert asyncio.run(first_event(trigger_of(sent.trigger))) == sent.event
+
+
+def test_it_fires_at_the_deadline_which_is_an_instant(worker: Worker, provider: Emulator) -> None:
+    """A span would begin anew with every triggerer that takes over."""
+    fields = worker.until_sent(operator(), **DAY).trigger
+    event = asyncio.run(first_event(trigger_of(fields, wake_at=datetime.now(UTC).isoformat())))
+    assert event["reason"] == "deadline"
+
+
+def test_two_triggerers_that_both_run_it_buy_nothing_twice(worker: Worker, provider: Emulator) -> None:
+    """One that froze and the one that took over: `run` only looks."""
+    fields = worker.until_sent(operator(), **DAY).trigger
+    provider.advance(LATENCY_S)
+
+    async def both() -> list[dict[str, Any]]:
+        return await asyncio.gather(first_event(trigger_of(fields)), first_event(trigger_of(fields)))
+
+    first, second = asyncio.run(both())
+    assert first == second
+    assert [call.path for call in provider.requests() if call.method == "POST"] == ["/v1/files", "/v1/batches"]
+
+
+# --- the shared poller ------------------------------------------------------------------------------------------------
+
+
+class Turning:
+    """A pause that takes no time: the provider's clock, and the environment's, is turned instead."""
+
+    def __init__(self, provider: Emulator) -> None:
+        self.provider, self.pauses, self.told = provider, list[float](), list[tuple[int, str]]()
+
+    def tell(self, level: int, words: str) -> None:
+        self.told.append((level, words))
+
+    async def __call__(self, news: asyncio.Event, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.provider.advance(seconds)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def frozen(open_emulator: Callable[..., Emulator]) -> Emulator:
+    return open_emulator(latency_s=LATENCY_S)
+
+
+def poll_until_due(opened: Callable[[], Keld], provider: Emulator, job_runs: list[str]) -> Turning:
+    """All job runs waited for, in one event loop; the pauses there were, and what was told of the first."""
+    from keld_airflow.poller import Poller
+
+    turning = Turning(provider)
+
+    async def all_due() -> None:
+        poller = Poller(opened, clock=provider.now, pause=turning)
+        tells = [turning.tell, *[lambda level, words: None] * len(job_runs)]
+        await asyncio.gather(*(poller.due(job_run, provider.now(), tell) for job_run, tell in zip(job_runs, tells, strict=False)))
+
+    asyncio.run(asyncio.wait_for(all_due(), 60))
+    return turning
+
+
+@pytest.fixture
+def twelve(frozen: Emulator, open_keld_at: Callable[[], Keld]) -> list[str]:
+    """Twelve job runs at the provider."""
+    with open_keld_at() as keld:
+        sent = [keld.submit(job(), ROWS, partition=f"2026-11-{day:02d}").id for day in range(1, 13)]
+        for job_run in sent:
+            keld.advance(job_run)
+    return sent
+
+
+@pytest.fixture
+def open_keld_at(frozen: Emulator, tmp_path: Any) -> Callable[[], Keld]:
+    return lambda: Keld(home=tmp_path / "keld", clock=frozen.now)
+
+
+def test_twelve_waits_take_one_list_page_a_look(frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]) -> None:
+    """A look of each for itself would be twelve calls; ten thousand would be all that a provider bears."""
+    before = len(frozen.requests())
+    turning = poll_until_due(open_keld_at, frozen, twelve)
+    asked = frozen.requests()[before:]
+    lists = [call for call in asked if call.path == "/v1/batches" and call.method == "GET"]
+    assert len(lists) <= len(turning.pauses) + 1
+    assert len(asked) - len(lists) <= 12, "and one look at each that has ended, before it is believed"
+    assert max(turning.pauses) > 2 * min(turning.pauses), "the older, the seldomer"
+
+
+def test_a_provider_that_is_down_ends_no_wait(frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]) -> None:
+    """Five failed looks in a row end the wait of others; an outage is no fault of the task."""
+    fault(frozen, "any", "status", status=503, times=6)
+    poll_until_due(open_keld_at, frozen, twelve[:1])
+    fault(frozen, "any", "drop_before", times=3)
+    poll_until_due(open_keld_at, frozen, twelve[1:2])
+
+
+def test_a_ledger_that_cannot_be_opened_ends_no_wait(frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]) -> None:
+    """A database is restarted now and then."""
+    tries: list[int] = []
+
+    def sometimes() -> Keld:
+        tries.append(1)
+        if len(tries) < 4:
+            raise OSError("the database is starting up")
+        return open_keld_at()
+
+    assert poll_until_due(sometimes, frozen, twelve[:2]).pauses[:3] == [30.0, 30.0, 30.0]
+
+
+def test_a_job_run_that_the_ledger_does_not_know_wakes_its_task_and_blinds_nobody(
+    frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]
+) -> None:
+    """The task then says so; waited for, it would be silent for ever."""
+    poll_until_due(open_keld_at, frozen, ["0" * 32, *twelve[:3]])
+
+
+@pytest.mark.parametrize(
+    ("status", "says"), [(401, "HTTP 401 .* Check the key"), (503, "HTTP 503 .* tried again later")], ids=["refused", "down"]
+)
+def test_what_stands_in_the_way_of_a_wait_is_told_once_and_that_it_is_gone(
+    frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str], status: int, says: str
+) -> None:
+    """An hour of looks that all fail is one line in the task's log; without it, a wait looks the same as a slow batch."""
+    fault(frozen, "any", "status", status=status, times=20)
+    turning = poll_until_due(open_keld_at, frozen, twelve[:1])
+    assert len(turning.pauses) > 5
+    [refused, gone] = turning.told
+    assert (refused[0], gone[0]) == (logging.WARNING, logging.INFO)
+    assert re.search(says, refused[1])
+
+
+def test_another_obstacle_is_another_line(frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]) -> None:
+    """A ledger that is away, and then a key that is refused, are two calls for two people."""
+    fault(frozen, "any", "status", status=401, times=20)
+    tries: list[int] = []
+
+    def later() -> Keld:
+        tries.append(1)
+        if len(tries) < 4:
+            raise OSError("CANARY: the database is starting up")
+        return open_keld_at()
+
+    told = [words for level, words in poll_until_due(later, frozen, twelve[:1]).told if level == logging.WARNING]
+    assert [bool(re.search(says, words)) for says, words in zip(("OSError", "HTTP 401"), told, strict=True)] == [True, True]
+    assert "CANARY" not in str(told)
+
+
+def test_a_trigger_says_it_in_its_own_coroutine_and_names_the_connection(
+    worker: Worker, provider: Emulator, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Airflow puts a line into a task's log by the coroutine it is said in; of a poller that all tasks share, by none."""
+    import structlog
+
+    fields = worker.until_sent(operator(), **DAY).trigger
+    fault(provider, "any", "status", status=401, times=None, message="CANARY")
+
+    async def said() -> dict[str, Any]:
+        """The first line, with the task it is bound to."""
+        lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+        def keep(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
+            if "Waiting goes on" in str(event.get("event")):
+                lines.put_nowait(dict(event))
+            raise structlog.DropEvent
+
+        trigger = trigger_of(fields)
+        trigger._log = structlog.wrap_logger(None, processors=[structlog.contextvars.merge_contextvars, keep])
+        structlog.contextvars.bind_contextvars(task_id="label")
+        waiting = asyncio.create_task(first_event(trigger))
+        line = asyncio.create_task(lines.get())
+        await asyncio.wait([waiting, line], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        return await line
+
+    line = asyncio.run(asyncio.wait_for(said(), 120))
+    assert line["task_id"] == "label"
+    assert "connection keld_default" in str(line)
+    assert "CANARY" not in str(line)
+
+
+# --- a kill, and what looks like one ----------------------------------------------------------------------------------
+
+
+def killed(fields: dict[str, Any], states: dict[str, str]) -> None:
+    """Airflow tells the trigger that its task was killed, while its database has these states."""
+    trigger = trigger_of(fields)
+    trigger.task_instance = TI
+    with supervised(states):
+        asyncio.run(trigger.on_kill())
+
+
+def cancels(provider: Emulator) -> int:
+    return sum(call.path.endswith("/cancel") for call in provider.requests())
+
+
+@pytest.mark.parametrize("states", [{"label": "failed"}, {"label": "success"}, {}], ids=["failed", "success", "gone"])
+def test_a_task_that_was_ended_by_hand_cancels_its_batch(worker: Worker, provider: Emulator, states: dict[str, str]) -> None:
+    killed(worker.until_sent(operator(), **DAY).trigger, states)
+    assert cancels(provider) == 1
+
+
+@pytest.mark.parametrize("state", ["deferred", "running", "queued", "scheduled", "up_for_retry", "restarting", None])
+def test_a_task_that_goes_on_keeps_its_batch(worker: Worker, provider: Emulator, state: str) -> None:
+    """A triggerer that froze and lost it to another is told of a kill as well; so is the trigger of a task that was cleared."""
+    killed(worker.until_sent(operator(), **DAY).trigger, {"label": state})
+    assert cancels(provider) == 0
+
+
+def test_a_trigger_from_before_a_clear_cancels_nothing_even_when_the_task_is_over(worker: Worker, provider: Emulator) -> None:
+    """It is told late; the batch belongs to the new try by then."""
+    old = worker.until_sent(operator(), **DAY).trigger
+    worker.until_sent(operator(), **DAY)
+    killed(old, {"label": "failed"})
+    assert cancels(provider) == 0
+
+
+def test_a_batch_that_another_dag_run_waits_for_is_left_alone(worker: Worker, provider: Emulator) -> None:
+    """A backfill and the day's own run may want the same partition; the last one to go cancels."""
+    mine = worker.until_sent(operator(), **DAY).trigger
+    other = worker.until_sent(operator(), run_id="backfill", **DAY).trigger
+    killed(mine, {"label": "failed"})
+    assert cancels(provider) == 0
+    killed(other, {"label": "failed"})
+    assert cancels(provider) == 1
+
+
+@pytest.mark.parametrize(("state", "expected"), [("failed", 1), ("running", 0)])
+def test_a_worker_that_is_told_to_stop_cancels_only_if_somebody_ended_the_task(
+    worker: Worker, provider: Emulator, state: str, expected: int
+) -> None:
+    """The same signal comes when a worker is shut down for a new version."""
+    executed = worker.until_sent(operator(), **DAY).task
+    with supervised({"label": state}):
+        executed.on_kill()
+    assert cancels(provider) == expected

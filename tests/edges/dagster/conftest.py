@@ -1,0 +1,150 @@
+"""A real Dagster: its backfill, queue and sensor daemons, turned by hand in this process; the provider is the emulator.
+
+Launches, cancels and terminations go through GraphQL, as the UI's do.  Runs execute in this process when the queue daemon launches
+them, so that between two turns no run may be executing.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.instance import DagsterInstance
+from dagster._core.test_utils import create_test_daemon_workspace_context, instance_for_test
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import PythonFileTarget
+from dagster._daemon.backfill import execute_backfill_iteration
+from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+from dagster._daemon.sensor import execute_sensor_iteration
+from dagster_graphql.test.utils import execute_dagster_graphql
+
+from keld import Keld
+from keld.emulator import Emulator
+
+LOG = logging.getLogger("tests.dagster")
+LOCATION = Path(__file__).with_name("code_location.py")
+SETTINGS = {
+    "concurrency": {"runs": {"max_concurrent_runs": 2}},
+    "run_launcher": {"module": "dagster._core.launcher.sync_in_memory_run_launcher", "class": "SyncInMemoryRunLauncher"},
+}
+LATENCY_S = 3600
+LAUNCH_BACKFILL = """
+mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId } } }
+"""
+CANCEL_BACKFILL = "mutation ($id: String!) { cancelPartitionBackfill(backfillId: $id) { __typename } }"
+LAUNCH_RUN = (
+    "mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { id } } } }"
+)
+TERMINATE = "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }"
+
+
+class Deployment:
+    """A Dagster deployment with one code location, whose daemons work when they are told to."""
+
+    def __init__(self, instance: DagsterInstance, workspace: WorkspaceProcessContext, emulator: Emulator, keld: Keld) -> None:
+        self.instance, self.workspace, self.emulator, self.keld = instance, workspace, emulator, keld
+        self._queue = QueuedRunCoordinatorDaemon(interval_seconds=5)
+
+    # -- what a person does in the UI
+
+    def backfill(self, days: Sequence[str], *assets: str) -> str:
+        params = {"partitionNames": list(days), "assetSelection": [{"path": [name]} for name in assets]}
+        return self._ask(LAUNCH_BACKFILL, "launchPartitionBackfill", params=params)["backfillId"]
+
+    def cancel(self, backfill_id: str) -> None:
+        self._ask(CANCEL_BACKFILL, "cancelPartitionBackfill", id=backfill_id)
+
+    def launch(self, day: str, *assets: str) -> str:
+        """Materialises one partition, which is a plain run; gives its id."""
+        selector = {
+            "repositoryLocationName": "location",
+            "repositoryName": "__repository__",
+            "jobName": "__ASSET_JOB",
+            "assetSelection": [{"path": [name]} for name in assets],
+            "assetCheckSelection": None,
+        }
+        tags = [{"key": "dagster/partition", "value": day}]
+        params = {"selector": selector, "mode": "default", "runConfigData": {}, "executionMetadata": {"tags": tags}}
+        return self._ask(LAUNCH_RUN, "launchRun", params=params)["run"]["id"]
+
+    def terminate(self, run_id: str) -> None:
+        self._ask(TERMINATE, "terminateRun", id=run_id)
+
+    def _ask(self, query: str, field: str, **variables: Any) -> dict[str, Any]:
+        answer = execute_dagster_graphql(self.workspace.create_request_context(), query, variables).data[field]
+        assert answer["__typename"].endswith("Success"), answer
+        return answer
+
+    # -- time
+
+    def turn(self) -> None:
+        """One iteration of each daemon; no run may execute between two."""
+        list(execute_backfill_iteration(self.workspace, LOG))
+        list(self._queue.run_iteration(self.workspace))
+        list(execute_sensor_iteration(self.workspace, LOG, threadpool_executor=None, submit_threadpool_executor=None))
+        assert not self.runs(statuses=[dg.DagsterRunStatus.STARTED])
+
+    def turn_until(self, done: Callable[[], bool], most: int = 400) -> None:
+        """Turns until something is so; many of the turns are too soon for the sensor's interval, and cost nothing."""
+        for _ in range(most):
+            if done():
+                return
+            self.turn()
+        runs = "\n".join(f"{run.job_name} {run.status.value} {run.tags}" for run in self.runs())
+        raise AssertionError(f"not within {most} turns:\n{runs}\n{self.ticks()[:1]}")
+
+    def provider_ends(self) -> None:
+        self.emulator.advance(LATENCY_S)
+
+    # -- what there is to see
+
+    def runs(self, **filters: Any) -> Sequence[dg.DagsterRun]:
+        return self.instance.get_runs(dg.RunsFilter(**filters))
+
+    def holds(self) -> list[str]:
+        return [run.status.value for run in self.runs(job_name="keld_provider_wait")]
+
+    def ticks(self) -> list[Any]:
+        return [
+            tick
+            for state in self.instance.all_instigator_state()
+            for tick in self.instance.get_ticks(state.instigator_origin_id, state.selector_id)
+        ]
+
+    def status(self, backfill_id: str) -> str:
+        backfill = self.instance.get_backfill(backfill_id)
+        assert backfill is not None
+        return backfill.status.value
+
+    def materialized(self, asset: str) -> set[str]:
+        return self.instance.get_materialized_partitions(dg.AssetKey(asset))
+
+
+def one_event_log(directory: Path) -> dict[str, Any]:
+    """One SQLite file for all events: making one a run, as Dagster does, takes a third of a test's time."""
+    storage = {
+        "module": "dagster._core.storage.event_log",
+        "class": "ConsolidatedSqliteEventLogStorage",
+        "config": {"base_dir": str(directory)},
+    }
+    return {"event_log_storage": storage}
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    """A fresh deployment; its provider takes an hour, on a clock that the test turns."""
+    with Emulator(latency_s=LATENCY_S) as emulator:
+        for name, value in {**emulator.env(), "TEST_HOME": str(tmp_path / "keld"), "TEST_TABLES": str(tmp_path / "tables")}.items():
+            monkeypatch.setenv(name, value)
+        target = PythonFileTarget(
+            python_file=str(LOCATION), attribute="defs", working_directory=str(LOCATION.parent), location_name="location"
+        )
+        with (
+            instance_for_test(overrides=SETTINGS | one_event_log(tmp_path)) as instance,
+            create_test_daemon_workspace_context(target, instance=instance) as workspace,
+            Keld(home=tmp_path / "keld", namespace="location") as keld,
+        ):
+            yield Deployment(instance, workspace, emulator, keld)

@@ -1,0 +1,224 @@
+"""The house: what its documents say is so.  Map, changelog and import rules are held against the code; README and docs/: `test_documents`."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import keld
+from keld.job import Job
+
+ROOT = Path(__file__).parents[2]
+MODULES = sorted(path for package in ("keld", "keld_airflow", "keld_dagster") for path in (ROOT / package).rglob("*.py"))
+CORE = [path for path in MODULES if path.parent == ROOT / "keld" and path.name != "__init__.py"]
+EMULATOR = [path for path in MODULES if path.is_relative_to(ROOT / "keld/emulator")]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+HEAVY = ("openai", "anthropic", "pyarrow", "sqlalchemy", "airflow", "dagster", "pydantic", "numpy", "pandas", "starlette")
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    """The names of the modules a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+
+
+def _python(code: str) -> str:
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return ended.stdout.strip()
+
+
+# --- the map ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_map_names_every_room_and_only_those() -> None:
+    named = re.findall(r"^ {4}([a-z_]+/?) {2,}\S", keld.__doc__ or "", re.MULTILINE)
+    rooms = {path.stem for path in CORE} | {f"{path.parent.name}/" for path in (ROOT / "keld").glob("*/__init__.py")}
+    assert Counter(named) == Counter(rooms)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=_name)
+def test_every_module_says_what_it_holds(path: Path) -> None:
+    header = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert re.match(r"\S.*[.:\]`]", header.splitlines()[0] if header else "")
+
+
+@pytest.mark.parametrize("path", CORE, ids=_name)
+def test_a_core_module_begins_with_its_name(path: Path) -> None:
+    header = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert header.partition(":")[0].lower() == path.stem
+
+
+def test_every_error_is_raised_somewhere() -> None:
+    errors = [node.name for node in ast.walk(ast.parse((ROOT / "keld/errors.py").read_text())) if isinstance(node, ast.ClassDef)]
+    code = "\n".join(path.read_text() for path in MODULES if path.name != "errors.py")
+    assert [
+        name
+        for name in errors
+        if name not in ("KeldError", "ProviderError") and not re.search(rf"(raise|return) {name}\(|\b{name}\b, ", code)
+    ] == []
+
+
+# --- imports ----------------------------------------------------------------------------------------------------------
+
+
+def test_import_keld_loads_nothing_heavy() -> None:
+    """An orchestrator imports it in every process; the SDKs alone take a second."""
+    assert _python(f"import sys, keld; print([name for name in {HEAVY!r} if name in sys.modules])") == "[]"
+
+
+def test_declaring_a_job_loads_nothing_heavy() -> None:
+    code = "from keld import Job, Column, KeldError; Job(name='a', key='id', prompt='{b}', models='openai:m')"
+    assert _python(f"import sys; {code}; print([name for name in {HEAVY!r} if name in sys.modules])") == "[]"
+
+
+def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
+    code = "import sys, keld.cli; sys.argv = ['keld', '--help']\ntry: keld.cli.main()\nexcept SystemExit: pass\n"
+    assert _python(f"{code}print([name for name in {HEAVY!r} if name in sys.modules])").endswith("[]")
+
+
+def test_the_import_rules_hold() -> None:
+    ended = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout[-2_000:]
+    assert "0 broken" in ended.stdout
+
+
+@pytest.mark.parametrize("path", EMULATOR, ids=_name)
+def test_the_emulator_imports_nothing_of_the_rest(path: Path) -> None:
+    """It is the other side of the wire: sharing code, both sides could agree on a mistake."""
+    assert [name for name in _imports(path) if name.partition(".")[0] == "keld" and not name.startswith("keld.emulator")] == []
+
+
+def test_only_the_command_line_imports_the_emulator() -> None:
+    outside = set(MODULES) - set(EMULATOR)
+    assert {path.name for path in outside if any(name.startswith("keld.emulator") for name in _imports(path))} <= {"command.py"}
+
+
+PACKAGES = (
+    "keld.cli",
+    "keld.emulator",
+    "keld.emulator.dialects",
+    "keld.emulator.services",
+    "keld.ledger",
+    "keld.providers",
+    "keld.providers.dialects",
+    "keld.providers.transports",
+    "keld.realtime",
+    "keld.table",
+    "keld_airflow",
+    "keld_dagster",
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_has_a_map_of_its_own(package: str) -> None:
+    named = re.findall(r"^ {4}([a-z_]+/?) {2,}\S", import_module(package).__doc__ or "", re.MULTILINE)
+    folder = ROOT / package.replace(".", "/")
+    rooms = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("__")}
+    assert Counter(named) == Counter(rooms | {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")})
+
+
+VENDOR_ROOMS = {"__init__.py", "address.py", "kind.py"}
+
+
+@pytest.mark.parametrize("path", [path for path in EMULATOR if path.parent.name == "emulator" and path.name not in VENDOR_ROOMS], ids=_name)
+def test_the_emulator_names_a_vendor_in_its_dialects_and_services_only(path: Path) -> None:
+    """A third kind is one file or two: everything around it knows services and dialects, whoever's they are."""
+    code = ast.unparse(_without_docstrings(ast.parse(path.read_text())))
+    assert re.findall(r"(?i)openai|anthropic|gpt|claude", code) == []
+
+
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [part for part in node.body if not (isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant))] or [
+                ast.Pass()
+            ]
+    return tree
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[-2] in ("keld_airflow", "keld_dagster")], ids=_name)
+def test_an_orchestrators_package_imports_the_front_door_only(path: Path) -> None:
+    assert [name for name in _imports(path) if name.startswith("keld.")] == []
+
+
+def test_what_airflow_asks_of_every_process_loads_nothing_heavy() -> None:
+    """Its provider manager calls it at each start of each component."""
+    code = "import sys, keld_airflow.provider as p; p.get_provider_info()"
+    assert _python(f"{code}; print([name for name in {HEAVY!r} if name in sys.modules])") == "[]"
+
+
+@pytest.mark.parametrize("package", ["keld", "keld.emulator", "keld_dagster"])
+def test_everything_public_can_be_imported(package: str) -> None:
+    module = import_module(package)
+    assert [name for name in module.__all__ if not hasattr(module, name)] == []
+
+
+def test_what_is_public_for_type_checkers_is_what_is_public() -> None:
+    """They read the block under TYPE_CHECKING, Python reads `__getattr__`."""
+    block = next(node for node in ast.parse((ROOT / "keld/__init__.py").read_text()).body if isinstance(node, ast.If))
+    seen = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == set(keld.__all__) - {"__version__"}
+
+
+# --- failpoints -------------------------------------------------------------------------------------------------------
+
+
+def test_every_failpoint_has_a_name_of_its_own() -> None:
+    """A plan that names two places tests neither."""
+    found = [name for path in MODULES for name in re.findall(r'failpoint\(f?"([^"]+)"\)', path.read_text())]
+    assert [name for name, count in Counter(found).items() if count > 1] == []
+    assert [name for name in found if not re.fullmatch(r"[a-z_{}.]+\.[a-z_]+", name)] == []
+
+
+def test_a_file_of_staging_is_written_under_a_failpoint_of_its_own() -> None:
+    found = [name for path in MODULES for name in re.findall(r'"(staging\.[a-z]+)"', path.read_text())]
+    assert found
+    assert len(found) == len(set(found))
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert PROJECT["project"]["version"] == keld.__version__
+    assert re.search(rf"^## \[?{re.escape(keld.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_a_job_documents_each_of_its_fields() -> None:
+    documented = set(re.findall(r"^ {8}([a-z_, ]+):", Job.__doc__ or "", re.MULTILINE))
+    assert {name for names in documented for name in names.split(", ")} == {field.name for field in fields(Job)}
+
+
+def test_every_price_of_our_own_says_where_and_when_it_was_read() -> None:
+    table = tomllib.loads((ROOT / "keld/prices.toml").read_text())
+    lanes = [lane for models in table.values() for lanes in models.values() for lane in lanes.values()]
+    assert lanes
+    assert all(lane["source"].startswith("https://") and lane["read"] and lane["input"] for lane in lanes)
+
+
+# --- the workflow ------------------------------------------------------------------------------------------------------
+
+
+def test_the_workflow_runs_every_python_that_the_metadata_names() -> None:
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text()
+    named = re.findall(r"Python :: (3\.\d+)\b", "\n".join(PROJECT["project"]["classifiers"]))
+    assert re.findall(r'"(3\.\d+)"', workflow) == named
+    assert "run: .ci/run" in workflow
+    assert all(re.search(r"@[0-9a-f]{40} # v\d", line) for line in workflow.splitlines() if "uses:" in line)

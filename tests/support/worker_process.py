@@ -1,0 +1,189 @@
+"""Worker: a process that submits and advances one job run, and may be killed anywhere: `KELD_FAILPOINT=name:kill9`.
+
+Run by the kill tests through a fork server, which has imported everything once; its clock is the emulator's, over HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import urllib.request
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import genai_prices  # noqa: F401  this and the next five: imported once, before the fork
+import pandas  # noqa: F401
+import psycopg  # noqa: F401
+import pyarrow.parquet  # noqa: F401
+import pytest
+
+import keld.providers.transports.anthropic
+import keld.providers.transports.openai_files
+from keld import Keld, Status
+from keld.state import State
+from tests.support.injected_bugs import BUGS
+from tests.support.ticket_job import Peer, tickets, triage
+
+KILLED = -9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What goes wrong around the kill, and what the user does; the same before it and after it."""
+
+    faults: tuple[dict[str, Any], ...] = ()
+    by_peer: dict[str, tuple[dict[str, Any], ...]] = field(default_factory=dict)
+    cancel_at: int | None = None  # seconds after the first step; 0: before it
+    change: bool = False  # the table changes before anything is sent
+    rows: int = 6
+    bought: bool = True  # every row, once
+    late: bool = False  # a first create shows only when its shard was sent again: it is swept
+    fast: bool = False  # rows are asked one by one: those in flight at a kill may be paid once more, and are counted
+    patience: timedelta = timedelta(0)  # between two looks at a batch
+    terms: dict[str, Any] = field(default_factory=dict)
+
+    def plan(self, peer: Peer) -> dict[str, Any]:
+        return {"rules": [*self.faults, *self.by_peer.get(peer.name, ())]}
+
+    def table(self) -> Any:
+        return tickets(self.rows, changed=[0] if self.change else ())
+
+
+SCENARIOS = {
+    "plain": Scenario(terms={"max_shard_rows": 4}),
+    "lost": Scenario(faults=({"at": "create", "do": "drop_after"},)),
+    "absent": Scenario(faults=({"at": "create", "do": "drop_before"},)),
+    "expired": Scenario(faults=({"at": "life", "do": "expire", "done": 0.5, "after_s": 100},)),
+    "deferred": Scenario(
+        by_peer={
+            "openai": ({"at": "life", "do": "token_limit"},),
+            "anthropic": ({"at": "create", "do": "status", "status": 429, "retry_after": 30},),
+        }
+    ),
+    "refused": Scenario(faults=({"at": "create", "do": "status", "status": 401},)),
+    "rejected": Scenario(faults=({"at": "create", "do": "status", "status": 400},), bought=False),
+    "cancelled": Scenario(cancel_at=5, bought=False),
+    "dropped": Scenario(cancel_at=0, bought=False),
+    "superseded": Scenario(change=True),
+    "standard": Scenario(terms={"lane": "standard"}, fast=True),
+    "escalated": Scenario(
+        faults=({"at": "life", "do": "stuck", "done": 0.5},),
+        terms={"deadline": timedelta(hours=2)},
+        fast=True,
+        patience=timedelta(minutes=10),
+    ),
+    # A gateway has two batches made of one create; the second, where its mark tells whose it is, is stuck half-way, to be stopped.
+    "doubled": Scenario(
+        faults=({"at": "create", "do": "twice"},),
+        by_peer={"openai": ({"at": "life", "do": "stuck", "done": 0.5, "match": {"batch": 2}},)},
+        late=True,
+    ),
+    # Not in the list until the looks are over; and, where its mark tells whose it is before it ends, stuck half-way, to be stopped.
+    "late": Scenario(
+        faults=({"at": "create", "do": "drop_after"}, {"at": "create", "do": "list_lag", "for_s": 5_000}),
+        by_peer={"openai": ({"at": "life", "do": "stuck", "done": 0.5, "match": {"batch": 1}},)},
+        late=True,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What a worker process is told."""
+
+    env: dict[str, str]
+    home: str
+    ledger_url: str
+    emulator_url: str
+    peer: Peer
+    scenario: str
+    sink: str
+    bug: str | None = None  # one of `bug.BUGS`
+
+
+class Time:
+    """The emulator's clock, from another process."""
+
+    def __init__(self, url: str) -> None:
+        self._url = f"{url}/_keld/clock"
+
+    def __call__(self) -> datetime:
+        return self._read(None)
+
+    def advance(self, span: timedelta) -> datetime:
+        return self._read(json.dumps({"advance_s": span.total_seconds()}).encode())
+
+    def _read(self, body: bytes | None) -> datetime:
+        with urllib.request.urlopen(self._url, data=body) as answer:
+            return datetime.fromisoformat(json.load(answer)["now"])
+
+
+def work(order: Order) -> Status:
+    """Does what the scenario says, to the end."""
+    os.environ.update(order.env)
+    time, scenario = Time(order.emulator_url), SCENARIOS[order.scenario]
+    bug = BUGS[order.bug](pytest.MonkeyPatch()) if order.bug else nullcontext()
+    with bug, Keld(home=order.home, ledger_url=order.ledger_url, clock=time) as keld:
+        return follow(keld, time, scenario, order.peer, order.sink)
+
+
+def follow(keld: Keld, time: Any, scenario: Scenario, peer: Peer, sink: str, most: int = 80) -> Status:
+    """Submits, advances whenever the job run wants to be looked at, cancels where the scenario does; gives the end.
+
+    Raises:
+        AssertionError: after `most` steps it is not over.
+    """
+    job = triage(peer, **scenario.terms)
+    if scenario.change and keld.find("triage") is None:
+        keld.submit(job, tickets(scenario.rows), sink=sink)
+    status = keld.submit(job, scenario.table(), sink=sink)
+    for _ in range(most):
+        if scenario.cancel_at == 0 or (scenario.cancel_at and any(batch.batch_id for batch in status.batches)):
+            keld.cancel(status.id)
+        status = keld.advance(status.id)
+        if status.over and not (scenario.late and _unswept(keld, status)):
+            return status
+        if status.over:
+            time.advance(keld.settings.sweep_every)
+            continue
+        wish = max((status.next_check_at or time()) - time(), timedelta(seconds=1))
+        if all(batch.state is State.IN_PROGRESS and batch.lane == "batch" for batch in status.batches):
+            wish = max(wish, scenario.patience)
+        time.advance(min(wish, timedelta(seconds=scenario.cancel_at)) if scenario.cancel_at else wish)
+    raise AssertionError(f"{status!r} does not come to its end: {status.batches} {status.problem}")
+
+
+def _unswept(keld: Keld, status: Status) -> bool:
+    """Whether the first create of a late scenario is still to be found, or to be settled."""
+    orphans = keld.ledger.orphans.of(status.id)
+    return not orphans or any(orphan.settled_at is None for orphan in orphans)
+
+
+def server() -> ForkServerContext:
+    """Where workers come from: each a process of its own, forked where everything is imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    before = os.environ.get("PYTHONPATH")
+    # Before Python 3.13 the server has no other way to find us; and what it finds must be the package that we found.
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(keld.__file__).parents[1]), str(Path(__file__).parents[2])])
+    forkserver.ensure_running()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+    return context
+
+
+def killed(order: Order, failpoint: str, nth: int = 1) -> int | None:
+    """The exit code of a worker that dies at its `nth` pass of `failpoint`; 0 where it never came by."""
+    told = replace(order, env={**order.env, "KELD_FAILPOINT": f"{failpoint}:kill9:{nth}"})
+    process = server().Process(target=work, args=(told,))
+    process.start()
+    process.join(60)
+    return process.exitcode
