@@ -11,7 +11,7 @@ The map of the house; the files in order are the way of the data.
     identity     whose job it is, what it asks and of which source
     snapshot     the rows of a partition as they were asked, taken once
     reuse        the answers that an earlier generation already paid for
-    twin         rows with the same prompt are asked once
+    duplicate    rows with the same prompt are asked once
     shard        the slice that becomes one batch; cut within one provider's limits
     price        what tokens cost, by provider, model, lane and day
     estimate     how many tokens a row takes, as expected
@@ -44,7 +44,7 @@ The map of the house; the files in order are the way of the data.
     process      a name for this process, by which another can tell whether it is dead
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
-    runner/      the only rooms that act: open, submit, refusal, search, sibling, look, observe, escalate, hurry, collect, finish, sweep, clock
+    runner/      the only rooms that act: open, submit, find_lost, observe, escalate, fast_lane, collect, finish, orphan, ...
     providers/   who answers: dialects and transports, one account at one provider, what each kind is made of
     emulator/    the other side of the wire; imports nothing of the rest
 """

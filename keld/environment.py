@@ -29,7 +29,7 @@ from keld.providers.account import Account
 from keld.providers.provider import Provider
 from keld.reading import Reading
 from keld.retention import Removal, removable, remove
-from keld.runner import Finding, Opener, Runner, Settings, World, identity, read, submission
+from keld.runner import Environment, Finding, Opener, Runner, Settings, identity, read, submission
 from keld.spend import Report, days, report
 from keld.staging import Staging
 from keld.state import RunState
@@ -405,7 +405,7 @@ class Keld:
         Raises:
             UnknownJobRun: there is none, or rows of it have no outcome yet.
         """
-        return read(self.world, self.ledger.run(run_id))
+        return read(self.environment, self.ledger.run(run_id))
 
     def write(self, run_id: str, sink: Any) -> str:
         """Writes the enriched rows of a job run that is over to a path or an open file system's (a UPath and its like); gives the URI.
@@ -471,19 +471,19 @@ class Keld:
             return self._ledger
 
     @property
-    def world(self) -> World:
+    def environment(self) -> Environment:
         """What the runner acts with."""
-        return World(self.ledger, self.staging, self._accounts.provider, self.clock, self.settings)
+        return Environment(self.ledger, self.staging, self._accounts.provider, self.clock, self.settings)
 
     @property
     def runner(self) -> Runner:
         if self._runner is None:
-            self._runner = Runner(self.world)
+            self._runner = Runner(self.environment)
         return self._runner
 
     @property
     def _opener(self) -> Opener:
-        return Opener(self.world, self.runner, self._namespace)
+        return Opener(self.environment, self.runner, self._namespace)
 
     def provider(self, name: str) -> Provider:
         """The provider of an account, connected at the first use.

@@ -257,7 +257,7 @@ class Terms:
         return self.ceiling_usd is None or (worst_usd is not None and worst_usd <= self.ceiling_usd)
 
 
-def reckon(candidates: Sequence[Candidate], work: Work, terms: Terms) -> list[Option]:
+def evaluate(candidates: Sequence[Candidate], work: Work, terms: Terms) -> list[Option]:
     """What each candidate would cost, when it would be back, and whether the deadline would be kept; the usable ones first, by total cost."""
     candidates = [candidate.affordable(work, terms) for candidate in candidates]
     options = [_option(candidate, _rescuers(candidates, candidate, work, terms), work, terms) for candidate in candidates]
@@ -369,9 +369,9 @@ def _rescue(candidate: Candidate, rescuer: Candidate, work: Work, terms: Terms, 
         needed = 1 - back
         if at - terms.now < _WAIT_LEAST or span < _BATCH_LEAST or back < _WORTH:
             return None
-    dearer = (rescuer.expected_usd(work) or Decimal(0)) - (candidate.expected_usd(work) or Decimal(0))
+    costlier = (rescuer.expected_usd(work) or Decimal(0)) - (candidate.expected_usd(work) or Decimal(0))
     # What a batch, or flex, has not answered is not paid.
-    return _Rescue(usd=max(dearer, Decimal(0)) * Decimal(str(round(needed, 6))), back=back, name=rescuer.name)
+    return _Rescue(usd=max(costlier, Decimal(0)) * Decimal(str(round(needed, 6))), back=back, name=rescuer.name)
 
 
 def choose(job: str, partition: str, options: Sequence[Option], terms: Terms) -> Option:

@@ -95,7 +95,7 @@ class RunFiles:
         return self.dir / "ledger.jsonl"
 
     @property
-    def twins(self) -> Path:
+    def duplicates(self) -> Path:
         return self.dir / "twins.npy"
 
     @property

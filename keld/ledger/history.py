@@ -45,7 +45,7 @@ class History:
                 (completed if ended == "completed" else others).append(seconds)
         return completed, others
 
-    def stretches(self, provider: str, host: str, model: str, lane: str, limit: int = 20) -> list[tuple[int, float, float]]:
+    def realtime_runs(self, provider: str, host: str, model: str, lane: str, limit: int = 20) -> list[tuple[int, float, float]]:
         """(rows, begun, ended) of the latest stretches in a fast lane, in seconds since the epoch; those of a handful of rows say nothing."""
         query = (
             sa.select(SHARD.c.requests, SHARD.c.submitted_at, SHARD.c.ended_at)

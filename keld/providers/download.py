@@ -7,7 +7,7 @@ result that was paid for is never held only in memory.
 The rest belongs behind a beginning only if both are of the same file, byte by byte: a host that writes its rows in another order for each request would
 else give a mixture, with rows missing, or one row's answer under another's id.  So the rest is asked for from a little before the end of what is
 there, and must begin with the same bytes; and the validators (ETag, version, date) must agree, where there are any.  Before rows are called lost the
-file is fetched `anew`: in one piece, or in pieces that a validator proves to be of one.
+file is fetched `again`: in one piece, or in pieces that a validator proves to be of one.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ Open = Callable[[int, str], AbstractContextManager[Piece]]
 """(first byte, validator that it must have, or "") -> the file from there on; raises `Fault`."""
 
 
-def download(open_piece: Open, file: ResultFile, path: Path, most_bytes: int, *, anew: bool = False) -> Path:
+def download(open_piece: Open, file: ResultFile, path: Path, most_bytes: int, *, again: bool = False) -> Path:
     """The file at `path`, fsynced and renamed there once it looks whole.
 
     Args:
@@ -104,13 +104,13 @@ def download(open_piece: Open, file: ResultFile, path: Path, most_bytes: int, *,
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = _own_part(path, file.what)
-    broken, of = "", _Of(strict=anew)
-    if anew:
+    broken, of = "", _Of(strict=again)
+    if again:
         part.unlink(missing_ok=True)
     elif part.exists() and file.is_proven_whole(part):
         return _publish(part, path)  # an earlier worker died between the last byte and the rename
     for _ in range(TRIES):
-        if part.exists() and (not _begins_as_lines(part) or (anew and not of.validator)):
+        if part.exists() and (not _begins_as_lines(part) or (again and not of.validator)):
             part.unlink()  # a proxy's page with status 200: the rest of the results does not belong behind it; nor an unproven rest
         broken = _tried(open_piece, part, most_bytes, of)
         if broken == _CUT_OFF:

@@ -47,7 +47,7 @@ def preset_of(kind: str, account: str) -> Preset:
 
 
 def batch_page(host: str, batch_id: str) -> str | None:
-    """A batch in the dashboard of its host, for people; None where there is no page for each.
+    """A batch in the dashboard of its host, for people, by the built-in kinds; None where there is no page for each.
 
     Args:
         host: `scheme://host[:port]`.
@@ -57,9 +57,9 @@ def batch_page(host: str, batch_id: str) -> str | None:
 
 def _batch_pages() -> dict[str, str]:
     from keld.providers.account import origin
-    from keld.providers.presets import ANTHROPIC, OPENAI
 
-    return {origin(preset.base_url): preset.batch_page for preset in (ANTHROPIC, OPENAI) if preset.base_url and preset.batch_page}
+    presets = [preset_of(kind, kind) for kind in BUILT_IN]
+    return {origin(preset.base_url): preset.batch_page for preset in presets if preset.base_url and preset.batch_page}
 
 
 def _found() -> dict[str, EntryPoint]:

@@ -11,7 +11,7 @@ import logging
 _LOG_HEADERS = ("httpcore2.http11", "httpcore2.http2", "anthropic._base_client", "openai._base_client")
 
 
-def hush_headers() -> None:
+def hide_headers() -> None:
     """From now on no log record of the HTTP libraries holds a response's headers; called twice, it is the same."""
     for name in _LOG_HEADERS:
         logging.getLogger(name).addFilter(_without_headers)

@@ -27,7 +27,7 @@ from keld.providers.envelope import LINES
 from keld.providers.fault import Fault, create_outcome, in_words
 from keld.providers.kinds import preset_of
 from keld.providers.line import beginning
-from keld.providers.log import hush_headers
+from keld.providers.log import hide_headers
 from keld.providers.page import Listing, Page, youngest
 from keld.providers.part import Batches, Connection, Dialect, Envelope, Preset
 from keld.request import Question
@@ -149,7 +149,7 @@ class Provider:
         Raises:
             AccessRefused: its key is not set.
         """
-        hush_headers()
+        hide_headers()
         url = self._connection.base_url.rstrip("/") + path.removeprefix(self._preset.base_holds)
         headers = self._preset.auth(self._connection)
         return senders(Door(url=url, headers=headers, quotas=self._preset.quotas, codes=self._preset.codes), timeout_s, most)
@@ -233,15 +233,15 @@ class Provider:
             )
         return ids
 
-    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int, *, anew: bool = False) -> list[Path]:
-        """All result files, those with the answers first, whole and durable, at `into(0)`, `into(1)`, ...; see `download` for `most_bytes` and `anew`."""
+    def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int, *, again: bool = False) -> list[Path]:
+        """All result files, those with the answers first, whole and durable, at `into(0)`, `into(1)`, ...; see `download` for `most_bytes` and `again`."""
         with self._in_words("the download of results"):
             found = enumerate(self._batches.results(batch))
-            return [self._download(batch, file, into(n), most_bytes, anew) for n, file in found]
+            return [self._download(batch, file, into(n), most_bytes, again) for n, file in found]
 
-    def _download(self, batch: RemoteBatch, file: ResultFile, path: Path, most_bytes: int, anew: bool) -> Path:
+    def _download(self, batch: RemoteBatch, file: ResultFile, path: Path, most_bytes: int, again: bool) -> Path:
         sized = replace(file, size_bytes=self._batches.size_bytes(file)) if file.size_bytes is None else file
-        return download(lambda start, validator: self._batches.fetch(batch, sized, start, validator), sized, path, most_bytes, anew=anew)
+        return download(lambda start, validator: self._batches.fetch(batch, sized, start, validator), sized, path, most_bytes, again=again)
 
     def delete_input(self, input_ref: str) -> None:
         """Removes an uploaded input; "not there" is success, a reply that does not say so is none: what is sent again relies upon it."""

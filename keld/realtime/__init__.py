@@ -11,7 +11,7 @@ Beside the road, above `providers`, below `runner`; the only package with an eve
 """
 
 from keld.realtime.ending import Stopped
-from keld.realtime.options import Manner, Time
-from keld.realtime.run import Stretch, settle_doubts, stretch
+from keld.realtime.options import Options, Time
+from keld.realtime.run import RealtimeRun, settle_doubts, stretch
 
-__all__ = ["Manner", "Stopped", "Stretch", "Time", "settle_doubts", "stretch"]
+__all__ = ["Options", "RealtimeRun", "Stopped", "Time", "settle_doubts", "stretch"]

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.providers.base import Denied
-from keld.realtime.options import Manner
+from keld.realtime.options import Options
 
 
 class Stopped(StrEnum):
@@ -30,7 +30,7 @@ class Ending:
         account: the provider's name, for errors.
     """
 
-    def __init__(self, whom: str, account: str, manner: Manner) -> None:
+    def __init__(self, whom: str, account: str, manner: Options) -> None:
         self.stopped: Stopped | None = None
         self.problem: KeldError | None = None  # what a person has to mend
         self.retry_after_s: float | None = None

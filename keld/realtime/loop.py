@@ -22,7 +22,7 @@ from keld.providers.encoder import Encoder
 from keld.providers.provider import Provider
 from keld.realtime.ending import Ending
 from keld.realtime.journal import Journal
-from keld.realtime.options import Manner, Time
+from keld.realtime.options import Options, Time
 from keld.realtime.throttle import Throttle
 from keld.request import custom_id
 
@@ -55,7 +55,7 @@ class Loop:
         fragments: Iterator[tuple[int, bytes]],
         journal: Journal,
         stop: Callable[[], bool],
-        manner: Manner,
+        manner: Options,
         clock: Time,
     ) -> None:
         self.ending = Ending(f"{provider.name} at {provider.host}", provider.name, manner)

@@ -17,7 +17,7 @@ _TIMEOUT_S = {Lane.FLEX: 900.0, Lane.STANDARD: 600.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class Options:
     """The options of one realtime run.
 
     Args:

@@ -25,7 +25,7 @@ from keld.providers.provider import Provider
 from keld.realtime.ending import Stopped
 from keld.realtime.journal import Journal
 from keld.realtime.loop import Loop
-from keld.realtime.options import Manner, Time
+from keld.realtime.options import Options, Time
 from keld.request import custom_id
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
+class RealtimeRun:
     """What a run left behind.  Rows are counted over the whole journal, whichever run wrote them; the rest is of this run."""
 
     answered: int  # paid
@@ -63,9 +63,9 @@ def stretch(
     journal: Path,
     *,
     stop: Callable[[], bool] = lambda: False,
-    manner: Manner | None = None,
+    manner: Options | None = None,
     clock: Time | None = None,
-) -> Stretch:
+) -> RealtimeRun:
     """Asks those of the rows that the journal has no line of.
 
     Args:
@@ -86,7 +86,7 @@ def stretch(
     with Journal(journal, nonce, reader.journal) as kept:
         _run(lambda: _settle_doubts(nonce, kept))
         left = _without(positions, kept.settled)
-        loop = Loop(provider, encoder, lane, nonce, fragments(left), kept, stop, manner or Manner(), clock or Time())
+        loop = Loop(provider, encoder, lane, nonce, fragments(left), kept, stop, manner or Options(), clock or Time())
         log.info("stretch.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
         _run(loop.all)
         return _result(loop, kept, nonce, _without(positions, kept.settled))
@@ -106,11 +106,11 @@ async def _settle_doubts(nonce: str, kept: Journal) -> None:
         await kept.keep(position, line, Outcome.LOST)
 
 
-def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64]) -> Stretch:
+def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64]) -> RealtimeRun:
     seconds, ending = loop.seconds, loop.ending
     stopped = ending.stopped or (Stopped.NO_CAPACITY if len(undone) else Stopped.DONE)
     log.info("stretch.ended shard=%s why=%s lines=%d undone=%d s=%.1f", nonce, stopped.value, loop.lines, len(undone), seconds)
-    return Stretch(
+    return RealtimeRun(
         answered=kept.answered,
         refused=kept.refused,
         in_doubt=kept.in_doubt,

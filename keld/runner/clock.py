@@ -9,23 +9,23 @@ from __future__ import annotations
 from datetime import timedelta
 
 from keld.ledger import WORKER_SKEW
-from keld.runner.hurry import RETRY_MOST
-from keld.runner.visit import Visit, log
+from keld.runner.context import RunContext, log
+from keld.runner.fast_lane import RETRY_MOST
 from keld.state import Event, State
 
 _WAITING = {State.UNKNOWN: Event.LOOKED, State.DEFERRED: Event.DEFERRED}
 
 
-def begin_anew(visit: Visit) -> None:
+def begin_again(context: RunContext) -> None:
     """Lets the waits of a job run that were noted by a clock that was set back since last as long as they were meant to, from now."""
-    now = visit.now()
-    waiting = [shard for shard in visit.ledger.shards(visit.lease.run_id) if shard.not_before is not None and shard.not_before > now]
-    noted = visit.ledger.progress.noted_at(visit.lease.run_id) if any(shard.state in _WAITING for shard in waiting) else {}
+    now = context.now()
+    waiting = [shard for shard in context.ledger.shards(context.lease.run_id) if shard.not_before is not None and shard.not_before > now]
+    noted = context.ledger.progress.noted_at(context.lease.run_id) if any(shard.state in _WAITING for shard in waiting) else {}
     for shard in waiting:
         assert shard.not_before is not None
         if shard.state in _WAITING and (since := noted.get(shard.id, now)) > now + WORKER_SKEW:
             log.warning("clock.set_back shard=%s by_s=%d", shard.id, (since - now).total_seconds())
             wait = max(shard.not_before - since, timedelta(0))
-            visit.record(shard, _WAITING[shard.state], not_before=now + wait, facts={"clock": "set back"})
+            context.record(shard, _WAITING[shard.state], not_before=now + wait, facts={"clock": "set back"})
         elif shard.state is State.IN_PROGRESS and shard.not_before > now + RETRY_MOST + WORKER_SKEW:
-            visit.ledger.progress.note(visit.lease, shard, shard.done, now)  # in a fast lane: it may ask again whether it may
+            context.ledger.progress.note(context.lease, shard, shard.done, now)  # in a fast lane: it may ask again whether it may

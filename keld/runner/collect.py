@@ -27,8 +27,8 @@ from keld.price import Lane
 from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
 from keld.request import Question
-from keld.runner.last import last_of
-from keld.runner.visit import LAG, Visit, log, sent_of
+from keld.runner.context import LAG, RunContext, log, sent_of
+from keld.runner.give_up import last_of
 from keld.staging import ShardFiles, disk_errors
 from keld.state import Event
 
@@ -41,88 +41,90 @@ _NEVER_WHOLE = Missing(
 )
 
 
-def collect(visit: Visit, run: JobRun, shard: Shard) -> Shard:
+def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     """Judges every line of a shard's results, keeps one answer a row; or notes when they are fetched again."""
     if shard.lane != Lane.BATCH:
-        return _collected(visit, shard, _tally(visit, run, shard, [visit.files.shard(shard.id).journal], _missing(shard)))
-    files = visit.files.shard(shard.id)
+        return _collected(context, shard, _tally(context, run, shard, [context.files.shard(shard.id).journal], _missing(shard)))
+    files = context.files.shard(shard.id)
     before = _sizes(files)  # of an earlier fetch that was not believed
     try:
-        batch = _batch(visit.provider(shard), shard)
-        with disk_errors(visit.files.dir, "What was answered is paid, and stays where it is."):
-            results = _fetch(visit, shard, batch, files, anew=bool(before))
+        batch = _batch(context.provider(shard), shard)
+        with disk_errors(context.files.dir, "What was answered is paid, and stays where it is."):
+            results = _fetch(context, shard, batch, files, again=bool(before))
             _remove_others(files, results)
     except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
-        return _again(visit, shard, problem, visit.settings.retry_unreachable, _UNREACHABLE_MOST)
-    tally = _tally(visit, run, shard, results, LOST)
+        return _again(context, shard, problem, context.settings.retry_unreachable, _UNREACHABLE_MOST)
+    tally = _tally(context, run, shard, results, LOST)
     unmentioned = tally.outcomes[Outcome.LOST]
-    if unmentioned == shard.requests and not _answered_none(visit, shard, batch, results):
+    if unmentioned == shard.requests and not _answered_none(context, shard, batch, results):
         fault = (
             f"{shard.provider} at {shard.host} gave results of {batch.id} in which none of its {shard.requests:,} rows is. They may be paid for, so they "
             "are not asked again; the results are."
         )
-        return _again(visit, shard, ProviderUnreachable(fault), _PAUSE, _PAUSE_MOST)
-    if 0 < unmentioned < shard.requests and not _is_whole(visit, shard, batch, tally, before, _sizes(files)):
-        last = last_of(visit, run, shard)
-        if last is None or visit.now() < last:
+        return _again(context, shard, ProviderUnreachable(fault), _PAUSE, _PAUSE_MOST)
+    if 0 < unmentioned < shard.requests and not _is_whole(context, shard, batch, tally, before, _sizes(files)):
+        last = last_of(context, run, shard)
+        if last is None or context.now() < last:
             fault = (
                 f"{shard.provider} at {shard.host} gave results of {batch.id} that lack {unmentioned:,} of its {shard.requests:,} rows. "
                 "They are fetched again before anything is asked again."
             )
-            return _again(visit, shard, ProviderUnreachable(fault), _PAUSE, LAG)
-        tally = _tally(visit, run, shard, results, _NEVER_WHOLE)
-    return _collected(visit, shard, tally)
+            return _again(context, shard, ProviderUnreachable(fault), _PAUSE, LAG)
+        tally = _tally(context, run, shard, results, _NEVER_WHOLE)
+    return _collected(context, shard, tally)
 
 
-def _tally(visit: Visit, run: JobRun, shard: Shard, results: list[Path], missing: Missing) -> Tally:
-    reader, answers = visit.reader(shard), visit.files.shard(shard.id).answers
+def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], missing: Missing) -> Tally:
+    reader, answers = context.reader(shard), context.files.shard(shard.id).answers
     read_block = reader.results if shard.lane == Lane.BATCH else reader.journal
 
     def read(block: bytes) -> list[answer.Reply]:
-        visit.pulse()
+        context.pulse()
         return read_block(block)
 
-    with disk_errors(visit.files.dir, "What was answered is paid, and stays where it is."):
+    with disk_errors(context.files.dir, "What was answered is paid, and stays where it is."):
         return answer.collect(
             [path for path in results if path.exists()],
             read,
-            sent_of(visit.world, run, visit.files, shard),
-            visit.output(),
+            sent_of(context.environment, run, context.files, shard),
+            context.output(),
             answers,
             missing,
         )
 
 
-def _collected(visit: Visit, shard: Shard, tally: Tally) -> Shard:
+def _collected(context: RunContext, shard: Shard, tally: Tally) -> Shard:
     failpoint("collect.done")
-    return visit.record(shard, Event.COLLECTED, **_counts(tally), collected_at=visit.now(), facts=_findings(tally))
+    return context.record(shard, Event.COLLECTED, **_counts(tally), collected_at=context.now(), facts=_findings(tally))
 
 
-def _again(visit: Visit, shard: Shard, problem: KeldError, pause: timedelta, most: timedelta) -> Shard:
+def _again(context: RunContext, shard: Shard, problem: KeldError, pause: timedelta, most: timedelta) -> Shard:
     """The shard, whose results are fetched again later, and later each time."""
-    visit.problem = problem
-    visit.stuck[shard.id] = str(problem)
+    context.problem = problem
+    context.stuck[shard.id] = str(problem)
     wait = min(pause * (1 << min(shard.looks, 16)), most)
     log.warning("shard.not_collected shard=%s batch_id=%s problem=%s", shard.id, shard.batch_id, type(problem).__name__)
-    return visit.record(shard, Event.LOOKED, looks=shard.looks + 1, not_before=visit.now() + wait, facts={"why": type(problem).__name__})
+    return context.record(
+        shard, Event.LOOKED, looks=shard.looks + 1, not_before=context.now() + wait, facts={"why": type(problem).__name__}
+    )
 
 
-def _answered_none(visit: Visit, shard: Shard, batch: RemoteBatch, results: list[Path]) -> bool:
+def _answered_none(context: RunContext, shard: Shard, batch: RemoteBatch, results: list[Path]) -> bool:
     """Whether the provider says that it answered none of the rows, and can be believed."""
     if any(path.stat().st_size for path in results if path.exists()):
         return False  # errors of our rows would have our rows' ids: this is something else
     if batch.succeeded == 0 and batch.requests == shard.requests:
         return batch.state is not BatchState.COMPLETED or batch.done == shard.requests
     no_end_of_work = batch.state in (BatchState.CANCELLED, BatchState.EXPIRED, BatchState.FAILED) and not batch.result_refs
-    return no_end_of_work and (batch.succeeded == 0 or (batch.succeeded is None and _is_late(visit, shard)))
+    return no_end_of_work and (batch.succeeded == 0 or (batch.succeeded is None and _is_late(context, shard)))
 
 
-def _is_whole(visit: Visit, shard: Shard, batch: RemoteBatch, tally: Tally, before: list[int], sizes: list[int]) -> bool:
+def _is_whole(context: RunContext, shard: Shard, batch: RemoteBatch, tally: Tally, before: list[int], sizes: list[int]) -> bool:
     """Whether rows that are in no result are in none, and will be in none."""
     mentioned = shard.requests - tally.outcomes[Outcome.LOST]
     if batch.requests == shard.requests and batch.done == mentioned:
         return True
-    return bool(before) and before == sizes and _is_late(visit, shard)
+    return bool(before) and before == sizes and _is_late(context, shard)
 
 
 def _sizes(files: ShardFiles) -> list[int]:
@@ -157,19 +159,19 @@ def _batch(provider: Provider, shard: Shard) -> RemoteBatch:
     return batch
 
 
-def _fetch(visit: Visit, shard: Shard, batch: RemoteBatch, files: ShardFiles, *, anew: bool) -> list[Path]:
+def _fetch(context: RunContext, shard: Shard, batch: RemoteBatch, files: ShardFiles, *, again: bool) -> list[Path]:
     """All result files, those with the answers first; none where it names none."""
-    if batch.succeeded and not batch.result_refs and not _is_late(visit, shard):
+    if batch.succeeded and not batch.result_refs and not _is_late(context, shard):
         raise ProviderUnreachable(
             f"{shard.provider} at {shard.host} says that batch {batch.id} has ended with {batch.succeeded:,} answers, but names no results yet. "
             "They are looked for again.",
             account=shard.provider,
         )
-    return visit.provider(shard).download(batch, files.result, most_bytes(visit.question(), shard), anew=anew)
+    return context.provider(shard).download(batch, files.result, most_bytes(context.question(), shard), again=again)
 
 
-def _is_late(visit: Visit, shard: Shard) -> bool:
-    return visit.now() - (shard.ended_at or visit.now()) > LAG
+def _is_late(context: RunContext, shard: Shard) -> bool:
+    return context.now() - (shard.ended_at or context.now()) > LAG
 
 
 def most_bytes(question: Question, shard: Shard) -> int:

@@ -18,12 +18,12 @@ from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.ledger import JobRun, Shard
 from keld.plan import moves_on
 from keld.price import Lane
-from keld.runner.hurry import stop
+from keld.runner.context import Environment, RunContext, log
+from keld.runner.fast_lane import stop
+from keld.runner.find_lost import orphan_of
 from keld.runner.observe import cancel
 from keld.runner.option import flex_of, options, speed_of
 from keld.runner.round import ask_of
-from keld.runner.search import orphan_of
-from keld.runner.visit import Visit, World, log
 from keld.staging import read_positions
 from keld.state import AT_PROVIDER, Event, RunState, State
 
@@ -31,18 +31,18 @@ _UNSENT = (State.PLANNED, State.STAGED, State.DEFERRED)
 _WAITING = (*_UNSENT, State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLING)
 
 
-def moment(world: World, run: JobRun, shards: Sequence[Shard]) -> datetime | None:
+def escalation_time(environment: Environment, run: JobRun, shards: Sequence[Shard]) -> datetime | None:
     """When something that is waited for must move on; None where there is no deadline to keep, or nothing to move."""
-    return min(moments(world, run, shards).values(), default=None)
+    return min(escalation_times(environment, run, shards).values(), default=None)
 
 
-def moments(world: World, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, datetime]:
+def escalation_times(environment: Environment, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, datetime]:
     """When what is in batches, and what is in flex, must move on, by what is left of all of it now."""
     waiting = [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING]
     if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or not run.terms.any_lane:
         return {}
-    speeds = {name: speed_of(world, name, run.id) for name in run.terms.models}
-    flex = flex_of(world, run.terms, waiting)
+    speeds = {name: speed_of(environment, name, run.id) for name in run.terms.models}
+    flex = flex_of(environment, run.terms, waiting)
     behind = {Lane.BATCH: None if flex is None else speeds[flex], Lane.FLEX: None}
     return {
         lane: moves_at(run.deadline_at, _left(waiting), list(speeds.values()), batch=lane is Lane.BATCH, flex=speed)
@@ -51,67 +51,67 @@ def moments(world: World, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, da
     }
 
 
-def escalate(visit: Visit, run: JobRun, shards: Sequence[Shard], *, heavy: bool) -> bool:
+def escalate(context: RunContext, run: JobRun, shards: Sequence[Shard], *, heavy: bool) -> bool:
     """Whether something was given up, so that its rows move on.
 
     Args:
         heavy: stretches are stopped and unsent shards dropped, too, which writes to disk; a light poll only asks cancels.
     """
-    due = [lane for lane, at in moments(visit.world, run, shards).items() if at <= visit.now()]
+    due = [lane for lane, at in escalation_times(context.environment, run, shards).items() if at <= context.now()]
     waiting = [shard for shard in shards if shard.lane in due and shard.state in _WAITING]
-    if not waiting or run.deadline_at is None or visit.now() >= run.deadline_at or not _moves_on(visit, run, waiting):
+    if not waiting or run.deadline_at is None or context.now() >= run.deadline_at or not _moves_on(context, run, waiting):
         return False  # late is better than never
-    if heavy and run.terms.hedge and visit.now() >= _hedge_at(visit.world, run, waiting):
-        return _hedge(visit, waiting)
+    if heavy and run.terms.hedge and context.now() >= _hedge_at(context.environment, run, waiting):
+        return _hedge(context, waiting)
     moved = False
     for shard in waiting:
-        if shard.lane == Lane.BATCH and shard.provider in visit.blocked:
+        if shard.lane == Lane.BATCH and shard.provider in context.blocked:
             continue
         if shard.state is State.IN_PROGRESS and (heavy or shard.lane == Lane.BATCH):
             log.info("shard.escalated shard=%s run=%s due=%s", shard.id, run.id, run.deadline_at.isoformat())
-            moved |= _ask_cancel(visit, shard) if shard.lane == Lane.BATCH else bool(stop(visit, shard))
+            moved |= _ask_cancel(context, shard) if shard.lane == Lane.BATCH else bool(stop(context, shard))
         elif heavy and shard.state in _UNSENT:
-            visit.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
+            context.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
             moved = True
     return moved
 
 
-def _ask_cancel(visit: Visit, shard: Shard) -> bool:
+def _ask_cancel(context: RunContext, shard: Shard) -> bool:
     """Whether the provider heard it; it is asked again at the next look."""
     try:
-        cancel(visit, shard)
+        cancel(context, shard)
     except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
-        visit.blocked.add(shard.provider)
-        visit.problem = problem
+        context.blocked.add(shard.provider)
+        context.problem = problem
         return False
     return True
 
 
-def _hedge_at(world: World, run: JobRun, waiting: Sequence[Shard]) -> datetime:
+def _hedge_at(environment: Environment, run: JobRun, waiting: Sequence[Shard]) -> datetime:
     """When a batch's last word cannot be waited for any more: all the time that is left is needed to ask its rows elsewhere."""
     assert run.deadline_at is not None
-    speeds = [speed_of(world, name, run.id) for name in run.terms.models]
+    speeds = [speed_of(environment, name, run.id) for name in run.terms.models]
     return moves_at(run.deadline_at, _left(waiting), speeds, batch=False)
 
 
-def _hedge(visit: Visit, shards: Sequence[Shard]) -> bool:
+def _hedge(context: RunContext, shards: Sequence[Shard]) -> bool:
     """Leaves every batch that is still out to the sweep, which counts what it cost; its rows move on now, and may be paid twice."""
     out = [shard for shard in shards if shard.lane == Lane.BATCH and shard.state in AT_PROVIDER and shard.batch_id is not None]
     for shard in out:
         log.warning("shard.hedged shard=%s batch_id=%s rows=%d", shard.id, shard.batch_id, shard.requests)
-        left = [orphan_of(shard, shard.require_batch_id(), visit.now())]
+        left = [orphan_of(shard, shard.require_batch_id(), context.now())]
         why = "its batch did not end in time for the deadline; asked elsewhere, since hedge=True"
-        visit.give_up(shard, Event.HEDGED, Outcome.CANCELLED, why, retryable=True, orphans=left)
+        context.give_up(shard, Event.HEDGED, Outcome.CANCELLED, why, retryable=True, orphans=left)
     return bool(out)
 
 
-def _moves_on(visit: Visit, run: JobRun, waiting: Sequence[Shard]) -> bool:
+def _moves_on(context: RunContext, run: JobRun, waiting: Sequence[Shard]) -> bool:
     """Whether what is left would go to a faster lane, as the time and the ceiling are now."""
-    rows = np.concatenate([read_positions(visit.files.shard(shard.id).positions) for shard in waiting])
+    rows = np.concatenate([read_positions(context.files.shard(shard.id).positions) for shard in waiting])
     free = None
     if run.ceiling_usd is not None:
         free = run.ceiling_usd - run.spent_usd - run.reserved_usd + sum(s.worst_usd for s in waiting if s.state not in _UNSENT)
-    found, terms = options(visit.world, ask_of(visit, run, rows), run.deadline_at, free, rows=_left(waiting))
+    found, terms = options(context.environment, ask_of(context, run, rows), run.deadline_at, free, rows=_left(waiting))
     return moves_on(found, terms, Lane.BATCH if any(shard.lane == Lane.BATCH for shard in waiting) else Lane.FLEX)
 
 

@@ -19,10 +19,10 @@ from keld.plan import Plan, choose_first
 from keld.price import Lane
 from keld.providers.base import Fit
 from keld.request import Question, one_line
+from keld.runner.context import Environment, log
 from keld.runner.option import Ask, key_notes, keyless, options, overhead, plan_shards
 from keld.runner.probe import probe_of
 from keld.runner.take import Left, Taken, marks_cache
-from keld.runner.visit import World, log
 from keld.schema import OutputSchema, output_schema
 from keld.shard import fitting
 from keld.staging import RunFiles
@@ -47,19 +47,19 @@ class First:
     fits: Mapping[str, Fit]
 
 
-def first_of(world: World, namespace: str, taken: Taken, left: Left) -> First:
+def first_of(environment: Environment, namespace: str, taken: Taken, left: Left) -> First:
     """What the first round of a partition may ask."""
     job, question = taken.job, taken.question
     names = {name: name.partition(":") for name in job.acceptable}
-    fits = {name: world.provider(account).fit(question, model) for name, (account, _, model) in names.items()}
+    fits = {name: environment.provider(account).fit(question, model) for name, (account, _, model) in names.items()}
     able = [name for name, fit in fits.items() if fit.obstacle is None] or job.acceptable
-    marked = taken.snapshot.marks_cache or marks_cache(world, job)(one_line(dict(job.params)))
+    marked = taken.snapshot.marks_cache or marks_cache(environment, job)(one_line(dict(job.params)))
     terms = _terms(job, able, marked=marked)
     ask = Ask(question=question, sizes=left.sizes, terms=terms, job=(namespace, job.name), snapshot=taken.files.snapshot)
     return First(taken=taken, left=left, ask=ask, fits=fits)
 
 
-def plan_first(world: World, first: First, ends_at: datetime | None = None) -> Plan:
+def plan_first(environment: Environment, first: First, ends_at: datetime | None = None) -> Plan:
     """What a run of this partition would do, cost and take.
 
     Args:
@@ -69,7 +69,7 @@ def plan_first(world: World, first: First, ends_at: datetime | None = None) -> P
         SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, InvalidJob: nothing was sent.
     """
     job, key, rows = first.taken.job, first.taken.key, first.taken.snapshot
-    due_at, basis = due(job, ends_at or partition_end(key), world.clock())
+    due_at, basis = due(job, ends_at or partition_end(key), environment.clock())
     work, fits, unanswered = first.ask.work, first.fits, first.left.unanswered
     if work.requests and all(fit.obstacle for fit in fits.values()):
         raise SchemaError(
@@ -78,7 +78,7 @@ def plan_first(world: World, first: First, ends_at: datetime | None = None) -> P
             job=job.name,
             partition=key,
         )
-    found, terms = options(world, first.ask, due_at, job.ceiling)
+    found, terms = options(environment, first.ask, due_at, job.ceiling)
     chosen, most_rows = choose_first(job.name, key, found, terms) if work.requests else (None, None)
     return Plan(
         job=job.name, partition=key, rows=rows.rows, unaskable=rows.unaskable, reused=rows.rows - rows.unaskable - unanswered,
@@ -86,7 +86,7 @@ def plan_first(world: World, first: First, ends_at: datetime | None = None) -> P
         chosen=chosen, most_rows=most_rows, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
         probability=job.probability, lane=terms.lane, skipped=dict(rows.skipped),
         left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
-        notes=_notes(fits, key_notes(world, job.acceptable)),
+        notes=_notes(fits, key_notes(environment, job.acceptable)),
     )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def _notes(fits: Mapping[str, Fit], of_keys: Mapping[str, str]) -> dict[str, str
     return {name: note for name, note in notes.items() if note}
 
 
-def cut_first(world: World, first: First, plan: Plan, run_id: str) -> list[Shard]:
+def cut_first(environment: Environment, first: First, plan: Plan, run_id: str) -> list[Shard]:
     """The planned shards of the first round; none where no row is to be asked.
 
     Raises:
@@ -105,7 +105,7 @@ def cut_first(world: World, first: First, plan: Plan, run_id: str) -> list[Shard
     chosen, files, question = plan.chosen, first.taken.files, first.taken.question
     if chosen is None:
         return []
-    provider = world.provider(chosen.provider)
+    provider = environment.provider(chosen.provider)
     provider.ready()
     ask = first.ask if plan.most_rows is None else first.ask.limited(plan.most_rows)
     too_large = ~fitting(ask.sizes, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
@@ -113,16 +113,16 @@ def cut_first(world: World, first: First, plan: Plan, run_id: str) -> list[Shard
     ahead = plan.in_lane(Lane.STANDARD)
     if first.taken.job.probe and chosen.lane is Lane.BATCH and ahead is not None and ahead.obstacle is None:
         ask, chosen = probe_of(ask, f"{chosen.provider}:{chosen.model}"), ahead
-    return plan_shards(world, files, ask, chosen, run_id=run_id, first=0, round_=0)
+    return plan_shards(environment, files, ask, chosen, run_id=run_id, first=0, round_=0)
 
 
-def terms_of(world: World, first: First) -> RunTerms:
+def terms_of(environment: Environment, first: First) -> RunTerms:
     """The terms that a job run keeps.
 
     A model whose account has no key is left out, as long as there are others; a cascade is the shorter, too.
     """
     terms, taken = first.ask.terms, first.taken
-    without_key = keyless(world, terms.models)
+    without_key = keyless(environment, terms.models)
     for account, why in without_key.items():
         log.warning("account.left_out job=%s partition=%s account=%s %s", taken.job.name, taken.key, account, why)
     return replace(terms, models=tuple(model for model in terms.models if model.partition(":")[0] not in without_key))

@@ -20,9 +20,9 @@ from keld.ledger import JobRun, Quiet, Shard
 from keld.price import Lane
 from keld.providers.base import RemoteBatch
 from keld.providers.provider import Provider
-from keld.runner.escalate import moment
+from keld.runner.context import SKEW, Account, Environment, Listed, Settings, log
+from keld.runner.escalate import escalation_time
 from keld.runner.sibling import Roll, roll_of, siblings_of
-from keld.runner.visit import SKEW, Account, Listed, Settings, World, log
 from keld.state import AT_PROVIDER, TERMINAL, RunState, State
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -49,7 +49,7 @@ class Look:
     restless: Sequence[str]
 
 
-def look(world: World, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Shard]], until: float) -> Look:
+def look(environment: Environment, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Shard]], until: float) -> Look:
     """Lists what these open job runs have at providers, account by account, until `time.monotonic()` is `until`."""
     seen_at = {run.id: run.next_check_at or _EPOCH for run in runs}
     held: dict[Account, list[Shard]] = {}
@@ -58,11 +58,11 @@ def look(world: World, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Sha
             if shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
                 held.setdefault((shard.provider, shard.host), []).append(shard)
     out = {shard.run_id for of in held.values() for shard in of}
-    fresh = world.ledger.accounts.unconfirmed(sorted(out))  # whose create may have made others besides
-    many = {account: of for account, of in held.items() if len(of) >= world.settings.list_from}
-    seen = {account: _seen(world, account, of, seen_at, fresh, until) for account, of in many.items()}
+    fresh = environment.ledger.accounts.unconfirmed(sorted(out))  # whose create may have made others besides
+    many = {account: of for account, of in held.items() if len(of) >= environment.settings.list_from}
+    seen = {account: _seen(environment, account, of, seen_at, fresh, until) for account, of in many.items()}
     listed = {account: one.batches for account, one in seen.items()}
-    noted = {run.id: _quiet(world, run, shards.get(run.id, ()), seen, fresh) for run in runs if run.id in out}
+    noted = {run.id: _quiet(environment, run, shards.get(run.id, ()), seen, fresh) for run in runs if run.id in out}
     return Look(
         listed,
         {account: one.roll for account, one in seen.items() if one.roll is not None},
@@ -78,16 +78,16 @@ def next_look(settings: Settings, shard: Shard, now: datetime) -> datetime:
 
 
 def _seen(
-    world: World, account: Account, held: Sequence[Shard], seen_at: Mapping[str, datetime], fresh: Collection[str], until: float
+    environment: Environment, account: Account, held: Sequence[Shard], seen_at: Mapping[str, datetime], fresh: Collection[str], until: float
 ) -> _Seen:
     """What the list of an account shows of these shards; where there are fresh ones among them, all of it from the first of their creates on."""
     found: dict[str, RemoteBatch] = {}
     ids: set[str] = set()
     complete = False
-    now = world.clock()
+    now = environment.clock()
     created = [shard.intent_at or now for shard in held if shard.id in fresh]
     try:
-        provider = world.provider(account[0])
+        provider = environment.provider(account[0])
         if provider.host == account[1]:
             if created:
                 whole = provider.batches(min(created) - SKEW)
@@ -98,7 +98,7 @@ def _seen(
                 _take(_read(provider, rest, seen_at, now), found, until)
     except KeldError as problem:
         log.warning("look.failed provider=%s problem=%s", account[0], type(problem).__name__)  # the visits say so where people see it
-    return _Seen(found, roll_of(world.ledger, [found[batch_id] for batch_id in ids], complete=complete) if created else None)
+    return _Seen(found, roll_of(environment.ledger, [found[batch_id] for batch_id in ids], complete=complete) if created else None)
 
 
 def _take(listed: Iterable[RemoteBatch], found: dict[str, RemoteBatch], until: float) -> None:
@@ -137,9 +137,11 @@ def _part(provider: Provider, shards: Sequence[Shard], after: str | None, now: d
         yield from _part(provider, shards, None, now)
 
 
-def _quiet(world: World, run: JobRun, shards: Sequence[Shard], seen: Mapping[Account, _Seen], fresh: Mapping[str, str]) -> Quiet | None:
+def _quiet(
+    environment: Environment, run: JobRun, shards: Sequence[Shard], seen: Mapping[Account, _Seen], fresh: Mapping[str, str]
+) -> Quiet | None:
     """What is noted of a job run where nothing has happened; None if a visit is to see."""
-    now = world.clock()
+    now = environment.clock()
     out = [shard for shard in shards if shard.state not in TERMINAL]
     if run.state is not RunState.OPEN or run.problem or not out or (run.lease_until is not None and run.lease_until >= now):
         return None
@@ -148,21 +150,27 @@ def _quiet(world: World, run: JobRun, shards: Sequence[Shard], seen: Mapping[Acc
     for shard in out:
         account = seen.get((shard.provider, shard.host))
         batch = None if account is None or shard.batch_id is None else account.batches.get(shard.batch_id)
-        if shard.state is not State.IN_PROGRESS or account is None or batch is None or batch.state.ended or _is_late(world, shard, now):
+        if (
+            shard.state is not State.IN_PROGRESS
+            or account is None
+            or batch is None
+            or batch.state.ended
+            or _is_late(environment, shard, now)
+        ):
             return None
         if batch.done != shard.done:
             progress[shard.id] = batch.done
         if shard.id in fresh:
-            if not _stands_alone(world, shard, batch, account.roll, fresh[shard.id]):
+            if not _stands_alone(environment, shard, batch, account.roll, fresh[shard.id]):
                 return None
             confirmed[shard.id] = shard.attempt
     try:
-        escalates_at = moment(world, run, shards)
+        escalates_at = escalation_time(environment, run, shards)
     except KeldError:
         return None  # e.g. its files are elsewhere; the visit says so
     if escalates_at is not None and escalates_at <= now:
         return None
-    times = [next_look(world.settings, shard, now) for shard in out] + ([] if escalates_at is None else [escalates_at])
+    times = [next_look(environment.settings, shard, now) for shard in out] + ([] if escalates_at is None else [escalates_at])
     return Quiet(
         run_id=run.id,
         epoch=run.lease_epoch,
@@ -173,15 +181,15 @@ def _quiet(world: World, run: JobRun, shards: Sequence[Shard], seen: Mapping[Acc
     )
 
 
-def _stands_alone(world: World, shard: Shard, own: RemoteBatch, roll: Roll | None, outcome: str) -> bool:
+def _stands_alone(environment: Environment, shard: Shard, own: RemoteBatch, roll: Roll | None, outcome: str) -> bool:
     """Whether it is proven that a shard's create made nothing besides its batch; a visit looks closer where it is not."""
     if roll is None or not roll.proves(own):
         return False
-    found = siblings_of(world.provider(shard.provider), shard, own, roll, outcome, world.clock())
+    found = siblings_of(environment.provider(shard.provider), shard, own, roll, outcome, environment.clock())
     return not (found.marked or found.perhaps)
 
 
-def _is_late(world: World, shard: Shard, now: datetime) -> bool:
+def _is_late(environment: Environment, shard: Shard, now: datetime) -> bool:
     """Whether a batch is older than its provider's window, so that more than its list entry matters."""
-    window = world.provider(shard.provider).traits.window or timedelta(days=1)
+    window = environment.provider(shard.provider).traits.window or timedelta(days=1)
     return now - (shard.submitted_at or now) > window

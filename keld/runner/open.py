@@ -16,13 +16,13 @@ from keld.errors import LedgerError, UnknownJobRun
 from keld.ledger import JobRun, Ledger
 from keld.namespace import Namespace
 from keld.plan import Plan
+from keld.runner.context import Environment, log
 from keld.runner.first import First, cut_first, facts_of, first_of, plan_first, terms_of
 from keld.runner.output import check_kept, check_sink, schema_of, try_sink_of
 from keld.runner.owner import check_owner, claim
 from keld.runner.runner import Runner
 from keld.runner.submission import Submission
 from keld.runner.take import Left, Taken, all_left, left_of, take
-from keld.runner.visit import World, log
 from keld.schema import OutputSchema
 from keld.staging import RunFiles
 from keld.state import RunState
@@ -33,28 +33,28 @@ from keld.table import Table, check_apart, open_table, try_sink
 class Opener:
     """Opens the job runs of one namespace."""
 
-    world: World
+    environment: Environment
     runner: Runner
     namespace: Namespace
 
     @property
     def ledger(self) -> Ledger:
-        return self.world.ledger
+        return self.environment.ledger
 
     def plan(self, asked: Submission) -> Plan:
         """What a run of this partition would do, cost and take; keeps nothing."""
-        check_owner(self.world, self.namespace, asked)
+        check_owner(self.environment, self.namespace, asked)
         table = open_table(asked.source, partition=asked.partition, reading=asked.reading)
         with TemporaryDirectory(prefix="keld-plan-") as directory:
-            taken = take(self.world, asked, table, RunFiles(Path(directory)))
-            plan = plan_first(self.world, self._first(taken, all_left(taken)))
+            taken = take(self.environment, asked, table, RunFiles(Path(directory)))
+            plan = plan_first(self.environment, self._first(taken, all_left(taken)))
             return replace(plan, table_notes=table.notes)
 
     def open(self, asked: Submission) -> JobRun:
         """The job run of this partition; see `Keld.submit`."""
-        check_sink(self.world, self.namespace, asked)
+        check_sink(self.environment, self.namespace, asked)
         check_apart(asked.source, asked.target, asked.partition)
-        before = claim(self.world, self.namespace, asked)
+        before = claim(self.environment, self.namespace, asked)
         if before is not None and _is_stuck(before) and (asked.force or asked.target is None or _outdated(before, asked)):
             before = self._without_output(before)
         if before is not None and self._is_under_way(before):
@@ -82,30 +82,30 @@ class Opener:
             log.warning("run.outdated run=%s job=%s partition=%s changed=%s", run.id, run.job, run.partition, outdated)
         elif sink is not None and run.over and not (run.removed_at is not None and sink == run.sink):
             check_kept(run)
-            try_sink_of(self.world, run, sink)
-            self.ledger.control.write_again(run.id, sink, self.world.clock())
+            try_sink_of(self.environment, run, sink)
+            self.ledger.control.write_again(run.id, sink, self.environment.clock())
         elif sink is not None and sink != run.sink:
-            try_sink_of(self.world, run, sink)
-            self.ledger.control.set_sink(run.id, sink, self.world.clock())
+            try_sink_of(self.environment, run, sink)
+            self.ledger.control.set_sink(run.id, sink, self.environment.clock())
         return run
 
     def _without_output(self, run: JobRun) -> JobRun:
         """The job run at its end, without the output that could not be written; its rows can be read, and written elsewhere."""
-        self.ledger.control.set_sink(run.id, None, self.world.clock())
+        self.ledger.control.set_sink(run.id, None, self.environment.clock())
         return self.runner.advance(run.id, timedelta(seconds=5))
 
     # -- a new one --------------------------------------------------------------------------------------------
 
     def _open_as(self, run_id: str, asked: Submission, table: Table, before: JobRun | None) -> JobRun:
         """A new job run of this id; or another one, where there is nothing new to ask, or where another worker was quicker."""
-        files = self.world.staging.make(run_id)
+        files = self.environment.staging.make(run_id)
         try:
-            opened = self._open(run_id, asked, take(self.world, asked, table, files), before)
+            opened = self._open(run_id, asked, take(self.environment, asked, table, files), before)
         except BaseException:
             self._drop_unopened(run_id)
             raise
         if opened is None or opened.id != run_id:
-            self.world.staging.drop(run_id)
+            self.environment.staging.drop(run_id)
         return opened or self._quicker(asked)
 
     def _open(self, run_id: str, asked: Submission, taken: Taken, before: JobRun | None) -> JobRun | None:
@@ -118,41 +118,41 @@ class Opener:
             try_sink(asked.sink, schema_of(taken.files, output), partition=asked.partition or None)
         if before is not None and not before.over and not self.runner.supersede(before.id):
             return before  # another worker has just begun to send it
-        anew = asked.force or asked.job.reuse == "never"
-        left = all_left(taken) if anew else left_of(self.world, self.namespace, taken)
+        again = asked.force or asked.job.reuse == "never"
+        left = all_left(taken) if again else left_of(self.environment, self.namespace, taken)
         return self._record(run_id, asked, taken, left, 1 if before is None else before.generation + 1)
 
     def _record(self, run_id: str, asked: Submission, taken: Taken, left: Left, generation: int) -> JobRun | None:
         """The planned job run in the ledger; None if another worker has opened one just now."""
         job, mine, rows = asked.job, asked.mine, taken.snapshot
         first = self._first(taken, left)
-        plan = plan_first(self.world, first, asked.ends_at)
-        shards = cut_first(self.world, first, plan, run_id)
+        plan = plan_first(self.environment, first, asked.ends_at)
+        shards = cut_first(self.environment, first, plan, run_id)
         row = {
             "id": run_id, "namespace": self.namespace.name, "job": job.name, "partition": taken.key, "generation": generation,
             "fingerprint": taken.fingerprint, "input_digest": rows.digest, "rows": rows.rows, "reused": plan.reused,
             "answered": plan.reused - left.quarantined, "quarantined": left.quarantined, "unaskable": rows.unaskable,
-            "terms": terms_of(self.world, first), "tags": dict(job.tags), "plan": facts_of(plan),
+            "terms": terms_of(self.environment, first), "tags": dict(job.tags), "plan": facts_of(plan),
             "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": asked.target,
             "owner": mine.owner, "source": mine.source, "declared": dict(mine.declared),
         }  # fmt: skip
-        return self.ledger.open_run(row, shards, self.world.clock())
+        return self.ledger.open_run(row, shards, self.environment.clock())
 
     def _first(self, taken: Taken, left: Left) -> First:
-        return first_of(self.world, self.namespace.name, taken, left)
+        return first_of(self.environment, self.namespace.name, taken, left)
 
     def _drop_unopened(self, run_id: str) -> None:
         """Removes a job run's files, unless the ledger holds it after all: a commit may be done, and its acknowledgement lost."""
         try:
             self.ledger.run(run_id)
         except UnknownJobRun:
-            self.world.staging.drop(run_id)
+            self.environment.staging.drop(run_id)
         except LedgerError:
             pass  # it cannot be asked; files too many do no harm
 
     def _quicker(self, asked: Submission) -> JobRun:
         """The job run of a worker that was quicker than this one."""
-        run = claim(self.world, self.namespace, asked)
+        run = claim(self.environment, self.namespace, asked)
         if run is None:
             raise UnknownJobRun(
                 f"No job run of {asked.job.name}[{asked.key}] in this ledger.", job=asked.job.name, partition=asked.key or None

@@ -21,11 +21,11 @@ from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
 from keld.job import AUTO, RunTerms
 from keld.ledger import Shard, nonce
-from keld.plan import Candidate, Option, Terms, Work, reckon, shared_texts, work_of
+from keld.plan import Candidate, Option, Terms, Work, evaluate, shared_texts, work_of
 from keld.price import Lane, Rates
 from keld.providers.provider import Provider
 from keld.request import Question
-from keld.runner.visit import FastLanes, World
+from keld.runner.context import Environment, FastLanes
 from keld.shard import Limits, cut, fitting
 from keld.speed import Speed, measured
 from keld.staging import RunFiles, disk_errors, write_positions
@@ -75,7 +75,7 @@ class Ask:
 
 
 def options(
-    world: World, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None, *, rows: int | None = None
+    environment: Environment, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None, *, rows: int | None = None
 ) -> tuple[list[Option], Terms]:
     """Everything that could be done, the usable ones first by total cost; and the terms they were held against.
 
@@ -83,9 +83,9 @@ def options(
         ceiling_usd: what may still be spent.
         rows: how many of those that are asked have no answer yet, where some may have one that is not harvested; None: all of them.
     """
-    candidates = list(_candidates(world, ask))
+    candidates = list(_candidates(environment, ask))
     terms = Terms(
-        now=world.clock(),
+        now=environment.clock(),
         due=due,
         ceiling_usd=ceiling_usd,
         probability=ask.terms.probability,
@@ -94,15 +94,15 @@ def options(
     work = ask.work
     if rows is not None and rows < work.requests:
         work = work.of(rows, work.prompt_bytes * rows // work.requests)
-    return reckon(candidates, work, terms), terms
+    return evaluate(candidates, work, terms), terms
 
 
-def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
-    now, without_key = world.clock(), keyless(world, ask.terms.models)
+def _candidates(environment: Environment, ask: Ask) -> Iterator[Candidate]:
+    now, without_key = environment.clock(), keyless(environment, ask.terms.models)
     for name in ask.terms.models:
         account, _, model = name.partition(":")
-        provider = world.provider(account)
-        estimate = estimate_of(world, ask, provider, model)
+        provider = environment.provider(account)
+        estimate = estimate_of(environment, ask, provider, model)
         for lane in sorted({*provider.traits.lanes, Lane.BATCH}):
             shards, obstacle = 0, without_key.get(account)
             if lane not in provider.traits.lanes:
@@ -111,9 +111,9 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 shards = len(cut([ask.sizes], overhead(provider, ask.question, model), ask.limits(provider, lane)))
             except InvalidJob as problem:
                 obstacle = str(problem)
-            seen = world.ledger.history.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
+            seen = environment.ledger.history.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
             known = provider.rates(model, lane, now, ask.terms.prices)
-            at_worst = worst_rates(world, ask, provider, model, lane)
+            at_worst = worst_rates(environment, ask, provider, model, lane)
             yield Candidate(
                 provider=account,
                 model=model,
@@ -123,44 +123,44 @@ def _candidates(world: World, ask: Ask) -> Iterator[Candidate]:
                 shards=shards,
                 obstacle=obstacle,
                 estimate=estimate,
-                speed=speed_of(world, name, ask.run_id),
+                speed=speed_of(environment, name, ask.run_id),
                 worst_rates=at_worst,
-                cache=cache_of(world, ask, provider, model, lane, estimate, known),
+                cache=cache_of(environment, ask, provider, model, lane, estimate, known),
             )
 
 
-def keyless(world: World, models: Sequence[str]) -> dict[str, str]:
+def keyless(environment: Environment, models: Sequence[str]) -> dict[str, str]:
     """The accounts of `models` that are left out since they have no key, and why; none of them if no other account has a key."""
     accounts = {name.partition(":")[0] for name in models}
-    found = _without_key(world, models)
+    found = _without_key(environment, models)
     return found if len(found) < len(accounts) else {}
 
 
-def key_notes(world: World, models: Sequence[str]) -> dict[str, str]:
+def key_notes(environment: Environment, models: Sequence[str]) -> dict[str, str]:
     """What to say of each of `models` if none has a key, so that none is left out: a plan is made, and a run would be refused."""
-    if not (why := _without_key(world, models)) or keyless(world, models):
+    if not (why := _without_key(environment, models)) or keyless(environment, models):
         return {}
     return {name: f"not usable yet: {why[name.partition(':')[0]]}. A run is refused until there is a key" for name in models}
 
 
-def _without_key(world: World, models: Sequence[str]) -> dict[str, str]:
+def _without_key(environment: Environment, models: Sequence[str]) -> dict[str, str]:
     """The accounts of `models` that have no key, and why."""
     accounts = dict.fromkeys(name.partition(":")[0] for name in models)
     found: dict[str, str] = {}
     for account in accounts:
         try:
-            world.provider(account).ready()
+            environment.provider(account).ready()
         except AccessRefused as problem:
             found[account], _, _ = str(problem).partition(". ")
     return found
 
 
-def estimate_of(world: World, ask: Ask, provider: Provider, model: str) -> Estimate:
+def estimate_of(environment: Environment, ask: Ask, provider: Provider, model: str) -> Estimate:
     """What a row takes: by the prior, by all that the model answered here, by a count of these rows, and at last by what it answered to this job.
 
     In that order, each in proportion to what it knows: only the reports of the very job tell how the provider words a schema and a message.
     """
-    work, ledger = ask.work, world.ledger
+    work, ledger = ask.work, environment.ledger
     envelope = overhead(provider, ask.question, model) - work.shared_bytes
     found = learned(prior(work.output_kind), ledger.history.observed(provider.name, provider.host, model), envelope)
     count = provider.counter(ask.question, model)
@@ -180,56 +180,58 @@ def _counted(ask: Ask, work: Work, count: Count) -> tuple[int, int] | None:
     return size_bytes + len(asked) * work.shared_bytes, tokens + len(asked) * sum(map(count, shared_texts(ask.question)))
 
 
-def worst_rates(world: World, ask: Ask, provider: Provider, model: str, lane: Lane) -> Rates | None:
+def worst_rates(environment: Environment, ask: Ask, provider: Provider, model: str, lane: Lane) -> Rates | None:
     """What an answer in a lane may be billed at: a flex request may be served, and billed, as a standard one, and its input be cached."""
-    served, now, own = Lane.STANDARD if lane is Lane.FLEX else lane, world.clock(), ask.terms.prices
+    served, now, own = Lane.STANDARD if lane is Lane.FLEX else lane, environment.clock(), ask.terms.prices
     found = provider.rates(model, served, now, own) or provider.rates(model, lane, now, own)
     return found.at_worst(unmarked=provider.caching(ask.question, model).by_itself, hour=ask.terms.cache == "own") if found else None
 
 
-def cache_of(world: World, ask: Ask, provider: Provider, model: str, lane: Lane, estimate: Estimate, known: Rates | None) -> Cache:
+def cache_of(
+    environment: Environment, ask: Ask, provider: Provider, model: str, lane: Lane, estimate: Estimate, known: Rates | None
+) -> Cache:
     """What becomes of the beginning that all rows share: by the prior, by what marked shards reported of late, by what this job's rows did."""
-    caching, work, ledger = provider.caching(ask.question, model), ask.work, world.ledger
+    caching, work, ledger = provider.caching(ask.question, model), ask.work, environment.ledger
     if not caching.ttl:
         seen = ledger.history.observed(provider.name, provider.host, model, ask.job)
         return unmarked(caching, seen.cached_tokens, seen.rows * work.shared_bytes / estimate.bytes_a_token, seen.rows)
     if known is None or ask.question.system is None or ask.terms.cache != AUTO:
         return UNMARKED
-    read = ledger.history.read_from_cache(provider.name, provider.host, model, lane, world.clock() - LEARN_FOR)
+    read = ledger.history.read_from_cache(provider.name, provider.host, model, lane, environment.clock() - LEARN_FOR)
     return marked(caching, lane, known, work.shared_bytes, read)
 
 
-def speed_of(world: World, name: str, run_id: str | None) -> Speed:
+def speed_of(environment: Environment, name: str, run_id: str | None) -> Speed:
     """How fast a model's fast lanes are, by what its stretches have shown, and who else is in them; the prior where they have shown nothing."""
-    standard, flex, rivals = _fast_lanes(world, name)
+    standard, flex, rivals = _fast_lanes(environment, name)
     return Speed(
-        rows_per_s=standard or max(world.settings.rows_per_s, flex or 0.0),  # standard is no slower than flex
+        rows_per_s=standard or max(environment.settings.rows_per_s, flex or 0.0),  # standard is no slower than flex
         flex_rows_per_s=flex,
         # The slower lane takes the smaller part.
         others=tuple(rival.rows / (2 if rival.lane == Lane.FLEX else 1) for rival in rivals if rival.run_id != run_id),
     )
 
 
-def _fast_lanes(world: World, name: str) -> FastLanes:
+def _fast_lanes(environment: Environment, name: str) -> FastLanes:
     """As read before in this look, if it is one over many job runs."""
-    if world.lanes is not None and name in world.lanes:
-        return world.lanes[name]
+    if environment.lanes is not None and name in environment.lanes:
+        return environment.lanes[name]
     account, _, model = name.partition(":")
-    host, ledger = world.provider(account).host, world.ledger
-    standard, flex = (measured(ledger.history.stretches(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
-    found = FastLanes(standard, flex, ledger.queue.in_fast_lanes(account, host, model, world.clock()))
-    if world.lanes is not None:
-        world.lanes[name] = found
+    host, ledger = environment.provider(account).host, environment.ledger
+    standard, flex = (measured(ledger.history.realtime_runs(account, host, model, lane)) for lane in (Lane.STANDARD, Lane.FLEX))
+    found = FastLanes(standard, flex, ledger.queue.in_fast_lanes(account, host, model, environment.clock()))
+    if environment.lanes is not None:
+        environment.lanes[name] = found
     return found
 
 
-def flex_of(world: World, terms: RunTerms, shards: Sequence[Shard]) -> str | None:
+def flex_of(environment: Environment, terms: RunTerms, shards: Sequence[Shard]) -> str | None:
     """The model that is sold in flex for no more than each of these shards costs as a batch; None if there is none."""
-    now, own = world.clock(), terms.prices
-    known = [world.rates(f"{shard.provider}:{shard.model}", Lane.BATCH, now, own) for shard in shards]
+    now, own = environment.clock(), terms.prices
+    known = [environment.rates(f"{shard.provider}:{shard.model}", Lane.BATCH, now, own) for shard in shards]
     for name in terms.models:
         account, _, model = name.partition(":")
-        provider = world.provider(account)
+        provider = environment.provider(account)
         flex = provider.rates(model, Lane.FLEX, now, own) if Lane.FLEX in provider.traits.lanes else None
         if flex and all(batch and flex.base.input <= batch.base.input and flex.base.output <= batch.base.output for batch in known):
             return name
@@ -243,7 +245,7 @@ def overhead(provider: Provider, question: Question, model: str) -> int:
 
 
 def plan_shards(
-    world: World,
+    environment: Environment,
     files: RunFiles,
     ask: Ask,
     option: Option,
@@ -259,11 +261,11 @@ def plan_shards(
         first: the ordinal of the first of them.
         priority: N numbers; the rows with the largest come into the first shards.  None: in the order of the table.
     """
-    provider = world.provider(option.provider)
+    provider = environment.provider(option.provider)
     more = overhead(provider, ask.question, option.model)
     limits = ask.limits(provider, option.lane)
-    known = provider.rates(option.model, option.lane, world.clock(), ask.terms.prices)
-    at_worst = worst_rates(world, ask, provider, option.model, option.lane)
+    known = provider.rates(option.model, option.lane, environment.clock(), ask.terms.prices)
+    at_worst = worst_rates(environment, ask, provider, option.model, option.lane)
     assert known is not None and at_worst is not None, "an option without rates is not chosen"
     work, planned = ask.work, []
     for n, positions in enumerate(_groups(ask, more, limits, priority)):

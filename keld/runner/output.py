@@ -7,23 +7,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from keld.duplicate import fan_out
 from keld.enrich import enrich, enriched_schema, source_schema
 from keld.errors import InvalidJob, StagingError, UnknownJobRun
 from keld.ledger import JobRun
 from keld.namespace import Namespace
+from keld.runner.context import Environment, answers_of, question_of
 from keld.runner.submission import Submission
-from keld.runner.visit import World, answers_of, question_of
 from keld.schema import OutputSchema
 from keld.staging import RunFiles
 from keld.state import RunState
 from keld.table import sink_is_file, try_sink
-from keld.twin import fan_out
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def read(world: World, run: JobRun) -> pa.RecordBatchReader:
+def read(environment: Environment, run: JobRun) -> pa.RecordBatchReader:
     """The enriched rows, streamed, in the order of the table.
 
     Raises:
@@ -40,9 +40,9 @@ def read(world: World, run: JobRun) -> pa.RecordBatchReader:
             partition=run.partition or None,
         )
     check_kept(run)
-    files = world.staging.run(run.id)
+    files = environment.staging.run(run.id)
     output = OutputSchema.from_json(question_of(files).output)
-    answers = fan_out(files.twins, answers_of(files, world.ledger.shards(run.id)), output)
+    answers = fan_out(files.duplicates, answers_of(files, environment.ledger.shards(run.id)), output)
     return pa.RecordBatchReader.from_batches(schema_of(files, output), enrich(files.snapshot, answers, output))
 
 
@@ -65,7 +65,7 @@ def check_kept(run: JobRun) -> None:
     )
 
 
-def check_sink(world: World, namespace: Namespace, asked: Submission) -> None:
+def check_sink(environment: Environment, namespace: Namespace, asked: Submission) -> None:
     """Passes unless the sink is a file that another partition of the job went to, as far as the ledger knows.
 
     Raises:
@@ -74,7 +74,7 @@ def check_sink(world: World, namespace: Namespace, asked: Submission) -> None:
     job, sink, partition = asked.job.name, asked.sink, asked.key
     if sink is None or not sink_is_file(sink, partition or None) or not isinstance(sink, str):
         return
-    other = world.ledger.catalog.partition_at(namespace.name, job, sink, partition)
+    other = environment.ledger.catalog.partition_at(namespace.name, job, sink, partition)
     if other is not None:
         raise InvalidJob(
             f"{job}[{partition}]: the sink {sink} is where the partition {other!r} went; it would be written over. Nothing was sent. "
@@ -85,13 +85,13 @@ def check_sink(world: World, namespace: Namespace, asked: Submission) -> None:
         )
 
 
-def try_sink_of(world: World, run: JobRun, sink: str) -> None:
+def try_sink_of(environment: Environment, run: JobRun, sink: str) -> None:
     """Passes if the enriched rows of a job run can be written to `sink`, as far as this worker can tell.
 
     Raises:
         SinkError, SinkRefused.
     """
-    files = world.staging.run(run.id)
+    files = environment.staging.run(run.id)
     if files.question.exists() and files.snapshot.exists():  # else they lie with another worker
         output = OutputSchema.from_json(question_of(files).output)
         try_sink(sink, schema_of(files, output), partition=run.partition or None)

@@ -8,33 +8,33 @@ from __future__ import annotations
 from keld.errors import InvalidJob
 from keld.ledger import JobRun
 from keld.namespace import Namespace
+from keld.runner.context import Environment
 from keld.runner.submission import Submission
-from keld.runner.visit import World
 
 
-def claim(world: World, namespace: Namespace, asked: Submission) -> JobRun | None:
+def claim(environment: Environment, namespace: Namespace, asked: Submission) -> JobRun | None:
     """The youngest job run of a partition, whose owner is the caller from now on.
 
     Raises:
         InvalidJob: the job is somebody else's.
     """
-    ledger, job, mine = world.ledger, asked.job, asked.mine
-    before, owners = check_owner(world, namespace, asked)
+    ledger, job, mine = environment.ledger, asked.job, asked.mine
+    before, owners = check_owner(environment, namespace, asked)
     if before is not None and before.namespace != namespace.name:
-        ledger.catalog.move(before.namespace, job.name, asked.key, namespace.name, world.clock())
+        ledger.catalog.move(before.namespace, job.name, asked.key, namespace.name, environment.clock())
         before = ledger.catalog.latest(namespace.name, job.name, asked.key)
     if owners - {mine.owner}:
         ledger.catalog.hand_over(namespace.name, job.name, mine.owner)
     return before
 
 
-def check_owner(world: World, namespace: Namespace, asked: Submission) -> tuple[JobRun | None, set[str | None]]:
+def check_owner(environment: Environment, namespace: Namespace, asked: Submission) -> tuple[JobRun | None, set[str | None]]:
     """The youngest job run of a partition, and who has declared the job so far; passes if it is not somebody else's.
 
     Raises:
         InvalidJob: it is.
     """
-    ledger, job, mine = world.ledger, asked.job, asked.mine
+    ledger, job, mine = environment.ledger, asked.job, asked.mine
     before = ledger.catalog.latest(namespace.name, job.name, asked.key)
     latest = ledger.catalog.latest_of(namespace.name, job.name)
     known = [run for run in (latest, before) if run is not None]

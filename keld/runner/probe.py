@@ -17,8 +17,8 @@ from keld import snapshot
 from keld.answer import AnswerSink, Outcome, read_answers, same
 from keld.ledger import JobRun, Shard
 from keld.price import Lane
+from keld.runner.context import RunContext
 from keld.runner.option import Ask
-from keld.runner.visit import Visit
 from keld.staging import disk_errors
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ def probe_of(ask: Ask, model: str, *, again: bool = False) -> Ask:
     return replace(ask, sizes=np.where(mask, ask.sizes, 0), terms=replace(ask.terms, models=(model,), lane=Lane.STANDARD.value))
 
 
-def held_back(visit: Visit, answers: Sequence[Path]) -> NDArray[np.int64]:
+def held_back(context: RunContext, answers: Sequence[Path]) -> NDArray[np.int64]:
     """The rows that wait for the probe's outcome, ascending."""
-    held = snapshot.sizes(visit.files.snapshot) > 0
-    if visit.files.twins.exists():
-        held[np.load(visit.files.twins)[0]] = False
+    held = snapshot.sizes(context.files.snapshot) > 0
+    if context.files.duplicates.exists():
+        held[np.load(context.files.duplicates)[0]] = False
     for path in answers:
         for batch in read_answers(path, columns=["keld_position"]):
             held[batch.column(0).to_numpy()] = False
@@ -59,16 +59,16 @@ def is_enough(shards: Sequence[Shard]) -> bool:
     return sum(shard.requests for shard in shards) >= sum(_ROWS)
 
 
-def stop(visit: Visit, shards: Sequence[Shard], held: NDArray[np.int64]) -> None:
+def stop(context: RunContext, shards: Sequence[Shard], held: NDArray[np.int64]) -> None:
     """All rows that were held back get the probe's outcome; none of them is asked."""
-    output = visit.output()
-    why = next(iter(_errors(visit, shards)), "refused")
-    with disk_errors(visit.files.dir, "Nothing more was sent."), AnswerSink(visit.files.stopped, output, held, 0) as sink:
+    output = context.output()
+    why = next(iter(_errors(context, shards)), "refused")
+    with disk_errors(context.files.dir, "Nothing more was sent."), AnswerSink(context.files.stopped, output, held, 0) as sink:
         sink.add(same(held.tolist(), Outcome.ERRORED, f"not asked: every row of the probe was refused: {why}", None, output))
 
 
-def _errors(visit: Visit, shards: Sequence[Shard]) -> list[str]:
-    paths = [visit.files.shard(shard.id).answers for shard in shards]
+def _errors(context: RunContext, shards: Sequence[Shard]) -> list[str]:
+    paths = [context.files.shard(shard.id).answers for shard in shards]
     return [
         error for path in paths for batch in read_answers(path, columns=["keld_error"]) for error in batch.column(0).to_pylist() if error
     ]

@@ -16,8 +16,8 @@ from keld.errors import AccessRefused, KeldError, ProviderUnreachable
 from keld.ledger import RefusalReason, Shard, ShardError
 from keld.providers.base import QueueFull, Refused
 from keld.providers.provider import Provider
-from keld.runner.turn import queue_wait
-from keld.runner.visit import Visit
+from keld.runner.context import RunContext
+from keld.runner.queue import queue_wait
 from keld.staging import disk_errors, write_file
 from keld.state import Event
 
@@ -81,34 +81,34 @@ class Refusal:
                 assert_never(self.refused)
 
 
-def keep(visit: Visit, shard: Shard, outcome: Refused | QueueFull) -> tuple[Shard, Refusal]:
+def keep(context: RunContext, shard: Shard, outcome: Refused | QueueFull) -> tuple[Shard, Refusal]:
     """The shard as one to be looked for, with the refusal."""
     refusal = Refusal.of(outcome)
     if isinstance(outcome, Refused) and outcome.message:
-        with disk_errors(visit.files.dir, "The create was refused, and is looked for."):
-            write_file(visit.files.shard(shard.id).refusal, [outcome.message.encode()], "staging.refusal")
-    not_before = visit.now() + visit.settings.settle[0]
+        with disk_errors(context.files.dir, "The create was refused, and is looked for."):
+            write_file(context.files.shard(shard.id).refusal, [outcome.message.encode()], "staging.refusal")
+    not_before = context.now() + context.settings.settle[0]
     facts: dict[str, object] = {"status": refusal.status, "code": refusal.code, "own": refusal.own}
-    return visit.record(shard, Event.REFUSED, not_before=not_before, error=ShardError(**asdict(refusal)), facts=facts), refusal
+    return context.record(shard, Event.REFUSED, not_before=not_before, error=ShardError(**asdict(refusal)), facts=facts), refusal
 
 
-def take_effect(visit: Visit, shard: Shard, refusal: Refusal) -> Shard:
+def take_effect(context: RunContext, shard: Shard, refusal: Refusal) -> Shard:
     """The shard after a refusal, now that nothing was found that it made."""
     match refusal.refused:
         case RefusalReason.FILE:
-            why = " ".join(filter(None, (f"HTTP {refusal.status} {refusal.code}", _words(visit, shard))))
-            return visit.give_up(shard, Event.REJECTED, Outcome.REJECTED, why, error=ShardError(code=refusal.code))
+            why = " ".join(filter(None, (f"HTTP {refusal.status} {refusal.code}", _words(context, shard))))
+            return context.give_up(shard, Event.REJECTED, Outcome.REJECTED, why, error=ShardError(code=refusal.code))
         case RefusalReason.QUEUE:
-            wait = timedelta(seconds=refusal.wait_s) if refusal.wait_s else queue_wait(visit, shard)
-            return visit.record(
+            wait = timedelta(seconds=refusal.wait_s) if refusal.wait_s else queue_wait(context, shard)
+            return context.record(
                 shard,
                 Event.DEFERRED,
-                not_before=visit.now() + wait,
+                not_before=context.now() + wait,
                 error=ShardError(code=refusal.code),
                 input_ref=_input_ref(shard, refusal),
             )
         case RefusalReason.ACCESS | RefusalReason.INPUT | RefusalReason.ELSEWHERE:
-            return visit.record(shard, Event.ABSENT, not_before=None, error=None, input_ref=_input_ref(shard, refusal))
+            return context.record(shard, Event.ABSENT, not_before=None, error=None, input_ref=_input_ref(shard, refusal))
         case _:
             assert_never(refusal.refused)
 
@@ -118,8 +118,8 @@ def _input_ref(shard: Shard, refusal: Refusal) -> str | None:
     return shard.input_ref if refusal.own and refusal.refused is not RefusalReason.INPUT else None
 
 
-def _words(visit: Visit, shard: Shard) -> str:
+def _words(context: RunContext, shard: Shard) -> str:
     try:
-        return visit.files.shard(shard.id).refusal.read_text()
+        return context.files.shard(shard.id).refusal.read_text()
     except OSError:
         return ""

@@ -21,9 +21,9 @@ from keld.enrich import complaints, retryable_positions
 from keld.ledger import JobRun, Shard, ShardFault
 from keld.plan import PART, Option, choose_rest
 from keld.request import REPAIR_BYTES
+from keld.runner.context import RunContext, answers_of
 from keld.runner.option import Ask, options, plan_shards
 from keld.runner.probe import held_back, is_enough, probe_of, refused, stop
-from keld.runner.visit import Visit, answers_of
 from keld.staging import read_positions
 from keld.state import TERMINAL, RunEvent, RunState
 
@@ -34,38 +34,38 @@ if TYPE_CHECKING:
 _MOVES_MOST = 8  # rounds beyond the wished attempts: rows that were cancelled are moved on, but not for ever
 
 
-def next_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
+def next_round(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> bool:
     """Plans what may be asked again, in whatever lane meets the terms now, or goes on to write; True: either was done."""
     attempts = run.terms.max_attempts
     ended = run.state is RunState.CANCELLING or run.round + 1 >= _rounds_most(run)
-    answers = answers_of(visit.files, shards)
-    planned = [] if ended else list(_plan_round(visit, run, shards, answers, attempts))
+    answers = answers_of(context.files, shards)
+    planned = [] if ended else list(_plan_round(context, run, shards, answers, attempts))
     if planned:
-        visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
+        context.ledger.add_shards(context.lease, planned, run.round + 1, context.now())
     else:
         cancelled = run.state is RunState.CANCELLING
-        visit.ledger.record_run(visit.lease, visit.now(), RunEvent.WRITING, state=RunState.WRITING, facts={"cancelled": cancelled})
+        context.ledger.record_run(context.lease, context.now(), RunEvent.WRITING, state=RunState.WRITING, facts={"cancelled": cancelled})
     return True
 
 
-def early_round(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
+def early_round(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> bool:
     """Whether rows were planned that are free of their batch, while another one has not said its last word.
 
     One that hangs must not cost all the others the deadline.
     """
-    if due_of(run, visit.now()) is None or run.state is not RunState.OPEN or run.round + 1 >= _rounds_most(run):
+    if due_of(run, context.now()) is None or run.state is not RunState.OPEN or run.round + 1 >= _rounds_most(run):
         return False
-    free = _freed(visit, run, shards)
+    free = _freed(context, run, shards)
     if not free.any():
         return False
-    answers = answers_of(visit.files, [shard for shard in shards if shard.state in TERMINAL])
-    planned = list(_plan_round(visit, run, shards, answers, run.terms.max_attempts, free))
+    answers = answers_of(context.files, [shard for shard in shards if shard.state in TERMINAL])
+    planned = list(_plan_round(context, run, shards, answers, run.terms.max_attempts, free))
     if planned:
-        visit.ledger.add_shards(visit.lease, planned, run.round + 1, visit.now())
+        context.ledger.add_shards(context.lease, planned, run.round + 1, context.now())
     return bool(planned)
 
 
-def _freed(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> NDArray[np.bool_]:
+def _freed(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> NDArray[np.bool_]:
     """Which rows (N booleans) were given up for the deadline's sake, are harvested, and stand in no later or open shard."""
     free = np.zeros(run.rows, dtype=np.bool_)
     given_up = [
@@ -73,7 +73,7 @@ def _freed(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> NDArray[np.boo
     ]
     if given_up and len(given_up) < len(shards):
         for shard in sorted(shards, key=lambda shard: shard.round):
-            free[read_positions(visit.files.shard(shard.id).positions)] = shard in given_up
+            free[read_positions(context.files.shard(shard.id).positions)] = shard in given_up
     return free
 
 
@@ -82,7 +82,7 @@ def _rounds_most(run: JobRun) -> int:
 
 
 def _plan_round(
-    visit: Visit, run: JobRun, shards: Sequence[Shard], answers: Sequence[Path], attempts: int, free: NDArray[np.bool_] | None = None
+    context: RunContext, run: JobRun, shards: Sequence[Shard], answers: Sequence[Path], attempts: int, free: NDArray[np.bool_] | None = None
 ) -> Iterator[Shard]:
     """The shards of what may be asked (again): what a probe held back, what went wrong, what did not satisfy.
 
@@ -94,47 +94,47 @@ def _plan_round(
     again = retryable_positions(answers, run.rows, attempts + (len(models) - 1 if accept else 0))
     again = again if free is None else again[free[again]]
     asks: list[tuple[Ask, bool]] = []
-    if free is None and run.terms.probe and len(held := held_back(visit, answers)):
+    if free is None and run.terms.probe and len(held := held_back(context, answers)):
         if not refused(run, shards):
             again = np.union1d(again, held)
         elif is_enough(shards):
-            stop(visit, shards, held)
+            stop(context, shards, held)
         else:
-            asks.append((probe_of(ask_of(visit, run, held), f"{shards[0].provider}:{shards[0].model}", again=True), False))
-    asks += _by_level(visit, run, shards, again) if accept else [(ask_of(visit, run, again), False)]
+            asks.append((probe_of(ask_of(context, run, held), f"{shards[0].provider}:{shards[0].model}", again=True), False))
+    asks += _by_level(context, run, shards, again) if accept else [(ask_of(context, run, again), False)]
     for ask, answered in asks:
         ask.sizes[list(complaints(answers, np.flatnonzero(ask.sizes)))] += REPAIR_BYTES
-        planned = _plan_part(visit, run, ask, first, left, answered=answered)
+        planned = _plan_part(context, run, ask, first, left, answered=answered)
         left = None if left is None else left - sum((shard.worst_usd for shard in planned), Decimal(0))
         first += len(planned)
         yield from planned
 
 
-def _by_level(visit: Visit, run: JobRun, shards: Sequence[Shard], again: NDArray[np.int64]) -> Iterator[tuple[Ask, bool]]:
+def _by_level(context: RunContext, run: JobRun, shards: Sequence[Shard], again: NDArray[np.int64]) -> Iterator[tuple[Ask, bool]]:
     """What may be asked of each model of a cascade and those behind it, and whether all of it has an answer that does for want of a better one."""
     models = run.terms.models
-    asked = [(visit.files.shard(shard.id).answers, models.index(f"{shard.provider}:{shard.model}")) for shard in shards]
+    asked = [(context.files.shard(shard.id).answers, models.index(f"{shard.provider}:{shard.model}")) for shard in shards]
     level = levels([(path, model) for path, model in asked if path.exists()], run.rows, len(models) - 1)
     for n in range(len(models)):
         here = again[level[again] == n]
         if len(here):
-            ask = ask_of(visit, run, here)
+            ask = ask_of(context, run, here)
             yield replace(ask, terms=replace(run.terms, models=models[n:])), n > 0
 
 
-def _plan_part(visit: Visit, run: JobRun, ask: Ask, first: int, left: Decimal | None, *, answered: bool) -> list[Shard]:
+def _plan_part(context: RunContext, run: JobRun, ask: Ask, first: int, left: Decimal | None, *, answered: bool) -> list[Shard]:
     """Planned shards; none where there is nothing to ask, or where the rows are answered and a better answer would come too late."""
-    due = due_of(run, visit.now())
+    due = due_of(run, context.now())
     if not ask.work.requests or (answered and run.deadline_at is not None and due is None):
         return []
-    found, terms = options(visit.world, ask, due, left)
-    found = found if due is None else _able(found, unable(visit, visit.ledger.shards(run.id)))
+    found, terms = options(context.environment, ask, due, left)
+    found = found if due is None else _able(found, unable(context, context.ledger.shards(run.id)))
     chosen, most_rows = choose_rest(run.job, run.partition, found, terms, part=PART)  # the most valuable rows first
     if answered and chosen.chance is not None and chosen.chance < terms.probability:
         return []
     ask = ask if most_rows is None else ask.limited(most_rows)
-    priority = snapshot.priorities(visit.files.snapshot, run.terms.priority)
-    return plan_shards(visit.world, visit.files, ask, chosen, run_id=run.id, first=first, round_=run.round + 1, priority=priority)
+    priority = snapshot.priorities(context.files.snapshot, run.terms.priority)
+    return plan_shards(context.environment, context.files, ask, chosen, run_id=run.id, first=first, round_=run.round + 1, priority=priority)
 
 
 def _able(found: list[Option], unable: set[str]) -> list[Option]:
@@ -143,27 +143,27 @@ def _able(found: list[Option], unable: set[str]) -> list[Option]:
     return able if any(option.obstacle is None for option in able) else found
 
 
-def unable(visit: Visit, shards: Sequence[Shard]) -> set[str]:
+def unable(context: RunContext, shards: Sequence[Shard]) -> set[str]:
     """The providers that have turned this job run's stretches away, or that failed in this visit."""
-    failed = visit.blocked | {provider for provider, _ in visit.failed}
+    failed = context.blocked | {provider for provider, _ in context.failed}
     return failed | {shard.provider for shard in shards if shard.fault is ShardFault.NO_CAPACITY}
 
 
-def can_go_elsewhere(visit: Visit, run: JobRun, shard: Shard) -> bool:
+def can_go_elsewhere(context: RunContext, run: JobRun, shard: Shard) -> bool:
     """Whether a deadline is to be kept, and another acceptable provider has not turned this job run away yet."""
-    if due_of(run, visit.now()) is None or not run.terms.any_lane:
+    if due_of(run, context.now()) is None or not run.terms.any_lane:
         return False
     others = {name.partition(":")[0] for name in run.terms.models} - {shard.provider}
-    return bool(others - unable(visit, visit.ledger.shards(run.id)))
+    return bool(others - unable(context, context.ledger.shards(run.id)))
 
 
-def ask_of(visit: Visit, run: JobRun, positions: NDArray[np.int64]) -> Ask:
+def ask_of(context: RunContext, run: JobRun, positions: NDArray[np.int64]) -> Ask:
     """What it is to ask only the rows at `positions`."""
     mask = np.zeros(run.rows, dtype=bool)
     mask[positions] = True
-    sizes = np.where(mask, snapshot.sizes(visit.files.snapshot), 0)
+    sizes = np.where(mask, snapshot.sizes(context.files.snapshot), 0)
     return Ask(
-        question=visit.question(), sizes=sizes, terms=run.terms, job=(run.namespace, run.job), snapshot=visit.files.snapshot,
+        question=context.question(), sizes=sizes, terms=run.terms, job=(run.namespace, run.job), snapshot=context.files.snapshot,
         run_id=run.id,
     )  # fmt: skip
 

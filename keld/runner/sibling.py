@@ -24,8 +24,8 @@ from keld.providers.base import RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
 from keld.providers.provider import Provider
 from keld.request import shard_named
-from keld.runner.search import is_of, orphan_of
-from keld.runner.visit import LAG, Visit, log
+from keld.runner.context import LAG, RunContext, log
+from keld.runner.find_lost import is_of, orphan_of
 from keld.state import Event
 
 _BESIDE = timedelta(minutes=1)  # before and after the time that a create took
@@ -113,24 +113,24 @@ def siblings_of(provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, 
     return Siblings(tuple(marked), tuple(perhaps))
 
 
-def part_with_siblings(visit: Visit, provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, outcome: str) -> None:
+def part_with_siblings(context: RunContext, provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, outcome: str) -> None:
     """Notes what the shard may have besides its `own` batch; done, it is not looked for again.
 
     A list that is not complete, or lags behind, is read again for a while; that it cannot be read is no reason to leave paid answers where they
     are: what ends meanwhile is looked for by the sweep.
     """
-    found = siblings_of(provider, shard, own, roll, outcome, visit.now())
+    found = siblings_of(provider, shard, own, roll, outcome, context.now())
     for batch in found.marked:
-        _part_with(visit, provider, shard, batch)
+        _part_with(context, provider, shard, batch)
     # A create of ours that is still looked for has its own reservation, and may be what stands here: only what is left over is reserved for.
-    lost = visit.ledger.accounts.creates_looked_for(shard.provider, shard.host, shard.requests) if found.perhaps else 0
+    lost = context.ledger.accounts.creates_looked_for(shard.provider, shard.host, shard.requests) if found.perhaps else 0
     for batch in found.perhaps[lost:]:
-        _note(visit, shard, batch)
-    late = visit.now() - (shard.submitted_at or visit.now()) > LAG
+        _note(context, shard, batch)
+    late = context.now() - (shard.submitted_at or context.now()) > LAG
     if late and not roll.complete:
         log.warning("shard.list_incomplete shard=%s batch_id=%s", shard.id, shard.batch_id)
     if (late or roll.proves(own)) and not lost:
-        visit.ledger.confirm(visit.lease, shard, visit.now())
+        context.ledger.confirm(context.lease, shard, context.now())
 
 
 def is_alias(batch: RemoteBatch, own: RemoteBatch, listed: Collection[str]) -> bool:
@@ -150,19 +150,19 @@ def _may_be_of(batch: RemoteBatch, own: RemoteBatch, shard: Shard, near: timedel
     return UNREADABLE_TIME in (batch.created_at, own.created_at) or abs(batch.created_at - own.created_at) <= near
 
 
-def _note(visit: Visit, shard: Shard, batch: RemoteBatch) -> None:
+def _note(context: RunContext, shard: Shard, batch: RemoteBatch) -> None:
     log.warning("shard.candidate shard=%s batch_id=%s", shard.id, batch.id)
-    visit.ledger.candidates.add(
+    context.ledger.candidates.add(
         Candidate(
             host=shard.host, batch_id=batch.id, provider=shard.provider, run_id=shard.run_id, shard_id=shard.id, requests=shard.requests,
-            worst_usd=shard.worst_usd, found_at=visit.now(),
+            worst_usd=shard.worst_usd, found_at=context.now(),
         )
     )  # fmt: skip
 
 
-def _part_with(visit: Visit, provider: Provider, shard: Shard, batch: RemoteBatch) -> None:
+def _part_with(context: RunContext, provider: Provider, shard: Shard, batch: RemoteBatch) -> None:
     log.warning("shard.duplicate shard=%s batch_id=%s", shard.id, batch.id)
-    visit.ledger.orphans.add(orphan_of(shard, batch.id, visit.now()))
+    context.ledger.orphans.add(orphan_of(shard, batch.id, context.now()))
     if batch.state.ended:
         return
     failpoint("sibling.cancel.send")

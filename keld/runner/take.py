@@ -14,19 +14,19 @@ import numpy as np
 
 from keld import snapshot
 from keld.answer import Outcome
+from keld.duplicate import find_duplicates, keep_duplicates
 from keld.enrich import KELD_COLUMNS
 from keld.errors import InvalidJob
 from keld.job import Job
 from keld.namespace import Namespace
 from keld.request import Question, fingerprint, marks_of
 from keld.reuse import reuse
+from keld.runner.context import Environment, answers_of
 from keld.runner.submission import Submission, question_of_job
-from keld.runner.visit import World, answers_of
 from keld.schema import OutputSchema
 from keld.snapshot import Snapshot
 from keld.staging import RunFiles, disk_errors, write_file
 from keld.table import Table
-from keld.twin import find_twins, keep_twins
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -59,7 +59,7 @@ class Left:
     quarantined: int = 0
 
 
-def take(world: World, asked: Submission, table: Table, files: RunFiles) -> Taken:
+def take(environment: Environment, asked: Submission, table: Table, files: RunFiles) -> Taken:
     """The rows of a table and the question, written to `files`.
 
     Raises:
@@ -71,17 +71,17 @@ def take(world: World, asked: Submission, table: Table, files: RunFiles) -> Take
     _check_clash(job, table.schema.names, output)
     for name in job.acceptable:
         account, _, model = name.partition(":")
-        world.provider(account).check(question, model, job.name)
+        environment.provider(account).check(question, model, job.name)
     with disk_errors(files.dir, "Nothing was sent."):
-        rows = snapshot.take(job, table, files.snapshot, marks_cache(world, job))
+        rows = snapshot.take(job, table, files.snapshot, marks_cache(environment, job))
         write_file(files.question, [question.to_json()], "staging.question")
     return Taken(job=job, key=asked.key, files=files, snapshot=rows, question=question, fingerprint=fingerprint(question, job.acceptable))
 
 
-def marks_cache(world: World, job: Job) -> Callable[[bytes], bool]:
+def marks_cache(environment: Environment, job: Job) -> Callable[[bytes], bool]:
     """Whether a prompt, or the job's parameters, say by themselves what is to be cached, in the words of any of its models' providers."""
     accounts = {name.partition(":")[0] for name in job.acceptable}
-    return marks_of(frozenset[str]().union(*(world.provider(account).cache_fields() for account in accounts)))
+    return marks_of(frozenset[str]().union(*(environment.provider(account).cache_fields() for account in accounts)))
 
 
 def all_left(taken: Taken) -> Left:
@@ -90,10 +90,10 @@ def all_left(taken: Taken) -> Left:
     return Left(sizes=_once(taken, sizes), unanswered=int((sizes > 0).sum()))
 
 
-def left_of(world: World, namespace: Namespace, taken: Taken) -> Left:
+def left_of(environment: Environment, namespace: Namespace, taken: Taken) -> Left:
     """What is to be asked, without the rows that an earlier job run stands for."""
     sizes = snapshot.sizes(taken.files.snapshot)
-    standing, quarantined = _standing(world, namespace, taken, sizes > 0)
+    standing, quarantined = _standing(environment, namespace, taken, sizes > 0)
     sizes[standing] = 0
     return Left(sizes=_once(taken, sizes), unanswered=int((sizes > 0).sum()), quarantined=quarantined)
 
@@ -103,28 +103,28 @@ def _once(taken: Taken, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     if taken.job.reuse == "never":
         return sizes
     files = taken.files
-    twins, leaders = find_twins(files.snapshot, sizes)
+    duplicates, leaders = find_duplicates(files.snapshot, sizes)
     with disk_errors(files.dir, "Nothing was sent."):
-        keep_twins(files.twins, twins, leaders)
+        keep_duplicates(files.duplicates, duplicates, leaders)
     once = sizes.copy()
-    once[twins] = 0
+    once[duplicates] = 0
     return once
 
 
-def _standing(world: World, namespace: Namespace, taken: Taken, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
+def _standing(environment: Environment, namespace: Namespace, taken: Taken, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
     """Which rows an earlier job run stands for, since they were paid for, and how many of them are quarantined."""
     job, files, output = taken.job, taken.files, OutputSchema.from_json(taken.question.output)
-    ours = world.ledger.catalog.runs_asking(namespace.name, taken.fingerprint, job=job.name, partition=taken.key)
+    ours = environment.ledger.catalog.runs_asking(namespace.name, taken.fingerprint, job=job.name, partition=taken.key)
     names = namespace.names if job.reuse == "namespace" else ()
-    everybodys = [run for name in names for run in world.ledger.catalog.runs_asking(name, taken.fingerprint)]
+    everybodys = [run for name in names for run in environment.ledger.catalog.runs_asking(name, taken.fingerprint)]
     standing, quarantined, n = wanted & False, 0, 0
     # What was answered comes first; then, of this partition only, what must not be asked again.
     for outcome, runs in ((Outcome.ANSWERED, [*ours, *everybodys]), (Outcome.QUARANTINED, ours)):
         for run in runs:
-            old = world.staging.run(run.id)
+            old = environment.staging.run(run.id)
             if not old.snapshot.exists():
                 continue
-            answers = answers_of(old, world.ledger.shards(run.id))
+            answers = answers_of(old, environment.ledger.shards(run.id))
             hit = reuse(old.snapshot, answers, files.snapshot, wanted & ~standing, output, files.reused_from(n), outcome)
             standing, n = standing | hit, n + 1
             quarantined += int(hit.sum()) if outcome is Outcome.QUARANTINED else 0

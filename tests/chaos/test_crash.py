@@ -84,7 +84,7 @@ ELSEWHERE = {
     "ledger.hedged.before", "ledger.hedged.after",  # in test_cascade: whoever hedges has a deadline in hours
     "gc.noted",  # in test_retention: no job run is old enough here
     "ledger.unsent.before", "ledger.unsent.after",  # in test_runner: the provider goes down between two calls
-    "ledger.candidate_released.before", "ledger.candidate_released.after",  # in test_sweep: others have batches here
+    "ledger.candidate_released.before", "ledger.candidate_released.after",  # in test_orphan: others have batches here
 }  # fmt: skip
 DANGEROUS = (
     "ledger.sending.after",

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from keld import Keld
 from keld.emulator import Emulator
 from keld.ledger.table import INTENT, ORPHAN, RUN, SHARD
-from tests.engine.test_sweep import bought_late, sweep
+from tests.engine.test_orphan import bought_late, sweep
 from tests.support import bill_check
 from tests.support.ticket_job import Peer, fault, openai, run, tickets, triage
 

@@ -20,7 +20,7 @@ from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.failpoint import FailpointHit
 from keld.price import Lane
-from keld.realtime import Manner, Stopped, Time, stretch
+from keld.realtime import Options, Stopped, Time, stretch
 from keld.realtime.journal import Journal
 from keld.request import custom_id
 from keld.schema import Embedding, output_schema
@@ -28,7 +28,7 @@ from tests.support.realtime_rows import NONCE, Rows, killed, once, turning
 from tests.support.ticket_job import Peer, anthropic, billed_usd, fault, openai
 from tests.support.worker_process import KILLED
 
-CALM = Manner(begin_with=4, most=4)
+CALM = Options(begin_with=4, most=4)
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_rate_limits_are_met_at_their_pace(
     emulator = open_emulator(**limit)
     rows = Rows(peer=peer, folder=str(tmp_path), count=300)
     began = emulator.now()
-    done = rows.ask(clock=turning(emulator), manner=Manner(output_tokens=256))
+    done = rows.ask(clock=turning(emulator), manner=Options(output_tokens=256))
     assert (done.answered, done.in_doubt) == (300, 0)
     assert rows.paid(emulator) == once(range(300))
     assert statuses(emulator).count(429) == done.turned_away <= 10
@@ -153,7 +153,7 @@ def test_a_storm_without_headers_costs_time_only(rows: Rows, emulator: Emulator)
 def test_retry_after_is_waited_for(rows: Rows, emulator: Emulator) -> None:
     """Nothing is sent before the time the provider names."""
     fault(emulator, "realtime", "status", status=429, retry_after=120)
-    done = rows.ask(clock=turning(emulator), manner=Manner(begin_with=1, most=1))
+    done = rows.ask(clock=turning(emulator), manner=Options(begin_with=1, most=1))
     first, second = [call.at for call in emulator.requests()][:2]
     assert (second - first).total_seconds() >= 120
     assert (done.answered, done.turned_away) == (6, 1)
@@ -223,7 +223,7 @@ def test_a_lost_reply_is_in_doubt_and_not_asked_again(rows: Rows, emulator: Emul
 
 def test_a_request_that_times_out_is_in_doubt(rows: Rows, emulator: Emulator) -> None:
     fault(emulator, "realtime", "delay", delay_s=0.5)
-    done = rows.ask(manner=Manner(timeout_s=0.2), clock=turning(emulator))
+    done = rows.ask(manner=Options(timeout_s=0.2), clock=turning(emulator))
     assert (done.answered, done.in_doubt) == (5, 1)
 
 
@@ -268,7 +268,7 @@ def test_a_refused_key_stops_the_stretch(rows: Rows, emulator: Emulator, how: di
     if rows.peer is anthropic and how["status"] == 429:
         how = {"status": 402}
     fault(emulator, "realtime", "status", times=None, skip=2, **how)
-    done = rows.ask(manner=Manner(begin_with=1, most=1))
+    done = rows.ask(manner=Options(begin_with=1, most=1))
     assert done.stopped is Stopped.ACCESS
     assert isinstance(done.problem, AccessRefused)
     assert (done.answered, done.in_doubt, done.undone.tolist()) == (2, 0, [2, 3, 4, 5])
@@ -362,7 +362,7 @@ def test_a_kill_costs_at_most_what_was_in_flight_and_it_is_counted(fast: Rows, e
 @pytest.mark.parametrize("rest", [b'{"custom_id":"fastfastfa-0000', b"\0" * 500])
 def test_a_torn_last_line_is_no_answer(rows: Rows, emulator: Emulator, rest: bytes) -> None:
     """A power cut may leave half a line, or a block of nothing; the row was in flight, and is asked again."""
-    rows.ask(stop=lambda: len(emulator.requests()) >= 3, manner=Manner(begin_with=1, most=1))
+    rows.ask(stop=lambda: len(emulator.requests()) >= 3, manner=Options(begin_with=1, most=1))
     with rows.journal.open("ab") as file:
         file.write(rest)
     with rows.journal.with_suffix(".sent").open("ab") as file:
@@ -374,7 +374,7 @@ def test_a_torn_last_line_is_no_answer(rows: Rows, emulator: Emulator, rest: byt
 
 
 def test_marks_that_a_power_cut_took_lose_no_row(rows: Rows, emulator: Emulator) -> None:
-    rows.ask(stop=lambda: len(emulator.requests()) >= 3, manner=Manner(begin_with=1, most=1))
+    rows.ask(stop=lambda: len(emulator.requests()) >= 3, manner=Options(begin_with=1, most=1))
     rows.journal.with_suffix(".sent").unlink()
     done = rows.ask()
     assert (done.answered, done.in_doubt) == (6, 0)
@@ -409,7 +409,7 @@ def test_an_answer_is_durable_before_the_row_counts(rows: Rows, monkeypatch: pyt
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (fsync(descriptor), order.append("fsync"))[0])
     monkeypatch.setattr(points, "on_pass", order.append)
-    rows.ask(manner=Manner(begin_with=1, most=1))
+    rows.ask(manner=Options(begin_with=1, most=1))
     assert [step for step in order if step in ("realtime.send", "fsync")][1:] == ["realtime.send", "fsync"] * 6
 
 
@@ -423,7 +423,7 @@ def test_many_answers_share_one_fsync(rows: Rows, monkeypatch: pytest.MonkeyPatc
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", slow)
-    assert replace(rows, count=200).ask(manner=Manner(begin_with=64, most=64)).answered == 200
+    assert replace(rows, count=200).ask(manner=Options(begin_with=64, most=64)).answered == 200
     assert count < 200
 
 

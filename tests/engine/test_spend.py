@@ -27,7 +27,7 @@ from keld.ledger.table import SHARD as SHARD_TABLE
 from keld.spend import DIMENSIONS, Report, report
 from keld.state import RunState, State
 from keld.view import spend_view
-from tests.engine.test_sweep import bought_late, sweep
+from tests.engine.test_orphan import bought_late, sweep
 from tests.support import bill_check
 from tests.support.ticket_job import Peer, anthropic, fault, openai, run, tickets, triage
 from tests.unit.test_status import NOW, RUN

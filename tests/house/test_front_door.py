@@ -32,7 +32,7 @@ from keld import (
 )
 
 # Properties of `Keld` through which the house itself goes; what they give is not part of the public promise.
-BEHIND = {"ledger", "runner", "provider", "world"}
+BEHIND = {"ledger", "runner", "provider", "environment"}
 PUBLIC = {name: getattr(keld, name) for name in keld.__all__ if name != "__version__"}
 CLASSES = {name: found for name, found in PUBLIC.items() if isinstance(found, type)}
 

@@ -111,6 +111,7 @@ def test_only_the_command_line_imports_the_emulator() -> None:
 
 
 PACKAGES = (
+    "keld.runner",
     "keld.cli",
     "keld.emulator",
     "keld.emulator.dialects",

@@ -152,7 +152,7 @@ def worker(home: Path, emulator: Emulator, point: str | None = None) -> subproce
     return subprocess.run([sys.executable, "-c", WORKER, home, emulator.url], env=env, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("point", ["upload.received", "create.send", "create.received", "poll.received", "download.chunk", "collect.done"])
+@pytest.mark.parametrize("point", ["create.send", "create.received", "download.chunk", "collect.done"])
 def test_a_worker_on_a_kind_of_another_package_is_killed_and_another_goes_on(
     open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, point: str
 ) -> None:

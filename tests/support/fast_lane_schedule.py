@@ -30,10 +30,10 @@ from keld.answer import Outcome, Reply
 from keld.emulator import BillEntry, Call
 from keld.price import Lane
 from keld.providers import call
-from keld.realtime import Manner, Time
+from keld.realtime import Options, Time
 from keld.realtime.journal import Journal
 from keld.request import position_of
-from keld.runner.visit import Visit
+from keld.runner.context import RunContext
 from keld.state import Event, State
 from tests.support.ticket_job import Peer, anthropic, openai
 from tests.support.worker_schedule import (
@@ -228,10 +228,10 @@ class Haste(Schedule):
             mock.patch("keld.realtime.run.Time", lambda: Time(now=self.world.emulator._clock.time, sleep=self._sleep)),
             mock.patch.object(call, "call", _in_order),
             mock.patch("keld.realtime.run.Journal", partial(Watched, self)),
-            mock.patch("keld.runner.hurry.Manner", lambda **how: Manner(**how, begin_with=self.at_once)),
+            mock.patch("keld.runner.fast_lane.Options", lambda **how: Options(**how, begin_with=self.at_once)),
             mock.patch.object(asyncio, "to_thread", _in_the_loop),
             mock.patch.object(httpx2, "create_ssl_context", _trust),
-            mock.patch.object(Visit, "is_stale", lambda _: threading.current_thread() in self.stale),
+            mock.patch.object(RunContext, "is_stale", lambda _: threading.current_thread() in self.stale),
         ]
         for patch in more:
             patch.start()

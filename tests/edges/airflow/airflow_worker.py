@@ -35,7 +35,7 @@ def job(**terms: Any) -> Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Visit:
+class RunContext:
     """What one visit of a task to a worker left behind."""
 
     state: str
@@ -85,7 +85,7 @@ class Worker:
 
     def run(
         self, task: Any, *, event: dict[str, Any] | None = None, method: str = "resume", failed: str | None = None, **run: Any
-    ) -> Visit:
+    ) -> RunContext:
         """One visit.
 
         Args:
@@ -101,7 +101,7 @@ class Worker:
         from airflow.sdk.execution_time.supervisor import run_task_in_process
         from httpx import MockTransport
 
-        seen = Visit(state="", message=None, error=None, xcoms={}, rendered={}, shown={})
+        seen = RunContext(state="", message=None, error=None, xcoms={}, rendered={}, shown={})
         map_index = run.pop("map_index", -1)
         resumed = {"next_method": method, "next_kwargs": {"event": event}} if event else {}
         if failed:
@@ -118,12 +118,12 @@ class Worker:
         result = run_task_in_process(ti, task, client=client)
         return replace(seen, state=result.state.value, message=result.msg, error=result.error, task=result.ti.task)
 
-    def until_sent(self, task: Any, **run: Any) -> Visit:
+    def until_sent(self, task: Any, **run: Any) -> RunContext:
         visit = self.run(task, **run)
         assert visit.state == "deferred", visit.error
         return visit
 
-    def through(self, task: Any, emulator: Emulator, *, most: int = 6, **run: Any) -> Visit:
+    def through(self, task: Any, emulator: Emulator, *, most: int = 6, **run: Any) -> RunContext:
         """All visits of a task, the provider's time passing in between."""
         visit = self.run(task, **run)
         for _ in range(most):
@@ -133,7 +133,7 @@ class Worker:
             visit = self.run(task, event=visit.event, **run)
         return visit
 
-    def _api(self, seen: Visit, run: dict[str, Any], resumed: dict[str, Any]) -> Callable[[httpx.Request], httpx.Response]:
+    def _api(self, seen: RunContext, run: dict[str, Any], resumed: dict[str, Any]) -> Callable[[httpx.Request], httpx.Response]:
         """Airflow's Execution API, as far as a task asks it."""
         from httpx import Response
 

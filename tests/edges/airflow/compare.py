@@ -39,7 +39,7 @@ from rich.table import Table
 
 from keld import Job
 from keld.emulator import BillEntry, Emulator
-from tests.edges.airflow.airflow_worker import LATENCY_S, Visit, Worker, supervised
+from tests.edges.airflow.airflow_worker import LATENCY_S, RunContext, Worker, supervised
 
 HOME = Path(tempfile.mkdtemp(prefix="keld-compare-"))
 # Read when Airflow is imported.
@@ -166,11 +166,11 @@ class Play:
     error: str = ""  # the last one
     run_id: str = ""  # the last one
 
-    def run(self, run: dict[str, Any], **how: Any) -> Visit:
+    def run(self, run: dict[str, Any], **how: Any) -> RunContext:
         self.run_id = run["run_id"]
         return self.worker.run(self.task, map_index=self.map_index, **how, **run)
 
-    def through(self, run: dict[str, Any], visit: Visit | None = None) -> None:
+    def through(self, run: dict[str, Any], visit: RunContext | None = None) -> None:
         """A task's visits until it has ended; one that failed, and may be tried again, is."""
         from airflow.sdk.exceptions import AirflowFailException
 
@@ -184,14 +184,14 @@ class Play:
                 return
             visit = None
 
-    def _to_the_end(self, run: dict[str, Any], visit: Visit) -> Visit:
+    def _to_the_end(self, run: dict[str, Any], visit: RunContext) -> RunContext:
         while visit.state == "deferred":
             self.emulator.advance(LATENCY_S)
             event = asyncio.run(_first_event(_trigger(visit)))
             visit = self.run(run, event=event, method=visit.message.next_method)
         return visit
 
-    def clear(self, run: dict[str, Any], sent: Visit) -> Visit:
+    def clear(self, run: dict[str, Any], sent: RunContext) -> RunContext:
         """As Airflow 3.3 does it: the task runs anew, and the trigger that it had left behind is told of a kill, soon after or before."""
         again = self.run(run)
         trigger = _trigger(sent)
@@ -201,7 +201,7 @@ class Play:
         return again
 
 
-def _trigger(visit: Visit) -> Any:
+def _trigger(visit: RunContext) -> Any:
     """As a triggerer makes it of the database; Keld's looks at once, since the hour has passed on the emulator's clock only."""
     module, _, name = visit.message.classpath.rpartition(".")
     now = {"look_at": datetime.now(UTC).isoformat()} if "look_at" in visit.trigger else {}

@@ -13,7 +13,7 @@ import pytest
 
 from keld import Job, Keld
 from keld.emulator import Emulator
-from tests.edges.airflow.airflow_worker import LATENCY_S, ROWS, Visit, Worker, job
+from tests.edges.airflow.airflow_worker import LATENCY_S, ROWS, RunContext, Worker, job
 from tests.support.ticket_job import fault
 
 DAY: dict[str, Any] = {"partition_key": "2026-11-19", "partition_date": datetime(2026, 11, 19, tzinfo=UTC)}
@@ -37,7 +37,7 @@ def creates(provider: Emulator) -> int:
     return sum(call.method == "POST" and call.path == "/v1/batches" for call in provider.requests())
 
 
-def resumed(worker: Worker, provider: Emulator, task: Any, sent: Visit) -> Visit:
+def resumed(worker: Worker, provider: Emulator, task: Any, sent: RunContext) -> RunContext:
     """The visits of a task after it was sent."""
     visit = sent
     for _ in range(5):

@@ -22,8 +22,8 @@ from keld.providers.base import RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
 from keld.providers.provider import Provider
 from keld.request import position_of, shard_named
+from keld.runner.context import RunContext, log
 from keld.runner.refusal import Refusal, take_effect
-from keld.runner.visit import Visit, log
 from keld.state import Event
 
 _EVER = datetime.min.replace(tzinfo=UTC)
@@ -42,35 +42,35 @@ class _Found:
     complete: bool = False  # there can be no others
 
 
-def search(visit: Visit, shard: Shard) -> Shard:
+def search(context: RunContext, shard: Shard) -> Shard:
     """Adopts the shard's create, waits for the next look, or after the last one gives it up for absent."""
-    provider = visit.provider(shard)
+    provider = context.provider(shard)
     failpoint("look.send")
     try:
-        found = _look(visit, provider, shard)
+        found = _look(context, provider, shard)
     except (ProviderRefused, ProviderUnreachable):
-        if not _is_past_telling(visit, provider, shard):
+        if not _is_past_telling(context, provider, shard):
             raise
-        return _quarantine(visit, shard, f"the list of batches could not be read to its end in all this time; {_way(visit, shard)}")
+        return _quarantine(context, shard, f"the list of batches could not be read to its end in all this time; {_way(context, shard)}")
     failpoint("look.received")
     if found.ours:
-        return _adopt(visit, shard, found.ours[0], found.ours[1:])
+        return _adopt(context, shard, found.ours[0], found.ours[1:])
     if found.perhaps:
-        return _prove(visit, provider, shard, found.perhaps)
+        return _prove(context, provider, shard, found.perhaps)
     if not found.complete:
-        return _look_again(visit, provider, shard)
-    return _not_found(visit, provider, shard)
+        return _look_again(context, provider, shard)
+    return _not_found(context, provider, shard)
 
 
-def _look(visit: Visit, provider: Provider, shard: Shard) -> _Found:
+def _look(context: RunContext, provider: Provider, shard: Shard) -> _Found:
     """What there is at the provider that may be of this shard; nothing that the ledger knows already."""
     marked = provider.traits.marks_batches
-    before = visit.ledger.intents(shard.id)[-1].after_batch
-    asked_at = min(shard.intent_at or visit.now(), visit.now())
+    before = context.ledger.intents(shard.id)[-1].after_batch
+    asked_at = min(shard.intent_at or context.now(), context.now())
     listing = provider.batches(asked_at - _MARGIN if marked else _EVER, until=before, whole=True)
     listed = list(listing)
     found = _Found(complete=listing.complete)
-    mine = [event.facts for event in visit.ledger.events(shard.run_id) if event.shard_id == shard.id]
+    mine = [event.facts for event in context.ledger.events(shard.run_id) if event.shard_id == shard.id]
     others = {batch_id for facts in mine for batch_id in facts.get("not_ours", ())}
     floor = asked_at - _MARGIN_UNMARKED if marked else _floor(listed, before)
     for batch in sorted(listed, key=lambda batch: batch.created_at):
@@ -80,7 +80,7 @@ def _look(visit: Visit, provider: Provider, shard: Shard) -> _Found:
         perhaps = whose is None and fits and batch.created_at >= floor and batch.id not in (before, *others)
         if whose or perhaps:
             (found.ours if whose else found.perhaps).append(batch)
-    known = visit.ledger.accounts.known_batches({batch.id for batch in (*found.ours, *found.perhaps)})
+    known = context.ledger.accounts.known_batches({batch.id for batch in (*found.ours, *found.perhaps)})
     found.ours, found.perhaps = ([batch for batch in some if batch.id not in known] for some in (found.ours, found.perhaps))
     return found
 
@@ -100,41 +100,41 @@ def is_of(batch: RemoteBatch, shard: Shard) -> bool | None:
     return None
 
 
-def _look_again(visit: Visit, provider: Provider, shard: Shard) -> Shard:
+def _look_again(context: RunContext, provider: Provider, shard: Shard) -> Shard:
     """The shard after a look at a list that says nothing of what it does not show."""
-    if _is_past_telling(visit, provider, shard):
-        return _quarantine(visit, shard, f"the list of batches was never shown to its end, so it may be in it; {_way(visit, shard)}")
-    visit.problem = ProviderUnreachable(
+    if _is_past_telling(context, provider, shard):
+        return _quarantine(context, shard, f"the list of batches was never shown to its end, so it may be in it; {_way(context, shard)}")
+    context.problem = ProviderUnreachable(
         f"{provider.name} at {provider.host} does not show its list of batches to the end. A batch whose create was not answered may be in it, so "
         "nothing of it is sent again; it is looked for again.",
         account=provider.name,
     )
-    return visit.record(shard, Event.LOOKED, not_before=visit.now() + _pause(visit, shard), facts={"incomplete": True})
+    return context.record(shard, Event.LOOKED, not_before=context.now() + _pause(context, shard), facts={"incomplete": True})
 
 
-def _pause(visit: Visit, shard: Shard) -> timedelta:
+def _pause(context: RunContext, shard: Shard) -> timedelta:
     """Until the next look, after one that proved nothing: longer each time."""
-    age = visit.now() - (shard.intent_at or visit.now())
-    return min(max(age / 4, visit.settings.poll_most), _PAUSE_MOST)
+    age = context.now() - (shard.intent_at or context.now())
+    return min(max(age / 4, context.settings.poll_most), _PAUSE_MOST)
 
 
-def _way(visit: Visit, shard: Shard) -> str:
+def _way(context: RunContext, shard: Shard) -> str:
     """How a person settles what a list has left open: in words for the rows' error."""
-    days = (visit.now() - (shard.intent_at or visit.now()) + _MARGIN_UNMARKED) / timedelta(days=1)
+    days = (context.now() - (shard.intent_at or context.now()) + _MARGIN_UNMARKED) / timedelta(days=1)
     return (
         f"`keld reconcile {shard.provider} --days {math.ceil(days) + 1}` reads the list for as long as --minutes says and takes the batch if it is there; "
         "if it is not, and the provider's own console does not show it, `keld run --force` asks these rows again"
     )
 
 
-def _quarantine(visit: Visit, shard: Shard, why: str) -> Shard:
+def _quarantine(context: RunContext, shard: Shard, why: str) -> Shard:
     refusal = Refusal.kept_by(shard)
     told = "the reply to its create was lost" if refusal is None else f"its create was refused (HTTP {refusal.status} {refusal.code})"
     why = f"{told}, and {why}"
-    return visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error=ShardError(code=ShardFault.CREATE_UNACCOUNTED_FOR))
+    return context.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error=ShardError(code=ShardFault.CREATE_UNACCOUNTED_FOR))
 
 
-def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[RemoteBatch]) -> Shard:
+def _prove(context: RunContext, provider: Provider, shard: Shard, found: Sequence[RemoteBatch]) -> Shard:
     """Adopts the one of these unmarked batches whose results carry the shard's ids; waits for those that cannot be told yet.
 
     To adopt one unproven may be to cancel somebody else's, and to send another shard of ours again while its batch counts as this
@@ -146,50 +146,50 @@ def _prove(visit: Visit, provider: Provider, shard: Shard, found: Sequence[Remot
         batch = (provider.get(listed.id) or listed) if provider.traits.marks_batches else listed
         whose = is_of(batch, shard) if provider.traits.marks_batches else None
         if whose:
-            return _adopt(visit, shard, batch, [])
+            return _adopt(context, shard, batch, [])
         if whose is False:
             others.append(batch.id)
             continue
         try:
             custom_ids = provider.sample(batch) if batch.state.ended else []
         except (ProviderRefused, ProviderUnreachable) as problem:
-            visit.problem, unread, custom_ids = problem, True, []  # what the others tell is kept
+            context.problem, unread, custom_ids = problem, True, []  # what the others tell is kept
         if any(position_of(custom_id, shard.id) is not None for custom_id in custom_ids):
-            return _adopt(visit, shard, batch, [])
+            return _adopt(context, shard, batch, [])
         if custom_ids:
             others.append(batch.id)
         else:
             untold += 1
-    if untold and _is_past_telling(visit, provider, shard):
-        return _quarantine(visit, shard, f"of {untold:,} batches that may be it none can be told after all this time")
-    wait = visit.settings.retry_unreachable if unread else _pause(visit, shard) if untold else timedelta(0)
-    return visit.record(shard, Event.LOOKED, not_before=visit.now() + wait, facts={"waiting": untold, "not_ours": others})
+    if untold and _is_past_telling(context, provider, shard):
+        return _quarantine(context, shard, f"of {untold:,} batches that may be it none can be told after all this time")
+    wait = context.settings.retry_unreachable if unread else _pause(context, shard) if untold else timedelta(0)
+    return context.record(shard, Event.LOOKED, not_before=context.now() + wait, facts={"waiting": untold, "not_ours": others})
 
 
-def _is_past_telling(visit: Visit, provider: Provider, shard: Shard) -> bool:
-    window, settings = provider.traits.window or timedelta(0), visit.settings
-    return visit.now() - (shard.intent_at or visit.now()) > window + settings.overdue_after + settings.abandon_after
+def _is_past_telling(context: RunContext, provider: Provider, shard: Shard) -> bool:
+    window, settings = provider.traits.window or timedelta(0), context.settings
+    return context.now() - (shard.intent_at or context.now()) > window + settings.overdue_after + settings.abandon_after
 
 
-def _adopt(visit: Visit, shard: Shard, batch: RemoteBatch, spares: Sequence[RemoteBatch]) -> Shard:
+def _adopt(context: RunContext, shard: Shard, batch: RemoteBatch, spares: Sequence[RemoteBatch]) -> Shard:
     """The shard with its batch; what one create made besides is bought too often, and swept away."""
-    submitted_at, now = min(batch.created_at, visit.now()), visit.now()
+    submitted_at, now = min(batch.created_at, context.now()), context.now()
     for spare in spares:
         log.warning("shard.duplicate shard=%s batch_id=%s", shard.id, spare.id)
-    return visit.record(
+    return context.record(
         shard, Event.ADOPTED, batch_id=batch.id, submitted_at=submitted_at, error=None, facts={"matches": 1 + len(spares)},
         orphans=[orphan_of(shard, spare.id, now) for spare in spares],
     )  # fmt: skip
 
 
-def _not_found(visit: Visit, provider: Provider, shard: Shard) -> Shard:
-    settings, fences, refusal = visit.settings, provider.traits.fences, Refusal.kept_by(shard)
+def _not_found(context: RunContext, provider: Provider, shard: Shard) -> Shard:
+    settings, fences, refusal = context.settings, provider.traits.fences, Refusal.kept_by(shard)
     if refusal is not None and refusal.own:
-        return take_effect(visit, shard, refusal)
+        return take_effect(context, shard, refusal)
     settle = settings.settle if fences else (*settings.settle, settings.settle_unfenced)
     looks = shard.looks + 1
     if looks < len(settle):
-        return visit.record(shard, Event.LOOKED, looks=looks, not_before=visit.now() + settle[looks])
+        return context.record(shard, Event.LOOKED, looks=looks, not_before=context.now() + settle[looks])
     if looks == len(settle) and fences and shard.input_ref:
         # The fence: without its input a create that is still on its way cannot land any more.  Then one look for one
         # that landed just before.
@@ -197,16 +197,16 @@ def _not_found(visit: Visit, provider: Provider, shard: Shard) -> Shard:
         try:
             provider.delete_input(shard.input_ref)
         except (ProviderRefused, ProviderUnreachable):
-            if visit.now() - (shard.intent_at or visit.now()) < settings.abandon_after:
+            if context.now() - (shard.intent_at or context.now()) < settings.abandon_after:
                 raise
-            return _quarantine(visit, shard, "nothing was found, and its input file cannot be removed to keep it from landing")
+            return _quarantine(context, shard, "nothing was found, and its input file cannot be removed to keep it from landing")
         failpoint("fence.received")
-        return visit.record(shard, Event.LOOKED, looks=looks, not_before=visit.now() + settle[0], facts={"fenced": True})
+        return context.record(shard, Event.LOOKED, looks=looks, not_before=context.now() + settle[0], facts={"fenced": True})
     if not fences and not settings.resend_unfenced:
-        return _quarantine(visit, shard, "nothing was found in the settling time, and nothing can prove that it will not land yet")
+        return _quarantine(context, shard, "nothing was found in the settling time, and nothing can prove that it will not land yet")
     if refusal is not None:
-        return take_effect(visit, shard, refusal)
-    return visit.record(shard, Event.ABSENT, input_ref=None, not_before=None)
+        return take_effect(context, shard, refusal)
+    return context.record(shard, Event.ABSENT, input_ref=None, not_before=None)
 
 
 def orphan_of(shard: Shard, batch_id: str, now: datetime) -> Orphan:

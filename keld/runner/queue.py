@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 
 from keld.deadline import escalate_at
 from keld.ledger import JobRun, Shard, Waiting
+from keld.runner.context import RunContext
 from keld.runner.option import speed_of
-from keld.runner.visit import Visit
 from keld.state import TERMINAL, State
 
 _STALE = timedelta(minutes=5)  # a job run whose next look is overdue by more has nobody who advances it
@@ -22,17 +22,17 @@ _HOUR = timedelta(hours=1)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
-def put_off_until(visit: Visit, run: JobRun, shard: Shard) -> datetime | None:
+def put_off_until(context: RunContext, run: JobRun, shard: Shard) -> datetime | None:
     """When this shard may ask again whether it is its turn; None: it is."""
-    queue = visit.ledger.queue.waiting(shard.provider, shard.host, shard.model)
+    queue = context.ledger.queue.waiting(shard.provider, shard.host, shard.model)
     if not queue:
         return None
     me = Waiting(
         shard_id=shard.id, ordinal=shard.ordinal, run_id=run.id, deadline_at=run.deadline_at, created_at=run.created_at,
         not_before=shard.not_before, tried_at=shard.intent_at, next_check_at=None,
     )  # fmt: skip
-    others = [other for other in queue if other.shard_id != shard.id and not _is_stale(other, visit.now())]
-    return turn(me, others, visit.now(), fresh=shard.state is State.STAGED, ask_again=visit.settings.poll_most)
+    others = [other for other in queue if other.shard_id != shard.id and not _is_stale(other, context.now())]
+    return turn(me, others, context.now(), fresh=shard.state is State.STAGED, ask_again=context.settings.poll_most)
 
 
 def turn(me: Waiting, others: Sequence[Waiting], now: datetime, *, fresh: bool, ask_again: timedelta) -> datetime | None:
@@ -53,35 +53,35 @@ def turn(me: Waiting, others: Sequence[Waiting], now: datetime, *, fresh: bool, 
     return None if min([me, *due], key=_urgency) is me else now + ask_again
 
 
-def gives_way_until(visit: Visit, run: JobRun, shard: Shard) -> datetime | None:
+def yields_until(context: RunContext, run: JobRun, shard: Shard) -> datetime | None:
     """When a stretch may ask again whether it is its turn; None: it is.
 
     The fast lanes are as fast as the account's limits let them: shared alike, all of a crowd are late.  So the more urgent job run goes
     first, as long as the other has time to wait; without a deadline it waits an hour at most.
     """
-    now = visit.now()
-    rivals = visit.ledger.queue.in_fast_lanes(shard.provider, shard.host, shard.model, now, other_than=run.id)
+    now = context.now()
+    rivals = context.ledger.queue.in_fast_lanes(shard.provider, shard.host, shard.model, now, other_than=run.id)
     mine = (run.deadline_at or _NEVER, run.created_at, run.id)
     if not any((rival.deadline_at or _NEVER, rival.created_at, rival.run_id) < mine for rival in rivals if rival.lane == shard.lane):
         return None
     latest = run.created_at + _HOUR
     if run.deadline_at is not None:
-        left = sum(other.requests - (other.done or 0) for other in visit.ledger.shards(run.id) if other.state not in TERMINAL)
-        latest = escalate_at(run.deadline_at, left, speed_of(visit.world, f"{shard.provider}:{shard.model}", run.id), batch=False)
-    return min(latest, now + visit.settings.poll_least) if now < latest else None
+        left = sum(other.requests - (other.done or 0) for other in context.ledger.shards(run.id) if other.state not in TERMINAL)
+        latest = escalate_at(run.deadline_at, left, speed_of(context.environment, f"{shard.provider}:{shard.model}", run.id), batch=False)
+    return min(latest, now + context.settings.poll_least) if now < latest else None
 
 
-def queue_wait(visit: Visit, shard: Shard) -> timedelta:
+def queue_wait(context: RunContext, shard: Shard) -> timedelta:
     """How long a shard waits that a full queue has turned away, as often as it was sent already."""
     doublings: int = min(max(shard.attempt - 1, 0), 5)
-    return min(visit.settings.retry_queue_full * (1 << doublings), timedelta(minutes=30))
+    return min(context.settings.retry_queue_full * (1 << doublings), timedelta(minutes=30))
 
 
-def wake_next(visit: Visit, ended: Shard) -> None:
+def wake_next(context: RunContext, ended: Shard) -> None:
     """A batch has ended, and its tokens are free: the most urgent of those that wait for them may ask at once."""
-    queue = [waiting for waiting in visit.ledger.queue.waiting(ended.provider, ended.host, ended.model) if waiting.deferred]
+    queue = [waiting for waiting in context.ledger.queue.waiting(ended.provider, ended.host, ended.model) if waiting.deferred]
     if queue:
-        visit.ledger.queue.wake(min(queue, key=_urgency).shard_id)
+        context.ledger.queue.wake(min(queue, key=_urgency).shard_id)
 
 
 def _urgency(waiting: Waiting) -> tuple[datetime, datetime, str, int]:

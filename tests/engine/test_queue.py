@@ -9,7 +9,7 @@ import pytest
 from keld import Keld, Settings, Status
 from keld.emulator import Emulator
 from keld.ledger import Waiting
-from keld.runner.turn import turn
+from keld.runner.queue import turn
 from tests.support.ticket_job import anthropic, check_promise, creates, fault, openai, outcomes, tickets, triage
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)

@@ -114,7 +114,7 @@ class FastLanes(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class Environment:
     """What all visits of one environment share."""
 
     ledger: Ledger
@@ -142,10 +142,10 @@ class World:
 
 
 @dataclass(slots=True)
-class Visit:
+class RunContext:
     """One worker's hold on one job run, and what stopped it."""
 
-    world: World
+    environment: Environment
     lease: Lease
     files: RunFiles
     until: float  # time.monotonic() after which no new step is begun
@@ -161,18 +161,18 @@ class Visit:
 
     @property
     def ledger(self) -> Ledger:
-        return self.world.ledger
+        return self.environment.ledger
 
     @property
     def settings(self) -> Settings:
-        return self.world.settings
+        return self.environment.settings
 
     def is_stale(self) -> bool:
         """Whether this worker has stood still for so long that another one may hold the lease by now."""
         return time.monotonic() - self.beaten_at > self.ledger.leases.lease_for.total_seconds() * 0.8
 
     def now(self) -> datetime:
-        return self.world.clock()
+        return self.environment.clock()
 
     def pulse(self, silent_s: float = 0.0) -> None:
         """Says that the step gets on; nothing more may be heard of it for `silent_s` and `Settings.silent_for`."""
@@ -201,7 +201,7 @@ class Visit:
             ProviderRefused: its account has another host now than the one the shard was sent to.
         """
         try:
-            provider = self.world.provider(shard.provider)
+            provider = self.environment.provider(shard.provider)
         except ProviderRefused:
             raise ProviderRefused(
                 f"Shard {shard.id} belongs to the account {shard.provider!r} at {shard.host}, which is not configured here. Nothing was sent or asked. "
@@ -248,7 +248,7 @@ class Visit:
         self.ledger.leases.renew(
             self.lease, self.now()
         )  # else another worker has sent them meanwhile, and their answers stand in that file
-        sent = sent_of(self.world, self.ledger.run(shard.run_id), self.files, shard)
+        sent = sent_of(self.environment, self.ledger.run(shard.run_id), self.files, shard)
         output = self.output()
         answers = self.files.shard(shard.id).answers
         with disk_errors(self.files.dir, "Nothing more was sent."), answer.AnswerSink(answers, output, sent.positions, 0) as sink:
@@ -306,7 +306,7 @@ def question_of(files: RunFiles) -> Question:
         ) from None
 
 
-def sent_of(world: World, run: JobRun, files: RunFiles, shard: Shard) -> Sent:
+def sent_of(environment: Environment, run: JobRun, files: RunFiles, shard: Shard) -> Sent:
     """What a shard asks, and at which rates."""
     own, accept, name = run.terms.prices, run.terms.accept, f"{shard.provider}:{shard.model}"
     return Sent(
@@ -315,8 +315,8 @@ def sent_of(world: World, run: JobRun, files: RunFiles, shard: Shard) -> Sent:
         model=name,
         lane=shard.lane,
         unsatisfied=partial(unsatisfied, sealed=accept) if accept and name != run.terms.models[-1] else None,
-        rates=_known(world.rates(name, Lane(shard.lane), run.created_at, own), shard),
-        standard=world.rates(name, Lane.STANDARD, run.created_at, own),
+        rates=_known(environment.rates(name, Lane(shard.lane), run.created_at, own), shard),
+        standard=environment.rates(name, Lane.STANDARD, run.created_at, own),
     )
 
 

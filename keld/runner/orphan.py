@@ -28,14 +28,14 @@ from keld.providers.base import RemoteBatch
 from keld.providers.provider import Provider
 from keld.request import shard_named
 from keld.runner.collect import most_bytes
-from keld.runner.search import orphan_of
+from keld.runner.context import SKEW, Environment, RunContext, log, question_of, sent_of
+from keld.runner.find_lost import orphan_of
 from keld.runner.sibling import is_alias
-from keld.runner.visit import SKEW, Visit, World, log, question_of, sent_of
 from keld.schema import OutputSchema
 from keld.staging import disk_errors
 from keld.state import Event, RunState, State
 
-Enter = Callable[[str], AbstractContextManager[Visit | None]]
+Enter = Callable[[str], AbstractContextManager[RunContext | None]]
 _Held = TypeVar("_Held", Orphan, Shard, Candidate)
 _ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED, State.REJECTED)
 
@@ -84,7 +84,7 @@ class Sweep:
         harvest: results may be read, for their owner and their cost; not in a light `poll`.
     """
 
-    world: World
+    environment: Environment
     provider: Provider
     enter: Enter
     foreign: set[str]
@@ -98,7 +98,7 @@ class Sweep:
             return
         listed = list(self.provider.batches(since - SKEW))
         self.listed = frozenset(batch.id for batch in listed)
-        known, told = self.world.ledger.accounts.known_batches(self.listed), set()
+        known, told = self.environment.ledger.accounts.known_batches(self.listed), set()
         for batch in listed:
             if batch.id not in self.foreign and batch.id not in known:
                 found = self._judge(batch)
@@ -116,7 +116,7 @@ class Sweep:
             case Verdict.CANCEL | Verdict.SETTLE:
                 self._stop(finding)
             case Verdict.RELEASE:
-                self.world.ledger.candidates.release(finding.host, finding.batch_id, self.world.clock())
+                self.environment.ledger.candidates.release(finding.host, finding.batch_id, self.environment.clock())
             case Verdict.SEARCHED | Verdict.UNPROVEN | Verdict.ANOTHERS:
                 pass
 
@@ -137,10 +137,10 @@ class Sweep:
                 return self._finding(batch, None, Verdict.UNPROVEN)  # its results cannot be read, this time; the others can
         if shard_id is None:
             return None
-        shard = self.world.ledger.shard(shard_id)
+        shard = self.environment.ledger.shard(shard_id)
         if shard is None:
             return self._finding(batch, None, Verdict.ANOTHERS)
-        if self.world.ledger.accounts.knows_batch(batch.id):
+        if self.environment.ledger.accounts.knows_batch(batch.id):
             return None  # its create was recorded since we asked: asked again now that its shard was read
         if self._is_alias(shard, batch):
             return None
@@ -165,8 +165,8 @@ class Sweep:
 
     def _is_latest(self, shard: Shard) -> bool:
         """Whether its job run is the youngest of its partition: an older one must not write over the younger one's output."""
-        run = self.world.ledger.run(shard.run_id)
-        latest = self.world.ledger.catalog.latest(run.namespace, run.job, run.partition)
+        run = self.environment.ledger.run(shard.run_id)
+        latest = self.environment.ledger.catalog.latest(run.namespace, run.job, run.partition)
         return latest is not None and latest.id == run.id
 
     def _owner(self, batch: RemoteBatch) -> str | None:
@@ -178,7 +178,7 @@ class Sweep:
         custom_ids = self.provider.sample(batch)
         for custom_id in custom_ids:
             shard_id = shard_named(custom_id)
-            if shard_id is not None and self.world.ledger.shard(shard_id) is not None:
+            if shard_id is not None and self.environment.ledger.shard(shard_id) is not None:
                 return shard_id
         if custom_ids:
             self.foreign.add(batch.id)
@@ -186,7 +186,7 @@ class Sweep:
 
     def _known_but_unsettled(self) -> Iterator[Finding]:
         """Orphans that were found before, and quarantined batches that have ended after all."""
-        ledger, name, host = self.world.ledger, self.provider.name, self.provider.host
+        ledger, name, host = self.environment.ledger, self.provider.name, self.provider.host
         for orphan, batch in self._asked_for(ledger.orphans.unsettled(name, host)):
             shard = ledger.shard(orphan.shard_id)
             if batch is not None and shard is not None:
@@ -212,14 +212,14 @@ class Sweep:
 
     def _candidates(self) -> Iterator[Finding]:
         """What was found beside creates, and whether it is told by now whose it is."""
-        ledger, settings = self.world.ledger, self.world.settings
+        ledger, settings = self.environment.ledger, self.environment.settings
         window = self.provider.traits.window or timedelta(0)
         for candidate, batch in self._asked_for(
             ledger.candidates.unsettled(self.provider.name, self.provider.host) if self.harvest else ()
         ):
             if batch is None or ledger.accounts.knows_batch(batch.id):
                 shard = None
-            elif self.world.clock() - candidate.found_at > window + settings.overdue_after + settings.abandon_after:
+            elif self.environment.clock() - candidate.found_at > window + settings.overdue_after + settings.abandon_after:
                 log.warning("candidate.never_told shard=%s batch_id=%s", candidate.shard_id, candidate.batch_id)
                 shard = None
             elif not batch.state.ended:
@@ -238,7 +238,7 @@ class Sweep:
                 yield self._released(candidate, batch)
 
     def _released(self, candidate: Candidate, batch: RemoteBatch | None) -> Finding:
-        run, shard = self.world.ledger.run(candidate.run_id), self.world.ledger.shard(candidate.shard_id)
+        run, shard = self.environment.ledger.run(candidate.run_id), self.environment.ledger.shard(candidate.shard_id)
         return Finding(
             provider=candidate.provider, host=candidate.host, batch_id=candidate.batch_id, native=batch.native if batch else "?",
             created_at=batch.created_at if batch else candidate.found_at, requests=candidate.requests, verdict=Verdict.RELEASE, job=run.job,
@@ -246,7 +246,7 @@ class Sweep:
         )  # fmt: skip
 
     def _finding(self, batch: RemoteBatch, shard: Shard | None, verdict: Verdict) -> Finding:
-        run = None if shard is None else self.world.ledger.run(shard.run_id)
+        run = None if shard is None else self.environment.ledger.run(shard.run_id)
         cost, is_worst, lost = (None if shard is None else shard.worst_usd), True, 0
         if shard is not None and batch.state.ended and self.harvest:
             with suppress(KeldError):
@@ -261,41 +261,41 @@ class Sweep:
 
     def _tally(self, shard: Shard, batch: RemoteBatch) -> Tally:
         """What a batch that has ended cost, and of which rows it says nothing, by its own results."""
-        run, files = self.world.ledger.run(shard.run_id), self.world.staging.run(shard.run_id)
+        run, files = self.environment.ledger.run(shard.run_id), self.environment.staging.run(shard.run_id)
         question = question_of(files)
         output = OutputSchema.from_json(question.output)
         with disk_errors(files.dir, "Nothing was sent."), TemporaryDirectory(prefix=".stray-", dir=files.dir) as directory:
             folder = Path(directory)
             results = self.provider.download(batch, lambda n: folder / f"result-{n}.jsonl", most_bytes(question, shard))
             read = self.provider.reader(question, shard.model).results
-            return answer.collect(results, read, sent_of(self.world, run, files, shard), output, folder / "answers.parquet")
+            return answer.collect(results, read, sent_of(self.environment, run, files, shard), output, folder / "answers.parquet")
 
     # -- acting -----------------------------------------------------------------------------------------------
 
     def _adopt(self, finding: Finding) -> None:
         assert finding.job_run is not None and finding.shard_id is not None, "only a batch of a known shard is adopted"
-        self.world.ledger.control.reopen(finding.job_run, self.world.clock())
-        with self.enter(finding.job_run) as visit:
-            shard = self.world.ledger.shard(finding.shard_id)
-            if visit is None or shard is None or shard.state not in (*_ADOPTS, State.DROPPED):
+        self.environment.ledger.control.reopen(finding.job_run, self.environment.clock())
+        with self.enter(finding.job_run) as context:
+            shard = self.environment.ledger.shard(finding.shard_id)
+            if context is None or shard is None or shard.state not in (*_ADOPTS, State.DROPPED):
                 return  # another worker has it in hand; the next sweep sees what became of it
-            visit.record(
-                shard, Event.ADOPTED, batch_id=finding.batch_id, submitted_at=min(finding.created_at, visit.now()), ended=None, error=None,
+            context.record(
+                shard, Event.ADOPTED, batch_id=finding.batch_id, submitted_at=min(finding.created_at, context.now()), ended=None, error=None,
                 outcomes=None, not_before=None, facts={"swept": True},
             )  # fmt: skip
 
     def _stop(self, finding: Finding) -> None:
         """Records it first, so that a worker that dies here leaves it known; then cancels, or counts what it cost."""
-        shard = None if finding.shard_id is None else self.world.ledger.shard(finding.shard_id)
+        shard = None if finding.shard_id is None else self.environment.ledger.shard(finding.shard_id)
         assert shard is not None, "only a batch of a known shard is stopped"
-        self.world.ledger.orphans.add(orphan_of(shard, finding.batch_id, self.world.clock()))
+        self.environment.ledger.orphans.add(orphan_of(shard, finding.batch_id, self.environment.clock()))
         if finding.verdict is Verdict.CANCEL:
             log.warning("stray.cancelled shard=%s batch_id=%s", shard.id, finding.batch_id)
             failpoint("sweep.cancel.send")
             self.provider.cancel(finding.batch_id)
             failpoint("sweep.cancel.received")
         elif not finding.cost_is_worst and finding.cost_usd is not None:
-            self.world.ledger.orphans.settle(finding.host, finding.batch_id, finding.cost_usd, self.world.clock(), finding.lost)
+            self.environment.ledger.orphans.settle(finding.host, finding.batch_id, finding.cost_usd, self.environment.clock(), finding.lost)
 
 
 def _was_unreadable(shard: Shard) -> bool:

@@ -18,8 +18,8 @@ from typing import assert_never
 from keld.answer import Outcome
 from keld.ledger import Happened, JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
-from keld.runner.hurry import give_up
-from keld.runner.visit import Settings, Visit, log
+from keld.runner.context import RunContext, Settings, log
+from keld.runner.fast_lane import abandon
 from keld.state import Event, RunEvent, RunState, State
 
 # Signs that the provider is there and the shard gets on; not what is only tried, looked for, or refused.
@@ -27,27 +27,27 @@ _PROGRESS = frozenset({Event.STAGED, Event.DEFERRED, Event.CREATED, Event.ADOPTE
 _DAY = timedelta(days=1)
 
 
-def let_go(visit: Visit, run: JobRun, shards: Sequence[Shard]) -> bool:
+def give_up(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> bool:
     """Whether a shard was given up that was tried in this visit, got nowhere, and whose last instant is over."""
-    tried = [shard for shard in shards if shard.id in visit.stuck]
+    tried = [shard for shard in shards if shard.id in context.stuck]
     if not tried:
         return False
-    events, given_up = visit.ledger.events(run.id), False
+    events, given_up = context.ledger.events(run.id), False
     for shard in tried:
-        last = last_of(visit, run, shard, events)
-        if last is not None and visit.now() >= last:
+        last = last_of(context, run, shard, events)
+        if last is not None and context.now() >= last:
             log.warning("shard.let_go shard=%s run=%s state=%s batch_id=%s", shard.id, run.id, shard.state.value, shard.batch_id)
-            _give_up(visit, shard, last, visit.stuck[shard.id])
+            _give_up(context, shard, last, context.stuck[shard.id])
             given_up = True
     return given_up
 
 
-def last_of(visit: Visit, run: JobRun, shard: Shard, events: Sequence[Happened] | None = None) -> datetime | None:
+def last_of(context: RunContext, run: JobRun, shard: Shard, events: Sequence[Happened] | None = None) -> datetime | None:
     """`last_instant`, by what the ledger and the provider's own window say."""
-    events = visit.ledger.events(run.id) if events is None else events
+    events = context.ledger.events(run.id) if events is None else events
     asked = [event.at for event in events if event.kind == RunEvent.CANCEL_ASKED]
     cancelled_at = asked[-1] if asked and run.state is RunState.CANCELLING else None
-    return last_instant(shard, run.deadline_at, _progress_at(run, shard, events), visit.window(shard), visit.settings, cancelled_at)
+    return last_instant(shard, run.deadline_at, _progress_at(run, shard, events), context.window(shard), context.settings, cancelled_at)
 
 
 def last_instant(
@@ -91,19 +91,19 @@ def _progress_at(run: JobRun, shard: Shard, events: Sequence[Happened]) -> datet
     return max(found)
 
 
-def _give_up(visit: Visit, shard: Shard, last: datetime, problem: str) -> None:
+def _give_up(context: RunContext, shard: Shard, last: datetime, problem: str) -> None:
     until = f"until {last:%Y-%m-%d %H:%M} UTC ({problem})"
     if shard.state in (State.PLANNED, State.STAGED, State.DEFERRED):
         why = f"not asked, and not paid: it could not be sent {until}"
-        visit.give_up(shard, Event.DROPPED, Outcome.UNASKED, why, error=ShardError(code=ShardFault.NO_LAST_WORD, message=why))
+        context.give_up(shard, Event.DROPPED, Outcome.UNASKED, why, error=ShardError(code=ShardFault.NO_LAST_WORD, message=why))
         return
     if shard.lane != Lane.BATCH:
-        give_up(visit, shard, f"{shard.provider} at {shard.host} would not have them {until}")
+        abandon(context, shard, f"{shard.provider} at {shard.host} would not have them {until}")
         return
     paid = "it may have been paid for; `keld reconcile` collects what turns up"
     fault = ShardFault.RESULTS_UNREADABLE if shard.state is State.ENDED else ShardFault.NO_LAST_WORD
     why = f"{_stuck(shard)} {until}; {paid}"
-    visit.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error=ShardError(code=fault, message=why))
+    context.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error=ShardError(code=fault, message=why))
 
 
 def _stuck(shard: Shard) -> str:

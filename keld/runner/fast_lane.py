@@ -14,11 +14,11 @@ from typing import assert_never
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
-from keld.realtime import Manner, Stopped, Stretch, settle_doubts, stretch
+from keld.realtime import Options, RealtimeRun, Stopped, settle_doubts, stretch
 from keld.request import Question
+from keld.runner.context import RunContext, log
 from keld.runner.round import can_go_elsewhere
 from keld.runner.submit import fragments
-from keld.runner.visit import Visit, log
 from keld.staging import disk_errors, read_positions
 from keld.state import Event
 
@@ -27,24 +27,24 @@ RETRY_MOST = timedelta(hours=1)  # that a stretch is put off for, whatever it wa
 _PATIENCE_S = 60.0  # with a provider that turns rows away, where another one may take them and a deadline is to be kept
 
 
-def begin(visit: Visit, shard: Shard) -> Shard:
+def begin(context: RunContext, shard: Shard) -> Shard:
     """The shard under way, if it fits under the ceiling; nothing is sent yet."""
-    if visit.must_stay_behind(shard):
-        return visit.over_ceiling(shard)
+    if context.must_stay_behind(shard):
+        return context.over_ceiling(shard)
     try:
-        shard = visit.ledger.record_intent(visit.lease, shard, visit.now(), None)
+        shard = context.ledger.record_intent(context.lease, shard, context.now(), None)
     except CeilingTooLow as problem:
         log.warning("shard.over_ceiling shard=%s %s", shard.id, problem)
-        return visit.over_ceiling(shard)
-    return under_way(visit, shard)
+        return context.over_ceiling(shard)
+    return under_way(context, shard)
 
 
-def under_way(visit: Visit, shard: Shard) -> Shard:
+def under_way(context: RunContext, shard: Shard) -> Shard:
     """The shard whose intent stands, under way."""
-    return visit.record(shard, Event.CREATED, submitted_at=visit.now(), done=0)
+    return context.record(shard, Event.CREATED, submitted_at=context.now(), done=0)
 
 
-def hurry(visit: Visit, run: JobRun, shard: Shard, *, give_up_at: datetime | None = None) -> Shard:
+def hurry(context: RunContext, run: JobRun, shard: Shard, *, give_up_at: datetime | None = None) -> Shard:
     """Asks rows until all have an answer, or the visit's time is over; where the provider will not and another one may, what is left goes there.
 
     Args:
@@ -54,59 +54,59 @@ def hurry(visit: Visit, run: JobRun, shard: Shard, *, give_up_at: datetime | Non
         AccessRefused, ProviderUnreachable: the provider will not, for now; what was answered is kept.
         LeaseLost: another worker holds the job run.
     """
-    provider, files, question = visit.provider(shard), visit.files.shard(shard.id), visit.question()
-    elsewhere = can_go_elsewhere(visit, run, shard)
+    provider, files, question = context.provider(shard), context.files.shard(shard.id), context.question()
+    elsewhere = can_go_elsewhere(context, run, shard)
     manner = _manner(question, shard)
-    with disk_errors(visit.files.dir, "What was answered is kept."):
+    with disk_errors(context.files.dir, "What was answered is kept."):
         ended = stretch(
             provider,
-            visit.encoder(shard),
-            visit.reader(shard),
+            context.encoder(shard),
+            context.reader(shard),
             Lane(shard.lane),
             shard.id,
             read_positions(files.positions),
-            lambda left: fragments(visit, shard, left),
+            lambda left: fragments(context, shard, left),
             files.journal,
-            stop=lambda: _is_to_stop(visit, give_up_at),
+            stop=lambda: _is_to_stop(context, give_up_at),
             manner=replace(manner, patience_s=_PATIENCE_S) if elsewhere else manner,
         )
     done = ended.answered + ended.refused
-    not_before = None if ended.retry_after_s is None else visit.now() + min(timedelta(seconds=ended.retry_after_s), RETRY_MOST)
+    not_before = None if ended.retry_after_s is None else context.now() + min(timedelta(seconds=ended.retry_after_s), RETRY_MOST)
     if (done, not_before) != (shard.done, shard.not_before):
-        visit.ledger.progress.note(visit.lease, shard, done, visit.now(), not_before)
+        context.ledger.progress.note(context.lease, shard, done, context.now(), not_before)
     if elsewhere and ended.stopped in (Stopped.ACCESS, Stopped.NO_CAPACITY, Stopped.SAME_FAULT):
-        visit.blocked.add(shard.provider)
+        context.blocked.add(shard.provider)
         return _ended(
-            visit,
+            context,
             shard,
             "cancelled",
             ShardError(code=ShardFault.NO_CAPACITY, message=None if ended.problem is None else str(ended.problem), rows=ended.in_doubt),
         )
-    return _after(visit, shard, ended)
+    return _after(context, shard, ended)
 
 
-def _is_to_stop(visit: Visit, give_up_at: datetime | None) -> bool:
-    visit.pulse()  # asked about every second: the requests are under way, each within its own limit
-    return time.monotonic() > visit.until or visit.is_stale() or (give_up_at is not None and visit.now() >= give_up_at)
+def _is_to_stop(context: RunContext, give_up_at: datetime | None) -> bool:
+    context.pulse()  # asked about every second: the requests are under way, each within its own limit
+    return time.monotonic() > context.until or context.is_stale() or (give_up_at is not None and context.now() >= give_up_at)
 
 
-def _manner(question: Question, shard: Shard) -> Manner:
-    manner = Manner(output_tokens=min(question.max_output_tokens, 256))
+def _manner(question: Question, shard: Shard) -> Options:
+    manner = Options(output_tokens=min(question.max_output_tokens, 256))
     # What is marked can be read once the first answer begins: rows sent beside the first would all write.
     return manner if shard.cache_ttl is None else replace(manner, alone_s=_ALONE_S)
 
 
-def _after(visit: Visit, shard: Shard, ended: Stretch) -> Shard:
+def _after(context: RunContext, shard: Shard, ended: RealtimeRun) -> Shard:
     match ended.stopped:
         case Stopped.DONE:
-            return _ended(visit, shard, "completed", _doubt(ended.in_doubt))
+            return _ended(context, shard, "completed", _doubt(ended.in_doubt))
         case Stopped.TOLD:
-            if visit.is_stale():
+            if context.is_stale():
                 raise LeaseLost(f"Shard {shard.id}: this worker stood still, and stopped asking.")
             return shard
         case Stopped.SAME_FAULT if isinstance(ended.problem, ProviderRefused):
             # What so many rows met, all will: the others are not asked.
-            return _ended(visit, shard, "failed", ShardError(code=ShardFault.SAME_FAULT, message=str(ended.problem), rows=ended.in_doubt))
+            return _ended(context, shard, "failed", ShardError(code=ShardFault.SAME_FAULT, message=str(ended.problem), rows=ended.in_doubt))
         case Stopped.ACCESS | Stopped.SAME_FAULT:
             assert ended.problem is not None
             raise ended.problem
@@ -120,24 +120,24 @@ def _after(visit: Visit, shard: Shard, ended: Stretch) -> Shard:
             assert_never(ended.stopped)
 
 
-def stop(visit: Visit, shard: Shard) -> Shard:
+def stop(context: RunContext, shard: Shard) -> Shard:
     """The shard with what was answered until now: the user cancelled, or the rest is asked elsewhere."""
-    files = visit.files.shard(shard.id)
-    with disk_errors(visit.files.dir, "What was answered is kept."):
-        in_doubt = settle_doubts(visit.reader(shard), shard.id, files.journal)
-    return _ended(visit, shard, "cancelled", _doubt(in_doubt))
+    files = context.files.shard(shard.id)
+    with disk_errors(context.files.dir, "What was answered is kept."):
+        in_doubt = settle_doubts(context.reader(shard), shard.id, files.journal)
+    return _ended(context, shard, "cancelled", _doubt(in_doubt))
 
 
-def give_up(visit: Visit, shard: Shard, why: str) -> Shard:
+def abandon(context: RunContext, shard: Shard, why: str) -> Shard:
     """The shard with what was answered until now; the rest is not asked, here or elsewhere."""
-    files = visit.files.shard(shard.id)
-    with disk_errors(visit.files.dir, "What was answered is kept."):
-        in_doubt = settle_doubts(visit.reader(shard), shard.id, files.journal)
-    return _ended(visit, shard, "failed", ShardError(code=ShardFault.NO_LAST_WORD, message=why, rows=in_doubt))
+    files = context.files.shard(shard.id)
+    with disk_errors(context.files.dir, "What was answered is kept."):
+        in_doubt = settle_doubts(context.reader(shard), shard.id, files.journal)
+    return _ended(context, shard, "failed", ShardError(code=ShardFault.NO_LAST_WORD, message=why, rows=in_doubt))
 
 
-def _ended(visit: Visit, shard: Shard, how: str, error: ShardError | None) -> Shard:
-    return visit.record(shard, Event.ENDED, ended=how, ended_at=visit.now(), error=error, looks=0, not_before=None)
+def _ended(context: RunContext, shard: Shard, how: str, error: ShardError | None) -> Shard:
+    return context.record(shard, Event.ENDED, ended=how, ended_at=context.now(), error=error, looks=0, not_before=None)
 
 
 def _doubt(rows: int) -> ShardError | None:

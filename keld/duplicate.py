@@ -1,4 +1,4 @@
-"""Twin: rows of a partition with the same prompt are asked once; the others take the same answer, at no cost.
+"""Duplicate: rows of a partition with the same prompt are asked once; the others take the same answer, at no cost.
 
 Beside `reuse`, which finds what was answered before.  The first of such rows is asked (its leader), whatever became of it became of its
 twins, too.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def find_twins(snapshot: Path, sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def find_duplicates(snapshot: Path, sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(twins, leaders): the positions that repeat the prompt of an earlier row that is asked, ascending, and that row's position, for each.
 
     Args:
@@ -35,20 +35,20 @@ def find_twins(snapshot: Path, sizes: NDArray[np.int64]) -> tuple[NDArray[np.int
     return asked[repeats], leaders[repeats]
 
 
-def keep_twins(path: Path, twins: NDArray[np.int64], leaders: NDArray[np.int64]) -> None:
+def keep_duplicates(path: Path, duplicates: NDArray[np.int64], leaders: NDArray[np.int64]) -> None:
     """Keeps which rows take whose answer; nothing is kept where there are none."""
-    if len(twins):
-        write_positions(path, np.stack([twins, leaders]))
+    if len(duplicates):
+        write_positions(path, np.stack([duplicates, leaders]))
 
 
 def fan_out(kept: Path, answers: Sequence[Path], output: OutputSchema) -> list[Path]:
     """The answers files, each followed by one with the same answers for the twins of its rows, if there are any."""
     if not kept.exists():
         return list(answers)
-    twins, leaders = np.load(kept)
+    duplicates, leaders = np.load(kept)
     fanned: list[Path] = []
     for path in answers:
         into = path.with_name(f"twins-of-{path.name}")
-        copy_answers([path], leaders, twins, output, into, pa.array([], type=pa.string()))
+        copy_answers([path], leaders, duplicates, output, into, pa.array([], type=pa.string()))
         fanned += [path, into]
     return fanned

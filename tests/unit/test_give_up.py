@@ -7,7 +7,7 @@ import pytest
 
 from keld import Settings
 from keld.ledger import Shard
-from keld.runner.last import last_instant
+from keld.runner.give_up import last_instant
 from keld.state import TERMINAL, TRANSITIONS, Event, State
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
