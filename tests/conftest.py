@@ -175,7 +175,7 @@ def browser() -> "Iterator[Browser]":
 
 @pytest.fixture
 def page(browser: "Browser", tmp_path: Path) -> "Iterator[Page]":
-    """A person's page; what it showed last lies in `tmp_path`, for whoever reads a failure."""
+    """A person's page; what it showed last lies in `tmp_path`, for the person who reads a failure."""
     from playwright.sync_api import expect
 
     from tests.support.chromium import PATIENCE_MS
@@ -213,7 +213,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     marker = item.get_closest_marker("books_open")
     how = bill_check.check(None if marker is None else marker.args[0])
     if how is not None:
-        item.user_properties.append(("books", how.value))
+        item.user_properties.append(("bill", how.value))
     return result
 
 
@@ -258,7 +258,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(
             f"crashes: {kill_count} SIGKILLs in {len(schedules)} schedules at {len(points)} points (provider and failpoint, or line), {violations} violations"
         )
-    held = [how for report in ended for name, how in report.user_properties if name == "books"]
+    held = [how for report in ended for name, how in report.user_properties if name == "bill"]
     if held:
-        told = ", ".join(f"{how.value} {held.count(how)}" for how in bill_check.How)
-        terminalreporter.write_line(f"books: ledger and provider's bill, after {len(held)} tests: {told}")
+        counts = ", ".join(f"{how.value} {held.count(how)}" for how in bill_check.How)
+        terminalreporter.write_line(f"bill: ledger compared with the provider's bill after {len(held)} tests: {counts}")

@@ -132,7 +132,7 @@ class Request:
 class Watched(Journal):
     """A journal that tells the schedule what is asked through it."""
 
-    def __init__(self, schedule: Haste, path: Path, nonce: str, read: Callable[[bytes], list[Reply]]) -> None:
+    def __init__(self, schedule: FastLaneSchedule, path: Path, nonce: str, read: Callable[[bytes], list[Reply]]) -> None:
         super().__init__(path, nonce, read)
         self.schedule, self.path, self.nonce, self.read = schedule, path, nonce, read
         self.worker = threading.current_thread()
@@ -211,7 +211,7 @@ async def _in_the_loop(act: Callable[..., Any], *more: Any) -> Any:
 # --- the schedule ---------------------------------------------------------------------------------------------------
 
 
-class Haste(Schedule):
+class FastLaneSchedule(Schedule):
     """As `Schedule`, with job runs that have a deadline or a fast lane."""
 
     def __init__(self) -> None:

@@ -52,7 +52,7 @@ def creates_retried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def lease_unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A write is accepted from whoever makes it, in whatever state the shard has got to."""
+    """A write is accepted from every worker and in every state of the shard."""
 
     @contextmanager
     def held(leases: Leases, lease: Lease, now: datetime) -> Iterator[sa.Connection]:
@@ -97,4 +97,4 @@ def doubts_asked_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 Bug = Callable[[pytest.MonkeyPatch], AbstractContextManager[None]]
 BUGS: dict[str, Bug] = {bug.__name__: bug for bug in (intent_after_create, creates_retried, lease_unchecked)}
-IN_HASTE: dict[str, Bug] = {bug.__name__: bug for bug in (journal_unread, journal_unlocked, doubts_asked_again)}  # of the fast lanes
+IN_FAST_LANE: dict[str, Bug] = {bug.__name__: bug for bug in (journal_unread, journal_unlocked, doubts_asked_again)}  # of the fast lanes

@@ -34,7 +34,7 @@ DAY = datetime(2026, 11, 20, tzinfo=UTC)
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Some rows in one lane of one provider, and their journal; small enough to be told to another process."""
+    """Some rows in one lane of one provider, and their journal; small enough to be sent to another process."""
 
     peer: Peer
     folder: str
@@ -114,8 +114,8 @@ def work(rows: Rows, env: dict[str, str], at_once: int) -> None:
 
 def killed(rows: Rows, env: dict[str, str], failpoint: str, *, nth: int = 1, at_once: int = 4) -> int | None:
     """The exit code of a process that asks the rows and dies at its `nth` pass of `failpoint`."""
-    told = {**env, "KELD_FAILPOINT": f"{failpoint}:kill9:{nth}"}
-    process = server().Process(target=work, args=(replace(rows), told, at_once))  # a copy: without what is made at first use
+    with_kill = {**env, "KELD_FAILPOINT": f"{failpoint}:kill9:{nth}"}
+    process = server().Process(target=work, args=(replace(rows), with_kill, at_once))  # a copy: without what is made at first use
     process.start()
     process.join(60)
     return process.exitcode

@@ -135,12 +135,12 @@ class OneBatch:
             return b"".join(map(self._line, self.custom_ids))
         self.creates += (method, route) == ("POST", "batches")
         named = re.search(r"batch_\d+", path)
-        told: object = self._batch(named[0] if named else f"batch_{self.creates}")
+        reply: object = self._batch(named[0] if named else f"batch_{self.creates}")
         if (method, route) == ("GET", "batches"):
-            told = {"data": [told] if self.creates else [], "has_more": False}
+            reply = {"data": [reply] if self.creates else [], "has_more": False}
         elif route == "files":
-            told = {"id": "file-1", "deleted": True}
-        return json.dumps(told).encode()
+            reply = {"id": "file-1", "deleted": True}
+        return json.dumps(reply).encode()
 
     @staticmethod
     def _route(path: str) -> str:
@@ -164,8 +164,8 @@ class OneBatch:
             "stop_reason": "end_turn",
             "usage": {"input_tokens": 5, "output_tokens": 1},
         }
-        told = {"custom_id": custom_id, "response": {"status_code": 200, "body": body}, "result": {"type": "succeeded", "message": message}}
-        return json.dumps(told).encode() + b"\n"
+        line = {"custom_id": custom_id, "response": {"status_code": 200, "body": body}, "result": {"type": "succeeded", "message": message}}
+        return json.dumps(line).encode() + b"\n"
 
 
 @contextmanager

@@ -95,7 +95,7 @@ SCENARIOS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a worker process is told."""
+    """What a worker process has to do."""
 
     env: dict[str, str]
     home: str
@@ -182,8 +182,8 @@ def server() -> ForkServerContext:
 
 def killed(order: Order, failpoint: str, nth: int = 1) -> int | None:
     """The exit code of a worker that dies at its `nth` pass of `failpoint`; 0 where it never came by."""
-    told = replace(order, env={**order.env, "KELD_FAILPOINT": f"{failpoint}:kill9:{nth}"})
-    process = server().Process(target=work, args=(told,))
+    deadly = replace(order, env={**order.env, "KELD_FAILPOINT": f"{failpoint}:kill9:{nth}"})
+    process = server().Process(target=work, args=(deadly,))
     process.start()
     process.join(60)
     return process.exitcode
