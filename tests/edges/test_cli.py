@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,8 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_continue(emulator: Emu
     """The batch at the provider goes on; the same command finds it."""
     open_emulator(frozen=True, latency_s=3600)
     words = ["run", "jobs.py:labels", "-s", "in.parquet", "-t", "out.parquet", "-p", "monday", "--poll-s", "0.05"]
-    with subprocess.Popen([sys.executable, "-m", "keld", *words], stderr=subprocess.PIPE, text=True) as process:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite that runs in the background ignores it, and so would its children
+    with subprocess.Popen([sys.executable, "-m", "keld", *words], stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:
         assert process.stderr is not None
         said = next(line for line in process.stderr if "in_progress" in line)
         process.send_signal(signal.SIGINT)
