@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from keld.deadline import moves_at
-from keld.plan import Candidate, Option, Terms, Work, choose_first, choose_rest, moves_on, reckon
+from keld.plan import Candidate, Option, Terms, Work, choose_first, choose_rest, evaluate, moves_on
 from keld.price import Lane
 from keld.speed import Speed, measured
 from keld.turnaround import Turnaround, turnaround
@@ -158,7 +158,7 @@ class KeldPolicy:
             ceiling_usd=ceiling_usd,
             probability=self.probability,
         )
-        return reckon(candidates, work_left(run, left), terms), terms
+        return evaluate(candidates, work_left(run, left), terms), terms
 
     # -- what the runner does ---------------------------------------------------------------------------------
 
