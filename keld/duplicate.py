@@ -35,7 +35,7 @@ def find_duplicates(snapshot: Path, sizes: NDArray[np.int64]) -> tuple[NDArray[n
     return asked[repeats], leaders[repeats]
 
 
-def keep_duplicates(path: Path, duplicates: NDArray[np.int64], leaders: NDArray[np.int64]) -> None:
+def write_duplicates(path: Path, duplicates: NDArray[np.int64], leaders: NDArray[np.int64]) -> None:
     """Keeps which rows take whose answer; nothing is kept where there are none."""
     if len(duplicates):
         write_positions(path, np.stack([duplicates, leaders]))

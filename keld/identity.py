@@ -56,7 +56,7 @@ class Identity:
             changed.append("the source")
         return " and ".join([", ".join(changed[:-1]), changed[-1]] if len(changed) > 1 else changed) or None
 
-    def is_anothers(self, owner: str | None, fingerprint: str, declared: Mapping[str, str] | None, source: str | None) -> bool:
+    def belongs_to_another(self, owner: str | None, fingerprint: str, declared: Mapping[str, str] | None, source: str | None) -> bool:
         """Whether a job of this name is somebody else's: another owner's, and not known to be the same question of the same source."""
         if owner is None or owner == self.owner:
             return False

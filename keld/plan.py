@@ -1,4 +1,4 @@
-"""Plan: requests + terms + prices + turnaround -> which model in which lane, what it costs, when it is due.
+"""Plan: requests + constraints + prices + turnaround -> which model in which lane, what it costs, when it is due.
 
 On the road: `price`, `estimate`, `turnaround`, `deadline` -> **`plan`** -> `runner`.  Pure; the runner plans the rest of a job run anew with it.
 All acceptable models are compared in every lane that their provider sells.  What is chosen is the cheapest, in expectation, that keeps the
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from keld.cache import UNMARKED, Cache, Ttl, without_mark
-from keld.deadline import escalate_at, flex_at
+from keld.deadline import flex_escalation_time, standard_escalation_time
 from keld.errors import CeilingTooLow, PriceUnknown
 from keld.estimate import TOKENS_A_MESSAGE, WORST_BYTES_A_TOKEN, Estimate, prior
 from keld.price import Lane, Rates, Usage
@@ -129,7 +129,7 @@ class Candidate:
     shards: int
     obstacle: str | None = None  # why it cannot be used, whatever it costs
     estimate: Estimate | None = None  # of its tokens; None: by the prior
-    speed: Speed | None = None  # of its account's fast lanes; None: that of the terms
+    speed: Speed | None = None  # of its account's fast lanes; None: that of the constraints
     worst_rates: Rates | None = None  # where an answer may cost more than the lane's rate: flex may be served, and billed, as standard
     cache: Cache = UNMARKED  # what becomes of the shared beginning of its requests
 
@@ -139,9 +139,9 @@ class Candidate:
     def worst_usd(self, work: Work) -> Decimal | None:
         return work.worst_usd(self.worst_rates or self.rates, self.cache) if self.rates else None
 
-    def affordable(self, work: Work, terms: Terms) -> Candidate:
+    def affordable(self, work: Work, constraints: Constraints) -> Candidate:
         """The same, without its mark where the ceiling has no room for a cache that every row writes."""
-        return self if terms.fits(self.worst_usd(work)) else replace(self, cache=without_mark(self.cache))
+        return self if constraints.fits(self.worst_usd(work)) else replace(self, cache=without_mark(self.cache))
 
     @property
     def name(self) -> str:
@@ -236,7 +236,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Constraints:
     """What the options are held against.
 
     Args:
@@ -257,10 +257,10 @@ class Terms:
         return self.ceiling_usd is None or (worst_usd is not None and worst_usd <= self.ceiling_usd)
 
 
-def evaluate(candidates: Sequence[Candidate], work: Work, terms: Terms) -> list[Option]:
+def evaluate(candidates: Sequence[Candidate], work: Work, constraints: Constraints) -> list[Option]:
     """What each candidate would cost, when it would be back, and whether the deadline would be kept; the usable ones first, by total cost."""
-    candidates = [candidate.affordable(work, terms) for candidate in candidates]
-    options = [_option(candidate, _rescuers(candidates, candidate, work, terms), work, terms) for candidate in candidates]
+    candidates = [candidate.affordable(work, constraints) for candidate in candidates]
+    options = [_option(candidate, _rescuers(candidates, candidate, work, constraints), work, constraints) for candidate in candidates]
     return sorted(options, key=lambda option: (option.obstacle is not None, option.total_usd, _LANES.index(option.lane)))
 
 
@@ -272,9 +272,9 @@ _WAIT_LEAST = timedelta(minutes=30)  # a batch that has to be cancelled sooner i
 _WORTH = 0.1  # of a batch's being back before its rescue: less is not worth the wait, and the crowd that waits with it
 
 
-def _rescuers(candidates: Sequence[Candidate], of: Candidate, work: Work, terms: Terms) -> list[Candidate]:
+def _rescuers(candidates: Sequence[Candidate], of: Candidate, work: Work, constraints: Constraints) -> list[Candidate]:
     """The faster lanes that all rows could be rescued through without breaking the ceiling."""
-    if terms.lane is not None:
+    if constraints.lane is not None:
         return []
     return [
         candidate
@@ -282,21 +282,21 @@ def _rescuers(candidates: Sequence[Candidate], of: Candidate, work: Work, terms:
         if _LANES.index(candidate.lane) > _LANES.index(of.lane)
         and candidate.obstacle is None
         and candidate.rates
-        and terms.fits((candidate.expected_usd(work) or Decimal(0)) * _ERROR)  # shard by shard (`choose_rest`), and so never above it
+        and constraints.fits((candidate.expected_usd(work) or Decimal(0)) * _ERROR)  # shard by shard (`choose_rest`), and so never above it
     ]
 
 
-def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, terms: Terms) -> Option:
+def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, constraints: Constraints) -> Option:
     rates, lane = candidate.rates, candidate.lane
     chance, risk, rescued_by = None, Decimal(0), None
-    if terms.due is not None:
-        span = terms.due - terms.now
-        chance = _chance(candidate, work, terms, span)
-        rescues = [rescue for rescuer in rescuers if (rescue := _rescue(candidate, rescuer, work, terms, span)) is not None]
+    if constraints.due is not None:
+        span = constraints.due - constraints.now
+        chance = _chance(candidate, work, constraints, span)
+        rescues = [rescue for rescuer in rescuers if (rescue := _rescue(candidate, rescuer, work, constraints, span)) is not None]
         if rescues:
             best = min(rescues, key=lambda rescue: (rescue.usd, -rescue.back))
             chance, risk, rescued_by = best.back + (1 - best.back) * _SURE, best.usd, best.name
-    half, most = (terms.now + _takes(candidate, work, terms, share) for share in (0.5, 0.9))
+    half, most = (constraints.now + _time_to_answer(candidate, work, constraints, share) for share in (0.5, 0.9))
     return Option(
         provider=candidate.provider,
         model=candidate.model,
@@ -318,30 +318,30 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, ter
     )
 
 
-def _takes(candidate: Candidate, work: Work, terms: Terms, share: float) -> timedelta:
+def _time_to_answer(candidate: Candidate, work: Work, constraints: Constraints, share: float) -> timedelta:
     """Within which span a share of such submissions comes back."""
-    one, speed = candidate.turnaround.quantile(share), candidate.speed or terms.speed
+    one, speed = candidate.turnaround.quantile(share), candidate.speed or constraints.speed
     match candidate.lane:
         case Lane.BATCH:
             return one
         case Lane.FLEX:
-            return one + speed.flex(work.requests)
+            return one + speed.flex_time(work.requests)
         case Lane.STANDARD:
-            return one + speed.bare(work.requests)
+            return one + speed.standard_time_without_safety(work.requests)
 
 
-def _chance(candidate: Candidate, work: Work, terms: Terms, span: timedelta) -> float:
+def _chance(candidate: Candidate, work: Work, constraints: Constraints, span: timedelta) -> float:
     """Of being back within `span` by itself."""
-    speed = candidate.speed or terms.speed
-    left = span - speed.collect
+    speed = candidate.speed or constraints.speed
+    left = span - speed.finish_time
     match candidate.lane:
         case Lane.BATCH:
             return candidate.turnaround.chance(left)
         case Lane.FLEX:
-            return _FLEX_OPEN if left >= speed.flex(work.requests) * speed.safety else 0.0
+            return _FLEX_OPEN if left >= speed.flex_time(work.requests) * speed.safety else 0.0
         case Lane.STANDARD:
-            bare = speed.bare(work.requests)
-            part = (left - bare) / (speed.stretch(work.requests) - bare)  # of the safety, what there is time for
+            bare = speed.standard_time_without_safety(work.requests)
+            part = (left - bare) / (speed.standard_time(work.requests) - bare)  # of the safety, what there is time for
             return sqrt(min(1.0, max(0.0, part))) * _SURE
 
 
@@ -354,27 +354,31 @@ class _Rescue:
     name: str
 
 
-def _rescue(candidate: Candidate, rescuer: Candidate, work: Work, terms: Terms, span: timedelta) -> _Rescue | None:
+def _rescue(candidate: Candidate, rescuer: Candidate, work: Work, constraints: Constraints, span: timedelta) -> _Rescue | None:
     """None where there is no time to wait for it, or waiting is not worth it."""
-    speed = rescuer.speed or terms.speed
+    speed = rescuer.speed or constraints.speed
     if candidate.lane is Lane.FLEX:
-        part = (candidate.speed or terms.speed).flex_part(work.requests, span, speed)
+        part = (candidate.speed or constraints.speed).flex_share(work.requests, span, speed)
         if not part:
             return None
         back, needed = _SURE if part == 1.0 else 0.0, 1 - part
     else:
-        due = terms.now + span
-        at = flex_at(due, work.requests, speed) if rescuer.lane is Lane.FLEX else escalate_at(due, work.requests, speed)
-        back = candidate.turnaround.chance(at - terms.now)
+        due = constraints.now + span
+        at = (
+            flex_escalation_time(due, work.requests, speed)
+            if rescuer.lane is Lane.FLEX
+            else standard_escalation_time(due, work.requests, speed)
+        )
+        back = candidate.turnaround.chance(at - constraints.now)
         needed = 1 - back
-        if at - terms.now < _WAIT_LEAST or span < _BATCH_LEAST or back < _WORTH:
+        if at - constraints.now < _WAIT_LEAST or span < _BATCH_LEAST or back < _WORTH:
             return None
     costlier = (rescuer.expected_usd(work) or Decimal(0)) - (candidate.expected_usd(work) or Decimal(0))
     # What a batch, or flex, has not answered is not paid.
     return _Rescue(usd=max(costlier, Decimal(0)) * Decimal(str(round(needed, 6))), back=back, name=rescuer.name)
 
 
-def choose(job: str, partition: str, options: Sequence[Option], terms: Terms) -> Option:
+def choose(job: str, partition: str, options: Sequence[Option], constraints: Constraints) -> Option:
     """The cheapest option, in the end, that keeps the deadline with the wished probability and whose worst case fits under the ceiling.
 
     Where none keeps it, the likeliest of those that fit: late is better than never, and the check says so.
@@ -383,11 +387,12 @@ def choose(job: str, partition: str, options: Sequence[Option], terms: Terms) ->
         PriceUnknown: no acceptable model has a known rate in a lane that may be taken.
         CeilingTooLow: none fits; the message names the cheapest that would.
     """
-    allowed = [option for option in options if terms.lane is None or option.lane is terms.lane]
+    allowed = [option for option in options if constraints.lane is None or option.lane is constraints.lane]
     usable = [option for option in allowed if option.obstacle is None]
     if not usable:
         reasons = (
-            "; ".join(f"{o.provider}:{o.model} {o.lane.value}: {o.obstacle}" for o in allowed) or f"nobody sells the lane {terms.lane}"
+            "; ".join(f"{o.provider}:{o.model} {o.lane.value}: {o.obstacle}" for o in allowed)
+            or f"nobody sells the lane {constraints.lane}"
         )
         raise PriceUnknown(
             f"{job}[{partition}]: none of models can be used: {reasons}. Nothing was sent. "
@@ -396,30 +401,30 @@ def choose(job: str, partition: str, options: Sequence[Option], terms: Terms) ->
             job=job,
             partition=partition or None,
         )
-    fitting = [option for option in usable if terms.fits(option.worst_usd)]
+    fitting = [option for option in usable if constraints.fits(option.worst_usd)]
     if not fitting:
-        raise _too_low(job, partition, usable, terms)
-    keeping = [option for option in fitting if option.chance is None or option.chance >= terms.probability]
+        raise _too_low(job, partition, usable, constraints)
+    keeping = [option for option in fitting if option.chance is None or option.chance >= constraints.probability]
     if keeping:
         return min(keeping, key=lambda option: (option.total_usd, _LANES.index(option.lane)))
     return max(fitting, key=lambda option: (option.chance or 0.0, -option.total_usd))
 
 
-def choose_first(job: str, partition: str, options: Sequence[Option], terms: Terms) -> tuple[Option, int | None]:
+def choose_first(job: str, partition: str, options: Sequence[Option], constraints: Constraints) -> tuple[Option, int | None]:
     """As `choose`; but where nothing that fits at worst keeps the deadline, what keeps it and is expected to fit, as `choose_rest` takes it.
 
     Raises:
         PriceUnknown, CeilingTooLow: as `choose`.
     """
-    chosen = choose(job, partition, options, terms)
-    if chosen.chance is None or chosen.chance >= terms.probability or terms.lane is not None:
+    chosen = choose(job, partition, options, constraints)
+    if chosen.chance is None or chosen.chance >= constraints.probability or constraints.lane is not None:
         return chosen, None
-    likely, most_rows = choose_rest(job, partition, options, terms)
+    likely, most_rows = choose_rest(job, partition, options, constraints)
     return (likely, most_rows) if (likely.chance or 0.0) > chosen.chance else (chosen, None)
 
 
 def choose_rest(
-    job: str, partition: str, options: Sequence[Option], terms: Terms, *, part: Decimal = Decimal(1)
+    job: str, partition: str, options: Sequence[Option], constraints: Constraints, *, part: Decimal = Decimal(1)
 ) -> tuple[Option, int | None]:
     """The option for what is left of a job run, and how many rows one shard of it may have at most; None: as many as the lane takes.
 
@@ -432,27 +437,29 @@ def choose_rest(
     Raises:
         PriceUnknown: as `choose`.
     """
-    free = replace(terms, ceiling_usd=None)
-    options = [option for option in options if terms.lane in (None, option.lane)]
+    free = replace(constraints, ceiling_usd=None)
+    options = [option for option in options if constraints.lane in (None, option.lane)]
     likely = [
-        option for option in options if terms.fits(option.worst_usd) or terms.fits((option.expected_usd or Decimal(0)) * _ERROR * part)
+        option
+        for option in options
+        if constraints.fits(option.worst_usd) or constraints.fits((option.expected_usd or Decimal(0)) * _ERROR * part)
     ]
     usable = any(option.obstacle is None for option in likely)
     chosen = _chosen_rest(job, partition, likely if usable else options, free)
-    if terms.fits(chosen.worst_usd):
+    if constraints.fits(chosen.worst_usd):
         return chosen, None
-    most = _fitting_rows(chosen, terms)
+    most = _fitting_rows(chosen, constraints)
     return chosen, max(1, most if chosen.lane is Lane.BATCH else most // _PARTS)
 
 
-def _chosen_rest(job: str, partition: str, options: Sequence[Option], terms: Terms) -> Option:
+def _chosen_rest(job: str, partition: str, options: Sequence[Option], constraints: Constraints) -> Option:
     """As `choose`; but what has had its time in a batch goes to a fast lane where that costs no more, or where nothing is sure any more."""
-    chosen = choose(job, partition, options, terms)
+    chosen = choose(job, partition, options, constraints)
     if chosen.lane is not Lane.BATCH or chosen.chance is None:
         return chosen
     fast = [option for option in options if option.lane is not Lane.BATCH and option.obstacle is None]
-    if chosen.chance >= terms.probability:
-        fast = [option for option in fast if (option.chance or 0.0) >= terms.probability and option.total_usd <= chosen.total_usd]
+    if chosen.chance >= constraints.probability:
+        fast = [option for option in fast if (option.chance or 0.0) >= constraints.probability and option.total_usd <= chosen.total_usd]
     else:
         fast = [option for option in fast if (option.chance or 0.0) >= _TRY]  # a little late there is less late than by another batch
     return max(fast, key=lambda option: (option.chance or 0.0, -option.total_usd), default=chosen)
@@ -464,37 +471,37 @@ PART = Decimal("0.5")  # of the rows are worth more in time, without the others,
 _PARTS = 8  # of what fits at worst: rows cost less than that, and so all but a part of the ceiling can be used
 
 
-def _fitting_rows(option: Option, terms: Terms) -> int:
+def _fitting_rows(option: Option, constraints: Constraints) -> int:
     """How many rows fit under the ceiling, at worst."""
-    share = (terms.ceiling_usd or Decimal(0)) / option.worst_usd if option.worst_usd else Decimal(1)
+    share = (constraints.ceiling_usd or Decimal(0)) / option.worst_usd if option.worst_usd else Decimal(1)
     return int(option.requests * min(share, Decimal(1)))
 
 
-def moves_on(options: Sequence[Option], terms: Terms, lane: Lane) -> bool:
+def would_escalate(options: Sequence[Option], constraints: Constraints, lane: Lane) -> bool:
     """Whether what is left would go to a faster lane than `lane`, where it is now, if it were free to.
 
     If not, it stays: to be cancelled only to wait again in another batch helps nobody, and late is better than never.
     """
     try:
-        chosen, _ = choose_rest("", "", options, terms, part=PART)
+        chosen, _ = choose_rest("", "", options, constraints, part=PART)
     except PriceUnknown:
         return False
     return _LANES.index(chosen.lane) > _LANES.index(lane)
 
 
-def _too_low(job: str, partition: str, usable: Sequence[Option], terms: Terms) -> CeilingTooLow:
+def _too_low(job: str, partition: str, usable: Sequence[Option], constraints: Constraints) -> CeilingTooLow:
     """The refusal, with the least ceiling that would do.  An option fits only under a ceiling, so there is one."""
-    assert terms.ceiling_usd is not None
+    assert constraints.ceiling_usd is not None
     cheapest = min(usable, key=lambda option: option.worst_usd or Decimal(0))
     worst = (cheapest.worst_usd or Decimal(0)).quantize(Decimal("0.0001"), rounding="ROUND_CEILING")  # what is advised must be enough
-    late = cheapest.chance is not None and cheapest.chance < terms.probability
+    late = cheapest.chance is not None and cheapest.chance < constraints.probability
     return CeilingTooLow(
         f"The cheapest plan for {job}[{partition}] ({cheapest.provider}:{cheapest.model}, {cheapest.lane}) costs ${worst} at worst, "
-        f"${cheapest.expected_usd:.4f} as expected; the ceiling is ${terms.ceiling_usd:f}. Nothing was sent. "
+        f"${cheapest.expected_usd:.4f} as expected; the ceiling is ${constraints.ceiling_usd:f}. Nothing was sent. "
         f"Raise ceiling_usd to ${worst}, or lower max_output_tokens, which the worst case counts for every row."
         + (" It would miss the deadline more often than the job's probability allows, too." if late else ""),
         needed_usd=worst,
-        ceiling_usd=terms.ceiling_usd,
+        ceiling_usd=constraints.ceiling_usd,
         job=job,
         partition=partition or None,
     )

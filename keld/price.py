@@ -63,8 +63,8 @@ class Bracket:
     cache_write_1h: Decimal
     output: Decimal
 
-    def at_worst(self, unmarked: bool, hour: bool) -> Bracket:
-        """See `Rates.at_worst`."""
+    def worst_case(self, unmarked: bool, hour: bool) -> Bracket:
+        """See `Rates.worst_case`."""
         write, write_1h = max(self.input, self.cache_write), max(self.input, self.cache_write_1h)
         every = max(write, write_1h) if hour else write if unmarked else self.input
         return replace(self, input=every, cache_write=max(write, every), cache_write_1h=max(write_1h, every))
@@ -107,7 +107,7 @@ class Rates:
         )
         return usd_a_million / 10**6
 
-    def at_worst(self, *, unmarked: bool = True, hour: bool = False) -> Rates:
+    def worst_case(self, *, unmarked: bool = True, hour: bool = False) -> Rates:
         """The same, with what is written into a cache at no less than plain input, which a beginning that is too short is billed as.
 
         Args:
@@ -115,7 +115,7 @@ class Rates:
                 (genai-prices, Nov 2026), and no request has to ask for it.
             hour: every input token may be written, and for an hour: the user marks by himself.
         """
-        return replace(self, brackets=tuple(bracket.at_worst(unmarked, hour) for bracket in self.brackets))
+        return replace(self, brackets=tuple(bracket.worst_case(unmarked, hour) for bracket in self.brackets))
 
     def cost_pico(
         self,

@@ -20,42 +20,42 @@ class Speed:
         rows_per_s: answers a second in the standard lane, of all realtime runs together.
         flex_rows_per_s: the same in the flex lane; None: not measured yet.
         others: the rows of each other job run that are in these lanes, or are expected there.
-        cancel: from asking a cancel to the provider's last word; OpenAI says up to 10 minutes (docs/notes/providers.md).
-        collect: from the last answer to the written output.
+        cancel_time: from asking a cancel to the provider's last word; OpenAI says up to 10 minutes (docs/notes/providers.md).
+        finish_time: from the last answer to the written output.
         safety: by how much a run in the standard lane may take longer than computed.
     """
 
     rows_per_s: float = 4.0
     flex_rows_per_s: float | None = None
     others: tuple[float, ...] = ()
-    cancel: timedelta = timedelta(minutes=10)
-    collect: timedelta = timedelta(minutes=2)
+    cancel_time: timedelta = timedelta(minutes=10)
+    finish_time: timedelta = timedelta(minutes=2)
     safety: float = 1.3
 
-    def stretch(self, rows: int) -> timedelta:
+    def standard_time(self, rows: int) -> timedelta:
         """How long `rows` take in the standard lane, safely."""
         return timedelta(seconds=self._served(rows) / self.rows_per_s * self.safety) + _BEGIN
 
-    def bare(self, rows: int) -> timedelta:
+    def standard_time_without_safety(self, rows: int) -> timedelta:
         """How long `rows` take in the standard lane if nothing goes wrong: without any safety."""
         return timedelta(seconds=self._served(rows) / self.rows_per_s) + _BEGIN / 4
 
-    def flex(self, rows: int) -> timedelta:
+    def flex_time(self, rows: int) -> timedelta:
         """How long `rows` take in the flex lane; not safely: behind it is the standard lane."""
         rate = self.flex_rows_per_s or self.rows_per_s * _FLEX_SHARE
         return timedelta(seconds=self._served(rows) / rate) + _BEGIN
 
-    def rescue(self, rows: int, *, batch: bool = True) -> timedelta:
+    def rescue_time(self, rows: int, *, batch: bool = True) -> timedelta:
         """How long it takes until `rows` are answered by the standard lane: those that are in a batch, or in the flex lane."""
-        return (self.cancel if batch else timedelta(0)) + self.stretch(rows) + self.collect
+        return (self.cancel_time if batch else timedelta(0)) + self.standard_time(rows) + self.finish_time
 
-    def flex_part(self, rows: int, span: timedelta, behind: Speed) -> float | None:
+    def flex_share(self, rows: int, span: timedelta, behind: Speed) -> float | None:
         """The share of `rows` that flex answers within `span`, if what it leaves moves to standard in time; None: there is no time for that.
 
         Args:
             behind: the speed of the account whose standard lane stands behind it.
         """
-        spare, slow = span - self.collect - behind.stretch(rows), self.flex(rows) - behind.stretch(rows)
+        spare, slow = span - self.finish_time - behind.standard_time(rows), self.flex_time(rows) - behind.standard_time(rows)
         if spare < _BEGIN:
             return None
         return min(1.0, spare / slow) if slow > timedelta(0) else 1.0

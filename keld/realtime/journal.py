@@ -1,7 +1,7 @@
 """Journal: what the fast requests of one shard were answered, on disk before anything else is decided.
 
 Beside the road, below `loop`.  Two files.  The answers stand in the shape of the provider's own result lines, so that
-`answer.collect` reads them like a batch's; a line counts only when its fsync has returned, and many share one.  The marks beside them
+`answer.judge_results` reads them like a batch's; a line counts only when its fsync has returned, and many share one.  The marks beside them
 (`<name>.sent`: `+7` row 7 is about to be sent, `-7` that was definitely not done) reach the page cache only: enough against SIGKILL,
 and what a power cut takes from them makes a count too low, never a row lost.  Sent, without a `-` and without an answer: in doubt,
 since it may have been paid.  Who holds the journal holds its lock: a second worker over the same one would pay rows twice.

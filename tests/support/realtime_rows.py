@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from keld import Account
-from keld.answer import Sent, Tally, collect
+from keld.answer import Sent, Tally, judge_results
 from keld.emulator import Emulator
 from keld.price import Lane, rates
 from keld.providers.encoder import Encoder, Reader
@@ -74,13 +74,13 @@ class Rows:
         """One stretch over all rows; `how` as of `stretch`."""
         return stretch(self.provider, self.encoder, self.reader, self.lane, NONCE, self.positions, self.fragments, self.journal, **how)
 
-    def collect(self) -> tuple[Tally, list[dict[str, Any]]]:
+    def judge_results(self) -> tuple[Tally, list[dict[str, Any]]]:
         """What the journal says, read as a batch's result file is."""
         known, standard = (rates(self.peer.name, self.peer.model, lane, DAY) for lane in (self.lane, Lane.STANDARD))
         assert known is not None
         sent = Sent(nonce=NONCE, positions=self.positions, model=self.peer.models, lane=self.lane.value, rates=known, standard=standard)
         answers = Path(self.folder) / "answers.parquet"
-        tally = collect([self.journal], self.reader.journal, sent, OutputSchema.from_json(output_schema(Label).to_json()), answers)
+        tally = judge_results([self.journal], self.reader.journal, sent, OutputSchema.from_json(output_schema(Label).to_json()), answers)
         return tally, [row for batch in read_parquet(answers) for row in batch.to_pylist()]
 
     def paid(self, emulator: Emulator) -> Counter[int]:
