@@ -169,7 +169,9 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_continue(emulator: Emu
     """The batch at the provider goes on; the same command finds it."""
     open_emulator(frozen=True, latency_s=3600)
     words = ["run", "jobs.py:labels", "-s", "in.parquet", "-t", "out.parquet", "-p", "monday", "--poll-s", "0.05"]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite that runs in the background ignores it, and so would its children
+    heard = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # a suite that runs in the background ignores it, and so would its children
     command = [sys.executable, "-m", "keld", *words]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heard) as process:  # noqa: PLW1509  it sets a signal only
         assert process.stderr is not None
