@@ -19,7 +19,7 @@ from keld.ledger import JobRun, Shard
 from keld.plan import moves_on
 from keld.price import Lane
 from keld.runner.context import Environment, RunContext, log
-from keld.runner.fast_lane import stop
+from keld.runner.fast_lane import end_early
 from keld.runner.find_lost import orphan_of
 from keld.runner.observe import cancel
 from keld.runner.option import flex_of, options, speed_of
@@ -59,7 +59,7 @@ def escalate(context: RunContext, run: JobRun, shards: Sequence[Shard], *, heavy
     """
     due = [lane for lane, at in escalation_times(context.environment, run, shards).items() if at <= context.now()]
     waiting = [shard for shard in shards if shard.lane in due and shard.state in _WAITING]
-    if not waiting or run.deadline_at is None or context.now() >= run.deadline_at or not _moves_on(context, run, waiting):
+    if not waiting or run.deadline_at is None or context.now() >= run.deadline_at or not _would_move(context, run, waiting):
         return False  # late is better than never
     if heavy and run.terms.hedge and context.now() >= _hedge_at(context.environment, run, waiting):
         return _hedge(context, waiting)
@@ -69,7 +69,7 @@ def escalate(context: RunContext, run: JobRun, shards: Sequence[Shard], *, heavy
             continue
         if shard.state is State.IN_PROGRESS and (heavy or shard.lane == Lane.BATCH):
             log.info("shard.escalated shard=%s run=%s due=%s", shard.id, run.id, run.deadline_at.isoformat())
-            moved |= _ask_cancel(context, shard) if shard.lane == Lane.BATCH else bool(stop(context, shard))
+            moved |= _ask_cancel(context, shard) if shard.lane == Lane.BATCH else bool(end_early(context, shard))
         elif heavy and shard.state in _UNSENT:
             context.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
             moved = True
@@ -105,7 +105,7 @@ def _hedge(context: RunContext, shards: Sequence[Shard]) -> bool:
     return bool(out)
 
 
-def _moves_on(context: RunContext, run: JobRun, waiting: Sequence[Shard]) -> bool:
+def _would_move(context: RunContext, run: JobRun, waiting: Sequence[Shard]) -> bool:
     """Whether what is left would go to a faster lane, as the time and the ceiling are now."""
     rows = np.concatenate([read_positions(context.files.shard(shard.id).positions) for shard in waiting])
     free = None
