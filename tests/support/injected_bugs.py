@@ -83,7 +83,7 @@ def journal_unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def journal_unlocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two stretches over the same journal, of which one stood still meanwhile, both ask."""
     with monkeypatch.context() as patch:
-        patch.setattr(keld.realtime.journal, "_hold", lambda *_: None)
+        patch.setattr(keld.realtime.journal, "_lock_file", lambda *_: None)
         yield
 
 

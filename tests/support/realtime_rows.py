@@ -21,7 +21,7 @@ from keld.emulator import Emulator
 from keld.price import Lane, rates
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.provider import Provider, connect
-from keld.realtime import Options, RealtimeRun, Time, stretch
+from keld.realtime import Options, RealtimeRun, Time, run_realtime
 from keld.request import Question, one_line
 from keld.schema import OutputSchema, output_schema
 from keld.table import read_parquet
@@ -71,8 +71,8 @@ class Rows:
         return ((int(n), one_line(f"CANARY-ROW ticket {n}: the invoice is wrong")) for n in positions)
 
     def ask(self, **how: Any) -> RealtimeRun:
-        """One stretch over all rows; `how` as of `stretch`."""
-        return stretch(self.provider, self.encoder, self.reader, self.lane, NONCE, self.positions, self.fragments, self.journal, **how)
+        """One stretch over all rows; `how` as of `run_realtime`."""
+        return run_realtime(self.provider, self.encoder, self.reader, self.lane, NONCE, self.positions, self.fragments, self.journal, **how)
 
     def judge_results(self) -> tuple[Tally, list[dict[str, Any]]]:
         """What the journal says, read as a batch's result file is."""
@@ -109,7 +109,7 @@ def turning(emulator: Emulator) -> Time:
 
 def work(rows: Rows, env: dict[str, str], at_once: int) -> None:
     os.environ.update(env)
-    rows.ask(manner=Options(begin_with=at_once, most=at_once))
+    rows.ask(options=Options(begin_with=at_once, most=at_once))
 
 
 def killed(rows: Rows, env: dict[str, str], failpoint: str, *, nth: int = 1, at_once: int = 4) -> int | None:
