@@ -74,7 +74,7 @@ class Rows:
         """One stretch over all rows; `how` as of `run_realtime`."""
         return run_realtime(self.provider, self.encoder, self.reader, self.lane, NONCE, self.positions, self.fragments, self.journal, **how)
 
-    def judge_results(self) -> tuple[Tally, list[dict[str, Any]]]:
+    def collect(self) -> tuple[Tally, list[dict[str, Any]]]:
         """What the journal says, read as a batch's result file is."""
         known, standard = (rates(self.peer.name, self.peer.model, lane, DAY) for lane in (self.lane, Lane.STANDARD))
         assert known is not None
