@@ -20,12 +20,12 @@ from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowFailException
 
 from keld import Job, Keld, KeldError, Reading, RunState, Status, wants_partition
-from keld_airflow.held import HeldField, is_rows, let_out
+from keld_airflow.hidden import HiddenRowsField, is_rows, unwrap
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
 from keld_airflow.partition import no_partition, partition_of
-from keld_airflow.place import apart, check_paths, check_rows, is_open, name_of
-from keld_airflow.waiting import Found, Waiting
+from keld_airflow.place import check_paths, check_rows, is_open, name_of, split_place
+from keld_airflow.task import Found, JobRunTask
 
 if TYPE_CHECKING:
     import os
@@ -60,7 +60,7 @@ def _takes_terms(init: _Init) -> _Init:
     return init
 
 
-class KeldBatchOperator(Waiting):
+class KeldBatchOperator(JobRunTask):
     """A job over the partition of this Dag run.
 
     Args:
@@ -83,7 +83,7 @@ class KeldBatchOperator(Waiting):
     """
 
     template_fields: Sequence[str] = ("source", "sink", "partition", "keld_conn_id")
-    source = HeldField()
+    source = HiddenRowsField()
     ui_color = "#e8e4f3"
 
     @_takes_terms
@@ -114,9 +114,9 @@ class KeldBatchOperator(Waiting):
             self.source, self.source_function = source, None
         else:
             check_rows(source)
-            self.source, self.source_function = apart(source, "source")
+            self.source, self.source_function = split_place(source, "source")
         self.source_name = name_of(source)
-        self.sink, self.sink_function = apart(sink, "sink")
+        self.sink, self.sink_function = split_place(sink, "sink")
         check_paths(self.task_id, self.source, self.sink)
         self.reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
         self.partition, self.window = partition, window
@@ -160,17 +160,17 @@ class KeldBatchOperator(Waiting):
         return f"{self.dag_id}.{self.task_id}" if has_dag else self.task_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        return self._visit(context, lambda keld: self._begin(keld, context))
+        return self._run_step(context, lambda keld: self._begin(keld, context))
 
     def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
         """The job run of this partition, found again or opened."""
         partition = partition_of(context, key=self._key(context), window=self.window)
         self._check_partition(context, partition.key)
-        _bring_in_cancelled(keld, self.job)
+        _finish_cancelled(keld, self.job)
         before = keld.find(self.job.name, partition.key)
         status = keld.submit(
             self.job,
-            let_out(self.source) if self.source_function is None else partial(self._rows, context),
+            unwrap(self.source) if self.source_function is None else partial(self._rows, context),
             partition=partition.key,
             sink=self.sink,
             ends_at=partition.ends_at,
@@ -222,9 +222,9 @@ class KeldBatchOperator(Waiting):
         assert self.source_function is not None
         return self.source_function(**determine_kwargs(self.source_function, (), context))
 
-    def _bring_on(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
+    def _proceed(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
         if self.wait or status.outdated is not None:  # what asks an earlier question is brought to its end before this one is sent
-            return super()._bring_on(keld, context, status, found)
+            return super()._proceed(keld, context, status, found)
         status = self._advance(keld, status.id)
         if not status.over:
             self._check(status)
@@ -277,7 +277,7 @@ def _maps_jobs(task: Any) -> bool:
     return mapped is not None and (not isinstance(mapped, Mapping) or not {"job", "name"}.isdisjoint(mapped))
 
 
-def _bring_in_cancelled(keld: Keld, job: Job) -> None:
+def _finish_cancelled(keld: Keld, job: Job) -> None:
     """What killed tasks of the job have left: paid answers are fetched, and the ledger knows the cost."""
     for left in keld.statuses(job=job.name, open_only=True):
         if left.state is RunState.CANCELLING:

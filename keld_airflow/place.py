@@ -17,7 +17,7 @@ _DAG_FILE = re.compile(r"^unusual_prefix_[0-9a-f]{40}_")  # Airflow 3.3
 _CONNECTION = re.compile(r"(s3a?|gcs|gs)://[^/]+@")  # as Airflow writes it; other schemes have accounts there
 
 
-def apart(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
+def split_place(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
     """A source or sink as (place, function), of which one is None: Airflow calls a function in a templated field, and stores what it gives.
 
     A `pathlib.Path`, which Airflow would not render, becomes its text.
@@ -87,8 +87,3 @@ def name_of(source: Any) -> str | None:
 def is_open(place: Any) -> bool:
     """Whether it brings its file system with it, credentials and all, as an ObjectStoragePath does."""
     return hasattr(place, "protocol")
-
-
-def absolute(sink: Any) -> Any:
-    """A sink as the ledger keeps it: `Keld.submit` makes a path absolute, since any worker is to find it."""
-    return sink if not isinstance(sink, str) or "://" in sink else os.path.abspath(sink) + ("/" if sink.endswith("/") else "")

@@ -4,7 +4,7 @@ Ten thousand triggers that each ask for their own batch would be 170 calls a sec
 hundred batches, through `keld.Keld.poll`, which only looks and records.  It runs in a thread of its own, so that neither the event loop nor the
 threads that all triggers share wait for a provider.  How often each job run is looked at, the older the batch the seldomer, is for `keld` to say.
 
-No fault ends it: a provider or a ledger that does not answer now is asked again later.  People are told in the task's log, once whenever what
+No fault ends it: a provider or a ledger that does not answer now is asked again later.  People are messages in the task's log, once whenever what
 stands in the way changes: by the trigger itself, since Airflow puts a line into the log of the task in whose coroutine it was said.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Pause = Callable[[asyncio.Event, float], Awaitable[None]]
-Tell = Callable[[int, str], None]
+Log = Callable[[int, str], None]
 """A level of `logging`, and words for people."""
 
 _TOGETHER = timedelta(seconds=5)  # what comes due this soon is looked at now, in the same list pages
@@ -48,7 +48,7 @@ class _Seen:
 
     Args:
         look_at: when to look again; None: it wants a worker.
-        obstacle: (kind, words) of what stands in the way; a change of the kind is told.
+        obstacle: (kind, words) of what stands in the way; a change of the kind is messages.
     """
 
     look_at: datetime | None
@@ -56,23 +56,23 @@ class _Seen:
 
 
 @dataclass(slots=True)
-class _Wait:
+class _PolledRun:
     """The triggers that wait for one job run, when it is looked at next, and what stands in its way."""
 
     look_at: datetime
     obstacle: tuple[str, str] | None = None
-    waiting: list[asyncio.Queue[tuple[int, str] | None]] = field(default_factory=list)  # of what each is told; None: it is due
+    subscribers: list[asyncio.Queue[tuple[int, str] | None]] = field(default_factory=list)  # of what each is messages; None: it is due
 
     def note(self, obstacle: tuple[str, str] | None) -> None:
         """Tells all that wait, if it is another than before: a provider that answers now 502 and now 503 is down all the same."""
         before, self.obstacle = self.obstacle, obstacle
         if obstacle is not None and (before is None or before[0] != obstacle[0]):
-            self.tell(_in_the_way(obstacle))
+            self.send(_obstacle_message(obstacle))
         elif obstacle is None and before is not None:
-            self.tell((logging.INFO, "What stood in the way is gone."))
+            self.send((logging.INFO, "What stood in the way is gone."))
 
-    def tell(self, news: tuple[int, str] | None) -> None:
-        for one in self.waiting:
+    def send(self, news: tuple[int, str] | None) -> None:
+        for one in self.subscribers:
             one.put_nowait(news)
 
 
@@ -88,40 +88,40 @@ class Poller:
     def __init__(self, open_keld: Callable[[], Keld], *, clock: Callable[[], datetime] = utcnow, pause: Pause | None = None) -> None:
         self._open_keld, self._clock, self._pause = open_keld, clock, pause or _pause
         self._keld: Keld | None = None
-        self._waits: dict[str, _Wait] = {}
+        self._polled: dict[str, _PolledRun] = {}
         self._news = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keld-poller")
         self._loop: asyncio.Task[None] | None = None
 
-    async def due(self, job_run: str, look_at: datetime, tell: Tell) -> None:
+    async def due(self, job_run: str, look_at: datetime, log_message: Log) -> None:
         """Returns when a job run is over or wants a worker.
 
         Args:
             look_at: not before.
             tell: is called, in the caller's own task, with what stands in the way.
         """
-        wait = self._waits.setdefault(job_run, _Wait(look_at))
-        wait.look_at = min(wait.look_at, look_at)
-        told: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
-        wait.waiting.append(told)
-        if wait.obstacle is not None:
-            told.put_nowait(_in_the_way(wait.obstacle))
+        polled = self._polled.setdefault(job_run, _PolledRun(look_at))
+        polled.look_at = min(polled.look_at, look_at)
+        messages: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
+        polled.subscribers.append(messages)
+        if polled.obstacle is not None:
+            messages.put_nowait(_obstacle_message(polled.obstacle))
         self._news.set()
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._run(), name="keld-poller")
         try:
-            while (news := await told.get()) is not None:
-                tell(*news)
+            while (news := await messages.get()) is not None:
+                log_message(*news)
         finally:
-            self._forget(job_run, told)
+            self._forget(job_run, messages)
 
-    def _forget(self, job_run: str, told: asyncio.Queue[tuple[int, str] | None]) -> None:
-        wait = self._waits.get(job_run)
-        if wait is None:
+    def _forget(self, job_run: str, messages: asyncio.Queue[tuple[int, str] | None]) -> None:
+        polled = self._polled.get(job_run)
+        if polled is None:
             return
-        wait.waiting = [other for other in wait.waiting if other is not told]
-        if not wait.waiting:
-            del self._waits[job_run]
+        polled.subscribers = [other for other in polled.subscribers if other is not messages]
+        if not polled.subscribers:
+            del self._polled[job_run]
         self._news.set()
 
     # -- the loop ---------------------------------------------------------------------------------------------
@@ -129,14 +129,14 @@ class Poller:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while self._waits:
+            while self._polled:
                 self._news.clear()
                 now = self._clock()
-                first = min((wait.look_at for wait in self._waits.values()), default=now)
+                first = min((polled.look_at for polled in self._polled.values()), default=now)
                 if first > now:
                     await self._pause(self._news, (first - now).total_seconds())
                     continue
-                soon = [job_run for job_run, wait in self._waits.items() if wait.look_at <= now + _TOGETHER]
+                soon = [job_run for job_run, polled in self._polled.items() if polled.look_at <= now + _TOGETHER]
                 self._note(await loop.run_in_executor(self._thread, self._look, soon))
         finally:
             await asyncio.shield(loop.run_in_executor(self._thread, self._close))
@@ -144,15 +144,15 @@ class Poller:
     def _note(self, seen: Mapping[str, _Seen]) -> None:
         """Wakes the triggers whose job run wants a worker; the others are looked at again when it says."""
         for job_run, found in seen.items():
-            wait = self._waits.get(job_run)
-            if wait is None:
+            polled = self._polled.get(job_run)
+            if polled is None:
                 continue
             if found.look_at is None:
-                del self._waits[job_run]
-                wait.tell(None)
+                del self._polled[job_run]
+                polled.send(None)
             else:
-                wait.look_at = found.look_at
-                wait.note(found.obstacle)
+                polled.look_at = found.look_at
+                polled.note(found.obstacle)
 
     # -- in the thread ----------------------------------------------------------------------------------------
 
@@ -188,7 +188,7 @@ class Poller:
             keld.close()
 
 
-def _in_the_way(obstacle: tuple[str, str]) -> tuple[int, str]:
+def _obstacle_message(obstacle: tuple[str, str]) -> tuple[int, str]:
     return logging.WARNING, f"Waiting goes on. {obstacle[1]}"
 
 

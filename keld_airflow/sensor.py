@@ -13,8 +13,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from keld import Keld, Status, UnknownJobRun
 from keld_airflow.hook import DEFAULT_CONN_ID
-from keld_airflow.place import apart
-from keld_airflow.waiting import Found, Waiting
+from keld_airflow.place import split_place
+from keld_airflow.task import Found, JobRunTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
 
 
-class KeldJobSensor(Waiting, BaseSensorOperator):
+class KeldJobSensor(JobRunTask, BaseSensorOperator):
     """Waits for a job run.
 
     A sensor's own `poke_interval`, `mode` and `timeout` say nothing here: the ledger knows when to look, and how long it may take is the
@@ -50,15 +50,15 @@ class KeldJobSensor(Waiting, BaseSensorOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.job_run = job_run
-        self.sink, self.sink_function = apart(sink, "sink")
+        self.sink, self.sink_function = split_place(sink, "sink")
         self.completion_rate, self.deferrable, self.keld_conn_id = completion_rate, deferrable, keld_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        return self._visit(context, lambda keld: self._begin(keld, context))
+        return self._run_step(context, lambda keld: self._begin(keld, context))
 
-    def _visit(self, context: Context, find: Callable[[Keld], tuple[Status, Found]]) -> dict[str, Any]:
+    def _run_step(self, context: Context, find: Callable[[Keld], tuple[Status, Found]]) -> dict[str, Any]:
         try:
-            return super()._visit(context, find)
+            return super()._run_step(context, find)
         except AirflowException as problem:
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(f"{problem} Skipped, as soft_fail or never_fail wants it.") from None

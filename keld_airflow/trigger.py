@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from keld_airflow.kill import is_over, let_go
+from keld_airflow.kill import detach_and_cancel, is_over
 from keld_airflow.poller import shared_poller
 
 
@@ -41,19 +41,19 @@ class KeldTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in fields}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        due = shared_poller(self.keld_conn_id).due(self.job_run, datetime.fromisoformat(self.look_at), self._tell)
+        due = shared_poller(self.keld_conn_id).due(self.job_run, datetime.fromisoformat(self.look_at), self._log_message)
         try:
-            await asyncio.wait_for(due, self._patience_s())
+            await asyncio.wait_for(due, self._timeout_s())
             reason = "due"
         except TimeoutError:
             reason = "deadline"
         yield TriggerEvent({"job_run": self.job_run, "found": self.found, "reason": reason})  # type: ignore[no-untyped-call]  # Airflow's
 
-    def _tell(self, level: int, words: str) -> None:
+    def _log_message(self, level: int, words: str) -> None:
         """In the log of the task; Keld's own words, which hold no key and no prompt."""
         self.log.log(level, "%s (connection %s, job run %s)", words, self.keld_conn_id, self.job_run)
 
-    def _patience_s(self) -> float | None:
+    def _timeout_s(self) -> float | None:
         """Seconds until the deadline; None: there is none."""
         if self.wake_at is None:
             return None
@@ -64,5 +64,5 @@ class KeldTrigger(BaseTrigger):
         if not await asyncio.to_thread(is_over, self.task_instance):
             self.log.info("job_run %s is left alone: its task instance goes on.", self.job_run)
             return
-        cancelled = await asyncio.to_thread(let_go, self.keld_conn_id, self.job_run, self.holder, self.epoch)
+        cancelled = await asyncio.to_thread(detach_and_cancel, self.keld_conn_id, self.job_run, self.holder, self.epoch)
         self.log.info("job_run %s is %s.", self.job_run, "cancelled" if cancelled else "left alone: another waits for it, or it is over")

@@ -22,10 +22,10 @@ from keld_dagster.deadline import partition_end, with_deadline
 from keld_dagster.frame import FRAMES, Frame, as_frame
 from keld_dagster.hold import hold
 from keld_dagster.metadata import batch_metadata, result_metadata
+from keld_dagster.pending import ASSET_TAG, JOB_RUN_TAG, PendingPartitions, place_of
 from keld_dagster.resource import KeldResource, location_of
 from keld_dagster.source import Source, SourceLike, check_fit, check_mapping, source_of
 from keld_dagster.translator import KeldTranslator
-from keld_dagster.wait import ASSET_TAG, JOB_RUN_TAG, Wait, place_of
 from keld_dagster.watch import BATCH_METADATA, JOB_METADATA, RESOURCE_TAG
 
 
@@ -312,10 +312,10 @@ def _job_run_to_collect(context: dg.AssetExecutionContext, pair: _Pair) -> str |
 
 def _begin_wait(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mapping[str | None, Status]) -> None:
     """Leaves word that results are due: a hold run, and on the batch asset the job run."""
-    wait = Wait(
+    wait = PendingPartitions(
         id=context.run.run_id,
         asset=pair.result,
-        job_runs={partition or "": status.id for partition, status in statuses.items()},
+        job_runs={status.partition: status.id for status in statuses.values()},
         followers=_followers(context, pair),
         place=place_of(context.run.tags),
     )

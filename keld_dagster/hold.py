@@ -15,7 +15,7 @@ import dagster as dg
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventType
 from dagster._core.origin import JobPythonOrigin
 
-from keld_dagster.wait import Wait
+from keld_dagster.pending import PendingPartitions
 
 WAIT_JOB = "keld_provider_wait"
 POOL = "keld_provider"
@@ -43,7 +43,7 @@ def hold_id(wait_id: str, asset: dg.AssetKey) -> str:
     return str(uuid5(_NAMESPACE, f"{wait_id}:{asset.to_user_string()}"))
 
 
-def hold(context: dg.AssetExecutionContext, wait: Wait) -> str | None:
+def hold(context: dg.AssetExecutionContext, wait: PendingPartitions) -> str | None:
     """The hold run of a wait, created if it is not there; None where none can be, which costs a backfill's honesty, not a row."""
     if context.run.remote_job_origin is None:
         context.log.info("No hold run: this run was not launched through a code location. Run it again to bring the results in.")
@@ -80,7 +80,7 @@ def release(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, *, c
     instance.report_dagster_event(DagsterEvent(DagsterEventType.PIPELINE_SUCCESS.value, run.job_name, message=message), run.run_id)
 
 
-def _create(context: dg.AssetExecutionContext, wait: Wait) -> str:
+def _create(context: dg.AssetExecutionContext, wait: PendingPartitions) -> str:
     instance, source = context.instance, context.run
     remote, code = source.remote_job_origin, source.job_code_origin
     assert remote is not None and code is not None
@@ -99,7 +99,7 @@ def _create(context: dg.AssetExecutionContext, wait: Wait) -> str:
     return run_id
 
 
-def _announce(instance: dg.DagsterInstance, run: dg.DagsterRun, wait: Wait) -> None:
+def _announce(instance: dg.DagsterInstance, run: dg.DagsterRun, wait: PendingPartitions) -> None:
     """Plans the partitions, and queues the run as Dagster's own coordinator does."""
     for partition in wait.job_runs:
         # While an unfinished run plans a partition, Dagster shows it as materialising.

@@ -13,9 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+from dagster._serdes import ConfigurableClassData  # the type of what an instance's configuration says; `dagster` does not export it
 from pydantic import Field, PrivateAttr
 
-from keld import Account, Keld, kinds
+from keld import Account, InvalidJob, Keld, kinds
+
+# The packages whose launchers start each run in a container, mostly on another host (docs.dagster.io, "Run launchers", read 2026-11).
+_CONTAINER_LAUNCHERS = frozenset(("dagster_aws", "dagster_celery_k8s", "dagster_cloud", "dagster_docker", "dagster_k8s"))
 
 
 class KeldAccount(dg.Config):
@@ -45,6 +49,7 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
 
     _keld: Keld | None = PrivateAttr(default=None)
     _location: str | None = PrivateAttr(default=None)
+    _launcher: ConfigurableClassData | None = PrivateAttr(default=None)
 
     def get(self, location: str | None = None) -> Keld:
         """The environment, opened at the first use.
@@ -54,7 +59,10 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
         """
         if self._keld is None:
             self._location = self._location or location
-            self._keld = self.open()
+            keld = self.open()
+            if self._launcher is not None:
+                _check_shared(keld, self._launcher)
+            self._keld = keld
         return self._keld
 
     def open(self) -> Keld:
@@ -82,12 +90,32 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[KeldResource]:
         self._location = None if context.run is None else location_of(context.run)
+        self._launcher = None if context.instance is None else _launcher_of(context.instance)
         try:
             yield self
         finally:
             if self._keld is not None:
                 self._keld.close()
                 self._keld = None
+
+
+def _launcher_of(instance: dg.DagsterInstance) -> ConfigurableClassData | None:
+    """The run launcher by its names in `dagster.yaml`, not loaded: the package of a launcher is often missing where code locations run."""
+    return instance.get_ref().run_launcher_data if instance.is_persistent else None
+
+
+def _check_shared(keld: Keld, launcher: ConfigurableClassData) -> None:
+    """Passes if the runs that the launcher starts are on this host, or the ledger can be shared with other hosts.
+
+    Raises:
+        Failure: the ledger is a file, and the launcher starts each run in a container of its own.
+    """
+    if launcher.module_name.partition(".")[0] not in _CONTAINER_LAUNCHERS:
+        return
+    try:
+        keld.check_shared([launcher.class_name], "ledger_url of the KeldResource, or KELD_LEDGER_URL")
+    except InvalidJob as problem:
+        raise dg.Failure(str(problem), allow_retries=False) from None
 
 
 def location_of(run: dg.DagsterRun) -> str | None:

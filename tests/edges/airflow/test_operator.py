@@ -110,6 +110,21 @@ def test_object_storage_is_read_and_written_with_its_own_credentials(worker: Wor
     assert pq.read_table(tmp_path / "2026-11-19.parquet").num_rows == 5
 
 
+def test_a_sink_in_the_home_directory_is_written_once(
+    worker: Worker, provider: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`~` means the same to the task that sends and to the one that hands over."""
+
+    def second_write(*_: object) -> str:
+        raise AssertionError
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(Keld, "write", second_write)
+    ended = worker.through(operator(sink="~/labels.parquet"), provider, **DAY)
+    assert ended.manifest["sink"] == f"{tmp_path}/labels.parquet"
+    assert (tmp_path / "labels.parquet").exists()
+
+
 @pytest.mark.parametrize("opened", [True, False])
 def test_a_sink_that_nothing_can_write_is_found_before_anything_is_paid(
     worker: Worker, provider: Emulator, tmp_path: Path, opened: bool

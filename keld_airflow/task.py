@@ -1,4 +1,4 @@
-"""Waiting: what every task does with a job run: advance it on a worker, then defer, or finish and hand over.
+"""Task: what every task does with a job run: advance it on a worker, then defer, or finish and hand over.
 
 Between `operator` and `sensor`, which say which job run, and `trigger`, which waits for it.  A visit to a worker is short: it sends or
 collects what is due.  Everything that costs or writes happens here, on a worker; nothing is remembered between two visits but the ledger.
@@ -18,14 +18,13 @@ from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from jinja2 import UndefinedError
 
-from keld import AccessRefused, Keld, KeldError, RunState, Status
-from keld_airflow.asset import tell_assets
+from keld import AccessRefused, Keld, KeldError, RunState, Status, absolute_path
+from keld_airflow.asset import emit_asset_events
 from keld_airflow.hook import KeldHook
-from keld_airflow.kill import is_over, let_go
+from keld_airflow.kill import detach_and_cancel, is_over
 from keld_airflow.link import KeldBatchLink
 from keld_airflow.manifest import manifest
 from keld_airflow.partition import absent_in, no_partition
-from keld_airflow.place import absolute
 from keld_airflow.trigger import KeldTrigger
 
 if TYPE_CHECKING:
@@ -35,14 +34,14 @@ if TYPE_CHECKING:
 _FIRST_LOOK = timedelta(seconds=10)
 # Should no triggerer be there, the scheduler ends a wait, and a worker looks itself: so long after a triggerer would have called for one,
 _GRACE = timedelta(minutes=1)
-_SELDOM = timedelta(hours=24)  # or so long after it was sent, where no deadline presses.
+_LONGEST_WAIT = timedelta(hours=24)  # or so long after it was sent, where no deadline presses.
 
 
 # What a task found when it came: nothing that was under way, a job run that was, or one that was being cancelled.
 Found = Literal["nothing", "open", "cancelling"]
 
 
-class Waiting(BaseOperator):
+class JobRunTask(BaseOperator):
     """A task that waits for a job run without a slot; see `KeldBatchOperator` and `KeldJobSensor`."""
 
     keld_conn_id: str
@@ -53,7 +52,7 @@ class Waiting(BaseOperator):
     batch_page: str | None = None
     operator_extra_links = (KeldBatchLink(),)
     _attachment: tuple[Any, str, str, int] | None = None
-    _told: str | None = None  # the kind of what stood in the way, when people were told last
+    _logged_problem_kind: str | None = None  # the kind of what stood in the way, when people were told last
 
     # -- what Airflow calls -----------------------------------------------------------------------------------
 
@@ -80,13 +79,13 @@ class Waiting(BaseOperator):
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """The next visit to a worker, after the trigger fired."""
-        return self._visit(context, lambda keld: (keld.status(event["job_run"]), event["found"]))
+        return self._run_step(context, lambda keld: (keld.status(event["job_run"]), event["found"]))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """As Airflow's; a wait that no trigger ended in time (there may be no triggerer) is no failure: a worker looks itself."""
         if next_method == TRIGGER_FAIL_REPR and (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
             self.log.warning("No trigger has fired in time; is a triggerer running? Looking at the job run from here.")
-            return self._visit(context, lambda keld: self._begin(keld, context))
+            return self._run_step(context, lambda keld: self._begin(keld, context))
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
@@ -95,14 +94,14 @@ class Waiting(BaseOperator):
         In a thread: Airflow calls this in a signal handler, which may have interrupted the very call whose lock the question needs.
         """
         if self._attachment is not None:
-            asking = threading.Thread(target=self._let_go, args=self._attachment, daemon=True)
+            asking = threading.Thread(target=self._detach, args=self._attachment, daemon=True)
             asking.start()
             asking.join(timeout=30)
 
-    def _let_go(self, ti: Any, job_run: str, holder: str, epoch: int) -> None:
+    def _detach(self, ti: Any, job_run: str, holder: str, epoch: int) -> None:
         with suppress(Exception):
             if is_over(ti):
-                let_go(self.keld_conn_id, job_run, holder, epoch)
+                detach_and_cancel(self.keld_conn_id, job_run, holder, epoch)
 
     # -- a visit ----------------------------------------------------------------------------------------------
 
@@ -110,17 +109,17 @@ class Waiting(BaseOperator):
         """The job run of this task, and how it was found."""
         raise NotImplementedError
 
-    def _visit(self, context: Context, find: Callable[[Keld], tuple[Status, Found]]) -> dict[str, Any]:
+    def _run_step(self, context: Context, find: Callable[[Keld], tuple[Status, Found]]) -> dict[str, Any]:
         """Brings the job run as far as it gets; a fault of Keld's is told without the provider's words behind it, which may quote a prompt."""
         try:
             with KeldHook(self.keld_conn_id).open() as keld:
                 status, found = find(keld)
-                return self._bring_on(keld, context, status, found)
+                return self._proceed(keld, context, status, found)
         except KeldError as problem:
             said = self._naming_connection(str(problem)) if isinstance(problem, AccessRefused) else str(problem)
             raise (AirflowFailException if problem.permanent else AirflowException)(said) from None
 
-    def _bring_on(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
+    def _proceed(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
         epoch = self._attach(keld, context, status)
         status = self._advance(keld, status.id)
         self._show(context, status)
@@ -128,11 +127,11 @@ class Waiting(BaseOperator):
             self._check(status)
             if self.deferrable:
                 self._defer(context, keld, status, epoch, found)
-            status = keld.finish(status.id, progress=self._tell_problem)
+            status = keld.finish(status.id, progress=self._log_problem)
         if found == "cancelling" or ((found == "open" or status.outdated is not None) and status.state is not RunState.CANCELLED):
             # Another task began it, and the table may say something else since; what it answered is not asked again.
             status, _ = self._begin(keld, context)
-            return self._bring_on(keld, context, status, "nothing")
+            return self._proceed(keld, context, status, "nothing")
         return self._hand_over(keld, context, status)
 
     def _attach(self, keld: Keld, context: Context, status: Status) -> int:
@@ -156,11 +155,11 @@ class Waiting(BaseOperator):
         except Exception as error:  # noqa: BLE001  whatever it is, only people read it
             self.log.warning("Airflow's task state store was not written: %s", type(error).__name__)
 
-    def _tell_problem(self, status: Status) -> None:
+    def _log_problem(self, status: Status) -> None:
         """In the task's log, once whenever it changes; what a trigger does for a task that has deferred."""
-        if status.problem is not None and status.problem_kind != self._told:
-            self.log.warning("Waiting goes on. %s", self._naming_connection(status.problem))
-        self._told = status.problem_kind
+        if status.problem is not None and status.problem_kind != self._logged_problem_kind:
+            self.log.warning("Waiting continues. %s", self._naming_connection(status.problem))
+        self._logged_problem_kind = status.problem_kind
 
     def _naming_connection(self, problem: str) -> str:
         return problem if self.keld_conn_id in problem else f"{problem} (Airflow connection {self.keld_conn_id})"
@@ -174,7 +173,7 @@ class Waiting(BaseOperator):
         if status.problem is None:
             return
         if status.sent and not status.problem_permanent:
-            self._tell_problem(status)
+            self._log_problem(status)
             return
         advice = "What was sent is not sent again." if status.sent else "Nothing was sent."
         kind = AirflowFailException if status.problem_permanent else AirflowException
@@ -192,7 +191,7 @@ class Waiting(BaseOperator):
             wake_at=None if due is None else due.isoformat(),
             found=found,
         )
-        self.defer(trigger=trigger, method_name="resume", timeout=_patience(status, now))
+        self.defer(trigger=trigger, method_name="resume", timeout=_defer_timeout(status, now))
 
     # -- the end ----------------------------------------------------------------------------------------------
 
@@ -210,7 +209,7 @@ class Waiting(BaseOperator):
                 f"{status.summary} {self.completion_rate:.1%} were wanted: {facts['outcomes']}. The rows are written, with reasons. "
                 "Clear the task to ask anew what was not answered, or lower completion_rate."
             )
-        tell_assets(self.outlets, context, facts)
+        emit_asset_events(self.outlets, context, facts)
         return facts
 
     def _deliver(self, keld: Keld, context: Context, status: Status) -> str | None:
@@ -219,8 +218,9 @@ class Waiting(BaseOperator):
             rows = keld.read(status.id)
             self.sink_function(rows, **determine_kwargs(self.sink_function, (rows,), context))
             return None
-        if self.sink is None or absolute(self.sink) == status.sink:  # another task that is of this job run may have sent it to its own
+        if self.sink is None or (isinstance(self.sink, str) and absolute_path(self.sink) == status.sink):
             return status.output_uri
+        # An open file system's path, or another task of the same job run has set its own sink.
         return keld.write(status.id, self.sink)
 
 
@@ -230,10 +230,10 @@ def _holder(context: Context) -> str:
     return f"airflow:{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}"
 
 
-def _patience(status: Status, now: datetime) -> timedelta:
+def _defer_timeout(status: Status, now: datetime) -> timedelta:
     """How long the scheduler waits for a trigger: the deadline is kept without any triggerer, if later by the grace."""
     if status.deadline_at is None or status.deadline_at <= now:
-        return _SELDOM
+        return _LONGEST_WAIT
     if status.escalates_at is None:
         return status.deadline_at - now + _GRACE
     moves_at = status.escalates_at if status.escalates_at > now else status.next_check_at or now  # under way, it wants a look at every step
