@@ -1,7 +1,7 @@
-"""HiddenRows: rows that another task gave, on their way through a templated field.
+"""Hidden: rows that another task gave, in a templated field of an operator.
 
-Airflow stores what such a field holds after it was rendered: of rows it is told what they are, not what they say.  Where they lay before,
-and whether that is Airflow's database, is for its XCom backend to say.
+Airflow stores the text of such a field after it was rendered: for rows it stores only their type, not their content.  Where the rows were
+before, and whether that is Airflow's database, depends on the XCom backend.
 """
 
 from __future__ import annotations

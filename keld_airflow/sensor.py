@@ -1,6 +1,6 @@
-"""Sensor: waits for a job run that a `KeldBatchOperator(wait=False)` has sent, and brings its answers in.
+"""Sensor: waits for a job run that a `KeldBatchOperator(wait=False)` has sent, and collects its answers.
 
-For Dags that insist on sending and collecting as two tasks.  It is told the job run by the other's XCom; the way is the operator's own.
+For Dags that send and collect in two tasks.  It gets the job run from the other task's XCom; the rest is as in the operator.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 class KeldJobSensor(JobRunTask, BaseSensorOperator):
     """Waits for a job run.
 
-    A sensor's own `poke_interval`, `mode` and `timeout` say nothing here: the ledger knows when to look, and how long it may take is the
-    job's deadline; `execution_timeout` is kept by Airflow itself.  With `soft_fail` or `never_fail` a failure skips it.
+    A sensor's own `poke_interval`, `mode` and `timeout` have no effect: the ledger says when to poll, and the limit is the
+    job's deadline; Airflow itself applies `execution_timeout`.  With `soft_fail` or `never_fail` a failure skips the task.
 
     Args:
-        job_run: what the operator left behind, `label.output`, or the id alone.
-        sink: an `ObjectStoragePath` or a function for the enriched rows; a path or URI is given to the operator.
+        job_run: the operator's XCom, `label.output`, or the id alone.
+        sink: an `ObjectStoragePath` or a function for the enriched rows; give a path or URI to the operator instead.
         completion_rate: the least share of answered rows; below it the task fails.
         deferrable: False: the task holds its slot until the end.
         keld_conn_id: that of the operator.
@@ -61,11 +61,11 @@ class KeldJobSensor(JobRunTask, BaseSensorOperator):
             return super()._run_step(context, find)
         except AirflowException as problem:
             if self.soft_fail or self.never_fail:
-                raise AirflowSkipException(f"{problem} Skipped, as soft_fail or never_fail wants it.") from None
+                raise AirflowSkipException(f"{problem} Skipped, because soft_fail or never_fail is set.") from None
             raise
 
     def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
-        """The job run as it was sent: what the table says since is the operator's business."""
+        """The job run as it was sent; only the operator compares it with the table as it is now."""
         left = self.job_run.get("job_run") if isinstance(self.job_run, Mapping) else self.job_run
         if not isinstance(left, str) or left in ("", "None"):
             raise AirflowFailException(
@@ -76,6 +76,6 @@ class KeldJobSensor(JobRunTask, BaseSensorOperator):
             return keld.status(left), "nothing"
         except UnknownJobRun as problem:
             raise AirflowFailException(
-                f"{problem} Give what KeldBatchOperator(wait=False) left behind, with its keld_conn_id={self.keld_conn_id!r}: another "
+                f"{problem} Give the XCom of KeldBatchOperator(wait=False), with its keld_conn_id={self.keld_conn_id!r}: another "
                 "connection may have another ledger."
             ) from None
