@@ -118,8 +118,8 @@ def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counte
         for batch in read_answers(path, columns=["keld_position", "keld_outcome"]):
             positions = batch.column(0).to_numpy()
             found = np.array([codes[outcome] for outcome in batch.column(1).to_pylist()], dtype=np.int8)
-            stands = last[positions] != codes[Outcome.ANSWERED]
-            last[positions[stands]] = found[stands]
+            replaces = last[positions] != codes[Outcome.ANSWERED]
+            last[positions[replaces]] = found[replaces]
     counts = Counter({kinds[code]: int(n) for code, n in zip(*np.unique(last[last >= 0], return_counts=True), strict=True)})
     counts[Outcome.UNASKABLE] += unaskable
     counts[Outcome.UNASKED] += rows - counts.total()
@@ -157,8 +157,8 @@ def _enriched(rows: pa.RecordBatch, parts: list[pa.RecordBatch], start: int, out
     for part in parts:
         where = part.column(0).to_numpy() - start
         here = _is_answered(part.column(1))
-        stands = ~settled[where] & (here | ~answered[where])  # only another answer replaces one that was not accepted
-        winner[where[stands]] = offset + np.flatnonzero(stands)
+        replaces = ~settled[where] & (here | ~answered[where])  # only another answer replaces one that was not accepted
+        winner[where[replaces]] = offset + np.flatnonzero(replaces)
         answered[where] |= here
         settled[where] |= here & ~part.column(part.schema.get_field_index("keld_retryable")).to_numpy(zero_copy_only=False)
         pico[where] += part.column(part.schema.get_field_index("keld_cost_pico")).to_numpy()

@@ -4,7 +4,7 @@ On the road: **`table`** -> `snapshot` ... `enrich` -> **`table`**.  Reads whate
 Polars, Arrow, rows) and writes Parquet, CSV or JSON Lines.  It never looks at what the rows mean: keys and prompts are
 checked elsewhere.  The files, in the order of the data's way:
 
-    source      whatever holds a table -> a Table
+    source      a path, frame, Arrow object or rows -> a Table
     place       where a table is; the name of a partition in its path
     lake        tables whose files may hold rows that are not theirs: Delta is read, others are refused
     directory   many files as one table
