@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from keld.http import Patience
     from keld.instant import utc
     from keld.job import Column, Job
-    from keld.path import check_path, wants_partition
+    from keld.path import absolute_path, check_path, wants_partition
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
     from keld.providers.account import Account
@@ -100,7 +100,7 @@ __all__ = [
     "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
     "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "Settings", "SinkError", "SinkRefused",
     "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
-    "Verdict", "Work", "__version__", "check_path", "kinds", "utc", "wants_partition",
+    "Verdict", "Work", "__version__", "absolute_path", "check_path", "kinds", "utc", "wants_partition",
 ]  # fmt: skip
 
 # Imported at their first use: pyarrow, SQLAlchemy and the SDKs take a second that `import keld` must not cost.
@@ -117,7 +117,7 @@ _HOMES = {
     "keld.http": "Patience",
     "keld.instant": "utc",
     "keld.job": "Column Job",
-    "keld.path": "check_path wants_partition",
+    "keld.path": "absolute_path check_path wants_partition",
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",
     "keld.providers.account": "Account",

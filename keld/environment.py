@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from keld.accounts import Accounts
 from keld.errors import InvalidJob, LedgerError, ProviderUnreachable
 from keld.follow import advance_until_waiting, finish
+from keld.identity import key_of
 from keld.instant import utcnow
 from keld.job import Job
 from keld.ledger import JobRun, Ledger, shown
@@ -256,7 +257,7 @@ class Keld:
 
     def find(self, job: str, partition: str | None = None) -> Status | None:
         """The youngest job run of (job, partition), or None."""
-        run = self._namespace.latest(self.ledger, job, partition or "")
+        run = self._namespace.latest(self.ledger, job, key_of(partition))
         return None if run is None else self.status(run.id)
 
     def hand_over(self, job: str, owner: str) -> None:

@@ -43,7 +43,7 @@ def finish(
     Raises:
         AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been accepted yet.
     """
-    pause, fruitless, before = threading.Event(), 0, None
+    pause, failures, before = threading.Event(), 0, None
     while True:
         status = advance(_STEP_S)
         if progress is not None:
@@ -51,30 +51,30 @@ def finish(
         if status.over:
             return status
         if status.problem is None:
-            fruitless = 0
+            failures = 0
         elif not status.accepted:
-            fruitless += 1
-            _give_up_early(status, fruitless)
+            failures += 1
+            _give_up_early(status, failures)
         idle = before is not None and before.batches == status.batches  # another worker has it in hand, perhaps
-        pause.wait(max(_wait_s(status, clock, poll_s, fruitless), _BUSY_S if idle else 0.0))
+        pause.wait(max(_wait_s(status, clock, poll_s, failures), _BUSY_S if idle else 0.0))
         before = status
 
 
-def _give_up_early(status: Status, fruitless: int) -> None:
+def _give_up_early(status: Status, failures: int) -> None:
     """Passes if a further quick try may help."""
     job, partition = status.job, status.partition or None
     if status.problem is not None and status.problem_type is AccessRefused:
         raise AccessRefused(status.problem, job=job, partition=partition)
-    if fruitless >= _QUICK_TRIES:
+    if failures >= _QUICK_TRIES:
         said = "Nothing was accepted" if status.sent else "Nothing was sent"
         words = f"{status.problem} {said} so far; run the same command again when the provider is back."
         raise ProviderUnreachable(words, job=job, partition=partition)
 
 
-def _wait_s(status: Status, clock: Callable[[], datetime], poll_s: float | None, fruitless: int) -> float:
+def _wait_s(status: Status, clock: Callable[[], datetime], poll_s: float | None, failures: int) -> float:
     if status.ready and status.problem is None:
         return 0.0
-    if fruitless:
-        return float(2**fruitless)  # nothing is under way yet: a few quick tries, then give up
+    if failures:
+        return float(2**failures)  # nothing is under way yet: a few quick tries, then give up
     until = (status.next_check_at - clock()).total_seconds() if status.next_check_at else 1.0
     return max(0.05, min(until, poll_s) if poll_s is not None else until)

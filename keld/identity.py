@@ -63,6 +63,11 @@ class Identity:
         return source is None or source != self.source or self.changed_since(fingerprint, declared, source) is not None
 
 
+def key_of(partition: str | None) -> str:
+    """The partition's key as the ledger has it; empty for a table without partitions."""
+    return partition or ""
+
+
 def declared(job: Job, question: Question) -> dict[str, str]:
     """A digest of each part of what a job asks; none of them holds a text."""
     parts = {

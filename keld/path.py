@@ -37,6 +37,13 @@ def check_path(place: Any, name: str) -> None:
             )
 
 
+def absolute_path(text: str) -> str:
+    """The path as any worker finds it: `~` and the working directory resolved, a closing slash kept; a URI stays as it is."""
+    if "://" in text:
+        return text
+    return os.path.abspath(os.path.expanduser(text)) + ("/" if text.endswith("/") else "")
+
+
 def wants_partition(place: Any) -> bool:
     """True if the path has a place for the partition's key."""
     return any(PARTITION in text for text in texts_of(place))

@@ -16,7 +16,7 @@ from typing import Any
 from keld.errors import InvalidJob
 from keld.ledger import CostLine, JobRun
 from keld.state import RunState
-from keld.status import plain
+from keld.status import to_json_value
 
 _OF_RUN: dict[str, Callable[[JobRun], str]] = {
     "job": lambda run: run.job,
@@ -76,7 +76,7 @@ class Spend:
     def to_json(self) -> dict[str, Any]:
         """The same, as JSON values: money as decimal text."""
         derived = {"saved_usd": self.saved_usd, "estimate_error": self.estimate_error}
-        return {name: plain(value) for name, value in (asdict(self) | derived).items()}
+        return {name: to_json_value(value) for name, value in (asdict(self) | derived).items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -134,7 +134,7 @@ class Status:
     @property
     def waiting(self) -> bool:
         """There is nothing to do but wait for the provider: every shard is there, or put off, or has its outcome."""
-        return self.state in (RunState.OPEN, RunState.CANCELLING) and self._put_off and not any(map(self._is_due, self.batches))
+        return self.state in (RunState.OPEN, RunState.CANCELLING) and self._is_waiting and not any(map(self._is_due, self.batches))
 
     @property
     def ready(self) -> bool:
@@ -177,7 +177,7 @@ class Status:
         )
 
     @property
-    def out_there(self) -> tuple[Batch, ...]:
+    def maybe_running(self) -> tuple[Batch, ...]:
         """What was sent, or may have been, and was given up without the provider's last word: it may still run, and be paid for."""
         return tuple(batch for batch in self.batches if batch.state is State.QUARANTINED)
 
@@ -222,7 +222,7 @@ class Status:
         return batch.state in (State.PLANNED, State.STAGED, State.SUBMITTING)
 
     @property
-    def _put_off(self) -> bool:
+    def _is_waiting(self) -> bool:
         return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED, State.ENDED) for batch in self.batches)
 
     def facts(self) -> dict[str, Any]:
@@ -255,7 +255,7 @@ class Status:
             "saved_usd": self.saved_usd, "estimate_error": self.estimate_error, "turnaround_s": self.turnaround_s,
             "deadline_met": self.deadline_met, "over": self.over, "cache_hit_rate": self.cache_hit_rate,
         }  # fmt: skip
-        return {name: plain(value) for name, value in (asdict(self) | derived).items()}
+        return {name: to_json_value(value) for name, value in (asdict(self) | derived).items()}
 
     def __repr__(self) -> str:
         return f"<Status {self.job}[{self.partition}] {self.state.value} {self.answered:,}/{self.rows:,} answered ${self.cost_usd:.4f}>"
@@ -356,7 +356,7 @@ def _hit_rate(cached: int, tokens: int) -> float | None:
     return round(cached / tokens, 4) if tokens else None
 
 
-def plain(value: Any) -> Any:
+def to_json_value(value: Any) -> Any:
     """A value as JSON has it: money as decimal text, instants as ISO 8601, spans in seconds, enums as their words."""
     match value:
         case Enum():
@@ -368,8 +368,8 @@ def plain(value: Any) -> Any:
         case timedelta():
             return value.total_seconds()
         case dict():
-            return {str(key): plain(item) for key, item in value.items()}
+            return {str(key): to_json_value(item) for key, item in value.items()}
         case list() | tuple():
-            return [plain(item) for item in value]
+            return [to_json_value(item) for item in value]
         case _:
             return value

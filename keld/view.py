@@ -146,9 +146,9 @@ def _unanswered(status: Status) -> list[str]:
         lines.append(
             "Not answered: " + ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(other.items())) + " (reasons in keld_error)."
         )
-    if status.out_there:
+    if status.maybe_running:
         named = ", ".join(
-            f"{batch.batch_id or 'one whose create got no reply'} ({batch.provider} at {batch.host})" for batch in status.out_there
+            f"{batch.batch_id or 'one whose create got no reply'} ({batch.provider} at {batch.host})" for batch in status.maybe_running
         )
         lines.append(
             f"May still run at a provider, and cost {usd(status.reserved_usd)} at most: {named}. `keld reconcile` finds out what became of it."
@@ -166,7 +166,7 @@ def _paid(status: Status) -> list[str]:
     if status.cached_tokens or status.cache_saved_usd:
         lines.append(f"{_cached(status).capitalize()}.")
     if status.estimate_error is not None:
-        lines.append(f"That is {_off(status)}.")
+        lines.append(f"That is {_estimate_error(status)}.")
     return lines
 
 
@@ -189,7 +189,7 @@ _SPEND_CELLS: dict[str, Callable[[Spend], str]] = {
 
 
 # Left out where the screen is too narrow, in this order: half a figure would be worse than none, and `--json` has them all.
-_FIRST_TO_GO = ("cached", "tokens in", "tokens out", "rows", "answered", "asked", "failed", "job runs", "standard")
+_DROPPED_FIRST = ("cached", "tokens in", "tokens out", "rows", "answered", "asked", "failed", "job runs", "standard")
 
 
 def spend_view(report: Report, width: int) -> RenderableType:
@@ -197,7 +197,7 @@ def spend_view(report: Report, width: int) -> RenderableType:
     shown = {name: cell for name, cell in _SPEND_CELLS.items() if any(cell(line) != "-" for line in report.lines)}
     columns = {name: [name, *map(cell, report.lines), cell(report.total)] for name, cell in shown.items()}
     needed = max(len(line.group) for line in report.lines) + sum(2 + max(map(len, cells)) for cells in columns.values())
-    for name in _FIRST_TO_GO:
+    for name in _DROPPED_FIRST:
         if needed > width and name in columns:
             needed -= 2 + max(map(len, columns.pop(name)))
     table = Table(box=None, pad_edge=False, header_style="bold", footer_style="bold", show_footer=True, padding=(0, 2, 0, 0))
@@ -418,7 +418,7 @@ def _headline(status: Status) -> Text:
     cost = f"{usd(status.cost_usd)} paid" + (f", {usd(status.reserved_usd)} at most in flight" if status.reserved_usd else "")
     text.append(f"  {status.answered:,} of {status.rows:,} rows answered, {cost}")
     if status.estimate_error is not None:
-        text.append(f", {_off(status)}")
+        text.append(f", {_estimate_error(status)}")
     if status.cached_tokens or status.cache_saved_usd:
         text.append(f", {_cached(status)}")
     if status.deadline_at is not None:
@@ -436,7 +436,7 @@ def _cached(status: Status) -> str:
     return f"{status.cache_hit_rate or 0:.0%} of the input from the prompt cache, which {worth}"
 
 
-def _off(status: Status) -> str:
+def _estimate_error(status: Status) -> str:
     return f"{status.estimate_error:+.1%} against the estimate of {usd(status.estimated_usd)}"
 
 

@@ -29,10 +29,10 @@ def print_json(document: Any) -> None:
     """One JSON document; of dataclasses, or a list of them, their fields."""
     from dataclasses import asdict, is_dataclass
 
-    from keld.status import plain
+    from keld.status import to_json_value
 
     def fields_of(value: Any) -> Any:
-        return plain(asdict(value)) if is_dataclass(value) and not isinstance(value, type) else value
+        return to_json_value(asdict(value)) if is_dataclass(value) and not isinstance(value, type) else value
 
     typer.echo(json.dumps([fields_of(one) for one in document] if isinstance(document, list) else fields_of(document), indent=2))
 

@@ -51,9 +51,9 @@ class Journal:
         marks = path.with_suffix(".sent")
         with contextlib.ExitStack() as opened:
             self._marks, self._answers = (_open(file, opened) for file in (marks, path))
-            _hold(self._marks, path)
-            _heal(self._marks)
-            self._size = _heal(self._answers)
+            _lock_file(self._marks, path)
+            _drop_torn_line(self._marks)
+            self._size = _drop_torn_line(self._answers)
             fsync_dir(path.parent)
             self._read(marks, path, nonce, read)
             self._opened = opened.pop_all()
@@ -152,7 +152,7 @@ def _open(path: Path, opened: contextlib.ExitStack) -> int:
     return descriptor
 
 
-def _heal(descriptor: int) -> int:
+def _drop_torn_line(descriptor: int) -> int:
     """The size of a file in bytes, without the torn line that a crash may have left at its end."""
     end = os.fstat(descriptor).st_size
     while end:
@@ -166,7 +166,7 @@ def _heal(descriptor: int) -> int:
     return end
 
 
-def _hold(descriptor: int, path: Path) -> None:
+def _lock_file(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

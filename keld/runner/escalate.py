@@ -19,7 +19,7 @@ from keld.ledger import JobRun, Shard
 from keld.plan import would_escalate
 from keld.price import Lane
 from keld.runner.context import Environment, RunContext, log
-from keld.runner.fast_lane import stop
+from keld.runner.fast_lane import end_early
 from keld.runner.find_lost import orphan_of
 from keld.runner.observe import cancel
 from keld.runner.option import flex_of, options, speed_of
@@ -69,7 +69,7 @@ def escalate(context: RunContext, run: JobRun, shards: Sequence[Shard], *, heavy
             continue
         if shard.state is State.IN_PROGRESS and (heavy or shard.lane == Lane.BATCH):
             log.info("shard.escalated shard=%s run=%s due=%s", shard.id, run.id, run.deadline_at.isoformat())
-            moved |= _ask_cancel(context, shard) if shard.lane == Lane.BATCH else bool(stop(context, shard))
+            moved |= _ask_cancel(context, shard) if shard.lane == Lane.BATCH else bool(end_early(context, shard))
         elif heavy and shard.state in _UNSENT:
             context.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
             moved = True

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: docs/notes/measurements.md)
 _PIECES = 200  # at most, of the rows that do not all fit under the ceiling
-STRETCH_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
+REALTIME_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class Ask:
     def limits(self, provider: Provider, lane: Lane) -> Limits:
         limits = provider.traits.limits.lowered(self.terms.max_shard_rows, self.terms.max_shard_bytes)
         limits = limits.lowered(self.most_rows, None)
-        return limits if lane is Lane.BATCH else limits.lowered(STRETCH_ROWS, None)
+        return limits if lane is Lane.BATCH else limits.lowered(REALTIME_ROWS, None)
 
 
 def options(

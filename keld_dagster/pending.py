@@ -1,4 +1,4 @@
-"""Wait: what one run sent and nobody has brought in yet.
+"""PendingPartitions: what one run sent and nobody has brought in yet.
 
 Between `asset`, which begins a wait, `hold`, which stands for it, and `sensor`, which ends it.  A wait has no table of its own: its
 facts are the tags of Dagster's runs, and the state of each partition is the job run's in the ledger.  Tags hold ids and keys only.
@@ -27,7 +27,7 @@ HOLD = "hold"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
+class PendingPartitions:
     """The partitions of a result asset that a run submitted.
 
     Args:
@@ -58,13 +58,13 @@ class Wait:
         }
 
     @staticmethod
-    def from_tags(tags: Mapping[str, str]) -> Wait:
+    def from_tags(tags: Mapping[str, str]) -> PendingPartitions:
         """The wait that `to_tags` wrote.
 
         Raises:
             KeyError, ValueError: somebody else wrote them, or cut them.
         """
-        return Wait(
+        return PendingPartitions(
             id=tags[WAIT_TAG],
             asset=dg.AssetKey.from_user_string(tags[ASSET_TAG]),
             job_runs=json.loads(tags[JOB_RUNS_TAG]),
