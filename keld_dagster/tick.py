@@ -192,7 +192,10 @@ class Tick:
     # -- job runs without a hold --------------------------------------------------------------------------------
 
     def _pending_of(self, status: Status) -> PendingPartitions | None:
-        """The pending partition of an open job run without a hold run; None if Dagster did not submit it, or its hold run was ended by hand: then it is cancelled."""
+        """The pending partition of an open job run without a hold run; None if Dagster did not submit it.
+
+        None, too, if its hold run was ended by hand: then the job run is cancelled.
+        """
         if status.state is RunState.CANCELLING:
             self.keld.advance(status.id, budget_s=_CANCEL_BUDGET_S)
             return None
