@@ -156,12 +156,12 @@ class Keld:
 
         Args:
             source: see `table.open_table`; `{partition}` in a path stands for the key.
-            sink: a path or URI for the enriched partition, `{partition}` as above; None keeps it in staging, for `read`.  One of an open
-                file system (a UPath and its like) is only checked: `write` it when the job run is over.
-            ends_at: the partition's end, aware, where its key does not say (see `job.partition_end`).
-            force: ask every row anew, whatever was answered and paid before.
-            owner: who declares the job, in the caller's words (an asset, a task); default the job's name.  It is no part of the identity.
-            source_name: what the source is called, where it is no path and so does not say it itself.
+            sink: a path or URI for the enriched partition, `{partition}` as above; None keeps it in staging, for `read`.  A path
+                of an open file system (such as a UPath) is only checked: call `write` when the job run is over.
+            ends_at: the partition's end, aware, if its key does not say (see `job.partition_end`).
+            force: ask every row again, also those that were answered and paid before.
+            owner: who declares the job, as the caller names it (an asset, a task); default the job's name.  It is no part of the identity.
+            source_name: a name for the source, if it is no path.
             types: of the columns of CSV and JSON Lines, and of those that Hive directories name: a dict like `{"amount": "decimal(12,2)"}`, or a
                 `pyarrow.Schema`.  Other columns of a CSV file are text, as it is written.
             encoding: of text files; default UTF-8, or UTF-16 by its byte order mark.

@@ -173,7 +173,7 @@ def _print_statuses(found: Sequence[Status], none: str, as_json: bool) -> None:
 
 
 def _say_elsewhere(keld: Keld) -> None:
-    """Prints on standard error which other namespaces this ledger has: a job run that somebody misses is often there."""
+    """Prints on standard error which other namespaces this ledger has: a job run that seems to be missing is often there."""
     others = [f"{name} ({count:,})" for name, count in keld.namespaces().items() if name != keld.namespace]
     if others:
         typer.echo(f"Not shown are the job runs of other namespaces: {', '.join(others)}. KELD_NAMESPACE=NAME shows one.", err=True)
@@ -227,7 +227,7 @@ def cancel(
     elif found.over:
         typer.echo("There is nothing to cancel: the job run is over.")
     else:
-        typer.echo("The cancel is recorded. `keld watch --advance` or the next `keld run` brings the job run to its end.")
+        typer.echo("The cancel is recorded. `keld watch --advance` or the next `keld run` finishes the job run.")
 
 
 @app.command()
