@@ -171,7 +171,7 @@ class Missing:
 LOST = Missing(Outcome.LOST, "in no result file", retryable=True)
 
 
-def collect(
+def judge_results(
     files: Sequence[Path],
     read: Callable[[bytes], list[Reply]],
     sent: Sent,

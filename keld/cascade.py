@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _NOT_SATISFYING = (Outcome.INVALID.value, Outcome.REFUSED.value)  # as little as an answer that is not accepted
 
 
-def seal(job: str, accept: Any, output: OutputSchema) -> str | None:
+def serialize_accept(job: str, accept: Any, output: OutputSchema) -> str | None:
     """`accept` as text that any worker can read; None where every answer satisfies.
 
     Args:
@@ -43,8 +43,8 @@ def seal(job: str, accept: Any, output: OutputSchema) -> str | None:
 
     wanted = reduce(and_, (pc.field(name) >= least for name, least in accept.items())) if isinstance(accept, Mapping) else accept
     try:
-        sealed = substrait.serialize_expressions([wanted], ["accept"], output.columns)
-        text = base64.b64encode(sealed).decode()
+        serialized = substrait.serialize_expressions([wanted], ["accept"], output.columns)
+        text = base64.b64encode(serialized).decode()
         unsatisfied(pa.RecordBatch.from_pylist([], schema=output.columns), text)
     except (pa.ArrowException, TypeError) as error:
         raise InvalidJob(
@@ -56,11 +56,11 @@ def seal(job: str, accept: Any, output: OutputSchema) -> str | None:
     return text
 
 
-def unsatisfied(answers: pa.RecordBatch, sealed: str) -> NDArray[np.bool_]:
+def unsatisfied(answers: pa.RecordBatch, serialized: str) -> NDArray[np.bool_]:
     """Which of N rows of answer columns are not accepted; a null is no yes."""
     from pyarrow import dataset
 
-    found = dataset.dataset(pa.Table.from_batches([answers])).to_table(columns={"accept": _opened(sealed)}).column("accept")
+    found = dataset.dataset(pa.Table.from_batches([answers])).to_table(columns={"accept": _deserialized(serialized)}).column("accept")
     if not pa.types.is_boolean(found.type):
         raise pa.ArrowInvalid(f"it gives {found.type}, not yes or no")
     satisfied: NDArray[np.bool_] = pc.fill_null(found, False).to_numpy()
@@ -68,10 +68,10 @@ def unsatisfied(answers: pa.RecordBatch, sealed: str) -> NDArray[np.bool_]:
 
 
 @cache
-def _opened(sealed: str) -> Any:
+def _deserialized(serialized: str) -> Any:
     from pyarrow import substrait
 
-    return substrait.deserialize_expressions(base64.b64decode(sealed)).expressions["accept"]
+    return substrait.deserialize_expressions(base64.b64decode(serialized)).expressions["accept"]
 
 
 def levels(asked: Sequence[tuple[Path, int]], rows: int, last: int) -> NDArray[np.int64]:

@@ -62,7 +62,7 @@ def enrich(snapshot: Path, answers: Sequence[Path], output: OutputSchema) -> Ite
     start = 0
     for rows in read_parquet(snapshot, columns=[*source.names, "keld_input_error"]):
         stop = start + rows.num_rows
-        parts = [part for cursor in cursors for part in cursor.upto(stop)]
+        parts = [part for cursor in cursors for part in cursor.read_until(stop)]
         yield _enriched(rows, parts, start, output, schema)
         start = stop
 
@@ -133,7 +133,7 @@ class _Cursor:
         self._batches = iter(read_answers(path))
         self._held: pa.RecordBatch | None = None
 
-    def upto(self, stop: int) -> Iterator[pa.RecordBatch]:
+    def read_until(self, stop: int) -> Iterator[pa.RecordBatch]:
         """The answers before position `stop` that were not given yet."""
         while True:
             batch = self._held if self._held is not None else next(self._batches, None)

@@ -6,12 +6,12 @@ variable while the call lasts, and the network backend under the client's pool s
 of it; what it raises are the transport's own timeouts, so that whether a request was sent is judged as ever.
 
 Three kinds of calls.  `asking`: a look, a cancel, a removal; all of it, its second tries included, within `call_s`, and within the time of the
-verb (`asking_on`: not of the verb).  `sending`: an upload, a create;
+verb (`asking_beyond_verb`: not of the verb).  `sending`: an upload, a create;
 the body may take as long as it moves, the reply `reply_s`; once only.  `fetching`: a download; may take as long as it moves.  "It moves" is a
 least speed, `least_bytes` in any `stall_s`: a byte a second is none.
 
 Harmless calls are tried again here, not by the SDKs: those sleep for as long as a server tells them to, twice, whatever the time.
-httpx2 hands no backend on to its pool (2.16), so it is set there, in `_watch`; `tests/providers/test_http.py` fails where a release of it changes that.
+httpx2 hands no backend on to its pool (2.16), so it is set there, in `_bind_calls`; `tests/providers/test_http.py` fails where a release of it changes that.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PIECE = 16 << 10  # of one write: a large one has one timeout, however slowly i
 _REPLY_BYTES = 64 << 20  # of anything but a download; a page of 1,000 batches is 1 MB
 _LEAST_S = 1.0  # a call that is begun in time has so long, even where its verb has less left
 _PAUSES_S = (0.5, 1.0)  # before a harmless call is tried again
-_AGAIN = frozenset({408, 429})  # and every 5xx
+_RETRIED_STATUSES = frozenset({408, 429})  # and every 5xx
 _READABLE = frozenset({"", "identity", "gzip", "deflate"})
 
 
@@ -59,7 +59,7 @@ class UnreadableEncoding(httpx2.DecodingError):
 
 _bound: ContextVar[_Bound | None] = ContextVar("keld_call", default=None)
 _until: ContextVar[float | None] = ContextVar("keld_verb", default=None)
-_told: ContextVar[Callable[[float], None] | None] = ContextVar("keld_pulse", default=None)
+_on_progress: ContextVar[Callable[[float], None] | None] = ContextVar("keld_pulse", default=None)
 
 
 @contextmanager
@@ -73,13 +73,13 @@ def within(until: float) -> Iterator[None]:
 
 
 @contextmanager
-def telling(pulse: Callable[[float], None]) -> Iterator[None]:
+def reporting_progress(pulse: Callable[[float], None]) -> Iterator[None]:
     """While it lasts, `pulse(seconds)` is called when a call begins or moves: so long it may be silent from then on."""
-    token = _told.set(pulse)
+    token = _on_progress.set(pulse)
     try:
         yield
     finally:
-        _told.reset(token)
+        _on_progress.reset(token)
 
 
 @contextmanager
@@ -94,17 +94,17 @@ def asking(patience: Patience) -> Iterator[None]:
         if until <= time.monotonic():
             raise ProviderUnreachable("The time for this look was over before all was looked at. The rest is looked at next time.")
         left_s = min(left_s, max(until - time.monotonic(), _LEAST_S))
-    with _bounded(_Bound(patience, left_s, again=True)):
+    with _bounded(_Bound(patience, left_s, retries=True)):
         yield
 
 
 @contextmanager
-def asking_on(patience: Patience) -> Iterator[None]:
+def asking_beyond_verb(patience: Patience) -> Iterator[None]:
     """As `asking`, of a call within a step that is finished once it is begun: it has its own time, whatever the verb has left.
 
     Else the second of two result files could never be fetched where the first takes longer than a verb.
     """
-    with _bounded(_Bound(patience, patience.call_s, again=True)):
+    with _bounded(_Bound(patience, patience.call_s, retries=True)):
         yield
 
 
@@ -140,7 +140,7 @@ def client(patience: Patience) -> httpx2.Client:
         headers={"accept-encoding": "identity"},
         event_hooks={"response": [check_encoding]},
     )
-    _watch(made)
+    _bind_calls(made)
     return made
 
 
@@ -160,7 +160,7 @@ class _Client(httpx2.Client):
 
     def send(self, request: httpx2.Request, **how: Any) -> httpx2.Response:
         bound = _bound.get()
-        for pause_s in _PAUSES_S if bound is not None and bound.again else ():
+        for pause_s in _PAUSES_S if bound is not None and bound.retries else ():
             try:
                 response = super().send(request, **how)
             except httpx2.TransportError:
@@ -168,7 +168,7 @@ class _Client(httpx2.Client):
                     raise
             else:
                 status = response.status_code
-                if (status not in _AGAIN and status < 500) or bound is None or bound.left_s() <= pause_s:
+                if (status not in _RETRIED_STATUSES and status < 500) or bound is None or bound.left_s() <= pause_s:
                     return response
                 response.close()
             time.sleep(pause_s)
@@ -178,12 +178,12 @@ class _Client(httpx2.Client):
 class _Bound:
     """What one call may still take."""
 
-    def __init__(self, patience: Patience, first_s: float, *, again: bool = False, writes: bool = False, reads: bool = False) -> None:
-        self.again = again
+    def __init__(self, patience: Patience, first_s: float, *, retries: bool = False, writes: bool = False, reads: bool = False) -> None:
+        self.retries = retries
         self._patience, self._writes, self._reads = patience, writes, reads
         self._replies = False
         self._moved = self._received = 0
-        self._for(first_s)
+        self._allow(first_s)
 
     def left_s(self) -> float:
         return self._until - time.monotonic()
@@ -203,10 +203,10 @@ class _Bound:
         if self._writes and not self._replies:
             self._move(size)
 
-    def awaits_reply(self) -> None:
+    def begin_reply(self) -> None:
         if self._writes and not self._replies:
             self._replies = True
-            self._for(self._patience.reply_s)
+            self._allow(self._patience.reply_s)
 
     def read(self, size: int) -> None:
         self._received += size
@@ -219,18 +219,18 @@ class _Bound:
         self._moved += size
         if self._moved >= self._patience.least_bytes:
             self._moved = 0
-            self._for(self._patience.stall_s)
+            self._allow(self._patience.stall_s)
 
-    def _for(self, seconds: float) -> None:
+    def _allow(self, seconds: float) -> None:
         self._until = time.monotonic() + seconds
-        if (pulse := _told.get()) is not None:
+        if (pulse := _on_progress.get()) is not None:
             pulse(seconds)
 
 
 # -- the network ----------------------------------------------------------------------------------------------
 
 
-def _watch(made: httpx2.Client) -> None:
+def _bind_calls(made: httpx2.Client) -> None:
     """Puts the bounds under every pool of a client, those of proxies included."""
     for transport in (made._transport, *made._mounts.values()):
         pool: Any = getattr(transport, "_pool", None)
@@ -278,7 +278,7 @@ class _Stream(httpcore2.NetworkStream):
         bound = _bound.get()
         if bound is None:
             return self._inner.read(max_bytes, timeout)
-        bound.awaits_reply()
+        bound.begin_reply()
         piece = self._inner.read(max_bytes, bound.capped(timeout, httpcore2.ReadTimeout))
         bound.read(len(piece))
         return piece

@@ -35,30 +35,30 @@ from keld.ledger.database import shown
 from keld.ledger.fault import RefusalReason, ShardError, ShardFault
 from keld.ledger.lease import WORKER_SKEW, Lease
 from keld.ledger.ledger import Ledger
-from keld.ledger.progress import Quiet
-from keld.ledger.queue import Rival, Waiting
-from keld.ledger.record import Candidate, Happened, Intent, JobRun, Orphan, Shard, nonce
+from keld.ledger.progress import Unchanged
+from keld.ledger.queue import QueuedShard, Rival
+from keld.ledger.record import Candidate, EventRecord, Intent, JobRun, Orphan, Shard, nonce
 from keld.ledger.witness import Memory
 
 __all__ = [
     "WORKER_SKEW",
     "Candidate",
     "CostLine",
-    "Happened",
+    "EventRecord",
     "Intent",
     "JobRun",
     "Lease",
     "Ledger",
     "Memory",
     "Orphan",
-    "Quiet",
+    "QueuedShard",
     "RefusalReason",
     "Rival",
     "Shard",
     "ShardError",
     "ShardFault",
     "Suspect",
-    "Waiting",
+    "Unchanged",
     "nonce",
     "shown",
 ]

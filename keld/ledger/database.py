@@ -154,13 +154,13 @@ def _open(engine: sa.Engine, where: str) -> bool:
                 "A later Keld has worked on it: install that one here, too, or use another KELD_LEDGER_URL."
             )
         if found is not None and found < NEWEST:
-            _bring_up(db, found, where)
+            _upgrade(db, found, where)
             there = set(sa.inspect(db).get_table_names())
         _check_whole(there if found is not None else there - {VERSION.name}, where)
     return False
 
 
-def _bring_up(db: sa.Connection, found: int, where: str) -> None:
+def _upgrade(db: sa.Connection, found: int, where: str) -> None:
     try:
         db.execute(sa.update(VERSION).values(version=migrate(db, found)))
     except sa.exc.SQLAlchemyError as error:

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keld.ledger.record import Happened
+from keld.ledger.record import EventRecord
 from keld.ledger.table import EVENT
 from keld.state import Event, RunEvent
 
@@ -39,6 +39,6 @@ def append(
     db.execute(sa.insert(EVENT).values(at=at, run_id=run_id, shard_id=shard_id, **more))
 
 
-def events(db: sa.Connection, run_id: str) -> list[Happened]:
+def events(db: sa.Connection, run_id: str) -> list[EventRecord]:
     """What happened to a job run, in order."""
-    return [Happened(**row._mapping) for row in db.execute(sa.select(EVENT).where(EVENT.c.run_id == run_id).order_by(EVENT.c.id))]
+    return [EventRecord(**row._mapping) for row in db.execute(sa.select(EVENT).where(EVENT.c.run_id == run_id).order_by(EVENT.c.id))]

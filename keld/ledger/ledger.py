@@ -28,7 +28,7 @@ from keld.ledger.lease import Lease, Leases
 from keld.ledger.orphan import Orphans, add_orphan
 from keld.ledger.progress import Progress
 from keld.ledger.queue import Queue
-from keld.ledger.record import CONFIRMED, Happened, Intent, JobRun, Orphan, Shard, values_of
+from keld.ledger.record import CONFIRMED, EventRecord, Intent, JobRun, Orphan, Shard, values_of
 from keld.ledger.recovery import Recovery
 from keld.ledger.reservation import follow, reserve_within_ceiling
 from keld.ledger.table import INTENT, RUN, SHARD
@@ -96,7 +96,7 @@ class Ledger:
         with self._db.read() as db:
             return lookup.intents(db, shard_id)
 
-    def events(self, run_id: str) -> list[Happened]:
+    def events(self, run_id: str) -> list[EventRecord]:
         """What happened to a job run, in order."""
         with self._db.read() as db:
             return event_log.events(db, run_id)

@@ -32,7 +32,7 @@ _CONFIRM = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quiet:
+class Unchanged:
     """What is noted of a job run whose batches are all under way, nobody having held its lease since it was read."""
 
     run_id: str
@@ -59,13 +59,13 @@ class Progress:
         with self._leases.held(lease, now) as db:
             db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(done=done, not_before=not_before))
 
-    def note_quiet(self, quiet: Sequence[Quiet]) -> None:
+    def note_unchanged(self, unchanged: Sequence[Unchanged]) -> None:
         """When to look again at job runs where nothing has happened, how far their batches are, and whose creates made nothing else.
 
         A job run whose lease was taken since is left alone; so this needs no lease.
         """
-        for n in range(0, len(quiet), _AT_ONCE):
-            some = quiet[n : n + _AT_ONCE]
+        for n in range(0, len(unchanged), _AT_ONCE):
+            some = unchanged[n : n + _AT_ONCE]
             put_off = [{"run": q.run_id, "epoch": q.epoch, "next": q.next_check_at, "escalates": q.escalates_at} for q in some]
             done = [{"shard": shard, "so_far": so_far} for q in some for shard, so_far in q.progress.items()]
             confirmed = [{"shard": shard, "created": attempt} for q in some for shard, attempt in q.confirmed.items()]

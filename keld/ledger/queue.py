@@ -20,7 +20,7 @@ _STALE = timedelta(minutes=5)  # a job run whose next look, and lease, are over 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
+class QueuedShard:
     """A shard that a full queue turned away, or that waits behind such ones, with what decides whose turn it is."""
 
     shard_id: str
@@ -51,7 +51,7 @@ class Queue:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def waiting(self, provider: str, host: str, model: str) -> list[Waiting]:
+    def waiting(self, provider: str, host: str, model: str) -> list[QueuedShard]:
         """The shards of open job runs that wait for room in one provider's queue for one model, or were just turned away there."""
         turned_away = sa.and_(SHARD.c.state == State.UNKNOWN, SHARD.c.error["refused"].as_string() == RefusalReason.QUEUE)
         query = (
@@ -66,7 +66,7 @@ class Queue:
             .where(RUN.c.state == RunState.OPEN)
         )  # fmt: skip
         with self._db.read() as db:
-            return [Waiting(**row._mapping) for row in db.execute(query)]
+            return [QueuedShard(**row._mapping) for row in db.execute(query)]
 
     def wake(self, shard_id: str) -> None:
         """Lets a deferred shard try at once; a hint, which needs no lease."""

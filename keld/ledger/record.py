@@ -155,7 +155,7 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Happened:
+class EventRecord:
     """An event: what happened to a job run, or to one of its shards."""
 
     id: int  # grows with each event

@@ -12,6 +12,6 @@ Beside the road, above `providers`, below `runner`; the only package with an eve
 
 from keld.realtime.ending import Stopped
 from keld.realtime.options import Options, Time
-from keld.realtime.run import RealtimeRun, settle_doubts, stretch
+from keld.realtime.run import RealtimeRun, run_realtime, settle_doubts
 
-__all__ = ["Options", "RealtimeRun", "Stopped", "Time", "settle_doubts", "stretch"]
+__all__ = ["Options", "RealtimeRun", "Stopped", "Time", "run_realtime", "settle_doubts"]

@@ -16,7 +16,7 @@ class Stopped(StrEnum):
     """Why a run ended."""
 
     DONE = "done"  # every row has its line
-    TOLD = "told"  # `stop` said so
+    BY_CALLER = "by_caller"  # `stop` said so
     ACCESS = "access"  # the key, the project or the billing is refused
     SAME_FAULT = "same_fault"  # one row after the other met the same fault
     NO_CAPACITY = "no_capacity"  # requests were rejected for longer than `patience_s`, or some rows too often
@@ -30,12 +30,12 @@ class Ending:
         account: the provider's name, for errors.
     """
 
-    def __init__(self, whom: str, account: str, manner: Options) -> None:
+    def __init__(self, whom: str, account: str, options: Options) -> None:
         self.stopped: Stopped | None = None
         self.problem: KeldError | None = None  # what a person has to mend
         self.retry_after_s: float | None = None
         self.broken: BaseException | None = None  # to be raised when those in flight, which are paid, are safe
-        self._whom, self._account, self._manner = whom, account, manner
+        self._whom, self._account, self._options = whom, account, options
         self._answers = 0
         self._rejected_at: float | None = None  # the first rejection since the last answer
         self._streak: tuple[str, int] = ("", 0)  # the fault that the last so many rows met
@@ -48,13 +48,13 @@ class Ending:
     def break_off(self, broken: BaseException) -> None:
         """No more requests are begun, and `broken` is raised at the end."""
         self.broken = self.broken or broken
-        self.end(Stopped.TOLD)
+        self.end(Stopped.BY_CALLER)
 
     def is_due(self, now: float, asked_to_stop: bool) -> bool:
         """True if no more requests are begun."""
         if asked_to_stop:
-            self.end(Stopped.TOLD)
-        if self._rejected_at is not None and now - self._rejected_at > self._manner.patience_s:
+            self.end(Stopped.BY_CALLER)
+        if self._rejected_at is not None and now - self._rejected_at > self._options.patience_s:
             self.end(Stopped.NO_CAPACITY)
         return self.stopped is not None
 
@@ -99,7 +99,7 @@ class Ending:
         """How many rows one after the other met this fault, if that are too many; else 0."""
         self._streak = (fault, self._streak[1] + 1 if fault == self._streak[0] else 1)
         count = self._streak[1]
-        return count if fault and count >= self._manner.same_fault else 0
+        return count if fault and count >= self._options.same_fault else 0
 
     def _same(self, count: int, fault: str) -> str:
         return f"{self._whom}: {count:,} rows one after the other met {fault}. No more are sent. "

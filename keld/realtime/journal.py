@@ -1,7 +1,7 @@
 """Journal: what the fast requests of one shard were answered, on disk before anything else is decided.
 
 Beside the road, below `loop`.  Two files.  The answers stand in the shape of the provider's own result lines, so that
-`answer.collect` reads them like a batch's; a line counts only when its fsync has returned, and many share one.  The marks beside them
+`answer.judge_results` reads them like a batch's; a line counts only when its fsync has returned, and many share one.  The marks beside them
 (`<name>.sent`: `+7` row 7 is about to be sent, `-7` that was definitely not done) reach the page cache only: enough against SIGKILL,
 and what a power cut takes from them makes a count too low, never a row lost.  Sent, without a `-` and without an answer: in doubt,
 since it may have been paid.  Who holds the journal holds its lock: a second worker over the same one would pay rows twice.
@@ -51,9 +51,9 @@ class Journal:
         marks = path.with_suffix(".sent")
         with contextlib.ExitStack() as opened:
             self._marks, self._answers = (_open(file, opened) for file in (marks, path))
-            _hold(self._marks, path)
-            _heal(self._marks)
-            self._size = _heal(self._answers)
+            _lock_file(self._marks, path)
+            _drop_torn_line(self._marks)
+            self._size = _drop_torn_line(self._answers)
             fsync_dir(path.parent)
             self._read(marks, path, nonce, read)
             self._opened = opened.pop_all()
@@ -152,7 +152,7 @@ def _open(path: Path, opened: contextlib.ExitStack) -> int:
     return descriptor
 
 
-def _heal(descriptor: int) -> int:
+def _drop_torn_line(descriptor: int) -> int:
     """The size of a file in bytes, without the torn line that a crash may have left at its end."""
     end = os.fstat(descriptor).st_size
     while end:
@@ -166,7 +166,7 @@ def _heal(descriptor: int) -> int:
     return end
 
 
-def _hold(descriptor: int, path: Path) -> None:
+def _lock_file(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -48,11 +48,11 @@ class RealtimeRun:
     retry_after_s: float | None  # where there is no capacity and the provider says for how long
     seconds: float
     rows_per_s: float  # that got a line
-    turned_away: int  # requests that met a rate limit, an overload or no connection
+    rejected: int  # requests that met a rate limit, an overload or no connection
     at_once: int  # the most requests in flight together
 
 
-def stretch(
+def run_realtime(
     provider: Provider,
     encoder: Encoder,
     reader: Reader,
@@ -62,8 +62,8 @@ def stretch(
     fragments: Callable[[NDArray[np.int64]], Iterator[tuple[int, bytes]]],
     journal: Path,
     *,
-    stop: Callable[[], bool] = lambda: False,
-    manner: Options | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    options: Options | None = None,
     clock: Time | None = None,
 ) -> RealtimeRun:
     """Asks those of the rows that the journal has no line of.
@@ -72,8 +72,8 @@ def stretch(
         encoder, reader, nonce: of the shard; the lines' custom_ids are made of the nonce.
         positions: ascending, unique.
         fragments: (position, prompt fragment) of the positions it is given, in order; read as requests begin.
-        journal: `answer.collect` reads it, with `reader.journal`, when all is over.
-        stop: True: no new request is begun.  Called before each request and about every second until the end, so it must be cheap; an error
+        journal: `answer.judge_results` reads it, with `reader.journal`, when all is over.
+        should_stop: True: no new request is begun.  Called before each request and about every second until the end, so it must be cheap; an error
             that it raises ends the run in the same way, and is raised at the end.
 
     Raises:
@@ -86,8 +86,8 @@ def stretch(
     with Journal(journal, nonce, reader.journal) as kept:
         _run(lambda: _settle_doubts(nonce, kept))
         left = _without(positions, kept.settled)
-        loop = Loop(provider, encoder, lane, nonce, fragments(left), kept, stop, manner or Options(), clock or Time())
-        log.info("stretch.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
+        loop = Loop(provider, encoder, lane, nonce, fragments(left), kept, should_stop, options or Options(), clock or Time())
+        log.info("realtime.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
         _run(loop.all)
         return _result(loop, kept, nonce, _without(positions, kept.settled))
 
@@ -109,7 +109,7 @@ async def _settle_doubts(nonce: str, kept: Journal) -> None:
 def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64]) -> RealtimeRun:
     seconds, ending = loop.seconds, loop.ending
     stopped = ending.stopped or (Stopped.NO_CAPACITY if len(undone) else Stopped.DONE)
-    log.info("stretch.ended shard=%s why=%s lines=%d undone=%d s=%.1f", nonce, stopped.value, loop.lines, len(undone), seconds)
+    log.info("realtime.ended shard=%s why=%s lines=%d undone=%d s=%.1f", nonce, stopped.value, loop.lines, len(undone), seconds)
     return RealtimeRun(
         answered=kept.answered,
         refused=kept.refused,
@@ -120,7 +120,7 @@ def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64]) ->
         retry_after_s=ending.retry_after_s,
         seconds=seconds,
         rows_per_s=loop.lines / seconds if seconds else 0.0,
-        turned_away=loop.rejections,
+        rejected=loop.rejections,
         at_once=loop.at_once,
     )
 

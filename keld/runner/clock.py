@@ -16,7 +16,7 @@ from keld.state import Event, State
 _WAITING = {State.UNKNOWN: Event.LOOKED, State.DEFERRED: Event.DEFERRED}
 
 
-def begin_again(context: RunContext) -> None:
+def restart_waits(context: RunContext) -> None:
     """Lets the waits of a job run that were noted by a clock that was set back since last as long as they were meant to, from now."""
     now = context.now()
     waiting = [shard for shard in context.ledger.shards(context.lease.run_id) if shard.not_before is not None and shard.not_before > now]

@@ -28,7 +28,7 @@ from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
 from keld.request import Question
 from keld.runner.context import LAG, RunContext, log, sent_of
-from keld.runner.give_up import last_of
+from keld.runner.give_up import give_up_time
 from keld.staging import ShardFiles, disk_errors
 from keld.state import Event
 
@@ -63,7 +63,7 @@ def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
         )
         return _again(context, shard, ProviderUnreachable(fault), _PAUSE, _PAUSE_MOST)
     if 0 < unmentioned < shard.requests and not _is_whole(context, shard, batch, tally, before, _sizes(files)):
-        last = last_of(context, run, shard)
+        last = give_up_time(context, run, shard)
         if last is None or context.now() < last:
             fault = (
                 f"{shard.provider} at {shard.host} gave results of {batch.id} that lack {unmentioned:,} of its {shard.requests:,} rows. "
@@ -83,7 +83,7 @@ def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], 
         return read_block(block)
 
     with disk_errors(context.files.dir, "What was answered is paid, and stays where it is."):
-        return answer.collect(
+        return answer.judge_results(
             [path for path in results if path.exists()],
             read,
             sent_of(context.environment, run, context.files, shard),

@@ -32,7 +32,7 @@ from keld.staging import RunFiles, Staging, disk_errors, read_positions
 from keld.state import SENT, Event, State
 
 if TYPE_CHECKING:
-    from keld.runner.sibling import Roll
+    from keld.runner.sibling import Inventory
 
 log = logging.getLogger("keld")
 log.addHandler(logging.NullHandler())  # a library speaks where its user listens, and nowhere else
@@ -124,7 +124,7 @@ class Environment:
     settings: Settings
     lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read anew each time
     listed: Listed | None = None  # what the lists of accounts said a moment ago; None: they are to be read
-    rolls: Mapping[Account, Roll] = field(default_factory=dict)  # of those of them where creates are fresh
+    inventories: Mapping[Account, Inventory] = field(default_factory=dict)  # of those of them where creates are fresh
 
     def rates(self, name: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None) -> Rates | None:
         """What a model, `account:model`, costs in a lane on the day of `at`; None if nobody says.
@@ -157,7 +157,7 @@ class RunContext:
     begun: bool = False  # a step was begun in this visit: the first is, however little time is left
     passed_over: bool = False  # there was no time to look at what it has at providers
     alive_until: float = field(default_factory=lambda: time.monotonic() + 60)  # by time.monotonic(): until then silence means nothing
-    beaten_at: float = field(default_factory=time.monotonic)  # when the lease was last renewed, by time.monotonic()
+    renewed_at: float = field(default_factory=time.monotonic)  # when the lease was last renewed, by time.monotonic()
 
     @property
     def ledger(self) -> Ledger:
@@ -169,7 +169,7 @@ class RunContext:
 
     def is_stale(self) -> bool:
         """Whether this worker has stood still for so long that another one may hold the lease by now."""
-        return time.monotonic() - self.beaten_at > self.ledger.leases.lease_for.total_seconds() * 0.8
+        return time.monotonic() - self.renewed_at > self.ledger.leases.lease_for.total_seconds() * 0.8
 
     def now(self) -> datetime:
         return self.environment.clock()
@@ -255,7 +255,7 @@ class RunContext:
             sink.add(answer.same(sent.positions.tolist(), outcome, why, sent, output, retryable=retryable))
         return self.record(shard, event, outcomes={outcome.value: shard.requests}, facts={"why": outcome.value}, **changes)
 
-    def must_stay_behind(self, shard: Shard) -> bool:
+    def is_behind_over_ceiling(self, shard: Shard) -> bool:
         """Whether more valuable rows of the same round did not fit under the ceiling: what is left belongs to them first."""
         ahead = (other for other in self.ledger.shards(shard.run_id) if other.round == shard.round and other.ordinal < shard.ordinal)
         return any(Outcome.OVER_CEILING in (other.outcomes or {}) for other in ahead)
@@ -314,7 +314,7 @@ def sent_of(environment: Environment, run: JobRun, files: RunFiles, shard: Shard
         positions=read_positions(files.shard(shard.id).positions),
         model=name,
         lane=shard.lane,
-        unsatisfied=partial(unsatisfied, sealed=accept) if accept and name != run.terms.models[-1] else None,
+        unsatisfied=partial(unsatisfied, serialized=accept) if accept and name != run.terms.models[-1] else None,
         rates=_known(environment.rates(name, Lane(shard.lane), run.created_at, own), shard),
         standard=environment.rates(name, Lane.STANDARD, run.created_at, own),
     )

@@ -14,7 +14,7 @@ from typing import assert_never
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
-from keld.realtime import Options, RealtimeRun, Stopped, settle_doubts, stretch
+from keld.realtime import Options, RealtimeRun, Stopped, run_realtime, settle_doubts
 from keld.request import Question
 from keld.runner.context import RunContext, log
 from keld.runner.round import can_go_elsewhere
@@ -29,7 +29,7 @@ _PATIENCE_S = 60.0  # with a provider that turns rows away, where another one ma
 
 def begin(context: RunContext, shard: Shard) -> Shard:
     """The shard under way, if it fits under the ceiling; nothing is sent yet."""
-    if context.must_stay_behind(shard):
+    if context.is_behind_over_ceiling(shard):
         return context.over_ceiling(shard)
     try:
         shard = context.ledger.record_intent(context.lease, shard, context.now(), None)
@@ -44,11 +44,11 @@ def under_way(context: RunContext, shard: Shard) -> Shard:
     return context.record(shard, Event.CREATED, submitted_at=context.now(), done=0)
 
 
-def hurry(context: RunContext, run: JobRun, shard: Shard, *, give_up_at: datetime | None = None) -> Shard:
+def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: datetime | None = None) -> Shard:
     """Asks rows until all have an answer, or the visit's time is over; where the provider will not and another one may, what is left goes there.
 
     Args:
-        give_up_at: no row is begun from then on; whether the stretch is given up is for `escalate` to say.
+        no_new_after: no row is begun from then on; whether the stretch is given up is for `escalate` to say.
 
     Raises:
         AccessRefused, ProviderUnreachable: the provider will not, for now; what was answered is kept.
@@ -56,9 +56,9 @@ def hurry(context: RunContext, run: JobRun, shard: Shard, *, give_up_at: datetim
     """
     provider, files, question = context.provider(shard), context.files.shard(shard.id), context.question()
     elsewhere = can_go_elsewhere(context, run, shard)
-    manner = _manner(question, shard)
+    options = _options(question, shard)
     with disk_errors(context.files.dir, "What was answered is kept."):
-        ended = stretch(
+        ended = run_realtime(
             provider,
             context.encoder(shard),
             context.reader(shard),
@@ -67,8 +67,8 @@ def hurry(context: RunContext, run: JobRun, shard: Shard, *, give_up_at: datetim
             read_positions(files.positions),
             lambda left: fragments(context, shard, left),
             files.journal,
-            stop=lambda: _is_to_stop(context, give_up_at),
-            manner=replace(manner, patience_s=_PATIENCE_S) if elsewhere else manner,
+            should_stop=lambda: _should_stop(context, no_new_after),
+            options=replace(options, patience_s=_PATIENCE_S) if elsewhere else options,
         )
     done = ended.answered + ended.refused
     not_before = None if ended.retry_after_s is None else context.now() + min(timedelta(seconds=ended.retry_after_s), RETRY_MOST)
@@ -85,22 +85,22 @@ def hurry(context: RunContext, run: JobRun, shard: Shard, *, give_up_at: datetim
     return _after(context, shard, ended)
 
 
-def _is_to_stop(context: RunContext, give_up_at: datetime | None) -> bool:
+def _should_stop(context: RunContext, no_new_after: datetime | None) -> bool:
     context.pulse()  # asked about every second: the requests are under way, each within its own limit
-    return time.monotonic() > context.until or context.is_stale() or (give_up_at is not None and context.now() >= give_up_at)
+    return time.monotonic() > context.until or context.is_stale() or (no_new_after is not None and context.now() >= no_new_after)
 
 
-def _manner(question: Question, shard: Shard) -> Options:
-    manner = Options(output_tokens=min(question.max_output_tokens, 256))
+def _options(question: Question, shard: Shard) -> Options:
+    options = Options(output_tokens=min(question.max_output_tokens, 256))
     # What is marked can be read once the first answer begins: rows sent beside the first would all write.
-    return manner if shard.cache_ttl is None else replace(manner, alone_s=_ALONE_S)
+    return options if shard.cache_ttl is None else replace(options, alone_s=_ALONE_S)
 
 
 def _after(context: RunContext, shard: Shard, ended: RealtimeRun) -> Shard:
     match ended.stopped:
         case Stopped.DONE:
             return _ended(context, shard, "completed", _doubt(ended.in_doubt))
-        case Stopped.TOLD:
+        case Stopped.BY_CALLER:
             if context.is_stale():
                 raise LeaseLost(f"Shard {shard.id}: this worker stood still, and stopped asking.")
             return shard
@@ -120,7 +120,7 @@ def _after(context: RunContext, shard: Shard, ended: RealtimeRun) -> Shard:
             assert_never(ended.stopped)
 
 
-def stop(context: RunContext, shard: Shard) -> Shard:
+def end_early(context: RunContext, shard: Shard) -> Shard:
     """The shard with what was answered until now: the user cancelled, or the rest is asked elsewhere."""
     files = context.files.shard(shard.id)
     with disk_errors(context.files.dir, "What was answered is kept."):

@@ -38,25 +38,25 @@ class _Found:
     """What a look has seen."""
 
     ours: list[RemoteBatch] = field(default_factory=list)  # by their marks, the oldest first
-    perhaps: list[RemoteBatch] = field(default_factory=list)  # without marks: only their results can tell
+    possible: list[RemoteBatch] = field(default_factory=list)  # without marks: only their results can tell
     complete: bool = False  # there can be no others
 
 
-def search(context: RunContext, shard: Shard) -> Shard:
+def find_lost(context: RunContext, shard: Shard) -> Shard:
     """Adopts the shard's create, waits for the next look, or after the last one gives it up for absent."""
     provider = context.provider(shard)
     failpoint("look.send")
     try:
         found = _look(context, provider, shard)
     except (ProviderRefused, ProviderUnreachable):
-        if not _is_past_telling(context, provider, shard):
+        if not _is_past_proof(context, provider, shard):
             raise
-        return _quarantine(context, shard, f"the list of batches could not be read to its end in all this time; {_way(context, shard)}")
+        return _quarantine(context, shard, f"the list of batches could not be read to its end in all this time; {_advice(context, shard)}")
     failpoint("look.received")
     if found.ours:
         return _adopt(context, shard, found.ours[0], found.ours[1:])
-    if found.perhaps:
-        return _prove(context, provider, shard, found.perhaps)
+    if found.possible:
+        return _prove(context, provider, shard, found.possible)
     if not found.complete:
         return _look_again(context, provider, shard)
     return _not_found(context, provider, shard)
@@ -77,11 +77,11 @@ def _look(context: RunContext, provider: Provider, shard: Shard) -> _Found:
         whose = is_of(batch, shard) if marked else None
         # Counts are claims, and 0 while the file is read: what has ended is looked into, whatever it says its size is.
         fits = batch.state.ended or batch.requests in (None, 0, shard.requests)
-        perhaps = whose is None and fits and batch.created_at >= floor and batch.id not in (before, *others)
-        if whose or perhaps:
-            (found.ours if whose else found.perhaps).append(batch)
-    known = context.ledger.accounts.known_batches({batch.id for batch in (*found.ours, *found.perhaps)})
-    found.ours, found.perhaps = ([batch for batch in some if batch.id not in known] for some in (found.ours, found.perhaps))
+        possible = whose is None and fits and batch.created_at >= floor and batch.id not in (before, *others)
+        if whose or possible:
+            (found.ours if whose else found.possible).append(batch)
+    known = context.ledger.accounts.known_batches({batch.id for batch in (*found.ours, *found.possible)})
+    found.ours, found.possible = ([batch for batch in some if batch.id not in known] for some in (found.ours, found.possible))
     return found
 
 
@@ -102,8 +102,8 @@ def is_of(batch: RemoteBatch, shard: Shard) -> bool | None:
 
 def _look_again(context: RunContext, provider: Provider, shard: Shard) -> Shard:
     """The shard after a look at a list that says nothing of what it does not show."""
-    if _is_past_telling(context, provider, shard):
-        return _quarantine(context, shard, f"the list of batches was never shown to its end, so it may be in it; {_way(context, shard)}")
+    if _is_past_proof(context, provider, shard):
+        return _quarantine(context, shard, f"the list of batches was never shown to its end, so it may be in it; {_advice(context, shard)}")
     context.problem = ProviderUnreachable(
         f"{provider.name} at {provider.host} does not show its list of batches to the end. A batch whose create was not answered may be in it, so "
         "nothing of it is sent again; it is looked for again.",
@@ -118,7 +118,7 @@ def _pause(context: RunContext, shard: Shard) -> timedelta:
     return min(max(age / 4, context.settings.poll_most), _PAUSE_MOST)
 
 
-def _way(context: RunContext, shard: Shard) -> str:
+def _advice(context: RunContext, shard: Shard) -> str:
     """How a person settles what a list has left open: in words for the rows' error."""
     days = (context.now() - (shard.intent_at or context.now()) + _MARGIN_UNMARKED) / timedelta(days=1)
     return (
@@ -129,8 +129,8 @@ def _way(context: RunContext, shard: Shard) -> str:
 
 def _quarantine(context: RunContext, shard: Shard, why: str) -> Shard:
     refusal = Refusal.kept_by(shard)
-    told = "the reply to its create was lost" if refusal is None else f"its create was refused (HTTP {refusal.status} {refusal.code})"
-    why = f"{told}, and {why}"
+    what = "the reply to its create was lost" if refusal is None else f"its create was refused (HTTP {refusal.status} {refusal.code})"
+    why = f"{what}, and {why}"
     return context.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error=ShardError(code=ShardFault.CREATE_UNACCOUNTED_FOR))
 
 
@@ -140,7 +140,7 @@ def _prove(context: RunContext, provider: Provider, shard: Shard, found: Sequenc
     To adopt one unproven may be to cancel somebody else's, and to send another shard of ours again while its batch counts as this
     one's.  Only ids that can be read, and are not ours, prove a batch another's.
     """
-    others, untold, unread = [], 0, False
+    others, unproven, unread = [], 0, False
     for listed in found:
         # Where marks are kept, a list may leave them out that the batch itself tells.
         batch = (provider.get(listed.id) or listed) if provider.traits.marks_batches else listed
@@ -159,14 +159,14 @@ def _prove(context: RunContext, provider: Provider, shard: Shard, found: Sequenc
         if custom_ids:
             others.append(batch.id)
         else:
-            untold += 1
-    if untold and _is_past_telling(context, provider, shard):
-        return _quarantine(context, shard, f"of {untold:,} batches that may be it none can be told after all this time")
-    wait = context.settings.retry_unreachable if unread else _pause(context, shard) if untold else timedelta(0)
-    return context.record(shard, Event.LOOKED, not_before=context.now() + wait, facts={"waiting": untold, "not_ours": others})
+            unproven += 1
+    if unproven and _is_past_proof(context, provider, shard):
+        return _quarantine(context, shard, f"of {unproven:,} batches that may be it none can be told after all this time")
+    wait = context.settings.retry_unreachable if unread else _pause(context, shard) if unproven else timedelta(0)
+    return context.record(shard, Event.LOOKED, not_before=context.now() + wait, facts={"waiting": unproven, "not_ours": others})
 
 
-def _is_past_telling(context: RunContext, provider: Provider, shard: Shard) -> bool:
+def _is_past_proof(context: RunContext, provider: Provider, shard: Shard) -> bool:
     window, settings = provider.traits.window or timedelta(0), context.settings
     return context.now() - (shard.intent_at or context.now()) > window + settings.overdue_after + settings.abandon_after
 

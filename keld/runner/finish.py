@@ -53,13 +53,13 @@ def _write_output(context: RunContext, run: JobRun, sink: str, answers: Sequence
     schema = enriched_schema(source_schema(context.files.snapshot), output)
     failpoint("sink.write")
     context.ledger.leases.renew(context.lease, context.now())  # else a younger job run's output may stand there
-    rows = _heard(context, enrich(context.files.snapshot, answers, output))
+    rows = _with_pulse(context, enrich(context.files.snapshot, answers, output))
     written = write_table(sink, schema, rows, partition=run.partition or None)
     failpoint("sink.written")
     return {"uri": written.uri, "rows": written.rows, "size_bytes": written.size_bytes, "sha256": written.sha256}
 
 
-def _heard(context: RunContext, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _with_pulse(context: RunContext, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         context.pulse()
         yield batch

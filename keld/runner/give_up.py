@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from keld.answer import Outcome
-from keld.ledger import Happened, JobRun, Shard, ShardError, ShardFault
+from keld.ledger import EventRecord, JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
 from keld.runner.context import RunContext, Settings, log
 from keld.runner.fast_lane import abandon
@@ -34,7 +34,7 @@ def give_up(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> bool:
         return False
     events, given_up = context.ledger.events(run.id), False
     for shard in tried:
-        last = last_of(context, run, shard, events)
+        last = give_up_time(context, run, shard, events)
         if last is not None and context.now() >= last:
             log.warning("shard.let_go shard=%s run=%s state=%s batch_id=%s", shard.id, run.id, shard.state.value, shard.batch_id)
             _give_up(context, shard, last, context.stuck[shard.id])
@@ -42,15 +42,15 @@ def give_up(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> bool:
     return given_up
 
 
-def last_of(context: RunContext, run: JobRun, shard: Shard, events: Sequence[Happened] | None = None) -> datetime | None:
-    """`last_instant`, by what the ledger and the provider's own window say."""
+def give_up_time(context: RunContext, run: JobRun, shard: Shard, events: Sequence[EventRecord] | None = None) -> datetime | None:
+    """`give_up_time_of`, by what the ledger and the provider's own window say."""
     events = context.ledger.events(run.id) if events is None else events
     asked = [event.at for event in events if event.kind == RunEvent.CANCEL_ASKED]
     cancelled_at = asked[-1] if asked and run.state is RunState.CANCELLING else None
-    return last_instant(shard, run.deadline_at, _progress_at(run, shard, events), context.window(shard), context.settings, cancelled_at)
+    return give_up_time_of(shard, run.deadline_at, _progress_at(run, shard, events), context.window(shard), context.settings, cancelled_at)
 
 
-def last_instant(
+def give_up_time_of(
     shard: Shard,
     deadline_at: datetime | None,
     progress_at: datetime,
@@ -80,7 +80,7 @@ def last_instant(
             assert_never(shard.state)
 
 
-def _progress_at(run: JobRun, shard: Shard, events: Sequence[Happened]) -> datetime:
+def _progress_at(run: JobRun, shard: Shard, events: Sequence[EventRecord]) -> datetime:
     """The last sign that a shard got on; at least, when it was planned."""
     found: list[datetime] = [run.created_at]
     for event in events:

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from keld.errors import KeldError, ProviderRefused
-from keld.ledger import JobRun, Quiet, Shard
+from keld.ledger import JobRun, Shard, Unchanged
 from keld.price import Lane
 from keld.providers.base import RemoteBatch
 from keld.providers.provider import Provider
 from keld.runner.context import SKEW, Account, Environment, Listed, Settings, log
 from keld.runner.escalate import escalation_time
-from keld.runner.sibling import Roll, roll_of, siblings_of
+from keld.runner.sibling import Inventory, inventory_of, siblings_of
 from keld.state import AT_PROVIDER, TERMINAL, RunState, State
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,23 +30,23 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the list of an account shows: the batches by id; its roll, where there are fresh ones, for whose sake all of it is read."""
+    """What the list of an account shows: the batches by id; its inventory, where there are fresh ones, for whose sake all of it is read."""
 
     batches: Mapping[str, RemoteBatch]
-    roll: Roll | None
+    inventory: Inventory | None
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What came of it: the batches that were listed, and the rolls; of which job runs it is only noted; which ask for a visit, in the order given.
+    """What came of it: the batches that were listed, and the inventories; of which job runs it is only noted; which ask for a visit, in the order given.
 
     A job run that has nothing at a provider is in neither.
     """
 
     listed: Listed
-    rolls: Mapping[Account, Roll]
-    quiet: Sequence[Quiet]
-    restless: Sequence[str]
+    inventories: Mapping[Account, Inventory]
+    unchanged: Sequence[Unchanged]
+    need_lease: Sequence[str]
 
 
 def look(environment: Environment, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Shard]], until: float) -> Look:
@@ -62,12 +62,12 @@ def look(environment: Environment, runs: Sequence[JobRun], shards: Mapping[str, 
     many = {account: of for account, of in held.items() if len(of) >= environment.settings.list_from}
     seen = {account: _seen(environment, account, of, seen_at, fresh, until) for account, of in many.items()}
     listed = {account: one.batches for account, one in seen.items()}
-    noted = {run.id: _quiet(environment, run, shards.get(run.id, ()), seen, fresh) for run in runs if run.id in out}
+    noted = {run.id: _unchanged(environment, run, shards.get(run.id, ()), seen, fresh) for run in runs if run.id in out}
     return Look(
         listed,
-        {account: one.roll for account, one in seen.items() if one.roll is not None},
-        [quiet for quiet in noted.values() if quiet is not None],
-        [run_id for run_id, quiet in noted.items() if quiet is None],
+        {account: one.inventory for account, one in seen.items() if one.inventory is not None},
+        [unchanged for unchanged in noted.values() if unchanged is not None],
+        [run_id for run_id, unchanged in noted.items() if unchanged is None],
     )
 
 
@@ -98,7 +98,7 @@ def _seen(
                 _take(_read(provider, rest, seen_at, now), found, until)
     except KeldError as problem:
         log.warning("look.failed provider=%s problem=%s", account[0], type(problem).__name__)  # the visits say so where people see it
-    return _Seen(found, roll_of(environment.ledger, [found[batch_id] for batch_id in ids], complete=complete) if created else None)
+    return _Seen(found, inventory_of(environment.ledger, [found[batch_id] for batch_id in ids], complete=complete) if created else None)
 
 
 def _take(listed: Iterable[RemoteBatch], found: dict[str, RemoteBatch], until: float) -> None:
@@ -137,9 +137,9 @@ def _part(provider: Provider, shards: Sequence[Shard], after: str | None, now: d
         yield from _part(provider, shards, None, now)
 
 
-def _quiet(
+def _unchanged(
     environment: Environment, run: JobRun, shards: Sequence[Shard], seen: Mapping[Account, _Seen], fresh: Mapping[str, str]
-) -> Quiet | None:
+) -> Unchanged | None:
     """What is noted of a job run where nothing has happened; None if a visit is to see."""
     now = environment.clock()
     out = [shard for shard in shards if shard.state not in TERMINAL]
@@ -161,7 +161,7 @@ def _quiet(
         if batch.done != shard.done:
             progress[shard.id] = batch.done
         if shard.id in fresh:
-            if not _stands_alone(environment, shard, batch, account.roll, fresh[shard.id]):
+            if not _has_no_siblings(environment, shard, batch, account.inventory, fresh[shard.id]):
                 return None
             confirmed[shard.id] = shard.attempt
     try:
@@ -171,7 +171,7 @@ def _quiet(
     if escalates_at is not None and escalates_at <= now:
         return None
     times = [next_look(environment.settings, shard, now) for shard in out] + ([] if escalates_at is None else [escalates_at])
-    return Quiet(
+    return Unchanged(
         run_id=run.id,
         epoch=run.lease_epoch,
         next_check_at=min(times),
@@ -181,12 +181,12 @@ def _quiet(
     )
 
 
-def _stands_alone(environment: Environment, shard: Shard, own: RemoteBatch, roll: Roll | None, outcome: str) -> bool:
+def _has_no_siblings(environment: Environment, shard: Shard, own: RemoteBatch, inventory: Inventory | None, outcome: str) -> bool:
     """Whether it is proven that a shard's create made nothing besides its batch; a visit looks closer where it is not."""
-    if roll is None or not roll.proves(own):
+    if inventory is None or not inventory.proves(own):
         return False
-    found = siblings_of(environment.provider(shard.provider), shard, own, roll, outcome, environment.clock())
-    return not (found.marked or found.perhaps)
+    found = siblings_of(environment.provider(shard.provider), shard, own, inventory, outcome, environment.clock())
+    return not (found.marked or found.possible)
 
 
 def _is_late(environment: Environment, shard: Shard, now: datetime) -> bool:

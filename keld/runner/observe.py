@@ -19,7 +19,7 @@ from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
 from keld.runner.context import LAG, SKEW, RunContext, log
 from keld.runner.queue import queue_wait, wake_next
-from keld.runner.sibling import NO_ROLL, Roll, part_with_siblings, roll_of
+from keld.runner.sibling import NO_INVENTORY, Inventory, inventory_of, note_siblings
 from keld.state import AT_PROVIDER, Event, State
 
 _DEAD = 3  # looks that fail, and none before that did not: the host is not there
@@ -44,14 +44,14 @@ def observe_all(contexts: Sequence[RunContext]) -> None:
 
 def _observe_account(provider: Provider, held: Sequence[tuple[RunContext, Shard]]) -> None:
     fresh = _fresh(held)
-    listed, roll = _listed(provider, held, fresh)
+    listed, inventory = _listed(provider, held, fresh)
     failed: list[KeldError] = []
-    in_turns = _in_turns(held)
-    for n, (context, shard) in enumerate(in_turns):
+    rotated = _rotated(held)
+    for n, (context, shard) in enumerate(rotated):
         # One is asked for itself in any case, or a list that hangs would hide all for ever.
         if n and time.monotonic() >= context.until:
-            looked_at = {context.lease.run_id for context, _ in in_turns[:n]}
-            for context, _ in in_turns[n:]:
+            looked_at = {context.lease.run_id for context, _ in rotated[:n]}
+            for context, _ in rotated[n:]:
                 context.passed_over = context.lease.run_id not in looked_at
             return
         failpoint("poll.send")
@@ -62,7 +62,7 @@ def _observe_account(provider: Provider, held: Sequence[tuple[RunContext, Shard]
                 batch = provider.get(shard.require_batch_id())
             failpoint("poll.received")
             if shard.id in fresh and batch is not None:
-                part_with_siblings(context, provider, shard, batch, roll, fresh[shard.id])
+                note_siblings(context, provider, shard, batch, inventory, fresh[shard.id])
             observe(context, shard, batch)
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", shard.run_id, lost)
@@ -81,7 +81,7 @@ def _observe_account(provider: Provider, held: Sequence[tuple[RunContext, Shard]
         context.stuck.setdefault(shard.id, str(failed[-1]))
 
 
-def _in_turns(held: Sequence[tuple[RunContext, Shard]]) -> Sequence[tuple[RunContext, Shard]]:
+def _rotated(held: Sequence[tuple[RunContext, Shard]]) -> Sequence[tuple[RunContext, Shard]]:
     """These, beginning with another one each time: the time may be over, or the host given up, before the last of them."""
     first = int(held[0][0].now().timestamp()) % len(held)
     return [*held[first:], *held[:first]]
@@ -101,17 +101,17 @@ def _not_seen(context: RunContext, shard: Shard, problem: KeldError) -> None:
 
 def _listed(
     provider: Provider, held: Sequence[tuple[RunContext, Shard]], fresh: Mapping[str, str]
-) -> tuple[Mapping[str, RemoteBatch] | None, Roll]:
-    """Batches from as few list pages as have those wanted, as far as these can be read; and the roll, where there are `fresh` ones among them.
+) -> tuple[Mapping[str, RemoteBatch] | None, Inventory]:
+    """Batches from as few list pages as have those wanted, as far as these can be read; and the inventory, where there are `fresh` ones among them.
 
     None where asking one by one takes no more calls.  What a poll has just listed (`look`) is not read again.
     """
     context, shard = held[0]
     account = (shard.provider, shard.host)
     if context.environment.listed is not None and (account in context.environment.listed or not fresh):
-        return context.environment.listed.get(account, {}), context.environment.rolls.get(account, NO_ROLL)
+        return context.environment.listed.get(account, {}), context.environment.inventories.get(account, NO_INVENTORY)
     if len(held) < context.settings.list_from and not fresh:
-        return None, NO_ROLL
+        return None, NO_INVENTORY
     since = min((shard.intent_at if shard.id in fresh else shard.submitted_at) or context.now() for _, shard in held) - SKEW
     wanted, seen, listing = {shard.batch_id for _, shard in held}, {}, provider.batches(since)
     try:
@@ -122,7 +122,7 @@ def _listed(
                 break
     except (ProviderUnreachable, ProviderRefused) as problem:
         log.warning("list.failed provider=%s problem=%s", provider.name, type(problem).__name__)  # each is asked for itself
-    return seen, roll_of(context.ledger, seen.values(), complete=listing.complete) if fresh else NO_ROLL
+    return seen, inventory_of(context.ledger, seen.values(), complete=listing.complete) if fresh else NO_INVENTORY
 
 
 def observe(context: RunContext, shard: Shard, batch: RemoteBatch | None) -> None:

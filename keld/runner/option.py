@@ -21,7 +21,7 @@ from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
 from keld.job import AUTO, RunTerms
 from keld.ledger import Shard, nonce
-from keld.plan import Candidate, Option, Terms, Work, evaluate, shared_texts, work_of
+from keld.plan import Candidate, Constraints, Option, Work, evaluate, shared_texts, work_of
 from keld.price import Lane, Rates
 from keld.providers.provider import Provider
 from keld.request import Question
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: docs/notes/measurements.md)
 _PIECES = 200  # at most, of the rows that do not all fit under the ceiling
-STRETCH_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
+REALTIME_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +71,12 @@ class Ask:
     def limits(self, provider: Provider, lane: Lane) -> Limits:
         limits = provider.traits.limits.lowered(self.terms.max_shard_rows, self.terms.max_shard_bytes)
         limits = limits.lowered(self.most_rows, None)
-        return limits if lane is Lane.BATCH else limits.lowered(STRETCH_ROWS, None)
+        return limits if lane is Lane.BATCH else limits.lowered(REALTIME_ROWS, None)
 
 
 def options(
     environment: Environment, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None, *, rows: int | None = None
-) -> tuple[list[Option], Terms]:
+) -> tuple[list[Option], Constraints]:
     """Everything that could be done, the usable ones first by total cost; and the terms they were held against.
 
     Args:
@@ -84,7 +84,7 @@ def options(
         rows: how many of those that are asked have no answer yet, where some may have one that is not harvested; None: all of them.
     """
     candidates = list(_candidates(environment, ask))
-    terms = Terms(
+    terms = Constraints(
         now=environment.clock(),
         due=due,
         ceiling_usd=ceiling_usd,
@@ -113,7 +113,7 @@ def _candidates(environment: Environment, ask: Ask) -> Iterator[Candidate]:
                 obstacle = str(problem)
             seen = environment.ledger.history.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
             known = provider.rates(model, lane, now, ask.terms.prices)
-            at_worst = worst_rates(environment, ask, provider, model, lane)
+            worst = worst_rates(environment, ask, provider, model, lane)
             yield Candidate(
                 provider=account,
                 model=model,
@@ -124,7 +124,7 @@ def _candidates(environment: Environment, ask: Ask) -> Iterator[Candidate]:
                 obstacle=obstacle,
                 estimate=estimate,
                 speed=speed_of(environment, name, ask.run_id),
-                worst_rates=at_worst,
+                worst_rates=worst,
                 cache=cache_of(environment, ask, provider, model, lane, estimate, known),
             )
 
@@ -184,7 +184,7 @@ def worst_rates(environment: Environment, ask: Ask, provider: Provider, model: s
     """What an answer in a lane may be billed at: a flex request may be served, and billed, as a standard one, and its input be cached."""
     served, now, own = Lane.STANDARD if lane is Lane.FLEX else lane, environment.clock(), ask.terms.prices
     found = provider.rates(model, served, now, own) or provider.rates(model, lane, now, own)
-    return found.at_worst(unmarked=provider.caching(ask.question, model).by_itself, hour=ask.terms.cache == "own") if found else None
+    return found.worst_case(unmarked=provider.caching(ask.question, model).by_itself, hour=ask.terms.cache == "own") if found else None
 
 
 def cache_of(
@@ -265,8 +265,8 @@ def plan_shards(
     more = overhead(provider, ask.question, option.model)
     limits = ask.limits(provider, option.lane)
     known = provider.rates(option.model, option.lane, environment.clock(), ask.terms.prices)
-    at_worst = worst_rates(environment, ask, provider, option.model, option.lane)
-    assert known is not None and at_worst is not None, "an option without rates is not chosen"
+    worst = worst_rates(environment, ask, provider, option.model, option.lane)
+    assert known is not None and worst is not None, "an option without rates is not chosen"
     work, planned = ask.work, []
     for n, positions in enumerate(_groups(ask, more, limits, priority)):
         shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
@@ -286,7 +286,7 @@ def plan_shards(
                 lane=option.lane.value,
                 requests=len(positions),
                 size_bytes=size,
-                worst_usd=part.worst_usd(at_worst, cache),
+                worst_usd=part.worst_usd(worst, cache),
                 expected_usd=part.expected_usd(known, option.estimate, cache),
                 cache_ttl=None if cache.ttl is None else cache.ttl.value,
             )

@@ -81,7 +81,7 @@ class Sweep:
         enter: gives the lease on a job run, for an adoption; None where another worker holds it.
         suspects: only batches of these sizes are looked into where batches carry no mark; None: all.
         foreign: batches whose results said that they are not ours; remembered from sweep to sweep.
-        harvest: results may be read, for their owner and their cost; not in a light `poll`.
+        read_results: results may be read, for their owner and their cost; not in a light `poll`.
     """
 
     environment: Environment
@@ -89,7 +89,7 @@ class Sweep:
     enter: Enter
     foreign: set[str]
     suspects: frozenset[int] | None = None
-    harvest: bool = True
+    read_results: bool = True
     listed: frozenset[str] = frozenset()  # the ids of the account's list
 
     def find(self, since: datetime) -> Iterator[Finding]:
@@ -98,15 +98,15 @@ class Sweep:
             return
         listed = list(self.provider.batches(since - SKEW))
         self.listed = frozenset(batch.id for batch in listed)
-        known, told = self.environment.ledger.accounts.known_batches(self.listed), set()
+        known, shown = self.environment.ledger.accounts.known_batches(self.listed), set()
         for batch in listed:
             if batch.id not in self.foreign and batch.id not in known:
                 found = self._judge(batch)
                 if found is not None:
-                    told.add(batch.id)
+                    shown.add(batch.id)
                     yield found
         yield from self._known_but_unsettled()
-        yield from (found for found in self._candidates() if found.batch_id not in told or found.verdict is Verdict.RELEASE)
+        yield from (found for found in self._candidates() if found.batch_id not in shown or found.verdict is Verdict.RELEASE)
 
     def act(self, finding: Finding) -> None:
         """Adopts, cancels or settles, as the finding says."""
@@ -114,7 +114,7 @@ class Sweep:
             case Verdict.ADOPT:
                 self._adopt(finding)
             case Verdict.CANCEL | Verdict.SETTLE:
-                self._stop(finding)
+                self._cancel_or_settle(finding)
             case Verdict.RELEASE:
                 self.environment.ledger.candidates.release(finding.host, finding.batch_id, self.environment.clock())
             case Verdict.SEARCHED | Verdict.UNPROVEN | Verdict.ANOTHERS:
@@ -128,7 +128,7 @@ class Sweep:
             shard_id = shard_named(batch.key)
         elif not batch.state.ended and self.suspects is not None and batch.requests not in self.suspects:
             return None
-        elif not batch.state.ended or not self.harvest:
+        elif not batch.state.ended or not self.read_results:
             return self._finding(batch, None, Verdict.UNPROVEN)
         else:
             try:
@@ -215,7 +215,7 @@ class Sweep:
         ledger, settings = self.environment.ledger, self.environment.settings
         window = self.provider.traits.window or timedelta(0)
         for candidate, batch in self._asked_for(
-            ledger.candidates.unsettled(self.provider.name, self.provider.host) if self.harvest else ()
+            ledger.candidates.unsettled(self.provider.name, self.provider.host) if self.read_results else ()
         ):
             if batch is None or ledger.accounts.knows_batch(batch.id):
                 shard = None
@@ -248,7 +248,7 @@ class Sweep:
     def _finding(self, batch: RemoteBatch, shard: Shard | None, verdict: Verdict) -> Finding:
         run = None if shard is None else self.environment.ledger.run(shard.run_id)
         cost, is_worst, lost = (None if shard is None else shard.worst_usd), True, 0
-        if shard is not None and batch.state.ended and self.harvest:
+        if shard is not None and batch.state.ended and self.read_results:
             with suppress(KeldError):
                 found = self._tally(shard, batch)
                 cost, is_worst, lost = found.cost_usd, False, found.outcomes[Outcome.LOST]
@@ -268,7 +268,7 @@ class Sweep:
             folder = Path(directory)
             results = self.provider.download(batch, lambda n: folder / f"result-{n}.jsonl", most_bytes(question, shard))
             read = self.provider.reader(question, shard.model).results
-            return answer.collect(results, read, sent_of(self.environment, run, files, shard), output, folder / "answers.parquet")
+            return answer.judge_results(results, read, sent_of(self.environment, run, files, shard), output, folder / "answers.parquet")
 
     # -- acting -----------------------------------------------------------------------------------------------
 
@@ -284,7 +284,7 @@ class Sweep:
                 outcomes=None, not_before=None, facts={"swept": True},
             )  # fmt: skip
 
-    def _stop(self, finding: Finding) -> None:
+    def _cancel_or_settle(self, finding: Finding) -> None:
         """Records it first, so that a worker that dies here leaves it known; then cancels, or counts what it cost."""
         shard = None if finding.shard_id is None else self.environment.ledger.shard(finding.shard_id)
         assert shard is not None, "only a batch of a known shard is stopped"

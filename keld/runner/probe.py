@@ -59,7 +59,7 @@ def is_enough(shards: Sequence[Shard]) -> bool:
     return sum(shard.requests for shard in shards) >= sum(_ROWS)
 
 
-def stop(context: RunContext, shards: Sequence[Shard], held: NDArray[np.int64]) -> None:
+def fail_held_back(context: RunContext, shards: Sequence[Shard], held: NDArray[np.int64]) -> None:
     """All rows that were held back get the probe's outcome; none of them is asked."""
     output = context.output()
     why = next(iter(_errors(context, shards)), "refused")

@@ -10,32 +10,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from keld.deadline import escalate_at
-from keld.ledger import JobRun, Shard, Waiting
+from keld.deadline import standard_escalation_time
+from keld.ledger import JobRun, QueuedShard, Shard
 from keld.runner.context import RunContext
 from keld.runner.option import speed_of
 from keld.state import TERMINAL, State
 
 _STALE = timedelta(minutes=5)  # a job run whose next look is overdue by more has nobody who advances it
-_REST = timedelta(minutes=1)  # how long nobody tries after somebody was turned away
+_PAUSE = timedelta(minutes=1)  # how long nobody tries after somebody was turned away
 _HOUR = timedelta(hours=1)
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
-def put_off_until(context: RunContext, run: JobRun, shard: Shard) -> datetime | None:
+def deferred_until(context: RunContext, run: JobRun, shard: Shard) -> datetime | None:
     """When this shard may ask again whether it is its turn; None: it is."""
     queue = context.ledger.queue.waiting(shard.provider, shard.host, shard.model)
     if not queue:
         return None
-    me = Waiting(
+    me = QueuedShard(
         shard_id=shard.id, ordinal=shard.ordinal, run_id=run.id, deadline_at=run.deadline_at, created_at=run.created_at,
         not_before=shard.not_before, tried_at=shard.intent_at, next_check_at=None,
     )  # fmt: skip
     others = [other for other in queue if other.shard_id != shard.id and not _is_stale(other, context.now())]
-    return turn(me, others, context.now(), fresh=shard.state is State.STAGED, ask_again=context.settings.poll_most)
+    return waits_until(me, others, context.now(), fresh=shard.state is State.STAGED, ask_again=context.settings.poll_most)
 
 
-def turn(me: Waiting, others: Sequence[Waiting], now: datetime, *, fresh: bool, ask_again: timedelta) -> datetime | None:
+def waits_until(me: QueuedShard, others: Sequence[QueuedShard], now: datetime, *, fresh: bool, ask_again: timedelta) -> datetime | None:
     """None if `me` goes next; else when to ask again.
 
     Args:
@@ -47,9 +47,9 @@ def turn(me: Waiting, others: Sequence[Waiting], now: datetime, *, fresh: bool, 
     if fresh and later and not due:
         return min(*(other.not_before or now for other in later), now + _HOUR)
     # What was tried later than now was tried before the clock was set back.
-    just_tried = max((other.tried_at for other in later if other.tried_at is not None and other.tried_at <= now + _REST), default=None)
-    if just_tried is not None and just_tried + _REST > now:
-        return just_tried + _REST
+    just_tried = max((other.tried_at for other in later if other.tried_at is not None and other.tried_at <= now + _PAUSE), default=None)
+    if just_tried is not None and just_tried + _PAUSE > now:
+        return just_tried + _PAUSE
     return None if min([me, *due], key=_urgency) is me else now + ask_again
 
 
@@ -67,7 +67,9 @@ def yields_until(context: RunContext, run: JobRun, shard: Shard) -> datetime | N
     latest = run.created_at + _HOUR
     if run.deadline_at is not None:
         left = sum(other.requests - (other.done or 0) for other in context.ledger.shards(run.id) if other.state not in TERMINAL)
-        latest = escalate_at(run.deadline_at, left, speed_of(context.environment, f"{shard.provider}:{shard.model}", run.id), batch=False)
+        latest = standard_escalation_time(
+            run.deadline_at, left, speed_of(context.environment, f"{shard.provider}:{shard.model}", run.id), batch=False
+        )
     return min(latest, now + context.settings.poll_least) if now < latest else None
 
 
@@ -84,9 +86,9 @@ def wake_next(context: RunContext, ended: Shard) -> None:
         context.ledger.queue.wake(min(queue, key=_urgency).shard_id)
 
 
-def _urgency(waiting: Waiting) -> tuple[datetime, datetime, str, int]:
+def _urgency(waiting: QueuedShard) -> tuple[datetime, datetime, str, int]:
     return waiting.deadline_at or _NEVER, waiting.created_at, waiting.run_id, waiting.ordinal
 
 
-def _is_stale(waiting: Waiting, now: datetime) -> bool:
+def _is_stale(waiting: QueuedShard, now: datetime) -> bool:
     return waiting.next_check_at is not None and waiting.next_check_at < now - _STALE

@@ -56,7 +56,7 @@ class Refusal:
             return None
         return cls(code=error.code, refused=error.refused, own=bool(error.own), status=error.status, wait_s=error.wait_s)
 
-    def told(self, provider: Provider) -> KeldError | None:
+    def as_error(self, provider: Provider) -> KeldError | None:
         """What a person should hear of it at once; None where it is the usual back-pressure, or the rows will tell it."""
         said = f"{provider.name} at {provider.host} refused to create a batch: HTTP {self.status} {self.code}"
         look = "Before it is sent again, the list of batches is looked through, in case it was created all the same."

@@ -23,7 +23,7 @@ from keld.plan import PART, Option, choose_rest
 from keld.request import REPAIR_BYTES
 from keld.runner.context import RunContext, answers_of
 from keld.runner.option import Ask, options, plan_shards
-from keld.runner.probe import held_back, is_enough, probe_of, refused, stop
+from keld.runner.probe import fail_held_back, held_back, is_enough, probe_of, refused
 from keld.staging import read_positions
 from keld.state import TERMINAL, RunEvent, RunState
 
@@ -98,7 +98,7 @@ def _plan_round(
         if not refused(run, shards):
             again = np.union1d(again, held)
         elif is_enough(shards):
-            stop(context, shards, held)
+            fail_held_back(context, shards, held)
         else:
             asks.append((probe_of(ask_of(context, run, held), f"{shards[0].provider}:{shards[0].model}", again=True), False))
     asks += _by_level(context, run, shards, again) if accept else [(ask_of(context, run, again), False)]

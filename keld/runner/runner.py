@@ -29,16 +29,16 @@ from keld.errors import (
     SinkError,
     StagingError,
 )
-from keld.http import telling, within
+from keld.http import reporting_progress, within
 from keld.ledger import JobRun, Ledger, Shard
 from keld.price import Lane
 from keld.providers.provider import Provider
-from keld.runner.clock import begin_again
+from keld.runner.clock import restart_waits
 from keld.runner.collect import collect
 from keld.runner.context import LAG, Environment, RunContext, configured, log
 from keld.runner.escalate import escalate, escalation_time, escalation_times
-from keld.runner.fast_lane import begin, hurry, stop, under_way
-from keld.runner.find_lost import search
+from keld.runner.fast_lane import ask_rows, begin, end_early, under_way
+from keld.runner.find_lost import find_lost
 from keld.runner.finish import write
 from keld.runner.give_up import give_up
 from keld.runner.look import look, next_look
@@ -74,7 +74,7 @@ class Runner:
             StagingError, SinkError, LedgerError: our own disk, database or the sink failed; nothing that was paid is lost.
         """
         with within(time.monotonic() + (budget + self.settings.call_within).total_seconds()):
-            self._sweep_due(harvest=True)
+            self._sweep_due(read_results=True)
             with self._context(run_id, budget) as context:
                 if context is not None:
                     observe_all([context])
@@ -92,12 +92,12 @@ class Runner:
         contexts: list[RunContext] = []
         try:
             with within(end):
-                self._sweep_due(harvest=False)
-            environment, restless = self._look(run_ids, budget)
+                self._sweep_due(read_results=False)
+            environment, need_lease = self._look(run_ids, budget)
             # Each part has its time in any case, however slow the one before was: at least one job run is looked at.
             left_s = max(end - time.monotonic(), budget_s * (1 - _LISTING))
             entering = time.monotonic() + left_s * _ENTERING
-            for run_id in restless:
+            for run_id in need_lease:
                 if contexts and time.monotonic() > entering:
                     break
                 if (context := self._enter(run_id, budget, environment)) is not None:
@@ -124,8 +124,8 @@ class Runner:
         until = time.monotonic() + budget.total_seconds() * _LISTING  # from here on: thousands of rows may take long to read
         with within(until):
             seen = look(environment, runs, shards, until)
-        self.ledger.progress.note_quiet(seen.quiet)
-        return replace(environment, listed=seen.listed, rolls=seen.rolls), list(seen.restless)
+        self.ledger.progress.note_unchanged(seen.unchanged)
+        return replace(environment, listed=seen.listed, inventories=seen.inventories), list(seen.need_lease)
 
     def _runs(self, run_ids: Sequence[str]) -> list[JobRun]:
         """These job runs as they stand.
@@ -155,7 +155,7 @@ class Runner:
                 self.ledger.record_run(context.lease, now, RunEvent.SUPERSEDED, state=RunState.CANCELLED, finished_at=now)
             return unsent
         finally:
-            self._leave_alone(context)
+            self._leave_one(context)
 
     def reconcile(
         self, provider: Provider, since: datetime, budget: timedelta, *, act: bool, progress: Callable[[Finding], None] | None
@@ -166,7 +166,7 @@ class Runner:
             AccessRefused, ProviderUnreachable: the provider's list cannot be read.
         """
         end = time.monotonic() + budget.total_seconds()
-        sweep = Sweep(self.environment, provider, self._visiting, self._foreign)
+        sweep = Sweep(self.environment, provider, self._leased, self._foreign)
         found, complete = _found_until(sweep, since, time.monotonic() + budget.total_seconds() * _FINDING)
         done: list[Finding] = []
         for finding in found:
@@ -191,17 +191,17 @@ class Runner:
             write(context, run)
             return True
         shards = self.ledger.shards(run.id)
-        if _unless_elsewhere(context, lambda: escalate(context, run, shards, heavy=True)):
+        if _if_configured(context, lambda: escalate(context, run, shards, heavy=True)):
             return True
         if all(shard.state in TERMINAL for shard in shards):
-            return _unless_elsewhere(context, lambda: next_round(context, run, shards))
+            return _if_configured(context, lambda: next_round(context, run, shards))
         if run.problem:  # what failed the last time may keep what comes behind it from being tried: another one is the first
             first = int(self.clock().timestamp()) % len(shards)
             shards = [*shards[first:], *shards[:first]]
-        done = sum(self._bring_on(context, run, shard) for shard in shards) > 0
-        return done or _unless_elsewhere(context, lambda: early_round(context, run, shards))
+        done = sum(self._advance_shard(context, run, shard) for shard in shards) > 0
+        return done or _if_configured(context, lambda: early_round(context, run, shards))
 
-    def _bring_on(self, context: RunContext, run: JobRun, shard: Shard) -> bool:
+    def _advance_shard(self, context: RunContext, run: JobRun, shard: Shard) -> bool:
         """Does what is due for a shard, step by step; False if nothing was.
 
         A step that a provider fails is tried for no other shard of it in this visit; other steps, and other providers' shards, go on.
@@ -273,7 +273,7 @@ class Runner:
 
     # -- what landed late -------------------------------------------------------------------------------------
 
-    def _sweep_due(self, *, harvest: bool) -> None:
+    def _sweep_due(self, *, read_results: bool) -> None:
         """Sweeps the accounts where a create may land late, or an orphan is not settled; a provider that fails is left for the next time."""
         now = self.clock()
         for suspect in self.ledger.accounts.suspects(now - self.settings.sweep_for):
@@ -284,7 +284,7 @@ class Runner:
             at_home = provider.host == suspect.host
             if not at_home or not self.ledger.accounts.claim_sweep(suspect.provider, suspect.host, now, self.settings.sweep_every):
                 continue
-            sweep = Sweep(self.environment, provider, self._visiting, self._foreign, suspect.sizes, harvest)
+            sweep = Sweep(self.environment, provider, self._leased, self._foreign, suspect.sizes, read_results)
             try:
                 findings = list(sweep.find(suspect.since))
                 for finding in findings:
@@ -305,7 +305,7 @@ class Runner:
             yield None
             return
         try:
-            with _Heartbeat(self.ledger, context, self.clock), telling(context.pulse):
+            with _Heartbeat(self.ledger, context, self.clock), reporting_progress(context.pulse):
                 yield context
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", run_id, lost)
@@ -315,10 +315,10 @@ class Runner:
                 raise  # else another worker has gone on with these files, and they are none of this one's business
         finally:
             with suppress(LeaseLost):
-                self._leave_alone(context)
+                self._leave_one(context)
 
     @contextmanager
-    def _visiting(self, run_id: str) -> Iterator[RunContext | None]:
+    def _leased(self, run_id: str) -> Iterator[RunContext | None]:
         with self._context(run_id, timedelta(0)) as context:
             yield context
 
@@ -335,7 +335,7 @@ class Runner:
             environment or self.environment, lease, self.environment.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING
         )
         with suppress(LeaseLost):
-            begin_again(context)
+            restart_waits(context)
         return context
 
     def _holds(self, context: RunContext) -> bool:
@@ -347,17 +347,17 @@ class Runner:
             return False
         return True
 
-    def _leave_alone(self, context: RunContext) -> None:
+    def _leave_one(self, context: RunContext) -> None:
         for _, run, shards in self._read([context]):
             self._leave(context, run, shards)
 
     def _leave(self, context: RunContext, run: JobRun, shards: Sequence[Shard]) -> None:
         """Gives the lease back, with when to look again and what stood in the way."""
-        problem = None if context.problem is None else _told(context.problem, self.clock())
+        problem = None if context.problem is None else _problem_record(context.problem, self.clock())
         try:
             escalation = escalation_time(context.environment, run, shards)
         except ProviderRefused as missing:  # an account of its models is not configured here; the lease is given back all the same
-            escalation, problem = run.escalates_at, problem or _told(missing, self.clock())
+            escalation, problem = run.escalates_at, problem or _problem_record(missing, self.clock())
         # What there was no time to look at keeps its place: it is the first the next time.
         next_check_at = run.next_check_at if context.passed_over else self._next_check(context, run, shards, escalation)
         with suppress(LeaseLost):
@@ -370,8 +370,8 @@ class Runner:
             return None
         times = [escalation] if escalation is not None and escalation > now else []
         if context.problem is not None:
-            told = [shard.not_before or now for shard in shards if shard.state not in TERMINAL]
-            return max(now + self.settings.retry_unreachable, min(times + told, default=now))
+            waits = [shard.not_before or now for shard in shards if shard.state not in TERMINAL]
+            return max(now + self.settings.retry_unreachable, min(times + waits, default=now))
         for shard in shards:
             if shard.state is State.CANCELLING and due_of(run, now) is not None:
                 # Given up for the deadline's sake: what is waited for the last word is missing to the rescue.
@@ -388,7 +388,7 @@ class Runner:
         return min(times, default=now)
 
 
-def _unless_elsewhere(context: RunContext, plan: Callable[[], bool]) -> bool:
+def _if_configured(context: RunContext, plan: Callable[[], bool]) -> bool:
     """What a step gives that thinks about all models; False, with a note, if the account of one is not configured here."""
     try:
         return plan()
@@ -397,7 +397,7 @@ def _unless_elsewhere(context: RunContext, plan: Callable[[], bool]) -> bool:
         return False
 
 
-def _told(problem: KeldError, now: datetime) -> dict[str, object]:
+def _problem_record(problem: KeldError, now: datetime) -> dict[str, object]:
     """What stopped a visit, as the ledger keeps it for people."""
     return {"kind": type(problem).__name__, "message": str(problem), "permanent": problem.permanent, "at": now.isoformat()}
 
@@ -410,7 +410,7 @@ def _act(context: RunContext, run: JobRun, shard: Shard) -> Shard:
         case State.ENDED:
             return collect(context, run, shard)
         case _:
-            return _act_in_batch(context, run, shard) if shard.lane == Lane.BATCH else _act_in_haste(context, run, shard)
+            return _act_in_batch(context, run, shard) if shard.lane == Lane.BATCH else _act_in_fast_lane(context, run, shard)
 
 
 def _act_in_batch(context: RunContext, run: JobRun, shard: Shard) -> Shard:
@@ -426,14 +426,14 @@ def _act_in_batch(context: RunContext, run: JobRun, shard: Shard) -> Shard:
             first_look = context.now() + context.settings.settle[0]
             return context.record(shard, Event.OUTCOME_LOST, not_before=first_look, facts={"reason": "the worker died"})
         case State.UNKNOWN:
-            return search(context, shard)
+            return find_lost(context, shard)
         case State.IN_PROGRESS:
             return cancel(context, shard)
         case _:
             raise AssertionError(f"nothing is due for a batch that is {shard.state}")
 
 
-def _act_in_haste(context: RunContext, run: JobRun, shard: Shard) -> Shard:
+def _act_in_fast_lane(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     match shard.state:
         case State.PLANNED:
             return context.record(shard, Event.STAGED)
@@ -443,12 +443,12 @@ def _act_in_haste(context: RunContext, run: JobRun, shard: Shard) -> Shard:
             return under_way(context, shard)  # each row is its own create, and the journal knows them
         case State.IN_PROGRESS:
             if context.cancelling:
-                return stop(context, shard)
+                return end_early(context, shard)
             if (until := yields_until(context, run, shard)) is not None:
                 context.ledger.progress.note(context.lease, shard, shard.done, context.now(), until)
                 return shard
             at = escalation_times(context.environment, run, context.ledger.shards(run.id)).get(Lane(shard.lane))
-            return hurry(context, run, shard, give_up_at=at if at is not None and at > context.now() else None)
+            return ask_rows(context, run, shard, no_new_after=at if at is not None and at > context.now() else None)
         case _:
             raise AssertionError(f"nothing is due for a stretch that is {shard.state}")
 
@@ -494,7 +494,7 @@ class _Heartbeat:
                 continue  # until it gets on again, if the lease is still its own by then
             try:
                 self._ledger.leases.renew(self._context.lease, self._clock())
-                self._context.beaten_at = time.monotonic()
+                self._context.renewed_at = time.monotonic()
             except Exception as error:  # noqa: BLE001  the next write of the step itself finds out, and says so
                 log.warning("lease.not_renewed run=%s %s", self._context.lease.run_id, type(error).__name__)
                 return

@@ -32,7 +32,7 @@ _BESIDE = timedelta(minutes=1)  # before and after the time that a create took
 
 
 @dataclass(frozen=True, slots=True)
-class Roll:
+class Inventory:
     """What the list of an account shows.
 
     Args:
@@ -71,10 +71,10 @@ class Siblings:
     """What stands beside a shard's batch: what carries its mark, and what may be its own."""
 
     marked: tuple[RemoteBatch, ...]
-    perhaps: tuple[RemoteBatch, ...]
+    possible: tuple[RemoteBatch, ...]
 
 
-def roll_of(ledger: Ledger, listed: Collection[RemoteBatch], *, complete: bool) -> Roll:
+def inventory_of(ledger: Ledger, listed: Collection[RemoteBatch], *, complete: bool) -> Inventory:
     """The roll of a list, with one look into the ledger for all of it."""
     ids = frozenset(batch.id for batch in listed)
     known = ledger.accounts.known_batches(ids)
@@ -87,49 +87,49 @@ def roll_of(ledger: Ledger, listed: Collection[RemoteBatch], *, complete: bool) 
             unmarked.append(batch)
         mark = batch.input_ref if batch.key is None else shard_named(batch.key)
         marked.setdefault(mark, []).append(batch)
-    return Roll(ids, marked, sorted(unmarked, key=_made_at), complete)
+    return Inventory(ids, marked, sorted(unmarked, key=_made_at), complete)
 
 
-NO_ROLL = Roll(frozenset(), {}, (), complete=False)
+NO_INVENTORY = Inventory(frozenset(), {}, (), complete=False)
 
 
 def _made_at(batch: RemoteBatch) -> datetime:
     return batch.created_at
 
 
-def siblings_of(provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, outcome: str, now: datetime) -> Siblings:
-    """What the roll shows beside a shard's `own` batch, whose create ended with a reply, or was adopted (`outcome`)."""
+def siblings_of(provider: Provider, shard: Shard, own: RemoteBatch, inventory: Inventory, outcome: str, now: datetime) -> Siblings:
+    """What the inventory shows beside a shard's `own` batch, whose create ended with a reply, or was adopted (`outcome`)."""
     took = (shard.submitted_at or now) - (shard.intent_at or now)
     near = LAG if outcome == Event.ADOPTED else min(max(took, timedelta(0)), LAG) + _BESIDE
-    marked, perhaps = [], []
-    for batch in roll.beside(shard, own, near):
-        if batch.id == own.id or is_alias(batch, own, roll.ids):
+    marked, possible = [], []
+    for batch in inventory.beside(shard, own, near):
+        if batch.id == own.id or is_alias(batch, own, inventory.ids):
             continue
         ours = is_of(batch, shard) if provider.traits.marks_batches else None
         if ours:
             marked.append(batch)
         elif ours is None and _may_be_of(batch, own, shard, near):
-            perhaps.append(batch)
-    return Siblings(tuple(marked), tuple(perhaps))
+            possible.append(batch)
+    return Siblings(tuple(marked), tuple(possible))
 
 
-def part_with_siblings(context: RunContext, provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, outcome: str) -> None:
+def note_siblings(context: RunContext, provider: Provider, shard: Shard, own: RemoteBatch, inventory: Inventory, outcome: str) -> None:
     """Notes what the shard may have besides its `own` batch; done, it is not looked for again.
 
     A list that is not complete, or lags behind, is read again for a while; that it cannot be read is no reason to leave paid answers where they
     are: what ends meanwhile is looked for by the sweep.
     """
-    found = siblings_of(provider, shard, own, roll, outcome, context.now())
+    found = siblings_of(provider, shard, own, inventory, outcome, context.now())
     for batch in found.marked:
-        _part_with(context, provider, shard, batch)
+        _cancel_sibling(context, provider, shard, batch)
     # A create of ours that is still looked for has its own reservation, and may be what stands here: only what is left over is reserved for.
-    lost = context.ledger.accounts.creates_looked_for(shard.provider, shard.host, shard.requests) if found.perhaps else 0
-    for batch in found.perhaps[lost:]:
-        _note(context, shard, batch)
+    lost = context.ledger.accounts.creates_looked_for(shard.provider, shard.host, shard.requests) if found.possible else 0
+    for batch in found.possible[lost:]:
+        _note_candidate(context, shard, batch)
     late = context.now() - (shard.submitted_at or context.now()) > LAG
-    if late and not roll.complete:
+    if late and not inventory.complete:
         log.warning("shard.list_incomplete shard=%s batch_id=%s", shard.id, shard.batch_id)
-    if (late or roll.proves(own)) and not lost:
+    if (late or inventory.proves(own)) and not lost:
         context.ledger.confirm(context.lease, shard, context.now())
 
 
@@ -150,7 +150,7 @@ def _may_be_of(batch: RemoteBatch, own: RemoteBatch, shard: Shard, near: timedel
     return UNREADABLE_TIME in (batch.created_at, own.created_at) or abs(batch.created_at - own.created_at) <= near
 
 
-def _note(context: RunContext, shard: Shard, batch: RemoteBatch) -> None:
+def _note_candidate(context: RunContext, shard: Shard, batch: RemoteBatch) -> None:
     log.warning("shard.candidate shard=%s batch_id=%s", shard.id, batch.id)
     context.ledger.candidates.add(
         Candidate(
@@ -160,7 +160,7 @@ def _note(context: RunContext, shard: Shard, batch: RemoteBatch) -> None:
     )  # fmt: skip
 
 
-def _part_with(context: RunContext, provider: Provider, shard: Shard, batch: RemoteBatch) -> None:
+def _cancel_sibling(context: RunContext, provider: Provider, shard: Shard, batch: RemoteBatch) -> None:
     log.warning("shard.duplicate shard=%s batch_id=%s", shard.id, batch.id)
     context.ledger.orphans.add(orphan_of(shard, batch.id, context.now()))
     if batch.state.ended:

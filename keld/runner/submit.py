@@ -22,7 +22,7 @@ from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, Sub
 from keld.providers.provider import Provider
 from keld.request import batch_key, repaired
 from keld.runner.context import RunContext, answers_of, log
-from keld.runner.queue import put_off_until
+from keld.runner.queue import deferred_until
 from keld.runner.refusal import keep
 from keld.staging import disk_errors, read_positions, sha256_of, write_file
 from keld.state import Event
@@ -56,23 +56,23 @@ def fragments(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -
 
 def submit(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     """Sends a staged shard, if it is its turn."""
-    put_off = put_off_until(context, run, shard)
-    if put_off is not None:
-        return context.record(shard, Event.DEFERRED, not_before=put_off, error=ShardError(code=ShardFault.WAITS_ITS_TURN))
+    not_before = deferred_until(context, run, shard)
+    if not_before is not None:
+        return context.record(shard, Event.DEFERRED, not_before=not_before, error=ShardError(code=ShardFault.WAITS_ITS_TURN))
     return send(context, shard)
 
 
 def submit_again(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     """Sends a deferred shard, if it is its turn now."""
-    put_off = put_off_until(context, run, shard)
-    if put_off is not None:
-        return context.record(shard, Event.DEFERRED, not_before=put_off)
+    not_before = deferred_until(context, run, shard)
+    if not_before is not None:
+        return context.record(shard, Event.DEFERRED, not_before=not_before)
     return send(context, context.record(shard, Event.RETRY_DUE))
 
 
 def send(context: RunContext, shard: Shard) -> Shard:
     """Sends a staged shard, if it fits under the ceiling."""
-    if context.must_stay_behind(shard):
+    if context.is_behind_over_ceiling(shard):
         return context.over_ceiling(shard)
     provider = context.provider(shard)
     path = context.files.shard(shard.id).input
@@ -137,7 +137,7 @@ def _create(context: RunContext, provider: Provider, shard: Shard, path: Path, i
             )
         case Refused() | QueueFull():
             shard, refusal = keep(context, shard, outcome)
-            if (problem := refusal.told(provider)) is not None:
+            if (problem := refusal.as_error(provider)) is not None:
                 raise problem
             return shard
         case _:

@@ -231,7 +231,7 @@ class _Walk:
             variants = [number, *filter(is_null, variants)]
         forms = [self.form(variant, at, refs) for variant in variants]
         if self.takes.first_keys_differ and self._clash(forms):
-            forms = self._told_apart([self.form(inlined(variant, self.schema), at, refs) for variant in variants], at)
+            forms = self._with_distinct_keys([self.form(inlined(variant, self.schema), at, refs) for variant in variants], at)
         told = self._described(node, (keyword,))
         return forms[0] | told if len(forms) == 1 and "$ref" not in forms[0] else {"anyOf": forms} | told
 
@@ -248,7 +248,7 @@ class _Walk:
         properties: JsonSchema = found.get("properties", {})
         return properties
 
-    def _told_apart(self, forms: list[JsonSchema], at: str) -> list[JsonSchema]:
+    def _with_distinct_keys(self, forms: list[JsonSchema], at: str) -> list[JsonSchema]:
         """The same with a key of its own at the beginning of each object."""
         made = []
         for form in forms:

@@ -54,7 +54,7 @@ class Table:
         """
         try:
             for block in self._blocks():
-                yield from plain(block, self.schema)
+                yield from plain_blocks(block, self.schema)
         except (pa.ArrowException, OSError) as error:
             raise SourceUnavailable(
                 f"{self.description}: reading stopped: {error}. Repair the source and run again.", source=self.description
@@ -119,7 +119,7 @@ def _nested(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def plain(block: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def plain_blocks(block: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     as_it_is = block.schema.names == schema.names and block.schema.types == schema.types
     step = BLOCK_ROWS if as_it_is else CAST_ROWS
     for start in range(0, block.num_rows, step):

@@ -153,11 +153,11 @@ def _blocks(place: Place, dialect: _Dialect, schema: pa.Schema) -> Iterator[pa.R
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)
                 row += block.num_rows
         except pa.ArrowInvalid as error:  # its own message quotes the row
-            raise _told(place, dialect, quotes, uneven, error) from None
+            raise _explained(place, dialect, quotes, uneven, error) from None
         if quotes is not None:
             quotes.end()
         if text.broken or (quotes is not None and quotes.fault):
-            raise _told(place, dialect, quotes, uneven, None)
+            raise _explained(place, dialect, quotes, uneven, None)
 
 
 def _row_name(first: int, number: int) -> str:
@@ -191,7 +191,7 @@ def _arrow(text: Text, dialect: _Dialect, schema: pa.Schema, uneven: list[Any]) 
         yield from reader
 
 
-def _told(place: Place, dialect: _Dialect, quotes: Quotes | None, uneven: list[Any], error: Exception | None) -> SourceError:
+def _explained(place: Place, dialect: _Dialect, quotes: Quotes | None, uneven: list[Any], error: Exception | None) -> SourceError:
     """Arrow's fault in words; what it stumbles over is often the consequence of something before."""
     if quotes is not None and quotes.fault is None and error is not None and "straddling" in str(error):
         quotes.end()

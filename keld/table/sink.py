@@ -79,15 +79,15 @@ def try_sink(sink: PathLike, schema: pa.Schema, *, partition: str | None = None)
             "sent. Name a directory or file outside of the table, and load it from there.",
             sink=place.uri,
         )
-    with suppress(_Tried), Landing(place, _unsent_error) as landing:
+    with suppress(_Writable), Landing(place, _unsent_error) as landing:
         writer = _writer(landing, schema, place, form)
         with _form_faults(place, form):
             writer.write(pa.RecordBatch.from_pylist([], schema=schema))
         writer.close()
-        raise _Tried  # so that nothing lands
+        raise _Writable  # so that nothing lands
 
 
-class _Tried(Exception):
+class _Writable(Exception):
     """It can be written."""
 
 

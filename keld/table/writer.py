@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from keld.table.block import plain
+from keld.table.block import plain_blocks
 from keld.value import csv_texts, encode_lines, jsonable
 
 _GROUP_BYTES, _GROUP_ROWS = 16 << 20, 131_072
@@ -75,7 +75,7 @@ class _JsonlWriter:
         self._landing, self._schema = landing, schema
 
     def write(self, batch: pa.RecordBatch) -> None:
-        for block in plain(batch, self._schema):
+        for block in plain_blocks(batch, self._schema):
             columns = [jsonable(column) for column in block.columns]
             self._landing.write(encode_lines([dict(zip(self._schema.names, row, strict=True)) for row in zip(*columns, strict=True)]))
 

@@ -1,4 +1,4 @@
-"""Bug: faults of the kind that buys twice, put into the real code, to show that the tests which find nothing would have found them."""
+"""Injected bugs: faults put into the real code that make it buy rows twice; they show that the kill tests can fail."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -52,7 +52,7 @@ def creates_retried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def lease_unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A write is accepted from whoever makes it, in whatever state the shard has got to."""
+    """A write is accepted from every worker and in every state of the shard."""
 
     @contextmanager
     def held(leases: Leases, lease: Lease, now: datetime) -> Iterator[sa.Connection]:
@@ -83,7 +83,7 @@ def journal_unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def journal_unlocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two stretches over the same journal, of which one stood still meanwhile, both ask."""
     with monkeypatch.context() as patch:
-        patch.setattr(keld.realtime.journal, "_hold", lambda *_: None)
+        patch.setattr(keld.realtime.journal, "_lock_file", lambda *_: None)
         yield
 
 
@@ -97,4 +97,4 @@ def doubts_asked_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 Bug = Callable[[pytest.MonkeyPatch], AbstractContextManager[None]]
 BUGS: dict[str, Bug] = {bug.__name__: bug for bug in (intent_after_create, creates_retried, lease_unchecked)}
-IN_HASTE: dict[str, Bug] = {bug.__name__: bug for bug in (journal_unread, journal_unlocked, doubts_asked_again)}  # of the fast lanes
+IN_FAST_LANE: dict[str, Bug] = {bug.__name__: bug for bug in (journal_unread, journal_unlocked, doubts_asked_again)}  # of the fast lanes

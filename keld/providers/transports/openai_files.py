@@ -82,7 +82,7 @@ class OpenAIFiles:
     def size_bytes(self, file: ResultFile) -> int | None:
         # Within a step that is finished once it is begun: whatever the verb has left.  Many hosts do not say it.
         with suppress(Fault):
-            return read(self._calls.ask("get", f"/files/{quote(file.id, safe='')}", bounds=http.asking_on), _File).bytes
+            return read(self._calls.ask("get", f"/files/{quote(file.id, safe='')}", bounds=http.asking_beyond_verb), _File).bytes
         return None
 
     def fetch(self, batch: RemoteBatch, file: ResultFile, start: int, validator: str) -> AbstractContextManager[Piece]:

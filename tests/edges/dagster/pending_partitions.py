@@ -1,4 +1,4 @@
-"""Waits: thousands of partitions that are at the provider, with a hold run each, made as cheaply as they can be.
+"""Pending partitions: thousands of partitions that wait for the provider, each with a hold run, made cheaply.
 
 One is submitted through the front door; the others are copies of its rows in the ledger, each with a batch of its own at the emulator and a
 hold run of its own in Dagster, so that a tick finds them as it finds any other.
