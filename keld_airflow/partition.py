@@ -34,7 +34,7 @@ class Partition:
 
 
 def partition_of(context: Mapping[str, Any], *, key: str | None = None, window: timedelta | None = None) -> Partition:
-    """The partition a task instance is for, whatever kind of Dag run it is in.
+    """The partition of a task instance, in any kind of Dag run.
 
     Args:
         context: Airflow's.

@@ -14,7 +14,7 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     pending      the partitions that a run submitted and whose results are not collected yet; their tags
     hold         the run that represents pending partitions and never executes; all writes by Dagster's private API are in here
     watch        which assets of a code location a sensor collects results for
-    sensor       the one of a code location, whatever partitions its assets have
+    sensor       one for a code location, for assets with any partitions
     tick         one evaluation: polls the providers, requests collect runs, ends hold runs
     check        completion_rate, deadline_met, cost_under_ceiling
     metadata     a job run's status -> what a person wants to see on an asset

@@ -1,6 +1,6 @@
-"""PendingPartitions: what one run sent and nobody has brought in yet.
+"""Pending: the partitions that one run submitted, and whose results are not collected yet.
 
-Between `asset`, which begins a wait, `hold`, which stands for it, and `sensor`, which ends it.  A wait has no table of its own: its
+`asset` records them, `hold` shows them as a run, and `sensor` ends that run.  They have no table of their own: their
 facts are the tags of Dagster's runs, and the state of each partition is the job run's in the ledger.  Tags hold ids and keys only.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-ASSET_TAG = "keld/asset"  # the result asset that waits
+ASSET_TAG = "keld/asset"  # the result asset
 WAIT_TAG = "keld/wait"  # the run that submitted
 JOB_RUNS_TAG = "keld/job_runs"  # {partition: job run}, as JSON
 FOLLOWERS_TAG = "keld/followers"  # assets planned in the submit run that had to be skipped there, as JSON
@@ -33,7 +33,7 @@ class PendingPartitions:
     Args:
         id: the run that submitted.
         job_runs: partition (empty for an asset without partitions) -> job run.
-        followers: assets that ride along with each collect run, since a backfill asks for a partition only once.
+        followers: downstream assets that each collect run also runs, since a backfill requests a partition only once.
         place: the run's own partition and backfill tags.
     """
 
@@ -59,10 +59,10 @@ class PendingPartitions:
 
     @staticmethod
     def from_tags(tags: Mapping[str, str]) -> PendingPartitions:
-        """The wait that `to_tags` wrote.
+        """The pending partitions of a hold run's tags.
 
         Raises:
-            KeyError, ValueError: somebody else wrote them, or cut them.
+            KeyError, ValueError: `to_tags` did not write them, or they were cut.
         """
         return PendingPartitions(
             id=tags[WAIT_TAG],
@@ -74,5 +74,5 @@ class PendingPartitions:
 
 
 def place_of(tags: Mapping[str, str]) -> dict[str, str]:
-    """Those of a run's tags that say which backfill and partitions it is for."""
+    """The tags of a run that name its backfill and partitions."""
     return {name: tags[name] for name in _PLACE_TAGS if name in tags}

@@ -1,12 +1,12 @@
-"""Tick: one evaluation of the sensor: looks at the providers, asks for collect runs, ends pending_sets.
+"""Tick: one evaluation of the sensor: polls the providers, requests collect runs, ends hold runs.
 
-Light and bounded: it polls (never uploads, downloads or pays), reads Dagster's runs, and asks.  It keeps nothing: which partitions pending is
-in the hold runs' tags, where each stands is in the ledger, and what a collect run has materialized is in the event log; so a tick that dies
-half-way, or whose requests are lost, is simply followed by the next.
+Light and bounded: it polls (never uploads, downloads or pays), reads Dagster's runs, and requests runs.  It keeps no state: which partitions are
+pending is in the tags of the hold runs, their state is in the ledger, and what a collect run has materialised is in the event log; so after a
+tick that dies, or whose requests are lost, the next one does the same work.
 
-However many pending: one query brings all hold runs, a few bring all job runs.  What costs a query of its own is done for those pending_sets alone that
-have something due, a window of them at a time, until the time is over; at least one pending gets its item in every tick, however slow the
-machine, and the cursor says with which the next tick begins.
+For any number of pending partitions, one query reads all hold runs, and a few read all job runs.  Work that costs a query of its own is done
+only for items with something due, a window of them at a time, until the time is over; every tick processes at least one item, however slow the
+machine, and the cursor names the item with which the next tick begins.
 """
 
 import logging
@@ -34,29 +34,29 @@ from keld_dagster.pending import (
 from keld_dagster.resource import location_of
 from keld_dagster.watch import Watched
 
-REQUESTS_A_TICK = 50  # Dagster submits them one by one, up to a second each; the rest comes with the next tick
+REQUESTS_A_TICK = 50  # Dagster submits them one by one, up to a second each; the next tick requests the rest
 TRIES = 5  # of a collect run that dies before it starts: a pod that finds no node, a launcher that is restarted
-_WINDOW = 100  # pending_sets whose runs are read with one query
-_SKEW = timedelta(days=1)  # between the clocks of whoever writes Dagster's events
+_WINDOW = 100  # items whose runs are read with one query
+_SKEW = timedelta(days=1)  # between the clocks of the processes that write Dagster's events
 _CANCEL_BUDGET_S = 1.0
 _ENDED_BADLY = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A pending, or an open job run that may be one, whose item it is in this tick."""
+    """What a tick processes in one step: the pending partitions of a hold run, or an open job run without one."""
 
     id: str
     pending: PendingPartitions | None = None
     hold: dg.DagsterRun | None = None
-    run: Status | None = None  # no hold run stands for it
+    run: Status | None = None  # without a hold run
 
 
 @dataclass(frozen=True, slots=True)
 class _Collects:
-    """The collect runs of a window of pending_sets, the youngest first, and which of them materialised the result."""
+    """The collect runs of a window of items, the youngest first, and which of them materialised the result."""
 
-    found: Mapping[tuple[str, str, str], Sequence[dg.RunRecord]]  # by pending, asset, partition
+    found: Mapping[tuple[str, str, str], Sequence[dg.RunRecord]]  # by submit run, asset, partition
     materialized: frozenset[str]
 
     def of(self, pending: PendingPartitions, partition: str) -> Sequence[dg.RunRecord]:
@@ -68,8 +68,8 @@ class Tick:
     """One tick.
 
     Args:
-        watched: the result assets that this sensor brings in.
-        others: the result assets of the code location that other sensors bring in.
+        watched: the result assets that this sensor collects.
+        others: the result assets of the code location that other sensors collect.
         location: the code location's name; None in a test.
         until: `time.monotonic()` after which nothing more is begun.
     """
@@ -92,10 +92,10 @@ class Tick:
         budget_s = max(self.until - time.monotonic(), 0.0)
         items = self._items()
         if not items:
-            self.keld.poll([])  # a create that landed late may be all there is
+            self.keld.poll([])  # it also looks for batches that were created late
             return dg.SkipReason("Nothing is at a provider.")
         self._poll(budget_s / 2)
-        self.until = max(self.until, time.monotonic() + budget_s / 4)  # however long thousands took to be read and looked at
+        self.until = max(self.until, time.monotonic() + budget_s / 4)  # reading and polling thousands may take the whole budget
         begin = next((n for n, item in enumerate(items) if item.id == self.context.cursor), 0)
         items = items[begin:] + items[:begin]
         done = 0
@@ -111,9 +111,9 @@ class Tick:
     # -- what there is ------------------------------------------------------------------------------------------
 
     def _items(self) -> list[_Item]:
-        """All pending_sets of these assets, the oldest first; then the open job runs that Dagster may have submitted and no hold run stands for.
+        """The pending partitions of these assets, the oldest first; then the open job runs that Dagster may have submitted, without a hold run.
 
-        Those are of a hold that could not be made, was ended by hand, or of a run that asked for the batch alone.
+        Their hold run could not be created or was ended by hand, or their run materialised the batch alone.
         """
         items = list(self._held())
         held = {job_run for item in items if item.pending is not None for job_run in item.pending.job_runs.values()}
@@ -123,7 +123,7 @@ class Tick:
         return items + [_Item(status.id, run=status) for status in still_open.values() if status.id not in held]
 
     def _held(self) -> Iterator[_Item]:
-        """The pending_sets that have a hold run, and are of these assets."""
+        """The pending partitions of these assets that have a hold run."""
         for run in open_holds(self.context.instance):
             try:
                 pending = PendingPartitions.from_tags(run.tags)
@@ -131,37 +131,37 @@ class Tick:
                 self.log.warning(f"Hold run {run.run_id} has no readable tags; terminate it.")
                 continue
             orphaned = pending.asset not in self.others and location_of(run) == self.location
-            if pending.asset in self.watched or orphaned:  # else it is another sensor's
+            if pending.asset in self.watched or orphaned:  # else another sensor collects it
                 yield _Item(run.run_id, pending, run)
 
     def _poll(self, budget_s: float) -> None:
-        """Looks at the providers for all that is open."""
+        """Polls the providers for all open job runs."""
         open_ = [status.id for status in self.statuses.values() if not status.over]
         for status in self.keld.poll(open_, budget_s=max(1.0, budget_s)):
             self.statuses[status.id] = status
 
-    # -- whose item it is ---------------------------------------------------------------------------------------
+    # -- item by item -------------------------------------------------------------------------------------------
 
     def _process_window(self, window: Sequence[_Item]) -> int:
-        """Gives these their item, one after the other; how many had it before the time was over, the first in any case."""
+        """Processes these items one after the other; returns how many before the time was over, at least one."""
         collects = self._collects([item.pending for item in window if item.pending is not None and self._has_due(item.pending)])
         for n, item in enumerate(window):
             if n and self._is_full():
                 return n
             try:
                 self._process(item, collects)
-            except Exception as error:  # noqa: BLE001  # one that cannot be read harms no other
+            except Exception as error:  # noqa: BLE001  # an item that cannot be read must not stop the others
                 self._skip(item, error)
         return len(window)
 
     def _process(self, item: _Item, collects: _Collects) -> None:
-        """Asks for what is ready of a pending, and ends it when all of it is settled."""
+        """Requests collect runs for what is ready, and ends the hold run when all its partitions are settled."""
         pending = item.pending
         if pending is None and item.run is not None:
             pending = self._pending_of(item.run)
             collects = self._collects([] if pending is None else [pending])
         if pending is None:
-            return  # a command line's, or its submit run is not through yet
+            return  # the command line submitted it, or its submit run has not ended yet
         if pending.asset not in self.watched:
             self._end_orphan(item, pending)
             return
@@ -173,10 +173,10 @@ class Tick:
             self._release(item.hold, list(statuses.values()))
 
     def _statuses(self, pending: PendingPartitions) -> dict[str, Status]:
-        """Where each partition of a pending stands.
+        """The status of each partition.
 
         Raises:
-            ValueError: its job run was taken out of the ledger, or is in another one.
+            ValueError: its job run was removed from the ledger, or is in another one.
         """
         unknown = [job_run for job_run in pending.job_runs.values() if job_run not in self.statuses]
         if unknown:
@@ -184,15 +184,18 @@ class Tick:
         return {partition: self.statuses[job_run] for partition, job_run in pending.job_runs.items()}
 
     def _skip(self, item: _Item, error: Exception) -> None:
-        """Shows what cannot go on (a deleted partition, a job run that was cleaned up); an exception would end the tick for all others."""
+        """Logs an item that cannot continue (a deleted partition, a job run that was removed); an exception would end the tick for all others."""
         what = f"Run {item.id}" if item.pending is None else f"{item.pending.asset.to_user_string()} of run {item.pending.id}"
         self.failed.append(f"{what}: {type(error).__name__}.")
-        self.log.error(f"{what} cannot go on: {error}", exc_info=error)
+        self.log.error(f"{what} cannot continue: {error}", exc_info=error)
 
     # -- job runs without a hold --------------------------------------------------------------------------------
 
     def _pending_of(self, status: Status) -> PendingPartitions | None:
-        """The pending for an open job run without a hold run; None if Dagster did not submit it, or its hold was ended by hand: then it is cancelled."""
+        """The pending partition of an open job run without a hold run; None if Dagster did not submit it.
+
+        None, too, if its hold run was ended by hand: then the job run is cancelled.
+        """
         if status.state is RunState.CANCELLING:
             self.keld.advance(status.id, budget_s=_CANCEL_BUDGET_S)
             return None
@@ -207,7 +210,7 @@ class Tick:
         return None
 
     def _submitted(self, asset: Watched, status: Status) -> PendingPartitions | None:
-        """The pending of the run that last materialised this partition's batch, if it was for this job run."""
+        """The pending partition of the run that last materialised this batch partition, if that was for this job run."""
         filters = dg.AssetRecordsFilter(asset_key=asset.batch, asset_partitions=[status.partition] if status.partition else None)
         for record in self.context.instance.fetch_materializations(filters, limit=1).records:
             event = record.asset_materialization
@@ -219,7 +222,7 @@ class Tick:
         return None
 
     def _cancel(self, status: Status, hold: dg.DagsterRun) -> None:
-        """Cancels at the provider what a terminated hold run, or a cancelled backfill, stood for."""
+        """Cancels the job run of a terminated hold run, or of a cancelled backfill, at the provider."""
         self.log.info(f"{status.job}[{status.partition}] is cancelled at its provider: hold run {hold.run_id} is {hold.status.value}.")
         self.keld.cancel(status.id)
         self.keld.advance(status.id, budget_s=_CANCEL_BUDGET_S)
@@ -227,16 +230,16 @@ class Tick:
     # -- what is due --------------------------------------------------------------------------------------------
 
     def _has_due(self, pending: PendingPartitions) -> bool:
-        """Whether a collect run of some partition is due, or was."""
+        """True if a collect run of some partition is due, or was."""
         known = (self.statuses.get(job_run) for job_run in pending.job_runs.values())
         return any(status is not None and _is_due(status) for status in known)
 
-    def _collects(self, pending_sets: Sequence[PendingPartitions]) -> _Collects:
-        """The collect runs of these pending_sets, with one query, and what they materialized, with one for each asset."""
-        if not pending_sets:
+    def _collects(self, all_pending: Sequence[PendingPartitions]) -> _Collects:
+        """The collect runs of these, with one query, and what they materialised, with one query for each asset."""
+        if not all_pending:
             return _Collects({}, frozenset())
         found: dict[tuple[str, str, str], list[dg.RunRecord]] = {}
-        tags = {PHASE_TAG: COLLECT, WAIT_TAG: [pending.id for pending in pending_sets]}
+        tags = {PHASE_TAG: COLLECT, WAIT_TAG: [pending.id for pending in all_pending]}
         for record in self.context.instance.get_run_records(dg.RunsFilter(tags=tags)):
             of = record.dagster_run.tags
             found.setdefault((of[WAIT_TAG], of[ASSET_TAG], of.get(PARTITION_TAG, "")), []).append(record)
@@ -248,7 +251,7 @@ class Tick:
         return _Collects(found, frozenset().union(*materialized))
 
     def _materialized(self, asset: dg.AssetKey, records: Sequence[dg.RunRecord]) -> set[str]:
-        """Those of these runs that materialised the result: one that only sent a further round did not."""
+        """The ids of those runs that materialised the result; a run that only sent another round did not."""
         partitions = [record.dagster_run.tags[PARTITION_TAG] for record in records if PARTITION_TAG in record.dagster_run.tags]
         since = min(record.create_timestamp for record in records).replace(tzinfo=UTC) - _SKEW
         filters = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=partitions or None, after_timestamp=since.timestamp())
@@ -262,7 +265,7 @@ class Tick:
             cursor = page.cursor
 
     def _settle(self, pending: PendingPartitions, status: Status, collects: Sequence[dg.RunRecord], materialized: frozenset[str]) -> bool:
-        """Whether nothing more will come of a partition of a pending; asks for a collect run where one is due."""
+        """True if a partition needs no further collect run; requests one if it is due."""
         if not _is_due(status):
             return status.state is RunState.CANCELLED
         if collects:
@@ -270,7 +273,7 @@ class Tick:
             if not latest.is_finished or latest.is_complete_and_waiting_to_retry:
                 return False
             if latest.status is not dg.DagsterRunStatus.SUCCESS and not self._may_retry(pending, status, collects):
-                return True  # it is shown as failed where it failed; asking again for ever would hide that
+                return True  # the failed run shows the error; endless retries would hide it
             if latest.run_id in materialized or self._has_next_run(status):
                 return True
         if len(self.requests) < REQUESTS_A_TICK:
@@ -278,14 +281,14 @@ class Tick:
         return False
 
     def _has_next_run(self, status: Status) -> bool:
-        """Whether a job run that asked what was declared earlier has a next one, which pending_sets under its own hold."""
+        """True if an outdated job run has a successor, which has a hold run of its own."""
         if not status.over or status.outdated is None:
             return False
         youngest = self.keld.find(status.job, status.partition)
         return youngest is not None and youngest.id != status.id
 
     def _may_retry(self, pending: PendingPartitions, status: Status, collects: Sequence[dg.RunRecord]) -> bool:
-        """Whether the latest collect run died before it began, and may be asked again: nothing of ours was at fault."""
+        """True if the latest collect run died before it began, and may be requested again: its step did not fail."""
         dead = 0
         while (
             dead < len(collects) and collects[dead].start_time is None and collects[dead].dagster_run.status is dg.DagsterRunStatus.FAILURE
@@ -293,16 +296,16 @@ class Tick:
             dead += 1
         if dead >= TRIES:
             self.log.error(
-                f"{pending.asset.to_user_string()}[{status.partition}]: {dead} collect runs died before they began; it is not asked again. "
-                "See why Dagster cannot launch them, then materialize the partition: what was answered is paid, and kept."
+                f"{pending.asset.to_user_string()}[{status.partition}]: {dead} collect runs died before they began; no further one is requested. "
+                "Find out why Dagster cannot launch them, then materialize the partition: the answers are paid, and kept."
             )
         return 0 < dead < TRIES
 
     def _request(self, pending: PendingPartitions, status: Status, number: int) -> dg.RunRequest:
-        """The collect run of a partition: the result, and what was skipped in the submit run.
+        """The request for a partition's collect run: the result, and the assets that the submit run skipped.
 
         Raises:
-            ValueError: the partition is gone; Dagster would end the whole tick.
+            ValueError: the partition does not exist any more; Dagster would end the whole tick.
         """
         asset, partition = self.watched[pending.asset], status.partition or None
         if asset.partitions_def is not None and (partition is None or not asset.partitions_def.has_partition_key(partition)):
@@ -311,7 +314,7 @@ class Tick:
         if pending.backfill is not None and self._is_open(pending.backfill):
             tags[BACKFILL_TAG] = pending.backfill
         return dg.RunRequest(
-            # The same until its run is seen, so that a request asked twice is one run.
+            # The same key until its run is seen, so that a request made twice is one run.
             run_key=f"{pending.id}:{pending.asset.to_user_string()}:{status.id}:{number}",
             partition_key=partition,
             asset_selection=[pending.asset, *(key for key in pending.followers if key in asset.downstream)],
@@ -319,16 +322,16 @@ class Tick:
         )
 
     def _is_open(self, backfill_id: str) -> bool:
-        """Whether a backfill still takes runs: one that comes later is not part of it."""
+        """True if a backfill still accepts runs: a later run is not part of it."""
         backfill = self.context.instance.get_backfill(backfill_id)
         return backfill is not None and backfill.status.value == "REQUESTED"
 
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _end_orphan(self, item: _Item, pending: PendingPartitions) -> None:
-        """Ends a pending whose asset was renamed or removed meanwhile, when the provider is through with it; it would keep its backfill open for ever.
+        """Ends the hold run of an asset that was renamed or removed, when its batches have ended; it would keep its backfill open without end.
 
-        Not as cancelled: what is paid for is kept, for whichever asset has the job now.
+        Not as cancelled: what is paid for is kept, for the asset that has the job now.
         """
         statuses = [self.statuses[job_run] for job_run in pending.job_runs.values() if job_run in self.statuses]
         if item.hold is None or len(statuses) < len(pending.job_runs) or any(not _is_due(status) for status in statuses):
@@ -338,7 +341,7 @@ class Tick:
         release(
             self.context.instance,
             item.hold,
-            f"{name} is not in this code location any more. What was answered is paid, and kept: materialize the asset that has the job now.",
+            f"{name} is not in this code location any more. The answers are paid, and kept: materialize the asset that has the job now.",
         )
 
     def _release(self, hold: dg.DagsterRun, statuses: Sequence[Status]) -> None:
@@ -348,7 +351,7 @@ class Tick:
 
 
 def _is_due(status: Status) -> bool:
-    """Whether a collect run has something to do; a cancelled job run has no result to hand over."""
+    """True if a collect run has something to do; a cancelled job run has no result to hand over."""
     return status.wants_worker and status.state is not RunState.CANCELLED
 
 

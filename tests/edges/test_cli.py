@@ -176,7 +176,7 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_continue(emulator: Emu
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == Exit.INTERRUPTED, said + rest
-    assert "Interrupted. labels[monday] keeps its place: 1 batch goes on at the provider" in rest
+    assert "Interrupted. labels[monday] can be continued: 1 batch continues at the provider" in rest
     assert "keld cancel labels --partition monday" in rest
 
 
