@@ -124,7 +124,7 @@ def test_what_is_no_yes_or_no_over_the_answer_is_said_before_anything_is_sent(at
 
 
 def test_one_model_has_none_behind_it() -> None:
-    with pytest.raises(InvalidJob, match="Name a stronger one"):
+    with pytest.raises(InvalidJob, match="Add a stronger model"):
         cascade(models="openai:gpt-5-mini")
 
 

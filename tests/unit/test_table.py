@@ -440,9 +440,9 @@ def test_two_keys_never_share_a_file(keys: set[str], tmp_path: Path) -> None:
 
 def test_a_path_that_asks_for_a_partition_gets_one(tmp_path: Path) -> None:
     """A file named "{partition}" is never meant."""
-    with pytest.raises(SourceError, match="asks for a partition"):
+    with pytest.raises(SourceError, match="needs a partition"):
         open_table(f"{tmp_path}/{{partition}}.parquet")
-    with pytest.raises(SinkError, match="asks for a partition"):
+    with pytest.raises(SinkError, match="needs a partition"):
         write_table(f"{tmp_path}/{{partition}}.parquet", SCHEMA, [])
 
 
