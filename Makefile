@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo airflow-demo test types crash browser pictures map schedules adversary faults decisions lint bench lock clean
+.PHONY: demo airflow-demo unit test types crash browser pictures map schedules adversary faults decisions lint bench lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -17,11 +17,14 @@ demo: .venv/ready  ## the main job: a week of partitions through a real Dagster,
 airflow-demo: .venv/ready  ## the same week through a real Airflow
 	$(PY) -m example_project.airflow_demo
 
-# The suite starts a thousand processes: that each compiles all it imports anew helps nobody.
+# The suite starts a thousand processes: none of them should compile again what another one has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-# The suite commits thousands of small transactions, each with its fsync: memory, where there is room, instead of the disk.
+# The suite commits thousands of small transactions, each with an fsync: use memory instead of the disk if there is room.
 ROOMY := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR==2 && $$4 > 4000000 {print "/dev/shm"}')
+
+unit: .venv/ready  ## the tests without a server; under a minute
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto tests/unit
 
 test: .venv/ready  ## the fast suite
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto --dist loadgroup
@@ -29,7 +32,7 @@ test: .venv/ready  ## the fast suite
 types: .venv/ready  ## mypy over users' files, against the built wheel; a minute
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m "slow or not slow" tests/edges/test_wheel.py
 
-crash: .venv/ready  ## SIGKILL at every failpoint, both providers, both databases, all of them, and at instants that none names; minutes
+crash: .venv/ready  ## SIGKILL at every failpoint, both providers, both databases, all of them, and at instants without one; minutes
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto -m "slow or not slow" tests/chaos/test_crash.py tests/chaos/test_instant.py
 
 browser: .venv/ready  ## a person's clicks in the UIs of a real Airflow and a real Dagster, by Chromium; minutes

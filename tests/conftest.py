@@ -175,7 +175,7 @@ def browser() -> "Iterator[Browser]":
 
 @pytest.fixture
 def page(browser: "Browser", tmp_path: Path) -> "Iterator[Page]":
-    """A person's page; what it showed last lies in `tmp_path`, for whoever reads a failure."""
+    """A person's page; what it showed last lies in `tmp_path`, for the person who reads a failure."""
     from playwright.sync_api import expect
 
     from tests.support.chromium import PATIENCE_MS
@@ -188,7 +188,7 @@ def page(browser: "Browser", tmp_path: Path) -> "Iterator[Page]":
         page.screenshot(path=tmp_path / "last.png")
 
 
-# --- the books ----------------------------------------------------------------------------------------------------------
+# --- the bill -----------------------------------------------------------------------------------------------------------
 
 
 def pytest_configure() -> None:
@@ -208,12 +208,12 @@ def pytest_runtest_protocol() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Before the fixtures are taken down: the ledgers are held against the bill (see `books`)."""
+    """Before the fixtures are taken down: the ledgers are compared with the bill (`bill_check`)."""
     result = yield
     marker = item.get_closest_marker("books_open")
     how = bill_check.check(None if marker is None else marker.args[0])
     if how is not None:
-        item.user_properties.append(("books", how.value))
+        item.user_properties.append(("bill", how.value))
     return result
 
 
@@ -243,11 +243,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 _OTHERS = (("peer", anthropic), ("ledger_url", "postgres"))
 
-# --- what is told at the end ------------------------------------------------------------------------------------------
+# --- the lines at the end of a test run --------------------------------------------------------------------------------
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """How many kills there were, where, and what they broke; in how many tests the ledger was held against the bill."""
+    """How many kills there were, where, and what they broke; after how many tests the ledger was compared with the bill."""
     ended = [report for how in ("passed", "failed") for report in terminalreporter.stats.get(how, [])]
     kills = [(report, [point for name, point in report.user_properties if name == "killed_at"]) for report in ended]
     points = {point for _, killed_at in kills for point in killed_at}
@@ -258,7 +258,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.write_line(
             f"crashes: {kill_count} SIGKILLs in {len(schedules)} schedules at {len(points)} points (provider and failpoint, or line), {violations} violations"
         )
-    held = [how for report in ended for name, how in report.user_properties if name == "books"]
+    held = [how for report in ended for name, how in report.user_properties if name == "bill"]
     if held:
-        told = ", ".join(f"{how.value} {held.count(how)}" for how in bill_check.How)
-        terminalreporter.write_line(f"books: ledger and provider's bill, after {len(held)} tests: {told}")
+        counts = ", ".join(f"{how.value} {held.count(how)}" for how in bill_check.How)
+        terminalreporter.write_line(f"bill: ledger compared with the provider's bill after {len(held)} tests: {counts}")

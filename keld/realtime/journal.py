@@ -1,7 +1,7 @@
 """Journal: the answers to one shard's realtime requests, on disk before anything else is decided.
 
 Beside the road, below `loop`.  Two files.  The answers have the format of the provider's own result lines, so that
-`answer.collect` reads them like a batch's; a line counts only when its fsync has returned, and many lines share one fsync.  The marks
+`answer.judge_results` reads them like a batch's; a line counts only when its fsync has returned, and many lines share one fsync.  The marks
 (`<name>.sent`: `+7` row 7 is about to be sent, `-7` it was definitely not processed) reach the page cache only: this is enough against SIGKILL,
 and marks lost in a power cut make a count too low, but lose no row.  A row that was sent, without a `-` and without an answer, is in doubt,
 since it may have been paid.  An open journal is locked: a second worker with the same journal would pay for rows twice.

@@ -72,7 +72,7 @@ def run_realtime(
         encoder, reader, nonce: of the shard; the lines' custom_ids are made of the nonce.
         positions: ascending, unique.
         fragments: (position, prompt fragment) of the positions it is given, in order; read as requests begin.
-        journal: `answer.collect` reads it with `reader.journal` when the shard has ended.
+        journal: `answer.judge_results` reads it with `reader.journal` when the shard has ended.
         should_stop: True: no new request begins.  Called before each request and about every second until the end, so it must be cheap; an error
             that it raises ends the run in the same way, and is raised at the end.
 

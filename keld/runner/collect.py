@@ -83,7 +83,7 @@ def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], 
         return read_block(block)
 
     with disk_errors(context.files.dir, "What was answered is paid, and stays where it is."):
-        return answer.collect(
+        return answer.judge_results(
             [path for path in results if path.exists()],
             read,
             sent_of(context.environment, run, context.files, shard),

@@ -318,7 +318,7 @@ def sent_of(environment: Environment, run: JobRun, files: RunFiles, shard: Shard
         positions=read_positions(files.shard(shard.id).positions),
         model=name,
         lane=shard.lane,
-        unsatisfied=partial(unsatisfied, sealed=accept) if accept and name != run.terms.models[-1] else None,
+        unsatisfied=partial(unsatisfied, serialized=accept) if accept and name != run.terms.models[-1] else None,
         rates=_known(environment.rates(name, Lane(shard.lane), run.created_at, own), shard),
         standard=environment.rates(name, Lane.STANDARD, run.created_at, own),
     )

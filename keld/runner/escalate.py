@@ -12,11 +12,11 @@ from datetime import datetime
 
 import numpy as np
 
+from keld import deadline
 from keld.answer import Outcome
-from keld.deadline import moves_at
 from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.ledger import JobRun, Shard
-from keld.plan import moves_on
+from keld.plan import would_escalate
 from keld.price import Lane
 from keld.runner.context import Environment, RunContext, log
 from keld.runner.fast_lane import end_early
@@ -45,7 +45,7 @@ def escalation_times(environment: Environment, run: JobRun, shards: Sequence[Sha
     flex = flex_of(environment, run.terms, waiting)
     behind = {Lane.BATCH: None if flex is None else speeds[flex], Lane.FLEX: None}
     return {
-        lane: moves_at(run.deadline_at, _left(waiting), list(speeds.values()), batch=lane is Lane.BATCH, flex=speed)
+        lane: deadline.escalation_time(run.deadline_at, _left(waiting), list(speeds.values()), batch=lane is Lane.BATCH, flex=speed)
         for lane, speed in behind.items()
         if any(shard.lane == lane for shard in waiting)
     }
@@ -59,7 +59,7 @@ def escalate(context: RunContext, run: JobRun, shards: Sequence[Shard], *, heavy
     """
     due = [lane for lane, at in escalation_times(context.environment, run, shards).items() if at <= context.now()]
     waiting = [shard for shard in shards if shard.lane in due and shard.state in _WAITING]
-    if not waiting or run.deadline_at is None or context.now() >= run.deadline_at or not _would_move(context, run, waiting):
+    if not waiting or run.deadline_at is None or context.now() >= run.deadline_at or not _would_escalate(context, run, waiting):
         return False  # the deadline cannot be met, or nothing faster is possible: a late answer is better than none
     if heavy and run.terms.hedge and context.now() >= _hedge_at(context.environment, run, waiting):
         return _hedge(context, waiting)
@@ -91,7 +91,7 @@ def _hedge_at(environment: Environment, run: JobRun, waiting: Sequence[Shard]) -
     """The time after which the end of a batch cannot be awaited: all the time that is left is needed to ask its rows elsewhere."""
     assert run.deadline_at is not None
     speeds = [speed_of(environment, name, run.id) for name in run.terms.models]
-    return moves_at(run.deadline_at, _left(waiting), speeds, batch=False)
+    return deadline.escalation_time(run.deadline_at, _left(waiting), speeds, batch=False)
 
 
 def _hedge(context: RunContext, shards: Sequence[Shard]) -> bool:
@@ -105,14 +105,14 @@ def _hedge(context: RunContext, shards: Sequence[Shard]) -> bool:
     return bool(out)
 
 
-def _would_move(context: RunContext, run: JobRun, waiting: Sequence[Shard]) -> bool:
+def _would_escalate(context: RunContext, run: JobRun, waiting: Sequence[Shard]) -> bool:
     """True if the rows that are left would go to a faster lane, given the time and the ceiling now."""
     rows = np.concatenate([read_positions(context.files.shard(shard.id).positions) for shard in waiting])
     free = None
     if run.ceiling_usd is not None:
         free = run.ceiling_usd - run.spent_usd - run.reserved_usd + sum(s.worst_usd for s in waiting if s.state not in _UNSENT)
     found, terms = options(context.environment, ask_of(context, run, rows), run.deadline_at, free, rows=_left(waiting))
-    return moves_on(found, terms, Lane.BATCH if any(shard.lane == Lane.BATCH for shard in waiting) else Lane.FLEX)
+    return would_escalate(found, terms, Lane.BATCH if any(shard.lane == Lane.BATCH for shard in waiting) else Lane.FLEX)
 
 
 def _left(waiting: Sequence[Shard]) -> int:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from keld.answer import AnswerSink, Outcome, same
-from keld.cascade import seal
+from keld.cascade import serialize_accept
 from keld.errors import SchemaError
 from keld.job import Job, RunTerms, due, partition_end
 from keld.ledger import Shard
@@ -154,7 +154,7 @@ def _terms(job: Job, models: Sequence[str], *, marked: bool) -> RunTerms:
         cache="own" if marked else job.cache,
         probability=job.probability,
         priority=job.priority,
-        accept=seal(job.name, job.accept, output_schema(job.output_type, prefix=job.output_prefix)),
+        accept=serialize_accept(job.name, job.accept, output_schema(job.output_type, prefix=job.output_prefix)),
         probe=job.probe,
         hedge=job.hedge,
         prices={name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},

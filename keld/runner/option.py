@@ -21,7 +21,7 @@ from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
 from keld.job import AUTO, RunTerms
 from keld.ledger import Shard, nonce
-from keld.plan import Candidate, Option, Terms, Work, evaluate, shared_texts, work_of
+from keld.plan import Candidate, Constraints, Option, Work, evaluate, shared_texts, work_of
 from keld.price import Lane, Rates
 from keld.providers.provider import Provider
 from keld.request import Question
@@ -78,15 +78,15 @@ class Ask:
 
 def options(
     environment: Environment, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None, *, rows: int | None = None
-) -> tuple[list[Option], Terms]:
-    """All options, the usable ones first, by total cost; and the terms by which they were evaluated.
+) -> tuple[list[Option], Constraints]:
+    """All options, the usable ones first, by total cost; and the constraints by which they were evaluated.
 
     Args:
         ceiling_usd: what may still be spent.
         rows: how many of these have no answer yet, if some may have one that is not collected; None: all of them.
     """
     candidates = list(_candidates(environment, ask))
-    terms = Terms(
+    terms = Constraints(
         now=environment.clock(),
         due=due,
         ceiling_usd=ceiling_usd,
@@ -186,7 +186,7 @@ def worst_rates(environment: Environment, ask: Ask, provider: Provider, model: s
     """The highest rates that an answer in a lane may cost: a flex request may be served and billed as a standard one, and cache writes may cost more."""
     served, now, own = Lane.STANDARD if lane is Lane.FLEX else lane, environment.clock(), ask.terms.prices
     found = provider.rates(model, served, now, own) or provider.rates(model, lane, now, own)
-    return found.at_worst(unmarked=provider.caching(ask.question, model).by_itself, hour=ask.terms.cache == "own") if found else None
+    return found.worst_case(unmarked=provider.caching(ask.question, model).by_itself, hour=ask.terms.cache == "own") if found else None
 
 
 def cache_of(

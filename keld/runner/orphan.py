@@ -268,7 +268,7 @@ class Sweep:
             folder = Path(directory)
             results = self.provider.download(batch, lambda n: folder / f"result-{n}.jsonl", most_bytes(question, shard))
             read = self.provider.reader(question, shard.model).results
-            return answer.collect(results, read, sent_of(self.environment, run, files, shard), output, folder / "answers.parquet")
+            return answer.judge_results(results, read, sent_of(self.environment, run, files, shard), output, folder / "answers.parquet")
 
     # -- acting -----------------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ def check_owner(environment: Environment, namespace: Namespace, asked: Submissio
     before = ledger.catalog.latest(namespace.name, job.name, asked.key)
     latest = ledger.catalog.latest_of(namespace.name, job.name)
     known = [run for run in (latest, before) if run is not None]
-    if known and all(mine.is_anothers(run.owner, run.fingerprint, run.declared, run.source) for run in known):
+    if known and all(mine.belongs_to_another(run.owner, run.fingerprint, run.declared, run.source) for run in known):
         raise _anothers(asked, known[0])
     earlier = namespace.latest(ledger, job.name, asked.key) if before is None else None
     if earlier is not None and earlier.fingerprint == mine.fingerprint and earlier.owner in (None, mine.owner):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from keld.deadline import escalate_at
+from keld.deadline import standard_escalation_time
 from keld.ledger import JobRun, QueuedShard, Shard
 from keld.runner.context import RunContext
 from keld.runner.option import speed_of
@@ -67,7 +67,9 @@ def yields_until(context: RunContext, run: JobRun, shard: Shard) -> datetime | N
     latest = run.created_at + _HOUR
     if run.deadline_at is not None:
         left = sum(other.requests - (other.done or 0) for other in context.ledger.shards(run.id) if other.state not in TERMINAL)
-        latest = escalate_at(run.deadline_at, left, speed_of(context.environment, f"{shard.provider}:{shard.model}", run.id), batch=False)
+        latest = standard_escalation_time(
+            run.deadline_at, left, speed_of(context.environment, f"{shard.provider}:{shard.model}", run.id), batch=False
+        )
     return min(latest, now + context.settings.poll_least) if now < latest else None
 
 

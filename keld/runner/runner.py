@@ -29,7 +29,7 @@ from keld.errors import (
     SinkError,
     StagingError,
 )
-from keld.http import telling, within
+from keld.http import reporting_progress, within
 from keld.ledger import JobRun, Ledger, Shard
 from keld.price import Lane
 from keld.providers.provider import Provider
@@ -305,7 +305,7 @@ class Runner:
             yield None
             return
         try:
-            with _Heartbeat(self.ledger, context, self.clock), telling(context.pulse):
+            with _Heartbeat(self.ledger, context, self.clock), reporting_progress(context.pulse):
                 yield context
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", run_id, lost)

@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Any
 
 from keld.errors import InvalidJob
-from keld.identity import Identity, declared, name_of
+from keld.identity import Identity, declared, key_of, name_of
 from keld.instant import utc
 from keld.job import Job
-from keld.path import check_path
+from keld.path import absolute_path, check_path
 from keld.reading import Reading
 from keld.request import Question, fingerprint
 from keld.schema import OutputSchema, output_schema
@@ -45,7 +45,7 @@ class Submission:
     @property
     def key(self) -> str:
         """The partition's key; empty for a table without partitions."""
-        return self.partition or ""
+        return key_of(self.partition)
 
     @property
     def target(self) -> str | None:
@@ -70,7 +70,7 @@ def submission(
     Raises:
         InvalidJob, SchemaError: an argument that is not valid.
     """
-    key = _keepable(partition or "")
+    key = _keepable(key_of(partition))
     ends_at = None if ends_at is None else utc(ends_at, f"{job.name}[{key}]: ends_at")
     check_path(source, "source")
     check_path(sink, "sink")
@@ -125,7 +125,4 @@ def _absolute(sink: Any) -> str:
         raise InvalidJob(
             f"sink is of type {type(sink).__name__}. Nothing was sent. Give a path or URI, or none and `Keld.read`.", field="sink"
         )
-    text = os.fspath(sink)
-    if "://" in text:
-        return text
-    return os.path.abspath(os.path.expanduser(text)) + ("/" if text.endswith("/") else "")
+    return absolute_path(os.fspath(sink))

@@ -14,7 +14,7 @@ import numpy as np
 
 from keld import snapshot
 from keld.answer import Outcome
-from keld.duplicate import find_duplicates, keep_duplicates
+from keld.duplicate import find_duplicates, write_duplicates
 from keld.enrich import KELD_COLUMNS
 from keld.errors import InvalidJob
 from keld.job import Job
@@ -105,7 +105,7 @@ def _once(taken: Taken, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     files = taken.files
     duplicates, leaders = find_duplicates(files.snapshot, sizes)
     with disk_errors(files.dir, "Nothing was sent."):
-        keep_duplicates(files.duplicates, duplicates, leaders)
+        write_duplicates(files.duplicates, duplicates, leaders)
     once = sizes.copy()
     once[duplicates] = 0
     return once

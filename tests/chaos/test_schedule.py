@@ -1,7 +1,7 @@
-"""No row lost, no row paid twice, whatever the order in which workers run, freeze and die (see `schedule`).
+"""No row lost, no row paid twice, whatever the order in which workers run, freeze and die (see `tests/support/worker_schedule.py`).
 
 `make schedules N=200000` runs that many, spread over the cores; each test is a shard of them with a seed of its own, which is in its name.
-Every third seed runs a quarter as many in haste, too (see `haste`; these take four times as long).  A failure is shrunk and printed as
+Every third seed runs a quarter as many in the fast lanes, too (see `fast_lane_schedule`; these take four times as long).  A failure is shrunk and printed as
 the steps to it; `make schedules SEED=...` with the printed seed runs the same again.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.support import ticket_job
-from tests.support.fast_lane_schedule import Haste
-from tests.support.injected_bugs import BUGS, IN_HASTE
+from tests.support.fast_lane_schedule import FastLaneSchedule
+from tests.support.injected_bugs import BUGS, IN_FAST_LANE
 from tests.support.worker_schedule import SHARDS, START, Schedule, Violation, explore, prepared
 
 pytestmark = pytest.mark.books_open("each schedule has held its own against the bill, and leaves out what nobody can tell to be ours")
@@ -36,11 +36,11 @@ def test_no_schedule_loses_a_row_or_pays_it_twice(seed: int, schedules: int, rec
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize(("seed", "schedules"), [(seed, schedules // 4) for seed, schedules in SHARDS if seed % 3 == 0], ids=str)
-def test_no_schedule_in_haste_loses_a_row_or_pays_it_twice(
+def test_no_schedule_in_the_fast_lanes_loses_a_row_or_pays_it_twice(
     seed: int, schedules: int, record_property: Callable[[str, object], None]
 ) -> None:
     """The same where rows are asked one by one, from the start or for a deadline's sake."""
-    for name, count in explore(seed, schedules, kind=Haste).items():
+    for name, count in explore(seed, schedules, kind=FastLaneSchedule).items():
         record_property(name, count)
 
 
@@ -50,7 +50,9 @@ def test_no_schedule_in_haste_loses_a_row_or_pays_it_twice(
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("kind", "bug"), [(kind, bug) for kind, bugs in ((Schedule, BUGS), (Haste, IN_HASTE)) for bug in bugs.values()], ids=[*BUGS, *IN_HASTE]
+    ("kind", "bug"),
+    [(kind, bug) for kind, bugs in ((Schedule, BUGS), (FastLaneSchedule, IN_FAST_LANE)) for bug in bugs.values()],
+    ids=[*BUGS, *IN_FAST_LANE],
 )
 def test_a_bug_is_found(
     kind: type[Schedule], bug: Any, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
@@ -61,28 +63,28 @@ def test_a_bug_is_found(
     record_property("found", str(found.value))
 
 
-# --- what a schedule in haste is made of ----------------------------------------------------------------------------------
+# --- what a schedule in the fast lanes is made of ----------------------------------------------------------------------------------
 
 _IN_TWO_HOURS = {"deadline": START + timedelta(hours=2)}
 
 
-def in_haste(terms: dict[str, Any], omens: list[dict[str, Any]]) -> Haste:
+def in_fast_lane(terms: dict[str, Any], omens: list[dict[str, Any]]) -> FastLaneSchedule:
     """A schedule with one partition of four rows, two of which may be asked at once."""
-    schedule = Haste()
+    schedule = FastLaneSchedule()
     schedule.declare(
         peer=ticket_job.openai, omens=omens, shapes=[(4, 4)], ceiling=None, submitted=True, terms=terms, latency_s=30, at_once=2
     )
     return schedule
 
 
-def ends(schedule: Haste) -> Counter[str | None]:
+def ends(schedule: FastLaneSchedule) -> Counter[str | None]:
     return Counter(request.end for request in schedule.requests)
 
 
 @pytest.mark.parametrize("point", ["realtime.send", "realtime.received"])
 def test_what_is_in_flight_at_a_kill_is_asked_again_and_no_other_row(point: str) -> None:
     """The event loop stands in the worker's own thread: held, none of its requests goes on."""
-    schedule = in_haste({"lane": "standard"}, [])
+    schedule = in_fast_lane({"lane": "standard"}, [])
     schedule.break_off(n=0, point=point, passes=2, dies=True, seconds=125)
     killed = ends(schedule)["killed"]
     schedule.teardown()
@@ -92,7 +94,7 @@ def test_what_is_in_flight_at_a_kill_is_asked_again_and_no_other_row(point: str)
 
 def test_what_stands_on_disk_at_a_kill_is_not_asked_again() -> None:
     """Its line is written, and the fsync had not returned: a SIGKILL leaves it."""
-    schedule = in_haste({"lane": "standard"}, [])
+    schedule = in_fast_lane({"lane": "standard"}, [])
     schedule.break_off(n=0, point="realtime.journal", passes=1, dies=True, seconds=125)
     kept = ends(schedule)["kept"]
     schedule.teardown()
@@ -102,7 +104,7 @@ def test_what_stands_on_disk_at_a_kill_is_not_asked_again() -> None:
 
 def test_who_stands_still_in_a_stretch_keeps_others_out_of_it_and_goes_home() -> None:
     """Its lease is another's by then, and its journal is not."""
-    schedule = in_haste({"lane": "standard"}, [])
+    schedule = in_fast_lane({"lane": "standard"}, [])
     schedule.break_off(n=0, point="realtime.received", passes=1, dies=False, seconds=601)
     schedule.tick(n=0, ticks=1)
     assert len(schedule.requests) == 2
@@ -114,7 +116,7 @@ def test_who_stands_still_in_a_stretch_keeps_others_out_of_it_and_goes_home() ->
 
 def test_a_batch_that_is_late_is_rescued_and_its_rescuer_may_die() -> None:
     """What it had answered is bought nowhere else; the rest by itself."""
-    schedule = in_haste(_IN_TWO_HOURS, [{"at": "life", "do": "stuck", "done": 0.5}])
+    schedule = in_fast_lane(_IN_TWO_HOURS, [{"at": "life", "do": "stuck", "done": 0.5}])
     schedule.tick(n=0, ticks=1)
     schedule.turn(seconds=6_000)
     schedule.tick(n=0, ticks=2)  # its latest safe moment comes, and the provider's last word

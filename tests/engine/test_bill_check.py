@@ -1,4 +1,4 @@
-"""The check of the books can fail: a pico-dollar, a batch nobody knows and a reservation that is forgotten are each found."""
+"""The comparison of ledger and bill can fail: a difference of a pico-dollar, an unknown batch and a forgotten reservation are each found."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

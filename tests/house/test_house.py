@@ -194,6 +194,32 @@ def test_a_file_of_staging_is_written_under_a_failpoint_of_its_own() -> None:
     assert len(found) == len(set(found))
 
 
+# --- tests ------------------------------------------------------------------------------------------------------------
+
+TESTS = ROOT / "tests"
+LAYERS = set(re.findall(r"^\| \[([a-z]+)/\]\(\1\) \|", (TESTS / "README.md").read_text(), re.MULTILINE))
+SERVERS = {"emulator", "open_emulator", "keld", "open_keld", "ledger_url", "postgres", "peer"}  # fixtures of tests/conftest.py
+
+
+def test_every_test_lies_in_a_layer_that_the_readme_of_the_tests_names() -> None:
+    assert {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("test_*.py")} == LAYERS
+
+
+@pytest.mark.parametrize("path", sorted((TESTS / "unit").glob("test_*.py")), ids=lambda path: path.stem)
+def test_a_unit_test_starts_no_server(path: Path) -> None:
+    """So the layer stays quick, and a failure there is a failure of one file."""
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    fixtures = {argument.arg for function in functions if function.name.startswith("test_") for argument in function.args.args}
+    assert fixtures & SERVERS == set()
+    assert [name for name in _imports(path) if name.startswith(("keld.emulator", "moto", "tests."))] == []
+
+
+@pytest.mark.parametrize("path", sorted((TESTS / "support").glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_a_support_module_begins_with_its_name(path: Path) -> None:
+    header = ast.get_docstring(ast.parse(path.read_text())) or ""
+    assert header.partition(":")[0].lower().replace(" ", "_") == path.stem
+
+
 # --- documents --------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
-"""Books: after every test that had an emulator and a ledger, what the ledger says was paid is held against the provider's bill.
+"""Bill check: after every test with an emulator and a ledger, what the ledger says was paid is compared with the provider's bill.
 
-The bill is reckoned from the provider's side (its own counts of tokens, at the price list), batch by batch, to the pico-dollar:
+The bill is computed from the provider's side (its own counts of tokens, at the price list), batch by batch, to the pico-dollar:
 
 - a batch that was collected whole, and an orphan that was settled, cost what the bill says of that batch: not more, not less;
 - so did all the requests of the fast lanes together, which have no batch;

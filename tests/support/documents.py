@@ -1,4 +1,4 @@
-"""Documents: README and docs/ as data: pages, their blocks, paragraphs, links.  For the tests that hold them against the code."""
+"""Documents: README and docs/ as data: pages, their blocks, paragraphs, links.  For the tests that compare them with the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Haste: schedules whose job runs use the fast lanes: asked one by one from the start, or rescued from a batch that is late.
+"""Fast lane schedule: random schedules whose job runs use the fast lanes: from the start, or as the rescue of a late batch.
 
 A stretch runs in its worker's own thread, event loop and all: held at a failpoint, all of it is held, as by SIGSTOP; killed there, all
 that was in flight is in flight for ever.  What a dead process lets go by itself, the lock of its journal, is let go for it.
@@ -132,7 +132,7 @@ class Request:
 class Watched(Journal):
     """A journal that tells the schedule what is asked through it."""
 
-    def __init__(self, schedule: Haste, path: Path, nonce: str, read: Callable[[bytes], list[Reply]]) -> None:
+    def __init__(self, schedule: FastLaneSchedule, path: Path, nonce: str, read: Callable[[bytes], list[Reply]]) -> None:
         super().__init__(path, nonce, read)
         self.schedule, self.path, self.nonce, self.read = schedule, path, nonce, read
         self.worker = threading.current_thread()
@@ -211,7 +211,7 @@ async def _in_the_loop(act: Callable[..., Any], *more: Any) -> Any:
 # --- the schedule ---------------------------------------------------------------------------------------------------
 
 
-class Haste(Schedule):
+class FastLaneSchedule(Schedule):
     """As `Schedule`, with job runs that have a deadline or a fast lane."""
 
     def __init__(self) -> None:

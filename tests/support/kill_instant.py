@@ -1,6 +1,6 @@
-"""Instant: when a worker dies, where no failpoint names it: before its n-th line of `keld`, or after a span of real time.
+"""Kill instant: when a worker is killed away from any failpoint: before its n-th line of `keld`, or after a span of real time.
 
-Beside `worker`, whose fork server its processes come from.  A line counts only its first few times: else most deaths would be in a loop.
+The fork server of `worker_process` starts it.  A line counts only its first few times: otherwise most kills would fall in a loop.
 """
 
 from __future__ import annotations

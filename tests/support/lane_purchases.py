@@ -1,7 +1,7 @@
-"""Story: what the tests of deadlines, lanes and rescues share: who was bought in which lane, how time passes while rows are asked, the money at each step.
+"""Lane purchases: which row was bought in which lane, how time passes while rows are asked, and the money at each step.
 
-A bill of realtime calls knows no custom_ids: the emulator's answerer is listened to, and a purchase is told by the ticket in the
-request that was answered.  All of it is reckoned on the emulator's side.
+For the tests of deadlines, lanes and rescues.  The bill of realtime calls has no custom_ids, so the emulator's answerer is watched:
+a purchase is known by the ticket in the request that was answered.  All of it is counted on the emulator's side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from keld.answer import Outcome
 from keld.emulator import BillEntry, Emulator
 from tests.support.ticket_job import Peer, billed_usd
 
-# A batch that stalls is waited for by hours: fewer looks, the same story.
+# A batch that stalls is waited for by hours: fewer looks, the same purchases.
 PATIENT = Settings(poll_least=timedelta(seconds=60), poll_most=timedelta(minutes=30))
 HOUR = timedelta(hours=1)
 _ticket = re.compile(rb"ticket (\d+):").search
@@ -95,7 +95,7 @@ def tell(keld: Keld, emulator: Emulator, job: Job, table: pa.Table, **how: Any) 
 
 
 def follow(keld: Keld, emulator: Emulator, run_id: str, *, most: int = 200, each: Callable[[Status], None] = lambda status: None) -> Status:
-    """The job run when it is over, as `scene.finish`; `each` is called with every status on the way."""
+    """The job run when it is over, as `ticket_job.finish`; `each` is called with every status on the way."""
     for _ in range(most):
         status = keld.advance(run_id)
         assert status.ceiling_usd is None or status.cost_usd + status.reserved_usd <= status.ceiling_usd, status

@@ -1,6 +1,6 @@
-"""Patience: a test waits for as long as something moves.
+"""Progress wait: a test waits as long as something makes progress.
 
-A slow or busy machine is no fault; one on which nothing moves any more is.  So no wait of the suite ends after a number of seconds alone.
+A slow or busy machine is no error; one where nothing makes progress is.  So no wait of the suite ends after a number of seconds alone.
 """
 
 import time

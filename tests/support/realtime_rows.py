@@ -1,4 +1,4 @@
-"""Fast: rows that are asked at once by the engine of the fast lanes, and what must be true of them; also the kill tests' worker process."""
+"""Realtime rows: rows that the engine of the fast lanes asks at once, the checks of what came out, and a process that can be killed in it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from keld import Account
-from keld.answer import Sent, Tally, collect
+from keld.answer import Sent, Tally, judge_results
 from keld.emulator import Emulator
 from keld.price import Lane, rates
 from keld.providers.encoder import Encoder, Reader
@@ -34,7 +34,7 @@ DAY = datetime(2026, 11, 20, tzinfo=UTC)
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Some rows in one lane of one provider, and their journal; small enough to be told to another process."""
+    """Some rows in one lane of one provider, and their journal; small enough to be sent to another process."""
 
     peer: Peer
     folder: str
@@ -80,7 +80,7 @@ class Rows:
         assert known is not None
         sent = Sent(nonce=NONCE, positions=self.positions, model=self.peer.models, lane=self.lane.value, rates=known, standard=standard)
         answers = Path(self.folder) / "answers.parquet"
-        tally = collect([self.journal], self.reader.journal, sent, OutputSchema.from_json(output_schema(Label).to_json()), answers)
+        tally = judge_results([self.journal], self.reader.journal, sent, OutputSchema.from_json(output_schema(Label).to_json()), answers)
         return tally, [row for batch in read_parquet(answers) for row in batch.to_pylist()]
 
     def paid(self, emulator: Emulator) -> Counter[int]:
@@ -114,8 +114,8 @@ def work(rows: Rows, env: dict[str, str], at_once: int) -> None:
 
 def killed(rows: Rows, env: dict[str, str], failpoint: str, *, nth: int = 1, at_once: int = 4) -> int | None:
     """The exit code of a process that asks the rows and dies at its `nth` pass of `failpoint`."""
-    told = {**env, "KELD_FAILPOINT": f"{failpoint}:kill9:{nth}"}
-    process = server().Process(target=work, args=(replace(rows), told, at_once))  # a copy: without what is made at first use
+    with_kill = {**env, "KELD_FAILPOINT": f"{failpoint}:kill9:{nth}"}
+    process = server().Process(target=work, args=(replace(rows), with_kill, at_once))  # a copy: without what is made at first use
     process.start()
     process.join(60)
     return process.exitcode

@@ -1,4 +1,4 @@
-"""A server on bare sockets that takes its time: it accepts and never answers, or gives head or body a byte at a time, for ever.
+"""Slow server: a server on bare sockets that accepts and never answers, or sends head or body one byte at a time, without end.
 
 It shares no line with the emulator, nor with any HTTP library: what it sends is written here.  `hurried` says which requests are answered at once.
 """
@@ -135,12 +135,12 @@ class OneBatch:
             return b"".join(map(self._line, self.custom_ids))
         self.creates += (method, route) == ("POST", "batches")
         named = re.search(r"batch_\d+", path)
-        told: object = self._batch(named[0] if named else f"batch_{self.creates}")
+        reply: object = self._batch(named[0] if named else f"batch_{self.creates}")
         if (method, route) == ("GET", "batches"):
-            told = {"data": [told] if self.creates else [], "has_more": False}
+            reply = {"data": [reply] if self.creates else [], "has_more": False}
         elif route == "files":
-            told = {"id": "file-1", "deleted": True}
-        return json.dumps(told).encode()
+            reply = {"id": "file-1", "deleted": True}
+        return json.dumps(reply).encode()
 
     @staticmethod
     def _route(path: str) -> str:
@@ -164,8 +164,8 @@ class OneBatch:
             "stop_reason": "end_turn",
             "usage": {"input_tokens": 5, "output_tokens": 1},
         }
-        told = {"custom_id": custom_id, "response": {"status_code": 200, "body": body}, "result": {"type": "succeeded", "message": message}}
-        return json.dumps(told).encode() + b"\n"
+        line = {"custom_id": custom_id, "response": {"status_code": 200, "body": body}, "result": {"type": "succeeded", "message": message}}
+        return json.dumps(line).encode() + b"\n"
 
 
 @contextmanager

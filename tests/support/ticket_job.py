@@ -1,6 +1,6 @@
-"""Scene: the rows and jobs that the end-to-end tests share, and what must be true in the end.
+"""Ticket job: the rows and the job that most tests run, the providers they run it at, and the checks of what came out.
 
-The oracles reckon from the emulator's side, its bill and its log of calls, never from Keld's own numbers.
+The checks use the emulator's side (its bill and its log of calls), never Keld's own numbers.
 """
 
 from __future__ import annotations

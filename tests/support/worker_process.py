@@ -1,6 +1,6 @@
-"""Worker: a process that submits and advances one job run, and may be killed anywhere: `KELD_FAILPOINT=name:kill9`.
+"""Worker process: it submits and advances one job run, and can be killed at any failpoint: `KELD_FAILPOINT=name:kill9`.
 
-Run by the kill tests through a fork server, which has imported everything once; its clock is the emulator's, over HTTP.
+The kill tests start it through a fork server that has imported everything once.  Its clock is the emulator's, over HTTP.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ SCENARIOS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """What a worker process is told."""
+    """What a worker process has to do."""
 
     env: dict[str, str]
     home: str
@@ -182,8 +182,8 @@ def server() -> ForkServerContext:
 
 def killed(order: Order, failpoint: str, nth: int = 1) -> int | None:
     """The exit code of a worker that dies at its `nth` pass of `failpoint`; 0 where it never came by."""
-    told = replace(order, env={**order.env, "KELD_FAILPOINT": f"{failpoint}:kill9:{nth}"})
-    process = server().Process(target=work, args=(told,))
+    deadly = replace(order, env={**order.env, "KELD_FAILPOINT": f"{failpoint}:kill9:{nth}"})
+    process = server().Process(target=work, args=(deadly,))
     process.start()
     process.join(60)
     return process.exitcode

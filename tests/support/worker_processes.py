@@ -1,6 +1,6 @@
-"""Crowd: real processes upon the same job runs: workers that advance, sensors that poll, a command line, one that stands still.
+"""Worker processes: several real processes on the same job runs: workers that advance, sensors that poll, a command line, one that stands still.
 
-Beside `worker`, whose fork server they come from.  Each writes its log and whatever it raises to a file of its own.
+The fork server of `worker_process` starts them.  Each writes its log and every exception to a file of its own.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Place:
 # --- the members ------------------------------------------------------------------------------------------------------
 
 
-def start(member: Callable[..., None], place: Place, *told: Any) -> BaseProcess:
-    """A process that is that member: `member(place, *told)`."""
-    process = server().Process(target=_speaking_into_its_log, args=(member, place, *told))
+def start(member: Callable[..., None], place: Place, *arguments: Any) -> BaseProcess:
+    """A process that is that member: `member(place, *arguments)`."""
+    process = server().Process(target=_speaking_into_its_log, args=(member, place, *arguments))
     process.start()
     return process
 
@@ -92,13 +92,13 @@ def _keld(place: Place) -> Keld:
     return Keld(home=place.home, ledger_url=place.ledger_url, settings=PATIENCE)
 
 
-def _speaking_into_its_log(member: Callable[..., None], place: Place, *told: Any) -> None:
+def _speaking_into_its_log(member: Callable[..., None], place: Place, *arguments: Any) -> None:
     with Path(place.log).open("ab", buffering=0) as log:
         os.dup2(log.fileno(), 2)
     os.environ.update(place.env)
     logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s", force=True)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    member(place, *told)
+    member(place, *arguments)
 
 
 # --- one that stands still --------------------------------------------------------------------------------------------

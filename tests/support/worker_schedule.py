@@ -1,4 +1,4 @@
-"""Schedule: workers that run one at a time, from failpoint to failpoint, in every order that Hypothesis thinks of.
+"""Worker schedule: workers that run one at a time, from failpoint to failpoint, in random orders that Hypothesis chooses.
 
 The runner, the ledger, the SDKs and the emulator are the real ones.  A worker is a thread that is held at every failpoint until the
 schedule lets it go on; it is frozen by turning the clock meanwhile, and killed by never letting it go on again: what SIGKILL leaves
@@ -198,7 +198,7 @@ class World:
         live.gate.calls.clear()
         self.tickets.clear()
         emulator._clock._frozen_at, emulator._clock._offset_s = START.timestamp(), 0.0
-        # Emptied, not made anew: SQLAlchemy compiles its statements once an engine, a third of the time of a schedule.
+        # Emptied, not made again: SQLAlchemy compiles its statements once an engine, a third of the time of a schedule.
         with sqlite3.connect(self.folder / "ledger.db") as db:
             for (table,) in db.execute(
                 "SELECT name FROM sqlite_master WHERE name LIKE 'keld\\_%' ESCAPE '\\' AND type = 'table'"
@@ -321,7 +321,7 @@ _LIFE: list[dict[str, Any]] = [
     *({"at": "download", "do": "truncate", "bytes": size, "times": n} for size in (0, 300) for n in (1, 8)),
     {"at": "download", "do": "truncate", "bytes": 300, "times": 1, "clean": True},
 ]  # fmt: skip
-# Anthropic's batches carry no mark: one that lies about its size while it runs cannot be told from somebody else's.
+# Anthropic's batches carry no mark: one that lies about its size while it runs cannot be distinguished from another owner's.
 _OF_OPENAI = {"match": {"provider": "openai"}}
 GRAVE = [{"at": "create", **fault} for fault in _CREATE]
 FAULTS = [
@@ -382,7 +382,7 @@ class Schedule(RuleBasedStateMachine):
         self.ledger = self.world.ledger
         self.patience = Settings(poll_least=timedelta(seconds=_LATENCY_S))
         self.peers: list[Peer] = []  # all that may be asked
-        self.terms: dict[str, Any] = {}  # of all jobs, besides those that every schedule has
+        self.terms: dict[str, Any] = {}  # of all jobs, in addition to those of every schedule
         self.keld = self.open_keld(0)
         self.partitions: list[Partition] = []
         self.workers: list[Worker] = []
@@ -531,7 +531,7 @@ class Schedule(RuleBasedStateMachine):
         self.world.emulator.clear_faults()
         for partition in self.partitions:
             if self.keld.find("echo", partition.key) is None:
-                self._submit(self.keld, partition)  # whoever was to submit it died before it had
+                self._submit(self.keld, partition)  # the worker that should submit it died before it did
         for n in range(_TICKS_MOST):
             open_runs = self.keld.statuses(open_only=True)
             if not open_runs:

@@ -4,16 +4,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keld import Keld
-from keld.emulator import Emulator
 from keld.shard import Limits, Slice, cut, fitting
-from keld.state import RunState
-from tests.support.ticket_job import openai, outcomes, run, triage
 
 LIMITS = Limits(max_requests=3, max_bytes=100, max_line_bytes=60)
 
@@ -106,15 +101,3 @@ def test_a_row_too_large_for_any_batch_is_not_asked_and_harms_no_other() -> None
 def test_a_user_can_only_lower_the_limits(requests: int | None, size: int | None, lowered: tuple[int, int, int]) -> None:
     found = LIMITS.lowered(requests, size)
     assert (found.max_requests, found.max_bytes, found.max_line_bytes) == lowered
-
-
-@pytest.mark.parametrize("large", [[1], [3], [0, 1, 2, 3]], ids=["in the middle", "at the end", "all"])
-def test_a_row_too_large_for_any_batch_has_its_outcome_and_the_job_run_is_finished(
-    keld: Keld, emulator: Emulator, large: list[int]
-) -> None:
-    """It must neither slip into a file that is then too large, nor look as if somebody had cancelled."""
-    table = pa.table({"ticket_id": range(4), "body": ["x" * (9_000 if n in large else 9) for n in range(4)]})
-    status = run(keld, emulator, triage(openai, max_shard_bytes=5_000), table)
-    expected = ["unaskable" if n in large else "answered" for n in range(4)]
-    assert (status.state, outcomes(keld, status)) == (RunState.FINISHED, expected)
-    assert [batch.requests for batch in status.batches] == [batch.done for batch in status.batches]

@@ -64,7 +64,7 @@ def load(url: str, sql: str) -> None:
 
 
 def test_what_an_earlier_version_left_is_finished_and_spent_right(left: tuple[Keld, Emulator], tmp_path: Path) -> None:
-    """After the test the ledger is held against the bill, too: see `books`."""
+    """After the test the ledger is compared with the bill, too (`bill_check`)."""
     keld, emulator = left
     for provider in PROVIDERS:
         for partition in PARTITIONS:

@@ -3,6 +3,7 @@
     openai_chat         chat completions
     openai_responses    responses
     openai_embeddings   embeddings
+    openai_family       what these three have in common
     openai_answer       what an answer to any of these three says
     openai_cache        prompt caching of OpenAI's models, and its marks
     openai_schema       structured outputs of OpenAI: the strict subset

@@ -10,8 +10,7 @@ from typing import Any
 from keld.cache import Ttl
 from keld.errors import InvalidJob
 from keld.price import Lane
-from keld.providers.dialects import openai_answer, openai_cache, openai_schema, openai_vocabulary
-from keld.providers.dialects.openai_chat import OWN_PARAMS, MessageTemplate, message_template
+from keld.providers.dialects.openai_family import MessageTemplate, OpenAIFamily, message_template
 from keld.providers.template import Hole
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -19,16 +18,8 @@ from keld.schema import OutputSchema
 PATH = "/v1/embeddings"
 
 
-class OpenAIEmbeddings:
+class OpenAIEmbeddings(OpenAIFamily):
     """`Dialect` of embeddings."""
-
-    body_type = openai_answer.Body
-    own_params = OWN_PARAMS
-    cache_fields = openai_cache.FIELDS
-    fit = staticmethod(openai_schema.fit)
-    judge = staticmethod(openai_answer.judge)
-    caching = staticmethod(openai_cache.caching)
-    counter = staticmethod(openai_vocabulary.counter)
 
     def path(self, model: str) -> str:
         return PATH

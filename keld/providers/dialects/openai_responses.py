@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from keld.cache import Ttl
-from keld.providers.dialects import openai_answer, openai_cache, openai_schema, openai_vocabulary
-from keld.providers.dialects.openai_chat import OWN_PARAMS, MessageTemplate, in_lane, message_template
+from keld.providers.dialects import openai_cache, openai_schema
+from keld.providers.dialects.openai_family import MessageTemplate, OpenAIFamily, message_template
 from keld.providers.template import Hole
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -17,17 +17,8 @@ from keld.schema import OutputSchema
 PATH = "/v1/responses"
 
 
-class OpenAIResponses:
+class OpenAIResponses(OpenAIFamily):
     """`Dialect` of the Responses API."""
-
-    body_type = openai_answer.Body
-    own_params = OWN_PARAMS
-    cache_fields = openai_cache.FIELDS
-    fit = staticmethod(openai_schema.fit)
-    in_lane = staticmethod(in_lane)
-    judge = staticmethod(openai_answer.judge)
-    caching = staticmethod(openai_cache.caching)
-    counter = staticmethod(openai_vocabulary.counter)
 
     def path(self, model: str) -> str:
         return PATH

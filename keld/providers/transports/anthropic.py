@@ -7,7 +7,6 @@ requests, and proven by the nonce in its custom_ids.  Wire: docs/notes/providers
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -19,13 +18,11 @@ import msgspec
 from keld.providers.account import origin
 from keld.providers.base import BatchState, RemoteBatch, Submission
 from keld.providers.download import Piece, ResultFile
-from keld.providers.fault import Fault
 from keld.providers.page import Page, id_of, instant
 from keld.providers.part import Connection
 from keld.providers.transports.sdk import Calls, headers_of, nowhere, read
 
 _PATH = "/v1/messages/batches"
-_ENDED_ALREADY = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 
 
 def auth(connection: Connection) -> dict[str, str]:
@@ -53,12 +50,8 @@ class AnthropicBatches:
         return _remote(read(reply, _Batch))
 
     def get(self, batch_id: str) -> RemoteBatch | None:
-        try:
-            return _remote(read(self._calls.ask("get", f"{_PATH}/{quote(batch_id, safe='')}"), _Batch))
-        except Fault as fault:
-            if fault.status == HTTPStatus.NOT_FOUND:
-                return None
-            raise
+        batch = self._calls.find(f"{_PATH}/{quote(batch_id, safe='')}", _Batch)
+        return None if batch is None else _remote(batch)
 
     def page(self, after: str | None, size: int) -> Page:
         found = read(self._calls.ask("get", _PATH, {"limit": size} | ({"after_id": after} if after else {})), _Page)
@@ -66,11 +59,7 @@ class AnthropicBatches:
         return Page(batches=batches, after=batches[-1].id if batches else None, more=found.has_more)
 
     def cancel(self, batch_id: str) -> None:
-        try:
-            read(self._calls.ask("post", f"{_PATH}/{quote(batch_id, safe='')}/cancel"), _Batch)
-        except Fault as fault:
-            if fault.status not in _ENDED_ALREADY:
-                raise  # else the next look says how it ended
+        self._calls.stop(f"{_PATH}/{quote(batch_id, safe='')}/cancel", _Batch)
 
     def results(self, batch: RemoteBatch) -> list[ResultFile]:
         return [ResultFile(id=batch.id, what=f"the results of {batch.id}", lines=batch.requests)]

@@ -32,7 +32,6 @@ _STATES = {
     "cancelled": BatchState.CANCELLED,
 }  # everything else, also a status never seen before, is still in progress
 _KEY = "keld_key"
-_ENDED_ALREADY = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 
 
 def auth(connection: Connection) -> dict[str, str]:
@@ -66,12 +65,8 @@ class OpenAIFiles:
         return _remote(read(reply, _Batch))
 
     def get(self, batch_id: str) -> RemoteBatch | None:
-        try:
-            return _remote(read(self._calls.ask("get", f"/batches/{quote(batch_id, safe='')}"), _Batch))
-        except Fault as fault:
-            if fault.status == HTTPStatus.NOT_FOUND:
-                return None
-            raise
+        batch = self._calls.find(f"/batches/{quote(batch_id, safe='')}", _Batch)
+        return None if batch is None else _remote(batch)
 
     def page(self, after: str | None, size: int) -> Page:
         found = read(self._calls.ask("get", "/batches", {"limit": size} | ({"after": after} if after else {})), _Page)
@@ -79,11 +74,7 @@ class OpenAIFiles:
         return Page(batches=batches, after=batches[-1].id if batches else None, more=found.has_more)
 
     def cancel(self, batch_id: str) -> None:
-        try:
-            read(self._calls.ask("post", f"/batches/{quote(batch_id, safe='')}/cancel"), _Batch)
-        except Fault as fault:
-            if fault.status not in _ENDED_ALREADY:
-                raise  # else the next look says how it ended
+        self._calls.stop(f"/batches/{quote(batch_id, safe='')}/cancel", _Batch)
 
     def results(self, batch: RemoteBatch) -> list[ResultFile]:
         return [ResultFile(id=ref, what=f"result file {ref}") for ref in batch.result_refs]
@@ -91,7 +82,7 @@ class OpenAIFiles:
     def size_bytes(self, file: ResultFile) -> int | None:
         # Within a step that is finished once it is begun: whatever the verb has left.  Many hosts do not say it.
         with suppress(Fault):
-            return read(self._calls.ask("get", f"/files/{quote(file.id, safe='')}", bounds=http.asking_on), _File).bytes
+            return read(self._calls.ask("get", f"/files/{quote(file.id, safe='')}", bounds=http.asking_beyond_verb), _File).bytes
         return None
 
     def fetch(self, batch: RemoteBatch, file: ResultFile, start: int, validator: str) -> AbstractContextManager[Piece]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import httpx2
@@ -17,11 +18,12 @@ import msgspec
 
 from keld import http
 from keld.providers.download import Piece
-from keld.providers.fault import fault_of_reply, fault_of_silence, unreadable
+from keld.providers.fault import Fault, fault_of_reply, fault_of_silence, unreadable
 from keld.providers.log import hide_headers
 from keld.providers.page import has_id
 from keld.providers.transports.ranges import piece_of, range_headers
 
+_ENDED_ALREADY = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 T = TypeVar("T")
 Bounds = Callable[[http.Patience], AbstractContextManager[None]]
 
@@ -53,6 +55,23 @@ class Calls:
         with self._neutral(), bounds(self._patience):
             reply: httpx2.Response = self._request(method, path, {"params": params or {}})
             return reply
+
+    def find(self, path: str, kind: type[T]) -> T | None:
+        """An object of the API; None: the provider says that it is not there."""
+        try:
+            return read(self.ask("get", path), kind)
+        except Fault as fault:
+            if fault.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    def stop(self, path: str, kind: type[T]) -> None:
+        """Asks to cancel; "it has ended" and "it is not there" are success: the next look says how it ended."""
+        try:
+            read(self.ask("post", path), kind)
+        except Fault as fault:
+            if fault.status not in _ENDED_ALREADY:
+                raise
 
     @contextmanager
     def sending(self, *, carried_prompts: bool) -> Iterator[Any]:

@@ -1,6 +1,6 @@
-"""Visit: a worker of Airflow's in this process, without a database: the real task runner, told by the test what kind of Dag run it is in.
+"""Airflow worker: the real task runner of Airflow in this process, without a database.  The test says in which kind of Dag run it is.
 
-What Airflow's API server would answer is answered here, at the seam that its SDK has for tests (`run_task_in_process(client=)`).
+It answers in place of Airflow's API server, where the SDK has a parameter for tests (`run_task_in_process(client=)`).
 """
 
 from __future__ import annotations

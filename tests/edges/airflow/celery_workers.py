@@ -1,6 +1,6 @@
-"""Crew: the Celery workers of a running Airflow, each as on a host of its own: its home, its directory, its name.
+"""Celery workers: those of a running Airflow, each as if on its own host: its home, its directory, its name.
 
-They share what README asks for, the ledger and Keld's home, and the Dags.
+They share what the README asks for (the ledger and Keld's home), and the Dags.
 """
 
 import os

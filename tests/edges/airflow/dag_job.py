@@ -1,4 +1,4 @@
-"""Asked: the job of the real Airflow's Dags, and its rows; outside of the Dags' folder, whose files Airflow stores as they are."""
+"""Dag job: the jobs of the real Airflow's Dags, and their rows.  Not in the Dags' folder: Airflow stores the source of the files there."""
 
 import os
 from datetime import timedelta

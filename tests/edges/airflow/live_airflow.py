@@ -1,6 +1,6 @@
-"""Live: a real Airflow beside its provider, for the tests that need all of it; what is bought is read from the emulator's bill and log of calls.
+"""Live Airflow: a real Airflow with all its processes, and its provider.  What was bought is read from the emulator's bill and log of calls.
 
-Batches take an hour, on a clock that the tests turn.
+Batches take an hour, on a clock that the tests move.
 """
 
 from collections.abc import Callable, Iterator

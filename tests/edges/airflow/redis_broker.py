@@ -1,4 +1,4 @@
-"""Broker: a Redis of the tests' own, on loopback, in memory, which ends with the block."""
+"""Redis broker: a Redis for the tests, on loopback, in memory.  It stops at the end of the `with` block."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""A code location as a user would write one, loaded by the daemons of the tests; where it works is in the environment."""
+"""Code location: one as a user would write it, loaded by the daemons of the tests.  Its directories are given by the environment."""
 
 from typing import Literal
 
