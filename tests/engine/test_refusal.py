@@ -45,7 +45,7 @@ def test_refused_access_is_told_at_once_and_the_look_comes_before_the_next_try(
     keld: Keld, open_keld: Callable[..., Keld], emulator: Emulator, peer: Peer, said: dict[str, Any]
 ) -> None:
     fault(emulator, "create", "status", **said)
-    with pytest.raises(AccessRefused, match="looked through"):
+    with pytest.raises(AccessRefused, match="the list of batches is read"):
         keld.run(triage(peer), tickets())
     assert len(creates(emulator, peer)) == 1
     (shard,) = keld.ledger.shards(keld.statuses()[0].id)
