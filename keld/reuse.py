@@ -39,8 +39,8 @@ def reuse(
         outcome: which outcome is taken over: ANSWERED, or QUARANTINED, for rows that must not be asked again.
     """
     old, new = fingerprints(old_snapshot), fingerprints(new_snapshot)
-    standing = pa.array([outcome.value])
-    old_position = _positions_of(old_answers, len(old), standing)
+    outcomes = pa.array([outcome.value])
+    old_position = _positions_of(old_answers, len(old), outcomes)
     order = old_position[np.argsort(old[old_position], kind="stable")]
     keys = old[order]
     at = np.searchsorted(keys, new)
@@ -49,7 +49,7 @@ def reuse(
     hit[inside] = (keys[at[inside]] == new[inside]) & (new[inside] != b"")
     hit &= wanted
     if hit.any():
-        copy_answers(old_answers, order[at[hit]], np.flatnonzero(hit), output, into, standing)
+        copy_answers(old_answers, order[at[hit]], np.flatnonzero(hit), output, into, outcomes)
     return hit
 
 
@@ -73,7 +73,7 @@ def copy_answers(
     with AnswerSink(into, output, np.sort(targets), weight) as sink:
         for path in old_answers:
             for batch in read_answers(path):
-                rows = batch if not len(outcomes) else batch.filter(_stands(batch, outcomes))
+                rows = batch if not len(outcomes) else batch.filter(_has_outcome(batch, outcomes))
                 positions = rows.column(0).to_numpy()
                 first, after = np.searchsorted(sources, positions, "left"), np.searchsorted(sources, positions, "right")
                 taken = np.repeat(np.arange(len(positions)), after - first)
@@ -93,11 +93,11 @@ def _positions_of(answers: Sequence[Path], rows: int, outcomes: pa.Array) -> NDA
     found = np.zeros(rows, dtype=np.bool_)
     for path in answers:
         for batch in read_answers(path, columns=["keld_position", "keld_outcome"]):
-            found[batch.filter(_stands(batch, outcomes)).column(0).to_numpy()] = True
+            found[batch.filter(_has_outcome(batch, outcomes)).column(0).to_numpy()] = True
     return np.flatnonzero(found)
 
 
-def _stands(batch: pa.RecordBatch, outcomes: pa.Array) -> pa.Array:
+def _has_outcome(batch: pa.RecordBatch, outcomes: pa.Array) -> pa.Array:
     return pc.is_in(batch.column(batch.schema.get_field_index("keld_outcome")), value_set=outcomes)
 
 

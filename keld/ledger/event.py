@@ -1,6 +1,6 @@
 """Event: what happened to a job run or a shard, appended in order, never changed.
 
-Below `ledger`.  An event is appended within the transaction that writes what it changed, so that neither is ever there without the other.
+Below `ledger`.  An event is appended in the same transaction that writes the change, so that neither exists without the other.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ def append(
     """Appends an event, within the caller's transaction.
 
     Args:
-        was, became: the state before and after it, of the shard or else of the job run; None where it changed none.
-        epoch: of the lease under which it was written; 0: it needs none.
-        facts: ids, counts and states; no prompt, no answer, no free words of a provider.
+        was, became: the state before and after it, of the shard, or of the job run; None if it changed none.
+        epoch: of the lease under which it was written; 0: it needed none.
+        facts: ids, counts and states; no prompt, no answer, no free text of a provider.
     """
     more = {"kind": kind, "was": was, "became": became, "epoch": epoch, "facts": dict(facts or {})}
     db.execute(sa.insert(EVENT).values(at=at, run_id=run_id, shard_id=shard_id, **more))

@@ -42,20 +42,6 @@ class Account:
             check_url(self.base_url, f"The base URL of an account of kind {self.kind}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenAIAccount(Account):
-    """An account at OpenAI, or at a host that has its files and batches, too."""
-
-    kind: str = "openai"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnthropicAccount(Account):
-    """An account at Anthropic, or at a host of its shape."""
-
-    kind: str = "anthropic"
-
-
 def check_url(url: str, whose: str) -> None:
     """Passes if calls can be made to `url`.
 

@@ -19,6 +19,7 @@ from keld.providers.line import lines_of
 from keld.providers.part import Dialect, Envelope
 
 IN_DOUBT = "keld_in_doubt"  # the code of a line that says: sent, and no reply; a provider has none for it
+ID_FIELD = "custom_id"
 B = TypeVar("B")
 
 
@@ -62,10 +63,10 @@ class LineEnvelope:
         return lines
 
     def ids(self, block: bytes) -> list[str]:
-        return [line.custom_id for line in lines_of(block, Named)]
+        return [line.custom_id for line in lines_of(block, Named, ID_FIELD)]
 
     def read(self, block: bytes, dialect: Dialect) -> list[Reply]:
-        return [_reply(line, dialect) for line in lines_of(block, _line_of(dialect.body_type))]
+        return [_reply(line, dialect) for line in lines_of(block, _line_of(dialect.body_type), ID_FIELD)]
 
 
 LINES = LineEnvelope()

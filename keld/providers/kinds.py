@@ -6,6 +6,9 @@ Light: a kind is imported when an account of it connects.  A built-in kind's nam
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING
@@ -47,20 +50,33 @@ def preset_of(kind: str, account: str) -> Preset:
 
 
 def batch_page(host: str, batch_id: str) -> str | None:
-    """A batch in the dashboard of its host, for people, by the built-in kinds; None where there is no page for each.
+    """The URL of a batch in the dashboard of its host, for people; None if no kind has such pages for that host.
 
     Args:
         host: `scheme://host[:port]`.
     """
-    return next((page.format(id=batch_id) for official, page in _batch_pages().items() if official == host), None)
+    return next((page.format(id=batch_id) for official, page in _batch_pages(kinds()) if official == host), None)
 
 
-def _batch_pages() -> dict[str, str]:
+@cache
+def _batch_pages(among: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(official host, page of a batch there) of each of these kinds that has such pages."""
     from keld.providers.account import origin
 
-    presets = [preset_of(kind, kind) for kind in BUILT_IN]
-    return {origin(preset.base_url): preset.batch_page for preset in presets if preset.base_url and preset.batch_page}
+    pages = []
+    for kind in among:
+        with suppress(Exception):  # a broken package of a kind that this status may not concern: it is reported when an account connects
+            preset = preset_of(kind, kind)
+            if preset.base_url is not None and preset.batch_page is not None:
+                pages.append((origin(preset.base_url), preset.batch_page))
+    return pages
 
 
 def _found() -> dict[str, EntryPoint]:
+    return _found_in(tuple(sys.path))
+
+
+@cache
+def _found_in(folders: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """The entry points of the packages in the folders of `sys.path`, by kind; reading the metadata of all packages takes some 20 ms."""
     return {one.name: one for one in entry_points(group=GROUP)}

@@ -22,8 +22,12 @@ RETRYABLE_STATUS = frozenset({0, 408, 409, 429})
 _decoders: dict[Any, Any] = {}
 
 
-def lines_of(block: bytes, kind: type[T]) -> list[T]:
-    """The structs of a block of whole lines, in order; blank lines are skipped."""
+def lines_of(block: bytes, kind: type[T], id_field: str) -> list[T]:
+    """The structs of a block of whole lines, in order; blank lines are skipped.
+
+    Args:
+        id_field: the name in the JSON of the field that holds the custom_id.
+    """
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.json.Decoder(kind)
@@ -31,7 +35,7 @@ def lines_of(block: bytes, kind: type[T]) -> list[T]:
         decoded: list[T] = decoder.decode_lines(block)
         return decoded
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return [struct for line in block.split(b"\n") if (struct := _one(line, kind, decoder)) is not None]
+        return [struct for line in block.split(b"\n") if (struct := _one(line, kind, id_field, decoder)) is not None]
 
 
 def beginning(chunks: Iterator[bytes]) -> bytes:
@@ -44,7 +48,7 @@ def beginning(chunks: Iterator[bytes]) -> bytes:
     return begun[: begun.rfind(b"\n") + 1] or begun
 
 
-def _one(line: bytes, kind: type[T], decoder: Any) -> T | None:
+def _one(line: bytes, kind: type[T], id_field: str, decoder: Any) -> T | None:
     line = line.strip().removeprefix(b"\xef\xbb\xbf")
     if not line:
         return None
@@ -52,10 +56,10 @@ def _one(line: bytes, kind: type[T], decoder: Any) -> T | None:
         struct: T = decoder.decode(line)
         return struct
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return _lenient(line, kind)
+        return _lenient(line, kind, id_field)
 
 
-def _lenient(line: bytes, kind: type[T]) -> T | None:
+def _lenient(line: bytes, kind: type[T], id_field: str) -> T | None:
     try:
         found = json.loads(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
@@ -68,16 +72,16 @@ def _lenient(line: bytes, kind: type[T]) -> T | None:
     try:  # an answer that was paid is not lost for the sake of a count that is none
         return msgspec.convert(_without_counts(found), kind, strict=False)
     except (msgspec.MsgspecError, RecursionError):
-        return _bare(found, kind)
+        return _bare(found, kind, id_field)
 
 
-def _bare(found: Any, kind: type[T]) -> T | None:
-    """A line whose id can be read but whose rest cannot: the id alone, which is told as a line without a response."""
-    custom_id = found.get("custom_id") if isinstance(found, dict) else None
+def _bare(found: Any, kind: type[T], id_field: str) -> T | None:
+    """A line of which only the id can be read, as a struct with nothing but that id: a line without a response."""
+    custom_id = found.get(id_field) if isinstance(found, dict) else None
     if not isinstance(custom_id, str):
         return None
     try:
-        return msgspec.convert({"custom_id": custom_id}, kind)
+        return msgspec.convert({id_field: custom_id}, kind)
     except msgspec.MsgspecError:
         return None
 

@@ -66,7 +66,7 @@ class Provider:
     def __init__(self, name: str, account: Account, preset: Preset, patience: Patience) -> None:
         if not isinstance(account, preset.account):
             raise InvalidJob(
-                f"Account {name!r} is a {type(account).__name__}; one of kind {preset.kind} is a {preset.account.__name__}. Nothing was sent."
+                f"Account {name!r} has the type {type(account).__name__}; kind {preset.kind} needs the type {preset.account.__name__}. Nothing was sent."
             )
         base_url = url_of(account, preset.base_url_env, preset.base_url)
         self.name, self.traits, self.host = name, preset.traits, origin(base_url)

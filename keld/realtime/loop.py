@@ -1,8 +1,8 @@
-"""Loop: which request begins when, and what its reply means; the event loop of one realtime run.
+"""Loop: when a request begins, and what its reply means; the event loop of one realtime run.
 
-Beside the road, below `run`.  A request keeps its place among those at once until its answer is on disk: what a SIGKILL can cost is
-bounded by their number, and counted.  What was definitely not done is tried again here; what is in doubt is not, as it may have been paid:
-its line says so, and whether it is asked again is for the next round to decide.  Requests in flight are always awaited.
+Beside the road, below `run`.  A request counts as in flight until its answer is on disk, so the cost of a SIGKILL is limited by the
+number in flight, and is counted.  A request that was definitely not processed is tried again here.  One in doubt is not, since it may have been
+paid: its line says so, and the next round decides whether it is asked again.  Requests in flight are always awaited.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Loop:
         clock: Time,
     ) -> None:
         self.ending = Ending(f"{provider.name} at {provider.host}", provider.name, options)
-        self.lines = self.rejections = self.at_once = 0  # rows that got a line; requests that were rejected; the most in flight together
+        self.lines = self.rejections = self.at_once = 0  # rows that got a line; rejected requests; the most requests in flight together
         self._provider, self._encoder, self._lane, self._nonce, self._fragments = provider, encoder, lane, nonce, fragments
         self._journal, self._should_stop, self._options, self._clock = journal, should_stop, options, clock
         self._throttle = Throttle(options.begin_with, options.most)
@@ -72,7 +72,7 @@ class Loop:
 
     @property
     def seconds(self) -> float:
-        """Since the beginning."""
+        """Seconds since the beginning."""
         return self._clock.now() - self._began_at
 
     async def all(self) -> None:
@@ -82,7 +82,7 @@ class Loop:
             while True:
                 try:
                     wait = self._begin(send)
-                except Exception as broken:  # noqa: BLE001  raised below, once those in flight, which are paid, are safe
+                except Exception as broken:  # noqa: BLE001  raised below, when the answers of the requests in flight, which are paid, are on disk
                     self.ending.break_off(broken)
                     wait = None
                 if wait is None and not self._in_flight:
@@ -94,7 +94,7 @@ class Loop:
     # -- which request begins when -----------------------------------------------------------------------------
 
     def _begin(self, send: Sender) -> float | None:
-        """Begins all that may begin now; seconds until the next may, None: not before something comes back."""
+        """Begins all requests that may begin now; the seconds until the next one may, or None: not before one in flight has ended."""
         while not self.ending.is_due(self._clock.now(), self._should_stop()):
             if self._in_flight and not self._ended and self.seconds < self._options.alone_s:
                 return None
@@ -146,13 +146,13 @@ class Loop:
 
     async def _ask(self, row: _Row, number: int, send: Sender) -> None:
         try:
-            # Before the call, not after: if we die in between, it may be paid.
+            # Before the call, not after: if the process dies in between, the request may be paid.
             self._journal.sending(row.position)
             failpoint("realtime.send")
             outcome = await send(custom_id(self._nonce, row.position), row.body)
             failpoint("realtime.received")
             await self._take(row, number, outcome)
-        except Exception as broken:  # noqa: BLE001  raised at the end: the others in flight are paid, and are awaited first
+        except Exception as broken:  # noqa: BLE001  raised at the end: the other requests in flight are paid, and are awaited first
             self.ending.break_off(broken)
 
     async def _take(self, row: _Row, number: int, outcome: SendOutcome) -> None:

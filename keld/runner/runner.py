@@ -1,8 +1,8 @@
-"""Runner: looks up the state of a job run, does the one thing that is due, and records it.
+"""Runner: reads the state of a job run, does the one step that is due, and records it.
 
-On the road: everything above is thought, everything below is reached from here.  Two verbs: `advance` is heavy (submits, collects,
+On the road: everything before it only computes; everything that acts is called from here.  Two verbs: `advance` is heavy (submits, collects,
 retries, writes), `poll` is light (looks, records, never uploads, downloads or pays).  Both are idempotent and may be called from
-anywhere, any number of times, by any number of workers: one holds the job run's lease, the others go home.
+anywhere, any number of times, by any number of workers: one holds the job run's lease, the others return.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Runner:
     # -- the verbs --------------------------------------------------------------------------------------------
 
     def advance(self, run_id: str, budget: timedelta) -> JobRun:
-        """Does whatever is due for a job run, for about `budget` (a step once begun is finished); gives the run as it stands then.
+        """The job run after everything that was due was done, for about `budget` (a step that has begun is finished).
 
         Raises:
             StagingError, SinkError, LedgerError: our own disk, database or the sink failed; nothing that was paid is lost.
@@ -78,7 +78,7 @@ class Runner:
             with self._context(run_id, budget) as context:
                 if context is not None:
                     observe_all([context])
-                    # One step in any case, however long looks that succeed take: a slow provider must not keep all work from being done.
+                    # At least one step, even if successful looks took all the time: a slow provider must not stop all work.
                     context.begun = bool(context.stuck)
                     while self._pass(context) and time.monotonic() < context.until:
                         pass
@@ -86,7 +86,7 @@ class Runner:
         return self.ledger.run(run_id)
 
     def poll(self, run_ids: Sequence[str], budget: timedelta) -> list[JobRun]:
-        """Looks at the providers for job runs that no other worker holds; records what has ended; asks due cancels."""
+        """The job runs after a look at their providers: ended batches are recorded, due cancels are asked for; those of other workers are skipped."""
         budget_s = budget.total_seconds()
         end = time.monotonic() + budget_s
         contexts: list[RunContext] = []
@@ -94,7 +94,7 @@ class Runner:
             with within(end):
                 self._sweep_due(read_results=False)
             environment, need_lease = self._look(run_ids, budget)
-            # Each part has its time in any case, however slow the one before was: at least one job run is looked at.
+            # Each part has its own time, even if the part before was slow: at least one job run is looked at.
             left_s = max(end - time.monotonic(), budget_s * (1 - _LISTING))
             entering = time.monotonic() + left_s * _ENTERING
             for run_id in need_lease:
@@ -117,7 +117,7 @@ class Runner:
         return self._runs(run_ids)
 
     def _look(self, run_ids: Sequence[str], budget: timedelta) -> tuple[Environment, list[str]]:
-        """The world as the accounts' lists show it, and the job runs that ask for a visit, the one looked at longest ago first."""
+        """The environment with what the accounts' lists show, and the job runs that need a lease, the one looked at longest ago first."""
         environment = replace(self.environment, lanes={})
         runs = sorted((run for run in self._runs(run_ids) if not run.over), key=lambda run: run.next_check_at or run.created_at)
         shards = self.ledger.catalog.shards_of([run.id for run in runs])
@@ -128,7 +128,7 @@ class Runner:
         return replace(environment, listed=seen.listed, inventories=seen.inventories), list(seen.need_lease)
 
     def _runs(self, run_ids: Sequence[str]) -> list[JobRun]:
-        """These job runs as they stand.
+        """These job runs as they are now.
 
         Raises:
             UnknownJobRun.
@@ -137,14 +137,14 @@ class Runner:
         return [found.get(run_id) or self.ledger.run(run_id) for run_id in run_ids]
 
     def _read(self, contexts: Sequence[RunContext]) -> Iterator[tuple[RunContext, JobRun, Sequence[Shard]]]:
-        """Each visit with its job run and shards as they stand, by two queries for all of them."""
+        """Each context with its job run and shards as they are now, by two queries for all of them."""
         run_ids = [context.lease.run_id for context in contexts]
         shards = self.ledger.catalog.shards_of(run_ids)
         for context, run in zip(contexts, self._runs(run_ids), strict=True):
             yield context, run, shards.get(run.id, [])
 
     def supersede(self, run_id: str) -> bool:
-        """Closes a job run of which nothing was ever sent, so that it can be planned anew; False if a worker has it in hand."""
+        """True if a job run of which nothing was ever sent was closed, so that it can be planned again; False also if another worker holds it."""
         context = self._enter(run_id, timedelta(0))
         if context is None:
             return False
@@ -160,7 +160,7 @@ class Runner:
     def reconcile(
         self, provider: Provider, since: datetime, budget: timedelta, *, act: bool, progress: Callable[[Finding], None] | None
     ) -> tuple[list[Finding], bool]:
-        """What a provider has, made after `since`, that the ledger does not, acted on if `act`; and whether that is all, or the time was over before.
+        """The batches that a provider made after `since` and the ledger does not have, acted on if `act`; and False if the time was too short.
 
         Raises:
             AccessRefused, ProviderUnreachable: the provider's list cannot be read.
@@ -182,7 +182,7 @@ class Runner:
     # -- one pass ---------------------------------------------------------------------------------------------
 
     def _pass(self, context: RunContext) -> bool:
-        """Does what is due, shard by shard; False when nothing was."""
+        """True if a step was due and done, for any shard or the job run."""
         run = self.ledger.run(context.lease.run_id)
         context.cancelling = run.state is RunState.CANCELLING
         if run.over:
@@ -195,16 +195,16 @@ class Runner:
             return True
         if all(shard.state in TERMINAL for shard in shards):
             return _if_configured(context, lambda: next_round(context, run, shards))
-        if run.problem:  # what failed the last time may keep what comes behind it from being tried: another one is the first
+        if run.problem:  # so that a shard that fails each time does not keep the later ones from being tried, another one is the first
             first = int(self.clock().timestamp()) % len(shards)
             shards = [*shards[first:], *shards[:first]]
         done = sum(self._advance_shard(context, run, shard) for shard in shards) > 0
         return done or _if_configured(context, lambda: early_round(context, run, shards))
 
     def _advance_shard(self, context: RunContext, run: JobRun, shard: Shard) -> bool:
-        """Does what is due for a shard, step by step; False if nothing was.
+        """True if a step of the shard was due and done; all that are due are done.
 
-        A step that a provider fails is tried for no other shard of it in this visit; other steps, and other providers' shards, go on.
+        If a step fails at a provider, it is tried for no other shard there under this lease; other steps and other providers go on.
         """
         done = False
         while self._may(context, shard) and self._is_due(context, shard):
@@ -213,7 +213,7 @@ class Runner:
             try:
                 before, shard = shard, _act(context, run, shard)
                 if shard is before:
-                    break  # a stretch that stopped before its end: whether it goes on is not for it to say
+                    break  # a realtime run that stopped early: the next pass decides whether it goes on
                 if shard.state is State.UNKNOWN:
                     context.stuck.setdefault(shard.id, "its create was not found")
             except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
@@ -226,14 +226,14 @@ class Runner:
         return done
 
     def _may(self, context: RunContext, shard: Shard) -> bool:
-        """Whether there is time for a step of the shard, and nothing has failed in this visit that would fail it, too."""
+        """True if there is time for a step of the shard, and nothing has failed under this lease that would make it fail, too."""
         if (shard.provider, shard.state) in context.failed and shard.state is State.UNKNOWN:
             context.stuck.setdefault(shard.id, str(context.problem))  # all of them are looked for in one list
         in_time = time.monotonic() < context.until or not context.begun
         return in_time and shard.provider not in context.blocked and (shard.provider, shard.state) not in context.failed
 
     def _escalate(self, context: RunContext, run: JobRun, shards: Sequence[Shard]) -> None:
-        """Asks the cancels that a deadline makes due; what one job run lacks (its files, an account) keeps no other from meeting its own."""
+        """Asks for the cancels that a deadline makes due; if a job run lacks its files or an account, the others go on."""
         try:
             escalate(context, run, shards, heavy=False)
         except LeaseLost as lost:
@@ -242,7 +242,7 @@ class Runner:
             context.problem = problem  # this job run's files, or an account of its models, are elsewhere
 
     def _give_up(self, context: RunContext) -> None:
-        """Gives up what was tried, got nowhere, and has had its time."""
+        """Gives up the shards that were tried without progress until their time was over."""
         if not context.stuck:
             return
         try:
@@ -271,16 +271,16 @@ class Runner:
             case _:
                 assert_never(shard.state)
 
-    # -- what landed late -------------------------------------------------------------------------------------
+    # -- creates that took effect late ------------------------------------------------------------------------------------
 
     def _sweep_due(self, *, read_results: bool) -> None:
-        """Sweeps the accounts where a create may land late, or an orphan is not settled; a provider that fails is left for the next time."""
+        """Sweeps the accounts where a create may take effect late, or an orphan is not settled; a provider that fails is tried again the next time."""
         now = self.clock()
         for suspect in self.ledger.accounts.suspects(now - self.settings.sweep_for):
             try:
                 provider = self.environment.provider(suspect.provider)
             except ProviderRefused:
-                continue  # an account of another team's, or of earlier settings: it is swept by those who have it
+                continue  # an account of another team or of earlier settings: an environment that has it sweeps it
             at_home = provider.host == suspect.host
             if not at_home or not self.ledger.accounts.claim_sweep(suspect.provider, suspect.host, now, self.settings.sweep_every):
                 continue
@@ -312,7 +312,7 @@ class Runner:
         except (StagingError, SinkError) as problem:
             context.problem = problem
             if self._holds(context):
-                raise  # else another worker has gone on with these files, and they are none of this one's business
+                raise  # else another worker has gone on with these files, and the problem is no longer this worker's
         finally:
             with suppress(LeaseLost):
                 self._leave_one(context)
@@ -339,7 +339,7 @@ class Runner:
         return context
 
     def _holds(self, context: RunContext) -> bool:
-        """Whether the job run is still this worker's."""
+        """True if this worker still holds the job run."""
         try:
             self.ledger.leases.renew(context.lease, self.clock())
         except LeaseLost as lost:
@@ -352,19 +352,19 @@ class Runner:
             self._leave(context, run, shards)
 
     def _leave(self, context: RunContext, run: JobRun, shards: Sequence[Shard]) -> None:
-        """Gives the lease back, with when to look again and what stood in the way."""
+        """Gives the lease back, with the time of the next look and the problem, if there was one."""
         problem = None if context.problem is None else _problem_record(context.problem, self.clock())
         try:
             escalation = escalation_time(context.environment, run, shards)
         except ProviderRefused as missing:  # an account of its models is not configured here; the lease is given back all the same
             escalation, problem = run.escalates_at, problem or _problem_record(missing, self.clock())
-        # What there was no time to look at keeps its place: it is the first the next time.
+        # A job run for which there was no time keeps its time, so that it is the first in the next poll.
         next_check_at = run.next_check_at if context.passed_over else self._next_check(context, run, shards, escalation)
         with suppress(LeaseLost):
             self.ledger.leases.release(context.lease, next_check_at, problem, escalates_at=escalation)
 
     def _next_check(self, context: RunContext, run: JobRun, shards: Sequence[Shard], escalation: datetime | None) -> datetime | None:
-        """When the job run wants to be looked at again; None when it is over."""
+        """The time of the next look at the job run; None if it is over."""
         now = self.clock()
         if run.over:
             return None
@@ -374,14 +374,14 @@ class Runner:
             return max(now + self.settings.retry_unreachable, min(times + waits, default=now))
         for shard in shards:
             if shard.state is State.CANCELLING and due_of(run, now) is not None:
-                # Given up for the deadline's sake: what is waited for the last word is missing to the rescue.
+                # Cancelled for the deadline: each second until the batch ends is lost for its rows.
                 times.append(now + self.settings.poll_least)
             elif shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
                 times.append(next_look(self.settings, shard, now))
             elif shard.state in (State.UNKNOWN, State.ENDED):
                 times.append(shard.not_before or now)
             elif shard.state is State.DEFERRED:
-                # Sooner than told, too: another's batch may end, and make room.
+                # Earlier than its own time, too: another batch may end and make room.
                 times.append(min(shard.not_before or now, now + self.settings.poll_most))
             elif shard.state not in TERMINAL:
                 times.append(shard.not_before or now if shard.state is State.IN_PROGRESS else now)
@@ -389,21 +389,21 @@ class Runner:
 
 
 def _if_configured(context: RunContext, plan: Callable[[], bool]) -> bool:
-    """What a step gives that thinks about all models; False, with a note, if the account of one is not configured here."""
+    """The result of a step that needs all models; False, with the problem noted, if the account of one is not configured here."""
     try:
         return plan()
     except ProviderRefused as problem:
-        context.problem = problem  # it keeps this worker from planning, and from nothing else
+        context.problem = problem  # this worker cannot plan, but can do everything else
         return False
 
 
 def _problem_record(problem: KeldError, now: datetime) -> dict[str, object]:
-    """What stopped a visit, as the ledger keeps it for people."""
+    """The problem that stopped a worker, as the ledger keeps it for people."""
     return {"kind": type(problem).__name__, "message": str(problem), "permanent": problem.permanent, "at": now.isoformat()}
 
 
 def _act(context: RunContext, run: JobRun, shard: Shard) -> Shard:
-    """The shard after the one thing that its state asks for."""
+    """The shard after the one step that its state requires."""
     match shard.state:
         case State.PLANNED | State.STAGED | State.DEFERRED if context.cancelling:
             return context.record(shard, Event.DROPPED)
@@ -422,7 +422,7 @@ def _act_in_batch(context: RunContext, run: JobRun, shard: Shard) -> Shard:
         case State.DEFERRED:
             return submit_again(context, run, shard)
         case State.SUBMITTING:
-            # Its worker died between the intent and the outcome; the first look is soon, for a reply only we missed.
+            # Its worker died between the intent and the outcome; the first look is soon, since the create may have succeeded.
             first_look = context.now() + context.settings.settle[0]
             return context.record(shard, Event.OUTCOME_LOST, not_before=first_look, facts={"reason": "the worker died"})
         case State.UNKNOWN:
@@ -440,7 +440,7 @@ def _act_in_fast_lane(context: RunContext, run: JobRun, shard: Shard) -> Shard:
         case State.STAGED:
             return begin(context, shard)
         case State.SUBMITTING:
-            return under_way(context, shard)  # each row is its own create, and the journal knows them
+            return under_way(context, shard)  # each row is its own request, and the journal has them
         case State.IN_PROGRESS:
             if context.cancelling:
                 return end_early(context, shard)
@@ -450,11 +450,11 @@ def _act_in_fast_lane(context: RunContext, run: JobRun, shard: Shard) -> Shard:
             at = escalation_times(context.environment, run, context.ledger.shards(run.id)).get(Lane(shard.lane))
             return ask_rows(context, run, shard, no_new_after=at if at is not None and at > context.now() else None)
         case _:
-            raise AssertionError(f"nothing is due for a stretch that is {shard.state}")
+            raise AssertionError(f"nothing is due for a realtime run that is {shard.state}")
 
 
 def _found_until(sweep: Sweep, since: datetime, until: float) -> tuple[list[Finding], bool]:
-    """What a sweep finds by `time.monotonic() == until`, and whether that is all.
+    """The findings of a sweep until `time.monotonic()` is `until`, and True if these are all.
 
     Raises:
         ProviderUnreachable: the provider's list cannot be read, and there was time for it.
@@ -463,7 +463,7 @@ def _found_until(sweep: Sweep, since: datetime, until: float) -> tuple[list[Find
     try:
         with within(until):
             for finding in sweep.find(since):
-                if time.monotonic() > until:  # its verdict may be for want of time
+                if time.monotonic() > until:  # its verdict may be wrong, since a call had too little time
                     break
                 found.append(finding)
     except ProviderUnreachable:
@@ -473,7 +473,7 @@ def _found_until(sweep: Sweep, since: datetime, until: float) -> tuple[list[Find
 
 
 class _Heartbeat:
-    """Renews a lease while a long step (an upload, a download) runs and gets on; a worker that is frozen, or hangs in a step, loses it."""
+    """Renews a lease while a long step (an upload, a download) makes progress; a worker that is paused, or hangs in a step, loses it."""
 
     def __init__(self, ledger: Ledger, context: RunContext, clock: Callable[[], datetime]) -> None:
         self._ledger, self._context, self._clock = ledger, context, clock
@@ -490,18 +490,18 @@ class _Heartbeat:
     def _beat(self) -> None:
         while not self._stop.wait(self._ledger.leases.lease_for.total_seconds() / 3):
             if time.monotonic() > self._context.alive_until:
-                log.warning("lease.not_renewed run=%s its worker stands still", self._context.lease.run_id)
-                continue  # until it gets on again, if the lease is still its own by then
+                log.warning("lease.not_renewed run=%s its worker makes no progress", self._context.lease.run_id)
+                continue  # until it makes progress again, if it still holds the lease then
             try:
                 self._ledger.leases.renew(self._context.lease, self._clock())
                 self._context.renewed_at = time.monotonic()
-            except Exception as error:  # noqa: BLE001  the next write of the step itself finds out, and says so
+            except Exception as error:  # noqa: BLE001  the step's next write finds the cause and reports it
                 log.warning("lease.not_renewed run=%s %s", self._context.lease.run_id, type(error).__name__)
                 return
 
 
 def _is_dead(owner: str | None) -> bool:
-    """Whether a lease's owner was a process of this host that is gone: its lease need not be waited for."""
+    """True if a lease's owner was a process of this host that has ended: its lease need not be waited for."""
     if owner is None:
         return False
     host, _, rest = owner.partition(":")

@@ -283,7 +283,7 @@ def test_json_of_a_refusal_is_nothing_on_standard_output(emulator: Emulator) -> 
         (r"e.g. delimiter='\t' for a tab", r"e.g. --delimiter '\t' for a tab"),
         ("or give quote='' where", "or give --quote '' where"),
         ("types={'a': 'int64', 'b c': 'decimal(12,2)'}.", "--types a=int64 --types 'b c=decimal(12,2)'."),
-        ("Correct encoding=, or mend the file.", "Correct --encoding, or mend the file."),
+        ("Correct encoding=, or the file.", "Correct --encoding, or the file."),
         ("give force=True (`keld run --force`).", "give --force (`keld run --force`)."),
         ("e.g. ceiling_usd=40, output_prefix='llm_'", "e.g. ceiling_usd=40, output_prefix='llm_'"),
         ("/data/partition=2026/part.csv: no", "/data/partition=2026/part.csv: no"),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,30 @@ import keld as package
 from keld import Account, Keld, kinds
 from keld.emulator import Emulator
 from keld.errors import InvalidJob, PriceUnknown
+from keld.http import Patience
 from keld.price import Lane, rates
-from keld.providers.account import OpenAIAccount
-from keld.providers.provider import connect
+from keld.providers.kinds import batch_page, preset_of
+from keld.providers.provider import Provider, connect
 from tests.support.ticket_job import finish, openai, outcomes, purchases, tickets, triage
 
 TESTS = Path(__file__).parent.parent
 OTHERHOST = Path(__file__).parent / "otherhost"
 DAY = datetime(2026, 11, 20, tzinfo=UTC)
 PRICES = {"input": 1, "output": 2}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloudAccount(Account):
+    kind: str = "cloud"
+    region: str
+
+
+def install(folder: Path, kind: str, preset: str) -> None:
+    """Makes `folder` one of `sys.path` in which a package with an entry point is installed."""
+    info = folder / f"{kind}_host-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {kind}-host\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[keld.providers]\n{kind} = {preset}\n")
 
 
 # --- kinds ------------------------------------------------------------------------------------------------------------
@@ -34,6 +50,28 @@ def test_a_kind_of_another_package_is_found_by_its_entry_point(monkeypatch: pyte
     assert kinds() == ("anthropic", "openai", "openai_compatible")
     monkeypatch.syspath_prepend(OTHERHOST)
     assert kinds() == ("anthropic", "openai", "openai_compatible", "otherhost")
+
+
+def test_a_kind_of_another_package_has_the_pages_of_its_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert batch_page("https://api.otherhost.example", "j1") is None
+    monkeypatch.syspath_prepend(OTHERHOST)
+    assert batch_page("https://api.otherhost.example", "j1") == "https://otherhost.example/jobs/j1"
+    assert batch_page("https://api.openai.com", "b1") == "https://platform.openai.com/batches/b1"
+
+
+def test_a_broken_package_of_a_kind_hides_no_page_of_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    install(tmp_path, "aaa", "no_such_module:PRESET")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "aaa" in kinds()
+    assert batch_page("https://api.openai.com", "b1") == "https://platform.openai.com/batches/b1"
+
+
+def test_an_account_of_a_kind_with_a_class_of_its_own_is_of_that_class() -> None:
+    """A kind that needs a region has it as a field that a type checker knows."""
+    preset = replace(preset_of("openai", "eu"), kind="cloud", account=CloudAccount)
+    assert Provider("eu", CloudAccount(region="eu-1"), preset, Patience()).host == "https://api.openai.com"
+    with pytest.raises(InvalidJob, match="Account 'eu' has the type Account; kind cloud needs the type CloudAccount"):
+        Provider("eu", Account(kind="cloud"), preset, Patience())
 
 
 def test_an_unknown_kind_is_refused_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,9 +88,8 @@ def test_a_host_without_an_official_address_needs_one() -> None:
 # --- prices -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("account", [Account(kind="openai"), OpenAIAccount()], ids=["by kind", "by class"])
-def test_a_price_is_looked_up_by_kind_whatever_the_account_is_called(account: Account) -> None:
-    found = connect("eu", account).rates("gpt-5-mini", Lane.BATCH, DAY)
+def test_a_price_is_looked_up_by_kind_whatever_the_account_is_called() -> None:
+    found = connect("eu", Account(kind="openai")).rates("gpt-5-mini", Lane.BATCH, DAY)
     assert found is not None
     assert found == rates("openai", "gpt-5-mini", Lane.BATCH, DAY)
 
@@ -178,10 +215,9 @@ def test_the_steps_of_the_page_make_a_kind(
     code, project = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL)[0] for kind in ("python", "toml"))
     group, found = next(iter(tomllib.loads(project)["project"]["entry-points"].items()))
     (tmp_path / "my_keld_host.py").write_text(code)
-    info = tmp_path / "my_keld_host-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-keld-host\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n" + "".join(f"{name} = {where}\n" for name, where in found.items()))
+    assert group == "keld.providers"
+    for kind, preset in found.items():
+        install(tmp_path, kind, preset)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("MY_HOST_KEY", emulator.api_key)
     assert "my_host" in kinds()

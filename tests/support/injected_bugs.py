@@ -6,8 +6,6 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-import anthropic
-import openai
 import pytest
 import sqlalchemy as sa
 
@@ -17,8 +15,13 @@ import keld.realtime.journal
 from keld.ledger import Lease, Ledger, Shard
 from keld.ledger.lease import Leases
 from keld.ledger.table import SHARD
-from keld.providers.base import NotNow
+from keld.providers.base import NotNow, RemoteBatch, Submission
+from keld.providers.fault import Fault
+from keld.providers.transports.anthropic import AnthropicBatches
+from keld.providers.transports.openai_files import OpenAIFiles
 from keld.state import Event, State
+
+Create = Callable[[Any, Submission], RemoteBatch]
 
 
 @contextmanager
@@ -43,10 +46,20 @@ def intent_after_create(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def creates_retried(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The SDKs' own tries are left on for creates, too."""
+    """The transports send a create again if its reply was lost."""
+
+    def retried(create: Create) -> Create:
+        def twice(batches: Any, submission: Submission) -> RemoteBatch:
+            try:
+                return create(batches, submission)
+            except Fault:
+                return create(batches, submission)
+
+        return twice
+
     with monkeypatch.context() as patch:
-        for client in (openai.OpenAI, anthropic.Anthropic):
-            patch.setattr(client, "with_options", lambda client, **_: client)
+        for transport in (OpenAIFiles, AnthropicBatches):
+            patch.setattr(transport, "create", retried(transport.create))
         yield
 
 
@@ -73,7 +86,7 @@ def lease_unchecked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def journal_unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A stretch that goes on where another one was broken off does not read what was answered there."""
+    """A realtime run that continues an interrupted one does not read what was answered there."""
     with monkeypatch.context() as patch:
         patch.setattr(keld.realtime.journal.Journal, "_read", lambda *_: None)
         yield
@@ -81,7 +94,7 @@ def journal_unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextmanager
 def journal_unlocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Two stretches over the same journal, of which one stood still meanwhile, both ask."""
+    """Two realtime runs over the same journal, one of which was paused, both ask."""
     with monkeypatch.context() as patch:
         patch.setattr(keld.realtime.journal, "_lock_file", lambda *_: None)
         yield

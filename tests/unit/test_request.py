@@ -297,7 +297,10 @@ def test_a_function_that_fails_is_told_by_its_line_and_not_by_its_words() -> Non
         return [{"x": "y"}[text] for text in batch.column("a").to_pylist()]
 
     quoted = "".join(("CAN", "ARY"))  # whole in no line of this file, which a traceback shows
-    for function, why in ((lookup, rf"KeyError, in {__file__}, line \d+"), (lambda batch: None, "TypeError, since it returned no sequence")):
+    for function, why in (
+        (lookup, rf"KeyError, in {__file__}, line \d+"),
+        (lambda batch: None, "TypeError, since it returned no sequence"),
+    ):
         with pytest.raises(SourceUnavailable, match=f"The prompt function failed: {why}") as told:
             _texts(function, a=[quoted])
         assert quoted not in "".join(traceback.format_exception(told.value))

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from keld.answer import Outcome, Reply
-from keld.providers.envelope import IN_DOUBT, Named
+from keld.providers.envelope import ID_FIELD, IN_DOUBT, Named
 from keld.providers.line import lines_of
 from keld.providers.part import Dialect
 
@@ -53,10 +53,10 @@ class AnthropicEnvelope:
         yield _CLOSING
 
     def ids(self, block: bytes) -> list[str]:
-        return [line.custom_id for line in lines_of(block, Named)]
+        return [line.custom_id for line in lines_of(block, Named, ID_FIELD)]
 
     def read(self, block: bytes, dialect: Dialect) -> list[Reply]:
-        return [_reply(line, dialect) for line in lines_of(block, _line_of(dialect.body_type))]
+        return [_reply(line, dialect) for line in lines_of(block, _line_of(dialect.body_type), ID_FIELD)]
 
 
 def _reply(line: _Line[Any], dialect: Dialect) -> Reply:

@@ -566,7 +566,7 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"job": "labels"}, "job is a str"),
         ({"job": None, "key": "id", "prompt": "{body}", "model": "a:b", "models": ["a:c"]}, "Give one or the other"),
         ({"job": None, "key": "id", "prompt": "{body}", "model": "gpt-5-mini"}, "the form is 'provider:model'"),
-        ({"sink": "out/{ds}.parquet"}, "has a field {ds}, which nothing fills"),
+        ({"sink": "out/{ds}.parquet"}, "has a field {ds}, which Keld does not fill"),
         ({"source": "in/{partitions}.parquet"}, "has a field {partitions}"),
         ({"source": "in/{partition}.parquet", "sink": "out.parquet"}, "overwrite the one before"),
         ({"partition": ["eu", "us"]}, r"Map over them: \.partial"),

@@ -54,10 +54,10 @@ class OtherLines:
         return lines
 
     def ids(self, block: bytes) -> list[str]:
-        return [line.label for line in lines_of(block, Line)]
+        return [line.label for line in lines_of(block, Line, "label")]
 
     def read(self, block: bytes, dialect: Dialect) -> list[Reply]:
-        return [_reply(line, dialect) for line in lines_of(block, Line)]
+        return [_reply(line, dialect) for line in lines_of(block, Line, "label")]
 
 
 def _reply(line: Line, dialect: Dialect) -> Reply:
@@ -262,6 +262,7 @@ def _remote(job: dict[str, Any]) -> RemoteBatch:
 _CHAT = OpenAIChat()
 PRESET = Preset(
     kind="otherhost",
+    base_url="https://api.otherhost.example/v1",
     base_url_env="OTHERHOST_BASE_URL",
     api_key_env="OTHERHOST_API_KEY",
     base_holds="/v1",
@@ -271,6 +272,7 @@ PRESET = Preset(
     batches=OtherBatches,
     auth=lambda connection: {"x-otherhost-key": connection.key()},
     codes={(429, "SLOW_DOWN"): Meaning.QUEUE_FULL},
+    batch_page="https://otherhost.example/jobs/{id}",
     traits=Traits(
         limits=Limits(max_requests=20_000, max_bytes=100_000_000, max_line_bytes=10_000_000),
         lanes=frozenset({Lane.BATCH, Lane.STANDARD}),
