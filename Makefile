@@ -20,7 +20,7 @@ airflow-demo: .venv/ready  ## the same week through a real Airflow
 # The suite starts a thousand processes: none of them should compile again what another one has compiled.
 unexport PYTHONDONTWRITEBYTECODE
 
-# The suite commits thousands of small transactions, each with its fsync: memory, where there is room, instead of the disk.
+# The suite commits thousands of small transactions, each with an fsync: use memory instead of the disk if there is room.
 ROOMY := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR==2 && $$4 > 4000000 {print "/dev/shm"}')
 
 unit: .venv/ready  ## the tests without a server; under a minute
@@ -32,7 +32,7 @@ test: .venv/ready  ## the fast suite
 types: .venv/ready  ## mypy over users' files, against the built wheel; a minute
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m "slow or not slow" tests/edges/test_wheel.py
 
-crash: .venv/ready  ## SIGKILL at every failpoint, both providers, both databases, all of them, and at instants that none names; minutes
+crash: .venv/ready  ## SIGKILL at every failpoint, both providers, both databases, all of them, and at instants without one; minutes
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto -m "slow or not slow" tests/chaos/test_crash.py tests/chaos/test_instant.py
 
 browser: .venv/ready  ## a person's clicks in the UIs of a real Airflow and a real Dagster, by Chromium; minutes

@@ -1,8 +1,8 @@
 """Airflow demo: one week of support tickets, triaged and embedded, through a real Airflow against an emulated provider.
 
 `make airflow-demo` runs it.  It starts Airflow (API server, scheduler, Dag processor, triggerer; SQLite, two worker slots), launches the
-backfill as the UI does, over REST, and shows how far it is; no slot is taken while the provider works.  Everything lies in
-`.airflow-demo`, which is made anew each time; every process it starts ends with it.
+backfill as the UI does, over REST, and shows the progress; no slot is taken while the provider works.  Everything is in
+`.airflow-demo`, which is created new each time; every process that it starts ends with it.
 """
 
 import shutil
@@ -31,7 +31,7 @@ LATENCY_S = 20.0  # of the provider's batches
 def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = 120  # a file or a pipe says nothing of its width
+        console.width = 120  # a file or a pipe has no width
     for number in (signal.SIGINT, signal.SIGTERM):  # a kill cleans up like Ctrl-C, which a shell's background job would ignore
         signal.signal(number, signal.default_int_handler)
     try:
@@ -53,23 +53,23 @@ def run_demo(console: Console) -> None:
         settings = {**provider.env(), "KELD_HOME": str(KELD_HOME)}
         with running_airflow(HOME, Path(__file__).with_name("dags"), settings) as airflow:
             airflow.wait_until_up("ticket_embeddings")
-            airflow.wait_until_up("ticket_triage")  # last: when it wakes, it runs for yesterday, too
+            airflow.wait_until_up("ticket_triage")  # last: once it is active, its schedule also runs for yesterday
             backfill = airflow.backfill("ticket_triage", "2026-09-07T00:00:00Z", "2026-09-13T00:00:00Z")
             console.print(
-                f"Backfill {backfill} of {DAYS} days, beside the schedule's own run for yesterday; watch it at {airflow.url}/dags/ticket_triage\n"
+                f"Backfill {backfill} of {DAYS} days; the schedule also runs for yesterday; watch it at {airflow.url}/dags/ticket_triage\n"
             )
             watch(console, airflow, began)
     show_result(console, time.monotonic() - began)
 
 
 def watch(console: Console, airflow: Airflow, began: float) -> None:
-    """Prints a line whenever something has come further, until both Dags are through with every day."""
-    told, patience = "", Patience(airflow)
+    """Prints a line at each progress, until both Dags have finished every day."""
+    printed, patience = "", Patience(airflow)
     while True:
         now = Counter(airflow.states("ticket_triage", "triage")), Counter(airflow.states("ticket_embeddings", "embed"))
         line = f"triage: {_line(now[0])} | embeddings: {_line(now[1])}"
-        if line != told:
-            told = line
+        if line != printed:
+            printed = line
             console.print(f"[dim]{time.monotonic() - began:4.0f} s[/]  {line}")
         if all(_is_through(states) for states in now):
             return
@@ -86,13 +86,13 @@ def _is_through(states: Counter[str]) -> bool:
 
 
 def _line(states: Counter[str]) -> str:
-    """Where the days are: at the provider (deferred: in no slot), in a slot, done."""
+    """How many days are at the provider (deferred, without a slot), in a slot, or done."""
     inside = states["running"] + states["queued"] + states["scheduled"]
     return f"at the provider {states['deferred']}, in a slot or queued {inside}, done {states['success']} of {states.total()}"
 
 
 def show_result(console: Console, took_s: float) -> None:
-    """What it cost, where it is, what it looks like, and how to see it in Airflow."""
+    """Prints what it cost, where the tables are, some rows, and how to open it in Airflow."""
     with Keld(home=KELD_HOME) as keld:
         statuses = {job.name: keld.statuses(job=job.name) for job in (triage, embeddings)}
     console.print(f"\n[bold]Done in {took_s:.0f} s.[/] The answers are an emulator's, at the prices of its models; nothing was paid.")

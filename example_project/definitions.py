@@ -2,7 +2,7 @@
 
     tickets -> ticket_triage_batch, ticket_triage -> triaged_tickets -> ticket_embeddings_batch, ticket_embeddings
 
-Tables, ledger and staging lie in `.demo`, beside the project.
+Tables, ledger and staging are in `.demo`, next to the project.
 """
 
 from datetime import date
@@ -31,7 +31,7 @@ ticket_triage = build_batch_assets(triage, source=tickets, group_name="support")
 
 @dg.asset(partitions_def=DAYS, group_name="support")
 def triaged_tickets(ticket_triage: pd.DataFrame) -> pd.DataFrame:
-    """The tickets that were answered, without Keld's bookkeeping columns."""
+    """The answered tickets, without Keld's own columns."""
     answered = ticket_triage[ticket_triage["keld_outcome"] == "answered"]
     return answered.loc[:, ~answered.columns.str.startswith("keld_")]
 

@@ -1,8 +1,8 @@
 """Demo: one week of support tickets, triaged and embedded, through a real Dagster against an emulated provider.
 
 `make demo` runs it.  It starts `dagster dev` (web server, daemon, code server) with two run slots, launches the backfill as the UI
-does, over GraphQL, and shows how far it is; no run executes while the provider works.  Everything lies in `.demo`, which is made
-anew each time; every process it starts ends with it.
+does, over GraphQL, and shows the progress; no run executes while the provider works.  Everything is in `.demo`, which is created
+new each time; every process that it starts ends with it.
 """
 
 import shutil
@@ -42,7 +42,7 @@ query ($id: String!, $keys: [AssetKeyInput!]!) {
 def main() -> int:
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = 120  # a file or a pipe says nothing of its width
+        console.width = 120  # a file or a pipe has no width
     for number in (signal.SIGINT, signal.SIGTERM):  # a kill cleans up like Ctrl-C, which a shell's background job would ignore
         signal.signal(number, signal.default_int_handler)
     try:
@@ -71,23 +71,23 @@ def run_demo(console: Console) -> None:
 
 
 def watch(console: Console, dagster: Dagster, backfill: str, began: float) -> None:
-    """Prints a line whenever something has come further, until the backfill is over."""
+    """Prints a line at each progress, until the backfill is over."""
     keys = [{"path": [name]} for name in ASSETS]
-    told = None
+    printed = None
     stall = dagster.stall()
     while True:
         seen = dagster.ask(_LOOK, id=backfill, keys=keys)
         now = progress(seen)
-        if (now.counts, now.idle) != told:
+        if (now.counts, now.idle) != printed:
             console.print(f"[dim]{time.monotonic() - began:4.0f} s[/]  {now}")
-            told = (now.counts, now.idle)
+            printed = (now.counts, now.idle)
         status = seen["partitionBackfillOrError"]["status"]
         if status == "COMPLETED_SUCCESS":
             return
         if status not in ("REQUESTED", "COMPLETING"):
             raise DagsterFailed(f"the backfill ended {status}.")
         if stall.look(seen):
-            raise DagsterFailed(f"the backfill is not over, and nothing has moved for {stall.still_s:.0f} s.")
+            raise DagsterFailed(f"the backfill is not over, and nothing has changed for {stall.still_s:.0f} s.")
         time.sleep(1)
 
 
@@ -119,7 +119,7 @@ def progress(seen: dict[str, Any]) -> Progress:
 
 
 def show_result(console: Console, backfill: str, took_s: float) -> None:
-    """What it cost, where it is, what it looks like, and how to see it in Dagster."""
+    """Prints what it cost, where the tables are, some rows, and how to open it in Dagster."""
     with Keld(home=KELD_HOME, namespace=LOCATION) as keld:
         statuses = {job.name: keld.statuses(job=job.name) for job in (triage, embeddings)}
     console.print(f"\n[bold]Done in {took_s:.0f} s.[/] The answers are an emulator's, at the prices of its models; nothing was paid.")

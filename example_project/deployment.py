@@ -1,6 +1,6 @@
 """Deployment: a real Dagster on this machine, started and ended: `dagster dev`, which is web server, daemon and code server.
 
-For the demo and for the tests.  It binds to loopback, keeps everything in one directory, and every process it starts ends with it.
+For the demo and for the tests.  It binds to loopback, keeps everything in one directory, and every process that it starts ends with it.
 """
 
 import json
@@ -23,7 +23,7 @@ from example_project.stack import free_port
 ROOT = Path(__file__).resolve().parents[1]
 SLOTS = 2
 _STILL_S = 120.0  # without any change, on a machine that starts Dagster in a few seconds; a slower one is given more
-_STARTS = 10  # as many times as long as it took to start
+_STARTS = 10  # in multiples of the time that it took to start
 _SETTINGS = f"concurrency:\n  runs:\n    max_concurrent_runs: {SLOTS}\ntelemetry:\n  enabled: false\nnux:\n  enabled: false\n"
 _LOADED = "query { workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError { __typename } } } } }"
 _LAUNCH = """
@@ -33,11 +33,11 @@ mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillPara
 
 
 class DagsterFailed(Exception):
-    """It did not start, or did not do what was asked; the message says what, the logs say why."""
+    """Dagster did not start or did not do what was requested; the message says what, the logs say why."""
 
 
 class Stall:
-    """Tells when nothing moves any more: however long something takes, it is no failure as long as it gets on.
+    """Detects that nothing changes any more: slow progress is no failure.
 
     Args:
         still_s: so long without any change is a stall.
@@ -49,7 +49,7 @@ class Stall:
         self._since = time.monotonic()
 
     def look(self, seen: object) -> bool:
-        """Whether what is seen now has been the same for too long."""
+        """True if what is seen now has been the same for too long."""
         if seen != self._seen:
             self._seen, self._since = seen, time.monotonic()
         return time.monotonic() - self._since > self.still_s
@@ -118,7 +118,7 @@ class Dagster:
 def running_dagster(home: Path, code: tuple[str, ...], settings: Mapping[str, str]) -> Iterator[Dagster]:
     """`dagster dev` with two run slots on the code that `code` names, as its command line does, with all its processes, until the block ends.
 
-    `settings` are of the environment of all of them; the log lies in `home`, as `dagster.log`.
+    `settings` are environment variables of all of them; the log is `dagster.log` in `home`.
     """
     home.mkdir(parents=True, exist_ok=True)
     (home / "dagster.yaml").write_text(_SETTINGS)

@@ -1,4 +1,4 @@
-"""Jobs: what is asked of every ticket, and on which terms.  Nothing in here knows of Dagster.
+"""Jobs: what is asked of every ticket, and on which terms.  Nothing here depends on Dagster.
 
 tickets -> triage -> (bookkeeping dropped) -> embeddings
 """
@@ -26,14 +26,14 @@ triage = Job(
     prompt="Customer tier: {tier}\nChannel: {channel}\n\n{body}",
     output_type=Triage,
     models=["openai:gpt-5-mini"],
-    deadline=timedelta(hours=9),  # after the day has ended: on the desk at nine in the morning
+    deadline=timedelta(hours=9),  # after the day has ended: ready at nine in the morning
     ceiling_usd=5,
     max_output_tokens=400,
     params={"reasoning_effort": "minimal"},
     tags={"team": "support", "category": "classification"},
 )
 
-# The second step asks with the answers of the first: a ticket is found again by what it is about, not only by its words.
+# The second step asks with the answers of the first: so a search finds a ticket by its topic, not only by its words.
 embeddings = Job(
     name="ticket_embeddings",
     key="ticket_id",

@@ -1,6 +1,6 @@
-"""Provider: an emulated one for the demo, which takes its time like a batch and answers like a very simple model.
+"""Provider: an emulated one for the demo, whose batches take some time and whose answers are those of a very simple model.
 
-Stands where OpenAI stands; with a real provider nothing of this file is used.
+It replaces OpenAI; with a real provider nothing of this file is used.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Report: what the demos show in the end, whichever orchestrator it was."""
+"""Report: what both demos print at the end."""
 
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +11,7 @@ from keld import Status
 
 
 def summary(statuses: dict[str, list[Status]]) -> Table:
-    """What each job cost, and saved, over all its days."""
+    """A table of what each job cost and saved, over all its days."""
     table = Table(
         "job", "model", *(Column(name, justify="right") for name in ("days", "rows", "answered", "cost", "saved", "turnaround")), box=SIMPLE
     )

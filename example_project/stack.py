@@ -1,7 +1,7 @@
 """Stack: a real Airflow on this machine, started and ended: database, API server, scheduler, Dag processor, triggerer.
 
-For the demo and for the tests.  It binds to loopback, asks for no password, keeps everything in one directory, and every process it
-starts ends with it.
+For the demo and for the tests.  It binds to loopback, asks for no password, keeps everything in one directory, and every process that
+it starts ends with it.
 """
 
 import json
@@ -26,15 +26,15 @@ import psutil
 
 AIRFLOW = (sys.executable, "-m", "airflow")
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
-# How much Airflow may compute while nothing comes further, in multiples of what it computed to make its database: on a slow machine both take
-# longer.  An idle Airflow computes so much in 5 minutes.
+# How much CPU time Airflow may use without progress, in multiples of what it used to create its database: on a slow machine both take
+# longer.  An idle Airflow uses so much in 5 minutes.
 _PATIENCE = 20
-_STILL_S = 300.0  # of a clock, in which they compute nothing at all: then they hang
+_STILL_S = 300.0  # of real time without any CPU time: then the processes hang
 _LOCKED_TRIES = 20  # Airflow gives up on a locked SQLite after seconds, and answers with a 500
 
 
 class Patience:
-    """How long an Airflow is waited for: until it has computed so much, or nothing any more, since it came further."""
+    """How long to wait for an Airflow: until it has used so much CPU time, or none for a while, since its last progress."""
 
     def __init__(self, airflow: "Airflow", patience_s: float | None = None) -> None:
         self._airflow, self._began = airflow, time.monotonic()
@@ -44,10 +44,10 @@ class Patience:
         self.note(None, first=True)
 
     def note(self, seen: object, *, first: bool = False) -> bool:
-        """Whether there is any left.
+        """True if it is worth waiting longer.
 
         Args:
-            seen: how far it is; when that changes, patience begins anew.
+            seen: the progress; when it changes, the wait starts again.
         """
         computed, now = self._airflow.computed_s(), time.monotonic()
         if first or seen != self._seen:
@@ -62,11 +62,11 @@ class Patience:
 
 
 class StackFailed(Exception):
-    """It did not start, or did not do what was asked; the message says what, the logs say why."""
+    """Airflow did not start or did not do what was requested; the message says what, the logs say why."""
 
 
 class Airflow:
-    """A running Airflow, spoken to as its UI speaks to it."""
+    """A running Airflow, used through its REST API as its UI does."""
 
     def __init__(self, home: Path, dags: Path, settings: Mapping[str, str]) -> None:
         self.home, self.port = home, free_port()
@@ -247,7 +247,7 @@ class Airflow:
             try:
                 return int(self.ask("POST", "/api/v2/backfills", body)["id"])
             except urllib.error.HTTPError as refused:
-                # SQLite may be locked for a moment; a backfill before this one is marked as over only every 30 s.
+                # SQLite may be locked briefly; Airflow marks an earlier backfill as over only every 30 s.
                 if refused.code not in (409, 503) or not patience.note(None):
                     raise StackFailed(f"The backfill was refused: HTTP {refused.code} {refused.read().decode()[:300]}") from None
                 time.sleep(1)

@@ -1,6 +1,6 @@
 """Tickets: a table of invented support tickets, about 200 a day; the same day always gives the same tickets.
 
-The beginning of the example; stands for the table that you have.
+The start of the example, in place of a table of yours.
 """
 
 from datetime import UTC, date, datetime, timedelta

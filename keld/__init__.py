@@ -14,12 +14,12 @@ The map of the house; the files in order are the way of the data.
     duplicate    rows with the same prompt are asked once
     shard        the slice that becomes one batch; cut within one provider's limits
     price        what tokens cost, by provider, model, lane and day
-    estimate     how many tokens a row takes, as expected
+    estimate     how many tokens a row is expected to take
     vocabulary   how many tokens a text is, exactly, where that is known
     cache        whether the shared beginning of prompts is marked for the provider's cache
     turnaround   how long a lane takes
     speed        how fast the fast lanes of an account are
-    deadline     how long a batch may be waited for, and when its rows must move on
+    deadline     how long to wait for a batch, and when its rows must be escalated
     plan         which model in which lane, what it costs, when it is due
     state        the life of a shard and of a job run: states, events, transitions
     ledger/      what happened, in order, durable: events, leases, intents, reservations, costs, what was learned
@@ -27,11 +27,11 @@ The map of the house; the files in order are the way of the data.
     realtime/    the fast lanes: many requests at once, under rate limits
     staging      the files of a job run, and how they are written
     answer       result lines -> answers, exactly one per request
-    cascade      which answers satisfy, and which model is asked next
+    cascade      which answers are accepted, and which model is asked next
     enrich       rows + answers -> the enriched partition
     status       a job run as people and orchestrators see it
     retention    what is staged of job runs that ended long ago, and its removal
-    spend        cost lines -> what was paid, saved, foreseen, and paid twice, by whatever people ask
+    spend        cost lines -> what was paid, saved, expected, and paid twice, grouped as the caller asks
     accounts     the provider accounts of an environment, each connected at its first use
     namespace    where job runs are kept, apart from those of other teams
     follow       a job run advanced until there is nothing to do but wait, or to its end
@@ -40,13 +40,13 @@ The map of the house; the files in order are the way of the data.
     __main__     `python -m keld`: the same as the command `keld`
     cli/         keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
     instant      points in time and spans as callers give them -> the standard library's, aware, in UTC
-    path         what a source's or sink's path leaves to be filled in
-    process      a name for this process, by which another can tell whether it is dead
+    path         the placeholders in a source's or sink's path
+    process      a name for this process, by which another process can check whether it is dead
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
     runner/      the only rooms that act: open, submit, find_lost, observe, escalate, fast_lane, collect, finish, orphan, ...
     providers/   who answers: dialects and transports, one account at one provider, what each kind is made of
-    emulator/    the other side of the wire; imports nothing of the rest
+    emulator/    a local stand-in for the providers' APIs; imports nothing of the rest
 """
 
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from keld.http import Patience
     from keld.instant import utc
     from keld.job import Column, Job
-    from keld.path import check_path, wants_partition
+    from keld.path import absolute_path, check_path, wants_partition
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
     from keld.providers.account import Account
@@ -100,7 +100,7 @@ __all__ = [
     "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
     "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "Settings", "SinkError", "SinkRefused",
     "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
-    "Verdict", "Work", "__version__", "check_path", "kinds", "utc", "wants_partition",
+    "Verdict", "Work", "__version__", "absolute_path", "check_path", "kinds", "utc", "wants_partition",
 ]  # fmt: skip
 
 # Imported at their first use: pyarrow, SQLAlchemy and the SDKs take a second that `import keld` must not cost.
@@ -117,7 +117,7 @@ _HOMES = {
     "keld.http": "Patience",
     "keld.instant": "utc",
     "keld.job": "Column Job",
-    "keld.path": "check_path wants_partition",
+    "keld.path": "absolute_path check_path wants_partition",
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",
     "keld.providers.account": "Account",

@@ -1,6 +1,6 @@
 """Accounts: the provider accounts of an environment, by name, each connected at its first use.
 
-Beside the road, above `providers`; `environment` keeps one, and the runner asks it for providers.
+Beside the road, above `providers`; `environment` has one, and the runner gets its providers from it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Accounts:
             return self.connected[name]
 
     def prices(self, name: str) -> str | None:
-        """The price list of an account's models, of one that is not known the list of its name; None: there is none."""
+        """The name of the price list for an account's models, for an unknown account its own name; None: there is no list."""
         return price_list(name, self.known[name]) if name in self.known else name
 
     def close(self) -> None:

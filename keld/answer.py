@@ -1,10 +1,10 @@
 """Answer: result lines -> answers, exactly one per request.
 
 On the road: `providers` read the wire into `Reply`; **`answer`** judges, prices and orders them; `enrich` reads the result.
-Order is never a contract and counts are claims: rows are matched by custom_id only, each asked row gets exactly one outcome, a row
-that no file mentions is `lost`, a second line for a row is counted and dropped, an id never given out is counted and dropped.
-Memory is bounded by blocks, whatever the shard's answers weigh: they are scattered by position into ranges on disk where they are
-large, and each range is put in order by itself.
+The order and the counts of a provider are not trusted: rows are matched by custom_id only, each asked row gets exactly one outcome, a row
+that no file mentions is `lost`, a second line for a row is counted and dropped, an unknown id is counted and dropped.
+Memory is bounded by blocks, however large the shard's answers are: large ones are written by position into ranges on disk, and each
+range is sorted by itself.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK_BYTES = 1 << 20
-LINE_BYTES_MAX = 64 << 20  # the longest result line that is read; a longer one is the row's fault, not the file's
-_TOKENS_MOST = 10**9  # of one answer: far above what any model takes, and times any rate still whole in 64 bits
-_RANGE_BYTES = 48 << 20  # answers above this are put in order range by range
+LINE_BYTES_MAX = 64 << 20  # the longest result line that is read; a longer one is an error of its row, not of the file
+_TOKENS_MOST = 10**9  # of one answer: far more than any model takes, and its cost at any rate still fits in 64 bits
+_RANGE_BYTES = 48 << 20  # answers above this size are sorted range by range
 
 
 class Outcome(StrEnum):
@@ -45,18 +45,18 @@ class Outcome(StrEnum):
     INVALID = "invalid"  # paid, but the answer breaks the schema or was cut off
     REFUSED = "refused"  # the model or a content filter declined
     ERRORED = "errored"  # the provider refused this request, or failed at it
-    EXPIRED = "expired"  # not done when the batch's time ran out; not paid
+    EXPIRED = "expired"  # not done when the batch expired; not paid
     CANCELLED = "cancelled"  # not done when the batch was cancelled; not paid
     LOST = "lost"  # in no result file
     REJECTED = "rejected"  # the whole batch was refused; not paid
-    QUARANTINED = "quarantined"  # it cannot be proven that asking again would not pay twice
+    QUARANTINED = "quarantined"  # nothing proves that asking again would not pay twice
     UNASKABLE = "unaskable"  # the row has no valid prompt; never sent
     OVER_CEILING = "over_ceiling"  # not asked: it could have exceeded the ceiling
     UNASKED = "unasked"  # the job run was cancelled before the row was sent
 
 
 class Reply(msgspec.Struct, gc=False, kw_only=True):
-    """One result line as the provider meant it, not yet judged."""
+    """One result line in neutral terms, not yet judged."""
 
     custom_id: str
     outcome: Outcome  # ANSWERED: there is content to judge
@@ -64,7 +64,7 @@ class Reply(msgspec.Struct, gc=False, kw_only=True):
     error: str | None = None
     retryable: bool = False
     model: str | None = None
-    tier: str | None = None  # the service tier it was answered in, where the provider says it
+    tier: str | None = None  # the service tier it was answered in, if the provider says it
     input_tokens: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0
@@ -74,9 +74,9 @@ class Reply(msgspec.Struct, gc=False, kw_only=True):
 
 @dataclass(slots=True)
 class Tally:
-    """What a shard's result files held, in numbers.
+    """The counts and costs of a shard's result files.
 
-    `standard_usd` is what the same would have cost in the standard lane, `uncached_usd` in the lane it was served in, but without any cache.
+    `standard_usd` is what the same would have cost in the standard lane, `uncached_usd` in the lane that served it, but without any cache.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -114,11 +114,11 @@ OWN = pa.schema(
 _FORMERLY = {
     "keld_position": "position",
     "keld_retryable": "retryable",
-}  # before ledgers had versions: names that an answer's field may have
+}  # before ledgers had versions; today a field of an answer may have such a name
 
 
 def read_answers(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """The answers in a file, by position, in blocks, only `columns`; whatever version of Keld wrote it, under the names of this one.
+    """The answers in a file, by position, in blocks, only `columns`; with this version's names, also if an earlier version wrote it.
 
     Raises:
         StagingError: the file is missing or broken.
@@ -135,7 +135,7 @@ def read_answers(path: Path, columns: Sequence[str] | None = None) -> Iterator[p
 def _is_former(path: Path) -> bool:
     import pyarrow.parquet as pq
 
-    with suppress(OSError, pa.ArrowException):  # what it is, `read_parquet` says
+    with suppress(OSError, pa.ArrowException):  # `read_parquet` raises the error
         names: list[str] = pq.read_schema(path).names
         return names[:1] == ["position"]
     return False
@@ -148,7 +148,7 @@ def answer_schema(output: OutputSchema) -> pa.Schema:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """What a shard sent, as far as its answers must be judged by it."""
+    """What a shard sent, as far as it is needed to judge its answers."""
 
     nonce: str
     positions: NDArray[np.int64]  # ascending
@@ -156,12 +156,14 @@ class Sent:
     lane: str
     rates: Rates
     standard: Rates | None  # None: the standard price is unknown, and nothing counts as saved
-    unsatisfied: Callable[[pa.RecordBatch], NDArray[np.bool_]] | None = None  # of N answers, which a stronger model is to give anew
+    unsatisfied: Callable[[pa.RecordBatch], NDArray[np.bool_]] | None = (
+        None  # N answers -> which of them a stronger model must answer again
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What becomes of a row that no result mentions."""
+    """The outcome of a row that no result mentions."""
 
     outcome: Outcome
     why: str
@@ -171,7 +173,7 @@ class Missing:
 LOST = Missing(Outcome.LOST, "in no result file", retryable=True)
 
 
-def collect(
+def judge_results(
     files: Sequence[Path],
     read: Callable[[bytes], list[Reply]],
     sent: Sent,
@@ -179,11 +181,11 @@ def collect(
     answers: Path,
     unmentioned: Missing = LOST,
 ) -> Tally:
-    """Judges every line of `files` and writes one answer a row of `sent`, by position, to `answers`.
+    """The counts of `files`, whose lines are judged and written to `answers`: one answer for each row of `sent`, by position.
 
     Args:
         files: the provider's result files, those with the answers first, so that an answer beats an error of the same row.
-        read: a block of whole lines -> replies; a line that cannot be read at all gives none.
+        read: a block of whole lines -> replies; an unreadable line gives none.
     """
     tally = Tally()
     weight = sum(path.stat().st_size for path in files)
@@ -216,7 +218,7 @@ def collect(
 def same(
     positions: Sequence[int], outcome: Outcome, error: str | None, sent: Sent | None, output: OutputSchema, *, retryable: bool = False
 ) -> pa.RecordBatch:
-    """One and the same outcome, without an answer, for N rows; `sent` is None where they never belonged to a shard."""
+    """The same outcome, without an answer, for N rows; `sent` is None if they never belonged to a shard."""
     n = len(positions)
     values: list[pa.Array] = [
         pa.array(positions, type=pa.int64()),
@@ -272,9 +274,9 @@ def _judge(
 
 
 def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Pico-dollars of each reply at the rates of the lane it was served in; what it would have cost at the standard ones, and without a cache."""
+    """Pico-dollars of each reply: at the rates of the lane that served it, at the standard rates, and without a cache."""
     rows = [(r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.cache_write_1h_tokens, r.output_tokens) for r in replies]
-    # Counts that cannot be are a fault of the provider's, and must neither make anything cheaper nor stop the others' answers.
+    # Impossible counts are an error of the provider; they must neither lower a cost nor block the other answers.
     try:
         counts = np.clip(np.array(rows, dtype=np.int64).T, 0, _TOKENS_MOST)
     except OverflowError:
@@ -295,14 +297,14 @@ def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.i
 
 
 def _lane(reply: Reply, sent: Sent) -> str:
-    """The lane an answer is billed in: flex may be asked for and the standard tier be given, at the standard price."""
+    """The lane an answer is billed in: a flex request may be served by the standard tier, at the standard price."""
     if sent.lane == Lane.FLEX and reply.tier not in (None, Lane.FLEX):
         return Lane.STANDARD.value
     return sent.lane
 
 
 def _blocks(files: Iterable[Path], tally: Tally) -> Iterator[bytes]:
-    """Blocks of whole lines, about 1 MB each; split on `\\n` bytes only, since U+2028 inside a JSON string ends no line."""
+    """Blocks of whole lines, about 1 MB each; split on `\\n` bytes only, since U+2028 inside a JSON string is not a line end."""
     for path in files:
         with path.open("rb") as file:
             rest = bytearray()  # grows in place: a line of many blocks is held once, not twice
@@ -322,7 +324,7 @@ def _blocks(files: Iterable[Path], tally: Tally) -> Iterator[bytes]:
 
 
 def _skip_line(file: Any) -> bytes:
-    """Reads past the rest of a line that is too long; gives what was read of the next one."""
+    """The beginning of the next line, after the rest of a line that is too long was skipped."""
     while chunk := file.read(BLOCK_BYTES):
         end = chunk.find(b"\n")
         if end >= 0:
@@ -331,7 +333,7 @@ def _skip_line(file: Any) -> bytes:
 
 
 class AnswerSink:
-    """Takes answers in any order; on a clean exit they stand in the file by position."""
+    """Takes answers in any order; after a `with` block without an error the file holds them by position."""
 
     def __init__(self, path: Path, output: OutputSchema, positions: NDArray[np.int64], weight_bytes: int) -> None:
         self._path = path

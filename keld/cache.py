@@ -1,22 +1,22 @@
 """Cache: whether the shared beginning of a shard's prompts is marked for the provider's cache, and what that is expected to save.
 
 On the road: `price` -> **`cache`** -> `plan`.  Pure.
-All rows of a job begin with the same words: the tools and the schema, then the system prompt.  A provider reads them once and keeps them, at
-a higher rate than plain input (1.25 times for minutes, twice for an hour, docs/notes/providers.md), and lets others have them for a tenth.  So a
-mark pays only where enough rows read what one has written: never for one row, and not where the beginning is too short to be kept at all.
+All rows of a job begin with the same text: the tools and the schema, then the system prompt.  A provider reads it once and keeps it, at a
+higher rate than plain input (1.25 times for minutes, twice for an hour, docs/notes/providers.md); later reads cost a tenth.  So a mark saves
+money only if enough rows read what one has written: never for one row, and not if the beginning is too short to be kept at all.
 
-- The cache of an hour in batches, as Anthropic advises, since they outlive five minutes; that of minutes in a fast lane, where one row
-  follows the other.
-- Nothing is sold as certain: Anthropic says that between 30 and 98 % of a batch's rows find what was written (best effort).  Before the
-  ledger knows better we expect the middle, in every lane.  Where that, or what was learned, makes a mark dearer than plain input, none is set.
-- What is learned is forgotten after a fortnight, so that a mark that did not pay once is tried again.
-- The worst case is that every row writes and none reads; it is reserved.  Where only that breaks the ceiling, no mark is set.
-- A user's own marks win, in `params` or in a row's messages: Keld then sets none, and reserves as if all were written for an hour.
-- `Job.cache` has two words.  `never` earns its place: a ceiling close to the plain cost is easier to keep without the reserve, and some
+- Batches use the cache of an hour, as Anthropic advises, since they take longer than five minutes; a fast lane uses that of minutes, since
+  its rows follow each other closely.
+- Cache hits are never certain: Anthropic says that between 30 and 98 % of a batch's rows find what was written (best effort).  Until the
+  ledger has observations we expect the middle, in every lane.  If that, or what was learned, makes a mark cost more than plain input, none is set.
+- What is learned is forgotten after two weeks, so that a mark that did not pay once is tried again.
+- The worst case is that every row writes and none reads; it is reserved.  If the ceiling has no room for only that, no mark is set.
+- A user's own marks, in `params` or in a row's messages, have precedence: Keld then sets none, and reserves as if all were written for an hour.
+- `Job.cache` has two values.  `never` is needed: a ceiling close to the plain cost is easier to keep without the reservation, and some
   hosts of a provider's shape refuse fields that they do not know.
 
-Rows are not put in another order for it.  A shard's positions ascend (results are scattered back by them, answers read range by range), all
-rows of a job share one beginning anyway, and a provider works on a batch in no order: rows side by side in the file are not so in time.
+Rows are not reordered for the cache.  A shard's positions ascend (results are put back by them, answers are read range by range), all
+rows of a job share one beginning anyway, and a provider works on a batch in no order: neighbours in the file are not neighbours in time.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from math import ceil
 
 from keld.price import Lane, Rates
 
-# platform.claude.com/docs/en/build-with-claude/batch-processing, Nov 2026: 30 to 98 % of a batch.  Nobody says what a fast lane has; were more
-# taken for granted there than in a batch, jobs would leave the batch lane for a guess.
+# platform.claude.com/docs/en/build-with-claude/batch-processing, Nov 2026: 30 to 98 % of a batch.  For fast lanes no
+# number is published; if we assumed more there than in a batch, jobs would leave the batch lane because of a guess.
 _HITS = 0.64
 _PRIOR_ROWS = 50
 # Of texts that were measured only emoji and base64 have fewer (docs/notes/measurements.md); a marked text that is too short costs nothing.
@@ -39,7 +39,7 @@ LEARN_FOR = timedelta(days=14)
 
 
 class Ttl(StrEnum):
-    """How long what is written is kept, at least, after it was read last."""
+    """The least time that a cache entry is kept after its last read."""
 
     MINUTES = "5m"
     HALF_HOUR = "30m"
@@ -52,7 +52,7 @@ class Caching:
 
     Args:
         least_tokens: a shorter beginning is not kept, marked or not.
-        by_itself: it may write, and bill, what no request marks.
+        by_itself: it may write to its cache, and bill for it, without a mark in the request.
         ttl: of the marks it takes, by lane; empty: it takes none.
     """
 
@@ -63,13 +63,13 @@ class Caching:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cache:
-    """What becomes of the shared beginning of some requests.
+    """How the shared beginning of some requests is cached.
 
     Args:
         ttl: of the mark; None: there is none.
-        hits: the share of it that is expected to be read, after the first row's.
-        least_tokens: of a beginning that is kept.
-        least_requests: for fewer a mark does not pay.
+        hits: the share of the rows after the first that are expected to read it.
+        least_tokens: a shorter beginning is not kept.
+        least_requests: for fewer requests a mark does not pay.
     """
 
     ttl: Ttl | None = None
@@ -78,7 +78,7 @@ class Cache:
     least_requests: int = 2
 
     def of(self, requests: int) -> Cache:
-        """The same for so many requests; unmarked where it does not pay for these."""
+        """The cache for this number of requests; unmarked if a mark does not pay for them."""
         return self if self.ttl is None or requests >= self.least_requests else UNMARKED
 
     def read(self, tokens: int, requests: int) -> int:
@@ -93,7 +93,7 @@ UNMARKED = Cache()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Read:
-    """What marked shards reported of late."""
+    """What marked shards reported recently."""
 
     rows: int = 0
     read_tokens: int = 0
@@ -101,7 +101,7 @@ class Read:
 
 
 def marked(caching: Caching, lane: Lane, rates: Rates, shared_bytes: int, seen: Read) -> Cache:
-    """The mark for requests that share `shared_bytes`, where it is expected to pay; else none.
+    """The mark for requests that share `shared_bytes`, if it is expected to pay; else `UNMARKED`.
 
     >>> from decimal import Decimal; from keld.price import Bracket
     >>> one = Bracket(above=0, input=Decimal(1), cached=Decimal("0.1"), cache_write=Decimal("1.25"), cache_write_1h=Decimal(2), output=Decimal(5))
@@ -122,7 +122,7 @@ def marked(caching: Caching, lane: Lane, rates: Rates, shared_bytes: int, seen: 
 
 
 def unmarked(caching: Caching, cached_tokens: int, shared_tokens: float, rows: float) -> Cache:
-    """What a provider that caches by itself is expected to: as much as it did for this job; nothing, before that is known."""
+    """The cache of a provider that caches without marks: as many hits as it had for this job; none before that is known."""
     if not caching.by_itself or shared_tokens <= 0 or rows <= 0:
         return UNMARKED
     share = rows / (rows + _PRIOR_ROWS)
@@ -134,7 +134,7 @@ def without_mark(cache: Cache) -> Cache:
 
 
 def _hits(seen: Read) -> float:
-    """The prior, moved by what was seen in proportion to its rows."""
+    """The expected share of hits: the prior, corrected by what was seen in proportion to its rows."""
     used = seen.read_tokens + seen.written_tokens
     if not used:
         return _HITS
@@ -143,7 +143,7 @@ def _hits(seen: Read) -> float:
 
 
 def _even(rates: Rates, ttl: Ttl) -> float:
-    """The share of rows that must read for a mark to cost what plain input does."""
+    """The share of rows that must read the cache so that a mark costs the same as plain input."""
     base = rates.base
     write = base.cache_write_1h if ttl is Ttl.HOUR else base.cache_write
     if write <= base.cached:

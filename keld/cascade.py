@@ -1,8 +1,8 @@
-"""Cascade: the cheap model first; what does not satisfy is asked of the next one.
+"""Cascade: the cheap model first; rows whose answer is not accepted are asked of the next one.
 
-Beside `enrich`.  `accept` says which answers satisfy.  It is kept with the job run, for the worker that collects has no Python of the
-user's: so it is an Arrow expression over the answer's columns, or the least a number must be, and no function.  An answer that does
-not satisfy stays what the row has, until a stronger model has given another.
+Beside `enrich`.  `accept` says which answers are accepted.  It is kept with the job run, because the worker that collects does not have the
+user's Python code: so it is an Arrow expression over the answer's columns, or a minimum for each, and no function.  A row keeps an answer
+that is not accepted until a stronger model has given another.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from keld.schema import OutputSchema
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_NOT_SATISFYING = (Outcome.INVALID.value, Outcome.REFUSED.value)  # as little as an answer that is not accepted
+_NOT_SATISFYING = (Outcome.INVALID.value, Outcome.REFUSED.value)  # counts like an answer that is not accepted
 
 
-def seal(job: str, accept: Any, output: OutputSchema) -> str | None:
-    """`accept` as text that any worker can read; None where every answer satisfies.
+def serialize_accept(job: str, accept: Any, output: OutputSchema) -> str | None:
+    """`accept` as text that any worker can read; None if every answer is accepted.
 
     Args:
-        accept: a boolean Arrow expression, or the least that each named column must be; over the answer's columns.
+        accept: a boolean Arrow expression over the answer's columns, or the minimum of each named column.
 
     Raises:
-        InvalidJob: it names other columns, is not a yes or no, or cannot be kept.
+        InvalidJob: it names other columns, is not boolean, or cannot be serialized.
     """
     if accept is None:
         return None
@@ -43,8 +43,8 @@ def seal(job: str, accept: Any, output: OutputSchema) -> str | None:
 
     wanted = reduce(and_, (pc.field(name) >= least for name, least in accept.items())) if isinstance(accept, Mapping) else accept
     try:
-        sealed = substrait.serialize_expressions([wanted], ["accept"], output.columns)
-        text = base64.b64encode(sealed).decode()
+        serialized = substrait.serialize_expressions([wanted], ["accept"], output.columns)
+        text = base64.b64encode(serialized).decode()
         unsatisfied(pa.RecordBatch.from_pylist([], schema=output.columns), text)
     except (pa.ArrowException, TypeError) as error:
         raise InvalidJob(
@@ -56,11 +56,11 @@ def seal(job: str, accept: Any, output: OutputSchema) -> str | None:
     return text
 
 
-def unsatisfied(answers: pa.RecordBatch, sealed: str) -> NDArray[np.bool_]:
-    """Which of N rows of answer columns are not accepted; a null is no yes."""
+def unsatisfied(answers: pa.RecordBatch, serialized: str) -> NDArray[np.bool_]:
+    """Which of N rows of answer columns are not accepted; a null counts as not accepted."""
     from pyarrow import dataset
 
-    found = dataset.dataset(pa.Table.from_batches([answers])).to_table(columns={"accept": _opened(sealed)}).column("accept")
+    found = dataset.dataset(pa.Table.from_batches([answers])).to_table(columns={"accept": _deserialized(serialized)}).column("accept")
     if not pa.types.is_boolean(found.type):
         raise pa.ArrowInvalid(f"it gives {found.type}, not yes or no")
     satisfied: NDArray[np.bool_] = pc.fill_null(found, False).to_numpy()
@@ -68,14 +68,14 @@ def unsatisfied(answers: pa.RecordBatch, sealed: str) -> NDArray[np.bool_]:
 
 
 @cache
-def _opened(sealed: str) -> Any:
+def _deserialized(serialized: str) -> Any:
     from pyarrow import substrait
 
-    return substrait.deserialize_expressions(base64.b64decode(sealed)).expressions["accept"]
+    return substrait.deserialize_expressions(base64.b64decode(serialized)).expressions["accept"]
 
 
 def levels(asked: Sequence[tuple[Path, int]], rows: int, last: int) -> NDArray[np.int64]:
-    """N numbers: the first model, counted from 0, that each row has not been asked in vain; `last` at most.
+    """N numbers: for each row the model to ask next, counted from 0; at most `last`.
 
     Args:
         asked: answers files, each with the number of the model that was asked.

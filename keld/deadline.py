@@ -1,10 +1,10 @@
-"""Deadline: how long rows may be waited for where they are, and when they must move on.
+"""Deadline: how long to wait for rows where they are, and when they must be escalated.
 
-On the road: `speed` -> **`deadline`** -> `plan`; `runner` asks it again at every look.  Pure.
-A batch is allowed as long as a rescue still fits behind it: cancel it, wait for the provider's last word, harvest what was paid, ask the
-rest in a fast lane.  The latest instant at which that still works is `escalate_at`; the fewer rows are left, the later it is.  Where flex is
-sold for no more than the batch, moving there costs nothing, so that is tried first, early enough; what flex has not answered by its own
-latest instant moves on to standard.
+On the road: `speed` -> **`deadline`** -> `plan`; `runner` computes it again at every look.  Pure.
+A batch may run as long as there is still time for a rescue: cancel it, wait until the provider has ended it, fetch what was paid, ask the
+rest in a fast lane.  The latest instant for that is `standard_escalation_time`; the fewer rows are left, the later it is.  If flex costs
+no more than the batch, an escalation to flex costs nothing, so it is tried first, early enough; what flex has not answered by its own
+latest instant is escalated to standard.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from datetime import datetime
 from keld.speed import Speed
 
 
-def escalate_at(due: datetime, rows_left: int, speed: Speed, *, batch: bool = True) -> datetime:
-    """The latest instant at which `rows_left` unanswered can still be given up where they are, in time for the standard lane.
+def standard_escalation_time(due: datetime, rows_left: int, speed: Speed, *, batch: bool = True) -> datetime:
+    """The latest instant at which `rows_left` unanswered rows can be given up where they are, in time for the standard lane.
 
     Args:
-        batch: they are in a batch, which has to be cancelled and awaited; else in a flex stretch, which just stops.
+        batch: they are in a batch, whose cancellation takes time; else in a realtime run in flex, which stops at once.
     """
-    return due - speed.rescue(rows_left, batch=batch)
+    return due - speed.rescue_time(rows_left, batch=batch)
 
 
-def flex_at(due: datetime, rows_left: int, speed: Speed) -> datetime:
+def flex_escalation_time(due: datetime, rows_left: int, speed: Speed) -> datetime:
     """The latest instant at which a batch can be given up so that flex answers all of `rows_left`."""
-    return due - speed.cancel - max(speed.flex(rows_left) * speed.safety, speed.stretch(rows_left)) - speed.collect
+    return due - speed.cancel_time - max(speed.flex_time(rows_left) * speed.safety, speed.standard_time(rows_left)) - speed.finish_time
 
 
-def moves_at(due: datetime, rows_left: int, speeds: Sequence[Speed], *, batch: bool = True, flex: Speed | None = None) -> datetime:
-    """When rows must move on from where they are, at the latest: into standard at the account that has most room, or into flex.
+def escalation_time(due: datetime, rows_left: int, speeds: Sequence[Speed], *, batch: bool = True, flex: Speed | None = None) -> datetime:
+    """The latest instant at which rows must be escalated: into standard at the account with most room, or into flex.
 
     Args:
         speeds: of the accounts whose standard lane may take them.
-        batch: as in `escalate_at`.
-        flex: the speed of the account that sells flex for no more than the batch costs, if one does: to go there early costs nothing.
+        batch: as in `standard_escalation_time`.
+        flex: the speed of the account that sells flex for no more than the batch costs, if one does: escalating early to it costs nothing.
     """
-    at = max(escalate_at(due, rows_left, speed, batch=batch) for speed in speeds)
-    return min(at, flex_at(due, rows_left, flex)) if batch and flex else at
+    at = max(standard_escalation_time(due, rows_left, speed, batch=batch) for speed in speeds)
+    return min(at, flex_escalation_time(due, rows_left, flex)) if batch and flex else at

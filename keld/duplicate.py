@@ -1,7 +1,6 @@
 """Duplicate: rows of a partition with the same prompt are asked once; the others take the same answer, at no cost.
 
-Beside `reuse`, which finds what was answered before.  The first of such rows is asked (its leader), whatever became of it became of its
-twins, too.
+Beside `reuse`, which finds what was answered before.  The first of such rows, the leader, is asked; its duplicates get the same outcome.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def find_duplicates(snapshot: Path, sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(twins, leaders): the positions that repeat the prompt of an earlier row that is asked, ascending, and that row's position, for each.
+    """(duplicates, leaders): the positions, ascending, that repeat the prompt of an earlier asked row, and for each that row's position.
 
     Args:
         sizes: N fragment sizes in bytes; 0 for a row that is not asked.
@@ -35,14 +34,14 @@ def find_duplicates(snapshot: Path, sizes: NDArray[np.int64]) -> tuple[NDArray[n
     return asked[repeats], leaders[repeats]
 
 
-def keep_duplicates(path: Path, duplicates: NDArray[np.int64], leaders: NDArray[np.int64]) -> None:
-    """Keeps which rows take whose answer; nothing is kept where there are none."""
+def write_duplicates(path: Path, duplicates: NDArray[np.int64], leaders: NDArray[np.int64]) -> None:
+    """Writes which row takes which row's answer to `path`; writes no file if there are no duplicates."""
     if len(duplicates):
         write_positions(path, np.stack([duplicates, leaders]))
 
 
 def fan_out(kept: Path, answers: Sequence[Path], output: OutputSchema) -> list[Path]:
-    """The answers files, each followed by one with the same answers for the twins of its rows, if there are any."""
+    """The answers files, each followed by one with the same answers for the duplicates of its rows, if there are any."""
     if not kept.exists():
         return list(answers)
     duplicates, leaders = np.load(kept)

@@ -2,8 +2,8 @@
 
 On the road: `answer` -> **`enrich`** -> `table`.  Every input row, in order, exactly once.
 No hash join: a snapshot's rows are numbered and every answers file is in the order of those numbers, so this is a merge, block by
-block, with as little in memory as the blocks in hand.  Of several answers of one row (retries) the first that is `answered`
-stands, else the last; what all of them cost is summed, so that the column adds up to the bill.
+block, and memory holds only the current blocks.  Of several answers of one row (retries) the first that is `answered` is
+taken, else the last; the costs of all of them are summed, so that the column adds up to the bill.
 """
 
 from __future__ import annotations
@@ -62,17 +62,17 @@ def enrich(snapshot: Path, answers: Sequence[Path], output: OutputSchema) -> Ite
     start = 0
     for rows in read_parquet(snapshot, columns=[*source.names, "keld_input_error"]):
         stop = start + rows.num_rows
-        parts = [part for cursor in cursors for part in cursor.upto(stop)]
+        parts = [part for cursor in cursors for part in cursor.read_until(stop)]
         yield _enriched(rows, parts, start, output, schema)
         start = stop
 
 
 def retryable_positions(answers: Sequence[Path], rows: int, max_attempts: int) -> NDArray[np.int64]:
-    """The rows whose latest answer may be asked again, that no round has answered satisfyingly and that were not asked too often yet, ascending.
+    """The positions, ascending, of rows to ask again: the latest outcome is retryable, no answer was accepted, and attempts are left.
 
     Args:
         answers: the answers files, those of earlier rounds first.
-        max_attempts: how often a row is asked at most; to be cancelled, or dropped unsent, is no attempt.
+        max_attempts: how often a row is asked at most; a cancelled or unsent request is no attempt.
     """
     again = np.zeros(rows, dtype=np.bool_)
     satisfied = np.zeros(rows, dtype=np.bool_)
@@ -82,13 +82,13 @@ def retryable_positions(answers: Sequence[Path], rows: int, max_attempts: int) -
             positions = batch.column(0).to_numpy()
             here = batch.column(2).to_numpy(zero_copy_only=False)
             again[positions] = here
-            satisfied[positions] |= _is_answered(batch.column(1)) & ~here  # an answer that may be asked again is one that was not accepted
+            satisfied[positions] |= _is_answered(batch.column(1)) & ~here  # a retryable answer is one that was not accepted
             attempts[positions] += pc.invert(pc.is_in(batch.column(1), value_set=_NO_ATTEMPT)).to_numpy(zero_copy_only=False)
     return np.flatnonzero(again & ~satisfied & (attempts < max_attempts))
 
 
 def complaints(answers: Sequence[Path], positions: NDArray[np.int64]) -> dict[int, str]:
-    """Why the latest answer was invalid, of those rows at `positions` (ascending) where it was.
+    """By position, why the latest answer was invalid, for those of `positions` (ascending) where it was.
 
     Args:
         answers: the answers files, those of earlier rounds first.
@@ -109,7 +109,7 @@ def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counte
 
     Args:
         answers: the answers files, those of earlier rounds first.
-        unaskable: rows that were never to be sent, and so are in no file.
+        unaskable: how many rows could not be sent, and so are in no file.
     """
     kinds = list(Outcome)
     codes = {kind.value: n for n, kind in enumerate(kinds)}
@@ -118,8 +118,8 @@ def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counte
         for batch in read_answers(path, columns=["keld_position", "keld_outcome"]):
             positions = batch.column(0).to_numpy()
             found = np.array([codes[outcome] for outcome in batch.column(1).to_pylist()], dtype=np.int8)
-            stands = last[positions] != codes[Outcome.ANSWERED]
-            last[positions[stands]] = found[stands]
+            replaces = last[positions] != codes[Outcome.ANSWERED]
+            last[positions[replaces]] = found[replaces]
     counts = Counter({kinds[code]: int(n) for code, n in zip(*np.unique(last[last >= 0], return_counts=True), strict=True)})
     counts[Outcome.UNASKABLE] += unaskable
     counts[Outcome.UNASKED] += rows - counts.total()
@@ -133,8 +133,8 @@ class _Cursor:
         self._batches = iter(read_answers(path))
         self._held: pa.RecordBatch | None = None
 
-    def upto(self, stop: int) -> Iterator[pa.RecordBatch]:
-        """The answers before position `stop` that were not given yet."""
+    def read_until(self, stop: int) -> Iterator[pa.RecordBatch]:
+        """The next answers, up to but without position `stop`."""
         while True:
             batch = self._held if self._held is not None else next(self._batches, None)
             if batch is None:
@@ -157,8 +157,8 @@ def _enriched(rows: pa.RecordBatch, parts: list[pa.RecordBatch], start: int, out
     for part in parts:
         where = part.column(0).to_numpy() - start
         here = _is_answered(part.column(1))
-        stands = ~settled[where] & (here | ~answered[where])  # an answer that was not accepted gives way to another answer only
-        winner[where[stands]] = offset + np.flatnonzero(stands)
+        replaces = ~settled[where] & (here | ~answered[where])  # only another answer replaces one that was not accepted
+        winner[where[replaces]] = offset + np.flatnonzero(replaces)
         answered[where] |= here
         settled[where] |= here & ~part.column(part.schema.get_field_index("keld_retryable")).to_numpy(zero_copy_only=False)
         pico[where] += part.column(part.schema.get_field_index("keld_cost_pico")).to_numpy()

@@ -1,6 +1,6 @@
 """Environment: `Keld(...)`, where jobs run: one ledger, one staging root, the provider accounts; and the few verbs.
 
-The front room: everything a user or an orchestrator calls goes through here.  `submit` takes the snapshot and plans; it sends
+The front door: every call of a user or an orchestrator comes in here.  `submit` takes the snapshot and plans; it sends
 nothing.  `advance` and `poll` are the runner's.  The identity of a job run is (namespace, job, partition), never a caller's run id.
 """
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from keld.accounts import Accounts
 from keld.errors import InvalidJob, LedgerError, ProviderUnreachable
 from keld.follow import advance_until_waiting, finish
+from keld.identity import key_of
 from keld.instant import utcnow
 from keld.job import Job
 from keld.ledger import JobRun, Ledger, shown
@@ -62,11 +63,11 @@ class Keld:
         home: the directory of ledger and staging; default `KELD_HOME`, else `.keld`.
         ledger_url: `sqlite:///...` or `postgresql://...`; default `KELD_LEDGER_URL`, else an SQLite file in `home`.
         namespace: keeps several teams apart in one ledger; default `KELD_NAMESPACE`, else `default_namespace`, else `default`.
-        default_namespace: where nobody names one; an orchestrator gives its code location's name.  What was run under `default` before,
-            and asks the same, is brought into it when it is asked for.
+        default_namespace: if no namespace is chosen; an orchestrator gives its code location's name.  An earlier job run under `default`
+            that asks the same is moved to it when it is submitted again.
         accounts: more providers, or other settings of the known ones, by the name before the colon in `models`.
-        clock: gives now, aware UTC; for tests.
-        settings: how patient the runner is.
+        clock: returns now, aware UTC; for tests.
+        settings: the runner's timeouts and intervals.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Keld:
         delimiter: str | None = None,
         quote: str | None = None,
     ) -> Plan:
-        """What a run of this partition would do, cost and take; sends nothing, keeps nothing.
+        """What a run of this partition would do, what it would cost and how long it would take; sends and stores nothing.
 
         Args:
             owner, source_name: as of `submit`.
@@ -145,25 +146,25 @@ class Keld:
         delimiter: str | None = None,
         quote: str | None = None,
     ) -> Status:
-        """The job run of this partition: a new one, or the one that is there.
+        """The job run of this partition: a new one, or the existing one.
 
         An open one is attached to, unless nothing of it was sent and the table or the declaration has changed: then it is planned
-        anew.  One that was sent and asked otherwise (see `identity`) is given back as `outdated`: it is to be finished, and what is declared
-        now is asked by submitting again when it is over, as `run` does.  One that answered every row of the same table, by the same
-        declaration, is given back as it is (with a sink, its output is written again).  Otherwise a next generation asks what was not
-        answered before.  Nothing is sent here: `advance` does.
+        again.  One that was sent with another declaration (see `identity`) is returned as `outdated`: finish it, then submit again to ask
+        what is declared now, as `run` does.  One that answered every row of the same table, by the same
+        declaration, is returned as it is (with a sink, its output is written again).  Otherwise a next generation asks the rows that are not
+        answered yet.  Nothing is sent here: `advance` does.
 
         Args:
             source: see `table.open_table`; `{partition}` in a path stands for the key.
-            sink: a path or URI for the enriched partition, `{partition}` as above; None keeps it in staging, for `read`.  One of an open
-                file system (a UPath and its like) is only checked: `write` it when the job run is over.
-            ends_at: the partition's end, aware, where its key does not say (see `job.partition_end`).
-            force: ask every row anew, whatever was answered and paid before.
-            owner: who declares the job, in the caller's words (an asset, a task); default the job's name.  It is no part of the identity.
-            source_name: what the source is called, where it is no path and so does not say it itself.
+            sink: a path or URI for the enriched partition, `{partition}` as above; None keeps it in staging, for `read`.  A path
+                of an open file system (such as a UPath) is only checked: call `write` when the job run is over.
+            ends_at: the partition's end, aware, if its key does not say (see `job.partition_end`).
+            force: ask every row again, also those that were answered and paid before.
+            owner: who declares the job, as the caller names it (an asset, a task); default the job's name.  It is no part of the identity.
+            source_name: a name for the source, if it is no path.
             types: of the columns of CSV and JSON Lines, and of those that Hive directories name: a dict like `{"amount": "decimal(12,2)"}`, or a
-                `pyarrow.Schema`.  A column of a CSV file that is not named is text, as it is written.
-            encoding: of text files; default UTF-8, or UTF-16 by its mark.
+                `pyarrow.Schema`.  Other columns of a CSV file are text, as it is written.
+            encoding: of text files; default UTF-8, or UTF-16 by its byte order mark.
             delimiter, quote: of CSV; default a comma (in `.tsv` a tab) and `"`; `quote=""`: nothing is quoted.
 
         Raises:
@@ -183,9 +184,9 @@ class Keld:
         return self.status(self._opener.open(asked).id)
 
     def compare(self, run_id: str, job: Job, source: Any = None, *, owner: str | None = None, source_name: str | None = None) -> Status:
-        """The status of a job run, with what is declared otherwise by now noted as `outdated`, whether it is over or not.
+        """The status of a job run, open or over, with the parts of the declaration that have changed since it was sent in `outdated`.
 
-        For whoever hands out the rows of a job run that was submitted earlier.  The source is not read, and nothing is sent.
+        For callers that hand out the rows of a job run that was submitted earlier.  The source is not read, and nothing is sent.
 
         Raises:
             UnknownJobRun: there is none.
@@ -198,20 +199,20 @@ class Keld:
         return self.status(run_id)
 
     def advance(self, run_id: str, *, budget_s: float = 60.0) -> Status:
-        """Does whatever is due for a job run, for about `budget_s`; idempotent, callable from anywhere."""
+        """The status after doing what is due for a job run, for about `budget_s`; idempotent, may be called from any process."""
         self.runner.advance(run_id, timedelta(seconds=budget_s))
         return self.status(run_id)
 
     def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
-        """Looks at the providers, for these or all open job runs, and records; never uploads, downloads or pays."""
+        """The statuses after reading the providers' state of these or all open job runs; never uploads, downloads or pays."""
         ids = list(run_ids) if run_ids is not None else [run.id for run in self.ledger.catalog.runs(self.namespace, open_only=True)]
         return self._statuses_of(self.runner.poll(ids, timedelta(seconds=budget_s)))
 
     def advance_until_waiting(self, run_id: str, *, budget_s: float = 3600.0) -> Status:
-        """Advances until there is nothing to do but wait for the provider, or something stands in the way.
+        """The status after advancing until there is nothing to do but wait for the provider, or there is a problem.
 
         Args:
-            budget_s: for the uploads or downloads of one partition; a step once begun is finished.
+            budget_s: for the uploads or downloads of one partition; a step that has begun is finished.
         """
         return advance_until_waiting(lambda seconds: self.advance(run_id, budget_s=seconds), budget_s)
 
@@ -224,9 +225,9 @@ class Keld:
         progress: Callable[[Status], None] | None = None,
         **how: Unpack[Submit],
     ) -> Status:
-        """Submits and advances to the end; run again after any interruption, it goes on where it stood.
+        """Submits, advances to the end and returns the status; called again after an interruption, it continues.
 
-        A job run under way that asked otherwise is finished first.
+        An open job run with another declaration is finished first.
 
         Args:
             poll_s: seconds between looks at the provider; None adapts to the batches' age.
@@ -247,7 +248,7 @@ class Keld:
         return finish(lambda seconds: self.advance(run_id, budget_s=seconds), self.clock, poll_s=poll_s, progress=progress)
 
     def status(self, run_id: str) -> Status:
-        """Where a job run stands.
+        """The status of a job run.
 
         Raises:
             UnknownJobRun.
@@ -256,11 +257,11 @@ class Keld:
 
     def find(self, job: str, partition: str | None = None) -> Status | None:
         """The youngest job run of (job, partition), or None."""
-        run = self._namespace.latest(self.ledger, job, partition or "")
+        run = self._namespace.latest(self.ledger, job, key_of(partition))
         return None if run is None else self.status(run.id)
 
     def hand_over(self, job: str, owner: str) -> None:
-        """Says who declares a job of this namespace from now on, whatever it asked before; see `identity`."""
+        """Sets the owner of a job of this namespace, even if it asked something else before; see `identity`."""
         self.ledger.catalog.hand_over(self.namespace, job, owner)
 
     def namespaces(self) -> dict[str, int]:
@@ -280,7 +281,7 @@ class Keld:
         return [status_of(run, shards.get(run.id, []), now) for run in runs]
 
     def spend(self, by: str = "job", *, job: str | None = None, since: date | None = None, until: date | None = None) -> Report:
-        """What the job runs of this namespace spent and saved, a line a group; asks no provider.
+        """What the job runs of this namespace spent and saved, one line for each group; calls no provider.
 
         Args:
             by: team, project, category, job, partition, day, model, provider, lane, or `tag:NAME`.
@@ -295,9 +296,9 @@ class Keld:
         return report(self.ledger.catalog.runs(self.namespace, job=job, since=after, until=before), lines, by)
 
     def cancel(self, run_id: str) -> Status:
-        """Asks to cancel: what was not sent is dropped, what is at the provider is cancelled there and harvested, by `advance`.
+        """The status after the cancel is recorded: `advance` drops what was not sent, cancels the batches at the provider and collects their answers.
 
-        Where only its output is still to be written, that is left: the rows can be read, and written elsewhere.
+        If only the output is still to be written, it is not written: the rows can be read, and written elsewhere.
         """
         self.ledger.run(run_id)  # there is one
         self.ledger.control.ask_cancel(run_id, self.clock())
@@ -306,13 +307,13 @@ class Keld:
         return self.status(run_id)
 
     def attach(self, run_id: str, holder: str) -> int:
-        """Notes that `holder`, a name of the caller's, waits for a job run; gives the epoch to `detach` with."""
+        """Records that `holder`, a name that the caller chooses, waits for a job run; returns the epoch for `detach`."""
         return self.ledger.control.attach(run_id, holder)
 
     def detach(self, run_id: str, holder: str, epoch: int) -> bool:
-        """Notes that `holder` waits no longer; the last to go cancels, as `cancel` does, and True says so.
+        """Records that `holder` waits no longer; True if it was the last one, so that the job run is cancelled, as by `cancel`.
 
-        One that has attached anew since `epoch` waits still: what is told to go late, or twice, harms nobody.
+        A holder that has attached again since `epoch` still waits: a late or repeated call changes nothing.
         """
         return self.ledger.control.detach(run_id, holder, epoch, self.clock())
 
@@ -328,14 +329,14 @@ class Keld:
         """Batches that the providers have and the ledger does not; adopted, cancelled and counted, as each `verdict` says.
 
         Args:
-            accounts: default: those that this ledger has ever sent to, as far as they are configured here (see `not_configured`).
-            since: how far back to look; the provider's results of unmarked batches are read to tell whose they are.
-            dry_run: only tell.
-            budget_s: for all accounts together, about; an account that was not looked through in its part of it is named in the error.
-            progress: called with each finding once it was acted on.
+            accounts: default: those that this ledger has ever sent to and that are configured here (see `not_configured`).
+            since: how far back to look; the provider's results of unmarked batches are read to find out whose they are.
+            dry_run: only report.
+            budget_s: for all accounts together, about; the error names the accounts that were not read completely in this time.
+            progress: called with each finding after it was acted on.
 
         Raises:
-            AccessRefused, ProviderUnreachable: a provider's list cannot be read, or not in this time; what was found before it was acted on.
+            AccessRefused, ProviderUnreachable: a provider's list cannot be read, or not in this time; earlier findings were acted on.
             InvalidJob: one of `accounts` is not configured.
         """
         names = list(accounts) if accounts is not None else [name for name in self.ledger.accounts.names() if name in self.accounts]
@@ -350,20 +351,20 @@ class Keld:
         if unfinished:
             raise ProviderUnreachable(
                 f"The {budget_s:,.0f} s for this reconcile were over before all batches of {', '.join(unfinished)} had been looked at. "
-                f"{len(found):,} were found by then{'' if dry_run else ' and acted on'}; the others are as they were. Run it again with more time "
+                f"{len(found):,} were found{'' if dry_run else ' and acted on'}; the others are unchanged. Run it again with more time "
                 "(budget_s=, or `keld reconcile --minutes`), or look less far back (since=, `--days`)."
             )
         return found
 
     def not_configured(self) -> list[str]:
-        """The accounts that this ledger has sent to, and that only others who share it can ask."""
+        """The accounts that this ledger has sent to and that are not configured here, only for others who share it."""
         return [name for name in self.ledger.accounts.names() if name not in self.accounts]
 
     def rebuild(self) -> list[Status]:
-        """Brings the ledger up to what staging remembers: of one that was deleted or emptied all, of one restored from a backup what is missing.
+        """The job runs that were restored from staging into the ledger: all if it was deleted or emptied, the missing ones after a restored backup.
 
-        Gives the job runs of which it knew too little.  What staging does not have, since it was removed by `gc` or is another root's, is
-        not found here; `reconcile` finds batches by asking the providers.
+        What staging does not have, since `gc` removed it or it is in another staging directory, is not restored; `reconcile` finds batches
+        by asking the providers.
         """
         with closing(Ledger(self.ledger_url, staging=self.staging)) as ledger:
             memories = sorted(ledger.recovery.memories(), key=lambda memory: memory.run.created_at if memory.run else self.clock())
@@ -371,14 +372,14 @@ class Keld:
         return [self.status(run_id) for run_id in found]
 
     def gc(self, older_than: timedelta = timedelta(days=30), *, dry_run: bool = False) -> list[Removal]:
-        """Removes the staged files (prompts, answers) of job runs that ended so long ago; the ledger and the outputs stay.
+        """Removes the staged files (prompts, answers) of job runs that ended so long ago, and returns what was removed; ledger and outputs stay.
 
-        Such an answer cannot be reused any more: a partition that changed is asked whole.  Kept are job runs with quarantined rows or an
-        unsettled batch, and, always, what ended less than `Settings.sweep_for` ago; of those only what dead workers left half written goes.
-        Told and left are directories this ledger does not know.
+        Such an answer cannot be reused any more: a partition that changed is asked completely.  Job runs with quarantined rows or an
+        unsettled batch are kept, and always what ended less than `Settings.sweep_for` ago; of these only half-written files of dead workers
+        are removed.  Directories that this ledger does not know are reported, and stay.
 
         Args:
-            dry_run: only tell.
+            dry_run: only report.
         """
         now = self.clock()
         before = now - max(older_than, self.settings.sweep_for)
@@ -386,10 +387,10 @@ class Keld:
         return found if dry_run else [one for one in found if not one.known or remove(self.ledger, self.staging, one, before, now)]
 
     def prices(self, models: Sequence[str] | None = None) -> list[Quote]:
-        """What models cost today, lane by lane; in the batch lane only for the default: every model of the accounts with a rate there.
+        """What models cost today, one quote for each lane; by default the batch lane of every model of the accounts with a batch rate.
 
         Args:
-            models: `provider:model`; one that nobody knows has one quote, without rates.
+            models: `provider:model`; an unknown one has one quote, without rates.
 
         Raises:
             InvalidJob: a name without a provider.
@@ -408,9 +409,9 @@ class Keld:
         return read(self.environment, self.ledger.run(run_id))
 
     def write(self, run_id: str, sink: Any) -> str:
-        """Writes the enriched rows of a job run that is over to a path or an open file system's (a UPath and its like); gives the URI.
+        """Writes the enriched rows of a job run that is over to a path or an open file system's (such as a UPath); returns the URI.
 
-        For places that only the caller can open.  Others are `submit`'s `sink`, which any worker writes.
+        For places that only the caller can open.  Give other places to `submit` as `sink`, which any worker can write.
 
         Raises:
             UnknownJobRun: there is none, or it is not over.
@@ -421,11 +422,11 @@ class Keld:
         return write_table(sink, rows.schema, rows, partition=self.ledger.run(run_id).partition or None).uri
 
     def check_shared(self, elsewhere: Sequence[str], advice: str) -> None:
-        """Passes if every worker finds the ledger: a file is one host's, and two ledgers would pay twice.
+        """Passes if every worker reaches the ledger: a file is on one host, and two ledgers would pay twice.
 
         Args:
-            elsewhere: what runs workers on other hosts, as the orchestrator calls it; none: all are on this one.
-            advice: where a Postgres is configured in the orchestrator.
+            elsewhere: what runs workers on other hosts, as the orchestrator names it; empty: all are on this one.
+            advice: the setting of the orchestrator that takes a Postgres URL.
 
         Raises:
             InvalidJob: the ledger is a file, and there are workers elsewhere.
@@ -452,14 +453,14 @@ class Keld:
     def __repr__(self) -> str:
         return f"<Keld {self.namespace} home={self.home}>"
 
-    # -- the rooms behind -------------------------------------------------------------------------------------
+    # -- what it consists of ----------------------------------------------------------------------------------
 
     @property
     def ledger(self) -> Ledger:
         """Opened at the first use.
 
         Raises:
-            LedgerError: it cannot be opened, or lacks job runs that staging has with something at a provider.
+            LedgerError: it cannot be opened, or job runs are missing that staging has with batches at a provider.
         """
         with self._lock:
             if self._ledger is None:
@@ -472,7 +473,7 @@ class Keld:
 
     @property
     def environment(self) -> Environment:
-        """What the runner acts with."""
+        """What the runner works with: ledger, staging, providers, clock, settings."""
         return Environment(self.ledger, self.staging, self._accounts.provider, self.clock, self.settings)
 
     @property
@@ -499,5 +500,5 @@ def _lost(runs: Sequence[JobRun], where: str) -> LedgerError:
     return LedgerError(
         f"The ledger at {where} lost {len(runs):,} job runs that staging still has, with batches at a provider or rows that must not be asked "
         f"again: {some}. It was deleted, emptied, or restored from a backup. Nothing was sent. `keld reconcile --from-staging` rebuilds them. "
-        "Where they are to be given up, with all that was paid, remove the staging directory, too."
+        "To give them up, with everything that was paid, remove the staging directory too."
     )

@@ -15,10 +15,10 @@ class KeldError(Exception):
     """The root: catch this to catch everything Keld raises on purpose.
 
     Attributes:
-        permanent: to try again without a change (of the declaration, the table, the key, the settings) meets the same error, so an
-            orchestrator must not spend its retries on it.
-        job: the name of the job; None where the error is of no single job.
-        partition: the key of the partition; None where the error is of no single partition.
+        permanent: a retry without a change (of the declaration, the table, the key, the settings) ends in the same error, so an
+            orchestrator must not retry.
+        job: the name of the job; None if the error is not about a single job.
+        partition: the key of the partition; None if the error is not about a single partition.
     """
 
     permanent: bool = False
@@ -30,7 +30,7 @@ class KeldError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """The opposite of `permanent`: a later try may succeed although nobody changed anything."""
+        """The opposite of `permanent`: a later try may succeed without any change."""
         return not self.permanent
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -54,7 +54,7 @@ class InvalidJob(KeldError):
     """A declaration, an argument or a setting that cannot work; the message names it and the fix.  Nothing was sent.
 
     Attributes:
-        field: the field of `Job`, the argument or the setting that is wrong, e.g. `models`; None where it is not a single one.
+        field: the field of `Job`, the argument or the setting that is wrong, e.g. `models`; None if it is not a single one.
     """
 
     permanent = True
@@ -68,7 +68,7 @@ class SourceError(KeldError):
     """The partition is not what the declaration says (missing column, null or repeated key), or is not in a form that Keld reads.
 
     Attributes:
-        source: where the rows come from: a path or URI, or the kind of the table; None where only the job is known.
+        source: where the rows come from: a path or URI, or the kind of the table; None if only the job is known.
     """
 
     permanent = True
@@ -79,7 +79,7 @@ class SourceError(KeldError):
 
 
 class SourceUnavailable(SourceError):
-    """The partition is not there (yet), or could not be read to its end."""
+    """The partition does not exist (yet), or could not be read to its end."""
 
     permanent = False
 
@@ -88,7 +88,7 @@ class SchemaError(KeldError):
     """An `output_type` that cannot be turned into answer columns, or that no acceptable model can be asked for.
 
     Attributes:
-        at: the place in the schema, e.g. `$.items.price`; None where it is the whole of it.
+        at: the place in the schema, e.g. `$.items.price`; None if it is the whole schema.
     """
 
     permanent = True
@@ -111,7 +111,7 @@ class SinkError(KeldError):
 
 
 class SinkRefused(SinkError):
-    """No enriched partition can ever be written there: Keld does not write the format that the path names, or the partition is missing in it."""
+    """No enriched partition can ever be written to this path: Keld does not write its format, or the path needs a partition and has none."""
 
     permanent = True
 
@@ -138,7 +138,7 @@ class CeilingTooLow(KeldError):
     """The worst case of the cheapest plan, or of the next shard, exceeds `ceiling_usd`.  What the message names was not sent.
 
     Attributes:
-        needed_usd: the least ceiling that would have been enough, in US dollars; of a job run under way that of the next step.
+        needed_usd: the least ceiling that would have been enough, in US dollars; for a job run that has begun, enough for its next step.
         ceiling_usd: the ceiling, in US dollars.
     """
 
@@ -153,7 +153,7 @@ class CeilingTooLow(KeldError):
 
 
 class DeadlinePassed(KeldError):
-    """An absolute deadline that lies in the past.  Nothing was sent.
+    """An absolute deadline that is in the past.  Nothing was sent.
 
     Attributes:
         deadline_at: the deadline, aware, in UTC.
@@ -170,7 +170,7 @@ class UnknownJobRun(KeldError):
     """No such job run in this ledger, or none whose rows can be read.
 
     Attributes:
-        run_id: the id that was asked for; None where it was asked for by job and partition.
+        run_id: the id that the caller gave; None if the caller gave job and partition.
     """
 
     def __init__(self, message: str, *, run_id: str | None = None, job: str | None = None, partition: str | None = None) -> None:
@@ -189,15 +189,15 @@ class UnsupportedSystem(KeldError):
 
 
 class LeaseLost(KeldError):
-    """Another worker holds the job run now; what this one was about to write was refused, and nothing was lost."""
+    """Another worker has the job run's lease now; the write of this worker was refused, and nothing was lost."""
 
 
 class ProviderError(KeldError):
     """Everything that a call to a provider may raise; always one of `AccessRefused`, `ProviderUnreachable`, `ProviderRefused`.
 
     Attributes:
-        account: the account, by the name before the colon in `models`; None where the error is of no single account.
-        status: the HTTP status of the reply; None where there was no reply.
+        account: the account, by the name before the colon in `models`; None if the error is not about a single account.
+        status: the HTTP status of the reply; None if there was no reply.
     """
 
     def __init__(
@@ -215,12 +215,12 @@ class AccessRefused(ProviderError):
 
 
 class ProviderUnreachable(ProviderError):
-    """The provider did not answer, or answered with a fault of its own, to a call that changes nothing."""
+    """The provider did not answer a call that changes nothing, or answered it with a server error."""
 
 
 class ProviderRefused(ProviderError):
-    """The provider refused a call for good (a definite 4xx); the message carries its status and code."""
+    """The provider refused a call finally (a definite 4xx); the message has its status and code."""
 
 
 class InvalidAnswer(Exception):
-    """One answer that breaks the output schema: a row's outcome, never a job's end.  Holds the rule, not the value."""
+    """One answer that breaks the output schema: an outcome of a row, never an error of the job.  Names the rule, not the value."""

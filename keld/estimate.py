@@ -1,8 +1,8 @@
-"""Estimate: how many tokens a row takes, as expected: by a prior, by what the provider reported, by the model's own vocabulary.
+"""Estimate: how many tokens a row is expected to take: by a prior, by what the provider reported, by the model's own vocabulary.
 
 On the road: `request` -> **`estimate`** -> `plan`.  Pure: what was seen comes in as an argument.
-Only what is expected is learned.  The worst case, which is reserved under the ceiling, stays what it is however cheap the rows were so far.
-A prior is worth fifty rows: one odd row moves little, a partition outweighs it.
+Only the expected cost is learned.  The worst case, which is reserved under the ceiling, never falls because rows were cheap so far.
+A prior weighs as much as fifty rows: one unusual row changes little, a whole partition outweighs it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PRIOR_ROWS = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a row takes, as expected.
+    """The tokens a row is expected to take.
 
     Args:
         bytes_a_token: UTF-8 bytes of prompt, system prompt and schema to one token of input.
@@ -50,10 +50,10 @@ def prior(output_kind: str) -> Estimate:
 
 
 def learned(before: Estimate, seen: Observed, envelope_bytes: int) -> Estimate:
-    """`before`, moved by what was seen, in proportion to its rows.
+    """`before`, corrected by what was seen, in proportion to its rows.
 
     Args:
-        envelope_bytes: of each request line, what is no text to the model.
+        envelope_bytes: the bytes of each request line that the model does not read as text.
 
     >>> seen = Observed(rows=150, size_bytes=150 * 500, input_tokens=150 * 208, output_tokens=150 * 20)
     >>> learned(prior("object"), seen, 100)
@@ -73,5 +73,5 @@ def learned(before: Estimate, seen: Observed, envelope_bytes: int) -> Estimate:
 
 
 def counted(before: Estimate, text_bytes: int, tokens: int) -> Estimate:
-    """`before`, its input as counted in these very rows."""
+    """`before`, with the input tokens as counted in these rows."""
     return replace(before, bytes_a_token=text_bytes / tokens, counted=True) if tokens > 0 and text_bytes > 0 else before

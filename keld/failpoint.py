@@ -1,8 +1,8 @@
-"""Failpoint: a named place where a test may make the process die, stand still, fail or hang.
+"""Failpoint: a named place where a test may make the process die, stop, fail or hang.
 
-`KELD_FAILPOINT=create.sent:kill9` (several by commas; `name:action:3` acts on the third pass).  Every external step of the runner and
-every ledger commit has one, from the first commit on, because "whatever crashes when" is only worth what a crash at each of
-them has shown.  None lies inside a transaction.  Costs a dictionary look-up when nothing is set.
+`KELD_FAILPOINT=create.sent:kill9` (several separated by commas; `name:action:3` acts on the third pass).  Every external step of the runner
+and every ledger commit has one, because crash safety is only proven by a crash at each of them.  None is inside a transaction.  Costs a
+dictionary look-up when nothing is set.
 """
 
 import errno
@@ -15,15 +15,15 @@ from collections.abc import Callable
 _passes: Counter[str] = Counter()
 _lock = threading.Lock()
 seen: set[str] = set()  # the names this process has passed, for tests that enumerate them
-on_pass: Callable[[str], None] | None = None  # called at every pass: a test that holds workers and lets them go, step by step
+on_pass: Callable[[str], None] | None = None  # called at every pass, for tests that stop workers and continue them step by step
 
 
 class FailpointHit(RuntimeError):
-    """Raised by the action `raise`; deliberately no `KeldError`, since nothing may catch it as one."""
+    """Raised by the action `raise`; not a `KeldError`, since nothing may catch it as one."""
 
 
 def failpoint(name: str) -> None:
-    """Passes; or dies by SIGKILL, stands still by SIGSTOP, raises, hangs, or fails as a full or a broken disk would, when `KELD_FAILPOINT` names it."""
+    """Passes; or, if `KELD_FAILPOINT` names it, dies by SIGKILL, stops by SIGSTOP, raises, hangs, or fails like a full or a broken disk."""
     seen.add(name)
     if on_pass is not None:
         on_pass(name)

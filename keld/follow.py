@@ -1,7 +1,7 @@
-"""Follow: a job run advanced again and again, until there is nothing to do but wait, or to its end.
+"""Follow: advances a job run repeatedly, until there is nothing to do but wait, or to its end.
 
-Beside the road, above `runner`: what a worker of an orchestrator does in one run, and what a command line does until the end.  Nothing is
-remembered here: broken off at any instant, it is simply begun again.
+Beside the road, above `runner`: what a worker of an orchestrator does in one run, and what a command line does until the end.  No state is
+kept here: after an interruption at any instant, call it again.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from keld.errors import AccessRefused, ProviderUnreachable
 from keld.status import Status
 
 Advance = Callable[[float], Status]
-"""Does what is due for about so many seconds; gives the status after it."""
+"""Does what is due for about so many seconds; returns the status after it."""
 
 _STEP_S = 2.0  # so that progress is shown
-_BUSY_S = 0.5  # between two tries while another worker, or a sensor's look, may have the job run in hand
-_QUICK_TRIES = 3  # while nothing was accepted: better said now than after a night of tries
+_BUSY_S = 0.5  # between two tries while another worker, or a sensor's look, may hold the job run
+_QUICK_TRIES = 3  # while nothing was accepted: an error now is better than a night of tries
 
 
 def advance_until_waiting(advance: Advance, budget_s: float) -> Status:
-    """The status when there is nothing to do but wait, when something stands in the way, or after `budget_s`."""
+    """The status when there is nothing to do but wait, when there is a problem, or after `budget_s`."""
     until, pause = time.monotonic() + budget_s, threading.Event()
     while True:
         status = advance(budget_s)
@@ -43,7 +43,7 @@ def finish(
     Raises:
         AccessRefused, ProviderUnreachable: the provider cannot be used and nothing has been accepted yet.
     """
-    pause, fruitless, before = threading.Event(), 0, None
+    pause, failures, before = threading.Event(), 0, None
     while True:
         status = advance(_STEP_S)
         if progress is not None:
@@ -51,30 +51,34 @@ def finish(
         if status.over:
             return status
         if status.problem is None:
-            fruitless = 0
+            failures = 0
         elif not status.accepted:
-            fruitless += 1
-            _give_up_early(status, fruitless)
-        idle = before is not None and before.batches == status.batches  # another worker has it in hand, perhaps
-        pause.wait(max(_wait_s(status, clock, poll_s, fruitless), _BUSY_S if idle else 0.0))
+            failures += 1
+            _give_up_early(status, failures)
+        idle = before is not None and before.batches == status.batches  # another worker may hold it
+        pause.wait(max(_wait_s(status, clock, poll_s, failures), _BUSY_S if idle else 0.0))
         before = status
 
 
-def _give_up_early(status: Status, fruitless: int) -> None:
-    """Passes if a further quick try may help."""
+def _give_up_early(status: Status, failures: int) -> None:
+    """Passes if another quick try may help.
+
+    Raises:
+        AccessRefused, ProviderUnreachable: it would not, or there were enough.
+    """
     job, partition = status.job, status.partition or None
     if status.problem is not None and status.problem_type is AccessRefused:
         raise AccessRefused(status.problem, job=job, partition=partition)
-    if fruitless >= _QUICK_TRIES:
+    if failures >= _QUICK_TRIES:
         said = "Nothing was accepted" if status.sent else "Nothing was sent"
         words = f"{status.problem} {said} so far; run the same command again when the provider is back."
         raise ProviderUnreachable(words, job=job, partition=partition)
 
 
-def _wait_s(status: Status, clock: Callable[[], datetime], poll_s: float | None, fruitless: int) -> float:
+def _wait_s(status: Status, clock: Callable[[], datetime], poll_s: float | None, failures: int) -> float:
     if status.ready and status.problem is None:
         return 0.0
-    if fruitless:
-        return float(2**fruitless)  # nothing is under way yet: a few quick tries, then give up
+    if failures:
+        return float(2**failures)  # nothing is under way yet: a few quick tries, then give up
     until = (status.next_check_at - clock()).total_seconds() if status.next_check_at else 1.0
     return max(0.05, min(until, poll_s) if poll_s is not None else until)

@@ -1,17 +1,17 @@
-"""HTTP: one client an account, and one limit a call.
+"""HTTP: one client for each account, and one time limit for each call.
 
-Beside the road, below `providers`; knows no provider.  No SDK bounds a whole call: their timeouts are of one read or one write, so a reply of a
-byte a second outlives them all, and holds its worker, and that worker's lease, for ever.  Here the limit is of the call.  It stands in a context
-variable while the call lasts, and the network backend under the client's pool shortens every connect, handshake, read and write to what is left
-of it; what it raises are the transport's own timeouts, so that whether a request was sent is judged as ever.
+Beside the road, below `providers`; knows no provider.  No SDK limits a whole call: their timeouts are for one read or one write, so a reply of
+one byte a second never times out, and blocks its worker, and that worker's lease, without end.  Here the limit is for the whole call.  It is
+kept in a context variable during the call, and the network backend under the client's pool shortens the timeout of every connect, handshake,
+read and write to the time that is left.  It raises the transport's own timeouts, so the check whether a request was sent needs no change.
 
-Three kinds of calls.  `asking`: a look, a cancel, a removal; all of it, its second tries included, within `call_s`, and within the time of the
-verb (`asking_on`: not of the verb).  `sending`: an upload, a create;
-the body may take as long as it moves, the reply `reply_s`; once only.  `fetching`: a download; may take as long as it moves.  "It moves" is a
-least speed, `least_bytes` in any `stall_s`: a byte a second is none.
+Three kinds of calls.  `asking`: a look, a cancel, a removal; the whole call, retries included, must end within `call_s`, and within the time
+of the verb (`asking_beyond_verb`: without the verb's limit).  `sending`: an upload, a create; the body may take any time while it moves, the
+reply `reply_s`; tried once only.  `fetching`: a download; may take any time while it moves.  "It moves" means a minimum speed: `least_bytes`
+in any `stall_s`.
 
-Harmless calls are tried again here, not by the SDKs: those sleep for as long as a server tells them to, twice, whatever the time.
-httpx2 hands no backend on to its pool (2.16), so it is set there, in `_watch`; `tests/providers/test_http.py` fails where a release of it changes that.
+Harmless calls are retried here, not by the SDKs: those sleep as long as a server asks them to, twice, without regard to the time left.
+httpx2 passes no backend to its pool (2.16), so `_bind_calls` sets it there; `tests/providers/test_http.py` fails if a release changes that.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ import httpx2
 
 from keld.errors import ProviderUnreachable
 
-_PIECE = 16 << 10  # of one write: a large one has one timeout, however slowly it goes
+_PIECE = 16 << 10  # bytes of one write: a large write would have one timeout for all of it
 _REPLY_BYTES = 64 << 20  # of anything but a download; a page of 1,000 batches is 1 MB
-_LEAST_S = 1.0  # a call that is begun in time has so long, even where its verb has less left
-_PAUSES_S = (0.5, 1.0)  # before a harmless call is tried again
-_AGAIN = frozenset({408, 429})  # and every 5xx
+_LEAST_S = 1.0  # a call that begins in time has at least this long, even if its verb has less time left
+_PAUSES_S = (0.5, 1.0)  # before a harmless call is retried
+_RETRIED_STATUSES = frozenset({408, 429})  # and every 5xx
 _READABLE = frozenset({"", "identity", "gzip", "deflate"})
 
 
@@ -42,9 +42,9 @@ class Patience:
     """How long one call may take.
 
     Args:
-        call_s: a look, a cancel, a removal, all of it.
-        reply_s: the reply to an upload or a create, once its body is sent.
-        stall_s, least_bytes: a body must move so many bytes in any so many seconds.
+        call_s: a look, a cancel, a removal: the whole call.
+        reply_s: the reply to an upload or a create, after its body was sent.
+        stall_s, least_bytes: a body must move at least `least_bytes` in any `stall_s` seconds.
     """
 
     call_s: float = 60.0
@@ -59,12 +59,12 @@ class UnreadableEncoding(httpx2.DecodingError):
 
 _bound: ContextVar[_Bound | None] = ContextVar("keld_call", default=None)
 _until: ContextVar[float | None] = ContextVar("keld_verb", default=None)
-_told: ContextVar[Callable[[float], None] | None] = ContextVar("keld_pulse", default=None)
+_on_progress: ContextVar[Callable[[float], None] | None] = ContextVar("keld_pulse", default=None)
 
 
 @contextmanager
 def within(until: float) -> Iterator[None]:
-    """While it lasts, a call of the kind `asking` has no longer than `time.monotonic() == until`, and none is begun after it."""
+    """Within the block, calls of the kind `asking` must end by `until` (of `time.monotonic()`), and none begins after it."""
     token = _until.set(until)
     try:
         yield
@@ -73,18 +73,18 @@ def within(until: float) -> Iterator[None]:
 
 
 @contextmanager
-def telling(pulse: Callable[[float], None]) -> Iterator[None]:
-    """While it lasts, `pulse(seconds)` is called when a call begins or moves: so long it may be silent from then on."""
-    token = _told.set(pulse)
+def reporting_progress(pulse: Callable[[float], None]) -> Iterator[None]:
+    """Within the block, `pulse(seconds)` is called when a call begins or moves: from then on it may be silent for that long."""
+    token = _on_progress.set(pulse)
     try:
         yield
     finally:
-        _told.reset(token)
+        _on_progress.reset(token)
 
 
 @contextmanager
 def asking(patience: Patience) -> Iterator[None]:
-    """Bounds a call that is harmless, small, and may be tried again.
+    """Limits a call that is harmless, small, and may be retried.
 
     Raises:
         ProviderUnreachable: the verb's time is over; nothing was sent.
@@ -92,32 +92,32 @@ def asking(patience: Patience) -> Iterator[None]:
     left_s, until = patience.call_s, _until.get()
     if until is not None:
         if until <= time.monotonic():
-            raise ProviderUnreachable("The time for this look was over before all was looked at. The rest is looked at next time.")
+            raise ProviderUnreachable("The time for this look was over before all was looked at. The rest follows at the next look.")
         left_s = min(left_s, max(until - time.monotonic(), _LEAST_S))
-    with _bounded(_Bound(patience, left_s, again=True)):
+    with _bounded(_Bound(patience, left_s, retries=True)):
         yield
 
 
 @contextmanager
-def asking_on(patience: Patience) -> Iterator[None]:
-    """As `asking`, of a call within a step that is finished once it is begun: it has its own time, whatever the verb has left.
+def asking_beyond_verb(patience: Patience) -> Iterator[None]:
+    """As `asking`, for a call within a step that must be finished once begun: it has its own time, even if the verb has less left.
 
-    Else the second of two result files could never be fetched where the first takes longer than a verb.
+    Else the second of two result files could never be fetched if the first takes longer than a verb.
     """
-    with _bounded(_Bound(patience, patience.call_s, again=True)):
+    with _bounded(_Bound(patience, patience.call_s, retries=True)):
         yield
 
 
 @contextmanager
 def sending(patience: Patience) -> Iterator[None]:
-    """Bounds a call with a large body, made once."""
+    """Limits a call with a large body, which is tried once only."""
     with _bounded(_Bound(patience, patience.stall_s, writes=True)):
         yield
 
 
 @contextmanager
 def fetching(patience: Patience) -> Iterator[None]:
-    """Bounds a call with a large reply."""
+    """Limits a call with a large reply."""
     with _bounded(_Bound(patience, patience.stall_s, reads=True)):
         yield
 
@@ -132,15 +132,15 @@ def _bounded(bound: _Bound) -> Iterator[None]:
 
 
 def client(patience: Patience) -> httpx2.Client:
-    """A client whose calls are bounded; follows no redirect, since a key would go to wherever it points."""
-    # Identity: what cannot be read is not offered, and nothing unfolds to more than came.
+    """A client whose calls are limited; it follows no redirect, since it would send the key to any host that the redirect names."""
+    # Identity: no encoding is offered that cannot be read, and no reply decompresses to more than was received.
     made = _Client(
         follow_redirects=False,
         timeout=httpx2.Timeout(patience.reply_s, pool=patience.call_s),
         headers={"accept-encoding": "identity"},
         event_hooks={"response": [check_encoding]},
     )
-    _watch(made)
+    _bind_calls(made)
     return made
 
 
@@ -156,11 +156,11 @@ def check_encoding(response: httpx2.Response) -> None:
 
 
 class _Client(httpx2.Client):
-    """Tries a harmless call again, as long as its limit allows."""
+    """Retries a harmless call, as long as its limit allows."""
 
     def send(self, request: httpx2.Request, **how: Any) -> httpx2.Response:
         bound = _bound.get()
-        for pause_s in _PAUSES_S if bound is not None and bound.again else ():
+        for pause_s in _PAUSES_S if bound is not None and bound.retries else ():
             try:
                 response = super().send(request, **how)
             except httpx2.TransportError:
@@ -168,7 +168,7 @@ class _Client(httpx2.Client):
                     raise
             else:
                 status = response.status_code
-                if (status not in _AGAIN and status < 500) or bound is None or bound.left_s() <= pause_s:
+                if (status not in _RETRIED_STATUSES and status < 500) or bound is None or bound.left_s() <= pause_s:
                     return response
                 response.close()
             time.sleep(pause_s)
@@ -176,23 +176,23 @@ class _Client(httpx2.Client):
 
 
 class _Bound:
-    """What one call may still take."""
+    """The time that one call may still take."""
 
-    def __init__(self, patience: Patience, first_s: float, *, again: bool = False, writes: bool = False, reads: bool = False) -> None:
-        self.again = again
+    def __init__(self, patience: Patience, first_s: float, *, retries: bool = False, writes: bool = False, reads: bool = False) -> None:
+        self.retries = retries
         self._patience, self._writes, self._reads = patience, writes, reads
         self._replies = False
         self._moved = self._received = 0
-        self._for(first_s)
+        self._allow(first_s)
 
     def left_s(self) -> float:
         return self._until - time.monotonic()
 
     def capped(self, timeout: float | None, error: type[httpcore2.TimeoutException]) -> float:
-        """`timeout`, or what is left of the call.
+        """`timeout`, or the time left of the call if that is less.
 
         Raises:
-            error: nothing is left.
+            error: no time is left.
         """
         left_s = self.left_s()
         if left_s <= 0:
@@ -203,10 +203,10 @@ class _Bound:
         if self._writes and not self._replies:
             self._move(size)
 
-    def awaits_reply(self) -> None:
+    def begin_reply(self) -> None:
         if self._writes and not self._replies:
             self._replies = True
-            self._for(self._patience.reply_s)
+            self._allow(self._patience.reply_s)
 
     def read(self, size: int) -> None:
         self._received += size
@@ -219,23 +219,23 @@ class _Bound:
         self._moved += size
         if self._moved >= self._patience.least_bytes:
             self._moved = 0
-            self._for(self._patience.stall_s)
+            self._allow(self._patience.stall_s)
 
-    def _for(self, seconds: float) -> None:
+    def _allow(self, seconds: float) -> None:
         self._until = time.monotonic() + seconds
-        if (pulse := _told.get()) is not None:
+        if (pulse := _on_progress.get()) is not None:
             pulse(seconds)
 
 
 # -- the network ----------------------------------------------------------------------------------------------
 
 
-def _watch(made: httpx2.Client) -> None:
-    """Puts the bounds under every pool of a client, those of proxies included."""
+def _bind_calls(made: httpx2.Client) -> None:
+    """Sets the backend that limits calls in every pool of a client, those of proxies included."""
     for transport in (made._transport, *made._mounts.values()):
         pool: Any = getattr(transport, "_pool", None)
         if transport is None:
-            continue  # a host that goes by no proxy
+            continue  # a host without a proxy
         if not isinstance(getattr(pool, "_network_backend", None), httpcore2.NetworkBackend):
             raise AssertionError("this release of httpx2 keeps its network backend elsewhere, so its calls would have no limit")
         pool._network_backend = _Backend(pool._network_backend)
@@ -256,8 +256,8 @@ class _Backend(httpcore2.NetworkBackend):
         bound = _bound.get()
         if bound is None:
             return _Stream(self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
-        addresses = _addresses(host, port)  # first, since it takes its time, too
-        # A share for each address: the standard library would give every one of them the whole.
+        addresses = _addresses(host, port)  # first, since a look-up takes time, too
+        # A share for each address: the standard library would give each of them the whole time.
         left_s = bound.capped(timeout, httpcore2.ConnectTimeout) / addresses
         return _Stream(self._inner.connect_tcp(host, port, left_s, local_address, socket_options))
 
@@ -278,7 +278,7 @@ class _Stream(httpcore2.NetworkStream):
         bound = _bound.get()
         if bound is None:
             return self._inner.read(max_bytes, timeout)
-        bound.awaits_reply()
+        bound.begin_reply()
         piece = self._inner.read(max_bytes, bound.capped(timeout, httpcore2.ReadTimeout))
         bound.read(len(piece))
         return piece
@@ -307,7 +307,7 @@ class _Stream(httpcore2.NetworkStream):
 
 
 def _addresses(host: str, port: int) -> int:
-    """How many addresses a host has; one, where its name cannot be resolved: that is told where it is connected to."""
+    """How many addresses a host has; 1 if its name cannot be resolved: then the connect raises the error."""
     try:
         return len(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)) or 1
     except OSError:

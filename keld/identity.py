@@ -1,14 +1,14 @@
-"""Identity: whose job it is, what it asks, and of which source; and what follows for a job run that is there already.
+"""Identity: whose job it is, what it asks, and of which source; and what follows for a job run that exists already.
 
 On the road: `job` + `request` -> **`identity`** -> `environment`.  Pure.  A job run is (namespace, job, partition); two declarations may
-come by the same name: after an edit, after a rename, or by accident in two code locations.  The rule:
+have the same name: after an edit, after a rename, or by accident in two code locations.  The rule:
 
-- The same question of the same source, whoever asks: it is the same job run, and its owner is whoever asked last.
-- The same owner asks otherwise (a changed prompt, schema, model or source): what was not sent is planned anew; what was sent is finished,
-  told as `outdated`, and the new question is asked next.  Rows that ask the same as before are never bought again.
-- Another owner asks otherwise: that is another job.  It is refused, and nothing is sent.
+- The same question of the same source, from any owner: it is the same job run, and its owner is the one that asked last.
+- The same owner asks something else (a changed prompt, schema, model or source): what was not sent is planned again; what was sent is
+  finished and reported as `outdated`, and the new question is asked next.  Rows whose question did not change are never paid again.
+- Another owner asks something else: that is another job.  It is refused, and nothing is sent.
 
-A path names its source by itself; a table in memory has a name only where its caller gives one, and without a name its owner decides.
+A path is its source's name; a table in memory has a name only if its caller gives one, and without a name the owner decides.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _WORDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who asks, what, of which source."""
+    """The owner, the question and the source of a job run."""
 
     owner: str
     source: str | None
@@ -48,7 +48,7 @@ class Identity:
     declared: Mapping[str, str]  # a digest of each part of the question; of a prompt, too
 
     def changed_since(self, fingerprint: str, declared: Mapping[str, str] | None, source: str | None) -> str | None:
-        """What is declared otherwise than it was, in words; None where it is the same, as far as it is known."""
+        """What changed in the declaration, in words; None if nothing is known to have changed."""
         changed = [word for part, word in _WORDS.items() if declared is not None and declared.get(part) != self.declared.get(part)]
         if not changed and fingerprint != self.fingerprint:
             changed.append("the question")
@@ -56,11 +56,16 @@ class Identity:
             changed.append("the source")
         return " and ".join([", ".join(changed[:-1]), changed[-1]] if len(changed) > 1 else changed) or None
 
-    def is_anothers(self, owner: str | None, fingerprint: str, declared: Mapping[str, str] | None, source: str | None) -> bool:
-        """Whether a job of this name is somebody else's: another owner's, and not known to be the same question of the same source."""
+    def belongs_to_another(self, owner: str | None, fingerprint: str, declared: Mapping[str, str] | None, source: str | None) -> bool:
+        """True if a job of this name belongs to another owner and is not known to ask the same question of the same source."""
         if owner is None or owner == self.owner:
             return False
         return source is None or source != self.source or self.changed_since(fingerprint, declared, source) is not None
+
+
+def key_of(partition: str | None) -> str:
+    """The partition's key as the ledger has it; empty for a table without partitions."""
+    return partition or ""
 
 
 def declared(job: Job, question: Question) -> dict[str, str]:
@@ -78,7 +83,7 @@ def declared(job: Job, question: Question) -> dict[str, str]:
 
 
 def name_of(source: Any, partition: str) -> str | None:
-    """What a source calls itself, the same for every partition: a path or URI, without credentials; None for what lies in memory."""
+    """The name of a source, the same for every partition: a path or URI, without credentials; None for a table in memory."""
     if not isinstance(source, str | os.PathLike) and not (hasattr(source, "protocol") and hasattr(source, "path")):
         return None
     text = os.fspath(source) if isinstance(source, os.PathLike) else str(source)
@@ -87,7 +92,7 @@ def name_of(source: Any, partition: str) -> str | None:
 
 
 def _prompt(prompt: Prompt) -> Any:
-    """What tells one prompt from another; of a function its code, so that an edit is seen, but not what it reads from elsewhere."""
+    """What distinguishes one prompt from another; of a function its code, so that an edit is seen, but not what it reads from elsewhere."""
     if isinstance(prompt, str):
         return ["template", prompt]
     if isinstance(prompt, Column):
@@ -99,7 +104,7 @@ def _prompt(prompt: Prompt) -> Any:
 
 
 def _code(code: CodeType) -> list[Any]:
-    """What a function does, wherever its file lies."""
+    """The code of a function, independent of its file's location."""
     return [code.co_code.hex(), list(code.co_names), [_constant(one) for one in code.co_consts]]
 
 

@@ -1,7 +1,7 @@
 """Instant: what a caller gives as a point in time or a span of it -> `datetime` and `timedelta` of the standard library, aware, in UTC.
 
-At the door of `job` and `environment`.  Schedulers and frames bring relatives of these types (Airflow's pendulum, pandas' Timestamp): they
-pass for the real ones until they are subtracted, and give then what knows other arithmetic.  Behind this door there are none.
+Called first by `job` and `environment`.  Schedulers and frames pass subclasses of these types (Airflow's pendulum, pandas' Timestamp), whose
+arithmetic gives other types with other rules.  After the conversion here there are only the standard library's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from keld.errors import InvalidJob
 
 
 def utcnow() -> datetime:
-    """Now; the clock of an environment that is given none."""
+    """Now, in UTC: the default clock of an environment."""
     return datetime.now(UTC)
 
 
@@ -20,10 +20,10 @@ def utc(value: datetime, name: str = "instant") -> datetime:
     """The same instant, exact to the microsecond, in UTC.
 
     Args:
-        name: whose it is, for the error.
+        name: the argument's name, for the error.
 
     Raises:
-        InvalidJob: it is no datetime, or has no time zone; which one is meant cannot be known.
+        InvalidJob: it is no datetime, or has no time zone, so that the instant is not known.
     """
     if not isinstance(value, datetime) or value != value:  # noqa: PLR0124  pandas' NaT is a datetime, too
         raise InvalidJob(f"{name}={value!r} is not an instant. Nothing was sent. Use e.g. datetime(2026, 11, 20, 9, tzinfo=timezone.utc).")
@@ -35,9 +35,9 @@ def utc(value: datetime, name: str = "instant") -> datetime:
             offset
         )
     except OverflowError:
-        raise InvalidJob(f"{name}={value} lies beyond the years 1 to 9999 in UTC. Nothing was sent. Give one within.") from None
+        raise InvalidJob(f"{name}={value} is outside of the years 1 to 9999 in UTC. Nothing was sent. Give one inside of them.") from None
 
 
 def span(value: timedelta) -> timedelta:
-    """The same length of time."""
-    return timedelta.__add__(timedelta(), value)  # not `+`, which asks a relative first
+    """The same length of time as a `timedelta` of the standard library."""
+    return timedelta.__add__(timedelta(), value)  # not `+`, which would call the subclass's method first

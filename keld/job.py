@@ -1,7 +1,7 @@
 """Job: what a user declares, the same in every orchestrator.
 
 First on the road: **`job`** -> `snapshot` -> `plan` -> ...  Pure: no clock, disk, network or database.  A declaration is checked
-when it is made, so that a mistake is found at import time, not in the night; what depends on the table (columns, keys)
+when it is made, so that a mistake is found at import time, not during a run; what depends on the table (columns, keys)
 is checked when the table is read, by `snapshot`.
 """
 
@@ -55,32 +55,32 @@ class Job:
         key: the column that identifies a row; unique and never null within a partition.
         prompt: a `str.format` template over columns, a `Column`, or a function from an Arrow record batch (N rows) to N prompts
             (strings, or lists of {role, content}); a null prompt means the row is not asked.
-        missing: what a template says where a column is null: a text (`""`, `"unknown"`), or one for each of some columns
+        missing: the text that a template shows where a column is null: one text (`""`, `"unknown"`), or one for each of some columns
             (`{"phone": "none"}`); None: a row with a null is not asked, and the plan counts these rows.
         output_type: a Pydantic model or a JSON Schema (typed columns), `str` (one text column), or `Embedding(dimensions=...)`.
-        models: acceptable ones, `"provider:model"`; Keld takes the best value that meets the terms.
+        models: the acceptable models, `"provider:model"`; Keld takes the cheapest that meets the terms.
         system: the instruction shared by all rows.
         deadline: a span after the partition's end, an aware instant, or None.
-        probability: of keeping the deadline that is wished; the rest is what a lower cost may put at risk.
+        probability: the wanted probability of keeping the deadline; Keld may risk the rest for a lower cost.
         lane: `auto` (the cheapest that meets the terms), or always `batch`, `flex` or `standard`.
         ceiling_usd: the most one partition may cost, retries included; None is no ceiling.
-        max_output_tokens: per row; also what the worst case under a ceiling is reckoned with.
+        max_output_tokens: per row; the worst case under a ceiling is computed with it, too.
         max_attempts: how often one row may be asked when the provider expired, lost or failed it.
         params: extra fields of every request's body, e.g. `{"temperature": 0}`; none that Keld sets itself, such as the model.
-        prices: USD per million tokens for models no price list knows: `{"openai:my-model": {"input": 0.1, "output": 0.4}}`.
+        prices: USD per million tokens for models that are in no price list: `{"openai:my-model": {"input": 0.1, "output": 0.4}}`.
         endpoint: for OpenAI-shaped providers `/v1/chat/completions` (default) or `/v1/responses`; embeddings have their own.
         reuse: `partition`: what an earlier run of the partition paid for is not asked again, and rows with the same prompt are asked once;
-            `namespace`: nor what any job of the namespace paid for that asks the same question; `never`: every row is asked by itself.
-        accept: which answers of all but the last model satisfy: an Arrow expression over the answer's columns
-            (`pc.field("confidence") >= 0.8`), or the least that columns must be (`{"confidence": 0.8}`).  The others, and what is refused or
-            invalid, are asked of the next of `models` while time and ceiling remain, and keep the answer they have otherwise.
+            `namespace`: the same for what any job of the namespace paid for that asks the same question; `never`: every row is asked by itself.
+        accept: which answers of all models but the last are accepted: an Arrow expression over the answer's columns
+            (`pc.field("confidence") >= 0.8`), or the minimum of each column (`{"confidence": 0.8}`).  Other rows, and those whose answer is
+            refused or invalid, are asked of the next of `models` while time and ceiling allow it; else they keep the answer they have.
         probe: ask one row in the standard lane before a batch is sent, so that a wrong parameter is found in a minute, not at its end.
-        hedge: where a batch that is given up for the deadline does not end in time, ask its rows elsewhere all the same; what it has
-            answered by then is paid twice, and counted so.
-        cache: `auto`: what all rows begin with is marked for the provider's prompt cache where that is expected to pay; `never`: it is not.
-        priority: a column of numbers; where not all rows can be afforded in time, those with the largest come first.
-        max_shard_rows, max_shard_bytes: smaller shards than the provider's own limits.
-        output_prefix: put before the answer's column names, where they would clash with the table's.
+        hedge: if a batch that was cancelled for the deadline does not end in time, ask its rows elsewhere although it still runs; rows that
+            it has answered by then are paid twice, and counted as paid twice.
+        cache: `auto`: the shared beginning of all prompts is marked for the provider's prompt cache if that is expected to save money; `never`: it is not.
+        priority: a column of numbers; if not all rows can be afforded in time, those with the largest number are asked first.
+        max_shard_rows, max_shard_bytes: limits of a shard, below the provider's own.
+        output_prefix: put before the names of the answer's columns, if they would clash with the table's.
         tags: free labels for the spend report (team, category, ...).
 
     Raises:
@@ -136,7 +136,7 @@ class Job:
             raise InvalidJob(f"{self.name}: reuse={self.reuse!r} is not one of {', '.join(_REUSE)}.", job=self.name, field="reuse")
         if self.accept is not None and len(self.acceptable) < 2:
             raise InvalidJob(
-                f"{self.name}: accept= sends on what does not satisfy, and models names one only. Name a stronger one behind it.",
+                f"{self.name}: accept= asks the next model where an answer is not accepted, and models names only one. Add a stronger model after it.",
                 job=self.name,
                 field="accept",
             )
@@ -158,14 +158,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunTerms:
-    """What a job run keeps of the terms of its job, for any worker that goes on with it.
+    """The terms of a job that its job run keeps, for any worker that continues it.
 
-    It stands in the ledger as JSON, a key for each field; a field that is missing there has the job's own default.
+    The ledger holds them as JSON, a key for each field; a field that is missing there has the job's own default.
 
     Args:
         models: `provider:model`, those that could be asked when the job run was opened, in the user's order.
-        cache: as `Job.cache`; `own`: the prompts hold marks of the user's own.
-        accept: which answers satisfy, in the text form of `cascade`; None: every answer does.
+        cache: as `Job.cache`; `own`: the prompts hold cache marks set by the user.
+        accept: which answers are accepted, in the text form of `cascade`; None: every answer.
         prices: USD per million tokens as decimal text, by `provider:model`, then by kind of token.
     """
 
@@ -189,10 +189,10 @@ class RunTerms:
 
 
 def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[datetime | None, str]:
-    """The instant a job run is due, and the basis of it: `absolute`, `partition-end`, `submitted-at` or `none`.
+    """(the instant a job run is due, its basis: `absolute`, `partition-end`, `submitted-at` or `none`).
 
-    A span counts from the partition's end.  Where that lies so far back that the instant has passed (a backfill), it counts
-    from `now`, the submission: an old partition must not be hurried at a higher price.
+    A span counts from the partition's end.  If that instant has passed already (a backfill), it counts from `now`, the
+    submission: an old partition must not pay a higher price to be fast.
 
     Raises:
         DeadlinePassed: an absolute deadline that is not after `now`.
@@ -240,7 +240,7 @@ def template_columns(template: str) -> list[str]:
 def _models(job: str, models: Sequence[str] | str) -> tuple[str, ...]:
     if not isinstance(models, str | Sequence):
         raise InvalidJob(
-            f"{job}: models is a {type(models).__name__}; give a list in the order you like them, e.g. ['openai:gpt-5-mini'].",
+            f"{job}: models is a {type(models).__name__}; give a list in the order of your preference, e.g. ['openai:gpt-5-mini'].",
             job=job,
             field="models",
         )
@@ -311,7 +311,7 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
         for _, field_name, spec, conversion in Formatter().parse(prompt):
             if "{" in (spec or "") or conversion not in (None, "r", "s", "a"):
                 raise InvalidJob(
-                    f"{job}: prompt formats {{{field_name}}} in a way that str.format has not for columns. Use e.g. {{body}} or {{price:.2f}}.",
+                    f"{job}: prompt formats {{{field_name}}} in a way that str.format does not support for columns. Use e.g. {{body}} or {{price:.2f}}.",
                     job=job,
                     field="prompt",
                 )
@@ -352,7 +352,7 @@ def _check_missing(job: Job) -> None:
         return
     if not isinstance(job.prompt, str):
         raise InvalidJob(
-            f"{job.name}: missing= is for the columns of a template, and prompt is none. Leave it out, or fill the prompts.",
+            f"{job.name}: missing= is for the columns of a template, and prompt is not a template. Remove missing=, or fill the nulls in the prompts.",
             job=job.name,
             field="missing",
         )
@@ -366,7 +366,7 @@ def _check_missing(job: Job) -> None:
     unknown = [name for name in missing if name not in template_columns(job.prompt)] if isinstance(missing, Mapping) else []
     if unknown:
         raise InvalidJob(
-            f"{job.name}: missing= names {', '.join(map(repr, unknown))}, which the prompt does not. Correct missing=, or the prompt.",
+            f"{job.name}: missing= names {', '.join(map(repr, unknown))}, which the prompt does not name. Correct missing=, or the prompt.",
             job=job.name,
             field="missing",
         )

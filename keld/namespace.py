@@ -1,7 +1,7 @@
-"""Namespace: where the job runs of an environment are kept, apart from those of other teams in the same ledger.
+"""Namespace: separates the job runs of an environment from those of other teams in the same ledger.
 
-Beside the road, above `ledger`.  An orchestrator gives its code location's name where nobody names a namespace; what was run before that,
-under the default for all, is found there, and taken over when it is asked for.
+Beside the road, above `ledger`.  An orchestrator gives its code location's name if no namespace is chosen; earlier job runs,
+under the general default, are found there, and moved to the new namespace when they are submitted again.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _DEFAULT = "default"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Namespace:
-    """The name, and the namespace whose job runs are found, too; None: there is none."""
+    """The name, and a second namespace whose job runs are also found; None: there is none."""
 
     name: str
     before: str | None = None
 
     @staticmethod
     def of(chosen: str | None, default: str | None) -> Namespace:
-        """The one that somebody has chosen, else the caller's default, else the default for all."""
+        """The chosen one, else the caller's default, else the general default."""
         name = chosen or default or _DEFAULT
         return Namespace(name=name, before=_DEFAULT if chosen is None and name != _DEFAULT else None)
 

@@ -1,7 +1,7 @@
-"""Path: what a source's or sink's path leaves to be filled in; `{partition}`, and nothing else.
+"""Path: the placeholders in a source's or sink's path: `{partition}`, and nothing else.
 
-At the door of `environment`, and of the orchestrators, which read a path long before its partition is known.  A field that nobody fills
-would be a part of the file's name, the same for every partition.
+Called first by `environment`, and by the orchestrators, which read a path long before its partition is known.  A placeholder that is never
+filled would stay in the file's name, the same for every partition.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 from keld.errors import InvalidJob
 
 PARTITION = "{partition}"
-# A name in braces, as in `str.format`; `{a,b}` is none, and double braces are for others to render.
+# A name in braces, as in `str.format`; `{a,b}` is not one, and double braces are left for other template engines.
 _FIELD = re.compile(r"(?<!\{)\{\s*[A-Za-z_][^{},/]*\}(?!\})")
 
 
 def check_path(place: Any, name: str) -> None:
-    """Passes if a path asks for nothing but its partition; whatever is no path passes.
+    """Passes if a path has no placeholder but `{partition}`; what is no path passes, too.
 
     Args:
         place: what a caller gave as source or sink.
@@ -28,13 +28,20 @@ def check_path(place: Any, name: str) -> None:
         InvalidJob: it is empty, or has another field.
     """
     for text in texts_of(place):
-        if not text.strip():  # of a variable that is not set, mostly; as a path it would be the working directory
+        if not text.strip():  # mostly from a variable that is not set; as a path it would be the working directory
             raise InvalidJob(f"{name}={text!r} is empty. Nothing was sent. Give a path.")
         unknown = next((field for field in _FIELD.findall(text) if field != PARTITION), None)
         if unknown is not None:
             raise InvalidJob(
-                f"{name}={text!r} has a field {unknown}, which nothing fills. Nothing was sent. {PARTITION} stands for the partition's key."
+                f"{name}={text!r} has a field {unknown}, which Keld does not fill. Nothing was sent. The only field is {PARTITION}, the partition's key."
             )
+
+
+def absolute_path(text: str) -> str:
+    """The path as any worker finds it: `~` and the working directory resolved, a closing slash kept; a URI stays as it is."""
+    if "://" in text:
+        return text
+    return os.path.abspath(os.path.expanduser(text)) + ("/" if text.endswith("/") else "")
 
 
 def wants_partition(place: Any) -> bool:
@@ -43,7 +50,7 @@ def wants_partition(place: Any) -> bool:
 
 
 def texts_of(place: Any) -> list[str]:
-    """The path or URI of a source or sink, a UPath's and its like's, too, or those of a list of them; none where it is no path."""
+    """The paths or URIs of a source or sink: of a path, a UPath or similar, or a list of them; empty if it is no path."""
     if isinstance(place, list | tuple) and place and _is_path(place[0]):
         return [str(part) for part in place]
     return [str(place)] if _is_path(place) else []

@@ -1,11 +1,11 @@
-"""Plan: requests + terms + prices + turnaround -> which model in which lane, what it costs, when it is due.
+"""Plan: requests + constraints + prices + turnaround -> which model in which lane, what it costs, when it is due.
 
-On the road: `price`, `estimate`, `turnaround`, `deadline` -> **`plan`** -> `runner`.  Pure; the runner plans the rest of a job run anew with it.
-All acceptable models are compared in every lane that their provider sells.  What is chosen is the cheapest, in expectation, that keeps the
-deadline with the wished probability and fits under the ceiling in the worst case.  A batch is reckoned with its rescue: where a
-fast lane can take over before the deadline is lost, the deadline is as good as kept, and the chance that it must costs what it costs.
-Flex that costs no more than the batch makes waiting free, so the batch has its time first; where flex has no time for all rows, standard
-takes what it leaves.  `make decisions` shows what these rules keep and cost, against a clairvoyant.
+On the road: `price`, `estimate`, `turnaround`, `deadline` -> **`plan`** -> `runner`.  Pure; the runner plans the rest of a job run again with it.
+All acceptable models are compared in every lane that their provider sells.  The cheapest option, as expected, is chosen that keeps the
+deadline with the wanted probability and whose worst case fits under the ceiling.  A batch is computed with its rescue: if a fast lane can
+take over before the deadline is lost, the deadline counts as kept, and the rescue's cost is added in proportion to its probability.
+If flex costs no more than the batch, waiting costs nothing, so the batch is tried first; rows that flex has no time for go to standard.
+`make decisions` compares what these rules keep and cost with a planner that knows the future.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from keld.cache import UNMARKED, Cache, Ttl, without_mark
-from keld.deadline import escalate_at, flex_at
+from keld.deadline import flex_escalation_time, standard_escalation_time
 from keld.errors import CeilingTooLow, PriceUnknown
 from keld.estimate import TOKENS_A_MESSAGE, WORST_BYTES_A_TOKEN, Estimate, prior
 from keld.price import Lane, Rates, Usage
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What is to be asked, in numbers: of a partition, or of one slice of it."""
+    """The size of what is to be asked: of a partition, or of one slice of it."""
 
     requests: int
     prompt_bytes: int  # of all rows together
@@ -46,7 +46,7 @@ class Work:
     max_output_tokens: int
 
     def usage(self, estimate: Estimate | None = None, cache: Cache = UNMARKED) -> Usage:
-        """Tokens of all requests together, as expected; never more than at worst."""
+        """Expected tokens of all requests together; never more than in the worst case."""
         estimate, cache = estimate or prior(self.output_kind), cache.of(self.requests)
         row = min(float(self.max_output_tokens), estimate.output_tokens_a_row) if self.output_kind != "embedding" else 0.0
         bytes_a_token = max(estimate.bytes_a_token, WORST_BYTES_A_TOKEN)
@@ -62,7 +62,7 @@ class Work:
         )
 
     def worst(self, cache: Cache = UNMARKED) -> Usage:
-        """Tokens of all requests together, at worst: every marked beginning is written, and none is read."""
+        """Worst-case tokens of all requests together: every marked beginning is written to the cache, and none is read."""
         output, cache = 0 if self.output_kind == "embedding" else self.max_output_tokens, cache.of(self.requests)
         written = self.requests * (self.shared_bytes // WORST_BYTES_A_TOKEN + TOKENS_A_MESSAGE) if cache.ttl is not None else 0
         return Usage(
@@ -73,22 +73,22 @@ class Work:
         )
 
     def expected_usd(self, rates: Rates, estimate: Estimate | None = None, cache: Cache = UNMARKED) -> Decimal:
-        """What is expected to be paid: the rates of a request of mean length."""
+        """The expected cost: at the rates of a request of mean length."""
         usage = self.usage(estimate, cache)
         return rates.total(usage, usage.input_tokens // max(self.requests, 1))
 
     def worst_usd(self, rates: Rates, cache: Cache = UNMARKED) -> Decimal:
-        """What is reserved under a ceiling: the rates that the longest request could reach, for all of them."""
+        """The worst-case cost, which is reserved under a ceiling: all requests at the rates that the longest one could reach."""
         longest = (self.longest_bytes + self.shared_bytes) // WORST_BYTES_A_TOKEN + TOKENS_A_MESSAGE
         return rates.total(self.worst(cache), longest)
 
     def of(self, requests: int, prompt_bytes: int) -> Work:
-        """The same for one part of it; the worst cases of all parts never add up to more than that of the whole."""
+        """The work of one part of it; the worst cases of all parts never add up to more than that of the whole."""
         return replace(self, requests=requests, prompt_bytes=prompt_bytes)
 
     @property
     def text_bytes(self) -> int:
-        """All that the model reads."""
+        """The bytes of all text that the model reads."""
         return self.prompt_bytes + self.requests * self.shared_bytes
 
     def _input(self, bytes_a_token: float) -> int:
@@ -108,7 +108,7 @@ def work_of(question: Question, sizes: NDArray[np.int64]) -> Work:
 
 
 def shared_texts(question: Question) -> tuple[str, ...]:
-    """What is sent with every row, and read by the model: the system prompt, the schema, and what `params` has of the kind."""
+    """The texts sent with every row and read by the model: the system prompt, the schema, and such fields of `params`."""
     schema = OutputSchema.from_json(question.output).json_schema
     own = {name: question.params[name] for name in _READ_PARAMS if name in question.params}
     return question.system or "", *(msgspec.json.encode(part).decode() for part in (schema, own) if part)
@@ -119,7 +119,7 @@ _READ_PARAMS = ("tools", "functions", "system", "instructions")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One acceptable model in one lane, with what is known of it."""
+    """One acceptable model in one lane, with what is known about it."""
 
     provider: str
     model: str
@@ -128,10 +128,10 @@ class Candidate:
     turnaround: Turnaround
     shards: int
     obstacle: str | None = None  # why it cannot be used, whatever it costs
-    estimate: Estimate | None = None  # of its tokens; None: by the prior
-    speed: Speed | None = None  # of its account's fast lanes; None: that of the terms
-    worst_rates: Rates | None = None  # where an answer may cost more than the lane's rate: flex may be served, and billed, as standard
-    cache: Cache = UNMARKED  # what becomes of the shared beginning of its requests
+    estimate: Estimate | None = None  # of its tokens; None: the prior
+    speed: Speed | None = None  # of its account's fast lanes; None: that of the constraints
+    worst_rates: Rates | None = None  # set if an answer may cost more than the lane's rate: flex may be served, and billed, as standard
+    cache: Cache = UNMARKED  # how the shared beginning of its requests is cached
 
     def expected_usd(self, work: Work) -> Decimal | None:
         return work.expected_usd(self.rates, self.estimate, self.cache) if self.rates else None
@@ -139,9 +139,9 @@ class Candidate:
     def worst_usd(self, work: Work) -> Decimal | None:
         return work.worst_usd(self.worst_rates or self.rates, self.cache) if self.rates else None
 
-    def affordable(self, work: Work, terms: Terms) -> Candidate:
-        """The same, without its mark where the ceiling has no room for a cache that every row writes."""
-        return self if terms.fits(self.worst_usd(work)) else replace(self, cache=without_mark(self.cache))
+    def affordable(self, work: Work, constraints: Constraints) -> Candidate:
+        """The same candidate; without its cache mark if the ceiling has no room for every row writing to the cache."""
+        return self if constraints.fits(self.worst_usd(work)) else replace(self, cache=without_mark(self.cache))
 
     @property
     def name(self) -> str:
@@ -150,10 +150,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """A candidate, reckoned; costs are for all requests that are to be asked.
+    """A candidate with its cost and time; costs are for all requests that are to be asked.
 
-    `expected_usd` is the lane's own cost, `risk_usd` that of the rescue times the chance that it is needed; `chance` is that of keeping
-    the deadline, None without one.
+    `expected_usd` is the lane's own cost, `risk_usd` that of the rescue times the probability that it is needed; `chance` is the
+    probability of keeping the deadline, None without one.
     """
 
     provider: str
@@ -167,16 +167,16 @@ class Option:
     worst_usd: Decimal | None
     risk_usd: Decimal
     rates_source: str
-    half_by: datetime  # when half of such submissions are back
+    half_by: datetime  # when half of such submissions are answered
     most_by: datetime  # when nine in ten are
     chance: float | None
-    rescued_by: str | None  # the fast lane that takes over where a batch is late
+    rescued_by: str | None  # the fast lane that takes over if a batch is late
     obstacle: str | None
     cache: Cache = UNMARKED
 
     @property
     def total_usd(self) -> Decimal:
-        """What it is expected to cost in the end."""
+        """The expected cost, the risk of a rescue included."""
         return (self.expected_usd or Decimal(0)) + self.risk_usd
 
 
@@ -189,7 +189,7 @@ class Plan:
     rows: int
     unaskable: int
     reused: int
-    identical: int  # rows that repeat another one's prompt, and take its answer
+    identical: int  # rows that repeat another row's prompt, and take its answer
     work: Work
     options: tuple[Option, ...]
     chosen: Option | None  # None: nothing has to be asked
@@ -197,26 +197,26 @@ class Plan:
     due_basis: str
     ceiling_usd: Decimal | None
     probability: float
-    lane: Lane | None = None  # the one the user insists on
-    most_rows: int | None = None  # of one shard, where all rows together might pass the ceiling at worst
+    lane: Lane | None = None  # the one the user demands
+    most_rows: int | None = None  # of one shard, if the worst case of all rows together might exceed the ceiling
     skipped: Mapping[str, int] = field(default_factory=dict)  # why rows cannot be asked, and how many for each reason
     left_out: Mapping[str, str] = field(default_factory=dict)  # acceptable models that cannot be asked this question, and why
-    notes: Mapping[str, str] = field(default_factory=dict)  # what is to be known about how a model is asked
-    table_notes: tuple[str, ...] = ()  # how the table was read, where it does not say so itself
+    notes: Mapping[str, str] = field(default_factory=dict)  # by model: a remark on how it is asked
+    table_notes: tuple[str, ...] = ()  # how the table was read, if it does not say so itself
 
     def why_not(self, option: Option) -> str:
-        """Why an option is not the one that is taken, in words; "" where it is."""
+        """Why an option is not chosen, in words; "" for the chosen one."""
         chosen = self.chosen
         if chosen is None or option is chosen:
             return ""
         if option.obstacle is not None:
             return option.obstacle
         if self.lane not in (None, option.lane):
-            return f"lane={self.lane} is asked for"
+            return f"the job demands lane={self.lane}"
         if self.ceiling_usd is not None and (option.worst_usd is None or option.worst_usd > self.ceiling_usd):
-            return "over the ceiling at worst"
+            return "its worst case exceeds the ceiling"
         if option.chance is not None and option.chance < min(self.probability, chosen.chance or 0.0):
-            return "less likely to be in time"
+            return "less likely to meet the deadline"
         if option.total_usd > chosen.total_usd:
             return "costs more"
         return "same price, but occupies a worker"
@@ -228,7 +228,7 @@ class Plan:
         return standard.expected_usd if standard else None
 
     def in_lane(self, lane: Lane) -> Option | None:
-        """The chosen model in another lane."""
+        """The option of the chosen model in a lane; None if there is none."""
         if self.chosen is None:
             return None
         wanted = (self.chosen.provider, self.chosen.model, lane)
@@ -236,14 +236,14 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What the options are held against.
+class Constraints:
+    """The constraints that the options must meet.
 
     Args:
         due: the deadline; None: there is none.
         ceiling_usd: what may still be spent; None: no ceiling.
-        probability: of keeping the deadline, that is wished.
-        lane: the one the user insists on; None: any.
+        probability: the wanted probability of keeping the deadline.
+        lane: the one the user demands; None: any.
     """
 
     now: datetime
@@ -257,24 +257,26 @@ class Terms:
         return self.ceiling_usd is None or (worst_usd is not None and worst_usd <= self.ceiling_usd)
 
 
-def evaluate(candidates: Sequence[Candidate], work: Work, terms: Terms) -> list[Option]:
-    """What each candidate would cost, when it would be back, and whether the deadline would be kept; the usable ones first, by total cost."""
-    candidates = [candidate.affordable(work, terms) for candidate in candidates]
-    options = [_option(candidate, _rescuers(candidates, candidate, work, terms), work, terms) for candidate in candidates]
+def evaluate(candidates: Sequence[Candidate], work: Work, constraints: Constraints) -> list[Option]:
+    """What each candidate costs, when it is answered, and whether it keeps the deadline; the usable ones first, by total cost."""
+    candidates = [candidate.affordable(work, constraints) for candidate in candidates]
+    options = [_option(candidate, _rescuers(candidates, candidate, work, constraints), work, constraints) for candidate in candidates]
     return sorted(options, key=lambda option: (option.obstacle is not None, option.total_usd, _LANES.index(option.lane)))
 
 
-_LANES = (Lane.BATCH, Lane.FLEX, Lane.STANDARD)  # at the same cost: the one that needs no worker first
-_BATCH_LEAST = timedelta(hours=1)  # somebody waits: nobody's batches come back that soon often enough to be worth a try
-_SURE = 0.999  # nothing on a network is surer
-_FLEX_OPEN = 0.95  # that flex has capacity all the while
-_WAIT_LEAST = timedelta(minutes=30)  # a batch that has to be cancelled sooner is not begun
-_WORTH = 0.1  # of a batch's being back before its rescue: less is not worth the wait, and the crowd that waits with it
+_LANES = (Lane.BATCH, Lane.FLEX, Lane.STANDARD)  # at the same cost, the one that needs no worker comes first
+_BATCH_LEAST = timedelta(hours=1)  # with less time than this too few batches end to be worth a try
+_SURE = 0.999  # nothing on a network is more certain
+_FLEX_OPEN = 0.95  # the probability that flex has capacity all the time
+_WAIT_LEAST = timedelta(minutes=30)  # a batch that would have to be cancelled sooner is not created
+_WORTH = (
+    0.1  # the least probability that a batch ends before its rescue: below it, waiting only adds to the rows that wait for the fast lanes
+)
 
 
-def _rescuers(candidates: Sequence[Candidate], of: Candidate, work: Work, terms: Terms) -> list[Candidate]:
-    """The faster lanes that all rows could be rescued through without breaking the ceiling."""
-    if terms.lane is not None:
+def _rescuers(candidates: Sequence[Candidate], of: Candidate, work: Work, constraints: Constraints) -> list[Candidate]:
+    """The faster lanes that could rescue all rows within the ceiling."""
+    if constraints.lane is not None:
         return []
     return [
         candidate
@@ -282,21 +284,21 @@ def _rescuers(candidates: Sequence[Candidate], of: Candidate, work: Work, terms:
         if _LANES.index(candidate.lane) > _LANES.index(of.lane)
         and candidate.obstacle is None
         and candidate.rates
-        and terms.fits((candidate.expected_usd(work) or Decimal(0)) * _ERROR)  # shard by shard (`choose_rest`), and so never above it
+        and constraints.fits((candidate.expected_usd(work) or Decimal(0)) * _ERROR)  # shard by shard (`choose_rest`), and so never above it
     ]
 
 
-def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, terms: Terms) -> Option:
+def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, constraints: Constraints) -> Option:
     rates, lane = candidate.rates, candidate.lane
     chance, risk, rescued_by = None, Decimal(0), None
-    if terms.due is not None:
-        span = terms.due - terms.now
-        chance = _chance(candidate, work, terms, span)
-        rescues = [rescue for rescuer in rescuers if (rescue := _rescue(candidate, rescuer, work, terms, span)) is not None]
+    if constraints.due is not None:
+        span = constraints.due - constraints.now
+        chance = _chance(candidate, work, constraints, span)
+        rescues = [rescue for rescuer in rescuers if (rescue := _rescue(candidate, rescuer, work, constraints, span)) is not None]
         if rescues:
             best = min(rescues, key=lambda rescue: (rescue.usd, -rescue.back))
             chance, risk, rescued_by = best.back + (1 - best.back) * _SURE, best.usd, best.name
-    half, most = (terms.now + _takes(candidate, work, terms, share) for share in (0.5, 0.9))
+    half, most = (constraints.now + _time_to_answer(candidate, work, constraints, share) for share in (0.5, 0.9))
     return Option(
         provider=candidate.provider,
         model=candidate.model,
@@ -318,183 +320,192 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, ter
     )
 
 
-def _takes(candidate: Candidate, work: Work, terms: Terms, share: float) -> timedelta:
-    """Within which span a share of such submissions comes back."""
-    one, speed = candidate.turnaround.quantile(share), candidate.speed or terms.speed
+def _time_to_answer(candidate: Candidate, work: Work, constraints: Constraints, share: float) -> timedelta:
+    """The span within which a share of such submissions is answered."""
+    one, speed = candidate.turnaround.quantile(share), candidate.speed or constraints.speed
     match candidate.lane:
         case Lane.BATCH:
             return one
         case Lane.FLEX:
-            return one + speed.flex(work.requests)
+            return one + speed.flex_time(work.requests)
         case Lane.STANDARD:
-            return one + speed.bare(work.requests)
+            return one + speed.standard_time_without_safety(work.requests)
 
 
-def _chance(candidate: Candidate, work: Work, terms: Terms, span: timedelta) -> float:
-    """Of being back within `span` by itself."""
-    speed = candidate.speed or terms.speed
-    left = span - speed.collect
+def _chance(candidate: Candidate, work: Work, constraints: Constraints, span: timedelta) -> float:
+    """The probability of being answered within `span`, without a rescue."""
+    speed = candidate.speed or constraints.speed
+    left = span - speed.finish_time
     match candidate.lane:
         case Lane.BATCH:
             return candidate.turnaround.chance(left)
         case Lane.FLEX:
-            return _FLEX_OPEN if left >= speed.flex(work.requests) * speed.safety else 0.0
+            return _FLEX_OPEN if left >= speed.flex_time(work.requests) * speed.safety else 0.0
         case Lane.STANDARD:
-            bare = speed.bare(work.requests)
-            part = (left - bare) / (speed.stretch(work.requests) - bare)  # of the safety, what there is time for
+            bare = speed.standard_time_without_safety(work.requests)
+            part = (left - bare) / (speed.standard_time(work.requests) - bare)  # the part of the safety margin that there is time for
             return sqrt(min(1.0, max(0.0, part))) * _SURE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rescue:
-    """How a faster lane stands behind a slower one."""
+    """A faster lane as the rescue of a slower one."""
 
-    usd: Decimal  # what it costs more, in expectation
+    usd: Decimal  # its expected extra cost
     back: float  # the chance that it is not needed
     name: str
 
 
-def _rescue(candidate: Candidate, rescuer: Candidate, work: Work, terms: Terms, span: timedelta) -> _Rescue | None:
-    """None where there is no time to wait for it, or waiting is not worth it."""
-    speed = rescuer.speed or terms.speed
+def _rescue(candidate: Candidate, rescuer: Candidate, work: Work, constraints: Constraints, span: timedelta) -> _Rescue | None:
+    """The rescue of a candidate by a faster lane; None if there is no time for it, or waiting is not worth it."""
+    speed = rescuer.speed or constraints.speed
     if candidate.lane is Lane.FLEX:
-        part = (candidate.speed or terms.speed).flex_part(work.requests, span, speed)
+        part = (candidate.speed or constraints.speed).flex_share(work.requests, span, speed)
         if not part:
             return None
         back, needed = _SURE if part == 1.0 else 0.0, 1 - part
     else:
-        due = terms.now + span
-        at = flex_at(due, work.requests, speed) if rescuer.lane is Lane.FLEX else escalate_at(due, work.requests, speed)
-        back = candidate.turnaround.chance(at - terms.now)
+        due = constraints.now + span
+        at = (
+            flex_escalation_time(due, work.requests, speed)
+            if rescuer.lane is Lane.FLEX
+            else standard_escalation_time(due, work.requests, speed)
+        )
+        back = candidate.turnaround.chance(at - constraints.now)
         needed = 1 - back
-        if at - terms.now < _WAIT_LEAST or span < _BATCH_LEAST or back < _WORTH:
+        if at - constraints.now < _WAIT_LEAST or span < _BATCH_LEAST or back < _WORTH:
             return None
     costlier = (rescuer.expected_usd(work) or Decimal(0)) - (candidate.expected_usd(work) or Decimal(0))
-    # What a batch, or flex, has not answered is not paid.
+    # Rows that a batch, or flex, has not answered are not paid there.
     return _Rescue(usd=max(costlier, Decimal(0)) * Decimal(str(round(needed, 6))), back=back, name=rescuer.name)
 
 
-def choose(job: str, partition: str, options: Sequence[Option], terms: Terms) -> Option:
-    """The cheapest option, in the end, that keeps the deadline with the wished probability and whose worst case fits under the ceiling.
+def choose(job: str, partition: str, options: Sequence[Option], constraints: Constraints) -> Option:
+    """The option with the least total cost that keeps the deadline with the wanted probability and whose worst case fits under the ceiling.
 
-    Where none keeps it, the likeliest of those that fit: late is better than never, and the check says so.
+    If none keeps the deadline, the most likely of those that fit: a late answer is better than none, and the check reports it.
 
     Raises:
         PriceUnknown: no acceptable model has a known rate in a lane that may be taken.
         CeilingTooLow: none fits; the message names the cheapest that would.
     """
-    allowed = [option for option in options if terms.lane is None or option.lane is terms.lane]
+    allowed = [option for option in options if constraints.lane is None or option.lane is constraints.lane]
     usable = [option for option in allowed if option.obstacle is None]
     if not usable:
         reasons = (
-            "; ".join(f"{o.provider}:{o.model} {o.lane.value}: {o.obstacle}" for o in allowed) or f"nobody sells the lane {terms.lane}"
+            "; ".join(f"{o.provider}:{o.model} {o.lane.value}: {o.obstacle}" for o in allowed)
+            or f"no provider of these models sells the lane {constraints.lane}"
         )
         raise PriceUnknown(
-            f"{job}[{partition}]: none of models can be used: {reasons}. Nothing was sent. "
+            f"{job}[{partition}]: none of the models can be used: {reasons}. Nothing was sent. "
             "Correct models= or lane=, or give a rate: prices={'provider:model': {'input': USD per million tokens, 'output': ...}}.",
             models=list(dict.fromkeys(f"{option.provider}:{option.model}" for option in allowed)),
             job=job,
             partition=partition or None,
         )
-    fitting = [option for option in usable if terms.fits(option.worst_usd)]
+    fitting = [option for option in usable if constraints.fits(option.worst_usd)]
     if not fitting:
-        raise _too_low(job, partition, usable, terms)
-    keeping = [option for option in fitting if option.chance is None or option.chance >= terms.probability]
+        raise _too_low(job, partition, usable, constraints)
+    keeping = [option for option in fitting if option.chance is None or option.chance >= constraints.probability]
     if keeping:
         return min(keeping, key=lambda option: (option.total_usd, _LANES.index(option.lane)))
     return max(fitting, key=lambda option: (option.chance or 0.0, -option.total_usd))
 
 
-def choose_first(job: str, partition: str, options: Sequence[Option], terms: Terms) -> tuple[Option, int | None]:
-    """As `choose`; but where nothing that fits at worst keeps the deadline, what keeps it and is expected to fit, as `choose_rest` takes it.
+def choose_first(job: str, partition: str, options: Sequence[Option], constraints: Constraints) -> tuple[Option, int | None]:
+    """As `choose`; but if no option whose worst case fits keeps the deadline, one that keeps it and is expected to fit, as in `choose_rest`.
 
     Raises:
         PriceUnknown, CeilingTooLow: as `choose`.
     """
-    chosen = choose(job, partition, options, terms)
-    if chosen.chance is None or chosen.chance >= terms.probability or terms.lane is not None:
+    chosen = choose(job, partition, options, constraints)
+    if chosen.chance is None or chosen.chance >= constraints.probability or constraints.lane is not None:
         return chosen, None
-    likely, most_rows = choose_rest(job, partition, options, terms)
+    likely, most_rows = choose_rest(job, partition, options, constraints)
     return (likely, most_rows) if (likely.chance or 0.0) > chosen.chance else (chosen, None)
 
 
 def choose_rest(
-    job: str, partition: str, options: Sequence[Option], terms: Terms, *, part: Decimal = Decimal(1)
+    job: str, partition: str, options: Sequence[Option], constraints: Constraints, *, part: Decimal = Decimal(1)
 ) -> tuple[Option, int | None]:
     """The option for what is left of a job run, and how many rows one shard of it may have at most; None: as many as the lane takes.
 
-    Where the ceiling has no room for the worst case of what keeps the deadline, but for what it is expected to cost, the rows are asked in
-    shards so small that what one has not cost makes room for the next.  Where it has no room for all rows at all, as many as fit are asked.
+    If the ceiling has room for the expected cost of what keeps the deadline, but not for its worst case, the rows are asked in shards so
+    small that what one shard reserved and did not cost makes room for the next.  If it has no room for all rows, as many as fit are asked.
 
     Args:
-        part: of the rows, that must be expected to fit: to keep the deadline for these, the others are left over the ceiling.
+        part: the share of the rows that must be expected to fit: to keep the deadline for these, the others are not asked.
 
     Raises:
         PriceUnknown: as `choose`.
     """
-    free = replace(terms, ceiling_usd=None)
-    options = [option for option in options if terms.lane in (None, option.lane)]
+    free = replace(constraints, ceiling_usd=None)
+    options = [option for option in options if constraints.lane in (None, option.lane)]
     likely = [
-        option for option in options if terms.fits(option.worst_usd) or terms.fits((option.expected_usd or Decimal(0)) * _ERROR * part)
+        option
+        for option in options
+        if constraints.fits(option.worst_usd) or constraints.fits((option.expected_usd or Decimal(0)) * _ERROR * part)
     ]
     usable = any(option.obstacle is None for option in likely)
     chosen = _chosen_rest(job, partition, likely if usable else options, free)
-    if terms.fits(chosen.worst_usd):
+    if constraints.fits(chosen.worst_usd):
         return chosen, None
-    most = _fitting_rows(chosen, terms)
+    most = _fitting_rows(chosen, constraints)
     return chosen, max(1, most if chosen.lane is Lane.BATCH else most // _PARTS)
 
 
-def _chosen_rest(job: str, partition: str, options: Sequence[Option], terms: Terms) -> Option:
-    """As `choose`; but what has had its time in a batch goes to a fast lane where that costs no more, or where nothing is sure any more."""
-    chosen = choose(job, partition, options, terms)
+def _chosen_rest(job: str, partition: str, options: Sequence[Option], constraints: Constraints) -> Option:
+    """As `choose`; but rows that were in a batch before go to a fast lane if that costs no more, or if nothing keeps the deadline safely."""
+    chosen = choose(job, partition, options, constraints)
     if chosen.lane is not Lane.BATCH or chosen.chance is None:
         return chosen
     fast = [option for option in options if option.lane is not Lane.BATCH and option.obstacle is None]
-    if chosen.chance >= terms.probability:
-        fast = [option for option in fast if (option.chance or 0.0) >= terms.probability and option.total_usd <= chosen.total_usd]
+    if chosen.chance >= constraints.probability:
+        fast = [option for option in fast if (option.chance or 0.0) >= constraints.probability and option.total_usd <= chosen.total_usd]
     else:
-        fast = [option for option in fast if (option.chance or 0.0) >= _TRY]  # a little late there is less late than by another batch
+        fast = [option for option in fast if (option.chance or 0.0) >= _TRY]  # a little late there is earlier than by another batch
     return max(fast, key=lambda option: (option.chance or 0.0, -option.total_usd), default=chosen)
 
 
-_TRY = 0.1  # a fast lane's chance of keeping the deadline, under which a batch does as well
-_ERROR = Decimal("1.2")  # by how much rows may cost more than expected before it is no surprise
-PART = Decimal("0.5")  # of the rows are worth more in time, without the others, than all of them late
-_PARTS = 8  # of what fits at worst: rows cost less than that, and so all but a part of the ceiling can be used
+_TRY = 0.1  # below this probability that a fast lane keeps the deadline, a batch is as good
+_ERROR = Decimal("1.2")  # rows may cost this factor more than expected
+PART = Decimal("0.5")  # this share of the rows in time, without the others, is worth more than all of them late
+_PARTS = 8  # shards to cut what fits in the worst case into: rows cost less than that, so nearly the whole ceiling can be used
 
 
-def _fitting_rows(option: Option, terms: Terms) -> int:
-    """How many rows fit under the ceiling, at worst."""
-    share = (terms.ceiling_usd or Decimal(0)) / option.worst_usd if option.worst_usd else Decimal(1)
+def _fitting_rows(option: Option, constraints: Constraints) -> int:
+    """How many rows fit under the ceiling in the worst case."""
+    share = (constraints.ceiling_usd or Decimal(0)) / option.worst_usd if option.worst_usd else Decimal(1)
     return int(option.requests * min(share, Decimal(1)))
 
 
-def moves_on(options: Sequence[Option], terms: Terms, lane: Lane) -> bool:
-    """Whether what is left would go to a faster lane than `lane`, where it is now, if it were free to.
+def would_escalate(options: Sequence[Option], constraints: Constraints, lane: Lane) -> bool:
+    """True if the rows that are left would go to a faster lane than `lane`, where they are now.
 
-    If not, it stays: to be cancelled only to wait again in another batch helps nobody, and late is better than never.
+    If not, they stay: to cancel a batch only to wait again in another one gains nothing, and a late answer is better than none.
     """
     try:
-        chosen, _ = choose_rest("", "", options, terms, part=PART)
+        chosen, _ = choose_rest("", "", options, constraints, part=PART)
     except PriceUnknown:
         return False
     return _LANES.index(chosen.lane) > _LANES.index(lane)
 
 
-def _too_low(job: str, partition: str, usable: Sequence[Option], terms: Terms) -> CeilingTooLow:
-    """The refusal, with the least ceiling that would do.  An option fits only under a ceiling, so there is one."""
-    assert terms.ceiling_usd is not None
+def _too_low(job: str, partition: str, usable: Sequence[Option], constraints: Constraints) -> CeilingTooLow:
+    """The error, with the least ceiling that is enough.  Without a ceiling every option fits, so there is one here."""
+    assert constraints.ceiling_usd is not None
     cheapest = min(usable, key=lambda option: option.worst_usd or Decimal(0))
-    worst = (cheapest.worst_usd or Decimal(0)).quantize(Decimal("0.0001"), rounding="ROUND_CEILING")  # what is advised must be enough
-    late = cheapest.chance is not None and cheapest.chance < terms.probability
+    worst = (cheapest.worst_usd or Decimal(0)).quantize(
+        Decimal("0.0001"), rounding="ROUND_CEILING"
+    )  # rounded up: the advised ceiling must be enough
+    late = cheapest.chance is not None and cheapest.chance < constraints.probability
     return CeilingTooLow(
-        f"The cheapest plan for {job}[{partition}] ({cheapest.provider}:{cheapest.model}, {cheapest.lane}) costs ${worst} at worst, "
-        f"${cheapest.expected_usd:.4f} as expected; the ceiling is ${terms.ceiling_usd:f}. Nothing was sent. "
+        f"The cheapest plan for {job}[{partition}] ({cheapest.provider}:{cheapest.model}, {cheapest.lane}) costs ${worst} in the worst case, "
+        f"${cheapest.expected_usd:.4f} expected; the ceiling is ${constraints.ceiling_usd:f}. Nothing was sent. "
         f"Raise ceiling_usd to ${worst}, or lower max_output_tokens, which the worst case counts for every row."
         + (" It would miss the deadline more often than the job's probability allows, too." if late else ""),
         needed_usd=worst,
-        ceiling_usd=terms.ceiling_usd,
+        ceiling_usd=constraints.ceiling_usd,
         job=job,
         partition=partition or None,
     )

@@ -3,11 +3,11 @@
 On the road: `request` -> **`price`** -> `plan`.  Pure; the numbers come from genai-prices and `prices.toml`.
 Money is USD in `Decimal`, never `float`, and nothing is rounded here: inside a shard it is counted in whole pico-dollars
 (10^-12 USD), in which every list price per token is a whole number.  An unknown price is `None`, never a guess: genai-prices
-answers with the standard price, silently, where it has no rate for a lane, so each of its answers is checked against the
+answers with the standard price, without saying so, if it has no rate for a lane, so each of its answers is checked against the
 variants it was made from.
 
-A model without a known rate is not run, with a ceiling or without one: what a row cost stands beside it in the table, and a cost nobody can
-reckon would make the reservation, the spend report and the choice between models guesses.  The way out is one line, `prices=`; 0 is a rate.
+A model without a known rate is not run, with or without a ceiling: the output table has each row's cost, and with an unknown cost the
+reservation, the spend report and the choice between models would be guesses.  The user can give a rate with `prices=`; 0 is a rate.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Usage:
 
     input_tokens: int = 0
     cached_tokens: int = 0
-    cache_write_tokens: int = 0  # all of them; those with the 1 h ttl are told apart below
+    cache_write_tokens: int = 0  # all of them; those with the 1 h ttl are also counted below
     cache_write_1h_tokens: int = 0
     output_tokens: int = 0
 
@@ -63,8 +63,8 @@ class Bracket:
     cache_write_1h: Decimal
     output: Decimal
 
-    def at_worst(self, unmarked: bool, hour: bool) -> Bracket:
-        """See `Rates.at_worst`."""
+    def worst_case(self, unmarked: bool, hour: bool) -> Bracket:
+        """See `Rates.worst_case`."""
         write, write_1h = max(self.input, self.cache_write), max(self.input, self.cache_write_1h)
         every = max(write, write_1h) if hour else write if unmarked else self.input
         return replace(self, input=every, cache_write=max(write, every), cache_write_1h=max(write_1h, every))
@@ -76,7 +76,9 @@ class Rates:
 
     brackets: tuple[Bracket, ...]  # by `above`, the first at 0
     source: str
-    dated: date | None = None  # when our own table read it, or from when on the price list has it; None: it does not say
+    dated: date | None = (
+        None  # when our own table was read from the vendor's page, or since when the price list has it; None: it does not say
+    )
 
     @property
     def base(self) -> Bracket:
@@ -107,15 +109,15 @@ class Rates:
         )
         return usd_a_million / 10**6
 
-    def at_worst(self, *, unmarked: bool = True, hour: bool = False) -> Rates:
-        """The same, with what is written into a cache at no less than plain input, which a beginning that is too short is billed as.
+    def worst_case(self, *, unmarked: bool = True, hour: bool = False) -> Rates:
+        """The rates of the worst case: a cache write costs at least plain input, which is what a beginning that is too short is billed as.
 
         Args:
             unmarked: every input token may be written, for minutes: from gpt-5.6 on OpenAI's lists have a rate for it above the plain one
-                (genai-prices, Nov 2026), and no request has to ask for it.
-            hour: every input token may be written, and for an hour: the user marks by himself.
+                (genai-prices, Nov 2026), and it needs no mark in the request.
+            hour: every input token may be written for an hour: the user sets the marks.
         """
-        return replace(self, brackets=tuple(bracket.at_worst(unmarked, hour) for bracket in self.brackets))
+        return replace(self, brackets=tuple(bracket.worst_case(unmarked, hour) for bracket in self.brackets))
 
     def cost_pico(
         self,
@@ -129,7 +131,7 @@ class Rates:
         import numpy as np
 
         total = np.zeros(len(input_tokens), dtype=np.int64)
-        for bracket in self.brackets:  # a later, higher bracket overwrites what an earlier one reckoned
+        for bracket in self.brackets:  # a later, higher bracket overwrites the result of an earlier one
             cost = (
                 (input_tokens - cached - cache_write) * _pico(bracket.input)
                 + cached * _pico(bracket.cached)
@@ -150,12 +152,12 @@ def rates(
     *,
     account: str | None = None,
 ) -> Rates | None:
-    """What `model` costs in `lane` on the day of `at`; None if nobody says.
+    """What `model` costs in `lane` on the day of `at`; None if no list says.
 
     Args:
         prices: the price list, as genai-prices and `prices.toml` name them; None: there is none.
-        own: the job's `prices`, by `account:model`; they come first and hold for every lane.
-        account: as whose model it is named there; None: as the price list.
+        own: the job's `prices`, by `account:model`; they have precedence and hold for every lane.
+        account: the account name used there; None: the name of the price list.
 
     Raises:
         InvalidJob: an own price that is not a number.
@@ -170,7 +172,7 @@ def rates(
 
 
 def has_list(name: str) -> bool:
-    """Whether there is a price list of that name."""
+    """True if there is a price list of that name."""
     from genai_prices.data_snapshot import get_snapshot
 
     return name in _overrides() or any(source.id == name for source in get_snapshot().providers)
@@ -178,7 +180,7 @@ def has_list(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quote:
-    """One model in one lane; None: nobody says what it costs there.  `provider` is the account's name."""
+    """One model in one lane; rates None: no list says what it costs there.  `provider` is the account's name."""
 
     provider: str
     model: str
@@ -193,7 +195,7 @@ def quotes(account: str, prices: str | None, model: str, at: datetime) -> list[Q
 
 
 def quotes_of(names: Sequence[str], price_list: Callable[[str], str | None], at: datetime) -> list[Quote]:
-    """What models cost, lane by lane; one that nobody knows has one quote, without rates.
+    """What models cost, lane by lane; a model that is in no list has one quote, without rates.
 
     Args:
         names: `account:model`.
@@ -212,12 +214,14 @@ def quotes_of(names: Sequence[str], price_list: Callable[[str], str | None], at:
 
 
 def sold_in_batches(account: str, prices: str | None, at: datetime) -> list[Quote]:
-    """The batch lane of every model of an account that has a known rate there, the cheapest to ask first."""
+    """The batch-lane quote of every model of an account that has a known rate there, the cheapest first."""
     from genai_prices.data_snapshot import get_snapshot
 
     listed = {model.id for source in get_snapshot().providers if source.id == prices for model in source.models}
     names = listed | set(_overrides().get(prices or "", {}))
-    found = ((name, rates(prices, name, Lane.BATCH, at)) for name in names if not name.endswith("-"))  # those are only prefixes
+    found = (
+        (name, rates(prices, name, Lane.BATCH, at)) for name in names if not name.endswith("-")
+    )  # the others are only prefixes of model names
     known = [Quote(provider=account, model=name, lane=Lane.BATCH, rates=rate) for name, rate in found if rate]
     return sorted(known, key=lambda quote: (quote.rates.base.input if quote.rates else 0, quote.model))
 
@@ -229,14 +233,14 @@ def _counts(usage: Usage) -> tuple[int, int, int, int, int]:
 def _pico(usd_per_mtok: Decimal) -> int:
     pico = usd_per_mtok * _PER_MTOK
     if not pico.is_finite() or pico < 0:
-        raise InvalidJob(f"A price of {usd_per_mtok} USD per million tokens is none; give a number of at least 0.")
+        raise InvalidJob(f"A price of {usd_per_mtok} USD per million tokens is not valid; give a number of at least 0.")
     if pico != pico.to_integral_value():
         raise InvalidJob(f"A price of {usd_per_mtok} USD per million tokens is finer than Keld counts (10^-6). Give it with 6 decimals.")
     return int(pico)
 
 
 def _bracket(given: Mapping[str, Any], above: int = 0) -> Bracket:
-    """The rates of `given`; what it leaves out costs what it is a kind of."""
+    """The rates of `given`; a missing rate is that of the more general kind (cached input: input)."""
     full = Decimal(str(given["input"]))
     write = Decimal(str(given.get("cache_write", full)))
     return Bracket(
@@ -309,7 +313,7 @@ def _genai(provider: str, model: str, lane: Lane, at: datetime) -> Rates | None:
 
 
 def _variant(found: Any, context: Mapping[str, str], at: datetime) -> Any:
-    """The rate that genai-prices really has for the lane; None where it fell back to the standard price."""
+    """The rate that genai-prices really has for the lane; None if it used the standard price instead."""
     if not any(found.model is model for model in found.provider.models):
         return None  # reached through another provider's list: the context was ignored
     fitting = (
@@ -345,5 +349,5 @@ def _rate_above(value: Any, start: int) -> Decimal:
     for tier in getattr(value, "tiers", ()):
         if tier.start <= start and start:
             rate = tier.price
-    # Some lists carry the noise of binary floats (0.18000000000000002); up, so that a ceiling holds.
+    # Some lists hold rounding errors of binary floats (0.18000000000000002); rounded up, so that a ceiling holds.
     return Decimal(rate).quantize(Decimal("0.000001"), rounding="ROUND_CEILING").normalize()

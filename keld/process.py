@@ -1,7 +1,7 @@
-"""Process: a name for this process, by which another one can tell whether it is dead.
+"""Process: a name for this process, by which another process can check whether it is dead.
 
-Below everything.  Whoever finds a lease, or a file half written, under a name may take it over only where it is proven that its process is
-gone: by its number, and only on the same host since the same boot, in the same process namespace.
+Below everything.  A lease, or an incomplete file, of another process may be taken over only if that process is proven to be gone: by its
+number, and only on the same host since the same boot, in the same process namespace.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def machine() -> str:
-    """Where a process number means something: the host, as long as it is up, and in containers that share its name the process namespace."""
+    """The scope in which a process number is unique: the host since its boot and, for containers with one host name, the process namespace."""
     name = socket.gethostname()
-    with suppress(OSError):  # only Linux tells; two machines may have one name
+    with suppress(OSError):  # only on Linux; two machines may have the same name
         name += f"/{_BOOT.read_text().strip()}"
         name += f"/{os.stat('/proc/self/ns/pid').st_ino}"
     return name
 
 
 def is_dead(host: str, pid: str) -> bool:
-    """Whether a process was one of this machine and is gone."""
+    """True if a process ran on this machine and is gone."""
     return host == machine() and _is_gone(pid)
 
 
 def mark() -> str:
-    """This process, in letters, digits and `-`: for the names of files."""
+    """The name of this process in letters, digits and `-`, for file names."""
     return f"{_short_machine()}-{os.getpid()}"
 
 
 def is_dead_mark(mark: str) -> bool:
-    """Whether the process that made a mark was one of this machine and is gone."""
+    """True if the process that made a mark ran on this machine and is gone."""
     host, _, pid = mark.partition("-")
     return host == _short_machine() and _is_gone(pid)
 

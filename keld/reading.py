@@ -1,7 +1,7 @@
 """Reading: how a text file is to be read: the types of its columns, its encoding, its delimiter and quote.
 
-Beside the road, below `table`.  Pure, and light: orchestrators make one while they read declarations, so that a mistake is found there.
-Nothing is guessed: a column of a CSV file is text, as it is written, unless its type is declared here.
+Beside the road, below `table`.  Pure, and quick to import: orchestrators make one while they read declarations, so that a mistake is found
+there.  Nothing is guessed: a column of a CSV file is text, as it is written, unless its type is declared here.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from keld.errors import InvalidJob
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_ESCAPED = {"\\t": "\t", "tab": "\t"}  # as a shell hands them over
+_ESCAPED = {"\\t": "\t", "tab": "\t"}  # as a shell passes them
 _DECIMAL = re.compile(r"(?:decimal|numeric)\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
 _TIMESTAMP = re.compile(r"timestamp\[\s*(s|ms|us|ns)\s*(?:,\s*(?:tz=)?\s*([^\]\s]+)\s*)?\]")
-# The names of SQL and Python; `float` is theirs, of 64 bits, not Arrow's of 32.
+# The names of SQL and Python; `float` has 64 bits as there, not 32 as in Arrow.
 _NAMES = {
     "text": "string", "str": "string", "varchar": "string", "int": "int64", "integer": "int64", "bigint": "int64", "smallint": "int16",
     "float": "float64", "double": "float64", "real": "float32", "boolean": "bool", "date": "date32", "time": "time64[us]",
@@ -30,17 +30,17 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """How CSV, JSON Lines and the names of Hive directories are read, where it is not the usual way.
+    """How CSV, JSON Lines and the names of Hive directories are read, if not by the defaults.
 
     Args:
         types: column -> type, as a name (`"decimal(12,2)"`, `"int64"`, `"bool"`, `"date"`, `"timestamp[us, tz=UTC]"`) or a pyarrow type; or
             a `pyarrow.Schema`.  A column that is not named is text in CSV, and what JSON says in JSON Lines.
-        encoding: a name that Python knows; default UTF-8, or UTF-16 where the file begins with its mark.
+        encoding: a name that Python knows; default UTF-8, or UTF-16 if the file begins with its byte order mark.
         delimiter: of CSV, one ASCII character; default a comma, in `.tsv` files a tab.
         quote: of CSV, one ASCII character; default `"`; `""`: there are no quotes.
 
     Raises:
-        InvalidJob: one of them is none; names it.
+        InvalidJob: a value is not valid; names it.
     """
 
     types: Any = None
@@ -63,13 +63,13 @@ class Reading:
             self.column_types()
 
     def given(self) -> dict[str, Any]:
-        """What was given, as arguments of `Keld.plan`, `submit` and `run`."""
+        """The values given by the user, as arguments of `Keld.plan`, `submit` and `run`."""
         return {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) is not None}
 
     def check_used(self, what: str, *, takes: Collection[str] = ()) -> None:
-        """Passes if no option of text files is given that has no effect on `what`; those in `takes` have one.
+        """Passes if no option of text files is given that has no effect on `what`; those in `takes` have an effect.
 
-        `types` is not looked at here: where a table has types of its own, they are held against the declared ones.
+        `types` is not checked here: if a table has types of its own, they are compared with the declared ones.
 
         Raises:
             InvalidJob: one is given; names it.
@@ -78,7 +78,7 @@ class Reading:
         if unused:
             raise InvalidJob(
                 f"{' and '.join(f'{name}={getattr(self, name)!r}' for name in unused)} would have no effect on {what}. Nothing was sent. "
-                "Leave it out, or correct the source."
+                "Remove it, or correct the source."
             )
 
     def column_types(self) -> dict[str, pa.DataType]:
@@ -106,7 +106,7 @@ def _check_encoding(name: str | None) -> None:
         return
     try:
         codecs.lookup(name)
-        "".encode(name)  # `rot13` and its like are found, but are no encodings of text
+        "".encode(name)  # Python also finds codecs such as `rot13`, which are not text encodings
     except (LookupError, TypeError):
         raise InvalidJob(
             f"encoding={name!r} is not the name of an encoding that Python knows. Give e.g. 'cp1252', 'latin-1' or 'utf-16'.",
@@ -129,7 +129,7 @@ def _type_of(column: str, given: Any) -> pa.DataType:
         return pa.type_for_alias(text)
     except (ValueError, KeyError, TypeError):
         raise InvalidJob(
-            f"types: {column!r} is declared {given!r}, which is no type. "
+            f"types: {column!r} is declared {given!r}, which is not a type. "
             "Give e.g. 'text', 'int64', 'decimal(12,2)', 'bool', 'date', 'timestamp', or a pyarrow type."
         ) from None
 

@@ -1,9 +1,9 @@
 """Request: row + prompt -> what is asked; the only maker and reader of custom_id, and the fingerprint of what is asked.
 
 On the road: `job` -> **`request`** -> `snapshot`, `shard`.  Pure.
-A prompt is escaped to JSON once, here, and travels as that fragment: `"..."` for one user message, `[...]` for a whole
-conversation.  A request body is then constant bytes + fragment + constant bytes, which is what makes encoding fast
-(docs/notes/measurements.md: escaping only the row's strings is 4.5 times a json.dumps loop) and lets the retry of a row ask exactly the same again.
+A prompt is escaped to JSON once, here, and kept as that fragment: `"..."` for one user message, `[...]` for a whole
+conversation.  A request body is then constant bytes + fragment + constant bytes, so encoding is fast
+(docs/notes/measurements.md: escaping only the row's strings is 4.5 times as fast as a json.dumps loop) and a retry of a row asks exactly the same.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _LINE_ENDS = tuple((chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What all rows of a job run share; kept in staging (it holds the system prompt), never in the ledger."""
+    """The part of a request that all rows of a job run share; kept in staging (it holds the system prompt), never in the ledger."""
 
     system: str | None
     output: dict[str, Any]  # `OutputSchema.to_json()`
@@ -44,7 +44,7 @@ class Question:
 
     @property
     def asked_output(self) -> dict[str, Any]:
-        """`output` without its hints, which say how an answer is read, not what is asked."""
+        """`output` without its hints, which decide how an answer is read, not what is asked."""
         return {name: part for name, part in self.output.items() if name != "hints"}
 
     def to_json(self) -> bytes:
@@ -63,12 +63,12 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 
 def fingerprint(question: Question, models: Sequence[str]) -> str:
-    """A hash of all that decides an answer but the row: models, system, schema, params; not how an answer is read."""
+    """A hash of everything but the row that decides an answer: models, system, schema, params; not how an answer is read."""
     return hashlib.sha256(replace(question, output=question.asked_output).to_json() + _encode(list(models))).hexdigest()
 
 
 def one_line(value: Any) -> bytes:
-    """`value` as JSON that is one line to every reader: JSON may hold Unicode's line ends raw, and some readers follow them."""
+    """`value` as JSON that is one line to every reader: JSON may hold Unicode's line ends unescaped, and some readers split lines there."""
     encoded = _encode(value)
     if encoded.isascii():
         return encoded
@@ -78,19 +78,21 @@ def one_line(value: Any) -> bytes:
 
 
 def marks_of(fields: Iterable[str]) -> Callable[[bytes], bool]:
-    """A function that says whether a prompt fragment, or the JSON of `params`, sets one of these fields."""
+    """A function that is True if a prompt fragment, or the JSON of `params`, sets one of these fields."""
     names = "|".join(map(re.escape, sorted(fields)))
-    find = re.compile(rf'"(?:{names})":[^n]'.encode()).search  # the name of a field, set: in a text its quotes are escaped
+    find = re.compile(
+        rf'"(?:{names})":[^n]'.encode()
+    ).search  # a field's name with a value after it; inside a text its quotes would be escaped
     return lambda asked: find(asked) is not None
 
 
 def row_fingerprint(fragment: bytes) -> bytes:
-    """16 bytes that tell one prompt from another: half of a sha256, which processors do in hardware."""
+    """16 bytes that identify a prompt: half of a sha256, which processors compute in hardware."""
     return hashlib.sha256(fragment).digest()[:16]
 
 
 _REPAIR = "Your last answer to this was not accepted: {}. Answer once more, and exactly in the form that is asked for."
-REPAIR_BYTES = 1_000  # that it adds to a fragment, at most
+REPAIR_BYTES = 1_000  # the most that it adds to a fragment
 
 
 def repaired(fragment: bytes, complaint: str) -> bytes:
@@ -102,12 +104,12 @@ def repaired(fragment: bytes, complaint: str) -> bytes:
 
 
 def custom_id(nonce: str, position: int) -> str:
-    """`<10 of a-z0-9>-<position, 8 digits at least>`: within `[A-Za-z0-9_-]{1,64}`, which every provider takes."""
+    """`<10 of a-z0-9>-<position, at least 8 digits>`: within `[A-Za-z0-9_-]{1,64}`, which every provider takes."""
     return f"{nonce}-{position:08d}"
 
 
 def position_of(custom_id: str, nonce: str) -> int | None:
-    """The row position in a custom_id of this attempt; None for an id that it never gave out."""
+    """The row position in a custom_id of this attempt; None for an id that this attempt did not make."""
     position = custom_id[len(nonce) + 1 :]
     if custom_id.startswith(nonce) and custom_id[len(nonce) : len(nonce) + 1] == "-" and _POSITION(position):
         return int(position)
@@ -115,21 +117,21 @@ def position_of(custom_id: str, nonce: str) -> int | None:
 
 
 def batch_key(nonce: str, attempt: int) -> str:
-    """The mark of one create, in the batch's metadata where there is such: the shard and the attempt."""
+    """The mark of one create, in the batch's metadata if the provider has such: the shard and the attempt."""
     return f"{nonce}-{attempt}"
 
 
 def shard_named(mark: str | None) -> str | None:
-    """The nonce in a batch's mark or in a custom_id; None where Keld can have made neither."""
+    """The nonce in a batch's mark or in a custom_id; None if Keld cannot have made it."""
     found = _MARK(mark or "")
     return found[1] if found else None
 
 
 def renderer(prompt: Prompt, missing: str | Mapping[str, str] | None = None) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
-    """A function from a record batch of N rows to N `Asked`, in their order; the columns it names are there (`check_columns`).
+    """A function from a record batch of N rows to N `Asked`, in their order; the prompt's columns must exist (`check_columns`).
 
     Args:
-        missing: what a template says for a null, see `Job`.
+        missing: the text that a template shows for a null, see `Job`.
     """
     if isinstance(prompt, str):
         return _template(prompt, missing)
@@ -139,10 +141,10 @@ def renderer(prompt: Prompt, missing: str | Mapping[str, str] | None = None) -> 
 
 
 def check_columns(job: Job, schema: pa.Schema) -> None:
-    """Passes if the key and the prompt's columns are there; Keld's own names are not taken.
+    """Passes if the key and the prompt's columns exist, and no column has a name of Keld's own.
 
     Raises:
-        SourceError: names the column, what the table has, and the field to mend.
+        SourceError: names the column, the table's columns, and the field to correct.
     """
     have = list(schema.names)
     wanted = {job.key: "key"}
@@ -170,7 +172,7 @@ def check_columns(job: Job, schema: pa.Schema) -> None:
 
 
 class _StandIn(str):
-    """A text in the place of a null: it is no number and no date, so that a format of these leaves it as it is."""
+    """A text in the place of a null: it is no number and no date, so a format for these leaves it unchanged."""
 
     __slots__ = ()
 
@@ -211,7 +213,7 @@ def _template(template: str, missing: str | Mapping[str, str] | None) -> Callabl
 
 
 def _formatted(parts: Sequence[tuple[str, str | None, str | None, str | None]], values: Sequence[Any]) -> Asked:
-    """As `str.format` does, but a field is a column's name to the letter: in a column `a.b` no attribute is looked up."""
+    """As `str.format`, but a field is exactly a column's name: for a column `a.b` no attribute is looked up."""
     form, rest = Formatter(), iter(values)
     try:
         return _ask(
@@ -220,8 +222,8 @@ def _formatted(parts: Sequence[tuple[str, str | None, str | None, str | None]], 
                 for text, name, spec, conversion in parts
             )
         )
-    except (ValueError, TypeError) as error:  # a format that does not fit this row's value: its own fault only
-        # The standard library's words for a code that a type has not quote no value; others may.
+    except (ValueError, TypeError) as error:  # a format that does not fit this row's value: an error of this row only
+        # The standard library's message for an unknown format code quotes no value; other messages may.
         why = str(error) if str(error).startswith(("Unknown format code", "unsupported format string")) else type(error).__name__
         return Asked(None, f"prompt template: {why}")
 
@@ -242,7 +244,7 @@ def _column(prompt: Column) -> Callable[[pa.RecordBatch], Iterator[Asked]]:
 
 
 def _lists_in(column: pa.Array) -> list[bool]:
-    """Which values of a column of JSON are arrays: whole conversations, among texts perhaps."""
+    """Which values of a column of JSON are arrays, that is whole conversations; others may be texts."""
     if not is_json(column.type):
         return [False] * len(column)
     return [text is not None and text.startswith("[") for text in column.storage.to_pylist()]
@@ -255,25 +257,25 @@ def _function(function: Callable[[pa.RecordBatch], Any]) -> Callable[[pa.RecordB
             prompts = list(made.to_pylist() if hasattr(made, "to_pylist") else made)
         except KeldError:
             raise
-        except Exception as error:  # noqa: BLE001  whatever the user's function raises, whose words may quote a row
+        except Exception as error:  # noqa: BLE001  the user's function may raise anything, and the message may quote a row
             at = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"in {at.filename}, line {at.lineno}" if at.filename != __file__ else "since it gave no sequence of prompts"
+            where = f"in {at.filename}, line {at.lineno}" if at.filename != __file__ else "since it returned no sequence of prompts"
             raise SourceUnavailable(
-                f"The prompt function failed: {type(error).__name__}, {where}. Nothing was sent. Its own words are not shown, since they may quote a row."
+                f"The prompt function failed: {type(error).__name__}, {where}. Nothing was sent. Its own message is not shown, since it may quote a row."
             ) from None
         if len(prompts) != batch.num_rows:
             raise SourceError(
-                f"The prompt function gave {len(prompts)} prompts for {batch.num_rows} rows. Nothing was sent. "
-                "It must return one prompt (or None) a row, in the rows' order."
+                f"The prompt function returned {len(prompts)} prompts for {batch.num_rows} rows. Nothing was sent. "
+                "It must return one prompt (or None) for each row, in the rows' order."
             )
         for prompt in prompts:
-            yield Asked(None, "the prompt function gave None") if _is_missing(prompt) else _ask(prompt)
+            yield Asked(None, "the prompt function returned None") if _is_missing(prompt) else _ask(prompt)
 
     return render
 
 
 def _is_missing(prompt: Any) -> bool:
-    """None, or what pandas and numpy have for it."""
+    """True if a prompt is None, or the missing value of pandas or numpy."""
     return prompt is None or type(prompt).__name__ in ("NAType", "NaTType") or (isinstance(prompt, float) and math.isnan(prompt))
 
 
@@ -298,14 +300,14 @@ _FREE = frozenset(("input", "arguments", "parameters", "input_schema", "schema")
 
 
 def _plain(value: Any, *, free: bool = False) -> Any:
-    """A value as JSON knows it: text of any class as text, the numbers and arrays of numpy as Python's, bytes as the UTF-8 text they hold.
+    """A value in JSON's types: text of any class as text, the numbers and arrays of numpy as Python's, bytes as the UTF-8 text they hold.
 
     Keys without a value are left out, at any depth, since Arrow gives every struct every key and providers reject nulls they do not know;
-    but not in what is `free`.
+    but not if it is `free`: written by a model or a user, whose nulls have a meaning.
     """
     match value:
         case str():
-            return "".join((value, ""))  # a copy of the class `str` itself: an encoder asks for no less
+            return "".join((value, ""))  # a copy of the class `str` itself, which the encoder requires
         case bytes() | bytearray() | memoryview():
             return bytes(value).decode()
         case Mapping():

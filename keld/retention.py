@@ -1,12 +1,12 @@
 """Retention: the staged files of job runs that ended long ago, and their removal.
 
-Beside the road: `environment` -> **`retention`** -> `staging`, `ledger`.  Staging holds prompts and answers, so nobody keeps it for ever; but what
-is removed cannot be reused or written again, and a changed partition is then asked whole.  So it is a person, or their schedule, who says
-`keld gc`, and the ledger remembers that it was done: it is told first, so that a crash leaves files too many, which the next `gc` takes.
+Beside the road: `environment` -> **`retention`** -> `staging`, `ledger`.  Staging holds prompts and answers, which should not be kept without
+limit; but removed answers cannot be reused or written again, and a changed partition is then asked as a whole.  So only a person, or their
+schedule, calls `keld gc`.  The ledger records the removal first, so that a crash leaves files behind, which the next `gc` removes.
 
-Of what is kept, files half written that nobody has touched for as long go, too: their writers are dead.
+In the directories that stay, incomplete files that were not modified for as long are removed, too: their writers are dead.
 
-What the ledger does not know is left alone: a wrong `KELD_LEDGER_URL` must not cost anybody their answers.
+Directories that the ledger does not know are not touched: a wrong `KELD_LEDGER_URL` must not delete anybody's answers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from keld.staging import Staging
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Removal:
-    """The files of one job run that are removed, or could be; `known` is False for a directory that is not in the ledger, and left."""
+    """The files of one job run that are or can be removed; `known` is False for a directory that is not in the ledger, which is never removed."""
 
     run_id: str
     job: str | None = None
@@ -34,17 +34,17 @@ class Removal:
     finished_at: datetime | None = None
     size_bytes: int
     known: bool = True
-    leftover: bool = False  # not the files of the job run, but what dead workers left half written among them
+    leftover: bool = False  # not the files of the job run, but incomplete files of dead workers among them
 
 
 def removable(ledger: Ledger, staging: Staging, before: datetime) -> Iterator[Removal]:
-    """What may be removed: all that is staged of job runs that ended before an instant, and owe nobody anything."""
+    """What may be removed: the staged files of job runs that ended before an instant and have nothing left to settle."""
     for run_id in staging.run_ids():
         files = staging.run(run_id)
         try:
             run = ledger.run(run_id)
         except UnknownJobRun:
-            if files.dir.stat().st_mtime < before.timestamp():  # else it may be under way
+            if files.dir.stat().st_mtime < before.timestamp():  # else it may still be in use
                 yield Removal(run_id=run_id, size_bytes=_size(files.dir), known=False)
             continue
         whose: dict[str, Any] = {"run_id": run_id, "job": run.job, "partition": run.partition, "finished_at": run.finished_at}
@@ -55,7 +55,7 @@ def removable(ledger: Ledger, staging: Staging, before: datetime) -> Iterator[Re
 
 
 def remove(ledger: Ledger, staging: Staging, removal: Removal, before: datetime, now: datetime) -> bool:
-    """Removes the files of a job run, or what is left over there; False if it was opened again meanwhile, or is none of this ledger's."""
+    """True if the files of a job run, or its incomplete files, were removed; False if it was opened again meanwhile, or is not in this ledger."""
     if removal.leftover:
         for path in staging.run(removal.run_id).leftovers(before):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
@@ -68,7 +68,7 @@ def remove(ledger: Ledger, staging: Staging, removal: Removal, before: datetime,
 
 
 def _is_done_with(ledger: Ledger, run: JobRun, before: datetime) -> bool:
-    """Whether nothing is asked of these files any more: a batch to be settled, or rows that must not be asked again, need them."""
+    """True if nothing needs these files any more; a batch to be settled, or rows that must not be asked again, need them."""
     if not run.over or run.finished_at is None or run.finished_at >= before or run.quarantined:
         return False
     settled = [orphan.settled_at for orphan in ledger.orphans.of(run.id)] + [one.settled_at for one in ledger.candidates.of(run.id)]

@@ -1,8 +1,8 @@
-"""Reuse: the answers that an earlier generation of a job run already paid for, found by what was asked.
+"""Reuse: the answers that an earlier generation of a job run already paid for, found by the fingerprint of the prompt.
 
 On the road: `snapshot` -> **`reuse`** -> `plan`.  Two snapshots are joined on the 16-byte fingerprints of their prompts; a row
-whose prompt was answered before takes that answer, at no cost, wherever it stands now; one that is quarantined stays so, since to ask it
-again may be to pay twice.  Memory: 40 bytes a row of either.
+whose prompt was answered before takes that answer, at no cost, whatever its position now; a quarantined row stays quarantined, since
+asking it again could mean paying twice.  Memory: 40 bytes a row of either snapshot.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ def reuse(
     into: Path,
     outcome: Outcome = Outcome.ANSWERED,
 ) -> NDArray[np.bool_]:
-    """Which rows of the new snapshot (N booleans) need not be asked; what stands for them is at `into`, if there are any.
+    """Which rows of the new snapshot (N booleans) need not be asked; their earlier answers are at `into`, if there are any.
 
     Args:
-        wanted: N booleans, the rows that are looked for.
-        outcome: the one that stands: ANSWERED, or QUARANTINED, for a row that must not be asked again.
+        wanted: N booleans, the rows to look for.
+        outcome: which outcome is taken over: ANSWERED, or QUARANTINED, for rows that must not be asked again.
     """
     old, new = fingerprints(old_snapshot), fingerprints(new_snapshot)
-    standing = pa.array([outcome.value])
-    old_position = _positions_of(old_answers, len(old), standing)
+    outcomes = pa.array([outcome.value])
+    old_position = _positions_of(old_answers, len(old), outcomes)
     order = old_position[np.argsort(old[old_position], kind="stable")]
     keys = old[order]
     at = np.searchsorted(keys, new)
@@ -49,7 +49,7 @@ def reuse(
     hit[inside] = (keys[at[inside]] == new[inside]) & (new[inside] != b"")
     hit &= wanted
     if hit.any():
-        copy_answers(old_answers, order[at[hit]], np.flatnonzero(hit), output, into, standing)
+        copy_answers(old_answers, order[at[hit]], np.flatnonzero(hit), output, into, outcomes)
     return hit
 
 
@@ -61,19 +61,19 @@ def copy_answers(
     into: Path,
     outcomes: pa.Array,
 ) -> None:
-    """Copies what stands for old row `sources[i]` to new row `targets[i]`, at no cost.
+    """Copies the answer of old row `sources[i]` to new row `targets[i]`, at no cost.
 
     Args:
-        outcomes: those that are copied; empty: whatever the outcome.
+        outcomes: the outcomes that are copied; empty: all.
     """
     by_source = np.argsort(sources, kind="stable")
     sources, wanted = sources[by_source], targets[by_source]
-    weight = sum(path.stat().st_size for path in old_answers) * 4  # Parquet unfolds; this only decides how it is ordered
+    weight = sum(path.stat().st_size for path in old_answers) * 4  # Parquet is compressed; this only decides how the answers are sorted
     schema = answer_schema(output)
     with AnswerSink(into, output, np.sort(targets), weight) as sink:
         for path in old_answers:
             for batch in read_answers(path):
-                rows = batch if not len(outcomes) else batch.filter(_stands(batch, outcomes))
+                rows = batch if not len(outcomes) else batch.filter(_has_outcome(batch, outcomes))
                 positions = rows.column(0).to_numpy()
                 first, after = np.searchsorted(sources, positions, "left"), np.searchsorted(sources, positions, "right")
                 taken = np.repeat(np.arange(len(positions)), after - first)
@@ -85,7 +85,7 @@ def copy_answers(
 def _moved(rows: pa.RecordBatch, positions: NDArray[np.int64], schema: pa.Schema) -> pa.RecordBatch:
     columns = dict(zip(rows.schema.names, rows.columns, strict=True))
     columns["keld_position"] = pa.array(positions)
-    columns["keld_cost_pico"] = pa.array(np.zeros(len(positions), dtype=np.int64))  # it was paid, and counted, before
+    columns["keld_cost_pico"] = pa.array(np.zeros(len(positions), dtype=np.int64))  # it was paid and counted before
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
@@ -93,11 +93,11 @@ def _positions_of(answers: Sequence[Path], rows: int, outcomes: pa.Array) -> NDA
     found = np.zeros(rows, dtype=np.bool_)
     for path in answers:
         for batch in read_answers(path, columns=["keld_position", "keld_outcome"]):
-            found[batch.filter(_stands(batch, outcomes)).column(0).to_numpy()] = True
+            found[batch.filter(_has_outcome(batch, outcomes)).column(0).to_numpy()] = True
     return np.flatnonzero(found)
 
 
-def _stands(batch: pa.RecordBatch, outcomes: pa.Array) -> pa.Array:
+def _has_outcome(batch: pa.RecordBatch, outcomes: pa.Array) -> pa.Array:
     return pc.is_in(batch.column(batch.schema.get_field_index("keld_outcome")), value_set=outcomes)
 
 

@@ -1,8 +1,8 @@
 """Shard: the slice of a job run's requests that becomes one batch; cut within one provider's limits.
 
 On the road: `snapshot` -> **`shard`** -> `runner`.  Pure: sizes come in, ranges go out; the bytes are written by `staging`.
-The boundaries are known, exactly and for all shards, before the first byte is encoded, since every row's size was noted when
-its prompt was rendered.  So each shard is encoded when it is due, by itself, from the snapshot, and the disk holds one
+The boundaries of all shards are known exactly before the first byte is encoded, since every row's size was recorded when
+its prompt was rendered.  So each shard is encoded by itself, from the snapshot, when it is sent, and the disk holds one
 shard file at a time, not a second copy of the partition.
 """
 
@@ -23,7 +23,7 @@ class Limits:
 
     max_requests: int
     max_bytes: int
-    max_line_bytes: int  # a row above it is not asked; its outcome says so
+    max_line_bytes: int  # a row with a longer line is not asked; its outcome says so
 
     def lowered(self, max_requests: int | None, max_bytes: int | None) -> Limits:
         """These limits, or the user's where lower."""
@@ -50,7 +50,7 @@ def fitting(sizes: NDArray[np.int64], overhead_bytes: int, limits: Limits) -> ND
 
 
 def cut(sizes: Iterable[NDArray[np.int64]], overhead_bytes: int, limits: Limits) -> list[Slice]:
-    """The rows of a partition cut into slices, each within `limits`, in order, as full as they go.
+    """The rows of a partition cut into slices, each within `limits`, in order, as full as possible.
 
     Args:
         sizes: blocks of the rows' fragment sizes in bytes, in order; 0 or less for a row that is not asked.

@@ -1,7 +1,7 @@
 """Snapshot: the rows of a partition as they were asked, each with its prompt; taken once, at submission.
 
 On the road: `table` + `request` -> **`snapshot`** -> `shard`, `answer`.
-A job run owns what was asked: an upstream that is written again while the provider works changes nothing under way, a retry
+A job run keeps its own copy of what was asked: if the upstream is rewritten while the provider works, nothing changes here, a retry
 asks the same bytes, and the enriched partition is the snapshot plus the answers.  One streamed pass reads the source, renders
 the prompts, checks the keys and writes one Parquet file: the table's columns, then `keld_prompt` (a JSON fragment),
 `keld_size` (its bytes; 0 where the row cannot be asked), `keld_input_error`, `keld_fingerprint` (16 bytes).
@@ -42,24 +42,24 @@ OWN = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What was found in the partition; the rows themselves are in the file."""
+    """What was found in the partition; the file holds the rows."""
 
     rows: int
     unaskable: int
     prompt_bytes: int  # of all fragments
-    marks_cache: bool  # a prompt says by itself what is to be cached
-    digest: str  # of the file: the same rows give the same
+    marks_cache: bool  # a prompt sets cache marks of its own
+    digest: str  # of the file: the same rows have the same digest
     skipped: Mapping[str, int] = field(default_factory=dict)  # why rows cannot be asked, and how many for each reason
 
 
 def take(job: Job, table: Table, path: Path, marks_cache: Callable[[bytes], bool] = lambda fragment: False) -> Snapshot:
-    """Reads the partition once and keeps it at `path`, whole or not at all.
+    """The snapshot of a partition, read once and written to `path`, whole or not at all.
 
     Args:
-        marks_cache: whether a prompt fragment says by itself what is to be cached.
+        marks_cache: True if a prompt fragment sets cache marks of its own.
 
     Raises:
-        SourceError: a column is missing, or of a type that cannot serve; the key is null or repeated (the message says where); the table
+        SourceError: a column is missing, or of a type that cannot be used; the key is null or repeated (the message says where); the table
             cannot be read.
     """
     columns = _columns(job, table)
@@ -100,7 +100,7 @@ def sizes(path: Path) -> NDArray[np.int64]:
 
 
 def priorities(path: Path, column: str | None) -> NDArray[np.float64] | None:
-    """N numbers, how valuable each row is; a null is the least.  None where no column says."""
+    """N numbers, the priority of each row; a null is the lowest.  None if the job has no such column."""
     import numpy as np
 
     if column is None:
@@ -129,9 +129,9 @@ def fragments(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[int, b
 
 
 def _columns(job: Job, table: Table) -> pa.Schema:
-    """The table's own columns; of a partition so empty that it has none, those that the job names.
+    """The table's own columns; for an empty partition without any columns, those that the job names.
 
-    Of no type: what reads the outputs of many partitions takes that for whatever the others have there, and text only for text.
+    They have the null type: readers of many partitions' outputs unify null with any type of the others, but text only with text.
     """
     if not table.schema.names and table.rows == 0:
         prompt = (
@@ -143,13 +143,13 @@ def _columns(job: Job, table: Table) -> pa.Schema:
 
 
 def _check_numbers(job: Job, columns: pa.Schema) -> None:
-    """Passes if what the job reckons with, or formats as a number, is not text: of CSV it is, unless it is declared.
+    """Passes if columns that the job uses or formats as numbers are not text, as CSV columns are unless their type is declared.
 
     Raises:
         SourceError: names the column and how to declare it.
     """
     kinds = {column.name: column.type for column in columns}
-    way = "Nothing was sent. Convert it, or where it is read from CSV or JSON Lines declare it: types={{{!r}: 'decimal(12,2)'}}."
+    way = "Nothing was sent. Convert it, or if it is read from CSV or JSON Lines declare it: types={{{!r}: 'decimal(12,2)'}}."
     priority = kinds.get(job.priority) if job.priority else pa.float64()
     if priority is None:
         raise SourceError(
@@ -157,7 +157,7 @@ def _check_numbers(job: Job, columns: pa.Schema) -> None:
         )
     if not (pa.types.is_integer(priority) or pa.types.is_floating(priority) or pa.types.is_decimal(priority)):
         raise SourceError(
-            f"{job.name}: priority names the column {job.priority!r}, which is {priority}, no number. {way.format(job.priority)}",
+            f"{job.name}: priority names the column {job.priority!r}, which is {priority}, not a number. {way.format(job.priority)}",
             job=job.name,
         )
     for _, name, form, _ in Formatter().parse(job.prompt) if isinstance(job.prompt, str) else ():
@@ -181,7 +181,7 @@ def _own_columns(asked: list[Asked]) -> list[pa.Array]:
 
 
 def _as_text(column: pa.Array) -> pa.Array:
-    if isinstance(column, pa.ExtensionArray):  # a cast of a UUID to text is its bytes
+    if isinstance(column, pa.ExtensionArray):  # a UUID cast to text would give its bytes
         return _as_text(column.storage)
     if pa.types.is_fixed_size_binary(column.type):
         return column.cast(pa.binary())
@@ -194,7 +194,7 @@ def _digest(path: Path) -> str:
 
 
 class _Keys:
-    """Finds null and repeated keys, with 8 bytes of memory a row."""
+    """Finds null and repeated keys; 8 bytes of memory a row."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -216,11 +216,11 @@ class _Keys:
             raise SourceError(
                 f"{self._job.name}: the key {self._job.key!r} is of type {column.type}. Nothing was sent. A key is text, a number or a date."
             ) from None
-        # Python's own hash of text: 64 bits under a secret of this process, which nobody can craft clashes for.
+        # Python's own hash of text: 64 bits with a secret of this process, so nobody can construct collisions.
         self._hashes.append(np.fromiter(map(hash, values.to_pylist()), dtype=np.int64, count=len(values)))
 
     def check(self, rows: int) -> None:
-        """Raises if a key stands twice, by 64-bit hashes: of a million distinct keys two look alike once in 40 million tables."""
+        """Raises if a key occurs twice, by 64-bit hashes: a million distinct keys collide in one of 40 million tables."""
         import numpy as np
 
         if not rows:

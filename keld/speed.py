@@ -1,8 +1,8 @@
 """Speed: how fast the fast lanes of an account are, and so how long rows take through them.
 
 On the road: `price` -> **`speed`** -> `deadline` -> `plan`; measured by `realtime`.  Pure.
-The fast lanes of an account are shared: the rows of other job runs count, each job run's up to one's own number, since runs side by side
-get the same share each.
+The fast lanes of an account are shared: the rows of other job runs count, of each at most as many as one's own, since parallel runs
+get equal shares.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """How fast the fast lanes of one account are, and what comes before and after them.
+    """How fast the fast lanes of one account are, and the times before and after them.
 
     Args:
         rows_per_s: answers a second in the standard lane, of all realtime runs together.
         flex_rows_per_s: the same in the flex lane; None: not measured yet.
         others: the rows of each other job run that are in these lanes, or are expected there.
-        cancel: from asking a cancel to the provider's last word; OpenAI says up to 10 minutes (docs/notes/providers.md).
-        collect: from the last answer to the written output.
-        safety: by how much a run in the standard lane may take longer than computed.
+        cancel_time: from the cancel call to the end of the batch; OpenAI says up to 10 minutes (docs/notes/providers.md).
+        finish_time: from the last answer to the written output.
+        safety: the factor by which a run in the standard lane may take longer than computed.
     """
 
     rows_per_s: float = 4.0
     flex_rows_per_s: float | None = None
     others: tuple[float, ...] = ()
-    cancel: timedelta = timedelta(minutes=10)
-    collect: timedelta = timedelta(minutes=2)
+    cancel_time: timedelta = timedelta(minutes=10)
+    finish_time: timedelta = timedelta(minutes=2)
     safety: float = 1.3
 
-    def stretch(self, rows: int) -> timedelta:
-        """How long `rows` take in the standard lane, safely."""
+    def standard_time(self, rows: int) -> timedelta:
+        """The time for `rows` in the standard lane, with the safety factor."""
         return timedelta(seconds=self._served(rows) / self.rows_per_s * self.safety) + _BEGIN
 
-    def bare(self, rows: int) -> timedelta:
-        """How long `rows` take in the standard lane if nothing goes wrong: without any safety."""
+    def standard_time_without_safety(self, rows: int) -> timedelta:
+        """The time for `rows` in the standard lane if nothing goes wrong."""
         return timedelta(seconds=self._served(rows) / self.rows_per_s) + _BEGIN / 4
 
-    def flex(self, rows: int) -> timedelta:
-        """How long `rows` take in the flex lane; not safely: behind it is the standard lane."""
+    def flex_time(self, rows: int) -> timedelta:
+        """The time for `rows` in the flex lane; without the safety factor, since the standard lane can take over."""
         rate = self.flex_rows_per_s or self.rows_per_s * _FLEX_SHARE
         return timedelta(seconds=self._served(rows) / rate) + _BEGIN
 
-    def rescue(self, rows: int, *, batch: bool = True) -> timedelta:
-        """How long it takes until `rows` are answered by the standard lane: those that are in a batch, or in the flex lane."""
-        return (self.cancel if batch else timedelta(0)) + self.stretch(rows) + self.collect
+    def rescue_time(self, rows: int, *, batch: bool = True) -> timedelta:
+        """The time until `rows` that are now in a batch, or in the flex lane, are answered by the standard lane."""
+        return (self.cancel_time if batch else timedelta(0)) + self.standard_time(rows) + self.finish_time
 
-    def flex_part(self, rows: int, span: timedelta, behind: Speed) -> float | None:
-        """The share of `rows` that flex answers within `span`, if what it leaves moves to standard in time; None: there is no time for that.
+    def flex_share(self, rows: int, span: timedelta, behind: Speed) -> float | None:
+        """The share of `rows` that flex answers within `span`, if the others move to standard in time; None: there is no time for that.
 
         Args:
-            behind: the speed of the account whose standard lane stands behind it.
+            behind: the speed of the account whose standard lane takes the others.
         """
-        spare, slow = span - self.collect - behind.stretch(rows), self.flex(rows) - behind.stretch(rows)
+        spare, slow = span - self.finish_time - behind.standard_time(rows), self.flex_time(rows) - behind.standard_time(rows)
         if spare < _BEGIN:
             return None
         return min(1.0, spare / slow) if slow > timedelta(0) else 1.0
@@ -64,12 +64,12 @@ class Speed:
         return rows + sum(min(other, rows) for other in self.others)
 
 
-_BEGIN = timedelta(minutes=2)  # until a worker looks, and the first answer is there
+_BEGIN = timedelta(minutes=2)  # until a worker starts and has the first answer
 _FLEX_SHARE = 0.25  # the flex lane's speed as a share of the standard lane's, until it is measured
 
 
 def measured(runs: Sequence[tuple[float, float, float]]) -> float | None:
-    """Rows a second of an account: of all realtime runs together, while each of these ran, the median; None where there are none.
+    """The median rows a second of an account, all realtime runs together, over the time of each of these runs; None without runs.
 
     Args:
         runs: (rows, begun, ended), instants in seconds of any clock.

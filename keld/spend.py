@@ -1,8 +1,8 @@
-"""Spend: ledger -> what was paid, what it saved and how well it was foreseen, by whatever people ask.
+"""Spend: ledger -> what was paid, what was saved and how good the estimate was, in groups.
 
-On the road's end, below `environment`.  Counts only what providers reported as used, at the list prices it was planned with; the standard
-price is of the same tokens.  What is in flight is told apart, at its worst case, and never added in.  However it is cut, the money adds
-up to the same: the shards of one job run may differ in model and lane, so each is counted where it ran.
+On the road's end, below `environment`.  Counts only what providers reported as used, at the list prices of the plan; the standard
+price is of the same tokens.  What is in flight is shown separately, at its worst case, and never added.  The sum is the same for every
+grouping: the shards of one job run may differ in model and lane, so each is counted where it ran.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from keld.errors import InvalidJob
 from keld.ledger import CostLine, JobRun
 from keld.state import RunState
-from keld.status import plain
+from keld.status import to_json_value
 
 _OF_RUN: dict[str, Callable[[JobRun], str]] = {
     "job": lambda run: run.job,
@@ -37,12 +37,12 @@ class Spend:
     """One line of the report.
 
     Args:
-        job_runs: those that have a part in it; by model, provider or lane one may have a part in several lines.
-        rows, failed: of the tables, and those that ended without an answer; None by model, provider or lane, as rows move on.
+        job_runs: how many have a part in it; by model, provider or lane one may be in several lines.
+        rows, failed: of the tables, and those that ended without an answer; None by model, provider or lane, as rows move between them.
         asked, answered: requests; a row that was asked again counts again.
-        estimated_usd: what the shards that ran to their end were expected to cost; `estimate_paid_usd` is what they did cost.
-        twice_usd: the part of `paid_usd` that bought rows once too often.
-        in_flight_usd: reserved, at worst; `unknown_usd` of it for `unknown_rows` that may be on the bill and never be told.
+        estimated_usd: the expected cost of the shards that have ended; `estimate_paid_usd` is what they did cost.
+        twice_usd: the part of `paid_usd` for rows that were paid a second time.
+        in_flight_usd: reserved, the worst case; `unknown_usd` of it for `unknown_rows` that may be on the bill without a report.
     """
 
     group: str
@@ -65,23 +65,23 @@ class Spend:
 
     @property
     def saved_usd(self) -> Decimal:
-        """Negative where it cost more than the standard price: what was bought twice has none."""
+        """Negative if it cost more than the standard price: rows paid twice have no standard price the second time."""
         return self.standard_usd - self.paid_usd
 
     @property
     def estimate_error(self) -> float | None:
-        """0.1: it cost a tenth more than was expected; None where nothing has come to its end."""
+        """0.1: it cost a tenth more than expected; None if no shard has ended."""
         return float(self.estimate_paid_usd / self.estimated_usd - 1) if self.estimated_usd else None
 
     def to_json(self) -> dict[str, Any]:
         """The same, as JSON values: money as decimal text."""
         derived = {"saved_usd": self.saved_usd, "estimate_error": self.estimate_error}
-        return {name: plain(value) for name, value in (asdict(self) | derived).items()}
+        return {name: to_json_value(value) for name, value in (asdict(self) | derived).items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The lines, the dearest first (days in their order), and their total."""
+    """The lines, the most expensive first (days in order), and their total."""
 
     by: str
     lines: tuple[Spend, ...]
@@ -92,11 +92,11 @@ class Report:
 
 
 def report(runs: Iterable[JobRun], cost_lines: Iterable[CostLine], by: str) -> Report:
-    """What job runs spent, a line a group.
+    """What job runs spent, one line for each group.
 
     Args:
-        runs: job runs; one that was planned anew before anything of it was sent is left out.
-        cost_lines: of these job runs, and perhaps of others.
+        runs: job runs; one that was planned again before anything of it was sent is left out.
+        cost_lines: of these job runs; those of others are ignored.
         by: one of `DIMENSIONS`, or `tag:NAME` for any other tag of the jobs; a job without it is in the group "-".
 
     Raises:
@@ -127,7 +127,7 @@ def days(since: date | None, until: date | None) -> tuple[datetime | None, datet
 
 
 def is_dimension(by: str) -> bool:
-    """Whether it can be grouped by."""
+    """True if `by` is a dimension of the report."""
     return by in DIMENSIONS or (by.startswith("tag:") and by != "tag:")
 
 
@@ -142,7 +142,7 @@ def _grouping(by: str) -> Callable[[JobRun, CostLine], str]:
 
 
 def _was_superseded(run: JobRun) -> bool:
-    """Whether a job run was planned anew before anything of it was sent: its rows are those of the one that came after it."""
+    """True if a job run was planned again before anything of it was sent: its successor has its rows."""
     return run.state is RunState.CANCELLED and run.outcomes is None
 
 

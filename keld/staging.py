@@ -1,16 +1,16 @@
 """Staging: the files of a job run, and how they are written so that a crash leaves the last good state.
 
 Beside the road, below `runner`.  Names come from ids that Keld made (hex, a-z0-9), never from a partition key, a custom_id or a
-provider's file name, so no text from outside can become a path.  Every file appears whole: temporary name, fsync, rename, fsync
+provider's file name, so no text from outside can become a path.  Every file appears complete: temporary name, fsync, rename, fsync
 of the directory; its digest goes to the ledger afterwards.  Staging holds prompts and answers: keep it as private as the table.
 
     <root>/<job run id>/question.json        what all rows share
                         snapshot.parquet     the rows as they were asked, each with its prompt
                         reused-*.parquet     answers that earlier job runs paid for
-                        ledger.jsonl         what the ledger says of it (see `witness`)
+                        ledger.jsonl         what the ledger says about it (see `witness`)
                         twins.npy            which rows take the answer of another one with the same prompt
-                        unsent.parquet       outcomes of rows that no batch is large enough for
-                        stopped.parquet      outcomes of rows that were not asked, since the probe was refused
+                        unsent.parquet       outcomes of rows that are too large for any batch
+                        stopped.parquet      outcomes of rows that were not asked because the probe was refused
                         <shard id>/positions.npy, input.jsonl or journal.jsonl, refusal.txt, result-0.jsonl ..., answers.parquet
 """
 
@@ -62,7 +62,7 @@ class ShardFiles:
 
     @property
     def refusal(self) -> Path:
-        """What the provider said of this shard's file when it refused it."""
+        """The provider's message when it refused this shard's file."""
         return self.dir / "refusal.txt"
 
     def result(self, n: int) -> Path:
@@ -107,7 +107,7 @@ class RunFiles:
         return self.dir / "unsent.parquet"
 
     def leftovers(self, before: datetime) -> list[Path]:
-        """Temporary files and directories that nobody has touched since an instant: hidden, as no file that counts is."""
+        """Temporary files and directories not modified since an instant: they are hidden, and no valid file is."""
         found = (path for path in [*self.dir.glob(".*"), *self.dir.glob("*/.*")] if not path.parent.name.startswith("."))
         return sorted(path for path in found if path.stat().st_mtime < before.timestamp())
 
@@ -132,7 +132,7 @@ class Staging:
         return RunFiles(_inside(self.root, run_id))
 
     def run_ids(self) -> list[str]:
-        """Those that have a directory here."""
+        """The ids of the job runs that have a directory here."""
         return sorted(path.name for path in self.root.glob("*") if _ID.fullmatch(path.name) and path.is_dir())
 
     def make(self, run_id: str) -> RunFiles:
@@ -152,7 +152,7 @@ class Staging:
 
 
 def write_file(path: Path, chunks: Iterable[bytes], failpoint_name: str) -> str:
-    """The sha256 of `chunks`, which stand at `path` afterwards, whole and durable; on any fault what stood there still stands.
+    """The sha256 of `chunks`, which are at `path` afterwards, complete and durable; after an error the old file is unchanged.
 
     Raises:
         OSError: disk full, no rights.
@@ -181,7 +181,7 @@ def write_file(path: Path, chunks: Iterable[bytes], failpoint_name: str) -> str:
 
 
 def write_positions(path: Path, positions: NDArray[np.int64]) -> None:
-    """Keeps which rows a shard asks, in ascending order."""
+    """Writes the positions of the rows that a shard asks, ascending."""
     import io
 
     import numpy as np
@@ -192,7 +192,7 @@ def write_positions(path: Path, positions: NDArray[np.int64]) -> None:
 
 
 def read_positions(path: Path) -> NDArray[np.int64]:
-    """The rows a shard asks, ascending.
+    """The positions of the rows that a shard asks, ascending.
 
     Raises:
         StagingError: the file is gone or broken.
@@ -224,7 +224,7 @@ def check_system(name: str) -> None:
     Raises:
         UnsupportedSystem: it cannot.
     """
-    # A directory cannot be made durable on Windows, and the question whether a process is dead (`os.kill(pid, 0)`) ends it there.
+    # A directory cannot be made durable on Windows, and the check whether a process is dead (`os.kill(pid, 0)`) kills it there.
     if name != "posix":
         raise UnsupportedSystem("Keld runs on Linux and macOS. Nothing was sent. On Windows, run it in WSL.")
 
@@ -240,13 +240,13 @@ def fsync_dir(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def disk_errors(path: Path, consequence: str) -> Iterator[None]:
-    """Turns an `OSError` of staging into a `StagingError` that says what it meant for what was sent."""
+    """Turns an `OSError` of staging into a `StagingError` that says whether anything was sent."""
     try:
         yield
     except OSError as error:
         raise StagingError(
-            f"Staging at {path}: {error.strerror or error}. {consequence} What was written before is whole. Free the disk or set KELD_HOME elsewhere, "
-            "and run the same command again."
+            f"Staging at {path}: {error.strerror or error}. {consequence} What was written before is complete. "
+            "Free space on the disk or set KELD_HOME to another one, and run the same command again."
         ) from error
 
 
@@ -257,7 +257,7 @@ def _inside(root: Path, name: str) -> Path:
 
 
 def _joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of some megabytes: one system call and one digest update a piece, not a row."""
+    """The same bytes in pieces of some megabytes, so that there is one system call and one digest update for each piece, not for each row."""
     held: list[bytes] = []
     size = 0
     for chunk in chunks:

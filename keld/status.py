@@ -1,6 +1,6 @@
-"""Status: a job run as people and orchestrators see it, in one frozen picture.
+"""Status: a job run as people and orchestrators see it, frozen at one instant.
 
-Beside the road, above `ledger`; what every verb of `Keld` gives back.  Holds ids, counts, states and money; never a prompt or an answer.
+Beside the road, above `ledger`; what every verb of `Keld` returns.  Holds ids, counts, states and money; never a prompt or an answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from keld.state import AT_PROVIDER, RunState, State
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One shard, as far as people care: the provider's batch and how far it is."""
+    """One shard, as people see it: the provider's batch and its progress."""
 
     shard: int
     round: int
@@ -35,12 +35,12 @@ class Batch:
     done: int | None
     ended: str | None
     error: str | None
-    refused: bool  # its create was refused, and is looked for all the same before it is sent again
+    refused: bool  # its create was refused, but Keld still looks for the batch before it sends again
     not_before: datetime | None
     submitted_at: datetime | None
     ended_at: datetime | None
     cost_usd: Decimal | None
-    cache_ttl: str | None  # of the mark on what its rows share
+    cache_ttl: str | None  # of the cache mark on the part that its rows share
     input_tokens: int
     cached_tokens: int
     cache_saved_usd: Decimal
@@ -52,22 +52,22 @@ class Batch:
 
     @property
     def page(self) -> str | None:
-        """The batch in its provider's dashboard, where there is a page for each."""
+        """The URL of the batch in its provider's dashboard; None if there is no such page."""
         return batch_page(self.host, self.batch_id) if self.batch_id else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Where a job run stands.
+    """The state of a job run.
 
     `saved_usd` compares what was paid with what the same tokens cost in the standard lane; `turnaround_s` is from submission to
-    the last answer.  `expected_usd` is what the plan said of the whole job run; `estimated_usd` is what was expected, when they were sent, of
-    the rows that are billed by now, and `estimate_error` how far that was off.  `cache_saved_usd` is what the provider's prompt cache took off
-    the cost; below 0, where more was paid to write it than reading it saved.  `escalates_at` is when what is not answered moves to a faster lane,
-    by what was known at the last look; None: no deadline asks for it.  `removed_at` is when `keld gc` took its files.  `problem` is what stood
-    in the way at the last look, and `problem_permanent` says that no further try mends it (see `KeldError`).
-    `owner` declares the job, `source` is what its table was taken from; None in what older versions made.  `outdated` says what is declared
-    otherwise since it was sent: it is finished as it was asked, and whoever submits again, when it is over, asks what is declared now.
+    the last answer.  `expected_usd` is the plan's cost of the whole job run; `estimated_usd` is the cost that was expected, when they were sent,
+    of the rows that are billed by now, and `estimate_error` how far that was off.  `cache_saved_usd` is what the provider's prompt cache saved;
+    below 0 if writing it cost more than reading it saved.  `escalates_at` is when unanswered rows move to a faster lane,
+    as known at the last look; None: no deadline requires it.  `removed_at` is when `keld gc` removed its files.  `problem` is the error
+    of the last look, and `problem_permanent` says that no further try helps (see `KeldError`).
+    `owner` declares the job, `source` is where its table was read from; None for job runs of older versions.  `outdated` names the parts of the
+    declaration that have changed since it was sent: it is finished as it was asked, and the next submit, when it is over, asks what is declared now.
     """
 
     id: str
@@ -117,33 +117,33 @@ class Status:
 
     @property
     def over(self) -> bool:
-        """Nothing is left to do."""
+        """True if nothing is left to do."""
         return self.state in (RunState.FINISHED, RunState.CANCELLED)
 
     @property
     def sent(self) -> bool:
-        """Something was sent to a provider, or may have been."""
+        """True if something was sent to a provider, or may have been."""
         return any(batch.batch_id or batch.state in (State.SUBMITTING, State.UNKNOWN, State.QUARANTINED) for batch in self.batches)
 
     @property
     def accepted(self) -> bool:
-        """As `sent`, but what was refused does not count, though it is still looked for."""
+        """As `sent`, without creates that were refused, although Keld still looks for their batches."""
         doubtful = (State.SUBMITTING, State.UNKNOWN, State.QUARANTINED)
         return any(batch.batch_id or (batch.state in doubtful and not batch.refused) for batch in self.batches)
 
     @property
     def waiting(self) -> bool:
-        """There is nothing to do but wait for the provider: every shard is there, or put off, or has its outcome."""
-        return self.state in (RunState.OPEN, RunState.CANCELLING) and self._put_off and not any(map(self._is_due, self.batches))
+        """True if there is nothing to do but wait: every shard is at the provider, deferred, or has its outcome."""
+        return self.state in (RunState.OPEN, RunState.CANCELLING) and self._is_waiting and not any(map(self._is_due, self.batches))
 
     @property
     def ready(self) -> bool:
-        """There is heavy work due: results to fetch, a round to plan, an output to write, a shard to send."""
+        """True if heavy work is due: results to fetch, a round to plan, an output to write, a shard to send."""
         return not self.over and not self.waiting
 
     @property
     def wants_worker(self) -> bool:
-        """True if a worker has something to do: heavy work, an end to hand over, or a step whose staged files only workers have."""
+        """True if a worker has something to do: heavy work, a result to hand over, or a step whose staged files only workers have."""
         return self.over or self.ready or self.problem_type is StagingError
 
     @property
@@ -158,17 +158,17 @@ class Status:
 
     @property
     def completion_rate(self) -> float:
-        """The share of the askable rows that are answered, 0 to 1; 1 where there is none to ask."""
+        """The share of the askable rows that are answered, 0 to 1; 1 if there is none to ask."""
         return self.answered / self.askable if self.askable else 1.0
 
     @property
     def page(self) -> str | None:
-        """The first batch's page in its provider's dashboard, where there is one."""
+        """The URL of the first batch that has a page in its provider's dashboard; None if there is none."""
         return next((batch.page for batch in self.batches if batch.page), None)
 
     @property
     def summary(self) -> str:
-        """Where the job run stands, in a line for a log."""
+        """The state of the job run in one line, for a log."""
         count = f"{len(self.batches):,} batch{'es' if len(self.batches) != 1 else ''}"
         return (
             f"{self.job}[{self.partition}] {self.state.value}: {self.answered:,} of {self.rows:,} rows answered, "
@@ -177,13 +177,13 @@ class Status:
         )
 
     @property
-    def out_there(self) -> tuple[Batch, ...]:
-        """What was sent, or may have been, and was given up without the provider's last word: it may still run, and be paid for."""
+    def maybe_running(self) -> tuple[Batch, ...]:
+        """The quarantined batches: they were sent, or may have been, and may still run and be paid for."""
         return tuple(batch for batch in self.batches if batch.state is State.QUARANTINED)
 
     @property
     def problem_type(self) -> type[KeldError] | None:
-        """The class of what stood in the way, e.g. `AccessRefused`; None if nothing did, or if a later version named a class unknown here."""
+        """The class of the problem, e.g. `AccessRefused`; None if there is none, or if a later version recorded a class unknown here."""
         return None if self.problem_kind is None else type_named(self.problem_kind)
 
     @property
@@ -197,7 +197,7 @@ class Status:
 
     @property
     def estimate_error(self) -> float | None:
-        """By what share these rows cost more (above 0) or less than was expected; None before anything was billed."""
+        """The share by which the billed rows cost more (above 0) or less than expected; None before anything was billed."""
         paid = sum((batch.cost_usd or Decimal(0) for batch in self.batches), Decimal(0))
         return round(float(paid / self.estimated_usd - 1), 4) if paid and self.estimated_usd else None
 
@@ -209,7 +209,7 @@ class Status:
 
     @property
     def deadline_met(self) -> bool | None:
-        """None without a deadline, or before it is known."""
+        """True if the job run was over before its deadline; None without a deadline, or before it is over."""
         if self.deadline_at is None:
             return None
         return self.finished_at <= self.deadline_at if self.finished_at else None
@@ -217,18 +217,18 @@ class Status:
     def _is_due(self, batch: Batch) -> bool:
         if batch.state is State.IN_PROGRESS and batch.lane == "batch":
             return False
-        if batch.state in (State.UNKNOWN, State.DEFERRED, State.IN_PROGRESS, State.ENDED):  # in a fast lane: a worker's own work
+        if batch.state in (State.UNKNOWN, State.DEFERRED, State.IN_PROGRESS, State.ENDED):  # IN_PROGRESS in a fast lane: a worker sends it
             return batch.not_before is None or batch.not_before <= self.as_of
         return batch.state in (State.PLANNED, State.STAGED, State.SUBMITTING)
 
     @property
-    def _put_off(self) -> bool:
+    def _is_waiting(self) -> bool:
         return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED, State.ENDED) for batch in self.batches)
 
     def facts(self) -> dict[str, Any]:
-        """What people want to see of a job run, by name: counts, money, time, ids; the values are Python's, None where one is not known.
+        """The facts that people see of a job run, by name: counts, money, time, ids; Python values, None if unknown.
 
-        For an orchestrator's metadata: an edge picks names and shows each value as its UI wants it.  Never a prompt, a row or an answer.
+        For an orchestrator's metadata: its package chooses names and shows each value as its UI does.  Never a prompt, a row or an answer.
         """
         models = Counter[str]()
         for batch in self.batches:
@@ -255,14 +255,14 @@ class Status:
             "saved_usd": self.saved_usd, "estimate_error": self.estimate_error, "turnaround_s": self.turnaround_s,
             "deadline_met": self.deadline_met, "over": self.over, "cache_hit_rate": self.cache_hit_rate,
         }  # fmt: skip
-        return {name: plain(value) for name, value in (asdict(self) | derived).items()}
+        return {name: to_json_value(value) for name, value in (asdict(self) | derived).items()}
 
     def __repr__(self) -> str:
         return f"<Status {self.job}[{self.partition}] {self.state.value} {self.answered:,}/{self.rows:,} answered ${self.cost_usd:.4f}>"
 
 
 def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
-    """The picture of a job run and its shards, taken at `as_of`."""
+    """The status of a job run and its shards at `as_of`."""
     problem = run.problem or {}
     return Status(
         id=run.id,
@@ -356,8 +356,8 @@ def _hit_rate(cached: int, tokens: int) -> float | None:
     return round(cached / tokens, 4) if tokens else None
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: money as decimal text, instants as ISO 8601, spans in seconds, enums as their words."""
+def to_json_value(value: Any) -> Any:
+    """A value as JSON: money as decimal text, instants as ISO 8601, spans in seconds, enums as their words."""
     match value:
         case Enum():
             return value.value
@@ -368,8 +368,8 @@ def plain(value: Any) -> Any:
         case timedelta():
             return value.total_seconds()
         case dict():
-            return {str(key): plain(item) for key, item in value.items()}
+            return {str(key): to_json_value(item) for key, item in value.items()}
         case list() | tuple():
-            return [plain(item) for item in value]
+            return [to_json_value(item) for item in value]
         case _:
             return value

@@ -1,11 +1,11 @@
 """Turnaround: how long a lane takes.
 
 On the road: `price`, **`turnaround`** -> `plan`.  Pure: what was observed comes in as an argument.
-Before anything was observed the priors speak: heavy-tailed for batches (most within the hour, some only near the provider's
-24 h limit), which is what providers and public observations of Oct 2026 say, and all they say.  Then observations outweigh them.
+Before anything was observed the priors are used: heavy-tailed for batches (most within the hour, some only near the provider's
+24 h limit); providers and public observations of Oct 2026 say no more than that.  Later, observations outweigh them.
 
-A batch that is still running says something too: that it takes longer than this.  To leave it out would be to learn from the quick ones
-only, just when a provider stalls; so the estimate is Kaplan and Meier's, over what ended and what has not, prior points among them.
+A batch that is still running is information too: it takes longer than its age.  Without it only the quick batches would be learned from,
+just when a provider stalls; so the estimate is that of Kaplan and Meier, over ended and running batches and the points of the prior.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Turnaround:
     """Seconds from submission to results, by share, learned from one provider, model and lane.
 
     Args:
-        observed: of those that have ended, sorted.
-        running: the ages of those that have not, sorted.
+        observed: of those that ended, sorted.
+        running: the ages of those that are still running, sorted.
     """
 
     lane: Lane
@@ -41,13 +41,13 @@ class Turnaround:
     _curve: tuple[tuple[float, float], ...] = field(default=(), repr=False, compare=False)  # (seconds, share back by then)
 
     def quantile(self, q: float) -> timedelta:
-        """The span within which a share `q` of submissions come back."""
+        """The span within which a share `q` of submissions end."""
         if not self._curve:
             return timedelta(seconds=_interpolate(_PRIOR[self.lane], q))
         return timedelta(seconds=next((seconds for seconds, share in self._curve if share >= q - 1e-9), self._curve[-1][0]))
 
     def chance(self, span: timedelta) -> float:
-        """The share of submissions that come back within `span`."""
+        """The share of submissions that end within `span`."""
         if not self._curve:
             return max((q / 100 for q in range(101) if self.quantile(q / 100) <= span), default=0.0)
         return max((share for seconds, share in self._curve if seconds <= span.total_seconds()), default=0.0)
@@ -61,11 +61,11 @@ def turnaround(lane: Lane, seconds: Sequence[float] = (), running: Sequence[floa
 
 
 def _kaplan_meier(lane: Lane, observed: Sequence[float], running: Sequence[float]) -> tuple[tuple[float, float], ...]:
-    """The share that is back by each instant at which something came back."""
+    """(seconds, share ended by then), for each age at which a submission ended."""
     weight = _PRIOR_WEIGHT / _PRIOR_POINTS
     prior = [(_interpolate(_PRIOR[lane], (n + 0.5) / _PRIOR_POINTS), True, weight) for n in range(_PRIOR_POINTS)]
     seen = [(seconds, True, 1.0) for seconds in observed] + [(age, False, 1.0) for age in running]
-    points = sorted(prior + seen, key=lambda point: (point[0], not point[1]))  # at one instant, what ended counts before what runs on
+    points = sorted(prior + seen, key=lambda point: (point[0], not point[1]))  # at equal ages, ended ones count before running ones
     at_risk, out, curve = sum(point[2] for point in points), 1.0, []
     for seconds, ended, weight in points:
         if ended:

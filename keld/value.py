@@ -1,9 +1,9 @@
-"""Value: what an Arrow value is in a prompt, in a CSV cell and in a line of JSON; one form each, whatever is installed.
+"""Value: how an Arrow value is written in a prompt, in a CSV cell and in a line of JSON; one form each, whatever is installed.
 
 Beside the road, below `request` and `table`, which both write values as text.  Pure.
-Python has no nanoseconds, no months in a span and no text that is a number as it was written.  Such values go as text: spans as ISO 8601
+Python has no nanoseconds, no months in a span and no number that keeps its written digits.  Such values become text: spans as ISO 8601
 (`P1DT2H`), instants with all their digits, and a column of JSON (`arrow.json`: values of several types, numbers that no binary number
-holds as they are written) as that very text.
+holds exactly) as its own text.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _JSON_STRING = msgspec.json.Decoder(str)
 
 
 class Unreadable:
-    """In the place of bytes that are not UTF-8, which are no text."""
+    """Stands for bytes that are not UTF-8, and so are not text."""
 
 
 UNREADABLE = Unreadable()
 
 
 def json_type() -> pa.DataType:
-    """Of a column whose values are JSON, as it was written."""
+    """The type of a column whose values are JSON, as it was written."""
     return pa.json_(pa.string())
 
 
@@ -48,7 +48,7 @@ def is_uuid(kind: pa.DataType) -> bool:
 
 
 def readable(column: pa.Array) -> list[Any]:
-    """N Python values as a template shows them; `UNREADABLE` where bytes are not UTF-8."""
+    """N Python values as a template shows them; `UNREADABLE` for bytes that are not UTF-8."""
     kind = column.type
     if is_json(kind):
         return [None if text is None else _unquoted(text) for text in column.storage.to_pylist()]
@@ -64,12 +64,14 @@ def readable(column: pa.Array) -> list[Any]:
         return _python(column)
     try:
         values: list[Any] = column.to_pylist()
-    except (ValueError, OverflowError):  # nanoseconds where pandas is not installed, and years that Python does not count
+    except (ValueError, OverflowError):  # nanoseconds if pandas is not installed, and years outside of Python's range
         return _plain_instants(column) if pa.types.is_timestamp(kind) else _python(column)
     if pa.types.is_time64(kind) and kind.unit == "ns":  # Python's times end at microseconds, and drop the rest
         exact, counts = _python(column), column.cast(pa.int64()).to_pylist()
         return [text if count and count % 1_000 else value for text, value, count in zip(exact, values, counts, strict=True)]
-    return [_decoded(value) for value in values] if _holds_bytes(kind) else values  # Hive and Impala write text without saying so
+    return (
+        [_decoded(value) for value in values] if _holds_bytes(kind) else values
+    )  # Hive and Impala write text into Parquet without declaring it as text
 
 
 def _plain_instants(column: pa.Array) -> list[Any]:
@@ -79,12 +81,12 @@ def _plain_instants(column: pa.Array) -> list[Any]:
 
 
 def _unquoted(text: str) -> str:
-    """JSON text for a reader: a string without its quotes, all else as it stands."""
+    """JSON text for a reader: a string without its quotes, everything else unchanged."""
     return _JSON_STRING.decode(text) if text.startswith('"') else text
 
 
 def _decoded(value: Any) -> Any:
-    """A value with the text that bytes hold, at any depth: never `b'...'` in a prompt."""
+    """A value whose bytes, at any depth, are decoded to text, so that a prompt never shows `b'...'`."""
     match value:
         case bytes():
             try:
@@ -138,7 +140,7 @@ def _cell(value: Any) -> str:
 
 
 def jsonable(column: pa.Array) -> list[Any]:
-    """N values that `encode` writes: instants as ISO 8601 with their offset, decimals with all digits, binary as base64."""
+    """N values that `encode` can write: instants as ISO 8601 with their offset, decimals with all digits, binary as base64."""
     return _python(column)
 
 
@@ -148,14 +150,14 @@ encode_lines = _encoder.encode_lines
 
 
 def as_json(column: pa.Array) -> pa.Array:
-    """A column of any type as one of JSON: for values that Parquet has no type for."""
+    """A column of any type as a column of JSON, for values that Parquet has no type for."""
     return pa.ExtensionArray.from_storage(
         json_type(), pa.array([None if value is None else encode(value).decode() for value in _python(column)], type=pa.string())
     )
 
 
 def as_text(column: pa.Array) -> pa.Array:
-    """Spans of months, days and nanoseconds, which Parquet has no type for, as ISO 8601."""
+    """Spans of months, days and nanoseconds as ISO 8601, since Parquet has no type for them."""
     return pa.array(_python(column), type=pa.string())
 
 
@@ -163,7 +165,7 @@ def as_text(column: pa.Array) -> pa.Array:
 
 
 def _python(column: pa.Array) -> list[Any]:
-    """As `to_pylist`, but never in need of pandas: what Python has no type for is text; JSON goes as it is written."""
+    """As `to_pylist`, but without pandas: values that Python has no type for are text; JSON stays as it is written."""
     kind = column.type
     types = pa.types
     if is_json(kind):
@@ -200,7 +202,7 @@ def _spans(column: pa.Array) -> list[Any]:
 
 
 def _digits(value: float | None) -> Any:
-    """A double as Python writes it, which is what prompts show: `1e-09`; what JSON has no number for is null."""
+    """A double as Python writes it and prompts show it: `1e-09`; null for a value that JSON cannot write (NaN, infinity)."""
     if value is None or not isfinite(value):
         return None
     return value if value == 0 or 1e-4 <= abs(value) < 1e16 else msgspec.Raw(repr(value).encode())
@@ -241,8 +243,8 @@ def _structs(column: pa.Array) -> list[Any]:
 
 
 def _maps(column: pa.Array) -> list[Any]:
-    """Pairs: a map may have keys that are no text, and one of them twice."""
-    whole = column.take(pa.array(range(len(column))))  # `keys` and `items` know nothing of a slice
+    """Pairs, since a map may have keys that are not text, and the same key twice."""
+    whole = column.take(pa.array(range(len(column))))  # `keys` and `items` ignore that an array is a slice
     pairs = [list(pair) for pair in zip(_python(whole.keys), _python(whole.items), strict=True)]
     lengths = pc.if_else(whole.is_valid(), pc.pairwise_diff(whole.offsets).slice(1), None)
     return _lists(lengths, pairs)
@@ -254,7 +256,7 @@ def _lists(lengths: pa.Array, flat: list[Any]) -> list[Any]:
 
 
 def iso_span(nanoseconds: int, days: int = 0, months: int = 0) -> str:
-    """ISO 8601: `P1M2DT3.000000005S`; of a plain span, whole days are days."""
+    """ISO 8601: `P1M2DT3.000000005S`; a span without days and months shows whole days as days."""
     if not months and not days:
         sign, nanoseconds = ("-", -nanoseconds) if nanoseconds < 0 else ("", nanoseconds)
         days, nanoseconds = divmod(nanoseconds, 86_400 * _NANOS["s"])

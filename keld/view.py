@@ -1,6 +1,6 @@
 """View: plans, job runs and spend as tables for people.
 
-Beside `cli`.  Shows ids, counts, states and money; there is no prompt or answer in anything that comes here.
+Beside `cli`.  Shows ids, counts, states and money; nothing that comes here holds a prompt or an answer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COLOURS = {
     RunState.FINISHED: "green",
     RunState.CANCELLED: "yellow",
 }
-_REASONS = 5  # why rows cannot be asked, at most
+_REASONS = 5  # at most so many reasons why rows cannot be asked
 
 
 def usd(amount: Decimal | None) -> str:
@@ -48,7 +48,7 @@ def counted(n: int, one: str, many: str) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A span for people: `45 s`, `12 min`, `3 h 20 min`."""
+    """A duration for people: `45 s`, `12 min`, `3 h 20 min`."""
     if seconds is None:
         return "-"
     if seconds < 120:
@@ -85,7 +85,7 @@ def plan_view(plan: Plan) -> RenderableType:
 
 
 def status_line(status: Status) -> str:
-    """A job run in one plain line, for logs and terminals that are none."""
+    """A job run in one line of text, for logs and pipes."""
     batches = ", ".join(_batch_words(batch) for batch in status.batches) or "no batches"
     line = f"{name_of(status)} {status.state.value}: {status.answered:,}/{status.rows:,} answered, {usd(status.cost_usd)}; {batches}"
     return line + (f"; {status.problem}" if status.problem else "")
@@ -139,16 +139,16 @@ def outcome_view(status: Status) -> RenderableType:
 
 
 def _unanswered(status: Status) -> list[str]:
-    """Which rows have no answer, and which batches were given up while they may still run."""
+    """The rows without an answer, and the quarantined batches, which may still run."""
     lines = []
     other = {outcome: count for outcome, count in status.outcomes.items() if outcome != Outcome.ANSWERED}
     if other:
         lines.append(
             "Not answered: " + ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(other.items())) + " (reasons in keld_error)."
         )
-    if status.out_there:
+    if status.maybe_running:
         named = ", ".join(
-            f"{batch.batch_id or 'one whose create got no reply'} ({batch.provider} at {batch.host})" for batch in status.out_there
+            f"{batch.batch_id or 'one whose create got no reply'} ({batch.provider} at {batch.host})" for batch in status.maybe_running
         )
         lines.append(
             f"May still run at a provider, and cost {usd(status.reserved_usd)} at most: {named}. `keld reconcile` finds out what became of it."
@@ -157,7 +157,7 @@ def _unanswered(status: Status) -> list[str]:
 
 
 def _paid(status: Status) -> list[str]:
-    """What it cost, beside the standard price and the estimate."""
+    """The cost, compared with the standard price and the estimate."""
     less = "less" if status.saved_usd >= 0 else "more"
     lines = [
         f"Cost {usd(status.cost_usd)}, {usd(abs(status.saved_usd))} {less} than the standard price of {usd(status.standard_usd)}; "
@@ -166,7 +166,7 @@ def _paid(status: Status) -> list[str]:
     if status.cached_tokens or status.cache_saved_usd:
         lines.append(f"{_cached(status).capitalize()}.")
     if status.estimate_error is not None:
-        lines.append(f"That is {_off(status)}.")
+        lines.append(f"That is {_estimate_error(status)}.")
     return lines
 
 
@@ -188,16 +188,16 @@ _SPEND_CELLS: dict[str, Callable[[Spend], str]] = {
 }
 
 
-# Left out where the screen is too narrow, in this order: half a figure would be worse than none, and `--json` has them all.
-_FIRST_TO_GO = ("cached", "tokens in", "tokens out", "rows", "answered", "asked", "failed", "job runs", "standard")
+# Omitted in this order if the screen is too narrow: half a figure is worse than none, and `--json` has them all.
+_DROPPED_FIRST = ("cached", "tokens in", "tokens out", "rows", "answered", "asked", "failed", "job runs", "standard")
 
 
 def spend_view(report: Report, width: int) -> RenderableType:
-    """The spend report, for a screen of `width` characters; a column that says nothing in any line is left out, too."""
+    """The spend report, for a screen of `width` characters; a column without a value in any line is omitted."""
     shown = {name: cell for name, cell in _SPEND_CELLS.items() if any(cell(line) != "-" for line in report.lines)}
     columns = {name: [name, *map(cell, report.lines), cell(report.total)] for name, cell in shown.items()}
     needed = max(len(line.group) for line in report.lines) + sum(2 + max(map(len, cells)) for cells in columns.values())
-    for name in _FIRST_TO_GO:
+    for name in _DROPPED_FIRST:
         if needed > width and name in columns:
             needed -= 2 + max(map(len, columns.pop(name)))
     table = Table(box=None, pad_edge=False, header_style="bold", footer_style="bold", show_footer=True, padding=(0, 2, 0, 0))
@@ -214,20 +214,20 @@ def _count(n: int | None) -> str:
 
 
 def _spend_words(total: Spend) -> list[str]:
-    """What the figures are, and what they do not know."""
+    """What the figures mean, and what is not known."""
     words = ["US dollars at the list prices of the day of submission: no discounts, no tax."]
     if total.twice_usd:
         words.append(
-            f"Paid twice: {usd(total.twice_usd)}, for batches that landed after their rows had been sent again. It is part of what was paid."
+            f"Paid twice: {usd(total.twice_usd)}, for batches that were created late, after their rows had been sent again. It is part of what was paid."
         )
     else:
-        words.append("Paid twice: nothing that the ledger knows of.")
+        words.append("Paid twice: nothing, as far as the ledger knows.")
     if total.in_flight_usd:
         words.append(f"In flight: {usd(total.in_flight_usd)} at most, not counted as paid.")
     if total.unknown_rows:
         words.append(
-            f"Not known: whether {total.unknown_rows:,} rows are on the bill that a provider lost, left without a reply, or whose batch was lost "
-            f"track of; {usd(total.unknown_usd)} at most, part of what is in flight."
+            f"Not known: whether {total.unknown_rows:,} rows are on the bill, because the provider lost them or did not reply, or their batch was not "
+            f"found again; {usd(total.unknown_usd)} at most, part of what is in flight."
         )
     return words
 
@@ -247,7 +247,9 @@ def prices_view(quotes: Sequence[Quote]) -> RenderableType:
             long = f"> {bracket.above:,} tokens" if bracket.above else ""
             dated = "-" if quote.rates.dated is None else f"{quote.rates.dated}"
             table.add_row(model, quote.lane.value, long, *_rate_cells(bracket), quote.rates.source, dated)
-    lines = ["USD per million tokens. Reasoning tokens are output. Dated: when Keld's own table read it, or since when the list has it."]
+    lines = [
+        "USD per million tokens. Reasoning tokens are output. Dated: when Keld's own table was made from the source, or since when the list has the rate."
+    ]
     if all(quote.lane is Lane.BATCH for quote in quotes):
         lines.append("The batch lane; name a model for its other lanes.")
     return Group(table, Text(), *(Text(line, overflow="fold") for line in lines))
@@ -262,10 +264,10 @@ _DONE = {
     Verdict.ADOPT: "its shard has no batch: adopted, its answers are used",
     Verdict.CANCEL: "its shard was sent again: cancelled, what it cost is counted",
     Verdict.SETTLE: "its shard was sent again: what it cost is counted",
-    Verdict.SEARCHED: "its shard is being looked for; its job run's next step finds it",
-    Verdict.UNPROVEN: "may be ours; its results will tell when it has ended",
+    Verdict.SEARCHED: "Keld is looking for its shard's batch; the job run's next step finds it",
+    Verdict.UNPROVEN: "may be ours; its results will show it when it has ended",
     Verdict.RELEASE: "not ours, as its results show: what was reserved for it is given back",
-    Verdict.ANOTHERS: "another ledger's, or a lost one's: left alone",
+    Verdict.ANOTHERS: "belongs to another ledger, or to a lost one: not changed",
 }
 _DUE = {
     Verdict.ADOPT: "its shard has no batch: would be adopted, its answers used",
@@ -275,7 +277,7 @@ _DUE = {
 
 
 def findings_view(findings: Sequence[Finding], *, dry_run: bool) -> RenderableType:
-    """What the providers have and the ledger does not, what is done about it, and what it costs."""
+    """The batches that the providers have and the ledger does not, what is done with them, and their cost."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
     sure = sum((found.cost_usd or Decimal(0) for found in findings if found.verdict in _DUE and not found.cost_is_worst), Decimal(0))
     at_most = sum((found.cost_usd or Decimal(0) for found in findings if found.verdict in _DUE and found.cost_is_worst), Decimal(0))
@@ -301,7 +303,7 @@ def findings_view(findings: Sequence[Finding], *, dry_run: bool) -> RenderableTy
 
 
 def removals_view(removals: Sequence[Removal], root: Path, *, dry_run: bool) -> RenderableType:
-    """What was removed, job by job, and what was left since nobody knows it."""
+    """What was removed, job by job, and the directories that stay because the ledger does not know them."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
     left = [one for one in removals if one.leftover]
     known, foreign = [one for one in removals if one.known and not one.leftover], [one for one in removals if not one.known]
@@ -322,8 +324,8 @@ def removals_view(removals: Sequence[Removal], root: Path, *, dry_run: bool) -> 
     if foreign:
         parts.append(
             Text(
-                f"Left: {len(foreign):,} directories, {_megabytes(foreign)} MB, of which this ledger knows nothing. If it is the right one "
-                "(KELD_LEDGER_URL), they are what interrupted submissions left, and may be deleted."
+                f"Not removed: {len(foreign):,} directories, {_megabytes(foreign)} MB, that this ledger does not know. If it is the right ledger "
+                "(KELD_LEDGER_URL), interrupted submissions left them, and they may be deleted."
             )
         )
     return Group(*parts)
@@ -357,7 +359,7 @@ def _option_cells(option: Option, plan: Plan) -> tuple[str, ...]:
 
 
 def _verdict(plan: Plan) -> list[str]:
-    """What would be taken, what it costs, and whether it is in time."""
+    """The chosen option, its cost, and whether it meets the deadline."""
     chosen = plan.chosen
     if chosen is None:
         return ["Nothing has to be asked; a run would only write the output.", "Nothing was sent."]
@@ -384,7 +386,7 @@ def _ceiling(plan: Plan) -> list[str]:
     if plan.most_rows is not None:
         lines.append(
             f"The worst case of all rows together is above the ceiling, so they are sent in parts of {plan.most_rows:,}: "
-            "what one part did not cost is free for the next."
+            "what one part did not use is free for the next."
         )
     return lines
 
@@ -396,7 +398,7 @@ def _due(plan: Plan, chosen: Option) -> list[str]:
     lines = [f"Due: {instant(plan.due)} ({_DUE_BASIS.get(plan.due_basis, '')})." if plan.due else "Due: no deadline."]
     if chosen.rescued_by is not None and chosen.chance is not None:
         lines.append(
-            f"What is not back in time moves to {chosen.rescued_by}, for {usd(chosen.risk_usd)} more on average: "
+            f"Rows that are not answered in time move to {chosen.rescued_by}, for {usd(chosen.risk_usd)} more on average: "
             f"the deadline is met {chosen.chance:.1%} of the time; the job asks for {plan.probability:.0%}."
         )
     elif chosen.chance is not None and chosen.chance < plan.probability:
@@ -405,7 +407,7 @@ def _due(plan: Plan, chosen: Option) -> list[str]:
 
 
 def _basis(option: Option) -> str:
-    """What the expected tokens are estimated from."""
+    """The basis of the estimate of the expected tokens."""
     estimate = option.estimate
     how = f"{estimate.bytes_a_token:.1f} bytes a token of input" + (" (counted in these rows)" if estimate.counted else "")
     seen = f"learned from {estimate.rows:,} answered rows" if estimate.rows else "by rule of thumb until there are answers"
@@ -418,7 +420,7 @@ def _headline(status: Status) -> Text:
     cost = f"{usd(status.cost_usd)} paid" + (f", {usd(status.reserved_usd)} at most in flight" if status.reserved_usd else "")
     text.append(f"  {status.answered:,} of {status.rows:,} rows answered, {cost}")
     if status.estimate_error is not None:
-        text.append(f", {_off(status)}")
+        text.append(f", {_estimate_error(status)}")
     if status.cached_tokens or status.cache_saved_usd:
         text.append(f", {_cached(status)}")
     if status.deadline_at is not None:
@@ -429,14 +431,14 @@ def _headline(status: Status) -> Text:
 
 
 def _cached(status: Status) -> str:
-    """What the provider's prompt cache did, and what it was worth."""
+    """The effect of the provider's prompt cache, and what it saved."""
     worth = (
         f"saved {usd(status.cache_saved_usd)}" if status.cache_saved_usd >= 0 else f"cost {usd(-status.cache_saved_usd)} more than it saved"
     )
     return f"{status.cache_hit_rate or 0:.0%} of the input from the prompt cache, which {worth}"
 
 
-def _off(status: Status) -> str:
+def _estimate_error(status: Status) -> str:
     return f"{status.estimate_error:+.1%} against the estimate of {usd(status.estimated_usd)}"
 
 
@@ -446,5 +448,5 @@ def _batch_words(batch: Batch) -> str:
 
 
 def name_of(status: Status) -> str:
-    """`job[partition]`, or `job` alone where there is no partition."""
+    """`job[partition]`, or `job` alone if there is no partition."""
     return f"{status.job}[{status.partition}]" if status.partition else status.job

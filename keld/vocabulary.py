@@ -1,6 +1,6 @@
 """Vocabulary: how many tokens a text is, exactly, where the model's vocabulary is public and the extra `tokens` is installed.
 
-Beside `estimate`.  Pure, and offline.  Which vocabulary a model has its dialect says; most vendors publish none, and are estimated.
+Beside `estimate`.  Pure, and offline.  The dialect says which vocabulary a model has; most vendors publish none, so their tokens are estimated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Count = Callable[[str], int]
 
 
 def tokens_of(fragments: Iterable[bytes], count: Count) -> tuple[int, int] | None:
-    """(bytes, tokens) of these prompt fragments; None if there is more than text in them."""
+    """(bytes, tokens) of these prompt fragments; None if they hold more than text."""
     size_bytes = tokens = 0
     for fragment in fragments:
         size_bytes += len(fragment)

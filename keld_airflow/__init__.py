@@ -1,25 +1,25 @@
-"""Keld in Airflow: one task instance is one job run; it waits without a slot, and a triggerer looks at the provider for all of them.
+"""Keld in Airflow: one task instance is one job run; while it waits it takes no slot, and a triggerer polls the provider for all of them.
 
-Above the front door of `keld`, and importing nothing deeper.  The files in order are the way of a partition.
+Above the front door of `keld`, and importing nothing deeper.  The files, in the order in which a partition passes them:
 
     operator   KeldBatchOperator: a job over the partition of a Dag run
     decorator  @task.keld_batch: the same, its rows given by a function
     sensor     KeldJobSensor: waits for a job run that a task with `wait=False` has sent
-    waiting    what those have in common: advance, then defer, or finish and hand over
+    task       what those have in common: advance, then defer, or finish and hand over
     partition  Dag run -> the partition's key and its end
-    place      where rows come from and go to, as a Dag says it
-    held       rows that another task gave, on their way through a templated field
+    place      where rows come from and go to, as a Dag declares it
+    hidden     rows that another task gave, hidden from Airflow's store of rendered fields
     hook       KeldHook: an Airflow connection -> a `keld.Keld`
     trigger    KeldTrigger: waits in the triggerer; holds ids only
-    poller     one look at the provider for all triggers of a connection
-    kill       what a killed task lets go of, and what only looks like a kill
+    poller     one poll of the provider for all triggers of a connection
+    kill       cancels for a task that was killed, and not for one that only seems to be
     manifest   a job run's status -> XCom, asset event, task state
     asset      a job run that is over -> the asset events of its task
     deadline   PartitionEnd: what a DeadlineAlert counts from
-    notifier   KeldLateNotifier: tells people which job runs are late
+    notifier   KeldLateNotifier: notifies people which job runs are late
     link       KeldBatchLink: the batch's page at its provider
-    plugin     tells Airflow's scheduler of PartitionEnd
-    provider   tells Airflow of all the others
+    plugin     registers PartitionEnd with Airflow's scheduler
+    provider   registers all the others with Airflow
 """
 
 from typing import TYPE_CHECKING, Any

@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 
 class _KeyedFirst(set[str | None]):
-    """Partition keys, in the order in which Airflow is to write their events: the one without a key last.
+    """Partition keys, in the order in which Airflow must write their events: the one without a key last.
 
-    That one starts a Dag's run, which is given all events until then; an event that came after it would be given to the next run,
+    The event without a key starts a Dag run, which gets all events up to then; an event written after it would go to the next run,
     which is for another day.
     """
 
@@ -29,15 +29,15 @@ class _KeyedFirst(set[str | None]):
         return iter(sorted(super().__iter__(), key=lambda key: (key is None, key or "")))
 
 
-def tell_assets(outlets: Iterable[Any], context: Mapping[str, Any], facts: dict[str, Any]) -> None:
-    """What it cost and how it ended, and the job run's own partition key, whatever kind of Dag run it was in."""
+def emit_asset_events(outlets: Iterable[Any], context: Mapping[str, Any], facts: dict[str, Any]) -> None:
+    """Puts cost, outcome and the job run's own partition key into the task's asset events, in any kind of Dag run."""
     run_key, own_key = context.get("partition_key"), facts["partition"]
     for outlet in outlets:
-        if not isinstance(outlet, Asset | AssetRef):  # an alias stands for assets that the task does not name
+        if not isinstance(outlet, Asset | AssetRef):  # an alias is a name for assets that the task does not list
             continue
         try:
             accessor = context["outlet_events"][outlet]
-        except Exception as error:  # noqa: BLE001  a reference to an asset that no Dag has: Airflow makes no event, and the rows are there
+        except Exception as error:  # noqa: BLE001  a reference to an asset that no Dag has: Airflow makes no event; the rows are written
             log.warning("There is no event of %r: %s.", outlet, type(error).__name__)
             continue
         accessor.extra = event_extra(facts)

@@ -1,7 +1,7 @@
-"""Deadline: what a `DeadlineAlert` of Airflow counts from, where the thing that is due is a partition.
+"""Deadline: the instant from which a `DeadlineAlert` of Airflow counts, when a partition is due.
 
-Airflow's own reference to the logical date rings for every past day of a backfill, and is silent for partitioned runs.  The alert is for
-people; the deadline that a job run is held to is the job's own, in `keld`.
+Airflow's own reference, the logical date, alerts for every past day of a backfill, and never for partitioned runs.  The alert is for
+people; the deadline that Keld acts on is the job's own, in `keld`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PartitionEnd(BaseDeadlineReference):
-    """The end of a Dag run's partition, or of its data interval; none for backfills and for runs that stand for no time.
+    """The end of a Dag run's partition, or of its data interval; none for backfills and for runs without a date.
 
     Args:
-        window: how long a partition is; Airflow knows only its beginning.
+        window: how long a partition is; Airflow knows only its start.
     """
 
     window: timedelta = timedelta(days=1)
@@ -36,8 +36,8 @@ class PartitionEnd(BaseDeadlineReference):
         return cls(window=timedelta(seconds=reference_data.get("window_s", 86_400)))
 
     def _evaluate_with(self, *, session: Session, dag_id: str, run_id: str) -> datetime | None:
-        """Airflow's scheduler asks, once, when the run is made."""
-        from airflow.models.dagrun import DagRun  # the scheduler's; a task process must not touch it
+        """The instant, or None; Airflow's scheduler calls this once, when it creates the run."""
+        from airflow.models.dagrun import DagRun  # the scheduler's own; a task process must not import it
         from sqlalchemy import select
 
         run = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))

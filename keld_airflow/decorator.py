@@ -4,7 +4,7 @@
     def label(partition_key=None):
         return duckdb.sql(f"select * from tickets where day = '{partition_key}'").arrow()
 
-The function is called on a worker, and only where something is to be sent.  What it returns goes to staging, not to Airflow.
+The function is called on a worker, and only if something must be sent.  What it returns goes to staging, not to Airflow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, determine_kwargs, task_decorator_factory
 
-from keld_airflow.held import HeldField, let_out
+from keld_airflow.hidden import HiddenRowsField, unwrap
 from keld_airflow.operator import KeldBatchOperator
 
 
@@ -25,20 +25,20 @@ class KeldBatchDecoratedOperator(DecoratedOperator, KeldBatchOperator):
     custom_operator_name = "@task.keld_batch"
     template_fields: Sequence[str] = (*DecoratedOperator.template_fields, "sink", "partition", "keld_conn_id")
 
-    op_args = HeldField()
-    op_kwargs = HeldField()
+    op_args = HiddenRowsField()
+    op_kwargs = HiddenRowsField()
 
     def __init__(self, *, python_callable: Callable[..., Any], **kwargs: Any) -> None:
         super().__init__(python_callable=python_callable, kwargs_to_upstream={"source": python_callable}, **kwargs)
 
     def _rows(self, context: Context) -> Any:
-        args, given = let_out(self.op_args), {**context, **let_out(self.op_kwargs)}
+        args, given = unwrap(self.op_args), {**context, **unwrap(self.op_kwargs)}
         return self.python_callable(*args, **determine_kwargs(self.python_callable, args, given))
 
 
 def keld_batch_task(python_callable: Callable[..., Any] | None = None, **kwargs: Any) -> TaskDecorator:
     """`@task.keld_batch(...)`; its arguments are `KeldBatchOperator`'s, without `source`."""
-    # Not by the function's annotation, as Airflow would have it: what it returns are rows.
+    # Airflow would take this from the function's annotation; but what the function returns are rows.
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=KeldBatchDecoratedOperator, **{"multiple_outputs": False, **kwargs}
     )

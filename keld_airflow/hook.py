@@ -1,8 +1,8 @@
 """Hook: an Airflow connection -> a `keld.Keld`: the provider accounts from connections, the rest from `[keld]` in Airflow's configuration.
 
-A key stays where Airflow keeps it: `keld` is handed a function that gives it.  Where there is no connection of the default name, all
-comes from the environment, as on the command line.  A connection says what Keld reads or is refused: a field that is passed over is a key
-that is not used, or a ledger that is not the one that was meant.
+A key stays where Airflow keeps it: `keld` gets a function that returns it.  If there is no connection of the default name, everything
+comes from the environment, as on the command line.  A connection with a field that Keld does not read is refused: an ignored field would be
+a key that is not used, or a ledger that is not the intended one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")  # as a job's `models` have it before the 
 
 
 class KeldHook(BaseHook):
-    """Where job runs live and whose keys they use; `open()` gives the `keld.Keld`."""
+    """The ledger, staging and keys that job runs use; `open()` returns the `keld.Keld`."""
 
     conn_name_attr = "keld_conn_id"
     default_conn_name = DEFAULT_CONN_ID
@@ -47,10 +47,10 @@ class KeldHook(BaseHook):
         return self.open()
 
     def open(self) -> Keld:
-        """A new environment, to be closed; override it to give `Keld` what is no configuration (a clock, settings).
+        """A new environment, which the caller closes; override it to give `Keld` what no configuration can hold (a clock, settings).
 
         Raises:
-            AirflowException: the connection is missing, of another kind or not one that Keld understands, or the ledger is a file where
+            AirflowException: the connection is missing, of another type or has a field that Keld does not know; or the ledger is a file while
                 workers are on many hosts.
         """
         connection = self._connection()
@@ -65,7 +65,7 @@ class KeldHook(BaseHook):
         return keld
 
     def test_connection(self) -> tuple[bool, str]:
-        """Whether every account of the connection answers to a list of its batches; pays nothing."""
+        """True, and a text, if every account of the connection answers a request for its list of batches; costs nothing."""
         try:
             connection = self._connection()
             accounts = self._accounts(connection, {} if connection is None else connection.extra_dejson)
@@ -75,7 +75,7 @@ class KeldHook(BaseHook):
             return False, str(problem)
 
     def _connection(self) -> Connection | None:
-        """None: there is none of the default name, and the environment alone is to say."""
+        """The connection; None if none has the default name, and the environment variables decide."""
         try:
             return self._read(self.keld_conn_id, "keld_conn_id")
         except AirflowNotFoundException:
@@ -84,10 +84,10 @@ class KeldHook(BaseHook):
             return None
 
     def _read(self, conn_id: str, named_by: str) -> Connection:
-        """A connection that is there and whole; Airflow passes over one that it cannot read, and reads a broken extra as an empty one.
+        """The connection, read completely; Airflow itself ignores one that it cannot read, and reads a broken extra as an empty one.
 
         Raises:
-            AirflowNotFoundException: there is none; also while a secrets backend does not answer, so that a retry may help.
+            AirflowNotFoundException: there is none, or a secrets backend does not answer: a retry may help.
             AirflowFailException: Airflow cannot read it.
         """
         try:
@@ -101,7 +101,7 @@ class KeldHook(BaseHook):
                 ) from None
             raise AirflowNotFoundException(
                 f"There is no connection {conn_id}, which {named_by} names. Nothing was sent. Create it, or correct {named_by}; a secrets "
-                "backend that does not answer just now looks the same."
+                "backend that does not answer gives the same error."
             ) from None
         if connection.extra and not _is_object(connection.extra):
             raise AirflowFailException(
@@ -111,7 +111,7 @@ class KeldHook(BaseHook):
         return connection
 
     def _accounts(self, connection: Connection | None, extra: dict[str, Any]) -> dict[str, Account]:
-        """The account of a connection, and those of the connections it names beside itself."""
+        """The account of a connection, and those of the connections in its `more_accounts`."""
         if connection is None:
             return {}
         accounts, come_from = dict([_account(connection)]), self.keld_conn_id
@@ -126,7 +126,7 @@ class KeldHook(BaseHook):
         return accounts
 
     def _unconnected(self, connection: Connection | None) -> dict[str, Account]:
-        """The accounts that no connection gives, which say so where they have no key."""
+        """The accounts that no connection gives; their error about a missing key names this reason."""
         missing = f"there is no connection {self.keld_conn_id}"
         if connection is not None:
             missing = f"the connection {self.keld_conn_id} is another account, and names none for it in more_accounts"
@@ -139,7 +139,7 @@ class KeldHook(BaseHook):
         uri = self._read(conn_id, f"ledger_conn_id of the connection {self.keld_conn_id}").get_uri()
         if not uri.startswith(("postgres://", "postgresql://")):
             raise AirflowFailException(
-                f"The connection {conn_id} is no Postgres connection, and a ledger is kept in no other. Correct ledger_conn_id."
+                f"The connection {conn_id} is no Postgres connection, and only such a connection can hold a ledger. Nothing was sent. Correct ledger_conn_id."
             )
         return uri.replace("postgres://", "postgresql://", 1)
 
@@ -148,7 +148,7 @@ def _account(connection: Connection) -> tuple[str, Account]:
     """A connection as an account, by the name before the colon in a job's models.
 
     Raises:
-        AirflowFailException: it says something that Keld does not read.
+        AirflowFailException: it has a field or a value that Keld does not accept.
     """
     conn_id, extra = connection.conn_id, connection.extra_dejson
     if connection.conn_type != KeldHook.conn_type:
@@ -178,7 +178,7 @@ def _account(connection: Connection) -> tuple[str, Account]:
 
 
 def _check_fields(connection: Connection) -> None:
-    """Passes if all that a connection says is read.  A login is not quoted: it may be the key."""
+    """Passes if Keld reads every field of a connection.  The error does not quote a login: it may be the key."""
     conn_id = connection.conn_id
     if connection.login:
         raise AirflowFailException(
@@ -206,11 +206,13 @@ def _is_object(text: str) -> bool:
 
 
 def _base_url(connection: Connection) -> str | None:
-    """The base URL; None is the provider's own."""
+    """The base URL; None: the provider's own."""
     host, port, schema = (connection.host or "").strip(), connection.port, (connection.schema or "").strip("/ ")
     if not host or "://" in host:
         return host or None
-    scheme, path = (schema, "") if schema in ("http", "https") else ("https", schema)  # for Airflow's own HTTP connections it is the scheme
+    scheme, path = (
+        (schema, "") if schema in ("http", "https") else ("https", schema)
+    )  # Airflow's own HTTP connections keep the scheme in this field
     return f"{scheme}://{host}{f':{port}' if port else ''}/{path}".rstrip("/")
 
 
@@ -221,20 +223,20 @@ def _greeting(keld: Keld, name: str) -> str:
 
 
 def _setting(name: str) -> str | None:
-    """What Airflow's configuration says in its section `[keld]`."""
+    """The value of a setting in the section `[keld]` of Airflow's configuration; None if it is not set."""
     value: str | None = conf.get("keld", name, fallback=None)
     return value or None
 
 
 def _home() -> Path | None:
-    """A place that does not depend on the working directory, which differs between Airflow's processes."""
+    """A directory that does not depend on the working directory, which differs between Airflow's processes; None if KELD_HOME says it."""
     if os.environ.get("KELD_HOME"):
         return None
     return Path(os.environ.get("AIRFLOW_HOME") or Path.home() / "airflow") / "keld"
 
 
 def _check_shared(keld: Keld) -> None:
-    """Passes if every worker of Airflow's executors finds the ledger."""
+    """Passes if the workers of all Airflow executors reach the ledger."""
     executors = [name.rpartition(":")[2].rpartition(".")[2] for name in conf.get("core", "executor", fallback="LocalExecutor").split(",")]
     try:
         keld.check_shared(

@@ -1,8 +1,8 @@
-"""Kill: what a killed task lets go of, and what only looks like a kill.
+"""Kill: cancels the job run of a task that was killed, and not of one that only seems to be.
 
-Airflow says "killed" to a trigger whose triggerer froze and lost it to another, to one whose task was cleared and has found its job
-run again by then, and to a worker that is merely shut down.  A batch that is cancelled for such a reason is paid and thrown away.  So two
-things are asked before: the task instance, whether it is over, and the ledger, whether this attachment to the job run still stands.
+Airflow also calls `on_kill` on a trigger whose triggerer froze and lost it to another one, on a trigger whose task was cleared and has
+attached to its job run again since, and on a worker that only shuts down.  A batch cancelled for such a reason is paid and thrown away.  So
+two things are checked before: that the task instance has ended, and that this attachment to the job run is still the valid one in the ledger.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _TRIES = 20
 
 
 def is_over(ti: Any) -> bool:
-    """Whether Airflow's database has a task instance as ended, or not at all any more; asks its API, blocking."""
-    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # no need of it while a Dag is read
+    """True if a task instance has ended in Airflow's database, or is not in it any more; asks Airflow's API, blocking."""
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # not needed while a Dag is parsed
 
     states = RuntimeTaskInstance.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index)
     of_run = states.get(ti.run_id, {})
@@ -30,8 +30,8 @@ def is_over(ti: Any) -> bool:
     return key not in of_run or of_run[key] in _OVER
 
 
-def let_go(keld_conn_id: str, job_run: str, holder: str, epoch: int) -> bool:
-    """Whether the job run is cancelled now: it is if nobody else waits for it; blocks while it is being asked of the provider."""
+def detach_and_cancel(keld_conn_id: str, job_run: str, holder: str, epoch: int) -> bool:
+    """True if the job run was cancelled because no other task waits for it; blocks until the provider has been asked."""
     with KeldHook(keld_conn_id).open() as keld:
         if not keld.detach(job_run, holder, epoch):
             return False
@@ -40,9 +40,9 @@ def let_go(keld_conn_id: str, job_run: str, holder: str, epoch: int) -> bool:
 
 
 def _cancel(keld: Keld, job_run: str) -> None:
-    """Asks the cancel of the provider, as soon as whoever looks at the job run just now is through.
+    """Cancels the batches at the provider, as soon as no other worker holds the job run.
 
-    What that does not reach, since the provider is down, the next task of the job does.
+    If the provider is down, the next task of the job cancels them.
     """
     pause = threading.Event()
     for _ in range(_TRIES):

@@ -1,6 +1,6 @@
 """Link: the page of a task's batch at its provider, one click from the task instance.
 
-Airflow asks for it when a task has deferred or ended, on the worker, where the operator knows its batches.
+Airflow calls it when a task has deferred or ended, on the worker, where the operator knows its batches.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class KeldBatchLink(BaseOperatorLink):
-    """The first batch that has a page of its own; nothing where the provider has none."""
+    """The page of the first batch that has one; empty if the provider has no such pages."""
 
     name = "Keld batch"
 

@@ -1,7 +1,7 @@
-"""Manifest: a job run's status -> what Airflow keeps of it: the task's XCom, the extra of its asset events.
+"""Manifest: a job run's status -> what Airflow stores of it: the task's XCom, the extra of its asset events.
 
-Counts, money, time, ids; never a prompt, a row or an answer: XComs and events lie in the metadata database and are shown to everyone.
-Under 2 KB, however many batches there were.
+Counts, money, time, ids; never a prompt, a row or an answer: XComs and events are stored in the metadata database and shown to everyone.
+Less than 2 KB for any number of batches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _EVENT = ("partition", "job_run", "sink", "rows", "counts", "cost_usd", "saved_u
 
 
 def manifest(status: Status, sink: str | None) -> dict[str, Any]:
-    """What a task that has ended, or sent and gone, leaves behind."""
+    """The XCom of a task that has ended, or has sent and does not wait."""
     facts = {name: _as_json(value) for name, value in status.facts().items()}
     return {
         "schema_version": 1,
@@ -34,12 +34,12 @@ def manifest(status: Status, sink: str | None) -> dict[str, Any]:
 
 
 def event_extra(facts: dict[str, Any]) -> dict[str, Any]:
-    """What of a manifest the consumers of an asset are told."""
+    """The part of a manifest that the consumers of an asset get."""
     return {name: facts[name] for name in _EVENT}
 
 
 def _as_json(value: Any) -> Any:
-    """A fact as JSON has it: money as decimal text, since a float would not add up to the bill."""
+    """A fact as a JSON value: money as decimal text, since sums of floats would differ from the bill."""
     match value:
         case Decimal():
             return format(value.normalize(), "f")

@@ -1,7 +1,7 @@
-"""Notifier: tells people which job runs are open past their deadline.
+"""Notifier: notifies people which job runs are open past their deadline.
 
-For `DeadlineAlert` (in the triggerer) and for `on_failure_callback`.  It reads the ledger and says counts, money and ids; where a webhook is
-given it is told there, too, in the form that Slack, Mattermost and Teams take.
+For `DeadlineAlert` (in the triggerer) and for `on_failure_callback`.  It reads the ledger and reports counts, money and ids in the log, and to a
+webhook if one is given, in the form that Slack, Mattermost and Teams accept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class KeldLateNotifier(BaseNotifier):
-    """Says which job runs are late, and how far they are.
+    """Reports which job runs are late, and how many of their rows are answered.
 
     Args:
         keld_conn_id: whose ledger to read.
@@ -35,7 +35,7 @@ class KeldLateNotifier(BaseNotifier):
         self.keld_conn_id, self.job, self.webhook_conn_id = keld_conn_id, job, webhook_conn_id
 
     def notify(self, context: Context) -> None:
-        """Logs what is late, as a warning, and tells the webhook."""
+        """Logs what is late, as a warning, and posts it to the webhook."""
         text = self.text()
         self.log.warning(text)
         if self.webhook_conn_id is not None:
@@ -62,5 +62,5 @@ def _line(status: Status) -> str:
     done = sum(batch.done or 0 for batch in status.batches)
     return (
         f"{status.job}[{status.partition}] was due {status.deadline_at:%Y-%m-%d %H:%M} UTC: {status.answered:,} of {status.rows:,} rows answered, "
-        f"{done:,} more at the provider are, by its word; ${status.cost_usd:.4f} so far (job run {status.id})"
+        f"{done:,} more are answered at the provider, as it reports; ${status.cost_usd:.4f} so far (job run {status.id})"
     )

@@ -1,7 +1,7 @@
 """Operator: a job over the partition of a Dag run, as one task.
 
-One, not submit, wait and collect: what a retry, a clear or a next round does depends on where the job run stands, and only the ledger
-knows that.  The terms are `keld.Job`'s own, by its own names, whatever they are in this version of it.
+One task, not one each to submit, wait and collect: what a retry, a clear or a next round does depends on the state of the job run, and
+only the ledger knows it.  The terms are the fields of `keld.Job`, by the same names, in any version of it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowFailException
 
 from keld import Job, Keld, KeldError, Reading, RunState, Status, wants_partition
-from keld_airflow.held import HeldField, is_rows, let_out
+from keld_airflow.hidden import HiddenRowsField, is_rows, unwrap
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
 from keld_airflow.partition import no_partition, partition_of
-from keld_airflow.place import apart, check_paths, check_rows, is_open, name_of
-from keld_airflow.waiting import Found, Waiting
+from keld_airflow.place import check_paths, check_rows, is_open, name_of, split_place
+from keld_airflow.task import Found, JobRunTask
 
 if TYPE_CHECKING:
     import os
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     Source = str | os.PathLike[str] | ObjectStoragePath | XComArg | Callable[..., Any]
 
 _Init = TypeVar("_Init", bound=Callable[..., None])
-# A Dag's `params` are Airflow's word, for something else.
+# Airflow uses `params` for something else.
 _RENAMED = {"params": "request_params"}
-_ASSET_KEY_MOST = 250  # Airflow 3.3; refused at the end, the rows would be paid for and the task fail with every retry
-# A name of Airflow's in double braces: for `str.format` those are literal braces.
+_ASSET_KEY_MOST = 250  # Airflow 3.3; a longer key fails only at the end, when the rows are paid for, and again in every retry
+# A name of Airflow's context in double braces, which `str.format` prints as single braces.
 _JINJA = re.compile(rf"{{{{-?\s*({'|'.join(sorted(Context.__annotations__))})\b[^{{}}]*}}}}")
-# What models are told, of which a Dag's `params` never tell them.
+# Parameters of models: in a Dag's `params` they would never reach one.
 _FOR_MODELS = frozenset(
     ("temperature", "top_p", "top_k", "seed", "stop", "reasoning", "reasoning_effort", "thinking", "verbosity", "tools")
 )
@@ -60,30 +60,30 @@ def _takes_terms(init: _Init) -> _Init:
     return init
 
 
-class KeldBatchOperator(Waiting):
+class KeldBatchOperator(JobRunTask):
     """A job over the partition of this Dag run.
 
     Args:
-        source: the rows: a path or URI, an `ObjectStoragePath`, or a function that gives rows, an Arrow table or reader, or a
-            frame; it may name what it wants of Airflow's context (`partition_key`, `ds`, ...).  Read only where something is to be sent.
+        source: the rows: a path or URI, an `ObjectStoragePath`, or a function that returns rows, an Arrow table or reader, or a
+            frame; its arguments are filled from Airflow's context (`partition_key`, `ds`, ...).  Read only if something must be sent.
         sink: the enriched partition: a path or URI, an `ObjectStoragePath`, or a function that takes an Arrow reader.
-        job: the declaration; or give its terms here, by their names in `keld.Job` (`params`, Airflow's own word, is
-            `request_params`), with `model` for a single one of `models`.  `name` is then `<dag>.<task>`: give one to rename either.
-        types, encoding, delimiter, quote: how a source of CSV or JSON Lines is read, as of `Keld.submit`: a column that no type is declared for,
-            `types={"amount": "decimal(12,2)"}`, is the text that stands there.
-        partition: the key, where the Dag run's own is not the one: for tasks mapped over regions, which need one each.
-        window: how long a partition is, where no cron expression tells: asset-triggered partitions.
-        completion_rate: the least share of answered rows; below it the task fails, and what is downstream is not run.
-        wait: False: the task ends when all is sent; a `KeldJobSensor` brings the answers in.
-        deferrable: False: the task holds its slot until the end.  Airflow's `default_deferrable`, false where nobody set it, is not asked.
-        keld_conn_id: the connection, of type `keld`; without any, the environment variables decide.
+        job: the declaration; or give its terms here, by their names in `keld.Job` (`params`, which Airflow uses itself, is
+            `request_params`), with `model` for a single one of `models`.  `name` is then `<dag>.<task>`: give one before you rename either.
+        types, encoding, delimiter, quote: how a source of CSV or JSON Lines is read, as of `Keld.submit`: a column without a declared type,
+            `types={"amount": "decimal(12,2)"}`, is text as it is in the file.
+        partition: the key, if it is not the Dag run's own: for tasks mapped over regions, each of which needs its own.
+        window: how long a partition is, if no cron expression says it: asset-triggered partitions.
+        completion_rate: the least share of answered rows; below it the task fails, and downstream tasks do not run.
+        wait: False: the task ends when everything is sent; a `KeldJobSensor` collects the answers.
+        deferrable: False: the task holds its slot until the end.  Airflow's `default_deferrable`, which is false by default, is not used.
+        keld_conn_id: the connection, of type `keld`; without one, the environment variables decide.
 
     Raises:
-        InvalidJob: as `keld.Job`, while the Dag is read.
+        InvalidJob: as `keld.Job`, while the Dag is parsed.
     """
 
     template_fields: Sequence[str] = ("source", "sink", "partition", "keld_conn_id")
-    source = HeldField()
+    source = HiddenRowsField()
     ui_color = "#e8e4f3"
 
     @_takes_terms
@@ -110,13 +110,13 @@ class KeldBatchOperator(Waiting):
         _check_names(kwargs)
         super().__init__(**kwargs)
         _check_terms(self.task_id, completion_rate, window, partition)
-        if getattr(self, "_BaseOperator__from_mapped", False) and is_rows(source):  # another task gave them to map over
+        if getattr(self, "_BaseOperator__from_mapped", False) and is_rows(source):  # the task is mapped over rows that another task gave
             self.source, self.source_function = source, None
         else:
             check_rows(source)
-            self.source, self.source_function = apart(source, "source")
+            self.source, self.source_function = split_place(source, "source")
         self.source_name = name_of(source)
-        self.sink, self.sink_function = apart(sink, "sink")
+        self.sink, self.sink_function = split_place(sink, "sink")
         check_paths(self.task_id, self.source, self.sink)
         self.reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
         self.partition, self.window = partition, window
@@ -143,7 +143,9 @@ class KeldBatchOperator(Waiting):
         if not isinstance(job, Job):
             raise ValueError(f"{self.task_id}: job is a {type(job).__name__}. Give a keld.Job, or its terms.")
         if given:
-            raise ValueError(f"{self.task_id}: {', '.join(given)} stand beside job=, which says them already. Give one or the other.")
+            raise ValueError(
+                f"{self.task_id}: {', '.join(given)} are given together with job=, which has them already. Give one or the other."
+            )
         return job
 
     def _named_after_task(self, terms: dict[str, Any]) -> Job:
@@ -152,7 +154,7 @@ class KeldBatchOperator(Waiting):
             return Job(name=name, **terms)
         except KeldError as problem:
             if str(problem).startswith("name="):
-                raise type(problem)(f"{problem} It is called after its Dag and task: give it another by name=, and keep that.") from None
+                raise type(problem)(f"{problem} It is made of the names of Dag and task: give another by name=, and keep it.") from None
             raise
 
     def _default_name(self) -> str:
@@ -160,17 +162,17 @@ class KeldBatchOperator(Waiting):
         return f"{self.dag_id}.{self.task_id}" if has_dag else self.task_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        return self._visit(context, lambda keld: self._begin(keld, context))
+        return self._run_step(context, lambda keld: self._begin(keld, context))
 
     def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
-        """The job run of this partition, found again or opened."""
+        """The job run of this partition, found or submitted, and how it was found."""
         partition = partition_of(context, key=self._key(context), window=self.window)
         self._check_partition(context, partition.key)
-        _bring_in_cancelled(keld, self.job)
+        _finish_cancelled(keld, self.job)
         before = keld.find(self.job.name, partition.key)
         status = keld.submit(
             self.job,
-            let_out(self.source) if self.source_function is None else partial(self._rows, context),
+            unwrap(self.source) if self.source_function is None else partial(self._rows, context),
             partition=partition.key,
             sink=self.sink,
             ends_at=partition.ends_at,
@@ -183,20 +185,20 @@ class KeldBatchOperator(Waiting):
         return status, "cancelling" if before.state is RunState.CANCELLING else "open"
 
     def _check_partition(self, context: Context, key: str | None) -> None:
-        """Passes if each path that has a place for a partition gets one.
+        """Passes if each path with a field for the partition gets one.
 
         Raises:
-            AirflowFailException: the Dag run has none, and no retry brings it.
+            AirflowFailException: the Dag run has no partition; a retry would not change that.
         """
         wanting = next((name for name in ("source", "sink") if wants_partition(getattr(self, name))), None)
         if key is None and wanting is not None:
             raise AirflowFailException(f"{wanting}={str(getattr(self, wanting))!r} wants a partition, and {no_partition(context)}")
 
     def _key(self, context: Context) -> str | None:
-        """What `partition` says, as text: maps give numbers and dates, too.
+        """The `partition` that was given, as text: mapped values may be numbers or dates; None if none was given.
 
         Raises:
-            AirflowFailException: it says nothing, or the instances of a mapped task would all be the same job run.
+            AirflowFailException: it is empty, or the instances of a mapped task would all be the same job run.
         """
         if not self._keyed:
             if context["ti"].map_index not in (None, -1) and not _maps_jobs(context["dag"].get_task(self.task_id)):
@@ -206,10 +208,10 @@ class KeldBatchOperator(Waiting):
                 )
             return None
         key = str(self.partition)
-        if key == "None" or not key.strip():  # so Jinja writes what is not there
+        if key == "None" or not key.strip():  # Jinja renders a missing value as "None"
             raise AirflowFailException(
-                f"partition= came out as {key!r}: what it asks for is not there, and all Dag runs without it would be one job run. "
-                "Nothing was sent. Trigger the Dag with it, or leave partition= out for a table that has none."
+                f"partition= was rendered as {key!r}: the value it names is missing, and all Dag runs without it would be one job run. "
+                "Nothing was sent. Trigger the Dag with that value, or omit partition= for a table without partitions."
             )
         if self.outlets and len(key) > _ASSET_KEY_MOST:
             raise AirflowFailException(
@@ -218,13 +220,13 @@ class KeldBatchOperator(Waiting):
         return key
 
     def _rows(self, context: Context) -> Any:
-        """What the source function gives."""
+        """The rows that the source function returns."""
         assert self.source_function is not None
         return self.source_function(**determine_kwargs(self.source_function, (), context))
 
-    def _bring_on(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
-        if self.wait or status.outdated is not None:  # what asks an earlier question is brought to its end before this one is sent
-            return super()._bring_on(keld, context, status, found)
+    def _proceed(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
+        if self.wait or status.outdated is not None:  # an outdated job run is finished before this one is sent
+            return super()._proceed(keld, context, status, found)
         status = self._advance(keld, status.id)
         if not status.over:
             self._check(status)
@@ -232,7 +234,7 @@ class KeldBatchOperator(Waiting):
 
 
 def _check_prompt(task_id: str, job: Job) -> None:
-    """Passes if no prompt hopes for Jinja: it is never run over prompts, and every row would be paid for with the braces in it."""
+    """Passes if no prompt has a Jinja expression: Jinja is not run over prompts, and every row would be sent and paid with the braces in it."""
     for name, text in (("prompt", job.prompt), ("system", job.system)):
         found = _JINJA.search(text) if isinstance(text, str) else None
         if found is not None:
@@ -242,7 +244,7 @@ def _check_prompt(task_id: str, job: Job) -> None:
 
 
 def _check_names(given: Mapping[str, Any]) -> None:
-    """Passes if what is neither ours nor a term is an argument of any operator, and nothing for the model is among a Dag's `params`."""
+    """Passes if every other argument is one of Airflow's operators, and the Dag's `params` hold no parameter of a model."""
     task_id = given.get("task_id")
     inits = [parent.__dict__["__init__"] for parent in KeldBatchOperator.__mro__ if "__init__" in parent.__dict__ and parent is not object]
     named = {name for init in inits for name in inspect.signature(init).parameters}
@@ -252,13 +254,13 @@ def _check_names(given: Mapping[str, Any]) -> None:
     asked = _FOR_MODELS.intersection(given.get("params") or {})
     if asked:
         raise ValueError(
-            f"{task_id}: params is Airflow's own, and no model would hear of {', '.join(sorted(asked))}. Give request_params, "
+            f"{task_id}: params is Airflow's own; it would not send {', '.join(sorted(asked))} to a model. Give request_params, "
             "or, if they are for Jinja, params of the DAG."
         )
 
 
 def _check_terms(task_id: str, completion_rate: float, window: timedelta | None, partition: Any) -> None:
-    """Passes if these can be reckoned with; found later, the rows would be paid for by then."""
+    """Passes if these values are valid; at the end of the task, when Airflow would notice, the rows are already paid for."""
     if isinstance(completion_rate, bool) or not isinstance(completion_rate, int | float) or not 0 <= completion_rate <= 1:
         raise ValueError(f"{task_id}: completion_rate={completion_rate!r} is a share of the rows, from 0 to 1; 0.99 is the default.")
     if window is not None and not isinstance(window, timedelta):
@@ -270,15 +272,15 @@ def _check_terms(task_id: str, completion_rate: float, window: timedelta | None,
 
 
 def _maps_jobs(task: Any) -> bool:
-    """Whether the instances of a mapped task are job runs by name; so it is believed where only another task knows what is mapped."""
+    """True if each instance of a mapped task has a job or a name of its own, as far as known: it may be mapped over another task's output."""
     mapped = getattr(getattr(task, "expand_input", None), "value", None)
     if isinstance(mapped, Sequence):
         mapped = next(iter(mapped), None)
     return mapped is not None and (not isinstance(mapped, Mapping) or not {"job", "name"}.isdisjoint(mapped))
 
 
-def _bring_in_cancelled(keld: Keld, job: Job) -> None:
-    """What killed tasks of the job have left: paid answers are fetched, and the ledger knows the cost."""
+def _finish_cancelled(keld: Keld, job: Job) -> None:
+    """Advances the job runs of killed tasks of this job: paid answers are fetched, and the ledger gets the cost."""
     for left in keld.statuses(job=job.name, open_only=True):
         if left.state is RunState.CANCELLING:
             keld.advance(left.id, budget_s=10)

@@ -1,7 +1,7 @@
 """Partition: the run of a Dag -> the partition's key, which with the job's name is its identity, and the partition's end.
 
-Never the run's id: a backfill that reprocesses a partitioned Dag makes a new run, and would pay for the same rows again.  A run
-that stands for no time (triggered by hand without a date, or by an asset) is the job's one unpartitioned table.
+Never the run's id: a backfill that reprocesses a partitioned Dag creates a new run, and would pay for the same rows again.  A run
+without a date (triggered by hand without one, or by an asset) is for the job's one table without partitions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from croniter import croniter
 from keld import utc
 
 _DAY = timedelta(days=1)
-# What only some Dag runs have, wanted without saying what to do where it is not there (`{{ partition_key or ds }}`).
+# What only some Dag runs have, used without an alternative for the others (`{{ partition_key or ds }}`).
 _WANTS = re.compile(
     r"{{-?\s*(?:dag_run\.)?(partition_key|partition_date|logical_date|data_interval_\w+|ds|ts|ds_nodash|ts_nodash)\s*(?:-?}}|[.[|])"
 )
@@ -27,51 +27,51 @@ _OTHERWISE = re.compile(r"\|\s*(?:default|d)\s*\(([^()]*)\)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
-    """The key, None for a table without partitions; its end, None where only the key may tell it."""
+    """The key, None for a table without partitions; its end, None if at most the key says it."""
 
     key: str | None
     ends_at: datetime | None
 
 
 def partition_of(context: Mapping[str, Any], *, key: str | None = None, window: timedelta | None = None) -> Partition:
-    """The partition a task instance is for, whatever kind of Dag run it is in.
+    """The partition of a task instance, in any kind of Dag run.
 
     Args:
         context: Airflow's.
-        key: what the user says it is.
-        window: how long a partition is, where a partitioned Dag has no cron expression that tells.
+        key: as the user gave it; None: the Dag run's own.
+        window: how long a partition is, if a partitioned Dag has no cron expression that says it.
     """
     found = _of_run(context, window)
     return found if key is None else Partition(key=key or None, ends_at=found.ends_at)
 
 
 def absent_in(template: Any, context: Mapping[str, Any]) -> str | None:
-    """What of the Dag run a template asks for that this run does not have; None where it has all."""
+    """The name in a template that this Dag run has no value for; None if it has all."""
     text = template if isinstance(template, str) or hasattr(template, "protocol") else ""
     for wanted in _WANTS.finditer(str(text)):
         if context.get(wanted[1]) is None:
             otherwise = _OTHERWISE.match(str(text), wanted.end() - 1)
-            # What is there and None is no undefined name: Jinja takes the default for it only where that is said, `default('all', true)`.
+            # A name whose value is None is not undefined: Jinja uses the default for it only with `default('all', true)`.
             if otherwise is None or (wanted[1] in context and "true" not in otherwise[1].lower()):
                 return wanted[1]
     return None
 
 
 def no_partition(context: Mapping[str, Any]) -> str:
-    """That a Dag run does not have what stands for its partition, and the way: the end of a sentence."""
+    """The end of an error message: the Dag run has no partition, and how to give it one."""
     if context.get("partition_key"):
         return (
-            "this Dag run goes by its partition key, and has no dates. Nothing was sent. Write {{ partition_key }}, or {{ partition_key or ds }} "
-            "for a Dag that is tried by `dag.test`, too."
+            "this Dag run has a partition key, and no dates. Nothing was sent. Write {{ partition_key }}, or {{ partition_key or ds }} "
+            "for a Dag that is also run by `dag.test`."
         )
     if getattr(context["dag_run"], "run_type", None) == "asset_triggered":
         return (
-            "this Dag run has none: an asset started it, and the Dag does not go by partitions. Nothing was sent. Schedule the Dag by "
+            "this Dag run has none: an asset started it, and the Dag has no partitions. Nothing was sent. Schedule the Dag by "
             "PartitionedAssetTimetable(assets=...), or give the task a partition=."
         )
     return (
-        "this Dag run has none: it was started without. Nothing was sent. Trigger the Dag with a partition key "
-        "(in its trigger form, or partition_key over REST) or, where it goes by dates, with a logical date; or give the task a partition=."
+        "this Dag run has none: it was started without one. Nothing was sent. Trigger the Dag with a partition key "
+        "(in its trigger form, or partition_key over REST) or, if it runs by dates, with a logical date; or give the task a partition=."
     )
 
 
@@ -81,14 +81,14 @@ def _of_run(context: Mapping[str, Any], window: timedelta | None) -> Partition:
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     if start is not None and end is not None:
         start, end = utc(start, "data_interval_start"), utc(end, "data_interval_end")
-        # By the clock of the timetable's zone, too: the day on which summer time begins has 23 hours, and is a day.
+        # Also by the clock of the timetable's zone: the day on which summer time begins has 23 hours, and counts as a day.
         local = start.astimezone(zone := _zone(context)).replace(tzinfo=None), end.astimezone(zone).replace(tzinfo=None)
         return Partition(key=_key(start, max(end - start, local[1] - local[0])), ends_at=end)
     return Partition(key=None, ends_at=utc(context["dag_run"].run_after, "run_after"))
 
 
 def _end(starts_at: datetime | None, context: Mapping[str, Any], window: timedelta | None) -> datetime | None:
-    """A partition's date is its beginning; it lasts to the next tick of the Dag's cron."""
+    """The end of a partition that starts at `starts_at`: after `window`, or at the next tick of the Dag's cron; None if neither is known."""
     if starts_at is None:
         return None
     starts_at = utc(starts_at, "partition_date")
@@ -97,7 +97,7 @@ def _end(starts_at: datetime | None, context: Mapping[str, Any], window: timedel
     cron, zone = getattr(_timetable(context), "expression", None), _zone(context)
     if not isinstance(cron, str):
         return None
-    local = starts_at.astimezone(zone).replace(tzinfo=None)  # croniter reckons on the clock of the wall
+    local = starts_at.astimezone(zone).replace(tzinfo=None)  # croniter computes in local time
     following: datetime = croniter(cron, local).get_next(datetime)
     return following.replace(tzinfo=zone).astimezone(UTC)
 
@@ -107,13 +107,13 @@ def _timetable(context: Mapping[str, Any]) -> Any:
 
 
 def _zone(context: Mapping[str, Any]) -> tzinfo:
-    """The time zone of the Dag's timetable; UTC where it has none."""
+    """The time zone of the Dag's timetable; UTC if it has none."""
     zone = getattr(_timetable(context), "timezone", UTC)
     return ZoneInfo(zone) if isinstance(zone, str) else zone
 
 
 def _key(start: datetime, span: timedelta) -> str:
-    """A date like Airflow's `{{ ds }}` for whole days and for what begins at midnight, else the minute, else the instant."""
+    """The key of an interval: a date like Airflow's `{{ ds }}` for whole days and for an empty one at midnight, else the minute, else the instant."""
     if span >= _DAY or (not span and start.time() == time(0)):
         return f"{start:%Y-%m-%d}"
     return f"{start:%Y-%m-%d-%H:%M}" if not start.second and not start.microsecond else start.isoformat()

@@ -1,6 +1,6 @@
-"""Place: where rows come from and where they go, as a Dag says it: a path or URI, an open file system's, a function, another task's output.
+"""Place: where rows come from and where they go, as a Dag declares it: a path or URI, an open file system's, a function, another task's output.
 
-Whatever cannot be one is refused while the Dag is read: found on a worker, at the end, the rows would be paid for by then.
+Everything else is refused while the Dag is parsed: a worker would notice it only at the end, when the rows are paid for.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from keld import check_path, wants_partition
 
 _DATABASE = re.compile(r"(postgres(ql)?|mysql|mssql|oracle|sqlite|snowflake|bigquery|redshift|trino|duckdb|jdbc)\b[^/]*://")
 _DAG_FILE = re.compile(r"^unusual_prefix_[0-9a-f]{40}_")  # Airflow 3.3
-_CONNECTION = re.compile(r"(s3a?|gcs|gs)://[^/]+@")  # as Airflow writes it; other schemes have accounts there
+_CONNECTION = re.compile(r"(s3a?|gcs|gs)://[^/]+@")  # as Airflow writes a connection; in other schemes this part is an account
 
 
-def apart(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
-    """A source or sink as (place, function), of which one is None: Airflow calls a function in a templated field, and stores what it gives.
+def split_place(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
+    """A source or sink as (place, function), of which one is None: Airflow would call a function in a templated field, and store its result.
 
     A `pathlib.Path`, which Airflow would not render, becomes its text.
 
@@ -45,7 +45,7 @@ def apart(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
 
 
 def check_rows(source: Any) -> None:
-    """Passes if there is a source, and no rows stand in the Dag itself: Airflow would keep them in its database."""
+    """Passes if there is a source, and it is not the rows themselves: Airflow would store them in its database."""
     if source is None:
         raise ValueError("source is missing. Give a path, a URI, or a function that gives the rows.")
     if isinstance(source, list | tuple | dict) or hasattr(source, "__arrow_c_stream__"):
@@ -55,26 +55,26 @@ def check_rows(source: Any) -> None:
 
 
 def check_paths(task_id: str, source: Any, sink: Any) -> None:
-    """Passes if the paths ask for nothing but their partition, and the sink of many partitions is not one file.
+    """Passes if the paths have no field but `{partition}`, and the sink of many partitions is not one file.
 
     Raises:
-        InvalidJob, ValueError: the field that nothing fills; the file that each partition would write over.
+        InvalidJob, ValueError: another field, which nothing fills; one file, which each partition would overwrite.
     """
     for place, name in ((source, "source"), (sink, "sink")):
         check_path(place, f"{task_id}: {name}")
     one_file = isinstance(sink, str) and os.path.splitext(sink)[1] and "{" not in sink
     if one_file and wants_partition(source):
         raise ValueError(
-            f"{task_id}: sink={sink!r} is one file, and source has a partition for each Dag run: each would be written over the one before. "
+            f"{task_id}: sink={sink!r} is one file, and source has a partition for each Dag run: each would overwrite the one before. "
             "Put {partition} into the sink's name, or give a directory that ends in /."
         )
 
 
 def name_of(source: Any) -> str | None:
-    """What a source is called that is no path: a function, another task's output; None for what says itself where it is.
+    """The name of a source that is no path: a function, another task's output; None for a path, which is its own name.
 
-    By it a renamed task finds its job run again.  Airflow imports a Dag's file under a name made of its whole path, which a new version of a
-    bundle changes; the file's own name is what counts.
+    A renamed task finds its job run by this name.  Airflow imports a Dag's file under a name made of its whole path, which changes with each
+    version of a bundle; only the file's own name is used here.
     """
     if hasattr(source, "iter_references"):
         return "task:" + ",".join(sorted({task.task_id for task, _ in source.iter_references()}))
@@ -85,10 +85,5 @@ def name_of(source: Any) -> str | None:
 
 
 def is_open(place: Any) -> bool:
-    """Whether it brings its file system with it, credentials and all, as an ObjectStoragePath does."""
+    """True if it has its own file system with credentials, as an ObjectStoragePath does."""
     return hasattr(place, "protocol")
-
-
-def absolute(sink: Any) -> Any:
-    """A sink as the ledger keeps it: `Keld.submit` makes a path absolute, since any worker is to find it."""
-    return sink if not isinstance(sink, str) or "://" in sink else os.path.abspath(sink) + ("/" if sink.endswith("/") else "")

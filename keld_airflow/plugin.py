@@ -1,6 +1,6 @@
-"""Plugin: tells Airflow's scheduler and API server of `PartitionEnd`, which they meet in serialised Dags.
+"""Plugin: registers `PartitionEnd` with Airflow's scheduler and API server, which read it in serialised Dags.
 
-Loaded by every Airflow process, by its entry point: those that a provider names are not loaded where providers are found lazily.
+Every Airflow process loads it by its entry point: plugins that a provider names are not loaded by processes that find providers lazily.
 """
 
 from __future__ import annotations
@@ -14,4 +14,4 @@ class KeldPlugin(AirflowPlugin):
     """What a provider package cannot register itself."""
 
     name = "keld"
-    deadline_references = [PartitionEnd]  # noqa: RUF012  as Airflow declares it
+    deadline_references = [PartitionEnd]  # noqa: RUF012  declared so by Airflow

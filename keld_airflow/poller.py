@@ -1,11 +1,11 @@
-"""Poller: one look at the provider for all triggers of a connection in this triggerer process.
+"""Poller: one poll of the provider for all triggers of a connection in this triggerer process.
 
-Ten thousand triggers that each ask for their own batch would be 170 calls a second; one that asks for all takes a list page for each
-hundred batches, through `keld.Keld.poll`, which only looks and records.  It runs in a thread of its own, so that neither the event loop nor the
-threads that all triggers share wait for a provider.  How often each job run is looked at, the older the batch the seldomer, is for `keld` to say.
+If ten thousand triggers each asked for their own batch, that would be 170 calls a second; one poll for all reads a list page for each
+hundred batches, through `keld.Keld.poll`, which only reads and records.  It runs in a thread of its own, so that neither the event loop nor the
+threads that all triggers share wait for a provider.  `keld` decides how often each job run is polled: the older the batch, the less often.
 
-No fault ends it: a provider or a ledger that does not answer now is asked again later.  People are told in the task's log, once whenever what
-stands in the way changes: by the trigger itself, since Airflow puts a line into the log of the task in whose coroutine it was said.
+No error ends it: a provider or a ledger that does not answer now is asked again later.  The task's log gets one message each time the problem
+changes; the trigger itself logs it, because Airflow writes a line to the log of the task in whose coroutine it is logged.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Pause = Callable[[asyncio.Event, float], Awaitable[None]]
-Tell = Callable[[int, str], None]
-"""A level of `logging`, and words for people."""
+Log = Callable[[int, str], None]
+"""Logs a message for people, at a level of `logging`."""
 
-_TOGETHER = timedelta(seconds=5)  # what comes due this soon is looked at now, in the same list pages
+_TOGETHER = timedelta(seconds=5)  # a job run that is due this soon is polled now, with the same list pages
 _RETRY = timedelta(seconds=30)
 
 
@@ -44,11 +44,11 @@ def utcnow() -> datetime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
-    """What a look has shown of one job run.
+    """What a poll has shown of one job run.
 
     Args:
-        look_at: when to look again; None: it wants a worker.
-        obstacle: (kind, words) of what stands in the way; a change of the kind is told.
+        look_at: when to poll again; None: it needs a worker.
+        obstacle: (kind, message) of the problem; the log gets it when the kind changes.
     """
 
     look_at: datetime | None
@@ -56,72 +56,72 @@ class _Seen:
 
 
 @dataclass(slots=True)
-class _Wait:
-    """The triggers that wait for one job run, when it is looked at next, and what stands in its way."""
+class _PolledRun:
+    """One job run: the triggers that wait for it, when it is polled next, and its problem."""
 
     look_at: datetime
     obstacle: tuple[str, str] | None = None
-    waiting: list[asyncio.Queue[tuple[int, str] | None]] = field(default_factory=list)  # of what each is told; None: it is due
+    subscribers: list[asyncio.Queue[tuple[int, str] | None]] = field(default_factory=list)  # their messages; None: the job run is due
 
     def note(self, obstacle: tuple[str, str] | None) -> None:
-        """Tells all that wait, if it is another than before: a provider that answers now 502 and now 503 is down all the same."""
+        """Sends the problem to all subscribers if its kind has changed: a provider that answers sometimes 502, sometimes 503 has one problem."""
         before, self.obstacle = self.obstacle, obstacle
         if obstacle is not None and (before is None or before[0] != obstacle[0]):
-            self.tell(_in_the_way(obstacle))
+            self.send(_obstacle_message(obstacle))
         elif obstacle is None and before is not None:
-            self.tell((logging.INFO, "What stood in the way is gone."))
+            self.send((logging.INFO, "The problem is gone."))
 
-    def tell(self, news: tuple[int, str] | None) -> None:
-        for one in self.waiting:
+    def send(self, news: tuple[int, str] | None) -> None:
+        for one in self.subscribers:
             one.put_nowait(news)
 
 
 class Poller:
-    """The waits of one event loop for the job runs of one connection.
+    """Polls for one event loop the job runs of one connection.
 
     Args:
-        open_keld: gives the environment; called in the poller's thread, and again after it failed, since a key may have been changed.
-        clock: gives now.
+        open_keld: returns the environment; called in the poller's thread, and again after a failure, since a key may have changed.
+        clock: returns now.
         pause: waits for so many seconds, or until there is something new.
     """
 
     def __init__(self, open_keld: Callable[[], Keld], *, clock: Callable[[], datetime] = utcnow, pause: Pause | None = None) -> None:
         self._open_keld, self._clock, self._pause = open_keld, clock, pause or _pause
         self._keld: Keld | None = None
-        self._waits: dict[str, _Wait] = {}
+        self._polled: dict[str, _PolledRun] = {}
         self._news = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keld-poller")
         self._loop: asyncio.Task[None] | None = None
 
-    async def due(self, job_run: str, look_at: datetime, tell: Tell) -> None:
-        """Returns when a job run is over or wants a worker.
+    async def due(self, job_run: str, look_at: datetime, log_message: Log) -> None:
+        """Returns when a job run is over or needs a worker.
 
         Args:
-            look_at: not before.
-            tell: is called, in the caller's own task, with what stands in the way.
+            look_at: the first poll is not before this.
+            log_message: called, in the caller's own task, with each new problem.
         """
-        wait = self._waits.setdefault(job_run, _Wait(look_at))
-        wait.look_at = min(wait.look_at, look_at)
-        told: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
-        wait.waiting.append(told)
-        if wait.obstacle is not None:
-            told.put_nowait(_in_the_way(wait.obstacle))
+        polled = self._polled.setdefault(job_run, _PolledRun(look_at))
+        polled.look_at = min(polled.look_at, look_at)
+        messages: asyncio.Queue[tuple[int, str] | None] = asyncio.Queue()
+        polled.subscribers.append(messages)
+        if polled.obstacle is not None:
+            messages.put_nowait(_obstacle_message(polled.obstacle))
         self._news.set()
         if self._loop is None or self._loop.done():
             self._loop = asyncio.create_task(self._run(), name="keld-poller")
         try:
-            while (news := await told.get()) is not None:
-                tell(*news)
+            while (news := await messages.get()) is not None:
+                log_message(*news)
         finally:
-            self._forget(job_run, told)
+            self._forget(job_run, messages)
 
-    def _forget(self, job_run: str, told: asyncio.Queue[tuple[int, str] | None]) -> None:
-        wait = self._waits.get(job_run)
-        if wait is None:
+    def _forget(self, job_run: str, messages: asyncio.Queue[tuple[int, str] | None]) -> None:
+        polled = self._polled.get(job_run)
+        if polled is None:
             return
-        wait.waiting = [other for other in wait.waiting if other is not told]
-        if not wait.waiting:
-            del self._waits[job_run]
+        polled.subscribers = [other for other in polled.subscribers if other is not messages]
+        if not polled.subscribers:
+            del self._polled[job_run]
         self._news.set()
 
     # -- the loop ---------------------------------------------------------------------------------------------
@@ -129,35 +129,35 @@ class Poller:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while self._waits:
+            while self._polled:
                 self._news.clear()
                 now = self._clock()
-                first = min((wait.look_at for wait in self._waits.values()), default=now)
+                first = min((polled.look_at for polled in self._polled.values()), default=now)
                 if first > now:
                     await self._pause(self._news, (first - now).total_seconds())
                     continue
-                soon = [job_run for job_run, wait in self._waits.items() if wait.look_at <= now + _TOGETHER]
+                soon = [job_run for job_run, polled in self._polled.items() if polled.look_at <= now + _TOGETHER]
                 self._note(await loop.run_in_executor(self._thread, self._look, soon))
         finally:
             await asyncio.shield(loop.run_in_executor(self._thread, self._close))
 
     def _note(self, seen: Mapping[str, _Seen]) -> None:
-        """Wakes the triggers whose job run wants a worker; the others are looked at again when it says."""
+        """Wakes the triggers whose job run needs a worker; the others are polled again at their `look_at`."""
         for job_run, found in seen.items():
-            wait = self._waits.get(job_run)
-            if wait is None:
+            polled = self._polled.get(job_run)
+            if polled is None:
                 continue
             if found.look_at is None:
-                del self._waits[job_run]
-                wait.tell(None)
+                del self._polled[job_run]
+                polled.send(None)
             else:
-                wait.look_at = found.look_at
-                wait.note(found.obstacle)
+                polled.look_at = found.look_at
+                polled.note(found.obstacle)
 
     # -- in the thread ----------------------------------------------------------------------------------------
 
     def _look(self, job_runs: Sequence[str]) -> dict[str, _Seen]:
-        """What a look shows of each."""
+        """What a poll shows of each job run."""
         try:
             if self._keld is None:
                 self._keld = self._open_keld()
@@ -167,7 +167,7 @@ class Poller:
             self._close()
             return self._after_failure(job_runs, error)
         if any(status.problem_permanent for status in statuses):
-            self._close()  # a key may have been changed since
+            self._close()  # reopened by the next poll: a key may have changed
         return {status.id: self._seen(status) for status in statuses}
 
     def _seen(self, status: Status) -> _Seen:
@@ -175,11 +175,11 @@ class Poller:
         return _Seen(look_at=None if status.wants_worker else status.next_check_at or self._clock() + _RETRY, obstacle=obstacle)
 
     def _after_failure(self, job_runs: Sequence[str], error: Exception) -> dict[str, _Seen]:
-        """As `_look`: all of them later; but one that the ledger does not know must not blind it for the others."""
+        """As `_look`: all are polled again later; but one that the ledger does not know must not stop the others."""
         if not isinstance(error, UnknownJobRun):
             return dict.fromkeys(job_runs, _Seen(look_at=self._clock() + _RETRY, obstacle=(type(error).__name__, _words(error))))
         if len(job_runs) == 1:
-            return {job_runs[0]: _Seen(look_at=None)}  # the worker will say so to people
+            return {job_runs[0]: _Seen(look_at=None)}  # the worker will report it
         return {job_run: seen for one in job_runs for job_run, seen in self._look([one]).items()}
 
     def _close(self) -> None:
@@ -188,14 +188,14 @@ class Poller:
             keld.close()
 
 
-def _in_the_way(obstacle: tuple[str, str]) -> tuple[int, str]:
-    return logging.WARNING, f"Waiting goes on. {obstacle[1]}"
+def _obstacle_message(obstacle: tuple[str, str]) -> tuple[int, str]:
+    return logging.WARNING, f"Waiting continues. {obstacle[1]}"
 
 
 def _words(error: Exception) -> str:
-    """For people; of an error that is not known to be free of secrets, only its kind."""
-    said = str(error) if isinstance(error, KeldError | AirflowException) else f"The look at the job run failed: {type(error).__name__}."
-    return f"{said} It is tried again."
+    """The message for people; for an error that may hold secrets, only its class."""
+    said = str(error) if isinstance(error, KeldError | AirflowException) else f"The poll of the job run failed: {type(error).__name__}."
+    return f"{said} Keld tries again."
 
 
 async def _pause(news: asyncio.Event, seconds: float) -> None:
@@ -205,7 +205,7 @@ async def _pause(news: asyncio.Event, seconds: float) -> None:
         return
 
 
-# By event loop: a triggerer has one; in tests there are many, and a future is no use in another.
+# By event loop: a triggerer has one, tests have many, and a future belongs to one loop.
 _POLLERS: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Poller]] = WeakKeyDictionary()
 
 

@@ -1,7 +1,7 @@
-"""Provider: tells Airflow of the hook, its connection form, operator, sensor, decorator, trigger, link, notifier and settings.
+"""Provider: registers hook, connection form, operator, sensor, decorator, trigger, link, notifier and settings with Airflow.
 
-Read by every Airflow process, by its entry point, and before anything else of this package is imported.  The names of the fields are not free: Airflow
-hides the value of an extra field in its API only where the name says that it is secret, so no key is kept in one.
+Every Airflow process reads it by its entry point, before anything else of this package is imported.  No key is kept in an extra field: Airflow
+hides the value of such a field in its API only if its name says that it is secret.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _NAME = "Keld"
 
 
 def get_provider_info() -> dict[str, Any]:
-    """What Airflow's provider manager wants to know."""
+    """The description that Airflow's provider manager reads."""
     return {
         "package-name": "keld",
         "name": _NAME,
@@ -28,7 +28,7 @@ def get_provider_info() -> dict[str, Any]:
         "extra-links": ["keld_airflow.link.KeldBatchLink"],
         "notifications": ["keld_airflow.notifier.KeldLateNotifier"],
         "task-decorators": [{"name": "keld_batch", "class-name": "keld_airflow.decorator.keld_batch_task"}],
-        "config": {"keld": {"description": "Where Keld keeps what it must not forget.", "options": _options()}},
+        "config": {"keld": {"description": "Where Keld keeps its ledger and its files.", "options": _options()}},
     }
 
 
@@ -52,19 +52,19 @@ def _field(label: str, description: str, **schema: Any) -> dict[str, Any]:
 
 CONNECTION_FIELDS = {
     "provider": _field("Provider", "Whose API the base URL speaks.", type="string", enum=list(kinds()), default="openai"),
-    "account": _field("Account", "What stands before the colon in a job's models. Default: the provider."),
+    "account": _field("Account", "The name before the colon in a job's models. Default: the provider."),
     "more_accounts": _field("More accounts", "Other connections of type Keld that jobs may use too, separated by commas."),
     "ledger_conn_id": _field("Ledger connection", "A Postgres connection. Default: ledger_url in [keld] of airflow.cfg."),
     "home": _field("Home", "Directory of staging, shared by all workers. Default: home in [keld] of airflow.cfg."),
     "namespace": _field("Namespace", "Keeps several teams apart in one ledger. Default: namespace in [keld] of airflow.cfg."),
 }
-"""What a connection may say in its extra, and nothing else: the hook refuses what is not here."""
+"""The fields that a connection's extra may have; the hook refuses any other."""
 
 
 def _options() -> dict[str, Any]:
     return {
         "home": _option(
-            "Directory of staging, and of the ledger where that is a file; shared by all workers. Default: KELD_HOME, else $AIRFLOW_HOME/keld."
+            "Directory of staging, and of the ledger if it is a file; shared by all workers. Default: KELD_HOME, else $AIRFLOW_HOME/keld."
         ),
         "ledger_url": _option(
             "sqlite:///PATH, or postgresql://..., which every executor but LocalExecutor needs. Default: a file in `home`.", sensitive=True

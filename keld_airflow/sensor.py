@@ -1,6 +1,6 @@
-"""Sensor: waits for a job run that a `KeldBatchOperator(wait=False)` has sent, and brings its answers in.
+"""Sensor: waits for a job run that a `KeldBatchOperator(wait=False)` has sent, and collects its answers.
 
-For Dags that insist on sending and collecting as two tasks.  It is told the job run by the other's XCom; the way is the operator's own.
+For Dags that send and collect in two tasks.  It gets the job run from the other task's XCom; the rest is as in the operator.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from keld import Keld, Status, UnknownJobRun
 from keld_airflow.hook import DEFAULT_CONN_ID
-from keld_airflow.place import apart
-from keld_airflow.waiting import Found, Waiting
+from keld_airflow.place import split_place
+from keld_airflow.task import Found, JobRunTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from airflow.sdk import Context, ObjectStoragePath
 
 
-class KeldJobSensor(Waiting, BaseSensorOperator):
+class KeldJobSensor(JobRunTask, BaseSensorOperator):
     """Waits for a job run.
 
-    A sensor's own `poke_interval`, `mode` and `timeout` say nothing here: the ledger knows when to look, and how long it may take is the
-    job's deadline; `execution_timeout` is kept by Airflow itself.  With `soft_fail` or `never_fail` a failure skips it.
+    A sensor's own `poke_interval`, `mode` and `timeout` have no effect: the ledger says when to poll, and the limit is the
+    job's deadline; Airflow itself applies `execution_timeout`.  With `soft_fail` or `never_fail` a failure skips the task.
 
     Args:
-        job_run: what the operator left behind, `label.output`, or the id alone.
-        sink: an `ObjectStoragePath` or a function for the enriched rows; a path or URI is given to the operator.
+        job_run: the operator's XCom, `label.output`, or the id alone.
+        sink: an `ObjectStoragePath` or a function for the enriched rows; give a path or URI to the operator instead.
         completion_rate: the least share of answered rows; below it the task fails.
         deferrable: False: the task holds its slot until the end.
         keld_conn_id: that of the operator.
@@ -50,22 +50,22 @@ class KeldJobSensor(Waiting, BaseSensorOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.job_run = job_run
-        self.sink, self.sink_function = apart(sink, "sink")
+        self.sink, self.sink_function = split_place(sink, "sink")
         self.completion_rate, self.deferrable, self.keld_conn_id = completion_rate, deferrable, keld_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
-        return self._visit(context, lambda keld: self._begin(keld, context))
+        return self._run_step(context, lambda keld: self._begin(keld, context))
 
-    def _visit(self, context: Context, find: Callable[[Keld], tuple[Status, Found]]) -> dict[str, Any]:
+    def _run_step(self, context: Context, find: Callable[[Keld], tuple[Status, Found]]) -> dict[str, Any]:
         try:
-            return super()._visit(context, find)
+            return super()._run_step(context, find)
         except AirflowException as problem:
             if self.soft_fail or self.never_fail:
-                raise AirflowSkipException(f"{problem} Skipped, as soft_fail or never_fail wants it.") from None
+                raise AirflowSkipException(f"{problem} Skipped, because soft_fail or never_fail is set.") from None
             raise
 
     def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
-        """The job run as it was sent: what the table says since is the operator's business."""
+        """The job run as it was sent; only the operator compares it with the table as it is now."""
         left = self.job_run.get("job_run") if isinstance(self.job_run, Mapping) else self.job_run
         if not isinstance(left, str) or left in ("", "None"):
             raise AirflowFailException(
@@ -76,6 +76,6 @@ class KeldJobSensor(Waiting, BaseSensorOperator):
             return keld.status(left), "nothing"
         except UnknownJobRun as problem:
             raise AirflowFailException(
-                f"{problem} Give what KeldBatchOperator(wait=False) left behind, with its keld_conn_id={self.keld_conn_id!r}: another "
+                f"{problem} Give the XCom of KeldBatchOperator(wait=False), with its keld_conn_id={self.keld_conn_id!r}: another "
                 "connection may have another ledger."
             ) from None

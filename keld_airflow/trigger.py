@@ -1,8 +1,8 @@
-"""Trigger: waits in the triggerer until a job run wants a worker, or its deadline has come.
+"""Trigger: waits in the triggerer until a job run needs a worker, or its deadline has come.
 
-Its fields lie in the metadata database, and Airflow logs its event: they are ids and instants, nothing else.  `run` looks,
-and sends nothing, since a triggerer that was lost and one that took over run it at the same time; the deadline is an instant, since a
-span would begin anew with each of them.
+Its fields are stored in the metadata database, and Airflow logs its event: both hold only ids and instants.  `run` only polls
+and sends nothing, since a triggerer that was lost and the one that took over may run it at the same time; the deadline is an instant, since a
+duration would start again with each of them.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from keld_airflow.kill import is_over, let_go
+from keld_airflow.kill import detach_and_cancel, is_over
 from keld_airflow.poller import shared_poller
 
 
 class KeldTrigger(BaseTrigger):
-    """Fires when `job_run` is over or wants a worker, and at `wake_at`.
+    """Fires when `job_run` is over or needs a worker, and at `wake_at`.
 
     Args:
-        keld_conn_id: the connection by which to look.
-        job_run: which.
+        keld_conn_id: the connection to poll with.
+        job_run: its id.
         holder, epoch: the task's attachment to it.
-        look_at: not before; ISO 8601.
-        wake_at: the deadline, ISO 8601.
-        found: handed on to `resume`.
+        look_at: the first poll is not before this; ISO 8601.
+        wake_at: the deadline, ISO 8601; None: there is none.
+        found: passed on to `resume`.
     """
 
     def __init__(self, *, keld_conn_id: str, job_run: str, holder: str, epoch: int, look_at: str, wake_at: str | None, found: str) -> None:
@@ -41,28 +41,30 @@ class KeldTrigger(BaseTrigger):
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in fields}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        due = shared_poller(self.keld_conn_id).due(self.job_run, datetime.fromisoformat(self.look_at), self._tell)
+        due = shared_poller(self.keld_conn_id).due(self.job_run, datetime.fromisoformat(self.look_at), self._log_message)
         try:
-            await asyncio.wait_for(due, self._patience_s())
+            await asyncio.wait_for(due, self._timeout_s())
             reason = "due"
         except TimeoutError:
             reason = "deadline"
         yield TriggerEvent({"job_run": self.job_run, "found": self.found, "reason": reason})  # type: ignore[no-untyped-call]  # Airflow's
 
-    def _tell(self, level: int, words: str) -> None:
-        """In the log of the task; Keld's own words, which hold no key and no prompt."""
+    def _log_message(self, level: int, words: str) -> None:
+        """Logs a message of Keld's, which holds no key and no prompt, in the log of the task."""
         self.log.log(level, "%s (connection %s, job run %s)", words, self.keld_conn_id, self.job_run)
 
-    def _patience_s(self) -> float | None:
+    def _timeout_s(self) -> float | None:
         """Seconds until the deadline; None: there is none."""
         if self.wake_at is None:
             return None
         return max(0.0, (datetime.fromisoformat(self.wake_at) - datetime.now(UTC)).total_seconds())
 
     async def on_kill(self) -> None:
-        """Cancels at the provider if the task instance has ended and nobody else waits for the job run."""
+        """Cancels at the provider if the task instance has ended and no other task waits for the job run."""
         if not await asyncio.to_thread(is_over, self.task_instance):
-            self.log.info("job_run %s is left alone: its task instance goes on.", self.job_run)
+            self.log.info("job_run %s is not cancelled: its task instance continues.", self.job_run)
             return
-        cancelled = await asyncio.to_thread(let_go, self.keld_conn_id, self.job_run, self.holder, self.epoch)
-        self.log.info("job_run %s is %s.", self.job_run, "cancelled" if cancelled else "left alone: another waits for it, or it is over")
+        cancelled = await asyncio.to_thread(detach_and_cancel, self.keld_conn_id, self.job_run, self.holder, self.epoch)
+        self.log.info(
+            "job_run %s is %s.", self.job_run, "cancelled" if cancelled else "not cancelled: another task waits for it, or it is over"
+        )

@@ -1,21 +1,21 @@
-"""Keld in Dagster: one declaration becomes two assets, a backfill waits without a slot, a sensor brings the answers in.
+"""Keld in Dagster: one declaration becomes two assets, a backfill waits without a slot, a sensor launches the runs that collect the answers.
 
-Above the front door of `keld`, and importing nothing deeper: when a job run wants a worker, how long to advance it, whether it is late and
-what people want to see of it, the core says, once for every orchestrator (docs/architecture.md, "What an orchestrator's package consists of").
-Here are Dagster's own words only: assets, runs, tags, sensors, checks, metadata.  The files in order are the way of a partition.
+Above the front door of `keld`; imports nothing deeper.  When a job run needs a worker, how long to advance it, whether it is late and which
+facts people see: the core decides these once for every orchestrator (docs/architecture.md, "What an orchestrator's package consists of").
+Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  The files, in the order in which a partition passes them:
 
     definitions  keld_definitions([...]): assets, checks, the sensor, the wait job; in as many modules as there are
     asset        build_batch_assets(job, source=...): one op with two outputs, `<name>_batch` and `<name>`
     translator   KeldTranslator: how the two assets look; the only thing to override
     source       where the rows of a partition come from: an upstream asset, loaded lazily, or a path
-    frame        what the rows are handed over as: pandas, Polars, Arrow, a stream
+    frame        the form in which rows are loaded and handed over: pandas, Polars, Arrow, a stream
     deadline     partition + freshness policy -> when it is due
     resource     KeldResource: ledger, staging and accounts, as Dagster configuration
-    wait         what a run sent and nobody has brought in yet; the tags that say so
-    hold         the run that stands for a wait and never executes; all that is written by Dagster's private API is in here
-    watch        which assets of a code location a sensor brings in
-    sensor       the one of a code location, whatever partitions its assets have
-    tick         one evaluation: looks at the providers, asks for collect runs, ends waits
+    pending      the partitions that a run submitted and whose results are not collected yet; their tags
+    hold         the run that represents pending partitions and never executes; all writes by Dagster's private API are in here
+    watch        which assets of a code location a sensor collects results for
+    sensor       one for a code location, for assets with any partitions
+    tick         one evaluation: polls the providers, requests collect runs, ends hold runs
     check        completion_rate, deadline_met, cost_under_ceiling
     metadata     a job run's status -> what a person wants to see on an asset
     io_manager   KeldParquetIOManager: streams Parquet; a convenience, never required

@@ -1,12 +1,12 @@
 """Asset: a job becomes one op with two outputs, `<name>_batch` (what was sent) and `<name>` (the enriched partition).
 
-One op, because Dagster then puts both in one run; subsettable, because the sensor asks for the result alone; both outputs optional,
-because a run that submits ends without a result instead of waiting for one.  What a run does depends on nothing but its selection,
-one tag, and where the job run stands: it submits, attaches or collects.
+One op, because Dagster then puts both in one run; subsettable, because the sensor requests the result alone; both outputs optional,
+because a run that submits ends without a result instead of waiting for one.  Whether a run submits, attaches or collects depends only on its
+selection, one tag, and the state of the job run.
 
-A partition that is out when prompt, schema, models or source of its job change is finished as it was asked (it is paid for), and told so in
-metadata and log; its rows are not handed out, and what is declared now is asked next, in the same run, under the same wait.  Whose job it is
-says the owner, code location and asset key, so that two assets whose jobs have one name never get each other's rows.
+If prompt, schema, models or source of a job change while a partition is at the provider, the job run is finished as it was asked (it is paid
+for), and metadata and log say so; its rows are not handed out, and what is declared now is asked next, in the same run.  The owner of a job is
+code location and asset key, so that two assets whose jobs have the same name never get each other's rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,16 +22,16 @@ from keld_dagster.deadline import partition_end, with_deadline
 from keld_dagster.frame import FRAMES, Frame, as_frame
 from keld_dagster.hold import hold
 from keld_dagster.metadata import batch_metadata, result_metadata
+from keld_dagster.pending import ASSET_TAG, JOB_RUN_TAG, PendingPartitions, place_of
 from keld_dagster.resource import KeldResource, location_of
 from keld_dagster.source import Source, SourceLike, check_fit, check_mapping, source_of
 from keld_dagster.translator import KeldTranslator
-from keld_dagster.wait import ASSET_TAG, JOB_RUN_TAG, Wait, place_of
 from keld_dagster.watch import BATCH_METADATA, JOB_METADATA, RESOURCE_TAG
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pair:
-    """The two assets of a job, and all that their op needs to know."""
+    """The two assets of a job, and everything that their op needs."""
 
     job: Job
     source: Source
@@ -73,24 +73,24 @@ def build_batch_assets(
     """The assets `<name>_batch` and `<name>` of a job over the partitions of an upstream table.
 
     Args:
-        source: the upstream asset (definition, spec, key, or key as a string), loaded through its IO manager only when something is
-            to be sent; or a path or URI, in which `{partition}` stands for the key, or a list of these.  A partition's rows are those of the source's partition
-            of the same key; a source whose partitions mean something else is refused.
+        source: the upstream asset (definition, spec, key, or key as a string), loaded through its IO manager only if something must
+            be sent; or a path or URI, with `{partition}` for the key, or a list of these.  A partition's rows are those of the source's partition
+            of the same key; a source whose keys have another meaning is refused.
         name: the result asset; default the job's name, with `_` for what an asset's name cannot hold.
-        key_prefix, owners, tags: of both assets, as of any asset of Dagster's.
-        partitions_def: default the source's, where its definition or spec is given.
+        key_prefix, owners, tags: of both assets, as for any asset of Dagster's.
+        partitions_def: default the source's, if its definition or spec is given.
         io_manager_key: takes the enriched partition; default Dagster's own, `io_manager`.
-        freshness_policy: on the result; gives each partition its deadline where the job has none.
-        pool: limits how many runs upload or download at once; waiting takes no slot anyway.
+        freshness_policy: on the result; gives each partition its deadline if the job has none.
+        pool: limits how many runs upload or download at once; waiting takes no slot.
         retry_policy: for short faults of submission and collection; a step that waits for a retry keeps its slot.
-        frame: what the source is loaded as and the result handed over as; default the source's return annotation, else pandas.
-        completion_rate: the least share of answered rows; below it what is downstream is not run.
+        frame: the form in which the source is loaded and the result handed over; default the source's return annotation, else pandas.
+        completion_rate: the least share of answered rows; below it downstream assets do not run.
         metadata: on the result, e.g. `{"partition_expr": "day"}` for IO managers of databases.
         resource_key: of the `KeldResource`.
         types, encoding, delimiter, quote: how text files are read where `source` is a path; see `keld.Reading`.
 
     Raises:
-        InvalidJob: a type, encoding, delimiter or quote that is none.
+        InvalidJob: an unknown type, encoding, delimiter or quote.
         ValueError: an unknown frame, a rate outside 0..1, or a source whose partitions are not those of the result.
     """
     origin, reading = source_of(source), Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
@@ -122,10 +122,10 @@ def build_batch_assets(
 
 
 def _check_options(job: Job, source: Source, frame: Frame | None, completion_rate: float, reading: Reading) -> None:
-    """Passes if the options can be meant.
+    """Passes if the options are valid.
 
     Raises:
-        ValueError: an unknown frame, a rate outside 0..1, or how to read text for a source that is no text file.
+        ValueError: an unknown frame, a rate outside 0..1, or options for text files with a source that is none.
     """
     if frame is not None and frame not in FRAMES:
         raise ValueError(f"{job.name}: frame={frame!r} is not one of {', '.join(FRAMES)}.")
@@ -172,7 +172,7 @@ def _asset(
 
 
 def _result_key(job: Job, name: str | None, prefix: str | Sequence[str] | None, source: Source) -> dg.AssetKey:
-    """The result asset's key; a slash in the name stands between the parts of a key, as in Dagster's own texts.
+    """The result asset's key; a slash in the name separates the parts of a key, as in Dagster's own texts.
 
     Raises:
         ValueError: it is the key of the source.
@@ -196,7 +196,7 @@ def _specs(
     metadata: Mapping[str, Any] | None,
     resource_key: str,
 ) -> tuple[dg.AssetSpec, dg.AssetSpec]:
-    """The specs of batch and result, as the translator wants them."""
+    """The specs of batch and result, as the translator returns them."""
     upstream = source.deps(common["partitions_def"])
     providers = list(dict.fromkeys(model.partition(":")[0] for model in job.acceptable))
     batch = translator.get_asset_spec(
@@ -216,8 +216,8 @@ def _specs(
             deps=[*upstream, batch.key],
             kinds=set(providers[:3]),
             description=f"The rows of {'the source' if source.key is None else source.key.to_user_string()} with the answers of the job `{job.name}`. "
-            # Dagster's dialog warns of every upstream asset that is not there; of this one it need not.
-            f"Materializing it sends the batch, too: that `{batch.key.to_user_string()}` is missing is no obstacle.",
+            # Dagster's dialog warns of every missing upstream asset; this one may be missing.
+            f"Materializing it also sends the batch: `{batch.key.to_user_string()}` may be missing.",
             freshness_policy=freshness_policy,
             metadata=metadata or {},
             **common,
@@ -234,16 +234,16 @@ def _specs(
 
 
 def _materialize(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> Iterator[dg.MaterializeResult[Any]]:
-    """Brings every partition of this run as far as it gets without waiting; then what there is to show of it."""
+    """Advances every partition of this run until it waits or is over; then yields what is materialised."""
     partitions: Sequence[str | None] = [None] if pair.partitions_def is None else context.partition_keys
     statuses = {partition: _submit_and_advance(context, pair, keld, partition) for partition in partitions}
     selected = context.selected_asset_keys
-    # An IO manager takes one partition a run; those of a ranged run are all brought in by collect runs, ready or not.
+    # An IO manager takes one partition a run; collect runs materialise all partitions of a ranged run, even those that are ready now.
     alone = statuses[partitions[0]] if len(partitions) == 1 else None
     collects = alone is not None and alone.over and pair.result in selected
     collected = _job_run_to_collect(context, pair)
     if pair.result in selected and not collects and (collected is None or alone is None or alone.id != collected):
-        _begin_wait(context, pair, statuses)  # a collect run that sent a further round is under its submit run's wait
+        _begin_wait(context, pair, statuses)  # the hold run of its submit run already covers a collect run that sent another round
     if pair.batch in selected:
         yield _batch_result(context, pair, statuses)
     if collects and alone is not None:
@@ -253,7 +253,7 @@ def _materialize(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> 
 def _submit_and_advance(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None) -> Status:
     """The job run of a partition, submitted if there is none, advanced until the provider has it or it is over.
 
-    One that asks what was declared earlier is brought to its end, and the next one is begun then.
+    An outdated one is advanced to its end, and then the next one is submitted.
     """
     collected = _job_run_to_collect(context, pair)
     status = keld.advance_until_waiting(_found_or_submitted(context, pair, keld, partition, collected).id)
@@ -262,14 +262,14 @@ def _submit_and_advance(context: dg.AssetExecutionContext, pair: _Pair, keld: Ke
         status = keld.advance_until_waiting(_submitted(context, pair, keld, partition).id)
         _log(context, status)
     if not status.over and status.problem is not None and (not status.sent or collected is not None):
-        raise dg.Failure(f"{status.problem} Materialize again to go on: what was sent is not sent again.")
+        raise dg.Failure(f"{status.problem} Materialize again to continue: what was sent is not sent again.")
     return status
 
 
 def _found_or_submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None, collected: str | None) -> Status:
-    """The job run that this run was launched to collect, where it is over: asked for anew, rows that failed for good would be sent again.
+    """The job run that this run was launched to collect, if it is over: a new submit would send its failed rows again.
 
-    What is declared may have changed since it was sent, and no submit may have noticed.
+    It is compared with the declaration, which may have changed since the last submit.
     """
     if collected is None or not keld.status(collected).over:
         return _submitted(context, pair, keld, partition)
@@ -277,7 +277,7 @@ def _found_or_submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Ke
 
 
 def _submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None) -> Status:
-    """The job run of a partition as the job is declared now, attached to if there is one; the source is read only if there is none."""
+    """The job run of a partition as the job is declared now; an open one is attached to, and the source is read only if there is none."""
     ends_at = partition_end(pair.partitions_def, partition)
     return keld.submit(
         with_deadline(pair.job, pair.freshness_policy, ends_at, keld.clock()),
@@ -299,34 +299,34 @@ def _log(context: dg.AssetExecutionContext, status: Status) -> None:
     context.log.info(status.summary)
     if status.outdated is not None:
         context.log.warning(
-            f"{status.job}[{status.partition}]: {status.outdated} changed since job run {status.id} was sent. It is paid for, so it is brought to "
-            "its end as it was asked, but its rows are not handed out; what is declared now is asked next. Rows that ask the same are not sent again."
+            f"{status.job}[{status.partition}]: {status.outdated} changed since job run {status.id} was sent. It is paid for, so it is "
+            "finished as it was asked, but its rows are not handed out; what is declared now is asked next. Rows with the same request are not sent again."
         )
 
 
 def _job_run_to_collect(context: dg.AssetExecutionContext, pair: _Pair) -> str | None:
-    """The job run this run was launched to collect; the tag of a run that collects another asset says nothing to this one."""
+    """The job run that this run was launched to collect; None if it was launched for another asset or by a person."""
     tags = context.run.tags
     return tags.get(JOB_RUN_TAG) if tags.get(ASSET_TAG) == pair.result.to_user_string() else None
 
 
 def _begin_wait(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mapping[str | None, Status]) -> None:
-    """Leaves word that results are due: a hold run, and on the batch asset the job run."""
-    wait = Wait(
+    """Records for the sensor that results are due: a hold run, and the job run on the batch asset."""
+    pending = PendingPartitions(
         id=context.run.run_id,
         asset=pair.result,
-        job_runs={partition or "": status.id for partition, status in statuses.items()},
+        job_runs={status.partition: status.id for status in statuses.values()},
         followers=_followers(context, pair),
         place=place_of(context.run.tags),
     )
-    hold(context, wait)
+    hold(context, pending)
     if pair.batch not in context.selected_asset_keys:
         for partition, status in statuses.items():
             context.log_event(dg.AssetMaterialization(pair.batch, partition=partition, metadata=batch_metadata(status)))
 
 
 def _followers(context: dg.AssetExecutionContext, pair: _Pair) -> tuple[dg.AssetKey, ...]:
-    """What is downstream of the result and planned in this run: it is skipped now, and a backfill asks for it only once."""
+    """The assets downstream of the result that this run plans: they are skipped now, and a backfill requests them only once."""
     layer = context.job_def.asset_layer
     planned = context.run.asset_selection or layer.executable_asset_keys  # empty for a job over all its assets
     found: dict[dg.AssetKey, None] = {}
@@ -347,19 +347,19 @@ def _batch_result(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mapp
 
 
 def _enriched(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, status: Status) -> dg.MaterializeResult[Any]:
-    """The enriched partition, for the IO manager; with its checks."""
+    """The enriched partition for the IO manager, with its checks."""
     rows = keld.read(status.id)
     return dg.MaterializeResult(
         asset_key=pair.result,
         metadata=result_metadata(status, rows.schema),
-        data_version=dg.DataVersion(status.id),  # the same job run is the same answers, however often it is materialised
+        data_version=dg.DataVersion(status.id),  # one job run has the same answers each time it is materialised
         check_results=_selected_checks(context, pair, status),
         value=as_frame(rows, pair.frame),
     )
 
 
 def _checks_alone(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> Iterator[dg.AssetCheckResult]:
-    """ "Execute" on the checks page: of the youngest job run that is over; sends nothing."""
+    """The checks of the youngest job run that is over, for "Execute" on the checks page; sends nothing."""
     ours = (None, _owner(context, pair))
     over = next(
         (status for status in keld.statuses(job=pair.job.name) if status.over and status.owner in ours and not status.outdated), None
@@ -372,6 +372,6 @@ def _checks_alone(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) ->
 
 
 def _selected_checks(context: dg.AssetExecutionContext, pair: _Pair, status: Status) -> list[dg.AssetCheckResult]:
-    """The checks that this run may report: a result for one that is not selected would fail it."""
+    """The checks that this run may report: a result for a check that is not selected would fail the run."""
     names = {key.name for key in context.selected_asset_check_keys}
     return [result for result in check_results(pair.result, status, pair.completion_rate) if result.check_name in names]

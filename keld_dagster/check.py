@@ -1,7 +1,7 @@
-"""Check: what a person would want to be woken for: completion_rate, deadline_met, cost_under_ceiling.
+"""Check: the three checks of a result: completion_rate, deadline_met, cost_under_ceiling.
 
-Evaluated in the op, from the status, when a result is materialised.  Only `completion_rate` blocks what is downstream: a partition
-that is late or dear is still right.
+Evaluated in the op, from the status, when a result is materialised.  Only `completion_rate` blocks downstream assets: a partition
+that is late or expensive is still correct.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _completion(result: dg.AssetKey, status: Status, wanted: float) -> dg.AssetC
         check_name=COMPLETION,
         passed=status.completion_rate >= wanted,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=f"{status.answered:,} of {status.askable:,} askable rows are answered; {wanted:.1%} were wanted.",
+        description=f"{status.answered:,} of {status.askable:,} askable rows are answered; {wanted:.1%} are required.",
         metadata={"rate": round(status.completion_rate, 6), "wanted": wanted, "outcomes": dict(status.outcomes)},
     )
 

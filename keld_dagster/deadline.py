@@ -1,8 +1,8 @@
 """Deadline: when a partition is due, by its own end and the asset's freshness policy.
 
 Dagster evaluates a freshness policy for an asset as a whole, by its latest materialisation of any partition; a deadline belongs
-to one partition.  The job's own `deadline` wins.  The rule for old partitions (a span whose end has passed counts from the
-submission) is `keld`'s; an old partition under a cron policy has no deadline, since its tick has passed.
+to one partition.  The job's own `deadline` takes precedence.  The rule for old partitions (a duration whose end has passed counts from the
+submission) is in `keld`; an old partition under a cron policy has no deadline, since its tick has passed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import Any
 
 import dagster as dg
-from dagster._utils.schedules import cron_string_iterator  # no public way to ask for the next tick of a cron string
+from dagster._utils.schedules import cron_string_iterator  # there is no public function for the next tick of a cron string
 
 from keld import Job
 
 
 def partition_end(partitions_def: dg.PartitionsDefinition[Any] | None, partition: str | None) -> datetime | None:
-    """The end of a partition's time window, aware; None where it has none."""
+    """The end of a partition's time window, aware; None if it has none."""
     if partition is None:
         return None
     match partitions_def:

@@ -1,7 +1,7 @@
 """Definitions: what a code location needs for its Keld assets: assets with their checks, the sensor, the wait job, the resource.
 
-The last of the way.  It may be called in every module that has Keld assets: sensor and wait job are the same objects each time, and so is a
-resource that equals one given before, so that `Definitions.merge`, `load_from_defs_folder` and their like keep one of each.
+It may be called in every module that has Keld assets: sensor and wait job are the same objects each time, and so is a
+resource that equals one given before, so that `Definitions.merge`, `load_from_defs_folder` and similar keep one of each.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def keld_definitions(
     resource_key: str | None = None,
     sensor: dg.SensorDefinition | None = None,
 ) -> dg.Definitions:
-    """Definitions of these assets, the sensor that brings their results in, and the job that stands for the wait.
+    """Definitions of these assets, the sensor that launches the runs which collect their results, and the job of the hold runs.
 
     The assets may have different partitions.
 
     Args:
-        resource: None where the code location has one under the assets' resource key already.
-        resource_key: default that of the assets, as `build_batch_assets` was given it.
+        resource: None if the code location already has one under the assets' resource key.
+        resource_key: default the one that `build_batch_assets` was given.
         sensor: instead of the code location's own, e.g. `build_keld_sensor(minimum_interval_seconds=10)`.
 
     Raises:
@@ -39,7 +39,7 @@ def keld_definitions(
     twice = sorted({job for job in jobs if jobs.count(job) > 1})
     if twice:
         raise ValueError(
-            f"Several assets have a job named {', '.join(twice)}: with the partition, the name is what a job run is known by. Rename one."
+            f"Several assets have a job named {', '.join(twice)}: a job run is identified by the job's name and the partition. Rename one."
         )
     keys = sorted({key for definition in assets for key in results_of(definition).values()})
     if resource_key is not None and any(key != resource_key for key in keys):

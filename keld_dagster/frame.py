@@ -1,10 +1,10 @@
-"""Frame: what the rows of a partition are loaded and handed over as.
+"""Frame: the form in which the rows of a partition are loaded and handed over.
 
 Between `keld`, which streams Arrow record batches, and the user's IO managers, each of which takes its own kinds of table.
-A pandas frame has to say the same types in every partition, whatever its values are.  numpy makes floats of integers as soon as one is
-null, and what it has no type for (decimals, dates, lists) becomes Python objects, whose type an IO manager guesses from the digits, or the
-absence, of the first partition's values: the table is made too narrow, and a later partition cannot be written after its rows were paid
-(seen with dagster-duckdb and dagster-deltalake, Nov 2026).  So these columns are `pandas.ArrowDtype`, with nulls or without.
+A pandas frame must have the same types in every partition, whatever its values are.  numpy turns integers into floats if one is
+null, and what it has no type for (decimals, dates, lists) becomes Python objects, whose type an IO manager guesses from the first
+partition's values, or from their absence: the table gets a type that is too narrow, and a later partition cannot be written after its rows
+were paid (seen with dagster-duckdb and dagster-deltalake, 2026-11).  So these columns are `pandas.ArrowDtype`, with nulls or without.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Frame = Literal["pandas", "pandas[pyarrow]", "pandas[numpy]", "polars", "pyarrow", "reader"]
-"""`pandas[pyarrow]`: every column of Arrow's types; `pandas[numpy]`: none, as pandas itself makes a frame; `pandas`: those that would lose theirs."""
+"""`pandas[pyarrow]`: every column has an Arrow type; `pandas[numpy]`: none, as pandas does it; `pandas`: the columns that would lose their type."""
 FRAMES: tuple[Frame, ...] = get_args(Frame)
 
 
 def frame_like(annotation: Any) -> Frame:
-    """The frame that matches an asset's return annotation; pandas where it says nothing."""
+    """The frame that matches an asset's return annotation; pandas if it has none."""
     module = getattr(annotation, "__module__", "")
     if module.startswith("polars"):
         return "polars"
@@ -31,7 +31,7 @@ def frame_like(annotation: Any) -> Frame:
 
 
 def python_type(frame: Frame) -> Any:
-    """What an IO manager is asked to load an upstream partition as."""
+    """The Python type as which an IO manager loads an upstream partition."""
     match frame:
         case "pandas" | "pandas[pyarrow]" | "pandas[numpy]":
             import pandas as pd
@@ -80,6 +80,6 @@ def _dtypes(frame: Frame) -> Callable[[pa.DataType], Any] | None:
     if frame == "pandas[pyarrow]":
         return pd.ArrowDtype
     kept = [pa.types.is_floating, pa.types.is_timestamp, pa.types.is_duration, pa.types.is_dictionary]
-    if int(pd.__version__.partition(".")[0]) >= 3:  # before, a text is an object like any other, and a column without one says nothing
+    if int(pd.__version__.partition(".")[0]) >= 3:  # before, text is a column of Python objects, without a type if all are null
         kept += [pa.types.is_string, pa.types.is_large_string]
     return lambda kind: None if any(keeps(kind) for keeps in kept) else pd.ArrowDtype(kind)

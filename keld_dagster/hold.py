@@ -1,10 +1,10 @@
-"""Hold: the run that stands for a wait, and never executes.
+"""Hold: the run that represents pending partitions, and never executes.
 
-All that we write into Dagster by its private API is in this file, and any failure of it is a warning: results still arrive, only
-a backfill may be called failed too early.  Why it must be: since 1.13.21 a backfill whose runs have all finished and that made no
-progress for one tick is failed for good, even though the provider still works; only an unfinished run with the backfill's tag
-keeps it open.  A run that is QUEUED behind a pool without slots is unfinished, costs no slot, survives run monitoring, and is
-cancelled by Dagster itself when the backfill is.  It is created inside the op that submits, before Dagster could look.
+All writes by Dagster's private API are in this file, and any failure of them is a warning: results still arrive, only
+a backfill may be marked failed too early.  Why it is needed: since 1.13.21 a backfill whose runs have all finished and that made no
+progress for one tick is marked failed, finally, even if the provider still works; only an unfinished run with the backfill's tag
+keeps it open.  A run that is QUEUED for a pool without slots is unfinished, takes no slot, survives run monitoring, and is
+cancelled by Dagster itself when the backfill is.  It is created inside the op that submits, before Dagster checks the backfill.
 """
 
 import time
@@ -15,7 +15,7 @@ import dagster as dg
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventType
 from dagster._core.origin import JobPythonOrigin
 
-from keld_dagster.wait import Wait
+from keld_dagster.pending import PendingPartitions
 
 WAIT_JOB = "keld_provider_wait"
 POOL = "keld_provider"
@@ -27,33 +27,35 @@ _OPEN = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.Dagster
 
 @dg.op(name=_STEP, pool=POOL)
 def _wait_for_provider(context: dg.OpExecutionContext) -> None:
-    """Runs only if an operator gave the pool slots: then it waits here, with a slot, and ends when the sensor says so."""
+    """Runs only if a person gave the pool slots: then it waits here, with a slot, until the sensor ends it."""
     while _OVER_TAG not in _run(context.instance, context.run_id).tags:
         time.sleep(5)
 
 
-@dg.job(name=WAIT_JOB, description="Stands for partitions that are at an LLM provider. Queued on purpose; terminating it cancels there.")
+@dg.job(
+    name=WAIT_JOB, description="Represents partitions that are at an LLM provider. Queued on purpose; terminating it cancels their batches."
+)
 def wait_job() -> None:
     """The hold run's job; it is part of `keld_definitions`."""
     _wait_for_provider()
 
 
-def hold_id(wait_id: str, asset: dg.AssetKey) -> str:
-    """The hold run of a wait: the same for every try of the step that submitted."""
-    return str(uuid5(_NAMESPACE, f"{wait_id}:{asset.to_user_string()}"))
+def hold_id(submit_run_id: str, asset: dg.AssetKey) -> str:
+    """The id of a hold run: the same for every try of the step that submitted."""
+    return str(uuid5(_NAMESPACE, f"{submit_run_id}:{asset.to_user_string()}"))
 
 
-def hold(context: dg.AssetExecutionContext, wait: Wait) -> str | None:
-    """The hold run of a wait, created if it is not there; None where none can be, which costs a backfill's honesty, not a row."""
+def hold(context: dg.AssetExecutionContext, pending: PendingPartitions) -> str | None:
+    """The id of the hold run, created if there is none; None if none can be created: then only the state of a backfill may be wrong."""
     if context.run.remote_job_origin is None:
-        context.log.info("No hold run: this run was not launched through a code location. Run it again to bring the results in.")
+        context.log.info("No hold run: this run was not launched through a code location. Run it again to collect the results.")
         return None
     if not context.repository_def.has_job(WAIT_JOB):
         context.log.warning(f"No hold run: the job {WAIT_JOB} is not in this code location. Load its assets with keld_definitions([...]).")
         return None
     try:
-        return _create(context, wait)
-    except Exception as error:  # noqa: BLE001  # private API: whatever it is, the submission stands
+        return _create(context, pending)
+    except Exception as error:  # noqa: BLE001  # private API: the submission stays valid
         context.log.warning(
             f"No hold run ({type(error).__name__}: {error}). Results still arrive; a backfill may be marked failed before they do."
         )
@@ -61,7 +63,7 @@ def hold(context: dg.AssetExecutionContext, wait: Wait) -> str | None:
 
 
 def open_holds(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
-    """The hold runs of all waits of this instance, the oldest first."""
+    """The open hold runs of this instance, the oldest first."""
     return instance.get_runs(dg.RunsFilter(job_name=WAIT_JOB, statuses=_OPEN), ascending=True)
 
 
@@ -80,37 +82,37 @@ def release(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, *, c
     instance.report_dagster_event(DagsterEvent(DagsterEventType.PIPELINE_SUCCESS.value, run.job_name, message=message), run.run_id)
 
 
-def _create(context: dg.AssetExecutionContext, wait: Wait) -> str:
+def _create(context: dg.AssetExecutionContext, pending: PendingPartitions) -> str:
     instance, source = context.instance, context.run
     remote, code = source.remote_job_origin, source.job_code_origin
     assert remote is not None and code is not None
     _close_pool(instance)
-    run_id = hold_id(wait.id, wait.asset)
+    run_id = hold_id(pending.id, pending.asset)
     run = instance.get_run_by_id(run_id) or instance.create_run_for_job(
         job_def=context.repository_def.get_job(WAIT_JOB),
         run_id=run_id,
-        tags=wait.to_tags(),
+        tags=pending.to_tags(),
         status=dg.DagsterRunStatus.NOT_STARTED,
         remote_job_origin=remote.repository_origin.get_job_origin(WAIT_JOB),
         job_code_origin=JobPythonOrigin(WAIT_JOB, code.repository_origin),
     )
-    if run.status is dg.DagsterRunStatus.NOT_STARTED:  # else this is a retry of the step, and the hold stands
-        _announce(instance, run, wait)
+    if run.status is dg.DagsterRunStatus.NOT_STARTED:  # else this is a retry of the step, and the hold run is queued already
+        _announce(instance, run, pending)
     return run_id
 
 
-def _announce(instance: dg.DagsterInstance, run: dg.DagsterRun, wait: Wait) -> None:
+def _announce(instance: dg.DagsterInstance, run: dg.DagsterRun, pending: PendingPartitions) -> None:
     """Plans the partitions, and queues the run as Dagster's own coordinator does."""
-    for partition in wait.job_runs:
+    for partition in pending.job_runs:
         # While an unfinished run plans a partition, Dagster shows it as materialising.
-        planned = AssetMaterializationPlannedData(asset_key=wait.asset, partition=partition or None)
+        planned = AssetMaterializationPlannedData(asset_key=pending.asset, partition=partition or None)
         event = DagsterEvent.build_asset_materialization_planned_event(WAIT_JOB, _STEP, planned)
         instance.report_dagster_event(event, run.run_id)
     instance.report_dagster_event(DagsterEvent.job_enqueue(run), run.run_id)
 
 
 def _close_pool(instance: dg.DagsterInstance) -> None:
-    """Gives the pool no slots, unless somebody has set a limit of their own."""
+    """Sets the pool to 0 slots, unless a person has set a limit."""
     storage = instance.event_log_storage
     if POOL not in {pool.name for pool in storage.get_pool_limits()}:
         storage.set_concurrency_slots(POOL, 0)

@@ -1,7 +1,7 @@
 """IO manager: `KeldParquetIOManager`, one Parquet file a partition, streamed both ways.
 
-Beside the road: a convenience, never required; any IO manager will do.  A `RecordBatchReader` is written as it is read, and
-`pyarrow.dataset.Dataset` is loaded as a file that nobody has read yet, so that a partition larger than memory passes.
+Beside the road: a convenience, never required; any IO manager works.  A `RecordBatchReader` is written as it is read, and
+a `pyarrow.dataset.Dataset` is loaded without reading its rows, so that a partition may be larger than memory.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _LOCAL = ("", "file", "local")
 class KeldParquetIOManager(dg.ConfigurableIOManagerFactory["_ParquetIOManager"]):
     """Parquet under `base_dir`: `<asset>/<partition>.parquet`.
 
-    Takes a RecordBatchReader, a pyarrow Table, a pandas or a Polars DataFrame; gives what the input is annotated with: one of these
-    (but the reader), or a `pyarrow.dataset.Dataset`.  Without an annotation it gives a pyarrow Table.
+    Takes a RecordBatchReader, a pyarrow Table, a pandas or a Polars DataFrame; returns the type that the input is annotated with: one of these
+    (except the reader), or a `pyarrow.dataset.Dataset`.  Without an annotation it returns a pyarrow Table.
     """
 
     base_dir: str = Field(description="A path or URI (s3://, gs://, abfs://).")
@@ -66,7 +66,7 @@ def _stream(obj: Any) -> pa.RecordBatchReader:
 
 
 def _asked(context: dg.InputContext) -> Any:
-    """What the input is annotated with; for several partitions Dagster's `dict[str, that]`."""
+    """The type that the input is annotated with; of Dagster's `dict[str, type]` for several partitions, the type."""
     annotation = context.dagster_type.typing_type
     return get_args(annotation)[-1] if get_args(annotation) else annotation
 

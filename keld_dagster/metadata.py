@@ -1,6 +1,6 @@
-"""Metadata: a job run's status -> what a person wants to see on an asset.
+"""Metadata: a job run's status -> the metadata that people see on an asset.
 
-Counts, money, time, ids, links; never a prompt, a row or an answer: Dagster keeps metadata for ever and shows it to everyone.
+Counts, money, time, ids, links; never a prompt, a row or an answer: Dagster never deletes metadata and shows it to everyone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _OURS = {
-    "keld_outcome": "answered, or in a word why not",
-    "keld_error": "what went wrong, where there is no answer",
+    "keld_outcome": "answered, or the reason why not, in a word",
+    "keld_error": "the error, if there is no answer",
     "keld_model": "the model that was asked",
-    "keld_lane": "how it was asked: batch, flex or standard",
-    "keld_cost_usd": "what the row has cost, all attempts together",
+    "keld_lane": "the lane in which it was asked: batch, flex or standard",
+    "keld_cost_usd": "the cost of the row, all attempts together",
 }
 
 
@@ -49,12 +49,12 @@ _RESULT = (
 
 
 def batch_metadata(status: Status) -> dict[str, Any]:
-    """What was sent, for how much, until when."""
+    """The metadata of a batch asset: what was sent, its expected cost, its deadline."""
     return _shown(status, _BATCH)
 
 
 def result_metadata(status: Status, schema: pa.Schema) -> dict[str, Any]:
-    """How it ended: rows, money, time, models, and the columns of the partition."""
+    """The metadata of a result asset: rows, cost, time, models, and the columns of the partition."""
     return {
         "dagster/partition_row_count" if status.partition else "dagster/row_count": status.rows,
         "dagster/column_schema": dg.TableSchema(columns=[_column(field) for field in schema]),
@@ -62,7 +62,7 @@ def result_metadata(status: Status, schema: pa.Schema) -> dict[str, Any]:
 
 
 def _shown(status: Status, names: Sequence[str]) -> dict[str, Any]:
-    """These facts of a job run, without those that are not known; the basis of a deadline only where there is one."""
+    """These facts of a job run, without those that are not known; the basis of a deadline only if there is one."""
     facts = {f"keld/{name}": value for name, value in status.facts().items()}
     known = [name for name in names if facts[name] is not None and (name != "keld/deadline_basis" or status.deadline_at is not None)]
     return {name: _value(name, facts[name]) for name in known}

@@ -1,8 +1,8 @@
 """Resource: ledger, staging and accounts, as Dagster configuration.
 
-Keys never stand here: an account names the environment variable that holds its key, since Dagster shows a resource's fields in
-its UI.  Dagster makes a resource anew for every step and every tick, so the `Keld` behind it opens at its first use and is closed
-when the step or the tick is over.
+No key is a field: an account names the environment variable that holds its key, since Dagster shows a resource's fields in
+its UI.  Dagster creates a new resource for every step and every tick, so its `Keld` opens at its first use and is closed
+when the step or the tick ends.
 """
 
 from __future__ import annotations
@@ -13,30 +13,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+from dagster._serdes import ConfigurableClassData  # the type of what an instance's configuration says; `dagster` does not export it
 from pydantic import Field, PrivateAttr
 
-from keld import Account, Keld, kinds
+from keld import Account, InvalidJob, Keld, kinds
+
+# The packages whose launchers start each run in a container, mostly on another host (docs.dagster.io, "Run launchers", read 2026-11).
+_CONTAINER_LAUNCHERS = frozenset(("dagster_aws", "dagster_celery_k8s", "dagster_cloud", "dagster_docker", "dagster_k8s"))
 
 
 class KeldAccount(dg.Config):
-    """A provider beside the built-in ones, or other settings of one of them; see `keld.Account`."""
+    """One more provider account, or other settings of a built-in one; see `keld.Account`."""
 
     kind: str = Field(description=f"Whose API it speaks: {', '.join(kinds())}.")
     base_url: str | None = Field(
-        default=None, description="None: the kind's own way (an environment variable such as OPENAI_BASE_URL, else the official host)."
+        default=None, description="None: the kind's default (an environment variable such as OPENAI_BASE_URL, else the official host)."
     )
     api_key_env: str | None = Field(default=None, description="The environment variable that holds the key; never the key itself.")
 
 
 class KeldResource(dg.ConfigurableResource["KeldResource"]):
-    """Where job runs live; `get()` gives the `keld.Keld`.  See `keld.Keld` for the fields."""
+    """The ledger, staging and accounts of job runs; `get()` returns the `keld.Keld`.  See `keld.Keld` for the fields."""
 
     home: str | None = Field(
         default=None,
         description="Directory of ledger and staging, shared by all processes. Default: KELD_HOME, else `keld` in DAGSTER_HOME, else `.keld`.",
     )
     ledger_url: str | None = Field(
-        default=None, repr=False, description="sqlite:///... or postgresql://...; use dg.EnvVar where it holds a password."
+        default=None, repr=False, description="sqlite:///... or postgresql://...; use dg.EnvVar if it holds a password."
     )
     namespace: str | None = Field(
         default=None, description="Keeps several teams apart in one ledger. Default: KELD_NAMESPACE, else the code location's name."
@@ -45,20 +49,24 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
 
     _keld: Keld | None = PrivateAttr(default=None)
     _location: str | None = PrivateAttr(default=None)
+    _launcher: ConfigurableClassData | None = PrivateAttr(default=None)
 
     def get(self, location: str | None = None) -> Keld:
         """The environment, opened at the first use.
 
         Args:
-            location: the code location that uses it, where Dagster did not say it; its name is the default namespace.
+            location: the code location that uses it, if Dagster has not given it; its name is the default namespace.
         """
         if self._keld is None:
             self._location = self._location or location
-            self._keld = self.open()
+            keld = self.open()
+            if self._launcher is not None:
+                _check_shared(keld, self._launcher)
+            self._keld = keld
         return self._keld
 
     def open(self) -> Keld:
-        """A new environment; override it to give `Keld` what is no configuration (a clock, settings)."""
+        """A new environment; override it to give `Keld` what no configuration can hold (a clock, settings)."""
         accounts = {
             name: Account(kind=given.kind, base_url=given.base_url, api_key_env=given.api_key_env) for name, given in self.accounts.items()
         }
@@ -72,7 +80,7 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
 
     @property
     def directory(self) -> Path | None:
-        """`home`, or a place that does not depend on the working directory, which differs between Dagster's processes."""
+        """`home`, or a directory that does not depend on the working directory, which differs between Dagster's processes; None: Keld's default."""
         if self.home is not None:
             return Path(self.home)
         if os.environ.get("KELD_HOME") or not os.environ.get("DAGSTER_HOME"):
@@ -82,6 +90,7 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[KeldResource]:
         self._location = None if context.run is None else location_of(context.run)
+        self._launcher = None if context.instance is None else _launcher_of(context.instance)
         try:
             yield self
         finally:
@@ -90,8 +99,27 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
                 self._keld = None
 
 
+def _launcher_of(instance: dg.DagsterInstance) -> ConfigurableClassData | None:
+    """The run launcher by its names in `dagster.yaml`, not loaded: the package of a launcher is often missing where code locations run."""
+    return instance.get_ref().run_launcher_data if instance.is_persistent else None
+
+
+def _check_shared(keld: Keld, launcher: ConfigurableClassData) -> None:
+    """Passes if the runs that the launcher starts are on this host, or the ledger can be shared with other hosts.
+
+    Raises:
+        Failure: the ledger is a file, and the launcher starts each run in a container of its own.
+    """
+    if launcher.module_name.partition(".")[0] not in _CONTAINER_LAUNCHERS:
+        return
+    try:
+        keld.check_shared([launcher.class_name], "ledger_url of the KeldResource, or KELD_LEDGER_URL")
+    except InvalidJob as problem:
+        raise dg.Failure(str(problem), allow_retries=False) from None
+
+
 def location_of(run: dg.DagsterRun) -> str | None:
-    """The name of the code location that a run is of; None of one that a test or a script executes by itself."""
+    """The name of the code location of a run; None if a test or a script executes it directly."""
     return None if run.remote_job_origin is None else run.remote_job_origin.location_name
 
 
@@ -99,7 +127,7 @@ _given: list[KeldResource] = []
 
 
 def one_of_equals(resource: KeldResource) -> KeldResource:
-    """The first resource of this process that is configured like this one: Dagster takes one object, not two equal ones, for a key."""
+    """The first resource of this process that is configured like this one: for one key Dagster accepts one object, not two equal ones."""
     for other in _given:
         if other == resource and _kinds(other) == _kinds(resource):
             return other
@@ -108,6 +136,6 @@ def one_of_equals(resource: KeldResource) -> KeldResource:
 
 
 def _kinds(resource: KeldResource) -> list[type]:
-    """The types of its values: a text and an `EnvVar` of that name are equal to each other."""
+    """The types of its values, to be compared too: a text and an `EnvVar` of that name are equal."""
     values = [resource, *vars(resource).values(), *(value for account in resource.accounts.values() for value in vars(account).values())]
     return [type(value) for value in values]

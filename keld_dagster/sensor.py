@@ -1,7 +1,7 @@
-"""Sensor: the one of a code location that brings results in; each of its evaluations is a `tick`.
+"""Sensor: requests the runs that collect the results of a code location; each of its evaluations is a `tick`.
 
-One for all Keld assets that share a resource, found in the code location at each tick: the modules of a location may each call
-`keld_definitions`, and every call gives the same object, which Dagster keeps once.
+One for all Keld assets that share a resource, found in the code location at each tick: every module of a location may call
+`keld_definitions`, and every call returns the same object, which Dagster keeps once.
 """
 
 import time
@@ -15,7 +15,7 @@ from keld_dagster.tick import Tick
 from keld_dagster.watch import RESOURCE_TAG, results_in, results_of, watched_in
 
 _NAME = "keld_sensor"
-_OWN = "keld/assets"  # metadata of a sensor that was made for some assets: the other one leaves these to it
+_OWN = "keld/assets"  # metadata of a sensor that was built for some assets: the location's general sensor ignores these
 
 
 def build_keld_sensor(
@@ -27,14 +27,14 @@ def build_keld_sensor(
     default_status: dg.DefaultSensorStatus = dg.DefaultSensorStatus.RUNNING,
     budget_s: float = 10.0,
 ) -> dg.SensorDefinition:
-    """A sensor for these assets, or for all of the code location that no other sensor was made for.
+    """A sensor for these assets, or for all of the code location that have no other sensor.
 
     Args:
-        assets: others than `build_batch_assets` made are passed over; None: all of the code location.
-        name: default `keld_sensor`, with the first of `assets`, or the resource's key where it is not `keld`.
+        assets: those that `build_batch_assets` did not make are ignored; None: all of the code location.
+        name: default `keld_sensor`, with the first of `assets`, or with the resource's key if it is not `keld`.
         resource_key: of the `KeldResource`; default that of `assets`, or `keld`.
-        default_status: RUNNING, since without it nothing ever arrives; a stop in the UI is respected.
-        budget_s: of one tick.  Dagster runs all sensors of a deployment one after the other and ends a tick at 60 s.
+        default_status: RUNNING, since otherwise no result arrives; a sensor stopped in the UI stays stopped.
+        budget_s: of one tick.  Dagster runs all sensors of a deployment one after the other and ends a tick after 60 s.
 
     Raises:
         ValueError: the assets use several resources: one sensor has one.
@@ -56,7 +56,7 @@ def _name(resource_key: str) -> str:
     return _NAME if resource_key == "keld" else f"{_NAME}_{resource_key}"
 
 
-@cache  # asked for twice, it is one object: two modules may each ask, and Dagster refuses two sensors of one name
+@cache  # two modules may build the same sensor: they get one object, because Dagster refuses two sensors of one name
 def _sensor(
     name: str,
     resource_key: str,
@@ -70,13 +70,13 @@ def _sensor(
     @dg.sensor(
         name=name,
         # Not `target`: that is one job over all assets, which cannot have partitions of several kinds.
-        # What is downstream, too: assets that a submit run had to skip ride along with a collect run.
+        # Downstream assets too: a collect run also runs those that the submit run had to skip.
         asset_selection=mine.downstream(),
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
         required_resource_keys={resource_key},
         metadata=None if results is None else {_OWN: [key.to_user_string() for key in results]},
-        description="Brings the answers of LLM batches in: polls the providers and launches a collect run for each finished partition.",
+        description="Collects the answers of LLM batches: polls the providers and launches a collect run for each finished partition.",
     )
     def keld_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         until = time.monotonic() + budget_s
@@ -98,7 +98,7 @@ def _sensor(
 
 
 def _made_for_others(repository: dg.RepositoryDefinition) -> frozenset[dg.AssetKey]:
-    """The assets that sensors of this code location were made for."""
+    """The assets that have a sensor of their own in this code location."""
     named = [sensor.metadata[_OWN].value for sensor in repository.sensor_defs if _OWN in sensor.metadata]
     return frozenset(dg.AssetKey.from_user_string(key) for keys in named if isinstance(keys, list) for key in keys)
 

@@ -1,11 +1,11 @@
 """Source: where the rows of a partition come from.
 
-Loaded lazily, in the op, and only by a run that submits: as an op input the table would be read by every run that merely attaches
+Loaded lazily, in the op, and only by a run that submits: as an op input the table would also be read by every run that only attaches
 or collects, and for all partitions of a ranged run at once.
 
-A partition's rows are those of the source's partition of the same key, never more: what an IO manager gives for a key that its asset does
-not have, or for none, may be the whole table.  What does not fit is refused while definitions load, as far as both definitions are known by then
-(here, or by Dagster's own check of the identity mapping that it is told); the rest is refused in the run, before anything is loaded.
+A partition's rows are those of the source's partition of the same key, never more: for a key that its asset does not have, or without a key,
+an IO manager may return the whole table.  A source that does not fit is refused while definitions load, if both definitions are known then
+(here, or by Dagster's own check of the identity mapping); else it is refused in the run, before anything is loaded.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ class Source:
 
     key: dg.AssetKey | None = None
     path: str | list[str] | None = None
-    frame: Frame = "pandas"  # what its asset gives, by its annotation
-    declared: bool = False  # whether `partitions_def` is the asset's own, since its definition was given
+    frame: Frame = "pandas"  # of the asset, by its annotation
+    declared: bool = False  # True if `partitions_def` is the asset's own, since its definition was given
     partitions_def: dg.PartitionsDefinition[Any] | None = None
 
     def deps(self, partitions_def: dg.PartitionsDefinition[Any] | None) -> list[dg.AssetDep]:
-        """What an asset of these partitions, made of this source, depends on: each partition on that of the same key."""
-        same = None if partitions_def is None else dg.IdentityPartitionMapping()  # without partitions Dagster's runs break off over it
+        """The dependencies of an asset with these partitions and this source: each partition depends on the one of the same key."""
+        same = None if partitions_def is None else dg.IdentityPartitionMapping()  # without partitions Dagster's runs fail over it
         return [] if self.key is None else [dg.AssetDep(self.key, partition_mapping=same)]
 
     @property
     def name(self) -> str | None:
-        """What tells it from another source; a path does so by itself."""
+        """The name of the source, if it is an asset; a path is its own name."""
         return None if self.key is None else f"asset:{self.key.to_user_string()}"
 
     def load(self, context: dg.AssetExecutionContext, partition: str | None, frame: Frame) -> Any:
         """The rows of a partition of an asset.
 
         Raises:
-            Failure: the source has not exactly this partition.
+            Failure: the source does not have exactly this partition.
         """
         assert self.key is not None
         source = self if self.declared else _found(context, self)
@@ -61,7 +61,7 @@ class Source:
 def source_of(source: SourceLike) -> Source:
     """A `Source` of what the user gave.
 
-    A string that could be an asset key is one; anything with a dot, a brace, a scheme or a leading slash is a path.
+    A string that could be an asset key is one; a string with a dot, a brace, a scheme or a leading slash is a path.
 
     Raises:
         ValueError: a definition of several assets.
@@ -70,7 +70,7 @@ def source_of(source: SourceLike) -> Source:
         case dg.AssetsDefinition() if len(source.keys) != 1:
             names = ", ".join(sorted(key.to_user_string() for key in source.keys))
             raise ValueError(
-                f"The source makes {len(source.keys)} assets ({names}); its rows can be those of one. Give source=dg.AssetKey(...) of that one, "
+                f"The source makes {len(source.keys)} assets ({names}); the rows can come from one only. Give source=dg.AssetKey(...) of that one, "
                 "and partitions_def= if it has partitions; or its spec, source=those_assets.get_asset_spec(...)."
             )
         case dg.AssetsDefinition():
@@ -94,20 +94,20 @@ def source_of(source: SourceLike) -> Source:
 
 
 def check_fit(what: str, source: Source, partitions_def: dg.PartitionsDefinition[Any] | None) -> None:
-    """Passes if each partition of an asset may be one of the source, as far as their definitions say.
+    """Passes if the partitions of an asset can be those of the source, as far as their definitions are known.
 
     Raises:
-        ValueError: they never are.
+        ValueError: they cannot.
     """
     if source.declared and not _fit(source.partitions_def, partitions_def):
         raise ValueError(_misfit(what, source, source.partitions_def, partitions_def))
 
 
 def check_mapping(what: str, source: Source, spec: dg.AssetSpec) -> None:
-    """Passes if Dagster is not told that rows come from other partitions of the source than those that are loaded.
+    """Passes if the partition mapping that Dagster shows matches the partitions of the source that are loaded.
 
     Raises:
-        ValueError: it is.
+        ValueError: it does not.
     """
     for dep in spec.deps:
         mapping = dep.partition_mapping
@@ -121,9 +121,9 @@ def check_mapping(what: str, source: Source, spec: dg.AssetSpec) -> None:
 
 
 def _found(context: dg.AssetExecutionContext, source: Source) -> Source | None:
-    """The source with its partitions as the code location knows them; None of an asset that it knows by name only."""
+    """The source with its partitions as the code location knows them; None for an asset of which it knows only the name."""
     assert source.key is not None
-    in_location = context.run.remote_job_origin is not None  # else it is a test's, of which Dagster keeps what it executes
+    in_location = context.run.remote_job_origin is not None  # else a test runs it, and Dagster knows only what it executes
     graph = context.repository_def.asset_graph if in_location else context.job_def.asset_layer.asset_graph
     node = graph.get(source.key) if graph.has(source.key) else None
     if node is None or (node.is_external and node.partitions_def is None):
@@ -135,7 +135,7 @@ def check_partition(source: Source, context: dg.AssetExecutionContext, partition
     """Passes if the source has exactly this partition.
 
     Raises:
-        Failure: it has not; a retry would not help.
+        Failure: it does not; a retry would not help.
     """
     assert source.key is not None
     found, own = source.partitions_def, context.assets_def.partitions_def
@@ -154,7 +154,7 @@ def check_partition(source: Source, context: dg.AssetExecutionContext, partition
 
 
 def _fit(source: dg.PartitionsDefinition[Any] | None, result: dg.PartitionsDefinition[Any] | None) -> bool:
-    """Whether the same key means the same rows in both; which keys each has is another question."""
+    """True if the same key means the same rows in both, whether or not both have the key."""
     match source, result:
         case (None, None):
             return True
@@ -170,7 +170,7 @@ def _fit(source: dg.PartitionsDefinition[Any] | None, result: dg.PartitionsDefin
 
 
 def _windows(partitions_def: dg.TimeWindowPartitionsDefinition) -> tuple[object, ...]:
-    """What makes a time out of a key."""
+    """The parts of a definition that turn a key into a time."""
     return partitions_def.cron_schedule, partitions_def.fmt, partitions_def.timezone
 
 

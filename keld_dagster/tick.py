@@ -1,12 +1,12 @@
-"""Tick: one evaluation of the sensor: looks at the providers, asks for collect runs, ends waits.
+"""Tick: one evaluation of the sensor: polls the providers, requests collect runs, ends hold runs.
 
-Light and bounded: it polls (never uploads, downloads or pays), reads Dagster's runs, and asks.  It keeps nothing: which partitions wait is
-in the hold runs' tags, where each stands is in the ledger, and what a collect run has brought is in the event log; so a tick that dies
-half-way, or whose requests are lost, is simply followed by the next.
+Light and bounded: it polls (never uploads, downloads or pays), reads Dagster's runs, and requests runs.  It keeps no state: which partitions are
+pending is in the tags of the hold runs, their state is in the ledger, and what a collect run has materialised is in the event log; so after a
+tick that dies, or whose requests are lost, the next one does the same work.
 
-However many wait: one query brings all hold runs, a few bring all job runs.  What costs a query of its own is done for those waits alone that
-have something due, a window of them at a time, until the time is over; at least one wait gets its turn in every tick, however slow the
-machine, and the cursor says with which the next tick begins.
+For any number of pending partitions, one query reads all hold runs, and a few read all job runs.  Work that costs a query of its own is done
+only for items with something due, a window of them at a time, until the time is over; every tick processes at least one item, however slow the
+machine, and the cursor names the item with which the next tick begins.
 """
 
 import logging
@@ -20,37 +20,47 @@ import dagster as dg
 
 from keld import Keld, RunState, Status
 from keld_dagster.hold import hold_id, open_holds, release
+from keld_dagster.pending import (
+    ASSET_TAG,
+    BACKFILL_TAG,
+    COLLECT,
+    JOB_RUN_TAG,
+    PARTITION_TAG,
+    PHASE_TAG,
+    WAIT_TAG,
+    PendingPartitions,
+    place_of,
+)
 from keld_dagster.resource import location_of
-from keld_dagster.wait import ASSET_TAG, BACKFILL_TAG, COLLECT, JOB_RUN_TAG, PARTITION_TAG, PHASE_TAG, WAIT_TAG, Wait, place_of
 from keld_dagster.watch import Watched
 
-REQUESTS_A_TICK = 50  # Dagster submits them one by one, up to a second each; the rest comes with the next tick
+REQUESTS_A_TICK = 50  # Dagster submits them one by one, up to a second each; the next tick requests the rest
 TRIES = 5  # of a collect run that dies before it starts: a pod that finds no node, a launcher that is restarted
-_WINDOW = 100  # waits whose runs are read with one query
-_SKEW = timedelta(days=1)  # between the clocks of whoever writes Dagster's events
+_WINDOW = 100  # items whose runs are read with one query
+_SKEW = timedelta(days=1)  # between the clocks of the processes that write Dagster's events
 _CANCEL_BUDGET_S = 1.0
 _ENDED_BADLY = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
-    """A wait, or an open job run that may be one, whose turn it is in this tick."""
+class _Item:
+    """What a tick processes in one step: the pending partitions of a hold run, or an open job run without one."""
 
     id: str
-    wait: Wait | None = None
+    pending: PendingPartitions | None = None
     hold: dg.DagsterRun | None = None
-    alone: Status | None = None  # no hold run stands for it
+    run: Status | None = None  # without a hold run
 
 
 @dataclass(frozen=True, slots=True)
 class _Collects:
-    """The collect runs of a window of waits, the youngest first, and which of them materialised the result."""
+    """The collect runs of a window of items, the youngest first, and which of them materialised the result."""
 
-    found: Mapping[tuple[str, str, str], Sequence[dg.RunRecord]]  # by wait, asset, partition
-    brought: frozenset[str]
+    found: Mapping[tuple[str, str, str], Sequence[dg.RunRecord]]  # by submit run, asset, partition
+    materialized: frozenset[str]
 
-    def of(self, wait: Wait, partition: str) -> Sequence[dg.RunRecord]:
-        return self.found.get((wait.id, wait.asset.to_user_string(), partition), ())
+    def of(self, pending: PendingPartitions, partition: str) -> Sequence[dg.RunRecord]:
+        return self.found.get((pending.id, pending.asset.to_user_string(), partition), ())
 
 
 @dataclass(slots=True)
@@ -58,8 +68,8 @@ class Tick:
     """One tick.
 
     Args:
-        watched: the result assets that this sensor brings in.
-        others: the result assets of the code location that other sensors bring in.
+        watched: the result assets that this sensor collects.
+        others: the result assets of the code location that other sensors collect.
         location: the code location's name; None in a test.
         until: `time.monotonic()` after which nothing more is begun.
     """
@@ -80,19 +90,19 @@ class Tick:
 
     def result(self) -> dg.SensorResult | dg.SkipReason:
         budget_s = max(self.until - time.monotonic(), 0.0)
-        turns = self._turns()
-        if not turns:
-            self.keld.poll([])  # a create that landed late may be all there is
+        items = self._items()
+        if not items:
+            self.keld.poll([])  # it also looks for batches that were created late
             return dg.SkipReason("Nothing is at a provider.")
         self._poll(budget_s / 2)
-        self.until = max(self.until, time.monotonic() + budget_s / 4)  # however long thousands took to be read and looked at
-        begin = next((n for n, turn in enumerate(turns) if turn.id == self.context.cursor), 0)
-        turns = turns[begin:] + turns[:begin]
+        self.until = max(self.until, time.monotonic() + budget_s / 4)  # reading and polling thousands may take the whole budget
+        begin = next((n for n, item in enumerate(items) if item.id == self.context.cursor), 0)
+        items = items[begin:] + items[:begin]
         done = 0
-        while done < len(turns) and (done == 0 or not self._is_full()):
-            done += self._serve(turns[done : done + _WINDOW])
-        cursor = turns[done].id if done < len(turns) else ""
-        reason = None if self.requests else dg.SkipReason(f"{len(turns)} waiting for a provider or a run. {' '.join(self.failed)}".strip())
+        while done < len(items) and (done == 0 or not self._is_full()):
+            done += self._process_window(items[done : done + _WINDOW])
+        cursor = items[done].id if done < len(items) else ""
+        reason = None if self.requests else dg.SkipReason(f"{len(items)} waiting for a provider or a run. {' '.join(self.failed)}".strip())
         return dg.SensorResult(run_requests=self.requests, skip_reason=reason, cursor=cursor)
 
     def _is_full(self) -> bool:
@@ -100,129 +110,136 @@ class Tick:
 
     # -- what there is ------------------------------------------------------------------------------------------
 
-    def _turns(self) -> list[_Turn]:
-        """All waits of these assets, the oldest first; then the open job runs that Dagster may have submitted and no hold run stands for.
+    def _items(self) -> list[_Item]:
+        """The pending partitions of these assets, the oldest first; then the open job runs that Dagster may have submitted, without a hold run.
 
-        Those are of a hold that could not be made, was ended by hand, or of a run that asked for the batch alone.
+        Their hold run could not be created or was ended by hand, or their run materialised the batch alone.
         """
-        turns = list(self._held())
-        held = {job_run for turn in turns if turn.wait is not None for job_run in turn.wait.job_runs.values()}
+        items = list(self._held())
+        held = {job_run for item in items if item.pending is not None for job_run in item.pending.job_runs.values()}
         jobs = {asset.job for asset in self.watched.values()}
         still_open = {status.id: status for status in self.keld.statuses(open_only=True) if status.job in jobs}
         self.statuses = {status.id: status for status in self.keld.statuses(ids=held - still_open.keys())} | still_open
-        return turns + [_Turn(status.id, alone=status) for status in still_open.values() if status.id not in held]
+        return items + [_Item(status.id, run=status) for status in still_open.values() if status.id not in held]
 
-    def _held(self) -> Iterator[_Turn]:
-        """The waits that have a hold run, and are of these assets."""
+    def _held(self) -> Iterator[_Item]:
+        """The pending partitions of these assets that have a hold run."""
         for run in open_holds(self.context.instance):
             try:
-                wait = Wait.from_tags(run.tags)
+                pending = PendingPartitions.from_tags(run.tags)
             except (KeyError, ValueError):
                 self.log.warning(f"Hold run {run.run_id} has no readable tags; terminate it.")
                 continue
-            orphaned = wait.asset not in self.others and location_of(run) == self.location
-            if wait.asset in self.watched or orphaned:  # else it is another sensor's
-                yield _Turn(run.run_id, wait, run)
+            orphaned = pending.asset not in self.others and location_of(run) == self.location
+            if pending.asset in self.watched or orphaned:  # else another sensor collects it
+                yield _Item(run.run_id, pending, run)
 
     def _poll(self, budget_s: float) -> None:
-        """Looks at the providers for all that is open."""
+        """Polls the providers for all open job runs."""
         open_ = [status.id for status in self.statuses.values() if not status.over]
         for status in self.keld.poll(open_, budget_s=max(1.0, budget_s)):
             self.statuses[status.id] = status
 
-    # -- whose turn it is ---------------------------------------------------------------------------------------
+    # -- item by item -------------------------------------------------------------------------------------------
 
-    def _serve(self, window: Sequence[_Turn]) -> int:
-        """Gives these their turn, one after the other; how many had it before the time was over, the first in any case."""
-        collects = self._collects([turn.wait for turn in window if turn.wait is not None and self._has_due(turn.wait)])
-        for n, turn in enumerate(window):
+    def _process_window(self, window: Sequence[_Item]) -> int:
+        """Processes these items one after the other; returns how many before the time was over, at least one."""
+        collects = self._collects([item.pending for item in window if item.pending is not None and self._has_due(item.pending)])
+        for n, item in enumerate(window):
             if n and self._is_full():
                 return n
             try:
-                self._go_on(turn, collects)
-            except Exception as error:  # noqa: BLE001  # one that cannot be read harms no other
-                self._pass_over(turn, error)
+                self._process(item, collects)
+            except Exception as error:  # noqa: BLE001  # an item that cannot be read must not stop the others
+                self._skip(item, error)
         return len(window)
 
-    def _go_on(self, turn: _Turn, collects: _Collects) -> None:
-        """Asks for what is ready of a wait, and ends it when all of it is settled."""
-        wait = turn.wait
-        if wait is None and turn.alone is not None:
-            wait = self._alone(turn.alone)
-            collects = self._collects([] if wait is None else [wait])
-        if wait is None:
-            return  # a command line's, or its submit run is not through yet
-        if wait.asset not in self.watched:
-            self._end_orphan(turn, wait)
+    def _process(self, item: _Item, collects: _Collects) -> None:
+        """Requests collect runs for what is ready, and ends the hold run when all its partitions are settled."""
+        pending = item.pending
+        if pending is None and item.run is not None:
+            pending = self._pending_of(item.run)
+            collects = self._collects([] if pending is None else [pending])
+        if pending is None:
+            return  # the command line submitted it, or its submit run has not ended yet
+        if pending.asset not in self.watched:
+            self._end_orphan(item, pending)
             return
-        statuses = self._statuses(wait)
-        settled = [self._settle(wait, status, collects.of(wait, partition), collects.brought) for partition, status in statuses.items()]
-        if turn.hold is not None and all(settled):
-            self._release(turn.hold, list(statuses.values()))
+        statuses = self._statuses(pending)
+        settled = [
+            self._settle(pending, status, collects.of(pending, partition), collects.materialized) for partition, status in statuses.items()
+        ]
+        if item.hold is not None and all(settled):
+            self._release(item.hold, list(statuses.values()))
 
-    def _statuses(self, wait: Wait) -> dict[str, Status]:
-        """Where each partition of a wait stands.
+    def _statuses(self, pending: PendingPartitions) -> dict[str, Status]:
+        """The status of each partition.
 
         Raises:
-            ValueError: its job run was taken out of the ledger, or is in another one.
+            ValueError: its job run was removed from the ledger, or is in another one.
         """
-        unknown = [job_run for job_run in wait.job_runs.values() if job_run not in self.statuses]
+        unknown = [job_run for job_run in pending.job_runs.values() if job_run not in self.statuses]
         if unknown:
             raise ValueError(f"the ledger has no job run {unknown[0]}. Terminate the hold run, and materialize again.")
-        return {partition: self.statuses[job_run] for partition, job_run in wait.job_runs.items()}
+        return {partition: self.statuses[job_run] for partition, job_run in pending.job_runs.items()}
 
-    def _pass_over(self, turn: _Turn, error: Exception) -> None:
-        """Shows what cannot go on (a deleted partition, a job run that was cleaned up); an exception would end the tick for all others."""
-        what = f"Run {turn.id}" if turn.wait is None else f"{turn.wait.asset.to_user_string()} of run {turn.wait.id}"
+    def _skip(self, item: _Item, error: Exception) -> None:
+        """Logs an item that cannot continue (a deleted partition, a job run that was removed); an exception would end the tick for all others."""
+        what = f"Run {item.id}" if item.pending is None else f"{item.pending.asset.to_user_string()} of run {item.pending.id}"
         self.failed.append(f"{what}: {type(error).__name__}.")
-        self.log.error(f"{what} cannot go on: {error}", exc_info=error)
+        self.log.error(f"{what} cannot continue: {error}", exc_info=error)
 
     # -- job runs without a hold --------------------------------------------------------------------------------
 
-    def _alone(self, status: Status) -> Wait | None:
-        """The wait for an open job run without a hold run; None if Dagster did not submit it, or its hold was ended by hand: then it is cancelled."""
+    def _pending_of(self, status: Status) -> PendingPartitions | None:
+        """The pending partition of an open job run without a hold run; None if Dagster did not submit it.
+
+        None, too, if its hold run was ended by hand: then the job run is cancelled.
+        """
         if status.state is RunState.CANCELLING:
             self.keld.advance(status.id, budget_s=_CANCEL_BUDGET_S)
             return None
         for asset in self.watched.values():
-            wait = self._submitted(asset, status) if asset.job == status.job else None
-            if wait is None:
+            pending = self._submitted(asset, status) if asset.job == status.job else None
+            if pending is None:
                 continue
-            hold = self.context.instance.get_run_by_id(hold_id(wait.id, wait.asset))
+            hold = self.context.instance.get_run_by_id(hold_id(pending.id, pending.asset))
             if hold is None or hold.status not in _ENDED_BADLY:
-                return wait
+                return pending
             self._cancel(status, hold)
         return None
 
-    def _submitted(self, asset: Watched, status: Status) -> Wait | None:
-        """The wait of the run that last materialised this partition's batch, if it was for this job run."""
+    def _submitted(self, asset: Watched, status: Status) -> PendingPartitions | None:
+        """The pending partition of the run that last materialised this batch partition, if that was for this job run."""
         filters = dg.AssetRecordsFilter(asset_key=asset.batch, asset_partitions=[status.partition] if status.partition else None)
         for record in self.context.instance.fetch_materializations(filters, limit=1).records:
             event = record.asset_materialization
             submitted = self.context.instance.get_run_by_id(record.run_id)
             if event is not None and submitted is not None and _job_run_of(event) == status.id:
-                return Wait(id=record.run_id, asset=asset.result, job_runs={status.partition: status.id}, place=place_of(submitted.tags))
+                return PendingPartitions(
+                    id=record.run_id, asset=asset.result, job_runs={status.partition: status.id}, place=place_of(submitted.tags)
+                )
         return None
 
     def _cancel(self, status: Status, hold: dg.DagsterRun) -> None:
-        """Cancels at the provider what a terminated hold run, or a cancelled backfill, stood for."""
+        """Cancels the job run of a terminated hold run, or of a cancelled backfill, at the provider."""
         self.log.info(f"{status.job}[{status.partition}] is cancelled at its provider: hold run {hold.run_id} is {hold.status.value}.")
         self.keld.cancel(status.id)
         self.keld.advance(status.id, budget_s=_CANCEL_BUDGET_S)
 
     # -- what is due --------------------------------------------------------------------------------------------
 
-    def _has_due(self, wait: Wait) -> bool:
-        """Whether a collect run of some partition is due, or was."""
-        known = (self.statuses.get(job_run) for job_run in wait.job_runs.values())
+    def _has_due(self, pending: PendingPartitions) -> bool:
+        """True if a collect run of some partition is due, or was."""
+        known = (self.statuses.get(job_run) for job_run in pending.job_runs.values())
         return any(status is not None and _is_due(status) for status in known)
 
-    def _collects(self, waits: Sequence[Wait]) -> _Collects:
-        """The collect runs of these waits, with one query, and what they brought, with one for each asset."""
-        if not waits:
+    def _collects(self, all_pending: Sequence[PendingPartitions]) -> _Collects:
+        """The collect runs of these, with one query, and what they materialised, with one query for each asset."""
+        if not all_pending:
             return _Collects({}, frozenset())
         found: dict[tuple[str, str, str], list[dg.RunRecord]] = {}
-        tags = {PHASE_TAG: COLLECT, WAIT_TAG: [wait.id for wait in waits]}
+        tags = {PHASE_TAG: COLLECT, WAIT_TAG: [pending.id for pending in all_pending]}
         for record in self.context.instance.get_run_records(dg.RunsFilter(tags=tags)):
             of = record.dagster_run.tags
             found.setdefault((of[WAIT_TAG], of[ASSET_TAG], of.get(PARTITION_TAG, "")), []).append(record)
@@ -230,48 +247,48 @@ class Tick:
         for (_, asset, _), (latest, *_) in found.items():
             if latest.dagster_run.status is dg.DagsterRunStatus.SUCCESS:
                 ended.setdefault(asset, []).append(latest)
-        brought = [self._brought(dg.AssetKey.from_user_string(asset), records) for asset, records in ended.items()]
-        return _Collects(found, frozenset().union(*brought))
+        materialized = [self._materialized(dg.AssetKey.from_user_string(asset), records) for asset, records in ended.items()]
+        return _Collects(found, frozenset().union(*materialized))
 
-    def _brought(self, asset: dg.AssetKey, records: Sequence[dg.RunRecord]) -> set[str]:
-        """Those of these runs that materialised the result: one that only sent a further round did not."""
+    def _materialized(self, asset: dg.AssetKey, records: Sequence[dg.RunRecord]) -> set[str]:
+        """The ids of those runs that materialised the result; a run that only sent another round did not."""
         partitions = [record.dagster_run.tags[PARTITION_TAG] for record in records if PARTITION_TAG in record.dagster_run.tags]
         since = min(record.create_timestamp for record in records).replace(tzinfo=UTC) - _SKEW
         filters = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=partitions or None, after_timestamp=since.timestamp())
-        brought: set[str] = set()
+        materialized: set[str] = set()
         cursor = None
         while True:
             page = self.context.instance.fetch_materializations(filters, limit=1000, cursor=cursor)
-            brought |= {record.run_id for record in page.records}
+            materialized |= {record.run_id for record in page.records}
             if not page.has_more:
-                return brought
+                return materialized
             cursor = page.cursor
 
-    def _settle(self, wait: Wait, status: Status, collects: Sequence[dg.RunRecord], brought: frozenset[str]) -> bool:
-        """Whether nothing more will come of a partition of a wait; asks for a collect run where one is due."""
+    def _settle(self, pending: PendingPartitions, status: Status, collects: Sequence[dg.RunRecord], materialized: frozenset[str]) -> bool:
+        """True if a partition needs no further collect run; requests one if it is due."""
         if not _is_due(status):
             return status.state is RunState.CANCELLED
         if collects:
             latest = collects[0].dagster_run
             if not latest.is_finished or latest.is_complete_and_waiting_to_retry:
                 return False
-            if latest.status is not dg.DagsterRunStatus.SUCCESS and not self._never_began(wait, status, collects):
-                return True  # it is shown as failed where it failed; asking again for ever would hide that
-            if latest.run_id in brought or self._asked_anew(status):
+            if latest.status is not dg.DagsterRunStatus.SUCCESS and not self._may_retry(pending, status, collects):
+                return True  # the failed run shows the error; endless retries would hide it
+            if latest.run_id in materialized or self._has_next_run(status):
                 return True
         if len(self.requests) < REQUESTS_A_TICK:
-            self.requests.append(self._request(wait, status, len(collects)))
+            self.requests.append(self._request(pending, status, len(collects)))
         return False
 
-    def _asked_anew(self, status: Status) -> bool:
-        """Whether a job run that asked what was declared earlier has a next one, which waits under its own hold."""
+    def _has_next_run(self, status: Status) -> bool:
+        """True if an outdated job run has a successor, which has a hold run of its own."""
         if not status.over or status.outdated is None:
             return False
         youngest = self.keld.find(status.job, status.partition)
         return youngest is not None and youngest.id != status.id
 
-    def _never_began(self, wait: Wait, status: Status, collects: Sequence[dg.RunRecord]) -> bool:
-        """Whether the latest collect run died before it began, and may be asked again: nothing of ours was at fault."""
+    def _may_retry(self, pending: PendingPartitions, status: Status, collects: Sequence[dg.RunRecord]) -> bool:
+        """True if the latest collect run died before it began, and may be requested again: its step did not fail."""
         dead = 0
         while (
             dead < len(collects) and collects[dead].start_time is None and collects[dead].dagster_run.status is dg.DagsterRunStatus.FAILURE
@@ -279,52 +296,52 @@ class Tick:
             dead += 1
         if dead >= TRIES:
             self.log.error(
-                f"{wait.asset.to_user_string()}[{status.partition}]: {dead} collect runs died before they began; it is not asked again. "
-                "See why Dagster cannot launch them, then materialize the partition: what was answered is paid, and kept."
+                f"{pending.asset.to_user_string()}[{status.partition}]: {dead} collect runs died before they began; no further one is requested. "
+                "Find out why Dagster cannot launch them, then materialize the partition: the answers are paid, and kept."
             )
         return 0 < dead < TRIES
 
-    def _request(self, wait: Wait, status: Status, number: int) -> dg.RunRequest:
-        """The collect run of a partition: the result, and what was skipped in the submit run.
+    def _request(self, pending: PendingPartitions, status: Status, number: int) -> dg.RunRequest:
+        """The request for a partition's collect run: the result, and the assets that the submit run skipped.
 
         Raises:
-            ValueError: the partition is gone; Dagster would end the whole tick.
+            ValueError: the partition does not exist any more; Dagster would end the whole tick.
         """
-        asset, partition = self.watched[wait.asset], status.partition or None
-        if asset.partitions_def is not None and not asset.partitions_def.has_partition_key(partition or ""):
-            raise ValueError(f"{wait.asset.to_user_string()} has no partition {partition!r} any more.")
-        tags = {PHASE_TAG: COLLECT, WAIT_TAG: wait.id, ASSET_TAG: wait.asset.to_user_string(), JOB_RUN_TAG: status.id}
-        if wait.backfill is not None and self._is_open(wait.backfill):
-            tags[BACKFILL_TAG] = wait.backfill
+        asset, partition = self.watched[pending.asset], status.partition or None
+        if asset.partitions_def is not None and (partition is None or not asset.partitions_def.has_partition_key(partition)):
+            raise ValueError(f"{pending.asset.to_user_string()} has no partition {partition!r} any more.")
+        tags = {PHASE_TAG: COLLECT, WAIT_TAG: pending.id, ASSET_TAG: pending.asset.to_user_string(), JOB_RUN_TAG: status.id}
+        if pending.backfill is not None and self._is_open(pending.backfill):
+            tags[BACKFILL_TAG] = pending.backfill
         return dg.RunRequest(
-            # The same until its run is seen, so that a request asked twice is one run.
-            run_key=f"{wait.id}:{wait.asset.to_user_string()}:{status.id}:{number}",
+            # The same key until its run is seen, so that a request made twice is one run.
+            run_key=f"{pending.id}:{pending.asset.to_user_string()}:{status.id}:{number}",
             partition_key=partition,
-            asset_selection=[wait.asset, *(key for key in wait.followers if key in asset.downstream)],
+            asset_selection=[pending.asset, *(key for key in pending.followers if key in asset.downstream)],
             tags=tags,
         )
 
     def _is_open(self, backfill_id: str) -> bool:
-        """Whether a backfill still takes runs: one that comes later is not part of it."""
+        """True if a backfill still accepts runs: a later run is not part of it."""
         backfill = self.context.instance.get_backfill(backfill_id)
         return backfill is not None and backfill.status.value == "REQUESTED"
 
     # -- the end ------------------------------------------------------------------------------------------------
 
-    def _end_orphan(self, turn: _Turn, wait: Wait) -> None:
-        """Ends a wait whose asset was renamed or removed meanwhile, when the provider is through with it; it would keep its backfill open for ever.
+    def _end_orphan(self, item: _Item, pending: PendingPartitions) -> None:
+        """Ends the hold run of an asset that was renamed or removed, when its batches have ended; it would keep its backfill open without end.
 
-        Not as cancelled: what is paid for is kept, for whichever asset has the job now.
+        Not as cancelled: what is paid for is kept, for the asset that has the job now.
         """
-        statuses = [self.statuses[job_run] for job_run in wait.job_runs.values() if job_run in self.statuses]
-        if turn.hold is None or len(statuses) < len(wait.job_runs) or any(not _is_due(status) for status in statuses):
+        statuses = [self.statuses[job_run] for job_run in pending.job_runs.values() if job_run in self.statuses]
+        if item.hold is None or len(statuses) < len(pending.job_runs) or any(not _is_due(status) for status in statuses):
             return  # some are in another ledger, or still under way
-        name = wait.asset.to_user_string()
-        self.log.warning(f"{name} is not in this code location any more: hold run {turn.hold.run_id} is ended. Its answers are kept.")
+        name = pending.asset.to_user_string()
+        self.log.warning(f"{name} is not in this code location any more: hold run {item.hold.run_id} is ended. Its answers are kept.")
         release(
             self.context.instance,
-            turn.hold,
-            f"{name} is not in this code location any more. What was answered is paid, and kept: materialize the asset that has the job now.",
+            item.hold,
+            f"{name} is not in this code location any more. The answers are paid, and kept: materialize the asset that has the job now.",
         )
 
     def _release(self, hold: dg.DagsterRun, statuses: Sequence[Status]) -> None:
@@ -334,7 +351,7 @@ class Tick:
 
 
 def _is_due(status: Status) -> bool:
-    """Whether a collect run has something to do; a cancelled job run has no result to hand over."""
+    """True if a collect run has something to do; a cancelled job run has no result to hand over."""
     return status.wants_worker and status.state is not RunState.CANCELLED
 
 

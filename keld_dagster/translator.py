@@ -1,6 +1,6 @@
 """Translator: how the two assets of a job look in Dagster.
 
-Beside `asset`, which calls it twice while the code location loads.  The one override point of the package: key prefix, group,
+`asset` calls it twice while the code location loads.  The one override point of the package: key prefix, group,
 owners, tags, kinds, description, all through one method, because twenty small hooks are harder to learn than one.
 """
 

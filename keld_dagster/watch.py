@@ -1,7 +1,7 @@
-"""Watch: which assets of a code location a sensor brings in.
+"""Watch: which assets of a code location a sensor collects results for.
 
-Beside `asset`, which marks them, and `sensor`, which finds them by the marks in the asset graph of its code location: so one sensor serves
-all modules of a location, however many of them call `keld_definitions`, and whatever partitions each asset has.
+`asset` marks them, and `sensor` finds them by the marks in the asset graph of its code location: so one sensor serves
+all modules of a location, for any number of calls of `keld_definitions` and any partitions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RESOURCE_TAG = "keld/resource"  # on a result asset: the key of its `KeldResourc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """A result asset, its batch asset, its job's name and what is downstream of it."""
+    """A result asset, its batch asset, its job's name and its downstream assets."""
 
     result: dg.AssetKey
     batch: dg.AssetKey
@@ -47,12 +47,12 @@ def watched_in(graph: BaseAssetGraph[Any], resource_key: str) -> dict[dg.AssetKe
 
 
 def results_in(graph: BaseAssetGraph[Any]) -> frozenset[dg.AssetKey]:
-    """The result assets of a code location, whichever resource they use."""
+    """The result assets of a code location, with any resource."""
     return frozenset(node.key for node in graph.asset_nodes if JOB_METADATA in node.metadata)
 
 
 def downstream_of(graph: BaseAssetGraph[Any], key: dg.AssetKey) -> frozenset[dg.AssetKey]:
-    """Everything that is made of an asset, however far."""
+    """All assets that depend on an asset, directly or indirectly."""
     found: set[dg.AssetKey] = set()
     edge = [key]
     while edge:
@@ -63,5 +63,5 @@ def downstream_of(graph: BaseAssetGraph[Any], key: dg.AssetKey) -> frozenset[dg.
 
 
 def results_of(assets: dg.AssetsDefinition) -> Mapping[dg.AssetKey, str]:
-    """The result assets of a definition, each with the key of its resource; none, if `build_batch_assets` did not make it."""
+    """The result assets of a definition, each with the key of its resource; empty if `build_batch_assets` did not make it."""
     return {spec.key: spec.tags[RESOURCE_TAG] for spec in assets.specs if JOB_METADATA in spec.metadata}

@@ -3,7 +3,7 @@
     ticket_triage:      tickets -> triage
     ticket_embeddings:  answered -> embed                     for each day that was triaged
 
-Tables and ledger lie in `.airflow-demo`, beside the project.
+Tables and ledger are in `.airflow-demo`, next to the project.
 """
 
 from datetime import date, datetime
@@ -17,7 +17,7 @@ from example_project.tickets import tickets_of
 from keld_airflow import KeldBatchOperator
 
 TABLES = Path(__file__).resolve().parents[2] / ".airflow-demo" / "tables"
-# The day that has just ended; Airflow's bare "@daily" would name the day that begins.
+# The day that has just ended; Airflow's plain "@daily" would name the day that begins.
 DAILY = CronPartitionTimetable("0 0 * * *", timezone="UTC", run_offset=-1, key_format="%Y-%m-%d")
 triaged = Asset("ticket_triage", uri=f"file://{TABLES}/ticket_triage")
 
@@ -44,7 +44,7 @@ with DAG("ticket_embeddings", schedule=PartitionedAssetTimetable(assets=triaged)
 
     @task.keld_batch(job=embeddings, sink=f"{TABLES}/ticket_embeddings/{{partition}}.parquet")
     def embed(partition_key: str | None = None) -> pd.DataFrame:
-        """The tickets that were answered, without Keld's bookkeeping columns."""
+        """The answered tickets, without Keld's own columns."""
         rows = pd.read_parquet(TABLES / "ticket_triage" / f"{partition_key}.parquet")
         answered = rows[rows["keld_outcome"] == "answered"]
         return answered.loc[:, ~answered.columns.str.startswith("keld_")]

@@ -1,14 +1,14 @@
 """Command line: `keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate`.
 
-An edge: it reads words, calls one verb of `Keld`, prints a view.  Exit status: 0 every row answered, 3 some rows were not (they
-are written, with reasons), 2 refused before anything was sent, 1 any other error, 130 interrupted (the job run can be resumed).
+An edge: it reads arguments, calls one verb of `Keld`, prints a view.  Exit status: 0 every row answered, 3 some rows were not (they
+are written, with reasons), 2 refused before anything was sent, 1 any other error, 130 interrupted (the same command continues).
 `--json` prints one JSON document on standard output and nothing else there; messages go to standard error.
 
-    command      one function a command
-    option       the words of a command: options that several have, and what their text means
+    command      one function for each command
+    option       the options that several commands have, and how their text is read
     declaration  where the user's Job is, and how it is loaded
-    progress     a job run advanced to its end, shown on the way
-    failure      what is said when a command fails, in the words of the command line, and the exit status
+    progress     advances a job run to its end, and shows its progress
+    failure      the message and the exit status of a command that fails
     output       tables, JSON and CSV on standard output
 """
 

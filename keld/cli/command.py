@@ -1,4 +1,4 @@
-"""Command: one function a command; each reads words, calls one verb of `Keld`, and prints a view."""
+"""Command: one function for each command; it reads arguments, calls one verb of `Keld`, and prints a view."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 def main() -> None:
     """The `keld` command."""
     # Read when pyarrow is imported.  This allocator returns freed blocks to the system, which keeps the process 50 MB smaller on a large
-    # partition (measured 2026-11); a process that is ours alone may choose it.  Where it is unknown, the setting is ignored.
+    # partition (measured 2026-11).  Only a process of our own may choose it; pyarrow ignores the setting if it does not know the allocator.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
     try:
         app()
@@ -173,7 +173,7 @@ def _print_statuses(found: Sequence[Status], none: str, as_json: bool) -> None:
 
 
 def _say_elsewhere(keld: Keld) -> None:
-    """Says on standard error which other namespaces this ledger has: a job run that is missed is often there."""
+    """Prints on standard error which other namespaces this ledger has: a job run that seems to be missing is often there."""
     others = [f"{name} ({count:,})" for name, count in keld.namespaces().items() if name != keld.namespace]
     if others:
         typer.echo(f"Not shown are the job runs of other namespaces: {', '.join(others)}. KELD_NAMESPACE=NAME shows one.", err=True)
@@ -227,7 +227,7 @@ def cancel(
     elif found.over:
         typer.echo("There is nothing to cancel: the job run is over.")
     else:
-        typer.echo("The cancel is recorded. `keld watch --advance` or the next `keld run` brings the job run to its end.")
+        typer.echo("The cancel is recorded. `keld watch --advance` or the next `keld run` finishes the job run.")
 
 
 @app.command()
@@ -238,7 +238,7 @@ def reconcile(
     dry_run: DryRun = False,
     days: Annotated[float, typer.Option("--days", min=0.01, help="How many days to look back.")] = 3.0,
     minutes: Annotated[
-        float, typer.Option("--minutes", min=0.0, help="About how long it may take; it says so when it ends before it is through.")
+        float, typer.Option("--minutes", min=0.0, help="About how long it may take; an error says so if it ends before all is looked at.")
     ] = 60.0,
     from_staging: Annotated[
         bool, typer.Option("--from-staging", help="First restore from the staged files what a lost or restored ledger does not know.")
@@ -257,7 +257,7 @@ def reconcile(
         try:
             keld.reconcile(account or None, since=timedelta(days=days), dry_run=dry_run, budget_s=minutes * 60, progress=found.append)
         except ProviderUnreachable:
-            if found and not as_json:  # show what was done before the error says what was not
+            if found and not as_json:  # shows what was done, before the error that says what was not
                 console().print(findings_view(found, dry_run=dry_run))
             raise
         left = [] if account else keld.not_configured()
@@ -368,7 +368,7 @@ def emulate(
 
 
 def _keld() -> Keld:
-    """The environment, as the environment variables say."""
+    """The environment that the environment variables describe."""
     from keld.environment import Keld
 
     return Keld()
@@ -378,7 +378,7 @@ def _found(keld: Keld, job: str, partition: str | None) -> Status:
     """The youngest job run of a partition.
 
     Raises:
-        UnknownJobRun: there is none; the message names what there is.
+        UnknownJobRun: there is none; the message names those that exist.
     """
     from keld.ledger import shown
 
@@ -394,7 +394,7 @@ def _found(keld: Keld, job: str, partition: str | None) -> Status:
 
 
 def _known(keld: Keld, job: str) -> str:
-    """What the namespace has instead, in words."""
+    """The partitions or jobs that the namespace has instead, as text."""
     partitions = sorted({one.partition or "none, without --partition" for one in keld.statuses(job=job)})
     if partitions:
         known = f"its partitions there: {', '.join(partitions[:_SHOWN])}{', ...' if len(partitions) > _SHOWN else ''}"

@@ -29,7 +29,7 @@ def load_job(where: str) -> Job:
 
 
 def _names_in(place: str) -> dict[str, Any]:
-    """What the user's file or module defines.  An error in it is reported with its file and line, without the frames of Keld."""
+    """The names that the user's file or module defines.  An error in it is reported with its file and line, without Keld's frames."""
     is_file = place.endswith(".py")
     if is_file and not Path(place).is_file():
         raise InvalidJob(f"There is no file {place}. Nothing was sent.")

@@ -1,7 +1,7 @@
-"""Failure: what is said when a command fails, in the words of the command line, and the exit status.
+"""Failure: the message and the exit status of a command that fails.
 
-The core writes its messages for Python: `encoding='cp1252'`.  Here an argument that the command line has, too, becomes its option:
-`--encoding cp1252`.  What is a field of the Job stays as it is: the user's Job is written in Python.
+The core writes its messages for Python: `encoding='cp1252'`.  Here each argument that is also an option of the command line is written as one:
+`--encoding cp1252`.  A field of the Job stays as it is: the user's Job is written in Python.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ _ARGUMENT = re.compile(rf"(?<![\w.'/-])(types|encoding|delimiter|quote|partition
 
 
 def fail(message: str, status: Exit) -> NoReturn:
-    """Says a message on standard error and leaves."""
+    """Prints a message on standard error and exits."""
     typer.echo(message, err=True)
     raise SystemExit(int(status))
 
 
 def fail_with(problem: KeldError, status: Exit) -> NoReturn:
-    """Says an error and leaves."""
+    """Prints an error on standard error and exits."""
     fail(f"{type(problem).__name__}: {in_options(str(problem))}", status)
 
 
 @contextmanager
 def refusals(status: Exit = Exit.REFUSED) -> Iterator[None]:
-    """An error of Keld's is said in a line, without a traceback, and the command leaves with `status`."""
+    """Prints an error of Keld's in one line, without a traceback, and exits with `status`."""
     try:
         yield
     except KeldError as problem:
@@ -72,7 +72,7 @@ def _option(found: re.Match[str]) -> str:
 
 
 def _words(literal: str) -> list[str]:
-    """What is typed after an option for a Python literal; nothing if it cannot be read."""
+    """The values of an option for a Python literal; empty if it cannot be read."""
     try:
         value: Any = ast.literal_eval(literal)
     except (ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""Option: the words of a command: options that several commands have, and what their text means."""
+"""Option: the options that several commands have, and how their text is read."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _types(given: list[str] | None) -> dict[str, str] | None:
 
 
 def day(option: str, text: str | None, today: date) -> date | None:
-    """The day that a date, or a number of days ago, means; None where the option was not given."""
+    """The day of a date, or of a number of days ago; None if the option was not given."""
     if text is None:
         return None
     try:

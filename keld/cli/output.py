@@ -16,7 +16,7 @@ _PIPE_WIDTH = 240  # characters: in a pipe or a file no line is wrapped
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Where tables are printed: as wide as the terminal."""
+    """The console for tables, as wide as the terminal; in a pipe or a file no line is wrapped."""
     from rich.console import Console
 
     found = Console(stderr=stderr, highlight=False)
@@ -26,19 +26,19 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document; of dataclasses, or a list of them, their fields."""
+    """Prints one JSON document; a dataclass is printed as its fields, also in a list."""
     from dataclasses import asdict, is_dataclass
 
-    from keld.status import plain
+    from keld.status import to_json_value
 
     def fields_of(value: Any) -> Any:
-        return plain(asdict(value)) if is_dataclass(value) and not isinstance(value, type) else value
+        return to_json_value(asdict(value)) if is_dataclass(value) and not isinstance(value, type) else value
 
     typer.echo(json.dumps([fields_of(one) for one in document] if isinstance(document, list) else fields_of(document), indent=2))
 
 
 def print_csv(rows: list[dict[str, Any]]) -> None:
-    """A header and a line a row, safe to open in a spreadsheet."""
+    """Prints a header and one line for each row, safe to open in a spreadsheet."""
     writer = csv.DictWriter(sys.stdout, fieldnames=list(rows[0]) if rows else ["group"], lineterminator="\n")
     writer.writeheader()
     for row in rows:
@@ -46,6 +46,6 @@ def print_csv(rows: list[dict[str, Any]]) -> None:
 
 
 def cell(text: str) -> str:
-    """A text that no spreadsheet takes for a formula (owasp.org/www-community/attacks/CSV_Injection, read 2026-11)."""
+    """The text, changed if a spreadsheet could read it as a formula (owasp.org/www-community/attacks/CSV_Injection, read 2026-11)."""
     begins = text.lstrip()[:1] or text[:1]
     return f"'{text}" if text != "-" and (begins in tuple("=+-@\uff1d\uff0b\uff0d\uff20") or text[:1] in ("\t", "\r", "\n")) else text

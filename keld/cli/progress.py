@@ -1,4 +1,4 @@
-"""Progress: a job run advanced to its end, shown on the way; Ctrl-C leaves it where it is."""
+"""Progress: advances a job run to its end and shows its progress; after Ctrl-C the same command continues."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def finish(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> NoReturn:
-    """Advances a job run to its end, prints how it ended, and leaves with the exit status that says so."""
+    """Advances a job run to its end, prints how it ended, and exits with the matching status."""
     from keld.view import outcome_view
 
     status = advance(keld, status, poll_s, as_json)
@@ -28,7 +28,7 @@ def finish(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> N
 
 
 def advance(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> Status:
-    """The job run at its end; its progress is shown on standard error, unless `as_json`."""
+    """The status at the end; progress is shown on standard error, unless `as_json`."""
     try:
         with _shown(quiet=as_json) as show:
             show(status)
@@ -43,10 +43,12 @@ def _interrupted(status: Status) -> NoReturn:
     from keld.view import counted, name_of
 
     at_provider = [batch for batch in status.batches if batch.batch_id and not batch.ended]
-    what = f"{counted(len(at_provider), 'batch goes', 'batches go')} on at the provider" if at_provider else "nothing is at a provider"
+    what = (
+        f"{counted(len(at_provider), 'batch continues', 'batches continue')} at the provider" if at_provider else "nothing is at a provider"
+    )
     cancel = f"keld cancel {status.job}" + (f" --partition {status.partition}" if status.partition else "")
     fail(
-        f"Interrupted. {name_of(status)} keeps its place: {what}, {status.answered:,} of {status.rows:,} rows are answered. "
+        f"Interrupted. {name_of(status)} can be continued: {what}, {status.answered:,} of {status.rows:,} rows are answered. "
         f"Run the same command to continue, or `{cancel}`.",
         Exit.INTERRUPTED,
     )
@@ -54,7 +56,7 @@ def _interrupted(status: Status) -> NoReturn:
 
 @contextmanager
 def _shown(*, quiet: bool) -> Iterator[Callable[[Status], None]]:
-    """A function that shows a status: a live table on a terminal, a line a change elsewhere, nothing if `quiet`."""
+    """A function that shows a status: a live table on a terminal, elsewhere a line for each change, nothing if `quiet`."""
     from rich.live import Live
 
     from keld.view import status_view
@@ -66,10 +68,10 @@ def _shown(*, quiet: bool) -> Iterator[Callable[[Status], None]]:
         with Live(console=screen, transient=True, auto_refresh=False) as live:
             yield lambda one: live.update(status_view(one), refresh=True)
     else:
-        yield _line_a_change()
+        yield _line_for_each_change()
 
 
-def _line_a_change() -> Callable[[Status], None]:
+def _line_for_each_change() -> Callable[[Status], None]:
     from keld.view import status_line
 
     last: list[str] = []

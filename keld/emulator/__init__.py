@@ -1,7 +1,7 @@
-"""Emulator: the other side of the wire, to test a pipeline without spending.
+"""Emulator: a local server in place of the providers, to test a pipeline without costs.
 
-An HTTP server that stands in for OpenAI, Anthropic and others, batch and realtime, so that the official SDKs run
-unmodified; with a clock that can be turned, a bill, and faults as data.  It imports nothing of the rest of `keld`.
+An HTTP server that replaces OpenAI, Anthropic and others, batch and realtime, so that the official SDKs run
+unmodified; with a clock that tests can advance, a bill, and faults as data.  It imports nothing of the rest of `keld`.
 
     with Emulator(latency_s=3600, frozen=True) as emulator:
         os.environ.update(emulator.env())
@@ -16,20 +16,20 @@ The rooms, in the order of a call; only `services/`, `dialects/`, `kind` and `ad
     running      one start of it: socket, uvicorn, thread
     kind         which services there are, here and from other packages
     application  the routes of all services
-    gate         what every call passes: log, key, HTTP faults, rate limits
+    gate         the checks of every call: log, key, HTTP faults, rate limits
     rate         how many realtime calls and tokens a minute are admitted
     service      what a service is: addresses, routes, errors, limits
     services/    the services, a few files each
     realtime     a call that is answered at once
-    host         what every service that has batches does alike
+    host         what all services with batches have in common
     page         one page of a list
     store        the files and batches that the services hold
     batch        one batch as a function of the clock
     life         the statuses of a batch, and how long it stays in each
     row          the request rows of a batch
     envelope     how a line wraps an id and a body; a row is answered
-    progress     what the first so many finished rows come to
-    damage       what the `lines` faults make of a result line
+    progress     totals over the first finished rows
+    damage       the `lines` faults, applied to a result line
     dialect      what a dialect is: a body in, an answer out
     dialects/    the dialects, a few files each
     cache        the prompt caches
@@ -39,7 +39,7 @@ The rooms, in the order of a call; only `services/`, `dialects/`, `kind` and `ad
     dice         choices drawn from a digest
     pattern      a regular expression -> a text that matches
     error        one refusal, before a service gives it its shape
-    wire         the unkind things a server can do to a connection
+    wire         responses that break or slow a connection
     fault        what goes wrong, as data (the table is there)
     rule         one planned fault, and whether it applies
     clock        the one time of the emulator

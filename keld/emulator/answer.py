@@ -1,8 +1,8 @@
-"""Answer: what the pretended model says, and what it costs in tokens.
+"""Answer: what the emulated model says, and its tokens.
 
 A dialect -> **`answer`** -> the dialect's body.  The same body bytes get the same answer; with a schema it
-conforms.  A user's responder may speak instead.  Tokens are bytes / 4, which is near enough for English and, more to
-the point, can be computed by a test.
+conforms.  A user's responder may replace it.  Tokens are bytes / 4, which is close enough for English and, more
+important, can be computed by a test.
 """
 
 import threading
@@ -21,7 +21,7 @@ Responder = Callable[[dict[str, Any]], str | dict[str, Any]]
 
 Finish = Literal["stop", "length", "refusal"]
 Twist = Literal["refusal", "length", "invalid"]
-"""What a fault makes of an answer that is paid all the same."""
+"""How a fault changes an answer, which is paid anyway."""
 
 ABSENT = msgspec.Raw()
 """The default of a part kept as it came: msgspec does not keep `Raw | None` raw."""
@@ -122,5 +122,5 @@ def tokens_in(text: str) -> int:
 
 
 def _cut(text: str, max_tokens: int) -> str:
-    # Fewer tokens than the text has are fewer bytes than it has: a cut JSON document is never a whole one by luck.
+    # Fewer tokens than the text has are fewer bytes than it has: so a cut JSON document is never complete by accident.
     return text.encode("utf-8", "surrogatepass")[: max_tokens * 4].decode("utf-8", "ignore")

@@ -1,8 +1,8 @@
 """Batch: one provider-side batch, as a function of the clock.
 
 The rows are answered once, by a worker, in the order in which they will finish (shuffled by the batch's id), into files
-on disk with running totals beside them.  Whatever instant one looks at is then a prefix of those files: what is done,
-what is paid, what an expired or cancelled batch hands out.  Nothing else has to happen as time goes by.
+on disk with running totals beside them.  The state at any instant is then a prefix of those files: what is done,
+what is paid, what an expired or cancelled batch returns.  Nothing else happens as time passes.
 """
 
 import math
@@ -39,7 +39,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(kw_only=True, eq=False)
 class Batch:
-    """One batch: what was asked, what is fated, what has been answered.
+    """One batch: its requests, its faults, its answers.
 
     Args:
         provider: the kind of its service.
@@ -47,7 +47,7 @@ class Batch:
         model: of its rows, or of their first.
         get_from, list_from: when it can be read, and listed, in unix seconds.
         twice: its create makes a second batch.
-        late_status: it lands late, and its create is answered with this status (0: with none); None: it lands at once.
+        late_status: it appears late, and its create gets this status (0: no response); None: it appears at once.
         output_file_id, error_file_id: of its results, once they are named.
     """
 
@@ -139,7 +139,7 @@ class Batch:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     def phase(self, now: float) -> Phase:
-        """Where the batch stands at `now`; while the worker is behind the clock, the worker decides."""
+        """The state of the batch at `now`; while the worker is behind the clock, the worker decides."""
         due = self._by_clock(now)
         if self.work.done():
             self.work.result()  # a worker that crashed must not look like a batch
@@ -150,11 +150,11 @@ class Batch:
         return Phase("in_progress", min(due.done, len(self.progress)))
 
     def is_due(self, now: float) -> bool:
-        """Whether the clock is past something that the worker has not done yet."""
+        """True if the clock is past something that the worker has not done yet."""
         return now >= self.started_at and not self.work.done()
 
     def _by_clock(self, now: float) -> Phase:
-        """Where the batch stands if the worker has kept up."""
+        """The state of the batch if the worker is not behind."""
         stuck = self.rule("life", "stuck")
         held = stuck.get("status", "in_progress") if stuck else None
         if self.cancel_at is not None:
@@ -201,7 +201,7 @@ class Batch:
         return min(self._most(), math.floor(self.size * share + 1e-6))
 
     def names_results(self, now: float, phase: Phase) -> bool:
-        """Whether its results are named yet, once it has ended."""
+        """True if its results are named yet, once it has ended."""
         late = self.rule("results", "late_ids")
         return phase.ended_at is not None and (late is None or now >= phase.ended_at + float(late.get("for_s", 600)))
 

@@ -1,7 +1,7 @@
 """Cache: the prompt caches of both services, the one thing in which an answer depends on those before it.
 
 A marked prefix is written by the first request that has it and read by later ones, until its time to live is over on the emulator's
-clock; each read prolongs it.  Of several marks in a request the longest warm one is read, and what lies behind it, to the last mark, is
+clock; each read prolongs it.  Of several marks in a request the longest cached one is read, and what follows it, up to the last mark, is
 written.  OpenAI's older models need no mark: the longest prefix that equals the latest prompt with the same beginning is read, in steps of
 128 tokens, and writing costs nothing.  Wire and rules: docs/notes/providers.md.
 """
@@ -18,7 +18,7 @@ _MOST_PROMPTS = 10_000
 
 
 class Piece(NamedTuple):
-    """A part of a prompt, in the order in which the model reads it; `ttl` where a mark stands behind it."""
+    """A part of a prompt, in the order in which the model reads it; `ttl` if a mark follows it."""
 
     content: bytes
     tokens: int
@@ -45,7 +45,7 @@ class PromptCache:
         """What a request at `at` reads and writes by its marks; afterwards its marked prefixes are warm.
 
         Args:
-            miss: nothing is found, whatever is warm.
+            miss: nothing is found, even if it is cached.
         """
         marks = _marks(model, pieces, least_tokens)
         if not marks:

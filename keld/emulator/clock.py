@@ -1,7 +1,7 @@
-"""Clock: the one time of the emulator, which a test may turn.
+"""Clock: the one clock of the emulator, which a test may advance.
 
-Everything that happens by itself (a batch advancing, a file expiring, a late create landing) is computed from this
-clock when somebody looks; nothing sleeps.  Inside the emulator an instant is unix seconds, as on OpenAI's wire; what
+Everything that happens by itself (a batch advancing, a file expiring, a late create) is computed from this
+clock at each call; nothing sleeps.  Inside the emulator an instant is unix seconds, as on OpenAI's wire; what
 leaves through the public API is an aware UTC `datetime`.
 """
 
@@ -28,7 +28,7 @@ class Clock:
         return instant(self.time())
 
     def advance(self, span: float | timedelta) -> datetime:
-        """The instant after turning the clock forward by `span` (seconds or a `timedelta`, not negative)."""
+        """The instant after advancing the clock by `span` (seconds or a `timedelta`, not negative)."""
         seconds = span.total_seconds() if isinstance(span, timedelta) else float(span)
         if not seconds >= 0:
             raise ValueError(f"the clock only turns forward; got {seconds} s")

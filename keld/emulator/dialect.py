@@ -1,4 +1,4 @@
-"""Dialect: what the request body of one family of models says, and what is answered to it.
+"""Dialect: the request body of one family of models, and the answer to it.
 
 A service (`service`) finds the dialect of a request; a batch row and a realtime call come through the same one.  A dialect knows no
 routes, no files and no batches, so several services may speak it.  The families are in `dialects/`.
@@ -13,7 +13,7 @@ Lane = Literal["batch", "standard", "flex"]
 
 
 class Conditions(NamedTuple):
-    """Under which a request is answered: when (unix seconds), whether as a row of a batch, and what a fault makes of it."""
+    """The conditions of an answer: when (unix seconds), whether as a row of a batch, and with which fault."""
 
     at: float
     batch: bool
@@ -37,7 +37,7 @@ class Made(NamedTuple):
 
 class Dialect(Protocol):
     def make(self, body: bytes, conditions: Conditions) -> Made:
-        """What is answered to `body`.
+        """The answer to `body`.
 
         Raises:
             ApiError: it is refused.

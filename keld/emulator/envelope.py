@@ -21,7 +21,7 @@ class Envelope(Protocol):
 
     @property
     def one_file(self) -> bool:
-        """Whether refused rows stand in the same file as the answers."""
+        """True if refused rows are in the same file as the answers."""
 
     @property
     def id_field(self) -> str:

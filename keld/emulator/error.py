@@ -36,5 +36,5 @@ STATUS_MESSAGES: dict[int, str] = {
 
 
 def error_of(status: int, message: str | None = None, code: str | None = None) -> ApiError:
-    """The error that a bare HTTP status stands for."""
+    """The error for an HTTP status without details."""
     return ApiError(status=status, message=message or STATUS_MESSAGES.get(status, f"HTTP {status}"), code=code)

@@ -1,8 +1,8 @@
 """Fault: what goes wrong, as data.
 
 A plan is `{"rules": [{"at": point, "do": fault, "times": 1, "skip": 0, "match": {...}, ...arguments}]}`.  A rule fires
-on the events of its point that match, after leaving `skip` of them in peace, `times` times (null: always); each firing
-is logged.  What happens to a batch is drawn when it is created, so `times` counts batches there.
+on the events of its point that match, after skipping `skip` of them, `times` times (null: always); each firing
+is logged.  The faults of a batch are chosen when it is created, so `times` counts batches there.
 
 `match`: `provider`; `model` (exact); `path` (substring); `batch` (ordinal of its creation at its provider, from 1);
 `lane` (`batch` or `realtime`); `custom_id` (suffix; chooses rows at `rows` and `lines`).
@@ -11,7 +11,7 @@ at any call: `any`, `upload`, `create`, `list`, `get`, `cancel`, `download`, `de
     status            an official error body: `status` (500) `message` `code` `retry_after`; `after`: the work was done
     drop_before       the connection is closed, nothing was done
     drop_after        the work was done, then the connection is closed without a response
-    delay             waits `delay_s` (1) in real time, then goes on
+    delay             waits `delay_s` (1) in real time, then continues
     redirect          307 to `location` (http://other-host.invalid)
     garbage           a `body` (an HTML page) that is no JSON, with `status` (200), said to be in `encoding`; `after`: the work was done
 at `create`
@@ -22,10 +22,10 @@ at `create`
 at `life`
     fail              late validation failure with `code` `message` `line` `param` (OpenAI)
     token_limit       `failed` with `token_limit_exceeded` (OpenAI)
-    stuck             for ever at `status` (in_progress; validating, finalizing, cancelling), `done` (0.5) of it done
+    stuck             forever at `status` (in_progress; validating, finalizing, cancelling), `done` (0.5) of it done
     expire            only the share `done` (0.5) finishes; expires `after_s` (86400)
-    status            `value` (paused), a status nobody has seen before, `instead_of` (in_progress)
-    counts            lies, null too: `total completed failed` / `processing succeeded errored canceled expired`
+    status            `value` (paused), a status that no client knows, `instead_of` (in_progress)
+    counts            wrong numbers, or null: `total completed failed` / `processing succeeded errored canceled expired`
 at `rows`: `fraction` (1) or `count` chooses rows, exactly; on realtime calls it counts calls
     error             refused with `status` (500) `code` `message`, unpaid; where all are, there is no output file
     model_not_found   404, unpaid
@@ -45,11 +45,11 @@ at `results`
     results_url       `results_url` is `url` (another host)
 at `lines`: `fraction` (1) or `count` chooses rows, exactly
     missing           the row's line is gone
-    duplicate         it stands twice
-    foreign           a line of somebody else's follows it
+    duplicate         it is there twice
+    foreign           a line of another batch follows it
     blank             an empty line follows it
     cut               it ends in the middle
-    garbage           noise stands in its place
+    garbage           noise in its place
     surrogate         a lone surrogate escape in a foreign field, or `inside`: "answer", in the answer's text
     u2028             a raw U+2028, likewise
     huge              a string of `size_mb` (1), likewise
@@ -60,7 +60,7 @@ at `lines`: `fraction` (1) or `count` chooses rows, exactly
     reorder           `order` "reverse" (or "input") instead of shuffled
 at `download`
     truncate          after `bytes` (1000) the connection is cut; `clean`: the short body looks whole
-    gzip_bomb         content-encoding gzip whatever was asked for, `size_mb` (64) of zeros; `after_lines`: behind the file's own
+    gzip_bomb         content-encoding gzip, even if not requested, `size_mb` (64) of zeros; `after_lines`: after the file's own
     slow              `bytes_per_s` (65536)
 """
 

@@ -1,6 +1,6 @@
-"""Gate: what every call passes: the log, the key, the planned HTTP faults, the rate limits, the service's error shape.
+"""Gate: the checks of every call: the log, the key, the planned HTTP faults, the rate limits, the service's error shape.
 
-The services' routes know nothing of it.
+The services' routes do not depend on it.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Gate:
                 response = await self._with_faults(request, service, endpoint)
             except ApiError as error:
                 response = JSONResponse(service.error_body(error), error.status, error.headers)
-            except ClientDisconnect:  # it died in the middle of its request; there is nobody to answer
+            except ClientDisconnect:  # the client died in the middle of its request; no response is possible
                 response = Drop()
             response.headers[service.request_id_header] = f"req_{secrets.token_hex(12)}"
             response.headers["date"] = format_datetime(self.store.clock.now(), usegmt=True)

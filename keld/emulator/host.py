@@ -1,6 +1,6 @@
-"""Host: what every service that has batches does alike: create with its faults, find, look, cancel.
+"""Host: what all services with batches have in common: create with its faults, find, look, cancel.
 
-A service's routes -> **`host`** -> `store`.  What a batch is called, and how it is shown, is the service's.
+A service's routes -> **`host`** -> `store`.  The service itself names a batch and shows it.
 """
 
 from collections.abc import Callable
@@ -64,14 +64,14 @@ class Host:
         return self.store.listed(self.kind)
 
     async def look(self, batch: Batch) -> Phase:
-        """Where a batch stands now; one that has ended has its result files afterwards."""
+        """The state of a batch now; one that has ended has its result files afterwards."""
         phase = batch.phase(self.now())
         if phase.ended and not batch.sealed:
             await run_in_threadpool(batch.seal, phase, self._publish(batch))
         return phase
 
     async def cancel(self, batch: Batch) -> Status | None:
-        """Cancel a batch; the status in which it has ended already, None: it had not."""
+        """Cancel a batch; returns the status if it had ended already, else None."""
         await self.store.catch_up([batch], patience_s=None)
         now = self.now()
         phase = batch.phase(now)

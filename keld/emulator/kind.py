@@ -1,6 +1,6 @@
 """Kind: which services there are, by the kind of the accounts that lead to them.
 
-Those that come with Keld are named here; another package brings one by an entry point of the group `keld.emulator`, whose name is the
+Those that come with Keld are named here; another package adds one by an entry point of the group `keld.emulator`, whose name is the
 kind and whose object makes the service:
 
     [project.entry-points."keld.emulator"]
@@ -34,8 +34,8 @@ def factories(given: Mapping[str, Factory] | None = None) -> dict[str, Factory]:
     Another package cannot take the name of a kind of Keld's own; what is given replaces the one of that kind.
     """
     own: dict[str, Factory] = {service.kind: service for service in _OWN}
-    brought = {point.name: point.load() for point in _entry_points(tuple(sys.path)) if point.name not in own}
-    return own | brought | dict(given or {})
+    from_packages = {point.name: point.load() for point in _entry_points(tuple(sys.path)) if point.name not in own}
+    return own | from_packages | dict(given or {})
 
 
 @lru_cache

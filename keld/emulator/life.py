@@ -1,6 +1,6 @@
 """Life: the statuses of a batch, and how long it stays in each.
 
-The statuses are the emulator's own; a service shows them in its words.
+The statuses are the emulator's own; a service shows them as its own.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Pace:
 
 
 class Phase(NamedTuple):
-    """Where a batch stands at one instant."""
+    """The state of a batch at one instant."""
 
     status: Status
     done: int

@@ -1,6 +1,6 @@
 """Pattern: a regular expression -> a text that matches it.
 
-Walks the parse tree of Python's own `re`, so whatever `re` can parse is read the same way here; look-arounds and back
+Walks the parse tree of Python's own `re`, so every pattern that `re` can parse is read the same way here; look-arounds and back
 references have no constructive reading and give None, and the caller keeps its plain text.
 """
 

@@ -57,7 +57,7 @@ class Rule:
         return True
 
     def picks(self, ordinal: int, custom_id: str) -> bool:
-        """Whether the row that finishes as number `ordinal` (from 0) is meant: exactly `fraction` of them, evenly."""
+        """True if the row that finishes as number `ordinal` (from 0) is chosen: exactly `fraction` of them, evenly."""
         if not custom_id.endswith(self.match.get("custom_id", "")):
             return False
         if "count" in self.arguments:
@@ -71,7 +71,7 @@ class Rule:
 
 
 def row_fate(rules: list[Rule], ordinal: int, custom_id: str) -> RowFate | None:
-    """What the `rows` rules make of the row that finishes as number `ordinal`; None: nothing.
+    """The fault of the row that finishes as number `ordinal`, by the `rows` rules; None: there is none.
 
     Raises:
         ApiError: the row is refused with a planned status.
@@ -90,7 +90,7 @@ def row_fate(rules: list[Rule], ordinal: int, custom_id: str) -> RowFate | None:
 
 
 def twist_of(fate: RowFate | None) -> Literal["refusal", "length", "invalid"] | None:
-    """What a fate makes of the answer's text; None: nothing."""
+    """How a row's fault changes the answer's text; None: not at all."""
     match fate:
         case "refusal" | "length" | "invalid":
             return fate

@@ -93,7 +93,7 @@ def string(schema: dict[str, Any]) -> Maker:
 
     def make(dice: Dice, depth: int) -> str:
         if pattern:
-            # A length bound beside the pattern is met by trying: patterns rarely say their length.
+            # A length bound together with a pattern is met by trying: a pattern rarely has a fixed length.
             tries = (matching(pattern, dice.roll) for _ in range(20))
             fitting = next((text for text in tries if text is not None and least <= len(text) <= most), None)
             if fitting is not None:

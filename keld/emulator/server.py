@@ -35,7 +35,7 @@ class Emulator(Addresses):
         realtime_latency_s: real seconds before a realtime call is answered.
         requests_per_minute, tokens_per_minute: realtime calls and tokens (bytes / 4, and the most the answer may have) of a model, over which
             one is answered with 429; None: any number.
-        frozen: the clock stands still but for `advance`; else it is real time plus what it was advanced by.
+        frozen: only `advance` moves the clock; else it is real time plus what it was advanced by.
         host: other than loopback only with a `token`.
         port: 0 takes a free one.
         token: every request, control included, must carry it as its API key.
@@ -43,7 +43,7 @@ class Emulator(Addresses):
         list_lag_s: how long a new batch is missing from lists.
         enqueued_token_limit: tokens (bytes / 4) that may wait per model, over which a batch fails validation (OpenAI).
         responder: answers instead of the deterministic one; called with the request's body, in a worker thread.
-        services: more services by kind, beside Keld's own and those that other packages bring (see `keld.emulator.kind`).
+        services: more services by kind, in addition to Keld's own and those of other packages (see `keld.emulator.kind`).
 
     Raises:
         ValueError: `host` is not loopback and there is no `token`.

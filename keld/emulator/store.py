@@ -1,7 +1,7 @@
 """Store: the files and batches that the pretended services hold.
 
-Contents lie on disk in one temporary folder; here are only their records.  Batches are answered by one worker thread,
-in the order of their creation: hashing a long body lets go of the interpreter, and a second busy thread would snatch it
+Contents are on disk in one temporary folder; here are only their records.  Batches are answered by one worker thread,
+in the order of their creation: hashing a long body releases the interpreter lock, and a second busy thread would take it
 each time (measured: 16,000 rows/s with two, twice that with one).
 """
 
@@ -60,7 +60,7 @@ class Settings:
 
 
 class Store:
-    """Everything the server remembers."""
+    """All state of the server."""
 
     def __init__(self, *, clock: Clock, faults: Faults, settings: Settings, folder: Path) -> None:
         self.clock, self.faults, self.settings, self.folder = clock, faults, settings, folder
@@ -120,7 +120,7 @@ class Store:
         return file.expires_at is None or self.clock.time() < file.expires_at
 
     def delete_file(self, file: StoredFile) -> None:
-        """Forget a file; a batch that has not read it yet will fail, one that has not landed yet never will."""
+        """Delete a file; a batch that has not read it yet will fail, and a late create of one will never happen."""
         now = self.clock.time()
         with self.lock:
             del self._files[file.id]
@@ -128,7 +128,7 @@ class Store:
         for batch in readers:
             batch.deleted = batch.deleted or now < batch.created_at
             batch.input_lost = batch.input_lost or now < batch.started_at
-        # A worker may be about to open it; then it stays on disk until the emulator goes.
+        # A worker may be about to open it; then it stays on disk until the emulator stops.
         if all(batch.work.done() for batch in readers):
             file.path.unlink(missing_ok=True)
 
@@ -140,7 +140,7 @@ class Store:
             return 1 + self._created[provider]
 
     def new_batch(self, batch_id: str, provider: str, *, envelope: Envelope, dialect: Dialect, path: str, model: str | None) -> Batch:
-        """A batch with its fate drawn, not yet registered.
+        """A new batch, its faults chosen, not yet registered.
 
         Args:
             provider: the kind of its service.
@@ -193,7 +193,7 @@ class Store:
         return batch
 
     def batches(self, provider: str | None = None) -> list[Batch]:
-        """Those that have landed, newest first."""
+        """Those that exist by now, newest first."""
         now = self.clock.time()
         with self.lock:
             landed = [batch for batch in self._batches.values() if not batch.deleted and batch.created_at <= now]
@@ -206,7 +206,7 @@ class Store:
         return [batch for batch in self.batches(provider) if batch.list_from <= now]
 
     async def catch_up(self, batches: Iterable[Batch], patience_s: float | None = _PATIENCE_S) -> None:
-        """Give the worker a moment where the clock is ahead of it: a small batch then seems to follow the clock."""
+        """Wait a little for the worker if the clock is ahead of it, so that a small batch follows the clock."""
         now = self.clock.time()
         late = [asyncio.wrap_future(batch.work) for batch in batches if batch.is_due(now)]
         if late:

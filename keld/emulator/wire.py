@@ -1,4 +1,4 @@
-"""Wire: the unkind things a server can do to a connection, as responses.
+"""Wire: responses that break or slow a connection.
 
 An ASGI application cannot hang up on its client, so the protocol class keeps the transports by peer address and these
 responses close them.
@@ -73,7 +73,7 @@ class Truncated(Response):
 
 
 def _start(headers: Headers) -> int:
-    """Where the range begins that was asked for; a clean truncation knows none."""
+    """The start of the requested range; 0 for a clean truncation, which ignores ranges."""
     start = headers.get("range", "").removeprefix("bytes=").removesuffix("-")
     return int(start) if start.isdigit() else 0
 
@@ -90,7 +90,7 @@ async def _hang_up(scope: Scope, receive: Receive, *, at_once: bool) -> None:
 
 
 def download(path: Path, media_type: str, rules: list[Rule]) -> Response:
-    """The file's content, as the download faults want it."""
+    """The file's content, with the download faults applied."""
     for rule in rules:
         match rule.do:
             case "truncate" if rule.get("clean", False):

@@ -1,27 +1,27 @@
 """Ledger: what happened, in order, durable; SQLite by default, Postgres by URL.
 
-Beside the road, below `runner`.  One `Ledger` holds the parts; each part is a room, and all of them write to one database.  The rooms, from
-what the runner sees down to the tables:
+Beside the road, below `runner`.  One `Ledger` holds the parts; each part is a file, and all of them write to one database.  The files, from
+what the runner uses down to the tables:
 
     ledger       what happens to job runs and shards, recorded under a lease: events, states, intents, reservations
-    progress     how far shards are, where nothing else has happened
-    control      what people and orchestrators ask of a job run, and who waits for it
-    catalog      job runs by whose and which they are: found, moved, handed over
-    account      what may be at a provider's account: creates that are looked for, batches that are known, the sweep
-    orphan       batches that were bought beside the one that counts
-    candidate    batches that may be such ones
+    progress     how many requests of a shard are done, where nothing else has happened
+    control      requests of people and orchestrators about a job run, and who waits for it
+    catalog      job runs by namespace, job and partition: found, moved, handed over
+    account      what may be in a provider's account: creates that are looked for, known batches, the sweep
+    orphan       batches that a shard has in addition to its own
+    candidate    batches that may be orphans
     queue        the job runs that share one account's limits
     history      what was learned of turnaround, speed, tokens and cache
     transition   one event of one shard, by the transition table
-    recovery     what staging remembers, held against the ledger
-    rebuild      what staging remembers, into a ledger that lost it
+    recovery     what staging remembers, compared with the ledger
+    rebuild      what staging remembers, written to a ledger that lost it
     witness      what staging remembers of the ledger, in files
     lease        who may act on a job run, and until when
-    reservation  the money that is promised to what may still be on a bill
+    reservation  the money reserved for requests that may still be billed
     cost         what each job run spent on each model in each lane
-    event        what happened, appended
+    event        what happened, appended in order
     lookup       the records of one job run or shard
-    fault        what keeps a shard from getting on
+    fault        what went wrong with a shard
     record       what is read from the tables
     database     the SQLite file or the Postgres behind a ledger's URL
     migration    how a ledger of an earlier version becomes one of this
@@ -35,30 +35,30 @@ from keld.ledger.database import shown
 from keld.ledger.fault import RefusalReason, ShardError, ShardFault
 from keld.ledger.lease import WORKER_SKEW, Lease
 from keld.ledger.ledger import Ledger
-from keld.ledger.progress import Quiet
-from keld.ledger.queue import Rival, Waiting
-from keld.ledger.record import Candidate, Happened, Intent, JobRun, Orphan, Shard, nonce
+from keld.ledger.progress import Unchanged
+from keld.ledger.queue import QueuedShard, Rival
+from keld.ledger.record import Candidate, EventRecord, Intent, JobRun, Orphan, Shard, nonce
 from keld.ledger.witness import Memory
 
 __all__ = [
     "WORKER_SKEW",
     "Candidate",
     "CostLine",
-    "Happened",
+    "EventRecord",
     "Intent",
     "JobRun",
     "Lease",
     "Ledger",
     "Memory",
     "Orphan",
-    "Quiet",
+    "QueuedShard",
     "RefusalReason",
     "Rival",
     "Shard",
     "ShardError",
     "ShardFault",
     "Suspect",
-    "Waiting",
+    "Unchanged",
     "nonce",
     "shown",
 ]

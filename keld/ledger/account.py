@@ -1,6 +1,6 @@
-"""Account: what may be at a provider's account: creates that are looked for, batches that are known, the sweep that looks for the others.
+"""Account: what may be in a provider's account: creates that are looked for, known batches, and the sweep for unknown ones.
 
-Below `ledger`; `runner`'s `search`, `sibling` and `sweep` ask here before they adopt or cancel anything.
+Below `ledger`; `find_lost`, `sibling` and `orphan` of the runner read it before they adopt or cancel a batch.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from keld.price import Lane
 from keld.state import AT_PROVIDER, Event, State
 
 _ACCEPTED = (Event.CREATED, Event.ADOPTED)
-_ENDED_UNCONFIRMED = sa.and_(  # its batch was over before the list had shown what else its create made
+_ENDED_UNCONFIRMED = sa.and_(  # its batch ended before the list had shown whether its create made others, too
     INTENT.c.outcome.in_(_ACCEPTED), SHARD.c.lane == Lane.BATCH, SHARD.c.state.not_in(AT_PROVIDER)
 )
-# One that was refused may land late, too; that of a shard that is sent again is found beside its next create.
+# A refused create may take effect late, too; if its shard is sent again, it is found at the next create.
 _GIVEN_UP = sa.and_(
     SHARD.c.state.in_([State.REJECTED, State.DROPPED]),
     INTENT.c.outcome.in_([Event.REJECTED, Event.DEFERRED]),
@@ -33,16 +33,16 @@ _GIVEN_UP = sa.and_(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspect:
-    """An account at which a create may still land, or did, that nothing waits for any more."""
+    """An account at which a create that is no longer waited for may still take effect, or did."""
 
     provider: str
     host: str
-    since: datetime
+    since: datetime  # the time of the first of these creates
     sizes: frozenset[int]  # in requests, of the shards they were for
 
 
 class Accounts:
-    """What may be at the accounts that shards were sent to."""
+    """What may be in the accounts that shards were sent to."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -54,12 +54,12 @@ class Accounts:
             return list(db.execute(query).scalars())
 
     def quarantined(self, provider: str, host: str) -> list[Shard]:
-        """The shards of an account of which it is not known what became of their batch."""
+        """The shards of an account whose batch has an unknown outcome."""
         with self._db.read() as db:
             return lookup.shards(db, SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.state == State.QUARANTINED)
 
     def creates_looked_for(self, provider: str, host: str, requests: int) -> int:
-        """How many creates of that size at an account are on their way, or of unknown outcome."""
+        """The number of creates of that size at an account that are being sent, or have an unknown outcome."""
         these = (SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.requests == requests)
         query = sa.select(sa.func.count()).where(*these, SHARD.c.state.in_([State.SUBMITTING, State.UNKNOWN]))
         with self._db.read() as db:
@@ -68,7 +68,7 @@ class Accounts:
     def unconfirmed(self, run_ids: Collection[str]) -> dict[str, str]:
         """The shards at a provider whose latest create was accepted, by id, with its outcome.
 
-        Only those for which nobody has looked yet whether that create made another batch, too.
+        Only those for which the list was not checked yet for other batches of that create.
         """
         query = (
             sa.select(INTENT.c.shard_id, INTENT.c.outcome)
@@ -80,11 +80,11 @@ class Accounts:
             return {row.shard_id: row.outcome for rows in lots for row in rows}
 
     def knows_batch(self, batch_id: str) -> bool:
-        """True if some intent led to this batch, or it was found to be an orphan."""
+        """True if this batch belongs to an intent, or is a known orphan."""
         return bool(self.known_batches([batch_id]))
 
     def known_batches(self, batch_ids: Collection[str]) -> set[str]:
-        """Those of these batches that `knows_batch`."""
+        """Those of these batches that belong to an intent, or are known orphans."""
         found: set[str] = set()
         with self._db.read() as db:
             for some in lookup.in_lots(batch_ids):
@@ -97,7 +97,7 @@ class Accounts:
     def suspects(self, since: datetime) -> list[Suspect]:
         """The accounts to be swept.
 
-        Those where a create of after `since` may land late, or may have made another batch, too; and those with unsettled orphans or candidates.
+        Those where a create after `since` may take effect late, or may have made another batch, too; and those with unsettled orphans or candidates.
         """
         late = (
             sa.select(SHARD.c.provider, SHARD.c.host, INTENT.c.at, SHARD.c.requests)
@@ -118,7 +118,7 @@ class Accounts:
         ]
 
     def claim_sweep(self, provider: str, host: str, now: datetime, every: timedelta) -> bool:
-        """True if this worker is to sweep an account now: nobody else has, within `every`."""
+        """True if this worker is to sweep an account now, as no worker has within `every`."""
         this = (SWEEP.c.provider == provider, SWEEP.c.host == host)
         try:
             with self._db.write() as db:
@@ -131,9 +131,9 @@ class Accounts:
             return False  # another worker was first
 
     def confirm_swept(self, provider: str, host: str, before: datetime) -> None:
-        """Notes that the list of an account was looked through for other batches of the creates of until `before`.
+        """Notes that the list of an account was checked for other batches of the creates until `before`.
 
-        Of those only whose own batches have ended.
+        Only of creates whose own batches have ended.
         """
         here = (SHARD.c.id == INTENT.c.shard_id, SHARD.c.provider == provider, SHARD.c.host == host)
         with self._db.write() as db:

@@ -1,4 +1,4 @@
-"""Candidate: a batch without a mark that may be a second one of a shard's create; its worst case is reserved until that is known.
+"""Candidate: a batch without a mark that may be a second one of a shard's create; its worst case is reserved until this is known.
 
 Beside `orphan`.  Where a provider keeps no marks, only the results of a batch show whose it is.
 """
@@ -26,11 +26,11 @@ class Candidates:
         self._db = db
 
     def unsettled(self, provider: str, host: str) -> list[Candidate]:
-        """The batches of an account of which it is not known yet whether they are a second one of a create."""
+        """The candidates of an account that are not settled."""
         return self._where(CANDIDATE.c.provider == provider, CANDIDATE.c.host == host, CANDIDATE.c.settled_at.is_(None))
 
     def of(self, run_id: str) -> list[Candidate]:
-        """Those that were found beside a job run's creates, settled or not."""
+        """The candidates of a job run, settled or not."""
         return self._where(CANDIDATE.c.run_id == run_id)
 
     def add(self, candidate: Candidate) -> None:
@@ -44,7 +44,7 @@ class Candidates:
         failpoint("ledger.candidate.after")
 
     def release(self, host: str, batch_id: str, now: datetime) -> None:
-        """Gives back what was reserved for a candidate, now that it is known whose it is: another's, or one that is counted elsewhere."""
+        """Releases the reservation of a candidate, now that it is known whose it is: somebody else's, or counted elsewhere."""
         failpoint("ledger.candidate_released.before")
         with self._db.write() as db:
             release_candidate(db, host, batch_id, now)

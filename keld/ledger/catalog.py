@@ -1,6 +1,6 @@
-"""Catalog: job runs by whose and which they are: found, counted, moved to another namespace, handed over to another owner.
+"""Catalog: job runs by namespace, job and partition: found, counted, moved to another namespace, handed over to another owner.
 
-Below `ledger`.  What is written here decides nothing that is under way, and needs no lease.
+Below `ledger`.  What is written here changes nothing that is in progress, and needs no lease.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Catalog:
         """How many job runs each namespace holds."""
         with self._db.read() as db:
             found = db.execute(sa.select(RUN.c.namespace, sa.func.count()).group_by(RUN.c.namespace).order_by(RUN.c.namespace)).all()
-        return {name: count for name, count in found}  # noqa: C416  rows are no pairs to a type checker
+        return {name: count for name, count in found}  # noqa: C416  to a type checker, rows are not pairs
 
     def runs(
         self,
@@ -84,7 +84,7 @@ class Catalog:
     def runs_asking(
         self, namespace: str, fingerprint: str, *, job: str | None = None, partition: str = "", limit: int = 50
     ) -> list[JobRun]:
-        """Job runs that are over and asked exactly this of their rows, the youngest first; of one partition of a job, or of any."""
+        """Job runs that are over and have this fingerprint, the youngest first; of one partition of a job, or of any."""
         query = sa.select(RUN).where(RUN.c.namespace == namespace, RUN.c.fingerprint == fingerprint, RUN.c.state.in_(_OVER))
         if job is not None:
             query = query.where(RUN.c.job == job, RUN.c.partition == partition)
@@ -115,7 +115,7 @@ class Catalog:
             self._recovery.remember(run_id, run=True)
 
     def move(self, namespace: str, job: str, partition: str, into: str, now: datetime) -> None:
-        """Brings the job runs of a partition into another namespace, where there are none of it yet."""
+        """Moves the job runs of a partition to another namespace, if that has none of this partition yet."""
         these = (RUN.c.job == job, RUN.c.partition == partition)
         moved: list[str] = []
         with suppress(sa.exc.IntegrityError), self._db.write() as db:
@@ -127,13 +127,13 @@ class Catalog:
             self._recovery.remember(run_id, run=True)
 
     def redeclare(self, run_id: str, declared: Mapping[str, str], source: str | None) -> None:
-        """Notes that a job run asks what is declared now, whatever it was declared as before."""
+        """Notes the current declaration of a job run, which asks the same as before."""
         with self._db.write() as db:
             db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(declared=dict(declared), source=source, outdated=None))
         self._recovery.remember(run_id, run=True)
 
     def note_outdated(self, run_id: str, outdated: str | None) -> None:
-        """Notes what is declared otherwise since a job run was sent, in words; None: nothing is."""
+        """Notes what has changed in the declaration since a job run was sent, in words; None: nothing."""
         with self._db.write() as db:
             db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(outdated=outdated))
         self._recovery.remember(run_id, run=True)

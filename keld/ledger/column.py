@@ -46,7 +46,7 @@ class Instant(sa.types.TypeDecorator[datetime]):
 
 
 class Packed(sa.types.TypeDecorator[_Kept]):
-    """A value of some type of the house, stored as JSON: a key for each field; what a field is stored as must not change."""
+    """A value of some type of the house, stored as JSON: a key for each field; the stored form of a field must not change."""
 
     impl = sa.JSON
     cache_ok = True
@@ -62,7 +62,7 @@ class Packed(sa.types.TypeDecorator[_Kept]):
         return None if value is None else msgspec.convert(value, self.kind)
 
     def coerce_compared_value(self, op: sa.sql.operators.OperatorType | None, value: Any) -> Any:
-        """A key of it is looked up as in any JSON."""
+        """A key is looked up as in any JSON column."""
         return self.impl_instance.coerce_compared_value(op, value)
 
 

@@ -1,6 +1,6 @@
-"""Control: what people and orchestrators ask of a job run: to cancel it, to write it elsewhere, to open it again; and who waits for it.
+"""Control: requests of people and orchestrators: to cancel a job run, to write it elsewhere, to open it again; and who waits for it.
 
-Below `ledger`.  None of it needs the lease: whoever holds it sees what was asked at the next step.
+Below `ledger`.  None of it needs the lease: the worker that holds it sees the request at its next step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _IS_OVER = RUN.c.state.in_([RunState.FINISHED, RunState.CANCELLED])
 
 
 class Control:
-    """What is asked of the job runs of a ledger."""
+    """Requests about the job runs of a ledger."""
 
     def __init__(self, db: Database, recovery: Recovery) -> None:
         self._db = db
@@ -32,7 +32,7 @@ class Control:
         self._recovery.remember(run_id, run=True)
 
     def attach(self, run_id: str, holder: str) -> int:
-        """Notes that `holder` waits for a job run; the epoch of its attachment, which grows each time that it attaches."""
+        """Notes that `holder` waits for a job run; the epoch of the attachment, which grows each time `holder` attaches."""
         mine = (ATTACHMENT.c.run_id == run_id, ATTACHMENT.c.holder == holder)
         again = sa.update(ATTACHMENT).where(*mine).values(epoch=ATTACHMENT.c.epoch + 1).returning(ATTACHMENT.c.epoch)
         with self._db.write() as db:
@@ -42,7 +42,7 @@ class Control:
         return epoch or 1
 
     def detach(self, run_id: str, holder: str, epoch: int, now: datetime) -> bool:
-        """True if the job run is to be cancelled: `holder` went, had not attached again since, and nobody else waits for it."""
+        """True if the job run is now being cancelled: `holder` left, has not attached again since, and no other holder waits for it."""
         mine = (ATTACHMENT.c.run_id == run_id, ATTACHMENT.c.holder == holder, ATTACHMENT.c.epoch == epoch)
         with self._db.write() as db:
             if db.execute(sa.delete(ATTACHMENT).where(*mine)).rowcount != 1:
@@ -51,9 +51,9 @@ class Control:
             return others is None and _ask_cancel(db, run_id, now)
 
     def set_sink(self, run_id: str, sink: str | None, now: datetime) -> None:
-        """Where the output of a job run that is not over shall go from now on, or go instead, where it could not be written; None: nowhere.
+        """Sets the sink of a job run that is not over; also if the output could not be written to the sink before; None: no output.
 
-        What was wrong with the one before is forgotten with it.
+        A problem with the sink before is cleared.
         """
         with self._db.write() as db:
             writing = sa.update(RUN).where(RUN.c.id == run_id, RUN.c.state == RunState.WRITING)
@@ -63,9 +63,9 @@ class Control:
         self._recovery.remember(run_id, run=True)
 
     def reopen(self, run_id: str, now: datetime) -> None:
-        """Opens a job run that is over once more, since something of it turned up; what is open stays as it is.
+        """Opens a job run again that is over, since a batch of it was found; an open one stays as it is.
 
-        One that the user cancelled goes on being cancelled.
+        One that the user cancelled becomes CANCELLING.
         """
         with self._db.write() as db:
             for was, became in ((RunState.FINISHED, RunState.OPEN), (RunState.CANCELLED, RunState.CANCELLING)):
@@ -75,7 +75,7 @@ class Control:
         self._recovery.remember(run_id, run=True)
 
     def write_again(self, run_id: str, sink: str, now: datetime) -> None:
-        """Opens a job run that is over once more, only to write its output to `sink`; costs nothing."""
+        """Opens a job run again that is over, only to write its output to `sink`; costs nothing."""
         this = (RUN.c.id == run_id, _IS_OVER, RUN.c.removed_at.is_(None))
         with self._db.write() as db:
             opened = db.execute(sa.update(RUN).where(*this).values(state=RunState.WRITING, sink=sink, next_check_at=now))

@@ -1,8 +1,8 @@
 """Cost: what each job run spent on each model in each lane, added up by the database.
 
-Below `ledger`, beside `record`; `spend` groups what comes from here.  Four queries, however many job runs there are: a job run's shards
-may differ in provider, model and lane, since rows move on, so nothing of this can be read off the job run itself.
-What a job run has reserved is counted by shard in the same way in which `reservation` reserves and settles.
+Below `ledger`, beside `record`; `spend` groups what comes from here.  Four queries, for any number of job runs: a job run's shards
+may differ in provider, model and lane, since rows move on, so the job run's own record does not show this.
+Reserved money is counted by shard by the same rules by which `reservation` reserves and settles.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ class CostLine:
     """What one job run spent on one model in one lane.
 
     Args:
-        asked: requests that a provider was given; of a fast lane, those that came back.  A row that is asked again counts again.
+        asked: requests that a provider was given; in a fast lane, those with a reply.  A row that is asked again counts again.
         answered: those that have a valid answer.
         paid_usd: what the providers' results say was used, `twice_usd` in it.
-        standard_usd: what the same tokens cost in the standard lane; of what was bought twice, nothing.
-        estimated_usd: what the shards that ran to their end and lost no row were expected to cost; `estimate_paid_usd` is what they did cost.
-        twice_usd: batches that landed after their shard had been sent again.
-        reserved_usd: what may still be on the bill, at worst; `unknown_usd` of it is for `unknown_rows` that no later word is expected
-            of: lost after they were worked on, without a reply, or in a batch that was lost track of.
+        standard_usd: what the same tokens cost in the standard lane; what was paid twice is not in it.
+        estimated_usd: what the shards that completed without a lost row were expected to cost; `estimate_paid_usd` is what they did cost.
+        twice_usd: the cost of batches whose create took effect after their shard had been sent again.
+        reserved_usd: what may still be billed, at worst; `unknown_usd` of it is for `unknown_rows` of which nothing more will be
+            known: lost after they were processed, without a reply, or in a quarantined batch.
     """
 
     run_id: str
@@ -77,7 +77,7 @@ class Costs:
 
 
 def cost_lines(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[CostLine]:
-    """One for each (job run, provider, model, lane) that has shards, of the job runs that `where` leaves."""
+    """One cost line for each (job run, provider, model, lane) that has shards, of the job runs for which `where` is true."""
     sums: dict[tuple[str, str, str, str], dict[str, Any]] = defaultdict(dict)
     for query in (_shards(), _orphans(), _candidates()):
         for row in db.execute(query.where(*where).group_by(*_KEY)):
@@ -93,7 +93,7 @@ def cost_lines(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[CostLi
 
 
 def doubtful_usd(shard: Shard) -> Decimal:
-    """What stays reserved of a collected shard: the worst case of its rows that may be on the bill without a word of it in the results."""
+    """The money that stays reserved for a collected shard: the worst case of its rows that may be billed but are not in the results."""
     return _doubtful(shard.requests, shard.worst_usd, shard.outcomes, shard.error)[1]
 
 
@@ -103,7 +103,7 @@ def _doubtful(requests: int, worst_usd: Decimal, outcomes: dict[str, int] | None
 
 
 def in_doubt_usd(requests: int, worst_usd: Decimal, rows: int) -> Decimal:
-    """The share of a worst case that `rows` of its requests have, as the ledger stores it."""
+    """The share of `rows` in the worst case of all requests, as the ledger stores it."""
     return (worst_usd * min(rows, requests) / requests).quantize(_PICO)
 
 
@@ -149,7 +149,7 @@ def _candidates() -> sa.Select[Any]:
 
 
 def _lossy() -> sa.Select[Any]:
-    """The collected shards that may have rows on the bill without a word of it; few, whatever the ledger's size."""
+    """The collected shards with rows that may be billed but are not in the results; few, however large the ledger is."""
     lost, without_reply = SHARD.c.outcomes["lost"].as_integer(), SHARD.c.error["rows"].as_integer()
     query = sa.select(*_KEY, SHARD.c.requests, SHARD.c.worst_usd, SHARD.c.outcomes, SHARD.c.error).join(RUN, RUN.c.id == SHARD.c.run_id)
     return query.where(SHARD.c.state == State.COLLECTED, sa.or_(lost > 0, without_reply > 0))
@@ -162,5 +162,5 @@ def _sum(name: str, what: sa.ColumnElement[Any], where: sa.ColumnElement[bool]) 
 def _add(to: dict[str, Any], found: dict[str, Any]) -> None:
     for name, n in found.items():
         if n is not None:
-            # Postgres adds whole numbers up to a Decimal.
+            # In Postgres, the sum of whole numbers is a Decimal.
             to[name] = to.get(name, 0) + (n if name.endswith("_usd") else int(n))

@@ -1,7 +1,7 @@
-"""Database: the SQLite file or the Postgres behind a ledger's URL; transactions whose errors say in words what is wrong.
+"""Database: the SQLite file or the Postgres behind a ledger's URL; transactions whose errors are explained in words.
 
-Below `ledger`.  Every transaction of the ledger begins here, so that a full disk, a lost connection or a lock that is never given
-up is one `LedgerError`, without SQL, parameters, user or password in it.
+Below `ledger`.  Every transaction of the ledger begins here, so that a full disk, a lost connection or a lock that is never
+released becomes one `LedgerError`, without SQL, parameters, user or password in it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PATIENCE_S = 30.0  # for another process's transaction on the same SQLite file
 
 
 class Database:
-    """The database at an SQLAlchemy URL; the ledger's tables are made when missing, those of an earlier version brought up to this one.
+    """The database at an SQLAlchemy URL; the ledger's tables are made if missing, and those of an earlier version are upgraded.
 
     `made` is True where there was no ledger before.
 
@@ -51,18 +51,18 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """One transaction: all of it, or nothing.
+        """One transaction for writing: all of it, or nothing.
 
         Raises:
             LedgerError: the disk is full, the database is gone, another process holds it locked.
-            sqlalchemy.exc.IntegrityError: as the database says it; the caller knows what it means.
+            sqlalchemy.exc.IntegrityError: as the database raises it; the caller knows what it means.
         """
         with self._in_words("written"), self._engine.begin() as db:
             yield db
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """One look.
+        """One transaction for reading.
 
         Raises:
             LedgerError: as `write`.
@@ -80,8 +80,8 @@ class Database:
             if _is_damaged(error):
                 raise _damaged(self.url, error) from None
             raise LedgerError(
-                f"The ledger at {shown(self.url)} could not be {what}: {_driver_message(error)}. What it held before stands; a create that was "
-                "sent and could not be noted is looked for at the provider before anything is sent again. Mend the disk or the database, "
+                f"The ledger at {shown(self.url)} could not be {what}: {_driver_message(error)}. What it had before is unchanged; a create that was "
+                "sent and could not be recorded is looked for at the provider before anything is sent again. Repair the disk or the database, "
                 "and run the same command again."
             ) from None
 
@@ -89,7 +89,7 @@ class Database:
 def shown(url: str) -> str:
     """A ledger's URL for people: without user, password and options, any of which may be secret."""
     if "://" not in url:
-        return "a text that is no URL"
+        return "a text that is not a URL"
     return url if url.startswith("sqlite") else re.sub(r"//.*@", "//***@", url).partition("?")[0]
 
 
@@ -107,16 +107,16 @@ def _engine(url: str) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves, below
+        connection.isolation_level = None  # BEGIN is issued below
         _write_ahead(connection)
-        connection.execute("PRAGMA synchronous=FULL")  # an intent must survive the power, not only the process
+        connection.execute("PRAGMA synchronous=FULL")  # an intent must survive a power failure, not only the process
         connection.execute("PRAGMA foreign_keys=ON")
 
     @sa.event.listens_for(engine, "begin")
     def _begin(connection: sa.Connection) -> None:
-        # IMMEDIATE: a transaction that reads and then writes must not find itself behind another writer half-way.
+        # IMMEDIATE: a transaction that reads and then writes must not meet another writer in between.
         if connection.get_execution_options().get("keld_reads"):
-            # By the driver itself, which is three times as fast; it takes no lock, so that there is no fault to put into words.
+            # By the driver directly, which is three times as fast; it takes no lock, so there is no fault to explain.
             connection.connection.cursor().execute("BEGIN")
         else:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -125,7 +125,7 @@ def _engine(url: str) -> sa.Engine:
 
 
 def _write_ahead(connection: Any) -> None:
-    """Turns the write-ahead log on; two first workers may try at once, and SQLite does not wait for that lock as it does for others."""
+    """Turns the write-ahead log on; two workers may try at once, and SQLite does not wait for this lock as for others."""
     until = time.monotonic() + _PATIENCE_S
     while True:
         try:
@@ -138,10 +138,10 @@ def _write_ahead(connection: Any) -> None:
 
 
 def _open(engine: sa.Engine, where: str) -> bool:
-    """True if the ledger was made just now; one of an earlier version is brought up to this one, in one transaction, or stays as it was."""
+    """True if the ledger was made just now; one of an earlier version is upgraded in one transaction, or stays as it was."""
     with engine.begin() as db:
         if engine.dialect.name == "postgresql":
-            db.execute(sa.text("SELECT pg_advisory_xact_lock(4_215_064)"))  # two first workers must not make the tables at once
+            db.execute(sa.text("SELECT pg_advisory_xact_lock(4_215_064)"))  # two workers must not make the tables at the same time
         there = set(sa.inspect(db).get_table_names())
         if not there & set(META.tables):
             META.create_all(db)
@@ -151,32 +151,32 @@ def _open(engine: sa.Engine, where: str) -> bool:
         if found is not None and found > NEWEST:
             raise LedgerError(
                 f"The ledger at {where} is of version {found}; this Keld knows versions up to {NEWEST}. Nothing was changed or sent. "
-                "A later Keld has worked on it: install that one here, too, or use another KELD_LEDGER_URL."
+                "A later Keld has changed it: install that version here, too, or use another KELD_LEDGER_URL."
             )
         if found is not None and found < NEWEST:
-            _bring_up(db, found, where)
+            _upgrade(db, found, where)
             there = set(sa.inspect(db).get_table_names())
         _check_whole(there if found is not None else there - {VERSION.name}, where)
     return False
 
 
-def _bring_up(db: sa.Connection, found: int, where: str) -> None:
+def _upgrade(db: sa.Connection, found: int, where: str) -> None:
     try:
         db.execute(sa.update(VERSION).values(version=migrate(db, found)))
     except sa.exc.SQLAlchemyError as error:
         raise LedgerError(
-            f"The ledger at {where} could not be brought up from version {found} to {NEWEST}: {_driver_message(error)}. It is as it was, and the "
-            "Keld that made it can go on with it. Nothing was sent. Mend what stands in the way (the rights, the disk), and try again."
+            f"The ledger at {where} could not be upgraded from version {found} to {NEWEST}: {_driver_message(error)}. It is unchanged, and the "
+            "Keld that made it can still use it. Nothing was sent. Correct the cause (the rights, the disk), and try again."
         ) from None
 
 
 def _check_whole(there: set[str], where: str) -> None:
-    """Passes if no table of the ledger is missing, as after a restore or a copy that broke off."""
+    """Passes if no table of the ledger is missing, as it may be after an interrupted restore or copy."""
     missing = sorted(set(META.tables) - there)
     if missing:
         raise LedgerError(
-            f"The ledger at {where} is not whole: it lacks {', '.join(missing)}. Nothing was changed or sent. Restore it from a backup; or where "
-            "there is none, move what is left of it away and run `keld reconcile --from-staging`, which rebuilds what staging knows."
+            f"The ledger at {where} is incomplete: it lacks {', '.join(missing)}. Nothing was changed or sent. Restore it from a backup; if "
+            "there is none, move it away and run `keld reconcile --from-staging`, which rebuilds what staging has."
         )
 
 
@@ -191,13 +191,13 @@ def _is_damaged(error: Exception) -> bool:
 
 def _damaged(url: str, error: Exception) -> LedgerError:
     return LedgerError(
-        f"The ledger at {shown(url)} is damaged: {_driver_message(error)}. Nothing more was sent, and what it held may be lost. Restore it from "
-        "a backup; or where there is none, move it away. Then run `keld reconcile --from-staging`, which adds what staging knows "
-        "and it does not, and the same command again."
+        f"The ledger at {shown(url)} is damaged: {_driver_message(error)}. Nothing more was sent, and its content may be lost. Restore it from "
+        "a backup; if there is none, move it away. Then run `keld reconcile --from-staging`, which adds what staging has "
+        "and the ledger has not, and the same command again."
     )
 
 
 def _driver_message(error: Exception) -> str:
-    """What the driver or the disk said; of a URL that cannot be read only the kind of fault, for its message quotes it."""
+    """The message of the driver or the disk; for an invalid URL only the kind of fault, since the message quotes the URL."""
     cause = error if isinstance(error, OSError | ImportError) else getattr(error, "orig", None)
     return next(iter(str(cause).splitlines()), "") if cause is not None else type(error).__name__

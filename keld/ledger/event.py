@@ -1,6 +1,6 @@
 """Event: what happened to a job run or a shard, appended in order, never changed.
 
-Below `ledger`.  An event is appended within the transaction that writes what it changed, so that neither is ever there without the other.
+Below `ledger`.  An event is appended in the same transaction that writes the change, so that neither exists without the other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from keld.ledger.record import Happened
+from keld.ledger.record import EventRecord
 from keld.ledger.table import EVENT
 from keld.state import Event, RunEvent
 
@@ -31,14 +31,14 @@ def append(
     """Appends an event, within the caller's transaction.
 
     Args:
-        was, became: the state before and after it, of the shard or else of the job run; None where it changed none.
-        epoch: of the lease under which it was written; 0: it needs none.
-        facts: ids, counts and states; no prompt, no answer, no free words of a provider.
+        was, became: the state before and after it, of the shard, or of the job run; None if it changed none.
+        epoch: of the lease under which it was written; 0: it needed none.
+        facts: ids, counts and states; no prompt, no answer, no free text of a provider.
     """
     more = {"kind": kind, "was": was, "became": became, "epoch": epoch, "facts": dict(facts or {})}
     db.execute(sa.insert(EVENT).values(at=at, run_id=run_id, shard_id=shard_id, **more))
 
 
-def events(db: sa.Connection, run_id: str) -> list[Happened]:
+def events(db: sa.Connection, run_id: str) -> list[EventRecord]:
     """What happened to a job run, in order."""
-    return [Happened(**row._mapping) for row in db.execute(sa.select(EVENT).where(EVENT.c.run_id == run_id).order_by(EVENT.c.id))]
+    return [EventRecord(**row._mapping) for row in db.execute(sa.select(EVENT).where(EVENT.c.run_id == run_id).order_by(EVENT.c.id))]

@@ -1,7 +1,7 @@
-"""Fault: what keeps a shard from getting on, or cost it rows; as its record keeps it.
+"""Fault: what went wrong with a shard, as its record keeps it.
 
-Beside `record`.  It is stored as JSON with a key for each field that is not at its default.  No free words of a provider stand in it, since they
-may quote a prompt; its codes do.
+Beside `record`.  It is stored as JSON with a key for each field that is not at its default.  It has no free text of a provider, since that
+may quote a prompt, only its codes.
 """
 
 from __future__ import annotations
@@ -14,35 +14,35 @@ import msgspec
 class ShardFault(StrEnum):
     """The faults that Keld itself finds; a fault of a provider has the provider's own code instead."""
 
-    WAITS_ITS_TURN = "waits_its_turn"  # others were turned away before it, and go first
-    NO_CAPACITY = "no_capacity"  # a stretch that its provider turned away; its rows are asked elsewhere
-    SAME_FAULT = "same_fault"  # a stretch of which many rows met the same refusal; the others are not asked
-    IN_DOUBT = "in_doubt"  # requests of a stretch that may have been paid, and have no answer
-    NO_LAST_WORD = "no_last_word"  # given up at its last instant
-    RESULTS_UNREADABLE = "results_unreadable"  # given up at its last instant: its batch has ended, and nobody could read its results
+    WAITS_ITS_TURN = "waits_its_turn"  # others were rejected before it, and go first
+    NO_CAPACITY = "no_capacity"  # a realtime run that its provider rejected; its rows are asked elsewhere
+    SAME_FAULT = "same_fault"  # a realtime run of which many rows met the same refusal; the others are not asked
+    IN_DOUBT = "in_doubt"  # requests of a realtime run that may have been paid, and have no answer
+    NO_LAST_WORD = "no_last_word"  # given up without progress: the provider did not end it in time
+    RESULTS_UNREADABLE = "results_unreadable"  # given up: its batch has ended, but its results could not be read
     FOREIGN_RESULTS = "foreign_results"  # RESULTS_UNREADABLE in ledgers of version 1; not written any more
-    CREATE_UNACCOUNTED_FOR = "create_unaccounted_for"  # its create may have made a batch that cannot be told from others
+    CREATE_UNACCOUNTED_FOR = "create_unaccounted_for"  # its create may have made a batch that cannot be distinguished from others
 
 
 class RefusalReason(StrEnum):
-    """What the refusal of a create is about."""
+    """The reason for the refusal of a create."""
 
-    QUEUE = "queue"  # too much at once: the same again, later
-    FILE = "file"  # the file, which will never be taken
-    ACCESS = "access"  # the key, the project, the money: a person mends it
+    QUEUE = "queue"  # too much at once: the same request is sent again later
+    FILE = "file"  # the input file is not valid
+    ACCESS = "access"  # the key, the project or the billing: a person must correct it
     INPUT = "input"  # the uploaded file is not there (any more): it is uploaded again
     ELSEWHERE = "elsewhere"  # a redirect
 
 
 class ShardError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What went wrong with a shard, the latest of it.
+    """The latest thing that went wrong with a shard.
 
     Args:
-        code: a `ShardFault`, or the provider's own word.
-        message: in Keld's own words; None: the code says it all.
-        rows: how many may be on the bill without a word of them in the results.
-        refused, own, status, wait_s: of a create that was refused, and is still to be looked for: what the refusal is about, whether it is in
-            the provider's own shape, its HTTP status, and how long the provider asks to wait.
+        code: a `ShardFault`, or the provider's own code.
+        message: in Keld's own words; None: the code is enough.
+        rows: how many may be billed but are not in the results.
+        refused, own, status, wait_s: of a create that was refused, and is still to be looked for: the reason, whether it has
+            the provider's own format, its HTTP status, and how long the provider asks to wait.
     """
 
     code: str
@@ -55,7 +55,7 @@ class ShardError(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def fault(self) -> ShardFault | None:
-        """The fault, where Keld itself found it; None where the code is a provider's."""
+        """The fault that Keld itself found; None if the code is a provider's."""
         return ShardFault(self.code) if self.code in _FAULTS else None
 
 

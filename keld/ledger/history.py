@@ -1,7 +1,7 @@
-"""History: what was learned of accounts and models: how long batches took, how fast the fast lanes were, what rows used, what a cache gave.
+"""History: what was measured of accounts and models: the time of batches, the speed of fast lanes, the tokens of rows, the use of caches.
 
-Below `ledger`.  Each question is answered from the latest shards that say something of it; what follows is for `turnaround`, `deadline`,
-`estimate` and `cache` to say.
+Below `ledger`.  Each value comes from the latest shards that show it; `turnaround`, `deadline`, `estimate` and `cache` draw the
+conclusions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from keld.ledger.record import Shard
 from keld.ledger.table import RUN, SHARD
 from keld.state import AT_PROVIDER, State
 
-_ROWS_LEAST = 20  # of a stretch whose speed says something
+_ROWS_LEAST = 20  # of a realtime run whose speed is meaningful
 
 
 class History:
@@ -29,7 +29,7 @@ class History:
     def turnarounds(
         self, provider: str, host: str, model: str, lane: str, now: datetime, limit: int = 200
     ) -> tuple[list[float], list[float]]:
-        """Seconds from submission to end of the latest shards that completed; and how long the others, running or given up, ran without."""
+        """Seconds from submission to end of the latest shards that completed; and the seconds that the others ran, or are running, without completing."""
         query = (
             sa.select(SHARD.c.submitted_at, SHARD.c.ended_at, SHARD.c.ended)
             .where(*_of(provider, host, model), SHARD.c.lane == lane)
@@ -46,7 +46,7 @@ class History:
         return completed, others
 
     def realtime_runs(self, provider: str, host: str, model: str, lane: str, limit: int = 20) -> list[tuple[int, float, float]]:
-        """(rows, begun, ended) of the latest stretches in a fast lane, in seconds since the epoch; those of a handful of rows say nothing."""
+        """(rows, begun, ended) of the latest realtime runs in a lane, in seconds since the epoch; runs of few rows are left out."""
         query = (
             sa.select(SHARD.c.requests, SHARD.c.submitted_at, SHARD.c.ended_at)
             .where(*_of(provider, host, model), SHARD.c.lane == lane)
@@ -60,8 +60,8 @@ class History:
     def observed(self, provider: str, host: str, model: str, job: tuple[str, str] | None = None, limit: int = 200) -> Observed:
         """What the latest first rounds of a model used; of one (namespace, job), or of all.
 
-        A first round only: the size of a later one holds room for what was wrong with the answers before.  Of a shard with rows that were not
-        billed the billed share counts.
+        Only first rounds: the size of a later one includes the faults of earlier answers.  If some rows of a shard were not billed, its size is
+        counted in proportion to the billed rows.
         """
         query = (
             sa.select(SHARD)
@@ -83,8 +83,8 @@ class History:
         )
 
     def read_from_cache(self, provider: str, host: str, model: str, lane: str, since: datetime) -> Read:
-        """What marked shards of a model in a lane, collected since then, reported."""
-        used = SHARD.c.cached_tokens + SHARD.c.cache_write_tokens > 0  # else what was marked was too short to be kept
+        """The cache use that marked shards of a model in a lane reported, of those collected since then."""
+        used = SHARD.c.cached_tokens + SHARD.c.cache_write_tokens > 0  # else the marked text was too short for the cache
         query = (
             sa.select(sa.func.sum(SHARD.c.requests), sa.func.sum(SHARD.c.cached_tokens), sa.func.sum(SHARD.c.cache_write_tokens))
             .where(*_of(provider, host, model), SHARD.c.lane == lane)

@@ -1,7 +1,7 @@
 """Lease: who may act on a job run, and until when.
 
 Below `ledger`.  Many workers may act on one job run, and one holds its lease.  Every write first renews that lease by compare-and-swap on the
-epoch, inside its own transaction: a worker that stood still past its lease finds its writes refused, whatever it believes.
+epoch, inside its own transaction: if a worker was paused past its lease, its writes are refused, whatever it assumes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from keld.failpoint import failpoint
 from keld.ledger.database import Database
 from keld.ledger.table import RUN
 
-WORKER_SKEW = timedelta(minutes=5)  # between the clocks of workers: what is noted later than that was noted before the clock was set back
+WORKER_SKEW = timedelta(
+    minutes=5
+)  # between the clocks of workers: an instant further in the future was recorded before the clock was set back
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to act on a job run, good while the epoch stands."""
+    """The right to act on a job run, valid while the epoch is unchanged."""
 
     run_id: str
     owner: str
@@ -39,8 +41,8 @@ class Leases:
         self._db = db
 
     def claim(self, run_id: str, owner: str, now: datetime, *, dead_owner: str | None = None) -> Lease | None:
-        """The lease on a job run, or None while another worker's is good; that of a worker known to be dead is not."""
-        # One that is good for longer than any is was noted before the clock was set back.
+        """The lease on a job run, or None while another worker's is valid; that of a worker known to be dead is not."""
+        # A lease that is valid for longer than any can be was recorded before the clock was set back.
         free = sa.or_(RUN.c.lease_until.is_(None), RUN.c.lease_until < now, RUN.c.lease_until > now + self.lease_for + WORKER_SKEW)
         if dead_owner is not None:
             free = sa.or_(free, RUN.c.lease_owner == dead_owner)
@@ -72,7 +74,7 @@ class Leases:
         *,
         escalates_at: datetime | None = None,
     ) -> None:
-        """Gives the lease back, if it is still held; notes when to look again, and what keeps the job run from going on, if anything."""
+        """Gives the lease back, if it is still held; notes when to look again, and the problem that stops the job run, if any."""
         failpoint("lease.release")
         noted = {"next_check_at": next_check_at, "escalates_at": escalates_at, "problem": dict(problem) if problem else None}
         with self._db.write() as db:

@@ -1,8 +1,8 @@
 """Ledger: what happens to job runs and shards, recorded under a lease: events, states, intents, reservations.
 
-The top room of the ledger.  Everything that is under way is written here; what needs no lease is written by the parts beside it (`catalog`,
+The top room of the ledger.  Everything about a job run in progress is written here; what needs no lease is written by the other parts (`catalog`,
 `control`, `orphans`, ...), in the same database.  Events are appended; the state they lead to is kept beside them in the same transaction,
-for queries.  The ledger is O(shards): rows, prompts and answers live in files, and no key, prompt or answer ever comes here.
+for queries.  The ledger is O(shards): rows, prompts and answers are in files, and no key, prompt or answer is ever stored here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from keld.ledger.lease import Lease, Leases
 from keld.ledger.orphan import Orphans, add_orphan
 from keld.ledger.progress import Progress
 from keld.ledger.queue import Queue
-from keld.ledger.record import CONFIRMED, Happened, Intent, JobRun, Orphan, Shard, values_of
+from keld.ledger.record import CONFIRMED, EventRecord, Intent, JobRun, Orphan, Shard, values_of
 from keld.ledger.recovery import Recovery
 from keld.ledger.reservation import follow, reserve_within_ceiling
 from keld.ledger.table import INTENT, RUN, SHARD
@@ -39,11 +39,11 @@ from keld.state import Event, RunEvent, RunState
 
 
 class Ledger:
-    """The ledger at an SQLAlchemy URL; tables are made when missing.
+    """The ledger at an SQLAlchemy URL; its tables are made if missing.
 
     Args:
         lease_for: how long a lease lasts after its latest renewal.
-        staging: where what becomes of each job run is remembered, too (see `witness`); None: nowhere.
+        staging: where a copy of each job run's records is kept (see `witness`); None: nowhere.
 
     Raises:
         LedgerError: it cannot be opened or written, or is of a later version.
@@ -96,7 +96,7 @@ class Ledger:
         with self._db.read() as db:
             return lookup.intents(db, shard_id)
 
-    def events(self, run_id: str) -> list[Happened]:
+    def events(self, run_id: str) -> list[EventRecord]:
         """What happened to a job run, in order."""
         with self._db.read() as db:
             return event_log.events(db, run_id)
@@ -122,7 +122,7 @@ class Ledger:
         """The shards of a next round, planned.
 
         Raises:
-            LedgerError: a round was sent, as staging knows, that the ledger does not know of.
+            LedgerError: staging has a shard that was sent and that the ledger does not have.
         """
         self.recovery.check(lease.run_id)
         failpoint("ledger.add_shards.before")
@@ -175,7 +175,7 @@ class Ledger:
         """The shard after `event`: its state by the transition table, `changes` to its fields, the event appended.
 
         Args:
-            orphans: other batches of it that were found with the event.
+            orphans: other batches of the shard that were found with the event.
 
         Raises:
             LeaseLost: another worker holds the job run, or has moved this shard on.
@@ -199,7 +199,7 @@ class Ledger:
         Raises:
             CeilingTooLow: spent + reserved + this worst case exceeds the ceiling; nothing was written or sent.
             LeaseLost: another worker holds the job run.
-            LedgerError: this shard, or another one, was sent before, as staging knows, and the ledger does not.
+            LedgerError: staging has a create of this shard or of another one that the ledger does not have.
         """
         self.recovery.check(shard.run_id)
         attempt = shard.attempt + 1
@@ -217,7 +217,7 @@ class Ledger:
         return became
 
     def confirm(self, lease: Lease, shard: Shard, now: datetime) -> None:
-        """Notes that the list was looked through for other batches of the shard's latest create."""
+        """Notes that the list was checked for other batches of the shard's latest create."""
         failpoint("ledger.confirmed.before")
         with self.leases.held(lease, now) as db:
             this = (INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt)

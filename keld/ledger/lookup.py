@@ -27,7 +27,7 @@ def job_run(db: sa.Connection, run_id: str) -> JobRun | None:
 
 
 def shards(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Shard]:
-    """The shards of which all of this is true, by ordinal."""
+    """The shards for which all of `where` is true, by ordinal."""
     return [Shard(**row._mapping) for row in db.execute(sa.select(SHARD).where(*where).order_by(SHARD.c.ordinal))]
 
 
@@ -38,7 +38,7 @@ def intents(db: sa.Connection, shard_id: str) -> list[Intent]:
 
 
 def orphans(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Orphan]:
-    """The orphan batches of which all of this is true, in no order."""
+    """The orphan batches for which all of `where` is true, in no order."""
     return [Orphan(**row._mapping) for row in db.execute(sa.select(ORPHAN).where(*where))]
 
 
@@ -49,7 +49,7 @@ def in_lots(ids: Collection[str]) -> Iterator[list[str]]:
 
 
 def chosen(namespace: str, job: str | None, since: datetime | None, until: datetime | None) -> list[sa.ColumnElement[bool]]:
-    """What is true of the job runs of a namespace; of one job; made from `since` on, and before `until`."""
+    """The conditions for job runs of a namespace; of one job; made from `since` on, and before `until`."""
     conditions = [RUN.c.namespace == namespace]
     if job is not None:
         conditions.append(RUN.c.job == job)

@@ -1,8 +1,8 @@
 """Migration: how a ledger that an earlier version made becomes one of this version.
 
-Below `database`, which holds the lock and the transaction around it: a step succeeds as a whole, or the ledger is what it was.  Written by
-hand, forward only, and never changed once released: what a step does must not depend on what `record` says today.  New columns may be
-null, since a worker of the earlier version may be writing at this moment; `tests/upgrade/test_upgrade.py` finishes what earlier versions left.
+Below `database`, which holds the lock and the transaction around it: a step succeeds as a whole, or the ledger is unchanged.  Written by
+hand, forward only, and never changed once released: what a step does must not depend on the current `record`.  New columns may be
+null, since a worker of the earlier version may be writing at the same time; `tests/upgrade/test_upgrade.py` finishes job runs of earlier versions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 # From version N, at N - 1, to the next.
 STEPS: tuple[tuple[str, ...], ...] = (
-    (  # 1 -> 2: whose a job run is, what it asks and of which source; batches without a mark that may be a second one of a create
+    (  # 1 -> 2: the owner, the declaration and the source of a job run; candidates
         "ALTER TABLE keld_job_run ADD COLUMN owner VARCHAR",
         "ALTER TABLE keld_job_run ADD COLUMN source VARCHAR",
         "ALTER TABLE keld_job_run ADD COLUMN declared JSON",

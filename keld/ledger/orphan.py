@@ -1,6 +1,6 @@
-"""Orphan: a batch of a shard beside the one that counts; it is cancelled, its cost is counted, its answers are not used.
+"""Orphan: a batch that a shard has in addition to its own; it is cancelled, its cost is counted, its answers are not used.
 
-Below `ledger`.  Its worst case is reserved from the moment that it is known until its cost is.  The tables and events call it `stray`.
+Below `ledger`.  Its worst case is reserved until its cost is known.  The tables and events call it `stray`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Orphans:
         self._recovery = recovery
 
     def unsettled(self, provider: str, host: str) -> list[Orphan]:
-        """Those of an account whose cost is not known yet."""
+        """The orphan batches of an account whose cost is not known yet."""
         return self._where(ORPHAN.c.provider == provider, ORPHAN.c.host == host, ORPHAN.c.settled_at.is_(None))
 
     def of(self, run_id: str) -> list[Orphan]:
-        """Those of a job run, settled or not."""
+        """The orphan batches of a job run, settled or not."""
         return self._where(ORPHAN.c.run_id == run_id)
 
     def add(self, orphan: Orphan) -> None:
@@ -50,7 +50,7 @@ class Orphans:
         """Counts what an orphan batch cost, once.
 
         Args:
-            lost: rows of which its results say nothing; their share of the worst case stays reserved.
+            lost: rows that its results lack; their share of the worst case stays reserved.
         """
         unsettled = (ORPHAN.c.host == host, ORPHAN.c.batch_id == batch_id, ORPHAN.c.settled_at.is_(None))
         failpoint("ledger.stray_settled.before")
@@ -74,7 +74,7 @@ class Orphans:
 
 
 def add_orphan(db: sa.Connection, orphan: Orphan) -> None:
-    """Notes an orphan batch and reserves its worst case, within the caller's transaction; it is a candidate no longer."""
+    """Notes an orphan batch and reserves its worst case, within the caller's transaction; it is no longer a candidate."""
     release_candidate(db, orphan.host, orphan.batch_id, orphan.found_at)
     db.execute(sa.insert(ORPHAN).values(values_of(orphan)))
     change_reserve(db, orphan.run_id, orphan.worst_usd)

@@ -1,7 +1,7 @@
-"""Progress: how far the shards of job runs are, where nothing else has happened to them.
+"""Progress: how many requests of each shard are done, where nothing else has happened to it.
 
-Below `ledger`.  Most looks find nothing but a higher count: what is noted of them are claims, kept for people and for the order of looks; no
-events.
+Below `ledger`.  Most looks find only a higher count: it is the provider's claim, kept for people and for the order of looks, and is not
+an event.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from keld.ledger.record import CONFIRMED, Shard
 from keld.ledger.table import EVENT, INTENT, RUN, SHARD
 from keld.state import Event, RunState, State
 
-_AT_ONCE = 1_000  # not so many job runs in one transaction that another worker waits long for the lock
+_AT_ONCE = 1_000  # job runs in one transaction, at most, so that another worker does not wait long for the lock
 _UNTOUCHED = (RUN.c.id == sa.bindparam("run"), RUN.c.lease_epoch == sa.bindparam("epoch"), RUN.c.state == RunState.OPEN)
 _PUT_OFF = sa.update(RUN).where(*_UNTOUCHED).values(next_check_at=sa.bindparam("next"), escalates_at=sa.bindparam("escalates"))
 _DONE = sa.update(SHARD).where(SHARD.c.id == sa.bindparam("shard"), SHARD.c.state == State.IN_PROGRESS).values(done=sa.bindparam("so_far"))
 _CONFIRM = (
     sa.update(INTENT)
     .where(INTENT.c.shard_id == sa.bindparam("shard"), INTENT.c.attempt == sa.bindparam("created"))
-    # Else more has happened to it since.  No `in_`: that is not for many rows in one statement.
+    # Else something else has happened since.  Not `in_`: it does not work with many rows in one statement.
     .where(sa.or_(INTENT.c.outcome == Event.CREATED, INTENT.c.outcome == Event.ADOPTED))
     .values(outcome=CONFIRMED)
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quiet:
-    """What is noted of a job run whose batches are all under way, nobody having held its lease since it was read."""
+class Unchanged:
+    """The news of a job run whose batches are all in progress, recorded if no worker has held its lease since it was read."""
 
     run_id: str
     epoch: int  # of the lease when it was read
@@ -44,28 +44,28 @@ class Quiet:
 
 
 class Progress:
-    """How far the shards of a ledger are."""
+    """The progress of the shards of a ledger."""
 
     def __init__(self, db: Database, leases: Leases) -> None:
         self._db = db
         self._leases = leases
 
     def note(self, lease: Lease, shard: Shard, done: int | None, now: datetime, not_before: datetime | None = None) -> None:
-        """How many requests of a shard the provider says are done.
+        """Notes how many requests of a shard are done, as the provider reports.
 
         Args:
-            not_before: when a stretch that was turned away may go on.
+            not_before: when a realtime run that was rejected may go on.
         """
         with self._leases.held(lease, now) as db:
             db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(done=done, not_before=not_before))
 
-    def note_quiet(self, quiet: Sequence[Quiet]) -> None:
-        """When to look again at job runs where nothing has happened, how far their batches are, and whose creates made nothing else.
+    def note_unchanged(self, unchanged: Sequence[Unchanged]) -> None:
+        """Notes, for job runs where nothing has happened: the next look, the progress of their batches, and the confirmed creates.
 
-        A job run whose lease was taken since is left alone; so this needs no lease.
+        A job run whose lease was taken since then is not changed; so this needs no lease.
         """
-        for n in range(0, len(quiet), _AT_ONCE):
-            some = quiet[n : n + _AT_ONCE]
+        for n in range(0, len(unchanged), _AT_ONCE):
+            some = unchanged[n : n + _AT_ONCE]
             put_off = [{"run": q.run_id, "epoch": q.epoch, "next": q.next_check_at, "escalates": q.escalates_at} for q in some]
             done = [{"shard": shard, "so_far": so_far} for q in some for shard, so_far in q.progress.items()]
             confirmed = [{"shard": shard, "created": attempt} for q in some for shard, attempt in q.confirmed.items()]
@@ -75,7 +75,7 @@ class Progress:
                         db.execute(statement, rows)
 
     def noted_at(self, run_id: str) -> dict[str, datetime]:
-        """When the latest event of each shard was noted, by the clock of then."""
+        """The time at which the latest event of each shard was recorded, by the clock at that time."""
         latest = (
             sa.select(sa.func.max(EVENT.c.id)).where(EVENT.c.run_id == run_id, EVENT.c.shard_id.is_not(None)).group_by(EVENT.c.shard_id)
         )

@@ -1,6 +1,6 @@
-"""Queue: the job runs that share one account's limits: who waits for room in its batch queue, and who is in its fast lanes.
+"""Queue: the job runs that share one account's limits: those that wait for room in its batch queue, and those in its fast lanes.
 
-Below `ledger`; `runner` decides whose turn it is.
+Below `ledger`; `runner.queue` decides which goes first.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from keld.ledger.table import RUN, SHARD
 from keld.price import Lane
 from keld.state import RunState, State
 
-_STALE = timedelta(minutes=5)  # a job run whose next look, and lease, are over for longer has nobody who advances it
+_STALE = timedelta(minutes=5)  # a job run whose next look and lease are over for longer is not advanced by any worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A shard that a full queue turned away, or that waits behind such ones, with what decides whose turn it is."""
+class QueuedShard:
+    """A shard that a full queue rejected, or that waits behind such shards, with what decides the order."""
 
     shard_id: str
     ordinal: int
@@ -30,8 +30,8 @@ class Waiting:
     created_at: datetime  # of its job run
     not_before: datetime | None
     tried_at: datetime | None  # its latest intent
-    next_check_at: datetime | None  # of its job run; None while a worker has it in hand
-    deferred: bool = True  # False: it was turned away a moment ago, and is looked for at the provider first
+    next_check_at: datetime | None  # of its job run; None while a worker holds its lease
+    deferred: bool = True  # False: it was rejected just now, and is first looked for at the provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +46,13 @@ class Rival:
 
 
 class Queue:
-    """Who waits for, or shares, the limits of each account."""
+    """The shards that wait for the limits of each account, or share them."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    def waiting(self, provider: str, host: str, model: str) -> list[Waiting]:
-        """The shards of open job runs that wait for room in one provider's queue for one model, or were just turned away there."""
+    def waiting(self, provider: str, host: str, model: str) -> list[QueuedShard]:
+        """The shards of open job runs that wait for room in one provider's queue for one model, or were just rejected there."""
         turned_away = sa.and_(SHARD.c.state == State.UNKNOWN, SHARD.c.error["refused"].as_string() == RefusalReason.QUEUE)
         query = (
             sa.select(
@@ -66,7 +66,7 @@ class Queue:
             .where(RUN.c.state == RunState.OPEN)
         )  # fmt: skip
         with self._db.read() as db:
-            return [Waiting(**row._mapping) for row in db.execute(query)]
+            return [QueuedShard(**row._mapping) for row in db.execute(query)]
 
     def wake(self, shard_id: str) -> None:
         """Lets a deferred shard try at once; a hint, which needs no lease."""
@@ -74,7 +74,7 @@ class Queue:
             db.execute(sa.update(SHARD).where(SHARD.c.id == shard_id, SHARD.c.state == State.DEFERRED).values(not_before=None))
 
     def in_fast_lanes(self, provider: str, host: str, model: str, now: datetime, *, other_than: str | None = None) -> list[Rival]:
-        """What each job run, but for `other_than`, has in an account's fast lanes, if somebody advances it."""
+        """The rows of each job run, except `other_than`, in an account's fast lanes, if a worker advances it."""
         alive = sa.or_(RUN.c.lease_until > now - _STALE, RUN.c.next_check_at > now - _STALE)
         left = sa.func.sum(SHARD.c.requests - sa.func.coalesce(SHARD.c.done, 0))
         query = (

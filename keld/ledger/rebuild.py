@@ -1,6 +1,6 @@
-"""Rebuild: what staging remembers of a job run -> the ledger that lost it, or that is older.
+"""Rebuild: what staging remembers of a job run -> a ledger that lost it, or that is older.
 
-Below `ledger`, whose transaction it is in.  What the ledger knows itself stands, but for shards that were sent since; money is added up again.
+Below `ledger`, whose transaction it is in.  What the ledger has itself is kept, except for shards that were sent later; money is added up again.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from keld.ledger.table import CANDIDATE, INTENT, ORPHAN, RUN, SHARD
 from keld.ledger.witness import Memory
 from keld.state import SENT, Event, State
 
-_HOLDING = (*SENT, State.QUARANTINED, State.COLLECTED)  # what is reserved for a shard in one of these may be on the bill
+_HOLDING = (*SENT, State.QUARANTINED, State.COLLECTED)  # in these states, a shard's reservation may be billed
 
 
 def take_in(db: sa.Connection, memory: Memory, ahead: set[str], now: datetime, *, new: bool) -> None:
-    """Writes what the ledger does not know of a job run.
+    """Writes the parts of a job run that the ledger does not have.
 
     Args:
-        ahead: the shards, by id, of which staging remembers a later create.
-        new: the ledger knows nothing of the job run.
+        ahead: the ids of the shards of which staging has a later create.
+        new: the ledger does not have the job run.
     """
     run, shards, orphans = memory.run, list(memory.shards.values()), list(memory.orphans.values())
     assert run is not None
@@ -52,7 +52,7 @@ def take_in(db: sa.Connection, memory: Memory, ahead: set[str], now: datetime, *
 
 
 def _take_in_intent(db: sa.Connection, intent: Intent, shard: Shard | None) -> None:
-    """How an earlier create of a shard ended is not known here: it is looked for as one that may land late."""
+    """Writes a create; if its outcome is not known, it is recorded as absent, so that the sweep looks for it."""
     this = (INTENT.c.shard_id == intent.shard_id, INTENT.c.attempt == intent.attempt)
     if db.execute(sa.select(INTENT.c.shard_id).where(*this)).first() is not None:
         return
@@ -65,7 +65,7 @@ def _take_in_intent(db: sa.Connection, intent: Intent, shard: Shard | None) -> N
 
 
 def _add_up(db: sa.Connection, run_id: str, answered_before: int) -> None:
-    """What a job run has spent and reserved, and where it stands, added up again from its shards and orphans."""
+    """Writes what a job run has spent, reserved and answered, added up again from its shards and orphans."""
     shards, orphans = lookup.shards(db, SHARD.c.run_id == run_id), lookup.orphans(db, ORPHAN.c.run_id == run_id)
     collected = [shard for shard in shards if shard.state is State.COLLECTED]
     held = [doubtful_usd(shard) if shard.state is State.COLLECTED else shard.worst_usd for shard in shards if shard.state in _HOLDING]

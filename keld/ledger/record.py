@@ -1,4 +1,4 @@
-"""Record: what is read from the ledger's tables, frozen as it stood when it was read.
+"""Record: what is read from the ledger's tables, frozen as it was when it was read.
 
 Below the rest of the ledger, beside `table`.
 """
@@ -22,7 +22,7 @@ _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRun:
-    """A job over one partition: the unit of identity, deadline and ceiling; as it stood when it was read."""
+    """A job over one partition: the unit of identity, deadline and ceiling; as it was when it was read."""
 
     id: str
     namespace: str
@@ -61,13 +61,13 @@ class JobRun:
     lease_epoch: int
     lease_until: datetime | None
     owner: str | None = None  # who declares the job; this and the next two are None in what versions before 2 made
-    source: str | None = None  # what the table was taken from, where that has a name
+    source: str | None = None  # where the table was read from, if that has a name
     declared: dict[str, str] | None = None  # a digest of each part of the question
-    outdated: str | None = None  # what has been declared otherwise since it was sent, in words
+    outdated: str | None = None  # what has changed in the declaration since it was sent, in words
 
     @property
     def over(self) -> bool:
-        """Nothing is left to do."""
+        """True if nothing is left to do."""
         return self.state in (RunState.FINISHED, RunState.CANCELLED)
 
     def __repr__(self) -> str:
@@ -76,7 +76,7 @@ class JobRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """The slice of a job run's requests that becomes one batch; as it stood when it was read.  `id` is its nonce, too."""
+    """The slice of a job run's requests that becomes one batch, or one realtime run; as it was when it was read.  `id` is its nonce, too."""
 
     id: str
     run_id: str
@@ -91,7 +91,7 @@ class Shard:
     size_bytes: int
     worst_usd: Decimal
     expected_usd: Decimal
-    cache_ttl: str | None = None  # of the mark on what its rows share; it is decided with the reservation
+    cache_ttl: str | None = None  # of the cache mark on the text that its rows share
     attempt: int = 0
     sha256: str | None = None
     input_ref: str | None = None
@@ -109,7 +109,7 @@ class Shard:
     retryable: int = 0
     cost_usd: Decimal | None = None
     standard_usd: Decimal | None = None
-    uncached_usd: Decimal | None = None  # what it would have cost, had nothing been read from a cache or written into one
+    uncached_usd: Decimal | None = None  # what it would have cost without any cache
     input_tokens: int = 0
     cached_tokens: int = 0
     cache_write_tokens: int = 0
@@ -118,24 +118,24 @@ class Shard:
 
     @property
     def fault(self) -> ShardFault | None:
-        """What Keld itself found wrong with it; None: nothing, or it is the provider's word."""
+        """The fault that Keld itself found; None: there is none, or it is the provider's."""
         return None if self.error is None else self.error.fault
 
     @property
     def billed(self) -> int:
-        """Rows that were worked on, and so paid, whatever the answer was."""
+        """The number of rows that were processed, and so paid, whatever the answer was."""
         return sum((self.outcomes or {}).get(outcome, 0) for outcome in ("answered", "invalid", "refused"))
 
     @property
     def cache_saved_usd(self) -> Decimal:
-        """Below 0 where the writes cost more than the reads saved."""
+        """The money that the cache saved; below 0 if the writes cost more than the reads saved."""
         return Decimal(0) if self.uncached_usd is None or self.cost_usd is None else self.uncached_usd - self.cost_usd
 
     def require_batch_id(self) -> str:
         """The id of its batch.
 
         Raises:
-            LedgerError: the ledger has none of it.
+            LedgerError: the ledger has none.
         """
         if self.batch_id is None:
             raise LedgerError(
@@ -146,7 +146,7 @@ class Shard:
 
     @property
     def unsent(self) -> bool:
-        """Nothing of it, not even its input file, was ever sent to a provider."""
+        """True if nothing of it, not even its input file, was ever sent to a provider."""
         return self.attempt == 0 and self.input_ref is None
 
     def __repr__(self) -> str:
@@ -155,7 +155,7 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Happened:
+class EventRecord:
     """An event: what happened to a job run, or to one of its shards."""
 
     id: int  # grows with each event
@@ -171,7 +171,7 @@ class Happened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """One create that was, or was about to be, sent."""
+    """One create that was sent, or was about to be sent."""
 
     shard_id: str
     attempt: int
@@ -184,7 +184,7 @@ class Intent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Orphan:
-    """A batch of a shard beside the one that counts: its create landed after the shard had been sent again, or it was left when hedged.
+    """A batch that a shard has in addition to its own: its create took effect after the shard was sent again, or its rows were hedged.
 
     It is cancelled, and what it cost is counted; its answers are not used.
     """
@@ -199,8 +199,8 @@ class Orphan:
     found_at: datetime
     settled_at: datetime | None = None
     cost_usd: Decimal | None = None
-    lost: int = 0  # rows of which its results say nothing
-    doubtful_usd: Decimal = Decimal(0)  # what these may have cost, and what stays reserved
+    lost: int = 0  # rows that its results lack
+    doubtful_usd: Decimal = Decimal(0)  # what these rows may have cost: it stays reserved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,7 +219,7 @@ class Candidate:
 
 
 def nonce() -> str:
-    """10 random characters of a-z0-9 (52 bits): a shard's id, and the mark its batch and its custom_ids carry."""
+    """10 random characters of a-z0-9 (52 bits): a shard's id, and the mark of its batch and its custom_ids."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(10))
 
 

@@ -1,6 +1,6 @@
-"""Recovery: what staging remembers of job runs, held against this ledger: kept up to date, compared, and taken in where the ledger has lost it.
+"""Recovery: what staging remembers of job runs: kept up to date, compared with this ledger, and written to it where the ledger lost it.
 
-Below `ledger`; the memory itself is the `witness`, and what is written when something is taken in is `rebuild`'s.
+Below `ledger`; `witness` keeps the memory, and `rebuild` writes it to the ledger.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ log = logging.getLogger("keld")
 
 
 class Recovery:
-    """What staging remembers for one ledger; nothing, where `witness` is None."""
+    """What staging remembers for one ledger; nothing if `witness` is None."""
 
     def __init__(self, db: Database, witness: Witness | None) -> None:
         self._db = db
@@ -35,7 +35,7 @@ class Recovery:
         return [] if self._witness is None else list(self._witness.memories())
 
     def forgotten(self) -> list[JobRun]:
-        """The job runs that staging has, with something at a provider or rows that must not be asked again, and this ledger has not."""
+        """The job runs with batches at a provider, or with rows that must not be asked again, that staging has and this ledger has not."""
         if self._witness is None:
             return []
         ids = self._witness.out()
@@ -50,7 +50,7 @@ class Recovery:
         """Passes if staging remembers no create of a job run that this ledger does not.
 
         Raises:
-            LedgerError: it does, and to send anything might be to pay twice.
+            LedgerError: it does, so that sending anything could pay twice.
         """
         memory = None if self._witness is None else self._witness.memory(run_id)
         if memory is None or not memory.shards:
@@ -58,13 +58,13 @@ class Recovery:
         ahead = memory.is_ahead_of(self._shards(run_id))
         if ahead and memory.run is not None:
             raise LedgerError(
-                f"The ledger at {shown(self._db.url)} is older than staging: of {memory.run.job}[{memory.run.partition}] {len(ahead):,} batches or "
-                "stretches were sent that it does not know of. It was restored from a backup, perhaps. Nothing was sent. "
-                "`keld reconcile --from-staging` brings it up to what staging knows."
+                f"The ledger at {shown(self._db.url)} is older than staging: of {memory.run.job}[{memory.run.partition}] {len(ahead):,} shards were "
+                "sent that it does not have. Perhaps it was restored from a backup. Nothing was sent. "
+                "Run `keld reconcile --from-staging`, which adds what staging has."
             )
 
     def take_in(self, memory: Memory, now: datetime) -> bool:
-        """True if the ledger knows more of a job run than before, by what staging remembers of it; what it knows itself stays."""
+        """True if something of a job run was added to the ledger from staging; what the ledger has itself is kept."""
         assert memory.run is not None
         ahead = {shard.id for shard in memory.is_ahead_of(self._shards(memory.run.id))}
         with self._db.write() as db:
@@ -85,13 +85,13 @@ class Recovery:
         orphans: Sequence[Orphan] = (),
         durable: bool = False,
     ) -> None:
-        """Has staging remember what was just committed; all of the job run, where it remembers nothing yet.
+        """Writes what was just committed to staging; the whole job run, if staging has nothing of it yet.
 
         Args:
             run: the job run as a whole has changed.
 
         Raises:
-            StagingError: it cannot, and it is `durable`: what is not remembered must not be sent.
+            StagingError: it could not be written, and it is `durable`: without it nothing may be sent.
         """
         if self._witness is None or not self._witness.is_here(run_id):
             return

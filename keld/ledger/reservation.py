@@ -1,7 +1,7 @@
-"""Reservation: the money of a job run that is promised to what may still be on a bill, so that the ceiling holds.
+"""Reservation: the money of a job run that is reserved for requests that may still be billed, so that the ceiling holds.
 
-Below `ledger`.  Each function works within the caller's transaction: the worst case of a shard is reserved with its intent, and becomes what
-was really paid with its results.
+Below `ledger`.  Each function works within the caller's transaction: the worst case of a shard is reserved with its intent, and is replaced by
+the real cost when its results are collected.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from keld.ledger.record import Shard
 from keld.ledger.table import RUN
 from keld.state import AT_PROVIDER, Event, State
 
-# After these nothing of the shard's create can be billed.  Not LOST_TRACK: what is quarantined may have cost its worst case.
+# After these, nothing of the shard's create can be billed.  Not LOST_TRACK: a quarantined shard may have cost its worst case.
 FREEING = (Event.UNSENT, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
 
 
@@ -43,27 +43,27 @@ def reserve_within_ceiling(db: sa.Connection, shard: Shard) -> None:
 
 
 def change_reserve(db: sa.Connection, run_id: str, by_usd: Decimal) -> None:
-    """Reserves more of a job run, or gives back (below 0), whatever its ceiling is: what is under way is paid for in any case."""
+    """Reserves more money of a job run, or releases it (below 0), whatever its ceiling is: what is in progress is paid in any case."""
     db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(reserved_usd=RUN.c.reserved_usd + by_usd))
 
 
 def follow(db: sa.Connection, shard: Shard, event: Event, became: Shard) -> None:
-    """The reservation after `event` led from `shard` to `became`."""
+    """Changes the reservation after `event` led from `shard` to `became`."""
     if became.state == State.COLLECTED:
         _settle(db, became)
     elif event in FREEING:
-        # What was never sent holds no reservation.
+        # A shard that was never sent has no reservation.
         if shard.state in (State.SUBMITTING, State.UNKNOWN, *AT_PROVIDER):
             change_reserve(db, shard.run_id, -shard.worst_usd)
     elif event is Event.ADOPTED and shard.state in (State.STAGED, State.DEFERRED, State.DROPPED, State.REJECTED):
-        # It is being paid for, whether it fits under the ceiling or not; nothing else is sent until it does.
+        # It is billed even if it does not fit under the ceiling; nothing else is sent until it fits.
         change_reserve(db, shard.run_id, shard.worst_usd)
 
 
 def _settle(db: sa.Connection, shard: Shard) -> None:
-    """The reservation becomes what was really paid, and the answers are counted.
+    """Replaces the reservation by the real cost, and counts the answers.
 
-    A row that is in no result file, or whose reply was lost, may be on the bill all the same: its share of the worst case stays reserved.
+    A row that is in no result file, or whose reply was lost, may still be billed: its share of the worst case stays reserved.
     """
     run = db.execute(sa.select(RUN.c.reserved_usd, RUN.c.spent_usd, RUN.c.standard_usd).where(RUN.c.id == shard.run_id)).one()
     db.execute(

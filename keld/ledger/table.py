@@ -1,7 +1,7 @@
-"""Table: what the ledger holds, as tables of SQLite or Postgres.
+"""Table: the tables of the ledger, in SQLite or Postgres.
 
-Below the rest of the ledger, but for `column`.  O(shards): no row, key, prompt or answer has a column here, and no free words of a provider either,
-since they may quote one.  A change here needs a step in `migration`.
+Below the rest of the ledger, except `column`.  O(shards): no row, key, prompt or answer has a column here, and no free text of a provider either,
+since it may quote one.  A change here needs a step in `migration`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Transition: one event of one shard: its state by the transition table, the fields that changed, the outcome of its create.
 
-Below `ledger`, which holds the lease and the transaction.  A shard that another worker has moved on meanwhile is left as it is.
+Below `ledger`, which holds the lease and the transaction.  A shard that another worker has changed meanwhile is left as it is.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def move(
         LeaseLost: it is not in the state, or at the attempt, that it was read in.
     """
     became = after(shard.state, event)
-    # The attempt, too: a shard that was sent and refused since is STAGED again, but not the one that was read.
+    # The attempt, too: a shard that was sent and refused since then is STAGED again, but has changed.
     unmoved = (SHARD.c.id == shard.id, SHARD.c.state == shard.state, SHARD.c.attempt == shard.attempt)
     moved = db.execute(sa.update(SHARD).where(*unmoved).values(state=became, **changes))
     if moved.rowcount != 1:
-        raise LeaseLost(f"Shard {shard.id} is no longer {shard.state}; another worker moved it on and this one's write was refused.")
+        raise LeaseLost(f"Shard {shard.id} is no longer {shard.state}; another worker changed it, and this worker's write was refused.")
     if changes.get("batch_id"):
-        release_candidate(db, shard.host, changes["batch_id"], now)  # it is this shard's own
+        release_candidate(db, shard.host, changes["batch_id"], now)  # it is the shard's own batch
     if event in _CREATE_OUTCOMES and (shard.state in SENT or event is Event.ADOPTED):
         outcome = {"outcome": event.value} | ({"batch_id": changes["batch_id"]} if "batch_id" in changes else {})
         db.execute(sa.update(INTENT).where(INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt).values(**outcome))

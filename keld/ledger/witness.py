@@ -1,13 +1,13 @@
-"""Witness: what staging remembers of the ledger, so that a ledger that was lost is noticed before anything is paid twice, and rebuilt.
+"""Witness: a copy in staging of the ledger's records, so that a lost ledger is noticed before anything is paid twice, and can be rebuilt.
 
-Below `recovery`, which hands it every commit.  A ledger may be deleted, emptied, or restored from a backup of yesterday
-while batches are out; to the ledger alone that looks like a partition that nobody ever asked.  So beside a job run's files stands
-`ledger.jsonl`: a line for each thing that became of it, the latest counts.  A line may be missing at its end after a crash, and all that
-follows from it is that the provider is looked at once more; but the line of an intent is durable before its create is sent.
+Below `recovery`, which passes every commit to it.  A ledger may be deleted, emptied, or restored from an old backup
+while batches are at providers; then, by the ledger alone, the partition was never asked.  So a job run's directory in staging has
+`ledger.jsonl`: a line for each change, of which the latest counts.  After a crash its last line may be missing, which only means that
+the provider is looked at once more; but the line of an intent is durable before its create is sent.
 
-In `out/` stands an empty file for each job run that has something at a provider, or rows that must not be asked again: few names to compare
-with the ledger when it is opened.  Their names hold a mark of the ledger's address: one staging root may have served several ledgers, and what
-another one knows is not lost.  One ledger may have several roots: what it knows and this root does not is no business of this root's.
+`out/` has an empty file for each job run with batches at a provider, or with rows that must not be asked again: few names to compare
+with the ledger when it is opened.  The names include a mark of the ledger's address: one staging root may serve several ledgers, and a job run
+of another ledger is not lost.  One ledger may have several roots: job runs that it has and this root has not are ignored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _UNSETTLED = (State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLI
 
 
 class Line(msgspec.Struct, omit_defaults=True):
-    """One thing that became of a job run, as the ledger has it since."""
+    """One change of a job run, as the ledger committed it."""
 
     ledger: str  # the mark of its address
     run: JobRun | None = None
@@ -42,7 +42,7 @@ class Line(msgspec.Struct, omit_defaults=True):
 
 @dataclass(slots=True)
 class Memory:
-    """What is remembered of one job run."""
+    """The records of one job run, as read from staging."""
 
     run: JobRun | None = None
     ledger: str = ""
@@ -52,12 +52,14 @@ class Memory:
     orphans: dict[str, Orphan] = field(default_factory=dict)
 
     def add(self, line: Line) -> None:
-        """Takes in a later line."""
+        """Adds a later line."""
         self.ledger = line.ledger
         self.run = line.run or self.run
         if line.answered_before is not None:
             self.answered_before = line.answered_before
-        if line.shard is not None and line.shard.attempt >= self._attempt(line.shard.id):  # else a ledger of yesterday has written it
+        if line.shard is not None and line.shard.attempt >= self._attempt(
+            line.shard.id
+        ):  # else an older ledger, from a backup, has written it
             self.shards[line.shard.id] = line.shard
         if line.intent is not None:
             self.intents[line.intent.shard_id, line.intent.attempt] = line.intent
@@ -69,12 +71,12 @@ class Memory:
 
     @property
     def settled(self) -> bool:
-        """Nothing of it is at a provider, and no row must be kept from being asked again."""
+        """True if it has no batch at a provider, and no row that must not be asked again."""
         over = self.run is not None and self.run.over and not self.run.quarantined
         return over and not any(shard.state in _UNSETTLED for shard in self.shards.values())
 
     def is_ahead_of(self, shards: Iterable[Shard]) -> list[Shard]:
-        """The shards that were sent more often than a ledger, which has these, knows of."""
+        """The shards that were sent more often than in `shards`, those of a ledger."""
         known = {shard.id: shard.attempt for shard in shards}
         return [shard for shard in self.shards.values() if shard.attempt > known.get(shard.id, 0)]
 
@@ -91,7 +93,7 @@ class Witness:
     # -- remembering ------------------------------------------------------------------------------------------
 
     def has(self, run_id: str) -> bool:
-        """True if anything is remembered of a job run."""
+        """True if staging has records of a job run."""
         return self._path(run_id).exists()
 
     def is_here(self, run_id: str) -> bool:
@@ -109,13 +111,13 @@ class Witness:
         answered_before: int | None = None,
         durable: bool = False,
     ) -> None:
-        """Adds what became of a job run.
+        """Adds changes of a job run.
 
         Args:
-            durable: before this returns; else a crash may take it back.
+            durable: written durably before this returns; else a crash may lose it.
 
         Raises:
-            StagingError: it cannot be kept.
+            StagingError: it cannot be written.
         """
         lines = [Line(self._mark, run=run, answered_before=answered_before)] if run is not None else []
         lines += [Line(self._mark, shard=shard) for shard in shards]
@@ -130,7 +132,7 @@ class Witness:
             self._known.pop(run_id, None)
 
     def memory(self, run_id: str) -> Memory:
-        """What is remembered of a job run; nothing, where there is nothing."""
+        """The records of a job run; empty if there are none."""
         path = self._path(run_id)
         with suppress(FileNotFoundError):
             size = path.stat().st_size
@@ -144,7 +146,7 @@ class Witness:
         return Memory()
 
     def memories(self) -> Iterator[Memory]:
-        """All that this root remembers of this ledger's job runs."""
+        """The records of this ledger's job runs in this root."""
         for run_id in self._staging.run_ids():
             memory = self.memory(run_id)
             if memory.run is not None and memory.ledger == self._mark:
@@ -159,7 +161,7 @@ class Witness:
     def _append(self, run_id: str, lines: Sequence[Line], *, durable: bool) -> None:
         failpoint("witness.note")
         path, new = self._path(run_id), not self.has(run_id)
-        # A line that a crash cut off must not spoil the next one: each begins on a line of its own, and an empty one is none.
+        # A line that a crash cut off must not damage the next one: each begins on a new line, and empty lines are ignored.
         encoded = b"".join(b"\n" + msgspec.json.encode(line) for line in lines) + b"\n"
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
@@ -192,7 +194,7 @@ class Witness:
 
 
 def _write(descriptor: int, data: bytes) -> None:
-    """All of it: of a disk that is nearly full a single call may write a part, and say so by a number only."""
+    """Writes all of `data`: on a nearly full disk, a single call may write only a part, and report it only by its result."""
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -1,10 +1,10 @@
-"""Realtime: the fast lanes, many single requests at once under rate limits, every paid answer on disk at once.
+"""Realtime: the fast lanes: many single requests at once, under rate limits, each paid answer written to disk immediately.
 
-Beside the road, above `providers`, below `runner`; the only package with an event loop.  The files, from what a caller sees downwards:
+Beside the road, above `providers`, below `runner`; the only package with an event loop.  The files, from the caller's view downwards:
 
-    run       the rows of one shard, asked one by one, and what came of it
-    options   how fast, how many at once, how patient
-    loop      the event loop: which request begins when, and what its reply means
+    run       the rows of one shard, asked one by one, and the result
+    options   how many requests at once, and how long to wait
+    loop      the event loop: when a request begins, and what its reply means
     ending    when a run must end early, and why
     throttle  how many requests at once, and how fast
     journal   the answers of one shard on disk, and the requests whose outcome is unknown
@@ -12,6 +12,6 @@ Beside the road, above `providers`, below `runner`; the only package with an eve
 
 from keld.realtime.ending import Stopped
 from keld.realtime.options import Options, Time
-from keld.realtime.run import RealtimeRun, settle_doubts, stretch
+from keld.realtime.run import RealtimeRun, run_realtime, settle_doubts
 
-__all__ = ["Options", "RealtimeRun", "Stopped", "Time", "settle_doubts", "stretch"]
+__all__ = ["Options", "RealtimeRun", "Stopped", "Time", "run_realtime", "settle_doubts"]

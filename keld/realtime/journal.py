@@ -1,10 +1,10 @@
-"""Journal: what the fast requests of one shard were answered, on disk before anything else is decided.
+"""Journal: the answers to one shard's realtime requests, on disk before anything else is decided.
 
-Beside the road, below `loop`.  Two files.  The answers stand in the shape of the provider's own result lines, so that
-`answer.collect` reads them like a batch's; a line counts only when its fsync has returned, and many share one.  The marks beside them
-(`<name>.sent`: `+7` row 7 is about to be sent, `-7` that was definitely not done) reach the page cache only: enough against SIGKILL,
-and what a power cut takes from them makes a count too low, never a row lost.  Sent, without a `-` and without an answer: in doubt,
-since it may have been paid.  Who holds the journal holds its lock: a second worker over the same one would pay rows twice.
+Beside the road, below `loop`.  Two files.  The answers have the format of the provider's own result lines, so that
+`answer.judge_results` reads them like a batch's; a line counts only when its fsync has returned, and many lines share one fsync.  The marks
+(`<name>.sent`: `+7` row 7 is about to be sent, `-7` it was definitely not processed) reach the page cache only: this is enough against SIGKILL,
+and marks lost in a power cut make a count too low, but lose no row.  A row that was sent, without a `-` and without an answer, is in doubt,
+since it may have been paid.  An open journal is locked: a second worker with the same journal would pay for rows twice.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Journal:
         read: a block of whole lines -> replies, as `Reader.journal`.
 
     Raises:
-        LeaseLost: another process of this host holds it.
+        LeaseLost: another process of this host has it open.
         OSError: disk full, no rights.
     """
 
     def __init__(self, path: Path, nonce: str, read: Callable[[bytes], list[Reply]]) -> None:
         self.settled: set[int] = set()  # the rows that have their line
         self.answered = self.refused = 0
-        self._open: Counter[int] = Counter()  # how often each row was sent without it being known what came of it
+        self._open: Counter[int] = Counter()  # how often each row was sent with an unknown outcome
         self._pending: list[bytes] = []
         self._taken = self._durable = 0
         self._lock = asyncio.Lock()
@@ -51,9 +51,9 @@ class Journal:
         marks = path.with_suffix(".sent")
         with contextlib.ExitStack() as opened:
             self._marks, self._answers = (_open(file, opened) for file in (marks, path))
-            _hold(self._marks, path)
-            _heal(self._marks)
-            self._size = _heal(self._answers)
+            _lock_file(self._marks, path)
+            _drop_torn_line(self._marks)
+            self._size = _drop_torn_line(self._answers)
             fsync_dir(path.parent)
             self._read(marks, path, nonce, read)
             self._opened = opened.pop_all()
@@ -71,7 +71,7 @@ class Journal:
 
     @property
     def left_open(self) -> list[int]:
-        """The rows that were sent, by a run that is over, without it being known what came of it; ascending."""
+        """The rows that an earlier run sent with an unknown outcome, ascending."""
         return sorted(self._open.keys() - self.settled)
 
     def sending(self, position: int) -> None:
@@ -80,7 +80,7 @@ class Journal:
         self._open[position] += 1
 
     def not_done(self, position: int) -> None:
-        """Marks that what was sent last was definitely not done."""
+        """Marks a row's latest request as definitely not processed."""
         os.write(self._marks, b"-%d\n" % position)
         self._close(position)
 
@@ -94,13 +94,13 @@ class Journal:
         self._taken += 1
         mine = self._taken
         async with self._lock:
-            if self._durable < mine:  # else the fsync of an earlier one took this along
+            if self._durable < mine:  # else the fsync of an earlier line included this one
                 group, upto = self._pending, self._taken
                 self._pending = []
                 try:
                     await asyncio.to_thread(self._append, b"".join(group))
                 except BaseException:
-                    self._pending = group + self._pending  # the next one tries again for all
+                    self._pending = group + self._pending  # the next call tries again with all lines
                     raise
                 self._durable = upto
         self._count(position, outcome)
@@ -113,7 +113,7 @@ class Journal:
             failpoint("realtime.journal")
             os.fsync(self._answers)
         except BaseException:
-            os.ftruncate(self._answers, self._size)  # half a line would spoil the next one
+            os.ftruncate(self._answers, self._size)  # half a line would make the next one unreadable
             raise
         self._size += len(lines)
 
@@ -152,7 +152,7 @@ def _open(path: Path, opened: contextlib.ExitStack) -> int:
     return descriptor
 
 
-def _heal(descriptor: int) -> int:
+def _drop_torn_line(descriptor: int) -> int:
     """The size of a file in bytes, without the torn line that a crash may have left at its end."""
     end = os.fstat(descriptor).st_size
     while end:
@@ -166,13 +166,13 @@ def _heal(descriptor: int) -> int:
     return end
 
 
-def _hold(descriptor: int, path: Path) -> None:
+def _lock_file(descriptor: int, path: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise LeaseLost(
             f"Another worker is still sending the requests of {path.parent.name}, and each would be paid twice. This one has sent nothing. "
-            "It goes on when that one has ended; a worker that hangs may be killed, its answers are kept."
+            "It continues when that worker has ended; a worker that hangs may be killed, its answers are kept."
         ) from None
 
 

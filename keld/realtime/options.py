@@ -1,4 +1,4 @@
-"""Options: how fast a realtime run asks, how many rows at once, and how patient it is.
+"""Options: how many requests a realtime run sends at once, and how long it waits.
 
 Beside the road, below `run`.  Only values; every default is written here.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from keld.price import Lane
 
-# platform.openai.com/docs/guides/flex-processing, 20 Nov 2026: 15 minutes; both SDKs wait 10 for any other answer.
+# platform.openai.com/docs/guides/flex-processing, 20 Nov 2026: 15 minutes; both SDKs wait 10 minutes for any other answer.
 _TIMEOUT_S = {Lane.FLEX: 900.0, Lane.STANDARD: 600.0}
 
 
@@ -25,9 +25,9 @@ class Options:
         timeout_s: of one request; None: 600, in the flex lane 900.
         patience_s: for how long the provider may reject requests, without one answer, before the run ends.
         tries: how often one row may be rejected.
-        same_fault: after so many rows in a row with the same fault, no more are tried.
-        output_tokens: the size of an answer that is assumed against a rate limit of tokens.
-        alone_s: how long the first request is alone at most: the others can read from the prompt cache what it has written.
+        same_fault: after so many consecutive rows with the same fault, no more are asked.
+        output_tokens: the answer's size that is assumed for a rate limit of tokens.
+        alone_s: how long the first request is sent alone at most: the others can then read the prompt cache that it wrote.
     """
 
     begin_with: int = 8
@@ -46,7 +46,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Time:
-    """Seconds that do not go backwards, and how to let some pass."""
+    """A clock in seconds that does not go backwards, and a way to sleep by it."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep

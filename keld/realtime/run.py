@@ -1,7 +1,7 @@
-"""Run: the rows of one shard that its journal has no line of, asked one by one, and what came of it.
+"""Run: the rows of one shard without a line in its journal, asked one by one, and the result.
 
-Beside the road, below `runner`.  A run asks each row by one HTTP attempt at a time, and is over when all have a line, when it is asked to
-stop, or when going on would help nobody.
+Beside the road, below `runner`.  A run sends one HTTP request for each row, and ends when all rows have a line, when it is asked to
+stop, or when more requests would also fail.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RealtimeRun:
-    """What a run left behind.  Rows are counted over the whole journal, whichever run wrote them; the rest is of this run."""
+    """The result of a realtime run.  Rows are counted over the whole journal, whichever run wrote them; the rest is of this run."""
 
     answered: int  # paid
-    refused: int  # for good, by the provider; not paid
+    refused: int  # permanently, by the provider; not paid
     in_doubt: int  # requests that may have been paid and have no answer: without a reply, or in flight at a kill
     undone: NDArray[np.int64]  # the positions without a line, ascending: not paid
     stopped: Stopped
-    problem: KeldError | None  # what a person has to mend
-    retry_after_s: float | None  # where there is no capacity and the provider says for how long
+    problem: KeldError | None  # what a person has to correct
+    retry_after_s: float | None  # if there is no capacity and the provider names a wait
     seconds: float
-    rows_per_s: float  # that got a line
-    turned_away: int  # requests that met a rate limit, an overload or no connection
+    rows_per_s: float  # rows that got a line
+    rejected: int  # requests that met a rate limit, an overload or no connection
     at_once: int  # the most requests in flight together
 
 
-def stretch(
+def run_realtime(
     provider: Provider,
     encoder: Encoder,
     reader: Reader,
@@ -62,45 +62,45 @@ def stretch(
     fragments: Callable[[NDArray[np.int64]], Iterator[tuple[int, bytes]]],
     journal: Path,
     *,
-    stop: Callable[[], bool] = lambda: False,
-    manner: Options | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    options: Options | None = None,
     clock: Time | None = None,
 ) -> RealtimeRun:
-    """Asks those of the rows that the journal has no line of.
+    """The result after the rows without a line in the journal were asked.
 
     Args:
         encoder, reader, nonce: of the shard; the lines' custom_ids are made of the nonce.
         positions: ascending, unique.
         fragments: (position, prompt fragment) of the positions it is given, in order; read as requests begin.
-        journal: `answer.collect` reads it, with `reader.journal`, when all is over.
-        stop: True: no new request is begun.  Called before each request and about every second until the end, so it must be cheap; an error
+        journal: `answer.judge_results` reads it with `reader.journal` when the shard has ended.
+        should_stop: True: no new request begins.  Called before each request and about every second until the end, so it must be cheap; an error
             that it raises ends the run in the same way, and is raised at the end.
 
     Raises:
         InvalidJob: the provider does not sell this lane.
         LeaseLost: another worker holds the journal.
-        OSError: the journal cannot be written.  What was on disk stays; the rows whose answers could not be written are in doubt.
+        OSError: the journal cannot be written.  Answers on disk are kept; the rows whose answers could not be written are in doubt.
     """
     if lane not in provider.traits.lanes - {Lane.BATCH}:
         raise InvalidJob(f"{provider.name} has no {lane.value} lane for single requests. Nothing was sent.")
     with Journal(journal, nonce, reader.journal) as kept:
         _run(lambda: _settle_doubts(nonce, kept))
         left = _without(positions, kept.settled)
-        loop = Loop(provider, encoder, lane, nonce, fragments(left), kept, stop, manner or Options(), clock or Time())
-        log.info("stretch.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
+        loop = Loop(provider, encoder, lane, nonce, fragments(left), kept, should_stop, options or Options(), clock or Time())
+        log.info("realtime.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
         _run(loop.all)
         return _result(loop, kept, nonce, _without(positions, kept.settled))
 
 
 def settle_doubts(reader: Reader, nonce: str, journal: Path) -> int:
-    """The number of requests of the journal whose outcome is unknown; the rows that were in flight when their worker died get a line that says so."""
+    """The number of requests of the journal whose outcome is unknown; each row that was in flight when its worker died gets a line for it."""
     with Journal(journal, nonce, reader.journal) as kept:
         _run(lambda: _settle_doubts(nonce, kept))
         return kept.in_doubt
 
 
 async def _settle_doubts(nonce: str, kept: Journal) -> None:
-    # They may have been paid, or still be answered: as with a lost reply, only a round that has the money for it may ask again.
+    # They may be paid: as after a lost reply, only a next round may ask again, if the ceiling allows it.
     for position in kept.left_open:
         line = in_doubt_line(custom_id(nonce, position), "in flight when its worker died: it may have been paid")
         await kept.keep(position, line, Outcome.LOST)
@@ -109,7 +109,7 @@ async def _settle_doubts(nonce: str, kept: Journal) -> None:
 def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64]) -> RealtimeRun:
     seconds, ending = loop.seconds, loop.ending
     stopped = ending.stopped or (Stopped.NO_CAPACITY if len(undone) else Stopped.DONE)
-    log.info("stretch.ended shard=%s why=%s lines=%d undone=%d s=%.1f", nonce, stopped.value, loop.lines, len(undone), seconds)
+    log.info("realtime.ended shard=%s why=%s lines=%d undone=%d s=%.1f", nonce, stopped.value, loop.lines, len(undone), seconds)
     return RealtimeRun(
         answered=kept.answered,
         refused=kept.refused,
@@ -120,7 +120,7 @@ def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64]) ->
         retry_after_s=ending.retry_after_s,
         seconds=seconds,
         rows_per_s=loop.lines / seconds if seconds else 0.0,
-        turned_away=loop.rejections,
+        rejected=loop.rejections,
         at_once=loop.at_once,
     )
 
@@ -132,7 +132,7 @@ def _without(positions: NDArray[np.int64], settled: set[int]) -> NDArray[np.int6
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-    """What `work` gives, from a loop of its own; in a thread of its own where this one has a loop already, as in a notebook."""
+    """The result of `work` in a new event loop; in a new thread if this one has a loop already, as in a notebook."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,9 +1,9 @@
 """Throttle: how many requests at once, and how fast, so that a provider rarely has to reject one.
 
 Beside the road, below `loop`.  Pure: instants come in as seconds of any clock that does not go backwards.
-Two brakes.  The number at once grows while answers come and is halved by a rejection, as TCP's window is: once for all requests that were
-under way, since they met the same limit.  And each reply's rate-limit headers are a bucket that is filled at the rate they report; what is
-in flight is taken out of it first, as it is unknown whether the provider has counted it yet.  Without headers the first brake works alone.
+Two limits.  The number at once grows with each answer and is halved by a rejection, like TCP's window: once for all requests that were
+in flight, since they met the same limit.  And each reply's rate-limit headers set a token bucket that is filled at the rate they report; requests
+in flight are subtracted first, as the provider may not have counted them yet.  Without headers, only the first limit applies.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from math import inf
 
 from keld.providers.base import Quota
 
-_BACKOFF_S = (1.0, 60.0)  # the first wait after a rejection that names none, and the longest
+_BACKOFF_S = (1.0, 60.0)  # the first wait after a rejection that names no wait, and the longest
 
 
 @dataclass(slots=True)
@@ -26,7 +26,7 @@ class _Bucket:
     at: float
 
     def wait(self, wanted: float, now: float) -> float:
-        """Seconds until `wanted` fits; what is larger than the whole waits until it is full."""
+        """Seconds until `wanted` fits; if it is larger than the bucket, until the bucket is full."""
         missing = min(wanted, self.limit) - self._filled(now)
         return 0.0 if missing <= 0 else missing / self.per_s if self.per_s else inf
 
@@ -38,7 +38,7 @@ class _Bucket:
 
 
 class Throttle:
-    """The brake of one realtime run.
+    """The throttle of one realtime run.
 
     Args:
         begin_with, most: requests at once.
@@ -50,7 +50,7 @@ class Throttle:
         self._buckets: dict[str, _Bucket] = {}
         self._resume_at = -inf
         self._begun = self._cut_at = 0
-        self._rejections = 0  # in a row, each for all that were under way
+        self._rejections = 0  # consecutive ones; one for all requests that were in flight together
 
     def wait(self, now: float, in_flight: int, tokens: float) -> float | None:
         """Seconds until one more request of `tokens` may begin; None: not before one in flight has ended."""
@@ -60,28 +60,28 @@ class Throttle:
         return max(0.0, self._resume_at - now, *waits)
 
     def begin(self, now: float, tokens: float) -> int:
-        """The number of a request that begins now, counted against the limits."""
+        """The serial number of a request that begins now, after it was counted against the limits."""
         for kind, bucket in self._buckets.items():
             bucket.take(_wanted(kind, 1, tokens), now)
         self._begun += 1
         return self._begun
 
     def on_quotas(self, quotas: Mapping[str, Quota], now: float, in_flight: int, tokens: float) -> None:
-        """A reply reported the limits, which are taken over, less `in_flight` other requests of `tokens` together."""
+        """Sets the limits that a reply reported, less `in_flight` other requests of `tokens` together."""
         for kind, quota in quotas.items():
             per_s = (quota.limit - quota.left) / quota.reset_s if quota.reset_s else inf
-            # Full, or nearly: the rate cannot be computed; the limits are stated for a minute, so the bucket is filled once a minute.
+            # A full bucket gives no rate; the limits are per minute, so the bucket is filled once a minute.
             per_s = per_s if 0 < per_s < inf else quota.limit / 60
             self._buckets[kind] = _Bucket(quota.limit, quota.left - _wanted(kind, in_flight, tokens), per_s, now)
 
     def on_success(self, in_flight: int) -> None:
-        """An answer came: the number at once grows by a quarter until the first rejection, by one after it."""
+        """Raises the number at once after an answer: by 0.25 until the first rejection, then by 1 / number."""
         self._rejections = 0
-        if in_flight + 1 >= int(self.at_once) // 2:  # else something other than this brake limits the run
+        if in_flight + 1 >= int(self.at_once) // 2:  # else something other than this number limits the run
             self.at_once = min(self._most, self.at_once + (1 / self.at_once if self._cut_at else 0.25))
 
     def on_rejected(self, number: int, now: float, retry_after_s: float | None) -> None:
-        """The provider rejected request `number`: fewer at once, and none before the time it names."""
+        """Halves the number at once after request `number` was rejected; the next begins after the wait that the provider names."""
         if number > self._cut_at:
             self.at_once = max(1.0, self.at_once / 2)
             self._cut_at = self._begun

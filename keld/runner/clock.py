@@ -1,7 +1,7 @@
-"""Clock: waits are spans, though they are kept as instants; where the clock was set back, they begin anew.
+"""Clock: waits are kept as instants, so a clock that is set back makes them too long; then they start again.
 
-A step of the runner, at the beginning of every visit.  An instant that was reckoned by a clock that ran a day ahead lies a day further away
-than the wait was long.  What a wait is counted from stands in the ledger beside it: where that lies in the future, the clock was set back.
+A step of the runner, each time a worker takes a lease.  If a clock ran a day ahead when an instant was computed, the wait is a day too long.
+The ledger also has the time from which each wait is counted: if that is in the future, the clock was set back.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from keld.state import Event, State
 _WAITING = {State.UNKNOWN: Event.LOOKED, State.DEFERRED: Event.DEFERRED}
 
 
-def begin_again(context: RunContext) -> None:
-    """Lets the waits of a job run that were noted by a clock that was set back since last as long as they were meant to, from now."""
+def restart_waits(context: RunContext) -> None:
+    """Starts the waits of a job run again from now, at their intended length, if the clock was set back since they were recorded."""
     now = context.now()
     waiting = [shard for shard in context.ledger.shards(context.lease.run_id) if shard.not_before is not None and shard.not_before > now]
     noted = context.ledger.progress.noted_at(context.lease.run_id) if any(shard.state in _WAITING for shard in waiting) else {}
@@ -28,4 +28,4 @@ def begin_again(context: RunContext) -> None:
             wait = max(shard.not_before - since, timedelta(0))
             context.record(shard, _WAITING[shard.state], not_before=now + wait, facts={"clock": "set back"})
         elif shard.state is State.IN_PROGRESS and shard.not_before > now + RETRY_MOST + WORKER_SKEW:
-            context.ledger.progress.note(context.lease, shard, shard.done, now)  # in a fast lane: it may ask again whether it may
+            context.ledger.progress.note(context.lease, shard, shard.done, now)  # in a fast lane: it may try again at once

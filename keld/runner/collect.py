@@ -1,15 +1,15 @@
-"""Collect: the result files of a batch that has ended, or the journal of a stretch -> one answer a row, on our disk.
+"""Collect: the result files of a batch that has ended, or the journal of a realtime run -> one answer a row, on our disk.
 
-A step of the runner.  What was answered is paid, however the batch ended, and is never thrown away.  Fetching is free and asking is not, so a row is
-only asked again where the provider has said, and can be believed, that it has no answer to it:
+A step of the runner.  Answers are paid for, however the batch ended, and are never thrown away.  To fetch is free, to ask is not.  So a
+row is asked again only if the provider reports, in a way that can be trusted, that it has no answer to it:
 
-- A file without one line of ours that says something (text, nothing, an error with status 200, another's rows, a bomb), or none at all, is a fault
-  of the file.  It is fetched again with growing pauses, until the shard's last instant (`last`); then its rows are quarantined, never asked again
-  by themselves.  Only where the provider says that it answered none, in counts that add up or by an end that names no file, are they asked again:
-  these are the honest cases of a batch that expired, was cancelled, or failed in every row.
-- A file with some lines of ours is not whole while it lacks others: it may still be growing, or be a mixture of two.  Rows are lost only when each
-  row that the provider counts as done has its line; or when the file, fetched anew and in one piece, has the same size as the time before, and has
-  had ten minutes to grow.  By size, not by digest: some hosts write their rows in another order each time.
+- A missing file, or one without any readable line of this shard (text, nothing, an error with status 200, another shard's rows, a decompression
+  bomb), is a fault of the file.  It is fetched again with growing pauses until the shard is given up (`give_up`); then its rows are quarantined,
+  and not asked again automatically.  They are asked again only if the provider reports that it answered none, by counts that add up or by a final
+  state without a file: this is how a batch looks that expired, was cancelled, or failed in every row.
+- A file with some of the shard's lines is not complete while it lacks others: it may still be growing, or be a mixture of two.  Rows count as lost
+  only if every row that the provider counts as done has its line; or if the file, fetched again completely, has the same size as before, at least
+  ten minutes after the batch ended.  Sizes are compared, not digests: some hosts write their rows in another order each time.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
 from keld.request import Question
 from keld.runner.context import LAG, RunContext, log, sent_of
-from keld.runner.give_up import last_of
+from keld.runner.give_up import give_up_time
 from keld.staging import ShardFiles, disk_errors
 from keld.state import Event
 
-_RESULT_BYTES_MOST = 16 << 30  # of one file, whatever it holds
-# Before a file is fetched again that could be read, and was not what it should be.
+_RESULT_BYTES_MOST = 16 << 30  # of one file, whatever is in it
+# Before a file is fetched again that could be read, but had the wrong content.
 _PAUSE, _PAUSE_MOST = timedelta(minutes=1), timedelta(hours=1)
-_UNREACHABLE_MOST = timedelta(minutes=10)  # and where it could not be fetched
+_UNREACHABLE_MOST = timedelta(minutes=10)  # before it is fetched again when it could not be fetched
 _NEVER_WHOLE = Missing(
-    Outcome.LOST, "in no result file, which never was the same twice; not asked again, since it may be paid", retryable=False
+    Outcome.LOST, "in no result file, and the file changed each time it was fetched; not asked again, since it may be paid", retryable=False
 )
 
 
 def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
-    """Judges every line of a shard's results, keeps one answer a row; or notes when they are fetched again."""
+    """The shard after its results were fetched and one answer a row was written; or with the time at which they are fetched again."""
     if shard.lane != Lane.BATCH:
         return _collected(context, shard, _tally(context, run, shard, [context.files.shard(shard.id).journal], _missing(shard)))
     files = context.files.shard(shard.id)
-    before = _sizes(files)  # of an earlier fetch that was not believed
+    before = _sizes(files)  # of an earlier fetch that was not accepted
     try:
         batch = _batch(context.provider(shard), shard)
         with disk_errors(context.files.dir, "What was answered is paid, and stays where it is."):
@@ -58,12 +58,12 @@ def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     unmentioned = tally.outcomes[Outcome.LOST]
     if unmentioned == shard.requests and not _answered_none(context, shard, batch, results):
         fault = (
-            f"{shard.provider} at {shard.host} gave results of {batch.id} in which none of its {shard.requests:,} rows is. They may be paid for, so they "
-            "are not asked again; the results are."
+            f"{shard.provider} at {shard.host} gave results of {batch.id} that have none of its {shard.requests:,} rows. The rows may be paid for, so they "
+            "are not asked again; the results are fetched again."
         )
         return _again(context, shard, ProviderUnreachable(fault), _PAUSE, _PAUSE_MOST)
     if 0 < unmentioned < shard.requests and not _is_whole(context, shard, batch, tally, before, _sizes(files)):
-        last = last_of(context, run, shard)
+        last = give_up_time(context, run, shard)
         if last is None or context.now() < last:
             fault = (
                 f"{shard.provider} at {shard.host} gave results of {batch.id} that lack {unmentioned:,} of its {shard.requests:,} rows. "
@@ -83,7 +83,7 @@ def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], 
         return read_block(block)
 
     with disk_errors(context.files.dir, "What was answered is paid, and stays where it is."):
-        return answer.collect(
+        return answer.judge_results(
             [path for path in results if path.exists()],
             read,
             sent_of(context.environment, run, context.files, shard),
@@ -99,7 +99,7 @@ def _collected(context: RunContext, shard: Shard, tally: Tally) -> Shard:
 
 
 def _again(context: RunContext, shard: Shard, problem: KeldError, pause: timedelta, most: timedelta) -> Shard:
-    """The shard, whose results are fetched again later, and later each time."""
+    """The shard, whose results are fetched again after a pause that grows each time."""
     context.problem = problem
     context.stuck[shard.id] = str(problem)
     wait = min(pause * (1 << min(shard.looks, 16)), most)
@@ -110,9 +110,9 @@ def _again(context: RunContext, shard: Shard, problem: KeldError, pause: timedel
 
 
 def _answered_none(context: RunContext, shard: Shard, batch: RemoteBatch, results: list[Path]) -> bool:
-    """Whether the provider says that it answered none of the rows, and can be believed."""
+    """True if the provider reports, in a way that can be trusted, that it answered none of the rows."""
     if any(path.stat().st_size for path in results if path.exists()):
-        return False  # errors of our rows would have our rows' ids: this is something else
+        return False  # errors of the shard's rows would have their ids: this is something else
     if batch.succeeded == 0 and batch.requests == shard.requests:
         return batch.state is not BatchState.COMPLETED or batch.done == shard.requests
     no_end_of_work = batch.state in (BatchState.CANCELLED, BatchState.EXPIRED, BatchState.FAILED) and not batch.result_refs
@@ -120,7 +120,7 @@ def _answered_none(context: RunContext, shard: Shard, batch: RemoteBatch, result
 
 
 def _is_whole(context: RunContext, shard: Shard, batch: RemoteBatch, tally: Tally, before: list[int], sizes: list[int]) -> bool:
-    """Whether rows that are in no result are in none, and will be in none."""
+    """True if a row that is missing from the results will not appear in them later."""
     mentioned = shard.requests - tally.outcomes[Outcome.LOST]
     if batch.requests == shard.requests and batch.done == mentioned:
         return True
@@ -128,18 +128,18 @@ def _is_whole(context: RunContext, shard: Shard, batch: RemoteBatch, tally: Tall
 
 
 def _sizes(files: ShardFiles) -> list[int]:
-    """Of the result files that are there, in bytes."""
+    """The sizes of the result files that exist, in bytes."""
     return [path.stat().st_size for path in sorted(files.dir.glob("result-*.jsonl"))]
 
 
 def _remove_others(files: ShardFiles, results: list[Path]) -> None:
-    """Removes the result files of an earlier fetch that are not named any more."""
+    """Removes the result files of an earlier fetch that the provider no longer names."""
     for path in set(files.dir.glob("result-*.jsonl")) - set(results):
         path.unlink(missing_ok=True)
 
 
 def _missing(shard: Shard) -> Missing:
-    """What a row is that no result mentions."""
+    """The outcome of a row that no result mentions."""
     match shard.ended if shard.lane != Lane.BATCH else None:
         case "cancelled":
             return Missing(Outcome.CANCELLED, "not asked before it was cancelled", retryable=True)
@@ -160,11 +160,11 @@ def _batch(provider: Provider, shard: Shard) -> RemoteBatch:
 
 
 def _fetch(context: RunContext, shard: Shard, batch: RemoteBatch, files: ShardFiles, *, again: bool) -> list[Path]:
-    """All result files, those with the answers first; none where it names none."""
+    """All result files, those with the answers first; none if the provider names none."""
     if batch.succeeded and not batch.result_refs and not _is_late(context, shard):
         raise ProviderUnreachable(
             f"{shard.provider} at {shard.host} says that batch {batch.id} has ended with {batch.succeeded:,} answers, but names no results yet. "
-            "They are looked for again.",
+            "They are looked up again later.",
             account=shard.provider,
         )
     return context.provider(shard).download(batch, files.result, most_bytes(context.question(), shard), again=again)
@@ -175,7 +175,7 @@ def _is_late(context: RunContext, shard: Shard) -> bool:
 
 
 def most_bytes(question: Question, shard: Shard) -> int:
-    """More than the results of a shard can weigh: what a row's envelope, or its vector, takes, and every token with the log of its likely others."""
+    """An upper limit of the size of a shard's results, in bytes: each row's envelope or vector, and each token with its log probabilities."""
     return min(_RESULT_BYTES_MOST, (64 << 20) + shard.requests * ((256 << 10) + question.max_output_tokens * (4 << 10)))
 
 

@@ -1,7 +1,7 @@
-"""Visit: one worker's hold on one job run: its lease, its files, and what every step needs to act and to record.
+"""Context: one worker's lease on one job run, with its files and what every step needs to act and to record.
 
-Below the steps (`submit`, `search`, `observe`, `collect`, `finish`), which all take one.  Nothing is recorded but through `record`, under
-the lease; a worker that has lost it finds its write refused, and goes home.
+Below the steps (`submit`, `find_lost`, `observe`, `collect`, `finish`), which all take one.  Everything is recorded through `record`, under
+the lease; if a worker has lost the lease, its write is refused and it stops.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from keld.staging import RunFiles, Staging, disk_errors, read_positions
 from keld.state import SENT, Event, State
 
 if TYPE_CHECKING:
-    from keld.runner.sibling import Roll
+    from keld.runner.sibling import Inventory
 
 log = logging.getLogger("keld")
-log.addHandler(logging.NullHandler())  # a library speaks where its user listens, and nowhere else
+log.addHandler(logging.NullHandler())  # a library logs only where its user asks for it
 
 SKEW = timedelta(minutes=5)  # our clock against the provider's
 LAG = timedelta(minutes=10)  # how long a provider may not know a batch that it just made, or not name the results of one that ended
@@ -43,28 +43,28 @@ LAG = timedelta(minutes=10)  # how long a provider may not know a batch that it 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How patient the runner is; all of it may be set per environment.
+    """How long the runner waits, and how often it looks; each may be set per environment.
 
     Args:
         settle: the waits before each look for a create whose outcome is unknown.
         settle_unfenced: before one more look where no fence can keep a create from landing: longer than the SDK waits for a reply.
-        resend_unfenced: what comes after the last look there.  True: the shard is sent again, and the sweep cancels the first create should
-            it land after all (what it did until then is paid).  False: the shard is quarantined, and never sent again by itself.
-        send_within: an intent older than this is not sent: its worker was frozen.
-        sweep_every: between two sweeps for creates that landed after their last look, while there may be some.
-        sweep_for: how long after the intent one may be.
+        resend_unfenced: what comes after the last look there.  True: the shard is sent again, and if the first create
+            takes effect after all, the sweep cancels it (what it did until then is paid).  False: the shard is quarantined, and not sent again automatically.
+        send_within: an intent older than this is not sent: its worker was paused.
+        sweep_every: between two sweeps for creates that took effect after their last look, while there may be some.
+        sweep_for: how long after its intent a create may take effect.
         overdue_after: past the provider's own window (24 h), after which a batch that has not ended is cancelled; its rows are asked again.
-        abandon_after: past that, after which a create that cannot be told from others is quarantined.
-        last_word_after: after the later of the deadline and the provider's window, when a shard that gets nowhere is quarantined (see `last`).
-        cancel_within: after the user cancelled, when a shard whose provider does not end it is quarantined.
-        call_within: the longest that a look, a cancel or a removal may take, all of it.
+        abandon_after: after `overdue_after`, how long until a create that cannot be distinguished from others is quarantined.
+        last_word_after: after the later of the deadline and the provider's window, when a shard without progress is quarantined (see `give_up`).
+        cancel_within: after the user cancelled, how long until a shard whose batch the provider does not end is quarantined.
+        call_within: the longest that a look, a cancel or a removal may take in total.
         reply_within: the longest that the reply to an upload or a create may take, once its body is sent.
-        stalled_after, least_bytes: an upload or a download that does not move so many bytes in so much time is broken off.
-        silent_for: a worker that nothing is heard of for so long, within a step, loses its job run to another.
+        stalled_after, least_bytes: an upload or a download that moves fewer than `least_bytes` in `stalled_after` is stopped.
+        silent_for: a worker whose step shows no progress for so long loses its job run to another worker.
         poll_least, poll_most: the waits between two looks at a batch: a tenth of its age, within these.
         retry_unreachable: until the next look after a provider could not be reached, or refused.
-        retry_queue_full: until a shard that a full queue has turned away is sent again; doubled each time, 30 minutes at most.
-        rows_per_s: of the standard lane, until its stretches have shown their own speed.
+        retry_queue_full: until a shard that a full queue rejected is sent again; doubled each time, 30 minutes at most.
+        rows_per_s: the assumed speed of the standard lane, until its realtime runs have shown theirs.
         list_from: so many open batches of an account, or more, are looked up by list pages, fewer one by one.
     """
 
@@ -106,7 +106,7 @@ Listed = Mapping[Account, Mapping[str, RemoteBatch]]  # the batches of an accoun
 
 
 class FastLanes(NamedTuple):
-    """What a model's fast lanes have shown: answers a second, where they did, and who is in them."""
+    """What is known of a model's fast lanes: answers a second, if measured, and the job runs that use them."""
 
     standard: float | None
     flex: float | None
@@ -115,21 +115,21 @@ class FastLanes(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What all visits of one environment share."""
+    """What all run contexts of one environment share."""
 
     ledger: Ledger
     staging: Staging
     provider: Callable[[str], Provider]
     clock: Callable[[], datetime]
     settings: Settings
-    lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read anew each time
-    listed: Listed | None = None  # what the lists of accounts said a moment ago; None: they are to be read
-    rolls: Mapping[Account, Roll] = field(default_factory=dict)  # of those of them where creates are fresh
+    lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read each time
+    listed: Listed | None = None  # what the lists of accounts have just shown; None: they are to be read
+    inventories: Mapping[Account, Inventory] = field(default_factory=dict)  # of the accounts with creates that are not confirmed yet
 
     def rates(self, name: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None) -> Rates | None:
-        """What a model, `account:model`, costs in a lane on the day of `at`; None if nobody says.
+        """What a model, `account:model`, costs in a lane on the day of `at`; None if the price is unknown.
 
-        Of an account that is not configured here any more it is the list that has the account's name.
+        For an account that is no longer configured here, the price list with the account's name is used.
 
         Args:
             own: the job's `prices`.
@@ -143,21 +143,25 @@ class Environment:
 
 @dataclass(slots=True)
 class RunContext:
-    """One worker's hold on one job run, and what stopped it."""
+    """One worker's lease on one job run, and the problem that stopped it, if any."""
 
     environment: Environment
     lease: Lease
     files: RunFiles
-    until: float  # time.monotonic() after which no new step is begun
+    until: float  # time.monotonic() after which no new step begins
     cancelling: bool = False
     problem: KeldError | None = None
-    blocked: set[str] = field(default_factory=set)  # providers that are not there in this visit
-    failed: set[tuple[str, State]] = field(default_factory=set)  # (provider, state): the step that this state asks for failed in this visit
-    stuck: dict[str, str] = field(default_factory=dict)  # shards that were tried in this visit and got nowhere, and why
-    begun: bool = False  # a step was begun in this visit: the first is, however little time is left
-    passed_over: bool = False  # there was no time to look at what it has at providers
-    alive_until: float = field(default_factory=lambda: time.monotonic() + 60)  # by time.monotonic(): until then silence means nothing
-    beaten_at: float = field(default_factory=time.monotonic)  # when the lease was last renewed, by time.monotonic()
+    blocked: set[str] = field(default_factory=set)  # providers that could not be reached under this lease
+    failed: set[tuple[str, State]] = field(
+        default_factory=set
+    )  # (provider, state): the step that this state requires failed under this lease
+    stuck: dict[str, str] = field(default_factory=dict)  # shards that were tried under this lease without progress, and why
+    begun: bool = False  # a step was begun under this lease: the first one is, even if little time is left
+    passed_over: bool = False  # there was no time to look at its batches
+    alive_until: float = field(
+        default_factory=lambda: time.monotonic() + 60
+    )  # by time.monotonic(): until then, no sign of progress is needed
+    renewed_at: float = field(default_factory=time.monotonic)  # when the lease was last renewed, by time.monotonic()
 
     @property
     def ledger(self) -> Ledger:
@@ -168,20 +172,20 @@ class RunContext:
         return self.environment.settings
 
     def is_stale(self) -> bool:
-        """Whether this worker has stood still for so long that another one may hold the lease by now."""
-        return time.monotonic() - self.beaten_at > self.ledger.leases.lease_for.total_seconds() * 0.8
+        """True if this worker was paused for so long that another one may hold the lease by now."""
+        return time.monotonic() - self.renewed_at > self.ledger.leases.lease_for.total_seconds() * 0.8
 
     def now(self) -> datetime:
         return self.environment.clock()
 
     def pulse(self, silent_s: float = 0.0) -> None:
-        """Says that the step gets on; nothing more may be heard of it for `silent_s` and `Settings.silent_for`."""
+        """Notes that the step makes progress; the next sign of it may take `silent_s` and `Settings.silent_for`."""
         self.alive_until = time.monotonic() + silent_s + self.settings.silent_for.total_seconds()
 
     def record(
         self, shard: Shard, event: Event, *, facts: dict[str, object] | None = None, orphans: Sequence[Orphan] = (), **changes: Any
     ) -> Shard:
-        """The shard after `event`, with `changes` to its fields, and the orphans that were found with it.
+        """The shard after `event`, with `changes` to its fields; `orphans`, which were found with it, are recorded too.
 
         Raises:
             LeaseLost: another worker holds the job run, or has moved the shard on.
@@ -198,7 +202,7 @@ class RunContext:
         """The shard's provider.
 
         Raises:
-            ProviderRefused: its account has another host now than the one the shard was sent to.
+            ProviderRefused: its account now has another host than the one the shard was sent to.
         """
         try:
             provider = self.environment.provider(shard.provider)
@@ -217,14 +221,14 @@ class RunContext:
         return provider
 
     def window(self, shard: Shard) -> timedelta | None:
-        """After which a batch of the shard's provider expires by itself; None: it is not known."""
+        """The time after which a batch of the shard's provider expires; None: it is not known."""
         try:
             return self.provider(shard).traits.window
         except KeldError:
             return None
 
     def question(self) -> Question:
-        """What all rows share.
+        """The question that all rows share.
 
         Raises:
             StagingError: the job run's files are not here.
@@ -232,22 +236,22 @@ class RunContext:
         return question_of(self.files)
 
     def encoder(self, shard: Shard) -> Encoder:
-        """What makes the shard's requests, by what was planned."""
+        """The encoder of the shard's requests, as planned."""
         cache = None if shard.cache_ttl is None else Ttl(shard.cache_ttl)
         return self.provider(shard).encoder(self.question(), shard.model, shard.id, cache)
 
     def reader(self, shard: Shard) -> Reader:
-        """What reads the answers to the shard."""
+        """The reader of the shard's answers."""
         return self.provider(shard).reader(self.question(), shard.model)
 
     def output(self) -> OutputSchema:
         return OutputSchema.from_json(self.question().output)
 
     def give_up(self, shard: Shard, event: Event, outcome: Outcome, why: str, *, retryable: bool = False, **changes: Any) -> Shard:
-        """All rows of a shard get one outcome, on disk first."""
+        """The shard after all its rows got one outcome, which is on disk before it is recorded."""
         self.ledger.leases.renew(
             self.lease, self.now()
-        )  # else another worker has sent them meanwhile, and their answers stand in that file
+        )  # else another worker may have sent them meanwhile, and that file has their answers
         sent = sent_of(self.environment, self.ledger.run(shard.run_id), self.files, shard)
         output = self.output()
         answers = self.files.shard(shard.id).answers
@@ -255,13 +259,13 @@ class RunContext:
             sink.add(answer.same(sent.positions.tolist(), outcome, why, sent, output, retryable=retryable))
         return self.record(shard, event, outcomes={outcome.value: shard.requests}, facts={"why": outcome.value}, **changes)
 
-    def must_stay_behind(self, shard: Shard) -> bool:
-        """Whether more valuable rows of the same round did not fit under the ceiling: what is left belongs to them first."""
+    def is_behind_over_ceiling(self, shard: Shard) -> bool:
+        """True if more valuable rows of the same round did not fit under the ceiling: they come first for what is left."""
         ahead = (other for other in self.ledger.shards(shard.run_id) if other.round == shard.round and other.ordinal < shard.ordinal)
         return any(Outcome.OVER_CEILING in (other.outcomes or {}) for other in ahead)
 
     def over_ceiling(self, shard: Shard) -> Shard:
-        """A shard that was not sent.  Its rows are planned anew where one would fit, or where others in flight may cost less than reserved."""
+        """A shard that was not sent.  Its rows are planned again if one of them would fit, or if others in flight may cost less than reserved."""
         run, shards = self.ledger.run(shard.run_id), self.ledger.shards(shard.run_id)
         fits_one = run.ceiling_usd is not None and shard.worst_usd / shard.requests <= run.ceiling_usd - run.spent_usd - run.reserved_usd
         again = fits_one or any(other.state in SENT for other in shards)
@@ -273,7 +277,7 @@ def configured(provider: Callable[[str], Provider], name: str) -> Provider:
     """The provider of an account, for a job run that is under way.
 
     Raises:
-        ProviderRefused: the account is not configured here.  Others who share the ledger may have it.
+        ProviderRefused: the account is not configured here.  Another environment with the same ledger may have it.
     """
     try:
         return provider(name)
@@ -286,13 +290,13 @@ def configured(provider: Callable[[str], Provider], name: str) -> Provider:
 
 
 def answers_of(files: RunFiles, shards: Sequence[Shard]) -> list[Path]:
-    """The answers files of a job run that are there, those of earlier rounds first."""
+    """The answers files of a job run that exist, those of earlier rounds first."""
     ordered = [files.shard(shard.id).answers for shard in sorted(shards, key=lambda shard: (shard.round, shard.ordinal))]
     return [path for path in [*files.reused, files.unsent, files.stopped, *ordered] if path.exists()]
 
 
 def question_of(files: RunFiles) -> Question:
-    """What all rows of a job run share.
+    """The question that all rows of a job run share.
 
     Raises:
         StagingError: its files are not here.
@@ -307,14 +311,14 @@ def question_of(files: RunFiles) -> Question:
 
 
 def sent_of(environment: Environment, run: JobRun, files: RunFiles, shard: Shard) -> Sent:
-    """What a shard asks, and at which rates."""
+    """What was sent for a shard: its rows, its model and its rates."""
     own, accept, name = run.terms.prices, run.terms.accept, f"{shard.provider}:{shard.model}"
     return Sent(
         nonce=shard.id,
         positions=read_positions(files.shard(shard.id).positions),
         model=name,
         lane=shard.lane,
-        unsatisfied=partial(unsatisfied, sealed=accept) if accept and name != run.terms.models[-1] else None,
+        unsatisfied=partial(unsatisfied, serialized=accept) if accept and name != run.terms.models[-1] else None,
         rates=_known(environment.rates(name, Lane(shard.lane), run.created_at, own), shard),
         standard=environment.rates(name, Lane.STANDARD, run.created_at, own),
     )

@@ -1,8 +1,8 @@
-"""Escalate: at the latest safe moment before a deadline, what is in batches, or in flex, moves on.
+"""Escalate: at the latest safe time before a deadline, rows in batches or in flex move to a faster lane.
 
-A step of the runner, at every look.  Batches are cancelled, and the provider's last word is awaited; a flex stretch just stops.  What was
-paid is harvested, and only the unpaid rows are asked again, in the lane that then meets the terms (`round.next_round`).  A batch that
-finishes during its cancel is harvested, and nothing of it is paid twice.
+A step of the runner, at every look.  Batches are cancelled, and their end is awaited; a realtime run in flex just stops.  Paid answers
+are collected, and only the unpaid rows are asked again, in the lane that then meets the terms (`round.next_round`).  A batch that
+finishes during its cancel is collected, and no row of it is paid twice.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from datetime import datetime
 
 import numpy as np
 
+from keld import deadline
 from keld.answer import Outcome
-from keld.deadline import moves_at
 from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.ledger import JobRun, Shard
-from keld.plan import moves_on
+from keld.plan import would_escalate
 from keld.price import Lane
 from keld.runner.context import Environment, RunContext, log
-from keld.runner.fast_lane import stop
+from keld.runner.fast_lane import end_early
 from keld.runner.find_lost import orphan_of
 from keld.runner.observe import cancel
 from keld.runner.option import flex_of, options, speed_of
@@ -32,12 +32,12 @@ _WAITING = (*_UNSENT, State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.
 
 
 def escalation_time(environment: Environment, run: JobRun, shards: Sequence[Shard]) -> datetime | None:
-    """When something that is waited for must move on; None where there is no deadline to keep, or nothing to move."""
+    """The time at which the first waiting rows must move to a faster lane; None without a deadline, or without rows to move."""
     return min(escalation_times(environment, run, shards).values(), default=None)
 
 
 def escalation_times(environment: Environment, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, datetime]:
-    """When what is in batches, and what is in flex, must move on, by what is left of all of it now."""
+    """The time at which the rows in batches, and those in flex, must move on, computed from all the rows that are left now."""
     waiting = [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING]
     if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or not run.terms.any_lane:
         return {}
@@ -45,22 +45,22 @@ def escalation_times(environment: Environment, run: JobRun, shards: Sequence[Sha
     flex = flex_of(environment, run.terms, waiting)
     behind = {Lane.BATCH: None if flex is None else speeds[flex], Lane.FLEX: None}
     return {
-        lane: moves_at(run.deadline_at, _left(waiting), list(speeds.values()), batch=lane is Lane.BATCH, flex=speed)
+        lane: deadline.escalation_time(run.deadline_at, _left(waiting), list(speeds.values()), batch=lane is Lane.BATCH, flex=speed)
         for lane, speed in behind.items()
         if any(shard.lane == lane for shard in waiting)
     }
 
 
 def escalate(context: RunContext, run: JobRun, shards: Sequence[Shard], *, heavy: bool) -> bool:
-    """Whether something was given up, so that its rows move on.
+    """True if a shard was stopped so that its unpaid rows can be escalated.
 
     Args:
-        heavy: stretches are stopped and unsent shards dropped, too, which writes to disk; a light poll only asks cancels.
+        heavy: realtime runs are stopped and unsent shards dropped, too, which writes to disk; a light poll only asks for cancels.
     """
     due = [lane for lane, at in escalation_times(context.environment, run, shards).items() if at <= context.now()]
     waiting = [shard for shard in shards if shard.lane in due and shard.state in _WAITING]
-    if not waiting or run.deadline_at is None or context.now() >= run.deadline_at or not _moves_on(context, run, waiting):
-        return False  # late is better than never
+    if not waiting or run.deadline_at is None or context.now() >= run.deadline_at or not _would_escalate(context, run, waiting):
+        return False  # the deadline cannot be met, or nothing faster is possible: a late answer is better than none
     if heavy and run.terms.hedge and context.now() >= _hedge_at(context.environment, run, waiting):
         return _hedge(context, waiting)
     moved = False
@@ -69,7 +69,7 @@ def escalate(context: RunContext, run: JobRun, shards: Sequence[Shard], *, heavy
             continue
         if shard.state is State.IN_PROGRESS and (heavy or shard.lane == Lane.BATCH):
             log.info("shard.escalated shard=%s run=%s due=%s", shard.id, run.id, run.deadline_at.isoformat())
-            moved |= _ask_cancel(context, shard) if shard.lane == Lane.BATCH else bool(stop(context, shard))
+            moved |= _ask_cancel(context, shard) if shard.lane == Lane.BATCH else bool(end_early(context, shard))
         elif heavy and shard.state in _UNSENT:
             context.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
             moved = True
@@ -77,7 +77,7 @@ def escalate(context: RunContext, run: JobRun, shards: Sequence[Shard], *, heavy
 
 
 def _ask_cancel(context: RunContext, shard: Shard) -> bool:
-    """Whether the provider heard it; it is asked again at the next look."""
+    """True if the provider accepted the cancel; if not, it is asked again at the next look."""
     try:
         cancel(context, shard)
     except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
@@ -88,14 +88,14 @@ def _ask_cancel(context: RunContext, shard: Shard) -> bool:
 
 
 def _hedge_at(environment: Environment, run: JobRun, waiting: Sequence[Shard]) -> datetime:
-    """When a batch's last word cannot be waited for any more: all the time that is left is needed to ask its rows elsewhere."""
+    """The time after which the end of a batch cannot be awaited: all the time that is left is needed to ask its rows elsewhere."""
     assert run.deadline_at is not None
     speeds = [speed_of(environment, name, run.id) for name in run.terms.models]
-    return moves_at(run.deadline_at, _left(waiting), speeds, batch=False)
+    return deadline.escalation_time(run.deadline_at, _left(waiting), speeds, batch=False)
 
 
 def _hedge(context: RunContext, shards: Sequence[Shard]) -> bool:
-    """Leaves every batch that is still out to the sweep, which counts what it cost; its rows move on now, and may be paid twice."""
+    """True if a batch that has not ended was left to the sweep, which counts its cost; its rows move on now, and may be paid twice."""
     out = [shard for shard in shards if shard.lane == Lane.BATCH and shard.state in AT_PROVIDER and shard.batch_id is not None]
     for shard in out:
         log.warning("shard.hedged shard=%s batch_id=%s rows=%d", shard.id, shard.batch_id, shard.requests)
@@ -105,14 +105,14 @@ def _hedge(context: RunContext, shards: Sequence[Shard]) -> bool:
     return bool(out)
 
 
-def _moves_on(context: RunContext, run: JobRun, waiting: Sequence[Shard]) -> bool:
-    """Whether what is left would go to a faster lane, as the time and the ceiling are now."""
+def _would_escalate(context: RunContext, run: JobRun, waiting: Sequence[Shard]) -> bool:
+    """True if the rows that are left would go to a faster lane, given the time and the ceiling now."""
     rows = np.concatenate([read_positions(context.files.shard(shard.id).positions) for shard in waiting])
     free = None
     if run.ceiling_usd is not None:
         free = run.ceiling_usd - run.spent_usd - run.reserved_usd + sum(s.worst_usd for s in waiting if s.state not in _UNSENT)
     found, terms = options(context.environment, ask_of(context, run, rows), run.deadline_at, free, rows=_left(waiting))
-    return moves_on(found, terms, Lane.BATCH if any(shard.lane == Lane.BATCH for shard in waiting) else Lane.FLEX)
+    return would_escalate(found, terms, Lane.BATCH if any(shard.lane == Lane.BATCH for shard in waiting) else Lane.FLEX)
 
 
 def _left(waiting: Sequence[Shard]) -> int:

@@ -1,7 +1,7 @@
-"""Hurry: a shard's rows one by one through a fast lane.
+"""Fast lane: a shard's rows are asked one by one.
 
-A step of the runner, the other way beside `submit`, `search` and `observe`.  There is no batch and so nothing to look for: the journal in the
-shard's directory says which rows are paid.  A stretch that is broken off goes on where it stood, with any worker.
+A step of the runner, instead of `submit`, `find_lost` and `observe`.  There is no batch, and so nothing to look for: the journal in the
+shard's directory says which rows are paid.  Any worker can continue a realtime run that was interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import assert_never
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
-from keld.realtime import Options, RealtimeRun, Stopped, settle_doubts, stretch
+from keld.realtime import Options, RealtimeRun, Stopped, run_realtime, settle_doubts
 from keld.request import Question
 from keld.runner.context import RunContext, log
 from keld.runner.round import can_go_elsewhere
@@ -22,14 +22,14 @@ from keld.runner.submit import fragments
 from keld.staging import disk_errors, read_positions
 from keld.state import Event
 
-_ALONE_S = 20.0  # an answer takes seconds; one that hangs must not hold up a rescue
-RETRY_MOST = timedelta(hours=1)  # that a stretch is put off for, whatever it was told: to ask again costs nothing
-_PATIENCE_S = 60.0  # with a provider that turns rows away, where another one may take them and a deadline is to be kept
+_ALONE_S = 20.0  # an answer takes seconds; one that hangs must not delay a rescue
+RETRY_MOST = timedelta(hours=1)  # until a rejected realtime run tries again, even if the provider named a longer wait: to try costs nothing
+_PATIENCE_S = 60.0  # with a provider that rejects rows, if another one may take them and there is a deadline
 
 
 def begin(context: RunContext, shard: Shard) -> Shard:
-    """The shard under way, if it fits under the ceiling; nothing is sent yet."""
-    if context.must_stay_behind(shard):
+    """The shard in progress, if it fits under the ceiling; nothing is sent yet."""
+    if context.is_behind_over_ceiling(shard):
         return context.over_ceiling(shard)
     try:
         shard = context.ledger.record_intent(context.lease, shard, context.now(), None)
@@ -40,25 +40,25 @@ def begin(context: RunContext, shard: Shard) -> Shard:
 
 
 def under_way(context: RunContext, shard: Shard) -> Shard:
-    """The shard whose intent stands, under way."""
+    """The shard in progress, whose intent was recorded."""
     return context.record(shard, Event.CREATED, submitted_at=context.now(), done=0)
 
 
-def hurry(context: RunContext, run: JobRun, shard: Shard, *, give_up_at: datetime | None = None) -> Shard:
-    """Asks rows until all have an answer, or the visit's time is over; where the provider will not and another one may, what is left goes there.
+def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: datetime | None = None) -> Shard:
+    """The shard after its rows were asked, until all have an answer or the time is over; if the provider rejects and another may not, the rest goes there.
 
     Args:
-        give_up_at: no row is begun from then on; whether the stretch is given up is for `escalate` to say.
+        no_new_after: no row begins after this; `escalate` decides whether the rest moves to another lane.
 
     Raises:
-        AccessRefused, ProviderUnreachable: the provider will not, for now; what was answered is kept.
+        AccessRefused, ProviderUnreachable: the provider rejects requests for now; the answers until then are kept.
         LeaseLost: another worker holds the job run.
     """
     provider, files, question = context.provider(shard), context.files.shard(shard.id), context.question()
     elsewhere = can_go_elsewhere(context, run, shard)
-    manner = _manner(question, shard)
+    options = _options(question, shard)
     with disk_errors(context.files.dir, "What was answered is kept."):
-        ended = stretch(
+        ended = run_realtime(
             provider,
             context.encoder(shard),
             context.reader(shard),
@@ -67,8 +67,8 @@ def hurry(context: RunContext, run: JobRun, shard: Shard, *, give_up_at: datetim
             read_positions(files.positions),
             lambda left: fragments(context, shard, left),
             files.journal,
-            stop=lambda: _is_to_stop(context, give_up_at),
-            manner=replace(manner, patience_s=_PATIENCE_S) if elsewhere else manner,
+            should_stop=lambda: _should_stop(context, no_new_after),
+            options=replace(options, patience_s=_PATIENCE_S) if elsewhere else options,
         )
     done = ended.answered + ended.refused
     not_before = None if ended.retry_after_s is None else context.now() + min(timedelta(seconds=ended.retry_after_s), RETRY_MOST)
@@ -85,34 +85,34 @@ def hurry(context: RunContext, run: JobRun, shard: Shard, *, give_up_at: datetim
     return _after(context, shard, ended)
 
 
-def _is_to_stop(context: RunContext, give_up_at: datetime | None) -> bool:
-    context.pulse()  # asked about every second: the requests are under way, each within its own limit
-    return time.monotonic() > context.until or context.is_stale() or (give_up_at is not None and context.now() >= give_up_at)
+def _should_stop(context: RunContext, no_new_after: datetime | None) -> bool:
+    context.pulse()  # called about every second while requests are in flight, each with its own time limit
+    return time.monotonic() > context.until or context.is_stale() or (no_new_after is not None and context.now() >= no_new_after)
 
 
-def _manner(question: Question, shard: Shard) -> Options:
-    manner = Options(output_tokens=min(question.max_output_tokens, 256))
-    # What is marked can be read once the first answer begins: rows sent beside the first would all write.
-    return manner if shard.cache_ttl is None else replace(manner, alone_s=_ALONE_S)
+def _options(question: Question, shard: Shard) -> Options:
+    options = Options(output_tokens=min(question.max_output_tokens, 256))
+    # The cache can be read once the first answer begins: rows sent together with the first would all write it.
+    return options if shard.cache_ttl is None else replace(options, alone_s=_ALONE_S)
 
 
 def _after(context: RunContext, shard: Shard, ended: RealtimeRun) -> Shard:
     match ended.stopped:
         case Stopped.DONE:
             return _ended(context, shard, "completed", _doubt(ended.in_doubt))
-        case Stopped.TOLD:
+        case Stopped.BY_CALLER:
             if context.is_stale():
-                raise LeaseLost(f"Shard {shard.id}: this worker stood still, and stopped asking.")
+                raise LeaseLost(f"Shard {shard.id}: this worker was paused for too long, and stopped asking.")
             return shard
         case Stopped.SAME_FAULT if isinstance(ended.problem, ProviderRefused):
-            # What so many rows met, all will: the others are not asked.
+            # So many rows met the same fault that all others would: these are not asked.
             return _ended(context, shard, "failed", ShardError(code=ShardFault.SAME_FAULT, message=str(ended.problem), rows=ended.in_doubt))
         case Stopped.ACCESS | Stopped.SAME_FAULT:
             assert ended.problem is not None
             raise ended.problem
         case Stopped.NO_CAPACITY:
             raise ProviderUnreachable(
-                f"{shard.provider} at {shard.host} turns requests of the {shard.lane} lane away (rate limits or overload). "
+                f"{shard.provider} at {shard.host} rejects requests of the {shard.lane} lane (rate limits or overload). "
                 f"{len(ended.undone):,} rows are not asked yet, and not paid; they are tried again.",
                 account=shard.provider,
             )
@@ -120,8 +120,8 @@ def _after(context: RunContext, shard: Shard, ended: RealtimeRun) -> Shard:
             assert_never(ended.stopped)
 
 
-def stop(context: RunContext, shard: Shard) -> Shard:
-    """The shard with what was answered until now: the user cancelled, or the rest is asked elsewhere."""
+def end_early(context: RunContext, shard: Shard) -> Shard:
+    """The shard, ended with the answers it has: the user cancelled, or the rest is asked elsewhere."""
     files = context.files.shard(shard.id)
     with disk_errors(context.files.dir, "What was answered is kept."):
         in_doubt = settle_doubts(context.reader(shard), shard.id, files.journal)
@@ -129,7 +129,7 @@ def stop(context: RunContext, shard: Shard) -> Shard:
 
 
 def abandon(context: RunContext, shard: Shard, why: str) -> Shard:
-    """The shard with what was answered until now; the rest is not asked, here or elsewhere."""
+    """The shard, ended with the answers it has; the rest is not asked, here or elsewhere."""
     files = context.files.shard(shard.id)
     with disk_errors(context.files.dir, "What was answered is kept."):
         in_doubt = settle_doubts(context.reader(shard), shard.id, files.journal)
@@ -141,7 +141,7 @@ def _ended(context: RunContext, shard: Shard, how: str, error: ShardError | None
 
 
 def _doubt(rows: int) -> ShardError | None:
-    """How many requests may have been paid without an answer to show for it: their worst case stays reserved."""
+    """The error for requests that may have been paid without an answer: their worst case stays reserved."""
     if not rows:
         return None
     return ShardError(code=ShardFault.IN_DOUBT, message=f"{rows:,} requests may have been paid, and have no answer", rows=rows)

@@ -1,10 +1,10 @@
-"""Search: a create that was not accepted is looked for at the provider, before anything is sent again.
+"""Find lost: a create without an accepted reply is looked for at the provider before anything is sent again.
 
-A step of the runner, after `submit`.  The protocol for a lost reply: look, look again after settling; where the provider lets us, fence
-(delete the input file, so that a create still on its way cannot land) and look once more; then adopt what was found, or send again.  Where
-the provider itself refused it, one look is enough (`refusal`).  A list that was not read to its end, or a batch that may be the one and
-cannot be told, proves nothing: it is waited for, and in the end the rows are quarantined.  What lands after the last look is found by
-the `sweep`.
+A step of the runner, after `submit`.  The protocol for a lost reply: look, and look again after a wait; if the provider allows it, fence
+(delete the input file, so that a create still on its way cannot succeed) and look once more; then adopt the batch that was found, or send
+again.  If the provider itself refused the create, one look is enough (`refusal`).  A list that was not read to its end, or a batch that may
+be the shard's but cannot be identified, proves nothing: the runner waits, and in the end quarantines the rows.  A create that takes effect
+after the last look is found by the sweep (`orphan`).
 """
 
 from __future__ import annotations
@@ -27,43 +27,43 @@ from keld.runner.refusal import Refusal, take_effect
 from keld.state import Event
 
 _EVER = datetime.min.replace(tzinfo=UTC)
-_MARGIN = timedelta(hours=1)  # our clock against the provider's, where a batch that is not looked at would be bought again
-_MARGIN_UNMARKED = timedelta(days=1)  # the same for a batch at a host that keeps no marks
-_SIDE_BY_SIDE = timedelta(minutes=1)  # by so much one that was made later may say that it is older
-_PAUSE_MOST = timedelta(minutes=30)  # between two looks that prove nothing
+_MARGIN = timedelta(hours=1)  # our clock against the provider's, where a batch that is overlooked would be paid twice
+_MARGIN_UNMARKED = timedelta(days=1)  # the same, at a host that keeps no marks
+_SIDE_BY_SIDE = timedelta(minutes=1)  # a batch may report to be older by this than one that was made before it
+_PAUSE_MOST = timedelta(minutes=30)  # at most, between two looks that prove nothing
 
 
 @dataclass(slots=True)
 class _Found:
-    """What a look has seen."""
+    """The batches that a look has found."""
 
     ours: list[RemoteBatch] = field(default_factory=list)  # by their marks, the oldest first
-    perhaps: list[RemoteBatch] = field(default_factory=list)  # without marks: only their results can tell
-    complete: bool = False  # there can be no others
+    possible: list[RemoteBatch] = field(default_factory=list)  # without marks: only their results show whose they are
+    complete: bool = False  # the list was read to its end
 
 
-def search(context: RunContext, shard: Shard) -> Shard:
-    """Adopts the shard's create, waits for the next look, or after the last one gives it up for absent."""
+def find_lost(context: RunContext, shard: Shard) -> Shard:
+    """The shard after one look: its batch adopted, or the next look scheduled, or the create declared absent after the last look."""
     provider = context.provider(shard)
     failpoint("look.send")
     try:
         found = _look(context, provider, shard)
     except (ProviderRefused, ProviderUnreachable):
-        if not _is_past_telling(context, provider, shard):
+        if not _is_past_proof(context, provider, shard):
             raise
-        return _quarantine(context, shard, f"the list of batches could not be read to its end in all this time; {_way(context, shard)}")
+        return _quarantine(context, shard, f"the list of batches could not be read to its end in this time; {_advice(context, shard)}")
     failpoint("look.received")
     if found.ours:
         return _adopt(context, shard, found.ours[0], found.ours[1:])
-    if found.perhaps:
-        return _prove(context, provider, shard, found.perhaps)
+    if found.possible:
+        return _prove(context, provider, shard, found.possible)
     if not found.complete:
         return _look_again(context, provider, shard)
     return _not_found(context, provider, shard)
 
 
 def _look(context: RunContext, provider: Provider, shard: Shard) -> _Found:
-    """What there is at the provider that may be of this shard; nothing that the ledger knows already."""
+    """The batches at the provider that may be this shard's, without those that the ledger already has."""
     marked = provider.traits.marks_batches
     before = context.ledger.intents(shard.id)[-1].after_batch
     asked_at = min(shard.intent_at or context.now(), context.now())
@@ -75,24 +75,24 @@ def _look(context: RunContext, provider: Provider, shard: Shard) -> _Found:
     floor = asked_at - _MARGIN_UNMARKED if marked else _floor(listed, before)
     for batch in sorted(listed, key=lambda batch: batch.created_at):
         whose = is_of(batch, shard) if marked else None
-        # Counts are claims, and 0 while the file is read: what has ended is looked into, whatever it says its size is.
+        # Counts are claims, and 0 while the file is read: a batch that has ended is checked by its results, whatever its count.
         fits = batch.state.ended or batch.requests in (None, 0, shard.requests)
-        perhaps = whose is None and fits and batch.created_at >= floor and batch.id not in (before, *others)
-        if whose or perhaps:
-            (found.ours if whose else found.perhaps).append(batch)
-    known = context.ledger.accounts.known_batches({batch.id for batch in (*found.ours, *found.perhaps)})
-    found.ours, found.perhaps = ([batch for batch in some if batch.id not in known] for some in (found.ours, found.perhaps))
+        possible = whose is None and fits and batch.created_at >= floor and batch.id not in (before, *others)
+        if whose or possible:
+            (found.ours if whose else found.possible).append(batch)
+    known = context.ledger.accounts.known_batches({batch.id for batch in (*found.ours, *found.possible)})
+    found.ours, found.possible = ([batch for batch in some if batch.id not in known] for some in (found.ours, found.possible))
     return found
 
 
 def _floor(listed: Sequence[RemoteBatch], before: str | None) -> datetime:
-    """By the provider's own clock, what no create of ours can be older than: the batch that was there before it."""
+    """The earliest time, by the provider's clock, at which this shard's batch can have been made: that of the batch before it."""
     at = next((batch.created_at for batch in listed if batch.id == before), UNREADABLE_TIME)
     return _EVER if at == UNREADABLE_TIME else at - _SIDE_BY_SIDE
 
 
 def is_of(batch: RemoteBatch, shard: Shard) -> bool | None:
-    """Whether a batch carries a mark of this shard, of whichever of its creates; None: it carries no mark at all."""
+    """True if a batch has a mark of this shard, from any of its creates; None: it has no mark at all."""
     if batch.key is not None:
         return shard_named(batch.key) == shard.id
     if batch.input_ref is not None and shard.input_ref is not None:
@@ -101,48 +101,48 @@ def is_of(batch: RemoteBatch, shard: Shard) -> bool | None:
 
 
 def _look_again(context: RunContext, provider: Provider, shard: Shard) -> Shard:
-    """The shard after a look at a list that says nothing of what it does not show."""
-    if _is_past_telling(context, provider, shard):
-        return _quarantine(context, shard, f"the list of batches was never shown to its end, so it may be in it; {_way(context, shard)}")
+    """The shard after a look at an incomplete list, in which a missing batch proves nothing."""
+    if _is_past_proof(context, provider, shard):
+        return _quarantine(context, shard, f"the list of batches was never complete, so the batch may be in it; {_advice(context, shard)}")
     context.problem = ProviderUnreachable(
-        f"{provider.name} at {provider.host} does not show its list of batches to the end. A batch whose create was not answered may be in it, so "
-        "nothing of it is sent again; it is looked for again.",
+        f"{provider.name} at {provider.host} does not show its whole list of batches. A batch whose create was not answered may be in it, so "
+        "nothing of it is sent again; the list is read again later.",
         account=provider.name,
     )
     return context.record(shard, Event.LOOKED, not_before=context.now() + _pause(context, shard), facts={"incomplete": True})
 
 
 def _pause(context: RunContext, shard: Shard) -> timedelta:
-    """Until the next look, after one that proved nothing: longer each time."""
+    """The wait until the next look, after one that proved nothing: longer each time."""
     age = context.now() - (shard.intent_at or context.now())
     return min(max(age / 4, context.settings.poll_most), _PAUSE_MOST)
 
 
-def _way(context: RunContext, shard: Shard) -> str:
-    """How a person settles what a list has left open: in words for the rows' error."""
+def _advice(context: RunContext, shard: Shard) -> str:
+    """What a person can do if the list proved nothing: a text for the rows' error."""
     days = (context.now() - (shard.intent_at or context.now()) + _MARGIN_UNMARKED) / timedelta(days=1)
     return (
-        f"`keld reconcile {shard.provider} --days {math.ceil(days) + 1}` reads the list for as long as --minutes says and takes the batch if it is there; "
+        f"`keld reconcile {shard.provider} --days {math.ceil(days) + 1}` reads the list for as long as --minutes says and adopts the batch if it is there; "
         "if it is not, and the provider's own console does not show it, `keld run --force` asks these rows again"
     )
 
 
 def _quarantine(context: RunContext, shard: Shard, why: str) -> Shard:
     refusal = Refusal.kept_by(shard)
-    told = "the reply to its create was lost" if refusal is None else f"its create was refused (HTTP {refusal.status} {refusal.code})"
-    why = f"{told}, and {why}"
+    what = "the reply to its create was lost" if refusal is None else f"its create was refused (HTTP {refusal.status} {refusal.code})"
+    why = f"{what}, and {why}"
     return context.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error=ShardError(code=ShardFault.CREATE_UNACCOUNTED_FOR))
 
 
 def _prove(context: RunContext, provider: Provider, shard: Shard, found: Sequence[RemoteBatch]) -> Shard:
-    """Adopts the one of these unmarked batches whose results carry the shard's ids; waits for those that cannot be told yet.
+    """The shard after these unmarked batches were checked: that whose results have the shard's ids is adopted; others may need to end first.
 
-    To adopt one unproven may be to cancel somebody else's, and to send another shard of ours again while its batch counts as this
-    one's.  Only ids that can be read, and are not ours, prove a batch another's.
+    To adopt a batch without proof could cancel somebody else's, or count another shard's batch as this one's, and that shard would be sent
+    again.  Only ids that can be read, and are not this shard's, prove that a batch is not this shard's.
     """
-    others, untold, unread = [], 0, False
+    others, unproven, unread = [], 0, False
     for listed in found:
-        # Where marks are kept, a list may leave them out that the batch itself tells.
+        # At providers that keep marks, a list may omit them; the batch itself has them.
         batch = (provider.get(listed.id) or listed) if provider.traits.marks_batches else listed
         whose = is_of(batch, shard) if provider.traits.marks_batches else None
         if whose:
@@ -153,26 +153,26 @@ def _prove(context: RunContext, provider: Provider, shard: Shard, found: Sequenc
         try:
             custom_ids = provider.sample(batch) if batch.state.ended else []
         except (ProviderRefused, ProviderUnreachable) as problem:
-            context.problem, unread, custom_ids = problem, True, []  # what the others tell is kept
+            context.problem, unread, custom_ids = problem, True, []  # what the others showed is kept
         if any(position_of(custom_id, shard.id) is not None for custom_id in custom_ids):
             return _adopt(context, shard, batch, [])
         if custom_ids:
             others.append(batch.id)
         else:
-            untold += 1
-    if untold and _is_past_telling(context, provider, shard):
-        return _quarantine(context, shard, f"of {untold:,} batches that may be it none can be told after all this time")
-    wait = context.settings.retry_unreachable if unread else _pause(context, shard) if untold else timedelta(0)
-    return context.record(shard, Event.LOOKED, not_before=context.now() + wait, facts={"waiting": untold, "not_ours": others})
+            unproven += 1
+    if unproven and _is_past_proof(context, provider, shard):
+        return _quarantine(context, shard, f"none of the {unproven:,} batches that may be it could be identified in this time")
+    wait = context.settings.retry_unreachable if unread else _pause(context, shard) if unproven else timedelta(0)
+    return context.record(shard, Event.LOOKED, not_before=context.now() + wait, facts={"waiting": unproven, "not_ours": others})
 
 
-def _is_past_telling(context: RunContext, provider: Provider, shard: Shard) -> bool:
+def _is_past_proof(context: RunContext, provider: Provider, shard: Shard) -> bool:
     window, settings = provider.traits.window or timedelta(0), context.settings
     return context.now() - (shard.intent_at or context.now()) > window + settings.overdue_after + settings.abandon_after
 
 
 def _adopt(context: RunContext, shard: Shard, batch: RemoteBatch, spares: Sequence[RemoteBatch]) -> Shard:
-    """The shard with its batch; what one create made besides is bought too often, and swept away."""
+    """The shard with its batch; other batches of the same create are recorded as orphans, which the sweep cancels."""
     submitted_at, now = min(batch.created_at, context.now()), context.now()
     for spare in spares:
         log.warning("shard.duplicate shard=%s batch_id=%s", shard.id, spare.id)
@@ -191,26 +191,30 @@ def _not_found(context: RunContext, provider: Provider, shard: Shard) -> Shard:
     if looks < len(settle):
         return context.record(shard, Event.LOOKED, looks=looks, not_before=context.now() + settle[looks])
     if looks == len(settle) and fences and shard.input_ref:
-        # The fence: without its input a create that is still on its way cannot land any more.  Then one look for one
-        # that landed just before.
+        # The fence: without its input file, a create that is still on its way cannot succeed.  Then one more look for one
+        # that succeeded just before.
         failpoint("fence.send")
         try:
             provider.delete_input(shard.input_ref)
         except (ProviderRefused, ProviderUnreachable):
             if context.now() - (shard.intent_at or context.now()) < settings.abandon_after:
                 raise
-            return _quarantine(context, shard, "nothing was found, and its input file cannot be removed to keep it from landing")
+            return _quarantine(
+                context, shard, "nothing was found, and its input file could not be deleted, so the create may still succeed"
+            )
         failpoint("fence.received")
         return context.record(shard, Event.LOOKED, looks=looks, not_before=context.now() + settle[0], facts={"fenced": True})
     if not fences and not settings.resend_unfenced:
-        return _quarantine(context, shard, "nothing was found in the settling time, and nothing can prove that it will not land yet")
+        return _quarantine(
+            context, shard, "nothing was found in the settling time, and nothing can prove that the create will not still succeed"
+        )
     if refusal is not None:
         return take_effect(context, shard, refusal)
     return context.record(shard, Event.ABSENT, input_ref=None, not_before=None)
 
 
 def orphan_of(shard: Shard, batch_id: str, now: datetime) -> Orphan:
-    """The record of a batch that a shard has besides its own."""
+    """The record of a batch that a shard has in addition to its own."""
     return Orphan(
         host=shard.host, batch_id=batch_id, provider=shard.provider, run_id=shard.run_id, shard_id=shard.id, requests=shard.requests,
         worst_usd=shard.worst_usd, found_at=now,

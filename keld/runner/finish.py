@@ -40,26 +40,26 @@ def write(context: RunContext, run: JobRun) -> None:
         quarantined=quarantined,
         failed=run.rows - answered - quarantined,
         output=written,
-        finished_at=run.finished_at or context.now(),  # written again, it was no less in time
+        finished_at=run.finished_at or context.now(),  # when it is written again, the first time counts
         problem=None,
     )
     for shard in shards:
         for path in [*context.files.shard(shard.id).dir.glob("result-*.jsonl"), *context.files.shard(shard.id).dir.glob("journal.*")]:
-            path.unlink(missing_ok=True)  # every answer in it stands in answers.parquet
+            path.unlink(missing_ok=True)  # every answer in it is in answers.parquet
 
 
 def _write_output(context: RunContext, run: JobRun, sink: str, answers: Sequence[Path]) -> dict[str, object]:
     output = context.output()
     schema = enriched_schema(source_schema(context.files.snapshot), output)
     failpoint("sink.write")
-    context.ledger.leases.renew(context.lease, context.now())  # else a younger job run's output may stand there
-    rows = _heard(context, enrich(context.files.snapshot, answers, output))
+    context.ledger.leases.renew(context.lease, context.now())  # else it could overwrite the output of a younger job run
+    rows = _with_pulse(context, enrich(context.files.snapshot, answers, output))
     written = write_table(sink, schema, rows, partition=run.partition or None)
     failpoint("sink.written")
     return {"uri": written.uri, "rows": written.rows, "size_bytes": written.size_bytes, "sha256": written.sha256}
 
 
-def _heard(context: RunContext, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _with_pulse(context: RunContext, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         context.pulse()
         yield batch

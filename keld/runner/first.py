@@ -1,4 +1,4 @@
-"""First: the first round of a job run: which model in which lane, and the shards that its rows are cut into.
+"""First: the first round of a job run: its model and lane, and the shards that its rows are cut into.
 
 A step of opening a job run, after `take`; every later round is `round`'s.  Nothing is sent.
 """
@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from keld.answer import AnswerSink, Outcome, same
-from keld.cascade import seal
+from keld.cascade import serialize_accept
 from keld.errors import SchemaError
 from keld.job import Job, RunTerms, due, partition_end
 from keld.ledger import Shard
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class First:
-    """What the first round may ask, and of which models.
+    """What the first round may ask, and which models.
 
     Args:
-        ask: with the terms of the job, of those models that can be asked its question, or of all, where there are none.
-        fits: whether each of the acceptable models can be asked it.
+        ask: with the job's terms, for the models that can be asked its question; for all models if there are none.
+        fits: whether each of the acceptable models can be asked this question.
     """
 
     taken: Taken
@@ -73,7 +73,7 @@ def plan_first(environment: Environment, first: First, ends_at: datetime | None 
     work, fits, unanswered = first.ask.work, first.fits, first.left.unanswered
     if work.requests and all(fit.obstacle for fit in fits.values()):
         raise SchemaError(
-            f"{job.name}[{key}]: none of models can be asked for this output_type. Nothing was sent. "
+            f"{job.name}[{key}]: none of the models can be asked for this output_type. Nothing was sent. "
             + " ".join(f"{name}: {fit.obstacle}" for name, fit in fits.items()),
             job=job.name,
             partition=key,
@@ -91,13 +91,13 @@ def plan_first(environment: Environment, first: First, ends_at: datetime | None 
 
 
 def _notes(fits: Mapping[str, Fit], of_keys: Mapping[str, str]) -> dict[str, str]:
-    """What is to be known of each model, in words; models of which there is nothing to say are left out."""
+    """A note on each model that needs one, in words."""
     notes = {name: "; ".join(filter(None, (fit.note, of_keys.get(name)))) for name, fit in fits.items()}
     return {name: note for name, note in notes.items() if note}
 
 
 def cut_first(environment: Environment, first: First, plan: Plan, run_id: str) -> list[Shard]:
-    """The planned shards of the first round; none where no row is to be asked.
+    """The planned shards of the first round; none if no row is to be asked.
 
     Raises:
         AccessRefused, StagingError: nothing was sent.
@@ -119,7 +119,7 @@ def cut_first(environment: Environment, first: First, plan: Plan, run_id: str) -
 def terms_of(environment: Environment, first: First) -> RunTerms:
     """The terms that a job run keeps.
 
-    A model whose account has no key is left out, as long as there are others; a cascade is the shorter, too.
+    A model whose account has no key is left out, as long as there are others; a cascade then has fewer models.
     """
     terms, taken = first.ask.terms, first.taken
     without_key = keyless(environment, terms.models)
@@ -129,7 +129,7 @@ def terms_of(environment: Environment, first: First) -> RunTerms:
 
 
 def facts_of(plan: Plan) -> dict[str, Any]:
-    """What of a plan a job run keeps, as JSON values."""
+    """The part of a plan that a job run keeps, as JSON values."""
     chosen = plan.chosen
     if chosen is None:
         return {"model": None}
@@ -154,7 +154,7 @@ def _terms(job: Job, models: Sequence[str], *, marked: bool) -> RunTerms:
         cache="own" if marked else job.cache,
         probability=job.probability,
         priority=job.priority,
-        accept=seal(job.name, job.accept, output_schema(job.output_type, prefix=job.output_prefix)),
+        accept=serialize_accept(job.name, job.accept, output_schema(job.output_type, prefix=job.output_prefix)),
         probe=job.probe,
         hedge=job.hedge,
         prices={name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},
@@ -162,7 +162,7 @@ def _terms(job: Job, models: Sequence[str], *, marked: bool) -> RunTerms:
 
 
 def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]) -> None:
-    """Keeps the outcome of the rows that no batch is large enough for."""
+    """Writes the outcome of the rows that are too large for any batch."""
     positions = too_large.nonzero()[0]
     if not len(positions):
         return

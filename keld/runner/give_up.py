@@ -1,12 +1,12 @@
-"""Last: the instant at which a shard that gets nowhere is given up, whatever state it is in.
+"""Give up: the instant at which a shard without progress is given up, in whatever state it is.
 
-A step of the runner, the last of every visit.  A provider that is dead, or lies, can keep a shard in any state for ever: a look that fails, a list
-that is not there, results that nobody can read, a cancel that nobody hears.  One rule ends them all: the later of the deadline and the provider's
-window after the last sign of progress, plus `Settings.last_word_after`; where the user has cancelled, `Settings.cancel_within` after that.
+A step of the runner, the last one before the lease is given back.  A provider that does not work can keep a shard in any state without end: looks
+fail, the list cannot be read, results are unreadable, a cancel has no effect.  One rule ends all of these: the later of the deadline and the
+provider's window after the last progress, plus `Settings.last_word_after`; if the user cancelled, `Settings.cancel_within` after the cancel.
 
-What was sent, or may have been, is quarantined then: its worst case stays reserved, it is never sent again, and the sweep or `keld reconcile`
-adopts it should it turn up.  What was never sent is not asked.  Only a shard that was tried in this very visit, and got nowhere, is given up: a job
-run that nobody advanced for a week is looked at first.
+A shard that was sent, or may have been, is then quarantined: its worst case stays reserved, it is not sent again, and the sweep or `keld reconcile`
+adopts its batch if it is found.  A shard that was never sent is not asked.  Only a shard that was tried under this lease without progress is given
+up: a job run that was not advanced for a week is looked at first.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from keld.answer import Outcome
-from keld.ledger import Happened, JobRun, Shard, ShardError, ShardFault
+from keld.ledger import EventRecord, JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
 from keld.runner.context import RunContext, Settings, log
 from keld.runner.fast_lane import abandon
 from keld.state import Event, RunEvent, RunState, State
 
-# Signs that the provider is there and the shard gets on; not what is only tried, looked for, or refused.
+# Events that show that the provider works and the shard makes progress; not attempts, looks and refusals.
 _PROGRESS = frozenset({Event.STAGED, Event.DEFERRED, Event.CREATED, Event.ADOPTED, Event.CANCEL_ASKED, Event.ENDED})
 _DAY = timedelta(days=1)
 
 
 def give_up(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> bool:
-    """Whether a shard was given up that was tried in this visit, got nowhere, and whose last instant is over."""
+    """True if a shard was given up: it was tried under this lease without progress, and its time is over."""
     tried = [shard for shard in shards if shard.id in context.stuck]
     if not tried:
         return False
     events, given_up = context.ledger.events(run.id), False
     for shard in tried:
-        last = last_of(context, run, shard, events)
+        last = give_up_time(context, run, shard, events)
         if last is not None and context.now() >= last:
-            log.warning("shard.let_go shard=%s run=%s state=%s batch_id=%s", shard.id, run.id, shard.state.value, shard.batch_id)
+            log.warning("shard.given_up shard=%s run=%s state=%s batch_id=%s", shard.id, run.id, shard.state.value, shard.batch_id)
             _give_up(context, shard, last, context.stuck[shard.id])
             given_up = True
     return given_up
 
 
-def last_of(context: RunContext, run: JobRun, shard: Shard, events: Sequence[Happened] | None = None) -> datetime | None:
-    """`last_instant`, by what the ledger and the provider's own window say."""
+def give_up_time(context: RunContext, run: JobRun, shard: Shard, events: Sequence[EventRecord] | None = None) -> datetime | None:
+    """`give_up_time_of` a shard, by its events in the ledger and its provider's window."""
     events = context.ledger.events(run.id) if events is None else events
     asked = [event.at for event in events if event.kind == RunEvent.CANCEL_ASKED]
     cancelled_at = asked[-1] if asked and run.state is RunState.CANCELLING else None
-    return last_instant(shard, run.deadline_at, _progress_at(run, shard, events), context.window(shard), context.settings, cancelled_at)
+    return give_up_time_of(shard, run.deadline_at, _progress_at(run, shard, events), context.window(shard), context.settings, cancelled_at)
 
 
-def last_instant(
+def give_up_time_of(
     shard: Shard,
     deadline_at: datetime | None,
     progress_at: datetime,
@@ -58,11 +58,11 @@ def last_instant(
     settings: Settings,
     cancelled_at: datetime | None = None,
 ) -> datetime | None:
-    """When a shard is given up if it gets nowhere; None where it needs nobody's word any more.
+    """The instant at which a shard is given up if it makes no progress; None if it no longer depends on a provider.
 
     Args:
-        progress_at: the last sign that it got on.
-        window: after which a batch expires by the provider's own word; None: a day.
+        progress_at: its last progress.
+        window: the time after which a batch expires at the provider; None: a day.
         cancelled_at: when the user cancelled its job run, if so.
     """
     match shard.state:
@@ -80,8 +80,8 @@ def last_instant(
             assert_never(shard.state)
 
 
-def _progress_at(run: JobRun, shard: Shard, events: Sequence[Happened]) -> datetime:
-    """The last sign that a shard got on; at least, when it was planned."""
+def _progress_at(run: JobRun, shard: Shard, events: Sequence[EventRecord]) -> datetime:
+    """The time of a shard's last progress; if it had none, when it was planned."""
     found: list[datetime] = [run.created_at]
     for event in events:
         if event.kind == RunEvent.ROUND and event.facts.get("round") == shard.round:
@@ -98,9 +98,9 @@ def _give_up(context: RunContext, shard: Shard, last: datetime, problem: str) ->
         context.give_up(shard, Event.DROPPED, Outcome.UNASKED, why, error=ShardError(code=ShardFault.NO_LAST_WORD, message=why))
         return
     if shard.lane != Lane.BATCH:
-        abandon(context, shard, f"{shard.provider} at {shard.host} would not have them {until}")
+        abandon(context, shard, f"{shard.provider} at {shard.host} accepted no requests {until}")
         return
-    paid = "it may have been paid for; `keld reconcile` collects what turns up"
+    paid = "it may have been paid for; `keld reconcile` collects its answers if the batch is found"
     fault = ShardFault.RESULTS_UNREADABLE if shard.state is State.ENDED else ShardFault.NO_LAST_WORD
     why = f"{_stuck(shard)} {until}; {paid}"
     context.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error=ShardError(code=fault, message=why))
@@ -109,10 +109,10 @@ def _give_up(context: RunContext, shard: Shard, last: datetime, problem: str) ->
 def _stuck(shard: Shard) -> str:
     match shard.state:
         case State.ENDED:
-            return f"the results of batch {shard.batch_id} could not be had"
+            return f"the results of batch {shard.batch_id} could not be read"
         case State.CANCELLING:
-            return f"the batch {shard.batch_id} heeds no cancel, and has not ended"
+            return f"the batch {shard.batch_id} has not ended after its cancel"
         case State.IN_PROGRESS:
-            return f"nothing could be learned of batch {shard.batch_id}"
+            return f"the state of batch {shard.batch_id} could not be read"
         case _:
-            return "the reply to its create was lost, and nothing could be learned of it"
+            return "the reply to its create was lost, and it could not be looked for"

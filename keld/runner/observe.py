@@ -1,7 +1,8 @@
-"""Observe: what the provider says of the batches that are under way; cancels where one is due.
+"""Observe: what the provider says about the batches that are in progress; cancels where one is due.
 
-A step of the runner.  Light: it lists and reads, records, asks cancels; it never uploads, downloads or pays.  It ends with the visit's time: what was
-not looked at by then is first the next time.  One batch that cannot be looked at hides no other; several in a row are a host that is not there.
+A step of the runner.  Light: it lists, reads, records and asks for cancels; it never uploads, downloads or pays.  It ends when the time of its run
+contexts is over; batches that were not looked at by then come first the next time.  One batch that cannot be read does not keep the others from
+being read; after several failures in a row, the host counts as unreachable.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
 from keld.runner.context import LAG, SKEW, RunContext, log
 from keld.runner.queue import queue_wait, wake_next
-from keld.runner.sibling import NO_ROLL, Roll, part_with_siblings, roll_of
+from keld.runner.sibling import NO_INVENTORY, Inventory, inventory_of, note_siblings
 from keld.state import AT_PROVIDER, Event, State
 
-_DEAD = 3  # looks that fail, and none before that did not: the host is not there
+_DEAD = 3  # so many first looks failed, and none succeeded: the host is unreachable
 
 
 def observe_all(contexts: Sequence[RunContext]) -> None:
-    """Looks at everything these visits have at providers, account by account."""
+    """Looks at all the batches that these run contexts have at providers, account by account."""
     by_account: dict[tuple[str, str], list[tuple[RunContext, Shard]]] = {}
     for context in contexts:
         for shard in context.ledger.shards(context.lease.run_id):
@@ -44,25 +45,25 @@ def observe_all(contexts: Sequence[RunContext]) -> None:
 
 def _observe_account(provider: Provider, held: Sequence[tuple[RunContext, Shard]]) -> None:
     fresh = _fresh(held)
-    listed, roll = _listed(provider, held, fresh)
+    listed, inventory = _listed(provider, held, fresh)
     failed: list[KeldError] = []
-    in_turns = _in_turns(held)
-    for n, (context, shard) in enumerate(in_turns):
-        # One is asked for itself in any case, or a list that hangs would hide all for ever.
+    rotated = _rotated(held)
+    for n, (context, shard) in enumerate(rotated):
+        # One batch is read in any case; else a list that hangs would keep all batches from being looked at.
         if n and time.monotonic() >= context.until:
-            looked_at = {context.lease.run_id for context, _ in in_turns[:n]}
-            for context, _ in in_turns[n:]:
+            looked_at = {context.lease.run_id for context, _ in rotated[:n]}
+            for context, _ in rotated[n:]:
                 context.passed_over = context.lease.run_id not in looked_at
             return
         failpoint("poll.send")
-        # A list may lag behind; what is missing there, or ended there, is asked for itself before it is believed.
+        # A list may lag behind; a batch that is missing or has ended there is read by its id before it is believed.
         batch = None if listed is None else listed.get(shard.require_batch_id())
         try:
             if batch is None or batch.state.ended:
                 batch = provider.get(shard.require_batch_id())
             failpoint("poll.received")
             if shard.id in fresh and batch is not None:
-                part_with_siblings(context, provider, shard, batch, roll, fresh[shard.id])
+                note_siblings(context, provider, shard, batch, inventory, fresh[shard.id])
             observe(context, shard, batch)
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", shard.run_id, lost)
@@ -72,7 +73,7 @@ def _observe_account(provider: Provider, held: Sequence[tuple[RunContext, Shard]
             _not_seen(context, shard, problem)
             failed.append(problem)
             if isinstance(problem, AccessRefused) or len(failed) == n + 1 == _DEAD:
-                break  # so would the others
+                break  # the others would fail in the same way
     else:
         return
     for context, shard in held:
@@ -81,14 +82,14 @@ def _observe_account(provider: Provider, held: Sequence[tuple[RunContext, Shard]
         context.stuck.setdefault(shard.id, str(failed[-1]))
 
 
-def _in_turns(held: Sequence[tuple[RunContext, Shard]]) -> Sequence[tuple[RunContext, Shard]]:
-    """These, beginning with another one each time: the time may be over, or the host given up, before the last of them."""
+def _rotated(held: Sequence[tuple[RunContext, Shard]]) -> Sequence[tuple[RunContext, Shard]]:
+    """The same, beginning with another one each time: the time may be over, or the host unreachable, before the last of them."""
     first = int(held[0][0].now().timestamp()) % len(held)
     return [*held[first:], *held[:first]]
 
 
 def _fresh(held: Sequence[tuple[RunContext, Shard]]) -> dict[str, str]:
-    """The shards whose create was not yet looked for what it may have made besides, and how that create ended."""
+    """The shards whose create is not confirmed yet (it may have made other batches, too), by id, with the outcome of that create."""
     context, _ = held[0]
     found = context.ledger.accounts.unconfirmed(sorted({context.lease.run_id for context, _ in held}))
     return {shard.id: found[shard.id] for _, shard in held if shard.id in found}
@@ -101,17 +102,17 @@ def _not_seen(context: RunContext, shard: Shard, problem: KeldError) -> None:
 
 def _listed(
     provider: Provider, held: Sequence[tuple[RunContext, Shard]], fresh: Mapping[str, str]
-) -> tuple[Mapping[str, RemoteBatch] | None, Roll]:
-    """Batches from as few list pages as have those wanted, as far as these can be read; and the roll, where there are `fresh` ones among them.
+) -> tuple[Mapping[str, RemoteBatch] | None, Inventory]:
+    """The batches of as few list pages as have the wanted ones, as far as they can be read; and the inventory, if some are `fresh`.
 
-    None where asking one by one takes no more calls.  What a poll has just listed (`look`) is not read again.
+    None if to read them one by one takes no more calls.  What a poll has just listed (`look`) is not read again.
     """
     context, shard = held[0]
     account = (shard.provider, shard.host)
     if context.environment.listed is not None and (account in context.environment.listed or not fresh):
-        return context.environment.listed.get(account, {}), context.environment.rolls.get(account, NO_ROLL)
+        return context.environment.listed.get(account, {}), context.environment.inventories.get(account, NO_INVENTORY)
     if len(held) < context.settings.list_from and not fresh:
-        return None, NO_ROLL
+        return None, NO_INVENTORY
     since = min((shard.intent_at if shard.id in fresh else shard.submitted_at) or context.now() for _, shard in held) - SKEW
     wanted, seen, listing = {shard.batch_id for _, shard in held}, {}, provider.batches(since)
     try:
@@ -121,12 +122,12 @@ def _listed(
             if (not wanted and not fresh) or time.monotonic() >= context.until:
                 break
     except (ProviderUnreachable, ProviderRefused) as problem:
-        log.warning("list.failed provider=%s problem=%s", provider.name, type(problem).__name__)  # each is asked for itself
-    return seen, roll_of(context.ledger, seen.values(), complete=listing.complete) if fresh else NO_ROLL
+        log.warning("list.failed provider=%s problem=%s", provider.name, type(problem).__name__)  # each batch is read by its id instead
+    return seen, inventory_of(context.ledger, seen.values(), complete=listing.complete) if fresh else NO_INVENTORY
 
 
 def observe(context: RunContext, shard: Shard, batch: RemoteBatch | None) -> None:
-    """Records what the provider says of a batch; None: that it has no such batch."""
+    """Records what the provider says about a batch; None: it has no such batch."""
     now = context.now()
     if batch is None:
         _unknown(context, shard)
@@ -163,7 +164,7 @@ def _under_way(context: RunContext, shard: Shard, batch: RemoteBatch) -> None:
 
 
 def _unknown(context: RunContext, shard: Shard) -> None:
-    """The provider denies a batch: right after its create that is lag; later it is never a reason to send again."""
+    """The provider says that it has no such batch: right after the create that is lag; later it is no reason to send again."""
     if context.now() - (shard.submitted_at or context.now()) > LAG or context.cancelling:
         denied = ProviderRefused(
             f"{shard.provider} at {shard.host} says it does not know batch {shard.batch_id}. It is not sent again, since it may be paid for. "
@@ -174,18 +175,18 @@ def _unknown(context: RunContext, shard: Shard) -> None:
 
 
 def cancel(context: RunContext, shard: Shard) -> Shard:
-    """Asks the provider to stop a batch; what it has answered by then is harvested when it says its last word."""
+    """The shard after its provider was asked to stop the batch; its answers until then are collected when the batch has ended."""
     failpoint("cancel.send")
     try:
         context.provider(shard).cancel(shard.require_batch_id())
     except KeldError:
-        context.failed.add((shard.provider, shard.state))  # not again in this visit
+        context.failed.add((shard.provider, shard.state))  # not again under this lease
         raise
     failpoint("cancel.received")
     return context.record(shard, Event.CANCEL_ASKED)
 
 
 def _is_overdue(context: RunContext, shard: Shard) -> bool:
-    """Past its provider's own window by so much that only a cancel brings it to an end."""
+    """True if the batch is so far past its provider's window that it must be cancelled."""
     window = context.window(shard) or timedelta(days=1)
     return context.now() - (shard.submitted_at or context.now()) > window + context.settings.overdue_after

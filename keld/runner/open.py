@@ -1,7 +1,7 @@
-"""Open: a submission -> the job run of its partition: the one that is there, or a new one, planned and recorded.
+"""Open: a submission -> the job run of its partition: the existing one, or a new one, planned and recorded.
 
-The first step of a job run, before `runner` advances it.  The source is taken only where something may have to be asked: its rows are kept
-as they are now, what was answered before is found, a model and a lane are chosen, and shards are cut.  Nothing is sent.
+The first step of a job run, before `runner` advances it.  The source is read only if rows may have to be asked: they are kept
+as they are now, earlier answers are found, a model and a lane are chosen, and shards are cut.  Nothing is sent.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Opener:
         return self.environment.ledger
 
     def plan(self, asked: Submission) -> Plan:
-        """What a run of this partition would do, cost and take; keeps nothing."""
+        """What a run of this partition would do, its cost and its time; keeps nothing."""
         check_owner(self.environment, self.namespace, asked)
         table = open_table(asked.source, partition=asked.partition, reading=asked.reading)
         with TemporaryDirectory(prefix="keld-plan-") as directory:
@@ -64,17 +64,17 @@ class Opener:
         opened = self._open_as(run_id, asked, table, before)
         return opened if opened.id == run_id else self._attach(opened, asked)
 
-    # -- the one that is there --------------------------------------------------------------------------------
+    # -- the existing one --------------------------------------------------------------------------------------
 
     def _is_under_way(self, run: JobRun) -> bool:
         """True if a job run is open and something of it was sent: then it is not planned again."""
         if run.over:
             return False
-        self.ledger.recovery.check(run.id)  # else what was sent might be taken for unsent
+        self.ledger.recovery.check(run.id)  # else shards that were sent might count as unsent
         return not all(shard.unsent for shard in self.ledger.shards(run.id))
 
     def _attach(self, run: JobRun, asked: Submission) -> JobRun:
-        """The job run with the caller's sink, if it asks what the caller asks; else with a note that it does not."""
+        """The job run with the caller's sink, if it asks the same as the caller; if not, with a note of the difference."""
         sink, outdated = asked.target, _outdated(run, asked)
         if outdated != run.outdated:
             self.ledger.catalog.note_outdated(run.id, outdated)
@@ -90,14 +90,14 @@ class Opener:
         return run
 
     def _without_output(self, run: JobRun) -> JobRun:
-        """The job run at its end, without the output that could not be written; its rows can be read, and written elsewhere."""
+        """The job run, over, without the output that could not be written; its rows can be read and written elsewhere."""
         self.ledger.control.set_sink(run.id, None, self.environment.clock())
         return self.runner.advance(run.id, timedelta(seconds=5))
 
     # -- a new one --------------------------------------------------------------------------------------------
 
     def _open_as(self, run_id: str, asked: Submission, table: Table, before: JobRun | None) -> JobRun:
-        """A new job run of this id; or another one, where there is nothing new to ask, or where another worker was quicker."""
+        """A new job run of this id; or another one, if there is nothing new to ask or another worker was faster."""
         files = self.environment.staging.make(run_id)
         try:
             opened = self._open(run_id, asked, take(self.environment, asked, table, files), before)
@@ -142,16 +142,16 @@ class Opener:
         return first_of(self.environment, self.namespace.name, taken, left)
 
     def _drop_unopened(self, run_id: str) -> None:
-        """Removes a job run's files, unless the ledger holds it after all: a commit may be done, and its acknowledgement lost."""
+        """Removes a job run's files, unless it is in the ledger after all: a commit may succeed although its acknowledgement was lost."""
         try:
             self.ledger.run(run_id)
         except UnknownJobRun:
             self.environment.staging.drop(run_id)
         except LedgerError:
-            pass  # it cannot be asked; files too many do no harm
+            pass  # it cannot be read; extra files do no harm
 
     def _quicker(self, asked: Submission) -> JobRun:
-        """The job run of a worker that was quicker than this one."""
+        """The job run that another worker opened first."""
         run = claim(self.environment, self.namespace, asked)
         if run is None:
             raise UnknownJobRun(
@@ -166,7 +166,7 @@ def _is_stuck(run: JobRun) -> bool:
 
 
 def _outdated(run: JobRun, asked: Submission) -> str | None:
-    """What is declared otherwise since an open job run was sent, in words."""
+    """What has changed in the declaration since an open job run was sent, in words; None: nothing."""
     return None if run.over else asked.mine.changed_since(run.fingerprint, run.declared, run.source)
 
 

@@ -1,7 +1,7 @@
-"""Option: what every acceptable model and lane could do for the rows that are left, by what is known at this moment.
+"""Option: what every acceptable model and lane could do for the rows that are left, by what is known now.
 
-A step of the runner, and of the environment before it: the first plan of a job run and every plan of its rest are made here.
-The thinking is `plan`'s; this gathers what it thinks about: limits, prices, turnarounds, speeds.
+A step of the runner, and of the environment before it: the first plan of a job run and every later plan are made here.
+`plan` decides; this file gathers its inputs: limits, prices, turnarounds, speeds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
 from keld.job import AUTO, RunTerms
 from keld.ledger import Shard, nonce
-from keld.plan import Candidate, Option, Terms, Work, evaluate, shared_texts, work_of
+from keld.plan import Candidate, Constraints, Option, Work, evaluate, shared_texts, work_of
 from keld.price import Lane, Rates
 from keld.providers.provider import Provider
 from keld.request import Question
@@ -36,19 +36,21 @@ from keld.vocabulary import Count, tokens_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COUNTED_BYTES = 64 << 20  # of prompts are counted at most: a second and a half (rs-bpe: docs/notes/measurements.md)
-_PIECES = 200  # at most, of the rows that do not all fit under the ceiling
-STRETCH_ROWS = 2_000  # of a shard in a fast lane: small, so that as many rows as the ceiling allows are sent, and no more are reserved for
+_COUNTED_BYTES = 64 << 20  # of prompts, at most, are counted: this takes 1.5 seconds (rs-bpe: docs/notes/measurements.md)
+_PIECES = 200  # shards at most, if the rows do not all fit under the ceiling
+REALTIME_ROWS = (
+    2_000  # of a shard in a fast lane: small, so that little is reserved at once and as many rows as the ceiling allows are sent
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What is to be asked, of whom.
+    """The rows to ask, and the models that may be asked.
 
     Args:
         sizes: N fragment sizes in bytes; 0 for a row that is not asked.
         terms: of the job run.
-        job: whose own answers say most about how much a row takes.
+        job: its own earlier answers are the best evidence of how many tokens a row takes.
     """
 
     question: Question
@@ -57,11 +59,11 @@ class Ask:
     job: tuple[str, str]  # (namespace, name)
     snapshot: Path  # with the prompts
 
-    run_id: str | None = None  # whose rows they are; None: no job run's yet
-    most_rows: int | None = None  # of one shard, where no more fit under the ceiling
+    run_id: str | None = None  # the job run of the rows; None: there is none yet
+    most_rows: int | None = None  # in one shard, if no more fit under the ceiling
 
     def limited(self, most_rows: int) -> Ask:
-        """The same in shards of so many rows, or of some more where these would be very many shards."""
+        """The same in shards of so many rows, or of some more if there would be too many shards."""
         return replace(self, most_rows=max(most_rows, min(-(-self.work.requests // _PIECES), 8 * most_rows)))
 
     @property
@@ -71,20 +73,20 @@ class Ask:
     def limits(self, provider: Provider, lane: Lane) -> Limits:
         limits = provider.traits.limits.lowered(self.terms.max_shard_rows, self.terms.max_shard_bytes)
         limits = limits.lowered(self.most_rows, None)
-        return limits if lane is Lane.BATCH else limits.lowered(STRETCH_ROWS, None)
+        return limits if lane is Lane.BATCH else limits.lowered(REALTIME_ROWS, None)
 
 
 def options(
     environment: Environment, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None, *, rows: int | None = None
-) -> tuple[list[Option], Terms]:
-    """Everything that could be done, the usable ones first by total cost; and the terms they were held against.
+) -> tuple[list[Option], Constraints]:
+    """All options, the usable ones first, by total cost; and the constraints by which they were evaluated.
 
     Args:
         ceiling_usd: what may still be spent.
-        rows: how many of those that are asked have no answer yet, where some may have one that is not harvested; None: all of them.
+        rows: how many of these have no answer yet, if some may have one that is not collected; None: all of them.
     """
     candidates = list(_candidates(environment, ask))
-    terms = Terms(
+    terms = Constraints(
         now=environment.clock(),
         due=due,
         ceiling_usd=ceiling_usd,
@@ -113,7 +115,7 @@ def _candidates(environment: Environment, ask: Ask) -> Iterator[Candidate]:
                 obstacle = str(problem)
             seen = environment.ledger.history.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
             known = provider.rates(model, lane, now, ask.terms.prices)
-            at_worst = worst_rates(environment, ask, provider, model, lane)
+            worst = worst_rates(environment, ask, provider, model, lane)
             yield Candidate(
                 provider=account,
                 model=model,
@@ -124,27 +126,27 @@ def _candidates(environment: Environment, ask: Ask) -> Iterator[Candidate]:
                 obstacle=obstacle,
                 estimate=estimate,
                 speed=speed_of(environment, name, ask.run_id),
-                worst_rates=at_worst,
+                worst_rates=worst,
                 cache=cache_of(environment, ask, provider, model, lane, estimate, known),
             )
 
 
 def keyless(environment: Environment, models: Sequence[str]) -> dict[str, str]:
-    """The accounts of `models` that are left out since they have no key, and why; none of them if no other account has a key."""
+    """The accounts of `models` that are left out because they have no key, with the reason; none if no account has a key."""
     accounts = {name.partition(":")[0] for name in models}
     found = _without_key(environment, models)
     return found if len(found) < len(accounts) else {}
 
 
 def key_notes(environment: Environment, models: Sequence[str]) -> dict[str, str]:
-    """What to say of each of `models` if none has a key, so that none is left out: a plan is made, and a run would be refused."""
+    """A note for each of `models` if none of them has a key: none is left out then, a plan is made, but a run would be refused."""
     if not (why := _without_key(environment, models)) or keyless(environment, models):
         return {}
     return {name: f"not usable yet: {why[name.partition(':')[0]]}. A run is refused until there is a key" for name in models}
 
 
 def _without_key(environment: Environment, models: Sequence[str]) -> dict[str, str]:
-    """The accounts of `models` that have no key, and why."""
+    """The accounts of `models` that have no key, with the reason."""
     accounts = dict.fromkeys(name.partition(":")[0] for name in models)
     found: dict[str, str] = {}
     for account in accounts:
@@ -156,9 +158,9 @@ def _without_key(environment: Environment, models: Sequence[str]) -> dict[str, s
 
 
 def estimate_of(environment: Environment, ask: Ask, provider: Provider, model: str) -> Estimate:
-    """What a row takes: by the prior, by all that the model answered here, by a count of these rows, and at last by what it answered to this job.
+    """The tokens of a row: from the prior, the model's answers to all jobs, a token count of these rows, and its answers to this job.
 
-    In that order, each in proportion to what it knows: only the reports of the very job tell how the provider words a schema and a message.
+    In this order, each weighted by its evidence: only the answers to this job show how many tokens the provider adds for the schema and the messages.
     """
     work, ledger = ask.work, environment.ledger
     envelope = overhead(provider, ask.question, model) - work.shared_bytes
@@ -171,7 +173,7 @@ def estimate_of(environment: Environment, ask: Ask, provider: Provider, model: s
 
 
 def _counted(ask: Ask, work: Work, count: Count) -> tuple[int, int] | None:
-    """(bytes, tokens) of what is asked; of an even part of the rows where there are very many."""
+    """(bytes, tokens) of what is asked; of an evenly spaced sample of the rows if there are very many."""
     asked = np.flatnonzero(ask.sizes)[:: -(-work.prompt_bytes // _COUNTED_BYTES)]
     found = tokens_of((fragment for _, fragment in snapshot.fragments(ask.snapshot, asked)), count)
     if found is None:
@@ -181,16 +183,16 @@ def _counted(ask: Ask, work: Work, count: Count) -> tuple[int, int] | None:
 
 
 def worst_rates(environment: Environment, ask: Ask, provider: Provider, model: str, lane: Lane) -> Rates | None:
-    """What an answer in a lane may be billed at: a flex request may be served, and billed, as a standard one, and its input be cached."""
+    """The highest rates that an answer in a lane may cost: a flex request may be served and billed as a standard one, and cache writes may cost more."""
     served, now, own = Lane.STANDARD if lane is Lane.FLEX else lane, environment.clock(), ask.terms.prices
     found = provider.rates(model, served, now, own) or provider.rates(model, lane, now, own)
-    return found.at_worst(unmarked=provider.caching(ask.question, model).by_itself, hour=ask.terms.cache == "own") if found else None
+    return found.worst_case(unmarked=provider.caching(ask.question, model).by_itself, hour=ask.terms.cache == "own") if found else None
 
 
 def cache_of(
     environment: Environment, ask: Ask, provider: Provider, model: str, lane: Lane, estimate: Estimate, known: Rates | None
 ) -> Cache:
-    """What becomes of the beginning that all rows share: by the prior, by what marked shards reported of late, by what this job's rows did."""
+    """How the provider's cache treats the beginning that all rows share: from the prior, from recent shards, from this job's rows."""
     caching, work, ledger = provider.caching(ask.question, model), ask.work, environment.ledger
     if not caching.ttl:
         seen = ledger.history.observed(provider.name, provider.host, model, ask.job)
@@ -202,18 +204,18 @@ def cache_of(
 
 
 def speed_of(environment: Environment, name: str, run_id: str | None) -> Speed:
-    """How fast a model's fast lanes are, by what its stretches have shown, and who else is in them; the prior where they have shown nothing."""
+    """The speed of a model's fast lanes, as its realtime runs have shown or else by the prior; and who else uses them."""
     standard, flex, rivals = _fast_lanes(environment, name)
     return Speed(
         rows_per_s=standard or max(environment.settings.rows_per_s, flex or 0.0),  # standard is no slower than flex
         flex_rows_per_s=flex,
-        # The slower lane takes the smaller part.
+        # Rows in flex, the slower lane, count half.
         others=tuple(rival.rows / (2 if rival.lane == Lane.FLEX else 1) for rival in rivals if rival.run_id != run_id),
     )
 
 
 def _fast_lanes(environment: Environment, name: str) -> FastLanes:
-    """As read before in this look, if it is one over many job runs."""
+    """The model's fast lanes; read once for one look at many job runs."""
     if environment.lanes is not None and name in environment.lanes:
         return environment.lanes[name]
     account, _, model = name.partition(":")
@@ -226,7 +228,7 @@ def _fast_lanes(environment: Environment, name: str) -> FastLanes:
 
 
 def flex_of(environment: Environment, terms: RunTerms, shards: Sequence[Shard]) -> str | None:
-    """The model that is sold in flex for no more than each of these shards costs as a batch; None if there is none."""
+    """A model whose flex price is no higher than the batch price of each of these shards; None if there is none."""
     now, own = environment.clock(), terms.prices
     known = [environment.rates(f"{shard.provider}:{shard.model}", Lane.BATCH, now, own) for shard in shards]
     for name in terms.models:
@@ -239,7 +241,7 @@ def flex_of(environment: Environment, terms: RunTerms, shards: Sequence[Shard]) 
 
 
 def overhead(provider: Provider, question: Question, model: str) -> int:
-    """What a request line adds to a prompt fragment at most, in bytes: with its mark, where it may have one."""
+    """The bytes that a request line adds to a prompt fragment at most, with a cache mark if it may have one."""
     mark = next(iter(provider.caching(question, model).ttl.values()), None)
     return provider.encoder(question, model, "0" * 10, mark).overhead_bytes
 
@@ -255,7 +257,7 @@ def plan_shards(
     round_: int,
     priority: NDArray[np.float64] | None = None,
 ) -> list[Shard]:
-    """Planned shards of a round, their positions on disk already; rows that are too large for any are left out.
+    """The planned shards of a round, with their positions already on disk; rows that are too large for any shard are left out.
 
     Args:
         first: the ordinal of the first of them.
@@ -265,8 +267,8 @@ def plan_shards(
     more = overhead(provider, ask.question, option.model)
     limits = ask.limits(provider, option.lane)
     known = provider.rates(option.model, option.lane, environment.clock(), ask.terms.prices)
-    at_worst = worst_rates(environment, ask, provider, option.model, option.lane)
-    assert known is not None and at_worst is not None, "an option without rates is not chosen"
+    worst = worst_rates(environment, ask, provider, option.model, option.lane)
+    assert known is not None and worst is not None, "an option without rates is not chosen"
     work, planned = ask.work, []
     for n, positions in enumerate(_groups(ask, more, limits, priority)):
         shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
@@ -286,7 +288,7 @@ def plan_shards(
                 lane=option.lane.value,
                 requests=len(positions),
                 size_bytes=size,
-                worst_usd=part.worst_usd(at_worst, cache),
+                worst_usd=part.worst_usd(worst, cache),
                 expected_usd=part.expected_usd(known, option.estimate, cache),
                 cache_ttl=None if cache.ttl is None else cache.ttl.value,
             )
@@ -302,6 +304,6 @@ def _groups(ask: Ask, more: int, limits: Limits, priority: NDArray[np.float64] |
 
 
 def _order(asked: NDArray[np.bool_], priority: NDArray[np.float64] | None) -> NDArray[np.int64]:
-    """The positions of the rows that are asked, the most valuable first; else as they stand in the table."""
+    """The positions of the rows that are asked, the most valuable first; or in the order of the table."""
     positions = np.flatnonzero(asked)
     return positions if priority is None else positions[np.argsort(-priority[positions], kind="stable")]

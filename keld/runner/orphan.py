@@ -1,9 +1,9 @@
-"""Sweep: batches that a provider has and the ledger does not.
+"""Orphan: batches that a provider has and the ledger does not.
 
-A step of the runner, outside of any one job run.  A create can land after the last look for it (a proxy that delivers late, a list that
-lags for longer than we wait).  While that is possible, and whenever a person asks (`keld reconcile`), the provider's list is held against
-the ledger: a batch whose shard has none is adopted, one whose shard was sent again is cancelled, and what it cost is counted as what it is,
-bought once too often.  A batch without a mark, or with one this ledger never gave, is somebody else's and is left alone.
+A step of the runner, outside of any one job run.  A create can take effect after the last look for it (a proxy that delivers late, a list
+that lags for longer than we wait).  While that is possible, and when a person runs `keld reconcile`, the provider's list is compared with the
+ledger: a batch whose shard has none is adopted; one whose shard was sent again is cancelled, and its cost is counted as paid twice.  A batch
+without a mark, or with one that this ledger never gave, belongs to somebody else and is left alone.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED, State.REJECTED)
 class Verdict(StrEnum):
     """What is to be done about a batch that the ledger does not have."""
 
-    ADOPT = "adopt"  # its shard has no batch of its own: what this one answers is used
-    CANCEL = "cancel"  # its shard was sent again: it is stopped, and what it cost is counted
-    SETTLE = "settle"  # the same, and it has ended: what it cost is counted
-    SEARCHED = "searched"  # its shard is being looked for at this moment; nothing is due here
-    UNPROVEN = "unproven"  # it may be ours; only its results can tell, when it has ended
-    RELEASE = "release"  # it might have been a second one of a create of ours, and is not: what was reserved for it is given back
-    ANOTHERS = "another's"  # it carries a mark of Keld's that this ledger never gave: another ledger's, or a lost one's
+    ADOPT = "adopt"  # its shard has no batch: the answers of this one are used
+    CANCEL = "cancel"  # its shard was sent again: it is cancelled, and its cost is counted
+    SETTLE = "settle"  # the same, and it has ended: its cost is counted
+    SEARCHED = "searched"  # its shard is being looked for right now; nothing to do here
+    UNPROVEN = "unproven"  # it may be ours; only its results can show it, when it has ended
+    RELEASE = "release"  # it is not the second batch of a create of ours, as was possible: its reservation is released
+    ANOTHERS = "another's"  # it has a mark of Keld's that this ledger never gave: from another ledger, or from one that was lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +79,9 @@ class Sweep:
 
     Args:
         enter: gives the lease on a job run, for an adoption; None where another worker holds it.
-        suspects: only batches of these sizes are looked into where batches carry no mark; None: all.
-        foreign: batches whose results said that they are not ours; remembered from sweep to sweep.
-        harvest: results may be read, for their owner and their cost; not in a light `poll`.
+        suspects: where batches have no marks, only batches of these sizes are examined; None: all.
+        foreign: batches whose results showed that they are not ours; kept from sweep to sweep.
+        read_results: results may be read, for their owner and their cost; not in a light `poll`.
     """
 
     environment: Environment
@@ -89,24 +89,24 @@ class Sweep:
     enter: Enter
     foreign: set[str]
     suspects: frozenset[int] | None = None
-    harvest: bool = True
+    read_results: bool = True
     listed: frozenset[str] = frozenset()  # the ids of the account's list
 
     def find(self, since: datetime) -> Iterator[Finding]:
-        """What the provider has that the ledger does not, the youngest first; acts on nothing."""
+        """The batches that the provider has and the ledger does not, the youngest first; changes nothing."""
         if Lane.BATCH not in self.provider.traits.lanes:
             return
         listed = list(self.provider.batches(since - SKEW))
         self.listed = frozenset(batch.id for batch in listed)
-        known, told = self.environment.ledger.accounts.known_batches(self.listed), set()
+        known, shown = self.environment.ledger.accounts.known_batches(self.listed), set()
         for batch in listed:
             if batch.id not in self.foreign and batch.id not in known:
                 found = self._judge(batch)
                 if found is not None:
-                    told.add(batch.id)
+                    shown.add(batch.id)
                     yield found
         yield from self._known_but_unsettled()
-        yield from (found for found in self._candidates() if found.batch_id not in told or found.verdict is Verdict.RELEASE)
+        yield from (found for found in self._candidates() if found.batch_id not in shown or found.verdict is Verdict.RELEASE)
 
     def act(self, finding: Finding) -> None:
         """Adopts, cancels or settles, as the finding says."""
@@ -114,7 +114,7 @@ class Sweep:
             case Verdict.ADOPT:
                 self._adopt(finding)
             case Verdict.CANCEL | Verdict.SETTLE:
-                self._stop(finding)
+                self._cancel_or_settle(finding)
             case Verdict.RELEASE:
                 self.environment.ledger.candidates.release(finding.host, finding.batch_id, self.environment.clock())
             case Verdict.SEARCHED | Verdict.UNPROVEN | Verdict.ANOTHERS:
@@ -123,25 +123,25 @@ class Sweep:
     # -- judging ----------------------------------------------------------------------------------------------
 
     def _judge(self, batch: RemoteBatch) -> Finding | None:
-        """None: it is nobody's of ours."""
+        """The finding on a batch; None: it is not ours, or is known."""
         if self.provider.traits.marks_batches:
             shard_id = shard_named(batch.key)
         elif not batch.state.ended and self.suspects is not None and batch.requests not in self.suspects:
             return None
-        elif not batch.state.ended or not self.harvest:
+        elif not batch.state.ended or not self.read_results:
             return self._finding(batch, None, Verdict.UNPROVEN)
         else:
             try:
                 shard_id = self._owner(batch)
             except (ProviderRefused, ProviderUnreachable):
-                return self._finding(batch, None, Verdict.UNPROVEN)  # its results cannot be read, this time; the others can
+                return self._finding(batch, None, Verdict.UNPROVEN)  # its results cannot be read now; the sweep goes on with the others
         if shard_id is None:
             return None
         shard = self.environment.ledger.shard(shard_id)
         if shard is None:
             return self._finding(batch, None, Verdict.ANOTHERS)
         if self.environment.ledger.accounts.knows_batch(batch.id):
-            return None  # its create was recorded since we asked: asked again now that its shard was read
+            return None  # its create was recorded since the first check; so it is checked again after its shard was read
         if self._is_alias(shard, batch):
             return None
         return self._finding(batch, shard, self._verdict(shard, batch))
@@ -149,28 +149,28 @@ class Sweep:
     def _verdict(self, shard: Shard, batch: RemoteBatch) -> Verdict:
         if shard.state in (State.SUBMITTING, State.UNKNOWN):
             return Verdict.SEARCHED
-        # Dropped by the user, after it was sent: what it answered is paid, and harvested like any batch that is cancelled.
+        # Dropped by the user after it was sent: its answers are paid, and collected as from any cancelled batch.
         dropped = shard.state is State.DROPPED and shard.attempt > 0 and shard.outcomes is None
-        failed = shard.state is State.REJECTED and shard.batch_id is not None  # its own batch was not taken, and neither was this one
+        failed = shard.state is State.REJECTED and shard.batch_id is not None  # its own batch was rejected, and so was this one
         if ((shard.state in _ADOPTS and not failed) or dropped) and self._is_latest(shard):
             return Verdict.ADOPT
         return Verdict.SETTLE if batch.state.ended else Verdict.CANCEL
 
     def _is_alias(self, shard: Shard, batch: RemoteBatch) -> bool:
-        """Whether this is the shard's own batch, which the host lists under another id."""
+        """True if this is the shard's own batch, which the host lists under another id."""
         if shard.batch_id is None or shard.batch_id in self.listed:
             return False
         own = self.provider.get(shard.batch_id)
         return own is not None and is_alias(batch, own, self.listed)
 
     def _is_latest(self, shard: Shard) -> bool:
-        """Whether its job run is the youngest of its partition: an older one must not write over the younger one's output."""
+        """True if its job run is the youngest of its partition: an older one must not overwrite the younger one's output."""
         run = self.environment.ledger.run(shard.run_id)
         latest = self.environment.ledger.catalog.latest(run.namespace, run.job, run.partition)
         return latest is not None and latest.id == run.id
 
     def _owner(self, batch: RemoteBatch) -> str | None:
-        """The shard that a batch's results name; None: they are not of Keld's making.
+        """The shard that a batch's results name; None: they are not from this ledger's shards.
 
         Raises:
             ProviderUnreachable: they cannot be read.
@@ -194,33 +194,33 @@ class Sweep:
         for shard, batch in self._asked_for([shard for shard in ledger.accounts.quarantined(name, host) if shard.batch_id is not None]):
             if batch is None or not self._is_latest(shard):
                 continue
-            # What runs on after a cancel that was not heard is adopted too: it is cancelled then.
+            # A batch that still runs, since its cancel failed, is adopted too, and then cancelled.
             if batch.state.ended or ledger.run(shard.run_id).state is RunState.CANCELLED:
                 found = self._finding(batch, shard, Verdict.ADOPT)
                 unread = found.cost_is_worst or found.lost == shard.requests
                 yield replace(found, verdict=Verdict.UNPROVEN) if unread and _was_unreadable(shard) else found
 
     def _asked_for(self, held: Iterable[_Held]) -> Iterator[tuple[_Held, RemoteBatch | None]]:
-        """These, each with its batch; None: the provider has none.  Of which it will not tell is left out this time: the others are told."""
+        """Each of these with its batch; None: the provider has no such batch.  Those that the provider refuses to show are left out this time."""
         for one in held:
             try:
                 batch = self.provider.get(one.require_batch_id() if isinstance(one, Shard) else one.batch_id)
             except ProviderRefused as problem:
-                log.warning("sweep.not_told batch_id=%s status=%s", one.batch_id, problem.status)
+                log.warning("sweep.refused batch_id=%s status=%s", one.batch_id, problem.status)
                 continue
             yield one, batch
 
     def _candidates(self) -> Iterator[Finding]:
-        """What was found beside creates, and whether it is told by now whose it is."""
+        """The candidates (possible second batches of creates) of which it is now known whose they are."""
         ledger, settings = self.environment.ledger, self.environment.settings
         window = self.provider.traits.window or timedelta(0)
         for candidate, batch in self._asked_for(
-            ledger.candidates.unsettled(self.provider.name, self.provider.host) if self.harvest else ()
+            ledger.candidates.unsettled(self.provider.name, self.provider.host) if self.read_results else ()
         ):
             if batch is None or ledger.accounts.knows_batch(batch.id):
                 shard = None
             elif self.environment.clock() - candidate.found_at > window + settings.overdue_after + settings.abandon_after:
-                log.warning("candidate.never_told shard=%s batch_id=%s", candidate.shard_id, candidate.batch_id)
+                log.warning("candidate.never_identified shard=%s batch_id=%s", candidate.shard_id, candidate.batch_id)
                 shard = None
             elif not batch.state.ended:
                 continue
@@ -248,7 +248,7 @@ class Sweep:
     def _finding(self, batch: RemoteBatch, shard: Shard | None, verdict: Verdict) -> Finding:
         run = None if shard is None else self.environment.ledger.run(shard.run_id)
         cost, is_worst, lost = (None if shard is None else shard.worst_usd), True, 0
-        if shard is not None and batch.state.ended and self.harvest:
+        if shard is not None and batch.state.ended and self.read_results:
             with suppress(KeldError):
                 found = self._tally(shard, batch)
                 cost, is_worst, lost = found.cost_usd, False, found.outcomes[Outcome.LOST]
@@ -260,7 +260,7 @@ class Sweep:
         )  # fmt: skip
 
     def _tally(self, shard: Shard, batch: RemoteBatch) -> Tally:
-        """What a batch that has ended cost, and of which rows it says nothing, by its own results."""
+        """The cost of a batch that has ended, and the number of rows that its results lack."""
         run, files = self.environment.ledger.run(shard.run_id), self.environment.staging.run(shard.run_id)
         question = question_of(files)
         output = OutputSchema.from_json(question.output)
@@ -268,7 +268,7 @@ class Sweep:
             folder = Path(directory)
             results = self.provider.download(batch, lambda n: folder / f"result-{n}.jsonl", most_bytes(question, shard))
             read = self.provider.reader(question, shard.model).results
-            return answer.collect(results, read, sent_of(self.environment, run, files, shard), output, folder / "answers.parquet")
+            return answer.judge_results(results, read, sent_of(self.environment, run, files, shard), output, folder / "answers.parquet")
 
     # -- acting -----------------------------------------------------------------------------------------------
 
@@ -278,19 +278,19 @@ class Sweep:
         with self.enter(finding.job_run) as context:
             shard = self.environment.ledger.shard(finding.shard_id)
             if context is None or shard is None or shard.state not in (*_ADOPTS, State.DROPPED):
-                return  # another worker has it in hand; the next sweep sees what became of it
+                return  # another worker has the lease; the next sweep checks again
             context.record(
                 shard, Event.ADOPTED, batch_id=finding.batch_id, submitted_at=min(finding.created_at, context.now()), ended=None, error=None,
                 outcomes=None, not_before=None, facts={"swept": True},
             )  # fmt: skip
 
-    def _stop(self, finding: Finding) -> None:
-        """Records it first, so that a worker that dies here leaves it known; then cancels, or counts what it cost."""
+    def _cancel_or_settle(self, finding: Finding) -> None:
+        """Records the orphan first, so that it is known even if this worker dies; then cancels it, or counts its cost."""
         shard = None if finding.shard_id is None else self.environment.ledger.shard(finding.shard_id)
         assert shard is not None, "only a batch of a known shard is stopped"
         self.environment.ledger.orphans.add(orphan_of(shard, finding.batch_id, self.environment.clock()))
         if finding.verdict is Verdict.CANCEL:
-            log.warning("stray.cancelled shard=%s batch_id=%s", shard.id, finding.batch_id)
+            log.warning("orphan.cancelled shard=%s batch_id=%s", shard.id, finding.batch_id)
             failpoint("sweep.cancel.send")
             self.provider.cancel(finding.batch_id)
             failpoint("sweep.cancel.received")
@@ -299,7 +299,7 @@ class Sweep:
 
 
 def _was_unreadable(shard: Shard) -> bool:
-    """True if it was given up because nobody could read its results: it is only worth adopting again when somebody can."""
+    """True if it was given up because its results could not be read: it is adopted again only when they can be."""
     match shard.fault:
         case ShardFault.RESULTS_UNREADABLE | ShardFault.FOREIGN_RESULTS:
             return True

@@ -1,6 +1,6 @@
 """Output: the enriched rows of a job run that has all its outcomes, and the sink they go to.
 
-Beside `finish`, which writes them where any worker can: this reads them for a caller, and checks a sink before anything is sent.
+Beside `finish`, which writes them to a sink that any worker can reach.  This file reads them for a caller, and checks a sink before anything is sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def read(environment: Environment, run: JobRun) -> pa.RecordBatchReader:
     """The enriched rows, streamed, in the order of the table.
 
     Raises:
-        UnknownJobRun: rows of it have no outcome yet.
+        UnknownJobRun: some of its rows have no outcome yet.
         StagingError: its answers were removed, or are not here.
     """
     import pyarrow as pa
@@ -66,10 +66,10 @@ def check_kept(run: JobRun) -> None:
 
 
 def check_sink(environment: Environment, namespace: Namespace, asked: Submission) -> None:
-    """Passes unless the sink is a file that another partition of the job went to, as far as the ledger knows.
+    """Passes unless the sink is a file to which another partition of the job was written, as far as the ledger knows.
 
     Raises:
-        InvalidJob: it would be written over.
+        InvalidJob: it would be overwritten.
     """
     job, sink, partition = asked.job.name, asked.sink, asked.key
     if sink is None or not sink_is_file(sink, partition or None) or not isinstance(sink, str):
@@ -77,7 +77,7 @@ def check_sink(environment: Environment, namespace: Namespace, asked: Submission
     other = environment.ledger.catalog.partition_at(namespace.name, job, sink, partition)
     if other is not None:
         raise InvalidJob(
-            f"{job}[{partition}]: the sink {sink} is where the partition {other!r} went; it would be written over. Nothing was sent. "
+            f"{job}[{partition}]: the sink {sink} is also the sink of the partition {other!r}, whose output would be overwritten. Nothing was sent. "
             "Name one file a partition, e.g. sink='out/{partition}.parquet', or a directory.",
             field="sink",
             job=job,
@@ -92,6 +92,6 @@ def try_sink_of(environment: Environment, run: JobRun, sink: str) -> None:
         SinkError, SinkRefused.
     """
     files = environment.staging.run(run.id)
-    if files.question.exists() and files.snapshot.exists():  # else they lie with another worker
+    if files.question.exists() and files.snapshot.exists():  # else another worker has them
         output = OutputSchema.from_json(question_of(files).output)
         try_sink(sink, schema_of(files, output), partition=run.partition or None)

@@ -1,7 +1,7 @@
 """Probe: a row or two in the standard lane before all the others go into a batch.
 
-A step of the runner, beside `round`.  A provider that checks parameters only when a batch is worked off tells after hours that all of it
-was in vain; the probe tells within a minute.  One row may be refused for its own sake, so it takes three refusals to stop a job run.
+A step of the runner, beside `round`.  Some providers check parameters only while they process a batch, so a wrong one shows after
+hours; the probe shows it within a minute.  One row may be refused because of its own content, so a job run is stopped only after three refusals.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from keld.staging import disk_errors
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_ROWS = (1, 2)  # of the first probe, and of the one after it where that was refused
+_ROWS = (1, 2)  # rows of the first probe, and of the second one if the first was refused
 
 
 def probe_of(ask: Ask, model: str, *, again: bool = False) -> Ask:
-    """A row, or after it two others, of about the median size, of one model in the standard lane."""
+    """One row of about the median size, for one model in the standard lane; `again`: two other rows."""
     asked = np.flatnonzero(ask.sizes)
     middle = asked[np.argsort(ask.sizes[asked], kind="stable")]
     rows = np.roll(middle, -(len(middle) // 2))[: _ROWS[again]]
@@ -49,18 +49,18 @@ def held_back(context: RunContext, answers: Sequence[Path]) -> NDArray[np.int64]
 
 
 def refused(run: JobRun, shards: Sequence[Shard]) -> bool:
-    """Whether all that was asked until now was refused for good, as it would be again."""
+    """True if all rows that were asked until now were refused permanently."""
     mine = [shard for shard in shards if shard.run_id == run.id and shard.requests]
     return all(shard.outcomes == {Outcome.ERRORED.value: shard.requests} and not shard.retryable for shard in mine)
 
 
 def is_enough(shards: Sequence[Shard]) -> bool:
-    """Whether so many rows were refused that it is no fault of theirs."""
+    """True if so many rows were refused that their own content is not the reason."""
     return sum(shard.requests for shard in shards) >= sum(_ROWS)
 
 
-def stop(context: RunContext, shards: Sequence[Shard], held: NDArray[np.int64]) -> None:
-    """All rows that were held back get the probe's outcome; none of them is asked."""
+def fail_held_back(context: RunContext, shards: Sequence[Shard], held: NDArray[np.int64]) -> None:
+    """Writes the probe's outcome for all rows that were held back; none of them is asked."""
     output = context.output()
     why = next(iter(_errors(context, shards)), "refused")
     with disk_errors(context.files.dir, "Nothing more was sent."), AnswerSink(context.files.stopped, output, held, 0) as sink:

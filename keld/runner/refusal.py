@@ -1,8 +1,8 @@
-"""Refusal: what a create was told instead of yes, until a look has shown that nothing was made all the same.
+"""Refusal: the refusal of a create, kept until a look has shown that no batch was made.
 
-A step of the runner, between `submit` and `search`.  A proxy that retries may have had a batch made by its first try and be refused its
-second; whose words a refusal is in says nothing of that, for they can be copied.  So no refusal of a create that was sent counts before
-the provider's list was looked through: once, where it is in the provider's own shape; as often as for a lost reply, where it is not.
+A step of the runner, between `submit` and `find_lost`.  A proxy that retries may have made a batch with its first try and then had its second
+refused; the text of a refusal does not prove who wrote it, since it can be copied.  So a refusal of a create that was sent counts only after
+the provider's list was read: once, if it has the provider's own format; as often as for a lost reply, if it has not.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from keld.state import Event
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """A refusal, as the shard keeps it in its `error`; a provider's free words stay out of it, and in the shard's files."""
+    """A refusal, as the shard keeps it in its `error`; the provider's free text is kept in the shard's files only."""
 
     code: str
     refused: RefusalReason
-    own: bool  # in the provider's own shape
+    own: bool  # in the provider's own format
     status: int | None = None
     wait_s: float | None = None
 
@@ -50,19 +50,19 @@ class Refusal:
 
     @classmethod
     def kept_by(cls, shard: Shard) -> Refusal | None:
-        """None: its create was answered with nothing at all."""
+        """The refusal of a shard's create; None: there was no reply at all."""
         error = shard.error
         if error is None or error.refused is None:
             return None
         return cls(code=error.code, refused=error.refused, own=bool(error.own), status=error.status, wait_s=error.wait_s)
 
-    def told(self, provider: Provider) -> KeldError | None:
-        """What a person should hear of it at once; None where it is the usual back-pressure, or the rows will tell it."""
+    def as_error(self, provider: Provider) -> KeldError | None:
+        """The error to show to people at once; None for usual back-pressure, or if the rows' outcomes say it."""
         said = f"{provider.name} at {provider.host} refused to create a batch: HTTP {self.status} {self.code}"
-        look = "Before it is sent again, the list of batches is looked through, in case it was created all the same."
+        look = "Before it is sent again, the list of batches is read, in case the batch was created all the same."
         if not self.own:
             return ProviderUnreachable(
-                f"{said}, in words that are not {provider.name}'s own: a proxy's or a gateway's. {look}",
+                f"{said}, in a format that is not {provider.name}'s own: a proxy's or a gateway's. {look}",
                 account=provider.name,
                 status=self.status,
             )
@@ -82,7 +82,7 @@ class Refusal:
 
 
 def keep(context: RunContext, shard: Shard, outcome: Refused | QueueFull) -> tuple[Shard, Refusal]:
-    """The shard as one to be looked for, with the refusal."""
+    """The shard, now to be looked for, and the refusal of its create."""
     refusal = Refusal.of(outcome)
     if isinstance(outcome, Refused) and outcome.message:
         with disk_errors(context.files.dir, "The create was refused, and is looked for."):
@@ -93,7 +93,7 @@ def keep(context: RunContext, shard: Shard, outcome: Refused | QueueFull) -> tup
 
 
 def take_effect(context: RunContext, shard: Shard, refusal: Refusal) -> Shard:
-    """The shard after a refusal, now that nothing was found that it made."""
+    """The shard after a refusal took effect, since no batch of its create was found."""
     match refusal.refused:
         case RefusalReason.FILE:
             why = " ".join(filter(None, (f"HTTP {refusal.status} {refusal.code}", _words(context, shard))))
@@ -114,7 +114,7 @@ def take_effect(context: RunContext, shard: Shard, refusal: Refusal) -> Shard:
 
 
 def _input_ref(shard: Shard, refusal: Refusal) -> str | None:
-    """The upload, if it is still there: neither gone, nor removed as a fence."""
+    """The id of the upload, if it still exists: neither gone, nor deleted as a fence."""
     return shard.input_ref if refusal.own and refusal.refused is not RefusalReason.INPUT else None
 
 

@@ -1,7 +1,7 @@
-"""Round: what may be asked (again) -> planned shards, in whatever lane meets the terms now.
+"""Round: the rows that may be asked (again) -> planned shards, in the lane that meets the terms now.
 
-A step of the runner, when every shard has its outcome; or sooner, for what is free of its batch while another one hangs.  What a probe
-held back, what went wrong, what did not satisfy a cascade: all of it is planned here, of the rows that are left.
+A step of the runner, when every shard has its outcome; or earlier, for rows whose batch has ended while another one hangs.  Rows that a probe
+held back, rows that failed, rows whose answer did not satisfy a cascade: all of them are planned here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from keld.plan import PART, Option, choose_rest
 from keld.request import REPAIR_BYTES
 from keld.runner.context import RunContext, answers_of
 from keld.runner.option import Ask, options, plan_shards
-from keld.runner.probe import held_back, is_enough, probe_of, refused, stop
+from keld.runner.probe import fail_held_back, held_back, is_enough, probe_of, refused
 from keld.staging import read_positions
 from keld.state import TERMINAL, RunEvent, RunState
 
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_MOVES_MOST = 8  # rounds beyond the wished attempts: rows that were cancelled are moved on, but not for ever
+_MOVES_MOST = 8  # rounds beyond `max_attempts`, for rows that were cancelled and move on
 
 
 def next_round(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> bool:
-    """Plans what may be asked again, in whatever lane meets the terms now, or goes on to write; True: either was done."""
+    """True, after the rows that may be asked again were planned; or, if there are none, after the job run began to write."""
     attempts = run.terms.max_attempts
     ended = run.state is RunState.CANCELLING or run.round + 1 >= _rounds_most(run)
     answers = answers_of(context.files, shards)
@@ -49,9 +49,9 @@ def next_round(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> boo
 
 
 def early_round(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> bool:
-    """Whether rows were planned that are free of their batch, while another one has not said its last word.
+    """True if rows were planned whose batch has ended, while another batch has not.
 
-    One that hangs must not cost all the others the deadline.
+    A batch that hangs must not make all the other rows miss the deadline.
     """
     if due_of(run, context.now()) is None or run.state is not RunState.OPEN or run.round + 1 >= _rounds_most(run):
         return False
@@ -66,7 +66,7 @@ def early_round(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> bo
 
 
 def _freed(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> NDArray[np.bool_]:
-    """Which rows (N booleans) were given up for the deadline's sake, are harvested, and stand in no later or open shard."""
+    """Which rows (N booleans) were cancelled for the deadline, are collected, and are in no later or open shard."""
     free = np.zeros(run.rows, dtype=np.bool_)
     given_up = [
         shard for shard in shards if shard.state in TERMINAL and (shard.ended == "cancelled" or "cancelled" in (shard.outcomes or {}))
@@ -84,7 +84,7 @@ def _rounds_most(run: JobRun) -> int:
 def _plan_round(
     context: RunContext, run: JobRun, shards: Sequence[Shard], answers: Sequence[Path], attempts: int, free: NDArray[np.bool_] | None = None
 ) -> Iterator[Shard]:
-    """The shards of what may be asked (again): what a probe held back, what went wrong, what did not satisfy.
+    """The planned shards of the rows that a probe held back, that failed, or whose answer did not satisfy.
 
     Args:
         free: the only rows (of N) that may be asked now; None: all.
@@ -98,7 +98,7 @@ def _plan_round(
         if not refused(run, shards):
             again = np.union1d(again, held)
         elif is_enough(shards):
-            stop(context, shards, held)
+            fail_held_back(context, shards, held)
         else:
             asks.append((probe_of(ask_of(context, run, held), f"{shards[0].provider}:{shards[0].model}", again=True), False))
     asks += _by_level(context, run, shards, again) if accept else [(ask_of(context, run, again), False)]
@@ -111,7 +111,7 @@ def _plan_round(
 
 
 def _by_level(context: RunContext, run: JobRun, shards: Sequence[Shard], again: NDArray[np.int64]) -> Iterator[tuple[Ask, bool]]:
-    """What may be asked of each model of a cascade and those behind it, and whether all of it has an answer that does for want of a better one."""
+    """For each model of a cascade: the rows to ask it or a later one, and True if all of them have an answer that can be used."""
     models = run.terms.models
     asked = [(context.files.shard(shard.id).answers, models.index(f"{shard.provider}:{shard.model}")) for shard in shards]
     level = levels([(path, model) for path, model in asked if path.exists()], run.rows, len(models) - 1)
@@ -123,7 +123,7 @@ def _by_level(context: RunContext, run: JobRun, shards: Sequence[Shard], again: 
 
 
 def _plan_part(context: RunContext, run: JobRun, ask: Ask, first: int, left: Decimal | None, *, answered: bool) -> list[Shard]:
-    """Planned shards; none where there is nothing to ask, or where the rows are answered and a better answer would come too late."""
+    """Planned shards; none if there is nothing to ask, or if the rows are answered and a better answer would come too late."""
     due = due_of(run, context.now())
     if not ask.work.requests or (answered and run.deadline_at is not None and due is None):
         return []
@@ -138,19 +138,19 @@ def _plan_part(context: RunContext, run: JobRun, ask: Ask, first: int, left: Dec
 
 
 def _able(found: list[Option], unable: set[str]) -> list[Option]:
-    """Without the providers that cannot take anything now, unless there are no others."""
+    """The options without those of `unable` providers, unless there are no others."""
     able = [option for option in found if option.provider not in unable]
     return able if any(option.obstacle is None for option in able) else found
 
 
 def unable(context: RunContext, shards: Sequence[Shard]) -> set[str]:
-    """The providers that have turned this job run's stretches away, or that failed in this visit."""
+    """The providers that rejected this job run's realtime runs, or that failed under this lease."""
     failed = context.blocked | {provider for provider, _ in context.failed}
     return failed | {shard.provider for shard in shards if shard.fault is ShardFault.NO_CAPACITY}
 
 
 def can_go_elsewhere(context: RunContext, run: JobRun, shard: Shard) -> bool:
-    """Whether a deadline is to be kept, and another acceptable provider has not turned this job run away yet."""
+    """True if there is a deadline, and another acceptable provider has not rejected this job run yet."""
     if due_of(run, context.now()) is None or not run.terms.any_lane:
         return False
     others = {name.partition(":")[0] for name in run.terms.models} - {shard.provider}
@@ -158,7 +158,7 @@ def can_go_elsewhere(context: RunContext, run: JobRun, shard: Shard) -> bool:
 
 
 def ask_of(context: RunContext, run: JobRun, positions: NDArray[np.int64]) -> Ask:
-    """What it is to ask only the rows at `positions`."""
+    """The `Ask` of only the rows at `positions`."""
     mask = np.zeros(run.rows, dtype=bool)
     mask[positions] = True
     sizes = np.where(mask, snapshot.sizes(context.files.snapshot), 0)
@@ -169,5 +169,5 @@ def ask_of(context: RunContext, run: JobRun, positions: NDArray[np.int64]) -> As
 
 
 def due_of(run: JobRun, now: datetime) -> datetime | None:
-    """The deadline, as long as it can be kept; once it is lost, what is left costs as little as it can."""
+    """The deadline, if it is not over; after it, the remaining rows are asked as cheaply as possible."""
     return run.deadline_at if run.deadline_at is not None and run.deadline_at > now else None

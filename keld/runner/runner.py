@@ -1,8 +1,8 @@
-"""Runner: looks up the state of a job run, does the one thing that is due, and records it.
+"""Runner: reads the state of a job run, does the one step that is due, and records it.
 
-On the road: everything above is thought, everything below is reached from here.  Two verbs: `advance` is heavy (submits, collects,
+On the road: everything before it only computes; everything that acts is called from here.  Two verbs: `advance` is heavy (submits, collects,
 retries, writes), `poll` is light (looks, records, never uploads, downloads or pays).  Both are idempotent and may be called from
-anywhere, any number of times, by any number of workers: one holds the job run's lease, the others go home.
+anywhere, any number of times, by any number of workers: one holds the job run's lease, the others return.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from keld.errors import (
     SinkError,
     StagingError,
 )
-from keld.http import telling, within
+from keld.http import reporting_progress, within
 from keld.ledger import JobRun, Ledger, Shard
 from keld.price import Lane
 from keld.providers.provider import Provider
-from keld.runner.clock import begin_again
+from keld.runner.clock import restart_waits
 from keld.runner.collect import collect
 from keld.runner.context import LAG, Environment, RunContext, configured, log
 from keld.runner.escalate import escalate, escalation_time, escalation_times
-from keld.runner.fast_lane import begin, hurry, stop, under_way
-from keld.runner.find_lost import search
+from keld.runner.fast_lane import ask_rows, begin, end_early, under_way
+from keld.runner.find_lost import find_lost
 from keld.runner.finish import write
 from keld.runner.give_up import give_up
 from keld.runner.look import look, next_look
@@ -68,17 +68,17 @@ class Runner:
     # -- the verbs --------------------------------------------------------------------------------------------
 
     def advance(self, run_id: str, budget: timedelta) -> JobRun:
-        """Does whatever is due for a job run, for about `budget` (a step once begun is finished); gives the run as it stands then.
+        """The job run after everything that was due was done, for about `budget` (a step that has begun is finished).
 
         Raises:
             StagingError, SinkError, LedgerError: our own disk, database or the sink failed; nothing that was paid is lost.
         """
         with within(time.monotonic() + (budget + self.settings.call_within).total_seconds()):
-            self._sweep_due(harvest=True)
+            self._sweep_due(read_results=True)
             with self._context(run_id, budget) as context:
                 if context is not None:
                     observe_all([context])
-                    # One step in any case, however long looks that succeed take: a slow provider must not keep all work from being done.
+                    # At least one step, even if successful looks took all the time: a slow provider must not stop all work.
                     context.begun = bool(context.stuck)
                     while self._pass(context) and time.monotonic() < context.until:
                         pass
@@ -86,18 +86,18 @@ class Runner:
         return self.ledger.run(run_id)
 
     def poll(self, run_ids: Sequence[str], budget: timedelta) -> list[JobRun]:
-        """Looks at the providers for job runs that no other worker holds; records what has ended; asks due cancels."""
+        """The job runs after a look at their providers: ended batches are recorded, due cancels are asked for; those of other workers are skipped."""
         budget_s = budget.total_seconds()
         end = time.monotonic() + budget_s
         contexts: list[RunContext] = []
         try:
             with within(end):
-                self._sweep_due(harvest=False)
-            environment, restless = self._look(run_ids, budget)
-            # Each part has its time in any case, however slow the one before was: at least one job run is looked at.
+                self._sweep_due(read_results=False)
+            environment, need_lease = self._look(run_ids, budget)
+            # Each part has its own time, even if the part before was slow: at least one job run is looked at.
             left_s = max(end - time.monotonic(), budget_s * (1 - _LISTING))
             entering = time.monotonic() + left_s * _ENTERING
-            for run_id in restless:
+            for run_id in need_lease:
                 if contexts and time.monotonic() > entering:
                     break
                 if (context := self._enter(run_id, budget, environment)) is not None:
@@ -117,18 +117,18 @@ class Runner:
         return self._runs(run_ids)
 
     def _look(self, run_ids: Sequence[str], budget: timedelta) -> tuple[Environment, list[str]]:
-        """The world as the accounts' lists show it, and the job runs that ask for a visit, the one looked at longest ago first."""
+        """The environment with what the accounts' lists show, and the job runs that need a lease, the one looked at longest ago first."""
         environment = replace(self.environment, lanes={})
         runs = sorted((run for run in self._runs(run_ids) if not run.over), key=lambda run: run.next_check_at or run.created_at)
         shards = self.ledger.catalog.shards_of([run.id for run in runs])
         until = time.monotonic() + budget.total_seconds() * _LISTING  # from here on: thousands of rows may take long to read
         with within(until):
             seen = look(environment, runs, shards, until)
-        self.ledger.progress.note_quiet(seen.quiet)
-        return replace(environment, listed=seen.listed, rolls=seen.rolls), list(seen.restless)
+        self.ledger.progress.note_unchanged(seen.unchanged)
+        return replace(environment, listed=seen.listed, inventories=seen.inventories), list(seen.need_lease)
 
     def _runs(self, run_ids: Sequence[str]) -> list[JobRun]:
-        """These job runs as they stand.
+        """These job runs as they are now.
 
         Raises:
             UnknownJobRun.
@@ -137,14 +137,14 @@ class Runner:
         return [found.get(run_id) or self.ledger.run(run_id) for run_id in run_ids]
 
     def _read(self, contexts: Sequence[RunContext]) -> Iterator[tuple[RunContext, JobRun, Sequence[Shard]]]:
-        """Each visit with its job run and shards as they stand, by two queries for all of them."""
+        """Each context with its job run and shards as they are now, by two queries for all of them."""
         run_ids = [context.lease.run_id for context in contexts]
         shards = self.ledger.catalog.shards_of(run_ids)
         for context, run in zip(contexts, self._runs(run_ids), strict=True):
             yield context, run, shards.get(run.id, [])
 
     def supersede(self, run_id: str) -> bool:
-        """Closes a job run of which nothing was ever sent, so that it can be planned anew; False if a worker has it in hand."""
+        """True if a job run of which nothing was ever sent was closed, so that it can be planned again; False also if another worker holds it."""
         context = self._enter(run_id, timedelta(0))
         if context is None:
             return False
@@ -155,18 +155,18 @@ class Runner:
                 self.ledger.record_run(context.lease, now, RunEvent.SUPERSEDED, state=RunState.CANCELLED, finished_at=now)
             return unsent
         finally:
-            self._leave_alone(context)
+            self._leave_one(context)
 
     def reconcile(
         self, provider: Provider, since: datetime, budget: timedelta, *, act: bool, progress: Callable[[Finding], None] | None
     ) -> tuple[list[Finding], bool]:
-        """What a provider has, made after `since`, that the ledger does not, acted on if `act`; and whether that is all, or the time was over before.
+        """The batches that a provider made after `since` and the ledger does not have, acted on if `act`; and False if the time was too short.
 
         Raises:
             AccessRefused, ProviderUnreachable: the provider's list cannot be read.
         """
         end = time.monotonic() + budget.total_seconds()
-        sweep = Sweep(self.environment, provider, self._visiting, self._foreign)
+        sweep = Sweep(self.environment, provider, self._leased, self._foreign)
         found, complete = _found_until(sweep, since, time.monotonic() + budget.total_seconds() * _FINDING)
         done: list[Finding] = []
         for finding in found:
@@ -182,7 +182,7 @@ class Runner:
     # -- one pass ---------------------------------------------------------------------------------------------
 
     def _pass(self, context: RunContext) -> bool:
-        """Does what is due, shard by shard; False when nothing was."""
+        """True if a step was due and done, for any shard or the job run."""
         run = self.ledger.run(context.lease.run_id)
         context.cancelling = run.state is RunState.CANCELLING
         if run.over:
@@ -191,20 +191,20 @@ class Runner:
             write(context, run)
             return True
         shards = self.ledger.shards(run.id)
-        if _unless_elsewhere(context, lambda: escalate(context, run, shards, heavy=True)):
+        if _if_configured(context, lambda: escalate(context, run, shards, heavy=True)):
             return True
         if all(shard.state in TERMINAL for shard in shards):
-            return _unless_elsewhere(context, lambda: next_round(context, run, shards))
-        if run.problem:  # what failed the last time may keep what comes behind it from being tried: another one is the first
+            return _if_configured(context, lambda: next_round(context, run, shards))
+        if run.problem:  # so that a shard that fails each time does not keep the later ones from being tried, another one is the first
             first = int(self.clock().timestamp()) % len(shards)
             shards = [*shards[first:], *shards[:first]]
-        done = sum(self._bring_on(context, run, shard) for shard in shards) > 0
-        return done or _unless_elsewhere(context, lambda: early_round(context, run, shards))
+        done = sum(self._advance_shard(context, run, shard) for shard in shards) > 0
+        return done or _if_configured(context, lambda: early_round(context, run, shards))
 
-    def _bring_on(self, context: RunContext, run: JobRun, shard: Shard) -> bool:
-        """Does what is due for a shard, step by step; False if nothing was.
+    def _advance_shard(self, context: RunContext, run: JobRun, shard: Shard) -> bool:
+        """True if a step of the shard was due and done; all that are due are done.
 
-        A step that a provider fails is tried for no other shard of it in this visit; other steps, and other providers' shards, go on.
+        If a step fails at a provider, it is tried for no other shard there under this lease; other steps and other providers go on.
         """
         done = False
         while self._may(context, shard) and self._is_due(context, shard):
@@ -213,7 +213,7 @@ class Runner:
             try:
                 before, shard = shard, _act(context, run, shard)
                 if shard is before:
-                    break  # a stretch that stopped before its end: whether it goes on is not for it to say
+                    break  # a realtime run that stopped early: the next pass decides whether it goes on
                 if shard.state is State.UNKNOWN:
                     context.stuck.setdefault(shard.id, "its create was not found")
             except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
@@ -226,14 +226,14 @@ class Runner:
         return done
 
     def _may(self, context: RunContext, shard: Shard) -> bool:
-        """Whether there is time for a step of the shard, and nothing has failed in this visit that would fail it, too."""
+        """True if there is time for a step of the shard, and nothing has failed under this lease that would make it fail, too."""
         if (shard.provider, shard.state) in context.failed and shard.state is State.UNKNOWN:
             context.stuck.setdefault(shard.id, str(context.problem))  # all of them are looked for in one list
         in_time = time.monotonic() < context.until or not context.begun
         return in_time and shard.provider not in context.blocked and (shard.provider, shard.state) not in context.failed
 
     def _escalate(self, context: RunContext, run: JobRun, shards: Sequence[Shard]) -> None:
-        """Asks the cancels that a deadline makes due; what one job run lacks (its files, an account) keeps no other from meeting its own."""
+        """Asks for the cancels that a deadline makes due; if a job run lacks its files or an account, the others go on."""
         try:
             escalate(context, run, shards, heavy=False)
         except LeaseLost as lost:
@@ -242,7 +242,7 @@ class Runner:
             context.problem = problem  # this job run's files, or an account of its models, are elsewhere
 
     def _give_up(self, context: RunContext) -> None:
-        """Gives up what was tried, got nowhere, and has had its time."""
+        """Gives up the shards that were tried without progress until their time was over."""
         if not context.stuck:
             return
         try:
@@ -271,20 +271,20 @@ class Runner:
             case _:
                 assert_never(shard.state)
 
-    # -- what landed late -------------------------------------------------------------------------------------
+    # -- creates that took effect late ------------------------------------------------------------------------------------
 
-    def _sweep_due(self, *, harvest: bool) -> None:
-        """Sweeps the accounts where a create may land late, or an orphan is not settled; a provider that fails is left for the next time."""
+    def _sweep_due(self, *, read_results: bool) -> None:
+        """Sweeps the accounts where a create may take effect late, or an orphan is not settled; a provider that fails is tried again the next time."""
         now = self.clock()
         for suspect in self.ledger.accounts.suspects(now - self.settings.sweep_for):
             try:
                 provider = self.environment.provider(suspect.provider)
             except ProviderRefused:
-                continue  # an account of another team's, or of earlier settings: it is swept by those who have it
+                continue  # an account of another team or of earlier settings: an environment that has it sweeps it
             at_home = provider.host == suspect.host
             if not at_home or not self.ledger.accounts.claim_sweep(suspect.provider, suspect.host, now, self.settings.sweep_every):
                 continue
-            sweep = Sweep(self.environment, provider, self._visiting, self._foreign, suspect.sizes, harvest)
+            sweep = Sweep(self.environment, provider, self._leased, self._foreign, suspect.sizes, read_results)
             try:
                 findings = list(sweep.find(suspect.since))
                 for finding in findings:
@@ -305,20 +305,20 @@ class Runner:
             yield None
             return
         try:
-            with _Heartbeat(self.ledger, context, self.clock), telling(context.pulse):
+            with _Heartbeat(self.ledger, context, self.clock), reporting_progress(context.pulse):
                 yield context
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", run_id, lost)
         except (StagingError, SinkError) as problem:
             context.problem = problem
             if self._holds(context):
-                raise  # else another worker has gone on with these files, and they are none of this one's business
+                raise  # else another worker has gone on with these files, and the problem is no longer this worker's
         finally:
             with suppress(LeaseLost):
-                self._leave_alone(context)
+                self._leave_one(context)
 
     @contextmanager
-    def _visiting(self, run_id: str) -> Iterator[RunContext | None]:
+    def _leased(self, run_id: str) -> Iterator[RunContext | None]:
         with self._context(run_id, timedelta(0)) as context:
             yield context
 
@@ -335,11 +335,11 @@ class Runner:
             environment or self.environment, lease, self.environment.staging.run(run_id), until, cancelling=run.state is RunState.CANCELLING
         )
         with suppress(LeaseLost):
-            begin_again(context)
+            restart_waits(context)
         return context
 
     def _holds(self, context: RunContext) -> bool:
-        """Whether the job run is still this worker's."""
+        """True if this worker still holds the job run."""
         try:
             self.ledger.leases.renew(context.lease, self.clock())
         except LeaseLost as lost:
@@ -347,70 +347,70 @@ class Runner:
             return False
         return True
 
-    def _leave_alone(self, context: RunContext) -> None:
+    def _leave_one(self, context: RunContext) -> None:
         for _, run, shards in self._read([context]):
             self._leave(context, run, shards)
 
     def _leave(self, context: RunContext, run: JobRun, shards: Sequence[Shard]) -> None:
-        """Gives the lease back, with when to look again and what stood in the way."""
-        problem = None if context.problem is None else _told(context.problem, self.clock())
+        """Gives the lease back, with the time of the next look and the problem, if there was one."""
+        problem = None if context.problem is None else _problem_record(context.problem, self.clock())
         try:
             escalation = escalation_time(context.environment, run, shards)
         except ProviderRefused as missing:  # an account of its models is not configured here; the lease is given back all the same
-            escalation, problem = run.escalates_at, problem or _told(missing, self.clock())
-        # What there was no time to look at keeps its place: it is the first the next time.
+            escalation, problem = run.escalates_at, problem or _problem_record(missing, self.clock())
+        # A job run for which there was no time keeps its time, so that it is the first in the next poll.
         next_check_at = run.next_check_at if context.passed_over else self._next_check(context, run, shards, escalation)
         with suppress(LeaseLost):
             self.ledger.leases.release(context.lease, next_check_at, problem, escalates_at=escalation)
 
     def _next_check(self, context: RunContext, run: JobRun, shards: Sequence[Shard], escalation: datetime | None) -> datetime | None:
-        """When the job run wants to be looked at again; None when it is over."""
+        """The time of the next look at the job run; None if it is over."""
         now = self.clock()
         if run.over:
             return None
         times = [escalation] if escalation is not None and escalation > now else []
         if context.problem is not None:
-            told = [shard.not_before or now for shard in shards if shard.state not in TERMINAL]
-            return max(now + self.settings.retry_unreachable, min(times + told, default=now))
+            waits = [shard.not_before or now for shard in shards if shard.state not in TERMINAL]
+            return max(now + self.settings.retry_unreachable, min(times + waits, default=now))
         for shard in shards:
             if shard.state is State.CANCELLING and due_of(run, now) is not None:
-                # Given up for the deadline's sake: what is waited for the last word is missing to the rescue.
+                # Cancelled for the deadline: each second until the batch ends is lost for its rows.
                 times.append(now + self.settings.poll_least)
             elif shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
                 times.append(next_look(self.settings, shard, now))
             elif shard.state in (State.UNKNOWN, State.ENDED):
                 times.append(shard.not_before or now)
             elif shard.state is State.DEFERRED:
-                # Sooner than told, too: another's batch may end, and make room.
+                # Earlier than its own time, too: another batch may end and make room.
                 times.append(min(shard.not_before or now, now + self.settings.poll_most))
             elif shard.state not in TERMINAL:
                 times.append(shard.not_before or now if shard.state is State.IN_PROGRESS else now)
         return min(times, default=now)
 
 
-def _unless_elsewhere(context: RunContext, plan: Callable[[], bool]) -> bool:
-    """What a step gives that thinks about all models; False, with a note, if the account of one is not configured here."""
+def _if_configured(context: RunContext, plan: Callable[[], bool]) -> bool:
+    """The result of a step that needs all models; False, with the problem noted, if the account of one is not configured here."""
     try:
         return plan()
     except ProviderRefused as problem:
-        context.problem = problem  # it keeps this worker from planning, and from nothing else
+        context.problem = problem  # this worker cannot plan, but can do everything else
         return False
 
 
-def _told(problem: KeldError, now: datetime) -> dict[str, object]:
-    """What stopped a visit, as the ledger keeps it for people."""
+def _problem_record(problem: KeldError, now: datetime) -> dict[str, object]:
+    """The problem that stopped a worker, as the ledger keeps it for people."""
     return {"kind": type(problem).__name__, "message": str(problem), "permanent": problem.permanent, "at": now.isoformat()}
 
 
 def _act(context: RunContext, run: JobRun, shard: Shard) -> Shard:
-    """The shard after the one thing that its state asks for."""
+    """The shard after the one step that its state requires."""
     match shard.state:
         case State.PLANNED | State.STAGED | State.DEFERRED if context.cancelling:
             return context.record(shard, Event.DROPPED)
         case State.ENDED:
             return collect(context, run, shard)
         case _:
-            return _act_in_batch(context, run, shard) if shard.lane == Lane.BATCH else _act_in_haste(context, run, shard)
+            return _act_in_batch(context, run, shard) if shard.lane == Lane.BATCH else _act_in_fast_lane(context, run, shard)
 
 
 def _act_in_batch(context: RunContext, run: JobRun, shard: Shard) -> Shard:
@@ -422,39 +422,39 @@ def _act_in_batch(context: RunContext, run: JobRun, shard: Shard) -> Shard:
         case State.DEFERRED:
             return submit_again(context, run, shard)
         case State.SUBMITTING:
-            # Its worker died between the intent and the outcome; the first look is soon, for a reply only we missed.
+            # Its worker died between the intent and the outcome; the first look is soon, since the create may have succeeded.
             first_look = context.now() + context.settings.settle[0]
             return context.record(shard, Event.OUTCOME_LOST, not_before=first_look, facts={"reason": "the worker died"})
         case State.UNKNOWN:
-            return search(context, shard)
+            return find_lost(context, shard)
         case State.IN_PROGRESS:
             return cancel(context, shard)
         case _:
             raise AssertionError(f"nothing is due for a batch that is {shard.state}")
 
 
-def _act_in_haste(context: RunContext, run: JobRun, shard: Shard) -> Shard:
+def _act_in_fast_lane(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     match shard.state:
         case State.PLANNED:
             return context.record(shard, Event.STAGED)
         case State.STAGED:
             return begin(context, shard)
         case State.SUBMITTING:
-            return under_way(context, shard)  # each row is its own create, and the journal knows them
+            return under_way(context, shard)  # each row is its own request, and the journal has them
         case State.IN_PROGRESS:
             if context.cancelling:
-                return stop(context, shard)
+                return end_early(context, shard)
             if (until := yields_until(context, run, shard)) is not None:
                 context.ledger.progress.note(context.lease, shard, shard.done, context.now(), until)
                 return shard
             at = escalation_times(context.environment, run, context.ledger.shards(run.id)).get(Lane(shard.lane))
-            return hurry(context, run, shard, give_up_at=at if at is not None and at > context.now() else None)
+            return ask_rows(context, run, shard, no_new_after=at if at is not None and at > context.now() else None)
         case _:
-            raise AssertionError(f"nothing is due for a stretch that is {shard.state}")
+            raise AssertionError(f"nothing is due for a realtime run that is {shard.state}")
 
 
 def _found_until(sweep: Sweep, since: datetime, until: float) -> tuple[list[Finding], bool]:
-    """What a sweep finds by `time.monotonic() == until`, and whether that is all.
+    """The findings of a sweep until `time.monotonic()` is `until`, and True if these are all.
 
     Raises:
         ProviderUnreachable: the provider's list cannot be read, and there was time for it.
@@ -463,7 +463,7 @@ def _found_until(sweep: Sweep, since: datetime, until: float) -> tuple[list[Find
     try:
         with within(until):
             for finding in sweep.find(since):
-                if time.monotonic() > until:  # its verdict may be for want of time
+                if time.monotonic() > until:  # its verdict may be wrong, since a call had too little time
                     break
                 found.append(finding)
     except ProviderUnreachable:
@@ -473,7 +473,7 @@ def _found_until(sweep: Sweep, since: datetime, until: float) -> tuple[list[Find
 
 
 class _Heartbeat:
-    """Renews a lease while a long step (an upload, a download) runs and gets on; a worker that is frozen, or hangs in a step, loses it."""
+    """Renews a lease while a long step (an upload, a download) makes progress; a worker that is paused, or hangs in a step, loses it."""
 
     def __init__(self, ledger: Ledger, context: RunContext, clock: Callable[[], datetime]) -> None:
         self._ledger, self._context, self._clock = ledger, context, clock
@@ -490,18 +490,18 @@ class _Heartbeat:
     def _beat(self) -> None:
         while not self._stop.wait(self._ledger.leases.lease_for.total_seconds() / 3):
             if time.monotonic() > self._context.alive_until:
-                log.warning("lease.not_renewed run=%s its worker stands still", self._context.lease.run_id)
-                continue  # until it gets on again, if the lease is still its own by then
+                log.warning("lease.not_renewed run=%s its worker makes no progress", self._context.lease.run_id)
+                continue  # until it makes progress again, if it still holds the lease then
             try:
                 self._ledger.leases.renew(self._context.lease, self._clock())
-                self._context.beaten_at = time.monotonic()
-            except Exception as error:  # noqa: BLE001  the next write of the step itself finds out, and says so
+                self._context.renewed_at = time.monotonic()
+            except Exception as error:  # noqa: BLE001  the step's next write finds the cause and reports it
                 log.warning("lease.not_renewed run=%s %s", self._context.lease.run_id, type(error).__name__)
                 return
 
 
 def _is_dead(owner: str | None) -> bool:
-    """Whether a lease's owner was a process of this host that is gone: its lease need not be waited for."""
+    """True if a lease's owner was a process of this host that has ended: its lease need not be waited for."""
     if owner is None:
         return False
     host, _, rest = owner.partition(":")

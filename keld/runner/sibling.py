@@ -1,13 +1,13 @@
-"""Sibling: what one create made besides the batch that counts.
+"""Sibling: other batches that the same create made.
 
-A step of the runner, at the first look after a create.  A gateway that retries may send one create of ours twice, have both of them
-accepted, and hand on one reply.  So the list is looked through once for each create that succeeded.  What carries the shard's mark and
-is not its batch is bought once too often: it is noted, with its worst case, and cancelled; the `sweep` counts what it cost.  Where
-batches carry no mark, one of the same size and the same moment is a candidate: its worst case is reserved, and it is left alone until
-its results tell the sweep whose it is.
+A step of the runner, at the first look after a create.  A gateway that retries may send one create twice, have both
+accepted, and return one reply.  So the list is checked once for each create that succeeded.  A batch with the shard's mark that is not
+its batch is paid for twice: it is recorded with its worst case and cancelled; the sweep (`orphan`) counts its cost.  Where
+batches have no marks, one of the same size and the same time is a candidate: its worst case is reserved, and nothing else is done until
+its results show whose it is.
 
 A gateway may list a batch under another id than the one it gave us (LiteLLM lists the provider's own: BerriAI/litellm#36049).  To cancel
-that one would be to cancel ours, so what a list shows in the place of our batch is taken for it (`is_alias`).
+it would cancel ours, so a batch that the list shows instead of ours counts as ours (`is_alias`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _BESIDE = timedelta(minutes=1)  # before and after the time that a create took
 
 
 @dataclass(frozen=True, slots=True)
-class Roll:
-    """What the list of an account shows.
+class Inventory:
+    """The batches that the list of an account shows.
 
     Args:
         ids: of all that is in it.
-        marked: the batches that the ledger does not have, by what may mark them as a shard's: its id in their key, or the upload they were made of.
-        unmarked: those without a key, the oldest first; there may be thousands of other people's.
+        marked: the batches that the ledger does not have, by their mark: the shard's id in their key, or the upload that they were made from.
+        unmarked: those without a key, the oldest first; thousands of them may be other people's.
         complete: whether it was read to its end.
     """
 
@@ -48,11 +48,11 @@ class Roll:
     complete: bool
 
     def proves(self, own: RemoteBatch) -> bool:
-        """Whether what it does not show beside this batch is not there: a list that lacks the batch itself lags behind."""
+        """True if the list would show a sibling of this batch: it was read to its end, and has the batch itself, so it does not lag."""
         return self.complete and own.id in self.ids
 
     def beside(self, shard: Shard, own: RemoteBatch, near: timedelta) -> Iterator[RemoteBatch]:
-        """What is marked as the shard's; and of the others, what was made about when its `own` batch was, as far as their times can be read."""
+        """The batches with the shard's mark; and of the unmarked, those made at about the time of its `own` batch, or at an unreadable time."""
         yield from self.marked.get(shard.id, ())
         if shard.input_ref is not None:
             yield from self.marked.get(shard.input_ref, ())
@@ -68,13 +68,13 @@ class Roll:
 
 @dataclass(frozen=True, slots=True)
 class Siblings:
-    """What stands beside a shard's batch: what carries its mark, and what may be its own."""
+    """Other batches than a shard's own: those with its mark, and those that may be of its create."""
 
     marked: tuple[RemoteBatch, ...]
-    perhaps: tuple[RemoteBatch, ...]
+    possible: tuple[RemoteBatch, ...]
 
 
-def roll_of(ledger: Ledger, listed: Collection[RemoteBatch], *, complete: bool) -> Roll:
+def inventory_of(ledger: Ledger, listed: Collection[RemoteBatch], *, complete: bool) -> Inventory:
     """The roll of a list, with one look into the ledger for all of it."""
     ids = frozenset(batch.id for batch in listed)
     known = ledger.accounts.known_batches(ids)
@@ -87,70 +87,70 @@ def roll_of(ledger: Ledger, listed: Collection[RemoteBatch], *, complete: bool) 
             unmarked.append(batch)
         mark = batch.input_ref if batch.key is None else shard_named(batch.key)
         marked.setdefault(mark, []).append(batch)
-    return Roll(ids, marked, sorted(unmarked, key=_made_at), complete)
+    return Inventory(ids, marked, sorted(unmarked, key=_made_at), complete)
 
 
-NO_ROLL = Roll(frozenset(), {}, (), complete=False)
+NO_INVENTORY = Inventory(frozenset(), {}, (), complete=False)
 
 
 def _made_at(batch: RemoteBatch) -> datetime:
     return batch.created_at
 
 
-def siblings_of(provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, outcome: str, now: datetime) -> Siblings:
-    """What the roll shows beside a shard's `own` batch, whose create ended with a reply, or was adopted (`outcome`)."""
+def siblings_of(provider: Provider, shard: Shard, own: RemoteBatch, inventory: Inventory, outcome: str, now: datetime) -> Siblings:
+    """The siblings of a shard's `own` batch that the inventory shows; `outcome`: its create got a reply, or was adopted."""
     took = (shard.submitted_at or now) - (shard.intent_at or now)
     near = LAG if outcome == Event.ADOPTED else min(max(took, timedelta(0)), LAG) + _BESIDE
-    marked, perhaps = [], []
-    for batch in roll.beside(shard, own, near):
-        if batch.id == own.id or is_alias(batch, own, roll.ids):
+    marked, possible = [], []
+    for batch in inventory.beside(shard, own, near):
+        if batch.id == own.id or is_alias(batch, own, inventory.ids):
             continue
         ours = is_of(batch, shard) if provider.traits.marks_batches else None
         if ours:
             marked.append(batch)
         elif ours is None and _may_be_of(batch, own, shard, near):
-            perhaps.append(batch)
-    return Siblings(tuple(marked), tuple(perhaps))
+            possible.append(batch)
+    return Siblings(tuple(marked), tuple(possible))
 
 
-def part_with_siblings(context: RunContext, provider: Provider, shard: Shard, own: RemoteBatch, roll: Roll, outcome: str) -> None:
-    """Notes what the shard may have besides its `own` batch; done, it is not looked for again.
+def note_siblings(context: RunContext, provider: Provider, shard: Shard, own: RemoteBatch, inventory: Inventory, outcome: str) -> None:
+    """Records the siblings of a shard's `own` batch; when the check is complete, it is not repeated.
 
-    A list that is not complete, or lags behind, is read again for a while; that it cannot be read is no reason to leave paid answers where they
-    are: what ends meanwhile is looked for by the sweep.
+    A list that is incomplete, or lags behind, is read again for a while.  Paid answers are collected in the meantime; if the batch ends before the
+    check is complete, the sweep repeats it.
     """
-    found = siblings_of(provider, shard, own, roll, outcome, context.now())
+    found = siblings_of(provider, shard, own, inventory, outcome, context.now())
     for batch in found.marked:
-        _part_with(context, provider, shard, batch)
-    # A create of ours that is still looked for has its own reservation, and may be what stands here: only what is left over is reserved for.
-    lost = context.ledger.accounts.creates_looked_for(shard.provider, shard.host, shard.requests) if found.perhaps else 0
-    for batch in found.perhaps[lost:]:
-        _note(context, shard, batch)
+        _cancel_sibling(context, provider, shard, batch)
+    # A create that is still looked for has its own reservation, and may have made one of these: only the others need one.
+    lost = context.ledger.accounts.creates_looked_for(shard.provider, shard.host, shard.requests) if found.possible else 0
+    for batch in found.possible[lost:]:
+        _note_candidate(context, shard, batch)
     late = context.now() - (shard.submitted_at or context.now()) > LAG
-    if late and not roll.complete:
+    if late and not inventory.complete:
         log.warning("shard.list_incomplete shard=%s batch_id=%s", shard.id, shard.batch_id)
-    if (late or roll.proves(own)) and not lost:
+    if (late or inventory.proves(own)) and not lost:
         context.ledger.confirm(context.lease, shard, context.now())
 
 
 def is_alias(batch: RemoteBatch, own: RemoteBatch, listed: Collection[str]) -> bool:
-    """Whether a batch of a list is our own under another name: ours is not in it, and this one was made at the very same time.
+    """True if a listed batch is our own under another id: ours is not in the list, and this one was made at exactly the same time.
 
     Args:
-        own: as the host describes it when it is asked for by the id that the host gave us.
+        own: as the host returns it for the id that the host gave us.
         listed: the ids of the list.
     """
     return own.id not in listed and batch.created_at == own.created_at
 
 
 def _may_be_of(batch: RemoteBatch, own: RemoteBatch, shard: Shard, near: timedelta) -> bool:
-    """By its size, and by how near to our batch it was made, by the provider's own clock."""
+    """True if its size fits, and the provider made it at about the time of our batch, by its own clock."""
     if not batch.state.ended and batch.requests not in (None, 0, shard.requests):
         return False
     return UNREADABLE_TIME in (batch.created_at, own.created_at) or abs(batch.created_at - own.created_at) <= near
 
 
-def _note(context: RunContext, shard: Shard, batch: RemoteBatch) -> None:
+def _note_candidate(context: RunContext, shard: Shard, batch: RemoteBatch) -> None:
     log.warning("shard.candidate shard=%s batch_id=%s", shard.id, batch.id)
     context.ledger.candidates.add(
         Candidate(
@@ -160,7 +160,7 @@ def _note(context: RunContext, shard: Shard, batch: RemoteBatch) -> None:
     )  # fmt: skip
 
 
-def _part_with(context: RunContext, provider: Provider, shard: Shard, batch: RemoteBatch) -> None:
+def _cancel_sibling(context: RunContext, provider: Provider, shard: Shard, batch: RemoteBatch) -> None:
     log.warning("shard.duplicate shard=%s batch_id=%s", shard.id, batch.id)
     context.ledger.orphans.add(orphan_of(shard, batch.id, context.now()))
     if batch.state.ended:
@@ -169,5 +169,5 @@ def _part_with(context: RunContext, provider: Provider, shard: Shard, batch: Rem
     try:
         provider.cancel(batch.id)
     except (AccessRefused, ProviderRefused, ProviderUnreachable) as problem:
-        log.warning("shard.duplicate_not_cancelled batch_id=%s problem=%s", batch.id, type(problem).__name__)  # the sweep asks again
+        log.warning("shard.duplicate_not_cancelled batch_id=%s problem=%s", batch.id, type(problem).__name__)  # the sweep cancels it again
     failpoint("sibling.cancel.received")

@@ -1,7 +1,7 @@
-"""Submission: what a caller asks to be opened, checked as far as it says itself: the job, its source, its sink, its partition.
+"""Submission: what a caller asks to be opened: the job, its source, its sink, its partition; checked without looking anything up.
 
-Above `open`, which finds or makes the job run; below `environment`, whose `submit` and `plan` make one.  No ledger, no provider: every
-error here is the caller's, and nothing was sent.
+Above `open`, which finds or makes the job run; below `environment`, whose `submit` and `plan` make one.  It uses no ledger and no provider: every
+error here is in the caller's arguments, and nothing was sent.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from datetime import datetime
 from typing import Any
 
 from keld.errors import InvalidJob
-from keld.identity import Identity, declared, name_of
+from keld.identity import Identity, declared, key_of, name_of
 from keld.instant import utc
 from keld.job import Job
-from keld.path import check_path
+from keld.path import absolute_path, check_path
 from keld.reading import Reading
 from keld.request import Question, fingerprint
 from keld.schema import OutputSchema, output_schema
@@ -23,14 +23,14 @@ from keld.schema import OutputSchema, output_schema
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What a caller asks.
+    """A job, its source and its sink, as a caller asks for them.
 
     Args:
         partition: the key; None: the table has no partitions.
-        sink: an absolute path or a URI, which any worker can write; an open file system's path, which only the caller can; or None.
+        sink: an absolute path or a URI, which any worker can write; a path of an open file system, which only the caller can write; or None.
         ends_at: the partition's end, where its key does not say it.
         force: every row is asked, even if it was answered before.
-        mine: who asks, what, of which source.
+        mine: the owner, the question and the source.
     """
 
     job: Job
@@ -45,7 +45,7 @@ class Submission:
     @property
     def key(self) -> str:
         """The partition's key; empty for a table without partitions."""
-        return self.partition or ""
+        return key_of(self.partition)
 
     @property
     def target(self) -> str | None:
@@ -65,12 +65,12 @@ def submission(
     source_name: str | None,
     reading: Reading,
 ) -> Submission:
-    """The submission that these arguments of `Keld.submit` mean.
+    """The submission for these arguments of `Keld.submit`.
 
     Raises:
-        InvalidJob, SchemaError: an argument that cannot be meant.
+        InvalidJob, SchemaError: an argument that is not valid.
     """
-    key = _keepable(partition or "")
+    key = _keepable(key_of(partition))
     ends_at = None if ends_at is None else utc(ends_at, f"{job.name}[{key}]: ends_at")
     check_path(source, "source")
     check_path(sink, "sink")
@@ -87,7 +87,7 @@ def submission(
 
 
 def identity(job: Job, source: Any, key: str, owner: str | None, source_name: str | None) -> Identity:
-    """Who asks, what, of which source; the owner of a job without one is the job's name."""
+    """The owner, the question and the source; the owner of a job without one is the job's name."""
     _, question = question_of_job(job)
     return Identity(
         owner=owner or job.name,
@@ -98,7 +98,7 @@ def identity(job: Job, source: Any, key: str, owner: str | None, source_name: st
 
 
 def question_of_job(job: Job) -> tuple[OutputSchema, Question]:
-    """What an answer must look like, and what a job asks of every row."""
+    """The schema of an answer, and the question that a job asks about every row."""
     output = output_schema(job.output_type, prefix=job.output_prefix)
     return output, Question(
         system=job.system,
@@ -113,19 +113,16 @@ def _keepable(key: str) -> str:
     """The partition's key, if a database can hold it."""
     if "\0" in key or (not key.isascii() and any("\ud800" <= char <= "\udfff" for char in key)):
         raise InvalidJob(
-            f"partition={key!a} holds a NUL or a lone surrogate, which no ledger can keep. Nothing was sent. Name it otherwise.",
+            f"partition={key!a} has a NUL or a lone surrogate, which no ledger can store. Nothing was sent. Use another name.",
             field="partition",
         )
     return key
 
 
 def _absolute(sink: Any) -> str:
-    """A sink as any worker finds it, wherever it was started."""
+    """A sink as an absolute path or a URI, which is the same for any worker."""
     if not isinstance(sink, str | os.PathLike):
         raise InvalidJob(
             f"sink is of type {type(sink).__name__}. Nothing was sent. Give a path or URI, or none and `Keld.read`.", field="sink"
         )
-    text = os.fspath(sink)
-    if "://" in text:
-        return text
-    return os.path.abspath(os.path.expanduser(text)) + ("/" if text.endswith("/") else "")
+    return absolute_path(os.fspath(sink))

@@ -1,8 +1,8 @@
-"""Submit: a shard's rows -> its input file -> the intent -> the create, sent once.
+"""Submit: a shard's rows -> its input file -> the intent -> the create, which is sent once.
 
-A step of the runner.  The order around a create is the heart of Keld: the intent is committed, the call is made once, the outcome is
-recorded.  Die anywhere in between and the next worker finds SUBMITTING, knows that it does not know, and looks (`search`) before it
-does anything else.  What was sent and not accepted is looked for, too, whatever the reply said (`refusal`).
+A step of the runner.  The order of a create is the most important rule of Keld: the intent is committed, the call is made once, the outcome is
+recorded.  If a worker dies in between, the next one finds SUBMITTING, does not know whether the create was sent, and looks for it
+(`find_lost`) before anything else.  A create that was refused is looked for, too, whatever the reply was (`refusal`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, Sub
 from keld.providers.provider import Provider
 from keld.request import batch_key, repaired
 from keld.runner.context import RunContext, answers_of, log
-from keld.runner.queue import put_off_until
+from keld.runner.queue import deferred_until
 from keld.runner.refusal import keep
 from keld.staging import disk_errors, read_positions, sha256_of, write_file
 from keld.state import Event
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def stage(context: RunContext, shard: Shard) -> Shard:
-    """Writes the shard's input file from the snapshot."""
+    """The shard, staged: its input file was written from the snapshot."""
     provider = context.provider(shard)
     positions = read_positions(context.files.shard(shard.id).positions)
     encoder = context.encoder(shard)
@@ -44,7 +44,7 @@ def stage(context: RunContext, shard: Shard) -> Shard:
 
 
 def fragments(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
-    """(position, prompt fragment) of the rows at `positions`, in order; with what was wrong with their last answer, if anything was."""
+    """(position, prompt fragment) of the rows at `positions`, in order; with the fault of their last answer, if it had one."""
     why: dict[int, str] = {}
     if shard.round:
         earlier = [other for other in context.ledger.shards(shard.run_id) if other.round < shard.round]
@@ -55,24 +55,24 @@ def fragments(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -
 
 
 def submit(context: RunContext, run: JobRun, shard: Shard) -> Shard:
-    """Sends a staged shard, if it is its turn."""
-    put_off = put_off_until(context, run, shard)
-    if put_off is not None:
-        return context.record(shard, Event.DEFERRED, not_before=put_off, error=ShardError(code=ShardFault.WAITS_ITS_TURN))
+    """The staged shard after it was sent, or deferred because others in the queue come first."""
+    not_before = deferred_until(context, run, shard)
+    if not_before is not None:
+        return context.record(shard, Event.DEFERRED, not_before=not_before, error=ShardError(code=ShardFault.WAITS_ITS_TURN))
     return send(context, shard)
 
 
 def submit_again(context: RunContext, run: JobRun, shard: Shard) -> Shard:
-    """Sends a deferred shard, if it is its turn now."""
-    put_off = put_off_until(context, run, shard)
-    if put_off is not None:
-        return context.record(shard, Event.DEFERRED, not_before=put_off)
+    """The deferred shard after it was sent, or deferred again because others in the queue come first."""
+    not_before = deferred_until(context, run, shard)
+    if not_before is not None:
+        return context.record(shard, Event.DEFERRED, not_before=not_before)
     return send(context, context.record(shard, Event.RETRY_DUE))
 
 
 def send(context: RunContext, shard: Shard) -> Shard:
-    """Sends a staged shard, if it fits under the ceiling."""
-    if context.must_stay_behind(shard):
+    """The staged shard after it was sent, or dropped because it does not fit under the ceiling."""
+    if context.is_behind_over_ceiling(shard):
         return context.over_ceiling(shard)
     provider = context.provider(shard)
     path = context.files.shard(shard.id).input
@@ -97,19 +97,21 @@ def _uploaded(context: RunContext, provider: Provider, shard: Shard, path: Path)
         input_ref = provider.upload(path, shard.id)
     except FileNotFoundError:
         context.ledger.leases.renew(context.lease, context.now())  # else another worker has sent it meanwhile, and removed the file
-        raise StagingError(f"{path} is gone since it was written. Nothing of this shard was sent; it is written anew.") from None
+        raise StagingError(
+            f"{path} has been removed since it was written. Nothing of this shard was sent; the file is written again."
+        ) from None
     failpoint("upload.received")
     return shard if input_ref is None else context.record(shard, Event.UPLOADED, input_ref=input_ref)
 
 
 def _create(context: RunContext, provider: Provider, shard: Shard, path: Path, intended: tuple[float, datetime]) -> Shard:
-    """The one dangerous call: once, and only while the intent is fresh."""
+    """The shard after the one call that costs money: it is made once, and only shortly after the intent."""
     failpoint("create.send")
     # By both clocks: the monotonic one does not count the hours a machine was suspended, the other one can be turned back.
     stood_still = max(timedelta(seconds=time.monotonic() - intended[0]), context.now() - intended[1])
     if stood_still > context.settings.send_within:
-        # Frozen since the intent: others may have looked, found nothing and sent it again by now.
-        raise LeaseLost(f"Shard {shard.id}: this worker stood still after its intent, so it does not send. Nothing was sent by it.")
+        # Paused since the intent: another worker may have looked, found nothing and sent it again by now.
+        raise LeaseLost(f"Shard {shard.id}: this worker was paused after its intent, so it does not send. It has sent nothing.")
     outcome = provider.create(
         Submission(
             key=batch_key(shard.id, shard.attempt),
@@ -132,12 +134,12 @@ def _create(context: RunContext, provider: Provider, shard: Shard, path: Path, i
         case Refused(sent=False, message=why):
             context.record(shard, Event.UNSENT, facts={"reason": why})
             raise ProviderUnreachable(
-                f"{provider.name} at {provider.host} could not be reached for the create of a batch: {why}. Nothing was sent; it is tried again later.",
+                f"{provider.name} at {provider.host} could not be reached for the create of a batch: {why}. Nothing was sent; the create is tried again later.",
                 account=provider.name,
             )
         case Refused() | QueueFull():
             shard, refusal = keep(context, shard, outcome)
-            if (problem := refusal.told(provider)) is not None:
+            if (problem := refusal.as_error(provider)) is not None:
                 raise problem
             return shard
         case _:

@@ -1,6 +1,6 @@
-"""Take: the rows of a partition as they are asked, on disk; and which of them need not be asked.
+"""Take: the rows of a partition as they are asked, on disk; and those that need no request.
 
-A step of opening a job run, before anything is planned.  The source is read once, here.  A row whose prompt was answered before takes that
+A step of opening a job run, before anything is planned.  The source is read once, here.  A row whose prompt was answered before gets that
 answer; rows with the same prompt are asked once.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from keld import snapshot
 from keld.answer import Outcome
-from keld.duplicate import find_duplicates, keep_duplicates
+from keld.duplicate import find_duplicates, write_duplicates
 from keld.enrich import KELD_COLUMNS
 from keld.errors import InvalidJob
 from keld.job import Job
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """A partition whose rows lie in `files`, and what is asked of each."""
+    """A partition whose rows are in `files`, and the question about each."""
 
     job: Job
     key: str
@@ -46,12 +46,12 @@ class Taken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:
-    """What of a partition is left to ask.
+    """The rows of a partition that are left to ask.
 
     Args:
         sizes: N fragment sizes in bytes; 0 for a row that is not asked.
-        unanswered: the rows that no earlier answer stands for, those with the same prompt included.
-        quarantined: the rows that must not be asked, since an earlier request for them may still be alive.
+        unanswered: the number of rows without an earlier answer, including those with the same prompt.
+        quarantined: the number of rows that must not be asked, since an earlier request for them may still be answered and paid.
     """
 
     sizes: NDArray[np.int64]
@@ -67,7 +67,7 @@ def take(environment: Environment, asked: Submission, table: Table, files: RunFi
     """
     job = asked.job
     output, question = question_of_job(job)
-    table = table.without(KELD_COLUMNS.names)  # an earlier job's, where jobs are chained; its own table keeps them
+    table = table.without(KELD_COLUMNS.names)  # columns of an earlier job, if jobs are chained
     _check_clash(job, table.schema.names, output)
     for name in job.acceptable:
         account, _, model = name.partition(":")
@@ -79,64 +79,66 @@ def take(environment: Environment, asked: Submission, table: Table, files: RunFi
 
 
 def marks_cache(environment: Environment, job: Job) -> Callable[[bytes], bool]:
-    """Whether a prompt, or the job's parameters, say by themselves what is to be cached, in the words of any of its models' providers."""
+    """A test that is True if a prompt, or the job's parameters, already have cache marks of any of its models' providers."""
     accounts = {name.partition(":")[0] for name in job.acceptable}
     return marks_of(frozenset[str]().union(*(environment.provider(account).cache_fields() for account in accounts)))
 
 
 def all_left(taken: Taken) -> Left:
-    """What is to be asked where no earlier answer is used."""
+    """The rows to ask if no earlier answer is used."""
     sizes = snapshot.sizes(taken.files.snapshot)
     return Left(sizes=_once(taken, sizes), unanswered=int((sizes > 0).sum()))
 
 
 def left_of(environment: Environment, namespace: Namespace, taken: Taken) -> Left:
-    """What is to be asked, without the rows that an earlier job run stands for."""
+    """The rows to ask, without those that an earlier job run answered or quarantined."""
     sizes = snapshot.sizes(taken.files.snapshot)
-    standing, quarantined = _standing(environment, namespace, taken, sizes > 0)
-    sizes[standing] = 0
+    settled, quarantined = _settled_before(environment, namespace, taken, sizes > 0)
+    sizes[settled] = 0
     return Left(sizes=_once(taken, sizes), unanswered=int((sizes > 0).sum()), quarantined=quarantined)
 
 
 def _once(taken: Taken, sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The sizes with those of the rows at 0 that repeat an earlier row's prompt; whose, is kept."""
+    """The sizes, with 0 for rows that repeat an earlier row's prompt; which row that is, is written to `files`."""
     if taken.job.reuse == "never":
         return sizes
     files = taken.files
     duplicates, leaders = find_duplicates(files.snapshot, sizes)
     with disk_errors(files.dir, "Nothing was sent."):
-        keep_duplicates(files.duplicates, duplicates, leaders)
+        write_duplicates(files.duplicates, duplicates, leaders)
     once = sizes.copy()
     once[duplicates] = 0
     return once
 
 
-def _standing(environment: Environment, namespace: Namespace, taken: Taken, wanted: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], int]:
-    """Which rows an earlier job run stands for, since they were paid for, and how many of them are quarantined."""
+def _settled_before(
+    environment: Environment, namespace: Namespace, taken: Taken, wanted: NDArray[np.bool_]
+) -> tuple[NDArray[np.bool_], int]:
+    """The rows that earlier job runs answered or quarantined, and the number of the quarantined ones."""
     job, files, output = taken.job, taken.files, OutputSchema.from_json(taken.question.output)
     ours = environment.ledger.catalog.runs_asking(namespace.name, taken.fingerprint, job=job.name, partition=taken.key)
     names = namespace.names if job.reuse == "namespace" else ()
     everybodys = [run for name in names for run in environment.ledger.catalog.runs_asking(name, taken.fingerprint)]
-    standing, quarantined, n = wanted & False, 0, 0
-    # What was answered comes first; then, of this partition only, what must not be asked again.
+    settled, quarantined, n = wanted & False, 0, 0
+    # Answered rows first; then, of this partition only, the rows that must not be asked again.
     for outcome, runs in ((Outcome.ANSWERED, [*ours, *everybodys]), (Outcome.QUARANTINED, ours)):
         for run in runs:
             old = environment.staging.run(run.id)
             if not old.snapshot.exists():
                 continue
             answers = answers_of(old, environment.ledger.shards(run.id))
-            hit = reuse(old.snapshot, answers, files.snapshot, wanted & ~standing, output, files.reused_from(n), outcome)
-            standing, n = standing | hit, n + 1
+            hit = reuse(old.snapshot, answers, files.snapshot, wanted & ~settled, output, files.reused_from(n), outcome)
+            settled, n = settled | hit, n + 1
             quarantined += int(hit.sum()) if outcome is Outcome.QUARANTINED else 0
-    return standing, quarantined
+    return settled, quarantined
 
 
 def _check_clash(job: Job, table: Sequence[str], output: OutputSchema) -> None:
-    """Passes if the answer's columns are neither the table's nor Keld's own."""
+    """Passes if no column of the answer has the name of a column of the table, or one reserved for Keld."""
     own = [name for name in output.columns.names if name.lower().startswith("keld_")]
     if own:
         raise InvalidJob(
-            f"{job.name}: the answer's columns {', '.join(map(repr, own))} begin as Keld's own do. Nothing was sent. "
+            f"{job.name}: the answer's columns {', '.join(map(repr, own))} begin with keld_, as only Keld's own columns do. Nothing was sent. "
             "Rename the fields of output_type, or give output_prefix, e.g. output_prefix='llm_'.",
             job=job.name,
         )

@@ -2,9 +2,9 @@
 
 On the road: `job` -> **`schema`** -> `request` (asks for it) -> ... -> `answer` (reads it).  Pure.
 A schema is compiled once to a tree of nodes: the Arrow type of a value, and the msgspec type that parses and checks it
-in one pass (3x a `json.loads` loop).  What msgspec has no word for (maps, unions, recursion) is held back as
+in one pass (3 times as fast as a `json.loads` loop).  What msgspec cannot express (maps, unions, recursion) is kept as
 `msgspec.Raw`, checked by a reader of its own, and becomes a column of JSON text, as the model wrote it.
-A rule that nobody checks is named in `OutputSchema.unchecked`.  A reason names the path and the rule, never the value:
+A rule that is not checked is named in `OutputSchema.unchecked`.  A reason names the path and the rule, never the value:
 answers may be private.
 
     output       an output type -> OutputSchema: its columns and its decoder
@@ -13,9 +13,9 @@ answers may be private.
     variant      nodes that msgspec alone cannot check
     document     an answer's text -> its value
     codec        text and vectors
-    reference    what a `$ref` points to, what an `allOf` comes to, which types are implied
-    format       what a text with a `format` is held to
-    hint         what a Pydantic model knows that its JSON Schema does not say
+    reference    what a `$ref` points to, what an `allOf` means in sum, which types are implied
+    format       the check of a text with a `format`
+    hint         what a Pydantic model knows and its JSON Schema does not say
     subset       a JSON Schema -> the form of it that one service takes
 """
 

@@ -55,7 +55,7 @@ def text_codec() -> Codec:
         if not isinstance(answer, str):
             raise InvalidAnswer("Expected text")
         try:
-            answer.encode()  # a lone surrogate would fail later, in Arrow, and take the whole block with it
+            answer.encode()  # a lone surrogate would fail later, in Arrow, and with it the whole block
         except UnicodeError:
             raise InvalidAnswer("The text is not valid Unicode (a lone surrogate)") from None
         return answer
@@ -93,7 +93,7 @@ def _vector(answer: str | bytes | Sequence[float]) -> np.ndarray[Any, Any]:
             if not text.startswith("["):
                 return np.frombuffer(base64.b64decode(text.strip('"'), validate=True), dtype="<f4")
             answer = _floats.decode(text)
-        with np.errstate(over="ignore"):  # becomes infinite, which is refused above
+        with np.errstate(over="ignore"):  # becomes infinite, which the check for finite numbers refuses
             return np.array(answer, dtype=np.float32)
     except (msgspec.MsgspecError, binascii.Error, ValueError, TypeError):
         raise InvalidAnswer("Expected a vector: a list of numbers, or base64 of little-endian float32") from None

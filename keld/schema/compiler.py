@@ -1,6 +1,6 @@
 """Compiler: a JSON Schema -> nodes, once.
 
-Everything that has no word in msgspec becomes JSON text behind a reader; a rule that nobody checks is named in `unchecked`.
+Everything that msgspec cannot express becomes JSON text with a reader that checks it; a rule that is not checked is named in `unchecked`.
 """
 
 import math
@@ -57,12 +57,12 @@ class Compiled:
 
 
 class Compiler:
-    """A JSON Schema -> nodes.  Keeps what no node can: the root that `$ref` points into, the rules left unchecked."""
+    """A JSON Schema -> nodes.  Keeps what is not part of a node: the root that `$ref` points into, the unchecked rules."""
 
     def __init__(self, root: JsonSchema) -> None:
         self._root = root
         self._unchecked: list[str] = []
-        self._definitions: dict[str, Reader] = {}  # of recursive `$ref`s: readers that the text columns call by name
+        self._definitions: dict[str, Reader] = {}  # readers of recursive `$ref`s, which the text columns call by name
         self._recursive: list[str] = []
 
     def compile(self) -> Compiled:
@@ -80,7 +80,7 @@ class Compiler:
         while self._recursive:
             ref = self._recursive.pop()
             if ref not in self._definitions:
-                self._definitions[ref] = read_nothing  # a place holder, so that the definition's own recursion ends
+                self._definitions[ref] = read_nothing  # a placeholder, so that the recursion of the definition ends
                 self._definitions[ref] = reader(self._node(resolve(self._root, ref), ref, (ref,)), ref)
         arrays = partial(columns, tuple(properties.values()), blank(root.wire))
         return Compiled(properties, Codec(object_decoder(root), arrays), self._unchecked)
@@ -89,7 +89,7 @@ class Compiler:
         if schema is True:
             schema = {}
         if not isinstance(schema, dict):
-            raise SchemaError(f"`{at}` is {schema!r}, which admits no value. Remove it.", at=at)
+            raise SchemaError(f"`{at}` is {schema!r}, which allows no value. Remove it.", at=at)
         if "$ref" in schema:
             return self._reference(schema, at, refs)
         if "const" in schema or "enum" in schema:
@@ -121,7 +121,7 @@ class Compiler:
         raise SchemaError(f"`{at}` has the type {kind!r}, which JSON Schema does not know. Correct it.", at=at)
 
     def _note(self, schema: JsonSchema, kind: str, at: str) -> None:
-        """Remembers rules that nothing here checks; one for another kind (`minimum` of a string) rules nothing."""
+        """Records the rules that are not checked; a rule for another type (`minimum` of a string) has no effect and is ignored."""
         rest = schema.keys() - _ANNOTATIONS - _CHECKED.get(kind, frozenset()) - _APPLIES_TO_SOME
         self._unchecked.extend(f"{at}: {keyword}" for keyword in sorted(rest))
 
@@ -131,14 +131,14 @@ class Compiler:
             return {}
         if step == int(step) and 0 < step <= _INT64[1]:
             return {"multiple_of": int(step)}
-        self._unchecked.append(f"{at}: multipleOf")  # in binary floats 0.3 is no multiple of 0.1
+        self._unchecked.append(f"{at}: multipleOf")  # in binary floats 0.3 is not a multiple of 0.1
         return {}
 
     def _string(self, schema: JsonSchema, at: str) -> Node:
         pattern = schema.get("pattern")
         try:
             re.compile(pattern or "")
-        except re.error:  # ECMA-262 has forms that Python's `re` lacks
+        except re.error:  # ECMA-262 has forms that Python's `re` does not have
             self._unchecked.append(f"{at}: pattern")
             pattern = None
         form = schema.get("format")
@@ -166,7 +166,7 @@ class Compiler:
         return or_null(node) if nullable else node
 
     def _loose_choice(self, values: list[Any], at: str) -> Node:
-        """Booleans, floats and mixtures: msgspec has no Literal of them, so only the type is held."""
+        """An enum of booleans, floats or mixed values: msgspec has no Literal for them, so only the type is checked."""
         if set(map(type, values)) == {bool}:
             if len(set(values)) == 1:
                 self._unchecked.append(f"{at}: enum")
@@ -203,7 +203,7 @@ class Compiler:
         if ref not in refs:
             return self._node(inlined(schema, self._root), at, (*refs, ref))
         self._recursive.append(ref)
-        # No Arrow type contains itself: the inner one stays JSON text.  Its rules hold all the same, at any depth.
+        # No Arrow type contains itself: the inner value stays JSON text.  Its rules are checked at any depth.
         return json_text(lambda raw: self._definitions[ref](raw))  # noqa: PLW0108  # not compiled yet: look it up late
 
     def _array(self, schema: JsonSchema, at: str, refs: tuple[str, ...]) -> Node:
@@ -237,9 +237,9 @@ class Compiler:
         self._unchecked.extend(f"{at}: {key}" for key in ("minProperties", "maxProperties") if key in schema)
         properties, node = self._struct(schema, at, refs)
         if "additionalProperties" not in schema or extra is False:
-            return node if properties else json_text(reader(node, at))  # Parquet knows no struct without fields
+            return node if properties else json_text(reader(node, at))  # Parquet has no struct without fields
         self._unchecked.extend([f"{at}: additionalProperties"] if extra is not True else [])
-        return json_text(reader(node, at))  # what comes beside the properties has no column: keep the whole text
+        return json_text(reader(node, at))  # further properties have no column: keep the whole text
 
     def _map(self, schema: JsonSchema, extra: Any, at: str, refs: tuple[str, ...]) -> Node:
         self._unchecked.extend([f"{at}: required"] if schema.get("required") else [])
@@ -271,7 +271,7 @@ class Compiler:
         return properties, node
 
     def _absent(self, name: str, schema: Any, node: Node, required: frozenset[str], at: str) -> dict[str, Any]:
-        """What stands for a property that an answer leaves out: nothing may, its default, or None (which msgspec does not check)."""
+        """The default of a property that an answer leaves out: none (it is required), its own, or None (which msgspec does not check)."""
         if name in required:
             return {}
         default = inlined(schema, self._root).get("default") if isinstance(schema, dict) else None
@@ -283,7 +283,7 @@ class Compiler:
         except InvalidAnswer:
             self._unchecked.append(f"{at}: default (it breaks the schema, and is not applied)")
             return {"default": None}
-        # Made anew each time, and as msgspec parses it: it is settled with the rest of its answer.
+        # Made for each answer, as msgspec parses it, since it is settled together with the rest of the answer.
         return {"default_factory": partial(msgspec.json.Decoder(node.wire).decode, text)}
 
 
@@ -300,7 +300,7 @@ def _size_rules(schema: JsonSchema, of: str) -> dict[str, Any]:
 
 
 def _integer_rules(schema: JsonSchema) -> dict[str, Any]:
-    """Bounds as msgspec takes them for integers: inclusive, whole, and never outside of int64, the column's type."""
+    """The bounds in the form that msgspec takes for integers: inclusive, whole, and within int64, the column's type."""
     low = [_INT64[0], math.ceil(schema.get("minimum", _INT64[0]))]
     high = [_INT64[1], math.floor(schema.get("maximum", _INT64[1]))]
     if "exclusiveMinimum" in schema:
@@ -311,7 +311,7 @@ def _integer_rules(schema: JsonSchema) -> dict[str, Any]:
 
 
 def _float_rules(schema: JsonSchema) -> dict[str, Any]:
-    """msgspec takes one bound a side: of two the tighter."""
+    """The bounds for msgspec, which takes one for each side: the tighter of two."""
     rules: dict[str, Any] = {}
     above, at_least = schema.get("exclusiveMinimum"), schema.get("minimum")
     if above is not None and (at_least is None or above >= at_least):

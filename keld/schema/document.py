@@ -22,7 +22,7 @@ def utf8(answer: bytes) -> str:
 
 
 def object_decoder(root: Node) -> Callable[[str | bytes | Sequence[float]], Decoded]:
-    # The good answer's way is written out, without the calls below: it is taken by nearly every row.
+    # The path of a valid answer is written here without calling the functions below: nearly every row takes it.
     parse, settle, least = msgspec.json.Decoder(root.wire).decode, root.settle, root.least
     read = reader(root, "$")
 
@@ -40,9 +40,9 @@ def object_decoder(root: Node) -> Callable[[str | bytes | Sequence[float]], Deco
                 value = _read_plain_or_fenced(read, answer)
             elif settle is not None:
                 value = settle(value)
-            # As many colons as members there must be: no key twice.  Only when that cheap proof fails, look closely.
+            # With as many colons as required members no key occurs twice.  Only if this cheap check fails, the answer is parsed again.
             if answer.count(":") != least and _repeats_a_key(answer, least):
-                raise InvalidAnswer("An object has a key twice, so that what it says is open")
+                raise InvalidAnswer("An object has a key twice, so that its value is ambiguous")
         except RecursionError:
             raise InvalidAnswer("The JSON is nested too deeply") from None
         return value
@@ -51,13 +51,13 @@ def object_decoder(root: Node) -> Callable[[str | bytes | Sequence[float]], Deco
 
 
 def _read_plain_or_fenced(read: Reader, answer: str) -> Decoded:
-    # Models without structured output wrap the document in a ```json block.  Nothing cleverer than this is tried.
+    # Models without structured output wrap the document in a ```json block.  No other repair is tried.
     fenced = _FENCE.fullmatch(answer)
     return read(fenced[1] if fenced else answer)
 
 
 def _repeats_a_key(answer: str, least: int) -> bool:
-    if len(_KEY_END.findall(answer)) <= least:  # every member has one; prose with colons seldom has any
+    if len(_KEY_END.findall(answer)) <= least:  # every member has one; a text with colons rarely has one
         return False
     repeated = False
 
@@ -67,18 +67,18 @@ def _repeats_a_key(answer: str, least: int) -> bool:
 
     fenced = _FENCE.fullmatch(answer)
     document = fenced[1] if fenced else answer
-    # Numbers do not matter here, and Python refuses to make an int of more than 4,300 digits: only a length is taken.
+    # Numbers do not matter here, and Python refuses an int of more than 4,300 digits: only the length is used.
     json.loads(document, object_pairs_hook=look, parse_int=len, parse_float=len, strict=False)
     return repeated
 
 
 def reader(node: Node, at: str) -> Reader:
-    """Reads a whole document as `node`; raises InvalidAnswer, its path under `at`, or RecursionError; nothing else."""
+    """A function that reads a whole document as `node`; it raises InvalidAnswer, with a path under `at`, or RecursionError; nothing else."""
     decode = msgspec.json.Decoder(node.wire).decode
     settle = node.settle
 
     def read(text: str | bytes) -> Any:
-        # `from None`, everywhere: msgspec's own message may quote the answer, and a traceback would print it.
+        # Always `from None`: msgspec's own message may quote the answer, and a traceback would print it.
         try:
             value = decode(text)
         except msgspec.ValidationError as error:
@@ -93,7 +93,7 @@ def reader(node: Node, at: str) -> Reader:
 
 
 def _read_integral(decode: Reader, text: str | bytes, at: str) -> Any:
-    """A second chance for `3.0` where an integer is due: JSON Schema calls it one, msgspec does not."""
+    """The value read again with `3.0` as an integer: JSON Schema accepts it as one, msgspec does not."""
     try:
         return decode(msgspec.json.encode(_integral(msgspec.json.decode(text))))
     except msgspec.ValidationError as error:
@@ -114,12 +114,12 @@ def _integral(value: Any) -> Any:
 
 
 _SAYS_NO_VALUE = ("Expected `", "Object missing required field `", "Number out of range", "Integer value out of range")
-# A quoted value could pose as a path: one that holds a backtick is reported without.
+# A quoted value could look like a path: one that holds a backtick is reported without a path.
 _NOT_ALLOWED = re.compile(r"Invalid enum value (?:'[^`]*'|-?\d+) - at `\$([^`]*)`", re.DOTALL)
 
 
 def _reason(message: str, at: str) -> str:
-    """msgspec's message without what the answer said, its path put under `at`."""
+    """msgspec's message without the answer's values, its path put under `at`."""
     if message.startswith(_SAYS_NO_VALUE):
         rule, _, path = message.rpartition(" - at `$")
         return f"{rule} - at `{at}{path}" if rule else f"{message} - at `{at}`"

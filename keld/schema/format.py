@@ -1,7 +1,7 @@
-"""Format: what the decoder holds a text to where its schema names a `format`.
+"""Format: the decoder's check of a text whose schema names a `format`.
 
-As lenient as a well-known reader of the kind (an instant without an offset is one, as Pydantic has it): an answer that is refused
-is asked, and paid for, again.  A format that is not here is named in `OutputSchema.unchecked`.
+As lenient as a well-known reader of the format (an instant without an offset is valid, as in Pydantic), because a refused answer is
+asked, and paid for, again.  A format that is not checked here is named in `OutputSchema.unchecked`.
 """
 
 import re
@@ -42,10 +42,10 @@ READERS: dict[str, Callable[[str], Any]] = {
 
 
 def check_format(name: str, at: str, text: str) -> str:
-    """The text, if it is of a format.
+    """The text, if it has the format.
 
     Raises:
-        InvalidAnswer: it is not.
+        InvalidAnswer: it has not.
     """
     try:
         READERS[name](text)

@@ -1,7 +1,7 @@
-"""Hint: what a Pydantic model knows of its fields that its JSON Schema does not say.
+"""Hint: what a Pydantic model knows about its fields and its JSON Schema does not say.
 
 Which fields are Decimals (their JSON Schema is that of `float | str`), and what a `default_factory` of an empty container makes.
-Hints stand beside the JSON Schema, not in it: they decide how an answer is read, not what is asked, so that they are no part of a
+Hints are kept beside the JSON Schema, not in it: they decide how an answer is read, not what is asked, so they are not part of a
 fingerprint.
 """
 
@@ -28,7 +28,7 @@ def schema_of(model: type) -> tuple[JsonSchema, Hints]:
     Raises:
         SchemaError: it has none.
     """
-    # Here, not above: a job with a JSON Schema, or a worker that rebuilds from a staging file, needs no pydantic.
+    # Imported here: a job with a JSON Schema, or a worker that reads the schema from staging, does not need pydantic.
     from pydantic import TypeAdapter
     from pydantic.errors import PydanticUserError
 
@@ -43,7 +43,7 @@ def schema_of(model: type) -> tuple[JsonSchema, Hints]:
 
 
 def with_hints(schema: JsonSchema, hints: Hints) -> JsonSchema:
-    """A copy of `schema` with its hints in it."""
+    """A copy of `schema` with the hints added."""
     if not hints:
         return schema
     copy: JsonSchema = msgspec.json.decode(msgspec.json.encode(schema))

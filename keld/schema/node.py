@@ -1,6 +1,6 @@
 """Node: one place of a compiled schema: its Arrow type, what parses and checks it, and how its values become an array.
 
-What msgspec has no word for (maps, unions, recursion) is held back as `msgspec.Raw` and settled by a reader of its own: see `variant`.
+What msgspec cannot express (maps, unions, recursion) is kept as `msgspec.Raw` and read by a reader of its own: see `variant`.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ import msgspec
 import pyarrow as pa
 
 JsonSchema: TypeAlias = dict[str, Any]
-Decoded: TypeAlias = Any  # opaque: what a decoder gives and `to_arrow` takes
+Decoded: TypeAlias = Any  # opaque: made by a decoder, for `to_arrow`
 Array: TypeAlias = "pa.Array[Any]"  # pyarrow's own is not subscriptable at run time
 Reader: TypeAlias = Callable[[str | bytes], Any]
 
@@ -24,9 +24,9 @@ class Node:
 
     Args:
         wire: the msgspec type that parses and checks it.
-        settle: what msgspec parsed -> the value, where a part of it is still `Raw`; raises InvalidAnswer.
-        arrays: values (None where null) -> an array of `arrow`; None when `pa.array` can do it by itself.
-        least: how many object members an accepted value has at least.
+        settle: what msgspec parsed -> the value, if a part of it is still `Raw`; raises InvalidAnswer.
+        arrays: values (None for null) -> an array of `arrow`; None if `pa.array` can make it.
+        least: the least number of object members in an accepted value.
     """
 
     arrow: pa.DataType
@@ -45,7 +45,7 @@ ANYTHING = Node(arrow=pa.string(), wire=Any)
 def or_null(node: Node) -> Node:
     if node.wire is None:
         return node
-    if node.wire is not msgspec.Raw:  # by itself Raw accepts null, and in an Optional msgspec reads it as nothing else
+    if node.wire is not msgspec.Raw:  # Raw alone accepts null, and an Optional of Raw is always read as Raw by msgspec
         return replace(node, wire=node.wire | None, least=0)
     settle = node.settle
     return replace(node, settle=lambda raw: None if settle is None or bytes(raw) == b"null" else settle(raw))

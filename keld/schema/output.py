@@ -20,15 +20,15 @@ _STRICTEST = Subset()
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSchema:
-    """The form of a job's answers; equal ones decode alike, and one made again by `from_json` is equal.
+    """The form of a job's answers; equal schemas decode equally, and `from_json` of `to_json` gives an equal one.
 
     Args:
         kind: what an answer is: a JSON object, free text, or a vector.
         name: for the provider's schema name, `[A-Za-z0-9_-]{1,64}`.
         json_schema: as the user gave it; None unless `kind` is "object".
-        hints: what a Pydantic model knows of its fields that its JSON Schema does not say; see `hint`.
-        columns: one a top-level property, `prefix` + its name; all nullable, since a row may have no answer.
-        unchecked: `path: keyword` of every rule of the schema that the decoder does not hold answers to.
+        hints: what a Pydantic model knows about its fields and its JSON Schema does not say; see `hint`.
+        columns: one for each top-level property, `prefix` + its name; all nullable, since a row may have no answer.
+        unchecked: `path: keyword` of every rule of the schema that the decoder does not check.
     """
 
     kind: Literal["object", "text", "embedding"]
@@ -42,7 +42,7 @@ class OutputSchema:
     _codec: Codec = field(repr=False, compare=False)
 
     def decoder(self) -> Decoder:
-        """The decoder; cheap to ask for, safe to share between threads."""
+        """The decoder; cheap to get, safe to share between threads."""
         return Decoder(self._codec.decode)
 
     def to_arrow(self, decoded: Sequence[Decoded | None]) -> pa.RecordBatch:
@@ -50,17 +50,17 @@ class OutputSchema:
         return pa.RecordBatch.from_arrays(self._codec.arrays(decoded), schema=self.columns)
 
     def strict_json_schema(self, subset: Subset = _STRICTEST) -> JsonSchema:
-        """The form of the JSON Schema that one service takes where it holds answers to it.
+        """The form of the JSON Schema that a service takes if it enforces the schema.
 
         Raises:
-            SchemaError: there is none; names the field, and what stands in the way.
+            SchemaError: there is none; names the field and the reason.
         """
         if self.json_schema is None:
             raise SchemaError(f"{self.name}: this output is {self.kind}, which has no JSON Schema. Nothing was sent.")
         return subset.form(with_hints(self.json_schema, self.hints))
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values that hold everything `from_json` needs, so that it can do without the user's Python class."""
+        """JSON values with everything that `from_json` needs, so that it does not need the user's Python class."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -72,7 +72,7 @@ class OutputSchema:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "OutputSchema":
-        """The equal of the schema whose `to_json` this is."""
+        """The schema whose `to_json` this is."""
         return _assemble(**data)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -111,7 +111,7 @@ def output_schema(output_type: object, *, prefix: str = "") -> OutputSchema:
 
 
 def _validators(model: type) -> list[str]:
-    """Python validators are code, which a JSON Schema cannot carry: they are named as unchecked, not forgotten."""
+    """The names of a model's Python validators: a JSON Schema cannot hold code, so they are listed as unchecked."""
     decorators = getattr(model, "__pydantic_decorators__", None)
     if decorators is None:
         return []
@@ -126,7 +126,7 @@ def _assemble(
     json_schema: JsonSchema | None,
     dimensions: int | None,
     validators: list[str],
-    hints: Hints | None = None,  # none in what earlier versions staged
+    hints: Hints | None = None,  # earlier versions staged none
 ) -> OutputSchema:
     name = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_")[:64] or "answer"
     unchecked: list[str] = []
@@ -155,7 +155,7 @@ def _assemble(
 
 
 def _compiled(schema: object, hints: Hints, name: str) -> tuple[JsonSchema, "Compiled"]:
-    """A copy of `schema` that nobody else holds, and what it compiles to; what is wrong with it is a SchemaError."""
+    """(a private copy of `schema`, what it compiles to); raises SchemaError if it is not valid."""
     try:
         copy: JsonSchema = msgspec.json.decode(msgspec.json.encode(schema))
         return copy, Compiler(with_hints(copy, hints)).compile()

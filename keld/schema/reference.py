@@ -1,4 +1,4 @@
-"""Reference: what a JSON Schema says by other parts of it or by implication: a `$ref`, an `allOf`, a type that is not named."""
+"""Reference: what a JSON Schema says through other parts of it or implies: a `$ref`, an `allOf`, a type that is not named."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def resolve(root: JsonSchema, ref: str) -> JsonSchema:
 
 
 def inlined(schema: JsonSchema, root: JsonSchema) -> JsonSchema:
-    """`schema` with its `$ref`, if any, replaced by what it points to; the keys beside it win, as in openai's SDK."""
+    """`schema` with its `$ref`, if any, replaced by its target; the keys beside it have precedence, as in openai's SDK."""
     seen: set[str] = set()
     while "$ref" in schema:
         ref = schema["$ref"]
@@ -31,9 +31,9 @@ def inlined(schema: JsonSchema, root: JsonSchema) -> JsonSchema:
 
 
 def merged(schema: JsonSchema, root: JsonSchema, refs: tuple[str, ...] = ()) -> JsonSchema:
-    """`schema` without `allOf`: what its parts say together, as far as one schema can say it.
+    """`schema` without `allOf`: the sum of its parts, as far as one schema can express it.
 
-    Of two rules of the same keyword the first stands: that asks for less, and never for what a part would refuse.
+    Of two rules of the same keyword the first is kept: the result may ask for less, but never for what a part would refuse.
     """
     made: JsonSchema = {}
     for part in ({key: value for key, value in schema.items() if key != "allOf"}, *schema.get("allOf", ())):
@@ -51,7 +51,7 @@ def merged(schema: JsonSchema, root: JsonSchema, refs: tuple[str, ...] = ()) -> 
 
 
 def kinds_of(node: JsonSchema) -> list[str]:
-    """The types a schema says, or that its keywords imply."""
+    """The types that a schema names, or that its keywords imply."""
     kind = node.get("type")
     if kind is not None:
         return [kind] if isinstance(kind, str) else list(kind)
@@ -61,5 +61,5 @@ def kinds_of(node: JsonSchema) -> list[str]:
 
 
 def is_null(variant: Any) -> bool:
-    """Whether a variant of a union only admits null."""
+    """True if a variant of a union allows only null."""
     return isinstance(variant, dict) and (variant.get("type") == "null" or variant.get("const", 0) is None)

@@ -1,9 +1,9 @@
-"""Subset: a JSON Schema -> the form of it that one service takes where it holds answers to it.
+"""Subset: a JSON Schema -> the form of it that a service takes if it enforces the schema.
 
-The rules of each service are data, and stand beside its dialect (`providers/dialects/`); this is
-the one walk that keeps to them.  A rule that a service does not take is left out of what is sent, told to the model in the description,
-and held by the decoder as before: what is sent may ask for less than the schema, never for another thing.  Where no such form exists, the
-SchemaError names the field.  Nothing of the user's schema is changed.
+The rules of each service are data beside its dialect (`providers/dialects/`); this is the one tree walk that applies them.  A rule that a
+service does not take is left out of what is sent, written for the model into the description, and checked by the decoder as before: what is
+sent may ask for less than the schema, never for something else.  If no such form exists, the SchemaError names the field.  The user's schema
+is not changed.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,7 +18,7 @@ from keld.schema.node import JsonSchema
 from keld.schema.reference import inlined, is_null, kinds_of, merged, resolve
 from keld.schema.variant import decimal_of
 
-# What says nothing about a value, or is said by other means.
+# Keywords that say nothing about a value, or that are handled elsewhere.
 _SILENT = frozenset(
     ("type", "properties", "required", "additionalProperties", "items", "enum", "const", "title", "description", "$defs", "definitions"),
 ).union(("discriminator", "deprecated", "readOnly", "writeOnly", "$comment", "$schema", "$id", "$ref"))
@@ -28,23 +28,23 @@ _DEFINITIONS = ("$defs", "definitions")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subset:
-    """What one service takes of JSON Schema; by default hardly anything: types, enums, `anyOf`, objects whose properties are all required.
+    """What one service takes of JSON Schema; by default very little: types, enums, `anyOf`, objects whose properties are all required.
 
     Args:
         whose: for messages: "<whose> does not take ...".
         rules: by type, the keywords that it takes; of `format`, `pattern` and `minItems` only some values, see below.
         formats: the values of `format` that it takes.
-        pattern: whether it takes a `pattern`.
+        pattern: True if it takes a `pattern`.
         most_min_items: the largest `minItems` that it takes; None: any.
         all_required: every property must be `required`.
-        typed_literals: `enum` and `const` stand beside a type, and are of one type; else they stand alone.
+        typed_literals: `enum` and `const` are written beside a type, with values of one type; else they are written alone.
         type_lists: it takes a list of types.
         recursion: it takes a `$ref` that leads back to itself.
-        first_keys_differ: the objects of an `anyOf` must not begin with the same key, unless its one value differs.
+        first_keys_differ: the objects of an `anyOf` must not begin with the same key, unless each has another single value for it.
         levels, properties, characters, values, long_enum: the largest sizes it takes; None: not known.
-            `long_enum` is (values, characters): an enum of more values may have so many characters together.
-        optional: so many properties that are not required are taken; where there are more, all of them are required.
-        unions: so many `anyOf` and lists of types are taken.
+            `long_enum` is (values, characters): an enum of more values may have at most this many characters in total.
+        optional: the largest number of optional properties that it takes; if there are more, all of them become required.
+        unions: the largest number of `anyOf` and lists of types that it takes.
     """
 
     whose: str = "a strict mode"
@@ -69,7 +69,7 @@ class Subset:
         """The form of a schema that the service takes.
 
         Raises:
-            SchemaError: there is none; names the field, and what stands in the way.
+            SchemaError: there is none; names the field and the reason.
         """
         form = _Walk(self, schema).root()
         sizes = _Sizes(form)
@@ -96,10 +96,10 @@ class Subset:
 class _Walk:
     takes: Subset
     schema: JsonSchema
-    checked: set[str] = field(default_factory=set)  # definitions that a field refers to, and that have a form
+    checked: set[str] = field(default_factory=set)  # definitions that a field refers to and that have a form
 
     def root(self) -> JsonSchema:
-        """The form of the whole; a `$ref` at the top is followed, since no service takes one there."""
+        """The form of the whole schema; a `$ref` at the top is replaced by its target, since no service takes one there."""
         top = inlined(self.schema, self.schema)
         refs = (self.schema["$ref"],) if "$ref" in self.schema else ()
         form = self.form({key: part for key, part in top.items() if key not in _DEFINITIONS}, "$", refs)
@@ -111,7 +111,7 @@ class _Walk:
         return form
 
     def _is_used(self, node: Any, ref: str, seen: set[str]) -> bool:
-        """Whether a definition is still referred to, from `node` or from what that refers to."""
+        """True if `node`, or a definition that it refers to, refers to a definition."""
         for found in references(node):
             if found == ref:
                 return True
@@ -143,11 +143,11 @@ class _Walk:
         if ref in refs or self._leads_back(ref):
             if not self.takes.recursion:
                 raise self._refused(at, "refers to itself", "Write out as many levels as are needed.")
-            return {"$ref": ref}  # what stands beside it is only a description
+            return {"$ref": ref}  # keywords beside it are only a description
         if len(node) > 1 or not ref.startswith(("#/$defs/", "#/definitions/")):
             return self.form(inlined(node, self.schema), at, (*refs, ref))
         if ref not in self.checked:
-            self.form(resolve(self.schema, ref), at, (*refs, ref))  # here, so that a refusal names the field, not the definition
+            self.form(resolve(self.schema, ref), at, (*refs, ref))  # here, so that an error names the field, not the definition
             self.checked.add(ref)
         return {"$ref": ref}
 
@@ -160,7 +160,7 @@ class _Walk:
             raise self._refused(at, "has an enum of objects or lists", "Use texts or numbers.")
         if "type" in node and None in values and "null" not in kinds_of(node):
             values = [value for value in values if value is not None]
-        told = self._described(node, ("const", "enum"))
+        described = self._described(node, ("const", "enum"))
         kinds = list(dict.fromkeys(map(_kind, values)))
         kinds = ["number" if kind == "integer" and "number" in kinds else kind for kind in kinds]
         some = [kind for kind in dict.fromkeys(kinds) if kind != "null"]
@@ -168,11 +168,11 @@ class _Walk:
             self._check_long(values, *self.takes.long_enum, at)
         same = {"const": values[0]} if "const" in node else {"enum": values}
         if not self.takes.typed_literals:
-            return same | told
+            return same | described
         if len(some) > 1:
             each = [{"type": kind, "enum": [value for value in values if _is(value, kind)]} for kind in dict.fromkeys(kinds)]
-            return {"anyOf": each} | told
-        return {"type": kinds[0] if len(set(kinds)) == 1 else [*some, "null"]} | same | told
+            return {"anyOf": each} | described
+        return {"type": kinds[0] if len(set(kinds)) == 1 else [*some, "null"]} | same | described
 
     def _check_long(self, values: list[Any], most: int, most_characters: int, at: str) -> None:
         texts = [value for value in values if isinstance(value, str)]
@@ -210,7 +210,7 @@ class _Walk:
         if not properties and node.get("additionalProperties") is not False:
             raise self._refused(at, "is a map with free keys", "Use a list of {key, value} objects for it.")
         forms = {name: self.form(child, f"{at}.{name}", refs) for name, child in properties.items()}
-        if self.takes.first_keys_differ:  # so that tagged objects begin with their tag
+        if self.takes.first_keys_differ:  # so that tagged objects begin with their tag key
             forms = dict(sorted(forms.items(), key=lambda item: _only_value(item[1]) is None))
         required = list(forms) if self.takes.all_required else [name for name in node.get("required", ()) if name in forms]
         return {"properties": forms, "required": required, "additionalProperties": False}
@@ -218,7 +218,7 @@ class _Walk:
     def _array(self, node: JsonSchema, at: str, refs: tuple[str, ...]) -> JsonSchema:
         if "prefixItems" in node:
             alike = {msgspec.json.encode(item): item for item in node["prefixItems"]}
-            items = list(alike.values())  # which one stands where is told, and checked by the decoder
+            items = list(alike.values())  # the order is written into the description, and checked by the decoder
             return {"items": self.form(items[0] if len(items) == 1 else {"anyOf": items}, f"{at}[...]", refs)}
         if node.get("items", True) in (True, {}):
             raise self._refused(at, "is a list of anything", "Give its items a type.")
@@ -227,16 +227,16 @@ class _Walk:
     def _variants(self, node: JsonSchema, keyword: str, at: str, refs: tuple[str, ...]) -> JsonSchema:
         variants = list(node[keyword])
         number = decimal_of(variants)
-        if number is not None:  # one form of the two that Pydantic takes; as text in JSON a number keeps all its digits
+        if number is not None:  # one of the two forms that Pydantic takes; as a JSON text a number keeps all its digits
             variants = [number, *filter(is_null, variants)]
         forms = [self.form(variant, at, refs) for variant in variants]
         if self.takes.first_keys_differ and self._clash(forms):
-            forms = self._told_apart([self.form(inlined(variant, self.schema), at, refs) for variant in variants], at)
-        told = self._described(node, (keyword,))
-        return forms[0] | told if len(forms) == 1 and "$ref" not in forms[0] else {"anyOf": forms} | told
+            forms = self._with_distinct_keys([self.form(inlined(variant, self.schema), at, refs) for variant in variants], at)
+        described = self._described(node, (keyword,))
+        return forms[0] | described if len(forms) == 1 and "$ref" not in forms[0] else {"anyOf": forms} | described
 
     def _clash(self, forms: list[JsonSchema]) -> bool:
-        """Whether two of the objects begin with the same key, and nothing tells them apart there."""
+        """True if two of the objects begin with the same key and the same values are possible for it."""
         first = [next(iter(properties.items())) for form in forms if (properties := self._properties(form))]
         return any(
             one[0] == other[0] and (_only_value(one[1]) is None or _only_value(one[1]) == _only_value(other[1]))
@@ -248,8 +248,8 @@ class _Walk:
         properties: JsonSchema = found.get("properties", {})
         return properties
 
-    def _told_apart(self, forms: list[JsonSchema], at: str) -> list[JsonSchema]:
-        """The same with a key of its own at the beginning of each object."""
+    def _with_distinct_keys(self, forms: list[JsonSchema], at: str) -> list[JsonSchema]:
+        """The same forms, each object beginning with a key that distinguishes it."""
         made = []
         for form in forms:
             others = {name for other in forms if other is not form for name in other.get("properties", ())}
@@ -257,7 +257,7 @@ class _Walk:
             made.append(form | {"properties": {name: form["properties"][name] for name in own}} if own else form)
         if self._clash(made):
             raise self._refused(
-                at, "has alternatives that nothing tells apart at their beginning", "Give each a Literal field of its own value."
+                at, "has alternatives that cannot be distinguished by their first key", "Give each a Literal field with a value of its own."
             )
         return made
 
@@ -265,31 +265,31 @@ class _Walk:
         return {key: node[key] for key in ("title", "description") if key in node}
 
     def _described(self, node: JsonSchema, said: Collection[str]) -> JsonSchema:
-        """Title and description, with what is said of the value by nothing else."""
+        """Title and description, with the rules that no keyword of the form expresses."""
         silent = {"default"} if self.takes.all_required else set()
-        untold = {key: part for key, part in node.items() if key not in _SILENT and key not in said and key not in silent}
-        untold = {key: part for key, part in untold.items() if not key.startswith("x-")}
+        unexpressed = {key: part for key, part in node.items() if key not in _SILENT and key not in said and key not in silent}
+        unexpressed = {key: part for key, part in unexpressed.items() if not key.startswith("x-")}
         found = self._annotations(node)
-        if not untold:
+        if not unexpressed:
             return found
-        told = "{" + ", ".join(f"{key}: {msgspec.json.encode(part).decode()}" for key, part in untold.items()) + "}"
-        return found | {"description": f"{found['description']}\n\n{told}" if "description" in found else told}
+        described = "{" + ", ".join(f"{key}: {msgspec.json.encode(part).decode()}" for key, part in unexpressed.items()) + "}"
+        return found | {"description": f"{found['description']}\n\n{described}" if "description" in found else described}
 
     def _refused(self, at: str, what: str, advice: str) -> SchemaError:
         return SchemaError(f"`{at}` {what}, which {self.takes.whose} does not take. {advice}", at=at)
 
 
 class _Sizes:
-    """What is limited in number, counted in a form.
+    """The counts, in a form, of everything that a service limits.
 
-    A definition counts once for each of its properties, but is followed from every place for the levels.
+    A definition's properties count once, but for the levels it is followed from every place that refers to it.
     """
 
     def __init__(self, form: JsonSchema) -> None:
         self._form = form
         self.levels = self.properties = self.values = self.characters = self.optional = 0
         self.unions: list[str] = []
-        self._followed: dict[str, int] = {}  # at which level a `$ref` was followed, the deepest
+        self._followed: dict[str, int] = {}  # the deepest level at which each `$ref` was followed
         self._count(form, "$", 0, ())
         for group in _DEFINITIONS:
             for name, node in form.get(group, {}).items():
@@ -320,7 +320,7 @@ class _Sizes:
 
 
 def _parts(node: JsonSchema, at: str) -> Iterator[tuple[str, JsonSchema]]:
-    """A form and all that stands in it but definitions, each with its path."""
+    """A form and all its parts but definitions, each with its path."""
     yield at, node
     for name, child in node.get("properties", {}).items():
         yield from _parts(child, f"{at}.{name}")
@@ -331,7 +331,7 @@ def _parts(node: JsonSchema, at: str) -> Iterator[tuple[str, JsonSchema]]:
 
 
 def references(node: Any) -> Iterator[str]:
-    """Every `$ref` in a part of a schema, definitions left aside."""
+    """Every `$ref` in a part of a schema, without those in definitions."""
     if isinstance(node, list):
         for part in node:
             yield from references(part)

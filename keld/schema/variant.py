@@ -1,4 +1,4 @@
-"""Variant: nodes that msgspec alone cannot check: JSON text behind a reader of its own, and unions."""
+"""Variant: nodes that msgspec alone cannot check: JSON text with a reader of its own, and unions."""
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -12,10 +12,10 @@ from keld.schema.document import reader
 from keld.schema.node import JsonSchema, Node, Reader
 from keld.schema.reference import is_null
 
-DECIMAL = "x-decimal"  # our mark of the text among the two forms that Pydantic gives a Decimal
-# How some of its versions (2.9 to 2.13) begin that text's pattern; others have no pattern, and nothing else to know it by.
+DECIMAL = "x-decimal"  # marks the text form of the two forms that Pydantic gives a Decimal
+# Pydantic 2.9 to 2.13 begin the pattern of that text like this; other versions have no pattern, and no other sign.
 _DECIMAL = r"^(?!^[-+.]*$)[+-]?0*"
-_PLAIN_DIGITS = 100  # beyond, a number is written with its exponent: 1e999999 has a million digits
+_PLAIN_DIGITS = 100  # a longer number is written with its exponent: 1e999999 has a million digits
 
 
 def read_nothing(text: str | bytes) -> None:
@@ -23,7 +23,7 @@ def read_nothing(text: str | bytes) -> None:
 
 
 def json_text(check: Reader) -> Node:
-    """A string column that holds the JSON text, once `check` has accepted it; JSON's null is null."""
+    """The node of a string column that holds the JSON text after `check` accepted it; JSON's null is null."""
 
     def settle(raw: Any) -> str | None:
         document = bytes(raw)
@@ -34,7 +34,7 @@ def json_text(check: Reader) -> Node:
 
 
 def union(keyword: str, nodes: list[Node], at: str) -> Node:
-    """Variants of one Arrow type share it (integer and number are float64); others become JSON text."""
+    """The node of a union: variants of one Arrow type keep it (integer and number are float64); others become JSON text."""
     readers = [reader(node, at) for node in nodes]
     common = _common_type([node.arrow for node in nodes if node.wire is not msgspec.Raw], len(nodes))
 
@@ -79,7 +79,7 @@ def decimal_of(variants: Sequence[Any]) -> JsonSchema | None:
 
 
 def decimal(number: Node, at: str) -> Node:
-    """A column of exact digits, `12.50` whether the model wrote a number or a text; the rules of the number hold for both."""
+    """The node of a column of exact digits: `12.50` from a number or from a text; the rules of the number are checked for both."""
     text, check = reader(Node(arrow=pa.string(), wire=str), at), reader(number, at)
 
     def settle(raw: Any) -> str:

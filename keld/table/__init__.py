@@ -2,26 +2,26 @@
 
 On the road: **`table`** -> `snapshot` ... `enrich` -> **`table`**.  Reads whatever holds a table (paths, URIs, pandas,
 Polars, Arrow, rows) and writes Parquet, CSV or JSON Lines.  It never looks at what the rows mean: keys and prompts are
-checked elsewhere.  The rooms, in the order of the way:
+checked elsewhere.  The files, in the order of the data's way:
 
-    source      whatever holds a table -> a Table
-    place       where a table lies; the name of a partition in its path
-    lake        tables whose files are not all their rows: Delta is read, others are refused
+    source      a path, frame, Arrow object or rows -> a Table
+    place       where a table is; the name of a partition in its path
+    lake        tables whose files may hold rows that are not theirs: Delta is read, others are refused
     directory   many files as one table
     unify       one schema for many files
-    form        which reader a file has
+    form        which reader reads a file
     parquet     Parquet files in; the files of staging
     csv         CSV in
-    quote       whether quoted fields of CSV end where they should
+    quote       a check that quoted fields of CSV end correctly
     jsonl       JSON Lines in
     text        the bytes of a text file as UTF-8
     declared    text as the type that its column is declared to have
     frame       tables of other libraries, and rows
     file        one file, its schema known
-    block       a partition as plain, bounded blocks
+    block       a partition as bounded blocks of plain types
     sink        a partition out, absent or complete
     writer      blocks as Parquet, CSV, JSON Lines
-    landing     a file in the making
+    landing     a file while it is written
 """
 
 from keld.table.block import ROW_FAULT, Table

@@ -1,4 +1,4 @@
-"""Block: a partition as blocks of plain rows: bounded in bytes, types that every later room knows.
+"""Block: a partition as blocks of rows: bounded in bytes, with plain types that all later code handles.
 
 Dictionaries are decoded, large and view types become ordinary ones; blocks are cut by bytes, never by row groups or rows alone.
 """
@@ -16,8 +16,8 @@ from keld.value import as_json, as_text, is_json, is_uuid, json_type
 
 BLOCK_BYTES = 2 << 20  # the most a block holds, unless one row alone is larger
 BLOCK_ROWS = 16_384
-ROW_FAULT = "\x01fault"  # a column of readers that tell of single rows why they cannot be asked; null where they can
-CAST_ROWS = 1_024  # a dictionary or view column shows its size only once it is plain: convert few rows at a time
+ROW_FAULT = "\x01fault"  # a column in which readers say why a single row cannot be asked; null for all other rows
+CAST_ROWS = 1_024  # a dictionary or view column shows its size only after conversion: convert few rows at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Table:
         schema: plain types: dictionaries decoded, large and view types as ordinary ones; names are unique.
         rows: when known without reading.
         description: for people: what it is and how large.
-        notes: for who plans: how it is read, where that is not said by the table itself.
+        notes: shown with the plan: how it is read, if the table itself does not say so.
     """
 
     schema: pa.Schema
@@ -38,7 +38,7 @@ class Table:
     _blocks: Callable[[], Iterator[pa.RecordBatch]] = field(repr=False, compare=False)
 
     def without(self, names: Collection[str]) -> "Table":
-        """The same rows without the columns of these names, where there are such."""
+        """The same rows without the columns of these names, if there are any."""
         kept = [name for name in self.schema.names if name not in names]
         if len(kept) == len(self.schema):
             return self
@@ -50,11 +50,11 @@ class Table:
         """The rows in order, in blocks of at most 2 MB and 16,384 rows; reads as it goes.
 
         Raises:
-            SourceError: the source cannot be read on, changes its types on the way, or could be read only once.
+            SourceError: reading fails, types change while it is read, or the source can be read only once and was.
         """
         try:
             for block in self._blocks():
-                yield from plain(block, self.schema)
+                yield from plain_blocks(block, self.schema)
         except (pa.ArrowException, OSError) as error:
             raise SourceUnavailable(
                 f"{self.description}: reading stopped: {error}. Repair the source and run again.", source=self.description
@@ -74,9 +74,9 @@ def plain_schema(schema: pa.Schema, name: str) -> pa.Schema:
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:
-    """What a column of this type is kept as: of one value one layout, and something that Parquet has a type for.
+    """The type that a column of this type is kept as: one layout for equal values, and a type that Parquet has.
 
-    A span of months, days and nanoseconds becomes text (ISO 8601); what has no type in Parquet at all, or within a nested value none
+    A span of months, days and nanoseconds becomes text (ISO 8601); a type that Parquet does not have, at the top or in a nested value
     (an object without fields, a union), becomes JSON.
     """
     types = pa.types
@@ -107,7 +107,7 @@ def _has_no_type(kind: pa.DataType) -> bool:
 
 
 def _nested(kind: pa.DataType) -> pa.DataType:
-    """`kind` with its parts made plain; lists of every layout become ordinary ones."""
+    """`kind` with plain parts; lists of every layout become ordinary lists."""
     if isinstance(kind, pa.FixedSizeListType):
         return pa.list_(plain_type(kind.value_type), kind.list_size)
     if isinstance(kind, pa.ListType | pa.LargeListType | pa.ListViewType | pa.LargeListViewType):
@@ -119,7 +119,7 @@ def _nested(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def plain(block: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def plain_blocks(block: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     as_it_is = block.schema.names == schema.names and block.schema.types == schema.types
     step = BLOCK_ROWS if as_it_is else CAST_ROWS
     for start in range(0, block.num_rows, step):
@@ -129,7 +129,7 @@ def plain(block: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 
 def _decoded(column: Any, kind: pa.DataType) -> Any:
-    if isinstance(column, pa.DictionaryArray):  # by hand: Arrow has no cast from a dictionary of views (Polars' categories)
+    if isinstance(column, pa.DictionaryArray):  # Arrow has no cast from a dictionary of views (Polars' categories)
         return _decoded(column.dictionary, kind).take(column.indices)
     if isinstance(column, pa.RunEndEncodedArray):
         return _decoded(run_end_decode(column), kind)
@@ -149,15 +149,15 @@ def _decoded(column: Any, kind: pa.DataType) -> Any:
 
 
 def _listed(column: Any, kind: pa.DataType) -> Any:
-    """By hand: Arrow's own cast of a list view with nulls gives a broken array (26.0.1)."""
+    """A list view as an ordinary list; Arrow's own cast of a list view with nulls gives a broken array (26.0.1)."""
     lengths = column.value_lengths()
     ends = np.cumsum([0, *lengths.fill_null(0).to_pylist()], dtype=np.int32)
-    starts = pa.array(ends, mask=np.append(lengths.is_null().to_numpy(zero_copy_only=False), False))  # a null start is a null list
+    starts = pa.array(ends, mask=np.append(lengths.is_null().to_numpy(zero_copy_only=False), False))  # a null offset makes a null list
     return pa.ListArray.from_arrays(starts, _decoded(column.flatten(), kind.value_type), type=kind)
 
 
 def _has_view(kind: pa.DataType) -> bool:
-    """Whether a list view lies somewhere within."""
+    """True if the type is or holds a list view."""
     if isinstance(kind, pa.ListViewType | pa.LargeListViewType):
         return True
     return pa.types.is_nested(kind) and any(_has_view(kind.field(number).type) for number in range(kind.num_fields))

@@ -1,9 +1,9 @@
 """CSV: every column is text, as it is written, unless its type is declared.
 
-Nothing is sniffed: readers that guess make 7 of `007`, 1200000.0 of `12E5`, 4.1e21 of an id, and no two of them the same.  What cannot be
-right is refused before anything is sent, with the line and the likely remedy: rows of other widths, quotes that do not close, columns of
-one name, a delimiter that the header does not have.  An empty field is null, one in quotes (`""`) an empty text; where a type is
-declared, both are null.
+Types are not guessed: readers that guess turn `007` into 7, `12E5` into 1200000.0, an id into 4.1e21, and each reader guesses differently.
+What cannot be right is refused before anything is sent, with the line and the likely fix: rows of different width, quotes that are not
+closed, columns of the same name, a delimiter that the header does not have.  An empty field is null, one in quotes (`""`) an empty text;
+if a type is declared, both are null.
 """
 
 import csv
@@ -44,7 +44,7 @@ def csv_file(place: Place, reading: Reading) -> File:
     """A CSV file with its columns known: the names of its first row.
 
     Raises:
-        SourceError: it cannot be what its suffix says, or not with this dialect.
+        SourceError: it is not what its suffix says, or not readable with this dialect.
     """
     dialect, names = _head(place, reading)
     types = {name: kind for name, kind in reading.column_types().items() if name in names}
@@ -85,7 +85,7 @@ def _head(place: Place, reading: Reading) -> tuple[_Dialect, list[str]]:
         named = lines[4:5].decode(errors="replace")
         if reading.delimiter is None or named != reading.delimiter:
             raise SourceError(
-                f"{place.uri}: line 1 is Excel's `sep={named}`, no header. Nothing was sent. Give delimiter={named!r}, or remove the line.",
+                f"{place.uri}: line 1 is Excel's `sep={named}`, not a header. Nothing was sent. Give delimiter={named!r}, or remove the line.",
                 source=place.uri,
             )
         skipped, lines = 1, lines.partition(b"\n")[2]
@@ -97,7 +97,7 @@ def _head(place: Place, reading: Reading) -> tuple[_Dialect, list[str]]:
 
 
 def _names(place: Place, dialect: _Dialect, lines: bytes) -> tuple[list[str], bytes]:
-    """The names, and something of what comes after them."""
+    """(names of the columns, a part of the bytes after the header)."""
     try:
         # Lazily: the rest of `lines` is not the header's, and may be cut within a character.
         file = io.BytesIO(lines)
@@ -108,11 +108,13 @@ def _names(place: Place, dialect: _Dialect, lines: bytes) -> tuple[list[str], by
     except UnicodeError:
         raise encoding_fault(place, dialect.encoding) or _fault(place, "line 1 cannot be read") from None
     except csv.Error:
-        raise _fault(place, "line 1 is no header: a name is longer than 131,072 characters, so a quote in it may not be closed") from None
+        raise _fault(
+            place, "line 1 is not a header: a name is longer than 131,072 characters, so a quote in it may not be closed"
+        ) from None
 
 
 def _line(file: io.BytesIO) -> bytes:
-    """Up to a line's end, of which `\\r` alone is one, too."""
+    """The bytes up to a line's end; `\\r` alone is a line's end, too."""
     start, data = file.tell(), file.readline()
     end = data.find(b"\r") + 1
     if 0 < end < len(data) and data[end : end + 1] != b"\n":
@@ -152,12 +154,12 @@ def _blocks(place: Place, dialect: _Dialect, schema: pa.Schema) -> Iterator[pa.R
                 ]
                 yield pa.RecordBatch.from_arrays(columns, schema=schema)
                 row += block.num_rows
-        except pa.ArrowInvalid as error:  # its own message quotes the row
-            raise _told(place, dialect, quotes, uneven, error) from None
+        except pa.ArrowInvalid as error:  # its own message would quote the row
+            raise _explained(place, dialect, quotes, uneven, error) from None
         if quotes is not None:
             quotes.end()
         if text.broken or (quotes is not None and quotes.fault):
-            raise _told(place, dialect, quotes, uneven, None)
+            raise _explained(place, dialect, quotes, uneven, None)
 
 
 def _row_name(first: int, number: int) -> str:
@@ -187,12 +189,12 @@ def _arrow(text: Text, dialect: _Dialect, schema: pa.Schema, uneven: list[Any]) 
     )
     with closing(reader):
         if reader.schema.names != schema.names:
-            raise pa.ArrowInvalid("the header is another one than before")
+            raise pa.ArrowInvalid("the header changed while the file was read")
         yield from reader
 
 
-def _told(place: Place, dialect: _Dialect, quotes: Quotes | None, uneven: list[Any], error: Exception | None) -> SourceError:
-    """Arrow's fault in words; what it stumbles over is often the consequence of something before."""
+def _explained(place: Place, dialect: _Dialect, quotes: Quotes | None, uneven: list[Any], error: Exception | None) -> SourceError:
+    """Arrow's error in words; its cause is often at an earlier place than where Arrow fails."""
     if quotes is not None and quotes.fault is None and error is not None and "straddling" in str(error):
         quotes.end()
     if quotes is not None and quotes.fault is not None:
@@ -200,7 +202,7 @@ def _told(place: Place, dialect: _Dialect, quotes: Quotes | None, uneven: list[A
         return _fault(
             place,
             f"line {line_at(place, dialect.encoding, byte)}: {what}",
-            "Write a quote within a field twice, or give quote='' where quotes mean nothing.",
+            "Write a quote within a field twice, or give quote='' if quotes have no meaning in this file.",
         )
     if found := encoding_fault(place, dialect.encoding):
         return found
@@ -209,11 +211,11 @@ def _told(place: Place, dialect: _Dialect, quotes: Quotes | None, uneven: list[A
         return _fault(
             place,
             f"row {row.number} has {row.actual_columns} values, and the header names {row.expected_columns}",
-            "Quote or mend the row, or give the delimiter.",
+            "Quote or correct the row, or give the delimiter.",
         )
     if error is not None and "straddling" in str(error):
         return _fault(place, "a row is larger than 2 MB", "Give the table as Parquet.")
-    return _fault(place, "this is no CSV, or it changed while it was read", "Repair it, and run again.")
+    return _fault(place, "this is not CSV, or it changed while it was read", "Repair it, and run again.")
 
 
 def _fault(place: Place, what: str, way: str = "Repair it.") -> SourceError:

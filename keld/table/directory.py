@@ -1,7 +1,7 @@
 """Directory: many files as one table; the names of Hive directories become columns.
 
 Part files of one table differ: a column was added, had no value in one part (pandas writes it as null), or was narrower.  Their schemas are
-unified where no value changes by it; where one would, both files are named.
+unified if no value changes; if one would, the error names both files.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from keld.table.writer import WRITERS
 
 
 def of_directory(root: Place, reading: Reading) -> Table:
-    """All files below `root`, in the order of their paths; hidden ones left out.
+    """The table of all files below `root`, in the order of their paths, without hidden ones.
 
     Raises:
         SourceError: there is none, or they are not of one kind.
@@ -40,21 +40,21 @@ def of_files(places: Sequence[tuple[Place, Sequence[str]]], reading: Reading, de
     """Files as one table, in this order.
 
     Args:
-        places: each with the names of the directories that may say more of it (`day=2026-11-02`).
+        places: each with the names of its directories that may hold column values (`day=2026-11-02`).
     """
     forms = {form_of(place.path) for place, _ in places}
     if len(forms) > 1:
         raise SourceError(
-            f"{description}: files of several formats ({', '.join(sorted(map(str, forms)))}). Nothing was sent. Leave one.",
+            f"{description}: files of several formats ({', '.join(sorted(map(str, forms)))}). Nothing was sent. Keep one.",
             source=description,
         )
-    # All of them now: a file that does not fit must be known before anything is paid.
+    # All files are opened now: one that does not fit must be found before anything is paid.
     parts = [_part(_opened(place, reading), folders) for place, folders in places]
     full = [part for part in parts if part.file.schema.names]
     for part in full:
         if part.keys.keys() != full[0].keys.keys():
             raise SourceError(
-                f"{part.file.place.uri}: its directories name other columns than {full[0].file.place.uri} does. Nothing was sent. Mend them.",
+                f"{part.file.place.uri}: its directories name other columns than those of {full[0].file.place.uri}. Nothing was sent. Rename them.",
                 source=part.file.place.uri,
             )
     schema = _schema(full, reading)
@@ -65,18 +65,18 @@ def of_files(places: Sequence[tuple[Place, Sequence[str]]], reading: Reading, de
 
 
 def _opened(place: Place, reading: Reading) -> File:
-    """As `open_file`; whatever went wrong is told of this file."""
+    """As `open_file`; every error names this file."""
     try:
         return open_file(place, reading)
     except KeldError:
         raise
-    except Exception as error:  # every fsspec file system has its own
+    except Exception as error:  # every fsspec file system has its own errors
         raise unreadable(place, error) from error
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A file, and what its directories say of all its rows."""
+    """A file, and the column values that the names of its directories give to all its rows."""
 
     file: File
     keys: dict[str, str | None]
@@ -89,7 +89,7 @@ class _Part:
             yield pa.RecordBatch.from_arrays(columns, names=schema.names)
 
     def _said(self, column: pa.Field, rows: int) -> pa.Array:
-        """The column of a key, or of a file that does not have it."""
+        """The column of a directory's key, or nulls for a column that the file does not have."""
         if self.keys.get(column.name) is None:
             return pa.nulls(rows, column.type)
         key = declared(pa.array([self.keys[column.name]], type=pa.string()), column, self.file.place, lambda _: "its directory")
@@ -97,7 +97,7 @@ class _Part:
 
 
 def _part(file: File, folders: Sequence[str]) -> _Part:
-    """`a=x/b=y/` -> columns of strings, where the file itself has none of that name."""
+    """`a=x/b=y/` -> columns of strings, unless the file itself has a column of that name."""
     pairs = [folder.split("=", 1) for folder in folders if "=" in folder]
     values = {name: None if value == NULL_KEY else unquote(value) for name, value in pairs}
     return _Part(file, {name: value for name, value in values.items() if name not in file.schema.names})

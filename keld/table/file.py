@@ -14,9 +14,9 @@ class File:
 
     Args:
         schema: without columns, the file is an empty partition.
-        blocks: reads the rows; JSON Lines by this schema, which holds their values, others by their own.
-        settled: of a format whose values are all written out, the type of a column that all its files are seen of; mixed ones are JSON there.
-        note: how it is read, for who plans.
+        blocks: reads the rows; JSON Lines by the given schema, which holds their values, other formats by their own.
+        settled: for formats that write all values as text, the final type of a column after all files were seen; mixed types become JSON.
+        note: how it is read, shown with the plan.
     """
 
     place: Place

@@ -1,6 +1,6 @@
-"""Form: which reader a file has: by its first bytes, then by its suffix; what Keld does not read is named, with the way.
+"""Form: which reader reads a file: by its first bytes, then by its suffix; for a form that Keld does not read, the error says what to do.
 
-A suffix is what somebody called a file; its first bytes are what it is.
+A suffix may be wrong; the first bytes are not.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from keld.table.parquet import parquet_file_of
 from keld.table.place import Place, form_of
 
 _PANDAS = "Read it yourself and give the frame as the source, e.g. {}"
-# (where, bytes) -> what it is, and the way.
+# (offset, bytes) -> what it is, and what to do.
 _FOREIGN = {
     (0, b"SQLite format 3\0"): ("an SQLite database", _PANDAS.format("pandas.read_sql('select ...', sqlite3.connect(path)).")),
     (8, b"DUCK"): ("a DuckDB database", _PANDAS.format("duckdb.connect(path, read_only=True).sql('select ...').")),
@@ -34,8 +34,8 @@ def open_file(place: Place, reading: Reading) -> File:
     """A file with its schema known.
 
     Raises:
-        SourceError: nothing here reads it; says what it is.
-        InvalidJob: `reading` has an option that its format has no use for.
+        SourceError: Keld does not read it; says what it is.
+        InvalidJob: `reading` has an option that has no effect on its format.
         FileNotFoundError
     """
     if not place.exists():
@@ -58,7 +58,7 @@ def open_file(place: Place, reading: Reading) -> File:
             return jsonl_file(place, reading)
         case ".json":
             raise SourceError(
-                f"{place.uri}: JSON is read as lines, an object a line, in a file named .jsonl. Nothing was sent. E.g. jq -c '.[]'.",
+                f"{place.uri}: JSON is read as lines, one object on each line, in a file named .jsonl. Nothing was sent. Convert it, e.g. by jq -c '.[]'.",
                 source=place.uri,
             )
     raise SourceError(
@@ -68,7 +68,7 @@ def open_file(place: Place, reading: Reading) -> File:
 
 
 def _arrow_file(place: Place) -> File:
-    """Feather and Arrow IPC, which need no library more."""
+    """Feather and Arrow IPC, which need no other library."""
 
     def opened() -> pa.RecordBatchFileReader:
         return pa.ipc.open_file(pa.OSFile(place.path) if place.fs is None else pa.PythonFile(place.fs.open(place.path, "rb"), mode="r"))

@@ -14,7 +14,7 @@ from keld.table.block import CAST_ROWS, ROW_FAULT, Table, plain_schema, table_of
 
 def of_stream(source: Any) -> Table:
     name = f"{type(source).__module__.partition('.')[0]} {type(source).__name__}"
-    # The reader that tells the schema also gives the rows: some sources hand out their stream but once.
+    # The reader that gives the schema also gives the rows: some sources give their stream only once.
     opened = [pa.RecordBatchReader.from_stream(source)]
     schema = plain_schema(opened[0].schema, name)
 
@@ -28,11 +28,11 @@ def of_stream(source: Any) -> Table:
 
 def of_pandas(frame: Any) -> Table:
     if not hasattr(frame, "columns"):
-        raise SourceError(f"a pandas {type(frame).__name__} is no table. Nothing was sent. Give a DataFrame, e.g. .to_frame('body').")
+        raise SourceError(f"a pandas {type(frame).__name__} is not a table. Nothing was sent. Give a DataFrame, e.g. .to_frame('body').")
     if not frame.columns.is_unique:
         twice = next(iter(frame.columns[frame.columns.duplicated()]))
         raise SourceError(f"the pandas frame has two columns of the name {twice!r}. Nothing was sent. Rename one.")
-    # A named index is a column to its owner (often the key); the default one is only a count.
+    # A named index is meant as a column (often the key); the default one is only a count.
     for name in frame.index.names:
         if name is not None and name in frame.columns:  # of `set_index(name, drop=False)`
             if list(frame.index.get_level_values(name)) != list(frame[name]):
@@ -45,7 +45,7 @@ def of_pandas(frame: Any) -> Table:
     description = f"pandas DataFrame, {len(frame):,} rows"
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False)
-    except (pa.ArrowException, OverflowError, UnicodeError):  # of an `object` column, in which anything may lie
+    except (pa.ArrowException, OverflowError, UnicodeError):  # of an `object` column, which may hold anything
         table = _of_cells({str(name): frame[name] for name in frame.columns}, "the pandas frame")
     return replace(of_stream(table), description=description)
 
@@ -87,7 +87,7 @@ def of_columns(source: Mapping[Any, Any]) -> Table:
 
 
 def of_rows(source: Iterable[Any]) -> Table:
-    """Rows; without any, an empty partition."""
+    """The table of these rows; without rows, an empty partition."""
     rows = [_fields(source, row) for row in source]
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {str(name): [row.get(name) for row in rows] for name in names}
@@ -95,7 +95,7 @@ def of_rows(source: Iterable[Any]) -> Table:
 
 
 def _fields(source: Any, row: Any) -> Mapping[Any, Any]:
-    """A row by name: of a dict, `sqlite3.Row`, SQLAlchemy's row, a named tuple, a Pydantic object or a dataclass."""
+    """The fields of a row by name: of a dict, `sqlite3.Row`, SQLAlchemy's row, a named tuple, a Pydantic object or a dataclass."""
     if isinstance(row, Mapping):
         return row
     if hasattr(row, "_mapping"):
@@ -107,7 +107,7 @@ def _fields(source: Any, row: Any) -> Mapping[Any, Any]:
     if is_dataclass(row) and not isinstance(row, type):
         return {one.name: getattr(row, one.name) for one in fields(row)}
     if hasattr(row, "keys"):
-        return {name: row[name] for name in row.keys()}  # noqa: SIM118  # sqlite3.Row has no other way
+        return {name: row[name] for name in row.keys()}  # noqa: SIM118  # sqlite3.Row has only `keys()`
     raise SourceError(
         f"{type(source).__name__} of rows: a row is a {type(row).__name__}, whose fields have no names. Nothing was sent. "
         "Give dicts, named tuples, dataclasses or Pydantic objects, or an Arrow table."
@@ -115,7 +115,7 @@ def _fields(source: Any, row: Any) -> Mapping[Any, Any]:
 
 
 def _of_cells(columns: Mapping[str, Any], what: str) -> pa.Table:
-    """Columns of Python objects; a text that is none (a lone surrogate) is null, and its row says so."""
+    """The table of columns of Python objects; invalid text (a lone surrogate) becomes null, and its row gets the reason."""
     faults: dict[int, str] = {}
     arrays = {name: _column(name, values, what, faults) for name, values in columns.items()}
     if faults:
@@ -145,7 +145,7 @@ def _column(name: str, values: Any, what: str, faults: dict[int, str]) -> Any:
 
 
 def _is_no_text(value: Any) -> bool:
-    """Whether a lone surrogate is in it, at any depth."""
+    """True if the value holds a lone surrogate, at any depth."""
     if isinstance(value, str):
         return not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value)
     if isinstance(value, Mapping):
@@ -154,7 +154,7 @@ def _is_no_text(value: Any) -> bool:
 
 
 def _wide(values: Any) -> pa.Array | None:
-    """Whole numbers beyond 64 bits, exactly."""
+    """An exact array of whole numbers beyond 64 bits; None if they are not such numbers."""
     numbers = [None if value is None or value != value else value for value in values]  # noqa: PLR0124  # NaN, pandas' null
     if not all(number is None or isinstance(number, int) for number in numbers):
         return None

@@ -1,10 +1,10 @@
-"""JSON Lines: an object a line, every number with the digits it was written with.
+"""JSON Lines: one object on each line, every number with the digits it was written with.
 
-The file is read twice: once to learn the types of all its lines, once for the rows; so no line far down can be another than expected, and
-what the types are does not depend on which lines come first.  Arrow reads whole blocks at once, where nothing is at risk.  It makes doubles
-of integers beyond 64 bits and of `1.10`: a column whose numbers no double holds as they are written, or whose values are of several types,
-is kept as JSON, as it was written.  A field that cannot be decoded (a lone surrogate) costs its row, not the table; a line that is no
-object, of which not even the key can be told, is refused.
+The file is read twice: once to learn the types of all its lines, once for the rows; so no later line can have an unexpected type, and the
+types do not depend on which lines come first.  Arrow reads whole blocks at once if no value can change by it.  It turns integers beyond 64
+bits and `1.10` into doubles: a column with numbers that no double holds as written, or with values of several types, is kept as JSON, as
+it was written.  A field that cannot be decoded (a lone surrogate) makes only its row unaskable; a line that is not an object, and so has
+no key, is refused with the whole table.
 """
 
 import json
@@ -26,7 +26,7 @@ from keld.table.text import TEXT_BLOCK, Text, check_no_nul, encoding_fault
 from keld.value import is_json, json_type
 
 _LINE_MOST = 64 << 20
-_CONSTANTS = (b"NaN", b"Infinity", b"-Infinity")  # of Python's `json`; Arrow reads them, JSON has none
+_CONSTANTS = (b"NaN", b"Infinity", b"-Infinity")  # written by Python's `json` and read by Arrow, but not JSON
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw = msgspec.json.Encoder().encode
 
@@ -35,7 +35,7 @@ def jsonl_file(place: Place, reading: Reading) -> File:
     """A JSON Lines file with the columns and types of all its lines.
 
     Raises:
-        SourceError: a line is no JSON object, or larger than 64 MB; names it.
+        SourceError: a line is not a JSON object, or larger than 64 MB; names the line.
     """
     types = reading.column_types()
     learned = _learn(place, reading, types)
@@ -62,7 +62,7 @@ class _Chunk:
     first: int
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Those that hold something, with their numbers."""
+        """(number, line) for each line that is not blank."""
         return ((number, line) for number, line in enumerate(self.data.split(b"\n"), start=self.first) if line.strip())
 
 
@@ -102,7 +102,7 @@ def _changed(place: Place) -> SourceError:
 
 
 def _objects(place: Place, chunk: _Chunk) -> Iterator[tuple[int, Mapping[str, bytes], list[str]]]:
-    """Of every line its number, its fields as they are written, and the names of those that cannot be decoded."""
+    """(number, fields as they are written, names of fields that cannot be decoded) for each line."""
     for number, line in chunk.lines():
         try:
             yield number, {name: bytes(value) for name, value in _fields.decode(line).items()}, []
@@ -111,13 +111,15 @@ def _objects(place: Place, chunk: _Chunk) -> Iterator[tuple[int, Mapping[str, by
 
 
 def _slowly(place: Place, number: int, line: bytes) -> tuple[dict[str, bytes], list[str]]:
-    """What Python's own reader makes of a line: it takes NaN, and lone surrogates, which nobody else does."""
+    """(fields, names that cannot be decoded) of a line, by Python's own reader, which also takes NaN and lone surrogates."""
     try:
         document = json.loads(line, parse_float=_exactly, parse_int=_exactly, parse_constant=_exactly)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise SourceError(f"{place.uri}: line {number} is no JSON object. Nothing was sent. Mend the line, or remove it.", source=place.uri)
+        raise SourceError(
+            f"{place.uri}: line {number} is not a JSON object. Nothing was sent. Correct the line, or remove it.", source=place.uri
+        )
     found, odd = {}, []
     for name, value in document.items():
         shown = name.encode(errors="replace").decode()
@@ -135,12 +137,12 @@ def _exactly(digits: str) -> msgspec.Raw:
     return msgspec.Raw(digits.encode())
 
 
-# ---- what the types are
+# ---- the types
 
 
 @dataclass(slots=True)
 class _Learned:
-    """What was seen so far."""
+    """The types seen so far."""
 
     types: dict[str, pa.DataType] = field(default_factory=dict)
     rows: int = 0
@@ -153,7 +155,7 @@ class _Learned:
         if both is None or (is_json(kind) and not is_json(before)):
             self.note = self.note or (
                 f"JSON Lines: {name!r} has values of several types, or numbers that no column holds as they are written (by line {line:,}): "
-                f"it is kept as JSON. Where it has one type, declare it: types={{{name!r}: 'decimal(38,10)'}}."
+                f"it is kept as JSON. If it should have one type, declare it: types={{{name!r}: 'decimal(38,10)'}}."
             )
         self.types[name] = json_type() if both is None else both
 
@@ -175,12 +177,12 @@ def _learn(place: Place, reading: Reading, declared_types: Mapping[str, pa.DataT
 
 
 def _inexact(place: Place, chunk: _Chunk, risky: dict[str, pa.DataType]) -> set[str]:
-    """Of the columns with doubles those that hold a number which no double is, as it is written."""
+    """The columns with doubles that hold a number which no double represents as written."""
     found: set[str] = set()
     for number, line in chunk.lines() if risky else ():
         try:
             fields = _fields.decode(line)
-        except msgspec.MsgspecError:  # NaN, which Arrow reads, too
+        except msgspec.MsgspecError:  # NaN, which Arrow also reads
             fields = {name: msgspec.Raw(value) for name, value in _slowly(place, number, line)[0].items()}
         for name, kind in list(risky.items()):
             value = fields.get(name)
@@ -205,7 +207,7 @@ def _learn_by_field(place: Place, chunk: _Chunk, learned: _Learned) -> None:
 
 
 def _kind(values: Sequence[bytes]) -> pa.DataType:
-    """The type that holds these values as they are written: JSON, where no other does."""
+    """The type that holds these values as they are written: JSON, if no other does."""
     if not values:
         return pa.null()
     table = _read(_Chunk(b"\n".join(b'{"":' + value.replace(b"\n", b" ") + b"}" for value in values), 1), None)
@@ -216,7 +218,7 @@ def _kind(values: Sequence[bytes]) -> pa.DataType:
 
 
 def _read(chunk: _Chunk, schema: pa.Schema | None, others: str = "error") -> pa.Table | None:
-    """By Arrow; None where it cannot, or does not see a row in every line."""
+    """The chunk as Arrow reads it; None if Arrow cannot, or does not find a row in every line."""
     from pyarrow import json as arrow_json
 
     rules = arrow_json.ParseOptions(explicit_schema=schema, unexpected_field_behavior=others) if schema is not None else None
@@ -230,7 +232,7 @@ def _read(chunk: _Chunk, schema: pa.Schema | None, others: str = "error") -> pa.
 
 
 def _at_risk(kind: pa.DataType) -> bool:
-    """Whether a number in it may be another than was written."""
+    """True if a number of this type may differ from what was written."""
     return pa.types.is_floating(kind) or (pa.types.is_nested(kind) and any(_at_risk(kind.field(n).type) for n in range(kind.num_fields)))
 
 
@@ -244,7 +246,7 @@ def _is_exact(value: bytes, kind: pa.DataType) -> bool:
 
 
 class _Digits(str):
-    """A number as it is written."""
+    """The digits of a number as written."""
 
     __slots__ = ()
 
@@ -264,7 +266,7 @@ def _holds(value: Any, kind: pa.DataType) -> bool:
 
 
 def _as_written(kind: pa.DataType) -> pa.DataType:
-    """JSON's strings stay strings, however much they look like times."""
+    """The type with strings instead of times: JSON's strings stay strings, even if they look like times."""
     if pa.types.is_timestamp(kind):
         return pa.string()
     if isinstance(kind, pa.ListType):
@@ -275,7 +277,7 @@ def _as_written(kind: pa.DataType) -> pa.DataType:
 
 
 def _both(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type that holds the values of both, unchanged; None where there is none."""
+    """The type that holds the values of both, unchanged; None if there is none."""
     if one == other or pa.types.is_null(other):
         return one
     if pa.types.is_null(one):
@@ -295,7 +297,7 @@ def _both(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def settled(kind: pa.DataType) -> pa.DataType:
-    """What stayed without a value is text; an object without fields has no type in Parquet."""
+    """The final type: text for a column without any value; JSON for an object without fields, which Parquet has no type for."""
     if pa.types.is_null(kind):
         return pa.string()
     return json_type() if _is_bare(kind) else _filled(kind)
@@ -334,12 +336,12 @@ def _blocks(place: Place, reading: Reading, schema: pa.Schema, declared_types: M
 
 
 def _is_cast(column: pa.Field, declared_types: Mapping[str, pa.DataType]) -> bool:
-    """Whether a column is declared, and read as text first: `1` may be declared text, and `"1"` a number."""
+    """True if a column is declared, and so read as text first: `1` may be declared text, and `"1"` a number."""
     return column.name in declared_types and not pa.types.is_nested(column.type)
 
 
 def _by_field(place: Place, chunk: _Chunk, columns: Sequence[pa.Field], declared_types: Mapping[str, pa.DataType]) -> dict[str, pa.Array]:
-    """These columns of a chunk, each value as it is written before it becomes what it is."""
+    """These columns of a chunk; each value is first read as written, then converted."""
     numbers: list[int] = []
     values: dict[str, list[bytes | None]] = {column.name: [] for column in columns if column.name != ROW_FAULT}
     faults: list[str | None] = []
@@ -370,7 +372,7 @@ def _column(place: Place, values: list[bytes | None], wanted: pa.Field, numbers:
             (n for n, value in enumerate(values) if value is not None and _read(_Chunk(b'{"":' + value + b"}", 1), schema) is None), 0
         )
         raise SourceError(
-            f"{place.uri}: line {numbers[row]:,}: {wanted.name!r} is no {wanted.type}. Nothing was sent. Mend the line, or declare another type in types=.",
+            f"{place.uri}: line {numbers[row]:,}: {wanted.name!r} is not {wanted.type}. Nothing was sent. Correct the line, or declare another type in types=.",
             source=place.uri,
         )
     return table.column(0).combine_chunks()

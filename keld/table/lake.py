@@ -1,7 +1,7 @@
-"""Lake: tables whose files are not all their rows: Delta is read as its log says, others are recognised and refused.
+"""Lake: tables whose files may hold rows that are not theirs: Delta is read by its log, others are recognised and refused.
 
-In the directory of such a table lie rows that were removed, and rows of commits that failed: read as plain files, they would be sent and
-paid.  A path inside of one (a partition's directory, a file) is no different.
+The directory of such a table also has rows that were removed, and rows of commits that failed: read as plain files, they would be sent and
+paid.  The same holds for a path inside of one (a partition's directory, a file).
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from keld.table.place import Place
 
 NULL_KEY = "__HIVE_DEFAULT_PARTITION__"  # as Hive writes it
 _REFUSED = {
-    "Iceberg": "Read it by its catalog and give the rows, e.g. source=lambda: catalog.load_table('ns.table').scan(...).to_arrow_batch_reader().",
+    "Iceberg": "Read it through its catalog and give the rows, e.g. source=lambda: catalog.load_table('ns.table').scan(...).to_arrow_batch_reader().",
     "Hudi": "Read it by an engine that knows it, and give the rows or a Parquet file.",
     "Lance": "Give the dataset itself: source=lance.dataset(path).",
     "Paimon": "Read it by an engine that knows it, and give the rows or a Parquet file.",
@@ -26,18 +26,18 @@ _REFUSED = {
 
 @dataclass(frozen=True, slots=True)
 class Lake:
-    """A table of such a kind, at `root`."""
+    """A lake table and its kind, at `root`."""
 
     kind: str
     root: Place
 
 
 def lake_at(place: Place) -> Lake | None:
-    """The table that a path is, or is inside of."""
+    """The lake table that a path is, or is inside of; None if there is none."""
     if (found := _kind(place)) is not None:
         return Lake(found, place)
     above = place
-    # Up, as long as the names are those of a table's inner directories; a file's own name is not looked at.
+    # Upwards, while the names are those of a table's inner directories; a file's own name is not checked.
     while above.path.strip("/.") and (above is place or "=" in above.name or above.name == "data"):
         above = above.parent
         if (found := _kind(above)) is not None:
@@ -46,7 +46,7 @@ def lake_at(place: Place) -> Lake | None:
 
 
 def _kind(place: Place) -> str | None:
-    """By name, not by a listing: beside a file on an object store may lie a million others."""
+    """The kind of lake table at a path, found by fixed names, not by a listing: an object store may hold a million files beside this one."""
     if _has(place, "_delta_log"):
         return "Delta"
     if _has(place, ".hoodie"):
@@ -65,7 +65,7 @@ def _kind(place: Place) -> str | None:
 def _has(place: Place, name: str) -> bool:
     try:
         return place.child(name).exists()
-    except Exception:  # noqa: BLE001  # who may read a file need not have the right to look beside it; every file system says so in its own way
+    except Exception:  # noqa: BLE001  # one who may read a file may lack the right to see others; every file system has its own error for that
         return False
 
 
@@ -73,12 +73,12 @@ def open_lake(lake: Lake, place: Place) -> Table:
     """The rows of a Delta table, or of the one partition of it whose directory `place` is.
 
     Raises:
-        SourceError: it is of another kind, or what is needed is not installed; says the way.
+        SourceError: it is of another kind, or the needed package is not installed; says what to do.
     """
     if lake.kind != "Delta":
         inside = "" if lake.root == place else f" inside of {lake.root.uri}"
         raise SourceError(
-            f"{place.uri}: these are files of a table of {lake.kind}{inside}, whose metadata says which rows are its own. "
+            f"{place.uri}: these are files of a table of {lake.kind}{inside}, and only its metadata says which rows are valid. "
             f"Nothing was sent. {_REFUSED[lake.kind]}",
             source=place.uri,
         )
@@ -86,8 +86,8 @@ def open_lake(lake: Lake, place: Place) -> Table:
         from deltalake import DeltaTable
     except ImportError:
         raise SourceError(
-            f"{place.uri}: files of a Delta table, whose log says which rows are its own. Nothing was sent. "
-            "To read it as its log says: pip install 'keld[delta]'.",
+            f"{place.uri}: files of a Delta table, and only its log says which rows are valid. Nothing was sent. "
+            "To read it by its log: pip install 'keld[delta]'.",
             source=place.uri,
         ) from None
     uri = lake.root.path if lake.root.fs is None else lake.root.uri
@@ -96,7 +96,7 @@ def open_lake(lake: Lake, place: Place) -> Table:
     schema = plain_schema(_rows(table, f"{where} limit 0").schema, place.uri)
 
     def blocks() -> Iterator[pa.RecordBatch]:
-        return iter(_rows(table, where))  # of the version that was opened, whatever was committed since
+        return iter(_rows(table, where))  # of the version that was opened, even if others were committed since
 
     return table_of(schema, None, f"{place.uri} (Delta version {table.version()})", blocks)
 
@@ -105,13 +105,13 @@ def _rows(table: Any, where: str) -> pa.RecordBatchReader:
     from deltalake import QueryBuilder
 
     query = QueryBuilder()
-    query.execute("set datafusion.execution.target_partitions = 1")  # else the order of the rows differs from run to run
+    query.execute("set datafusion.execution.target_partitions = 1")  # else the order of the rows would differ between runs
     query.register("rows", table)
     return pa.RecordBatchReader.from_stream(query.execute(f'select * from "rows" {where}'))  # noqa: S608  # `_predicate` quotes all of it
 
 
 def _predicate(lake: Lake, place: Place, table: Any) -> str:
-    """The rows below `place`, by the names of its directories."""
+    """The SQL condition for the rows below `place`, from the names of its directories."""
     parts = lake.root.parts_to(place)
     if not parts:
         return ""
@@ -120,7 +120,7 @@ def _predicate(lake: Lake, place: Place, table: Any) -> str:
     columns = table.metadata().partition_columns
     if not all(mark and name in columns for name, mark, _ in keys):
         raise SourceError(
-            f"{place.uri}: a file inside of the Delta table {lake.root.uri}, whose log says which of its rows stand. Nothing was sent. "
+            f"{place.uri}: a file inside of the Delta table {lake.root.uri}, and only its log says which rows are valid. Nothing was sent. "
             "Give the table's directory, or that of a partition.",
             source=place.uri,
         )
@@ -137,14 +137,14 @@ def _equals(place: Place, name: str, kind: pa.DataType, value: str) -> str:
     if types.is_integer(kind) or types.is_date(kind) or types.is_boolean(kind):
         return f"{column} = cast({text} as {'date' if types.is_date(kind) else 'boolean' if types.is_boolean(kind) else 'bigint'})"
     raise SourceError(
-        f"{place.uri}: the Delta table is partitioned by {name!r} of type {kind}, which no path says exactly. Nothing was sent. "
+        f"{place.uri}: the Delta table is partitioned by {name!r} of type {kind}, which a path cannot give exactly. Nothing was sent. "
         "Give the rows: source=DeltaTable(...).scan(...).",
         source=place.uri,
     )
 
 
 def _storage_options(root: Place) -> dict[str, str] | None:
-    """Of an S3 that was opened with credentials of its own; else the environment's are taken."""
+    """The storage options of an S3 file system that has credentials of its own; None: those of the environment are used."""
     given = getattr(root.fs, "storage_options", None) or {}
     client = given.get("client_kwargs") or {}
     endpoint = given.get("endpoint_url") or client.get("endpoint_url")

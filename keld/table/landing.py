@@ -1,4 +1,4 @@
-"""Landing: a file in the making, that appears whole or not at all."""
+"""Landing: a file while it is written; it appears complete or not at all."""
 
 import hashlib
 import os
@@ -14,14 +14,14 @@ from keld.process import is_dead_mark, mark
 from keld.staging import fsync_dir
 from keld.table.place import Place
 
-# Object stores whose fsspec file appears when it is closed, in one step; on others a temporary name is moved.
+# Object stores on which an fsspec file appears in one step when it is closed; on others a temporary file is renamed.
 _WHOLE_ON_CLOSE = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl"))
 
 _LEFT = re.compile(r"\.keld-([0-9a-f]{12}-[0-9]+)-[0-9a-f]{16}\.tmp").fullmatch
 
 
 class Landing:
-    """A file in the making, as Arrow writes to it: it counts, hashes, and appears whole or not at all."""
+    """A file that Arrow writes to: it counts and hashes the bytes, and appears complete or not at all."""
 
     closed = False  # Arrow asks
 
@@ -36,7 +36,7 @@ class Landing:
         return self._hash.hexdigest()
 
     def _temporary_path(self) -> str:
-        """Beside the target: a rename is one step only within a file system.  Hidden, so that no reader takes it."""
+        """A hidden name beside the target: a rename is atomic only within a file system, and readers skip hidden files."""
         fs = self._place.fs
         if fs is not None and _WHOLE_ON_CLOSE.intersection([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
             return self._place.path
@@ -56,7 +56,7 @@ class Landing:
         return self
 
     def write(self, data: Any) -> int:
-        if self._file is None:  # given up; a Parquet writer still writes its footer when it is collected
+        if self._file is None:  # already abandoned; a Parquet writer still writes its footer when it is garbage collected
             return len(data)
         self._hash.update(data)
         self._size += len(data)
@@ -70,7 +70,7 @@ class Landing:
         return self._size
 
     def flush(self) -> None:
-        """Nothing: the end flushes, once."""
+        """Does nothing: the file is flushed once, at its end."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None:
@@ -96,11 +96,11 @@ class Landing:
 
     def _give_up(self) -> None:
         file, self._file = self._file, None
-        # What failed first is what the user must see: cleaning up may fail for the same reason.
+        # The user must see the first error; cleaning up may fail for the same reason.
         with suppress(Exception):
             if self._temporary == self._place.path:
                 file.discard()
-                file.closed = True  # fsspec's finaliser would upload what there is
+                file.closed = True  # fsspec's finaliser would upload the incomplete file
                 return
             with suppress(Exception):
                 file.close()
@@ -108,7 +108,7 @@ class Landing:
 
 
 def _make_dirs(path: str) -> None:
-    """As `os.makedirs`, and a power cut does not take the new directories' entries back."""
+    """As `os.makedirs`, but the new directories survive a power cut."""
     if not os.path.isdir(path):
         parent = os.path.dirname(path.rstrip("/")) or "."
         _make_dirs(parent)
@@ -118,7 +118,7 @@ def _make_dirs(path: str) -> None:
 
 
 def _remove_left(folder: str) -> None:
-    """Removes what writers that are proven dead left half written here; whatever stands in the way of that is no fault of this file's."""
+    """Removes incomplete files of writers that are proven dead; errors are ignored, since they do not concern this file."""
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             found = _LEFT(entry.name)

@@ -1,4 +1,4 @@
-"""Parquet: row groups in -> blocks of about 3 MB; memory does not depend on how large a group is."""
+"""Parquet: row groups in -> blocks of about 3 MB; memory does not depend on the size of a group."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -50,13 +50,13 @@ def _range(file: Any, columns: Sequence[str] | None, start: int, stop: int) -> I
             if probing or batch.nbytes > 2 * BLOCK_BYTES:
                 probing, before, rows = False, rows, _fitting_rows(batch)
                 if rows != before:
-                    break  # a reader takes one size for all its batches: another one begins from here
+                    break  # a reader has one size for all its batches: a new reader begins here
 
 
 def _fitting_rows(batch: pa.RecordBatch) -> int:
-    """Rows in about 3 MB, as they are in memory.
+    """How many rows take about 3 MB in memory.
 
-    The file's metadata cannot tell: it has the size of the encoding, in which a long text repeated weighs nothing.
+    The file's metadata does not say it: its sizes are those of the encoding, in which a repeated long text takes no space.
     """
     rows: int = BLOCK_BYTES * 3 // 4 * batch.num_rows // max(batch.nbytes, 1)
     return max(1, min(BLOCK_ROWS, rows))
@@ -87,4 +87,4 @@ def read_parquet(path: PathLike, columns: Sequence[str] | None = None, start: in
     try:
         yield from read_range(place, columns, start, stop)
     except (pa.ArrowException, OSError) as error:
-        raise StagingError(f"{place.uri}: staging cannot be read: {error}. Restore the file, or ask for the job run anew.") from error
+        raise StagingError(f"{place.uri}: staging cannot be read: {error}. Restore the file, or submit the job run again.") from error

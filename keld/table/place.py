@@ -1,6 +1,6 @@
-"""Place: where a table lies, and the name of a partition in its path.
+"""Place: where a table is, and the name of a partition in its path.
 
-Local files go to Arrow's own reader, not through fsspec's Python layer.
+Local files are read by Arrow's own reader, not through fsspec's Python layer.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ import pyarrow as pa
 
 from keld.errors import KeldError, SourceError, SourceUnavailable
 
-PathLike: TypeAlias = "str | os.PathLike[str]"  # a UPath too, though a remote one is no os.PathLike
+PathLike: TypeAlias = "str | os.PathLike[str]"  # a UPath, too, although a remote one is not an os.PathLike
 _SEGMENT = 150  # bytes of a key in a path; file systems end a name at 255
-PACKINGS = (".gz", ".zst", ".bz2")  # of text; what a file is packed by is read off its first bytes
+PACKINGS = (".gz", ".zst", ".bz2")  # of text; the compression of a file is known from its first bytes
 _TEXTS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 FORMATS = {".parquet": "parquet", ".pq": "parquet"} | {
     suffix + packing: form for suffix, form in _TEXTS.items() for packing in ("", *PACKINGS)
@@ -44,14 +44,16 @@ class Place:
         if "{partition}" not in self.path:
             return self
         if partition is None:
-            raise error(f"{self.uri}: the path asks for a partition and there is none. Nothing was sent. Give partition=, or a whole path.")
+            raise error(
+                f"{self.uri}: the path needs a partition and none is given. Nothing was sent. Give partition=, or a path without {{partition}}."
+            )
         return replace(self, path=self.path.replace("{partition}", segment(partition)))
 
     def is_dir(self) -> bool:
         return os.path.isdir(self.path) if self.fs is None else bool(self.fs.isdir(self.path))
 
     def files(self) -> list["Place"]:
-        """All below a directory, sorted by path; hidden ones (`.` or `_` first, as Spark has it) left out."""
+        """All files below a directory, sorted by path, without hidden ones (`.` or `_` first, as in Spark)."""
         if self.fs is None:
             found = [os.path.join(folder, name) for folder, _, names in os.walk(self.path) for name in names]
         else:
@@ -77,21 +79,21 @@ class Place:
         return os.path.exists(self.path) if self.fs is None else bool(self.fs.exists(self.path))
 
     def names(self) -> list[str]:
-        """What a directory holds; nothing where there is none."""
+        """The names in a directory; empty if it does not exist."""
         try:
             found = os.listdir(self.path) if self.fs is None else [str(path) for path in self.fs.ls(self.path, detail=False)]
-        except OSError:  # none, a file, or no right to look
+        except OSError:  # it does not exist, is a file, or may not be listed
             return []
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in found)
 
     def matches(self) -> list["Place"]:
-        """What a pattern stands for, sorted by path; hidden ones left out."""
+        """The files that match a pattern, sorted by path, without hidden ones."""
         found = glob(self.path, recursive=True) if self.fs is None else [str(path) for path in self.fs.glob(self.path)]
         places = [replace(self, path=path) for path in sorted(found)]
         return [place for place in places if place.name[:1] not in "._"]
 
     def as_written(self) -> "Place":
-        """Where this lies, by whatever quoting: of a name with a space some writers make `eu west`, others `eu%20west`."""
+        """The place that exists with or without quoting: for a name with a space some writers make `eu west`, others `eu%20west`."""
         if "%" not in self.path or self.exists():
             return self
         above = self.parent.as_written()
@@ -99,7 +101,7 @@ class Place:
         return above.child(alike[0]) if len(alike) == 1 else self
 
     def open(self) -> Any:
-        """Its bytes, unzipped, whatever its name says; reads ahead as a text reader wants it."""
+        """Its bytes, decompressed by its content, not its name; reads ahead for a text reader."""
         file = pa.OSFile(self.path, mode="r") if self.fs is None else pa.PythonFile(self.fs.open(self.path, "rb"), mode="r")
         first = file.read(4)
         file.seek(0)
@@ -107,7 +109,7 @@ class Place:
         return pa.CompressedInputStream(file, packed) if packed else file
 
     def head(self) -> bytes:
-        """Its first 16 bytes, unzipped."""
+        """Its first 16 bytes, decompressed."""
         with closing(self.open()) as file:
             data: bytes = file.read(16)
             return data
@@ -118,27 +120,27 @@ def is_upath(source: Any) -> bool:
 
 
 def place_of(source: Any, fault: type[KeldError] = SourceError) -> Place:
-    """Where `source` is.  The partition is filled in later: unquoting a `file:` URI must never touch the key."""
+    """Where `source` is.  The partition is filled in later, so that unquoting a `file:` URI never changes the key."""
     if not is_upath(source):
         text = os.fspath(source)
         if text.startswith("file:"):
             return Place(url2pathname(urlsplit(text).path))
         if "://" not in text:
-            return Place(os.path.expanduser(text))  # no shell expands `~` in quotes, which the braces of a template want
-        from upath import UPath  # brings fsspec, which a local path does without
+            return Place(os.path.expanduser(text))  # a shell does not expand `~` in quotes, and the braces of a template need quotes
+        from upath import UPath  # imports fsspec, which a local path does not need
 
         try:
             source = UPath(text)
         except (ValueError, ImportError) as error:
             raise fault(
-                f"{_CREDENTIALS.sub('//', text)}: no file system of this kind opens: {error}. Nothing was sent. Correct the URI."
+                f"{_CREDENTIALS.sub('//', text)}: a file system of this kind cannot be opened: {error}. Nothing was sent. Correct the URI."
             ) from None
     if source.protocol in ("", "file", "local"):
         return Place(source.path)
     try:
-        source.fs.invalidate_cache()  # a listing from before the upstream wrote would hide its files
+        source.fs.invalidate_cache()  # a cached listing from before the upstream wrote would hide its files
     except Exception as error:
-        raise fault(f"{source}: the file system does not open: {error}. Check its package and access.") from error
+        raise fault(f"{source}: the file system cannot be opened: {error}. Check its package and access.") from error
     return Place(source.path, source.fs)
 
 
@@ -147,13 +149,13 @@ def segment(key: str) -> str:
     text = quote(key, safe="=@+, ", errors="surrogatepass").replace(" ", "%20")
     if text.startswith("."):
         text = "%2E" + text[1:]
-    if len(text) > _SEGMENT:  # `%-` follows no rule of percent-encoding, so that no other key can spell it
+    if len(text) > _SEGMENT:  # `%-` is not valid percent-encoding, so no other key can give it
         return f"{text[:100]}%-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:32]}"
     return text or "%-"
 
 
 def is_pattern(place: Place) -> bool:
-    """Whether a path stands for others: `part-*.parquet`, `**/*.csv`."""
+    """True if a path is a pattern: `part-*.parquet`, `**/*.csv`."""
     return any(mark in place.path for mark in "*?[") and not place.exists()
 
 
@@ -165,7 +167,7 @@ def form_of(path: str) -> str | None:
 
 
 def delimiter_of(path: str) -> str:
-    """What stands between the fields of CSV, by the suffix: a tab in `.tsv` and `.tab`, else a comma."""
+    """The delimiter of CSV fields by the suffix: a tab in `.tsv` and `.tab`, else a comma."""
     name = _name(path)
     plain = next((name.removesuffix(packing) for packing in PACKINGS if name.endswith(packing)), name)
     return "\t" if plain.endswith((".tsv", ".tab")) else ","
@@ -183,5 +185,5 @@ def unreadable(place: Place, error: Exception) -> SourceError:
     if isinstance(error, FileNotFoundError):
         return SourceUnavailable(f"{place.uri}: no such file. Nothing was sent. Check the path and the partition's key.", source=place.uri)
     return SourceUnavailable(
-        f"{place.uri}: cannot be read: {error}. Nothing was sent. Check access, and that it is whole.", source=place.uri
+        f"{place.uri}: cannot be read: {error}. Nothing was sent. Check access, and that the file is complete.", source=place.uri
     )

@@ -1,8 +1,8 @@
-"""Quote: whether every quoted field of a CSV file ends where it should.
+"""Quote: a check that every quoted field of a CSV file ends correctly.
 
-Arrow, as most readers, takes `"abc"def` for `abcdef`, and an unclosed quote for a field as long as the rest of the file: both
-silently, both other texts than were meant.  A field is quoted if a quote is its first character; it ends at a quote before a
-delimiter or the end of the line; within, a quote is written twice.  A quote within a field that is not quoted (`5" pipe`) is a character.
+Arrow, like most readers, reads `"abc"def` as `abcdef`, and an unclosed quote as a field as long as the rest of the file: both without an
+error, both not what was meant.  A field is quoted if a quote is its first character; it ends at a quote before a delimiter or the end of
+the line; inside, a quote is written twice.  A quote inside a field that is not quoted (`5" pipe`) is an ordinary character.
 """
 
 import numpy as np
@@ -11,36 +11,36 @@ _LINE_ENDS = (10, 13)
 
 
 class Quotes:
-    """Follows the bytes of a file; `fault` is (what, at which byte), once one was found.
+    """Reads the bytes of a file; `fault` is (what, at which byte) after an error was found.
 
-    Where all quotes stand as they should, they open and close by turns, which is seen at once for a whole block; else they are followed one by one.
+    If all quotes are correct, they open and close alternately, which is checked at once for a whole block; else they are checked one by one.
     """
 
     def __init__(self, quote: str, delimiter: str) -> None:
         self._quote = ord(quote)
         self._edge = np.zeros(256, dtype=np.bool_)
         self._edge[[*_LINE_ENDS, ord(delimiter)]] = True
-        self._held = b"\n"  # the last byte so far, whose follower is not known yet; at first: a field may begin here
-        self._at = -1  # where `_held` stands in the file
+        self._held = b"\n"  # the last byte so far, whose next byte is not known yet; at first: a field may begin here
+        self._at = -1  # the offset of `_held` in the file
         self._before = 10  # the byte before it
         self._inside = False
         self._opened = self._closed = -2
         self.fault: tuple[str, int] | None = None
 
     def feed(self, data: bytes) -> None:
-        """The next bytes of the file."""
+        """Takes the next bytes of the file."""
         if self.fault is None and data:
             self._follow(self._held + data)
 
     def end(self) -> None:
-        """The file ends here."""
+        """Takes the end of the file."""
         if self.fault is None:
             self._follow(self._held + b"\n")
         if self.fault is None and self._inside:
             self.fault = ("a quote is opened here and never closed", self._opened)
 
     def _follow(self, data: bytes) -> None:
-        """Judges the quotes of `data` but one in the last place, which is held."""
+        """Checks the quotes of `data`, except one at its last byte, which is held until the next byte is known."""
         codes = np.frombuffer(data, dtype=np.uint8)
         places = np.flatnonzero(codes[:-1] == self._quote)
         if len(places):
@@ -49,7 +49,7 @@ class Quotes:
                 before[0] = self._before
             opens = (np.arange(len(places)) + self._inside) % 2 == 0
             well = np.where(opens, self._edge[before] | (before == self._quote), self._edge[after] | (after == self._quote))
-            if opens[0] and before[0] == self._quote:  # the quote before it was no closing one where it stands in a field without quotes
+            if opens[0] and before[0] == self._quote:  # the quote before it did not close a field if its field is not quoted
                 well[0] = self._closed == self._at + places[0] - 1
             if well.all():
                 self._by_turns(places, opens)
@@ -72,7 +72,7 @@ class Quotes:
             if not self._inside:
                 if self._edge[left]:
                     self._inside, self._opened = True, at
-                elif self._closed == at - 1:  # the second of two: a quote within the field
+                elif self._closed == at - 1:  # the second of two: a quote inside the field
                     self._inside = True
             elif self._edge[right] or right == self._quote:
                 self._inside, self._closed = False, at

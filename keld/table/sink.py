@@ -28,7 +28,7 @@ _STAGING: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """A partition that lies complete at `uri`."""
+    """A partition that is complete at `uri`."""
 
     uri: str
     rows: int
@@ -37,15 +37,15 @@ class Written:
 
 
 def write_table(sink: PathLike, schema: pa.Schema, batches: Iterable[pa.RecordBatch], *, partition: str | None = None) -> Written:
-    """The partition written to `sink`: wholly, or (on any exception) not at all, and what stood there before stays.
+    """The partition written to `sink`: completely, or (on any exception) not at all, and an earlier file there is unchanged.
 
     Args:
-        sink: a path, UPath or URI, with `{partition}` in it or not; the suffix tells the format (.parquet, .csv,
+        sink: a path, UPath or URI, with `{partition}` in it or not; the suffix decides the format (.parquet, .csv,
             .jsonl, .ndjson).  Without a suffix, or ending in "/", a directory: `<partition or "part">.parquet` in it.
         schema: of every batch.
 
     Raises:
-        SinkError: it cannot be written; what `batches` raises passes through.
+        SinkError: it cannot be written; an exception of `batches` is not changed.
     """
     place, form = _sink_place(sink, partition)
     rows = 0
@@ -60,14 +60,14 @@ def write_table(sink: PathLike, schema: pa.Schema, batches: Iterable[pa.RecordBa
 
 
 def try_sink(sink: PathLike, schema: pa.Schema, *, partition: str | None = None) -> None:
-    """Passes if rows of this schema can be written to `sink`, as far as one without any shows; it is removed, and what stands there stays.
+    """Passes if rows of this schema can be written to `sink`, as tried with a file without rows; an earlier file there is unchanged.
 
     Raises:
         SinkError: the place cannot be written.
-        SinkRefused: the form has not the type of a column, there is no writer for the suffix, or the place is a lake table's.
+        SinkRefused: the format has no type for a column, there is no writer for the suffix, or the place is inside of a lake table.
     """
     place, form = _sink_place(sink, partition)
-    if place.fs is None and place.is_dir():  # the file in the making would lie beside it, and only its rename fail
+    if place.fs is None and place.is_dir():  # the temporary file would be written beside it, and only the rename would fail
         raise _unsent_error(place, IsADirectoryError(errno.EISDIR, ""))
     try:
         lake = lake_at(place)
@@ -75,36 +75,36 @@ def try_sink(sink: PathLike, schema: pa.Schema, *, partition: str | None = None)
         raise _unsent_error(place, error) from error
     if lake is not None:
         raise SinkRefused(
-            f"{place.uri}: this lies in a {lake.kind} table, whose readers would never see the file, and whose clean-up would remove it. Nothing was "
+            f"{place.uri}: this is inside of a {lake.kind} table, whose readers would never see the file, and whose clean-up would remove it. Nothing was "
             "sent. Name a directory or file outside of the table, and load it from there.",
             sink=place.uri,
         )
-    with suppress(_Tried), Landing(place, _unsent_error) as landing:
+    with suppress(_Writable), Landing(place, _unsent_error) as landing:
         writer = _writer(landing, schema, place, form)
         with _form_faults(place, form):
             writer.write(pa.RecordBatch.from_pylist([], schema=schema))
         writer.close()
-        raise _Tried  # so that nothing lands
+        raise _Writable  # so that no file appears
 
 
-class _Tried(Exception):
-    """It can be written."""
+class _Writable(Exception):
+    """Raised to end a successful try without a file."""
 
 
 def sink_is_file(sink: PathLike, partition: str | None = None) -> bool:
-    """Whether a sink names one file for whatever partition is written to it, not a directory or a template; touches nothing.
+    """True if a sink names the same file for every partition, not a directory or a template; opens no file.
 
     Raises:
-        SinkError: nothing can write its suffix.
+        SinkError: there is no writer for its suffix.
     """
     _sink_place(sink, partition)
     return "{partition}" not in str(sink) and not str(sink).endswith("/") and form_of(str(sink)) is not None
 
 
 def check_apart(source: Any, sink: str | None, partition: str | None) -> None:
-    """Passes if what is written to `sink` is no part of what is read from `source`, as far as their paths say; opens no source.
+    """Passes if the file written to `sink` is not part of `source`, as far as their paths show; opens no source.
 
-    Else the rows are written over that were asked, or are read as rows of the source the next time.
+    Else the output would overwrite the rows that were asked, or would be read as rows of the source the next time.
 
     Raises:
         SinkRefused: it is one of the source's files, or would be; nothing was sent.
@@ -119,13 +119,13 @@ def check_apart(source: Any, sink: str | None, partition: str | None) -> None:
         place = (Place(text) if "://" in text and not text.startswith("file:") else place_of(text)).filled(partition, SourceError)
         if _holds(place, target):
             raise SinkRefused(
-                f"The sink {target} is part of the source {path}: it would be written over, or read as rows of it the next time. "
+                f"The sink {target} is part of the source {path}: it would be overwritten, or read as rows of it the next time. "
                 "Nothing was sent. Name a sink beside the source."
             )
 
 
 def _holds(place: Place, target: str) -> bool:
-    """Whether a file of that URI is one of the files that a path, a directory or a pattern stands for."""
+    """True if a file of that URI belongs to a path, a directory or a pattern."""
     source, target = (path if "://" in path else os.path.realpath(path) for path in (place.path, target))
     if target == source:
         return True
@@ -140,10 +140,10 @@ def _holds(place: Place, target: str) -> bool:
 
 
 class ParquetSink:
-    """A Parquet file, quick to write and to read, that appears when the `with` block ends well, and never otherwise.
+    """A Parquet file, quick to write and to read, that appears when the `with` block ends without an error, and never otherwise.
 
     Raises:
-        StagingError: it cannot be written; nothing of it is left, and what stood there before stays.
+        StagingError: it cannot be written; nothing of it is left, and an earlier file there is unchanged.
     """
 
     def __init__(self, path: PathLike, schema: pa.Schema) -> None:
@@ -175,13 +175,13 @@ def _writer(landing: Landing, schema: pa.Schema, place: Place, form: str) -> Wri
 
 @contextmanager
 def _form_faults(place: Place, form: str) -> Iterator[None]:
-    """Turns what a writer says of a type that it cannot write into a `SinkRefused`."""
+    """Turns a writer's error about a type that it cannot write into a `SinkRefused`."""
     try:
         yield
-    except (pa.ArrowException, TypeError, ValueError) as error:  # of JSON's encoder, too
+    except (pa.ArrowException, TypeError, ValueError) as error:  # also raised by JSON's encoder
         raise SinkRefused(
             f"{place.uri}: {form} cannot hold these columns: {error}. Nothing of it was kept. Take another sink, e.g. one that ends in .parquet; "
-            "whatever was answered is safe in staging and is not asked again.",
+            "all answers are safe in staging and are not asked again.",
             sink=place.uri,
         ) from error
 
@@ -189,7 +189,7 @@ def _form_faults(place: Place, form: str) -> Iterator[None]:
 def _sink_place(sink: PathLike, partition: str | None) -> tuple[Place, str]:
     template = place_of(sink, SinkError)
     place = template.filled(partition, SinkError)
-    # By the template: a key like "2026.11" is no suffix.
+    # From the template: the end of a key like "2026.11" is not a suffix.
     form = None if str(sink).endswith("/") else form_of(template.path.replace("{partition}", "key"))
     if form is None:
         name = "part" if partition is None else segment(partition)
@@ -197,7 +197,7 @@ def _sink_place(sink: PathLike, partition: str | None) -> tuple[Place, str]:
     if form not in WRITERS or place.path.lower().endswith(PACKINGS):
         raise SinkRefused(
             f"{place.uri}: no writer for this suffix. Nothing was sent or written. "
-            "End it in .parquet, .csv, .tsv or .jsonl, unpacked, or in / for a directory.",
+            "End it in .parquet, .csv, .tsv or .jsonl, uncompressed, or in / for a directory.",
             sink=place.uri,
         )
     return place, form
@@ -205,22 +205,22 @@ def _sink_place(sink: PathLike, partition: str | None) -> tuple[Place, str]:
 
 def _sink_error(place: Place, error: Exception) -> KeldError:
     return SinkError(
-        f"{place.uri}: cannot be written: {_cause(error)}. Nothing of it was kept; what stood there before is "
-        "unchanged, and the answers are safe in staging. Mend the place and run again: nothing is asked or paid twice.",
+        f"{place.uri}: cannot be written: {_cause(error)}. Nothing of it was kept; an earlier file there is "
+        "unchanged, and the answers are safe in staging. Correct the sink and run again: nothing is asked or paid twice.",
         sink=place.uri,
     )
 
 
 def _unsent_error(place: Place, error: Exception) -> KeldError:
     return SinkError(
-        f"{place.uri}: cannot be written: {_cause(error)}. Nothing was sent. Mend the place, or name another sink.", sink=place.uri
+        f"{place.uri}: cannot be written: {_cause(error)}. Nothing was sent. Correct the sink, or name another one.", sink=place.uri
     )
 
 
 def _staging_error(place: Place, error: Exception) -> KeldError:
     return StagingError(
-        f"{place.uri}: staging cannot be written: {_cause(error)}. Nothing of this file was kept; what stood there "
-        "before is unchanged. Mend the place and run again."
+        f"{place.uri}: staging cannot be written: {_cause(error)}. Nothing of this file was kept; an earlier file "
+        "there is unchanged. Correct the place and run again."
     )
 
 

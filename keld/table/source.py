@@ -1,4 +1,4 @@
-"""Source: whatever holds a table -> a `Table`."""
+"""Source: a path, frame, Arrow object or rows -> a `Table`."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,14 +20,14 @@ def open_table(source: Any, *, partition: str | None = None, reading: Reading = 
         source: a path, UPath or URI of a Parquet, CSV, JSONL or Arrow file, of a directory of them or of a Delta table, a pattern
             (`part-*.csv`) or a list of paths (`{partition}` in them is filled); a pandas or Polars frame; an Arrow table, batch, reader or
             dataset; anything with `__arrow_c_stream__`; rows as dicts, named tuples, dataclasses, `sqlite3.Row` or Pydantic objects; a dict of
-            columns; or a function that gives one of these, called only where the table is needed.
-        partition: the key; percent-encoded, so that it stays one segment of the path whatever it holds.
+            columns; or a function that returns one of these, called only when the table is needed.
+        partition: the key; percent-encoded, so that it is always one segment of the path.
         reading: how text files are read.
 
     Raises:
         SourceError: there is nothing to read, or it cannot be read; names the path and what to do.
-        InvalidJob: `reading` declares a column that is not there, or one whose type the table itself declares, or has an option that such a
-            source has no use for.
+        InvalidJob: `reading` declares a missing column, or one whose type the table itself declares, or has an option without effect on such
+            a source.
     """
     table = _opened(source() if callable(source) else source, partition, reading)
     _check_types(table, reading)
@@ -38,13 +38,13 @@ def _opened(source: Any, partition: str | None, reading: Reading) -> Table:
     if source is None or (isinstance(source, str) and not source.strip()):
         raise SourceError(
             f"the source is {source!r}, which is neither rows nor a path. Nothing was sent. Does a function return nothing, or is a name empty? "
-            "No rows are []."
+            "For no rows give []."
         )
     if _is_path(source):
         return _open_place(place_of(source).filled(partition, SourceError).as_written(), reading)
     if isinstance(source, list | tuple) and source and all(map(_is_path, source)):
         return _open_all([place_of(path).filled(partition, SourceError).as_written() for path in source], reading, f"{len(source)} paths")
-    reading.check_used(f"a {type(source).__name__}, which is no text file")
+    reading.check_used(f"a {type(source).__name__}, which is not a text file")
     library = type(source).__module__.partition(".")[0]
     if library == "pandas":
         return of_pandas(source)
@@ -59,7 +59,7 @@ def _opened(source: Any, partition: str | None, reading: Reading) -> Table:
     if isinstance(source, Iterable) and not isinstance(source, bytes):
         return of_rows(source)
     raise SourceError(
-        f"a {type(source).__name__} is no table. Nothing was sent. "
+        f"a {type(source).__name__} is not a table. Nothing was sent. "
         "Give a path, a pandas or Polars frame, an Arrow object, or rows as dicts."
     )
 
@@ -78,12 +78,12 @@ def _open_place(place: Place, reading: Reading) -> Table:
         return of_directory(place, reading) if place.is_dir() else of_files([(place, [])], reading, place.uri)
     except KeldError:
         raise
-    except Exception as error:  # every fsspec file system has its own
+    except Exception as error:  # every fsspec file system has its own errors
         raise unreadable(place, error) from error
 
 
 def _open_all(places: Sequence[Place], reading: Reading, description: str) -> Table:
-    """The files of several paths, in their order, as one table."""
+    """One table of the files of several paths, in their order."""
     if not places:
         raise SourceError(
             f"{description}: no file matches this pattern. Nothing was sent. Check it and the partition's key.", source=description
@@ -102,7 +102,7 @@ def _open_all(places: Sequence[Place], reading: Reading, description: str) -> Ta
                 )
         except OSError as error:
             raise unreadable(place, error) from error
-    # What their directories say (`day=2026-11-02/`) is a column only where a directory is read as a whole.
+    # The names of directories (`day=2026-11-02/`) become columns only if a directory is read as a whole.
     return of_files([(place, []) for place in places], reading, f"{description} ({len(places)} files)")
 
 
@@ -116,6 +116,6 @@ def _check_types(table: Table, reading: Reading) -> None:
         found = table.schema.field(name).type
         if found != plain_type(kind):
             raise InvalidJob(
-                f"types declares {name!r} {kind}, and {table.description} itself says that it is {found}. Nothing was sent. "
+                f"types declares {name!r} {kind}, and {table.description} itself has the type {found}. Nothing was sent. "
                 "types= is for CSV, JSON Lines and the names of Hive directories; convert the column in the source."
             )

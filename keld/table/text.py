@@ -1,7 +1,7 @@
-"""Text: the bytes of a text file as UTF-8, and what is told where they are none.
+"""Text: the bytes of a text file as UTF-8, and the error if they are not text.
 
-UTF-8, with its mark or without, and UTF-16 by its mark are read as they are; anything else is refused with the line and the byte, and read
-where it is declared.  No encoding is guessed: the guess of a good library takes German for Central European, and nobody is told.
+UTF-8, with or without a byte order mark, and UTF-16 with one are read as they are; anything else is refused with the line and the byte, unless
+its encoding is declared.  No encoding is guessed: even a good library takes German for Central European, without an error.
 """
 
 import codecs
@@ -12,7 +12,7 @@ from contextlib import closing
 from keld.errors import SourceError
 from keld.table.place import Place
 
-TEXT_BLOCK = 2 << 20  # what is read at once, and the largest row of a CSV file
+TEXT_BLOCK = 2 << 20  # bytes that are read at once, and the largest row of a CSV file
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -20,10 +20,10 @@ class Text(io.RawIOBase):
     """The text of a file as bytes of UTF-8, without a mark.
 
     Args:
-        encoding: the declared one; None: by the mark, else UTF-8.
-        watch: shown all bytes, in their order.
+        encoding: the declared one; None: by the byte order mark, else UTF-8.
+        watch: called with all bytes, in their order.
 
-    What cannot be decoded ends the file, and `broken` says so: an exception would pass through Arrow, which reads ahead in a thread.
+    Bytes that cannot be decoded end the file and set `broken`: an exception would be raised in Arrow's read-ahead thread.
     """
 
     def __init__(self, place: Place, encoding: str | None, watch: Callable[[bytes], None] = lambda data: None) -> None:
@@ -40,7 +40,7 @@ class Text(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """`size` bytes, or fewer at the end."""
+        """The next `size` bytes, or fewer at the end."""
         parts, length = [self._rest], len(self._rest)
         while (size < 0 or length < size) and not self.broken and (raw := self._file.read(TEXT_BLOCK)):
             parts.append(self._text(raw))
@@ -70,7 +70,7 @@ class Text(io.RawIOBase):
 
 
 def encoding_fault(place: Place, encoding: str | None) -> SourceError | None:
-    """What is wrong with the encoding, and where; None where nothing is."""
+    """The error about the encoding, with its line and byte; None if the text decodes."""
     with closing(Text(place, encoding)) as text:
         encoding = text.encoding
     decoder, line, at = codecs.getincrementaldecoder(encoding)(), 1, 0
@@ -92,12 +92,12 @@ def encoding_fault(place: Place, encoding: str | None) -> SourceError | None:
 def _not_text(place: Place, encoding: str, line: int, at: int) -> SourceError:
     is_default = codecs.lookup(encoding).name == "utf-8"
     what = "UTF-8" if is_default else encoding
-    way = "Declare what it is, e.g. encoding='cp1252', or save it as UTF-8." if is_default else "Correct encoding=, or mend the file."
+    way = "Declare its encoding, e.g. encoding='cp1252', or save it as UTF-8." if is_default else "Correct encoding=, or the file."
     return SourceError(f"{place.uri}: line {line} is not {what} (at byte offset {at:,}). Nothing was sent. {way}", source=place.uri)
 
 
 def check_no_nul(place: Place, head: bytes) -> None:
-    """Passes if the text does not look like UTF-16 or UTF-32 without a mark, which is valid UTF-8 as far as it is English.
+    """Passes if the text does not look like UTF-16 or UTF-32 without a byte order mark, which for English text is valid UTF-8.
 
     Raises:
         SourceError: every second byte at the beginning is NUL.
@@ -114,7 +114,7 @@ def check_no_nul(place: Place, head: bytes) -> None:
 
 
 def line_at(place: Place, encoding: str | None, byte: int) -> int:
-    """The number of the line in which a byte of the text (as UTF-8) stands, counted from 1."""
+    """The number of the line, counted from 1, that holds a byte of the text (as UTF-8)."""
     line = 1
     with closing(Text(place, encoding)) as text:
         while byte > 0 and (data := text.read(min(byte, TEXT_BLOCK))):

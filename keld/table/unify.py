@@ -1,6 +1,6 @@
-"""Unify: one schema for the files of a directory, where no value changes by it.
+"""Unify: one schema for the files of a directory, if no value changes by it.
 
-A white list: Arrow's own permissive rules make doubles of 64-bit integers, and bytes of text.
+A list of allowed pairs: Arrow's own permissive rules turn 64-bit integers into doubles, and text into bytes.
 """
 
 import pyarrow as pa
@@ -14,7 +14,7 @@ _UNITS = ["s", "ms", "us", "ns"]
 
 
 def unified(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The type that holds every value of both plain types; None where there is none."""
+    """The type that holds every value of both plain types; None if there is none."""
     types = pa.types
     if one == other or types.is_null(other):
         return one
@@ -52,7 +52,7 @@ def _by_parts(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 
 
 def unified_text(one: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """As `unified`, of files whose values can all be kept as JSON, as they are written."""
+    """As `unified`, for files whose values can all be kept as JSON, as they are written."""
     exact = pa.types.is_null(one) or pa.types.is_null(other) or pa.types.is_floating(one) == pa.types.is_floating(other)
     found = unified(one, other) if exact else None
     return json_type() if found is None else found

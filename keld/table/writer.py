@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from keld.table.block import plain
+from keld.table.block import plain_blocks
 from keld.value import csv_texts, encode_lines, jsonable
 
 _GROUP_BYTES, _GROUP_ROWS = 16 << 20, 131_072
@@ -18,7 +18,7 @@ class Writer(Protocol):
 
 
 class ParquetWriter:
-    """Row groups of so many bytes or 131,072 rows, whichever comes first: what the writer holds in memory."""
+    """Writes row groups of `group_bytes` or 131,072 rows, whichever comes first; the writer holds one in memory."""
 
     def __init__(self, landing: Any, schema: pa.Schema, *, group_bytes: int = _GROUP_BYTES, **options: Any) -> None:
         self._schema = schema
@@ -45,7 +45,7 @@ class ParquetWriter:
 
 
 class CsvWriter:
-    """Nested values as JSON text, decimals in plain digits, binary as base64; null is empty, and no text is `""`."""
+    """Writes nested values as JSON text, decimals in plain digits, binary as base64, null as an empty field, an empty text as `""`."""
 
     def __init__(self, landing: Any, schema: pa.Schema, *, delimiter: str = ",") -> None:
         from pyarrow import csv as arrow_csv
@@ -63,24 +63,24 @@ class CsvWriter:
 
 
 def _csv_type(kind: pa.DataType) -> pa.DataType:
-    """What Arrow itself writes as it should, else text."""
+    """The type itself if Arrow writes it correctly, else text."""
     types = pa.types
     return kind if types.is_integer(kind) or types.is_float32(kind) or types.is_float64(kind) or types.is_boolean(kind) else pa.string()
 
 
 class _JsonlWriter:
-    """Decimals as numbers with all digits, times as ISO 8601, binary as base64; NaN, which JSON lacks, as null."""
+    """Writes decimals as numbers with all digits, times as ISO 8601, binary as base64, and NaN, which JSON does not have, as null."""
 
     def __init__(self, landing: Any, schema: pa.Schema) -> None:
         self._landing, self._schema = landing, schema
 
     def write(self, batch: pa.RecordBatch) -> None:
-        for block in plain(batch, self._schema):
+        for block in plain_blocks(batch, self._schema):
             columns = [jsonable(column) for column in block.columns]
             self._landing.write(encode_lines([dict(zip(self._schema.names, row, strict=True)) for row in zip(*columns, strict=True)]))
 
     def close(self) -> None:
-        """Nothing: a line is whole when it is written."""
+        """Does nothing: each line is complete when it is written."""
 
 
 WRITERS: dict[str, Callable[[Any, pa.Schema], Writer]] = {

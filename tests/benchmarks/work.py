@@ -105,7 +105,7 @@ def decode_keld(folder: Path) -> float:
 
     import numpy as np
 
-    from keld.answer import Sent, collect
+    from keld.answer import Sent, judge_results
     from keld.price import Lane, rates
     from keld.providers.provider import ACCOUNTS, connect
     from keld.schema import OutputSchema
@@ -118,7 +118,7 @@ def decode_keld(folder: Path) -> float:
     output = OutputSchema.from_json(_question().output)
     _warm()
     start = time.perf_counter()
-    tally = collect(
+    tally = judge_results(
         [folder / "results.jsonl"], provider.reader(_question(), "gpt-5-mini").results, sent, output, folder / "answers.parquet"
     )
     spent = time.perf_counter() - start

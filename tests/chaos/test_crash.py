@@ -17,7 +17,7 @@ import keld as package
 from keld import Keld, failpoint
 from keld.emulator import Emulator
 from keld.ledger import Ledger
-from keld.state import Event
+from keld.state import Event, RunEvent
 from tests.support.injected_bugs import BUGS
 from tests.support.lane_purchases import listen, paid
 from tests.support.ticket_job import Peer, anthropic, billed_usd, creates, ledger_dump, openai, outcomes
@@ -281,7 +281,7 @@ def test_every_point_in_the_source_has_its_kill() -> None:
     source = "\n".join(path.read_text() for path in Path(package.__file__).parent.rglob("*.py"))
     literal = set(re.findall(r'failpoint\("([a-z_.]+)"\)', source))
     files = {f"{name}.{step}" for name in re.findall(r'"(staging\.[a-z]+)"', source) for step in ("write", "fsync", "rename", "done")}
-    kinds = set(re.findall(r'record_run\(\s*visit\.lease,\s*[a-z.()]+,\s*"([a-z_]+)"', source))
+    kinds = {RunEvent[name].value for name in re.findall(r"record_run\(\s*context\.lease,\s*[a-z.()]+,\s*RunEvent\.([A-Z_]+)", source)}
     runs = {f"ledger.run_{kind}.{when}" for kind in kinds for when in ("before", "after")}
     events = {f"ledger.{event.value}.{when}" for event in Event for when in ("before", "after")}
     assert kinds >= {"writing", "finished", "superseded"}

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from keld.deadline import moves_at
-from keld.plan import Candidate, Option, Terms, Work, choose_first, choose_rest, moves_on, reckon
+from keld.deadline import escalation_time
+from keld.plan import Candidate, Constraints, Option, Work, choose_first, choose_rest, evaluate, would_escalate
 from keld.price import Lane
 from keld.speed import Speed, measured
 from keld.turnaround import Turnaround, turnaround
@@ -135,7 +135,7 @@ class KeldPolicy:
 
     def _options(
         self, engine: Engine, run: Run, ceiling_usd: Decimal | None, due: float | None, left: int | None = None
-    ) -> tuple[list[Option], Terms]:
+    ) -> tuple[list[Option], Constraints]:
         order, now = run.order, engine.now
         speeds = {name: self._speed_of(engine, run, name) for name in order.accounts}
         candidates = [
@@ -152,13 +152,13 @@ class KeldPolicy:
             for name in order.accounts
             for lane, rates in ACCOUNTS[name].rates.items()
         ]
-        terms = Terms(
+        terms = Constraints(
             now=instant(now),
             due=None if due is None else instant(due),
             ceiling_usd=ceiling_usd,
             probability=self.probability,
         )
-        return reckon(candidates, work_left(run, left), terms), terms
+        return evaluate(candidates, work_left(run, left), terms), terms
 
     # -- what the runner does ---------------------------------------------------------------------------------
 
@@ -203,8 +203,8 @@ class KeldPolicy:
             left = engine.roads["openai"].left(at_hand)
         speeds = {name: self._speed_of(engine, run, name) for name in run.order.accounts}
         flex = speeds["openai"] if batch and self._flex_costs_no_more(run) else None
-        at = (moves_at(instant(run.order.due), left, list(speeds.values()), batch=batch, flex=flex) - EPOCH).total_seconds()
-        if engine.now >= at and self._moves_on(engine, run, left, Lane.BATCH if batch else Lane.FLEX):
+        at = (escalation_time(instant(run.order.due), left, list(speeds.values()), batch=batch, flex=flex) - EPOCH).total_seconds()
+        if engine.now >= at and self._would_escalate(engine, run, left, Lane.BATCH if batch else Lane.FLEX):
             run.escalated = True
             if batch:
                 engine.cancel(run)
@@ -216,10 +216,10 @@ class KeldPolicy:
     def _flex_costs_no_more(self, run: Run) -> bool:
         return "openai" in run.order.accounts and run.order.row_usd("openai", Lane.FLEX) <= run.order.row_usd(run.account, Lane.BATCH)
 
-    def _moves_on(self, engine: Engine, run: Run, left: int, lane: Lane) -> bool:
+    def _would_escalate(self, engine: Engine, run: Run, left: int, lane: Lane) -> bool:
         free = room(run)
         found, terms = self._options(engine, run, None if free is None else free + Decimal(run.reserved_usd), run.order.due, left)
-        return moves_on(found, terms, lane)
+        return would_escalate(found, terms, lane)
 
     def batch_over(self, engine: Engine, run: Run, batch: Batch, done: int) -> None:
         record = self._records[run.order.number]

@@ -168,13 +168,15 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_continue(emulator: Emu
     """The batch at the provider goes on; the same command finds it."""
     open_emulator(frozen=True, latency_s=3600)
     words = ["run", "jobs.py:labels", "-s", "in.parquet", "-t", "out.parquet", "-p", "monday", "--poll-s", "0.05"]
-    with subprocess.Popen([sys.executable, "-m", "keld", *words], stderr=subprocess.PIPE, text=True) as process:
+    # A suite that runs in the background ignores interrupts, and so would its children.
+    heard = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_module('keld', run_name='__main__')"
+    with subprocess.Popen([sys.executable, "-c", heard, *words], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = next(line for line in process.stderr if "in_progress" in line)
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
     assert process.returncode == Exit.INTERRUPTED, said + rest
-    assert "Interrupted. labels[monday] keeps its place: 1 batch goes on at the provider" in rest
+    assert "Interrupted. labels[monday] can be continued: 1 batch continues at the provider" in rest
     assert "keld cancel labels --partition monday" in rest
 
 
@@ -281,7 +283,7 @@ def test_json_of_a_refusal_is_nothing_on_standard_output(emulator: Emulator) -> 
         (r"e.g. delimiter='\t' for a tab", r"e.g. --delimiter '\t' for a tab"),
         ("or give quote='' where", "or give --quote '' where"),
         ("types={'a': 'int64', 'b c': 'decimal(12,2)'}.", "--types a=int64 --types 'b c=decimal(12,2)'."),
-        ("Correct encoding=, or mend the file.", "Correct --encoding, or mend the file."),
+        ("Correct encoding=, or the file.", "Correct --encoding, or the file."),
         ("give force=True (`keld run --force`).", "give --force (`keld run --force`)."),
         ("e.g. ceiling_usd=40, output_prefix='llm_'", "e.g. ceiling_usd=40, output_prefix='llm_'"),
         ("/data/partition=2026/part.csv: no", "/data/partition=2026/part.csv: no"),

@@ -24,6 +24,7 @@ from tests.support.documents import DOCS, PAGES, ROOT, Block, Command, blocks, c
 TUTORIAL = DOCS / "tutorial.md"
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 NOT_RUN = ("dagster", "make", ".ci/run", "mkdir")  # servers; what sets up and tests the project; what the fixture has done
+FOLLOWED = "docs/add-a-provider.md"  # with its files in toml: by a test of the kinds of providers
 PAGES_TO_RUN = [
     page
     for page in PAGES
@@ -122,7 +123,8 @@ def test_a_page_that_lies_is_found() -> None:
 def test_every_block_of_code_is_run_by_some_test() -> None:
     """A block in another language would not be run."""
     languages = {block.language for page in PAGES for block in blocks(page)}
-    assert languages <= {"", "python", "console"}
+    assert languages <= {"", "python", "console", "toml"}
+    assert {name(page) for page in PAGES if any(block.language == "toml" for block in blocks(page))} == {FOLLOWED}
     run_elsewhere = {"README.md", "docs/how-to/airflow.md", "docs/how-to/dagster.md"}
     with_python = {name(page) for page in PAGES if any(block.language == "python" for block in blocks(page))}
     assert with_python - {name(page) for page in PAGES_TO_RUN} == run_elsewhere

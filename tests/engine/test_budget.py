@@ -123,7 +123,7 @@ def test_a_cancel_ends_though_the_provider_is_dead_and_says_what_may_be_out_ther
         return
     assert outcomes(keld, status) == ["quarantined"] * 6
     assert "batch_1" in keld.read(status.id).read_all().column("keld_error").to_pylist()[0]
-    assert [(batch.state, batch.batch_id) for batch in status.out_there] == [(State.QUARANTINED, "batch_1")]
+    assert [(batch.state, batch.batch_id) for batch in status.maybe_running] == [(State.QUARANTINED, "batch_1")]
     assert status.reserved_usd > 0
     made.dawdles = lambda method, route, head: False
     keld.reconcile()

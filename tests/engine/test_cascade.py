@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from keld import Job, Keld, Status, failpoint
-from keld.cascade import seal, unsatisfied
+from keld.cascade import serialize_accept, unsatisfied
 from keld.emulator import Emulator
 from keld.errors import InvalidJob
 from keld.schema import output_schema
@@ -130,10 +130,10 @@ def test_one_model_has_none_behind_it() -> None:
 
 def test_a_null_does_not_satisfy() -> None:
     output = output_schema(Sure)
-    sealed = seal("j", {"confidence": 0.5}, output)
-    assert sealed is not None
+    serialized = serialize_accept("j", {"confidence": 0.5}, output)
+    assert serialized is not None
     rows = pa.RecordBatch.from_pylist([{"category": "a", "confidence": None}, {"category": "b", "confidence": 0.5}], schema=output.columns)
-    assert unsatisfied(rows, sealed).tolist() == [True, False]
+    assert unsatisfied(rows, serialized).tolist() == [True, False]
 
 
 # --- one first --------------------------------------------------------------------------------------------------------

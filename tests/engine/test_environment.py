@@ -440,7 +440,7 @@ def test_a_field_of_a_path_that_nothing_fills_is_refused(keld: Keld, emulator: E
         lambda: keld.plan(triage(openai), [path], partition="a"),
         lambda: keld.write(done.id, path),
     ):
-        with pytest.raises(InvalidJob, match="which nothing fills"):
+        with pytest.raises(InvalidJob, match="which Keld does not fill"):
             refused()
     assert len(emulator.requests()) > sent
     assert [found.name for found in tmp_path.rglob("*{*")] == []

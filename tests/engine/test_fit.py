@@ -28,7 +28,7 @@ def test_a_model_that_cannot_take_the_schema_is_left_out_and_told(keld: Keld, em
 
 
 def test_a_schema_that_no_model_can_take_is_refused_by_the_name_of_its_field(keld: Keld, emulator: Emulator) -> None:
-    with pytest.raises(SchemaError, match=r"none of models can be asked.*Nothing was sent.*claude-haiku-4-5: `\$\.counts` is a map"):
+    with pytest.raises(SchemaError, match=r"none of the models can be asked.*Nothing was sent.*claude-haiku-4-5: `\$\.counts` is a map"):
         keld.submit(triage(anthropic, output_type=MAP), tickets(3))
     with pytest.raises(SchemaError, match="makes no embeddings"):
         keld.plan(triage(anthropic, output_type=Embedding(dimensions=8)), tickets(3))

@@ -91,7 +91,7 @@ def test_another_owners_job_of_the_name_is_refused_and_never_gives_its_rows(keld
         for partition in (None, "another"):
             for ask in (keld.submit, keld.plan, keld.run):
                 with pytest.raises(
-                    InvalidJob, match=r"here:labels_A declares .* there:labels_B asks otherwise \(the prompt and the source\)"
+                    InvalidJob, match=r"here:labels_A declares .* there:labels_B declares it differently \(the prompt and the source\)"
                 ) as no:
                     ask(other, mails, partition=partition, **B)
                 assert "Nothing was sent" in str(no.value)

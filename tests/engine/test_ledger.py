@@ -607,7 +607,7 @@ def test_a_ledger_that_is_broken_says_what_to_do_and_claims_nothing(tmp_path: Pa
         path.write_bytes(broken)
         for beside in tmp_path.glob("ledger.db-*"):
             beside.unlink()
-        with pytest.raises(LedgerError, match=r"(is damaged|is not whole).*from-staging") as caught:
+        with pytest.raises(LedgerError, match=r"(is damaged|is incomplete).*from-staging") as caught:
             ledger = Ledger(f"sqlite:///{path}")
             ledger.catalog.runs("default")
         assert "stands" not in str(caught.value)

@@ -190,7 +190,7 @@ def test_reconcile_that_has_no_more_time_says_so_and_changes_nothing_it_did_not_
     before = len(emulator.requests())
     with pytest.raises(ProviderUnreachable, match=rf"before all batches of {peer.name} had been looked at\. 0 were found.*--minutes"):
         keld.reconcile(budget_s=0, progress=told.append)
-    assert (told, len(emulator.requests()), keld.ledger.strays_of(status.id)) == ([], before, [])
+    assert (told, len(emulator.requests()), keld.ledger.orphans.of(status.id)) == ([], before, [])
     found = keld.reconcile(dry_run=True, progress=told.append)
     assert told == found != []
 

@@ -8,23 +8,25 @@ import pytest
 
 from keld import Keld, Settings, Status
 from keld.emulator import Emulator
-from keld.ledger import Waiting
-from keld.runner.queue import turn
+from keld.ledger import QueuedShard
+from keld.runner.queue import waits_until
 from tests.support.ticket_job import anthropic, check_promise, creates, fault, openai, outcomes, tickets, triage
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 AGAIN = timedelta(seconds=30)
 
 
-def waiting(name: str, *, deadline_h: float | None = None, due_s: float | None = 0, tried_s: float | None = -600, **more: Any) -> Waiting:
+def waiting(
+    name: str, *, deadline_h: float | None = None, due_s: float | None = 0, tried_s: float | None = -600, **more: Any
+) -> QueuedShard:
     """A shard; times from now."""
     at = {name: None if of is None else NOW + timedelta(seconds=of) for name, of in (("not_before", due_s), ("tried_at", tried_s))}
     deadline = None if deadline_h is None else NOW + timedelta(hours=deadline_h)
-    return Waiting(shard_id=name, ordinal=0, run_id=name, deadline_at=deadline, created_at=NOW, next_check_at=None, **{**at, **more})
+    return QueuedShard(shard_id=name, ordinal=0, run_id=name, deadline_at=deadline, created_at=NOW, next_check_at=None, **{**at, **more})
 
 
-def next_turn(me: Waiting, *others: Waiting, fresh: bool = False) -> datetime | None:
-    return turn(me, others, NOW, fresh=fresh, ask_again=AGAIN)
+def next_turn(me: QueuedShard, *others: QueuedShard, fresh: bool = False) -> datetime | None:
+    return waits_until(me, others, NOW, fresh=fresh, ask_again=AGAIN)
 
 
 def test_where_nobody_waits_everybody_goes() -> None:

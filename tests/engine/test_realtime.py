@@ -20,7 +20,7 @@ from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.failpoint import FailpointHit
 from keld.price import Lane
-from keld.realtime import Options, Stopped, Time, stretch
+from keld.realtime import Options, Stopped, Time, run_realtime
 from keld.realtime.journal import Journal
 from keld.request import custom_id
 from keld.schema import Embedding, output_schema
@@ -128,10 +128,10 @@ def test_rate_limits_are_met_at_their_pace(
     emulator = open_emulator(**limit)
     rows = Rows(peer=peer, folder=str(tmp_path), count=300)
     began = emulator.now()
-    done = rows.ask(clock=turning(emulator), manner=Options(output_tokens=256))
+    done = rows.ask(clock=turning(emulator), options=Options(output_tokens=256))
     assert (done.answered, done.in_doubt) == (300, 0)
     assert rows.paid(emulator) == once(range(300))
-    assert statuses(emulator).count(429) == done.turned_away <= 10
+    assert statuses(emulator).count(429) == done.rejected <= 10
     least = (
         300 / 60 - 1
         if "requests_per_minute" in limit
@@ -146,24 +146,24 @@ def test_a_storm_without_headers_costs_time_only(rows: Rows, emulator: Emulator)
     for skip in range(0, 60, 3):
         fault(emulator, "realtime", "status", status=429, skip=skip)
     done = rows.ask(clock=turning(emulator))
-    assert (done.answered, done.turned_away) == (60, 20)
+    assert (done.answered, done.rejected) == (60, 20)
     assert rows.paid(emulator) == once(range(60))
 
 
 def test_retry_after_is_waited_for(rows: Rows, emulator: Emulator) -> None:
     """Nothing is sent before the time the provider names."""
     fault(emulator, "realtime", "status", status=429, retry_after=120)
-    done = rows.ask(clock=turning(emulator), manner=Options(begin_with=1, most=1))
+    done = rows.ask(clock=turning(emulator), options=Options(begin_with=1, most=1))
     first, second = [call.at for call in emulator.requests()][:2]
     assert (second - first).total_seconds() >= 120
-    assert (done.answered, done.turned_away) == (6, 1)
+    assert (done.answered, done.rejected) == (6, 1)
 
 
 def test_a_wait_beyond_all_patience_ends_the_stretch_at_once(rows: Rows, emulator: Emulator) -> None:
     """Who is told to come back tomorrow does not hold a worker until then."""
     fault(emulator, "realtime", "status", status=429, retry_after=7_000, times=None)
     began = emulator.now()
-    done = rows.ask(clock=turning(emulator), manner=CALM)
+    done = rows.ask(clock=turning(emulator), options=CALM)
     assert (done.stopped, done.answered, done.in_doubt, len(done.undone)) == (Stopped.NO_CAPACITY, 0, 0, 6)
     assert done.retry_after_s == pytest.approx(7_000, abs=60)
     assert emulator.now() == began
@@ -183,7 +183,7 @@ def test_what_was_not_done_is_tried_again_until_patience_ends(rows: Rows, emulat
     """No capacity in flex, an overload: not paid, so it may be asked again; and left for the next time when that does not help."""
     if rows.peer is openai or how["status"] != 429:
         fault(emulator, "realtime", "status", times=None, **how)
-        done = rows.ask(clock=turning(emulator), manner=CALM)
+        done = rows.ask(clock=turning(emulator), options=CALM)
         assert (done.stopped, len(done.undone), done.in_doubt) == (Stopped.NO_CAPACITY, 6, 0)
         emulator.clear_faults()
     assert rows.ask(clock=turning(emulator)).answered == 6
@@ -193,7 +193,7 @@ def test_what_was_not_done_is_tried_again_until_patience_ends(rows: Rows, emulat
 def test_a_host_that_is_not_there_is_tried_again_and_nothing_is_in_doubt(rows: Rows, emulator: Emulator) -> None:
     """No byte went out."""
     gone = replace(rows, account={"base_url": "http://127.0.0.1:9/v1"})
-    done = gone.ask(clock=turning(emulator), manner=CALM)
+    done = gone.ask(clock=turning(emulator), options=CALM)
     assert (done.stopped, done.in_doubt, len(done.undone)) == (Stopped.NO_CAPACITY, 0, 6)
     assert rows.ask().answered == 6
 
@@ -209,7 +209,7 @@ def test_a_host_that_is_not_there_is_tried_again_and_nothing_is_in_doubt(rows: R
 def test_a_lost_reply_is_in_doubt_and_not_asked_again(rows: Rows, emulator: Emulator, do: str, how: dict[str, Any]) -> None:
     """It may have been paid; only a later round, which has the money for it, may ask again."""
     fault(emulator, "realtime", do, times=2, **how)
-    done = rows.ask(clock=turning(emulator), manner=CALM)
+    done = rows.ask(clock=turning(emulator), options=CALM)
     assert (done.answered, done.in_doubt, len(done.undone), done.stopped) == (4, 2, 0, Stopped.DONE)
     assert len(emulator.requests()) == 6
     assert max(rows.paid(emulator).values()) == 1
@@ -223,7 +223,7 @@ def test_a_lost_reply_is_in_doubt_and_not_asked_again(rows: Rows, emulator: Emul
 
 def test_a_request_that_times_out_is_in_doubt(rows: Rows, emulator: Emulator) -> None:
     fault(emulator, "realtime", "delay", delay_s=0.5)
-    done = rows.ask(manner=Options(timeout_s=0.2), clock=turning(emulator))
+    done = rows.ask(options=Options(timeout_s=0.2), clock=turning(emulator))
     assert (done.answered, done.in_doubt) == (5, 1)
 
 
@@ -268,7 +268,7 @@ def test_a_refused_key_stops_the_stretch(rows: Rows, emulator: Emulator, how: di
     if rows.peer is anthropic and how["status"] == 429:
         how = {"status": 402}
     fault(emulator, "realtime", "status", times=None, skip=2, **how)
-    done = rows.ask(manner=Options(begin_with=1, most=1))
+    done = rows.ask(options=Options(begin_with=1, most=1))
     assert done.stopped is Stopped.ACCESS
     assert isinstance(done.problem, AccessRefused)
     assert (done.answered, done.in_doubt, done.undone.tolist()) == (2, 0, [2, 3, 4, 5])
@@ -297,14 +297,14 @@ def test_a_redirect_is_not_followed(rows: Rows, emulator: Emulator) -> None:
         assert other.requests() == []
 
 
-# --- told to stop -----------------------------------------------------------------------------------------------------
+# --- asked to stop ----------------------------------------------------------------------------------------------------
 
 
 def test_a_stretch_that_is_told_to_stop_awaits_what_is_in_flight(rows: Rows, emulator: Emulator) -> None:
     """What is in flight may be paid; leaving it would lose the answer."""
     rows = replace(rows, count=50)
-    done = rows.ask(stop=lambda: len(emulator.requests()) >= 10, manner=CALM)
-    assert done.stopped is Stopped.TOLD
+    done = rows.ask(should_stop=lambda: len(emulator.requests()) >= 10, options=CALM)
+    assert done.stopped is Stopped.BY_CALLER
     assert 10 <= done.answered <= 14
     assert (done.in_doubt, len(done.undone)) == (0, 50 - done.answered)
     assert rows.paid(emulator) == once(set(range(50)) - set(done.undone.tolist()))
@@ -324,7 +324,7 @@ def test_what_stop_raises_is_raised_when_the_flying_ones_are_safe(rows: Rows, em
         return False
 
     with pytest.raises(LeaseLost):
-        rows.ask(stop=stop)
+        rows.ask(should_stop=stop)
     assert len(emulator.bill()) == 4
     assert rows.ask().in_doubt == 0
     assert rows.paid(emulator) == once(range(6))
@@ -362,7 +362,7 @@ def test_a_kill_costs_at_most_what_was_in_flight_and_it_is_counted(fast: Rows, e
 @pytest.mark.parametrize("rest", [b'{"custom_id":"fastfastfa-0000', b"\0" * 500])
 def test_a_torn_last_line_is_no_answer(rows: Rows, emulator: Emulator, rest: bytes) -> None:
     """A power cut may leave half a line, or a block of nothing; the row was in flight, and is asked again."""
-    rows.ask(stop=lambda: len(emulator.requests()) >= 3, manner=Options(begin_with=1, most=1))
+    rows.ask(should_stop=lambda: len(emulator.requests()) >= 3, options=Options(begin_with=1, most=1))
     with rows.journal.open("ab") as file:
         file.write(rest)
     with rows.journal.with_suffix(".sent").open("ab") as file:
@@ -374,7 +374,7 @@ def test_a_torn_last_line_is_no_answer(rows: Rows, emulator: Emulator, rest: byt
 
 
 def test_marks_that_a_power_cut_took_lose_no_row(rows: Rows, emulator: Emulator) -> None:
-    rows.ask(stop=lambda: len(emulator.requests()) >= 3, manner=Options(begin_with=1, most=1))
+    rows.ask(should_stop=lambda: len(emulator.requests()) >= 3, options=Options(begin_with=1, most=1))
     rows.journal.with_suffix(".sent").unlink()
     done = rows.ask()
     assert (done.answered, done.in_doubt) == (6, 0)
@@ -391,7 +391,7 @@ def test_a_fault_of_ours_ends_the_stretch_and_the_next_one_goes_on(
     monkeypatch.setenv("KELD_FAILPOINT", f"{point}:{action}:2")
     points._passes.clear()
     with pytest.raises(error):
-        rows.ask(manner=CALM)
+        rows.ask(options=CALM)
     monkeypatch.delenv("KELD_FAILPOINT")
     done = rows.ask()
     assert (done.answered + done.in_doubt, len(done.undone)) == (30, 0)
@@ -409,7 +409,7 @@ def test_an_answer_is_durable_before_the_row_counts(rows: Rows, monkeypatch: pyt
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (fsync(descriptor), order.append("fsync"))[0])
     monkeypatch.setattr(points, "on_pass", order.append)
-    rows.ask(manner=Options(begin_with=1, most=1))
+    rows.ask(options=Options(begin_with=1, most=1))
     assert [step for step in order if step in ("realtime.send", "fsync")][1:] == ["realtime.send", "fsync"] * 6
 
 
@@ -423,7 +423,7 @@ def test_many_answers_share_one_fsync(rows: Rows, monkeypatch: pytest.MonkeyPatc
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", slow)
-    assert replace(rows, count=200).ask(manner=Options(begin_with=64, most=64)).answered == 200
+    assert replace(rows, count=200).ask(options=Options(begin_with=64, most=64)).answered == 200
     assert count < 200
 
 
@@ -476,7 +476,7 @@ def test_no_prompt_and_no_key_in_the_log(rows: Rows, emulator: Emulator, caplog:
     fault(emulator, "realtime", "status", status=500, message=f"CANARY {emulator.api_key}", skip=1)
     rows.ask(clock=turning(emulator))
     said = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("keld"))
-    assert "stretch.ended" in said
+    assert "realtime.ended" in said
     assert not re.search(f"CANARY|{re.escape(emulator.api_key)}", said)
 
 
@@ -490,9 +490,9 @@ def test_rows_are_read_as_they_are_asked(rows: Rows, emulator: Emulator) -> None
             yield position, fragment
 
     many = replace(rows, count=500)
-    stretch(
+    run_realtime(
         many.provider, many.encoder, many.reader, many.lane, NONCE, many.positions, fragments, many.journal,
-        stop=lambda: len(emulator.requests()) >= 5, manner=CALM, clock=Time(),
+        should_stop=lambda: len(emulator.requests()) >= 5, options=CALM, clock=Time(),
     )  # fmt: skip
     assert len(read) <= 20
 
@@ -503,7 +503,7 @@ def test_five_thousand_rows(open_emulator: Callable[..., Emulator], peer: Peer, 
     emulator = open_emulator(realtime_latency_s=0.05)
     rows = Rows(peer=peer, folder=str(tmp_path), count=5_000)
     done = rows.ask()
-    assert (done.answered, done.in_doubt, done.turned_away) == (5_000, 0, 0)
+    assert (done.answered, done.in_doubt, done.rejected) == (5_000, 0, 0)
     assert rows.paid(emulator) == once(range(5_000))
     assert rows.collect()[0].cost_usd == billed_usd(emulator, emulator.now())
     assert done.rows_per_s > 50

@@ -130,7 +130,7 @@ def test_people_read_what_goes_by_job_and_what_is_left(keld: Keld, emulator: Emu
     text = told.file.getvalue()
     assert re.search(r"Would be removed from .*staging:", text)
     assert re.search(r"triage +2 +0\.\d", text)
-    assert "Left: 1 directories" in text
+    assert "Not removed: 1 directories" in text
 
 
 def test_the_command_finds_nothing_in_a_young_ledger(keld: Keld, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -391,7 +391,7 @@ def test_a_batch_that_heeds_no_cancel_is_quarantined_with_the_reason(keld: Keld,
         status = keld.advance(status.id)
         emulator.advance(3 * 3_600)
     assert outcomes(keld, status) == ["quarantined"] * 6
-    assert "heeds no cancel" in keld.read(status.id).read_all().column("keld_error").to_pylist()[0]
+    assert "has not ended after its cancel" in keld.read(status.id).read_all().column("keld_error").to_pylist()[0]
     assert (len(creates(emulator, peer)), status.reserved_usd > 0) == (1, True)
     again = keld.submit(triage(peer), tickets())
     assert (again.id, again.over) == (status.id, True), "asked for again, it is not bought again"

@@ -336,7 +336,7 @@ def test_the_table_has_a_total_and_says_what_it_does_not_know(told: Callable[...
     assert [line.split()[:3] for line in table.splitlines() if line.startswith("total")] == [["total", "2", "12"]]
     assert "vs estimate" in table
     assert "no discounts, no tax" in table
-    assert "Paid twice: nothing that the ledger knows of." in table
+    assert "Paid twice: nothing, as far as the ledger knows." in table
     assert "in flight" not in table.lower(), "a column that says nothing is left out"
 
 

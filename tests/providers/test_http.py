@@ -132,7 +132,7 @@ def test_a_download_takes_as_long_as_it_moves(provider: Callable[..., Provider],
     def answer(method: str, path: str, head: bytes, sent: bytes) -> bytes:
         return body if path.endswith(("/content", "/results")) else b"{}"
 
-    with slow_server(BODY, answer) as server, http.telling(heard.append):
+    with slow_server(BODY, answer) as server, http.reporting_progress(heard.append):
         made = provider(server, Patience(call_s=20, reply_s=20, stall_s=20, least_bytes=1_000))
         (path,) = made.download(ended(), lambda n: tmp_path / f"result-{n}.jsonl", 1 << 30)
     assert path.read_bytes() == body
@@ -182,7 +182,7 @@ def test_the_pool_of_this_httpx2_takes_our_network_backend() -> None:
     assert client.follow_redirects is False
     client._transport._pool._network_backend = None  # type: ignore[attr-defined]
     with pytest.raises(AssertionError, match="no limit"):
-        http._watch(client)
+        http._bind_calls(client)
 
 
 def test_a_proxy_of_the_environment_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:

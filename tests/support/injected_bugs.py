@@ -96,7 +96,7 @@ def journal_unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def journal_unlocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Two realtime runs over the same journal, one of which was paused, both ask."""
     with monkeypatch.context() as patch:
-        patch.setattr(keld.realtime.journal, "_hold", lambda *_: None)
+        patch.setattr(keld.realtime.journal, "_lock_file", lambda *_: None)
         yield
 
 

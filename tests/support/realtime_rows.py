@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from keld import Account
-from keld.answer import Sent, Tally, collect
+from keld.answer import Sent, Tally, judge_results
 from keld.emulator import Emulator
 from keld.price import Lane, rates
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.provider import Provider, connect
-from keld.realtime import Options, RealtimeRun, Time, stretch
+from keld.realtime import Options, RealtimeRun, Time, run_realtime
 from keld.request import Question, one_line
 from keld.schema import OutputSchema, output_schema
 from keld.table import read_parquet
@@ -71,8 +71,8 @@ class Rows:
         return ((int(n), one_line(f"CANARY-ROW ticket {n}: the invoice is wrong")) for n in positions)
 
     def ask(self, **how: Any) -> RealtimeRun:
-        """One stretch over all rows; `how` as of `stretch`."""
-        return stretch(self.provider, self.encoder, self.reader, self.lane, NONCE, self.positions, self.fragments, self.journal, **how)
+        """One stretch over all rows; `how` as of `run_realtime`."""
+        return run_realtime(self.provider, self.encoder, self.reader, self.lane, NONCE, self.positions, self.fragments, self.journal, **how)
 
     def collect(self) -> tuple[Tally, list[dict[str, Any]]]:
         """What the journal says, read as a batch's result file is."""
@@ -80,7 +80,7 @@ class Rows:
         assert known is not None
         sent = Sent(nonce=NONCE, positions=self.positions, model=self.peer.models, lane=self.lane.value, rates=known, standard=standard)
         answers = Path(self.folder) / "answers.parquet"
-        tally = collect([self.journal], self.reader.journal, sent, OutputSchema.from_json(output_schema(Label).to_json()), answers)
+        tally = judge_results([self.journal], self.reader.journal, sent, OutputSchema.from_json(output_schema(Label).to_json()), answers)
         return tally, [row for batch in read_parquet(answers) for row in batch.to_pylist()]
 
     def paid(self, emulator: Emulator) -> Counter[int]:
@@ -109,7 +109,7 @@ def turning(emulator: Emulator) -> Time:
 
 def work(rows: Rows, env: dict[str, str], at_once: int) -> None:
     os.environ.update(env)
-    rows.ask(manner=Options(begin_with=at_once, most=at_once))
+    rows.ask(options=Options(begin_with=at_once, most=at_once))
 
 
 def killed(rows: Rows, env: dict[str, str], failpoint: str, *, nth: int = 1, at_once: int = 4) -> int | None:

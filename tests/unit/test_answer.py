@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import keld.answer
-from keld.answer import AnswerSink, Outcome, Reply, Sent, Tally, answer_schema, collect, read_answers, same
+from keld.answer import AnswerSink, Outcome, Reply, Sent, Tally, answer_schema, judge_results, read_answers, same
 from keld.price import Bracket, Rates, Usage
 from keld.request import custom_id
 from keld.schema import Embedding, OutputSchema, output_schema
@@ -69,7 +69,7 @@ def _collect(
     for n, replies in enumerate(files):
         paths.append(folder / f"result-{n}.jsonl")
         paths[-1].write_bytes(b"\n".join(msgspec.json.encode(reply) for reply in replies))
-    tally = collect(paths, _read, _sent(positions, **sent), output, folder / "answers.parquet")
+    tally = judge_results(paths, _read, _sent(positions, **sent), output, folder / "answers.parquet")
     return tally, [row for batch in read_parquet(folder / "answers.parquet") for row in batch.to_pylist()]
 
 
@@ -165,7 +165,7 @@ def test_an_answer_that_breaks_the_schema_is_invalid_and_paid_and_harms_no_other
         return [_good(0), _good(1, content=content), _good(2)]
 
     (tmp_path / "result.jsonl").write_text("any\n")
-    tally = collect([tmp_path / "result.jsonl"], read, _sent([0, 1, 2]), OUTPUT, tmp_path / "answers.parquet")
+    tally = judge_results([tmp_path / "result.jsonl"], read, _sent([0, 1, 2]), OUTPUT, tmp_path / "answers.parquet")
     rows = [row for batch in read_parquet(tmp_path / "answers.parquet") for row in batch.to_pylist()]
     assert [row["keld_outcome"] for row in rows] == ["answered", "invalid", "answered"]
     assert rows[1]["keld_error"]
@@ -231,7 +231,7 @@ def test_counts_that_cannot_be_make_nothing_cheaper_and_stop_no_one(tmp_path: Pa
         return [_good(0, **counts), _good(1)]
 
     (tmp_path / "result.jsonl").write_text("any\n")
-    collect([tmp_path / "result.jsonl"], read, _sent([0, 1]), OUTPUT, tmp_path / "answers.parquet")
+    judge_results([tmp_path / "result.jsonl"], read, _sent([0, 1]), OUTPUT, tmp_path / "answers.parquet")
     rows = [row for batch in read_parquet(tmp_path / "answers.parquet") for row in batch.to_pylist()]
     assert [row["keld_cost_pico"] for row in rows] == [pico, 20 * 10**6]
 
@@ -247,7 +247,7 @@ def test_a_flex_answer_is_priced_by_the_tier_that_was_served(tmp_path: Path, lan
     """Flex may be asked for and the standard tier be given; batches always say "default" or "standard", at the batch's price."""
     path = tmp_path / "result.jsonl"
     path.write_bytes(msgspec.json.encode(_good(0, tier=tier)))
-    tally = collect([path], _read, replace(_sent([0]), lane=lane), OUTPUT, tmp_path / "answers.parquet")
+    tally = judge_results([path], _read, replace(_sent([0]), lane=lane), OUTPUT, tmp_path / "answers.parquet")
     (row,) = [row for batch in read_parquet(tmp_path / "answers.parquet") for row in batch.to_pylist()]
     paid = STANDARD if (lane, billed_in) == ("flex", "standard") else RATES
     assert row["keld_lane"] == billed_in
@@ -272,7 +272,7 @@ def test_blocks_hold_whole_lines_and_all_of_them(tmp_path: Path, lines: list[byt
     (tmp_path / "result.jsonl").write_bytes(b"\n".join(lines) + (b"\n" if last and lines else b""))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(keld.answer, "BLOCK_BYTES", size)
-        collect([tmp_path / "result.jsonl"], read, _sent([0]), OUTPUT, tmp_path / "answers.parquet")
+        judge_results([tmp_path / "result.jsonl"], read, _sent([0]), OUTPUT, tmp_path / "answers.parquet")
     assert all(block.endswith(b"\n") for block in seen[:-1])
     assert b"".join(seen) == (tmp_path / "result.jsonl").read_bytes()
 
@@ -291,7 +291,7 @@ def test_a_reader_that_fails_leaves_no_answers_file(tmp_path: Path) -> None:
 
     (tmp_path / "result.jsonl").write_text("any\n")
     with pytest.raises(RuntimeError):
-        collect([tmp_path / "result.jsonl"], read, _sent([0]), OUTPUT, tmp_path / "answers.parquet")
+        judge_results([tmp_path / "result.jsonl"], read, _sent([0]), OUTPUT, tmp_path / "answers.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["result.jsonl"]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from keld import Settings
 from keld.ledger import Shard
-from keld.runner.give_up import last_instant
+from keld.runner.give_up import give_up_time_of
 from keld.state import TERMINAL, TRANSITIONS, Event, State
 
 NOW = datetime(2026, 11, 29, tzinfo=UTC)
@@ -25,7 +25,7 @@ def shard(state: State, lane: str = "batch") -> Shard:
 @pytest.mark.parametrize("state", State)
 def test_every_state_is_over_or_has_a_last_instant(state: State) -> None:
     """What has none can be open for ever: a dead provider, or one that lies, is enough."""
-    last = last_instant(shard(state), None, NOW, DAY, Settings())
+    last = give_up_time_of(shard(state), None, NOW, DAY, Settings())
     assert (last is None) == (state in TERMINAL)
     assert last is None or last == NOW + 2 * DAY
 
@@ -40,12 +40,12 @@ def test_from_every_open_state_a_shard_can_be_given_up(state: State) -> None:
 @pytest.mark.parametrize("state", OPEN)
 def test_a_later_deadline_is_waited_for_and_a_cancel_is_not(state: State) -> None:
     settings = Settings(last_word_after=5 * HOUR, cancel_within=HOUR)
-    assert last_instant(shard(state), NOW + 9 * DAY, NOW, DAY, settings) == NOW + 9 * DAY + 5 * HOUR
-    assert last_instant(shard(state), NOW + 9 * DAY, NOW, DAY, settings, cancelled_at=NOW) == NOW + HOUR
-    assert last_instant(shard(state), None, NOW, None, settings) == NOW + DAY + 5 * HOUR
+    assert give_up_time_of(shard(state), NOW + 9 * DAY, NOW, DAY, settings) == NOW + 9 * DAY + 5 * HOUR
+    assert give_up_time_of(shard(state), NOW + 9 * DAY, NOW, DAY, settings, cancelled_at=NOW) == NOW + HOUR
+    assert give_up_time_of(shard(state), None, NOW, None, settings) == NOW + DAY + 5 * HOUR
 
 
 def test_what_the_fast_lanes_answered_waits_for_nobody() -> None:
     """It is in our own journal: a fault there is for a person to mend, and gives nothing up."""
-    assert last_instant(shard(State.ENDED, "standard"), None, NOW, DAY, Settings()) is None
-    assert last_instant(shard(State.IN_PROGRESS, "standard"), None, NOW, DAY, Settings()) is not None
+    assert give_up_time_of(shard(State.ENDED, "standard"), None, NOW, DAY, Settings()) is None
+    assert give_up_time_of(shard(State.IN_PROGRESS, "standard"), None, NOW, DAY, Settings()) is not None

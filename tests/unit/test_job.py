@@ -69,7 +69,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"missing": 0}, "missing= is a text", "missing=''"),
     ({"missing": {"body": None}}, "missing= is a text", "mapping of columns"),
     ({"missing": {"boddy": ""}}, "missing= names 'boddy'", "Correct missing="),
-    ({"missing": "", "prompt": Column("body")}, "for the columns of a template", "Leave it out"),
+    ({"missing": "", "prompt": Column("body")}, "for the columns of a template", "Remove missing="),
     ({"max_output_tokens": 0}, "max_output_tokens=0", "at least 1"),
     ({"max_output_tokens": 1.5}, "max_output_tokens=1.5", "whole number"),
     ({"max_attempts": 0}, "max_attempts=0", "at least 1"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from keld.errors import CeilingTooLow, PriceUnknown
 from keld.estimate import Estimate
-from keld.plan import Candidate, Option, Plan, Terms, Work, choose, reckon
+from keld.plan import Candidate, Constraints, Option, Plan, Work, choose, evaluate
 from keld.price import Bracket, Lane, Rates
 from keld.speed import Speed
 from keld.turnaround import turnaround
@@ -39,11 +39,11 @@ def _option(
     candidate = Candidate(
         provider="openai", model=model, lane=lane, rates=found, turnaround=turnaround(lane), shards=1, obstacle=obstacle, estimate=estimate
     )  # fmt: skip
-    return reckon([candidate], work, Terms(now=NOW))[0]
+    return evaluate([candidate], work, Constraints(now=NOW))[0]
 
 
 def _choose(options: list[Option], ceiling: Any = None) -> Option:
-    return choose("labels", "2026-11-19", options, Terms(now=NOW, ceiling_usd=None if ceiling is None else Decimal(str(ceiling))))
+    return choose("labels", "2026-11-19", options, Constraints(now=NOW, ceiling_usd=None if ceiling is None else Decimal(str(ceiling))))
 
 
 # --- what it would use ------------------------------------------------------------------------------------------------
@@ -107,8 +107,8 @@ def test_an_unknown_rate_is_an_obstacle_and_no_price() -> None:
 
 def test_the_chance_is_only_known_with_a_deadline() -> None:
     candidate = Candidate(provider="openai", model="m", lane=Lane.BATCH, rates=None, turnaround=turnaround(Lane.BATCH), shards=1)
-    assert reckon([candidate], WORK, Terms(now=NOW))[0].chance is None
-    assert reckon([candidate], WORK, Terms(now=NOW, due=NOW + timedelta(hours=1, minutes=3)))[0].chance == 0.5
+    assert evaluate([candidate], WORK, Constraints(now=NOW))[0].chance is None
+    assert evaluate([candidate], WORK, Constraints(now=NOW, due=NOW + timedelta(hours=1, minutes=3)))[0].chance == 0.5
 
 
 # --- which is taken ---------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def test_usable_options_come_first_then_the_cheaper() -> None:
         Candidate(provider="openai", model=model, lane=Lane.BATCH, rates=found, turnaround=turnaround(Lane.BATCH), shards=1)
         for model, found in (("barred", None), ("dear", _rates(2)), ("cheap", _rates(1)))
     ]
-    assert [option.model for option in reckon(candidates, WORK, Terms(now=NOW))] == ["cheap", "dear", "barred"]
+    assert [option.model for option in evaluate(candidates, WORK, Constraints(now=NOW))] == ["cheap", "dear", "barred"]
 
 
 # --- by when ----------------------------------------------------------------------------------------------------------
@@ -183,8 +183,8 @@ def _lanes(*, flex: bool = True, seen: tuple[float, ...] = (), stalled: tuple[fl
 def _chosen(
     hours: float, candidates: list[Candidate], *, ceiling: Decimal | None = None, work: Work = WORK, lane: Lane | None = None
 ) -> Option:
-    terms = Terms(now=NOW, due=NOW + timedelta(hours=hours), ceiling_usd=ceiling, lane=lane)
-    return choose("labels", "", reckon(candidates, work, terms), terms)
+    terms = Constraints(now=NOW, due=NOW + timedelta(hours=hours), ceiling_usd=ceiling, lane=lane)
+    return choose("labels", "", evaluate(candidates, work, terms), terms)
 
 
 @pytest.mark.parametrize(("hours", "lane"), [(24, Lane.BATCH), (9, Lane.BATCH), (0.5, Lane.STANDARD)])

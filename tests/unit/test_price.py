@@ -187,14 +187,14 @@ def test_at_worst_every_input_token_is_written_into_a_cache() -> None:
     """From gpt-5.6 on that is dearer than to read it, and the provider may do it unasked: a reservation without it could be passed."""
     found = rates("openai", "gpt-6.1-sol", Lane.BATCH, DAY)
     assert found is not None
-    assert [bracket.input for bracket in found.at_worst().brackets] == [Decimal("1.25"), Decimal("2.5")]
+    assert [bracket.input for bracket in found.worst_case().brackets] == [Decimal("1.25"), Decimal("2.5")]
 
 
 @given(rate=st.tuples(RATE, RATE, RATE, RATE, RATE), usage=_usages())
 def test_no_bill_without_a_cache_of_an_hour_is_above_the_worst(rate: tuple[Decimal, ...], usage: Usage) -> None:
     full, cached, write, _, output = rate
     found = Rates(brackets=(_bracket(0, full, min(cached, full), write, write, output),), source="")
-    assert found.cost(usage) <= found.at_worst().cost(Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens))
+    assert found.cost(usage) <= found.worst_case().cost(Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens))
 
 
 # --- long requests, own prices ------------------------------------------------------------------------------------------

@@ -287,7 +287,7 @@ def test_a_function_gives_one_prompt_a_row(function: Callable[[pa.RecordBatch], 
 
 
 def test_a_function_may_leave_rows_out_with_none() -> None:
-    assert _texts(lambda batch: ["x", None], a=[1, 2]) == ["x", "the prompt function gave None"]
+    assert _texts(lambda batch: ["x", None], a=[1, 2]) == ["x", "the prompt function returned None"]
 
 
 def test_a_function_that_fails_is_told_by_its_line_and_not_by_its_words() -> None:
@@ -297,7 +297,10 @@ def test_a_function_that_fails_is_told_by_its_line_and_not_by_its_words() -> Non
         return [{"x": "y"}[text] for text in batch.column("a").to_pylist()]
 
     quoted = "".join(("CAN", "ARY"))  # whole in no line of this file, which a traceback shows
-    for function, why in ((lookup, rf"KeyError, in {__file__}, line \d+"), (lambda batch: None, "TypeError, since it gave no sequence")):
+    for function, why in (
+        (lookup, rf"KeyError, in {__file__}, line \d+"),
+        (lambda batch: None, "TypeError, since it returned no sequence"),
+    ):
         with pytest.raises(SourceUnavailable, match=f"The prompt function failed: {why}") as told:
             _texts(function, a=[quoted])
         assert quoted not in "".join(traceback.format_exception(told.value))
@@ -335,9 +338,9 @@ ODD: list[tuple[Any, Any]] = [
     (b"\xff", "the prompt is not valid UTF-8"),
     (np.array([{"role": Safe("user"), "content": np.str_("x")}], dtype=object), [{"role": "user", "content": "x"}]),
     (({"role": "user", "content": "x", "n": np.int64(3), "f": np.float64(0.5), "v": np.array([1, 2])},), [{"role": "user", "content": "x", "n": 3, "f": 0.5, "v": [1, 2]}]),
-    (float("nan"), "the prompt function gave None"),
-    (pd.NA, "the prompt function gave None"),
-    (pd.NaT, "the prompt function gave None"),
+    (float("nan"), "the prompt function returned None"),
+    (pd.NA, "the prompt function returned None"),
+    (pd.NaT, "the prompt function returned None"),
     (np.int64(5), "the prompt is a int64, not text or a list of messages"),
     ([{"role": "user", "content": object()}], "a message cannot be written as JSON"),
 ]  # fmt: skip

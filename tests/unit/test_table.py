@@ -347,7 +347,7 @@ def test_rows_of_several_types_are_refused_by_column() -> None:
         open_table([{"x": 1}, {"x": "one"}])
     with pytest.raises(SourceError, match="a row is a int, whose fields have no names"):
         open_table([1, 2])
-    with pytest.raises(SourceError, match="is no table"):
+    with pytest.raises(SourceError, match="is not a table"):
         open_table(3)
 
 
@@ -530,7 +530,7 @@ FRAMES = {
     "one of a frame that was filtered and merged": (pd.DataFrame({"id": [1, 2], "body": ["x", "y"]}, index=[0, 0])[:1], None),
     "an index of a column's name that differs": (pd.DataFrame({"id": [1]}, index=pd.Index([2], name="id")), "'id' that differ"),
     "two columns of one name": (pd.DataFrame([[1, 2]], columns=["id", "id"]), "two columns of the name 'id'"),
-    "a series": (pd.Series([1], name="id"), "a pandas Series is no table"),
+    "a series": (pd.Series([1], name="id"), "a pandas Series is not a table"),
 }
 
 

@@ -126,7 +126,7 @@ def test_what_does_not_convert_is_told_with_row_and_column_not_value(kind: str, 
 def test_a_type_is_declared_of_a_column_that_is_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidJob, match=r"'y'.*does not have \(it has 'x'\)"):
         _open(tmp_path, "t.csv", "x\n1\n", types={"y": "int64"})
-    with pytest.raises(InvalidJob, match="itself says that it is int64"):
+    with pytest.raises(InvalidJob, match="itself has the type int64"):
         open_table(pa.table({"x": [1]}), reading=Reading(types={"x": "text"}))
 
 
@@ -213,9 +213,9 @@ ILL: dict[str, tuple[str, str | bytes, str]] = {
         'a,b\n1,"x\ny"\n2,"a \\"secret\\" b"\n',
         "line 4: a quoted field goes on after its closing quote",
     ),
-    "a line that is no object": ("t.jsonl", '{"a":1}\n\n{"a":\n', "line 3 is no JSON object"),
-    "two objects in a line": ("t.jsonl", '{"a":1}\n{"a":2}{"a":3}\n', "line 2 is no JSON object"),
-    "an array": ("t.jsonl", '[{"a":1}]\n', "line 1 is no JSON object"),
+    "a line that is no object": ("t.jsonl", '{"a":1}\n\n{"a":\n', "line 3 is not a JSON object"),
+    "two objects in a line": ("t.jsonl", '{"a":1}\n{"a":2}{"a":3}\n', "line 2 is not a JSON object"),
+    "an array": ("t.jsonl", '[{"a":1}]\n', "line 1 is not a JSON object"),
 }
 
 

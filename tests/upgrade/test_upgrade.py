@@ -133,7 +133,7 @@ def test_a_migration_that_fails_leaves_the_ledger_as_it_was(old_url: str, monkey
     monkeypatch.setattr(
         migration, "STEPS", ((*migration.STEPS[0], "ALTER TABLE keld_nothing ADD COLUMN at_all VARCHAR"), *migration.STEPS[1:])
     )
-    with pytest.raises(LedgerError, match=f"from version 1 to {NEWEST}: .*It is as it was"):
+    with pytest.raises(LedgerError, match=f"from version 1 to {NEWEST}: .*It is unchanged"):
         Ledger(old_url)
     assert shape(old_url) == before
 

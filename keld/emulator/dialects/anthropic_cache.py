@@ -17,7 +17,7 @@ def cached(asked: MessagesBody, cache: PromptCache, first: bytes, conditions: Co
     """What of a prompt comes from the cache, and goes there.
 
     Args:
-        first: what stands before the system prompt: tools and schema.
+        first: the part before the system prompt: tools and schema.
     """
     miss = conditions.fate == "cache_miss"
     return cache.marked(asked.model, list(_pieces(asked, first)), _least_cached(asked.model), conditions.at, miss=miss)

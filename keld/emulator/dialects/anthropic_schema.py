@@ -126,7 +126,7 @@ class _Look:
     def _values(node: dict[str, Any]) -> None:
         if any(isinstance(value, dict | list) for value in [*node.get("enum", ()), node.get("const")]):
             raise _Refused("Complex types within enums are not supported")
-        # Seen by people, not documented: a nullable enum is taken with `null` among its values and no list of types beside it.
+        # Reported by users, not documented: a nullable enum is accepted with `null` among its values and without a list of types.
         if "enum" in node and isinstance(node.get("type"), list):
             raise _Refused("'enum' beside a list of types is not supported")
 

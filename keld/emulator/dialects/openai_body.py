@@ -128,7 +128,7 @@ def cached(asked: Cacheable, messages: list[Message], first: bytes, whole: int, 
     """What of a prompt comes from the cache, and goes there.  From gpt-5.6 on only what ends at a breakpoint, and a write is billed.
 
     Args:
-        first: what stands before the messages: schema, tools, instructions.
+        first: the part before the messages: schema, tools, instructions.
         whole: tokens of the whole prompt.
     """
     if whole < _LEAST_CACHED_TOKENS:
@@ -138,7 +138,7 @@ def cached(asked: Cacheable, messages: list[Message], first: bytes, whole: int, 
     if version is None or (int(version[1]), int(version[2] or 0)) < (5, 6):
         prompt = b"".join([first, *(piece.content for piece in _pieces(messages))])
         return cache.unmarked(asked.model, prompt, conditions.at, miss=miss)
-    # Where the schema, the tools and the instructions stand, no mark can; they are before the messages.
+    # Schema, tools and instructions come before the messages and cannot have a mark.
     pieces = [Piece(first, tokens_of(len(first))), *_pieces(messages)]
     if (asked.prompt_cache_options or CacheOptions()).mode == "implicit":
         pieces[-1] = pieces[-1]._replace(ttl="30m")

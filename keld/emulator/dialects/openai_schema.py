@@ -2,7 +2,7 @@
 
 Written from the service's documentation and from its own replies, as people quoted them; it shares nothing with what Keld sends.
 The documentation is developers.openai.com/api/docs/guides/structured-outputs, section "Supported schemas", as read in Nov 2026.
-Where only the rule is documented and nobody quoted the words (sizes of strings and enums), the words are ours.
+If only the rule is documented and no text was quoted (sizes of strings and enums), the text is ours.
 """
 
 import re
@@ -157,7 +157,7 @@ class _Strict:
             self.followed[ref] = level
             before = self.properties, self.characters, self.values
             self._node(target, at, level, (*refs, ref))
-            self.properties, self.characters, self.values = before  # a definition's size counts where it stands
+            self.properties, self.characters, self.values = before  # a definition's size counts where it is defined
 
     def _target(self, ref: str) -> Any:
         """What a reference points to; None where that is nothing of this schema."""

@@ -1,4 +1,4 @@
-"""Services: the hosts that the emulator stands in for.
+"""Services: the hosts that the emulator replaces.
 
 One class a host, named in `kind`; `service` (one floor up) says what each of them gives.
 

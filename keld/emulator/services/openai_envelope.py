@@ -28,7 +28,7 @@ _quoted = msgspec.json.Encoder().encode
 
 @dataclass(frozen=True)
 class OpenAIEnvelope:
-    """Answers stand in the output file; refused rows, and those that were not reached, in the error file."""
+    """Answers are in the output file; refused rows, and those that were not reached, in the error file."""
 
     one_file: bool = False
     id_field: str = "custom_id"

@@ -56,7 +56,7 @@ def problems(store: Store, batch: Batch, rows: Rows) -> list[Problem]:
 
 
 def _over_limit(store: Store, batch: Batch, planned: bool) -> list[Problem]:
-    """Whether the model's queue is full: tokens count from validation until their batch has ended."""
+    """True if the model's queue is full: tokens count from validation until their batch has ended."""
     limit = store.settings.enqueued_token_limit
     if limit is None and not planned:
         return []  # else each create would look at all batches there are

@@ -82,7 +82,7 @@ class OpenAIFiles:
     def size_bytes(self, file: ResultFile) -> int | None:
         # `asking_on`: a download that has begun is finished, whatever time the verb has left.  Many hosts give no size.
         with suppress(Fault):
-            return read(self._calls.ask("get", f"/files/{quote(file.id, safe='')}", bounds=http.asking_on), _File).bytes
+            return read(self._calls.ask("get", f"/files/{quote(file.id, safe='')}", bounds=http.asking_beyond_verb), _File).bytes
         return None
 
     def fetch(self, batch: RemoteBatch, file: ResultFile, start: int, validator: str) -> AbstractContextManager[Piece]:

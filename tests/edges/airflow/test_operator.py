@@ -110,6 +110,21 @@ def test_object_storage_is_read_and_written_with_its_own_credentials(worker: Wor
     assert pq.read_table(tmp_path / "2026-11-19.parquet").num_rows == 5
 
 
+def test_a_sink_in_the_home_directory_is_written_once(
+    worker: Worker, provider: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`~` means the same to the task that sends and to the one that hands over."""
+
+    def second_write(*_: object) -> str:
+        raise AssertionError
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(Keld, "write", second_write)
+    ended = worker.through(operator(sink="~/labels.parquet"), provider, **DAY)
+    assert ended.manifest["sink"] == f"{tmp_path}/labels.parquet"
+    assert (tmp_path / "labels.parquet").exists()
+
+
 @pytest.mark.parametrize("opened", [True, False])
 def test_a_sink_that_nothing_can_write_is_found_before_anything_is_paid(
     worker: Worker, provider: Emulator, tmp_path: Path, opened: bool
@@ -428,10 +443,10 @@ FOR_GOOD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"source": "in/{{ partition_key | default('all') }}.parquet"}, {}, "source wants {{ partition_key }}"),  # it would be in/None.parquet
     ({"sink": "out/{{ dag_run.partition_key }}/"}, {}, "sink wants {{ partition_key }}"),
     ({"partition": "eu|{{ partition_key }}"}, {}, "partition wants {{ partition_key }}"),
-    ({"partition": ""}, DAY, "came out as ''"),
-    ({"partition": "{{ dag_run.conf.get('region') }}"}, DAY, "came out as 'None'"),
+    ({"partition": ""}, DAY, "was rendered as ''"),
+    ({"partition": "{{ dag_run.conf.get('region') }}"}, DAY, "was rendered as 'None'"),
     ({"source": "in/{{ macros.ds_add(ds, 1) }}.parquet"}, {}, "'ds' is undefined"),
-    ({"source": "in/{{ ds }}.parquet"}, DAY, "this Dag run goes by its partition key, and has no dates"),
+    ({"source": "in/{{ ds }}.parquet"}, DAY, "this Dag run has a partition key, and no dates"),
     ({"sink": "out/{partition}.parquet"}, {"run_type": "asset_triggered"}, "Schedule the Dag by PartitionedAssetTimetable"),
 ]
 
@@ -537,7 +552,7 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
     ("given", "says"),
     [
         ({"job": None, "key": "id"}, "prompt, models missing"),
-        ({"prompt": "{body}"}, "stand beside job="),
+        ({"prompt": "{body}"}, "are given together with job="),
         ({"source": ROWS}, "Airflow would store"),
         ({"source": pa.Table.from_pylist(ROWS)}, "Airflow would store"),
         ({"source": None}, "source is missing"),
@@ -551,13 +566,13 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"job": "labels"}, "job is a str"),
         ({"job": None, "key": "id", "prompt": "{body}", "model": "a:b", "models": ["a:c"]}, "Give one or the other"),
         ({"job": None, "key": "id", "prompt": "{body}", "model": "gpt-5-mini"}, "the form is 'provider:model'"),
-        ({"sink": "out/{ds}.parquet"}, "has a field {ds}, which nothing fills"),
+        ({"sink": "out/{ds}.parquet"}, "has a field {ds}, which Keld does not fill"),
         ({"source": "in/{partitions}.parquet"}, "has a field {partitions}"),
-        ({"source": "in/{partition}.parquet", "sink": "out.parquet"}, "written over the one before"),
+        ({"source": "in/{partition}.parquet", "sink": "out.parquet"}, "overwrite the one before"),
         ({"partition": ["eu", "us"]}, r"Map over them: \.partial"),
         ({"params": {"temperature": 0}}, "Give request_params"),
         ({"llm_conn_id": "c"}, "Is keld_conn_id meant"),
-        ({"job": None, "key": "id", "prompt": "{body}", "model": "openai:gpt-5-mini", "task_id": "2_label"}, "give it another by name="),
+        ({"job": None, "key": "id", "prompt": "{body}", "model": "openai:gpt-5-mini", "task_id": "2_label"}, "give another by name="),
         ({"deadline_hours": 9}, "Is deadline meant"),
         ({"source": "postgresql://u@h/db?table=t"}, "is a postgresql URL"),
     ],
@@ -711,7 +726,7 @@ def test_a_partition_that_another_task_did_not_give_is_not_the_dag_runs_own(work
     task = operator(partition="{{ ti.xcom_pull('regions') }}")
     task.partition = None  # as an XCom, or Jinja's native types, leave it
     ended = worker.run(task, **DAY)
-    assert "came out as 'None'" in str(ended.error)
+    assert "was rendered as 'None'" in str(ended.error)
     assert provider.requests() == []
 
 

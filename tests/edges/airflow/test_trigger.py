@@ -215,7 +215,7 @@ def test_a_trigger_says_it_in_its_own_coroutine_and_names_the_connection(
         lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
         def keep(_: Any, __: str, event: dict[str, Any]) -> dict[str, Any]:
-            if "Waiting goes on" in str(event.get("event")):
+            if "Waiting continues" in str(event.get("event")):
                 lines.put_nowait(dict(event))
             raise structlog.DropEvent
 

@@ -23,7 +23,7 @@ from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 from keld import Job, Keld
 from keld.emulator import Emulator
 from keld.ledger.table import INTENT, RUN, SHARD
-from keld_dagster.wait import Wait
+from keld_dagster.pending import PendingPartitions
 
 
 def submit_many(emulator: Emulator, keld: Keld, instance: dg.DagsterInstance, job: Job, asset: dg.AssetKey, partitions: list[str]) -> None:
@@ -46,7 +46,9 @@ def submit_many(emulator: Emulator, keld: Keld, instance: dg.DagsterInstance, jo
         db.execute(sa.insert(SHARD), shards)
         db.execute(sa.insert(INTENT), intents)
     engine.dispose()
-    waits = [Wait(id=f"submitted-{partition}", asset=asset, job_runs={partition: job_run}) for partition, job_run in ids.items()]
+    waits = [
+        PendingPartitions(id=f"submitted-{partition}", asset=asset, job_runs={partition: job_run}) for partition, job_run in ids.items()
+    ]
     _add_runs(
         instance,
         [

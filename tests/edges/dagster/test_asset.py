@@ -180,6 +180,6 @@ def test_other_asset_s_job_of_the_same_name_is_refused_and_nothing_is_sent(keld_
     with dg.DagsterInstance.ephemeral() as instance:
         materialize(mine, tmp_path, instance)
         sent = len(keld_emulator.batches())
-        with pytest.raises(KeldError, match=r"letter_labels asks otherwise \(the source\)\. Nothing was sent"):
+        with pytest.raises(KeldError, match=r"letter_labels declares it differently \(the source\)\. Nothing was sent"):
             dg.materialize([letters, theirs], partition_key=DAY, instance=instance, resources=resources)
     assert len(keld_emulator.batches()) == sent

@@ -14,8 +14,8 @@ import pytest
 from keld import Job
 from keld_dagster import KeldParquetIOManager, KeldResource
 from keld_dagster.deadline import partition_end, with_deadline
+from keld_dagster.pending import PendingPartitions
 from keld_dagster.source import source_of
-from keld_dagster.wait import Wait
 
 JOB = Job(name="labels", key="id", prompt="{body}", models="openai:gpt-5-mini")
 NOW = datetime(2026, 11, 6, 1, tzinfo=UTC)
@@ -58,14 +58,14 @@ def test_text_that_can_be_an_asset_key_is_one() -> None:
 
 
 def test_wait_survives_its_tags() -> None:
-    wait = Wait(
+    wait = PendingPartitions(
         id="run",
         asset=dg.AssetKey(["a", "b"]),
         job_runs={"2026-11-05": "one", "2026-11-06": "two"},
         followers=(dg.AssetKey("report"),),
         place={"dagster/backfill": "xyz", "dagster/asset_partition_range_start": "2026-11-05"},
     )
-    assert Wait.from_tags(wait.to_tags() | {"dagster/code_location": "here"}) == wait
+    assert PendingPartitions.from_tags(wait.to_tags() | {"dagster/code_location": "here"}) == wait
 
 
 TABLE = pa.table({"id": [1, 2, 3], "body": ["a", "b", "c"]})

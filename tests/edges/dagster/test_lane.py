@@ -11,7 +11,7 @@ from dagster._core.test_utils import create_run_for_test
 from keld import Job, Keld
 from keld.emulator import Emulator
 from keld_dagster import KeldParquetIOManager, KeldResource, build_batch_assets, build_keld_sensor, keld_definitions
-from keld_dagster.wait import Wait
+from keld_dagster.pending import PendingPartitions
 
 DAYS = dg.StaticPartitionsDefinition(["day1"])
 ROWS = pd.DataFrame({"id": range(10), "body": [f"ticket {n}" for n in range(10)]})
@@ -55,7 +55,7 @@ def test_a_batch_that_stalls_is_given_up_by_the_sensor_and_rescued_by_a_run(keld
         dg.materialize([tickets, assets], partition_key="day1", instance=instance, resources={"keld": resource, "io_manager": io_manager})
         status = keld.find("labels", "day1")
         assert status is not None
-        wait = Wait(id="submitted", asset=dg.AssetKey("labels"), job_runs={"day1": status.id})
+        wait = PendingPartitions(id="submitted", asset=dg.AssetKey("labels"), job_runs={"day1": status.id})
         create_run_for_test(instance, job_name="keld_provider_wait", status=dg.DagsterRunStatus.NOT_STARTED, tags=wait.to_tags())
 
         def tick() -> list[str]:

@@ -11,7 +11,7 @@ from dagster._core.test_utils import create_run_for_test
 from keld import Job, Keld, KeldError
 from keld.emulator import Emulator
 from keld_dagster import KeldResource, build_batch_assets, build_keld_sensor, keld_definitions
-from keld_dagster.wait import Wait
+from keld_dagster.pending import PendingPartitions
 
 DAYS = dg.DailyPartitionsDefinition("2026-11-01")
 EARLIER = dg.DailyPartitionsDefinition("2026-10-01")
@@ -87,7 +87,7 @@ def test_sensor_brings_in_every_module_s_assets_but_those_that_have_a_sensor_of_
         for name, day in (("daily", "2026-11-02"), ("plain", None), ("theirs", "2026-11-03")):
             status = keld.advance(keld.submit(job(name), [{"id": 1, "body": "late"}], partition=day).id)
             followers = (dg.AssetKey("report"), dg.AssetKey("gone")) if name == "daily" else ()
-            wait = Wait(id=name, asset=dg.AssetKey(name), job_runs={day or "": status.id}, followers=followers)
+            wait = PendingPartitions(id=name, asset=dg.AssetKey(name), job_runs={day or "": status.id}, followers=followers)
             create_run_for_test(instance, job_name="keld_provider_wait", status=dg.DagsterRunStatus.NOT_STARTED, tags=wait.to_tags())
         assert tick("keld_sensor") == [("2026-11-02", ["daily", "report"]), (None, ["plain"])]
         assert tick("keld_sensor_theirs") == [("2026-11-03", ["theirs"])]

@@ -12,7 +12,7 @@ from dagster._core.test_utils import create_run_for_test
 from keld import Job, Keld
 from keld.emulator import Emulator
 from keld_dagster import KeldResource, build_batch_assets, build_keld_sensor, keld_definitions
-from keld_dagster.wait import Wait
+from keld_dagster.pending import PendingPartitions
 
 DAYS = dg.StaticPartitionsDefinition([f"day{n}" for n in range(60)])
 LABELS = dg.AssetKey("labels")
@@ -34,7 +34,7 @@ class Desk:
         return self.keld.advance(status.id).id
 
     def hold(self, asset: dg.AssetKey, day: str, job_run: str) -> dg.DagsterRun:
-        wait = Wait(id=f"submitted-{day}", asset=asset, job_runs={day: job_run})
+        wait = PendingPartitions(id=f"submitted-{day}", asset=asset, job_runs={day: job_run})
         return create_run_for_test(
             self.instance, job_name="keld_provider_wait", status=dg.DagsterRunStatus.NOT_STARTED, tags=wait.to_tags()
         )

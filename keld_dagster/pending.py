@@ -1,6 +1,6 @@
-"""Wait: what one run sent and nobody has brought in yet.
+"""Pending: the partitions that one run submitted, and whose results are not collected yet.
 
-Between `asset`, which begins a wait, `hold`, which stands for it, and `sensor`, which ends it.  A wait has no table of its own: its
+`asset` records them, `hold` shows them as a run, and `sensor` ends that run.  They have no table of their own: their
 facts are the tags of Dagster's runs, and the state of each partition is the job run's in the ledger.  Tags hold ids and keys only.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-ASSET_TAG = "keld/asset"  # the result asset that waits
+ASSET_TAG = "keld/asset"  # the result asset
 WAIT_TAG = "keld/wait"  # the run that submitted
 JOB_RUNS_TAG = "keld/job_runs"  # {partition: job run}, as JSON
 FOLLOWERS_TAG = "keld/followers"  # assets planned in the submit run that had to be skipped there, as JSON
@@ -27,13 +27,13 @@ HOLD = "hold"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
+class PendingPartitions:
     """The partitions of a result asset that a run submitted.
 
     Args:
         id: the run that submitted.
         job_runs: partition (empty for an asset without partitions) -> job run.
-        followers: assets that ride along with each collect run, since a backfill asks for a partition only once.
+        followers: downstream assets that each collect run also runs, since a backfill requests a partition only once.
         place: the run's own partition and backfill tags.
     """
 
@@ -58,13 +58,13 @@ class Wait:
         }
 
     @staticmethod
-    def from_tags(tags: Mapping[str, str]) -> Wait:
-        """The wait that `to_tags` wrote.
+    def from_tags(tags: Mapping[str, str]) -> PendingPartitions:
+        """The pending partitions of a hold run's tags.
 
         Raises:
-            KeyError, ValueError: somebody else wrote them, or cut them.
+            KeyError, ValueError: `to_tags` did not write them, or they were cut.
         """
-        return Wait(
+        return PendingPartitions(
             id=tags[WAIT_TAG],
             asset=dg.AssetKey.from_user_string(tags[ASSET_TAG]),
             job_runs=json.loads(tags[JOB_RUNS_TAG]),
@@ -74,5 +74,5 @@ class Wait:
 
 
 def place_of(tags: Mapping[str, str]) -> dict[str, str]:
-    """Those of a run's tags that say which backfill and partitions it is for."""
+    """The tags of a run that name its backfill and partitions."""
     return {name: tags[name] for name in _PLACE_TAGS if name in tags}

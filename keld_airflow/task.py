@@ -1,7 +1,7 @@
-"""Waiting: what every task does with a job run: advance it on a worker, then defer, or finish and hand over.
+"""Task: what every task does with a job run: advance it on a worker, then defer, or finish and hand over.
 
-Between `operator` and `sensor`, which say which job run, and `trigger`, which waits for it.  A visit to a worker is short: it sends or
-collects what is due.  Everything that costs or writes happens here, on a worker; nothing is remembered between two visits but the ledger.
+Between `operator` and `sensor`, which choose the job run, and `trigger`, which waits for it.  A step on a worker is short: it sends or
+collects what is due.  Everything that costs or writes happens here, on a worker; between two steps only the ledger keeps state.
 """
 
 from __future__ import annotations
@@ -18,31 +18,30 @@ from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from jinja2 import UndefinedError
 
-from keld import AccessRefused, Keld, KeldError, RunState, Status
-from keld_airflow.asset import tell_assets
+from keld import AccessRefused, Keld, KeldError, RunState, Status, absolute_path
+from keld_airflow.asset import emit_asset_events
 from keld_airflow.hook import KeldHook
-from keld_airflow.kill import is_over, let_go
+from keld_airflow.kill import detach_and_cancel, is_over
 from keld_airflow.link import KeldBatchLink
 from keld_airflow.manifest import manifest
 from keld_airflow.partition import absent_in, no_partition
-from keld_airflow.place import absolute
 from keld_airflow.trigger import KeldTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# Not sooner, whatever there is to see: a task that resumes before the scheduler has noted that it deferred is marked failed (Airflow 3.3).
+# Never sooner: a task that resumes before the scheduler has recorded that it deferred is marked failed (Airflow 3.3).
 _FIRST_LOOK = timedelta(seconds=10)
-# Should no triggerer be there, the scheduler ends a wait, and a worker looks itself: so long after a triggerer would have called for one,
+# Without a triggerer the scheduler ends the deferral, and a worker looks itself: this long after a trigger would have fired,
 _GRACE = timedelta(minutes=1)
-_SELDOM = timedelta(hours=24)  # or so long after it was sent, where no deadline presses.
+_LONGEST_WAIT = timedelta(hours=24)  # or, without a deadline, this long after the task deferred.
 
 
-# What a task found when it came: nothing that was under way, a job run that was, or one that was being cancelled.
+# What a task found when it started: no open job run, an open one, or one that was being cancelled.
 Found = Literal["nothing", "open", "cancelling"]
 
 
-class Waiting(BaseOperator):
+class JobRunTask(BaseOperator):
     """A task that waits for a job run without a slot; see `KeldBatchOperator` and `KeldJobSensor`."""
 
     keld_conn_id: str
@@ -53,17 +52,17 @@ class Waiting(BaseOperator):
     batch_page: str | None = None
     operator_extra_links = (KeldBatchLink(),)
     _attachment: tuple[Any, str, str, int] | None = None
-    _told: str | None = None  # the kind of what stood in the way, when people were told last
+    _logged_problem_kind: str | None = None  # of the problem in the last log message
 
     # -- what Airflow calls -----------------------------------------------------------------------------------
 
     def _do_render_template_fields(
         self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Any, seen_oids: set[int]
     ) -> None:
-        """As Airflow's, of a mapped task, too; what a field wants and is not there is told at once, for good: no retry brings it.
+        """As Airflow's, also for a mapped task; a value that the Dag run does not have fails the task at once, without retries.
 
         Raises:
-            AirflowFailException: else `{{ partition_key }}` would be "None", in the name of a file, too.
+            AirflowFailException: `{{ partition_key }}` would be rendered as "None", even in the name of a file.
         """
         if parent is self:
             wanting = {field: getattr(self, field, None) for field in template_fields}
@@ -74,53 +73,53 @@ class Waiting(BaseOperator):
             super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
         except UndefinedError as error:
             raise AirflowFailException(
-                f"A field of this task asks for what is not there: {error.message}. Nothing was sent. The log above names the field; "
-                "dates are not there where a Dag run has none, {{ partition_key or ds }} is either."
+                f"A field of this task uses a name without a value: {error.message}. Nothing was sent. The log above names the field; "
+                "a Dag run may have no dates: {{ partition_key or ds }} works with a partition key or a date."
             ) from None
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
-        """The next visit to a worker, after the trigger fired."""
-        return self._visit(context, lambda keld: (keld.status(event["job_run"]), event["found"]))
+        """The next step on a worker, after the trigger fired."""
+        return self._run_step(context, lambda keld: (keld.status(event["job_run"]), event["found"]))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """As Airflow's; a wait that no trigger ended in time (there may be no triggerer) is no failure: a worker looks itself."""
+        """As Airflow's; a deferral that no trigger ended in time (there may be no triggerer) is no failure: a worker looks itself."""
         if next_method == TRIGGER_FAIL_REPR and (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
             self.log.warning("No trigger has fired in time; is a triggerer running? Looking at the job run from here.")
-            return self._visit(context, lambda keld: self._begin(keld, context))
+            return self._run_step(context, lambda keld: self._begin(keld, context))
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
-        """Cancels at the provider if the task instance was ended by somebody; a worker that is merely shut down leaves the batch alone.
+        """Cancels at the provider if the task instance has ended; if only the worker is shut down, the batch stays.
 
-        In a thread: Airflow calls this in a signal handler, which may have interrupted the very call whose lock the question needs.
+        In a thread: Airflow calls this in a signal handler, which may have interrupted a call that holds the lock needed here.
         """
         if self._attachment is not None:
-            asking = threading.Thread(target=self._let_go, args=self._attachment, daemon=True)
+            asking = threading.Thread(target=self._detach, args=self._attachment, daemon=True)
             asking.start()
             asking.join(timeout=30)
 
-    def _let_go(self, ti: Any, job_run: str, holder: str, epoch: int) -> None:
+    def _detach(self, ti: Any, job_run: str, holder: str, epoch: int) -> None:
         with suppress(Exception):
             if is_over(ti):
-                let_go(self.keld_conn_id, job_run, holder, epoch)
+                detach_and_cancel(self.keld_conn_id, job_run, holder, epoch)
 
-    # -- a visit ----------------------------------------------------------------------------------------------
+    # -- a step -----------------------------------------------------------------------------------------------
 
     def _begin(self, keld: Keld, context: Context) -> tuple[Status, Found]:
-        """The job run of this task, and how it was found."""
+        """The job run of this task, found or submitted, and how it was found."""
         raise NotImplementedError
 
-    def _visit(self, context: Context, find: Callable[[Keld], tuple[Status, Found]]) -> dict[str, Any]:
-        """Brings the job run as far as it gets; a fault of Keld's is told without the provider's words behind it, which may quote a prompt."""
+    def _run_step(self, context: Context, find: Callable[[Keld], tuple[Status, Found]]) -> dict[str, Any]:
+        """Advances the job run until it waits or is over; an error of Keld is raised without its cause, whose text may quote a prompt."""
         try:
             with KeldHook(self.keld_conn_id).open() as keld:
                 status, found = find(keld)
-                return self._bring_on(keld, context, status, found)
+                return self._proceed(keld, context, status, found)
         except KeldError as problem:
             said = self._naming_connection(str(problem)) if isinstance(problem, AccessRefused) else str(problem)
             raise (AirflowFailException if problem.permanent else AirflowException)(said) from None
 
-    def _bring_on(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
+    def _proceed(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
         epoch = self._attach(keld, context, status)
         status = self._advance(keld, status.id)
         self._show(context, status)
@@ -128,45 +127,45 @@ class Waiting(BaseOperator):
             self._check(status)
             if self.deferrable:
                 self._defer(context, keld, status, epoch, found)
-            status = keld.finish(status.id, progress=self._tell_problem)
+            status = keld.finish(status.id, progress=self._log_problem)
         if found == "cancelling" or ((found == "open" or status.outdated is not None) and status.state is not RunState.CANCELLED):
-            # Another task began it, and the table may say something else since; what it answered is not asked again.
+            # Another task submitted it, and the table may have changed since; rows that are answered are not asked again.
             status, _ = self._begin(keld, context)
-            return self._bring_on(keld, context, status, "nothing")
+            return self._proceed(keld, context, status, "nothing")
         return self._hand_over(keld, context, status)
 
     def _attach(self, keld: Keld, context: Context, status: Status) -> int:
-        """Anew with every visit: what an earlier try or trigger of this task still wants to cancel is not its any more."""
+        """The epoch of a new attachment, one for each step: an earlier try or trigger of this task cannot cancel the job run any more."""
         epoch = keld.attach(status.id, _holder(context))
         self._attachment = (context["ti"], status.id, _holder(context), epoch)
         return epoch
 
     def _advance(self, keld: Keld, job_run: str) -> Status:
-        """Advances until there is nothing to do but wait, or something stands in the way."""
+        """The status after advancing until there is nothing to do but wait, or there is a problem."""
         status = keld.advance_until_waiting(job_run)
         self.batch_page = status.page
         self.log.info(status.summary)
         return status
 
     def _show(self, context: Context, status: Status) -> None:
-        """For people, beside the task in the UI while it waits (*Task State Store*); nothing reads it back, so a fault of it is none of Keld's."""
+        """Shows the status to people in the UI while the task waits (*Task State Store*); Keld never reads it, so an error here is only logged."""
         moves_at = status.escalates_at.isoformat() if status.escalates_at else None
         try:
             context["task_state_store"].set("keld", manifest(status, status.sink) | {"escalates_at": moves_at})
-        except Exception as error:  # noqa: BLE001  whatever it is, only people read it
+        except Exception as error:  # noqa: BLE001  only people read it
             self.log.warning("Airflow's task state store was not written: %s", type(error).__name__)
 
-    def _tell_problem(self, status: Status) -> None:
-        """In the task's log, once whenever it changes; what a trigger does for a task that has deferred."""
-        if status.problem is not None and status.problem_kind != self._told:
-            self.log.warning("Waiting goes on. %s", self._naming_connection(status.problem))
-        self._told = status.problem_kind
+    def _log_problem(self, status: Status) -> None:
+        """Logs the problem each time it changes; for a task that has deferred, the trigger does so."""
+        if status.problem is not None and status.problem_kind != self._logged_problem_kind:
+            self.log.warning("Waiting continues. %s", self._naming_connection(status.problem))
+        self._logged_problem_kind = status.problem_kind
 
     def _naming_connection(self, problem: str) -> str:
         return problem if self.keld_conn_id in problem else f"{problem} (Airflow connection {self.keld_conn_id})"
 
     def _check(self, status: Status) -> None:
-        """Passes if waiting helps.
+        """Passes if the task should wait.
 
         Raises:
             AirflowFailException, AirflowException: the provider refuses the key, or nothing could be sent.
@@ -174,11 +173,11 @@ class Waiting(BaseOperator):
         if status.problem is None:
             return
         if status.sent and not status.problem_permanent:
-            self._tell_problem(status)
+            self._log_problem(status)
             return
         advice = "What was sent is not sent again." if status.sent else "Nothing was sent."
         kind = AirflowFailException if status.problem_permanent else AirflowException
-        raise kind(f"{self._naming_connection(status.problem)} {advice} Clear the task to go on.")
+        raise kind(f"{self._naming_connection(status.problem)} {advice} Clear the task to continue.")
 
     def _defer(self, context: Context, keld: Keld, status: Status, epoch: int, found: Found) -> None:
         now = keld.clock()
@@ -192,49 +191,52 @@ class Waiting(BaseOperator):
             wake_at=None if due is None else due.isoformat(),
             found=found,
         )
-        self.defer(trigger=trigger, method_name="resume", timeout=_patience(status, now))
+        self.defer(trigger=trigger, method_name="resume", timeout=_defer_timeout(status, now))
 
     # -- the end ----------------------------------------------------------------------------------------------
 
     def _hand_over(self, keld: Keld, context: Context, status: Status) -> dict[str, Any]:
-        """The manifest of a job run that is over, its output where it belongs, its asset events said.
+        """The manifest of a job run that is over, after its output is written and its asset events are set.
 
         Raises:
-            AirflowFailException: it was cancelled, or fewer rows than wanted are answered.
+            AirflowFailException: it was cancelled, or fewer rows are answered than required.
         """
         if status.state is RunState.CANCELLED:
-            raise AirflowFailException(f"{status.summary} It was cancelled; what was answered until then is kept. Clear the task to go on.")
+            raise AirflowFailException(f"{status.summary} It was cancelled; what was answered before is kept. Clear the task to continue.")
         facts = manifest(status, self._deliver(keld, context, status))
         if status.completion_rate < self.completion_rate:
             raise AirflowFailException(
-                f"{status.summary} {self.completion_rate:.1%} were wanted: {facts['outcomes']}. The rows are written, with reasons. "
-                "Clear the task to ask anew what was not answered, or lower completion_rate."
+                f"{status.summary} {self.completion_rate:.1%} are required: {facts['outcomes']}. The rows are written, with reasons. "
+                "Clear the task to ask the unanswered rows again, or lower completion_rate."
             )
-        tell_assets(self.outlets, context, facts)
+        emit_asset_events(self.outlets, context, facts)
         return facts
 
     def _deliver(self, keld: Keld, context: Context, status: Status) -> str | None:
-        """Where the output is; brought there, if only this task can."""
+        """The URI of the output, written here if only this task can; None if a function took the rows."""
         if self.sink_function is not None:
             rows = keld.read(status.id)
             self.sink_function(rows, **determine_kwargs(self.sink_function, (rows,), context))
             return None
-        if self.sink is None or absolute(self.sink) == status.sink:  # another task that is of this job run may have sent it to its own
+        if self.sink is None or (isinstance(self.sink, str) and absolute_path(self.sink) == status.sink):
             return status.output_uri
+        # An open file system's path, or another task of the same job run has set its own sink.
         return keld.write(status.id, self.sink)
 
 
 def _holder(context: Context) -> str:
-    """Who waits, the same over all tries of a task instance."""
+    """The name of the task instance that waits; the same for all its tries."""
     ti = context["ti"]
     return f"airflow:{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}"
 
 
-def _patience(status: Status, now: datetime) -> timedelta:
-    """How long the scheduler waits for a trigger: the deadline is kept without any triggerer, if later by the grace."""
+def _defer_timeout(status: Status, now: datetime) -> timedelta:
+    """How long the scheduler waits for a trigger; so the deadline is handled without a triggerer too, later by the grace."""
     if status.deadline_at is None or status.deadline_at <= now:
-        return _SELDOM
+        return _LONGEST_WAIT
     if status.escalates_at is None:
         return status.deadline_at - now + _GRACE
-    moves_at = status.escalates_at if status.escalates_at > now else status.next_check_at or now  # under way, it wants a look at every step
+    moves_at = (
+        status.escalates_at if status.escalates_at > now else status.next_check_at or now
+    )  # an escalation under way needs a look at every step
     return moves_at - now + _GRACE

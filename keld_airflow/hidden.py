@@ -1,7 +1,7 @@
-"""Held: rows that another task gave, on their way through a templated field.
+"""Hidden: rows that another task gave, in a templated field of an operator.
 
-Airflow stores what such a field holds after it was rendered: of rows it is told what they are, not what they say.  Where they lay before,
-and whether that is Airflow's database, is for its XCom backend to say.
+Airflow stores the text of such a field after it was rendered: for rows it stores only their type, not their content.  Where the rows were
+before, and whether that is Airflow's database, depends on the XCom backend.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class Held:
+class HiddenRows:
     """Rows that print as their type."""
 
     def __init__(self, rows: Any) -> None:
@@ -20,8 +20,8 @@ class Held:
         return f"<rows: {type(self.rows).__name__}>"
 
 
-class HeldField:
-    """A field of an operator whose rows are `Held` from when they are set: in `__init__` of a mapped task, when rendered of others."""
+class HiddenRowsField:
+    """A field of an operator that wraps rows in `HiddenRows` when it is set: in `__init__` for a mapped task, at rendering for others."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = f"_{name}"
@@ -30,16 +30,16 @@ class HeldField:
         return self if task is None else task.__dict__.get(self._name)
 
     def __set__(self, task: Any, value: Any) -> None:
-        task.__dict__[self._name] = _held(value)
+        task.__dict__[self._name] = _hide(value)
 
 
-def let_out(value: Any) -> Any:
-    """What was held in `value`, or in the arguments that it is."""
-    return _each(value, lambda part: part.rows if isinstance(part, Held) else part)
+def unwrap(value: Any) -> Any:
+    """`value`, or the arguments in it, with the hidden rows as they were given."""
+    return _each(value, lambda part: part.rows if isinstance(part, HiddenRows) else part)
 
 
-def _held(value: Any) -> Any:
-    return Held(value) if is_rows(value) else _each(value, lambda part: Held(part) if is_rows(part) else part)
+def _hide(value: Any) -> Any:
+    return HiddenRows(value) if is_rows(value) else _each(value, lambda part: HiddenRows(part) if is_rows(part) else part)
 
 
 def _each(value: Any, change: Any) -> Any:
@@ -51,7 +51,7 @@ def _each(value: Any, change: Any) -> Any:
 
 
 def is_rows(value: Any) -> bool:
-    """Whether it is a table, or begins as rows do."""
+    """True if it is a table, or a list whose first item is a row."""
     if isinstance(value, list | tuple):
         return bool(value) and isinstance(value[0], Mapping)
     return hasattr(value, "__arrow_c_stream__") or hasattr(value, "__dataframe__") or hasattr(value, "to_arrow")
