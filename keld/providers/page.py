@@ -49,7 +49,7 @@ class Listing:
     Args:
         whole: the caller wants proof that a batch is absent.  Then only a documented order counts, and only if
             the list has a batch younger than `created_after`: otherwise the provider's clock and ours may be far apart.
-        behind: the cursor to begin at, as `Page.after`: only a part of the list, so never complete.
+        after: the cursor to begin at, as `Page.after`: only a part of the list, so never complete.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Listing:
         until: str | None = None,
         newest_first: bool = False,
         whole: bool = False,
-        behind: str | None = None,
+        after: str | None = None,
     ) -> None:
-        self._page_after, self._created_after, self._until, self._behind = page_after, created_after, until, behind
+        self._page_after, self._created_after, self._until, self._start = page_after, created_after, until, after
         self._newest_first, self._whole = newest_first, whole
         self._seen: set[str] = set()
         self._oldest = UNREADABLE_TIME
@@ -70,14 +70,14 @@ class Listing:
         self.complete = False
 
     def __iter__(self) -> Iterator[RemoteBatch]:
-        after = self._behind
+        after = self._start
         for _ in range(_PAGES_MOST):
             page = self._page_after(after)
             fresh = [batch for batch in page.batches if batch.id not in self._seen]
             self._note(fresh)
             yield from fresh
-            if page.more is False or (page.more is None and not page.batches) or self._is_behind(fresh):
-                self.complete = not self._nameless and self._behind is None
+            if page.more is False or (page.more is None and not page.batches) or self._rest_is_older(fresh):
+                self.complete = not self._nameless and self._start is None
                 return
             if page.after is None or (not fresh and (page.batches or page.after == after)):
                 return  # the same page again, or no cursor although it is not the last page; after an empty page more may follow
@@ -91,7 +91,7 @@ class Listing:
             self._oldest = min(self._oldest, batch.created_at)
             self._younger |= batch.created_at >= self._created_after
 
-    def _is_behind(self, fresh: list[RemoteBatch]) -> bool:
+    def _rest_is_older(self, fresh: list[RemoteBatch]) -> bool:
         """True if every wanted batch has been listed by now, so that the rest need not be read."""
         falls = not self._rises and (self._newest_first or (not self._whole and len(self._seen) >= _SHOWN))
         if not fresh or not falls:

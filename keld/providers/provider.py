@@ -180,20 +180,20 @@ class Provider:
         """The id of the newest batch on the list's first page: no later create is older than it, whatever the clocks say."""
         return youngest(self._page(None, _GLANCE).batches)
 
-    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False, behind: str | None = None) -> Listing:
+    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False, after: str | None = None) -> Listing:
         """Batches, including all that were created after an instant, or after the batch `until`; see `Listing` for what its end proves.
 
         Args:
-            behind: the id of a batch: only the part of the list after it, which proves nothing; the whole list if the provider pages by token.
+            after: the id of a batch: only the part of the list after it, which proves nothing; the whole list if the provider pages by token.
         """
         official = self._preset.base_url is not None and self.host == origin(self._preset.base_url)
         return Listing(
-            lambda after: self._page(after, self.traits.list_page),
+            lambda cursor: self._page(cursor, self.traits.list_page),
             created_after,
             until=until,
             newest_first=self.traits.newest_first and official,
             whole=whole,
-            behind=behind if self.traits.pages_by_id else None,
+            after=after if self.traits.pages_by_id else None,
         )
 
     def _page(self, after: str | None, size: int) -> Page:
