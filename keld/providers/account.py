@@ -1,7 +1,7 @@
-"""Account: where a provider is and whose key it takes, without ever showing the key.
+"""Account: the address of a provider and where its key is found; never the key itself.
 
-Below `provider`.  `Account(kind=...)` is enough for every kind that needs no more than an address and a key.  A kind that needs more (a region,
-a project, a bucket, a role) has a class of its own, as frozen as this one, with these as its fields.
+Below `provider`.  `Account(kind=...)` is enough for every kind that needs only an address and a key.  A kind that needs more (a region,
+a project, a bucket, a role) has a frozen subclass with these fields, so that a type checker knows them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from keld.errors import AccessRefused, InvalidJob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """Where a provider is and where its key is found; never the key itself.
+    """The address of a provider and where its key is found; never the key itself.
 
     Args:
-        kind: whose API it speaks; `keld.kinds()` lists them.
-        base_url: None means the kind's own way (an environment variable such as `OPENAI_BASE_URL`, else the official host).
-        api_key_env: None means the kind's own way (an environment variable such as `OPENAI_API_KEY`).
-        api_key: gives the key, where it is in no environment variable but in a vault, or an orchestrator's connection; "" where it has none.
-        keyless: why it may have no key, in words for people, where more than an environment variable could give one.
+        kind: which API the host has; `keld.kinds()` lists the kinds.
+        base_url: None: the kind's environment variable (such as `OPENAI_BASE_URL`), else the official host.
+        api_key_env: the environment variable that holds the key; None: the kind's own (such as `OPENAI_API_KEY`).
+        api_key: a function that returns the key, if it is in a vault or in an orchestrator's connection; "" if there is none.
+        keyless: a reason why no key may be found, shown in the error; for keys that do not come from an environment variable.
         prices: the price list of its models, e.g. `groq`; None: the list that has the account's name, else the kind's.
 
     Raises:
-        InvalidJob: `base_url` cannot be one.
+        InvalidJob: `base_url` is no valid URL.
     """
 
     kind: str
@@ -42,11 +42,11 @@ class Account:
             check_url(self.base_url, f"The base URL of an account of kind {self.kind}")
 
 
-def check_url(url: str, whose: str) -> None:
-    """Passes if calls can be made to `url`.
+def check_url(url: str, subject: str) -> None:
+    """Checks that calls can be made to `url`.
 
     Raises:
-        InvalidJob: they cannot; `whose` is what the message begins with.  It never shows a user or a password.
+        InvalidJob: they cannot.  The message begins with `subject` and never shows a user or a password.
     """
     shown = url.rpartition("@")[2]
     try:
@@ -60,14 +60,14 @@ def check_url(url: str, whose: str) -> None:
     elif scheme not in ("http", "https") or "://" not in url:
         wrong = "does not begin with https:// or http://"
     if wrong is not None:
-        raise InvalidJob(f"{whose}, {shown!a}, {wrong}. Nothing was sent. Write it whole, e.g. https://api.openai.com/v1.")
+        raise InvalidJob(f"{subject}, {shown!a}, {wrong}. Nothing was sent. Write the complete URL, e.g. https://api.openai.com/v1.")
 
 
 def url_of(account: Account, variable: str | None, official: str | None) -> str:
-    """Where an account's calls go: by its own setting, by the environment `variable`, or to the `official` host.
+    """The base URL of an account: its own, else that in the environment `variable`, else the `official` host.
 
     Raises:
-        InvalidJob: the environment variable holds nothing that calls can be made to, or nothing names a host.
+        InvalidJob: the environment variable holds no valid URL, or there is no URL at all.
     """
     if account.base_url is not None:
         return account.base_url
@@ -87,22 +87,24 @@ def origin(url: str) -> str:
 
 
 def key_of(name: str, account: Account, default: str | None) -> str:
-    """The key of an account, without the spaces and line ends it was pasted with: what it gives itself, else what the environment
-    variable holds that it names, else `default`; "" where no key is needed (`default` is None) and none is given.
+    """The key of an account, without spaces and line ends around it.
+
+    It comes from `api_key()`, else from the environment variable `api_key_env`, else from the variable `default`.  "" if no key is needed
+    (`default` is None) and none is found.
 
     Raises:
-        AccessRefused: it is not set, or cannot be one.
+        AccessRefused: it is not set, or it cannot be a key.
     """
     variable = account.api_key_env or default
     key = (account.api_key() if account.api_key is not None else os.environ.get(variable or "", "")).strip()
-    if key and (not key.isascii() or not key.isprintable() or " " in key):  # the errors of HTTP libraries quote such a one
+    if key and (not key.isascii() or not key.isprintable() or " " in key):  # HTTP libraries quote such a key in their errors
         raise AccessRefused(
             f"The key of {name} holds a space, a line end or a character that is not ASCII, which no provider's key does. Nothing was sent. "
-            "Copy it again, and nothing beside it.",
+            "Copy it again, and only the key.",
             account=name,
         )
     if key or variable is None:
         return key
     unset = None if account.api_key is not None else f"the environment variable {variable} is not set"
-    why = ", and ".join(filter(None, (account.keyless or (None if unset else "its api_key gives none"), unset)))
+    why = ", and ".join(filter(None, (account.keyless or (None if unset else "its api_key function returned none"), unset)))
     raise AccessRefused(f"No key for {name}: {why}. Nothing was sent. Give one and run again.", account=name)

@@ -1,6 +1,6 @@
-"""Base: the nouns between the runner and a provider: batches, what came of a create or of a request, limits.
+"""Base: the data types between the runner and a provider: batches, outcomes of creates and requests, limits.
 
-Below `provider` and the runner, above nothing but the core.  Plain data, the same for every provider; nothing here calls anybody.
+Below `provider` and the runner.  Plain data, the same for every provider; nothing here makes a call.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from keld.shard import Limits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """What a kind of provider can do, and how far.
+    """What a kind of provider can do, and its limits.
 
     Args:
-        limits: of one batch; those of a line hold in the fast lanes, too.
-        lanes: those it sells; without `batch` where it has no batches.
-        list_page: batches on a page of the list.
-        marks_batches: a batch carries our key from the start (metadata, a label, a name); else only its custom_ids do, seen when it has ended.
-        fences: removing the input keeps a create that is still on its way from making a batch.
-        newest_first: the official host says that its list begins with the youngest batch.
-        pages_by_id: the list can be read on from the id of any batch; else only from the token of the page before.
-        window: after which a batch expires by the provider's own word; None: never.
+        limits: of one batch; the limit of a line holds in the fast lanes, too.
+        lanes: those it sells; contains `batch` only if the kind has batches.
+        list_page: how many batches are asked for on one page of the list.
+        marks_batches: a batch carries our key from the start (metadata, a label, a name); else only the custom_ids in its results show whose it is.
+        fences: if the input is removed, a create that arrives later makes no batch.
+        newest_first: the documentation of the official host says that its list begins with the newest batch.
+        pages_by_id: a page of the list can begin after the id of any batch; else only at the token of the page before.
+        window: the time after which the provider expires a batch; None: never.
     """
 
     limits: Limits
@@ -41,7 +41,7 @@ class Traits:
 
 
 class BatchState(StrEnum):
-    """A batch's life, folded; `native` beside it keeps the provider's own word."""
+    """The state of a batch, the same for all providers; `RemoteBatch.native` is the provider's own word."""
 
     IN_PROGRESS = "in_progress"
     CANCELLING = "cancelling"
@@ -57,30 +57,35 @@ class BatchState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteBatch:
-    """A batch as the provider described it."""
+    """A batch as the provider describes it."""
 
     id: str
     state: BatchState
     native: str
     created_at: datetime
-    key: str | None = None  # our mark, where the provider keeps one
-    input_ref: str | None = None  # the upload it was made of, where it says so
+    key: str | None = None  # our mark, if the provider keeps one
+    input_ref: str | None = None  # the upload that it was made from, if the provider says so
     requests: int | None = None
     done: int | None = None
-    succeeded: int | None = None  # those it says it answered, and so bills
+    succeeded: int | None = None  # those that the provider says it answered, and so bills
     errors: tuple[tuple[str, str], ...] = ()  # (code, message) of the batch itself, not of rows; a message may quote a prompt
-    result_refs: tuple[str, ...] = ()  # those with answers first
-    queue_full: str | None = None  # the code by which it says that it failed only because too much was enqueued: no fault of the file
+    result_refs: tuple[str, ...] = ()  # files with answers first
+    queue_full: str | None = None  # the error code, if it failed only because too much was enqueued: the file is not at fault
 
     @property
     def unpaid(self) -> bool:
-        """It failed only because the account has no money left, or is closed: no fault of the file, and a person mends it."""
+        """True if it failed only because the account has no money left or is closed: the file is not at fault, and a person must act."""
         return self.state is BatchState.FAILED and any(code in NO_ACCESS for code, _ in self.errors)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fit:
-    """Whether a model can be asked a question: why it cannot, or what is to be known about how it is asked; in words, for people."""
+    """Whether a model can be asked a question.
+
+    Args:
+        obstacle: why it cannot, for people; None: it can.
+        note: what a person should know about how it is asked.
+    """
 
     obstacle: str | None = None
     note: str | None = None
@@ -88,7 +93,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """One create: what is to be sent, and the mark it carries."""
+    """One create: what is to be sent, and the mark that it carries."""
 
     key: str
     path: Path  # the shard's file
@@ -105,13 +110,15 @@ class Created:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A no.  Once something was sent it is only somebody's word: whoever stands in between may have had the provider create it all the same.
+    """The create was refused.
+
+    If something was sent this is no proof: a proxy may have answered so although the provider created the batch.
 
     Args:
-        status: None where no reply came, since nothing was sent.
-        permanent: the same file will never be taken.
-        own: in the provider's own shape of an error; else a page of a proxy or a gateway.
-        access: the key, the project or the money is refused, for every row; a person mends it.
+        status: None: nothing was sent, so there is no reply.
+        permanent: the same file will never be accepted.
+        own: the reply has the shape of the provider's own errors; else it is the page of a proxy or a gateway.
+        access: the key, the project or the billing is refused, for every row; a person must act.
     """
 
     status: int | None
@@ -128,7 +135,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class QueueFull:
-    """A no for now: rate or queue limit; `own` as of `Refused`."""
+    """Refused for now by a rate limit or a queue limit; `own` as in `Refused`."""
 
     retry_after_s: float | None
     own: bool = True
@@ -146,27 +153,27 @@ CreateOutcome = Created | Refused | QueueFull | OutcomeUnknown
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """How full one of the account's rate limits is, as a reply told it."""
+    """How much of one of the account's rate limits is left, as a reply said."""
 
     limit: float
     left: float
-    reset_s: float  # until all of it is there again
+    reset_s: float  # seconds until all of it is available again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """One fast request, answered (and paid) or refused for good (and not); `line` is what a batch's result file would say of it."""
+    """One request of a fast lane that was answered (and paid) or permanently refused (and not paid); `line` is its line of the journal."""
 
     line: bytes
     answered: bool
     status: int
     code: str = ""
-    quotas: Mapping[str, Quota] = field(default_factory=dict)  # of `requests` and `tokens`, as far as the provider tells
+    quotas: Mapping[str, Quota] = field(default_factory=dict)  # of `requests` and `tokens`, as far as the reply says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotNow:
-    """A definite no for now: nothing was done and nothing is paid."""
+    """Refused for now: nothing was done and nothing is paid."""
 
     why: str
     retry_after_s: float | None = None
@@ -175,7 +182,7 @@ class NotNow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InDoubt:
-    """No readable reply: it may have been answered and paid; `line` says so."""
+    """No readable reply: the request may have been answered and paid; `line` says so in the journal."""
 
     line: bytes
     why: str
@@ -183,7 +190,7 @@ class InDoubt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denied:
-    """The key, the project or the billing was refused, or the address leads elsewhere: it holds for every row, and nothing was done."""
+    """The key, the project or the billing was refused, or the address redirects: this holds for every row, and nothing was done."""
 
     status: int
     code: str
@@ -191,7 +198,7 @@ class Denied:
 
 SendOutcome = Settled | NotNow | InDoubt | Denied
 
-# Codes and types that say: no money, no such account, no right to it, in the words of the services and of the gateways before them.
+# Codes and types that mean: no money, no such account, no permission, as providers and gateways spell them.
 # developers.openai.com/api/docs/guides/error-codes, platform.claude.com/docs/en/api/errors, docs.litellm.ai (budgets), 29 Nov 2026.
 NO_ACCESS = frozenset({
     "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated", "access_terminated",
@@ -201,4 +208,4 @@ NO_ACCESS = frozenset({
 })  # fmt: skip
 
 Sender = Callable[[str, bytes], Awaitable[SendOutcome]]
-"""A custom_id (for the line; it is not sent) and a request's body -> what came of one HTTP attempt."""
+"""A custom_id (for the line; it is not sent) and a request's body -> the outcome of one HTTP attempt."""

@@ -1,7 +1,7 @@
-"""Call: one request of a fast lane, one HTTP attempt, and what came of it, the same for every provider.
+"""Call: one request of a fast lane in one HTTP attempt, and its outcome; the same for every provider.
 
-Beside `provider`.  What a reply said becomes a line of the journal (`envelope`), so that one reader serves all lanes.  Nothing is sent twice here, and
-nothing is decided but what is known: done, not done, or in doubt.
+Beside `provider`.  A reply becomes a line of the journal (`envelope`), so that one reader serves all lanes.  Nothing is sent twice here; the
+only decision is: done, not done, or in doubt.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import httpx2
 import msgspec
 
 from keld.providers.base import Denied, InDoubt, NotNow, Quota, Sender, SendOutcome, Settled
-from keld.providers.envelope import doubtful, settled
-from keld.providers.fault import Codes, Fault, Meaning, Sent, fault_of_reply, fault_of_silence, meaning
+from keld.providers.envelope import in_doubt_line, reply_line
+from keld.providers.fault import Codes, ErrorIn, Fault, Meaning, Sent, common_error, fault_of_no_reply, fault_of_reply, meaning
 
-# A refusal that is not in the provider's own shape is a gateway's.  With these statuses it refuses by the request alone (who asks, how often, how
-# large it is) before it sends the request on, so nothing was done.  With any other the page may have taken the place of an answer that was paid
-# for (a filter of replies, a route that was lost): in doubt, its worst case stays reserved.  403 is with those that are not done: it is nearly
-# always a firewall's answer to the request, and it stops the lane, so that what a filter of replies may cost is bounded by what is in flight.
+# A refusal without the shape of the provider's own errors comes from a gateway.  With these statuses the gateway judges the request alone (who asks,
+# how often, how large) before it forwards it, so nothing was done.  With any other status its page may have replaced an answer that was paid
+# (a filter of replies, a lost route): in doubt, the worst case stays reserved.  403 counts as not done: it is nearly always a firewall's answer to
+# the request, and it stops the lane, so that a filter of replies can cost no more than what is in flight.
 _REFUSED_BEFORE = {401, 402, 403, 407, 413, 429}
 _CONNECTIONS = 32  # of one client
 _CONNECT_S = 30.0
@@ -35,62 +35,64 @@ _SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
-    """Where the requests of one path go, and how the host's replies are understood."""
+class Target:
+    """The URL and the headers of the requests of one path, and how its replies are read."""
 
     url: str
     headers: Mapping[str, str]
     quotas: Callable[[httpx2.Headers], dict[str, Quota]]
     codes: Codes
+    error_in: ErrorIn | None = None
 
 
 @asynccontextmanager
-async def senders(door: Door, timeout_s: float, most: int) -> AsyncIterator[Sender]:
-    """A sender for `most` requests at a time, over several clients: the pool looks at all connections of one for each request.
+async def senders(target: Target, timeout_s: float, most: int) -> AsyncIterator[Sender]:
+    """A sender for `most` requests at a time, over several clients: a client's pool looks at all its connections for each request.
 
     Args:
         timeout_s: of a whole request, from its connection to the last byte of its reply.
     """
     trust = httpx2.create_ssl_context()  # once: reading the machine's certificates takes 80 ms
     async with AsyncExitStack() as opened:
-        made = [_client(door, trust, timeout_s) for _ in range(-(-most // _CONNECTIONS))]
+        made = [_client(target, trust, timeout_s) for _ in range(-(-most // _CONNECTIONS))]
         clients = cycle([await opened.enter_async_context(one) for one in made])
-        yield lambda custom_id, body: call(next(clients), door, custom_id, body, timeout_s)
+        yield lambda custom_id, body: call(next(clients), target, custom_id, body, timeout_s)
 
 
-def _client(door: Door, trust: ssl.SSLContext, timeout_s: float) -> httpx2.AsyncClient:
-    # Without a bound on connections: a request that waits for one would count as sent.  A server that closes an idle one just as it is
-    # used again leaves the request in doubt; the shortest usual patience is 5 s.  A redirect would carry the key to wherever it points.
+def _client(target: Target, trust: ssl.SSLContext, timeout_s: float) -> httpx2.AsyncClient:
+    # No limit on connections: a request that waits for one would count as sent.  A server that closes an idle connection just as it is
+    # used again leaves the request in doubt; the shortest usual idle timeout of servers is 5 s.  A redirect would carry the key to another host.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3)
-    # A connection has less than the whole time, so that one which was never made is known for what it is: not sent.
+    # Connecting has less than the whole time, so that a connection that was never made is reported as not sent.
     timeout = httpx2.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s / 2))
-    # Identity: what cannot be read is not offered.
-    headers = {**door.headers, "content-type": "application/json", "accept-encoding": "identity"}
+    # Identity: no encoding is offered that cannot be read.
+    headers = {**target.headers, "content-type": "application/json", "accept-encoding": "identity"}
     return httpx2.AsyncClient(follow_redirects=False, limits=limits, verify=trust, timeout=timeout, headers=headers)
 
 
-async def call(client: httpx2.AsyncClient, door: Door, custom_id: str, body: bytes, timeout_s: float) -> SendOutcome:
-    """What came of sending `body`, once."""
+async def call(client: httpx2.AsyncClient, target: Target, custom_id: str, body: bytes, timeout_s: float) -> SendOutcome:
+    """The outcome of sending `body` once."""
     try:
-        # The library's own time-outs are of one read: a reply of a byte a second outlives them all.
+        # The library's own timeouts limit one read each: a reply of one byte a second would never exceed them.
         async with asyncio.timeout(timeout_s):
-            reply = await client.post(door.url, content=body)
+            reply = await client.post(target.url, content=body)
     except TimeoutError:
         return _in_doubt(custom_id, f"no whole reply within {timeout_s:,.0f} s")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        return _silence(fault_of_silence(error), custom_id)
-    quotas = door.quotas(reply.headers)
+        return _no_reply(fault_of_no_reply(error), custom_id)
+    quotas = target.quotas(reply.headers)
     if not reply.is_success:
-        fault = fault_of_reply(reply.status_code, reply.headers, reply.content, carried_prompts=True, quotas=quotas)
-        return _refused(fault, door.codes, custom_id)
+        content = common_error(reply.content, target.error_in)
+        fault = fault_of_reply(reply.status_code, reply.headers, content, carried_prompts=True, quotas=quotas)
+        return _refused(fault, target.codes, custom_id)
     answer = one_line_of(reply.content)
     if reply.status_code != 200 or answer is None:
         return _in_doubt(custom_id, f"an unreadable reply with HTTP {reply.status_code}")
-    return Settled(line=settled(custom_id, 200, answer), answered=True, status=200, quotas=quotas)
+    return Settled(line=reply_line(custom_id, 200, answer), answered=True, status=200, quotas=quotas)
 
 
 def one_line_of(body: bytes) -> bytes | None:
-    """A JSON body without the line ends and blanks between its parts, which OpenAI sends; None where it is no JSON."""
+    """A JSON body in one line, without the white space that OpenAI sends; None if it is no JSON."""
     try:
         line = msgspec.json.format(body, indent=-1)
     except (msgspec.MsgspecError, RecursionError):
@@ -99,7 +101,7 @@ def one_line_of(body: bytes) -> bytes | None:
 
 
 def quotas(headers: httpx2.Headers, name: Callable[[str, str], str]) -> dict[str, Quota]:
-    """The limits of `requests` and `tokens` that a reply tells whole; `name` gives the header of (kind, limit | remaining | reset)."""
+    """The limits of `requests` and `tokens` that a reply states completely; `name` gives the header of (kind, limit | remaining | reset)."""
     found = {}
     for kind in ("requests", "tokens"):
         limit, left, reset = (headers.get(name(kind, what)) for what in ("limit", "remaining", "reset"))
@@ -113,7 +115,7 @@ def quotas(headers: httpx2.Headers, name: Callable[[str, str], str]) -> dict[str
 
 
 def _seconds(reset: str, date: str | None) -> float:
-    """Seconds of a span (`6ms`, `2m59.56s`, `20`) or until an instant, by the provider's own clock where it tells that.
+    """Seconds of a span (`6ms`, `2m59.56s`, `20`) or until an instant, by the provider's own clock if the reply has a date.
 
     Raises:
         ValueError: it is neither.
@@ -130,7 +132,7 @@ def _seconds(reset: str, date: str | None) -> float:
 
 
 def _refused(fault: Fault, codes: Codes, custom_id: str) -> SendOutcome:
-    """What an HTTP status other than 2xx meant; see `meaning`."""
+    """The outcome of an HTTP status other than 2xx; see `meaning`."""
     status, code = fault.status or 0, fault.code
     if status == 407:
         return Denied(status=status, code=code)
@@ -142,13 +144,13 @@ def _refused(fault: Fault, codes: Codes, custom_id: str) -> SendOutcome:
         case Meaning.REDIRECT:
             return Denied(status=status, code="redirect")
         case Meaning.REFUSED | Meaning.MISSING if not fault.own and status not in _REFUSED_BEFORE:
-            return _in_doubt(custom_id, f"HTTP {status}, in words that are not the provider's own")
+            return _in_doubt(custom_id, f"HTTP {status}, without the shape of the provider's own errors")
         case Meaning.REFUSED | Meaning.MISSING:
             said = one_line_of(fault.body)
             body = said if said and said.startswith(b"{") else b'{"type":"http_%d"}' % status
-            return Settled(line=settled(custom_id, status, body), answered=False, status=status, code=code, quotas=fault.quotas)
+            return Settled(line=reply_line(custom_id, status, body), answered=False, status=status, code=code, quotas=fault.quotas)
         case Meaning.UNKNOWN:
-            # A 503 that says when to come back was refused at the door, and is not paid.  Any other 5xx may be a proxy's, which lost only the reply.
+            # A 503 with retry-after was refused before any work, and is not paid.  Any other 5xx may be from a proxy that lost only the reply.
             if status == 503 and fault.retry_after_s is not None:
                 return NotNow(why=f"HTTP {status} {code}", retry_after_s=fault.retry_after_s, quotas=fault.quotas)
             return _in_doubt(custom_id, f"HTTP {status} {code}")
@@ -156,11 +158,11 @@ def _refused(fault: Fault, codes: Codes, custom_id: str) -> SendOutcome:
             assert_never(unreachable)
 
 
-def _silence(fault: Fault, custom_id: str) -> SendOutcome:
+def _no_reply(fault: Fault, custom_id: str) -> SendOutcome:
     if fault.sent is Sent.NO:
         return NotNow(why=fault.cause)
     return _in_doubt(custom_id, f"no reply: {fault.cause}")
 
 
 def _in_doubt(custom_id: str, why: str) -> InDoubt:
-    return InDoubt(line=doubtful(custom_id, f"sent, and nobody knows what came of it ({why}): it may have been paid"), why=why)
+    return InDoubt(line=in_doubt_line(custom_id, f"sent, outcome unknown ({why}): it may have been paid"), why=why)

@@ -1,13 +1,13 @@
-"""Download: a result file, whole and durable, however often the connection breaks.
+"""Download: a result file, complete and on disk, however often the connection breaks.
 
-Beside `base`; the same for a file behind HTTP and for an object of a store, which only open it in their own way.  Bytes go straight to a `.part`
-file, of one download alone, which is kept between tries: a broken download goes on where it stopped, also in another process tomorrow.  A
-result that was paid for is never held only in memory.
+Beside `base`; the same for a file over HTTP and for an object of a store, which differ only in how they are opened.  Bytes are written at once to a
+`.part` file, one for each download, which is kept between tries: an interrupted download continues where it stopped, also in another process
+later.  A result that was paid for is never held only in memory.
 
-The rest belongs behind a beginning only if both are of the same file, byte by byte: a host that writes its rows in another order for each request would
-else give a mixture, with rows missing, or one row's answer under another's id.  So the rest is asked for from a little before the end of what is
-there, and must begin with the same bytes; and the validators (ETag, version, date) must agree, where there are any.  Before rows are called lost the
-file is fetched `again`: in one piece, or in pieces that a validator proves to be of one.
+The rest of a file may be appended only if it is of the same file, byte by byte: a host that writes its rows in another order for each request would
+otherwise give a mixture, with rows missing, or one row's answer under another's id.  So the rest is requested from a little before the end of what
+we have, and must begin with the same bytes; the validators (ETag, version, date) must agree, if there are any.  Before rows are declared lost the
+file is fetched `again`: in one piece, or in pieces that a validator proves to belong to one file.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ log = logging.getLogger("keld")
 
 TRIES = 4
 _BUFFER = 1 << 20
-_CUT_OFF, _STALLED = "it is larger than it can be", "it stalled"
-_OVERLAP = 512  # bytes that are fetched twice: less than two answers of the shortest kind, and with the ids of one of them
+_CUT_OFF, _STALLED, _SHORT = "it is larger than it can be", "it stalled", "it ended too early"
+_OVERLAP = 512  # bytes that are fetched twice: fewer than two of the shortest answers have, and enough for the id of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +41,8 @@ class ResultFile:
 
     Args:
         id: its name at the provider.
-        what: the file as people call it: in errors, and in the names of its parts, as a digest.
-        size_bytes, lines: how much of it there is at least, where the provider says so.
+        what: the file's name for people, in errors; its digest is in the names of its parts.
+        size_bytes, lines: its least size and number of lines, if the provider says so.
     """
 
     id: str
@@ -51,12 +51,12 @@ class ResultFile:
     lines: int | None = None
 
     def looks_whole(self, part: Path) -> bool:
-        """Whether what a stream brought to its end is all there is."""
+        """True if a file whose stream came to its end looks complete."""
         sized = not self.size_bytes or part.stat().st_size >= self.size_bytes
         return ends_whole(part) and sized and (self.lines is None or _lines(part) + 1 >= self.lines)  # the last one may have no newline
 
     def is_proven_whole(self, part: Path) -> bool:
-        """Whether a file that may be cut off at any byte is all there is; a closing brace or a whole line proves nothing."""
+        """True if a file that may be cut off at any byte is complete for certain; a closing brace or a complete line proves nothing."""
         if self.size_bytes:
             return self.looks_whole(part)
         return self.lines is not None and _lines(part) >= self.lines
@@ -64,12 +64,12 @@ class ResultFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A result file from some byte on, as it comes.
+    """A result file from some byte on, as a stream.
 
     Args:
-        resumed: it begins where it was asked to; else with the first byte.
-        validator: what distinguishes this file's bytes from another's of the same name (a strong ETag, a version, a date); "" if nothing does.
-        chunks: the bytes; raises `Broken` where they break off.
+        resumed: it begins at the requested byte; else at the first one.
+        validator: identifies this version of the file (a strong ETag, a version, a date); "" if the reply has none.
+        chunks: the bytes; raises `Broken` if the stream breaks.
     """
 
     resumed: bool
@@ -78,7 +78,7 @@ class Piece:
 
 
 class Broken(Exception):
-    """A stream that broke off; `stalled`: it had all the time it may have."""
+    """The stream broke; `stalled`: its time was over."""
 
     def __init__(self, why: str, *, stalled: bool = False) -> None:
         super().__init__(why)
@@ -86,98 +86,98 @@ class Broken(Exception):
 
 
 Open = Callable[[int, str], AbstractContextManager[Piece]]
-"""(first byte, validator that it must have, or "") -> the file from there on; raises `Fault`."""
+"""(first byte, validator that it must have, or "") -> the file from that byte on; raises `Fault`."""
 
 
 def download(open_piece: Open, file: ResultFile, path: Path, most_bytes: int, *, again: bool = False) -> Path:
     """The file at `path`, fsynced and renamed there once it looks whole.
 
     Args:
-        open_piece: opens it at the provider: by HTTP with a Range, or as an object of a store.
-        most_bytes: more than any answer to what was asked can weigh.  What unfolds beyond it (a compressed bomb, an endless stream) is cut
-            off there: the rows whose lines came before stand, the others are told as lost.
-        anew: nothing that an earlier download left is used, and no rest that is not proven to belong to its beginning by a validator.
+        open_piece: opens the file at the provider: by HTTP with a Range, or as an object of a store.
+        most_bytes: more than all answers can have.  What is larger (a decompression bomb, an endless stream) is cut
+            off there: rows whose lines came before are kept, the others are lost.
+        again: use nothing that an earlier download left, and append a rest only if a validator proves that it belongs to the same file.
 
     Raises:
-        ProviderUnreachable: it broke off, or was a page of HTML, `TRIES` times, or it stalled; what came so far is kept for the next time.
+        ProviderUnreachable: it broke, or was a page of HTML, `TRIES` times, or it stalled; the bytes so far are kept for the next try.
         Fault: it could not be opened.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     part = _own_part(path, file.what)
-    broken, of = "", _Of(strict=again)
+    broken, identity = "", _FileIdentity(strict=again)
     if again:
         part.unlink(missing_ok=True)
     elif part.exists() and file.is_proven_whole(part):
         return _publish(part, path)  # an earlier worker died between the last byte and the rename
     for _ in range(TRIES):
-        if part.exists() and (not _begins_as_lines(part) or (again and not of.validator)):
-            part.unlink()  # a proxy's page with status 200: the rest of the results does not belong behind it; nor an unproven rest
-        broken = _tried(open_piece, part, most_bytes, of)
+        if part.exists() and (not _begins_as_lines(part) or (again and not identity.validator)):
+            part.unlink()  # a proxy's page with status 200, or a beginning without proof: the rest must not be appended to it
+        broken = _tried(open_piece, part, most_bytes, identity)
         if broken == _CUT_OFF:
             log.warning("download.cut_off what=%s bytes=%d", file.what, most_bytes)
             return _publish(part, path)
         if broken == _STALLED:
-            break  # it has had its time; the other work has not
+            break  # it has used its time; other work needs the rest
         if broken:
             continue
         if file.looks_whole(part):
             return _publish(part, path)
-        broken = "it came to its end too early"
+        broken = _SHORT
     if part.exists() and _is_page(part):
         part.unlink()
-        broken = "a page of HTML instead of lines"  # however often: it says nothing of what was answered, and paid
-    if broken == "it came to its end too early":
-        return _publish(part, path)  # the same end, every time: it is what the provider has; missing rows are told as lost
+        broken = "a page of HTML instead of lines"  # however often it comes, it does not show which rows were answered and paid
+    if broken == _SHORT:
+        return _publish(part, path)  # the same end at each try: it is all that the provider has; missing rows are lost
     have = part.stat().st_size if part.exists() else 0
-    raise ProviderUnreachable(f"The download of {file.what} broke off ({broken}). {have:,} bytes are kept; it goes on later.")
+    raise ProviderUnreachable(f"The download of {file.what} was interrupted ({broken}). {have:,} bytes are kept; it continues later.")
 
 
-def _tried(open_piece: Open, part: Path, most_bytes: int, of: _Of) -> str:
-    """What broke off a try to bring the rest; "" if it came to its end.
+def _tried(open_piece: Open, part: Path, most_bytes: int, identity: _FileIdentity) -> str:
+    """What interrupted a try to fetch the rest; "" if it came to its end.
 
     Raises:
         OSError: our own disk.
         Fault: it could not be opened.
     """
     try:
-        return "" if _append(open_piece, part, most_bytes, of) else _CUT_OFF
-    except (Fault, _Another) as other:
+        return "" if _append(open_piece, part, most_bytes, identity) else _CUT_OFF
+    except (Fault, _OtherFile) as other:
         if isinstance(other, Fault) and other.status != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
-        part.unlink(missing_ok=True)  # what we have is not its beginning; at 416 it has become shorter than that
-        return "its rest is of another file"
+        part.unlink(missing_ok=True)  # our part is not the beginning of it; 416: the file is now shorter than our part
+        return "its rest belongs to another file"
     except Broken as broken:
         return _STALLED if broken.stalled else str(broken)
 
 
 @dataclass(slots=True)
-class _Of:
-    """Which file the bytes of a download are of, as far as the replies say."""
+class _FileIdentity:
+    """The file that a download's bytes belong to, as far as the replies say."""
 
-    strict: bool  # it must be proven to be the same; else it must not be proven to be another
+    strict: bool  # True: must be proven the same file; False: must not be proven another
     validator: str = ""
 
     def agrees(self, now: str) -> bool:
-        """Whether a reply is of the same file as the one before; remembers it."""
+        """True if a reply is of the same file as the one before; remembers its validator."""
         before, self.validator = self.validator, now
         return before == now or (not self.strict and not (before and now))
 
 
-class _Another(Exception):
-    """The rest of a file is not of the file that its beginning is of."""
+class _OtherFile(Exception):
+    """The rest belongs to another file than the beginning."""
 
 
 def _own_part(path: Path, what: str) -> Path:
-    """A file of this download's own, with what earlier ones of the same have; copied, since one of them may be asleep with its file still open.
+    """A new part file for this download, with the bytes of the largest earlier one of the same result file.
 
-    Of the same: a provider may name a batch's error file first, and one with answers before it the next time.
+    Copied, since a paused worker may still have the earlier one open.  By result file, since a provider may list a batch's files in another order.
     """
     source = hashlib.sha256(what.encode()).hexdigest()[:8]
     part = path.with_name(f"{path.name}.{source}.{os.urandom(4).hex()}.part")
     largest = max(_parts(path, source), key=lambda one: one.stat().st_size, default=None)
     if largest is not None:
         shutil.copyfile(largest, part)
-        largest.unlink(missing_ok=True)  # asleep or dead, its writer writes to nobody's file any more
+        largest.unlink(missing_ok=True)  # if its writer wakes up, it writes to a file that nobody reads
     return part
 
 
@@ -191,7 +191,7 @@ def _lines(path: Path) -> int:
 
 
 def ends_whole(path: Path) -> bool:
-    """Whether the last line is a whole one: empty file, a final newline, or a closing brace."""
+    """True if the last line is complete: an empty file, a final newline, or a closing brace."""
     size = path.stat().st_size
     if not size:
         return True
@@ -213,25 +213,25 @@ def _first(path: Path) -> bytes:
         return file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
 
 
-def _append(open_piece: Open, part: Path, most_bytes: int, of: _Of) -> bool:
-    """Whether the stream came to its end before `most_bytes`.
+def _append(open_piece: Open, part: Path, most_bytes: int, identity: _FileIdentity) -> bool:
+    """True if the stream came to its end before `most_bytes`.
 
     Raises:
-        _Another: it is of another file than what is there.
+        _OtherFile: it belongs to another file than what we have.
     """
     have = part.stat().st_size if part.exists() else 0
     if have >= most_bytes:
         return False
     start = max(0, have - _OVERLAP)
     failpoint("download.request")
-    with open_piece(start, of.validator if start else "") as piece:
+    with open_piece(start, identity.validator if start else "") as piece:
         resumed = start > 0 and piece.resumed
-        if not of.agrees(piece.validator) and resumed:
-            raise _Another
-        chunks = _behind(part, start, have, piece.chunks) if resumed else piece.chunks
+        if not identity.agrees(piece.validator) and resumed:
+            raise _OtherFile
+        chunks = _new_bytes(part, start, have, piece.chunks) if resumed else piece.chunks
         with part.open("ab" if resumed else "wb", buffering=_BUFFER) as file:
             written = have if resumed else 0
-            # As they come: pieces of a fixed size would be gathered in memory, and lost where the stream breaks off.
+            # Chunks as they arrive: pieces of a fixed size would wait in memory, and be lost if the stream breaks.
             for chunk in chunks:
                 written += file.write(chunk[: most_bytes - written])
                 failpoint("download.chunk")
@@ -242,11 +242,11 @@ def _append(open_piece: Open, part: Path, most_bytes: int, of: _Of) -> bool:
     return written < most_bytes
 
 
-def _behind(part: Path, start: int, have: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """What comes behind the bytes that are there.
+def _new_bytes(part: Path, start: int, have: int, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The bytes that follow those that we have.
 
     Raises:
-        _Another: those that were fetched twice are not the same.
+        _OtherFile: the bytes that were fetched twice differ.
     """
     with part.open("rb") as file:
         file.seek(start)
@@ -254,7 +254,7 @@ def _behind(part: Path, start: int, have: int, chunks: Iterator[bytes]) -> Itera
     for chunk in chunks:
         same = min(len(known), len(chunk))
         if chunk[:same] != known[:same]:
-            raise _Another
+            raise _OtherFile
         known = known[same:]
         if chunk[same:]:
             yield chunk[same:]

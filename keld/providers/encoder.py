@@ -1,4 +1,4 @@
-"""Encoder: the request lines of one shard, and the reader of what comes back.
+"""Encoder: writes the request lines of one shard, and reads its result lines.
 
 Beside `provider`: a dialect in an envelope.
 """
@@ -20,7 +20,7 @@ class Encoder:
     """Makes the requests of one shard from prompt fragments.
 
     Args:
-        path: where a single one of them goes, from the version on.
+        path: where a single request is sent, from the version on.
     """
 
     path: str
@@ -43,7 +43,7 @@ class Encoder:
         return self.envelope.around(lines)
 
     def body(self, fragment: bytes, lane: Lane) -> bytes:
-        """What a line asks, as the body of one request in a fast lane: the very same bytes, but for the lane.
+        """The body of one request in a fast lane: the same bytes as in the batch's line, except for the lane.
 
         Raises:
             InvalidJob: the provider does not sell such requests in that lane.
@@ -53,7 +53,7 @@ class Encoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """Reads what the requests of one question and one model were answered."""
+    """Reads the answers to one question from one model."""
 
     dialect: Dialect
     envelope: Envelope | None

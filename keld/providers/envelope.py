@@ -1,8 +1,8 @@
-"""Envelope: one line a request and one line an answer, in the shape that most hosts have.
+"""Envelope: one line for a request and one line for an answer, in the shape that most hosts have.
 
 Beside `base`.  `{"custom_id", "method", "url", "body"}` asks, `{"custom_id", "response": {"status_code", "body"}, "error"}` answers: the files of
-OpenAI's batches, and of the many hosts that took them over.  Journals of fast lanes have the same lines whatever the provider, so that one reader
-serves them all; the body in it is the dialect's.
+OpenAI's batches, and of the many hosts that copied them.  Journals of fast lanes have the same lines for every provider, so that one reader
+serves them all; the body inside is the dialect's.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from keld.providers.fault import scrubbed
 from keld.providers.line import lines_of
 from keld.providers.part import Dialect, Envelope
 
-IN_DOUBT = "keld_in_doubt"  # the code of a line that says: sent, and no reply; a provider has none for it
+IN_DOUBT = "keld_in_doubt"  # our code for a line that means: sent, no reply; providers have no such code
 ID_FIELD = "custom_id"
 B = TypeVar("B")
 
 
 class Named(msgspec.Struct, gc=False):
-    """A result line, as far as its id."""
+    """A result line, only its id."""
 
     custom_id: str
 
@@ -51,7 +51,7 @@ def _line_of(body: type[Any]) -> Any:
 
 
 class LineEnvelope:
-    """`Envelope` of this shape."""
+    """`Envelope` of OpenAI's lines."""
 
     def overhead_bytes(self, path: str) -> int:
         return len(_middle(path)) + 50  # the braces, and the custom_id of a position of any length
@@ -76,7 +76,7 @@ def read_journal(block: bytes, dialect: Dialect, formerly: Envelope | None) -> l
     """Replies of a block of a journal's lines.
 
     Args:
-        formerly: the provider's own envelope: until version 0.1 a journal's lines were in that one, and a job run may outlive an upgrade.
+        formerly: the provider's own envelope: until version 0.1 a journal's lines had that shape, and a job run may last longer than an upgrade.
     """
     replies = LINES.read(block, dialect)
     if formerly is None or isinstance(formerly, LineEnvelope) or all(reply.error != _NO_RESPONSE for reply in replies):
@@ -85,13 +85,13 @@ def read_journal(block: bytes, dialect: Dialect, formerly: Envelope | None) -> l
     return [old.get(reply.custom_id, reply) if reply.error == _NO_RESPONSE else reply for reply in replies]
 
 
-def settled(custom_id: str, status: int, body: bytes) -> bytes:
-    """A line that says what a reply said; `body` is one line of JSON."""
+def reply_line(custom_id: str, status: int, body: bytes) -> bytes:
+    """The line of a reply; `body` is one line of JSON."""
     return b'{"custom_id":"%b","response":{"status_code":%d,"body":%b},"error":null}\n' % (custom_id.encode(), status, body)
 
 
-def doubtful(custom_id: str, why: str) -> bytes:
-    """A line that says: sent, and nobody knows what came of it."""
+def in_doubt_line(custom_id: str, why: str) -> bytes:
+    """The line of a request that was sent and whose outcome is unknown."""
     return msgspec.json.encode({"custom_id": custom_id, "response": None, "error": {"code": IN_DOUBT, "message": why}}) + b"\n"
 
 
@@ -108,7 +108,9 @@ def _reply(line: _Line[Any], dialect: Dialect) -> Reply:
     if response is not None and response.body is not None:
         reply = dialect.judge(line.custom_id, response.status_code or 0, response.body)
         if reply.outcome is Outcome.ERRORED and line.error and getattr(response.body, "error", None) is None:
-            return msgspec.structs.replace(reply, error=_said(line.error, response.status_code))  # some say it beside the response
+            return msgspec.structs.replace(
+                reply, error=_said(line.error, response.status_code)
+            )  # some hosts put the error beside the response
         return reply
     code = line.error.code if isinstance(line.error, _Error) else None
     match code:

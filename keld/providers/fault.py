@@ -1,11 +1,11 @@
 """Fault: what an HTTP status or a broken connection means, the same for every transport.
 
-Beside `base`.  A transport makes a `Fault` of its own library's exceptions, or of a reply; what it means is said here, by the table of the kind and
-else by rules that hold everywhere.  Only codes are kept, since a message may quote a prompt or the key, and what is said here goes to logs and to
-the ledger; a refused file's reason goes to its rows alone.
+Beside `base`.  A transport turns its own library's exceptions, or a reply, into a `Fault`; its meaning comes from the table of the kind, else from
+rules that hold for all.  Only codes are kept, since a message may quote a prompt or the key, and faults go to logs and to
+the ledger; the reason for refusing a file goes only to the rows of that file.
 
-Whose words a refusal is in is seen by its shape: a page of HTML is a proxy's.  A proxy can copy a provider's shape, so the shape decides how
-long is looked for what was created all the same, never whether.
+The shape of a refusal shows whether the provider or a proxy wrote it: a page of HTML is a proxy's.  A proxy can copy the provider's shape, so the
+shape decides only how long we look for a batch that may have been created, never whether we look.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, assert_never
 
@@ -23,7 +23,7 @@ from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnrea
 from keld.providers.base import NO_ACCESS, CreateOutcome, OutcomeUnknown, QueueFull, Quota, Refused
 
 _KEY = re.compile(r"\b(sk|key|pk|gsk|xai)-[A-Za-z0-9_*.\-]{4,}|Bearer\s+\S+", re.IGNORECASE)
-# Words and short numbers, as codes are made of; a key is neither.
+# Codes are made of words and short numbers; keys are not.
 _CODE = re.compile(
     r"(?=.{1,64}$)(?!(?:sk|pk|gsk|xai|key)[_-])(?:[A-Za-z]{1,32}[0-9]{0,3}|[0-9]{1,4})(?:[_.-](?:[A-Za-z]{1,32}[0-9]{0,3}|[0-9]{1,4}))*"
 ).fullmatch
@@ -31,7 +31,7 @@ _CODE = re.compile(
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError", "LocalProtocolError", "InvalidURL")
 _DEFINITE = {400, 401, 402, 403, 404, 405, 410, 413, 415, 422}
 # An empty or closed account without a code of its own: Anthropic says `invalid_request_error` with 400, github.com/anthropics/
-# anthropic-sdk-typescript/issues/618 (still so on 17 Sep 2026), and so do Groq and LiteLLM of their restrictions and budgets.
+# anthropic-sdk-typescript/issues/618 (still so on 17 Sep 2026), and so do Groq and LiteLLM for their restrictions and budgets.
 _ACCESS_SAID = {
     "credit_balance_too_low": r"credit balance is too low",
     "usage_limit_reached": r"reached your specified .{0,40}usage limits?",
@@ -40,7 +40,7 @@ _ACCESS_SAID = {
     "budget_exceeded": r"budget has been exceeded|ExceededBudget|exceeded budget",
     "billing_hard_limit_reached": r"billing hard limit",
 }
-_IN_WORDS = {
+_CAUSES = {
     "ConnectTimeout": "no connection within its time",
     "PoolTimeout": "all connections were in use for too long",
     "ReadTimeout": "no reply within its time",
@@ -48,7 +48,7 @@ _IN_WORDS = {
     "ReadError": "the connection broke while its reply was read",
     "WriteError": "the connection broke while the request was sent",
     "RemoteProtocolError": "the connection was closed without a whole reply",
-    "UnsupportedProtocol": "its base URL is none of http:// or https://",
+    "UnsupportedProtocol": "its base URL begins neither with http:// nor with https://",
     "InvalidURL": "its base URL cannot be read",
     "UnreadableEncoding": "its reply came in a content-encoding that was not asked for and cannot be read",
     "ProxyError": "the proxy would not connect",
@@ -66,32 +66,36 @@ class Sent(StrEnum):
 class Meaning(StrEnum):
     """What a reply that is no success means."""
 
-    REFUSED = "refused"  # for good: the same would be refused again
-    MISSING = "missing"  # what it names is not there
-    QUEUE_FULL = "queue_full"  # a rate or queue limit: the same again, later
-    NOT_DONE = "not_done"  # refused at the door, by its own words, though its status alone would not say so
-    ACCESS = "access"  # the key, the project or the money; a person mends it
-    REDIRECT = "redirect"  # it points elsewhere, where the key is not sent
+    REFUSED = "refused"  # permanently: the same request would be refused again
+    MISSING = "missing"  # what the request names is not there
+    QUEUE_FULL = "queue_full"  # a rate or queue limit: send the same later
+    NOT_DONE = "not_done"  # refused before any work, which its code says though its status does not
+    ACCESS = "access"  # the key, the project or the billing is refused; a person must act
+    REDIRECT = "redirect"  # to another address, where the key is not sent
     UNKNOWN = "unknown"  # it may have been done
 
 
 Codes = Mapping[tuple[int | None, str], Meaning]
-"""(status or None for any, code) -> what it means at one kind of provider, where that is not what it means everywhere."""
+"""(status or None for any, code) -> what it means at one kind of provider, if that differs from the common rules."""
+
+
+ErrorIn = Callable[[dict[str, Any]], Any]
+"""The JSON body of a failed reply -> the provider's error in it: an object with `message` and `code` or `type`; anything else: none.  It must not raise."""
 
 
 class Fault(Exception):
-    """A call that did not succeed, as its transport saw it; says nothing yet of what follows from it.
+    """A call that did not succeed, as its transport saw it; what follows from it is decided elsewhere.
 
     Args:
-        sent: how far it got.
+        sent: how far the call got.
         status: of the reply; None: there was none.
-        code: the provider's, a short word; "" without a reply.
-        message: the provider's words, as far as they may be repeated.
-        own: they are in the provider's own shape of an error; else they are a proxy's or a gateway's.
-        retry_after_s: when it may be tried again, where the reply says so.
-        cause: why there is no reply that can be read, in words for people.
+        code: the provider's code, a short word; "" without a reply.
+        message: the provider's message, as far as it may be repeated.
+        own: the reply has the shape of the provider's own errors; else it comes from a proxy or a gateway.
+        retry_after_s: seconds until it may be tried again, if the reply says so.
+        cause: why there is no readable reply, for people.
         body: of the reply; may quote a prompt.
-        quotas: how full the account's rate limits are, where the reply says so.
+        quotas: what is left of the account's rate limits, if the reply says so.
     """
 
     def __init__(
@@ -115,10 +119,10 @@ class Fault(Exception):
 def fault_of_reply(
     status: int, headers: Mapping[str, str], body: bytes, *, carried_prompts: bool, quotas: Mapping[str, Quota] | None = None
 ) -> Fault:
-    """The fault that a reply with `{"error": {"message", "type" or "code"}}`, or with anything else, stands for.
+    """The fault of a reply; its body is `{"error": {"message", "type" or "code"}}`, or anything else.
 
     Args:
-        carried_prompts: the call did, so that the provider's words may quote one.
+        carried_prompts: the request had prompts in it, so that the provider's message may quote one.
     """
     code, message, own = _words(body, carried_prompts)
     return Fault(
@@ -126,19 +130,26 @@ def fault_of_reply(
     )
 
 
-def fault_of_silence(error: BaseException) -> Fault:
-    """The fault that an exception of an HTTP library stands for: how far the request got, by the exception at the bottom of it."""
+def common_error(body: bytes, error_in: ErrorIn | None) -> bytes:
+    """The body of a failed reply as `{"error": {...}}`, with the error that `error_in` finds; unchanged if it finds none."""
+    read = _object_of(body) if error_in is not None else {}
+    error = error_in(read) if error_in is not None and read else None
+    return msgspec.json.encode({"error": error}) if isinstance(error, dict) else body
+
+
+def fault_of_no_reply(error: BaseException) -> Fault:
+    """The fault of an exception of an HTTP library; the innermost exception says how far the request got."""
     sent = Sent.NO if _transport_fault(error) in _NEVER_SENT else Sent.MAYBE
     return Fault(sent=sent, cause=cause_of(error))
 
 
 def unreadable(status: int) -> Fault:
-    """A reply that succeeded by its status, and that nobody can read: a proxy's page, or half of one."""
+    """The fault of a reply whose status is a success and whose body cannot be read, e.g. a proxy's page or a truncated one."""
     return Fault(sent=Sent.ANSWERED, status=status, code="unreadable", cause="an unreadable reply")
 
 
 def meaning(fault: Fault, codes: Codes) -> Meaning:
-    """What the reply of a fault means.
+    """The meaning of a fault's reply.
 
     Read and write faults, 408, 409 and every 5xx are unknown: a proxy may have lost only the reply.
     """
@@ -160,7 +171,7 @@ def meaning(fault: Fault, codes: Codes) -> Meaning:
 
 
 def create_outcome(fault: Fault, codes: Codes) -> CreateOutcome:
-    """What a failed create was answered with: a no, a no for now, or nobody knows."""
+    """The outcome of a create that failed: refused, refused for now, or unknown."""
     status, code, own = fault.status, fault.code, fault.own
     if fault.sent is Sent.NO:
         return Refused(None, "unreachable", fault.cause, permanent=False)
@@ -172,21 +183,21 @@ def create_outcome(fault: Fault, codes: Codes) -> CreateOutcome:
         case Meaning.QUEUE_FULL:
             return QueueFull(fault.retry_after_s, own)
         case Meaning.REDIRECT:
-            return Refused(status, "redirect", "it points elsewhere, and the key is not sent there", permanent=False, own=False)
-        case Meaning.MISSING:  # mended by uploading again; the file itself is not at fault
+            return Refused(status, "redirect", "it redirects to another address, and the key is not sent there", permanent=False, own=False)
+        case Meaning.MISSING:  # a new upload helps; the file itself is not at fault
             return Refused(status, code, "", permanent=False, own=own)
         case Meaning.REFUSED:
             return Refused(status, code, fault.message, permanent=True, own=own)
-        case Meaning.UNKNOWN | Meaning.NOT_DONE:  # a create is looked for all the same
+        case Meaning.UNKNOWN | Meaning.NOT_DONE:  # we look for the batch in any case
             return OutcomeUnknown(fault.cause or f"HTTP {status}")
         case unreachable:
             assert_never(unreachable)
 
 
-def in_words(fault: Fault, codes: Codes, name: str, host: str, doing: str) -> KeldError:
-    """The error of a call that pays nothing, for people.
+def error_of(fault: Fault, codes: Codes, name: str, host: str, doing: str) -> KeldError:
+    """The error, for people, of a call that costs nothing.
 
-    `AccessRefused`: 401, 402, 403, or what else says that there is no money or no right.  `ProviderUnreachable`: no connection, no reply, 408, 409,
+    `AccessRefused`: 401, 402, 403, or a code that means no money or no permission.  `ProviderUnreachable`: no connection, no reply, 408, 409,
     429, 5xx, or a full queue; worth another try later.  `ProviderRefused`: any other status.
     """
     status = fault.status
@@ -206,7 +217,7 @@ def in_words(fault: Fault, codes: Codes, name: str, host: str, doing: str) -> Ke
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from a `retry-after` header, where there is a sane one."""
+    """Seconds from a `retry-after` header; None if it has no plausible number."""
     try:
         seconds = float(headers.get("retry-after", ""))
     except ValueError:
@@ -215,7 +226,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def code_of(value: object) -> str:
-    """A provider's code for a fault, where it is one: a short word without spaces.  Free text may quote a prompt, and is left out."""
+    """A provider's error code, if it is a short word without spaces; "unreadable_code" for free text, which may quote a prompt."""
     text = str(value or "error")
     return text if _CODE(text) else "unreadable_code"
 
@@ -226,14 +237,14 @@ def scrubbed(text: str, limit: int = 300) -> str:
 
 
 def cause_of(error: BaseException) -> str:
-    """Why there was no reply, in words that a person can act upon; never the exception's own, which may quote a URL with a key."""
+    """Why there was no reply, for people; never the exception's own message, which may quote a URL with a key."""
     chain = list(_chain(error))
     for cause in chain:
         match cause:
             case ssl.SSLCertVerificationError():
                 return f"its TLS certificate is not trusted ({cause.verify_message or 'not verified'}); set SSL_CERT_FILE to your own authority's"
             case ssl.SSLError() if cause.reason == "WRONG_VERSION_NUMBER":
-                return "it does not speak TLS there (http:// instead of https://?)"
+                return "that port does not use TLS (http:// instead of https://?)"
             case ssl.SSLError():
                 return f"TLS failed ({code_of((cause.reason or 'unknown').lower())})"
             case socket.gaierror():
@@ -243,8 +254,8 @@ def cause_of(error: BaseException) -> str:
             case ConnectionResetError() | BrokenPipeError():
                 return "the connection was cut"
             case OSError() if cause.errno in _UNREACHABLE:
-                return "there is no way to it in the network"
-    said = next((_IN_WORDS[name] for name in map(_name, reversed(chain)) if name in _IN_WORDS), None)
+                return "the network has no route to it"
+    said = next((_CAUSES[name] for name in map(_name, reversed(chain)) if name in _CAUSES), None)
     return said or _name(chain[-1])
 
 
@@ -252,7 +263,7 @@ _UNREACHABLE = {100, 101, 112, 113, 51, 65}  # the network or the host is down o
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what it came of, to the first."""
+    """An exception and its causes, down to the first."""
     seen: BaseException | None = error
     while seen is not None:
         yield seen
@@ -272,10 +283,10 @@ def _transport_fault(error: BaseException) -> str:
 
 
 def _words(body: bytes, carried_prompts: bool) -> tuple[str, str, bool]:
-    """Code, message as far as it may be repeated, and whether they are in the provider's own shape."""
+    """Code, message as far as it may be repeated, and whether the body has the shape of the provider's own errors."""
     code, message, own = _read(body)
     if carried_prompts:
-        # Only a leading field path ("requests.0.custom_id") is the provider's own; the rest may quote a prompt.
+        # Only a leading field path ("requests.0.custom_id") is safe; the rest may quote a prompt.
         field = re.match(r"[A-Za-z_][\w.\[\]-]{0,80}(?=:)", message)
         return code, f"at {field[0]}" if field else "", own
     return code, scrubbed(message), own
@@ -283,20 +294,25 @@ def _words(body: bytes, carried_prompts: bool) -> tuple[str, str, bool]:
 
 def _read(body: bytes) -> tuple[str, str, bool]:
     """Code, whole message and shape of an error's body."""
-    inner = _error_of(body)
+    inner = _error_in(body)
     said, kind = inner.get("message"), inner.get("code") or inner.get("type")
     message, code = str(said or ""), code_of(kind)
     if code not in NO_ACCESS:
         by_type = code_of(inner.get("type"))  # LiteLLM has the status in its code
-        plain = next((name for name, words in _ACCESS_SAID.items() if re.search(words, message, re.IGNORECASE)), code)
-        code = by_type if by_type in NO_ACCESS else plain
+        by_text = next((name for name, words in _ACCESS_SAID.items() if re.search(words, message, re.IGNORECASE)), code)
+        code = by_type if by_type in NO_ACCESS else by_text
     return code, message, isinstance(said, str) and bool(kind)
 
 
-def _error_of(body: bytes) -> dict[str, Any]:
+def _error_in(body: bytes) -> dict[str, Any]:
+    inner = _object_of(body).get("error")
+    return inner if isinstance(inner, dict) else {}
+
+
+def _object_of(body: bytes) -> dict[str, Any]:
+    """A JSON object; an empty one if the body is none."""
     try:
         read = msgspec.json.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return {}
-    inner = read.get("error") if isinstance(read, dict) else None
-    return inner if isinstance(inner, dict) else {}
+    return read if isinstance(read, dict) else {}

@@ -1,7 +1,7 @@
-"""Kinds: which kinds of providers there are, built in and from other packages.
+"""Kinds: the kinds of providers, built in and from other packages.
 
-Below `provider`.  Another package brings one by an entry point of the group `keld.providers`, whose name is the kind and whose object is its `Preset`.
-Light: a kind is imported when an account of it connects.  A built-in kind's name cannot be taken by another package.
+Below `provider`.  Another package adds a kind by an entry point of the group `keld.providers`, whose name is the kind and whose object is its `Preset`.
+Light: a kind is imported when an account of it connects.  Another package cannot replace a built-in kind.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ BUILT_IN = {"anthropic": "ANTHROPIC", "openai": "OPENAI", "openai_compatible": "
 
 
 def kinds() -> tuple[str, ...]:
-    """The kinds of providers that an account may be of, as `Account.kind`, in alphabetical order."""
+    """The values that `Account.kind` may have, in alphabetical order."""
     return tuple(sorted({*BUILT_IN, *_found()}))
 
 
 def preset_of(kind: str, account: str) -> Preset:
-    """What a kind is made of.
+    """The preset of a kind.
 
     Args:
-        account: the name of an account of it, for the error.
+        account: the name of an account of this kind, for the error.
 
     Raises:
-        InvalidJob: there is no such kind, or what another package brings for it is no `Preset`.
+        InvalidJob: there is no such kind, or the entry point of another package gives no `Preset`.
     """
     from keld.providers.part import Preset
 

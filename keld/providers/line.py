@@ -1,8 +1,8 @@
-"""Line: blocks of result lines -> typed structs, never a whole file lost to one odd line.
+"""Line: blocks of result lines -> typed structs; one damaged line never loses a whole file.
 
-Beside `base`.  The fast way takes a block at once; if anything in it is odd, the same block goes line by line; an odd line gets a
-lenient second try (lone surrogates, NaN, a field of the wrong type); one without a readable custom_id is left out, and its row,
-which then no line mentions, is told as lost.
+Beside `base`.  A block is decoded at once; if that fails, line by line; a line that fails gets a lenient second try (lone
+surrogates, NaN, a field of the wrong type); a line without a readable id is left out, and its row, which then has no line,
+is lost.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import msgspec
 
 T = TypeVar("T")
 
-_BEGINNING_BYTES = 1 << 20  # of results, enough for the ids of some rows
+_BEGINNING_BYTES = 1 << 20  # of results: enough for the ids of some rows
 
-# Worth asking again: time-outs, conflicts, rate limits, faults of the server; 0 was seen in the wild for "no reply inside".
+# A retry may help: timeouts, conflicts, rate limits; some hosts send 0 for "no reply inside".
 RETRYABLE_STATUS = frozenset({0, 408, 409, 429})
 _decoders: dict[Any, Any] = {}
 
@@ -39,7 +39,7 @@ def lines_of(block: bytes, kind: type[T], id_field: str) -> list[T]:
 
 
 def beginning(chunks: Iterator[bytes]) -> bytes:
-    """The first lines of a batch's results, whole, as far as a megabyte goes; all of it where it has but one."""
+    """The complete lines in the first megabyte of a batch's results; all of that megabyte if it has no line end."""
     begun = b""
     for chunk in chunks:
         begun += chunk
@@ -69,13 +69,13 @@ def _lenient(line: bytes, kind: type[T], id_field: str) -> T | None:
         return msgspec.convert(found, kind, strict=False)
     except (msgspec.MsgspecError, RecursionError):
         pass
-    try:  # an answer that was paid is not lost for the sake of a count that is none
+    try:  # an answer that was paid must not be lost because of a bad token count
         return msgspec.convert(_without_counts(found), kind, strict=False)
     except (msgspec.MsgspecError, RecursionError):
-        return _bare(found, kind, id_field)
+        return _id_only(found, kind, id_field)
 
 
-def _bare(found: Any, kind: type[T], id_field: str) -> T | None:
+def _id_only(found: Any, kind: type[T], id_field: str) -> T | None:
     """A line of which only the id can be read, as a struct with nothing but that id: a line without a response."""
     custom_id = found.get(id_field) if isinstance(found, dict) else None
     if not isinstance(custom_id, str):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 
-# Those that log a response's headers at DEBUG, which a hostile provider may make quote a key or a prompt (in the location of a redirect).
+# Loggers that write a response's headers at DEBUG; a hostile provider can put a key or a prompt there (in the location of a redirect).
 _LOG_HEADERS = ("httpcore2.http11", "httpcore2.http2", "anthropic._base_client", "openai._base_client")
 
 
 def hide_headers() -> None:
-    """From now on no log record of the HTTP libraries holds a response's headers; called twice, it is the same."""
+    """Removes response headers from the log of the HTTP libraries from now on; a second call changes nothing."""
     for name in _LOG_HEADERS:
         logging.getLogger(name).addFilter(_without_headers)
 

@@ -1,8 +1,8 @@
-"""Page: lists of batches, page by page, and what their end proves.
+"""Page: lists of batches, page by page, and whether a list is complete.
 
-Beside `base`.  No order is a contract: a gateway may list the oldest first, or in none.  Nor is it that a list goes on: a host that ignores
-its cursor gives the same page for ever.  What is not found in a list is sent again, and paid again if it was there after all: so a list
-says of itself whether it has shown that nothing is missing.
+Beside `base`.  The order of a list is not guaranteed: a gateway may list the oldest first, or in no order.  A next page is not guaranteed either:
+a host that ignores the cursor gives the same page for ever.  A batch that is not found in a list is sent again, and paid again if it was there:
+so a list says whether it has proven that nothing is missing.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 from keld.providers.base import RemoteBatch
 
-# In the place of a creation time that cannot be read: never taken for older than anything.
+# Used for a creation time that cannot be read: it never counts as older than another.
 UNREADABLE_TIME = datetime.max.replace(tzinfo=UTC)
-_SHOWN = 20  # so many batches, each no younger than the one before it, show that the youngest come first
-_JITTER = timedelta(minutes=1)  # between the times of batches that were made side by side
-_PAGES_MOST = 5_000  # of a list that has ever new batches
+_SHOWN = 20  # this many batches, none younger than the one before it, show that the newest come first
+_JITTER = timedelta(minutes=1)  # between the times of batches that were created at the same time
+_PAGES_MOST = 5_000  # of a list that never ends
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +26,8 @@ class Page:
     """One page of a list of batches.
 
     Args:
-        after: what the next page is asked for with: the last id of this one, or a token; None: there is nothing to ask with.
-        more: whether there is a next page; None: it is not said.
+        after: the cursor of the next page: the last id of this one, or a token; None: there is none.
+        more: whether there is a next page; None: the reply does not say.
     """
 
     batches: Sequence[RemoteBatch]
@@ -40,16 +40,16 @@ PageAfter = Callable[[str | None], Page]
 
 
 class Listing:
-    """An account's batches as they come; when the iteration is over, `complete` says whether none of those wanted can be missing.
+    """An account's batches, page by page; after the iteration, `complete` is True if none of the wanted batches can be missing.
 
-    It is read to its end: the last page says so, or nothing comes behind it.  Sooner, where the youngest come first, to the end of a page
-    that is wholly older than `created_after`, or has the batch `until` in it.  That they come so is the provider's own word
+    It is read to its end: the last page says so, or an empty page follows.  If the newest come first, it is read only to the end of a page
+    that is wholly older than `created_after`, or that contains the batch `until`.  That order is documented by the provider
     (`newest_first`), or shown by the list.
 
     Args:
-        whole: what is missing shall be proven absent.  Then only the provider's own word for its order is believed, and only where
-            something is listed that is younger than `created_after`: else its clock and ours may be far apart.
-        behind: where to go on from, as `Page.after`: a part of the list, which is never complete.
+        whole: the caller wants proof that a batch is absent.  Then only a documented order counts, and only if
+            the list has a batch younger than `created_after`: otherwise the provider's clock and ours may be far apart.
+        after: the cursor to begin at, as `Page.after`: only a part of the list, so never complete.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Listing:
         until: str | None = None,
         newest_first: bool = False,
         whole: bool = False,
-        behind: str | None = None,
+        after: str | None = None,
     ) -> None:
-        self._page_after, self._created_after, self._until, self._behind = page_after, created_after, until, behind
+        self._page_after, self._created_after, self._until, self._start = page_after, created_after, until, after
         self._newest_first, self._whole = newest_first, whole
         self._seen: set[str] = set()
         self._oldest = UNREADABLE_TIME
@@ -70,29 +70,29 @@ class Listing:
         self.complete = False
 
     def __iter__(self) -> Iterator[RemoteBatch]:
-        after = self._behind
+        after = self._start
         for _ in range(_PAGES_MOST):
             page = self._page_after(after)
             fresh = [batch for batch in page.batches if batch.id not in self._seen]
             self._note(fresh)
             yield from fresh
-            if page.more is False or (page.more is None and not page.batches) or self._is_behind(fresh):
-                self.complete = not self._nameless and self._behind is None
+            if page.more is False or (page.more is None and not page.batches) or self._rest_is_older(fresh):
+                self.complete = not self._nameless and self._start is None
                 return
             if page.after is None or (not fresh and (page.batches or page.after == after)):
-                return  # the same page once more, or one that is said not to be the last and leads nowhere; an empty one may lead on
+                return  # the same page again, or no cursor although it is not the last page; after an empty page more may follow
             after = page.after
 
     def _note(self, fresh: list[RemoteBatch]) -> None:
         for batch in fresh:
             self._seen.add(batch.id)
-            self._nameless |= not batch.id  # it may be any
+            self._nameless |= not batch.id  # it could be any batch
             self._rises |= batch.created_at > self._oldest + _JITTER if self._oldest < UNREADABLE_TIME else False
             self._oldest = min(self._oldest, batch.created_at)
             self._younger |= batch.created_at >= self._created_after
 
-    def _is_behind(self, fresh: list[RemoteBatch]) -> bool:
-        """Whether every batch that is wanted has come by now, so that the rest need not be read."""
+    def _rest_is_older(self, fresh: list[RemoteBatch]) -> bool:
+        """True if every wanted batch has been listed by now, so that the rest need not be read."""
         falls = not self._rises and (self._newest_first or (not self._whole and len(self._seen) >= _SHOWN))
         if not fresh or not falls:
             return False
@@ -103,9 +103,9 @@ class Listing:
 
 
 def youngest(page: Sequence[RemoteBatch]) -> str | None:
-    """The id of the batch of a page that was made last; None if there is none."""
-    told = [batch for batch in page if batch.created_at != UNREADABLE_TIME] or page
-    return max(told, key=lambda batch: batch.created_at).id if told else None
+    """The id of the batch that was created last; None for an empty page."""
+    dated = [batch for batch in page if batch.created_at != UNREADABLE_TIME] or page
+    return max(dated, key=lambda batch: batch.created_at).id if dated else None
 
 
 def instant(value: object) -> datetime:
@@ -122,10 +122,10 @@ def instant(value: object) -> datetime:
 
 
 def id_of(value: str | int | None) -> str:
-    """An id as text, "" for none: some hosts number what they make."""
+    """An id as text, "" for none: some hosts use numbers as ids."""
     return "" if value is None else str(value)
 
 
 def has_id(found: Any) -> bool:
-    """Whether an object that ought to have an id has one; True of what ought not to, as a list."""
+    """True if an object has its id, or is of a type without an id, such as a list."""
     return getattr(found, "id", True) not in (None, "")

@@ -1,6 +1,6 @@
 """Part: the parts of a kind of provider, and the preset that names one of each.
 
-Below `provider`, above the dialects and transports that fit these shapes.  A kind of provider is data: a `Preset`.
+Below `provider`, above the dialects and transports, which implement these protocols.  A kind of provider is data: a `Preset`.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from keld.price import Lane
 from keld.providers.account import Account
 from keld.providers.base import Fit, Quota, RemoteBatch, Submission, Traits
 from keld.providers.download import Piece, ResultFile
-from keld.providers.fault import Codes
+from keld.providers.fault import Codes, ErrorIn
 from keld.providers.page import Page
 from keld.request import Question
 from keld.vocabulary import Count
 
 
 class BodyTemplate(Protocol):
-    """The body of a request, but for one row's own words."""
+    """The body of a request without one row's own prompt."""
 
     @property
     def size_bytes(self) -> int:
-        """The most that it adds to a prompt fragment."""
+        """The most bytes that it adds to a prompt fragment."""
         ...
 
     def fill(self, fragment: bytes) -> bytes:
@@ -40,25 +40,25 @@ class BodyTemplate(Protocol):
 
 
 class Dialect(Protocol):
-    """One family of models: what a request's body says, and what an answer's says.  Pure."""
+    """The API of one family of models: the body of a request and the body of an answer.  Pure."""
 
     @property
     def body_type(self) -> type[Any]:
-        """The msgspec struct that an answer's body is read as; takes an error's body, too."""
+        """The msgspec struct of an answer's body; it must also decode the body of an error."""
         ...
 
     @property
     def own_params(self) -> frozenset[str]:
-        """What `Job.params` may not name, since Keld says it itself: the model, the prompt, how many answers and how long."""
+        """The fields that `Job.params` may not name, since Keld sets them: the model, the prompt, the number and length of answers."""
         ...
 
     @property
     def cache_fields(self) -> frozenset[str]:
-        """The fields with which a user marks by himself what is to be cached."""
+        """The fields with which users mark what is to be cached."""
         ...
 
     def path(self, model: str) -> str:
-        """Where a request for the model goes, from the version on, e.g. `/v1/messages`."""
+        """The path of a request for the model, from the version on, e.g. `/v1/messages`."""
         ...
 
     def fit(self, question: Question, model: str) -> Fit:
@@ -66,10 +66,10 @@ class Dialect(Protocol):
         ...
 
     def template(self, question: Question, model: str, cache: Ttl | None) -> BodyTemplate:
-        """The body of all rows; with `cache`, what they share is marked, to be kept for so long.
+        """The body of all rows; with `cache`, the part that they share is marked to be cached for that time.
 
         Raises:
-            InvalidJob: the model cannot be asked for such an output.
+            InvalidJob: the model cannot give such an output.
         """
         ...
 
@@ -77,12 +77,12 @@ class Dialect(Protocol):
         """The body of one request in a fast lane.
 
         Raises:
-            InvalidJob: such requests are not sold in that lane.
+            InvalidJob: the provider does not sell such requests in that lane.
         """
         ...
 
     def judge(self, custom_id: str, status: int, body: Any) -> Reply:
-        """What a body of `body_type` says to the request of that id; `status` is HTTP's, 0 where it is not known."""
+        """The reply to the request of that id, from a body of `body_type`; `status` is the HTTP status, 0 if it is not known."""
         ...
 
     def caching(self, model: str) -> Caching:
@@ -90,25 +90,27 @@ class Dialect(Protocol):
         ...
 
     def counter(self, model: str) -> Count | None:
-        """A function from a text to its number of tokens; None where the model's vocabulary is not public, or not installed."""
+        """A function from a text to its number of tokens; None if the model's vocabulary is not public, or not installed."""
         ...
 
 
 class Envelope(Protocol):
-    """One batch file: how a line wraps a body and an id, and how a result line says which.  Pure."""
+    """The lines of a batch file: how a line holds a body and a custom_id, and how a result line is read.  Pure."""
 
     def overhead_bytes(self, path: str) -> int:
-        """The most that a line adds to a body."""
+        """The most bytes that a line adds to a body."""
         ...
 
-    def wrap(self, custom_id: str, path: str, body: bytes) -> bytes: ...
+    def wrap(self, custom_id: str, path: str, body: bytes) -> bytes:
+        """The line of one request, with its line end if the file needs one."""
+        ...
 
     def around(self, lines: Iterator[bytes]) -> Iterator[bytes]:
         """The bytes of the shard's file around its lines."""
         ...
 
     def ids(self, block: bytes) -> list[str]:
-        """The custom_ids of a block of whole result lines."""
+        """The custom_ids in a block of whole result lines."""
         ...
 
     def read(self, block: bytes, dialect: Dialect) -> list[Reply]:
@@ -117,42 +119,42 @@ class Envelope(Protocol):
 
 
 class Batches(Protocol):
-    """One account's batches.  Every call is bounded in time (`keld.http`), made once, and raises `Fault` where it does not succeed."""
+    """The batch API of one account.  Every call has a time limit (`keld.http`), is made once, and raises `Fault` if it does not succeed."""
 
     def stage(self, path: Path, key: str) -> str | None:
-        """A reference to the uploaded input; None where the input goes with the create."""
+        """Uploads the input; a reference to it, or None if the input is sent with the create."""
         ...
 
     def create(self, submission: Submission) -> RemoteBatch:
-        """The one dangerous call: one HTTP attempt."""
+        """Creates the batch, which costs money: exactly one HTTP attempt."""
         ...
 
     def get(self, batch_id: str) -> RemoteBatch | None:
-        """None: the provider says it has no such batch."""
+        """The batch; None: the provider says that it has no such batch."""
         ...
 
     def page(self, after: str | None, size: int) -> Page:
-        """A page of the list of batches, behind `Page.after` of the one before."""
+        """The page of the list of batches that begins at `Page.after` of the page before; None: the first one."""
         ...
 
     def cancel(self, batch_id: str) -> None:
-        """Asks; "already ended" is success."""
+        """Asks the provider to cancel; "already ended" is success."""
         ...
 
     def results(self, batch: RemoteBatch) -> Sequence[ResultFile]:
-        """All result files or objects, those with the answers first; calls somebody only where the batch does not name them."""
+        """All result files or objects, those with answers first; makes a call only if the batch does not name them."""
         ...
 
     def size_bytes(self, file: ResultFile) -> int | None:
-        """What the provider says that a result file weighs; None where it does not say."""
+        """The size of a result file by the provider; None if it does not say."""
         ...
 
     def fetch(self, batch: RemoteBatch, file: ResultFile, start: int, validator: str) -> AbstractContextManager[Piece]:
-        """A result file from byte `start` on, if it still has `validator` ("": any); else from its beginning."""
+        """Opens a result file at byte `start` if it still has `validator` ("": any), else at its beginning."""
         ...
 
     def unstage(self, input_ref: str) -> None:
-        """Removes an uploaded input; "not there" is success, a reply that does not say so is none: what is sent again relies upon it."""
+        """Removes an uploaded input.  "Not there" is success; an unclear reply is a `Fault`, since a second create is sent only after this."""
         ...
 
     def close(self) -> None: ...
@@ -160,16 +162,16 @@ class Batches(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """What a transport needs to speak for one account."""
+    """What a transport needs to make the calls of one account."""
 
     account: Account
     base_url: str
-    key: Callable[[], str]  # read at the first call; raises AccessRefused where there is none
+    key: Callable[[], str]  # to be called at the first request; raises AccessRefused if there is no key
     patience: Patience
 
 
 def bearer(connection: Connection) -> dict[str, str]:
-    """The key as most hosts take it; nothing where the account has none."""
+    """The key in the header that most hosts use; no header if the account has no key."""
     key = connection.key()
     return {"authorization": f"Bearer {key}"} if key else {}
 
@@ -179,21 +181,22 @@ class Preset:
     """One kind of provider.
 
     Args:
-        kind: its name, as `Account.kind`.
-        dialect: (question, model) -> the dialect in which it is asked; raises `InvalidJob` where there is none.
-        dialects: all that `dialect` may give.
-        traits: what it can do, and how far.
-        envelope, batches: how its batches are written and spoken to; None where it has none.
-        auth: the headers of a request of a fast lane, with the key in them.
+        kind: its name, the value of `Account.kind`.
+        dialect: (question, model) -> the dialect of the request; raises `InvalidJob` if there is none.
+        dialects: all dialects that `dialect` can give.
+        traits: what it can do, and its limits.
+        envelope, batches: the lines of its batch files, and its batch API; None if it has no batches.
+        auth: the headers of a request of a fast lane, with the key; `Batches` sends its own.
         base_url: the official host; None: the account must name one.
-        base_url_env, api_key_env: the environment variables that give an account's address and key, where it does not name others;
-            None: nothing is read, and no key is needed.
-        base_holds: what a base URL holds already of a dialect's path, e.g. `/v1`.
-        quotas: what a reply's headers say of the account's rate limits.
-        codes: what (status, code) means, where that is not what it means everywhere.
-        prices: the price list of its models (`genai-prices`, `prices.toml`); None: it has none, and a job gives `prices=`.
-        account: the class that its accounts must be of, where they say more than an address and a key.
-        batch_page: a batch in the dashboard of the official host, for people, with `{id}` in it.
+        base_url_env, api_key_env: the environment variables of the address and the key, if the account names no others;
+            None: no variable is read, and no key is needed.
+        base_holds: the beginning of a dialect's path that the base URL contains already, e.g. `/v1`.
+        quotas: the account's rate limits from a reply's headers.
+        codes: the meaning of (status, code), if it differs from the common rules in `fault.meaning`.
+        error_in: the error in the JSON body of a failed reply of a fast lane; None: it is in the common shape, `{"error": {...}}`.
+        prices: the price list of its models (`genai-prices`, `prices.toml`); None: there is none, and a job must give `prices=`.
+        account: the class of its accounts, if they need more than an address and a key.
+        batch_page: the URL of a batch in the dashboard of the official host, with `{id}` in it.
     """
 
     kind: str
@@ -209,9 +212,10 @@ class Preset:
     base_holds: str = ""
     quotas: Callable[[httpx2.Headers], dict[str, Quota]] = field(default=lambda headers: {})
     codes: Codes = field(default_factory=dict)
+    error_in: ErrorIn | None = None
     prices: str | None = None
     account: type[Account] = Account
     batch_page: str | None = None
 
     def __post_init__(self) -> None:
-        assert (self.batches is None) == (Lane.BATCH not in self.traits.lanes), "a kind sells the batch lane if it has batches"
+        assert (self.batches is None) == (Lane.BATCH not in self.traits.lanes), "a kind has the batch lane if and only if it has batches"

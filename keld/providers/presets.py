@@ -1,6 +1,6 @@
-"""Presets: what each built-in kind of provider is made of.
+"""Presets: the parts of each built-in kind of provider.
 
-Below `provider`.  Data; a transport, and with it its SDK, is imported when an account connects.
+Below `provider`.  Data; a transport and its SDK are imported when an account connects.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from keld.providers.transports.anthropic_lines import AROUND_BYTES, AnthropicEnv
 from keld.request import Question
 from keld.shard import Limits
 
-# Refused at the door, by their own words, and so not paid: Anthropic's 529, and Groq's 498 for a flex lane without capacity.  Gateways hand on either.
-_AT_THE_DOOR: Codes = {(None, "overloaded_error"): Meaning.NOT_DONE, (None, "capacity_exceeded"): Meaning.NOT_DONE}
-_LINE_BYTES = 10_000_000  # no limit of one line is documented; a row above 10 MB is no prompt
+# Refused before any work, by their codes, and so not paid: Anthropic's 529, and Groq's 498 for a flex lane without capacity.  Gateways forward both.
+_NOT_DONE: Codes = {(None, "overloaded_error"): Meaning.NOT_DONE, (None, "capacity_exceeded"): Meaning.NOT_DONE}
+_LINE_BYTES = 10_000_000  # no limit of one line is documented; a row above 10 MB is taken for a mistake
 
 # -- OpenAI's family ------------------------------------------------------------------------------------------
 
@@ -70,7 +70,7 @@ OPENAI = Preset(
     batches=_openai_batches,
     auth=_openai_auth,
     quotas=_openai_quotas,
-    codes={(400, "token_limit_exceeded"): Meaning.QUEUE_FULL, **_AT_THE_DOOR},
+    codes={(400, "token_limit_exceeded"): Meaning.QUEUE_FULL, **_NOT_DONE},
     prices="openai",
     batch_page="https://platform.openai.com/batches/{id}",
     # platform.openai.com/docs/guides/batch, 20 Nov 2026: 50,000 requests, 200 MB a file (10^6 bytes: larger ones were refused in
@@ -92,13 +92,13 @@ OPENAI_COMPATIBLE = Preset(
     dialect=_openai_dialect,
     dialects=(_CHAT, _RESPONSES, _EMBEDDINGS),
     quotas=_openai_quotas,
-    codes=_AT_THE_DOOR,
+    codes=_NOT_DONE,
     traits=Traits(
         limits=Limits(max_requests=50_000, max_bytes=200_000_000, max_line_bytes=_LINE_BYTES),
         lanes=frozenset({Lane.STANDARD}),
     ),
 )
-"""A host with OpenAI's requests and without its batches: an own server, a gateway.  It is asked in the standard lane only."""
+"""A host with OpenAI's requests and without its batches: a server of the user's own, a gateway.  It has the standard lane only."""
 
 # -- Anthropic's ----------------------------------------------------------------------------------------------
 
@@ -132,7 +132,7 @@ ANTHROPIC = Preset(
     batches=_anthropic_batches,
     auth=_anthropic_auth,
     quotas=_anthropic_quotas,
-    codes=_AT_THE_DOOR,
+    codes=_NOT_DONE,
     prices="anthropic",
     # platform.claude.com/docs/en/build-with-claude/batch-processing, 20 Nov 2026: 100,000 requests or 256 MB, whichever is first.
     # "Most recently created batches are returned first": platform.claude.com/docs/en/api/listing-message-batches, 20 Nov 2026.

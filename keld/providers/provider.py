@@ -1,7 +1,7 @@
-"""Provider: one account at one provider: what the runner asks, with every fault in words.
+"""Provider: one account at one provider, as the runner calls it; every fault becomes an error with a message.
 
-Above everything in this package, below `runner`.  A provider reports, it never decides: no retry of a create, no clock, no state of a job run.
-It holds a preset's parts together, so that the runner knows neither dialects nor transports.
+Above everything in this package, below `runner`.  A provider reports and never decides: no retry of a create, no clock, no state of a job run.
+It combines a preset's parts, so that the runner knows neither dialects nor transports.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from keld.http import Patience
 from keld.price import Lane, Rates, has_list, rates
 from keld.providers.account import Account, key_of, origin, url_of
 from keld.providers.base import Created, CreateOutcome, Fit, RemoteBatch, Sender, Submission
-from keld.providers.call import Door, senders
+from keld.providers.call import Target, senders
 from keld.providers.download import Broken, ResultFile, download
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.envelope import LINES
-from keld.providers.fault import Fault, create_outcome, in_words
+from keld.providers.fault import Fault, create_outcome, error_of
 from keld.providers.kinds import preset_of
 from keld.providers.line import beginning
 from keld.providers.log import hide_headers
@@ -34,23 +34,23 @@ from keld.request import Question
 from keld.vocabulary import Count
 
 ACCOUNTS = {"openai": Account(kind="openai"), "anthropic": Account(kind="anthropic")}
-_GLANCE = 20  # batches of a list, to see the youngest
+_GLANCE = 20  # batches on a page, enough to see the newest
 
 
 def connect(name: str, account: Account, patience: Patience | None = None) -> Provider:
-    """The provider behind an account; calls nobody.
+    """The provider of an account; makes no call.
 
     Raises:
-        InvalidJob: no such kind, or the account does not say all that the kind needs.
+        InvalidJob: there is no such kind, or the account lacks something that the kind needs.
     """
     return Provider(name, account, preset_of(account.kind, name), patience or Patience())
 
 
 def price_list(name: str, account: Account) -> str | None:
-    """The price list of an account's models: the one it says, the one that has its name (`groq`), or its kind's; None: there is none.
+    """The price list of an account's models: its `prices`, else the list with the account's name (`groq`), else its kind's; None: there is none.
 
     Raises:
-        InvalidJob: no such kind.
+        InvalidJob: there is no such kind.
     """
     return account.prices or (name if has_list(name) else preset_of(account.kind, name).prices)
 
@@ -60,7 +60,7 @@ class Provider:
 
     Attributes:
         host: scheme://host[:port], for people and for the ledger.
-        traits: what it can do, and how far.
+        traits: what it can do, and its limits.
     """
 
     def __init__(self, name: str, account: Account, preset: Preset, patience: Patience) -> None:
@@ -74,7 +74,7 @@ class Provider:
         self._connection = Connection(account=account, base_url=base_url, key=self._key, patience=patience)
 
     def ready(self) -> None:
-        """Passes if the account has what it takes to be called; calls nobody.
+        """Checks that the account has its key; makes no call.
 
         Raises:
             AccessRefused: its key is not set.
@@ -88,14 +88,14 @@ class Provider:
     # -- asking -----------------------------------------------------------------------------------------------
 
     def fit(self, question: Question, model: str) -> Fit:
-        """Whether that model can be asked this question at all; calls nobody."""
+        """Whether that model can be asked this question at all; makes no call."""
         return self._dialect(question, model).fit(question, model)
 
     def check(self, question: Question, model: str, job: str) -> None:
-        """Passes if a job's own parameters and endpoint can be sent to that model as they are; calls nobody.
+        """Checks that a job's own parameters and endpoint can be sent to that model unchanged; makes no call.
 
         Raises:
-            InvalidJob: the parameters name what Keld says itself, or the endpoint is unknown.
+            InvalidJob: the parameters name a field that Keld sets, or the endpoint is unknown.
         """
         if taken := sorted(self._dialect(question, model).own_params & set(question.params)):
             raise InvalidJob(
@@ -107,21 +107,21 @@ class Provider:
         return self._dialect(question, model).caching(model)
 
     def counter(self, question: Question, model: str) -> Count | None:
-        """A function from a text to its number of tokens, exactly; None where nobody can count them."""
+        """A function from a text to its number of tokens, exactly; None if they cannot be counted."""
         return self._dialect(question, model).counter(model)
 
     def cache_fields(self) -> frozenset[str]:
-        """The fields with which a user marks by himself what is to be cached, in any of its dialects."""
+        """The fields with which users mark what is to be cached, in any of its dialects."""
         return frozenset[str]().union(*(dialect.cache_fields for dialect in self._preset.dialects))
 
     def rates(self, model: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None = None) -> Rates | None:
-        """What the model costs in a lane on the day of `at`; None if nobody says.
+        """The model's prices in a lane on the day of `at`; None if unknown.
 
         Args:
-            own: the job's `prices`, by `account:model`; they come first.
+            own: the job's `prices`, by `account:model`; they take precedence.
 
         Raises:
-            InvalidJob: an own price that is not a number.
+            InvalidJob: a price in `own` is not a number.
         """
         return rates(self._prices, model, lane, at, own, account=self.name)
 
@@ -130,21 +130,21 @@ class Provider:
         return price_list(self.name, self._account)
 
     def encoder(self, question: Question, model: str, nonce: str, cache: Ttl | None = None) -> Encoder:
-        """What makes the requests of one shard; with `cache`, what its rows share is marked, to be kept for so long.
+        """The encoder of one shard's requests; with `cache`, the part that its rows share is marked to be cached for that time.
 
         Raises:
-            InvalidJob: the model cannot be asked for such an output.
+            InvalidJob: the model cannot give such an output.
         """
         dialect = self._dialect(question, model)
         made = dialect.template(question, model, cache)
         return Encoder(path=dialect.path(model), nonce=nonce, template=made, dialect=dialect, envelope=self._envelope)
 
     def reader(self, question: Question, model: str) -> Reader:
-        """What reads the answers to that question of that model."""
+        """The reader of that model's answers to that question."""
         return Reader(dialect=self._dialect(question, model), envelope=self._preset.envelope)
 
     def sender(self, path: str, timeout_s: float, most: int) -> AbstractAsyncContextManager[Sender]:
-        """A client of the running event loop for the fast lanes, for at most `most` requests at a time; closed where it was opened.
+        """A client of the running event loop for the fast lanes, for at most `most` requests at a time; a context manager.
 
         Raises:
             AccessRefused: its key is not set.
@@ -152,17 +152,18 @@ class Provider:
         hide_headers()
         url = self._connection.base_url.rstrip("/") + path.removeprefix(self._preset.base_holds)
         headers = self._preset.auth(self._connection)
-        return senders(Door(url=url, headers=headers, quotas=self._preset.quotas, codes=self._preset.codes), timeout_s, most)
+        target = Target(url=url, headers=headers, quotas=self._preset.quotas, codes=self._preset.codes, error_in=self._preset.error_in)
+        return senders(target, timeout_s, most)
 
     # -- sending a batch --------------------------------------------------------------------------------------
 
     def upload(self, path: Path, key: str) -> str | None:
-        """A reference to the uploaded input; None where the input goes with the create."""
-        with self._in_words("the upload of an input file"):
+        """Uploads a shard's input; a reference to it, or None if the input is sent with the create."""
+        with self._as_errors("the upload of an input file"):
             return self._batches.stage(path, key)
 
     def create(self, submission: Submission) -> CreateOutcome:
-        """What came of the one create."""
+        """The outcome of a create, sent once."""
         try:
             return Created(self._batches.create(submission))
         except Fault as fault:
@@ -171,46 +172,46 @@ class Provider:
     # -- looking ----------------------------------------------------------------------------------------------
 
     def get(self, batch_id: str) -> RemoteBatch | None:
-        """None: the provider says it has no such batch (which may be its lag)."""
-        with self._in_words("the look at a batch"):
+        """The batch; None: the provider says that it has no such batch (it may not show it yet)."""
+        with self._as_errors("the look at a batch"):
             return self._batches.get(batch_id)
 
     def newest(self) -> str | None:
-        """The id of the youngest batch of the list's first page: any create from now on is no older, whatever either clock says."""
+        """The id of the newest batch on the list's first page: no later create is older than it, whatever the clocks say."""
         return youngest(self._page(None, _GLANCE).batches)
 
-    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False, behind: str | None = None) -> Listing:
-        """Batches, those that were made after an instant, or after the batch `until`, among them; see `Listing` for what its end proves.
+    def batches(self, created_after: datetime, *, until: str | None = None, whole: bool = False, after: str | None = None) -> Listing:
+        """Batches, including all that were created after an instant, or after the batch `until`; see `Listing` for what its end proves.
 
         Args:
-            behind: the id of a batch: only what the list has behind it, which proves nothing; all of it, where a list cannot be read from there.
+            after: the id of a batch: only the part of the list after it, which proves nothing; the whole list if the provider pages by token.
         """
         official = self._preset.base_url is not None and self.host == origin(self._preset.base_url)
         return Listing(
-            lambda after: self._page(after, self.traits.list_page),
+            lambda cursor: self._page(cursor, self.traits.list_page),
             created_after,
             until=until,
             newest_first=self.traits.newest_first and official,
             whole=whole,
-            behind=behind if self.traits.pages_by_id else None,
+            after=after if self.traits.pages_by_id else None,
         )
 
     def _page(self, after: str | None, size: int) -> Page:
-        with self._in_words("the list of batches"):
+        with self._as_errors("the list of batches"):
             return self._batches.page(after, size)
 
     # -- ending -----------------------------------------------------------------------------------------------
 
     def cancel(self, batch_id: str) -> None:
-        """Asks; "already ended" is success."""
-        with self._in_words("the cancel of a batch"):
+        """Asks the provider to cancel; "already ended" is success."""
+        with self._as_errors("the cancel of a batch"):
             self._batches.cancel(batch_id)
 
     def sample(self, batch: RemoteBatch) -> list[str]:
         """Some custom_ids of a batch that has ended, from the beginning of its results."""
         if batch.key is not None:
-            return [batch.key]  # its mark says it already
-        with self._in_words("the download of results"):
+            return [batch.key]  # its mark shows already whose it is
+        with self._as_errors("the download of results"):
             for file in self._batches.results(batch):
                 if ids := self._sample(batch, file):
                     return ids
@@ -222,11 +223,11 @@ class Provider:
                 begun = beginning(piece.chunks)
         except Broken as broken:
             raise ProviderUnreachable(
-                f"{self.name} at {self.host} broke off the results of {batch.id}: {broken}. They are read again later.", account=self.name
+                f"{self.name} at {self.host} interrupted the results of {batch.id}: {broken}. They are read again later.", account=self.name
             ) from None
         ids, said = self._envelope.ids(begun), begun.strip()
         if said and not ids and (said.startswith((b"<", b"{\n", b"{\r")) or (b"\n" not in said and batch.requests != 1)):
-            # One document instead of lines: an error with status 200 must not say of a batch of ours that it is another's.
+            # One document instead of lines: because of an error with status 200, our batch must not be taken for a foreign one.
             raise ProviderUnreachable(
                 f"{self.name} at {self.host} gave results of {batch.id} without a row in them. They are read again later.",
                 account=self.name,
@@ -234,8 +235,8 @@ class Provider:
         return ids
 
     def download(self, batch: RemoteBatch, into: Callable[[int], Path], most_bytes: int, *, again: bool = False) -> list[Path]:
-        """All result files, those with the answers first, whole and durable, at `into(0)`, `into(1)`, ...; see `download` for `most_bytes` and `again`."""
-        with self._in_words("the download of results"):
+        """All result files, those with answers first, complete and on disk, at `into(0)`, `into(1)`, ...; see `download` for `most_bytes` and `again`."""
+        with self._as_errors("the download of results"):
             found = enumerate(self._batches.results(batch))
             return [self._download(batch, file, into(n), most_bytes, again) for n, file in found]
 
@@ -244,8 +245,8 @@ class Provider:
         return download(lambda start, validator: self._batches.fetch(batch, sized, start, validator), sized, path, most_bytes, again=again)
 
     def delete_input(self, input_ref: str) -> None:
-        """Removes an uploaded input; "not there" is success, a reply that does not say so is none: what is sent again relies upon it."""
-        with self._in_words("the removal of an input file"):
+        """Removes an uploaded input.  "Not there" is success; an unclear reply is an error, since a second create is sent only after this."""
+        with self._as_errors("the removal of an input file"):
             self._batches.unstage(input_ref)
 
     # -- its parts --------------------------------------------------------------------------------------------
@@ -267,13 +268,13 @@ class Provider:
         return self._preset.envelope or LINES
 
     @contextmanager
-    def _in_words(self, doing: str) -> Iterator[None]:
-        """Turns faults into errors for people.
+    def _as_errors(self, doing: str) -> Iterator[None]:
+        """Turns faults into errors.
 
         Raises:
-            AccessRefused, ProviderUnreachable, ProviderRefused: see `in_words`.
+            AccessRefused, ProviderUnreachable, ProviderRefused: see `error_of`.
         """
         try:
             yield
         except Fault as fault:
-            raise in_words(fault, self._preset.codes, self.name, self.host, doing) from None
+            raise error_of(fault, self._preset.codes, self.name, self.host, doing) from None

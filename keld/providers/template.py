@@ -1,6 +1,6 @@
-"""Template: a request line as constant bytes around one prompt fragment.
+"""Template: a request body as constant bytes around one prompt fragment.
 
-Beside `base`; what the providers' encoders are made of.  The constant JSON of a request is serialised once a shard; a row costs
+Beside `base`; a part of every dialect.  The constant JSON of a request is serialised once for each shard; a row costs
 one join.  docs/notes/measurements.md: 4.5 times a json.dumps loop, half the speed of a native encoder, memory flat.
 """
 
@@ -15,7 +15,7 @@ from keld.request import one_line
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """Stands in a body where a row's own JSON goes."""
+    """The place in a body where a row's own JSON goes."""
 
     mark: str
 

@@ -20,7 +20,7 @@ from keld.answer import Outcome
 from keld.errors import InvalidJob, KeldError
 from keld.price import Lane
 from keld.providers.encoder import Encoder, Reader
-from keld.providers.envelope import doubtful
+from keld.providers.envelope import in_doubt_line
 from keld.providers.provider import Provider
 from keld.realtime.ending import Stopped
 from keld.realtime.journal import Journal
@@ -102,7 +102,7 @@ def settle_doubts(reader: Reader, nonce: str, journal: Path) -> int:
 async def _settle_doubts(nonce: str, kept: Journal) -> None:
     # They may be paid: as after a lost reply, only a next round may ask again, if the ceiling allows it.
     for position in kept.left_open:
-        line = doubtful(custom_id(nonce, position), "in flight when its worker died: it may have been paid")
+        line = in_doubt_line(custom_id(nonce, position), "in flight when its worker died: it may have been paid")
         await kept.keep(position, line, Outcome.LOST)
 
 

@@ -124,7 +124,7 @@ def _part(provider: Provider, shards: Sequence[Shard], after: str | None, now: d
     wanted = {shard.batch_id for shard in shards}
     since = min(shard.submitted_at or now for shard in shards) - SKEW
     try:
-        for batch in provider.batches(since, behind=after):
+        for batch in provider.batches(since, after=after):
             if batch.id in wanted:
                 wanted.discard(batch.id)
                 yield batch

@@ -204,6 +204,21 @@ def test_a_worker_on_a_kind_of_another_package_is_killed_and_another_goes_on(
     assert len(purchases(emulator)) == 6
 
 
+def test_an_error_in_a_shape_of_its_own_is_not_in_doubt(
+    open_keld: Callable[..., Keld], open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `error_in` each refused request of a fast lane would look like a proxy's page, and keep its worst case reserved."""
+    monkeypatch.syspath_prepend(OTHERHOST)
+    emulator = open_emulator()
+    for name, value in emulator.env().items():
+        monkeypatch.setenv(name, value)
+    emulator.faults({"rules": [{"at": "realtime", "do": "status", "status": 400, "match": {"provider": "otherhost"}}]})
+    keld = open_keld(clock=emulator.now, accounts={"other": Account(kind="otherhost")})
+    status = finish(keld, emulator, keld.submit(job_of("other", lane="standard"), tickets()).id)
+    assert sorted(map(str, outcomes(keld, status))) == ["answered"] * 5 + ["errored"]
+    assert len(emulator.bill()) == 5
+
+
 # --- the page that says how -------------------------------------------------------------------------------------------
 
 

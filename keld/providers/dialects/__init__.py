@@ -1,15 +1,15 @@
-"""Dialects: one file a family of models: what a request's body says, and what an answer's says.
+"""Dialects: one file for each family of models: the body of a request and the body of an answer.
 
     openai_chat         chat completions
     openai_responses    responses
     openai_embeddings   embeddings
-    openai_family       what these three have in common
-    openai_answer       what an answer to any of these three says
-    openai_cache        prompt caching of OpenAI's models, and its marks
+    openai_family       the common part of these three
+    openai_answer       reads an answer to any of these three
+    openai_cache        prompt caching of OpenAI's models, and its fields
     openai_schema       structured outputs of OpenAI: the strict subset
     openai_vocabulary   exact token counts of OpenAI's models
     anthropic_messages  messages
     anthropic_schema    structured outputs of Anthropic
 
-Pure: no clock, no network, no disk.  `keld.providers.part.Dialect` is the shape they have.
+Pure: no clock, no network, no disk.  They implement `keld.providers.part.Dialect`.
 """

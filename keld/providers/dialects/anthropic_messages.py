@@ -24,8 +24,8 @@ from keld.schema import OutputSchema
 from keld.vocabulary import Count
 
 PATH = "/v1/messages"
-# platform.claude.com/docs/en/build-with-claude/prompt-caching, as others read it between May and Oct 2026: 512 tokens from the fifth Opus on,
-# 4,096 of Haiku 4.5 and Opus 4.5 and 4.6, 2,048 of Opus 4.7 and the Haikus before; 1,024 of all others, and of those nobody has seen yet.
+# platform.claude.com/docs/en/build-with-claude/prompt-caching, as quoted by others between May and Oct 2026: 512 tokens from the fifth Opus on,
+# 4,096 of Haiku 4.5 and Opus 4.5 and 4.6, 2,048 of Opus 4.7 and the Haikus before; 1,024 of all others, including future models.
 _LEAST_CACHED = (
     (re.compile(r"(opus|fable|mythos)-5"), 512),
     (re.compile(r"haiku-4|opus-4-[56]"), 4_096),
@@ -42,7 +42,7 @@ class MessagesTemplate:
     message: Template
     shared: list[dict[str, Any]]  # the system prompt of all rows, as blocks
     conversation: Template
-    lifted: Template  # as `conversation`, without the system prompt, which goes behind the messages with the row's own
+    lifted: Template  # as `conversation`, without the system prompt, which follows the messages together with the row's own
 
     @property
     def size_bytes(self) -> int:
@@ -81,7 +81,7 @@ class _Block(msgspec.Struct, gc=False):
 
 
 class Body(msgspec.Struct, gc=False):
-    """A message or an error, whatever came, by the fields that are there."""
+    """A message or an error; which one, the fields show."""
 
     model: str | None = None
     content: list[_Block] | None = None
@@ -96,7 +96,7 @@ class AnthropicMessages:
     """`Dialect` of the Messages API."""
 
     body_type = Body
-    # One of them in `params` would ask another model or longer answers than the plan and the ceiling were reckoned with.
+    # In `params` they could ask another model, or allow longer answers, than the plan and the ceiling assume.
     own_params = frozenset(
         ("model", "messages", "input", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "stream", "service_tier")
     )
@@ -117,7 +117,7 @@ class AnthropicMessages:
         shared: list[dict[str, Any]] = [{"type": "text", "text": question.system}] if question.system is not None else []
         if shared and cache is not None:
             shared[0]["cache_control"] = {"type": "ephemeral", "ttl": cache.value}
-        system: dict[str, Any] = {"system": _plain_where_it_can_be(shared)} if shared else {}
+        system: dict[str, Any] = {"system": _as_text_if_unmarked(shared)} if shared else {}
         return MessagesTemplate(
             message=template(bare | system | {"messages": [{"role": "user", "content": hole.mark}]}, hole),
             shared=shared,
@@ -143,7 +143,7 @@ class AnthropicMessages:
             error=error,
             model=body.model,
             tier=usage.service_tier,
-            # Here `input_tokens` leaves out what was cached; `Usage` counts it in, as every price list does.
+            # Anthropic's `input_tokens` excludes cached tokens; `Usage` includes them, as every price list does.
             input_tokens=(usage.input_tokens or 0) + read + written,
             cached_tokens=read,
             cache_write_tokens=written,
@@ -160,14 +160,14 @@ class AnthropicMessages:
 
 
 def _lift_system(fragment: bytes, shared: list[dict[str, Any]]) -> tuple[str | list[dict[str, Any]], list[dict[str, Any]]]:
-    """The Messages API takes `system` beside the messages, not as one of them."""
+    """The system prompt and the other messages: the Messages API takes `system` as a field of its own, not as a message."""
     messages = msgspec.json.decode(fragment)
     own = [block for message in messages if message.get("role") == "system" for block in _blocks(message.get("content", ""))]
-    return _plain_where_it_can_be([*shared, *own]), [message for message in messages if message.get("role") != "system"]
+    return _as_text_if_unmarked([*shared, *own]), [message for message in messages if message.get("role") != "system"]
 
 
 def _blocks(content: Any) -> list[dict[str, Any]]:
-    """The texts of a message's content: one, unless some are marked by the user."""
+    """The text blocks of a message's content: joined into one, unless the user has marked some."""
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     parts = [part for part in content if isinstance(part, dict)]
@@ -176,8 +176,8 @@ def _blocks(content: Any) -> list[dict[str, Any]]:
     return [{"type": "text", "text": "\n".join(part.get("text", "") for part in parts)}]
 
 
-def _plain_where_it_can_be(blocks: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
-    """One text, unless one of the blocks is marked."""
+def _as_text_if_unmarked(blocks: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """The blocks as one text, unless one of them is marked."""
     return blocks if any(block.get("cache_control") for block in blocks) else "\n\n".join(block["text"] for block in blocks)
 
 
@@ -194,7 +194,7 @@ def _content(body: Body) -> tuple[Outcome, Any, str | None]:
 
 
 def _errored(custom_id: str, error: Body) -> Reply:
-    # {"type":"error","error":{"type":...}}: the provider's own nesting; gateways leave the outer one out.
+    # {"type":"error","error":{"type":...}}: the provider's own nesting; gateways leave out the outer object.
     kind, message = (error.error.type, error.error.message) if error.error else (error.type, error.message)
     said = f"{kind or 'error'}: {scrubbed(message or '')}"
     return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=said, retryable=kind in _RETRYABLE)

@@ -1,15 +1,15 @@
-"""Anthropic schema: how an output schema is asked for, and what structured outputs take of JSON Schema.
+"""Anthropic schema: how an output schema is sent, and which JSON Schema structured outputs accept.
 
 The documentation is platform.claude.com/docs/en/build-with-claude/structured-outputs, "JSON Schema limitations", read in Nov 2026, and the
-vendor's own `transform_schema` (anthropic 2.11).  There is no mode that only tells the model: what has no form is refused before it is sent.
+vendor's own `transform_schema` (anthropic 2.11).  There is no mode without enforcement: a schema that is not accepted is refused before it is sent.
 
-- No bounds of numbers, lengths or lists but `minItems` of 0 and 1; patterns are documented for simple cases, but the SDK never sends one,
-  and nor do we.  What is left out is told in the description and checked by our decoder.
-- Objects are closed, so there are no maps: an open one compiles to "no keys", and answers `{}` for ever.
+- No bounds of numbers, lengths or lists except `minItems` of 0 and 1; patterns are documented for simple cases, but the SDK never sends one,
+  so we send none.  What is left out is written into the description and checked by our decoder.
+- Objects are closed, so there are no maps: an open one compiles to "no keys", and every answer is `{}`.
 - No recursion ("Circular reference detected in schema definitions"), no value without a type, plain values in enums only; an enum beside a
-  list of types was refused, so it stands alone, as the SDK has it.
+  list of types was refused, so it is sent alone, as in the SDK.
 - At most 24 optional parameters and 16 with `anyOf` or a list of types ("Schemas contains too many ...", quoted in github.com/vercel/ai and
-  others, 2026).  "The compiled grammar is too large" has no documented measure: only the service can tell.
+  others, 2026).  "The compiled grammar is too large" has no documented measure: only the service can say.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ STRUCTURED = Subset(
     optional=24,
     unions=16,
 )
-# Structured outputs are of the models from 4.5 on (and of Opus 4.1).
+# Models from 4.5 on (and Opus 4.1) have structured outputs; these do not.
 _WITHOUT = re.compile(r"claude-(?:\d|instant|v\d|(?:opus|sonnet)-4-(?:0\b|20))")
 
 
@@ -39,7 +39,7 @@ def schema_format(output: OutputSchema) -> dict[str, Any]:
     """`output_config` of a request.
 
     Raises:
-        SchemaError: the schema has no form that is taken; names the field.
+        SchemaError: the schema has no form that is accepted; the message names the field.
     """
     if output.kind != "object":
         return {}
@@ -47,7 +47,7 @@ def schema_format(output: OutputSchema) -> dict[str, Any]:
 
 
 def obstacle(output: OutputSchema, model: str) -> str | None:
-    """Why a model cannot be asked for this output, in words; None where it can."""
+    """Why a model cannot give this output, for people; None if it can."""
     if output.kind == "embedding":
         return "anthropic makes no embeddings; name an embedding model, e.g. models=['openai:text-embedding-3-small']"
     if output.kind == "object" and _WITHOUT.match(model):

@@ -1,6 +1,6 @@
-"""OpenAI answer: what an answer to a chat completion, a response or an embedding says.
+"""OpenAI answer: reads the answer to a chat completion, a response or an embedding.
 
-A part of the dialects of OpenAI's family.  One reader for all three, by the fields that are there: hosts of this shape differ in much.
+A part of the dialects of OpenAI's family.  One reader for all three, which looks at the fields that are present: hosts of this shape differ a lot.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class _Vector(msgspec.Struct, gc=False):
 
 
 class Body(msgspec.Struct, gc=False):
-    """Chat, responses, embeddings or an error: whatever came, by the fields that are there."""
+    """Chat, responses, embeddings or an error; which one, the fields show."""
 
     model: str | None = None
     usage: _Usage | None = None
@@ -78,7 +78,7 @@ class Body(msgspec.Struct, gc=False):
 
 
 def judge(custom_id: str, status: int, body: Body) -> Reply:
-    """What an answer says, and what it used."""
+    """The outcome, content and usage of an answer."""
     if status != 200:
         retryable = status in RETRYABLE_STATUS or status >= 500
         return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=_said(status, body.error), retryable=retryable)

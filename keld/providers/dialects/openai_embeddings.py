@@ -36,6 +36,6 @@ class OpenAIEmbeddings(OpenAIFamily):
 
 
 def _dimensions(model: str, output: OutputSchema) -> dict[str, Any]:
-    # base64 is what the SDK itself asks for: a third of the bytes of decimal text.  ada-002 knows no `dimensions`.
+    # base64, as the SDK requests: a third of the bytes of decimal text.  ada-002 has no `dimensions`.
     sized = {} if model.endswith("ada-002") else {"dimensions": output.dimensions}
     return {"encoding_format": "base64"} | sized

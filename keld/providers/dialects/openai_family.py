@@ -1,4 +1,4 @@
-"""OpenAI family: what chat completions, responses and embeddings have in common.
+"""OpenAI family: the common part of chat completions, responses and embeddings.
 
 A part of the dialects of OpenAI's family.
 """
@@ -14,10 +14,10 @@ from keld.providers.template import Hole, Template, template
 
 
 class OpenAIFamily:
-    """What every dialect of the family says alike; `path` and `template` are its own."""
+    """The common part of the family's dialects; each adds `path` and `template`."""
 
     body_type = openai_answer.Body
-    # One of them in `params` would ask another model, more answers or longer ones than the plan and the ceiling were reckoned with.
+    # In `params` they could ask another model, or allow more or longer answers, than the plan and the ceiling assume.
     own_params = frozenset(
         ("model", "messages", "input", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "stream", "service_tier")
     )
@@ -28,7 +28,7 @@ class OpenAIFamily:
     counter = staticmethod(openai_vocabulary.counter)
 
     def in_lane(self, body: bytes, lane: Lane) -> bytes:
-        """A body as it is asked in a lane: flex is a field of it."""
+        """The body of a request in a lane: flex is a field of it."""
         return body[:-1] + b',"service_tier":"flex"}' if lane is Lane.FLEX else body
 
 
@@ -55,7 +55,7 @@ def message_template(message: dict[str, Any], conversation: dict[str, Any], hole
 
 
 def _opened(made: Template) -> Template:
-    """The template of a conversation: inside `"messages":[...]` the fragment brings its own closing bracket; elsewhere both."""
+    """The template of a conversation: inside `"messages":[...]` the fragment has only its closing bracket left; elsewhere both."""
     if made.tail.startswith(b"]"):
         return Template(made.head, made.tail[1:])
     return Template(made.head + b"[", made.tail)

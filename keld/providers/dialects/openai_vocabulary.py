@@ -1,7 +1,7 @@
-"""OpenAI vocabulary: exact token counts of OpenAI's models, where the extra `tokens` is installed.
+"""OpenAI vocabulary: exact token counts of OpenAI's models, if the extra `tokens` is installed.
 
-A part of the dialects of OpenAI's family.  Pure, and offline: rs-bpe brings the vocabularies with it (tiktoken fetches them).  That the newer
-models still use o200k is assumed.
+A part of the dialects of OpenAI's family.  Pure, and offline: rs-bpe contains the vocabularies (tiktoken downloads them).  We assume that the newer
+models still use o200k.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _CL100K = re.compile(r"(ft:)?(gpt-4(-|$)|gpt-3\.5|text-embedding-(3|ada-002))")
 
 
 def counter(model: str) -> Count | None:
-    """A function from a text to its number of tokens; None where the model's vocabulary is not public, or the extra is not installed."""
+    """A function from a text to its number of tokens; None if the model's vocabulary is not public, or the extra is not installed."""
     name = "o200k_base" if _O200K.match(model) else "cl100k_base" if _CL100K.match(model) else None
     if name is None:
         return None

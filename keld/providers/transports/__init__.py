@@ -1,12 +1,12 @@
-"""Transports: one file a vendor's batch API; knows lines and batches, nothing of what the bodies in them say.
+"""Transports: one file for each batch API; they know lines and batches, and nothing of the bodies in the lines.
 
-    openai_files     files and batches, as OpenAI has them and many hosts took over
-    anthropic        message batches, the whole input in the create
-    anthropic_lines  how their input and their results hold bodies and ids
+    openai_files     files and batches of OpenAI, which many hosts copied
+    anthropic        message batches of Anthropic, with the whole input in the create
+    anthropic_lines  the lines of their input and of their results
 
-    sdk              the calls of one account through an official SDK; each bounded, each made once
-    ranges           a result file behind HTTP, from any byte on
+    sdk              the calls of one account through an official SDK, each with a time limit, each made once
+    ranges           a result file over HTTP, from any byte on
 
-Their faults are `Fault`s.  `keld.providers.part.Batches` and `Envelope` are the shapes they have.  A file is imported when an account connects, since
+They raise `Fault` and implement `keld.providers.part.Batches` and `Envelope`.  A file is imported when an account connects, since
 its SDK takes half a second.
 """

@@ -1,7 +1,7 @@
 """Anthropic: message batches, the whole input in the create, the results in one stream.
 
-One of the transports.  A batch carries no mark of ours before it has ended, so an unknown create is looked for by its time and its number of
-requests, and proven by the nonce in its custom_ids.  Wire: docs/notes/providers.md.
+One of the transports.  A batch carries no mark of ours before it has ended, so a create of unknown outcome is looked for by its time and its
+number of requests, and proven by the nonce in its custom_ids.  Wire: docs/notes/providers.md.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from keld.providers.base import BatchState, RemoteBatch, Submission
 from keld.providers.download import Piece, ResultFile
 from keld.providers.page import Page, id_of, instant
 from keld.providers.part import Connection
-from keld.providers.transports.sdk import Calls, headers_of, nowhere, read
+from keld.providers.transports.sdk import Calls, headers_of, read, unconnected
 
 _PATH = "/v1/messages/batches"
 
 
 def auth(connection: Connection) -> dict[str, str]:
     """The headers that the SDK sends, with the key and the version of the API in them."""
-    return headers_of(sdk.Anthropic(api_key=connection.key(), base_url=connection.base_url, http_client=nowhere()))
+    return headers_of(sdk.Anthropic(api_key=connection.key(), base_url=connection.base_url, http_client=unconnected()))
 
 
 class AnthropicBatches:
@@ -40,7 +40,7 @@ class AnthropicBatches:
         self._calls, self._host = Calls(connect, (sdk.AnthropicError,), connection.patience), origin(connection.base_url)
 
     def stage(self, path: Path, key: str) -> str | None:
-        return None  # the input goes with the create
+        return None  # the input is sent with the create
 
     def create(self, submission: Submission) -> RemoteBatch:
         size = submission.path.stat().st_size
@@ -59,7 +59,7 @@ class AnthropicBatches:
         return Page(batches=batches, after=batches[-1].id if batches else None, more=found.has_more)
 
     def cancel(self, batch_id: str) -> None:
-        self._calls.stop(f"{_PATH}/{quote(batch_id, safe='')}/cancel", _Batch)
+        self._calls.cancel(f"{_PATH}/{quote(batch_id, safe='')}/cancel", _Batch)
 
     def results(self, batch: RemoteBatch) -> list[ResultFile]:
         return [ResultFile(id=batch.id, what=f"the results of {batch.id}", lines=batch.requests)]
@@ -71,7 +71,7 @@ class AnthropicBatches:
         return self._calls.fetch(self._results_path(batch), start, validator)
 
     def unstage(self, input_ref: str) -> None:
-        return  # the input went with the create
+        return  # the input was sent with the create
 
     def close(self) -> None:
         self._calls.close()
@@ -79,8 +79,8 @@ class AnthropicBatches:
     def _results_path(self, batch: RemoteBatch) -> str:
         """Where the results are, on the configured host only.
 
-        A `results_url` that names another host (a gateway that hands on the provider's own, or a hostile answer) is not followed,
-        since the key would go there: the documented path on our host is asked instead.
+        A `results_url` on another host (from a gateway that forwards the provider's own, or from a hostile reply) is not used,
+        since the key would be sent there: the documented path on our host is used instead.
         """
         url = batch.result_refs[0] if batch.result_refs else ""
         ours = bool(url) and origin(url) == self._host and bool(urlsplit(url).path)
@@ -99,7 +99,7 @@ class _Counts(msgspec.Struct, gc=False):
 
 
 class _Batch(msgspec.Struct, gc=False):
-    id: str | int | None = None  # some hosts number what they make
+    id: str | int | None = None  # some hosts use numbers as ids
     processing_status: str | None = None
     created_at: Any = None
     cancel_initiated_at: str | None = None
@@ -108,7 +108,7 @@ class _Batch(msgspec.Struct, gc=False):
 
 
 class _Page(msgspec.Struct, gc=False):
-    data: list[_Batch] | None  # without it this is an error with status 200, and no empty list
+    data: list[_Batch] | None  # required: an error with status 200 must not pass for an empty list
     has_more: bool | None = None
 
 
@@ -123,7 +123,7 @@ def _remote(batch: _Batch) -> RemoteBatch:
         created_at=instant(batch.created_at),
         requests=total or None,
         succeeded=counts.succeeded,
-        done=ended if batch.processing_status == "ended" else None,  # zeros until the very end: no progress
+        done=ended if batch.processing_status == "ended" else None,  # before the end the counts are zeros, not progress
         result_refs=(batch.results_url,) if batch.results_url else (),
     )
 

@@ -1,4 +1,4 @@
-"""Anthropic lines: how the input of a message batch, and its results, hold bodies and ids.
+"""Anthropic lines: the lines of a message batch's input and of its results.
 
 A part of the transport `anthropic`; pure, and without the SDK.
 """

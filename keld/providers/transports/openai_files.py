@@ -1,6 +1,6 @@
-"""OpenAI files: a batch is made of an uploaded file and gives its results as files; OpenAI, and every host that took this over.
+"""OpenAI files: a batch is created from an uploaded file and gives its results as files; at OpenAI and at every host that copied this.
 
-One of the transports.  The official SDK gives auth, address and multipart.  Wire: docs/notes/providers.md.
+One of the transports.  The official SDK provides auth, address and multipart.  Wire: docs/notes/providers.md.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import Fault, Sent, code_of, scrubbed
 from keld.providers.page import Page, id_of, instant
 from keld.providers.part import Connection
-from keld.providers.transports.sdk import Calls, headers_of, nowhere, read
+from keld.providers.transports.sdk import Calls, headers_of, read, unconnected
 
-QUEUE_FULL = "token_limit_exceeded"  # what a batch failed of that was no fault of the file
+QUEUE_FULL = "token_limit_exceeded"  # the error code of a batch that failed although its file is not at fault
 _STATES = {
     "cancelling": BatchState.CANCELLING,
     "completed": BatchState.COMPLETED,
     "failed": BatchState.FAILED,
     "expired": BatchState.EXPIRED,
     "cancelled": BatchState.CANCELLED,
-}  # everything else, also a status never seen before, is still in progress
+}  # any other status, also one never seen before, is in progress
 _KEY = "keld_key"
 
 
 def auth(connection: Connection) -> dict[str, str]:
-    """The headers that the SDK sends, with the key and the organisation and the project in them."""
-    return headers_of(sdk.OpenAI(api_key=connection.key(), base_url=connection.base_url, http_client=nowhere()))
+    """The headers that the SDK sends, with the key, the organisation and the project."""
+    return headers_of(sdk.OpenAI(api_key=connection.key(), base_url=connection.base_url, http_client=unconnected()))
 
 
 class OpenAIFiles:
@@ -74,13 +74,13 @@ class OpenAIFiles:
         return Page(batches=batches, after=batches[-1].id if batches else None, more=found.has_more)
 
     def cancel(self, batch_id: str) -> None:
-        self._calls.stop(f"/batches/{quote(batch_id, safe='')}/cancel", _Batch)
+        self._calls.cancel(f"/batches/{quote(batch_id, safe='')}/cancel", _Batch)
 
     def results(self, batch: RemoteBatch) -> list[ResultFile]:
         return [ResultFile(id=ref, what=f"result file {ref}") for ref in batch.result_refs]
 
     def size_bytes(self, file: ResultFile) -> int | None:
-        # Within a step that is finished once it is begun: whatever the verb has left.  Many hosts do not say it.
+        # `asking_on`: a download that has begun is finished, whatever time the verb has left.  Many hosts give no size.
         with suppress(Fault):
             return read(self._calls.ask("get", f"/files/{quote(file.id, safe='')}", bounds=http.asking_beyond_verb), _File).bytes
         return None
@@ -94,7 +94,7 @@ class OpenAIFiles:
             reply = self._calls.ask("delete", path)
             if reply.status_code == HTTPStatus.NO_CONTENT or read(reply, _Removal).deleted:
                 return
-            self._calls.ask("get", path)  # a host that does not say
+            self._calls.ask("get", path)  # a host whose reply does not say whether it is deleted
         except Fault as fault:
             if fault.status == HTTPStatus.NOT_FOUND:
                 return
@@ -108,7 +108,7 @@ class OpenAIFiles:
 # -- the objects ----------------------------------------------------------------------------------------------
 
 
-_Id = str | int | None  # some hosts number what they make
+_Id = str | int | None  # some hosts use numbers as ids
 
 
 class _File(msgspec.Struct, gc=False):
@@ -121,7 +121,7 @@ class _Removal(msgspec.Struct, gc=False):
 
 
 class _Batch(msgspec.Struct, gc=False):
-    """As far as anybody keeps to it: hosts of this shape differ in all but the id and the status."""
+    """All fields may be absent: hosts of this shape agree only on the id and the status."""
 
     id: _Id = None
     status: str | None = None
@@ -135,7 +135,7 @@ class _Batch(msgspec.Struct, gc=False):
 
 
 class _Page(msgspec.Struct, gc=False):
-    data: list[_Batch] | None  # without it this is an error with status 200, and no empty list
+    data: list[_Batch] | None  # required: an error with status 200 must not pass for an empty list
     has_more: bool | None = None
 
 

@@ -1,8 +1,8 @@
-"""SDK: the calls of one account through an official SDK; each bounded, each made once, its faults neutral.
+"""SDK: the calls of one account through an official SDK, each with a time limit, each made once; they raise `Fault`.
 
-A part of the transports whose vendor's SDK is of this family: `status_code` and `response` on a status error, the HTTP library's exception as
-`__cause__` of a connection error.  The SDK gives auth and address; its models are not used, since a reply is read with structs of our own, which
-hosts that differ do not break.
+For vendors whose SDK is of this family: `status_code` and `response` on a status error, the HTTP library's exception as
+`__cause__` of a connection error.  The SDK provides auth and address.  Its models are not used: our own structs also read the replies of hosts that
+differ from the vendor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 from keld import http
 from keld.providers.download import Piece
-from keld.providers.fault import Fault, fault_of_reply, fault_of_silence, unreadable
+from keld.providers.fault import Fault, fault_of_no_reply, fault_of_reply, unreadable
 from keld.providers.log import hide_headers
 from keld.providers.page import has_id
 from keld.providers.transports.ranges import piece_of, range_headers
@@ -32,8 +32,8 @@ class Calls:
     """The calls of one account.
 
     Args:
-        connect: makes the SDK's client upon an HTTP client, without retries: the SDK would send an unanswered create again, and both would be
-            paid; harmless calls are tried again by `http`.  Called at the first call.
+        connect: makes the SDK's client with an HTTP client and without retries: the SDK would send an unanswered create again, and both would be
+            paid; harmless calls are retried by `http`.  Used at the first call.
         errors: the roots of the SDK's own exceptions.
     """
 
@@ -52,12 +52,12 @@ class Calls:
 
     def ask(self, method: str, path: str, params: dict[str, Any] | None = None, *, bounds: Bounds = http.asking) -> httpx2.Response:
         """The reply to a harmless call."""
-        with self._neutral(), bounds(self._patience):
+        with self._as_faults(), bounds(self._patience):
             reply: httpx2.Response = self._request(method, path, {"params": params or {}})
             return reply
 
     def find(self, path: str, kind: type[T]) -> T | None:
-        """An object of the API; None: the provider says that it is not there."""
+        """An object of the API; None: the provider says that it does not exist."""
         try:
             return read(self.ask("get", path), kind)
         except Fault as fault:
@@ -65,8 +65,8 @@ class Calls:
                 return None
             raise
 
-    def stop(self, path: str, kind: type[T]) -> None:
-        """Asks to cancel; "it has ended" and "it is not there" are success: the next look says how it ended."""
+    def cancel(self, path: str, kind: type[T]) -> None:
+        """Asks to cancel; "has ended" and "does not exist" are success: the next look shows how it ended."""
         try:
             read(self.ask("post", path), kind)
         except Fault as fault:
@@ -76,15 +76,15 @@ class Calls:
     @contextmanager
     def sending(self, *, carried_prompts: bool) -> Iterator[Any]:
         """The SDK's client, for a call with a large body, made once."""
-        client = self._client  # before the call: what it raises is no fault of a call
-        with self._neutral(carried_prompts), http.sending(self._patience):
+        client = self._client  # outside of the call: an error here is not a fault of the call
+        with self._as_faults(carried_prompts), http.sending(self._patience):
             yield client
 
     @contextmanager
     def fetch(self, path: str, start: int, validator: str) -> Iterator[Piece]:
-        """A result file behind HTTP from byte `start` on."""
+        """A result file over HTTP from byte `start` on."""
         with http.fetching(self._patience):
-            with self._neutral():
+            with self._as_faults():
                 headers = range_headers(start, validator) | {"X-Stainless-Raw-Response": "stream"}
                 response = self._request("get", path, {"headers": headers})
             try:
@@ -96,7 +96,7 @@ class Calls:
         return getattr(self._client, method)(path, cast_to=httpx2.Response, options=options)
 
     @contextmanager
-    def _neutral(self, carried_prompts: bool = False) -> Iterator[None]:
+    def _as_faults(self, carried_prompts: bool = False) -> Iterator[None]:
         """Turns the SDK's exceptions into faults.
 
         Raises:
@@ -107,25 +107,25 @@ class Calls:
         except self._errors as error:
             response = getattr(error, "response", None)
             if not isinstance(response, httpx2.Response):
-                raise fault_of_silence(error) from None
+                raise fault_of_no_reply(error) from None
             raise fault_of_reply(response.status_code, response.headers, _body(response), carried_prompts=carried_prompts) from None
 
 
 def headers_of(client: Any) -> dict[str, str]:
-    """What an SDK's client sends with each of its requests."""
+    """The headers that an SDK's client sends with each request."""
     return {name: value for name, value in {**client.default_headers, **client.auth_headers}.items() if isinstance(value, str)}
 
 
-def nowhere() -> httpx2.Client:
-    """For a client that is only asked for its headers: it reads no certificates, which takes 80 ms."""
+def unconnected() -> httpx2.Client:
+    """An HTTP client for an SDK of which only the headers are read; it loads no certificates, which takes 80 ms."""
     return httpx2.Client(transport=httpx2.BaseTransport(), trust_env=False)
 
 
 def read(response: httpx2.Response, kind: type[T]) -> T:
-    """A reply as an object of the API; what ought to have an id has one.
+    """A reply as an object of the API, with its id if its type has one.
 
     Raises:
-        Fault: nobody can read it: a proxy's own page with status 200 is no answer.
+        Fault: it cannot be read, e.g. a proxy's own page with status 200.
     """
     with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         found = msgspec.json.decode(response.content, type=kind)
@@ -137,5 +137,5 @@ def read(response: httpx2.Response, kind: type[T]) -> T:
 def _body(response: httpx2.Response) -> bytes:
     try:
         return response.content
-    except RuntimeError:  # a stream nobody has read
+    except RuntimeError:  # a stream that was not read
         return b""

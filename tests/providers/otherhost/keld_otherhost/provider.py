@@ -5,7 +5,6 @@ What another package has to bring, whole: an envelope, batches, a preset.  The d
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -24,7 +23,7 @@ from keld.providers.account import origin
 from keld.providers.base import BatchState, RemoteBatch, Submission, Traits
 from keld.providers.dialects.openai_chat import OpenAIChat
 from keld.providers.download import Piece, ResultFile
-from keld.providers.fault import Fault, Meaning, Sent, code_of, fault_of_silence, unreadable
+from keld.providers.fault import Fault, Meaning, code_of, common_error, fault_of_no_reply, fault_of_reply, unreadable
 from keld.providers.line import RETRYABLE_STATUS, lines_of
 from keld.providers.page import UNREADABLE_TIME, Page
 from keld.providers.part import Connection, Dialect, Preset
@@ -128,7 +127,7 @@ class OtherBatches:
         return Client(self._connection.base_url, self._connection.key(), http.client(self._patience))
 
     def stage(self, path: Path, key: str) -> str | None:
-        with _neutral(), http.sending(self._patience), path.open("rb") as file:
+        with _as_faults(), http.sending(self._patience), path.open("rb") as file:
             return str(_read(self._client.call("POST", "/objects", content=file))["object"])
 
     def create(self, submission: Submission) -> RemoteBatch:
@@ -138,12 +137,12 @@ class OtherBatches:
             "model": submission.model,
             "labels": {"keld": submission.key},
         }
-        with _neutral(), http.sending(self._patience):
+        with _as_faults(), http.sending(self._patience):
             return _remote(_read(self._client.call("POST", "/jobs", json=body)))
 
     def get(self, batch_id: str) -> RemoteBatch | None:
         try:
-            with _neutral(), http.asking(self._patience):
+            with _as_faults(), http.asking(self._patience):
                 return _remote(_read(self._client.call("GET", f"/jobs/{batch_id}")))
         except Fault as fault:
             if fault.status == 404:
@@ -151,7 +150,7 @@ class OtherBatches:
             raise
 
     def page(self, after: str | None, size: int) -> Page:
-        with _neutral(), http.asking(self._patience):
+        with _as_faults(), http.asking(self._patience):
             params = {"page_size": size} | ({"page_token": after} if after else {})
             found = _read(self._client.call("GET", "/jobs", params=params), "jobs")
         token = found.get("next_page_token")
@@ -159,7 +158,7 @@ class OtherBatches:
 
     def cancel(self, batch_id: str) -> None:
         try:
-            with _neutral(), http.asking(self._patience):
+            with _as_faults(), http.asking(self._patience):
                 _read(self._client.call("POST", f"/jobs/{batch_id}/stop"))
         except Fault as fault:
             if fault.status not in (404, 409):
@@ -180,7 +179,7 @@ class OtherBatches:
         at_home = origin(self._connection.base_url) + urlsplit(file.id).path
         stream = self._client.stream(at_home, range_headers(start, validator))
         with http.fetching(self._patience):
-            with _neutral():
+            with _as_faults():
                 reply = stream.__enter__()
             try:
                 yield piece_of(reply)
@@ -189,7 +188,7 @@ class OtherBatches:
 
     def unstage(self, input_ref: str) -> None:
         try:
-            with _neutral(), http.asking(self._patience):
+            with _as_faults(), http.asking(self._patience):
                 if not _read(self._client.call("DELETE", f"/objects/{input_ref}"), "removed")["removed"]:
                     raise unreadable(200)
         except Fault as fault:
@@ -202,28 +201,21 @@ class OtherBatches:
 
 
 @contextmanager
-def _neutral() -> Iterator[None]:
+def _as_faults() -> Iterator[None]:
     """Turns the client's errors into faults."""
     try:
         yield
     except OtherHostError as error:
-        said = error.reply
-        try:
-            inner = msgspec.json.decode(said.content).get("fault") or {}
-        except (msgspec.MsgspecError, AttributeError):
-            inner = {}
-        code = code_of(inner.get("code"))
-        wait = said.headers.get("retry-after", "")
-        raise Fault(
-            sent=Sent.ANSWERED,
-            status=said.status_code,
-            code=code,
-            own=bool(inner),
-            retry_after_s=float(wait) if re.fullmatch(r"[0-9.]+", wait) else None,
-            body=said.content,
-        ) from None
+        reply = error.reply
+        raise fault_of_reply(reply.status_code, reply.headers, common_error(reply.content, _error_in), carried_prompts=True) from None
     except httpx2.HTTPError as error:
-        raise fault_of_silence(error) from None
+        raise fault_of_no_reply(error) from None
+
+
+def _error_in(body: dict[str, Any]) -> Any:
+    """`{"fault": {"code", "text"}}`, as every error of otherhost is written."""
+    fault = body.get("fault")
+    return {"code": fault.get("code"), "message": fault.get("text")} if isinstance(fault, dict) else None
 
 
 def _read(reply: httpx2.Response, *need: str) -> dict[str, Any]:
@@ -271,6 +263,7 @@ PRESET = Preset(
     envelope=OtherLines(),
     batches=OtherBatches,
     auth=lambda connection: {"x-otherhost-key": connection.key()},
+    error_in=_error_in,
     codes={(429, "SLOW_DOWN"): Meaning.QUEUE_FULL},
     batch_page="https://otherhost.example/jobs/{id}",
     traits=Traits(
