@@ -153,7 +153,7 @@ def test_a_ledger_that_lacks_a_table_is_refused_with_what_to_do(old_url: str) ->
     with engine.begin() as db:
         db.execute(sa.text("DROP TABLE keld_intent"))
     engine.dispose()
-    with pytest.raises(LedgerError, match=r"not whole: it lacks keld_intent. .*from-staging"):
+    with pytest.raises(LedgerError, match=r"is incomplete: it lacks keld_intent. .*from-staging"):
         Ledger(old_url)
 
 
