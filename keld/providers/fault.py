@@ -153,10 +153,16 @@ def meaning(fault: Fault, codes: Codes) -> Meaning:
 
     Read and write faults, 408, 409 and every 5xx are unknown: a proxy may have lost only the reply.
     """
-    status = fault.status
-    known = codes.get((status, fault.code)) or codes.get((None, fault.code))
-    if known is not None:
+    known = codes.get((fault.status, fault.code)) or codes.get((None, fault.code))
+    if known not in (None, Meaning.NOT_DONE):
         return known
+    by_status = _meaning_of_status(fault)
+    # Only where the status says nothing: a create that met 429 would be looked for, as if it might have been done.
+    return known if known is not None and by_status is Meaning.UNKNOWN else by_status
+
+
+def _meaning_of_status(fault: Fault) -> Meaning:
+    status = fault.status
     if status is None or 200 <= status < 300:
         return Meaning.UNKNOWN
     if status in (401, 402, 403) or (fault.own and status < 500 and fault.code in NO_ACCESS):

@@ -137,7 +137,7 @@ class Environment:
         account, _, model = name.partition(":")
         try:
             return self.provider(account).rates(model, lane, at, own)
-        except InvalidJob:
+        except (InvalidJob, ProviderRefused):  # as a job run is opened, and (`configured`) as one is under way
             return rates(account, model, lane, at, own)
 
 

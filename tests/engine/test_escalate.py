@@ -195,3 +195,22 @@ def test_a_worker_without_an_account_of_the_models_harvests_what_the_others_have
     assert "Nothing was sent" not in (status.problem or "")
     emulator.advance(2 * HOUR)
     assert keld.advance(sent.id).answered == 6
+
+
+@pytest.mark.books_open("the batch of an account that is not configured is given up")
+def test_a_batch_of_an_account_that_is_gone_is_given_up_and_keeps_no_other_from_its_poll(
+    open_keld: Callable[..., Keld], emulator: Emulator
+) -> None:
+    """Its rows are quarantined at their last moment, without the account: a poll that fails there would fail for all, each time."""
+    theirs = Account(kind="anthropic", base_url=emulator.env()["ANTHROPIC_BASE_URL"], api_key=lambda: "any")
+    prices = {"theirs:claude-haiku-4-5": {"input": 1, "output": 1}}
+    with_all = open_keld(settings=PATIENT, accounts={"theirs": theirs})
+    gone = with_all.submit(triage(anthropic, name="gone", models="theirs:claude-haiku-4-5", prices=prices), tickets())
+    with_all.advance(gone.id)
+    emulator.advance(72 * HOUR)
+    keld = open_keld(settings=PATIENT)
+    sound = keld.submit(triage(anthropic, name="sound"), tickets())
+    keld.advance(sound.id)
+    emulator.advance(2 * HOUR)
+    polled = keld.poll([gone.id, sound.id])
+    assert [status.batches[0].state for status in polled] == [State.QUARANTINED, State.ENDED]

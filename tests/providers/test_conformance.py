@@ -109,6 +109,16 @@ def test_a_rate_limit_on_create_is_a_full_queue_with_the_time_to_wait(wire: Wire
     assert [call.retry_count or 0 for call in creates(wire.emulator, wire.peer)] == [0]
 
 
+@pytest.mark.parametrize("code", ["overloaded_error", "capacity_exceeded"])
+def test_an_overload_with_the_status_of_a_rate_limit_is_a_full_queue(wire: Wire, code: str) -> None:
+    """Taken for a lost reply, the create would be looked for, and sent again half an hour later."""
+    submission = wire.submission()
+    fault(wire.emulator, "create", "status", status=429, code=code, retry_after=17)
+    outcome = wire.provider.create(submission)
+    assert isinstance(outcome, QueueFull)
+    assert outcome.retry_after_s == 17
+
+
 def test_a_host_that_cannot_be_reached_has_created_nothing(wire: Wire, unused_port: int) -> None:
     """No byte of the request went out, so it may be sent again without a look."""
     submission = wire.submission()
