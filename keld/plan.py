@@ -503,7 +503,7 @@ def _too_low(job: str, partition: str, usable: Sequence[Option], constraints: Co
         f"The cheapest plan for {job}[{partition}] ({cheapest.provider}:{cheapest.model}, {cheapest.lane}) costs ${worst} in the worst case, "
         f"${cheapest.expected_usd:.4f} expected; the ceiling is ${constraints.ceiling_usd:f}. Nothing was sent. "
         f"Raise ceiling_usd to ${worst}, or lower max_output_tokens, which the worst case counts for every row."
-        + (" It would miss the deadline more often than the job's probability allows, too." if late else ""),
+        + (" Even then the deadline would be missed more often than the job's `probability` allows." if late else ""),
         needed_usd=worst,
         ceiling_usd=constraints.ceiling_usd,
         job=job,

@@ -80,7 +80,7 @@ def fit(question: Question, model: str) -> Fit:
     if output.kind == "object" and _WITHOUT.match(model):
         return Fit(obstacle=f"{model} knows no JSON Schema; use a model from gpt-4o on, or output_type=str")
     loose = why_loose(output) if output.kind == "object" else None
-    return Fit(note=None if loose is None else f"asked without strict mode, each answer is checked all the same: {loose}")
+    return Fit(note=None if loose is None else f"asked without strict mode, and Keld checks each answer itself. The reason: {loose}")
 
 
 def _loosened(part: Any) -> Any:
