@@ -20,9 +20,19 @@ class Accounts:
     Args:
         given: by the name before the colon in a job's `models`.
         patience: how long one call to a provider may take.
+
+    Raises:
+        InvalidJob: one of them is no `Account`.
     """
 
     def __init__(self, given: Mapping[str, Account], patience: Patience) -> None:
+        for name, account in given.items():
+            if not isinstance(account, Account):  # the message does not show it: it may hold a key
+                raise InvalidJob(
+                    f"accounts[{name!r}] is a {type(account).__name__}, not a keld.Account. Nothing was sent. "
+                    "Give e.g. keld.Account(kind='openai', base_url='https://llm.example/v1').",
+                    field="accounts",
+                )
         self.known = ACCOUNTS | dict(given)
         self.connected: dict[str, Provider] = {}
         self._patience = patience

@@ -339,6 +339,12 @@ class Keld:
             AccessRefused, ProviderUnreachable: a provider's list cannot be read, or not in this time; earlier findings were acted on.
             InvalidJob: one of `accounts` is not configured.
         """
+        for name in accounts or ():
+            if name not in self.accounts:
+                raise InvalidJob(
+                    f"No account is named {name!r}; the accounts are {', '.join(sorted(self.accounts))}. Nothing was done.",
+                    field="accounts",
+                )
         names = list(accounts) if accounts is not None else [name for name in self.ledger.accounts.names() if name in self.accounts]
         after, end = self.clock() - since, monotonic() + budget_s
         found: list[Finding] = []

@@ -71,7 +71,8 @@ def _give_up_early(status: Status, failures: int) -> None:
         raise AccessRefused(status.problem, job=job, partition=partition)
     if failures >= _QUICK_TRIES:
         said = "Nothing was accepted" if status.sent else "Nothing was sent"
-        words = f"{status.problem} {said} so far; run the same command again when the provider is back."
+        when = "when the provider is back" if status.problem_type is ProviderUnreachable else "when this is corrected"
+        words = f"{status.problem} {said} so far; run the same command again {when}."
         raise ProviderUnreachable(words, job=job, partition=partition)
 
 

@@ -266,6 +266,7 @@ def evaluate(candidates: Sequence[Candidate], work: Work, constraints: Constrain
 
 _LANES = (Lane.BATCH, Lane.FLEX, Lane.STANDARD)  # at the same cost, the one that needs no worker comes first
 _BATCH_LEAST = timedelta(hours=1)  # with less time than this too few batches end to be worth a try
+_NO_RATE = "no rate known"
 _SURE = 0.999  # nothing on a network is more certain
 _FLEX_OPEN = 0.95  # the probability that flex has capacity all the time
 _WAIT_LEAST = timedelta(minutes=30)  # a batch that would have to be cancelled sooner is not created
@@ -310,12 +311,12 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, con
         expected_usd=candidate.expected_usd(work),
         worst_usd=candidate.worst_usd(work),
         risk_usd=risk,
-        rates_source=rates.source if rates else "no rate known",
+        rates_source=rates.source if rates else _NO_RATE,
         half_by=half,
         most_by=most,
         chance=chance,
         rescued_by=rescued_by,
-        obstacle=candidate.obstacle or (None if rates else "no rate known"),
+        obstacle=candidate.obstacle or (None if rates else _NO_RATE),
         cache=candidate.cache.of(work.requests),
     )
 
@@ -396,9 +397,10 @@ def choose(job: str, partition: str, options: Sequence[Option], constraints: Con
             "; ".join(f"{o.provider}:{o.model} {o.lane.value}: {o.obstacle}" for o in allowed)
             or f"no provider of these models sells the lane {constraints.lane}"
         )
+        unpriced = any(option.rates_source == _NO_RATE for option in allowed)
+        rate = ", or give a rate: prices={'provider:model': {'input': USD per million tokens, 'output': ...}}" if unpriced else ""
         raise PriceUnknown(
-            f"{job}[{partition}]: none of the models can be used: {reasons}. Nothing was sent. "
-            "Correct models= or lane=, or give a rate: prices={'provider:model': {'input': USD per million tokens, 'output': ...}}.",
+            f"{job}[{partition}]: none of the models can be used: {reasons}. Nothing was sent. Correct models= or lane={rate}.",
             models=list(dict.fromkeys(f"{option.provider}:{option.model}" for option in allowed)),
             job=job,
             partition=partition or None,
@@ -503,7 +505,7 @@ def _too_low(job: str, partition: str, usable: Sequence[Option], constraints: Co
         f"The cheapest plan for {job}[{partition}] ({cheapest.provider}:{cheapest.model}, {cheapest.lane}) costs ${worst} in the worst case, "
         f"${cheapest.expected_usd:.4f} expected; the ceiling is ${constraints.ceiling_usd:f}. Nothing was sent. "
         f"Raise ceiling_usd to ${worst}, or lower max_output_tokens, which the worst case counts for every row."
-        + (" It would miss the deadline more often than the job's probability allows, too." if late else ""),
+        + (" Even then the deadline would be missed more often than the job's `probability` allows." if late else ""),
         needed_usd=worst,
         ceiling_usd=constraints.ceiling_usd,
         job=job,

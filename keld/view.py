@@ -16,7 +16,7 @@ from rich.text import Text
 
 from keld.answer import Outcome
 from keld.plan import Option, Plan
-from keld.price import Bracket, Lane, Quote
+from keld.price import Bracket, Quote
 from keld.retention import Removal
 from keld.runner import Finding, Verdict
 from keld.spend import Report, Spend
@@ -232,8 +232,12 @@ def _spend_words(total: Spend) -> list[str]:
     return words
 
 
-def prices_view(quotes: Sequence[Quote]) -> RenderableType:
-    """Rates in USD per million tokens, a line for each lane, and one more for each long-context rate."""
+def prices_view(quotes: Sequence[Quote], *, all_models: bool) -> RenderableType:
+    """Rates in USD per million tokens, a line for each lane, and one more for each long-context rate.
+
+    Args:
+        all_models: True if no model was named; then only the batch lane is in `quotes`.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
     rates = ("input", "cached", "cache write 5 min", "1 h", "output")
     for name in ("model", "lane", "requests of", *rates, "source", "dated"):
@@ -250,8 +254,8 @@ def prices_view(quotes: Sequence[Quote]) -> RenderableType:
     lines = [
         "USD per million tokens. Reasoning tokens are output. Dated: when Keld's own table was made from the source, or since when the list has the rate."
     ]
-    if all(quote.lane is Lane.BATCH for quote in quotes):
-        lines.append("The batch lane; name a model for its other lanes.")
+    if all_models:
+        lines.append("Only the batch lane is shown; name a model to see its other lanes.")
     return Group(table, Text(), *(Text(line, overflow="fold") for line in lines))
 
 

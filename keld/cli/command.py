@@ -153,8 +153,17 @@ def status(
         if job is not None and partition is not None:
             _print_status(_found(keld, job, partition), as_json)
         else:
-            _print_statuses(keld.statuses(job=job, open_only=open_only), f"No job runs in the namespace {keld.namespace!r}.", as_json)
+            _print_statuses(keld.statuses(job=job, open_only=open_only), _none(keld, job, open_only=open_only), as_json)
             _say_elsewhere(keld)
+
+
+def _none(keld: Keld, job: str | None, *, open_only: bool) -> str:
+    """The sentence for a list without a job run; for a job without any, it names what the namespace has instead."""
+    where = f"in the namespace {keld.namespace!r}"
+    whose = f" of {job}" if job is not None else ""
+    if open_only:
+        return f"No job run{whose} is open {where}."
+    return f"No job runs{whose} {where}" + (f" ({_known(keld, job)})." if job is not None else ".")
 
 
 def _print_status(found: Status, as_json: bool) -> None:
@@ -197,7 +206,7 @@ def watch(
             ids = [one.id for one in keld.statuses(job=job, open_only=True)]
             statuses = [keld.advance(one, budget_s=5) for one in ids] if advance else keld.poll(ids)
             if not statuses:
-                live.console.print(f"No job run is open in the namespace {keld.namespace!r}.")
+                live.console.print(_none(keld, job, open_only=True))
                 return
             live.update(list_view(statuses), refresh=True)
             if all(one.over for one in statuses):
@@ -302,7 +311,7 @@ def prices(
         if as_json:
             print_json(quotes)
         else:
-            console().print(prices_view(quotes))
+            console().print(prices_view(quotes, all_models=not model))
         _check_known(quotes)
 
 
@@ -345,7 +354,7 @@ def spend(
         print_csv([line.to_json() for line in found.lines])
     else:
         screen = console()
-        screen.print(spend_view(found, screen.width) if found.lines else "No job runs.")
+        screen.print(spend_view(found, screen.width) if found.lines else f"No job runs{f' of {job}' if job else ''} in this report.")
 
 
 @app.command()

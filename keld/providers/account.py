@@ -27,7 +27,7 @@ class Account:
         prices: the price list of its models, e.g. `groq`; None: the list that has the account's name, else the kind's.
 
     Raises:
-        InvalidJob: `base_url` is no valid URL.
+        InvalidJob: `base_url` is no valid URL, or `api_key` is no function.
     """
 
     kind: str
@@ -40,6 +40,11 @@ class Account:
     def __post_init__(self) -> None:
         if self.base_url is not None:
             check_url(self.base_url, f"The base URL of an account of kind {self.kind}")
+        if self.api_key is not None and not callable(self.api_key):  # the message does not show it: it may be the key
+            raise InvalidJob(
+                f"api_key= of an account of kind {self.kind} is a {type(self.api_key).__name__}; it must be a function that returns the key. "
+                "Nothing was sent. Put the key in an environment variable and name that in api_key_env=, or give a function."
+            )
 
 
 def check_url(url: str, subject: str) -> None:
@@ -75,7 +80,10 @@ def url_of(account: Account, variable: str | None, official: str | None) -> str:
     if url is not None:
         check_url(url, f"The environment variable {variable}")
     if url is None and official is None:
-        raise InvalidJob(f"An account of kind {account.kind} needs base_url=, the address of its host. Nothing was sent.")
+        raise InvalidJob(
+            f"An account of kind {account.kind} needs base_url=, the address of its host. Nothing was sent. "
+            f"Give e.g. Account(kind={account.kind!r}, base_url='https://llm.example/v1')."
+        )
     return url or official or ""
 
 

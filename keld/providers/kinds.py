@@ -43,7 +43,7 @@ def preset_of(kind: str, account: str) -> Preset:
     elif (entry_point := _found().get(kind)) is not None:
         found = entry_point.load()
     else:
-        raise InvalidJob(f"Account {account!r} is of kind {kind!r}; the kinds are {', '.join(kinds())}. Nothing was sent.")
+        raise InvalidJob(f"Account {account!r} is of kind {kind!r}; the kinds are {', '.join(kinds())}. Nothing was sent. Correct kind=.")
     if not isinstance(found, Preset):
         raise InvalidJob(f"The entry point {kind!r} of the group {GROUP} gives a {type(found).__name__}, not a Preset. Nothing was sent.")
     return found

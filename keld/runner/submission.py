@@ -111,6 +111,10 @@ def question_of_job(job: Job) -> tuple[OutputSchema, Question]:
 
 def _keepable(key: str) -> str:
     """The partition's key, if a database can hold it."""
+    if not isinstance(key, str):  # what users write: a date, or a number
+        raise InvalidJob(
+            f"partition={key!a} is of type {type(key).__name__}. Nothing was sent. Give text, e.g. '2026-11-19'.", field="partition"
+        )
     if "\0" in key or (not key.isascii() and any("\ud800" <= char <= "\udfff" for char in key)):
         raise InvalidJob(
             f"partition={key!a} has a NUL or a lone surrogate, which no ledger can store. Nothing was sent. Use another name.",

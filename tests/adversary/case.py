@@ -299,6 +299,8 @@ def _reply_to(at: str, how: str, done: bool) -> Case:
     if at == "create" and not done:
         # A definite no of this very request is an outcome of its rows; where there is no mark to look for, it may be no proof.
         outcomes |= {"rejected"} if how in ("400 html", "400 json", "413 html") else set()
+        # Somebody said that a batch of this id was made: it is never sent again, and where it stays unknown, a person decides.
+        outcomes |= SHOWN if how == "integer id" else set()
     if at in ("upload", "create") and how in ("400 html", "400 json", "413 html"):
         outcomes |= {"rejected"}
     fault = Fault(at=at, how=how, done=done)

@@ -133,6 +133,36 @@ def test_a_command_with_nothing_to_show_ends_with_0(emulator: Emulator, words: l
     assert _keld(*words).exit_code == Exit.OK
 
 
+@pytest.mark.parametrize("words", [["status", "tpyo"], ["spend", "--job", "tpyo"], ["watch", "tpyo"]], ids=" ".join)
+def test_a_list_without_a_job_run_of_that_name_names_the_job(emulator: Emulator, words: list[str]) -> None:
+    """Without the name it says that there is no job run at all, which is not true."""
+    _run()
+    shown = _keld(*words)
+    assert shown.exit_code == Exit.OK
+    assert "of tpyo" in shown.output
+    assert words[0] != "status" or "jobs there: labels" in shown.output
+
+
+def test_a_reconcile_of_an_account_that_is_not_there_names_the_accounts(emulator: Emulator) -> None:
+    refused = _keld("reconcile", "tpyo", "--dry-run")
+    assert refused.exit_code == Exit.ERROR
+    assert refused.stderr == "InvalidJob: No account is named 'tpyo'; the accounts are anthropic, openai. Nothing was done.\n"
+
+
+def test_a_base_url_without_its_path_is_named_as_the_thing_to_correct(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HTTP 404 does not pass by itself: to wait until the provider is back would be the wrong advice."""
+    monkeypatch.setenv("OPENAI_BASE_URL", emulator.env()["OPENAI_BASE_URL"].removesuffix("/v1"))
+    refused = _run()
+    assert refused.exit_code == Exit.REFUSED
+    assert "Check the base URL of openai." in refused.stderr
+    assert "when this is corrected." in refused.stderr
+
+
+def test_prices_of_a_misspelt_model_do_not_ask_to_name_a_model(emulator: Emulator) -> None:
+    assert "name a model" not in _keld("prices", "openai:gpt-5-mni").output
+    assert "name a model" in _keld("prices").output
+
+
 def test_a_cancel_of_what_is_over_ends_with_0_and_changes_nothing(emulator: Emulator) -> None:
     _run()
     cancelled = _keld("cancel", "labels", "-p", "monday")

@@ -582,3 +582,9 @@ def test_a_run_over_both_providers_takes_the_cheaper(keld: Keld, emulator: Emula
     assert status.state is RunState.FINISHED
     assert status.model == openai.models
     check_promise(keld, emulator, status, tickets())
+
+
+def test_a_partition_that_is_no_text_is_refused_in_words(keld: Keld, emulator: Emulator) -> None:
+    """A date or a number is what users give first; before, it ended in a TypeError about an iterable."""
+    with pytest.raises(InvalidJob, match=r"partition=5 is of type int\. Nothing was sent"):
+        keld.plan(triage(openai), tickets(), partition=5)  # type: ignore[arg-type]  # what users write

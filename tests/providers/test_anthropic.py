@@ -140,6 +140,9 @@ LINES: list[tuple[str, dict[str, Any], Outcome, bool]] = [
     ("no message", {"type": "succeeded"}, Outcome.LOST, True),
     ("no content", {"type": "succeeded", "message": {"content": [], "stop_reason": "end_turn"}}, Outcome.INVALID, False),
     ("tool use", {"type": "succeeded", "message": {"content": [TEXT], "stop_reason": "pause_turn"}}, Outcome.INVALID, False),
+    ("error in words", {"type": "errored", "error": {"type": "error", "error": "overloaded"}}, Outcome.ERRORED, False),
+    ("a gateway's error field beside an answer", {"type": "succeeded", "message": {"content": [TEXT], "error": "none"}}, Outcome.ANSWERED, False),
+    ("a gateway's message field", {"type": "succeeded", "message": {"content": [TEXT], "message": {"a": 1}}}, Outcome.ANSWERED, False),
     ("thinking first", {"type": "succeeded", "message": {"content": [{"type": "thinking"}, TEXT], "stop_reason": END}}, Outcome.ANSWERED, False),
 ]  # fmt: skip
 

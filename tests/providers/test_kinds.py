@@ -145,8 +145,9 @@ def test_a_plan_on_a_host_without_batches_takes_the_fast_lane_and_says_why(mine:
 
 
 def test_a_batch_on_a_host_without_batches_is_refused_in_words(mine: Keld) -> None:
-    with pytest.raises(PriceUnknown, match="mine has no batches, only the fast lanes"):
+    with pytest.raises(PriceUnknown, match="mine has no batches, only the fast lanes") as refused:
         mine.plan(job_of("mine", lane="batch"), tickets())
+    assert "prices=" not in str(refused.value), "the job gives the price already"
 
 
 def test_rows_on_a_host_without_batches_are_answered_and_paid_once(mine: Keld, emulator: Emulator) -> None:
@@ -239,3 +240,16 @@ def test_the_steps_of_the_page_make_a_kind(
     keld = open_keld(clock=emulator.now, accounts={"theirs": Account(kind="my_host", base_url=emulator.url_of("openai_compatible"))})
     status = finish(keld, emulator, keld.submit(job_of("theirs"), tickets()).id)
     assert outcomes(keld, status) == ["answered"] * 6
+
+
+def test_a_key_instead_of_a_function_is_refused_and_not_shown() -> None:
+    """Otherwise the first call fails with "'str' object is not callable"."""
+    with pytest.raises(InvalidJob, match="api_key_env=") as refused:
+        Account(kind="openai", api_key="sk-secret")  # type: ignore[arg-type]  # what users write
+    assert "sk-secret" not in str(refused.value)
+
+
+def test_an_account_that_is_a_dict_is_refused_and_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(InvalidJob, match=r"accounts\['own'\] is a dict, not a keld.Account") as refused:
+        Keld(home=tmp_path, accounts={"own": {"kind": "openai", "api_key": "sk-secret"}})  # type: ignore[dict-item]  # what users write
+    assert "sk-secret" not in str(refused.value)

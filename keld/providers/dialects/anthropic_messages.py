@@ -17,7 +17,7 @@ from keld.errors import InvalidJob
 from keld.price import Lane
 from keld.providers.base import Fit
 from keld.providers.dialects.anthropic_schema import obstacle, schema_format
-from keld.providers.fault import scrubbed
+from keld.providers.fault import code_of, scrubbed
 from keld.providers.template import Hole, Template, template
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -58,8 +58,8 @@ class MessagesTemplate:
 
 
 class Inner(msgspec.Struct, gc=False):
-    type: str | None = None
-    message: str | None = None
+    type: Any = None
+    message: Any = None
 
 
 class _CacheCreation(msgspec.Struct, gc=False):
@@ -81,15 +81,25 @@ class _Block(msgspec.Struct, gc=False):
 
 
 class Body(msgspec.Struct, gc=False):
-    """A message or an error; which one, the fields show."""
+    """A message or an error; which one, the fields show.
+
+    What only an error has is of any type: a gateway may give a message such a field too, and its answer is paid.
+    """
 
     model: str | None = None
     content: list[_Block] | None = None
     stop_reason: str | None = None
     usage: _Usage | None = None
     type: str | None = None
-    message: str | None = None
-    error: Inner | None = None
+    message: Any = None
+    error: Any = None
+
+    @property
+    def inner(self) -> Inner:
+        """The error itself: `{"type": "error", "error": {"type": ..., "message": ...}}`, or without the outer object, as gateways give it."""
+        if isinstance(self.error, dict):
+            return Inner(type=self.error.get("type"), message=self.error.get("message"))
+        return Inner(type=self.type, message=self.message or self.error)
 
 
 class AnthropicMessages:
@@ -194,7 +204,5 @@ def _content(body: Body) -> tuple[Outcome, Any, str | None]:
 
 
 def _errored(custom_id: str, error: Body) -> Reply:
-    # {"type":"error","error":{"type":...}}: the provider's own nesting; gateways leave out the outer object.
-    kind, message = (error.error.type, error.error.message) if error.error else (error.type, error.message)
-    said = f"{kind or 'error'}: {scrubbed(message or '')}"
-    return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=said, retryable=kind in _RETRYABLE)
+    kind, message = code_of(error.inner.type), str(error.inner.message or "")
+    return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=f"{kind}: {scrubbed(message)}", retryable=kind in _RETRYABLE)

@@ -76,6 +76,6 @@ def _reply(line: _Line[Any], dialect: Dialect) -> Reply:
 
 def _errored(custom_id: str, dialect: Dialect, body: Any) -> Reply:
     inner: Any = getattr(body, "error", None)
-    if inner is not None and getattr(inner, "type", None) == IN_DOUBT:  # in a journal of version 0.1
-        return Reply(custom_id=custom_id, outcome=Outcome.LOST, error=inner.message, retryable=True)
+    if isinstance(inner, dict) and inner.get("type") == IN_DOUBT:  # in a journal of version 0.1
+        return Reply(custom_id=custom_id, outcome=Outcome.LOST, error=str(inner.get("message") or ""), retryable=True)
     return dialect.judge(custom_id, 0, body if body is not None else dialect.body_type())
