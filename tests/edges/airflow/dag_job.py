@@ -14,7 +14,7 @@ SHORT = Job(name="hurried", key="id", prompt="{body}", models="openai:gpt-5-mini
 HELD = Job(name="held", key="id", prompt="{body}", models="openai:gpt-5-mini")
 
 # OpenAI shows each batch on a page of its own, the emulator does not; it counts as having OpenAI's, for the links to be seen.
-status._PAGES[os.environ["OPENAI_BASE_URL"].removesuffix("/v1")] = status._PAGES["https://api.openai.com"]
+status.batch_page = lambda host, batch_id: f"https://platform.openai.com/batches/{batch_id}"
 
 
 def rows_of(partition_key: str = "", ds: str = "") -> list[dict[str, Any]]:
