@@ -126,7 +126,7 @@ def test_the_form_of_a_connection_has_keld_s_own_fields(stack: Stack, page: Page
     form.get_by_role("button", name="Extra Fields", exact=True).click()
     for label in ("Provider", "Account", "More accounts", "Ledger connection", "Home", "Namespace"):
         expect(form.get_by_role("group").filter(has_text=re.compile(f"^{label}"))).to_be_visible()
-    expect(form.get_by_text("What stands before the colon in a job's models.")).to_be_visible()
+    expect(form.get_by_text("The name before the colon in a job's models.")).to_be_visible()
     form.get_by_role("group").filter(has_text=re.compile("^Namespace")).get_by_role("textbox").fill("support")
     form.get_by_role("button", name="Save").click()
     expect(page.get_by_role("row").filter(has_text="keld_support")).to_be_visible()
