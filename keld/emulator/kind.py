@@ -25,7 +25,11 @@ Factory = Callable[[Store, Answerer], Service]
 """Makes a service of one emulator; usually the class itself."""
 
 GROUP = "keld.emulator"
-_OWN: tuple[type[Service], ...] = (OpenAI, Anthropic, OpenAICompatible)
+_OWN: tuple[type[Service], ...] = (
+    OpenAI,
+    Anthropic,
+    OpenAICompatible,
+)
 
 
 def factories(given: Mapping[str, Factory] | None = None) -> dict[str, Factory]:

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from keld.providers.part import Preset
 
 GROUP = "keld.providers"
-BUILT_IN = {"anthropic": "ANTHROPIC", "openai": "OPENAI", "openai_compatible": "OPENAI_COMPATIBLE"}  # in `presets`
+BUILT_IN = (  # a file of `presets` each
+    "anthropic",
+    "openai",
+    "openai_compatible",
+)
 
 
 def kinds() -> tuple[str, ...]:
@@ -39,7 +43,7 @@ def preset_of(kind: str, account: str) -> Preset:
     from keld.providers.part import Preset
 
     if kind in BUILT_IN:
-        found = getattr(import_module("keld.providers.presets"), BUILT_IN[kind])
+        found = import_module(f"keld.providers.presets.{kind}").PRESET
     elif (entry_point := _found().get(kind)) is not None:
         found = entry_point.load()
     else:

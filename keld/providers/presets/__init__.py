@@ -1,0 +1,9 @@
+"""Presets: the parts of each built-in kind of provider, one kind a file, each file's `PRESET`.
+
+Below `provider`.  Data; a transport and its SDK are imported when an account connects.
+
+    openai             api.openai.com; its dialects are those of every host of its shape
+    anthropic          api.anthropic.com
+    openai_compatible  any host of OpenAI's shape without batches
+    common             what several presets share
+"""
