@@ -119,6 +119,7 @@ PACKAGES = (
     "keld.ledger",
     "keld.providers",
     "keld.providers.dialects",
+    "keld.providers.presets",
     "keld.providers.transports",
     "keld.realtime",
     "keld.table",
