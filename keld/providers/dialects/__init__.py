@@ -10,6 +10,7 @@
     openai_vocabulary   exact token counts of OpenAI's models
     anthropic_messages  messages
     anthropic_schema    structured outputs of Anthropic
+    mistral             chat completions and embeddings of Mistral
 
 Pure: no clock, no network, no disk.  They implement `keld.providers.part.Dialect`.
 """

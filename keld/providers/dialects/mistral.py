@@ -43,8 +43,8 @@ _CACHE_BLOCK = 64  # tokens: what is cached is a multiple of it
 _CUT_OFF = frozenset(("length", "model_length"))
 
 
-def error_in(body: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The error in the body of a failed reply: `message`, and `code` or `type`; None: there is none of Mistral's shape."""
+def error_in(body: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any] | None:
+    """The error in a failed reply: `message`, and `code` or `type`; None: there is none of Mistral's shape."""
     detail, message = body.get("detail"), body.get("message")
     match detail if detail is not None else message:
         case [{"msg": str(said), **first}, *_]:
@@ -52,7 +52,7 @@ def error_in(body: Mapping[str, Any]) -> dict[str, Any] | None:
             where = ".".join(map(str, at)) if isinstance(at, list) else ""
             return {"message": f"{where}: {said}" if where else said, "type": first.get("type") or "validation_error"}
         case {"detail": inner}:
-            return error_in({"detail": inner})
+            return error_in({"detail": inner}, headers)
         case str(said) if detail is not None:
             return {"message": said, "type": "http_error"}
         case str(said):
@@ -76,7 +76,7 @@ def judge(custom_id: str, status: int, body: Body) -> Reply:
         flat = {"detail": body.detail, "message": body.message, "code": body.code, "type": body.type}
         # The journal of a fast lane has the error in the common shape (`fault.common_error`).
         common = msgspec.to_builtins(body.error)
-        error = (common if isinstance(common, dict) else error_in(flat)) or {"message": common or "no reason given"}
+        error = (common if isinstance(common, dict) else error_in(flat, {})) or {"message": common or "no reason given"}
         said = f"HTTP {status or '?'} {code_of(error.get('code') or error.get('type'))}: {scrubbed(str(error.get('message') or ''))}"
         retryable = status in RETRYABLE_STATUS or status >= 500
         return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=said, retryable=retryable)
@@ -100,6 +100,9 @@ class _Mistral:
     own_params = frozenset(("model", "messages", "input", "max_tokens", "min_tokens", "n", "stream", "service_tier"))
     cache_fields = frozenset(("prompt_cache_key",))
     judge = staticmethod(judge)
+
+    def lane_headers(self, lane: Lane) -> Mapping[str, str]:
+        return {}
 
     def in_lane(self, body: bytes, lane: Lane) -> bytes:
         if lane is Lane.FLEX:
