@@ -25,6 +25,7 @@ The rooms, in the order of a call; only `services/`, `dialects/`, `kind` and `ad
     page         one page of a list
     result       the result files of a batch that has ended
     store        the files and batches that the services hold
+    bucket       the objects of the bucket stores
     batch        one batch as a function of the clock
     life         the statuses of a batch, and how long it stays in each
     row          the request rows of a batch

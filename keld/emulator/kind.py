@@ -17,9 +17,12 @@ from importlib.metadata import EntryPoint, entry_points
 from .answer import Answerer
 from .service import Service
 from .services.anthropic import Anthropic
+from .services.gcs import Gcs
+from .services.gcs_json import GcsJson
 from .services.mistral import Mistral
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
+from .services.s3 import S3
 from .store import Store
 
 Factory = Callable[[Store, Answerer], Service]
@@ -31,6 +34,9 @@ _OWN: tuple[type[Service], ...] = (
     Anthropic,
     OpenAICompatible,
     Mistral,
+    S3,
+    Gcs,
+    GcsJson,
 )
 
 

@@ -15,4 +15,8 @@ One file a kind of body; `dialect` (one floor up) says what each of them gives.
     mistral_chat         its /v1/chat/completions
     mistral_embeddings   its /v1/embeddings
     mistral_schema       what its structured outputs refuse in a JSON Schema
+    gemini_body          what the bodies of Gemini's models say, as Google reads JSON: checks and complaints
+    gemini_generate      generateContent
+    gemini_embeddings    embedContent
+    gemini_schema        what `responseSchema` refuses, and the JSON Schema that it stands for
 """

@@ -19,4 +19,9 @@ One class a host, named in `kind`; `service` (one floor up) says what each of th
     mistral_jobs         its batch jobs
     mistral_envelope     the lines of its input, output and error files
     mistral_object       errors, files and batch jobs as it shows them
+    s3                   S3, over the emulator's buckets
+    gcs                  Google Cloud Storage by its XML API, over the same
+    gcs_json             and by its JSON API
+    object_xml           the calls of the XML API that the two share
+    object_body          the bytes of an upload, off the wire
 """

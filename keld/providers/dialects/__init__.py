@@ -11,6 +11,10 @@
     anthropic_messages  messages
     anthropic_schema    structured outputs of Anthropic
     mistral             chat completions and embeddings of Mistral
+    gemini_generate     generateContent
+    gemini_embeddings   embedContent
+    gemini_answer       reads an answer to either of these two
+    gemini_schema       structured outputs of Gemini: `responseSchema`
 
 Pure: no clock, no network, no disk.  They implement `keld.providers.part.Dialect`.
 """
