@@ -344,7 +344,9 @@ def test_an_expired_batch_hands_out_what_was_answered(wire: Wire) -> None:
     ended = wire.ended(10)
     assert ended.state is BatchState.EXPIRED
     replies = wire.replies(ended)
-    assert sorted(reply.outcome for reply in replies) == [Outcome.ANSWERED] * 3 + [Outcome.EXPIRED] * (7 if wire.peer.names_unreached else 0)
+    assert sorted(reply.outcome for reply in replies) == [Outcome.ANSWERED] * 3 + [Outcome.EXPIRED] * (
+        7 if wire.peer.names_unreached else 0
+    )
     assert all(reply.retryable for reply in replies if reply.outcome is Outcome.EXPIRED)
 
 

@@ -125,7 +125,11 @@ def billed_usd(emulator: Emulator, at: datetime) -> Decimal:
 
 
 def _entry_usd(entry: BillEntry, at: datetime) -> Decimal:
-    model = next(model for model in (openai.model, anthropic.model, "text-embedding-3-small", "gpt-5") if entry.model.startswith(model))
+    model = next(
+        model
+        for model in (openai.model, anthropic.model, mistral.model, "text-embedding-3-small", "gpt-5")
+        if entry.model.startswith(model)
+    )
     found = rates(entry.provider, model, Lane(entry.lane), at)
     assert found is not None
     return entry_usd(entry, found)
@@ -133,8 +137,8 @@ def _entry_usd(entry: BillEntry, at: datetime) -> Decimal:
 
 def entry_usd(entry: BillEntry, found: Rates) -> Decimal:
     """What one entry costs at these rates."""
-    # OpenAI counts the cached tokens in, Anthropic leaves them out.
-    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider == "openai" else 0)
+    # Anthropic leaves the cached tokens out, all others count them in.
+    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider != "anthropic" else 0)
     request = fresh + entry.cached_tokens + entry.cache_write_tokens
     rate = [bracket for bracket in found.brackets if not bracket.above or request > bracket.above][-1]
     write = entry.cache_write_tokens - entry.cache_write_1h_tokens
@@ -157,7 +161,7 @@ def check_promise(keld: Keld, emulator: Emulator, status: Status, table: pa.Tabl
     assert not [
         call
         for call in emulator.requests()
-        if call.method == "POST" and call.path in (openai.creates, anthropic.creates) and call.retry_count
+        if call.method == "POST" and call.path in (openai.creates, anthropic.creates, mistral.creates) and call.retry_count
     ]
     assert status.cost_usd == billed_usd(emulator, status.created_at)
     assert sum(enriched.column("keld_cost_usd").to_pylist()) == status.cost_usd
