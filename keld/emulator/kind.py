@@ -17,6 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from .answer import Answerer
 from .service import Service
 from .services.anthropic import Anthropic
+from .services.bedrock import Bedrock
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
 from .store import Store
@@ -29,6 +30,7 @@ _OWN: tuple[type[Service], ...] = (
     OpenAI,
     Anthropic,
     OpenAICompatible,
+    Bedrock,
 )
 
 

@@ -15,4 +15,10 @@ One class a host, named in `kind`; `service` (one floor up) says what each of th
     anthropic_input      the body of a batch's create
     anthropic_envelope   the lines of a batch's results
     anthropic_object     errors and message batches as it shows them
+    bedrock              Amazon Bedrock: routes, realtime, errors
+    bedrock_jobs         its batch inference jobs
+    bedrock_input        what the validation of a job finds in its input
+    bedrock_envelope     the lines of a job's input and output
+    bedrock_object       errors, jobs and manifests as it shows them
+    bedrock_parameter    what the parameters of its calls must be
 """

@@ -58,11 +58,14 @@ class ConverseTemplate:
     def fill(self, fragment: bytes) -> bytes:
         if not fragment.startswith(b"["):
             return self.message.fill(fragment)
-        system, messages = list(self.shared), []
+        system = list(self.shared)
+        messages: list[dict[str, Any]] = []
         for message in msgspec.json.decode(fragment):
             blocks = _blocks(message.get("content", ""))
             if message.get("role") == "system":
                 system += blocks
+            elif messages and messages[-1].get("role") == message.get("role"):  # roles must alternate
+                messages[-1]["content"] += blocks
             else:
                 messages.append({**message, "content": blocks})
         more = b',"system":' + one_line(system) if system else b""
