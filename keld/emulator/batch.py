@@ -48,6 +48,7 @@ class Batch:
         get_from, list_from: when it can be read, and listed, in unix seconds.
         twice: its create makes a second batch.
         late_status: it appears late, and its create gets this status (0: no response); None: it appears at once.
+        window_s: from its creation to its expiry.
         output_file_id, error_file_id: of its results, once they are named.
     """
 
@@ -69,6 +70,7 @@ class Batch:
     list_from: float = 0.0
     twice: bool = False
     late_status: int | None = None
+    window_s: float = WINDOW_S
     rows: Rows | None = None
     enqueued_tokens: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -96,7 +98,7 @@ class Batch:
     @property
     def expires_at(self) -> float:
         rule = self.rule("life", "expire")
-        return self.created_at + (float(rule.get("after_s", WINDOW_S)) if rule else WINDOW_S)
+        return self.created_at + (float(rule.get("after_s", self.window_s)) if rule else self.window_s)
 
     @property
     def out_path(self) -> Path:
@@ -270,7 +272,8 @@ class Batch:
         with rest.open("ab", buffering=_BUFFER_BYTES) as file:
             for index in self._order()[phase.done :]:
                 custom_id, _ = self.envelope.read(self.rows[index])
-                file.write(self.envelope.unanswered(custom_id, phase.status) + b"\n")
+                line = self.envelope.unanswered(custom_id, phase.status)
+                file.write(line + b"\n" if line else b"")
 
 
 def _writing(path: Path) -> BinaryIO:

@@ -37,7 +37,7 @@ class Envelope(Protocol):
         """The result line of a row that was refused."""
 
     def unanswered(self, custom_id: str, status: Status) -> bytes:
-        """The line of a row that was not reached before its batch expired or was cancelled."""
+        """The line of a row that was not reached before its batch expired or was cancelled; empty where it has none."""
 
 
 class Outcome(NamedTuple):
