@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -162,6 +163,18 @@ class Batches(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Finds(Protocol):
+    """The further method of `Batches` at a host that looks up our mark itself (`Traits.finds`)."""
+
+    def find(self, key: str, since: datetime) -> Iterator[RemoteBatch]:
+        """The batches whose mark is `key` (`Submission.key`), made after `since`, in any order, by the host's own filter.
+
+        Raises:
+            Fault: the answer is not complete, so that a batch may be missing.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
@@ -29,7 +29,7 @@ from keld.providers.kinds import BUILT_IN, preset_of
 from keld.providers.line import beginning
 from keld.providers.log import hide_headers
 from keld.providers.page import Listing, Page, youngest
-from keld.providers.part import Auth, Batches, Connection, Dialect, Envelope, Preset
+from keld.providers.part import Auth, Batches, Connection, Dialect, Envelope, Finds, Preset
 from keld.request import Question
 from keld.vocabulary import Count
 
@@ -217,6 +217,16 @@ class Provider:
             whole=whole,
             after=after if self.traits.pages_by_id else None,
         )
+
+    def find(self, key: str, since: datetime) -> list[RemoteBatch]:
+        """All batches with this mark that were made after `since`, by the host's own search; only if `traits.finds`.
+
+        Raises:
+            AccessRefused, ProviderUnreachable, ProviderRefused: it cannot say, so that a batch may be missing.
+        """
+        assert self.traits.finds, f"{self.name} has no search of its own"
+        with self._as_errors("the search for a batch"):
+            return list(cast(Finds, self._batches).find(key, since))
 
     def _page(self, after: str | None, size: int) -> Page:
         with self._as_errors("the list of batches"):
