@@ -18,8 +18,11 @@ from .answer import Answerer
 from .service import Service
 from .services.anthropic import Anthropic
 from .services.bedrock import Bedrock
+from .services.gcs import Gcs
+from .services.gcs_json import GcsJson
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
+from .services.s3 import S3
 from .store import Store
 
 Factory = Callable[[Store, Answerer], Service]
@@ -31,6 +34,9 @@ _OWN: tuple[type[Service], ...] = (
     Anthropic,
     OpenAICompatible,
     Bedrock,
+    S3,
+    Gcs,
+    GcsJson,
 )
 
 

@@ -91,18 +91,18 @@ class Service(ABC):
 
     # --- refusals -----------------------------------------------------------------------------------------------------
 
+    def refusal(self, error: ApiError) -> Response:
+        """The reply that refuses a call; a service whose errors are no JSON, or have headers of their own, says it here."""
+        return JSONResponse(self.error_body(error), error.status, error.headers)
+
     @abstractmethod
     def error_body(self, error: ApiError) -> dict[str, Any]:
         """The body of a refusal."""
 
-    def error_headers(self, error: ApiError) -> dict[str, str]:
-        """The headers of a refusal, where a part of it is in them; here none."""
-        return {}
-
     def unknown(self, request: Request) -> Response:
         """The response to a path that is no route."""
         error = ApiError(status=404, message=f"Invalid URL ({request.method} {request.url.path})")
-        return JSONResponse(self.error_body(error), error.status)
+        return self.refusal(error)
 
     def key_missing(self) -> ApiError | None:
         """The refusal of a request without a key; None: it needs none."""

@@ -5,7 +5,7 @@ Beside `provider`: a dialect in an envelope.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from keld.answer import Reply
@@ -49,6 +49,10 @@ class Encoder:
             InvalidJob: the provider does not sell such requests in that lane.
         """
         return self.dialect.in_lane(self.template.fill(fragment), lane)
+
+    def headers(self, lane: Lane) -> Mapping[str, str]:
+        """The headers of one request in a fast lane that name the lane."""
+        return self.dialect.lane_headers(lane)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

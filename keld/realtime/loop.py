@@ -78,7 +78,9 @@ class Loop:
     async def all(self) -> None:
         """Begins requests as the throttle allows until there is nothing to begin, and awaits what is in flight."""
         self._one_ended = asyncio.Event()
-        async with self._provider.sender(self._encoder.path, self._options.timeout_in(self._lane), self._options.most) as send:
+        encoder, options = self._encoder, self._options
+        headers = encoder.headers(self._lane)
+        async with self._provider.sender(encoder.path, options.timeout_in(self._lane), options.most, headers) as send:
             while True:
                 try:
                     wait = self._begin(send)

@@ -52,6 +52,7 @@ class Aws:
         return self.jobs.get_model_invocation_job(jobIdentifier=arn)
 
     def output(self, arn: str) -> list[dict[str, Any]]:
+        self.get(arn)  # as a client does, to know that it has ended
         return [json.loads(line) for line in self.object(arn, "rows.jsonl.out").splitlines()]
 
     def object(self, arn: str, name: str) -> bytes:
@@ -102,6 +103,9 @@ def _hold_text(value: str, shape: Shape, where: str) -> None:
     assert not allowed or value in allowed, f"{where} is {value!r}, not one of {allowed}"
 
 
+SESSION = boto3.session.Session()  # one for all, since it reads the models of the services
+
+
 @pytest.fixture
 def open_aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Aws]]:
     emulators: list[Emulator] = []
@@ -111,12 +115,13 @@ def open_aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Aws]]:
         emulators.append(emulator)
         for name, value in emulator.env().items():
             monkeypatch.setenv(name, value)
-        session = boto3.session.Session()
-        once = Config(retries={"total_max_attempts": 1, "mode": "standard"})
-        jobs, runtime = session.client("bedrock", config=once), session.client("bedrock-runtime", config=once)
+        key = {"aws_access_key_id": emulator.api_key, "aws_secret_access_key": "not-checked", "region_name": "us-east-1"}
+        # Without its own checks, so that the emulator's are seen.
+        once = Config(retries={"total_max_attempts": 1, "mode": "standard"}, parameter_validation=False)
+        jobs, runtime, s3 = (SESSION.client(service, config=once, **key) for service in ("bedrock", "bedrock-runtime", "s3"))  # type: ignore[call-overload]
         for client in (jobs, runtime):
             client.meta.events.register("after-call", hold)
-        return Aws(emulator, jobs, runtime, session.client("s3", config=once))
+        return Aws(emulator, jobs, runtime, s3)
 
     yield start
     for emulator in emulators:
@@ -223,10 +228,6 @@ def test_a_create_that_is_sent_again_while_the_first_is_on_its_way_makes_one_job
 )
 def test_a_wrong_parameter_is_refused_in_the_words_of_the_service(aws: Aws, terms: dict[str, Any], named: str) -> None:
     uri = aws.put()
-    # botocore checks less than the service does; its own checks are left out here.
-    aws.jobs.meta.events.register("before-parameter-build", lambda **_: None)
-    aws.jobs.meta.config.parameter_validation = False
-    aws.jobs._serializer = aws.jobs._serializer if not hasattr(aws.jobs._serializer, "_serializer") else aws.jobs._serializer._serializer
     status, code, message = refusal(lambda: aws.create(uri, **terms))
     assert (status, code) == (400, "ValidationException")
     assert named in message
@@ -281,7 +282,9 @@ def test_the_list_is_paged_sorted_and_filtered(aws: Aws) -> None:
     pages = aws.jobs.get_paginator("list_model_invocation_jobs")
 
     def arns(**query: Any) -> list[str]:
-        return [job["jobArn"] for page in pages.paginate(PaginationConfig={"PageSize": 2}, **query) for job in page["invocationJobSummaries"]]
+        return [
+            job["jobArn"] for page in pages.paginate(PaginationConfig={"PageSize": 2}, **query) for job in page["invocationJobSummaries"]
+        ]
 
     assert arns(sortBy="CreationTime", sortOrder="Descending") == made[::-1]
     assert arns(sortBy="CreationTime", sortOrder="Ascending") == made
@@ -329,8 +332,7 @@ def test_converse_answers_with_a_schema(aws: Aws) -> None:
     ],
 )
 def test_converse_refuses_what_the_service_refuses(aws: Aws, body: dict[str, Any], words: str) -> None:
-    aws.runtime.meta.config.parameter_validation = False
-    status, code, message = refusal(lambda: _unchecked(aws.runtime).converse(**{"modelId": CLAUDE, **converse("Hello"), **body}))
+    status, code, message = refusal(lambda: aws.runtime.converse(**{"modelId": CLAUDE, **converse("Hello"), **body}))
     assert (status, code) == (400, "ValidationException")
     assert words in message
 
@@ -355,7 +357,11 @@ def test_the_flex_tier_is_asked_for_in_the_body_or_in_a_header(aws: Aws) -> None
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"model": CLAUDE}, "model: Extra inputs"), ({"anthropic_version": None}, "anthropic_version: Field required"), ({"max_tokens": 0}, "max_tokens")],
+    [
+        ({"model": CLAUDE}, "model: Extra inputs"),
+        ({"anthropic_version": None}, "anthropic_version: Field required"),
+        ({"max_tokens": 0}, "max_tokens"),
+    ],
 )
 def test_invoke_model_takes_claudes_body_with_a_version_and_without_a_model(aws: Aws, change: dict[str, Any], words: str) -> None:
     body = {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 64, "messages": [{"role": "user", "content": "Hello"}], **change}
@@ -373,8 +379,8 @@ def test_a_planned_fault_has_the_code_of_the_service(aws: Aws, status: int, give
     assert refusal(lambda: aws.runtime.converse(modelId=OSS, **converse("Hello")))[:2] == (status, code)
 
 
-def test_an_access_key_that_is_not_accepted_is_refused(open_aws: Callable[..., Aws], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_access_key_that_is_not_accepted_is_refused(open_aws: Callable[..., Aws]) -> None:
     aws = open_aws(api_keys=["AKIAGOOD"])
     assert aws.jobs.list_model_invocation_jobs()["invocationJobSummaries"] == []
-    other = boto3.client("bedrock", aws_access_key_id="AKIABAD", aws_secret_access_key="x")
-    assert refusal(lambda: other.list_model_invocation_jobs())[:2] == (403, "UnrecognizedClientException")
+    other = SESSION.client("bedrock", region_name="us-east-1", aws_access_key_id="AKIABAD", aws_secret_access_key="x")
+    assert refusal(other.list_model_invocation_jobs)[:2] == (403, "UnrecognizedClientException")

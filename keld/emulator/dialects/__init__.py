@@ -14,4 +14,8 @@ One file a kind of body; `dialect` (one floor up) says what each of them gives.
     bedrock_messages     messages by Bedrock's InvokeModel
     converse             Bedrock's Converse
     converse_body        what a Converse body says, and how many tokens it has
+    gemini_body          what the bodies of Gemini's models say, as Google reads JSON: checks and complaints
+    gemini_generate      generateContent
+    gemini_embeddings    embedContent
+    gemini_schema        what `responseSchema` refuses, and the JSON Schema that it stands for
 """
