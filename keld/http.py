@@ -88,6 +88,12 @@ def reporting_progress(pulse: Callable[[float], None]) -> Iterator[None]:
         _on_progress.reset(token)
 
 
+def beat(silent_s: float) -> None:
+    """Tells `reporting_progress` that a call over another library than this one's has moved, and may be silent for that long."""
+    if (pulse := _on_progress.get()) is not None:
+        pulse(silent_s)
+
+
 @contextmanager
 def asking(patience: Patience) -> Iterator[None]:
     """Limits a call that is harmless, small, and may be retried.
@@ -247,8 +253,7 @@ class _Bound:
 
     def _allow(self, seconds: float) -> None:
         self._until = time.monotonic() + seconds
-        if (pulse := _on_progress.get()) is not None:
-            pulse(seconds)
+        beat(seconds)
 
 
 # -- the network ----------------------------------------------------------------------------------------------

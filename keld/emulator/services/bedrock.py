@@ -4,7 +4,6 @@ The wire, under `<emulator>/bedrock`, which is the endpoint of both `bedrock` an
 Signatures are not checked; the access key counts as the API key.  Wire: botocore 1.43's service models, Nov 2026.
 """
 
-import re
 from typing import Any
 
 from starlette.requests import Request
@@ -23,8 +22,8 @@ from ..service import Asked, Endpoint, Service, most_tokens
 from ..store import Store
 from .bedrock_jobs import Jobs
 from .bedrock_object import error_headers, error_object
+from .s3 import access_key_of
 
-_ACCESS_KEY = re.compile(r"AWS4-HMAC-SHA256 Credential=([^/,]+)/")
 _TIER = "x-amzn-bedrock-service-tier"
 
 
@@ -55,10 +54,6 @@ class Bedrock(Service):
         return {
             "AWS_ENDPOINT_URL_BEDROCK": base_url,
             "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": base_url,
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": api_key,
-            "AWS_SECRET_ACCESS_KEY": "keld-emulator",
             "KELD_BEDROCK_BUCKET": "s3://keld-emulator/bedrock",
             "KELD_BEDROCK_ROLE": "arn:aws:iam::123456789012:role/keld-emulator",
         }
@@ -98,10 +93,8 @@ class Bedrock(Service):
         return JSONResponse(error_object(error), error.status, {**error_headers(error), **error.headers})
 
     def unknown(self, request: Request) -> Response:
-        error = ApiError(
-            status=404, message="Unable to determine service/operation name to be authorized", code="UnknownOperationException"
-        )
-        return JSONResponse(error_object(error), error.status, error_headers(error))
+        message = "Unable to determine service/operation name to be authorized"
+        return self.refusal(ApiError(status=404, message=message, code="UnknownOperationException"))
 
     def key_missing(self) -> ApiError:
         return ApiError(status=403, message="Missing Authentication Token", code="MissingAuthenticationTokenException")
@@ -112,8 +105,7 @@ class Bedrock(Service):
     # --- reading a request --------------------------------------------------------------------------------------------
 
     def key_of(self, request: Request) -> str:
-        found = _ACCESS_KEY.match(request.headers.get("authorization", ""))
-        return found[1] if found else super().key_of(request)
+        return access_key_of(request) or super().key_of(request)
 
     def batch_id_of(self, request: Request) -> str:
         return str(request.path_params.get("batch_id", "")).rpartition("/")[2]
