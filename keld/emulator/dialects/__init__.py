@@ -14,6 +14,10 @@ One file a kind of body; `dialect` (one floor up) says what each of them gives.
     bedrock_messages     messages by Bedrock's InvokeModel
     converse             Bedrock's Converse
     converse_body        what a Converse body says, and how many tokens it has
+    mistral_body         what Mistral's chat completions and embeddings have in common
+    mistral_chat         its /v1/chat/completions
+    mistral_embeddings   its /v1/embeddings
+    mistral_schema       what its structured outputs refuse in a JSON Schema
     gemini_body          what the bodies of Gemini's models say, as Google reads JSON: checks and complaints
     gemini_generate      generateContent
     gemini_embeddings    embedContent

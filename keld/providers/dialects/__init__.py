@@ -13,6 +13,7 @@
     bedrock_messages    messages by Amazon Bedrock's InvokeModel
     converse            Amazon Bedrock's Converse
     converse_schema     structured outputs of Amazon Bedrock
+    mistral             chat completions and embeddings of Mistral
     gemini_generate     generateContent
     gemini_embeddings   embedContent
     gemini_answer       reads an answer to either of these two
