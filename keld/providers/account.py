@@ -7,8 +7,10 @@ a project, a bucket, a role) has a frozen subclass with these fields, so that a 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
+from typing import Literal
 from urllib.parse import urlsplit
 
 from keld.errors import AccessRefused, InvalidJob
@@ -45,6 +47,54 @@ class Account:
                 f"api_key= of an account of kind {self.kind} is a {type(self.api_key).__name__}; it must be a function that returns the key. "
                 "Nothing was sent. Put the key in an environment variable and name that in api_key_env=, or give a function."
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfHostedAccount(Account):
+    """A server of the user's own with OpenAI's requests: vLLM, SGLang, TGI, Ollama, llama.cpp, or a gateway in front of them.
+
+    Args:
+        gpu_hour_usd: what an hour of the host costs; its answers are then priced by the time the host was busy.  None: by the job's `prices`.
+        deployments: the name of a model in jobs -> its name at the host, where they differ.
+        most_at_once: the most requests in flight together.
+        pack_rows: the most rows of embeddings in one request.
+        length_field: which field limits an answer.  Ollama ignores `max_completion_tokens` without a word
+            (github.com/ollama/ollama/issues/7125, 21 Aug 2026), and every engine knows `max_tokens`; OpenAI's newer models behind a gateway refuse it.
+
+    Raises:
+        InvalidJob: `gpu_hour_usd` is no amount of money, or a number is below 1.
+    """
+
+    kind: str = "self_hosted"
+    gpu_hour_usd: Decimal | int | float | str | None = None
+    deployments: Mapping[str, str] = field(default_factory=dict)
+    most_at_once: int = 512
+    pack_rows: int = 32
+    length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+    def __post_init__(self) -> None:
+        Account.__post_init__(self)
+        if self.gpu_hour_usd is not None:
+            object.__setattr__(self, "gpu_hour_usd", _amount(self.gpu_hour_usd))
+        if min(self.most_at_once, self.pack_rows) < 1:
+            raise InvalidJob("most_at_once= and pack_rows= of an account must be 1 or more. Nothing was sent.")
+
+
+def _amount(given: object) -> Decimal:
+    """A positive amount of money.
+
+    Raises:
+        InvalidJob: it is none.
+    """
+    try:
+        amount = Decimal(str(given))
+    except InvalidOperation:
+        amount = Decimal(0)
+    if not amount.is_finite() or amount <= 0:
+        raise InvalidJob(
+            f"gpu_hour_usd={given!r} of an account is no amount above 0. Nothing was sent. Give USD an hour, e.g. gpu_hour_usd='2.49'."
+        )
+    return amount
 
 
 def check_url(url: str, subject: str) -> None:

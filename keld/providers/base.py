@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from keld.price import Lane
+from keld.providers.pack import Pack
 from keld.shard import Limits
 
 
@@ -28,6 +29,9 @@ class Traits:
         newest_first: the documentation of the official host says that its list begins with the newest batch.
         pages_by_id: a page of the list can begin after the id of any batch; else only at the token of the page before.
         window: the time after which the provider expires a batch; None: never.
+        by_goodput: the fast lane has no rate limits, and its concurrency is steered by what is answered a second (`keld/realtime/goodput.py`).
+        most_at_once: the most requests of a fast lane in flight together.
+        pack: the most that one request of a fast lane holds, where the dialect can hold many rows.
     """
 
     limits: Limits
@@ -38,6 +42,9 @@ class Traits:
     newest_first: bool = False
     pages_by_id: bool = True
     window: timedelta | None = None
+    by_goodput: bool = False
+    most_at_once: int = 256
+    pack: Pack = field(default_factory=Pack)
 
 
 class BatchState(StrEnum):
@@ -158,6 +165,15 @@ class Quota:
     limit: float
     left: float
     reset_s: float  # seconds until all of it is available again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How busy an engine is, as it says itself."""
+
+    running: float  # requests that it works on
+    waiting: float  # requests in its queue
+    cache_use: float | None = None  # of its key-value cache, 0..1; None: it does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

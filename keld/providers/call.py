@@ -21,7 +21,7 @@ import httpx2
 import msgspec
 
 from keld.providers.base import Denied, InDoubt, NotNow, Quota, Sender, SendOutcome, Settled
-from keld.providers.envelope import in_doubt_line, reply_line
+from keld.providers.envelope import doubt, in_doubt_line, reply_line
 from keld.providers.fault import Codes, ErrorIn, Fault, Meaning, Sent, common_error, fault_of_no_reply, fault_of_reply, meaning
 
 # A refusal without the shape of the provider's own errors comes from a gateway.  With these statuses the gateway judges the request alone (who asks,
@@ -43,28 +43,29 @@ class Target:
     quotas: Callable[[httpx2.Headers], dict[str, Quota]]
     codes: Codes
     error_in: ErrorIn | None = None
+    aborted: Callable[[bytes], bool] = lambda answer: False
 
 
 @asynccontextmanager
-async def senders(target: Target, timeout_s: float, most: int) -> AsyncIterator[Sender]:
+async def senders(target: Target, timeout_s: Callable[[], float], most: int) -> AsyncIterator[Sender]:
     """A sender for `most` requests at a time, over several clients: a client's pool looks at all its connections for each request.
 
     Args:
-        timeout_s: of a whole request, from its connection to the last byte of its reply.
+        timeout_s: gives the time limit of a whole request that begins now, from its connection to the last byte of its reply.
     """
     trust = httpx2.create_ssl_context()  # once: reading the machine's certificates takes 80 ms
     async with AsyncExitStack() as opened:
-        made = [_client(target, trust, timeout_s) for _ in range(-(-most // _CONNECTIONS))]
+        made = [_client(target, trust, timeout_s()) for _ in range(-(-most // _CONNECTIONS))]
         clients = cycle([await opened.enter_async_context(one) for one in made])
-        yield lambda custom_id, body: call(next(clients), target, custom_id, body, timeout_s)
+        yield lambda custom_id, body: call(next(clients), target, custom_id, body, timeout_s())
 
 
 def _client(target: Target, trust: ssl.SSLContext, timeout_s: float) -> httpx2.AsyncClient:
     # No limit on connections: a request that waits for one would count as sent.  A server that closes an idle connection just as it is
     # used again leaves the request in doubt; the shortest usual idle timeout of servers is 5 s.  A redirect would carry the key to another host.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3)
-    # Connecting has less than the whole time, so that a connection that was never made is reported as not sent.
-    timeout = httpx2.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s / 2))
+    # Connecting has less than the whole time, so that a connection that was never made is reported as not sent.  The whole is limited in `call`.
+    timeout = httpx2.Timeout(None, connect=min(_CONNECT_S, timeout_s / 2))
     # Identity: no encoding is offered that cannot be read.
     headers = {**target.headers, "content-type": "application/json", "accept-encoding": "identity"}
     return httpx2.AsyncClient(follow_redirects=False, limits=limits, verify=trust, timeout=timeout, headers=headers)
@@ -86,6 +87,8 @@ async def call(client: httpx2.AsyncClient, target: Target, custom_id: str, body:
         fault = fault_of_reply(reply.status_code, reply.headers, content, carried_prompts=True, quotas=quotas)
         return _refused(fault, target.codes, custom_id)
     answer = one_line_of(reply.content)
+    if answer is not None and target.aborted(answer):
+        return NotNow(why="HTTP 200 with an abort in it", quotas=quotas)
     if reply.status_code != 200 or answer is None:
         return _in_doubt(custom_id, f"an unreadable reply with HTTP {reply.status_code}")
     return Settled(line=reply_line(custom_id, 200, answer), answered=True, status=200, quotas=quotas)
@@ -165,4 +168,4 @@ def _no_reply(fault: Fault, custom_id: str) -> SendOutcome:
 
 
 def _in_doubt(custom_id: str, why: str) -> InDoubt:
-    return InDoubt(line=in_doubt_line(custom_id, f"sent, outcome unknown ({why}): it may have been paid"), why=why)
+    return InDoubt(line=in_doubt_line(custom_id, doubt(why)), why=why)

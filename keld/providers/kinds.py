@@ -23,6 +23,7 @@ BUILT_IN = (  # a file of `presets` each
     "anthropic",
     "openai",
     "openai_compatible",
+    "self_hosted",
 )
 
 

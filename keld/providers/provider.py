@@ -6,28 +6,32 @@ It combines a preset's parts, so that the runner knows neither dialects nor tran
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import httpx2
+
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
 from keld.http import Patience
 from keld.price import Lane, Rates, has_list, rates
 from keld.providers.account import Account, key_of, origin, url_of
-from keld.providers.base import Created, CreateOutcome, Fit, RemoteBatch, Sender, Submission
+from keld.providers.base import Created, CreateOutcome, Fit, Load, RemoteBatch, Sender, Submission
 from keld.providers.call import Target, senders
 from keld.providers.download import Broken, ResultFile, download
 from keld.providers.encoder import Encoder, Reader
+from keld.providers.engine import LOAD_WAIT_S, Served, json_at, load_reader, root_of, served, slots
 from keld.providers.envelope import LINES
 from keld.providers.fault import Fault, create_outcome, error_of
 from keld.providers.kinds import preset_of
 from keld.providers.line import beginning
 from keld.providers.log import hide_headers
+from keld.providers.pack import Pack, Packing
 from keld.providers.page import Listing, Page, youngest
 from keld.providers.part import Batches, Connection, Dialect, Envelope, Preset
 from keld.request import Question
@@ -68,6 +72,7 @@ class Provider:
             raise InvalidJob(
                 f"Account {name!r} has the type {type(account).__name__}; kind {preset.kind} needs the type {preset.account.__name__}. Nothing was sent."
             )
+        preset = preset if preset.for_account is None else preset.for_account(account)
         base_url = url_of(account, preset.base_url_env, preset.base_url)
         self.name, self.traits, self.host = name, preset.traits, origin(base_url)
         self._preset, self._account = preset, account
@@ -143,8 +148,29 @@ class Provider:
         """The reader of that model's answers to that question."""
         return Reader(dialect=self._dialect(question, model), envelope=self._preset.envelope)
 
-    def sender(self, path: str, timeout_s: float, most: int) -> AbstractAsyncContextManager[Sender]:
+    def pack_of(self, encoder: Encoder) -> Pack:
+        """The most rows that one request of a fast lane holds."""
+        return self.traits.pack if isinstance(encoder.dialect, Packing) else Pack()
+
+    def served(self) -> Served:
+        """The models that a server of one's own lists; makes a call, and never fails."""
+        return served(json_at(f"{root_of(self._connection.base_url)}/v1/models", self._preset.auth(self._connection)))
+
+    def slots(self) -> int | None:
+        """How many requests a server of one's own works on at once; None: it does not say.  Makes a call, and never fails."""
+        return slots(json_at(f"{root_of(self._connection.base_url)}/props", self._preset.auth(self._connection)))
+
+    @asynccontextmanager
+    async def load_reader(self) -> AsyncIterator[Callable[[], Awaitable[Load | None]]]:
+        """A function of the running event loop that gives how busy a server of one's own is; None: it does not say."""
+        async with httpx2.AsyncClient(headers=self._preset.auth(self._connection), timeout=LOAD_WAIT_S) as client:
+            yield load_reader(client, self._connection.base_url)
+
+    def sender(self, path: str, timeout_s: Callable[[], float], most: int) -> AbstractAsyncContextManager[Sender]:
         """A client of the running event loop for the fast lanes, for at most `most` requests at a time; a context manager.
+
+        Args:
+            timeout_s: gives the time limit of a request that begins now.
 
         Raises:
             AccessRefused: its key is not set.
@@ -152,7 +178,10 @@ class Provider:
         hide_headers()
         url = self._connection.base_url.rstrip("/") + path.removeprefix(self._preset.base_holds)
         headers = self._preset.auth(self._connection)
-        target = Target(url=url, headers=headers, quotas=self._preset.quotas, codes=self._preset.codes, error_in=self._preset.error_in)
+        preset = self._preset
+        target = Target(
+            url=url, headers=headers, quotas=preset.quotas, codes=preset.codes, error_in=preset.error_in, aborted=preset.aborted
+        )
         return senders(target, timeout_s, most)
 
     # -- sending a batch --------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class RealtimeRun:
     rows_per_s: float  # rows that got a line
     rejected: int  # requests that met a rate limit, an overload or no connection
     at_once: int  # the most requests in flight together
+    settled_at: int  # the number at once with which a later run of the same model does well to begin
 
 
 def run_realtime(
@@ -86,7 +87,7 @@ def run_realtime(
     with Journal(journal, nonce, reader.journal) as kept:
         _run(lambda: _settle_doubts(nonce, kept))
         left = _without(positions, kept.settled)
-        loop = Loop(provider, encoder, lane, nonce, fragments(left), kept, should_stop, options or Options(), clock or Time())
+        loop = Loop(provider, encoder, reader, lane, nonce, fragments(left), kept, should_stop, options or Options(), clock or Time())
         log.info("realtime.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
         _run(loop.all)
         return _result(loop, kept, nonce, _without(positions, kept.settled))
@@ -122,6 +123,7 @@ def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64]) ->
         rows_per_s=loop.lines / seconds if seconds else 0.0,
         rejected=loop.rejections,
         at_once=loop.at_once,
+        settled_at=loop.settled_at,
     )
 
 

@@ -5,5 +5,6 @@ Below `provider`.  Data; a transport and its SDK are imported when an account co
     openai             api.openai.com; its dialects are those of every host of its shape
     anthropic          api.anthropic.com
     openai_compatible  any host of OpenAI's shape without batches
+    self_hosted        a server of one's own: vLLM, SGLang, TGI, Ollama, llama.cpp
     common             what several presets share
 """
