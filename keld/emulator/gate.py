@@ -12,7 +12,7 @@ from datetime import datetime
 from email.utils import format_datetime
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from .error import ApiError, error_of
 from .fault import HTTP_FAULTS, Faults
@@ -56,7 +56,7 @@ class Gate:
                 self._check_key(request, service)
                 response = await self._with_faults(request, service, endpoint)
             except ApiError as error:
-                response = JSONResponse(service.error_body(error), error.status, error.headers)
+                response = service.refusal(error)
             except ClientDisconnect:  # the client died in the middle of its request; no response is possible
                 response = Drop()
             response.headers[service.request_id_header] = f"req_{secrets.token_hex(12)}"

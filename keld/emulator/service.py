@@ -91,6 +91,10 @@ class Service(ABC):
 
     # --- refusals -----------------------------------------------------------------------------------------------------
 
+    def refusal(self, error: ApiError) -> Response:
+        """The reply that refuses a call; a service whose errors are no JSON, or have headers of their own, says it here."""
+        return JSONResponse(self.error_body(error), error.status, error.headers)
+
     @abstractmethod
     def error_body(self, error: ApiError) -> dict[str, Any]:
         """The body of a refusal."""
@@ -98,7 +102,7 @@ class Service(ABC):
     def unknown(self, request: Request) -> Response:
         """The response to a path that is no route."""
         error = ApiError(status=404, message=f"Invalid URL ({request.method} {request.url.path})")
-        return JSONResponse(self.error_body(error), error.status)
+        return self.refusal(error)
 
     def key_missing(self) -> ApiError | None:
         """The refusal of a request without a key; None: it needs none."""

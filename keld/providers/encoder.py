@@ -5,7 +5,7 @@ Beside `provider`: a dialect in an envelope.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -52,6 +52,10 @@ class Encoder:
             InvalidJob: the provider does not sell such requests in that lane.
         """
         return self.dialect.in_lane(self.template.fill(fragment), lane)
+
+    def headers(self, lane: Lane) -> Mapping[str, str]:
+        """The headers of one request in a fast lane that name the lane."""
+        return self.dialect.lane_headers(lane)
 
     def unpacked(self, line: bytes, custom_ids: Sequence[str], weights: Sequence[int]) -> list[bytes] | None:
         """The journal's line of a request with many rows as one line for each; None if the answer does not have one part for each."""

@@ -11,7 +11,8 @@ read counts as none.  The names are looked up before the first row, since one wr
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,9 @@ import httpx2
 import msgspec
 
 from keld.providers.base import Load
+from keld.providers.part import Auth, Outgoing
 
-LOAD_WAIT_S = 5.0  # for what is only a help
-_METRICS_BYTES = 4 << 20
+_WAIT_S = 5.0  # for what is only a help
 # docs.vllm.ai (metrics), docs.sglang.ai (production metrics), llama.cpp tools/server/README.md, huggingface.co/docs/text-generation-inference
 # (metrics), as read on 29 Nov 2026.  Before V1, vLLM's cache was `gpu_cache_usage_perc`.
 _RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing", "tgi_batch_current_size")
@@ -90,26 +91,33 @@ def root_of(base_url: str) -> str:
     return base_url.rstrip("/").removesuffix("/v1")
 
 
-def json_at(url: str, headers: dict[str, str]) -> Any:
+def json_at(url: str, auth: Auth) -> Any:
     """The JSON of a page; None if there is none."""
     try:
-        reply = httpx2.get(url, headers=headers, timeout=LOAD_WAIT_S, follow_redirects=False)
+        reply = httpx2.get(url, headers=_headers(url, auth), timeout=_WAIT_S, follow_redirects=False)
         return msgspec.json.decode(reply.content) if reply.status_code == 200 else None
     except (httpx2.HTTPError, httpx2.InvalidURL, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
-def load_reader(client: httpx2.AsyncClient, base_url: str) -> Callable[[], Awaitable[Load | None]]:
+LoadReader = Callable[[], Awaitable[Load | None]]
+
+
+@asynccontextmanager
+async def load_reader(base_url: str, auth: Auth) -> AsyncIterator[LoadReader]:
     """A function that reads how busy the engine is; None: it does not say."""
     url = f"{root_of(base_url)}/metrics"
+    async with httpx2.AsyncClient(timeout=_WAIT_S, follow_redirects=False) as client:
 
-    async def read() -> Load | None:
-        try:
-            async with client.stream("GET", url) as reply:
-                if reply.status_code != 200 or int(reply.headers.get("content-length", "0")) > _METRICS_BYTES:
-                    return None
-                return load_of((await reply.aread()).decode(errors="replace"))
-        except (httpx2.HTTPError, ValueError):
-            return None
+        async def read() -> Load | None:
+            try:
+                reply = await client.get(url, headers=_headers(url, auth))
+                return load_of(reply.text) if reply.status_code == 200 else None
+            except httpx2.HTTPError:
+                return None
 
-    return read
+        yield read
+
+
+def _headers(url: str, auth: Auth) -> dict[str, str]:
+    return {**auth.headers(Outgoing(method="GET", url=url, headers={}))}

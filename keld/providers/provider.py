@@ -6,38 +6,39 @@ It combines a preset's parts, so that the runner knows neither dialects nor tran
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import httpx2
+from typing import Any, cast
 
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
 from keld.http import Patience
 from keld.price import Lane, Rates, has_list, rates
-from keld.providers.account import Account, key_of, origin, url_of
-from keld.providers.base import Created, CreateOutcome, Fit, Load, RemoteBatch, Sender, Submission
+from keld.providers.account import TYPES, Account, completed, key_of, origin, url_of
+from keld.providers.base import Created, CreateOutcome, Fit, RemoteBatch, Sender, Submission
 from keld.providers.call import Target, senders
 from keld.providers.download import Broken, ResultFile, download
 from keld.providers.encoder import Encoder, Reader
-from keld.providers.engine import LOAD_WAIT_S, Served, json_at, load_reader, root_of, served, slots
+from keld.providers.engine import LoadReader, Served, json_at, load_reader, root_of, served, slots
 from keld.providers.envelope import LINES
 from keld.providers.fault import Fault, create_outcome, error_of
-from keld.providers.kinds import preset_of
+from keld.providers.kinds import BUILT_IN, preset_of
 from keld.providers.line import beginning
 from keld.providers.log import hide_headers
 from keld.providers.pack import Pack, Packing
 from keld.providers.page import Listing, Page, youngest
-from keld.providers.part import Batches, Connection, Dialect, Envelope, Preset
+from keld.providers.part import Auth, Batches, Connection, Dialect, Envelope, Finds, Preset
 from keld.request import Question
 from keld.vocabulary import Count
 
-ACCOUNTS = {"openai": Account(kind="openai"), "anthropic": Account(kind="anthropic")}
+# The accounts that are there from the start: one of each built-in kind whose address is known, or can come from the environment.
+ACCOUNTS: dict[str, Account] = {
+    kind: TYPES[kind]() if kind in TYPES else Account(kind=kind) for kind in sorted(BUILT_IN) if kind != "openai_compatible"
+}
 _GLANCE = 20  # batches on a page, enough to see the newest
 
 
@@ -63,7 +64,7 @@ class Provider:
     """One account at one provider.
 
     Attributes:
-        host: scheme://host[:port], for people and for the ledger.
+        host: scheme://host[:port], and the account's part of it if accounts share the host, for people and for the ledger.
         traits: what it can do, and its limits.
     """
 
@@ -72,9 +73,10 @@ class Provider:
             raise InvalidJob(
                 f"Account {name!r} has the type {type(account).__name__}; kind {preset.kind} needs the type {preset.account.__name__}. Nothing was sent."
             )
+        account = completed(account, preset.variables)
         preset = preset if preset.for_account is None else preset.for_account(account)
         base_url = url_of(account, preset.base_url_env, preset.base_url)
-        self.name, self.traits, self.host = name, preset.traits, origin(base_url)
+        self.name, self.traits, self.host = name, preset.traits, origin(base_url) + preset.scope(account)
         self._preset, self._account = preset, account
         self._connection = Connection(account=account, base_url=base_url, key=self._key, patience=patience)
 
@@ -154,35 +156,45 @@ class Provider:
 
     def served(self) -> Served:
         """The models that a server of one's own lists; makes a call, and never fails."""
-        return served(json_at(f"{root_of(self._connection.base_url)}/v1/models", self._preset.auth(self._connection)))
+        return served(json_at(f"{root_of(self._connection.base_url)}/v1/models", self._auth))
 
     def slots(self) -> int | None:
         """How many requests a server of one's own works on at once; None: it does not say.  Makes a call, and never fails."""
-        return slots(json_at(f"{root_of(self._connection.base_url)}/props", self._preset.auth(self._connection)))
+        return slots(json_at(f"{root_of(self._connection.base_url)}/props", self._auth))
 
-    @asynccontextmanager
-    async def load_reader(self) -> AsyncIterator[Callable[[], Awaitable[Load | None]]]:
-        """A function of the running event loop that gives how busy a server of one's own is; None: it does not say."""
-        async with httpx2.AsyncClient(headers=self._preset.auth(self._connection), timeout=LOAD_WAIT_S) as client:
-            yield load_reader(client, self._connection.base_url)
+    def load_reader(self) -> AbstractAsyncContextManager[LoadReader]:
+        """A function of the running event loop that gives how busy a server of one's own is; a context manager."""
+        return load_reader(self._connection.base_url, self._auth)
 
-    def sender(self, path: str, timeout_s: Callable[[], float], most: int) -> AbstractAsyncContextManager[Sender]:
+    def sender(
+        self, path: str, timeout_s: Callable[[], float], most: int, headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[Sender]:
         """A client of the running event loop for the fast lanes, for at most `most` requests at a time; a context manager.
 
         Args:
             timeout_s: gives the time limit of a request that begins now.
+            headers: those that name the lane (`Encoder.headers`).
 
         Raises:
             AccessRefused: its key is not set.
         """
         hide_headers()
-        url = self._connection.base_url.rstrip("/") + path.removeprefix(self._preset.base_holds)
-        headers = self._preset.auth(self._connection)
         preset = self._preset
         target = Target(
-            url=url, headers=headers, quotas=preset.quotas, codes=preset.codes, error_in=preset.error_in, aborted=preset.aborted
+            url=self._url(path),
+            auth=self._auth,
+            headers=headers or {},
+            quotas=preset.quotas,
+            codes=preset.codes,
+            error_in=preset.error_in,
+            aborted=preset.aborted,
         )
         return senders(target, timeout_s, most)
+
+    def _url(self, path: str) -> str:
+        if self._preset.url is not None:
+            return self._preset.url(self._connection, path)
+        return self._connection.base_url.rstrip("/") + path.removeprefix(self._preset.base_holds)
 
     # -- sending a batch --------------------------------------------------------------------------------------
 
@@ -215,7 +227,9 @@ class Provider:
         Args:
             after: the id of a batch: only the part of the list after it, which proves nothing; the whole list if the provider pages by token.
         """
-        official = self._preset.base_url is not None and self.host == origin(self._preset.base_url)
+        base_url = self._preset.base_url
+        # An address that is made from the account is not one that documentation could speak of.
+        official = isinstance(base_url, str) and self.host == origin(base_url)
         return Listing(
             lambda cursor: self._page(cursor, self.traits.list_page),
             created_after,
@@ -224,6 +238,16 @@ class Provider:
             whole=whole,
             after=after if self.traits.pages_by_id else None,
         )
+
+    def find(self, key: str, since: datetime) -> list[RemoteBatch]:
+        """All batches with this mark that were made after `since`, by the host's own search; only if `traits.finds`.
+
+        Raises:
+            AccessRefused, ProviderUnreachable, ProviderRefused: it cannot say, so that a batch may be missing.
+        """
+        assert self.traits.finds, f"{self.name} has no search of its own"
+        with self._as_errors("the search for a batch"):
+            return list(cast(Finds, self._batches).find(key, since))
 
     def _page(self, after: str | None, size: int) -> Page:
         with self._as_errors("the list of batches"):
@@ -285,6 +309,10 @@ class Provider:
 
     def _dialect(self, question: Question, model: str) -> Dialect:
         return self._preset.dialect(question, model)
+
+    @cached_property
+    def _auth(self) -> Auth:
+        return self._preset.auth(self._connection)
 
     @cached_property
     def _batches(self) -> Batches:

@@ -97,7 +97,8 @@ class Loop:
     async def all(self) -> None:
         """Begins requests as the throttle allows until there is nothing to begin, and awaits what is in flight."""
         self._one_ended = asyncio.Event()
-        async with self._provider.sender(self._encoder.path, self._timeout_s, self._options.most) as send, self._watched():
+        encoder, most, headers = self._encoder, self._options.most, self._encoder.headers(self._lane)
+        async with self._provider.sender(encoder.path, self._timeout_s, most, headers) as send, self._watched():
             while True:
                 try:
                     wait = self._begin(send)

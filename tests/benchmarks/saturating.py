@@ -1,7 +1,7 @@
 """Saturating: a simulated engine with continuous batching, and what a rule for the number at once gets out of it; in simulated time.
 
 The engine runs at most `slots` requests; a step gives each of them one token and costs `step_s + slot_s * running` seconds, so more at once is
-faster in total until all slots are taken, and only waits after that.  Shared by `make bench` and `tests/unit/test_goodput.py`.
+faster in total until all slots are taken, and only waits after that.  Shared by `make bench` and `tests/engine/test_goodput.py`.
 """
 
 from __future__ import annotations

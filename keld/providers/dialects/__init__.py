@@ -10,6 +10,10 @@
     openai_vocabulary   exact token counts of OpenAI's models
     anthropic_messages  messages
     anthropic_schema    structured outputs of Anthropic
+    gemini_generate     generateContent
+    gemini_embeddings   embedContent
+    gemini_answer       reads an answer to either of these two
+    gemini_schema       structured outputs of Gemini: `responseSchema`
 
 Pure: no clock, no network, no disk.  They implement `keld.providers.part.Dialect`.
 """

@@ -6,6 +6,7 @@ One of the dialects.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,6 +140,9 @@ class AnthropicMessages:
         if lane is Lane.FLEX:
             raise InvalidJob("anthropic sells no flex lane. Nothing was sent. Ask in a batch or in the standard lane.")
         return body
+
+    def lane_headers(self, lane: Lane) -> Mapping[str, str]:
+        return {}
 
     def judge(self, custom_id: str, status: int, body: Body) -> Reply:
         if status != 200:

@@ -9,6 +9,7 @@ A host of this shape WITH `/v1/batches` is an account of kind `openai` with its 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -50,7 +51,7 @@ MESSAGES = EngineMessages()
 CHATS = {name: OpenAIChat(length_field=name) for name in ("max_tokens", "max_completion_tokens")}
 
 
-def _error_in(body: dict[str, Any]) -> Any:
+def _error_in(body: dict[str, Any], headers: Mapping[str, str]) -> Any:
     """The error in the shapes of the engines: OpenAI's; a text (Ollama, TEI); flat (older vLLM, SGLang); FastAPI's `detail`."""
     error = body.get("error")
     if isinstance(error, dict):
@@ -102,6 +103,7 @@ PRESET = Preset(
         limits=Limits(max_requests=50_000, max_bytes=200_000_000, max_line_bytes=LINE_BYTES),
         lanes=frozenset({Lane.STANDARD}),
         by_goodput=True,
+        repeats_cost=False,
         pack=Pack(rows=32, fragment_bytes=_PACK_BYTES),
         most_at_once=512,
     ),

@@ -108,7 +108,7 @@ class Calls:
             response = getattr(error, "response", None)
             if not isinstance(response, httpx2.Response):
                 raise fault_of_no_reply(error) from None
-            raise fault_of_reply(response.status_code, response.headers, _body(response), carried_prompts=carried_prompts) from None
+            raise fault_of_reply(response.status_code, response.headers, body_of(response), carried_prompts=carried_prompts) from None
 
 
 def headers_of(client: Any) -> dict[str, str]:
@@ -134,7 +134,8 @@ def read(response: httpx2.Response, kind: type[T]) -> T:
     raise unreadable(response.status_code)
 
 
-def _body(response: httpx2.Response) -> bytes:
+def body_of(response: httpx2.Response) -> bytes:
+    """The body of a reply; b"" if it was not read."""
     try:
         return response.content
     except RuntimeError:  # a stream that was not read
