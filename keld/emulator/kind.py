@@ -17,6 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from .answer import Answerer
 from .service import Service
 from .services.anthropic import Anthropic
+from .services.bedrock import Bedrock
 from .services.gcs import Gcs
 from .services.gcs_json import GcsJson
 from .services.mistral import Mistral
@@ -37,6 +38,7 @@ _OWN: tuple[type[Service], ...] = (
     S3,
     Gcs,
     GcsJson,
+    Bedrock,
 )
 
 
