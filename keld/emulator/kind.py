@@ -23,6 +23,7 @@ from .services.gcs_json import GcsJson
 from .services.mistral import Mistral
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
+from .services.openai_hosts import XAI, DeepInfra, Fireworks, Groq, OpenRouter, Together
 from .services.s3 import S3
 from .store import Store
 
@@ -34,6 +35,12 @@ _OWN: tuple[type[Service], ...] = (
     OpenAI,
     Anthropic,
     OpenAICompatible,
+    Groq,
+    Together,
+    OpenRouter,
+    XAI,
+    Fireworks,
+    DeepInfra,
     Mistral,
     S3,
     Gcs,

@@ -22,10 +22,16 @@ GROUP = "keld.providers"
 BUILT_IN = (  # a file of `presets` each
     "anthropic",
     "bedrock",
+    "deepinfra",
+    "fireworks",
+    "groq",
     "mistral",
     "openai",
     "openai_compatible",
+    "openrouter",
     "self_hosted",
+    "together",
+    "xai",
 )
 
 

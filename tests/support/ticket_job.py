@@ -40,6 +40,7 @@ class Peer:
     creates: str  # the path of its one dangerous call
     model_in_line: bool = True  # else the create, or its path, names the model
     says_refused: bool = True  # else a refusal is an answer like any other
+    pages: bool = True  # the list of batches has pages; else it is one reply
     names_unreached: bool = True  # else a row that was not reached before the end is in no result file
 
     @property
@@ -49,6 +50,7 @@ class Peer:
 
 openai = Peer(name="openai", model="gpt-5-mini", creates="/v1/batches")
 anthropic = Peer(name="anthropic", model="claude-haiku-4-5", creates="/v1/messages/batches")
+groq = Peer(name="groq", model="openai/gpt-oss-20b", creates="/groq/openai/v1/batches", pages=False)
 mistral = Peer(
     name="mistral",
     model="mistral-small-latest",
@@ -127,7 +129,7 @@ def billed_usd(emulator: Emulator, at: datetime) -> Decimal:
 def _entry_usd(entry: BillEntry, at: datetime) -> Decimal:
     model = next(
         model
-        for model in (openai.model, anthropic.model, mistral.model, "text-embedding-3-small", "gpt-5")
+        for model in (openai.model, anthropic.model, mistral.model, groq.model, "text-embedding-3-small", "gpt-5")
         if entry.model.startswith(model)
     )
     found = rates(entry.provider, model, Lane(entry.lane), at)
@@ -161,7 +163,7 @@ def check_promise(keld: Keld, emulator: Emulator, status: Status, table: pa.Tabl
     assert not [
         call
         for call in emulator.requests()
-        if call.method == "POST" and call.path in (openai.creates, anthropic.creates, mistral.creates) and call.retry_count
+        if call.method == "POST" and call.path in (openai.creates, anthropic.creates, mistral.creates, groq.creates) and call.retry_count
     ]
     assert status.cost_usd == billed_usd(emulator, status.created_at)
     assert sum(enriched.column("keld_cost_usd").to_pylist()) == status.cost_usd
