@@ -17,7 +17,7 @@ The map of the package, from what the runner uses to what one kind of provider i
     envelope     OpenAI's lines: one for a request, one for an answer; journals of fast lanes use them, too
     call         one request of a fast lane
     template     a request body as constant bytes around a row's own JSON
-    log          which log records of the SDKs are left out
+    log          which log records of other libraries are left out
 
     dialects/    one file for each family of models: body, schema subset, cache marks, answer, usage
     transports/  one file for each batch API: stage, create, get, list, cancel, results

@@ -27,7 +27,7 @@ from keld.providers.envelope import LINES
 from keld.providers.fault import Fault, create_outcome, error_of
 from keld.providers.kinds import BUILT_IN, preset_of
 from keld.providers.line import beginning
-from keld.providers.log import hide_headers
+from keld.providers.log import hide_secrets
 from keld.providers.page import Listing, Page, youngest
 from keld.providers.part import Auth, Batches, Connection, Dialect, Envelope, Finds, Preset
 from keld.request import Question
@@ -158,7 +158,7 @@ class Provider:
         Raises:
             AccessRefused: its key is not set.
         """
-        hide_headers()
+        hide_secrets()
         preset = self._preset
         target = Target(
             url=self._url(path),

@@ -46,6 +46,7 @@ class Peer:
 
 openai = Peer(name="openai", model="gpt-5-mini", creates="/v1/batches")
 anthropic = Peer(name="anthropic", model="claude-haiku-4-5", creates="/v1/messages/batches")
+PEERS = {peer.name: peer for peer in (openai, anthropic)}  # one for each kind with batches
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------

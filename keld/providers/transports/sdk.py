@@ -19,7 +19,7 @@ import msgspec
 from keld import http
 from keld.providers.download import Piece
 from keld.providers.fault import Fault, fault_of, unreadable
-from keld.providers.log import hide_headers
+from keld.providers.log import hide_secrets
 from keld.providers.page import has_id
 from keld.providers.transports.ranges import piece_of, range_headers
 
@@ -43,7 +43,7 @@ class Calls:
 
     @cached_property
     def _client(self) -> Any:
-        hide_headers()
+        hide_secrets()
         return self._connect(http.client(self._patience))
 
     def close(self) -> None:
