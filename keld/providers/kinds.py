@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 GROUP = "keld.providers"
 BUILT_IN = (  # a file of `presets` each
     "anthropic",
+    "bedrock",
+    "mistral",
     "openai",
     "openai_compatible",
+    "self_hosted",
 )
 
 
