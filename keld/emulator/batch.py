@@ -98,7 +98,9 @@ class Batch:
     @property
     def expires_at(self) -> float:
         rule = self.rule("life", "expire")
-        return self.created_at + (float(rule.get("after_s", self.window_s)) if rule else self.window_s)
+        # A plan may say "expired" of a service that expires nothing by itself.
+        window_s = WINDOW_S if rule and math.isinf(self.window_s) else self.window_s
+        return self.created_at + (float(rule.get("after_s", window_s)) if rule else window_s)
 
     @property
     def out_path(self) -> Path:
