@@ -57,6 +57,7 @@ mistral = Peer(
     says_refused=False,
     names_unreached=False,
 )
+PEERS = {peer.name: peer for peer in (openai, anthropic, mistral)}  # one for each kind with batches
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
