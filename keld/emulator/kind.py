@@ -19,6 +19,7 @@ from .service import Service
 from .services.anthropic import Anthropic
 from .services.gcs import Gcs
 from .services.gcs_json import GcsJson
+from .services.gemini import Gemini
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
 from .services.s3 import S3
@@ -32,6 +33,7 @@ _OWN: tuple[type[Service], ...] = (
     OpenAI,
     Anthropic,
     OpenAICompatible,
+    Gemini,
     S3,
     Gcs,
     GcsJson,
