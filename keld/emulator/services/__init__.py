@@ -20,6 +20,16 @@ One class a host, named in `kind`; `service` (one floor up) says what each of th
     gemini_batches       its batch mode
     gemini_envelope      the lines of its input files and of its files of responses
     gemini_object        errors, files and batches as it shows them
+    mistral              api.mistral.ai: routes, files, realtime, errors, limits
+    mistral_jobs         its batch jobs
+    mistral_envelope     the lines of its input, output and error files
+    mistral_object       errors, files and batch jobs as it shows them
+    bedrock              Amazon Bedrock: routes, realtime, errors
+    bedrock_jobs         its batch inference jobs
+    bedrock_input        what the validation of a job finds in its input
+    bedrock_envelope     the lines of a job's input and output
+    bedrock_object       errors, jobs and manifests as it shows them
+    bedrock_parameter    what the parameters of its calls must be
     s3                   S3, over the emulator's buckets
     gcs                  Google Cloud Storage by its XML API, over the same
     gcs_json             and by its JSON API

@@ -116,6 +116,10 @@ class AnthropicMessages:
     def path(self, model: str) -> str:
         return PATH
 
+    def head(self, model: str) -> dict[str, Any]:
+        """The fields that say which model is asked; a cloud that has the model in the URL wants the version of the API in their place."""
+        return {"model": model}
+
     def fit(self, question: Question, model: str) -> Fit:
         return Fit(obstacle=obstacle(OutputSchema.from_json(question.output), model))
 
@@ -124,7 +128,7 @@ class AnthropicMessages:
         if output.kind == "embedding":
             raise InvalidJob("anthropic makes no embeddings. Name an embedding model, e.g. models=['openai:text-embedding-3-small'].")
         hole = Hole.new()
-        bare: dict[str, Any] = {"model": model, "max_tokens": question.max_output_tokens} | schema_format(output) | question.params
+        bare: dict[str, Any] = self.head(model) | {"max_tokens": question.max_output_tokens} | schema_format(output) | question.params
         shared: list[dict[str, Any]] = [{"type": "text", "text": question.system}] if question.system is not None else []
         if shared and cache is not None:
             shared[0]["cache_control"] = {"type": "ephemeral", "ttl": cache.value}

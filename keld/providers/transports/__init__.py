@@ -3,6 +3,13 @@
     openai_files     files and batches of OpenAI, which many hosts copied
     anthropic        message batches of Anthropic, with the whole input in the create
     anthropic_lines  the lines of their input and of their results
+    bedrock          batch inference jobs of Amazon Bedrock, over a bucket of S3
+    bedrock_lines    the lines of their input and of their output
+    bedrock_auth     signatures, API keys and errors of AWS
+    mistral          batch jobs of Mistral
+    mistral_lines    the lines of their input and of their results
+    gemini           batch mode of Gemini, with requests and responses in files
+    gemini_lines     the lines of these files
 
     rest             the calls of one account to a host of JSON objects, without an SDK; each with a time limit, each made once
     sdk              the same through an official SDK
