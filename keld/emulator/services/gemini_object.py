@@ -77,7 +77,7 @@ def operation(batch: Batch, phase: Phase) -> dict[str, Any]:
         "createTime": instant(batch.created_at),
         "updateTime": instant(phase.ended_at or batch.created_at),
         "batchStats": _stats(batch, phase),
-        "state": batch.shown_status(_STATES[phase.status]),
+        "state": _STATES.get(shown := batch.shown_status(phase.status), shown),
         "name": f"batches/{batch.id}",
     }
     if phase.ended_at is not None:
