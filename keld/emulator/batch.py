@@ -45,6 +45,7 @@ class Batch:
         provider: the kind of its service.
         endpoint, input_file_id, metadata, output_expires_after_s: as the create said, where the service knows such things.
         model: of its rows, or of their first.
+        window_s: after this time it expires.
         get_from, list_from: when it can be read, and listed, in unix seconds.
         twice: its create makes a second batch.
         late_status: it appears late, and its create gets this status (0: no response); None: it appears at once.
@@ -66,6 +67,7 @@ class Batch:
     model: str | None = None
     metadata: dict[str, str] | None = None
     output_expires_after_s: float | None = None
+    window_s: float = WINDOW_S
     get_from: float = 0.0
     list_from: float = 0.0
     twice: bool = False

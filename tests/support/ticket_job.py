@@ -20,6 +20,7 @@ from keld import Job, Keld, Status
 from keld.answer import Outcome
 from keld.emulator import BillEntry, Call, Emulator
 from keld.price import Lane, Rates, rates
+from keld.providers.kinds import preset_of
 
 SYSTEM = "You triage support tickets. CANARY-SYSTEM"
 
@@ -137,16 +138,22 @@ def billed_usd(emulator: Emulator, at: datetime) -> Decimal:
 
 
 def _entry_usd(entry: BillEntry, at: datetime) -> Decimal:
-    model = next(model for model in (openai.model, anthropic.model, "text-embedding-3-small", "gpt-5") if entry.model.startswith(model))
-    found = rates(entry.provider, model, Lane(entry.lane), at)
+    known = (openai.model, anthropic.model, gemini.model, "text-embedding-3-small", "gpt-5")
+    model = next(model for model in known if entry.model.startswith(model))
+    found = rates(list_of(entry.provider), model, Lane(entry.lane), at)
     assert found is not None
     return entry_usd(entry, found)
 
 
+def list_of(kind: str) -> str:
+    """The price list of a kind's models."""
+    return preset_of(kind, kind).prices or kind
+
+
 def entry_usd(entry: BillEntry, found: Rates) -> Decimal:
     """What one entry costs at these rates."""
-    # OpenAI counts the cached tokens in, Anthropic leaves them out.
-    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider == "openai" else 0)
+    # OpenAI and Google count the cached tokens in, Anthropic leaves them out.
+    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider in ("openai", "gemini") else 0)
     request = fresh + entry.cached_tokens + entry.cache_write_tokens
     rate = [bracket for bracket in found.brackets if not bracket.above or request > bracket.above][-1]
     write = entry.cache_write_tokens - entry.cache_write_1h_tokens
