@@ -20,6 +20,7 @@ from keld import Job, Keld, Status
 from keld.answer import Outcome
 from keld.emulator import BillEntry, Call, Emulator
 from keld.price import Lane, Rates, rates
+from keld.providers.kinds import preset_of
 
 SYSTEM = "You triage support tickets. CANARY-SYSTEM"
 
@@ -41,6 +42,9 @@ class Peer:
     model_in_line: bool = True  # else the create, or its path, names the model
     says_refused: bool = True  # else a refusal is an answer like any other
     names_unreached: bool = True  # else a row that was not reached before the end is in no result file
+    newest_first: bool = True  # else its list has no order
+    keeps_partial: bool = True  # else a batch that was cancelled, or expired, gives nothing back
+    says_cancelling: bool = True  # else a cancelled batch is in progress until it has ended
 
     @property
     def models(self) -> str:
@@ -49,6 +53,15 @@ class Peer:
 
 openai = Peer(name="openai", model="gpt-5-mini", creates="/v1/batches")
 anthropic = Peer(name="anthropic", model="claude-haiku-4-5", creates="/v1/messages/batches")
+gemini = Peer(
+    name="gemini",
+    model="gemini-2.5-flash",
+    creates="/gemini/v1beta/models/gemini-2.5-flash:batchGenerateContent",
+    model_in_line=False,
+    newest_first=False,
+    keeps_partial=False,
+    says_cancelling=False,
+)
 mistral = Peer(
     name="mistral",
     model="mistral-small-latest",
@@ -126,16 +139,22 @@ def billed_usd(emulator: Emulator, at: datetime) -> Decimal:
 
 
 def _entry_usd(entry: BillEntry, at: datetime) -> Decimal:
-    model = next(model for model in (openai.model, anthropic.model, "text-embedding-3-small", "gpt-5") if entry.model.startswith(model))
-    found = rates(entry.provider, model, Lane(entry.lane), at)
+    known = (openai.model, anthropic.model, gemini.model, "text-embedding-3-small", "gpt-5")
+    model = next(model for model in known if entry.model.startswith(model))
+    found = rates(list_of(entry.provider), model, Lane(entry.lane), at)
     assert found is not None
     return entry_usd(entry, found)
 
 
+def list_of(kind: str) -> str:
+    """The price list of a kind's models."""
+    return preset_of(kind, kind).prices or kind
+
+
 def entry_usd(entry: BillEntry, found: Rates) -> Decimal:
     """What one entry costs at these rates."""
-    # OpenAI counts the cached tokens in, Anthropic leaves them out.
-    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider == "openai" else 0)
+    # OpenAI and Google count the cached tokens in, Anthropic leaves them out.
+    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider in ("openai", "gemini") else 0)
     request = fresh + entry.cached_tokens + entry.cache_write_tokens
     rate = [bracket for bracket in found.brackets if not bracket.above or request > bracket.above][-1]
     write = entry.cache_write_tokens - entry.cache_write_1h_tokens
