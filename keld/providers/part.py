@@ -17,6 +17,7 @@ from keld.answer import Reply
 from keld.cache import Caching, Ttl
 from keld.http import Patience
 from keld.price import Lane
+from keld.pricing import Listed
 from keld.providers.account import Account
 from keld.providers.base import Fit, Quota, RemoteBatch, Submission, Traits
 from keld.providers.download import Piece, ResultFile
@@ -195,6 +196,7 @@ class Preset:
         codes: the meaning of (status, code), if it differs from the common rules in `fault.meaning`.
         error_in: the error in the JSON body of a failed reply of a fast lane; None: it is in the common shape, `{"error": {...}}`.
         prices: the price list of its models (`genai-prices`, `prices.toml`); None: there is none, and a job must give `prices=`.
+        listed: (account, model) -> under which names the price list has the account's model, and what the account pays of its rates.
         account: the class of its accounts, if they need more than an address and a key.
         batch_page: the URL of a batch in the dashboard of the official host, with `{id}` in it.
     """
@@ -214,6 +216,7 @@ class Preset:
     codes: Codes = field(default_factory=dict)
     error_in: ErrorIn | None = None
     prices: str | None = None
+    listed: Callable[[Account, str], Listed] = field(default=lambda account, model: Listed(names=(model,)))
     account: type[Account] = Account
     batch_page: str | None = None
 

@@ -28,7 +28,8 @@ from keld.errors import KeldError
 from keld.ledger import Candidate, JobRun, Ledger, Orphan, Shard, lookup
 from keld.ledger.cost import CostLine, cost_lines, doubtful_usd
 from keld.ledger.table import CANDIDATE, INTENT, RUN
-from keld.price import Lane, rates
+from keld.price import Lane
+from keld.pricing import rates
 from keld.state import State
 from tests.support.ticket_job import entry_usd
 

@@ -19,7 +19,8 @@ from pydantic import BaseModel
 from keld import Job, Keld, Status
 from keld.answer import Outcome
 from keld.emulator import BillEntry, Call, Emulator
-from keld.price import Lane, Rates, rates
+from keld.price import Lane, Rates
+from keld.pricing import rates
 
 SYSTEM = "You triage support tickets. CANARY-SYSTEM"
 
