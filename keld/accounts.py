@@ -63,8 +63,13 @@ class Accounts:
         return price_list(name, self.known[name]) if name in self.known else name
 
     def rates(self, name: str, model: str, lane: Lane, at: datetime) -> Rates | None:
-        """What a model of an account costs, without a connection; of an unknown account, by the price list of that name."""
-        return rates_of(name, self.known[name], model, lane, at) if name in self.known else rates(name, model, lane, at)
+        """What a model of an account costs; of an unknown account, by the price list of that name."""
+        if name not in self.known:
+            return rates(name, model, lane, at)
+        try:
+            return self.provider(name).rates(model, lane, at)
+        except InvalidJob:  # it lacks a region, a project or a bucket: its price is shown nevertheless
+            return rates_of(name, self.known[name], model, lane, at)
 
     def close(self) -> None:
         """Closes the clients; the next use connects again."""

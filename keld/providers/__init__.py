@@ -8,7 +8,8 @@ The map of the package, from what the runner uses to what one kind of provider i
     encoder      writes the request lines of one shard, and reads the result lines
     kinds        which kinds of providers there are, built in and from other packages
     presets/     what each built-in kind is made of, one kind a file
-    part         the parts of a kind: Dialect, Envelope, Batches, Traits, Preset
+    part         the parts of a kind: Dialect, Envelope, Batches, Auth, Traits, Preset
+    auth         tokens that expire, renewed in time and never within an event loop
     fault        what a status or a broken connection means; the same for every transport
     page         lists of batches, page by page, and whether a list is complete
     download     a result file, complete and on disk

@@ -28,6 +28,13 @@ class Traits:
         newest_first: the documentation of the official host says that its list begins with the newest batch.
         pages_by_id: a page of the list can begin after the id of any batch; else only at the token of the page before.
         window: the time after which the provider expires a batch; None: never.
+        replays: the same create, with the same key, may be sent again within this time and makes no second batch; None: it would make one.
+        finds: the host looks up our mark itself (`Batches.find`), so a batch without the mark is never ours.
+        least_requests: a batch with fewer is refused.
+        keeps_on_cancel, keeps_on_expiry: the answers that a batch had before it was cancelled, or expired, can be fetched; if not, they are paid
+            and lost.
+        repeats_cost: a request that is sent twice may be paid twice; False for a server of the user's own, where a lost reply is just asked again.
+        plain_ids: a custom_id is letters and digits only.
     """
 
     limits: Limits
@@ -38,6 +45,13 @@ class Traits:
     newest_first: bool = False
     pages_by_id: bool = True
     window: timedelta | None = None
+    replays: timedelta | None = None
+    finds: bool = False
+    least_requests: int = 1
+    keeps_on_cancel: bool = True
+    keeps_on_expiry: bool = True
+    repeats_cost: bool = True
+    plain_ids: bool = False
 
 
 class BatchState(StrEnum):

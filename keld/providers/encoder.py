@@ -5,7 +5,7 @@ Beside `provider`: a dialect in an envelope.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from keld.answer import Reply
@@ -28,6 +28,7 @@ class Encoder:
     template: BodyTemplate
     dialect: Dialect
     envelope: Envelope = LINES
+    plain_ids: bool = False
 
     @property
     def overhead_bytes(self) -> int:
@@ -36,7 +37,7 @@ class Encoder:
 
     def line(self, position: int, fragment: bytes) -> bytes:
         """A line of a batch's input."""
-        return self.envelope.wrap(custom_id(self.nonce, position), self.path, self.template.fill(fragment))
+        return self.envelope.wrap(custom_id(self.nonce, position, plain=self.plain_ids), self.path, self.template.fill(fragment))
 
     def file(self, lines: Iterator[bytes]) -> Iterator[bytes]:
         """The bytes of the shard's file around its lines."""
@@ -49,6 +50,10 @@ class Encoder:
             InvalidJob: the provider does not sell such requests in that lane.
         """
         return self.dialect.in_lane(self.template.fill(fragment), lane)
+
+    def headers(self, lane: Lane) -> Mapping[str, str]:
+        """The headers of one request in a fast lane that name the lane."""
+        return self.dialect.lane_headers(lane)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

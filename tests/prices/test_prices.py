@@ -74,6 +74,17 @@ def test_a_cached_token_costs_no_more_than_any_other_input() -> None:
     assert not [(prices, model, lane) for prices, model, lane, found in _priced() if found.base.cached > found.base.input]
 
 
+def test_a_profile_of_a_region_costs_no_less_than_the_plain_name() -> None:
+    """So a model in a region of which no list says the rate may be priced as the region's profile."""
+    cheaper = [
+        (model, lane)
+        for prices, model, lane, profile in _priced()
+        if prices == "bedrock" and model.partition(".")[0] in ("us", "us-gov", "eu", "jp", "au", "apac")
+        and (plain := pricing.rates(prices, model.partition(".")[2], lane, DAY)) is not None and profile.base.input < plain.base.input
+    ]  # fmt: skip
+    assert not cheaper
+
+
 @pytest.mark.parametrize("prices", ["openai", "azure", "bedrock", "gemini", "vertex"])
 def test_each_section_names_its_source_and_the_day_of_its_snapshot(prices: str) -> None:
     section = TABLE[prices]
