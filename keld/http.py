@@ -161,13 +161,13 @@ def async_client(trust: ssl.SSLContext, timeout_s: float) -> httpx2.AsyncClient:
 
     Args:
         trust: shared by several clients, since reading the machine's certificates takes 80 ms.
-        timeout_s: of a whole request.
+        timeout_s: of a whole request; a connection must be made within half of it.
     """
     # No limit on connections: a request that waits for one would count as sent.  A server that closes an idle connection just as it is
     # used again leaves the request in doubt; the shortest usual idle timeout of servers is 5 s.  A redirect would carry the key to another host.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3)
-    # Connecting has less than the whole time, so that a connection that was never made is reported as not sent.
-    timeout = httpx2.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s / 2))
+    # Connecting has less than the whole time, so that a connection that was never made is reported as not sent.  The whole is limited in `call`.
+    timeout = httpx2.Timeout(None, connect=min(_CONNECT_S, timeout_s / 2))
     headers = {"accept-encoding": "identity"}  # no encoding is offered that cannot be read
     made = httpx2.AsyncClient(follow_redirects=False, limits=limits, verify=trust, timeout=timeout, headers=headers)
     _set_backend(made, _AsyncBackend)

@@ -72,7 +72,6 @@ class Batch:
     list_from: float = 0.0
     twice: bool = False
     late_status: int | None = None
-    window_s: float = WINDOW_S
     rows: Rows | None = None
     enqueued_tokens: int = 0
     problems: list[Problem] = field(default_factory=list)

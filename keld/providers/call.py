@@ -22,7 +22,7 @@ import msgspec
 from keld import http
 from keld.errors import AccessRefused
 from keld.providers.base import Denied, InDoubt, NotNow, Quota, Sender, SendOutcome, Settled
-from keld.providers.envelope import in_doubt_line, reply_line
+from keld.providers.envelope import doubt, in_doubt_line, reply_line
 from keld.providers.fault import Codes, ErrorIn, Fault, Meaning, Sent, fault_of, meaning
 from keld.providers.part import Auth, Outgoing
 
@@ -45,20 +45,21 @@ class Target:
     quotas: Callable[[httpx2.Headers], dict[str, Quota]]
     codes: Codes
     error_in: ErrorIn | None = None
+    aborted: Callable[[bytes], bool] = lambda answer: False
 
 
 @asynccontextmanager
-async def senders(target: Target, timeout_s: float, most: int) -> AsyncIterator[Sender]:
+async def senders(target: Target, timeout_s: Callable[[], float], most: int) -> AsyncIterator[Sender]:
     """A sender for `most` requests at a time, over several clients: a client's pool looks at all its connections for each request.
 
     Args:
-        timeout_s: of a whole request, from its connection to the last byte of its reply.
+        timeout_s: gives the time limit of a whole request that begins now, from its connection to the last byte of its reply.
     """
     trust = httpx2.create_ssl_context()  # once: reading the machine's certificates takes 80 ms
     async with AsyncExitStack() as opened:
-        made = [http.async_client(trust, timeout_s) for _ in range(-(-most // _CONNECTIONS))]
+        made = [http.async_client(trust, timeout_s()) for _ in range(-(-most // _CONNECTIONS))]
         clients = cycle([await opened.enter_async_context(one) for one in made])
-        yield lambda custom_id, body: call(next(clients), target, custom_id, body, timeout_s)
+        yield lambda custom_id, body: call(next(clients), target, custom_id, body, timeout_s())
 
 
 async def call(client: httpx2.AsyncClient, target: Target, custom_id: str, body: bytes, timeout_s: float) -> SendOutcome:
@@ -81,6 +82,8 @@ async def call(client: httpx2.AsyncClient, target: Target, custom_id: str, body:
     if not reply.is_success:
         return _refused(fault_of(reply, carried_prompts=True, error_in=target.error_in, quotas=quotas), target.codes, custom_id)
     answer = one_line_of(reply.content)
+    if answer is not None and target.aborted(answer):
+        return NotNow(why="HTTP 200 with an abort in it", quotas=quotas)
     if reply.status_code != 200 or answer is None:
         return _in_doubt(custom_id, f"an unreadable reply with HTTP {reply.status_code}")
     return Settled(line=reply_line(custom_id, 200, answer), answered=True, status=200, quotas=quotas)
@@ -172,4 +175,4 @@ def _no_reply(fault: Fault, custom_id: str) -> SendOutcome:
 
 
 def _in_doubt(custom_id: str, why: str) -> InDoubt:
-    return InDoubt(line=in_doubt_line(custom_id, f"sent, outcome unknown ({why}): it may have been paid"), why=why)
+    return InDoubt(line=in_doubt_line(custom_id, doubt(why)), why=why)

@@ -76,8 +76,9 @@ class Meaning(StrEnum):
     UNKNOWN = "unknown"  # it may have been done
 
 
+ANY = "*"  # any code
 Codes = Mapping[tuple[int | None, str], Meaning]
-"""(status or None for any, code) -> what it means at one kind of provider, if that differs from the common rules."""
+"""(status or None for any, code or `ANY`) -> what it means at one kind of provider, if that differs from the common rules."""
 
 
 ErrorIn = Callable[[dict[str, Any], Mapping[str, str]], Any]
@@ -191,7 +192,7 @@ def meaning(fault: Fault, codes: Codes) -> Meaning:
 
     Read and write faults, 408, 409 and every 5xx are unknown: a proxy may have lost only the reply.
     """
-    known = codes.get((fault.status, fault.code)) or codes.get((None, fault.code))
+    known = codes.get((fault.status, fault.code)) or codes.get((None, fault.code)) or codes.get((fault.status, ANY))
     if known not in (None, Meaning.NOT_DONE):
         return known
     by_status = _meaning_of_status(fault)

@@ -145,7 +145,7 @@ def test_a_request_of_a_fast_lane_that_takes_too_long_is_in_doubt(provider: Call
     """Half of a reply says that it was sent, and nothing of what it cost."""
 
     async def ask(made: Provider) -> SendOutcome:
-        async with made.sender("/v1/chat/completions" if peer.name == "openai" else "/v1/messages", 1.5, 4) as send:
+        async with made.sender("/v1/chat/completions" if peer.name == "openai" else "/v1/messages", lambda: 1.5, 4) as send:
             return await send("aaaaaaaaaa-00000001", b"{}")
 
     with slow_server(mode) as server:
