@@ -33,10 +33,10 @@ _OWN: tuple[type[Service], ...] = (
     OpenAI,
     Anthropic,
     OpenAICompatible,
-    Bedrock,
     S3,
     Gcs,
     GcsJson,
+    Bedrock,
 )
 
 
