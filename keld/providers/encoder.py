@@ -28,6 +28,7 @@ class Encoder:
     template: BodyTemplate
     dialect: Dialect
     envelope: Envelope = LINES
+    plain_ids: bool = False
 
     @property
     def overhead_bytes(self) -> int:
@@ -36,7 +37,7 @@ class Encoder:
 
     def line(self, position: int, fragment: bytes) -> bytes:
         """A line of a batch's input."""
-        return self.envelope.wrap(custom_id(self.nonce, position), self.path, self.template.fill(fragment))
+        return self.envelope.wrap(custom_id(self.nonce, position, plain=self.plain_ids), self.path, self.template.fill(fragment))
 
     def file(self, lines: Iterator[bytes]) -> Iterator[bytes]:
         """The bytes of the shard's file around its lines."""

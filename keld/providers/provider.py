@@ -141,7 +141,9 @@ class Provider:
         """
         dialect = self._dialect(question, model)
         made = dialect.template(question, model, cache)
-        return Encoder(path=dialect.path(model), nonce=nonce, template=made, dialect=dialect, envelope=self._envelope)
+        return Encoder(
+            path=dialect.path(model), nonce=nonce, template=made, dialect=dialect, envelope=self._envelope, plain_ids=self.traits.plain_ids
+        )
 
     def reader(self, question: Question, model: str) -> Reader:
         """The reader of that model's answers to that question."""

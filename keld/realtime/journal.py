@@ -84,6 +84,12 @@ class Journal:
         os.write(self._marks, b"-%d\n" % position)
         self._close(position)
 
+    def forget_open(self) -> None:
+        """Marks the rows that an earlier run sent with an unknown outcome as not processed, so that they are asked again."""
+        for position in self.left_open:
+            for _ in range(self._open[position]):
+                self.not_done(position)
+
     async def keep(self, position: int, line: bytes, outcome: Outcome) -> None:
         """Returns when the row's line is durable.
 

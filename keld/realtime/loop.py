@@ -2,7 +2,8 @@
 
 Beside the road, below `run`.  A request counts as in flight until its answer is on disk, so the cost of a SIGKILL is limited by the
 number in flight, and is counted.  A request that was definitely not processed is tried again here.  One in doubt is not, since it may have been
-paid: its line says so, and the next round decides whether it is asked again.  Requests in flight are always awaited.
+paid: its line says so, and the next round decides whether it is asked again.  Where a repeated request costs nothing (`Traits.repeats_cost`),
+one in doubt is tried again, too.  Requests in flight are always awaited.
 """
 
 from __future__ import annotations
@@ -165,6 +166,9 @@ class Loop:
                 self._throttle.on_success(len(self._in_flight))
                 self.lines += 1
                 self.ending.on_settled(outcome.answered, f"HTTP {outcome.status} {outcome.code}")
+            case InDoubt() if not self._provider.traits.repeats_cost and row.tries + 1 < self._options.tries:
+                self._journal.not_done(row.position)
+                self._try_again(row, number, outcome.why, None)  # after a pause: the server may still be at work on it
             case InDoubt():
                 await self._journal.keep(row.position, outcome.line, Outcome.LOST)
                 self._throttle.on_rejected(number, self._clock.now(), None)
@@ -174,7 +178,7 @@ class Loop:
             case NotNow():
                 self._journal.not_done(row.position)
                 self._learn_quotas(row, outcome)
-                self._try_again(row, number, outcome)
+                self._try_again(row, number, outcome.why, outcome.retry_after_s)
             case Denied():
                 self._journal.not_done(row.position)
                 self.ending.on_denied(outcome)
@@ -184,11 +188,11 @@ class Loop:
     def _learn_quotas(self, row: _Row, outcome: Settled | NotNow) -> None:
         self._throttle.on_quotas(outcome.quotas, self._clock.now(), len(self._in_flight) - 1, self._tokens_in_flight - row.tokens)
 
-    def _try_again(self, row: _Row, number: int, outcome: NotNow) -> None:
+    def _try_again(self, row: _Row, number: int, why: str, retry_after_s: float | None) -> None:
         now = self._clock.now()
         self.rejections += 1
-        self._throttle.on_rejected(number, now, outcome.retry_after_s)
+        self._throttle.on_rejected(number, now, retry_after_s)
         self.ending.on_rejected(now)
         if row.tries + 1 < self._options.tries:
             self._again.append(_Row(row.position, row.body, row.tokens, row.tries + 1))
-        log.info("realtime.rejected shard=%s why=%s retry_after=%s", self._nonce, outcome.why, outcome.retry_after_s)
+        log.info("realtime.rejected shard=%s why=%s retry_after=%s", self._nonce, why, retry_after_s)
