@@ -45,10 +45,10 @@ class Batch:
         provider: the kind of its service.
         endpoint, input_file_id, metadata, output_expires_after_s: as the create said, where the service knows such things.
         model: of its rows, or of their first.
+        window_s: after this time it expires.
         get_from, list_from: when it can be read, and listed, in unix seconds.
         twice: its create makes a second batch.
         late_status: it appears late, and its create gets this status (0: no response); None: it appears at once.
-        window_s: from its creation to its expiry.
         output_file_id, error_file_id: of its results, once they are named.
     """
 
@@ -66,11 +66,11 @@ class Batch:
     model: str | None = None
     metadata: dict[str, str] | None = None
     output_expires_after_s: float | None = None
+    window_s: float = WINDOW_S
     get_from: float = 0.0
     list_from: float = 0.0
     twice: bool = False
     late_status: int | None = None
-    window_s: float = WINDOW_S
     rows: Rows | None = None
     enqueued_tokens: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -273,7 +273,8 @@ class Batch:
             for index in self._order()[phase.done :]:
                 custom_id, _ = self.envelope.read(self.rows[index])
                 line = self.envelope.unanswered(custom_id, phase.status)
-                file.write(line + b"\n" if line else b"")
+                if line is not None:
+                    file.write(line + b"\n")
 
 
 def _writing(path: Path) -> BinaryIO:

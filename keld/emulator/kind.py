@@ -20,6 +20,7 @@ from .services.anthropic import Anthropic
 from .services.bedrock import Bedrock
 from .services.gcs import Gcs
 from .services.gcs_json import GcsJson
+from .services.mistral import Mistral
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
 from .services.s3 import S3
@@ -33,6 +34,7 @@ _OWN: tuple[type[Service], ...] = (
     OpenAI,
     Anthropic,
     OpenAICompatible,
+    Mistral,
     S3,
     Gcs,
     GcsJson,

@@ -22,6 +22,7 @@ GROUP = "keld.providers"
 BUILT_IN = (  # a file of `presets` each
     "anthropic",
     "bedrock",
+    "mistral",
     "openai",
     "openai_compatible",
 )

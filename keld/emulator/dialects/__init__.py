@@ -11,6 +11,10 @@ One file a kind of body; `dialect` (one floor up) says what each of them gives.
     anthropic_messages   /v1/messages
     anthropic_cache      which part of a Messages body is read from the prompt cache, and written to it
     anthropic_schema     what structured outputs of these refuse in a JSON Schema
+    mistral_body         what Mistral's chat completions and embeddings have in common
+    mistral_chat         its /v1/chat/completions
+    mistral_embeddings   its /v1/embeddings
+    mistral_schema       what its structured outputs refuse in a JSON Schema
     gemini_body          what the bodies of Gemini's models say, as Google reads JSON: checks and complaints
     gemini_generate      generateContent
     gemini_embeddings    embedContent

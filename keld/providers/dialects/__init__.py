@@ -10,6 +10,7 @@
     openai_vocabulary   exact token counts of OpenAI's models
     anthropic_messages  messages
     anthropic_schema    structured outputs of Anthropic
+    mistral             chat completions and embeddings of Mistral
     gemini_generate     generateContent
     gemini_embeddings   embedContent
     gemini_answer       reads an answer to either of these two

@@ -6,6 +6,8 @@
     bedrock          batch inference jobs of Amazon Bedrock, over a bucket of S3
     bedrock_lines    the lines of their input and of their output
     bedrock_auth     signatures, API keys and errors of AWS
+    mistral          batch jobs of Mistral
+    mistral_lines    the lines of their input and of their results
 
     rest             the calls of one account to a host of JSON objects, without an SDK; each with a time limit, each made once
     sdk              the same through an official SDK
