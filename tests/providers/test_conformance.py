@@ -17,6 +17,7 @@ import pytest
 from keld.answer import Outcome
 from keld.cache import Ttl
 from keld.emulator import Emulator
+from keld.emulator.services import bedrock_input
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable
 from keld.http import Patience
 from keld.providers import page
@@ -24,7 +25,7 @@ from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, 
 from keld.request import Question
 from keld.schema import output_schema
 from tests.providers.conftest import Wire
-from tests.support.ticket_job import Label, Peer, anthropic, creates, fault, mistral, openai
+from tests.support.ticket_job import Label, Peer, anthropic, bedrock, creates, fault, mistral, openai
 
 OTHERHOST = Peer(name="otherhost", model="gpt-5-mini", creates="/otherhost/v1/jobs")
 PACKAGE = Path(__file__).parent / "otherhost"
@@ -37,7 +38,13 @@ def _otherhost_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PACKAGE)
 
 
-@pytest.fixture(params=[openai, anthropic, mistral, OTHERHOST], ids=lambda peer: peer.name)
+@pytest.fixture(autouse=True)
+def _small_batches_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches of this suite have some rows; that Bedrock takes no fewer than 100 is tested elsewhere."""
+    monkeypatch.setattr(bedrock_input, "LEAST_RECORDS", 1)
+
+
+@pytest.fixture(params=[openai, anthropic, mistral, bedrock, OTHERHOST], ids=lambda peer: peer.name)
 def peer(request: pytest.FixtureRequest) -> Peer:
     """A provider of each transport: those that are built in, and one that another package brings."""
     return request.param
@@ -344,7 +351,9 @@ def test_an_expired_batch_hands_out_what_was_answered(wire: Wire) -> None:
     ended = wire.ended(10)
     assert ended.state is BatchState.EXPIRED
     replies = wire.replies(ended)
-    assert sorted(reply.outcome for reply in replies) == [Outcome.ANSWERED] * 3 + [Outcome.EXPIRED] * (7 if wire.peer.names_unreached else 0)
+    assert sorted(reply.outcome for reply in replies) == [Outcome.ANSWERED] * 3 + [Outcome.EXPIRED] * (
+        7 if wire.peer.names_unreached else 0
+    )
     assert all(reply.retryable for reply in replies if reply.outcome is Outcome.EXPIRED)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -57,6 +57,14 @@ mistral = Peer(
     says_refused=False,
     names_unreached=False,
 )
+bedrock = Peer(
+    name="bedrock",
+    model="openai.gpt-oss-120b-1:0",  # by Converse
+    creates="/bedrock/model-invocation-job",
+    model_in_line=False,
+    names_unreached=False,
+)
+bedrock_claude = replace(bedrock, model="us.anthropic.claude-haiku-4-5-20251001-v1:0")  # by InvokeModel
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
