@@ -16,6 +16,8 @@ The map of the package, from what the runner uses to what one kind of provider i
     line         blocks of result lines -> typed structs
     envelope     OpenAI's lines: one for a request, one for an answer; journals of fast lanes use them, too
     call         one request of a fast lane
+    pack         many rows in one request of a fast lane, and the answer divided again
+    engine       what a server of one's own says about itself: its models, its slots, its queue
     template     a request body as constant bytes around a row's own JSON
     log          which log records of the SDKs are left out
 

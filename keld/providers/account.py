@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
-from typing import Any
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from keld.errors import AccessRefused, InvalidJob
@@ -103,22 +103,40 @@ class VertexAccount(Account):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpenAICompatibleAccount(Account):
-    """A server of your own with OpenAI's requests.
+class SelfHostedAccount(Account):
+    """A server of the user's own with OpenAI's requests: vLLM, SGLang, TGI, Ollama, llama.cpp, or a gateway in front of them.
 
     Args:
-        gpu_hour_usd: what an hour of the machine costs, while it is busy; None: the tokens have a price.
-        deployments: the name by which the server knows each model, by the model's name.
+        gpu_hour_usd: what an hour of the host costs; its answers are then priced by the time the host was busy.  None: by the job's `prices`.
+        deployments: the name of a model in jobs -> its name at the host, where they differ.
+        most_at_once: the most requests in flight together.
+        pack_rows: the most rows of embeddings in one request.
+        length_field: which field limits an answer.  Ollama ignores `max_completion_tokens` without a word
+            (github.com/ollama/ollama/issues/7125, 21 Aug 2026), and every engine knows `max_tokens`; OpenAI's newer models behind a gateway refuse it.
+
+    Raises:
+        InvalidJob: `gpu_hour_usd` is no amount of money, or a number is below 1.
     """
 
-    kind: str = "openai_compatible"
-    gpu_hour_usd: Decimal | None = None
+    kind: str = "self_hosted"
+    gpu_hour_usd: Decimal | int | float | str | None = None
     deployments: Mapping[str, str] = field(default_factory=dict)
+    most_at_once: int = 512
+    pack_rows: int = 32
+    length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+    def __post_init__(self) -> None:
+        Account.__post_init__(self)
+        if self.gpu_hour_usd is not None:
+            object.__setattr__(self, "gpu_hour_usd", _amount(self.gpu_hour_usd))
+        if min(self.most_at_once, self.pack_rows) < 1:
+            raise InvalidJob("most_at_once= and pack_rows= of an account must be 1 or more. Nothing was sent.")
 
 
-TYPES: Mapping[str, type[AzureAccount | BedrockAccount | VertexAccount]] = {
+TYPES: Mapping[str, type[AzureAccount | BedrockAccount | SelfHostedAccount | VertexAccount]] = {
     "azure": AzureAccount,
     "bedrock": BedrockAccount,
+    "self_hosted": SelfHostedAccount,
     "vertex": VertexAccount,
 }
 """The class of the accounts of each built-in kind that needs more than an address and a key."""
@@ -138,6 +156,23 @@ def completed(account: Account, variables: Mapping[str, str]) -> Account:
         )
     filled: dict[str, Any] = found
     return replace(account, **filled)
+
+
+def _amount(given: object) -> Decimal:
+    """A positive amount of money.
+
+    Raises:
+        InvalidJob: it is none.
+    """
+    try:
+        amount = Decimal(str(given))
+    except InvalidOperation:
+        amount = Decimal(0)
+    if not amount.is_finite() or amount <= 0:
+        raise InvalidJob(
+            f"gpu_hour_usd={given!r} of an account is no amount above 0. Nothing was sent. Give USD an hour, e.g. gpu_hour_usd='2.49'."
+        )
+    return amount
 
 
 def check_url(url: str, subject: str) -> None:

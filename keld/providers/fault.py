@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, assert_never
 
+import httpx2
 import msgspec
 
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
@@ -75,8 +76,9 @@ class Meaning(StrEnum):
     UNKNOWN = "unknown"  # it may have been done
 
 
+ANY = "*"  # any code
 Codes = Mapping[tuple[int | None, str], Meaning]
-"""(status or None for any, code) -> what it means at one kind of provider, if that differs from the common rules."""
+"""(status or None for any, code or `ANY`) -> what it means at one kind of provider, if that differs from the common rules."""
 
 
 ErrorIn = Callable[[dict[str, Any], Mapping[str, str]], Any]
@@ -117,6 +119,34 @@ class Fault(Exception):
         super().__init__(cause or f"HTTP {status} {code}")
         self.sent, self.status, self.code, self.message, self.own = sent, status, code, message, own
         self.retry_after_s, self.cause, self.body, self.quotas = retry_after_s, cause, body, quotas or {}
+
+
+def fault_of(
+    failed: httpx2.Response | BaseException,
+    *,
+    carried_prompts: bool = False,
+    error_in: ErrorIn | None = None,
+    quotas: Mapping[str, Quota] | None = None,
+) -> Fault:
+    """The fault of a reply that is no success, or of what an HTTP library or an SDK raised: an exception with such a reply in `response`, or without.
+
+    Args:
+        carried_prompts: the request had prompts in it, so that the provider's message may quote one.
+    """
+    reply = failed if isinstance(failed, httpx2.Response) else getattr(failed, "response", None)
+    if isinstance(reply, httpx2.Response):
+        return fault_of_reply(
+            reply.status_code, reply.headers, _body_of(reply), carried_prompts=carried_prompts, error_in=error_in, quotas=quotas
+        )
+    assert isinstance(failed, BaseException), "a reply was read above"
+    return fault_of_no_reply(failed)
+
+
+def _body_of(reply: httpx2.Response) -> bytes:
+    try:
+        return reply.content
+    except RuntimeError:  # a stream that was not read
+        return b""
 
 
 def fault_of_reply(
@@ -162,7 +192,7 @@ def meaning(fault: Fault, codes: Codes) -> Meaning:
 
     Read and write faults, 408, 409 and every 5xx are unknown: a proxy may have lost only the reply.
     """
-    known = codes.get((fault.status, fault.code)) or codes.get((None, fault.code))
+    known = codes.get((fault.status, fault.code)) or codes.get((None, fault.code)) or codes.get((fault.status, ANY))
     if known not in (None, Meaning.NOT_DONE):
         return known
     by_status = _meaning_of_status(fault)

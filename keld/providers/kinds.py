@@ -25,6 +25,7 @@ BUILT_IN = (  # a file of `presets` each
     "mistral",
     "openai",
     "openai_compatible",
+    "self_hosted",
 )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -271,6 +272,9 @@ class Preset:
             `{"error": {...}}`.
         prices: the price list of its models (`genai-prices`, `prices.toml`); None: there is none, and a job must give `prices=`.
         account: the class of its accounts, if they need more than an address and a key.
+        aborted: True for an answer with status 200 that says that the request was given up before it was done.
+        for_account: the preset of one account, if its own fields change a part; None: all accounts have the same.
+        gpu_hour_usd: what an hour of the host costs, if that is how its answers are priced.
         batch_page: the URL of a batch in the dashboard of the official host, with `{id}` in it.
     """
 
@@ -293,6 +297,9 @@ class Preset:
     error_in: ErrorIn | None = None
     prices: str | None = None
     account: type[Account] = Account
+    aborted: Callable[[bytes], bool] = field(default=lambda answer: False)
+    for_account: Callable[[Account], Preset] | None = None
+    gpu_hour_usd: Decimal | None = None
     batch_page: str | None = None
 
     def __post_init__(self) -> None:

@@ -23,11 +23,13 @@ from keld.providers.base import Created, CreateOutcome, Fit, RemoteBatch, Sender
 from keld.providers.call import Target, senders
 from keld.providers.download import Broken, ResultFile, download
 from keld.providers.encoder import Encoder, Reader
+from keld.providers.engine import LoadReader, Served, json_at, load_reader, root_of, served, slots
 from keld.providers.envelope import LINES
 from keld.providers.fault import Fault, create_outcome, error_of
 from keld.providers.kinds import BUILT_IN, preset_of
 from keld.providers.line import beginning
 from keld.providers.log import hide_headers
+from keld.providers.pack import Pack, Packing
 from keld.providers.page import Listing, Page, youngest
 from keld.providers.part import Auth, Batches, Connection, Dialect, Envelope, Finds, Preset
 from keld.request import Question
@@ -72,6 +74,7 @@ class Provider:
                 f"Account {name!r} has the type {type(account).__name__}; kind {preset.kind} needs the type {preset.account.__name__}. Nothing was sent."
             )
         account = completed(account, preset.variables)
+        preset = preset if preset.for_account is None else preset.for_account(account)
         base_url = url_of(account, preset.base_url_env, preset.base_url)
         self.name, self.traits, self.host = name, preset.traits, origin(base_url) + preset.scope(account)
         self._preset, self._account = preset, account
@@ -149,12 +152,29 @@ class Provider:
         """The reader of that model's answers to that question."""
         return Reader(dialect=self._dialect(question, model), envelope=self._preset.envelope)
 
+    def pack_of(self, encoder: Encoder) -> Pack:
+        """The most rows that one request of a fast lane holds."""
+        return self.traits.pack if isinstance(encoder.dialect, Packing) else Pack()
+
+    def served(self) -> Served:
+        """The models that a server of one's own lists; makes a call, and never fails."""
+        return served(json_at(f"{root_of(self._connection.base_url)}/v1/models", self._auth))
+
+    def slots(self) -> int | None:
+        """How many requests a server of one's own works on at once; None: it does not say.  Makes a call, and never fails."""
+        return slots(json_at(f"{root_of(self._connection.base_url)}/props", self._auth))
+
+    def load_reader(self) -> AbstractAsyncContextManager[LoadReader]:
+        """A function of the running event loop that gives how busy a server of one's own is; a context manager."""
+        return load_reader(self._connection.base_url, self._auth)
+
     def sender(
-        self, path: str, timeout_s: float, most: int, headers: Mapping[str, str] | None = None
+        self, path: str, timeout_s: Callable[[], float], most: int, headers: Mapping[str, str] | None = None
     ) -> AbstractAsyncContextManager[Sender]:
         """A client of the running event loop for the fast lanes, for at most `most` requests at a time; a context manager.
 
         Args:
+            timeout_s: gives the time limit of a request that begins now.
             headers: those that name the lane (`Encoder.headers`).
 
         Raises:
@@ -169,6 +189,7 @@ class Provider:
             quotas=preset.quotas,
             codes=preset.codes,
             error_in=preset.error_in,
+            aborted=preset.aborted,
         )
         return senders(target, timeout_s, most)
 

@@ -45,7 +45,7 @@ def keld(open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest
 def job(*names: str, **terms: Any) -> Any:
     """The job of the tests at these accounts; `rare` if none is named."""
     models = [f"{name}:gpt-5-mini" for name in names or ("rare",)]
-    return triage(RARE, models=models, prices={model: PRICES for model in models}, **terms)
+    return triage(RARE, models=models, prices=dict.fromkeys(models, PRICES), **terms)
 
 
 def fault(emulator: Emulator, at: str, do: str, *, match: dict[str, str] = HERE, **more: Any) -> None:

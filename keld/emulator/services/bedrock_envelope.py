@@ -38,7 +38,7 @@ class BedrockEnvelope:
     def refused(self, batch: Batch, rank: int, custom_id: str, error: ApiError) -> bytes:
         return self._line(custom_id, b'"error":%b' % _quoted({"errorCode": error.status, "errorMessage": error.message}))
 
-    def unanswered(self, custom_id: str, status: Status) -> bytes | None:
+    def unanswered(self, custom_id: str, status: Status) -> None:
         return None
 
     def _line(self, custom_id: str, outcome: bytes) -> bytes:

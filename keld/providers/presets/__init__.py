@@ -7,5 +7,6 @@ Below `provider`.  Data; a transport and its SDK are imported when an account co
     bedrock            Amazon Bedrock in one region
     mistral            api.mistral.ai
     openai_compatible  any host of OpenAI's shape without batches
+    self_hosted        a server of one's own: vLLM, SGLang, TGI, Ollama, llama.cpp
     common             what several presets share
 """

@@ -18,11 +18,11 @@ import msgspec
 from keld import http
 from keld.providers.account import origin
 from keld.providers.download import Piece
-from keld.providers.fault import ErrorIn, fault_of_no_reply, fault_of_reply, unreadable
+from keld.providers.fault import ErrorIn, fault_of, unreadable
 from keld.providers.log import hide_headers
 from keld.providers.part import Auth, Connection, Outgoing
 from keld.providers.transports.ranges import piece_of, range_headers
-from keld.providers.transports.sdk import Bounds, body_of
+from keld.providers.transports.sdk import Bounds
 
 Params = Mapping[str, str | int | float | bool | None]
 
@@ -161,13 +161,8 @@ class Rest:
             self._auth.renew()
         try:
             yield
-        except _Refused as refused:
-            reply = refused.reply
-            raise fault_of_reply(
-                reply.status_code, reply.headers, body_of(reply), carried_prompts=carried_prompts, error_in=self._error_in
-            ) from None
-        except httpx2.HTTPError as error:
-            raise fault_of_no_reply(error) from None
+        except (_Refused, httpx2.HTTPError) as error:
+            raise fault_of(error, carried_prompts=carried_prompts, error_in=self._error_in) from None
 
 
 class _Refused(Exception):
@@ -175,7 +170,7 @@ class _Refused(Exception):
 
     def __init__(self, reply: httpx2.Response) -> None:
         super().__init__(f"HTTP {reply.status_code}")
-        self.reply = reply
+        self.response = reply
 
 
 def _json(body: Any) -> bytes | None:
