@@ -41,6 +41,8 @@ class Peer:
     model_in_line: bool = True  # else the create, or its path, names the model
     says_refused: bool = True  # else a refusal is an answer like any other
     names_unreached: bool = True  # else a row that was not reached before the end is in no result file
+    tells_expiry: bool = True  # else a batch whose time was over has completed, in part
+    in_bucket: bool = False  # its results are objects in a bucket of the user's own, read by obstore
 
     @property
     def models(self) -> str:
@@ -63,6 +65,8 @@ bedrock = Peer(
     creates="/bedrock/model-invocation-job",
     model_in_line=False,
     names_unreached=False,
+    tells_expiry=False,
+    in_bucket=True,
 )
 bedrock_claude = replace(bedrock, model="us.anthropic.claude-haiku-4-5-20251001-v1:0")  # by InvokeModel
 
