@@ -3,6 +3,7 @@
 What was bought is read from the emulator's bill.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from keld import Keld, Settings, Status
 from keld.emulator import Emulator
+from tests.support.lane_purchases import HOUR, PATIENT, listen, paid, pass_time, sellers, tell
 from tests.support.realtime_rows import turning
 from tests.support.ticket_job import Peer, anthropic, bedrock, bedrock_claude, creates, finish, outcomes, purchases, run, tickets, triage
 
@@ -176,22 +178,67 @@ def test_fewer_rows_than_a_job_needs_go_to_a_fast_lane(keld: Keld, emulator: Emu
 
 
 @pytest.mark.parametrize(
-    ("how", "paid"),
+    "how",
     [
-        ({"status": 429, "code": "ModelNotReadyException"}, 6),
-        ({"status": 429, "code": "ThrottlingException"}, 6),
-        ({"status": 424, "code": "ModelErrorException", "after": True}, 6),
-        ({"status": 408, "code": "ModelTimeoutException", "after": True}, 6),
+        {"status": 429, "code": "ModelNotReadyException"},
+        {"status": 429, "code": "ThrottlingException"},
+        {"status": 424, "code": "ModelErrorException", "after": True},
+        {"status": 408, "code": "ModelTimeoutException", "after": True},
     ],
-    ids=lambda value: value["code"] if isinstance(value, dict) else "",
+    ids=lambda how: how["code"],
 )
 def test_a_model_that_is_not_ready_is_asked_later_and_one_that_failed_may_have_been_paid(
-    keld: Keld, emulator: Emulator, how: dict[str, Any], paid: int
+    keld: Keld, emulator: Emulator, how: dict[str, Any]
 ) -> None:
     """Nothing that may have been paid is asked again without being counted."""
     fault(emulator, "realtime", "status", **how)
     status = run(keld, emulator, job(lane="standard"), tickets(6))
     doubtful = "after" in how
     assert outcomes(keld, status).count("answered") == 6
-    assert len(emulator.bill()) == paid + doubtful
+    assert len(emulator.bill()) == 6 + doubtful
     assert (status.reserved_usd > 0) == doubtful, "the worst case of the one in doubt"
+
+
+# --- at two vendors ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("done", [0.0, 0.25])
+def test_a_job_that_stalls_at_bedrock_is_rescued_at_anthropic(
+    open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch, done: float
+) -> None:
+    """The same model at two vendors is a backup for itself: only the rows that Bedrock was not paid for are asked at Anthropic, before the deadline."""
+    listen(emulator)
+    pass_time(emulator, monkeypatch)
+    keld = open_keld(settings=PATIENT)
+    fault(emulator, "life", "stuck", done=done)
+    fault(emulator, "realtime", "status", status=503, retry_after=600, times=None)  # an incident has all of a provider
+    both = triage(
+        bedrock_claude, models=[bedrock_claude.models, anthropic.models], prices={bedrock_claude.models: PRICES}, deadline=4 * HOUR
+    )
+    status = tell(keld, emulator, both, tickets(ROWS))
+    left = ROWS - int(ROWS * done)
+    assert sellers(emulator) == Counter({("bedrock", "batch"): ROWS - left, ("anthropic", "standard"): left}) - Counter()
+    assert (paid(emulator), outcomes(keld, status)) == (ONCE, ["answered"] * ROWS)
+    assert status.deadline_met
+
+
+def test_a_job_that_stalls_at_anthropic_is_rescued_at_bedrock(
+    open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listen(emulator)
+    pass_time(emulator, monkeypatch)
+    keld = open_keld(settings=PATIENT)
+    emulator.faults({"rules": [{"at": "life", "do": "stuck", "done": 0.5, "match": {"provider": "anthropic"}}]})
+    dear = {bedrock_claude.models: {"input": 30, "output": 60}}  # so that the batch goes to Anthropic
+    emulator.faults(
+        {
+            "rules": [
+                {"at": "realtime", "do": "status", "status": 503, "retry_after": 600, "times": None, "match": {"provider": "anthropic"}}
+            ]
+        }
+    )
+    both = triage(anthropic, models=[anthropic.models, bedrock_claude.models], prices=dear, deadline=4 * HOUR)
+    status = tell(keld, emulator, both, tickets(ROWS))
+    assert {seller for seller, _ in sellers(emulator)} == {"anthropic", "bedrock"}
+    assert sellers(emulator)["anthropic", "batch"] == 60
+    assert (paid(emulator), outcomes(keld, status)) == (ONCE, ["answered"] * ROWS)
