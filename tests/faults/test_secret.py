@@ -17,8 +17,8 @@ from keld.emulator import Emulator
 from tests.faults.case import CASES, Case
 from tests.faults.play import play
 from tests.faults.secret import KEY, echoing, found_in
-from tests.faults.test_table import PEERS, impatient  # noqa: F401  a fixture
-from tests.support.ticket_job import SYSTEM, Peer, ledger_dump, tickets, triage
+from tests.faults.test_table import impatient  # noqa: F401  a fixture
+from tests.support.ticket_job import PEERS, SYSTEM, Peer, ledger_dump, tickets, triage
 from tests.support.ticket_job import openai as openai_peer
 
 

@@ -19,7 +19,9 @@ from pydantic import BaseModel
 from keld import Job, Keld, Status
 from keld.answer import Outcome
 from keld.emulator import BillEntry, Call, Emulator
-from keld.price import Lane, Rates, rates
+from keld.price import Lane, Rates
+from keld.pricing import rates
+from keld.providers.provider import ACCOUNTS, connect
 
 SYSTEM = "You triage support tickets. CANARY-SYSTEM"
 
@@ -69,6 +71,7 @@ bedrock = Peer(
     in_bucket=True,
 )
 bedrock_claude = replace(bedrock, model="us.anthropic.claude-haiku-4-5-20251001-v1:0")  # by InvokeModel
+PEERS = {peer.name: peer for peer in (openai, anthropic, mistral, bedrock)}  # one for each kind with batches
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -137,16 +140,31 @@ def billed_usd(emulator: Emulator, at: datetime) -> Decimal:
 
 
 def _entry_usd(entry: BillEntry, at: datetime) -> Decimal:
-    model = next(model for model in (openai.model, anthropic.model, "text-embedding-3-small", "gpt-5") if entry.model.startswith(model))
-    found = rates(entry.provider, model, Lane(entry.lane), at)
+    known = (*(peer.model for peer in PEERS.values()), "text-embedding-3-small", "gpt-5")
+    model = next((model for model in known if entry.model.startswith(model)), entry.model)
+    found = list_rates(entry.provider, model, Lane(entry.lane), at)
     assert found is not None
     return entry_usd(entry, found)
 
 
+def list_rates(
+    kind: str, model: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None = None, account: str | None = None
+) -> Rates | None:
+    """What a kind's model costs at the account that the environment variables describe: its region, its price list.
+
+    Args:
+        own: a job's `prices`, under the name `account`.
+    """
+    known = ACCOUNTS.get(kind)
+    if known is None:  # a kind of a test's own
+        return rates(kind, model, lane, at, own, account=account)
+    return connect(account or kind, replace(known, prices=kind)).rates(model, lane, at, own)
+
+
 def entry_usd(entry: BillEntry, found: Rates) -> Decimal:
     """What one entry costs at these rates."""
-    # OpenAI counts the cached tokens in, Anthropic leaves them out.
-    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider == "openai" else 0)
+    # Anthropic leaves the cached tokens out, all others count them in.
+    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider != "anthropic" else 0)
     request = fresh + entry.cached_tokens + entry.cache_write_tokens
     rate = [bracket for bracket in found.brackets if not bracket.above or request > bracket.above][-1]
     write = entry.cache_write_tokens - entry.cache_write_1h_tokens
@@ -169,7 +187,7 @@ def check_promise(keld: Keld, emulator: Emulator, status: Status, table: pa.Tabl
     assert not [
         call
         for call in emulator.requests()
-        if call.method == "POST" and call.path in (openai.creates, anthropic.creates) and call.retry_count
+        if call.method == "POST" and call.path in {peer.creates for peer in PEERS.values()} and call.retry_count
     ]
     assert status.cost_usd == billed_usd(emulator, status.created_at)
     assert sum(enriched.column("keld_cost_usd").to_pylist()) == status.cost_usd
