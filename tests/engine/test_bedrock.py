@@ -6,11 +6,12 @@ What was bought is read from the emulator's bill.
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from keld import Keld, Settings, Status
+from keld import BedrockAccount, Keld, Settings, Status
 from keld.emulator import Emulator
 from tests.support.lane_purchases import HOUR, PATIENT, listen, paid, pass_time, sellers, tell
 from tests.support.realtime_rows import turning
@@ -18,7 +19,6 @@ from tests.support.ticket_job import Peer, anthropic, bedrock, bedrock_claude, c
 
 ROWS = 120  # a job has at least 100
 ONCE = dict.fromkeys(range(ROWS), 1)
-PRICES = {"input": 1, "output": 2}
 DIALECTS = pytest.mark.parametrize("peer", [bedrock, bedrock_claude], ids=["converse", "invoke_model"])
 
 
@@ -36,10 +36,6 @@ def keld(open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest
     return open_keld(clock=emulator.now, settings=settings)
 
 
-def job(peer: Peer = bedrock, **terms: Any) -> Any:
-    return triage(peer, **{"prices": {peer.models: PRICES}, **terms})
-
-
 def fault(emulator: Emulator, at: str, do: str, **more: Any) -> None:
     emulator.faults({"rules": [{"at": at, "do": do, **more, "match": {"provider": "bedrock", **more.get("match", {})}}]})
 
@@ -50,7 +46,7 @@ def events(keld: Keld, status: Status) -> list[str]:
 
 @DIALECTS
 def test_every_row_is_answered_and_paid_once(keld: Keld, emulator: Emulator, peer: Peer) -> None:
-    status = run(keld, emulator, job(peer), tickets(ROWS))
+    status = run(keld, emulator, triage(peer), tickets(ROWS))
     assert outcomes(keld, status) == ["answered"] * ROWS
     assert (purchases(emulator), len(creates(emulator, bedrock))) == (ONCE, 1)
     assert {entry.lane for entry in emulator.bill()} == {"batch"}
@@ -62,7 +58,7 @@ def test_every_row_is_answered_and_paid_once(keld: Keld, emulator: Emulator, pee
 @pytest.mark.parametrize("do", ["drop_before", "drop_after", "garbage"])
 def test_a_lost_create_is_sent_again_with_its_token_and_makes_one_job(keld: Keld, emulator: Emulator, do: str) -> None:
     fault(emulator, "create", do)
-    status = run(keld, emulator, job(), tickets(ROWS))
+    status = run(keld, emulator, triage(bedrock), tickets(ROWS))
     assert outcomes(keld, status) == ["answered"] * ROWS
     assert (purchases(emulator), len(creates(emulator, bedrock))) == (ONCE, 2)
     assert "looked" not in events(keld, status)
@@ -71,7 +67,7 @@ def test_a_lost_create_is_sent_again_with_its_token_and_makes_one_job(keld: Keld
 def test_a_create_that_stays_without_a_reply_is_found_by_its_name(keld: Keld, emulator: Emulator) -> None:
     """The first of three was done; the search by name and token shows which job it is."""
     fault(emulator, "create", "drop_after", times=3)
-    status = run(keld, emulator, job(), tickets(ROWS))
+    status = run(keld, emulator, triage(bedrock), tickets(ROWS))
     assert (outcomes(keld, status), purchases(emulator)) == (["answered"] * ROWS, ONCE)
     assert "adopted" in events(keld, status)
 
@@ -80,7 +76,7 @@ def test_a_create_that_stays_without_a_reply_is_found_by_its_name(keld: Keld, em
 def test_a_create_that_lands_late_makes_no_second_job(keld: Keld, emulator: Emulator, after_s: int) -> None:
     """Its token is known by then; and after five minutes its signature has expired."""
     fault(emulator, "create", "late_landing", after_s=after_s)
-    status = run(keld, emulator, job(), tickets(ROWS))
+    status = run(keld, emulator, triage(bedrock), tickets(ROWS))
     emulator.advance(7_200)
     assert (outcomes(keld, status), purchases(emulator)) == (["answered"] * ROWS, ONCE)
 
@@ -89,7 +85,7 @@ def test_a_create_that_lands_after_the_last_look_finds_no_input(keld: Keld, emul
     """With an API key, which no time limits.  The token is forgotten by then, but the input is removed: the late job fails, and is not paid."""
     monkeypatch.setenv("AWS_BEARER_TOKEN_BEDROCK", emulator.api_key)
     fault(emulator, "create", "late_landing", after_s=20_000, times=4)
-    status = run(keld, emulator, job(), tickets(ROWS))
+    status = run(keld, emulator, triage(bedrock), tickets(ROWS))
     emulator.advance(30_000)
     assert (outcomes(keld, status), purchases(emulator)) == (["answered"] * ROWS, ONCE)
     assert {batch["status"] for batch in emulator.batches()} == {"Completed", "Failed"}
@@ -97,7 +93,7 @@ def test_a_create_that_lands_after_the_last_look_finds_no_input(keld: Keld, emul
 
 def test_a_gateway_that_sends_a_create_twice_makes_one_job(keld: Keld, emulator: Emulator) -> None:
     fault(emulator, "create", "twice")
-    status = run(keld, emulator, job(), tickets(ROWS))
+    status = run(keld, emulator, triage(bedrock), tickets(ROWS))
     assert (outcomes(keld, status), purchases(emulator)) == (["answered"] * ROWS, ONCE)
     assert len(emulator.batches()) == 1
 
@@ -105,7 +101,7 @@ def test_a_gateway_that_sends_a_create_twice_makes_one_job(keld: Keld, emulator:
 def test_a_full_queue_is_waited_for_though_its_status_is_400(keld: Keld, emulator: Emulator) -> None:
     """Taken for a refusal, it would reject every row of the shard."""
     fault(emulator, "create", "status", status=400, code="ServiceQuotaExceededException", times=2)
-    status = run(keld, emulator, job(), tickets(ROWS))
+    status = run(keld, emulator, triage(bedrock), tickets(ROWS))
     assert (outcomes(keld, status), purchases(emulator), len(creates(emulator, bedrock))) == (["answered"] * ROWS, ONCE, 3)
 
 
@@ -113,7 +109,7 @@ def test_a_token_that_is_in_use_is_looked_for(keld: Keld, emulator: Emulator) ->
     """400 ConflictException after a create that was done: there is a job with our token."""
     fault(emulator, "create", "status", status=400, code="ConflictException", after=True)
     fault(emulator, "create", "status", status=400, code="ConflictException", times=2)
-    status = run(keld, emulator, job(), tickets(ROWS))
+    status = run(keld, emulator, triage(bedrock), tickets(ROWS))
     assert (outcomes(keld, status), purchases(emulator)) == (["answered"] * ROWS, ONCE)
 
 
@@ -123,7 +119,7 @@ def test_a_token_that_is_in_use_is_looked_for(keld: Keld, emulator: Emulator) ->
 def test_what_a_job_did_not_reach_in_its_time_is_asked_again_and_nothing_else(keld: Keld, emulator: Emulator) -> None:
     """`PartiallyCompleted`: the manifest shows that the missing rows are in no later output; 84 are too few for a job, so a fast lane has them."""
     fault(emulator, "life", "expire", done=0.3, after_s=7_200, times=1)
-    status = run(keld, emulator, job(), tickets(ROWS))
+    status = run(keld, emulator, triage(bedrock), tickets(ROWS))
     assert outcomes(keld, status) == ["answered"] * ROWS
     assert [(batch.lane, batch.requests) for batch in status.batches] == [("batch", ROWS), (status.batches[1].lane, 84)]
     assert len(emulator.bill()) == ROWS
@@ -132,19 +128,19 @@ def test_what_a_job_did_not_reach_in_its_time_is_asked_again_and_nothing_else(ke
 def test_an_output_with_fewer_lines_than_its_manifest_is_read_again(keld: Keld, emulator: Emulator) -> None:
     """Rows are not lost, and not bought again, while the manifest says that they were answered."""
     fault(emulator, "results", "late_ids", for_s=1_800)
-    status = run(keld, emulator, job(), tickets(ROWS))
+    status = run(keld, emulator, triage(bedrock), tickets(ROWS))
     assert (outcomes(keld, status), purchases(emulator)) == (["answered"] * ROWS, ONCE)
 
 
 def test_rows_without_a_line_are_lost_and_asked_again(keld: Keld, emulator: Emulator) -> None:
     fault(emulator, "lines", "missing", count=2)
-    status = run(keld, emulator, job(), tickets(ROWS))
+    status = run(keld, emulator, triage(bedrock), tickets(ROWS))
     assert outcomes(keld, status) == ["answered"] * ROWS
     assert len(emulator.bill()) == ROWS + 2, "they were paid for, and there is no answer to show for it"
 
 
 def test_a_job_that_is_cancelled_gives_what_it_had(keld: Keld, emulator: Emulator) -> None:
-    status = keld.advance(keld.submit(job(), tickets(ROWS)).id)
+    status = keld.advance(keld.submit(triage(bedrock), tickets(ROWS)).id)
     emulator.advance(1_800)
     keld.cancel(status.id)
     status = finish(keld, emulator, status.id)
@@ -152,7 +148,7 @@ def test_a_job_that_is_cancelled_gives_what_it_had(keld: Keld, emulator: Emulato
 
 
 def test_an_input_and_an_output_lie_in_the_users_bucket(keld: Keld, emulator: Emulator) -> None:
-    run(keld, emulator, job(), tickets(ROWS))
+    run(keld, emulator, triage(bedrock), tickets(ROWS))
     stored = emulator._live.store.objects.listed("s3", "keld-emulator", "bedrock/")
     folders = sorted({one.name.split("/")[1] for one in stored})
     assert folders in (["out"], ["in", "out"])
@@ -162,17 +158,16 @@ def test_an_input_and_an_output_lie_in_the_users_bucket(keld: Keld, emulator: Em
 # --- the fast lanes ---------------------------------------------------------------------------------------------------
 
 
-@DIALECTS
-@pytest.mark.parametrize("lane", ["standard", "flex"])
+@pytest.mark.parametrize(("peer", "lane"), [(bedrock, "standard"), (bedrock, "flex"), (bedrock_claude, "standard")])
 def test_a_fast_lane_asks_row_by_row(keld: Keld, emulator: Emulator, peer: Peer, lane: str) -> None:
-    status = run(keld, emulator, job(peer, lane=lane), tickets(6))
+    status = run(keld, emulator, triage(peer, lane=lane), tickets(6))
     assert outcomes(keld, status) == ["answered"] * 6
     assert [(entry.lane, entry.model) for entry in emulator.bill()] == [(lane, peer.model)] * 6
     assert creates(emulator, bedrock) == []
 
 
 def test_fewer_rows_than_a_job_needs_go_to_a_fast_lane(keld: Keld, emulator: Emulator) -> None:
-    status = run(keld, emulator, job(), tickets(99))
+    status = run(keld, emulator, triage(bedrock), tickets(99))
     assert outcomes(keld, status) == ["answered"] * 99
     assert creates(emulator, bedrock) == []
 
@@ -192,7 +187,7 @@ def test_a_model_that_is_not_ready_is_asked_later_and_one_that_failed_may_have_b
 ) -> None:
     """Nothing that may have been paid is asked again without being counted."""
     fault(emulator, "realtime", "status", **how)
-    status = run(keld, emulator, job(lane="standard"), tickets(6))
+    status = run(keld, emulator, triage(bedrock, lane="standard"), tickets(6))
     doubtful = "after" in how
     assert outcomes(keld, status).count("answered") == 6
     assert len(emulator.bill()) == 6 + doubtful
@@ -209,12 +204,11 @@ def test_a_job_that_stalls_at_bedrock_is_rescued_at_anthropic(
     """The same model at two vendors is a backup for itself: only the rows that Bedrock was not paid for are asked at Anthropic, before the deadline."""
     listen(emulator)
     pass_time(emulator, monkeypatch)
-    keld = open_keld(settings=PATIENT)
+    cheap = {"bedrock": BedrockAccount(price_factor=Decimal("0.5"))}  # so that the batch goes to Bedrock
+    keld = open_keld(settings=PATIENT, accounts=cheap)
     fault(emulator, "life", "stuck", done=done)
     fault(emulator, "realtime", "status", status=503, retry_after=600, times=None)  # an incident has all of a provider
-    both = triage(
-        bedrock_claude, models=[bedrock_claude.models, anthropic.models], prices={bedrock_claude.models: PRICES}, deadline=4 * HOUR
-    )
+    both = triage(bedrock_claude, models=[bedrock_claude.models, anthropic.models], deadline=4 * HOUR)
     status = tell(keld, emulator, both, tickets(ROWS))
     left = ROWS - int(ROWS * done)
     assert sellers(emulator) == Counter({("bedrock", "batch"): ROWS - left, ("anthropic", "standard"): left}) - Counter()
@@ -229,7 +223,6 @@ def test_a_job_that_stalls_at_anthropic_is_rescued_at_bedrock(
     pass_time(emulator, monkeypatch)
     keld = open_keld(settings=PATIENT)
     emulator.faults({"rules": [{"at": "life", "do": "stuck", "done": 0.5, "match": {"provider": "anthropic"}}]})
-    dear = {bedrock_claude.models: {"input": 30, "output": 60}}  # so that the batch goes to Anthropic
     emulator.faults(
         {
             "rules": [
@@ -237,7 +230,7 @@ def test_a_job_that_stalls_at_anthropic_is_rescued_at_bedrock(
             ]
         }
     )
-    both = triage(anthropic, models=[anthropic.models, bedrock_claude.models], prices=dear, deadline=4 * HOUR)
+    both = triage(anthropic, models=[anthropic.models, bedrock_claude.models], deadline=4 * HOUR)
     status = tell(keld, emulator, both, tickets(ROWS))
     assert {seller for seller, _ in sellers(emulator)} == {"anthropic", "bedrock"}
     assert sellers(emulator)["anthropic", "batch"] == 60

@@ -163,8 +163,8 @@ def list_rates(
 
 def entry_usd(entry: BillEntry, found: Rates) -> Decimal:
     """What one entry costs at these rates."""
-    # Anthropic leaves the cached tokens out, all others count them in.
-    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider != "anthropic" else 0)
+    # Anthropic and Bedrock leave the cached tokens out, all others count them in.
+    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider not in ("anthropic", "bedrock") else 0)
     request = fresh + entry.cached_tokens + entry.cache_write_tokens
     rate = [bracket for bracket in found.brackets if not bracket.above or request > bracket.above][-1]
     write = entry.cache_write_tokens - entry.cache_write_1h_tokens
