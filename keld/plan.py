@@ -132,6 +132,9 @@ class Candidate:
     speed: Speed | None = None  # of its account's fast lanes; None: that of the constraints
     worst_rates: Rates | None = None  # set if an answer may cost more than the lane's rate: flex may be served, and billed, as standard
     cache: Cache = UNMARKED  # how the shared beginning of its requests is cached
+    least: int = 1  # requests of one shard
+    too_few: bool = False  # the obstacle is only that a shard would have fewer
+    keeps_on_cancel: bool = True  # what a batch answered before it was cancelled is not lost
 
     def expected_usd(self, work: Work) -> Decimal | None:
         return work.expected_usd(self.rates, self.estimate, self.cache) if self.rates else None
@@ -142,6 +145,11 @@ class Candidate:
     def affordable(self, work: Work, constraints: Constraints) -> Candidate:
         """The same candidate; without its cache mark if the ceiling has no room for every row writing to the cache."""
         return self if constraints.fits(self.worst_usd(work)) else replace(self, cache=without_mark(self.cache))
+
+    @property
+    def loses_on_rescue(self) -> bool:
+        """True if a rescue by cancel would throw away answers that are paid."""
+        return self.lane is Lane.BATCH and not self.keeps_on_cancel
 
     @property
     def name(self) -> str:
@@ -173,6 +181,8 @@ class Option:
     rescued_by: str | None  # the fast lane that takes over if a batch is late
     obstacle: str | None
     cache: Cache = UNMARKED
+    least: int = 1  # requests of one shard
+    too_few: bool = False  # the obstacle is only that a shard would have fewer
 
     @property
     def total_usd(self) -> Decimal:
@@ -244,6 +254,7 @@ class Constraints:
         ceiling_usd: what may still be spent; None: no ceiling.
         probability: the wanted probability of keeping the deadline.
         lane: the one the user demands; None: any.
+        hedge: rows of a batch may be asked elsewhere before it has ended, and so be paid twice.
     """
 
     now: datetime
@@ -251,6 +262,7 @@ class Constraints:
     ceiling_usd: Decimal | None = None
     probability: float = 0.99
     lane: Lane | None = None
+    hedge: bool = False
     speed: Speed = field(default_factory=Speed)
 
     def fits(self, worst_usd: Decimal | None) -> bool:
@@ -277,15 +289,19 @@ _WORTH = (
 
 def _rescuers(candidates: Sequence[Candidate], of: Candidate, work: Work, constraints: Constraints) -> list[Candidate]:
     """The faster lanes that could rescue all rows within the ceiling."""
-    if constraints.lane is not None:
+    if constraints.lane is not None or (of.loses_on_rescue and not constraints.hedge):
         return []
+    # What such a batch has answered is paid and lost, so both must fit.
+    paid_too = (of.worst_usd(work) or Decimal(0)) if of.loses_on_rescue else Decimal(0)
     return [
         candidate
         for candidate in candidates
         if _LANES.index(candidate.lane) > _LANES.index(of.lane)
         and candidate.obstacle is None
         and candidate.rates
-        and constraints.fits((candidate.expected_usd(work) or Decimal(0)) * _ERROR)  # shard by shard (`choose_rest`), and so never above it
+        and constraints.fits(
+            paid_too + (candidate.expected_usd(work) or Decimal(0)) * _ERROR
+        )  # shard by shard (`choose_rest`), and so never above it
     ]
 
 
@@ -317,6 +333,8 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, con
         chance=chance,
         rescued_by=rescued_by,
         obstacle=candidate.obstacle or (None if rates else _NO_RATE),
+        least=candidate.least,
+        too_few=candidate.too_few,
         cache=candidate.cache.of(work.requests),
     )
 
@@ -376,8 +394,9 @@ def _rescue(candidate: Candidate, rescuer: Candidate, work: Work, constraints: C
         needed = 1 - back
         if at - constraints.now < _WAIT_LEAST or span < _BATCH_LEAST or back < _WORTH:
             return None
-    costlier = (rescuer.expected_usd(work) or Decimal(0)) - (candidate.expected_usd(work) or Decimal(0))
-    # Rows that a batch, or flex, has not answered are not paid there.
+    # Rows that a batch, or flex, has not answered are not paid there; unless those that it has answered are lost with its cancel.
+    unpaid = Decimal(0) if candidate.loses_on_rescue else candidate.expected_usd(work) or Decimal(0)
+    costlier = (rescuer.expected_usd(work) or Decimal(0)) - unpaid
     return _Rescue(usd=max(costlier, Decimal(0)) * Decimal(str(round(needed, 6))), back=back, name=rescuer.name)
 
 
@@ -446,7 +465,8 @@ def choose_rest(
     likely = [
         option
         for option in options
-        if constraints.fits(option.worst_usd) or constraints.fits((option.expected_usd or Decimal(0)) * _ERROR * part)
+        if constraints.fits(option.worst_usd)
+        or (constraints.fits((option.expected_usd or Decimal(0)) * _ERROR * part) and _fitting_rows(option, constraints) >= option.least)
     ]
     usable = any(option.obstacle is None for option in likely)
     chosen = _chosen_rest(job, partition, likely if usable else options, free)
@@ -479,6 +499,12 @@ def _fitting_rows(option: Option, constraints: Constraints) -> int:
     """How many rows fit under the ceiling in the worst case."""
     share = (constraints.ceiling_usd or Decimal(0)) / option.worst_usd if option.worst_usd else Decimal(1)
     return int(option.requests * min(share, Decimal(1)))
+
+
+def held(options: Sequence[Option], constraints: Constraints) -> bool:
+    """True if nothing can be asked now only because the rows are too few for a batch, and no fast lane may take them."""
+    allowed = [option for option in options if constraints.lane in (None, option.lane)]
+    return any(option.too_few for option in allowed) and all(option.obstacle is not None for option in allowed)
 
 
 def would_escalate(options: Sequence[Option], constraints: Constraints, lane: Lane) -> bool:

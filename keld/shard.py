@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 
@@ -71,3 +72,26 @@ def cut(sizes: Iterable[NDArray[np.int64]], overhead_bytes: int, limits: Limits)
     if requests:
         slices.append(Slice(start=start, stop=stop, requests=requests, size_bytes=total))
     return slices
+
+
+def cut_evenly(sizes: NDArray[np.int64], overhead_bytes: int, limits: Limits, least: int) -> list[Slice]:
+    """As `cut`, for a host that takes no batch of fewer than `least` requests: as few slices, of nearly the same number of requests each.
+
+    So no small one is left at the end.  If the limit in bytes allows no such cut, the slices are those of `cut`, and some may have fewer.
+    """
+    asked = np.flatnonzero(fitting(sizes, overhead_bytes, limits))
+    if not len(asked):
+        return []
+    total = np.concatenate([[0], np.cumsum(sizes[asked] + overhead_bytes)])
+    parts = max(-(-len(asked) // limits.max_requests), -(-int(total[-1]) // limits.max_bytes))
+    while parts == 1 or len(asked) // parts >= least:
+        bounds = np.arange(parts + 1) * len(asked) // parts
+        slice_bytes = np.diff(total[bounds])
+        if slice_bytes.max() <= limits.max_bytes:
+            edges = [0, *asked[bounds[1:-1]].tolist(), len(sizes)]
+            requests = np.diff(bounds).tolist()
+            return [
+                Slice(start=edges[n], stop=edges[n + 1], requests=requests[n], size_bytes=int(slice_bytes[n])) for n in range(parts)
+            ]  # fmt: skip
+        parts += max(1, parts // 50)  # many, if a few rows are far longer than the others
+    return cut([sizes], overhead_bytes, limits)

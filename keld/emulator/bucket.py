@@ -57,13 +57,18 @@ class StoredObject:
 
 
 class Buckets:
-    """Every object, by the scheme of its cloud (`s3`, `gs`), its bucket and its name."""
+    """Every object, by the scheme of its cloud (`s3`, `gs`), its bucket and its name.
+
+    Attributes:
+        on_delete: called with scheme, bucket and name of an object that was deleted.
+    """
 
     def __init__(self, *, clock: Clock, folder: Path) -> None:
         self._clock, self._folder = clock, folder / "objects"
         self._lock = threading.RLock()
         self._objects: dict[tuple[str, str], dict[str, StoredObject]] = {}
         self._generation = 0
+        self.on_delete: list[Callable[[str, str, str], None]] = []
 
     def read(self, scheme: str, bucket: str, name: str) -> bytes:
         """The bytes of an object.
@@ -133,7 +138,10 @@ class Buckets:
             objects = self._objects.get((scheme, bucket), {})
             if check is not None:
                 check(objects.get(name))
-            return objects.pop(name, None) is not None
+            was_there = objects.pop(name, None) is not None
+        for told in self.on_delete if was_there else ():
+            told(scheme, bucket, name)
+        return was_there
 
     def listed(self, scheme: str, bucket: str, prefix: str = "", after: str = "") -> list[StoredObject]:
         """The objects that a list shows, by the bytes of their names: those that begin with `prefix` and come behind `after`."""

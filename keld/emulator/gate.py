@@ -124,7 +124,7 @@ class Gate:
         realtime, create = endpoint.operation == "realtime", endpoint.operation == "create"
         # The body is read only where a plan exists, and kept by Starlette for the route.
         model = service.asked(request, await request.body()).model if realtime and self.faults.rules() else None
-        batch = self.store.batch(request.path_params.get("batch_id", ""), service.kind)
+        batch = self.store.batch(service.batch_id_of(request), service.kind)
         ordinal = self.store.next_ordinal(service.kind) if create else batch.ordinal if batch else None
         lane = "realtime" if realtime else "batch"
         return Event(provider=service.kind, path=request.url.path, model=model, batch=ordinal, lane=lane)

@@ -18,6 +18,7 @@ class ShardFault(StrEnum):
     NO_CAPACITY = "no_capacity"  # a realtime run that its provider rejected; its rows are asked elsewhere
     SAME_FAULT = "same_fault"  # a realtime run of which many rows met the same refusal; the others are not asked
     IN_DOUBT = "in_doubt"  # requests of a realtime run that may have been paid, and have no answer
+    ANSWERS_LOST = "answers_lost"  # its batch was cancelled, or expired, at a host that then gives no answers back; some rows may be paid
     NO_LAST_WORD = "no_last_word"  # given up without progress: the provider did not end it in time
     RESULTS_UNREADABLE = "results_unreadable"  # given up: its batch has ended, but its results could not be read
     FOREIGN_RESULTS = "foreign_results"  # RESULTS_UNREADABLE in ledgers of version 1; not written any more

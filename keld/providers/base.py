@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from keld.price import Lane
+from keld.providers.pack import Pack
 from keld.shard import Limits
 
 
@@ -28,6 +29,16 @@ class Traits:
         newest_first: the documentation of the official host says that its list begins with the newest batch.
         pages_by_id: a page of the list can begin after the id of any batch; else only at the token of the page before.
         window: the time after which the provider expires a batch; None: never.
+        replays: the same create, with the same key, may be sent again within this time and makes no second batch; None: it would make one.
+        finds: the host looks up our mark itself (`Batches.find`), so a batch without the mark is never ours.
+        least_requests: a batch with fewer is refused.
+        keeps_on_cancel, keeps_on_expiry: the answers that a batch had before it was cancelled, or expired, can be fetched; if not, they are paid
+            and lost.
+        repeats_cost: a request that is sent twice may be paid twice; False for a server of the user's own, where a lost reply is just asked again.
+        plain_ids: a custom_id is letters and digits only.
+        by_goodput: the fast lane has no rate limits, and its concurrency is steered by what is answered a second (`keld/realtime/goodput.py`).
+        most_at_once: the most requests of a fast lane in flight together.
+        pack: the most that one request of a fast lane holds, where the dialect can hold many rows.
     """
 
     limits: Limits
@@ -38,6 +49,16 @@ class Traits:
     newest_first: bool = False
     pages_by_id: bool = True
     window: timedelta | None = None
+    replays: timedelta | None = None
+    finds: bool = False
+    least_requests: int = 1
+    keeps_on_cancel: bool = True
+    keeps_on_expiry: bool = True
+    repeats_cost: bool = True
+    plain_ids: bool = False
+    by_goodput: bool = False
+    most_at_once: int = 256
+    pack: Pack = field(default_factory=Pack)
 
 
 class BatchState(StrEnum):
@@ -158,6 +179,15 @@ class Quota:
     limit: float
     left: float
     reset_s: float  # seconds until all of it is available again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How busy an engine is, as it says itself."""
+
+    running: float  # requests that it works on
+    waiting: float  # requests in its queue
+    cache_use: float | None = None  # of its key-value cache, 0..1; None: it does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -50,6 +50,7 @@ class RealtimeRun:
     rows_per_s: float  # rows that got a line
     rejected: int  # requests that met a rate limit, an overload or no connection
     at_once: int  # the most requests in flight together
+    settled_at: int  # the number at once with which a later run of the same model does well to begin
 
 
 def run_realtime(
@@ -84,19 +85,31 @@ def run_realtime(
     if lane not in provider.traits.lanes - {Lane.BATCH}:
         raise InvalidJob(f"{provider.name} has no {lane.value} lane for single requests. Nothing was sent.")
     with Journal(journal, nonce, reader.journal) as kept:
-        _run(lambda: _settle_doubts(nonce, kept))
+        _settle(nonce, kept, provider.traits.repeats_cost)
         left = _without(positions, kept.settled)
-        loop = Loop(provider, encoder, lane, nonce, fragments(left), kept, should_stop, options or Options(), clock or Time())
+        loop = Loop(provider, encoder, reader, lane, nonce, fragments(left), kept, should_stop, options or Options(), clock or Time())
         log.info("realtime.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
         _run(loop.all)
-        return _result(loop, kept, nonce, _without(positions, kept.settled))
+        in_doubt = kept.in_doubt if provider.traits.repeats_cost else 0
+        return _result(loop, kept, nonce, _without(positions, kept.settled), in_doubt)
 
 
-def settle_doubts(reader: Reader, nonce: str, journal: Path) -> int:
-    """The number of requests of the journal whose outcome is unknown; each row that was in flight when its worker died gets a line for it."""
+def settle_doubts(reader: Reader, nonce: str, journal: Path, *, repeats_cost: bool = True) -> int:
+    """The number of requests of the journal that may have been paid without an answer; each row that was in flight when its worker died gets a line for it.
+
+    Args:
+        repeats_cost: as in `Traits`; if not, nothing was paid, and the row counts as not asked.
+    """
     with Journal(journal, nonce, reader.journal) as kept:
+        _settle(nonce, kept, repeats_cost)
+        return kept.in_doubt if repeats_cost else 0
+
+
+def _settle(nonce: str, kept: Journal, repeats_cost: bool) -> None:
+    if repeats_cost:
         _run(lambda: _settle_doubts(nonce, kept))
-        return kept.in_doubt
+    else:
+        kept.forget_open()
 
 
 async def _settle_doubts(nonce: str, kept: Journal) -> None:
@@ -106,14 +119,14 @@ async def _settle_doubts(nonce: str, kept: Journal) -> None:
         await kept.keep(position, line, Outcome.LOST)
 
 
-def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64]) -> RealtimeRun:
+def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64], in_doubt: int) -> RealtimeRun:
     seconds, ending = loop.seconds, loop.ending
     stopped = ending.stopped or (Stopped.NO_CAPACITY if len(undone) else Stopped.DONE)
     log.info("realtime.ended shard=%s why=%s lines=%d undone=%d s=%.1f", nonce, stopped.value, loop.lines, len(undone), seconds)
     return RealtimeRun(
         answered=kept.answered,
         refused=kept.refused,
-        in_doubt=kept.in_doubt,
+        in_doubt=in_doubt,
         undone=undone,
         stopped=stopped,
         problem=ending.problem,
@@ -122,6 +135,7 @@ def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64]) ->
         rows_per_s=loop.lines / seconds if seconds else 0.0,
         rejected=loop.rejections,
         at_once=loop.at_once,
+        settled_at=loop.settled_at,
     )
 
 

@@ -7,6 +7,8 @@ row is asked again only if the provider reports, in a way that can be trusted, t
   bomb), is a fault of the file.  It is fetched again with growing pauses until the shard is given up (`give_up`); then its rows are quarantined,
   and not asked again automatically.  They are asked again only if the provider reports that it answered none, by counts that add up or by a final
   state without a file: this is how a batch looks that expired, was cancelled, or failed in every row.
+- A host that gives no answers back of a batch that was cancelled or expired (`Traits.keeps_on_cancel`, `keeps_on_expiry`) names no results then.
+  Its rows are asked again, and the worst case of those that it may have answered stays reserved.
 - A file with some of the shard's lines is not complete while it lacks others: it may still be growing, or be a mixture of two.  Rows count as lost
   only if every row that the provider counts as done has its line; or if the file, fetched again completely, has the same size as before, at least
   ten minutes after the batch ended.  Sizes are compared, not digests: some hosts write their rows in another order each time.
@@ -22,7 +24,7 @@ from keld import answer
 from keld.answer import LOST, Missing, Outcome, Tally
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
-from keld.ledger import JobRun, Shard
+from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
 from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
@@ -48,7 +50,10 @@ def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     files = context.files.shard(shard.id)
     before = _sizes(files)  # of an earlier fetch that was not accepted
     try:
-        batch = _batch(context.provider(shard), shard)
+        provider = context.provider(shard)
+        batch = _batch(provider, shard)
+        if (lost := _lost_answers(provider, shard, batch)) is not None:
+            return _collected_without_answers(context, run, shard, *lost)
         with disk_errors(context.files.dir, "What was answered is paid, and stays where it is."):
             results = _fetch(context, shard, batch, files, again=bool(before))
             _remove_others(files, results)
@@ -96,6 +101,24 @@ def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], 
 def _collected(context: RunContext, shard: Shard, tally: Tally) -> Shard:
     failpoint("collect.done")
     return context.record(shard, Event.COLLECTED, **_counts(tally), collected_at=context.now(), facts=_findings(tally))
+
+
+def _lost_answers(provider: Provider, shard: Shard, batch: RemoteBatch) -> tuple[Missing, int] | None:
+    """The outcome of all rows, and how many of them may be paid, if the batch ended so that its host gives no answers back; else None."""
+    expired = batch.state is BatchState.EXPIRED
+    keeps = provider.traits.keeps_on_expiry if expired else batch.state is not BatchState.CANCELLED or provider.traits.keeps_on_cancel
+    if keeps or batch.result_refs:
+        return None
+    how, outcome = ("expired", Outcome.EXPIRED) if expired else ("was cancelled", Outcome.CANCELLED)
+    why = f"the batch {how}, and its provider gives no answers of it back"
+    return Missing(outcome, why, retryable=True), shard.requests if batch.succeeded is None else min(batch.succeeded, shard.requests)
+
+
+def _collected_without_answers(context: RunContext, run: JobRun, shard: Shard, missing: Missing, rows: int) -> Shard:
+    tally = _tally(context, run, shard, [], missing)
+    error = ShardError(code=ShardFault.ANSWERS_LOST, message=f"{missing.why}; {rows:,} rows may be paid", rows=rows) if rows else None
+    failpoint("collect.done")
+    return context.record(shard, Event.COLLECTED, **_counts(tally), collected_at=context.now(), error=error, facts=_findings(tally))
 
 
 def _again(context: RunContext, shard: Shard, problem: KeldError, pause: timedelta, most: timedelta) -> Shard:

@@ -54,6 +54,7 @@ class Settings:
         sweep_every: between two sweeps for creates that took effect after their last look, while there may be some.
         sweep_for: how long after its intent a create may take effect.
         overdue_after: past the provider's own window (24 h), after which a batch that has not ended is cancelled; its rows are asked again.
+            At a provider without a window: past the deadline; without a deadline such a batch is never cancelled.
         abandon_after: after `overdue_after`, how long until a create that cannot be distinguished from others is quarantined.
         last_word_after: after the later of the deadline and the provider's window, when a shard without progress is quarantined (see `give_up`).
         cancel_within: after the user cancelled, how long until a shard whose batch the provider does not end is quarantined.

@@ -3,6 +3,10 @@
 A step of the runner, at every look.  Batches are cancelled, and their end is awaited; a realtime run in flex just stops.  Paid answers
 are collected, and only the unpaid rows are asked again, in the lane that then meets the terms (`round.next_round`).  A batch that
 finishes during its cancel is collected, and no row of it is paid twice.
+
+Where a cancelled batch gives no answers back (`Traits.keeps_on_cancel`), a cancel would throw away what is paid, and all its rows would be paid
+again.  So such a batch stays, even if it is late, unless the provider says that it has answered nothing yet.  With `hedge=True` its rows are asked
+elsewhere, too, and both stay reserved.
 """
 
 from __future__ import annotations
@@ -38,7 +42,7 @@ def escalation_time(environment: Environment, run: JobRun, shards: Sequence[Shar
 
 def escalation_times(environment: Environment, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, datetime]:
     """The time at which the rows in batches, and those in flex, must move on, computed from all the rows that are left now."""
-    waiting = [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING]
+    waiting = [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING and not _stays(environment, run, shard)]
     if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or not run.terms.any_lane:
         return {}
     speeds = {name: speed_of(environment, name, run.id) for name in run.terms.models}
@@ -58,14 +62,14 @@ def escalate(context: RunContext, run: JobRun, shards: Sequence[Shard], *, heavy
         heavy: realtime runs are stopped and unsent shards dropped, too, which writes to disk; a light poll only asks for cancels.
     """
     due = [lane for lane, at in escalation_times(context.environment, run, shards).items() if at <= context.now()]
-    waiting = [shard for shard in shards if shard.lane in due and shard.state in _WAITING]
+    waiting = [shard for shard in shards if shard.lane in due and shard.state in _WAITING and not _stays(context.environment, run, shard)]
     if not waiting or run.deadline_at is None or context.now() >= run.deadline_at or not _would_escalate(context, run, waiting):
         return False  # the deadline cannot be met, or nothing faster is possible: a late answer is better than none
     if heavy and run.terms.hedge and context.now() >= _hedge_at(context.environment, run, waiting):
         return _hedge(context, waiting)
     moved = False
     for shard in waiting:
-        if shard.lane == Lane.BATCH and shard.provider in context.blocked:
+        if shard.lane == Lane.BATCH and (shard.provider in context.blocked or _loses_answers(context.environment, shard)):
             continue
         if shard.state is State.IN_PROGRESS and (heavy or shard.lane == Lane.BATCH):
             log.info("shard.escalated shard=%s run=%s due=%s", shard.id, run.id, run.deadline_at.isoformat())
@@ -74,6 +78,17 @@ def escalate(context: RunContext, run: JobRun, shards: Sequence[Shard], *, heavy
             context.give_up(shard, Event.DROPPED, Outcome.CANCELLED, "not sent in time for the deadline", retryable=True)
             moved = True
     return moved
+
+
+def _stays(environment: Environment, run: JobRun, shard: Shard) -> bool:
+    """True if a shard is not moved for the deadline, since its answers until then would be lost, and its rows paid twice."""
+    return not run.terms.hedge and _loses_answers(environment, shard)
+
+
+def _loses_answers(environment: Environment, shard: Shard) -> bool:
+    """True if the cancel of a shard's batch would throw away answers that are paid, or may be."""
+    at_risk = shard.lane == Lane.BATCH and shard.state in (State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS) and shard.done != 0
+    return at_risk and not environment.provider(shard.provider).traits.keeps_on_cancel
 
 
 def _ask_cancel(context: RunContext, shard: Shard) -> bool:
@@ -110,7 +125,8 @@ def _would_escalate(context: RunContext, run: JobRun, waiting: Sequence[Shard]) 
     rows = np.concatenate([read_positions(context.files.shard(shard.id).positions) for shard in waiting])
     free = None
     if run.ceiling_usd is not None:
-        free = run.ceiling_usd - run.spent_usd - run.reserved_usd + sum(s.worst_usd for s in waiting if s.state not in _UNSENT)
+        freed = (s.worst_usd for s in waiting if s.state not in _UNSENT and not _loses_answers(context.environment, s))
+        free = run.ceiling_usd - run.spent_usd - run.reserved_usd + sum(freed)
     found, terms = options(context.environment, ask_of(context, run, rows), run.deadline_at, free, rows=_left(waiting))
     return would_escalate(found, terms, Lane.BATCH if any(shard.lane == Lane.BATCH for shard in waiting) else Lane.FLEX)
 

@@ -122,18 +122,21 @@ def _after(context: RunContext, shard: Shard, ended: RealtimeRun) -> Shard:
 
 def end_early(context: RunContext, shard: Shard) -> Shard:
     """The shard, ended with the answers it has: the user cancelled, or the rest is asked elsewhere."""
-    files = context.files.shard(shard.id)
     with disk_errors(context.files.dir, "What was answered is kept."):
-        in_doubt = settle_doubts(context.reader(shard), shard.id, files.journal)
+        in_doubt = _settle_doubts(context, shard)
     return _ended(context, shard, "cancelled", _doubt(in_doubt))
 
 
 def abandon(context: RunContext, shard: Shard, why: str) -> Shard:
     """The shard, ended with the answers it has; the rest is not asked, here or elsewhere."""
-    files = context.files.shard(shard.id)
     with disk_errors(context.files.dir, "What was answered is kept."):
-        in_doubt = settle_doubts(context.reader(shard), shard.id, files.journal)
+        in_doubt = _settle_doubts(context, shard)
     return _ended(context, shard, "failed", ShardError(code=ShardFault.NO_LAST_WORD, message=why, rows=in_doubt))
+
+
+def _settle_doubts(context: RunContext, shard: Shard) -> int:
+    repeats_cost = context.provider(shard).traits.repeats_cost
+    return settle_doubts(context.reader(shard), shard.id, context.files.shard(shard.id).journal, repeats_cost=repeats_cost)
 
 
 def _ended(context: RunContext, shard: Shard, how: str, error: ShardError | None) -> Shard:

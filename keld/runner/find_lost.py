@@ -5,6 +5,9 @@ A step of the runner, after `submit`.  The protocol for a lost reply: look, and 
 again.  If the provider itself refused the create, one look is enough (`refusal`).  A list that was not read to its end, or a batch that may
 be the shard's but cannot be identified, proves nothing: the runner waits, and in the end quarantines the rows.  A create that takes effect
 after the last look is found by the sweep (`orphan`).
+
+Where the provider looks up our mark itself (`Traits.finds`), it is asked for it, and no list is read: batches without the mark are other people's.
+Where the same create makes no second batch (`Traits.replays`), it is sent once more before the first look.
 """
 
 from __future__ import annotations
@@ -21,15 +24,19 @@ from keld.ledger import Orphan, Shard, ShardError, ShardFault
 from keld.providers.base import RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
 from keld.providers.provider import Provider
-from keld.request import position_of, shard_named
+from keld.request import batch_key, position_of, shard_named
 from keld.runner.context import RunContext, log
 from keld.runner.refusal import Refusal, take_effect
+from keld.runner.submit import replay
 from keld.state import Event
 
 _EVER = datetime.min.replace(tzinfo=UTC)
 _MARGIN = timedelta(hours=1)  # our clock against the provider's, where a batch that is overlooked would be paid twice
 _MARGIN_UNMARKED = timedelta(days=1)  # the same, at a host that keeps no marks
 _SIDE_BY_SIDE = timedelta(minutes=1)  # a batch may report to be older by this than one that was made before it
+_MARKS_MOST = (
+    5  # of a shard's latest creates are searched for; an earlier one was searched for after each of these, and the sweep finds it, too
+)
 _PAUSE_MOST = timedelta(minutes=30)  # at most, between two looks that prove nothing
 
 
@@ -45,6 +52,8 @@ class _Found:
 def find_lost(context: RunContext, shard: Shard) -> Shard:
     """The shard after one look: its batch adopted, or the next look scheduled, or the create declared absent after the last look."""
     provider = context.provider(shard)
+    if not shard.looks and Refusal.kept_by(shard) is None and (batch := replay(context, provider, shard)) is not None:
+        return _adopt(context, shard, batch, [])
     failpoint("look.send")
     try:
         found = _look(context, provider, shard)
@@ -64,6 +73,8 @@ def find_lost(context: RunContext, shard: Shard) -> Shard:
 
 def _look(context: RunContext, provider: Provider, shard: Shard) -> _Found:
     """The batches at the provider that may be this shard's, without those that the ledger already has."""
+    if provider.traits.finds:
+        return _found_by_mark(context, provider, shard)
     marked = provider.traits.marks_batches
     before = context.ledger.intents(shard.id)[-1].after_batch
     asked_at = min(shard.intent_at or context.now(), context.now())
@@ -83,6 +94,16 @@ def _look(context: RunContext, provider: Provider, shard: Shard) -> _Found:
     known = context.ledger.accounts.known_batches({batch.id for batch in (*found.ours, *found.possible)})
     found.ours, found.possible = ([batch for batch in some if batch.id not in known] for some in (found.ours, found.possible))
     return found
+
+
+def _found_by_mark(context: RunContext, provider: Provider, shard: Shard) -> _Found:
+    """The batches that the provider finds for the marks of this shard's creates, without those that the ledger already has."""
+    intents = context.ledger.intents(shard.id)[-_MARKS_MOST:]
+    since = min(*(intent.at for intent in intents), context.now()) - _MARGIN_UNMARKED
+    found = {batch.id: batch for intent in intents for batch in provider.find(batch_key(shard.id, intent.attempt), since)}
+    known = context.ledger.accounts.known_batches(set(found))
+    ours = [batch for batch in found.values() if batch.id not in known]
+    return _Found(ours=sorted(ours, key=lambda batch: batch.created_at), complete=True)
 
 
 def _floor(listed: Sequence[RemoteBatch], before: str | None) -> datetime:

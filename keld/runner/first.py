@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from keld.answer import AnswerSink, Outcome, same
 from keld.cascade import serialize_accept
 from keld.errors import SchemaError
-from keld.job import Job, RunTerms, due, partition_end
+from keld.job import AUTO, Job, RunTerms, due, partition_end
 from keld.ledger import Shard
 from keld.plan import Plan, choose_first
 from keld.price import Lane
@@ -21,7 +21,7 @@ from keld.providers.base import Fit
 from keld.request import Question, one_line
 from keld.runner.context import Environment, log
 from keld.runner.option import Ask, key_notes, keyless, options, overhead, plan_shards
-from keld.runner.probe import probe_of
+from keld.runner.probe import PROBED_MOST, probe_of
 from keld.runner.take import Left, Taken, marks_cache
 from keld.schema import OutputSchema, output_schema
 from keld.shard import fitting
@@ -86,14 +86,33 @@ def plan_first(environment: Environment, first: First, ends_at: datetime | None 
         chosen=chosen, most_rows=most_rows, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
         probability=job.probability, lane=terms.lane, skipped=dict(rows.skipped),
         left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
-        notes=_notes(fits, key_notes(environment, job.acceptable)),
+        notes=_notes(fits, key_notes(environment, job.acceptable), _trait_notes(environment, first.ask.terms)),
     )  # fmt: skip
 
 
-def _notes(fits: Mapping[str, Fit], of_keys: Mapping[str, str]) -> dict[str, str]:
+def _notes(fits: Mapping[str, Fit], *more: Mapping[str, str]) -> dict[str, str]:
     """A note on each model that needs one, in words."""
-    notes = {name: "; ".join(filter(None, (fit.note, of_keys.get(name)))) for name, fit in fits.items()}
+    notes = {name: "; ".join(filter(None, (fit.note, *(of.get(name) for of in more)))) for name, fit in fits.items()}
     return {name: note for name, note in notes.items() if note}
+
+
+def _trait_notes(environment: Environment, terms: RunTerms) -> dict[str, str]:
+    """A note on each model whose provider's batches are other than people expect."""
+    notes = {}
+    for name in terms.models:
+        traits, said = environment.provider(name.partition(":")[0]).traits, []
+        if Lane.BATCH not in traits.lanes or terms.lane not in (AUTO, Lane.BATCH):
+            continue
+        if traits.least_requests > 1:
+            fewer = "go to a fast lane" if terms.any_lane else "are not asked again, since the job demands lane='batch'"
+            said.append(f"a batch there has {traits.least_requests:,} requests or more; fewer rows, such as those of a retry, {fewer}")
+        if ends := [end for end, keeps in (("is cancelled", traits.keeps_on_cancel), ("expires", traits.keeps_on_expiry)) if not keeps]:
+            said.append(f"a batch there that {' or '.join(ends)} gives no answers back, and what it answered may be paid")
+        if terms.any_lane and not traits.keeps_on_cancel:
+            hedged = "its rows are asked elsewhere, too, if it is late (hedge=True)"
+            said.append(hedged if terms.hedge else "it is not cancelled for the deadline; hedge=True would ask its rows elsewhere, too")
+        notes[name] = "; ".join(said)
+    return notes
 
 
 def cut_first(environment: Environment, first: First, plan: Plan, run_id: str) -> list[Shard]:
@@ -111,7 +130,8 @@ def cut_first(environment: Environment, first: First, plan: Plan, run_id: str) -
     too_large = ~fitting(ask.sizes, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
     _set_aside(files, question, (ask.sizes > 0) & too_large)
     ahead = plan.in_lane(Lane.STANDARD)
-    if first.taken.job.probe and chosen.lane is Lane.BATCH and ahead is not None and ahead.obstacle is None:
+    enough = chosen.requests - PROBED_MOST >= chosen.least  # else the rest would be too few for a batch
+    if first.taken.job.probe and enough and chosen.lane is Lane.BATCH and ahead is not None and ahead.obstacle is None:
         ask, chosen = probe_of(ask, f"{chosen.provider}:{chosen.model}"), ahead
     return plan_shards(environment, files, ask, chosen, run_id=run_id, first=0, round_=0)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 
 from keld.answer import Outcome
 from keld.errors import AccessRefused, KeldError, LeaseLost, ProviderRefused, ProviderUnreachable, StagingError
@@ -187,6 +186,10 @@ def cancel(context: RunContext, shard: Shard) -> Shard:
 
 
 def _is_overdue(context: RunContext, shard: Shard) -> bool:
-    """True if the batch is so far past its provider's window that it must be cancelled."""
-    window = context.window(shard) or timedelta(days=1)
-    return context.now() - (shard.submitted_at or context.now()) > window + context.settings.overdue_after
+    """True if the batch is so far past its provider's window that it must be cancelled; at a provider without one, past the job run's deadline."""
+    window = context.window(shard)
+    if window is None:
+        last = context.ledger.run(shard.run_id).deadline_at
+    else:
+        last = (shard.submitted_at or context.now()) + window
+    return last is not None and context.now() > last + context.settings.overdue_after

@@ -26,7 +26,7 @@ from keld.price import Lane, Rates
 from keld.providers.provider import Provider
 from keld.request import Question
 from keld.runner.context import Environment, FastLanes
-from keld.shard import Limits, cut, fitting
+from keld.shard import Limits, Slice, cut, cut_evenly, fitting
 from keld.speed import Speed, measured
 from keld.staging import RunFiles, disk_errors, write_positions
 from keld.state import State
@@ -71,9 +71,19 @@ class Ask:
         return work_of(self.question, self.sizes)
 
     def limits(self, provider: Provider, lane: Lane) -> Limits:
-        limits = provider.traits.limits.lowered(self.terms.max_shard_rows, self.terms.max_shard_bytes)
-        limits = limits.lowered(self.most_rows, None)
-        return limits if lane is Lane.BATCH else limits.lowered(REALTIME_ROWS, None)
+        rows = [most for most in (self.terms.max_shard_rows, self.most_rows) if most is not None]
+        if lane is Lane.BATCH:
+            # So that any number of rows can be cut into batches that are large enough.
+            rows = [max(most, 2 * provider.traits.least_requests - 1) for most in rows]
+        else:
+            rows.append(REALTIME_ROWS)
+        return provider.traits.limits.lowered(min(rows, default=None), self.terms.max_shard_bytes)
+
+    def cut(self, sizes: NDArray[np.int64], overhead_bytes: int, provider: Provider, lane: Lane) -> list[Slice]:
+        """The slices of these rows that become a shard each; a batch has no fewer requests than the provider takes, if that is possible."""
+        limits, least = self.limits(provider, lane), provider.traits.least_requests
+        evenly = lane is Lane.BATCH and least > 1
+        return cut_evenly(sizes, overhead_bytes, limits, least) if evenly else cut([sizes], overhead_bytes, limits)
 
 
 def options(
@@ -91,6 +101,7 @@ def options(
         due=due,
         ceiling_usd=ceiling_usd,
         probability=ask.terms.probability,
+        hedge=ask.terms.hedge,
         lane=None if ask.terms.any_lane else Lane(ask.terms.lane),
     )
     work = ask.work
@@ -106,11 +117,17 @@ def _candidates(environment: Environment, ask: Ask) -> Iterator[Candidate]:
         provider = environment.provider(account)
         estimate = estimate_of(environment, ask, provider, model)
         for lane in sorted({*provider.traits.lanes, Lane.BATCH}):
-            shards, obstacle = 0, without_key.get(account)
+            shards, obstacle, too_few = 0, without_key.get(account), False
             if lane not in provider.traits.lanes:
                 obstacle = f"{account} has no batches, only the fast lanes"
             try:
-                shards = len(cut([ask.sizes], overhead(provider, ask.question, model), ask.limits(provider, lane)))
+                slices = ask.cut(ask.sizes, overhead(provider, ask.question, model), provider, lane)
+                shards, fewest = len(slices), min((part.requests for part in slices), default=0)
+                if lane is Lane.BATCH and obstacle is None and 0 < fewest < provider.traits.least_requests:
+                    too_few = True
+                    obstacle = (
+                        f"a batch at {account} has {provider.traits.least_requests:,} requests or more, and one would have {fewest:,}"
+                    )
             except InvalidJob as problem:
                 obstacle = str(problem)
             seen = environment.ledger.history.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
@@ -128,6 +145,9 @@ def _candidates(environment: Environment, ask: Ask) -> Iterator[Candidate]:
                 speed=speed_of(environment, name, ask.run_id),
                 worst_rates=worst,
                 cache=cache_of(environment, ask, provider, model, lane, estimate, known),
+                least=provider.traits.least_requests if lane is Lane.BATCH else 1,
+                too_few=too_few,
+                keeps_on_cancel=provider.traits.keeps_on_cancel,
             )
 
 
@@ -265,12 +285,11 @@ def plan_shards(
     """
     provider = environment.provider(option.provider)
     more = overhead(provider, ask.question, option.model)
-    limits = ask.limits(provider, option.lane)
     known = provider.rates(option.model, option.lane, environment.clock(), ask.terms.prices)
     worst = worst_rates(environment, ask, provider, option.model, option.lane)
     assert known is not None and worst is not None, "an option without rates is not chosen"
     work, planned = ask.work, []
-    for n, positions in enumerate(_groups(ask, more, limits, priority)):
+    for n, positions in enumerate(_groups(ask, more, provider, option.lane, priority)):
         shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
         part, cache = work.of(len(positions), size - len(positions) * more), option.cache.of(len(positions))
         with disk_errors(files.dir, "Nothing of this round was sent."):
@@ -296,10 +315,10 @@ def plan_shards(
     return planned
 
 
-def _groups(ask: Ask, more: int, limits: Limits, priority: NDArray[np.float64] | None) -> Iterator[NDArray[np.int64]]:
+def _groups(ask: Ask, more: int, provider: Provider, lane: Lane, priority: NDArray[np.float64] | None) -> Iterator[NDArray[np.int64]]:
     """The positions of each shard, ascending."""
-    order = _order(fitting(ask.sizes, more, limits), priority)
-    for part in cut([ask.sizes[order]], more, limits):
+    order = _order(fitting(ask.sizes, more, ask.limits(provider, lane)), priority)
+    for part in ask.cut(ask.sizes[order], more, provider, lane):
         yield np.sort(order[part.start : part.stop])
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ROWS = (1, 2)  # rows of the first probe, and of the second one if the first was refused
+PROBED_MOST = sum(_ROWS)
 
 
 def probe_of(ask: Ask, model: str, *, again: bool = False) -> Ask:
@@ -56,7 +57,7 @@ def refused(run: JobRun, shards: Sequence[Shard]) -> bool:
 
 def is_enough(shards: Sequence[Shard]) -> bool:
     """True if so many rows were refused that their own content is not the reason."""
-    return sum(shard.requests for shard in shards) >= sum(_ROWS)
+    return sum(shard.requests for shard in shards) >= PROBED_MOST
 
 
 def fail_held_back(context: RunContext, shards: Sequence[Shard], held: NDArray[np.int64]) -> None:

@@ -19,9 +19,9 @@ from keld import snapshot
 from keld.cascade import levels
 from keld.enrich import complaints, retryable_positions
 from keld.ledger import JobRun, Shard, ShardFault
-from keld.plan import PART, Option, choose_rest
+from keld.plan import PART, Option, choose_rest, held
 from keld.request import REPAIR_BYTES
-from keld.runner.context import RunContext, answers_of
+from keld.runner.context import RunContext, answers_of, log
 from keld.runner.option import Ask, options, plan_shards
 from keld.runner.probe import fail_held_back, held_back, is_enough, probe_of, refused
 from keld.staging import read_positions
@@ -123,12 +123,18 @@ def _by_level(context: RunContext, run: JobRun, shards: Sequence[Shard], again: 
 
 
 def _plan_part(context: RunContext, run: JobRun, ask: Ask, first: int, left: Decimal | None, *, answered: bool) -> list[Shard]:
-    """Planned shards; none if there is nothing to ask, or if the rows are answered and a better answer would come too late."""
+    """Planned shards; none if there is nothing to ask, or if the rows are answered and a better answer would come too late.
+
+    None also if the rows are too few for a batch and may go nowhere else: they are planned again with those of the next round, if there is one.
+    """
     due = due_of(run, context.now())
     if not ask.work.requests or (answered and run.deadline_at is not None and due is None):
         return []
     found, terms = options(context.environment, ask, due, left)
     found = found if due is None else _able(found, unable(context, context.ledger.shards(run.id)))
+    if held(found, terms):
+        log.warning("round.held run=%s rows=%d too few for a batch, and no fast lane may take them", run.id, ask.work.requests)
+        return []
     chosen, most_rows = choose_rest(run.job, run.partition, found, terms, part=PART)  # the most valuable rows first
     if answered and chosen.chance is not None and chosen.chance < terms.probability:
         return []

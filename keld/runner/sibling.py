@@ -4,7 +4,7 @@ A step of the runner, at the first look after a create.  A gateway that retries 
 accepted, and return one reply.  So the list is checked once for each create that succeeded.  A batch with the shard's mark that is not
 its batch is paid for twice: it is recorded with its worst case and cancelled; the sweep (`orphan`) counts its cost.  Where
 batches have no marks, one of the same size and the same time is a candidate: its worst case is reserved, and nothing else is done until
-its results show whose it is.
+its results show whose it is.  Where the provider looks up marks itself (`Traits.finds`), a batch without one is other people's.
 
 A gateway may list a batch under another id than the one it gave us (LiteLLM lists the provider's own: BerriAI/litellm#36049).  To cancel
 it would cancel ours, so a batch that the list shows instead of ours counts as ours (`is_alias`).
@@ -108,7 +108,7 @@ def siblings_of(provider: Provider, shard: Shard, own: RemoteBatch, inventory: I
         ours = is_of(batch, shard) if provider.traits.marks_batches else None
         if ours:
             marked.append(batch)
-        elif ours is None and _may_be_of(batch, own, shard, near):
+        elif ours is None and not provider.traits.finds and _may_be_of(batch, own, shard, near):
             possible.append(batch)
     return Siblings(tuple(marked), tuple(possible))
 

@@ -2,7 +2,8 @@
 
 A step of the runner.  The order of a create is the most important rule of Keld: the intent is committed, the call is made once, the outcome is
 recorded.  If a worker dies in between, the next one finds SUBMITTING, does not know whether the create was sent, and looks for it
-(`find_lost`) before anything else.  A create that was refused is looked for, too, whatever the reply was (`refusal`).
+(`find_lost`) before anything else.  A create that was refused is looked for, too, whatever the reply was (`refusal`).  Only where the provider
+itself holds that a create with the same key makes no second batch (`Traits.replays`), one without a reply is sent again at once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from keld.enrich import complaints
 from keld.errors import CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
-from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, Submission
+from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, RemoteBatch, Submission
 from keld.providers.provider import Provider
 from keld.request import batch_key, repaired
 from keld.runner.context import RunContext, answers_of, log
@@ -30,6 +31,8 @@ from keld.state import Event
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+_REPLAYS = 2  # of a create without a reply, where that makes no second batch
 
 
 def stage(context: RunContext, shard: Shard) -> Shard:
@@ -107,22 +110,12 @@ def _uploaded(context: RunContext, provider: Provider, shard: Shard, path: Path)
 def _create(context: RunContext, provider: Provider, shard: Shard, path: Path, intended: tuple[float, datetime]) -> Shard:
     """The shard after the one call that costs money: it is made once, and only shortly after the intent."""
     failpoint("create.send")
-    # By both clocks: the monotonic one does not count the hours a machine was suspended, the other one can be turned back.
-    stood_still = max(timedelta(seconds=time.monotonic() - intended[0]), context.now() - intended[1])
-    if stood_still > context.settings.send_within:
-        # Paused since the intent: another worker may have looked, found nothing and sent it again by now.
-        raise LeaseLost(f"Shard {shard.id}: this worker was paused after its intent, so it does not send. It has sent nothing.")
-    outcome = provider.create(
-        Submission(
-            key=batch_key(shard.id, shard.attempt),
-            path=path,
-            input_ref=shard.input_ref,
-            model=shard.model,
-            endpoint=context.encoder(shard).path,
-            requests=shard.requests,
-        )
-    )
+    _check_not_paused(context, shard, intended)
+    outcome = provider.create(submission_of(context, shard, path))
     failpoint("create.received")
+    for _ in range(_REPLAYS):
+        if isinstance(outcome, OutcomeUnknown) and (batch := replay(context, provider, shard)) is not None:
+            outcome = Created(batch)
     now = context.now()
     match outcome:
         case Created(batch):
@@ -144,3 +137,50 @@ def _create(context: RunContext, provider: Provider, shard: Shard, path: Path, i
             return shard
         case _:
             assert_never(outcome)
+
+
+def _check_not_paused(context: RunContext, shard: Shard, since: tuple[float, datetime]) -> None:
+    """Passes if this worker was not paused since an instant, by both of its clocks, at which it held the lease.
+
+    Raises:
+        LeaseLost: it was: another worker may have looked, found nothing and sent it again by now.
+    """
+    # By both clocks: the monotonic one does not count the hours a machine was suspended, the other one can be turned back.
+    stood_still = max(timedelta(seconds=time.monotonic() - since[0]), context.now() - since[1])
+    if stood_still > context.settings.send_within:
+        raise LeaseLost(f"Shard {shard.id}: this worker was paused after its intent, so it does not send. It has sent nothing.")
+
+
+def submission_of(context: RunContext, shard: Shard, path: Path) -> Submission:
+    """The create of a shard's latest attempt: with the same key each time that it is sent."""
+    return Submission(
+        key=batch_key(shard.id, shard.attempt),
+        path=path,
+        input_ref=shard.input_ref,
+        model=shard.model,
+        endpoint=context.encoder(shard).path,
+        requests=shard.requests,
+    )
+
+
+def replay(context: RunContext, provider: Provider, shard: Shard) -> RemoteBatch | None:
+    """The batch of a create without a reply, after the same create was sent again; None: no batch was returned, which proves nothing.
+
+    Nothing is sent if the provider keeps no keys, or no longer (`Traits.replays`): it would make a second batch.
+
+    Raises:
+        LeaseLost: another worker may have sent the next attempt by now, which has another key.
+    """
+    window, path = provider.traits.replays, context.files.shard(shard.id).input
+    if window is None or context.now() - (shard.intent_at or context.now()) > window:
+        return None
+    if shard.input_ref is None and not path.exists():
+        return None  # the input is sent with the create, and is not on this machine
+    renewed = time.monotonic(), context.now()
+    context.ledger.leases.renew(context.lease, context.now())
+    failpoint("create.replay.send")
+    _check_not_paused(context, shard, renewed)
+    outcome = provider.create(submission_of(context, shard, path))
+    failpoint("create.replay.received")
+    log.info("shard.replayed shard=%s outcome=%s", shard.id, type(outcome).__name__)
+    return outcome.batch if isinstance(outcome, Created) else None

@@ -5,7 +5,7 @@ What another package has to bring, whole: an envelope, batches, a preset.  The d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -23,10 +23,10 @@ from keld.providers.account import origin
 from keld.providers.base import BatchState, RemoteBatch, Submission, Traits
 from keld.providers.dialects.openai_chat import OpenAIChat
 from keld.providers.download import Piece, ResultFile
-from keld.providers.fault import Fault, Meaning, code_of, common_error, fault_of_no_reply, fault_of_reply, unreadable
+from keld.providers.fault import Fault, Meaning, code_of, fault_of_no_reply, fault_of_reply, unreadable
 from keld.providers.line import RETRYABLE_STATUS, lines_of
 from keld.providers.page import UNREADABLE_TIME, Page
-from keld.providers.part import Connection, Dialect, Preset
+from keld.providers.part import Connection, Dialect, Fixed, Preset
 from keld.providers.transports.ranges import piece_of, range_headers
 from keld.shard import Limits
 
@@ -127,8 +127,8 @@ class OtherBatches:
         return Client(self._connection.base_url, self._connection.key(), http.client(self._patience))
 
     def stage(self, path: Path, key: str) -> str | None:
-        with _as_faults(), http.sending(self._patience), path.open("rb") as file:
-            return str(_read(self._client.call("POST", "/objects", content=file))["object"])
+        with as_faults(), http.sending(self._patience), path.open("rb") as file:
+            return str(read(self._client.call("POST", "/objects", content=file))["object"])
 
     def create(self, submission: Submission) -> RemoteBatch:
         body = {
@@ -137,29 +137,29 @@ class OtherBatches:
             "model": submission.model,
             "labels": {"keld": submission.key},
         }
-        with _as_faults(), http.sending(self._patience):
-            return _remote(_read(self._client.call("POST", "/jobs", json=body)))
+        with as_faults(), http.sending(self._patience):
+            return remote(read(self._client.call("POST", "/jobs", json=body)))
 
     def get(self, batch_id: str) -> RemoteBatch | None:
         try:
-            with _as_faults(), http.asking(self._patience):
-                return _remote(_read(self._client.call("GET", f"/jobs/{batch_id}")))
+            with as_faults(), http.asking(self._patience):
+                return remote(read(self._client.call("GET", f"/jobs/{batch_id}")))
         except Fault as fault:
             if fault.status == 404:
                 return None
             raise
 
     def page(self, after: str | None, size: int) -> Page:
-        with _as_faults(), http.asking(self._patience):
+        with as_faults(), http.asking(self._patience):
             params = {"page_size": size} | ({"page_token": after} if after else {})
-            found = _read(self._client.call("GET", "/jobs", params=params), "jobs")
+            found = read(self._client.call("GET", "/jobs", params=params), "jobs")
         token = found.get("next_page_token")
-        return Page(batches=[_remote(job) for job in found["jobs"]], after=token, more=token is not None)
+        return Page(batches=[remote(job) for job in found["jobs"]], after=token, more=token is not None)
 
     def cancel(self, batch_id: str) -> None:
         try:
-            with _as_faults(), http.asking(self._patience):
-                _read(self._client.call("POST", f"/jobs/{batch_id}/stop"))
+            with as_faults(), http.asking(self._patience):
+                read(self._client.call("POST", f"/jobs/{batch_id}/stop"))
         except Fault as fault:
             if fault.status not in (404, 409):
                 raise
@@ -179,7 +179,7 @@ class OtherBatches:
         at_home = origin(self._connection.base_url) + urlsplit(file.id).path
         stream = self._client.stream(at_home, range_headers(start, validator))
         with http.fetching(self._patience):
-            with _as_faults():
+            with as_faults():
                 reply = stream.__enter__()
             try:
                 yield piece_of(reply)
@@ -188,8 +188,8 @@ class OtherBatches:
 
     def unstage(self, input_ref: str) -> None:
         try:
-            with _as_faults(), http.asking(self._patience):
-                if not _read(self._client.call("DELETE", f"/objects/{input_ref}"), "removed")["removed"]:
+            with as_faults(), http.asking(self._patience):
+                if not read(self._client.call("DELETE", f"/objects/{input_ref}"), "removed")["removed"]:
                     raise unreadable(200)
         except Fault as fault:
             if fault.status != 404:
@@ -201,24 +201,24 @@ class OtherBatches:
 
 
 @contextmanager
-def _as_faults() -> Iterator[None]:
+def as_faults() -> Iterator[None]:
     """Turns the client's errors into faults."""
     try:
         yield
     except OtherHostError as error:
         reply = error.reply
-        raise fault_of_reply(reply.status_code, reply.headers, common_error(reply.content, _error_in), carried_prompts=True) from None
+        raise fault_of_reply(reply.status_code, reply.headers, reply.content, carried_prompts=True, error_in=_error_in) from None
     except httpx2.HTTPError as error:
         raise fault_of_no_reply(error) from None
 
 
-def _error_in(body: dict[str, Any]) -> Any:
+def _error_in(body: dict[str, Any], headers: Mapping[str, str]) -> Any:
     """`{"fault": {"code", "text"}}`, as every error of otherhost is written."""
     fault = body.get("fault")
     return {"code": fault.get("code"), "message": fault.get("text")} if isinstance(fault, dict) else None
 
 
-def _read(reply: httpx2.Response, *need: str) -> dict[str, Any]:
+def read(reply: httpx2.Response, *need: str) -> dict[str, Any]:
     try:
         found = msgspec.json.decode(reply.content)
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -228,7 +228,7 @@ def _read(reply: httpx2.Response, *need: str) -> dict[str, Any]:
     return found
 
 
-def _remote(job: dict[str, Any]) -> RemoteBatch:
+def remote(job: dict[str, Any]) -> RemoteBatch:
     counts, problem = job.get("counts") or {}, job.get("problem")
     ok, failed = counts.get("succeeded"), counts.get("failed")
     try:
@@ -262,7 +262,7 @@ PRESET = Preset(
     dialects=(_CHAT,),
     envelope=OtherLines(),
     batches=OtherBatches,
-    auth=lambda connection: {"x-otherhost-key": connection.key()},
+    auth=lambda connection: Fixed({"x-otherhost-key": connection.key()}),
     error_in=_error_in,
     codes={(429, "SLOW_DOWN"): Meaning.QUEUE_FULL},
     batch_page="https://otherhost.example/jobs/{id}",
