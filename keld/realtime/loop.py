@@ -20,6 +20,7 @@ from keld.failpoint import failpoint
 from keld.price import Lane
 from keld.providers.base import Denied, InDoubt, NotNow, Sender, SendOutcome, Settled
 from keld.providers.encoder import Encoder
+from keld.providers.envelope import unanswered_line
 from keld.providers.provider import Provider
 from keld.realtime.ending import Ending
 from keld.realtime.journal import Journal
@@ -164,9 +165,8 @@ class Loop:
                 self._throttle.on_success(len(self._in_flight))
                 self.lines += 1
                 self.ending.on_settled(outcome.answered, f"HTTP {outcome.status} {outcome.code}")
-            case InDoubt() if not self._provider.traits.repeats_cost and row.tries + 1 < self._options.tries:
-                self._journal.not_done(row.position)
-                self._try_again(row, number, outcome.why, None)  # after a pause: the server may still be at work on it
+            case InDoubt() if not self._provider.traits.repeats_cost:
+                await self._ask_again(row, number, outcome.why)
             case InDoubt():
                 await self._journal.keep(row.position, outcome.line, Outcome.LOST)
                 self._throttle.on_rejected(number, self._clock.now(), None)
@@ -182,6 +182,18 @@ class Loop:
                 self.ending.on_denied(outcome)
             case _:
                 assert_never(outcome)
+
+    async def _ask_again(self, row: _Row, number: int, why: str) -> None:
+        """Asks a row again that got no reply, after a pause, since the server may still be at work on it; after its last try, its line says so."""
+        if row.tries + 1 < self._options.tries:
+            self._journal.not_done(row.position)
+            self._try_again(row, number, why, None)
+            return
+        line = unanswered_line(custom_id(self._nonce, row.position), f"asked {self._options.tries} times, each without a reply: {why}")
+        await self._journal.keep(row.position, line, Outcome.ERRORED)
+        self.lines += 1
+        self._throttle.on_rejected(number, self._clock.now(), None)
+        self.ending.on_lost()
 
     def _learn_quotas(self, row: _Row, outcome: Settled | NotNow) -> None:
         self._throttle.on_quotas(outcome.quotas, self._clock.now(), len(self._in_flight) - 1, self._tokens_in_flight - row.tokens)

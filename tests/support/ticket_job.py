@@ -104,8 +104,8 @@ def creates(emulator: Emulator, peer: Peer) -> list[Call]:
 
 
 def purchases(emulator: Emulator) -> Counter[int]:
-    """How often each row was paid, by its position in the table."""
-    return Counter(int((entry.custom_id or "x-").rpartition("-")[2]) for entry in emulator.bill())
+    """How often each row was paid, by its position in the table: what follows the ten letters of a custom_id, with a hyphen or without."""
+    return Counter(int((entry.custom_id or "")[10:].removeprefix("-")) for entry in emulator.bill())
 
 
 def billed_usd(emulator: Emulator, at: datetime) -> Decimal:
