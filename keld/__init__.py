@@ -25,6 +25,7 @@ The map of the house; the files in order are the way of the data.
     ledger/      what happened, in order, durable: events, leases, intents, reservations, costs, what was learned
     http         one client an account, and one limit a call
     realtime/    the fast lanes: many requests at once, under rate limits
+    objects      a bucket of S3, Google Cloud Storage or Azure
     staging      the files of a job run, and how they are written
     answer       result lines -> answers, exactly one per request
     cascade      which answers are accepted, and which model is asked next
@@ -83,7 +84,7 @@ if TYPE_CHECKING:
     from keld.path import absolute_path, check_path, wants_partition
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
-    from keld.providers.account import Account
+    from keld.providers.account import Account, AzureAccount, BedrockAccount, SelfHostedAccount, VertexAccount
     from keld.providers.kinds import kinds
     from keld.reading import Reading
     from keld.retention import Removal
@@ -95,12 +96,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AccessRefused", "Account", "Batch", "Bracket", "Cache", "CeilingTooLow", "Column", "DeadlinePassed", "Embedding",
-    "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError", "Option",
-    "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
-    "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "Settings", "SinkError", "SinkRefused",
+    "AccessRefused", "Account", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Column", "DeadlinePassed", "Embedding",
+    "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError",
+    "Option", "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
+    "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings", "SinkError", "SinkRefused",
     "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
-    "Verdict", "Work", "__version__", "absolute_path", "check_path", "kinds", "utc", "wants_partition",
+    "Verdict", "VertexAccount", "Work", "__version__", "absolute_path", "check_path", "kinds", "utc", "wants_partition",
 ]  # fmt: skip
 
 # Imported at their first use: pyarrow, SQLAlchemy and the SDKs take a second that `import keld` must not cost.
@@ -120,7 +121,7 @@ _HOMES = {
     "keld.path": "absolute_path check_path wants_partition",
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",
-    "keld.providers.account": "Account",
+    "keld.providers.account": "Account AzureAccount BedrockAccount SelfHostedAccount VertexAccount",
     "keld.providers.kinds": "kinds",
     "keld.reading": "Reading",
     "keld.retention": "Removal",

@@ -1,4 +1,4 @@
-"""HTTP: one client for each account, and one time limit for each call.
+"""HTTP: the two clients of an account, and one time limit for each call.
 
 Beside the road, below `providers`; knows no provider.  No SDK limits a whole call: their timeouts are for one read or one write, so a reply of
 one byte a second never times out, and blocks its worker, and that worker's lease, without end.  Here the limit is for the whole call.  It is
@@ -10,13 +10,18 @@ of the verb (`asking_beyond_verb`: without the verb's limit).  `sending`: an upl
 reply `reply_s`; tried once only.  `fetching`: a download; may take any time while it moves.  "It moves" means a minimum speed: `least_bytes`
 in any `stall_s`.
 
+These calls are made by `client`.  The fast lanes have `async_client`: there the limit is `asyncio.timeout` around the call.  Both keep TCP connections
+alive, so that a gateway does not drop a connection on which an answer is awaited for minutes (httpx2 sets nothing; anthropic's SDK does).
+
 Harmless calls are retried here, not by the SDKs: those sleep as long as a server asks them to, twice, without regard to the time left.
-httpx2 passes no backend to its pool (2.16), so `_bind_calls` sets it there; `tests/providers/test_http.py` fails if a release changes that.
+httpx2 passes no backend to its pool (2.16), and no socket options to the connections of a proxy, so `_set_backend` sets it there;
+`tests/providers/test_http.py` fails if a release changes that.
 """
 
 from __future__ import annotations
 
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -34,6 +39,7 @@ _REPLY_BYTES = 64 << 20  # of anything but a download; a page of 1,000 batches i
 _LEAST_S = 1.0  # a call that begins in time has at least this long, even if its verb has less time left
 _PAUSES_S = (0.5, 1.0)  # before a harmless call is retried
 _RETRIED_STATUSES = frozenset({408, 429})  # and every 5xx
+_CONNECT_S = 30.0
 _READABLE = frozenset({"", "identity", "gzip", "deflate"})
 
 
@@ -80,6 +86,12 @@ def reporting_progress(pulse: Callable[[float], None]) -> Iterator[None]:
         yield
     finally:
         _on_progress.reset(token)
+
+
+def beat(silent_s: float) -> None:
+    """Tells `reporting_progress` that a call over another library than this one's has moved, and may be silent for that long."""
+    if (pulse := _on_progress.get()) is not None:
+        pulse(silent_s)
 
 
 @contextmanager
@@ -140,7 +152,25 @@ def client(patience: Patience) -> httpx2.Client:
         headers={"accept-encoding": "identity"},
         event_hooks={"response": [check_encoding]},
     )
-    _bind_calls(made)
+    _set_backend(made, _Backend)
+    return made
+
+
+def async_client(trust: ssl.SSLContext, timeout_s: float) -> httpx2.AsyncClient:
+    """A client for the requests of a fast lane; each also needs `asyncio.timeout`, since the library limits one read at a time.
+
+    Args:
+        trust: shared by several clients, since reading the machine's certificates takes 80 ms.
+        timeout_s: of a whole request; a connection must be made within half of it.
+    """
+    # No limit on connections: a request that waits for one would count as sent.  A server that closes an idle connection just as it is
+    # used again leaves the request in doubt; the shortest usual idle timeout of servers is 5 s.  A redirect would carry the key to another host.
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3)
+    # Connecting has less than the whole time, so that a connection that was never made is reported as not sent.  The whole is limited in `call`.
+    timeout = httpx2.Timeout(None, connect=min(_CONNECT_S, timeout_s / 2))
+    headers = {"accept-encoding": "identity"}  # no encoding is offered that cannot be read
+    made = httpx2.AsyncClient(follow_redirects=False, limits=limits, verify=trust, timeout=timeout, headers=headers)
+    _set_backend(made, _AsyncBackend)
     return made
 
 
@@ -223,22 +253,60 @@ class _Bound:
 
     def _allow(self, seconds: float) -> None:
         self._until = time.monotonic() + seconds
-        if (pulse := _on_progress.get()) is not None:
-            pulse(seconds)
+        beat(seconds)
 
 
 # -- the network ----------------------------------------------------------------------------------------------
 
 
-def _bind_calls(made: httpx2.Client) -> None:
-    """Sets the backend that limits calls in every pool of a client, those of proxies included."""
+def _keep_alive() -> tuple[Any, ...]:
+    """The socket options of all connections: after a minute of silence a probe a minute, five without a reply are a lost connection.
+
+    The values of anthropic's SDK (2.14); macOS has other names for some.
+    """
+    named = {"TCP_KEEPIDLE": 60, "TCP_KEEPALIVE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}
+    found = ((socket.IPPROTO_TCP, getattr(socket, name), value) for name, value in named.items() if hasattr(socket, name))
+    return ((socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1), *found)
+
+
+_KEEP_ALIVE = _keep_alive()
+
+
+def _set_backend(made: httpx2.Client | httpx2.AsyncClient, backend: Callable[[Any], Any]) -> None:
+    """Puts `backend` around that of every pool of a client, those of the environment's proxies included."""
     for transport in (made._transport, *made._mounts.values()):
         pool: Any = getattr(transport, "_pool", None)
         if transport is None:
             continue  # a host without a proxy
-        if not isinstance(getattr(pool, "_network_backend", None), httpcore2.NetworkBackend):
+        inner = getattr(pool, "_network_backend", None)
+        if not isinstance(inner, httpcore2.NetworkBackend | httpcore2.AsyncNetworkBackend):
             raise AssertionError("this release of httpx2 keeps its network backend elsewhere, so its calls would have no limit")
-        pool._network_backend = _Backend(pool._network_backend)
+        pool._network_backend = backend(inner)
+
+
+class _AsyncBackend(httpcore2.AsyncNetworkBackend):
+    """Keeps its connections alive."""
+
+    def __init__(self, inner: httpcore2.AsyncNetworkBackend) -> None:
+        self._inner = inner
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        return await self._inner.connect_tcp(host, port, timeout, local_address, (*_KEEP_ALIVE, *(socket_options or ())))
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore2.AsyncNetworkStream:
+        return await self._inner.connect_unix_socket(path, timeout, socket_options)
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
 
 
 class _Backend(httpcore2.NetworkBackend):
@@ -253,6 +321,7 @@ class _Backend(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
+        socket_options = (*_KEEP_ALIVE, *(socket_options or ()))
         bound = _bound.get()
         if bound is None:
             return _Stream(self._inner.connect_tcp(host, port, timeout, local_address, socket_options))

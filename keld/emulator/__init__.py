@@ -23,7 +23,9 @@ The rooms, in the order of a call; only `services/`, `dialects/`, `kind` and `ad
     realtime     a call that is answered at once
     host         what all services with batches have in common
     page         one page of a list
+    result       the result files of a batch that has ended
     store        the files and batches that the services hold
+    bucket       the objects of the bucket stores
     batch        one batch as a function of the clock
     life         the statuses of a batch, and how long it stays in each
     row          the request rows of a batch

@@ -45,9 +45,11 @@ class Batch:
         provider: the kind of its service.
         endpoint, input_file_id, metadata, output_expires_after_s: as the create said, where the service knows such things.
         model: of its rows, or of their first.
+        window_s: after this time it expires.
         get_from, list_from: when it can be read, and listed, in unix seconds.
         twice: its create makes a second batch.
         late_status: it appears late, and its create gets this status (0: no response); None: it appears at once.
+        window_s: from its creation to its expiry.
         output_file_id, error_file_id: of its results, once they are named.
     """
 
@@ -65,6 +67,7 @@ class Batch:
     model: str | None = None
     metadata: dict[str, str] | None = None
     output_expires_after_s: float | None = None
+    window_s: float = WINDOW_S
     get_from: float = 0.0
     list_from: float = 0.0
     twice: bool = False
@@ -96,7 +99,7 @@ class Batch:
     @property
     def expires_at(self) -> float:
         rule = self.rule("life", "expire")
-        return self.created_at + (float(rule.get("after_s", WINDOW_S)) if rule else WINDOW_S)
+        return self.created_at + (float(rule.get("after_s", self.window_s)) if rule else self.window_s)
 
     @property
     def out_path(self) -> Path:
@@ -270,7 +273,9 @@ class Batch:
         with rest.open("ab", buffering=_BUFFER_BYTES) as file:
             for index in self._order()[phase.done :]:
                 custom_id, _ = self.envelope.read(self.rows[index])
-                file.write(self.envelope.unanswered(custom_id, phase.status) + b"\n")
+                line = self.envelope.unanswered(custom_id, phase.status)
+                if line is not None:
+                    file.write(line + b"\n")
 
 
 def _writing(path: Path) -> BinaryIO:

@@ -36,8 +36,8 @@ class Envelope(Protocol):
     def refused(self, batch: "Batch", rank: int, custom_id: str, error: ApiError) -> bytes:
         """The result line of a row that was refused."""
 
-    def unanswered(self, custom_id: str, status: Status) -> bytes:
-        """The line of a row that was not reached before its batch expired or was cancelled."""
+    def unanswered(self, custom_id: str, status: Status) -> bytes | None:
+        """The line of a row that was not reached before its batch expired or was cancelled; None: there is none."""
 
 
 class Outcome(NamedTuple):

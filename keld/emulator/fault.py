@@ -19,6 +19,8 @@ at `create`
     hidden            GET of the new batch is 404 `for_s` (10)
     list_lag          the new batch is not listed `for_s` (10)
     twice             a second batch is made of it, as by a gateway that retries; only the first is answered
+at `upload` of an object to a bucket
+    list_lag          the new object can be read, and is not listed `for_s` (10)
 at `life`
     fail              late validation failure with `code` `message` `line` `param` (OpenAI)
     token_limit       `failed` with `token_limit_exceeded` (OpenAI)
@@ -87,6 +89,7 @@ CREATE_FAULTS: dict[str, set[str]] = {
     "list_lag": {"for_s"},
     "twice": set(),
 }
+UPLOAD_FAULTS: dict[str, set[str]] = {"list_lag": {"for_s"}}
 LIFE_FAULTS: dict[str, set[str]] = {
     "fail": {"code", "message", "line", "param"},
     "token_limit": set(),
@@ -130,8 +133,9 @@ DOWNLOAD_FAULTS: dict[str, set[str]] = {
     "slow": {"bytes_per_s"},
 }
 POINTS: dict[str, dict[str, set[str]]] = {
-    **dict.fromkeys(("any", "upload", "list", "get", "cancel", "delete", "realtime"), HTTP_FAULTS),
+    **dict.fromkeys(("any", "list", "get", "cancel", "delete", "realtime"), HTTP_FAULTS),
     "create": HTTP_FAULTS | CREATE_FAULTS,
+    "upload": HTTP_FAULTS | UPLOAD_FAULTS,
     "download": HTTP_FAULTS | DOWNLOAD_FAULTS,
     "life": LIFE_FAULTS,
     "rows": ROW_FAULTS,

@@ -12,7 +12,7 @@ from datetime import datetime
 from email.utils import format_datetime
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from .error import ApiError, error_of
 from .fault import HTTP_FAULTS, Faults
@@ -56,7 +56,7 @@ class Gate:
                 self._check_key(request, service)
                 response = await self._with_faults(request, service, endpoint)
             except ApiError as error:
-                response = JSONResponse(service.error_body(error), error.status, error.headers)
+                response = service.refusal(error)
             except ClientDisconnect:  # the client died in the middle of its request; no response is possible
                 response = Drop()
             response.headers[service.request_id_header] = f"req_{secrets.token_hex(12)}"
@@ -124,7 +124,7 @@ class Gate:
         realtime, create = endpoint.operation == "realtime", endpoint.operation == "create"
         # The body is read only where a plan exists, and kept by Starlette for the route.
         model = service.asked(request, await request.body()).model if realtime and self.faults.rules() else None
-        batch = self.store.batch(request.path_params.get("batch_id", ""), service.kind)
+        batch = self.store.batch(service.batch_id_of(request), service.kind)
         ordinal = self.store.next_ordinal(service.kind) if create else batch.ordinal if batch else None
         lane = "realtime" if realtime else "batch"
         return Event(provider=service.kind, path=request.url.path, model=model, batch=ordinal, lane=lane)

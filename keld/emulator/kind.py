@@ -17,8 +17,13 @@ from importlib.metadata import EntryPoint, entry_points
 from .answer import Answerer
 from .service import Service
 from .services.anthropic import Anthropic
+from .services.bedrock import Bedrock
+from .services.gcs import Gcs
+from .services.gcs_json import GcsJson
+from .services.mistral import Mistral
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
+from .services.s3 import S3
 from .store import Store
 
 Factory = Callable[[Store, Answerer], Service]
@@ -29,6 +34,11 @@ _OWN: tuple[type[Service], ...] = (
     OpenAI,
     Anthropic,
     OpenAICompatible,
+    Mistral,
+    S3,
+    Gcs,
+    GcsJson,
+    Bedrock,
 )
 
 

@@ -91,6 +91,10 @@ class Service(ABC):
 
     # --- refusals -----------------------------------------------------------------------------------------------------
 
+    def refusal(self, error: ApiError) -> Response:
+        """The reply that refuses a call; a service whose errors are no JSON, or have headers of their own, says it here."""
+        return JSONResponse(self.error_body(error), error.status, error.headers)
+
     @abstractmethod
     def error_body(self, error: ApiError) -> dict[str, Any]:
         """The body of a refusal."""
@@ -98,7 +102,7 @@ class Service(ABC):
     def unknown(self, request: Request) -> Response:
         """The response to a path that is no route."""
         error = ApiError(status=404, message=f"Invalid URL ({request.method} {request.url.path})")
-        return JSONResponse(self.error_body(error), error.status)
+        return self.refusal(error)
 
     def key_missing(self) -> ApiError | None:
         """The refusal of a request without a key; None: it needs none."""
@@ -114,9 +118,13 @@ class Service(ABC):
         """The API key of a request; empty when there is none."""
         return key_of(request)
 
+    def batch_id_of(self, request: Request) -> str:
+        """The id of the batch that a request's path names, as the emulator keeps it; empty when it names none."""
+        return str(request.path_params.get("batch_id", ""))
+
     def asked(self, request: Request, body: bytes) -> Asked:
         """What a realtime request asks for; here by the fields that most families of models have in the body."""
-        return Asked(model_of(body), _most_tokens(body))
+        return Asked(model_of(body), most_tokens(body))
 
     def rate_headers(self, levels: dict[str, Level], now: float) -> dict[str, str]:
         """The headers that say how much is left of the rate limits; here none."""
@@ -148,7 +156,8 @@ def model_of(body: bytes) -> str | None:
     return None
 
 
-def _most_tokens(body: bytes) -> int:
+def most_tokens(body: bytes) -> int:
+    """The most tokens that a body says its answer may have; 0 where it does not say."""
     with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
         most = msgspec.json.decode(body, type=_Most)
         return most.max_completion_tokens or most.max_output_tokens or most.max_tokens or 0

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from .batch import Batch
 from .bill import RealtimeBill, Slip
+from .bucket import Buckets
 from .clock import Clock
 from .dialect import Dialect
 from .envelope import Envelope
@@ -66,6 +67,7 @@ class Store:
         self.clock, self.faults, self.settings, self.folder = clock, faults, settings, folder
         self.lock = threading.RLock()
         self.realtime_bill = RealtimeBill(folder / "realtime.bill.jsonl")
+        self.objects = Buckets(clock=clock, folder=folder)
         self._files: dict[str, StoredFile] = {}
         self._batches: dict[str, Batch] = {}
         self._created: Counter[str] = Counter()

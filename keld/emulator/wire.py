@@ -7,7 +7,7 @@ responses close them.
 import asyncio
 import contextlib
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -56,26 +56,29 @@ class Drop(Response):
 class Truncated(Response):
     """The head of a whole file, or of the rest that was asked for, the first bytes of its body, and a closed connection."""
 
-    def __init__(self, path: Path, size_bytes: int) -> None:
-        super().__init__(media_type="application/octet-stream")
-        self._path, self._size_bytes = path, size_bytes
+    def __init__(self, path: Path, size_bytes: int, headers: Mapping[str, str]) -> None:
+        super().__init__(media_type="application/octet-stream", headers=headers)
+        self._path, self._size_bytes, self._own = path, size_bytes, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        start, whole = _start(Headers(scope=scope)), self._path.stat().st_size
-        head = [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % (whole - start))]
-        head += [(b"content-range", b"bytes %d-%d/%d" % (start, whole - 1, whole))] if start else []
-        await send({"type": "http.response.start", "status": 206 if start else 200, "headers": head})
+        whole = self._path.stat().st_size
+        wanted = Headers(scope=scope).get("range", "")
+        start, end = _range(wanted, whole)
+        head = [(name.encode(), value.encode()) for name, value in self._own.items()]
+        head += [(b"content-type", b"application/octet-stream"), (b"content-length", b"%d" % (end - start))]
+        head += [(b"content-range", b"bytes %d-%d/%d" % (start, end - 1, whole))] if wanted else []
+        await send({"type": "http.response.start", "status": 206 if wanted else 200, "headers": head})
         with self._path.open("rb") as file:
             file.seek(start)
-            body = file.read(min(self._size_bytes, max(whole - start - 1, 0)))
+            body = file.read(min(self._size_bytes, max(end - start - 1, 0)))
         await send({"type": "http.response.body", "body": body, "more_body": True})
         await _hang_up(scope, receive, at_once=False)
 
 
-def _start(headers: Headers) -> int:
-    """The start of the requested range; 0 for a clean truncation, which ignores ranges."""
-    start = headers.get("range", "").removeprefix("bytes=").removesuffix("-")
-    return int(start) if start.isdigit() else 0
+def _range(wanted: str, whole: int) -> tuple[int, int]:
+    """The first byte that is asked for, and the one behind the last; all of the file where no range is."""
+    start, _, last = wanted.removeprefix("bytes=").partition("-")
+    return int(start) if start.isdigit() else 0, min(int(last) + 1, whole) if last.isdigit() else whole
 
 
 async def _hang_up(scope: Scope, receive: Receive, *, at_once: bool) -> None:
@@ -89,24 +92,25 @@ async def _hang_up(scope: Scope, receive: Receive, *, at_once: bool) -> None:
             pass
 
 
-def download(path: Path, media_type: str, rules: list[Rule]) -> Response:
-    """The file's content, with the download faults applied."""
+def download(path: Path, media_type: str, rules: list[Rule], headers: Mapping[str, str] | None = None) -> Response:
+    """The file's content, with the download faults applied; `headers` go with it, except where a fault replaces the whole reply."""
+    own = dict(headers or {})
     for rule in rules:
         match rule.do:
             case "truncate" if rule.get("clean", False):
-                return StreamingResponse(_pieces(path, int(rule.get("bytes", 1000))), media_type=media_type)
+                return StreamingResponse(_pieces(path, int(rule.get("bytes", 1000))), headers=own, media_type=media_type)
             case "truncate":
-                return Truncated(path, int(rule.get("bytes", 1000)))
+                return Truncated(path, int(rule.get("bytes", 1000)), own)
             case "gzip_bomb":
                 before = path if rule.get("after_lines", False) else None
                 bomb = _zeros_compressed(int(rule.get("size_mb", 64)), before)
                 return StreamingResponse(bomb, media_type=media_type, headers={"content-encoding": "gzip"})
             case "slow":
                 pace = float(rule.get("bytes_per_s", 65536))
-                return StreamingResponse(_dribble(path, pace), media_type=media_type)
+                return StreamingResponse(_dribble(path, pace), headers=own, media_type=media_type)
             case _:
                 pass
-    return Download(path, media_type=media_type)
+    return Download(path, media_type=media_type, headers=own)
 
 
 async def _pieces(path: Path, size_bytes: int) -> AsyncIterator[bytes]:

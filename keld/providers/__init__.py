@@ -8,13 +8,16 @@ The map of the package, from what the runner uses to what one kind of provider i
     encoder      writes the request lines of one shard, and reads the result lines
     kinds        which kinds of providers there are, built in and from other packages
     presets/     what each built-in kind is made of, one kind a file
-    part         the parts of a kind: Dialect, Envelope, Batches, Traits, Preset
+    part         the parts of a kind: Dialect, Envelope, Batches, Auth, Traits, Preset
+    auth         tokens that expire, renewed in time and never within an event loop
     fault        what a status or a broken connection means; the same for every transport
     page         lists of batches, page by page, and whether a list is complete
     download     a result file, complete and on disk
     line         blocks of result lines -> typed structs
     envelope     OpenAI's lines: one for a request, one for an answer; journals of fast lanes use them, too
     call         one request of a fast lane
+    pack         many rows in one request of a fast lane, and the answer divided again
+    engine       what a server of one's own says about itself: its models, its slots, its queue
     template     a request body as constant bytes around a row's own JSON
     log          which log records of the SDKs are left out
 

@@ -1,14 +1,17 @@
 """Account: the address of a provider and where its key is found; never the key itself.
 
 Below `provider`.  `Account(kind=...)` is enough for every kind that needs only an address and a key.  A kind that needs more (a region,
-a project, a bucket, a role) has a frozen subclass with these fields, so that a type checker knows them.
+a project, a bucket, a role) has a frozen subclass with these fields, so that a type checker knows them.  "" stands for "from the environment":
+`Preset.variables` names the variable, and `completed` reads it when the account connects.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from keld.errors import AccessRefused, InvalidJob
@@ -25,9 +28,10 @@ class Account:
         api_key: a function that returns the key, if it is in a vault or in an orchestrator's connection; "" if there is none.
         keyless: a reason why no key may be found, shown in the error; for keys that do not come from an environment variable.
         prices: the price list of its models, e.g. `groq`; None: the list that has the account's name, else the kind's.
+        price_factor: by which the list's prices are multiplied, e.g. `Decimal("1.1")` for a region that costs 10 % more.
 
     Raises:
-        InvalidJob: `base_url` is no valid URL, or `api_key` is no function.
+        InvalidJob: `base_url` is no valid URL, `api_key` is no function, or `price_factor` is no positive `Decimal` or `int`.
     """
 
     kind: str
@@ -36,8 +40,14 @@ class Account:
     api_key: Callable[[], str] | None = field(default=None, repr=False)
     keyless: str | None = None
     prices: str | None = None
+    price_factor: Decimal = Decimal(1)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.price_factor, Decimal | int) or not 0 < self.price_factor < 1_000:
+            raise InvalidJob(
+                f"price_factor= of an account of kind {self.kind} is {self.price_factor!r}; it must be a positive Decimal. Nothing was sent. "
+                "Give e.g. price_factor=Decimal('1.1')."
+            )
         if self.base_url is not None:
             check_url(self.base_url, f"The base URL of an account of kind {self.kind}")
         if self.api_key is not None and not callable(self.api_key):  # the message does not show it: it may be the key
@@ -45,6 +55,124 @@ class Account:
                 f"api_key= of an account of kind {self.kind} is a {type(self.api_key).__name__}; it must be a function that returns the key. "
                 "Nothing was sent. Put the key in an environment variable and name that in api_key_env=, or give a function."
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AzureAccount(Account):
+    """One resource of Azure OpenAI (Microsoft Foundry).
+
+    Args:
+        base_url: the resource's endpoint, e.g. `https://my-resource.openai.azure.com`; None: the variable `AZURE_OPENAI_ENDPOINT`.
+        deployments: the deployment of each model, by the model's name; a model that is not named has a deployment of its own name.
+    """
+
+    kind: str = "azure"
+    deployments: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BedrockAccount(Account):
+    """One AWS account in one region, at Bedrock.
+
+    Args:
+        region: e.g. `us-east-1`; "": the variable `AWS_REGION`.
+        bucket: where the inputs and outputs of batches are kept, `s3://bucket/prefix`, in the same region; "": the variable `KELD_BEDROCK_BUCKET`.
+        role: the ARN of the service role that reads and writes there; "": the variable `KELD_BEDROCK_ROLE`.
+    """
+
+    kind: str = "bedrock"
+    region: str = ""
+    bucket: str = ""
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VertexAccount(Account):
+    """One Google Cloud project in one location, at Vertex AI.
+
+    Args:
+        project: its id; "": the variable `GOOGLE_CLOUD_PROJECT`.
+        location: e.g. `us-central1` or `global`; "": the variable `GOOGLE_CLOUD_LOCATION`.
+        bucket: where the inputs and outputs of batches are kept, `gs://bucket/prefix`; "": the variable `KELD_VERTEX_BUCKET`.
+    """
+
+    kind: str = "vertex"
+    project: str = ""
+    location: str = ""
+    bucket: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelfHostedAccount(Account):
+    """A server of the user's own with OpenAI's requests: vLLM, SGLang, TGI, Ollama, llama.cpp, or a gateway in front of them.
+
+    Args:
+        gpu_hour_usd: what an hour of the host costs; its answers are then priced by the time the host was busy.  None: by the job's `prices`.
+        deployments: the name of a model in jobs -> its name at the host, where they differ.
+        most_at_once: the most requests in flight together.
+        pack_rows: the most rows of embeddings in one request.
+        length_field: which field limits an answer.  Ollama ignores `max_completion_tokens` without a word
+            (github.com/ollama/ollama/issues/7125, 21 Aug 2026), and every engine knows `max_tokens`; OpenAI's newer models behind a gateway refuse it.
+
+    Raises:
+        InvalidJob: `gpu_hour_usd` is no amount of money, or a number is below 1.
+    """
+
+    kind: str = "self_hosted"
+    gpu_hour_usd: Decimal | int | float | str | None = None
+    deployments: Mapping[str, str] = field(default_factory=dict)
+    most_at_once: int = 512
+    pack_rows: int = 32
+    length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+    def __post_init__(self) -> None:
+        Account.__post_init__(self)
+        if self.gpu_hour_usd is not None:
+            object.__setattr__(self, "gpu_hour_usd", _amount(self.gpu_hour_usd))
+        if min(self.most_at_once, self.pack_rows) < 1:
+            raise InvalidJob("most_at_once= and pack_rows= of an account must be 1 or more. Nothing was sent.")
+
+
+TYPES: Mapping[str, type[AzureAccount | BedrockAccount | SelfHostedAccount | VertexAccount]] = {
+    "azure": AzureAccount,
+    "bedrock": BedrockAccount,
+    "self_hosted": SelfHostedAccount,
+    "vertex": VertexAccount,
+}
+"""The class of the accounts of each built-in kind that needs more than an address and a key."""
+
+
+def completed(account: Account, variables: Mapping[str, str]) -> Account:
+    """The account with its empty fields filled from the environment; `variables` has the variable of each field.
+
+    Raises:
+        InvalidJob: a field is empty, and its variable is not set.
+    """
+    found = {name: getattr(account, name) or os.environ.get(variable, "") for name, variable in variables.items()}
+    if missing := [name for name, value in found.items() if not value]:
+        raise InvalidJob(
+            f"An account of kind {account.kind} needs {', '.join(f'{name}= (or {variables[name]})' for name in missing)}. Nothing was sent. "
+            f"Give it to keld.{type(account).__name__}, or set the environment variable."
+        )
+    filled: dict[str, Any] = found
+    return replace(account, **filled)
+
+
+def _amount(given: object) -> Decimal:
+    """A positive amount of money.
+
+    Raises:
+        InvalidJob: it is none.
+    """
+    try:
+        amount = Decimal(str(given))
+    except InvalidOperation:
+        amount = Decimal(0)
+    if not amount.is_finite() or amount <= 0:
+        raise InvalidJob(
+            f"gpu_hour_usd={given!r} of an account is no amount above 0. Nothing was sent. Give USD an hour, e.g. gpu_hour_usd='2.49'."
+        )
+    return amount
 
 
 def check_url(url: str, subject: str) -> None:
@@ -68,23 +196,24 @@ def check_url(url: str, subject: str) -> None:
         raise InvalidJob(f"{subject}, {shown!a}, {wrong}. Nothing was sent. Write the complete URL, e.g. https://api.openai.com/v1.")
 
 
-def url_of(account: Account, variable: str | None, official: str | None) -> str:
-    """The base URL of an account: its own, else that in the environment `variable`, else the `official` host.
+def url_of(account: Account, variable: str | None, official: str | Callable[[Account], str] | None) -> str:
+    """The base URL of an account: its own, else that in the environment `variable`, else the `official` host (see `Preset.base_url`).
 
     Raises:
         InvalidJob: the environment variable holds no valid URL, or there is no URL at all.
     """
-    if account.base_url is not None:
-        return account.base_url
-    url = os.environ.get(variable or "") or None
-    if url is not None:
+    url = account.base_url
+    if url is None and (url := os.environ.get(variable or "") or None) is not None:
         check_url(url, f"The environment variable {variable}")
+    if callable(official):
+        url = official(replace(account, base_url=url))
+        check_url(url, f"The base URL of an account of kind {account.kind}")
     if url is None and official is None:
         raise InvalidJob(
             f"An account of kind {account.kind} needs base_url=, the address of its host. Nothing was sent. "
             f"Give e.g. Account(kind={account.kind!r}, base_url='https://llm.example/v1')."
         )
-    return url or official or ""
+    return url or str(official)
 
 
 def origin(url: str) -> str:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from keld.price import Lane
+from keld.providers.pack import Pack
 from keld.shard import Limits
 
 
@@ -35,6 +36,9 @@ class Traits:
             and lost.
         repeats_cost: a request that is sent twice may be paid twice; False for a server of the user's own, where a lost reply is just asked again.
         plain_ids: a custom_id is letters and digits only.
+        by_goodput: the fast lane has no rate limits, and its concurrency is steered by what is answered a second (`keld/realtime/goodput.py`).
+        most_at_once: the most requests of a fast lane in flight together.
+        pack: the most that one request of a fast lane holds, where the dialect can hold many rows.
     """
 
     limits: Limits
@@ -52,6 +56,9 @@ class Traits:
     keeps_on_expiry: bool = True
     repeats_cost: bool = True
     plain_ids: bool = False
+    by_goodput: bool = False
+    most_at_once: int = 256
+    pack: Pack = field(default_factory=Pack)
 
 
 class BatchState(StrEnum):
@@ -172,6 +179,15 @@ class Quota:
     limit: float
     left: float
     reset_s: float  # seconds until all of it is available again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """How busy an engine is, as it says itself."""
+
+    running: float  # requests that it works on
+    waiting: float  # requests in its queue
+    cache_use: float | None = None  # of its key-value cache, 0..1; None: it does not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -20,9 +19,12 @@ from typing import assert_never
 import httpx2
 import msgspec
 
+from keld import http
+from keld.errors import AccessRefused
 from keld.providers.base import Denied, InDoubt, NotNow, Quota, Sender, SendOutcome, Settled
-from keld.providers.envelope import in_doubt_line, reply_line
-from keld.providers.fault import Codes, ErrorIn, Fault, Meaning, Sent, common_error, fault_of_no_reply, fault_of_reply, meaning
+from keld.providers.envelope import doubt, in_doubt_line, reply_line
+from keld.providers.fault import Codes, ErrorIn, Fault, Meaning, Sent, fault_of, meaning
+from keld.providers.part import Auth, Outgoing
 
 # A refusal without the shape of the provider's own errors comes from a gateway.  With these statuses the gateway judges the request alone (who asks,
 # how often, how large) before it forwards it, so nothing was done.  With any other status its page may have replaced an answer that was paid
@@ -30,65 +32,73 @@ from keld.providers.fault import Codes, ErrorIn, Fault, Meaning, Sent, common_er
 # the request, and it stops the lane, so that a filter of replies can cost no more than what is in flight.
 _REFUSED_BEFORE = {401, 402, 403, 407, 413, 429}
 _CONNECTIONS = 32  # of one client
-_CONNECT_S = 30.0
 _SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?").fullmatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The URL and the headers of the requests of one path, and how its replies are read."""
+    """The URL of the requests of one path, who asks, and how its replies are read."""
 
     url: str
+    auth: Auth
     headers: Mapping[str, str]
     quotas: Callable[[httpx2.Headers], dict[str, Quota]]
     codes: Codes
     error_in: ErrorIn | None = None
+    aborted: Callable[[bytes], bool] = lambda answer: False
 
 
 @asynccontextmanager
-async def senders(target: Target, timeout_s: float, most: int) -> AsyncIterator[Sender]:
+async def senders(target: Target, timeout_s: Callable[[], float], most: int) -> AsyncIterator[Sender]:
     """A sender for `most` requests at a time, over several clients: a client's pool looks at all its connections for each request.
 
     Args:
-        timeout_s: of a whole request, from its connection to the last byte of its reply.
+        timeout_s: gives the time limit of a whole request that begins now, from its connection to the last byte of its reply.
     """
     trust = httpx2.create_ssl_context()  # once: reading the machine's certificates takes 80 ms
     async with AsyncExitStack() as opened:
-        made = [_client(target, trust, timeout_s) for _ in range(-(-most // _CONNECTIONS))]
+        made = [http.async_client(trust, timeout_s()) for _ in range(-(-most // _CONNECTIONS))]
         clients = cycle([await opened.enter_async_context(one) for one in made])
-        yield lambda custom_id, body: call(next(clients), target, custom_id, body, timeout_s)
-
-
-def _client(target: Target, trust: ssl.SSLContext, timeout_s: float) -> httpx2.AsyncClient:
-    # No limit on connections: a request that waits for one would count as sent.  A server that closes an idle connection just as it is
-    # used again leaves the request in doubt; the shortest usual idle timeout of servers is 5 s.  A redirect would carry the key to another host.
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3)
-    # Connecting has less than the whole time, so that a connection that was never made is reported as not sent.
-    timeout = httpx2.Timeout(timeout_s, connect=min(_CONNECT_S, timeout_s / 2))
-    # Identity: no encoding is offered that cannot be read.
-    headers = {**target.headers, "content-type": "application/json", "accept-encoding": "identity"}
-    return httpx2.AsyncClient(follow_redirects=False, limits=limits, verify=trust, timeout=timeout, headers=headers)
+        yield lambda custom_id, body: call(next(clients), target, custom_id, body, timeout_s())
 
 
 async def call(client: httpx2.AsyncClient, target: Target, custom_id: str, body: bytes, timeout_s: float) -> SendOutcome:
     """The outcome of sending `body` once."""
     try:
+        headers = await _signed(target, body)
+    except AccessRefused as refused:
+        return Denied(status=refused.status or 401, code="access_refused")
+    except Fault as no_token:
+        return _no_reply(no_token, custom_id)
+    try:
         # The library's own timeouts limit one read each: a reply of one byte a second would never exceed them.
         async with asyncio.timeout(timeout_s):
-            reply = await client.post(target.url, content=body)
+            reply = await client.post(target.url, content=body, headers=headers)
     except TimeoutError:
         return _in_doubt(custom_id, f"no whole reply within {timeout_s:,.0f} s")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        return _no_reply(fault_of_no_reply(error), custom_id)
+        return _no_reply(fault_of(error), custom_id)
     quotas = target.quotas(reply.headers)
     if not reply.is_success:
-        content = common_error(reply.content, target.error_in)
-        fault = fault_of_reply(reply.status_code, reply.headers, content, carried_prompts=True, quotas=quotas)
-        return _refused(fault, target.codes, custom_id)
+        return _refused(fault_of(reply, carried_prompts=True, error_in=target.error_in, quotas=quotas), target.codes, custom_id)
     answer = one_line_of(reply.content)
+    if answer is not None and target.aborted(answer):
+        return NotNow(why="HTTP 200 with an abort in it", quotas=quotas)
     if reply.status_code != 200 or answer is None:
         return _in_doubt(custom_id, f"an unreadable reply with HTTP {reply.status_code}")
     return Settled(line=reply_line(custom_id, 200, answer), answered=True, status=200, quotas=quotas)
+
+
+async def _signed(target: Target, body: bytes) -> dict[str, str]:
+    """The headers of one request; a token that is due is renewed first, beside the event loop, so that other requests go on.
+
+    Raises:
+        Fault, AccessRefused: see `Auth.renew`; the request was not sent.
+    """
+    if target.auth.due():
+        await asyncio.to_thread(target.auth.renew)
+    headers = {**target.headers, "content-type": "application/json"}
+    return headers | dict(target.auth.headers(Outgoing(method="POST", url=target.url, headers=headers, body=body)))
 
 
 def one_line_of(body: bytes) -> bytes | None:
@@ -165,4 +175,4 @@ def _no_reply(fault: Fault, custom_id: str) -> SendOutcome:
 
 
 def _in_doubt(custom_id: str, why: str) -> InDoubt:
-    return InDoubt(line=in_doubt_line(custom_id, f"sent, outcome unknown ({why}): it may have been paid"), why=why)
+    return InDoubt(line=in_doubt_line(custom_id, doubt(why)), why=why)

@@ -5,14 +5,17 @@ Beside `provider`: a dialect in an envelope.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import msgspec
 
 from keld.answer import Reply
 from keld.price import Lane
-from keld.providers.envelope import LINES, read_journal
+from keld.providers.envelope import LINES, read_journal, reply_line
+from keld.providers.pack import Packing
 from keld.providers.part import BodyTemplate, Dialect, Envelope
-from keld.request import custom_id
+from keld.request import custom_id, one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,18 @@ class Encoder:
             InvalidJob: the provider does not sell such requests in that lane.
         """
         return self.dialect.in_lane(self.template.fill(fragment), lane)
+
+    def headers(self, lane: Lane) -> Mapping[str, str]:
+        """The headers of one request in a fast lane that name the lane."""
+        return self.dialect.lane_headers(lane)
+
+    def unpacked(self, line: bytes, custom_ids: Sequence[str], weights: Sequence[int]) -> list[bytes] | None:
+        """The journal's line of a request with many rows as one line for each; None if the answer does not have one part for each."""
+        response = msgspec.json.decode(line)["response"]
+        parts = self.dialect.divided(response["body"], weights) if isinstance(self.dialect, Packing) else None
+        if parts is None:
+            return None
+        return [reply_line(custom_id, response["status_code"], one_line(part)) for custom_id, part in zip(custom_ids, parts, strict=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

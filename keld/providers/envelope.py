@@ -101,6 +101,11 @@ def unanswered_line(custom_id: str, why: str) -> bytes:
     return msgspec.json.encode({"custom_id": custom_id, "response": None, "error": {"code": NO_REPLY, "message": why}}) + b"\n"
 
 
+def doubt(why: str) -> str:
+    """The reason in such a line, for people."""
+    return f"sent, outcome unknown ({why}): it may have been paid"
+
+
 _NO_RESPONSE = "a result line without a response"
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, assert_never
 
+import httpx2
 import msgspec
 
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
@@ -75,12 +76,16 @@ class Meaning(StrEnum):
     UNKNOWN = "unknown"  # it may have been done
 
 
+ANY = "*"  # any code
 Codes = Mapping[tuple[int | None, str], Meaning]
-"""(status or None for any, code) -> what it means at one kind of provider, if that differs from the common rules."""
+"""(status or None for any, code or `ANY`) -> what it means at one kind of provider, if that differs from the common rules."""
 
 
-ErrorIn = Callable[[dict[str, Any]], Any]
-"""The JSON body of a failed reply -> the provider's error in it: an object with `message` and `code` or `type`; anything else: none.  It must not raise."""
+ErrorIn = Callable[[dict[str, Any], Mapping[str, str]], Any]
+"""(JSON body, headers) of a failed reply -> the provider's error: an object with `message` and `code` or `type`; anything else: none.
+
+The body is empty if it is no JSON object.  It must not raise.
+"""
 
 
 class Fault(Exception):
@@ -116,24 +121,58 @@ class Fault(Exception):
         self.retry_after_s, self.cause, self.body, self.quotas = retry_after_s, cause, body, quotas or {}
 
 
-def fault_of_reply(
-    status: int, headers: Mapping[str, str], body: bytes, *, carried_prompts: bool, quotas: Mapping[str, Quota] | None = None
+def fault_of(
+    failed: httpx2.Response | BaseException,
+    *,
+    carried_prompts: bool = False,
+    error_in: ErrorIn | None = None,
+    quotas: Mapping[str, Quota] | None = None,
 ) -> Fault:
-    """The fault of a reply; its body is `{"error": {"message", "type" or "code"}}`, or anything else.
+    """The fault of a reply that is no success, or of what an HTTP library or an SDK raised: an exception with such a reply in `response`, or without.
 
     Args:
         carried_prompts: the request had prompts in it, so that the provider's message may quote one.
     """
+    reply = failed if isinstance(failed, httpx2.Response) else getattr(failed, "response", None)
+    if isinstance(reply, httpx2.Response):
+        return fault_of_reply(
+            reply.status_code, reply.headers, _body_of(reply), carried_prompts=carried_prompts, error_in=error_in, quotas=quotas
+        )
+    assert isinstance(failed, BaseException), "a reply was read above"
+    return fault_of_no_reply(failed)
+
+
+def _body_of(reply: httpx2.Response) -> bytes:
+    try:
+        return reply.content
+    except RuntimeError:  # a stream that was not read
+        return b""
+
+
+def fault_of_reply(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    carried_prompts: bool,
+    error_in: ErrorIn | None = None,
+    quotas: Mapping[str, Quota] | None = None,
+) -> Fault:
+    """The fault of a reply; its body is `{"error": {"message", "type" or "code"}}`, or what `error_in` reads, or anything else.
+
+    Args:
+        carried_prompts: the request had prompts in it, so that the provider's message may quote one.
+    """
+    body = _in_common_shape(body, headers, error_in)
     code, message, own = _words(body, carried_prompts)
     return Fault(
         sent=Sent.ANSWERED, status=status, code=code, message=message, own=own, retry_after_s=retry_after(headers), body=body, quotas=quotas
     )
 
 
-def common_error(body: bytes, error_in: ErrorIn | None) -> bytes:
+def _in_common_shape(body: bytes, headers: Mapping[str, str], error_in: ErrorIn | None) -> bytes:
     """The body of a failed reply as `{"error": {...}}`, with the error that `error_in` finds; unchanged if it finds none."""
-    read = _object_of(body) if error_in is not None else {}
-    error = error_in(read) if error_in is not None and read else None
+    error = error_in(_object_of(body), headers) if error_in is not None else None
     return msgspec.json.encode({"error": error}) if isinstance(error, dict) else body
 
 
@@ -153,7 +192,7 @@ def meaning(fault: Fault, codes: Codes) -> Meaning:
 
     Read and write faults, 408, 409 and every 5xx are unknown: a proxy may have lost only the reply.
     """
-    known = codes.get((fault.status, fault.code)) or codes.get((None, fault.code))
+    known = codes.get((fault.status, fault.code)) or codes.get((None, fault.code)) or codes.get((fault.status, ANY))
     if known not in (None, Meaning.NOT_DONE):
         return known
     by_status = _meaning_of_status(fault)

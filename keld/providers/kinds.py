@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 GROUP = "keld.providers"
 BUILT_IN = (  # a file of `presets` each
     "anthropic",
+    "bedrock",
+    "mistral",
     "openai",
     "openai_compatible",
+    "self_hosted",
 )
 
 
@@ -71,7 +74,7 @@ def _batch_pages(among: tuple[str, ...]) -> list[tuple[str, str]]:
     for kind in among:
         with suppress(Exception):  # a broken package of a kind that this status may not concern: it is reported when an account connects
             preset = preset_of(kind, kind)
-            if preset.base_url is not None and preset.batch_page is not None:
+            if isinstance(preset.base_url, str) and preset.batch_page is not None:
                 pages.append((origin(preset.base_url), preset.batch_page))
     return pages
 

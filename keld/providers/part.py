@@ -5,10 +5,11 @@ Below `provider`, above the dialects and transports, which implement these proto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,6 +81,10 @@ class Dialect(Protocol):
         Raises:
             InvalidJob: the provider does not sell such requests in that lane.
         """
+        ...
+
+    def lane_headers(self, lane: Lane) -> Mapping[str, str]:
+        """The headers of a request in a fast lane, where the host names the lane in a header; mostly none."""
         ...
 
     def judge(self, custom_id: str, status: int, body: Any) -> Reply:
@@ -183,10 +188,62 @@ class Connection:
     patience: Patience
 
 
-def bearer(connection: Connection) -> dict[str, str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A request as it is about to be sent: what a signature covers.
+
+    Args:
+        headers: those that are known by then, without the ones of `Auth`.
+        body: all of it; empty for an upload that is streamed.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes = b""
+
+
+class Auth(Protocol):
+    """Who asks: the headers of each request of one account, with its key, its token or its signature.  Used by several threads and event loops."""
+
+    def headers(self, outgoing: Outgoing) -> Mapping[str, str]:
+        """The headers of that one request; fast, since it is called within the event loop of a fast lane."""
+        ...
+
+    def due(self) -> bool:
+        """True if `renew` has something to do before the next request; fast."""
+        ...
+
+    def renew(self) -> None:
+        """Gets what `headers` needs, such as a new token.  It may block, for some seconds at most; called before a request, never in an event loop.
+
+        Raises:
+            Fault: it could not be had for now; nothing was sent (`Sent.NO`).
+            AccessRefused: it was refused; a person must act.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """`Auth` whose headers are the same for every request."""
+
+    constant: Mapping[str, str] = field(repr=False)
+
+    def headers(self, outgoing: Outgoing) -> Mapping[str, str]:
+        return self.constant
+
+    def due(self) -> bool:
+        return False
+
+    def renew(self) -> None:
+        """Nothing expires."""
+
+
+def bearer(connection: Connection) -> Auth:
     """The key in the header that most hosts use; no header if the account has no key."""
     key = connection.key()
-    return {"authorization": f"Bearer {key}"} if key else {}
+    return Fixed({"authorization": f"Bearer {key}"} if key else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,16 +256,25 @@ class Preset:
         dialects: all dialects that `dialect` can give.
         traits: what it can do, and its limits.
         envelope, batches: the lines of its batch files, and its batch API; None if it has no batches.
-        auth: the headers of a request of a fast lane, with the key; `Batches` sends its own.
-        base_url: the official host; None: the account must name one.
+        auth: who asks in the fast lanes, made at the first request; `Batches` has its own.
+        base_url: the official host; None: the account must name one.  A function makes it from the account (its region, or the address that the
+            account or the environment names, in `Account.base_url`), and has the last word.
         base_url_env, api_key_env: the environment variables of the address and the key, if the account names no others;
             None: no variable is read, and no key is needed.
         base_holds: the beginning of a dialect's path that the base URL contains already, e.g. `/v1`.
+        url: (connection, a dialect's path) -> the URL of a request of a fast lane; None: the base URL and the path without `base_holds`.
+        scope: the part of a host that is the account's own, such as "/projects/p/locations/l", where accounts that share the host share nothing
+            else.  `Provider.host` ends with it, so that the ledger keeps their batches apart; "": the host is enough.
+        variables: the environment variables of the account's other fields, by the field's name; all are needed, and read when it connects.
         quotas: the account's rate limits from a reply's headers.
         codes: the meaning of (status, code), if it differs from the common rules in `fault.meaning`.
-        error_in: the error in the JSON body of a failed reply of a fast lane; None: it is in the common shape, `{"error": {...}}`.
+        error_in: the error in a failed reply of a fast lane, from its JSON body and its headers; None: it is in the common shape,
+            `{"error": {...}}`.
         prices: the price list of its models (`genai-prices`, `prices.toml`); None: there is none, and a job must give `prices=`.
         account: the class of its accounts, if they need more than an address and a key.
+        aborted: True for an answer with status 200 that says that the request was given up before it was done.
+        for_account: the preset of one account, if its own fields change a part; None: all accounts have the same.
+        gpu_hour_usd: what an hour of the host costs, if that is how its answers are priced.
         batch_page: the URL of a batch in the dashboard of the official host, with `{id}` in it.
     """
 
@@ -218,16 +284,22 @@ class Preset:
     traits: Traits
     envelope: Envelope | None = None
     batches: Callable[[Connection], Batches] | None = None
-    auth: Callable[[Connection], dict[str, str]] = bearer
-    base_url: str | None = None
+    auth: Callable[[Connection], Auth] = bearer
+    base_url: str | Callable[[Account], str] | None = None
     base_url_env: str | None = None
     api_key_env: str | None = None
     base_holds: str = ""
+    url: Callable[[Connection, str], str] | None = None
+    scope: Callable[[Account], str] = field(default=lambda account: "")
+    variables: Mapping[str, str] = field(default_factory=dict)
     quotas: Callable[[httpx2.Headers], dict[str, Quota]] = field(default=lambda headers: {})
     codes: Codes = field(default_factory=dict)
     error_in: ErrorIn | None = None
     prices: str | None = None
     account: type[Account] = Account
+    aborted: Callable[[bytes], bool] = field(default=lambda answer: False)
+    for_account: Callable[[Account], Preset] | None = None
+    gpu_hour_usd: Decimal | None = None
     batch_page: str | None = None
 
     def __post_init__(self) -> None:

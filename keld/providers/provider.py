@@ -18,22 +18,27 @@ from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
 from keld.http import Patience
 from keld.price import Lane, Rates, has_list, rates
-from keld.providers.account import Account, key_of, origin, url_of
+from keld.providers.account import TYPES, Account, completed, key_of, origin, url_of
 from keld.providers.base import Created, CreateOutcome, Fit, RemoteBatch, Sender, Submission
 from keld.providers.call import Target, senders
 from keld.providers.download import Broken, ResultFile, download
 from keld.providers.encoder import Encoder, Reader
+from keld.providers.engine import LoadReader, Served, json_at, load_reader, root_of, served, slots
 from keld.providers.envelope import LINES
 from keld.providers.fault import Fault, create_outcome, error_of
-from keld.providers.kinds import preset_of
+from keld.providers.kinds import BUILT_IN, preset_of
 from keld.providers.line import beginning
 from keld.providers.log import hide_headers
+from keld.providers.pack import Pack, Packing
 from keld.providers.page import Listing, Page, youngest
-from keld.providers.part import Batches, Connection, Dialect, Envelope, Finds, Preset
+from keld.providers.part import Auth, Batches, Connection, Dialect, Envelope, Finds, Preset
 from keld.request import Question
 from keld.vocabulary import Count
 
-ACCOUNTS = {"openai": Account(kind="openai"), "anthropic": Account(kind="anthropic")}
+# The accounts that are there from the start: one of each built-in kind whose address is known, or can come from the environment.
+ACCOUNTS: dict[str, Account] = {
+    kind: TYPES[kind]() if kind in TYPES else Account(kind=kind) for kind in sorted(BUILT_IN) if kind != "openai_compatible"
+}
 _GLANCE = 20  # batches on a page, enough to see the newest
 
 
@@ -59,7 +64,7 @@ class Provider:
     """One account at one provider.
 
     Attributes:
-        host: scheme://host[:port], for people and for the ledger.
+        host: scheme://host[:port], and the account's part of it if accounts share the host, for people and for the ledger.
         traits: what it can do, and its limits.
     """
 
@@ -68,8 +73,10 @@ class Provider:
             raise InvalidJob(
                 f"Account {name!r} has the type {type(account).__name__}; kind {preset.kind} needs the type {preset.account.__name__}. Nothing was sent."
             )
+        account = completed(account, preset.variables)
+        preset = preset if preset.for_account is None else preset.for_account(account)
         base_url = url_of(account, preset.base_url_env, preset.base_url)
-        self.name, self.traits, self.host = name, preset.traits, origin(base_url)
+        self.name, self.traits, self.host = name, preset.traits, origin(base_url) + preset.scope(account)
         self._preset, self._account = preset, account
         self._connection = Connection(account=account, base_url=base_url, key=self._key, patience=patience)
 
@@ -145,17 +152,51 @@ class Provider:
         """The reader of that model's answers to that question."""
         return Reader(dialect=self._dialect(question, model), envelope=self._preset.envelope)
 
-    def sender(self, path: str, timeout_s: float, most: int) -> AbstractAsyncContextManager[Sender]:
+    def pack_of(self, encoder: Encoder) -> Pack:
+        """The most rows that one request of a fast lane holds."""
+        return self.traits.pack if isinstance(encoder.dialect, Packing) else Pack()
+
+    def served(self) -> Served:
+        """The models that a server of one's own lists; makes a call, and never fails."""
+        return served(json_at(f"{root_of(self._connection.base_url)}/v1/models", self._auth))
+
+    def slots(self) -> int | None:
+        """How many requests a server of one's own works on at once; None: it does not say.  Makes a call, and never fails."""
+        return slots(json_at(f"{root_of(self._connection.base_url)}/props", self._auth))
+
+    def load_reader(self) -> AbstractAsyncContextManager[LoadReader]:
+        """A function of the running event loop that gives how busy a server of one's own is; a context manager."""
+        return load_reader(self._connection.base_url, self._auth)
+
+    def sender(
+        self, path: str, timeout_s: Callable[[], float], most: int, headers: Mapping[str, str] | None = None
+    ) -> AbstractAsyncContextManager[Sender]:
         """A client of the running event loop for the fast lanes, for at most `most` requests at a time; a context manager.
+
+        Args:
+            timeout_s: gives the time limit of a request that begins now.
+            headers: those that name the lane (`Encoder.headers`).
 
         Raises:
             AccessRefused: its key is not set.
         """
         hide_headers()
-        url = self._connection.base_url.rstrip("/") + path.removeprefix(self._preset.base_holds)
-        headers = self._preset.auth(self._connection)
-        target = Target(url=url, headers=headers, quotas=self._preset.quotas, codes=self._preset.codes, error_in=self._preset.error_in)
+        preset = self._preset
+        target = Target(
+            url=self._url(path),
+            auth=self._auth,
+            headers=headers or {},
+            quotas=preset.quotas,
+            codes=preset.codes,
+            error_in=preset.error_in,
+            aborted=preset.aborted,
+        )
         return senders(target, timeout_s, most)
+
+    def _url(self, path: str) -> str:
+        if self._preset.url is not None:
+            return self._preset.url(self._connection, path)
+        return self._connection.base_url.rstrip("/") + path.removeprefix(self._preset.base_holds)
 
     # -- sending a batch --------------------------------------------------------------------------------------
 
@@ -188,7 +229,9 @@ class Provider:
         Args:
             after: the id of a batch: only the part of the list after it, which proves nothing; the whole list if the provider pages by token.
         """
-        official = self._preset.base_url is not None and self.host == origin(self._preset.base_url)
+        base_url = self._preset.base_url
+        # An address that is made from the account is not one that documentation could speak of.
+        official = isinstance(base_url, str) and self.host == origin(base_url)
         return Listing(
             lambda cursor: self._page(cursor, self.traits.list_page),
             created_after,
@@ -268,6 +311,10 @@ class Provider:
 
     def _dialect(self, question: Question, model: str) -> Dialect:
         return self._preset.dialect(question, model)
+
+    @cached_property
+    def _auth(self) -> Auth:
+        return self._preset.auth(self._connection)
 
     @cached_property
     def _batches(self) -> Batches:

@@ -6,7 +6,9 @@ Beside the road, above `providers`, below `runner`; the only package with an eve
     options   how many requests at once, and how long to wait
     loop      the event loop: when a request begins, and what its reply means
     ending    when a run must end early, and why
-    throttle  how many requests at once, and how fast
+    pacer     which of these two decides how many requests are in flight together
+    throttle  how many requests at once, and how fast, under a provider's limits
+    goodput   how many requests at once keep an engine of one's own full
     journal   the answers of one shard on disk, and the requests whose outcome is unknown
 """
 

@@ -74,15 +74,17 @@ class Journal:
         """The rows that an earlier run sent with an unknown outcome, ascending."""
         return sorted(self._open.keys() - self.settled)
 
-    def sending(self, position: int) -> None:
-        """Marks a row as about to be sent; SIGKILL does not undo it."""
-        os.write(self._marks, b"+%d\n" % position)
-        self._open[position] += 1
+    def sending(self, *positions: int) -> None:
+        """Marks the rows of one request as about to be sent; SIGKILL does not undo it."""
+        os.write(self._marks, b"".join(b"+%d\n" % position for position in positions))
+        for position in positions:
+            self._open[position] += 1
 
-    def not_done(self, position: int) -> None:
-        """Marks a row's latest request as definitely not processed."""
-        os.write(self._marks, b"-%d\n" % position)
-        self._close(position)
+    def not_done(self, *positions: int) -> None:
+        """Marks the latest request of these rows as definitely not processed."""
+        os.write(self._marks, b"".join(b"-%d\n" % position for position in positions))
+        for position in positions:
+            self._close(position)
 
     def forget_open(self) -> None:
         """Marks the rows that an earlier run sent with an unknown outcome as not processed, so that they are asked again."""

@@ -11,39 +11,49 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from keld.answer import Outcome
 from keld.failpoint import failpoint
 from keld.price import Lane
 from keld.providers.base import Denied, InDoubt, NotNow, Sender, SendOutcome, Settled
-from keld.providers.encoder import Encoder
-from keld.providers.envelope import unanswered_line
+from keld.providers.encoder import Encoder, Reader
+from keld.providers.envelope import doubt, in_doubt_line, unanswered_line
+from keld.providers.pack import Row, packed, packs
 from keld.providers.provider import Provider
 from keld.realtime.ending import Ending
 from keld.realtime.journal import Journal
 from keld.realtime.options import Options, Time
-from keld.realtime.throttle import Throttle
+from keld.realtime.pacer import pacer
 from keld.request import custom_id
 
 log = logging.getLogger("keld")
 _STOP_CHECK_S = 1.0  # between two looks at `should_stop` while nothing else happens
+_LOAD_EVERY_S = 2.0  # between two looks at how busy the engine is
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    position: int
+class _Request:
+    """One request: the rows that are asked together, and its body."""
+
+    rows: tuple[Row, ...]
     body: bytes
     tokens: float
     tries: int = 0
+
+    @property
+    def positions(self) -> list[int]:
+        return [position for position, _ in self.rows]
 
 
 class Loop:
     """One realtime run under way.
 
     Args:
+        reader: of the answers; counts what an answer is worth to a pacer.
         fragments: (position, prompt fragment) of the rows to ask; read as requests begin.
         should_stop: as of `run_realtime`.
     """
@@ -52,6 +62,7 @@ class Loop:
         self,
         provider: Provider,
         encoder: Encoder,
+        reader: Reader,
         lane: Lane,
         nonce: str,
         fragments: Iterator[tuple[int, bytes]],
@@ -62,15 +73,22 @@ class Loop:
     ) -> None:
         self.ending = Ending(f"{provider.name} at {provider.host}", provider.name, options)
         self.lines = self.rejections = self.at_once = 0  # rows that got a line; rejected requests; the most requests in flight together
-        self._provider, self._encoder, self._lane, self._nonce, self._fragments = provider, encoder, lane, nonce, fragments
+        self._provider, self._encoder, self._reader, self._lane, self._nonce = provider, encoder, reader, lane, nonce
+        self._packs = packs(fragments, provider.pack_of(encoder))
         self._journal, self._should_stop, self._options, self._clock = journal, should_stop, options, clock
-        self._throttle = Throttle(options.begin_with, options.most)
-        self._again: deque[_Row] = deque()
-        self._in_flight: dict[asyncio.Task[None], _Row] = {}
+        self._by_goodput = provider.traits.by_goodput
+        self._pacer = pacer(self._by_goodput, options.begin_with, options.most)
+        self._again: deque[_Request] = deque()
+        self._in_flight: dict[asyncio.Task[None], _Request] = {}
         self._tokens_in_flight = 0.0
         self._one_ended: asyncio.Event
         self._began_at = clock.now()
         self._ended = 0
+
+    @property
+    def settled_at(self) -> int:
+        """How many requests at once the run found to be right."""
+        return int(self._pacer.at_once)
 
     @property
     def seconds(self) -> float:
@@ -80,7 +98,8 @@ class Loop:
     async def all(self) -> None:
         """Begins requests as the throttle allows until there is nothing to begin, and awaits what is in flight."""
         self._one_ended = asyncio.Event()
-        async with self._provider.sender(self._encoder.path, self._options.timeout_in(self._lane), self._options.most) as send:
+        encoder, most, headers = self._encoder, self._options.most, self._encoder.headers(self._lane)
+        async with self._provider.sender(encoder.path, self._timeout_s, most, headers) as send, self._watched():
             while True:
                 try:
                     wait = self._begin(send)
@@ -100,15 +119,15 @@ class Loop:
         while not self.ending.is_due(self._clock.now(), self._should_stop()):
             if self._in_flight and not self._ended and self.seconds < self._options.alone_s:
                 return None
-            row = self._again.popleft() if self._again else self._next()
-            if row is None:
+            request = self._again.popleft() if self._again else self._next()
+            if request is None:
                 return None
             now = self._clock.now()
-            wait = self._throttle.wait(now, len(self._in_flight), row.tokens)
+            wait = self._pacer.wait(now, len(self._in_flight), request.tokens)
             if wait == 0:
-                self._start(row, now, send)
+                self._start(request, now, send)
                 continue
-            self._again.appendleft(row)
+            self._again.appendleft(request)
             if wait is None or wait <= self._options.patience_s:
                 return wait
             if not self._in_flight:
@@ -116,16 +135,18 @@ class Loop:
             return None
         return None
 
-    def _next(self) -> _Row | None:
-        for position, fragment in self._fragments:
-            body = self._encoder.body(fragment, self._lane)
-            return _Row(position, body, len(body) / 4 + self._options.output_tokens)
-        return None
+    def _next(self) -> _Request | None:
+        rows = next(self._packs, None)
+        return None if rows is None else self._request(rows)
 
-    def _start(self, row: _Row, now: float, send: Sender) -> None:
-        task = asyncio.create_task(self._ask(row, self._throttle.begin(now, row.tokens), send))
-        self._in_flight[task] = row
-        self._tokens_in_flight += row.tokens
+    def _request(self, rows: Sequence[Row], tries: int = 0) -> _Request:
+        body = self._encoder.body(packed(rows), self._lane)
+        return _Request(tuple(rows), body, len(body) / 4 + self._options.output_tokens, tries)
+
+    def _start(self, request: _Request, now: float, send: Sender) -> None:
+        task = asyncio.create_task(self._ask(request, self._pacer.begin(now, request.tokens), send))
+        self._in_flight[task] = request
+        self._tokens_in_flight += request.tokens
         self.at_once = max(self.at_once, len(self._in_flight))
         task.add_done_callback(self._finish)
 
@@ -144,65 +165,114 @@ class Loop:
         except TimeoutError:
             return
 
+    def _timeout_s(self) -> float:
+        return self._options.timeout_s or self._pacer.timeout_s(self._options.timeout_in(self._lane))
+
+    @asynccontextmanager
+    async def _watched(self) -> AsyncIterator[None]:
+        """Within the block, the pacer hears how busy the engine is, if it says so."""
+        if not self._by_goodput:
+            yield
+            return
+        watch = asyncio.create_task(self._watch_load())
+        try:
+            yield
+        finally:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+
+    async def _watch_load(self) -> None:
+        async with self._provider.load_reader() as read_load:
+            # None: it does not say, and the goodput alone decides.
+            while (load := await read_load()) is not None:
+                self._pacer.on_load(load)
+                await asyncio.sleep(_LOAD_EVERY_S)
+
     # -- one request -------------------------------------------------------------------------------------------
 
-    async def _ask(self, row: _Row, number: int, send: Sender) -> None:
+    async def _ask(self, request: _Request, number: int, send: Sender) -> None:
         try:
             # Before the call, not after: if the process dies in between, the request may be paid.
-            self._journal.sending(row.position)
+            self._journal.sending(*request.positions)
             failpoint("realtime.send")
-            outcome = await send(custom_id(self._nonce, row.position), row.body)
+            outcome = await send(custom_id(self._nonce, request.positions[0]), request.body)
             failpoint("realtime.received")
-            await self._take(row, number, outcome)
+            await self._take(request, number, outcome)
         except Exception as broken:  # noqa: BLE001  raised at the end: the other requests in flight are paid, and are awaited first
             self.ending.break_off(broken)
 
-    async def _take(self, row: _Row, number: int, outcome: SendOutcome) -> None:
+    async def _take(self, request: _Request, number: int, outcome: SendOutcome) -> None:
         match outcome:
+            case Settled() if outcome.answered or len(request.rows) == 1:
+                await self._settle(request, number, outcome)
             case Settled():
-                await self._journal.keep(row.position, outcome.line, Outcome.ANSWERED if outcome.answered else Outcome.ERRORED)
-                self._learn_quotas(row, outcome)
-                self._throttle.on_success(len(self._in_flight))
-                self.lines += 1
-                self.ending.on_settled(outcome.answered, f"HTTP {outcome.status} {outcome.code}")
-            case InDoubt() if not self._provider.traits.repeats_cost:
-                await self._ask_again(row, number, outcome.why)
+                self._halve(request, number)
+            case InDoubt() if not self._provider.traits.repeats_cost and request.tries + 1 < self._options.tries:
+                self._journal.not_done(*request.positions)
+                self._try_again(request, number, outcome.why, None)  # after a pause: the server may still be at work on it
             case InDoubt():
-                await self._journal.keep(row.position, outcome.line, Outcome.LOST)
-                self._throttle.on_rejected(number, self._clock.now(), None)
-                self.lines += 1
-                log.warning("realtime.in_doubt shard=%s position=%d why=%s", self._nonce, row.position, outcome.why)
-                self.ending.on_lost()
+                await self._lose(request, number, outcome.why)
             case NotNow():
-                self._journal.not_done(row.position)
-                self._learn_quotas(row, outcome)
-                self._try_again(row, number, outcome.why, outcome.retry_after_s)
+                self._journal.not_done(*request.positions)
+                self._learn_quotas(request, outcome)
+                self._try_again(request, number, outcome.why, outcome.retry_after_s)
             case Denied():
-                self._journal.not_done(row.position)
+                self._journal.not_done(*request.positions)
                 self.ending.on_denied(outcome)
             case _:
                 assert_never(outcome)
 
-    async def _ask_again(self, row: _Row, number: int, why: str) -> None:
-        """Asks a row again that got no reply, after a pause, since the server may still be at work on it; after its last try, its line says so."""
-        if row.tries + 1 < self._options.tries:
-            self._journal.not_done(row.position)
-            self._try_again(row, number, why, None)
+    async def _settle(self, request: _Request, number: int, outcome: Settled) -> None:
+        """Keeps a line for each row of a request that was answered, or of one row that was refused."""
+        ids = [custom_id(self._nonce, position) for position in request.positions]
+        lines = [outcome.line] if len(ids) == 1 else self._encoder.unpacked(outcome.line, ids, [len(part) for _, part in request.rows])
+        if lines is None:
+            await self._lose(request, number, "an answer that does not have one part for each of its rows")
             return
-        line = unanswered_line(custom_id(self._nonce, row.position), f"asked {self._options.tries} times, each without a reply: {why}")
-        await self._journal.keep(row.position, line, Outcome.ERRORED)
-        self.lines += 1
-        self._throttle.on_rejected(number, self._clock.now(), None)
+        kept = Outcome.ANSWERED if outcome.answered else Outcome.ERRORED
+        await self._keep(request, lines, kept)
+        self._learn_quotas(request, outcome)
+        self._pacer.on_success(number, self._clock.now(), self._work(lines) if self._by_goodput else 1, len(self._in_flight))
+        for _ in lines:
+            self.ending.on_settled(outcome.answered, f"HTTP {outcome.status} {outcome.code}")
+
+    async def _lose(self, request: _Request, number: int, why: str) -> None:
+        """Keeps a line for each row of a request that has no readable reply: it may have been paid, unless a request costs nothing here."""
+        ids = [custom_id(self._nonce, position) for position in request.positions]
+        if self._provider.traits.repeats_cost:
+            await self._keep(request, [in_doubt_line(one, doubt(why)) for one in ids], Outcome.LOST)
+        else:
+            await self._keep(
+                request, [unanswered_line(one, f"asked {request.tries + 1} times, without a reply: {why}") for one in ids], Outcome.ERRORED
+            )
+        self._pacer.on_rejected(number, self._clock.now(), None)
+        log.warning("realtime.in_doubt shard=%s position=%d rows=%d why=%s", self._nonce, request.positions[0], len(ids), why)
         self.ending.on_lost()
 
-    def _learn_quotas(self, row: _Row, outcome: Settled | NotNow) -> None:
-        self._throttle.on_quotas(outcome.quotas, self._clock.now(), len(self._in_flight) - 1, self._tokens_in_flight - row.tokens)
+    async def _keep(self, request: _Request, lines: Sequence[bytes], outcome: Outcome) -> None:
+        # Together: they share one fsync.
+        await asyncio.gather(*(self._journal.keep(*row, outcome) for row in zip(request.positions, lines, strict=True)))
+        self.lines += len(lines)
 
-    def _try_again(self, row: _Row, number: int, why: str, retry_after_s: float | None) -> None:
+    def _work(self, lines: Sequence[bytes]) -> int:
+        """What the answers are worth: their tokens; a row whose answer has none counts as one."""
+        return sum(max(reply.output_tokens, 1) for line in lines for reply in self._reader.journal(line))
+
+    def _halve(self, request: _Request, number: int) -> None:
+        """Asks the rows of a refused request again in two halves, so that in the end only the bad row is refused."""
+        self._journal.not_done(*request.positions)
+        self._pacer.on_success(number, self._clock.now(), 0, len(self._in_flight))
+        half = len(request.rows) // 2
+        self._again.extend(self._request(rows, request.tries) for rows in (request.rows[:half], request.rows[half:]))
+
+    def _learn_quotas(self, request: _Request, outcome: Settled | NotNow) -> None:
+        self._pacer.on_quotas(outcome.quotas, self._clock.now(), len(self._in_flight) - 1, self._tokens_in_flight - request.tokens)
+
+    def _try_again(self, request: _Request, number: int, why: str, retry_after_s: float | None) -> None:
         now = self._clock.now()
         self.rejections += 1
-        self._throttle.on_rejected(number, now, retry_after_s)
+        self._pacer.on_rejected(number, now, retry_after_s)
         self.ending.on_rejected(now)
-        if row.tries + 1 < self._options.tries:
-            self._again.append(_Row(row.position, row.body, row.tokens, row.tries + 1))
+        if request.tries + 1 < self._options.tries:
+            self._again.append(replace(request, tries=request.tries + 1))
         log.info("realtime.rejected shard=%s why=%s retry_after=%s", self._nonce, why, retry_after_s)

@@ -50,6 +50,7 @@ class RealtimeRun:
     rows_per_s: float  # rows that got a line
     rejected: int  # requests that met a rate limit, an overload or no connection
     at_once: int  # the most requests in flight together
+    settled_at: int  # the number at once with which a later run of the same model does well to begin
 
 
 def run_realtime(
@@ -86,7 +87,7 @@ def run_realtime(
     with Journal(journal, nonce, reader.journal) as kept:
         _settle(nonce, kept, provider.traits.repeats_cost)
         left = _without(positions, kept.settled)
-        loop = Loop(provider, encoder, lane, nonce, fragments(left), kept, should_stop, options or Options(), clock or Time())
+        loop = Loop(provider, encoder, reader, lane, nonce, fragments(left), kept, should_stop, options or Options(), clock or Time())
         log.info("realtime.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
         _run(loop.all)
         in_doubt = kept.in_doubt if provider.traits.repeats_cost else 0
@@ -134,6 +135,7 @@ def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64], in
         rows_per_s=loop.lines / seconds if seconds else 0.0,
         rejected=loop.rejections,
         at_once=loop.at_once,
+        settled_at=loop.settled_at,
     )
 
 

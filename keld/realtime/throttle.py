@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 
-from keld.providers.base import Quota
+from keld.providers.base import Load, Quota
 
 _BACKOFF_S = (1.0, 60.0)  # the first wait after a rejection that names no wait, and the longest
 
@@ -74,8 +74,12 @@ class Throttle:
             per_s = per_s if 0 < per_s < inf else quota.limit / 60
             self._buckets[kind] = _Bucket(quota.limit, quota.left - _wanted(kind, in_flight, tokens), per_s, now)
 
-    def on_success(self, in_flight: int) -> None:
-        """Raises the number at once after an answer: by 0.25 until the first rejection, then by 1 / number."""
+    def on_success(self, number: int, now: float, work: float, in_flight: int) -> None:
+        """Raises the number at once after an answer: by 0.25 until the first rejection, then by 1 / number.
+
+        Args:
+            in_flight: requests in flight, this one included.
+        """
         self._rejections = 0
         if in_flight + 1 >= int(self.at_once) // 2:  # else something other than this number limits the run
             self.at_once = min(self._most, self.at_once + (1 / self.at_once if self._cut_at else 0.25))
@@ -89,6 +93,13 @@ class Throttle:
         first, longest = _BACKOFF_S
         backoff = min(longest, first * 2 ** (self._rejections - 1)) * random.uniform(1, 1.25)  # noqa: S311  to spread workers, no secret
         self._resume_at = max(self._resume_at, now + (retry_after_s or backoff))
+
+    def on_load(self, load: Load) -> None:
+        """Nothing: a provider does not show how busy it is."""
+
+    def timeout_s(self, usual_s: float) -> float:
+        """Seconds that one request may take."""
+        return usual_s
 
 
 def _wanted(kind: str, requests: int, tokens: float) -> float:

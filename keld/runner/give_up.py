@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import assert_never
 
 from keld.answer import Outcome
+from keld.errors import ProviderRefused
 from keld.ledger import EventRecord, JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
 from keld.runner.context import RunContext, Settings, log
@@ -98,12 +99,22 @@ def _give_up(context: RunContext, shard: Shard, last: datetime, problem: str) ->
         context.give_up(shard, Event.DROPPED, Outcome.UNASKED, why, error=ShardError(code=ShardFault.NO_LAST_WORD, message=why))
         return
     if shard.lane != Lane.BATCH:
-        abandon(context, shard, f"{shard.provider} at {shard.host} accepted no requests {until}")
+        _give_up_fast_lane(context, shard, until)
         return
     paid = "it may have been paid for; `keld reconcile` collects its answers if the batch is found"
     fault = ShardFault.RESULTS_UNREADABLE if shard.state is State.ENDED else ShardFault.NO_LAST_WORD
     why = f"{_stuck(shard)} {until}; {paid}"
     context.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error=ShardError(code=fault, message=why))
+
+
+def _give_up_fast_lane(context: RunContext, shard: Shard, until: str) -> None:
+    """The rows that were answered keep their answers, unless these cannot be read because the shard's account is not configured here."""
+    try:
+        abandon(context, shard, f"{shard.provider} at {shard.host} accepted no requests {until}")
+    except ProviderRefused:
+        journal = context.files.shard(shard.id).journal
+        why = f"its account {shard.provider!r} was not configured {until}; it may have been paid for, and its answer may be in {journal}"
+        context.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error=ShardError(code=ShardFault.NO_LAST_WORD, message=why))
 
 
 def _stuck(shard: Shard) -> str:

@@ -214,3 +214,22 @@ def test_a_batch_of_an_account_that_is_gone_is_given_up_and_keeps_no_other_from_
     emulator.advance(2 * HOUR)
     polled = keld.poll([gone.id, sound.id])
     assert [status.batches[0].state for status in polled] == [State.QUARANTINED, State.ENDED]
+
+
+@pytest.mark.books_open("what was asked of an account that is not configured is given up")
+def test_a_fast_lane_of_an_account_that_is_gone_is_given_up(open_keld: Callable[..., Keld], emulator: Emulator) -> None:
+    """Without the account its answers cannot be read; the job run still ends, and nothing is asked or paid again."""
+    theirs = Account(kind="anthropic", base_url=emulator.env()["ANTHROPIC_BASE_URL"], api_key=lambda: "any")
+    prices = {"theirs:claude-haiku-4-5": {"input": 1, "output": 1}}
+    emulator.faults({"rules": [{"at": "realtime", "do": "status", "status": 403, "skip": 3, "times": None}]})
+    with_all = open_keld(settings=PATIENT, accounts={"theirs": theirs})
+    gone = with_all.submit(triage(anthropic, name="gone", models="theirs:claude-haiku-4-5", prices=prices, lane="standard"), tickets())
+    with_all.advance(gone.id)
+    assert with_all.status(gone.id).batches[0].state is State.IN_PROGRESS
+    paid = len(emulator.bill())
+    emulator.advance(72 * HOUR)
+    keld = open_keld(settings=PATIENT)
+    assert keld.advance(gone.id).batches[0].state is State.QUARANTINED
+    assert keld.advance(gone.id).over
+    assert len(emulator.bill()) == paid > 0
+    assert "'theirs' was not configured" in str(keld.read(gone.id).read_all().column("keld_error")[0])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+import keld
 from keld import Account, Job, Lane, Settings, errors
 from keld.answer import Outcome
 from keld.enrich import KELD_COLUMNS
@@ -193,11 +194,20 @@ def test_the_kinds_of_providers_are_documented_with_their_variables_and_lanes() 
     assert rows == {
         kind: (
             ", ".join(lane.value for lane in Lane if lane in preset.traits.lanes),
-            {variable for variable in (preset.api_key_env, preset.base_url_env) if variable},
+            {variable for variable in (preset.api_key_env, preset.base_url_env, *preset.variables.values()) if variable},
         )
         for kind, preset in sorted(presets.items())
     }
     assert [_word(row[0]) for row in table(page, "## Account")] == [field.name for field in fields(Account)]
+    more = [(name, field) for name in sorted(keld.__all__) for field in _own_fields(getattr(keld, name))]
+    assert [tuple(map(_word, row[:2])) for row in table(page, "### Accounts with more fields")] == more
+
+
+def _own_fields(found: Any) -> list[str]:
+    """The fields of a class of accounts that `Account` does not have."""
+    if not (isinstance(found, type) and issubclass(found, Account)):
+        return []
+    return [field.name for field in fields(found) if field.name not in {field.name for field in fields(Account)}]
 
 
 def test_the_settings_are_documented_with_their_defaults() -> None:

@@ -46,7 +46,7 @@ def _python(code: str) -> str:
 
 
 def test_the_map_names_every_room_and_only_those() -> None:
-    named = re.findall(r"^ {4}([a-z_]+/?) {2,}\S", keld.__doc__ or "", re.MULTILINE)
+    named = re.findall(r"^ {4}([a-z_0-9]+/?) {2,}\S", keld.__doc__ or "", re.MULTILINE)
     rooms = {path.stem for path in CORE} | {f"{path.parent.name}/" for path in (ROOT / "keld").glob("*/__init__.py")}
     assert Counter(named) == Counter(rooms)
 
@@ -130,7 +130,7 @@ PACKAGES = (
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package_has_a_map_of_its_own(package: str) -> None:
-    named = re.findall(r"^ {4}([a-z_]+/?) {2,}\S", import_module(package).__doc__ or "", re.MULTILINE)
+    named = re.findall(r"^ {4}([a-z_0-9]+/?) {2,}\S", import_module(package).__doc__ or "", re.MULTILINE)
     folder = ROOT / package.replace(".", "/")
     rooms = {path.stem for path in folder.glob("*.py") if not path.stem.startswith("__")}
     assert Counter(named) == Counter(rooms | {f"{path.parent.name}/" for path in folder.glob("*/__init__.py")})

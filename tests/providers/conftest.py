@@ -65,10 +65,14 @@ class Wire:
         return outcome.batch
 
     def ended(self, rows: int = 3, nonce: str = "a" * 10, **question: Any) -> RemoteBatch:
-        """A batch whose time has come."""
+        """A batch whose time has come; looked at soon after it, since some hosts keep results for a day only."""
         batch = self.create(rows, nonce, **question)
-        self.emulator.advance(timedelta(hours=25))
-        return self.look(batch)
+        self.emulator.advance(timedelta(minutes=2))
+        found = self.look(batch)
+        if not found.state.ended:
+            self.emulator.advance(timedelta(hours=25))
+            found = self.look(batch)
+        return found
 
     def look(self, batch: RemoteBatch) -> RemoteBatch:
         found = self.provider.get(batch.id)

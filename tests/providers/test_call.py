@@ -38,7 +38,7 @@ def send(wire: Wire, *, timeout_s: float = 30, **question: Any) -> SendOutcome:
     made = encoder(wire, **question)
 
     async def once() -> SendOutcome:
-        async with wire.provider.sender(made.path, timeout_s, 1) as sender:
+        async with wire.provider.sender(made.path, lambda: timeout_s, 1) as sender:
             return await sender(custom_id(NONCE, 1), made.body(PROMPT, Lane.STANDARD))
 
     return asyncio.run(once())

@@ -4,6 +4,7 @@ The limits are made small; a test that is not bounded hangs, and is given up by 
 """
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -144,7 +145,7 @@ def test_a_request_of_a_fast_lane_that_takes_too_long_is_in_doubt(provider: Call
     """Half of a reply says that it was sent, and nothing of what it cost."""
 
     async def ask(made: Provider) -> SendOutcome:
-        async with made.sender("/v1/chat/completions" if peer.name == "openai" else "/v1/messages", 1.5, 4) as send:
+        async with made.sender("/v1/chat/completions" if peer.name == "openai" else "/v1/messages", lambda: 1.5, 4) as send:
             return await send("aaaaaaaaaa-00000001", b"{}")
 
     with slow_server(mode) as server:
@@ -182,7 +183,7 @@ def test_the_pool_of_this_httpx2_takes_our_network_backend() -> None:
     assert client.follow_redirects is False
     client._transport._pool._network_backend = None  # type: ignore[attr-defined]
     with pytest.raises(AssertionError, match="no limit"):
-        http._bind_calls(client)
+        http._set_backend(client, http._Backend)
 
 
 def test_a_proxy_of_the_environment_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,3 +220,34 @@ def test_a_limit_is_never_lengthened_by_a_timeout_of_the_sdk() -> None:
     assert 9 < bound.capped(None, httpcore2.ReadTimeout) <= 10
     with pytest.raises(httpcore2.ConnectTimeout):
         http._Bound(QUICK, 0.0).capped(5.0, httpcore2.ConnectTimeout)
+
+
+@pytest.mark.parametrize("proxied", [False, True], ids=["direct", "by a proxy"])
+@pytest.mark.parametrize("lane", ["batch", "fast"])
+def test_the_connections_of_both_clients_are_kept_alive(lane: str, proxied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gateway drops a connection that is silent for minutes, while the answer is made that will be paid."""
+    for variable in ("no_proxy", "NO_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    with slow_server(SILENT, lambda *asked: b"{}") as server:
+        url = server.url
+        if proxied:
+            monkeypatch.setenv("http_proxy", server.url)
+            url = "http://somewhere.invalid"
+        kept = _kept_alive_in_fast_lane(url) if lane == "fast" else _kept_alive(http.client(Patience()).get(url))
+        assert server.asked == [("GET", "http://somewhere.invalid/" if proxied else "/")]
+        assert kept == (1, 60)
+
+
+def _kept_alive_in_fast_lane(url: str) -> tuple[int, int]:
+    async def ask() -> tuple[int, int]:
+        async with http.async_client(httpx2.create_ssl_context(), 30) as client:
+            return _kept_alive(await client.get(url))
+
+    return asyncio.run(ask())
+
+
+def _kept_alive(reply: httpx2.Response) -> tuple[int, int]:
+    """Whether the reply's connection is kept alive, and after how many seconds of silence."""
+    connection = reply.extensions["network_stream"].get_extra_info("socket")
+    idle = getattr(socket, "TCP_KEEPIDLE", None) or socket.TCP_KEEPALIVE
+    return connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), connection.getsockopt(socket.IPPROTO_TCP, idle)

@@ -143,13 +143,15 @@ class Watched(Journal):
         self.schedule.journals.remove(self)
         super().__exit__(*raised)
 
-    def sending(self, position: int) -> None:
-        self.flying[position] = self.schedule.asked(self.nonce, position)
-        super().sending(position)
+    def sending(self, *positions: int) -> None:
+        for position in positions:
+            self.flying[position] = self.schedule.asked(self.nonce, position)
+        super().sending(*positions)
 
-    def not_done(self, position: int) -> None:
-        super().not_done(position)
-        self.flying.pop(position).end = "unpaid"
+    def not_done(self, *positions: int) -> None:
+        super().not_done(*positions)
+        for position in positions:
+            self.flying.pop(position).end = "unpaid"
 
     async def keep(self, position: int, line: bytes, outcome: Outcome) -> None:
         await super().keep(position, line, outcome)

@@ -38,6 +38,9 @@ class Peer:
     name: str
     model: str
     creates: str  # the path of its one dangerous call
+    model_in_line: bool = True  # else the create, or its path, names the model
+    says_refused: bool = True  # else a refusal is an answer like any other
+    names_unreached: bool = True  # else a row that was not reached before the end is in no result file
 
     @property
     def models(self) -> str:
@@ -46,6 +49,14 @@ class Peer:
 
 openai = Peer(name="openai", model="gpt-5-mini", creates="/v1/batches")
 anthropic = Peer(name="anthropic", model="claude-haiku-4-5", creates="/v1/messages/batches")
+mistral = Peer(
+    name="mistral",
+    model="mistral-small-latest",
+    creates="/mistral/v1/batch/jobs",
+    model_in_line=False,
+    says_refused=False,
+    names_unreached=False,
+)
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------

@@ -25,10 +25,10 @@ def test_no_more_at_once_than_at_the_beginning() -> None:
 def test_it_grows_by_a_quarter_a_round_to_its_most() -> None:
     throttle = Throttle(8, 12)
     for _ in range(8):
-        throttle.on_success(7)
+        throttle.on_success(1, 0.0, 1, 7)
     assert int(throttle.at_once) == 10
     for _ in range(100):
-        throttle.on_success(9)
+        throttle.on_success(1, 0.0, 1, 9)
     assert throttle.at_once == 12
 
 
@@ -36,7 +36,7 @@ def test_it_does_not_grow_where_something_else_holds_it() -> None:
     """Else a slow beginning would end in a burst."""
     throttle = Throttle(8, 256)
     for _ in range(100):
-        throttle.on_success(1)
+        throttle.on_success(1, 0.0, 1, 1)
     assert throttle.at_once == 8
 
 
@@ -54,7 +54,7 @@ def test_after_a_no_it_grows_by_one_a_round() -> None:
     throttle = Throttle(16, 256)
     throttle.on_rejected(begun(throttle, 1)[0], 0, 1)
     for _ in range(8):
-        throttle.on_success(7)
+        throttle.on_success(1, 0.0, 1, 7)
     assert throttle.at_once == pytest.approx(9, abs=0.1)
 
 

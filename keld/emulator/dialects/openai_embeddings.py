@@ -38,7 +38,7 @@ class Embeddings:
             raise ApiError(status=400, message="Invalid 'input': empty array.", param="input", code="empty_array")
         dimensions = asked.dimensions or _DEFAULT_DIMENSIONS
         items = ",".join(
-            f'{{"object":"embedding","index":{index},"embedding":{_vector(one, dimensions, asked.encoding_format)}}}'
+            f'{{"object":"embedding","index":{index},"embedding":{vector(one, dimensions, asked.encoding_format)}}}'
             for index, one in enumerate(inputs)
         )
         tokens = sum(len(one) if isinstance(one, list) else tokens_in(one) for one in inputs)
@@ -64,7 +64,7 @@ def _inputs(given: str | list[str | int | list[int]]) -> list[str | list[int]]:
     return [one for one in given if not isinstance(one, int)]
 
 
-def _vector(text: str | list[int], dimensions: int, encoding: str | None) -> str:
+def vector(text: str | list[int], dimensions: int, encoding: str | None) -> str:
     """A unit vector drawn from the input, as JSON."""
     seed = quoted(text)
     raw = array("h", shake_128(seed).digest(2 * dimensions))

@@ -16,6 +16,7 @@ from ..error import ApiError
 from ..host import Host
 from ..life import Phase
 from ..page import page
+from ..result import name_results
 from ..row import Rows
 from ..service import Endpoint
 from ..store import Store, StoredFile
@@ -113,26 +114,4 @@ class Batches:
         batch.answer()
 
     def _publish(self, batch: Batch, phase: Phase) -> None:
-        """Give the result files their ids."""
-        if batch.rows is not None and phase.status != "failed":
-            batch.output_file_id = self._result_file(batch, batch.out_path, "output", phase)
-            batch.error_file_id = self._result_file(batch, batch.error_path, "error", phase)
-
-    def _result_file(self, batch: Batch, path: Path, kind: str, phase: Phase) -> str | None:
-        names = {rule.do for rule in batch.rules_at("results")}
-        if f"empty_{kind}_id" in names:
-            return ""
-        if f"no_{kind}_id" in names:
-            return None
-        if kind == "error" and "zero_byte_error" in names:
-            path.write_bytes(b"")
-        elif path.stat().st_size == 0 and f"zero_byte_{kind}" not in names:
-            return None
-        return self.store.add_file(
-            path,
-            owner=self.kind,
-            filename=f"{batch.id}_{kind}.jsonl",
-            purpose="batch_output",
-            expires_after_s=batch.output_expires_after_s,
-            at=phase.ended_at,
-        ).id
+        name_results(self.store, batch, phase, expires_after_s=batch.output_expires_after_s)

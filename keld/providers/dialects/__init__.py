@@ -10,6 +10,17 @@
     openai_vocabulary   exact token counts of OpenAI's models
     anthropic_messages  messages
     anthropic_schema    structured outputs of Anthropic
+    bedrock_messages    messages by Amazon Bedrock's InvokeModel
+    converse            Amazon Bedrock's Converse
+    converse_schema     structured outputs of Amazon Bedrock
+    mistral             chat completions and embeddings of Mistral
+    gemini_generate     generateContent
+    gemini_embeddings   embedContent
+    gemini_answer       reads an answer to either of these two
+    gemini_schema       structured outputs of Gemini: `responseSchema`
+    bedrock_messages    messages by Amazon Bedrock's InvokeModel
+    converse            Amazon Bedrock's Converse
+    converse_schema     structured outputs of Amazon Bedrock
 
 Pure: no clock, no network, no disk.  They implement `keld.providers.part.Dialect`.
 """

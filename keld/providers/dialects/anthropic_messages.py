@@ -6,6 +6,7 @@ One of the dialects.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +116,10 @@ class AnthropicMessages:
     def path(self, model: str) -> str:
         return PATH
 
+    def head(self, model: str) -> dict[str, Any]:
+        """The fields that say which model is asked; a cloud that has the model in the URL wants the version of the API in their place."""
+        return {"model": model}
+
     def fit(self, question: Question, model: str) -> Fit:
         return Fit(obstacle=obstacle(OutputSchema.from_json(question.output), model))
 
@@ -123,7 +128,7 @@ class AnthropicMessages:
         if output.kind == "embedding":
             raise InvalidJob("anthropic makes no embeddings. Name an embedding model, e.g. models=['openai:text-embedding-3-small'].")
         hole = Hole.new()
-        bare: dict[str, Any] = {"model": model, "max_tokens": question.max_output_tokens} | schema_format(output) | question.params
+        bare: dict[str, Any] = self.head(model) | {"max_tokens": question.max_output_tokens} | schema_format(output) | question.params
         shared: list[dict[str, Any]] = [{"type": "text", "text": question.system}] if question.system is not None else []
         if shared and cache is not None:
             shared[0]["cache_control"] = {"type": "ephemeral", "ttl": cache.value}
@@ -139,6 +144,9 @@ class AnthropicMessages:
         if lane is Lane.FLEX:
             raise InvalidJob("anthropic sells no flex lane. Nothing was sent. Ask in a batch or in the standard lane.")
         return body
+
+    def lane_headers(self, lane: Lane) -> Mapping[str, str]:
+        return {}
 
     def judge(self, custom_id: str, status: int, body: Body) -> Reply:
         if status != 200:

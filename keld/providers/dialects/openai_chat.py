@@ -18,7 +18,14 @@ PATH = "/v1/chat/completions"
 
 
 class OpenAIChat(OpenAIFamily):
-    """`Dialect` of chat completions."""
+    """`Dialect` of chat completions.
+
+    Args:
+        length_field: the field that limits an answer; servers that are not OpenAI's may know only the older `max_tokens`.
+    """
+
+    def __init__(self, length_field: str = "max_completion_tokens") -> None:
+        self._length_field = length_field
 
     def path(self, model: str) -> str:
         return PATH
@@ -27,7 +34,7 @@ class OpenAIChat(OpenAIFamily):
         hole, cache = Hole.new(), cache if openai_cache.takes_marks(model) else None
         said = question.system if question.system is None or cache is None else openai_cache.marked(question.system, "text")
         system = [{"role": "system", "content": said}] if said is not None else []
-        common = {"model": model, "max_completion_tokens": question.max_output_tokens} | _format(OutputSchema.from_json(question.output))
+        common = {"model": model, self._length_field: question.max_output_tokens} | _format(OutputSchema.from_json(question.output))
         more = openai_cache.options(question, model, cache)
         message = {"messages": [*system, {"role": "user", "content": hole.mark}]}
         conversation = {"messages": [*system, hole.mark]}

@@ -5,12 +5,14 @@ One of the dialects.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from keld.cache import Ttl
 from keld.errors import InvalidJob
 from keld.price import Lane
 from keld.providers.dialects.openai_family import MessageTemplate, OpenAIFamily, message_template
+from keld.providers.pack import shares
 from keld.providers.template import Hole
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -28,6 +30,22 @@ class OpenAIEmbeddings(OpenAIFamily):
         hole = Hole.new()
         body = {"model": model} | _dimensions(model, OutputSchema.from_json(question.output)) | {"input": hole.mark} | question.params
         return message_template(body, body, hole)
+
+    def divided(self, body: Any, weights: Sequence[int]) -> list[dict[str, Any]] | None:
+        """The answer to N texts as N answers; see `pack.Packing`."""
+        data = body.get("data") if isinstance(body, dict) else None
+        if not isinstance(data, list) or len(data) != len(weights) or not all(isinstance(one, dict) for one in data):
+            return None
+        order = [one.get("index", n) for n, one in enumerate(data)]
+        if sorted(order, key=str) != sorted(range(len(data)), key=str):
+            return None  # a vector stands twice, and another is missing
+        vectors = dict(zip(order, data, strict=True))
+        usage = body.get("usage") or {}
+        split = {name: shares(usage[name], weights) for name in ("prompt_tokens", "total_tokens") if isinstance(usage.get(name), int)}
+        return [
+            body | {"data": [vectors[n] | {"index": 0}], "usage": {name: parts[n] for name, parts in split.items()}}
+            for n in range(len(data))
+        ]
 
     def in_lane(self, body: bytes, lane: Lane) -> bytes:
         if lane is Lane.FLEX:

@@ -5,6 +5,7 @@ A part of the dialects of OpenAI's family.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,9 @@ class OpenAIFamily:
     def in_lane(self, body: bytes, lane: Lane) -> bytes:
         """The body of a request in a lane: flex is a field of it."""
         return body[:-1] + b',"service_tier":"flex"}' if lane is Lane.FLEX else body
+
+    def lane_headers(self, lane: Lane) -> Mapping[str, str]:
+        return {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ Below `provider`.  Data; a transport and its SDK are imported when an account co
 
     openai             api.openai.com; its dialects are those of every host of its shape
     anthropic          api.anthropic.com
+    bedrock            Amazon Bedrock in one region
+    mistral            api.mistral.ai
     openai_compatible  any host of OpenAI's shape without batches
+    self_hosted        a server of one's own: vLLM, SGLang, TGI, Ollama, llama.cpp
     common             what several presets share
 """

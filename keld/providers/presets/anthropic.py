@@ -10,7 +10,7 @@ from keld.price import Lane
 from keld.providers.base import Quota, Traits
 from keld.providers.call import quotas
 from keld.providers.dialects.anthropic_messages import AnthropicMessages
-from keld.providers.part import Batches, Connection, Preset
+from keld.providers.part import Auth, Batches, Connection, Preset
 from keld.providers.presets.common import LINE_BYTES, NOT_DONE
 from keld.providers.transports.anthropic_lines import AROUND_BYTES, AnthropicEnvelope
 from keld.shard import Limits
@@ -24,7 +24,7 @@ def _batches(connection: Connection) -> Batches:
     return AnthropicBatches(connection)
 
 
-def _auth(connection: Connection) -> dict[str, str]:
+def _auth(connection: Connection) -> Auth:
     from keld.providers.transports import anthropic
 
     return anthropic.auth(connection)

@@ -18,7 +18,7 @@ from keld.providers.dialects.openai_embeddings import OpenAIEmbeddings
 from keld.providers.dialects.openai_responses import OpenAIResponses
 from keld.providers.envelope import LINES
 from keld.providers.fault import Meaning
-from keld.providers.part import Batches, Connection, Dialect, Preset
+from keld.providers.part import Auth, Batches, Connection, Dialect, Preset
 from keld.providers.presets.common import LINE_BYTES, NOT_DONE
 from keld.request import Question
 from keld.shard import Limits
@@ -41,7 +41,7 @@ def _batches(connection: Connection) -> Batches:
     return OpenAIFiles(connection)
 
 
-def _auth(connection: Connection) -> dict[str, str]:
+def _auth(connection: Connection) -> Auth:
     from keld.providers.transports import openai_files
 
     return openai_files.auth(connection)

@@ -3,8 +3,14 @@
     openai_files     files and batches of OpenAI, which many hosts copied
     anthropic        message batches of Anthropic, with the whole input in the create
     anthropic_lines  the lines of their input and of their results
+    bedrock          batch inference jobs of Amazon Bedrock, over a bucket of S3
+    bedrock_lines    the lines of their input and of their output
+    bedrock_auth     signatures, API keys and errors of AWS
+    mistral          batch jobs of Mistral
+    mistral_lines    the lines of their input and of their results
 
-    sdk              the calls of one account through an official SDK, each with a time limit, each made once
+    rest             the calls of one account to a host of JSON objects, without an SDK; each with a time limit, each made once
+    sdk              the same through an official SDK
     ranges           a result file over HTTP, from any byte on
 
 They raise `Fault` and implement `keld.providers.part.Batches` and `Envelope`.  A file is imported when an account connects, since

@@ -19,15 +19,15 @@ from keld.providers.account import origin
 from keld.providers.base import BatchState, RemoteBatch, Submission
 from keld.providers.download import Piece, ResultFile
 from keld.providers.page import Page, id_of, instant
-from keld.providers.part import Connection
+from keld.providers.part import Auth, Connection, Fixed
 from keld.providers.transports.sdk import Calls, headers_of, read, unconnected
 
 _PATH = "/v1/messages/batches"
 
 
-def auth(connection: Connection) -> dict[str, str]:
+def auth(connection: Connection) -> Auth:
     """The headers that the SDK sends, with the key and the version of the API in them."""
-    return headers_of(sdk.Anthropic(api_key=connection.key(), base_url=connection.base_url, http_client=unconnected()))
+    return Fixed(headers_of(sdk.Anthropic(api_key=connection.key(), base_url=connection.base_url, http_client=unconnected())))
 
 
 class AnthropicBatches:

@@ -20,7 +20,7 @@ from keld.providers.base import BatchState, RemoteBatch, Submission
 from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import Fault, Sent, code_of, scrubbed
 from keld.providers.page import Page, id_of, instant
-from keld.providers.part import Connection
+from keld.providers.part import Auth, Connection, Fixed
 from keld.providers.transports.sdk import Calls, headers_of, read, unconnected
 
 QUEUE_FULL = "token_limit_exceeded"  # the error code of a batch that failed although its file is not at fault
@@ -34,9 +34,9 @@ _STATES = {
 _KEY = "keld_key"
 
 
-def auth(connection: Connection) -> dict[str, str]:
+def auth(connection: Connection) -> Auth:
     """The headers that the SDK sends, with the key, the organisation and the project."""
-    return headers_of(sdk.OpenAI(api_key=connection.key(), base_url=connection.base_url, http_client=unconnected()))
+    return Fixed(headers_of(sdk.OpenAI(api_key=connection.key(), base_url=connection.base_url, http_client=unconnected())))
 
 
 class OpenAIFiles:

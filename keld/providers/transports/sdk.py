@@ -18,7 +18,7 @@ import msgspec
 
 from keld import http
 from keld.providers.download import Piece
-from keld.providers.fault import Fault, fault_of_no_reply, fault_of_reply, unreadable
+from keld.providers.fault import Fault, fault_of, unreadable
 from keld.providers.log import hide_headers
 from keld.providers.page import has_id
 from keld.providers.transports.ranges import piece_of, range_headers
@@ -105,10 +105,7 @@ class Calls:
         try:
             yield
         except self._errors as error:
-            response = getattr(error, "response", None)
-            if not isinstance(response, httpx2.Response):
-                raise fault_of_no_reply(error) from None
-            raise fault_of_reply(response.status_code, response.headers, _body(response), carried_prompts=carried_prompts) from None
+            raise fault_of(error, carried_prompts=carried_prompts) from None
 
 
 def headers_of(client: Any) -> dict[str, str]:
@@ -132,10 +129,3 @@ def read(response: httpx2.Response, kind: type[T]) -> T:
         if has_id(found):
             return found
     raise unreadable(response.status_code)
-
-
-def _body(response: httpx2.Response) -> bytes:
-    try:
-        return response.content
-    except RuntimeError:  # a stream that was not read
-        return b""

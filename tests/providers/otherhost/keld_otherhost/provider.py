@@ -5,7 +5,7 @@ What another package has to bring, whole: an envelope, batches, a preset.  The d
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
@@ -23,10 +23,10 @@ from keld.providers.account import origin
 from keld.providers.base import BatchState, RemoteBatch, Submission, Traits
 from keld.providers.dialects.openai_chat import OpenAIChat
 from keld.providers.download import Piece, ResultFile
-from keld.providers.fault import Fault, Meaning, code_of, common_error, fault_of_no_reply, fault_of_reply, unreadable
+from keld.providers.fault import Fault, Meaning, code_of, fault_of_no_reply, fault_of_reply, unreadable
 from keld.providers.line import RETRYABLE_STATUS, lines_of
 from keld.providers.page import UNREADABLE_TIME, Page
-from keld.providers.part import Connection, Dialect, Preset
+from keld.providers.part import Connection, Dialect, Fixed, Preset
 from keld.providers.transports.ranges import piece_of, range_headers
 from keld.shard import Limits
 
@@ -207,12 +207,12 @@ def as_faults() -> Iterator[None]:
         yield
     except OtherHostError as error:
         reply = error.reply
-        raise fault_of_reply(reply.status_code, reply.headers, common_error(reply.content, _error_in), carried_prompts=True) from None
+        raise fault_of_reply(reply.status_code, reply.headers, reply.content, carried_prompts=True, error_in=_error_in) from None
     except httpx2.HTTPError as error:
         raise fault_of_no_reply(error) from None
 
 
-def _error_in(body: dict[str, Any]) -> Any:
+def _error_in(body: dict[str, Any], headers: Mapping[str, str]) -> Any:
     """`{"fault": {"code", "text"}}`, as every error of otherhost is written."""
     fault = body.get("fault")
     return {"code": fault.get("code"), "message": fault.get("text")} if isinstance(fault, dict) else None
@@ -262,7 +262,7 @@ PRESET = Preset(
     dialects=(_CHAT,),
     envelope=OtherLines(),
     batches=OtherBatches,
-    auth=lambda connection: {"x-otherhost-key": connection.key()},
+    auth=lambda connection: Fixed({"x-otherhost-key": connection.key()}),
     error_in=_error_in,
     codes={(429, "SLOW_DOWN"): Meaning.QUEUE_FULL},
     batch_page="https://otherhost.example/jobs/{id}",

@@ -1,0 +1,71 @@
+"""Mistral: api.mistral.ai."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import httpx2
+
+from keld.price import Lane
+from keld.providers.base import Quota, Traits
+from keld.providers.dialects.mistral import MistralChat, MistralEmbeddings, error_in
+from keld.providers.fault import Meaning
+from keld.providers.part import Batches, Connection, Dialect, Preset
+from keld.providers.presets.common import LINE_BYTES, NOT_DONE
+from keld.providers.transports.mistral_lines import MistralEnvelope
+from keld.request import Question
+from keld.shard import Limits
+
+_NAMES = {"requests": "req", "tokens": "tokens"}
+
+
+def _dialect(question: Question, model: str) -> Dialect:
+    return MistralEmbeddings(model) if question.output["kind"] == "embedding" else MistralChat(model)
+
+
+def _batches(connection: Connection) -> Batches:
+    from keld.providers.transports.mistral import MistralJobs
+
+    return MistralJobs(connection, error_in)
+
+
+def _quotas(headers: httpx2.Headers) -> dict[str, Quota]:
+    """The limits of a minute, as live replies have them: `x-ratelimit-limit-req-minute`, `x-ratelimit-remaining-tokens-minute` (2026); none
+    says when it is full again.
+    """
+    found = {}
+    for kind, name in _NAMES.items():
+        limit, left = (headers.get(f"x-ratelimit-{what}-{name}-minute", "") for what in ("limit", "remaining"))
+        if limit.isdecimal() and left.isdecimal() and int(limit) > 0:
+            found[kind] = Quota(limit=float(limit), left=float(left), reset_s=60.0)
+    return found
+
+
+PRESET = Preset(
+    kind="mistral",
+    base_url="https://api.mistral.ai/v1",
+    base_url_env="MISTRAL_BASE_URL",
+    api_key_env="MISTRAL_API_KEY",
+    base_holds="/v1",
+    dialect=_dialect,
+    dialects=(MistralChat(""), MistralEmbeddings("")),
+    envelope=MistralEnvelope(),
+    batches=_batches,
+    quotas=_quotas,
+    # 1500 "Invalid model", with 400; 1300 "Rate limit exceeded", which is also what a full queue of batches says (both quoted all over, 2026).
+    codes={(400, "1500"): Meaning.MISSING, (None, "1300"): Meaning.QUEUE_FULL, **NOT_DONE},
+    error_in=error_in,
+    prices="mistral",
+    # docs.mistral.ai/resources/known-limitations, 29 Nov 2026: 512 MB a file (taken for 10^6 bytes), 100,000 requests a batch.
+    # The order of the list is that of `order_by`, whose default is the newest first (docs.mistral.ai/api, Nov 2026).
+    traits=Traits(
+        limits=Limits(max_requests=100_000, max_bytes=512_000_000, max_line_bytes=LINE_BYTES),
+        lanes=frozenset({Lane.BATCH, Lane.STANDARD}),
+        list_page=100,
+        fences=True,
+        newest_first=True,
+        pages_by_id=False,
+        finds=True,
+        window=timedelta(hours=24),
+    ),
+)

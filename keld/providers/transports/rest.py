@@ -1,0 +1,194 @@
+"""REST: the calls of one account to a host of JSON objects, without an SDK; each has a time limit, and raises `Fault`.
+
+A part of the transports of Gemini, Vertex, Mistral and Bedrock.  Their SDKs send twice, cannot resume a download, or call a created job an error
+(docs/notes/providers.md, section 14), so each request is our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import msgspec
+
+from keld import http
+from keld.providers.account import origin
+from keld.providers.download import Piece
+from keld.providers.fault import ErrorIn, fault_of, unreadable
+from keld.providers.log import hide_headers
+from keld.providers.part import Auth, Connection, Outgoing
+from keld.providers.transports.ranges import piece_of, range_headers
+from keld.providers.transports.sdk import Bounds
+
+Params = Mapping[str, str | int | float | bool | None]
+
+
+class Rest:
+    """The calls of one account; the client is opened at the first of them.
+
+    A path begins with "/" and is added to the base URL; a whole URL is asked for at the host of the base URL, whatever host it names: the key goes nowhere
+    else.
+
+    Args:
+        auth: the preset's own; used at the first call.
+        error_in: where the error is in a failed reply; None: in the common shape.
+    """
+
+    def __init__(self, connection: Connection, auth: Callable[[Connection], Auth], error_in: ErrorIn | None = None) -> None:
+        self._connection, self._make_auth, self._error_in = connection, auth, error_in
+
+    def get(self, path: str, params: Params | None = None, *, bounds: Bounds = http.asking) -> dict[str, Any]:
+        """The object at that path; harmless, so it may be retried."""
+        return _object(self.ask("GET", path, params=params, bounds=bounds))
+
+    def post(self, path: str, body: Any = None, *, params: Params | None = None) -> dict[str, Any]:
+        """The reply to a call that may be repeated, such as a cancel; empty if the reply has no body."""
+        return _object_or_none(self.ask("POST", path, params=params, content=_json(body)))
+
+    def delete(self, path: str, params: Params | None = None) -> dict[str, Any]:
+        """The reply to a removal, which may be repeated; empty if the reply has no body."""
+        return _object_or_none(self.ask("DELETE", path, params=params))
+
+    def create(self, path: str, body: Any, *, headers: Mapping[str, str] | None = None, carried_prompts: bool = False) -> dict[str, Any]:
+        """The object that was created: one attempt.
+
+        Args:
+            carried_prompts: the body has prompts in it.
+        """
+        return _object(self.send("POST", path, _json(body), headers=headers, carried_prompts=carried_prompts))
+
+    def upload(self, path: str, *, data: Mapping[str, Any], files: Mapping[str, Any]) -> dict[str, Any]:
+        """The object that a multipart form with files made, streamed; `data` and `files` as httpx2 has them; one attempt."""
+        with self._as_faults(carried_prompts=True), http.sending(self._connection.patience):
+            return _object(self._send(self._client.build_request("POST", self._url(path), data=dict(data), files=dict(files))))
+
+    def ask(
+        self, method: str, path: str, *, params: Params | None = None, content: bytes | None = None, bounds: Bounds = http.asking
+    ) -> httpx2.Response:
+        """The reply to a harmless call, whatever its body."""
+        with self._as_faults(), bounds(self._connection.patience):
+            return self._send(self._request(method, path, params=params, content=content))
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        content: bytes | Iterable[bytes] | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        params: Params | None = None,
+        carried_prompts: bool = True,
+    ) -> httpx2.Response:
+        """The reply to a call that is made once, whatever its body; a content that is no `bytes` is streamed."""
+        with self._as_faults(carried_prompts), http.sending(self._connection.patience):
+            return self._send(self._request(method, path, params=params, content=content, headers=headers))
+
+    @contextmanager
+    def open(self, url: str, start: int, validator: str, params: Params | None = None) -> Iterator[Piece]:
+        """A file from byte `start` on, if it still has `validator`, else from its beginning."""
+        with http.fetching(self._connection.patience):
+            with self._as_faults():
+                request = self._request("GET", url, params=params, headers=range_headers(start, validator))
+                response = self._send(request, stream=True)
+            try:
+                yield piece_of(response)
+            finally:
+                response.close()
+
+    def close(self) -> None:
+        if "_client" in self.__dict__:
+            self._client.close()
+
+    @cached_property
+    def _client(self) -> httpx2.Client:
+        hide_headers()
+        return http.client(self._connection.patience)
+
+    @cached_property
+    def _auth(self) -> Auth:
+        return self._make_auth(self._connection)
+
+    def _url(self, path: str) -> str:
+        base = self._connection.base_url.rstrip("/")
+        if path.startswith("/"):
+            return base + path
+        asked = urlsplit(path)
+        return origin(base) + asked.path + (f"?{asked.query}" if asked.query else "")
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params | None = None,
+        content: bytes | Iterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx2.Request:
+        typed = {"content-type": "application/json"} if isinstance(content, bytes) else {}
+        asked = dict(params) if params else None  # an empty one would remove the query that the URL has
+        return self._client.build_request(method, self._url(path), params=asked, content=content, headers={**typed, **(headers or {})})
+
+    def _send(self, request: httpx2.Request, *, stream: bool = False) -> httpx2.Response:
+        """The reply to a request, with the headers of `Auth`.
+
+        Raises:
+            Fault: its status is no success.
+            httpx2.HTTPError: there is no whole reply.
+        """
+        body = request.content if isinstance(request.stream, httpx2.ByteStream) else b""
+        outgoing = Outgoing(method=request.method, url=str(request.url), headers=request.headers, body=body)
+        request.headers.update(self._auth.headers(outgoing))
+        response = self._client.send(request, stream=stream)
+        if not response.is_success:
+            with suppress(httpx2.HTTPError):  # the status says enough
+                response.read()
+            raise _Refused(response)
+        return response
+
+    @contextmanager
+    def _as_faults(self, carried_prompts: bool = False) -> Iterator[None]:
+        """Turns what the HTTP library raises, and a status that is no success, into faults.
+
+        Raises:
+            Fault: the call did not succeed.
+        """
+        self._client  # noqa: B018  outside of the call, as the key is
+        if self._auth.due():
+            self._auth.renew()
+        try:
+            yield
+        except (_Refused, httpx2.HTTPError) as error:
+            raise fault_of(error, carried_prompts=carried_prompts, error_in=self._error_in) from None
+
+
+class _Refused(Exception):
+    """A reply whose status is no success."""
+
+    def __init__(self, reply: httpx2.Response) -> None:
+        super().__init__(f"HTTP {reply.status_code}")
+        self.response = reply
+
+
+def _json(body: Any) -> bytes | None:
+    return None if body is None else msgspec.json.encode(body)
+
+
+def _object(response: httpx2.Response) -> dict[str, Any]:
+    """A reply's JSON object.
+
+    Raises:
+        Fault: it is none, e.g. a proxy's page with status 200.
+    """
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        found = msgspec.json.decode(response.content)
+        if isinstance(found, dict):
+            return found
+    raise unreadable(response.status_code)
+
+
+def _object_or_none(response: httpx2.Response) -> dict[str, Any]:
+    return _object(response) if response.content.strip() else {}
