@@ -21,10 +21,12 @@ if TYPE_CHECKING:
 GROUP = "keld.providers"
 BUILT_IN = (  # a file of `presets` each
     "anthropic",
+    "azure",
     "bedrock",
     "deepinfra",
     "fireworks",
     "groq",
+    "gemini",
     "mistral",
     "openai",
     "openai_compatible",
