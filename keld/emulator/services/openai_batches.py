@@ -34,6 +34,7 @@ class Batches:
         kind: the service's.
         base: the path before `/batches`.
         dialects: those of its endpoints.
+        max_requests: of one batch.
         windows: the completion windows that it takes.
         pages: the list has pages; else one reply has all batches, whatever is asked for, and does not say whether there are more.
     """
@@ -42,9 +43,9 @@ class Batches:
     kind: str
     base: str
     dialects: Mapping[str, Dialect]
+    max_requests: int = MAX_REQUESTS
     windows: tuple[str, ...] = ("24h",)
     pages: bool = True
-    max_requests: int = MAX_REQUESTS
     host: Host = field(init=False)
 
     def __post_init__(self) -> None:

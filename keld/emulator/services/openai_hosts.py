@@ -31,7 +31,7 @@ class Groq(OpenAI):
         chat = "/v1/chat/completions"
         self.dialects = {chat: self.dialects[chat]}
         windows = ("24h", "48h", "72h", "96h", "120h", "144h", "168h", "7d")
-        self.batches = Batches(store, self.kind, self.base, self.dialects, windows, pages=False)
+        self.batches = Batches(store, self.kind, self.base, self.dialects, windows=windows, pages=False)
 
     def env(self, base_url: str, api_key: str) -> dict[str, str]:
         return {"GROQ_BASE_URL": base_url, "GROQ_API_KEY": api_key}
