@@ -57,7 +57,8 @@ mistral = Peer(
     says_refused=False,
     names_unreached=False,
 )
-PEERS = {peer.name: peer for peer in (openai, anthropic, mistral)}  # one for each kind with batches
+azure = Peer(name="azure", model="gpt-5-mini", creates="/azure/openai/v1/batches")
+PEERS = {peer.name: peer for peer in (openai, anthropic, mistral, azure)}  # one for each kind with batches
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
