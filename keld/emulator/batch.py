@@ -48,7 +48,6 @@ class Batch:
         get_from, list_from: when it can be read, and listed, in unix seconds.
         twice: its create makes a second batch.
         late_status: it appears late, and its create gets this status (0: no response); None: it appears at once.
-        window_s: from its creation to its expiry.
         output_file_id, error_file_id: of its results, once they are named.
     """
 

@@ -21,6 +21,7 @@ from .services.azure import Azure
 from .services.bedrock import Bedrock
 from .services.gcs import Gcs
 from .services.gcs_json import GcsJson
+from .services.gemini import Gemini
 from .services.mistral import Mistral
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
@@ -36,6 +37,7 @@ _OWN: tuple[type[Service], ...] = (
     Anthropic,
     OpenAICompatible,
     Azure,
+    Gemini,
     Mistral,
     S3,
     Gcs,

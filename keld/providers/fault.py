@@ -96,7 +96,8 @@ Codes = Mapping[tuple[int | None, str], Meaning]
 
 
 ErrorIn = Callable[[dict[str, Any], Mapping[str, str]], Any]
-"""(JSON body, headers) of a failed reply -> the provider's error: an object with `message` and `code` or `type`; anything else: none.
+"""(JSON body, headers) of a failed reply -> the provider's error: an object with `message` and `code` or `type`, and `retry_after_s` if the body says it;
+anything else: none.
 
 The body is empty if it is no JSON object.  It must not raise.
 """
@@ -179,9 +180,10 @@ def fault_of_reply(
     """
     body = _in_common_shape(body, headers, error_in)
     code, message, own = _words(body, carried_prompts)
-    return Fault(
-        sent=Sent.ANSWERED, status=status, code=code, message=message, own=own, retry_after_s=retry_after(headers), body=body, quotas=quotas
-    )
+    wait_s = retry_after(headers)
+    if wait_s is None:
+        wait_s = retry_after({"retry-after": str(_error_in(body).get("retry_after_s", ""))})
+    return Fault(sent=Sent.ANSWERED, status=status, code=code, message=message, own=own, retry_after_s=wait_s, body=body, quotas=quotas)
 
 
 def _in_common_shape(body: bytes, headers: Mapping[str, str], error_in: ErrorIn | None) -> bytes:

@@ -23,6 +23,7 @@ BUILT_IN = (  # a file of `presets` each
     "anthropic",
     "azure",
     "bedrock",
+    "gemini",
     "mistral",
     "openai",
     "openai_compatible",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,8 @@ from typing import Any, cast
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
 from keld.http import Patience
-from keld.price import Lane, Rates, has_list, rates
+from keld.price import Lane, Rates
+from keld.pricing import has_list, rates
 from keld.providers.account import TYPES, Account, completed, key_of, origin, url_of
 from keld.providers.base import Created, CreateOutcome, Fit, RemoteBatch, Sender, Submission
 from keld.providers.call import Target, senders
@@ -58,6 +60,21 @@ def price_list(name: str, account: Account) -> str | None:
         InvalidJob: there is no such kind.
     """
     return account.prices or (name if has_list(name) else preset_of(account.kind, name).prices)
+
+
+def rates_of(
+    name: str, account: Account, model: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None = None
+) -> Rates | None:
+    """What an account's model costs in a lane on the day of `at`, by the kind of the account; None if unknown.
+
+    Args:
+        own: the job's `prices`, by `account:model`; they take precedence.
+
+    Raises:
+        InvalidJob: there is no such kind, or a price in `own` is not a number.
+    """
+    listed = replace(preset_of(account.kind, name).listed(account, model), factor=Decimal(account.price_factor))
+    return rates(price_list(name, account), model, lane, at, own, account=name, listed=listed)
 
 
 class Provider:
@@ -131,11 +148,7 @@ class Provider:
         Raises:
             InvalidJob: a price in `own` is not a number.
         """
-        return rates(self._prices, model, lane, at, own, account=self.name)
-
-    @cached_property
-    def _prices(self) -> str | None:
-        return price_list(self.name, self._account)
+        return rates_of(self.name, self._account, model, lane, at, own)
 
     def encoder(self, question: Question, model: str, nonce: str, cache: Ttl | None = None) -> Encoder:
         """The encoder of one shard's requests; with `cache`, the part that its rows share is marked to be cached for that time.

@@ -165,6 +165,16 @@ def key_notes(environment: Environment, models: Sequence[str]) -> dict[str, str]
     return {name: f"not usable yet: {why[name.partition(':')[0]]}. A run is refused until there is a key." for name in models}
 
 
+def price_notes(environment: Environment, terms: RunTerms) -> dict[str, str]:
+    """A note for each of the job's models of which two price lists say different rates, in any lane."""
+    found: dict[str, str] = {}
+    for name in terms.models:
+        known = (environment.rates(name, lane, environment.clock(), terms.prices) for lane in Lane)
+        if conflict := next((rates.conflict for rates in known if rates is not None and rates.conflict is not None), None):
+            found[name] = f"priced by two lists that differ, and the higher rates are used: {conflict}"
+    return found
+
+
 def _without_key(environment: Environment, models: Sequence[str]) -> dict[str, str]:
     """The accounts of `models` that have no key, with the reason."""
     accounts = dict.fromkeys(name.partition(":")[0] for name in models)

@@ -18,9 +18,8 @@ from keld.providers.kinds import BUILT_IN, preset_of
 from tests.faults.case import CASES, Case
 from tests.faults.play import play
 from tests.faults.secret import KEY, echoing, found_in
-from tests.faults.test_table import PEERS, impatient  # noqa: F401  a fixture
-from tests.support.ticket_job import PEERS as KINDS
-from tests.support.ticket_job import SYSTEM, Peer, ledger_dump, tickets, triage
+from tests.faults.test_table import impatient  # noqa: F401  a fixture
+from tests.support.ticket_job import PEERS, SYSTEM, Peer, ledger_dump, tickets, triage
 from tests.support.ticket_job import openai as openai_peer
 
 
@@ -89,13 +88,13 @@ def test_no_failure_path_tells_a_key_or_a_prompt(
     assert log.lines
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", PEERS)
 def test_no_exception_tells_a_key_or_a_prompt(keld: Keld, emulator: Emulator, canary: str, log: Listener, name: str) -> None:
     """Its whole traceback, causes and contexts with it, ends up in an orchestrator's log."""
     provider = keld.provider(name)
     calls: tuple[Callable[[], object], ...] = (
         lambda: provider.get("batch_1"), provider.newest, lambda: list(provider.batches(emulator.now())), lambda: provider.cancel("batch_1"),
-        lambda: provider.delete_input("file-1"), lambda: keld.run(triage(KINDS[name]), tickets(), poll_s=0.05),
+        lambda: provider.delete_input("file-1"), lambda: keld.run(triage(PEERS[name]), tickets(), poll_s=0.05),
     )  # fmt: skip
     for status in (400, 401, 403, 404, 409, 413, 422, 429, 500):
         emulator.clear_faults()

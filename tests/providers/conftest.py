@@ -29,8 +29,8 @@ class Wire:
 
     def connect(self, patience: Patience | None = None, **account: Any) -> Provider:
         """Another client of the same account, as another process has."""
-        kind = TYPES.get(self.peer.name, Account)
-        return connect(self.peer.name, kind(**{"kind": self.peer.name, **account}), patience)
+        made = TYPES.get(self.peer.name, Account)
+        return connect(self.peer.name, made(**{"kind": self.peer.name, **account}), patience)
 
     def read(self, block: bytes) -> list[Reply]:
         """What a block of result lines says."""
@@ -72,7 +72,7 @@ class Wire:
         self.emulator.advance(timedelta(minutes=2))
         found = self.look(batch)
         if not found.state.ended:
-            self.emulator.advance(timedelta(hours=25))
+            self.emulator.advance((self.provider.traits.window or timedelta(hours=24)) + timedelta(hours=1))
             found = self.look(batch)
         return found
 
