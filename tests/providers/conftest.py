@@ -72,7 +72,7 @@ class Wire:
         self.emulator.advance(timedelta(minutes=2))
         found = self.look(batch)
         if not found.state.ended:
-            self.emulator.advance(timedelta(hours=25))
+            self.emulator.advance((self.provider.traits.window or timedelta(hours=24)) + timedelta(hours=1))
             found = self.look(batch)
         return found
 

@@ -43,6 +43,9 @@ class Peer:
     model_in_line: bool = True  # else the create, or its path, names the model
     says_refused: bool = True  # else a refusal is an answer like any other
     names_unreached: bool = True  # else a row that was not reached before the end is in no result file
+    newest_first: bool = True  # else its list has no order
+    keeps_partial: bool = True  # else a batch that was cancelled, or expired, gives nothing back
+    says_cancelling: bool = True  # else a cancelled batch is in progress until it has ended
     tells_expiry: bool = True  # else a batch whose time was over has completed, in part
     in_bucket: bool = False  # its results are objects in a bucket of the user's own, read by obstore
 
@@ -53,6 +56,15 @@ class Peer:
 
 openai = Peer(name="openai", model="gpt-5-mini", creates="/v1/batches")
 anthropic = Peer(name="anthropic", model="claude-haiku-4-5", creates="/v1/messages/batches")
+gemini = Peer(
+    name="gemini",
+    model="gemini-2.5-flash",
+    creates="/gemini/v1beta/models/gemini-2.5-flash:batchGenerateContent",
+    model_in_line=False,
+    newest_first=False,
+    keeps_partial=False,
+    says_cancelling=False,
+)
 mistral = Peer(
     name="mistral",
     model="mistral-small-latest",
@@ -71,7 +83,7 @@ bedrock = Peer(
     in_bucket=True,
 )
 bedrock_claude = replace(bedrock, model="us.anthropic.claude-haiku-4-5-20251001-v1:0")  # by InvokeModel
-PEERS = {peer.name: peer for peer in (openai, anthropic, mistral, bedrock)}  # one for each kind with batches
+PEERS = {peer.name: peer for peer in (openai, anthropic, gemini, mistral, bedrock)}  # one for each kind with batches
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
