@@ -276,6 +276,9 @@ class Preset:
         account: the class of its accounts, if they need more than an address and a key.
         aborted: True for an answer with status 200 that says that the request was given up before it was done.
         for_account: the preset of one account, if its own fields change a part; None: all accounts have the same.
+        deployment: the name by which the host knows a model in a lane, where that is not the model's own; it goes into the body, while prices, cache rules
+            and schemas go by the model.
+        key_optional: there is another way to say who asks, such as a token of a cloud; `Connection.key` then gives "" if there is no key.
         gpu_hour_usd: what an hour of the host costs, if that is how its answers are priced.
         batch_page: the URL of a batch in the dashboard of the official host, with `{id}` in it.
     """
@@ -302,6 +305,8 @@ class Preset:
     account: type[Account] = Account
     aborted: Callable[[bytes], bool] = field(default=lambda answer: False)
     for_account: Callable[[Account], Preset] | None = None
+    deployment: Callable[[str, Lane], str] = field(default=lambda model, lane: model)
+    key_optional: bool = False
     gpu_hour_usd: Decimal | None = None
     batch_page: str | None = None
 

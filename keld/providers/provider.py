@@ -30,10 +30,10 @@ from keld.providers.envelope import LINES
 from keld.providers.fault import Fault, create_outcome, error_of
 from keld.providers.kinds import BUILT_IN, preset_of
 from keld.providers.line import beginning
-from keld.providers.log import hide_headers
+from keld.providers.log import hide_secrets
 from keld.providers.pack import Pack, Packing
 from keld.providers.page import Listing, Page, youngest
-from keld.providers.part import Auth, Batches, Connection, Dialect, Envelope, Finds, Preset
+from keld.providers.part import Auth, Batches, BodyTemplate, Connection, Dialect, Envelope, Finds, Preset
 from keld.request import Question
 from keld.vocabulary import Count
 
@@ -103,7 +103,8 @@ class Provider:
         Raises:
             AccessRefused: its key is not set.
         """
-        self._key()
+        if not self._key():
+            self._auth  # noqa: B018  made without a call: it says if there is no other way to say who asks
 
     def close(self) -> None:
         if "_batches" in self.__dict__:
@@ -156,9 +157,16 @@ class Provider:
             InvalidJob: the model cannot give such an output.
         """
         dialect = self._dialect(question, model)
-        made = dialect.template(question, model, cache)
+        names = [self._preset.deployment(model, lane) for lane in (Lane.BATCH, Lane.STANDARD)]
+        made = [_template(dialect, question, model, cache, name) for name in dict.fromkeys(names)]
         return Encoder(
-            path=dialect.path(model), nonce=nonce, template=made, dialect=dialect, envelope=self._envelope, plain_ids=self.traits.plain_ids
+            path=dialect.path(model),
+            nonce=nonce,
+            template=made[0],
+            fast_template=made[-1],
+            dialect=dialect,
+            envelope=self._envelope,
+            plain_ids=self.traits.plain_ids,
         )
 
     def reader(self, question: Question, model: str) -> Reader:
@@ -193,7 +201,7 @@ class Provider:
         Raises:
             AccessRefused: its key is not set.
         """
-        hide_headers()
+        hide_secrets()
         preset = self._preset
         target = Target(
             url=self._url(path),
@@ -320,7 +328,7 @@ class Provider:
     # -- its parts --------------------------------------------------------------------------------------------
 
     def _key(self) -> str:
-        return key_of(self.name, self._account, self._preset.api_key_env)
+        return key_of(self.name, self._account, self._preset.api_key_env, optional=self._preset.key_optional)
 
     def _dialect(self, question: Question, model: str) -> Dialect:
         return self._preset.dialect(question, model)
@@ -350,3 +358,9 @@ class Provider:
             yield
         except Fault as fault:
             raise error_of(fault, self._preset.codes, self.name, self.host, doing) from None
+
+
+def _template(dialect: Dialect, question: Question, model: str, cache: Ttl | None, name: str) -> BodyTemplate:
+    """The body for a model that the host knows by that name; a dialect writes `params` over its own fields."""
+    named = question if name == model else replace(question, params={**question.params, "model": name})
+    return dialect.template(named, model, cache)

@@ -115,9 +115,9 @@ def _candidates(environment: Environment, ask: Ask) -> Iterator[Candidate]:
     for name in ask.terms.models:
         account, _, model = name.partition(":")
         provider = environment.provider(account)
-        estimate = estimate_of(environment, ask, provider, model)
+        estimate, fit = estimate_of(environment, ask, provider, model), provider.fit(ask.question, model)
         for lane in sorted({*provider.traits.lanes, Lane.BATCH}):
-            shards, obstacle, too_few = 0, without_key.get(account), False
+            shards, obstacle, too_few = 0, without_key.get(account) or fit.not_in.get(lane), False
             if lane not in provider.traits.lanes:
                 obstacle = f"{account} has no batches, only the fast lanes"
             try:

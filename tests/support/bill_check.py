@@ -97,7 +97,7 @@ class Book:
 
     def owner(self, batch_id: str, entries: Sequence[BillEntry]) -> Shard | None:
         """The shard whose batch it is: by its id, or where a create's reply was lost, by what its rows carry."""
-        return self.batches.get(batch_id) or self.shards.get((entries[0].custom_id or "").partition("-")[0])
+        return self.batches.get(batch_id) or self.shards.get((entries[0].custom_id or "")[:10])
 
 
 class How(StrEnum):

@@ -43,6 +43,11 @@ class Peer:
     model_in_line: bool = True  # else the create, or its path, names the model
     says_refused: bool = True  # else a refusal is an answer like any other
     names_unreached: bool = True  # else a row that was not reached before the end is in no result file
+    newest_first: bool = True  # else its list has no order
+    keeps_partial: bool = True  # else a batch that was cancelled, or expired, gives nothing back
+    says_cancelling: bool = True  # else a cancelled batch is in progress until it has ended
+    tells_expiry: bool = True  # else a batch whose time was over has completed, in part
+    in_bucket: bool = False  # its results are objects in a bucket of the user's own, read by obstore
 
     @property
     def models(self) -> str:
@@ -51,6 +56,15 @@ class Peer:
 
 openai = Peer(name="openai", model="gpt-5-mini", creates="/v1/batches")
 anthropic = Peer(name="anthropic", model="claude-haiku-4-5", creates="/v1/messages/batches")
+gemini = Peer(
+    name="gemini",
+    model="gemini-2.5-flash",
+    creates="/gemini/v1beta/models/gemini-2.5-flash:batchGenerateContent",
+    model_in_line=False,
+    newest_first=False,
+    keeps_partial=False,
+    says_cancelling=False,
+)
 mistral = Peer(
     name="mistral",
     model="mistral-small-latest",
@@ -59,7 +73,17 @@ mistral = Peer(
     says_refused=False,
     names_unreached=False,
 )
-PEERS = {peer.name: peer for peer in (openai, anthropic, mistral)}  # one for each kind with batches
+bedrock = Peer(
+    name="bedrock",
+    model="openai.gpt-oss-120b-1:0",  # by Converse
+    creates="/bedrock/model-invocation-job",
+    model_in_line=False,
+    names_unreached=False,
+    tells_expiry=False,
+    in_bucket=True,
+)
+bedrock_claude = replace(bedrock, model="us.anthropic.claude-haiku-4-5-20251001-v1:0")  # by InvokeModel
+PEERS = {peer.name: peer for peer in (openai, anthropic, gemini, mistral, bedrock)}  # one for each kind with batches
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -118,8 +142,8 @@ def creates(emulator: Emulator, peer: Peer) -> list[Call]:
 
 
 def purchases(emulator: Emulator) -> Counter[int]:
-    """How often each row was paid, by its position in the table."""
-    return Counter(int((entry.custom_id or "x-").rpartition("-")[2]) for entry in emulator.bill())
+    """How often each row was paid, by its position in the table: what follows the ten letters of a custom_id, with a hyphen or without."""
+    return Counter(int((entry.custom_id or "")[10:].removeprefix("-")) for entry in emulator.bill())
 
 
 def billed_usd(emulator: Emulator, at: datetime) -> Decimal:
@@ -151,8 +175,8 @@ def list_rates(
 
 def entry_usd(entry: BillEntry, found: Rates) -> Decimal:
     """What one entry costs at these rates."""
-    # Anthropic leaves the cached tokens out, all others count them in.
-    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider != "anthropic" else 0)
+    # Anthropic and Bedrock leave the cached tokens out, all others count them in.
+    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider not in ("anthropic", "bedrock") else 0)
     request = fresh + entry.cached_tokens + entry.cache_write_tokens
     rate = [bracket for bracket in found.brackets if not bracket.above or request > bracket.above][-1]
     write = entry.cache_write_tokens - entry.cache_write_1h_tokens
