@@ -21,7 +21,7 @@ from keld.providers.kinds import preset_of
 from keld.state import Event, RunEvent
 from tests.support.injected_bugs import BUGS
 from tests.support.lane_purchases import listen, paid
-from tests.support.ticket_job import Peer, anthropic, billed_usd, creates, ledger_dump, mistral, openai, outcomes
+from tests.support.ticket_job import Peer, anthropic, bedrock, billed_usd, creates, ledger_dump, mistral, openai, outcomes
 from tests.support.worker_process import KILLED, SCENARIOS, Order, follow, killed, marks_batches
 
 # Every point, under the first scenario that passes it.
@@ -73,7 +73,7 @@ POINTS: dict[str, tuple[str, ...]] = {
     "late": ("sweep.cancel.send", "sweep.cancel.received", "ledger.stray.before", "ledger.stray.after", "ledger.stray_settled.before", "ledger.stray_settled.after"),
 }  # fmt: skip
 # The kinds whose workers are killed; a new kind is one name here.
-KILLED_AT = (openai, anthropic, mistral)
+KILLED_AT = (openai, anthropic, mistral, bedrock)
 
 
 def not_passed(peer: Peer) -> set[str]:
@@ -97,6 +97,11 @@ def not_passed(peer: Peer) -> set[str]:
     return found
 
 
+def is_played(peer: Peer, scenario: str) -> bool:
+    """False for a second batch of one create where the host makes none: the token of the first one is known."""
+    return scenario not in ("doubled", "late") or preset_of(peer.name, peer.name).traits.replays is None
+
+
 # A batch that was adopted proves to be somebody else's: since adoption asks for the proof first, only a provider that mixes up
 # its own results comes here.
 NEVER = {"ledger.lost_track.before", "ledger.lost_track.after"}
@@ -118,6 +123,7 @@ _ALL = [
     (peer, scenario, point)
     for peer in KILLED_AT
     for scenario, points in POINTS.items()
+    if is_played(peer, scenario)
     for point in points
     if point not in not_passed(peer)
 ]
@@ -209,8 +215,9 @@ class Crash:
 
 
 @pytest.fixture
-def emulator(open_emulator: Callable[..., Emulator]) -> Emulator:
+def emulator(open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch) -> Emulator:
     """Batches take no longer than the runner waits before its first look; there are two hundred tests here."""
+    monkeypatch.setattr("keld.emulator.services.bedrock_input.LEAST_RECORDS", 1)  # a table here has six rows
     return listen(open_emulator(latency_s=10, cancel_s=5))
 
 
@@ -302,6 +309,8 @@ def test_a_worker_killed_twice_costs_nothing(crash: Crash, peer: Peer, first: st
 @pytest.mark.parametrize("scenario", POINTS)
 def test_every_point_is_passed_where_the_table_says(crash: Crash, peer: Peer, scenario: str) -> None:
     """Else a kill test would prove nothing, or a point would have none."""
+    if not is_played(peer, scenario):
+        return
     crash.emulator.faults(SCENARIOS[scenario].plan(peer))
     failpoint.seen.clear()
     follow(crash.keld, crash, SCENARIOS[scenario], peer, str(crash.sink))

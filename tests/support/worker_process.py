@@ -47,6 +47,7 @@ class Scenario:
     by_kind: dict[str, tuple[dict[str, Any], ...]] = field(default_factory=dict)
     others: tuple[dict[str, Any], ...] = ()  # at the kinds that `by_kind` does not name
     marked: tuple[dict[str, Any], ...] = ()  # at the kinds whose batches carry our mark
+    until_found: bool = False  # each create that is sent again meets the fault, too
     cancel_at: int | None = None  # seconds after the first step; 0: before it
     change: bool = False  # the table changes before anything is sent
     rows: int = 6
@@ -58,6 +59,8 @@ class Scenario:
 
     def plan(self, peer: Peer) -> dict[str, Any]:
         marked = self.marked if marks_batches(peer) else ()
+        if self.until_found and preset_of(peer.name, peer.name).traits.replays is not None:
+            return {"rules": [{**rule, "times": 4} for rule in self.faults]}
         return {"rules": [*self.faults, *self.by_kind.get(peer.name, self.others), *marked]}
 
     def table(self) -> Any:
@@ -66,8 +69,8 @@ class Scenario:
 
 SCENARIOS = {
     "plain": Scenario(terms={"max_shard_rows": 4}),
-    "lost": Scenario(faults=({"at": "create", "do": "drop_after"},)),
-    "absent": Scenario(faults=({"at": "create", "do": "drop_before"},)),
+    "lost": Scenario(faults=({"at": "create", "do": "drop_after"},), until_found=True),
+    "absent": Scenario(faults=({"at": "create", "do": "drop_before"},), until_found=True),
     "expired": Scenario(faults=({"at": "life", "do": "expire", "done": 0.5, "after_s": 100},)),
     "deferred": Scenario(
         by_kind={"openai": ({"at": "life", "do": "token_limit"},)},
