@@ -17,6 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from .answer import Answerer
 from .service import Service
 from .services.anthropic import Anthropic
+from .services.azure import Azure
 from .services.bedrock import Bedrock
 from .services.gcs import Gcs
 from .services.gcs_json import GcsJson
@@ -35,6 +36,7 @@ _OWN: tuple[type[Service], ...] = (
     OpenAI,
     Anthropic,
     OpenAICompatible,
+    Azure,
     Gemini,
     Mistral,
     S3,

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 GROUP = "keld.providers"
 BUILT_IN = (  # a file of `presets` each
     "anthropic",
+    "azure",
     "bedrock",
     "gemini",
     "mistral",
