@@ -25,6 +25,7 @@ from .services.gemini import Gemini
 from .services.mistral import Mistral
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
+from .services.openai_hosts import XAI, DeepInfra, Fireworks, Groq, OpenRouter, Together
 from .services.s3 import S3
 from .store import Store
 
@@ -36,6 +37,12 @@ _OWN: tuple[type[Service], ...] = (
     OpenAI,
     Anthropic,
     OpenAICompatible,
+    Groq,
+    Together,
+    OpenRouter,
+    XAI,
+    Fireworks,
+    DeepInfra,
     Azure,
     Gemini,
     Mistral,

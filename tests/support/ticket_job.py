@@ -42,6 +42,7 @@ class Peer:
     creates: str  # the path of its one dangerous call
     model_in_line: bool = True  # else the create, or its path, names the model
     says_refused: bool = True  # else a refusal is an answer like any other
+    pages: bool = True  # the list of batches has pages; else it is one reply
     names_unreached: bool = True  # else a row that was not reached before the end is in no result file
     newest_first: bool = True  # else its list has no order
     keeps_partial: bool = True  # else a batch that was cancelled, or expired, gives nothing back
@@ -56,6 +57,7 @@ class Peer:
 
 openai = Peer(name="openai", model="gpt-5-mini", creates="/v1/batches")
 anthropic = Peer(name="anthropic", model="claude-haiku-4-5", creates="/v1/messages/batches")
+groq = Peer(name="groq", model="openai/gpt-oss-20b", creates="/groq/openai/v1/batches", pages=False)
 gemini = Peer(
     name="gemini",
     model="gemini-2.5-flash",

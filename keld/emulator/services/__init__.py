@@ -10,6 +10,7 @@ One class a host, named in `kind`; `service` (one floor up) says what each of th
     openai_object        errors, files, batches and lists as it shows them
     openai_parameter     what the parameters of its calls must be
     openai_compatible    a host that speaks OpenAI's bodies and has neither files nor batches
+    openai_hosts         hosts that copied OpenAI's API: Groq, Together, OpenRouter, xAI, Fireworks, DeepInfra
     azure                a resource of Azure OpenAI, by both of its APIs: routes, key, token, errors
     azure_batches        its files, batches and deployments, as far as they differ from OpenAI's
     s3                   S3, over the emulator's buckets
@@ -37,4 +38,9 @@ One class a host, named in `kind`; `service` (one floor up) says what each of th
     bedrock_envelope     the lines of a job's input and output
     bedrock_object       errors, jobs and manifests as it shows them
     bedrock_parameter    what the parameters of its calls must be
+    s3                   S3, over the emulator's buckets
+    gcs                  Google Cloud Storage by its XML API, over the same
+    gcs_json             and by its JSON API
+    object_xml           the calls of the XML API that the two share
+    object_body          the bytes of an upload, off the wire
 """
