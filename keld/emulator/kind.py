@@ -24,6 +24,7 @@ from .services.mistral import Mistral
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
 from .services.s3 import S3
+from .services.vertex import Vertex
 from .store import Store
 
 Factory = Callable[[Store, Answerer], Service]
@@ -39,6 +40,7 @@ _OWN: tuple[type[Service], ...] = (
     Gcs,
     GcsJson,
     Bedrock,
+    Vertex,
 )
 
 

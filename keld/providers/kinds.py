@@ -26,6 +26,7 @@ BUILT_IN = (  # a file of `presets` each
     "openai",
     "openai_compatible",
     "self_hosted",
+    "vertex",
 )
 
 
