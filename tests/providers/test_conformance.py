@@ -24,7 +24,7 @@ from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, 
 from keld.request import Question
 from keld.schema import output_schema
 from tests.providers.conftest import Wire
-from tests.support.ticket_job import Label, Peer, anthropic, creates, fault, mistral, openai
+from tests.support.ticket_job import Label, Peer, anthropic, creates, fault, mistral, openai, vertex, vertex_claude
 
 OTHERHOST = Peer(name="otherhost", model="gpt-5-mini", creates="/otherhost/v1/jobs")
 PACKAGE = Path(__file__).parent / "otherhost"
@@ -37,7 +37,7 @@ def _otherhost_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PACKAGE)
 
 
-@pytest.fixture(params=[openai, anthropic, mistral, OTHERHOST], ids=lambda peer: peer.name)
+@pytest.fixture(params=[openai, anthropic, mistral, vertex, vertex_claude, OTHERHOST], ids=lambda peer: f"{peer.name}-{peer.model}")
 def peer(request: pytest.FixtureRequest) -> Peer:
     """A provider of each transport: those that are built in, and one that another package brings."""
     return request.param

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -57,6 +57,14 @@ mistral = Peer(
     says_refused=False,
     names_unreached=False,
 )
+vertex = Peer(
+    name="vertex",
+    model="gemini-2.5-flash",
+    creates="/vertex/v1/projects/keld-emulator/locations/global/batchPredictionJobs",
+    model_in_line=False,
+    names_unreached=False,
+)
+vertex_claude = replace(vertex, model="claude-haiku-4-5@20251001")
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
