@@ -117,7 +117,7 @@ def error_object(error: ApiError) -> dict[str, Any]:
 def state_of(batch: Batch, phase: Phase, now: float) -> str:
     shown = batch.shown_status(phase.status)
     if shown != phase.status:
-        return f"JOB_STATE_{shown.upper()}"
+        return shown
     if phase.status == "validating" and now <= batch.created_at:
         return "JOB_STATE_QUEUED"
     partly = phase.status == "completed" and 0 < batch.progress.totals(phase.done).ok < batch.size

@@ -18,8 +18,8 @@ from typing import Any
 from keld.providers.account import VertexAccount
 from keld.providers.base import BatchState, RemoteBatch, Submission
 from keld.providers.dialects.vertex_models import publisher_path
-from keld.providers.download import Piece, ResultFile
-from keld.providers.fault import Fault, code_of, scrubbed, unreadable
+from keld.providers.download import Broken, Piece, ResultFile
+from keld.providers.fault import Fault, Sent, code_of, scrubbed, unreadable
 from keld.providers.page import Page, instant
 from keld.providers.part import Connection
 from keld.providers.transports.rest import Params, Rest
@@ -78,8 +78,10 @@ class VertexBatches:
         return _remote(self._rest.create(self._jobs, body))
 
     def get(self, batch_id: str) -> RemoteBatch | None:
+        if not _NAME.fullmatch(batch_id):
+            return None  # no job has such a name
         try:
-            return _remote(self._rest.get(_path(batch_id)))
+            return _remote(self._rest.get(f"/{VERSION}/{batch_id}"))
         except Fault as fault:
             if fault.status == HTTPStatus.NOT_FOUND:
                 return None
@@ -109,8 +111,10 @@ class VertexBatches:
         return Page(batches=[_remote(job) for job in jobs], after=token or None, more=bool(token))
 
     def cancel(self, batch_id: str) -> None:
+        if not _NAME.fullmatch(batch_id):
+            return
         try:
-            self._rest.post(_path(batch_id) + ":cancel", {})
+            self._rest.post(f"/{VERSION}/{batch_id}:cancel", {})
         except Fault as fault:
             if fault.status not in (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
                 raise
@@ -141,19 +145,32 @@ class VertexBatches:
             with self._objects.open(uri, start, validator) as piece:
                 yield piece
             return
-        with self._objects.open(batch.input_ref or "") as given:
+        with _broken_is_fault(), self._objects.open(batch.input_ref or "") as given:
             ids = ids_by_request(_lines(given.chunks))
         with self._objects.open(uri) as piece:  # from its beginning: bytes of changed lines have no place in the object
             yield Piece(resumed=False, validator=piece.validator, chunks=(matched(line, ids) for line in _lines(piece.chunks)))
 
     def _is_named(self, uri: str) -> bool:
         """True if the first line of a result shows the id of its row, or is no line at all."""
-        with self._objects.open(uri) as piece:
+        with _broken_is_fault(), self._objects.open(uri) as piece:
             first = next(_lines(piece.chunks), b"")
         return is_named(first) or not first.startswith(b'{"') or b'"request"' not in first
 
     def close(self) -> None:
         self._rest.close()
+
+
+@contextmanager
+def _broken_is_fault() -> Iterator[None]:
+    """Turns a stream that broke into a fault, where the object is not what is downloaded.
+
+    Raises:
+        Fault: it broke.
+    """
+    try:
+        yield
+    except Broken as broken:
+        raise Fault(sent=Sent.MAYBE, cause=str(broken)) from None
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -167,17 +184,6 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 # -- the objects ----------------------------------------------------------------------------------------------
-
-
-def _path(name: str) -> str:
-    """The path of a job by its whole name.
-
-    Raises:
-        Fault: the name is none of a job: nothing is asked.
-    """
-    if not _NAME.fullmatch(name):
-        raise unreadable(HTTPStatus.OK)
-    return f"/{VERSION}/{name}"
 
 
 def _remote(job: Any) -> RemoteBatch:
