@@ -1,5 +1,6 @@
 """Vertex messages: a Messages body by rawPredict -> a message of Claude; the model is in the URL, or in the create of a batch."""
 
+import re
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -11,7 +12,8 @@ from ..dialect import Conditions, Made
 from ..error import ApiError
 from .anthropic_messages import Messages
 
-VERSION = "vertex-2023-10-16"
+# `vertex-2023-10-16` in the documentation, and the plain version of the API in what the official SDK sends (anthropic 2.14, Nov 2026).
+_is_version = re.compile(r"(vertex-)?20\d\d-\d\d-\d\d").fullmatch
 
 
 class _Head(msgspec.Struct, gc=False):
@@ -46,6 +48,6 @@ def _check(body: bytes) -> None:
         raise ApiError(status=400, message="The request body is not valid JSON.") from error
     if head.model is not None:
         raise ApiError(status=400, message="model: Extra inputs are not permitted")
-    if head.anthropic_version != VERSION:
-        said = "Field required" if head.anthropic_version is None else f"Input should be '{VERSION}'"
+    if not _is_version(head.anthropic_version or ""):
+        said = "Field required" if head.anthropic_version is None else "Input should be 'vertex-2023-10-16'"
         raise ApiError(status=400, message=f"anthropic_version: {said}")

@@ -18,7 +18,7 @@ from keld.providers.dialects.anthropic_messages import AnthropicMessages
 from keld.providers.dialects.gemini_generate import GeminiGenerate
 from keld.request import Question
 
-ANTHROPIC_PATH = "/publishers/anthropic/"
+CLAUDE_PATH = "/publishers/anthropic/"
 _VERSION = "vertex-2023-10-16"
 _CLAUDE = re.compile(r"claude")
 

@@ -18,7 +18,7 @@ import msgspec
 
 from keld.answer import Outcome, Reply
 from keld.providers.dialects.gemini_answer import errored
-from keld.providers.dialects.vertex_models import ANTHROPIC_PATH
+from keld.providers.dialects.vertex_models import CLAUDE_PATH
 from keld.providers.line import lines_of
 from keld.providers.part import Dialect
 
@@ -60,7 +60,7 @@ class VertexEnvelope:
         return len(b'{"request":,"labels":{"keld":""}}\n') + 64  # and the id of a position of any length
 
     def wrap(self, custom_id: str, path: str, body: bytes) -> bytes:
-        if ANTHROPIC_PATH in path:
+        if CLAUDE_PATH in path:
             return b'{"custom_id":"%b","request":%b}\n' % (custom_id.encode(), body)
         return b'{"request":%b,"labels":{"%b":"%b"}}}\n' % (body[:-1], LABEL.encode(), custom_id.encode())
 
