@@ -43,4 +43,8 @@ One class a host, named in `kind`; `service` (one floor up) says what each of th
     gcs_json             and by its JSON API
     object_xml           the calls of the XML API that the two share
     object_body          the bytes of an upload, off the wire
+    vertex               aiplatform.googleapis.com: routes, single calls, errors
+    vertex_jobs          its batch prediction jobs
+    vertex_envelope      the lines of a job's input and output
+    vertex_object        errors and jobs as it shows them, and a job as its create says it
 """
