@@ -24,6 +24,7 @@ from .services.mistral import Mistral
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
 from .services.s3 import S3
+from .services.self_hosted import SelfHosted
 from .store import Store
 
 Factory = Callable[[Store, Answerer], Service]
@@ -34,6 +35,7 @@ _OWN: tuple[type[Service], ...] = (
     OpenAI,
     Anthropic,
     OpenAICompatible,
+    SelfHosted,
     Mistral,
     S3,
     Gcs,

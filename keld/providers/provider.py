@@ -142,11 +142,16 @@ class Provider:
         Raises:
             InvalidJob: the model cannot give such an output.
         """
-        dialect = self._dialect(question, model)
-        made = dialect.template(question, model, cache)
+        dialect, named = self._dialect(question, model), self.named(model)
+        made = dialect.template(question, named, cache)
         return Encoder(
-            path=dialect.path(model), nonce=nonce, template=made, dialect=dialect, envelope=self._envelope, plain_ids=self.traits.plain_ids
+            path=dialect.path(named), nonce=nonce, template=made, dialect=dialect, envelope=self._envelope, plain_ids=self.traits.plain_ids
         )
+
+    def named(self, model: str) -> str:
+        """The name of a model at the host: its deployment, if the account has one for it."""
+        deployments: Mapping[str, str] = getattr(self._account, "deployments", {})
+        return deployments.get(model, model)
 
     def reader(self, question: Question, model: str) -> Reader:
         """The reader of that model's answers to that question."""

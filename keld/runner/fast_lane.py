@@ -14,6 +14,7 @@ from typing import assert_never
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
+from keld.providers.provider import Provider
 from keld.realtime import Options, RealtimeRun, Stopped, run_realtime, settle_doubts
 from keld.request import Question
 from keld.runner.context import RunContext, log
@@ -56,7 +57,9 @@ def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: da
     """
     provider, files, question = context.provider(shard), context.files.shard(shard.id), context.question()
     elsewhere = can_go_elsewhere(context, run, shard)
-    options = _options(question, shard)
+    if (why := _not_served(provider, shard)) is not None:
+        return _unserved(context, shard, why, elsewhere=elsewhere)
+    options = _options(context, provider, question, shard)
     with disk_errors(context.files.dir, "What was answered is kept."):
         ended = run_realtime(
             provider,
@@ -70,6 +73,8 @@ def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: da
             should_stop=lambda: _should_stop(context, no_new_after),
             options=replace(options, patience_s=_PATIENCE_S) if elsewhere else options,
         )
+    if ended.rows_per_s:
+        context.environment.at_once[provider.host, shard.model] = ended.settled_at
     done = ended.answered + ended.refused
     not_before = None if ended.retry_after_s is None else context.now() + min(timedelta(seconds=ended.retry_after_s), RETRY_MOST)
     if (done, not_before) != (shard.done, shard.not_before):
@@ -90,8 +95,33 @@ def _should_stop(context: RunContext, no_new_after: datetime | None) -> bool:
     return time.monotonic() > context.until or context.is_stale() or (no_new_after is not None and context.now() >= no_new_after)
 
 
-def _options(question: Question, shard: Shard) -> Options:
-    options = Options(output_tokens=min(question.max_output_tokens, 256))
+def _not_served(provider: Provider, shard: Shard) -> str | None:
+    """Why no row can be answered, if the server of one's own says that it has no such model; None: nothing speaks against it."""
+    if not provider.traits.by_goodput:
+        return None
+    served, name = provider.served(), provider.named(shard.model)
+    if not served.lacks(name):
+        return None
+    return (
+        f"{provider.name} at {provider.host} has no model {name!r}; it has {', '.join(served.names or ())}. None of its rows was sent. "
+        "Correct models=, or deployments= of the account, or load the model; then run again."
+    )
+
+
+def _unserved(context: RunContext, shard: Shard, why: str, *, elsewhere: bool) -> Shard:
+    """The shard, ended before its first row; its rows go to another model if one may answer them."""
+    if not elsewhere:
+        return _ended(context, shard, "failed", ShardError(code=ShardFault.SAME_FAULT, message=why))
+    context.blocked.add(shard.provider)
+    return _ended(context, shard, "cancelled", ShardError(code=ShardFault.NO_CAPACITY, message=why))
+
+
+def _options(context: RunContext, provider: Provider, question: Question, shard: Shard) -> Options:
+    options = Options(output_tokens=min(question.max_output_tokens, 256), most=provider.traits.most_at_once)
+    if provider.traits.by_goodput:
+        # The number at which the shard before settled, so that each shard does not begin with a ramp of its own.
+        begin_with = context.environment.at_once.get((provider.host, shard.model)) or provider.slots() or options.begin_with
+        options = replace(options, begin_with=begin_with)
     # The cache can be read once the first answer begins: rows sent together with the first would all write it.
     return options if shard.cache_ttl is None else replace(options, alone_s=_ALONE_S)
 

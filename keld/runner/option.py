@@ -41,6 +41,8 @@ _PIECES = 200  # shards at most, if the rows do not all fit under the ceiling
 REALTIME_ROWS = (
     2_000  # of a shard in a fast lane: small, so that little is reserved at once and as many rows as the ceiling allows are sent
 )
+# Of a shard at an engine of one's own, where money is reserved by the hour: the engine is not full while the last rows of a shard are answered.
+ENGINE_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ class Ask:
             # So that any number of rows can be cut into batches that are large enough.
             rows = [max(most, 2 * provider.traits.least_requests - 1) for most in rows]
         else:
-            rows.append(REALTIME_ROWS)
+            rows.append(ENGINE_ROWS if provider.traits.by_goodput else REALTIME_ROWS)
         return provider.traits.limits.lowered(min(rows, default=None), self.terms.max_shard_bytes)
 
     def cut(self, sizes: NDArray[np.int64], overhead_bytes: int, provider: Provider, lane: Lane) -> list[Slice]:

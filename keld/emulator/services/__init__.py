@@ -10,6 +10,7 @@ One class a host, named in `kind`; `service` (one floor up) says what each of th
     openai_object        errors, files, batches and lists as it shows them
     openai_parameter     what the parameters of its calls must be
     openai_compatible    a host that speaks OpenAI's bodies and has neither files nor batches
+    self_hosted          an engine of one's own: the same, with messages, names, slots and a queue
     anthropic            api.anthropic.com: routes, realtime, errors, limits
     anthropic_batches    its message batches
     anthropic_input      the body of a batch's create
