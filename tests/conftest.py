@@ -30,8 +30,9 @@ _MEMORY = Path("/dev/shm")
 if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 2 << 30:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
-# No test speaks TLS, and a client that reads the machine's certificates takes 50 ms for it: it is shown a directory without any.
-os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent)
+# No test speaks TLS, and a client that reads the machine's certificates takes 50 ms for it: it is shown a directory with a single one of
+# our own (obstore refuses to start where there is none).
+os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent / "support" / "certificates")
 os.environ.pop("SSL_CERT_FILE", None)
 
 
