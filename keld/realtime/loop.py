@@ -167,7 +167,8 @@ class Loop:
             return
 
     def _timeout_s(self) -> float:
-        return self._options.timeout_s or self._pacer.timeout_s(self._options.timeout_in(self._lane))
+        usual_s, ends_in_s = self._options.timeout_s or self._pacer.timeout_s(self._options.timeout_in(self._lane)), self._options.ends_in_s
+        return usual_s if ends_in_s is None else max(1.0, min(usual_s, ends_in_s - self.seconds))
 
     @asynccontextmanager
     async def _watched(self) -> AsyncIterator[None]:

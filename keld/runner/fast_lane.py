@@ -18,6 +18,7 @@ from keld.providers.provider import Provider
 from keld.realtime import Options, RealtimeRun, Stopped, run_realtime, settle_doubts
 from keld.request import Question
 from keld.runner.context import RunContext, log
+from keld.runner.meter import metered, worst_usd
 from keld.runner.round import can_go_elsewhere
 from keld.runner.submit import fragments
 from keld.staging import disk_errors, read_positions
@@ -33,7 +34,7 @@ def begin(context: RunContext, shard: Shard) -> Shard:
     if context.is_behind_over_ceiling(shard):
         return context.over_ceiling(shard)
     try:
-        shard = context.ledger.record_intent(context.lease, shard, context.now(), None)
+        shard = context.ledger.record_intent(context.lease, replace(shard, worst_usd=worst_usd(context, shard)), context.now(), None)
     except CeilingTooLow as problem:
         log.warning("shard.over_ceiling shard=%s %s", shard.id, problem)
         return context.over_ceiling(shard)
@@ -60,7 +61,7 @@ def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: da
     if (why := _not_served(provider, shard)) is not None:
         return _unserved(context, shard, why, elsewhere=elsewhere)
     options = _options(context, provider, question, shard)
-    with disk_errors(context.files.dir, "What was answered is kept."):
+    with disk_errors(context.files.dir, "What was answered is kept."), metered(context, run, shard) as meter:
         ended = run_realtime(
             provider,
             context.encoder(shard),
@@ -70,9 +71,15 @@ def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: da
             read_positions(files.positions),
             lambda left: fragments(context, shard, left),
             files.journal,
-            should_stop=lambda: _should_stop(context, no_new_after),
-            options=replace(options, patience_s=_PATIENCE_S) if elsewhere else options,
+            should_stop=lambda: _should_stop(context, no_new_after) or (meter is not None and meter.is_used_up()),
+            options=replace(
+                options,
+                patience_s=_PATIENCE_S if elsewhere else options.patience_s,
+                ends_in_s=None if meter is None else meter.left.total_seconds(),
+            ),
         )
+        if meter is not None:
+            meter.busy = ended.rows_per_s > 0 or ended.in_doubt > 0
     if ended.rows_per_s:
         context.environment.at_once[provider.host, shard.model] = ended.settled_at
     done = ended.answered + ended.refused
@@ -87,6 +94,9 @@ def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: da
             "cancelled",
             ShardError(code=ShardFault.NO_CAPACITY, message=None if ended.problem is None else str(ended.problem), rows=ended.in_doubt),
         )
+    if meter is not None and ended.stopped is Stopped.BY_CALLER and meter.is_used_up() and not context.is_stale():
+        # The rest is planned anew, if the ceiling has room for more of the host's time.
+        return _ended(context, shard, "cancelled", None)
     return _after(context, shard, ended)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from keld import Embedding, InvalidJob, Job, Keld, SelfHostedAccount
+from keld import CeilingTooLow, Embedding, InvalidJob, Job, Keld, SelfHostedAccount
 from keld.emulator import Emulator, Engine
 from tests.support.ticket_job import fault, finish, openai, outcomes, tickets, triage
 
@@ -219,3 +219,133 @@ def test_a_bad_row_in_a_request_is_refused_alone(mine: Keld, emulator: Emulator,
 def test_a_wrong_field_is_refused_in_words(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidJob, match="Nothing was sent"):
         SelfHostedAccount(base_url="http://127.0.0.1:8000/v1", **given)
+
+
+# --- the price of its time --------------------------------------------------------------------------------------------
+
+BY_TIME = pytest.mark.books_open("the emulator's bill is by the token, the price is by the hour")
+HOUR = Decimal("3.60")  # a thousandth of a dollar for each second
+
+
+@pytest.fixture
+def slow(open_emulator: Callable[..., Emulator]) -> Callable[[float], Emulator]:
+    """A server whose clock goes on by some seconds with each answer."""
+
+    def start(seconds: float) -> Emulator:
+        def respond(body: dict[str, Any]) -> dict[str, Any]:
+            emulator.advance(seconds)
+            return {"category": "bug", "urgent": True}
+
+        emulator = open_emulator(responder=respond)
+        return emulator
+
+    return start
+
+
+def hourly(open_keld: Callable[..., Keld], emulator: Emulator) -> Keld:
+    return open_keld(clock=emulator.now, accounts={"mine": account(emulator, gpu_hour_usd=HOUR)})
+
+
+def unpriced(**terms: Any) -> Job:
+    return triage(openai, models="mine:gpt-oss-120b", **terms)
+
+
+@BY_TIME
+def test_answers_cost_the_time_that_the_host_was_busy_split_over_the_rows(
+    open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]
+) -> None:
+    emulator = slow(2)
+    keld = hourly(open_keld, emulator)
+    status = finish(keld, emulator, keld.submit(unpriced(), tickets(30)).id)
+    assert outcomes(keld, status) == ["answered"] * 30
+    assert status.cost_usd == Decimal("0.060")
+    costs = keld.read(status.id).read_all().column("keld_cost_usd").to_pylist()
+    assert sum(costs) == status.cost_usd
+    assert min(costs) > 0
+    report = keld.spend("model").total
+    assert (report.paid_usd, report.saved_usd, report.in_flight_usd) == (status.cost_usd, 0, 0)
+
+
+@BY_TIME
+def test_a_plan_says_that_the_cost_is_unknown_until_the_first_run_has_shown_it(
+    open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]
+) -> None:
+    emulator = slow(2)
+    keld = hourly(open_keld, emulator)
+    before = keld.plan(unpriced(), tickets(30))
+    assert "unknown before its first run, at most $" in before.notes["mine:gpt-oss-120b"]
+    finish(keld, emulator, keld.submit(unpriced(), tickets(30)).id)
+    after = keld.plan(unpriced(name="other"), tickets(30))
+    assert "at 0.5 rows/s as measured" in after.notes["mine:gpt-oss-120b"]
+    assert after.chosen is not None
+    assert after.chosen.expected_usd == Decimal("0.06")
+
+
+@BY_TIME
+def test_the_run_ends_itself_when_its_reservation_is_used_up(open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]) -> None:
+    """The worst case of time is exact: rate x (end - now); what is not asked by then is over the ceiling."""
+    emulator = slow(20)
+    keld = hourly(open_keld, emulator)
+    ceiling = Decimal("0.50")  # 500 s: 25 answers
+    status = finish(keld, emulator, keld.submit(unpriced(ceiling_usd=ceiling), tickets(200)).id)
+    found = Counter(outcomes(keld, status))
+    assert set(found) == {"answered", "over_ceiling"}
+    assert 15 <= found["answered"] <= 25
+    assert Decimal("0.30") <= status.cost_usd <= ceiling
+
+
+def test_a_ceiling_without_room_for_a_run_is_refused_in_words(open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]) -> None:
+    keld = hourly(open_keld, slow(2))
+    with pytest.raises(CeilingTooLow, match=r"costs \$0.3000 in the worst case.*Nothing was sent"):
+        keld.submit(unpriced(ceiling_usd=Decimal("0.01")), tickets())
+
+
+def test_a_price_by_token_of_the_job_has_precedence(open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]) -> None:
+    emulator = slow(2)
+    keld = hourly(open_keld, emulator)
+    status = finish(keld, emulator, keld.submit(job(), tickets()).id)
+    assert status.cost_usd == 0
+
+
+@BY_TIME
+def test_the_time_of_a_worker_that_died_is_paid_until_it_was_last_seen(
+    open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]
+) -> None:
+    """Nobody else saw it end."""
+    emulator = slow(1)
+    keld = hourly(open_keld, emulator)
+    run_id = keld.submit(unpriced(), tickets(10)).id
+    (shard,) = keld.ledger.shards(run_id)
+    assert shard.answered == 0
+    lease = keld.ledger.leases.claim(run_id, "dead", emulator.now())
+    assert lease is not None
+    stretch = keld.ledger.stretches.begin(lease, shard, emulator.now(), HOUR)
+    emulator.advance(100)
+    keld.ledger.stretches.see(stretch, emulator.now())
+    emulator.advance(1_000)
+    status = finish(keld, emulator, run_id)
+    assert status.cost_usd == Decimal("0.110"), "100 s of the dead worker and 10 s of the one that finished"
+
+
+@BY_TIME
+def test_jobs_side_by_side_share_the_clock_of_one_host(open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]) -> None:
+    emulator = slow(1)
+    keld = hourly(open_keld, emulator)
+    runs = [keld.submit(unpriced(name=name), tickets(10)).id for name in ("one", "two")]
+    leases, stretches, begun = [], [], emulator.now()
+    for run_id in runs:
+        lease = keld.ledger.leases.claim(run_id, "worker", emulator.now())
+        assert lease is not None
+        leases.append(lease)
+        stretches.append(keld.ledger.stretches.begin(lease, keld.ledger.shards(run_id)[0], emulator.now(), HOUR))
+        emulator.advance(10)
+    for stretch in stretches:
+        keld.ledger.stretches.see(stretches[1], emulator.now())
+        keld.ledger.stretches.end(stretch, emulator.now())
+        emulator.advance(10)
+    paid = [
+        keld.ledger.stretches.paid_usd(lease, keld.ledger.shards(run_id)[0], emulator.now())
+        for lease, run_id in zip(leases, runs, strict=True)
+    ]
+    assert paid == [Decimal("0.015"), Decimal("0.015")], "10 s alone and half of 10 s together, each"
+    assert sum(paid) * 1_000 == Decimal((emulator.now() - begun).total_seconds()) - 10
