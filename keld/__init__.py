@@ -20,6 +20,7 @@ The map of the house; the files in order are the way of the data.
     cache        whether the shared beginning of prompts is marked for the provider's cache
     turnaround   how long a lane takes
     speed        how fast the fast lanes of an account are
+    gpu_time     what the time of a machine costs, where that is what is paid
     deadline     how long to wait for a batch, and when its rows must be escalated
     plan         which model in which lane, what it costs, when it is due
     state        the life of a shard and of a job run: states, events, transitions

@@ -28,6 +28,7 @@ from .services.openai_compatible import OpenAICompatible
 from .services.openai_hosts import XAI, DeepInfra, Fireworks, Groq, OpenRouter, Together
 from .services.s3 import S3
 from .services.vertex import Vertex
+from .services.self_hosted import SelfHosted
 from .store import Store
 
 Factory = Callable[[Store, Answerer], Service]
@@ -44,6 +45,7 @@ _OWN: tuple[type[Service], ...] = (
     XAI,
     Fireworks,
     DeepInfra,
+    SelfHosted,
     Azure,
     Gemini,
     Mistral,

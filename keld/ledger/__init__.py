@@ -12,6 +12,7 @@ what the runner uses down to the tables:
     candidate    batches that may be orphans
     queue        the job runs that share one account's limits
     history      what was learned of turnaround, speed, tokens and cache
+    stretch      the time that realtime runs kept a host of one's own busy, and what each pays for it
     transition   one event of one shard, by the transition table
     recovery     what staging remembers, compared with the ledger
     rebuild      what staging remembers, written to a ledger that lost it

@@ -31,6 +31,7 @@ from keld.ledger.queue import Queue
 from keld.ledger.record import CONFIRMED, EventRecord, Intent, JobRun, Orphan, Shard, values_of
 from keld.ledger.recovery import Recovery
 from keld.ledger.reservation import follow, reserve_within_ceiling
+from keld.ledger.stretch import Stretches
 from keld.ledger.table import INTENT, RUN, SHARD
 from keld.ledger.transition import move
 from keld.ledger.witness import Witness
@@ -63,6 +64,7 @@ class Ledger:
         self.queue = Queue(self._db)
         self.history = History(self._db)
         self.costs = Costs(self._db)
+        self.stretches = Stretches(self._db, self.leases)
 
     def close(self) -> None:
         self._db.close()
@@ -203,7 +205,7 @@ class Ledger:
         """
         self.recovery.check(shard.run_id)
         attempt = shard.attempt + 1
-        changes = {"attempt": attempt, "intent_at": now, "looks": 0, "not_before": None, "error": None}
+        changes = {"attempt": attempt, "intent_at": now, "worst_usd": shard.worst_usd, "looks": 0, "not_before": None, "error": None}
         intent = Intent(
             shard_id=shard.id, attempt=attempt, at=now, requests=shard.requests, after_batch=after_batch, outcome="sending", batch_id=None
         )

@@ -21,6 +21,12 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "PRIMARY KEY (host, batch_id))",
         "CREATE INDEX keld_candidate_run ON keld_candidate (run_id)",
     ),
+    (  # 2 -> 3: the time of hosts that are paid by the hour
+        "CREATE TABLE keld_stretch (id VARCHAR(10) NOT NULL, host VARCHAR NOT NULL, run_id VARCHAR(32) NOT NULL, shard_id VARCHAR(10) NOT NULL, "
+        "usd_an_hour BIGINT NOT NULL, begun_at BIGINT NOT NULL, seen_at BIGINT NOT NULL, ended_at BIGINT, usd BIGINT, shares JSON, PRIMARY KEY (id))",
+        "CREATE INDEX keld_stretch_host ON keld_stretch (host, begun_at)",
+        "CREATE INDEX keld_stretch_shard ON keld_stretch (shard_id)",
+    ),
 )
 NEWEST = 1 + len(STEPS)
 

@@ -16,6 +16,7 @@ row is asked again only if the provider reports, in a way that can be trusted, t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from keld import answer
 from keld.answer import LOST, Missing, Outcome, Tally
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
+from keld.gpu_time import Split
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
 from keld.providers.base import BatchState, RemoteBatch
@@ -87,11 +89,15 @@ def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], 
         context.pulse()
         return read_block(block)
 
+    sent, found = sent_of(context.environment, run, context.files, shard), [path for path in results if path.exists()]
     with disk_errors(context.files.dir, "What was answered is paid, and stays where it is."):
+        if sent.rates.gpu_hour_usd is not None:
+            usd = context.ledger.stretches.paid_usd(context.lease, shard, context.now())
+            sent = replace(sent, split=Split(usd, answer.weight_of_results(found, read, sent)))
         return answer.judge_results(
-            [path for path in results if path.exists()],
+            found,
             read,
-            sent_of(context.environment, run, context.files, shard),
+            sent,
             context.output(),
             answers,
             missing,

@@ -127,6 +127,7 @@ class Environment:
     lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read each time
     listed: Listed | None = None  # what the lists of accounts have just shown; None: they are to be read
     inventories: Mapping[Account, Inventory] = field(default_factory=dict)  # of the accounts with creates that are not confirmed yet
+    at_once: dict[tuple[str, str], int] = field(default_factory=dict)  # (host, model) -> the requests at once of the latest realtime run
 
     def rates(self, name: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None) -> Rates | None:
         """What a model, `account:model`, costs in a lane on the day of `at`; None if the price is unknown.
