@@ -31,7 +31,7 @@ from keld.emulator import BillEntry, Call
 from keld.price import Lane
 from keld.providers import call
 from keld.realtime import Options, Time
-from keld.realtime.journal import Journal
+from keld.realtime.journal_file import JournalFile
 from keld.request import position_of
 from keld.runner.context import RunContext
 from keld.state import Event, State
