@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo airflow-demo unit test types crash browser pictures map schedules adversary faults decisions lint bench lock clean
+.PHONY: demo airflow-demo unit test types crash browser pictures map schedules adversary faults matrix prices decisions lint bench lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -46,6 +46,12 @@ map: .venv/ready  ## the map of the code, into docs/architecture.md
 
 faults: .venv/ready  ## the fault table, docs/reference/faults.md: what a provider may do, what Keld does about it, what it costs
 	$(PY) -m tests.faults > docs/reference/faults.md
+
+matrix: .venv/ready  ## every kind, every call, every fault, played and printed; and what a lost, late or doubled create buys at each; minutes
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m tests.faults.matrix $(KINDS)
+
+prices: .venv/ready  ## keld/prices.toml, from the price file of a pinned wheel of litellm, which is downloaded and never installed
+	$(PY) -m tests.prices
 
 N := 20000
 SEED = $(shell shuf -i 1-1000000000 -n 1)

@@ -13,7 +13,8 @@ The map of the house; the files in order are the way of the data.
     reuse        the answers that an earlier generation already paid for
     duplicate    rows with the same prompt are asked once
     shard        the slice that becomes one batch; cut within one provider's limits
-    price        what tokens cost, by provider, model, lane and day
+    price        what tokens cost: lanes, rates, sums
+    pricing      who says what a model costs, by kind of provider, model, region, lane and day
     estimate     how many tokens a row is expected to take
     vocabulary   how many tokens a text is, exactly, where that is known
     cache        whether the shared beginning of prompts is marked for the provider's cache

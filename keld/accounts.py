@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from datetime import datetime
 
 from keld.errors import InvalidJob
 from keld.http import Patience
+from keld.price import Lane, Rates
+from keld.pricing import rates
 from keld.providers.account import Account
-from keld.providers.provider import ACCOUNTS, Provider, connect, price_list
+from keld.providers.provider import ACCOUNTS, Provider, connect, price_list, rates_of
 
 
 class Accounts:
@@ -58,6 +61,15 @@ class Accounts:
     def prices(self, name: str) -> str | None:
         """The name of the price list for an account's models, for an unknown account its own name; None: there is no list."""
         return price_list(name, self.known[name]) if name in self.known else name
+
+    def rates(self, name: str, model: str, lane: Lane, at: datetime) -> Rates | None:
+        """What a model of an account costs; of an unknown account, by the price list of that name."""
+        if name not in self.known:
+            return rates(name, model, lane, at)
+        try:
+            return self.provider(name).rates(model, lane, at)
+        except InvalidJob:  # it lacks a region, a project or a bucket: its price is shown nevertheless
+            return rates_of(name, self.known[name], model, lane, at)
 
     def close(self) -> None:
         """Closes the clients; the next use connects again."""

@@ -27,7 +27,8 @@ from keld.namespace import Namespace
 from keld.objects import Bucket
 from keld.path import check_path
 from keld.plan import Plan
-from keld.price import Quote, quotes_of, sold_in_batches
+from keld.price import Quote
+from keld.pricing import quotes_of, sold_in_batches
 from keld.providers.account import Account
 from keld.providers.provider import Provider
 from keld.reading import Reading
@@ -410,8 +411,12 @@ class Keld:
         """
         now = self.clock()
         if models is None:
-            return [quote for name in sorted(self.accounts) for quote in sold_in_batches(name, self._accounts.prices(name), now)]
-        return quotes_of(models, self._accounts.prices, now)
+            return [
+                quote
+                for name in sorted(self.accounts)
+                for quote in sold_in_batches(name, self._accounts.prices(name), now, self._accounts.rates)
+            ]
+        return quotes_of(models, now, self._accounts.rates)
 
     def read(self, run_id: str) -> pa.RecordBatchReader:
         """The enriched rows of a job run that is over, or whose output cannot be written, streamed, in the order of the table.

@@ -1,26 +1,17 @@
-"""Price: what tokens cost, by price list, model, lane and day.
+"""Price: what tokens cost, as nouns and sums.
 
-On the road: `request` -> **`price`** -> `plan`.  Pure; the numbers come from genai-prices and `prices.toml`.
+On the road: `request` -> **`price`** -> `plan`.  Pure; who says what a model costs is `pricing`.
 Money is USD in `Decimal`, never `float`, and nothing is rounded here: inside a shard it is counted in whole pico-dollars
-(10^-12 USD), in which every list price per token is a whole number.  An unknown price is `None`, never a guess: genai-prices
-answers with the standard price, without saying so, if it has no rate for a lane, so each of its answers is checked against the
-variants it was made from.
-
-A model without a known rate is not run, with or without a ceiling: the output table has each row's cost, and with an unknown cost the
-reservation, the spend report and the choice between models would be guesses.  The user can give a rate with `prices=`; 0 is a rate.
+(10^-12 USD), in which every list price per token is a whole number.
 """
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import date, datetime
-from decimal import Decimal, InvalidOperation
+from datetime import date
+from decimal import ROUND_CEILING, Decimal
 from enum import StrEnum
-from functools import cache
-from importlib.metadata import version
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from keld.errors import InvalidJob
@@ -30,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PICO = Decimal(10) ** 12
+KINDS = ("input", "cached", "cache_write", "cache_write_1h", "output")  # of tokens, as a price list's rates and the fields of `Bracket`
+FINEST = Decimal("0.000001")  # USD per million tokens: one pico-dollar a token
 _PER_MTOK = 10**6  # one USD per million tokens is 10^6 pico-dollars a token
 
 
@@ -63,6 +56,11 @@ class Bracket:
     cache_write_1h: Decimal
     output: Decimal
 
+    def times(self, factor: Decimal) -> Bracket:
+        """Every rate times `factor`, rounded up to what Keld counts, so that a ceiling holds."""
+        rates = {name: (getattr(self, name) * factor).quantize(FINEST, ROUND_CEILING).normalize() for name in KINDS}
+        return replace(self, **rates)
+
     def worst_case(self, unmarked: bool, hour: bool) -> Bracket:
         """See `Rates.worst_case`."""
         write, write_1h = max(self.input, self.cache_write), max(self.input, self.cache_write_1h)
@@ -76,18 +74,23 @@ class Rates:
 
     brackets: tuple[Bracket, ...]  # by `above`, the first at 0
     source: str
-    dated: date | None = (
-        None  # when our own table was read from the vendor's page, or since when the price list has it; None: it does not say
-    )
+    dated: date | None = None  # of our own table the day of its snapshot, of genai-prices since when it has the rate; None: it does not say
+    conflict: str | None = None  # what each list says, if two lists differ; the rates are then the higher ones
 
     @property
     def base(self) -> Bracket:
         return self.brackets[0]
 
+    def times(self, factor: Decimal) -> Rates:
+        """The rates of an account that pays `factor` times the list price, e.g. Decimal("1.1") for a data zone."""
+        if factor == 1:
+            return self
+        return replace(self, brackets=tuple(bracket.times(factor) for bracket in self.brackets), source=f"{self.source}, times {factor}")
+
     def cost(self, usage: Usage) -> Decimal:
         """USD for one answer, exact.
 
-        >>> rates = Rates(brackets=(_bracket({"input": 0.5, "cached": 0.05, "cache_write": 0.625, "cache_write_1h": 1, "output": 2.5}),), source="")
+        >>> rates = Rates(brackets=(bracket_of({"input": 0.5, "cached": 0.05, "cache_write": 0.625, "cache_write_1h": 1, "output": 2.5}),), source="")
         >>> rates.cost(Usage(input_tokens=10_050, cached_tokens=8_000, cache_write_tokens=2_000, cache_write_1h_tokens=2_000, output_tokens=300))
         Decimal('0.003175')
         """
@@ -133,49 +136,14 @@ class Rates:
         total = np.zeros(len(input_tokens), dtype=np.int64)
         for bracket in self.brackets:  # a later, higher bracket overwrites the result of an earlier one
             cost = (
-                (input_tokens - cached - cache_write) * _pico(bracket.input)
-                + cached * _pico(bracket.cached)
-                + (cache_write - cache_write_1h) * _pico(bracket.cache_write)
-                + cache_write_1h * _pico(bracket.cache_write_1h)
-                + output * _pico(bracket.output)
+                (input_tokens - cached - cache_write) * pico(bracket.input)
+                + cached * pico(bracket.cached)
+                + (cache_write - cache_write_1h) * pico(bracket.cache_write)
+                + cache_write_1h * pico(bracket.cache_write_1h)
+                + output * pico(bracket.output)
             )
             total = np.where(input_tokens > bracket.above, cost, total) if bracket.above else cost
         return total
-
-
-def rates(
-    prices: str | None,
-    model: str,
-    lane: Lane,
-    at: datetime,
-    own: Mapping[str, Mapping[str, Any]] | None = None,
-    *,
-    account: str | None = None,
-) -> Rates | None:
-    """What `model` costs in `lane` on the day of `at`; None if no list says.
-
-    Args:
-        prices: the price list, as genai-prices and `prices.toml` name them; None: there is none.
-        own: the job's `prices`, by `account:model`; they have precedence and hold for every lane.
-        account: the account name used there; None: the name of the price list.
-
-    Raises:
-        InvalidJob: an own price that is not a number.
-    """
-    name = f"{account or prices}:{model}"
-    own_rates = (own or {}).get(name)
-    if own_rates is not None:
-        return Rates(brackets=(_own(name, own_rates),), source="the job's own prices")
-    if prices is None:
-        return None
-    return _override(prices, model, lane) or _genai(prices, model, lane, at)
-
-
-def has_list(name: str) -> bool:
-    """True if there is a price list of that name."""
-    from genai_prices.data_snapshot import get_snapshot
-
-    return name in _overrides() or any(source.id == name for source in get_snapshot().providers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,58 +156,25 @@ class Quote:
     rates: Rates | None
 
 
-def quotes(account: str, prices: str | None, model: str, at: datetime) -> list[Quote]:
-    """The lanes in which the rate of an account's model is known, and in any case the batch lane."""
-    found = [Quote(provider=account, model=model, lane=lane, rates=rates(prices, model, lane, at)) for lane in Lane]
-    return [quote for quote in found if quote.rates or quote.lane is Lane.BATCH]
-
-
-def quotes_of(names: Sequence[str], price_list: Callable[[str], str | None], at: datetime) -> list[Quote]:
-    """What models cost, lane by lane; a model that is in no list has one quote, without rates.
-
-    Args:
-        names: `account:model`.
-        price_list: the name of an account -> the price list of its models.
-
-    Raises:
-        InvalidJob: a name without a provider.
-    """
-    found: list[Quote] = []
-    for name in names:
-        account, _, model = name.partition(":")
-        if not account or not model:
-            raise InvalidJob(f"{name!r}: say whose model it is, e.g. openai:{name or 'gpt-5-mini'}.")
-        found += quotes(account, price_list(account), model, at)
-    return found
-
-
-def sold_in_batches(account: str, prices: str | None, at: datetime) -> list[Quote]:
-    """The batch-lane quote of every model of an account that has a known rate there, the cheapest first."""
-    from genai_prices.data_snapshot import get_snapshot
-
-    listed = {model.id for source in get_snapshot().providers if source.id == prices for model in source.models}
-    names = listed | set(_overrides().get(prices or "", {}))
-    found = (
-        (name, rates(prices, name, Lane.BATCH, at)) for name in names if not name.endswith("-")
-    )  # the others are only prefixes of model names
-    known = [Quote(provider=account, model=name, lane=Lane.BATCH, rates=rate) for name, rate in found if rate]
-    return sorted(known, key=lambda quote: (quote.rates.base.input if quote.rates else 0, quote.model))
-
-
 def _counts(usage: Usage) -> tuple[int, int, int, int, int]:
     return (usage.input_tokens, usage.cached_tokens, usage.cache_write_tokens, usage.cache_write_1h_tokens, usage.output_tokens)
 
 
-def _pico(usd_per_mtok: Decimal) -> int:
-    pico = usd_per_mtok * _PER_MTOK
-    if not pico.is_finite() or pico < 0:
+def pico(usd_per_mtok: Decimal) -> int:
+    """Pico-dollars a token.
+
+    Raises:
+        InvalidJob: it is no price, or finer than Keld counts.
+    """
+    exact = usd_per_mtok * _PER_MTOK
+    if not exact.is_finite() or exact < 0:
         raise InvalidJob(f"A price of {usd_per_mtok} USD per million tokens is not valid; give a number of at least 0.")
-    if pico != pico.to_integral_value():
+    if exact != exact.to_integral_value():
         raise InvalidJob(f"A price of {usd_per_mtok} USD per million tokens is finer than Keld counts (10^-6). Give it with 6 decimals.")
-    return int(pico)
+    return int(exact)
 
 
-def _bracket(given: Mapping[str, Any], above: int = 0) -> Bracket:
+def bracket_of(given: Mapping[str, Any], above: int = 0) -> Bracket:
     """The rates of `given`; a missing rate is that of the more general kind (cached input: input)."""
     full = Decimal(str(given["input"]))
     write = Decimal(str(given.get("cache_write", full)))
@@ -251,103 +186,3 @@ def _bracket(given: Mapping[str, Any], above: int = 0) -> Bracket:
         cache_write_1h=Decimal(str(given.get("cache_write_1h", write))),
         output=Decimal(str(given.get("output", 0))),
     )
-
-
-def _own(name: str, given: Mapping[str, Any]) -> Bracket:
-    known = {"input", "cached", "cache_write", "cache_write_1h", "output"}
-    if "input" not in given or set(given) - known:
-        raise InvalidJob(
-            f"prices['{name}'] has {sorted(given)}; it needs 'input' and may have {sorted(known - {'input'})}.", field="prices"
-        )
-    try:
-        bracket = _bracket(given)
-        _ = [_pico(rate) for rate in (bracket.input, bracket.cached, bracket.cache_write, bracket.cache_write_1h, bracket.output)]
-    except InvalidOperation:
-        raise InvalidJob(f"prices['{name}'] = {dict(given)}: every rate is USD per million tokens, a number.", field="prices") from None
-    return bracket
-
-
-@cache
-def _overrides() -> dict[str, Any]:
-    return tomllib.loads((files("keld") / "prices.toml").read_text())
-
-
-def _override(provider: str, model: str, lane: Lane) -> Rates | None:
-    table = _overrides().get(provider, {}).get(model, {}).get(lane.value)
-    if table is None:
-        return None
-    return Rates(brackets=(_bracket(table),), source=table["source"], dated=table["read"])
-
-
-_CONTEXT: dict[Lane, dict[str, str] | None] = {
-    Lane.BATCH: {"processing": "batch"},
-    Lane.FLEX: {"service_tier": "flex"},
-    Lane.STANDARD: None,
-}
-
-
-@cache
-def _genai_cached(provider: str, model: str, lane: Lane, at: datetime) -> Rates | None:
-    import genai_prices
-
-    context = _CONTEXT[lane]
-    try:
-        found = genai_prices.calc_price(
-            genai_prices.Usage(input_tokens=0, output_tokens=0),
-            model,
-            provider_id=provider,
-            genai_request_timestamp=at,
-            price_context=context,
-        )
-    except (LookupError, ValueError):
-        return None
-    if context is None:
-        return _from_model_price(found, None)
-    variant = _variant(found, context, at)
-    return None if variant is None else _from_model_price(found, getattr(variant.constraint, "start_date", None))
-
-
-def _genai(provider: str, model: str, lane: Lane, at: datetime) -> Rates | None:
-    day = at.replace(hour=12, minute=0, second=0, microsecond=0)  # a list price holds for the day; one look-up each
-    return _genai_cached(provider, model, lane, day)
-
-
-def _variant(found: Any, context: Mapping[str, str], at: datetime) -> Any:
-    """The rate that genai-prices really has for the lane; None if it used the standard price instead."""
-    if not any(found.model is model for model in found.provider.models):
-        return None  # reached through another provider's list: the context was ignored
-    fitting = (
-        variant
-        for variant in found.model.price_variants or ()
-        if variant.when and all(context.get(key) == value for key, value in variant.when.items())
-        and (variant.constraint is None or variant.constraint.active(at))
-    )  # fmt: skip
-    return next(fitting, None)
-
-
-def _from_model_price(found: Any, dated: date | None) -> Rates | None:
-    names = {"input": "input_mtok", "cached": "cache_read_mtok", "cache_write": "cache_write_mtok",
-             "cache_write_1h": "cache_write_1h_mtok", "output": "output_mtok"}  # fmt: skip
-    listed = {name: getattr(found.model_price, attribute) for name, attribute in names.items()}
-    if listed["input"] is None:
-        return None  # priced by the image, the second or the request: not a model for rows of text
-    starts = sorted({0} | {tier.start for value in listed.values() for tier in getattr(value, "tiers", ())})
-    brackets = [
-        _bracket({name: _rate_above(value, start) for name, value in listed.items() if value is not None}, start) for start in starts
-    ]
-    return Rates(brackets=tuple(brackets), source=f"genai-prices {_genai_version()}, {found.provider.id} {found.model.id}", dated=dated)
-
-
-@cache
-def _genai_version() -> str:
-    return version("genai-prices")
-
-
-def _rate_above(value: Any, start: int) -> Decimal:
-    """The rate of a flat or tiered price for requests of just more than `start` input tokens."""
-    rate = getattr(value, "base", value)
-    for tier in getattr(value, "tiers", ()):
-        if tier.start <= start and start:
-            rate = tier.price
-    # Some lists hold rounding errors of binary floats (0.18000000000000002); rounded up, so that a ceiling holds.
-    return Decimal(rate).quantize(Decimal("0.000001"), rounding="ROUND_CEILING").normalize()

@@ -251,6 +251,11 @@ def prices_view(quotes: Sequence[Quote], *, all_models: bool) -> RenderableType:
             dated = "-" if quote.rates.dated is None else f"{quote.rates.dated}"
             table.add_row(model, quote.lane.value, long, *_rate_cells(bracket), quote.rates.source, dated)
     lines = [
+        f"{quote.provider}:{quote.model} {quote.lane.value} is priced by two lists that differ, and the higher rates are used: {quote.rates.conflict}."
+        for quote in quotes
+        if quote.rates is not None and quote.rates.conflict is not None
+    ]
+    lines += [
         "USD per million tokens. Reasoning tokens are output. Dated: when Keld's own table was made from the source, or since when the list has the rate."
     ]
     if all_models:

@@ -45,11 +45,9 @@ class Batch:
         provider: the kind of its service.
         endpoint, input_file_id, metadata, output_expires_after_s: as the create said, where the service knows such things.
         model: of its rows, or of their first.
-        window_s: after this time it expires.
         get_from, list_from: when it can be read, and listed, in unix seconds.
         twice: its create makes a second batch.
         late_status: it appears late, and its create gets this status (0: no response); None: it appears at once.
-        window_s: from its creation to its expiry.
         output_file_id, error_file_id: of its results, once they are named.
     """
 
@@ -99,7 +97,9 @@ class Batch:
     @property
     def expires_at(self) -> float:
         rule = self.rule("life", "expire")
-        return self.created_at + (float(rule.get("after_s", self.window_s)) if rule else self.window_s)
+        # A plan may say "expired" of a service that expires nothing by itself.
+        window_s = WINDOW_S if rule and math.isinf(self.window_s) else self.window_s
+        return self.created_at + (float(rule.get("after_s", window_s)) if rule else window_s)
 
     @property
     def out_path(self) -> Path:

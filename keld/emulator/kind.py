@@ -17,9 +17,11 @@ from importlib.metadata import EntryPoint, entry_points
 from .answer import Answerer
 from .service import Service
 from .services.anthropic import Anthropic
+from .services.azure import Azure
 from .services.bedrock import Bedrock
 from .services.gcs import Gcs
 from .services.gcs_json import GcsJson
+from .services.gemini import Gemini
 from .services.mistral import Mistral
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
@@ -34,6 +36,8 @@ _OWN: tuple[type[Service], ...] = (
     OpenAI,
     Anthropic,
     OpenAICompatible,
+    Azure,
+    Gemini,
     Mistral,
     S3,
     Gcs,

@@ -22,7 +22,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX keld_candidate_run ON keld_candidate (run_id)",
     ),
     (  # 2 -> 3: the objects that the files of a job run are, where staging is a bucket
-        "CREATE TABLE keld_object (run_id VARCHAR(32) NOT NULL REFERENCES keld_job_run (id), name VARCHAR NOT NULL, object VARCHAR NOT NULL, "
+        "CREATE TABLE keld_object (run_id VARCHAR(32) NOT NULL, name VARCHAR NOT NULL, object VARCHAR NOT NULL, "
         "sha256 VARCHAR(64) NOT NULL, size_bytes BIGINT NOT NULL, PRIMARY KEY (run_id, name))",
     ),
 )

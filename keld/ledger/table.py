@@ -168,7 +168,7 @@ CANDIDATE = sa.Table(
 OBJECT = sa.Table(
     "keld_object",
     META,
-    sa.Column("run_id", sa.String(32), sa.ForeignKey("keld_job_run.id"), primary_key=True),
+    sa.Column("run_id", sa.String(32), primary_key=True),
     sa.Column("name", sa.String, primary_key=True),
     sa.Column("object", sa.String, nullable=False),
     sa.Column("sha256", sa.String(64), nullable=False),

@@ -19,7 +19,7 @@ The map of the package, from what the runner uses to what one kind of provider i
     pack         many rows in one request of a fast lane, and the answer divided again
     engine       what a server of one's own says about itself: its models, its slots, its queue
     template     a request body as constant bytes around a row's own JSON
-    log          which log records of the SDKs are left out
+    log          which log records of other libraries are left out
 
     dialects/    one file for each family of models: body, schema subset, cache marks, answer, usage
     transports/  one file for each batch API: stage, create, get, list, cancel, results

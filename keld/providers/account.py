@@ -63,11 +63,14 @@ class AzureAccount(Account):
 
     Args:
         base_url: the resource's endpoint, e.g. `https://my-resource.openai.azure.com`; None: the variable `AZURE_OPENAI_ENDPOINT`.
-        deployments: the deployment of each model, by the model's name; a model that is not named has a deployment of its own name.
+        deployments: the deployment of each model in the batch lane (its type is Global Batch or Data Zone Batch), by the model's name; a model that is
+            not named has a deployment of its own name.
+        fast_deployments: the same in the fast lanes, since a deployment for batches answers no single requests.
     """
 
     kind: str = "azure"
     deployments: Mapping[str, str] = field(default_factory=dict)
+    fast_deployments: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,11 +226,11 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{port}"
 
 
-def key_of(name: str, account: Account, default: str | None) -> str:
+def key_of(name: str, account: Account, default: str | None, *, optional: bool = False) -> str:
     """The key of an account, without spaces and line ends around it.
 
     It comes from `api_key()`, else from the environment variable `api_key_env`, else from the variable `default`.  "" if no key is needed
-    (`default` is None) and none is found.
+    (`default` is None, or it is `optional` and the account names no key) and none is found.
 
     Raises:
         AccessRefused: it is not set, or it cannot be a key.
@@ -240,7 +243,7 @@ def key_of(name: str, account: Account, default: str | None) -> str:
             "Copy it again, and only the key.",
             account=name,
         )
-    if key or variable is None:
+    if key or variable is None or (optional and account.api_key is None and account.api_key_env is None):
         return key
     unset = None if account.api_key is not None else f"the environment variable {variable} is not set"
     why = ", and ".join(filter(None, (account.keyless or (None if unset else "its api_key function returned none"), unset)))

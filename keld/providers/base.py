@@ -106,10 +106,12 @@ class Fit:
     Args:
         obstacle: why it cannot, for people; None: it can.
         note: what a person should know about how it is asked.
+        not_in: the lanes in which this question cannot be asked, with the reason for people.
     """
 
     obstacle: str | None = None
     note: str | None = None
+    not_in: Mapping[Lane, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ class Encoder:
 
     Args:
         path: where a single request is sent, from the version on.
+        fast_template: the bodies of the fast lanes, where the host knows the model by another name there.
     """
 
     path: str
@@ -32,6 +33,7 @@ class Encoder:
     dialect: Dialect
     envelope: Envelope = LINES
     plain_ids: bool = False
+    fast_template: BodyTemplate | None = None
 
     @property
     def overhead_bytes(self) -> int:
@@ -52,7 +54,7 @@ class Encoder:
         Raises:
             InvalidJob: the provider does not sell such requests in that lane.
         """
-        return self.dialect.in_lane(self.template.fill(fragment), lane)
+        return self.dialect.in_lane((self.fast_template or self.template).fill(fragment), lane)
 
     def headers(self, lane: Lane) -> Mapping[str, str]:
         """The headers of one request in a fast lane that name the lane."""

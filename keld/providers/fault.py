@@ -23,10 +23,24 @@ import msgspec
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.providers.base import NO_ACCESS, CreateOutcome, OutcomeUnknown, QueueFull, Quota, Refused
 
-_KEY = re.compile(r"\b(sk|key|pk|gsk|xai)-[A-Za-z0-9_*.\-]{4,}|Bearer\s+\S+", re.IGNORECASE)
+# Whatever looks like a key, a token or a signature, in the shapes of the providers and of the clouds, Nov 2026.
+_KEY = re.compile(
+    r"""
+      \b(?:(?:sk|pk|gsk|xai|fw)[-_]|key-)[\w*.\-]{4,}    # OpenAI, Anthropic, OpenRouter, Groq, xAI, Fireworks
+    | \bBearer\s+\S+
+    | \bAIza[\w-]{8,}                                   # an API key of Google
+    | \bya29\.[\w.-]+                                   # an access token of Google
+    | \beyJ[\w-]{8,}(?:\.[\w-]*)*                       # a JSON web token: Entra, Google
+    | \b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{8,}             # an access key of AWS
+    | \bABSK[\w+/=-]{4,}                                # a key of Bedrock
+    | \b[0-9a-f]{32}\b | \b[A-Za-z0-9]{64,}             # keys of Azure, old and new, and of Together
+    | \b(?:sig|AccountKey|SharedAccessSignature|Signature|X-Amz-Signature|X-Amz-Security-Token|X-Goog-Signature|api[-_]?key)\s*[=:]\s*[^\s&;,"'<>]+
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
 # Codes are made of words and short numbers; keys are not.
 _CODE = re.compile(
-    r"(?=.{1,64}$)(?!(?:sk|pk|gsk|xai|key)[_-])(?:[A-Za-z]{1,32}[0-9]{0,3}|[0-9]{1,4})(?:[_.-](?:[A-Za-z]{1,32}[0-9]{0,3}|[0-9]{1,4}))*"
+    r"(?=.{1,64}$)(?!(?:sk|pk|gsk|xai|key|fw)[_-]|AKIA|ASIA|ABIA|ACCA|AIza|ABSK|ya29\b|eyJ)(?:[A-Za-z]{1,32}[0-9]{0,3}|[0-9]{1,4})(?:[_.-](?:[A-Za-z]{1,32}[0-9]{0,3}|[0-9]{1,4}))*"
 ).fullmatch
 # Raised by the transport before a byte of the request went out: nothing can have been created.
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "ProxyError", "LocalProtocolError", "InvalidURL")
@@ -82,7 +96,8 @@ Codes = Mapping[tuple[int | None, str], Meaning]
 
 
 ErrorIn = Callable[[dict[str, Any], Mapping[str, str]], Any]
-"""(JSON body, headers) of a failed reply -> the provider's error: an object with `message` and `code` or `type`; anything else: none.
+"""(JSON body, headers) of a failed reply -> the provider's error: an object with `message` and `code` or `type`, and `retry_after_s` if the body says it;
+anything else: none.
 
 The body is empty if it is no JSON object.  It must not raise.
 """
@@ -165,9 +180,10 @@ def fault_of_reply(
     """
     body = _in_common_shape(body, headers, error_in)
     code, message, own = _words(body, carried_prompts)
-    return Fault(
-        sent=Sent.ANSWERED, status=status, code=code, message=message, own=own, retry_after_s=retry_after(headers), body=body, quotas=quotas
-    )
+    wait_s = retry_after(headers)
+    if wait_s is None:
+        wait_s = retry_after({"retry-after": str(_error_in(body).get("retry_after_s", ""))})
+    return Fault(sent=Sent.ANSWERED, status=status, code=code, message=message, own=own, retry_after_s=wait_s, body=body, quotas=quotas)
 
 
 def _in_common_shape(body: bytes, headers: Mapping[str, str], error_in: ErrorIn | None) -> bytes:

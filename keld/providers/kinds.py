@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 GROUP = "keld.providers"
 BUILT_IN = (  # a file of `presets` each
     "anthropic",
+    "azure",
     "bedrock",
+    "gemini",
     "mistral",
     "openai",
     "openai_compatible",

@@ -19,6 +19,7 @@ _BEGINNING_BYTES = 1 << 20  # of results: enough for the ids of some rows
 
 # A retry may help: timeouts, conflicts, rate limits; some hosts send 0 for "no reply inside".
 RETRYABLE_STATUS = frozenset({0, 408, 409, 429})
+_COUNTS = ("usage", "model", "usageMetadata", "modelVersion", "tokenCount")  # as the families name them
 _decoders: dict[Any, Any] = {}
 
 
@@ -89,7 +90,7 @@ def _id_only(found: Any, kind: type[T], id_field: str) -> T | None:
 def _without_counts(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    return {name: None if name in ("usage", "model") else _without_counts(item) for name, item in value.items()}
+    return {name: None if name in _COUNTS else _without_counts(item) for name, item in value.items()}
 
 
 def _without_surrogates(value: Any) -> Any:

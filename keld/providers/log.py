@@ -1,6 +1,6 @@
-"""Log: which log records of the SDKs are left out.
+"""Log: which log records of other libraries are left out, since a key, a prompt or an answer may be in them.
 
-Beside `provider`.
+Beside `provider`.  Only what Keld's own calls go through, and the SDKs that read the same bodies: a user's application may turn on DEBUG for all of it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,33 @@ import logging
 
 # Loggers that write a response's headers at DEBUG; a hostile provider can put a key or a prompt there (in the location of a redirect).
 _LOG_HEADERS = ("httpcore2.http11", "httpcore2.http2", "anthropic._base_client", "openai._base_client")
+# Loggers that write bodies, canonical requests or tokens below WARNING: response bodies (botocore.parsers), the request with its signature
+# (botocore.auth, botocore.endpoint, botocore.hooks), chunks of streams (google_genai), token requests (google.auth, msal, azure.identity).
+_LOG_BODIES = (
+    "botocore.auth", "botocore.endpoint", "botocore.hooks", "botocore.parsers", "google_genai._api_client", "google_genai.live",
+    "google_genai.models", "google.auth._helpers", "google.auth.aio.transport.aiohttp", "google.auth.transport.requests", "mistralai.client",
+    "msal.application", "msal.token_cache", "azure.core.pipeline.policies.http_logging_policy", "azure.core.pipeline.policies._universal",
+)  # fmt: skip
+# The same for all that these libraries log, in modules that are imported later or renamed; unless the application has chosen a level itself.
+_LIBRARIES = ("azure", "botocore", "google.auth", "google_genai", "mistralai", "msal", "obstore")
 
 
-def hide_headers() -> None:
-    """Removes response headers from the log of the HTTP libraries from now on; a second call changes nothing."""
+def hide_secrets() -> None:
+    """Removes what may hold a secret from the log of other libraries from now on; a second call changes nothing."""
     for name in _LOG_HEADERS:
         logging.getLogger(name).addFilter(_without_headers)
+    for name in _LOG_BODIES:
+        logging.getLogger(name).addFilter(_warnings_only)
+    for name in _LIBRARIES:
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.WARNING)
 
 
 def _without_headers(record: logging.LogRecord) -> bool:
     said = record.getMessage()
     return not said.startswith("receive_response_headers.complete") and not (said.startswith("HTTP Response:") and "Headers(" in said)
+
+
+def _warnings_only(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING

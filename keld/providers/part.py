@@ -19,6 +19,7 @@ from keld.answer import Reply
 from keld.cache import Caching, Ttl
 from keld.http import Patience
 from keld.price import Lane
+from keld.pricing import Listed
 from keld.providers.account import Account
 from keld.providers.base import Fit, Quota, RemoteBatch, Submission, Traits
 from keld.providers.download import Piece, ResultFile
@@ -271,9 +272,13 @@ class Preset:
         error_in: the error in a failed reply of a fast lane, from its JSON body and its headers; None: it is in the common shape,
             `{"error": {...}}`.
         prices: the price list of its models (`genai-prices`, `prices.toml`); None: there is none, and a job must give `prices=`.
+        listed: (account, model) -> under which names the price list has the account's model; without it under its own.
         account: the class of its accounts, if they need more than an address and a key.
         aborted: True for an answer with status 200 that says that the request was given up before it was done.
         for_account: the preset of one account, if its own fields change a part; None: all accounts have the same.
+        deployment: the name by which the host knows a model in a lane, where that is not the model's own; it goes into the body, while prices, cache rules
+            and schemas go by the model.
+        key_optional: there is another way to say who asks, such as a token of a cloud; `Connection.key` then gives "" if there is no key.
         gpu_hour_usd: what an hour of the host costs, if that is how its answers are priced.
         batch_page: the URL of a batch in the dashboard of the official host, with `{id}` in it.
     """
@@ -296,9 +301,12 @@ class Preset:
     codes: Codes = field(default_factory=dict)
     error_in: ErrorIn | None = None
     prices: str | None = None
+    listed: Callable[[Account, str], Listed] = field(default=lambda account, model: Listed(names=(model,)))
     account: type[Account] = Account
     aborted: Callable[[bytes], bool] = field(default=lambda answer: False)
     for_account: Callable[[Account], Preset] | None = None
+    deployment: Callable[[str, Lane], str] = field(default=lambda model, lane: model)
+    key_optional: bool = False
     gpu_hour_usd: Decimal | None = None
     batch_page: str | None = None
 

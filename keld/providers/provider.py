@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
 from datetime import datetime
+from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,8 @@ from typing import Any, cast
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
 from keld.http import Patience
-from keld.price import Lane, Rates, has_list, rates
+from keld.price import Lane, Rates
+from keld.pricing import has_list, rates
 from keld.providers.account import TYPES, Account, completed, key_of, origin, url_of
 from keld.providers.base import Created, CreateOutcome, Fit, RemoteBatch, Sender, Submission
 from keld.providers.call import Target, senders
@@ -28,10 +30,10 @@ from keld.providers.envelope import LINES
 from keld.providers.fault import Fault, create_outcome, error_of
 from keld.providers.kinds import BUILT_IN, preset_of
 from keld.providers.line import beginning
-from keld.providers.log import hide_headers
+from keld.providers.log import hide_secrets
 from keld.providers.pack import Pack, Packing
 from keld.providers.page import Listing, Page, youngest
-from keld.providers.part import Auth, Batches, Connection, Dialect, Envelope, Finds, Preset
+from keld.providers.part import Auth, Batches, BodyTemplate, Connection, Dialect, Envelope, Finds, Preset
 from keld.request import Question
 from keld.vocabulary import Count
 
@@ -60,6 +62,21 @@ def price_list(name: str, account: Account) -> str | None:
     return account.prices or (name if has_list(name) else preset_of(account.kind, name).prices)
 
 
+def rates_of(
+    name: str, account: Account, model: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None = None
+) -> Rates | None:
+    """What an account's model costs in a lane on the day of `at`, by the kind of the account; None if unknown.
+
+    Args:
+        own: the job's `prices`, by `account:model`; they take precedence.
+
+    Raises:
+        InvalidJob: there is no such kind, or a price in `own` is not a number.
+    """
+    listed = replace(preset_of(account.kind, name).listed(account, model), factor=Decimal(account.price_factor))
+    return rates(price_list(name, account), model, lane, at, own, account=name, listed=listed)
+
+
 class Provider:
     """One account at one provider.
 
@@ -86,7 +103,8 @@ class Provider:
         Raises:
             AccessRefused: its key is not set.
         """
-        self._key()
+        if not self._key():
+            self._auth  # noqa: B018  made without a call: it says if there is no other way to say who asks
 
     def close(self) -> None:
         if "_batches" in self.__dict__:
@@ -130,11 +148,7 @@ class Provider:
         Raises:
             InvalidJob: a price in `own` is not a number.
         """
-        return rates(self._prices, model, lane, at, own, account=self.name)
-
-    @cached_property
-    def _prices(self) -> str | None:
-        return price_list(self.name, self._account)
+        return rates_of(self.name, self._account, model, lane, at, own)
 
     def encoder(self, question: Question, model: str, nonce: str, cache: Ttl | None = None) -> Encoder:
         """The encoder of one shard's requests; with `cache`, the part that its rows share is marked to be cached for that time.
@@ -143,9 +157,16 @@ class Provider:
             InvalidJob: the model cannot give such an output.
         """
         dialect = self._dialect(question, model)
-        made = dialect.template(question, model, cache)
+        names = [self._preset.deployment(model, lane) for lane in (Lane.BATCH, Lane.STANDARD)]
+        made = [_template(dialect, question, model, cache, name) for name in dict.fromkeys(names)]
         return Encoder(
-            path=dialect.path(model), nonce=nonce, template=made, dialect=dialect, envelope=self._envelope, plain_ids=self.traits.plain_ids
+            path=dialect.path(model),
+            nonce=nonce,
+            template=made[0],
+            fast_template=made[-1],
+            dialect=dialect,
+            envelope=self._envelope,
+            plain_ids=self.traits.plain_ids,
         )
 
     def reader(self, question: Question, model: str) -> Reader:
@@ -180,7 +201,7 @@ class Provider:
         Raises:
             AccessRefused: its key is not set.
         """
-        hide_headers()
+        hide_secrets()
         preset = self._preset
         target = Target(
             url=self._url(path),
@@ -307,7 +328,7 @@ class Provider:
     # -- its parts --------------------------------------------------------------------------------------------
 
     def _key(self) -> str:
-        return key_of(self.name, self._account, self._preset.api_key_env)
+        return key_of(self.name, self._account, self._preset.api_key_env, optional=self._preset.key_optional)
 
     def _dialect(self, question: Question, model: str) -> Dialect:
         return self._preset.dialect(question, model)
@@ -337,3 +358,9 @@ class Provider:
             yield
         except Fault as fault:
             raise error_of(fault, self._preset.codes, self.name, self.host, doing) from None
+
+
+def _template(dialect: Dialect, question: Question, model: str, cache: Ttl | None, name: str) -> BodyTemplate:
+    """The body for a model that the host knows by that name; a dialect writes `params` over its own fields."""
+    named = question if name == model else replace(question, params={**question.params, "model": name})
+    return dialect.template(named, model, cache)

@@ -22,7 +22,8 @@ from keld.cascade import unsatisfied
 from keld.errors import InvalidJob, KeldError, ProviderRefused, StagingError
 from keld.http import Patience
 from keld.ledger import JobRun, Lease, Ledger, Orphan, Rival, Shard
-from keld.price import Lane, Rates, rates
+from keld.price import Lane, Rates
+from keld.pricing import rates
 from keld.providers.base import RemoteBatch
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.provider import Provider

@@ -20,7 +20,7 @@ from keld.price import Lane
 from keld.providers.base import Fit
 from keld.request import Question, one_line
 from keld.runner.context import Environment, log
-from keld.runner.option import Ask, key_notes, keyless, options, overhead, plan_shards
+from keld.runner.option import Ask, key_notes, keyless, options, overhead, plan_shards, price_notes
 from keld.runner.probe import PROBED_MOST, probe_of
 from keld.runner.take import Left, Taken, marks_cache
 from keld.schema import OutputSchema, output_schema
@@ -86,7 +86,7 @@ def plan_first(environment: Environment, first: First, ends_at: datetime | None 
         chosen=chosen, most_rows=most_rows, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
         probability=job.probability, lane=terms.lane, skipped=dict(rows.skipped),
         left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
-        notes=_notes(fits, key_notes(environment, job.acceptable), _trait_notes(environment, first.ask.terms)),
+        notes=_notes(fits, key_notes(environment, job.acceptable), _trait_notes(environment, first.ask.terms), price_notes(environment, first.ask.terms)),
     )  # fmt: skip
 
 

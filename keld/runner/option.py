@@ -115,9 +115,9 @@ def _candidates(environment: Environment, ask: Ask) -> Iterator[Candidate]:
     for name in ask.terms.models:
         account, _, model = name.partition(":")
         provider = environment.provider(account)
-        estimate = estimate_of(environment, ask, provider, model)
+        estimate, fit = estimate_of(environment, ask, provider, model), provider.fit(ask.question, model)
         for lane in sorted({*provider.traits.lanes, Lane.BATCH}):
-            shards, obstacle, too_few = 0, without_key.get(account), False
+            shards, obstacle, too_few = 0, without_key.get(account) or fit.not_in.get(lane), False
             if lane not in provider.traits.lanes:
                 obstacle = f"{account} has no batches, only the fast lanes"
             try:
@@ -163,6 +163,16 @@ def key_notes(environment: Environment, models: Sequence[str]) -> dict[str, str]
     if not (why := _without_key(environment, models)) or keyless(environment, models):
         return {}
     return {name: f"not usable yet: {why[name.partition(':')[0]]}. A run is refused until there is a key." for name in models}
+
+
+def price_notes(environment: Environment, terms: RunTerms) -> dict[str, str]:
+    """A note for each of the job's models of which two price lists say different rates, in any lane."""
+    found: dict[str, str] = {}
+    for name in terms.models:
+        known = (environment.rates(name, lane, environment.clock(), terms.prices) for lane in Lane)
+        if conflict := next((rates.conflict for rates in known if rates is not None and rates.conflict is not None), None):
+            found[name] = f"priced by two lists that differ, and the higher rates are used: {conflict}"
+    return found
 
 
 def _without_key(environment: Environment, models: Sequence[str]) -> dict[str, str]:

@@ -106,7 +106,8 @@ def decode_keld(folder: Path) -> float:
     import numpy as np
 
     from keld.answer import Sent, judge_results
-    from keld.price import Lane, rates
+    from keld.price import Lane
+    from keld.pricing import rates
     from keld.providers.provider import ACCOUNTS, connect
     from keld.schema import OutputSchema
 

@@ -272,7 +272,7 @@ def test_the_json_of_spend_and_the_header_of_its_csv(emulator: Emulator) -> None
 def test_the_json_of_prices(emulator: Emulator) -> None:
     quotes = _json(_keld("prices", "openai:gpt-5-mini", "--json"))
     assert [list(quote) for quote in quotes] == [["provider", "model", "lane", "rates"]] * len(quotes)
-    assert list(quotes[0]["rates"]) == ["brackets", "source", "dated"]
+    assert list(quotes[0]["rates"]) == ["brackets", "source", "dated", "conflict"]
     assert {quote["lane"] for quote in quotes} == {"batch", "flex", "standard"}
 
 

@@ -20,7 +20,8 @@ from keld.cache import UNMARKED, Cache, Caching, Read, Ttl, marked, unmarked
 from keld.emulator import Emulator
 from keld.errors import CeilingTooLow, InvalidJob
 from keld.plan import Work
-from keld.price import Bracket, Lane, Rates, rates
+from keld.price import Bracket, Lane, Rates
+from keld.pricing import rates
 from keld.providers.account import Account
 from keld.providers.provider import connect
 from keld.request import Question

@@ -11,8 +11,16 @@ from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
 
+from keld.providers.kinds import preset_of
+
 OPENAI, ANTHROPIC = "openai", "anthropic"
-BOTH = (OPENAI, ANTHROPIC)
+# The kinds at which the table is played.  A new kind is one name here; what it cannot do its traits say, what it does otherwise `Case.but`.
+KINDS = (OPENAI, ANTHROPIC, "mistral")
+_TRAITS = {kind: preset_of(kind, kind).traits for kind in KINDS}
+_FENCED = tuple(kind for kind in KINDS if _TRAITS[kind].fences)
+_UNFENCED = tuple(kind for kind in KINDS if not _TRAITS[kind].fences)
+_MARKED = tuple(kind for kind in KINDS if _TRAITS[kind].marks_batches)
+_UNMARKED = tuple(kind for kind in KINDS if not _TRAITS[kind].marks_batches)
 ROWS = 6
 _HOUR = 3_600.0
 _DAY = 24 * _HOUR
@@ -36,6 +44,7 @@ class Case:
         step_s: the clock is turned by no less: for what takes days.
         swept: the job run is looked at until what landed late has been found and counted.
         slow: not in the fast suite.
+        but: what is otherwise at some kinds: kind -> fields.
     """
 
     section: str = ""
@@ -43,7 +52,7 @@ class Case:
     at: str = ""
     rules: tuple[Plan, ...]
     does: str
-    on: tuple[str, ...] = BOTH
+    on: tuple[str, ...] = KINDS
     answered: int = ROWS
     failed: int = 0
     quarantined: int = 0
@@ -58,6 +67,11 @@ class Case:
     step_s: float = 1.0
     swept: bool = False
     slow: bool = False
+    but: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def at_kind(self, kind: str) -> Case:
+        """The case as it is at one kind."""
+        return replace(self, on=(kind,), but={}, **self.but.get(kind, {}))
 
     def __str__(self) -> str:
         return f"{self.fault}{' at ' + self.at if self.at else ''}"
@@ -98,24 +112,24 @@ CREATE = _section(
     ),
     Case(fault="it lands 200 s later", rules=(rule("create", "late_landing", after_s=200),), does="finds it at a later look and adopts it"),
     Case(
-        fault="it would land after the fence", rules=(rule("create", "late_landing", after_s=_HOUR),), on=(OPENAI,), creates=2,
+        fault="it would land after the fence", rules=(rule("create", "late_landing", after_s=_HOUR),), on=_FENCED, creates=2,
         does="deletes its input file before it sends again, so that it cannot land", step_s=600,
     ),
     Case(
-        fault="it lands 1,000 s later, where there is no fence", rules=(rule("create", "late_landing", after_s=1_000),), on=(ANTHROPIC,),
+        fault="it lands 1,000 s later, where there is no fence", rules=(rule("create", "late_landing", after_s=1_000),), on=_UNFENCED,
         does="waits with its last look for longer than any request lives (21 min), and adopts it",
     ),
     Case(
-        fault="it lands after the last look, where there is no fence", rules=(rule("create", "late_landing", after_s=2_000),), on=(ANTHROPIC,),
+        fault="it lands after the last look, where there is no fence", rules=(rule("create", "late_landing", after_s=2_000),), on=_UNFENCED,
         does="has sent again by then; the sweep finds the first and counts what it cost: bought twice, and reported",
         creates=2, bought=2 * ROWS, most=2, swept=True,
     ),
     Case(
-        fault="it never lands, with `resend_unfenced=False`", rules=(rule("create", "drop_before"),), on=(ANTHROPIC,),
+        fault="it never lands, with `resend_unfenced=False`", rules=(rule("create", "drop_before"),), on=_UNFENCED,
         does="quarantines the rows: nothing can prove that it will not land yet", settings={"resend_unfenced": False}, bought=0, **_NEVER_TWICE,
     ),
     Case(
-        fault="it lands after the last look, with `resend_unfenced=False`", rules=(rule("create", "late_landing", after_s=2_000),), on=(ANTHROPIC,),
+        fault="it lands after the last look, with `resend_unfenced=False`", rules=(rule("create", "late_landing", after_s=2_000),), on=_UNFENCED,
         does="quarantines the rows, finds it in a later sweep, adopts it and collects its answers",
         settings={"resend_unfenced": False}, swept=True,
     ),
@@ -162,12 +176,12 @@ CREATE = _section(
         )
     ),
     Case(
-        fault="a gateway has it done twice", rules=(rule("create", "twice"), rule("life", "stuck", done=0.5, match={"batch": 2})), on=(OPENAI,),
+        fault="a gateway has it done twice", rules=(rule("create", "twice"), rule("life", "stuck", done=0.5, match={"batch": 2})), on=_MARKED,
         does="looks once beside each create that succeeded, stops what carries its mark and counts what it cost: bought twice, and reported",
         bought=9, most=2, swept=True,
     ),
     Case(
-        fault="a gateway has it done twice, where batches carry no mark", rules=(rule("create", "twice"),), on=(ANTHROPIC,),
+        fault="a gateway has it done twice, where batches carry no mark", rules=(rule("create", "twice"),), on=_UNMARKED,
         does="looks once beside each create that succeeded, reserves for what may be its own until the results show it, and counts it: bought twice, and reported",
         bought=2 * ROWS, most=2, swept=True,
     ),
@@ -399,7 +413,7 @@ DOWNLOAD = _section(
 # --- any call ---------------------------------------------------------------------------------------------------------
 
 CALLS = ("upload", "create", "list", "get", "cancel", "download", "delete")
-_NOT_AT = {("upload", ANTHROPIC), ("delete", ANTHROPIC)}  # its input goes with the create
+_NEVER: Mapping[str, tuple[str, ...]] = {ANTHROPIC: ("upload", "delete")}  # calls that a kind never makes: its input goes with the create
 # What makes Keld call it.
 _LEADS_TO = {"list": rule("create", "drop_after"), "delete": rule("create", "drop_before")}
 
@@ -407,7 +421,7 @@ _LEADS_TO = {"list": rule("create", "drop_after"), "delete": rule("create", "dro
 def _at_every_call() -> Iterator[Case]:
     for n, (fault, do, more, does, unknown) in enumerate(_ANY_CALL):
         for m, call in enumerate(CALLS):
-            on = tuple(peer for peer in BOTH if (call, peer) not in _NOT_AT)
+            on = tuple(kind for kind in KINDS if call not in _NEVER.get(kind, ()))
             times = 1 if call == "create" else more.get("times", 1)
             case = Case(
                 fault=fault,
@@ -469,8 +483,14 @@ def document() -> str:
 def _merged(cases: list[Case]) -> list[tuple[str, ...]]:
     """A row a case; cases that differ in the call only are one row, which names the calls."""
     calls: dict[tuple[str, ...], list[str]] = {}
-    for case in cases:
-        on = "both" if case.on == BOTH else " ".join(case.on)
+    for case in (part for whole in cases for part in _parts(whole)):
+        on = "all" if case.on == KINDS else ", ".join(case.on)
         numbers = (case.answered, case.failed, case.quarantined, case.bought, case.most if case.bought else 0, case.creates)
-        calls.setdefault((case.fault, "" if case.at else on, case.does, *map(str, numbers)), []).append(case.at)
-    return [(fault + (f", at {', '.join(at)}" if any(at) else ""), on or "both", *rest) for (fault, on, *rest), at in calls.items()]
+        calls.setdefault((case.fault, "" if case.at and not case.but else on, case.does, *map(str, numbers)), []).append(case.at)
+    return [(fault + (f", at {', '.join(at)}" if any(at) else ""), on or "all", *rest) for (fault, on, *rest), at in calls.items()]
+
+
+def _parts(case: Case) -> Iterator[Case]:
+    """The case where it is as it says, and then each of the kinds where it is otherwise."""
+    yield replace(case, on=tuple(kind for kind in case.on if kind not in case.but), but={})
+    yield from (case.at_kind(kind) for kind in case.but)

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
-from keld import Keld, Status
+import pytest
+
+from keld import Keld, Status, http
 from keld.emulator import Emulator
+from keld.emulator.services import bedrock_input
 from tests.faults.case import ROWS, Case
 from tests.support.ticket_job import Peer, tickets, triage
 
 _MOST = 400
+
+
+def patched(patch: pytest.MonkeyPatch) -> None:
+    """Pauses in real time are short, and hosts take batches of six rows: a case has no more."""
+    patch.setattr(http, "_PAUSES_S", (0.001, 0.001))
+    patch.setattr(bedrock_input, "LEAST_RECORDS", 1)
 
 
 def play(case: Case, peer: Peer, keld: Keld, emulator: Emulator, rules: list[dict[str, object]] | None = None) -> Status:
@@ -18,6 +28,8 @@ def play(case: Case, peer: Peer, keld: Keld, emulator: Emulator, rules: list[dic
     Raises:
         AssertionError: it does not come to its end.
     """
+    provider = keld.provider(peer.name)
+    provider.traits = replace(provider.traits, least_requests=1)
     emulator.faults({"rules": list(case.rules) if rules is None else rules})
     status = keld.submit(triage(peer, **case.terms), tickets(ROWS))
     began, cancelled = emulator.now(), False

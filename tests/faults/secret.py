@@ -8,7 +8,15 @@ from tests.support.ticket_job import SYSTEM
 
 KEY = "sk-CANARY-4f9a7c21d8e34b60"
 ROW = "CANARY-ROW ticket 1: the invoice is wrong"
-QUOTED = f"Incorrect key Bearer {KEY} for prompt '{SYSTEM}' and '{ROW}'"
+# In the shapes of every kind: what a provider, a cloud or its storage may quote back.
+SHAPES = (
+    f"Bearer {KEY}", KEY, "AIzaSyCANARY4f9a7c21d8e34b60xyz", "ya29.CANARY4f9a7c21d8e34b60", "AKIACANARYQ4F9A7C21D", "ASIACANARYQ4F9A7C21D",
+    "ABSKCANARY4f9a7c21d8e34b60=", "gsk_CANARY4f9a7c21d8e34b60", "eyJhbGciOiJSUzI1NiJ9.CANARY4f9a7c21d8e34b60.s-CANARY",
+    "4f9a7c21d8e34b604f9a7c21d8e34b60", "https://store.invalid/in.jsonl?sv=2026&sig=CANARY4f9a7c21d8e34b60%3D&se=1",
+    "AccountName=a;AccountKey=CANARY4f9a7c21d8e34b60==;EndpointSuffix=b", "X-Amz-Security-Token=CANARY4f9a7c21d8e34b60&X-Amz-Signature=CANARY4f9a7c21d8e34b60",
+    "api-key: CANARY4f9a7c21d8e34b60", "A1" * 38 + "CANARY4f",
+)  # fmt: skip
+QUOTED = f"Incorrect key {' '.join(SHAPES)} for prompt '{SYSTEM}' and '{ROW}'"
 
 
 def echoing(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from keld import Keld, KeldError, Settings
 from keld.cli import app
 from keld.emulator import Emulator
+from keld.providers.kinds import BUILT_IN, preset_of
 from tests.faults.case import CASES, Case
 from tests.faults.play import play
 from tests.faults.secret import KEY, echoing, found_in
-from tests.faults.test_table import PEERS, impatient  # noqa: F401  a fixture
-from tests.support.ticket_job import SYSTEM, Peer, ledger_dump, tickets, triage
+from tests.faults.test_table import impatient  # noqa: F401  a fixture
+from tests.support.ticket_job import PEERS, SYSTEM, Peer, ledger_dump, tickets, triage
 from tests.support.ticket_job import openai as openai_peer
 
 
@@ -47,9 +48,10 @@ def log() -> Iterator[Listener]:
 
 @pytest.fixture
 def canary(monkeypatch: pytest.MonkeyPatch, emulator: Emulator) -> str:
-    """The environment holds a key that can be searched for."""
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
-        monkeypatch.setenv(name, KEY)
+    """The environment holds a key that can be searched for, of each kind that has one there."""
+    for kind in BUILT_IN:
+        if (variable := preset_of(kind, kind).api_key_env) is not None:
+            monkeypatch.setenv(variable, KEY)
     return KEY
 
 

@@ -11,15 +11,13 @@ from typing import Any
 
 import pytest
 
-from keld import Keld, Settings, Status, http
+from keld import Keld, Settings, Status
 from keld.emulator import Emulator
-from tests.faults.case import ANTHROPIC, CASES, OPENAI, ROWS, Case, document
-from tests.faults.play import play
+from tests.faults.case import CASES, ROWS, Case, document
+from tests.faults.play import patched, play
+from tests.support.ticket_job import PEERS, billed_usd, creates, purchases, tickets
 from tests.support.ticket_job import anthropic as anthropic_peer
-from tests.support.ticket_job import billed_usd, creates, purchases, tickets
-from tests.support.ticket_job import openai as openai_peer
 
-PEERS = {OPENAI: openai_peer, ANTHROPIC: anthropic_peer}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "faults.md"
 
 
@@ -38,7 +36,7 @@ def cases() -> list[Any]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A harmless call is tried again after a pause in real time."""
-    monkeypatch.setattr(http, "_PAUSES_S", (0.001, 0.001))
+    patched(monkeypatch)
 
 
 @pytest.mark.parametrize(("case", "name"), cases())
@@ -48,6 +46,7 @@ def test_each_fault_ends_as_the_table_says(
     """No row lost, none paid twice but where it is told, whatever the provider does."""
     emulator = open_emulator(**{"latency_s": 60, **case.emulator})
     keld = open_keld(clock=emulator.now, settings=Settings(**{"poll_least": Settings().poll_least * 3, **case.settings}))
+    case = case.at_kind(name)
     status = play(case, PEERS[name], keld, emulator)
     bill = purchases(emulator)
     assert (status.answered, status.failed, status.quarantined) == (case.answered, case.failed, case.quarantined)

@@ -12,6 +12,7 @@ from keld.answer import Reply
 from keld.emulator import Emulator
 from keld.http import Patience
 from keld.job import Job
+from keld.providers.account import TYPES
 from keld.providers.base import Created, RemoteBatch, Submission
 from keld.providers.provider import Provider, connect
 from keld.request import Question, renderer
@@ -28,7 +29,8 @@ class Wire:
 
     def connect(self, patience: Patience | None = None, **account: Any) -> Provider:
         """Another client of the same account, as another process has."""
-        return connect(self.peer.name, Account(**{"kind": self.peer.name, **account}), patience)
+        made = TYPES.get(self.peer.name, Account)
+        return connect(self.peer.name, made(**{"kind": self.peer.name, **account}), patience)
 
     def read(self, block: bytes) -> list[Reply]:
         """What a block of result lines says."""
@@ -70,7 +72,7 @@ class Wire:
         self.emulator.advance(timedelta(minutes=2))
         found = self.look(batch)
         if not found.state.ended:
-            self.emulator.advance(timedelta(hours=25))
+            self.emulator.advance((self.provider.traits.window or timedelta(hours=24)) + timedelta(hours=1))
             found = self.look(batch)
         return found
 

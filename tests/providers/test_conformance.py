@@ -17,6 +17,7 @@ import pytest
 from keld.answer import Outcome
 from keld.cache import Ttl
 from keld.emulator import Emulator
+from keld.emulator.services import bedrock_input
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable
 from keld.http import Patience
 from keld.providers import page
@@ -24,7 +25,7 @@ from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, 
 from keld.request import Question
 from keld.schema import output_schema
 from tests.providers.conftest import Wire
-from tests.support.ticket_job import Label, Peer, anthropic, creates, fault, mistral, openai
+from tests.support.ticket_job import Label, Peer, anthropic, bedrock, creates, fault, gemini, mistral, openai
 
 OTHERHOST = Peer(name="otherhost", model="gpt-5-mini", creates="/otherhost/v1/jobs")
 PACKAGE = Path(__file__).parent / "otherhost"
@@ -37,7 +38,13 @@ def _otherhost_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(PACKAGE)
 
 
-@pytest.fixture(params=[openai, anthropic, mistral, OTHERHOST], ids=lambda peer: peer.name)
+@pytest.fixture(autouse=True)
+def _small_batches_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batches of this suite have some rows; that Bedrock takes no fewer than 100 is tested elsewhere."""
+    monkeypatch.setattr(bedrock_input, "LEAST_RECORDS", 1)
+
+
+@pytest.fixture(params=[openai, anthropic, gemini, mistral, bedrock, OTHERHOST], ids=lambda peer: peer.name)
 def peer(request: pytest.FixtureRequest) -> Peer:
     """A provider of each transport: those that are built in, and one that another package brings."""
     return request.param
@@ -140,6 +147,8 @@ def test_a_redirect_of_a_create_is_not_followed(wire: Wire) -> None:
 @pytest.mark.parametrize("at", ["get", "list", "download"])
 def test_a_redirect_of_a_look_is_not_followed(wire: Wire, at: str) -> None:
     """As for a create: the key travels with every call."""
+    if at == "download":
+        over_http(wire)
     batch = wire.ended()
     calls: dict[str, Callable[[], object]] = {
         "get": lambda: wire.provider.get(batch.id),
@@ -158,7 +167,7 @@ def test_a_redirect_of_a_look_is_not_followed(wire: Wire, at: str) -> None:
 
 def test_custom_ids_are_ours_short_and_unique(wire: Wire) -> None:
     """Trap 11: ids made of users' text break the charset, the length, or another row."""
-    ids = re.findall(rb'"(?:custom_id|label)":"([^"]*)"', wire.file(["one", "two", "one"]).read_bytes())
+    ids = re.findall(rb'"(?:custom_id|label|key|recordId)":"([^"]*)"', wire.file(["one", "two", "one"]).read_bytes())
     assert len(set(ids)) == 3
     assert all(re.fullmatch(rb"[A-Za-z0-9_-]{1,64}", one) for one in ids)
 
@@ -185,7 +194,7 @@ def test_only_what_all_rows_share_is_marked(wire: Wire) -> None:
     for ttl in [None, *caching.ttl.values()]:
         encoder = wire.provider.encoder(Question(system="Be brief.", output=output_schema(Label).to_json()), wire.peer.model, "a" * 10, ttl)
         line = encoder.line(0, b'[{"role":"user","content":"one"}]')
-        assert len(re.findall(rb'"(?:cache_control|prompt_cache_breakpoint)"', line)) == (ttl is not None)
+        assert len(re.findall(rb'"(?:cache_control|prompt_cache_breakpoint|cachePoint)"', line)) == (ttl is not None)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +217,7 @@ def test_a_shard_file_has_no_line_separators_inside_its_lines(wire: Wire) -> Non
 def test_a_prompt_arrives_as_it_was_written(open_emulator: Callable[..., Emulator], peer: Peer, tmp_path: Any) -> None:
     """Whatever is escaped on the way, the model reads the row's own text."""
     heard: list[str] = []
-    emulator = open_emulator(responder=lambda body: heard.append(body["messages"][-1]["content"]) or "{}")
+    emulator = open_emulator(responder=lambda body: heard.append(said_in(body)) or "{}")
     wire = Wire(peer, emulator, tmp_path)
     prompts = ["a\u2028b\u2029c\x85d\ufeff", 'quote " brace } back\\slash', "😀 \x00 \t\r\n", "hole-" + "0" * 32]
     path = wire.file(prompts)
@@ -219,6 +228,11 @@ def test_a_prompt_arrives_as_it_was_written(open_emulator: Callable[..., Emulato
     assert isinstance(wire.provider.create(asked), Created)
     emulator.advance(60)
     assert sorted(heard) == sorted(prompts)
+
+
+def said_in(body: dict[str, Any]) -> str:
+    """The last message of a request, in any family's form."""
+    return str(body["contents"][-1]["parts"][0]["text"]) if "contents" in body else text_of(body["messages"][-1]["content"])
 
 
 # --- looking ----------------------------------------------------------------------------------------------------------
@@ -259,7 +273,9 @@ def test_the_list_is_read_beyond_its_first_page(wire: Wire) -> None:
     """Trap 13: a batch on the second page is not absent."""
     wire.provider.traits = replace(wire.provider.traits, list_page=2)
     made = [wire.create(1, nonce=f"batchno{n:03d}").id for n in range(5)]
-    assert [batch.id for batch in wire.provider.batches(wire.emulator.now() - DAY)] == made[::-1]
+    found = [batch.id for batch in wire.provider.batches(wire.emulator.now() - DAY)]
+    assert sorted(found) == sorted(made)
+    assert (found == made[::-1]) is wire.peer.newest_first
 
 
 def test_the_list_is_not_read_to_its_end_when_a_whole_page_is_too_old(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,10 +285,10 @@ def test_the_list_is_not_read_to_its_end_when_a_whole_page_is_too_old(wire: Wire
     old = [wire.create(1, nonce=f"oldbatch{n:02d}").id for n in range(6)]
     wire.emulator.advance(DAY)
     young = wire.create(1, nonce="youngbatch").id
-    listing = wire.provider.batches(wire.emulator.now() - timedelta(hours=1))
+    listing = wire.provider.batches(wire.emulator.now() - timedelta(hours=1), whole=not wire.peer.newest_first)
     found = [batch.id for batch in listing]
-    assert found[0] == young
-    assert old[0] not in found
+    assert young in found
+    assert (old[0] not in found) is wire.peer.newest_first, "a list without an order is read to its end"
     assert listing.complete
 
 
@@ -329,12 +345,17 @@ def test_cancelling_keeps_what_was_answered(wire: Wire) -> None:
     batch = wire.create(10)
     wire.emulator.advance(30)
     wire.provider.cancel(batch.id)
-    assert wire.look(batch).state is BatchState.CANCELLING
+    assert wire.look(batch).state is (BatchState.CANCELLING if wire.peer.says_cancelling else BatchState.IN_PROGRESS)
     wire.emulator.advance(10)
     ended = wire.look(batch)
     assert ended.state is BatchState.CANCELLED
     found = [reply.outcome for reply in wire.replies(ended)]
-    assert found.count(Outcome.ANSWERED) == len(wire.emulator.bill()) > 0
+    assert wire.emulator.bill()
+    assert wire.provider.traits.keeps_on_cancel is wire.peer.keeps_partial
+    if not wire.peer.keeps_partial:
+        assert found == []
+        return
+    assert found.count(Outcome.ANSWERED) == len(wire.emulator.bill())
     assert found.count(Outcome.CANCELLED) == (10 - len(wire.emulator.bill()) if wire.peer.names_unreached else 0)
 
 
@@ -342,8 +363,12 @@ def test_an_expired_batch_hands_out_what_was_answered(wire: Wire) -> None:
     """Traps 15 and 22: an end that is no success, with answers that are paid."""
     fault(wire.emulator, "life", "expire", done=0.3)
     ended = wire.ended(10)
-    assert ended.state is BatchState.EXPIRED
+    assert ended.state is (BatchState.EXPIRED if wire.peer.tells_expiry else BatchState.COMPLETED)
     replies = wire.replies(ended)
+    assert wire.provider.traits.keeps_on_expiry is wire.peer.keeps_partial
+    if not wire.peer.keeps_partial:
+        assert (replies, len(wire.emulator.bill())) == ([], 3)
+        return
     assert sorted(reply.outcome for reply in replies) == [Outcome.ANSWERED] * 3 + [Outcome.EXPIRED] * (
         7 if wire.peer.names_unreached else 0
     )
@@ -358,15 +383,21 @@ def test_past_its_time_a_batch_is_not_ended_by_our_clock(wire: Wire) -> None:
 
 def test_a_broken_download_goes_on_where_it_broke(wire: Wire) -> None:
     """Trap 25: 200 MB from the beginning, over and over, may never come to their end."""
+    over_http(wire)
     batch = wire.ended(20)
     fault(wire.emulator, "download", "truncate", bytes=1500)
     assert len(wire.replies(batch)) == 20
-    downloads = [call.status for call in wire.emulator.requests() if call.path.endswith(("/content", "/results")) or "/store/" in call.path]
+    downloads = [
+        call.status
+        for call in wire.emulator.requests()
+        if call.path.endswith(("/content", "/results", ":download")) or "/store/" in call.path
+    ]
     assert downloads[:2] == [200, 206]
 
 
 def test_a_download_that_never_comes_to_its_end_is_kept_for_another_process(wire: Wire) -> None:
     """Trap 25: what came so far is on disk; tomorrow's process asks for the rest only."""
+    over_http(wire)
     batch = wire.ended(20)
     fault(wire.emulator, "download", "truncate", bytes=1500, times=4)
     with pytest.raises(ProviderUnreachable, match="bytes are kept"):
@@ -380,6 +411,7 @@ def test_a_download_that_never_comes_to_its_end_is_kept_for_another_process(wire
 @pytest.mark.parametrize("sized", [True, False])
 def test_what_a_dead_worker_has_of_a_download_is_not_believed_wherever_it_was_cut_off(wire: Wire, sized: bool) -> None:
     """Found by reading after kills: cut off behind an inner brace, or a whole line, it looked whole; its other rows were lost, and bought again."""
+    over_http(wire)
     batch = wire.ended(2)
     path, *_ = wire.provider.download(batch, wire.into, 1 << 30)
     whole = path.read_bytes()
@@ -400,6 +432,7 @@ def test_what_a_dead_worker_has_of_a_download_is_not_believed_wherever_it_was_cu
 
 def test_what_is_left_of_one_download_is_no_beginning_of_another(wire: Wire) -> None:
     """A provider may name only the errors of a batch, and its answers, which come first, the next time."""
+    over_http(wire)
     one, other = wire.ended(20, "a" * 10), wire.ended(20, "b" * 10)
     fault(wire.emulator, "download", "truncate", bytes=1500, times=4)
     with pytest.raises(ProviderUnreachable, match="bytes are kept"):
@@ -410,7 +443,7 @@ def test_what_is_left_of_one_download_is_no_beginning_of_another(wire: Wire) -> 
 def test_a_short_body_that_looks_whole_is_not_believed(wire: Wire) -> None:
     """Trap 18: a proxy that closes cleanly too early has not delivered the file."""
     batch = wire.ended(20)
-    fault(wire.emulator, "download", "truncate", bytes=1500, clean=True)
+    fault(wire.emulator, "download", "truncate", bytes=1500, clean=True, match=of_results(wire))
     assert len(wire.replies(batch)) == 20
 
 
@@ -427,7 +460,7 @@ def test_a_fault_of_the_server_at_the_download_is_no_lost_result(wire: Wire) -> 
 def test_an_answer_that_unfolds_without_end_is_not_unfolded(wire: Wire) -> None:
     """Hostile or broken: what is asked for is the plain file."""
     batch = wire.ended(3)
-    fault(wire.emulator, "download", "gzip_bomb", size_mb=8)
+    fault(wire.emulator, "download", "gzip_bomb", size_mb=8, match=of_results(wire))
     assert len(wire.replies(batch)) == 3
 
 
@@ -435,7 +468,7 @@ def test_answers_are_matched_by_id_not_by_line(wire: Wire) -> None:
     """Trap 19: order is not a contract anywhere."""
     fault(wire.emulator, "lines", "reorder", order="reverse")
     replies = wire.replies(wire.ended(5))
-    found = [int(reply.custom_id.split("-")[1]) for reply in replies]
+    found = [position(reply.custom_id) for reply in replies]
     assert sorted(found) == [0, 1, 2, 3, 4] != found
 
 
@@ -452,10 +485,10 @@ def test_a_refusal_and_a_cut_answer_are_no_answers(wire: Wire) -> None:
     """Trap 28: HTTP 200, and useless; paid all the same."""
     fault(wire.emulator, "rows", "refusal", match={"custom_id": "0"})
     fault(wire.emulator, "rows", "length", match={"custom_id": "1"})
-    replies = {int(reply.custom_id.split("-")[1]): reply for reply in wire.replies(wire.ended(3))}
+    replies = {position(reply.custom_id): reply for reply in wire.replies(wire.ended(3))}
     refused = Outcome.REFUSED if wire.peer.says_refused else Outcome.ANSWERED
     assert [replies[n].outcome for n in range(3)] == [refused, Outcome.INVALID, Outcome.ANSWERED]
-    assert all(reply.output_tokens > 0 and not reply.retryable for reply in replies.values())
+    assert all(reply.input_tokens > 0 and not reply.retryable for reply in replies.values())
 
 
 def test_tokens_are_counted_as_the_provider_bills_them(wire: Wire) -> None:
@@ -465,6 +498,26 @@ def test_tokens_are_counted_as_the_provider_bills_them(wire: Wire) -> None:
         reply = replies[entry.custom_id or ""]
         whole = entry.input_tokens + (entry.cached_tokens + entry.cache_write_tokens if wire.peer.name == "anthropic" else 0)
         assert (reply.input_tokens, reply.output_tokens, reply.cached_tokens) == (whole, entry.output_tokens, entry.cached_tokens)
+
+
+def over_http(wire: Wire) -> None:
+    """The rest of a test is about a file over HTTP."""
+    if wire.peer.in_bucket:
+        pytest.skip("its results are read by obstore, in pieces that it repeats by itself; see test_bedrock")
+
+
+def of_results(wire: Wire) -> dict[str, str]:
+    """Matches the reading of answers, not of what is beside them in a bucket."""
+    return {"path": ".jsonl.out"} if wire.peer.in_bucket else {}
+
+
+def text_of(content: Any) -> str:
+    """A message's text, given as such or in blocks."""
+    return content if isinstance(content, str) else "".join(block["text"] for block in content)
+
+
+def position(custom_id: str) -> int:
+    return int(custom_id[10:].removeprefix("-"))
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from keld import Account, Keld
 from keld.emulator import Emulator
 from keld.errors import InvalidJob, PriceUnknown
 from keld.http import Patience
-from keld.price import Lane, rates
+from keld.price import Lane
+from keld.pricing import rates
 from keld.providers.kinds import BUILT_IN, batch_page, kinds, preset_of
 from keld.providers.provider import Provider, connect
 from tests.support.ticket_job import finish, openai, outcomes, purchases, tickets, triage

@@ -28,9 +28,9 @@ from keld.errors import KeldError
 from keld.ledger import Candidate, JobRun, Ledger, Orphan, Shard, lookup
 from keld.ledger.cost import CostLine, cost_lines, doubtful_usd
 from keld.ledger.table import CANDIDATE, INTENT, RUN
-from keld.price import Lane, rates
+from keld.price import Lane
 from keld.state import State
-from tests.support.ticket_job import entry_usd
+from tests.support.ticket_job import entry_usd, list_rates
 
 NOTHING = Decimal(0)
 
@@ -97,7 +97,7 @@ class Book:
 
     def owner(self, batch_id: str, entries: Sequence[BillEntry]) -> Shard | None:
         """The shard whose batch it is: by its id, or where a create's reply was lost, by what its rows carry."""
-        return self.batches.get(batch_id) or self.shards.get((entries[0].custom_id or "").partition("-")[0])
+        return self.batches.get(batch_id) or self.shards.get((entries[0].custom_id or "")[:10])
 
 
 class How(StrEnum):
@@ -234,7 +234,7 @@ def _billed(entries: Sequence[BillEntry], book: Book, shards: Sequence[Shard]) -
     for entry in entries:
         shard = next((shard for shard in shards if entry.model.startswith(shard.model)), shards[0])
         run = book.runs[shard.run_id]
-        found = rates(entry.provider, shard.model, Lane(entry.lane), run.created_at, run.terms.prices, account=shard.provider)
+        found = list_rates(entry.provider, shard.model, Lane(entry.lane), run.created_at, run.terms.prices, shard.provider)
         assert found is not None, f"no price for {entry}"
         total += entry_usd(entry, found)
     return total

@@ -18,7 +18,8 @@ import numpy as np
 from keld import Account
 from keld.answer import Sent, Tally, judge_results
 from keld.emulator import Emulator
-from keld.price import Lane, rates
+from keld.price import Lane
+from keld.pricing import rates
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.provider import Provider, connect
 from keld.realtime import Options, RealtimeRun, Time, run_realtime

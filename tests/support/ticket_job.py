@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -19,7 +19,9 @@ from pydantic import BaseModel
 from keld import Job, Keld, Status
 from keld.answer import Outcome
 from keld.emulator import BillEntry, Call, Emulator
-from keld.price import Lane, Rates, rates
+from keld.price import Lane, Rates
+from keld.pricing import rates
+from keld.providers.provider import ACCOUNTS, connect
 
 SYSTEM = "You triage support tickets. CANARY-SYSTEM"
 
@@ -41,6 +43,11 @@ class Peer:
     model_in_line: bool = True  # else the create, or its path, names the model
     says_refused: bool = True  # else a refusal is an answer like any other
     names_unreached: bool = True  # else a row that was not reached before the end is in no result file
+    newest_first: bool = True  # else its list has no order
+    keeps_partial: bool = True  # else a batch that was cancelled, or expired, gives nothing back
+    says_cancelling: bool = True  # else a cancelled batch is in progress until it has ended
+    tells_expiry: bool = True  # else a batch whose time was over has completed, in part
+    in_bucket: bool = False  # its results are objects in a bucket of the user's own, read by obstore
 
     @property
     def models(self) -> str:
@@ -49,6 +56,15 @@ class Peer:
 
 openai = Peer(name="openai", model="gpt-5-mini", creates="/v1/batches")
 anthropic = Peer(name="anthropic", model="claude-haiku-4-5", creates="/v1/messages/batches")
+gemini = Peer(
+    name="gemini",
+    model="gemini-2.5-flash",
+    creates="/gemini/v1beta/models/gemini-2.5-flash:batchGenerateContent",
+    model_in_line=False,
+    newest_first=False,
+    keeps_partial=False,
+    says_cancelling=False,
+)
 mistral = Peer(
     name="mistral",
     model="mistral-small-latest",
@@ -57,6 +73,17 @@ mistral = Peer(
     says_refused=False,
     names_unreached=False,
 )
+bedrock = Peer(
+    name="bedrock",
+    model="openai.gpt-oss-120b-1:0",  # by Converse
+    creates="/bedrock/model-invocation-job",
+    model_in_line=False,
+    names_unreached=False,
+    tells_expiry=False,
+    in_bucket=True,
+)
+bedrock_claude = replace(bedrock, model="us.anthropic.claude-haiku-4-5-20251001-v1:0")  # by InvokeModel
+PEERS = {peer.name: peer for peer in (openai, anthropic, gemini, mistral, bedrock)}  # one for each kind with batches
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
@@ -115,8 +142,8 @@ def creates(emulator: Emulator, peer: Peer) -> list[Call]:
 
 
 def purchases(emulator: Emulator) -> Counter[int]:
-    """How often each row was paid, by its position in the table."""
-    return Counter(int((entry.custom_id or "x-").rpartition("-")[2]) for entry in emulator.bill())
+    """How often each row was paid, by its position in the table: what follows the ten letters of a custom_id, with a hyphen or without."""
+    return Counter(int((entry.custom_id or "")[10:].removeprefix("-")) for entry in emulator.bill())
 
 
 def billed_usd(emulator: Emulator, at: datetime) -> Decimal:
@@ -125,16 +152,31 @@ def billed_usd(emulator: Emulator, at: datetime) -> Decimal:
 
 
 def _entry_usd(entry: BillEntry, at: datetime) -> Decimal:
-    model = next(model for model in (openai.model, anthropic.model, "text-embedding-3-small", "gpt-5") if entry.model.startswith(model))
-    found = rates(entry.provider, model, Lane(entry.lane), at)
+    known = (*(peer.model for peer in PEERS.values()), "text-embedding-3-small", "gpt-5")
+    model = next((model for model in known if entry.model.startswith(model)), entry.model)
+    found = list_rates(entry.provider, model, Lane(entry.lane), at)
     assert found is not None
     return entry_usd(entry, found)
 
 
+def list_rates(
+    kind: str, model: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None = None, account: str | None = None
+) -> Rates | None:
+    """What a kind's model costs at the account that the environment variables describe: its region, its price list.
+
+    Args:
+        own: a job's `prices`, under the name `account`.
+    """
+    known = ACCOUNTS.get(kind)
+    if known is None:  # a kind of a test's own
+        return rates(kind, model, lane, at, own, account=account)
+    return connect(account or kind, replace(known, prices=kind)).rates(model, lane, at, own)
+
+
 def entry_usd(entry: BillEntry, found: Rates) -> Decimal:
     """What one entry costs at these rates."""
-    # OpenAI counts the cached tokens in, Anthropic leaves them out.
-    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider == "openai" else 0)
+    # Anthropic and Bedrock leave the cached tokens out, all others count them in.
+    fresh = entry.input_tokens - (entry.cached_tokens + entry.cache_write_tokens if entry.provider not in ("anthropic", "bedrock") else 0)
     request = fresh + entry.cached_tokens + entry.cache_write_tokens
     rate = [bracket for bracket in found.brackets if not bracket.above or request > bracket.above][-1]
     write = entry.cache_write_tokens - entry.cache_write_1h_tokens
@@ -157,7 +199,7 @@ def check_promise(keld: Keld, emulator: Emulator, status: Status, table: pa.Tabl
     assert not [
         call
         for call in emulator.requests()
-        if call.method == "POST" and call.path in (openai.creates, anthropic.creates) and call.retry_count
+        if call.method == "POST" and call.path in {peer.creates for peer in PEERS.values()} and call.retry_count
     ]
     assert status.cost_usd == billed_usd(emulator, status.created_at)
     assert sum(enriched.column("keld_cost_usd").to_pylist()) == status.cost_usd

@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 from keld import price
 from keld.cli import app
 from keld.errors import InvalidJob
-from keld.price import Bracket, Lane, Rates, Usage, quotes, rates, sold_in_batches
+from keld.price import Bracket, Lane, Rates, Usage
+from keld.pricing import Listed, quotes, rates, sold_in_batches
 
 DAY = datetime(2026, 11, 20, 12, tzinfo=UTC)
 RATE = st.decimals(min_value=0, max_value=600, places=6)
@@ -97,6 +98,16 @@ KNOWN: list[tuple[str, str, Lane, str, str]] = [
     ("openai", "text-embedding-3-small", Lane.BATCH, "0.01", "0"),
     ("anthropic", "claude-haiku-4-5", Lane.STANDARD, "1", "5"),
     ("anthropic", "claude-haiku-4-5", Lane.BATCH, "0.5", "2.5"),
+    ("azure", "gpt-5.4-mini", Lane.FLEX, "0.375", "2.25"),
+    ("azure", "text-embedding-3-small", Lane.STANDARD, "0.022", "0"),
+    ("bedrock", "us.anthropic.claude-haiku-4-5-20251001-v1:0", Lane.BATCH, "0.55", "2.75"),
+    ("bedrock", "global.anthropic.claude-haiku-4-5-20251001-v1:0", Lane.BATCH, "0.5", "2.5"),
+    ("bedrock", "meta.llama3-3-70b-instruct-v1:0", Lane.BATCH, "0.36", "0.36"),
+    ("gemini", "gemini-3.8-flash", Lane.FLEX, "0.375", "1.875"),
+    ("gemini", "gemini-embedding-001", Lane.BATCH, "0.075", "0"),
+    ("vertex", "gemini-embedding-001", Lane.BATCH, "0.12", "0"),
+    ("vertex", "gemini-3.8-flash", Lane.BATCH, "0.375", "1.875"),
+    ("vertex", "claude-sonnet-5-5", Lane.BATCH, "1", "5"),
 ]
 
 
@@ -120,6 +131,83 @@ def test_a_list_price_is_the_lanes_own(provider: str, model: str, lane: Lane, in
 def test_an_unknown_price_is_none_not_a_guess(provider: str, model: str, lane: Lane) -> None:
     """The list answers with the standard price, silently, where it has none for a lane."""
     assert rates(provider, model, lane, DAY) is None
+
+
+# --- what our own list and genai-prices say together ----------------------------------------------------------------
+
+
+def test_where_two_lists_differ_the_higher_rate_holds_and_both_are_told() -> None:
+    """In a region Claude costs a tenth more on Bedrock than by its global profile; a list that leaves this out would let a ceiling be passed."""
+    found = rates("bedrock", "anthropic.claude-haiku-4-5-20251001-v1:0", Lane.STANDARD, DAY)
+    assert found is not None
+    assert (found.base.input, found.base.output) == (Decimal("1.1"), Decimal("5.5"))
+    assert found.conflict is not None
+    assert "litellm" in found.conflict and "input 1," in found.conflict
+    assert "genai-prices" in found.conflict and "input 1.1," in found.conflict
+
+
+def test_lists_that_agree_are_both_named_and_no_conflict() -> None:
+    found = rates("gemini", "gemini-3.8-flash", Lane.BATCH, DAY)
+    assert found is not None
+    assert found.conflict is None
+    assert "litellm" in found.source and "genai-prices" in found.source
+
+
+def test_one_regions_rate_comes_before_that_of_its_profile_and_of_the_plain_name() -> None:
+    plain = "amazon.nova-lite-v1:0"
+
+    def found(*names: str) -> Decimal | None:
+        known = rates("bedrock", plain, Lane.STANDARD, DAY, listed=Listed(names=(*names, plain)))
+        return known.base.input if known else None
+
+    assert found("us-gov-west-1/amazon.nova-lite-v1:0", "us-gov.amazon.nova-lite-v1:0") == Decimal("0.072")
+    assert found("eu-west-1/amazon.nova-lite-v1:0", "eu.amazon.nova-lite-v1:0") == Decimal("0.078")
+    assert found() == Decimal("0.06")
+
+
+def test_an_account_pays_its_factor_of_every_rate_and_the_source_says_so() -> None:
+    zone = rates("azure", "gpt-5.4-mini", Lane.BATCH, DAY, listed=Listed(names=("gpt-5.4-mini",), factor=Decimal("1.1")))
+    assert zone is not None
+    assert (zone.base.input, zone.base.cached, zone.base.output) == (Decimal("0.4125"), Decimal("0.04125"), Decimal("2.475"))
+    assert zone.source.endswith("times 1.1")
+
+
+@pytest.mark.parametrize(("model", "factor"), [("claude-haiku-5-5", "1.1"), ("claude-sonnet-4-6", "1.1"), ("gemini-embedding-001", "1")])
+def test_one_region_of_vertex_costs_what_the_models_uplift_says(model: str, factor: str) -> None:
+    one, everywhere = (
+        rates("vertex", model, Lane.BATCH, DAY, listed=Listed(names=(model,), regional=regional)) for regional in (True, False)
+    )
+    assert one is not None and everywhere is not None
+    assert one.base.input == everywhere.base.input * Decimal(factor)
+
+
+def test_a_model_that_our_list_lacks_costs_the_highest_uplift_in_one_region() -> None:
+    """It may cost more there, and nobody says; a ceiling must hold."""
+    one, everywhere = (
+        rates("vertex", "claude-3-opus", Lane.STANDARD, DAY, listed=Listed(names=("claude-3-opus",), regional=regional))
+        for regional in (True, False)
+    )
+    assert one is not None and everywhere is not None
+    assert one.base.input == everywhere.base.input * Decimal("1.1")
+
+
+@pytest.mark.parametrize("prices", ["bedrock", "vertex"])
+def test_a_cached_token_in_a_batch_costs_no_less_than_any_if_the_list_has_no_rate_for_it(prices: str) -> None:
+    """The two discounts do not add up there: what is paid is never above this."""
+    model = {"bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0", "vertex": "claude-sonnet-5"}[prices]
+    found = rates(prices, model, Lane.BATCH, DAY)
+    assert found is not None
+    assert found.base.cached == found.base.input
+
+
+def test_what_a_list_leaves_out_of_a_lane_costs_as_in_the_standard_lane() -> None:
+    """Long requests and cache writes: no lane costs more than that."""
+    batch, standard = (rates("vertex", "claude-haiku-5-5", lane, DAY) for lane in (Lane.BATCH, Lane.STANDARD))
+    assert batch is not None and standard is not None
+    assert [bracket.above for bracket in batch.brackets] == [0, 100_000]
+    assert batch.brackets[1] == standard.brackets[1]
+    assert (batch.base.input, batch.base.cache_write) == (Decimal("0.05"), Decimal("0.0625"))
+    assert batch.base.cache_write_1h == standard.base.cache_write_1h
 
 
 # --- a bill of each provider's, worked by hand ---------------------------------------------------------------------------
@@ -164,10 +252,10 @@ def test_what_the_docstrings_reckon_is_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("provider", "model"), [("azure", "gpt-5.4"), ("aws", "anthropic.claude-haiku-4-5"), ("mistral", "mistral-large-latest")]
+    ("provider", "model"), [("azure", "o3-pro"), ("aws", "anthropic.claude-haiku-4-5"), ("mistral", "mistral-large-latest")]
 )
 def test_where_no_list_has_a_batch_rate_half_of_the_standard_one_is_not_taken_for_it(provider: str, model: str) -> None:
-    [batch] = [quote for quote in quotes(provider, provider, model, DAY) if quote.lane is Lane.BATCH]
+    [batch] = [quote for quote in quotes(provider, model, DAY, rates) if quote.lane is Lane.BATCH]
     assert batch.rates is None
 
 
@@ -180,7 +268,7 @@ def test_a_rate_says_since_when_it_is_listed_or_when_we_read_it() -> None:
     listed, ours = rates("openai", "gpt-5-mini", Lane.BATCH, DAY), rates("openai", "text-embedding-3-small", Lane.BATCH, DAY)
     assert listed is not None
     assert ours is not None
-    assert (listed.dated, ours.dated) == (date(2026, 10, 14), date(2026, 11, 20))
+    assert (listed.dated, ours.dated) == (date(2026, 10, 14), date(2026, 11, 21))
 
 
 def test_at_worst_every_input_token_is_written_into_a_cache() -> None:
@@ -303,5 +391,5 @@ def test_prices_without_a_model_lists_what_the_accounts_sell_in_batches(prices: 
 
 
 def test_what_is_listed_is_the_cheapest_first() -> None:
-    inputs = [quote.rates.base.input for quote in sold_in_batches("openai", "openai", DAY) if quote.rates]
+    inputs = [quote.rates.base.input for quote in sold_in_batches("openai", "openai", DAY, rates) if quote.rates]
     assert inputs == sorted(inputs)

@@ -22,7 +22,4 @@ One file a kind of body; `dialect` (one floor up) says what each of them gives.
     gemini_generate      generateContent
     gemini_embeddings    embedContent
     gemini_schema        what `responseSchema` refuses, and the JSON Schema that it stands for
-    bedrock_messages     messages by Bedrock's InvokeModel
-    converse             Bedrock's Converse
-    converse_body        what a Converse body says, and how many tokens it has
 """

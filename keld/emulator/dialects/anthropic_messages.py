@@ -27,7 +27,10 @@ class Messages:
     cache: PromptCache
 
     def make(self, body: bytes, conditions: Conditions) -> Made:
-        asked = read(body)
+        return self.answer(read(body), body, conditions)
+
+    def answer(self, asked: MessagesBody, body: bytes, conditions: Conditions) -> Made:
+        """The answer to `body`, which was read as `asked`."""
         _check(asked, conditions.fate)
         schema = schema_of(asked.output_config)
         unfit = None if schema is None else refusal(schema, asked.model)

@@ -1,7 +1,6 @@
 """Bedrock messages: a Messages body by InvokeModel -> a message of Claude; the model is in the URL, or in the create of a batch."""
 
 from dataclasses import dataclass
-from hashlib import sha256
 
 import msgspec
 
@@ -9,6 +8,7 @@ from ..answer import Answerer
 from ..cache import PromptCache
 from ..dialect import Conditions, Made
 from ..error import ApiError
+from .anthropic_body import read
 from .anthropic_messages import Messages
 from .converse import model_unknown
 from .converse_body import invalid
@@ -40,7 +40,7 @@ class BedrockMessages:
         name = self.model.rpartition("anthropic.")[2]
         whole = b'{"model":%b,' % msgspec.json.encode(name) + body.lstrip()[1:]
         try:
-            made = Messages(self.answerer, self.cache).make(whole, conditions)
+            made = Messages(self.answerer, self.cache).answer(read(whole), body, conditions)
         except ApiError as error:
             raise ApiError(
                 status=error.status, message=error.message, code="ValidationException" if error.status == 400 else None
@@ -51,7 +51,6 @@ class BedrockMessages:
             body=made.body.replace(f',"service_tier":"{made.lane}","inference_geo":"global"', ""),
             model=self.model,
             lane="flex" if flex else made.lane,
-            digest=sha256(body).hexdigest(),
         )
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
+import msgspec
+
 from ..answer import Usage
 from ..dialect import Conditions, Lane, Made
 from .gemini_body import EmbedBody, check_contents, check_model, invalid, read, reader, text_of, tokens_of_content
@@ -42,3 +44,30 @@ class Embed:
         answer = f'{{"embedding":{{"values":{vector(text_of(asked.content), dimensions, None)}}},{said}}}'
         lane: Lane = "batch" if conditions.batch else "standard"
         return Made(answer, self.model, lane, Usage(tokens, 0), tokens, sha256(body).hexdigest())
+
+
+class _Many(msgspec.Struct, gc=False):
+    requests: list[msgspec.Raw]
+
+
+_many = reader(_Many)
+
+
+@dataclass(frozen=True)
+class EmbedMany:
+    """The dialect of batchEmbedContents: several requests in one call, all of one model."""
+
+    model: str = ""
+
+    def of(self, model: str) -> "EmbedMany":
+        return replace(self, model=model)
+
+    def make(self, body: bytes, conditions: Conditions) -> Made:
+        asked, one = read(_many, body), Embed(self.model)
+        if not asked.requests:
+            raise invalid("* BatchEmbedContentsRequest.requests: requests is not specified\n")
+        made = [one.make(bytes(request), conditions) for request in asked.requests]
+        tokens = sum(each.usage.input for each in made)
+        embeddings = ",".join(each.body[len('{"embedding":') : each.body.rindex(',"usageMetadata"')] for each in made)
+        answer = f'{{"embeddings":[{embeddings}],"usageMetadata":{{"promptTokenCount":{tokens}}}}}'
+        return Made(answer, self.model, "standard", Usage(tokens, 0), tokens, sha256(body).hexdigest())

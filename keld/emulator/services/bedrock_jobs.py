@@ -1,6 +1,7 @@
 """Bedrock jobs: the routes of batch inference jobs; an object of S3 in, two objects out.
 
 A client token is remembered for ten minutes: the documentation gives no time, and a client that believes in a longer one pays twice here.
+A create that lands more than five minutes after it was signed is refused, as every signed request is.
 """
 
 import secrets
@@ -26,9 +27,10 @@ from ..store import Store
 from .bedrock_envelope import BedrockEnvelope
 from .bedrock_input import problem_of
 from .bedrock_object import job_object, manifest, output_name, status_of
-from .bedrock_parameter import Create, ListQuery, create_body, list_query, place_of, region_of
+from .bedrock_parameter import Create, ListQuery, create_body, is_signed, list_query, place_of, region_of
 
 TOKEN_KEPT_S = 600.0
+SIGNED_FOR_S = 300.0  # docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html, Nov 2026
 MOST_IN_FLIGHT = 100  # "Batch inference jobs in progress and submitted", docs.aws.amazon.com/general/latest/gr/bedrock.html, Nov 2026
 
 
@@ -87,6 +89,7 @@ class Jobs:
             )
             batch.window_s = (asked.timeoutDurationInHours or 24) * 3_600.0
             batch.twice = False  # the second create has the same token
+            batch.deleted = is_signed(request) and batch.created_at - self.host.now() > SIGNED_FOR_S
             job = self.jobs[batch.id] = _Job(asked, body, region, batch)
             if asked.clientRequestToken is not None:
                 self.tokens[asked.clientRequestToken] = job
@@ -152,8 +155,8 @@ class Jobs:
         known = self.tokens.get(asked.clientRequestToken or "")
         if known is None or self.host.now() >= known.batch.created_at + TOKEN_KEPT_S:
             return None
-        if known.batch.created_at > self.host.now():  # it has not arrived yet; when it does, this one's token is known
-            known.batch.deleted = True
+        if known.batch.created_at > self.host.now():  # it has not arrived yet; when it does, this one's token is known, or forgotten again
+            known.batch.deleted = known.batch.deleted or known.batch.created_at < self.host.now() + TOKEN_KEPT_S
             return None
         if msgspec.json.decode(known.body) != msgspec.json.decode(body):
             message = "The provided client request token is already in use by a request with other parameters."

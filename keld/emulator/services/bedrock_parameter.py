@@ -127,6 +127,11 @@ def place_of(uri: str) -> tuple[str, str]:
     return parts.netloc, parts.path.removeprefix("/")
 
 
+def is_signed(request: Request) -> bool:
+    """True for a signature, False for an API key of Bedrock."""
+    return _REGION.match(request.headers.get("authorization", "")) is not None
+
+
 def region_of(request: Request) -> str:
     """The region that a request was signed for."""
     found = _REGION.match(request.headers.get("authorization", ""))

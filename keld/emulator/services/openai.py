@@ -27,7 +27,7 @@ from .openai_batches import Batches
 from .openai_files import Files
 from .openai_object import batch_object, error_object, file_object
 
-_RATE_HEADERS = {
+RATE_HEADERS = {
     "x-ratelimit-limit-requests": "10000",
     "x-ratelimit-limit-tokens": "2000000",
     "x-ratelimit-remaining-requests": "9999",
@@ -77,7 +77,7 @@ class OpenAI(Service):
 
     def routes(self) -> list[Endpoint]:
         models = Endpoint(operation="get", method="GET", path=f"{self.base}/models", handler=self.list_models)
-        return [*self.files.routes(), *self.batches.routes(), *realtime_routes(self, self.dialects, _RATE_HEADERS), models]
+        return [*self.files.routes(), *self.batches.routes(), *realtime_routes(self, self.dialects, RATE_HEADERS), models]
 
     def env(self, base_url: str, api_key: str) -> dict[str, str]:
         return {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": api_key}

@@ -1,7 +1,7 @@
 """OpenAI batches: the routes of the Batch API; an input file in, an output file and an error file out."""
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ..batch import Batch
+from ..batch import Batch, Problem
 from ..dialect import Dialect
 from ..error import ApiError
 from ..host import Host
@@ -21,7 +21,7 @@ from ..row import Rows
 from ..service import Endpoint
 from ..store import Store, StoredFile
 from .openai_envelope import OpenAIEnvelope
-from .openai_input import first_model, problems
+from .openai_input import MAX_REQUESTS, CheckedLine, first_line, problems
 from .openai_object import batch_object, list_object
 from .openai_parameter import Create, create_body, limit_of
 
@@ -34,6 +34,7 @@ class Batches:
     kind: str
     base: str
     dialects: Mapping[str, Dialect]
+    max_requests: int = MAX_REQUESTS
     host: Host = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,12 +56,20 @@ class Batches:
             raise ApiError(status=400, message=f"No such File object: {asked.input_file_id}", param="input_file_id")
         if file.purpose != "batch":
             raise ApiError(status=400, message="The input file must have purpose 'batch'.", param="input_file_id")
-        model = await run_in_threadpool(first_model, file.path)
+        line = await run_in_threadpool(first_line, file.path)
+        self.check_create(file, line)
         return self.host.create(
-            lambda: self._make(asked, file, request.url.path, model),
+            lambda: self._make(asked, file, request.url.path, line),
             lambda batch: self._prepare(batch, file.path),
-            lambda batch: batch_object(batch, Phase("validating", 0)),
+            lambda batch: self.shown(batch, Phase("validating", 0)),
         )
+
+    def check_create(self, file: StoredFile, line: CheckedLine | None) -> None:
+        """Refuses what the service finds wrong at once; here nothing, since the file is looked at later.
+
+        Raises:
+            ApiError: it is refused.
+        """
 
     async def list(self, request: Request) -> Response:
         limit, after = limit_of(request, 20, 100), request.query_params.get("after")
@@ -79,7 +88,11 @@ class Batches:
         if ended is not None:
             raise ApiError(status=409, message=f"Cannot cancel a batch with status '{ended}'.")
         # Even a cancel that takes no time is answered `cancelling`, as the service does.
-        return JSONResponse(batch_object(batch, Phase("cancelling", batch.phase(self.host.now()).done)))
+        return JSONResponse(self.shown(batch, Phase("cancelling", batch.phase(self.host.now()).done)))
+
+    def shown(self, batch: Batch, phase: Phase) -> dict[str, Any]:
+        """A batch at one phase, as the service shows it."""
+        return batch_object(batch, phase)
 
     def _batch(self, request: Request) -> Batch:
         batch_id = request.path_params["batch_id"]
@@ -90,13 +103,14 @@ class Batches:
 
     async def _look(self, batch: Batch) -> dict[str, Any]:
         phase = await self.host.look(batch)
-        shown = batch_object(batch, phase)
+        shown = self.shown(batch, phase)
         named = batch.names_results(self.host.now(), phase)
         return shown if named else {**shown, "output_file_id": None, "error_file_id": None}
 
     # --- life ---------------------------------------------------------------------------------------------------------
 
-    def _make(self, asked: Create, file: StoredFile, path: str, model: str | None) -> Batch:
+    def _make(self, asked: Create, file: StoredFile, path: str, line: CheckedLine | None) -> Batch:
+        model = None if line is None else line.body.model
         batch_id, dialect = f"batch_{secrets.token_hex(16)}", self.dialects[asked.endpoint]
         batch = self.store.new_batch(batch_id, self.kind, envelope=OpenAIEnvelope(), dialect=dialect, path=path, model=model)
         batch.endpoint, batch.input_file_id, batch.metadata = asked.endpoint, file.id, asked.metadata
@@ -106,12 +120,14 @@ class Batches:
 
     def _prepare(self, batch: Batch, path: Path) -> None:
         rows = Rows.of_lines(path)
-        found = problems(self.store, batch, rows)
-        if found:
-            batch.problems = found
-            return
-        batch.rows = rows
-        batch.answer()
+        batch.problems = [*self.check(batch, rows)]
+        if not batch.problems:
+            batch.rows = rows
+            batch.answer()
+
+    def check(self, batch: Batch, rows: Rows) -> Sequence[Problem]:
+        """Why the batch fails validation; empty: it does not."""
+        return problems(self.store, batch, rows, self.max_requests)
 
     def _publish(self, batch: Batch, phase: Phase) -> None:
         name_results(self.store, batch, phase, expires_after_s=batch.output_expires_after_s)

@@ -53,10 +53,18 @@ class Files:
                 raise ApiError(status=413, message="File is too large.")
             seconds = form.get("expires_after[seconds]")
             span = float(seconds) if isinstance(seconds, str) else None
+            self.check_upload(purpose, span)
             file = await run_in_threadpool(
                 self.store.receive_file, upload.file, owner=self.kind, filename=name, purpose=purpose, expires_after_s=span
             )
         return JSONResponse(file_object(file))
+
+    def check_upload(self, purpose: str, expires_after_s: float | None) -> None:
+        """Refuses what only this service refuses; here nothing.
+
+        Raises:
+            ApiError: it is refused.
+        """
 
     async def list(self, request: Request) -> Response:
         files = self.store.files(self.kind)

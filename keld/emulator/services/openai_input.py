@@ -40,19 +40,19 @@ class CheckedLine(msgspec.Struct, gc=False):
 _checked_line = msgspec.json.Decoder(CheckedLine)
 
 
-def first_model(path: Path) -> str | None:
-    """The model that the first line asks; None where it cannot be read."""
+def first_line(path: Path) -> CheckedLine | None:
+    """The first line; None where it cannot be read."""
     with path.open("rb") as file, contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
-        return _checked_line.decode(file.readline()).body.model
+        return _checked_line.decode(file.readline())
     return None
 
 
-def problems(store: Store, batch: Batch, rows: Rows) -> list[Problem]:
+def problems(store: Store, batch: Batch, rows: Rows, max_requests: int = MAX_REQUESTS) -> list[Problem]:
     """Why the batch fails validation; empty: it does not."""
     planned = batch.planned_failure()
     if planned is not None:
         return [planned]
-    return _check(batch, rows) or _over_limit(store, batch, batch.rule("life", "token_limit") is not None)
+    return _check(batch, rows, max_requests) or _over_limit(store, batch, batch.rule("life", "token_limit") is not None)
 
 
 def _over_limit(store: Store, batch: Batch, planned: bool) -> list[Problem]:
@@ -61,27 +61,35 @@ def _over_limit(store: Store, batch: Batch, planned: bool) -> list[Problem]:
     if limit is None and not planned:
         return []  # else each create would look at all batches there are
     with store.lock:
-        others = [other for other in store.batches(batch.provider) if other is not batch and other.model == batch.model]
-        now = store.clock.time()
-        waiting = sum(other.enqueued_tokens for other in others if other.phase(now).status not in ENDED)
+        waiting = enqueued_tokens(store, batch.provider, batch.model, but=batch)
         if not planned and (limit is None or waiting + batch.enqueued_tokens <= limit):
             return []
         batch.enqueued_tokens = 0
-    message = (
-        f"Enqueued token limit reached for {batch.model} in organization org-keld-emulator. Limit: {limit or 0:,} "
+    return [Problem(code="token_limit_exceeded", message=queue_is_full(batch.model, limit or 0))]
+
+
+def enqueued_tokens(store: Store, kind: str, model: str | None, but: Batch | None = None) -> int:
+    """The tokens of a model that wait in batches that have not ended."""
+    others = [other for other in store.batches(kind) if other is not but and other.model == model]
+    now = store.clock.time()
+    return sum(other.enqueued_tokens for other in others if other.phase(now).status not in ENDED)
+
+
+def queue_is_full(model: str | None, limit: int) -> str:
+    return (
+        f"Enqueued token limit reached for {model} in organization org-keld-emulator. Limit: {limit:,} "
         "enqueued tokens. Please try again once some in_progress batches have been completed."
     )
-    return [Problem(code="token_limit_exceeded", message=message)]
 
 
-def _check(batch: Batch, rows: Rows) -> list[Problem]:
+def _check(batch: Batch, rows: Rows, max_requests: int) -> list[Problem]:
     """What validation finds in the input file; also counts its tokens."""
     if rows.path.stat().st_size > MAX_BATCH_BYTES:
         return [Problem(code="file_too_large", message="The input file is larger than 200 MB.")]
     if not len(rows):
         return [Problem(code="empty_file", message="The input file is empty. Please ensure it contains requests.")]
-    if len(rows) > MAX_REQUESTS:
-        return [Problem(code="too_many_tasks", message=f"The batch has {len(rows)} requests; the limit is {MAX_REQUESTS}.")]
+    if len(rows) > max_requests:
+        return [Problem(code="too_many_tasks", message=f"The batch has {len(rows)} requests; the limit is {max_requests}.")]
     seen: set[str] = set()
     inputs = size = 0
     for number, row in enumerate(rows, 1):

@@ -33,8 +33,12 @@ def file_object(file: StoredFile) -> dict[str, Any]:
     }
 
 
-def batch_object(batch: Batch, phase: Phase) -> dict[str, Any]:
-    """The batch at one phase; what has not been reached is null."""
+def batch_object(batch: Batch, phase: Phase, expires_at: float | None = None) -> dict[str, Any]:
+    """The batch at one phase; what has not been reached is null.
+
+    Args:
+        expires_at: what is said of its expiry; None: the truth.
+    """
     started = phase.status not in ("validating", "failed") and batch.rows is not None
     totals = batch.progress.totals(phase.done)
     problems = [msgspec.to_builtins(problem) for problem in _problems(batch)]
@@ -52,7 +56,7 @@ def batch_object(batch: Batch, phase: Phase) -> dict[str, Any]:
         "error_file_id": batch.error_file_id if phase.status in ENDED else None,
         "created_at": int(batch.created_at),
         "in_progress_at": _second(batch.started_at) if started else None,
-        "expires_at": int(batch.expires_at),
+        "expires_at": int(batch.expires_at if expires_at is None else expires_at),
         "finalizing_at": _second(phase.finalizing_at),
         "completed_at": ended["completed"],
         "failed_at": ended["failed"],

@@ -18,9 +18,6 @@
     gemini_embeddings   embedContent
     gemini_answer       reads an answer to either of these two
     gemini_schema       structured outputs of Gemini: `responseSchema`
-    bedrock_messages    messages by Amazon Bedrock's InvokeModel
-    converse            Amazon Bedrock's Converse
-    converse_schema     structured outputs of Amazon Bedrock
 
 Pure: no clock, no network, no disk.  They implement `keld.providers.part.Dialect`.
 """

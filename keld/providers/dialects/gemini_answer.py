@@ -12,6 +12,7 @@ import msgspec
 
 from keld.answer import Outcome, Reply
 from keld.providers.fault import code_of, scrubbed
+from keld.providers.line import RETRYABLE_STATUS
 
 # The model or a filter declined; any other reason but STOP is an answer that cannot be used.
 _DECLINED = frozenset(
@@ -24,7 +25,10 @@ _RPC = {
     1: "CANCELLED", 2: "UNKNOWN", 3: "INVALID_ARGUMENT", 4: "DEADLINE_EXCEEDED", 5: "NOT_FOUND", 7: "PERMISSION_DENIED", 8: "RESOURCE_EXHAUSTED",
     9: "FAILED_PRECONDITION", 10: "ABORTED", 11: "OUT_OF_RANGE", 12: "UNIMPLEMENTED", 13: "INTERNAL", 14: "UNAVAILABLE", 16: "UNAUTHENTICATED",
 }  # fmt: skip
-_HTTP = {408: "DEADLINE_EXCEEDED", 409: "ABORTED", 429: "RESOURCE_EXHAUSTED", 499: "CANCELLED"}
+_HTTP = {
+    400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 408: "DEADLINE_EXCEEDED", 409: "ABORTED", 429: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
+}  # fmt: skip
 
 
 class Error(msgspec.Struct, gc=False):
@@ -103,11 +107,16 @@ def judge(custom_id: str, status: int, body: Body) -> Reply:
 def errored(custom_id: str, status: int, error: Any) -> Reply:
     """The reply of a request that failed, with the error of a reply or of a result line; `status` is 0 if only the error is known."""
     fields = error if isinstance(error, dict) else {}
-    code = fields.get("code")
-    word = fields.get("status") or (_RPC.get(code) or _HTTP.get(code) if isinstance(code, int) else None)
-    server = status >= 500 or (isinstance(code, int) and code >= 500)
-    said = f"{code_of(word or code or status)}: {scrubbed(str(fields.get('message') or 'no reason given'))}"
+    word, code = word_of(fields) if fields else f"http_{status}", fields.get("code")
+    server = status >= 500 or status in RETRYABLE_STATUS - {0} or (isinstance(code, int) and code >= 500)
+    said = f"{word}: {scrubbed(str(fields.get('message') or 'no reason given'))}"
     return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=said, retryable=word in _RETRYABLE or server or not fields)
+
+
+def word_of(error: dict[str, Any]) -> str:
+    """The word of an error's code, whether it has the word or a number of google.rpc.Code or of HTTP."""
+    code = error.get("code")
+    return code_of(error.get("status") or (_RPC.get(code) or _HTTP.get(code) if isinstance(code, int) else None) or code)
 
 
 def _content(body: Body) -> tuple[Outcome, Any, str | None, bool]:

@@ -6,6 +6,7 @@ ai.google.dev/gemini-api/docs/embeddings, "Quality for smaller dimensions", Nov 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from keld.cache import Caching, Ttl
@@ -45,6 +46,9 @@ class GeminiEmbeddings:
         if lane is Lane.FLEX:
             raise InvalidJob("gemini sells no flex lane for embeddings. Nothing was sent. Ask them in a batch or in the standard lane.")
         return body
+
+    def lane_headers(self, lane: Lane) -> Mapping[str, str]:
+        return {}
 
     def caching(self, model: str) -> Caching:
         return Caching(least_tokens=1_024, by_itself=False, ttl={})

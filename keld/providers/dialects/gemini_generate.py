@@ -6,6 +6,7 @@ One of the dialects.  Its path has no version and no publisher: these differ bet
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,6 +113,9 @@ class GeminiGenerate:
     def in_lane(self, body: bytes, lane: Lane) -> bytes:
         # ai.google.dev/gemini-api/docs/flex-inference, Nov 2026.
         return body[:-1] + b',"serviceTier":"flex"}' if lane is Lane.FLEX else body
+
+    def lane_headers(self, lane: Lane) -> Mapping[str, str]:
+        return {}
 
     def caching(self, model: str) -> Caching:
         """Caching is implicit: no mark, no price for a write.  Cached tokens of 2.5 models cost the same in a batch: the price lists say so."""

@@ -4,6 +4,8 @@ Below `provider`.  Data; a transport and its SDK are imported when an account co
 
     openai             api.openai.com; its dialects are those of every host of its shape
     anthropic          api.anthropic.com
+    azure              one resource of Azure OpenAI
+    gemini             generativelanguage.googleapis.com, the Gemini Developer API
     bedrock            Amazon Bedrock in one region
     mistral            api.mistral.ai
     openai_compatible  any host of OpenAI's shape without batches

@@ -8,6 +8,7 @@ from datetime import timedelta
 from urllib.parse import urlsplit, urlunsplit
 
 from keld.price import Lane
+from keld.pricing import Listed
 from keld.providers.account import Account, BedrockAccount
 from keld.providers.base import Traits
 from keld.providers.dialects.bedrock_messages import BedrockMessages, is_invoked
@@ -67,6 +68,22 @@ def _scope(account: Account) -> str:
     return f"/{account.region}/{account.role.split(':')[4] if account.role.count(':') >= 5 else ''}".rstrip("/")
 
 
+# The prefix of the inference profiles for callers in a region, as the names in prices.toml have it; the more special one first.  A region that
+# the list does not name costs what its profile does, which is never less than the plain name says (tests/prices/test_prices.py).
+_PROFILES = (
+    ("us-gov-", "us-gov"), ("us-", "us"), ("eu-", "eu"), ("ap-northeast-1", "jp"), ("ap-northeast-3", "jp"), ("ap-southeast-2", "au"),
+    ("ap-southeast-4", "au"), ("ap-", "apac"),
+)  # fmt: skip
+
+
+def _listed(account: Account, model: str) -> Listed:
+    """A model, or the last part of its ARN: in the account's region, else by the profile of that region, else by its plain name."""
+    region = account.region if isinstance(account, BedrockAccount) else ""
+    name = model.rpartition("/")[2]
+    profiles = [f"{profile}.{name}" for begin, profile in _PROFILES if region.startswith(begin)]
+    return Listed(names=(f"{region}/{name}", *profiles, name))
+
+
 PRESET = Preset(
     kind="bedrock",
     account=BedrockAccount,
@@ -96,6 +113,7 @@ PRESET = Preset(
         (None, "clock_skew"): Meaning.ACCESS,
     },
     prices="bedrock",
+    listed=_listed,
     # docs.aws.amazon.com/general/latest/gr/bedrock.html, "Batch inference", 29 Nov 2026: 100 to 100,000 records a job, 1 GB a file.  The form of a
     # conversation in Converse has up to a third more bytes than its fragment, which the size of a line does not tell: so 700 MB.
     # That a removed input fences: a job reads it after its create was answered, so it fails then, and nothing is paid.

@@ -8,9 +8,12 @@
     bedrock_auth     signatures, API keys and errors of AWS
     mistral          batch jobs of Mistral
     mistral_lines    the lines of their input and of their results
+    gemini           batch mode of Gemini, with requests and responses in files
+    gemini_lines     the lines of these files
 
     rest             the calls of one account to a host of JSON objects, without an SDK; each with a time limit, each made once
     sdk              the same through an official SDK
+    azure_auth       the key of an Azure resource, or a token of Entra
     ranges           a result file over HTTP, from any byte on
 
 They raise `Fault` and implement `keld.providers.part.Batches` and `Envelope`.  A file is imported when an account connects, since

@@ -5,6 +5,7 @@ One of the transports.  The official SDK provides auth, address and multipart.  
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -40,17 +41,28 @@ def auth(connection: Connection) -> Auth:
 
 
 class OpenAIFiles:
-    """`Batches` of one account at OpenAI, or at a host of its shape."""
+    """`Batches` of one account at OpenAI, or at a host of its shape.
 
-    def __init__(self, connection: Connection) -> None:
+    Args:
+        auth: who asks, if it is not said as at OpenAI.
+        input_kept_s: after so many seconds the host removes an input; None: as the host does it.
+    """
+
+    def __init__(
+        self, connection: Connection, auth: Callable[[Connection], Auth] | None = None, *, input_kept_s: int | None = None
+    ) -> None:
         def connect(client: httpx2.Client) -> sdk.OpenAI:
-            return sdk.OpenAI(api_key=connection.key(), base_url=connection.base_url, http_client=client, max_retries=0)
+            key = connection.key() if auth is None else "replaced by auth"
+            return sdk.OpenAI(api_key=key, base_url=connection.base_url, http_client=client, max_retries=0)
 
-        self._calls = Calls(connect, (sdk.OpenAIError,), connection.patience)
+        asked_by = None if auth is None else lambda: auth(connection)
+        self._calls = Calls(connect, (sdk.OpenAIError,), connection.patience, asked_by)
+        self._expiry: Any = sdk.omit if input_kept_s is None else {"anchor": "created_at", "seconds": input_kept_s}
 
     def stage(self, path: Path, key: str) -> str | None:
         with self._calls.sending(carried_prompts=True) as client, path.open("rb") as file:
-            raw = client.files.with_raw_response.create(file=(f"keld-{key}.jsonl", file), purpose="batch")
+            named = (f"keld-{key}.jsonl", file)
+            raw = client.files.with_raw_response.create(file=named, purpose="batch", expires_after=self._expiry)
         return id_of(read(raw.http_response, _File).id)
 
     def create(self, submission: Submission) -> RemoteBatch:

@@ -19,7 +19,7 @@ from keld import http
 from keld.providers.account import origin
 from keld.providers.download import Piece
 from keld.providers.fault import ErrorIn, fault_of, unreadable
-from keld.providers.log import hide_headers
+from keld.providers.log import hide_secrets
 from keld.providers.part import Auth, Connection, Outgoing
 from keld.providers.transports.ranges import piece_of, range_headers
 from keld.providers.transports.sdk import Bounds
@@ -105,7 +105,7 @@ class Rest:
 
     @cached_property
     def _client(self) -> httpx2.Client:
-        hide_headers()
+        hide_secrets()
         return http.client(self._connection.patience)
 
     @cached_property

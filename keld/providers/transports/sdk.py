@@ -19,8 +19,9 @@ import msgspec
 from keld import http
 from keld.providers.download import Piece
 from keld.providers.fault import Fault, fault_of, unreadable
-from keld.providers.log import hide_headers
+from keld.providers.log import hide_secrets
 from keld.providers.page import has_id
+from keld.providers.part import Auth, Outgoing
 from keld.providers.transports.ranges import piece_of, range_headers
 
 _ENDED_ALREADY = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
@@ -34,17 +35,31 @@ class Calls:
     Args:
         connect: makes the SDK's client with an HTTP client and without retries: the SDK would send an unanswered create again, and both would be
             paid; harmless calls are retried by `http`.  Used at the first call.
+        auth: who asks, where the SDK cannot say it: its headers replace the SDK's own.  Used at the first call.
         errors: the roots of the SDK's own exceptions.
     """
 
-    def __init__(self, connect: Callable[[httpx2.Client], Any], errors: tuple[type[Exception], ...], patience: http.Patience) -> None:
-        self._connect, self._patience = connect, patience
+    def __init__(
+        self,
+        connect: Callable[[httpx2.Client], Any],
+        errors: tuple[type[Exception], ...],
+        patience: http.Patience,
+        auth: Callable[[], Auth] | None = None,
+    ) -> None:
+        self._connect, self._patience, self._make_auth = connect, patience, auth
         self._errors: tuple[type[Exception], ...] = (*errors, httpx2.HTTPError)
 
     @cached_property
     def _client(self) -> Any:
-        hide_headers()
-        return self._connect(http.client(self._patience))
+        hide_secrets()
+        made = http.client(self._patience)
+        if (auth := self._auth) is not None:
+            made.auth = lambda request: _asked_by(auth, request)
+        return self._connect(made)
+
+    @cached_property
+    def _auth(self) -> Auth | None:
+        return None if self._make_auth is None else self._make_auth()
 
     def close(self) -> None:
         if "_client" in self.__dict__:
@@ -102,10 +117,19 @@ class Calls:
         Raises:
             Fault: the call did not succeed.
         """
+        if self._auth is not None and self._auth.due():
+            self._auth.renew()
         try:
             yield
         except self._errors as error:
             raise fault_of(error, carried_prompts=carried_prompts) from None
+
+
+def _asked_by(auth: Auth, request: httpx2.Request) -> httpx2.Request:
+    """The request with the headers of `auth` in place of the SDK's key."""
+    request.headers.pop("authorization", None)
+    request.headers.update(auth.headers(Outgoing(method=request.method, url=str(request.url), headers=request.headers)))
+    return request
 
 
 def headers_of(client: Any) -> dict[str, str]:

@@ -10,7 +10,8 @@ from playwright.sync_api import Page, expect
 
 from example_project.deployment import Dagster, running_dagster
 from keld.emulator import Emulator
-from keld.price import Lane, rates
+from keld.price import Lane
+from keld.pricing import rates
 from tests.edges.dagster.conftest import LATENCY_S, LOCATION
 from tests.support.chromium import take_picture
 from tests.support.ticket_job import entry_usd
