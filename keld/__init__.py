@@ -28,6 +28,7 @@ The map of the house; the files in order are the way of the data.
     http         one client an account, and one limit a call
     realtime/    the fast lanes: many requests at once, under rate limits
     objects      a bucket of S3, Google Cloud Storage or Azure
+    stored       the files of a job run as objects of a bucket
     staging      the files of a job run, and how they are written
     answer       result lines -> answers, exactly one per request
     cascade      which answers are accepted, and which model is asked next

@@ -27,8 +27,8 @@ from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
 from .services.openai_hosts import XAI, DeepInfra, Fireworks, Groq, OpenRouter, Together
 from .services.s3 import S3
-from .services.vertex import Vertex
 from .services.self_hosted import SelfHosted
+from .services.vertex import Vertex
 from .store import Store
 
 Factory = Callable[[Store, Answerer], Service]

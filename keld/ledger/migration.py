@@ -27,6 +27,10 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX keld_stretch_host ON keld_stretch (host, begun_at)",
         "CREATE INDEX keld_stretch_shard ON keld_stretch (shard_id)",
     ),
+    (  # 3 -> 4: the objects that the files of a job run are, where staging is a bucket
+        "CREATE TABLE keld_object (run_id VARCHAR(32) NOT NULL, name VARCHAR NOT NULL, object VARCHAR NOT NULL, "
+        "sha256 VARCHAR(64) NOT NULL, size_bytes BIGINT NOT NULL, PRIMARY KEY (run_id, name))",
+    ),
 )
 NEWEST = 1 + len(STEPS)
 

@@ -165,6 +165,16 @@ CANDIDATE = sa.Table(
     sa.Index("keld_candidate_run", "run_id"),
 )
 
+OBJECT = sa.Table(
+    "keld_object",
+    META,
+    sa.Column("run_id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("object", sa.String, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+)
+
 SWEEP = sa.Table(
     "keld_sweep",
     META,

@@ -195,7 +195,7 @@ class Loop:
     async def _ask(self, request: _Request, number: int, send: Sender) -> None:
         try:
             # Before the call, not after: if the process dies in between, the request may be paid.
-            self._journal.sending(*request.positions)
+            await self._journal.sending(*request.positions)
             failpoint("realtime.send")
             outcome = await send(custom_id(self._nonce, request.positions[0]), request.body)
             failpoint("realtime.received")

@@ -30,6 +30,7 @@ from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
 from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
+from keld.realtime import answers_in
 from keld.request import Question
 from keld.runner.context import LAG, RunContext, log, sent_of
 from keld.runner.give_up import give_up_time
@@ -48,7 +49,7 @@ _NEVER_WHOLE = Missing(
 def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     """The shard after its results were fetched and one answer a row was written; or with the time at which they are fetched again."""
     if shard.lane != Lane.BATCH:
-        return _collected(context, shard, _tally(context, run, shard, [context.files.shard(shard.id).journal], _missing(shard)))
+        return _collected(context, shard, _tally(context, run, shard, [answers_in(context.files.shard(shard.id).journal)], _missing(shard)))
     files = context.files.shard(shard.id)
     before = _sizes(files)  # of an earlier fetch that was not accepted
     try:
@@ -105,6 +106,7 @@ def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], 
 
 
 def _collected(context: RunContext, shard: Shard, tally: Tally, **changes: Any) -> Shard:
+    context.files.keep(context.files.shard(shard.id).answers)
     failpoint("collect.done")
     return context.record(shard, Event.COLLECTED, **_counts(tally), collected_at=context.now(), facts=_findings(tally), **changes)
 
@@ -130,6 +132,7 @@ def _again(context: RunContext, shard: Shard, problem: KeldError, pause: timedel
     """The shard, whose results are fetched again after a pause that grows each time."""
     context.problem = problem
     context.stuck[shard.id] = str(problem)
+    context.files.keep(*context.files.shard(shard.id).results)  # their sizes are compared with those of the next fetch
     wait = min(pause * (1 << min(shard.looks, 16)), most)
     log.warning("shard.not_collected shard=%s batch_id=%s problem=%s", shard.id, shard.batch_id, type(problem).__name__)
     return context.record(
@@ -157,12 +160,12 @@ def _is_whole(context: RunContext, shard: Shard, batch: RemoteBatch, tally: Tall
 
 def _sizes(files: ShardFiles) -> list[int]:
     """The sizes of the result files that exist, in bytes."""
-    return [path.stat().st_size for path in sorted(files.dir.glob("result-*.jsonl"))]
+    return [path.stat().st_size for path in files.results]
 
 
 def _remove_others(files: ShardFiles, results: list[Path]) -> None:
     """Removes the result files of an earlier fetch that the provider no longer names."""
-    for path in set(files.dir.glob("result-*.jsonl")) - set(results):
+    for path in set(files.results) - set(results):
         path.unlink(missing_ok=True)
 
 

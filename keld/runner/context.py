@@ -194,7 +194,8 @@ class RunContext:
             LeaseLost: another worker holds the job run, or has moved the shard on.
         """
         self.pulse()
-        became = self.ledger.record(self.lease, shard, event, self.now(), facts=facts, orphans=orphans, **changes)
+        with self.files.naming() as objects:
+            became = self.ledger.record(self.lease, shard, event, self.now(), facts=facts, orphans=orphans, objects=objects, **changes)
         log.info(
             "shard.%s shard=%s run=%s state=%s batch_id=%s rows=%d",
             event.value, shard.id, shard.run_id, became.state.value, became.batch_id, shard.requests,
@@ -260,6 +261,7 @@ class RunContext:
         answers = self.files.shard(shard.id).answers
         with disk_errors(self.files.dir, "Nothing more was sent."), answer.AnswerSink(answers, output, sent.positions, 0) as sink:
             sink.add(answer.same(sent.positions.tolist(), outcome, why, sent, output, retryable=retryable))
+        self.files.keep(answers)
         return self.record(shard, event, outcomes={outcome.value: shard.requests}, facts={"why": outcome.value}, **changes)
 
     def is_behind_over_ceiling(self, shard: Shard) -> bool:
@@ -308,8 +310,8 @@ def question_of(files: RunFiles) -> Question:
         return Question.from_json(files.question.read_bytes())
     except FileNotFoundError:
         raise StagingError(
-            f"{files.dir} does not hold this job run's files; they are on the host, or under the KELD_HOME, that submitted it. "
-            "Nothing was sent. Use the same staging directory from every worker."
+            f"{files.stored or files.dir} does not hold this job run's files; they are on the host, or under the KELD_HOME or the KELD_STAGING, that "
+            "submitted it. Nothing was sent. Use the same staging directory, or bucket, from every worker."
         ) from None
 
 

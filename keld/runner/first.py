@@ -203,3 +203,4 @@ def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]
     output = OutputSchema.from_json(question.output)
     with AnswerSink(files.unsent, output, positions, 0) as sink:
         sink.add(same(positions.tolist(), Outcome.UNASKABLE, "the request is larger than a batch may be", None, output))
+    files.keep(files.unsent)

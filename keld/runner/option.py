@@ -315,7 +315,9 @@ def plan_shards(
         shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
         part, cache = work.of(len(positions), size - len(positions) * more), option.cache.of(len(positions))
         with disk_errors(files.dir, "Nothing of this round was sent."):
-            write_positions(files.shard(shard_id).positions, positions)
+            path = files.shard(shard_id).positions
+            write_positions(path, positions)
+        files.keep(path)
         planned.append(
             Shard(
                 id=shard_id,
