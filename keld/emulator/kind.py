@@ -27,6 +27,8 @@ from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
 from .services.openai_hosts import XAI, DeepInfra, Fireworks, Groq, OpenRouter, Together
 from .services.s3 import S3
+from .services.self_hosted import SelfHosted
+from .services.vertex import Vertex
 from .store import Store
 
 Factory = Callable[[Store, Answerer], Service]
@@ -43,6 +45,7 @@ _OWN: tuple[type[Service], ...] = (
     XAI,
     Fireworks,
     DeepInfra,
+    SelfHosted,
     Azure,
     Gemini,
     Mistral,
@@ -50,6 +53,7 @@ _OWN: tuple[type[Service], ...] = (
     Gcs,
     GcsJson,
     Bedrock,
+    Vertex,
 )
 
 

@@ -34,6 +34,7 @@ BUILT_IN = (  # a file of `presets` each
     "self_hosted",
     "together",
     "xai",
+    "vertex",
 )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -304,7 +303,6 @@ class Preset:
         deployment: the name by which the host knows a model in a lane, where that is not the model's own; it goes into the body, while prices, cache rules
             and schemas go by the model.
         key_optional: there is another way to say who asks, such as a token of a cloud; `Connection.key` then gives "" if there is no key.
-        gpu_hour_usd: what an hour of the host costs, if that is how its answers are priced.
         batch_page: the URL of a batch in the dashboard of the official host, with `{id}` in it.
         probe: what `keld doctor` asks the host; None: the list of batches.
         bucket: the address of the bucket in which the account's batches have their inputs and outputs; "": they need none.
@@ -334,7 +332,6 @@ class Preset:
     for_account: Callable[[Account], Preset] | None = None
     deployment: Callable[[str, Lane], str] = field(default=lambda model, lane: model)
     key_optional: bool = False
-    gpu_hour_usd: Decimal | None = None
     batch_page: str | None = None
     probe: Probe | None = None
     bucket: Callable[[Account], str] = field(default=lambda account: "")

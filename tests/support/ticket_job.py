@@ -75,6 +75,7 @@ mistral = Peer(
     says_refused=False,
     names_unreached=False,
 )
+azure = Peer(name="azure", model="gpt-5-mini", creates="/azure/openai/v1/batches")
 bedrock = Peer(
     name="bedrock",
     model="openai.gpt-oss-120b-1:0",  # by Converse
@@ -85,7 +86,16 @@ bedrock = Peer(
     in_bucket=True,
 )
 bedrock_claude = replace(bedrock, model="us.anthropic.claude-haiku-4-5-20251001-v1:0")  # by InvokeModel
-PEERS = {peer.name: peer for peer in (openai, anthropic, gemini, mistral, bedrock)}  # one for each kind with batches
+vertex = Peer(
+    name="vertex",
+    model="gemini-2.5-flash",
+    creates="/vertex/v1/projects/keld-emulator/locations/global/batchPredictionJobs",
+    model_in_line=False,
+    names_unreached=False,
+    in_bucket=True,
+)
+vertex_claude = replace(vertex, model="claude-haiku-4-5@20251001")
+PEERS = {peer.name: peer for peer in (openai, anthropic, gemini, mistral, azure, bedrock, vertex)}  # one for each kind with batches
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------

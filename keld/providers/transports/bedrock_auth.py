@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from keld.errors import AccessRefused, InvalidJob
-from keld.providers.fault import Fault, Sent
+from keld.providers.fault import CLOCK_SKEW, Fault, Sent
 from keld.providers.part import Auth, Connection, Fixed, Outgoing
 
 if TYPE_CHECKING:
     from botocore.credentials import ReadOnlyCredentials
 
 API_KEY = "AWS_BEARER_TOKEN_BEDROCK"
-CLOCK_SKEW = "clock_skew"
 _SERVICE = "bedrock"
 _LIMIT_S = 30.0  # for the credentials: a machine's metadata service may not answer at all
 # botocore renews credentials that expire within 15 minutes whenever it is asked for them, so it is asked every five.
