@@ -19,8 +19,9 @@ from keld.errors import InvalidJob, KeldError
 from keld.http import Patience
 from keld.ledger import Ledger, shown
 from keld.providers.account import Account
-from keld.providers.health import Check, CheckState, refused
+from keld.providers.health import Check, CheckState, bucket_check, refused
 from keld.providers.provider import ACCOUNTS, connect
+from keld.staging import Staging
 
 # A look at a healthy host takes a second; each of the few calls to one that is not ends after this.
 _PATIENCE = Patience(call_s=10.0, reply_s=10.0, stall_s=10.0)
@@ -34,7 +35,7 @@ def examine(
     *,
     clock: Callable[[], datetime],
     ledger_url: str,
-    staging: Path,
+    staging: Staging,
     budget_s: float,
 ) -> Iterator[Check]:
     """The findings, one by one; see `Keld.doctor`.
@@ -130,7 +131,11 @@ def _ledger(url: str) -> Check:
     return Check(subject="ledger", what="ledger", state=CheckState.OK, finding=f"The ledger at {shown(url)} can be read and written.")
 
 
-def _staging(root: Path) -> Check:
+def _staging(staging: Staging) -> Check:
+    return _directory(staging.root) if staging.store is None else bucket_check("staging", "staging", staging.store.bucket.uri)
+
+
+def _directory(root: Path) -> Check:
     def check(state: CheckState, finding: str, fix: str = "") -> Check:
         return Check(subject="staging", what="staging", state=state, finding=finding, fix=fix)
 

@@ -344,9 +344,7 @@ class Keld:
             InvalidJob: no account has that name.
         """
         found = []
-        for check in examine(
-            self.accounts, account, clock=self.clock, ledger_url=self.ledger_url, staging=self.staging.root, budget_s=budget_s
-        ):
+        for check in examine(self.accounts, account, clock=self.clock, ledger_url=self.ledger_url, staging=self.staging, budget_s=budget_s):
             found.append(check)
             if progress is not None:
                 progress(check)

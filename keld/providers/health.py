@@ -92,7 +92,7 @@ def examine(subject: Subject, model: str | None, clock: Callable[[], datetime]) 
     if seen.date and (skewed := _clock(subject, seen.date, clock())) is not None:
         yield skewed
     if address := subject.preset.bucket(subject.connection.account):
-        yield _bucket(subject, address)
+        yield bucket_check(subject.name, "bucket", address)
     if seen.names is not None:
         yield _models(subject, seen.names, model)
     yield from _prices(subject, seen.names, model)
@@ -189,8 +189,12 @@ def _clock(subject: Subject, date: str, now: datetime) -> Check | None:
 # -- bucket ---------------------------------------------------------------------------------------------------
 
 
-def _bucket(subject: Subject, address: str) -> Check:
-    """Whether an object can be written, read and removed there."""
+def bucket_check(subject: str, what: str, address: str) -> Check:
+    """Whether an object can be written, read and removed in a bucket."""
+
+    def check(state: CheckState, finding: str, fix: str = "") -> Check:
+        return Check(subject=subject, what=what, state=state, finding=finding, fix=fix)
+
     doing, name = "opened", f"keld-doctor-{secrets.token_hex(8)}"
     try:
         bucket = Bucket.at(address, call_s=_BUCKET_CALL_S)
@@ -202,22 +206,20 @@ def _bucket(subject: Subject, address: str) -> Check:
         doing = "cleared"
         bucket.delete(name)
     except ObjectError as error:
-        return subject.check("bucket", CheckState.PROBLEM, f"The bucket {address} cannot be {doing}: {error.why}.", _bucket_fix(error))
+        return check(CheckState.PROBLEM, f"The bucket {address} cannot be {doing}: {error.why}.", _bucket_fix(error))
     except InvalidJob as error:
-        return refused(subject.name, "bucket", error)
+        return refused(subject, what, error)
     if not same:
-        return subject.check(
-            "bucket", CheckState.PROBLEM, f"The bucket {address} gives back other bytes than were written.", "Use another bucket."
-        )
-    return subject.check("bucket", CheckState.OK, f"Objects in {address} can be written, read and removed.")
+        return check(CheckState.PROBLEM, f"The bucket {address} gives back other bytes than were written.", "Use another bucket.")
+    return check(CheckState.OK, f"Objects in {address} can be written, read and removed.")
 
 
 def _bucket_fix(error: ObjectError) -> str:
     match error:
         case AccessDenied():
-            return "Allow these credentials to put, get, list and delete objects there, and the provider's role to get and put them."
+            return "Allow these credentials to put, get, list and delete objects there."
         case NoSuchObject():
-            return "Make the bucket, or correct bucket= of the account."
+            return "Make the bucket, or correct its address."
         case _:
             return "Check the name and the region of the bucket, and whether this machine reaches it."
 
@@ -241,9 +243,7 @@ def _prices(subject: Subject, names: Collection[str] | None, model: str | None) 
     """Whether the models have a known price, since no other model is run."""
     lanes = [lane for lane in Lane if lane in subject.preset.traits.lanes]
     fix = "Give the job a rate: prices={'account:model': {'input': USD per million tokens, 'output': ...}}."
-    if subject.preset.gpu_hour_usd is not None:
-        yield subject.check("price", CheckState.OK, "It is paid by the hour.")
-    elif model is not None:
+    if model is not None:
         known = [lane.value for lane in lanes if subject.rates(model, lane) is not None]
         if known:
             yield subject.check("price", CheckState.OK, f"The price of {model} is known in the lanes {', '.join(known)}.")

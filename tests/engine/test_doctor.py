@@ -226,6 +226,14 @@ def test_staging_that_cannot_be_written(open_keld: Open, tmp_path: Path) -> None
     assert "cannot be written" in staging.finding
 
 
+def test_staging_in_a_bucket_without_rights(open_keld: Open, emulator: Emulator) -> None:
+    fault(emulator, "upload", "status", status=403, times=None, match={"provider": "s3"})
+    with open_keld(staging="s3://keld-emulator/staging") as keld:
+        staging = keld.doctor("openai")[1]
+    assert (staging.subject, staging.state) == ("staging", CheckState.PROBLEM)
+    assert staging.finding == "The bucket s3://keld-emulator/staging cannot be written to: the credentials do not allow this."
+
+
 def test_an_account_that_does_not_exist(open_keld: Open) -> None:
     with open_keld() as keld, pytest.raises(InvalidJob, match="No account has the name 'nobody'"):
         keld.doctor("nobody")
