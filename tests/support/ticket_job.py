@@ -83,7 +83,8 @@ bedrock = Peer(
     in_bucket=True,
 )
 bedrock_claude = replace(bedrock, model="us.anthropic.claude-haiku-4-5-20251001-v1:0")  # by InvokeModel
-PEERS = {peer.name: peer for peer in (openai, anthropic, gemini, mistral, bedrock)}  # one for each kind with batches
+azure = Peer(name="azure", model="gpt-5-mini", creates="/azure/openai/v1/batches")
+PEERS = {peer.name: peer for peer in (openai, anthropic, azure, bedrock, gemini, mistral)}  # one for each kind with batches
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
