@@ -19,6 +19,7 @@ from keld.providers.line import lines_of
 from keld.providers.part import Dialect, Envelope
 
 IN_DOUBT = "keld_in_doubt"  # our code for a line that means: sent, no reply; providers have no such code
+NO_REPLY = "keld_no_reply"  # our code for a line that means: sent, no reply, and nothing was paid
 ID_FIELD = "custom_id"
 B = TypeVar("B")
 
@@ -93,6 +94,11 @@ def reply_line(custom_id: str, status: int, body: bytes) -> bytes:
 def in_doubt_line(custom_id: str, why: str) -> bytes:
     """The line of a request that was sent and whose outcome is unknown."""
     return msgspec.json.encode({"custom_id": custom_id, "response": None, "error": {"code": IN_DOUBT, "message": why}}) + b"\n"
+
+
+def unanswered_line(custom_id: str, why: str) -> bytes:
+    """The line of a request that was sent more than once without a reply, at a host where that costs nothing."""
+    return msgspec.json.encode({"custom_id": custom_id, "response": None, "error": {"code": NO_REPLY, "message": why}}) + b"\n"
 
 
 def doubt(why: str) -> str:

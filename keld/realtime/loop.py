@@ -21,7 +21,7 @@ from keld.failpoint import failpoint
 from keld.price import Lane
 from keld.providers.base import Denied, InDoubt, NotNow, Sender, SendOutcome, Settled
 from keld.providers.encoder import Encoder, Reader
-from keld.providers.envelope import doubt, in_doubt_line
+from keld.providers.envelope import doubt, in_doubt_line, unanswered_line
 from keld.providers.pack import Row, packed, packs
 from keld.providers.provider import Provider
 from keld.realtime.ending import Ending
@@ -237,11 +237,16 @@ class Loop:
             self.ending.on_settled(outcome.answered, f"HTTP {outcome.status} {outcome.code}")
 
     async def _lose(self, request: _Request, number: int, why: str) -> None:
-        """Keeps a line for each row of a request that has no readable reply: it may have been paid."""
-        lines = [in_doubt_line(custom_id(self._nonce, position), doubt(why)) for position in request.positions]
-        await self._keep(request, lines, Outcome.LOST)
+        """Keeps a line for each row of a request that has no readable reply: it may have been paid, unless a request costs nothing here."""
+        ids = [custom_id(self._nonce, position) for position in request.positions]
+        if self._provider.traits.repeats_cost:
+            await self._keep(request, [in_doubt_line(one, doubt(why)) for one in ids], Outcome.LOST)
+        else:
+            await self._keep(
+                request, [unanswered_line(one, f"asked {request.tries + 1} times, without a reply: {why}") for one in ids], Outcome.ERRORED
+            )
         self._pacer.on_rejected(number, self._clock.now(), None)
-        log.warning("realtime.in_doubt shard=%s position=%d rows=%d why=%s", self._nonce, request.positions[0], len(lines), why)
+        log.warning("realtime.in_doubt shard=%s position=%d rows=%d why=%s", self._nonce, request.positions[0], len(ids), why)
         self.ending.on_lost()
 
     async def _keep(self, request: _Request, lines: Sequence[bytes], outcome: Outcome) -> None:

@@ -98,9 +98,9 @@ def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], 
         )
 
 
-def _collected(context: RunContext, shard: Shard, tally: Tally) -> Shard:
+def _collected(context: RunContext, shard: Shard, tally: Tally, **changes: Any) -> Shard:
     failpoint("collect.done")
-    return context.record(shard, Event.COLLECTED, **_counts(tally), collected_at=context.now(), facts=_findings(tally))
+    return context.record(shard, Event.COLLECTED, **_counts(tally), collected_at=context.now(), facts=_findings(tally), **changes)
 
 
 def _lost_answers(provider: Provider, shard: Shard, batch: RemoteBatch) -> tuple[Missing, int] | None:
@@ -117,8 +117,7 @@ def _lost_answers(provider: Provider, shard: Shard, batch: RemoteBatch) -> tuple
 def _collected_without_answers(context: RunContext, run: JobRun, shard: Shard, missing: Missing, rows: int) -> Shard:
     tally = _tally(context, run, shard, [], missing)
     error = ShardError(code=ShardFault.ANSWERS_LOST, message=f"{missing.why}; {rows:,} rows may be paid", rows=rows) if rows else None
-    failpoint("collect.done")
-    return context.record(shard, Event.COLLECTED, **_counts(tally), collected_at=context.now(), error=error, facts=_findings(tally))
+    return _collected(context, shard, tally, error=error)
 
 
 def _again(context: RunContext, shard: Shard, problem: KeldError, pause: timedelta, most: timedelta) -> Shard:

@@ -48,8 +48,13 @@ def escalation_times(environment: Environment, run: JobRun, shards: Sequence[Sha
     speeds = {name: speed_of(environment, name, run.id) for name in run.terms.models}
     flex = flex_of(environment, run.terms, waiting)
     behind = {Lane.BATCH: None if flex is None else speeds[flex], Lane.FLEX: None}
+    batch = not all(
+        _loses_answers(environment, shard) for shard in waiting if shard.lane == Lane.BATCH
+    )  # else none is cancelled: see `_hedge_at`
     return {
-        lane: deadline.escalation_time(run.deadline_at, _left(waiting), list(speeds.values()), batch=lane is Lane.BATCH, flex=speed)
+        lane: deadline.escalation_time(
+            run.deadline_at, _left(environment, waiting), list(speeds.values()), batch=batch and lane is Lane.BATCH, flex=speed
+        )
         for lane, speed in behind.items()
         if any(shard.lane == lane for shard in waiting)
     }
@@ -106,7 +111,7 @@ def _hedge_at(environment: Environment, run: JobRun, waiting: Sequence[Shard]) -
     """The time after which the end of a batch cannot be awaited: all the time that is left is needed to ask its rows elsewhere."""
     assert run.deadline_at is not None
     speeds = [speed_of(environment, name, run.id) for name in run.terms.models]
-    return deadline.escalation_time(run.deadline_at, _left(waiting), speeds, batch=False)
+    return deadline.escalation_time(run.deadline_at, _left(environment, waiting), speeds, batch=False)
 
 
 def _hedge(context: RunContext, shards: Sequence[Shard]) -> bool:
@@ -127,9 +132,12 @@ def _would_escalate(context: RunContext, run: JobRun, waiting: Sequence[Shard]) 
     if run.ceiling_usd is not None:
         freed = (s.worst_usd for s in waiting if s.state not in _UNSENT and not _loses_answers(context.environment, s))
         free = run.ceiling_usd - run.spent_usd - run.reserved_usd + sum(freed)
-    found, terms = options(context.environment, ask_of(context, run, rows), run.deadline_at, free, rows=_left(waiting))
+    found, terms = options(context.environment, ask_of(context, run, rows), run.deadline_at, free, rows=_left(context.environment, waiting))
     return would_escalate(found, terms, Lane.BATCH if any(shard.lane == Lane.BATCH for shard in waiting) else Lane.FLEX)
 
 
-def _left(waiting: Sequence[Shard]) -> int:
-    return sum(shard.requests - min(shard.done or 0, shard.requests) for shard in waiting)
+def _left(environment: Environment, waiting: Sequence[Shard]) -> int:
+    """The rows that are to be asked if these shards are moved: those that are not answered, and those whose answers would be lost."""
+    return sum(
+        shard.requests - (0 if _loses_answers(environment, shard) else min(shard.done or 0, shard.requests)) for shard in waiting
+    )  # fmt: skip

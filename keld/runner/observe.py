@@ -187,9 +187,10 @@ def cancel(context: RunContext, shard: Shard) -> Shard:
 
 def _is_overdue(context: RunContext, shard: Shard) -> bool:
     """True if the batch is so far past its provider's window that it must be cancelled; at a provider without one, past the job run's deadline."""
-    window = context.window(shard)
+    window, submitted_at = context.window(shard), shard.submitted_at or context.now()
     if window is None:
-        last = context.ledger.run(shard.run_id).deadline_at
+        deadline_at = context.ledger.run(shard.run_id).deadline_at
+        last = None if deadline_at is None else max(deadline_at, submitted_at)  # a batch of rows that are asked again has its time, too
     else:
-        last = (shard.submitted_at or context.now()) + window
+        last = submitted_at + window
     return last is not None and context.now() > last + context.settings.overdue_after

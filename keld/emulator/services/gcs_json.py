@@ -181,7 +181,12 @@ class GcsJson(Service):
         if asked.get("alt") != "media":
             return JSONResponse(_resource(request, bucket, found))
         rules = self.store.faults.take("download", DOWNLOAD_FAULTS, Event(provider=self.kind, path=request.url.path))
-        headers = {"etag": found.etag, "x-goog-generation": str(found.generation), "x-goog-hash": f"md5={_base64(found.md5)}"}
+        headers = {
+            "content-type": found.media_type,
+            "etag": found.etag,
+            "x-goog-generation": str(found.generation),
+            "x-goog-hash": f"md5={_base64(found.md5)}",
+        }
         return download(found.path, found.media_type, rules, headers)
 
     async def list(self, request: Request) -> Response:

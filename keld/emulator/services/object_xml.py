@@ -245,7 +245,8 @@ class XmlObjects:
     def _headers(self, found: StoredObject) -> dict[str, str]:
         own = {f"{self.words.prefix}meta-{name}": value for name, value in found.metadata.items()}
         changed = format_datetime(instant(found.modified_at), usegmt=True)
-        return {"etag": f'"{found.etag}"', "last-modified": changed, **own, **self.words.version(found)}
+        kind = {"content-type": found.media_type}  # here, since Starlette would add a charset
+        return {"etag": f'"{found.etag}"', "last-modified": changed, **kind, **own, **self.words.version(found)}
 
     def _metadata(self, request: Request) -> dict[str, str]:
         prefix = f"{self.words.prefix}meta-"
