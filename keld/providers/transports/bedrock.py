@@ -41,7 +41,7 @@ _JOB = "/model-invocation-job"
 _STATES = {
     "Stopping": BatchState.CANCELLING,
     "Completed": BatchState.COMPLETED,
-    "PartiallyCompleted": BatchState.COMPLETED,  # its time was over before all records were processed; the others have no line
+    "PartiallyCompleted": BatchState.EXPIRED,  # after it began: it has an output, in which the records that it did not reach have no line
     "Failed": BatchState.FAILED,
     "Stopped": BatchState.CANCELLED,
     "Expired": BatchState.EXPIRED,  # its time was over before it began
@@ -233,7 +233,7 @@ def _remote(job: Any) -> RemoteBatch:
     if not isinstance(job, dict) or not isinstance(job.get("jobArn"), str):
         raise unreadable(HTTPStatus.OK)
     state = _STATES.get(str(job.get("status")), BatchState.IN_PROGRESS)
-    done = _count(job, "processedRecordCount")
+    done = 0 if job.get("status") == "Expired" else _count(job, "processedRecordCount")
     message = str(job.get("message") or "")
     return RemoteBatch(
         id=job["jobArn"],
