@@ -15,12 +15,15 @@ from keld.providers.kinds import preset_of
 
 OPENAI, ANTHROPIC = "openai", "anthropic"
 # The kinds at which the table is played.  A new kind is one name here; what it cannot do its traits say, what it does otherwise `Case.but`.
-KINDS = (OPENAI, ANTHROPIC, "mistral")
+KINDS = (OPENAI, ANTHROPIC, "gemini", "mistral")
 _TRAITS = {kind: preset_of(kind, kind).traits for kind in KINDS}
 _FENCED = tuple(kind for kind in KINDS if _TRAITS[kind].fences)
 _UNFENCED = tuple(kind for kind in KINDS if not _TRAITS[kind].fences)
 _MARKED = tuple(kind for kind in KINDS if _TRAITS[kind].marks_batches)
 _UNMARKED = tuple(kind for kind in KINDS if not _TRAITS[kind].marks_batches)
+# What these answered before the end of a batch that was cancelled, or expired, is paid and lost.
+_LOSES_ON_CANCEL = tuple(kind for kind in KINDS if not _TRAITS[kind].keeps_on_cancel)
+_LOSES_ON_EXPIRY = tuple(kind for kind in KINDS if not _TRAITS[kind].keeps_on_expiry)
 ROWS = 6
 _HOUR = 3_600.0
 _DAY = 24 * _HOUR
@@ -79,6 +82,11 @@ class Case:
 
 def rule(at: str, do: str, **more: Any) -> Plan:
     return {"at": at, "do": do, **more}
+
+
+def _at(kinds: tuple[str, ...], **other: Any) -> dict[str, dict[str, Any]]:
+    """What is otherwise at these kinds, for `Case.but`."""
+    return dict.fromkeys(kinds, other)
 
 
 def _section(name: str, *cases: Case) -> tuple[Case, ...]:
@@ -189,6 +197,7 @@ CREATE = _section(
 
 # --- the batch --------------------------------------------------------------------------------------------------------
 
+_ALL_AGAIN = "asks all rows again, since it gives nothing back; what it may have cost stays reserved"
 _BELIEVES_LINES = "does not believe the counts, only the lines"
 _STUCK = "cancels it a day past its window, collects what it answered, asks the rest again"
 
@@ -214,10 +223,14 @@ BATCH = _section(
         )
         for peer, last in ((OPENAI, "completed"), (ANTHROPIC, "ended"))
     ),
-    Case(fault="stuck forever, half done", rules=(rule("life", "stuck", done=0.5),), does=_STUCK, creates=2, step_s=3 * _HOUR),
+    Case(
+        fault="stuck forever, half done", rules=(rule("life", "stuck", done=0.5),), does=_STUCK, creates=2, step_s=3 * _HOUR,
+        but=_at(_LOSES_ON_CANCEL, does=f"cancels it a day past its window; {_ALL_AGAIN}", bought=ROWS + 3, most=2),
+    ),
     Case(
         fault="stuck forever before it began", rules=(rule("life", "stuck", status="validating"),), step_s=3 * _HOUR, slow=True,
         does="cancels it a day past its window and collects what it answered",
+        but=_at(_LOSES_ON_CANCEL, does=f"cancels it a day past its window; {_ALL_AGAIN}", creates=2, bought=2 * ROWS, most=2),
     ),
     Case(
         fault="stuck forever in `cancelling`", rules=(rule("life", "stuck", status="cancelling"),), cancel_s=30, step_s=3 * _HOUR, bought=3,
@@ -226,6 +239,7 @@ BATCH = _section(
     Case(
         fault="it expires, half done", rules=(rule("life", "expire", done=0.5, after_s=600),), creates=2,
         does="keeps what was answered, which is paid, and asks only the rest again",
+        but=_at(_LOSES_ON_EXPIRY, does=_ALL_AGAIN, bought=ROWS + 3, most=2),
     ),
     Case(
         fault="it expires, and nothing was done", rules=(rule("life", "expire", done=0.0, after_s=600),), creates=2, slow=True,
@@ -234,10 +248,12 @@ BATCH = _section(
     Case(
         fault="the user cancels it, half done", rules=(), cancel_s=30, answered=3, failed=3, bought=3,
         does="collects what was answered, which is paid",
+        but=_at(_LOSES_ON_CANCEL, does="gives up the rows, since it gives nothing back; what it may have cost stays reserved", answered=0, failed=ROWS),
     ),
     Case(
         fault="somebody else cancels it, half done", rules=(), cancelled_elsewhere_s=30, creates=2,
         does="keeps what was answered, and asks only the rest again",
+        but=_at(_LOSES_ON_CANCEL, does=_ALL_AGAIN, bought=ROWS + 3, most=2),
     ),
     *(
         Case(fault=f"counts that lie: {words}", rules=(rule("life", "counts", **counts),), on=(OPENAI,), does=_BELIEVES_LINES, slow=slow)
@@ -413,7 +429,8 @@ DOWNLOAD = _section(
 # --- any call ---------------------------------------------------------------------------------------------------------
 
 CALLS = ("upload", "create", "list", "get", "cancel", "download", "delete")
-_NEVER: Mapping[str, tuple[str, ...]] = {ANTHROPIC: ("upload", "delete")}  # calls that a kind never makes: its input goes with the create
+# Calls that a kind never makes: the input goes with the create, or its removal stops no create.
+_NEVER: Mapping[str, tuple[str, ...]] = {ANTHROPIC: ("upload", "delete")} | {kind: ("delete",) for kind in _UNFENCED if kind != ANTHROPIC}
 # What makes Keld call it.
 _LEADS_TO = {"list": rule("create", "drop_after"), "delete": rule("create", "drop_before")}
 
@@ -433,7 +450,8 @@ def _at_every_call() -> Iterator[Case]:
             )
             if call == "cancel":
                 done = _DONE_AT_CANCEL[n]
-                case = replace(case, cancel_s=10.0, answered=done, failed=ROWS - done, bought=done)
+                none = _at(_LOSES_ON_CANCEL, answered=0, failed=ROWS)
+                case = replace(case, cancel_s=10.0, answered=done, failed=ROWS - done, bought=done, but=none)
             yield replace(case, on=on)
 
 
@@ -483,10 +501,11 @@ def document() -> str:
 def _merged(cases: list[Case]) -> list[tuple[str, ...]]:
     """A row a case; cases that differ in the call only are one row, which names the calls."""
     calls: dict[tuple[str, ...], list[str]] = {}
-    for case in (part for whole in cases for part in _parts(whole)):
-        on = "all" if case.on == KINDS else ", ".join(case.on)
-        numbers = (case.answered, case.failed, case.quarantined, case.bought, case.most if case.bought else 0, case.creates)
-        calls.setdefault((case.fault, "" if case.at and not case.but else on, case.does, *map(str, numbers)), []).append(case.at)
+    for whole in cases:
+        for case in _parts(whole):
+            on = "all" if case.on == KINDS else ", ".join(case.on)
+            numbers = (case.answered, case.failed, case.quarantined, case.bought, case.most if case.bought else 0, case.creates)
+            calls.setdefault((case.fault, "" if case.at and not whole.but else on, case.does, *map(str, numbers)), []).append(case.at)
     return [(fault + (f", at {', '.join(at)}" if any(at) else ""), on or "all", *rest) for (fault, on, *rest), at in calls.items()]
 
 
