@@ -136,6 +136,18 @@ def test_a_job_that_never_began_costs_nothing_and_its_rows_are_asked_again(keld:
     assert ([batch.ended for batch in status.batches], status.reserved_usd) == (["expired", "completed"], 0)
 
 
+def test_a_job_that_may_not_read_its_bucket_is_sent_again_when_a_person_has_acted(keld: Keld, emulator: Emulator) -> None:
+    """It fails minutes after its create was answered.  The rows are not at fault, and nothing was paid."""
+    fault(emulator, "life", "fail", message="The role arn:aws:iam::123456789012:role/x is not authorized to perform: s3:GetObject")
+    status = keld.submit(triage(bedrock), tickets(ROWS))
+    for _ in range(3):
+        status = keld.advance(status.id)
+        emulator.advance(30)
+    assert status.problem_kind == "AccessRefused"
+    status = finish(keld, emulator, status.id)
+    assert (outcomes(keld, status), purchases(emulator)) == (["answered"] * ROWS, ONCE)
+
+
 def test_an_output_with_fewer_lines_than_its_manifest_is_read_again(keld: Keld, emulator: Emulator) -> None:
     """Rows are not lost, and not bought again, while the manifest says that they were answered."""
     fault(emulator, "results", "late_ids", for_s=1_800)
