@@ -129,7 +129,7 @@ def _probe(subject: Subject, probe: Probe, seen: _Seen) -> None:
     """
     rest = Rest(subject.connection, subject.preset.auth, subject.preset.error_in)
     try:
-        reply = rest.ask("GET", probe.path)
+        reply = rest.ask("GET", probe.path_of(subject.connection.account))
     finally:
         rest.close()
     seen.date, seen.quotas = reply.headers.get("date", ""), subject.preset.quotas(reply.headers)
@@ -164,7 +164,7 @@ def _unreached(subject: Subject, fault: Fault) -> Check:
         case Meaning.UNKNOWN if fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return subject.check("address", CheckState.NOTE, f"{host} has a fault of its own at present: {said}.", "Run it again later.")
         case _:
-            path = preset.probe.path.partition("?")[0] if preset.probe is not None else "its API"
+            path = preset.probe.path_of(account).partition("?")[0] if preset.probe is not None else "its API"
             fix = f"Correct {address}: most often a part of its path is missing, such as /v1."
             return subject.check("address", CheckState.PROBLEM, f"{host} does not have {path}: {said}.", fix)
 

@@ -49,7 +49,7 @@ PRESET = Preset(
         # Failed calls are not charged (ai.google.dev/gemini-api/docs/billing, Nov 2026); a flex call without capacity fails so.
         (503, "UNAVAILABLE"): Meaning.NOT_DONE,
     },
-    prices="google",
+    prices="gemini",
     probe=Probe(path="/models?pageSize=1000", names=_names),
     # ai.google.dev/gemini-api/docs/batch-api, Nov 2026: files of 2 GB; a batch that expires after 48 hours "will not have any results to retrieve",
     # and of a cancelled one none are promised.  So shards are small: one of them is what an expiry can cost.  Half of the bytes, since the
