@@ -121,6 +121,18 @@ def test_a_wrong_key(open_emulator: Callable[..., Emulator], open_keld: Open, ki
     check_unpaid(emulator)
 
 
+@pytest.mark.parametrize(("kind", "variable"), [("bedrock", "AWS_ACCESS_KEY_ID"), ("vertex", "GOOGLE_OAUTH_ACCESS_TOKEN")])
+def test_wrong_credentials_of_a_cloud(
+    open_emulator: Callable[..., Emulator], open_keld: Open, monkeypatch: pytest.MonkeyPatch, kind: str, variable: str
+) -> None:
+    emulator = open_emulator(api_keys=["another"])
+    monkeypatch.setenv(variable, "wrong-key")
+    found = told(open_keld(clock=emulator.now), kind)
+    assert found["key"].state is CheckState.PROBLEM
+    assert " refuses the key: HTTP 40" in found["key"].finding
+    assert "wrong-key" not in str(found)
+
+
 def test_a_missing_key(open_keld: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MISTRAL_API_KEY")
     (problem,) = told(open_keld(), "mistral").values()
