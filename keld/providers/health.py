@@ -16,7 +16,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from keld.errors import InvalidJob, KeldError
+from keld.errors import AccessRefused, InvalidJob, KeldError
 from keld.objects import AccessDenied, Bucket, NoSuchObject, ObjectError
 from keld.price import Lane, Rates
 from keld.providers.base import Quota
@@ -110,16 +110,19 @@ def refused(name: str, what: str, error: KeldError) -> Check:
 
 def _reached(subject: Subject, seen: _Seen) -> Check:
     """Whether the host answers and accepts the key; what its reply says goes to `seen`."""
+    preset = subject.preset
+    if preset.probe is None and preset.batches is None:
+        return subject.check("address", CheckState.NOTE, f"Nothing was asked of {subject.host}: its kind names no call that is not paid.")
     try:
-        if subject.preset.probe is None:
+        if preset.probe is None:
             subject.list_batches()
         else:
-            _probe(subject, subject.preset.probe, seen)
+            _probe(subject, preset.probe, seen)
     except Fault as fault:
         seen.date = fault.date
         return _unreached(subject, fault)
     except KeldError as error:
-        return refused(subject.name, "address", error)
+        return refused(subject.name, "key" if isinstance(error, AccessRefused) else "address", error)
     return subject.check("key", CheckState.OK, f"{subject.host} answers and accepts the key.")
 
 

@@ -255,6 +255,29 @@ def test_an_account_that_does_not_exist(open_keld: Open) -> None:
         keld.doctor("nobody")
 
 
+# --- a kind of another package ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _otherhost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names no call for the doctor, so its list of batches is asked for."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "providers" / "otherhost")
+
+
+@pytest.mark.usefixtures("_otherhost")
+def test_a_kind_that_names_no_call_is_asked_for_its_batches(open_emulator: Callable[..., Emulator], open_keld: Open) -> None:
+    emulator = open_emulator()
+    account = Account(kind="otherhost")
+    assert told(open_keld(clock=emulator.now, accounts={"other": account}), "other")["key"].state is CheckState.OK
+    wrong = _with(account, api_key=lambda: "")
+    assert told(open_keld(clock=emulator.now, accounts={"other": wrong}), "other")["key"].state is CheckState.PROBLEM
+    fault(emulator, "list", "status", status=403, times=None)
+    found = told(open_keld(clock=emulator.now, accounts={"other": account}), "other")["key"]
+    assert found.state is CheckState.PROBLEM
+    assert "HTTP 403" in found.finding
+    check_unpaid(emulator)
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
