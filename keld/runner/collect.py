@@ -79,6 +79,8 @@ def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
             )
             return _again(context, shard, ProviderUnreachable(fault), _PAUSE, LAG)
         tally = _tally(context, run, shard, results, _NEVER_WHOLE)
+    elif unmentioned and (unreached := _unreached(shard, batch, tally)) is not None:
+        tally = _tally(context, run, shard, results, unreached)
     return _collected(context, shard, tally)
 
 
@@ -156,6 +158,23 @@ def _is_whole(context: RunContext, shard: Shard, batch: RemoteBatch, tally: Tall
     if batch.requests == shard.requests and batch.done == mentioned:
         return True
     return bool(before) and before == sizes and _is_late(context, shard)
+
+
+def _unreached(shard: Shard, batch: RemoteBatch, tally: Tally) -> Missing | None:
+    """The outcome of the rows without a line that a batch did not reach before its end: by the provider's counts they are not paid.
+
+    Some hosts (Bedrock, Mistral) have no lines for them.  None: the counts do not show it.
+    """
+    mentioned = shard.requests - tally.outcomes[Outcome.LOST]
+    if batch.done != mentioned or batch.requests not in (None, shard.requests):
+        return None
+    match batch.state:
+        case BatchState.CANCELLED:
+            return Missing(Outcome.CANCELLED, "the batch was cancelled first", retryable=True)
+        case BatchState.EXPIRED:
+            return Missing(Outcome.EXPIRED, "the batch expired first", retryable=True)
+        case _:
+            return None
 
 
 def _sizes(files: ShardFiles) -> list[int]:
