@@ -88,7 +88,7 @@ class Host:
     """One host of one shape.
 
     Args:
-        shape: `openai` or `anthropic`.
+        shape: `openai` or `anthropic`; that of `gemini` is `google.GeminiHost`.
         quirks: names of `QUIRKS`.
         heals_s: after so long by its clock its results are as they should be; None: never.
     """
@@ -219,22 +219,25 @@ class Host:
 
     def _create(self, request: Request, lands_s: float) -> Reply:
         asked = json.loads(request.body)
-        at = self.clock() + timedelta(seconds=lands_s)
+        at = self._later(lands_s)
         if self.shape == "anthropic":
             batch = self.make([_row(one["custom_id"], one["params"]) for one in asked["requests"]], "/v1/messages", at=at)
-            return _told(self.shown(batch))
+            return as_json(self.shown(batch))
         content = self.files.get(str(asked["input_file_id"]))
         if content is None:
-            return _told({"error": {"message": "No such File object", "type": "invalid_request_error", "code": "not_found"}}, 404)
+            return as_json({"error": {"message": "No such File object", "type": "invalid_request_error", "code": "not_found"}}, 404)
         lines = [json.loads(line) for line in content.split(b"\n") if line]
         rows = [_row(line["custom_id"], line["body"]) for line in lines]
         batch = self.make(rows, asked["endpoint"], at=at, input_id=str(asked["input_file_id"]), metadata=asked.get("metadata"))
-        return _told(self.shown(batch))
+        return as_json(self.shown(batch))
+
+    def _later(self, seconds: float) -> datetime:
+        return self.clock() + timedelta(seconds=seconds)
 
     def _ask(self, request: Request) -> Reply:
         row = _row("", json.loads(request.body))
         self.asked.append(Entry(None, None, row.prompt, row.usd))
-        return _told(_chat(row) if self.shape == "openai" else _message(row))
+        return as_json(_chat(row) if self.shape == "openai" else _message(row))
 
     # -- what is looked at ------------------------------------------------------------------------------------
 
@@ -242,17 +245,17 @@ class Host:
         batch = self.batches.get(name)
         odd = batch is not None and (self.clock() - batch.at).total_seconds() < _ODD_S
         if "life_500" in self.quirks and odd:
-            return _told({"error": {"message": "internal", "type": "api_error"}}, 500)
+            return as_json({"error": {"message": "internal", "type": "api_error"}}, 500)
         if batch is None or not self.is_there(batch) or ("denies" in self.quirks and odd):
             return _missing()
-        return _told(self.shown(batch))
+        return as_json(self.shown(batch))
 
     def _list(self, request: Request, after: str) -> Reply:
         q = self.quirks
         if "list_404" in q:
             return _missing()
         if after and "fails_later" in q:
-            return _told({"error": {"message": "internal", "type": "api_error"}}, 500)
+            return as_json({"error": {"message": "internal", "type": "api_error"}}, 500)
         lag = max((_LAGS_S[quirk] for quirk in _LAGS_S if quirk in q), default=0.0)
         there = [batch for batch in self.batches.values() if self.is_there(batch) and self.clock() >= batch.at + timedelta(seconds=lag)]
         there.sort(key=lambda batch: (batch.at, batch.id), reverse="oldest_first" not in q)
@@ -272,7 +275,7 @@ class Host:
         }
         if {"no_has_more", "null_list"} & q:
             del told["has_more"]
-        return _told(told | {"data": None} if not shown and "null_list" in q else told)
+        return as_json(told | {"data": None} if not shown and "null_list" in q else told)
 
     def _name_in_list(self, batch: Batch) -> str:
         return f"{batch.id}-raw" if "other_ids" in self.quirks else batch.id
@@ -336,16 +339,16 @@ class Host:
             self.wrongs.append(f"another customer's batch {name} was cancelled")
         if self.ended_at(batch) is None and batch.cancelled_at is None:
             batch.cancelled_at = self.clock()
-        return _told(self.shown(batch))
+        return as_json(self.shown(batch))
 
     def _delete(self, name: str) -> Reply:
         if "no_delete" in self.quirks:
-            return _told({"error": {"message": "no", "code": "method_not_allowed"}}, 405)
+            return as_json({"error": {"message": "no", "code": "method_not_allowed"}}, 405)
         if "theirs" in name:
             self.wrongs.append(f"another customer's file {name} was removed")
         found = self.files.pop(name, None)
         self.removed.setdefault(name, self.clock())
-        return _told({"id": name, "object": "file", "deleted": True}) if found is not None else _missing()
+        return as_json({"id": name, "object": "file", "deleted": True}) if found is not None else _missing()
 
     # -- files ------------------------------------------------------------------------------------------------
 
@@ -356,14 +359,14 @@ class Host:
         self._made += 1
         name = str(9_000 + self._made) if "integer_ids" in self.quirks else f"file-{self._made:04d}"
         self.files[name] = content
-        return _told({"id": self._id(name), "object": "file", "bytes": len(content), "purpose": "batch", "filename": "in.jsonl"})
+        return as_json({"id": self._id(name), "object": "file", "bytes": len(content), "purpose": "batch", "filename": "in.jsonl"})
 
     def _size(self, name: str) -> Reply:
         batch = self.batches.get(name.rpartition("-")[0])
         content = self.files.get(name) if batch is None else self._results(batch) if name.endswith("-output") else self._errors(batch)
         if content is None or "no_size" in self.quirks:
             return _missing()
-        return _told({"id": self._id(name), "object": "file", "bytes": len(content), "purpose": "batch_output"})
+        return as_json({"id": self._id(name), "object": "file", "bytes": len(content), "purpose": "batch_output"})
 
     def _download(self, request: Request, name: str) -> Reply:
         batch = self.batches.get(name) or self.batches.get(name.rpartition("-")[0])
@@ -448,15 +451,15 @@ class Host:
         return json.dumps(told).encode()
 
 
-_PREFIX = {"openai": "batch_", "anthropic": "msgbatch_"}
+_PREFIX = {"openai": "batch_", "anthropic": "msgbatch_", "gemini": "g"}
 
 
-def _told(body: Any, status: int = 200) -> Reply:
+def as_json(body: Any, status: int = 200) -> Reply:
     return Reply(status=status, body=json.dumps(body).encode())
 
 
 def _missing() -> Reply:
-    return _told({"type": "error", "error": {"type": "not_found_error", "code": "not_found", "message": "no such thing"}}, 404)
+    return as_json({"type": "error", "error": {"type": "not_found_error", "code": "not_found", "message": "no such thing"}}, 404)
 
 
 def _row(custom_id: str, body: dict[str, Any]) -> Row:

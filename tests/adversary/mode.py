@@ -19,6 +19,8 @@ TRAP = "/trap"
 
 def call_of(request: Request) -> tuple[str, str]:
     """Which call a request is, of either shape, and the id it names."""
+    if "v1beta" in request.path[:2]:
+        return _call_of_google(request)
     parts = request.path[1:] if request.path[:1] == ["v1"] else request.path
     parts = parts[1:] if parts[:2] == ["messages", "batches"] else parts
     match request.method, parts:
@@ -40,6 +42,32 @@ def call_of(request: Request) -> tuple[str, str]:
             return "cancel", name
         case "POST", ["chat", "completions"] | ["messages"] | ["responses"]:
             return "ask", ""
+        case _:
+            return "odd", request.target
+
+
+def _call_of_google(request: Request) -> tuple[str, str]:
+    """The same of a request of Google's shape, whose verbs follow a colon."""
+    name, _, verb = request.path[-1].partition(":")
+    match request.method, request.path[:-1], verb:
+        case "POST", ["upload", _], "":
+            return "upload", ""
+        case "GET", ["download", _, "files"], "download":
+            return "download", name
+        case "GET", [_, "files"], "":
+            return "size", name
+        case "DELETE", [_, "files" | "batches"], "":
+            return "delete", name
+        case "POST", [_, "models"], "batchGenerateContent":
+            return "create", ""
+        case "POST", [_, "models"], "generateContent":
+            return "ask", ""
+        case "GET", [_], "":
+            return "list", request.query.get("pageToken") or ""
+        case "GET", [_, "batches"], "":
+            return "get", name
+        case "POST", [_, "batches"], "cancel":
+            return "cancel", name
         case _:
             return "odd", request.target
 

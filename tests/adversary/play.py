@@ -27,12 +27,13 @@ import pyarrow as pa
 from keld import Account, Job, Keld, KeldError, Settings, Status, failpoint, http
 from keld.ledger import Ledger
 from keld.spend import Spend
+from tests.adversary.google import GeminiHost
 from tests.adversary.host import PRICES, Clock, Entry, Host
 from tests.adversary.mode import SLOW, Fault, Plan
 from tests.adversary.wire import Reply, Request, Wire
 
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
-MODELS = {"openai": "openai:gpt-5-mini", "anthropic": "anthropic:claude-haiku-4-5"}
+MODELS = {"openai": "openai:gpt-5-mini", "anthropic": "anthropic:claude-haiku-4-5", "gemini": "gemini:gemini-2.5-flash"}
 # Of one call, in seconds; a tenth of what the host sits out.  Keld's own defaults are minutes.
 LIMIT_S = 1.0
 _BUDGET_S = 2.0  # of a verb, where replies are slow
@@ -389,6 +390,7 @@ def _least(n: int) -> timedelta:
 
 def host_of(shape: str, *faults: Fault, quirks: Sequence[str] = (), heals_s: float | None = None, rows: int = 4, crowd: int = 3) -> Host:
     """A host with other customers' batches in its list."""
-    host = Host(shape, Clock(START), frozenset(quirks), Plan(list(faults)), heals_s)
+    made = GeminiHost if shape == "gemini" else Host
+    host = made(shape, Clock(START), frozenset(quirks), Plan(list(faults)), heals_s)
     host.crowd(crowd, rows)
     return host
