@@ -19,8 +19,6 @@ TRAP = "/trap"
 
 def call_of(request: Request) -> tuple[str, str]:
     """Which call a request is, of either shape, and the id it names."""
-    if "v1beta" in request.path[:2]:
-        return _call_of_google(request)
     parts = request.path[1:] if request.path[:1] == ["v1"] else request.path
     parts = parts[1:] if parts[:2] == ["messages", "batches"] else parts
     match request.method, parts:
@@ -42,32 +40,6 @@ def call_of(request: Request) -> tuple[str, str]:
             return "cancel", name
         case "POST", ["chat", "completions"] | ["messages"] | ["responses"]:
             return "ask", ""
-        case _:
-            return "odd", request.target
-
-
-def _call_of_google(request: Request) -> tuple[str, str]:
-    """The same of a request of Google's shape, whose verbs follow a colon."""
-    name, _, verb = request.path[-1].partition(":")
-    match request.method, request.path[:-1], verb:
-        case "POST", ["upload", _], "":
-            return "upload", ""
-        case "GET", ["download", _, "files"], "download":
-            return "download", name
-        case "GET", [_, "files"], "":
-            return "size", name
-        case "DELETE", [_, "files" | "batches"], "":
-            return "delete", name
-        case "POST", [_, "models"], "batchGenerateContent":
-            return "create", ""
-        case "POST", [_, "models"], "generateContent":
-            return "ask", ""
-        case "GET", [_], "":
-            return "list", request.query.get("pageToken") or ""
-        case "GET", [_, "batches"], "":
-            return "get", name
-        case "POST", [_, "batches"], "cancel":
-            return "cancel", name
         case _:
             return "odd", request.target
 
@@ -112,6 +84,7 @@ REPLIES: dict[str, Callable[[Reply | None], Reply]] = {
     "402 json": _json(402, "billing_error", "billing_error"),
     "403 json": _json(403, "permission_denied", "permission_error"),
     "404 json": _json(404, "not_found", "not_found_error"),
+    "408 json": _json(408, "timeout"),
     "409 json": _json(409, "conflict"),
     "429 json": _json(429, "rate_limit_exceeded", "rate_limit_error"),
     "429 json, retry-after": _json(429, "rate_limit_exceeded", "rate_limit_error", **{"retry-after": "7"}),
@@ -217,6 +190,7 @@ LISTS = {
     "null_list": "says null for an empty list, and nothing of more",
     "other_ids": "names batches in its list by other ids than everywhere else",
     "no_counts": "does not say how many requests a batch has",
+    "no_filter": "takes no notice of a list's filter",
 }
 RESULTS = {
     "res_text": "a sentence",

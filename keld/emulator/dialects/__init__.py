@@ -12,6 +12,7 @@ One file a kind of body; `dialect` (one floor up) says what each of them gives.
     anthropic_cache      which part of a Messages body is read from the prompt cache, and written to it
     anthropic_schema     what structured outputs of these refuse in a JSON Schema
     bedrock_messages     messages by Bedrock's InvokeModel
+    vertex_messages      messages by Vertex's rawPredict
     converse             Bedrock's Converse
     converse_body        what a Converse body says, and how many tokens it has
     mistral_body         what Mistral's chat completions and embeddings have in common

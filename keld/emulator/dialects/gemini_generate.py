@@ -37,12 +37,18 @@ _body = reader(GenerateBody)
 
 @dataclass(frozen=True)
 class Generate:
-    """The dialect of generateContent for one model; `labels`: the service's requests may have labels, as at Vertex."""
+    """The dialect of generateContent for one model.
+
+    Args:
+        labels: it is Vertex: its requests may have labels, and the tier is asked for in a header and told as `trafficType`.
+        flex: that header asks for flex.
+    """
 
     answerer: Answerer
     cache: PromptCache
     model: str = ""
     labels: bool = False
+    flex: bool = False
 
     def of(self, model: str) -> "Generate":
         return replace(self, model=model)
@@ -51,8 +57,10 @@ class Generate:
         asked = read(_body, body)
         if asked.labels is not None and not self.labels:
             raise invalid('Invalid JSON payload received. Unknown name "labels": Cannot find field.')
+        if asked.service_tier is not None and self.labels:
+            raise invalid('Invalid JSON payload received. Unknown name "service_tier": Cannot find field.')
         check_model(self.model, "generateContent", conditions)
-        lane = _lane(asked.service_tier, conditions)
+        lane = _lane("flex" if self.flex else asked.service_tier, conditions)
         config = asked.generation_config or GenerationConfig()
         schema = _checked(asked, config)
         system, digest = text_of(asked.system_instruction), sha256(body)
@@ -67,7 +75,7 @@ class Generate:
         output, thoughts = (0, 0) if blocked else (answer.output_tokens + thoughts, thoughts)
         usage = Usage(whole, output, use.read, reasoning=thoughts)
         name = digest.hexdigest()
-        return Made(_response(name, self.model, answer, usage, lane, blocked), self.model, lane, usage, whole, name)
+        return Made(_response(name, self.model, answer, usage, _tier(lane, self.labels), blocked), self.model, lane, usage, whole, name)
 
     def _cached(self, asked: GenerateBody, first: bytes, whole: int, conditions: Conditions) -> Use:
         """What is read by implicit caching; a write costs nothing."""
@@ -125,7 +133,14 @@ def _thoughts(model: str, config: GenerationConfig) -> int:
     return _THOUGHTS if config.max_output_tokens is None else min(_THOUGHTS, config.max_output_tokens // 4)
 
 
-def _response(name: str, model: str, answer: Answer, usage: Usage, lane: Lane, blocked: bool) -> str:
+def _tier(lane: Lane, vertex: bool) -> str:
+    """How the usage tells the tier."""
+    if vertex:
+        return '"trafficType":"ON_DEMAND_FLEX"' if lane == "flex" else '"trafficType":"ON_DEMAND"'
+    return f'"serviceTier":"{"standard" if lane == "batch" else lane}"'
+
+
+def _response(name: str, model: str, answer: Answer, usage: Usage, tier: str, blocked: bool) -> str:
     counts = {
         "promptTokenCount": usage.input,
         "candidatesTokenCount": usage.output - usage.reasoning,
@@ -134,7 +149,7 @@ def _response(name: str, model: str, answer: Answer, usage: Usage, lane: Lane, b
         "totalTokenCount": usage.input + usage.output,
     }
     said = "".join(f'"{field}":{count},' for field, count in counts.items() if count)  # as everywhere at Google, a zero is left out
-    tokens = f'"usageMetadata":{{{said}"serviceTier":"{"standard" if lane == "batch" else lane}"}}'
+    tokens = f'"usageMetadata":{{{said}{tier}}}'
     rest = f'{tokens},"modelVersion":{quoted(model).decode()},"responseId":"{name[:22]}"'
     if blocked:
         return f'{{"promptFeedback":{{"blockReason":"PROHIBITED_CONTENT"}},{rest}}}'

@@ -10,6 +10,8 @@ One class a host, named in `kind`; `service` (one floor up) says what each of th
     openai_object        errors, files, batches and lists as it shows them
     openai_parameter     what the parameters of its calls must be
     openai_compatible    a host that speaks OpenAI's bodies and has neither files nor batches
+    openai_hosts         hosts that copied OpenAI's API: Groq, Together, OpenRouter, xAI, Fireworks, DeepInfra
+    self_hosted          an engine of one's own: the same, with messages, names, slots and a queue
     azure                a resource of Azure OpenAI, by both of its APIs: routes, key, token, errors
     azure_batches        its files, batches and deployments, as far as they differ from OpenAI's
     s3                   S3, over the emulator's buckets
@@ -37,4 +39,8 @@ One class a host, named in `kind`; `service` (one floor up) says what each of th
     bedrock_envelope     the lines of a job's input and output
     bedrock_object       errors, jobs and manifests as it shows them
     bedrock_parameter    what the parameters of its calls must be
+    vertex               aiplatform.googleapis.com: routes, single calls, errors
+    vertex_jobs          its batch prediction jobs
+    vertex_envelope      the lines of a job's input and output
+    vertex_object        errors and jobs as it shows them, and a job as its create says it
 """

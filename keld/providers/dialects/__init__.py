@@ -18,6 +18,7 @@
     gemini_embeddings   embedContent
     gemini_answer       reads an answer to either of these two
     gemini_schema       structured outputs of Gemini: `responseSchema`
+    vertex_models       generateContent, and Claude's messages by rawPredict, at Vertex AI
 
 Pure: no clock, no network, no disk.  They implement `keld.providers.part.Dialect`.
 """

@@ -25,6 +25,7 @@ _RPC = {
     1: "CANCELLED", 2: "UNKNOWN", 3: "INVALID_ARGUMENT", 4: "DEADLINE_EXCEEDED", 5: "NOT_FOUND", 7: "PERMISSION_DENIED", 8: "RESOURCE_EXHAUSTED",
     9: "FAILED_PRECONDITION", 10: "ABORTED", 11: "OUT_OF_RANGE", 12: "UNIMPLEMENTED", 13: "INTERNAL", 14: "UNAVAILABLE", 16: "UNAUTHENTICATED",
 }  # fmt: skip
+_TRAFFIC = {"ON_DEMAND": "standard", "ON_DEMAND_FLEX": "flex", "ON_DEMAND_PRIORITY": "priority"}  # how Vertex tells the tier
 _HTTP = {
     400: "INVALID_ARGUMENT", 403: "PERMISSION_DENIED", 404: "NOT_FOUND", 408: "DEADLINE_EXCEEDED", 409: "ABORTED", 429: "RESOURCE_EXHAUSTED",
     499: "CANCELLED", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED",
@@ -64,6 +65,7 @@ class _Usage(msgspec.Struct, gc=False, rename="camel"):
     cached_content_token_count: int | None = None
     tool_use_prompt_token_count: int | None = None
     service_tier: str | None = None
+    traffic_type: str | None = None  # at Vertex
 
 
 class _Vector(msgspec.Struct, gc=False):
@@ -96,7 +98,7 @@ def judge(custom_id: str, status: int, body: Body) -> Reply:
         error=error,
         retryable=again,
         model=body.model_version,
-        tier=(usage.service_tier or "").lower() or None,
+        tier=(usage.service_tier or "").lower() or _TRAFFIC.get(usage.traffic_type or ""),
         # `promptTokenCount` includes the cached tokens, but not what tools gave the model to read; thoughts are beside the candidates.
         input_tokens=tokens + (usage.tool_use_prompt_token_count or 0),
         cached_tokens=usage.cached_content_token_count or 0,

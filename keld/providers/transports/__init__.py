@@ -11,6 +11,11 @@
     gemini           batch mode of Gemini, with requests and responses in files
     gemini_lines     the lines of these files
 
+    vertex           batch prediction jobs of Vertex AI, over a bucket of Cloud Storage
+    vertex_lines     the lines of their input and of their output
+    vertex_auth      tokens of Google Cloud, and its errors
+
+    stored           inputs and results as objects in the user's own bucket
     rest             the calls of one account to a host of JSON objects, without an SDK; each with a time limit, each made once
     sdk              the same through an official SDK
     azure_auth       the key of an Azure resource, or a token of Entra

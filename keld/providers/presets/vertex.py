@@ -1,0 +1,106 @@
+"""Vertex: Vertex AI in one project and one location, with batch prediction jobs; Gemini, and Claude by Anthropic's API."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from keld.price import Lane
+from keld.providers.account import Account, VertexAccount
+from keld.providers.base import Traits
+from keld.providers.dialects.vertex_models import VertexGenerate, VertexMessages, is_claude
+from keld.providers.fault import Meaning
+from keld.providers.part import Auth, Batches, Connection, Dialect, Preset
+from keld.providers.presets.common import LINE_BYTES
+from keld.providers.transports.vertex_lines import VertexEnvelope
+from keld.request import Question
+from keld.shard import Limits
+
+_GENERATE, _MESSAGES = VertexGenerate(), VertexMessages()
+_GLOBAL = "global"
+
+
+def _dialect_of(question: Question, model: str) -> Dialect:
+    return _MESSAGES if is_claude(model) else _GENERATE
+
+
+def _batches(connection: Connection) -> Batches:
+    from keld.providers.transports.vertex import VertexBatches
+
+    return VertexBatches(connection)
+
+
+def _auth(connection: Connection) -> Auth:
+    from keld.providers.transports import vertex_auth
+
+    return vertex_auth.auth(connection)
+
+
+def _error_in(body: dict[str, object], headers: object) -> object:
+    from keld.providers.transports import vertex_auth
+
+    return vertex_auth.error_in(body, headers)
+
+
+def _base_url(account: Account) -> str:
+    assert isinstance(account, VertexAccount)
+    at = "" if account.location == _GLOBAL else f"{account.location}-"
+    return account.base_url or f"https://{at}aiplatform.googleapis.com"
+
+
+def _url(connection: Connection, path: str) -> str:
+    return f"{connection.base_url.rstrip('/')}/v1{_scope(connection.account)}{path}"
+
+
+def _scope(account: Account) -> str:
+    """Project and location: all projects share the hosts."""
+    assert isinstance(account, VertexAccount)
+    return f"/projects/{account.project}/locations/{account.location}"
+
+
+def _for_account(account: Account) -> Preset:
+    """Flex PayGo is sold at the global address only: docs.cloud.google.com/vertex-ai/generative-ai/docs/flex-paygo, read 29 Nov 2026."""
+    assert isinstance(account, VertexAccount)
+    lanes = frozenset(Lane) if account.location == _GLOBAL else frozenset({Lane.BATCH, Lane.STANDARD})
+    return replace(PRESET, traits=replace(PRESET.traits, lanes=lanes))
+
+
+PRESET = Preset(
+    kind="vertex",
+    account=VertexAccount,
+    base_url=_base_url,
+    base_url_env="GOOGLE_VERTEX_BASE_URL",
+    variables={"project": "GOOGLE_CLOUD_PROJECT", "location": "GOOGLE_CLOUD_LOCATION", "bucket": "KELD_VERTEX_BUCKET"},
+    url=_url,
+    scope=_scope,
+    for_account=_for_account,
+    dialect=_dialect_of,
+    dialects=(_GENERATE, _MESSAGES),
+    envelope=VertexEnvelope(),
+    batches=_batches,
+    auth=_auth,
+    error_in=_error_in,
+    codes={
+        # Billing or region: a bad request for every row.
+        (400, "FAILED_PRECONDITION"): Meaning.ACCESS,
+        (429, "RESOURCE_EXHAUSTED"): Meaning.QUEUE_FULL,
+        (None, "overloaded_error"): Meaning.NOT_DONE,
+        (None, "capacity_exceeded"): Meaning.NOT_DONE,
+    },
+    prices="vertex",
+    # docs.cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini, Nov 2026: 200,000 requests and 1 GB a job; it is queued
+    # for 72 hours at most, and ends 24 hours after it began; "if the batch prediction job is terminated, all completed rows are exported".  The
+    # messages of a conversation grow when they become contents, which the size of a line does not tell: so 700 MB.
+    # That a removed input fences: a job reads it after its create was answered, so it fails then, and nothing is paid.
+    traits=Traits(
+        limits=Limits(max_requests=200_000, max_bytes=700_000_000, max_line_bytes=LINE_BYTES),
+        lanes=frozenset(Lane),
+        list_page=100,
+        marks_batches=True,
+        fences=True,
+        newest_first=False,
+        pages_by_id=False,
+        window=timedelta(hours=96),
+        finds=True,
+    ),
+)

@@ -1,0 +1,106 @@
+"""Stored: the inputs and results of batches as objects in the user's own bucket.
+
+A part of the transport `vertex`, over `keld.objects`.  An input has a name of its own each time it is staged: a late create must never find the
+input of a later one.  Every failure of the bucket is a `Fault`, and a transfer reports its progress.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from keld import http
+from keld.objects import AccessDenied, Bucket, NoSuchObject, ObjectError, ObjectInfo
+from keld.providers.download import Broken, Piece
+from keld.providers.fault import Fault, Sent
+
+_CHUNK = 1 << 20
+
+
+class Stored:
+    """The objects of one account; a bucket is opened at the first call to it.
+
+    Args:
+        root: `gs://bucket/prefix`, below which inputs are kept.
+        options: obstore's own.
+    """
+
+    def __init__(self, root: str, patience: http.Patience, options: Mapping[str, str] | None = None) -> None:
+        self.root, self._patience, self._options = root.rstrip("/"), patience, options
+        self._scheme = urlsplit(root).scheme
+        self._bucket = cache(self._open)
+
+    def put(self, path: Path, key: str) -> str:
+        """Uploads an input; its address."""
+        uri = f"{self.root}/in/{key}-{secrets.token_hex(4)}.jsonl"
+        with self._object(uri) as (bucket, name), path.open("rb") as file:
+            bucket.upload(name, self._beating(iter(lambda: file.read(_CHUNK), b"")))
+        return uri
+
+    def remove(self, uri: str) -> None:
+        """Removes an object; "not there" is success."""
+        with self._object(uri) as (bucket, name):
+            bucket.delete(name)
+
+    def below(self, folder: str) -> list[tuple[str, ObjectInfo]]:
+        """The address of each object below a folder, and what it is, by the bytes of their names."""
+        with self._object(folder.rstrip("/")) as (bucket, name):
+            named = [(one, bucket.find(one)) for one in bucket.names(name)]
+            return [(bucket.address(one), found) for one, found in named if found is not None]
+
+    def find(self, uri: str) -> ObjectInfo | None:
+        with self._object(uri) as (bucket, name):
+            return bucket.find(name)
+
+    @contextmanager
+    def open(self, uri: str, start: int = 0, validator: str = "") -> Iterator[Piece]:
+        """An object from byte `start` on, if it still has `validator` ("": any), else from its beginning."""
+        with self._object(uri) as (bucket, name):
+            found = bucket.find(name)
+            same = found is not None and (not validator or found.version == validator)
+            opened = bucket.open(name, start if same else 0)
+            piece = opened.__enter__()
+        try:
+            yield Piece(resumed=start > 0 and same, validator=piece.version, chunks=self._chunks(piece.chunks))
+        finally:
+            opened.__exit__(None, None, None)
+
+    def _chunks(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        try:
+            yield from self._beating(chunks)
+        except ObjectError as broken:
+            raise Broken(broken.why) from broken
+
+    def _beating(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        for chunk in chunks:
+            http.beat(self._patience.call_s)
+            yield chunk
+
+    def _open(self, name: str) -> Bucket:
+        return Bucket.at(f"{self._scheme}://{name}", self._options, call_s=self._patience.call_s)
+
+    @contextmanager
+    def _object(self, uri: str) -> Iterator[tuple[Bucket, str]]:
+        """The bucket and the name of an object.
+
+        Raises:
+            Fault: a call to the bucket failed.
+        """
+        parts = urlsplit(uri)
+        bucket = self._bucket(parts.netloc)
+        http.beat(self._patience.call_s)
+        try:
+            yield bucket, parts.path.lstrip("/")
+        except NoSuchObject as missing:
+            raise Fault(sent=Sent.ANSWERED, status=HTTPStatus.NOT_FOUND, code="no_such_object", message=str(missing), own=True) from None
+        except AccessDenied as denied:
+            raise Fault(
+                sent=Sent.ANSWERED, status=HTTPStatus.FORBIDDEN, code="bucket_access_denied", message=str(denied), own=True
+            ) from None
+        except ObjectError as error:
+            raise Fault(sent=Sent.MAYBE, cause=f"{error.address}: {error.why}") from None

@@ -1,0 +1,85 @@
+"""Vertex auth: an access token of Google Cloud, renewed before it expires; and the errors of its APIs.
+
+A part of the transport `vertex`.  google-auth finds the credentials (a key file, `gcloud auth application-default login`, the machine's or the pod's
+service account) and gets a token by calls of its own, without a limit for the whole: so `keld.providers.auth` runs them in a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from datetime import UTC
+from typing import Any
+
+from keld.errors import AccessRefused, InvalidJob
+from keld.providers.auth import Renewed, Token
+from keld.providers.part import Auth, Connection
+
+TOKEN_VARIABLE = "GOOGLE_OAUTH_ACCESS_TOKEN"  # noqa: S105  the name of a variable; Terraform's provider for Google reads the same one
+_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+_GIVEN_S = 600.0  # a token that we were given does not say when it expires; it is asked for again halfway
+# The reasons of google.rpc.ErrorInfo with which a request is refused for every row, whatever the status beside them is.
+_NO_ACCESS = frozenset(
+    ("SERVICE_DISABLED", "BILLING_DISABLED", "CONSUMER_SUSPENDED", "CONSUMER_INVALID", "USER_PROJECT_DENIED", "ACCESS_TOKEN_EXPIRED")
+)
+
+
+def auth(connection: Connection) -> Auth:
+    """The account's own token (`api_key=`, or the variable `GOOGLE_OAUTH_ACCESS_TOKEN`), else one by the credentials that google-auth finds."""
+    return Renewed(lambda: _given(connection) or _fetched(connection), "token of Google Cloud")
+
+
+def _given(connection: Connection) -> Token | None:
+    value = connection.key() or os.environ.get(TOKEN_VARIABLE, "").strip()
+    return Token(value, time.time() + _GIVEN_S) if value else None
+
+
+def _fetched(connection: Connection) -> Token:
+    """A new token.
+
+    Raises:
+        AccessRefused: there are no credentials, or they are refused.
+        InvalidJob: google-auth is not installed.
+    """
+    try:
+        import google.auth
+        from google.auth.exceptions import DefaultCredentialsError, RefreshError
+        from google.auth.transport.requests import Request
+    except ImportError as missing:
+        raise InvalidJob("Kind vertex needs google-auth, which is not installed. Nothing was sent. pip install 'keld[vertex]'") from missing
+    try:
+        credentials, _ = google.auth.default(scopes=[_SCOPE])
+        credentials.refresh(Request())  # type: ignore[no-untyped-call]  # google-auth has no types for it
+    except DefaultCredentialsError:
+        raise AccessRefused(
+            "There are no credentials for Google Cloud. Nothing was sent. Run `gcloud auth application-default login`, set "
+            f"GOOGLE_APPLICATION_CREDENTIALS to a key file, or {TOKEN_VARIABLE} to an access token.",
+            account=connection.account.kind,
+        ) from None
+    except RefreshError as refused:
+        if refused.retryable:
+            raise
+        raise AccessRefused(
+            "Google Cloud refused the credentials that google-auth found. Nothing was sent. Run `gcloud auth application-default login` again, or "
+            "correct GOOGLE_APPLICATION_CREDENTIALS.",
+            account=connection.account.kind,
+        ) from None
+    expiry = credentials.expiry
+    return Token(str(credentials.token), time.time() + _GIVEN_S if expiry is None else expiry.replace(tzinfo=UTC).timestamp())
+
+
+def error_in(body: dict[str, Any], headers: Any) -> Any:
+    """A google.rpc.Status, or an error of Claude's API, as an error in the common shape."""
+    error = body.get("error")
+    if not isinstance(error, dict):
+        return None
+    if not error.get("status"):
+        return error  # Claude's own: {"type", "message"}
+    details = [detail for detail in error.get("details") or () if isinstance(detail, dict)]
+    reason = next((str(detail["reason"]) for detail in details if detail.get("reason") in _NO_ACCESS), None)
+    found: dict[str, Any] = {"code": reason or error["status"], "message": str(error.get("message") or "")}
+    delay = next((str(detail["retryDelay"]) for detail in details if "retryDelay" in detail), "")
+    with suppress(ValueError):
+        found["retry_after_s"] = float(delay.removesuffix("s"))
+    return found
