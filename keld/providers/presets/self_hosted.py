@@ -22,7 +22,7 @@ from keld.providers.dialects.anthropic_messages import AnthropicMessages
 from keld.providers.dialects.openai_chat import OpenAIChat
 from keld.providers.fault import ANY, Meaning
 from keld.providers.pack import Pack
-from keld.providers.part import Dialect, Preset
+from keld.providers.part import MODELS, Dialect, Preset
 from keld.providers.presets.common import LINE_BYTES, NOT_DONE
 from keld.providers.presets.openai import EMBEDDINGS, RESPONSES, dialect_of
 from keld.request import Question
@@ -96,6 +96,7 @@ PRESET = Preset(
     # cannot do that at all (llama.cpp: embeddings).
     codes={(503, ANY): Meaning.QUEUE_FULL, (429, ANY): Meaning.QUEUE_FULL, (501, ANY): Meaning.REFUSED, **NOT_DONE},
     account=SelfHostedAccount,
+    probe=MODELS,
     aborted=lambda answer: _ABORT(answer) is not None,
     for_account=_for_account,
     traits=Traits(
