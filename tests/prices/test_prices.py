@@ -121,9 +121,7 @@ def test_an_entry_becomes_a_line_with_its_lanes_and_long_requests() -> None:
 
 
 def test_the_noise_of_binary_floats_is_left_out_and_what_is_finer_than_keld_counts_is_rounded_up() -> None:
-    found = models(
-        {"azure/m": _entry(cache_read_input_token_cost=1.0000000000000001e-07, output_cost_per_token=1.23456789e-06)}, AZURE
-    )
+    found = models({"azure/m": _entry(cache_read_input_token_cost=1.0000000000000001e-07, output_cost_per_token=1.23456789e-06)}, AZURE)
     assert found["m"]["standard"] == {"input": Decimal(2), "cached": Decimal("0.1"), "output": Decimal("1.234568")}
 
 
