@@ -11,7 +11,7 @@ from keld.providers.account import Account, VertexAccount
 from keld.providers.base import Traits
 from keld.providers.dialects.vertex_models import VertexGenerate, VertexMessages, is_claude
 from keld.providers.fault import Meaning
-from keld.providers.part import Auth, Batches, Connection, Dialect, Preset
+from keld.providers.part import Auth, Batches, Connection, Dialect, Preset, Probe
 from keld.providers.presets.common import LINE_BYTES
 from keld.providers.transports.vertex_lines import VertexEnvelope
 from keld.request import Question
@@ -95,6 +95,8 @@ PRESET = Preset(
         (None, "capacity_exceeded"): Meaning.NOT_DONE,
     },
     prices="vertex",
+    probe=Probe(path=lambda account: f"/v1{_scope(account)}/batchPredictionJobs?pageSize=1"),  # the models of a project are listed nowhere
+    bucket=lambda account: account.bucket if isinstance(account, VertexAccount) else "",
     listed=_listed,
     # docs.cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini, Nov 2026: 200,000 requests and 1 GB a job; it is queued
     # for 72 hours at most, and ends 24 hours after it began; "if the batch prediction job is terminated, all completed rows are exported".  The
