@@ -95,7 +95,8 @@ def plan_first(environment: Environment, first: First, ends_at: datetime | None 
 
 def _notes(fits: Mapping[str, Fit], *more: Mapping[str, str]) -> dict[str, str]:
     """A note on each model that needs one, in words."""
-    notes = {name: "; ".join(filter(None, (fit.note, *(of.get(name) for of in more)))) for name, fit in fits.items()}
+    said = {name: filter(None, (fit.note, *(of.get(name) for of in more))) for name, fit in fits.items()}
+    notes = {name: ". ".join(note.rstrip(".") for note in found) for name, found in said.items()}
     return {name: note for name, note in notes.items() if note}
 
 

@@ -22,7 +22,7 @@ from keld.providers.kinds import preset_of
 from keld.state import Event, RunEvent
 from tests.support.injected_bugs import BUGS
 from tests.support.lane_purchases import listen, paid
-from tests.support.ticket_job import Peer, anthropic, azure, bedrock, billed_usd, creates, gemini, ledger_dump, mistral, openai, outcomes
+from tests.support.ticket_job import Peer, anthropic, azure, bedrock, billed_usd, creates, gemini, ledger_dump, mistral, openai, outcomes, vertex
 from tests.support.worker_process import KILLED, SCENARIOS, Order, follow, killed, marks_batches
 
 # Every point, under the first scenario that passes it.
@@ -74,7 +74,7 @@ POINTS: dict[str, tuple[str, ...]] = {
     "late": ("sweep.cancel.send", "sweep.cancel.received", "ledger.stray.before", "ledger.stray.after", "ledger.stray_settled.before", "ledger.stray_settled.after"),
 }  # fmt: skip
 # The kinds whose workers are killed; a new kind is one name here.
-KILLED_AT = (openai, anthropic, azure, bedrock, gemini, mistral)
+KILLED_AT = (openai, anthropic, azure, bedrock, gemini, mistral, vertex)
 
 
 def not_passed(peer: Peer) -> set[str]:

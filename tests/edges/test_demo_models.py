@@ -12,6 +12,7 @@ MODELS = {
     "bedrock": "bedrock:us.anthropic.claude-haiku-4-5-20251001-v1:0",
     "gemini": "gemini:gemini-3.8-flash",
     "mistral": "mistral:mistral-small-latest",
+    "vertex": "vertex:gemini-3.8-flash",
     "mixed": "bedrock:us.anthropic.claude-haiku-4-5-20251001-v1:0,anthropic:claude-haiku-4-5",
 }
 ROOT = Path(__file__).parents[2]

@@ -22,6 +22,7 @@ from keld.emulator import Emulator
 from tests.support.documents import DOCS, PAGES, ROOT, Block, Command, blocks, commands, name
 
 TUTORIAL = DOCS / "tutorial.md"
+SLOW = {DOCS / "how-to" / "clouds.md"}  # a dozen processes
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 NOT_RUN = (
     "dagster",
@@ -61,7 +62,10 @@ def newcomer(tmp_path: Path, open_emulator: Callable[..., Emulator], monkeypatch
     sys.modules.pop("jobs", None)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES_TO_RUN if page != TUTORIAL], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=name(page), marks=pytest.mark.slow if page in SLOW else ()) for page in PAGES_TO_RUN if page != TUTORIAL],
+)
 def test_the_commands_and_the_python_of_a_page_run(newcomer: Path, page: Path) -> None:
     play(newcomer, page)
 
