@@ -438,3 +438,19 @@ def test_a_bucket_that_may_not_be_read_is_told_by_its_name(open_emulator: Callab
     fault(wire.emulator, "download", "status", status=403, times=None)
     with pytest.raises(AccessRefused):
         wire.provider.download(batch, wire.into, 1 << 30)
+
+
+def test_the_bucket_is_opened_with_the_credentials_of_a_profile(wire: Wire, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    """obstore knows neither profiles nor SSO; botocore does, and finds the same ones for the bucket as for the jobs."""
+    batch = wire.ended()
+    (tmp_path / "credentials").write_text(
+        "[team]\naws_access_key_id = AKIATEAM\naws_secret_access_key = secret\naws_session_token = session\n"
+    )
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_PROFILE", "team")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    wire.provider = wire.connect()
+    assert len(wire.replies(batch)) == 3
+    assert wire.provider._batches._keys.keys() == {"access_key_id": "AKIATEAM", "secret_access_key": "secret", "session_token": "session"}

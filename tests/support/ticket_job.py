@@ -47,7 +47,6 @@ class Peer:
     newest_first: bool = True  # else its list has no order
     keeps_partial: bool = True  # else a batch that was cancelled, or expired, gives nothing back
     says_cancelling: bool = True  # else a cancelled batch is in progress until it has ended
-    tells_expiry: bool = True  # else a batch whose time was over has completed, in part
     in_bucket: bool = False  # its results are objects in a bucket of the user's own, read by obstore
 
     @property
@@ -82,7 +81,6 @@ bedrock = Peer(
     creates="/bedrock/model-invocation-job",
     model_in_line=False,
     names_unreached=False,
-    tells_expiry=False,
     in_bucket=True,
 )
 bedrock_claude = replace(bedrock, model="us.anthropic.claude-haiku-4-5-20251001-v1:0")  # by InvokeModel

@@ -39,11 +39,6 @@ One class a host, named in `kind`; `service` (one floor up) says what each of th
     bedrock_envelope     the lines of a job's input and output
     bedrock_object       errors, jobs and manifests as it shows them
     bedrock_parameter    what the parameters of its calls must be
-    s3                   S3, over the emulator's buckets
-    gcs                  Google Cloud Storage by its XML API, over the same
-    gcs_json             and by its JSON API
-    object_xml           the calls of the XML API that the two share
-    object_body          the bytes of an upload, off the wire
     vertex               aiplatform.googleapis.com: routes, single calls, errors
     vertex_jobs          its batch prediction jobs
     vertex_envelope      the lines of a job's input and output

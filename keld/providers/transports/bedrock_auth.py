@@ -60,6 +60,20 @@ class Signed:
         SigV4Auth(self._credentials, _SERVICE, self._region).add_auth(request)
         return {name: value for name, value in request.headers.items() if name not in signed}
 
+    def keys(self) -> dict[str, str]:
+        """The credentials, as options of obstore, which does not know profiles and SSO.
+
+        Raises:
+            AccessRefused, Fault: see `renew`.
+        """
+        if self.due():
+            self.renew()
+        found = self._credentials
+        if found is None:
+            return {}
+        token = {"session_token": found.token} if found.token else {}
+        return {"access_key_id": found.access_key, "secret_access_key": found.secret_key} | token
+
     def due(self) -> bool:
         return time.monotonic() >= self._next
 
