@@ -16,7 +16,7 @@ from http import HTTPStatus
 
 import msgspec
 
-from keld.errors import InvalidJob, KeldError
+from keld.errors import AccessRefused, InvalidJob, KeldError
 from keld.objects import AccessDenied, Bucket, NoSuchObject, ObjectError
 from keld.price import Lane, Rates
 from keld.providers.base import Quota
@@ -110,16 +110,19 @@ def refused(name: str, what: str, error: KeldError) -> Check:
 
 def _reached(subject: Subject, seen: _Seen) -> Check:
     """Whether the host answers and accepts the key; what its reply says goes to `seen`."""
+    preset = subject.preset
+    if preset.probe is None and preset.batches is None:
+        return subject.check("address", CheckState.NOTE, f"Nothing was asked of {subject.host}: its kind names no call that is not paid.")
     try:
-        if subject.preset.probe is None:
+        if preset.probe is None:
             subject.list_batches()
         else:
-            _probe(subject, subject.preset.probe, seen)
+            _probe(subject, preset.probe, seen)
     except Fault as fault:
         seen.date = fault.date
         return _unreached(subject, fault)
     except KeldError as error:
-        return refused(subject.name, "address", error)
+        return refused(subject.name, "key" if isinstance(error, AccessRefused) else "address", error)
     return subject.check("key", CheckState.OK, f"{subject.host} answers and accepts the key.")
 
 
@@ -129,7 +132,7 @@ def _probe(subject: Subject, probe: Probe, seen: _Seen) -> None:
     """
     rest = Rest(subject.connection, subject.preset.auth, subject.preset.error_in)
     try:
-        reply = rest.ask("GET", probe.path)
+        reply = rest.ask("GET", probe.path_of(subject.connection.account))
     finally:
         rest.close()
     seen.date, seen.quotas = reply.headers.get("date", ""), subject.preset.quotas(reply.headers)
@@ -164,7 +167,7 @@ def _unreached(subject: Subject, fault: Fault) -> Check:
         case Meaning.UNKNOWN if fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             return subject.check("address", CheckState.NOTE, f"{host} has a fault of its own at present: {said}.", "Run it again later.")
         case _:
-            path = preset.probe.path.partition("?")[0] if preset.probe is not None else "its API"
+            path = preset.probe.path_of(account).partition("?")[0] if preset.probe is not None else "its API"
             fix = f"Correct {address}: most often a part of its path is missing, such as /v1."
             return subject.check("address", CheckState.PROBLEM, f"{host} does not have {path}: {said}.", fix)
 

@@ -257,14 +257,17 @@ class Probe:
     """A call that is not paid, and for which the address and the key must be right; `keld doctor` makes it.
 
     Args:
-        path: of a GET, added to the base URL, with its query.
+        path: of a GET, added to the base URL, with its query; a function makes it from the account.
         names: the names of the models in the reply's JSON; None: it lists no models.
         serves: (the names, a model) -> True if the host serves that model.
     """
 
-    path: str
+    path: str | Callable[[Account], str]
     names: Callable[[Mapping[str, Any]], Collection[str]] | None = None
     serves: Callable[[Collection[str], str], bool] = field(default=lambda names, model: model in names)
+
+    def path_of(self, account: Account) -> str:
+        return self.path if isinstance(self.path, str) else self.path(account)
 
 
 MODELS = Probe(path="/models", names=names_in_data)

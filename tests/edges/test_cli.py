@@ -182,7 +182,7 @@ def test_a_plan_says_that_the_key_of_its_only_model_is_missing(emulator: Emulato
     monkeypatch.delenv("OPENAI_API_KEY")
     planned = _keld("plan", "jobs.py:labels", "-s", "in.parquet")
     assert planned.exit_code == Exit.OK
-    assert "openai:gpt-5-mini is not usable yet: No key for openai" in planned.output.replace("\n", " ")
+    assert "openai:gpt-5-mini: not usable yet: No key for openai" in planned.output.replace("\n", " ")
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     assert "not usable yet" not in _keld("plan", "jobs.py:labels", "-s", "in.parquet").output
 

@@ -26,6 +26,7 @@ MODELS = {
     "bedrock": "us.anthropic.claude-haiku-4-5-20251001-v1:0",
     "gemini": "gemini-2.5-flash",
     "mistral": "mistral-small-latest",
+    "vertex": "",
     "groq": "openai/gpt-oss-20b",
     "together": "openai/gpt-oss-120b",
     "openrouter": "openai/gpt-5-mini",
@@ -66,7 +67,7 @@ def told(keld: Keld, account: str | None = None) -> dict[str, Check]:
 
 def check_unpaid(emulator: Emulator) -> None:
     """Nothing but reading, and one object in a bucket."""
-    assert {call.method for call in emulator.requests() if "/s3/" not in call.path} == {"GET"}
+    assert {call.method for call in emulator.requests() if not call.path.startswith(("/s3/", "/gcs/"))} == {"GET"}
     assert emulator.bill() == []
     assert emulator.batches() == []
 
@@ -78,7 +79,7 @@ def test_an_account_that_works_has_no_problem(open_keld: Open, emulator: Emulato
     found = told(open_keld(), f"{kind}:{MODELS[kind]}".rstrip(":"))
     assert [check for check in found.values() if check.state is CheckState.PROBLEM] == []
     assert (found["key"].state, found["clock"].state) == (CheckState.OK, CheckState.OK)
-    assert ("bucket" in found) == (kind == "bedrock")
+    assert ("bucket" in found) == (kind in ("bedrock", "vertex"))
     check_unpaid(emulator)
 
 
@@ -105,7 +106,7 @@ def test_accounts_that_nobody_has_set_up_are_named_together(open_keld: Open, mon
 # --- one thing that is broken -----------------------------------------------------------------------------------------
 
 # Hosts that need no key, and those whose key is not one text.
-KEYED = {kind for kind in MODELS if kind not in ("openai_compatible", "self_hosted", "bedrock")}
+KEYED = {kind for kind in MODELS if kind not in ("openai_compatible", "self_hosted", "bedrock", "vertex")}
 
 
 @pytest.mark.parametrize("kind", sorted(KEYED))
@@ -118,6 +119,18 @@ def test_a_wrong_key(open_emulator: Callable[..., Emulator], open_keld: Open, ki
     assert "Correct what api_key= of the account gives" in found["key"].fix
     assert "wrong-key" not in str(found)
     check_unpaid(emulator)
+
+
+@pytest.mark.parametrize(("kind", "variable"), [("bedrock", "AWS_ACCESS_KEY_ID"), ("vertex", "GOOGLE_OAUTH_ACCESS_TOKEN")])
+def test_wrong_credentials_of_a_cloud(
+    open_emulator: Callable[..., Emulator], open_keld: Open, monkeypatch: pytest.MonkeyPatch, kind: str, variable: str
+) -> None:
+    emulator = open_emulator(api_keys=["another"])
+    monkeypatch.setenv(variable, "wrong-key")
+    found = told(open_keld(clock=emulator.now), kind)
+    assert found["key"].state is CheckState.PROBLEM
+    assert " refuses the key: HTTP 40" in found["key"].finding
+    assert "wrong-key" not in str(found)
 
 
 def test_a_missing_key(open_keld: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +148,7 @@ def test_missing_settings(open_keld: Open, monkeypatch: pytest.MonkeyPatch) -> N
     assert "needs role= (or KELD_BEDROCK_ROLE)" in problem.finding
 
 
-@pytest.mark.parametrize("kind", ["openai", "azure", "bedrock", "gemini", "mistral", "self_hosted"])
+@pytest.mark.parametrize("kind", ["openai", "azure", "bedrock", "vertex", "mistral", "self_hosted"])
 def test_an_address_where_nobody_listens(open_keld: Open, kind: str) -> None:
     account = _with(open_keld().accounts[kind], base_url="http://127.0.0.1:9")
     found = told(open_keld(accounts={"mine": account}), "mine")
@@ -196,11 +209,14 @@ def test_a_model_without_a_price(open_keld: Open) -> None:
 
 
 @pytest.mark.parametrize(("at", "doing"), [("upload", "written to"), ("download", "read from"), ("delete", "cleared")])
-def test_a_bucket_without_rights(open_keld: Open, emulator: Emulator, at: str, doing: str) -> None:
-    fault(emulator, at, "status", status=403, times=None, match={"provider": "s3"})
-    bucket = told(open_keld(), "bedrock")["bucket"]
+@pytest.mark.parametrize(
+    ("kind", "store", "address"), [("bedrock", "s3", "s3://keld-emulator/bedrock"), ("vertex", "gcs", "gs://keld-emulator/vertex")]
+)
+def test_a_bucket_without_rights(open_keld: Open, emulator: Emulator, kind: str, store: str, address: str, at: str, doing: str) -> None:
+    fault(emulator, at, "status", status=403, times=None, match={"provider": store})
+    bucket = told(open_keld(), kind)["bucket"]
     assert bucket.state is CheckState.PROBLEM
-    assert f"The bucket s3://keld-emulator/bedrock cannot be {doing}: the credentials do not allow this." == bucket.finding
+    assert bucket.finding == f"The bucket {address} cannot be {doing}: the credentials do not allow this."
     assert "Allow these credentials to put, get, list and delete" in bucket.fix
 
 
@@ -237,6 +253,29 @@ def test_staging_in_a_bucket_without_rights(open_keld: Open, emulator: Emulator)
 def test_an_account_that_does_not_exist(open_keld: Open) -> None:
     with open_keld() as keld, pytest.raises(InvalidJob, match="No account has the name 'nobody'"):
         keld.doctor("nobody")
+
+
+# --- a kind of another package ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _otherhost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It names no call for the doctor, so its list of batches is asked for."""
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "providers" / "otherhost")
+
+
+@pytest.mark.usefixtures("_otherhost")
+def test_a_kind_that_names_no_call_is_asked_for_its_batches(open_emulator: Callable[..., Emulator], open_keld: Open) -> None:
+    emulator = open_emulator()
+    account = Account(kind="otherhost")
+    assert told(open_keld(clock=emulator.now, accounts={"other": account}), "other")["key"].state is CheckState.OK
+    wrong = _with(account, api_key=lambda: "")
+    assert told(open_keld(clock=emulator.now, accounts={"other": wrong}), "other")["key"].state is CheckState.PROBLEM
+    fault(emulator, "list", "status", status=403, times=None)
+    found = told(open_keld(clock=emulator.now, accounts={"other": account}), "other")["key"]
+    assert found.state is CheckState.PROBLEM
+    assert "HTTP 403" in found.finding
+    check_unpaid(emulator)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def _fetched(connection: Connection) -> Token:
     """
     try:
         import google.auth
-        from google.auth.exceptions import DefaultCredentialsError, RefreshError
+        from google.auth.exceptions import DefaultCredentialsError, OAuthError, RefreshError
         from google.auth.transport.requests import Request
     except ImportError as missing:
         raise InvalidJob("Kind vertex needs google-auth, which is not installed. Nothing was sent. pip install 'keld[vertex]'") from missing
@@ -57,7 +57,7 @@ def _fetched(connection: Connection) -> Token:
             f"GOOGLE_APPLICATION_CREDENTIALS to a key file, or {TOKEN_VARIABLE} to an access token.",
             account=connection.account.kind,
         ) from None
-    except RefreshError as refused:
+    except (RefreshError, OAuthError) as refused:
         if refused.retryable:
             raise
         raise AccessRefused(
