@@ -140,7 +140,7 @@ def cut_first(environment: Environment, first: First, plan: Plan, run_id: str) -
     too_large = ~fitting(ask.sizes, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
     _set_aside(files, question, (ask.sizes > 0) & too_large)
     ahead = plan.in_lane(Lane.STANDARD)
-    enough = chosen.requests - PROBED_MOST >= chosen.least  # else the rest would be too few for a batch
+    enough = chosen.requests - PROBED_MOST >= chosen.least_requests  # else the rest would be too few for a batch
     if first.taken.job.probe and enough and chosen.lane is Lane.BATCH and ahead is not None and ahead.obstacle is None:
         ask, chosen = probe_of(ask, f"{chosen.provider}:{chosen.model}"), ahead
     return plan_shards(environment, files, ask, chosen, run_id=run_id, first=0, round_=0)

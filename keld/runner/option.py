@@ -148,7 +148,7 @@ def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceilin
                 speed=speed_of(environment, name, ask.run_id),
                 worst_rates=worst,
                 cache=cache_of(environment, ask, provider, model, lane, estimate, known),
-                least=provider.traits.least_requests if lane is Lane.BATCH else 1,
+                least_requests=provider.traits.least_requests if lane is Lane.BATCH else 1,
                 too_few=too_few,
                 keeps_on_cancel=provider.traits.keeps_on_cancel,
                 gpu_time=None
