@@ -22,7 +22,20 @@ from keld.providers.kinds import preset_of
 from keld.state import Event, RunEvent
 from tests.support.injected_bugs import BUGS
 from tests.support.lane_purchases import listen, paid
-from tests.support.ticket_job import Peer, anthropic, azure, bedrock, billed_usd, creates, gemini, ledger_dump, mistral, openai, outcomes, vertex
+from tests.support.ticket_job import (
+    Peer,
+    anthropic,
+    azure,
+    bedrock,
+    billed_usd,
+    creates,
+    gemini,
+    ledger_dump,
+    mistral,
+    openai,
+    outcomes,
+    vertex,
+)
 from tests.support.worker_process import KILLED, SCENARIOS, Order, follow, killed, marks_batches
 
 # Every point, under the first scenario that passes it.
