@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 
 from example_project.jobs import embeddings, triage
+from example_project.models import ASKED
 from example_project.provider import emulated_provider
 from example_project.report import rows, summary
 from example_project.stack import Airflow, Patience, StackFailed, running_airflow
@@ -49,7 +50,9 @@ def run_demo(console: Console) -> None:
     began = time.monotonic()
     shutil.rmtree(PLACE, ignore_errors=True)
     with emulated_provider(LATENCY_S) as provider:
-        console.print(f"An emulated OpenAI answers at {provider.openai_url}; its batches take {LATENCY_S:.0f} s. Starting Airflow ...")
+        console.print(
+            f"An emulated provider answers as {ASKED} at {provider.url}; its batches take {LATENCY_S:.0f} s. Starting Airflow ..."
+        )
         settings = {**provider.env(), "KELD_HOME": str(KELD_HOME)}
         with running_airflow(HOME, Path(__file__).with_name("dags"), settings) as airflow:
             airflow.wait_until_up("ticket_embeddings")

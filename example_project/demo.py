@@ -18,6 +18,7 @@ from rich.console import Console
 from example_project.definitions import KELD_HOME, PLACE, TABLES
 from example_project.deployment import SLOTS, Dagster, DagsterFailed, running_dagster
 from example_project.jobs import embeddings, triage
+from example_project.models import ASKED
 from example_project.provider import emulated_provider
 from example_project.report import rows, summary
 from keld import Keld
@@ -60,7 +61,9 @@ def run_demo(console: Console) -> None:
     began = time.monotonic()
     shutil.rmtree(PLACE, ignore_errors=True)
     with emulated_provider(LATENCY_S) as provider:
-        console.print(f"An emulated OpenAI answers at {provider.openai_url}; its batches take {LATENCY_S:.0f} s. Starting Dagster ...")
+        console.print(
+            f"An emulated provider answers as {ASKED} at {provider.url}; its batches take {LATENCY_S:.0f} s. Starting Dagster ..."
+        )
         with running_dagster(DAGSTER_HOME, ("-m", LOCATION), provider.env()) as dagster:
             dagster.wait_until_up()
             backfill = dagster.launch_backfill(WEEK, ASSETS)

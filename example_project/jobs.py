@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from example_project.models import EMBEDDINGS, PARAMS, TRIAGE
 from keld import Embedding, Job
 
 
@@ -25,11 +26,11 @@ triage = Job(
     system="You triage support tickets of a software company. Judge only what the customer wrote.",
     prompt="Customer tier: {tier}\nChannel: {channel}\n\n{body}",
     output_type=Triage,
-    models=["openai:gpt-5-mini"],
+    models=TRIAGE,
     deadline=timedelta(hours=9),  # after the day has ended: ready at nine in the morning
     ceiling_usd=5,
     max_output_tokens=400,
-    params={"reasoning_effort": "minimal"},
+    params=PARAMS,
     tags={"team": "support", "category": "classification"},
 )
 
@@ -39,7 +40,7 @@ embeddings = Job(
     key="ticket_id",
     prompt="{category}, urgency {urgency}: {body}",
     output_type=Embedding(dimensions=256),
-    models=["openai:text-embedding-3-small"],
+    models=EMBEDDINGS,
     deadline=timedelta(hours=24),
     ceiling_usd=1,
     tags={"team": "search", "category": "embedding"},

@@ -1,6 +1,6 @@
 """Provider: an emulated one for the demo, whose batches take some time and whose answers are those of a very simple model.
 
-It replaces OpenAI; with a real provider nothing of this file is used.
+It replaces every provider that the demo may ask; with a real one nothing of this file is used.
 """
 
 from typing import Any
@@ -22,8 +22,17 @@ def emulated_provider(latency_s: float) -> Emulator:
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
     """A triage by keywords."""
-    text = str(request["messages"][-1]["content"])
+    text = _text(request.get("messages", request.get("contents", []))[-1])
     category = next((name for name, words in _CATEGORIES.items() if any(word in text for word in words)), "question")
     urgency = min(5, 1 + sum(word in text for word in _URGENT) + ("enterprise" in text))
     sentiment = "happy" if "love" in text else "angry" if urgency >= 4 or "second time" in text else "neutral"
     return {"category": category, "urgency": urgency, "sentiment": sentiment}
+
+
+def _text(said: Any) -> str:
+    """The text of a message, in whichever form a provider's requests have it: a text, or parts with texts."""
+    if isinstance(said, str):
+        return said
+    if isinstance(said, list):
+        return " ".join(map(_text, said))
+    return _text(said.get("content") or said.get("parts") or said.get("text") or "")

@@ -20,6 +20,7 @@ The map of the house; the files in order are the way of the data.
     cache        whether the shared beginning of prompts is marked for the provider's cache
     turnaround   how long a lane takes
     speed        how fast the fast lanes of an account are
+    gpu_time     what the time of a machine costs, where that is what is paid
     deadline     how long to wait for a batch, and when its rows must be escalated
     plan         which model in which lane, what it costs, when it is due
     state        the life of a shard and of a job run: states, events, transitions
@@ -27,6 +28,7 @@ The map of the house; the files in order are the way of the data.
     http         one client an account, and one limit a call
     realtime/    the fast lanes: many requests at once, under rate limits
     objects      a bucket of S3, Google Cloud Storage or Azure
+    stored       the files of a job run as objects of a bucket
     staging      the files of a job run, and how they are written
     answer       result lines -> answers, exactly one per request
     cascade      which answers are accepted, and which model is asked next

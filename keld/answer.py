@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from keld.errors import InvalidAnswer
+from keld.gpu_time import Split
 from keld.price import PICO, Lane, Rates
 from keld.request import position_of
 from keld.schema import OutputSchema
@@ -156,6 +157,7 @@ class Sent:
     lane: str
     rates: Rates
     standard: Rates | None  # None: the standard price is unknown, and nothing counts as saved
+    split: Split | None = None  # the cost of the host's time, divided among the answers; None: they are paid at `rates`
     unsatisfied: Callable[[pa.RecordBatch], NDArray[np.bool_]] | None = (
         None  # N answers -> which of them a stronger model must answer again
     )
@@ -190,21 +192,9 @@ def judge_results(
     tally = Tally()
     weight = sum(path.stat().st_size for path in files)
     missing = set(sent.positions.tolist())
-    asked = frozenset(missing)
     decode = output.decoder().decode
     with AnswerSink(answers, output, sent.positions, weight) as sink:
-        for block in _blocks(files, tally):
-            replies, here = [], []
-            for reply in read(block):
-                position = position_of(reply.custom_id, sent.nonce)
-                if position in missing and position is not None:
-                    missing.discard(position)
-                    replies.append(reply)
-                    here.append(position)
-                elif position in asked:
-                    tally.duplicates += 1
-                else:
-                    tally.foreign += 1
+        for replies, here in _own(files, read, sent.nonce, missing, tally):
             if replies:
                 sink.add(_judge(replies, here, sent, output, decode, tally))
         if missing:
@@ -212,7 +202,46 @@ def judge_results(
             sink.add(same(sorted(missing), rest.outcome, rest.why, sent, output, retryable=rest.retryable))
             tally.outcomes[rest.outcome] += len(missing)
             tally.retryable += len(missing) if rest.retryable else 0
+    if sent.split is not None:  # also if it brought no answer
+        tally.cost_usd = tally.standard_usd = tally.uncached_usd = sent.split.usd
     return tally
+
+
+def weight_of_results(files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: Sent) -> int:
+    """The weight of all answers in `files` together, by which the cost of a host's time is split; the arguments as of `judge_results`."""
+    missing = set(sent.positions.tolist())
+    return sum(sum(map(_weight, replies)) for replies, _ in _own(files, read, sent.nonce, missing, Tally()))
+
+
+def _own(
+    files: Sequence[Path], read: Callable[[bytes], list[Reply]], nonce: str, missing: set[int], tally: Tally
+) -> Iterator[tuple[list[Reply], list[int]]]:
+    """The first reply of each row in `missing`, and its position, block by block; the row is removed from `missing`, and the other replies are counted."""
+    asked = frozenset(missing)
+    for block in _blocks(files, tally):
+        replies, here = [], []
+        for reply in read(block):
+            position = position_of(reply.custom_id, nonce)
+            if position in missing and position is not None:
+                missing.discard(position)
+                replies.append(reply)
+                here.append(position)
+            elif position in asked:
+                tally.duplicates += 1
+            else:
+                tally.foreign += 1
+        yield replies, here
+
+
+# Engines read a prompt in parallel and write an answer token by token: one token of output takes as long as some ten of input.
+_INPUT_A_TOKEN = 10
+
+
+def _weight(reply: Reply) -> int:
+    """The part of a host's time that an answer took, by its tokens; 0 if the row was refused."""
+    if reply.outcome not in (Outcome.ANSWERED, Outcome.INVALID, Outcome.REFUSED):
+        return 0
+    return max(1, min(_INPUT_A_TOKEN * reply.output_tokens + reply.input_tokens, _TOKENS_MOST))
 
 
 def same(
@@ -287,6 +316,9 @@ def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.i
     tally.cached_tokens += int(counts[1].sum())
     tally.cache_write_tokens += int(counts[2].sum())
     tally.output_tokens += int(counts[4].sum())
+    if sent.split is not None:
+        cost = np.array(sent.split.take([_weight(reply) for reply in replies]), dtype=np.int64)
+        return cost, cost, cost
     none = np.zeros_like(counts[0])
     plain = (counts[0], none, none, none, counts[4])
     asked_for = [_lane(reply, sent) == sent.lane for reply in replies]

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from keld.accounts import Accounts
 from keld.errors import InvalidJob, LedgerError, ProviderUnreachable
 from keld.follow import advance_until_waiting, finish
+from keld.http import beat
 from keld.identity import key_of
 from keld.instant import utcnow
 from keld.job import Job
 from keld.ledger import JobRun, Ledger, shown
 from keld.namespace import Namespace
+from keld.objects import Bucket
 from keld.path import check_path
 from keld.plan import Plan
 from keld.price import Quote
@@ -36,6 +38,7 @@ from keld.spend import Report, days, report
 from keld.staging import Staging
 from keld.state import RunState
 from keld.status import Status, status_of
+from keld.stored import Store, StoredName
 from keld.table import write_table
 
 if TYPE_CHECKING:
@@ -62,6 +65,9 @@ class Keld:
 
     Args:
         home: the directory of ledger and staging; default `KELD_HOME`, else `.keld`.
+        staging: a bucket for the staged files, `s3://bucket/prefix`, `gs://...` or `az://container/prefix`, for workers that share no disk;
+            default `KELD_STAGING`, else a directory in `home`, which all workers must share.  Local copies are made in `KELD_SCRATCH`, by default the
+            system's directory for temporary files.
         ledger_url: `sqlite:///...` or `postgresql://...`; default `KELD_LEDGER_URL`, else an SQLite file in `home`.
         namespace: keeps several teams apart in one ledger; default `KELD_NAMESPACE`, else `default_namespace`, else `default`.
         default_namespace: if no namespace is chosen; an orchestrator gives its code location's name.  An earlier job run under `default`
@@ -76,6 +82,7 @@ class Keld:
         *,
         home: str | os.PathLike[str] | None = None,
         ledger_url: str | None = None,
+        staging: str | None = None,
         namespace: str | None = None,
         default_namespace: str | None = None,
         accounts: Mapping[str, Account] | None = None,
@@ -87,7 +94,7 @@ class Keld:
         self._namespace = Namespace.of(namespace or os.environ.get("KELD_NAMESPACE"), default_namespace)
         self.clock = clock
         self.settings = settings or Settings()
-        self.staging = Staging(self.home / "staging")
+        self.staging = self._staging_at(staging or os.environ.get("KELD_STAGING"))
         self._accounts = Accounts(accounts or {}, self.settings.patience)
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
@@ -373,7 +380,7 @@ class Keld:
         What staging does not have, since `gc` removed it or it is in another staging directory, is not restored; `reconcile` finds batches
         by asking the providers.
         """
-        with closing(Ledger(self.ledger_url, staging=self.staging)) as ledger:
+        with closing(self._open_ledger()) as ledger:
             memories = sorted(ledger.recovery.memories(), key=lambda memory: memory.run.created_at if memory.run else self.clock())
             found = [memory.run.id for memory in memories if memory.run is not None and ledger.recovery.take_in(memory, self.clock())]
         return [self.status(run_id) for run_id in found]
@@ -390,8 +397,8 @@ class Keld:
         """
         now = self.clock()
         before = now - max(older_than, self.settings.sweep_for)
-        found = list(removable(self.ledger, self.staging, before))
-        return found if dry_run else [one for one in found if not one.known or remove(self.ledger, self.staging, one, before, now)]
+        found = list(removable(self.ledger, self.staging, before, now))
+        return found if dry_run else [one for one in found if not one.known or remove(self.ledger, self.staging, one, now)]
 
     def prices(self, models: Sequence[str] | None = None) -> list[Quote]:
         """What models cost today, one quote for each lane; by default the batch lane of every model of the accounts with a batch rate.
@@ -451,6 +458,8 @@ class Keld:
     def close(self) -> None:
         """Closes clients and the ledger."""
         self._accounts.close()
+        if self.staging.store is not None:
+            self.staging.store.close()
         if self._ledger is not None:
             self._ledger.close()
             self._ledger = self._runner = None
@@ -475,12 +484,26 @@ class Keld:
         """
         with self._lock:
             if self._ledger is None:
-                ledger = Ledger(self.ledger_url, staging=self.staging)
+                ledger = self._open_ledger()
                 if forgotten := ledger.recovery.forgotten():
                     ledger.close()
                     raise _lost(forgotten, shown(self.ledger_url))
                 self._ledger = ledger
             return self._ledger
+
+    def _open_ledger(self) -> Ledger:
+        # A bucket has no copy of the ledger: such a ledger is a database server's, with backups of its own.
+        return Ledger(self.ledger_url, staging=self.staging if self.staging.store is None else None)
+
+    def _staging_at(self, uri: str | None) -> Staging:
+        if uri is None:
+            return Staging(self.home / "staging")
+        scratch = os.environ.get("KELD_SCRATCH")
+        store = Store(Bucket.at(uri), self._names_of, beat, Path(scratch) if scratch else None)
+        return Staging(store.root, store)
+
+    def _names_of(self, run_id: str) -> Mapping[str, StoredName]:
+        return self.ledger.objects.of(run_id)
 
     @property
     def environment(self) -> Environment:

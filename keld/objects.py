@@ -206,7 +206,7 @@ class Bucket:
                 meta = obstore.head(self._store, name)
         except NoSuchObject:
             return None
-        return ObjectInfo(size_bytes=meta["size"], version=meta["e_tag"] or "", modified_at=meta["last_modified"])
+        return _info(meta)
 
     def read(self, name: str) -> bytes:
         """The bytes of a small object.
@@ -239,12 +239,16 @@ class Bucket:
 
     def names(self, folder: str = "", after: str | None = None) -> Iterator[str]:
         """The names of the objects below `folder`, in the order of their bytes; only those behind the name `after`, if there is one."""
+        return (name for name, _ in self.entries(folder, after))
+
+    def entries(self, folder: str = "", after: str | None = None) -> Iterator[tuple[str, ObjectInfo]]:
+        """As `names`, each with what it is."""
         import obstore
 
         with self._failing(folder):
             for page in obstore.list(self._store, folder or None, offset=after):
                 # Asked again here, since a store may not know the question (measured 2026-11: Azurite lists from the first).
-                yield from (meta["path"] for meta in page if after is None or meta["path"].encode() > after.encode())
+                yield from ((meta["path"], _info(meta)) for meta in page if after is None or meta["path"].encode() > after.encode())
 
     def _read(self, name: str) -> bytes | None:
         try:
@@ -323,6 +327,10 @@ def _hint(text: str) -> str:
         if found := re.search(pattern, text, re.IGNORECASE):
             return found.expand(words) if found.groups() else words
     return "the call failed"
+
+
+def _info(meta: Any) -> ObjectInfo:
+    return ObjectInfo(size_bytes=meta["size"], version=meta["e_tag"] or "", modified_at=meta["last_modified"])
 
 
 def _version(result: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from keld.cache import UNMARKED, Cache, Ttl, without_mark
 from keld.deadline import flex_escalation_time, standard_escalation_time
 from keld.errors import CeilingTooLow, PriceUnknown
 from keld.estimate import TOKENS_A_MESSAGE, WORST_BYTES_A_TOKEN, Estimate, prior
+from keld.gpu_time import GpuTime
 from keld.price import Lane, Rates, Usage
 from keld.request import Question
 from keld.schema import OutputSchema
@@ -135,11 +136,16 @@ class Candidate:
     least: int = 1  # requests of one shard
     too_few: bool = False  # the obstacle is only that a shard would have fewer
     keeps_on_cancel: bool = True  # what a batch answered before it was cancelled is not lost
+    gpu_time: GpuTime | None = None  # set if the time of the host is paid, and not tokens
 
     def expected_usd(self, work: Work) -> Decimal | None:
+        if self.gpu_time is not None:
+            return self.gpu_time.expected_usd(work.requests)
         return work.expected_usd(self.rates, self.estimate, self.cache) if self.rates else None
 
     def worst_usd(self, work: Work) -> Decimal | None:
+        if self.gpu_time is not None:
+            return self.gpu_time.worst_usd(work.requests)
         return work.worst_usd(self.worst_rates or self.rates, self.cache) if self.rates else None
 
     def affordable(self, work: Work, constraints: Constraints) -> Candidate:
@@ -327,7 +333,7 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, con
         expected_usd=candidate.expected_usd(work),
         worst_usd=candidate.worst_usd(work),
         risk_usd=risk,
-        rates_source=rates.source if rates else _NO_RATE,
+        rates_source=_rates_source(candidate, work),
         half_by=half,
         most_by=most,
         chance=chance,
@@ -337,6 +343,12 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, con
         too_few=candidate.too_few,
         cache=candidate.cache.of(work.requests),
     )
+
+
+def _rates_source(candidate: Candidate, work: Work) -> str:
+    if candidate.gpu_time is not None:
+        return candidate.gpu_time.note(work.requests)
+    return candidate.rates.source if candidate.rates else _NO_RATE
 
 
 def _time_to_answer(candidate: Candidate, work: Work, constraints: Constraints, share: float) -> timedelta:

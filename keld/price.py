@@ -76,6 +76,7 @@ class Rates:
     source: str
     dated: date | None = None  # of our own table the day of its snapshot, of genai-prices since when it has the rate; None: it does not say
     conflict: str | None = None  # what each list says, if two lists differ; the rates are then the higher ones
+    gpu_hour_usd: Decimal | None = None  # the time of the host is paid (`gpu_time`), and its tokens cost nothing
 
     @property
     def base(self) -> Bracket:
@@ -186,3 +187,9 @@ def bracket_of(given: Mapping[str, Any], above: int = 0) -> Bracket:
         cache_write_1h=Decimal(str(given.get("cache_write_1h", write))),
         output=Decimal(str(given.get("output", 0))),
     )
+
+
+def by_the_hour(gpu_hour_usd: Decimal) -> Rates:
+    """The rates of a host whose time is paid, and not its tokens."""
+    source = f"${gpu_hour_usd.normalize():f} an hour of the host"
+    return Rates(brackets=(bracket_of({"input": 0}),), source=source, gpu_hour_usd=gpu_hour_usd)

@@ -12,6 +12,9 @@ of the directory; its digest goes to the ledger afterwards.  Staging holds promp
                         unsent.parquet       outcomes of rows that are too large for any batch
                         stopped.parquet      outcomes of rows that were not asked because the probe was refused
                         <shard id>/positions.npy, input.jsonl or journal.jsonl, refusal.txt, result-0.jsonl ..., answers.parquet
+
+Where `KELD_STAGING` names a bucket, the root is a private folder of this process, and the same files are objects as well (`stored`): a path is fetched
+as it is asked for, and a file that was written is handed to `keep` before the step is recorded.  Without a bucket `keep` does nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +32,7 @@ from typing import TYPE_CHECKING
 
 from keld.errors import StagingError, UnsupportedSystem
 from keld.failpoint import failpoint
+from keld.stored import Segments, Store, Stored, StoredName
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,10 +47,11 @@ class ShardFiles:
     """Where one shard's files are."""
 
     dir: Path
+    stored: Stored | None = None
 
     @property
     def positions(self) -> Path:
-        return self.dir / "positions.npy"
+        return self._at("positions.npy")
 
     @property
     def input(self) -> Path:
@@ -54,19 +59,38 @@ class ShardFiles:
 
     @property
     def answers(self) -> Path:
-        return self.dir / "answers.parquet"
+        return self._at("answers.parquet")
 
     @property
-    def journal(self) -> Path:
-        return self.dir / "journal.jsonl"
+    def journal(self) -> Path | Segments:
+        """The journal of a fast lane: a file, or numbered objects."""
+        return self.dir / "journal.jsonl" if self.stored is None else self.stored.segments(self.dir.name)
 
     @property
     def refusal(self) -> Path:
         """The provider's message when it refused this shard's file."""
-        return self.dir / "refusal.txt"
+        return self._at("refusal.txt")
 
     def result(self, n: int) -> Path:
-        return self.dir / f"result-{n}.jsonl"
+        return self._at(f"result-{n}.jsonl")
+
+    @property
+    def results(self) -> list[Path]:
+        """The result files that there are."""
+        if self.stored is not None:
+            for name in self.stored.matching(f"{self.dir.name}/result-*.jsonl"):
+                self.stored.fetch(name)
+        return sorted(self.dir.glob("result-*.jsonl"))
+
+    def drop_read(self) -> None:
+        """Removes the results and the journal here, when every answer in them is in the answers file."""
+        for path in [*self.dir.glob("result-*.jsonl"), *self.dir.glob("journal.*")]:
+            path.unlink(missing_ok=True)
+
+    def _at(self, name: str) -> Path:
+        if self.stored is not None:
+            self.stored.fetch(f"{self.dir.name}/{name}")
+        return self.dir / name
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +98,24 @@ class RunFiles:
     """Where one job run's files are."""
 
     dir: Path
+    stored: Stored | None = None
 
     @property
     def question(self) -> Path:
-        return self.dir / "question.json"
+        return self._at("question.json")
 
     @property
     def snapshot(self) -> Path:
-        return self.dir / "snapshot.parquet"
+        return self._at("snapshot.parquet")
 
     @property
     def reused(self) -> list[Path]:
+        if self.stored is not None:
+            return [self._at(name) for name in self.stored.matching("reused-*.parquet")]
         return sorted(self.dir.glob("reused-*.parquet"))
 
     def reused_from(self, source: int) -> Path:
-        return self.dir / f"reused-{source:03d}.parquet"
+        return self._at(f"reused-{source:03d}.parquet")
 
     @property
     def record(self) -> Path:
@@ -96,15 +123,15 @@ class RunFiles:
 
     @property
     def duplicates(self) -> Path:
-        return self.dir / "twins.npy"
+        return self._at("twins.npy")
 
     @property
     def stopped(self) -> Path:
-        return self.dir / "stopped.parquet"
+        return self._at("stopped.parquet")
 
     @property
     def unsent(self) -> Path:
-        return self.dir / "unsent.parquet"
+        return self._at("unsent.parquet")
 
     def leftovers(self, before: datetime) -> list[Path]:
         """Temporary files and directories not modified since an instant: they are hidden, and no valid file is."""
@@ -112,24 +139,68 @@ class RunFiles:
         return sorted(path for path in found if path.stat().st_mtime < before.timestamp())
 
     def shard(self, shard_id: str) -> ShardFiles:
-        return ShardFiles(_inside(self.dir, shard_id))
+        return ShardFiles(_inside(self.dir, shard_id), self.stored)
+
+    def keep(self, *paths: Path) -> None:
+        """Puts files that were just written where every worker can read them, as soon as `naming` names them; those that do not exist are left out.
+
+        Raises:
+            StagingError: the bucket cannot be written; nothing of the step was recorded.
+        """
+        if self.stored is not None:
+            for path in paths:
+                if path.exists():
+                    self.stored.keep(path)
+
+    @contextlib.contextmanager
+    def naming(self) -> Iterator[Mapping[str, StoredName]]:
+        """What was kept since the last commit, for the ledger to name in the block; nothing where files are shared as they are."""
+        if self.stored is None:
+            yield {}
+            return
+        with self.stored.naming() as kept:
+            yield kept
+
+    def forget_local(self) -> None:
+        """Removes local copies of a job run that is over."""
+        if self.stored is not None:
+            self.stored.store.forget(self.dir.name)
+
+    def _at(self, name: str) -> Path:
+        if self.stored is not None:
+            self.stored.fetch(name)
+        return self.dir / name
 
 
 @dataclass(frozen=True, slots=True)
 class Staging:
     """The root under which every job run has its directory.
 
+    Args:
+        store: the bucket that has the files, so that the root is only this process's; None: the root is shared by all workers.
+
     Raises:
         UnsupportedSystem: on Windows.
     """
 
     root: Path
+    store: Store | None = None
 
     def __post_init__(self) -> None:
         check_system(os.name)
 
+    @property
+    def shown(self) -> str:
+        """Where it is, for people."""
+        return str(self.root) if self.store is None else self.store.bucket.uri
+
     def run(self, run_id: str) -> RunFiles:
-        return RunFiles(_inside(self.root, run_id))
+        folder = _inside(self.root, run_id)
+        if self.store is None:
+            return RunFiles(folder)
+        with disk_errors(folder, "Nothing was sent."):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return RunFiles(folder, self.store.run(run_id))
 
     def run_ids(self) -> list[str]:
         """The ids of the job runs that have a directory here."""
@@ -148,7 +219,9 @@ class Staging:
 
     def drop(self, run_id: str) -> None:
         """Removes a job run's files, if they are there."""
-        shutil.rmtree(self.run(run_id).dir, ignore_errors=True)
+        if self.store is not None:
+            self.store.drop(run_id)
+        shutil.rmtree(_inside(self.root, run_id), ignore_errors=True)
 
 
 def write_file(path: Path, chunks: Iterable[bytes], failpoint_name: str) -> str:

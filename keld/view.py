@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -311,7 +310,7 @@ def findings_view(findings: Sequence[Finding], *, dry_run: bool) -> RenderableTy
     return table
 
 
-def removals_view(removals: Sequence[Removal], root: Path, *, dry_run: bool) -> RenderableType:
+def removals_view(removals: Sequence[Removal], where: str, *, dry_run: bool) -> RenderableType:
     """What was removed, job by job, and the directories that stay because the ledger does not know them."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_footer=True)
     left = [one for one in removals if one.leftover]
@@ -324,7 +323,7 @@ def removals_view(removals: Sequence[Removal], root: Path, *, dry_run: bool) -> 
         table.add_row(job, f"{len(of_job):,}", _megabytes(of_job))
     parts: list[RenderableType] = []
     if known:
-        parts.append(Text(f"{'Would be removed' if dry_run else 'Removed'} from {root}:", overflow="fold"))
+        parts.append(Text(f"{'Would be removed' if dry_run else 'Removed'} from {where}:", overflow="fold"))
         parts.append(table)
     else:
         parts.append(Text("Nothing is old enough to be removed."))

@@ -292,7 +292,7 @@ def gc(
     if as_json:
         print_json(found)
     else:
-        console().print(removals_view(found, keld.staging.root, dry_run=dry_run))
+        console().print(removals_view(found, keld.staging.shown, dry_run=dry_run))
 
 
 @app.command()

@@ -18,6 +18,7 @@ The rooms, in the order of a call; only `services/`, `dialects/`, `kind` and `ad
     application  the routes of all services
     gate         the checks of every call: log, key, HTTP faults, rate limits
     rate         how many realtime calls and tokens a minute are admitted
+    engine       how a server that serves models itself behaves when it is busy
     service      what a service is: addresses, routes, errors, limits
     services/    the services, a few files each
     realtime     a call that is answered at once
@@ -56,13 +57,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .answer import Responder
     from .bill import BillEntry, BillSum
+    from .engine import Engine
     from .error import ApiError
     from .fault import UnknownFault
     from .gate import Call
     from .server import Emulator, serve
     from .service import Endpoint, Service
 
-__all__ = ["ApiError", "BillEntry", "BillSum", "Call", "Emulator", "Endpoint", "Responder", "Service", "UnknownFault", "serve"]
+__all__ = ["ApiError", "BillEntry", "BillSum", "Call", "Emulator", "Endpoint", "Engine", "Responder", "Service", "UnknownFault", "serve"]
 
 _HOMES = {
     "ApiError": "error",
@@ -71,6 +73,7 @@ _HOMES = {
     "Call": "gate",
     "Emulator": "server",
     "Endpoint": "service",
+    "Engine": "engine",
     "Responder": "answer",
     "Service": "service",
     "UnknownFault": "fault",

@@ -25,7 +25,9 @@ from .services.gemini import Gemini
 from .services.mistral import Mistral
 from .services.openai import OpenAI
 from .services.openai_compatible import OpenAICompatible
+from .services.openai_hosts import XAI, DeepInfra, Fireworks, Groq, OpenRouter, Together
 from .services.s3 import S3
+from .services.self_hosted import SelfHosted
 from .services.vertex import Vertex
 from .store import Store
 
@@ -37,6 +39,13 @@ _OWN: tuple[type[Service], ...] = (
     OpenAI,
     Anthropic,
     OpenAICompatible,
+    Groq,
+    Together,
+    OpenRouter,
+    XAI,
+    Fireworks,
+    DeepInfra,
+    SelfHosted,
     Azure,
     Gemini,
     Mistral,

@@ -13,6 +13,7 @@ from .address import Addresses
 from .answer import Answerer, Responder
 from .bill import BillEntry, BillSum, entries, summary
 from .clock import Clock
+from .engine import Engine
 from .fault import Faults, Firing
 from .gate import Call, Gate
 from .kind import Factory, factories
@@ -42,6 +43,7 @@ class Emulator(Addresses):
         api_keys: the keys that are accepted; None: any that is not empty.
         list_lag_s: how long a new batch is missing from lists.
         enqueued_token_limit: tokens (bytes / 4) that may wait per model, over which a batch fails validation (OpenAI).
+        engine: how busy the server of the service `self_hosted` becomes; None: it is never full.
         responder: answers instead of the deterministic one; called with the request's body, in a worker thread.
         services: more services by kind, in addition to Keld's own and those of other packages (see `keld.emulator.kind`).
 
@@ -68,6 +70,7 @@ class Emulator(Addresses):
         list_lag_s: float = 0.0,
         enqueued_token_limit: int | None = None,
         responder: Responder | None = None,
+        engine: Engine | None = None,
         services: Mapping[str, Factory] | None = None,
     ) -> None:
         if not token and not is_loopback(host):
@@ -86,6 +89,7 @@ class Emulator(Addresses):
             enqueued_token_limit=enqueued_token_limit,
             requests_per_minute=requests_per_minute,
             tokens_per_minute=tokens_per_minute,
+            engine=engine,
         )
         self._host, self._port, self._token = host, port, token
         self._api_keys = frozenset([token]) if token else None if api_keys is None else frozenset(api_keys)

@@ -21,6 +21,7 @@ from .bill import RealtimeBill, Slip
 from .bucket import Buckets
 from .clock import Clock
 from .dialect import Dialect
+from .engine import Engine
 from .envelope import Envelope
 from .fault import CREATE_FAULTS, LIFE_FAULTS, LINE_FAULTS, RESULT_FAULTS, ROW_FAULTS, Faults
 from .life import Pace
@@ -58,6 +59,7 @@ class Settings:
     enqueued_token_limit: int | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    engine: Engine | None = None
 
 
 class Store:

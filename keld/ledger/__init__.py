@@ -10,8 +10,10 @@ what the runner uses down to the tables:
     account      what may be in a provider's account: creates that are looked for, known batches, the sweep
     orphan       batches that a shard has in addition to its own
     candidate    batches that may be orphans
+    object       which object each staged file is, where staging is a bucket
     queue        the job runs that share one account's limits
     history      what was learned of turnaround, speed, tokens and cache
+    stretch      the time that realtime runs kept a host of one's own busy, and what each pays for it
     transition   one event of one shard, by the transition table
     recovery     what staging remembers, compared with the ledger
     rebuild      what staging remembers, written to a ledger that lost it

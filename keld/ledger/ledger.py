@@ -25,17 +25,22 @@ from keld.ledger.cost import Costs
 from keld.ledger.database import Database, shown
 from keld.ledger.history import History
 from keld.ledger.lease import Lease, Leases
+from keld.ledger.object import Objects, name_objects
 from keld.ledger.orphan import Orphans, add_orphan
 from keld.ledger.progress import Progress
 from keld.ledger.queue import Queue
 from keld.ledger.record import CONFIRMED, EventRecord, Intent, JobRun, Orphan, Shard, values_of
 from keld.ledger.recovery import Recovery
 from keld.ledger.reservation import follow, reserve_within_ceiling
+from keld.ledger.stretch import Stretches
 from keld.ledger.table import INTENT, RUN, SHARD
 from keld.ledger.transition import move
 from keld.ledger.witness import Witness
 from keld.staging import Staging
 from keld.state import Event, RunEvent, RunState
+from keld.stored import StoredName
+
+_NO_OBJECTS: Mapping[str, StoredName] = {}
 
 
 class Ledger:
@@ -63,6 +68,8 @@ class Ledger:
         self.queue = Queue(self._db)
         self.history = History(self._db)
         self.costs = Costs(self._db)
+        self.stretches = Stretches(self._db, self.leases)
+        self.objects = Objects(self._db)
 
     def close(self) -> None:
         self._db.close()
@@ -103,13 +110,16 @@ class Ledger:
 
     # -- a job run --------------------------------------------------------------------------------------------
 
-    def open_run(self, run: Mapping[str, Any], shards: Sequence[Shard], now: datetime) -> JobRun | None:
+    def open_run(
+        self, run: Mapping[str, Any], shards: Sequence[Shard], now: datetime, *, objects: Mapping[str, StoredName] = _NO_OBJECTS
+    ) -> JobRun | None:
         """A new job run with its planned shards, in one transaction; None if another worker made that generation first."""
         failpoint("ledger.open_run.before")
         try:
             with self._db.write() as db:
                 db.execute(sa.insert(RUN).values(state=RunState.OPEN, created_at=now, next_check_at=now, **run))
                 _insert_shards(db, shards)
+                name_objects(db, run["id"], objects)
                 facts = {"rows": run["rows"], "shards": len(shards)}
                 event_log.append(db, now, run["id"], RunEvent.OPENED, became=RunState.OPEN, facts=facts)
         except sa.exc.IntegrityError:
@@ -118,7 +128,9 @@ class Ledger:
         self.recovery.remember(run["id"], run=True)
         return self.run(run["id"])
 
-    def add_shards(self, lease: Lease, shards: Sequence[Shard], round_: int, now: datetime) -> None:
+    def add_shards(
+        self, lease: Lease, shards: Sequence[Shard], round_: int, now: datetime, *, objects: Mapping[str, StoredName] = _NO_OBJECTS
+    ) -> None:
         """The shards of a next round, planned.
 
         Raises:
@@ -128,6 +140,7 @@ class Ledger:
         failpoint("ledger.add_shards.before")
         with self.leases.held(lease, now) as db:
             _insert_shards(db, shards)
+            name_objects(db, lease.run_id, objects)
             db.execute(sa.update(RUN).where(RUN.c.id == lease.run_id).values(round=round_))
             event_log.append(db, now, lease.run_id, RunEvent.ROUND, epoch=lease.epoch, facts={"round": round_, "shards": len(shards)})
         failpoint("ledger.add_shards.after")
@@ -141,6 +154,7 @@ class Ledger:
         *,
         state: RunState | None = None,
         facts: Mapping[str, Any] | None = None,
+        objects: Mapping[str, StoredName] = _NO_OBJECTS,
         **changes: Any,
     ) -> JobRun:
         """The job run after something happened to it as a whole.
@@ -154,6 +168,7 @@ class Ledger:
             values = dict(changes) | ({"state": state} if state else {})
             if values:
                 db.execute(sa.update(RUN).where(RUN.c.id == lease.run_id).values(**values))
+            name_objects(db, lease.run_id, objects)
             event_log.append(db, now, lease.run_id, kind, was=was, became=state or was, epoch=lease.epoch, facts=facts)
         failpoint(f"ledger.run_{kind}.after")
         self.recovery.remember(lease.run_id, run=True)
@@ -170,12 +185,14 @@ class Ledger:
         *,
         facts: Mapping[str, Any] | None = None,
         orphans: Sequence[Orphan] = (),
+        objects: Mapping[str, StoredName] = _NO_OBJECTS,
         **changes: Any,
     ) -> Shard:
         """The shard after `event`: its state by the transition table, `changes` to its fields, the event appended.
 
         Args:
             orphans: other batches of the shard that were found with the event.
+            objects: files of the job run that were written for it, here and in the other methods; named by the same commit.
 
         Raises:
             LeaseLost: another worker holds the job run, or has moved this shard on.
@@ -186,6 +203,7 @@ class Ledger:
             for orphan in orphans:
                 add_orphan(db, orphan)
             follow(db, shard, event, became)
+            name_objects(db, shard.run_id, objects)
         failpoint(f"ledger.{event.value}.after")
         self.recovery.remember(shard.run_id, shards=[became], orphans=orphans)
         return became
@@ -203,7 +221,7 @@ class Ledger:
         """
         self.recovery.check(shard.run_id)
         attempt = shard.attempt + 1
-        changes = {"attempt": attempt, "intent_at": now, "looks": 0, "not_before": None, "error": None}
+        changes = {"attempt": attempt, "intent_at": now, "worst_usd": shard.worst_usd, "looks": 0, "not_before": None, "error": None}
         intent = Intent(
             shard_id=shard.id, attempt=attempt, at=now, requests=shard.requests, after_batch=after_batch, outcome="sending", batch_id=None
         )

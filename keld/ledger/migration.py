@@ -21,6 +21,16 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "PRIMARY KEY (host, batch_id))",
         "CREATE INDEX keld_candidate_run ON keld_candidate (run_id)",
     ),
+    (  # 2 -> 3: the time of hosts that are paid by the hour
+        "CREATE TABLE keld_stretch (id VARCHAR(10) NOT NULL, host VARCHAR NOT NULL, run_id VARCHAR(32) NOT NULL, shard_id VARCHAR(10) NOT NULL, "
+        "usd_an_hour BIGINT NOT NULL, begun_at BIGINT NOT NULL, seen_at BIGINT NOT NULL, ended_at BIGINT, usd BIGINT, shares JSON, PRIMARY KEY (id))",
+        "CREATE INDEX keld_stretch_host ON keld_stretch (host, begun_at)",
+        "CREATE INDEX keld_stretch_shard ON keld_stretch (shard_id)",
+    ),
+    (  # 3 -> 4: the objects that the files of a job run are, where staging is a bucket
+        "CREATE TABLE keld_object (run_id VARCHAR(32) NOT NULL, name VARCHAR NOT NULL, object VARCHAR NOT NULL, "
+        "sha256 VARCHAR(64) NOT NULL, size_bytes BIGINT NOT NULL, PRIMARY KEY (run_id, name))",
+    ),
 )
 NEWEST = 1 + len(STEPS)
 

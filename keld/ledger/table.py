@@ -165,12 +165,39 @@ CANDIDATE = sa.Table(
     sa.Index("keld_candidate_run", "run_id"),
 )
 
+OBJECT = sa.Table(
+    "keld_object",
+    META,
+    sa.Column("run_id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("object", sa.String, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+)
+
 SWEEP = sa.Table(
     "keld_sweep",
     META,
     sa.Column("provider", sa.String, primary_key=True),
     sa.Column("host", sa.String, primary_key=True),
     sa.Column("at", Instant, nullable=False),
+)
+
+STRETCH = sa.Table(
+    "keld_stretch",
+    META,
+    sa.Column("id", sa.String(10), primary_key=True),
+    sa.Column("host", sa.String, nullable=False),
+    sa.Column("run_id", sa.String(32), nullable=False),
+    sa.Column("shard_id", sa.String(10), nullable=False),
+    sa.Column("usd_an_hour", Usd, nullable=False),
+    sa.Column("begun_at", Instant, nullable=False),
+    sa.Column("seen_at", Instant, nullable=False),
+    sa.Column("ended_at", Instant),
+    sa.Column("usd", Usd),
+    sa.Column("shares", sa.JSON(none_as_null=True)),
+    sa.Index("keld_stretch_host", "host", "begun_at"),
+    sa.Index("keld_stretch_shard", "shard_id"),
 )
 
 EVENT = sa.Table(

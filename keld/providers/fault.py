@@ -55,6 +55,9 @@ _ACCESS_SAID = {
     "budget_exceeded": r"budget has been exceeded|ExceededBudget|exceeded budget",
     "billing_hard_limit_reached": r"billing hard limit",
 }
+CLOCK_SKEW = "clock_skew"
+# What a person should do about a refused access, by the code of the fault, where it is not the key.
+_ADVICE = {CLOCK_SKEW: "The clock of this machine differs from that of {name} by more than a signature may. Set it, e.g. by NTP."}
 _CAUSES = {
     "ConnectTimeout": "no connection within its time",
     "PoolTimeout": "all connections were in use for too long",
@@ -271,7 +274,8 @@ def error_of(fault: Fault, codes: Codes, name: str, host: str, doing: str) -> Ke
     said = f"{name} at {host} answered {doing} with HTTP {status} {fault.code}."
     means = meaning(fault, codes)
     if means is Meaning.ACCESS:
-        return AccessRefused(f"{said} Check the key, the project and the billing of {name}.", account=name, status=status)
+        advice = _ADVICE.get(fault.code, "Check the key, the project and the billing of {name}.").format(name=name)
+        return AccessRefused(f"{said} {advice}", account=name, status=status)
     if status in (408, 409, 425, 429) or status >= 500 or means in (Meaning.QUEUE_FULL, Meaning.NOT_DONE):
         return ProviderUnreachable(f"{said} It is tried again later.", account=name, status=status)
     if status == 404:  # most often a base URL without /v1

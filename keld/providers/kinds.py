@@ -23,11 +23,17 @@ BUILT_IN = (  # a file of `presets` each
     "anthropic",
     "azure",
     "bedrock",
+    "deepinfra",
+    "fireworks",
+    "groq",
     "gemini",
     "mistral",
     "openai",
     "openai_compatible",
+    "openrouter",
     "self_hosted",
+    "together",
+    "xai",
     "vertex",
 )
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -279,7 +278,6 @@ class Preset:
         deployment: the name by which the host knows a model in a lane, where that is not the model's own; it goes into the body, while prices, cache rules
             and schemas go by the model.
         key_optional: there is another way to say who asks, such as a token of a cloud; `Connection.key` then gives "" if there is no key.
-        gpu_hour_usd: what an hour of the host costs, if that is how its answers are priced.
         batch_page: the URL of a batch in the dashboard of the official host, with `{id}` in it.
     """
 
@@ -307,7 +305,6 @@ class Preset:
     for_account: Callable[[Account], Preset] | None = None
     deployment: Callable[[str, Lane], str] = field(default=lambda model, lane: model)
     key_optional: bool = False
-    gpu_hour_usd: Decimal | None = None
     batch_page: str | None = None
 
     def __post_init__(self) -> None:

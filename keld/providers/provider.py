@@ -18,7 +18,7 @@ from typing import Any, cast
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
 from keld.http import Patience
-from keld.price import Lane, Rates
+from keld.price import Lane, Rates, by_the_hour
 from keld.pricing import has_list, rates
 from keld.providers.account import TYPES, Account, completed, key_of, origin, url_of
 from keld.providers.base import Created, CreateOutcome, Fit, RemoteBatch, Sender, Submission
@@ -73,6 +73,9 @@ def rates_of(
     Raises:
         InvalidJob: there is no such kind, or a price in `own` is not a number.
     """
+    hour: Decimal | None = getattr(account, "gpu_hour_usd", None)
+    if hour is not None and f"{name}:{model}" not in (own or {}):
+        return by_the_hour(hour)
     listed = replace(preset_of(account.kind, name).listed(account, model), factor=Decimal(account.price_factor))
     return rates(price_list(name, account), model, lane, at, own, account=name, listed=listed)
 
@@ -168,6 +171,10 @@ class Provider:
             envelope=self._envelope,
             plain_ids=self.traits.plain_ids,
         )
+
+    def named(self, model: str) -> str:
+        """The name of a model at the host, in a fast lane."""
+        return self._preset.deployment(model, Lane.STANDARD)
 
     def reader(self, question: Question, model: str) -> Reader:
         """The reader of that model's answers to that question."""

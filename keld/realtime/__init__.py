@@ -9,11 +9,14 @@ Beside the road, above `providers`, below `runner`; the only package with an eve
     pacer     which of these two decides how many requests are in flight together
     throttle  how many requests at once, and how fast, under a provider's limits
     goodput   how many requests at once keep an engine of one's own full
-    journal   the answers of one shard on disk, and the requests whose outcome is unknown
+    journal   the answers of one shard, and the requests whose outcome is unknown
+    journal_file      in files, where workers share a disk
+    journal_segments  in a bucket, where they do not
 """
 
 from keld.realtime.ending import Stopped
+from keld.realtime.journal_segments import answers_in
 from keld.realtime.options import Options, Time
 from keld.realtime.run import RealtimeRun, run_realtime, settle_doubts
 
-__all__ = ["Options", "RealtimeRun", "Stopped", "Time", "run_realtime", "settle_doubts"]
+__all__ = ["Options", "RealtimeRun", "Stopped", "Time", "answers_in", "run_realtime", "settle_doubts"]

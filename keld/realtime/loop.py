@@ -32,6 +32,7 @@ from keld.request import custom_id
 
 log = logging.getLogger("keld")
 _STOP_CHECK_S = 1.0  # between two looks at `should_stop` while nothing else happens
+_REPEATS = 3  # of a request without a reply, within one run: each time the engine gets less to do, for the sake of a row that may break it
 _LOAD_EVERY_S = 2.0  # between two looks at how busy the engine is
 
 
@@ -166,7 +167,8 @@ class Loop:
             return
 
     def _timeout_s(self) -> float:
-        return self._options.timeout_s or self._pacer.timeout_s(self._options.timeout_in(self._lane))
+        usual_s, ends_in_s = self._options.timeout_s or self._pacer.timeout_s(self._options.timeout_in(self._lane)), self._options.ends_in_s
+        return usual_s if ends_in_s is None else max(1.0, min(usual_s, ends_in_s - self.seconds))
 
     @asynccontextmanager
     async def _watched(self) -> AsyncIterator[None]:
@@ -193,7 +195,7 @@ class Loop:
     async def _ask(self, request: _Request, number: int, send: Sender) -> None:
         try:
             # Before the call, not after: if the process dies in between, the request may be paid.
-            self._journal.sending(*request.positions)
+            await self._journal.sending(*request.positions)
             failpoint("realtime.send")
             outcome = await send(custom_id(self._nonce, request.positions[0]), request.body)
             failpoint("realtime.received")
@@ -207,7 +209,7 @@ class Loop:
                 await self._settle(request, number, outcome)
             case Settled():
                 self._halve(request, number)
-            case InDoubt() if not self._provider.traits.repeats_cost and request.tries + 1 < self._options.tries:
+            case InDoubt() if not self._provider.traits.repeats_cost and request.tries + 1 < _REPEATS:
                 self._journal.not_done(*request.positions)
                 self._try_again(request, number, outcome.why, None)  # after a pause: the server may still be at work on it
             case InDoubt():
@@ -226,8 +228,8 @@ class Loop:
         """Keeps a line for each row of a request that was answered, or of one row that was refused."""
         ids = [custom_id(self._nonce, position) for position in request.positions]
         lines = [outcome.line] if len(ids) == 1 else self._encoder.unpacked(outcome.line, ids, [len(part) for _, part in request.rows])
-        if lines is None:
-            await self._lose(request, number, "an answer that does not have one part for each of its rows")
+        if lines is None:  # it does not have one part for each of its rows: only hosts where a repeated request costs nothing get packs
+            self._halve(request, number)
             return
         kept = Outcome.ANSWERED if outcome.answered else Outcome.ERRORED
         await self._keep(request, lines, kept)

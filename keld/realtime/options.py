@@ -27,6 +27,7 @@ class Options:
         tries: how often one row may be rejected.
         same_fault: after so many consecutive rows with the same fault, no more are asked.
         output_tokens: the answer's size that is assumed for a rate limit of tokens.
+        ends_in_s: when the run is over, whatever is in flight then; None: there is no such time.
         alone_s: how long the first request is sent alone at most: the others can then read the prompt cache that it wrote.
     """
 
@@ -38,6 +39,7 @@ class Options:
     same_fault: int = 20
     output_tokens: int = 256
     alone_s: float = 0.0
+    ends_in_s: float | None = None
 
     def timeout_in(self, lane: Lane) -> float:
         """Seconds that one request may take in a lane."""

@@ -24,9 +24,12 @@ from keld.providers.envelope import in_doubt_line
 from keld.providers.provider import Provider
 from keld.realtime.ending import Stopped
 from keld.realtime.journal import Journal
+from keld.realtime.journal_file import JournalFile
+from keld.realtime.journal_segments import JournalSegments
 from keld.realtime.loop import Loop
 from keld.realtime.options import Options, Time
 from keld.request import custom_id
+from keld.stored import Segments
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,7 +64,7 @@ def run_realtime(
     nonce: str,
     positions: NDArray[np.int64],
     fragments: Callable[[NDArray[np.int64]], Iterator[tuple[int, bytes]]],
-    journal: Path,
+    journal: Path | Segments,
     *,
     should_stop: Callable[[], bool] = lambda: False,
     options: Options | None = None,
@@ -73,18 +76,18 @@ def run_realtime(
         encoder, reader, nonce: of the shard; the lines' custom_ids are made of the nonce.
         positions: ascending, unique.
         fragments: (position, prompt fragment) of the positions it is given, in order; read as requests begin.
-        journal: `answer.judge_results` reads it with `reader.journal` when the shard has ended.
+        journal: a file, or numbered objects; `answer.judge_results` reads its answers with `reader.journal` when the shard has ended.
         should_stop: True: no new request begins.  Called before each request and about every second until the end, so it must be cheap; an error
             that it raises ends the run in the same way, and is raised at the end.
 
     Raises:
         InvalidJob: the provider does not sell this lane.
-        LeaseLost: another worker holds the journal.
-        OSError: the journal cannot be written.  Answers on disk are kept; the rows whose answers could not be written are in doubt.
+        LeaseLost: another worker holds the journal, or has taken it over.
+        OSError, StagingError: the journal cannot be written.  Answers in it are kept; the rows whose answers could not be written are in doubt.
     """
     if lane not in provider.traits.lanes - {Lane.BATCH}:
         raise InvalidJob(f"{provider.name} has no {lane.value} lane for single requests. Nothing was sent.")
-    with Journal(journal, nonce, reader.journal) as kept:
+    with open_journal(journal, nonce, reader) as kept:
         _settle(nonce, kept, provider.traits.repeats_cost)
         left = _without(positions, kept.settled)
         loop = Loop(provider, encoder, reader, lane, nonce, fragments(left), kept, should_stop, options or Options(), clock or Time())
@@ -94,13 +97,24 @@ def run_realtime(
         return _result(loop, kept, nonce, _without(positions, kept.settled), in_doubt)
 
 
-def settle_doubts(reader: Reader, nonce: str, journal: Path, *, repeats_cost: bool = True) -> int:
+def open_journal(journal: Path | Segments, nonce: str, reader: Reader) -> Journal:
+    """A shard's journal, open for its only writer.
+
+    Raises:
+        LeaseLost, OSError, StagingError: see `JournalFile`, `JournalSegments`.
+    """
+    if isinstance(journal, Path):
+        return JournalFile(journal, nonce, reader.journal)
+    return JournalSegments(journal, nonce, reader.journal)
+
+
+def settle_doubts(reader: Reader, nonce: str, journal: Path | Segments, *, repeats_cost: bool = True) -> int:
     """The number of requests of the journal that may have been paid without an answer; each row that was in flight when its worker died gets a line for it.
 
     Args:
         repeats_cost: as in `Traits`; if not, nothing was paid, and the row counts as not asked.
     """
-    with Journal(journal, nonce, reader.journal) as kept:
+    with open_journal(journal, nonce, reader) as kept:
         _settle(nonce, kept, repeats_cost)
         return kept.in_doubt if repeats_cost else 0
 

@@ -23,6 +23,7 @@ The map of the package, in the order in which a job run passes through them:
     escalate     moves rows that still wait at the escalation time to a faster lane
     give_up      the instant at which a shard that makes no progress is given up
     fast_lane    a shard's rows one by one through a fast lane
+    meter        the time of a host that is paid by the hour: reserved, measured, paid
     round        plans the rows that may be asked again
     finish       the enriched partition
     output       the enriched rows for a caller, and the sink they go to

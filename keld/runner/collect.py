@@ -9,8 +9,6 @@ row is asked again only if the provider reports, in a way that can be trusted, t
   state without a file: this is how a batch looks that expired, was cancelled, or failed in every row.
 - A host that gives no answers back of a batch that was cancelled or expired (`Traits.keeps_on_cancel`, `keeps_on_expiry`) names no results then.
   Its rows are asked again, and the worst case of those that it may have answered stays reserved.
-- Rows that are in no result, of a batch that was cancelled or whose time was over, were not reached if all that the provider counts as done are
-  there: some hosts name no others.  They are not paid.
 - A file with some of the shard's lines is not complete while it lacks others: it may still be growing, or be a mixture of two.  Rows count as lost
   only if every row that the provider counts as done has its line; or if the file, fetched again completely, has the same size as before, at least
   ten minutes after the batch ended.  Sizes are compared, not digests: some hosts write their rows in another order each time.
@@ -18,18 +16,21 @@ row is asked again only if the provider reports, in a way that can be trusted, t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any
 
 from keld import answer
 from keld.answer import LOST, Missing, Outcome, Tally
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
+from keld.gpu_time import Split
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
 from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
+from keld.realtime import answers_in
 from keld.request import Question
 from keld.runner.context import LAG, RunContext, log, sent_of
 from keld.runner.give_up import give_up_time
@@ -48,7 +49,7 @@ _NEVER_WHOLE = Missing(
 def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     """The shard after its results were fetched and one answer a row was written; or with the time at which they are fetched again."""
     if shard.lane != Lane.BATCH:
-        return _collected(context, shard, _tally(context, run, shard, [context.files.shard(shard.id).journal], _missing(shard)))
+        return _collected(context, shard, _tally(context, run, shard, [answers_in(context.files.shard(shard.id).journal)], _missing(shard)))
     files = context.files.shard(shard.id)
     before = _sizes(files)  # of an earlier fetch that was not accepted
     try:
@@ -78,8 +79,8 @@ def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
             )
             return _again(context, shard, ProviderUnreachable(fault), _PAUSE, LAG)
         tally = _tally(context, run, shard, results, _NEVER_WHOLE)
-    elif unmentioned and (missing := _unreached(shard, batch, shard.requests - unmentioned)) is not None:
-        tally = _tally(context, run, shard, results, missing)
+    elif unmentioned and (unreached := _unreached(shard, batch, tally)) is not None:
+        tally = _tally(context, run, shard, results, unreached)
     return _collected(context, shard, tally)
 
 
@@ -91,11 +92,15 @@ def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], 
         context.pulse()
         return read_block(block)
 
+    sent, found = sent_of(context.environment, run, context.files, shard), [path for path in results if path.exists()]
     with disk_errors(context.files.dir, "What was answered is paid, and stays where it is."):
+        if sent.rates.gpu_hour_usd is not None:
+            usd = context.ledger.stretches.paid_usd(context.lease, shard, context.now())
+            sent = replace(sent, split=Split(usd, answer.weight_of_results(found, read, sent)))
         return answer.judge_results(
-            [path for path in results if path.exists()],
+            found,
             read,
-            sent_of(context.environment, run, context.files, shard),
+            sent,
             context.output(),
             answers,
             missing,
@@ -103,6 +108,7 @@ def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], 
 
 
 def _collected(context: RunContext, shard: Shard, tally: Tally, **changes: Any) -> Shard:
+    context.files.keep(context.files.shard(shard.id).answers)
     failpoint("collect.done")
     return context.record(shard, Event.COLLECTED, **_counts(tally), collected_at=context.now(), facts=_findings(tally), **changes)
 
@@ -124,28 +130,11 @@ def _collected_without_answers(context: RunContext, run: JobRun, shard: Shard, m
     return _collected(context, shard, tally, error=error)
 
 
-def _unreached(shard: Shard, batch: RemoteBatch, mentioned: int) -> Missing | None:
-    """The outcome of the rows that a batch did not reach before it ended, where its results do not name them; None: they may have been reached.
-
-    All rows that the provider counts as done are in the results, so the others are not paid.
-    """
-    if batch.requests != shard.requests or batch.done != mentioned or mentioned == shard.requests:
-        return None
-    match batch.state:
-        case BatchState.CANCELLED:
-            return Missing(Outcome.CANCELLED, "the batch was cancelled first", retryable=True)
-        case BatchState.EXPIRED | BatchState.COMPLETED:
-            return Missing(Outcome.EXPIRED, "the time of the batch was over first", retryable=True)
-        case BatchState.FAILED | BatchState.IN_PROGRESS | BatchState.CANCELLING:
-            return None
-        case _:
-            assert_never(batch.state)
-
-
 def _again(context: RunContext, shard: Shard, problem: KeldError, pause: timedelta, most: timedelta) -> Shard:
     """The shard, whose results are fetched again after a pause that grows each time."""
     context.problem = problem
     context.stuck[shard.id] = str(problem)
+    context.files.keep(*context.files.shard(shard.id).results)  # their sizes are compared with those of the next fetch
     wait = min(pause * (1 << min(shard.looks, 16)), most)
     log.warning("shard.not_collected shard=%s batch_id=%s problem=%s", shard.id, shard.batch_id, type(problem).__name__)
     return context.record(
@@ -171,14 +160,31 @@ def _is_whole(context: RunContext, shard: Shard, batch: RemoteBatch, tally: Tall
     return bool(before) and before == sizes and _is_late(context, shard)
 
 
+def _unreached(shard: Shard, batch: RemoteBatch, tally: Tally) -> Missing | None:
+    """The outcome of the rows without a line that a batch did not reach before its end: by the provider's counts they are not paid.
+
+    Some hosts (Bedrock, Mistral) have no lines for them.  None: the counts do not show it.
+    """
+    mentioned = shard.requests - tally.outcomes[Outcome.LOST]
+    if batch.done != mentioned or batch.requests not in (None, shard.requests):
+        return None
+    match batch.state:
+        case BatchState.CANCELLED:
+            return Missing(Outcome.CANCELLED, "the batch was cancelled first", retryable=True)
+        case BatchState.EXPIRED:
+            return Missing(Outcome.EXPIRED, "the batch expired first", retryable=True)
+        case _:
+            return None
+
+
 def _sizes(files: ShardFiles) -> list[int]:
     """The sizes of the result files that exist, in bytes."""
-    return [path.stat().st_size for path in sorted(files.dir.glob("result-*.jsonl"))]
+    return [path.stat().st_size for path in files.results]
 
 
 def _remove_others(files: ShardFiles, results: list[Path]) -> None:
     """Removes the result files of an earlier fetch that the provider no longer names."""
-    for path in set(files.dir.glob("result-*.jsonl")) - set(results):
+    for path in set(files.results) - set(results):
         path.unlink(missing_ok=True)
 
 

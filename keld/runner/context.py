@@ -127,6 +127,7 @@ class Environment:
     lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read each time
     listed: Listed | None = None  # what the lists of accounts have just shown; None: they are to be read
     inventories: Mapping[Account, Inventory] = field(default_factory=dict)  # of the accounts with creates that are not confirmed yet
+    at_once: dict[tuple[str, str], int] = field(default_factory=dict)  # (host, model) -> the requests at once of the latest realtime run
 
     def rates(self, name: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None) -> Rates | None:
         """What a model, `account:model`, costs in a lane on the day of `at`; None if the price is unknown.
@@ -193,7 +194,8 @@ class RunContext:
             LeaseLost: another worker holds the job run, or has moved the shard on.
         """
         self.pulse()
-        became = self.ledger.record(self.lease, shard, event, self.now(), facts=facts, orphans=orphans, **changes)
+        with self.files.naming() as objects:
+            became = self.ledger.record(self.lease, shard, event, self.now(), facts=facts, orphans=orphans, objects=objects, **changes)
         log.info(
             "shard.%s shard=%s run=%s state=%s batch_id=%s rows=%d",
             event.value, shard.id, shard.run_id, became.state.value, became.batch_id, shard.requests,
@@ -259,6 +261,7 @@ class RunContext:
         answers = self.files.shard(shard.id).answers
         with disk_errors(self.files.dir, "Nothing more was sent."), answer.AnswerSink(answers, output, sent.positions, 0) as sink:
             sink.add(answer.same(sent.positions.tolist(), outcome, why, sent, output, retryable=retryable))
+        self.files.keep(answers)
         return self.record(shard, event, outcomes={outcome.value: shard.requests}, facts={"why": outcome.value}, **changes)
 
     def is_behind_over_ceiling(self, shard: Shard) -> bool:
@@ -307,8 +310,8 @@ def question_of(files: RunFiles) -> Question:
         return Question.from_json(files.question.read_bytes())
     except FileNotFoundError:
         raise StagingError(
-            f"{files.dir} does not hold this job run's files; they are on the host, or under the KELD_HOME, that submitted it. "
-            "Nothing was sent. Use the same staging directory from every worker."
+            f"{files.stored or files.dir} does not hold this job run's files; they are on the host, or under the KELD_HOME or the KELD_STAGING, that "
+            "submitted it. Nothing was sent. Use the same staging directory, or bucket, from every worker."
         ) from None
 
 

@@ -14,9 +14,11 @@ from typing import assert_never
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
+from keld.providers.provider import Provider
 from keld.realtime import Options, RealtimeRun, Stopped, run_realtime, settle_doubts
 from keld.request import Question
 from keld.runner.context import RunContext, log
+from keld.runner.meter import metered, worst_usd
 from keld.runner.round import can_go_elsewhere
 from keld.runner.submit import fragments
 from keld.staging import disk_errors, read_positions
@@ -32,7 +34,7 @@ def begin(context: RunContext, shard: Shard) -> Shard:
     if context.is_behind_over_ceiling(shard):
         return context.over_ceiling(shard)
     try:
-        shard = context.ledger.record_intent(context.lease, shard, context.now(), None)
+        shard = context.ledger.record_intent(context.lease, replace(shard, worst_usd=worst_usd(context, shard)), context.now(), None)
     except CeilingTooLow as problem:
         log.warning("shard.over_ceiling shard=%s %s", shard.id, problem)
         return context.over_ceiling(shard)
@@ -56,8 +58,10 @@ def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: da
     """
     provider, files, question = context.provider(shard), context.files.shard(shard.id), context.question()
     elsewhere = can_go_elsewhere(context, run, shard)
-    options = _options(question, shard)
-    with disk_errors(context.files.dir, "What was answered is kept."):
+    if (why := _not_served(provider, shard)) is not None:
+        return _unserved(context, shard, why, elsewhere=elsewhere)
+    options = _options(context, provider, question, shard)
+    with disk_errors(context.files.dir, "What was answered is kept."), metered(context, run, shard) as meter:
         ended = run_realtime(
             provider,
             context.encoder(shard),
@@ -67,9 +71,17 @@ def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: da
             read_positions(files.positions),
             lambda left: fragments(context, shard, left),
             files.journal,
-            should_stop=lambda: _should_stop(context, no_new_after),
-            options=replace(options, patience_s=_PATIENCE_S) if elsewhere else options,
+            should_stop=lambda: _should_stop(context, no_new_after) or (meter is not None and meter.is_used_up()),
+            options=replace(
+                options,
+                patience_s=_PATIENCE_S if elsewhere else options.patience_s,
+                ends_in_s=None if meter is None else meter.left.total_seconds(),
+            ),
         )
+        if meter is not None:
+            meter.busy = ended.rows_per_s > 0 or ended.in_doubt > 0
+    if ended.rows_per_s:
+        context.environment.at_once[provider.host, shard.model] = ended.settled_at
     done = ended.answered + ended.refused
     not_before = None if ended.retry_after_s is None else context.now() + min(timedelta(seconds=ended.retry_after_s), RETRY_MOST)
     if (done, not_before) != (shard.done, shard.not_before):
@@ -82,6 +94,9 @@ def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: da
             "cancelled",
             ShardError(code=ShardFault.NO_CAPACITY, message=None if ended.problem is None else str(ended.problem), rows=ended.in_doubt),
         )
+    if meter is not None and ended.stopped is Stopped.BY_CALLER and meter.is_used_up() and not context.is_stale():
+        # The rest is planned anew, if the ceiling has room for more of the host's time.
+        return _ended(context, shard, "cancelled", None)
     return _after(context, shard, ended)
 
 
@@ -90,8 +105,33 @@ def _should_stop(context: RunContext, no_new_after: datetime | None) -> bool:
     return time.monotonic() > context.until or context.is_stale() or (no_new_after is not None and context.now() >= no_new_after)
 
 
-def _options(question: Question, shard: Shard) -> Options:
-    options = Options(output_tokens=min(question.max_output_tokens, 256))
+def _not_served(provider: Provider, shard: Shard) -> str | None:
+    """Why no row can be answered, if the server of one's own says that it has no such model; None: nothing speaks against it."""
+    if not provider.traits.by_goodput:
+        return None
+    served, name = provider.served(), provider.named(shard.model)
+    if not served.lacks(name):
+        return None
+    return (
+        f"{provider.name} at {provider.host} has no model {name!r}; it has {', '.join(served.names or ())}. None of its rows was sent. "
+        "Correct models=, or deployments= of the account, or load the model; then run again."
+    )
+
+
+def _unserved(context: RunContext, shard: Shard, why: str, *, elsewhere: bool) -> Shard:
+    """The shard, ended before its first row; its rows go to another model if one may answer them."""
+    if not elsewhere:
+        return _ended(context, shard, "failed", ShardError(code=ShardFault.SAME_FAULT, message=why))
+    context.blocked.add(shard.provider)
+    return _ended(context, shard, "cancelled", ShardError(code=ShardFault.NO_CAPACITY, message=why))
+
+
+def _options(context: RunContext, provider: Provider, question: Question, shard: Shard) -> Options:
+    options = Options(output_tokens=min(question.max_output_tokens, 256), most=provider.traits.most_at_once)
+    if provider.traits.by_goodput:
+        # The number at which the shard before settled, so that each shard does not begin with a ramp of its own.
+        begin_with = context.environment.at_once.get((provider.host, shard.model)) or provider.slots() or options.begin_with
+        options = replace(options, begin_with=begin_with)
     # The cache can be read once the first answer begins: rows sent together with the first would all write it.
     return options if shard.cache_ttl is None else replace(options, alone_s=_ALONE_S)
 

@@ -44,8 +44,8 @@ def write(context: RunContext, run: JobRun) -> None:
         problem=None,
     )
     for shard in shards:
-        for path in [*context.files.shard(shard.id).dir.glob("result-*.jsonl"), *context.files.shard(shard.id).dir.glob("journal.*")]:
-            path.unlink(missing_ok=True)  # every answer in it is in answers.parquet
+        context.files.shard(shard.id).drop_read()
+    context.files.forget_local()
 
 
 def _write_output(context: RunContext, run: JobRun, sink: str, answers: Sequence[Path]) -> dict[str, object]:

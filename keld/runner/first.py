@@ -15,7 +15,7 @@ from keld.cascade import serialize_accept
 from keld.errors import SchemaError
 from keld.job import AUTO, Job, RunTerms, due, partition_end
 from keld.ledger import Shard
-from keld.plan import Plan, choose_first
+from keld.plan import Option, Plan, choose_first
 from keld.price import Lane
 from keld.providers.base import Fit
 from keld.request import Question, one_line
@@ -86,7 +86,10 @@ def plan_first(environment: Environment, first: First, ends_at: datetime | None 
         chosen=chosen, most_rows=most_rows, due=due_at, due_basis=basis, ceiling_usd=job.ceiling,
         probability=job.probability, lane=terms.lane, skipped=dict(rows.skipped),
         left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
-        notes=_notes(fits, key_notes(environment, job.acceptable), _trait_notes(environment, first.ask.terms), price_notes(environment, first.ask.terms)),
+        notes=_notes(
+            fits, key_notes(environment, job.acceptable), _trait_notes(environment, first.ask.terms), price_notes(environment, first.ask.terms),
+            _hour_notes(environment, first.ask.terms, found),
+        ),
     )  # fmt: skip
 
 
@@ -112,6 +115,17 @@ def _trait_notes(environment: Environment, terms: RunTerms) -> dict[str, str]:
             hedged = "its rows are asked elsewhere, too, if it is late (hedge=True)"
             said.append(hedged if terms.hedge else "it is not cancelled for the deadline; hedge=True would ask its rows elsewhere, too")
         notes[name] = "; ".join(said)
+    return notes
+
+
+def _hour_notes(environment: Environment, terms: RunTerms, options: Sequence[Option]) -> dict[str, str]:
+    """A note on each model whose host is paid by the hour: what is known of its cost."""
+    now, notes = environment.clock(), {}
+    for option in options:
+        name = f"{option.provider}:{option.model}"
+        known = environment.rates(name, option.lane, now, terms.prices)
+        if known is not None and known.gpu_hour_usd is not None and option.obstacle is None:
+            notes[name] = option.rates_source
     return notes
 
 
@@ -189,3 +203,4 @@ def _set_aside(files: RunFiles, question: Question, too_large: NDArray[np.bool_]
     output = OutputSchema.from_json(question.output)
     with AnswerSink(files.unsent, output, positions, 0) as sink:
         sink.add(same(positions.tolist(), Outcome.UNASKABLE, "the request is larger than a batch may be", None, output))
+    files.keep(files.unsent)

@@ -137,7 +137,7 @@ def observe(context: RunContext, shard: Shard, batch: RemoteBatch | None) -> Non
         context.record(shard, Event.DEFERRED, not_before=now + queue_wait(context, shard), error=ShardError(code=code))
         context.problem = AccessRefused(
             f"{shard.provider} at {shard.host} failed the batch {batch.id} with {code}. Nothing of it was paid, and it is sent again later. "
-            f"Check the billing of {shard.provider}.",
+            f"Check the billing and the permissions of {shard.provider}.",
             account=shard.provider,
         )
     elif batch.state is BatchState.FAILED and not batch.result_refs:

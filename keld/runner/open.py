@@ -120,6 +120,7 @@ class Opener:
             return before  # another worker has just begun to send it
         again = asked.force or asked.job.reuse == "never"
         left = all_left(taken) if again else left_of(self.environment, self.namespace, taken)
+        taken.keep()
         return self._record(run_id, asked, taken, left, 1 if before is None else before.generation + 1)
 
     def _record(self, run_id: str, asked: Submission, taken: Taken, left: Left, generation: int) -> JobRun | None:
@@ -136,7 +137,8 @@ class Opener:
             "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": asked.target,
             "owner": mine.owner, "source": mine.source, "declared": dict(mine.declared),
         }  # fmt: skip
-        return self.ledger.open_run(row, shards, self.environment.clock())
+        with taken.files.naming() as objects:
+            return self.ledger.open_run(row, shards, self.environment.clock(), objects=objects)
 
     def _first(self, taken: Taken, left: Left) -> First:
         return first_of(self.environment, self.namespace.name, taken, left)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from keld import snapshot
 from keld.cache import LEARN_FOR, UNMARKED, Cache, marked, unmarked
 from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
+from keld.gpu_time import PICO_USD, GpuTime
 from keld.job import AUTO, RunTerms
 from keld.ledger import Shard, nonce
 from keld.plan import Candidate, Constraints, Option, Work, evaluate, shared_texts, work_of
@@ -41,6 +42,8 @@ _PIECES = 200  # shards at most, if the rows do not all fit under the ceiling
 REALTIME_ROWS = (
     2_000  # of a shard in a fast lane: small, so that little is reserved at once and as many rows as the ceiling allows are sent
 )
+# Of a shard at an engine of one's own, where money is reserved by the hour: the engine is not full while the last rows of a shard are answered.
+ENGINE_ROWS = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,7 @@ class Ask:
             # So that any number of rows can be cut into batches that are large enough.
             rows = [max(most, 2 * provider.traits.least_requests - 1) for most in rows]
         else:
-            rows.append(REALTIME_ROWS)
+            rows.append(ENGINE_ROWS if provider.traits.by_goodput else REALTIME_ROWS)
         return provider.traits.limits.lowered(min(rows, default=None), self.terms.max_shard_bytes)
 
     def cut(self, sizes: NDArray[np.int64], overhead_bytes: int, provider: Provider, lane: Lane) -> list[Slice]:
@@ -95,7 +98,7 @@ def options(
         ceiling_usd: what may still be spent.
         rows: how many of these have no answer yet, if some may have one that is not collected; None: all of them.
     """
-    candidates = list(_candidates(environment, ask))
+    candidates = list(_candidates(environment, ask, due, ceiling_usd))
     terms = Constraints(
         now=environment.clock(),
         due=due,
@@ -110,7 +113,7 @@ def options(
     return evaluate(candidates, work, terms), terms
 
 
-def _candidates(environment: Environment, ask: Ask) -> Iterator[Candidate]:
+def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None) -> Iterator[Candidate]:
     now, without_key = environment.clock(), keyless(environment, ask.terms.models)
     for name in ask.terms.models:
         account, _, model = name.partition(":")
@@ -148,7 +151,16 @@ def _candidates(environment: Environment, ask: Ask) -> Iterator[Candidate]:
                 least=provider.traits.least_requests if lane is Lane.BATCH else 1,
                 too_few=too_few,
                 keeps_on_cancel=provider.traits.keeps_on_cancel,
+                gpu_time=None
+                if known is None or known.gpu_hour_usd is None
+                else gpu_time(environment, name, known.gpu_hour_usd, None if due is None else due - now, ceiling_usd),
             )
+
+
+def gpu_time(environment: Environment, name: str, usd_an_hour: Decimal, until: timedelta | None, left_usd: Decimal | None) -> GpuTime:
+    """The time of a host that is paid by the hour, as its realtime runs have shown it; the arguments as of `GpuTime`."""
+    rows_per_s = _fast_lanes(environment, name).standard
+    return GpuTime(usd_an_hour=usd_an_hour, rows_per_s=rows_per_s, until=until, left_usd=left_usd)
 
 
 def keyless(environment: Environment, models: Sequence[str]) -> dict[str, str]:
@@ -298,12 +310,14 @@ def plan_shards(
     known = provider.rates(option.model, option.lane, environment.clock(), ask.terms.prices)
     worst = worst_rates(environment, ask, provider, option.model, option.lane)
     assert known is not None and worst is not None, "an option without rates is not chosen"
-    work, planned = ask.work, []
+    work, planned, by_the_hour = ask.work, [], known.gpu_hour_usd is not None
     for n, positions in enumerate(_groups(ask, more, provider, option.lane, priority)):
         shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
         part, cache = work.of(len(positions), size - len(positions) * more), option.cache.of(len(positions))
         with disk_errors(files.dir, "Nothing of this round was sent."):
-            write_positions(files.shard(shard_id).positions, positions)
+            path = files.shard(shard_id).positions
+            write_positions(path, positions)
+        files.keep(path)
         planned.append(
             Shard(
                 id=shard_id,
@@ -317,12 +331,19 @@ def plan_shards(
                 lane=option.lane.value,
                 requests=len(positions),
                 size_bytes=size,
-                worst_usd=part.worst_usd(worst, cache),
-                expected_usd=part.expected_usd(known, option.estimate, cache),
+                worst_usd=_part_of(option, option.worst_usd, part) if by_the_hour else part.worst_usd(worst, cache),
+                expected_usd=_part_of(option, option.expected_usd, part)
+                if by_the_hour
+                else part.expected_usd(known, option.estimate, cache),
                 cache_ttl=None if cache.ttl is None else cache.ttl.value,
             )
         )
     return planned
+
+
+def _part_of(option: Option, usd: Decimal | None, part: Work) -> Decimal:
+    """The part of an option's cost that some of its rows have; where time is paid, it is reserved anew when a shard begins (`meter`)."""
+    return ((usd or Decimal(0)) * part.requests / max(option.requests, 1)).quantize(PICO_USD)
 
 
 def _groups(ask: Ask, more: int, provider: Provider, lane: Lane, priority: NDArray[np.float64] | None) -> Iterator[NDArray[np.int64]]:

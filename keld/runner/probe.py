@@ -66,6 +66,7 @@ def fail_held_back(context: RunContext, shards: Sequence[Shard], held: NDArray[n
     why = next(iter(_errors(context, shards)), "refused")
     with disk_errors(context.files.dir, "Nothing more was sent."), AnswerSink(context.files.stopped, output, held, 0) as sink:
         sink.add(same(held.tolist(), Outcome.ERRORED, f"not asked: every row of the probe was refused: {why}", None, output))
+    context.files.keep(context.files.stopped)
 
 
 def _errors(context: RunContext, shards: Sequence[Shard]) -> list[str]:

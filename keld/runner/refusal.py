@@ -86,7 +86,9 @@ def keep(context: RunContext, shard: Shard, outcome: Refused | QueueFull) -> tup
     refusal = Refusal.of(outcome)
     if isinstance(outcome, Refused) and outcome.message:
         with disk_errors(context.files.dir, "The create was refused, and is looked for."):
-            write_file(context.files.shard(shard.id).refusal, [outcome.message.encode()], "staging.refusal")
+            path = context.files.shard(shard.id).refusal
+            write_file(path, [outcome.message.encode()], "staging.refusal")
+        context.files.keep(path)
     not_before = context.now() + context.settings.settle[0]
     facts: dict[str, object] = {"status": refusal.status, "code": refusal.code, "own": refusal.own}
     return context.record(shard, Event.REFUSED, not_before=not_before, error=ShardError(**asdict(refusal)), facts=facts), refusal

@@ -41,10 +41,12 @@ def next_round(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> boo
     answers = answers_of(context.files, shards)
     planned = [] if ended else list(_plan_round(context, run, shards, answers, attempts))
     if planned:
-        context.ledger.add_shards(context.lease, planned, run.round + 1, context.now())
+        _add(context, run, planned)
     else:
         cancelled = run.state is RunState.CANCELLING
-        context.ledger.record_run(context.lease, context.now(), RunEvent.WRITING, state=RunState.WRITING, facts={"cancelled": cancelled})
+        facts = {"cancelled": cancelled}
+        with context.files.naming() as objects:
+            context.ledger.record_run(context.lease, context.now(), RunEvent.WRITING, state=RunState.WRITING, facts=facts, objects=objects)
     return True
 
 
@@ -61,8 +63,13 @@ def early_round(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> bo
     answers = answers_of(context.files, [shard for shard in shards if shard.state in TERMINAL])
     planned = list(_plan_round(context, run, shards, answers, run.terms.max_attempts, free))
     if planned:
-        context.ledger.add_shards(context.lease, planned, run.round + 1, context.now())
+        _add(context, run, planned)
     return bool(planned)
+
+
+def _add(context: RunContext, run: JobRun, planned: Sequence[Shard]) -> None:
+    with context.files.naming() as objects:
+        context.ledger.add_shards(context.lease, planned, run.round + 1, context.now(), objects=objects)
 
 
 def _freed(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> NDArray[np.bool_]:

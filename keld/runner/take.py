@@ -43,6 +43,11 @@ class Taken:
     question: Question
     fingerprint: str  # of the question and the models
 
+    def keep(self) -> None:
+        """Puts everything that was written until now where every worker can read it."""
+        written = (self.files.snapshot, self.files.question, self.files.duplicates, *sorted(self.files.dir.glob("reused-*.parquet")))
+        self.files.keep(*written)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Left:

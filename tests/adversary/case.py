@@ -1,4 +1,4 @@
-"""Case: the table: what the other side does, at which of the two shapes, and what must come of it.
+"""Case: the table: what the other side does, at which of the shapes, and what must come of it.
 
 What must come of it is what issue threads and the promise ask for, not what the engine happens to do: no row lost, none bought twice but where that
 is told and counted, an end to every job run, and words for whoever waits.
@@ -14,10 +14,13 @@ from datetime import timedelta
 from typing import Any
 
 from keld import Status
+from tests.adversary.host import SHAPES
 from tests.adversary.mode import LISTS, REPLIES, SLOW, Fault
 from tests.adversary.play import Play, host_of
 
 BOTH = ("openai", "anthropic")
+CLOUDS = ("azure", "mistral", "gemini", "bedrock")
+_FENCED, _UNFENCED, _REPLAYED = ("azure", "mistral"), ("gemini",), ("bedrock",)
 ANSWERED = frozenset({"answered"})
 SHOWN = frozenset({"quarantined"})
 EITHER = ANSWERED | SHOWN
@@ -276,7 +279,39 @@ def _table() -> Iterator[Case]:
     )
 
 
-CASES = tuple(_table())
+def _lost_late_doubled() -> Iterator[Case]:
+    """At the other shapes: how often a row is bought if its create is lost, late or doubled on the way."""
+    for how in ("dropped", "half", "502 html", "200 html", "200 empty", "404 html", "409 json", "307"):
+        # Where a create is known by its token the very same is sent again, and makes no second job.
+        fault, does = Fault(at="create", how=how), f"lost: a create is accepted, and answered {how}"
+        yield Case(line="B1", does=does, faults=(fault,), on=(*_FENCED, *_UNFENCED), creates=1)
+        yield Case(line="B1", does=does, faults=(fault,), on=_REPLAYED)
+    for how in ("dropped", "500", "408 json"):
+        does = f"lost: a create is not carried out, and answered {how}"
+        yield Case(line="B1", does=does, faults=(Fault(at="create", how=how, done=False),), on=CLOUDS)
+    for quirk in ("lags", "lags_long", "oldest_first", "pages_of_two", "no_time", "no_filter", "fails_later", "list_404"):
+        does = f"lost: a create's reply is dropped, and the host {LISTS[quirk]}"
+        ends = EITHER | ({"unasked"} if quirk == "list_404" else set())
+        twice = 2 if quirk == "lags_long" else 1
+        yield Case(line="B1", does=does, faults=(_LOST,), quirks=(quirk,), crowd=5, outcomes=ends, on=(*_FENCED, *_UNFENCED), bought=twice)
+        yield Case(line="B1", does=does, faults=(_LOST,), quirks=(quirk,), crowd=5, on=_REPLAYED)
+    for lands_s in (30.0, 500.0, 4_000.0, 100_000.0):
+        late = Fault(at="create", how="dropped", lands_s=lands_s)
+        does = f"late: a create's reply is dropped, and it lands {lands_s:,.0f} s later"
+        yield Case(line="B2", does=does, faults=(late,), on=(*_FENCED, *_REPLAYED), outcomes=EITHER)
+        yield Case(line="B2", does=does, faults=(late,), on=_UNFENCED, bought=2 if lands_s > 1_000 else 1, outcomes=EITHER)
+    for first in (True, False):
+        twice_sent, which = Fault(at="create", calls=2, first=first), "first" if first else "last"
+        does = f"doubled: one create is sent twice on the way, the {which} reply is handed on"
+        yield Case(line="B3", does=does, faults=(twice_sent,), on=(*_FENCED, *_UNFENCED), bought=2, creates=1)
+        yield Case(line="B3", does=does, faults=(twice_sent,), on=_REPLAYED, creates=1)
+    does, unanswered = "doubled: one create is sent twice on the way, and no reply", Fault(at="create", calls=2, how="dropped")
+    yield Case(line="B3", does=does, faults=(unanswered,), on=(*_FENCED, *_UNFENCED), bought=2, creates=1)
+    yield Case(line="B3", does=does, faults=(unanswered,), on=_REPLAYED)
+    yield Case(line="B4", does="nothing goes wrong, and other customers are busy", crowd=12, on=CLOUDS, creates=1, cancels=(0, 0))
+
+
+CASES = (*_table(), *_lost_late_doubled())
 
 
 # --- every reply to every call -----------------------------------------------------------------------------------------
@@ -346,18 +381,19 @@ def _short(text: str) -> str:
 
 def played(case: Case, shape: str) -> Ended:
     """The case at one shape, to its end."""
-    host = host_of(shape, *case.faults, quirks=case.quirks, heals_s=case.heals_s, rows=case.rows, crowd=case.crowd)
-    play = Play(host, rows=case.rows, shard=case.shard, terms=dict(case.terms))
+    rows = max(case.rows, SHAPES[shape].least_rows)
+    host = host_of(shape, *case.faults, quirks=case.quirks, heals_s=case.heals_s, rows=rows, crowd=case.crowd)
+    play = Play(host, rows=rows, shard=case.shard, terms=dict(case.terms))
     try:
         status = ACTS[case.act](play)
         play.settle()
         wrong = list(play.check())
-        rows = play.rows_out()
-        bought = Counter({row["body"]: 0 for row in rows}) + Counter({prompt: len(entries) for prompt, entries in play.purchases().items()})
-        counts = [bought[row["body"]] for row in rows] or [max(bought.values(), default=0)]
-        outcomes = Counter(row["keld_outcome"] for row in rows)
+        out = play.rows_out()
+        bought = Counter({row["body"]: 0 for row in out}) + Counter({prompt: len(entries) for prompt, entries in play.purchases().items()})
+        counts = [bought[row["body"]] for row in out] or [max(bought.values(), default=0)]
+        outcomes = Counter(row["keld_outcome"] for row in out)
         words = play.told + [f"{batch.state.value}: {batch.error}" for batch in (status.batches if status else ()) if batch.error]
-        words += sorted({row["keld_error"] for row in rows if row["keld_error"]})
+        words += sorted({row["keld_error"] for row in out if row["keld_error"]})
         if max(counts) > case.bought:
             wrong.append(f"bought {max(counts)} times")
         if odd := set(outcomes) - case.outcomes:

@@ -84,6 +84,7 @@ REPLIES: dict[str, Callable[[Reply | None], Reply]] = {
     "402 json": _json(402, "billing_error", "billing_error"),
     "403 json": _json(403, "permission_denied", "permission_error"),
     "404 json": _json(404, "not_found", "not_found_error"),
+    "408 json": _json(408, "timeout"),
     "409 json": _json(409, "conflict"),
     "429 json": _json(429, "rate_limit_exceeded", "rate_limit_error"),
     "429 json, retry-after": _json(429, "rate_limit_exceeded", "rate_limit_error", **{"retry-after": "7"}),
@@ -189,6 +190,7 @@ LISTS = {
     "null_list": "says null for an empty list, and nothing of more",
     "other_ids": "names batches in its list by other ids than everywhere else",
     "no_counts": "does not say how many requests a batch has",
+    "no_filter": "takes no notice of a list's filter",
 }
 RESULTS = {
     "res_text": "a sentence",

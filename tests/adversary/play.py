@@ -26,13 +26,15 @@ import pyarrow as pa
 
 from keld import Account, Job, Keld, KeldError, Settings, Status, failpoint, http
 from keld.ledger import Ledger
+from keld.providers.account import TYPES
 from keld.spend import Spend
-from tests.adversary.host import PRICES, Clock, Entry, Host
+from tests.adversary.host import SHAPES, Clock, Host
 from tests.adversary.mode import SLOW, Fault, Plan
+from tests.adversary.record import PRICES, Entry
 from tests.adversary.wire import Reply, Request, Wire
 
 START = datetime(2026, 11, 20, 12, tzinfo=UTC)
-MODELS = {"openai": "openai:gpt-5-mini", "anthropic": "anthropic:claude-haiku-4-5"}
+MODELS = {name: f"{name}:{shape.model}" for name, shape in SHAPES.items()}
 # Of one call, in seconds; a tenth of what the host sits out.  Keld's own defaults are minutes.
 LIMIT_S = 1.0
 _BUDGET_S = 2.0  # of a verb, where replies are slow
@@ -137,6 +139,7 @@ class Play:
     lost_track: bool = False  # what the host hides for good need not be on our books
     _dies_in: int | None = None
     _dead: bool = False
+    _environment: Any = None
 
     def __post_init__(self) -> None:
         bench().fresh(self.host)
@@ -144,19 +147,28 @@ class Play:
         self.home = Path(tempfile.mkdtemp(prefix="keld-adversary-"))
         self.settings = self.settings or patience(slow=self.is_slow)
         failpoint.on_pass = self._breathe
+        # Where the client of a bucket goes, and as whom; the server asks for neither.
+        store = {
+            "AWS_ENDPOINT_URL_S3": f"{self.wire.url}/s3",
+            "AWS_ACCESS_KEY_ID": "any",
+            "AWS_SECRET_ACCESS_KEY": "any",
+            "AWS_REGION": "us-east-1",
+        }
+        self._environment = mock.patch.dict(os.environ, store)
+        self._environment.start()
         self.keld = self.open_keld()
 
     def close(self) -> None:
         self._dead = False
         failpoint.on_pass = None
         self._lay_down()
+        self._environment.stop()
         shutil.rmtree(self.home, ignore_errors=True)
 
     # -- workers ----------------------------------------------------------------------------------------------
 
     def open_keld(self) -> Keld:
-        base = (self.base_url or self.host.url) + ("/v1" if self.host.shape == "openai" else "")
-        account = Account(kind=self.host.shape, base_url=base, api_key=lambda: "sk-adversary-1")
+        account = account_of(self.host.shape, self.base_url or self.host.url)
         ledger = bench().ledger
         keld = Keld(home=self.home, ledger_url=ledger.url, accounts={self.host.shape: account}, clock=self._now, settings=self.settings)
         keld._ledger = ledger
@@ -377,6 +389,15 @@ class Play:
             self.violations.append(what)
 
     excess_usd: Decimal = Decimal(0)
+
+
+def account_of(shape: str, url: str) -> Account:
+    """The account of a shape at a server."""
+    more: dict[str, Any] = {}
+    if shape == "bedrock":
+        more = {"region": "us-east-1", "bucket": "s3://bucket/keld", "role": "arn:aws:iam::123456789012:role/keld"}
+    kind = TYPES.get(shape, Account)
+    return kind(kind=shape, base_url=url + SHAPES[shape].base, api_key=lambda: "sk-adversary-1", **more)
 
 
 def _least(n: int) -> timedelta:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from keld import Account, Job, Keld, KeldError
-from tests.adversary.host import PRICES
 from tests.adversary.mode import Fault
 from tests.adversary.play import MODELS, Play, host_of, impatient, table_of
+from tests.adversary.record import PRICES
 
 
 @pytest.fixture(autouse=True)

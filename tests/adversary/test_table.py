@@ -1,4 +1,4 @@
-"""The table: each thing that the other side may do, at either shape, and what must come of it (see `case`)."""
+"""The table: each thing that the other side may do, at each shape, and what must come of it (see `case`)."""
 
 from collections.abc import Iterator
 

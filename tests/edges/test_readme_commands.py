@@ -36,9 +36,12 @@ PAGES_TO_RUN = [
 @pytest.fixture
 def newcomer(tmp_path: Path, open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with the files of the tutorial; what `keld emulate` prints is in the environment."""
-    open_emulator(frozen=False, latency_s=0.5)
+    emulator = open_emulator(frozen=False, latency_s=0.5)
     for variable in [variable for variable in os.environ if variable.startswith("KELD_")]:
         monkeypatch.delenv(variable)
+    for variable, value in emulator.env().items():  # also those that Keld alone reads
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("KELD_SELF_HOSTED_URL", emulator.url_of("openai_compatible"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])

@@ -117,12 +117,35 @@ def test_a_token_that_is_in_use_is_looked_for(keld: Keld, emulator: Emulator) ->
 
 
 def test_what_a_job_did_not_reach_in_its_time_is_asked_again_and_nothing_else(keld: Keld, emulator: Emulator) -> None:
-    """`PartiallyCompleted`: the manifest shows that the missing rows are in no later output; 84 are too few for a job, so a fast lane has them."""
-    fault(emulator, "life", "expire", done=0.3, after_s=7_200, times=1)
+    """`PartiallyCompleted`: by its counts the rows without a line are not paid, so nothing is reserved for them.  84 are too few for a job."""
+    fault(emulator, "life", "expire", done=0.3, after_s=7_200)
     status = run(keld, emulator, triage(bedrock), tickets(ROWS))
     assert outcomes(keld, status) == ["answered"] * ROWS
-    assert [(batch.lane, batch.requests) for batch in status.batches] == [("batch", ROWS), (status.batches[1].lane, 84)]
-    assert len(emulator.bill()) == ROWS
+    assert [(batch.lane, batch.ended, batch.requests) for batch in status.batches] == [
+        ("batch", "expired", ROWS),
+        ("flex", "completed", 84),
+    ]
+    assert (len(emulator.bill()), status.reserved_usd) == (ROWS, 0)
+
+
+def test_a_job_that_never_began_costs_nothing_and_its_rows_are_asked_again(keld: Keld, emulator: Emulator) -> None:
+    """`Expired`: the queue was too long."""
+    fault(emulator, "life", "expire", done=0, after_s=7_200)
+    status = run(keld, emulator, triage(bedrock), tickets(ROWS))
+    assert (outcomes(keld, status), purchases(emulator)) == (["answered"] * ROWS, ONCE)
+    assert ([batch.ended for batch in status.batches], status.reserved_usd) == (["expired", "completed"], 0)
+
+
+def test_a_job_that_may_not_read_its_bucket_is_sent_again_when_a_person_has_acted(keld: Keld, emulator: Emulator) -> None:
+    """It fails minutes after its create was answered.  The rows are not at fault, and nothing was paid."""
+    fault(emulator, "life", "fail", message="The role arn:aws:iam::123456789012:role/x is not authorized to perform: s3:GetObject")
+    status = keld.submit(triage(bedrock), tickets(ROWS))
+    for _ in range(3):
+        status = keld.advance(status.id)
+        emulator.advance(30)
+    assert status.problem_kind == "AccessRefused"
+    status = finish(keld, emulator, status.id)
+    assert (outcomes(keld, status), purchases(emulator)) == (["answered"] * ROWS, ONCE)
 
 
 def test_an_output_with_fewer_lines_than_its_manifest_is_read_again(keld: Keld, emulator: Emulator) -> None:
@@ -145,6 +168,8 @@ def test_a_job_that_is_cancelled_gives_what_it_had(keld: Keld, emulator: Emulato
     keld.cancel(status.id)
     status = finish(keld, emulator, status.id)
     assert 0 < outcomes(keld, status).count("answered") == len(emulator.bill()) < ROWS
+    assert set(outcomes(keld, status)) == {"answered", "cancelled"}
+    assert status.reserved_usd == 0, "what it did not reach is not paid"
 
 
 def test_an_input_and_an_output_lie_in_the_users_bucket(keld: Keld, emulator: Emulator) -> None:

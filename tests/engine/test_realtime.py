@@ -21,7 +21,7 @@ from keld.errors import AccessRefused, InvalidJob, LeaseLost, ProviderRefused, P
 from keld.failpoint import FailpointHit
 from keld.price import Lane
 from keld.realtime import Options, Stopped, Time, run_realtime
-from keld.realtime.journal import Journal
+from keld.realtime.journal_file import JournalFile
 from keld.request import custom_id
 from keld.schema import Embedding, output_schema
 from tests.support.realtime_rows import NONCE, Rows, killed, once, turning
@@ -334,7 +334,7 @@ def test_what_stop_raises_is_raised_when_the_flying_ones_are_safe(rows: Rows, em
 
 def test_a_journal_has_one_worker(rows: Rows, emulator: Emulator) -> None:
     """A frozen worker that wakes up beside its successor would pay every row twice."""
-    with Journal(rows.journal, NONCE, rows.reader.journal), pytest.raises(LeaseLost, match="has sent nothing"):
+    with JournalFile(rows.journal, NONCE, rows.reader.journal), pytest.raises(LeaseLost, match="has sent nothing"):
         rows.ask()
     assert emulator.requests() == []
 

@@ -12,15 +12,19 @@ from itertools import groupby
 from typing import Any
 
 from keld.providers.kinds import preset_of
+from tests.support.ticket_job import PEERS
 
 OPENAI, ANTHROPIC = "openai", "anthropic"
 # The kinds at which the table is played.  A new kind is one name here; what it cannot do its traits say, what it does otherwise `Case.but`.
-KINDS = (OPENAI, ANTHROPIC, "mistral")
+KINDS = (OPENAI, ANTHROPIC, "azure", "bedrock", "gemini", "mistral")
 _TRAITS = {kind: preset_of(kind, kind).traits for kind in KINDS}
 _FENCED = tuple(kind for kind in KINDS if _TRAITS[kind].fences)
 _UNFENCED = tuple(kind for kind in KINDS if not _TRAITS[kind].fences)
-_MARKED = tuple(kind for kind in KINDS if _TRAITS[kind].marks_batches)
+_MARKED = tuple(kind for kind in KINDS if _TRAITS[kind].marks_batches and _TRAITS[kind].replays is None)
 _UNMARKED = tuple(kind for kind in KINDS if not _TRAITS[kind].marks_batches)
+_REPLAYING = tuple(kind for kind in KINDS if _TRAITS[kind].replays is not None)  # the same create again makes no second batch
+_EXPIRING = tuple(kind for kind in KINDS if _TRAITS[kind].window is not None)
+_LOSING = tuple(kind for kind in KINDS if not _TRAITS[kind].keeps_on_cancel)  # with a cancel or an expiry the answers are gone, though paid
 ROWS = 6
 _HOUR = 3_600.0
 _DAY = 24 * _HOUR
@@ -87,6 +91,8 @@ def _section(name: str, *cases: Case) -> tuple[Case, ...]:
 
 # --- the create -------------------------------------------------------------------------------------------------------
 
+_REPLAYS = "sends the same create again, with the same token: it makes no second batch, and its answer is adopted"
+_REPLAYED = {kind: {"creates": 2, "does": _REPLAYS} for kind in _REPLAYING}
 _ADOPTS = "looks for it at the provider and adopts it"
 _ADOPTS_ALL_THE_SAME = "looks whether it was done nevertheless, finds it and adopts it"
 _LOOKS_THEN = "looks whether it was done nevertheless, and then"
@@ -96,21 +102,22 @@ _NEVER_TWICE = {"failed": 0, "answered": 0, "quarantined": ROWS}
 
 CREATE = _section(
     "The create, the one call that costs money",
-    Case(fault="done, and the connection closed without a reply", rules=(rule("create", "drop_after"),), does=_ADOPTS),
-    Case(fault="done, and a proxy answers 502", rules=(rule("create", "status", status=502, after=True),), does=_ADOPTS, slow=True),
-    Case(fault="done, and a proxy answers an HTML page", rules=(rule("create", "garbage", after=True),), does=_ADOPTS),
+    Case(fault="done, and the connection closed without a reply", rules=(rule("create", "drop_after"),), does=_ADOPTS, but=_REPLAYED),
+    Case(fault="done, and a proxy answers 502", rules=(rule("create", "status", status=502, after=True),), does=_ADOPTS, but=_REPLAYED, slow=True),
+    Case(fault="done, and a proxy answers an HTML page", rules=(rule("create", "garbage", after=True),), does=_ADOPTS, but=_REPLAYED),
     Case(fault="not done, and the connection closed", rules=(rule("create", "drop_before"),), does=_AGAIN, creates=2),
     Case(fault="not done, and answered 500", rules=(rule("create", "status", status=500),), does=_AGAIN, creates=2, slow=True),
     Case(fault="not done, and answered 408", rules=(rule("create", "status", status=408),), does=_AGAIN, creates=2, slow=True),
     Case(fault="not done, and answered an HTML page with status 200", rules=(rule("create", "garbage"),), does=_AGAIN, creates=2, slow=True),
-    Case(fault="done, and missing from the list for 70 s", rules=(rule("create", "drop_after"), rule("create", "list_lag", for_s=70)), does=_ADOPTS),
+    Case(fault="done, and missing from the list for 70 s", rules=(rule("create", "drop_after"), rule("create", "list_lag", for_s=70)), does=_ADOPTS, but=_REPLAYED),
     Case(
         fault="done, and missing from the list until the last look is over",
         rules=(rule("create", "drop_after"), rule("create", "list_lag", for_s=5_000)),
         does="sends again after the last look; the sweep finds the first, stops what still runs of it and counts what it cost: bought twice, and reported",
         creates=2, bought=2 * ROWS, most=2, swept=True,
+        but={kind: {"bought": ROWS, "most": 1, "swept": False, "does": _REPLAYS} for kind in _REPLAYING},
     ),
-    Case(fault="it lands 200 s later", rules=(rule("create", "late_landing", after_s=200),), does="finds it at a later look and adopts it"),
+    Case(fault="it lands 200 s later", rules=(rule("create", "late_landing", after_s=200),), does="finds it at a later look and adopts it", but=_REPLAYED),
     Case(
         fault="it would land after the fence", rules=(rule("create", "late_landing", after_s=_HOUR),), on=_FENCED, creates=2,
         does="deletes its input file before it sends again, so that it cannot land", step_s=600,
@@ -181,6 +188,10 @@ CREATE = _section(
         bought=9, most=2, swept=True,
     ),
     Case(
+        fault="a gateway sends it twice, with its token", rules=(rule("create", "twice"),), on=_REPLAYING,
+        does="nothing: the second has the same token and makes no second batch",
+    ),
+    Case(
         fault="a gateway has it done twice, where batches carry no mark", rules=(rule("create", "twice"),), on=_UNMARKED,
         does="looks once beside each create that succeeded, reserves for what may be its own until the results show it, and counts it: bought twice, and reported",
         bought=2 * ROWS, most=2, swept=True,
@@ -190,6 +201,13 @@ CREATE = _section(
 # --- the batch --------------------------------------------------------------------------------------------------------
 
 _BELIEVES_LINES = "does not believe the counts, only the lines"
+
+
+def _lost(does: str) -> dict[str, Plan]:
+    """Half of the rows are bought twice where a batch that was cancelled, or expired, gives nothing back."""
+    return {kind: {"bought": ROWS + ROWS // 2, "most": 2, "does": does} for kind in _LOSING}
+
+
 _STUCK = "cancels it a day past its window, collects what it answered, asks the rest again"
 
 BATCH = _section(
@@ -214,10 +232,14 @@ BATCH = _section(
         )
         for peer, last in ((OPENAI, "completed"), (ANTHROPIC, "ended"))
     ),
-    Case(fault="stuck forever, half done", rules=(rule("life", "stuck", done=0.5),), does=_STUCK, creates=2, step_s=3 * _HOUR),
+    Case(
+        fault="stuck forever, half done", rules=(rule("life", "stuck", done=0.5),), does=_STUCK, creates=2, step_s=3 * _HOUR, on=_EXPIRING,
+        but=_lost("cancels it a day past its window; what it had answered is gone, though paid, and all rows are asked again"),
+    ),
     Case(
         fault="stuck forever before it began", rules=(rule("life", "stuck", status="validating"),), step_s=3 * _HOUR, slow=True,
-        does="cancels it a day past its window and collects what it answered",
+        does="cancels it a day past its window and collects what it answered", on=_EXPIRING,
+        but={kind: {"creates": 2, "bought": 2 * ROWS, "most": 2, "does": "cancels it a day past its window; what it had answered is gone, though paid"} for kind in _LOSING},
     ),
     Case(
         fault="stuck forever in `cancelling`", rules=(rule("life", "stuck", status="cancelling"),), cancel_s=30, step_s=3 * _HOUR, bought=3,
@@ -226,6 +248,7 @@ BATCH = _section(
     Case(
         fault="it expires, half done", rules=(rule("life", "expire", done=0.5, after_s=600),), creates=2,
         does="keeps what was answered, which is paid, and asks only the rest again",
+        but=_lost("what was answered is gone, though paid: asks all rows again"),
     ),
     Case(
         fault="it expires, and nothing was done", rules=(rule("life", "expire", done=0.0, after_s=600),), creates=2, slow=True,
@@ -234,10 +257,12 @@ BATCH = _section(
     Case(
         fault="the user cancels it, half done", rules=(), cancel_s=30, answered=3, failed=3, bought=3,
         does="collects what was answered, which is paid",
+        but={kind: {"answered": 0, "failed": ROWS, "does": "the host gives nothing back of what it answered, and bills it: paid for nothing, and reported"} for kind in _LOSING},
     ),
     Case(
         fault="somebody else cancels it, half done", rules=(), cancelled_elsewhere_s=30, creates=2,
         does="keeps what was answered, and asks only the rest again",
+        but=_lost("what was answered is gone, though paid: asks all rows again"),
     ),
     *(
         Case(fault=f"counts that lie: {words}", rules=(rule("life", "counts", **counts),), on=(OPENAI,), does=_BELIEVES_LINES, slow=slow)
@@ -318,6 +343,19 @@ RESULTS = _section(
     ),
 )  # fmt: skip
 
+# Where a refusal is a text like any other, it breaks the schema, and the row is asked once more.
+_UNSAID: dict[str, Plan] = {
+    kind: {
+        "answered": ROWS,
+        "failed": 0,
+        "bought": ROWS + 2,
+        "most": 2,
+        "creates": 2,
+        "does": "a refusal is an answer that breaks the schema there: asks these two again",
+    }
+    for kind in KINDS
+    if not PEERS[kind].says_refused
+}
 ROW = _section(
     "The rows",
     Case(fault="all failed with 500", rules=(rule("rows", "error", status=500),), does="asks them again, since they were not paid", creates=2),
@@ -330,7 +368,7 @@ ROW = _section(
     *(
         Case(
             fault=f"two answers {words}", rules=(rule("rows", do, count=2),), answered=4, failed=2, slow=do != "length",
-            does="reports it; it is paid, and not asked again",
+            does="reports it; it is paid, and not asked again", but=_UNSAID if do == "refusal" else {},
         )
         for do, words in (("refusal", "are refusals"), ("length", "are cut off"))
     ),
@@ -413,7 +451,12 @@ DOWNLOAD = _section(
 # --- any call ---------------------------------------------------------------------------------------------------------
 
 CALLS = ("upload", "create", "list", "get", "cancel", "download", "delete")
-_NEVER: Mapping[str, tuple[str, ...]] = {ANTHROPIC: ("upload", "delete")}  # calls that a kind never makes: its input goes with the create
+# Calls that a kind never makes: Anthropic's input goes with the create, and an input is removed before a create is sent again only where
+# that fences and the create cannot be replayed.
+_NEVER: Mapping[str, tuple[str, ...]] = {
+    ANTHROPIC: ("upload", "delete"),
+    **dict.fromkeys((*_REPLAYING, *(set(_UNFENCED) - {ANTHROPIC})), ("delete",)),
+}
 # What makes Keld call it.
 _LEADS_TO = {"list": rule("create", "drop_after"), "delete": rule("create", "drop_before")}
 
@@ -433,7 +476,12 @@ def _at_every_call() -> Iterator[Case]:
             )
             if call == "cancel":
                 done = _DONE_AT_CANCEL[n]
-                case = replace(case, cancel_s=10.0, answered=done, failed=ROWS - done, bought=done)
+                gone = {
+                    kind: {"answered": 0, "failed": ROWS, "does": f"{does}; what was answered is gone, though paid"} for kind in _LOSING
+                }
+                case = replace(case, cancel_s=10.0, answered=done, failed=ROWS - done, bought=done, but=gone)
+            if call == "list" or (call == "create" and do == "drop_after"):
+                case = replace(case, but={kind: {"creates": 2} if call == "list" else _REPLAYED[kind] for kind in _REPLAYING})
             yield replace(case, on=on)
 
 
@@ -484,7 +532,7 @@ def _merged(cases: list[Case]) -> list[tuple[str, ...]]:
     """A row a case; cases that differ in the call only are one row, which names the calls."""
     calls: dict[tuple[str, ...], list[str]] = {}
     for case in (part for whole in cases for part in _parts(whole)):
-        on = "all" if case.on == KINDS else ", ".join(case.on)
+        on = _at(case.on)
         numbers = (case.answered, case.failed, case.quarantined, case.bought, case.most if case.bought else 0, case.creates)
         calls.setdefault((case.fault, "" if case.at and not case.but else on, case.does, *map(str, numbers)), []).append(case.at)
     return [(fault + (f", at {', '.join(at)}" if any(at) else ""), on or "all", *rest) for (fault, on, *rest), at in calls.items()]
@@ -494,3 +542,11 @@ def _parts(case: Case) -> Iterator[Case]:
     """The case where it is as it says, and then each of the kinds where it is otherwise."""
     yield replace(case, on=tuple(kind for kind in case.on if kind not in case.but), but={})
     yield from (case.at_kind(kind) for kind in case.but)
+
+
+def _at(kinds: tuple[str, ...]) -> str:
+    """Which kinds, in the fewest words."""
+    left = [kind for kind in KINDS if kind not in kinds]
+    if not left:
+        return "all"
+    return f"all but {', '.join(left)}" if len(left) < len(kinds) else ", ".join(kinds)

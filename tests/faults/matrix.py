@@ -134,5 +134,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    os.environ["SSL_CERT_DIR"] = str(Path(__file__).parents[1])
+    os.environ["SSL_CERT_DIR"] = str(Path(__file__).parents[1] / "support" / "certificates")
     sys.exit(main())

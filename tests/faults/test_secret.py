@@ -50,9 +50,15 @@ def log() -> Iterator[Listener]:
 def canary(monkeypatch: pytest.MonkeyPatch, emulator: Emulator) -> str:
     """The environment holds a key that can be searched for, of each kind that has one there."""
     for kind in BUILT_IN:
-        if (variable := preset_of(kind, kind).api_key_env) is not None:
-            monkeypatch.setenv(variable, KEY)
+        set_key(monkeypatch, kind)
     return KEY
+
+
+def set_key(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """The key of a kind where its account finds it; of AWS the secret key, which signs and is never sent."""
+    variable = preset_of(kind, kind).api_key_env or ("AWS_SECRET_ACCESS_KEY" if kind == "bedrock" else None)
+    if variable is not None:
+        monkeypatch.setenv(variable, KEY)
 
 
 def all_cases() -> Iterator[Any]:
@@ -74,7 +80,7 @@ def test_no_failure_path_tells_a_key_or_a_prompt(
 ) -> None:
     """Logs, ledger, status and exceptions are read by more people than the table is."""
     emulator = open_emulator(**{"latency_s": 60, **case.emulator})
-    monkeypatch.setenv(f"{name.upper()}_API_KEY", KEY)
+    set_key(monkeypatch, name)
     keld = open_keld(clock=emulator.now, settings=Settings(**case.settings))
     status = play(case, PEERS[name], keld, emulator, rules=echoing(list(case.rules)))
     told = {
@@ -135,7 +141,7 @@ def test_the_command_line_tells_no_key_and_no_prompt(
 ) -> None:
     """What it prints stands in terminals, pipes and build logs."""
     emulator = open_emulator(latency_s=0, frozen=False)
-    monkeypatch.setenv(f"{peer.name.upper()}_API_KEY", KEY)
+    set_key(monkeypatch, peer.name)
     monkeypatch.setenv("KELD_HOME", str(tmp_path / "home"))
     emulator.faults({"rules": echoing(list(PATHS[path]))})
     (tmp_path / "jobs.py").write_text(JOBS.replace("MODELS", peer.models))

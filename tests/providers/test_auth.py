@@ -34,7 +34,7 @@ def server(emulator: Emulator, **parts: object) -> Provider:
 
 def send(provider: Provider, *bodies: bytes) -> list[SendOutcome]:
     async def all_of_them() -> list[SendOutcome]:
-        async with provider.sender("/v1/chat/completions", 30, len(bodies)) as sender:
+        async with provider.sender("/v1/chat/completions", lambda: 30, len(bodies)) as sender:
             return await asyncio.gather(*(sender(f"{'a' * 10}-{n}", body) for n, body in enumerate(bodies)))
 
     return asyncio.run(all_of_them())
@@ -217,7 +217,7 @@ def test_the_lane_may_be_named_in_a_header(emulator: Emulator) -> None:
     provider = server(emulator, auth=lambda connection: Signed(seen))
 
     async def once() -> SendOutcome:
-        async with provider.sender("/v1/chat/completions", 30, 1, {"x-tier": Lane.FLEX.value}) as sender:
+        async with provider.sender("/v1/chat/completions", lambda: 30, 1, {"x-tier": Lane.FLEX.value}) as sender:
             return await sender("a" * 10 + "-1", BODY)
 
     assert isinstance(asyncio.run(once()), Settled)

@@ -217,7 +217,7 @@ def test_a_fast_lane_names_the_model_and_reads_the_limits(open_emulator: Callabl
     assert json.loads(body)["model"] == mistral.model
 
     async def sent() -> SendOutcome:
-        async with wire.provider.sender(encoder.path, 10, 1) as send:
+        async with wire.provider.sender(encoder.path, lambda: 10.0, 1) as send:
             return await send("a-0", body)
 
     outcome = asyncio.run(sent())

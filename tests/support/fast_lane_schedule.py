@@ -31,7 +31,7 @@ from keld.emulator import BillEntry, Call
 from keld.price import Lane
 from keld.providers import call
 from keld.realtime import Options, Time
-from keld.realtime.journal import Journal
+from keld.realtime.journal_file import JournalFile
 from keld.request import position_of
 from keld.runner.context import RunContext
 from keld.state import Event, State
@@ -129,7 +129,7 @@ class Request:
         self.again = self.end == "doubt" or _BROKEN in line or self.vain or (self.first and not self.served)
 
 
-class Watched(Journal):
+class Watched(JournalFile):
     """A journal that tells the schedule what is asked through it."""
 
     def __init__(self, schedule: FastLaneSchedule, path: Path, nonce: str, read: Callable[[bytes], list[Reply]]) -> None:
@@ -143,10 +143,10 @@ class Watched(Journal):
         self.schedule.journals.remove(self)
         super().__exit__(*raised)
 
-    def sending(self, *positions: int) -> None:
+    async def sending(self, *positions: int) -> None:
         for position in positions:
             self.flying[position] = self.schedule.asked(self.nonce, position)
-        super().sending(*positions)
+        await super().sending(*positions)
 
     def not_done(self, *positions: int) -> None:
         super().not_done(*positions)
@@ -229,7 +229,7 @@ class FastLaneSchedule(Schedule):
         more = [
             mock.patch("keld.realtime.run.Time", lambda: Time(now=self.world.emulator._clock.time, sleep=self._sleep)),
             mock.patch.object(call, "call", _in_order),
-            mock.patch("keld.realtime.run.Journal", partial(Watched, self)),
+            mock.patch("keld.realtime.run.JournalFile", partial(Watched, self)),
             mock.patch("keld.runner.fast_lane.Options", lambda **how: Options(**how, begin_with=self.at_once)),
             mock.patch.object(asyncio, "to_thread", _in_the_loop),
             mock.patch.object(httpx2, "create_ssl_context", _trust),

@@ -42,11 +42,11 @@ class Peer:
     creates: str  # the path of its one dangerous call
     model_in_line: bool = True  # else the create, or its path, names the model
     says_refused: bool = True  # else a refusal is an answer like any other
+    pages: bool = True  # the list of batches has pages; else it is one reply
     names_unreached: bool = True  # else a row that was not reached before the end is in no result file
     newest_first: bool = True  # else its list has no order
     keeps_partial: bool = True  # else a batch that was cancelled, or expired, gives nothing back
     says_cancelling: bool = True  # else a cancelled batch is in progress until it has ended
-    tells_expiry: bool = True  # else a batch whose time was over has completed, in part
     in_bucket: bool = False  # its results are objects in a bucket of the user's own, read by obstore
 
     @property
@@ -56,6 +56,7 @@ class Peer:
 
 openai = Peer(name="openai", model="gpt-5-mini", creates="/v1/batches")
 anthropic = Peer(name="anthropic", model="claude-haiku-4-5", creates="/v1/messages/batches")
+groq = Peer(name="groq", model="openai/gpt-oss-20b", creates="/groq/openai/v1/batches", pages=False)
 gemini = Peer(
     name="gemini",
     model="gemini-2.5-flash",
@@ -73,13 +74,13 @@ mistral = Peer(
     says_refused=False,
     names_unreached=False,
 )
+azure = Peer(name="azure", model="gpt-5-mini", creates="/azure/openai/v1/batches")
 bedrock = Peer(
     name="bedrock",
     model="openai.gpt-oss-120b-1:0",  # by Converse
     creates="/bedrock/model-invocation-job",
     model_in_line=False,
     names_unreached=False,
-    tells_expiry=False,
     in_bucket=True,
 )
 bedrock_claude = replace(bedrock, model="us.anthropic.claude-haiku-4-5-20251001-v1:0")  # by InvokeModel
@@ -92,7 +93,7 @@ vertex = Peer(
     in_bucket=True,
 )
 vertex_claude = replace(vertex, model="claude-haiku-4-5@20251001")
-PEERS = {peer.name: peer for peer in (openai, anthropic, gemini, mistral, bedrock, vertex)}  # one for each kind with batches
+PEERS = {peer.name: peer for peer in (openai, anthropic, gemini, mistral, azure, bedrock, vertex)}  # one for each kind with batches
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ import pytest
 import keld.providers.transports.anthropic
 import keld.providers.transports.openai_files
 from keld import Keld, Status
+from keld.providers.kinds import preset_of
 from keld.state import State
 from tests.support.injected_bugs import BUGS
 from tests.support.ticket_job import Peer, tickets, triage
@@ -33,12 +34,20 @@ from tests.support.ticket_job import Peer, tickets, triage
 KILLED = -9
 
 
+def marks_batches(peer: Peer) -> bool:
+    """True if a batch of this kind carries our mark."""
+    return preset_of(peer.name, peer.name).traits.marks_batches
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """What goes wrong around the kill, and what the user does; the same before it and after it."""
 
     faults: tuple[dict[str, Any], ...] = ()
-    by_peer: dict[str, tuple[dict[str, Any], ...]] = field(default_factory=dict)
+    by_kind: dict[str, tuple[dict[str, Any], ...]] = field(default_factory=dict)
+    others: tuple[dict[str, Any], ...] = ()  # at the kinds that `by_kind` does not name
+    marked: tuple[dict[str, Any], ...] = ()  # at the kinds whose batches carry our mark
+    until_found: bool = False  # each create that is sent again meets the fault, too
     cancel_at: int | None = None  # seconds after the first step; 0: before it
     change: bool = False  # the table changes before anything is sent
     rows: int = 6
@@ -49,7 +58,10 @@ class Scenario:
     terms: dict[str, Any] = field(default_factory=dict)
 
     def plan(self, peer: Peer) -> dict[str, Any]:
-        return {"rules": [*self.faults, *self.by_peer.get(peer.name, ())]}
+        marked = self.marked if marks_batches(peer) else ()
+        if self.until_found and preset_of(peer.name, peer.name).traits.replays is not None:
+            return {"rules": [{**rule, "times": 4} for rule in self.faults]}
+        return {"rules": [*self.faults, *self.by_kind.get(peer.name, self.others), *marked]}
 
     def table(self) -> Any:
         return tickets(self.rows, changed=[0] if self.change else ())
@@ -57,14 +69,12 @@ class Scenario:
 
 SCENARIOS = {
     "plain": Scenario(terms={"max_shard_rows": 4}),
-    "lost": Scenario(faults=({"at": "create", "do": "drop_after"},)),
-    "absent": Scenario(faults=({"at": "create", "do": "drop_before"},)),
+    "lost": Scenario(faults=({"at": "create", "do": "drop_after"},), until_found=True),
+    "absent": Scenario(faults=({"at": "create", "do": "drop_before"},), until_found=True),
     "expired": Scenario(faults=({"at": "life", "do": "expire", "done": 0.5, "after_s": 100},)),
     "deferred": Scenario(
-        by_peer={
-            "openai": ({"at": "life", "do": "token_limit"},),
-            "anthropic": ({"at": "create", "do": "status", "status": 429, "retry_after": 30},),
-        }
+        by_kind={"openai": ({"at": "life", "do": "token_limit"},)},
+        others=({"at": "create", "do": "status", "status": 429, "retry_after": 30},),
     ),
     "refused": Scenario(faults=({"at": "create", "do": "status", "status": 401},)),
     "rejected": Scenario(faults=({"at": "create", "do": "status", "status": 400},), bought=False),
@@ -81,13 +91,13 @@ SCENARIOS = {
     # A gateway has two batches made of one create; the second, where its mark tells whose it is, is stuck half-way, to be stopped.
     "doubled": Scenario(
         faults=({"at": "create", "do": "twice"},),
-        by_peer={"openai": ({"at": "life", "do": "stuck", "done": 0.5, "match": {"batch": 2}},)},
+        marked=({"at": "life", "do": "stuck", "done": 0.5, "match": {"batch": 2}},),
         late=True,
     ),
     # Not in the list until the looks are over; and, where its mark tells whose it is before it ends, stuck half-way, to be stopped.
     "late": Scenario(
         faults=({"at": "create", "do": "drop_after"}, {"at": "create", "do": "list_lag", "for_s": 5_000}),
-        by_peer={"openai": ({"at": "life", "do": "stuck", "done": 0.5, "match": {"batch": 1}},)},
+        marked=({"at": "life", "do": "stuck", "done": 0.5, "match": {"batch": 1}},),
         late=True,
     ),
 }
@@ -139,6 +149,8 @@ def follow(keld: Keld, time: Any, scenario: Scenario, peer: Peer, sink: str, mos
     Raises:
         AssertionError: after `most` steps it is not over.
     """
+    provider = keld.provider(peer.name)
+    provider.traits = replace(provider.traits, least_requests=1)  # a table here has six rows
     job = triage(peer, **scenario.terms)
     if scenario.change and keld.find("triage") is None:
         keld.submit(job, tickets(scenario.rows), sink=sink)

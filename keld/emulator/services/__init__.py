@@ -10,8 +10,15 @@ One class a host, named in `kind`; `service` (one floor up) says what each of th
     openai_object        errors, files, batches and lists as it shows them
     openai_parameter     what the parameters of its calls must be
     openai_compatible    a host that speaks OpenAI's bodies and has neither files nor batches
+    openai_hosts         hosts that copied OpenAI's API: Groq, Together, OpenRouter, xAI, Fireworks, DeepInfra
+    self_hosted          an engine of one's own: the same, with messages, names, slots and a queue
     azure                a resource of Azure OpenAI, by both of its APIs: routes, key, token, errors
     azure_batches        its files, batches and deployments, as far as they differ from OpenAI's
+    s3                   S3, over the emulator's buckets
+    gcs                  Google Cloud Storage by its XML API
+    gcs_json             Google Cloud Storage by its JSON API
+    object_body          the body of an object as it is sent, in one piece or in parts
+    object_xml           lists and errors of object stores as XML
     anthropic            api.anthropic.com: routes, realtime, errors, limits
     anthropic_batches    its message batches
     anthropic_input      the body of a batch's create

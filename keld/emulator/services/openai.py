@@ -68,6 +68,7 @@ class OpenAI(Service):
     title = "OpenAI"
     base = "/v1"
     owns = "/"
+    models: tuple[str, ...] = _MODELS
 
     def __init__(self, store: Store, answerer: Answerer) -> None:
         super().__init__(store, answerer)
@@ -89,7 +90,7 @@ class OpenAI(Service):
         return [file_object(file) for file in self.store.files(self.kind)]
 
     async def list_models(self, request: Request) -> Response:
-        models = [{"id": name, "object": "model", "created": 1_750_000_000, "owned_by": "openai"} for name in _MODELS]
+        models = [{"id": name, "object": "model", "created": 1_750_000_000, "owned_by": "openai"} for name in self.models]
         return JSONResponse({"object": "list", "data": models})
 
     # --- refusals -----------------------------------------------------------------------------------------------------

@@ -28,13 +28,24 @@ from .openai_parameter import Create, create_body, limit_of
 
 @dataclass(frozen=True)
 class Batches:
-    """The batches of one service; `kind` is the service's, `base` the path before `/batches`, `dialects` those of its endpoints."""
+    """The batches of one service.
+
+    Args:
+        kind: the service's.
+        base: the path before `/batches`.
+        dialects: those of its endpoints.
+        max_requests: of one batch.
+        windows: the completion windows that it takes.
+        pages: the list has pages; else one reply has all batches, whatever is asked for, and does not say whether there are more.
+    """
 
     store: Store
     kind: str
     base: str
     dialects: Mapping[str, Dialect]
     max_requests: int = MAX_REQUESTS
+    windows: tuple[str, ...] = ("24h",)
+    pages: bool = True
     host: Host = field(init=False)
 
     def __post_init__(self) -> None:
@@ -50,7 +61,7 @@ class Batches:
         ]
 
     async def create(self, request: Request) -> Response:
-        asked = create_body(await request.body(), self.dialects)
+        asked = create_body(await request.body(), self.dialects, self.windows)
         file = self.store.file(asked.input_file_id, self.kind)
         if file is None:
             raise ApiError(status=400, message=f"No such File object: {asked.input_file_id}", param="input_file_id")
@@ -72,6 +83,10 @@ class Batches:
         """
 
     async def list(self, request: Request) -> Response:
+        if not self.pages:
+            everything = self.host.listed()
+            await self.store.catch_up(everything)
+            return JSONResponse({"object": "list", "data": [await self._look(batch) for batch in everything]})
         limit, after = limit_of(request, 20, 100), request.query_params.get("after")
         shown, more = page(self.host.listed(), lambda batch: batch.id, limit=limit, after=after)
         await self.store.catch_up(shown)

@@ -19,7 +19,7 @@ class Create(msgspec.Struct):
     output_expires_after: dict[str, str | int] | None = None
 
 
-def create_body(body: bytes, endpoints: Iterable[str]) -> Create:
+def create_body(body: bytes, endpoints: Iterable[str], windows: tuple[str, ...]) -> Create:
     try:
         asked = msgspec.json.decode(body, type=Create)
     except msgspec.ValidationError as error:
@@ -30,7 +30,7 @@ def create_body(body: bytes, endpoints: Iterable[str]) -> Create:
     except msgspec.DecodeError as error:
         raise ApiError(status=400, message="We could not parse the JSON body of your request.") from error
     _one_of("endpoint", asked.endpoint, tuple(endpoints))
-    _one_of("completion_window", asked.completion_window, ("24h",))
+    _one_of("completion_window", asked.completion_window, windows)
     metadata = asked.metadata or {}
     if len(metadata) > 16:
         message = f"Invalid 'metadata': too many properties. Expected at most 16, but got {len(metadata)}."

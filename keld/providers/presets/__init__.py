@@ -11,5 +11,11 @@ Below `provider`.  Data; a transport and its SDK are imported when an account co
     mistral            api.mistral.ai
     openai_compatible  any host of OpenAI's shape without batches
     self_hosted        a server of one's own: vLLM, SGLang, TGI, Ollama, llama.cpp
+    groq               api.groq.com
+    together           api.together.xyz, the standard lane
+    openrouter         openrouter.ai, the standard lane
+    xai                api.x.ai, the standard lane
+    fireworks          api.fireworks.ai, the standard lane
+    deepinfra          api.deepinfra.com, the standard lane
     common             what several presets share
 """

@@ -13,7 +13,7 @@ from keld.providers.account import Account, BedrockAccount
 from keld.providers.base import Traits
 from keld.providers.dialects.bedrock_messages import BedrockMessages, is_invoked
 from keld.providers.dialects.converse import Converse
-from keld.providers.fault import Meaning
+from keld.providers.fault import CLOCK_SKEW, Meaning
 from keld.providers.part import Auth, Batches, Connection, Dialect, Preset
 from keld.providers.presets.common import LINE_BYTES
 from keld.providers.transports.bedrock_lines import BedrockEnvelope
@@ -110,7 +110,7 @@ PRESET = Preset(
         (None, "ExpiredTokenException"): Meaning.ACCESS,
         (None, "UnrecognizedClientException"): Meaning.ACCESS,
         (None, "IncompleteSignatureException"): Meaning.ACCESS,
-        (None, "clock_skew"): Meaning.ACCESS,
+        (None, CLOCK_SKEW): Meaning.ACCESS,
     },
     prices="bedrock",
     listed=_listed,

@@ -5,8 +5,27 @@ Below the other presets.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from keld.errors import InvalidJob
+from keld.providers.dialects.openai_chat import OpenAIChat
 from keld.providers.fault import Codes, Meaning
+from keld.providers.part import Dialect
+from keld.request import Question
 
 # Refused before any work, by their codes, and so not paid: Anthropic's 529, and Groq's 498 for a flex lane without capacity.  Gateways forward both.
 NOT_DONE: Codes = {(None, "overloaded_error"): Meaning.NOT_DONE, (None, "capacity_exceeded"): Meaning.NOT_DONE}
 LINE_BYTES = 10_000_000  # no limit of one line is documented; a row above 10 MB is taken for a mistake
+# Hosts that are not OpenAI's may ignore `max_completion_tokens`, and an answer without a limit could cost more than was reserved.
+MAX_TOKENS_CHAT = OpenAIChat(length_field="max_tokens")
+
+
+def chat_only(host: str, chat: Dialect) -> Callable[[Question, str], Dialect]:
+    """`Preset.dialect` of a host without embeddings."""
+
+    def dialect(question: Question, model: str) -> Dialect:
+        if question.output["kind"] == "embedding":
+            raise InvalidJob(f"{host} has no embeddings. Nothing was sent. Ask a model of another provider for them.")
+        return chat
+
+    return dialect

@@ -43,7 +43,7 @@ PRESET = Preset(
         # Failed calls are not charged (ai.google.dev/gemini-api/docs/billing, Nov 2026); a flex call without capacity fails so.
         (503, "UNAVAILABLE"): Meaning.NOT_DONE,
     },
-    prices="google",
+    prices="gemini",
     # ai.google.dev/gemini-api/docs/batch-api, Nov 2026: files of 2 GB; a batch that expires after 48 hours "will not have any results to retrieve",
     # and of a cancelled one none are promised.  So shards are small: one of them is what an expiry can cost.  Half of the bytes, since the
     # messages of a conversation grow a little when they become contents.

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from decimal import Decimal
 from typing import Any
 
 from keld.cache import Caching, Ttl
@@ -77,12 +76,12 @@ def _dialect_of(chat: OpenAIChat, question: Question, model: str) -> Dialect:
 
 def _for_account(account: Account) -> Preset:
     assert isinstance(account, SelfHostedAccount), "checked when the account connects"
-    hour, chat = account.gpu_hour_usd, CHATS[account.length_field]
+    chat, names = CHATS[account.length_field], account.deployments
     return replace(
         PRESET,
         dialect=lambda question, model: _dialect_of(chat, question, model),
         traits=replace(PRESET.traits, pack=replace(PRESET.traits.pack, rows=account.pack_rows), most_at_once=account.most_at_once),
-        gpu_hour_usd=hour if isinstance(hour, Decimal) else None,
+        deployment=lambda model, lane: names.get(model, model),
     )
 
 

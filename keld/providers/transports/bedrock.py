@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
-from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -29,10 +28,10 @@ from keld.providers.account import BedrockAccount
 from keld.providers.base import BatchState, RemoteBatch, Submission
 from keld.providers.dialects.bedrock_messages import is_invoked
 from keld.providers.download import Broken, Piece, ResultFile
-from keld.providers.fault import Fault, Sent, code_of, scrubbed, unreadable
+from keld.providers.fault import Fault, Sent, scrubbed, unreadable
 from keld.providers.page import UNREADABLE_TIME, Page, instant
 from keld.providers.part import Connection
-from keld.providers.transports.bedrock_auth import auth, error_in
+from keld.providers.transports.bedrock_auth import Signed, auth, error_in
 from keld.providers.transports.rest import Rest
 
 HOURS = 24  # until a job times out; the shortest that there is
@@ -41,11 +40,13 @@ _JOB = "/model-invocation-job"
 _STATES = {
     "Stopping": BatchState.CANCELLING,
     "Completed": BatchState.COMPLETED,
-    "PartiallyCompleted": BatchState.COMPLETED,  # its time was over before all records were processed; the others have no line
+    "PartiallyCompleted": BatchState.EXPIRED,  # after it began: it has an output, in which the records that it did not reach have no line
     "Failed": BatchState.FAILED,
     "Stopped": BatchState.CANCELLED,
     "Expired": BatchState.EXPIRED,  # its time was over before it began
 }  # any other status, also one never seen before, is in progress
+# Why a job failed before it did anything, if the rows are not at fault: the role, the bucket or its region.  AWS gives a text only.
+_NOT_ALLOWED = re.compile(r"access ?denied|not authorized|forbidden|permission|assume|bucket.{0,80}region", re.IGNORECASE)
 _CHUNK = 1 << 20
 _SKEW = timedelta(minutes=5)
 
@@ -57,7 +58,8 @@ class BedrockBatches:
         assert isinstance(connection.account, BedrockAccount)
         self._account, self._patience = connection.account, connection.patience
         self._rest = Rest(connection, auth, error_in)
-        self._bucket = cache(self._open_bucket)
+        self._keys = Signed(self._account.region)  # of the bucket, also where an API key asks for jobs
+        self._buckets: dict[str, tuple[dict[str, str], Bucket]] = {}  # with the credentials that they were opened with
 
     # -- the input ------------------------------------------------------------------------------------------------
 
@@ -182,8 +184,13 @@ class BedrockBatches:
             http.beat(self._patience.call_s)
             yield chunk
 
-    def _open_bucket(self, name: str) -> Bucket:
-        return Bucket.at(f"s3://{name}", {"region": self._account.region}, call_s=self._patience.call_s)
+    def _bucket(self, name: str) -> Bucket:
+        options = {"region": self._account.region, **self._keys.keys()}
+        opened_with, bucket = self._buckets.get(name, ({}, None))
+        if bucket is None or opened_with != options:
+            bucket = Bucket.at(f"s3://{name}", options, call_s=self._patience.call_s)
+            self._buckets[name] = options, bucket
+        return bucket
 
     @contextmanager
     def _object(self, uri: str) -> Iterator[tuple[Bucket, str]]:
@@ -233,7 +240,7 @@ def _remote(job: Any) -> RemoteBatch:
     if not isinstance(job, dict) or not isinstance(job.get("jobArn"), str):
         raise unreadable(HTTPStatus.OK)
     state = _STATES.get(str(job.get("status")), BatchState.IN_PROGRESS)
-    done = _count(job, "processedRecordCount")
+    done = 0 if job.get("status") == "Expired" else _count(job, "processedRecordCount")
     message = str(job.get("message") or "")
     return RemoteBatch(
         id=job["jobArn"],
@@ -245,7 +252,9 @@ def _remote(job: Any) -> RemoteBatch:
         requests=_count(job, "totalRecordCount"),
         done=done,
         succeeded=_count(job, "successRecordCount"),
-        errors=((code_of("job_failed"), scrubbed(message)),) if state is BatchState.FAILED else (),
+        errors=(("permission_error" if _NOT_ALLOWED.search(message) else "job_failed", scrubbed(message)),)
+        if state is BatchState.FAILED
+        else (),
         result_refs=_outputs(job) if state is BatchState.COMPLETED or (state.ended and done) else (),
     )
 

@@ -13,14 +13,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from keld.errors import AccessRefused, InvalidJob
-from keld.providers.fault import Fault, Sent
+from keld.providers.fault import CLOCK_SKEW, Fault, Sent
 from keld.providers.part import Auth, Connection, Fixed, Outgoing
 
 if TYPE_CHECKING:
     from botocore.credentials import ReadOnlyCredentials
 
 API_KEY = "AWS_BEARER_TOKEN_BEDROCK"
-CLOCK_SKEW = "clock_skew"
 _SERVICE = "bedrock"
 _LIMIT_S = 30.0  # for the credentials: a machine's metadata service may not answer at all
 # botocore renews credentials that expire within 15 minutes whenever it is asked for them, so it is asked every five.
@@ -60,6 +59,20 @@ class Signed:
         request = AWSRequest(method=outgoing.method, url=outgoing.url, headers=signed, data=outgoing.body)
         SigV4Auth(self._credentials, _SERVICE, self._region).add_auth(request)
         return {name: value for name, value in request.headers.items() if name not in signed}
+
+    def keys(self) -> dict[str, str]:
+        """The credentials, as options of obstore, which does not know profiles and SSO.
+
+        Raises:
+            AccessRefused, Fault: see `renew`.
+        """
+        if self.due():
+            self.renew()
+        found = self._credentials
+        if found is None:
+            return {}
+        token = {"session_token": found.token} if found.token else {}
+        return {"access_key_id": found.access_key, "secret_access_key": found.secret_key} | token
 
     def due(self) -> bool:
         return time.monotonic() >= self._next

@@ -108,19 +108,28 @@ class GeminiBatches:
                 offset += len(piece)
 
     def _send_piece(self, url: str, piece: bytes, offset: int, *, last: bool) -> httpx2.Response:
-        """The reply to a piece, sent again at the same offset if the server failed: it takes each offset once."""
+        """The reply to a piece, sent again at the same offset if it did not arrive: the server takes each offset once.
+
+        Raises:
+            Fault: it was refused, or failed again and again; if only the last reply was lost, the upload must begin again, since that has the name.
+        """
         headers = _upload("upload, finalize" if last else "upload") | {"x-goog-upload-offset": str(offset)}
-        for pause_s in _PAUSES_S:
+        lost: Fault | None = None
+        for pause_s in (*_PAUSES_S, 0.0):
             try:
-                # The path and query of the address that the server gave, at our own host: the key goes nowhere else.
+                # `Rest` keeps the path and the query of the address that the server gave, at our own host: the key goes nowhere else.
                 return self._rest.send("POST", url, piece, headers=headers)
             except Fault as fault:
-                if fault.status is not None and fault.status < HTTPStatus.INTERNAL_SERVER_ERROR and fault.status not in _TRIED_AGAIN:
-                    raise
-                time.sleep(pause_s)
-                if not last and self._received(url) == offset + len(piece):
-                    return httpx2.Response(HTTPStatus.OK)  # it had arrived; only the reply was lost
-        return self._rest.send("POST", url, piece, headers=headers)
+                if not _may_pass(fault):
+                    raise lost or fault from None
+                lost = fault
+            time.sleep(pause_s)
+            if self._received(url) == offset + len(piece):
+                if last:
+                    break
+                return httpx2.Response(HTTPStatus.OK)  # the piece is there; only the reply was lost
+        assert lost is not None
+        raise lost
 
     def _received(self, url: str) -> int | None:
         """Bytes of the upload that have arrived; None if the server does not say."""
@@ -193,6 +202,11 @@ class GeminiBatches:
 
     def close(self) -> None:
         self._rest.close()
+
+
+def _may_pass(fault: Fault) -> bool:
+    """True if the same piece may be accepted a moment later."""
+    return fault.status is None or fault.status >= HTTPStatus.INTERNAL_SERVER_ERROR or fault.status in _TRIED_AGAIN
 
 
 def _upload(command: str) -> dict[str, str]:
