@@ -37,12 +37,13 @@ The map of the house; the files in order are the way of the data.
     retention    what is staged of job runs that ended long ago, and its removal
     spend        cost lines -> what was paid, saved, expected, and paid twice, grouped as the caller asks
     accounts     the provider accounts of an environment, each connected at its first use
+    doctor       what would stop a job: accounts, ledger and staging, looked at without a cost
     namespace    where job runs are kept, apart from those of other teams
     follow       a job run advanced until there is nothing to do but wait, or to its end
     environment  Keld(...): ledger, staging, accounts; the verbs
     view         plans, job runs and spend as tables for people
     __main__     `python -m keld`: the same as the command `keld`
-    cli/         keld plan | run | status | watch | cancel | reconcile | gc | prices | spend | emulate
+    cli/         keld plan | run | status | watch | cancel | reconcile | doctor | gc | prices | spend | emulate
     instant      points in time and spans as callers give them -> the standard library's, aware, in UTC
     path         the placeholders in a source's or sink's path
     process      a name for this process, by which another process can check whether it is dead
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
     from keld.providers.account import Account, AzureAccount, BedrockAccount, SelfHostedAccount, VertexAccount
+    from keld.providers.health import Check, CheckState
     from keld.providers.kinds import kinds
     from keld.reading import Reading
     from keld.retention import Removal
@@ -99,8 +101,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AccessRefused", "Account", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Column", "DeadlinePassed", "Embedding",
-    "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError",
+    "AccessRefused", "Account", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check", "CheckState",
+    "Column", "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError",
     "Option", "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
     "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings", "SinkError", "SinkRefused",
     "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
@@ -125,6 +127,7 @@ _HOMES = {
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",
     "keld.providers.account": "Account AzureAccount BedrockAccount SelfHostedAccount VertexAccount",
+    "keld.providers.health": "Check CheckState",
     "keld.providers.kinds": "kinds",
     "keld.reading": "Reading",
     "keld.retention": "Removal",

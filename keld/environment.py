@@ -16,6 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from keld.accounts import Accounts
+from keld.doctor import examine
 from keld.errors import InvalidJob, LedgerError, ProviderUnreachable
 from keld.follow import advance_until_waiting, finish
 from keld.http import beat
@@ -30,6 +31,7 @@ from keld.plan import Plan
 from keld.price import Quote
 from keld.pricing import quotes_of, sold_in_batches
 from keld.providers.account import Account
+from keld.providers.health import Check
 from keld.providers.provider import Provider
 from keld.reading import Reading
 from keld.retention import Removal, removable, remove
@@ -324,6 +326,29 @@ class Keld:
         A holder that has attached again since `epoch` still waits: a late or repeated call changes nothing.
         """
         return self.ledger.control.detach(run_id, holder, epoch, self.clock())
+
+    def doctor(
+        self, account: str | None = None, *, budget_s: float = 120.0, progress: Callable[[Check], None] | None = None
+    ) -> list[Check]:
+        """What would stop a job here: the ledger, staging, and each account that is set up; only calls that are not paid.
+
+        An account's settings, key, address, clock, bucket (an object is written, read and removed), models and prices are checked, each as far
+        as its kind has it.
+
+        Args:
+            account: only this one, also if it is not set up; `account:model` checks that model, too.
+            budget_s: no further account is looked at after this time.
+            progress: called with each finding.
+
+        Raises:
+            InvalidJob: no account has that name.
+        """
+        found = []
+        for check in examine(self.accounts, account, clock=self.clock, ledger_url=self.ledger_url, staging=self.staging, budget_s=budget_s):
+            found.append(check)
+            if progress is not None:
+                progress(check)
+        return found
 
     def reconcile(
         self,

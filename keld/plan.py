@@ -189,6 +189,7 @@ class Option:
     cache: Cache = UNMARKED
     least: int = 1  # requests of one shard
     too_few: bool = False  # the obstacle is only that a shard would have fewer
+    by_the_hour: bool = False  # the time of the host is paid, and not tokens
 
     @property
     def total_usd(self) -> Decimal:
@@ -342,6 +343,7 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, con
         least=candidate.least,
         too_few=candidate.too_few,
         cache=candidate.cache.of(work.requests),
+        by_the_hour=candidate.gpu_time is not None,
     )
 
 
@@ -482,7 +484,7 @@ def choose_rest(
     ]
     usable = any(option.obstacle is None for option in likely)
     chosen = _chosen_rest(job, partition, likely if usable else options, free)
-    if constraints.fits(chosen.worst_usd):
+    if constraints.fits(chosen.worst_usd) or chosen.by_the_hour:  # time is reserved as it fits, and fewer rows do not need less of it
         return chosen, None
     most = _fitting_rows(chosen, constraints)
     return chosen, max(1, most if chosen.lane is Lane.BATCH else most // _PARTS)

@@ -16,6 +16,7 @@ from rich.text import Text
 from keld.answer import Outcome
 from keld.plan import Option, Plan
 from keld.price import Bracket, Quote
+from keld.providers.health import Check, CheckState
 from keld.retention import Removal
 from keld.runner import Finding, Verdict
 from keld.spend import Report, Spend
@@ -79,7 +80,7 @@ def plan_view(plan: Plan) -> RenderableType:
     for option in plan.options:
         table.add_row(*_option_cells(option, plan), style="" if option.obstacle is None else "dim")
     notes = [f"{name} is left out: {why}" for name, why in plan.left_out.items()]
-    notes += [f"{name} is {note}" for name, note in plan.notes.items()]
+    notes += [f"{name}: {note}" for name, note in plan.notes.items()]
     return Group(Text(", ".join(lines) + "."), *map(Text, plan.table_notes), Text(), table, Text(), *map(Text, [*notes, *_verdict(plan)]))
 
 
@@ -282,6 +283,13 @@ _DUE = {
     Verdict.CANCEL: "its shard was sent again: would be cancelled, what it cost counted",
     Verdict.SETTLE: "its shard was sent again: what it cost would be counted",
 }
+
+
+def check_view(check: Check) -> Text:
+    """One finding of `keld doctor`, with what to do below it."""
+    color = {CheckState.OK: "green", CheckState.NOTE: "yellow", CheckState.PROBLEM: "red"}[check.state]
+    line = Text.assemble((f"{check.state.value:<8}", color), f" {check.subject}: {check.finding}")
+    return line.append(f"\n{'':<8} {check.fix}", "bold") if check.fix else line
 
 
 def findings_view(findings: Sequence[Finding], *, dry_run: bool) -> RenderableType:

@@ -279,6 +279,30 @@ def reconcile(
 
 
 @app.command()
+def doctor(
+    account: Annotated[
+        str | None,
+        typer.Argument(metavar="[ACCOUNT[:MODEL]]", help="Only this account, also if it is not set up; with a model, that one, too."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find what would stop a job: keys, addresses, clock, buckets, models, prices, ledger, staging.  Nothing is paid."""
+    from keld.providers.health import CheckState
+    from keld.view import check_view
+
+    screen = console()
+    with refusals(), _keld() as keld:
+        found = keld.doctor(account, progress=None if as_json else lambda check: screen.print(check_view(check)))
+    problems = sum(check.state is CheckState.PROBLEM for check in found)
+    if as_json:
+        print_json(found)
+    elif problems:
+        typer.echo(f"{problems:,} of {len(found):,} checks found what would stop a job.", err=True)
+    if problems:
+        raise SystemExit(int(Exit.ERROR))
+
+
+@app.command()
 def gc(
     days: Annotated[float, typer.Option("--days", min=2.0, help="Only of job runs that ended more than so many days ago.")] = 30.0,
     dry_run: DryRun = False,

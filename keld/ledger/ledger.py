@@ -33,7 +33,7 @@ from keld.ledger.record import CONFIRMED, EventRecord, Intent, JobRun, Orphan, S
 from keld.ledger.recovery import Recovery
 from keld.ledger.reservation import follow, reserve_within_ceiling
 from keld.ledger.stretch import Stretches
-from keld.ledger.table import INTENT, RUN, SHARD
+from keld.ledger.table import INTENT, RUN, SHARD, VERSION
 from keld.ledger.transition import move
 from keld.ledger.witness import Witness
 from keld.staging import Staging
@@ -73,6 +73,15 @@ class Ledger:
 
     def close(self) -> None:
         self._db.close()
+
+    def check_writable(self) -> None:
+        """Writes what is there already.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
+        with self._db.write() as db:
+            db.execute(sa.update(VERSION).values(version=VERSION.c.version))
 
     # -- reading ----------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ The map of the package, from what the runner uses to what one kind of provider i
     account      the address of a provider and where its key is found; never the key itself
     base         the nouns between the runner and a provider: batches, outcomes, limits
     provider     one account at one provider: what the runner calls; turns faults into errors
+    health       what would stop a job at one account, by calls that are not paid
     encoder      writes the request lines of one shard, and reads the result lines
     kinds        which kinds of providers there are, built in and from other packages
     presets/     what each built-in kind is made of, one kind a file

@@ -119,6 +119,7 @@ class Fault(Exception):
         cause: why there is no readable reply, for people.
         body: of the reply; may quote a prompt.
         quotas: what is left of the account's rate limits, if the reply says so.
+        date: the `date` header of the reply: the host's own clock; "" without one.
     """
 
     def __init__(
@@ -133,10 +134,11 @@ class Fault(Exception):
         cause: str = "",
         body: bytes = b"",
         quotas: Mapping[str, Quota] | None = None,
+        date: str = "",
     ) -> None:
         super().__init__(cause or f"HTTP {status} {code}")
         self.sent, self.status, self.code, self.message, self.own = sent, status, code, message, own
-        self.retry_after_s, self.cause, self.body, self.quotas = retry_after_s, cause, body, quotas or {}
+        self.retry_after_s, self.cause, self.body, self.quotas, self.date = retry_after_s, cause, body, quotas or {}, date
 
 
 def fault_of(
@@ -186,7 +188,17 @@ def fault_of_reply(
     wait_s = retry_after(headers)
     if wait_s is None:
         wait_s = retry_after({"retry-after": str(_error_in(body).get("retry_after_s", ""))})
-    return Fault(sent=Sent.ANSWERED, status=status, code=code, message=message, own=own, retry_after_s=wait_s, body=body, quotas=quotas)
+    return Fault(
+        sent=Sent.ANSWERED,
+        status=status,
+        code=code,
+        message=message,
+        own=own,
+        retry_after_s=wait_s,
+        body=body,
+        quotas=quotas,
+        date=str(headers.get("date", "")),
+    )
 
 
 def _in_common_shape(body: bytes, headers: Mapping[str, str], error_in: ErrorIn | None) -> bytes:

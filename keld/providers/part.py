@@ -5,7 +5,7 @@ Below `provider`, above the dialects and transports, which implement these proto
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -246,6 +246,34 @@ def bearer(connection: Connection) -> Auth:
     return Fixed({"authorization": f"Bearer {key}"} if key else {})
 
 
+def names_in_data(body: Mapping[str, Any]) -> list[str]:
+    """The names in a list of models of OpenAI's shape."""
+    listed = body.get("data")
+    return [str(one["id"]) for one in listed if isinstance(one, dict) and "id" in one] if isinstance(listed, list) else []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A call that is not paid, and for which the address and the key must be right; `keld doctor` makes it.
+
+    Args:
+        path: of a GET, added to the base URL, with its query; a function makes it from the account.
+        names: the names of the models in the reply's JSON; None: it lists no models.
+        serves: (the names, a model) -> True if the host serves that model.
+    """
+
+    path: str | Callable[[Account], str]
+    names: Callable[[Mapping[str, Any]], Collection[str]] | None = None
+    serves: Callable[[Collection[str], str], bool] = field(default=lambda names, model: model in names)
+
+    def path_of(self, account: Account) -> str:
+        return self.path if isinstance(self.path, str) else self.path(account)
+
+
+MODELS = Probe(path="/models", names=names_in_data)
+"""`Probe` of a host of OpenAI's shape."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
     """One kind of provider.
@@ -279,6 +307,8 @@ class Preset:
             and schemas go by the model.
         key_optional: there is another way to say who asks, such as a token of a cloud; `Connection.key` then gives "" if there is no key.
         batch_page: the URL of a batch in the dashboard of the official host, with `{id}` in it.
+        probe: what `keld doctor` asks the host; None: the list of batches.
+        bucket: the address of the bucket in which the account's batches have their inputs and outputs; "": they need none.
     """
 
     kind: str
@@ -306,6 +336,8 @@ class Preset:
     deployment: Callable[[str, Lane], str] = field(default=lambda model, lane: model)
     key_optional: bool = False
     batch_page: str | None = None
+    probe: Probe | None = None
+    bucket: Callable[[Account], str] = field(default=lambda account: "")
 
     def __post_init__(self) -> None:
         assert (self.batches is None) == (Lane.BATCH not in self.traits.lanes), "a kind has the batch lane if and only if it has batches"

@@ -28,6 +28,7 @@ from keld.providers.encoder import Encoder, Reader
 from keld.providers.engine import LoadReader, Served, json_at, load_reader, root_of, served, slots
 from keld.providers.envelope import LINES
 from keld.providers.fault import Fault, create_outcome, error_of
+from keld.providers.health import Check, Subject, examine
 from keld.providers.kinds import BUILT_IN, preset_of
 from keld.providers.line import beginning
 from keld.providers.log import hide_secrets
@@ -112,6 +113,18 @@ class Provider:
     def close(self) -> None:
         if "_batches" in self.__dict__:
             self._batches.close()
+
+    def examine(self, model: str | None, clock: Callable[[], datetime]) -> Iterator[Check]:
+        """What would stop a job here, one finding at a time, by calls that are not paid."""
+        subject = Subject(
+            name=self.name,
+            host=self.host,
+            preset=self._preset,
+            connection=self._connection,
+            list_batches=self.newest,
+            rates=lambda name, lane: self.rates(name, lane, clock()),
+        )
+        return examine(subject, model, clock)
 
     # -- asking -----------------------------------------------------------------------------------------------
 

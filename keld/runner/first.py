@@ -88,7 +88,7 @@ def plan_first(environment: Environment, first: First, ends_at: datetime | None 
         left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
         notes=_notes(
             fits, key_notes(environment, job.acceptable), _trait_notes(environment, first.ask.terms), price_notes(environment, first.ask.terms),
-            _hour_notes(environment, first.ask.terms, found),
+            _hour_notes(found),
         ),
     )  # fmt: skip
 
@@ -118,15 +118,10 @@ def _trait_notes(environment: Environment, terms: RunTerms) -> dict[str, str]:
     return notes
 
 
-def _hour_notes(environment: Environment, terms: RunTerms, options: Sequence[Option]) -> dict[str, str]:
+def _hour_notes(options: Sequence[Option]) -> dict[str, str]:
     """A note on each model whose host is paid by the hour: what is known of its cost."""
-    now, notes = environment.clock(), {}
-    for option in options:
-        name = f"{option.provider}:{option.model}"
-        known = environment.rates(name, option.lane, now, terms.prices)
-        if known is not None and known.gpu_hour_usd is not None and option.obstacle is None:
-            notes[name] = option.rates_source
-    return notes
+    usable = (option for option in options if option.by_the_hour and option.obstacle is None)
+    return {f"{option.provider}:{option.model}": option.rates_source for option in usable}
 
 
 def cut_first(environment: Environment, first: First, plan: Plan, run_id: str) -> list[Shard]:

@@ -175,7 +175,11 @@ def test_the_length_of_an_answer_is_limited_by_the_field_that_the_engine_knows(
 def vectors(keld: Keld, emulator: Emulator, texts: list[str], **terms: Any) -> list[dict[str, Any]]:
     table = pa.table({"id": list(range(len(texts))), "text": texts})
     asked = Job(
-        name="vectors", key="id", prompt="{text}", output_type=Embedding(dimensions=8), **{"models": "mine:e5", "prices": PRICES, **terms}
+        name="vectors",
+        key="id",
+        prompt="{text}",
+        output_type=Embedding(dimensions=8),
+        **{"models": "mine:e5", "prices": PRICES, "params": {"dimensions": 8}, **terms},
     )
     status = finish(keld, emulator, keld.submit(asked, table).id)
     return keld.read(status.id).read_all().to_pylist()

@@ -16,7 +16,7 @@ from tests.support.ticket_job import PEERS
 
 OPENAI, ANTHROPIC = "openai", "anthropic"
 # The kinds at which the table is played.  A new kind is one name here; what it cannot do its traits say, what it does otherwise `Case.but`.
-KINDS = (OPENAI, ANTHROPIC, "azure", "bedrock", "gemini", "mistral")
+KINDS = (OPENAI, ANTHROPIC, "azure", "bedrock", "gemini", "mistral", "vertex")
 _TRAITS = {kind: preset_of(kind, kind).traits for kind in KINDS}
 _FENCED = tuple(kind for kind in KINDS if _TRAITS[kind].fences)
 _UNFENCED = tuple(kind for kind in KINDS if not _TRAITS[kind].fences)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
+import httpx2
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,6 +21,7 @@ from keld.providers.dialects.mistral import error_in
 from keld.request import Question
 from keld.schema import output_schema
 from tests.providers.conftest import Wire
+from tests.providers.test_schema_rules import RULES, takes
 from tests.support.ticket_job import Label, Peer, billed_usd, check_promise, creates, fault, mistral, outcomes, run, tickets, triage
 
 HOUR = timedelta(hours=1)
@@ -91,6 +93,19 @@ def test_an_output_that_strict_mode_may_not_take_is_asked_for_without_it(wire: W
     assert form["strict"] is False
     assert "$schema" not in form["schema"]
     assert wire.provider.fit(Question(system=None, output=recursive.to_json()), mistral.model).note
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_each_schema_is_taken_in_the_form_that_keld_sends(wire: Wire, name: str) -> None:
+    """Where strict mode may not take it, the model is only told, and each answer is checked as everywhere."""
+    output = output_schema(RULES[name].schema)
+    encoder = wire.provider.encoder(Question(system=None, output=output.to_json(), max_output_tokens=100_000), mistral.model, "a" * 10)
+    body = encoder.body(b'"hi"', Lane.STANDARD)
+    key = {"authorization": f"Bearer {wire.emulator.api_key}"}
+    reply = httpx2.post(f"{wire.emulator.url_of('mistral')}/chat/completions", content=body, headers=key)
+    assert reply.status_code == 200, reply.text
+    if json.loads(body)["response_format"]["json_schema"]["strict"]:
+        assert takes(output, reply.json()["choices"][0]["message"]["content"], RULES[name].unheld)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

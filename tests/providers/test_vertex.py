@@ -339,7 +339,6 @@ def worker(home: Path, emulator: Emulator, model: str, point: str = "") -> subpr
 @pytest.mark.parametrize(
     ("point", "model"),
     [
-        ("create.send", vertex.model),
         ("create.received", vertex.model),
         ("create.received", vertex_claude.model),
         ("download.chunk", vertex.model),

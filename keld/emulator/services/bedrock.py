@@ -24,6 +24,7 @@ from .bedrock_jobs import Jobs
 from .bedrock_object import error_headers, error_object
 from .s3 import access_key_of
 
+_MODELS = ("anthropic.claude-haiku-4-5-20251001-v1:0", "amazon.nova-lite-v1:0", "amazon.nova-micro-v1:0", "openai.gpt-oss-20b-1:0")
 _TIER = "x-amzn-bedrock-service-tier"
 
 
@@ -46,6 +47,7 @@ class Bedrock(Service):
         one = f"{self.base}/model/{{model:path}}"
         return [
             *self.jobs.routes(),
+            Endpoint(operation="get", method="GET", path=f"{self.base}/foundation-models", handler=self.list_models),
             Endpoint(operation="realtime", method="POST", path=one + "/converse", handler=self.converse),
             Endpoint(operation="realtime", method="POST", path=one + "/invoke", handler=self.invoke),
         ]
@@ -75,6 +77,10 @@ class Bedrock(Service):
             message = f"keld emulator: InvokeModel is there for Claude only; ask {model} by Converse."
             raise ApiError(status=400, message=message, code="ValidationException")
         return BedrockMessages(self.answerer, self.cache, model, flex)
+
+    async def list_models(self, request: Request) -> Response:
+        arn = "arn:aws:bedrock:us-east-1::foundation-model/"
+        return JSONResponse({"modelSummaries": [{"modelArn": arn + name, "modelId": name} for name in _MODELS]})
 
     async def converse(self, request: Request) -> Response:
         return await answering(self, self.dialect_of(request.path_params["model"], invoked=False))(request)

@@ -25,6 +25,8 @@ from .openai_input import MAX_REQUESTS, CheckedLine, first_line, problems
 from .openai_object import batch_object, list_object
 from .openai_parameter import Create, create_body, limit_of
 
+_DAY_S = 86_400.0
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -129,6 +131,7 @@ class Batches:
         batch_id, dialect = f"batch_{secrets.token_hex(16)}", self.dialects[asked.endpoint]
         batch = self.store.new_batch(batch_id, self.kind, envelope=OpenAIEnvelope(), dialect=dialect, path=path, model=model)
         batch.endpoint, batch.input_file_id, batch.metadata = asked.endpoint, file.id, asked.metadata
+        batch.window_s = _DAY_S * 7 if asked.completion_window == "7d" else float(asked.completion_window.removesuffix("h")) * 3600
         expires = asked.output_expires_after
         batch.output_expires_after_s = float(expires["seconds"]) if expires else None
         return batch

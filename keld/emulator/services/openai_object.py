@@ -1,5 +1,6 @@
 """OpenAI object: errors, files, batches and lists as api.openai.com shows them."""
 
+import math
 from typing import Any
 
 import msgspec
@@ -50,7 +51,7 @@ def batch_object(batch: Batch, phase: Phase, expires_at: float | None = None) ->
         "model": batch.model,
         "errors": {"object": "list", "data": problems} if phase.status == "failed" else None,
         "input_file_id": batch.input_file_id,
-        "completion_window": "24h",
+        "completion_window": "24h" if batch.window_s == math.inf else f"{batch.window_s / 3600:g}h",
         "status": batch.shown_status(phase.status),
         "output_file_id": batch.output_file_id if phase.status in ENDED else None,
         "error_file_id": batch.error_file_id if phase.status in ENDED else None,

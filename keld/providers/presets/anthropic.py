@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 
 import httpx2
@@ -10,7 +11,7 @@ from keld.price import Lane
 from keld.providers.base import Quota, Traits
 from keld.providers.call import quotas
 from keld.providers.dialects.anthropic_messages import AnthropicMessages
-from keld.providers.part import Auth, Batches, Connection, Preset
+from keld.providers.part import Auth, Batches, Connection, Preset, Probe, names_in_data
 from keld.providers.presets.common import LINE_BYTES, NOT_DONE
 from keld.providers.transports.anthropic_lines import AROUND_BYTES, AnthropicEnvelope
 from keld.shard import Limits
@@ -34,6 +35,11 @@ def _quotas(headers: httpx2.Headers) -> dict[str, Quota]:
     return quotas(headers, lambda kind, what: f"anthropic-ratelimit-{kind}-{what}")
 
 
+def _serves(names: Collection[str], model: str) -> bool:
+    """The list has the names with a day; those without one are served, too (platform.claude.com/docs/en/about-claude/models, Nov 2026)."""
+    return any(name == model or name.startswith(f"{model}-20") for name in names)
+
+
 PRESET = Preset(
     kind="anthropic",
     base_url="https://api.anthropic.com",
@@ -47,6 +53,7 @@ PRESET = Preset(
     quotas=_quotas,
     codes=NOT_DONE,
     prices="anthropic",
+    probe=Probe(path="/v1/models?limit=1000", names=names_in_data, serves=_serves),
     # platform.claude.com/docs/en/build-with-claude/batch-processing, 20 Nov 2026: 100,000 requests or 256 MB, whichever is first.
     # "Most recently created batches are returned first": platform.claude.com/docs/en/api/listing-message-batches, 20 Nov 2026.
     traits=Traits(

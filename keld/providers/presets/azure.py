@@ -17,7 +17,7 @@ from keld.providers.base import Fit, Traits
 from keld.providers.dialects.openai_embeddings import OpenAIEmbeddings
 from keld.providers.envelope import LINES
 from keld.providers.fault import Meaning
-from keld.providers.part import Auth, Batches, Connection, Dialect, Preset
+from keld.providers.part import Auth, Batches, Connection, Dialect, Preset, Probe
 from keld.providers.presets.common import LINE_BYTES, NOT_DONE
 from keld.providers.presets.openai import CHAT, RESPONSES, dialect_of, quotas_of
 from keld.request import Question
@@ -93,6 +93,7 @@ PRESET = Preset(
         **NOT_DONE,
     },
     prices="azure",
+    probe=Probe(path="/models"),  # it lists models of the region, not the deployments that can be asked
     account=AzureAccount,
     for_account=_for_account,
     # 100,000 requests and 200 MB a file; `completion_window` must be 24h, but jobs are not expired: "continue until completed or cancelled".

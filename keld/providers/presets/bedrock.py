@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection, Mapping
 from datetime import timedelta
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from keld.price import Lane
@@ -14,7 +16,7 @@ from keld.providers.base import Traits
 from keld.providers.dialects.bedrock_messages import BedrockMessages, is_invoked
 from keld.providers.dialects.converse import Converse
 from keld.providers.fault import CLOCK_SKEW, Meaning
-from keld.providers.part import Auth, Batches, Connection, Dialect, Preset
+from keld.providers.part import Auth, Batches, Connection, Dialect, Preset, Probe
 from keld.providers.presets.common import LINE_BYTES
 from keld.providers.transports.bedrock_lines import BedrockEnvelope
 from keld.request import Question
@@ -84,6 +86,15 @@ def _listed(account: Account, model: str) -> Listed:
     return Listed(names=(f"{region}/{name}", *profiles, name))
 
 
+def _names(body: Mapping[str, Any]) -> list[str]:
+    return [str(one.get("modelId")) for one in body.get("modelSummaries") or () if isinstance(one, dict)]
+
+
+def _serves(names: Collection[str], model: str) -> bool:
+    """A model, or an inference profile of it (`us.anthropic...`); an ARN is not in the list, and may be served."""
+    return model.startswith("arn:") or model in names or model.partition(".")[2] in names
+
+
 PRESET = Preset(
     kind="bedrock",
     account=BedrockAccount,
@@ -113,6 +124,8 @@ PRESET = Preset(
         (None, CLOCK_SKEW): Meaning.ACCESS,
     },
     prices="bedrock",
+    probe=Probe(path="/foundation-models", names=_names, serves=_serves),
+    bucket=lambda account: account.bucket if isinstance(account, BedrockAccount) else "",
     listed=_listed,
     # docs.aws.amazon.com/general/latest/gr/bedrock.html, "Batch inference", 29 Nov 2026: 100 to 100,000 records a job, 1 GB a file.  The form of a
     # conversation in Converse has up to a third more bytes than its fragment, which the size of a line does not tell: so 700 MB.

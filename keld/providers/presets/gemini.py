@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 from keld.price import Lane
 from keld.providers.base import Traits
 from keld.providers.dialects.gemini_embeddings import GeminiEmbeddings
 from keld.providers.dialects.gemini_generate import GeminiGenerate
 from keld.providers.fault import Meaning
-from keld.providers.part import Dialect, Preset
+from keld.providers.part import Dialect, Preset, Probe
 from keld.providers.presets.common import LINE_BYTES
 from keld.providers.transports.gemini import FILE_MISSING, PRECONDITION, GeminiBatches, auth, error_in, versioned
 from keld.providers.transports.gemini_lines import GeminiEnvelope
@@ -21,6 +23,10 @@ GENERATE, EMBEDDINGS = GeminiGenerate(), GeminiEmbeddings()
 
 def dialect_of(question: Question, model: str) -> Dialect:
     return EMBEDDINGS if question.output["kind"] == "embedding" else GENERATE
+
+
+def _names(body: Mapping[str, Any]) -> list[str]:
+    return [str(one.get("name")).removeprefix("models/") for one in body.get("models") or () if isinstance(one, dict)]
 
 
 PRESET = Preset(
@@ -44,6 +50,7 @@ PRESET = Preset(
         (503, "UNAVAILABLE"): Meaning.NOT_DONE,
     },
     prices="gemini",
+    probe=Probe(path="/models?pageSize=1000", names=_names),
     # ai.google.dev/gemini-api/docs/batch-api, Nov 2026: files of 2 GB; a batch that expires after 48 hours "will not have any results to retrieve",
     # and of a cancelled one none are promised.  So shards are small: one of them is what an expiry can cost.  Half of the bytes, since the
     # messages of a conversation grow a little when they become contents.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import httpx2
 
@@ -10,7 +12,7 @@ from keld.price import Lane
 from keld.providers.base import Quota, Traits
 from keld.providers.dialects.mistral import MistralChat, MistralEmbeddings, error_in
 from keld.providers.fault import Meaning
-from keld.providers.part import Batches, Connection, Dialect, Preset
+from keld.providers.part import Batches, Connection, Dialect, Preset, Probe, names_in_data
 from keld.providers.presets.common import LINE_BYTES, NOT_DONE
 from keld.providers.transports.mistral_lines import MistralEnvelope
 from keld.request import Question
@@ -27,6 +29,12 @@ def _batches(connection: Connection) -> Batches:
     from keld.providers.transports.mistral import MistralJobs
 
     return MistralJobs(connection, error_in)
+
+
+def _names(body: Mapping[str, Any]) -> list[str]:
+    """The models of a list, and their other names."""
+    listed = [one for one in body.get("data") or () if isinstance(one, dict)]
+    return [*names_in_data(body), *(str(alias) for one in listed for alias in one.get("aliases") or ())]
 
 
 def _quotas(headers: httpx2.Headers) -> dict[str, Quota]:
@@ -56,6 +64,7 @@ PRESET = Preset(
     codes={(400, "1500"): Meaning.MISSING, (None, "1300"): Meaning.QUEUE_FULL, **NOT_DONE},
     error_in=error_in,
     prices="mistral",
+    probe=Probe(path="/models", names=_names),
     # docs.mistral.ai/resources/known-limitations, 29 Nov 2026: 512 MB a file (taken for 10^6 bytes), 100,000 requests a batch.
     # The order of the list is that of `order_by`, whose default is the newest first (docs.mistral.ai/api, Nov 2026).
     traits=Traits(

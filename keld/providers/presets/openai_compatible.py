@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keld.price import Lane
 from keld.providers.base import Traits
-from keld.providers.part import Preset
+from keld.providers.part import MODELS, Preset
 from keld.providers.presets.common import LINE_BYTES, NOT_DONE
 from keld.providers.presets.openai import CHAT, EMBEDDINGS, RESPONSES, dialect_of, quotas_of
 from keld.shard import Limits
@@ -16,6 +16,7 @@ PRESET = Preset(
     dialects=(CHAT, RESPONSES, EMBEDDINGS),
     quotas=quotas_of,
     codes=NOT_DONE,
+    probe=MODELS,
     traits=Traits(
         limits=Limits(max_requests=50_000, max_bytes=200_000_000, max_line_bytes=LINE_BYTES),
         lanes=frozenset({Lane.STANDARD}),

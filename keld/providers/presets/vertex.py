@@ -6,11 +6,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 from keld.price import Lane
+from keld.pricing import Listed
 from keld.providers.account import Account, VertexAccount
 from keld.providers.base import Traits
 from keld.providers.dialects.vertex_models import VertexGenerate, VertexMessages, is_claude
 from keld.providers.fault import Meaning
-from keld.providers.part import Auth, Batches, Connection, Dialect, Preset
+from keld.providers.part import Auth, Batches, Connection, Dialect, Preset, Probe
 from keld.providers.presets.common import LINE_BYTES
 from keld.providers.transports.vertex_lines import VertexEnvelope
 from keld.request import Question
@@ -58,6 +59,12 @@ def _scope(account: Account) -> str:
     return f"/projects/{account.project}/locations/{account.location}"
 
 
+def _listed(account: Account, model: str) -> Listed:
+    """A model, or the last part of its resource name; anywhere but at the global endpoint some models cost more."""
+    location = account.location if isinstance(account, VertexAccount) else ""
+    return Listed(names=(model.rpartition("/")[2],), regional=location != _GLOBAL)
+
+
 def _for_account(account: Account) -> Preset:
     """Flex PayGo is sold at the global address only: docs.cloud.google.com/vertex-ai/generative-ai/docs/flex-paygo, read 29 Nov 2026."""
     assert isinstance(account, VertexAccount)
@@ -88,6 +95,9 @@ PRESET = Preset(
         (None, "capacity_exceeded"): Meaning.NOT_DONE,
     },
     prices="vertex",
+    probe=Probe(path=lambda account: f"/v1{_scope(account)}/batchPredictionJobs?pageSize=1"),  # the models of a project are listed nowhere
+    bucket=lambda account: account.bucket if isinstance(account, VertexAccount) else "",
+    listed=_listed,
     # docs.cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini, Nov 2026: 200,000 requests and 1 GB a job; it is queued
     # for 72 hours at most, and ends 24 hours after it began; "if the batch prediction job is terminated, all completed rows are exported".  The
     # messages of a conversation grow when they become contents, which the size of a line does not tell: so 700 MB.
