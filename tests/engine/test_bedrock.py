@@ -5,6 +5,7 @@ What was bought is read from the emulator's bill.
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 
 from keld import BedrockAccount, Keld, Settings, Status
 from keld.emulator import Emulator
+from keld.request import Question
+from keld.runner.collect import most_bytes
 from tests.support.lane_purchases import HOUR, PATIENT, listen, paid, pass_time, sellers, tell
 from tests.support.realtime_rows import turning
 from tests.support.ticket_job import Peer, anthropic, bedrock, bedrock_claude, creates, finish, outcomes, purchases, run, tickets, triage
@@ -170,6 +173,14 @@ def test_a_job_that_is_cancelled_gives_what_it_had(keld: Keld, emulator: Emulato
     assert 0 < outcomes(keld, status).count("answered") == len(emulator.bill()) < ROWS
     assert set(outcomes(keld, status)) == {"answered", "cancelled"}
     assert status.reserved_usd == 0, "what it did not reach is not paid"
+
+
+def test_an_output_is_not_cut_off_though_it_has_its_input_in_it_again(keld: Keld, emulator: Emulator) -> None:
+    """700 MB of long prompts with answers of one token: the limit against endless streams is above them."""
+    status = keld.advance(keld.submit(triage(bedrock), tickets(ROWS)).id)
+    shard = replace(keld.ledger.shards(status.id)[0], requests=700, size_bytes=700_000_000)
+    assert most_bytes(Question(system=None, output={}, max_output_tokens=1), shard) > 3 * 700_000_000
+    finish(keld, emulator, status.id)
 
 
 def test_an_input_and_an_output_lie_in_the_users_bucket(keld: Keld, emulator: Emulator) -> None:
