@@ -228,8 +228,12 @@ def _is_late(context: RunContext, shard: Shard) -> bool:
 
 
 def most_bytes(question: Question, shard: Shard) -> int:
-    """An upper limit of the size of a shard's results, in bytes: each row's envelope or vector, and each token with its log probabilities."""
-    return min(_RESULT_BYTES_MOST, (64 << 20) + shard.requests * ((256 << 10) + question.max_output_tokens * (4 << 10)))
+    """An upper limit of the size of a shard's results, in bytes: each row's envelope or vector, and each token with its log probabilities.
+
+    Some hosts repeat each request beside its answer, and may write its text with escapes: the input counts three times.
+    """
+    answers = shard.requests * ((256 << 10) + question.max_output_tokens * (4 << 10))
+    return min(_RESULT_BYTES_MOST, (64 << 20) + answers + 3 * shard.size_bytes)
 
 
 def _counts(tally: Tally) -> dict[str, Any]:

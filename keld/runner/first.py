@@ -95,7 +95,8 @@ def plan_first(environment: Environment, first: First, ends_at: datetime | None 
 
 def _notes(fits: Mapping[str, Fit], *more: Mapping[str, str]) -> dict[str, str]:
     """A note on each model that needs one, in words."""
-    notes = {name: "; ".join(filter(None, (fit.note, *(of.get(name) for of in more)))) for name, fit in fits.items()}
+    said = {name: filter(None, (fit.note, *(of.get(name) for of in more))) for name, fit in fits.items()}
+    notes = {name: ". ".join(note.rstrip(".") for note in found) for name, found in said.items()}
     return {name: note for name, note in notes.items() if note}
 
 
@@ -139,7 +140,7 @@ def cut_first(environment: Environment, first: First, plan: Plan, run_id: str) -
     too_large = ~fitting(ask.sizes, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
     _set_aside(files, question, (ask.sizes > 0) & too_large)
     ahead = plan.in_lane(Lane.STANDARD)
-    enough = chosen.requests - PROBED_MOST >= chosen.least  # else the rest would be too few for a batch
+    enough = chosen.requests - PROBED_MOST >= chosen.least_requests  # else the rest would be too few for a batch
     if first.taken.job.probe and enough and chosen.lane is Lane.BATCH and ahead is not None and ahead.obstacle is None:
         ask, chosen = probe_of(ask, f"{chosen.provider}:{chosen.model}"), ahead
     return plan_shards(environment, files, ask, chosen, run_id=run_id, first=0, round_=0)
