@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from keld import Account, Keld, VertexAccount
 from keld.answer import Outcome
 from keld.emulator import Emulator
-from keld.errors import AccessRefused, InvalidJob
+from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable
 from keld.price import Lane
 from keld.providers.base import Created
 from keld.providers.fault import Fault
@@ -305,6 +305,15 @@ def test_a_token_of_the_accounts_own_is_asked_for_again(tokens: TokenServer) -> 
     assert (header(made), tokens.given) == ("Bearer mine", 0)
 
 
+def test_the_bucket_is_asked_with_the_same_token(open_emulator: Any, tmp_path: Path) -> None:
+    """An access token is enough: no key file is needed for Cloud Storage."""
+    wire = Wire(vertex, open_emulator(api_keys=["only-this"]), tmp_path)
+    with pytest.raises((AccessRefused, ProviderUnreachable)):
+        wire.connect(api_key=lambda: "another").upload(wire.file(["one"]), "a" * 10)
+    wire.provider = wire.connect(api_key=lambda: "only-this")
+    assert len(wire.replies(wire.ended(3))) == 3
+
+
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 WORKER = """
@@ -339,7 +348,6 @@ def worker(home: Path, emulator: Emulator, model: str, point: str = "") -> subpr
 @pytest.mark.parametrize(
     ("point", "model"),
     [
-        ("create.send", vertex.model),
         ("create.received", vertex.model),
         ("create.received", vertex_claude.model),
         ("download.chunk", vertex.model),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from keld.objects import Credentials
 from keld.price import Lane
 from keld.pricing import Listed
 from keld.providers.account import Account, VertexAccount
@@ -35,6 +36,12 @@ def _auth(connection: Connection) -> Auth:
     from keld.providers.transports import vertex_auth
 
     return vertex_auth.auth(connection)
+
+
+def _bucket_credentials(connection: Connection) -> Credentials:
+    from keld.providers.transports import vertex_auth
+
+    return vertex_auth.bucket_credentials(connection)
 
 
 def _error_in(body: dict[str, object], headers: object) -> object:
@@ -97,6 +104,7 @@ PRESET = Preset(
     prices="vertex",
     probe=Probe(path=lambda account: f"/v1{_scope(account)}/batchPredictionJobs?pageSize=1"),  # the models of a project are listed nowhere
     bucket=lambda account: account.bucket if isinstance(account, VertexAccount) else "",
+    bucket_credentials=_bucket_credentials,
     listed=_listed,
     # docs.cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini, Nov 2026: 200,000 requests and 1 GB a job; it is queued
     # for 72 hours at most, and ends 24 hours after it began; "if the batch prediction job is terminated, all completed rows are exported".  The

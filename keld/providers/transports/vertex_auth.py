@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from keld.errors import AccessRefused, InvalidJob
+from keld.objects import Credentials
 from keld.providers.auth import Renewed, Token
-from keld.providers.part import Auth, Connection
+from keld.providers.part import Connection
 
 TOKEN_VARIABLE = "GOOGLE_OAUTH_ACCESS_TOKEN"  # noqa: S105  the name of a variable; Terraform's provider for Google reads the same one
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -25,9 +26,23 @@ _NO_ACCESS = frozenset(
 )
 
 
-def auth(connection: Connection) -> Auth:
+def auth(connection: Connection) -> Renewed:
     """The account's own token (`api_key=`, or the variable `GOOGLE_OAUTH_ACCESS_TOKEN`), else one by the credentials that google-auth finds."""
     return Renewed(lambda: _given(connection) or _fetched(connection), "token of Google Cloud")
+
+
+def bucket_credentials(connection: Connection) -> Credentials:
+    """The same token for the bucket: obstore alone knows neither an access token nor every kind of credentials.
+
+    The function raises `Fault` or `AccessRefused` if there is no token.
+    """
+    kept = auth(connection)
+
+    def credentials() -> dict[str, Any]:
+        token = kept.token()
+        return {"token": token.value, "expires_at": datetime.fromtimestamp(token.expires_at, UTC)}
+
+    return credentials
 
 
 def _given(connection: Connection) -> Token | None:
