@@ -4,7 +4,6 @@ The promise is that of `test_crash`.  Here the second worker is a process too, w
 own; the paths that each opened are noted, and none is in common.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from keld.emulator import Emulator
 from tests.chaos.test_crash import DANGEROUS, ONLY, POINTS, Crash
 from tests.support.lane_purchases import listen, paid
 from tests.support.ticket_job import Peer, anthropic, billed_usd, openai, outcomes
-from tests.support.worker_process import KILLED, SCENARIOS, Order, finished, follow, killed
+from tests.support.worker_process import KILLED, SCENARIOS, Order, finished, follow, killed, opened
 
 BUCKET = "s3://staging/keld"
 # Where the files would be renamed on a disk; and the points that only a bucket has, each under a scenario that passes it.
@@ -153,8 +152,8 @@ def test_a_worker_with_no_file_in_common_takes_over_in_every_state(
     first, second = crash.at("first", openai, scenario), crash.at("second", openai, scenario)
     assert killed(first, point) == KILLED, f"no worker came by {point}"
     assert finished(second) == 0
-    assert sorted(opened(first) & opened(second)) == []
-    assert any("/scratch/" in path for path in opened(first)), "the first worker's files were noted"
+    assert sorted(opened(Path(str(first.place))) & opened(Path(str(second.place)))) == []
+    assert any("/scratch/" in path for path in opened(Path(str(first.place)))), "the first worker's files were noted"
     status = crash.keld.find("triage")
     assert status is not None
     bill = paid(crash.emulator)
@@ -162,11 +161,3 @@ def test_a_worker_with_no_file_in_common_takes_over_in_every_state(
     if SCENARIOS[scenario].bought and not SCENARIOS[scenario].fast:
         assert (set(bill), set(bill.values())) == (set(range(SCENARIOS[scenario].rows)), {1})
     assert status.cost_usd <= billed_usd(crash.emulator, status.created_at) <= status.cost_usd + status.reserved_usd
-
-
-def opened(order: Order) -> set[str]:
-    """The paths that a worker opened, without the program's own and those of the system."""
-    system = ("/proc/", "/dev/null", "/dev/urandom", "/etc/", "/sys/", "/usr/")
-    program = (str(Path(__file__).parents[2]), sys.prefix, sys.base_prefix, *system)
-    noted = set((Path(str(order.place)) / "opened").read_text().splitlines())
-    return {path for path in noted if not path.startswith(program)}

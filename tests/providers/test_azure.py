@@ -192,6 +192,7 @@ def identity(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.delenv("AZURE_OPENAI_API_KEY")
     monkeypatch.setenv("IDENTITY_ENDPOINT", f"{emulator.url}/azure/msi/token")
     monkeypatch.setenv("IDENTITY_HEADER", "any")
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")  # else it also starts the command lines of this machine
     yield
 
 
@@ -217,7 +218,6 @@ def test_a_machine_without_key_and_identity_is_told_what_to_do(wire: Wire, ident
 def test_an_identity_that_is_refused_is_told_without_what_entra_said(wire: Wire, identity: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own text lists tenants and clients, and what each of ten credentials tried."""
     wire.emulator.faults({"rules": [{"at": "any", "do": "status", "status": 400, "times": None, "message": "tenant CANARY-TENANT"}]})
-    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")
     with pytest.raises(AccessRefused, match=r"Entra gave no token for Azure.*Nothing was sent") as refused:
         wire.connect().newest()
     assert "CANARY" not in str(refused.value)

@@ -143,14 +143,14 @@ def work(order: Order) -> Status:
     """Does what the scenario says, to the end."""
     os.environ.update(order.env)
     if order.place:
-        _move_to(Path(order.place))
+        move_to(Path(order.place))
     time, scenario = Time(order.emulator_url), SCENARIOS[order.scenario]
     bug = BUGS[order.bug](pytest.MonkeyPatch()) if order.bug else nullcontext()
     with bug, Keld(home=order.home, ledger_url=order.ledger_url, clock=time) as keld:
         return follow(keld, time, scenario, order.peer, order.sink)
 
 
-def _move_to(place: Path) -> None:
+def move_to(place: Path) -> None:
     """Makes this process live in a folder of its own, and note every path that it opens, until it is killed."""
     for name in ("home", "tmp", "cwd", "scratch"):
         (place / name).mkdir(parents=True, exist_ok=True)
@@ -164,6 +164,13 @@ def _move_to(place: Path) -> None:
             os.write(notes, os.path.abspath(os.fsencode(arguments[0])) + b"\n")
 
     sys.addaudithook(note)
+
+
+def opened(place: Path) -> set[str]:
+    """The paths that a worker opened, without the program's own and those of the system."""
+    system = ("/proc/", "/dev/null", "/dev/urandom", "/etc/", "/sys/", "/usr/")
+    program = (str(Path(__file__).parents[2]), sys.prefix, sys.base_prefix, *system)
+    return {path for path in (place / "opened").read_text().splitlines() if not path.startswith(program)}
 
 
 def follow(keld: Keld, time: Any, scenario: Scenario, peer: Peer, sink: str | None, most: int = 80) -> Status:

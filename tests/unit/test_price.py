@@ -377,6 +377,12 @@ def test_prices_of_an_unknown_model_is_refused_and_the_known_ones_are_told(price
     assert "No rate is known for openai:gpt-99" in told.stderr
 
 
+def test_prices_of_an_unknown_model_tells_names_like_it(prices: Any) -> None:
+    """Bedrock's names are long, and differ by region."""
+    told = prices("bedrock:claude-haiku-4-5").stderr
+    assert "bedrock:us.anthropic.claude-haiku-4-5-20251001-v1:0" in told.replace("\n", " ")
+
+
 def test_prices_of_a_model_without_a_provider_is_refused(prices: Any) -> None:
     told = prices("gpt-5-mini")
     assert (told.exit_code, "openai:gpt-5-mini" in told.stderr) == (2, True)
