@@ -13,7 +13,7 @@ kind of failure only: the text of obstore's own may quote an address with a sign
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 SCHEMES = ("s3", "gs", "az")
+Credentials = Callable[[], Mapping[str, Any]]
+"""Credentials as obstore takes them: of Google Cloud `{"token": text, "expires_at": instant}`."""
 CALL_S = 60.0
 _PIECE_BYTES = 8 << 20  # of one request that reads
 _PART_BYTES = 8 << 20  # of one request of an upload; S3 takes 10,000 of them: 80 GB
@@ -105,12 +107,15 @@ class Bucket:
         return f"<Bucket {self.uri}>"
 
     @classmethod
-    def at(cls, uri: str, options: Mapping[str, str] | None = None, *, call_s: float = CALL_S) -> Self:
+    def at(
+        cls, uri: str, options: Mapping[str, str] | None = None, *, call_s: float = CALL_S, credentials: Credentials | None = None
+    ) -> Self:
         """The bucket at `s3://bucket/prefix`, `gs://...` or `az://container/prefix`; the prefix may be missing.  Nothing is called yet.
 
         Args:
             options: obstore's own, e.g. `{"endpoint": "https://..."}`; what they leave out comes from the environment.
             call_s: seconds that one request may take in all.
+            credentials: called when they are needed, and again before they expire; None: those that obstore finds.
 
         Raises:
             InvalidJob: the address is none of these, or obstore is not installed.
@@ -123,10 +128,12 @@ class Bucket:
             raise InvalidJob(f"{uri} needs obstore, which is not installed.  Nothing was sent.  pip install 'keld[objects]'") from missing
         limit = timedelta(seconds=call_s)
         config: Any = dict(options or {}) or None  # obstore types each cloud's settings, and checks them itself
+        given: Any = {} if credentials is None else {"credential_provider": credentials}
         try:
             store = from_url(
                 uri.rstrip("/"),
                 config=config,
+                **given,
                 # Plain http is only used where an address of the environment says http.
                 client_options={"timeout": limit, "connect_timeout": min(limit, timedelta(seconds=10)), "allow_http": True},
                 retry_config={

@@ -133,7 +133,7 @@ class Candidate:
     speed: Speed | None = None  # of its account's fast lanes; None: that of the constraints
     worst_rates: Rates | None = None  # set if an answer may cost more than the lane's rate: flex may be served, and billed, as standard
     cache: Cache = UNMARKED  # how the shared beginning of its requests is cached
-    least: int = 1  # requests of one shard
+    least_requests: int = 1  # requests of one shard
     too_few: bool = False  # the obstacle is only that a shard would have fewer
     keeps_on_cancel: bool = True  # what a batch answered before it was cancelled is not lost
     gpu_time: GpuTime | None = None  # set if the time of the host is paid, and not tokens
@@ -187,8 +187,9 @@ class Option:
     rescued_by: str | None  # the fast lane that takes over if a batch is late
     obstacle: str | None
     cache: Cache = UNMARKED
-    least: int = 1  # requests of one shard
+    least_requests: int = 1  # requests of one shard
     too_few: bool = False  # the obstacle is only that a shard would have fewer
+    by_the_hour: bool = False  # the time of the host is paid, and not tokens
 
     @property
     def total_usd(self) -> Decimal:
@@ -339,9 +340,10 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, con
         chance=chance,
         rescued_by=rescued_by,
         obstacle=candidate.obstacle or (None if rates else _NO_RATE),
-        least=candidate.least,
+        least_requests=candidate.least_requests,
         too_few=candidate.too_few,
         cache=candidate.cache.of(work.requests),
+        by_the_hour=candidate.gpu_time is not None,
     )
 
 
@@ -478,11 +480,14 @@ def choose_rest(
         option
         for option in options
         if constraints.fits(option.worst_usd)
-        or (constraints.fits((option.expected_usd or Decimal(0)) * _ERROR * part) and _fitting_rows(option, constraints) >= option.least)
+        or (
+            constraints.fits((option.expected_usd or Decimal(0)) * _ERROR * part)
+            and _fitting_rows(option, constraints) >= option.least_requests
+        )
     ]
     usable = any(option.obstacle is None for option in likely)
     chosen = _chosen_rest(job, partition, likely if usable else options, free)
-    if constraints.fits(chosen.worst_usd):
+    if constraints.fits(chosen.worst_usd) or chosen.by_the_hour:  # time is reserved as it fits, and fewer rows do not need less of it
         return chosen, None
     most = _fitting_rows(chosen, constraints)
     return chosen, max(1, most if chosen.lane is Lane.BATCH else most // _PARTS)

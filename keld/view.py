@@ -80,7 +80,7 @@ def plan_view(plan: Plan) -> RenderableType:
     for option in plan.options:
         table.add_row(*_option_cells(option, plan), style="" if option.obstacle is None else "dim")
     notes = [f"{name} is left out: {why}" for name, why in plan.left_out.items()]
-    notes += [f"{name} is {note}" for name, note in plan.notes.items()]
+    notes += [f"{name}: {note}." for name, note in plan.notes.items()]
     return Group(Text(", ".join(lines) + "."), *map(Text, plan.table_notes), Text(), table, Text(), *map(Text, [*notes, *_verdict(plan)]))
 
 

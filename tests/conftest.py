@@ -41,6 +41,11 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 
+# Any test can be run with staging in a bucket of its emulator, e.g. `KELD_TEST_STAGING=s3://staging/keld pytest tests/chaos`; those that look
+# into the directory of staging then fail.
+STAGING = os.environ.get("KELD_TEST_STAGING")
+
+
 class Clock:
     """Now, for what needs no emulator; it stands still but for `advance`."""
 
@@ -74,6 +79,8 @@ def open_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Emu
         emulators.append(Emulator(**{"frozen": True, "latency_s": 60, **settings}).start())
         for name, value in emulators[-1].env().items():
             monkeypatch.setenv(name, value)
+        if STAGING:
+            monkeypatch.setenv("KELD_STAGING", STAGING)
         return emulators[-1]
 
     yield start

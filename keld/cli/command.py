@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -336,18 +337,28 @@ def prices(
             print_json(quotes)
         else:
             console().print(prices_view(quotes, all_models=not model))
-        _check_known(quotes)
+        _check_known(quotes, keld.prices)
 
 
-def _check_known(quotes: Sequence[PriceQuote]) -> None:
+def _check_known(quotes: Sequence[PriceQuote], sold: Callable[[], Sequence[PriceQuote]]) -> None:
     priced = {(quote.provider, quote.model) for quote in quotes if quote.rates}
     unknown = [f"{quote.provider}:{quote.model}" for quote in quotes if (quote.provider, quote.model) not in priced]
     if unknown:
         raise PriceUnknown(
             f"No rate is known for {', '.join(unknown)}, in any lane. Such a model is not run: correct its name, "
-            "or give the Job a rate, prices={'provider:model': {'input': USD per million tokens, 'output': ...}}.",
+            f"or give the Job a rate, prices={{'provider:model': {{'input': USD per million tokens, 'output': ...}}}}.{_near(unknown, sold())}",
             models=unknown,
         )
+
+
+def _near(unknown: Sequence[str], sold: Sequence[PriceQuote]) -> str:
+    """A sentence with the names that are like the unknown ones; "" if there are none."""
+    names = [f"{quote.provider}:{quote.model}" for quote in sold]
+    holding = [
+        name for wrong in unknown for name in names if wrong.partition(":")[2] in name and wrong.partition(":")[0] == name.partition(":")[0]
+    ]
+    near = holding or [name for wrong in unknown for name in get_close_matches(wrong, names, 3)]
+    return f" Names like it: {', '.join(dict.fromkeys(near[:8]))}." if near else ""
 
 
 @app.command()

@@ -213,8 +213,8 @@ def url_of(account: Account, variable: str | None, official: str | Callable[[Acc
         check_url(url, f"The base URL of an account of kind {account.kind}")
     if url is None and official is None:
         raise InvalidJob(
-            f"An account of kind {account.kind} needs base_url=, the address of its host. Nothing was sent. "
-            f"Give e.g. Account(kind={account.kind!r}, base_url='https://llm.example/v1')."
+            f"An account of kind {account.kind} needs base_url=, the address of its host{f' (or {variable})' if variable else ''}. Nothing was sent. "
+            f"Give e.g. {type(account).__name__}(kind={account.kind!r}, base_url='https://llm.example/v1')."
         )
     return url or str(official)
 

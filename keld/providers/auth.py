@@ -47,6 +47,17 @@ class Renewed:
             raise Fault(sent=Sent.NO, cause=f"there is no {self._what}")
         return {**self._constant, "authorization": f"Bearer {self._token.value}"}
 
+    def token(self) -> Token:
+        """The token now, renewed if that is due; it may block.
+
+        Raises:
+            Fault, AccessRefused: as `renew`.
+        """
+        if self.due():
+            self.renew()
+        assert self._token is not None, "a renewal without a token raises"
+        return self._token
+
     def due(self) -> bool:
         return time.time() >= self._next
 

@@ -222,10 +222,15 @@ class InDoubt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denied:
-    """The key, the project or the billing was refused, or the address redirects: this holds for every row, and nothing was done."""
+    """The key, the project or the billing was refused, or the address redirects: this holds for every row, and nothing was done.
+
+    Args:
+        why: the whole error for people, if the host was not even asked, e.g. because there is no token.
+    """
 
     status: int
     code: str
+    why: str = ""
 
 
 SendOutcome = Settled | NotNow | InDoubt | Denied

@@ -67,7 +67,7 @@ async def call(client: httpx2.AsyncClient, target: Target, custom_id: str, body:
     try:
         headers = await _signed(target, body)
     except AccessRefused as refused:
-        return Denied(status=refused.status or 401, code="access_refused")
+        return Denied(status=refused.status or 401, code="access_refused", why=str(refused))
     except Fault as no_token:
         return _no_reply(no_token, custom_id)
     try:

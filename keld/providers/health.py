@@ -17,7 +17,7 @@ from http import HTTPStatus
 import msgspec
 
 from keld.errors import AccessRefused, InvalidJob, KeldError
-from keld.objects import AccessDenied, Bucket, NoSuchObject, ObjectError
+from keld.objects import AccessDenied, Bucket, Credentials, NoSuchObject, ObjectError
 from keld.price import Lane, Rates
 from keld.providers.base import Quota
 from keld.providers.fault import Fault, Meaning, meaning, unreadable
@@ -92,7 +92,8 @@ def examine(subject: Subject, model: str | None, clock: Callable[[], datetime]) 
     if seen.date and (skewed := _clock(subject, seen.date, clock())) is not None:
         yield skewed
     if address := subject.preset.bucket(subject.connection.account):
-        yield bucket_check(subject.name, "bucket", address)
+        credentials = subject.preset.bucket_credentials
+        yield bucket_check(subject.name, "bucket", address, None if credentials is None else credentials(subject.connection))
     if seen.names is not None:
         yield _models(subject, seen.names, model)
     yield from _prices(subject, seen.names, model)
@@ -192,7 +193,7 @@ def _clock(subject: Subject, date: str, now: datetime) -> Check | None:
 # -- bucket ---------------------------------------------------------------------------------------------------
 
 
-def bucket_check(subject: str, what: str, address: str) -> Check:
+def bucket_check(subject: str, what: str, address: str, credentials: Credentials | None = None) -> Check:
     """Whether an object can be written, read and removed in a bucket."""
 
     def check(state: CheckState, finding: str, fix: str = "") -> Check:
@@ -200,7 +201,7 @@ def bucket_check(subject: str, what: str, address: str) -> Check:
 
     doing, name = "opened", f"keld-doctor-{secrets.token_hex(8)}"
     try:
-        bucket = Bucket.at(address, call_s=_BUCKET_CALL_S)
+        bucket = Bucket.at(address, call_s=_BUCKET_CALL_S, credentials=credentials)
         content = name.encode()
         doing = "written to"
         bucket.put(name, content)

@@ -17,6 +17,7 @@ import httpx2
 from keld.answer import Reply
 from keld.cache import Caching, Ttl
 from keld.http import Patience
+from keld.objects import Credentials
 from keld.price import Lane
 from keld.pricing import Listed
 from keld.providers.account import Account
@@ -309,6 +310,7 @@ class Preset:
         batch_page: the URL of a batch in the dashboard of the official host, with `{id}` in it.
         probe: what `keld doctor` asks the host; None: the list of batches.
         bucket: the address of the bucket in which the account's batches have their inputs and outputs; "": they need none.
+        bucket_credentials: who asks that bucket; None: with the credentials that obstore finds.
     """
 
     kind: str
@@ -338,6 +340,7 @@ class Preset:
     batch_page: str | None = None
     probe: Probe | None = None
     bucket: Callable[[Account], str] = field(default=lambda account: "")
+    bucket_credentials: Callable[[Connection], Credentials] | None = None
 
     def __post_init__(self) -> None:
         assert (self.batches is None) == (Lane.BATCH not in self.traits.lanes), "a kind has the batch lane if and only if it has batches"

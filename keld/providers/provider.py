@@ -76,7 +76,7 @@ def rates_of(
     """
     hour: Decimal | None = getattr(account, "gpu_hour_usd", None)
     if hour is not None and f"{name}:{model}" not in (own or {}):
-        return by_the_hour(hour)
+        return by_the_hour(hour) if lane is Lane.STANDARD else None
     listed = replace(preset_of(account.kind, name).listed(account, model), factor=Decimal(account.price_factor))
     return rates(price_list(name, account), model, lane, at, own, account=name, listed=listed)
 

@@ -91,7 +91,8 @@ class Ending:
         self.end(
             Stopped.ACCESS,
             AccessRefused(
-                f"{self._whom} refused a request with HTTP {outcome.status} {outcome.code}; it is not paid, and no "
+                outcome.why
+                or f"{self._whom} refused a request with HTTP {outcome.status} {outcome.code}; it is not paid, and no "
                 f"more are sent. The answers until then are kept. Check the key, the project, the billing and the base URL of {self._account}.",
                 account=self._account,
             ),

@@ -9,6 +9,8 @@ row is asked again only if the provider reports, in a way that can be trusted, t
   state without a file: this is how a batch looks that expired, was cancelled, or failed in every row.
 - A host that gives no answers back of a batch that was cancelled or expired (`Traits.keeps_on_cancel`, `keeps_on_expiry`) names no results then.
   Its rows are asked again, and the worst case of those that it may have answered stays reserved.
+- Rows that are in no result, of a batch that was cancelled or whose time was over, were not reached if all that the provider counts as done are
+  there: some hosts name no others.  They are not paid.
 - A file with some of the shard's lines is not complete while it lacks others: it may still be growing, or be a mixture of two.  Rows count as lost
   only if every row that the provider counts as done has its line; or if the file, fetched again completely, has the same size as before, at least
   ten minutes after the batch ended.  Sizes are compared, not digests: some hosts write their rows in another order each time.
@@ -19,7 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from keld import answer
 from keld.answer import LOST, Missing, Outcome, Tally
@@ -79,8 +81,8 @@ def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
             )
             return _again(context, shard, ProviderUnreachable(fault), _PAUSE, LAG)
         tally = _tally(context, run, shard, results, _NEVER_WHOLE)
-    elif unmentioned and (unreached := _unreached(shard, batch, tally)) is not None:
-        tally = _tally(context, run, shard, results, unreached)
+    elif unmentioned and (missing := _unreached(shard, batch, shard.requests - unmentioned)) is not None:
+        tally = _tally(context, run, shard, results, missing)
     return _collected(context, shard, tally)
 
 
@@ -130,6 +132,24 @@ def _collected_without_answers(context: RunContext, run: JobRun, shard: Shard, m
     return _collected(context, shard, tally, error=error)
 
 
+def _unreached(shard: Shard, batch: RemoteBatch, mentioned: int) -> Missing | None:
+    """The outcome of the rows that a batch did not reach before it ended, where its results do not name them; None: they may have been reached.
+
+    All rows that the provider counts as done are in the results, so the others are not paid.
+    """
+    if batch.requests != shard.requests or batch.done != mentioned or mentioned == shard.requests:
+        return None
+    match batch.state:
+        case BatchState.CANCELLED:
+            return Missing(Outcome.CANCELLED, "the batch was cancelled first", retryable=True)
+        case BatchState.EXPIRED | BatchState.COMPLETED:
+            return Missing(Outcome.EXPIRED, "the time of the batch was over first", retryable=True)
+        case BatchState.FAILED | BatchState.IN_PROGRESS | BatchState.CANCELLING:
+            return None
+        case _:
+            assert_never(batch.state)
+
+
 def _again(context: RunContext, shard: Shard, problem: KeldError, pause: timedelta, most: timedelta) -> Shard:
     """The shard, whose results are fetched again after a pause that grows each time."""
     context.problem = problem
@@ -158,23 +178,6 @@ def _is_whole(context: RunContext, shard: Shard, batch: RemoteBatch, tally: Tall
     if batch.requests == shard.requests and batch.done == mentioned:
         return True
     return bool(before) and before == sizes and _is_late(context, shard)
-
-
-def _unreached(shard: Shard, batch: RemoteBatch, tally: Tally) -> Missing | None:
-    """The outcome of the rows without a line that a batch did not reach before its end: by the provider's counts they are not paid.
-
-    Some hosts (Bedrock, Mistral) have no lines for them.  None: the counts do not show it.
-    """
-    mentioned = shard.requests - tally.outcomes[Outcome.LOST]
-    if batch.done != mentioned or batch.requests not in (None, shard.requests):
-        return None
-    match batch.state:
-        case BatchState.CANCELLED:
-            return Missing(Outcome.CANCELLED, "the batch was cancelled first", retryable=True)
-        case BatchState.EXPIRED:
-            return Missing(Outcome.EXPIRED, "the batch expired first", retryable=True)
-        case _:
-            return None
 
 
 def _sizes(files: ShardFiles) -> list[int]:
@@ -225,8 +228,12 @@ def _is_late(context: RunContext, shard: Shard) -> bool:
 
 
 def most_bytes(question: Question, shard: Shard) -> int:
-    """An upper limit of the size of a shard's results, in bytes: each row's envelope or vector, and each token with its log probabilities."""
-    return min(_RESULT_BYTES_MOST, (64 << 20) + shard.requests * ((256 << 10) + question.max_output_tokens * (4 << 10)))
+    """An upper limit of the size of a shard's results, in bytes: each row's envelope or vector, and each token with its log probabilities.
+
+    Some hosts repeat each request beside its answer, and may write its text with escapes: the input counts three times.
+    """
+    answers = shard.requests * ((256 << 10) + question.max_output_tokens * (4 << 10))
+    return min(_RESULT_BYTES_MOST, (64 << 20) + answers + 3 * shard.size_bytes)
 
 
 def _counts(tally: Tally) -> dict[str, Any]:

@@ -88,14 +88,15 @@ def plan_first(environment: Environment, first: First, ends_at: datetime | None 
         left_out={name: fit.obstacle for name, fit in fits.items() if fit.obstacle},
         notes=_notes(
             fits, key_notes(environment, job.acceptable), _trait_notes(environment, first.ask.terms), price_notes(environment, first.ask.terms),
-            _hour_notes(environment, first.ask.terms, found),
+            _hour_notes(found),
         ),
     )  # fmt: skip
 
 
 def _notes(fits: Mapping[str, Fit], *more: Mapping[str, str]) -> dict[str, str]:
     """A note on each model that needs one, in words."""
-    notes = {name: "; ".join(filter(None, (fit.note, *(of.get(name) for of in more)))) for name, fit in fits.items()}
+    said = {name: filter(None, (fit.note, *(of.get(name) for of in more))) for name, fit in fits.items()}
+    notes = {name: ". ".join(note.rstrip(".") for note in found) for name, found in said.items()}
     return {name: note for name, note in notes.items() if note}
 
 
@@ -118,15 +119,10 @@ def _trait_notes(environment: Environment, terms: RunTerms) -> dict[str, str]:
     return notes
 
 
-def _hour_notes(environment: Environment, terms: RunTerms, options: Sequence[Option]) -> dict[str, str]:
+def _hour_notes(options: Sequence[Option]) -> dict[str, str]:
     """A note on each model whose host is paid by the hour: what is known of its cost."""
-    now, notes = environment.clock(), {}
-    for option in options:
-        name = f"{option.provider}:{option.model}"
-        known = environment.rates(name, option.lane, now, terms.prices)
-        if known is not None and known.gpu_hour_usd is not None and option.obstacle is None:
-            notes[name] = option.rates_source
-    return notes
+    usable = (option for option in options if option.by_the_hour and option.obstacle is None)
+    return {f"{option.provider}:{option.model}": option.rates_source for option in usable}
 
 
 def cut_first(environment: Environment, first: First, plan: Plan, run_id: str) -> list[Shard]:
@@ -144,7 +140,7 @@ def cut_first(environment: Environment, first: First, plan: Plan, run_id: str) -
     too_large = ~fitting(ask.sizes, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
     _set_aside(files, question, (ask.sizes > 0) & too_large)
     ahead = plan.in_lane(Lane.STANDARD)
-    enough = chosen.requests - PROBED_MOST >= chosen.least  # else the rest would be too few for a batch
+    enough = chosen.requests - PROBED_MOST >= chosen.least_requests  # else the rest would be too few for a batch
     if first.taken.job.probe and enough and chosen.lane is Lane.BATCH and ahead is not None and ahead.obstacle is None:
         ask, chosen = probe_of(ask, f"{chosen.provider}:{chosen.model}"), ahead
     return plan_shards(environment, files, ask, chosen, run_id=run_id, first=0, round_=0)

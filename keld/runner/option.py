@@ -148,7 +148,7 @@ def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceilin
                 speed=speed_of(environment, name, ask.run_id),
                 worst_rates=worst,
                 cache=cache_of(environment, ask, provider, model, lane, estimate, known),
-                least=provider.traits.least_requests if lane is Lane.BATCH else 1,
+                least_requests=provider.traits.least_requests if lane is Lane.BATCH else 1,
                 too_few=too_few,
                 keeps_on_cancel=provider.traits.keeps_on_cancel,
                 gpu_time=None
@@ -174,7 +174,7 @@ def key_notes(environment: Environment, models: Sequence[str]) -> dict[str, str]
     """A note for each of `models` if none of them has a key: none is left out then, a plan is made, but a run would be refused."""
     if not (why := _without_key(environment, models)) or keyless(environment, models):
         return {}
-    return {name: f"not usable yet: {why[name.partition(':')[0]]}. A run is refused until there is a key." for name in models}
+    return {name: f"not usable yet: {why[name.partition(':')[0]]}. A run is refused until there is a key" for name in models}
 
 
 def price_notes(environment: Environment, terms: RunTerms) -> dict[str, str]:

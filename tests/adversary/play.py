@@ -24,7 +24,7 @@ from unittest import mock
 
 import pyarrow as pa
 
-from keld import Account, Job, Keld, KeldError, Settings, Status, failpoint, http
+from keld import Account, Finding, Job, Keld, KeldError, Settings, Status, failpoint, http
 from keld.ledger import Ledger
 from keld.providers.account import TYPES
 from keld.spend import Spend
@@ -41,6 +41,7 @@ _BUDGET_S = 2.0  # of a verb, where replies are slow
 _SLOW_MOST = 3  # slow replies in one verb: as many limits as its budget has, and the one that was begun before its end
 # By which a job run must be over, whatever goes wrong: two or three days a round where batches never end, and rows that were cancelled are moved on some ten times.
 _LAST = timedelta(days=60)
+_ASKED_AGAIN = 12  # more often than any fault that ends is met
 _PATIENT = 30  # ticks; those after them are ever farther apart
 _STEP_MOST = timedelta(hours=6)  # of the clock; later a day
 
@@ -275,8 +276,10 @@ class Play:
         if run_id is not None:
             self.verb(lambda: self.keld.cancel(run_id))
 
-    def reconcile(self) -> None:
-        self.verb(lambda: self.keld.reconcile([self.host.shape]))
+    def reconcile(self) -> Sequence[Finding] | None:
+        """What it found; None where it failed."""
+        found: Sequence[Finding] | None = self.verb(lambda: self.keld.reconcile([self.host.shape]))
+        return found
 
     def turn(self, span: timedelta) -> None:
         self.host.clock.turn(span)
@@ -313,7 +316,10 @@ class Play:
             self.turn(timedelta(hours=hours))
             self.reconcile()
             self.advance()
-        self.reconcile()
+        for _ in range(_ASKED_AGAIN):  # as a person does who is told that a batch may be ours, and that its results cannot be read
+            found = self.reconcile()
+            if found is not None and all(one.verdict != "unproven" for one in found):
+                break
 
     # -- what must be true ------------------------------------------------------------------------------------
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.adversary.case import CASES, Case, every_reply, played
+from tests.adversary.case import CASES, CLOUDS, Case, every_reply, played
 from tests.adversary.play import impatient
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-_EVERY = 5  # one in so many cases is in the fast suite
+_EVERY, _EVERY_OF_CLOUDS = 5, 9  # one in so many cases is in the fast suite
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,10 @@ def quickly() -> Iterator[None]:
 def cases() -> list[object]:
     """Every case at each of its shapes; one in some in the fast suite."""
     both = [(case, shape) for case in CASES for shape in case.on]
-    return [pytest.param(case, shape, id=f"{case} - {shape}", marks=_marks(slow=n % _EVERY != 0)) for n, (case, shape) in enumerate(both)]
+    return [
+        pytest.param(case, shape, id=f"{case} - {shape}", marks=_marks(slow=n % (_EVERY_OF_CLOUDS if shape in CLOUDS else _EVERY) != 0))
+        for n, (case, shape) in enumerate(both)
+    ]
 
 
 def _marks(*, slow: bool) -> list[pytest.MarkDecorator]:

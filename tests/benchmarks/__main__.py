@@ -18,6 +18,8 @@ from pathlib import Path
 from statistics import median
 from tempfile import mkdtemp
 
+from keld.realtime.goodput import Goodput
+from tests.benchmarks.saturating import ENGINES, best_fixed, lengths, played
 from tests.benchmarks.ticket import write_results, write_tickets
 from tests.benchmarks.work import NONCE
 
@@ -26,12 +28,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--only", choices=("encode", "decode", "road", "imports"))
+    parser.add_argument("--only", choices=("encode", "decode", "road", "imports", "goodput"))
     given = parser.parse_args()
     # Memory-backed where there is such a place: the disk of a shared machine is the noisiest part of it.
     folder = Path(mkdtemp(prefix="keld-bench-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     try:
-        for name, measure in (("encode", encode), ("decode", decode), ("road", road), ("imports", imports)):
+        for name, measure in (("encode", encode), ("decode", decode), ("road", road), ("imports", imports), ("goodput", goodput)):
             if given.only in (None, name):
                 measure(folder, given.rows, given.rounds)
     finally:
@@ -103,6 +105,19 @@ def imports(folder: Path, rows: int, rounds: int) -> None:
             spent.append(float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout))
     ratio = median(a / b for a, b in zip(times["import keld"][1:], times["import openai"][1:], strict=True))
     say("import keld, against import openai", f"{ratio:.3f} x", f"goal 0.4 x; {median(times['import keld'][1:]) * 1000:.0f} ms")
+
+
+def goodput(folder: Path, rows: int, rounds: int) -> None:
+    print("\ngoodput: simulated engines of one's own, in simulated time; against the best of all fixed numbers at once", flush=True)
+    for name, (engine, count) in ENGINES.items():
+        answers = lengths(count)
+        (fixed, best), found = best_fixed(engine, answers), played(engine, Goodput(8, 512), answers)
+        share = found.tokens_per_s / best.tokens_per_s
+        say(
+            f"{name}: {count:,} rows",
+            f"{share:.0%}",
+            f"goal 85 %; best fixed {fixed}, most at once {max(found.at_once)}, refused {found.refused}",
+        )
 
 
 def work(*words: str | Path, environment: dict[str, str] | None = None) -> dict[str, float]:

@@ -182,7 +182,7 @@ def test_a_plan_says_that_the_key_of_its_only_model_is_missing(emulator: Emulato
     monkeypatch.delenv("OPENAI_API_KEY")
     planned = _keld("plan", "jobs.py:labels", "-s", "in.parquet")
     assert planned.exit_code == Exit.OK
-    assert "openai:gpt-5-mini is not usable yet: No key for openai" in planned.output.replace("\n", " ")
+    assert "openai:gpt-5-mini: not usable yet: No key for openai" in planned.output.replace("\n", " ")
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     assert "not usable yet" not in _keld("plan", "jobs.py:labels", "-s", "in.parquet").output
 
@@ -222,7 +222,7 @@ def test_the_json_of_a_plan(emulator: Emulator) -> None:
     ]  # fmt: skip
     assert list(plan["chosen"]) == [
         "provider", "model", "lane", "shards", "requests", "usage", "estimate", "expected_usd", "worst_usd", "risk_usd", "rates_source",
-        "half_by", "most_by", "chance", "rescued_by", "obstacle", "cache",
+        "half_by", "most_by", "chance", "rescued_by", "obstacle", "cache", "least_requests", "too_few", "by_the_hour",
     ]  # fmt: skip
     assert plan["chosen"] in plan["options"]
     assert isinstance(plan["chosen"]["worst_usd"], str)  # money is decimal text
@@ -273,7 +273,7 @@ def test_the_json_of_spend_and_the_header_of_its_csv(emulator: Emulator) -> None
 def test_the_json_of_prices(emulator: Emulator) -> None:
     quotes = _json(_keld("prices", "openai:gpt-5-mini", "--json"))
     assert [list(quote) for quote in quotes] == [["provider", "model", "lane", "rates"]] * len(quotes)
-    assert list(quotes[0]["rates"]) == ["brackets", "source", "dated", "conflict"]
+    assert list(quotes[0]["rates"]) == ["brackets", "source", "dated", "conflict", "gpu_hour_usd"]
     assert {quote["lane"] for quote in quotes} == {"batch", "flex", "standard"}
 
 
@@ -295,7 +295,7 @@ def test_the_json_of_gc(emulator: Emulator) -> None:
     unknown.mkdir(parents=True)
     os.utime(unknown, (0, 0))
     found = _json(_keld("gc", "--dry-run", "--json"))
-    assert [list(one) for one in found] == [["run_id", "job", "partition", "finished_at", "size_bytes", "known", "leftover"]]
+    assert [list(one) for one in found] == [["run_id", "job", "partition", "finished_at", "size_bytes", "known", "leftover", "leftovers"]]
 
 
 def test_json_of_a_refusal_is_nothing_on_standard_output(emulator: Emulator) -> None:

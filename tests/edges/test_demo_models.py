@@ -12,6 +12,7 @@ MODELS = {
     "bedrock": "bedrock:us.anthropic.claude-haiku-4-5-20251001-v1:0",
     "gemini": "gemini:gemini-3.8-flash",
     "mistral": "mistral:mistral-small-latest",
+    "vertex": "vertex:gemini-3.8-flash",
     "mixed": "bedrock:us.anthropic.claude-haiku-4-5-20251001-v1:0,anthropic:claude-haiku-4-5",
 }
 ROOT = Path(__file__).parents[2]
@@ -42,7 +43,8 @@ def test_the_demos_jobs_run_at_each_kind(tmp_path: Path, kind: str, monkeypatch:
     assert ran.returncode == 0, ran.stderr[-2_000:]
     triaged, embedded, categories = ran.stdout.splitlines()
     name, model, lane, answered, paid = triaged.split()
-    assert (name, lane, answered, paid) == ("ticket_triage", "batch", "120", "True")
+    # Gemini's batches cannot be rescued when the deadline comes near, and its flex lane costs the same.
+    assert (name, lane, answered, paid) == ("ticket_triage", "flex" if kind == "gemini" else "batch", "120", "True")
     assert model in MODELS[kind].split(",")
     assert embedded.split()[0] == "ticket_embeddings"
     assert embedded.split()[-2:] == ["120", "True"]

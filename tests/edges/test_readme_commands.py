@@ -22,8 +22,15 @@ from keld.emulator import Emulator
 from tests.support.documents import DOCS, PAGES, ROOT, Block, Command, blocks, commands, name
 
 TUTORIAL = DOCS / "tutorial.md"
+SLOW = {DOCS / "how-to" / "clouds.md"}  # a dozen processes
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-NOT_RUN = ("dagster", "make", ".ci/run", "mkdir")  # servers; what sets up and tests the project; what the fixture has done
+NOT_RUN = (
+    "dagster",
+    "make",
+    ".ci/run",
+    "mkdir",
+    "gcloud",
+)  # servers; what sets up and tests the project; what the fixture has done; a log-in
 FOLLOWED = "docs/add-a-provider.md"  # with its files in toml: by a test of the kinds of providers
 PAGES_TO_RUN = [
     page
@@ -55,7 +62,10 @@ def newcomer(tmp_path: Path, open_emulator: Callable[..., Emulator], monkeypatch
     sys.modules.pop("jobs", None)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES_TO_RUN if page != TUTORIAL], ids=name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=name(page), marks=pytest.mark.slow if page in SLOW else ()) for page in PAGES_TO_RUN if page != TUTORIAL],
+)
 def test_the_commands_and_the_python_of_a_page_run(newcomer: Path, page: Path) -> None:
     play(newcomer, page)
 
@@ -92,7 +102,7 @@ def run(command: Command) -> None:
             assert set(extras.split(",")) <= set(EXTRAS), command.line
     elif words[0] == "export":
         export(words[1:])
-    elif words[0] not in NOT_RUN and words[:2] != ["keld", "emulate"]:
+    elif next(word for word in words if "=" not in word) not in NOT_RUN and words[:2] != ["keld", "emulate"]:
         done = subprocess.run(command.line, shell=True, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, f"{command.line}\n{done.stdout}{done.stderr}"
         check_output(command.shown, done.stderr + done.stdout)

@@ -188,6 +188,12 @@ def test_the_async_client_is_served_too(emulator: Emulator, tmp_path: Path) -> N
     assert asyncio.run(drive()) == [types.JobState.JOB_STATE_SUCCEEDED, 2, True]
 
 
+def test_the_environment_leads_the_sdk_here(emulator: Emulator) -> None:
+    """As users run it: no address, no version, no key in the code."""
+    assert genai.Client().models.generate_content(model=FLASH, contents="hi").text
+    assert [call.path for call in emulator.requests()] == [f"/gemini/v1/models/{FLASH}:generateContent"]
+
+
 def test_a_key_is_needed_and_a_wrong_one_is_a_bad_request(open_emulator: Open) -> None:
     emulator = open_emulator(api_keys=["right"])
     address = f"{emulator.url_of('gemini')}/v1beta/batches"

@@ -489,8 +489,8 @@ def test_a_repeated_key_is_refused_without_its_value(keld: Keld, emulator: Emula
 
 
 def test_a_provider_nobody_configured_is_refused(keld: Keld) -> None:
-    with pytest.raises(InvalidJob, match="gemini"):
-        keld.submit(triage(openai, models="gemini:flash"), tickets())
+    with pytest.raises(InvalidJob, match="nobody"):
+        keld.submit(triage(openai, models="nobody:flash"), tickets())
 
 
 def test_a_plan_sends_and_keeps_nothing(keld: Keld, emulator: Emulator, peer: Peer) -> None:

@@ -15,6 +15,10 @@ import pytest
 
 import keld
 from keld.job import Job
+from keld.providers.kinds import BUILT_IN
+from tests.chaos.test_crash import KILLED_AT
+from tests.faults.case import KINDS
+from tests.support.ticket_job import PEERS
 
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path for package in ("keld", "keld_airflow", "keld_dagster") for path in (ROOT / package).rglob("*.py"))
@@ -239,6 +243,19 @@ def test_every_price_of_our_own_says_where_and_when_it_was_read() -> None:
     assert table
     assert all(section["source"] and section["read"] and section["models"] for section in table.values())
     assert "https://github.com/BerriAI/litellm" in (ROOT / "keld/prices.toml").read_text()
+
+
+# --- every kind ------------------------------------------------------------------------------------------------------
+
+
+def test_every_kind_with_batches_of_its_own_is_in_the_table_of_faults_and_is_killed() -> None:
+    """A kind that was forgotten in one of the lists would be promised and not tested."""
+    assert set(KINDS) == set(PEERS) == {peer.name for peer in KILLED_AT}
+
+
+def test_the_readme_names_every_kind() -> None:
+    table = (ROOT / "README.md").read_text().partition("## Whose models")[2].partition("\n## ")[0]
+    assert set(BUILT_IN) <= set(re.findall(r"`([a-z_]+)`", table))
 
 
 # --- the workflow ------------------------------------------------------------------------------------------------------

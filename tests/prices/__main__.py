@@ -41,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         entries = price_file(_download(Path(folder)), RELEASE, SHA256)
     source = f"litellm {RELEASE}"
-    sections = [(section, models(entries, section, SNAPSHOT)) for section in SECTIONS]
+    sections = [(section, models(entries, section)) for section in SECTIONS]
     text = "\n\n".join([_HEAD.rstrip(), *("\n".join(written(section, found, source, SNAPSHOT)) for section, found in sections)])
     _INTO.write_text(text + "\n")
     print(f"{_INTO}: " + ", ".join(f"{section.prices} {len(found)}" for section, found in sections))

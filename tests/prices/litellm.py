@@ -66,12 +66,12 @@ SECTIONS = (
 )
 
 
-def models(entries: Entries, section: Section, day: date) -> Models:
-    """The models of a section that are sold on `day`, by name."""
+def models(entries: Entries, section: Section) -> Models:
+    """The models of a section, by name; retired ones too, since the file's `deprecation_date` is of many the earliest day that was announced."""
     found: Models = {}
     for full, entry in sorted(entries.items()):
         name = _SAME.get(full, full).removeprefix(section.prefix)
-        if not _taken(full, name, entry, section, day):
+        if not _taken(full, name, entry, section):
             continue
         lanes = {lane: rates for lane in _LANES if lane in section.lanes and (rates := _rates(entry, lane)) is not None}
         if "regional_endpoint_uplift_multiplier" in entry:
@@ -84,14 +84,12 @@ def models(entries: Entries, section: Section, day: date) -> Models:
     return _without_repeated_regions(found) if section.prices == "bedrock" else found
 
 
-def _taken(full: str, name: str, entry: Mapping[str, Any], section: Section, day: date) -> bool:
-    retired = entry.get("deprecation_date")
+def _taken(full: str, name: str, entry: Mapping[str, Any], section: Section) -> bool:
     return (
         entry.get("litellm_provider") in section.providers
         and entry.get("mode") in _MODES
         and not _NO_TEXT.search(full)
         and (section.prices != "openai" or entry["mode"] == "embedding")
-        and (retired is None or date.fromisoformat(retired) > day)
         and _known_name(section.prices, name)
     )
 

@@ -41,7 +41,7 @@ def _priced() -> Iterator[tuple[str, str, Lane, Rates]]:
 # Who differs, and why the higher rate is right or at least harmless: looked at on 29 Nov 2026.
 DIFFERING = {
     "azure": {"ada", "gpt-4-turbo", "gpt-4-turbo-2024-04-09", "text-embedding-3-large", "text-embedding-3-small", "text-embedding-ada-002"},
-    "vertex": {"gemini-3.5-flash-lite", "gemini-3.8-flash-cyber"},
+    "vertex": {"gemini-2.0-flash", "gemini-3.5-flash-lite", "gemini-3.8-flash-cyber", "claude-3-5-haiku", "claude-3-5-haiku@20241022"},
 }
 
 
@@ -111,7 +111,7 @@ def test_an_entry_becomes_a_line_with_its_lanes_and_long_requests() -> None:
         "input_cost_per_token_above_272k_tokens": 4e-06, "output_cost_per_token_above_272k_tokens": 1.2e-05,
         "input_cost_per_token_batches": 1e-06, "output_cost_per_token_batches": 4e-06, "cache_read_input_token_cost_batches": 1e-07,
     }  # fmt: skip
-    found = models({"azure/m": _entry(**long)}, AZURE, SNAPSHOT)
+    found = models({"azure/m": _entry(**long)}, AZURE)
     text = "\n".join(written(AZURE, found, "litellm 1", SNAPSHOT))
     assert tomllib.loads(text, parse_float=Decimal)["azure"] == {
         "genai_prices": "azure", "source": "litellm 1", "read": SNAPSHOT,
@@ -121,31 +121,28 @@ def test_an_entry_becomes_a_line_with_its_lanes_and_long_requests() -> None:
 
 
 def test_the_noise_of_binary_floats_is_left_out_and_what_is_finer_than_keld_counts_is_rounded_up() -> None:
-    found = models(
-        {"azure/m": _entry(cache_read_input_token_cost=1.0000000000000001e-07, output_cost_per_token=1.23456789e-06)}, AZURE, SNAPSHOT
-    )
+    found = models({"azure/m": _entry(cache_read_input_token_cost=1.0000000000000001e-07, output_cost_per_token=1.23456789e-06)}, AZURE)
     assert found["m"]["standard"] == {"input": Decimal(2), "cached": Decimal("0.1"), "output": Decimal("1.234568")}
 
 
 def test_a_lane_with_only_half_of_its_rates_is_left_out() -> None:
-    found = models({"azure/m": _entry(input_cost_per_token_batches=1e-06)}, AZURE, SNAPSHOT)
+    found = models({"azure/m": _entry(input_cost_per_token_batches=1e-06)}, AZURE)
     assert found["m"].keys() == {"standard"}
 
 
 @pytest.mark.parametrize(
     ("name", "entry"),
     [
-        ("azure/m", {**_entry(), "deprecation_date": "2026-11-20"}),
         ("azure/m", {**_entry(), "mode": "image_generation"}),
         ("azure/gpt-audio", _entry() | {"mode": "realtime"}),
         ("azure/eu/m", _entry()),
         ("openai/m", _entry("openai")),
         ("azure/m", {"litellm_provider": "azure", "mode": "chat", "input_cost_per_second": 1.0}),
     ],
-    ids=("retired", "no text", "realtime", "data zone", "another vendor", "no tokens"),
+    ids=("no text", "realtime", "data zone", "another vendor", "no tokens"),
 )
 def test_what_no_account_can_ask_is_left_out(name: str, entry: dict[str, Any]) -> None:
-    assert models({name: entry}, AZURE, SNAPSHOT) == {}
+    assert models({name: entry}, AZURE) == {}
 
 
 def test_a_region_that_charges_what_the_plain_name_says_has_no_line() -> None:
@@ -155,7 +152,7 @@ def test_a_region_that_charges_what_the_plain_name_says_has_no_line() -> None:
         "bedrock/sa-east-1/vendor.m-v1:0": _entry("bedrock", input_cost_per_token=3e-06),
         "bedrock/us-east-1/1-month-commitment/vendor.m-v1:0": _entry("bedrock"),
     }
-    assert models(entries, BEDROCK, SNAPSHOT).keys() == {"vendor.m-v1:0", "sa-east-1/vendor.m-v1:0"}
+    assert models(entries, BEDROCK).keys() == {"vendor.m-v1:0", "sa-east-1/vendor.m-v1:0"}
 
 
 # --- from which file ---------------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_a_token_that_is_refused_stops_the_lane(emulator: Emulator) -> None:
         raise AccessRefused("The identity may not use this service.")
 
     (outcome,) = send(server(emulator, auth=lambda connection: Renewed(refuse, "a token")), BODY)
-    assert outcome == Denied(status=401, code="access_refused")
+    assert outcome == Denied(status=401, code="access_refused", why="The identity may not use this service.")
     assert emulator.requests() == []
 
 

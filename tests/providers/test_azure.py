@@ -21,6 +21,7 @@ from keld.request import Question, custom_id, one_line
 from keld.schema import Embedding, output_schema
 from keld.state import State
 from tests.providers.conftest import Wire
+from tests.providers.test_kinds import worker
 from tests.support.slow_server import SILENT, slow_server
 from tests.support.ticket_job import Label, azure, finish, outcomes, purchases, tickets, triage
 
@@ -135,6 +136,16 @@ def test_inputs_expire_so_that_more_of_them_are_kept(wire: Wire) -> None:
     assert (file.expires_at or 0) - file.created_at == 14 * 86_400
 
 
+@pytest.mark.parametrize("point", ["upload.received", "create.send", "create.received", "download.chunk"])
+def test_a_worker_is_killed_and_another_goes_on(emulator: Emulator, tmp_path: Path, point: str) -> None:
+    """The batch whose create's reply nobody read is found by its mark."""
+    died = worker(tmp_path, emulator, "azure", point=point)
+    assert died.returncode == -9, died.stderr
+    ended = worker(tmp_path, emulator, "azure")
+    assert ended.stdout.split() == ["finished", "6", "0"], ended.stderr
+    assert (len(purchases(emulator)), max(purchases(emulator).values())) == (6, 1)
+
+
 # --- addresses and keys ---------------------------------------------------------------------------------------------------
 
 
@@ -181,6 +192,7 @@ def identity(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[No
     monkeypatch.delenv("AZURE_OPENAI_API_KEY")
     monkeypatch.setenv("IDENTITY_ENDPOINT", f"{emulator.url}/azure/msi/token")
     monkeypatch.setenv("IDENTITY_HEADER", "any")
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")  # else it also starts the command lines of this machine
     yield
 
 
@@ -206,11 +218,18 @@ def test_a_machine_without_key_and_identity_is_told_what_to_do(wire: Wire, ident
 def test_an_identity_that_is_refused_is_told_without_what_entra_said(wire: Wire, identity: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own text lists tenants and clients, and what each of ten credentials tried."""
     wire.emulator.faults({"rules": [{"at": "any", "do": "status", "status": 400, "times": None, "message": "tenant CANARY-TENANT"}]})
-    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "ManagedIdentityCredential")
     with pytest.raises(AccessRefused, match=r"Entra gave no token for Azure.*Nothing was sent") as refused:
         wire.connect().newest()
     assert "CANARY" not in str(refused.value)
     assert refused.value.__cause__ is None
+
+
+def test_a_fast_lane_without_a_token_says_so_and_asks_nothing(keld: Keld, emulator: Emulator, identity: None) -> None:
+    """Not "azure refused a request": it was never asked."""
+    emulator.faults({"rules": [{"at": "any", "do": "status", "status": 400, "times": None}]})
+    status = keld.submit(triage(azure, prices=PRICES, lane="standard"), tickets())
+    assert (keld.advance(status.id).problem or "").startswith("Entra gave no token for Azure")
+    assert not [call for call in emulator.requests() if call.path.endswith("/chat/completions")]
 
 
 def test_the_output_of_the_schema_follows_the_model_behind(wire: Wire) -> None:

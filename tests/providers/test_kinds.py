@@ -8,20 +8,21 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import keld as package
-from keld import Account, Keld
+from keld import Account, AzureAccount, BedrockAccount, Embedding, Keld, VertexAccount
 from keld.emulator import Emulator
 from keld.errors import InvalidJob, PriceUnknown
 from keld.http import Patience
 from keld.price import Lane
 from keld.pricing import rates
 from keld.providers.kinds import BUILT_IN, batch_page, kinds, preset_of
-from keld.providers.provider import Provider, connect
+from keld.providers.provider import Provider, connect, rates_of
 from tests.support.ticket_job import finish, openai, outcomes, purchases, tickets, triage
 
 TESTS = Path(__file__).parent.parent
@@ -117,6 +118,35 @@ def test_an_account_may_say_its_price_list() -> None:
     )
 
 
+def test_an_account_pays_the_rates_of_its_region_its_location_and_its_factor() -> None:
+    """By the kind, whatever the account is called: an account `azure-eu` had no price at all."""
+
+    def input_rate(account: Account, model: str, lane: Lane = Lane.BATCH) -> Decimal | None:
+        found = rates_of("mine", account, model, lane, DAY)
+        return found.base.input if found else None
+
+    nova, haiku = "amazon.nova-lite-v1:0", "anthropic.claude-haiku-4-5-20251001-v1:0"
+    assert input_rate(BedrockAccount(region="eu-west-1"), nova, Lane.STANDARD) == Decimal("0.078")
+    assert input_rate(BedrockAccount(region="us-east-1"), nova, Lane.STANDARD) == Decimal("0.06")
+    assert input_rate(BedrockAccount(region="us-east-1"), haiku) == Decimal("0.55"), "in a region as by its profile"
+    assert input_rate(BedrockAccount(region="us-east-1"), f"global.{haiku}") == Decimal("0.5")
+    assert input_rate(BedrockAccount(region="us-east-1"), f"arn:aws:bedrock:us-east-1::foundation-model/{haiku}") == Decimal("0.55")
+    assert input_rate(AzureAccount(price_factor=Decimal("1.1")), "gpt-5.4-mini") == Decimal("0.4125")
+    assert input_rate(VertexAccount(location="global"), "claude-haiku-5-5") == Decimal("0.05")
+    assert input_rate(VertexAccount(location="europe-west1"), "claude-haiku-5-5") == Decimal("0.055")
+    assert input_rate(Account(kind="gemini"), "gemini-embedding-001") == Decimal("0.075")
+
+
+def test_a_plan_tells_that_two_lists_differ(open_keld: Callable[..., Keld], emulator: Emulator) -> None:
+    job = triage(openai, models="azure:text-embedding-3-small", output_type=Embedding(dimensions=256), system=None)
+    plan = open_keld(clock=emulator.now).plan(job, tickets())
+    told = plan.notes["azure:text-embedding-3-small"]
+    assert "priced by two lists that differ, and the higher rates are used" in told
+    assert "input 0.022" in told
+    assert "input 0.02" in told
+    assert plan.chosen is not None
+
+
 def test_a_jobs_own_prices_go_by_the_accounts_name() -> None:
     found = connect("eu", Account(kind="openai")).rates("mine", Lane.BATCH, DAY, {"eu:mine": PRICES})
     assert found is not None
@@ -181,10 +211,11 @@ from pathlib import Path
 from tests.support.ticket_job import openai, tickets, triage
 from tests.support.worker_process import Time
 from keld import Account, Keld
+from keld.providers.account import TYPES
 
 home, url, kind, base_url = sys.argv[1:]
 time = Time(url)
-with Keld(home=home, clock=time, accounts={"other": Account(kind=kind, base_url=base_url or None)}) as keld:
+with Keld(home=home, clock=time, accounts={"other": TYPES.get(kind, Account)(kind=kind, base_url=base_url or None)}) as keld:
     job = triage(openai, models="other:gpt-5-mini", prices={"other:gpt-5-mini": {"input": 1, "output": 2}})
     status = keld.submit(job, tickets(), sink=str(Path(home) / "out.parquet"))
     for _ in range(80):

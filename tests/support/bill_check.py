@@ -199,7 +199,8 @@ def _check_bill(bill: Iterable[BillEntry], books: Sequence[Book]) -> Iterator[bo
     yield _check_fast(entries_of.pop(None, []), books)
     for book in books:
         for orphan in book.orphans:
-            billed = _billed(entries_of.pop(orphan.batch_id, []), book, [book.shards[orphan.shard_id]])
+            named = orphan.batch_id if orphan.batch_id in entries_of else orphan.batch_id.rpartition("/")[2]  # a bill has no resource names
+            billed = _billed(entries_of.pop(named, []), book, [book.shards[orphan.shard_id]])
             paid, more = (orphan.cost_usd or NOTHING, orphan.doubtful_usd) if orphan.settled_at else (NOTHING, orphan.worst_usd)
             yield _covers(paid, billed, more, f"the orphan {orphan.batch_id}")
         ours = {batch_id: shard for batch_id, entries in entries_of.items() if (shard := book.owner(batch_id or "", entries))}

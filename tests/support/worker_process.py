@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import sys
+import tempfile
 import urllib.request
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -113,8 +115,11 @@ class Order:
     emulator_url: str
     peer: Peer
     scenario: str
-    sink: str
+    sink: str | None
     bug: str | None = None  # one of `bug.BUGS`
+    place: str | None = (
+        None  # a folder of its own: HOME, working directory, temporary files; the paths it opens are written to `opened` in it
+    )
 
 
 class Time:
@@ -137,13 +142,38 @@ class Time:
 def work(order: Order) -> Status:
     """Does what the scenario says, to the end."""
     os.environ.update(order.env)
+    if order.place:
+        move_to(Path(order.place))
     time, scenario = Time(order.emulator_url), SCENARIOS[order.scenario]
     bug = BUGS[order.bug](pytest.MonkeyPatch()) if order.bug else nullcontext()
     with bug, Keld(home=order.home, ledger_url=order.ledger_url, clock=time) as keld:
         return follow(keld, time, scenario, order.peer, order.sink)
 
 
-def follow(keld: Keld, time: Any, scenario: Scenario, peer: Peer, sink: str, most: int = 80) -> Status:
+def move_to(place: Path) -> None:
+    """Makes this process live in a folder of its own, and note every path that it opens, until it is killed."""
+    for name in ("home", "tmp", "cwd", "scratch"):
+        (place / name).mkdir(parents=True, exist_ok=True)
+    os.environ.update(HOME=str(place / "home"), TMPDIR=str(place / "tmp"), KELD_SCRATCH=str(place / "scratch"))
+    tempfile.tempdir = None  # it was found out before the fork
+    os.chdir(place / "cwd")
+    notes = os.open(place / "opened", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+            os.write(notes, os.path.abspath(os.fsencode(arguments[0])) + b"\n")
+
+    sys.addaudithook(note)
+
+
+def opened(place: Path) -> set[str]:
+    """The paths that a worker opened, without the program's own and those of the system."""
+    system = ("/proc/", "/dev/null", "/dev/urandom", "/etc/", "/sys/", "/usr/")
+    program = (str(Path(__file__).parents[2]), sys.prefix, sys.base_prefix, *system)
+    return {path for path in (place / "opened").read_text().splitlines() if not path.startswith(program)}
+
+
+def follow(keld: Keld, time: Any, scenario: Scenario, peer: Peer, sink: str | None, most: int = 80) -> Status:
     """Submits, advances whenever the job run wants to be looked at, cancels where the scenario does; gives the end.
 
     Raises:
@@ -190,6 +220,14 @@ def server() -> ForkServerContext:
     else:
         os.environ["PYTHONPATH"] = before
     return context
+
+
+def finished(order: Order) -> int | None:
+    """The exit code of a worker that does what it is told to the end."""
+    process = server().Process(target=work, args=(order,))
+    process.start()
+    process.join(120)
+    return process.exitcode
 
 
 def killed(order: Order, failpoint: str, nth: int = 1) -> int | None:

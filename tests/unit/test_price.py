@@ -184,7 +184,7 @@ def test_one_region_of_vertex_costs_what_the_models_uplift_says(model: str, fact
 def test_a_model_that_our_list_lacks_costs_the_highest_uplift_in_one_region() -> None:
     """It may cost more there, and nobody says; a ceiling must hold."""
     one, everywhere = (
-        rates("vertex", "claude-3-opus", Lane.STANDARD, DAY, listed=Listed(names=("claude-3-opus",), regional=regional))
+        rates("vertex", "claude-fable-5-2", Lane.STANDARD, DAY, listed=Listed(names=("claude-fable-5-2",), regional=regional))
         for regional in (True, False)
     )
     assert one is not None and everywhere is not None
@@ -252,7 +252,7 @@ def test_what_the_docstrings_reckon_is_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("provider", "model"), [("azure", "o3-pro"), ("aws", "anthropic.claude-haiku-4-5"), ("mistral", "mistral-large-latest")]
+    ("provider", "model"), [("azure", "gpt-5.5-pro"), ("aws", "anthropic.claude-haiku-4-5"), ("mistral", "mistral-large-latest")]
 )
 def test_where_no_list_has_a_batch_rate_half_of_the_standard_one_is_not_taken_for_it(provider: str, model: str) -> None:
     [batch] = [quote for quote in quotes(provider, model, DAY, rates) if quote.lane is Lane.BATCH]
@@ -375,6 +375,12 @@ def test_prices_of_an_unknown_model_is_refused_and_the_known_ones_are_told(price
     assert told.exit_code == 2
     assert "0.125" in told.stdout
     assert "No rate is known for openai:gpt-99" in told.stderr
+
+
+def test_prices_of_an_unknown_model_tells_names_like_it(prices: Any) -> None:
+    """Bedrock's names are long, and differ by region."""
+    told = prices("bedrock:claude-haiku-4-5").stderr
+    assert "bedrock:us.anthropic.claude-haiku-4-5-20251001-v1:0" in told.replace("\n", " ")
 
 
 def test_prices_of_a_model_without_a_provider_is_refused(prices: Any) -> None:

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from hashlib import sha256
 
 import msgspec
 
@@ -10,6 +9,7 @@ from ..answer import Answerer
 from ..cache import PromptCache
 from ..dialect import Conditions, Made
 from ..error import ApiError
+from .anthropic_body import read
 from .anthropic_messages import Messages
 
 # `vertex-2023-10-16` in the documentation, and the plain version of the API in what the official SDK sends (anthropic 2.14, Nov 2026).
@@ -37,8 +37,7 @@ class VertexMessages:
         if conditions.fate == "model_not_found" or "does-not-exist" in self.model:
             raise ApiError(status=404, message=f"Publisher Model `publishers/anthropic/models/{self.model}` is not found.")
         whole = b'{"model":%b,' % msgspec.json.encode(self.model.partition("@")[0]) + body.lstrip()[1:]
-        made = Messages(self.answerer, self.cache).make(whole, conditions)
-        return made._replace(model=self.model, digest=sha256(body).hexdigest())
+        return Messages(self.answerer, self.cache).answer(read(whole), body, conditions)._replace(model=self.model)
 
 
 def _check(body: bytes) -> None:

@@ -21,15 +21,29 @@ PATH = "/v1/embeddings"
 
 
 class OpenAIEmbeddings(OpenAIFamily):
-    """`Dialect` of embeddings."""
+    """`Dialect` of embeddings.
+
+    Args:
+        sends_dimensions: False for engines that refuse the field for most models (vLLM: for all that are not "matryoshka"); the length of the
+            vectors is checked when they are read, and `Job.params` may set the field.
+    """
+
+    def __init__(self, *, sends_dimensions: bool = True) -> None:
+        self._sends_dimensions = sends_dimensions
 
     def path(self, model: str) -> str:
         return PATH
 
     def template(self, question: Question, model: str, cache: Ttl | None) -> MessageTemplate:
         hole = Hole.new()
-        body = {"model": model} | _dimensions(model, OutputSchema.from_json(question.output)) | {"input": hole.mark} | question.params
+        # base64, as the SDK requests: a third of the bytes of decimal text.
+        body = {"model": model, "encoding_format": "base64"} | self._dimensions(question, model) | {"input": hole.mark} | question.params
         return message_template(body, body, hole)
+
+    def _dimensions(self, question: Question, model: str) -> dict[str, Any]:
+        if not self._sends_dimensions or model.endswith("ada-002"):  # ada-002 has no `dimensions`
+            return {}
+        return {"dimensions": OutputSchema.from_json(question.output).dimensions}
 
     def divided(self, body: Any, weights: Sequence[int]) -> list[dict[str, Any]] | None:
         """The answer to N texts as N answers; see `pack.Packing`."""
@@ -51,9 +65,3 @@ class OpenAIEmbeddings(OpenAIFamily):
         if lane is Lane.FLEX:
             raise InvalidJob("openai sells no flex lane for embeddings. Nothing was sent. Ask them in a batch or in the standard lane.")
         return body
-
-
-def _dimensions(model: str, output: OutputSchema) -> dict[str, Any]:
-    # base64, as the SDK requests: a third of the bytes of decimal text.  ada-002 has no `dimensions`.
-    sized = {} if model.endswith("ada-002") else {"dimensions": output.dimensions}
-    return {"encoding_format": "base64"} | sized

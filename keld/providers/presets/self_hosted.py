@@ -20,11 +20,12 @@ from keld.providers.base import Traits
 from keld.providers.dialects.anthropic_messages import PATH as MESSAGES_PATH
 from keld.providers.dialects.anthropic_messages import AnthropicMessages
 from keld.providers.dialects.openai_chat import OpenAIChat
+from keld.providers.dialects.openai_embeddings import OpenAIEmbeddings
 from keld.providers.fault import ANY, Meaning
 from keld.providers.pack import Pack
 from keld.providers.part import MODELS, Dialect, Preset
 from keld.providers.presets.common import LINE_BYTES, NOT_DONE
-from keld.providers.presets.openai import EMBEDDINGS, RESPONSES, dialect_of
+from keld.providers.presets.openai import RESPONSES, dialect_of
 from keld.request import Question
 from keld.shard import Limits
 
@@ -46,7 +47,7 @@ class EngineMessages(AnthropicMessages):
         return super().template(question, model, None)
 
 
-MESSAGES = EngineMessages()
+MESSAGES, EMBEDDINGS = EngineMessages(), OpenAIEmbeddings(sends_dimensions=False)
 CHATS = {name: OpenAIChat(length_field=name) for name in ("max_tokens", "max_completion_tokens")}
 
 
@@ -66,12 +67,11 @@ def _error_in(body: dict[str, Any], headers: Mapping[str, str]) -> Any:
 
 
 def _dialect_of(chat: OpenAIChat, question: Question, model: str) -> Dialect:
-    if question.output["kind"] != "embedding":
-        if question.endpoint == MESSAGES_PATH:
-            return MESSAGES
-        if question.endpoint == chat.path(model):
-            return chat
-    return dialect_of(question, model)
+    if question.output["kind"] == "embedding":
+        return EMBEDDINGS
+    if question.endpoint == MESSAGES_PATH:
+        return MESSAGES
+    return chat if question.endpoint == chat.path(model) else dialect_of(question, model)
 
 
 def _for_account(account: Account) -> Preset:

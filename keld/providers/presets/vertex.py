@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from keld.objects import Credentials
 from keld.price import Lane
+from keld.pricing import Listed
 from keld.providers.account import Account, VertexAccount
 from keld.providers.base import Traits
 from keld.providers.dialects.vertex_models import VertexGenerate, VertexMessages, is_claude
@@ -36,6 +38,12 @@ def _auth(connection: Connection) -> Auth:
     return vertex_auth.auth(connection)
 
 
+def _bucket_credentials(connection: Connection) -> Credentials:
+    from keld.providers.transports import vertex_auth
+
+    return vertex_auth.bucket_credentials(connection)
+
+
 def _error_in(body: dict[str, object], headers: object) -> object:
     from keld.providers.transports import vertex_auth
 
@@ -56,6 +64,12 @@ def _scope(account: Account) -> str:
     """Project and location: all projects share the hosts."""
     assert isinstance(account, VertexAccount)
     return f"/projects/{account.project}/locations/{account.location}"
+
+
+def _listed(account: Account, model: str) -> Listed:
+    """A model, or the last part of its resource name; anywhere but at the global endpoint some models cost more."""
+    location = account.location if isinstance(account, VertexAccount) else ""
+    return Listed(names=(model.rpartition("/")[2],), regional=location != _GLOBAL)
 
 
 def _for_account(account: Account) -> Preset:
@@ -90,6 +104,8 @@ PRESET = Preset(
     prices="vertex",
     probe=Probe(path=lambda account: f"/v1{_scope(account)}/batchPredictionJobs?pageSize=1"),  # the models of a project are listed nowhere
     bucket=lambda account: account.bucket if isinstance(account, VertexAccount) else "",
+    bucket_credentials=_bucket_credentials,
+    listed=_listed,
     # docs.cloud.google.com/vertex-ai/generative-ai/docs/multimodal/batch-prediction-gemini, Nov 2026: 200,000 requests and 1 GB a job; it is queued
     # for 72 hours at most, and ends 24 hours after it began; "if the batch prediction job is terminated, all completed rows are exported".  The
     # messages of a conversation grow when they become contents, which the size of a line does not tell: so 700 MB.

@@ -7,7 +7,7 @@ input of a later one.  Every failure of the bucket is a `Fault`, and a transfer 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from http import HTTPStatus
@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from keld import http
-from keld.objects import AccessDenied, Bucket, NoSuchObject, ObjectError, ObjectInfo
+from keld.objects import AccessDenied, Bucket, Credentials, NoSuchObject, ObjectError, ObjectInfo
 from keld.providers.download import Broken, Piece
 from keld.providers.fault import Fault, Sent
 
@@ -27,11 +27,11 @@ class Stored:
 
     Args:
         root: `gs://bucket/prefix`, below which inputs are kept.
-        options: obstore's own.
+        credentials: for the bucket; None: those that obstore finds.
     """
 
-    def __init__(self, root: str, patience: http.Patience, options: Mapping[str, str] | None = None) -> None:
-        self.root, self._patience, self._options = root.rstrip("/"), patience, options
+    def __init__(self, root: str, patience: http.Patience, credentials: Credentials | None = None) -> None:
+        self.root, self._patience, self._credentials = root.rstrip("/"), patience, credentials
         self._scheme = urlsplit(root).scheme
         self._bucket = cache(self._open)
 
@@ -82,7 +82,7 @@ class Stored:
             yield chunk
 
     def _open(self, name: str) -> Bucket:
-        return Bucket.at(f"{self._scheme}://{name}", self._options, call_s=self._patience.call_s)
+        return Bucket.at(f"{self._scheme}://{name}", call_s=self._patience.call_s, credentials=self._credentials)
 
     @contextmanager
     def _object(self, uri: str) -> Iterator[tuple[Bucket, str]]:
@@ -90,7 +90,10 @@ class Stored:
 
         Raises:
             Fault: a call to the bucket failed.
+            AccessRefused: there are no credentials.
         """
+        if self._credentials is not None:
+            self._credentials()  # here, since obstore hides what they raise
         parts = urlsplit(uri)
         bucket = self._bucket(parts.netloc)
         http.beat(self._patience.call_s)

@@ -24,7 +24,7 @@ from keld.providers.page import Page, instant
 from keld.providers.part import Connection
 from keld.providers.transports.rest import Params, Rest
 from keld.providers.transports.stored import Stored
-from keld.providers.transports.vertex_auth import auth, error_in
+from keld.providers.transports.vertex_auth import auth, bucket_credentials, error_in
 from keld.providers.transports.vertex_lines import LABEL, ids_by_request, is_named, matched
 
 VERSION = "v1"
@@ -53,7 +53,7 @@ class VertexBatches:
         assert isinstance(connection.account, VertexAccount)
         account = connection.account
         self._rest = Rest(connection, auth, error_in)
-        self._objects = Stored(account.bucket, connection.patience)
+        self._objects = Stored(account.bucket, connection.patience, bucket_credentials(connection))
         self._jobs = f"/{VERSION}{parent(account)}/batchPredictionJobs"
 
     def stage(self, path: Path, key: str) -> str | None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from keld.errors import AccessRefused, InvalidJob
+from keld.objects import Credentials
 from keld.providers.auth import Renewed, Token
-from keld.providers.part import Auth, Connection
+from keld.providers.part import Connection
 
 TOKEN_VARIABLE = "GOOGLE_OAUTH_ACCESS_TOKEN"  # noqa: S105  the name of a variable; Terraform's provider for Google reads the same one
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -25,9 +26,23 @@ _NO_ACCESS = frozenset(
 )
 
 
-def auth(connection: Connection) -> Auth:
+def auth(connection: Connection) -> Renewed:
     """The account's own token (`api_key=`, or the variable `GOOGLE_OAUTH_ACCESS_TOKEN`), else one by the credentials that google-auth finds."""
     return Renewed(lambda: _given(connection) or _fetched(connection), "token of Google Cloud")
+
+
+def bucket_credentials(connection: Connection) -> Credentials:
+    """The same token for the bucket: obstore alone knows neither an access token nor every kind of credentials.
+
+    The function raises `Fault` or `AccessRefused` if there is no token.
+    """
+    kept = auth(connection)
+
+    def credentials() -> dict[str, Any]:
+        token = kept.token()
+        return {"token": token.value, "expires_at": datetime.fromtimestamp(token.expires_at, UTC)}
+
+    return credentials
 
 
 def _given(connection: Connection) -> Token | None:
@@ -44,7 +59,7 @@ def _fetched(connection: Connection) -> Token:
     """
     try:
         import google.auth
-        from google.auth.exceptions import DefaultCredentialsError, RefreshError
+        from google.auth.exceptions import DefaultCredentialsError, OAuthError, RefreshError
         from google.auth.transport.requests import Request
     except ImportError as missing:
         raise InvalidJob("Kind vertex needs google-auth, which is not installed. Nothing was sent. pip install 'keld[vertex]'") from missing
@@ -57,7 +72,7 @@ def _fetched(connection: Connection) -> Token:
             f"GOOGLE_APPLICATION_CREDENTIALS to a key file, or {TOKEN_VARIABLE} to an access token.",
             account=connection.account.kind,
         ) from None
-    except RefreshError as refused:
+    except (RefreshError, OAuthError) as refused:
         if refused.retryable:
             raise
         raise AccessRefused(

@@ -1,6 +1,6 @@
 """Celery workers: those of a running Airflow, each as if on its own host: its home, its directory, its name.
 
-They share what the README asks for (the ledger and Keld's home), and the Dags.
+They share what the README asks for (the ledger and Keld's home, or the ledger and a bucket), and the Dags.
 """
 
 import os
@@ -35,7 +35,8 @@ class Crew:
         home = self.airflow.home / "hosts" / name
         home.mkdir(parents=True, exist_ok=True)
         command = (*AIRFLOW, "celery", "worker", "--celery-hostname", f"{name}@%h", "--concurrency", "2")
-        self.airflow.run(name, *_host(name), *command, AIRFLOW_HOME=str(home), TEST_WORKER=name, **environment)
+        own = _place(home) if self.airflow.environment.get("KELD_STAGING") else {}
+        self.airflow.run(name, *_host(name), *command, AIRFLOW_HOME=str(home), TEST_WORKER=name, **own, **environment)
         self._names.add(name)
 
     def stop(self, name: str) -> None:
@@ -64,6 +65,14 @@ class Crew:
 
     def _listening(self) -> set[str]:
         return {node.partition("@")[0] for answer in self._celery.control.ping(timeout=1) for node in answer}
+
+
+def _place(home: Path) -> dict[str, str]:
+    """The variables that give a worker directories of its own; the bucket is what it has in common with others."""
+    own = {"KELD_HOME": "keld", "TMPDIR": "tmp", "HOME": "home"}
+    for name in own.values():
+        (home / name).mkdir(exist_ok=True)
+    return {variable: str(home / name) for variable, name in own.items()}
 
 
 # Root needs no namespace of users for it, and would not be let in to Postgres from there.

@@ -39,11 +39,16 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
         yield broker
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, postgres: Callable[[], str], broker: Broker) -> Iterator[tuple[Stack, Crew]]:
+@pytest.fixture(scope="module", params=[None, "s3://staging/keld"], ids=["directory", "bucket"])
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres: Callable[[], str], broker: Broker
+) -> Iterator[tuple[Stack, Crew]]:
+    """With a bucket, each worker has a Keld home, a HOME and temporary files of its own."""
     from tests.edges.airflow.celery_workers import Crew
 
     settings = {**SETTINGS, **database_url("postgres", postgres), "AIRFLOW__CELERY__BROKER_URL": broker.url}
+    if request.param is not None:
+        settings["KELD_STAGING"] = request.param
     with live(tmp_path_factory.mktemp("celery"), dags=("label",), **settings) as stack:
         crew = Crew(stack.airflow, broker.url, stack.place)
         crew.at_work("a", "b")
