@@ -57,6 +57,11 @@ class Account:
                 "Nothing was sent. Put the key in an environment variable and name that in api_key_env=, or give a function."
             )
 
+    @staticmethod
+    def of(kind: str, **fields: Any) -> Account:
+        """An account of a built-in kind, of the class that its accounts have, e.g. `BedrockAccount`; `fields` as of that class."""
+        return TYPES.get(kind, Account)(kind=kind, **fields)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AzureAccount(Account):

@@ -233,11 +233,10 @@ from pathlib import Path
 from tests.support.ticket_job import openai, tickets, triage
 from tests.support.worker_process import Time
 from keld import Account, Keld
-from keld.providers.account import TYPES
 
 home, url, kind, base_url = sys.argv[1:]
 time = Time(url)
-with Keld(home=home, clock=time, accounts={"other": TYPES.get(kind, Account)(kind=kind, base_url=base_url or None)}) as keld:
+with Keld(home=home, clock=time, accounts={"other": Account(kind=kind, base_url=base_url or None)}) as keld:
     job = triage(openai, models="other:gpt-5-mini", prices={"other:gpt-5-mini": {"input": 1, "output": 2}})
     status = keld.submit(job, tickets(), sink=str(Path(home) / "out.parquet"))
     for _ in range(80):
