@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keld.shard import Limits, Slice, cut, fitting
+from keld.shard import Limits, Slice, cut, cut_evenly, fitting
 
 LIMITS = Limits(max_requests=3, max_bytes=100, max_line_bytes=60)
 
@@ -101,3 +101,41 @@ def test_a_row_too_large_for_any_batch_is_not_asked_and_harms_no_other() -> None
 def test_a_user_can_only_lower_the_limits(requests: int | None, size: int | None, lowered: tuple[int, int, int]) -> None:
     found = LIMITS.lowered(requests, size)
     assert (found.max_requests, found.max_bytes, found.max_line_bytes) == lowered
+
+
+# --- a least number of requests -----------------------------------------------------------------------------------------
+
+
+@given(_cases(), st.integers(2, 8))
+def test_an_even_cut_asks_every_row_once_in_order_and_within_the_limits(case: tuple[list[list[int]], int, Limits], least: int) -> None:
+    blocks, overhead, limits = case
+    sizes = [size for block in blocks for size in block]
+    slices = cut_evenly(np.array(sizes, dtype=np.int64), overhead, limits, least)
+    assert _asked(slices, sizes, overhead, limits) == [n for n, size in enumerate(sizes) if 0 < size <= limits.max_line_bytes - overhead]
+    assert [part.start for part in slices] == [0, *(part.stop for part in slices[:-1])][: len(slices)]
+    for part in slices:
+        lines = [sizes[n] + overhead for n in _asked([part], sizes, overhead, limits)]
+        assert (part.requests, part.size_bytes) == (len(lines), sum(lines))
+        assert part.requests <= limits.max_requests
+        assert part.size_bytes <= limits.max_bytes
+
+
+@given(rows=st.integers(0, 400), least=st.integers(1, 20), more=st.integers(0, 50))
+def test_an_even_cut_has_no_small_slice(rows: int, least: int, more: int) -> None:
+    """Any number of rows that is enough for one batch can be cut so, if a batch holds nearly twice the least; and in as few as possible."""
+    limits = Limits(max_requests=2 * least - 1 + more, max_bytes=10**9, max_line_bytes=10**6)
+    found = [part.requests for part in cut_evenly(np.full(rows, 10, dtype=np.int64), 0, limits, least)]
+    assert sum(found) == rows
+    assert len(found) == -(-rows // limits.max_requests)
+    if rows >= least:
+        assert min(found) >= least
+        assert max(found) - min(found) <= 1
+
+
+def test_long_rows_make_more_slices_as_long_as_each_is_large_enough() -> None:
+    """Fifty long rows and fifty short ones: two halves would be too large for the limit in bytes."""
+    sizes = np.array([90] * 50 + [10] * 50, dtype=np.int64)
+    limits = Limits(max_requests=100, max_bytes=3_000, max_line_bytes=1_000)
+    found = cut_evenly(sizes, 0, limits, 20)
+    assert [part.requests for part in found] == [33, 33, 34]
+    assert all(part.size_bytes <= 3_000 for part in found)
