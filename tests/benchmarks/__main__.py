@@ -111,7 +111,7 @@ def goodput(folder: Path, rows: int, rounds: int) -> None:
     print("\ngoodput: simulated engines of one's own, in simulated time; against the best of all fixed numbers at once", flush=True)
     for name, (engine, count) in ENGINES.items():
         answers = lengths(count)
-        (fixed, best), found = best_fixed(engine, answers), played(engine, Goodput(8, 512), answers)
+        (fixed, best), found = best_fixed(engine, answers), played(engine, Goodput(4, 512), answers)
         share = found.tokens_per_s / best.tokens_per_s
         say(
             f"{name}: {count:,} rows",

@@ -21,7 +21,7 @@ def test_it_gets_nearly_the_goodput_of_the_best_fixed_number(name: str) -> None:
     engine, rows = ENGINES[name]
     answers = lengths(rows)
     best = played(engine, Fixed(engine.slots), answers)
-    found = played(engine, Goodput(8, 512), answers)
+    found = played(engine, Goodput(4, 512), answers)
     assert found.tokens == best.tokens
     assert found.tokens_per_s >= 0.85 * best.tokens_per_s
     assert found.refused <= 30
@@ -31,7 +31,7 @@ def test_it_gets_nearly_the_goodput_of_the_best_fixed_number(name: str) -> None:
 def test_the_queue_it_makes_is_bounded(name: str) -> None:
     """More at once than that only makes every answer later."""
     engine, rows = ENGINES[name]
-    assert max(played(engine, Goodput(8, 512), lengths(rows)).at_once) <= 10 * engine.slots
+    assert max(played(engine, Goodput(4, 512), lengths(rows)).at_once) <= 10 * engine.slots
 
 
 def test_much_more_goodput_doubles_it_and_some_more_adds_a_quarter() -> None:

@@ -258,7 +258,7 @@ def unpriced(**terms: Any) -> Job:
 
 @BY_TIME
 def test_answers_cost_the_time_that_the_host_was_busy_split_over_the_rows(
-    open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]
+    open_keld: Callable[..., Keld], slow: Callable[[float], Emulator], ledger_url: str
 ) -> None:
     emulator = slow(2)
     keld = hourly(open_keld, emulator)
@@ -315,7 +315,7 @@ def test_a_price_by_token_of_the_job_has_precedence(open_keld: Callable[..., Kel
 
 @BY_TIME
 def test_the_time_of_a_worker_that_died_is_paid_until_it_was_last_seen(
-    open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]
+    open_keld: Callable[..., Keld], slow: Callable[[float], Emulator], ledger_url: str
 ) -> None:
     """Nobody else saw it end."""
     emulator = slow(1)
@@ -334,7 +334,9 @@ def test_the_time_of_a_worker_that_died_is_paid_until_it_was_last_seen(
 
 
 @BY_TIME
-def test_jobs_side_by_side_share_the_clock_of_one_host(open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]) -> None:
+def test_jobs_side_by_side_share_the_clock_of_one_host(
+    open_keld: Callable[..., Keld], slow: Callable[[float], Emulator], ledger_url: str
+) -> None:
     emulator = slow(1)
     keld = hourly(open_keld, emulator)
     runs = [keld.submit(unpriced(name=name), tickets(10)).id for name in ("one", "two")]
