@@ -68,7 +68,8 @@ class Job:
         max_attempts: how often one row may be asked when the provider expired, lost or failed it.
         params: extra fields of every request's body, e.g. `{"temperature": 0}`; none that Keld sets itself, such as the model.
         prices: USD per million tokens for models that are in no price list: `{"openai:my-model": {"input": 0.1, "output": 0.4}}`.
-        endpoint: for OpenAI-shaped providers `/v1/chat/completions` (default) or `/v1/responses`; embeddings have their own.
+        endpoint: for OpenAI-shaped providers `/v1/chat/completions` (default) or `/v1/responses`, at a server of your own also `/v1/messages`;
+            embeddings have their own.
         reuse: `partition`: what an earlier run of the partition paid for is not asked again, and rows with the same prompt are asked once;
             `namespace`: the same for what any job of the namespace paid for that asks the same question; `never`: every row is asked by itself.
         accept: which answers of all models but the last are accepted: an Arrow expression over the answer's columns

@@ -26,7 +26,7 @@ from importlib.resources import files
 from typing import Any
 
 from keld.errors import InvalidJob
-from keld.price import FINEST, KINDS, Lane, Quote, Rates, bracket_of, pico
+from keld.price import FINEST, KINDS, Bracket, Lane, Quote, Rates, bracket_of, pico
 
 _Brackets = dict[int, dict[str, Decimal]]  # by the number of input tokens they begin above, then by kind of token; the first at 0
 
@@ -139,7 +139,7 @@ def sold_in_batches(account: str, prices: str | None, at: datetime, price_of: Pr
 # -- a job's own prices ---------------------------------------------------------------------------------------
 
 
-def _own(name: str, given: Mapping[str, Any]) -> Any:
+def _own(name: str, given: Mapping[str, Any]) -> Bracket:
     known = set(KINDS)
     if "input" not in given or set(given) - known:
         raise InvalidJob(

@@ -130,7 +130,7 @@ class KeldHook(BaseHook):
         missing = f"there is no connection {self.keld_conn_id}"
         if connection is not None:
             missing = f"the connection {self.keld_conn_id} is another account, and names none for it in more_accounts"
-        return {kind: Account(kind=kind, keyless=missing) for kind in _KINDS}
+        return {kind: Account.of(kind, keyless=missing) for kind in _KINDS}
 
     def _ledger_url(self, extra: dict[str, Any]) -> str | None:
         conn_id = extra.get("ledger_conn_id")
@@ -168,8 +168,8 @@ def _account(connection: Connection) -> tuple[str, Account]:
             f"The connection {conn_id} has account={name!r}, which no job can name before a colon in its models. Nothing was sent. "
             "Give it letters, digits, '_' and '-'."
         )
-    account = Account(
-        kind=kind,
+    account = Account.of(
+        kind,
         base_url=_base_url(connection),
         api_key=(lambda: key) if key else None,
         keyless=f"the connection {conn_id} has none (its password)",

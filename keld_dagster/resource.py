@@ -68,7 +68,7 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
     def open(self) -> Keld:
         """A new environment; override it to give `Keld` what no configuration can hold (a clock, settings)."""
         accounts = {
-            name: Account(kind=given.kind, base_url=given.base_url, api_key_env=given.api_key_env) for name, given in self.accounts.items()
+            name: Account.of(given.kind, base_url=given.base_url, api_key_env=given.api_key_env) for name, given in self.accounts.items()
         }
         return Keld(
             home=self.directory,

@@ -8,6 +8,7 @@ a project, a bucket, a role) has a frozen subclass with these fields, so that a 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
@@ -56,6 +57,11 @@ class Account:
                 "Nothing was sent. Put the key in an environment variable and name that in api_key_env=, or give a function."
             )
 
+    @staticmethod
+    def of(kind: str, **fields: Any) -> Account:
+        """An account of a built-in kind, of the class that its accounts have, e.g. `BedrockAccount`; `fields` as of that class."""
+        return TYPES.get(kind, Account)(kind=kind, **fields)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AzureAccount(Account):
@@ -88,6 +94,12 @@ class BedrockAccount(Account):
     bucket: str = ""
     role: str = ""
 
+    def __post_init__(self) -> None:
+        Account.__post_init__(self)
+        _check_field(self, "region", r"[a-z]{2,}(-[a-z]+)+-\d+", "us-east-1")
+        _check_field(self, "bucket", r"s3://[^/]+(/.*)?", "s3://my-bucket/keld")
+        _check_field(self, "role", r"arn:[^:]+:iam::\d+:role/.+", "arn:aws:iam::123456789012:role/keld-batches")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VertexAccount(Account):
@@ -103,6 +115,10 @@ class VertexAccount(Account):
     project: str = ""
     location: str = ""
     bucket: str = ""
+
+    def __post_init__(self) -> None:
+        Account.__post_init__(self)
+        _check_field(self, "bucket", r"gs://[^/]+(/.*)?", "gs://my-bucket/keld")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +159,17 @@ TYPES: Mapping[str, type[AzureAccount | BedrockAccount | SelfHostedAccount | Ver
     "vertex": VertexAccount,
 }
 """The class of the accounts of each built-in kind that needs more than an address and a key."""
+
+
+def _check_field(account: Account, name: str, pattern: str, example: str) -> None:
+    """Checks a field that is not empty: a slip here would be seen only in the reply to a create, which may refuse the rows for good.
+
+    Raises:
+        InvalidJob: it has not the form.
+    """
+    given = getattr(account, name)
+    if given and not re.fullmatch(pattern, given):
+        raise InvalidJob(f"The {name} of an account of kind {account.kind} is {given!a}. Nothing was sent. Write it like {example!r}.")
 
 
 def completed(account: Account, variables: Mapping[str, str]) -> Account:

@@ -57,7 +57,10 @@ _ACCESS_SAID = {
 }
 CLOCK_SKEW = "clock_skew"
 # What a person should do about a refused access, by the code of the fault, where it is not the key.
-_ADVICE = {CLOCK_SKEW: "The clock of this machine differs from that of {name} by more than a signature may. Set it, e.g. by NTP."}
+_ADVICE = {
+    CLOCK_SKEW: "The clock of this machine differs from that of {name} by more than a signature may. Set it, e.g. by NTP.",
+    "bucket_access_denied": "Check that its bucket is there, and that the credentials of {name} may read, write and list it.",
+}
 _CAUSES = {
     "ConnectTimeout": "no connection within its time",
     "PoolTimeout": "all connections were in use for too long",

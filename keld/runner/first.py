@@ -105,6 +105,10 @@ def _trait_notes(environment: Environment, terms: RunTerms) -> dict[str, str]:
     notes = {}
     for name in terms.models:
         traits, said = environment.provider(name.partition(":")[0]).traits, []
+        if traits.by_goodput:
+            notes[name] = (
+                "a server of your own, asked in the standard lane; if it has /v1/batches, an account of kind openai with its base URL uses them"
+            )
         if Lane.BATCH not in traits.lanes or terms.lane not in (AUTO, Lane.BATCH):
             continue
         if traits.least_requests > 1:

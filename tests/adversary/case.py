@@ -19,8 +19,8 @@ from tests.adversary.mode import LISTS, REPLIES, SLOW, Fault
 from tests.adversary.play import Play, host_of
 
 BOTH = ("openai", "anthropic")
-CLOUDS = ("azure", "mistral", "gemini", "bedrock")
-_FENCED, _UNFENCED, _REPLAYED = ("azure", "mistral"), ("gemini",), ("bedrock",)
+CLOUDS = ("azure", "mistral", "gemini", "vertex", "bedrock")
+_FENCED, _UNFENCED, _REPLAYED = ("azure", "mistral", "vertex"), ("gemini",), ("bedrock",)
 ANSWERED = frozenset({"answered"})
 SHOWN = frozenset({"quarantined"})
 EITHER = ANSWERED | SHOWN

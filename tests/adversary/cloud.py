@@ -1,4 +1,4 @@
-"""Cloud: the wires of Azure, Mistral, Gemini and Bedrock, as far as a client of their batches needs them.
+"""Cloud: the wires of Azure, Mistral, Gemini, Vertex and Bedrock, as far as a client of their batches needs them.
 
 Written from the vendors' public pages (learn.microsoft.com, docs.mistral.ai, ai.google.dev, docs.aws.amazon.com), Nov 2026.
 """
@@ -200,10 +200,61 @@ class Gemini(Shape):
         return {"candidates": [said], "usageMetadata": usage, "modelVersion": self.model}
 
 
+class Bucketed(Shape):
+    """What shapes over a bucket share: the calls of S3 and of Cloud Storage's XML API, which are the same."""
+
+    def carried_out(self, host: Host, request: Request, at: str, name: str) -> Reply | None:
+        if request.path[0] not in ("s3", "gs"):
+            return None
+        match at:
+            case "upload":
+                return self._kept(host, request, name)
+            case "size" | "download":
+                content = self.object(host, name)
+                return _read(host, request, content) if content is not None else _no_object()
+            case "delete":
+                host.files.pop(name, None)
+                host.removed.setdefault(name, host.clock())
+                return Reply(status=204)
+            case _:
+                return self._names(host, request.query.get("prefix") or "")
+
+    def object(self, host: Host, name: str) -> bytes | None:
+        """What is stored under a name: an upload, or what a job wrote when it had ended."""
+        return host.files.get(name)
+
+    def written(self, host: Host) -> list[str]:
+        """The names of the objects that jobs wrote."""
+        return []
+
+    def _names(self, host: Host, prefix: str) -> Reply:
+        """A list of objects."""
+        when = host.clock().strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        shown = ""
+        for name in sorted({*host.files, *self.written(host)}):
+            if name.startswith(prefix) and (content := self.object(host, name)) is not None:
+                meta = f"<LastModified>{when}</LastModified><ETag>{_tag(content)}</ETag><Size>{len(content)}</Size>"
+                shown += f"<Contents><Key>{name}</Key>{meta}</Contents>"
+        return _xml(f"<ListBucketResult>{shown}<IsTruncated>false</IsTruncated></ListBucketResult>")
+
+    def _kept(self, host: Host, request: Request, name: str) -> Reply:
+        """An object, or one of its parts."""
+        upload, number = request.query.get("uploadId"), int(request.query.get("partNumber") or 0)
+        if request.method == "PUT":
+            host.files[f"{upload}/{number:05d}" if upload else name] = request.body
+            return Reply(headers={"etag": _tag(request.body)})
+        if upload is None:
+            told_id = f"upload-{len(host.files)}-{name}"
+            return _xml(f"<InitiateMultipartUploadResult><UploadId>{told_id}</UploadId></InitiateMultipartUploadResult>")
+        parts = sorted(one for one in host.files if one.startswith(f"{upload}/"))
+        host.files[name] = b"".join(host.files.pop(part) for part in parts)
+        return _xml(f"<CompleteMultipartUploadResult><ETag>{_tag(host.files[name])}</ETag></CompleteMultipartUploadResult>")
+
+
 _ARN = "arn:aws:bedrock:us-east-1:123456789012:model-invocation-job/"
 
 
-class Bedrock(Shape):
+class Bedrock(Bucketed):
     """Jobs over objects in a bucket; a create with the same token makes no second job."""
 
     name, base, model, prefix, least_rows = "bedrock", "", "openai.gpt-oss-120b-1:0", "job", 100
@@ -227,35 +278,7 @@ class Bedrock(Shape):
 
     # -- the bucket -------------------------------------------------------------------------------------------
 
-    def carried_out(self, host: Host, request: Request, at: str, name: str) -> Reply | None:
-        match at:
-            case "upload":
-                return self._kept(host, request, name)
-            case "size" | "download":
-                content = self._object(host, name)
-                return _read(host, request, content) if content is not None else _no_object()
-            case "delete":
-                host.files.pop(name, None)
-                host.removed.setdefault(name, host.clock())
-                return Reply(status=204)
-            case _:
-                return None
-
-    def _kept(self, host: Host, request: Request, name: str) -> Reply:
-        """An object, or one of its parts."""
-        upload, number = request.query.get("uploadId"), int(request.query.get("partNumber") or 0)
-        if request.method == "PUT":
-            host.files[f"{upload}/{number:05d}" if upload else name] = request.body
-            return Reply(headers={"etag": _tag(request.body)})
-        if upload is None:
-            told_id = f"upload-{len(host.files)}-{name}"
-            return _xml(f"<InitiateMultipartUploadResult><UploadId>{told_id}</UploadId></InitiateMultipartUploadResult>")
-        parts = sorted(one for one in host.files if one.startswith(f"{upload}/"))
-        host.files[name] = b"".join(host.files.pop(part) for part in parts)
-        return _xml(f"<CompleteMultipartUploadResult><ETag>{_tag(host.files[name])}</ETag></CompleteMultipartUploadResult>")
-
-    def _object(self, host: Host, name: str) -> bytes | None:
-        """What is stored under a name: an upload, or what a job wrote when it had ended."""
+    def object(self, host: Host, name: str) -> bytes | None:
         found = re.search(r"/out/(job\d+)/(.+)", f"/{name}")
         if found is None:
             return host.files.get(name)
@@ -335,6 +358,82 @@ class Bedrock(Shape):
         return {"output": {"message": {"role": "assistant", "content": [{"text": row.said}]}}, "stopReason": "end_turn", "usage": usage}
 
 
+_JOBS = "projects/p/locations/us-central1/batchPredictionJobs"
+
+
+class Vertex(Bucketed, Gemini):
+    """Jobs over objects in a bucket, with a label as their mark; what was answered before a cancel is written."""
+
+    name, base, model, prefix = "vertex", "", "gemini-2.5-flash", ""
+
+    def call_of(self, request: Request) -> tuple[str, str]:
+        target = "/".join(request.path)
+        match request.method, request.path:
+            case method, ["gs", _, *parts] if parts:
+                return {"HEAD": "size", "GET": "download", "DELETE": "delete"}.get(method, "upload"), "/".join(parts)
+            case "POST", _ if target == f"v1/{_JOBS}":
+                return "create", ""
+            case "GET", _ if target == f"v1/{_JOBS}":
+                return "list", request.query.get("pageToken") or ""
+            case "GET", _ if target.startswith(f"v1/{_JOBS}/"):
+                return "get", request.path[-1]
+            case "POST", _ if target.startswith(f"v1/{_JOBS}/") and target.endswith(":cancel"):
+                return "cancel", request.path[-1].removesuffix(":cancel")
+            case "POST", _ if target.endswith(":generateContent"):
+                return "ask", ""
+            case _:
+                return "odd", request.target
+
+    def object(self, host: Host, name: str) -> bytes | None:
+        found = re.search(r"/prediction-(\w+)/predictions\.jsonl$", name)
+        if found is None:
+            return host.files.get(name)
+        batch = host.batches.get(found[1])
+        return None if batch is None or host.ended_at(batch) is None else host.results(batch)
+
+    def written(self, host: Host) -> list[str]:
+        return [f"{self._folder(batch)}/predictions.jsonl" for batch in host.batches.values() if not batch.others]
+
+    def _folder(self, batch: Batch) -> str:
+        prefix = batch.metadata["outputConfig"]["gcsDestination"]["outputUriPrefix"].removeprefix("gs://bucket/")
+        return f"{prefix}/prediction-{batch.id}"
+
+    def purchase(self, host: Host, request: Request) -> Purchase | None:
+        asked = json.loads(request.body)
+        name = asked["inputConfig"]["gcsSource"]["uris"][0].removeprefix("gs://bucket/")
+        requests = [json.loads(line)["request"] for line in host.files.get(name, b"").split(b"\n") if line]
+        return Purchase([self.row(one["labels"]["keld"], one) for one in requests], "", name, asked)
+
+    def is_listed(self, request: Request, batch: Batch) -> bool:
+        mark = (batch.metadata or {}).get("labels", {}).get("keld")
+        wanted = re.fullmatch(r'labels\.keld="(.*)"', request.query.get("filter") or "")
+        return mark is not None and (wanted is None or wanted[1] == mark)
+
+    def page(self, shown: list[dict[str, Any]], names: list[str], *, more: bool, total: int) -> dict[str, Any]:
+        return ({"batchPredictionJobs": shown} if shown else {}) | ({"nextPageToken": names[-1]} if more and names else {})
+
+    def renamed(self, shown: dict[str, Any], name: Any) -> dict[str, Any]:
+        return shown | {"name": f"{_JOBS}/{name}"}
+
+    def shown(self, host: Host, batch: Batch) -> dict[str, Any]:
+        words = {"completed": "SUCCEEDED", "in_progress": "RUNNING"}
+        status, done, asked = host.status(batch), len(host.answered(batch)), batch.metadata or {}
+        own = {name: asked[name] for name in ("labels", "inputConfig", "outputConfig") if name in asked}
+        stats = {"successfulCount": str(done), "incompleteCount": str(len(batch.rows) - done)} if "no_counts" not in host.quirks else None
+        folder = f"gs://bucket/{self._folder(batch)}" if host.ended_at(batch) and done and not batch.others else None
+        told_of = {
+            "name": f"{_JOBS}/{host.id(batch.id)}", "state": f"JOB_STATE_{words.get(status, status.upper())}", **own,
+            "createTime": stamp(host, batch.at), "completionStats": stats,
+            "outputInfo": {"gcsOutputDirectory": folder} if folder else None,
+        }  # fmt: skip
+        return {name: value for name, value in told_of.items() if value is not None}
+
+    def line(self, host: Host, batch: Batch, row: Row, *, answered: bool) -> dict[str, Any] | None:
+        if not answered:
+            return None
+        return {"request": {"labels": {"keld": row.custom_id}}, "status": "", "response": self.answer(row)}
+
+
 def _read(host: Host, request: Request, content: bytes) -> Reply:
     """An object, or a part of it."""
     headers = {"etag": _tag(content), "last-modified": format_datetime(host.clock(), usegmt=True), "accept-ranges": "bytes"}
@@ -365,4 +464,4 @@ def _no_object() -> Reply:
     return Reply(status=404, kind="application/xml", body=b"<Error><Code>NoSuchKey</Code></Error>")
 
 
-CLOUDS: tuple[Shape, ...] = (Azure(), Mistral(), Gemini(), Bedrock())
+CLOUDS: tuple[Shape, ...] = (Azure(), Mistral(), Gemini(), Bedrock(), Vertex())

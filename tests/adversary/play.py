@@ -7,6 +7,7 @@ turned, never by itself; whether a client hung up by its own limit is seen by th
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import shutil
 import sqlite3
@@ -149,7 +150,9 @@ class Play:
         self.settings = self.settings or patience(slow=self.is_slow)
         failpoint.on_pass = self._breathe
         # Where the client of a bucket goes, and as whom; the server asks for neither.
+        key = {"gcs_base_url": f"{self.wire.url}/gs", "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
         store = {
+            "GOOGLE_SERVICE_ACCOUNT_KEY": json.dumps(key),
             "AWS_ENDPOINT_URL_S3": f"{self.wire.url}/s3",
             "AWS_ACCESS_KEY_ID": "any",
             "AWS_SECRET_ACCESS_KEY": "any",
@@ -402,6 +405,8 @@ def account_of(shape: str, url: str) -> Account:
     more: dict[str, Any] = {}
     if shape == "bedrock":
         more = {"region": "us-east-1", "bucket": "s3://bucket/keld", "role": "arn:aws:iam::123456789012:role/keld"}
+    elif shape == "vertex":
+        more = {"project": "p", "location": "us-central1", "bucket": "gs://bucket/keld"}
     kind = TYPES.get(shape, Account)
     return kind(kind=shape, base_url=url + SHAPES[shape].base, api_key=lambda: "sk-adversary-1", **more)
 

@@ -14,6 +14,7 @@ import pytest
 
 from keld import Keld
 from keld.emulator import Emulator
+from tests.chaos.test_bucket import BUCKET, BucketCrash
 from tests.chaos.test_crash import Crash, upon_postgres
 from tests.support.injected_bugs import BUGS
 from tests.support.kill_instant import Instant, end, start
@@ -34,17 +35,17 @@ _LIFE_S = 1.5
 @pytest.fixture
 def open_crash(
     open_emulator: Callable[..., Emulator], tmp_path: Path, record_property: Callable[[str, object], None], request: pytest.FixtureRequest
-) -> Callable[[], Crash]:
+) -> Callable[..., Crash]:
     """One after the other, each with a provider, a ledger and a folder of its own; the tests of failpoints have the same emulator."""
     numbers = itertools.count()
 
-    def start() -> Crash:
+    def start(kind: type[Crash] = Crash, staging: str | None = None) -> Crash:
         folder = tmp_path / str(next(numbers))
         folder.mkdir()
         emulator = listen(open_emulator(latency_s=10, cancel_s=5))
-        keld = Keld(home=folder / "home", ledger_url=f"sqlite:///{folder / 'ledger.db'}", clock=emulator.now)
+        keld = Keld(home=folder / "home", ledger_url=f"sqlite:///{folder / 'ledger.db'}", staging=staging, clock=emulator.now)
         request.addfinalizer(keld.close)
-        return Crash(emulator, keld, folder, record_property)
+        return kind(emulator, keld, folder, record_property)
 
     return start
 
@@ -93,6 +94,15 @@ def test_a_worker_killed_at_any_instant_costs_no_row_and_no_cent(
 ) -> None:
     """A SIGKILL does not wait for a failpoint."""
     play(open_crash(), seed, request)
+
+
+@pytest.mark.parametrize("seed", [pytest.param(_FIRST + n, marks=() if n < 1 else pytest.mark.slow) for n in range(_COUNT)])
+def test_a_worker_killed_at_any_instant_costs_nothing_with_staging_in_a_bucket(
+    open_crash: Callable[..., Crash], seed: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder is gone with it."""
+    monkeypatch.setenv("KELD_STAGING", BUCKET)
+    play(open_crash(BucketCrash, BUCKET), seed, request)
 
 
 @pytest.mark.slow

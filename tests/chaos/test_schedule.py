@@ -44,6 +44,17 @@ def test_no_schedule_in_the_fast_lanes_loses_a_row_or_pays_it_twice(
         record_property(name, count)
 
 
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("schedules", [4, pytest.param(400, marks=pytest.mark.slow)])
+def test_no_schedule_with_staging_in_a_bucket_loses_a_row_or_pays_it_twice(
+    schedules: int, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
+) -> None:
+    """Every worker has a folder of its own: they have the ledger and the bucket in common."""
+    monkeypatch.setenv("KELD_STAGING", "s3://staging/keld")
+    for name, count in explore(7, schedules).items():
+        record_property(name, count)
+
+
 # --- the schedules can fail: faults that they must find -----------------------------------------------------------------
 
 

@@ -32,7 +32,7 @@ BUYING = {
     "lands 200 s later": "it lands 200 s later",
     "hidden from the list for 70 s": "done, and missing from the list for 70 s",
     "hidden until the last look is over": "done, and missing from the list until the last look is over",
-    "done twice by a gateway": "a gateway has it done twice",
+    "sent twice by a gateway": "a gateway ",
 }
 
 

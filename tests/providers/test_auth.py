@@ -194,8 +194,9 @@ def test_two_regions_are_two_hosts_for_the_ledger() -> None:
         base_url=lambda account: f"https://bedrock.{account.region}.example",  # type: ignore[attr-defined]  # of BedrockAccount
         scope=lambda account: f"/{account.role}",  # type: ignore[attr-defined]  # of BedrockAccount
     )
-    hosts = [Provider("one", BedrockAccount(region=region, role="r"), preset, Patience()).host for region in ("eu-1", "us-1")]
-    assert hosts == ["https://bedrock.eu-1.example/r", "https://bedrock.us-1.example/r"]
+    role = "arn:aws:iam::123456789012:role/r"
+    hosts = [Provider("one", BedrockAccount(region=region, role=role), preset, Patience()).host for region in ("eu-west-1", "us-east-1")]
+    assert hosts == [f"https://bedrock.eu-west-1.example/{role}", f"https://bedrock.us-east-1.example/{role}"]
 
 
 def test_an_address_made_from_an_account_sees_what_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,6 @@ from keld.request import Question, custom_id, one_line
 from keld.schema import Embedding, output_schema
 from keld.state import State
 from tests.providers.conftest import Wire
-from tests.providers.test_kinds import worker
 from tests.support.slow_server import SILENT, slow_server
 from tests.support.ticket_job import Label, azure, finish, outcomes, purchases, tickets, triage
 
@@ -134,16 +133,6 @@ def test_inputs_expire_so_that_more_of_them_are_kept(wire: Wire) -> None:
     client = openai.OpenAI(base_url=wire.emulator.url_of("azure"), api_key=wire.emulator.api_key)
     (file,) = client.files.list(purpose="batch").data
     assert (file.expires_at or 0) - file.created_at == 14 * 86_400
-
-
-@pytest.mark.parametrize("point", ["upload.received", "create.send", "create.received", "download.chunk"])
-def test_a_worker_is_killed_and_another_goes_on(emulator: Emulator, tmp_path: Path, point: str) -> None:
-    """The batch whose create's reply nobody read is found by its mark."""
-    died = worker(tmp_path, emulator, "azure", point=point)
-    assert died.returncode == -9, died.stderr
-    ended = worker(tmp_path, emulator, "azure")
-    assert ended.stdout.split() == ["finished", "6", "0"], ended.stderr
-    assert (len(purchases(emulator)), max(purchases(emulator).values())) == (6, 1)
 
 
 # --- addresses and keys ---------------------------------------------------------------------------------------------------

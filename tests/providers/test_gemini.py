@@ -178,6 +178,15 @@ def test_counts_are_texts_and_a_zero_that_is_left_out_is_a_zero(wire: Wire) -> N
     assert (ended.requests, ended.done, ended.succeeded, ended.key) == (3, 3, 0, "aaaaaaaaaa-1")
 
 
+def test_a_zero_of_a_batch_that_runs_is_not_known_to_be_one(wire: Wire) -> None:
+    """Taken for a zero, the batch would be cancelled for a deadline, and its answers, which are paid, would be lost."""
+    fault(wire.emulator, "life", "stuck", done=0.0)
+    batch = wire.create()
+    assert (batch.native, batch.done) == ("BATCH_STATE_PENDING", 0)
+    running = wire.look(batch)
+    assert (running.native, running.requests, running.done) == ("BATCH_STATE_RUNNING", 3, None)
+
+
 @pytest.mark.parametrize(
     "body", ['{"operations": {}}', '{"error": {"code": 1}}', '{"status": "ok"}', '{"operations": [{"name": "files/a"}]}', "[]"]
 )

@@ -246,11 +246,22 @@ def _remote(operation: Any) -> RemoteBatch:
         input_ref=str(_object(metadata.get("inputConfig")).get("fileName") or "") or None,
         requests=requests,
         succeeded=succeeded if requests is None else succeeded or 0,
-        done=None if requests is None else (succeeded or 0) + (failed or 0),
+        done=_done(native, state, requests, (succeeded or 0) + (failed or 0)),
         errors=errors,
         queue_full=full if state is BatchState.FAILED and any(code == full for code, _ in errors) else None,
         result_refs=(file,) if isinstance(file, str) and file else (),
     )
+
+
+def _done(native: str, state: BatchState, requests: int | None, counted: int) -> int | None:
+    """Requests that are done; None: not known.
+
+    It is not documented whether the counts grow while a batch runs.  A zero taken for "nothing is answered" would have the batch cancelled for a
+    deadline, and what it had answered would be lost: only a batch that waits is known to have answered nothing.
+    """
+    if native.endswith("STATE_PENDING"):
+        return 0
+    return None if requests is None or (not counted and not state.ended) else counted
 
 
 def _object(value: Any) -> dict[str, Any]:
