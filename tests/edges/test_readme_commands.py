@@ -137,7 +137,9 @@ def test_every_block_of_code_is_run_by_some_test() -> None:
     """A block in another language would not be run."""
     languages = {block.language for page in PAGES for block in blocks(page)}
     assert languages <= {"", "python", "console", "toml", "yaml"}
-    assert {name(page) for page in PAGES if any(block.language == "yaml" for block in blocks(page))} == {"docs/how-to/staging.md"}  # by test_manifest
+    assert {name(page) for page in PAGES if any(block.language == "yaml" for block in blocks(page))} == {
+        "docs/how-to/staging.md"
+    }  # by test_manifest
     assert {name(page) for page in PAGES if any(block.language == "toml" for block in blocks(page))} == {FOLLOWED}
     run_elsewhere = {"README.md", "docs/how-to/airflow.md", "docs/how-to/dagster.md"}
     with_python = {name(page) for page in PAGES if any(block.language == "python" for block in blocks(page))}
