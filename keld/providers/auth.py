@@ -62,19 +62,24 @@ class Renewed:
         return time.time() >= self._next
 
     def renew(self) -> None:
-        """Gets a new token, unless another thread just did.
+        """Gets a new token, unless another thread just did; while one does, the others go on with the old token as long as it is good.
 
         Raises:
             Fault: none within its time, and the old one has expired; nothing was sent.
             AccessRefused: it was refused.
         """
-        if not self._lock.acquire(timeout=self._limit_s):
+        if not self._lock.acquire(timeout=0 if self._is_good() else self._limit_s):
+            if self._is_good():
+                return
             raise Fault(sent=Sent.NO, cause=f"{self._what} did not come within {self._limit_s:,.0f} s")
         try:
             if self.due():
                 self._renew()
         finally:
             self._lock.release()
+
+    def _is_good(self) -> bool:
+        return self._token is not None and time.time() < self._token.expires_at
 
     def _renew(self) -> None:
         got = _Fetched(self._fetch)
@@ -85,7 +90,7 @@ class Renewed:
             self._next = time.time() + max(left_s - _EARLY_S, left_s / 2)
         elif isinstance(got.error, AccessRefused):
             raise got.error
-        elif self._token is not None and time.time() < self._token.expires_at:
+        elif self._is_good():
             self._next = time.time() + _PAUSE_S  # the old token is still good
         else:
             why = cause_of(got.error) if got.error is not None else f"nothing came within {self._limit_s:,.0f} s"

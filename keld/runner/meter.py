@@ -47,24 +47,35 @@ class Meter:
     """The time of one run.
 
     Args:
+        began_at: when the run began.
         ends_at: when the reservation is used up.
     """
 
     context: RunContext
     stretch: str
+    began_at: datetime
     ends_at: datetime
     busy: bool = True  # the host answered something, or may have
     _seen_at: float = 0.0
+    _latest: datetime | None = None  # what the clock said at the last look
+    _set_back: timedelta = timedelta(0)
+
+    def now(self) -> datetime:
+        """What the clock would say if nobody had set it back since the run began: else the run would last longer than what is reserved for it."""
+        at = self.context.now()
+        self._set_back += max(timedelta(0), (self._latest or self.began_at) - at)
+        self._latest = at
+        return at + self._set_back
 
     @property
     def left(self) -> timedelta:
-        return self.ends_at - self.context.now()
+        return self.ends_at - self.now()
 
     def is_used_up(self) -> bool:
         """True if no more rows may begin; notes from time to time that the run is under way."""
         if time.monotonic() - self._seen_at > _SEEN_EVERY_S:
             self._seen_at = time.monotonic()
-            self.context.ledger.stretches.see(self.stretch, self.context.now())
+            self.context.ledger.stretches.see(self.stretch, self.now())
         return self.left <= DRAIN
 
 
@@ -78,8 +89,8 @@ def metered(context: RunContext, run: JobRun, shard: Shard) -> Iterator[Meter | 
     ledger, now = context.ledger, context.now()
     stretch = ledger.stretches.begin(context.lease, shard, now, hour)
     reserved = timedelta(hours=float(shard.worst_usd / hour)) - ledger.stretches.used(shard.id)
-    meter = Meter(context, stretch, now + reserved)
+    meter = Meter(context, stretch, now, now + reserved)
     try:
         yield meter
     finally:
-        ledger.stretches.end(stretch, context.now(), busy=meter.busy)
+        ledger.stretches.end(stretch, meter.now(), busy=meter.busy)

@@ -172,8 +172,8 @@ def replay(context: RunContext, provider: Provider, shard: Shard) -> RemoteBatch
         LeaseLost: another worker may have sent the next attempt by now, which has another key.
     """
     window, path = provider.traits.replays, context.files.shard(shard.id).input
-    if window is None or context.now() - (shard.intent_at or context.now()) > window:
-        return None
+    if window is None or not timedelta(0) <= context.now() - (shard.intent_at or context.now()) <= window:
+        return None  # before the intent: a clock was set back, and it is not known how old the key is
     if shard.input_ref is None and not path.exists():
         return None  # the input is sent with the create, and is not on this machine
     renewed = time.monotonic(), context.now()

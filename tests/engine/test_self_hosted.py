@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -298,6 +299,26 @@ def test_the_run_ends_itself_when_its_reservation_is_used_up(open_keld: Callable
     assert set(found) == {"answered", "over_ceiling"}
     assert 15 <= found["answered"] <= 25
     assert Decimal("0.30") <= status.cost_usd <= ceiling
+
+
+@BY_TIME
+def test_a_clock_that_is_set_back_does_not_lengthen_a_run(open_keld: Callable[..., Keld], open_emulator: Callable[..., Emulator]) -> None:
+    """What is reserved is a span of the host's time: by the clock alone it would last an hour more, and nobody would see its cost."""
+    asked: list[None] = []
+
+    def respond(body: dict[str, Any]) -> dict[str, Any]:
+        emulator.advance(20)
+        asked.append(None)
+        return {"category": "bug", "urgent": True}
+
+    emulator = open_emulator(responder=respond)
+    keld = open_keld(
+        clock=lambda: emulator.now() - timedelta(hours=1 if len(asked) > 5 else 0),
+        accounts={"mine": account(emulator, gpu_hour_usd=HOUR)},
+    )
+    ceiling = Decimal("0.50")  # 500 s: 25 answers, and those in flight at the moments when the clock is set back and when the run ends
+    finish(keld, emulator, keld.submit(unpriced(ceiling_usd=ceiling), tickets(100)).id)
+    assert 15 <= len(asked) <= 45
 
 
 def test_a_ceiling_without_room_for_a_run_is_refused_in_words(open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]) -> None:

@@ -100,6 +100,31 @@ def test_a_create_is_not_sent_again_after_its_window(keld: Keld, emulator: Emula
     assert "adopted" in events(keld, status)
 
 
+def test_a_create_is_not_sent_again_by_a_clock_that_was_set_back(
+    open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not known how old the key is: the host may have forgotten it."""
+    back = [timedelta(0)]
+    keld = open_keld(clock=lambda: emulator.now() - back[0], accounts={"rare": Account(kind="rarehost")})
+
+    def set_back(point: str) -> None:
+        if point == "create.received":
+            emulator.advance(601)
+            back[0] = timedelta(hours=1)
+
+    monkeypatch.setattr(points, "on_pass", set_back)
+    fault(emulator, "create", "drop_after", times=1)
+    status = keld.submit(job(), tickets())
+    keld.advance(status.id)
+    assert len(creates(emulator, RARE)) == 1
+    back[0] = timedelta(0)
+    monkeypatch.setattr(points, "on_pass", None)
+    status = finish(keld, emulator, status.id)
+    assert set(purchases(emulator).values()) == {1}
+    assert len(creates(emulator, RARE)) == 1
+    assert "adopted" in events(keld, status)
+
+
 @pytest.mark.parametrize("point", ["create.send", "create.received", "create.replay.send", "create.replay.received"])
 def test_a_worker_that_dies_around_a_create_is_followed_by_one_that_sends_the_same(
     keld: Keld, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, point: str

@@ -164,6 +164,34 @@ def test_a_failed_renewal_leaves_the_old_token_while_it_is_good() -> None:
     assert not kept.due(), "it is not tried again for each request"
 
 
+def test_a_renewal_that_hangs_holds_up_only_one_request_while_the_old_token_is_good(slow: threading.Event) -> None:
+    """The threads that wait for it are those in which answers are written to disk."""
+    issuer, renewing = Issuer(3_600), threading.Event()
+
+    def fetch() -> Token:
+        if issuer.calls:
+            renewing.set()
+            slow.wait()
+        return issuer()
+
+    auth = Renewed(fetch, "a token", limit_s=600)
+    assert token_of(auth) == "Bearer t0"
+    auth._next = 0.0  # what five minutes before the end would do
+    one = threading.Thread(target=auth.renew, daemon=True)
+    one.start()
+    assert renewing.wait(30)
+    others = [threading.Thread(target=auth.renew, daemon=True) for _ in range(2)]
+    for other in others:
+        other.start()
+    for other in others:
+        other.join(15)
+    assert not any(other.is_alive() for other in others)
+    assert auth.headers(OUTGOING)["authorization"] == "Bearer t0"
+    slow.set()
+    one.join(30)
+    assert token_of(auth) == "Bearer t1"
+
+
 def test_a_token_is_not_in_the_text_of_what_holds_it() -> None:
     from keld.providers.part import Fixed
 

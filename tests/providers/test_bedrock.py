@@ -14,6 +14,7 @@ from keld import Account, BedrockAccount
 from keld.answer import Outcome
 from keld.cache import Ttl
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable
+from keld.objects import Bucket
 from keld.price import Lane
 from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, Refused
 from keld.providers.dialects.bedrock_messages import BedrockMessages
@@ -372,6 +373,47 @@ def test_a_job_is_found_by_its_token_however_many_there_are(wire: Wire) -> None:
     found = wire.provider.find("nonce00001-1", made[0].created_at)
     assert [batch.id for batch in found] == [made[1].id]
     assert wire.provider.find("nonce00009-1", made[0].created_at) == []
+
+
+def test_a_search_that_gives_the_same_page_again_proves_nothing(wire: Wire) -> None:
+    """Taken for the end of the list, the job would be missing in it, and be sent and paid again."""
+    fault(wire.emulator, "list", "garbage", body='{"invocationJobSummaries": [], "nextToken": "t"}', times=None)
+    with pytest.raises(ProviderUnreachable):
+        wire.provider.find("nonce00001-1", wire.emulator.now())
+
+
+def test_a_job_that_was_stopped_may_have_an_output_though_its_counts_are_missing(wire: Wire) -> None:
+    """Without its output its rows would be asked, and paid, again; a count of zero says that there is none."""
+    batch = wire.create()
+    job = {
+        "jobArn": batch.id, "status": "Stopped", "submitTime": "2026-11-29T10:00:00Z", "clientRequestToken": batch.key,
+        "inputDataConfig": {"s3InputDataConfig": {"s3Uri": batch.input_ref}}, "outputDataConfig": {"s3OutputDataConfig": {"s3Uri": "s3://b/out/"}},
+    }  # fmt: skip
+    fault(wire.emulator, "get", "garbage", body=json.dumps(job), times=1)
+    found = wire.look(batch)
+    assert (found.state, found.done, len(found.result_refs)) == (BatchState.CANCELLED, None, 1)
+    for none in ({"processedRecordCount": 0}, {"status": "Expired"}, {"status": "Failed"}):
+        wire.emulator.clear_faults()
+        fault(wire.emulator, "get", "garbage", body=json.dumps(job | none), times=1)
+        assert wire.look(batch).result_refs == ()
+
+
+def test_an_object_that_is_replaced_while_it_is_opened_is_not_read_on(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The beginning of the one and the end of the other would be a row's wrong answer."""
+    batch = wire.ended(5)
+    (file,) = wire.provider._batches.results(batch)
+    store, name = wire.emulator._live.store.objects, urlsplit(file.id).path[1:]
+    with wire.provider._batches.fetch(batch, file, 0, "") as piece:
+        validator = piece.validator
+    opened = Bucket.open
+
+    def replaced(self: Bucket, *asked: Any) -> Any:
+        store.write("s3", "keld-emulator", name, store.read("s3", "keld-emulator", name)[::-1])
+        return opened(self, *asked)
+
+    monkeypatch.setattr(Bucket, "open", replaced)
+    with pytest.raises(Fault, match="changed"), wire.provider._batches.fetch(batch, file, 10, validator):
+        pass
 
 
 def test_an_input_has_a_name_of_its_own_each_time(wire: Wire) -> None:

@@ -1,5 +1,6 @@
 """What only Gemini does: uploads in pieces, two versions, a list without an order, errors of Google's shape; over the wire of the emulator."""
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -185,6 +186,26 @@ def test_a_zero_of_a_batch_that_runs_is_not_known_to_be_one(wire: Wire) -> None:
     assert (batch.native, batch.done) == ("BATCH_STATE_PENDING", 0)
     running = wire.look(batch)
     assert (running.native, running.requests, running.done) == ("BATCH_STATE_RUNNING", 3, None)
+
+
+@pytest.mark.parametrize(
+    ("stats", "succeeded"),
+    [
+        ({"requestCount": "3"}, None),
+        ({"requestCount": "3", "successfulRequestCount": "1"}, None),
+        ({"requestCount": "3", "successfulRequestCount": "1", "pendingRequestCount": "2"}, 1),
+        ({"requestCount": "3", "pendingRequestCount": "3"}, 0),
+    ],
+    ids=str,
+)
+def test_counts_of_a_cancelled_batch_that_do_not_add_up_are_not_known(wire: Wire, stats: dict[str, str], succeeded: int | None) -> None:
+    """It gives no answers back; a count that is too low would hide rows that are paid, and nothing would stay reserved for them."""
+    batch = wire.create()
+    metadata = {"state": "BATCH_STATE_CANCELLED", "createTime": "2026-11-29T10:00:00Z", "displayName": batch.key, "batchStats": stats}
+    body = json.dumps({"name": f"batches/{batch.id}", "metadata": metadata, "done": True})
+    fault(wire.emulator, "get", "garbage", body=body, times=1)
+    found = wire.look(batch)
+    assert (found.state, found.succeeded) == (BatchState.CANCELLED, succeeded)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,11 @@ def test_vectors_go_to_their_rows_whatever_their_order() -> None:
     assert sum(part["usage"]["prompt_tokens"] for part in parts) == 10
 
 
+def test_a_usage_that_is_no_object_costs_no_vector() -> None:
+    parts = OpenAIEmbeddings().divided(answer(0, 1) | {"usage": [10]}, [1, 1])
+    assert [part["usage"] for part in parts or ()] == [{}, {}]
+
+
 @pytest.mark.parametrize("body", [answer(0, 1), answer(0, 0, 1), answer(0, 1, 5), {"data": None}, {"error": {}}, []], ids=str)
 def test_an_answer_without_one_part_for_each_row_is_not_divided(body: Any) -> None:
     """Its rows are asked again, each half by itself: a vector must never go to another row."""

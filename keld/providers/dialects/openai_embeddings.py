@@ -54,7 +54,7 @@ class OpenAIEmbeddings(OpenAIFamily):
         if sorted(order, key=str) != sorted(range(len(data)), key=str):
             return None  # a vector stands twice, and another is missing
         vectors = dict(zip(order, data, strict=True))
-        usage = body.get("usage") or {}
+        usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
         split = {name: shares(usage[name], weights) for name in ("prompt_tokens", "total_tokens") if isinstance(usage.get(name), int)}
         return [
             body | {"data": [vectors[n] | {"index": 0}], "usage": {name: parts[n] for name, parts in split.items()}}

@@ -117,8 +117,10 @@ class BedrockBatches:
         while True:
             page = self._page(asked | ({"nextToken": token} if token else {}))
             yield from (batch for batch in page.batches if batch.key == key)
-            if page.after is None or page.after == token:
+            if page.after is None:
                 return
+            if page.after == token:
+                raise unreadable(HTTPStatus.OK)  # the same page again: it is not known what the next one has
             token = page.after
 
     def cancel(self, batch_id: str) -> None:
@@ -136,7 +138,7 @@ class BedrockBatches:
         jobs = found.get("invocationJobSummaries")
         if not isinstance(jobs, list):  # an error with status 200 must not pass for an empty list
             raise unreadable(HTTPStatus.OK)
-        token = found.get("nextToken")
+        token = found.get("nextToken") or None
         return Page(batches=[_remote(job) for job in jobs], after=token, more=token is not None)
 
     # -- the results ----------------------------------------------------------------------------------------------
@@ -154,7 +156,7 @@ class BedrockBatches:
         with self._object(file.id) as (bucket, name):
             found = bucket.find(name)
             same = found is not None and (not validator or found.version == validator)
-            opened = bucket.open(name, start if same else 0)
+            opened = bucket.open(name, start if same else 0, validator if same else "")  # it may be replaced between these two calls
             piece = opened.__enter__()
         try:
             yield Piece(resumed=start > 0 and same, validator=piece.version, chunks=self._chunks(piece.chunks))
@@ -255,8 +257,18 @@ def _remote(job: Any) -> RemoteBatch:
         errors=(("permission_error" if _NOT_ALLOWED.search(message) else "job_failed", scrubbed(message)),)
         if state is BatchState.FAILED
         else (),
-        result_refs=_outputs(job) if state is BatchState.COMPLETED or (state.ended and done) else (),
+        result_refs=_outputs(job) if _may_have_output(state, done) else (),
     )
+
+
+def _may_have_output(state: BatchState, done: int | None) -> bool:
+    """True if a job may have an output.
+
+    A count that is missing is no zero: rows of a job that was stopped would be asked again although they are answered, and paid.
+    """
+    if state is BatchState.FAILED:
+        return bool(done)
+    return state is BatchState.COMPLETED or (state.ended and done != 0)
 
 
 def _outputs(job: dict[str, Any]) -> tuple[str, ...]:

@@ -233,7 +233,13 @@ def _remote(operation: Any) -> RemoteBatch:
     native = str(metadata.get("state") or "?")
     state = _STATES.get(native.rpartition("STATE_")[2], BatchState.IN_PROGRESS)
     stats, output = _object(metadata.get("batchStats")), _object(metadata.get("output")) or _object(operation.get("response"))
-    requests, succeeded, failed = (_count(stats, field) for field in ("requestCount", "successfulRequestCount", "failedRequestCount"))
+    requests, succeeded, failed, left = (
+        _count(stats, field) for field in ("requestCount", "successfulRequestCount", "failedRequestCount", "pendingRequestCount")
+    )
+    if state in (BatchState.CANCELLED, BatchState.EXPIRED) and (succeeded or 0) + (failed or 0) + (left or 0) != requests:
+        # They do not add up: a zero may be left out, and a count may be late.  These batches give no answers back, so a count of answers that is
+        # too low would hide what is paid.
+        requests = succeeded = None
     errors = _errors(operation.get("error"))
     full = "RESOURCE_EXHAUSTED"
     file = output.get("responsesFile")

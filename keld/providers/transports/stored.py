@@ -63,7 +63,7 @@ class Stored:
         with self._object(uri) as (bucket, name):
             found = bucket.find(name)
             same = found is not None and (not validator or found.version == validator)
-            opened = bucket.open(name, start if same else 0)
+            opened = bucket.open(name, start if same else 0, validator if same else "")  # it may be replaced between these two calls
             piece = opened.__enter__()
         try:
             yield Piece(resumed=start > 0 and same, validator=piece.version, chunks=self._chunks(piece.chunks))
