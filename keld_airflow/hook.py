@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook, conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 
-from keld import Account, InvalidJob, Keld, KeldError
-from keld.providers.field import account_of, all_fields
+from keld import Account, InvalidJob, Keld, KeldError, account_fields, account_of
 from keld_airflow.provider import CONNECTION_FIELDS
 
 if TYPE_CHECKING:
@@ -191,7 +190,7 @@ def _check_fields(connection: Connection) -> None:
             f"The connection {conn_id} has a login, which Keld does not use; the API key is its password (in a URI keld://:KEY@). Nothing was sent. "
             "Move it there, or remove it."
         )
-    known = (*CONNECTION_FIELDS, *all_fields())
+    known = (*CONNECTION_FIELDS, *account_fields())
     for field in connection.extra_dejson:
         if field not in known:
             near = get_close_matches(field, known, n=1)

@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, assert_never
+from typing import Annotated, Any
 
 import dagster as dg
 from dagster._serdes import ConfigurableClassData  # the type of what an instance's configuration says; `dagster` does not export it
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
 
-from keld import InvalidJob, Keld, kinds
-from keld.providers.field import Form, account_of, all_fields, kinds_with
+from keld import InvalidJob, Keld, account_fields, account_of, kinds
 
 # The packages whose launchers start each run in a container, mostly on another host (docs.dagster.io, "Run launchers", read 2026-11).
 _CONTAINER_LAUNCHERS = frozenset(("dagster_aws", "dagster_celery_k8s", "dagster_cloud", "dagster_docker", "dagster_k8s"))
@@ -30,32 +29,27 @@ def _number_as_text(value: object) -> object:
     return str(value) if isinstance(value, Decimal | int | float) and not isinstance(value, bool) else value
 
 
-def _type(form: Form) -> Any:
-    """The type of a field in Dagster's configuration."""
-    match form:
-        case Form.TEXT | Form.CHOICE:
-            return str | None
-        case Form.DECIMAL:
-            return Annotated[str | None, BeforeValidator(_number_as_text)]
-        case Form.COUNT:
-            return int | None
-        case Form.NAMES:
-            return dict[str, str] | None
-        case _:
-            assert_never(form)
+_TYPES: dict[type, Any] = {
+    str: str | None,
+    int: int | None,
+    dict: dict[str, str] | None,
+    Decimal: Annotated[str | None, BeforeValidator(_number_as_text)],
+}
 
 
 def _description(field: str) -> str:
-    owners = kinds_with(field)
-    return f"Only of accounts of kind {', '.join(owners)}." if owners else "Of every kind; see keld.Account."
+    owners = [kind for kind in kinds() if field in account_fields(kind)]
+    return "Of every kind; see keld.Account." if len(owners) == len(kinds()) else f"Only of accounts of kind {', '.join(owners)}."
 
 
-# From the accounts' own classes, so that both have the same fields.
-_FIELDS: dict[str, Any] = {name: (_type(form), Field(default=None, description=_description(name))) for name, form in all_fields().items()}
+# From the accounts' own classes, so that both have the same fields.  `Any`, because no type checker can see them: it takes any keyword.
+_FIELDS: dict[str, Any] = {
+    name: (_TYPES[form], Field(default=None, description=_description(name))) for name, form in account_fields().items()
+}
 _AccountFields: Any = create_model("_AccountFields", __base__=dg.Config, **_FIELDS)
 
 
-class KeldAccount(_AccountFields):  # type: ignore[misc]  # the base is made at run time, so that a type checker takes any keyword
+class KeldAccount(_AccountFields):
     """One more provider account, or other settings of a built-in one; see `keld.Account` and the class of its kind, such as `keld.BedrockAccount`."""
 
     model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)  # a field that is not known may be a key, which no error quotes
@@ -105,7 +99,7 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
         accounts = {
             name: account_of(
                 given.kind,
-                {field: getattr(given, field) for field in all_fields()},
+                {field: getattr(given, field) for field in account_fields()},
                 f"The account {name!r} of the KeldResource",
                 base_url=given.base_url,
                 api_key_env=given.api_key_env,

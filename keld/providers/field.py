@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
-from enum import Enum, auto
 from functools import cache
-from typing import Any, Literal, assert_never, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from keld.errors import InvalidJob
 from keld.providers.account import TYPES, Account
@@ -19,33 +18,15 @@ from keld.providers.account import TYPES, Account
 _WRITTEN_OTHERWISE = frozenset(("kind", "base_url", "api_key_env", "api_key", "keyless"))  # each edge has its own place for these
 
 
-class Form(Enum):
-    """How the value of a field is written."""
+def account_fields(kind: str | None = None) -> Mapping[str, type]:
+    """The fields of an account besides its address and its key, each with the type of its value: `str`, `int`, `Decimal`, or `dict` from name to name.
 
-    TEXT = auto()
-    CHOICE = auto()
-    """One of a few texts."""
-    COUNT = auto()
-    """A whole number."""
-    DECIMAL = auto()
-    """A number, best as a text, so that no digit is lost."""
-    NAMES = auto()
-    """A JSON object, from a name to a name."""
-
-
-def fields_of(kind: str) -> Mapping[str, Form]:
-    """The fields of an account of this kind, besides its address and its key."""
-    return {name: _form(hint) for name, hint in _hints(TYPES.get(kind, Account)).items()}
-
-
-def all_fields() -> Mapping[str, Form]:
-    """The fields of the accounts of all built-in kinds, besides address and key."""
-    return fields_of("") | {name: form for kind in TYPES for name, form in fields_of(kind).items()}
-
-
-def kinds_with(field: str) -> list[str]:
-    """The kinds that alone have this field; empty if every kind has it, or none."""
-    return [] if field in fields_of("") else [kind for kind in TYPES if field in fields_of(kind)]
+    Args:
+        kind: which kind's; None: those of the accounts of all built-in kinds.
+    """
+    if kind is None:
+        return {name: form for each in ("", *TYPES) for name, form in account_fields(each).items()}
+    return {name: _type(hint) for name, hint in _hints(kind).items()}
 
 
 def account_of(kind: str, written: Mapping[str, object], subject: str, **given: Any) -> Account:
@@ -59,17 +40,16 @@ def account_of(kind: str, written: Mapping[str, object], subject: str, **given: 
     Raises:
         InvalidJob: the kind has no such field, or a value cannot be read.
     """
-    forms = fields_of(kind)
-    read: dict[str, Any] = {}
+    hints, read = _hints(kind), dict[str, Any]()
     for name, value in written.items():
         if value is None or value == "":
             continue
-        if name not in forms:
+        if name not in hints:
             raise InvalidJob(
                 f"{subject} has a field {name!r}, which an account of kind {kind} does not have{_owners(name)}. Nothing was sent. "
-                f"Remove it, or correct the kind; {kind} has {', '.join(forms)}."
+                f"Remove it, or correct the kind; {kind} has {', '.join(hints)}."
             )
-        read[name] = _read(name, value, _hints(TYPES.get(kind, Account))[name], subject)
+        read[name] = _read(name, value, hints[name], subject)
     try:
         return Account.of(kind, **given, **read)
     except InvalidJob as problem:
@@ -77,46 +57,42 @@ def account_of(kind: str, written: Mapping[str, object], subject: str, **given: 
 
 
 def _owners(field: str) -> str:
-    owners = kinds_with(field)
+    owners = [kind for kind in TYPES if field in _hints(kind)]
     return f"; it is a field of {', '.join(owners)}" if owners else ""
 
 
 @cache
-def _hints(account: type[Account]) -> Mapping[str, Any]:
-    return {name: hint for name, hint in get_type_hints(account).items() if name not in _WRITTEN_OTHERWISE}
+def _hints(kind: str) -> Mapping[str, Any]:
+    return {name: hint for name, hint in get_type_hints(TYPES.get(kind, Account)).items() if name not in _WRITTEN_OTHERWISE}
 
 
-def _form(hint: Any) -> Form:
+def _type(hint: Any) -> type:
     """By the type that the class of the account gives the field."""
     if get_origin(hint) is Mapping:
-        return Form.NAMES
-    if get_origin(hint) is Literal:
-        return Form.CHOICE
+        return dict
     if hint is int:
-        return Form.COUNT
-    return Form.DECIMAL if Decimal in (hint, *get_args(hint)) else Form.TEXT
+        return int
+    return Decimal if Decimal in (hint, *get_args(hint)) else str
 
 
 def _read(name: str, value: object, hint: Any, subject: str) -> Any:
     """The value as the account's class takes it.
 
     Raises:
-        InvalidJob: it is not of the field's form.
+        InvalidJob: it is not of the field's type.
     """
-    match form := _form(hint):
-        case Form.TEXT:
-            found, wanted = _text(value), "Write a text."
-        case Form.CHOICE:
-            choices = get_args(hint)
-            found, wanted = (value if value in choices else None), f"Write {' or '.join(choices)}."
-        case Form.COUNT:
-            found, wanted = _count(value), "Write a whole number, e.g. 64."
-        case Form.DECIMAL:
-            found, wanted = _decimal(value), 'Write a number above 0, e.g. "1.1".'
-        case Form.NAMES:
-            found, wanted = _names(value), 'Write a JSON object from model to deployment, e.g. {"gpt-5-mini": "mini-batch"}.'
-        case _:
-            assert_never(form)
+    found: Any
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        found, wanted = (value if isinstance(value, str) and value in choices else None), f"Write {' or '.join(choices)}."
+    elif (wanted_type := _type(hint)) is dict:
+        found, wanted = _names(value), 'Write a JSON object from model to deployment, e.g. {"gpt-5-mini": "mini-batch"}.'
+    elif wanted_type is int:
+        found, wanted = _count(value), "Write a whole number, e.g. 64."
+    elif wanted_type is Decimal:
+        found, wanted = _decimal(value), 'Write a number above 0, e.g. "1.1".'
+    else:
+        found, wanted = _text(value), "Write a text."
     if found is None:
         raise InvalidJob(f"{subject} has {name}={value!r:.80}, which cannot be read. Nothing was sent. {wanted}")
     return found

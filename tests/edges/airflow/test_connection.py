@@ -13,11 +13,11 @@ from urllib.parse import urlencode
 
 import pytest
 
-from keld import Account, AzureAccount, BedrockAccount, Keld, SelfHostedAccount, VertexAccount, kinds
+from keld import Account, AzureAccount, BedrockAccount, Keld, SelfHostedAccount, VertexAccount, account_fields, kinds
 from keld.emulator import Emulator
-from keld.providers.field import all_fields
 from keld_airflow.provider import get_provider_info
 from tests.edges.airflow.airflow_worker import Worker, job
+from tests.support.documents import DOCS, blocks
 
 
 def connection(monkeypatch: pytest.MonkeyPatch, name: str = "keld_default", **fields: Any) -> None:
@@ -141,11 +141,21 @@ def test_what_a_connection_says_is_read_or_refused(monkeypatch: pytest.MonkeyPat
 )
 def test_the_extra_has_the_fields_of_its_kind(monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any], account: Account) -> None:
     """As JSON, and in a URI, which holds texts only."""
-    uri = "keld://?" + urlencode({name: value if isinstance(value, str) else json.dumps(value) for name, value in extra.items() if value is not None})
+    uri = "keld://?" + urlencode(
+        {name: value if isinstance(value, str) else json.dumps(value) for name, value in extra.items() if value is not None}
+    )
     for notation in (json.dumps({"conn_type": "keld", "extra": extra}), uri):
         monkeypatch.setenv("AIRFLOW_CONN_KELD_DEFAULT", notation)
         with opened() as keld:
             assert replace(keld.accounts[account.kind], api_key=None, keyless=None) == account
+
+
+def test_the_extra_that_the_documentation_shows_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    [shown] = [block.text for block in blocks(DOCS / "how-to" / "airflow.md") if block.language == "json"]
+    connection(monkeypatch, extra=json.loads(shown))
+    with opened() as keld:
+        account = replace(keld.accounts["azure-eu"], api_key=None, keyless=None)
+        assert account == AzureAccount(deployments={"gpt-5-mini": "mini-batch"}, price_factor=Decimal("1.1"))
 
 
 @pytest.mark.parametrize(
@@ -225,6 +235,24 @@ def test_a_connection_is_tested_by_a_list_which_costs_nothing(provider: Emulator
     assert "sk-any" not in said
 
 
+def test_a_provider_is_reached_by_the_region_bucket_and_role_of_the_connection(provider: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the environment has none of them."""
+    from keld_airflow import KeldHook
+
+    for name in ("AWS_REGION", "KELD_BEDROCK_BUCKET", "KELD_BEDROCK_ROLE"):
+        monkeypatch.delenv(name, raising=False)
+    place = {"region": "eu-central-1", "bucket": "s3://keld/batches", "role": "arn:aws:iam::123456789012:role/keld"}
+    connection(monkeypatch, host=provider.env()["AWS_ENDPOINT_URL_BEDROCK"], password="key-CANARY", extra={"provider": "bedrock", **place})
+    good, said = KeldHook().test_connection()
+    assert good, said
+    assert "eu-central-1" in said
+    connection(monkeypatch, host=provider.env()["AWS_ENDPOINT_URL_BEDROCK"], password="key-CANARY", extra={"provider": "bedrock"})
+    good, said = KeldHook().test_connection()
+    assert not good
+    assert "needs region= (or AWS_REGION), bucket=" in said
+    assert "the extra of an Airflow connection" in said
+
+
 # --- what Airflow is told ---------------------------------------------------------------------------------------------
 
 
@@ -251,7 +279,7 @@ def test_no_field_of_the_form_holds_a_secret() -> None:
     """Airflow's API hides an extra only by its name; the key is the connection's password."""
     [form] = get_provider_info()["connection-types"]
     assert set(form["conn-fields"]) == {"provider", "account", "more_accounts", "ledger_conn_id", "home", "namespace"}
-    assert not form["conn-fields"].keys() & all_fields().keys()
+    assert not form["conn-fields"].keys() & account_fields().keys()
     assert get_provider_info()["config"]["keld"]["options"]["ledger_url"]["sensitive"] is True
 
 

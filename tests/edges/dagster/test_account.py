@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from keld import Account, AzureAccount, BedrockAccount, InvalidJob, SelfHostedAccount, VertexAccount
 from keld_dagster import KeldAccount, KeldResource
+from tests.support.documents import DOCS, blocks
 
 TEST_ENV = {"TEST_REGION": "eu-central-1", "TEST_FACTOR": "1.1", "TEST_COUNT": "64", "TEST_DEPLOYMENT": "mini-batch"}
 
@@ -39,7 +40,10 @@ def account_in_a_run(home: Path, resource: KeldResource, config: dict[str, Any] 
             KeldAccount(kind="bedrock", region=dg.EnvVar("TEST_REGION"), bucket="s3://b/keld", role="arn:aws:iam::123456789012:role/r"),
             BedrockAccount(region="eu-central-1", bucket="s3://b/keld", role="arn:aws:iam::123456789012:role/r"),
         ),
-        (KeldAccount(kind="vertex", project="p", location="global", bucket="gs://b"), VertexAccount(project="p", location="global", bucket="gs://b")),
+        (
+            KeldAccount(kind="vertex", project="p", location="global", bucket="gs://b"),
+            VertexAccount(project="p", location="global", bucket="gs://b"),
+        ),
         (
             KeldAccount(kind="self_hosted", gpu_hour_usd=Decimal("2.49"), most_at_once=dg.EnvVar.int("TEST_COUNT"), base_url="http://h/v1"),
             SelfHostedAccount(gpu_hour_usd="2.49", most_at_once=64, base_url="http://h/v1"),
@@ -55,6 +59,15 @@ def test_an_account_of_a_resource_has_the_fields_of_its_kind(
     assert account_in_a_run(tmp_path, KeldResource(home=str(tmp_path), accounts={"x": given})) == account
 
 
+def test_the_account_that_the_documentation_shows_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [shown] = [block.text for block in blocks(DOCS / "how-to" / "dagster.md") if "KeldAccount(" in block.text]
+    names: dict[str, Any] = {"dg": dg, "KeldResource": KeldResource}
+    exec(shown, names)
+    monkeypatch.setenv("EU_REGION", "eu-central-1")
+    seen = account_in_a_run(tmp_path, KeldResource(home=str(tmp_path), accounts={"x": names["resource"].accounts["bedrock-eu"]}))
+    assert seen == BedrockAccount(region="eu-central-1", bucket="s3://my-bucket-eu/keld", price_factor=Decimal("1.1"))
+
+
 def test_run_configuration_may_have_the_fields_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_REGION", "eu-central-1")
     config = {"kind": "bedrock", "region": {"env": "TEST_REGION"}, "price_factor": "1.1"}
@@ -65,7 +78,10 @@ def test_run_configuration_may_have_the_fields_too(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"kind": "openai", "region": "us-east-1"}, "field 'region', which an account of kind openai does not have; it is a field of bedrock"),
+        (
+            {"kind": "openai", "region": "us-east-1"},
+            "field 'region', which an account of kind openai does not have; it is a field of bedrock",
+        ),
         ({"kind": "bedrock", "region": "Frankfurt"}, "is 'Frankfurt'.* Write it like 'us-east-1'"),
         ({"kind": "azure", "price_factor": "10 %"}, "price_factor='10 %'.* Write a number above 0"),
         ({"kind": "azure", "price_factor": 5000}, "price_factor= of an account of kind azure is .*5000"),
