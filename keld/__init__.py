@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
     from keld.providers.account import Account, AzureAccount, BedrockAccount, SelfHostedAccount, VertexAccount
+    from keld.providers.field import account_fields, account_of
     from keld.providers.health import Check, CheckState
     from keld.providers.kinds import kinds
     from keld.reading import Reading
@@ -106,7 +107,8 @@ __all__ = [
     "Option", "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
     "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings", "SinkError", "SinkRefused",
     "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
-    "Verdict", "VertexAccount", "Work", "__version__", "absolute_path", "check_path", "kinds", "utc", "wants_partition",
+    "Verdict", "VertexAccount", "Work", "__version__", "absolute_path", "account_fields", "account_of", "check_path", "kinds", "utc",
+    "wants_partition",
 ]  # fmt: skip
 
 # Imported at their first use: pyarrow, SQLAlchemy and the SDKs take a second that `import keld` must not cost.
@@ -127,6 +129,7 @@ _HOMES = {
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",
     "keld.providers.account": "Account AzureAccount BedrockAccount SelfHostedAccount VertexAccount",
+    "keld.providers.field": "account_fields account_of",
     "keld.providers.health": "Check CheckState",
     "keld.providers.kinds": "kinds",
     "keld.reading": "Reading",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook, conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 
-from keld import Account, InvalidJob, Keld, KeldError
+from keld import Account, InvalidJob, Keld, KeldError, account_fields, account_of
 from keld_airflow.provider import CONNECTION_FIELDS
 
 if TYPE_CHECKING:
@@ -168,12 +168,17 @@ def _account(connection: Connection) -> tuple[str, Account]:
             f"The connection {conn_id} has account={name!r}, which no job can name before a colon in its models. Nothing was sent. "
             "Give it letters, digits, '_' and '-'."
         )
-    account = Account.of(
-        kind,
-        base_url=_base_url(connection),
-        api_key=(lambda: key) if key else None,
-        keyless=f"the connection {conn_id} has none (its password)",
-    )
+    try:
+        account = account_of(
+            kind,
+            {field: value for field, value in extra.items() if field not in CONNECTION_FIELDS},
+            f"The connection {conn_id}",
+            base_url=_base_url(connection),
+            api_key=(lambda: key) if key else None,
+            keyless=f"the connection {conn_id} has none (its password)",
+        )
+    except InvalidJob as problem:
+        raise AirflowFailException(str(problem)) from None
     return name, account
 
 
@@ -185,10 +190,11 @@ def _check_fields(connection: Connection) -> None:
             f"The connection {conn_id} has a login, which Keld does not use; the API key is its password (in a URI keld://:KEY@). Nothing was sent. "
             "Move it there, or remove it."
         )
+    known = (*CONNECTION_FIELDS, *account_fields())
     for field in connection.extra_dejson:
-        if field not in CONNECTION_FIELDS:
-            near = get_close_matches(field, CONNECTION_FIELDS, n=1)
-            advice = f"Is {near[0]} meant?" if near else f"There are {', '.join(CONNECTION_FIELDS)}; the API key is the password."
+        if field not in known:
+            near = get_close_matches(field, known, n=1)
+            advice = f"Is {near[0]} meant?" if near else f"There are {', '.join(known)}; the API key is the password."
             raise AirflowFailException(
                 f"The connection {conn_id} has a field {field!r}, which Keld does not know. Nothing was sent. {advice}"
             )

@@ -51,14 +51,21 @@ def _field(label: str, description: str, **schema: Any) -> dict[str, Any]:
 
 
 CONNECTION_FIELDS = {
-    "provider": _field("Provider", "Whose API the base URL speaks.", type="string", enum=list(kinds()), default="openai"),
+    "provider": _field(
+        "Provider",
+        "Whose API the base URL speaks. What else its account needs, e.g. a region, goes into the extra as JSON, by its name.",
+        type="string",
+        enum=list(kinds()),
+        default="openai",
+    ),
     "account": _field("Account", "The name before the colon in a job's models. Default: the provider."),
     "more_accounts": _field("More accounts", "Other connections of type Keld that jobs may use too, separated by commas."),
     "ledger_conn_id": _field("Ledger connection", "A Postgres connection. Default: ledger_url in [keld] of airflow.cfg."),
     "home": _field("Home", "Directory of staging, shared by all workers. Default: home in [keld] of airflow.cfg."),
     "namespace": _field("Namespace", "Keeps several teams apart in one ledger. Default: namespace in [keld] of airflow.cfg."),
 }
-"""The fields that a connection's extra may have; the hook refuses any other."""
+"""The form of a connection.  Its extra may also have the fields of an account of its kind (`keld.account_fields`), which no form shows, because most
+are of one kind alone; the hook refuses any other."""
 
 
 def _options() -> dict[str, Any]:

@@ -10,20 +10,49 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from pathlib import Path
+from typing import Annotated, Any
 
 import dagster as dg
 from dagster._serdes import ConfigurableClassData  # the type of what an instance's configuration says; `dagster` does not export it
-from pydantic import Field, PrivateAttr
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
 
-from keld import Account, InvalidJob, Keld, kinds
+from keld import InvalidJob, Keld, account_fields, account_of, kinds
 
 # The packages whose launchers start each run in a container, mostly on another host (docs.dagster.io, "Run launchers", read 2026-11).
 _CONTAINER_LAUNCHERS = frozenset(("dagster_aws", "dagster_celery_k8s", "dagster_cloud", "dagster_docker", "dagster_k8s"))
 
 
-class KeldAccount(dg.Config):
-    """One more provider account, or other settings of a built-in one; see `keld.Account`."""
+def _number_as_text(value: object) -> object:
+    """Numbers become texts, because Dagster's configuration has no decimals."""
+    return str(value) if isinstance(value, Decimal | int | float) and not isinstance(value, bool) else value
+
+
+_TYPES: dict[type, Any] = {
+    str: str | None,
+    int: int | None,
+    dict: dict[str, str] | None,
+    Decimal: Annotated[str | None, BeforeValidator(_number_as_text)],
+}
+
+
+def _description(field: str) -> str:
+    owners = [kind for kind in kinds() if field in account_fields(kind)]
+    return "Of every kind; see keld.Account." if len(owners) == len(kinds()) else f"Only of accounts of kind {', '.join(owners)}."
+
+
+# From the accounts' own classes, so that both have the same fields.  `Any`, because no type checker can see them: it takes any keyword.
+_FIELDS: dict[str, Any] = {
+    name: (_TYPES[form], Field(default=None, description=_description(name))) for name, form in account_fields().items()
+}
+_AccountFields: Any = create_model("_AccountFields", __base__=dg.Config, **_FIELDS)
+
+
+class KeldAccount(_AccountFields):
+    """One more provider account, or other settings of a built-in one; see `keld.Account` and the class of its kind, such as `keld.BedrockAccount`."""
+
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)  # a field that is not known may be a key, which no error quotes
 
     kind: str = Field(description=f"Whose API it speaks: {', '.join(kinds())}.")
     base_url: str | None = Field(
@@ -68,7 +97,14 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
     def open(self) -> Keld:
         """A new environment; override it to give `Keld` what no configuration can hold (a clock, settings)."""
         accounts = {
-            name: Account.of(given.kind, base_url=given.base_url, api_key_env=given.api_key_env) for name, given in self.accounts.items()
+            name: account_of(
+                given.kind,
+                {field: getattr(given, field) for field in account_fields()},
+                f"The account {name!r} of the KeldResource",
+                base_url=given.base_url,
+                api_key_env=given.api_key_env,
+            )
+            for name, given in self.accounts.items()
         }
         return Keld(
             home=self.directory,
@@ -138,4 +174,5 @@ def one_of_equals(resource: KeldResource) -> KeldResource:
 def _kinds(resource: KeldResource) -> list[type]:
     """The types of its values, to be compared too: a text and an `EnvVar` of that name are equal."""
     values = [resource, *vars(resource).values(), *(value for account in resource.accounts.values() for value in vars(account).values())]
-    return [type(value) for value in values]
+    named = [part for value in values if isinstance(value, dict) for part in value.values()]
+    return [type(value) for value in (*values, *named)]

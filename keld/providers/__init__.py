@@ -3,6 +3,7 @@
 The map of the package, from what the runner uses to what one kind of provider is made of.
 
     account      the address of a provider and where its key is found; never the key itself
+    field        the fields of accounts, as they are written in an orchestrator's configuration
     base         the nouns between the runner and a provider: batches, outcomes, limits
     provider     one account at one provider: what the runner calls; turns faults into errors
     health       what would stop a job at one account, by calls that are not paid

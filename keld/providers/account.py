@@ -182,7 +182,8 @@ def completed(account: Account, variables: Mapping[str, str]) -> Account:
     if missing := [name for name, value in found.items() if not value]:
         raise InvalidJob(
             f"An account of kind {account.kind} needs {', '.join(f'{name}= (or {variables[name]})' for name in missing)}. Nothing was sent. "
-            f"Give it to keld.{type(account).__name__}, or set the environment variable."
+            f"Give it to the account (keld.{type(account).__name__}, the extra of an Airflow connection, KeldAccount in Dagster), "
+            "or set the environment variable."
         )
     filled: dict[str, Any] = found
     return replace(account, **filled)

@@ -3,17 +3,21 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
-from keld import Keld, kinds
+from keld import Account, AzureAccount, BedrockAccount, Keld, SelfHostedAccount, VertexAccount, account_fields, kinds
 from keld.emulator import Emulator
 from keld_airflow.provider import get_provider_info
 from tests.edges.airflow.airflow_worker import Worker, job
+from tests.support.documents import DOCS, blocks
 
 
 def connection(monkeypatch: pytest.MonkeyPatch, name: str = "keld_default", **fields: Any) -> None:
@@ -116,6 +120,73 @@ def test_what_a_connection_says_is_read_or_refused(monkeypatch: pytest.MonkeyPat
     assert "CANARY" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("extra", "account"),
+    [
+        (
+            {"provider": "azure", "deployments": {"gpt-5-mini": "mini-batch"}, "fast_deployments": None, "price_factor": 1.1},
+            AzureAccount(deployments={"gpt-5-mini": "mini-batch"}, price_factor=Decimal("1.1")),
+        ),
+        (
+            {"provider": "bedrock", "region": "eu-central-1", "bucket": "s3://b/keld", "role": "arn:aws:iam::123456789012:role/r"},
+            BedrockAccount(region="eu-central-1", bucket="s3://b/keld", role="arn:aws:iam::123456789012:role/r"),
+        ),
+        ({"provider": "vertex", "project": "p", "location": "", "bucket": "gs://b"}, VertexAccount(project="p", bucket="gs://b")),
+        (
+            {"provider": "self_hosted", "gpu_hour_usd": "2.49", "most_at_once": 64, "length_field": "max_completion_tokens"},
+            SelfHostedAccount(gpu_hour_usd="2.49", most_at_once=64, length_field="max_completion_tokens"),
+        ),
+        ({"provider": "openai_compatible", "prices": "groq"}, Account(kind="openai_compatible", prices="groq")),
+    ],
+)
+def test_the_extra_has_the_fields_of_its_kind(monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any], account: Account) -> None:
+    """As JSON, and in a URI, which holds texts only."""
+    uri = "keld://?" + urlencode(
+        {name: value if isinstance(value, str) else json.dumps(value) for name, value in extra.items() if value is not None}
+    )
+    for notation in (json.dumps({"conn_type": "keld", "extra": extra}), uri):
+        monkeypatch.setenv("AIRFLOW_CONN_KELD_DEFAULT", notation)
+        with opened() as keld:
+            assert replace(keld.accounts[account.kind], api_key=None, keyless=None) == account
+
+
+def test_the_extra_that_the_documentation_shows_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    [shown] = [block.text for block in blocks(DOCS / "how-to" / "airflow.md") if block.language == "json"]
+    connection(monkeypatch, extra=json.loads(shown))
+    with opened() as keld:
+        account = replace(keld.accounts["azure-eu"], api_key=None, keyless=None)
+        assert account == AzureAccount(deployments={"gpt-5-mini": "mini-batch"}, price_factor=Decimal("1.1"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"region": "us-east-1"}, "field 'region', which an account of kind openai does not have; it is a field of bedrock"),
+        ({"provider": "vertex", "role": "r"}, "field 'role', which an account of kind vertex .* vertex has .*project, location, bucket"),
+        ({"provider": "bedrock", "regoin": "us-east-1"}, "a field 'regoin', which Keld does not know.* Is region meant"),
+        ({"provider": "bedrock", "api_key_env": "KEY"}, "a field 'api_key_env', which Keld does not know.* the API key is the password"),
+        ({"provider": "bedrock", "region": "Frankfurt"}, "The region .* is 'Frankfurt'.* Write it like 'us-east-1'"),
+        ({"provider": "vertex", "project": 7}, "project=7.* Write a text"),
+        ({"provider": "azure", "deployments": "mini-batch"}, "deployments='mini-batch'.* Write a JSON object"),
+        ({"provider": "azure", "deployments": {"gpt-5-mini": 1}}, "deployments=.* Write a JSON object"),
+        ({"provider": "azure", "price_factor": "10 %"}, "price_factor='10 %'.* Write a number above 0"),
+        ({"provider": "azure", "price_factor": "nan"}, "price_factor='nan'.* Write a number above 0"),
+        ({"provider": "self_hosted", "gpu_hour_usd": True}, "gpu_hour_usd=True.* Write a number above 0"),
+        ({"provider": "self_hosted", "most_at_once": 1.5}, "most_at_once=1.5.* Write a whole number"),
+        ({"provider": "self_hosted", "length_field": "tokens"}, "length_field='tokens'.* Write max_tokens or max_completion_tokens"),
+    ],
+)
+def test_a_field_of_another_kind_or_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any], says: str) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    connection(monkeypatch, password="sk-CANARY", extra=extra)
+    with pytest.raises(AirflowFailException, match=says) as refused:
+        opened()
+    assert "The connection keld_default" in str(refused.value)
+    assert "Nothing was sent" in str(refused.value)
+    assert "CANARY" not in str(refused.value)
+
+
 @pytest.mark.parametrize("field", ["more_accounts", "ledger_conn_id"])
 def test_a_connection_that_names_one_which_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
     """A secrets backend that is away looks the same to Airflow, so that it is tried again."""
@@ -164,6 +235,24 @@ def test_a_connection_is_tested_by_a_list_which_costs_nothing(provider: Emulator
     assert "sk-any" not in said
 
 
+def test_a_provider_is_reached_by_the_region_bucket_and_role_of_the_connection(provider: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the environment has none of them."""
+    from keld_airflow import KeldHook
+
+    for name in ("AWS_REGION", "KELD_BEDROCK_BUCKET", "KELD_BEDROCK_ROLE"):
+        monkeypatch.delenv(name, raising=False)
+    place = {"region": "eu-central-1", "bucket": "s3://keld/batches", "role": "arn:aws:iam::123456789012:role/keld"}
+    connection(monkeypatch, host=provider.env()["AWS_ENDPOINT_URL_BEDROCK"], password="key-CANARY", extra={"provider": "bedrock", **place})
+    good, said = KeldHook().test_connection()
+    assert good, said
+    assert "eu-central-1" in said
+    connection(monkeypatch, host=provider.env()["AWS_ENDPOINT_URL_BEDROCK"], password="key-CANARY", extra={"provider": "bedrock"})
+    good, said = KeldHook().test_connection()
+    assert not good
+    assert "needs region= (or AWS_REGION), bucket=" in said
+    assert "the extra of an Airflow connection" in said
+
+
 # --- what Airflow is told ---------------------------------------------------------------------------------------------
 
 
@@ -190,6 +279,7 @@ def test_no_field_of_the_form_holds_a_secret() -> None:
     """Airflow's API hides an extra only by its name; the key is the connection's password."""
     [form] = get_provider_info()["connection-types"]
     assert set(form["conn-fields"]) == {"provider", "account", "more_accounts", "ledger_conn_id", "home", "namespace"}
+    assert not form["conn-fields"].keys() & account_fields().keys()
     assert get_provider_info()["config"]["keld"]["options"]["ledger_url"]["sensitive"] is True
 
 
