@@ -429,19 +429,19 @@ class Keld:
         """What models cost today, one quote for each lane; by default the batch lane of every model of the accounts with a batch rate.
 
         Args:
-            models: `provider:model`; an unknown one has one quote, without rates.
+            models: `provider:model`; an unknown one has one quote, without rates.  An account's name alone is every model of it with a batch rate.
 
         Raises:
             InvalidJob: a name without a provider.
         """
-        now = self.clock()
-        if models is None:
-            return [
-                quote
-                for name in sorted(self.accounts)
-                for quote in sold_in_batches(name, self._accounts.prices(name), now, self._accounts.rates)
-            ]
-        return quotes_of(models, now, self._accounts.rates)
+        now, rates = self.clock(), self._accounts.rates
+        found: list[Quote] = []
+        for name in sorted(self.accounts) if models is None else models:
+            if name in self.accounts:
+                found += sold_in_batches(name, self._accounts.prices(name), now, rates)
+            else:
+                found += quotes_of([name], now, rates)
+        return found
 
     def read(self, run_id: str) -> pa.RecordBatchReader:
         """The enriched rows of a job run that is over, or whose output cannot be written, streamed, in the order of the table.

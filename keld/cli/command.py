@@ -324,7 +324,7 @@ def gc(
 def prices(
     model: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PROVIDER:MODEL]...", help="Default: every model of the accounts that has a batch rate."),
+        typer.Argument(metavar="[ACCOUNT[:MODEL]]...", help="Default: every model of the accounts that has a batch rate."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -333,6 +333,9 @@ def prices(
 
     with refusals(), _keld() as keld:
         quotes = keld.prices(model or None)
+        if not quotes:
+            named = ", ".join(model or [])
+            raise PriceUnknown(f"No list has a batch rate for a model of {named}: name one, as in `keld prices ACCOUNT:MODEL`.", models=[])
         if as_json:
             print_json(quotes)
         else:
@@ -400,7 +403,7 @@ def emulate(
     rows_per_s: Annotated[float | None, typer.Option(help="A batch lasts at least its rows divided by this.")] = None,
     token: Annotated[str | None, typer.Option(help="Required of every request, as its API key.", envvar="KELD_EMULATOR_TOKEN")] = None,
 ) -> None:
-    """Stand in for OpenAI, Anthropic and OpenAI-compatible hosts on this machine: same wire, no cost, a bill to check against."""
+    """Stand in for the providers of every kind on this machine: same wire, no cost, a bill to check against."""
     try:
         from keld.emulator import serve
     except ImportError as error:

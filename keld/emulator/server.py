@@ -1,10 +1,12 @@
 """Server: the emulator as a thing to start and stop, in a daemon thread (`Emulator`) or in the foreground (`serve`)."""
 
 import ipaddress
+import shlex
 import signal
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -236,17 +238,27 @@ class Emulator(Addresses):
 
 
 def serve(*, host: str = "127.0.0.1", port: int = 8700, token: str | None = None, **options: Any) -> None:
-    """Run an emulator in the foreground until SIGTERM or SIGINT; prints its addresses when it listens.
+    """Run an emulator in the foreground until SIGTERM or SIGINT; prints its addresses, and the variables that lead there, when it listens.
 
     Args:
         host, port, token, options: see `Emulator`.
     """
-    Emulator(host=host, port=port, token=token, **options).run(_announce)
+    Emulator(host=host, port=port, token=token, **options).run(partial(_announce, token))
 
 
-def _announce(emulator: Emulator) -> None:
+def _announce(token: str | None, emulator: Emulator) -> None:
     shown = ", ".join(f"{title} at {url}" for title, url in emulator.addresses().items())
     print(f"keld emulator: {shown}", flush=True)  # noqa: T201  a command's output
+    print("\n".join(exports(emulator.env(), secret=token)), flush=True)  # noqa: T201  a command's output
+
+
+def exports(variables: Mapping[str, str], *, secret: str | None) -> list[str]:
+    """Lines for a shell that set variables; one that is the secret refers to `KELD_EMULATOR_TOKEN` and does not show it.
+
+    >>> exports({"OPENAI_BASE_URL": "http://127.0.0.1:8700/v1", "OPENAI_API_KEY": "s3cret"}, secret="s3cret")
+    ['export OPENAI_BASE_URL=http://127.0.0.1:8700/v1', 'export OPENAI_API_KEY="$KELD_EMULATOR_TOKEN"']
+    """
+    return [f"export {name}=" + ('"$KELD_EMULATOR_TOKEN"' if value == secret else shlex.quote(value)) for name, value in variables.items()]
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

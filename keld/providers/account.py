@@ -97,8 +97,8 @@ class BedrockAccount(Account):
     def __post_init__(self) -> None:
         Account.__post_init__(self)
         _check_field(self, "region", r"[a-z]{2,}(-[a-z]+)+-\d+", "us-east-1")
-        _check_field(self, "bucket", r"s3://[^/]+(/.*)?", "s3://my-bucket/keld")
-        _check_field(self, "role", r"arn:[^:]+:iam::\d+:role/.+", "arn:aws:iam::123456789012:role/keld-batches")
+        _check_field(self, "bucket", r"s3://[^/\s\"']+(/[^\s\"']*)?", "s3://my-bucket/keld")
+        _check_field(self, "role", r"arn:[^:]+:iam::\d+:role/[^\s\"']+", "arn:aws:iam::123456789012:role/keld-batches")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,9 @@ class VertexAccount(Account):
 
     def __post_init__(self) -> None:
         Account.__post_init__(self)
-        _check_field(self, "bucket", r"gs://[^/]+(/.*)?", "gs://my-bucket/keld")
+        _check_field(self, "project", r"[a-z0-9][a-z0-9.:-]*", "my-project")  # a domain's project has its name and a colon before it
+        _check_field(self, "location", r"[a-z][a-z0-9-]*", "us-central1")
+        _check_field(self, "bucket", r"gs://[^/\s\"']+(/[^\s\"']*)?", "gs://my-bucket/keld")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,7 +226,9 @@ def check_url(url: str, subject: str) -> None:
     elif scheme not in ("http", "https") or "://" not in url:
         wrong = "does not begin with https:// or http://"
     if wrong is not None:
-        raise InvalidJob(f"{subject}, {shown!a}, {wrong}. Nothing was sent. Write the complete URL, e.g. https://api.openai.com/v1.")
+        raise InvalidJob(
+            f"{subject}, {shown!a}, {wrong}. Nothing was sent. Write the complete URL: https://, the host, and its path if it has one."
+        )
 
 
 def url_of(account: Account, variable: str | None, official: str | Callable[[Account], str] | None) -> str:

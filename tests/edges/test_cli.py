@@ -20,6 +20,7 @@ import keld
 from keld.cli import app
 from keld.cli.failure import Exit, in_options
 from keld.emulator import Emulator
+from keld.emulator.server import exports
 from keld.providers.provider import ACCOUNTS
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,7 @@ REFUSED = {
     "a sink that cannot be written": (["run", "jobs.py:labels", "-s", "in.parquet", "-t", "out.xlsx"], "SinkRefused"),
     "types that are none": (["plan", "jobs.py:labels", "-s", "in.parquet", "--types", "id"], "--types 'id': give COLUMN=TYPE"),
     "a model without a rate": (["prices", "openai:no-such-model"], "No rate is known for openai:no-such-model"),
+    "an account whose models have no batch rate": (["prices", "self_hosted"], "No list has a batch rate for a model of self_hosted"),
     "a model without an account": (["prices", "gpt-5-mini"], "say whose model it is"),
     "a way to group that is none": (["spend", "--by", "colour"], "--by colour: choose one of"),
     "a day that is none": (["spend", "--since", "yesterday"], "--since yesterday: give a date"),
@@ -372,3 +374,18 @@ def test_the_reference_has_the_exit_statuses_of_every_command() -> None:
     rows = re.findall(r"^\| `keld ([a-z]+)` \|((?: [^|]+\|)+)$", REFERENCE, re.MULTILINE)
     assert sorted(name for name, _ in rows) == sorted(COMMANDS)
     assert all({int(code) for code in re.findall(r"\b\d+\b", cells)} <= set(Exit) for _, cells in rows)
+
+
+def test_prices_of_an_account_are_those_of_its_models() -> None:
+    shown = CliRunner().invoke(app, ["prices", "mistral", "--json"])
+    assert shown.exit_code == Exit.OK, shown.output
+    quoted = {quote["provider"] for quote in json.loads(shown.stdout)}
+    assert quoted == {"mistral"}
+
+
+def test_the_emulator_prints_the_variables_and_not_its_token() -> None:
+    with Emulator(token="s3cret") as emulator:
+        lines = exports(emulator.env(), secret="s3cret")
+        assert f"export GOOGLE_GEMINI_BASE_URL={emulator.url}/gemini" in lines
+        assert 'export GEMINI_API_KEY="$KELD_EMULATOR_TOKEN"' in lines
+        assert "s3cret" not in "\n".join(lines)

@@ -145,6 +145,11 @@ def test_an_account_pays_the_rates_of_its_region_its_location_and_its_factor() -
         (BedrockAccount, "bucket", "gs://my-bucket/keld"),
         (BedrockAccount, "role", "keld-batches"),
         (VertexAccount, "bucket", "s3://my-bucket/keld"),
+        (VertexAccount, "bucket", 'gs://my-bucket/keld"'),
+        (BedrockAccount, "bucket", "s3://my bucket/keld"),
+        (BedrockAccount, "role", "arn:aws:iam::123456789012:role/keld "),
+        (VertexAccount, "project", "my-project "),
+        (VertexAccount, "location", 'us-central1"'),
     ],
 )
 def test_a_slip_in_a_field_of_a_cloud_is_refused_before_anything_is_sent(account: type[Account], field: str, given: str) -> None:
