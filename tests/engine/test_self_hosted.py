@@ -291,13 +291,13 @@ def test_a_plan_says_that_the_cost_is_unknown_until_the_first_run_has_shown_it(
 @BY_TIME
 def test_the_run_ends_itself_when_its_reservation_is_used_up(open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]) -> None:
     """The worst case of time is exact: rate x (end - now); what is not asked by then is over the ceiling."""
-    emulator = slow(20)
+    emulator = slow(4)
     keld = hourly(open_keld, emulator)
-    ceiling = Decimal("0.50")  # 500 s: 25 answers
+    ceiling = Decimal("0.50")  # 500 s: 125 answers, fewer by those that the last minute leaves no time for
     status = finish(keld, emulator, keld.submit(unpriced(ceiling_usd=ceiling), tickets(200)).id)
     found = Counter(outcomes(keld, status))
     assert set(found) == {"answered", "over_ceiling"}
-    assert 15 <= found["answered"] <= 25
+    assert 75 <= found["answered"] <= 125
     assert Decimal("0.30") <= status.cost_usd <= ceiling
 
 
