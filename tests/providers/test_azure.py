@@ -92,7 +92,7 @@ def test_embeddings_are_planned_in_the_fast_lanes_only(keld: Keld) -> None:
     embedding = {"azure:text-embedding-3-small": {"input": 1, "output": 0}}
     job = triage(azure, models="azure:text-embedding-3-small", output_type=Embedding(dimensions=8), system=None, prices=embedding)
     options = keld.plan(job, tickets()).options
-    assert {option.lane: option.obstacle for option in options}[Lane.BATCH] == "Azure has no batches of embeddings, only the fast lanes"
+    assert {option.lane: option.obstacle for option in options}[Lane.BATCH] == "Azure has no batches of embeddings, only the standard lane"
     assert any(option.lane is Lane.STANDARD and option.obstacle is None for option in options)
 
 

@@ -34,7 +34,7 @@ class GeminiEmbeddings:
     def fit(self, question: Question, model: str) -> Fit:
         if "embedding" not in model:
             return Fit(obstacle=f"{model} makes no embeddings; name an embedding model, e.g. models=['gemini:gemini-embedding-001']")
-        return Fit()
+        return Fit(not_in={Lane.FLEX: "embeddings have no flex lane"})
 
     def template(self, question: Question, model: str, cache: Ttl | None) -> Template:
         hole = Hole.new()

@@ -11,6 +11,7 @@ from typing import Any
 from keld.cache import Ttl
 from keld.errors import InvalidJob
 from keld.price import Lane
+from keld.providers.base import Fit
 from keld.providers.dialects.openai_family import MessageTemplate, OpenAIFamily, message_template
 from keld.providers.pack import shares
 from keld.providers.template import Hole
@@ -60,6 +61,9 @@ class OpenAIEmbeddings(OpenAIFamily):
             body | {"data": [vectors[n] | {"index": 0}], "usage": {name: parts[n] for name, parts in split.items()}}
             for n in range(len(data))
         ]
+
+    def fit(self, question: Question, model: str) -> Fit:
+        return Fit(not_in={Lane.FLEX: "embeddings have no flex lane"})
 
     def in_lane(self, body: bytes, lane: Lane) -> bytes:
         if lane is Lane.FLEX:

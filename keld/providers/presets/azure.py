@@ -31,7 +31,7 @@ class AzureEmbeddings(OpenAIEmbeddings):
     """Embeddings, which Azure does not answer in batches (.../how-to/batch, "Feature support", Nov 2026)."""
 
     def fit(self, question: Question, model: str) -> Fit:
-        return Fit(not_in={Lane.BATCH: "Azure has no batches of embeddings, only the fast lanes"})
+        return Fit(not_in={**super().fit(question, model).not_in, Lane.BATCH: "Azure has no batches of embeddings, only the standard lane"})
 
 
 EMBEDDINGS = AzureEmbeddings()
