@@ -43,7 +43,7 @@ class Batch:
 
     Args:
         provider: the kind of its service.
-        endpoint, input_file_id, metadata, output_expires_after_s: as the create said, where the service knows such things.
+        endpoint, input_file_id, input_uri, metadata, output_expires_after_s: as the create said, where the service knows such things.
         model: of its rows, or of their first.
         get_from, list_from: when it can be read, and listed, in unix seconds.
         twice: its create makes a second batch.
@@ -62,6 +62,7 @@ class Batch:
     rules: list[Rule]
     endpoint: str = ""
     input_file_id: str = ""
+    input_uri: str = ""
     model: str | None = None
     metadata: dict[str, str] | None = None
     output_expires_after_s: float | None = None
@@ -214,6 +215,14 @@ class Batch:
         return Slip(self.bill_path, self.progress.totals(done).bill_bytes)
 
     # --- work ---------------------------------------------------------------------------------------------------------
+
+    def begin(self, rows: Rows | None, problem: Problem | None) -> None:
+        """Answers `rows`, if there is no problem with them.  Called once, in a worker thread."""
+        if problem is not None:
+            self.problems = [problem]
+            return
+        self.rows = rows
+        self.answer()
 
     def answer(self) -> None:
         """Answer every row, in the order of finishing.  Called once, in a worker thread."""

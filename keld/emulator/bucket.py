@@ -22,6 +22,13 @@ Check = Callable[["StoredObject | None"], None]
 """Called with what has the name now, while nobody else can change it; raises if the write must not be."""
 
 
+def place_of(uri: str) -> tuple[str, str, str]:
+    """(scheme, bucket, name) of an object's address."""
+    scheme, _, rest = uri.partition("://")
+    bucket, _, name = rest.partition("/")
+    return scheme, bucket, name
+
+
 class NoSuchObject(LookupError):
     """No object has this name."""
 
@@ -60,7 +67,7 @@ class Buckets:
     """Every object, by the scheme of its cloud (`s3`, `gs`), its bucket and its name.
 
     Attributes:
-        on_delete: called with scheme, bucket and name of an object that was deleted.
+        on_delete: called with the address of an object that was deleted.
     """
 
     def __init__(self, *, clock: Clock, folder: Path) -> None:
@@ -68,7 +75,7 @@ class Buckets:
         self._lock = threading.RLock()
         self._objects: dict[tuple[str, str], dict[str, StoredObject]] = {}
         self._generation = 0
-        self.on_delete: list[Callable[[str, str, str], None]] = []
+        self.on_delete: Callable[[str], None] | None = None
 
     def read(self, scheme: str, bucket: str, name: str) -> bytes:
         """The bytes of an object.
@@ -139,8 +146,8 @@ class Buckets:
             if check is not None:
                 check(objects.get(name))
             was_there = objects.pop(name, None) is not None
-        for told in self.on_delete if was_there else ():
-            told(scheme, bucket, name)
+        if was_there and self.on_delete is not None:
+            self.on_delete(f"{scheme}://{bucket}/{name}")
         return was_there
 
     def listed(self, scheme: str, bucket: str, prefix: str = "", after: str = "") -> list[StoredObject]:

@@ -70,6 +70,7 @@ class Store:
         self.lock = threading.RLock()
         self.realtime_bill = RealtimeBill(folder / "realtime.bill.jsonl")
         self.objects = Buckets(clock=clock, folder=folder)
+        self.objects.on_delete = self._object_deleted
         self._files: dict[str, StoredFile] = {}
         self._batches: dict[str, Batch] = {}
         self._created: Counter[str] = Counter()
@@ -135,6 +136,14 @@ class Store:
         # A worker may be about to open it; then it stays on disk until the emulator stops.
         if all(batch.work.done() for batch in readers):
             file.path.unlink(missing_ok=True)
+
+    def _object_deleted(self, uri: str) -> None:
+        """A batch that has not read the object yet will fail."""
+        now = self.clock.time()
+        with self.lock:
+            readers = [batch for batch in self._batches.values() if batch.input_uri == uri]
+        for batch in readers:
+            batch.input_lost = batch.input_lost or now < batch.started_at
 
     # --- batches ------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ A create that lands more than five minutes after it was signed is refused, as ev
 """
 
 import secrets
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -16,18 +15,19 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..batch import Batch
+from ..bucket import place_of
 from ..dialect import Dialect
 from ..error import ApiError
 from ..host import Host
 from ..life import ENDED, Phase
-from ..page import page
+from ..page import token_page
 from ..row import Rows
 from ..service import Endpoint
 from ..store import Store
 from .bedrock_envelope import BedrockEnvelope
 from .bedrock_input import problem_of
 from .bedrock_object import job_object, manifest, output_name, status_of
-from .bedrock_parameter import Create, ListQuery, create_body, is_signed, list_query, place_of, region_of
+from .bedrock_parameter import Create, ListQuery, create_body, is_signed, list_query, region_of
 
 TOKEN_KEPT_S = 600.0
 SIGNED_FOR_S = 300.0  # docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html, Nov 2026
@@ -62,7 +62,6 @@ class Jobs:
 
     def __post_init__(self) -> None:
         self.host = Host(store=self.store, kind=self.kind)
-        self.store.objects.on_delete.append(self._input_deleted)
 
     def routes(self) -> list[Endpoint]:
         one = f"{self.base}/model-invocation-job"
@@ -88,6 +87,7 @@ class Jobs:
                 secrets.token_hex(6), self.kind, envelope=BedrockEnvelope(), dialect=dialect, path=path, model=asked.modelId
             )
             batch.window_s = (asked.timeoutDurationInHours or 24) * 3_600.0
+            batch.input_uri = asked.input_uri
             batch.twice = False  # the second create has the same token
             batch.deleted = is_signed(request) and batch.created_at - self.host.now() > SIGNED_FOR_S
             job = self.jobs[batch.id] = _Job(asked, body, region, batch)
@@ -102,12 +102,10 @@ class Jobs:
         batches = [batch for batch in self.host.listed() if self._fits(batch, query)]
         if query.ascending:
             batches.reverse()
-        after = None if query.token is None else urlsafe_b64decode(query.token).decode()
-        shown, more = page(batches, lambda batch: batch.id, limit=query.most, after=after)
+        shown, token = token_page(batches, lambda batch: batch.id, limit=query.most, token=query.token)
         await self.store.catch_up(shown)
         summaries = [await self._look(batch) for batch in shown]
-        end = {"nextToken": urlsafe_b64encode(shown[-1].id.encode()).decode()} if more else {}
-        return JSONResponse({"invocationJobSummaries": summaries, **end})
+        return JSONResponse({"invocationJobSummaries": summaries} | ({"nextToken": token} if token else {}))
 
     async def get(self, request: Request) -> Response:
         batch = self._batch(request)
@@ -174,30 +172,19 @@ class Jobs:
 
     def _prepare(self, batch: Batch) -> None:
         asked = self.jobs[batch.id].asked
-        found = self.store.objects.find("s3", *place_of(asked.input_uri))
+        found = self.store.objects.find(*place_of(asked.input_uri))
         rows = None if found is None else Rows.of_lines(found.path)
-        problem = batch.planned_failure() or problem_of(rows, self.show(batch, Phase("validating", 0))["jobArn"], asked.input_uri)
-        if problem is not None or rows is None:
-            batch.problems = [problem] if problem is not None else []
-            return
-        batch.rows = rows
-        batch.answer()
-
-    def _input_deleted(self, scheme: str, bucket: str, name: str) -> None:
-        """A job that has not read its input yet will fail."""
-        now = self.host.now()
-        for job in list(self.jobs.values()):
-            if scheme == "s3" and place_of(job.asked.input_uri) == (bucket, name):
-                job.batch.input_lost = job.batch.input_lost or now < job.batch.started_at
+        arn = self.show(batch, Phase("validating", 0))["jobArn"]
+        batch.begin(rows, batch.planned_failure() or problem_of(rows, arn, asked.input_uri))
 
     def _publish(self, job: _Job, phase: Phase) -> None:
         """Write the answers and the manifest into the customer's bucket."""
         batch, asked = job.batch, job.asked
         if batch.rows is None or phase.status == "failed" or (phase.status == "expired" and not phase.done):
             return
-        bucket, folder = place_of(asked.output_uri)
+        scheme, bucket, folder = place_of(asked.output_uri)
         folder = f"{folder.rstrip('/')}/{batch.id}/".lstrip("/")
-        write: Callable[[str, bytes], object] = lambda name, data: self.store.objects.write("s3", bucket, folder + name, data)  # noqa: E731
+        write: Callable[[str, bytes], object] = lambda name, data: self.store.objects.write(scheme, bucket, folder + name, data)  # noqa: E731
         write("manifest.json.out", msgspec.json.encode(manifest(batch, phase)))
         if batch.rule("results", "no_output_id", "empty_output_id") is None:
             write(output_name(asked.input_uri), batch.out_path.read_bytes())

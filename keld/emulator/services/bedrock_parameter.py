@@ -9,7 +9,6 @@ from base64 import urlsafe_b64decode
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NoReturn
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
@@ -86,7 +85,7 @@ def create_body(body: bytes) -> Create:
     hours = asked.timeoutDurationInHours
     if hours is not None and not 24 <= hours <= 168:
         _refuse(str(hours), "timeoutDurationInHours", "Member must have value between 24 and 168")
-    if place_of(asked.input_uri)[1].endswith("/"):
+    if asked.input_uri.endswith("/"):
         raise ApiError(status=400, message="keld emulator: name one object as input, not a folder.", code="ValidationException")
     return asked
 
@@ -119,12 +118,6 @@ def list_query(request: Request) -> ListQuery:
         token=token,
         ascending=order == "Ascending",
     )
-
-
-def place_of(uri: str) -> tuple[str, str]:
-    """Bucket and name of an object's `s3://` address."""
-    parts = urlsplit(uri)
-    return parts.netloc, parts.path.removeprefix("/")
 
 
 def is_signed(request: Request) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -19,7 +18,7 @@ from ..dialects.gemini_body import Message, invalid, read, reader
 from ..error import ApiError
 from ..host import Host
 from ..life import ENDED, Phase
-from ..page import page
+from ..page import token_page
 from ..row import Rows
 from ..service import Endpoint
 from ..store import Store, StoredFile
@@ -124,15 +123,13 @@ class Batches:
             raise invalid("Request contains an invalid argument.")
         listed = sorted(self.host.listed(), key=lambda batch: sha256(batch.id.encode()).digest())
         try:
-            after = urlsafe_b64decode(token).decode() if token else None
-            shown, more = page(listed, lambda batch: batch.id, limit=min(int(size) or _MOST_A_PAGE, _MOST_A_PAGE), after=after)
+            most = min(int(size) or _MOST_A_PAGE, _MOST_A_PAGE)
+            shown, following = token_page(listed, lambda batch: batch.id, limit=most, token=token or None)
         except (ValueError, ApiError) as error:
             raise invalid("Request contains an invalid argument.") from error
         await self.store.catch_up(shown)
         found: dict[str, Any] = {"operations": [await self._look(batch) for batch in shown]} if shown else {}
-        if more:
-            found["nextPageToken"] = urlsafe_b64encode(shown[-1].id.encode()).decode()
-        return JSONResponse(found)
+        return JSONResponse(found | ({"nextPageToken": following} if following else {}))
 
     async def get(self, request: Request) -> Response:
         batch = self._batch(request)
@@ -181,13 +178,7 @@ class Batches:
 
     def _prepare(self, batch: Batch) -> None:
         rows = Rows.of_lines(self._input(batch))
-        planned = batch.planned_failure()
-        found = planned or _problem(rows)
-        if found is not None:
-            batch.problems = [found]
-            return
-        batch.rows = rows
-        batch.answer()
+        batch.begin(rows, batch.planned_failure() or _problem(rows))
 
     def _publish(self, batch: Batch, phase: Phase) -> None:
         """Give the responses a file, if all of them are there: a batch that expired or was cancelled has none."""

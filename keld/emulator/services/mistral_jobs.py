@@ -175,13 +175,7 @@ class Jobs:
 
     def _prepare(self, batch: Batch, path: Path) -> None:
         rows = Rows.of_lines(path)
-        planned = batch.planned_failure()
-        problem = planned if planned is not None else _problem(rows, batch.envelope.read)
-        if problem is not None:
-            batch.problems = [problem]
-            return
-        batch.rows = rows
-        batch.answer()
+        batch.begin(rows, batch.planned_failure() or _problem(rows, batch.envelope.read))
 
     def _publish(self, batch: Batch, phase: Phase) -> None:
         name_results(self.store, batch, phase, expires_after_s=RETENTION_S)

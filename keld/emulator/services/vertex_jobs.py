@@ -2,7 +2,6 @@
 
 import re
 import secrets
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,17 +13,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..batch import Batch, Problem
+from ..bucket import place_of
 from ..dialect import Dialect
 from ..dialects.gemini_body import invalid
 from ..error import ApiError
 from ..host import Host
 from ..life import ENDED, Phase
-from ..page import page
+from ..page import token_page
 from ..row import Rows
 from ..service import Endpoint
 from ..store import Store
 from .vertex_envelope import Labelled, Line, VertexEnvelope
-from .vertex_object import Create, create_body, job_object, place_of, state_of
+from .vertex_object import Create, create_body, job_object, state_of
 
 # docs.cloud.google.com/vertex-ai/generative-ai/docs, the pages multimodal/batch-prediction-gemini and partner-models/claude/batch, Nov 2026.
 MAX_REQUESTS, MAX_BYTES = 200_000, 1 << 30
@@ -56,7 +56,6 @@ class Jobs:
 
     def __post_init__(self) -> None:
         self.host = Host(store=self.store, kind=self.kind)
-        self.store.objects.on_delete.append(self._input_deleted)
 
     def routes(self, place: str) -> list[Endpoint]:
         jobs = f"{place}/batchPredictionJobs"
@@ -80,7 +79,7 @@ class Jobs:
             batch_id = str(secrets.randbelow(9 * 10**18) + 10**18)
             path = request.url.path
             batch = self.store.new_batch(batch_id, self.kind, envelope=VertexEnvelope(), dialect=dialect, path=path, model=model)
-            batch.window_s, batch.metadata = WINDOW_S, asked.labels
+            batch.window_s, batch.metadata, batch.input_uri = WINDOW_S, asked.labels, asked.input_uri
             self.jobs[batch.id] = _Job(asked, place, batch)
             return batch
 
@@ -94,15 +93,13 @@ class Jobs:
         fits, place = _filter(request.query_params.get("filter", "")), _place(request)
         listed = [batch for batch in self.host.listed() if self.jobs[batch.id].place == place and fits(self._facts(batch))]
         try:
-            after = urlsafe_b64decode(token).decode() if token else None
-            shown, more = page(listed, lambda batch: batch.id, limit=min(int(size) or _MOST_A_PAGE, _MOST_A_PAGE), after=after)
+            most = min(int(size) or _MOST_A_PAGE, _MOST_A_PAGE)
+            shown, following = token_page(listed, lambda batch: batch.id, limit=most, token=token or None)
         except (ValueError, ApiError) as error:
             raise invalid("The page token is not valid.") from error
         await self.store.catch_up(shown)
         found: dict[str, Any] = {"batchPredictionJobs": [await self._look(batch) for batch in shown]} if shown else {}
-        if more:
-            found["nextPageToken"] = urlsafe_b64encode(shown[-1].id.encode()).decode()
-        return JSONResponse(found)
+        return JSONResponse(found | ({"nextPageToken": following} if following else {}))
 
     async def get(self, request: Request) -> Response:
         batch = self._batch(request)
@@ -163,34 +160,22 @@ class Jobs:
             raise ApiError(status=429, message=message, code="RESOURCE_EXHAUSTED")
 
     def _prepare(self, batch: Batch) -> None:
-        job = self.jobs[batch.id]
-        found = self.store.objects.find("gs", *place_of(job.asked.input_uri))
+        asked = self.jobs[batch.id].asked
+        found = self.store.objects.find(*place_of(asked.input_uri))
         rows = None if found is None else Rows.of_lines(found.path)
-        problem = batch.planned_failure() or _problem(rows, job.asked)
-        if problem is not None or rows is None:
-            batch.problems = [problem] if problem is not None else []
-            return
-        batch.rows = rows
-        batch.answer()
-
-    def _input_deleted(self, scheme: str, bucket: str, name: str) -> None:
-        """A job that has not read its input yet will fail."""
-        now = self.host.now()
-        for job in list(self.jobs.values()):
-            if scheme == "gs" and place_of(job.asked.input_uri) == (bucket, name):
-                job.batch.input_lost = job.batch.input_lost or now < job.batch.started_at
+        batch.begin(rows, batch.planned_failure() or _problem(rows, asked))
 
     def _publish(self, job: _Job, phase: Phase) -> None:
         """Spread the result lines over several objects in the customer's bucket."""
         at = datetime.fromtimestamp(phase.ended_at or 0.0, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         folder = f"{job.asked.output_uri.rstrip('/')}/prediction-model-{at}"
-        bucket, prefix = place_of(folder)
+        scheme, bucket, prefix = place_of(folder)
         whole = job.batch.out_path.read_bytes()
         lines = whole.split(b"\n")
         # Damaged lines, which may not end as they should, stay together.
         parts = [whole] if job.batch.rules_at("lines") else [b"\n".join(filter(None, lines[n::_OUTPUTS])) for n in range(_OUTPUTS)]
         for n, part in enumerate(parts):
-            self.store.objects.write("gs", bucket, f"{prefix}/predictions-{n:05d}-of-{len(parts):05d}.jsonl", part)
+            self.store.objects.write(scheme, bucket, f"{prefix}/predictions-{n:05d}-of-{len(parts):05d}.jsonl", part)
         job.folder = folder
 
 

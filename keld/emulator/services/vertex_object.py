@@ -101,12 +101,6 @@ def create_body(body: bytes) -> Create:
     return asked
 
 
-def place_of(uri: str) -> tuple[str, str]:
-    """(bucket, object) of a `gs://` address."""
-    bucket, _, name = uri.removeprefix("gs://").partition("/")
-    return bucket, name
-
-
 def error_object(error: ApiError) -> dict[str, Any]:
     inner: dict[str, Any] = {"code": error.status, "message": error.message, "status": error.code or _WORDS.get(error.status, "UNKNOWN")}
     if "retry-after" in error.headers:

@@ -3,14 +3,12 @@
 One of the transports.  The key of a submission is the job's client token, so a create that is sent again with the same key within some minutes makes no
 second job; it is also in the job's name, by which a job can be searched for.  Wire: botocore 1.43's service model, and docs/notes/providers.md.
 
-An input has a name of its own each time it is staged: a late create must never find the input of a later one.  An output is named by the job's id; the
-manifest beside it says how many records it has, so an output with fewer is not complete yet.
+An output is named by the job's id; the manifest beside it says how many records it has, so an output with fewer is not complete yet.
 """
 
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -18,21 +16,20 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import msgspec
 
-from keld import http
-from keld.objects import AccessDenied, Bucket, NoSuchObject, ObjectError
 from keld.providers.account import BedrockAccount
 from keld.providers.base import BatchState, RemoteBatch, Submission
 from keld.providers.dialects.bedrock_messages import is_invoked
-from keld.providers.download import Broken, Piece, ResultFile
-from keld.providers.fault import Fault, Sent, scrubbed, unreadable
+from keld.providers.download import Piece, ResultFile
+from keld.providers.fault import Fault, scrubbed, unreadable
 from keld.providers.page import UNREADABLE_TIME, Page, instant
 from keld.providers.part import Connection
 from keld.providers.transports.bedrock_auth import Signed, auth, error_in
 from keld.providers.transports.rest import Rest
+from keld.providers.transports.stored import Stored
 
 HOURS = 24  # until a job times out; the shortest that there is
 _NAME = "keld-"  # begins a job's name, before the key
@@ -47,7 +44,6 @@ _STATES = {
 }  # any other status, also one never seen before, is in progress
 # Why a job failed before it did anything, if the rows are not at fault: the role, the bucket or its region.  AWS gives a text only.
 _NOT_ALLOWED = re.compile(r"access ?denied|not authorized|forbidden|permission|assume|bucket.{0,80}region", re.IGNORECASE)
-_CHUNK = 1 << 20
 _SKEW = timedelta(minutes=5)
 
 
@@ -56,25 +52,18 @@ class BedrockBatches:
 
     def __init__(self, connection: Connection) -> None:
         assert isinstance(connection.account, BedrockAccount)
-        self._account, self._patience = connection.account, connection.patience
-        self._rest = Rest(connection, auth, error_in)
-        self._keys = Signed(self._account.region)  # of the bucket, also where an API key asks for jobs
-        self._buckets: dict[str, tuple[dict[str, str], Bucket]] = {}  # with the credentials that they were opened with
+        account = connection.account
+        keys = Signed(account.region)  # of the bucket, also where an API key asks for jobs
+        self._rest, self._role = Rest(connection, auth, error_in), account.role
+        self._objects = Stored(account.bucket, connection.patience, options=lambda: {"region": account.region, **keys.keys()})
 
     # -- the input ------------------------------------------------------------------------------------------------
 
     def stage(self, path: Path, key: str) -> str | None:
-        uri = f"{self._account.bucket.rstrip('/')}/in/{key}-{secrets.token_hex(4)}.jsonl"
-        with self._object(uri) as (bucket, name), path.open("rb") as file:
-            bucket.upload(name, self._beating(iter(lambda: file.read(_CHUNK), b"")))
-        return uri
+        return self._objects.put(path, key)
 
     def unstage(self, input_ref: str) -> None:
-        with self._object(input_ref) as (bucket, name):
-            try:
-                bucket.delete(name)
-            except NoSuchObject:
-                return
+        self._objects.remove(input_ref)
 
     # -- the job --------------------------------------------------------------------------------------------------
 
@@ -82,11 +71,11 @@ class BedrockBatches:
         body = {
             "jobName": _NAME + submission.key,
             "clientRequestToken": submission.key,
-            "roleArn": self._account.role,
+            "roleArn": self._role,
             "modelId": submission.model,
             "modelInvocationType": "InvokeModel" if is_invoked(submission.model) else "Converse",
             "inputDataConfig": {"s3InputDataConfig": {"s3Uri": submission.input_ref or "", "s3InputFormat": "JSONL"}},
-            "outputDataConfig": {"s3OutputDataConfig": {"s3Uri": f"{self._account.bucket.rstrip('/')}/out/"}},
+            "outputDataConfig": {"s3OutputDataConfig": {"s3Uri": f"{self._objects.root}/out/"}},
             "timeoutDurationInHours": HOURS,
         }
         reply = self._rest.send("POST", _JOB, msgspec.json.encode(body), carried_prompts=False)
@@ -147,73 +136,25 @@ class BedrockBatches:
         return [ResultFile(id=uri, what=f"the output of {batch.id}", lines=self._records(uri)) for uri in batch.result_refs]
 
     def size_bytes(self, file: ResultFile) -> int | None:
-        with self._object(file.id) as (bucket, name):
-            found = bucket.find(name)
+        found = self._objects.find(file.id)
         return None if found is None else found.size_bytes
 
     @contextmanager
     def fetch(self, batch: RemoteBatch, file: ResultFile, start: int, validator: str) -> Iterator[Piece]:
-        with self._object(file.id) as (bucket, name):
-            found = bucket.find(name)
-            same = found is not None and (not validator or found.version == validator)
-            opened = bucket.open(name, start if same else 0, validator if same else "")  # it may be replaced between these two calls
-            piece = opened.__enter__()
-        try:
-            yield Piece(resumed=start > 0 and same, validator=piece.version, chunks=self._chunks(piece.chunks))
-        finally:
-            opened.__exit__(None, None, None)
+        with self._objects.open(file.id, start, validator) as piece:
+            yield piece
 
     def close(self) -> None:
         self._rest.close()
 
     def _records(self, output_uri: str) -> int | None:
         """The number of records in an output by its manifest; None if there is none yet."""
-        with self._object(output_uri.rpartition("/")[0] + "/manifest.json.out") as (bucket, name):
-            try:
-                count = msgspec.json.decode(bucket.read(name)).get("processedRecordCount")
-            except (NoSuchObject, msgspec.MsgspecError, UnicodeDecodeError, AttributeError):
-                return None
+        manifest = self._objects.read(output_uri.rpartition("/")[0] + "/manifest.json.out")
+        try:
+            count = msgspec.json.decode(manifest or b"").get("processedRecordCount")
+        except (msgspec.MsgspecError, UnicodeDecodeError, AttributeError):
+            return None
         return count if isinstance(count, int) else None
-
-    def _chunks(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        try:
-            yield from self._beating(chunks)
-        except ObjectError as broken:
-            raise Broken(broken.why) from broken
-
-    def _beating(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        for chunk in chunks:
-            http.beat(self._patience.call_s)
-            yield chunk
-
-    def _bucket(self, name: str) -> Bucket:
-        options = {"region": self._account.region, **self._keys.keys()}
-        opened_with, bucket = self._buckets.get(name, ({}, None))
-        if bucket is None or opened_with != options:
-            bucket = Bucket.at(f"s3://{name}", options, call_s=self._patience.call_s)
-            self._buckets[name] = options, bucket
-        return bucket
-
-    @contextmanager
-    def _object(self, uri: str) -> Iterator[tuple[Bucket, str]]:
-        """The bucket and the name of an object.
-
-        Raises:
-            Fault: a call to the bucket failed.
-        """
-        parts = urlsplit(uri)
-        bucket = self._bucket(parts.netloc)
-        http.beat(self._patience.call_s)
-        try:
-            yield bucket, parts.path.lstrip("/")
-        except NoSuchObject as missing:
-            raise Fault(sent=Sent.ANSWERED, status=HTTPStatus.NOT_FOUND, code="no_such_object", message=str(missing), own=True) from None
-        except AccessDenied as denied:
-            raise Fault(
-                sent=Sent.ANSWERED, status=HTTPStatus.FORBIDDEN, code="bucket_access_denied", message=str(denied), own=True
-            ) from None
-        except ObjectError as error:
-            raise Fault(sent=Sent.MAYBE, cause=f"{error.address}: {error.why}") from None
 
 
 # -- the objects ----------------------------------------------------------------------------------------------

@@ -1,15 +1,14 @@
 """Stored: the inputs and results of batches as objects in the user's own bucket.
 
-A part of the transport `vertex`, over `keld.objects`.  An input has a name of its own each time it is staged: a late create must never find the
+A part of the transports `bedrock` and `vertex`, over `keld.objects`.  An input has a name of its own each time it is staged: a late create must never find the
 input of a later one.  Every failure of the bucket is a `Fault`, and a transfer reports its progress.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,14 +25,22 @@ class Stored:
     """The objects of one account; a bucket is opened at the first call to it.
 
     Args:
-        root: `gs://bucket/prefix`, below which inputs are kept.
-        credentials: for the bucket; None: those that obstore finds.
+        root: `s3://bucket/prefix` or `gs://bucket/prefix`, below which inputs are kept.
+        options: obstore's own; asked for before each call, and when they are others than before, the bucket is opened again.
+        credentials: for the bucket; None: those in `options`, else those that obstore finds.
     """
 
-    def __init__(self, root: str, patience: http.Patience, credentials: Credentials | None = None) -> None:
-        self.root, self._patience, self._credentials = root.rstrip("/"), patience, credentials
+    def __init__(
+        self,
+        root: str,
+        patience: http.Patience,
+        *,
+        options: Callable[[], Mapping[str, str]] = dict,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self.root, self._patience, self._options, self._credentials = root.rstrip("/"), patience, options, credentials
         self._scheme = urlsplit(root).scheme
-        self._bucket = cache(self._open)
+        self._buckets: dict[str, tuple[Mapping[str, str], Bucket]] = {}  # with the options that they were opened with
 
     def put(self, path: Path, key: str) -> str:
         """Uploads an input; its address."""
@@ -54,8 +61,17 @@ class Stored:
             return [(bucket.address(one), found) for one, found in named if found is not None]
 
     def find(self, uri: str) -> ObjectInfo | None:
+        """What an object is now; None: there is none."""
         with self._object(uri) as (bucket, name):
             return bucket.find(name)
+
+    def read(self, uri: str) -> bytes | None:
+        """The bytes of a small object; None: there is none."""
+        with self._object(uri) as (bucket, name):
+            try:
+                return bucket.read(name)
+            except NoSuchObject:
+                return None
 
     @contextmanager
     def open(self, uri: str, start: int = 0, validator: str = "") -> Iterator[Piece]:
@@ -81,8 +97,13 @@ class Stored:
             http.beat(self._patience.call_s)
             yield chunk
 
-    def _open(self, name: str) -> Bucket:
-        return Bucket.at(f"{self._scheme}://{name}", call_s=self._patience.call_s, credentials=self._credentials)
+    def _bucket(self, name: str) -> Bucket:
+        options = self._options()
+        opened_with, bucket = self._buckets.get(name, ({}, None))
+        if bucket is None or opened_with != options:
+            bucket = Bucket.at(f"{self._scheme}://{name}", options, call_s=self._patience.call_s, credentials=self._credentials)
+            self._buckets[name] = options, bucket
+        return bucket
 
     @contextmanager
     def _object(self, uri: str) -> Iterator[tuple[Bucket, str]]:

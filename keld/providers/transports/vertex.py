@@ -53,7 +53,7 @@ class VertexBatches:
         assert isinstance(connection.account, VertexAccount)
         account = connection.account
         self._rest = Rest(connection, auth, error_in)
-        self._objects = Stored(account.bucket, connection.patience, bucket_credentials(connection))
+        self._objects = Stored(account.bucket, connection.patience, credentials=bucket_credentials(connection))
         self._jobs = f"/{VERSION}{parent(account)}/batchPredictionJobs"
 
     def stage(self, path: Path, key: str) -> str | None:
