@@ -46,7 +46,7 @@ class Account:
     def __post_init__(self) -> None:
         if not isinstance(self.price_factor, Decimal | int) or not 0 < self.price_factor < 1_000:
             raise InvalidJob(
-                f"price_factor= of an account of kind {self.kind} is {self.price_factor!r}; it must be a positive Decimal. Nothing was sent. "
+                f"price_factor= of an account of kind {self.kind} is {self.price_factor!r}; it must be a Decimal above 0 and below 1,000. Nothing was sent. "
                 "Give e.g. price_factor=Decimal('1.1')."
             )
         if self.base_url is not None:

@@ -104,7 +104,8 @@ def _text(value: object) -> str | None:
 
 def _count(value: object) -> int | None:
     number = _decimal(value)
-    return int(number) if number is not None and number == number.to_integral_value() else None
+    # Above a billion nothing is meant, and `int` of "1e999999" takes minutes.
+    return int(number) if number is not None and number < 10**9 and number == number.to_integral_value() else None
 
 
 def _decimal(value: object) -> Decimal | None:
@@ -122,7 +123,7 @@ def _names(value: object) -> dict[str, str] | None:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     if not isinstance(value, dict):
         return None

@@ -173,6 +173,7 @@ def test_the_extra_that_the_documentation_shows_is_read(monkeypatch: pytest.Monk
         ({"provider": "azure", "price_factor": "nan"}, "price_factor='nan'.* Write a number above 0"),
         ({"provider": "self_hosted", "gpu_hour_usd": True}, "gpu_hour_usd=True.* Write a number above 0"),
         ({"provider": "self_hosted", "most_at_once": 1.5}, "most_at_once=1.5.* Write a whole number"),
+        ({"provider": "self_hosted", "most_at_once": "1e999999"}, "most_at_once='1e999999'.* Write a whole number"),
         ({"provider": "self_hosted", "length_field": "tokens"}, "length_field='tokens'.* Write max_tokens or max_completion_tokens"),
     ],
 )
