@@ -1,9 +1,6 @@
 """Kinds of providers: found by name, brought by other packages, with prices by kind; and job runs on those that are built for the proof."""
 
-import os
 import re
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -14,7 +11,6 @@ from typing import Any
 
 import pytest
 
-import keld as package
 from keld import Account, AzureAccount, BedrockAccount, Embedding, Keld, VertexAccount
 from keld.emulator import Emulator
 from keld.errors import InvalidJob, PriceUnknown
@@ -24,9 +20,9 @@ from keld.pricing import rates
 from keld.providers.kinds import BUILT_IN, batch_page, kinds, preset_of
 from keld.providers.provider import Provider, connect, rates_of
 from tests.support.ticket_job import finish, openai, outcomes, purchases, tickets, triage
+from tests.support.ticket_worker import OTHERHOST, worker
 
 TESTS = Path(__file__).parent.parent
-OTHERHOST = Path(__file__).parent / "otherhost"
 DAY = datetime(2026, 11, 20, tzinfo=UTC)
 PRICES = {"input": 1, "output": 2}
 
@@ -221,46 +217,15 @@ def test_rows_on_a_host_without_batches_are_answered_and_paid_once(mine: Keld, e
 def test_a_worker_on_a_host_without_batches_is_killed_and_another_continues(emulator: Emulator, tmp_path: Path, point: str) -> None:
     """Only what was in flight at the kill may be paid twice, and it is counted."""
     url = emulator.url_of("openai_compatible")
-    died = worker(tmp_path, emulator, "openai_compatible", url, point)
+    died = worker(tmp_path, emulator, "openai_compatible", "gpt-5-mini", url, point)
     assert died.returncode == -9, died.stderr
-    ended = worker(tmp_path, emulator, "openai_compatible", url)
+    ended = worker(tmp_path, emulator, "openai_compatible", "gpt-5-mini", url)
     state, answered, in_doubt = ended.stdout.split()
     assert (state, answered) == ("finished", "6"), ended.stderr
     assert 6 <= len(emulator.bill()) <= 6 + int(in_doubt)
 
 
 # --- a kind of another package ----------------------------------------------------------------------------------------
-
-WORKER = """
-import sys
-from datetime import timedelta
-from pathlib import Path
-from tests.support.ticket_job import openai, tickets, triage
-from tests.support.worker_process import Time
-from keld import Account, Keld
-
-home, url, kind, base_url = sys.argv[1:]
-time = Time(url)
-with Keld(home=home, clock=time, accounts={"other": Account(kind=kind, base_url=base_url or None)}) as keld:
-    job = triage(openai, models="other:gpt-5-mini", prices={"other:gpt-5-mini": {"input": 1, "output": 2}})
-    status = keld.submit(job, tickets(), sink=str(Path(home) / "out.parquet"))
-    for _ in range(80):
-        status = keld.advance(status.id)
-        if status.over:
-            break
-        time.advance(max((status.next_check_at or time()) - time(), timedelta(seconds=1)))
-    in_doubt = sum(shard.error.rows for shard in keld.ledger.shards(status.id) if shard.error is not None)
-    print(status.state.value, status.answered, in_doubt)
-"""
-
-
-def worker(home: Path, emulator: Emulator, kind: str, base_url: str = "", point: str | None = None) -> subprocess.CompletedProcess[str]:
-    """A process that does a job run on an account of a kind to its end, or dies at a point."""
-    path = os.pathsep.join([str(TESTS), str(OTHERHOST), str(Path(package.__file__).parent.parent)])
-    env = {**os.environ, **emulator.env(), "PYTHONPATH": path} | ({"KELD_FAILPOINT": f"{point}:kill9"} if point else {})
-    return subprocess.run(
-        [sys.executable, "-c", WORKER, home, emulator.url, kind, base_url], env=env, capture_output=True, text=True, check=False
-    )
 
 
 @pytest.mark.parametrize("point", ["create.send", "create.received", "download.chunk", "collect.done"])
@@ -270,9 +235,9 @@ def test_a_worker_on_a_kind_of_another_package_is_killed_and_another_goes_on(
     """Lists by token, results in several objects, errors of its own: the promise is the same."""
     monkeypatch.syspath_prepend(OTHERHOST)
     emulator = open_emulator()
-    died = worker(tmp_path, emulator, "otherhost", point=point)
+    died = worker(tmp_path, emulator, "otherhost", "gpt-5-mini", point=point)
     assert died.returncode == -9, died.stderr
-    ended = worker(tmp_path, emulator, "otherhost")
+    ended = worker(tmp_path, emulator, "otherhost", "gpt-5-mini")
     assert ended.stdout.split() == ["finished", "6", "0"], ended.stderr
     assert set(purchases(emulator).values()) == {1}
     assert len(purchases(emulator)) == 6

@@ -2,9 +2,6 @@
 
 import http.server
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -41,6 +38,7 @@ from tests.support.ticket_job import (
     vertex,
     vertex_claude,
 )
+from tests.support.ticket_worker import worker
 
 PRICES = {"input": 1, "output": 2}
 
@@ -316,34 +314,6 @@ def test_the_bucket_is_asked_with_the_same_token(open_emulator: Any, tmp_path: P
 
 # --- kills ------------------------------------------------------------------------------------------------------------
 
-WORKER = """
-import sys
-from datetime import timedelta
-from tests.support.ticket_job import tickets, triage, vertex
-from tests.support.worker_process import Time
-from keld import Keld
-
-home, url, model = sys.argv[1:]
-time = Time(url)
-with Keld(home=home, clock=time) as keld:
-    job = triage(vertex, models=f"vertex:{model}", prices={f"vertex:{model}": {"input": 1, "output": 2}}, lane="batch")
-    status = keld.submit(job, tickets())
-    for _ in range(80):
-        status = keld.advance(status.id)
-        if status.over:
-            break
-        time.advance(max((status.next_check_at or time()) - time(), timedelta(seconds=1)))
-    print(status.state.value, status.answered, status.reserved_usd)
-"""
-
-
-def worker(home: Path, emulator: Emulator, model: str, point: str = "") -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, **emulator.env(), "PYTHONPATH": str(Path(__file__).parents[2])} | (
-        {"KELD_FAILPOINT": f"{point}:kill9"} if point else {}
-    )
-    command = [sys.executable, "-c", WORKER, str(home), emulator.url, model]
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-
 
 @pytest.mark.parametrize(
     ("point", "model"),
@@ -355,9 +325,9 @@ def worker(home: Path, emulator: Emulator, model: str, point: str = "") -> subpr
     ],
 )
 def test_a_worker_is_killed_and_another_goes_on(emulator: Emulator, tmp_path: Path, point: str, model: str) -> None:
-    died = worker(tmp_path, emulator, model, point)
+    died = worker(tmp_path, emulator, "vertex", model, point=point)
     assert died.returncode == -9, died.stderr
-    ended = worker(tmp_path, emulator, model)
+    ended = worker(tmp_path, emulator, "vertex", model)
     assert ended.stdout.split()[:2] == ["finished", "6"], ended.stderr
     assert set(purchases(emulator).values()) == {1}
     assert len(purchases(emulator)) == 6
