@@ -136,7 +136,10 @@ def test_a_page_that_lies_is_found() -> None:
 def test_every_block_of_code_is_run_by_some_test() -> None:
     """A block in another language would not be run."""
     languages = {block.language for page in PAGES for block in blocks(page)}
-    assert languages <= {"", "python", "console", "toml", "yaml"}
+    assert languages <= {"", "python", "console", "toml", "yaml", "json"}
+    assert {name(page) for page in PAGES if any(block.language == "json" for block in blocks(page))} == {
+        "docs/how-to/airflow.md"
+    }  # test_connection
     assert {name(page) for page in PAGES if any(block.language == "yaml" for block in blocks(page))} == {
         "docs/how-to/staging.md"
     }  # by test_manifest
