@@ -139,6 +139,9 @@ def test_the_environment_variables_are_those_that_are_read() -> None:
     }  # names in the code
     assert {variable for variable in documented if variable not in CODE} == set()
     assert ours <= documented
+    presets = [preset_of(kind, kind) for kind in BUILT_IN]
+    of_kinds = {name for preset in presets for name in (preset.api_key_env, preset.base_url_env, *preset.variables.values()) if name}
+    assert of_kinds <= documented
 
 
 def test_every_variable_of_keld_that_is_named_is_read() -> None:
