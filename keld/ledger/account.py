@@ -58,9 +58,11 @@ class Accounts:
         with self._db.read() as db:
             return lookup.shards(db, SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.state == State.QUARANTINED)
 
-    def creates_looked_for(self, provider: str, host: str, requests: int) -> int:
-        """The number of creates of that size at an account that are being sent, or have an unknown outcome."""
-        these = (SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.requests == requests)
+    def creates_looked_for(self, provider: str, host: str, requests: int | None) -> int:
+        """The number of creates of that size at an account that are being sent, or have an unknown outcome; None: of any size."""
+        these = [SHARD.c.provider == provider, SHARD.c.host == host]
+        if requests is not None:
+            these.append(SHARD.c.requests == requests)
         query = sa.select(sa.func.count()).where(*these, SHARD.c.state.in_([State.SUBMITTING, State.UNKNOWN]))
         with self._db.read() as db:
             return int(db.execute(query).scalar_one())

@@ -122,8 +122,10 @@ def note_siblings(context: RunContext, provider: Provider, shard: Shard, own: Re
     found = siblings_of(provider, shard, own, inventory, outcome, context.now())
     for batch in found.marked:
         _cancel_sibling(context, provider, shard, batch)
-    # A create that is still looked for has its own reservation, and may have made one of these: only the others need one.
-    lost = context.ledger.accounts.creates_looked_for(shard.provider, shard.host, shard.requests) if found.possible else 0
+    # A create that is still looked for has its own reservation, and may have made one of these: only the others need one.  The size of a batch that
+    # has ended is not believed, so it may be of a create of any size.
+    size = None if any(batch.state.ended for batch in found.possible) else shard.requests
+    lost = context.ledger.accounts.creates_looked_for(shard.provider, shard.host, size) if found.possible else 0
     for batch in found.possible[lost:]:
         _note_candidate(context, shard, batch)
     late = context.now() - (shard.submitted_at or context.now()) > LAG
