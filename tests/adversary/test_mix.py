@@ -35,9 +35,14 @@ def test_no_mix_loses_a_row_or_buys_one_twice_untold(seed: int, mixes: int, reco
                 steps=(("cancel", 0),),
             ),
             id="what refuses the results breaks off",
-        )
+        ),
+        pytest.param(
+            Mix(shape="openai", faults=(), quirks=("res_text", "stuck"), heals_s=None, rows=2, shard=None, crowd=0, steps=(("cancel", 0),)),
+            id="one row is answered and cannot be read, and another is named as not reached",
+        ),
     ],
 )
 def test_a_mix_that_once_went_wrong_goes_right(mix: Mix) -> None:
-    """The SDK reads the body of a refusal itself, and its transport's error came through every verb that sweeps."""
+    """One: the SDK reads the body of a refusal itself, and its transport's error came through every verb that sweeps.  The other: the counts of a
+    cancelled batch fitted the rows that its results name, so the answered row was asked again, eleven times and untold."""
     replay(mix)
