@@ -157,4 +157,4 @@ def _value(value: Any) -> str:
         return f"{{ {', '.join(f'{key} = {_value(one)}' for key, one in value.items())} }}"
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
-    return f"{value:f}"
+    return f"{value:d}" if isinstance(value, int) else f"{value:f}"  # a number of tokens, or a rate

@@ -113,6 +113,7 @@ def test_an_entry_becomes_a_line_with_its_lanes_and_long_requests() -> None:
     }  # fmt: skip
     found = models({"azure/m": _entry(**long)}, AZURE)
     text = "\n".join(written(AZURE, found, "litellm 1", SNAPSHOT))
+    assert "above = 272000," in text, "a number of tokens, as `keld prices` shows it"
     assert tomllib.loads(text, parse_float=Decimal)["azure"] == {
         "genai_prices": "azure", "source": "litellm 1", "read": SNAPSHOT,
         "models": {"m": {"standard": {"input": 2, "output": 8, "long": [{"above": 272_000, "input": 4, "output": 12}]},
