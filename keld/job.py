@@ -7,6 +7,7 @@ is checked when the table is read, by `snapshot`.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,8 +43,19 @@ class Column:
     json: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class PerRow:
+    """A prompt that a function makes of one row: `PerRow(lambda row: f"Classify: {row['body']}")`.
+
+    The row is a dict with every column of the table, its values as a template would show them.  The function returns the user's message, a list
+    of {role, content}, or None for a row that is not to be asked.  A function over record batches is faster where tables are wide.
+    """
+
+    function: Callable[[dict[str, Any]], str | list[dict[str, Any]] | None]
+
+
 PromptFunction = Callable[["pa.RecordBatch"], "pa.Array | Sequence[str | list[dict[str, Any]] | None]"]
-Prompt = str | Column | PromptFunction
+Prompt = str | Column | PerRow | PromptFunction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +66,7 @@ class Job:
         name: letters, digits, `_.-`; with the partition key it is the identity of a job run.
         key: the column that identifies a row; unique and never null within a partition.
         prompt: a `str.format` template over columns, a `Column`, or a function from an Arrow record batch (N rows) to N prompts
-            (strings, or lists of {role, content}); a null prompt means the row is not asked.
+            (strings, or lists of {role, content}), or `PerRow` of a function of one row; a null prompt means the row is not asked.
         missing: the text that a template shows where a column is null: one text (`""`, `"unknown"`), or one for each of some columns
             (`{"phone": "none"}`); None: a row with a null is not asked, and the plan counts these rows.
         output_type: a Pydantic model or a JSON Schema (typed columns), `str` (one text column), or `Embedding(dimensions=...)`.
@@ -316,9 +328,24 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
                     job=job,
                     field="prompt",
                 )
-    elif not isinstance(prompt, Column) and not callable(prompt):
+    elif isinstance(prompt, Column):
+        return
+    elif not callable(prompt.function if isinstance(prompt, PerRow) else prompt):
         raise InvalidJob(
-            f"{job}: prompt is a {type(prompt).__name__}; give a template, a Column, or a function over record batches.",
+            f"{job}: prompt is a {type(prompt).__name__}; give a template, a Column, or a function (over record batches; or PerRow of one over a row).",
+            job=job,
+            field="prompt",
+        )
+    else:
+        _check_function(job, prompt)
+
+
+def _check_function(job: str, prompt: PerRow | PromptFunction) -> None:
+    function = prompt.function if isinstance(prompt, PerRow) else prompt
+    yields = inspect.isgeneratorfunction(function) and isinstance(prompt, PerRow)  # over a batch it may yield the prompts
+    if yields or inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidJob(
+            f"{job}: the prompt function {'yields' if yields else 'is asynchronous'}; give one that returns what is asked.",
             job=job,
             field="prompt",
         )
