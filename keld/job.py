@@ -17,7 +17,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from keld.errors import DeadlinePassed, InvalidJob
-from keld.instant import span, utc
+from keld.instant import instant_or_span, span, utc
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -72,7 +72,7 @@ class Job:
         output_type: a Pydantic model or a JSON Schema (typed columns), `str` (one text column), or `Embedding(dimensions=...)`.
         models: the acceptable models, `"provider:model"`; Keld takes the cheapest that meets the terms.
         system: the instruction shared by all rows.
-        deadline: a span after the partition's end, an aware instant, or None.
+        deadline: a span after the partition's end, an aware instant, either as text (`9h`, `1d 6h`, `PT9H`, `2026-11-20T09:00Z`), or None.
         probability: the wanted probability of keeping the deadline; Keld may risk the rest for a lower cost.
         lane: `auto` (the cheapest that meets the terms), or always `batch`, `flex` or `standard`.
         ceiling_usd: the most one partition may cost, retries included; None is no ceiling.
@@ -107,7 +107,7 @@ class Job:
     missing: str | Mapping[str, str] | None = field(default=None, repr=False)
     output_type: Any = str
     system: str | None = field(default=None, repr=False)
-    deadline: timedelta | datetime | None = None
+    deadline: timedelta | datetime | str | None = None
     probability: float = 0.99
     lane: str = AUTO
     ceiling_usd: Decimal | int | float | str | None = None
@@ -164,6 +164,11 @@ class Job:
         return self.ceiling_usd if isinstance(self.ceiling_usd, Decimal) else None
 
     @property
+    def due_by(self) -> timedelta | datetime | None:
+        """`deadline` as it was normalised: a span, an aware instant, or None."""
+        return None if isinstance(self.deadline, str) else self.deadline
+
+    @property
     def acceptable(self) -> tuple[str, ...]:
         """`models` as it was normalised: at least one `provider:model`, each once, in the user's order."""
         return tuple(self.models)
@@ -210,7 +215,7 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
     Raises:
         DeadlinePassed: an absolute deadline that is not after `now`.
     """
-    match job.deadline:
+    match job.due_by:
         case None:
             return None, "none"
         case datetime() as at:
@@ -351,7 +356,9 @@ def _check_function(job: str, prompt: PerRow | PromptFunction) -> None:
         )
 
 
-def _deadline(job: str, deadline: timedelta | datetime | None) -> timedelta | datetime | None:
+def _deadline(job: str, deadline: timedelta | datetime | str | None) -> timedelta | datetime | None:
+    if isinstance(deadline, str):
+        deadline = instant_or_span(deadline, f"{job}: deadline")
     if isinstance(deadline, datetime):
         return utc(deadline, f"{job}: deadline")
     if deadline is None:
