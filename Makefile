@@ -11,10 +11,10 @@ PY := .venv/bin/python
 	.venv/bin/uv pip install --quiet --no-deps --no-build-isolation --python $(PY) --editable .
 	touch $@
 
-demo: .venv/ready  ## the main job: a week of partitions through a real Dagster, against the emulator
+demo: .venv/ready  ## the main job: four partitions through a real Dagster, against the emulator; a minute and a half
 	$(PY) -m example_project.demo
 
-airflow-demo: .venv/ready  ## the same week through a real Airflow
+airflow-demo: .venv/ready  ## the same through a real Airflow
 	$(PY) -m example_project.airflow_demo
 
 # The suite starts a thousand processes: none of them should compile again what another one has compiled.
