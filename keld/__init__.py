@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from keld.estimate import Estimate
     from keld.http import Patience
     from keld.instant import utc
-    from keld.job import Column, Job
+    from keld.job import Column, Embedding, Job
     from keld.path import absolute_path, check_path, wants_partition
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
@@ -95,7 +95,6 @@ if TYPE_CHECKING:
     from keld.reading import Reading
     from keld.retention import Removal
     from keld.runner import Finding, Settings, Verdict
-    from keld.schema import Embedding
     from keld.spend import Report, Spend
     from keld.state import RunState, State
     from keld.status import Batch, Status
@@ -124,7 +123,7 @@ _HOMES = {
     "keld.estimate": "Estimate",
     "keld.http": "Patience",
     "keld.instant": "utc",
-    "keld.job": "Column Job",
+    "keld.job": "Column Embedding Job",
     "keld.path": "absolute_path check_path wants_partition",
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",
@@ -135,7 +134,6 @@ _HOMES = {
     "keld.reading": "Reading",
     "keld.retention": "Removal",
     "keld.runner": "Finding Settings Verdict",
-    "keld.schema": "Embedding",
     "keld.spend": "Report Spend",
     "keld.state": "RunState State",
     "keld.status": "Batch Status",
