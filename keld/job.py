@@ -368,10 +368,13 @@ def _check_function(job: str, prompt: PerRow | PromptFunction) -> None:
 
 
 def _deadline(job: str, deadline: timedelta | datetime | str | None) -> timedelta | datetime | None:
-    if isinstance(deadline, str):
-        deadline = instant_or_span(deadline, f"{job}: deadline")
-    if isinstance(deadline, datetime):
-        return utc(deadline, f"{job}: deadline")
+    try:
+        if isinstance(deadline, str):
+            deadline = instant_or_span(deadline, f"{job}: deadline")
+        if isinstance(deadline, datetime):
+            return utc(deadline, f"{job}: deadline")
+    except InvalidJob as problem:
+        raise InvalidJob(str(problem), job=job, field="deadline") from None
     if deadline is None:
         return None
     if not isinstance(deadline, timedelta):
