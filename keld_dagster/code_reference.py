@@ -14,14 +14,15 @@ from typing import Any
 import dagster as dg
 
 _HERE = str(Path(__file__).parent) + os.sep
+_DAGSTER = str(Path(dg.__file__).parent) + os.sep
 
 
 def code_reference() -> dict[str, Any]:
-    """The metadata that names the caller outside of this package; empty if that is in no file (an interactive session)."""
+    """The metadata that names the caller outside of this package; empty if that is in no file (an interactive session), or Dagster (a component)."""
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename.startswith(_HERE):
         frame = frame.f_back
-    if frame is None or not os.path.isfile(frame.f_code.co_filename):
+    if frame is None or frame.f_code.co_filename.startswith(_DAGSTER) or not os.path.isfile(frame.f_code.co_filename):
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # code references are in beta; each user's load need not say so

@@ -34,15 +34,25 @@ def _wait_for_provider(context: dg.OpExecutionContext) -> None:
         time.sleep(5)
 
 
-@dg.job(
-    name=WAIT_JOB,
+@dg.graph(name=WAIT_JOB)
+def _wait() -> None:
+    _wait_for_provider()
+
+
+class _SharedJob(dg.JobDefinition):
+    """A job that stays one object in a project of components, each of which Dagster gives a copy with its own metadata."""
+
+    def with_metadata(self, metadata: object) -> dg.JobDefinition:
+        return self
+
+
+# The hold run's job; it is part of `keld_definitions`.
+wait_job = _SharedJob(
+    graph_def=_wait,
     description="A run of this job stands for partitions whose batches are at an LLM provider. It is queued on purpose: it never starts, takes no "
     "slot, and ends by itself when the answers are collected. Its tag `keld` and the page of the batch asset say how far "
     "the batches are. Terminating it cancels them at the provider.",
 )
-def wait_job() -> None:
-    """The hold run's job; it is part of `keld_definitions`."""
-    _wait_for_provider()
 
 
 def hold_id(submit_run_id: str, asset: dg.AssetKey) -> str:

@@ -63,13 +63,13 @@ def _quoted(text: str) -> dg.MetadataValue[Any]:
 
 
 def _deadline_rule(job: Job) -> str:
-    match job.deadline:
+    match job.due_by:
         case None:
             return "none of the job's own; a freshness policy gives one"
-        case datetime():
-            return clock(job.deadline)
-        case _:
-            return f"{span(job.deadline)} after the partition's end; for an old partition, after its submission"
+        case datetime() as at:
+            return clock(at)
+        case length:
+            return f"{span(length)} after the partition's end; for an old partition, after its submission"
 
 
 # -- the batch --------------------------------------------------------------------------------------------------------
