@@ -100,12 +100,13 @@ if TYPE_CHECKING:
     from keld.spend import Report, Spend
     from keld.state import RunState, State
     from keld.status import Batch, Status
+    from keld.table import Parts
 
 __version__ = "0.1.0"
 __all__ = [
     "AccessRefused", "Account", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check", "CheckState",
     "Column", "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError",
-    "Option", "Outcome", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
+    "Option", "Outcome", "Parts", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
     "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings", "SinkError", "SinkRefused",
     "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
     "Verdict", "VertexAccount", "Work", "__version__", "absolute_path", "account_fields", "account_of", "check_path", "fingerprint_of", "kinds", "utc",
@@ -141,6 +142,7 @@ _HOMES = {
     "keld.spend": "Report Spend",
     "keld.state": "RunState State",
     "keld.status": "Batch Status",
+    "keld.table": "Parts",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 
