@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     from keld.http import Patience
     from keld.identity import fingerprint_of
     from keld.instant import utc
-    from keld.job import Column, Embedding, Job, PerRow
+    from keld.job import Column, Embedding, Job, JobTerms, PerRow
     from keld.path import absolute_path, check_path, wants_partition
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
@@ -103,12 +103,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AccessRefused", "Account", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check", "CheckState",
-    "Column", "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError",
+    "AccessRefused", "Account", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check", "CheckState", "Column",
+    "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "JobTerms", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError",
     "Option", "Outcome", "Parts", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
-    "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings", "SinkError", "SinkRefused",
-    "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
-    "Verdict", "VertexAccount", "Work", "__version__", "absolute_path", "account_fields", "account_of", "check_path", "fingerprint_of", "kinds", "utc",
+    "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings", "SinkError", "SinkRefused", "SourceError",
+    "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage", "Verdict",
+    "VertexAccount", "Work", "__version__", "absolute_path", "account_fields", "account_of", "check_path", "fingerprint_of", "kinds", "utc",
     "wants_partition",
 ]  # fmt: skip
 
@@ -126,7 +126,7 @@ _HOMES = {
     "keld.http": "Patience",
     "keld.instant": "utc",
     "keld.identity": "fingerprint_of",
-    "keld.job": "Column Embedding Job PerRow",
+    "keld.job": "Column Embedding Job JobTerms PerRow",
     "keld.path": "absolute_path check_path wants_partition",
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",

@@ -10,10 +10,9 @@ code location and asset key, so that two assets whose jobs have the same name ne
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import dagster as dg
 
@@ -23,6 +22,7 @@ from keld_dagster.deadline import partition_end, with_deadline
 from keld_dagster.frame import Frame, as_frame
 from keld_dagster.hold import hold
 from keld_dagster.metadata import batch_metadata, result_metadata
+from keld_dagster.option import OpOptions
 from keld_dagster.pending import ASSET_TAG, JOB_RUN_TAG, PendingPartitions, place_of
 from keld_dagster.resource import KeldResource, location_of
 from keld_dagster.source import Source
@@ -41,16 +41,6 @@ class Pair:
     frame: Frame
     completion_rate: float
     reading: Reading
-
-
-class OpOptions(TypedDict, total=False):
-    """The keywords of `dg.multi_asset` that are about the op, not about what Dagster shows of an asset."""
-
-    backfill_policy: dg.BackfillPolicy | None
-    pool: str | None
-    retry_policy: dg.RetryPolicy | None
-    hooks: AbstractSet[dg.HookDefinition] | None
-    op_tags: Mapping[str, Any] | None
 
 
 def assets_of(pair: Pair, specs: Sequence[dg.AssetSpec], resource_key: str, **options: Unpack[OpOptions]) -> dg.AssetsDefinition:

@@ -15,11 +15,11 @@ from keld import Job, Reading, fingerprint_of
 from keld_dagster.asset import Pair, assets_of
 from keld_dagster.frame import FRAMES, Frame
 from keld_dagster.mapping import are_equal
+from keld_dagster.option import DepLike
 from keld_dagster.source import Source, SourceLike, check_fit, source_of
 from keld_dagster.translator import KeldTranslator
 from keld_dagster.watch import BATCH_METADATA, JOB_METADATA, RESOURCE_TAG
 
-DepLike = dg.AssetsDefinition | dg.AssetSpec | dg.SourceAsset | dg.AssetDep | dg.AssetKey | str | Sequence[str]
 _IO_MANAGER_KEY = "dagster/io_manager_key"  # in the metadata of a spec: what `with_io_manager_key` writes
 
 
