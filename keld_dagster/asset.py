@@ -18,6 +18,7 @@ import dagster as dg
 
 from keld import Job, Keld, Reading, Status
 from keld_dagster.check import check_results, check_specs
+from keld_dagster.collector import NOT_COLLECTED, collector_problem, require_collector
 from keld_dagster.deadline import partition_end, with_deadline
 from keld_dagster.frame import FRAMES, Frame, as_frame
 from keld_dagster.hold import hold
@@ -42,6 +43,7 @@ class _Pair:
     frame: Frame
     completion_rate: float
     reading: Reading
+    resource_key: str
 
 
 def build_batch_assets(
@@ -116,6 +118,7 @@ def build_batch_assets(
         frame=frame or origin.frame,
         completion_rate=completion_rate,
         reading=reading,
+        resource_key=resource_key,
     )
     specs = [batch, result.with_io_manager_key(io_manager_key or "io_manager")]
     return _asset(pair, specs, resource_key, backfill_policy=backfill_policy, pool=pool, retry_policy=retry_policy)
@@ -162,8 +165,9 @@ def _asset(
     )
     def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
         resource: KeldResource = getattr(context.resources, resource_key)
-        keld = resource.get()
+        keld = resource.get(executor=context.job_def.executor_def)
         if context.selected_asset_keys:
+            require_collector(context, pair.result, resource_key, held=resource.hold != "none")
             yield from _materialize(context, pair, keld)
         else:
             yield from _checks_alone(context, pair, keld)
@@ -319,10 +323,18 @@ def _begin_wait(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mappin
         followers=_followers(context, pair),
         place=place_of(context.run.tags),
     )
-    hold(context, pending)
-    if pair.batch not in context.selected_asset_keys:
-        for partition, status in statuses.items():
-            context.log_event(dg.AssetMaterialization(pair.batch, partition=partition, metadata=batch_metadata(status)))
+    resource: KeldResource = getattr(context.resources, pair.resource_key)
+    if resource.hold != "none":
+        hold(context, pending)
+    problem = collector_problem(context, pair.result, pair.resource_key)
+    if problem is not None:
+        context.log.warning(problem)
+    for partition, status in statuses.items():
+        told = {} if problem is None else {NOT_COLLECTED: problem}
+        if pair.batch not in context.selected_asset_keys:
+            context.log_event(dg.AssetMaterialization(pair.batch, partition=partition, metadata=batch_metadata(status) | told))
+        elif told:
+            context.add_asset_metadata(told, asset_key=pair.batch, partition_key=partition)
 
 
 def _followers(context: dg.AssetExecutionContext, pair: _Pair) -> tuple[dg.AssetKey, ...]:
