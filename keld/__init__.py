@@ -85,7 +85,7 @@ if TYPE_CHECKING:
     from keld.http import Patience
     from keld.identity import fingerprint_of
     from keld.instant import utc
-    from keld.job import Column, Job, PerRow
+    from keld.job import Column, Embedding, Job, PerRow
     from keld.path import absolute_path, check_path, wants_partition
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
@@ -96,7 +96,6 @@ if TYPE_CHECKING:
     from keld.reading import Reading
     from keld.retention import Removal
     from keld.runner import Finding, Settings, Verdict
-    from keld.schema import Embedding
     from keld.spend import Report, Spend
     from keld.state import RunState, State
     from keld.status import Batch, Status
@@ -126,7 +125,7 @@ _HOMES = {
     "keld.http": "Patience",
     "keld.instant": "utc",
     "keld.identity": "fingerprint_of",
-    "keld.job": "Column Job PerRow",
+    "keld.job": "Column Embedding Job PerRow",
     "keld.path": "absolute_path check_path wants_partition",
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",
@@ -137,7 +136,6 @@ _HOMES = {
     "keld.reading": "Reading",
     "keld.retention": "Removal",
     "keld.runner": "Finding Settings Verdict",
-    "keld.schema": "Embedding",
     "keld.spend": "Report Spend",
     "keld.state": "RunState State",
     "keld.status": "Batch Status",

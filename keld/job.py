@@ -16,7 +16,7 @@ from decimal import Decimal, InvalidOperation
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from keld.errors import DeadlinePassed, InvalidJob
+from keld.errors import DeadlinePassed, InvalidJob, SchemaError
 from keld.instant import instant_or_span, span, utc
 
 if TYPE_CHECKING:
@@ -52,6 +52,17 @@ class PerRow:
     """
 
     function: Callable[[dict[str, Any]], str | list[dict[str, Any]] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """An output type: one vector of `dimensions` float32 a row."""
+
+    dimensions: int
+
+    def __post_init__(self) -> None:
+        if type(self.dimensions) is not int or not 1 <= self.dimensions <= 65536:
+            raise SchemaError(f"Embedding(dimensions={self.dimensions!r}): give a whole number from 1 to 65536. Nothing was sent.")
 
 
 PromptFunction = Callable[["pa.RecordBatch"], "pa.Array | Sequence[str | list[dict[str, Any]] | None]"]
@@ -357,10 +368,13 @@ def _check_function(job: str, prompt: PerRow | PromptFunction) -> None:
 
 
 def _deadline(job: str, deadline: timedelta | datetime | str | None) -> timedelta | datetime | None:
-    if isinstance(deadline, str):
-        deadline = instant_or_span(deadline, f"{job}: deadline")
-    if isinstance(deadline, datetime):
-        return utc(deadline, f"{job}: deadline")
+    try:
+        if isinstance(deadline, str):
+            deadline = instant_or_span(deadline, f"{job}: deadline")
+        if isinstance(deadline, datetime):
+            return utc(deadline, f"{job}: deadline")
+    except InvalidJob as problem:
+        raise InvalidJob(str(problem), job=job, field="deadline") from None
     if deadline is None:
         return None
     if not isinstance(deadline, timedelta):

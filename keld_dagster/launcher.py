@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import dagster as dg
+
+if TYPE_CHECKING:
+    from dagster._core.instance import InstanceRef
 
 _LOCAL = "DefaultRunLauncher"
 _PLUS, _PLUS_LOCAL = "dagster_cloud", "ProcessUserCodeLauncher"  # an agent of Dagster+ that starts processes beside itself
@@ -18,12 +22,12 @@ _PLUS, _PLUS_LOCAL = "dagster_cloud", "ProcessUserCodeLauncher"  # an agent of D
 
 def elsewhere(instance: dg.DagsterInstance | None, executor: dg.ExecutorDefinition | None) -> Sequence[str]:
     """The names of what starts runs or steps on other hosts; empty in tests and on one host."""
-    launcher = None if instance is None or not instance.is_persistent else _launcher(instance)
+    launcher = None if instance is None or not instance.is_persistent else launcher_elsewhere(instance.get_ref())
     return [name for name in (launcher, None if executor is None else _executor(executor)) if name is not None]
 
 
-def _launcher(instance: dg.DagsterInstance) -> str | None:
-    ref = instance.get_ref()
+def launcher_elsewhere(ref: InstanceRef) -> str | None:
+    """The name of what starts runs on other hosts, by the configuration of a Dagster instance."""
     plus = ref.custom_instance_class_data
     if plus is not None and _package(plus.module_name) == _PLUS:
         given = plus.config_dict.get("user_code_launcher")

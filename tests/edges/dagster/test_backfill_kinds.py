@@ -59,7 +59,10 @@ def test_backfill_of_every_kind_of_partitions_ends_with_success_and_buys_each_ro
     submits = {kind: [run for run in kinds.runs() if run.tags.get("dagster/backfill") == id_] for kind, id_ in backfills.items()}
     with capsys.disabled():
         for kind, backfill in backfills.items():
-            print(f"\n{kind} by {'+'.join(selected)}: {len(keys(kind))} partitions, {len(submits[kind])} runs, {kinds.status(backfill)}", end="")
+            print(
+                f"\n{kind} by {'+'.join(selected)}: {len(keys(kind))} partitions, {len(submits[kind])} runs, {kinds.status(backfill)}",
+                end="",
+            )
     assert ended == dict.fromkeys(backfills, "COMPLETED_SUCCESS")
     for kind in backfills:
         assert kinds.materialized(kind) == kinds.materialized(f"{kind}_batch") == set(keys(kind))

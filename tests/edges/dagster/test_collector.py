@@ -50,7 +50,10 @@ def submitted(deployment: Deployment, partition: str = DAY, asset: str = "days")
 
 @pytest.mark.parametrize(
     ("kinds", "missing"),
-    [(("keld_definitions", "sensor"), "lacks a sensor that collects its answers and the job keld_provider_wait"), (("keld_definitions",), "lacks the job keld_provider_wait")],
+    [
+        (("keld_definitions", "sensor"), "lacks a sensor that collects its answers and the job keld_provider_wait"),
+        (("keld_definitions",), "lacks the job keld_provider_wait"),
+    ],
     indirect=["kinds"],
 )
 def test_a_code_location_that_could_not_collect_is_refused_before_anything_is_sent(kinds: Deployment, missing: str) -> None:
