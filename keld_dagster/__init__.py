@@ -18,8 +18,10 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     frame        the form in which rows are loaded and handed over: pandas, Polars, Arrow, a stream
     deadline     partition + freshness policy -> when it is due
     resource     KeldResource: ledger, staging and accounts, as Dagster configuration
+    launcher     what starts runs or steps on other hosts: there a ledger that is a file is refused
     pending      the partitions that a run submitted and whose results are not collected yet; their tags
     hold         the run that represents pending partitions and never executes; all writes by Dagster's private API are in here
+    collector    what must be there, and on, so that the answers are collected; told before a run ends without them
     watch        which assets of a code location a sensor collects results for
     sensor       one for a code location, for assets with any partitions
     tick         one evaluation: polls the providers, requests collect runs, ends hold runs

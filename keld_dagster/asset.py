@@ -18,6 +18,7 @@ import dagster as dg
 
 from keld import Job, Keld, Reading, Status
 from keld_dagster.check import Wanted, check_results, check_specs
+from keld_dagster.collector import NOT_COLLECTED, collector_problem, require_collector
 from keld_dagster.column import column_metadata
 from keld_dagster.deadline import partition_end, with_deadline
 from keld_dagster.frame import Frame, as_frame
@@ -43,9 +44,10 @@ class Pair:
     frame: Frame
     wanted: Wanted
     reading: Reading
+    resource_key: str
 
 
-def assets_of(pair: Pair, specs: Sequence[dg.AssetSpec], resource_key: str, **options: Unpack[OpOptions]) -> dg.AssetsDefinition:
+def assets_of(pair: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[OpOptions]) -> dg.AssetsDefinition:
     """The one op behind both assets of a pair."""
 
     @dg.multi_asset(
@@ -54,13 +56,14 @@ def assets_of(pair: Pair, specs: Sequence[dg.AssetSpec], resource_key: str, **op
         check_specs=check_specs(pair.result, pair.wanted, pair.partitions_def),
         can_subset=True,
         partitions_def=pair.partitions_def,
-        required_resource_keys={resource_key},
+        required_resource_keys={pair.resource_key},
         **options,
     )
     def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        resource: KeldResource = getattr(context.resources, resource_key)
-        keld = resource.get()
+        resource: KeldResource = getattr(context.resources, pair.resource_key)
+        keld = resource.get(executor=context.job_def.executor_def)
         if context.selected_asset_keys:
+            require_collector(context, pair.result, pair.resource_key, held=resource.hold != "none")
             yield from _materialize(context, pair, keld)
         else:
             yield from _checks_alone(context, pair, keld)
@@ -157,10 +160,18 @@ def _begin_wait(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, statu
         followers=_followers(context, pair),
         place=place_of(context.run.tags),
     )
-    hold(context, pending, first_tags(keld, list(statuses.values())))
-    if pair.batch not in context.selected_asset_keys:
-        for partition, status in statuses.items():
-            context.log_event(dg.AssetMaterialization(pair.batch, partition=partition, metadata=batch_metadata(keld, status)))
+    resource: KeldResource = getattr(context.resources, pair.resource_key)
+    if resource.hold != "none":
+        hold(context, pending, first_tags(keld, list(statuses.values())))
+    problem = collector_problem(context, pair.result, pair.resource_key)
+    if problem is not None:
+        context.log.warning(problem)
+    for partition, status in statuses.items():
+        told = {} if problem is None else {NOT_COLLECTED: problem}
+        if pair.batch not in context.selected_asset_keys:
+            context.log_event(dg.AssetMaterialization(pair.batch, partition=partition, metadata=batch_metadata(keld, status) | told))
+        elif told:
+            context.add_asset_metadata(told, asset_key=pair.batch, partition_key=partition)
 
 
 def _followers(context: dg.AssetExecutionContext, pair: Pair) -> tuple[dg.AssetKey, ...]:

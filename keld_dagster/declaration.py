@@ -122,11 +122,11 @@ def build_batch_assets(
         frame=frame or origin.frame,
         wanted=Wanted.of(job, completion_rate, valid_rate),
         reading=reading,
+        resource_key=resource_key,
     )
     return assets_of(
         pair,
         [batch, result],
-        resource_key,
         backfill_policy=backfill_policy,
         retry_policy=retry_policy,
         pool=pool,
