@@ -15,9 +15,8 @@ from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from airflow.providers.common.compat.sdk import AirflowFailException, determine_kwargs
 from airflow.sdk import Context
-from airflow.sdk.bases.decorator import determine_kwargs
-from airflow.sdk.exceptions import AirflowFailException
 
 from keld import Job, KeldError, Reading, RunState, wants_partition
 from keld_airflow.hidden import HiddenRowsField, is_rows, unwrap
@@ -41,7 +40,8 @@ _Init = TypeVar("_Init", bound=Callable[..., None])
 _RENAMED = {"params": "request_params"}
 _ASSET_KEY_MOST = 250  # Airflow 3.3; a longer key fails only at the end, when the rows are paid for, and again in every retry
 # A name of Airflow's context in double braces, which `str.format` prints as single braces.
-_JINJA = re.compile(rf"{{{{-?\s*({'|'.join(sorted(Context.__annotations__))})\b[^{{}}]*}}}}")
+_NAMES = {*Context.__annotations__, "partition_key", "partition_date"}
+_JINJA = re.compile(rf"{{{{-?\s*({'|'.join(sorted(_NAMES))})\b[^{{}}]*}}}}")
 # Parameters of models: in a Dag's `params` they would never reach one.
 _FOR_MODELS = frozenset(
     ("temperature", "top_p", "top_k", "seed", "stop", "reasoning", "reasoning_effort", "thinking", "verbosity", "tools")
