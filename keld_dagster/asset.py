@@ -17,12 +17,15 @@ from typing import Any
 import dagster as dg
 
 from keld import Job, Keld, Reading, Status
-from keld_dagster.check import check_results, check_specs
+from keld_dagster.check import Wanted, check_results, check_specs
+from keld_dagster.code_reference import code_reference
+from keld_dagster.column import column_metadata
 from keld_dagster.deadline import partition_end, with_deadline
 from keld_dagster.frame import FRAMES, Frame, as_frame
 from keld_dagster.hold import hold
-from keld_dagster.metadata import batch_metadata, result_metadata
-from keld_dagster.pending import ASSET_TAG, JOB_RUN_TAG, PendingPartitions, place_of
+from keld_dagster.metadata import batch_metadata, job_metadata, result_metadata
+from keld_dagster.pending import ASSET_TAG, JOB_RUN_TAG, PendingPartitions, place_of, tag_of
+from keld_dagster.progress import first_tags
 from keld_dagster.resource import KeldResource, location_of
 from keld_dagster.source import Source, SourceLike, check_fit, check_mapping, source_of
 from keld_dagster.translator import KeldTranslator
@@ -40,7 +43,7 @@ class _Pair:
     partitions_def: dg.PartitionsDefinition[Any] | None
     freshness_policy: dg.FreshnessPolicy | None
     frame: Frame
-    completion_rate: float
+    wanted: Wanted
     reading: Reading
 
 
@@ -62,6 +65,7 @@ def build_batch_assets(
     retry_policy: dg.RetryPolicy | None = None,
     frame: Frame | None = None,
     completion_rate: float = 0.99,
+    valid_rate: float = 0.99,
     translator: KeldTranslator | None = None,
     metadata: Mapping[str, Any] | None = None,
     resource_key: str = "keld",
@@ -85,6 +89,7 @@ def build_batch_assets(
         retry_policy: for short faults of submission and collection; a step that waits for a retry keeps its slot.
         frame: the form in which the source is loaded and the result handed over; default the source's return annotation, else pandas.
         completion_rate: the least share of answered rows; below it downstream assets do not run.
+        valid_rate: the least share of answers that fit the output schema; below it the check `valid_rate` warns.
         metadata: on the result, e.g. `{"partition_expr": "day"}` for IO managers of databases.
         resource_key: of the `KeldResource`.
         types, encoding, delimiter, quote: how text files are read where `source` is a path; see `keld.Reading`.
@@ -94,7 +99,7 @@ def build_batch_assets(
         ValueError: an unknown frame, a rate outside 0..1, or a source whose partitions are not those of the result.
     """
     origin, reading = source_of(source), Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
-    _check_options(job, origin, frame, completion_rate, reading)
+    _check_options(job, origin, frame, {"completion_rate": completion_rate, "valid_rate": valid_rate}, reading)
     partitions_def = partitions_def or origin.partitions_def
     common: dict[str, Any] = {
         "group_name": group_name,
@@ -114,14 +119,14 @@ def build_batch_assets(
         partitions_def=partitions_def,
         freshness_policy=freshness_policy,
         frame=frame or origin.frame,
-        completion_rate=completion_rate,
+        wanted=Wanted.of(job, completion_rate, valid_rate),
         reading=reading,
     )
     specs = [batch, result.with_io_manager_key(io_manager_key or "io_manager")]
     return _asset(pair, specs, resource_key, backfill_policy=backfill_policy, pool=pool, retry_policy=retry_policy)
 
 
-def _check_options(job: Job, source: Source, frame: Frame | None, completion_rate: float, reading: Reading) -> None:
+def _check_options(job: Job, source: Source, frame: Frame | None, rates: Mapping[str, float], reading: Reading) -> None:
     """Passes if the options are valid.
 
     Raises:
@@ -129,8 +134,9 @@ def _check_options(job: Job, source: Source, frame: Frame | None, completion_rat
     """
     if frame is not None and frame not in FRAMES:
         raise ValueError(f"{job.name}: frame={frame!r} is not one of {', '.join(FRAMES)}.")
-    if not 0 <= completion_rate <= 1:
-        raise ValueError(f"{job.name}: completion_rate={completion_rate!r} is a share, from 0 to 1.")
+    for name, rate in rates.items():
+        if not 0 <= rate <= 1:
+            raise ValueError(f"{job.name}: {name}={rate!r} is a share, from 0 to 1.")
     if source.key is not None and reading.given():
         raise ValueError(
             f"{job.name}: {', '.join(reading.given())} say how a text file is read; the source is the asset {source.key.to_user_string()}, "
@@ -152,7 +158,7 @@ def _asset(
     @dg.multi_asset(
         name=pair.result.to_python_identifier(),
         specs=specs,
-        check_specs=check_specs(pair.result, pair.completion_rate),
+        check_specs=check_specs(pair.result, pair.wanted, pair.partitions_def),
         can_subset=True,
         partitions_def=pair.partitions_def,
         backfill_policy=backfill_policy,
@@ -197,7 +203,7 @@ def _specs(
     resource_key: str,
 ) -> tuple[dg.AssetSpec, dg.AssetSpec]:
     """The specs of batch and result, as the translator returns them."""
-    upstream = source.deps(common["partitions_def"])
+    upstream, declared = source.deps(common["partitions_def"]), code_reference()
     providers = list(dict.fromkeys(model.partition(":")[0] for model in job.acceptable))
     batch = translator.get_asset_spec(
         "batch",
@@ -206,6 +212,7 @@ def _specs(
             deps=upstream,
             kinds=set(providers[:3]),  # Dagster shows three at most
             description=f"What was sent to the provider for `{key.to_user_string()}`: batches, expected cost, deadline.",
+            metadata=declared,
             **common,
         ),
     )
@@ -217,16 +224,17 @@ def _specs(
             kinds=set(providers[:3]),
             description=f"The rows of {'the source' if source.key is None else source.key.to_user_string()} with the answers of the job `{job.name}`. "
             # Dagster's dialog warns of every missing upstream asset; this one may be missing.
-            f"Materializing it also sends the batch: `{batch.key.to_user_string()}` may be missing.",
+            f"Materializing it also sends the batch: `{batch.key.to_user_string()}` may be missing. "
+            "Its page says how far the provider is while this one waits.",
             freshness_policy=freshness_policy,
-            metadata=metadata or {},
+            metadata={**declared, **job_metadata(job), **(metadata or {})},
             **common,
         ),
     )
     for spec in (batch, result):
         check_mapping(spec.key.to_user_string(), source, spec)
     # After the translator: the sensor finds the pair by these.
-    found_by = {JOB_METADATA: job.name, BATCH_METADATA: batch.key.to_user_string()}
+    found_by = {JOB_METADATA: job.name, BATCH_METADATA: dg.MetadataValue.asset(batch.key)}
     return batch, result.merge_attributes(metadata=found_by, tags={RESOURCE_TAG: resource_key})
 
 
@@ -243,9 +251,9 @@ def _materialize(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> 
     collects = alone is not None and alone.over and pair.result in selected
     collected = _job_run_to_collect(context, pair)
     if pair.result in selected and not collects and (collected is None or alone is None or alone.id != collected):
-        _begin_wait(context, pair, statuses)  # the hold run of its submit run already covers a collect run that sent another round
+        _begin_wait(context, pair, keld, statuses)  # the hold run of its submit run already covers a collect run that sent another round
     if pair.batch in selected:
-        yield _batch_result(context, pair, statuses)
+        yield _batch_result(context, pair, keld, statuses)
     if collects and alone is not None:
         yield _enriched(context, pair, keld, alone)
 
@@ -307,10 +315,10 @@ def _log(context: dg.AssetExecutionContext, status: Status) -> None:
 def _job_run_to_collect(context: dg.AssetExecutionContext, pair: _Pair) -> str | None:
     """The job run that this run was launched to collect; None if it was launched for another asset or by a person."""
     tags = context.run.tags
-    return tags.get(JOB_RUN_TAG) if tags.get(ASSET_TAG) == pair.result.to_user_string() else None
+    return tag_of(tags, JOB_RUN_TAG, "") or None if tag_of(tags, ASSET_TAG, "") == pair.result.to_user_string() else None
 
 
-def _begin_wait(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mapping[str | None, Status]) -> None:
+def _begin_wait(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, statuses: Mapping[str | None, Status]) -> None:
     """Records for the sensor that results are due: a hold run, and the job run on the batch asset."""
     pending = PendingPartitions(
         id=context.run.run_id,
@@ -319,10 +327,10 @@ def _begin_wait(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mappin
         followers=_followers(context, pair),
         place=place_of(context.run.tags),
     )
-    hold(context, pending)
+    hold(context, pending, first_tags(keld, list(statuses.values())))
     if pair.batch not in context.selected_asset_keys:
         for partition, status in statuses.items():
-            context.log_event(dg.AssetMaterialization(pair.batch, partition=partition, metadata=batch_metadata(status)))
+            context.log_event(dg.AssetMaterialization(pair.batch, partition=partition, metadata=batch_metadata(keld, status)))
 
 
 def _followers(context: dg.AssetExecutionContext, pair: _Pair) -> tuple[dg.AssetKey, ...]:
@@ -338,11 +346,13 @@ def _followers(context: dg.AssetExecutionContext, pair: _Pair) -> tuple[dg.Asset
     return tuple(sorted((key for key in found if key in planned and key != pair.batch), key=lambda key: key.to_user_string()))
 
 
-def _batch_result(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mapping[str | None, Status]) -> dg.MaterializeResult[Any]:
+def _batch_result(
+    context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, statuses: Mapping[str | None, Status]
+) -> dg.MaterializeResult[Any]:
     if pair.partitions_def is None:
-        return dg.MaterializeResult(asset_key=pair.batch, metadata=batch_metadata(statuses[None]))
+        return dg.MaterializeResult(asset_key=pair.batch, metadata=batch_metadata(keld, statuses[None]))
     for partition, status in statuses.items():
-        context.add_asset_metadata(batch_metadata(status), asset_key=pair.batch, partition_key=partition)
+        context.add_asset_metadata(batch_metadata(keld, status), asset_key=pair.batch, partition_key=partition)
     return dg.MaterializeResult(asset_key=pair.batch)
 
 
@@ -351,7 +361,7 @@ def _enriched(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, status
     rows = keld.read(status.id)
     return dg.MaterializeResult(
         asset_key=pair.result,
-        metadata=result_metadata(status, rows.schema),
+        metadata=result_metadata(status) | column_metadata(pair.job, pair.source.key, rows.schema),
         data_version=dg.DataVersion(status.id),  # one job run has the same answers each time it is materialised
         check_results=_selected_checks(context, pair, status),
         value=as_frame(rows, pair.frame),
@@ -359,19 +369,27 @@ def _enriched(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, status
 
 
 def _checks_alone(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> Iterator[dg.AssetCheckResult]:
-    """The checks of the youngest job run that is over, for "Execute" on the checks page; sends nothing."""
+    """The checks of one partition's latest job run that is over, for a run of checks alone; sends nothing.
+
+    Without a partition (Dagster's "Execute" for an asset without partitions, or where checks cannot be partitioned) the youngest of all.
+    """
+    partition = context.partition_key if pair.partitions_def is not None and context.has_partition_key else None
     ours = (None, _owner(context, pair))
     over = next(
-        (status for status in keld.statuses(job=pair.job.name) if status.over and status.owner in ours and not status.outdated), None
+        (
+            status
+            for status in keld.statuses(job=pair.job.name)
+            if status.over and status.owner in ours and not status.outdated and partition in (None, status.partition)
+        ),
+        None,
     )
     if over is None:
-        raise dg.Failure(
-            f"No job run of {pair.job.name} is over yet, so there is nothing to check. Materialize {pair.result.to_user_string()} first."
-        )
+        which = pair.result.to_user_string() + ("" if partition is None else f", partition {partition}")
+        raise dg.Failure(f"No job run of {pair.job.name} is over yet, so there is nothing to check. Materialize {which} first.")
     yield from _selected_checks(context, pair, over)
 
 
 def _selected_checks(context: dg.AssetExecutionContext, pair: _Pair, status: Status) -> list[dg.AssetCheckResult]:
     """The checks that this run may report: a result for a check that is not selected would fail the run."""
     names = {key.name for key in context.selected_asset_check_keys}
-    return [result for result in check_results(pair.result, status, pair.completion_rate) if result.check_name in names]
+    return [result for result in check_results(pair.result, status, pair.wanted) if result.check_name in names]
