@@ -16,7 +16,7 @@ from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from keld.errors import DeadlinePassed, InvalidJob
-from keld.instant import span, utc
+from keld.instant import read, span, utc
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,7 +60,7 @@ class Job:
         output_type: a Pydantic model or a JSON Schema (typed columns), `str` (one text column), or `Embedding(dimensions=...)`.
         models: the acceptable models, `"provider:model"`; Keld takes the cheapest that meets the terms.
         system: the instruction shared by all rows.
-        deadline: a span after the partition's end, an aware instant, or None.
+        deadline: a span after the partition's end, an aware instant, or None; also as text: `PT26H`, `1d12h`, `2026-11-20T09:00:00+00:00`.
         probability: the wanted probability of keeping the deadline; Keld may risk the rest for a lower cost.
         lane: `auto` (the cheapest that meets the terms), or always `batch`, `flex` or `standard`.
         ceiling_usd: the most one partition may cost, retries included; None is no ceiling.
@@ -95,7 +95,7 @@ class Job:
     missing: str | Mapping[str, str] | None = field(default=None, repr=False)
     output_type: Any = str
     system: str | None = field(default=None, repr=False)
-    deadline: timedelta | datetime | None = None
+    deadline: timedelta | datetime | str | None = None
     probability: float = 0.99
     lane: str = AUTO
     ceiling_usd: Decimal | int | float | str | None = None
@@ -198,6 +198,7 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
     Raises:
         DeadlinePassed: an absolute deadline that is not after `now`.
     """
+    assert not isinstance(job.deadline, str)  # it was read when the job was made
     match job.deadline:
         case None:
             return None, "none"
@@ -324,7 +325,16 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
         )
 
 
-def _deadline(job: str, deadline: timedelta | datetime | None) -> timedelta | datetime | None:
+def _deadline(job: str, deadline: timedelta | datetime | str | None) -> timedelta | datetime | None:
+    if isinstance(deadline, str):
+        written, deadline = deadline, read(deadline)
+        if deadline is None:
+            raise InvalidJob(
+                f"{job}: deadline={written!r} is neither a span nor an instant. Give a timedelta, or text such as '26h', 'PT26H', or "
+                "'2026-11-20T09:00:00+00:00'.",
+                job=job,
+                field="deadline",
+            )
     if isinstance(deadline, datetime):
         return utc(deadline, f"{job}: deadline")
     if deadline is None:
