@@ -1,8 +1,7 @@
 """Instant: what a caller gives as a point in time or a span of it -> `datetime` and `timedelta` of the standard library, aware, in UTC.
 
 Called first by `job` and `environment`.  Schedulers and frames pass subclasses of these types (Airflow's pendulum, pandas' Timestamp), whose
-arithmetic gives other types with other rules.  After the conversion here there are only the standard library's.  Templates and YAML files
-can hold only text: it is read as ISO 8601, in the short form `1d12h`, and as Python prints a `timedelta` and a `datetime`.
+arithmetic gives other types with other rules.  After the conversion here there are only the standard library's.
 """
 
 from __future__ import annotations
@@ -13,15 +12,13 @@ from datetime import UTC, datetime, timedelta
 from keld.errors import InvalidJob
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
-# Weeks, days, hours, minutes, seconds; years and months have no fixed length.
-_ISO_SPAN = re.compile(rf"P(?:{_NUMBER}W)?(?:{_NUMBER}D)?(?:T(?:{_NUMBER}H)?(?:{_NUMBER}M)?(?:{_NUMBER}S)?)?", re.IGNORECASE)
-_SHORT_SPAN = re.compile(
-    rf"(?:{_NUMBER}\s*w(?:eeks?)?)?\s*(?:{_NUMBER}\s*d(?:ays?)?)?\s*(?:{_NUMBER}\s*h(?:ours?)?)?\s*"
-    rf"(?:{_NUMBER}\s*m(?:in(?:utes?)?)?)?\s*(?:{_NUMBER}\s*s(?:ec(?:onds?)?)?)?",
-    re.IGNORECASE,
+_SPANS = (  # weeks, days, hours, minutes, seconds
+    re.compile(rf"(?:{_NUMBER}\s*w)?\s*(?:{_NUMBER}\s*d)?\s*(?:{_NUMBER}\s*h)?\s*(?:{_NUMBER}\s*m(?:in)?)?\s*(?:{_NUMBER}\s*s)?"),
+    re.compile(
+        rf"P(?:{_NUMBER}W)?(?:{_NUMBER}D)?(?:T(?:{_NUMBER}H)?(?:{_NUMBER}M)?(?:{_NUMBER}S)?)?"
+    ),  # ISO 8601, without months and years
+    re.compile(r"()(?:(\d+) days?, )?(\d{1,2}):(\d{2}):(\d{2}(?:\.\d+)?)"),  # as Python and Jinja print a timedelta
 )
-_PYTHON_SPAN = re.compile(r"(?:(\d+) days?, )?(\d{1,2}):(\d{2}):(\d{2}(?:\.\d+)?)")
-_UNITS = ("weeks", "days", "hours", "minutes", "seconds")
 
 
 def utcnow() -> datetime:
@@ -56,18 +53,23 @@ def span(value: timedelta) -> timedelta:
     return timedelta.__add__(timedelta(), value)  # not `+`, which would call the subclass's method first
 
 
-def read(text: str) -> timedelta | datetime | None:
-    """The span or the instant that a text says; None if it says neither.
+def instant_or_span(text: str, name: str) -> datetime | timedelta:
+    """What a text says: a span (`9h`, `1d 6h`, `PT9H`), or an instant in ISO 8601.
 
-    A number without a unit is neither: it could be hours or seconds.  The instant may have no time zone; `utc` checks that.
+    Args:
+        name: the argument's name, for the error.
+
+    Raises:
+        InvalidJob: it says neither, or the span is longer than any.
     """
     text = text.strip()
+    found = next((match.groups() for form in _SPANS if (match := form.fullmatch(text))), ())
     try:
-        for form in (_ISO_SPAN, _SHORT_SPAN, _PYTHON_SPAN):
-            found = form.fullmatch(text)
-            if found is not None and any(found.groups()):
-                units = _UNITS[-len(found.groups()) :]
-                return timedelta(**{unit: float(number) for unit, number in zip(units, found.groups(), strict=True) if number})
-        return datetime.fromisoformat(text) if ":" in text else None  # a date alone does not say when in the day
+        if any(found):
+            weeks, days, hours, minutes, seconds = (float(part or 0) for part in found)
+            return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+        return datetime.fromisoformat(text)
     except (ValueError, OverflowError):
-        return None
+        raise InvalidJob(
+            f"{name}={text!r} is neither a span, such as '9h', '1d 6h' or 'PT9H', nor an instant, such as '2026-11-20T09:00Z'. Nothing was sent."
+        ) from None

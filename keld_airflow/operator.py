@@ -18,7 +18,7 @@ from airflow.sdk import Context
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowFailException
 
-from keld import Job, Keld, RunState, Status, wants_partition
+from keld import Job, RunState, wants_partition
 from keld_airflow.hidden import HiddenRowsField, is_rows, unwrap
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import os
 
     from airflow.sdk import ObjectStoragePath, XComArg
+
+    from keld import Keld, Status
 
     Source = str | os.PathLike[str] | ObjectStoragePath | XComArg | Callable[..., Any]
 

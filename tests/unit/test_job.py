@@ -62,7 +62,12 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"deadline": timedelta(0)}, "deadline=0:00:00", "above zero"),
     ({"deadline": timedelta(hours=-1)}, "deadline=-1 day", "above zero"),
     ({"deadline": 3600}, "deadline is a int", "timedelta"),
-    ({"deadline": "2026-11-20"}, "neither a span nor an instant", "timedelta"),
+    ({"deadline": "2026-11-20"}, "deadline=2026-11-20", "no time zone"),
+    ({"deadline": "0h"}, "deadline=0:00:00", "above zero"),
+    *[
+        ({"deadline": text}, f"deadline={text!r}", "such as '9h'")
+        for text in ("", "soon", "P", "PT", "P1M", "9", "9x", "-9h", "h", "1e9h", f"{10**12}d")
+    ],
     ({"deadline": pendulum.naive(2026, 11, 20)}, "deadline=2026-11-20", "no time zone"),
     ({"deadline": pd.NaT}, "deadline=NaT", "is not an instant"),
     ({"deadline": datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))}, "deadline=0001-01-01", "years 1 to 9999"),
@@ -227,43 +232,20 @@ RELATIVES = [
     (pendulum.duration(days=3_650, hours=9, microseconds=1), timedelta(days=3_650, hours=9, microseconds=1)),
     (pd.Timedelta("36h"), timedelta(hours=36)),
     (timedelta.max, timedelta.max),
+    *[
+        (text, timedelta(hours=26))
+        for text in ("26h", "1d 2h", "1d2h", " 1 d 2 h ", "93600s", "1560min", "25h 60m", "PT26H", "P1DT2H", "1 day, 2:00:00")
+    ],
+    *[(text, timedelta(days=10, hours=12)) for text in ("10.5d", "1w 3.5d", "P10DT12H", "P1.5W")],
+    ("2026-11-20T09:00+01:00", datetime(2026, 11, 20, 8, tzinfo=UTC)),
+    ("2026-11-20 09:00Z", datetime(2026, 11, 20, 9, tzinfo=UTC)),
 ]
 
 
-@pytest.mark.parametrize(("given", "expected"), RELATIVES, ids=[type(given).__module__ + type(given).__name__ for given, _ in RELATIVES])
+@pytest.mark.parametrize(("given", "expected"), RELATIVES)
 def test_a_deadline_is_of_the_standard_library_whoever_made_it(given: Any, expected: Any) -> None:
     """A pendulum instant minus one of ours is no timedelta, and breaks far from where it came in."""
     kept = _job(deadline=given).deadline
     assert kept == expected
     assert type(kept) is type(expected)
     assert getattr(kept, "tzinfo", UTC) is UTC
-
-
-@pytest.mark.parametrize(
-    ("written", "meant"),
-    [
-        ("26h", timedelta(hours=26)),
-        ("PT26H", timedelta(hours=26)),
-        ("P1DT2H", timedelta(hours=26)),
-        (" 1d 2h ", timedelta(hours=26)),
-        ("1 day, 2:00:00", timedelta(hours=26)),  # as Python and Jinja print a timedelta
-        ("90 minutes", timedelta(minutes=90)),
-        ("1.5h", timedelta(minutes=90)),
-        ("1w", timedelta(days=7)),
-        ("2026-11-20T09:00:00+01:00", datetime(2026, 11, 20, 8, tzinfo=UTC)),
-        ("2026-11-20 09:00:00+00:00", datetime(2026, 11, 20, 9, tzinfo=UTC)),  # as Python prints a datetime
-        ("2026-11-20T09:00Z", datetime(2026, 11, 20, 9, tzinfo=UTC)),
-    ],
-)
-def test_a_deadline_may_be_text(written: str, meant: timedelta | datetime) -> None:
-    """Templates and YAML files hold nothing else."""
-    assert _job(deadline=written).deadline == meant
-
-
-@pytest.mark.parametrize(
-    "written", ["", "26", "P", "PT", "h", "P1M", "-5h", "0h", "2026-11-20", "09:00", "tomorrow", "9999999999999d", "2026-11-20T09:00"]
-)
-def test_a_text_that_could_mean_two_spans_or_none_is_no_deadline(written: str) -> None:
-    """A number alone may be hours or seconds; a month is of no fixed length; a day does not say when in it."""
-    with pytest.raises(InvalidJob, match="deadline"):
-        _job(deadline=written)
