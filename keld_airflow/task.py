@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, determine_kwargs
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from jinja2 import UndefinedError
+from jinja2 import TemplateError, UndefinedError
 
 from keld import AccessRefused, KeldError, RunState, absolute_path
 from keld_airflow.asset import emit_asset_events
@@ -50,6 +50,7 @@ class JobRunTask(BaseOperator):
     sink_function: Callable[..., Any] | None
     completion_rate: float
     deferrable: bool
+    cancels_when_killed: bool = True
     batch_page: str | None = None
     operator_extra_links = (KeldBatchLink(),)
     _attachment: tuple[Any, str, str, int] | None = None
@@ -78,6 +79,10 @@ class JobRunTask(BaseOperator):
                 f"A field of this task uses a name without a value: {error.message}. Nothing was sent. The log above names the field; "
                 "a Dag run may have no dates: {{ partition_key or ds }} works with a partition key or a date."
             ) from None
+        except TemplateError as error:
+            raise AirflowFailException(
+                f"A field of this task is no template of Jinja: {error.message or type(error).__name__}. Nothing was sent. The log above names the field."
+            ) from None
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """The next step on a worker, after the trigger fired."""
@@ -91,11 +96,11 @@ class JobRunTask(BaseOperator):
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
-        """Cancels at the provider if the task instance has ended; if only the worker is shut down, the batch stays.
+        """Cancels at the provider if the task instance has ended and is to cancel then; if only the worker is shut down, the batch stays.
 
         In a thread: Airflow calls this in a signal handler, which may have interrupted a call that holds the lock needed here.
         """
-        if self._attachment is not None:
+        if self._attachment is not None and self.cancels_when_killed:
             asking = threading.Thread(target=self._detach, args=self._attachment, daemon=True)
             asking.start()
             asking.join(timeout=30)
@@ -194,6 +199,7 @@ class JobRunTask(BaseOperator):
             look_at=max(status.next_check_at or now, now + _FIRST_LOOK).isoformat(),
             wake_at=None if due is None else due.isoformat(),
             found=found,
+            cancels=self.cancels_when_killed,
         )
         self.defer(trigger=trigger, method_name="resume", timeout=_defer_timeout(status, now))
 

@@ -579,7 +579,7 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"source": "in/{partition}.parquet", "sink": "out.parquet"}, "overwrite the one before"),
         ({"partition": ["eu", "us"]}, r"Map over them: \.partial"),
         ({"params": {"temperature": 0}}, "Give request_params"),
-        ({"llm_conn_id": "c"}, "Is keld_conn_id meant"),
+        ({"llm_conn_id": "c"}, "Here it is keld_conn_id"),
         ({"job": None, "key": "id", "prompt": "{body}", "model": "openai:gpt-5-mini", "task_id": "2_label"}, "give another by name="),
         ({"deadline_hours": 9}, "Is deadline meant"),
         ({"source": "postgresql://u@h/db?table=t"}, "is a postgresql URL"),
