@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo airflow-demo unit test types crash browser pictures map schedules adversary faults matrix prices decisions lint bench lock clean
+.PHONY: demo airflow-demo unit test types versions crash browser pictures map schedules adversary faults matrix prices decisions lint bench lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -11,10 +11,10 @@ PY := .venv/bin/python
 	.venv/bin/uv pip install --quiet --no-deps --no-build-isolation --python $(PY) --editable .
 	touch $@
 
-demo: .venv/ready  ## the main job: a week of partitions through a real Dagster, against the emulator
+demo: .venv/ready  ## the main job: four partitions through a real Dagster, against the emulator; a minute and a half
 	$(PY) -m example_project.demo
 
-airflow-demo: .venv/ready  ## the same week through a real Airflow
+airflow-demo: .venv/ready  ## the same through a real Airflow
 	$(PY) -m example_project.airflow_demo
 
 # The suite starts a thousand processes: none of them should compile again what another one has compiled.
@@ -34,6 +34,21 @@ types: .venv/ready  ## mypy over users' files, against the built wheel; a minute
 
 crash: .venv/ready  ## SIGKILL at every failpoint, both providers, both databases, all of them, and at instants without one; minutes
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto -m "slow or not slow" tests/chaos/test_crash.py tests/chaos/test_instant.py
+
+# Each name is a file tests/versions/requirements-<name>.txt; see tests/versions/__init__.py.
+NAMES := $(patsubst tests/versions/requirements-%.txt,%,$(wildcard tests/versions/requirements-*.txt))
+
+.venv/versions/%/ready: tests/versions/requirements-%.txt pyproject.toml | .venv/ready
+	.venv/bin/uv venv --quiet --clear --python $(PY) $(@D)
+	.venv/bin/uv pip sync --quiet --require-hashes --python $(@D)/bin/python $<
+	.venv/bin/uv pip install --quiet --no-deps --no-build-isolation --python $(@D)/bin/python --editable .
+	touch $@
+
+.PRECIOUS: .venv/versions/%/ready  # else make would remove it, as a file on the way to another
+versions: $(NAMES:%=version-%)  ## the fast tests of each orchestrator with its oldest and its newest version, NAMES and TESTS of them; minutes
+
+version-%: .venv/versions/%/ready
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) .venv/versions/$*/bin/python -m pytest -q -n $(CORES) --dist loadgroup $(or $(TESTS),tests/edges/$(firstword $(subst -, ,$*)))
 
 browser: .venv/ready  ## a person's clicks in the UIs of a real Airflow and a real Dagster, by Chromium; minutes
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m browser
@@ -84,6 +99,9 @@ bench: .venv/ready  ## figures, minutes; nothing is asserted
 lock:
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras --group dev \
 	  --no-emit-index-url --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	for wanted in tests/versions/*.in; do name=$$(basename $$wanted .in); .venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-package keld --no-emit-index-url --custom-compile-command "make lock" $$wanted \
+	  -o tests/versions/requirements-$$name.txt || exit 1; done
 
 clean:
 	rm -rf .venv .demo .airflow-demo .bench .keld

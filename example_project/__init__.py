@@ -3,5 +3,5 @@
 tickets      the table: invented tickets, the same every time
 jobs         what is asked of every ticket: two Keld jobs
 definitions  the Dagster code location
-demo         `make demo`: one week of it, against an emulated provider
+demo         `make demo`: four days of it, against an emulated provider
 """

@@ -48,6 +48,6 @@ defs = dg.Definitions.merge(
     keld_definitions(
         batch_assets,
         resource=KeldResource(home=str(KELD_HOME)),
-        sensor=build_keld_sensor(minimum_interval_seconds=10),  # the demo's provider takes seconds; else leave it at 30
+        sensor=build_keld_sensor(minimum_interval_seconds=5),  # the demo's provider takes seconds; else leave it at 30
     ),
 )

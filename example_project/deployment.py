@@ -1,30 +1,42 @@
-"""Deployment: a real Dagster on this machine, started and ended: `dagster dev`, which is web server, daemon and code server.
+"""Deployment: a real Dagster on this machine, started and ended: code server, web server, daemon, as `dagster dev` starts them.
 
 For the demo and for the tests.  It binds to loopback, keeps everything in one directory, and every process that it starts ends with it.
+The daemon is started by itself: it looks at the backfills when it starts and every 30 s from then on, which no setting changes, so that a
+backfill launched just before it need not wait.
 """
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from example_project.stack import free_port
+from example_project.process import Patience, computed_s, end, free_port, is_open
 
 ROOT = Path(__file__).resolve().parents[1]
 SLOTS = 2
-_STILL_S = 120.0  # without any change, on a machine that starts Dagster in a few seconds; a slower one is given more
-_STARTS = 10  # in multiples of the time that it took to start
-_SETTINGS = f"concurrency:\n  runs:\n    max_concurrent_runs: {SLOTS}\ntelemetry:\n  enabled: false\nnux:\n  enabled: false\n"
+# How much processor time Dagster may use without progress: while it starts, and then in multiples of what it used to start, since on a slow
+# machine both take longer.  An idle one uses so much in some minutes.
+_START_S = 600.0
+_PATIENCE = 10
+# Queued runs are looked for each second, so that a short demo does not wait for Dagster's looks.
+_SETTINGS = f"""
+concurrency:
+  runs:
+    max_concurrent_runs: {SLOTS}
+run_queue:
+  dequeue_interval_seconds: 1
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+"""
 _LOADED = "query { workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError { __typename } } } } }"
 _LAUNCH = """
 mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
@@ -36,36 +48,66 @@ class DagsterFailed(Exception):
     """Dagster did not start or did not do what was requested; the message says what, the logs say why."""
 
 
-class Stall:
-    """Detects that nothing changes any more: slow progress is no failure.
-
-    Args:
-        still_s: so long without any change is a stall.
-    """
-
-    def __init__(self, still_s: float) -> None:
-        self.still_s = still_s
-        self._seen: object = None
-        self._since = time.monotonic()
-
-    def look(self, seen: object) -> bool:
-        """True if what is seen now has been the same for too long."""
-        if seen != self._seen:
-            self._seen, self._since = seen, time.monotonic()
-        return time.monotonic() - self._since > self.still_s
-
-
 class Dagster:
     """A running Dagster, spoken to as its UI speaks to it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self.process, self.url = process, f"http://127.0.0.1:{port}"
-        self.began = time.monotonic()
-        self.still_s = _STILL_S
+    def __init__(self, home: Path, code: tuple[str, ...], settings: Mapping[str, str]) -> None:
+        self.home, self._code = home, code
+        self._code_port, self._port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self._port}"
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        self._environment = {**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **settings}
+        self._environment.pop("KELD_HOME", None)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._started_s = 0.0  # seconds of processor time that starting took
 
-    def stall(self) -> Stall:
-        """For what this Dagster does: the slower the machine was to start it, the longer it may show nothing new."""
-        return Stall(self.still_s)
+    # -- processes
+
+    def start(self) -> None:
+        """The code server and the web server."""
+        where = f"grpc_server: {{host: 127.0.0.1, port: {self._code_port}, location_name: {Path(self._code[1]).name}}}"
+        (self.home / "dagster.yaml").write_text(_SETTINGS)
+        (self.home / "workspace.yaml").write_text(f"load_from:\n  - {where}\n")
+        self._run("code", "dagster", "api", "grpc", *self._code, "--lazy-load-user-code", "-h", "127.0.0.1", "-p", str(self._code_port))
+        self._until(lambda: is_open(self._code_port), "its code server listens")  # else the web server notes that there is none
+        self._run("web", "dagster_webserver", "-w", str(self.home / "workspace.yaml"), "-h", "127.0.0.1", "-p", str(self._port))
+
+    def start_daemon(self) -> None:
+        """The daemon: schedules, sensors, backfills, the queue of runs."""
+        self._run("daemon", "dagster._daemon", "run", "-w", str(self.home / "workspace.yaml"))
+
+    def end(self) -> None:
+        end(self._processes.values())
+
+    def _run(self, name: str, *module: str) -> None:
+        with (self.home / f"{name}.log").open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", *module],
+                cwd=ROOT,
+                env=self._environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def check_alive(self) -> None:
+        """Passes if no process has ended by itself.
+
+        Raises:
+            DagsterFailed: names it.
+        """
+        for name, process in self._processes.items():
+            if process.poll() is not None:
+                raise DagsterFailed(f"Dagster's process {name!r} has ended with {process.returncode}; see {self.home / f'{name}.log'}.")
+
+    def patience(self) -> Patience:
+        """How long to wait for what it does: by how long it took to start."""
+        return Patience(self._computed_s, max(60.0, _PATIENCE * self._started_s))
+
+    def _computed_s(self) -> float:
+        return computed_s(self._processes.values())
+
+    # -- GraphQL
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """The data of a GraphQL answer."""
@@ -78,32 +120,35 @@ class Dagster:
         return answer["data"]
 
     def wait_until_up(self) -> None:
-        """Returns when the code location is loaded."""
-        stall = self.stall()
-        while not stall.look(self._worked_s()):
-            if self.process.poll() is not None:
-                raise DagsterFailed(f"dagster dev ended with {self.process.returncode}.")
-            try:
-                entries = self.ask(_LOADED)["workspaceOrError"]["locationEntries"]
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                entries = []
-            if entries and all(entry["loadStatus"] == "LOADED" for entry in entries):
-                if entries[0]["locationOrLoadError"]["__typename"] == "RepositoryLocation":
-                    self.still_s = max(_STILL_S, _STARTS * (time.monotonic() - self.began))
-                    return
-                raise DagsterFailed("the code location does not load.")
-            time.sleep(0.5)
-        raise DagsterFailed(f"dagster dev did not come up: its processes have done nothing for {stall.still_s:.0f} s.")
+        """Returns when the code location is loaded.
 
-    def _worked_s(self) -> int:
-        """Seconds of processor time that it has taken, with all its processes."""
-        worked = 0.0
-        with suppress(psutil.Error):
-            parent = psutil.Process(self.process.pid)
-            for process in [parent, *parent.children(recursive=True)]:
-                with suppress(psutil.Error):
-                    worked += sum(process.cpu_times()[:2])
-        return int(worked)
+        Raises:
+            DagsterFailed: a process has ended by itself, or nothing comes of it.
+        """
+        self._until(lambda: bool(entries := self._entries()) and all(entry["loadStatus"] == "LOADED" for entry in entries), "it is up")
+        if self._entries()[0]["locationOrLoadError"]["__typename"] != "RepositoryLocation":
+            raise DagsterFailed(f"the code location does not load; see {self.home / 'code.log'}.")
+        self._started_s = self._computed_s()
+
+    def _until(self, done: Callable[[], bool], what: str) -> None:
+        """Returns when something is so.
+
+        Raises:
+            DagsterFailed: a process has ended by itself, or has used much time without it.
+        """
+        patience = Patience(self._computed_s, _START_S)
+        while not done():
+            self.check_alive()
+            if not patience.note(None):
+                raise DagsterFailed(f"It does not come about: {what}. See the logs in {self.home}.")
+            time.sleep(0.2)
+
+    def _entries(self) -> list[dict[str, Any]]:
+        """The code locations; none while the web server does not answer."""
+        try:
+            return list(self.ask(_LOADED)["workspaceOrError"]["locationEntries"])
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            return []
 
     def launch_backfill(self, partitions: list[str], assets: list[str]) -> str:
         """What "Launch backfill" does in the UI; gives its id."""
@@ -116,32 +161,14 @@ class Dagster:
 
 @contextmanager
 def running_dagster(home: Path, code: tuple[str, ...], settings: Mapping[str, str]) -> Iterator[Dagster]:
-    """`dagster dev` with two run slots on the code that `code` names, as its command line does, with all its processes, until the block ends.
+    """A Dagster with two run slots on the code that `code` names, as its command line does, until the block ends; without a daemon yet.
 
-    `settings` are environment variables of all of them; the log is `dagster.log` in `home`.
+    `settings` are environment variables of all its processes; their logs are in `home`.
     """
     home.mkdir(parents=True, exist_ok=True)
-    (home / "dagster.yaml").write_text(_SETTINGS)
-    port = free_port()
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "DAGSTER_HOME": str(home), "PYTHONPATH": path, "PYTHONWARNINGS": "ignore", **settings}
-    environment.pop("KELD_HOME", None)
-    command = [sys.executable, "-m", "dagster", "dev", *code, "-h", "127.0.0.1", "-p", str(port)]
-    with (home / "dagster.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            yield Dagster(process, port)
-        finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a process and all it started: asked first, then made to."""
-    process.send_signal(signal.SIGINT)
+    dagster = Dagster(home, code, settings)
     try:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
+        dagster.start()
+        yield dagster
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # what is left of its session
-        process.wait()
+        dagster.end()

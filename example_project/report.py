@@ -9,6 +9,20 @@ from rich.table import Column, Table
 
 from keld import Status
 
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def course(counts: dict[str, list[int]], width: int = 76) -> Table:
+    """Counts of each second as rows of bars, on one time axis: when work was at the provider, and when something ran here."""
+    table = Table(Column(no_wrap=True), Column(no_wrap=True), box=None, show_header=False)
+    length = max(len(seconds) for seconds in counts.values())
+    for name, seconds in counts.items():
+        most = max([*seconds, 1])
+        shown = [max(seconds[length * n // width : length * (n + 1) // width + 1], default=0) for n in range(width)]
+        table.add_row(name, "".join(_BARS[round(count * 8 / most)] for count in shown))
+    table.add_row("", f"0 s{f'{length} s':>{width - 3}}", style="dim")
+    return table
+
 
 def summary(statuses: dict[str, list[Status]]) -> Table:
     """A table of what each job cost and saved, over all its days."""

@@ -8,7 +8,6 @@ import json
 import os
 import resource
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -17,48 +16,21 @@ import urllib.parse
 import urllib.request
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psutil
+from example_project.process import Patience, computed_s, end, free_port, kill
 
 AIRFLOW = (sys.executable, "-m", "airflow")
+SLOTS = 2
 COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
-# How much CPU time Airflow may use without progress, in multiples of what it used to create its database: on a slow machine both take
+# How much processor time Airflow may use without progress, in multiples of what it used to create its database: on a slow machine both take
 # longer.  An idle Airflow uses so much in 5 minutes.
 _PATIENCE = 20
-_STILL_S = 300.0  # of real time without any CPU time: then the processes hang
+_REPLY_S = 300.0
 _LOCKED_TRIES = 20  # Airflow gives up on a locked SQLite after seconds, and answers with a 500
-
-
-class Patience:
-    """How long to wait for an Airflow: until it has used so much CPU time, or none for a while, since its last progress."""
-
-    def __init__(self, airflow: "Airflow", patience_s: float | None = None) -> None:
-        self._airflow, self._began = airflow, time.monotonic()
-        self._patience_s = _PATIENCE * airflow.migrated_s if patience_s is None else patience_s
-        self._seen: object = None
-        self._at = self._last = self._moved_at = 0.0
-        self.note(None, first=True)
-
-    def note(self, seen: object, *, first: bool = False) -> bool:
-        """True if it is worth waiting longer.
-
-        Args:
-            seen: the progress; when it changes, the wait starts again.
-        """
-        computed, now = self._airflow.computed_s(), time.monotonic()
-        if first or seen != self._seen:
-            self._seen, self._at, self._last, self._moved_at = seen, computed, computed, now
-        elif computed != self._last:
-            self._last, self._moved_at = computed, now
-        return computed - self._at < self._patience_s and now - self._moved_at < _STILL_S
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._began
 
 
 class StackFailed(Exception):
@@ -112,14 +84,9 @@ class Airflow:
         self.migrated_s = _children_computed_s() - before
 
     def end(self) -> None:
-        """Ends every process and what it started: asked first, then made to, since a scheduler may not heed it."""
-        for process in self.processes.values():
-            process.terminate()
-        until = time.monotonic() + 10
-        for name, process in list(self.processes.items()):
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=max(0.1, until - time.monotonic()))
-            self.kill(name)
+        """Ends every process and what it started."""
+        end(self.processes.values())
+        self.processes.clear()
 
     def stop(self, name: str) -> None:
         """Ends a process when it is through with what it does."""
@@ -129,11 +96,7 @@ class Airflow:
 
     def kill(self, name: str) -> None:
         """Ends a process and what it started at once, as if their host had lost its power."""
-        process = self.processes.pop(name)
-        for member in session(process):
-            with suppress(psutil.NoSuchProcess):
-                member.kill()
-        process.wait()
+        kill(self.processes.pop(name))
 
     def say(self, *words: str) -> str:
         """What a command of Airflow's command line prints.
@@ -166,7 +129,7 @@ class Airflow:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"}
         request = urllib.request.Request(f"{self.url}{path}", data, headers, method=method)
-        with urllib.request.urlopen(request, timeout=_STILL_S) as response:
+        with urllib.request.urlopen(request, timeout=_REPLY_S) as response:
             text = response.read()
         return json.loads(text) if text else None
 
@@ -202,7 +165,7 @@ class Airflow:
         Raises:
             StackFailed: it is not so by then, or a process has ended by itself.
         """
-        patience = Patience(self, patience_s)
+        patience = self.patience(patience_s)
         while not done():
             self.check_alive()
             if not patience.note(None):
@@ -222,12 +185,11 @@ class Airflow:
 
     def computed_s(self) -> float:
         """The seconds that its processes, and what they have started, have computed so far."""
-        computed = 0.0
-        for leader in self.processes.values():
-            for member in session(leader):
-                with suppress(psutil.NoSuchProcess):
-                    computed += sum(member.cpu_times()[:4])
-        return computed
+        return computed_s(self.processes.values())
+
+    def patience(self, patience_s: float | None = None) -> Patience:
+        """How long to wait for it: by default a multiple of what its database took."""
+        return Patience(self.computed_s, _PATIENCE * self.migrated_s if patience_s is None else patience_s)
 
     # -- Dags
 
@@ -242,7 +204,7 @@ class Airflow:
             "dag_run_conf": {},
             **more,
         }
-        patience = Patience(self)
+        patience = self.patience()
         while True:
             try:
                 return int(self.ask("POST", "/api/v2/backfills", body)["id"])
@@ -289,7 +251,7 @@ def _settings(home: Path, dags: Path, port: int) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__PARALLELISM": "2",
+        "AIRFLOW__CORE__PARALLELISM": str(SLOTS),
         "AIRFLOW__CORE__FERNET_KEY": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
@@ -309,23 +271,6 @@ def _children_computed_s() -> float:
     """The seconds of processor time that the processes this one started have used, of those that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def session(leader: subprocess.Popen[bytes]) -> Iterator[psutil.Process]:
-    """The processes of a session, their status in `info`.
-
-    More than its process group: Airflow gives every task a group of its own, in which it outlives its worker.
-    """
-    for process in psutil.process_iter(["status"]):
-        with suppress(ProcessLookupError):
-            if os.getsid(process.pid) == leader.pid:
-                yield process
 
 
 @contextmanager

@@ -83,8 +83,9 @@ if TYPE_CHECKING:
     )
     from keld.estimate import Estimate
     from keld.http import Patience
+    from keld.identity import fingerprint_of
     from keld.instant import utc
-    from keld.job import Column, Job
+    from keld.job import Column, Embedding, Job, PerRow
     from keld.path import absolute_path, check_path, wants_partition
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
@@ -95,7 +96,6 @@ if TYPE_CHECKING:
     from keld.reading import Reading
     from keld.retention import Removal
     from keld.runner import Finding, Settings, Verdict
-    from keld.schema import Embedding
     from keld.spend import Report, Spend
     from keld.state import RunState, State
     from keld.status import Batch, Status
@@ -104,10 +104,10 @@ __version__ = "0.1.0"
 __all__ = [
     "AccessRefused", "Account", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check", "CheckState",
     "Column", "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError",
-    "Option", "Outcome", "Patience", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
+    "Option", "Outcome", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
     "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings", "SinkError", "SinkRefused",
     "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
-    "Verdict", "VertexAccount", "Work", "__version__", "absolute_path", "account_fields", "account_of", "check_path", "kinds", "utc",
+    "Verdict", "VertexAccount", "Work", "__version__", "absolute_path", "account_fields", "account_of", "check_path", "fingerprint_of", "kinds", "utc",
     "wants_partition",
 ]  # fmt: skip
 
@@ -124,7 +124,8 @@ _HOMES = {
     "keld.estimate": "Estimate",
     "keld.http": "Patience",
     "keld.instant": "utc",
-    "keld.job": "Column Job",
+    "keld.identity": "fingerprint_of",
+    "keld.job": "Column Embedding Job PerRow",
     "keld.path": "absolute_path check_path wants_partition",
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",
@@ -135,7 +136,6 @@ _HOMES = {
     "keld.reading": "Reading",
     "keld.retention": "Removal",
     "keld.runner": "Finding Settings Verdict",
-    "keld.schema": "Embedding",
     "keld.spend": "Report Spend",
     "keld.state": "RunState State",
     "keld.status": "Batch Status",

@@ -18,13 +18,14 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import CodeType
+from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import msgspec
 
-from keld.job import Column, Job, Prompt
+from keld.job import Column, Job, PerRow, Prompt
 from keld.request import Question
+from keld.schema import OutputSchema, output_schema
 
 _CREDENTIALS = re.compile(r"//[^/@]*@")
 _WORDS = {
@@ -68,6 +69,28 @@ def key_of(partition: str | None) -> str:
     return partition or ""
 
 
+def question_of_job(job: Job) -> tuple[OutputSchema, Question]:
+    """The schema of an answer, and the question that a job asks about every row."""
+    output = output_schema(job.output_type, prefix=job.output_prefix)
+    return output, Question(
+        system=job.system,
+        output=output.to_json(),
+        params=dict(job.params),
+        max_output_tokens=job.max_output_tokens,
+        endpoint=job.endpoint,
+    )
+
+
+def fingerprint_of(job: Job) -> str:
+    """A hash of what a job asks: prompt, system, output type, models, params, max_output_tokens, endpoint; the same in every process.
+
+    It changes if and only if the answers of an earlier job run are those of another question; it does not change with deadline, ceiling, lane,
+    tags or name.  Of a prompt function it is the code, as this version of Python compiles it, and the texts that it reads from its module.
+    """
+    _, question = question_of_job(job)
+    return _digest(declared(job, question))
+
+
 def declared(job: Job, question: Question) -> dict[str, str]:
     """A digest of each part of what a job asks; none of them holds a text."""
     parts = {
@@ -79,7 +102,11 @@ def declared(job: Job, question: Question) -> dict[str, str]:
         "max_output_tokens": question.max_output_tokens,
         "endpoint": question.endpoint,
     }
-    return {name: hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()[:16] for name, part in parts.items()}
+    return {name: _digest(part) for name, part in parts.items()}
+
+
+def _digest(part: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(part, order="deterministic")).hexdigest()[:16]
 
 
 def name_of(source: Any, partition: str) -> str | None:
@@ -92,15 +119,51 @@ def name_of(source: Any, partition: str) -> str | None:
 
 
 def _prompt(prompt: Prompt) -> Any:
-    """What distinguishes one prompt from another; of a function its code, so that an edit is seen, but not what it reads from elsewhere."""
-    if isinstance(prompt, str):
-        return ["template", prompt]
-    if isinstance(prompt, Column):
-        return ["column", prompt.name, prompt.json]
-    function = getattr(prompt, "__wrapped__", prompt)
-    function = getattr(function, "func", function)  # of a `functools.partial`
+    """What distinguishes one prompt from another; of a function its code and the texts that it reads, so that an edit is seen."""
+    match prompt:
+        case str():
+            return ["template", prompt]
+        case Column():
+            return ["column", prompt.name, prompt.json]
+        case PerRow():
+            return ["row", *_function(prompt.function)]
+        case _:
+            return ["function", *_function(prompt)]
+
+
+def _function(function: Any) -> list[Any]:
+    """The name of a function, its code, and what it reads from elsewhere; without code (a builtin, an object) only the name of its type."""
+    name = type(function).__qualname__
+    while (inner := getattr(function, "__wrapped__", None) or getattr(function, "func", None)) is not None:  # decorated, or partial
+        function = inner
     code = getattr(function, "__code__", None)
-    return ["function", getattr(function, "__qualname__", type(prompt).__qualname__), None if code is None else _code(code)]
+    described = [getattr(function, "__qualname__", name), None if code is None else _code(code)]
+    reads = {} if code is None else _reads(getattr(function, "__func__", function), {code})
+    return [*described, reads] if reads else described
+
+
+def _reads(function: Any, seen: set[CodeType]) -> dict[str, Any]:
+    """What a function reads that is text, or a function of the same module, by name: from the module, its closure and its defaults.
+
+    Prompts are often kept in a constant beside the function.  Only these: other values may differ in each process.
+    """
+    names, variables = _names(function.__code__), function.__globals__
+    around = {name: variables[name] for name in names if name in variables}
+    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    around |= {name: cell.cell_contents for name, cell in cells if cell != CellType()}
+    around |= {f"default {n}": value for n, value in enumerate(function.__defaults__ or ())} | (function.__kwdefaults__ or {})
+    found: dict[str, Any] = {name: value for name, value in around.items() if isinstance(value, str)}
+    for name, value in around.items():
+        if isinstance(value, FunctionType) and value.__module__ == function.__module__ and value.__code__ not in seen:
+            seen.add(value.__code__)
+            found[name] = [_code(value.__code__), _reads(value, seen)]
+    return found
+
+
+def _names(code: CodeType) -> list[str]:
+    """The names that a function and the functions in it use, of variables and attributes."""
+    inner = [name for one in code.co_consts if isinstance(one, CodeType) for name in _names(one)]
+    return sorted({*code.co_names, *inner})
 
 
 def _code(code: CodeType) -> list[Any]:

@@ -6,9 +6,18 @@ arithmetic gives other types with other rules.  After the conversion here there 
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 
 from keld.errors import InvalidJob
+
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_SPANS = (  # weeks, days, hours, minutes, seconds
+    re.compile(rf"(?:{_NUMBER}\s*w)?\s*(?:{_NUMBER}\s*d)?\s*(?:{_NUMBER}\s*h)?\s*(?:{_NUMBER}\s*m(?:in)?)?\s*(?:{_NUMBER}\s*s)?"),
+    re.compile(
+        rf"P(?:{_NUMBER}W)?(?:{_NUMBER}D)?(?:T(?:{_NUMBER}H)?(?:{_NUMBER}M)?(?:{_NUMBER}S)?)?"
+    ),  # ISO 8601, without months and years
+)
 
 
 def utcnow() -> datetime:
@@ -41,3 +50,25 @@ def utc(value: datetime, name: str = "instant") -> datetime:
 def span(value: timedelta) -> timedelta:
     """The same length of time as a `timedelta` of the standard library."""
     return timedelta.__add__(timedelta(), value)  # not `+`, which would call the subclass's method first
+
+
+def instant_or_span(text: str, name: str) -> datetime | timedelta:
+    """What a text says: a span (`9h`, `1d 6h`, `PT9H`), or an instant in ISO 8601.
+
+    Args:
+        name: the argument's name, for the error.
+
+    Raises:
+        InvalidJob: it says neither, or the span is longer than any.
+    """
+    text = text.strip()
+    found = next((match.groups() for form in _SPANS if (match := form.fullmatch(text))), ())
+    try:
+        if any(found):
+            weeks, days, hours, minutes, seconds = (float(part or 0) for part in found)
+            return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds)
+        return datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise InvalidJob(
+            f"{name}={text!r} is neither a span, such as '9h', '1d 6h' or 'PT9H', nor an instant, such as '2026-11-20T09:00Z'. Nothing was sent."
+        ) from None

@@ -7,6 +7,7 @@ is checked when the table is read, by `snapshot`.
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,8 @@ from decimal import Decimal, InvalidOperation
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
-from keld.errors import DeadlinePassed, InvalidJob
-from keld.instant import span, utc
+from keld.errors import DeadlinePassed, InvalidJob, SchemaError
+from keld.instant import instant_or_span, span, utc
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,8 +43,30 @@ class Column:
     json: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class PerRow:
+    """A prompt that a function makes of one row: `PerRow(lambda row: f"Classify: {row['body']}")`.
+
+    The row is a dict with every column of the table, its values as a template would show them.  The function returns the user's message, a list
+    of {role, content}, or None for a row that is not to be asked.  A function over record batches is faster where tables are wide.
+    """
+
+    function: Callable[[dict[str, Any]], str | list[dict[str, Any]] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """An output type: one vector of `dimensions` float32 a row."""
+
+    dimensions: int
+
+    def __post_init__(self) -> None:
+        if type(self.dimensions) is not int or not 1 <= self.dimensions <= 65536:
+            raise SchemaError(f"Embedding(dimensions={self.dimensions!r}): give a whole number from 1 to 65536. Nothing was sent.")
+
+
 PromptFunction = Callable[["pa.RecordBatch"], "pa.Array | Sequence[str | list[dict[str, Any]] | None]"]
-Prompt = str | Column | PromptFunction
+Prompt = str | Column | PerRow | PromptFunction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +77,13 @@ class Job:
         name: letters, digits, `_.-`; with the partition key it is the identity of a job run.
         key: the column that identifies a row; unique and never null within a partition.
         prompt: a `str.format` template over columns, a `Column`, or a function from an Arrow record batch (N rows) to N prompts
-            (strings, or lists of {role, content}); a null prompt means the row is not asked.
+            (strings, or lists of {role, content}), or `PerRow` of a function of one row; a null prompt means the row is not asked.
         missing: the text that a template shows where a column is null: one text (`""`, `"unknown"`), or one for each of some columns
             (`{"phone": "none"}`); None: a row with a null is not asked, and the plan counts these rows.
         output_type: a Pydantic model or a JSON Schema (typed columns), `str` (one text column), or `Embedding(dimensions=...)`.
         models: the acceptable models, `"provider:model"`; Keld takes the cheapest that meets the terms.
         system: the instruction shared by all rows.
-        deadline: a span after the partition's end, an aware instant, or None.
+        deadline: a span after the partition's end, an aware instant, either as text (`9h`, `1d 6h`, `PT9H`, `2026-11-20T09:00Z`), or None.
         probability: the wanted probability of keeping the deadline; Keld may risk the rest for a lower cost.
         lane: `auto` (the cheapest that meets the terms), or always `batch`, `flex` or `standard`.
         ceiling_usd: the most one partition may cost, retries included; None is no ceiling.
@@ -95,7 +118,7 @@ class Job:
     missing: str | Mapping[str, str] | None = field(default=None, repr=False)
     output_type: Any = str
     system: str | None = field(default=None, repr=False)
-    deadline: timedelta | datetime | None = None
+    deadline: timedelta | datetime | str | None = None
     probability: float = 0.99
     lane: str = AUTO
     ceiling_usd: Decimal | int | float | str | None = None
@@ -152,6 +175,11 @@ class Job:
         return self.ceiling_usd if isinstance(self.ceiling_usd, Decimal) else None
 
     @property
+    def due_by(self) -> timedelta | datetime | None:
+        """`deadline` as it was normalised: a span, an aware instant, or None."""
+        return None if isinstance(self.deadline, str) else self.deadline
+
+    @property
     def acceptable(self) -> tuple[str, ...]:
         """`models` as it was normalised: at least one `provider:model`, each once, in the user's order."""
         return tuple(self.models)
@@ -198,7 +226,7 @@ def due(job: Job, partition_end: datetime | None, now: datetime) -> tuple[dateti
     Raises:
         DeadlinePassed: an absolute deadline that is not after `now`.
     """
-    match job.deadline:
+    match job.due_by:
         case None:
             return None, "none"
         case datetime() as at:
@@ -316,17 +344,37 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
                     job=job,
                     field="prompt",
                 )
-    elif not isinstance(prompt, Column) and not callable(prompt):
+    elif isinstance(prompt, Column):
+        return
+    elif not callable(prompt.function if isinstance(prompt, PerRow) else prompt):
         raise InvalidJob(
-            f"{job}: prompt is a {type(prompt).__name__}; give a template, a Column, or a function over record batches.",
+            f"{job}: prompt is a {type(prompt).__name__}; give a template, a Column, or a function (over record batches; or PerRow of one over a row).",
+            job=job,
+            field="prompt",
+        )
+    else:
+        _check_function(job, prompt)
+
+
+def _check_function(job: str, prompt: PerRow | PromptFunction) -> None:
+    function = prompt.function if isinstance(prompt, PerRow) else prompt
+    yields = inspect.isgeneratorfunction(function) and isinstance(prompt, PerRow)  # over a batch it may yield the prompts
+    if yields or inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise InvalidJob(
+            f"{job}: the prompt function {'yields' if yields else 'is asynchronous'}; give one that returns what is asked.",
             job=job,
             field="prompt",
         )
 
 
-def _deadline(job: str, deadline: timedelta | datetime | None) -> timedelta | datetime | None:
-    if isinstance(deadline, datetime):
-        return utc(deadline, f"{job}: deadline")
+def _deadline(job: str, deadline: timedelta | datetime | str | None) -> timedelta | datetime | None:
+    try:
+        if isinstance(deadline, str):
+            deadline = instant_or_span(deadline, f"{job}: deadline")
+        if isinstance(deadline, datetime):
+            return utc(deadline, f"{job}: deadline")
+    except InvalidJob as problem:
+        raise InvalidJob(str(problem), job=job, field="deadline") from None
     if deadline is None:
         return None
     if not isinstance(deadline, timedelta):

@@ -26,6 +26,11 @@ _NAMES = {
     "float": "float64", "double": "float64", "real": "float32", "boolean": "bool", "date": "date32", "time": "time64[us]",
     "datetime": "timestamp[us]", "timestamp": "timestamp[us]", "timestamptz": "timestamp[us, UTC]",
 }  # fmt: skip
+# Valid by their names alone; a type that is not here is looked up in pyarrow.
+_PLAIN = frozenset((
+    "string", "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64", "date32", "time64[us]",
+    "timestamp[s]", "timestamp[ms]", "timestamp[us]", "timestamp[ns]", "timestamp[us, UTC]", "timestamp[us, tz=UTC]",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,7 @@ class Reading:
             raise InvalidJob(f"quote={self.quote!r}: give one ASCII character, or an empty text where nothing is quoted.", field="quote")
         if self.quote and self.quote == self.delimiter:
             raise InvalidJob(f"quote and delimiter are both {self.quote!r}. Give two different characters.", field="quote")
-        if self.types is not None:
+        if self.types is not None and not _are_plain(self.types):
             self.column_types()
 
     def given(self) -> dict[str, Any]:
@@ -112,6 +117,16 @@ def _check_encoding(name: str | None) -> None:
             f"encoding={name!r} is not the name of an encoding that Python knows. Give e.g. 'cp1252', 'latin-1' or 'utf-16'.",
             field="encoding",
         ) from None
+
+
+def _are_plain(types: Any) -> bool:
+    """True if all types are valid by their names alone; pyarrow takes half a second to load, in every process that reads a Dag file."""
+    return isinstance(types, Mapping) and all(isinstance(given, str) and _is_plain(given.strip()) for given in types.values())
+
+
+def _is_plain(name: str) -> bool:
+    decimal = _DECIMAL.fullmatch(name.lower())
+    return 1 <= int(decimal[1]) <= 38 if decimal else _NAMES.get(name.lower(), name) in _PLAIN
 
 
 def _type_of(column: str, given: Any) -> pa.DataType:

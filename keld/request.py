@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from keld.errors import KeldError, SourceError, SourceUnavailable
-from keld.job import Column, Job, Prompt, template_columns
+from keld.job import Column, Job, PerRow, Prompt, template_columns
 from keld.value import UNREADABLE, is_json, readable
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def renderer(prompt: Prompt, missing: str | Mapping[str, str] | None = None) -> 
         return _template(prompt, missing)
     if isinstance(prompt, Column):
         return _column(prompt)
-    return _function(prompt)
+    return _function(_over_batches(prompt.function) if isinstance(prompt, PerRow) else prompt)
 
 
 def check_columns(job: Job, schema: pa.Schema) -> None:
@@ -267,9 +267,29 @@ def _function(function: Callable[[pa.RecordBatch], Any]) -> Callable[[pa.RecordB
                 "It must return one prompt (or None) for each row, in the rows' order."
             )
         for prompt in prompts:
-            yield Asked(None, "the prompt function returned None") if _is_missing(prompt) else _ask(prompt)
+            if isinstance(prompt, Asked):
+                yield prompt
+            else:
+                yield Asked(None, "the prompt function returned None") if _is_missing(prompt) else _ask(prompt)
 
     return render
+
+
+def _over_batches(function: Callable[[dict[str, Any]], Any]) -> Callable[[pa.RecordBatch], list[Any]]:
+    """A function of one row as one of record batches: each column is converted once, and a row is a dict.
+
+    A row with bytes that are not UTF-8 is not given to the function, which could only fail, or ask something wrong.
+    """
+
+    def prompts(batch: pa.RecordBatch) -> list[Any]:
+        names = batch.schema.names
+        rows = zip(*map(readable, batch.columns), strict=True)
+        return [
+            Asked(None, _why_not(names, values, UNREADABLE)) if UNREADABLE in values else function(dict(zip(names, values, strict=True)))
+            for values in rows
+        ]
+
+    return prompts
 
 
 def _is_missing(prompt: Any) -> bool:
@@ -335,6 +355,7 @@ def _conversation_text(text: Any) -> Asked:
     return _ask(messages) if isinstance(messages, list) else Asked(None, "the message list is not a JSON array")
 
 
-def _why_not(names: Sequence[str], values: Sequence[Any]) -> str:
-    name, value = next((n, v) for n, v in zip(names, values, strict=True) if v is None or v is UNREADABLE)
+def _why_not(names: Sequence[str], values: Sequence[Any], *but: Any) -> str:
+    """Why a row cannot be asked: the first of its columns that is null or unreadable; or the first that is one of `but`."""
+    name, value = next((n, v) for n, v in zip(names, values, strict=True) if any(v is one for one in but or (None, UNREADABLE)))
     return f"column {name} is null" if value is None else f"column {name} is not valid UTF-8"

@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseHook, conf
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
 
-from keld import Account, InvalidJob, Keld, KeldError, account_fields, account_of
+from keld import Account, InvalidJob, KeldError, account_fields, account_of
 from keld_airflow.provider import CONNECTION_FIELDS
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
+
+    from keld import Keld
 
 DEFAULT_CONN_ID = "keld_default"
 _ONE_HOST = frozenset(("LocalExecutor", "SequentialExecutor"))
@@ -53,6 +55,8 @@ class KeldHook(BaseHook):
             AirflowException: the connection is missing, of another type or has a field that Keld does not know; or the ledger is a file while
                 workers are on many hosts.
         """
+        from keld import Keld  # loads pyarrow and SQLAlchemy, which a Dag that is only parsed does not need
+
         connection = self._connection()
         extra: dict[str, Any] = {} if connection is None else connection.extra_dejson
         keld = Keld(
@@ -66,6 +70,8 @@ class KeldHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """True, and a text, if every account of the connection answers a request for its list of batches; costs nothing."""
+        from keld import Keld  # as in `open`
+
         try:
             connection = self._connection()
             accounts = self._accounts(connection, {} if connection is None else connection.extra_dejson)

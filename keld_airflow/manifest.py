@@ -9,9 +9,10 @@ from __future__ import annotations
 from datetime import datetime
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from keld import Status
+if TYPE_CHECKING:
+    from keld import Status
 
 _EVENT = ("partition", "job_run", "sink", "rows", "counts", "cost_usd", "saved_usd", "late", "deadline", "finished_at")
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import httpx2
 from airflow.sdk import BaseHook, BaseNotifier
 
-from keld import Status
 from keld_airflow.hook import DEFAULT_CONN_ID, KeldHook
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from keld import Status
 
 
 class KeldLateNotifier(BaseNotifier):
@@ -39,6 +39,8 @@ class KeldLateNotifier(BaseNotifier):
         text = self.text()
         self.log.warning(text)
         if self.webhook_conn_id is not None:
+            import httpx2  # not needed while a Dag is parsed
+
             httpx2.post(self._url(self.webhook_conn_id), json={"text": text}, timeout=20).raise_for_status()
 
     async def async_notify(self, context: Context) -> None:

@@ -19,7 +19,7 @@ from airflow.sdk import Context
 from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.exceptions import AirflowFailException
 
-from keld import Job, Keld, KeldError, Reading, RunState, Status, wants_partition
+from keld import Job, KeldError, Reading, RunState, wants_partition
 from keld_airflow.hidden import HiddenRowsField, is_rows, unwrap
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import os
 
     from airflow.sdk import ObjectStoragePath, XComArg
+
+    from keld import Keld, Status
 
     Source = str | os.PathLike[str] | ObjectStoragePath | XComArg | Callable[..., Any]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from keld import Keld, Status, UnknownJobRun
+from keld import UnknownJobRun
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.place import split_place
 from keld_airflow.task import Found, JobRunTask
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from airflow.sdk import Context, ObjectStoragePath
+
+    from keld import Keld, Status
 
 
 class KeldJobSensor(JobRunTask, BaseSensorOperator):

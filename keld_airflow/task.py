@@ -18,7 +18,7 @@ from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from jinja2 import UndefinedError
 
-from keld import AccessRefused, Keld, KeldError, RunState, Status, absolute_path
+from keld import AccessRefused, KeldError, RunState, absolute_path
 from keld_airflow.asset import emit_asset_events
 from keld_airflow.hook import KeldHook
 from keld_airflow.kill import detach_and_cancel, is_over
@@ -29,6 +29,8 @@ from keld_airflow.trigger import KeldTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from keld import Keld, Status
 
 # Never sooner: a task that resumes before the scheduler has recorded that it deferred is marked failed (Airflow 3.3).
 _FIRST_LOOK = timedelta(seconds=10)

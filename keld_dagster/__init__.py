@@ -6,6 +6,9 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
 
     definitions  keld_definitions([...]): assets, checks, the sensor, the wait job; in as many modules as there are
     asset        build_batch_assets(job, source=...): one op with two outputs, `<name>_batch` and `<name>`
+    component    KeldBatchComponent: the same from YAML, for projects of `dg`
+    prompt       the text of a prompt in YAML -> a template
+    scaffold     the files that `dg scaffold defs` writes
     translator   KeldTranslator: how the two assets look; the only thing to override
     source       where the rows of a partition come from: an upstream asset, loaded lazily, or a path
     frame        the form in which rows are loaded and handed over: pandas, Polars, Arrow, a stream
@@ -25,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keld_dagster.asset import build_batch_assets
+    from keld_dagster.component import KeldBatchComponent
     from keld_dagster.definitions import keld_definitions
     from keld_dagster.io_manager import KeldParquetIOManager
     from keld_dagster.resource import KeldAccount, KeldResource
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KeldAccount",
+    "KeldBatchComponent",
     "KeldParquetIOManager",
     "KeldResource",
     "KeldTranslator",
@@ -44,6 +49,7 @@ __all__ = [
 # Imported at their first use: every `dg` command imports this module.
 _HOMES = {
     "KeldAccount": "resource",
+    "KeldBatchComponent": "component",
     "KeldParquetIOManager": "io_manager",
     "KeldResource": "resource",
     "KeldTranslator": "translator",
@@ -62,3 +68,7 @@ if not TYPE_CHECKING:  # a type checker that saw this function would take any mi
         from importlib import import_module
 
         return getattr(import_module(f"keld_dagster.{home}"), name)
+
+    def __dir__() -> list[str]:
+        # `dg` imports every name it finds here, to see whether it is a component; a package that one of the others needs may be broken.
+        return [*globals(), "KeldBatchComponent"]

@@ -32,12 +32,23 @@ def _wait_for_provider(context: dg.OpExecutionContext) -> None:
         time.sleep(5)
 
 
-@dg.job(
-    name=WAIT_JOB, description="Represents partitions that are at an LLM provider. Queued on purpose; terminating it cancels their batches."
-)
-def wait_job() -> None:
-    """The hold run's job; it is part of `keld_definitions`."""
+@dg.graph(name=WAIT_JOB)
+def _wait() -> None:
     _wait_for_provider()
+
+
+class _SharedJob(dg.JobDefinition):
+    """A job that stays one object in a project of components, each of which Dagster gives a copy with its own metadata."""
+
+    def with_metadata(self, metadata: object) -> dg.JobDefinition:
+        return self
+
+
+# The hold run's job; it is part of `keld_definitions`.
+wait_job = _SharedJob(
+    graph_def=_wait,
+    description="Represents partitions that are at an LLM provider. Queued on purpose; terminating it cancels their batches.",
+)
 
 
 def hold_id(submit_run_id: str, asset: dg.AssetKey) -> str:

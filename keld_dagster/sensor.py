@@ -56,6 +56,17 @@ def _name(resource_key: str) -> str:
     return _NAME if resource_key == "keld" else f"{_NAME}_{resource_key}"
 
 
+class _SharedSensor(dg.SensorDefinition):
+    """A sensor that stays one object in a project of components.
+
+    Dagster copies the definitions of each component, to note on the copy which component made it; the copies of two components would be two
+    sensors of one name.
+    """
+
+    def with_attributes(self, *, jobs: object = None, metadata: object = None) -> dg.SensorDefinition:
+        return self
+
+
 @cache  # two modules may build the same sensor: they get one object, because Dagster refuses two sensors of one name
 def _sensor(
     name: str,
@@ -67,17 +78,6 @@ def _sensor(
 ) -> dg.SensorDefinition:
     mine = dg.AssetSelection.tag(RESOURCE_TAG, resource_key) if results is None else dg.AssetSelection.assets(*results)
 
-    @dg.sensor(
-        name=name,
-        # Not `target`: that is one job over all assets, which cannot have partitions of several kinds.
-        # Downstream assets too: a collect run also runs those that the submit run had to skip.
-        asset_selection=mine.downstream(),
-        minimum_interval_seconds=minimum_interval_seconds,
-        default_status=default_status,
-        required_resource_keys={resource_key},
-        metadata=None if results is None else {_OWN: [key.to_user_string() for key in results]},
-        description="Collects the answers of LLM batches: polls the providers and launches a collect run for each finished partition.",
-    )
     def keld_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         until = time.monotonic() + budget_s
         repository = context.repository_def
@@ -94,7 +94,18 @@ def _sensor(
         with dg.partition_loading_context(dynamic_partitions_store=context.instance):
             return Tick(context, keld, watched, until, results_in(repository.asset_graph) - watched.keys(), _location(context)).result()
 
-    return keld_sensor
+    return _SharedSensor(
+        name=name,
+        evaluation_fn=keld_sensor,
+        # Not `target`: that is one job over all assets, which cannot have partitions of several kinds.
+        # Downstream assets too: a collect run also runs those that the submit run had to skip.
+        asset_selection=mine.downstream(),
+        minimum_interval_seconds=minimum_interval_seconds,
+        default_status=default_status,
+        required_resource_keys={resource_key},
+        metadata=None if results is None else {_OWN: [key.to_user_string() for key in results]},
+        description="Collects the answers of LLM batches: polls the providers and launches a collect run for each finished partition.",
+    )
 
 
 def _made_for_others(repository: dg.RepositoryDefinition) -> frozenset[dg.AssetKey]:

@@ -12,13 +12,12 @@ from datetime import datetime
 from typing import Any
 
 from keld.errors import InvalidJob
-from keld.identity import Identity, declared, key_of, name_of
+from keld.identity import Identity, declared, key_of, name_of, question_of_job
 from keld.instant import utc
 from keld.job import Job
 from keld.path import absolute_path, check_path
 from keld.reading import Reading
-from keld.request import Question, fingerprint
-from keld.schema import OutputSchema, output_schema
+from keld.request import fingerprint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,18 +93,6 @@ def identity(job: Job, source: Any, key: str, owner: str | None, source_name: st
         source=source_name or name_of(source, key),
         fingerprint=fingerprint(question, job.acceptable),
         declared=declared(job, question),
-    )
-
-
-def question_of_job(job: Job) -> tuple[OutputSchema, Question]:
-    """The schema of an answer, and the question that a job asks about every row."""
-    output = output_schema(job.output_type, prefix=job.output_prefix)
-    return output, Question(
-        system=job.system,
-        output=output.to_json(),
-        params=dict(job.params),
-        max_output_tokens=job.max_output_tokens,
-        endpoint=job.endpoint,
     )
 
 

@@ -17,12 +17,13 @@ from keld.answer import Outcome
 from keld.duplicate import find_duplicates, write_duplicates
 from keld.enrich import KELD_COLUMNS
 from keld.errors import InvalidJob
+from keld.identity import question_of_job
 from keld.job import Job
 from keld.namespace import Namespace
 from keld.request import Question, fingerprint, marks_of
 from keld.reuse import reuse
 from keld.runner.context import Environment, answers_of
-from keld.runner.submission import Submission, question_of_job
+from keld.runner.submission import Submission
 from keld.schema import OutputSchema
 from keld.snapshot import Snapshot
 from keld.staging import RunFiles, disk_errors, write_file

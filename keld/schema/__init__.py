@@ -19,7 +19,8 @@ answers may be private.
     subset       a JSON Schema -> the form of it that one service takes
 """
 
-from keld.schema.codec import Decoder, Embedding
+from keld.job import Embedding
+from keld.schema.codec import Decoder
 from keld.schema.node import JsonSchema
 from keld.schema.output import OutputSchema, output_schema
 from keld.schema.reference import inlined

@@ -10,20 +10,9 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from keld.errors import InvalidAnswer, SchemaError
+from keld.errors import InvalidAnswer
 from keld.schema.document import utf8
 from keld.schema.node import Array, Decoded
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """An output type: one vector of `dimensions` float32 a row."""
-
-    dimensions: int
-
-    def __post_init__(self) -> None:
-        if type(self.dimensions) is not int or not 1 <= self.dimensions <= 65536:
-            raise SchemaError(f"Embedding(dimensions={self.dimensions!r}): give a whole number from 1 to 65536. Nothing was sent.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import msgspec
 import pyarrow as pa
 
 from keld.errors import SchemaError
-from keld.schema.codec import Codec, Decoder, Embedding, embedding_codec, text_codec
+from keld.job import Embedding
+from keld.schema.codec import Codec, Decoder, embedding_codec, text_codec
 from keld.schema.compiler import Compiled, Compiler
 from keld.schema.hint import Hints, schema_of, with_hints
 from keld.schema.node import Decoded, JsonSchema

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from keld.errors import InvalidJob, SourceError, SourceUnavailable
-from keld.job import Column, Job
+from keld.job import Column, Job, PerRow
 from keld.request import Asked, Question, check_columns, custom_id, fingerprint, position_of, renderer, row_fingerprint, shard_named
 from keld.schema import output_schema
 
@@ -311,6 +311,36 @@ def test_a_function_that_fails_is_told_by_its_line_and_not_by_its_words() -> Non
         with pytest.raises(SourceUnavailable, match=f"The prompt function failed: {why}") as told:
             _texts(function, a=[quoted])
         assert quoted not in "".join(traceback.format_exception(told.value))
+
+
+def test_a_function_of_one_row_gets_every_column_as_a_template_shows_it() -> None:
+    """One conversion a column and block, not one a cell; a value is the same in both kinds of prompts."""
+    rows: list[dict[str, Any]] = []
+
+    def ask(row: dict[str, Any]) -> Any:
+        rows.append(row)
+        return None if row["a"] is None else MESSAGES if row["a"] == 1 else f"{row['a']} {row['b']}"
+
+    stamps = pa.array([0, 1, None], type=pa.timestamp("ns", "UTC"))
+    prompts = _texts(PerRow(ask), a=[1, 2, None], b=stamps)
+    assert prompts[0] == MESSAGES
+    assert prompts[1] == _texts("{a} {b}", a=[2], b=stamps[1:2])[0]
+    assert prompts[2] == "the prompt function returned None"
+    assert [type(row) for row in rows] == [dict] * 3 and rows[2] == {"a": None, "b": None}
+
+
+def test_a_row_that_is_no_text_is_not_given_to_a_function_and_says_why() -> None:
+    broken = pa.array([b"\xff", b"ok"]).view(pa.string())
+    assert _texts(PerRow(lambda row: row["b"]), a=[None, None], b=broken) == ["column b is not valid UTF-8", "ok"]
+
+
+@pytest.mark.parametrize("prompt", ["async def ask(row): return ''", "def ask(row): yield ''"])
+def test_a_function_of_one_row_that_returns_no_prompt_is_refused_when_the_job_is_declared(prompt: str) -> None:
+    """It would give an object for each row, and no row would be asked."""
+    made: dict[str, Any] = {}
+    exec(prompt, made)
+    with pytest.raises(InvalidJob, match=r"the prompt function (yields|is asynchronous); give one that returns"):
+        Job(name="j", key="a", prompt=PerRow(made["ask"]), models="openai:gpt-5-mini")
 
 
 def test_a_row_that_a_format_does_not_fit_says_which_code_and_which_type() -> None:

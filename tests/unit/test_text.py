@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from keld.errors import InvalidJob, SourceError
-from keld.reading import Reading
+from keld.reading import _NAMES, _PLAIN, Reading
 from keld.table import ROW_FAULT, Table, open_table, write_table
 from keld.table.quote import Quotes
 
@@ -97,6 +97,15 @@ DECLARED: list[tuple[Any, str, Any]] = [
     (pa.large_string(), "x", "x"),
     ("text", "007", "007"),
 ]
+
+
+def test_each_type_that_is_valid_by_its_name_alone_is_a_type() -> None:
+    """They are not looked up when a Dag is read; a wrong one would be found when the rows are."""
+    names = [*_PLAIN, *_NAMES, "decimal(38,2)", " Numeric( 1 ) ", "decimal(5,10)"]
+    assert set(Reading(types=dict(zip(names, names, strict=True))).column_types()) == set(names)
+    for name in ("decimal(0)", "decimal(39,1)", "timestamp[days]"):
+        with pytest.raises(InvalidJob, match="is not a type"):
+            Reading(types={"x": name})
 
 
 @pytest.mark.parametrize(("kind", "text", "value"), DECLARED, ids=[str(kind) for kind, *_ in DECLARED])

@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 from celery import Celery
 
-from example_project.stack import AIRFLOW, Airflow, session
+from example_project.process import session
+from example_project.stack import AIRFLOW, Airflow
 
 
 class Crew:

@@ -12,7 +12,7 @@ from redis.backoff import ConstantBackoff
 from redis.exceptions import ConnectionError as Refused
 from redis.retry import Retry
 
-from example_project.stack import free_port
+from example_project.process import free_port
 
 
 class Broker:

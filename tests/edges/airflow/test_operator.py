@@ -378,7 +378,7 @@ def test_without_any_triggerer_the_deadline_is_kept_all_the_same(
 ) -> None:
     """The scheduler ends each wait when it is time to move on; the visit cancels the batch that hangs, the next asks in a faster lane."""
     fault(provider, "life", "stuck", done=0.4)
-    monkeypatch.setattr("keld_airflow.hook.Keld", partial(Keld, clock=provider.now))
+    monkeypatch.setattr("keld.environment.Keld", partial(Keld, clock=provider.now))
     task, run = operator(job=job(deadline=timedelta(hours=3))), {"logical_date": provider.now(), "data_interval_end": provider.now()}
     visit, waits = worker.until_sent(task, **run), []
     while visit.state == "deferred":

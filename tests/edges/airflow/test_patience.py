@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from example_project.stack import Airflow, Patience
+from example_project.stack import Airflow
 
 MIGRATED_S = 4.0
 
@@ -65,7 +65,7 @@ def test_a_dag_run_whose_trigger_was_answered_with_an_error_is_made_once(airflow
 
 def test_an_airflow_that_only_idles_is_given_up_after_a_multiple_of_what_its_database_took(airflow: Measured) -> None:
     """Seconds of the clock depend on the machine; so do seconds of its processor, but both of these alike."""
-    patience = Patience(airflow)
+    patience = airflow.patience()
     airflow.computed = 15 * MIGRATED_S
     assert patience.note(None)
     airflow.computed = 25 * MIGRATED_S

@@ -1,4 +1,4 @@
-"""What a person does and sees in Dagster's UI, by a real browser on a real `dagster dev`."""
+"""What a person does and sees in Dagster's UI, by a real browser on a real Dagster."""
 
 import re
 from collections import Counter
@@ -36,6 +36,7 @@ def dagster(tmp_path_factory: pytest.TempPathFactory, provider: Emulator) -> Ite
     settings = {**provider.env(), "TEST_HOME": str(place / "keld"), "TEST_TABLES": str(place / "tables")}
     with running_dagster(place / "dagster", ("-f", str(LOCATION), "-d", str(LOCATION.parent)), settings) as dagster:
         dagster.wait_until_up()
+        dagster.start_daemon()
         dagster.launch_backfill([*WEEK, DAY], ["tickets"])
         yield dagster
 
