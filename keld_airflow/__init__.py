@@ -25,6 +25,7 @@ Above the front door of `keld`, and importing nothing deeper.  The files, in the
     deadline   PartitionEnd: what a DeadlineAlert counts from
     notifier   KeldLateNotifier: notifies people which job runs are late
     link       KeldBatchLink: the batch's page at its provider
+    testing    run_task and emulated_time: Dags in the tests of users, without waiting
     plugin     registers PartitionEnd with Airflow's scheduler
     provider   registers all the others with Airflow
 """
