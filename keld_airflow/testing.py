@@ -136,7 +136,7 @@ def _context(task: Any, emulator: Clock, given: dict[str, Any]) -> dict[str, Any
     if (key := given.get("partition_key")) is not None and "partition_date" not in given:
         given = {"partition_date": _date_of(key), **given}
     run = SimpleNamespace(
-        dag_id=task.dag_id, run_id=run_id, run_type="manual", run_after=now, **{name: given.get(name) for name in _OF_RUN}
+        dag_id=task.dag_id, run_id=run_id, run_type="manual", conf={}, run_after=now, **{name: given.get(name) for name in _OF_RUN}
     )
     of_dag = {"dag": task.dag, "dag_run": run, "run_id": run_id, "ti": ti, "task_instance": ti, "task": task}
     return {"partition_key": None, "params": {}, "outlet_events": OutletEventAccessors(), **of_dag, **given}
