@@ -29,8 +29,11 @@ from keld_dagster.pending import (
     PHASE_TAG,
     WAIT_TAG,
     PendingPartitions,
+    formerly,
     place_of,
+    tag_of,
 )
+from keld_dagster.progress import Wait, tell, tell_end
 from keld_dagster.resource import location_of
 from keld_dagster.watch import Watched
 
@@ -83,6 +86,7 @@ class Tick:
     statuses: dict[str, Status] = field(default_factory=dict)  # by job run
     requests: list[dg.RunRequest] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)  # those processed whose hold run stays
     given_up: dict[str, str] = field(default_factory=dict)  # by job run: why its result is not collected, and what to do
 
     @property
@@ -102,6 +106,7 @@ class Tick:
         done = 0
         while done < len(items) and (done == 0 or not self._is_full()):
             done += self._process_window(items[done : done + _WINDOW])
+        tell(self.context.instance, self.keld, self.waits, self.until)
         cursor = items[done].id if done < len(items) else ""
         reason = None if self.requests else dg.SkipReason(f"{len(items)} waiting for a provider or a run. {' '.join(self.failed)}".strip())
         return dg.SensorResult(run_requests=self.requests, skip_reason=reason, cursor=cursor)
@@ -170,8 +175,13 @@ class Tick:
         settled = [
             self._settle(pending, status, collects.of(pending, partition), collects.materialized) for partition, status in statuses.items()
         ]
-        if item.hold is not None and all(settled):
-            self._release(item.hold, list(statuses.values()))
+        if item.hold is None:
+            return
+        wait = Wait(hold=item.hold, batch=self.watched[pending.asset].batch, statuses=statuses)
+        if all(settled):
+            self._release(wait)
+        else:
+            self.waits.append(wait)
 
     def _statuses(self, pending: PendingPartitions) -> dict[str, Status]:
         """The status of each partition.
@@ -241,14 +251,15 @@ class Tick:
         return any(status is not None and _is_due(status) for status in known)
 
     def _collects(self, all_pending: Sequence[PendingPartitions]) -> _Collects:
-        """The collect runs of these, with one query, and what they materialised, with one query for each asset."""
+        """The collect runs of these, with two queries (one for an earlier version's), and what they materialised, with one query for each asset."""
         if not all_pending:
             return _Collects({}, frozenset())
         found: dict[tuple[str, str, str], list[dg.RunRecord]] = {}
-        tags = {PHASE_TAG: COLLECT, WAIT_TAG: [pending.id for pending in all_pending]}
-        for record in self.context.instance.get_run_records(dg.RunsFilter(tags=tags)):
-            of = record.dagster_run.tags
-            found.setdefault((of[WAIT_TAG], of[ASSET_TAG], of.get(PARTITION_TAG, "")), []).append(record)
+        ids = [pending.id for pending in all_pending]
+        for name in (WAIT_TAG, formerly(WAIT_TAG)):
+            for record in self.context.instance.get_run_records(dg.RunsFilter(tags={PHASE_TAG: COLLECT, name: ids})):
+                of = record.dagster_run.tags
+                found.setdefault((of[name], tag_of(of, ASSET_TAG), of.get(PARTITION_TAG, "")), []).append(record)
         ended: dict[str, list[dg.RunRecord]] = {}
         for (_, asset, _), (latest, *_) in found.items():
             if latest.dagster_run.status is dg.DagsterRunStatus.SUCCESS:
@@ -359,14 +370,16 @@ class Tick:
             f"{name} is not in this code location any more. The answers are paid, and kept: materialize the asset that has the job now.",
         )
 
-    def _release(self, hold: dg.DagsterRun, statuses: Sequence[Status]) -> None:
-        cancelled = sum(status.state is RunState.CANCELLED for status in statuses)
-        message = f"{len(statuses) - cancelled} of {len(statuses)} partitions are over at the provider; {cancelled} were cancelled."
-        for status in statuses:
+    def _release(self, wait: Wait) -> None:
+        cancelled = sum(status.state is RunState.CANCELLED for status in wait.statuses.values())
+        count = len(wait.statuses)
+        message = f"{count - cancelled} of {count} partitions are over at the provider; {cancelled} were cancelled."
+        for status in wait.statuses.values():
             if status.id in self.given_up:
                 self.log.error(self.given_up[status.id])
                 message = f"{message} {self.given_up[status.id]}"
-        release(self.context.instance, hold, message, canceled=cancelled > 0)
+        tell_end(self.context.instance, self.keld, wait)
+        release(self.context.instance, wait.hold, message, canceled=cancelled > 0)
 
 
 def _is_due(status: Status) -> bool:
