@@ -16,8 +16,8 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 from unittest.mock import patch
 
+from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import ExecutorSafeguard
-from airflow.sdk.exceptions import TaskDeferred
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.triggers.base import BaseTrigger
 

@@ -17,19 +17,6 @@ import dagster as dg
 
 from keld import Batch, Column, Job, Keld, Outcome, Status
 
-_MEANING = {
-    Outcome.INVALID: "paid, but the answer breaks the schema or was cut off",
-    Outcome.REFUSED: "the model or a content filter declined",
-    Outcome.ERRORED: "the provider refused the request, or failed at it",
-    Outcome.EXPIRED: "not done when the batch expired; not paid",
-    Outcome.CANCELLED: "not done when the batch was cancelled; not paid",
-    Outcome.LOST: "in no result file",
-    Outcome.REJECTED: "the whole batch was refused; not paid",
-    Outcome.QUARANTINED: "nothing proves that asking again would not pay twice",
-    Outcome.UNASKABLE: "the row has no valid prompt; never sent",
-    Outcome.OVER_CEILING: "not asked: it could have exceeded the ceiling",
-    Outcome.UNASKED: "the job run was cancelled before the row was sent",
-}
 _INLINE = 950  # characters: Dagster shows shorter Markdown in its place, and longer behind a click
 
 
@@ -180,7 +167,7 @@ def _cost(status: Status) -> str:
 def _failures(status: Status) -> dg.MetadataValue[Any] | None:
     """The rows without an answer, by outcome, as a table; None if there are none."""
     return _table(
-        {"outcome": outcome, "rows": count, "share": f"{count / max(status.rows, 1):.2%}", "meaning": _MEANING.get(Outcome(outcome), "")}
+        {"outcome": outcome, "rows": count, "share": f"{count / max(status.rows, 1):.2%}"}
         for outcome, count in sorted(status.outcomes.items(), key=lambda one: -one[1])
         if outcome != Outcome.ANSWERED and count
     )
@@ -201,11 +188,11 @@ def _models(status: Status) -> dg.MetadataValue[Any] | None:
 
 
 def money(amount: Decimal) -> str:
-    """An amount in US dollars: cents, or below a dollar as many digits as it has, up to millionths."""
+    """An amount in US dollars: cents, below a dollar hundredths of a cent, below a cent millionths."""
     if not amount or amount >= 1:
         return f"${amount:,.2f}"
-    cents, _, rest = f"{amount:.6f}".partition(".")
-    return f"${cents}.{rest.rstrip('0'):0<2}"
+    dollars, _, rest = f"{amount:.{4 if amount >= Decimal('0.01') else 6}f}".partition(".")
+    return f"${dollars}.{rest.rstrip('0'):0<2}"
 
 
 def clock(at: datetime) -> str:
