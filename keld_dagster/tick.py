@@ -105,7 +105,7 @@ class Tick:
         done = 0
         while done < len(items) and (done == 0 or not self._is_full()):
             done += self._process_window(items[done : done + _WINDOW])
-        tell(self.context.instance, self.keld, self.waits, self.until)
+        tell(self.context.instance, self.keld, self.waits, self.until, self.log)
         cursor = items[done].id if done < len(items) else ""
         reason = None if self.requests else dg.SkipReason(f"{len(items)} waiting for a provider or a run. {' '.join(self.failed)}".strip())
         return dg.SensorResult(run_requests=self.requests, skip_reason=reason, cursor=cursor)
@@ -359,7 +359,7 @@ class Tick:
         cancelled = sum(status.state is RunState.CANCELLED for status in wait.statuses.values())
         count = len(wait.statuses)
         message = f"{count - cancelled} of {count} partitions are over at the provider; {cancelled} were cancelled."
-        tell_end(self.context.instance, self.keld, wait)
+        tell_end(self.context.instance, self.keld, wait, self.log)
         release(self.context.instance, wait.hold, message, canceled=cancelled > 0)
 
 
