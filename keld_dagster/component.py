@@ -304,7 +304,7 @@ class KeldBatchComponent(dg.Component, dg.Resolvable, dg.Model, KeldTranslator):
 
     def build_assets(self) -> dg.AssetsDefinition:
         """The two assets of the job."""
-        from keld_dagster.asset import build_batch_assets  # see the module's header
+        from keld_dagster.declaration import build_batch_assets  # see the module's header
 
         given = dict(self.asset or {})
         if "skippable" in given:

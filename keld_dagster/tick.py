@@ -87,6 +87,7 @@ class Tick:
     requests: list[dg.RunRequest] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     waits: list[Wait] = field(default_factory=list)  # those processed whose hold run stays
+    given_up: dict[str, str] = field(default_factory=dict)  # by job run: why its result is not collected, and what to do
 
     @property
     def log(self) -> logging.Logger:
@@ -226,8 +227,13 @@ class Tick:
             event = record.asset_materialization
             submitted = self.context.instance.get_run_by_id(record.run_id)
             if event is not None and submitted is not None and _job_run_of(event) == status.id:
+                planned = submitted.asset_selection or frozenset()  # empty for a job over all its assets, which nobody can tell from here
                 return PendingPartitions(
-                    id=record.run_id, asset=asset.result, job_runs={status.partition: status.id}, place=place_of(submitted.tags)
+                    id=record.run_id,
+                    asset=asset.result,
+                    job_runs={status.partition: status.id},
+                    followers=tuple(sorted(asset.downstream & planned, key=lambda key: key.to_user_string())),
+                    place=place_of(submitted.tags),
                 )
         return None
 
@@ -279,17 +285,35 @@ class Tick:
         """True if a partition needs no further collect run; requests one if it is due."""
         if not _is_due(status):
             return status.state is RunState.CANCELLED
+        if not self._has_partition(pending, status):
+            return self._give_up(pending, status, "the asset has no such partition any more", "add the partition again, then")
         if collects:
             latest = collects[0].dagster_run
             if not latest.is_finished or latest.is_complete_and_waiting_to_retry:
                 return False
             if latest.status is not dg.DagsterRunStatus.SUCCESS and not self._may_retry(pending, status, collects):
-                return True  # the failed run shows the error; endless retries would hide it
+                # The failed run shows the error; endless retries would hide it.
+                return self._give_up(pending, status, f"its collect run {latest.run_id} failed", "mend what its log says, then")
             if latest.run_id in materialized or self._has_next_run(status):
                 return True
         if len(self.requests) < REQUESTS_A_TICK:
             self.requests.append(self._request(pending, status, len(collects)))
         return False
+
+    def _give_up(self, pending: PendingPartitions, status: Status, why: str, first: str) -> bool:
+        """True: nothing more is requested for a partition; the end of its hold run says why, and what to do."""
+        name = pending.asset.to_user_string() + (f"[{status.partition}]" if status.partition else "")
+        self.given_up[status.id] = (
+            f"{name} is not collected: {why}. Its answers are paid for: {first} materialize {name}. Nothing is sent again."
+        )
+        return True
+
+    def _has_partition(self, pending: PendingPartitions, status: Status) -> bool:
+        """True if the asset has the partition still; Dagster would end the whole tick for a request of one that it does not have."""
+        partitions_def = self.watched[pending.asset].partitions_def
+        if partitions_def is None or not status.partition:
+            return partitions_def is None and not status.partition
+        return partitions_def.has_partition_key(status.partition)
 
     def _has_next_run(self, status: Status) -> bool:
         """True if an outdated job run has a successor, which has a hold run of its own."""
@@ -306,21 +330,12 @@ class Tick:
         ):
             dead += 1
         if dead >= TRIES:
-            self.log.error(
-                f"{pending.asset.to_user_string()}[{status.partition}]: {dead} collect runs died before they began; no further one is requested. "
-                "Find out why Dagster cannot launch them, then materialize the partition: the answers are paid, and kept."
-            )
+            self.log.error(f"{pending.asset.to_user_string()}[{status.partition}]: {dead} collect runs died before they began.")
         return 0 < dead < TRIES
 
     def _request(self, pending: PendingPartitions, status: Status, number: int) -> dg.RunRequest:
-        """The request for a partition's collect run: the result, and the assets that the submit run skipped.
-
-        Raises:
-            ValueError: the partition does not exist any more; Dagster would end the whole tick.
-        """
+        """The request for a partition's collect run: the result, and the assets that the submit run skipped."""
         asset, partition = self.watched[pending.asset], status.partition or None
-        if asset.partitions_def is not None and (partition is None or not asset.partitions_def.has_partition_key(partition)):
-            raise ValueError(f"{pending.asset.to_user_string()} has no partition {partition!r} any more.")
         tags = {PHASE_TAG: COLLECT, WAIT_TAG: pending.id, ASSET_TAG: pending.asset.to_user_string(), JOB_RUN_TAG: status.id}
         if pending.backfill is not None and self._is_open(pending.backfill):
             tags[BACKFILL_TAG] = pending.backfill
@@ -359,6 +374,10 @@ class Tick:
         cancelled = sum(status.state is RunState.CANCELLED for status in wait.statuses.values())
         count = len(wait.statuses)
         message = f"{count - cancelled} of {count} partitions are over at the provider; {cancelled} were cancelled."
+        for status in wait.statuses.values():
+            if status.id in self.given_up:
+                self.log.error(self.given_up[status.id])
+                message = f"{message} {self.given_up[status.id]}"
         tell_end(self.context.instance, self.keld, wait, self.log)
         release(self.context.instance, wait.hold, message, canceled=cancelled > 0)
 
