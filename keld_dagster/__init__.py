@@ -21,6 +21,7 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     tick         one evaluation: polls the providers, requests collect runs, ends hold runs
     check        completion_rate, deadline_met, cost_under_ceiling
     metadata     a job run's status -> what a person wants to see on an asset
+    testing      materialize(...): assets to their end in one call, for users' unit tests
     io_manager   KeldParquetIOManager: streams Parquet; a convenience, never required
 """
 
