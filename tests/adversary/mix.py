@@ -169,7 +169,8 @@ def _is_beyond_telling(mix: Mix) -> bool:
         fault.at == "list" and fault.times is None and fault.for_s is None for fault in mix.faults
     )
     unmarked = mix.shape == "anthropic" or {"no_metadata", "no_input_id"} <= quirks
-    lies = "res_foreign" in quirks or (unmarked and bool(set(RESULTS) & quirks) and mix.heals_s is None)
+    # Only the results of a batch without a mark say whose it is: of one that never ends there are none, and it is not cancelled, since it may be another's.
+    lies = "res_foreign" in quirks or (unmarked and ("stuck" in quirks or (bool(set(RESULTS) & quirks) and mix.heals_s is None)))
     return (repeated and unlisted) or (bool(creates) and unmarked and lies)
 
 

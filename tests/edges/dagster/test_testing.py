@@ -45,7 +45,9 @@ def test_one_call_brings_upstream_batch_result_checks_and_downstream() -> None:
     assert set(done.asset_value("labels")["category"]) <= {"billing", "bug"}
     names = [event.asset_key.to_user_string() for event in done.get_asset_materialization_events() if event.asset_key]
     assert names == ["tickets", "labels_batch", "labels", "report"]
-    assert done.checks == {"labels:completion_rate": True, "labels:deadline_met": True, "labels:cost_under_ceiling": True}
+    assert {"labels:completion_rate", "labels:deadline_met", "labels:cost_under_ceiling"} <= done.checks.keys() and all(
+        done.checks.values()
+    )
     [status] = done.job_runs
     assert done.cost_usd == status.cost_usd > 0 and status.turnaround_s is not None and status.turnaround_s >= 3600
     assert "keld/cost_usd" in done.runs[-1].asset_materializations_for_node("labels")[0].metadata
