@@ -14,6 +14,7 @@ from typing import Any
 
 from keld.errors import AccessRefused, InvalidJob
 from keld.objects import Credentials
+from keld.providers.account import check_unquoted
 from keld.providers.auth import Renewed, Token
 from keld.providers.part import Connection
 
@@ -28,7 +29,7 @@ _NO_ACCESS = frozenset(
 
 def auth(connection: Connection) -> Renewed:
     """The account's own token (`api_key=`, or the variable `GOOGLE_OAUTH_ACCESS_TOKEN`), else one by the credentials that google-auth finds."""
-    return Renewed(lambda: _given(connection) or _fetched(connection), "token of Google Cloud")
+    return Renewed(lambda: _given(connection) or _fetched(connection), "a token of Google Cloud")
 
 
 def bucket_credentials(connection: Connection) -> Credentials:
@@ -47,6 +48,7 @@ def bucket_credentials(connection: Connection) -> Credentials:
 
 def _given(connection: Connection) -> Token | None:
     value = connection.key() or os.environ.get(TOKEN_VARIABLE, "").strip()
+    check_unquoted(value, "Vertex")
     return Token(value, time.time() + _GIVEN_S) if value else None
 
 
