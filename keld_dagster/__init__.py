@@ -31,6 +31,7 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     column       the columns of a result: schema and lineage
     code_reference  the line of the user's file that declares a pair of assets
     io_manager   KeldParquetIOManager: streams Parquet; a convenience, never required
+    testing      materialize(...): assets to their end in one call, for users' unit tests
 """
 
 from typing import TYPE_CHECKING, Any
