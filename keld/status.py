@@ -15,8 +15,9 @@ from typing import Any
 
 from keld.answer import Outcome
 from keld.errors import KeldError, StagingError, type_named
-from keld.ledger import JobRun, Shard
+from keld.ledger import JobRun, RefusalReason, Shard, ShardError, ShardFault
 from keld.providers.kinds import batch_page
+from keld.providers.word import reply_words
 from keld.state import AT_PROVIDER, TERMINAL, RunState, State
 
 
@@ -45,6 +46,7 @@ class Batch:
     input_tokens: int
     cached_tokens: int
     cache_saved_usd: Decimal
+    obstacle: str | None  # what stands in its way and what Keld does next, for people
 
     @property
     def cache_hit_rate(self) -> float | None:
@@ -210,6 +212,11 @@ class Status:
             f"{count}, ${self.cost_usd:.4f}{'' if self.over else ' so far'} (job run {self.id})."
             f"{' Its deadline has passed.' if self.late else ''}"
         )
+
+    @property
+    def obstacle(self) -> str | None:
+        """What stands in the way of its batches and what Keld does next: the problem of the last look, else what a batch is held up by; None: nothing."""
+        return self.problem or next((batch.obstacle for batch in self.batches if batch.obstacle), None)
 
     @property
     def maybe_running(self) -> tuple[Batch, ...]:
@@ -386,7 +393,34 @@ def _batch(shard: Shard) -> Batch:
         input_tokens=shard.input_tokens,
         cached_tokens=shard.cached_tokens,
         cache_saved_usd=shard.cache_saved_usd,
+        obstacle=_obstacle(shard),
     )
+
+
+_ADVICE = {
+    RefusalReason.ACCESS: "Check the key, the project and the billing of the account.",
+    RefusalReason.ELSEWHERE: "Check the base URL of the account, and what stands between it and this machine.",
+}
+
+
+def _obstacle(shard: Shard) -> str | None:
+    """What stands in a shard's way and what Keld does next; None: nothing."""
+    whom, error = f"{shard.provider} at {shard.host}", shard.error or ShardError(code="")
+    at = "soon" if shard.not_before is None else f"at {shard.not_before:%Y-%m-%d %H:%M:%S} UTC"
+    match shard.state:
+        case State.UNKNOWN if error.refused is None:
+            said = f"It is not known whether {whom} made the batch of {shard.requests:,} rows: {error.message or 'there was no reply'}."
+        case State.UNKNOWN:
+            whose = "" if error.own else f", in a format that is not {shard.provider}'s own: a proxy's or a gateway's"
+            said = f"{whom} refused to create the batch of {shard.requests:,} rows: {reply_words(error.status, error.code)}{whose}."
+            said += f" {_ADVICE[error.refused]}" if error.refused in _ADVICE else ""
+        case State.DEFERRED if error.fault is None and error.code:
+            return f"{whom} does not take the batch of {shard.requests:,} rows yet ({error.code}). It is sent again {at}."
+        case State.IN_PROGRESS if error.fault is ShardFault.NOT_ANSWERED:
+            return f"{whom} does not answer requests of the {shard.lane} lane: {error.message}. The rows without an answer are asked again {at}."
+        case _:
+            return None
+    return f"{said} Its list of batches is read {at}; only if the batch is not there, the rows are sent again."
 
 
 def _hit_rate(cached: int, tokens: int) -> float | None:

@@ -15,6 +15,8 @@ Above the front door of `keld`, and importing nothing deeper.  The files, in the
     hidden     rows that another task gave, hidden from Airflow's store of rendered fields
     hook       KeldHook: an Airflow connection -> a `keld.Keld`
     form       the form of such a connection, for Airflow 3.1
+    account    a connection, of Keld's type or another provider's -> an account
+    cloud      an identity in a cloud, as a connection says it -> credentials of the cloud's own library
     trigger    KeldTrigger: waits in the triggerer; holds ids only
     poller     one poll of the provider for all triggers of a connection
     kill       cancels for a task that was killed, and not for one that only seems to be
@@ -24,6 +26,7 @@ Above the front door of `keld`, and importing nothing deeper.  The files, in the
     deadline   PartitionEnd: what a DeadlineAlert counts from
     notifier   KeldLateNotifier: notifies people which job runs are late
     link       KeldBatchLink: the batch's page at its provider
+    testing    run_task and emulated_time: Dags in the tests of users, without waiting
     plugin     registers PartitionEnd with Airflow's scheduler
     provider   registers all the others with Airflow
     example_dags/  small Dags to copy from

@@ -184,7 +184,7 @@ class Poller:
         return {status.id: self._seen(status, progress.get(status.id)) for status in statuses}
 
     def _seen(self, status: Status, progress: tuple[News, str] | None) -> _Seen:
-        obstacle = None if status.problem is None else (status.problem_kind or "", status.problem)
+        obstacle = None if status.obstacle is None else (status.problem_kind or "", status.obstacle)
         return _Seen(
             look_at=None if status.wants_worker else status.next_check_at or self._clock() + _RETRY, obstacle=obstacle, progress=progress
         )

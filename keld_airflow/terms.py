@@ -30,7 +30,7 @@ _TYPED = ("request_params", "accept")  # objects whose values are numbers, which
 # What Airflow can render, or show: no function, no class, no expression of Arrow's.
 _PLAIN = (str, int, float, Decimal, timedelta, datetime, Mapping, list, tuple, set, Text)
 # A name of Airflow's context in double braces, which `str.format` prints as single braces.
-_NAMES = {*Context.__annotations__, "partition_key", "partition_date"}
+_NAMES = {*Context.__annotations__, "partition_key", "partition_date"}  # the last two are of Airflow 3.2
 _JINJA_NAME = re.compile(rf"{{{{-?\s*({'|'.join(sorted(_NAMES))})\b[^{{}}]*}}}}")
 
 

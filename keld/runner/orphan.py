@@ -329,7 +329,7 @@ def _was_unreadable(shard: Shard) -> bool:
             return True
         case (
             None | ShardFault.WAITS_ITS_TURN | ShardFault.NO_CAPACITY | ShardFault.SAME_FAULT | ShardFault.IN_DOUBT | ShardFault.NO_LAST_WORD
-            | ShardFault.ANSWERS_LOST
+            | ShardFault.ANSWERS_LOST | ShardFault.REPLY_LOST | ShardFault.NOT_ANSWERED
             | ShardFault.CREATE_UNACCOUNTED_FOR
         ):  # fmt: skip
             return False
