@@ -30,7 +30,6 @@ Above the front door of `keld`, and importing nothing deeper.  The files, in the
     plugin     registers PartitionEnd with Airflow's scheduler
     provider   registers all the others with Airflow
     example_dags/  small Dags to copy from
-    testing    run_task and emulated_time: Dags in the tests of users, without waiting
 """
 
 from typing import TYPE_CHECKING, Any

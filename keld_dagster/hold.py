@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID, uuid5
 
 import dagster as dg
-from dagster._core.events import AssetMaterializationPlannedData, AssetObservationData, DagsterEvent, DagsterEventType
+from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventType
 from dagster._core.origin import JobPythonOrigin
 
 from keld_dagster.pending import PendingPartitions
@@ -66,7 +66,10 @@ def hold(context: dg.AssetExecutionContext, pending: PendingPartitions, tags: Ma
     None if none can be created: then only the state of a backfill may be wrong.
     """
     if context.run.remote_job_origin is None:
-        context.log.info("No hold run: this run was not launched through a code location. Run it again to collect the results.")
+        context.log.warning(
+            f"{pending.asset.to_user_string()} is sent, and has no result yet: this run was not launched through a code location, whose sensor "
+            "would collect it. Materialize it again when the provider is through; a test does both by keld_dagster.testing.materialize(...)."
+        )
         return None
     if not context.repository_def.has_job(WAIT_JOB):
         context.log.warning(f"No hold run: the job {WAIT_JOB} is not in this code location. Load its assets with keld_definitions([...]).")
@@ -98,12 +101,6 @@ def release(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, *, c
     start = DagsterEvent(DagsterEventType.PIPELINE_START.value, run.job_name, message="Submitted to the provider.")
     instance.report_dagster_event(start, run.run_id, timestamp=began)
     instance.report_dagster_event(DagsterEvent(DagsterEventType.PIPELINE_SUCCESS.value, run.job_name, message=message), run.run_id)
-
-
-def observe(instance: dg.DagsterInstance, run: dg.DagsterRun, observation: dg.AssetObservation) -> None:
-    """Records an observation as the hold run's: its log shows it when the run has ended, and the asset's page links to the run."""
-    event = DagsterEvent(DagsterEventType.ASSET_OBSERVATION.value, run.job_name, event_specific_data=AssetObservationData(observation))
-    instance.report_dagster_event(event, run.run_id)
 
 
 def _create(context: dg.AssetExecutionContext, pending: PendingPartitions, tags: Mapping[str, str]) -> str:
