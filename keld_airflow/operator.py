@@ -87,7 +87,7 @@ class KeldBatchOperator(TermsTask):
         completion_rate: the least share of answered rows; below it the task fails, and downstream tasks do not run.  Default 0.99.
         fail_on_partial: in place of it: True: any row without an answer fails the task; False: none does.
         wait: False: the task ends when everything is sent; a `KeldJobSensor` collects the answers.
-        deferrable: False: the task holds its slot until the end.  Default: Airflow's `[operators] default_deferrable` where it is set, else True.
+        deferrable: False: the task holds its slot until the end.  Default: Airflow's `[operators] default_deferrable` if the environment sets it, else True.
         on_kill: what becomes of the job run when the task is marked failed or successful: `cancel` at the provider, if no other task waits for it, or
             `leave` it, so that a later try finds its answers.
         keld_conn_id: the connection, of type `keld` or of a provider's own type; without one, the environment variables decide.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from configparser import RawConfigParser
 from typing import Any, Literal, get_args
 
 from airflow.sdk import conf
@@ -11,17 +10,16 @@ from airflow.sdk import conf
 OnKill = Literal["cancel", "leave"]
 COMPLETION_RATE = 0.99
 _SECTION, _OPTION = "operators", "default_deferrable"
+_VARIABLE = f"AIRFLOW__{_SECTION}__{_OPTION}".upper()
 
 
 def default_deferrable() -> bool:
-    """Airflow's `[operators] default_deferrable` where a person has set it, else True.
+    """Airflow's `[operators] default_deferrable` where a person has set it in the environment, else True.
 
-    Airflow's own default is False, for operators that wait for minutes; these wait for hours, and without a slot is what they are for.
+    Airflow's own default is False, for operators that wait for minutes; these wait for hours, and without a slot is what they are for.  A False
+    in `airflow.cfg` says nothing: Airflow writes it there itself, into each new file.
     """
-    # By the parser that Airflow's derives from, which knows only the file: Airflow's would find its own default.
-    if f"AIRFLOW__{_SECTION}__{_OPTION}".upper() in os.environ or RawConfigParser.has_option(conf, _SECTION, _OPTION):
-        return bool(conf.getboolean(_SECTION, _OPTION))
-    return True
+    return bool(conf.getboolean(_SECTION, _OPTION)) if _VARIABLE in os.environ else True
 
 
 def completion_rate_of(task_id: str, completion_rate: Any, fail_on_partial: bool | None) -> Any:
