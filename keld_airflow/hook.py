@@ -13,11 +13,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseHook, conf
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowNotFoundException, conf
+from airflow.sdk import BaseHook
 
 from keld import Account, InvalidJob, KeldError
 from keld_airflow.account import account_in
+from keld_airflow.form import field_behaviour, form_widgets
 from keld_airflow.provider import CONNECTION_FIELDS
 
 if TYPE_CHECKING:
@@ -41,6 +42,16 @@ class KeldHook(BaseHook):
     def __init__(self, keld_conn_id: str = DEFAULT_CONN_ID) -> None:
         super().__init__()
         self.keld_conn_id = keld_conn_id
+
+    @staticmethod
+    def get_connection_form_widgets() -> dict[str, Any]:
+        """As `form`; Airflow 3.1 asks for it."""
+        return form_widgets()
+
+    @staticmethod
+    def get_ui_field_behaviour() -> dict[str, Any]:
+        """As `form`; Airflow 3.1 asks for it."""
+        return field_behaviour()
 
     def get_conn(self) -> Keld:
         """As `open`."""

@@ -14,9 +14,8 @@ from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from airflow.providers.common.compat.sdk import AirflowFailException, determine_kwargs
 from airflow.sdk import Context
-from airflow.sdk.bases.decorator import determine_kwargs
-from airflow.sdk.exceptions import AirflowFailException
 
 from keld import Job, RunState, wants_partition
 from keld_airflow.hidden import HiddenRowsField, is_rows, unwrap

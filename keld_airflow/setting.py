@@ -6,7 +6,7 @@ import os
 from configparser import RawConfigParser
 from typing import Any, Literal, get_args
 
-from airflow.sdk import conf
+from airflow.providers.common.compat.sdk import conf
 
 OnKill = Literal["cancel", "leave"]
 COMPLETION_RATE = 0.99

@@ -12,10 +12,9 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, determine_kwargs
 from airflow.sdk import BaseOperator
-from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from jinja2 import TemplateError, UndefinedError
 
 from keld import AccessRefused, KeldError, RunState, absolute_path
@@ -24,7 +23,7 @@ from keld_airflow.hook import KeldHook
 from keld_airflow.kill import detach_and_cancel, is_over
 from keld_airflow.link import KeldBatchLink
 from keld_airflow.manifest import manifest
-from keld_airflow.partition import absent_in, no_partition
+from keld_airflow.partition import absent_in, add_partition, no_partition
 from keld_airflow.trigger import KeldTrigger
 
 if TYPE_CHECKING:
@@ -68,6 +67,7 @@ class JobRunTask(BaseOperator):
             AirflowFailException: `{{ partition_key }}` would be rendered as "None", even in the name of a file.
         """
         if parent is self:
+            add_partition(context)
             wanting = {field: getattr(self, field, None) for field in template_fields}
             absent = next(((field, name) for field, value in wanting.items() if (name := absent_in(value, context))), None)
             if absent is not None:
@@ -156,6 +156,8 @@ class JobRunTask(BaseOperator):
 
     def _show(self, context: Context, status: Status) -> None:
         """Shows the status to people in the UI while the task waits (*Task State Store*); Keld never reads it, so an error here is only logged."""
+        if "task_state_store" not in context:  # before Airflow 3.3
+            return
         moves_at = status.escalates_at.isoformat() if status.escalates_at else None
         try:
             context["task_state_store"].set("keld", manifest(status, status.sink) | {"escalates_at": moves_at})

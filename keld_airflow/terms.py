@@ -14,8 +14,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar
 
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import Context
-from airflow.sdk.exceptions import AirflowFailException
 
 from keld import InvalidJob, Job, KeldError, Reading
 from keld_airflow.partition import absent_in, no_partition
@@ -30,7 +30,8 @@ _TYPED = ("request_params", "accept")  # objects whose values are numbers, which
 # What Airflow can render, or show: no function, no class, no expression of Arrow's.
 _PLAIN = (str, int, float, Decimal, timedelta, datetime, Mapping, list, tuple, set, Text)
 # A name of Airflow's context in double braces, which `str.format` prints as single braces.
-_JINJA_NAME = re.compile(rf"{{{{-?\s*({'|'.join(sorted(Context.__annotations__))})\b[^{{}}]*}}}}")
+_NAMES = {*Context.__annotations__, "partition_key", "partition_date"}
+_JINJA_NAME = re.compile(rf"{{{{-?\s*({'|'.join(sorted(_NAMES))})\b[^{{}}]*}}}}")
 
 
 class TermsTask(JobRunTask):

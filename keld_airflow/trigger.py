@@ -17,6 +17,9 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from keld_airflow.kill import detach_and_cancel, is_over
 from keld_airflow.poller import shared_poller
 
+# Airflow before 3.3 ends the coroutine of a task that was killed, and says no more; so it does when the triggerer is shut down.
+_CALLS_ON_KILL = hasattr(BaseTrigger, "on_kill")
+
 
 class KeldTrigger(BaseTrigger):
     """Fires when `job_run` is over or needs a worker, and at `wake_at`.
@@ -59,6 +62,10 @@ class KeldTrigger(BaseTrigger):
             reason = "due"
         except TimeoutError:
             reason = "deadline"
+        except asyncio.CancelledError:
+            if not _CALLS_ON_KILL:
+                await self.on_kill()
+            raise
         yield TriggerEvent({"job_run": self.job_run, "found": self.found, "reason": reason})  # type: ignore[no-untyped-call]  # Airflow's
 
     def _log_message(self, level: int, words: str) -> None:

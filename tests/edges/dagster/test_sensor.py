@@ -63,11 +63,13 @@ def desk(keld_emulator: Emulator, tmp_path: Path) -> Iterator[Desk]:
 def test_wait_that_cannot_be_read_harms_no_other(desk: Desk) -> None:
     """One exception would end the tick, and with it every partition's way home."""
     desk.hold(LABELS, "day1", "no-such-job-run")
-    desk.hold(LABELS, "deleted-day", desk.submit("deleted-day"))
+    deleted = desk.hold(LABELS, "deleted-day", desk.submit("deleted-day"))
     desk.hold(dg.AssetKey("somebody_elses"), "day2", "whatever")
     create_run_for_test(desk.instance, job_name="keld_provider_wait", status=dg.DagsterRunStatus.NOT_STARTED, tags={"keld/asset": "labels"})
     desk.hold(LABELS, "day3", desk.submit("day3"))
     assert [request.partition_key for request in desk.tick().run_requests] == ["day3"]
+    run = desk.instance.get_run_by_id(deleted.run_id)  # it would stay queued for ever, and its backfill open
+    assert run is not None and run.status is dg.DagsterRunStatus.SUCCESS
 
 
 def test_request_is_repeated_until_its_run_is_seen_and_stays_one_run(desk: Desk) -> None:
