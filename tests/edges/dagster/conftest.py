@@ -5,7 +5,7 @@ them, so that between two turns no run may be executing.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,14 @@ class Deployment:
     def backfill(self, days: Sequence[str], *assets: str) -> str:
         params = {"partitionNames": list(days), "assetSelection": [{"path": [name]} for name in assets]}
         return self._ask(LAUNCH_BACKFILL, "launchPartitionBackfill", params=params)["backfillId"]
+
+    def backfill_by_asset(self, ranges: Mapping[str, tuple[str, str]]) -> str:
+        """A backfill over assets with different partitions: the first and the last of each."""
+        chosen = [
+            {"assetKey": {"path": [name]}, "partitions": {"ranges": [{"start": first, "end": last}]}}
+            for name, (first, last) in ranges.items()
+        ]
+        return self._ask(LAUNCH_BACKFILL, "launchPartitionBackfill", params={"partitionsByAssets": chosen})["backfillId"]
 
     def cancel(self, backfill_id: str) -> None:
         self._ask(CANCEL_BACKFILL, "cancelPartitionBackfill", id=backfill_id)
@@ -134,13 +142,14 @@ def one_event_log(directory: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    """A fresh deployment; its provider takes an hour, on a clock that the test turns."""
+def deployment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    """A fresh deployment of `code_location.py`, or of another file; its provider takes an hour, on a clock that the test turns."""
+    location: Path = getattr(request, "param", LOCATION)
     with Emulator(latency_s=LATENCY_S) as emulator:
         for name, value in {**emulator.env(), "TEST_HOME": str(tmp_path / "keld"), "TEST_TABLES": str(tmp_path / "tables")}.items():
             monkeypatch.setenv(name, value)
         target = PythonFileTarget(
-            python_file=str(LOCATION), attribute="defs", working_directory=str(LOCATION.parent), location_name="location"
+            python_file=str(location), attribute="defs", working_directory=str(location.parent), location_name="location"
         )
         with (
             instance_for_test(overrides=SETTINGS | one_event_log(tmp_path)) as instance,
