@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from keld.reading import Reading
     from keld.retention import Removal
     from keld.runner import Finding, Settings, Verdict
+    from keld.schema import AnswerColumn, answer_columns
     from keld.spend import Report, Spend
     from keld.state import RunState, State
     from keld.status import Batch, Status
@@ -103,12 +104,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AccessRefused", "Account", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check", "CheckState", "Column",
-    "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "JobTerms", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError",
-    "Option", "Outcome", "Parts", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
-    "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings", "SinkError", "SinkRefused", "SourceError",
-    "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage", "Verdict",
-    "VertexAccount", "Work", "__version__", "absolute_path", "account_fields", "account_of", "check_path", "fingerprint_of", "kinds", "utc",
+    "AccessRefused", "Account", "AnswerColumn", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check",
+    "CheckState", "Column", "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "JobTerms", "Keld", "KeldError", "Lane",
+    "LeaseLost", "LedgerError", "Option", "Outcome", "Parts", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused",
+    "ProviderUnreachable", "Quote", "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings",
+    "SinkError", "SinkRefused", "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun",
+    "UnsupportedSystem", "Usage", "Verdict", "VertexAccount", "Work", "__version__", "absolute_path", "account_fields", "account_of",
+    "answer_columns", "check_path", "fingerprint_of", "kinds", "utc",
     "wants_partition",
 ]  # fmt: skip
 
@@ -137,6 +139,7 @@ _HOMES = {
     "keld.reading": "Reading",
     "keld.retention": "Removal",
     "keld.runner": "Finding Settings Verdict",
+    "keld.schema": "AnswerColumn answer_columns",
     "keld.spend": "Report Spend",
     "keld.state": "RunState State",
     "keld.status": "Batch Status",

@@ -184,6 +184,17 @@ class Job:
         """`models` as it was normalised: at least one `provider:model`, each once, in the user's order."""
         return tuple(self.models)
 
+    @property
+    def prompt_columns(self) -> tuple[str, ...] | None:
+        """The columns that the prompt is made of; None if a function makes it, which may read any."""
+        match self.prompt:
+            case str():
+                return tuple(template_columns(self.prompt))
+            case Column():
+                return (self.prompt.name,)
+            case _:
+                return None
+
 
 class JobTerms(TypedDict, total=False):
     """The keywords of `Job` but `name`, `prompt` and `tags`, for functions that make a job of their own keywords; see `Job` for what each means."""

@@ -19,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from airflow.sdk.exceptions import AirflowException
+from airflow.providers.common.compat.sdk import AirflowException
 
 from keld import KeldError, UnknownJobRun
 from keld_airflow.hook import KeldHook
@@ -171,7 +171,7 @@ class Poller:
         return {status.id: self._seen(status) for status in statuses}
 
     def _seen(self, status: Status) -> _Seen:
-        obstacle = None if status.problem is None else (status.problem_kind or "", status.problem)
+        obstacle = None if status.obstacle is None else (status.problem_kind or "", status.obstacle)
         return _Seen(look_at=None if status.wants_worker else status.next_check_at or self._clock() + _RETRY, obstacle=obstacle)
 
     def _after_failure(self, job_runs: Sequence[str], error: Exception) -> dict[str, _Seen]:

@@ -12,11 +12,10 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, determine_kwargs
 from airflow.sdk import BaseOperator
-from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from jinja2 import UndefinedError
+from jinja2 import TemplateError, UndefinedError
 
 from keld import AccessRefused, KeldError, RunState, absolute_path
 from keld_airflow.asset import emit_asset_events
@@ -24,7 +23,7 @@ from keld_airflow.hook import KeldHook
 from keld_airflow.kill import detach_and_cancel, is_over
 from keld_airflow.link import KeldBatchLink
 from keld_airflow.manifest import manifest
-from keld_airflow.partition import absent_in, no_partition
+from keld_airflow.partition import absent_in, add_partition, no_partition
 from keld_airflow.trigger import KeldTrigger
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ class JobRunTask(BaseOperator):
     sink_function: Callable[..., Any] | None
     completion_rate: float
     deferrable: bool
+    cancels_when_killed: bool = True
     batch_page: str | None = None
     operator_extra_links = (KeldBatchLink(),)
     _attachment: tuple[Any, str, str, int] | None = None
@@ -67,6 +67,7 @@ class JobRunTask(BaseOperator):
             AirflowFailException: `{{ partition_key }}` would be rendered as "None", even in the name of a file.
         """
         if parent is self:
+            add_partition(context)
             wanting = {field: getattr(self, field, None) for field in template_fields}
             absent = next(((field, name) for field, value in wanting.items() if (name := absent_in(value, context))), None)
             if absent is not None:
@@ -77,6 +78,10 @@ class JobRunTask(BaseOperator):
             raise AirflowFailException(
                 f"A field of this task uses a name without a value: {error.message}. Nothing was sent. The log above names the field; "
                 "a Dag run may have no dates: {{ partition_key or ds }} works with a partition key or a date."
+            ) from None
+        except TemplateError as error:
+            raise AirflowFailException(
+                f"A field of this task is no template of Jinja: {error.message or type(error).__name__}. Nothing was sent. The log above names the field."
             ) from None
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,11 +96,11 @@ class JobRunTask(BaseOperator):
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
-        """Cancels at the provider if the task instance has ended; if only the worker is shut down, the batch stays.
+        """Cancels at the provider if the task instance has ended and is to cancel then; if only the worker is shut down, the batch stays.
 
         In a thread: Airflow calls this in a signal handler, which may have interrupted a call that holds the lock needed here.
         """
-        if self._attachment is not None:
+        if self._attachment is not None and self.cancels_when_killed:
             asking = threading.Thread(target=self._detach, args=self._attachment, daemon=True)
             asking.start()
             asking.join(timeout=30)
@@ -151,6 +156,8 @@ class JobRunTask(BaseOperator):
 
     def _show(self, context: Context, status: Status) -> None:
         """Shows the status to people in the UI while the task waits (*Task State Store*); Keld never reads it, so an error here is only logged."""
+        if "task_state_store" not in context:  # before Airflow 3.3
+            return
         moves_at = status.escalates_at.isoformat() if status.escalates_at else None
         try:
             context["task_state_store"].set("keld", manifest(status, status.sink) | {"escalates_at": moves_at})
@@ -192,6 +199,7 @@ class JobRunTask(BaseOperator):
             look_at=max(status.next_check_at or now, now + _FIRST_LOOK).isoformat(),
             wake_at=None if due is None else due.isoformat(),
             found=found,
+            cancels=self.cancels_when_killed,
         )
         self.defer(trigger=trigger, method_name="resume", timeout=_defer_timeout(status, now))
 

@@ -18,13 +18,18 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     frame        the form in which rows are loaded and handed over: pandas, Polars, Arrow, a stream
     deadline     partition + freshness policy -> when it is due
     resource     KeldResource: ledger, staging and accounts, as Dagster configuration
+    launcher     what starts runs or steps on other hosts: there a ledger that is a file is refused
     pending      the partitions that a run submitted and whose results are not collected yet; their tags
     hold         the run that represents pending partitions and never executes; all writes by Dagster's private API are in here
+    collector    what must be there, and on, so that the answers are collected; told before a run ends without them
     watch        which assets of a code location a sensor collects results for
     sensor       one for a code location, for assets with any partitions
     tick         one evaluation: polls the providers, requests collect runs, ends hold runs
-    check        completion_rate, deadline_met, cost_under_ceiling
-    metadata     a job run's status -> what a person wants to see on an asset
+    progress     what a person sees of partitions while they are at a provider
+    check        completion_rate, valid_rate, deadline_met, cost_under_ceiling
+    metadata     a job and a job run's status -> what a person wants to see on an asset
+    column       the columns of a result: schema and lineage
+    code_reference  the line of the user's file that declares a pair of assets
     io_manager   KeldParquetIOManager: streams Parquet; a convenience, never required
 """
 

@@ -17,13 +17,16 @@ from typing import Any, Unpack
 import dagster as dg
 
 from keld import Job, Keld, Reading, Status
-from keld_dagster.check import check_results, check_specs
+from keld_dagster.check import Wanted, check_results, check_specs
+from keld_dagster.collector import NOT_COLLECTED, collector_problem, require_collector
+from keld_dagster.column import column_metadata
 from keld_dagster.deadline import partition_end, with_deadline
 from keld_dagster.frame import Frame, as_frame
 from keld_dagster.hold import hold
 from keld_dagster.metadata import batch_metadata, result_metadata
 from keld_dagster.option import OpOptions
-from keld_dagster.pending import ASSET_TAG, JOB_RUN_TAG, PendingPartitions, place_of
+from keld_dagster.pending import ASSET_TAG, JOB_RUN_TAG, PendingPartitions, place_of, tag_of
+from keld_dagster.progress import first_tags
 from keld_dagster.resource import KeldResource, location_of
 from keld_dagster.source import Source
 
@@ -39,26 +42,28 @@ class Pair:
     partitions_def: dg.PartitionsDefinition[Any] | None
     freshness_policy: dg.FreshnessPolicy | None
     frame: Frame
-    completion_rate: float
+    wanted: Wanted
     reading: Reading
+    resource_key: str
 
 
-def assets_of(pair: Pair, specs: Sequence[dg.AssetSpec], resource_key: str, **options: Unpack[OpOptions]) -> dg.AssetsDefinition:
+def assets_of(pair: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[OpOptions]) -> dg.AssetsDefinition:
     """The one op behind both assets of a pair."""
 
     @dg.multi_asset(
         name=pair.result.to_python_identifier(),
         specs=specs,
-        check_specs=check_specs(pair.result, pair.completion_rate),
+        check_specs=check_specs(pair.result, pair.wanted, pair.partitions_def),
         can_subset=True,
         partitions_def=pair.partitions_def,
-        required_resource_keys={resource_key},
+        required_resource_keys={pair.resource_key},
         **options,
     )
     def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        resource: KeldResource = getattr(context.resources, resource_key)
-        keld = resource.get()
+        resource: KeldResource = getattr(context.resources, pair.resource_key)
+        keld = resource.get(executor=context.job_def.executor_def)
         if context.selected_asset_keys:
+            require_collector(context, pair.result, pair.resource_key, held=resource.hold != "none")
             yield from _materialize(context, pair, keld)
         else:
             yield from _checks_alone(context, pair, keld)
@@ -79,9 +84,9 @@ def _materialize(context: dg.AssetExecutionContext, pair: Pair, keld: Keld) -> I
     collects = alone is not None and alone.over and pair.result in selected
     collected = _job_run_to_collect(context, pair)
     if pair.result in selected and not collects and (collected is None or alone is None or alone.id != collected):
-        _begin_wait(context, pair, statuses)  # the hold run of its submit run already covers a collect run that sent another round
+        _begin_wait(context, pair, keld, statuses)  # the hold run of its submit run already covers a collect run that sent another round
     if pair.batch in selected:
-        yield _batch_result(context, pair, statuses)
+        yield _batch_result(context, pair, keld, statuses)
     if collects and alone is not None:
         yield _enriched(context, pair, keld, alone)
 
@@ -143,10 +148,10 @@ def _log(context: dg.AssetExecutionContext, status: Status) -> None:
 def _job_run_to_collect(context: dg.AssetExecutionContext, pair: Pair) -> str | None:
     """The job run that this run was launched to collect; None if it was launched for another asset or by a person."""
     tags = context.run.tags
-    return tags.get(JOB_RUN_TAG) if tags.get(ASSET_TAG) == pair.result.to_user_string() else None
+    return tag_of(tags, JOB_RUN_TAG, "") or None if tag_of(tags, ASSET_TAG, "") == pair.result.to_user_string() else None
 
 
-def _begin_wait(context: dg.AssetExecutionContext, pair: Pair, statuses: Mapping[str | None, Status]) -> None:
+def _begin_wait(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, statuses: Mapping[str | None, Status]) -> None:
     """Records for the sensor that results are due: a hold run, and the job run on the batch asset."""
     pending = PendingPartitions(
         id=context.run.run_id,
@@ -155,10 +160,18 @@ def _begin_wait(context: dg.AssetExecutionContext, pair: Pair, statuses: Mapping
         followers=_followers(context, pair),
         place=place_of(context.run.tags),
     )
-    hold(context, pending)
-    if pair.batch not in context.selected_asset_keys:
-        for partition, status in statuses.items():
-            context.log_event(dg.AssetMaterialization(pair.batch, partition=partition, metadata=batch_metadata(status)))
+    resource: KeldResource = getattr(context.resources, pair.resource_key)
+    if resource.hold != "none":
+        hold(context, pending, first_tags(keld, list(statuses.values())))
+    problem = collector_problem(context, pair.result, pair.resource_key)
+    if problem is not None:
+        context.log.warning(problem)
+    for partition, status in statuses.items():
+        told = {} if problem is None else {NOT_COLLECTED: problem}
+        if pair.batch not in context.selected_asset_keys:
+            context.log_event(dg.AssetMaterialization(pair.batch, partition=partition, metadata=batch_metadata(keld, status) | told))
+        elif told:
+            context.add_asset_metadata(told, asset_key=pair.batch, partition_key=partition)
 
 
 def _followers(context: dg.AssetExecutionContext, pair: Pair) -> tuple[dg.AssetKey, ...]:
@@ -174,11 +187,13 @@ def _followers(context: dg.AssetExecutionContext, pair: Pair) -> tuple[dg.AssetK
     return tuple(sorted((key for key in found if key in planned and key != pair.batch), key=lambda key: key.to_user_string()))
 
 
-def _batch_result(context: dg.AssetExecutionContext, pair: Pair, statuses: Mapping[str | None, Status]) -> dg.MaterializeResult[Any]:
+def _batch_result(
+    context: dg.AssetExecutionContext, pair: Pair, keld: Keld, statuses: Mapping[str | None, Status]
+) -> dg.MaterializeResult[Any]:
     if pair.partitions_def is None:
-        return dg.MaterializeResult(asset_key=pair.batch, metadata=batch_metadata(statuses[None]))
+        return dg.MaterializeResult(asset_key=pair.batch, metadata=batch_metadata(keld, statuses[None]))
     for partition, status in statuses.items():
-        context.add_asset_metadata(batch_metadata(status), asset_key=pair.batch, partition_key=partition)
+        context.add_asset_metadata(batch_metadata(keld, status), asset_key=pair.batch, partition_key=partition)
     return dg.MaterializeResult(asset_key=pair.batch)
 
 
@@ -187,7 +202,7 @@ def _enriched(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, status:
     rows = keld.read(status.id)
     return dg.MaterializeResult(
         asset_key=pair.result,
-        metadata=result_metadata(status, rows.schema),
+        metadata=result_metadata(status) | column_metadata(pair.job, pair.source.key, rows.schema),
         data_version=dg.DataVersion(status.id),  # one job run has the same answers each time it is materialised
         check_results=_selected_checks(context, pair, status),
         value=as_frame(rows, pair.frame),
@@ -195,19 +210,27 @@ def _enriched(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, status:
 
 
 def _checks_alone(context: dg.AssetExecutionContext, pair: Pair, keld: Keld) -> Iterator[dg.AssetCheckResult]:
-    """The checks of the youngest job run that is over, for "Execute" on the checks page; sends nothing."""
+    """The checks of one partition's latest job run that is over, for a run of checks alone; sends nothing.
+
+    Without a partition (Dagster's "Execute" for an asset without partitions, or where checks cannot be partitioned) the youngest of all.
+    """
+    partition = context.partition_key if pair.partitions_def is not None and context.has_partition_key else None
     ours = (None, _owner(context, pair))
     over = next(
-        (status for status in keld.statuses(job=pair.job.name) if status.over and status.owner in ours and not status.outdated), None
+        (
+            status
+            for status in keld.statuses(job=pair.job.name)
+            if status.over and status.owner in ours and not status.outdated and partition in (None, status.partition)
+        ),
+        None,
     )
     if over is None:
-        raise dg.Failure(
-            f"No job run of {pair.job.name} is over yet, so there is nothing to check. Materialize {pair.result.to_user_string()} first."
-        )
+        which = pair.result.to_user_string() + ("" if partition is None else f", partition {partition}")
+        raise dg.Failure(f"No job run of {pair.job.name} is over yet, so there is nothing to check. Materialize {which} first.")
     yield from _selected_checks(context, pair, over)
 
 
 def _selected_checks(context: dg.AssetExecutionContext, pair: Pair, status: Status) -> list[dg.AssetCheckResult]:
     """The checks that this run may report: a result for a check that is not selected would fail the run."""
     names = {key.name for key in context.selected_asset_check_keys}
-    return [result for result in check_results(pair.result, status, pair.completion_rate) if result.check_name in names]
+    return [result for result in check_results(pair.result, status, pair.wanted) if result.check_name in names]

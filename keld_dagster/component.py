@@ -241,6 +241,9 @@ class KeldBatchComponent(dg.Component, dg.Resolvable, dg.Model, KeldTranslator):
     completion_rate: Annotated[
         float | None, _given(float | None, "The least share of answered rows; below it, what is downstream does not run.")
     ] = None
+    valid_rate: Annotated[
+        float | None, _given(float | None, "The least share of answers that fit the output schema; below it, a check warns.")
+    ] = None
     backfill_policy: Annotated[
         dg.BackfillPolicy | None,
         dg.Resolver(
@@ -310,7 +313,7 @@ class KeldBatchComponent(dg.Component, dg.Resolvable, dg.Model, KeldTranslator):
         if key is not None:
             given["name"] = key.to_user_string()
         for name in (
-            "io_manager_key", "frame", "completion_rate", "backfill_policy", "pool", "types", "encoding", "delimiter", "quote", "resource_key",
+            "io_manager_key", "frame", "completion_rate", "valid_rate", "backfill_policy", "pool", "types", "encoding", "delimiter", "quote", "resource_key",
         ):  # fmt: skip
             if getattr(self, name) is not None:
                 given[name] = getattr(self, name)

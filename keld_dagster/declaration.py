@@ -13,8 +13,11 @@ import dagster as dg
 
 from keld import Job, Reading, fingerprint_of
 from keld_dagster.asset import Pair, assets_of
+from keld_dagster.check import Wanted
+from keld_dagster.code_reference import code_reference
 from keld_dagster.frame import FRAMES, Frame
 from keld_dagster.mapping import are_equal
+from keld_dagster.metadata import job_metadata
 from keld_dagster.option import DepLike
 from keld_dagster.source import Source, SourceLike, check_fit, source_of
 from keld_dagster.translator import KeldTranslator
@@ -49,6 +52,7 @@ def build_batch_assets(
     op_tags: Mapping[str, Any] | None = None,
     frame: Frame | None = None,
     completion_rate: float = 0.99,
+    valid_rate: float = 0.99,
     translator: KeldTranslator | None = None,
     resource_key: str = "keld",
     types: Any = None,
@@ -76,6 +80,7 @@ def build_batch_assets(
         hooks, op_tags: of the op behind both assets, e.g. `{"dagster-k8s/config": {...}}`.
         frame: the form in which the source is loaded and the result handed over; default the source's return annotation, else pandas.
         completion_rate: the least share of answered rows; below it downstream assets do not run.
+        valid_rate: the least share of answers that fit the output schema; below it the check `valid_rate` warns.
         translator: what its `get_asset_spec` returns replaces all of the above.
         resource_key: of the `KeldResource`.
         types, encoding, delimiter, quote: how text files are read where `source` is a path; see `keld.Reading`.
@@ -86,7 +91,7 @@ def build_batch_assets(
     """
     reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
     origin = _origin(job, source, partition_mapping)
-    _check_options(job, origin, frame, completion_rate, reading)
+    _check_options(job, origin, frame, {"completion_rate": completion_rate, "valid_rate": valid_rate}, reading)
     common: dict[str, Any] = {
         "group_name": group_name,
         "owners": owners,
@@ -97,10 +102,15 @@ def build_batch_assets(
         # Dagster shows three kinds at most.
         "kinds": set(kinds) if kinds else set(list(dict.fromkeys(model.partition(":")[0] for model in job.acceptable))[:3]),
     }
-    own: dict[str, Any] = {"freshness_policy": freshness_policy, "metadata": metadata or {}, "description": description}
+    declared = code_reference()
+    own: dict[str, Any] = {
+        "freshness_policy": freshness_policy,
+        "metadata": {**declared, **job_metadata(job), **(metadata or {})},
+        "description": description,
+    }
     key = _result_key(job, name, key_prefix, origin)
     batch, result = _specs(
-        job, origin, key, deps or (), translator or KeldTranslator(), common, own, io_manager_key or "io_manager", resource_key
+        job, origin, key, deps or (), translator or KeldTranslator(), common, declared, own, io_manager_key or "io_manager", resource_key
     )
     pair = Pair(
         job=job,
@@ -110,13 +120,13 @@ def build_batch_assets(
         partitions_def=result.partitions_def,
         freshness_policy=result.freshness_policy,
         frame=frame or origin.frame,
-        completion_rate=completion_rate,
+        wanted=Wanted.of(job, completion_rate, valid_rate),
         reading=reading,
+        resource_key=resource_key,
     )
     return assets_of(
         pair,
         [batch, result],
-        resource_key,
         backfill_policy=backfill_policy,
         retry_policy=retry_policy,
         pool=pool,
@@ -139,7 +149,7 @@ def _origin(job: Job, source: SourceLike, partition_mapping: dg.PartitionMapping
     return replace(origin, mapping=partition_mapping)
 
 
-def _check_options(job: Job, source: Source, frame: Frame | None, completion_rate: float, reading: Reading) -> None:
+def _check_options(job: Job, source: Source, frame: Frame | None, rates: Mapping[str, float], reading: Reading) -> None:
     """Passes if the options are valid.
 
     Raises:
@@ -147,8 +157,9 @@ def _check_options(job: Job, source: Source, frame: Frame | None, completion_rat
     """
     if frame is not None and frame not in FRAMES:
         raise ValueError(f"{job.name}: frame={frame!r} is not one of {', '.join(FRAMES)}.")
-    if not 0 <= completion_rate <= 1:
-        raise ValueError(f"{job.name}: completion_rate={completion_rate!r} is a share, from 0 to 1.")
+    for name, rate in rates.items():
+        if not 0 <= rate <= 1:
+            raise ValueError(f"{job.name}: {name}={rate!r} is a share, from 0 to 1.")
     if source.key is not None and reading.given():
         raise ValueError(
             f"{job.name}: {', '.join(reading.given())} say how a text file is read; the source is the asset {source.key.to_user_string()}, "
@@ -176,6 +187,7 @@ def _specs(
     deps: Sequence[DepLike],
     translator: KeldTranslator,
     common: Mapping[str, Any],
+    declared: Mapping[str, Any],
     own: Mapping[str, Any],
     io_manager_key: str,
     resource_key: str,
@@ -192,13 +204,15 @@ def _specs(
             dg.AssetKey([*key.path[:-1], f"{key.path[-1]}_batch"]),
             deps=upstream,
             description=f"What was sent to the provider for `{key.to_user_string()}`: batches, expected cost, deadline.",
+            metadata=declared,
             **common,
         ),
     )
     usual = (
         f"The rows of {'the source' if source.key is None else source.key.to_user_string()} with the answers of the job `{job.name}`. "
         # Dagster's dialog warns of every missing upstream asset; this one may be missing.
-        f"Materializing it also sends the batch: `{batch.key.to_user_string()}` may be missing."
+        f"Materializing it also sends the batch: `{batch.key.to_user_string()}` may be missing. "
+        "Its page says how far the provider is while this one waits."
     )
     spec = dg.AssetSpec(key, deps=[*upstream, batch.key], **{**common, **own, "description": own["description"] or usual})
     result = translator.get_asset_spec("result", spec.with_io_manager_key(io_manager_key))
@@ -206,7 +220,7 @@ def _specs(
         result = result.with_io_manager_key(io_manager_key)
     _check_shown(source, batch, result)
     # After the translator: the sensor finds the pair by these.
-    found_by = {JOB_METADATA: job.name, BATCH_METADATA: batch.key.to_user_string()}
+    found_by = {JOB_METADATA: job.name, BATCH_METADATA: dg.MetadataValue.asset(batch.key)}
     return batch, result.merge_attributes(metadata=found_by, tags={RESOURCE_TAG: resource_key})
 
 

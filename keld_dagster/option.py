@@ -49,6 +49,7 @@ class AssetOptions(OpOptions, total=False):
     automation_condition: dg.AutomationCondition[dg.AssetKey] | None
     frame: Frame | None
     completion_rate: float
+    valid_rate: float
     translator: KeldTranslator | None
     resource_key: str
     types: Any

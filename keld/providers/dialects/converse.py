@@ -22,6 +22,7 @@ from keld.providers.dialects import converse_schema
 from keld.providers.fault import code_of, scrubbed
 from keld.providers.line import RETRYABLE_STATUS
 from keld.providers.template import Hole, Template, template
+from keld.providers.word import reply_words
 from keld.request import Question, one_line
 from keld.schema import OutputSchema
 from keld.vocabulary import Count
@@ -225,5 +226,5 @@ def _errored(custom_id: str, status: int, body: Body) -> Reply:
     retryable = status in RETRYABLE_STATUS or status >= 500
     code = code_of(inner.get("code")) if inner.get("code") else "error"
     return Reply(
-        custom_id=custom_id, outcome=Outcome.ERRORED, error=f"HTTP {status or '?'} {code}: {scrubbed(str(said))}", retryable=retryable
+        custom_id=custom_id, outcome=Outcome.ERRORED, error=f"{reply_words(status, code)}: {scrubbed(str(said))}", retryable=retryable
     )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from keld.errors import AccessRefused, InvalidJob
@@ -27,22 +28,27 @@ _EVERY_S = 300.0
 
 
 def auth(connection: Connection) -> Auth:
-    """The account's API key if it has one, else signatures with the credentials that botocore finds."""
-    key = connection.key() or os.environ.get(API_KEY, "").strip()
+    """Signatures with the account's own credentials if it has some; else its API key, else signatures with the credentials that botocore finds."""
+    given = connection.account.credentials
+    key = "" if given is not None else connection.key() or os.environ.get(API_KEY, "").strip()
     if key:
         return Fixed({"authorization": f"Bearer {key}"})
-    return Signed(getattr(connection.account, "region", ""))
+    return Signed(getattr(connection.account, "region", ""), given)
 
 
 class Signed:
-    """`Auth` that signs each request (Signature Version 4)."""
+    """`Auth` that signs each request (Signature Version 4).
 
-    def __init__(self, region: str) -> None:
+    Args:
+        given: returns the credentials; None: botocore finds them.
+    """
+
+    def __init__(self, region: str, given: Callable[[], Any] | None = None) -> None:
         try:
             from botocore.session import Session
         except ImportError as missing:
             raise InvalidJob("Bedrock needs botocore, which is not installed. Nothing was sent. pip install 'keld[bedrock]'") from missing
-        self._region, self._session, self._lock = region, Session(), threading.Lock()
+        self._region, self._find, self._lock = region, cache(given or Session().get_credentials), threading.Lock()
         self._credentials: ReadOnlyCredentials | None = None
         self._next = 0.0  # of `time.monotonic()`
 
@@ -93,7 +99,7 @@ class Signed:
             self._lock.release()
 
     def _renew(self) -> None:
-        got = _Found(self._session)
+        got = _Found(self._find)
         got.join(_LIMIT_S)
         if got.credentials is None and self._credentials is None:
             if got.is_alive() or got.error is not None:
@@ -110,16 +116,16 @@ class Signed:
 class _Found(threading.Thread):
     """The search for credentials, in a thread that ends with the process if it hangs."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, find: Callable[[], Any]) -> None:
         super().__init__(name="keld-aws-credentials", daemon=True)
         self.credentials: ReadOnlyCredentials | None = None
         self.error: Exception | None = None
-        self._session = session
+        self._find = find
         self.start()
 
     def run(self) -> None:
         try:
-            found = self._session.get_credentials()
+            found = self._find()
             self.credentials = None if found is None else found.get_frozen_credentials()
         except Exception as error:  # noqa: BLE001  its type is told by the thread that waits
             self.error = error

@@ -44,7 +44,7 @@ async def first_event(trigger: Any) -> dict[str, Any]:
 def test_it_holds_ids_and_instants_and_can_be_made_again_from_them(worker: Worker, provider: Emulator) -> None:
     """Airflow keeps its fields in the database, and makes it anew in every triggerer that takes it over."""
     fields = worker.until_sent(operator(), **DAY).trigger
-    assert set(fields) == {"keld_conn_id", "job_run", "holder", "epoch", "look_at", "wake_at", "found"}
+    assert set(fields) == {"keld_conn_id", "job_run", "holder", "epoch", "look_at", "wake_at", "found", "cancels"}
     path, again = trigger_of(fields, look_at=fields["look_at"]).serialize()
     assert (path, again) == ("keld_airflow.trigger.KeldTrigger", fields)
     assert datetime.fromisoformat(fields["look_at"]) > datetime.now(UTC) + timedelta(seconds=5), (
@@ -289,3 +289,29 @@ def test_a_worker_that_is_told_to_stop_cancels_only_if_somebody_ended_the_task(
     with supervised({"label": state}):
         executed.on_kill()
     assert cancels(provider) == expected
+
+
+@pytest.mark.parametrize("where", ["triggerer", "worker"])
+def test_a_task_that_is_to_leave_its_batch_does_so_and_a_later_try_finds_the_answers(
+    worker: Worker, provider: Emulator, where: str
+) -> None:
+    """What is paid for tonight is wanted tomorrow, whoever marks the task failed."""
+    task = operator(on_kill="leave")
+    sent = worker.until_sent(task, **DAY)
+    if where == "triggerer":
+        killed(sent.trigger, {"label": "failed"})
+    else:
+        with supervised({"label": "failed"}):
+            sent.task.on_kill()
+    assert cancels(provider) == 0
+    ended = worker.through(task, provider, **DAY)
+    assert ended.state == "success", ended.error
+    assert len(provider.bill()) == 5
+
+
+def test_a_trigger_that_an_earlier_version_made_still_cancels(worker: Worker, provider: Emulator) -> None:
+    """It is in Airflow's database while Keld is upgraded."""
+    fields = worker.until_sent(operator(), **DAY).trigger
+    del fields["cancels"]
+    killed(fields, {"label": "failed"})
+    assert cancels(provider) == 1

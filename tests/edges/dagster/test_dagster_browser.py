@@ -95,7 +95,7 @@ def test_a_person_sees_what_a_day_has_cost(dagster: Dagster, provider: Emulator,
     )
     page.goto(f"{dagster.url}/assets/labels")
     expect(page.get_by_text(DAY)).to_be_visible()
-    facts = {"dagster/partition_row_count": "5", "keld/answered": "5", "keld/failed": "0", "keld/cost_usd": f"{paid:.6f}"}
+    facts = {"dagster/partition_row_count": "5", "keld/answered": "5 of 5 rows", "keld/answered_share": "1", "keld/cost_usd": f"{paid:.6f}"}
     for name, value in facts.items():
         row = page.get_by_role("row").filter(has=page.get_by_text(name, exact=True))
         expect(row.get_by_role("cell").last).to_have_text(value)

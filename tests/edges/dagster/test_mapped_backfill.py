@@ -1,5 +1,6 @@
 """Backfills over a source with other partitions, through the real daemons: Dagster runs the source and the result apart."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
-from tests.edges.dagster.conftest import Deployment
+from tests.edges.dagster.conftest import Deployment, deployed
 
 DAYS = ["2026-11-01", "2026-11-02"]
 HALVES = [f"{day}-{hour}:00" for day in DAYS for hour in ("00", "12")]
@@ -16,7 +17,11 @@ query ($day: String!) { assetNodes(assetKeys: [{path: ["labels_batch"]}, {path: 
   staleStatus(partition: $day) staleCauses(partition: $day) { category reason } } }
 """
 
-pytestmark = pytest.mark.parametrize("deployment", [Path(__file__).with_name("mapped_location.py")], indirect=True)
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    with deployed(Path(__file__).with_name("mapped_location.py"), tmp_path, monkeypatch) as deployment:
+        yield deployment
 
 
 def out_of_date(deployment: Deployment, day: str) -> list[tuple[str, list[str]]]:

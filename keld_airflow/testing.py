@@ -1,0 +1,153 @@
+"""Testing: Keld's tasks in the tests of your Dags, against the emulator: whoever would wait turns the emulator's clock instead.
+
+For tests only; nothing of Keld imports it.  A batch of a day takes a second, and deadlines come when they are due.  All else is as in
+production: the task, its trigger, the ledger, what is sent over HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Protocol
+from unittest.mock import patch
+
+from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.sdk.bases.operator import ExecutorSafeguard
+from airflow.sdk.execution_time.context import OutletEventAccessors
+from airflow.triggers.base import BaseTrigger
+
+from keld import Keld, Status
+from keld_airflow.hook import KeldHook
+from keld_airflow.poller import Poller
+
+__all__ = ["Clock", "emulated_time", "run_task"]
+
+
+class Clock(Protocol):
+    """A clock that a test turns: `keld.emulator.Emulator`, which the fixture `keld_emulator` gives."""
+
+    def now(self) -> datetime: ...
+
+    def advance(self, span: float | timedelta) -> datetime: ...
+
+
+@contextmanager
+def emulated_time(emulator: Clock) -> Iterator[None]:
+    """Within the block, the tasks and triggers of this process live in the emulator's time; for `dag.test()`, which runs both here."""
+
+    stops: list[datetime] = []  # at which Keld does something of its own accord, as known at the last look
+
+    def turning(began: datetime) -> Callable[[float], None]:
+        """A pause of so many seconds, or of more if the wait has begun long ago: a look every few minutes would make a day's batch slow."""
+
+        def turn(seconds: float) -> None:
+            now = emulator.now()
+            ahead = [(at - now).total_seconds() for at in stops if at > now]
+            emulator.advance(max(seconds, min([(now - began).total_seconds() / 2, *ahead])))
+
+        return turn
+
+    def note(statuses: Iterable[Status]) -> None:
+        stops[:] = [at for status in statuses for at in (status.escalates_at, status.deadline_at) if at is not None]
+
+    class EmulatedKeld(Keld):
+        """Goes by the emulator's clock, and turns it where a task without a trigger would wait."""
+
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given, clock=emulator.now)
+
+        def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
+            found = super().poll(run_ids, budget_s=budget_s)
+            note(found)
+            return found
+
+        def finish(self, run_id: str, *, poll_s: float | None = None, progress: Callable[[Status], None] | None = None) -> Status:
+            turn = turning(emulator.now())
+
+            def step(status: Status) -> None:
+                if progress is not None:
+                    progress(status)
+                note([status])
+                if not status.over and status.next_check_at is not None:
+                    turn(max((status.next_check_at - emulator.now()).total_seconds(), 0.0))
+
+            return super().finish(run_id, poll_s=poll_s, progress=step)
+
+    def poller(keld_conn_id: str) -> Poller:
+        turn = turning(emulator.now())
+
+        async def pause(news: asyncio.Event, seconds: float) -> None:
+            turn(seconds)
+            await asyncio.sleep(0)
+
+        return Poller(KeldHook(keld_conn_id).open, clock=emulator.now, pause=pause)
+
+    with patch("keld.Keld", EmulatedKeld), patch("keld_airflow.trigger.shared_poller", poller):
+        yield
+
+
+def run_task(task: Any, emulator: Clock, **context: Any) -> Any:
+    """What a task of Keld's returns, all its waits included; without Airflow's database, scheduler and triggerer.
+
+    Args:
+        task: an operator or sensor, or `dag.get_task(...)`; of a mapped one give `map_index` too.
+        context: of the Dag run: `partition_key`, or `logical_date`, or `data_interval_start` and `data_interval_end`; and whatever
+            templates and functions of the task use.
+
+    Raises:
+        The errors with which the task would fail.
+    """
+    with emulated_time(emulator):
+        return contextvars.copy_context().run(_run, task, _context(task, emulator, context))
+
+
+def _run(task: Any, context: dict[str, Any]) -> Any:
+    """Executes and resumes, as Airflow's worker and triggerer do by turns."""
+    task.render_template_fields(context)
+    task = context["ti"].task  # of a mapped task, the instance
+    ExecutorSafeguard.tracker.set(task)
+    step: Callable[[], Any] = partial(task.execute, context)
+    while True:
+        try:
+            return step()
+        except TaskDeferred as deferred:
+            method, event = deferred.method_name, asyncio.run(_event_of(deferred.trigger))
+            step = partial(task.resume_execution, method, {"event": event}, context)
+
+
+async def _event_of(trigger: BaseTrigger) -> Any:
+    return (await anext(trigger.run())).payload
+
+
+def _context(task: Any, emulator: Clock, given: dict[str, Any]) -> dict[str, Any]:
+    """As far as a task of Keld's looks into it."""
+    now = emulator.now()
+    run_id = f"test__{now.isoformat()}"
+    ti = SimpleNamespace(
+        dag_id=task.dag_id, run_id=run_id, task_id=task.task_id, map_index=given.pop("map_index", -1), try_number=1, task=task
+    )
+    if (day := given.get("logical_date")) is not None:
+        given = {"ds": f"{day:%Y-%m-%d}", "ts": day.isoformat(), "data_interval_start": day, "data_interval_end": day, **given}
+    if (key := given.get("partition_key")) is not None and "partition_date" not in given:
+        given = {"partition_date": _date_of(key), **given}
+    run = SimpleNamespace(
+        dag_id=task.dag_id, run_id=run_id, run_type="manual", conf={}, run_after=now, **{name: given.get(name) for name in _OF_RUN}
+    )
+    of_dag = {"dag": task.dag, "dag_run": run, "run_id": run_id, "ti": ti, "task_instance": ti, "task": task}
+    return {"partition_key": None, "params": {}, "outlet_events": OutletEventAccessors(), **of_dag, **given}
+
+
+_OF_RUN = ("partition_key", "partition_date", "logical_date", "data_interval_start", "data_interval_end")
+
+
+def _date_of(key: str) -> datetime | None:
+    """The beginning of a partition whose key begins with a date, as Airflow's timetables have it; None for another key."""
+    try:
+        return datetime.fromisoformat(key).replace(tzinfo=UTC)
+    except ValueError:
+        return None
