@@ -36,7 +36,7 @@ def code_versions(deployment: Deployment) -> set[str]:
     """The code versions with which batches and results were materialised: a changed prompt shows by them."""
     keys = [dg.AssetKey("labels_batch"), dg.AssetKey("labels")]
     records = [record for key in keys for record in deployment.instance.fetch_materializations(key, limit=10).records]
-    assert len(records) == 4
+    assert len(records) >= 4
     return {
         (record.asset_materialization.tags or {}).get("dagster/code_version", "none") for record in records if record.asset_materialization
     }
@@ -58,7 +58,7 @@ def test_backfill_of_source_and_result_waits_for_all_halves_of_a_day(deployment:
     assert len(deployment.emulator.bill()) == 8
 
     assert out_of_date(deployment, DAYS[0]) == [("FRESH", []), ("FRESH", [])]
-    assert len(code_versions(deployment)) == 1
+    assert len(code_versions(deployment)) == 1 and code_versions(deployment) != {"none"}
 
 
 def test_day_whose_halves_are_not_all_there_fails_with_what_is_missing_and_sends_nothing(deployment: Deployment) -> None:
