@@ -111,7 +111,10 @@ def test_the_emulator_imports_nothing_of_the_rest(path: Path) -> None:
 
 def test_only_the_command_line_and_what_users_test_with_import_the_emulator() -> None:
     outside = set(MODULES) - set(EMULATOR)
-    assert {path.name for path in outside if any(name.startswith("keld.emulator") for name in _imports(path))} <= {"command.py", "testing.py"}
+    assert {path.name for path in outside if any(name.startswith("keld.emulator") for name in _imports(path))} <= {
+        "command.py",
+        "testing.py",
+    }
 
 
 PACKAGES = (
