@@ -14,9 +14,9 @@ Above the front door of `keld`, and importing nothing deeper.  The files, in the
     place      where rows come from and go to, as a Dag declares it
     hidden     rows that another task gave, hidden from Airflow's store of rendered fields
     hook       KeldHook: an Airflow connection -> a `keld.Keld`
-    form       the form of such a connection, for Airflow 3.1
     account    a connection, of Keld's type or another provider's -> an account
     cloud      an identity in a cloud, as a connection says it -> credentials of the cloud's own library
+    form       the form of such a connection, for Airflow 3.1
     trigger    KeldTrigger: waits in the triggerer; holds ids only
     poller     one poll of the provider for all triggers of a connection
     kill       cancels for a task that was killed, and not for one that only seems to be

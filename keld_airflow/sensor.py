@@ -5,7 +5,7 @@ For Dags that send and collect in two tasks.  It gets the job run from the other
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSkipException
@@ -63,12 +63,22 @@ class KeldJobSensor(JobRunTask, BaseSensorOperator):
             self.completion_rate = share(self.completion_rate)
             check_completion_rate(self.task_id, self.completion_rate)
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Any, seen_oids: set[int]
+    ) -> None:
+        """As Airflow's, each time that the sensor comes to a worker; then the share is read and checked.
+
+        Raises:
+            AirflowFailException: it is not valid.
+        """
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
         self.completion_rate = share(self.completion_rate)
         try:
             check_completion_rate(self.task_id, self.completion_rate)
         except ValueError as problem:
             raise AirflowFailException(str(problem)) from None
+
+    def execute(self, context: Context) -> dict[str, Any]:
         return self._run_step(context, lambda keld: self._begin(keld, context))
 
     def _run_step(self, context: Context, find: Callable[[Keld], tuple[Status, Found]]) -> dict[str, Any]:

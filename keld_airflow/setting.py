@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Literal, get_args
 
-from airflow.sdk import conf
+from airflow.providers.common.compat.sdk import conf
 
 OnKill = Literal["cancel", "leave"]
 COMPLETION_RATE = 0.99

@@ -30,6 +30,8 @@ from keld_dagster.progress import first_tags
 from keld_dagster.resource import KeldResource, location_of
 from keld_dagster.source import Source
 
+_RECORDED = ("dagster/code_version", "dagster/data_version", "dagster/input_data_version/", "dagster/input_event_pointer/")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
@@ -169,9 +171,26 @@ def _begin_wait(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, statu
     for partition, status in statuses.items():
         told = {} if problem is None else {NOT_COLLECTED: problem}
         if pair.batch not in context.selected_asset_keys:
-            context.log_event(dg.AssetMaterialization(pair.batch, partition=partition, metadata=batch_metadata(keld, status) | told))
+            metadata = batch_metadata(keld, status) | told
+            context.log_event(
+                dg.AssetMaterialization(pair.batch, partition=partition, metadata=metadata, tags=_recorded(context, pair, status))
+            )
         elif told:
             context.add_asset_metadata(told, asset_key=pair.batch, partition_key=partition)
+
+
+def _recorded(context: dg.AssetExecutionContext, pair: Pair, status: Status) -> dict[str, str]:
+    """What Dagster recorded of code and inputs when the batch of this job run was materialised, by another run.
+
+    An event without it, as the latest, would never show as out of date.
+    """
+    filters = dg.AssetRecordsFilter(asset_key=pair.batch, asset_partitions=[status.partition] if status.partition else None)
+    for record in context.instance.fetch_materializations(filters, limit=1).records:
+        event = record.asset_materialization
+        named = None if event is None else event.metadata.get("keld/job_run")
+        if event is not None and named is not None and named.value == status.id:
+            return {name: value for name, value in (event.tags or {}).items() if name.startswith(_RECORDED)}
+    return {}
 
 
 def _followers(context: dg.AssetExecutionContext, pair: Pair) -> tuple[dg.AssetKey, ...]:

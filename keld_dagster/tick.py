@@ -215,7 +215,7 @@ class Tick:
             if pending is None:
                 continue
             hold = self.context.instance.get_run_by_id(hold_id(pending.id, pending.asset))
-            if hold is None or hold.status not in _ENDED_BADLY:
+            if hold is None or hold.status not in _ENDED_BADLY or self._is_failed(pending.backfill):
                 return pending
             self._cancel(status, hold)
         return None
@@ -346,6 +346,11 @@ class Tick:
             asset_selection=[pending.asset, *(key for key in pending.followers if key in asset.downstream)],
             tags=tags,
         )
+
+    def _is_failed(self, backfill_id: str | None) -> bool:
+        """True if Dagster gave up a backfill by itself, and ended its runs: since one of its partitions was deleted, for example; nobody cancelled it."""
+        backfill = None if backfill_id is None else self.context.instance.get_backfill(backfill_id)
+        return backfill is not None and backfill.status.value in ("FAILING", "FAILED")
 
     def _is_open(self, backfill_id: str) -> bool:
         """True if a backfill still accepts runs: a later run is not part of it."""

@@ -410,3 +410,39 @@ def test_a_task_that_must_be_complete_fails_for_one_row_and_one_that_need_not_be
     fault(provider, "rows", "refusal", fraction=0.4)
     ended = worker.through(operator(**given), provider, **DAY)
     assert ended.state == state, ended.error
+
+
+def test_the_decorator_takes_templates_too(worker: Worker, provider: Emulator) -> None:
+    """Its function is no field that Airflow renders, and its arguments are as they were."""
+    from airflow.sdk import task
+
+    @task.keld_batch(
+        key="id", prompt="{{ params.verb }}: {body}", prompt_template_engine="jinja", models=["openai:{{ params.model }}"], ceiling_usd="{{ 1 }}",
+        name="labels_{{ task.op_kwargs.region }}", tags={"region": "{{ task.op_kwargs.region }}"},
+    )  # fmt: skip
+    def label(region: str) -> list[dict[str, Any]]:
+        return ROWS
+
+    with dag_of(params={"verb": "Classify", "model": "gpt-5-mini"}) as dag:
+        label(region="eu")
+    sent = worker.until_sent(dag.get_task("label"), **DAY)
+    assert sent.task.job == Job(**TERMS | {"name": "labels_eu", "models": ["openai:gpt-5-mini"]}, ceiling_usd=1, tags={"region": "eu"})
+    assert sent.rendered["op_kwargs"] == {"region": "eu"}
+
+
+@pytest.mark.parametrize(
+    ("given", "state"),
+    [
+        ({"completion_rate": "{{ params.share }}"}, "success"),
+        ({"completion_rate": "{{ 2 }}"}, "failed"),
+        ({"fail_on_partial": True}, "failed"),
+    ],
+)
+def test_the_sensor_has_the_same_terms_of_completion(worker: Worker, provider: Emulator, given: dict[str, Any], state: str) -> None:
+    from keld_airflow import KeldJobSensor
+
+    fault(provider, "rows", "refusal", fraction=0.4)
+    sent = worker.run(operator(wait=False), **DAY)
+    sensor = KeldJobSensor(task_id="collect", job_run=sent.manifest, dag=dag_of(params={"share": 0.5}), **given)
+    ended = worker.through(sensor, provider, **DAY)
+    assert ended.state == state, ended.error

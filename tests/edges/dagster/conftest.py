@@ -6,7 +6,7 @@ them, so that between two turns no run may be executing.
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,14 @@ class Deployment:
     def backfill(self, days: Sequence[str], *assets: str) -> str:
         params = {"partitionNames": list(days), "assetSelection": [{"path": [name]} for name in assets]}
         return self._ask(LAUNCH_BACKFILL, "launchPartitionBackfill", params=params)["backfillId"]
+
+    def backfill_by_asset(self, ranges: Mapping[str, tuple[str, str]]) -> str:
+        """A backfill over assets with different partitions: the first and the last of each."""
+        chosen = [
+            {"assetKey": {"path": [name]}, "partitions": {"ranges": [{"start": first, "end": last}]}}
+            for name, (first, last) in ranges.items()
+        ]
+        return self._ask(LAUNCH_BACKFILL, "launchPartitionBackfill", params={"partitionsByAssets": chosen})["backfillId"]
 
     def cancel(self, backfill_id: str) -> None:
         self._ask(CANCEL_BACKFILL, "cancelPartitionBackfill", id=backfill_id)

@@ -79,6 +79,20 @@ def test_changed_prompt_shows_what_was_asked_before_as_out_of_date_and_a_changed
     assert project.stale(better).keys() <= {"report"}
 
 
+def test_batch_and_result_launched_apart_are_both_out_of_date_when_the_prompt_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second run attaches to what is out, and says so on the batch again: that event must not hide with which code it was sent."""
+    with Emulator(latency_s=3600) as emulator, dg.DagsterInstance.ephemeral() as instance:
+        for name, value in emulator.env().items():
+            monkeypatch.setenv(name, value)
+        project = Project(tmp_path, instance)
+        project.materialize(assets(), "tickets", "labels_batch")
+        project.materialize(assets(), "labels")
+        assert project.stale(assets()) == {}
+        assert project.stale(assets(replace(JOB, prompt="Better: {body}"))) == {"labels_batch": ["has a new code version"]}
+
+
 def test_result_that_is_written_again_leaves_what_is_downstream_up_to_date(project: Project) -> None:
     """The same job run has the same answers each time; a source with the same rows asks nothing new."""
     project.materialize(assets(), "labels")
