@@ -11,6 +11,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from keld import filled_path
 from keld_airflow.progress import line
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def manifest(status: Status, sink: str | None) -> dict[str, Any]:
         "schema_version": 1,
         "summary": summary(status),
         **{name: facts[name] for name in ("job", "partition", "job_run", "state")},
-        "sink": sink,
+        "sink": filled_path(sink, status.partition) if sink and status.partition else sink,
         **{name: facts[name] for name in ("model", "rows")},
         "counts": {name: facts[name] for name in ("answered", "failed", "quarantined", "reused", "unaskable")},
         "outcomes": facts["outcomes"],
@@ -47,7 +48,7 @@ def waiting(status: Status, expected_at: datetime | None) -> dict[str, Any]:
     """What people see beside the manifest while a job run is open."""
     if status.over:
         return {}
-    facts = {"escalates_at": status.escalates_at, "expected_at": expected_at, "progress": line(status, expected_at)}
+    facts = {"progress": line(status, expected_at), "expected_at": expected_at, "escalates_at": status.escalates_at}
     return {name: _as_json(value) for name, value in facts.items()}
 
 

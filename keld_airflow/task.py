@@ -169,7 +169,7 @@ class JobRunTask(BaseOperator):
             return
         expected_at = keld.expected_ends([status]).get(status.id)
         try:
-            store.set("keld", manifest(status, status.sink) | waiting(status, expected_at))
+            store.set("keld", waiting(status, expected_at) | manifest(status, status.sink))  # what is first is seen without scrolling
         except Exception as error:  # noqa: BLE001  only people read it
             self.log.warning("Airflow's task state store was not written: %s", type(error).__name__)
 

@@ -390,6 +390,8 @@ def test_what_airflow_shows_of_a_task_has_its_partition(worker: Worker, provider
     sent = worker.until_sent(task, partition_key="2026-11-19")
     assert "0 of 5 rows done in 1 batch" in sent.shown["keld"]["progress"]
     assert sent.shown["keld"]["expected_at"] is not None and sent.shown["keld"]["escalates_at"] is not None
+    assert next(iter(sent.shown["keld"])) == "progress", "the first lines are seen without scrolling"
+    assert sent.shown["keld"]["sink"] == f"{tmp_path}/labels/2026-11-19.parquet"
     provider.advance(LATENCY_S)
     done = worker.run(task, event=sent.event, partition_key="2026-11-19")
     for visit in (sent, done):
