@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 from dagster.components.resolved.core_models import AssetSpecUpdateKwargs
 from dagster.components.testing import DefsFolderSandbox, create_defs_folder_sandbox
+from jsonschema import Draft202012Validator
 
 from keld import Column, Job
 from keld_dagster import KeldBatchComponent, build_batch_assets
@@ -207,6 +208,25 @@ def test_mistake_is_shown_at_its_line_and_said_in_our_words(project: Project, gi
         text, error = text + str(error), error.__cause__  # type: ignore[assignment]
     assert said in text
     assert f"labels/defs.yaml:{line} " in text
+
+
+UNLOADED = [
+    ({"ceiling_usd": "forty"}, "'forty' does not match"),
+    ({"models": ["openai:gpt-5-mini", "gpt-5"]}, "'gpt-5' does not match"),
+    ({"deadline": "soon"}, "'soon' does not match"),
+    ({"promt": "{body}"}, "'promt' was unexpected"),
+    ({"prompt": None}, "None is not valid"),
+    ({"ceiling_usd": 40.5, "models": ["{{ model }}"], "deadline": "PT9H", "prompt": {"path": "prompt.md"}}, None),
+    ({"ceiling_usd": "{{ env.CEILING }}", "models": "openai:gpt-5-mini", "deadline": "9h"}, None),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), UNLOADED)
+def test_check_of_the_yaml_alone_finds_what_can_be_found_without_loading(given: dict[str, Any], said: str | None) -> None:
+    """`dg check yaml` knows the JSON Schema only."""
+    file = {"name": "labels", "source": "tickets", "key": "id", "prompt": "{body}", "models": "openai:gpt-5-mini", **given}
+    errors = [error.message for error in Draft202012Validator(KeldBatchComponent.model().model_json_schema()).iter_errors(file)]
+    assert [said is not None and said in error for error in errors] == ([True] if said else []), errors
 
 
 BRACES = [
