@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     from keld.identity import fingerprint_of
     from keld.instant import utc
     from keld.job import Column, Embedding, Job, JobTerms, PerRow
-    from keld.path import absolute_path, check_path, wants_partition
+    from keld.path import absolute_path, check_path, filled_path, wants_partition
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
     from keld.providers.account import Account, AzureAccount, BedrockAccount, SelfHostedAccount, VertexAccount
@@ -110,7 +110,7 @@ __all__ = [
     "ProviderUnreachable", "Quote", "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings",
     "SinkError", "SinkRefused", "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun",
     "UnsupportedSystem", "Usage", "Verdict", "VertexAccount", "Work", "__version__", "absolute_path", "account_fields", "account_of",
-    "answer_columns", "check_path", "fingerprint_of", "kinds", "utc",
+    "answer_columns", "check_path", "filled_path", "fingerprint_of", "kinds", "utc",
     "wants_partition",
 ]  # fmt: skip
 
@@ -129,7 +129,7 @@ _HOMES = {
     "keld.instant": "utc",
     "keld.identity": "fingerprint_of",
     "keld.job": "Column Embedding Job JobTerms PerRow",
-    "keld.path": "absolute_path check_path wants_partition",
+    "keld.path": "absolute_path check_path filled_path wants_partition",
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",
     "keld.providers.account": "Account AzureAccount BedrockAccount SelfHostedAccount VertexAccount",

@@ -30,7 +30,7 @@ from keld.path import check_path
 from keld.plan import Plan
 from keld.price import Lane, Quote
 from keld.pricing import quotes_of, sold_in_batches
-from keld.providers.account import Account
+from keld.providers.account import Account, account_names
 from keld.providers.health import Check
 from keld.providers.provider import Provider
 from keld.reading import Reading
@@ -395,7 +395,7 @@ class Keld:
         for name in accounts or ():
             if name not in self.accounts:
                 raise InvalidJob(
-                    f"No account is named {name!r}; the accounts are {', '.join(sorted(self.accounts))}. Nothing was done.",
+                    f"No account is named {name!r}; {account_names(name, self.accounts)}. Nothing was done.",
                     field="accounts",
                 )
         names = list(accounts) if accounts is not None else [name for name in self.ledger.accounts.names() if name in self.accounts]

@@ -20,6 +20,7 @@ Above the front door of `keld`, and importing nothing deeper.  The files, in the
     trigger    KeldTrigger: waits in the triggerer; holds ids only
     poller     one poll of the provider for all triggers of a connection
     kill       cancels for a task that was killed, and not for one that only seems to be
+    progress   what the log of a deferred task says, each time that something has changed
     manifest   a job run's status -> XCom, asset event, task state
     asset      a job run that is over -> the asset events of its task
     deadline   PartitionEnd: what a DeadlineAlert counts from
@@ -28,6 +29,7 @@ Above the front door of `keld`, and importing nothing deeper.  The files, in the
     testing    run_task and emulated_time: Dags in the tests of users, without waiting
     plugin     registers PartitionEnd with Airflow's scheduler
     provider   registers all the others with Airflow
+    example_dags/  small Dags to copy from
 """
 
 from typing import TYPE_CHECKING, Any

@@ -8,6 +8,7 @@ a key that is not used, or a ledger that is not the intended one.
 from __future__ import annotations
 
 import json
+import logging
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -66,6 +67,7 @@ class KeldHook(BaseHook):
         """
         from keld import Keld  # loads pyarrow and SQLAlchemy, which a Dag that is only parsed does not need
 
+        _quieten()
         connection = self._connection()
         extra: dict[str, Any] = {} if connection is None else connection.extra_dejson
         keld = Keld(
@@ -183,6 +185,13 @@ def _home() -> Path | None:
     if os.environ.get("KELD_HOME"):
         return None
     return Path(os.environ.get("AIRFLOW_HOME") or Path.home() / "airflow") / "keld"
+
+
+def _quieten() -> None:
+    """Keeps the HTTP client from a line for every request, in the log of each task and, for each look, of the triggerer; unless a level is set."""
+    client = logging.getLogger("httpx2")
+    if client.level == logging.NOTSET:
+        client.setLevel(logging.WARNING)
 
 
 def _check_shared(keld: Keld) -> None:

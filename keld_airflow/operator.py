@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from airflow.providers.common.compat.sdk import AirflowFailException, determine_kwargs
 from airflow.sdk import Context
 
-from keld import Job, RunState, wants_partition
+from keld import Job, RunState, filled_path, wants_partition
 from keld_airflow.hidden import HiddenRowsField, is_rows, unwrap
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
@@ -211,6 +211,12 @@ class KeldBatchOperator(TermsTask):
         """The rows that the source function returns."""
         assert self.source_function is not None
         return self.source_function(**determine_kwargs(self.source_function, (), context))
+
+    def _show_partition(self, key: str) -> None:
+        self.partition = key
+        for name in ("source", "sink"):
+            if isinstance(place := getattr(self, name), str):
+                setattr(self, name, filled_path(place, key))
 
     def _proceed(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
         if self.wait or status.outdated is not None:  # an outdated job run is finished before this one is sent

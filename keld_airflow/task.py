@@ -22,7 +22,7 @@ from keld_airflow.asset import emit_asset_events
 from keld_airflow.hook import KeldHook
 from keld_airflow.kill import detach_and_cancel, is_over
 from keld_airflow.link import KeldBatchLink
-from keld_airflow.manifest import manifest
+from keld_airflow.manifest import manifest, waiting
 from keld_airflow.partition import absent_in, add_partition, no_partition
 from keld_airflow.trigger import KeldTrigger
 
@@ -52,8 +52,10 @@ class JobRunTask(BaseOperator):
     deferrable: bool
     cancels_when_killed: bool = True
     batch_page: str | None = None
+    overwrite_rtif_after_execution = True  # Airflow shows the fields as they are after each step: `_show_partition`
     operator_extra_links = (KeldBatchLink(),)
     _attachment: tuple[Any, str, str, int] | None = None
+    _partition_shown: str | None = None  # the key, as soon as the job run is known
     _logged_problem_kind: str | None = None  # of the problem in the last log message
 
     # -- what Airflow calls -----------------------------------------------------------------------------------
@@ -125,11 +127,17 @@ class JobRunTask(BaseOperator):
         except KeldError as problem:
             said = self._naming_connection(str(problem)) if isinstance(problem, AccessRefused) else str(problem)
             raise (AirflowFailException if problem.permanent else AirflowException)(said) from None
+        finally:
+            if self._partition_shown:
+                self._show_partition(self._partition_shown)
+
+    def _show_partition(self, key: str) -> None:
+        """Puts the partition's key into the fields that Airflow shows as *Rendered Templates*; called when they are not needed any more."""
 
     def _proceed(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
         epoch = self._attach(keld, context, status)
         status = self._advance(keld, status.id)
-        self._show(context, status)
+        self._show(keld, context, status)
         if not status.over:
             self._check(status)
             if self.deferrable:
@@ -150,17 +158,18 @@ class JobRunTask(BaseOperator):
     def _advance(self, keld: Keld, job_run: str) -> Status:
         """The status after advancing until there is nothing to do but wait, or there is a problem."""
         status = keld.advance_until_waiting(job_run)
-        self.batch_page = status.page
+        self.batch_page, self._partition_shown = status.page, status.partition
         self.log.info(status.summary)
         return status
 
-    def _show(self, context: Context, status: Status) -> None:
+    def _show(self, keld: Keld, context: Context, status: Status) -> None:
         """Shows the status to people in the UI while the task waits (*Task State Store*); Keld never reads it, so an error here is only logged."""
-        if "task_state_store" not in context:  # before Airflow 3.3
+        store = context.get("task_state_store")
+        if store is None:  # before Airflow 3.3; the log says the same
             return
-        moves_at = status.escalates_at.isoformat() if status.escalates_at else None
+        expected_at = keld.expected_ends([status]).get(status.id)
         try:
-            context["task_state_store"].set("keld", manifest(status, status.sink) | {"escalates_at": moves_at})
+            store.set("keld", manifest(status, status.sink) | waiting(status, expected_at))
         except Exception as error:  # noqa: BLE001  only people read it
             self.log.warning("Airflow's task state store was not written: %s", type(error).__name__)
 

@@ -1,4 +1,4 @@
-"""Testing: Keld's tasks in the tests of your Dags, against the emulator: whoever would wait turns the emulator's clock instead.
+"""Testing: Keld's tasks in the tests of your Dags, against the emulator, whose clock is turned where a task would wait.
 
 For tests only; nothing of Keld imports it.  A batch of a day takes a second, and deadlines come when they are due.  All else is as in
 production: the task, its trigger, the ledger, what is sent over HTTP.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -21,7 +21,7 @@ from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.triggers.base import BaseTrigger
 
-from keld import Keld, Status
+from keld import Keld, State, Status
 from keld_airflow.hook import KeldHook
 from keld_airflow.poller import Poller
 
@@ -36,24 +36,37 @@ class Clock(Protocol):
     def advance(self, span: float | timedelta) -> datetime: ...
 
 
+class _Wait:
+    """Turns the clock by longer and longer pauses while nothing changes: a look every few minutes would make a day's batch slow."""
+
+    def __init__(self, emulator: Clock) -> None:
+        self._emulator, self._since = emulator, emulator.now()
+        self._stops: list[datetime] = []  # at which Keld does something of its own accord, as known at the last look
+        self._states: Sequence[object] = ()
+        self._hurried = False
+
+    def note(self, statuses: Sequence[Status]) -> None:
+        """Keeps what a look has shown."""
+        states = [(status.id, status.state, *(batch.state for batch in status.batches)) for status in statuses]
+        if states != self._states:
+            self._states, self._since = states, self._emulator.now()
+        self._stops = [at for status in statuses for at in (status.escalates_at, status.deadline_at) if at is not None]
+        # What is being cancelled for a deadline ends in minutes, and those that are left count.
+        self._hurried = any(batch.state is State.CANCELLING for status in statuses for batch in status.batches)
+
+    def turn(self, seconds: float) -> None:
+        """Turns the clock by so many seconds, or by more."""
+        now = self._emulator.now()
+        ahead = [(at - now).total_seconds() for at in self._stops if at > now]
+        longer = 0.0 if self._hurried else (now - self._since).total_seconds() / 2
+        self._emulator.advance(max(seconds, min([longer, *ahead])))
+
+
 @contextmanager
 def emulated_time(emulator: Clock) -> Iterator[None]:
     """Within the block, the tasks and triggers of this process live in the emulator's time; for `dag.test()`, which runs both here."""
 
-    stops: list[datetime] = []  # at which Keld does something of its own accord, as known at the last look
-
-    def turning(began: datetime) -> Callable[[float], None]:
-        """A pause of so many seconds, or of more if the wait has begun long ago: a look every few minutes would make a day's batch slow."""
-
-        def turn(seconds: float) -> None:
-            now = emulator.now()
-            ahead = [(at - now).total_seconds() for at in stops if at > now]
-            emulator.advance(max(seconds, min([(now - began).total_seconds() / 2, *ahead])))
-
-        return turn
-
-    def note(statuses: Iterable[Status]) -> None:
-        stops[:] = [at for status in statuses for at in (status.escalates_at, status.deadline_at) if at is not None]
+    wait = _Wait(emulator)
 
     class EmulatedKeld(Keld):
         """Goes by the emulator's clock, and turns it where a task without a trigger would wait."""
@@ -63,28 +76,24 @@ def emulated_time(emulator: Clock) -> Iterator[None]:
 
         def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
             found = super().poll(run_ids, budget_s=budget_s)
-            note(found)
+            wait.note(found)
             return found
 
         def finish(self, run_id: str, *, poll_s: float | None = None, progress: Callable[[Status], None] | None = None) -> Status:
-            turn = turning(emulator.now())
-
             def step(status: Status) -> None:
                 if progress is not None:
                     progress(status)
-                note([status])
+                wait.note([status])
                 if not status.over and status.next_check_at is not None:
-                    turn(max((status.next_check_at - emulator.now()).total_seconds(), 0.0))
+                    wait.turn(max((status.next_check_at - emulator.now()).total_seconds(), 0.0))
 
             return super().finish(run_id, poll_s=poll_s, progress=step)
 
+    async def pause(news: asyncio.Event, seconds: float) -> None:
+        wait.turn(seconds)
+        await asyncio.sleep(0)
+
     def poller(keld_conn_id: str) -> Poller:
-        turn = turning(emulator.now())
-
-        async def pause(news: asyncio.Event, seconds: float) -> None:
-            turn(seconds)
-            await asyncio.sleep(0)
-
         return Poller(KeldHook(keld_conn_id).open, clock=emulator.now, pause=pause)
 
     with patch("keld.Keld", EmulatedKeld), patch("keld_airflow.trigger.shared_poller", poller):
@@ -116,8 +125,8 @@ def _run(task: Any, context: dict[str, Any]) -> Any:
         try:
             return step()
         except TaskDeferred as deferred:
-            method, event = deferred.method_name, asyncio.run(_event_of(deferred.trigger))
-            step = partial(task.resume_execution, method, {"event": event}, context)
+            event = asyncio.run(_event_of(deferred.trigger))
+            step = partial(task.resume_execution, deferred.method_name, {"event": event}, context)
 
 
 async def _event_of(trigger: BaseTrigger) -> Any:
@@ -136,7 +145,7 @@ def _context(task: Any, emulator: Clock, given: dict[str, Any]) -> dict[str, Any
     if (key := given.get("partition_key")) is not None and "partition_date" not in given:
         given = {"partition_date": _date_of(key), **given}
     run = SimpleNamespace(
-        dag_id=task.dag_id, run_id=run_id, run_type="manual", run_after=now, **{name: given.get(name) for name in _OF_RUN}
+        dag_id=task.dag_id, run_id=run_id, run_type="manual", run_after=now, conf={}, **{name: given.get(name) for name in _OF_RUN}
     )
     of_dag = {"dag": task.dag, "dag_run": run, "run_id": run_id, "ti": ti, "task_instance": ti, "task": task}
     return {"partition_key": None, "params": {}, "outlet_events": OutletEventAccessors(), **of_dag, **given}

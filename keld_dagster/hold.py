@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID, uuid5
 
 import dagster as dg
-from dagster._core.events import AssetMaterializationPlannedData, AssetObservationData, DagsterEvent, DagsterEventType
+from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventType
 from dagster._core.origin import JobPythonOrigin
 
 from keld_dagster.pending import PendingPartitions
@@ -101,12 +101,6 @@ def release(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, *, c
     start = DagsterEvent(DagsterEventType.PIPELINE_START.value, run.job_name, message="Submitted to the provider.")
     instance.report_dagster_event(start, run.run_id, timestamp=began)
     instance.report_dagster_event(DagsterEvent(DagsterEventType.PIPELINE_SUCCESS.value, run.job_name, message=message), run.run_id)
-
-
-def observe(instance: dg.DagsterInstance, run: dg.DagsterRun, observation: dg.AssetObservation) -> None:
-    """Records an observation as the hold run's: its log shows it when the run has ended, and the asset's page links to the run."""
-    event = DagsterEvent(DagsterEventType.ASSET_OBSERVATION.value, run.job_name, event_specific_data=AssetObservationData(observation))
-    instance.report_dagster_event(event, run.run_id)
 
 
 def _create(context: dg.AssetExecutionContext, pending: PendingPartitions, tags: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ one; what hardly changes from partition to partition (a ceiling, counts of failu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -65,7 +65,7 @@ def _deadline_rule(job: Job) -> str:
 def batch_metadata(keld: Keld, status: Status) -> dict[str, Any]:
     """The metadata of a batch asset: what was sent, its expected cost, its deadline."""
     facts: dict[str, Any] = {
-        **waiting_metadata(keld, status),
+        **waiting_metadata(status, expected_ends(keld, [status])),
         "keld/rows": status.rows,
         "keld/requests": status.requests,
         "keld/reused": f"{status.reused:,} rows were answered and paid earlier" if status.reused else None,
@@ -80,23 +80,33 @@ def batch_metadata(keld: Keld, status: Status) -> dict[str, Any]:
     return _known(facts)
 
 
-def waiting_metadata(keld: Keld, status: Status) -> dict[str, Any]:
+Ends = Mapping[str, tuple[datetime, datetime]]
+"""By job run, when its batches will have ended, as likely as not, and with nine chances in ten."""
+
+
+def expected_ends(keld: Keld, statuses: Sequence[Status]) -> Ends:
+    """`Ends` of those that have batches at a provider; a few queries for any number."""
+    half, most = (keld.expected_ends(statuses, share=share) for share in (0.5, 0.9))
+    return {job_run: (half[job_run], most[job_run]) for job_run in half}
+
+
+def waiting_metadata(status: Status, ends: Ends) -> dict[str, Any]:
     """How far a job run is: the same keys at each moment, since Dagster shows the latest value of each."""
     rows = f"{status.settled:,} of {status.rows:,} rows done"
     return {
         "keld/state": status.stage,
         "keld/progress": rows + (f" ({status.settled / status.rows:.0%})" if status.rows else ""),
         "keld/batches": dg.MetadataValue.md(_batches(status)),
-        "keld/expected_end": "-" if status.over else _expected_end(keld, status),
+        "keld/expected_end": "-" if status.over else _expected_end(status, ends),
         "keld/escalates_at": "-" if status.over else _escalation(status),
         "keld/cost_so_far": money(status.cost_usd) + ("" if status.ceiling_usd is None else f" of {money(status.ceiling_usd)} at most"),
     }
 
 
-def _expected_end(keld: Keld, status: Status) -> str:
-    half, most = (keld.expected_ends([status], share=share).get(status.id) for share in (0.5, 0.9))
-    if half is None or most is None:
+def _expected_end(status: Status, ends: Ends) -> str:
+    if status.id not in ends:
         return "soon: nothing is at the provider any more" if status.ready else "not known yet"
+    half, most = ends[status.id]
     return f"probably by {clock(half)}, 9 in 10 such batches by {clock(most)}"
 
 

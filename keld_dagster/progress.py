@@ -9,6 +9,7 @@ times in a day.  When it was last told is in a tag of the hold run, which a tick
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,7 @@ from typing import Any
 import dagster as dg
 
 from keld import Keld, Status
-from keld_dagster.hold import observe
-from keld_dagster.metadata import clock, money, waiting_metadata
+from keld_dagster.metadata import Ends, clock, expected_ends, money, waiting_metadata
 
 PROGRESS_TAG = "keld"  # short, as is what it says first: the list of runs shows some forty characters of both
 _TOLD_TAG = ".dagster/keld_told"
@@ -64,35 +64,50 @@ class _Told:
 
 def first_tags(keld: Keld, statuses: Sequence[Status]) -> dict[str, str]:
     """The tags of a new hold run."""
-    return {PROGRESS_TAG: _line(keld, statuses), _TOLD_TAG: _Told(0, keld.clock(), _news(statuses)).to_tag()}
+    return {PROGRESS_TAG: _line(statuses, expected_ends(keld, statuses)), _TOLD_TAG: _Told(0, keld.clock(), _news(statuses)).to_tag()}
 
 
-def tell(instance: dg.DagsterInstance, keld: Keld, waits: Sequence[Wait], until: float) -> None:
-    """Tells of those waits that are due, the longest untold first; at least one, then until `time.monotonic()` is `until`."""
+def tell(instance: dg.DagsterInstance, keld: Keld, waits: Sequence[Wait], until: float, log: logging.Logger) -> None:
+    """Tells of those waits that are due, the longest untold first; at least one, then until `time.monotonic()` is `until`.
+
+    A failure is a warning: what is told is for people only.
+    """
     now = keld.clock()
     due: list[tuple[_Told, Wait]] = []
     for wait in waits:
         told, news = _told(wait.hold, now), _news(wait.statuses.values())
         if told.is_due(now, news):
             due.append((_Told(told.times + 1, now, news), wait))
+    if not due:
+        return
     due.sort(key=lambda one: _told(one[1].hold, now).at)
-    for n, (told, wait) in enumerate(due[:_MOST_A_TICK]):
+    due = due[:_MOST_A_TICK]
+    ends = expected_ends(keld, [status for _, wait in due for status in wait.statuses.values()])
+    for n, (told, wait) in enumerate(due):
         if n and time.monotonic() > until:
             return
-        _tell(instance, keld, wait, told)
+        _tell(instance, wait, ends, told, log)
 
 
-def tell_end(instance: dg.DagsterInstance, keld: Keld, wait: Wait) -> None:
+def tell_end(instance: dg.DagsterInstance, keld: Keld, wait: Wait, log: logging.Logger) -> None:
     """Tells how a wait ended, so that the page of its partition does not stay at what was so before."""
-    _tell(instance, keld, wait, _Told(MOST, keld.clock(), "end"))
+    _tell(instance, wait, {}, _Told(MOST, keld.clock(), "end"), log)
 
 
-def _tell(instance: dg.DagsterInstance, keld: Keld, wait: Wait, told: _Told) -> None:
+def _tell(instance: dg.DagsterInstance, wait: Wait, ends: Ends, told: _Told, log: logging.Logger) -> None:
+    try:
+        _write(instance, wait, ends, told)
+    except Exception as error:  # noqa: BLE001  # nothing of the wait itself depends on it
+        log.warning(f"The progress of hold run {wait.hold.run_id} is not shown ({type(error).__name__}: {error}).")
+
+
+def _write(instance: dg.DagsterInstance, wait: Wait, ends: Ends, told: _Told) -> None:
     if len(wait.statuses) <= _MOST_PARTITIONS:
         for partition, status in wait.statuses.items():
-            metadata: dict[str, Any] = {**waiting_metadata(keld, status), "keld/hold_run": dg.MetadataValue.dagster_run(wait.hold.run_id)}
-            observe(instance, wait.hold, dg.AssetObservation(wait.batch, partition=partition or None, metadata=metadata))
-    line = _line(keld, list(wait.statuses.values()))
+            metadata: dict[str, Any] = {**waiting_metadata(status, ends), "keld/hold_run": dg.MetadataValue.dagster_run(wait.hold.run_id)}
+            # Without a run: on SQLite a run's events are a file of their own, and opening it takes longer than all the rest.
+            instance.report_runless_asset_event(dg.AssetObservation(wait.batch, partition=partition or None, metadata=metadata))
+    line = _line(list(wait.statuses.values()), ends)
     instance.add_run_tags(wait.hold.run_id, {PROGRESS_TAG: line, _TOLD_TAG: told.to_tag()})
 
 
@@ -109,7 +124,7 @@ def _news(statuses: Sequence[Status] | Any) -> str:
     return " ".join(sorted({f"{status.stage.replace(' ', '_')}:{len(status.batches)}:{status.late}" for status in statuses}))
 
 
-def _line(keld: Keld, statuses: Sequence[Status]) -> str:
+def _line(statuses: Sequence[Status], ends: Ends) -> str:
     """The state of the job runs of a hold run, in one line."""
     rows, settled = sum(status.rows for status in statuses), sum(status.settled for status in statuses)
     over = sum(status.over for status in statuses)
@@ -121,9 +136,9 @@ def _line(keld: Keld, statuses: Sequence[Status]) -> str:
     ]
     if len(statuses) > 1:
         parts.insert(1, f"{over:,} of {len(statuses):,} partitions over")
-    ends = keld.expected_ends(statuses)
-    if ends:
-        parts.append(f"expected by {clock(max(ends.values()))}")
+    probable = [ends[status.id][0] for status in statuses if status.id in ends]
+    if probable:
+        parts.append(f"expected by {clock(max(probable))}")
     if any(status.late for status in statuses):
         parts.append("late")
     return ", ".join(parts)

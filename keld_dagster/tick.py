@@ -106,7 +106,7 @@ class Tick:
         done = 0
         while done < len(items) and (done == 0 or not self._is_full()):
             done += self._process_window(items[done : done + _WINDOW])
-        tell(self.context.instance, self.keld, self.waits, self.until)
+        tell(self.context.instance, self.keld, self.waits, self.until, self.log)
         cursor = items[done].id if done < len(items) else ""
         reason = None if self.requests else dg.SkipReason(f"{len(items)} waiting for a provider or a run. {' '.join(self.failed)}".strip())
         return dg.SensorResult(run_requests=self.requests, skip_reason=reason, cursor=cursor)
@@ -378,7 +378,7 @@ class Tick:
             if status.id in self.given_up:
                 self.log.error(self.given_up[status.id])
                 message = f"{message} {self.given_up[status.id]}"
-        tell_end(self.context.instance, self.keld, wait)
+        tell_end(self.context.instance, self.keld, wait, self.log)
         release(self.context.instance, wait.hold, message, canceled=cancelled > 0)
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import pyarrow as pa
 
 from keld.errors import SourceError
+from keld.path import segment
 from keld.reading import USUAL
 from keld.table.block import Table
 from keld.table.directory import of_files
-from keld.table.place import place_of, segment
+from keld.table.place import place_of
 from keld.table.sink import ParquetSink
 
 

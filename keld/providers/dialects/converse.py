@@ -17,7 +17,7 @@ from keld.answer import Outcome, Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob
 from keld.price import Lane
-from keld.providers.base import Fit
+from keld.providers.base import NO_EMBEDDINGS, Fit
 from keld.providers.dialects import converse_schema
 from keld.providers.fault import code_of, scrubbed
 from keld.providers.line import RETRYABLE_STATUS
@@ -133,7 +133,7 @@ class Converse:
     def template(self, question: Question, model: str, cache: Ttl | None) -> ConverseTemplate:
         output = OutputSchema.from_json(question.output)
         if output.kind == "embedding":
-            raise InvalidJob("Converse makes no embeddings. Name an embedding model, e.g. models=['openai:text-embedding-3-small'].")
+            raise InvalidJob(f"{NO_EMBEDDINGS.format(whose='bedrock')}. Nothing was sent.")
         hole = Hole.new()
         bare = (
             _inference(question) | converse_schema.schema_format(output) | {k: v for k, v in question.params.items() if k not in _INFERENCE}

@@ -16,6 +16,7 @@ from typing import Any
 
 from keld.errors import AccessRefused, InvalidJob
 from keld.objects import Credentials
+from keld.providers.account import check_unquoted
 from keld.providers.auth import Renewed, Token
 from keld.providers.part import Connection
 
@@ -35,8 +36,8 @@ def auth(connection: Connection) -> Renewed:
     given = connection.account.credentials
     if given is not None:
         given = cache(given)
-        return Renewed(lambda: _fetched(connection, given), "token of Google Cloud")
-    return Renewed(lambda: _given(connection) or _fetched(connection), "token of Google Cloud")
+        return Renewed(lambda: _fetched(connection, given), "a token of Google Cloud")
+    return Renewed(lambda: _given(connection) or _fetched(connection), "a token of Google Cloud")
 
 
 def bucket_credentials(connection: Connection) -> Credentials:
@@ -55,6 +56,7 @@ def bucket_credentials(connection: Connection) -> Credentials:
 
 def _given(connection: Connection) -> Token | None:
     value = connection.key() or os.environ.get(TOKEN_VARIABLE, "").strip()
+    check_unquoted(value, "Vertex")
     return Token(value, time.time() + _GIVEN_S) if value else None
 
 

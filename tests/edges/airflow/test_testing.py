@@ -1,15 +1,21 @@
 """`keld_airflow.testing`: how users test their Dags; and that it goes the same road as a real worker and triggerer."""
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from keld.emulator import Emulator
 from tests.edges.airflow.airflow_worker import ROWS, job
+from tests.support.documents import DOCS, ROOT, blocks
 
 DAY = {"partition_key": "2026-11-19"}
 A_DAY_S = 80_000.0  # a batch takes nearly all of the day that it may
@@ -115,3 +121,43 @@ def test_after_the_block_time_is_real_again(emulator: Emulator) -> None:
     assert keld.Keld.__name__ == "Keld"
     with KeldHook().open() as opened:
         assert opened.clock() - datetime.now(UTC) < timedelta(days=1)
+
+
+GUIDE = DOCS / "how-to" / "airflow.md"
+
+
+def run_recipe(place: Path, title: str) -> str:
+    """What pytest says to a file of the guide, in a project with the guide's first Dag and an example."""
+    page = blocks(GUIDE)
+    [dag] = [block.text for block in page if "import DAG\n" in block.text or "import DAG," in block.text]
+    [recipe] = [block.text for block in page if block.title == title]
+    (place / "dags").mkdir()
+    (place / "dags" / "ticket_labels.py").write_text(dag.replace("s3://lake", str(place)))
+    (place / "dags" / "example_keld_daily.py").write_text((ROOT / "keld_airflow/example_dags/example_keld_daily.py").read_text())
+    (place / "tickets").mkdir()
+    pq.write_table(
+        pa.Table.from_pylist([{"ticket_id": n, "body": f"ticket {n}"} for n in range(20)]), place / "tickets" / "2026-11-19.parquet"
+    )
+    (place / title).write_text(recipe)
+    airflow = {"AIRFLOW_HOME": str(place / "airflow"), "AIRFLOW__CORE__DAGS_FOLDER": str(place / "dags")}
+    environment = {**os.environ, **airflow, "AIRFLOW__CORE__LOAD_EXAMPLES": "False", "TMPDIR": str(place)}
+    if "dag.test" in recipe:
+        subprocess.run(
+            [Path(sys.executable).parent / "airflow", "db", "migrate"], cwd=place, env=environment, capture_output=True, check=True
+        )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", title]
+    return subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False).stdout
+
+
+def test_the_recipe_of_the_guide_labels_a_day(tmp_path: Path) -> None:
+    told = run_recipe(tmp_path, "test_ticket_labels.py")
+    assert re.search(r"^1 passed", told, re.MULTILINE), told
+    assert pq.read_table(tmp_path / "ticket_labels" / "2026-11-19.parquet").num_rows == 20
+
+
+@pytest.mark.slow
+def test_the_recipe_of_the_guide_runs_a_whole_dag(tmp_path: Path) -> None:
+    """Half a minute, nearly all of it for Airflow's database."""
+    told = run_recipe(tmp_path, "test_whole_dag.py")
+    assert re.search(r"^1 passed", told, re.MULTILINE), told
+    assert pq.read_table(tmp_path / "keld_examples" / "ticket_labels" / "2026-11-19.parquet").num_rows == 4

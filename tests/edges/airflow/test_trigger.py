@@ -180,9 +180,26 @@ def test_what_stands_in_the_way_of_a_wait_is_told_once_and_that_it_is_gone(
     fault(frozen, "any", "status", status=status, times=20)
     turning = poll_until_due(open_keld_at, frozen, twelve[:1])
     assert len(turning.pauses) > 5
-    [refused, gone] = turning.told
+    [refused, gone] = [told for told in turning.told if "rows done" not in told[1]]
     assert (refused[0], gone[0]) == (logging.WARNING, logging.INFO)
     assert re.search(says, refused[1])
+
+
+def test_a_wait_tells_how_far_the_provider_is_when_something_has_changed_and_not_at_each_look(
+    frozen: Emulator, open_keld_at: Callable[[], Keld]
+) -> None:
+    """A thousand tasks that wait for a day must not fill the disk; and one that says nothing looks like one that hangs."""
+    with open_keld_at() as keld:
+        sent = keld.submit(job(deadline=timedelta(hours=9)), ROWS, partition="2026-11-19", ends_at=frozen.now()).id
+        keld.advance(sent)
+    turning = poll_until_due(open_keld_at, frozen, [sent])
+    told = [words for _, words in turning.told]
+    assert re.fullmatch(
+        r"At the provider: 0 of 5 rows done in 1 batch; \$0\.0000 so far; expected by 2\d{3}-\d\d-\d\d \d\d:\d\d UTC; "
+        r"unanswered rows move to a faster lane at .* UTC; due at .* UTC\.",
+        told[0],
+    )
+    assert len(set(told)) == len(told) <= 6 < len(turning.pauses)
 
 
 def test_another_obstacle_is_another_line(frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]) -> None:

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pytest
 from pydantic import BaseModel, Field
 
-from keld import Column, Job
+from keld import Column, Job, Keld
+from keld.emulator import Emulator
 from keld_dagster import build_batch_assets
 from keld_dagster.column import column_metadata, type_name
-from keld_dagster.metadata import job_metadata, money
+from keld_dagster.metadata import job_metadata, money, waiting_metadata
 
 DAYS = dg.StaticPartitionsDefinition(["day1"])
 SOURCE = dg.AssetKey("tickets")
@@ -127,6 +128,21 @@ def test_code_references_lead_to_the_line_that_declares_the_assets() -> None:
 )
 def test_money_is_in_dollars_and_as_exact_as_it_matters(amount: str, text: str) -> None:
     assert money(Decimal(amount)) == text
+
+
+def test_a_batch_is_a_link_where_its_host_has_a_page(keld_emulator: Emulator, tmp_path: Path) -> None:
+    """By the address that was really asked: the emulator has no pages, and neither has a proxy."""
+    with Keld(home=tmp_path) as keld:
+        here = keld.advance(keld.submit(JOB, [{"id": 1, "subject": "s", "body": "b"}]).id)
+        [batch] = here.batches
+        assert f"`{batch.batch_id}`" in waiting_metadata(here, {})["keld/batches"].value
+        there = replace(here, batches=(replace(batch, host="https://api.openai.com"),))
+        assert (
+            f"[{batch.batch_id}](https://platform.openai.com/batches/{batch.batch_id})" in waiting_metadata(there, {})["keld/batches"].value
+        )
+        many = replace(here, batches=tuple(replace(batch, shard=n) for n in range(100)))
+        shown = waiting_metadata(many, {})["keld/batches"].value
+    assert len(shown) < 1000 and f"more: `keld status {here.id}`" in shown  # Dagster hides longer Markdown behind a click
 
 
 def test_metadata_of_a_user_have_precedence() -> None:

@@ -1,5 +1,6 @@
 """What a person sees of partitions while they are at the provider: tags of the hold run, observations on the batch asset, how often."""
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ from keld_dagster.hold import wait_job
 from keld_dagster.pending import PendingPartitions
 from keld_dagster.progress import MOST, PROGRESS_TAG, Wait, first_tags, tell
 
+LOG = logging.getLogger("tests.progress")
 LATENCY_S = 8 * 3600
 BATCH, LABELS = dg.AssetKey("labels_batch"), dg.AssetKey("labels")
 DAYS = dg.StaticPartitionsDefinition(["day1", "day2"])
@@ -78,7 +80,7 @@ def test_a_wait_says_how_far_the_provider_is(desk: Desk) -> None:
     assert desk.tag(wait).startswith("at the provider, 0 of 10 rows done, $0.00 paid, expected by ")
     desk.emulator.advance(LATENCY_S / 2)
     wait = desk.look(wait)
-    tell(desk.instance, desk.keld, [wait], until=0.0)
+    tell(desk.instance, desk.keld, [wait], until=0.0, log=LOG)
     [seen] = desk.told()
     assert (seen["keld/state"], seen["keld/progress"]) == ("at the provider", "5 of 10 rows done (50%)")
     assert seen["keld/cost_so_far"] == "$0.00 of $5.00 at most"
@@ -98,7 +100,7 @@ def test_a_day_of_waiting_is_told_a_few_times_only(desk: Desk) -> None:
         run = desk.instance.get_run_by_id(wait.hold.run_id)
         assert run is not None
         wait = Wait(hold=run, batch=BATCH, statuses=wait.statuses)
-        tell(desk.instance, desk.keld, [wait], until=0.0)
+        tell(desk.instance, desk.keld, [wait], until=0.0, log=LOG)
     assert 10 < len(desk.told()) <= MOST
 
 
@@ -106,11 +108,21 @@ def test_what_is_news_is_told_at_once(desk: Desk) -> None:
     """The batch has ended a minute after the last word: nobody should read for an hour that it is under way."""
     wait = desk.hold("day1")
     desk.emulator.advance(60)
-    tell(desk.instance, desk.keld, [desk.look(wait)], until=0.0)
+    tell(desk.instance, desk.keld, [desk.look(wait)], until=0.0, log=LOG)
     assert desk.told() == []
     desk.emulator.advance(LATENCY_S)
-    tell(desk.instance, desk.keld, [desk.look(wait)], until=0.0)
+    tell(desk.instance, desk.keld, [desk.look(wait)], until=0.0, log=LOG)
     assert [seen["keld/state"] for seen in desk.told()] == ["waiting for a worker"]
+
+
+def test_hold_run_that_was_deleted_stops_nobody(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """What is told is for people; a run that somebody deletes meanwhile must not keep others from being told of."""
+    gone, stays = desk.hold("day1"), desk.hold("day2")
+    desk.emulator.advance(300)
+    desk.instance.delete_run(gone.hold.run_id)
+    tell(desk.instance, desk.keld, [gone, stays], until=float("inf"), log=LOG)
+    assert len(desk.told("day2")) == 1
+    assert f"hold run {gone.hold.run_id} is not shown" in caplog.text
 
 
 def test_a_hold_run_of_several_partitions_sums_them_up(desk: Desk) -> None:
