@@ -30,8 +30,8 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     metadata     a job and a job run's status -> what a person wants to see on an asset
     column       the columns of a result: schema and lineage
     code_reference  the line of the user's file that declares a pair of assets
-    io_manager   KeldParquetIOManager: streams Parquet; a convenience, never required
     testing      materialize(...): assets to their end in one call, for users' unit tests
+    io_manager   KeldParquetIOManager: streams Parquet; a convenience, never required
 """
 
 from typing import TYPE_CHECKING, Any

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from datetime import datetime, timedelta
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +35,12 @@ from keld_dagster.translator import KeldTranslator
 if TYPE_CHECKING:
     from keld_dagster.resource import KeldResource
 
+
+_PATTERNS = {
+    "ceiling_usd": r"^[0-9]+(\.[0-9]+)?$|\{\{",
+    "deadline": r"^\s*(P|[0-9])|\{\{",
+    "models": r"^[A-Za-z0-9_-]+:\S+$|\{\{",
+}
 
 # Attributes that are arguments of `build_batch_assets` as they are.
 _OPTIONS = (
@@ -143,7 +150,7 @@ def _imported(context: dg.ResolutionContext, model: BaseModel, field: str, path:
 class KeldBatchComponent(dg.Component, dg.Resolvable, dg.Model, KeldTranslator):
     """Asks an LLM one question of every row of an asset or a table, in batches, by a deadline and under a ceiling price.
 
-    It makes the assets `<name>_batch` (what was sent) and `<name>` (the rows with their answers), three checks, and the sensor that brings the
+    It makes the assets `<name>_batch` (what was sent) and `<name>` (the rows with their answers), checks, and the sensor that brings the
     answers in.  In a text, `{{ }}` is Dagster's, `{column}` is the row's, and other braces are text.  A subclass may override `get_asset_spec`.
     """
 
@@ -282,6 +289,15 @@ class KeldBatchComponent(dg.Component, dg.Resolvable, dg.Model, KeldTranslator):
     ] = None
 
     @classmethod
+    def model(cls) -> type[BaseModel]:
+        """The form of the YAML; `dg check yaml` compares the file with its JSON Schema, and loads nothing."""
+        found = super().model()
+        said = found.model_config.get("json_schema_extra")
+        if not callable(said):
+            found.model_config["json_schema_extra"] = partial(_with_patterns, said or {})
+        return found
+
+    @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
         made: dict[str, Any] = {"produces": ["asset", "asset_check", "sensor", "job"]}
         known = inspect.signature(dg.ComponentTypeSpec).parameters  # the first 1.12 have no `produces`
@@ -342,6 +358,13 @@ class KeldBatchComponent(dg.Component, dg.Resolvable, dg.Model, KeldTranslator):
         from keld_dagster.resource import KeldResource  # see the module's header
 
         return KeldResource(**_with_variables(self.resource)) if isinstance(self.resource, Mapping) else self.resource
+
+
+def _with_patterns(said: Mapping[str, Any], schema: dict[str, Any]) -> None:
+    """Adds to a JSON Schema what Dagster says of it, and the patterns of texts: Dagster allows any text for any attribute, as it may be a template."""
+    schema.update(said)
+    for name, pattern in _PATTERNS.items():
+        schema["properties"][name] |= {"pattern": pattern, "items": {"pattern": pattern}}
 
 
 def _schema(columns: Mapping[str, Any]) -> dict[str, Any]:
