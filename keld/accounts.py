@@ -13,7 +13,7 @@ from keld.errors import InvalidJob
 from keld.http import Patience
 from keld.price import Lane, Rates
 from keld.pricing import rates
-from keld.providers.account import Account
+from keld.providers.account import Account, account_names
 from keld.providers.provider import ACCOUNTS, Provider, connect, price_list, rates_of
 
 
@@ -51,7 +51,7 @@ class Accounts:
             if name not in self.connected:
                 if name not in self.known:
                     raise InvalidJob(
-                        f"models names the account {name!r}; the accounts are {', '.join(sorted(self.known))}. Nothing was sent. "
+                        f"models names the account {name!r}; {account_names(name, self.known)}. Nothing was sent. "
                         "Correct models=, or give one of that name in Python: keld.Keld(accounts={...}).",
                         field="models",
                     )

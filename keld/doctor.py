@@ -18,7 +18,7 @@ from keld import http
 from keld.errors import InvalidJob, KeldError
 from keld.http import Patience
 from keld.ledger import Ledger, shown
-from keld.providers.account import Account
+from keld.providers.account import Account, account_names
 from keld.providers.health import Check, CheckState, bucket_check, refused
 from keld.providers.provider import ACCOUNTS, connect
 from keld.staging import Staging
@@ -49,9 +49,7 @@ def examine(
     if only is not None:
         name, _, model = only.partition(":")
         if name not in known:
-            raise InvalidJob(
-                f"No account has the name {name!r}; the accounts are {', '.join(sorted(known))}. Nothing was sent. Correct it."
-            )
+            raise InvalidJob(f"No account has the name {name!r}; {account_names(name, known)}. Nothing was sent. Correct it.")
         with _within(until):
             yield from _account(name, known[name], model or None, clock)
         return

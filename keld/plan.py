@@ -285,7 +285,7 @@ def evaluate(candidates: Sequence[Candidate], work: Work, constraints: Constrain
 
 _LANES = (Lane.BATCH, Lane.FLEX, Lane.STANDARD)  # at the same cost, the one that needs no worker comes first
 _BATCH_LEAST = timedelta(hours=1)  # with less time than this too few batches end to be worth a try
-_NO_RATE = "no rate known"
+NO_RATE = "no rate known"
 _SURE = 0.999  # nothing on a network is more certain
 _FLEX_OPEN = 0.95  # the probability that flex has capacity all the time
 _WAIT_LEAST = timedelta(minutes=30)  # a batch that would have to be cancelled sooner is not created
@@ -339,7 +339,7 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, con
         most_by=most,
         chance=chance,
         rescued_by=rescued_by,
-        obstacle=candidate.obstacle or (None if rates else _NO_RATE),
+        obstacle=candidate.obstacle or (None if rates else NO_RATE),
         least_requests=candidate.least_requests,
         too_few=candidate.too_few,
         cache=candidate.cache.of(work.requests),
@@ -350,7 +350,7 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, con
 def _rates_source(candidate: Candidate, work: Work) -> str:
     if candidate.gpu_time is not None:
         return candidate.gpu_time.note(work.requests)
-    return candidate.rates.source if candidate.rates else _NO_RATE
+    return candidate.rates.source if candidate.rates else NO_RATE
 
 
 def _time_to_answer(candidate: Candidate, work: Work, constraints: Constraints, share: float) -> timedelta:
@@ -426,11 +426,12 @@ def choose(job: str, partition: str, options: Sequence[Option], constraints: Con
     allowed = [option for option in options if constraints.lane is None or option.lane is constraints.lane]
     usable = [option for option in allowed if option.obstacle is None]
     if not usable:
-        reasons = (
-            "; ".join(f"{o.provider}:{o.model} {o.lane.value}: {o.obstacle}" for o in allowed)
-            or f"no provider of these models sells the lane {constraints.lane}"
-        )
-        unpriced = any(option.rates_source == _NO_RATE for option in allowed)
+        held: dict[tuple[str, str | None], list[str]] = {}
+        for option in allowed:
+            held.setdefault((f"{option.provider}:{option.model}", option.obstacle), []).append(option.lane.value)
+        said = "; ".join(f"{name} {', '.join(lanes)}: {obstacle}" for (name, obstacle), lanes in held.items())
+        reasons = said or f"no provider of these models sells the lane {constraints.lane}"
+        unpriced = any(option.rates_source == NO_RATE for option in allowed)
         rate = ", or give a rate: prices={'provider:model': {'input': USD per million tokens, 'output': ...}}" if unpriced else ""
         raise PriceUnknown(
             f"{job}[{partition}]: none of the models can be used: {reasons}. Nothing was sent. Correct models= or lane={rate}.",

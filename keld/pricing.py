@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -134,6 +135,12 @@ def sold_in_batches(account: str, prices: str | None, at: datetime, price_of: Pr
     )  # the others are only prefixes of model names
     known = [Quote(provider=account, model=name, lane=Lane.BATCH, rates=rate) for name, rate in found if rate]
     return sorted(known, key=lambda quote: (quote.rates.base.input if quote.rates else 0, quote.model))
+
+
+def like(model: str, names: Sequence[str]) -> list[str]:
+    """The names that hold the text of a model's name, else those that are spelled like it; a few at most."""
+    held = sorted((name for name in names if model.lower() in name.lower()), key=len)
+    return held[:5] or get_close_matches(model, names, 3)
 
 
 # -- a job's own prices ---------------------------------------------------------------------------------------

@@ -65,7 +65,9 @@ def remove(ledger: Ledger, staging: Staging, removal: Removal, now: datetime) ->
     """True if the files of a job run, or its incomplete files, were removed; False if it was opened again meanwhile, or is not in this ledger."""
     if removal.leftover:
         for name in removal.leftovers:
-            _remove_leftover(staging, name)
+            # A second look, just before: a writer that was paused for a day, and still holds its lease, may have recorded its object since the list was read.
+            if name not in {one.object for one in ledger.objects.of(removal.run_id).values()}:
+                _remove_leftover(staging, name)
         return True
     if not removal.known or not ledger.control.note_removed(removal.run_id, now):
         return False

@@ -30,6 +30,7 @@ _COLOURS = {
     RunState.FINISHED: "green",
     RunState.CANCELLED: "yellow",
 }
+_OBSTACLES = 3  # batches of which is said what holds them up, at most
 _REASONS = 5  # at most so many reasons why rows cannot be asked
 
 
@@ -88,7 +89,7 @@ def status_line(status: Status) -> str:
     """A job run in one line of text, for logs and pipes."""
     batches = ", ".join(_batch_words(batch) for batch in status.batches) or "no batches"
     line = f"{name_of(status)} {status.state.value}: {status.answered:,}/{status.rows:,} answered, {usd(status.cost_usd)}; {batches}"
-    return line + (f"; {status.problem}" if status.problem else "")
+    return line + (f"; {status.obstacle}" if status.obstacle else "")
 
 
 def status_view(status: Status) -> RenderableType:
@@ -103,9 +104,14 @@ def status_view(status: Status) -> RenderableType:
             "-" if batch.done is None else f"{batch.done:,}", usd(batch.cost_usd) if batch.cost_usd is not None else "-",
         )  # fmt: skip
     parts: list[RenderableType] = [_headline(status), table]
-    if status.problem:
-        parts.append(Text(status.problem, style="red"))
+    parts += [Text(said, style="red") for said in ([status.problem] if status.problem else _obstacles(status))]
     return Group(*parts)
+
+
+def _obstacles(status: Status) -> list[str]:
+    """What holds up the batches, each once: batches of one account mostly wait for the same."""
+    said = dict.fromkeys(batch.obstacle for batch in status.batches if batch.obstacle)
+    return [*said][:_OBSTACLES] + ([f"{len(said) - _OBSTACLES:,} more batches wait in the same way."] if len(said) > _OBSTACLES else [])
 
 
 def list_view(statuses: Sequence[Status]) -> Table:

@@ -52,7 +52,10 @@ def add_partition(context: Any) -> None:
 
 
 def absent_in(template: Any, context: Mapping[str, Any]) -> str | None:
-    """The name in a template that this Dag run has no value for; None if it has all."""
+    """The name in a template, or in one of a list or a mapping of templates, that this Dag run has no value for; None if it has all."""
+    if isinstance(template, Mapping | list | tuple):
+        parts = template.values() if isinstance(template, Mapping) else template
+        return next((name for part in parts if (name := absent_in(part, context))), None)
     text = template if isinstance(template, str) or hasattr(template, "protocol") else ""
     for wanted in _WANTS.finditer(str(text)):
         if context.get(wanted[1]) is None:

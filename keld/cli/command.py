@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -364,11 +363,13 @@ def _check_known(quotes: Sequence[PriceQuote], sold: Callable[[], Sequence[Price
 
 def _near(unknown: Sequence[str], sold: Sequence[PriceQuote]) -> str:
     """A sentence with the names that are like the unknown ones; "" if there are none."""
-    names = [f"{quote.provider}:{quote.model}" for quote in sold]
-    holding = [
-        name for wrong in unknown for name in names if wrong.partition(":")[2] in name and wrong.partition(":")[0] == name.partition(":")[0]
-    ]
-    near = holding or [name for wrong in unknown for name in get_close_matches(wrong, names, 3)]
+    from keld.pricing import like
+
+    near: list[str] = []
+    for wrong in unknown:
+        account, _, model = wrong.partition(":")
+        own = like(model, [quote.model for quote in sold if quote.provider == account])
+        near += [f"{account}:{name}" for name in own] or like(wrong, [f"{quote.provider}:{quote.model}" for quote in sold])
     return f" Names like it: {', '.join(dict.fromkeys(near[:8]))}." if near else ""
 
 

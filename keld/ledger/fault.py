@@ -17,6 +17,8 @@ class ShardFault(StrEnum):
     WAITS_ITS_TURN = "waits_its_turn"  # others were rejected before it, and go first
     NO_CAPACITY = "no_capacity"  # a realtime run that its provider rejected; its rows are asked elsewhere
     SAME_FAULT = "same_fault"  # a realtime run of which many rows met the same refusal; the others are not asked
+    REPLY_LOST = "reply_lost"  # its create got no reply that can be read; it is looked for
+    NOT_ANSWERED = "not_answered"  # a realtime run under way whose latest request got no answer; it goes on
     IN_DOUBT = "in_doubt"  # requests of a realtime run that may have been paid, and have no answer
     ANSWERS_LOST = "answers_lost"  # its batch was cancelled, or expired, at a host that then gives no answers back; some rows may be paid
     NO_LAST_WORD = "no_last_word"  # given up without progress: the provider did not end it in time

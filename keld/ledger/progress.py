@@ -13,6 +13,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from keld.ledger.database import Database
+from keld.ledger.fault import ShardError
 from keld.ledger.lease import Lease, Leases
 from keld.ledger.record import CONFIRMED, Shard
 from keld.ledger.table import EVENT, INTENT, RUN, SHARD
@@ -50,14 +51,23 @@ class Progress:
         self._db = db
         self._leases = leases
 
-    def note(self, lease: Lease, shard: Shard, done: int | None, now: datetime, not_before: datetime | None = None) -> None:
+    def note(
+        self,
+        lease: Lease,
+        shard: Shard,
+        done: int | None,
+        now: datetime,
+        not_before: datetime | None = None,
+        error: ShardError | None = None,
+    ) -> None:
         """Notes how many requests of a shard are done, as the provider reports.
 
         Args:
             not_before: when a realtime run that was rejected may go on.
+            error: why its latest request has no answer.
         """
         with self._leases.held(lease, now) as db:
-            db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(done=done, not_before=not_before))
+            db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(done=done, not_before=not_before, error=error))
 
     def note_unchanged(self, unchanged: Sequence[Unchanged]) -> None:
         """Notes, for job runs where nothing has happened: the next look, the progress of their batches, and the confirmed creates.

@@ -13,6 +13,7 @@ The map of the package, from what the runner uses to what one kind of provider i
     part         the parts of a kind: Dialect, Envelope, Batches, Auth, Traits, Preset
     auth         tokens that expire, renewed in time and never within an event loop
     fault        what a status or a broken connection means; the same for every transport
+    word         what a failed reply is called, for people
     page         lists of batches, page by page, and whether a list is complete
     download     a result file, complete and on disk
     line         blocks of result lines -> typed structs

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -28,6 +29,8 @@ class Account:
         api_key_env: the environment variable that holds the key; None: the kind's own (such as `OPENAI_API_KEY`).
         api_key: a function that returns the key, if it is in a vault or in an orchestrator's connection; "" if there is none.
         keyless: a reason why no key may be found, shown in the error; for keys that do not come from an environment variable.
+        credentials: a function that returns the credentials of the cloud's own library (of botocore for `bedrock`, google-auth for `vertex`,
+            azure-identity for `azure`), if they are not those that it finds itself; then no key is used, from the environment neither.  Called once.
         prices: the price list of its models, e.g. `groq`; None: the list that has the account's name, else the kind's.
         price_factor: by which the list's prices are multiplied, e.g. `Decimal("1.1")` for a region that costs 10 % more.
 
@@ -40,6 +43,7 @@ class Account:
     api_key_env: str | None = None
     api_key: Callable[[], str] | None = field(default=None, repr=False)
     keyless: str | None = None
+    credentials: Callable[[], Any] | None = field(default=None, repr=False)
     prices: str | None = None
     price_factor: Decimal = Decimal(1)
 
@@ -55,6 +59,11 @@ class Account:
             raise InvalidJob(
                 f"api_key= of an account of kind {self.kind} is a {type(self.api_key).__name__}; it must be a function that returns the key. "
                 "Nothing was sent. Put the key in an environment variable and name that in api_key_env=, or give a function."
+            )
+        if self.credentials is not None and not callable(self.credentials):
+            raise InvalidJob(
+                f"credentials= of an account of kind {self.kind} is a {type(self.credentials).__name__}; it must be a function that returns them. "
+                "Nothing was sent. Give e.g. credentials=lambda: mine."
             )
 
     @staticmethod
@@ -174,6 +183,26 @@ def _check_field(account: Account, name: str, pattern: str, example: str) -> Non
         raise InvalidJob(f"The {name} of an account of kind {account.kind} is {given!a}. Nothing was sent. Write it like {example!r}.")
 
 
+def check_unquoted(key: str, name: str) -> None:
+    """Passes if a key is not within quotation marks.
+
+    Raises:
+        AccessRefused: it is.
+    """
+    if key[:1] in ("'", '"') or key[-1:] in ("'", '"'):
+        raise AccessRefused(
+            f"The key of {name} begins or ends with a quotation mark, which no provider's key does: a shell removes it, and a file of variables "
+            "(docker --env-file, systemd, a secret that was pasted) may not. Nothing was sent. Give only the key.",
+            account=name,
+        )
+
+
+def account_names(wrong: str, known: Collection[str]) -> str:
+    """The names of the accounts, for the error of a wrong one, with the nearest."""
+    near = get_close_matches(wrong, known, 1)
+    return f"the accounts are {', '.join(sorted(known))}" + (f" (did you mean {near[0]!r}?)" if near else "")
+
+
 def completed(account: Account, variables: Mapping[str, str]) -> Account:
     """The account with its empty fields filled from the environment; `variables` has the variable of each field.
 
@@ -208,23 +237,44 @@ def _amount(given: object) -> Decimal:
     return amount
 
 
+# The hosts of the vendors; a server of one's own may well be reached by http.
+_PUBLIC = re.compile(
+    r"(?:^|\.)(?:openai\.com|anthropic\.com|azure\.com|googleapis\.com|amazonaws\.com(?:\.cn)?|mistral\.ai|groq\.com|x\.ai|together\.(?:ai|xyz)"
+    r"|openrouter\.ai|fireworks\.ai|deepinfra\.com)$"
+)
+_CALL = re.compile(r"/(?:chat/completions|completions|responses|embeddings|messages|batches|files|models/[^/]+:\w+)/?$")
+
+
+def _wrong_in(url: str) -> str | None:
+    """What keeps an address from being a base URL, as a clause; None: nothing."""
+    if any(char.isspace() or not char.isprintable() for char in url):
+        return "has a blank or a line end in it"
+    if set(url) & set("\"'`"):
+        return "has a quotation mark in it, which a shell removes and a file of variables (docker --env-file) does not"
+    try:
+        parts = urlsplit(url)
+        named = parts.hostname and (parts.port is None or parts.port)
+    except ValueError:
+        return "cannot be read"
+    if parts.scheme.lower() not in ("http", "https") or "://" not in url:
+        return "does not begin with https:// or http://"
+    if not named:
+        return "names no host"
+    if parts.scheme.lower() == "http" and _PUBLIC.search(parts.hostname or ""):
+        return "begins with http://, so the key and the prompts would travel unencrypted"
+    if parts.query or parts.fragment:
+        return "has a ? or a # in it, and so is the address of a call; a base URL is the part before the calls' paths"
+    found = _CALL.search(parts.path)
+    return f"ends with {found[0]}, the path of a call, which is added to it" if found else None
+
+
 def check_url(url: str, subject: str) -> None:
     """Checks that calls can be made to `url`.
 
     Raises:
         InvalidJob: they cannot.  The message begins with `subject` and never shows a user or a password.
     """
-    shown = url.rpartition("@")[2]
-    try:
-        parts = urlsplit(url)
-        wrong = None if parts.hostname and (parts.port is None or parts.port) else "names no host"
-        scheme = parts.scheme.lower()
-    except ValueError:
-        wrong, scheme = "cannot be read", "http"
-    if any(char.isspace() or not char.isprintable() for char in url):
-        wrong = "has a blank or a line end in it"
-    elif scheme not in ("http", "https") or "://" not in url:
-        wrong = "does not begin with https:// or http://"
+    shown, wrong = url.rpartition("@")[2], _wrong_in(url)
     if wrong is not None:
         raise InvalidJob(
             f"{subject}, {shown!a}, {wrong}. Nothing was sent. Write the complete URL: https://, the host, and its path if it has one."
@@ -269,6 +319,7 @@ def key_of(name: str, account: Account, default: str | None, *, optional: bool =
     """
     variable = account.api_key_env or default
     key = (account.api_key() if account.api_key is not None else os.environ.get(variable or "", "")).strip()
+    check_unquoted(key, name)
     if key and (not key.isascii() or not key.isprintable() or " " in key):  # HTTP libraries quote such a key in their errors
         raise AccessRefused(
             f"The key of {name} holds a space, a line end or a character that is not ASCII, which no provider's key does. Nothing was sent. "

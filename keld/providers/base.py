@@ -237,6 +237,11 @@ SendOutcome = Settled | NotNow | InDoubt | Denied
 
 # Codes and types that mean: no money, no such account, no permission, as providers and gateways spell them.
 # developers.openai.com/api/docs/guides/error-codes, platform.claude.com/docs/en/api/errors, docs.litellm.ai (budgets), 29 Nov 2026.
+# An obstacle, for people; `whose`: the kind.  Bedrock and Vertex sell embeddings, which Keld does not ask for yet.
+NO_EMBEDDINGS = (
+    "{whose} makes no embeddings with Keld; name a model of kind gemini, openai, azure or mistral, or of a server of your own, "
+    "e.g. models=['gemini:gemini-embedding-001']"
+)
 NO_ACCESS = frozenset({
     "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "account_deactivated", "access_terminated",
     "invalid_api_key", "invalid_organization", "organization_restricted", "organization_disabled",

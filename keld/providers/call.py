@@ -25,6 +25,7 @@ from keld.providers.base import Denied, InDoubt, NotNow, Quota, Sender, SendOutc
 from keld.providers.envelope import doubt, in_doubt_line, reply_line
 from keld.providers.fault import Codes, ErrorIn, Fault, Meaning, Sent, fault_of, meaning
 from keld.providers.part import Auth, Outgoing
+from keld.providers.word import reply_words
 
 # A refusal without the shape of the provider's own errors comes from a gateway.  With these statuses the gateway judges the request alone (who asks,
 # how often, how large) before it forwards it, so nothing was done.  With any other status its page may have replaced an answer that was paid
@@ -148,7 +149,7 @@ def _refused(fault: Fault, codes: Codes, custom_id: str) -> SendOutcome:
         return Denied(status=status, code=code)
     match meaning(fault, codes):
         case Meaning.QUEUE_FULL | Meaning.NOT_DONE:
-            return NotNow(why=f"HTTP {status} {code}", retry_after_s=fault.retry_after_s, quotas=fault.quotas)
+            return NotNow(why=reply_words(status, code), retry_after_s=fault.retry_after_s, quotas=fault.quotas)
         case Meaning.ACCESS:
             return Denied(status=status, code=code)
         case Meaning.REDIRECT:
@@ -162,8 +163,8 @@ def _refused(fault: Fault, codes: Codes, custom_id: str) -> SendOutcome:
         case Meaning.UNKNOWN:
             # A 503 with retry-after was refused before any work, and is not paid.  Any other 5xx may be from a proxy that lost only the reply.
             if status == 503 and fault.retry_after_s is not None:
-                return NotNow(why=f"HTTP {status} {code}", retry_after_s=fault.retry_after_s, quotas=fault.quotas)
-            return _in_doubt(custom_id, f"HTTP {status} {code}")
+                return NotNow(why=reply_words(status, code), retry_after_s=fault.retry_after_s, quotas=fault.quotas)
+            return _in_doubt(custom_id, reply_words(status, code))
         case unreachable:
             assert_never(unreachable)
 

@@ -17,6 +17,7 @@ from keld.answer import Outcome, Reply
 from keld.providers.fault import scrubbed
 from keld.providers.line import lines_of
 from keld.providers.part import Dialect, Envelope
+from keld.providers.word import reply_words
 
 IN_DOUBT = "keld_in_doubt"  # our code for a line that means: sent, no reply; providers have no such code
 NO_REPLY = "keld_no_reply"  # our code for a line that means: sent, no reply, and nothing was paid
@@ -139,5 +140,5 @@ def _reply(line: _Line[Any], dialect: Dialect) -> Reply:
 
 def _said(error: _Error | str | None, status: int | None = None) -> str:
     if isinstance(error, _Error):
-        return f"HTTP {status or '?'} {error.code or error.type or ''}: {scrubbed(error.message or '')}"
-    return f"HTTP {status or '?'}: {scrubbed(error or 'no reason given')}"
+        return f"{reply_words(status, error.code or error.type)}: {scrubbed(error.message or '')}"
+    return f"{reply_words(status)}: {scrubbed(error or 'no reason given')}"

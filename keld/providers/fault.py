@@ -22,6 +22,7 @@ import msgspec
 
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.providers.base import NO_ACCESS, CreateOutcome, OutcomeUnknown, QueueFull, Quota, Refused
+from keld.providers.word import reply_words
 
 # Whatever looks like a key, a token or a signature, in the shapes of the providers and of the clouds, Nov 2026.
 _KEY = re.compile(
@@ -139,7 +140,7 @@ class Fault(Exception):
         quotas: Mapping[str, Quota] | None = None,
         date: str = "",
     ) -> None:
-        super().__init__(cause or f"HTTP {status} {code}")
+        super().__init__(cause or reply_words(status, code))
         self.sent, self.status, self.code, self.message, self.own = sent, status, code, message, own
         self.retry_after_s, self.cause, self.body, self.quotas, self.date = retry_after_s, cause, body, quotas or {}, date
 
@@ -268,7 +269,7 @@ def create_outcome(fault: Fault, codes: Codes) -> CreateOutcome:
         case Meaning.REFUSED:
             return Refused(status, code, fault.message, permanent=True, own=own)
         case Meaning.UNKNOWN | Meaning.NOT_DONE:  # we look for the batch in any case
-            return OutcomeUnknown(fault.cause or f"HTTP {status}")
+            return OutcomeUnknown(fault.cause or reply_words(status, code))
         case unreachable:
             assert_never(unreachable)
 
@@ -286,11 +287,14 @@ def error_of(fault: Fault, codes: Codes, name: str, host: str, doing: str) -> Ke
         )
     if fault.cause:
         return ProviderUnreachable(f"{name} at {host} gave {fault.cause} to {doing}. It is tried again later.", account=name)
-    said = f"{name} at {host} answered {doing} with HTTP {status} {fault.code}."
+    said = f"{name} at {host} answered {doing} with {reply_words(status, fault.code)}."
     means = meaning(fault, codes)
     if means is Meaning.ACCESS:
         advice = _ADVICE.get(fault.code, "Check the key, the project and the billing of {name}.").format(name=name)
         return AccessRefused(f"{said} {advice}", account=name, status=status)
+    if means is Meaning.REDIRECT:
+        said = f"{name} at {host} redirects {doing} to another address ({reply_words(status)}), where the key is not sent."
+        return ProviderRefused(f"{said} Check the base URL of {name}.", account=name, status=status)
     if status in (408, 409, 425, 429) or status >= 500 or means in (Meaning.QUEUE_FULL, Meaning.NOT_DONE):
         return ProviderUnreachable(f"{said} It is tried again later.", account=name, status=status)
     if status == 404:  # most often a base URL without /v1

@@ -23,6 +23,7 @@ from keld.providers.base import Quota
 from keld.providers.fault import Fault, Meaning, meaning, unreadable
 from keld.providers.part import Connection, Preset, Probe
 from keld.providers.transports.rest import Rest
+from keld.providers.word import reply_words
 
 # The search for a lost batch allows for five minutes between two clocks, and so do signatures of AWS.
 _SKEW_MOST, _SKEW_NOTED = timedelta(minutes=5), timedelta(seconds=30)
@@ -150,7 +151,7 @@ def _unreached(subject: Subject, fault: Fault) -> Check:
     account, preset, host = subject.connection.account, subject.preset, subject.host
     variable = account.api_key_env or preset.api_key_env
     address = f"base_url= of the account{f' or {preset.base_url_env}' if preset.base_url_env else ''}"
-    said = f"HTTP {fault.status} {fault.code}".strip()
+    said = reply_words(fault.status, fault.code)
     if fault.status is None:
         finding = f"{host} cannot be reached: {fault.cause}."
         return subject.check("address", CheckState.PROBLEM, finding, f"Correct {address}, or let this machine reach it.")

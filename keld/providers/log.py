@@ -6,9 +6,12 @@ Beside `provider`.  Only what Keld's own calls go through, and the SDKs that rea
 from __future__ import annotations
 
 import logging
+import re
 
 # Loggers that write a response's headers at DEBUG; a hostile provider can put a key or a prompt there (in the location of a redirect).
 _LOG_HEADERS = ("httpcore2.http11", "httpcore2.http2", "anthropic._base_client", "openai._base_client")
+# A logger that writes each URL at INFO: an address may have a password before its host, and a query may be a key, a signature or an upload's token.
+_LOG_URLS = "httpx2"
 # Loggers that write bodies, canonical requests or tokens below WARNING: response bodies (botocore.parsers), the request with its signature
 # (botocore.auth, botocore.endpoint, botocore.hooks), chunks of streams (google_genai), token requests (google.auth, msal, azure.identity).
 _LOG_BODIES = (
@@ -24,6 +27,7 @@ def hide_secrets() -> None:
     """Removes what may hold a secret from the log of other libraries from now on; a second call changes nothing."""
     for name in _LOG_HEADERS:
         logging.getLogger(name).addFilter(_without_headers)
+    logging.getLogger(_LOG_URLS).addFilter(_without_secrets_in_url)
     for name in _LOG_BODIES:
         logging.getLogger(name).addFilter(_warnings_only)
     for name in _LIBRARIES:
@@ -35,6 +39,10 @@ def hide_secrets() -> None:
 def _without_headers(record: logging.LogRecord) -> bool:
     said = record.getMessage()
     return not said.startswith("receive_response_headers.complete") and not (said.startswith("HTTP Response:") and "Headers(" in said)
+
+
+def _without_secrets_in_url(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO or re.search(r"://[^/\s]*@|\?", record.getMessage()) is None
 
 
 def _warnings_only(record: logging.LogRecord) -> bool:

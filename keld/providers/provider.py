@@ -19,7 +19,7 @@ from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
 from keld.http import Patience
 from keld.price import Lane, Rates, by_the_hour
-from keld.pricing import has_list, rates
+from keld.pricing import has_list, like, rates, sold_in_batches
 from keld.providers.account import TYPES, Account, completed, key_of, origin, url_of
 from keld.providers.base import Created, CreateOutcome, Fit, RemoteBatch, Sender, Submission
 from keld.providers.call import Target, senders
@@ -165,6 +165,11 @@ class Provider:
             InvalidJob: a price in `own` is not a number.
         """
         return rates_of(self.name, self._account, model, lane, at, own)
+
+    def models_like(self, model: str, at: datetime) -> list[str]:
+        """The names that are like a model's among those with a known price in batches, as `account:model`; for a misspelled one."""
+        sold = sold_in_batches(self.name, price_list(self.name, self._account), at, lambda _, name, lane, day: self.rates(name, lane, day))
+        return [f"{self.name}:{name}" for name in like(model, [quote.model for quote in sold])]
 
     def encoder(self, question: Question, model: str, nonce: str, cache: Ttl | None = None) -> Encoder:
         """The encoder of one shard's requests; with `cache`, the part that its rows share is marked to be cached for that time.

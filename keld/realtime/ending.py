@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.providers.base import Denied
+from keld.providers.word import reply_words
 from keld.realtime.options import Options
 
 
@@ -34,6 +35,7 @@ class Ending:
         self.stopped: Stopped | None = None
         self.problem: KeldError | None = None  # what a person has to correct
         self.retry_after_s: float | None = None
+        self.unanswered: str | None = None  # why the latest request got no answer, if none was answered since
         self.broken: BaseException | None = (
             None  # raised at the end, when the answers of the requests in flight, which are paid, are on disk
         )
@@ -67,7 +69,7 @@ class Ending:
 
     def on_settled(self, answered: bool, fault: str) -> None:
         """Counts a row that got its line: an answer, or a refusal of this row with the reason `fault`."""
-        self._rejected_at = None
+        self._rejected_at = self.unanswered = None
         self._answers += answered
         # A row that was answered proves that not all rows meet the fault.
         count = self._count("" if answered else fault)
@@ -75,14 +77,17 @@ class Ending:
             said = f"{self._same(count, fault)}None of these is paid. Check the model, the lane and the parameters."
             self.end(Stopped.SAME_FAULT, ProviderRefused(said))
 
-    def on_lost(self) -> None:
-        """Counts a request that got no reply, and may have been paid."""
-        fault = "no reply, which may have been paid"
+    def on_lost(self, why: str) -> None:
+        """Counts a request that got no reply that can be read, and may have been paid."""
+        self.unanswered = why
+        fault = "no readable reply, and may have been paid"
         if count := self._count(fault):
-            self.end(Stopped.SAME_FAULT, ProviderUnreachable(f"{self._same(count, fault)}They are asked again later."))
+            said = f"{self._same(count, fault)}The latest: {why}. They are asked again later."
+            self.end(Stopped.SAME_FAULT, ProviderUnreachable(said, account=self._account))
 
-    def on_rejected(self, now: float) -> None:
+    def on_rejected(self, now: float, why: str) -> None:
         """Notes the time of a request that was not processed: a rate limit, an overload or no connection."""
+        self.unanswered = why
         if self._rejected_at is None:
             self._rejected_at = now
 
@@ -92,7 +97,7 @@ class Ending:
             Stopped.ACCESS,
             AccessRefused(
                 outcome.why
-                or f"{self._whom} refused a request with HTTP {outcome.status} {outcome.code}; it is not paid, and no "
+                or f"{self._whom} refused a request with {reply_words(outcome.status, outcome.code)}; it is not paid, and no "
                 f"more are sent. The answers until then are kept. Check the key, the project, the billing and the base URL of {self._account}.",
                 account=self._account,
             ),

@@ -24,6 +24,7 @@ from keld.providers.encoder import Encoder, Reader
 from keld.providers.envelope import doubt, in_doubt_line, unanswered_line
 from keld.providers.pack import Row, packed, packs
 from keld.providers.provider import Provider
+from keld.providers.word import reply_words
 from keld.realtime.ending import Ending
 from keld.realtime.journal import Journal
 from keld.realtime.options import Options, Time
@@ -236,7 +237,7 @@ class Loop:
         self._learn_quotas(request, outcome)
         self._pacer.on_success(number, self._clock.now(), self._work(lines) if self._by_goodput else 1, len(self._in_flight))
         for _ in lines:
-            self.ending.on_settled(outcome.answered, f"HTTP {outcome.status} {outcome.code}")
+            self.ending.on_settled(outcome.answered, reply_words(outcome.status, outcome.code))
 
     async def _lose(self, request: _Request, number: int, why: str) -> None:
         """Keeps a line for each row of a request that has no readable reply: it may have been paid, unless a request costs nothing here."""
@@ -249,7 +250,7 @@ class Loop:
             )
         self._pacer.on_rejected(number, self._clock.now(), None)
         log.warning("realtime.in_doubt shard=%s position=%d rows=%d why=%s", self._nonce, request.positions[0], len(ids), why)
-        self.ending.on_lost()
+        self.ending.on_lost(why)
 
     async def _keep(self, request: _Request, lines: Sequence[bytes], outcome: Outcome) -> None:
         # Together: they share one fsync.
@@ -274,7 +275,7 @@ class Loop:
         now = self._clock.now()
         self.rejections += 1
         self._pacer.on_rejected(number, now, retry_after_s)
-        self.ending.on_rejected(now)
+        self.ending.on_rejected(now, why)
         if request.tries + 1 < self._options.tries:
             self._again.append(replace(request, tries=request.tries + 1))
         log.info("realtime.rejected shard=%s why=%s retry_after=%s", self._nonce, why, retry_after_s)

@@ -48,6 +48,7 @@ class RealtimeRun:
     undone: NDArray[np.int64]  # the positions without a line, ascending: not paid
     stopped: Stopped
     problem: KeldError | None  # what a person has to correct
+    unanswered: str | None  # why the latest request got no answer, if none was answered since
     retry_after_s: float | None  # if there is no capacity and the provider names a wait
     seconds: float
     rows_per_s: float  # rows that got a line
@@ -144,6 +145,7 @@ def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64], in
         undone=undone,
         stopped=stopped,
         problem=ending.problem,
+        unanswered=ending.unanswered,
         retry_after_s=ending.retry_after_s,
         seconds=seconds,
         rows_per_s=loop.lines / seconds if seconds else 0.0,

@@ -87,8 +87,9 @@ def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: da
         context.environment.at_once[provider.host, shard.model] = ended.settled_at
     done = ended.answered + ended.refused
     not_before = None if ended.retry_after_s is None else context.now() + min(timedelta(seconds=ended.retry_after_s), RETRY_MOST)
-    if (done, not_before) != (shard.done, shard.not_before):
-        context.ledger.progress.note(context.lease, shard, done, context.now(), not_before)
+    error = None if ended.unanswered is None else ShardError(code=ShardFault.NOT_ANSWERED, message=ended.unanswered)
+    if (done, not_before, error) != (shard.done, shard.not_before, shard.error):
+        context.ledger.progress.note(context.lease, shard, done, context.now(), not_before, error)
     if elsewhere and ended.stopped in (Stopped.ACCESS, Stopped.NO_CAPACITY, Stopped.SAME_FAULT):
         context.blocked.add(shard.provider)
         return _ended(
@@ -142,7 +143,7 @@ def _options(context: RunContext, provider: Provider, question: Question, shard:
 def _after(context: RunContext, shard: Shard, ended: RealtimeRun) -> Shard:
     match ended.stopped:
         case Stopped.DONE:
-            return _ended(context, shard, "completed", _doubt(ended.in_doubt))
+            return _ended(context, shard, "completed", _doubt(ended.in_doubt, ended.unanswered))
         case Stopped.BY_CALLER:
             if context.is_stale():
                 raise LeaseLost(f"Shard {shard.id}: this worker was paused for too long, and stopped asking.")
@@ -155,7 +156,7 @@ def _after(context: RunContext, shard: Shard, ended: RealtimeRun) -> Shard:
             raise ended.problem
         case Stopped.NO_CAPACITY:
             raise ProviderUnreachable(
-                f"{shard.provider} at {shard.host} rejects requests of the {shard.lane} lane (rate limits or overload). "
+                f"{shard.provider} at {shard.host} takes no requests of the {shard.lane} lane at present: {ended.unanswered or 'its rate limits allow none'}. "
                 f"{len(ended.undone):,} rows are not asked yet, and not paid; they are tried again.",
                 account=shard.provider,
             )
@@ -186,8 +187,13 @@ def _ended(context: RunContext, shard: Shard, how: str, error: ShardError | None
     return context.record(shard, Event.ENDED, ended=how, ended_at=context.now(), error=error, looks=0, not_before=None)
 
 
-def _doubt(rows: int) -> ShardError | None:
-    """The error for requests that may have been paid without an answer: their worst case stays reserved."""
+def _doubt(rows: int, latest: str | None = None) -> ShardError | None:
+    """The error for requests that may have been paid without an answer: their worst case stays reserved.
+
+    Args:
+        latest: why the latest request has none.
+    """
     if not rows:
         return None
-    return ShardError(code=ShardFault.IN_DOUBT, message=f"{rows:,} requests may have been paid, and have no answer", rows=rows)
+    why = f"; the latest: {latest}" if latest else ""
+    return ShardError(code=ShardFault.IN_DOUBT, message=f"{rows:,} requests may have been paid, and have no answer{why}", rows=rows)

@@ -24,6 +24,7 @@ from keld.ledger import Orphan, Shard, ShardError, ShardFault
 from keld.providers.base import RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
 from keld.providers.provider import Provider
+from keld.providers.word import reply_words
 from keld.request import batch_key, position_of, shard_named
 from keld.runner.context import RunContext, log
 from keld.runner.refusal import Refusal, take_effect
@@ -150,7 +151,9 @@ def _advice(context: RunContext, shard: Shard) -> str:
 
 def _quarantine(context: RunContext, shard: Shard, why: str) -> Shard:
     refusal = Refusal.kept_by(shard)
-    what = "the reply to its create was lost" if refusal is None else f"its create was refused (HTTP {refusal.status} {refusal.code})"
+    what = (
+        "the reply to its create was lost" if refusal is None else f"its create was refused ({reply_words(refusal.status, refusal.code)})"
+    )
     why = f"{what}, and {why}"
     return context.give_up(shard, Event.LOST_TRACK, Outcome.QUARANTINED, why, error=ShardError(code=ShardFault.CREATE_UNACCOUNTED_FOR))
 
@@ -231,7 +234,7 @@ def _not_found(context: RunContext, provider: Provider, shard: Shard) -> Shard:
         )
     if refusal is not None:
         return take_effect(context, shard, refusal)
-    return context.record(shard, Event.ABSENT, input_ref=None, not_before=None)
+    return context.record(shard, Event.ABSENT, input_ref=None, not_before=None, error=None)
 
 
 def orphan_of(shard: Shard, batch_id: str, now: datetime) -> Orphan:

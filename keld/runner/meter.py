@@ -14,12 +14,12 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from keld.ledger import JobRun, Shard
+from keld.ledger.stretch import SEEN_EVERY
 from keld.price import Lane
 from keld.runner.context import RunContext
 from keld.runner.option import gpu_time
 from keld.runner.round import due_of
 
-_SEEN_EVERY_S = 10.0
 DRAIN = timedelta(seconds=60)  # before the end of the reservation no row begins; what is in flight then is cut off at the end
 
 
@@ -61,7 +61,7 @@ class Meter:
     _set_back: timedelta = timedelta(0)
 
     def now(self) -> datetime:
-        """What the clock would say if nobody had set it back since the run began: else the run would last longer than what is reserved for it."""
+        """What the clock would say if nobody had set it back since the run, and the one before it, began: else the run would last longer than is reserved."""
         at = self.context.now()
         self._set_back += max(timedelta(0), (self._latest or self.began_at) - at)
         self._latest = at
@@ -73,7 +73,7 @@ class Meter:
 
     def is_used_up(self) -> bool:
         """True if no more rows may begin; notes from time to time that the run is under way."""
-        if time.monotonic() - self._seen_at > _SEEN_EVERY_S:
+        if time.monotonic() - self._seen_at > SEEN_EVERY.total_seconds():
             self._seen_at = time.monotonic()
             self.context.ledger.stretches.see(self.stretch, self.now())
         return self.left <= DRAIN
@@ -86,10 +86,10 @@ def metered(context: RunContext, run: JobRun, shard: Shard) -> Iterator[Meter | 
     if hour is None:
         yield None
         return
-    ledger, now = context.ledger, context.now()
-    stretch = ledger.stretches.begin(context.lease, shard, now, hour)
+    ledger = context.ledger
+    stretch, begun = ledger.stretches.begin(context.lease, shard, context.now(), hour)
     reserved = timedelta(hours=float(shard.worst_usd / hour)) - ledger.stretches.used(shard.id)
-    meter = Meter(context, stretch, now, now + reserved)
+    meter = Meter(context, stretch, begun, begun + reserved)
     try:
         yield meter
     finally:

@@ -22,7 +22,7 @@ from keld.estimate import Estimate, counted, learned, prior
 from keld.gpu_time import PICO_USD, GpuTime
 from keld.job import AUTO, RunTerms
 from keld.ledger import Shard, nonce
-from keld.plan import Candidate, Constraints, Option, Work, evaluate, shared_texts, work_of
+from keld.plan import NO_RATE, Candidate, Constraints, Option, Work, evaluate, shared_texts, work_of
 from keld.price import Lane, Rates
 from keld.providers.provider import Provider
 from keld.request import Question
@@ -119,6 +119,7 @@ def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceilin
         account, _, model = name.partition(":")
         provider = environment.provider(account)
         estimate, fit = estimate_of(environment, ask, provider, model), provider.fit(ask.question, model)
+        priced = any(provider.rates(model, lane, now, ask.terms.prices) is not None for lane in provider.traits.lanes)
         for lane in sorted({*provider.traits.lanes, Lane.BATCH}):
             shards, obstacle, too_few = 0, without_key.get(account) or fit.not_in.get(lane), False
             if lane not in provider.traits.lanes:
@@ -135,6 +136,8 @@ def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceilin
                 obstacle = str(problem)
             seen = environment.ledger.history.turnarounds(account, provider.host, model, lane, now) if lane is Lane.BATCH else ([], [])
             known = provider.rates(model, lane, now, ask.terms.prices)
+            if known is None and obstacle is None and not priced:
+                obstacle = _unpriced(provider, model, now)
             worst = worst_rates(environment, ask, provider, model, lane)
             yield Candidate(
                 provider=account,
@@ -155,6 +158,12 @@ def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceilin
                 if known is None or known.gpu_hour_usd is None
                 else gpu_time(environment, name, known.gpu_hour_usd, None if due is None else due - now, ceiling_usd),
             )
+
+
+def _unpriced(provider: Provider, model: str, at: datetime) -> str:
+    """The obstacle of a model that has no price in any lane: most often its name is misspelled."""
+    near = provider.models_like(model, at)
+    return NO_RATE + (f" (names like it: {', '.join(near)})" if near else "")
 
 
 def gpu_time(environment: Environment, name: str, usd_an_hour: Decimal, until: timedelta | None, left_usd: Decimal | None) -> GpuTime:

@@ -16,6 +16,7 @@ from keld.errors import AccessRefused, KeldError, ProviderUnreachable
 from keld.ledger import RefusalReason, Shard, ShardError
 from keld.providers.base import QueueFull, Refused
 from keld.providers.provider import Provider
+from keld.providers.word import reply_words
 from keld.runner.context import RunContext
 from keld.runner.queue import queue_wait
 from keld.staging import disk_errors, write_file
@@ -58,7 +59,7 @@ class Refusal:
 
     def as_error(self, provider: Provider) -> KeldError | None:
         """The error to show to people at once; None for usual back-pressure, or if the rows' outcomes say it."""
-        said = f"{provider.name} at {provider.host} refused to create a batch: HTTP {self.status} {self.code}"
+        said = f"{provider.name} at {provider.host} refused to create a batch: {reply_words(self.status, self.code)}"
         look = "Before it is sent again, the list of batches is read, in case the batch was created all the same."
         if not self.own:
             return ProviderUnreachable(
@@ -98,7 +99,7 @@ def take_effect(context: RunContext, shard: Shard, refusal: Refusal) -> Shard:
     """The shard after a refusal took effect, since no batch of its create was found."""
     match refusal.refused:
         case RefusalReason.FILE:
-            why = " ".join(filter(None, (f"HTTP {refusal.status} {refusal.code}", _words(context, shard))))
+            why = " ".join(filter(None, (reply_words(refusal.status, refusal.code), _words(context, shard))))
             return context.give_up(shard, Event.REJECTED, Outcome.REJECTED, why, error=ShardError(code=refusal.code))
         case RefusalReason.QUEUE:
             wait = timedelta(seconds=refusal.wait_s) if refusal.wait_s else queue_wait(context, shard)

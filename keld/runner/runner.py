@@ -46,7 +46,7 @@ from keld.runner.observe import cancel, observe_all
 from keld.runner.orphan import Finding, Sweep, Verdict
 from keld.runner.queue import yields_until
 from keld.runner.round import due_of, early_round, next_round
-from keld.runner.submit import stage, submit, submit_again
+from keld.runner.submit import lost, stage, submit, submit_again
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunEvent, RunState, State
 
 _LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
@@ -422,9 +422,7 @@ def _act_in_batch(context: RunContext, run: JobRun, shard: Shard) -> Shard:
         case State.DEFERRED:
             return submit_again(context, run, shard)
         case State.SUBMITTING:
-            # Its worker died between the intent and the outcome; the first look is soon, since the create may have succeeded.
-            first_look = context.now() + context.settings.settle[0]
-            return context.record(shard, Event.OUTCOME_LOST, not_before=first_look, facts={"reason": "the worker died"})
+            return lost(context, shard, "the worker died")  # between the intent and the outcome
         case State.UNKNOWN:
             return find_lost(context, shard)
         case State.IN_PROGRESS:

@@ -116,14 +116,13 @@ def _create(context: RunContext, provider: Provider, shard: Shard, path: Path, i
     for _ in range(_REPLAYS):
         if isinstance(outcome, OutcomeUnknown) and (batch := replay(context, provider, shard)) is not None:
             outcome = Created(batch)
-    now = context.now()
     match outcome:
         case Created(batch):
-            became = context.record(shard, Event.CREATED, batch_id=batch.id, submitted_at=now, done=None)
+            became = context.record(shard, Event.CREATED, batch_id=batch.id, submitted_at=context.now(), done=None)
             path.unlink(missing_ok=True)  # the snapshot can make it again
             return became
         case OutcomeUnknown(reason):
-            return context.record(shard, Event.OUTCOME_LOST, not_before=now + context.settings.settle[0], facts={"reason": reason})
+            return lost(context, shard, reason)
         case Refused(sent=False, message=why):
             context.record(shard, Event.UNSENT, facts={"reason": why})
             raise ProviderUnreachable(
@@ -137,6 +136,14 @@ def _create(context: RunContext, provider: Provider, shard: Shard, path: Path, i
             return shard
         case _:
             assert_never(outcome)
+
+
+def lost(context: RunContext, shard: Shard, reason: str) -> Shard:
+    """The shard whose create may have succeeded: to be looked for soon."""
+    error = ShardError(code=ShardFault.REPLY_LOST, message=reason)
+    return context.record(
+        shard, Event.OUTCOME_LOST, not_before=context.now() + context.settings.settle[0], error=error, facts={"reason": reason}
+    )
 
 
 def _check_not_paused(context: RunContext, shard: Shard, since: tuple[float, datetime]) -> None:

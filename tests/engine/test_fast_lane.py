@@ -179,6 +179,32 @@ def test_a_fault_that_every_row_meets_stops_the_stretch_after_a_small_loss(keld:
     check_books(keld, emulator, status, table)
 
 
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [({"do": "status", "status": 502, "code": "error"}, "HTTP 502 Bad Gateway"), ({"do": "garbage"}, "an unreadable reply with HTTP 200")],
+    ids=["a bad gateway", "a page"],
+)
+def test_a_gateway_that_answers_no_row_is_named_in_the_status_of_a_few_rows_and_of_many(
+    keld: Keld, emulator: Emulator, peer: Peer, what: dict[str, object], said: str
+) -> None:
+    """It said that requests have no answer, and not why."""
+    emulator.faults({"rules": [{"at": "realtime", "times": None, **what}]})
+    few = tell(keld, emulator, triage(peer, lane="standard", name="few"), tickets())
+    assert said in str(few.batches[0].error)
+    many = keld.submit(triage(peer, lane="standard", name="many"), tickets(60))
+    while (many := keld.advance(many.id)).obstacle is None:
+        assert not many.over
+    assert said in str(many.obstacle) and said in str(many.batches[0].obstacle), many
+
+
+def test_a_lane_without_capacity_says_what_the_provider_said(keld: Keld, emulator: Emulator, peer: Peer) -> None:
+    """Any refusal for now was called `rate limits or overload`, and a connection that was refused, too."""
+    fault(emulator, "realtime", "status", status=503, code="api_error", retry_after=1, times=None)
+    status = keld.advance(keld.submit(triage(peer, lane="standard"), tickets()).id)
+    assert "HTTP 503 api_error" in str(status.problem) and "not paid" in str(status.problem), status.problem
+    assert "HTTP 503 api_error" in str(status.batches[0].obstacle)
+
+
 def test_a_row_that_is_refused_costs_the_others_nothing(keld: Keld, emulator: Emulator, peer: Peer) -> None:
     """A permanent error is not asked again."""
     fault(emulator, "realtime", "status", status=400, skip=5, times=2)

@@ -5,9 +5,9 @@ from rich.console import Console
 
 from keld import Embedding, Keld
 from keld.emulator import Emulator
-from keld.errors import SchemaError
+from keld.errors import KeldError, SchemaError
 from keld.view import plan_view
-from tests.support.ticket_job import anthropic, openai, run, tickets, triage
+from tests.support.ticket_job import PEERS, anthropic, bedrock_claude, openai, run, tickets, triage, vertex_claude
 
 MAP = {"type": "object", "properties": {"counts": {"type": "object", "additionalProperties": {"type": "integer"}}}, "required": ["counts"]}
 
@@ -34,3 +34,37 @@ def test_a_schema_that_no_model_can_take_is_refused_by_the_name_of_its_field(kel
         keld.plan(triage(anthropic, output_type=Embedding(dimensions=8)), tickets(3))
     assert emulator.bill() == []
     assert keld.find("triage") is None
+
+
+@pytest.mark.parametrize(
+    ("models", "near"),
+    [
+        ("openai:gpt5-mini", "openai:gpt-5-mini"),
+        ("azure:gpt5-mini", "azure:gpt-5-mini"),
+        ("bedrock:anthropic.claude-haiku-45", "bedrock:anthropic.claude-haiku-4-5-20251001-v1:0"),
+        ("vertex:gemini-25-flash", "vertex:gemini-2.5-flash"),
+        ("gemini:gemini-2.5-flsh", "gemini:gemini-2.5-flash"),
+        ("mistral:mistral-smal-latest", "mistral:mistral-small-latest"),
+        ("groq:gpt-oss-20", "groq:openai/gpt-oss-20b"),
+        ("opnai:gpt-5-mini", "did you mean 'openai'?"),
+        ("bedrok:anything", "did you mean 'bedrock'?"),
+    ],
+)
+def test_a_misspelled_model_or_account_is_answered_with_the_name_that_was_meant(keld: Keld, models: str, near: str) -> None:
+    """In a plan and at the submission alike; the orchestrators show the same words."""
+    for verb in (keld.plan, keld.submit):
+        with pytest.raises(KeldError) as refused:
+            verb(triage(openai, models=models), tickets(120))
+        assert near in str(refused.value) and "Nothing was sent" in str(refused.value), str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["anthropic", "bedrock", "vertex", "groq"])
+def test_a_kind_without_embeddings_names_the_kinds_that_have_them(keld: Keld, kind: str) -> None:
+    """It named a model of OpenAI, whatever clouds there are; that of Claude on Bedrock said `anthropic`."""
+    models = {**{name: [peer.models] for name, peer in PEERS.items()}, "groq": ["groq:openai/gpt-oss-20b"]}[kind]
+    models += {"bedrock": [bedrock_claude.models], "vertex": [vertex_claude.models]}.get(kind, [])
+    for model in models:
+        with pytest.raises(KeldError) as refused:
+            keld.plan(triage(openai, models=model, output_type=Embedding(dimensions=256), system=None), tickets())
+        said = str(refused.value).lower()
+        assert f"{kind} makes no embeddings" in said and "kind gemini, openai, azure or mistral" in said, said

@@ -12,12 +12,14 @@ from keld import Keld, Status
 from keld.answer import Outcome
 from keld.emulator import Emulator
 from keld.errors import InvalidJob, LeaseLost, StagingError
+from keld.ledger.object import name_objects
 from keld.objects import Bucket
 from keld.price import Lane
 from keld.providers.envelope import in_doubt_line
 from keld.realtime import answers_in, run_realtime
 from keld.realtime.journal_segments import JournalSegments
 from keld.request import custom_id
+from keld.retention import removable, remove
 from keld.stored import Segments, Store
 from tests.support.realtime_rows import NONCE, Rows
 from tests.support.ticket_job import openai, outcomes, tickets, triage
@@ -253,3 +255,18 @@ def test_gc_removes_a_job_run_that_ended_long_ago(keld: Keld, emulator: Emulator
     assert keld.ledger.objects.of(status.id) == {}
     with pytest.raises(StagingError, match="were removed by `keld gc`"):
         keld.read(status.id)
+
+
+def test_gc_keeps_what_was_recorded_after_it_was_listed(keld: Keld, emulator: Emulator) -> None:
+    """A writer that stood still for a day, with its lease, records its object between the list of `gc` and the removal."""
+    status = follow(keld, emulator, keld.submit(triage(openai, lane="standard"), tickets(3)).id)
+    files = keld.staging.run(status.id)
+    files.stopped.write_bytes(b"recorded late")
+    files.keep(files.stopped)
+    emulator.advance(timedelta(days=1, minutes=1))
+    now = emulator.now()
+    (listed,) = [one for one in removable(keld.ledger, keld.staging, now - timedelta(days=30), now) if one.leftover]
+    with files.naming() as objects, keld.ledger._db.write() as db:
+        name_objects(db, status.id, objects)
+    assert remove(keld.ledger, keld.staging, listed, now)
+    assert set(listed.leftovers) <= set(names())

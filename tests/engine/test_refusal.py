@@ -11,8 +11,10 @@ from keld.emulator import Emulator
 from keld.errors import AccessRefused
 from keld.providers.provider import connect
 from keld.state import State
+from keld.view import status_line
 from tests.engine.test_runner import events, states
 from tests.support.ticket_job import (
+    PEERS,
     Peer,
     anthropic,
     billed_usd,
@@ -187,3 +189,35 @@ def test_the_looks_for_a_lost_create_are_no_sooner_for_a_clock_that_is_set_back(
     status = finish(keld, emulator, status.id)
     assert len(creates(emulator, anthropic)) == 1
     assert status.cost_usd == billed_usd(emulator, status.created_at)
+
+
+# --- what a person sees meanwhile -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["openai", "mistral"])  # an SDK and our own calls; a list that is read and a mark that is looked up
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ({"do": "status", "status": 401}, "HTTP 401"),
+        ({"do": "redirect"}, "HTTP 307 redirect"),
+        ({"do": "garbage"}, "an unreadable reply"),
+        ({"do": "garbage", "status": 502}, "HTTP 502"),
+        ({"do": "drop_before"}, "the connection was closed without a whole reply"),
+    ],
+    ids=str,
+)
+def test_a_create_that_is_looked_for_says_what_stands_in_the_way_and_when_it_is_looked_for(
+    keld: Keld, emulator: Emulator, kind: str, what: dict[str, Any], said: str
+) -> None:
+    """The status said `unknown`, and not what Keld waits for; the error of the create itself is gone with the next look."""
+    emulator.faults({"rules": [{"at": "create", **what}]})
+    run_id = keld.submit(triage(PEERS[kind]), tickets()).id
+    keld.advance(run_id)
+    status = keld.advance(run_id)
+    (batch,) = status.batches
+    assert batch.state is State.UNKNOWN
+    assert status.problem is None, "nothing was wrong with the latest look"
+    assert status.obstacle == batch.obstacle and batch.obstacle is not None
+    assert said in batch.obstacle and batch.host in batch.obstacle and f"{batch.not_before:%H:%M:%S} UTC" in batch.obstacle
+    assert status_line(status).endswith(batch.obstacle)
+    assert finish(keld, emulator, run_id).obstacle is None

@@ -335,10 +335,10 @@ def test_a_price_by_token_of_the_job_has_precedence(open_keld: Callable[..., Kel
 
 
 @BY_TIME
-def test_the_time_of_a_worker_that_died_is_paid_until_it_was_last_seen(
+def test_the_time_of_a_worker_that_died_is_paid_until_it_could_have_been_seen_again(
     open_keld: Callable[..., Keld], slow: Callable[[float], Emulator], ledger_url: str
 ) -> None:
-    """Nobody else saw it end."""
+    """Nobody saw it end: it may have kept the host busy until its next note was due."""
     emulator = slow(1)
     keld = hourly(open_keld, emulator)
     run_id = keld.submit(unpriced(), tickets(10)).id
@@ -346,12 +346,33 @@ def test_the_time_of_a_worker_that_died_is_paid_until_it_was_last_seen(
     assert shard.answered == 0
     lease = keld.ledger.leases.claim(run_id, "dead", emulator.now())
     assert lease is not None
-    stretch = keld.ledger.stretches.begin(lease, shard, emulator.now(), HOUR)
+    stretch, _ = keld.ledger.stretches.begin(lease, shard, emulator.now(), HOUR)
     emulator.advance(100)
     keld.ledger.stretches.see(stretch, emulator.now())
     emulator.advance(1_000)
     status = finish(keld, emulator, run_id)
-    assert status.cost_usd == Decimal("0.110"), "100 s of the dead worker and 10 s of the one that finished"
+    assert status.cost_usd == Decimal("0.120"), "100 s of the dead worker, 10 s that nobody saw, and 10 s of the one that finished"
+
+
+@BY_TIME
+def test_a_clock_that_was_set_back_between_two_runs_hides_no_time_of_the_host(
+    open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]
+) -> None:
+    """By the clock the second run lay in time that the first one had paid, and so it cost nothing."""
+    emulator = slow(1)
+    set_back = [timedelta(0)]
+    keld = open_keld(clock=lambda: emulator.now() - set_back[0], accounts={"mine": account(emulator, gpu_hour_usd=HOUR)})
+    run_id = keld.submit(unpriced(), tickets(10)).id
+    (shard,) = keld.ledger.shards(run_id)
+    lease = keld.ledger.leases.claim(run_id, "dead", keld.clock())
+    assert lease is not None
+    stretch, _ = keld.ledger.stretches.begin(lease, shard, keld.clock(), HOUR)
+    emulator.advance(100)
+    keld.ledger.stretches.end(stretch, keld.clock())
+    keld.ledger.leases.release(lease, None)
+    set_back[0] = timedelta(seconds=90)
+    status = finish(keld, emulator, run_id)
+    assert status.cost_usd == Decimal("0.110"), "100 s of the first and 10 s of the second"
 
 
 @BY_TIME
@@ -366,7 +387,7 @@ def test_jobs_side_by_side_share_the_clock_of_one_host(
         lease = keld.ledger.leases.claim(run_id, "worker", emulator.now())
         assert lease is not None
         leases.append(lease)
-        stretches.append(keld.ledger.stretches.begin(lease, keld.ledger.shards(run_id)[0], emulator.now(), HOUR))
+        stretches.append(keld.ledger.stretches.begin(lease, keld.ledger.shards(run_id)[0], emulator.now(), HOUR)[0])
         emulator.advance(10)
     for stretch in stretches:
         keld.ledger.stretches.see(stretches[1], emulator.now())

@@ -15,7 +15,7 @@ from keld.errors import AccessRefused, InvalidJob
 from keld.http import Patience
 from keld.price import Lane
 from keld.providers.account import completed
-from keld.providers.auth import Renewed, Token
+from keld.providers.auth import Clocks, Renewed, Token
 from keld.providers.base import Denied, NotNow, SendOutcome, Settled
 from keld.providers.fault import Fault, Sent
 from keld.providers.kinds import preset_of
@@ -123,6 +123,15 @@ class Issuer:
         return Token(f"t{self.calls - 1}", time.time() + self.life_s)
 
 
+class Moved:
+    """The clocks of a machine on which time has passed: by the wall clock, and by the one that stands still while the machine is suspended."""
+
+    by_s = (0.0, 0.0)
+
+    def __call__(self) -> Clocks:
+        return Clocks(time.time() + self.by_s[0], time.monotonic() + self.by_s[1])
+
+
 def token_of(auth: Auth) -> str:
     if auth.due():
         auth.renew()
@@ -135,6 +144,16 @@ def test_a_token_is_kept_until_shortly_before_it_expires() -> None:
     assert [token_of(auth) for _ in range(3)] == ["Bearer t0"] * 3
     assert auth.headers(OUTGOING)["x-project"] == "p"
     assert issuer.calls == 1
+
+
+@pytest.mark.parametrize("by_s", [(-86_400.0, 3_500.0), (3_500.0, 0.0)], ids=["the clock was set back", "the machine was suspended"])
+def test_a_token_is_renewed_when_either_clock_says_that_it_expires(by_s: tuple[float, float]) -> None:
+    """By the wall clock alone, one that was set back a day sent a dead token for a day."""
+    moved = Moved()
+    auth = Renewed(Issuer(3_600), "a token", clocks=moved)
+    assert [token_of(auth) for _ in range(2)] == ["Bearer t0"] * 2
+    moved.by_s = by_s
+    assert token_of(auth) == "Bearer t1"
 
 
 def test_a_token_that_expires_soon_is_renewed_by_one_of_all_threads() -> None:
@@ -157,9 +176,10 @@ def test_a_failed_renewal_leaves_the_old_token_while_it_is_good() -> None:
     with pytest.raises(Fault, match="a token could not be had: the connection was refused") as failed:
         token_of(auth)
     assert failed.value.sent is Sent.NO
-    kept = Renewed(Issuer(3_600, broken=(1,)), "a token")
+    moved = Moved()
+    kept = Renewed(Issuer(3_600, broken=(1,)), "a token", clocks=moved)
     assert token_of(kept) == "Bearer t0"
-    kept._next = 0.0  # what five minutes before the end would do
+    moved.by_s = (3_400.0, 3_400.0)
     assert token_of(kept) == "Bearer t0"
     assert not kept.due(), "it is not tried again for each request"
 
@@ -174,9 +194,10 @@ def test_a_renewal_that_hangs_holds_up_only_one_request_while_the_old_token_is_g
             slow.wait()
         return issuer()
 
-    auth = Renewed(fetch, "a token", limit_s=600)
+    moved = Moved()
+    auth = Renewed(fetch, "a token", limit_s=600, clocks=moved)
     assert token_of(auth) == "Bearer t0"
-    auth._next = 0.0  # what five minutes before the end would do
+    moved.by_s = (3_400.0, 3_400.0)  # less than five minutes before its end
     one = threading.Thread(target=auth.renew, daemon=True)
     one.start()
     assert renewing.wait(30)

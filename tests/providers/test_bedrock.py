@@ -230,8 +230,7 @@ def test_without_credentials_nothing_is_sent_and_the_error_says_what_to_set(
 
 def test_credentials_that_do_not_come_in_time_are_a_fault_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine's metadata service may hang; nothing was sent."""
-    signed = Signed("us-east-1")
-    monkeypatch.setattr("keld.providers.transports.bedrock_auth._LIMIT_S", 0.05)
+    signed = Signed("us-east-1", limit_s=0.05)
     monkeypatch.setattr(signed._session, "get_credentials", lambda: __import__("threading").Event().wait(5))
     with pytest.raises(Fault, match="nothing came within"):
         signed.renew()

@@ -81,3 +81,16 @@ def test_the_loggers_that_write_bodies_stay_silent_even_if_an_application_turns_
     finally:
         library.setLevel(logging.WARNING)
     assert [record.name for record in records] == ["botocore.credentials"]
+
+
+def test_a_url_that_may_hold_a_secret_is_not_written_and_others_are(records: list[logging.LogRecord]) -> None:
+    """A resumable upload is open to everyone who has its address, and a proxy of one's own may want a password in it."""
+    hide_secrets()
+    for url in (
+        "http://h/v1/x?key=AIza",
+        "http://me:secret@h/v1/x",
+        "http://h/up?upload_id=ABPn",
+        "http://h/v1/models/claude@2025:rawPredict",
+    ):
+        logging.getLogger("httpx2").info('HTTP Request: %s %s "%s"', "POST", url, "HTTP/1.1 200 OK")
+    assert [record.getMessage().split()[3] for record in records] == ["http://h/v1/models/claude@2025:rawPredict"]

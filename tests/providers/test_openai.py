@@ -5,16 +5,22 @@ The traps are those of docs/notes/providers.md.
 
 import json
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import openai as openai_sdk
 import pytest
 
-from keld import Embedding
+from keld import Account, Embedding
 from keld.answer import Outcome
 from keld.errors import ProviderUnreachable
+from keld.http import Patience
 from keld.providers.base import BatchState, Submission
+from keld.providers.part import Connection, Outgoing
+from keld.providers.provider import connect
+from keld.providers.transports.openai_files import auth
 from keld.schema import output_schema
 from tests.providers.conftest import Wire
 from tests.support.ticket_job import Label, Peer, fault, openai
@@ -255,3 +261,47 @@ def test_a_batch_of_embeddings_comes_back_as_vectors(wire: Wire) -> None:
 def test_an_enum_of_the_label_is_kept_in_the_schema(wire: Wire) -> None:
     (body,) = bodies(wire.file(["hello"], output=output_schema(Label).to_json()))
     assert body["response_format"]["json_schema"]["schema"]["properties"]["category"]["enum"] == ["billing", "bug", "account", "other"]
+
+
+@pytest.mark.parametrize(
+    ("base_url", "named"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("https://eu.api.openai.com/v1", True),
+        ("https://llm.example/v1", False),
+        ("https://openai.com.example/v1", False),
+        ("https://notopenai.com/v1", False),
+    ],
+)
+def test_the_organisation_is_named_to_nobody_but_openai(base_url: str, named: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK sends what `OPENAI_ORG_ID` and `OPENAI_PROJECT_ID` hold to any host."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-canary")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-canary")
+    connection = Connection(account=Account(kind="openai"), base_url=base_url, key=lambda: "sk-1", patience=Patience())
+    sent = auth(connection).headers(Outgoing(method="POST", url=base_url, headers={}))
+    assert (
+        {"OpenAI-Organization": "org-canary", "OpenAI-Project": "proj-canary"}.items() <= sent.items()
+        if named
+        else "canary" not in str(sent)
+    )
+
+
+def test_a_batch_at_another_host_names_no_organisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[dict[str, str]] = []
+
+    class Host(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append({name.lower(): value for name, value in self.headers.items()})
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"object": "list", "data": [], "has_more": false}')
+
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-canary")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    with HTTPServer(("127.0.0.1", 0), Host) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        provider = connect("openai", Account(kind="openai", base_url=f"http://127.0.0.1:{server.server_port}/v1"))
+        assert provider.newest() is None
+        provider.close()
+        server.shutdown()
+    assert heard and all(headers["authorization"] == "Bearer sk-1" and "canary" not in str(headers) for headers in heard)

@@ -16,7 +16,7 @@ from keld.answer import Outcome, Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob
 from keld.price import Lane
-from keld.providers.base import Fit
+from keld.providers.base import NO_EMBEDDINGS, Fit
 from keld.providers.dialects.anthropic_schema import obstacle, schema_format
 from keld.providers.fault import code_of, scrubbed
 from keld.providers.template import Hole, Template, template
@@ -112,6 +112,7 @@ class AnthropicMessages:
         ("model", "messages", "input", "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "stream", "service_tier")
     )
     cache_fields = frozenset({"cache_control"})
+    whose = "anthropic"  # models, for people
 
     def path(self, model: str) -> str:
         return PATH
@@ -121,12 +122,13 @@ class AnthropicMessages:
         return {"model": model}
 
     def fit(self, question: Question, model: str) -> Fit:
-        return Fit(obstacle=obstacle(OutputSchema.from_json(question.output), model))
+        output = OutputSchema.from_json(question.output)
+        return Fit(obstacle=NO_EMBEDDINGS.format(whose=self.whose) if output.kind == "embedding" else obstacle(output, model))
 
     def template(self, question: Question, model: str, cache: Ttl | None) -> MessagesTemplate:
         output = OutputSchema.from_json(question.output)
         if output.kind == "embedding":
-            raise InvalidJob("anthropic makes no embeddings. Name an embedding model, e.g. models=['openai:text-embedding-3-small'].")
+            raise InvalidJob(f"{NO_EMBEDDINGS.format(whose=self.whose)}. Nothing was sent.")
         hole = Hole.new()
         bare: dict[str, Any] = self.head(model) | {"max_tokens": question.max_output_tokens} | schema_format(output) | question.params
         shared: list[dict[str, Any]] = [{"type": "text", "text": question.system}] if question.system is not None else []

@@ -48,8 +48,6 @@ def schema_format(output: OutputSchema) -> dict[str, Any]:
 
 def obstacle(output: OutputSchema, model: str) -> str | None:
     """Why a model cannot give this output, for people; None if it can."""
-    if output.kind == "embedding":
-        return "anthropic makes no embeddings; name an embedding model, e.g. models=['openai:text-embedding-3-small']"
     if output.kind == "object" and _WITHOUT.search(model):  # clouds put their own words before the name
         return f"{model} has no structured output; use a model from 4.5 on, or output_type=str"
     try:

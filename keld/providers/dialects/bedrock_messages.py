@@ -29,6 +29,7 @@ def is_invoked(model: str) -> bool:
 class BedrockMessages(AnthropicMessages):
     """`Dialect` of Claude by InvokeModel."""
 
+    whose = "bedrock"
     own_params = AnthropicMessages.own_params | {"anthropic_version"}
 
     def path(self, model: str) -> str:

@@ -17,11 +17,12 @@ from keld.answer import Outcome, Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob
 from keld.price import Lane
-from keld.providers.base import Fit
+from keld.providers.base import NO_EMBEDDINGS, Fit
 from keld.providers.dialects import converse_schema
 from keld.providers.fault import code_of, scrubbed
 from keld.providers.line import RETRYABLE_STATUS
 from keld.providers.template import Hole, Template, template
+from keld.providers.word import reply_words
 from keld.request import Question, one_line
 from keld.schema import OutputSchema
 from keld.vocabulary import Count
@@ -132,7 +133,7 @@ class Converse:
     def template(self, question: Question, model: str, cache: Ttl | None) -> ConverseTemplate:
         output = OutputSchema.from_json(question.output)
         if output.kind == "embedding":
-            raise InvalidJob("Converse makes no embeddings. Name an embedding model, e.g. models=['openai:text-embedding-3-small'].")
+            raise InvalidJob(f"{NO_EMBEDDINGS.format(whose='bedrock')}. Nothing was sent.")
         hole = Hole.new()
         bare = (
             _inference(question) | converse_schema.schema_format(output) | {k: v for k, v in question.params.items() if k not in _INFERENCE}
@@ -225,5 +226,5 @@ def _errored(custom_id: str, status: int, body: Body) -> Reply:
     retryable = status in RETRYABLE_STATUS or status >= 500
     code = code_of(inner.get("code")) if inner.get("code") else "error"
     return Reply(
-        custom_id=custom_id, outcome=Outcome.ERRORED, error=f"HTTP {status or '?'} {code}: {scrubbed(str(said))}", retryable=retryable
+        custom_id=custom_id, outcome=Outcome.ERRORED, error=f"{reply_words(status, code)}: {scrubbed(str(said))}", retryable=retryable
     )

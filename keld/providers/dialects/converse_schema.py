@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from keld.errors import SchemaError
-from keld.providers.base import Fit
+from keld.providers.base import NO_EMBEDDINGS, Fit
 from keld.providers.dialects.anthropic_schema import STRUCTURED
 from keld.schema import OutputSchema
 
@@ -40,7 +40,7 @@ def schema_format(output: OutputSchema) -> dict[str, Any]:
 def fit(output: OutputSchema, model: str) -> Fit:
     """Whether a model can give this output at all, and a note if that is not documented."""
     if output.kind == "embedding":
-        return Fit(obstacle="Converse makes no embeddings; name an embedding model, e.g. models=['openai:text-embedding-3-small']")
+        return Fit(obstacle=NO_EMBEDDINGS.format(whose="bedrock"))
     if output.kind == "object" and _WITHOUT.search(model):
         return Fit(
             obstacle=f"{model} has no structured output on Bedrock; use a model that has, e.g. Claude or gpt-oss, or output_type=str"

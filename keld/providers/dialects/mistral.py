@@ -31,6 +31,7 @@ from keld.providers.dialects.openai_family import MessageTemplate, message_templ
 from keld.providers.fault import code_of, scrubbed
 from keld.providers.line import RETRYABLE_STATUS
 from keld.providers.template import Hole
+from keld.providers.word import reply_words
 from keld.request import Question, one_line
 from keld.schema import OutputSchema, Subset, inlined
 from keld.vocabulary import Count
@@ -77,7 +78,7 @@ def judge(custom_id: str, status: int, body: Body) -> Reply:
         # The journal of a fast lane has the error in the common shape (`fault.common_error`).
         common = msgspec.to_builtins(body.error)
         error = (common if isinstance(common, dict) else error_in(flat, {})) or {"message": common or "no reason given"}
-        said = f"HTTP {status or '?'} {code_of(error.get('code') or error.get('type'))}: {scrubbed(str(error.get('message') or ''))}"
+        said = f"{reply_words(status, code_of(error.get('code') or error.get('type')))}: {scrubbed(str(error.get('message') or ''))}"
         retryable = status in RETRYABLE_STATUS or status >= 500
         return Reply(custom_id=custom_id, outcome=Outcome.ERRORED, error=said, retryable=retryable)
     reply = openai_answer.judge(custom_id, status, body)

@@ -12,6 +12,7 @@ import msgspec
 from keld.answer import Outcome, Reply
 from keld.providers.fault import scrubbed
 from keld.providers.line import RETRYABLE_STATUS
+from keld.providers.word import reply_words
 
 
 class _Error(msgspec.Struct, gc=False):
@@ -127,5 +128,5 @@ def _judged(text: str | None, refusal: str | None, finish: str | None) -> tuple[
 
 def _said(status: int, error: _Error | str | None) -> str:
     if isinstance(error, _Error):
-        return f"HTTP {status or '?'} {error.code or error.type or ''}: {scrubbed(error.message or '')}"
-    return f"HTTP {status or '?'}: {scrubbed(error or 'no reason given')}"
+        return f"{reply_words(status, error.code or error.type)}: {scrubbed(error.message or '')}"
+    return f"{reply_words(status)}: {scrubbed(error or 'no reason given')}"

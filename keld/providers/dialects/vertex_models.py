@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from keld.cache import Caching
 from keld.price import Lane
-from keld.providers.base import Fit
+from keld.providers.base import NO_EMBEDDINGS, Fit
 from keld.providers.dialects.anthropic_messages import AnthropicMessages
 from keld.providers.dialects.gemini_generate import GeminiGenerate
 from keld.request import Question
@@ -42,9 +42,7 @@ class VertexGenerate(GeminiGenerate):
 
     def fit(self, question: Question, model: str) -> Fit:
         if question.output["kind"] == "embedding":
-            return Fit(
-                obstacle="Keld asks no embeddings at Vertex; name a model of kind gemini, e.g. models=['gemini:gemini-embedding-001']"
-            )
+            return Fit(obstacle=NO_EMBEDDINGS.format(whose="vertex"))
         return super().fit(question, model)
 
     def in_lane(self, body: bytes, lane: Lane) -> bytes:
@@ -60,6 +58,7 @@ class VertexGenerate(GeminiGenerate):
 class VertexMessages(AnthropicMessages):
     """`Dialect` of Claude at Vertex."""
 
+    whose = "vertex"
     own_params = AnthropicMessages.own_params | {"anthropic_version"}
 
     def path(self, model: str) -> str:

@@ -42,7 +42,8 @@ def _serves(names: Collection[str], model: str) -> bool:
 
 PRESET = Preset(
     kind="anthropic",
-    base_url="https://api.anthropic.com",
+    # The paths have the version already, and other hosts' base URLs end with it.
+    base_url=lambda account: (account.base_url or "https://api.anthropic.com").rstrip("/").removesuffix("/v1"),
     base_url_env="ANTHROPIC_BASE_URL",
     api_key_env="ANTHROPIC_API_KEY",
     dialect=lambda question, model: _MESSAGES,

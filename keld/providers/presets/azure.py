@@ -7,6 +7,7 @@ learn.microsoft.com/azure/foundry/openai/how-to/batch and .../reference, read in
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from urllib.parse import urlsplit
 
@@ -48,9 +49,10 @@ def _base_url(account: Account) -> str:
             "An account of kind azure needs base_url=, the endpoint of its resource (or AZURE_OPENAI_ENDPOINT). Nothing was sent. "
             "Give e.g. AzureAccount(base_url='https://my-resource.openai.azure.com')."
         )
-    url = account.base_url.rstrip("/")
-    path = urlsplit(url).path
-    return url if path.endswith("/openai/v1") else f"{url}/v1" if path.endswith("/openai") else f"{url}/openai/v1"
+    parts = urlsplit(account.base_url)
+    # A gateway may have a path before `/openai`; what comes behind it is a deployment or a version, and a project has the calls of its resource.
+    before = re.split(r"/openai(?:/|$)|/api/projects/", parts.path, maxsplit=1)[0].rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{before}/openai/v1"
 
 
 def _batches(connection: Connection) -> Batches:

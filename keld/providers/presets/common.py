@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from keld.errors import InvalidJob
+from keld.providers.base import NO_EMBEDDINGS
 from keld.providers.dialects.openai_chat import OpenAIChat
 from keld.providers.fault import Codes, Meaning
 from keld.providers.part import Dialect
@@ -25,7 +26,7 @@ def chat_only(host: str, chat: Dialect) -> Callable[[Question, str], Dialect]:
 
     def dialect(question: Question, model: str) -> Dialect:
         if question.output["kind"] == "embedding":
-            raise InvalidJob(f"{host} has no embeddings. Nothing was sent. Ask a model of another provider for them.")
+            raise InvalidJob(f"{NO_EMBEDDINGS.format(whose=host)}. Nothing was sent.")
         return chat
 
     return dialect

@@ -7,13 +7,15 @@ call to Bedrock.
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from keld.errors import AccessRefused, InvalidJob
-from keld.providers.fault import CLOCK_SKEW, Fault, Sent
+from keld.providers.account import check_unquoted
+from keld.providers.auth import Kept
+from keld.providers.fault import CLOCK_SKEW
 from keld.providers.part import Auth, Connection, Fixed, Outgoing
 
 if TYPE_CHECKING:
@@ -21,43 +23,46 @@ if TYPE_CHECKING:
 
 API_KEY = "AWS_BEARER_TOKEN_BEDROCK"
 _SERVICE = "bedrock"
-_LIMIT_S = 30.0  # for the credentials: a machine's metadata service may not answer at all
-# botocore renews credentials that expire within 15 minutes whenever it is asked for them, so it is asked every five.
-_EVERY_S = 300.0
+# botocore renews credentials that expire within 15 minutes whenever it is asked for them.  So they are good for ten when it has given them, and it is
+# asked after five.
+_GOOD_S = 600.0
 
 
 def auth(connection: Connection) -> Auth:
-    """The account's API key if it has one, else signatures with the credentials that botocore finds."""
-    key = connection.key() or os.environ.get(API_KEY, "").strip()
+    """Signatures with the account's own credentials if it has some; else its API key, else signatures with the credentials that botocore finds."""
+    given = connection.account.credentials
+    key = "" if given is not None else connection.key() or os.environ.get(API_KEY, "").strip()
     if key:
+        check_unquoted(key, "Bedrock")
         return Fixed({"authorization": f"Bearer {key}"})
-    return Signed(getattr(connection.account, "region", ""))
+    return Signed(getattr(connection.account, "region", ""), given)
 
 
 class Signed:
-    """`Auth` that signs each request (Signature Version 4)."""
+    """`Auth` that signs each request (Signature Version 4).
 
-    def __init__(self, region: str) -> None:
+    Args:
+        given: returns the credentials; None: botocore finds them.
+    """
+
+    def __init__(self, region: str, given: Callable[[], Any] | None = None, limit_s: float = 30.0) -> None:
         try:
             from botocore.session import Session
         except ImportError as missing:
             raise InvalidJob("Bedrock needs botocore, which is not installed. Nothing was sent. pip install 'keld[bedrock]'") from missing
-        self._region, self._session, self._lock = region, Session(), threading.Lock()
-        self._credentials: ReadOnlyCredentials | None = None
-        self._next = 0.0  # of `time.monotonic()`
+        self._region, self._find = region, cache(given or Session().get_credentials)
+        self._kept = Kept(self._found, "the credentials of AWS", limit_s)
 
     def headers(self, outgoing: Outgoing) -> Mapping[str, str]:
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
 
-        if self._credentials is None:
-            raise Fault(sent=Sent.NO, cause="there are no credentials of AWS")
         # Only headers that no proxy changes.
         signed = {
             name: value for name, value in outgoing.headers.items() if name.lower() == "content-type" or name.lower().startswith("x-amz")
         }
         request = AWSRequest(method=outgoing.method, url=outgoing.url, headers=signed, data=outgoing.body)
-        SigV4Auth(self._credentials, _SERVICE, self._region).add_auth(request)
+        SigV4Auth(self._kept.get(), _SERVICE, self._region).add_auth(request)
         return {name: value for name, value in request.headers.items() if name not in signed}
 
     def keys(self) -> dict[str, str]:
@@ -68,14 +73,12 @@ class Signed:
         """
         if self.due():
             self.renew()
-        found = self._credentials
-        if found is None:
-            return {}
+        found = self._kept.get()
         token = {"session_token": found.token} if found.token else {}
         return {"access_key_id": found.access_key, "secret_access_key": found.secret_key} | token
 
     def due(self) -> bool:
-        return time.monotonic() >= self._next
+        return self._kept.due()
 
     def renew(self) -> None:
         """Asks botocore for the credentials.
@@ -84,45 +87,17 @@ class Signed:
             AccessRefused: it finds none.
             Fault: they did not come in time.
         """
-        if not self._lock.acquire(timeout=_LIMIT_S):
-            raise Fault(sent=Sent.NO, cause=f"the credentials of AWS did not come within {_LIMIT_S:,.0f} s")
-        try:
-            if self.due():
-                self._renew()
-        finally:
-            self._lock.release()
+        self._kept.renew()
 
-    def _renew(self) -> None:
-        got = _Found(self._session)
-        got.join(_LIMIT_S)
-        if got.credentials is None and self._credentials is None:
-            if got.is_alive() or got.error is not None:
-                why = type(got.error).__name__ if got.error is not None else f"nothing came within {_LIMIT_S:,.0f} s"
-                raise Fault(sent=Sent.NO, cause=f"the credentials of AWS could not be had: {why}")
+    def _found(self) -> tuple[ReadOnlyCredentials, float]:
+        """The credentials, and when to ask for them again for good: until then old ones are used if a renewal fails."""
+        found = self._find()
+        if found is None:
             raise AccessRefused(
                 f"No credentials of AWS were found for Bedrock in {self._region}. Nothing was sent. Set AWS_PROFILE, AWS_ACCESS_KEY_ID and "
                 f"AWS_SECRET_ACCESS_KEY, or {API_KEY}, or run where a role is attached."
             )
-        self._credentials = got.credentials or self._credentials  # after a failed renewal the old ones may still be good
-        self._next = time.monotonic() + _EVERY_S
-
-
-class _Found(threading.Thread):
-    """The search for credentials, in a thread that ends with the process if it hangs."""
-
-    def __init__(self, session: Any) -> None:
-        super().__init__(name="keld-aws-credentials", daemon=True)
-        self.credentials: ReadOnlyCredentials | None = None
-        self.error: Exception | None = None
-        self._session = session
-        self.start()
-
-    def run(self) -> None:
-        try:
-            found = self._session.get_credentials()
-            self.credentials = None if found is None else found.get_frozen_credentials()
-        except Exception as error:  # noqa: BLE001  its type is told by the thread that waits
-            self.error = error
+        return found.get_frozen_credentials(), time.time() + _GOOD_S
 
 
 def error_in(body: dict[str, Any], headers: Mapping[str, str]) -> Any:

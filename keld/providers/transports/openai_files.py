@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx2
 import msgspec
@@ -36,8 +36,16 @@ _KEY = "keld_key"
 
 
 def auth(connection: Connection) -> Auth:
-    """The headers that the SDK sends, with the key, the organisation and the project."""
-    return Fixed(headers_of(sdk.OpenAI(api_key=connection.key(), base_url=connection.base_url, http_client=unconnected())))
+    """The headers that the SDK sends, with the key, and at OpenAI itself the organisation and the project."""
+    return Fixed(headers_of(_client(connection, connection.key(), unconnected())))
+
+
+def _client(connection: Connection, key: str, client: httpx2.Client) -> sdk.OpenAI:
+    made = sdk.OpenAI(api_key=key, base_url=connection.base_url, http_client=client, max_retries=0)
+    if not f".{urlsplit(connection.base_url).hostname}".endswith(".openai.com"):
+        # The SDK takes both from the environment, whatever the host; another company has no business with them.
+        made.organization = made.project = None
+    return made
 
 
 class OpenAIFiles:
@@ -53,7 +61,7 @@ class OpenAIFiles:
     ) -> None:
         def connect(client: httpx2.Client) -> sdk.OpenAI:
             key = connection.key() if auth is None else "replaced by auth"
-            return sdk.OpenAI(api_key=key, base_url=connection.base_url, http_client=client, max_retries=0)
+            return _client(connection, key, client)
 
         asked_by = None if auth is None else lambda: auth(connection)
         self._calls = Calls(connect, (sdk.OpenAIError,), connection.patience, asked_by)

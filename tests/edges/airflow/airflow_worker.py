@@ -88,6 +88,7 @@ class Worker:
     """Runs tasks as Airflow's worker does, each visit in a Dag run of the test's choice."""
 
     states: dict[str, str] = field(default_factory=dict)  # of task instances, as Airflow's database has them
+    gave: dict[str, Any] = field(default_factory=dict)  # what other tasks returned, by their ids
 
     def run(
         self, task: Any, *, event: dict[str, Any] | None = None, method: str = "resume", failed: str | None = None, **run: Any
@@ -161,6 +162,8 @@ class Worker:
             if "/xcoms/" in path and request.method == "POST":
                 seen.xcoms[path.rpartition("/")[2]] = json.loads(body) if body else None
                 return Response(201, json={"message": "ok"})
+            if "/xcoms/" in path and (task_id := path.split("/")[-2]) in self.gave:
+                return Response(200, json={"key": "return_value", "value": self.gave[task_id]})
             if "/store/" in path and request.method == "PUT":
                 seen.shown[path.rpartition("/")[2]] = json.loads(body)["value"]
                 return Response(204)

@@ -102,7 +102,7 @@ def test_a_connection_may_be_written_in_airflows_ways(
         ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"more_account": "b"}}', "Is more_accounts meant"),
         ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"account": "a:b"}}', "account='a:b'"),
         ('{"conn_type": "keld", "password": "sk-CANARY", "port": 8443}', "a port or a schema, and no host"),
-        ('{"conn_type": "openai", "password": "sk-CANARY"}', "is of type openai"),
+        ('{"conn_type": "http", "password": "sk-CANARY"}', "is of type http, which holds no account"),
         ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"more_accounts": "keld_other"}}', "are both the account 'openai'"),
         ('{"conn_type": "keld", "password": "sk-CANARY", "extra": "provider=anthropic"}', "no JSON object|cannot read what"),
         ('{"conn_type": "keld", "password": "sk-CANARY", "extra": "[]"}', "no JSON object|cannot read what"),

@@ -1,5 +1,6 @@
 """The operator, on a worker without a database: what each visit of a task does, what it buys, and what it leaves behind."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
@@ -380,6 +381,24 @@ def test_the_deadline_wakes_the_trigger_and_bounds_the_wait(worker: Worker, prov
     assert timedelta(0) < left - sent.message.trigger_timeout < timedelta(hours=1)
 
 
+def test_what_airflow_shows_of_a_task_has_its_partition(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    """While it waits and afterwards a person reads where the rows come from and go to; not `{partition}`."""
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "2026-11-19.parquet")
+    task = operator(
+        source=f"{tmp_path}/{{partition}}.parquet", sink=f"{tmp_path}/labels/{{partition}}.parquet", job=job(deadline=timedelta(hours=9))
+    )
+    sent = worker.until_sent(task, partition_key="2026-11-19")
+    assert "0 of 5 rows done in 1 batch" in sent.shown["keld"]["progress"]
+    assert sent.shown["keld"]["expected_at"] is not None and sent.shown["keld"]["escalates_at"] is not None
+    provider.advance(LATENCY_S)
+    done = worker.run(task, event=sent.event, partition_key="2026-11-19")
+    for visit in (sent, done):
+        assert (visit.rendered["partition"], visit.rendered["source"]) == ("2026-11-19", f"{tmp_path}/2026-11-19.parquet")
+        assert visit.rendered["sink"] == f"{tmp_path}/labels/2026-11-19.parquet"
+    assert re.match(r"5 of 5 rows answered for \$0\.\d{4}", done.manifest["summary"])
+    assert "progress" not in done.shown["keld"]
+
+
 def test_without_any_triggerer_the_deadline_is_kept_all_the_same(
     worker: Worker, provider: Emulator, home: Keld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -579,7 +598,7 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"source": "in/{partition}.parquet", "sink": "out.parquet"}, "overwrite the one before"),
         ({"partition": ["eu", "us"]}, r"Map over them: \.partial"),
         ({"params": {"temperature": 0}}, "Give request_params"),
-        ({"llm_conn_id": "c"}, "Is keld_conn_id meant"),
+        ({"llm_conn_id": "c"}, "Here it is keld_conn_id"),
         ({"job": None, "key": "id", "prompt": "{body}", "model": "openai:gpt-5-mini", "task_id": "2_label"}, "give another by name="),
         ({"deadline_hours": 9}, "Is deadline meant"),
         ({"source": "postgresql://u@h/db?table=t"}, "is a postgresql URL"),
