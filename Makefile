@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo airflow-demo unit test types versions crash browser pictures map schedules adversary faults matrix prices decisions lint bench lock clean
+.PHONY: demo airflow-demo unit test types versions older crash browser pictures map schedules adversary faults matrix prices decisions lint bench lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -49,6 +49,14 @@ versions: $(NAMES:%=version-%)  ## the fast tests of each orchestrator with its 
 
 version-%: .venv/versions/%/ready
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) .venv/versions/$*/bin/python -m pytest -q -n $(CORES) --dist loadgroup $(or $(TESTS),tests/edges/$(firstword $(subst -, ,$*)))
+
+.venv/older/%/ready: tests/versions/older/%.txt | .venv/ready
+	.venv/bin/uv venv --quiet --clear --python 3.11 $(@D)
+	.venv/bin/uv pip sync --quiet --require-hashes --python $(@D)/bin/python $<
+	touch $@
+
+older: .venv/older/airflow-2.10/ready .venv/older/airflow-2.11/ready  ## the Dag of docs/how-to/airflow-2.md in Airflow 2.10 and 2.11, with Keld beside; minutes
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m slow tests/edges/airflow/test_older.py
 
 browser: .venv/ready  ## a person's clicks in the UIs of a real Airflow and a real Dagster, by Chromium; minutes
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m browser

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from keld import kinds
+from keld import __version__, kinds
 
 _NAME = "Keld"
+_PAGE = "https://pypi.org/project/keld/"  # shows the README, and links to the documentation
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -19,7 +20,15 @@ def get_provider_info() -> dict[str, Any]:
         "package-name": "keld",
         "name": _NAME,
         "description": "LLM batch inference over the partitions of tables: a deadline, a ceiling price, no row lost, no row paid twice.",
-        "integrations": [{"integration-name": _NAME, "tags": ["service"]}],
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": _NAME,
+                "external-doc-url": _PAGE,
+                "how-to-guide": ["/docs/how-to/airflow.md", "/docs/how-to/backfills.md"],
+                "tags": ["service"],
+            }
+        ],
         "operators": [{"integration-name": _NAME, "python-modules": ["keld_airflow.operator"]}],
         "sensors": [{"integration-name": _NAME, "python-modules": ["keld_airflow.sensor"]}],
         "hooks": [{"integration-name": _NAME, "python-modules": ["keld_airflow.hook"]}],

@@ -32,7 +32,7 @@ from keld.cli.option import (
 )
 from keld.cli.output import console, print_csv, print_json
 from keld.cli.progress import advance as advance_to_the_end
-from keld.cli.progress import finish
+from keld.cli.progress import end, finish, step
 from keld.errors import PriceUnknown, ProviderUnreachable, UnknownJobRun
 from keld.state import RunState
 
@@ -101,6 +101,12 @@ def run(
     source: Source,
     sink: Sink,
     partition: Partition = None,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            help="Continue to the end; or only do what is due now, and exit with 4 while the provider works: for a scheduler that asks again."
+        ),
+    ] = True,
     poll_s: PollS = None,
     force: Annotated[bool, typer.Option("--force", help="Ask every row again, also those that were answered and paid for before.")] = False,
     types: Types = None,
@@ -119,9 +125,11 @@ def run(
             _say_asked_before(status)
         while status.outdated is not None:
             _say_outdated(status)
-            advance_to_the_end(keld, status, poll_s, as_json)
+            advance_to_the_end(keld, status, poll_s, as_json) if wait else step(keld, status, as_json)
             with refusals():
                 status = keld.submit(declared, source, partition=partition, sink=sink, force=force, **how)
+        if not wait:
+            end(step(keld, status, as_json), as_json)
         finish(keld, status, poll_s, as_json)
 
 

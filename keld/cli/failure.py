@@ -26,6 +26,7 @@ class Exit(IntEnum):
     ERROR = 1  # any other error
     REFUSED = 2  # refused before anything was sent; also wrong options
     SOME_FAILED = 3  # the job run is over, and some of its rows have no answer
+    WAITING = 4  # with --no-wait: the job run is not over; the same command continues
     INTERRUPTED = 130  # Ctrl-C; the same command continues
 
 

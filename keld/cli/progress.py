@@ -1,4 +1,4 @@
-"""Progress: advances a job run to its end and shows its progress; after Ctrl-C the same command continues."""
+"""Progress: advances a job run to its end, or by what is due, and shows its progress; after Ctrl-C the same command continues."""
 
 from __future__ import annotations
 
@@ -20,11 +20,33 @@ if TYPE_CHECKING:
 
 def finish(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> NoReturn:
     """Advances a job run to its end, prints how it ended, and exits with the matching status."""
+    end(advance(keld, status, poll_s, as_json), as_json)
+
+
+def end(status: Status, as_json: bool) -> NoReturn:
+    """Prints how a job run ended, and exits with the matching status."""
     from keld.view import outcome_view
 
-    status = advance(keld, status, poll_s, as_json)
     print_json(status.to_json()) if as_json else console().print(outcome_view(status))
     sys.exit(Exit.OK if status.answered == status.rows else Exit.SOME_FAILED)
+
+
+def step(keld: Keld, status: Status, as_json: bool) -> Status:
+    """The status of a job run that is over, after what is due now was done; exits if it is not over, with `WAITING` where it only waits."""
+    from keld.view import status_line
+
+    try:
+        status = keld.advance_until_waiting(status.id)
+    except KeldError as problem:
+        fail_with(problem, Exit.ERROR if keld.status(status.id).sent else Exit.REFUSED)
+    if status.over:
+        return status
+    if as_json:
+        print_json(status.to_json())
+    if status.problem is not None and status.problem_permanent:
+        fail(f"{status.problem} Run the same command again when this is corrected.", Exit.ERROR)
+    obstacle = "" if status.problem is None else f"{status.problem} "
+    fail(f"{status_line(status)}. {obstacle}Run the same command again to continue.", Exit.WAITING)
 
 
 def advance(keld: Keld, status: Status, poll_s: float | None, as_json: bool) -> Status:

@@ -197,6 +197,27 @@ def test_a_cancel_that_does_not_wait_ends_with_0(emulator: Emulator, open_emulat
     assert (cancelled.exit_code, cancelled.stdout.startswith("The cancel is recorded.")) == (Exit.OK, True)
 
 
+def test_a_run_that_does_not_wait_ends_with_4_until_the_answers_are_there(
+    emulator: Emulator, open_emulator: Callable[..., Emulator]
+) -> None:
+    """A scheduler asks again every few minutes; it buys nothing twice, and nothing is held in between."""
+    slow = open_emulator(frozen=True, latency_s=3600)
+    for _ in range(2):
+        asked = _run("labels", "--no-wait")
+        assert (asked.exit_code, asked.stdout) == (Exit.WAITING, ""), asked.output
+        assert "Run the same command again to continue." in asked.stderr
+    slow.advance(3600)
+    ended = _run("labels", "--no-wait", "--json")
+    assert (ended.exit_code, _json(ended)["answered"], len(slow.batches()), len(slow.bill())) == (Exit.OK, 2, 1, 2)
+
+
+def test_a_run_that_does_not_wait_ends_with_1_for_what_waiting_does_not_mend(emulator: Emulator) -> None:
+    emulator.faults({"rules": [{"at": "any", "do": "status", "status": 401, "times": None}]})
+    refused = _run("labels", "--no-wait")
+    assert refused.exit_code == Exit.ERROR, refused.output
+    assert "Run the same command again when this is corrected." in refused.stderr
+
+
 def test_an_interrupted_run_ends_with_130_and_says_how_to_continue(emulator: Emulator, open_emulator: Callable[..., Emulator]) -> None:
     """The batch at the provider goes on; the same command finds it."""
     open_emulator(frozen=True, latency_s=3600)

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import keld_airflow
+from tests.edges.airflow.airflow_worker import since
 
 HEAVY = (
     "pyarrow",
@@ -60,6 +61,7 @@ print([name for name in {HEAVY!r} if name in sys.modules and name not in before]
 """
 
 
+@since("3.2")
 def test_a_dag_that_is_only_read_loads_no_table_library_no_sdk_and_no_database(tmp_path: Path) -> None:
     """Measured 2026-11-30 above `airflow.sdk`: 0.05 s and 2 MB, where loading all of Keld took 0.9 s and 115 MB."""
     file = tmp_path / "dag.py"

@@ -319,7 +319,7 @@ def test_a_service_principal_of_azure_is_the_one_that_signs_in(monkeypatch: pyte
 )  # fmt: skip
 def test_what_would_be_another_account_is_refused_in_words(monkeypatch: pytest.MonkeyPatch, notation: dict[str, Any], says: str) -> None:
     """Passed over, it would be paid by somebody else, or be sent to another region."""
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     with pytest.raises(AirflowFailException) as refused:
         opened(monkeypatch, notation)

@@ -196,7 +196,7 @@ def test_a_rendered_term_that_is_not_valid_fails_the_task_for_good_and_nothing_i
     worker: Worker, provider: Emulator, given: dict[str, Any], says: str, native: bool
 ) -> None:
     """A retry would render it the same; and a ceiling that is missing must not be a job without one."""
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     ended = worker.run(
         operator(dag_of(params={"model": "gpt-5-mini", "nothing": None}, render_template_as_native_obj=native), **given), **DAY
@@ -357,7 +357,7 @@ def test_a_task_may_be_mapped_over_several_terms_together(worker: Worker, provid
 
 
 def test_an_instance_whose_terms_are_not_valid_fails_for_good(worker: Worker, provider: Emulator) -> None:
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     from keld_airflow import KeldBatchOperator
 

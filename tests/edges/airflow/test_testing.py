@@ -102,7 +102,7 @@ def test_an_instance_of_a_mapped_task_is_run_by_its_index(emulator: Emulator) ->
 
 
 def test_a_task_that_fails_says_why(emulator: Emulator) -> None:
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     from keld_airflow.testing import run_task
 

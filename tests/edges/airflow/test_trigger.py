@@ -279,6 +279,29 @@ def test_a_task_that_goes_on_keeps_its_batch(worker: Worker, provider: Emulator,
     assert cancels(provider) == 0
 
 
+@pytest.mark.parametrize(("state", "asked"), [("failed", 1), ("deferred", 0)])
+def test_an_airflow_that_only_ends_the_trigger_of_a_killed_task_gets_its_batch_cancelled_as_well(
+    worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch, state: str, asked: int
+) -> None:
+    """Before Airflow 3.3 a kill and a triggerer that is shut down look the same: the coroutine is cancelled."""
+    from keld_airflow import trigger
+
+    monkeypatch.setattr(trigger, "_CALLS_ON_KILL", False)
+    waiting = trigger.KeldTrigger(**worker.until_sent(operator(), **DAY).trigger)
+    waiting.task_instance = TI
+
+    async def end() -> None:
+        wait = asyncio.create_task(anext(waiting.run()))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        wait.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await wait
+
+    with supervised({"label": state}):
+        asyncio.run(end())
+    assert cancels(provider) == asked
+
+
 def test_a_trigger_from_before_a_clear_cancels_nothing_even_when_the_task_is_over(worker: Worker, provider: Emulator) -> None:
     """It is told late; the batch belongs to the new try by then."""
     old = worker.until_sent(operator(), **DAY).trigger
