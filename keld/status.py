@@ -17,7 +17,7 @@ from keld.answer import Outcome
 from keld.errors import KeldError, StagingError, type_named
 from keld.ledger import JobRun, RefusalReason, Shard, ShardError, ShardFault
 from keld.providers.kinds import batch_page
-from keld.providers.word import reply_words
+from keld.providers.word import access_advice, reply_words
 from keld.state import AT_PROVIDER, TERMINAL, RunState, State
 
 
@@ -397,12 +397,6 @@ def _batch(shard: Shard) -> Batch:
     )
 
 
-_ADVICE = {
-    RefusalReason.ACCESS: "Check the key, the project and the billing of the account.",
-    RefusalReason.ELSEWHERE: "Check the base URL of the account, and what stands between it and this machine.",
-}
-
-
 def _obstacle(shard: Shard) -> str | None:
     """What stands in a shard's way and what Keld does next; None: nothing."""
     whom, error = f"{shard.provider} at {shard.host}", shard.error or ShardError(code="")
@@ -413,7 +407,10 @@ def _obstacle(shard: Shard) -> str | None:
         case State.UNKNOWN:
             whose = "" if error.own else f", in a format that is not {shard.provider}'s own: a proxy's or a gateway's"
             said = f"{whom} refused to create the batch of {shard.requests:,} rows: {reply_words(error.status, error.code)}{whose}."
-            said += f" {_ADVICE[error.refused]}" if error.refused in _ADVICE else ""
+            if error.refused is RefusalReason.ACCESS:
+                said += f" {access_advice(error.code, shard.provider)}"
+            elif error.refused is RefusalReason.ELSEWHERE:
+                said += f" Check the base URL of {shard.provider}, and what stands between it and this machine."
         case State.DEFERRED if error.fault is None and error.code:
             return f"{whom} does not take the batch of {shard.requests:,} rows yet ({error.code}). It is sent again {at}."
         case State.IN_PROGRESS if error.fault is ShardFault.NOT_ANSWERED:

@@ -22,7 +22,7 @@ import msgspec
 
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.providers.base import NO_ACCESS, CreateOutcome, OutcomeUnknown, QueueFull, Quota, Refused
-from keld.providers.word import reply_words
+from keld.providers.word import access_advice, reply_words
 
 # Whatever looks like a key, a token or a signature, in the shapes of the providers and of the clouds, Nov 2026.
 _KEY = re.compile(
@@ -55,12 +55,6 @@ _ACCESS_SAID = {
     "account_deactivated": r"account (?:is not active|has been deactivated)",
     "budget_exceeded": r"budget has been exceeded|ExceededBudget|exceeded budget",
     "billing_hard_limit_reached": r"billing hard limit",
-}
-CLOCK_SKEW = "clock_skew"
-# What a person should do about a refused access, by the code of the fault, where it is not the key.
-_ADVICE = {
-    CLOCK_SKEW: "The clock of this machine differs from that of {name} by more than a signature may. Set it, e.g. by NTP.",
-    "bucket_access_denied": "Check that its bucket is there, and that the credentials of {name} may read, write and list it.",
 }
 _CAUSES = {
     "ConnectTimeout": "no connection within its time",
@@ -290,8 +284,7 @@ def error_of(fault: Fault, codes: Codes, name: str, host: str, doing: str) -> Ke
     said = f"{name} at {host} answered {doing} with {reply_words(status, fault.code)}."
     means = meaning(fault, codes)
     if means is Meaning.ACCESS:
-        advice = _ADVICE.get(fault.code, "Check the key, the project and the billing of {name}.").format(name=name)
-        return AccessRefused(f"{said} {advice}", account=name, status=status)
+        return AccessRefused(f"{said} {access_advice(fault.code, name)}", account=name, status=status)
     if means is Meaning.REDIRECT:
         said = f"{name} at {host} redirects {doing} to another address ({reply_words(status)}), where the key is not sent."
         return ProviderRefused(f"{said} Check the base URL of {name}.", account=name, status=status)

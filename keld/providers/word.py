@@ -20,3 +20,28 @@ def reply_words(status: int | str | None, code: object = "") -> str:
 
 
 _NAMED = frozenset(HTTPStatus)
+# What a person should do about a refused access, by the code of the fault, where it is not the key.
+CLOCK_SKEW, ROLE_REFUSED = "clock_skew", "role_refused"
+_ADVICE = {
+    CLOCK_SKEW: "The clock of this machine differs from that of {name} by more than a signature may. Set it, e.g. by NTP.",
+    ROLE_REFUSED: (
+        "Check role= of {name}: Bedrock must be allowed to assume it (its trust policy names bedrock.amazonaws.com), and these credentials to pass it "
+        "(iam:PassRole)."
+    ),
+    "AccessDeniedException": (
+        "Allow the credentials of {name} this call (for batches bedrock:CreateModelInvocationJob, and iam:PassRole for its role), and the account the model."
+    ),
+    "bucket_access_denied": (
+        "Check that its bucket is there, that the credentials of {name} may read, write and list it, and that this machine's clock is right."
+    ),
+    "DeploymentNotFound": (
+        "Check deployments= (batches) and fast_deployments= (the other lanes) of {name}: they have the names of deployments, and one that was just made "
+        "takes some minutes."
+    ),
+    "OperationNotSupported": "That deployment of {name} is of another type: deployments= has those for batches, fast_deployments= those for the other lanes.",
+}
+
+
+def access_advice(code: str, name: str) -> str:
+    """What a person should do about a refused access, one sentence."""
+    return _ADVICE.get(code, "Check the key, the project and the billing of {name}.").format(name=name)

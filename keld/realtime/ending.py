@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.providers.base import Denied
-from keld.providers.word import reply_words
+from keld.providers.word import access_advice, reply_words
 from keld.realtime.options import Options
 
 
@@ -98,7 +98,7 @@ class Ending:
             AccessRefused(
                 outcome.why
                 or f"{self._whom} refused a request with {reply_words(outcome.status, outcome.code)}; it is not paid, and no "
-                f"more are sent. The answers until then are kept. Check the key, the project, the billing and the base URL of {self._account}.",
+                f"more are sent. The answers until then are kept. {access_advice(outcome.code, self._account)}",
                 account=self._account,
             ),
         )

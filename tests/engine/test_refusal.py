@@ -221,3 +221,27 @@ def test_a_create_that_is_looked_for_says_what_stands_in_the_way_and_when_it_is_
     assert said in batch.obstacle and batch.host in batch.obstacle and f"{batch.not_before:%H:%M:%S} UTC" in batch.obstacle
     assert status_line(status).endswith(batch.obstacle)
     assert finish(keld, emulator, run_id).obstacle is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "said", "advice"),
+    [
+        ("bedrock", "create", {"status": 403, "code": "AccessDeniedException", "message": "not authorized to perform: iam:PassRole on resource: r"}, "PassRole"),
+        ("bedrock", "create", {"status": 400, "code": "ValidationException", "message": "Could not assume the provided service role."}, "trust policy"),
+        ("bedrock", "create", {"status": 403, "code": "AccessDeniedException"}, "CreateModelInvocationJob"),
+        ("bedrock", "create", {"status": 403, "code": "InvalidSignatureException", "message": "Signature expired: 1 is now earlier than 2"}, "NTP"),
+        ("azure", "create", {"status": 404, "code": "DeploymentNotFound"}, "deployments= "),
+        ("azure", "realtime", {"status": 404, "code": "DeploymentNotFound"}, "fast_deployments= "),
+        ("vertex", "upload", {"status": 403, "code": "AccessDenied"}, "read, write and list"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_newcomer_of_a_cloud_has_to_grant_is_named_and_no_row_is_refused_for_it(
+    keld: Keld, emulator: Emulator, kind: str, at: str, said: dict[str, Any], advice: str
+) -> None:
+    """It said to check the key, the project and the billing, which were right; a role that Bedrock may not assume cost the rows."""
+    fault(emulator, at, "status", times=None, **said)
+    run_id = keld.submit(triage(PEERS[kind], lane="standard" if at == "realtime" else "batch"), tickets(120)).id
+    for _ in range(2):
+        status = keld.advance(run_id)
+        assert advice in str(status.obstacle) and status.failed == 0 and not status.over, status.obstacle

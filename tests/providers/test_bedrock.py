@@ -19,11 +19,12 @@ from keld.price import Lane
 from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, Refused
 from keld.providers.dialects.bedrock_messages import BedrockMessages
 from keld.providers.dialects.converse import Body, Converse
-from keld.providers.fault import CLOCK_SKEW, Fault
+from keld.providers.fault import Fault
 from keld.providers.part import Outgoing
 from keld.providers.presets.bedrock import PRESET
 from keld.providers.provider import connect
 from keld.providers.transports.bedrock_auth import Signed, error_in
+from keld.providers.word import CLOCK_SKEW
 from keld.request import Question
 from keld.schema import output_schema
 from tests.providers.conftest import Wire

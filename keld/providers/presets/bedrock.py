@@ -15,10 +15,11 @@ from keld.providers.account import Account, BedrockAccount
 from keld.providers.base import Traits
 from keld.providers.dialects.bedrock_messages import BedrockMessages, is_invoked
 from keld.providers.dialects.converse import Converse
-from keld.providers.fault import CLOCK_SKEW, Meaning
+from keld.providers.fault import Meaning
 from keld.providers.part import Auth, Batches, Connection, Dialect, Preset, Probe
 from keld.providers.presets.common import LINE_BYTES
 from keld.providers.transports.bedrock_lines import BedrockEnvelope
+from keld.providers.word import CLOCK_SKEW, ROLE_REFUSED
 from keld.request import Question
 from keld.shard import Limits
 
@@ -122,6 +123,7 @@ PRESET = Preset(
         (None, "UnrecognizedClientException"): Meaning.ACCESS,
         (None, "IncompleteSignatureException"): Meaning.ACCESS,
         (None, CLOCK_SKEW): Meaning.ACCESS,
+        (None, ROLE_REFUSED): Meaning.ACCESS,
     },
     prices="bedrock",
     probe=Probe(path="/foundation-models", names=_names, serves=_serves),

@@ -7,6 +7,7 @@ call to Bedrock.
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -15,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 from keld.errors import AccessRefused, InvalidJob
 from keld.providers.account import check_unquoted
 from keld.providers.auth import Kept
-from keld.providers.fault import CLOCK_SKEW
 from keld.providers.part import Auth, Connection, Fixed, Outgoing
+from keld.providers.word import CLOCK_SKEW, ROLE_REFUSED
 
 if TYPE_CHECKING:
     from botocore.credentials import ReadOnlyCredentials
 
 API_KEY = "AWS_BEARER_TOKEN_BEDROCK"
 _SERVICE = "bedrock"
+# A role that may not be passed is a 403, one that Bedrock may not assume a bad request: neither is a fault of the rows.
+_ROLE = re.compile(r"iam:PassRole|\bassume\b.{0,60}\brole\b|\brole\b.{0,120}\b(?:assume|trust)", re.IGNORECASE).search
 # botocore renews credentials that expire within 15 minutes whenever it is asked for them.  So they are good for ten when it has given them, and it is
 # asked after five.
 _GOOD_S = 600.0
@@ -107,4 +110,5 @@ def error_in(body: dict[str, Any], headers: Mapping[str, str]) -> Any:
     if not code or not isinstance(message, str):
         return None
     skewed = "Signature expired" in message or "Signature not yet current" in message or code == "RequestTimeTooSkewed"
-    return {"code": CLOCK_SKEW if skewed else code, "message": message}
+    role = _ROLE(message) is not None
+    return {"code": CLOCK_SKEW if skewed else ROLE_REFUSED if role else code, "message": message}
