@@ -85,8 +85,8 @@ if TYPE_CHECKING:
     from keld.http import Patience
     from keld.identity import fingerprint_of
     from keld.instant import utc
-    from keld.job import Column, Embedding, Job, PerRow
-    from keld.path import absolute_path, check_path, wants_partition
+    from keld.job import Column, Embedding, Job, JobTerms, PerRow
+    from keld.path import absolute_path, check_path, filled_path, wants_partition
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
     from keld.providers.account import Account, AzureAccount, BedrockAccount, SelfHostedAccount, VertexAccount
@@ -96,18 +96,21 @@ if TYPE_CHECKING:
     from keld.reading import Reading
     from keld.retention import Removal
     from keld.runner import Finding, Settings, Verdict
+    from keld.schema import AnswerColumn, answer_columns
     from keld.spend import Report, Spend
     from keld.state import RunState, State
     from keld.status import Batch, Status
+    from keld.table import Parts
 
 __version__ = "0.1.0"
 __all__ = [
-    "AccessRefused", "Account", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check", "CheckState",
-    "Column", "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "Keld", "KeldError", "Lane", "LeaseLost", "LedgerError",
-    "Option", "Outcome", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused", "ProviderUnreachable", "Quote",
-    "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings", "SinkError", "SinkRefused",
-    "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun", "UnsupportedSystem", "Usage",
-    "Verdict", "VertexAccount", "Work", "__version__", "absolute_path", "account_fields", "account_of", "check_path", "fingerprint_of", "kinds", "utc",
+    "AccessRefused", "Account", "AnswerColumn", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check",
+    "CheckState", "Column", "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "JobTerms", "Keld", "KeldError", "Lane",
+    "LeaseLost", "LedgerError", "Option", "Outcome", "Parts", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused",
+    "ProviderUnreachable", "Quote", "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings",
+    "SinkError", "SinkRefused", "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun",
+    "UnsupportedSystem", "Usage", "Verdict", "VertexAccount", "Work", "__version__", "absolute_path", "account_fields", "account_of",
+    "answer_columns", "check_path", "filled_path", "fingerprint_of", "kinds", "utc",
     "wants_partition",
 ]  # fmt: skip
 
@@ -125,8 +128,8 @@ _HOMES = {
     "keld.http": "Patience",
     "keld.instant": "utc",
     "keld.identity": "fingerprint_of",
-    "keld.job": "Column Embedding Job PerRow",
-    "keld.path": "absolute_path check_path wants_partition",
+    "keld.job": "Column Embedding Job JobTerms PerRow",
+    "keld.path": "absolute_path check_path filled_path wants_partition",
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",
     "keld.providers.account": "Account AzureAccount BedrockAccount SelfHostedAccount VertexAccount",
@@ -136,9 +139,11 @@ _HOMES = {
     "keld.reading": "Reading",
     "keld.retention": "Removal",
     "keld.runner": "Finding Settings Verdict",
+    "keld.schema": "AnswerColumn answer_columns",
     "keld.spend": "Report Spend",
     "keld.state": "RunState State",
     "keld.status": "Batch Status",
+    "keld.table": "Parts",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

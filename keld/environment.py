@@ -28,7 +28,7 @@ from keld.namespace import Namespace
 from keld.objects import Bucket
 from keld.path import check_path
 from keld.plan import Plan
-from keld.price import Quote
+from keld.price import Lane, Quote
 from keld.pricing import quotes_of, sold_in_batches
 from keld.providers.account import Account, account_names
 from keld.providers.health import Check
@@ -38,10 +38,11 @@ from keld.retention import Removal, removable, remove
 from keld.runner import Environment, Finding, Opener, Runner, Settings, identity, read, submission
 from keld.spend import Report, days, report
 from keld.staging import Staging
-from keld.state import RunState
+from keld.state import AT_PROVIDER, RunState
 from keld.status import Status, status_of
 from keld.stored import Store, StoredName
 from keld.table import write_table
+from keld.turnaround import Turnaround, turnaround
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -264,6 +265,25 @@ class Keld:
             UnknownJobRun.
         """
         return status_of(self.ledger.run(run_id), self.ledger.shards(run_id), self.clock())
+
+    def expected_ends(self, statuses: Sequence[Status], *, share: float = 0.5) -> dict[str, datetime]:
+        """By job run, when its batches that are at a provider will have ended with the probability `share`; without those that have none there.
+
+        From how long batches of the same model took, and how old these are; one query for each model.
+        """
+        now = self.clock()
+        found: dict[str, datetime] = {}
+        curves: dict[tuple[str, str, str, str], Turnaround] = {}
+        for status in statuses:
+            for batch in status.batches:
+                if batch.state not in AT_PROVIDER or batch.submitted_at is None:
+                    continue
+                of = (batch.provider, batch.host, batch.model, batch.lane)
+                if of not in curves:
+                    curves[of] = turnaround(Lane(batch.lane), *self.ledger.history.turnarounds(*of, now))
+                ends = batch.submitted_at + curves[of].total(max(now - batch.submitted_at, timedelta(0)), share)
+                found[status.id] = max(found.get(status.id, ends), ends)
+        return found
 
     def find(self, job: str, partition: str | None = None) -> Status | None:
         """The youngest job run of (job, partition), or None."""

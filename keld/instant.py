@@ -17,6 +17,7 @@ _SPANS = (  # weeks, days, hours, minutes, seconds
     re.compile(
         rf"P(?:{_NUMBER}W)?(?:{_NUMBER}D)?(?:T(?:{_NUMBER}H)?(?:{_NUMBER}M)?(?:{_NUMBER}S)?)?"
     ),  # ISO 8601, without months and years
+    re.compile(r"()(?:(\d+) days?, )?(\d{1,2}):(\d{2}):(\d{2}(?:\.\d+)?)"),  # as Python and Jinja print a timedelta
 )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from string import Formatter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Required, TypedDict
 
 from keld.errors import DeadlinePassed, InvalidJob, SchemaError
 from keld.instant import instant_or_span, span, utc
@@ -183,6 +183,45 @@ class Job:
     def acceptable(self) -> tuple[str, ...]:
         """`models` as it was normalised: at least one `provider:model`, each once, in the user's order."""
         return tuple(self.models)
+
+    @property
+    def prompt_columns(self) -> tuple[str, ...] | None:
+        """The columns that the prompt is made of; None if a function makes it, which may read any."""
+        match self.prompt:
+            case str():
+                return tuple(template_columns(self.prompt))
+            case Column():
+                return (self.prompt.name,)
+            case _:
+                return None
+
+
+class JobTerms(TypedDict, total=False):
+    """The keywords of `Job` but `name`, `prompt` and `tags`, for functions that make a job of their own keywords; see `Job` for what each means."""
+
+    key: Required[str]
+    models: Required[Sequence[str] | str]
+    missing: str | Mapping[str, str] | None
+    output_type: Any
+    system: str | None
+    deadline: timedelta | datetime | str | None
+    probability: float
+    lane: str
+    ceiling_usd: Decimal | int | float | str | None
+    max_output_tokens: int
+    max_attempts: int
+    params: Mapping[str, Any]
+    prices: Mapping[str, Mapping[str, Any]]
+    endpoint: str
+    reuse: str
+    accept: Any
+    probe: bool
+    hedge: bool
+    cache: str
+    priority: str | None
+    max_shard_rows: int | None
+    max_shard_bytes: int | None
+    output_prefix: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Path: the placeholders in a source's or sink's path: `{partition}`, and nothing else.
+"""Path: the placeholders in a source's or sink's path: `{partition}`, and nothing else; and the key as a part of a path.
 
 Called first by `environment`, and by the orchestrators, which read a path long before its partition is known.  A placeholder that is never
 filled would stay in the file's name, the same for every partition.
@@ -6,13 +6,16 @@ filled would stay in the file's name, the same for every partition.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from typing import Any
+from urllib.parse import quote
 
 from keld.errors import InvalidJob
 
 PARTITION = "{partition}"
+_SEGMENT_MOST = 150  # bytes of a key in a path; file systems end a name at 255
 # A name in braces, as in `str.format`; `{a,b}` is not one, and double braces are left for other template engines.
 _FIELD = re.compile(r"(?<!\{)\{\s*[A-Za-z_][^{},/]*\}(?!\})")
 
@@ -35,6 +38,21 @@ def check_path(place: Any, name: str) -> None:
             raise InvalidJob(
                 f"{name}={text!r} has a field {unknown}, which Keld does not fill. Nothing was sent. The only field is {PARTITION}, the partition's key."
             )
+
+
+def filled_path(path: str, partition: str) -> str:
+    """The path of one partition, as it is read or written."""
+    return path.replace(PARTITION, segment(partition))
+
+
+def segment(key: str) -> str:
+    """A key as one path segment, two keys never the same: percent-encoded, no leading dot, at most 150 bytes."""
+    text = quote(key, safe="=@+, ", errors="surrogatepass").replace(" ", "%20")
+    if text.startswith("."):
+        text = "%2E" + text[1:]
+    if len(text) > _SEGMENT_MOST:  # `%-` is not valid percent-encoding, so no other key can give it
+        return f"{text[:100]}%-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:32]}"
+    return text or "%-"
 
 
 def absolute_path(text: str) -> str:

@@ -13,11 +13,12 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
+from keld.answer import Outcome
 from keld.errors import KeldError, StagingError, type_named
 from keld.ledger import JobRun, RefusalReason, Shard, ShardError, ShardFault
 from keld.providers.kinds import batch_page
 from keld.providers.word import access_advice, reply_words
-from keld.state import AT_PROVIDER, RunState, State
+from keld.state import AT_PROVIDER, TERMINAL, RunState, State
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,11 @@ class Batch:
     def cache_hit_rate(self) -> float | None:
         """As of `Status`."""
         return _hit_rate(self.cached_tokens, self.input_tokens)
+
+    @property
+    def is_open(self) -> bool:
+        """True if the provider has not ended it, or does not have it yet."""
+        return self.state not in (State.ENDED, *TERMINAL)
 
     @property
     def page(self) -> str | None:
@@ -149,6 +155,20 @@ class Status:
         return self.over or self.ready or self.problem_type is StagingError
 
     @property
+    def stage(self) -> str:
+        """What it is waiting for, or how it ended, in a few words for people."""
+        if self.over:
+            return self.state.value
+        if self.problem_kind is not None:
+            return f"waiting: {self.problem_kind}"
+        if self.state is RunState.CANCELLING:
+            return "being cancelled at the provider"
+        if self.wants_worker:
+            return "waiting for a worker" if self.sent else "not sent yet"
+        at_provider = any(batch.state in AT_PROVIDER for batch in self.batches)
+        return "at the provider" if at_provider else "waiting for the provider's queue"
+
+    @property
     def late(self) -> bool:
         """True if the deadline has passed with rows still open, or had passed when the last row was settled."""
         return self.deadline_at is not None and (self.finished_at or self.as_of) > self.deadline_at
@@ -159,9 +179,24 @@ class Status:
         return self.rows - self.unaskable
 
     @property
+    def settled(self) -> int:
+        """The rows that no batch is asked for any more, as far as the providers say: answered there, or never to be asked."""
+        return self.rows - sum(batch.requests - (batch.done or 0) for batch in self.batches if batch.is_open)
+
+    @property
     def completion_rate(self) -> float:
         """The share of the askable rows that are answered, 0 to 1; 1 if there is none to ask."""
         return self.answered / self.askable if self.askable else 1.0
+
+    @property
+    def invalid(self) -> int:
+        """The rows whose answer was paid for, but breaks the schema or was cut off."""
+        return self.outcomes.get(Outcome.INVALID, 0)
+
+    @property
+    def valid_rate(self) -> float:
+        """The share of the answers that fit the schema, 0 to 1; 1 if there is no answer."""
+        return self.answered / (self.answered + self.invalid) if self.answered + self.invalid else 1.0
 
     @property
     def page(self) -> str | None:
@@ -240,7 +275,7 @@ class Status:
         models = Counter[str]()
         for batch in self.batches:
             models[f"{batch.provider}:{batch.model} {batch.lane}"] += batch.requests
-        counts = ("rows", "requests", "answered", "failed", "quarantined", "reused", "unaskable")
+        counts = ("rows", "settled", "requests", "answered", "failed", "quarantined", "reused", "unaskable")
         usd = ("cost_usd", "saved_usd", "ceiling_usd")
         tokens = ("input_tokens", "cached_tokens", "output_tokens")
         same = ("job", "partition", "model", "lane", "deadline_basis", "deadline_met", "late", "turnaround_s", "outdated", "finished_at")
@@ -251,6 +286,8 @@ class Status:
             "expected_cost_usd": self.expected_usd,
             "submitted_at": self.created_at,
             "deadline": self.deadline_at,
+            "escalates_at": self.escalates_at,
+            "stage": self.stage,
             "models": dict(models),
             "batch_ids": [batch.batch_id for batch in self.batches if batch.batch_id],
             "batch_url": self.page,

@@ -46,6 +46,11 @@ class Turnaround:
             return timedelta(seconds=_interpolate(_PRIOR[self.lane], q))
         return timedelta(seconds=next((seconds for seconds, share in self._curve if share >= q - 1e-9), self._curve[-1][0]))
 
+    def total(self, age: timedelta, q: float) -> timedelta:
+        """The span from submission to results within which a share `q` of those end that, as this one, have not ended at `age`."""
+        before = self.chance(age)
+        return max(self.quantile(before + q * (1 - before)), age)
+
     def chance(self, span: timedelta) -> float:
         """The share of submissions that end within `span`."""
         if not self._curve:

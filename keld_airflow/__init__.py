@@ -5,21 +5,31 @@ Above the front door of `keld`, and importing nothing deeper.  The files, in the
     operator   KeldBatchOperator: a job over the partition of a Dag run
     decorator  @task.keld_batch: the same, its rows given by a function
     sensor     KeldJobSensor: waits for a job run that a task with `wait=False` has sent
+    terms      the terms of a job as fields of a task, which Airflow renders before the job is made
+    value      the value of a term: a number, a list, an object, from the text that a template leaves
+    text       a prompt as a field: read from a file, rendered once, hidden from Airflow's store
+    setting    the arguments that operator and sensor have in common, with Airflow's own defaults
     task       what those have in common: advance, then defer, or finish and hand over
     partition  Dag run -> the partition's key and its end
     place      where rows come from and go to, as a Dag declares it
     hidden     rows that another task gave, hidden from Airflow's store of rendered fields
     hook       KeldHook: an Airflow connection -> a `keld.Keld`
+    account    a connection, of Keld's type or another provider's -> an account
+    cloud      an identity in a cloud, as a connection says it -> credentials of the cloud's own library
+    form       the form of such a connection, for Airflow 3.1
     trigger    KeldTrigger: waits in the triggerer; holds ids only
     poller     one poll of the provider for all triggers of a connection
     kill       cancels for a task that was killed, and not for one that only seems to be
+    progress   what the log of a deferred task says, each time that something has changed
     manifest   a job run's status -> XCom, asset event, task state
     asset      a job run that is over -> the asset events of its task
     deadline   PartitionEnd: what a DeadlineAlert counts from
     notifier   KeldLateNotifier: notifies people which job runs are late
     link       KeldBatchLink: the batch's page at its provider
+    testing    run_task and emulated_time: Dags in the tests of users, without waiting
     plugin     registers PartitionEnd with Airflow's scheduler
     provider   registers all the others with Airflow
+    example_dags/  small Dags to copy from
 """
 
 from typing import TYPE_CHECKING, Any

@@ -41,7 +41,7 @@ def emit_asset_events(outlets: Iterable[Any], context: Mapping[str, Any], facts:
             log.warning("There is no event of %r: %s.", outlet, type(error).__name__)
             continue
         accessor.extra = event_extra(facts)
-        if own_key.strip() and own_key != run_key:
+        if own_key.strip() and own_key != run_key and hasattr(accessor, "add_partitions"):  # before Airflow 3.3 only a Dag run gives a key
             accessor.add_partitions(own_key)
             if not run_key:
                 accessor.partition_keys = _KeyedFirst({*accessor.partition_keys, None})

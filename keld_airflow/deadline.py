@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.definitions.deadline import BaseDeadlineReference
+try:
+    from airflow.sdk.definitions.deadline import BaseDeadlineReference
+except ImportError:
+    raise ImportError(
+        "PartitionEnd needs Airflow 3.2 or later: this one counts a DeadlineAlert only from its own instants, such as "
+        "DeadlineReference.DAGRUN_LOGICAL_DATE. The deadline of the job itself is kept all the same."
+    ) from None
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -10,20 +10,26 @@ The function is called on a worker, and only if something must be sent.  What it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
+from airflow.providers.common.compat.sdk import determine_kwargs
 from airflow.sdk import Context
-from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, determine_kwargs, task_decorator_factory
+from airflow.sdk.bases.decorator import DecoratedOperator, TaskDecorator, task_decorator_factory
 
 from keld_airflow.hidden import HiddenRowsField, unwrap
 from keld_airflow.operator import KeldBatchOperator
+from keld_airflow.terms import TermsTask
 
 
 class KeldBatchDecoratedOperator(DecoratedOperator, KeldBatchOperator):
     """See the module's header."""
 
     custom_operator_name = "@task.keld_batch"
-    template_fields: Sequence[str] = (*DecoratedOperator.template_fields, "sink", "partition", "keld_conn_id")
+    template_fields: Sequence[str] = (*DecoratedOperator.template_fields, "sink", *TermsTask.template_fields)
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        **DecoratedOperator.template_fields_renderers,
+        **TermsTask.template_fields_renderers,
+    }
 
     op_args = HiddenRowsField()
     op_kwargs = HiddenRowsField()

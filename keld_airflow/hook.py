@@ -8,17 +8,18 @@ a key that is not used, or a ledger that is not the intended one.
 from __future__ import annotations
 
 import json
+import logging
 import os
-import re
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseHook, conf
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowNotFoundException, conf
+from airflow.sdk import BaseHook
 
-from keld import Account, InvalidJob, KeldError, account_fields, account_of
+from keld import Account, InvalidJob, KeldError
+from keld_airflow.account import account_in
+from keld_airflow.form import field_behaviour, form_widgets
 from keld_airflow.provider import CONNECTION_FIELDS
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 DEFAULT_CONN_ID = "keld_default"
 _ONE_HOST = frozenset(("LocalExecutor", "SequentialExecutor"))
 _KINDS: list[str] = CONNECTION_FIELDS["provider"]["schema"]["enum"]
-_NAME = re.compile(r"[A-Za-z0-9_-]+")  # as a job's `models` have it before the colon
 
 
 class KeldHook(BaseHook):
@@ -44,6 +44,16 @@ class KeldHook(BaseHook):
         super().__init__()
         self.keld_conn_id = keld_conn_id
 
+    @staticmethod
+    def get_connection_form_widgets() -> dict[str, Any]:
+        """As `form`; Airflow 3.1 asks for it."""
+        return form_widgets()
+
+    @staticmethod
+    def get_ui_field_behaviour() -> dict[str, Any]:
+        """As `form`; Airflow 3.1 asks for it."""
+        return field_behaviour()
+
     def get_conn(self) -> Keld:
         """As `open`."""
         return self.open()
@@ -57,6 +67,7 @@ class KeldHook(BaseHook):
         """
         from keld import Keld  # loads pyarrow and SQLAlchemy, which a Dag that is only parsed does not need
 
+        _quieten()
         connection = self._connection()
         extra: dict[str, Any] = {} if connection is None else connection.extra_dejson
         keld = Keld(
@@ -120,9 +131,9 @@ class KeldHook(BaseHook):
         """The account of a connection, and those of the connections in its `more_accounts`."""
         if connection is None:
             return {}
-        accounts, come_from = dict([_account(connection)]), self.keld_conn_id
+        accounts, come_from = dict([account_in(connection)]), self.keld_conn_id
         for conn_id in str(extra.get("more_accounts") or "").replace(",", " ").split():
-            name, account = _account(self._read(conn_id, f"more_accounts of the connection {come_from}"))
+            name, account = account_in(self._read(conn_id, f"more_accounts of the connection {come_from}"))
             if name in accounts:
                 raise AirflowFailException(
                     f"The connections {come_from} and {conn_id} are both the account {name!r}, and one would hide the other. Nothing was sent. "
@@ -150,82 +161,11 @@ class KeldHook(BaseHook):
         return uri.replace("postgres://", "postgresql://", 1)
 
 
-def _account(connection: Connection) -> tuple[str, Account]:
-    """A connection as an account, by the name before the colon in a job's models.
-
-    Raises:
-        AirflowFailException: it has a field or a value that Keld does not accept.
-    """
-    conn_id, extra = connection.conn_id, connection.extra_dejson
-    if connection.conn_type != KeldHook.conn_type:
-        raise AirflowFailException(
-            f"The connection {conn_id} is of type {connection.conn_type}; an account is a connection of type keld. Nothing was sent. Make it one."
-        )
-    _check_fields(connection)
-    key, kind = (connection.password or "").strip(), str(extra.get("provider") or "openai").strip()
-    if kind not in _KINDS:
-        raise AirflowFailException(
-            f"The connection {conn_id} has provider={kind!r}; the providers are {', '.join(_KINDS)}. Nothing was sent. "
-            "Hosts of OpenAI's shape are openai, with their base URL as the host."
-        )
-    name = str(extra.get("account") or kind).strip()
-    if not _NAME.fullmatch(name):
-        raise AirflowFailException(
-            f"The connection {conn_id} has account={name!r}, which no job can name before a colon in its models. Nothing was sent. "
-            "Give it letters, digits, '_' and '-'."
-        )
-    try:
-        account = account_of(
-            kind,
-            {field: value for field, value in extra.items() if field not in CONNECTION_FIELDS},
-            f"The connection {conn_id}",
-            base_url=_base_url(connection),
-            api_key=(lambda: key) if key else None,
-            keyless=f"the connection {conn_id} has none (its password)",
-        )
-    except InvalidJob as problem:
-        raise AirflowFailException(str(problem)) from None
-    return name, account
-
-
-def _check_fields(connection: Connection) -> None:
-    """Passes if Keld reads every field of a connection.  The error does not quote a login: it may be the key."""
-    conn_id = connection.conn_id
-    if connection.login:
-        raise AirflowFailException(
-            f"The connection {conn_id} has a login, which Keld does not use; the API key is its password (in a URI keld://:KEY@). Nothing was sent. "
-            "Move it there, or remove it."
-        )
-    known = (*CONNECTION_FIELDS, *account_fields())
-    for field in connection.extra_dejson:
-        if field not in known:
-            near = get_close_matches(field, known, n=1)
-            advice = f"Is {near[0]} meant?" if near else f"There are {', '.join(known)}; the API key is the password."
-            raise AirflowFailException(
-                f"The connection {conn_id} has a field {field!r}, which Keld does not know. Nothing was sent. {advice}"
-            )
-    if not connection.host and (connection.port or connection.schema):
-        raise AirflowFailException(
-            f"The connection {conn_id} has a port or a schema, and no host. Nothing was sent. Give the whole base URL as its host."
-        )
-
-
 def _is_object(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict)
     except ValueError:
         return False
-
-
-def _base_url(connection: Connection) -> str | None:
-    """The base URL; None: the provider's own."""
-    host, port, schema = (connection.host or "").strip(), connection.port, (connection.schema or "").strip("/ ")
-    if not host or "://" in host:
-        return host or None
-    scheme, path = (
-        (schema, "") if schema in ("http", "https") else ("https", schema)
-    )  # Airflow's own HTTP connections keep the scheme in this field
-    return f"{scheme}://{host}{f':{port}' if port else ''}/{path}".rstrip("/")
 
 
 def _greeting(keld: Keld, name: str) -> str:
@@ -245,6 +185,13 @@ def _home() -> Path | None:
     if os.environ.get("KELD_HOME"):
         return None
     return Path(os.environ.get("AIRFLOW_HOME") or Path.home() / "airflow") / "keld"
+
+
+def _quieten() -> None:
+    """Keeps the HTTP client from a line for every request, in the log of each task and, for each look, of the triggerer; unless a level is set."""
+    client = logging.getLogger("httpx2")
+    if client.level == logging.NOTSET:
+        client.setLevel(logging.WARNING)
 
 
 def _check_shared(keld: Keld) -> None:

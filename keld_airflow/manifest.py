@@ -11,6 +11,8 @@ from decimal import Decimal
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from keld_airflow.progress import line
+
 if TYPE_CHECKING:
     from keld import Status
 
@@ -22,6 +24,7 @@ def manifest(status: Status, sink: str | None) -> dict[str, Any]:
     facts = {name: _as_json(value) for name, value in status.facts().items()}
     return {
         "schema_version": 1,
+        "summary": summary(status),
         **{name: facts[name] for name in ("job", "partition", "job_run", "state")},
         "sink": sink,
         **{name: facts[name] for name in ("model", "rows")},
@@ -32,6 +35,20 @@ def manifest(status: Status, sink: str | None) -> dict[str, Any]:
         "tokens": {name: facts[f"{name}_tokens"] for name in ("input", "cached", "output")},
         **{name: facts[name] for name in ("submitted_at", "finished_at", "deadline", "deadline_basis", "late", "outdated")},
     }
+
+
+def summary(status: Status) -> str:
+    """Rows, cost and what was saved, in one sentence; for the list of a task's XComs."""
+    cost = f"{status.answered:,} of {status.rows:,} rows answered for ${status.cost_usd:.4f}"
+    return f"{cost}, ${status.saved_usd:.4f} less than in the standard lane" if status.saved_usd > 0 else cost
+
+
+def waiting(status: Status, expected_at: datetime | None) -> dict[str, Any]:
+    """What people see beside the manifest while a job run is open."""
+    if status.over:
+        return {}
+    facts = {"escalates_at": status.escalates_at, "expected_at": expected_at, "progress": line(status, expected_at)}
+    return {name: _as_json(value) for name, value in facts.items()}
 
 
 def event_extra(facts: dict[str, Any]) -> dict[str, Any]:

@@ -1,31 +1,32 @@
 """Operator: a job over the partition of a Dag run, as one task.
 
 One task, not one each to submit, wait and collect: what a retry, a clear or a next round does depends on the state of the job run, and
-only the ledger knows it.  The terms are the fields of `keld.Job`, by the same names, in any version of it.
+only the ledger knows it.  The terms are the fields of `keld.Job`, by the same names, in any version of it.  Airflow renders them before the
+job is made of them: only what decides the answer is part of its identity, so a rendered tag, ceiling or deadline that changes buys nothing.
 """
 
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from datetime import timedelta
 from difflib import get_close_matches
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from airflow.providers.common.compat.sdk import AirflowFailException, determine_kwargs
 from airflow.sdk import Context
-from airflow.sdk.bases.decorator import determine_kwargs
-from airflow.sdk.exceptions import AirflowFailException
 
-from keld import Job, KeldError, Reading, RunState, wants_partition
+from keld import Job, RunState, filled_path, wants_partition
 from keld_airflow.hidden import HiddenRowsField, is_rows, unwrap
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
 from keld_airflow.partition import no_partition, partition_of
-from keld_airflow.place import check_paths, check_rows, is_open, name_of, split_place
-from keld_airflow.task import Found, JobRunTask
+from keld_airflow.place import check_paths, check_rows, has_file_system, name_of, split_place
+from keld_airflow.setting import OnKill, cancels, completion_rate_of, default_deferrable
+from keld_airflow.task import Found
+from keld_airflow.terms import TermsTask
+from keld_airflow.value import TERMS, is_open
 
 if TYPE_CHECKING:
     import os
@@ -37,20 +38,21 @@ if TYPE_CHECKING:
     Source = str | os.PathLike[str] | ObjectStoragePath | XComArg | Callable[..., Any]
 
 _Init = TypeVar("_Init", bound=Callable[..., None])
-# Airflow uses `params` for something else.
-_RENAMED = {"params": "request_params"}
 _ASSET_KEY_MOST = 250  # Airflow 3.3; a longer key fails only at the end, when the rows are paid for, and again in every retry
-# A name of Airflow's context in double braces, which `str.format` prints as single braces.
-_JINJA = re.compile(rf"{{{{-?\s*({'|'.join(sorted(Context.__annotations__))})\b[^{{}}]*}}}}")
 # Parameters of models: in a Dag's `params` they would never reach one.
 _FOR_MODELS = frozenset(
     ("temperature", "top_p", "top_k", "seed", "stop", "reasoning", "reasoning_effort", "thinking", "verbosity", "tools")
 )
 _OWN = (
-    "source", "sink", "job", "model", "types", "encoding", "delimiter", "quote", "partition", "window", "completion_rate", "wait",
-    "deferrable", "keld_conn_id",
+    "source", "sink", "job", "model", "prompt_template_engine", "types", "encoding", "delimiter", "quote", "partition", "window",
+    "completion_rate", "fail_on_partial", "wait", "deferrable", "on_kill", "keld_conn_id",
 )  # fmt: skip
-TERMS = {_RENAMED.get(field.name, field.name): field.name for field in fields(Job)}
+# The names that Airflow's other operators for models have for the same.
+_ELSEWHERE = {
+    "cancel_on_kill": "on_kill='cancel' or 'leave'", "conn_id": "keld_conn_id", "fail_on_partial_error": "fail_on_partial",
+    "llm_conn_id": "keld_conn_id", "max_tokens": "max_output_tokens", "model_id": "model", "model_settings": "request_params",
+    "requests": "source", "result_path": "sink", "system_prompt": "system", "timeout": "deadline",
+}  # fmt: skip
 
 
 def _takes_terms(init: _Init) -> _Init:
@@ -62,8 +64,11 @@ def _takes_terms(init: _Init) -> _Init:
     return init
 
 
-class KeldBatchOperator(JobRunTask):
+class KeldBatchOperator(TermsTask):
     """A job over the partition of this Dag run.
+
+    Every argument but `job`, `output_type`, `prompt_template_engine`, `wait`, `deferrable` and `on_kill` is a template of Airflow's, and may be another task's
+    output.  What is plain is checked while the Dag is parsed, the rest when it is rendered: then a slip fails the task at once, and nothing is sent.
 
     Args:
         source: the rows: a path or URI, an `ObjectStoragePath`, or a function that returns rows, an Arrow table or reader, or a
@@ -71,20 +76,27 @@ class KeldBatchOperator(JobRunTask):
         sink: the enriched partition: a path or URI, an `ObjectStoragePath`, or a function that takes an Arrow reader.
         job: the declaration; or give its terms here, by their names in `keld.Job` (`params`, which Airflow uses itself, is
             `request_params`), with `model` for a single one of `models`.  `name` is then `<dag>.<task>`: give one before you rename either.
+            Text is read where a term is a number, a list (`"a:b, c:d"`) or an object; `deadline` as `26h`, `PT26H` or an instant.
+            `prompt` and `system` may be the name of a file (`prompts/triage.md`, `.txt`, `.jinja`) beside the Dag or in its `template_searchpath`, or a `Path`.
+        prompt_template_engine: `format`: `{column}` in the prompt is a row's, and Jinja is not run over it; `jinja`: Jinja renders it once for the task
+            before that, and what it puts in is no template of columns.  A file that ends in `.jinja` is always rendered.
         types, encoding, delimiter, quote: how a source of CSV or JSON Lines is read, as of `Keld.submit`: a column without a declared type,
             `types={"amount": "decimal(12,2)"}`, is text as it is in the file.
         partition: the key, if it is not the Dag run's own: for tasks mapped over regions, each of which needs its own.
         window: how long a partition is, if no cron expression says it: asset-triggered partitions.
-        completion_rate: the least share of answered rows; below it the task fails, and downstream tasks do not run.
+        completion_rate: the least share of answered rows; below it the task fails, and downstream tasks do not run.  Default 0.99.
+        fail_on_partial: in place of it: True: any row without an answer fails the task; False: none does.
         wait: False: the task ends when everything is sent; a `KeldJobSensor` collects the answers.
-        deferrable: False: the task holds its slot until the end.  Airflow's `default_deferrable`, which is false by default, is not used.
-        keld_conn_id: the connection, of type `keld`; without one, the environment variables decide.
+        deferrable: False: the task holds its slot until the end.  Default: Airflow's `[operators] default_deferrable` if the environment sets it, else True.
+        on_kill: what becomes of the job run when the task is marked failed or successful: `cancel` at the provider, if no other task waits for it, or
+            `leave` it, so that a later try finds its answers.
+        keld_conn_id: the connection, of type `keld` or of a provider's own type; without one, the environment variables decide.
 
     Raises:
         InvalidJob: as `keld.Job`, while the Dag is parsed.
     """
 
-    template_fields: Sequence[str] = ("source", "sink", "partition", "keld_conn_id")
+    template_fields: Sequence[str] = ("source", "sink", *TermsTask.template_fields)
     source = HiddenRowsField()
     ui_color = "#e8e4f3"
 
@@ -96,22 +108,25 @@ class KeldBatchOperator(JobRunTask):
         sink: Source | None = None,
         job: Job | None = None,
         model: str | None = None,
+        prompt_template_engine: Literal["format", "jinja"] = "format",
         types: Any = None,
         encoding: str | None = None,
         delimiter: str | None = None,
         quote: str | None = None,
         partition: str | None = None,
         window: timedelta | None = None,
-        completion_rate: float = 0.99,
+        completion_rate: float | str | None = None,
+        fail_on_partial: bool | None = None,
         wait: bool = True,
-        deferrable: bool = True,
+        deferrable: bool | None = None,
+        on_kill: OnKill = "cancel",
         keld_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
-        terms = {TERMS[name]: kwargs.pop(name) for name in list(kwargs) if name in TERMS}
+        terms = {name: kwargs.pop(name, None) for name in TERMS}
         _check_names(kwargs)
         super().__init__(**kwargs)
-        _check_terms(self.task_id, completion_rate, window, partition)
+        _check_partition(self.task_id, window, partition)
         if getattr(self, "_BaseOperator__from_mapped", False) and is_rows(source):  # the task is mapped over rows that another task gave
             self.source, self.source_function = source, None
         else:
@@ -120,48 +135,18 @@ class KeldBatchOperator(JobRunTask):
         self.source_name = name_of(source)
         self.sink, self.sink_function = split_place(sink, "sink")
         check_paths(self.task_id, self.source, self.sink)
-        self.reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
+        self.types, self.encoding, self.delimiter, self.quote = types, encoding, delimiter, quote
         self.partition, self.window = partition, window
         self._keyed = partition is not None  # another task's output may turn out to be None
-        self.completion_rate, self.wait, self.deferrable, self.keld_conn_id = completion_rate, wait, deferrable, keld_conn_id
-        self.job = self._job(job, model, terms)
-        _check_prompt(self.task_id, self.job)
-        if not wait and (self.sink_function is not None or is_open(self.sink)):
+        self.completion_rate = completion_rate_of(self.task_id, completion_rate, fail_on_partial)
+        self.wait, self.deferrable = wait, default_deferrable() if deferrable is None else deferrable
+        self.cancels_when_killed, self.keld_conn_id = cancels(self.task_id, on_kill), keld_conn_id
+        self.prompt_template_engine = prompt_template_engine
+        self._declare(job, model, terms)
+        if not wait and (self.sink_function is not None or has_file_system(self.sink)):
             raise ValueError(
                 f"{self.task_id}: with wait=False the sink is a path or URI, which any worker can write; give this one to the KeldJobSensor."
             )
-
-    def _job(self, job: Job | None, model: str | None, terms: dict[str, Any]) -> Job:
-        given = {name: value for name, value in terms.items() if value is not None}
-        if model is not None:
-            if "models" in given:
-                raise ValueError(f"{self.task_id}: model and models are both given, here or in default_args. Give one or the other.")
-            given["models"] = model
-        if job is None:
-            missing = [name for name in ("key", "prompt", "models") if name not in given]
-            if missing:
-                raise ValueError(f"{self.task_id}: {', '.join(missing)} missing. Give job=Job(...), or the terms of one.")
-            return Job(**given) if "name" in given else self._named_after_task(given)
-        if not isinstance(job, Job):
-            raise ValueError(f"{self.task_id}: job is a {type(job).__name__}. Give a keld.Job, or its terms.")
-        if given:
-            raise ValueError(
-                f"{self.task_id}: {', '.join(given)} are given together with job=, which has them already. Give one or the other."
-            )
-        return job
-
-    def _named_after_task(self, terms: dict[str, Any]) -> Job:
-        name = self._default_name()
-        try:
-            return Job(name=name, **terms)
-        except KeldError as problem:
-            if str(problem).startswith("name="):
-                raise type(problem)(f"{problem} It is made of the names of Dag and task: give another by name=, and keep it.") from None
-            raise
-
-    def _default_name(self) -> str:
-        has_dag: bool = self.has_dag()  # type: ignore[no-untyped-call]  # Airflow's
-        return f"{self.dag_id}.{self.task_id}" if has_dag else self.task_id
 
     def execute(self, context: Context) -> dict[str, Any]:
         return self._run_step(context, lambda keld: self._begin(keld, context))
@@ -206,7 +191,8 @@ class KeldBatchOperator(JobRunTask):
             if context["ti"].map_index not in (None, -1) and not _maps_jobs(context["dag"].get_task(self.task_id)):
                 raise AirflowFailException(
                     f"This task is mapped, and all its instances would be one job run of {self.job.name}. Nothing was sent. "
-                    'Give each a partition of its own: partition="eu|{{ partition_key }}" in expand, or "{{ task.op_kwargs.region }}|...".'
+                    'Give each a partition of its own: partition="eu|{{ partition_key }}" in expand, or "{{ task.op_kwargs.region }}|..."; or, if they '
+                    "ask different things, a name: name=\"labels.{{ task.models.split(':')[1] }}\"."
                 )
             return None
         key = str(self.partition)
@@ -226,6 +212,12 @@ class KeldBatchOperator(JobRunTask):
         assert self.source_function is not None
         return self.source_function(**determine_kwargs(self.source_function, (), context))
 
+    def _show_partition(self, key: str) -> None:
+        self.partition = key
+        for name in ("source", "sink"):
+            if isinstance(place := getattr(self, name), str):
+                setattr(self, name, filled_path(place, key))
+
     def _proceed(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
         if self.wait or status.outdated is not None:  # an outdated job run is finished before this one is sent
             return super()._proceed(keld, context, status, found)
@@ -235,25 +227,18 @@ class KeldBatchOperator(JobRunTask):
         return manifest(status, status.sink)
 
 
-def _check_prompt(task_id: str, job: Job) -> None:
-    """Passes if no prompt has a Jinja expression: Jinja is not run over prompts, and every row would be sent and paid with the braces in it."""
-    for name, text in (("prompt", job.prompt), ("system", job.system)):
-        found = _JINJA.search(text) if isinstance(text, str) else None
-        if found is not None:
-            raise ValueError(
-                f"{task_id}: {name} holds {found[0]}, and Jinja is not run over prompts. Give it as a column of the source, e.g. {{{found[1]}}}."
-            )
-
-
 def _check_names(given: Mapping[str, Any]) -> None:
     """Passes if every other argument is one of Airflow's operators, and the Dag's `params` hold no parameter of a model."""
     task_id = given.get("task_id")
     inits = [parent.__dict__["__init__"] for parent in KeldBatchOperator.__mro__ if "__init__" in parent.__dict__ and parent is not object]
     named = {name for init in inits for name in inspect.signature(init).parameters}
     unknown = next((name for name in given if not name.startswith("_") and name not in named), None)
+    if unknown in _ELSEWHERE:
+        raise TypeError(f"{task_id}: there is no argument {unknown}. Here it is {_ELSEWHERE[unknown]}.")
     if unknown is not None and (near := get_close_matches(unknown, [*TERMS, *_OWN], n=1)):
         raise TypeError(f"{task_id}: there is no argument {unknown}. Is {near[0]} meant?")
-    asked = _FOR_MODELS.intersection(given.get("params") or {})
+    of_dag = getattr(given.get("dag"), "params", None) or {}  # Airflow has put them among the task's
+    asked = _FOR_MODELS.intersection(given.get("params") or {}).difference(of_dag)
     if asked:
         raise ValueError(
             f"{task_id}: params is Airflow's own; it would not send {', '.join(sorted(asked))} to a model. Give request_params, "
@@ -261,10 +246,8 @@ def _check_names(given: Mapping[str, Any]) -> None:
         )
 
 
-def _check_terms(task_id: str, completion_rate: float, window: timedelta | None, partition: Any) -> None:
-    """Passes if these values are valid; at the end of the task, when Airflow would notice, the rows are already paid for."""
-    if isinstance(completion_rate, bool) or not isinstance(completion_rate, int | float) or not 0 <= completion_rate <= 1:
-        raise ValueError(f"{task_id}: completion_rate={completion_rate!r} is a share of the rows, from 0 to 1; 0.99 is the default.")
+def _check_partition(task_id: str, window: Any, partition: Any) -> None:
+    """Passes if these values are valid."""
     if window is not None and not isinstance(window, timedelta):
         raise ValueError(f"{task_id}: window={window!r} is not a timedelta.")
     if isinstance(partition, list | tuple | set | dict):
@@ -275,6 +258,8 @@ def _check_terms(task_id: str, completion_rate: float, window: timedelta | None,
 
 def _maps_jobs(task: Any) -> bool:
     """True if each instance of a mapped task has a job or a name of its own, as far as known: it may be mapped over another task's output."""
+    if is_open(getattr(task, "partial_kwargs", {}).get("name")):
+        return True
     mapped = getattr(getattr(task, "expand_input", None), "value", None)
     if isinstance(mapped, Sequence):
         mapped = next(iter(mapped), None)

@@ -45,8 +45,17 @@ def partition_of(context: Mapping[str, Any], *, key: str | None = None, window: 
     return found if key is None else Partition(key=key or None, ends_at=found.ends_at)
 
 
+def add_partition(context: Any) -> None:
+    """Gives templates and functions the partition of the Dag run by the names of Airflow 3.3; 3.2 has its key in the Dag run alone, 3.1 has none."""
+    for name in ("partition_key", "partition_date"):
+        context.setdefault(name, getattr(context["dag_run"], name, None))
+
+
 def absent_in(template: Any, context: Mapping[str, Any]) -> str | None:
-    """The name in a template that this Dag run has no value for; None if it has all."""
+    """The name in a template, or in one of a list or a mapping of templates, that this Dag run has no value for; None if it has all."""
+    if isinstance(template, Mapping | list | tuple):
+        parts = template.values() if isinstance(template, Mapping) else template
+        return next((name for part in parts if (name := absent_in(part, context))), None)
     text = template if isinstance(template, str) or hasattr(template, "protocol") else ""
     for wanted in _WANTS.finditer(str(text)):
         if context.get(wanted[1]) is None:
@@ -64,6 +73,8 @@ def no_partition(context: Mapping[str, Any]) -> str:
             "this Dag run has a partition key, and no dates. Nothing was sent. Write {{ partition_key }}, or {{ partition_key or ds }} "
             "for a Dag that is also run by `dag.test`."
         )
+    if context.get("data_interval_end"):
+        return "this Dag run has dates, and no partition key. Nothing was sent. Write {{ ds }}, or {{ partition_key or ds }}."
     if getattr(context["dag_run"], "run_type", None) == "asset_triggered":
         return (
             "this Dag run has none: an asset started it, and the Dag has no partitions. Nothing was sent. Schedule the Dag by "
@@ -94,7 +105,7 @@ def _end(starts_at: datetime | None, context: Mapping[str, Any], window: timedel
     starts_at = utc(starts_at, "partition_date")
     if window is not None:
         return starts_at + window
-    cron, zone = getattr(_timetable(context), "expression", None), _zone(context)
+    cron, zone = _of_timetable(context, "expression"), _zone(context)
     if not isinstance(cron, str):
         return None
     local = starts_at.astimezone(zone).replace(tzinfo=None)  # croniter computes in local time
@@ -102,13 +113,15 @@ def _end(starts_at: datetime | None, context: Mapping[str, Any], window: timedel
     return following.replace(tzinfo=zone).astimezone(UTC)
 
 
-def _timetable(context: Mapping[str, Any]) -> Any:
-    return getattr(context.get("dag"), "timetable", None)
+def _of_timetable(context: Mapping[str, Any], name: str) -> Any:
+    """A property of the timetable of the Dag; before Airflow 3.2 it has an underscore; None if there is none."""
+    timetable = getattr(context.get("dag"), "timetable", None)
+    return getattr(timetable, name, getattr(timetable, f"_{name}", None))
 
 
 def _zone(context: Mapping[str, Any]) -> tzinfo:
     """The time zone of the Dag's timetable; UTC if it has none."""
-    zone = getattr(_timetable(context), "timezone", UTC)
+    zone = _of_timetable(context, "timezone") or UTC
     return ZoneInfo(zone) if isinstance(zone, str) else zone
 
 

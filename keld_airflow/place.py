@@ -31,7 +31,7 @@ def split_place(place: Any, name: str) -> tuple[Any, Callable[..., Any] | None]:
         raise ValueError(
             f"{name} is a {database[1]} URL, and Keld reads and writes files. Give a function, which may use any hook of Airflow's."
         )
-    if place is None or isinstance(place, str) or is_open(place) or hasattr(place, "iter_references"):  # an XCom: known later
+    if place is None or isinstance(place, str) or has_file_system(place) or hasattr(place, "iter_references"):  # an XCom: known later
         return place, None
     if hasattr(place, "override"):
         raise ValueError(
@@ -84,6 +84,6 @@ def name_of(source: Any) -> str | None:
     return f"function:{_DAG_FILE.sub('', function.__module__ or '')}.{function.__qualname__}"
 
 
-def is_open(place: Any) -> bool:
+def has_file_system(place: Any) -> bool:
     """True if it has its own file system with credentials, as an ObjectStoragePath does."""
     return hasattr(place, "protocol")

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 from airflow.plugins_manager import AirflowPlugin
 
-from keld_airflow.deadline import PartitionEnd
+
+def _references() -> list[type]:
+    if not hasattr(AirflowPlugin, "deadline_references"):  # Airflow 3.1 has no references but its own
+        return []
+    from keld_airflow.deadline import PartitionEnd
+
+    return [PartitionEnd]
 
 
 class KeldPlugin(AirflowPlugin):
     """What a provider package cannot register itself."""
 
     name = "keld"
-    deadline_references = [PartitionEnd]  # noqa: RUF012  declared so by Airflow
+    deadline_references = _references()

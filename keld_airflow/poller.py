@@ -5,24 +5,26 @@ hundred batches, through `keld.Keld.poll`, which only reads and records.  It run
 threads that all triggers share wait for a provider.  `keld` decides how often each job run is polled: the older the batch, the less often.
 
 No error ends it: a provider or a ledger that does not answer now is asked again later.  The task's log gets one message each time the problem
-changes; the trigger itself logs it, because Airflow writes a line to the log of the task in whose coroutine it is logged.
+changes, and one each time there is news (see `progress`); the trigger itself logs them, because Airflow writes a line to the log of the task in
+whose coroutine it is logged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from airflow.sdk.exceptions import AirflowException
+from airflow.providers.common.compat.sdk import AirflowException
 
 from keld import KeldError, UnknownJobRun
 from keld_airflow.hook import KeldHook
+from keld_airflow.progress import News, lines
 
 if TYPE_CHECKING:
     from keld import Keld, Status
@@ -49,18 +51,21 @@ class _Seen:
     Args:
         look_at: when to poll again; None: it needs a worker.
         obstacle: (kind, message) of the problem; the log gets it when the kind changes.
+        progress: (news, line) if there is news.
     """
 
     look_at: datetime | None
     obstacle: tuple[str, str] | None = None
+    progress: tuple[News, str] | None = None
 
 
 @dataclass(slots=True)
 class _PolledRun:
-    """One job run: the triggers that wait for it, when it is polled next, and its problem."""
+    """One job run: the triggers that wait for it, when it is polled next, its problem, and the last news of it."""
 
     look_at: datetime
     obstacle: tuple[str, str] | None = None
+    told: News | None = None
     subscribers: list[asyncio.Queue[tuple[int, str] | None]] = field(default_factory=list)  # their messages; None: the job run is due
 
     def note(self, obstacle: tuple[str, str] | None) -> None:
@@ -70,6 +75,12 @@ class _PolledRun:
             self.send(_obstacle_message(obstacle))
         elif obstacle is None and before is not None:
             self.send((logging.INFO, "The problem is gone."))
+
+    def tell(self, progress: tuple[News, str] | None) -> None:
+        """Sends the line to all subscribers, unless there is a problem, which says more."""
+        if progress is not None and self.obstacle is None:
+            self.told = progress[0]
+            self.send((logging.INFO, progress[1]))
 
     def send(self, news: tuple[int, str] | None) -> None:
         for one in self.subscribers:
@@ -136,7 +147,7 @@ class Poller:
                 if first > now:
                     await self._pause(self._news, (first - now).total_seconds())
                     continue
-                soon = [job_run for job_run, polled in self._polled.items() if polled.look_at <= now + _TOGETHER]
+                soon = {job_run: polled.told for job_run, polled in self._polled.items() if polled.look_at <= now + _TOGETHER}
                 self._note(await loop.run_in_executor(self._thread, self._look, soon))
         finally:
             await asyncio.shield(loop.run_in_executor(self._thread, self._close))
@@ -153,34 +164,38 @@ class Poller:
             else:
                 polled.look_at = found.look_at
                 polled.note(found.obstacle)
+                polled.tell(found.progress)
 
     # -- in the thread ----------------------------------------------------------------------------------------
 
-    def _look(self, job_runs: Sequence[str]) -> dict[str, _Seen]:
-        """What a poll shows of each job run."""
+    def _look(self, told: Mapping[str, News | None]) -> dict[str, _Seen]:
+        """What a poll shows of each job run, by the last news of it."""
         try:
             if self._keld is None:
                 self._keld = self._open_keld()
-            statuses = self._keld.poll(job_runs)
+            statuses = self._keld.poll(list(told))
+            progress = lines(self._keld, [status for status in statuses if not status.wants_worker], told)
         except Exception as error:  # noqa: BLE001  see the module's header
             log.warning("poller.failed problem=%s", type(error).__name__)
             self._close()
-            return self._after_failure(job_runs, error)
+            return self._after_failure(told, error)
         if any(status.problem_permanent for status in statuses):
             self._close()  # reopened by the next poll: a key may have changed
-        return {status.id: self._seen(status) for status in statuses}
+        return {status.id: self._seen(status, progress.get(status.id)) for status in statuses}
 
-    def _seen(self, status: Status) -> _Seen:
+    def _seen(self, status: Status, progress: tuple[News, str] | None) -> _Seen:
         obstacle = None if status.obstacle is None else (status.problem_kind or "", status.obstacle)
-        return _Seen(look_at=None if status.wants_worker else status.next_check_at or self._clock() + _RETRY, obstacle=obstacle)
+        return _Seen(
+            look_at=None if status.wants_worker else status.next_check_at or self._clock() + _RETRY, obstacle=obstacle, progress=progress
+        )
 
-    def _after_failure(self, job_runs: Sequence[str], error: Exception) -> dict[str, _Seen]:
+    def _after_failure(self, told: Mapping[str, News | None], error: Exception) -> dict[str, _Seen]:
         """As `_look`: all are polled again later; but one that the ledger does not know must not stop the others."""
         if not isinstance(error, UnknownJobRun):
-            return dict.fromkeys(job_runs, _Seen(look_at=self._clock() + _RETRY, obstacle=(type(error).__name__, _words(error))))
-        if len(job_runs) == 1:
-            return {job_runs[0]: _Seen(look_at=None)}  # the worker will report it
-        return {job_run: seen for one in job_runs for job_run, seen in self._look([one]).items()}
+            return dict.fromkeys(told, _Seen(look_at=self._clock() + _RETRY, obstacle=(type(error).__name__, _words(error))))
+        if len(told) == 1:
+            return dict.fromkeys(told, _Seen(look_at=None))  # the worker will report it
+        return {job_run: seen for one, news in told.items() for job_run, seen in self._look({one: news}).items()}
 
     def _close(self) -> None:
         keld, self._keld = self._keld, None

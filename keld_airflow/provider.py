@@ -37,11 +37,7 @@ def _connection_type() -> dict[str, Any]:
         "connection-type": "keld",
         "hook-class-name": "keld_airflow.hook.KeldHook",
         "hook-name": "Keld",
-        "ui-field-behaviour": {
-            "hidden-fields": ["schema", "port", "login"],
-            "relabeling": {"password": "API key", "host": "Base URL"},
-            "placeholders": {"host": "https://api.openai.com/v1"},
-        },
+        "ui-field-behaviour": FIELD_BEHAVIOUR,
         "conn-fields": CONNECTION_FIELDS,
     }
 
@@ -50,7 +46,13 @@ def _field(label: str, description: str, **schema: Any) -> dict[str, Any]:
     return {"label": label, "description": description, "schema": schema or {"type": ["string", "null"]}}
 
 
-CONNECTION_FIELDS = {
+FIELD_BEHAVIOUR: dict[str, Any] = {
+    "hidden-fields": ["schema", "port", "login"],
+    "relabeling": {"password": "API key", "host": "Base URL"},
+    "placeholders": {"host": "https://api.openai.com/v1"},
+}
+
+CONNECTION_FIELDS: dict[str, Any] = {
     "provider": _field(
         "Provider",
         "Whose API the base URL speaks. What else its account needs, e.g. a region, goes into the extra as JSON, by its name.",

@@ -5,16 +5,18 @@ For Dags that send and collect in two tasks.  It gets the job run from the other
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSkipException
 from airflow.sdk import BaseSensorOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from keld import UnknownJobRun
 from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.place import split_place
+from keld_airflow.setting import OnKill, cancels, check_completion_rate, completion_rate_of, default_deferrable
 from keld_airflow.task import Found, JobRunTask
+from keld_airflow.value import is_open, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,27 +35,48 @@ class KeldJobSensor(JobRunTask, BaseSensorOperator):
     Args:
         job_run: the operator's XCom, `label.output`, or the id alone.
         sink: an `ObjectStoragePath` or a function for the enriched rows; give a path or URI to the operator instead.
-        completion_rate: the least share of answered rows; below it the task fails.
-        deferrable: False: the task holds its slot until the end.
+        completion_rate, fail_on_partial, deferrable, on_kill: as of the operator.
         keld_conn_id: that of the operator.
     """
 
-    template_fields: Sequence[str] = ("job_run", "sink", "keld_conn_id")
+    template_fields: Sequence[str] = ("job_run", "sink", "completion_rate", "keld_conn_id")
 
     def __init__(
         self,
         *,
         job_run: Any,
         sink: ObjectStoragePath | Callable[..., Any] | None = None,
-        completion_rate: float = 0.99,
-        deferrable: bool = True,
+        completion_rate: float | str | None = None,
+        fail_on_partial: bool | None = None,
+        deferrable: bool | None = None,
+        on_kill: OnKill = "cancel",
         keld_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.job_run = job_run
         self.sink, self.sink_function = split_place(sink, "sink")
-        self.completion_rate, self.deferrable, self.keld_conn_id = completion_rate, deferrable, keld_conn_id
+        self.completion_rate = completion_rate_of(self.task_id, completion_rate, fail_on_partial)
+        self.deferrable = default_deferrable() if deferrable is None else deferrable
+        self.cancels_when_killed, self.keld_conn_id = cancels(self.task_id, on_kill), keld_conn_id
+        if not is_open(self.completion_rate):
+            self.completion_rate = share(self.completion_rate)
+            check_completion_rate(self.task_id, self.completion_rate)
+
+    def _do_render_template_fields(
+        self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Any, seen_oids: set[int]
+    ) -> None:
+        """As Airflow's, each time that the sensor comes to a worker; then the share is read and checked.
+
+        Raises:
+            AirflowFailException: it is not valid.
+        """
+        super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+        self.completion_rate = share(self.completion_rate)
+        try:
+            check_completion_rate(self.task_id, self.completion_rate)
+        except ValueError as problem:
+            raise AirflowFailException(str(problem)) from None
 
     def execute(self, context: Context) -> dict[str, Any]:
         return self._run_step(context, lambda keld: self._begin(keld, context))

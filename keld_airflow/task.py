@@ -12,19 +12,18 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, determine_kwargs
 from airflow.sdk import BaseOperator
-from airflow.sdk.bases.decorator import determine_kwargs
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
-from jinja2 import UndefinedError
+from jinja2 import TemplateError, UndefinedError
 
 from keld import AccessRefused, KeldError, RunState, absolute_path
 from keld_airflow.asset import emit_asset_events
 from keld_airflow.hook import KeldHook
 from keld_airflow.kill import detach_and_cancel, is_over
 from keld_airflow.link import KeldBatchLink
-from keld_airflow.manifest import manifest
-from keld_airflow.partition import absent_in, no_partition
+from keld_airflow.manifest import manifest, waiting
+from keld_airflow.partition import absent_in, add_partition, no_partition
 from keld_airflow.trigger import KeldTrigger
 
 if TYPE_CHECKING:
@@ -51,9 +50,12 @@ class JobRunTask(BaseOperator):
     sink_function: Callable[..., Any] | None
     completion_rate: float
     deferrable: bool
+    cancels_when_killed: bool = True
     batch_page: str | None = None
+    overwrite_rtif_after_execution = True  # Airflow shows the fields as they are after each step: `_show_partition`
     operator_extra_links = (KeldBatchLink(),)
     _attachment: tuple[Any, str, str, int] | None = None
+    _partition_shown: str | None = None  # the key, as soon as the job run is known
     _logged_problem_kind: str | None = None  # of the problem in the last log message
 
     # -- what Airflow calls -----------------------------------------------------------------------------------
@@ -67,6 +69,7 @@ class JobRunTask(BaseOperator):
             AirflowFailException: `{{ partition_key }}` would be rendered as "None", even in the name of a file.
         """
         if parent is self:
+            add_partition(context)
             wanting = {field: getattr(self, field, None) for field in template_fields}
             absent = next(((field, name) for field, value in wanting.items() if (name := absent_in(value, context))), None)
             if absent is not None:
@@ -77,6 +80,10 @@ class JobRunTask(BaseOperator):
             raise AirflowFailException(
                 f"A field of this task uses a name without a value: {error.message}. Nothing was sent. The log above names the field; "
                 "a Dag run may have no dates: {{ partition_key or ds }} works with a partition key or a date."
+            ) from None
+        except TemplateError as error:
+            raise AirflowFailException(
+                f"A field of this task is no template of Jinja: {error.message or type(error).__name__}. Nothing was sent. The log above names the field."
             ) from None
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,11 +98,11 @@ class JobRunTask(BaseOperator):
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
-        """Cancels at the provider if the task instance has ended; if only the worker is shut down, the batch stays.
+        """Cancels at the provider if the task instance has ended and is to cancel then; if only the worker is shut down, the batch stays.
 
         In a thread: Airflow calls this in a signal handler, which may have interrupted a call that holds the lock needed here.
         """
-        if self._attachment is not None:
+        if self._attachment is not None and self.cancels_when_killed:
             asking = threading.Thread(target=self._detach, args=self._attachment, daemon=True)
             asking.start()
             asking.join(timeout=30)
@@ -120,11 +127,17 @@ class JobRunTask(BaseOperator):
         except KeldError as problem:
             said = self._naming_connection(str(problem)) if isinstance(problem, AccessRefused) else str(problem)
             raise (AirflowFailException if problem.permanent else AirflowException)(said) from None
+        finally:
+            if self._partition_shown:
+                self._show_partition(self._partition_shown)
+
+    def _show_partition(self, key: str) -> None:
+        """Puts the partition's key into the fields that Airflow shows as *Rendered Templates*; called when they are not needed any more."""
 
     def _proceed(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
         epoch = self._attach(keld, context, status)
         status = self._advance(keld, status.id)
-        self._show(context, status)
+        self._show(keld, context, status)
         if not status.over:
             self._check(status)
             if self.deferrable:
@@ -145,15 +158,18 @@ class JobRunTask(BaseOperator):
     def _advance(self, keld: Keld, job_run: str) -> Status:
         """The status after advancing until there is nothing to do but wait, or there is a problem."""
         status = keld.advance_until_waiting(job_run)
-        self.batch_page = status.page
+        self.batch_page, self._partition_shown = status.page, status.partition
         self.log.info(status.summary)
         return status
 
-    def _show(self, context: Context, status: Status) -> None:
+    def _show(self, keld: Keld, context: Context, status: Status) -> None:
         """Shows the status to people in the UI while the task waits (*Task State Store*); Keld never reads it, so an error here is only logged."""
-        moves_at = status.escalates_at.isoformat() if status.escalates_at else None
+        store = context.get("task_state_store")
+        if store is None:  # before Airflow 3.3; the log says the same
+            return
+        expected_at = keld.expected_ends([status]).get(status.id)
         try:
-            context["task_state_store"].set("keld", manifest(status, status.sink) | {"escalates_at": moves_at})
+            store.set("keld", manifest(status, status.sink) | waiting(status, expected_at))
         except Exception as error:  # noqa: BLE001  only people read it
             self.log.warning("Airflow's task state store was not written: %s", type(error).__name__)
 
@@ -192,6 +208,7 @@ class JobRunTask(BaseOperator):
             look_at=max(status.next_check_at or now, now + _FIRST_LOOK).isoformat(),
             wake_at=None if due is None else due.isoformat(),
             found=found,
+            cancels=self.cancels_when_killed,
         )
         self.defer(trigger=trigger, method_name="resume", timeout=_defer_timeout(status, now))
 

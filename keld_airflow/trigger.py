@@ -17,6 +17,9 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from keld_airflow.kill import detach_and_cancel, is_over
 from keld_airflow.poller import shared_poller
 
+# Airflow before 3.3 ends the coroutine of a task that was killed, and says no more; so it does when the triggerer is shut down.
+_CALLS_ON_KILL = hasattr(BaseTrigger, "on_kill")
+
 
 class KeldTrigger(BaseTrigger):
     """Fires when `job_run` is over or needs a worker, and at `wake_at`.
@@ -28,16 +31,28 @@ class KeldTrigger(BaseTrigger):
         look_at: the first poll is not before this; ISO 8601.
         wake_at: the deadline, ISO 8601; None: there is none.
         found: passed on to `resume`.
+        cancels: False: the job run is left as it is when the task is killed.
     """
 
-    def __init__(self, *, keld_conn_id: str, job_run: str, holder: str, epoch: int, look_at: str, wake_at: str | None, found: str) -> None:
+    def __init__(
+        self,
+        *,
+        keld_conn_id: str,
+        job_run: str,
+        holder: str,
+        epoch: int,
+        look_at: str,
+        wake_at: str | None,
+        found: str,
+        cancels: bool = True,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Airflow's
         self.keld_conn_id, self.job_run = keld_conn_id, job_run
         self.holder, self.epoch = holder, epoch
-        self.look_at, self.wake_at, self.found = look_at, wake_at, found
+        self.look_at, self.wake_at, self.found, self.cancels = look_at, wake_at, found, cancels
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        fields = ("keld_conn_id", "job_run", "holder", "epoch", "look_at", "wake_at", "found")
+        fields = ("keld_conn_id", "job_run", "holder", "epoch", "look_at", "wake_at", "found", "cancels")
         return f"{type(self).__module__}.{type(self).__qualname__}", {name: getattr(self, name) for name in fields}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -47,6 +62,10 @@ class KeldTrigger(BaseTrigger):
             reason = "due"
         except TimeoutError:
             reason = "deadline"
+        except asyncio.CancelledError:
+            if not _CALLS_ON_KILL:
+                await self.on_kill()
+            raise
         yield TriggerEvent({"job_run": self.job_run, "found": self.found, "reason": reason})  # type: ignore[no-untyped-call]  # Airflow's
 
     def _log_message(self, level: int, words: str) -> None:
@@ -60,7 +79,10 @@ class KeldTrigger(BaseTrigger):
         return max(0.0, (datetime.fromisoformat(self.wake_at) - datetime.now(UTC)).total_seconds())
 
     async def on_kill(self) -> None:
-        """Cancels at the provider if the task instance has ended and no other task waits for the job run."""
+        """Cancels at the provider if the task instance has ended and is to cancel then, and no other task waits for the job run."""
+        if not self.cancels:
+            self.log.info("job_run %s is not cancelled: its task has on_kill='leave'.", self.job_run)
+            return
         if not await asyncio.to_thread(is_over, self.task_instance):
             self.log.info("job_run %s is not cancelled: its task instance continues.", self.job_run)
             return

@@ -5,30 +5,41 @@ facts people see: the core decides these once for every orchestrator (docs/archi
 Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  The files, in the order in which a partition passes them:
 
     definitions  keld_definitions([...]): assets, checks, the sensor, the wait job; in as many modules as there are
-    asset        build_batch_assets(job, source=...): one op with two outputs, `<name>_batch` and `<name>`
+    decorator    keld_assets(...): a function that gives prompts -> a job and its assets
+    declaration  build_batch_assets(job, source=...): a job and its source -> the specs of two assets
+    option       the keywords of both, for type checkers
+    asset        the op behind them, with two outputs: `<name>_batch` and `<name>`
     component    KeldBatchComponent: the same from YAML, for projects of `dg`
     prompt       the text of a prompt in YAML -> a template
     scaffold     the files that `dg scaffold defs` writes
     translator   KeldTranslator: how the two assets look; the only thing to override
     source       where the rows of a partition come from: an upstream asset, loaded lazily, or a path
+    mapping      which partitions of the source hold the rows of a partition
     frame        the form in which rows are loaded and handed over: pandas, Polars, Arrow, a stream
     deadline     partition + freshness policy -> when it is due
     resource     KeldResource: ledger, staging and accounts, as Dagster configuration
+    launcher     what starts runs or steps on other hosts: there a ledger that is a file is refused
     pending      the partitions that a run submitted and whose results are not collected yet; their tags
     hold         the run that represents pending partitions and never executes; all writes by Dagster's private API are in here
+    collector    what must be there, and on, so that the answers are collected; told before a run ends without them
     watch        which assets of a code location a sensor collects results for
     sensor       one for a code location, for assets with any partitions
     tick         one evaluation: polls the providers, requests collect runs, ends hold runs
-    check        completion_rate, deadline_met, cost_under_ceiling
-    metadata     a job run's status -> what a person wants to see on an asset
+    progress     what a person sees of partitions while they are at a provider
+    check        completion_rate, valid_rate, deadline_met, cost_under_ceiling
+    metadata     a job and a job run's status -> what a person wants to see on an asset
+    column       the columns of a result: schema and lineage
+    code_reference  the line of the user's file that declares a pair of assets
     io_manager   KeldParquetIOManager: streams Parquet; a convenience, never required
+    testing      materialize(...): assets to their end in one call, for users' unit tests
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keld_dagster.asset import build_batch_assets
     from keld_dagster.component import KeldBatchComponent
+    from keld_dagster.declaration import build_batch_assets
+    from keld_dagster.decorator import keld_assets
     from keld_dagster.definitions import keld_definitions
     from keld_dagster.io_manager import KeldParquetIOManager
     from keld_dagster.resource import KeldAccount, KeldResource
@@ -43,6 +54,7 @@ __all__ = [
     "KeldTranslator",
     "build_batch_assets",
     "build_keld_sensor",
+    "keld_assets",
     "keld_definitions",
 ]
 
@@ -53,8 +65,9 @@ _HOMES = {
     "KeldParquetIOManager": "io_manager",
     "KeldResource": "resource",
     "KeldTranslator": "translator",
-    "build_batch_assets": "asset",
+    "build_batch_assets": "declaration",
     "build_keld_sensor": "sensor",
+    "keld_assets": "decorator",
     "keld_definitions": "definitions",
 }
 

@@ -1,4 +1,4 @@
-"""Asset: a job becomes one op with two outputs, `<name>_batch` (what was sent) and `<name>` (the enriched partition).
+"""Asset: the op behind the two assets of a job, `<name>_batch` (what was sent) and `<name>` (the enriched partition).
 
 One op, because Dagster then puts both in one run; subsettable, because the sensor requests the result alone; both outputs optional,
 because a run that submits ends without a result instead of waiting for one.  Whether a run submits, attaches or collects depends only on its
@@ -12,25 +12,29 @@ code location and asset key, so that two assets whose jobs have the same name ne
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import dagster as dg
 
 from keld import Job, Keld, Reading, Status
-from keld_dagster.check import check_results, check_specs
+from keld_dagster.check import Wanted, check_results, check_specs
+from keld_dagster.collector import NOT_COLLECTED, collector_problem, require_collector
+from keld_dagster.column import column_metadata
 from keld_dagster.deadline import partition_end, with_deadline
-from keld_dagster.frame import FRAMES, Frame, as_frame
+from keld_dagster.frame import Frame, as_frame
 from keld_dagster.hold import hold
 from keld_dagster.metadata import batch_metadata, result_metadata
-from keld_dagster.pending import ASSET_TAG, JOB_RUN_TAG, PendingPartitions, place_of
+from keld_dagster.option import OpOptions
+from keld_dagster.pending import ASSET_TAG, JOB_RUN_TAG, PendingPartitions, place_of, tag_of
+from keld_dagster.progress import first_tags
 from keld_dagster.resource import KeldResource, location_of
-from keld_dagster.source import Source, SourceLike, check_fit, check_mapping, source_of
-from keld_dagster.translator import KeldTranslator
-from keld_dagster.watch import BATCH_METADATA, JOB_METADATA, RESOURCE_TAG
+from keld_dagster.source import Source
+
+_RECORDED = ("dagster/code_version", "dagster/data_version", "dagster/input_data_version/", "dagster/input_event_pointer/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Pair:
+class Pair:
     """The two assets of a job, and everything that their op needs."""
 
     job: Job
@@ -40,130 +44,28 @@ class _Pair:
     partitions_def: dg.PartitionsDefinition[Any] | None
     freshness_policy: dg.FreshnessPolicy | None
     frame: Frame
-    completion_rate: float
+    wanted: Wanted
     reading: Reading
+    resource_key: str
 
 
-def build_batch_assets(
-    job: Job,
-    *,
-    source: SourceLike,
-    name: str | None = None,
-    key_prefix: str | Sequence[str] | None = None,
-    partitions_def: dg.PartitionsDefinition[Any] | None = None,
-    io_manager_key: str | None = None,
-    group_name: str | None = None,
-    owners: Sequence[str] | None = None,
-    tags: Mapping[str, str] | None = None,
-    freshness_policy: dg.FreshnessPolicy | None = None,
-    automation_condition: dg.AutomationCondition[dg.AssetKey] | None = None,
-    backfill_policy: dg.BackfillPolicy | None = None,
-    pool: str | None = None,
-    retry_policy: dg.RetryPolicy | None = None,
-    frame: Frame | None = None,
-    completion_rate: float = 0.99,
-    translator: KeldTranslator | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    resource_key: str = "keld",
-    types: Any = None,
-    encoding: str | None = None,
-    delimiter: str | None = None,
-    quote: str | None = None,
-) -> dg.AssetsDefinition:
-    """The assets `<name>_batch` and `<name>` of a job over the partitions of an upstream table.
-
-    Args:
-        source: the upstream asset (definition, spec, key, or key as a string), loaded through its IO manager only if something must
-            be sent; or a path or URI, with `{partition}` for the key, or a list of these.  A partition's rows are those of the source's partition
-            of the same key; a source whose keys have another meaning is refused.
-        name: the result asset; default the job's name, with `_` for what an asset's name cannot hold.
-        key_prefix, owners, tags: of both assets, as for any asset of Dagster's.
-        partitions_def: default the source's, if its definition or spec is given.
-        io_manager_key: takes the enriched partition; default Dagster's own, `io_manager`.
-        freshness_policy: on the result; gives each partition its deadline if the job has none.
-        pool: limits how many runs upload or download at once; waiting takes no slot.
-        retry_policy: for short faults of submission and collection; a step that waits for a retry keeps its slot.
-        frame: the form in which the source is loaded and the result handed over; default the source's return annotation, else pandas.
-        completion_rate: the least share of answered rows; below it downstream assets do not run.
-        metadata: on the result, e.g. `{"partition_expr": "day"}` for IO managers of databases.
-        resource_key: of the `KeldResource`.
-        types, encoding, delimiter, quote: how text files are read where `source` is a path; see `keld.Reading`.
-
-    Raises:
-        InvalidJob: an unknown type, encoding, delimiter or quote.
-        ValueError: an unknown frame, a rate outside 0..1, or a source whose partitions are not those of the result.
-    """
-    origin, reading = source_of(source), Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
-    _check_options(job, origin, frame, completion_rate, reading)
-    partitions_def = partitions_def or origin.partitions_def
-    common: dict[str, Any] = {
-        "group_name": group_name,
-        "owners": owners,
-        "tags": tags,
-        "automation_condition": automation_condition,
-        "partitions_def": partitions_def,
-    }
-    key = _result_key(job, name, key_prefix, origin)
-    check_fit(key.to_user_string(), origin, partitions_def)
-    batch, result = _specs(job, origin, key, translator or KeldTranslator(), common, freshness_policy, metadata, resource_key)
-    pair = _Pair(
-        job=job,
-        source=origin,
-        batch=batch.key,
-        result=result.key,
-        partitions_def=partitions_def,
-        freshness_policy=freshness_policy,
-        frame=frame or origin.frame,
-        completion_rate=completion_rate,
-        reading=reading,
-    )
-    specs = [batch, result.with_io_manager_key(io_manager_key or "io_manager")]
-    return _asset(pair, specs, resource_key, backfill_policy=backfill_policy, pool=pool, retry_policy=retry_policy)
-
-
-def _check_options(job: Job, source: Source, frame: Frame | None, completion_rate: float, reading: Reading) -> None:
-    """Passes if the options are valid.
-
-    Raises:
-        ValueError: an unknown frame, a rate outside 0..1, or options for text files with a source that is none.
-    """
-    if frame is not None and frame not in FRAMES:
-        raise ValueError(f"{job.name}: frame={frame!r} is not one of {', '.join(FRAMES)}.")
-    if not 0 <= completion_rate <= 1:
-        raise ValueError(f"{job.name}: completion_rate={completion_rate!r} is a share, from 0 to 1.")
-    if source.key is not None and reading.given():
-        raise ValueError(
-            f"{job.name}: {', '.join(reading.given())} say how a text file is read; the source is the asset {source.key.to_user_string()}, "
-            "which its IO manager reads."
-        )
-
-
-def _asset(
-    pair: _Pair,
-    specs: Sequence[dg.AssetSpec],
-    resource_key: str,
-    *,
-    backfill_policy: dg.BackfillPolicy | None,
-    pool: str | None,
-    retry_policy: dg.RetryPolicy | None,
-) -> dg.AssetsDefinition:
+def assets_of(pair: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[OpOptions]) -> dg.AssetsDefinition:
     """The one op behind both assets of a pair."""
 
     @dg.multi_asset(
         name=pair.result.to_python_identifier(),
         specs=specs,
-        check_specs=check_specs(pair.result, pair.completion_rate),
+        check_specs=check_specs(pair.result, pair.wanted, pair.partitions_def),
         can_subset=True,
         partitions_def=pair.partitions_def,
-        backfill_policy=backfill_policy,
-        pool=pool,
-        retry_policy=retry_policy,
-        required_resource_keys={resource_key},
+        required_resource_keys={pair.resource_key},
+        **options,
     )
     def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        resource: KeldResource = getattr(context.resources, resource_key)
-        keld = resource.get()
+        resource: KeldResource = getattr(context.resources, pair.resource_key)
+        keld = resource.get(executor=context.job_def.executor_def)
         if context.selected_asset_keys:
+            require_collector(context, pair.result, pair.resource_key, held=resource.hold != "none")
             yield from _materialize(context, pair, keld)
         else:
             yield from _checks_alone(context, pair, keld)
@@ -171,69 +73,10 @@ def _asset(
     return op
 
 
-def _result_key(job: Job, name: str | None, prefix: str | Sequence[str] | None, source: Source) -> dg.AssetKey:
-    """The result asset's key; a slash in the name separates the parts of a key, as in Dagster's own texts.
-
-    Raises:
-        ValueError: it is the key of the source.
-    """
-    name = name or job.name.replace(".", "_").replace("-", "_")
-    key = dg.AssetKey(name.split("/")).with_prefix([prefix] if isinstance(prefix, str) else list(prefix or []))
-    if key == source.key:
-        raise ValueError(
-            f"{job.name}: the result would be {key.to_user_string()}, which is its source. Give build_batch_assets(name=...) another name."
-        )
-    return key
-
-
-def _specs(
-    job: Job,
-    source: Source,
-    key: dg.AssetKey,
-    translator: KeldTranslator,
-    common: Mapping[str, Any],
-    freshness_policy: dg.FreshnessPolicy | None,
-    metadata: Mapping[str, Any] | None,
-    resource_key: str,
-) -> tuple[dg.AssetSpec, dg.AssetSpec]:
-    """The specs of batch and result, as the translator returns them."""
-    upstream = source.deps(common["partitions_def"])
-    providers = list(dict.fromkeys(model.partition(":")[0] for model in job.acceptable))
-    batch = translator.get_asset_spec(
-        "batch",
-        dg.AssetSpec(
-            dg.AssetKey([*key.path[:-1], f"{key.path[-1]}_batch"]),
-            deps=upstream,
-            kinds=set(providers[:3]),  # Dagster shows three at most
-            description=f"What was sent to the provider for `{key.to_user_string()}`: batches, expected cost, deadline.",
-            **common,
-        ),
-    )
-    result = translator.get_asset_spec(
-        "result",
-        dg.AssetSpec(
-            key,
-            deps=[*upstream, batch.key],
-            kinds=set(providers[:3]),
-            description=f"The rows of {'the source' if source.key is None else source.key.to_user_string()} with the answers of the job `{job.name}`. "
-            # Dagster's dialog warns of every missing upstream asset; this one may be missing.
-            f"Materializing it also sends the batch: `{batch.key.to_user_string()}` may be missing.",
-            freshness_policy=freshness_policy,
-            metadata=metadata or {},
-            **common,
-        ),
-    )
-    for spec in (batch, result):
-        check_mapping(spec.key.to_user_string(), source, spec)
-    # After the translator: the sensor finds the pair by these.
-    found_by = {JOB_METADATA: job.name, BATCH_METADATA: batch.key.to_user_string()}
-    return batch, result.merge_attributes(metadata=found_by, tags={RESOURCE_TAG: resource_key})
-
-
 # -- the op ---------------------------------------------------------------------------------------------------------
 
 
-def _materialize(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> Iterator[dg.MaterializeResult[Any]]:
+def _materialize(context: dg.AssetExecutionContext, pair: Pair, keld: Keld) -> Iterator[dg.MaterializeResult[Any]]:
     """Advances every partition of this run until it waits or is over; then yields what is materialised."""
     partitions: Sequence[str | None] = [None] if pair.partitions_def is None else context.partition_keys
     statuses = {partition: _submit_and_advance(context, pair, keld, partition) for partition in partitions}
@@ -243,14 +86,14 @@ def _materialize(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> 
     collects = alone is not None and alone.over and pair.result in selected
     collected = _job_run_to_collect(context, pair)
     if pair.result in selected and not collects and (collected is None or alone is None or alone.id != collected):
-        _begin_wait(context, pair, statuses)  # the hold run of its submit run already covers a collect run that sent another round
+        _begin_wait(context, pair, keld, statuses)  # the hold run of its submit run already covers a collect run that sent another round
     if pair.batch in selected:
-        yield _batch_result(context, pair, statuses)
+        yield _batch_result(context, pair, keld, statuses)
     if collects and alone is not None:
         yield _enriched(context, pair, keld, alone)
 
 
-def _submit_and_advance(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None) -> Status:
+def _submit_and_advance(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, partition: str | None) -> Status:
     """The job run of a partition, submitted if there is none, advanced until the provider has it or it is over.
 
     An outdated one is advanced to its end, and then the next one is submitted.
@@ -266,7 +109,7 @@ def _submit_and_advance(context: dg.AssetExecutionContext, pair: _Pair, keld: Ke
     return status
 
 
-def _found_or_submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None, collected: str | None) -> Status:
+def _found_or_submitted(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, partition: str | None, collected: str | None) -> Status:
     """The job run that this run was launched to collect, if it is over: a new submit would send its failed rows again.
 
     It is compared with the declaration, which may have changed since the last submit.
@@ -276,7 +119,7 @@ def _found_or_submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Ke
     return keld.compare(collected, pair.job, pair.source.path, owner=_owner(context, pair), source_name=pair.source.name)
 
 
-def _submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, partition: str | None) -> Status:
+def _submitted(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, partition: str | None) -> Status:
     """The job run of a partition as the job is declared now; an open one is attached to, and the source is read only if there is none."""
     ends_at = partition_end(pair.partitions_def, partition)
     return keld.submit(
@@ -290,7 +133,7 @@ def _submitted(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, parti
     )
 
 
-def _owner(context: dg.AssetExecutionContext, pair: _Pair) -> str:
+def _owner(context: dg.AssetExecutionContext, pair: Pair) -> str:
     """Who declares the job: this asset, in this code location."""
     return f"dagster:{location_of(context.run) or ''}:{pair.result.to_user_string()}"
 
@@ -304,13 +147,13 @@ def _log(context: dg.AssetExecutionContext, status: Status) -> None:
         )
 
 
-def _job_run_to_collect(context: dg.AssetExecutionContext, pair: _Pair) -> str | None:
+def _job_run_to_collect(context: dg.AssetExecutionContext, pair: Pair) -> str | None:
     """The job run that this run was launched to collect; None if it was launched for another asset or by a person."""
     tags = context.run.tags
-    return tags.get(JOB_RUN_TAG) if tags.get(ASSET_TAG) == pair.result.to_user_string() else None
+    return tag_of(tags, JOB_RUN_TAG, "") or None if tag_of(tags, ASSET_TAG, "") == pair.result.to_user_string() else None
 
 
-def _begin_wait(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mapping[str | None, Status]) -> None:
+def _begin_wait(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, statuses: Mapping[str | None, Status]) -> None:
     """Records for the sensor that results are due: a hold run, and the job run on the batch asset."""
     pending = PendingPartitions(
         id=context.run.run_id,
@@ -319,13 +162,38 @@ def _begin_wait(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mappin
         followers=_followers(context, pair),
         place=place_of(context.run.tags),
     )
-    hold(context, pending)
-    if pair.batch not in context.selected_asset_keys:
-        for partition, status in statuses.items():
-            context.log_event(dg.AssetMaterialization(pair.batch, partition=partition, metadata=batch_metadata(status)))
+    resource: KeldResource = getattr(context.resources, pair.resource_key)
+    if resource.hold != "none":
+        hold(context, pending, first_tags(keld, list(statuses.values())))
+    problem = collector_problem(context, pair.result, pair.resource_key)
+    if problem is not None:
+        context.log.warning(problem)
+    for partition, status in statuses.items():
+        told = {} if problem is None else {NOT_COLLECTED: problem}
+        if pair.batch not in context.selected_asset_keys:
+            metadata = batch_metadata(keld, status) | told
+            context.log_event(
+                dg.AssetMaterialization(pair.batch, partition=partition, metadata=metadata, tags=_recorded(context, pair, status))
+            )
+        elif told:
+            context.add_asset_metadata(told, asset_key=pair.batch, partition_key=partition)
 
 
-def _followers(context: dg.AssetExecutionContext, pair: _Pair) -> tuple[dg.AssetKey, ...]:
+def _recorded(context: dg.AssetExecutionContext, pair: Pair, status: Status) -> dict[str, str]:
+    """What Dagster recorded of code and inputs when the batch of this job run was materialised, by another run.
+
+    An event without it, as the latest, would never show as out of date.
+    """
+    filters = dg.AssetRecordsFilter(asset_key=pair.batch, asset_partitions=[status.partition] if status.partition else None)
+    for record in context.instance.fetch_materializations(filters, limit=1).records:
+        event = record.asset_materialization
+        named = None if event is None else event.metadata.get("keld/job_run")
+        if event is not None and named is not None and named.value == status.id:
+            return {name: value for name, value in (event.tags or {}).items() if name.startswith(_RECORDED)}
+    return {}
+
+
+def _followers(context: dg.AssetExecutionContext, pair: Pair) -> tuple[dg.AssetKey, ...]:
     """The assets downstream of the result that this run plans: they are skipped now, and a backfill requests them only once."""
     layer = context.job_def.asset_layer
     planned = context.run.asset_selection or layer.executable_asset_keys  # empty for a job over all its assets
@@ -338,40 +206,50 @@ def _followers(context: dg.AssetExecutionContext, pair: _Pair) -> tuple[dg.Asset
     return tuple(sorted((key for key in found if key in planned and key != pair.batch), key=lambda key: key.to_user_string()))
 
 
-def _batch_result(context: dg.AssetExecutionContext, pair: _Pair, statuses: Mapping[str | None, Status]) -> dg.MaterializeResult[Any]:
+def _batch_result(
+    context: dg.AssetExecutionContext, pair: Pair, keld: Keld, statuses: Mapping[str | None, Status]
+) -> dg.MaterializeResult[Any]:
     if pair.partitions_def is None:
-        return dg.MaterializeResult(asset_key=pair.batch, metadata=batch_metadata(statuses[None]))
+        return dg.MaterializeResult(asset_key=pair.batch, metadata=batch_metadata(keld, statuses[None]))
     for partition, status in statuses.items():
-        context.add_asset_metadata(batch_metadata(status), asset_key=pair.batch, partition_key=partition)
+        context.add_asset_metadata(batch_metadata(keld, status), asset_key=pair.batch, partition_key=partition)
     return dg.MaterializeResult(asset_key=pair.batch)
 
 
-def _enriched(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld, status: Status) -> dg.MaterializeResult[Any]:
+def _enriched(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, status: Status) -> dg.MaterializeResult[Any]:
     """The enriched partition for the IO manager, with its checks."""
     rows = keld.read(status.id)
     return dg.MaterializeResult(
         asset_key=pair.result,
-        metadata=result_metadata(status, rows.schema),
+        metadata=result_metadata(status) | column_metadata(pair.job, pair.source.key, rows.schema),
         data_version=dg.DataVersion(status.id),  # one job run has the same answers each time it is materialised
         check_results=_selected_checks(context, pair, status),
         value=as_frame(rows, pair.frame),
     )
 
 
-def _checks_alone(context: dg.AssetExecutionContext, pair: _Pair, keld: Keld) -> Iterator[dg.AssetCheckResult]:
-    """The checks of the youngest job run that is over, for "Execute" on the checks page; sends nothing."""
+def _checks_alone(context: dg.AssetExecutionContext, pair: Pair, keld: Keld) -> Iterator[dg.AssetCheckResult]:
+    """The checks of one partition's latest job run that is over, for a run of checks alone; sends nothing.
+
+    Without a partition (Dagster's "Execute" for an asset without partitions, or where checks cannot be partitioned) the youngest of all.
+    """
+    partition = context.partition_key if pair.partitions_def is not None and context.has_partition_key else None
     ours = (None, _owner(context, pair))
     over = next(
-        (status for status in keld.statuses(job=pair.job.name) if status.over and status.owner in ours and not status.outdated), None
+        (
+            status
+            for status in keld.statuses(job=pair.job.name)
+            if status.over and status.owner in ours and not status.outdated and partition in (None, status.partition)
+        ),
+        None,
     )
     if over is None:
-        raise dg.Failure(
-            f"No job run of {pair.job.name} is over yet, so there is nothing to check. Materialize {pair.result.to_user_string()} first."
-        )
+        which = pair.result.to_user_string() + ("" if partition is None else f", partition {partition}")
+        raise dg.Failure(f"No job run of {pair.job.name} is over yet, so there is nothing to check. Materialize {which} first.")
     yield from _selected_checks(context, pair, over)
 
 
-def _selected_checks(context: dg.AssetExecutionContext, pair: _Pair, status: Status) -> list[dg.AssetCheckResult]:
+def _selected_checks(context: dg.AssetExecutionContext, pair: Pair, status: Status) -> list[dg.AssetCheckResult]:
     """The checks that this run may report: a result for a check that is not selected would fail the run."""
     names = {key.name for key in context.selected_asset_check_keys}
-    return [result for result in check_results(pair.result, status, pair.completion_rate) if result.check_name in names]
+    return [result for result in check_results(pair.result, status, pair.wanted) if result.check_name in names]

@@ -35,6 +35,13 @@ if TYPE_CHECKING:
     from keld_dagster.resource import KeldResource
 
 
+# Attributes that are arguments of `build_batch_assets` as they are.
+_OPTIONS = (
+    "backfill_policy", "completion_rate", "delimiter", "encoding", "frame", "io_manager_key", "op_tags", "partition_mapping", "pool", "quote",
+    "resource_key", "types", "valid_rate",
+)  # fmt: skip
+
+
 class TextFile(dg.Model):
     """A text in a file of its own, such as `prompt.md`; the path is relative to the folder of the YAML file."""
 
@@ -241,6 +248,9 @@ class KeldBatchComponent(dg.Component, dg.Resolvable, dg.Model, KeldTranslator):
     completion_rate: Annotated[
         float | None, _given(float | None, "The least share of answered rows; below it, what is downstream does not run.")
     ] = None
+    valid_rate: Annotated[
+        float | None, _given(float | None, "The least share of answers that fit the output schema; below it, a check warns.")
+    ] = None
     backfill_policy: Annotated[
         dg.BackfillPolicy | None,
         dg.Resolver(
@@ -249,6 +259,11 @@ class KeldBatchComponent(dg.Component, dg.Resolvable, dg.Model, KeldTranslator):
             description="How many partitions one run submits.",
         ),
     ] = None
+    partition_mapping: Annotated[
+        Any, _given(str | None, "Which partitions of the source are a partition's rows: a template of yours that gives a mapping.")
+    ] = None
+    op_tags: Annotated[Mapping[str, Any] | None, _given(dict[str, Any] | None, "Of the op, such as dagster-k8s/config.")] = None
+    hooks: Annotated[Any, _given(list[str] | str | None, "Of the op: templates of yours that give hooks.")] = None
     retry_policy: Annotated[Any, _given(dict[str, Any] | None, "For short faults, such as {max_retries: 3, delay: 10}.")] = None
     pool: Annotated[str | None, _given(str | None, "Limits how many runs upload or download at once.")] = None
     types: Annotated[Any, _given(dict[str, str] | None, "Columns of a text file and their types, if the source is a path.")] = None
@@ -301,7 +316,7 @@ class KeldBatchComponent(dg.Component, dg.Resolvable, dg.Model, KeldTranslator):
 
     def build_assets(self) -> dg.AssetsDefinition:
         """The two assets of the job."""
-        from keld_dagster.asset import build_batch_assets  # see the module's header
+        from keld_dagster.declaration import build_batch_assets  # see the module's header
 
         given = dict(self.asset or {})
         if "skippable" in given:
@@ -309,11 +324,11 @@ class KeldBatchComponent(dg.Component, dg.Resolvable, dg.Model, KeldTranslator):
         key = given.pop("key", None)
         if key is not None:
             given["name"] = key.to_user_string()
-        for name in (
-            "io_manager_key", "frame", "completion_rate", "backfill_policy", "pool", "types", "encoding", "delimiter", "quote", "resource_key",
-        ):  # fmt: skip
-            if getattr(self, name) is not None:
-                given[name] = getattr(self, name)
+        if "kinds" in given:
+            given["kinds"] = set(given["kinds"])
+        given |= {name: value for name in _OPTIONS if (value := getattr(self, name)) is not None}
+        if self.hooks is not None:
+            given["hooks"] = set(self.hooks)
         if self.retry_policy is not None:
             given["retry_policy"] = dg.RetryPolicy(**self.retry_policy) if isinstance(self.retry_policy, Mapping) else self.retry_policy
         return build_batch_assets(self.build_job(), source=self.source, translator=self, **given)

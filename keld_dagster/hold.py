@@ -8,7 +8,7 @@ cancelled by Dagster itself when the backfill is.  It is created inside the op t
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID, uuid5
 
 import dagster as dg
@@ -19,7 +19,7 @@ from keld_dagster.pending import PendingPartitions
 
 WAIT_JOB = "keld_provider_wait"
 POOL = "keld_provider"
-_STEP = "wait_for_provider"
+_STEP = "waiting_at_the_provider"  # the page of the run shows it beside Dagster's own "will start soon"
 _OVER_TAG = "keld/over"
 _NAMESPACE = UUID("6b1d0c58-9d0a-4d5e-8d9b-6b656c640001")
 _OPEN = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
@@ -27,7 +27,9 @@ _OPEN = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.Dagster
 
 @dg.op(name=_STEP, pool=POOL)
 def _wait_for_provider(context: dg.OpExecutionContext) -> None:
-    """Runs only if a person gave the pool slots: then it waits here, with a slot, until the sensor ends it."""
+    """The batches of this partition are at an LLM provider. This run is queued on purpose, takes no slot, and ends by itself.
+
+    Runs only if a person gave the pool slots: then it waits here, with a slot, until the sensor ends it."""
     while _OVER_TAG not in _run(context.instance, context.run_id).tags:
         time.sleep(5)
 
@@ -47,7 +49,9 @@ class _SharedJob(dg.JobDefinition):
 # The hold run's job; it is part of `keld_definitions`.
 wait_job = _SharedJob(
     graph_def=_wait,
-    description="Represents partitions that are at an LLM provider. Queued on purpose; terminating it cancels their batches.",
+    description="A run of this job stands for partitions whose batches are at an LLM provider. It is queued on purpose: it never starts, takes no "
+    "slot, and ends by itself when the answers are collected. Its tag `keld` and the page of the batch asset say how far "
+    "the batches are. Terminating it cancels them at the provider.",
 )
 
 
@@ -56,16 +60,22 @@ def hold_id(submit_run_id: str, asset: dg.AssetKey) -> str:
     return str(uuid5(_NAMESPACE, f"{submit_run_id}:{asset.to_user_string()}"))
 
 
-def hold(context: dg.AssetExecutionContext, pending: PendingPartitions) -> str | None:
-    """The id of the hold run, created if there is none; None if none can be created: then only the state of a backfill may be wrong."""
+def hold(context: dg.AssetExecutionContext, pending: PendingPartitions, tags: Mapping[str, str]) -> str | None:
+    """The id of the hold run, created with these tags too if there is none.
+
+    None if none can be created: then only the state of a backfill may be wrong.
+    """
     if context.run.remote_job_origin is None:
-        context.log.info("No hold run: this run was not launched through a code location. Run it again to collect the results.")
+        context.log.warning(
+            f"{pending.asset.to_user_string()} is sent, and has no result yet: this run was not launched through a code location, whose sensor "
+            "would collect it. Materialize it again when the provider is through; a test does both by keld_dagster.testing.materialize(...)."
+        )
         return None
     if not context.repository_def.has_job(WAIT_JOB):
         context.log.warning(f"No hold run: the job {WAIT_JOB} is not in this code location. Load its assets with keld_definitions([...]).")
         return None
     try:
-        return _create(context, pending)
+        return _create(context, pending, tags)
     except Exception as error:  # noqa: BLE001  # private API: the submission stays valid
         context.log.warning(
             f"No hold run ({type(error).__name__}: {error}). Results still arrive; a backfill may be marked failed before they do."
@@ -93,7 +103,7 @@ def release(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, *, c
     instance.report_dagster_event(DagsterEvent(DagsterEventType.PIPELINE_SUCCESS.value, run.job_name, message=message), run.run_id)
 
 
-def _create(context: dg.AssetExecutionContext, pending: PendingPartitions) -> str:
+def _create(context: dg.AssetExecutionContext, pending: PendingPartitions, tags: Mapping[str, str]) -> str:
     instance, source = context.instance, context.run
     remote, code = source.remote_job_origin, source.job_code_origin
     assert remote is not None and code is not None
@@ -102,7 +112,7 @@ def _create(context: dg.AssetExecutionContext, pending: PendingPartitions) -> st
     run = instance.get_run_by_id(run_id) or instance.create_run_for_job(
         job_def=context.repository_def.get_job(WAIT_JOB),
         run_id=run_id,
-        tags=pending.to_tags(),
+        tags={**pending.to_tags(), **tags},
         status=dg.DagsterRunStatus.NOT_STARTED,
         remote_job_origin=remote.repository_origin.get_job_origin(WAIT_JOB),
         job_code_origin=JobPythonOrigin(WAIT_JOB, code.repository_origin),

@@ -2,6 +2,9 @@
 
 `asset` records them, `hold` shows them as a run, and `sensor` ends that run.  They have no table of their own: their
 facts are the tags of Dagster's runs, and the state of each partition is the job run's in the ledger.  Tags hold ids and keys only.
+
+The UI shows every tag of a run in the list of runs, except those that begin with `.dagster/`; so these do.  Runs of earlier versions have the
+same tags with `keld/` instead, and are still read.
 """
 
 from __future__ import annotations
@@ -12,18 +15,19 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-ASSET_TAG = "keld/asset"  # the result asset
-WAIT_TAG = "keld/wait"  # the run that submitted
-JOB_RUNS_TAG = "keld/job_runs"  # {partition: job run}, as JSON
-FOLLOWERS_TAG = "keld/followers"  # assets planned in the submit run that had to be skipped there, as JSON
-JOB_RUN_TAG = "keld/job_run"  # on a collect run: the job run it collects
-PHASE_TAG = "keld/phase"
+_HIDDEN = ".dagster/keld_"
+_FORMERLY = "keld/"
+ASSET_TAG = f"{_HIDDEN}asset"  # the result asset
+WAIT_TAG = f"{_HIDDEN}wait"  # the run that submitted
+JOB_RUNS_TAG = f"{_HIDDEN}job_runs"  # {partition: job run}, as JSON
+FOLLOWERS_TAG = f"{_HIDDEN}followers"  # assets planned in the submit run that had to be skipped there, as JSON
+JOB_RUN_TAG = f"{_HIDDEN}job_run"  # on a collect run: the job run it collects
+PHASE_TAG = "keld/phase"  # visible: it tells a person what the run is for
 BACKFILL_TAG = "dagster/backfill"
 PARTITION_TAG = "dagster/partition"
 _PLACE_TAGS = (BACKFILL_TAG, PARTITION_TAG, "dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 COLLECT = "collect"
-HOLD = "hold"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +54,6 @@ class PendingPartitions:
     def to_tags(self) -> dict[str, str]:
         return {
             **self.place,
-            PHASE_TAG: HOLD,
             WAIT_TAG: self.id,
             ASSET_TAG: self.asset.to_user_string(),
             JOB_RUNS_TAG: json.dumps(dict(self.job_runs)),
@@ -65,12 +68,29 @@ class PendingPartitions:
             KeyError, ValueError: `to_tags` did not write them, or they were cut.
         """
         return PendingPartitions(
-            id=tags[WAIT_TAG],
-            asset=dg.AssetKey.from_user_string(tags[ASSET_TAG]),
-            job_runs=json.loads(tags[JOB_RUNS_TAG]),
-            followers=tuple(dg.AssetKey.from_user_string(key) for key in json.loads(tags.get(FOLLOWERS_TAG, "[]"))),
+            id=tag_of(tags, WAIT_TAG),
+            asset=dg.AssetKey.from_user_string(tag_of(tags, ASSET_TAG)),
+            job_runs=json.loads(tag_of(tags, JOB_RUNS_TAG)),
+            followers=tuple(dg.AssetKey.from_user_string(key) for key in json.loads(tag_of(tags, FOLLOWERS_TAG, "[]"))),
             place=place_of(tags),
         )
+
+
+def tag_of(tags: Mapping[str, str], name: str, default: str | None = None) -> str:
+    """The value of one of these tags on a run of this or an earlier version.
+
+    Raises:
+        KeyError: the run has none, and there is no default.
+    """
+    value = tags.get(name, tags.get(formerly(name), default))
+    if value is None:
+        raise KeyError(name)
+    return value
+
+
+def formerly(name: str) -> str:
+    """What an earlier version called a tag."""
+    return name.replace(_HIDDEN, _FORMERLY, 1)
 
 
 def place_of(tags: Mapping[str, str]) -> dict[str, str]:

@@ -8,20 +8,17 @@ when the step or the tick ends.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import dagster as dg
-from dagster._serdes import ConfigurableClassData  # the type of what an instance's configuration says; `dagster` does not export it
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
 
 from keld import InvalidJob, Keld, account_fields, account_of, kinds
-
-# The packages whose launchers start each run in a container, mostly on another host (docs.dagster.io, "Run launchers", read 2026-11).
-_CONTAINER_LAUNCHERS = frozenset(("dagster_aws", "dagster_celery_k8s", "dagster_cloud", "dagster_docker", "dagster_k8s"))
+from keld_dagster.launcher import elsewhere
 
 
 def _number_as_text(value: object) -> object:
@@ -74,23 +71,31 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
     namespace: str | None = Field(
         default=None, description="Keeps several teams apart in one ledger. Default: KELD_NAMESPACE, else the code location's name."
     )
+    hold: Literal["queued", "none"] = Field(
+        default="queued",
+        description="While the provider works, a queued run that takes no slot represents the partitions. `none`: no such run; the answers are "
+        "collected all the same, but Dagster marks a backfill as failed before they are.",
+    )
     accounts: dict[str, KeldAccount] = Field(default_factory=dict, description="By the name before the colon in a job's models.")
 
     _keld: Keld | None = PrivateAttr(default=None)
     _location: str | None = PrivateAttr(default=None)
-    _launcher: ConfigurableClassData | None = PrivateAttr(default=None)
+    _instance: dg.DagsterInstance | None = PrivateAttr(default=None)
 
-    def get(self, location: str | None = None) -> Keld:
+    def get(self, location: str | None = None, executor: dg.ExecutorDefinition | None = None) -> Keld:
         """The environment, opened at the first use.
 
         Args:
             location: the code location that uses it, if Dagster has not given it; its name is the default namespace.
+            executor: of the job whose step uses it.
+
+        Raises:
+            Failure: the ledger is a file, and runs or steps are on other hosts.
         """
         if self._keld is None:
             self._location = self._location or location
             keld = self.open()
-            if self._launcher is not None:
-                _check_shared(keld, self._launcher)
+            _check_shared(keld, elsewhere(self._instance, executor))
             self._keld = keld
         return self._keld
 
@@ -126,7 +131,7 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
     @contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Iterator[KeldResource]:
         self._location = None if context.run is None else location_of(context.run)
-        self._launcher = None if context.instance is None else _launcher_of(context.instance)
+        self._instance = context.instance
         try:
             yield self
         finally:
@@ -135,21 +140,14 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
                 self._keld = None
 
 
-def _launcher_of(instance: dg.DagsterInstance) -> ConfigurableClassData | None:
-    """The run launcher by its names in `dagster.yaml`, not loaded: the package of a launcher is often missing where code locations run."""
-    return instance.get_ref().run_launcher_data if instance.is_persistent else None
-
-
-def _check_shared(keld: Keld, launcher: ConfigurableClassData) -> None:
-    """Passes if the runs that the launcher starts are on this host, or the ledger can be shared with other hosts.
+def _check_shared(keld: Keld, others: Sequence[str]) -> None:
+    """Passes if runs and steps are on this host, or the ledger can be shared with other hosts.
 
     Raises:
-        Failure: the ledger is a file, and the launcher starts each run in a container of its own.
+        Failure: the ledger is a file, and these start each run or step elsewhere; a retry would not help.
     """
-    if launcher.module_name.partition(".")[0] not in _CONTAINER_LAUNCHERS:
-        return
     try:
-        keld.check_shared([launcher.class_name], "ledger_url of the KeldResource, or KELD_LEDGER_URL")
+        keld.check_shared(others, "ledger_url of the KeldResource, or KELD_LEDGER_URL")
     except InvalidJob as problem:
         raise dg.Failure(str(problem), allow_retries=False) from None
 

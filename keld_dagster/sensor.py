@@ -103,15 +103,28 @@ def _sensor(
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=default_status,
         required_resource_keys={resource_key},
-        metadata=None if results is None else {_OWN: [key.to_user_string() for key in results]},
+        metadata={RESOURCE_TAG: resource_key} | ({} if results is None else {_OWN: [key.to_user_string() for key in results]}),
         description="Collects the answers of LLM batches: polls the providers and launches a collect run for each finished partition.",
     )
 
 
+def sensor_of(repository: dg.RepositoryDefinition, result: dg.AssetKey, resource_key: str) -> dg.SensorDefinition | None:
+    """The sensor of a code location that collects an asset: its own, or the general one of its resource; None if there is none."""
+    ours = [sensor for sensor in repository.sensor_defs if RESOURCE_TAG in sensor.metadata]
+    own = (sensor for sensor in ours if result in _own(sensor))
+    general = (sensor for sensor in ours if _OWN not in sensor.metadata and sensor.metadata[RESOURCE_TAG].value == resource_key)
+    return next(own, None) or next(general, None)
+
+
 def _made_for_others(repository: dg.RepositoryDefinition) -> frozenset[dg.AssetKey]:
     """The assets that have a sensor of their own in this code location."""
-    named = [sensor.metadata[_OWN].value for sensor in repository.sensor_defs if _OWN in sensor.metadata]
-    return frozenset(dg.AssetKey.from_user_string(key) for keys in named if isinstance(keys, list) for key in keys)
+    return frozenset().union(*(_own(sensor) for sensor in repository.sensor_defs))
+
+
+def _own(sensor: dg.SensorDefinition) -> frozenset[dg.AssetKey]:
+    """The assets that a sensor was built for; empty for a general one."""
+    named = sensor.metadata[_OWN].value if _OWN in sensor.metadata else ()
+    return frozenset(dg.AssetKey.from_user_string(key) for key in named) if isinstance(named, list) else frozenset()
 
 
 def _location(context: dg.SensorEvaluationContext) -> str | None:

@@ -3,9 +3,10 @@
 Loaded lazily, in the op, and only by a run that submits: as an op input the table would also be read by every run that only attaches
 or collects, and for all partitions of a ranged run at once.
 
-A partition's rows are those of the source's partition of the same key, never more: for a key that its asset does not have, or without a key,
-an IO manager may return the whole table.  A source that does not fit is refused while definitions load, if both definitions are known then
-(here, or by Dagster's own check of the identity mapping); else it is refused in the run, before anything is loaded.
+A partition's rows are those of the source's partition of the same key, or of those that a partition mapping names (`mapping`), never more: for a
+key that its asset does not have, or without a key, an IO manager may return the whole table.  A source that does not fit is refused while
+definitions load, if both definitions are known then (here, or by Dagster's own check of the mapping); else it is refused in the run, before
+anything is loaded.
 """
 
 from __future__ import annotations
@@ -14,15 +15,27 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import dagster as dg
 
+from keld import Parts
 from keld_dagster.frame import Frame, frame_like, python_type
+from keld_dagster.mapping import Partitions, is_same_key, refusal, shown, upstream_keys
 
 _ASSET_KEY = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 
-SourceLike = dg.AssetsDefinition | dg.AssetSpec | dg.SourceAsset | dg.AssetKey | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+SourceLike = (
+    dg.AssetsDefinition
+    | dg.AssetSpec
+    | dg.SourceAsset
+    | dg.AssetDep
+    | dg.AssetKey
+    | str
+    | os.PathLike[str]
+    | Sequence[str | os.PathLike[str]]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,29 +46,97 @@ class Source:
     path: str | list[str] | None = None
     frame: Frame = "pandas"  # of the asset, by its annotation
     declared: bool = False  # True if `partitions_def` is the asset's own, since its definition was given
-    partitions_def: dg.PartitionsDefinition[Any] | None = None
+    partitions_def: Partitions = None
+    mapping: dg.PartitionMapping | None = None  # None: the partition of the same key
 
-    def deps(self, partitions_def: dg.PartitionsDefinition[Any] | None) -> list[dg.AssetDep]:
-        """The dependencies of an asset with these partitions and this source: each partition depends on the one of the same key."""
+    def deps(self, partitions_def: Partitions) -> list[dg.AssetDep]:
+        """The dependencies of an asset with these partitions and this source."""
         same = None if partitions_def is None else dg.IdentityPartitionMapping()  # without partitions Dagster's runs fail over it
-        return [] if self.key is None else [dg.AssetDep(self.key, partition_mapping=same)]
+        return [] if self.key is None else [dg.AssetDep(self.key, partition_mapping=same if self.mapping is None else self.mapping)]
+
+    def as_shown(self, spec: dg.AssetSpec) -> Source:
+        """The source with the partition mapping that Dagster shows of an asset."""
+        mapping = next((dep.partition_mapping for dep in spec.deps if dep.asset_key == self.key), self.mapping)
+        return replace(self, mapping=None if is_same_key(mapping, self.partitions_def, spec.partitions_def) and self.declared else mapping)
 
     @property
     def name(self) -> str | None:
         """The name of the source, if it is an asset; a path is its own name."""
-        return None if self.key is None else f"asset:{self.key.to_user_string()}"
+        if self.key is None:
+            return None
+        same = self.mapping is None or isinstance(self.mapping, dg.IdentityPartitionMapping)
+        return f"asset:{self.key.to_user_string()}{'' if same or self.mapping is None else f' by {shown(self.mapping)}'}"
 
     def load(self, context: dg.AssetExecutionContext, partition: str | None, frame: Frame) -> Any:
-        """The rows of a partition of an asset.
+        """The rows of a partition of an asset; those of several of its partitions are loaded one after the other, when they are read.
 
         Raises:
-            Failure: the source does not have exactly this partition.
+            Failure: the source does not have these partitions.
         """
-        assert self.key is not None
+        keys = self._keys(context, partition)
+        load = partial(context.load_asset_value, self.key, python_type=python_type(frame))
+        if len(keys) == 1:
+            return load(partition_key=keys[0])
+        return Parts({str(key): partial(load, partition_key=key) for key in keys})
+
+    def _keys(self, context: dg.AssetExecutionContext, partition: str | None) -> Sequence[str | None]:
+        """The partitions of the source that hold the rows of a partition, at least one; None stands for the whole of an asset without partitions.
+
+        Raises:
+            Failure: the source does not have them; a retry would not help.
+        """
         source = self if self.declared else _found(context, self)
-        if source is not None:
-            check_partition(source, context, partition)
-        return context.load_asset_value(self.key, python_type=python_type(frame), partition_key=partition)
+        what = context.assets_def.node_def.name
+        if source is None:
+            if self.mapping is None or isinstance(self.mapping, dg.IdentityPartitionMapping):
+                return [partition]
+            raise _refused(what, f"nothing is known here of the partitions of {self._said}. Give its definition or its spec as source=.")
+        theirs, ours = source.partitions_def, context.assets_def.partitions_def
+        problem = refusal(source._said, source.mapping, theirs, ours)
+        if problem is not None:
+            raise _refused(what, problem)
+        if theirs is None:
+            return [None]
+        if is_same_key(source.mapping, theirs, ours):
+            return [source._same(context, what, partition)]
+        assert source.mapping is not None
+        return source._mapped(context, what, *upstream_keys(source.mapping, theirs, ours, partition, context.instance))
+
+    def _same(self, context: dg.AssetExecutionContext, what: str, partition: str | None) -> str | None:
+        theirs = self.partitions_def
+        with dg.partition_loading_context(dynamic_partitions_store=context.instance):
+            known = (
+                theirs is None or partition is None or theirs == context.assets_def.partitions_def or theirs.has_partition_key(partition)
+            )
+        if not known:
+            raise _refused(what, f"the source {self._said} has no partition {partition!r}. Materialize one that both have.")
+        return partition
+
+    def _mapped(self, context: dg.AssetExecutionContext, what: str, keys: list[str], nonexistent: list[str]) -> list[str]:
+        """The partitions that a mapping names, if all of them are there: the rows of the others alone would be an incomplete partition."""
+        assert self.key is not None and self.mapping is not None
+        if nonexistent:
+            raise _refused(
+                what,
+                f"{shown(self.mapping)} needs {len(nonexistent)} partitions that the source {self._said} does not have: {_some(nonexistent)}. "
+                "Materialize a partition that has them all; TimeWindowPartitionMapping(allow_nonexistent_upstream_partitions=True) does without them.",
+            )
+        if not keys:
+            raise _refused(what, f"{shown(self.mapping)} names no partition of the source {self._said} for it.")
+        there = context.instance.get_materialized_partitions(self.key)
+        missing = [key for key in keys if key not in there]
+        if missing and (there or _made_here(context, self.key)):  # else a table that Dagster does not keep account of
+            raise _refused(
+                what,
+                f"{len(missing)} of the {len(keys)} partitions of the source {self._said} that hold its rows are not materialized: {_some(missing)}. "
+                "Materialize them first.",
+            )
+        return keys
+
+    @property
+    def _said(self) -> str:
+        assert self.key is not None
+        return self.key.to_user_string()
 
 
 def source_of(source: SourceLike) -> Source:
@@ -70,16 +151,23 @@ def source_of(source: SourceLike) -> Source:
         case dg.AssetsDefinition() if len(source.keys) != 1:
             names = ", ".join(sorted(key.to_user_string() for key in source.keys))
             raise ValueError(
-                f"The source makes {len(source.keys)} assets ({names}); the rows can come from one only. Give source=dg.AssetKey(...) of that one, "
-                "and partitions_def= if it has partitions; or its spec, source=those_assets.get_asset_spec(...)."
+                f"The source makes {len(source.keys)} assets ({names}); the rows can come from one only. Give its spec, "
+                "source=those_assets.get_asset_spec(dg.AssetKey(...)); or its key, source=dg.AssetKey(...), and partitions_def= if it has partitions."
             )
         case dg.AssetsDefinition():
             declared = next(iter(source.node_def.output_defs)).dagster_type.typing_type if source.is_executable else None
             return Source(key=source.key, frame=frame_like(declared), declared=True, partitions_def=source.partitions_def)
         case dg.AssetSpec() | dg.SourceAsset():
             return Source(key=source.key, declared=True, partitions_def=source.partitions_def)
+        case dg.AssetDep():
+            return Source(key=source.asset_key, mapping=source.partition_mapping)
         case dg.AssetKey():
             return Source(key=source)
+        case dg.AssetIn() | dg.AssetOut():
+            raise ValueError(
+                f"source= is an {type(source).__name__}, which is no asset by itself. Give the asset (its definition, spec or key), and "
+                "partition_mapping= and frame= beside it."
+            )
         case str() if _ASSET_KEY.fullmatch(source):
             return Source(key=dg.AssetKey.from_user_string(source))
         case str() | os.PathLike():
@@ -93,107 +181,43 @@ def source_of(source: SourceLike) -> Source:
             )
 
 
-def check_fit(what: str, source: Source, partitions_def: dg.PartitionsDefinition[Any] | None) -> None:
-    """Passes if the partitions of an asset can be those of the source, as far as their definitions are known.
+def check_fit(what: str, source: Source, partitions_def: Partitions) -> None:
+    """Passes if a source can give the rows of an asset with these partitions, as far as the definitions are known.
 
     Raises:
-        ValueError: they cannot.
+        ValueError: it cannot.
     """
-    if source.declared and not _fit(source.partitions_def, partitions_def):
-        raise ValueError(_misfit(what, source, source.partitions_def, partitions_def))
-
-
-def check_mapping(what: str, source: Source, spec: dg.AssetSpec) -> None:
-    """Passes if the partition mapping that Dagster shows matches the partitions of the source that are loaded.
-
-    Raises:
-        ValueError: it does not.
-    """
-    for dep in spec.deps:
-        mapping = dep.partition_mapping
-        same = mapping is None or isinstance(mapping, dg.IdentityPartitionMapping) or mapping == dg.TimeWindowPartitionMapping()
-        if dep.asset_key == source.key and not same:
-            raise ValueError(
-                f"{what}: the partition mapping {type(mapping).__name__} would show other partitions of {dep.asset_key.to_user_string()} than are "
-                "sent: a partition's rows are those of the source's partition of the same key. Bring the rows together in an asset of its own, "
-                "with the partitions of the result, and give that one as source."
-            )
+    if source.mapping is not None and source.key is None:
+        raise ValueError(f"{what}: partition_mapping= is for a source that is an asset; a path names its partitions by {{partition}}.")
+    if source.declared and (problem := refusal(source._said, source.mapping, source.partitions_def, partitions_def)) is not None:
+        raise ValueError(f"{what}: {problem}")
 
 
 def _found(context: dg.AssetExecutionContext, source: Source) -> Source | None:
     """The source with its partitions as the code location knows them; None for an asset of which it knows only the name."""
     assert source.key is not None
-    in_location = context.run.remote_job_origin is not None  # else a test runs it, and Dagster knows only what it executes
-    graph = context.repository_def.asset_graph if in_location else context.job_def.asset_layer.asset_graph
+    graph = _graph(context)
     node = graph.get(source.key) if graph.has(source.key) else None
     if node is None or (node.is_external and node.partitions_def is None):
         return None
     return replace(source, declared=True, partitions_def=node.partitions_def)
 
 
-def check_partition(source: Source, context: dg.AssetExecutionContext, partition: str | None) -> None:
-    """Passes if the source has exactly this partition.
-
-    Raises:
-        Failure: it does not; a retry would not help.
-    """
-    assert source.key is not None
-    found, own = source.partitions_def, context.assets_def.partitions_def
-    what = context.assets_def.node_def.name
-    if not _fit(found, own):
-        raise dg.Failure(_misfit(what, source, found, own) + " Nothing was sent.", allow_retries=False)
-    if found is None or partition is None:
-        return
-    with dg.partition_loading_context(dynamic_partitions_store=context.instance):
-        known = found == own or found.has_partition_key(partition)
-    if not known:
-        raise dg.Failure(
-            f"{what}: the source {source.key.to_user_string()} has no partition {partition!r}. Nothing was sent. Materialize one that both have.",
-            allow_retries=False,
-        )
+def _made_here(context: dg.AssetExecutionContext, key: dg.AssetKey) -> bool:
+    """True if this code location materializes the asset."""
+    graph = _graph(context)
+    return graph.has(key) and bool(graph.get(key).is_materializable)
 
 
-def _fit(source: dg.PartitionsDefinition[Any] | None, result: dg.PartitionsDefinition[Any] | None) -> bool:
-    """True if the same key means the same rows in both, whether or not both have the key."""
-    match source, result:
-        case (None, None):
-            return True
-        case (dg.MultiPartitionsDefinition(), dg.MultiPartitionsDefinition()):
-            theirs, ours = ({by.name: by.partitions_def for by in each.partitions_defs} for each in (source, result))
-            return theirs.keys() == ours.keys() and all(_fit(theirs[name], ours[name]) for name in theirs)
-        case (dg.TimeWindowPartitionsDefinition(), dg.TimeWindowPartitionsDefinition()):
-            return _windows(source) == _windows(result)
-        case (dg.DynamicPartitionsDefinition(), dg.DynamicPartitionsDefinition()):
-            return bool(source == result)
-        case _:
-            return type(source) is type(result)
+def _graph(context: dg.AssetExecutionContext) -> Any:
+    """The assets of the code location; in a test, which has none, those of the job."""
+    in_location = context.run.remote_job_origin is not None
+    return context.repository_def.asset_graph if in_location else context.job_def.asset_layer.asset_graph
 
 
-def _windows(partitions_def: dg.TimeWindowPartitionsDefinition) -> tuple[object, ...]:
-    """The parts of a definition that turn a key into a time."""
-    return partitions_def.cron_schedule, partitions_def.fmt, partitions_def.timezone
+def _refused(what: str, problem: str) -> dg.Failure:
+    return dg.Failure(f"{what}: {problem} Nothing was sent.", allow_retries=False)
 
 
-def _misfit(what: str, source: Source, theirs: dg.PartitionsDefinition[Any] | None, ours: dg.PartitionsDefinition[Any] | None) -> str:
-    assert source.key is not None
-    name = source.key.to_user_string()
-    if ours is None:
-        return (
-            f"{what} has no partitions, but its source {name} has ({_shown(theirs)}): the whole table would be sent. "
-            "Give build_batch_assets(partitions_def=...) the source's definition, or the source's own definition as source=."
-        )
-    if theirs is None:
-        return (
-            f"{what} has partitions ({_shown(ours)}), but its source {name} has none: the whole table would be sent for each. "
-            "Partition the source, or give no partitions_def."
-        )
-    return (
-        f"{what} has other partitions ({_shown(ours)}) than its source {name} ({_shown(theirs)}): the same key is not the same rows. "
-        "Bring the rows together in an asset of its own, with the partitions of the result, and give that one as source."
-    )
-
-
-def _shown(partitions_def: dg.PartitionsDefinition[Any] | None) -> str:
-    if isinstance(partitions_def, dg.TimeWindowPartitionsDefinition):
-        return f"{type(partitions_def).__name__} {partitions_def.cron_schedule} {partitions_def.timezone}"
-    return type(partitions_def).__name__
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(map(repr, keys[:5])) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")

@@ -29,8 +29,11 @@ from keld_dagster.pending import (
     PHASE_TAG,
     WAIT_TAG,
     PendingPartitions,
+    formerly,
     place_of,
+    tag_of,
 )
+from keld_dagster.progress import Wait, tell, tell_end
 from keld_dagster.resource import location_of
 from keld_dagster.watch import Watched
 
@@ -83,6 +86,8 @@ class Tick:
     statuses: dict[str, Status] = field(default_factory=dict)  # by job run
     requests: list[dg.RunRequest] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)  # those processed whose hold run stays
+    given_up: dict[str, str] = field(default_factory=dict)  # by job run: why its result is not collected, and what to do
 
     @property
     def log(self) -> logging.Logger:
@@ -101,6 +106,7 @@ class Tick:
         done = 0
         while done < len(items) and (done == 0 or not self._is_full()):
             done += self._process_window(items[done : done + _WINDOW])
+        tell(self.context.instance, self.keld, self.waits, self.until, self.log)
         cursor = items[done].id if done < len(items) else ""
         reason = None if self.requests else dg.SkipReason(f"{len(items)} waiting for a provider or a run. {' '.join(self.failed)}".strip())
         return dg.SensorResult(run_requests=self.requests, skip_reason=reason, cursor=cursor)
@@ -169,8 +175,13 @@ class Tick:
         settled = [
             self._settle(pending, status, collects.of(pending, partition), collects.materialized) for partition, status in statuses.items()
         ]
-        if item.hold is not None and all(settled):
-            self._release(item.hold, list(statuses.values()))
+        if item.hold is None:
+            return
+        wait = Wait(hold=item.hold, batch=self.watched[pending.asset].batch, statuses=statuses)
+        if all(settled):
+            self._release(wait)
+        else:
+            self.waits.append(wait)
 
     def _statuses(self, pending: PendingPartitions) -> dict[str, Status]:
         """The status of each partition.
@@ -204,7 +215,7 @@ class Tick:
             if pending is None:
                 continue
             hold = self.context.instance.get_run_by_id(hold_id(pending.id, pending.asset))
-            if hold is None or hold.status not in _ENDED_BADLY:
+            if hold is None or hold.status not in _ENDED_BADLY or self._is_failed(pending.backfill):
                 return pending
             self._cancel(status, hold)
         return None
@@ -216,8 +227,13 @@ class Tick:
             event = record.asset_materialization
             submitted = self.context.instance.get_run_by_id(record.run_id)
             if event is not None and submitted is not None and _job_run_of(event) == status.id:
+                planned = submitted.asset_selection or frozenset()  # empty for a job over all its assets, which nobody can tell from here
                 return PendingPartitions(
-                    id=record.run_id, asset=asset.result, job_runs={status.partition: status.id}, place=place_of(submitted.tags)
+                    id=record.run_id,
+                    asset=asset.result,
+                    job_runs={status.partition: status.id},
+                    followers=tuple(sorted(asset.downstream & planned, key=lambda key: key.to_user_string())),
+                    place=place_of(submitted.tags),
                 )
         return None
 
@@ -235,14 +251,15 @@ class Tick:
         return any(status is not None and _is_due(status) for status in known)
 
     def _collects(self, all_pending: Sequence[PendingPartitions]) -> _Collects:
-        """The collect runs of these, with one query, and what they materialised, with one query for each asset."""
+        """The collect runs of these, with two queries (one for an earlier version's), and what they materialised, with one query for each asset."""
         if not all_pending:
             return _Collects({}, frozenset())
         found: dict[tuple[str, str, str], list[dg.RunRecord]] = {}
-        tags = {PHASE_TAG: COLLECT, WAIT_TAG: [pending.id for pending in all_pending]}
-        for record in self.context.instance.get_run_records(dg.RunsFilter(tags=tags)):
-            of = record.dagster_run.tags
-            found.setdefault((of[WAIT_TAG], of[ASSET_TAG], of.get(PARTITION_TAG, "")), []).append(record)
+        ids = [pending.id for pending in all_pending]
+        for name in (WAIT_TAG, formerly(WAIT_TAG)):
+            for record in self.context.instance.get_run_records(dg.RunsFilter(tags={PHASE_TAG: COLLECT, name: ids})):
+                of = record.dagster_run.tags
+                found.setdefault((of[name], tag_of(of, ASSET_TAG), of.get(PARTITION_TAG, "")), []).append(record)
         ended: dict[str, list[dg.RunRecord]] = {}
         for (_, asset, _), (latest, *_) in found.items():
             if latest.dagster_run.status is dg.DagsterRunStatus.SUCCESS:
@@ -268,17 +285,35 @@ class Tick:
         """True if a partition needs no further collect run; requests one if it is due."""
         if not _is_due(status):
             return status.state is RunState.CANCELLED
+        if not self._has_partition(pending, status):
+            return self._give_up(pending, status, "the asset has no such partition any more", "add the partition again, then")
         if collects:
             latest = collects[0].dagster_run
             if not latest.is_finished or latest.is_complete_and_waiting_to_retry:
                 return False
             if latest.status is not dg.DagsterRunStatus.SUCCESS and not self._may_retry(pending, status, collects):
-                return True  # the failed run shows the error; endless retries would hide it
+                # The failed run shows the error; endless retries would hide it.
+                return self._give_up(pending, status, f"its collect run {latest.run_id} failed", "mend what its log says, then")
             if latest.run_id in materialized or self._has_next_run(status):
                 return True
         if len(self.requests) < REQUESTS_A_TICK:
             self.requests.append(self._request(pending, status, len(collects)))
         return False
+
+    def _give_up(self, pending: PendingPartitions, status: Status, why: str, first: str) -> bool:
+        """True: nothing more is requested for a partition; the end of its hold run says why, and what to do."""
+        name = pending.asset.to_user_string() + (f"[{status.partition}]" if status.partition else "")
+        self.given_up[status.id] = (
+            f"{name} is not collected: {why}. Its answers are paid for: {first} materialize {name}. Nothing is sent again."
+        )
+        return True
+
+    def _has_partition(self, pending: PendingPartitions, status: Status) -> bool:
+        """True if the asset has the partition still; Dagster would end the whole tick for a request of one that it does not have."""
+        partitions_def = self.watched[pending.asset].partitions_def
+        if partitions_def is None or not status.partition:
+            return partitions_def is None and not status.partition
+        return partitions_def.has_partition_key(status.partition)
 
     def _has_next_run(self, status: Status) -> bool:
         """True if an outdated job run has a successor, which has a hold run of its own."""
@@ -295,21 +330,12 @@ class Tick:
         ):
             dead += 1
         if dead >= TRIES:
-            self.log.error(
-                f"{pending.asset.to_user_string()}[{status.partition}]: {dead} collect runs died before they began; no further one is requested. "
-                "Find out why Dagster cannot launch them, then materialize the partition: the answers are paid, and kept."
-            )
+            self.log.error(f"{pending.asset.to_user_string()}[{status.partition}]: {dead} collect runs died before they began.")
         return 0 < dead < TRIES
 
     def _request(self, pending: PendingPartitions, status: Status, number: int) -> dg.RunRequest:
-        """The request for a partition's collect run: the result, and the assets that the submit run skipped.
-
-        Raises:
-            ValueError: the partition does not exist any more; Dagster would end the whole tick.
-        """
+        """The request for a partition's collect run: the result, and the assets that the submit run skipped."""
         asset, partition = self.watched[pending.asset], status.partition or None
-        if asset.partitions_def is not None and (partition is None or not asset.partitions_def.has_partition_key(partition)):
-            raise ValueError(f"{pending.asset.to_user_string()} has no partition {partition!r} any more.")
         tags = {PHASE_TAG: COLLECT, WAIT_TAG: pending.id, ASSET_TAG: pending.asset.to_user_string(), JOB_RUN_TAG: status.id}
         if pending.backfill is not None and self._is_open(pending.backfill):
             tags[BACKFILL_TAG] = pending.backfill
@@ -320,6 +346,11 @@ class Tick:
             asset_selection=[pending.asset, *(key for key in pending.followers if key in asset.downstream)],
             tags=tags,
         )
+
+    def _is_failed(self, backfill_id: str | None) -> bool:
+        """True if Dagster gave up a backfill by itself, and ended its runs: since one of its partitions was deleted, for example; nobody cancelled it."""
+        backfill = None if backfill_id is None else self.context.instance.get_backfill(backfill_id)
+        return backfill is not None and backfill.status.value in ("FAILING", "FAILED")
 
     def _is_open(self, backfill_id: str) -> bool:
         """True if a backfill still accepts runs: a later run is not part of it."""
@@ -344,10 +375,16 @@ class Tick:
             f"{name} is not in this code location any more. The answers are paid, and kept: materialize the asset that has the job now.",
         )
 
-    def _release(self, hold: dg.DagsterRun, statuses: Sequence[Status]) -> None:
-        cancelled = sum(status.state is RunState.CANCELLED for status in statuses)
-        message = f"{len(statuses) - cancelled} of {len(statuses)} partitions are over at the provider; {cancelled} were cancelled."
-        release(self.context.instance, hold, message, canceled=cancelled > 0)
+    def _release(self, wait: Wait) -> None:
+        cancelled = sum(status.state is RunState.CANCELLED for status in wait.statuses.values())
+        count = len(wait.statuses)
+        message = f"{count - cancelled} of {count} partitions are over at the provider; {cancelled} were cancelled."
+        for status in wait.statuses.values():
+            if status.id in self.given_up:
+                self.log.error(self.given_up[status.id])
+                message = f"{message} {self.given_up[status.id]}"
+        tell_end(self.context.instance, self.keld, wait, self.log)
+        release(self.context.instance, wait.hold, message, canceled=cancelled > 0)
 
 
 def _is_due(status: Status) -> bool:

@@ -36,7 +36,7 @@ def watched_in(graph: BaseAssetGraph[Any], resource_key: str) -> dict[dg.AssetKe
     return {
         node.key: Watched(
             result=node.key,
-            batch=dg.AssetKey.from_user_string(node.metadata[BATCH_METADATA]),
+            batch=node.metadata[BATCH_METADATA].asset_key,
             job=node.metadata[JOB_METADATA],
             partitions_def=node.partitions_def,
             downstream=downstream_of(graph, node.key),

@@ -1,6 +1,7 @@
 """Server: the emulator as a thing to start and stop, in a daemon thread (`Emulator`) or in the foreground (`serve`)."""
 
 import ipaddress
+import os
 import shlex
 import signal
 import tempfile
@@ -25,6 +26,7 @@ from .running import Running, listen
 from .store import Settings, Store
 
 _DEFAULT_KEY = "sk-keld-emulator"
+_started: list["Emulator"] = []  # in this process, and not stopped
 
 
 class Emulator(Addresses):
@@ -118,6 +120,7 @@ class Emulator(Addresses):
             raise RuntimeError("this emulator is already running")
         self._running = self._open()
         self._running.start_thread()
+        _started.append(self)
         return self
 
     def stop(self) -> None:
@@ -125,6 +128,13 @@ class Emulator(Addresses):
         if self._running is not None:
             self._running.stop()
             self._running = None
+            if self in _started:
+                _started.remove(self)
+
+    @staticmethod
+    def in_environment() -> "Emulator | None":
+        """The emulator started in this process to which the environment variables lead; None if they lead elsewhere."""
+        return next((one for one in reversed(_started) if one.env().items() <= os.environ.items()), None)
 
     def run(self, on_ready: Callable[[Self], None] | None = None) -> None:
         """Serve in this thread, which must be the main one, until SIGTERM or SIGINT; then return."""

@@ -29,6 +29,8 @@ class Account:
         api_key_env: the environment variable that holds the key; None: the kind's own (such as `OPENAI_API_KEY`).
         api_key: a function that returns the key, if it is in a vault or in an orchestrator's connection; "" if there is none.
         keyless: a reason why no key may be found, shown in the error; for keys that do not come from an environment variable.
+        credentials: a function that returns the credentials of the cloud's own library (of botocore for `bedrock`, google-auth for `vertex`,
+            azure-identity for `azure`), if they are not those that it finds itself; then no key is used, from the environment neither.  Called once.
         prices: the price list of its models, e.g. `groq`; None: the list that has the account's name, else the kind's.
         price_factor: by which the list's prices are multiplied, e.g. `Decimal("1.1")` for a region that costs 10 % more.
 
@@ -41,6 +43,7 @@ class Account:
     api_key_env: str | None = None
     api_key: Callable[[], str] | None = field(default=None, repr=False)
     keyless: str | None = None
+    credentials: Callable[[], Any] | None = field(default=None, repr=False)
     prices: str | None = None
     price_factor: Decimal = Decimal(1)
 
@@ -56,6 +59,11 @@ class Account:
             raise InvalidJob(
                 f"api_key= of an account of kind {self.kind} is a {type(self.api_key).__name__}; it must be a function that returns the key. "
                 "Nothing was sent. Put the key in an environment variable and name that in api_key_env=, or give a function."
+            )
+        if self.credentials is not None and not callable(self.credentials):
+            raise InvalidJob(
+                f"credentials= of an account of kind {self.kind} is a {type(self.credentials).__name__}; it must be a function that returns them. "
+                "Nothing was sent. Give e.g. credentials=lambda: mine."
             )
 
     @staticmethod

@@ -15,7 +15,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from keld.errors import InvalidJob
 from keld.providers.account import TYPES, Account
 
-_WRITTEN_OTHERWISE = frozenset(("kind", "base_url", "api_key_env", "api_key", "keyless"))  # each edge has its own place for these
+_WRITTEN_OTHERWISE = frozenset(
+    ("kind", "base_url", "api_key_env", "api_key", "keyless", "credentials")
+)  # each edge has its own place for these
 
 
 def account_fields(kind: str | None = None) -> Mapping[str, type]:

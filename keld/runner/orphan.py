@@ -8,9 +8,9 @@ without a mark, or with one that this ledger never gave, belongs to somebody els
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -29,8 +29,8 @@ from keld.providers.provider import Provider
 from keld.request import shard_named
 from keld.runner.collect import most_bytes
 from keld.runner.context import SKEW, Environment, RunContext, log, question_of, sent_of
-from keld.runner.find_lost import orphan_of
-from keld.runner.sibling import is_alias
+from keld.runner.find_lost import is_of, orphan_of
+from keld.runner.sibling import may_be_own
 from keld.schema import OutputSchema
 from keld.staging import disk_errors
 from keld.state import Event, RunState, State
@@ -90,16 +90,15 @@ class Sweep:
     foreign: set[str]
     suspects: frozenset[int] | None = None
     read_results: bool = True
-    listed: frozenset[str] = frozenset()  # the ids of the account's list
+    listed: Mapping[str, RemoteBatch] = field(default_factory=dict)  # by id
 
     def find(self, since: datetime) -> Iterator[Finding]:
         """The batches that the provider has and the ledger does not, the youngest first; changes nothing."""
         if Lane.BATCH not in self.provider.traits.lanes:
             return
-        listed = list(self.provider.batches(since - SKEW))
-        self.listed = frozenset(batch.id for batch in listed)
+        self.listed = {batch.id: batch for batch in self.provider.batches(since - SKEW)}
         known, shown = self.environment.ledger.accounts.known_batches(self.listed), set()
-        for batch in listed:
+        for batch in self.listed.values():
             if batch.id not in self.foreign and batch.id not in known:
                 found = self._judge(batch)
                 if found is not None:
@@ -142,8 +141,11 @@ class Sweep:
             return self._finding(batch, None, Verdict.ANOTHERS)
         if self.environment.ledger.accounts.knows_batch(batch.id):
             return None  # its create was recorded since the first check; so it is checked again after its shard was read
-        if self._is_alias(shard, batch):
+        copies = self._copies(shard, batch)
+        if (own := self._own_of(shard, copies)) == batch.id:
             return None
+        if copies and (own is None or not batch.state.ended):
+            return self._finding(batch, shard, Verdict.UNPROVEN)  # to cancel it may be to cancel our own
         return self._finding(batch, shard, self._verdict(shard, batch))
 
     def _verdict(self, shard: Shard, batch: RemoteBatch) -> Verdict:
@@ -156,12 +158,30 @@ class Sweep:
             return Verdict.ADOPT
         return Verdict.SETTLE if batch.state.ended else Verdict.CANCEL
 
-    def _is_alias(self, shard: Shard, batch: RemoteBatch) -> bool:
-        """True if this is the shard's own batch, which the host lists under another id."""
+    def _copies(self, shard: Shard, batch: RemoteBatch) -> list[RemoteBatch]:
+        """The listed batches of which one may be the shard's own under another id, by id; none if this batch is not among them."""
         if shard.batch_id is None or shard.batch_id in self.listed:
-            return False
+            return []
         own = self.provider.get(shard.batch_id)
-        return own is not None and is_alias(batch, own, self.listed)
+        if own is None or not may_be_own(batch, own, self.listed):
+            return []
+        found = {one.id: one for one in (*self.listed.values(), batch) if may_be_own(one, own, self.listed)}
+        return [found[batch_id] for batch_id in sorted(found)]
+
+    def _own_of(self, shard: Shard, copies: Sequence[RemoteBatch]) -> str | None:
+        """The id under which the host lists the shard's own batch: the first copy that is the shard's; None: there is none, or it is not known yet.
+
+        They were made at the same time, of the same requests, and cost the same: which of them got the host's reply does not matter.
+        """
+        for copy in copies:
+            if self.provider.traits.marks_batches:
+                if is_of(copy, shard) is not False:
+                    return copy.id
+            elif not copy.state.ended or not self.read_results:
+                return None
+            elif self._owner(copy) == shard.id:
+                return copy.id
+        return None
 
     def _is_latest(self, shard: Shard) -> bool:
         """True if its job run is the youngest of its partition: an older one must not overwrite the younger one's output."""
@@ -232,7 +252,11 @@ class Sweep:
                 if owner is None and batch.id not in self.foreign:
                     continue  # its results are not there yet
                 shard = None if owner is None else ledger.shard(owner)
-            if shard is not None and batch is not None and not self._is_alias(shard, batch):
+            copies = [] if shard is None or batch is None else self._copies(shard, batch)
+            own = None if shard is None else self._own_of(shard, copies)
+            if copies and own is None:
+                continue  # not known yet
+            if shard is not None and batch is not None and own != batch.id:
                 yield self._finding(batch, shard, self._verdict(shard, batch))
             else:
                 yield self._released(candidate, batch)

@@ -7,13 +7,14 @@ batches have no marks, one of the same size and the same time is a candidate: it
 its results show whose it is.  Where the provider looks up marks itself (`Traits.finds`), a batch without one is other people's.
 
 A gateway may list a batch under another id than the one it gave us (LiteLLM lists the provider's own: BerriAI/litellm#36049).  To cancel
-it would cancel ours, so a batch that the list shows instead of ours counts as ours (`is_alias`).
+it would cancel ours, so a batch that the list shows instead of ours counts as ours (`may_be_own`).  If the gateway doubled the create within the
+tick of the host's clock (OpenAI's counts whole seconds), several batches may be ours, and one of them is: the others are candidates.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -97,19 +98,27 @@ def _made_at(batch: RemoteBatch) -> datetime:
     return batch.created_at
 
 
+def _id(batch: RemoteBatch) -> str:
+    return batch.id
+
+
 def siblings_of(provider: Provider, shard: Shard, own: RemoteBatch, inventory: Inventory, outcome: str, now: datetime) -> Siblings:
     """The siblings of a shard's `own` batch that the inventory shows; `outcome`: its create got a reply, or was adopted."""
     took = (shard.submitted_at or now) - (shard.intent_at or now)
     near = LAG if outcome == Event.ADOPTED else min(max(took, timedelta(0)), LAG) + _BESIDE
-    marked, possible = [], []
+    marked, possible, copies = [], [], []
     for batch in inventory.beside(shard, own, near):
-        if batch.id == own.id or is_alias(batch, own, inventory.ids):
+        if batch.id == own.id:
             continue
         ours = is_of(batch, shard) if provider.traits.marks_batches else None
-        if ours:
+        perhaps = ours is None and not provider.traits.finds and _may_be_of(batch, own, shard, near)
+        if may_be_own(batch, own, inventory.ids):
+            copies += [batch] if ours or perhaps else []
+        elif ours:
             marked.append(batch)
-        elif ours is None and not provider.traits.finds and _may_be_of(batch, own, shard, near):
+        elif perhaps:
             possible.append(batch)
+    possible += sorted(copies, key=_id)[1:]  # the sweep, which sees whose each of them is, takes the first of ours for our own
     return Siblings(tuple(marked), tuple(possible))
 
 
@@ -135,8 +144,8 @@ def note_siblings(context: RunContext, provider: Provider, shard: Shard, own: Re
         context.ledger.confirm(context.lease, shard, context.now())
 
 
-def is_alias(batch: RemoteBatch, own: RemoteBatch, listed: Collection[str]) -> bool:
-    """True if a listed batch is our own under another id: ours is not in the list, and this one was made at exactly the same time.
+def may_be_own(batch: RemoteBatch, own: RemoteBatch, listed: Container[str]) -> bool:
+    """True if a listed batch may be our own under another id: ours is not in the list, and this one was made at exactly the same time.
 
     Args:
         own: as the host returns it for the id that the host gave us.

@@ -11,6 +11,7 @@ answers may be private.
     compiler     a JSON Schema -> nodes
     node         one place of a compiled schema, and how its values become an array
     variant      nodes that msgspec alone cannot check
+    meaning      what the declaration says of the columns, in words for people
     document     an answer's text -> its value
     codec        text and vectors
     reference    what a `$ref` points to, what an `allOf` means in sum, which types are implied
@@ -21,9 +22,10 @@ answers may be private.
 
 from keld.job import Embedding
 from keld.schema.codec import Decoder
+from keld.schema.meaning import AnswerColumn, answer_columns
 from keld.schema.node import JsonSchema
 from keld.schema.output import OutputSchema, output_schema
 from keld.schema.reference import inlined
 from keld.schema.subset import Subset
 
-__all__ = ["Decoder", "Embedding", "JsonSchema", "OutputSchema", "Subset", "inlined", "output_schema"]
+__all__ = ["AnswerColumn", "Decoder", "Embedding", "JsonSchema", "OutputSchema", "Subset", "answer_columns", "inlined", "output_schema"]

@@ -17,6 +17,7 @@ checked elsewhere.  The files, in the order of the data's way:
     text        the bytes of a text file as UTF-8
     declared    text as the type that its column is declared to have
     frame       tables of other libraries, and rows
+    parts       several sources, one after the other, as one table
     file        one file, its schema known
     block       a partition as bounded blocks of plain types
     sink        a partition out, absent or complete
@@ -26,12 +27,14 @@ checked elsewhere.  The files, in the order of the data's way:
 
 from keld.table.block import ROW_FAULT, Table
 from keld.table.parquet import read_parquet
+from keld.table.parts import Parts
 from keld.table.sink import ParquetSink, Written, check_apart, sink_is_file, try_sink, write_table
 from keld.table.source import open_table
 
 __all__ = [
     "ROW_FAULT",
     "ParquetSink",
+    "Parts",
     "Table",
     "Written",
     "check_apart",

@@ -3,22 +3,21 @@
 Local files are read by Arrow's own reader, not through fsspec's Python layer.
 """
 
-import hashlib
 import os
 import re
 from contextlib import closing
 from dataclasses import dataclass, replace
 from glob import glob
 from typing import Any, TypeAlias
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 import pyarrow as pa
 
 from keld.errors import KeldError, SourceError, SourceUnavailable
+from keld.path import filled_path
 
 PathLike: TypeAlias = "str | os.PathLike[str]"  # a UPath, too, although a remote one is not an os.PathLike
-_SEGMENT = 150  # bytes of a key in a path; file systems end a name at 255
 PACKINGS = (".gz", ".zst", ".bz2")  # of text; the compression of a file is known from its first bytes
 _TEXTS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 FORMATS = {".parquet": "parquet", ".pq": "parquet"} | {
@@ -47,7 +46,7 @@ class Place:
             raise error(
                 f"{self.uri}: the path needs a partition and none is given. Nothing was sent. Give partition=, or a path without {{partition}}."
             )
-        return replace(self, path=self.path.replace("{partition}", segment(partition)))
+        return replace(self, path=filled_path(self.path, partition))
 
     def is_dir(self) -> bool:
         return os.path.isdir(self.path) if self.fs is None else bool(self.fs.isdir(self.path))
@@ -142,16 +141,6 @@ def place_of(source: Any, fault: type[KeldError] = SourceError) -> Place:
     except Exception as error:
         raise fault(f"{source}: the file system cannot be opened: {error}. Check its package and access.") from error
     return Place(source.path, source.fs)
-
-
-def segment(key: str) -> str:
-    """A key as one path segment, two keys never the same: percent-encoded, no leading dot, at most 150 bytes."""
-    text = quote(key, safe="=@+, ", errors="surrogatepass").replace(" ", "%20")
-    if text.startswith("."):
-        text = "%2E" + text[1:]
-    if len(text) > _SEGMENT:  # `%-` is not valid percent-encoding, so no other key can give it
-        return f"{text[:100]}%-{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:32]}"
-    return text or "%-"
 
 
 def is_pattern(place: Place) -> bool:

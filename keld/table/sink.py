@@ -12,9 +12,10 @@ from typing import Any, Self
 import pyarrow as pa
 
 from keld.errors import KeldError, SinkError, SinkRefused, SourceError, StagingError
+from keld.path import segment
 from keld.table.lake import lake_at
 from keld.table.landing import Landing
-from keld.table.place import PACKINGS, PathLike, Place, delimiter_of, form_of, is_pattern, place_of, segment
+from keld.table.place import PACKINGS, PathLike, Place, delimiter_of, form_of, is_pattern, place_of
 from keld.table.writer import WRITERS, CsvWriter, ParquetWriter, Writer
 
 # Staging is written once and read once or twice: lz4 without dictionaries takes half the time of zstd to write, a third to read.

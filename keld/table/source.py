@@ -10,6 +10,7 @@ from keld.table.block import Table, plain_type
 from keld.table.directory import of_directory, of_files
 from keld.table.frame import of_columns, of_dataset, of_lazy_polars, of_pandas, of_rows, of_stream
 from keld.table.lake import lake_at, open_lake
+from keld.table.parts import Parts, of_parts
 from keld.table.place import Place, is_pattern, is_upath, place_of, unreadable
 
 
@@ -20,7 +21,7 @@ def open_table(source: Any, *, partition: str | None = None, reading: Reading = 
         source: a path, UPath or URI of a Parquet, CSV, JSONL or Arrow file, of a directory of them or of a Delta table, a pattern
             (`part-*.csv`) or a list of paths (`{partition}` in them is filled); a pandas or Polars frame; an Arrow table, batch, reader or
             dataset; anything with `__arrow_c_stream__`; rows as dicts, named tuples, dataclasses, `sqlite3.Row` or Pydantic objects; a dict of
-            columns; or a function that returns one of these, called only when the table is needed.
+            columns; `Parts` of functions that return these; or a function that returns one of these, called only when the table is needed.
         partition: the key; percent-encoded, so that it is always one segment of the path.
         reading: how text files are read.
 
@@ -44,6 +45,8 @@ def _opened(source: Any, partition: str | None, reading: Reading) -> Table:
         return _open_place(place_of(source).filled(partition, SourceError).as_written(), reading)
     if isinstance(source, list | tuple) and source and all(map(_is_path, source)):
         return _open_all([place_of(path).filled(partition, SourceError).as_written() for path in source], reading, f"{len(source)} paths")
+    if isinstance(source, Parts):
+        return of_parts(source, lambda part: _opened(part, partition, reading))
     reading.check_used(f"a {type(source).__name__}, which is not a text file")
     library = type(source).__module__.partition(".")[0]
     if library == "pandas":

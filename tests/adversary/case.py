@@ -177,6 +177,11 @@ def _table() -> Iterator[Case]:
         creates=1,
         cancels=(0, 0),
     )
+    for first in (True, False):
+        does = f"one create makes two batches at the same instant, the {'first' if first else 'last'} reply is handed on, and the host lists other ids"
+        doubled = Fault(at="create", calls=2, first=first)
+        # Which of the two is ours is not known, so that neither is cancelled.
+        yield Case(line="A4", does=does, faults=(doubled,), quirks=("other_ids",), creates=1, bought=2, cancels=(0, 0))
     for quirk in ("oldest_first", "ignores_after", "no_metadata", "list_404", "lags_long"):
         yield Case(
             line="A4",
@@ -305,6 +310,17 @@ def _lost_late_doubled() -> Iterator[Case]:
         does = f"doubled: one create is sent twice on the way, the {which} reply is handed on"
         yield Case(line="B3", does=does, faults=(twice_sent,), on=(*_FENCED, *_UNFENCED), bought=2, creates=1)
         yield Case(line="B3", does=does, faults=(twice_sent,), on=_REPLAYED, creates=1)
+        listed = f"{does}, and the list has other ids"
+        yield Case(
+            line="B3",
+            does=listed,
+            faults=(twice_sent,),
+            quirks=("other_ids",),
+            on=(*_FENCED, *_UNFENCED),
+            bought=2,
+            creates=1,
+            cancels=(0, 0),
+        )
     does, unanswered = "doubled: one create is sent twice on the way, and no reply", Fault(at="create", calls=2, how="dropped")
     yield Case(line="B3", does=does, faults=(unanswered,), on=(*_FENCED, *_UNFENCED), bought=2, creates=1)
     yield Case(line="B3", does=does, faults=(unanswered,), on=_REPLAYED)

@@ -232,7 +232,10 @@ RELATIVES = [
     (pendulum.duration(days=3_650, hours=9, microseconds=1), timedelta(days=3_650, hours=9, microseconds=1)),
     (pd.Timedelta("36h"), timedelta(hours=36)),
     (timedelta.max, timedelta.max),
-    *[(text, timedelta(hours=26)) for text in ("26h", "1d 2h", "1d2h", " 1 d 2 h ", "93600s", "1560min", "25h 60m", "PT26H", "P1DT2H")],
+    *[
+        (text, timedelta(hours=26))
+        for text in ("26h", "1d 2h", "1d2h", " 1 d 2 h ", "93600s", "1560min", "25h 60m", "PT26H", "P1DT2H", "1 day, 2:00:00")
+    ],
     *[(text, timedelta(days=10, hours=12)) for text in ("10.5d", "1w 3.5d", "P10DT12H", "P1.5W")],
     ("2026-11-20T09:00+01:00", datetime(2026, 11, 20, 8, tzinfo=UTC)),
     ("2026-11-20 09:00Z", datetime(2026, 11, 20, 9, tzinfo=UTC)),

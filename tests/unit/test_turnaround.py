@@ -72,3 +72,16 @@ def test_without_anything_running_it_is_the_plain_share() -> None:
     """Of a thousand that ended, the prior's five hardly count."""
     seen = [float(n) for n in range(1, 1_001)]
     assert abs(turnaround(Lane.BATCH, seen).chance(timedelta(seconds=250)) - 0.25) < 0.01
+
+
+@given(seconds=SECONDS, age_s=st.floats(0, 200_000), q=st.floats(0, 1))
+def test_a_batch_that_still_runs_is_not_expected_to_have_ended_earlier(seconds: list[float], age_s: float, q: float) -> None:
+    age = timedelta(seconds=age_s)
+    assert turnaround(Lane.BATCH, seconds).total(age, q) >= age
+
+
+def test_the_longer_a_batch_runs_the_later_it_is_expected() -> None:
+    """At its start half of all batches end within the hour; of those that ran eight hours, half take much longer than that."""
+    prior = turnaround(Lane.BATCH)
+    assert prior.total(timedelta(0), 0.5) == HOUR
+    assert 8 * HOUR < prior.total(8 * HOUR, 0.5) < 24 * HOUR

@@ -19,7 +19,8 @@ def auth(connection: Connection) -> Auth:
     Raises:
         AccessRefused: there is no key, and azure-identity is not installed.
     """
-    if key := connection.key():
+    given = connection.account.credentials
+    if given is None and (key := connection.key()):
         return Fixed({"api-key": key})
     try:
         from azure.core.exceptions import ClientAuthenticationError
@@ -30,7 +31,7 @@ def auth(connection: Connection) -> Auth:
             "Nothing was sent. Set the key, or: pip install 'keld[azure]'.",
             account="azure",
         ) from None
-    credential = DefaultAzureCredential()
+    credential = given() if given is not None else DefaultAzureCredential()
 
     def fetch() -> Token:
         try:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from keld.errors import AccessRefused, InvalidJob
@@ -31,23 +32,28 @@ _GOOD_S = 600.0
 
 
 def auth(connection: Connection) -> Auth:
-    """The account's API key if it has one, else signatures with the credentials that botocore finds."""
-    key = connection.key() or os.environ.get(API_KEY, "").strip()
+    """Signatures with the account's own credentials if it has some; else its API key, else signatures with the credentials that botocore finds."""
+    given = connection.account.credentials
+    key = "" if given is not None else connection.key() or os.environ.get(API_KEY, "").strip()
     if key:
         check_unquoted(key, "Bedrock")
         return Fixed({"authorization": f"Bearer {key}"})
-    return Signed(getattr(connection.account, "region", ""))
+    return Signed(getattr(connection.account, "region", ""), given)
 
 
 class Signed:
-    """`Auth` that signs each request (Signature Version 4)."""
+    """`Auth` that signs each request (Signature Version 4).
 
-    def __init__(self, region: str, limit_s: float = 30.0) -> None:
+    Args:
+        given: returns the credentials; None: botocore finds them.
+    """
+
+    def __init__(self, region: str, given: Callable[[], Any] | None = None, limit_s: float = 30.0) -> None:
         try:
             from botocore.session import Session
         except ImportError as missing:
             raise InvalidJob("Bedrock needs botocore, which is not installed. Nothing was sent. pip install 'keld[bedrock]'") from missing
-        self._region, self._session = region, Session()
+        self._region, self._find = region, cache(given or Session().get_credentials)
         self._kept = Kept(self._found, "the credentials of AWS", limit_s)
 
     def headers(self, outgoing: Outgoing) -> Mapping[str, str]:
@@ -88,7 +94,7 @@ class Signed:
 
     def _found(self) -> tuple[ReadOnlyCredentials, float]:
         """The credentials, and when to ask for them again for good: until then old ones are used if a renewal fails."""
-        found = self._session.get_credentials()
+        found = self._find()
         if found is None:
             raise AccessRefused(
                 f"No credentials of AWS were found for Bedrock in {self._region}. Nothing was sent. Set AWS_PROFILE, AWS_ACCESS_KEY_ID and "

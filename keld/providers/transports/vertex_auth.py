@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from keld.errors import AccessRefused, InvalidJob
@@ -19,7 +21,7 @@ from keld.providers.auth import Renewed, Token
 from keld.providers.part import Connection
 
 TOKEN_VARIABLE = "GOOGLE_OAUTH_ACCESS_TOKEN"  # noqa: S105  the name of a variable; Terraform's provider for Google reads the same one
-_SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 _GIVEN_S = 600.0  # a token that we were given does not say when it expires; it is asked for again halfway
 # The reasons of google.rpc.ErrorInfo with which a request is refused for every row, whatever the status beside them is.
 _NO_ACCESS = frozenset(
@@ -28,7 +30,13 @@ _NO_ACCESS = frozenset(
 
 
 def auth(connection: Connection) -> Renewed:
-    """The account's own token (`api_key=`, or the variable `GOOGLE_OAUTH_ACCESS_TOKEN`), else one by the credentials that google-auth finds."""
+    """A token by the account's own credentials if it has some; else its token (`api_key=`, or the variable `GOOGLE_OAUTH_ACCESS_TOKEN`), else one by
+    the credentials that google-auth finds.
+    """
+    given = connection.account.credentials
+    if given is not None:
+        given = cache(given)
+        return Renewed(lambda: _fetched(connection, given), "a token of Google Cloud")
     return Renewed(lambda: _given(connection) or _fetched(connection), "a token of Google Cloud")
 
 
@@ -52,8 +60,11 @@ def _given(connection: Connection) -> Token | None:
     return Token(value, time.time() + _GIVEN_S) if value else None
 
 
-def _fetched(connection: Connection) -> Token:
+def _fetched(connection: Connection, given: Callable[[], Any] | None = None) -> Token:
     """A new token.
+
+    Args:
+        given: returns the credentials; None: google-auth finds them.
 
     Raises:
         AccessRefused: there are no credentials, or they are refused.
@@ -66,8 +77,8 @@ def _fetched(connection: Connection) -> Token:
     except ImportError as missing:
         raise InvalidJob("Kind vertex needs google-auth, which is not installed. Nothing was sent. pip install 'keld[vertex]'") from missing
     try:
-        credentials, _ = google.auth.default(scopes=[_SCOPE])
-        credentials.refresh(Request())  # type: ignore[no-untyped-call]  # google-auth has no types for it
+        credentials = given() if given is not None else google.auth.default(scopes=[SCOPE])[0]
+        credentials.refresh(Request())
     except DefaultCredentialsError:
         raise AccessRefused(
             "There are no credentials for Google Cloud. Nothing was sent. Run `gcloud auth application-default login`, set "

@@ -1,21 +1,25 @@
 """Airflow worker: the real task runner of Airflow in this process, without a database.  The test says in which kind of Dag run it is.
 
-It answers in place of Airflow's API server, where the SDK has a parameter for tests (`run_task_in_process(client=)`).
+It answers in place of Airflow's API server, where the SDK's own supervisor for tests makes its client.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import psutil
+import pytest
 import structlog
+from packaging.version import Version
 
 from keld import Job
 from keld.emulator import Emulator
@@ -53,9 +57,11 @@ class RunContext:
     @property
     def trigger(self) -> dict[str, Any]:
         """The fields of the trigger that the task has deferred to."""
+        assert self.state == "deferred", (self.state, self.error)
+        if not importlib.util.find_spec("airflow.sdk.serde"):  # Airflow 3.1 has them as they are
+            return self.message.trigger_kwargs
         from airflow.sdk.serde import deserialize
 
-        assert self.state == "deferred", (self.state, self.error)
         return deserialize(self.message.trigger_kwargs)
 
     @property
@@ -82,6 +88,7 @@ class Worker:
     """Runs tasks as Airflow's worker does, each visit in a Dag run of the test's choice."""
 
     states: dict[str, str] = field(default_factory=dict)  # of task instances, as Airflow's database has them
+    gave: dict[str, Any] = field(default_factory=dict)  # what other tasks returned, by their ids
 
     def run(
         self, task: Any, *, event: dict[str, Any] | None = None, method: str = "resume", failed: str | None = None, **run: Any
@@ -98,14 +105,14 @@ class Worker:
         from airflow.sdk import DAG
         from airflow.sdk.api.client import Client
         from airflow.sdk.api.datamodels._generated import TaskInstance
-        from airflow.sdk.execution_time.supervisor import run_task_in_process
+        from airflow.sdk.execution_time.supervisor import InProcessTestSupervisor
         from httpx import MockTransport
 
         seen = RunContext(state="", message=None, error=None, xcoms={}, rendered={}, shown={})
         map_index = run.pop("map_index", -1)
-        resumed = {"next_method": method, "next_kwargs": {"event": event}} if event else {}
+        resumed = {"next_method": method, "next_kwargs": _stored({"event": event})} if event else {}
         if failed:
-            resumed = {"next_method": "__fail__", "next_kwargs": {"error": failed}}
+            resumed = {"next_method": "__fail__", "next_kwargs": _stored({"error": failed})}
         api = MockTransport(self._api(seen, run, resumed))
         client = Client(base_url=None, token="", dry_run=True, transport=api)
         client.base_url = "http://in-process.invalid./"
@@ -115,7 +122,15 @@ class Worker:
         ti = TaskInstance(
             id=uuid4(), task_id=task.task_id, dag_id=task.dag_id, run_id=run_id, try_number=1, map_index=map_index, dag_version_id=uuid4()
         )
-        result = run_task_in_process(ti, task, client=client)
+
+        class InProcess(InProcessTestSupervisor):
+            """As `run_task_in_process(client=)`, which only Airflow 3.3 has."""
+
+            @staticmethod
+            def _api_client(dag: Any = None) -> Client:
+                return client
+
+        result = InProcess.start(what=ti, task=task)
         return replace(seen, state=result.state.value, message=result.msg, error=result.error, task=result.ti.task)
 
     def until_sent(self, task: Any, **run: Any) -> RunContext:
@@ -147,6 +162,8 @@ class Worker:
             if "/xcoms/" in path and request.method == "POST":
                 seen.xcoms[path.rpartition("/")[2]] = json.loads(body) if body else None
                 return Response(201, json={"message": "ok"})
+            if "/xcoms/" in path and (task_id := path.split("/")[-2]) in self.gave:
+                return Response(200, json={"key": "return_value", "value": self.gave[task_id]})
             if "/store/" in path and request.method == "PUT":
                 seen.shown[path.rpartition("/")[2]] = json.loads(body)["value"]
                 return Response(204)
@@ -163,22 +180,61 @@ class Worker:
         return answer
 
 
+def since(airflow: str) -> pytest.MarkDecorator:
+    """For a test of what only this version of Airflow and later ones have."""
+    lacks = Version(version("apache-airflow-core")) < Version(airflow)
+    return pytest.mark.skipif(lacks, reason=f"of Airflow {airflow}")
+
+
+def _stored(value: dict[str, Any]) -> Any:
+    """What wakes a task, as Airflow's database has it: before 3.2 in a form of its own."""
+    if importlib.util.find_spec("airflow.sdk.serde"):
+        return value
+    from airflow.serialization.serialized_objects import BaseSerialization
+
+    return BaseSerialization.serialize(value)
+
+
+def serialised(dag: Any) -> dict[str, Any]:
+    """A Dag as Airflow stores it."""
+    from airflow.serialization import serialized_objects
+
+    return _serialisation(serialized_objects).to_dict(dag)
+
+
+def deserialised(stored: dict[str, Any]) -> Any:
+    """A stored Dag as the scheduler has it."""
+    from airflow.serialization import serialized_objects
+
+    return _serialisation(serialized_objects).from_dict(stored)
+
+
+def _serialisation(home: Any) -> Any:
+    return getattr(home, "DagSerialization", None) or home.SerializedDAG  # the second before Airflow 3.2
+
+
 def _run_context(run: dict[str, Any]) -> dict[str, Any]:
+    from airflow.sdk.api.datamodels._generated import DagRun
+
     instants = ("partition_date", "logical_date", "data_interval_start", "data_interval_end")
+    if "partition_key" not in DagRun.model_fields and run.get("partition_key"):  # Airflow 3.1, where a day is an interval
+        day = run.get("partition_date") or datetime.fromisoformat(run["partition_key"]).replace(tzinfo=UTC)
+        run = run | {"logical_date": day, "data_interval_start": day, "data_interval_end": day + timedelta(days=1)}
+    dag_run = {
+        "dag_id": "dag",
+        "run_id": run.get("run_id", "run-1"),
+        "start_date": NOW.isoformat(),
+        "end_date": None,
+        "run_after": run.get("run_after", NOW).isoformat(),
+        "run_type": run.get("run_type", "manual"),
+        "state": "running",
+        "conf": {},
+        "consumed_asset_events": [],
+        "partition_key": run.get("partition_key"),
+        **{name: run[name].isoformat() if run.get(name) else None for name in instants},
+    }
     return {
-        "dag_run": {
-            "dag_id": "dag",
-            "run_id": run.get("run_id", "run-1"),
-            "start_date": NOW.isoformat(),
-            "end_date": None,
-            "run_after": run.get("run_after", NOW).isoformat(),
-            "run_type": run.get("run_type", "manual"),
-            "state": "running",
-            "conf": {},
-            "consumed_asset_events": [],
-            "partition_key": run.get("partition_key"),
-            **{name: run[name].isoformat() if run.get(name) else None for name in instants},
-        },
+        "dag_run": {name: value for name, value in dag_run.items() if name in DagRun.model_fields},  # an older API takes no later field
         "task_reschedule_count": 0,
         "max_tries": 1,
         "should_retry": False,

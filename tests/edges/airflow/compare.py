@@ -172,7 +172,7 @@ class Play:
 
     def through(self, run: dict[str, Any], visit: RunContext | None = None) -> None:
         """A task's visits until it has ended; one that failed, and may be tried again, is."""
-        from airflow.sdk.exceptions import AirflowFailException
+        from airflow.providers.common.compat.sdk import AirflowFailException
 
         for _ in range(2):
             visit = self._to_the_end(run, visit or self.run(run))

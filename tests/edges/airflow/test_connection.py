@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,8 @@ import pytest
 
 from keld import Account, AzureAccount, BedrockAccount, Keld, SelfHostedAccount, VertexAccount, account_fields, kinds
 from keld.emulator import Emulator
-from keld_airflow.provider import get_provider_info
-from tests.edges.airflow.airflow_worker import Worker, job
+from keld_airflow.provider import CONNECTION_FIELDS, get_provider_info
+from tests.edges.airflow.airflow_worker import Worker, job, since
 from tests.support.documents import DOCS, blocks
 
 
@@ -101,16 +102,16 @@ def test_a_connection_may_be_written_in_airflows_ways(
         ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"more_account": "b"}}', "Is more_accounts meant"),
         ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"account": "a:b"}}', "account='a:b'"),
         ('{"conn_type": "keld", "password": "sk-CANARY", "port": 8443}', "a port or a schema, and no host"),
-        ('{"conn_type": "openai", "password": "sk-CANARY"}', "is of type openai"),
+        ('{"conn_type": "http", "password": "sk-CANARY"}', "is of type http, which holds no account"),
         ('{"conn_type": "keld", "password": "sk-CANARY", "extra": {"more_accounts": "keld_other"}}', "are both the account 'openai'"),
-        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": "provider=anthropic"}', "no JSON object"),
-        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": "[]"}', "no JSON object"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": "provider=anthropic"}', "no JSON object|cannot read what"),
+        ('{"conn_type": "keld", "password": "sk-CANARY", "extra": "[]"}', "no JSON object|cannot read what"),
         ('{"conn_type": "keld", "password": "sk-CANARY"', "cannot read what the environment variable AIRFLOW_CONN_KELD_DEFAULT holds"),
     ],
 )
 def test_what_a_connection_says_is_read_or_refused(monkeypatch: pytest.MonkeyPatch, notation: str, says: str) -> None:
     """Passed over, it would be a key that is not used, or another ledger than the one that was meant."""
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     connection(monkeypatch, "keld_other", password="sk-CANARY")
     monkeypatch.setenv("AIRFLOW_CONN_KELD_DEFAULT", notation)
@@ -178,7 +179,7 @@ def test_the_extra_that_the_documentation_shows_is_read(monkeypatch: pytest.Monk
     ],
 )
 def test_a_field_of_another_kind_or_a_wrong_value_is_refused(monkeypatch: pytest.MonkeyPatch, extra: dict[str, Any], says: str) -> None:
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     connection(monkeypatch, password="sk-CANARY", extra=extra)
     with pytest.raises(AirflowFailException, match=says) as refused:
@@ -191,7 +192,7 @@ def test_a_field_of_another_kind_or_a_wrong_value_is_refused(monkeypatch: pytest
 @pytest.mark.parametrize("field", ["more_accounts", "ledger_conn_id"])
 def test_a_connection_that_names_one_which_is_not_there_says_so(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
     """A secrets backend that is away looks the same to Airflow, so that it is tried again."""
-    from airflow.sdk.exceptions import AirflowNotFoundException
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
     connection(monkeypatch, "keld_default", password="sk-CANARY", extra={field: "keld_nowhere"})
     with pytest.raises(AirflowNotFoundException, match=f"no connection keld_nowhere, which {field} of the connection keld_default names"):
@@ -266,12 +267,12 @@ def test_what_airflow_is_told_is_of_its_own_form() -> None:
 
 
 def test_everything_it_names_can_be_imported() -> None:
-    from airflow._shared.module_loading import import_string
+    from pkgutil import resolve_name
 
     told = get_provider_info()
     named = [*told["extra-links"], *told["notifications"], told["connection-types"][0]["hook-class-name"]]
     named += [decorator["class-name"] for decorator in told["task-decorators"]]
-    assert all(import_string(name) for name in named)
+    assert all(resolve_name(name) for name in named)
     modules = [module for kind in ("operators", "sensors", "hooks", "triggers") for module in told[kind][0]["python-modules"]]
     assert all(__import__(module) for module in modules)
 
@@ -284,18 +285,42 @@ def test_no_field_of_the_form_holds_a_secret() -> None:
     assert get_provider_info()["config"]["keld"]["options"]["ledger_url"]["sensitive"] is True
 
 
-def test_airflow_finds_the_connection_type_the_decorator_and_the_reference_of_deadlines() -> None:
+def test_airflow_finds_the_connection_type_the_decorator_and_the_plugin() -> None:
     """As installed: by the entry points, in a process of its own."""
     code = (
         "from airflow.providers_manager import ProvidersManager as M; from airflow.sdk import task;"
-        "from airflow.plugins_manager import get_deadline_references_plugins as refs;"
-        "print(sorted(M().providers), M().hooks['keld'].hook_name, task.keld_batch, list(refs()))"
+        "from importlib.metadata import entry_points as points;"
+        "[plugin] = [point.load() for point in points(group='airflow.plugins') if point.name == 'keld'];"
+        "print(sorted(M().providers), M().hooks['keld'].hook_name, task.keld_batch, plugin)"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     assert "'keld'" in ended.stdout
     assert "keld_batch_task" in ended.stdout
-    assert "keld_airflow.deadline.PartitionEnd" in ended.stdout
+    assert "keld_airflow.plugin.KeldPlugin" in ended.stdout
+
+
+@since("3.2")
+def test_airflow_finds_the_reference_of_deadlines() -> None:
+    code = "from airflow.plugins_manager import get_deadline_references_plugins as refs; print(list(refs()))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "keld_airflow.deadline.PartitionEnd" in ended.stdout, ended.stderr
+
+
+def test_an_airflow_that_asks_the_hook_for_the_form_of_a_connection_is_given_the_same_fields() -> None:
+    """Airflow 3.1 makes the form by `wtforms`, or by a stand-in that its API server has for them; a later one reads the provider's metadata."""
+    code = (
+        "import json; from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService;"
+        "[keld] = [meta for meta in HookMetaService.hook_meta_data() if meta.connection_type == 'keld'];"
+        "print('META', keld.model_dump_json())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "META" in ended.stdout, ended.stderr
+    form = json.loads(ended.stdout.partition("META")[2])
+    assert set(form["extra_fields"]) == set(CONNECTION_FIELDS)
+    assert form["extra_fields"]["provider"]["schema"]["enum"] == list(kinds())
+    assert form["extra_fields"]["account"]["description"] == CONNECTION_FIELDS["account"]["description"]
+    assert (form["standard_fields"]["password"]["title"], form["standard_fields"]["login"]["hidden"]) == ("API key", True)
 
 
 # --- partitions -------------------------------------------------------------------------------------------------------
@@ -328,6 +353,7 @@ def test_the_partition_of_a_run_is_what_it_stands_for(context: dict[str, Any], k
     assert (found.key, found.ends_at) == (key, ends_at)
 
 
+@since("3.2")
 def test_a_partition_lasts_to_the_next_tick_of_its_dag() -> None:
     """Airflow knows only its beginning; a day in Paris is 25 hours long in October."""
     from airflow.sdk import DAG, CronPartitionTimetable
@@ -367,6 +393,7 @@ def test_a_page_of_the_batch_is_linked_where_the_provider_has_one(worker: Worker
     assert KeldBatchLink().get_link(task, ti_key=None) == task.batch_page  # type: ignore[arg-type]
 
 
+@since("3.2")
 def test_a_deadline_from_the_partitions_end_survives_airflows_serialisation() -> None:
     """The scheduler meets it in the serialised Dag, and knows it by the plugin."""
     from airflow.sdk import AsyncCallback, DeadlineAlert
@@ -382,7 +409,14 @@ def test_a_deadline_from_the_partitions_end_survives_airflows_serialisation() ->
     assert reference.inner_ref != PartitionEnd()
 
 
-def test_everything_public_can_be_imported() -> None:
+LATER = set() if find_spec("airflow.sdk.serde") else {"PartitionEnd"}  # what Airflow 3.1 has no place for
+
+
+def test_everything_public_can_be_imported_or_says_which_airflow_it_needs() -> None:
     import keld_airflow
 
-    assert [name for name in keld_airflow.__all__ if not hasattr(keld_airflow, name)] == []
+    there = set(keld_airflow.__all__) - LATER
+    assert [name for name in there if not hasattr(keld_airflow, name)] == []
+    for name in LATER:
+        with pytest.raises(ImportError, match=f"{name} needs Airflow 3.2 or later"):
+            getattr(keld_airflow, name)

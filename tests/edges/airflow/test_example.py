@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.edges.airflow.airflow_worker import since
 from tests.support.documents import DOCS, ROOT, blocks
 
 
+@since("3.2")
 @pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "how-to" / "airflow.md"], ids=["README", "how-to"])
 def test_an_example_is_a_dag_with_one_task(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A newcomer copies it first; it must load."""
@@ -34,6 +36,7 @@ def test_an_example_is_a_dag_with_one_task(page: Path, monkeypatch: pytest.Monke
     assert task.job.acceptable == ("anthropic:claude-haiku-4-5", "openai:gpt-5-mini")
 
 
+@since("3.3")
 def test_the_example_projects_dags_are_the_two_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.dag_processing.dagbag import DagBag
 

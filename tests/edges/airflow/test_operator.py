@@ -1,5 +1,6 @@
 """The operator, on a worker without a database: what each visit of a task does, what it buys, and what it leaves behind."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, date, datetime, timedelta
@@ -13,7 +14,7 @@ import pytest
 
 from keld import Job, Keld
 from keld.emulator import Emulator
-from tests.edges.airflow.airflow_worker import LATENCY_S, ROWS, RunContext, Worker, job
+from tests.edges.airflow.airflow_worker import LATENCY_S, ROWS, RunContext, Worker, deserialised, job, serialised, since
 from tests.support.ticket_job import fault
 
 DAY: dict[str, Any] = {"partition_key": "2026-11-19", "partition_date": datetime(2026, 11, 19, tzinfo=UTC)}
@@ -65,6 +66,7 @@ def test_a_task_sends_waits_without_a_slot_and_hands_over(worker: Worker, provid
     assert len(provider.bill()) == 5
 
 
+@since("3.3")
 def test_while_a_task_waits_people_see_where_it_stands(worker: Worker, provider: Emulator) -> None:
     """In the UI, beside the task; the log says it once, and the asset event comes only at the end."""
     sent = worker.until_sent(operator(job=job(ceiling_usd="0.5")), **DAY)
@@ -82,6 +84,7 @@ def test_the_manifest_stays_under_two_kilobytes_and_counts_the_cost_exactly(work
     assert len(str(ended.manifest)) < 2_000
 
 
+@since("3.2")
 def test_a_source_that_is_a_path_is_rendered_and_a_function_is_given_what_it_names(
     worker: Worker, provider: Emulator, tmp_path: Path
 ) -> None:
@@ -99,6 +102,7 @@ def test_a_source_that_is_a_path_is_rendered_and_a_function_is_given_what_it_nam
     assert second.rendered["source"] is None
 
 
+@since("3.2")
 def test_object_storage_is_read_and_written_with_its_own_credentials(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
     """The name alone, which the ledger could keep, would not open it on another worker."""
     from airflow.sdk import ObjectStoragePath
@@ -138,6 +142,7 @@ def test_a_sink_that_nothing_can_write_is_found_before_anything_is_paid(
     assert provider.requests() == []
 
 
+@since("3.2")
 def test_a_sink_that_is_a_function_is_given_the_rows(worker: Worker, provider: Emulator) -> None:
     """For warehouses that are no path; it may name what it wants of the context, too."""
     got: dict[str, Any] = {}
@@ -158,6 +163,7 @@ def test_asset_events_tell_what_it_cost_and_how_it_ended(worker: Worker, provide
     assert event["extra"].keys() >= {"cost_usd", "late", "sink", "rows", "partition"}
 
 
+@since("3.3")
 def test_an_outlet_that_is_a_reference_has_the_same_event_and_one_to_nothing_costs_no_task(
     worker: Worker, provider: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,6 +179,7 @@ def test_an_outlet_that_is_a_reference_has_the_same_event_and_one_to_nothing_cos
     assert "There is no event of AssetNameRef(name='nowhere')" in caplog.text
 
 
+@since("3.3")
 def test_a_region_of_a_mapped_task_has_an_asset_event_of_its_own(worker: Worker, provider: Emulator) -> None:
     """All mapped instances are in one run, whose key would else stand on each of their events."""
     from airflow.sdk import Asset
@@ -196,6 +203,7 @@ def test_a_day_without_rows_may_be_said_without_columns(worker: Worker, provider
     assert pa.unify_schemas([quiet, pq.read_schema(busy.manifest["sink"])]).field("id").type == pa.int64()
 
 
+@since("3.3")
 @pytest.mark.parametrize(
     ("run", "given", "keys"),
     [
@@ -290,7 +298,7 @@ def test_a_prompt_that_changed_while_a_batch_is_out_is_asked_after_it(
 
 def test_a_job_of_another_task_that_asks_something_else_is_refused_and_a_renamed_task_is_not(worker: Worker, provider: Emulator) -> None:
     """Two Dags may have hit upon one name; neither must get the other's rows."""
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     worker.through(operator(), provider, **DAY)
     other = worker.run(operator(task_id="other", job=job(prompt="Other: {body}")), **DAY)
@@ -373,6 +381,24 @@ def test_the_deadline_wakes_the_trigger_and_bounds_the_wait(worker: Worker, prov
     assert timedelta(0) < left - sent.message.trigger_timeout < timedelta(hours=1)
 
 
+def test_what_airflow_shows_of_a_task_has_its_partition(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    """While it waits and afterwards a person reads where the rows come from and go to; not `{partition}`."""
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "2026-11-19.parquet")
+    task = operator(
+        source=f"{tmp_path}/{{partition}}.parquet", sink=f"{tmp_path}/labels/{{partition}}.parquet", job=job(deadline=timedelta(hours=9))
+    )
+    sent = worker.until_sent(task, partition_key="2026-11-19")
+    assert "0 of 5 rows done in 1 batch" in sent.shown["keld"]["progress"]
+    assert sent.shown["keld"]["expected_at"] is not None and sent.shown["keld"]["escalates_at"] is not None
+    provider.advance(LATENCY_S)
+    done = worker.run(task, event=sent.event, partition_key="2026-11-19")
+    for visit in (sent, done):
+        assert (visit.rendered["partition"], visit.rendered["source"]) == ("2026-11-19", f"{tmp_path}/2026-11-19.parquet")
+        assert visit.rendered["sink"] == f"{tmp_path}/labels/2026-11-19.parquet"
+    assert re.match(r"5 of 5 rows answered for \$0\.\d{4}", done.manifest["summary"])
+    assert "progress" not in done.shown["keld"]
+
+
 def test_without_any_triggerer_the_deadline_is_kept_all_the_same(
     worker: Worker, provider: Emulator, home: Keld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -415,7 +441,7 @@ def test_too_few_answers_fail_the_task_and_a_clear_asks_only_for_those(worker: W
 
 def test_a_refused_key_fails_for_good_with_what_to_do(worker: Worker, provider: Emulator) -> None:
     """A retry would be refused as well, and a wait would look like a slow provider."""
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     fault(provider, "any", "status", status=401, times=None)
     ended = worker.run(operator(), **DAY)
@@ -446,17 +472,18 @@ FOR_GOOD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"partition": ""}, DAY, "was rendered as ''"),
     ({"partition": "{{ dag_run.conf.get('region') }}"}, DAY, "was rendered as 'None'"),
     ({"source": "in/{{ macros.ds_add(ds, 1) }}.parquet"}, {}, "'ds' is undefined"),
-    ({"source": "in/{{ ds }}.parquet"}, DAY, "this Dag run has a partition key, and no dates"),
+    pytest.param({"source": "in/{{ ds }}.parquet"}, DAY, "has a partition key, and no dates", marks=since("3.2")),
+    ({"source": "in/{{ partition_key }}.parquet"}, DATED, "this Dag run has dates, and no partition key"),
     ({"sink": "out/{partition}.parquet"}, {"run_type": "asset_triggered"}, "Schedule the Dag by PartitionedAssetTimetable"),
 ]
 
 
-@pytest.mark.parametrize(("given", "run", "says"), FOR_GOOD, ids=[says for _, _, says in FOR_GOOD])
+@pytest.mark.parametrize(("given", "run", "says"), FOR_GOOD)
 def test_what_no_retry_mends_fails_at_once_for_good(
     worker: Worker, provider: Emulator, given: dict[str, Any], run: dict[str, Any], says: str
 ) -> None:
     """Retries would spend a night on it, and say the same each time."""
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     ended = worker.run(operator(**given), **run)
     assert isinstance(ended.error, AirflowFailException), ended.error
@@ -478,7 +505,7 @@ def test_a_template_that_says_what_else_is_no_slip(worker: Worker, provider: Emu
 
 def test_a_source_that_is_not_there_yet_is_tried_again(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
     """What is upstream may be late."""
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     ended = worker.run(operator(source=f"{tmp_path}/{{partition}}.parquet"), **DAY)
     assert "no such file" in str(ended.error)
@@ -489,7 +516,7 @@ def test_a_model_without_a_key_is_left_out_and_the_job_refused_where_no_other_is
     worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch, home: Keld, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The error names what a person sees in Airflow, which is the connection."""
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     monkeypatch.delenv("OPENAI_API_KEY")
     asked = job(models=["openai:gpt-5-mini", "anthropic:claude-haiku-4-5"])
@@ -516,7 +543,7 @@ def test_a_provider_that_is_down_while_results_are_due_is_waited_for(worker: Wor
 
 
 def test_a_ceiling_that_no_plan_fits_fails_for_good_and_sends_nothing(worker: Worker, provider: Emulator) -> None:
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     ended = worker.run(operator(job=job(ceiling_usd="0.000001")), **DAY)
     assert isinstance(ended.error, AirflowFailException)
@@ -571,7 +598,7 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
         ({"source": "in/{partition}.parquet", "sink": "out.parquet"}, "overwrite the one before"),
         ({"partition": ["eu", "us"]}, r"Map over them: \.partial"),
         ({"params": {"temperature": 0}}, "Give request_params"),
-        ({"llm_conn_id": "c"}, "Is keld_conn_id meant"),
+        ({"llm_conn_id": "c"}, "Here it is keld_conn_id"),
         ({"job": None, "key": "id", "prompt": "{body}", "model": "openai:gpt-5-mini", "task_id": "2_label"}, "give another by name="),
         ({"deadline_hours": 9}, "Is deadline meant"),
         ({"source": "postgresql://u@h/db?table=t"}, "is a postgresql URL"),
@@ -629,7 +656,7 @@ def test_sending_and_collecting_may_be_two_tasks(worker: Worker, provider: Emula
 @pytest.mark.parametrize("left", [None, {}, [{"job_run": "a"}], "nobody-knows-it"])
 def test_a_sensor_that_was_given_no_job_run_says_what_to_give(worker: Worker, provider: Emulator, left: Any) -> None:
     """The task that sends was skipped, or is mapped, or has another ledger; no retry mends it."""
-    from airflow.sdk.exceptions import AirflowFailException
+    from airflow.providers.common.compat.sdk import AirflowFailException
 
     from keld_airflow import KeldJobSensor
 
@@ -652,6 +679,7 @@ def test_a_sensor_that_fails_softly_is_skipped_for_a_failure_and_for_nothing_els
     assert ended.manifest["counts"]["answered"] == 5
 
 
+@since("3.2")
 def test_the_decorator_takes_the_rows_that_its_function_gives(worker: Worker, provider: Emulator) -> None:
     from airflow.sdk import DAG, task
 
@@ -708,7 +736,7 @@ def test_a_mapped_task_needs_a_partition_or_a_job_for_each(
     assert bool(provider.requests()) is sends
 
 
-@pytest.mark.parametrize("run", [{}, DAY], ids=["without a key", "with a key"])
+@pytest.mark.parametrize("run", [pytest.param({}, id="without a key"), pytest.param(DAY, marks=since("3.2"), id="with a key")])
 def test_a_mapped_partition_is_rendered_like_any_other(worker: Worker, provider: Emulator, home: Keld, run: dict[str, Any]) -> None:
     """Airflow renders mapped tasks by another way; "eu|None" would be bought once, and be every run's that has no key."""
     from airflow.sdk import DAG
@@ -794,7 +822,6 @@ def test_nothing_that_airflow_keeps_tells_a_row_a_prompt_an_answer_or_a_key(
 def test_the_dag_that_airflow_stores_tells_no_prompt_of_a_job_and_reads_the_same_each_time() -> None:
     """A prompt may come from a file; and a text that differs with each reading would be a new version of the Dag each time."""
     from airflow.sdk import DAG, task
-    from airflow.serialization.serialized_objects import DagSerialization
 
     from keld_airflow import KeldBatchOperator
 
@@ -808,8 +835,8 @@ def test_the_dag_that_airflow_stores_tells_no_prompt_of_a_job_and_reads_the_same
             return ROWS
 
         decorated.expand(region=["eu"])
-    stored = DagSerialization.to_dict(dag)
-    assert "tickets" in str(DagSerialization.from_dict(stored))
+    stored = serialised(dag)
+    assert "tickets" in str(deserialised(stored))
     assert [sign for sign in ("CANARY", " at 0x") if sign in str(stored)] == []
 
 

@@ -44,7 +44,7 @@ async def first_event(trigger: Any) -> dict[str, Any]:
 def test_it_holds_ids_and_instants_and_can_be_made_again_from_them(worker: Worker, provider: Emulator) -> None:
     """Airflow keeps its fields in the database, and makes it anew in every triggerer that takes it over."""
     fields = worker.until_sent(operator(), **DAY).trigger
-    assert set(fields) == {"keld_conn_id", "job_run", "holder", "epoch", "look_at", "wake_at", "found"}
+    assert set(fields) == {"keld_conn_id", "job_run", "holder", "epoch", "look_at", "wake_at", "found", "cancels"}
     path, again = trigger_of(fields, look_at=fields["look_at"]).serialize()
     assert (path, again) == ("keld_airflow.trigger.KeldTrigger", fields)
     assert datetime.fromisoformat(fields["look_at"]) > datetime.now(UTC) + timedelta(seconds=5), (
@@ -180,9 +180,26 @@ def test_what_stands_in_the_way_of_a_wait_is_told_once_and_that_it_is_gone(
     fault(frozen, "any", "status", status=status, times=20)
     turning = poll_until_due(open_keld_at, frozen, twelve[:1])
     assert len(turning.pauses) > 5
-    [refused, gone] = turning.told
+    [refused, gone] = [told for told in turning.told if "rows done" not in told[1]]
     assert (refused[0], gone[0]) == (logging.WARNING, logging.INFO)
     assert re.search(says, refused[1])
+
+
+def test_a_wait_tells_how_far_the_provider_is_when_something_has_changed_and_not_at_each_look(
+    frozen: Emulator, open_keld_at: Callable[[], Keld]
+) -> None:
+    """A thousand tasks that wait for a day must not fill the disk; and one that says nothing looks like one that hangs."""
+    with open_keld_at() as keld:
+        sent = keld.submit(job(deadline=timedelta(hours=9)), ROWS, partition="2026-11-19", ends_at=frozen.now()).id
+        keld.advance(sent)
+    turning = poll_until_due(open_keld_at, frozen, [sent])
+    told = [words for _, words in turning.told]
+    assert re.fullmatch(
+        r"At the provider: 0 of 5 rows done in 1 batch; \$0\.0000 so far; expected by 2\d{3}-\d\d-\d\d \d\d:\d\d UTC; "
+        r"unanswered rows move to a faster lane at .* UTC; due at .* UTC\.",
+        told[0],
+    )
+    assert len(set(told)) == len(told) <= 6 < len(turning.pauses)
 
 
 def test_another_obstacle_is_another_line(frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]) -> None:
@@ -289,3 +306,29 @@ def test_a_worker_that_is_told_to_stop_cancels_only_if_somebody_ended_the_task(
     with supervised({"label": state}):
         executed.on_kill()
     assert cancels(provider) == expected
+
+
+@pytest.mark.parametrize("where", ["triggerer", "worker"])
+def test_a_task_that_is_to_leave_its_batch_does_so_and_a_later_try_finds_the_answers(
+    worker: Worker, provider: Emulator, where: str
+) -> None:
+    """What is paid for tonight is wanted tomorrow, whoever marks the task failed."""
+    task = operator(on_kill="leave")
+    sent = worker.until_sent(task, **DAY)
+    if where == "triggerer":
+        killed(sent.trigger, {"label": "failed"})
+    else:
+        with supervised({"label": "failed"}):
+            sent.task.on_kill()
+    assert cancels(provider) == 0
+    ended = worker.through(task, provider, **DAY)
+    assert ended.state == "success", ended.error
+    assert len(provider.bill()) == 5
+
+
+def test_a_trigger_that_an_earlier_version_made_still_cancels(worker: Worker, provider: Emulator) -> None:
+    """It is in Airflow's database while Keld is upgraded."""
+    fields = worker.until_sent(operator(), **DAY).trigger
+    del fields["cancels"]
+    killed(fields, {"label": "failed"})
+    assert cancels(provider) == 1

@@ -5,12 +5,15 @@ them, so that between two turns no run may be executing.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.instance import DagsterInstance
 from dagster._core.test_utils import create_test_daemon_workspace_context, instance_for_test
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -44,8 +47,8 @@ TERMINATE = "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }
 class Deployment:
     """A Dagster deployment with one code location, whose daemons work when they are told to."""
 
-    def __init__(self, instance: DagsterInstance, workspace: WorkspaceProcessContext, emulator: Emulator, keld: Keld) -> None:
-        self.instance, self.workspace, self.emulator, self.keld = instance, workspace, emulator, keld
+    def __init__(self, instance: DagsterInstance, workspace: WorkspaceProcessContext, emulator: Emulator, keld: Keld, module: str) -> None:
+        self.instance, self.workspace, self.emulator, self.keld, self._module = instance, workspace, emulator, keld, module
         self._queue = QueuedRunCoordinatorDaemon(interval_seconds=5)
 
     # -- what a person does in the UI
@@ -54,11 +57,19 @@ class Deployment:
         params = {"partitionNames": list(days), "assetSelection": [{"path": [name]} for name in assets]}
         return self._ask(LAUNCH_BACKFILL, "launchPartitionBackfill", params=params)["backfillId"]
 
+    def backfill_by_asset(self, ranges: Mapping[str, tuple[str, str]]) -> str:
+        """A backfill over assets with different partitions: the first and the last of each."""
+        chosen = [
+            {"assetKey": {"path": [name]}, "partitions": {"ranges": [{"start": first, "end": last}]}}
+            for name, (first, last) in ranges.items()
+        ]
+        return self._ask(LAUNCH_BACKFILL, "launchPartitionBackfill", params={"partitionsByAssets": chosen})["backfillId"]
+
     def cancel(self, backfill_id: str) -> None:
         self._ask(CANCEL_BACKFILL, "cancelPartitionBackfill", id=backfill_id)
 
-    def launch(self, day: str, *assets: str) -> str:
-        """Materialises one partition, which is a plain run; gives its id."""
+    def launch(self, day: str | None, *assets: str) -> str:
+        """Materialises one partition, or an asset without partitions, which is a plain run; gives its id."""
         selector = {
             "repositoryLocationName": "location",
             "repositoryName": "__repository__",
@@ -66,12 +77,17 @@ class Deployment:
             "assetSelection": [{"path": [name]} for name in assets],
             "assetCheckSelection": None,
         }
-        tags = [{"key": "dagster/partition", "value": day}]
+        tags = [] if day is None else [{"key": "dagster/partition", "value": day}]
         params = {"selector": selector, "mode": "default", "runConfigData": {}, "executionMetadata": {"tags": tags}}
         return self._ask(LAUNCH_RUN, "launchRun", params=params)["run"]["id"]
 
     def terminate(self, run_id: str) -> None:
         self._ask(TERMINATE, "terminateRun", id=run_id)
+
+    def reload(self) -> None:
+        """Loads the code location anew, as after a deployment of changed code."""
+        forget(self._module)
+        self.workspace.reload_workspace()
 
     def _ask(self, query: str, field: str, **variables: Any) -> dict[str, Any]:
         answer = execute_dagster_graphql(self.workspace.create_request_context(), query, variables).data[field]
@@ -133,18 +149,32 @@ def one_event_log(directory: Path) -> dict[str, Any]:
     return {"event_log_storage": storage}
 
 
-@pytest.fixture
-def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    """A fresh deployment; its provider takes an hour, on a clock that the test turns."""
+def forget(module: str) -> None:
+    """Makes the next run of this process, where the runs execute, load the code location anew."""
+    for kept in (ReconstructableJob.get_definition, ReconstructableJob.get_repository_definition):
+        kept.cache_clear()
+    sys.modules.pop(module, None)
+
+
+@contextmanager
+def deployed(location: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    """A fresh deployment of a code location; its provider takes an hour, on a clock that the test turns."""
     with Emulator(latency_s=LATENCY_S) as emulator:
         for name, value in {**emulator.env(), "TEST_HOME": str(tmp_path / "keld"), "TEST_TABLES": str(tmp_path / "tables")}.items():
             monkeypatch.setenv(name, value)
+        forget(location.stem)
         target = PythonFileTarget(
-            python_file=str(LOCATION), attribute="defs", working_directory=str(LOCATION.parent), location_name="location"
+            python_file=str(location), attribute="defs", working_directory=str(location.parent), location_name="location"
         )
         with (
             instance_for_test(overrides=SETTINGS | one_event_log(tmp_path)) as instance,
             create_test_daemon_workspace_context(target, instance=instance) as workspace,
             Keld(home=tmp_path / "keld", namespace="location") as keld,
         ):
-            yield Deployment(instance, workspace, emulator, keld)
+            yield Deployment(instance, workspace, emulator, keld, location.stem)
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    with deployed(LOCATION, tmp_path, monkeypatch) as deployment:
+        yield deployment

@@ -24,6 +24,7 @@ from keld import Job, Keld
 from keld.emulator import Emulator
 from keld.ledger.table import INTENT, RUN, SHARD
 from keld_dagster.pending import PendingPartitions
+from keld_dagster.progress import first_tags
 
 
 def submit_many(emulator: Emulator, keld: Keld, instance: dg.DagsterInstance, job: Job, asset: dg.AssetKey, partitions: list[str]) -> None:
@@ -49,10 +50,11 @@ def submit_many(emulator: Emulator, keld: Keld, instance: dg.DagsterInstance, jo
     waits = [
         PendingPartitions(id=f"submitted-{partition}", asset=asset, job_runs={partition: job_run}) for partition, job_run in ids.items()
     ]
+    told = first_tags(keld, [first])
     _add_runs(
         instance,
         [
-            dg.DagsterRun("keld_provider_wait", run_id=str(uuid4()), status=dg.DagsterRunStatus.NOT_STARTED, tags=wait.to_tags())
+            dg.DagsterRun("keld_provider_wait", run_id=str(uuid4()), status=dg.DagsterRunStatus.NOT_STARTED, tags=wait.to_tags() | told)
             for wait in waits
         ],
     )

@@ -49,14 +49,20 @@ def test_result_passes_its_checks_and_carries_what_it_cost(keld_emulator: Emulat
         assert [event.asset_key.to_user_string() for event in submitted.get_asset_materialization_events()] == ["tickets", "labels_batch"]
         collected = materialize(assets, tmp_path, instance)
     checks = {check.check_name: check.passed for check in collected.get_asset_check_evaluations()}
-    assert checks == {"completion_rate": True, "deadline_met": True, "cost_under_ceiling": True}
+    assert checks == {"completion_rate": True, "valid_rate": True, "deadline_met": True, "cost_under_ceiling": True}
     frame = collected.output_for_node("labels", "labels")
     assert isinstance(frame, pd.DataFrame) and set(frame["category"]) <= {"billing", "bug"}
     [event] = collected.asset_materializations_for_node("labels")[1:]
     shown = event.metadata
-    assert shown["dagster/partition_row_count"].value == shown["keld/answered"].value == len(keld_emulator.bill()) == 10
+    assert shown["dagster/partition_row_count"].value == len(keld_emulator.bill()) == 10
+    assert shown["keld/answered"].value == "10 of 10 rows"
     assert shown["keld/cost_usd"].value == shown["keld/saved_usd"].value > 0
     assert shown["keld/deadline_basis"].value == "submitted-at"
+    # Dagster plots every number: these are worth a curve, and a ceiling is not.
+    assert {name for name, value in shown.items() if isinstance(value, dg.IntMetadataValue | dg.FloatMetadataValue)} == {
+        "dagster/partition_row_count", "keld/answered_share", "keld/cost_usd", "keld/saved_usd", "keld/turnaround_minutes", "keld/input_tokens",
+        "keld/output_tokens",
+    }  # fmt: skip
 
 
 def test_too_few_answers_fail_the_blocking_check(keld_emulator: Emulator, tmp_path: Path) -> None:
@@ -68,7 +74,11 @@ def test_too_few_answers_fail_the_blocking_check(keld_emulator: Emulator, tmp_pa
         collected = materialize(assets, tmp_path, instance, raise_on_error=False)
     [completion] = [check for check in collected.get_asset_check_evaluations() if check.check_name == "completion_rate"]
     assert not collected.success
-    assert (completion.passed, completion.severity, completion.metadata["rate"].value) == (False, dg.AssetCheckSeverity.ERROR, 0.5)
+    assert (completion.passed, completion.severity, completion.metadata["answered_share"].value) == (
+        False,
+        dg.AssetCheckSeverity.ERROR,
+        0.5,
+    )
 
 
 def test_checks_alone_send_nothing(keld_emulator: Emulator, tmp_path: Path) -> None:
@@ -81,8 +91,53 @@ def test_checks_alone_send_nothing(keld_emulator: Emulator, tmp_path: Path) -> N
         before = len(keld_emulator.requests())
         resources = {"keld": KeldResource(home=str(tmp_path)), "io_manager": KeldParquetIOManager(base_dir=str(tmp_path / "tables"))}
         executed = dg.materialize([tickets, assets], selection=selection, instance=instance, resources=resources)
-    assert [check.passed for check in executed.get_asset_check_evaluations()] == [True] * 3
+    assert [check.passed for check in executed.get_asset_check_evaluations()] == [True] * 4
     assert len(keld_emulator.requests()) == before
+
+
+def test_checks_of_a_partition_alone_judge_that_partition(keld_emulator: Emulator, tmp_path: Path) -> None:
+    """The youngest partition is fine, and says nothing of the one that a person asks about."""
+    keld_emulator.faults({"rules": [{"at": "rows", "do": "refusal", "fraction": 0.5, "match": {"batch": 1}}]})
+    assets = build_batch_assets(job(), source=tickets)
+    resources = {"keld": KeldResource(home=str(tmp_path)), "io_manager": KeldParquetIOManager(base_dir=str(tmp_path / "tables"))}
+    with dg.DagsterInstance.ephemeral() as instance:
+        for day in (DAY, "2026-11-04"):
+            for _ in ("sends", "collects"):
+                dg.materialize([tickets, assets], partition_key=day, instance=instance, resources=resources, raise_on_error=False)
+        before = len(keld_emulator.requests())
+        found = {}
+        for day in (DAY, "2026-11-04"):
+            selection = dg.AssetSelection.checks_for_assets(assets)
+            executed = dg.materialize(
+                [tickets, assets],
+                selection=selection,
+                tags={"dagster/partition": day},
+                instance=instance,
+                resources=resources,
+                raise_on_error=False,
+            )
+            [found[day]] = [check for check in executed.get_asset_check_evaluations() if check.check_name == "completion_rate"]
+    assert {day: check.passed for day, check in found.items()} == {DAY: False, "2026-11-04": True}
+    assert [check.partition for check in found.values()] == list(found)
+    assert len(keld_emulator.requests()) == before
+
+
+def test_answers_that_break_the_schema_are_counted_by_a_check_that_warns(keld_emulator: Emulator, tmp_path: Path) -> None:
+    keld_emulator.faults({"rules": [{"at": "rows", "do": "invalid", "fraction": 0.5}]})
+    assets = build_batch_assets(job(max_attempts=1), source=tickets, completion_rate=0)
+    with dg.DagsterInstance.ephemeral() as instance:
+        materialize(assets, tmp_path, instance)
+        collected = materialize(assets, tmp_path, instance)
+    [valid] = [check for check in collected.get_asset_check_evaluations() if check.check_name == "valid_rate"]
+    assert (valid.passed, valid.severity, valid.metadata["valid_share"].value) == (False, dg.AssetCheckSeverity.WARN, 0.5)
+    [_, event] = collected.asset_materializations_for_node("labels")
+    [failed] = event.metadata["keld/failed"].value.records
+    assert (failed.data["outcome"], failed.data["rows"], failed.data["share"]) == ("invalid", 5, "50.00%")
+
+
+def test_free_text_has_no_schema_that_an_answer_could_break() -> None:
+    assets = build_batch_assets(replace(job(), output_type=str), source=tickets)
+    assert "valid_rate" not in {spec.name for spec in assets.check_specs}
 
 
 def test_freshness_policy_gives_the_deadline_of_a_partition(keld_emulator: Emulator, tmp_path: Path) -> None:

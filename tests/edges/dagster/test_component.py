@@ -92,7 +92,8 @@ def test_one_file_declares_job_assets_checks_sensor_and_wait_job(project: Projec
     repository = defs.get_repository_def()
     assert [sensor.name for sensor in repository.sensor_defs] == ["keld_sensor"] and repository.has_job("keld_provider_wait")
     assert {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()} == {"tickets", "labels", "labels_batch"}
-    assert {key.name for key in repository.asset_graph.asset_check_keys} == {"completion_rate", "deadline_met", "cost_under_ceiling"}
+    checks = {"completion_rate", "valid_rate", "deadline_met", "cost_under_ceiling"}
+    assert {key.name for key in repository.asset_graph.asset_check_keys} == checks
     job = project.job()
     assert (job.due_by, job.ceiling, job.tags) == (timedelta(hours=9), 40, {"team": "1"})
     assert job.output_type["properties"] == {"category": {"enum": ["billing", "bug"]}} and job.output_type["required"] == ["category"]

@@ -71,6 +71,16 @@ def test_a_person_materializes_a_week_and_it_completes(dagster: Dagster, provide
         expect(page.get_by_role("tab", name=tab)).to_be_visible(timeout=LONG_MS)
     page.get_by_role("tab", name="Queued (7)").click()
     expect(page.get_by_role("link", name="keld_provider_wait")).to_have_count(7)
+    expect(page.get_by_text("keld: at the provider, 0 of 5 rows").first).to_be_visible()  # and no tag of ids
+    expect(page.get_by_text("job_runs")).to_have_count(0)
+    page.goto(f"{dagster.url}/assets/labels_batch?view=partitions&partition={WEEK[0]}")
+    for told in ("at the provider", "0 of 5 rows done (0%)", "never: there is no deadline"):
+        expect(page.get_by_role("cell", name=told, exact=True)).to_be_visible()
+    take_picture(page, "dagster-waiting", height=960)
+    page.goto(f"{dagster.url}/assets/labels?view=partitions&partition={WEEK[0]}")
+    page.get_by_text("that targets this partition is queued").get_by_role("link").click()
+    expect(page.get_by_text("waiting_at_the_provider").first).to_be_visible()
+    page.goto(f"{dagster.url}/runs")
     page.get_by_role("tab", name="Backfills").click()
     page.locator("a[href^='/runs/b/']").first.click()
     expect(page.get_by_text("0% completed")).to_be_visible()
@@ -95,7 +105,7 @@ def test_a_person_sees_what_a_day_has_cost(dagster: Dagster, provider: Emulator,
     )
     page.goto(f"{dagster.url}/assets/labels")
     expect(page.get_by_text(DAY)).to_be_visible()
-    facts = {"dagster/partition_row_count": "5", "keld/answered": "5", "keld/failed": "0", "keld/cost_usd": f"{paid:.6f}"}
+    facts = {"dagster/partition_row_count": "5", "keld/answered": "5 of 5 rows", "keld/answered_share": "1", "keld/cost_usd": f"{paid:.6f}"}
     for name, value in facts.items():
         row = page.get_by_role("row").filter(has=page.get_by_text(name, exact=True))
         expect(row.get_by_role("cell").last).to_have_text(value)

@@ -34,5 +34,5 @@ def test_an_example_gives_its_two_assets_a_sensor_and_the_checks(
     defs = definitions(page, monkeypatch, tmp_path)
     graph = defs.resolve_asset_graph()
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {*sources, "ticket_labels_batch", "ticket_labels"}
-    assert {key.name for key in graph.asset_check_keys} == {"completion_rate", "deadline_met", "cost_under_ceiling"}
+    assert {key.name for key in graph.asset_check_keys} == {"completion_rate", "deadline_met", "cost_under_ceiling", "valid_rate"}
     assert len(list(defs.sensors)) == 1

@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.events import DagsterEvent
-from dagster._core.test_utils import create_run_for_test
+from dagster._core.test_utils import create_run_for_test, instance_for_test
 
 from keld import Job, Keld
 from keld.emulator import Emulator
@@ -63,11 +63,13 @@ def desk(keld_emulator: Emulator, tmp_path: Path) -> Iterator[Desk]:
 def test_wait_that_cannot_be_read_harms_no_other(desk: Desk) -> None:
     """One exception would end the tick, and with it every partition's way home."""
     desk.hold(LABELS, "day1", "no-such-job-run")
-    desk.hold(LABELS, "deleted-day", desk.submit("deleted-day"))
+    deleted = desk.hold(LABELS, "deleted-day", desk.submit("deleted-day"))
     desk.hold(dg.AssetKey("somebody_elses"), "day2", "whatever")
     create_run_for_test(desk.instance, job_name="keld_provider_wait", status=dg.DagsterRunStatus.NOT_STARTED, tags={"keld/asset": "labels"})
     desk.hold(LABELS, "day3", desk.submit("day3"))
     assert [request.partition_key for request in desk.tick().run_requests] == ["day3"]
+    run = desk.instance.get_run_by_id(deleted.run_id)  # it would stay queued for ever, and its backfill open
+    assert run is not None and run.status is dg.DagsterRunStatus.SUCCESS
 
 
 def test_request_is_repeated_until_its_run_is_seen_and_stays_one_run(desk: Desk) -> None:
@@ -121,3 +123,26 @@ def test_wait_of_an_asset_that_was_renamed_ends_when_the_provider_is_through(des
     assert found[done.run_id] is dg.DagsterRunStatus.SUCCESS
     assert found[stuck.run_id] is found[elsewhere.run_id] is dg.DagsterRunStatus.NOT_STARTED
     assert not [call for call in keld_emulator.requests() if call.path.endswith("/cancel")]
+
+
+def test_run_from_the_command_line_says_that_no_sensor_knows_of_it_and_is_collected_where_the_namespace_does(
+    keld_emulator: Emulator, tmp_path: Path
+) -> None:
+    """`dg launch` runs without a code location, whose name is the default namespace: what it sends would wait for ever, under a green run."""
+    (tmp_path / "day3.csv").write_text("id,body\n1,red\n")
+    asset = build_batch_assets(JOB, source=f"{tmp_path}/{{partition}}.csv", partitions_def=DAYS)
+    resource = KeldResource(home=str(tmp_path / "keld"), namespace="the location")
+    sensor = build_keld_sensor([asset], budget_s=600)
+    repository = keld_definitions([asset], resource=resource, sensor=sensor).get_repository_def()
+    resources = {"keld": resource, "io_manager": dg.mem_io_manager}
+    with instance_for_test() as instance:
+        run = dg.materialize([asset], instance=instance, partition_key="day3", resources=resources)
+        [batch] = run.asset_materializations_for_node("labels")
+        assert "Run it again when the provider is through" in str(batch.metadata["keld/not_collected"].value)
+        with dg.build_sensor_context(instance, repository_def=repository, resources={"keld": resource}) as context:
+            [request] = sensor.evaluate_tick(context).run_requests
+        collected = dg.materialize(
+            [asset], instance=instance, partition_key="day3", resources=resources, tags=request.tags, selection=request.asset_selection
+        )
+    assert [event.asset_key for event in collected.get_asset_materialization_events()] == [LABELS]
+    assert len(keld_emulator.bill()) == 1

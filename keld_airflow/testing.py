@@ -1,0 +1,162 @@
+"""Testing: Keld's tasks in the tests of your Dags, against the emulator, whose clock is turned where a task would wait.
+
+For tests only; nothing of Keld imports it.  A batch of a day takes a second, and deadlines come when they are due.  All else is as in
+production: the task, its trigger, the ledger, what is sent over HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Protocol
+from unittest.mock import patch
+
+from airflow.providers.common.compat.sdk import TaskDeferred
+from airflow.sdk.bases.operator import ExecutorSafeguard
+from airflow.sdk.execution_time.context import OutletEventAccessors
+from airflow.triggers.base import BaseTrigger
+
+from keld import Keld, State, Status
+from keld_airflow.hook import KeldHook
+from keld_airflow.poller import Poller
+
+__all__ = ["Clock", "emulated_time", "run_task"]
+
+
+class Clock(Protocol):
+    """A clock that a test turns: `keld.emulator.Emulator`, which the fixture `keld_emulator` gives."""
+
+    def now(self) -> datetime: ...
+
+    def advance(self, span: float | timedelta) -> datetime: ...
+
+
+class _Wait:
+    """Turns the clock by longer and longer pauses while nothing changes: a look every few minutes would make a day's batch slow."""
+
+    def __init__(self, emulator: Clock) -> None:
+        self._emulator, self._since = emulator, emulator.now()
+        self._stops: list[datetime] = []  # at which Keld does something of its own accord, as known at the last look
+        self._states: Sequence[object] = ()
+        self._hurried = False
+
+    def note(self, statuses: Sequence[Status]) -> None:
+        """Keeps what a look has shown."""
+        states = [(status.id, status.state, *(batch.state for batch in status.batches)) for status in statuses]
+        if states != self._states:
+            self._states, self._since = states, self._emulator.now()
+        self._stops = [at for status in statuses for at in (status.escalates_at, status.deadline_at) if at is not None]
+        # What is being cancelled for a deadline ends in minutes, and those that are left count.
+        self._hurried = any(batch.state is State.CANCELLING for status in statuses for batch in status.batches)
+
+    def turn(self, seconds: float) -> None:
+        """Turns the clock by so many seconds, or by more."""
+        now = self._emulator.now()
+        ahead = [(at - now).total_seconds() for at in self._stops if at > now]
+        longer = 0.0 if self._hurried else (now - self._since).total_seconds() / 2
+        self._emulator.advance(max(seconds, min([longer, *ahead])))
+
+
+@contextmanager
+def emulated_time(emulator: Clock) -> Iterator[None]:
+    """Within the block, the tasks and triggers of this process live in the emulator's time; for `dag.test()`, which runs both here."""
+
+    wait = _Wait(emulator)
+
+    class EmulatedKeld(Keld):
+        """Goes by the emulator's clock, and turns it where a task without a trigger would wait."""
+
+        def __init__(self, **given: Any) -> None:
+            super().__init__(**given, clock=emulator.now)
+
+        def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
+            found = super().poll(run_ids, budget_s=budget_s)
+            wait.note(found)
+            return found
+
+        def finish(self, run_id: str, *, poll_s: float | None = None, progress: Callable[[Status], None] | None = None) -> Status:
+            def step(status: Status) -> None:
+                if progress is not None:
+                    progress(status)
+                wait.note([status])
+                if not status.over and status.next_check_at is not None:
+                    wait.turn(max((status.next_check_at - emulator.now()).total_seconds(), 0.0))
+
+            return super().finish(run_id, poll_s=poll_s, progress=step)
+
+    async def pause(news: asyncio.Event, seconds: float) -> None:
+        wait.turn(seconds)
+        await asyncio.sleep(0)
+
+    def poller(keld_conn_id: str) -> Poller:
+        return Poller(KeldHook(keld_conn_id).open, clock=emulator.now, pause=pause)
+
+    with patch("keld.Keld", EmulatedKeld), patch("keld_airflow.trigger.shared_poller", poller):
+        yield
+
+
+def run_task(task: Any, emulator: Clock, **context: Any) -> Any:
+    """What a task of Keld's returns, all its waits included; without Airflow's database, scheduler and triggerer.
+
+    Args:
+        task: an operator or sensor, or `dag.get_task(...)`; of a mapped one give `map_index` too.
+        context: of the Dag run: `partition_key`, or `logical_date`, or `data_interval_start` and `data_interval_end`; and whatever
+            templates and functions of the task use.
+
+    Raises:
+        The errors with which the task would fail.
+    """
+    with emulated_time(emulator):
+        return contextvars.copy_context().run(_run, task, _context(task, emulator, context))
+
+
+def _run(task: Any, context: dict[str, Any]) -> Any:
+    """Executes and resumes, as Airflow's worker and triggerer do by turns."""
+    task.render_template_fields(context)
+    task = context["ti"].task  # of a mapped task, the instance
+    ExecutorSafeguard.tracker.set(task)
+    step: Callable[[], Any] = partial(task.execute, context)
+    while True:
+        try:
+            return step()
+        except TaskDeferred as deferred:
+            event = asyncio.run(_event_of(deferred.trigger))
+            step = partial(task.resume_execution, deferred.method_name, {"event": event}, context)
+
+
+async def _event_of(trigger: BaseTrigger) -> Any:
+    return (await anext(trigger.run())).payload
+
+
+def _context(task: Any, emulator: Clock, given: dict[str, Any]) -> dict[str, Any]:
+    """As far as a task of Keld's looks into it."""
+    now = emulator.now()
+    run_id = f"test__{now.isoformat()}"
+    ti = SimpleNamespace(
+        dag_id=task.dag_id, run_id=run_id, task_id=task.task_id, map_index=given.pop("map_index", -1), try_number=1, task=task
+    )
+    if (day := given.get("logical_date")) is not None:
+        given = {"ds": f"{day:%Y-%m-%d}", "ts": day.isoformat(), "data_interval_start": day, "data_interval_end": day, **given}
+    if (key := given.get("partition_key")) is not None and "partition_date" not in given:
+        given = {"partition_date": _date_of(key), **given}
+    run = SimpleNamespace(
+        dag_id=task.dag_id, run_id=run_id, run_type="manual", run_after=now, conf={}, **{name: given.get(name) for name in _OF_RUN}
+    )
+    of_dag = {"dag": task.dag, "dag_run": run, "run_id": run_id, "ti": ti, "task_instance": ti, "task": task}
+    return {"partition_key": None, "params": {}, "outlet_events": OutletEventAccessors(), **of_dag, **given}
+
+
+_OF_RUN = ("partition_key", "partition_date", "logical_date", "data_interval_start", "data_interval_end")
+
+
+def _date_of(key: str) -> datetime | None:
+    """The beginning of a partition whose key begins with a date, as Airflow's timetables have it; None for another key."""
+    try:
+        return datetime.fromisoformat(key).replace(tzinfo=UTC)
+    except ValueError:
+        return None
