@@ -9,6 +9,7 @@ for), and metadata and log say so; its rows are not handed out, and what is decl
 code location and asset key, so that two assets whose jobs have the same name never get each other's rows.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +26,7 @@ from keld_dagster.frame import Frame, as_frame
 from keld_dagster.hold import hold
 from keld_dagster.metadata import batch_metadata, result_metadata
 from keld_dagster.option import OpOptions
-from keld_dagster.pending import ASSET_TAG, JOB_RUN_TAG, PendingPartitions, place_of, tag_of
+from keld_dagster.pending import ASSET_TAG, FOLLOWERS_TAG, JOB_RUN_TAG, PendingPartitions, place_of, tag_of
 from keld_dagster.progress import first_tags
 from keld_dagster.resource import KeldResource, location_of
 from keld_dagster.source import Source
@@ -196,7 +197,9 @@ def _recorded(context: dg.AssetExecutionContext, pair: Pair, status: Status) -> 
 def _followers(context: dg.AssetExecutionContext, pair: Pair) -> tuple[dg.AssetKey, ...]:
     """The assets downstream of the result that this run plans: they are skipped now, and a backfill requests them only once."""
     layer = context.job_def.asset_layer
-    planned = context.run.asset_selection or layer.executable_asset_keys  # empty for a job over all its assets
+    planned = set(context.run.asset_selection or layer.executable_asset_keys)  # empty for a job over all its assets
+    # What a collect run has to leave to a later one is still to come.
+    planned |= {dg.AssetKey.from_user_string(key) for key in json.loads(context.run.tags.get(FOLLOWERS_TAG, "[]"))}
     found: dict[dg.AssetKey, None] = {}
     edge = [pair.result]
     while edge:
