@@ -66,7 +66,7 @@ def assets_of(pair: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[OpOpt
         resource: KeldResource = getattr(context.resources, pair.resource_key)
         keld = resource.get(executor=context.job_def.executor_def)
         if context.selected_asset_keys:
-            require_collector(context, pair.result, pair.resource_key, held=resource.hold != "none")
+            require_collector(context, pair.result, pair.resource_key, held=resource.hold != "none", named=resource.has_namespace)
             yield from _materialize(context, pair, keld)
         else:
             yield from _checks_alone(context, pair, keld)
