@@ -42,7 +42,7 @@ def submitted(home: Path, launcher: dict[str, str] | None = None) -> bool:
     }
     with instance_for_test(overrides={"run_launcher": launcher} if launcher else {}) as instance:
         dg.materialize([tickets, build_batch_assets(job, source=tickets)], instance=instance, resources=resources)
-    with Keld(home=home) as keld:
+    with Keld(home=home, namespace="location") as keld:
         status = keld.find("labels")
     return status is not None and status.sent
 
