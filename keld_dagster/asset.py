@@ -11,7 +11,7 @@ code location and asset key, so that two assets whose jobs have the same name ne
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Unpack
 
@@ -50,19 +50,20 @@ class Pair:
     resource_key: str
 
 
-def assets_of(pair: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[OpOptions]) -> dg.AssetsDefinition:
+def assets_of(declared: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[OpOptions]) -> dg.AssetsDefinition:
     """The one op behind both assets of a pair."""
 
     @dg.multi_asset(
-        name=pair.result.to_python_identifier(),
+        name=declared.result.to_python_identifier(),
         specs=specs,
-        check_specs=check_specs(pair.result, pair.wanted, pair.partitions_def),
+        check_specs=check_specs(declared.result, declared.wanted, declared.partitions_def),
         can_subset=True,
-        partitions_def=pair.partitions_def,
-        required_resource_keys={pair.resource_key},
+        partitions_def=declared.partitions_def,
+        required_resource_keys={declared.resource_key},
         **options,
     )
     def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        pair = _as_shown(declared, context.assets_def)
         resource: KeldResource = getattr(context.resources, pair.resource_key)
         keld = resource.get(executor=context.job_def.executor_def)
         if context.selected_asset_keys:
@@ -72,6 +73,22 @@ def assets_of(pair: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[OpOpt
             yield from _checks_alone(context, pair, keld)
 
     return op
+
+
+def _as_shown(declared: Pair, assets: dg.AssetsDefinition) -> Pair:
+    """The pair with what was changed after it was made, by `post_processing` of a component or `map_asset_specs`.
+
+    Raises:
+        Failure: its partitions were: which rows of the source are whose was decided with those that it had; a retry would not help.
+    """
+    shown = assets.get_asset_spec(declared.result)
+    if shown.partitions_def != declared.partitions_def:
+        raise dg.Failure(
+            f"{declared.result.to_user_string()}: its partitions were changed after it was made (post_processing, map_asset_specs). Nothing was sent. "
+            "Give partitions_def= where the asset is declared.",
+            allow_retries=False,
+        )
+    return replace(declared, freshness_policy=shown.freshness_policy)
 
 
 # -- the op ---------------------------------------------------------------------------------------------------------
