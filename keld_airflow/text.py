@@ -29,6 +29,10 @@ _FILE = re.compile(r"[^\s{}]+\.(?:md|txt|jinja2?|j2)")
 _MARKS = re.compile(r"{{|{%|{#")
 
 
+class NoValue(Exception):
+    """An expression of Jinja gave None."""
+
+
 class Text:
     """A text of a task, which prints as its length and a digest.
 
@@ -53,12 +57,11 @@ class Text:
         """The text as Jinja renders it with the Dag's own macros and filters; never as a Python object, whatever the Dag says.
 
         Raises:
-            UndefinedError: a name has no value.
+            UndefinedError, NoValue: a name has no value.
             InvalidJob: it is no template.
         """
         environment: jinja2.Environment = context["dag"].get_template_env(force_sandboxed=True)
-        if self._columns:
-            environment = environment.overlay(finalize=_without_columns)
+        environment = environment.overlay(finalize=_without_columns if self._columns else present)
         try:
             return environment.from_string(self.text).render(context)
         except jinja2.UndefinedError:
@@ -141,8 +144,19 @@ def _slip(error: jinja2.TemplateError) -> str:
     )
 
 
+def present(value: Any) -> Any:
+    """What an expression of Jinja gave; Jinja itself would print a missing one as "None", into a prompt, a partition's key or a file's name.
+
+    Raises:
+        NoValue: it gave None.
+    """
+    if value is None:
+        raise NoValue
+    return value
+
+
 def _without_columns(value: Any) -> str:
-    return str(value).replace("{", "{{").replace("}", "}}")
+    return str(present(value)).replace("{", "{{").replace("}", "}}")
 
 
 def _read(path: Path, name: str) -> str:
