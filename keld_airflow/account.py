@@ -84,7 +84,10 @@ def account_in(connection: Connection) -> tuple[str, Account]:
     Raises:
         AirflowFailException: it is of a type that holds no account, or has a field or a value that Keld does not accept.
     """
-    read = _Read(connection=connection, extra={_unprefixed(name): value for name, value in connection.extra_dejson.items()})
+    extra = connection.extra_dejson
+    # A field without the old prefix wins over the same one with it, as in the hooks, in whatever order they stand.
+    named = {_unprefixed(name): value for name, value in extra.items()} | {n: v for n, v in extra.items() if not n.startswith("extra__")}
+    read = _Read(connection=connection, extra=named)
     reader = _READERS.get(connection.conn_type or "")
     if reader is None:
         read.refuse(

@@ -25,7 +25,7 @@ JINJA = "jinja"
 ENGINES = ("format", JINJA)
 _JINJA_FILES = (".jinja", ".jinja2", ".j2")
 # One word that ends like a text file and names no column: a sentence that ends in "README.md" is a text.
-_FILE = re.compile(r"[^\s{}]+\.(?:md|txt|jinja2?|j2)")
+_FILE = re.compile(r"[^\s{}]+\.(?:md|markdown|txt|text|prompt|jinja2?|j2)", re.IGNORECASE)
 _MARKS = re.compile(r"{{|{%|{#")
 
 
@@ -63,11 +63,13 @@ class Text:
         environment: jinja2.Environment = context["dag"].get_template_env(force_sandboxed=True)
         environment = environment.overlay(finalize=_without_columns if self._columns else present)
         try:
-            return environment.from_string(self.text).render(context)
+            text = environment.from_string(self.text).render(context)
         except jinja2.UndefinedError:
             raise
         except jinja2.TemplateError as error:  # its own text quotes the line
             raise InvalidJob(_slip(error)) from None
+        check_no_file(text)  # files are read before that, and their name would be the whole instruction
+        return text
 
 
 class TextField:
@@ -112,6 +114,19 @@ def text_of(given: Any, name: str, *, dag: DAG | None, jinja: bool, columns: boo
     if text is not given:
         jinja = jinja or given.endswith(_JINJA_FILES)
     return Text(text, jinja=jinja and has_marks(text), columns=columns)
+
+
+def check_no_file(text: Any) -> None:
+    """Passes if a text that is used as it is does not look like the name of a file.
+
+    Raises:
+        InvalidJob: it does.
+    """
+    if isinstance(text, str) and _FILE.fullmatch(text):
+        raise InvalidJob(
+            f"A prompt or a system prompt is the name of a file, {text!r}, which is not read here: not by job=, and not where a template gives the name. "
+            "Nothing was sent. Give the file's name as it is to the operator's prompt= or system=, or include it: {% include 'prompts/' ~ params.file %}."
+        )
 
 
 def is_unread(value: Any) -> bool:
