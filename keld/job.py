@@ -432,6 +432,9 @@ def _check_numbers(job: Job) -> None:
         value = getattr(job, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InvalidJob(f"{job.name}: {name}={value!r} must be a whole number of at least 1.", job=job.name, field=name)
+    for name in ("probe", "hedge"):
+        if not isinstance(value := getattr(job, name), bool):  # any text, "off" too, would count as True
+            raise InvalidJob(f"{job.name}: {name}={value!r} must be True or False.", job=job.name, field=name)
 
 
 def _check_missing(job: Job) -> None:

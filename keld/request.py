@@ -138,6 +138,12 @@ def renderer(prompt: Prompt, missing: str | Mapping[str, str] | None = None) -> 
     return _function(_over_batches(prompt.function) if isinstance(prompt, PerRow) else prompt)
 
 
+def _in_literal_braces(template: str) -> list[str]:
+    """The names that a template sends in braces, as Jinja's users write a column."""
+    literal = "".join(text + ("" if name is None else "\0") for text, name, _, _ in Formatter().parse(template))
+    return [name.strip() for name in re.findall(r"{([^{}\0]+)}", literal)]
+
+
 def check_columns(job: Job, schema: pa.Schema) -> None:
     """Passes if the key and the prompt's columns exist, and no column has a name of Keld's own.
 
@@ -157,6 +163,13 @@ def check_columns(job: Job, schema: pa.Schema) -> None:
                 f"Nothing was sent. Correct {role}=, or the table.",
                 job=job.name,
             )
+    eaten = [name for name in _in_literal_braces(job.prompt) if name in have and name not in wanted] if isinstance(job.prompt, str) else []
+    if eaten:  # every row would be paid for without it
+        raise SourceError(
+            f"{job.name}: prompt has {{{{{eaten[0]}}}}} in double braces, which are sent as braces, and the table has a column of this name. "
+            f"Nothing was sent. Write {{{eaten[0]}}}; or, if the braces are meant, give prompt= as a function.",
+            job=job.name,
+        )
     taken = [name for name in have if name.startswith("keld_")]
     if taken:
         raise SourceError(

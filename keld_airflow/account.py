@@ -84,7 +84,10 @@ def account_in(connection: Connection) -> tuple[str, Account]:
     Raises:
         AirflowFailException: it is of a type that holds no account, or has a field or a value that Keld does not accept.
     """
-    read = _Read(connection=connection, extra={_unprefixed(name): value for name, value in connection.extra_dejson.items()})
+    extra = connection.extra_dejson
+    # A field without the old prefix wins over the same one with it, as in the hooks, in whatever order they stand.
+    named = {_unprefixed(name): value for name, value in extra.items()} | {n: v for n, v in extra.items() if not n.startswith("extra__")}
+    read = _Read(connection=connection, extra=named)
     reader = _READERS.get(connection.conn_type or "")
     if reader is None:
         read.refuse(
@@ -121,7 +124,9 @@ def _check_known(read: _Read) -> None:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             advice = f"Is {near[0]} meant?" if near else f"There are {', '.join(known)}; the API key is {read.key_at.removeprefix('its ')}."
-            if not near and read.key_at == "its password":
+            if name in ("base_url", "api_base", "endpoint"):
+                advice = "The base URL is the connection's host."
+            elif not near and read.key_at == "its password":
                 advice = f"There are {', '.join(known)}; the API key is the password."
             read.refuse(f"has a field {name!r}, which Keld does not know.", advice)
 
@@ -218,7 +223,10 @@ def _pydantic_ai_vertex(read: _Read) -> None:
 
 def _aws(read: _Read) -> None:
     connection = read.connection
-    read.take("verify", "config_kwargs", "assume_role_kwargs" if "role_arn" not in read.extra else "")
+    in_config = read.mapping("config_kwargs").get("region_name")
+    if in_config and not read.extra.get("region_name"):  # botocore takes it then
+        read.extra["region_name"] = in_config
+    read.take("verify", "assume_role_kwargs" if "role_arn" not in read.extra else "")
     read.refuse_if(("session_kwargs", "s3_config_file", "profile"), "Write the key as login and password, or profile_name, region_name.")
     services, endpoint = read.mapping("service_config"), read.text("endpoint_url")
     read.base_url = str((services.get("bedrock") or {}).get("endpoint_url") or endpoint or "") or None
@@ -242,6 +250,8 @@ def _bedrock(read: _Read, key: tuple[str, str, str | None] | None) -> None:
     if role_arn is not None and (method or "assume_role") != "assume_role":
         read.refuse(f"assumes a role by {method}, which Keld cannot.", "Give a connection with a key or with assume_role.")
     read.kind, region = "bedrock", read.text("region_name")
+    if region and read.extra.get("region") not in (None, "", region):
+        read.refuse(f"has region_name={region!r} and region={read.extra['region']!r}.", "Leave one of them.")
     if region:
         read.fields["region"] = region
     assumed = {"RoleSessionName": "keld", **read.mapping("assume_role_kwargs")}

@@ -23,7 +23,7 @@ from keld_airflow.hook import DEFAULT_CONN_ID
 from keld_airflow.manifest import manifest
 from keld_airflow.partition import no_partition, partition_of
 from keld_airflow.place import check_paths, check_rows, has_file_system, name_of, split_place
-from keld_airflow.setting import OnKill, cancels, completion_rate_of, default_deferrable
+from keld_airflow.setting import OnKill, cancels, check_switches, completion_rate_of, default_deferrable
 from keld_airflow.task import Found
 from keld_airflow.terms import TermsTask
 from keld_airflow.value import TERMS, is_open
@@ -127,6 +127,7 @@ class KeldBatchOperator(TermsTask):
         _check_names(kwargs)
         super().__init__(**kwargs)
         _check_partition(self.task_id, window, partition)
+        check_switches(self.task_id, wait=wait, deferrable=deferrable, fail_on_partial=fail_on_partial)
         if getattr(self, "_BaseOperator__from_mapped", False) and is_rows(source):  # the task is mapped over rows that another task gave
             self.source, self.source_function = source, None
         else:

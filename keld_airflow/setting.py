@@ -22,6 +22,19 @@ def default_deferrable() -> bool:
     return bool(conf.getboolean(_SECTION, _OPTION)) if _VARIABLE in os.environ else True
 
 
+def check_switches(task_id: str, **given: Any) -> None:
+    """Passes if each of these is True, False or None; they are no templates, and any text, "False" too, would count as True.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for name, value in given.items():
+        if value is not None and not isinstance(value, bool):
+            raise ValueError(
+                f"{task_id}: {name}={value!r} must be True or False, and is no template: it is needed while the Dag is parsed."
+            )
+
+
 def completion_rate_of(task_id: str, completion_rate: Any, fail_on_partial: bool | None) -> Any:
     """The least share of answered rows, by either of the two arguments that say it; the default if none does.
 

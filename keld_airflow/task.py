@@ -24,6 +24,7 @@ from keld_airflow.kill import detach_and_cancel, is_over
 from keld_airflow.link import KeldBatchLink
 from keld_airflow.manifest import manifest, waiting
 from keld_airflow.partition import absent_in, add_partition, no_partition
+from keld_airflow.text import NoValue, present
 from keld_airflow.trigger import KeldTrigger
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _FIRST_LOOK = timedelta(seconds=10)
 # Without a triggerer the scheduler ends the deferral, and a worker looks itself: this long after a trigger would have fired,
 _GRACE = timedelta(minutes=1)
 _LONGEST_WAIT = timedelta(hours=24)  # or, without a deadline, this long after the task deferred.
-
+_OF_FUNCTION = frozenset(("op_args", "op_kwargs", "templates_dict"))  # of `@task.keld_batch`
 
 # What a task found when it started: no open job run, an open one, or one that was being cancelled.
 Found = Literal["nothing", "open", "cancelling"]
@@ -66,7 +67,7 @@ class JobRunTask(BaseOperator):
         """As Airflow's, also for a mapped task; a value that the Dag run does not have fails the task at once, without retries.
 
         Raises:
-            AirflowFailException: `{{ partition_key }}` would be rendered as "None", even in the name of a file.
+            AirflowFailException: `{{ partition_key }}`, or any other expression, would be rendered as "None", even in the name of a file.
         """
         if parent is self:
             add_partition(context)
@@ -74,8 +75,19 @@ class JobRunTask(BaseOperator):
             absent = next(((field, name) for field, value in wanting.items() if (name := absent_in(value, context))), None)
             if absent is not None:
                 raise AirflowFailException(f"{absent[0]} wants {{{{ {absent[1]} }}}}, and {no_partition(context)}")
+        for name in template_fields:
+            # In the user's own function None is a value, in all that Keld reads it is a missing one.
+            strict = parent is self and name not in _OF_FUNCTION
+            self._render_field(parent, name, context, jinja_env.overlay(finalize=present) if strict else jinja_env, seen_oids)
+
+    def _render_field(self, parent: Any, name: str, context: Context, jinja_env: Any, seen_oids: set[int]) -> None:
         try:
-            super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
+            super()._do_render_template_fields(parent, [name], context, jinja_env, seen_oids)
+        except NoValue:
+            raise AirflowFailException(
+                f"{name} was rendered as 'None', or with 'None' in it: a value it names is missing. Nothing was sent. Give that value, or a default "
+                f"as in {{{{ params.region or 'all' }}}}, or omit {name}."
+            ) from None
         except UndefinedError as error:
             raise AirflowFailException(
                 f"A field of this task uses a name without a value: {error.message}. Nothing was sent. The log above names the field; "

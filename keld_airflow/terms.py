@@ -21,7 +21,7 @@ from keld import InvalidJob, Job, KeldError, Reading
 from keld_airflow.partition import absent_in, no_partition
 from keld_airflow.setting import check_completion_rate
 from keld_airflow.task import JobRunTask
-from keld_airflow.text import ENGINES, JINJA, Text, TextField, is_unread, text_of
+from keld_airflow.text import ENGINES, JINJA, Text, TextField, check_no_file, is_unread, text_of
 from keld_airflow.value import TERMS, check_known, check_rendered, check_templates, is_open, job_of, share, typed
 
 _TEXTS = ("prompt", "system")
@@ -126,6 +126,7 @@ class TermsTask(JobRunTask):
             self._job = self._given_job
             _check_jinja(self.task_id, "prompt", self._job.prompt)
             _check_jinja(self.task_id, "system", self._job.system)
+            check_no_file(self._job.system)
             return
         if isinstance(self.prompt, Text) and not self.prompt.jinja:
             _check_jinja(self.task_id, "prompt", self.prompt.text)

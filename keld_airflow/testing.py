@@ -1,20 +1,26 @@
 """Testing: Keld's tasks in the tests of your Dags, against the emulator, whose clock is turned where a task would wait.
 
 For tests only; nothing of Keld imports it.  A batch of a day takes a second, and deadlines come when they are due.  All else is as in
-production: the task, its trigger, the ledger, what is sent over HTTP.
+production: the task, its trigger, what is sent over HTTP.  The ledger is the test's own, whatever Airflow's configuration and connections say:
+an invented answer in the ledger of production would be taken there for a paid one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from shutil import rmtree
 from types import SimpleNamespace
 from typing import Any, Protocol
 from unittest.mock import patch
+from weakref import WeakKeyDictionary, finalize
 
 from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow.sdk.bases.operator import ExecutorSafeguard
@@ -34,6 +40,11 @@ class Clock(Protocol):
     def now(self) -> datetime: ...
 
     def advance(self, span: float | timedelta) -> datetime: ...
+
+    def url_of(self, kind: str) -> str: ...
+
+
+_homes: WeakKeyDictionary[Clock, str] = WeakKeyDictionary()
 
 
 class _Wait:
@@ -64,15 +75,25 @@ class _Wait:
 
 @contextmanager
 def emulated_time(emulator: Clock) -> Iterator[None]:
-    """Within the block, the tasks and triggers of this process live in the emulator's time; for `dag.test()`, which runs both here."""
+    """Within the block, the tasks and triggers of this process live in the emulator's time; for `dag.test()`, which runs both here.
 
+    Their ledger is a file in `KELD_HOME`, or in a temporary directory of this emulator; an account with a base URL is led to the emulator.
+    """
     wait = _Wait(emulator)
+    home = os.environ.get("KELD_HOME") or _home_of(emulator)
 
     class EmulatedKeld(Keld):
         """Goes by the emulator's clock, and turns it where a task without a trigger would wait."""
 
         def __init__(self, **given: Any) -> None:
-            super().__init__(**given, clock=emulator.now)
+            accounts = {
+                name: account if account.base_url is None else replace(account, base_url=emulator.url_of(account.kind))
+                for name, account in (given.get("accounts") or {}).items()
+            }
+            super().__init__(**given | {"home": home, "ledger_url": None, "accounts": accounts, "clock": emulator.now})
+
+        def check_shared(self, elsewhere: Sequence[str], advice: str) -> None:
+            """All tasks of a test run here, whatever the executor of production."""
 
         def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
             found = super().poll(run_ids, budget_s=budget_s)
@@ -96,8 +117,18 @@ def emulated_time(emulator: Clock) -> Iterator[None]:
     def poller(keld_conn_id: str) -> Poller:
         return Poller(KeldHook(keld_conn_id).open, clock=emulator.now, pause=pause)
 
-    with patch("keld.Keld", EmulatedKeld), patch("keld_airflow.trigger.shared_poller", poller):
+    with patch.dict(os.environ), patch("keld.Keld", EmulatedKeld), patch("keld_airflow.trigger.shared_poller", poller):
+        for shared in ("KELD_LEDGER_URL", "KELD_STAGING"):
+            os.environ.pop(shared, None)
         yield
+
+
+def _home_of(emulator: Clock) -> str:
+    """A directory that is there as long as the emulator: a second task finds what the first one sent, and the next test nothing."""
+    if emulator not in _homes:
+        _homes[emulator] = tempfile.mkdtemp(prefix="keld-test-")
+        finalize(emulator, rmtree, _homes[emulator], ignore_errors=True)
+    return _homes[emulator]
 
 
 def run_task(task: Any, emulator: Clock, **context: Any) -> Any:

@@ -25,8 +25,12 @@ JINJA = "jinja"
 ENGINES = ("format", JINJA)
 _JINJA_FILES = (".jinja", ".jinja2", ".j2")
 # One word that ends like a text file and names no column: a sentence that ends in "README.md" is a text.
-_FILE = re.compile(r"[^\s{}]+\.(?:md|txt|jinja2?|j2)")
+_FILE = re.compile(r"[^\s{}]+\.(?:md|markdown|txt|text|prompt|jinja2?|j2)", re.IGNORECASE)
 _MARKS = re.compile(r"{{|{%|{#")
+
+
+class NoValue(Exception):
+    """An expression of Jinja gave None."""
 
 
 class Text:
@@ -53,18 +57,19 @@ class Text:
         """The text as Jinja renders it with the Dag's own macros and filters; never as a Python object, whatever the Dag says.
 
         Raises:
-            UndefinedError: a name has no value.
+            UndefinedError, NoValue: a name has no value.
             InvalidJob: it is no template.
         """
         environment: jinja2.Environment = context["dag"].get_template_env(force_sandboxed=True)
-        if self._columns:
-            environment = environment.overlay(finalize=_without_columns)
+        environment = environment.overlay(finalize=_without_columns if self._columns else present)
         try:
-            return environment.from_string(self.text).render(context)
+            text = environment.from_string(self.text).render(context)
         except jinja2.UndefinedError:
             raise
         except jinja2.TemplateError as error:  # its own text quotes the line
             raise InvalidJob(_slip(error)) from None
+        check_no_file(text)  # files are read before that, and their name would be the whole instruction
+        return text
 
 
 class TextField:
@@ -111,6 +116,19 @@ def text_of(given: Any, name: str, *, dag: DAG | None, jinja: bool, columns: boo
     return Text(text, jinja=jinja and has_marks(text), columns=columns)
 
 
+def check_no_file(text: Any) -> None:
+    """Passes if a text that is used as it is does not look like the name of a file.
+
+    Raises:
+        InvalidJob: it does.
+    """
+    if isinstance(text, str) and _FILE.fullmatch(text):
+        raise InvalidJob(
+            f"A prompt or a system prompt is the name of a file, {text!r}, which is not read here: not by job=, and not where a template gives the name. "
+            "Nothing was sent. Give the file's name as it is to the operator's prompt= or system=, or include it: {% include 'prompts/' ~ params.file %}."
+        )
+
+
 def is_unread(value: Any) -> bool:
     """True if it is the name of a file that was not read yet."""
     return isinstance(value, Text) and value.unread
@@ -141,8 +159,19 @@ def _slip(error: jinja2.TemplateError) -> str:
     )
 
 
+def present(value: Any) -> Any:
+    """What an expression of Jinja gave; Jinja itself would print a missing one as "None", into a prompt, a partition's key or a file's name.
+
+    Raises:
+        NoValue: it gave None.
+    """
+    if value is None:
+        raise NoValue
+    return value
+
+
 def _without_columns(value: Any) -> str:
-    return str(value).replace("{", "{{").replace("}", "}}")
+    return str(present(value)).replace("{", "{{").replace("}", "}}")
 
 
 def _read(path: Path, name: str) -> str:

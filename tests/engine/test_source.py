@@ -94,6 +94,18 @@ def test_text_where_a_number_is_needed_is_refused_with_the_way(terms: dict[str, 
         assert finish(keld, emulator, keld.submit(_job(**terms), tmp_path / "t.csv", types={"n": "decimal(12,4)"}).id).answered == 1
 
 
+def test_a_column_in_double_braces_as_jinja_has_it_is_refused_with_the_way(sqlite_keld: Any) -> None:
+    """Every row would be paid for without its text; braces that name no column are sent as they are, for JSON."""
+    keld, emulator = sqlite_keld
+    rows = [{"id": 1, "body": "x", "n": 2}]
+    with pytest.raises(SourceError, match=r"prompt has \{\{body\}\} in double braces.*Write \{body\}"):
+        keld.submit(_job(prompt="Classify {{ body }} of {n}"), rows)
+    assert not emulator.requests()
+    assert (
+        finish(keld, emulator, keld.submit(_job(prompt='{body}: answer as {{"body": {{label}}}}, not as {{body}}'), rows).id).answered == 1
+    )
+
+
 def test_a_column_of_json_is_asked_as_what_it_holds(sqlite_keld: Any, tmp_path: Path) -> None:
     """A text here, a conversation there: so datasets are written."""
     keld, _ = sqlite_keld

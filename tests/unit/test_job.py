@@ -33,6 +33,8 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"key": None}, "key is empty", "key='ticket_id'"),
     ({"prompt": "no column"}, "prompt names no column", "{body}"),
     ({"prompt": "{{body}}"}, "prompt names no column", "{body}"),
+    ({"hedge": "maybe"}, "hedge='maybe' must be True or False", "False"),
+    ({"probe": 1}, "probe=1 must be True or False", "False"),
     ({"prompt": ""}, "prompt names no column", "{body}"),
     ({"prompt": "{body"}, "prompt is not a str.format template", "{{ and }}"),
     ({"prompt": "body}"}, "prompt is not a str.format template", "{{ and }}"),

@@ -259,6 +259,26 @@ def test_a_key_of_google_gives_the_token_for_vertex(
     assert "PRIVATE KEY" not in repr(found)
 
 
+def test_a_region_is_read_wherever_the_connection_has_it_and_two_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of two would win in silence, and the rows go to the other region."""
+    from airflow.providers.common.compat.sdk import AirflowFailException
+
+    keys = {"conn_type": "aws", "login": "AKIA", "password": "secret"}
+    found = account(monkeypatch, {**keys, "extra": {"config_kwargs": {"region_name": "eu-west-1"}}}, "bedrock")
+    assert getattr(found, "region", None) == "eu-west-1"
+    with pytest.raises(AirflowFailException, match="region_name='eu-west-1' and region='us-east-1'"):
+        account(monkeypatch, {**keys, "extra": {"region_name": "eu-west-1", "region": "us-east-1"}}, "bedrock")
+
+
+@pytest.mark.parametrize("old_first", [True, False])
+def test_a_field_wins_over_the_same_one_with_an_old_prefix(monkeypatch: pytest.MonkeyPatch, old_first: bool) -> None:
+    """As in Google's hook; else the order in the extra would decide whose project pays."""
+    fields = {"extra__google_cloud_platform__project": "old", "project": "new", "location": "global", "bucket": "gs://b/keld"}
+    extra = fields if old_first else dict(reversed(fields.items()))
+    found = account(monkeypatch, {"conn_type": "google_cloud_platform", "extra": extra}, "vertex")
+    assert getattr(found, "project", None) == "new"
+
+
 def test_a_connection_of_google_may_stand_for_another_service_account(
     monkeypatch: pytest.MonkeyPatch, identities: Identities, private_key: str
 ) -> None:

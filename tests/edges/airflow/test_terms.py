@@ -68,6 +68,10 @@ def asked(provider: Emulator) -> str:
         ({"output_type": "{{ params.schema }}"}, "output_type is no template"),
         ({"completion_rate": "most"}, "completion_rate='most' is a share"),
         ({"completion_rate": 0.9, "fail_on_partial": True}, "both given"),
+        ({"fail_on_partial": "False"}, "fail_on_partial='False' must be True or False"),
+        ({"wait": "no"}, "wait='no' must be True or False"),
+        ({"deferrable": "{{ params.d }}"}, "is no template"),
+        ({"hedge": "off"}, "hedge='off' must be True or False"),
         ({"on_kill": "ignore"}, "on_kill='ignore' is not one of cancel, leave"),
         ({"cancel_on_kill": False}, "on_kill='cancel' or 'leave'"),
         ({"system_prompt": "Be brief."}, "Here it is system"),
@@ -78,6 +82,16 @@ def test_a_slip_beside_a_template_is_found_while_the_dag_is_parsed(given: dict[s
     """One template must not put off the checks of all that is plain."""
     with pytest.raises(Exception, match=says):
         operator(**given)
+
+
+def test_a_job_whose_system_prompt_is_the_name_of_a_file_is_refused() -> None:
+    """`job=` reads no files: every row would be asked with the name as its instruction."""
+    from airflow.sdk import DAG
+
+    from keld_airflow import KeldBatchOperator
+
+    with DAG("dag", schedule=None), pytest.raises(Exception, match=r"the name of a file, 'prompts/STYLE\.MD'"):
+        KeldBatchOperator(task_id="label", source="in.parquet", job=Job(**TERMS, system="prompts/STYLE.MD"))
 
 
 def test_a_job_is_known_while_the_dag_is_parsed_if_no_term_is_a_template() -> None:
@@ -182,6 +196,15 @@ def test_what_another_task_gave_may_be_any_term(worker: Worker, provider: Emulat
     [
         ({"models": "{{ params.model }}"}, "the form is 'provider:model'"),
         ({"ceiling_usd": "{{ params.nothing }}"}, "ceiling_usd was rendered as 'None'"),
+        ({"name": "labels.{{ params.nothing }}"}, "name was rendered as 'None', or with 'None' in it"),
+        ({"partition": "eu|{{ params.nothing }}"}, "partition was rendered as 'None', or with 'None' in it"),
+        ({"source": "in/{{ params.nothing }}.parquet"}, "source was rendered as 'None'"),
+        ({"sink": "out/{{ params.nothing }}.parquet"}, "sink was rendered as 'None'"),
+        ({"tags": {"team": "{{ params.nothing }}"}}, "tags was rendered as 'None'"),
+        ({"request_params": {"seed": "{{ params.nothing }}"}}, "request_params was rendered as 'None'"),
+        ({"system": "prompts/{{ params.model }}.md"}, "the name of a file, 'prompts/gpt-5-mini.md'"),
+        ({"system": "Answer in {{ params.nothing }}."}, "system was rendered as 'None'"),
+        ({"prompt": "{body} {{ params.nothing }}", "prompt_template_engine": "jinja"}, "prompt was rendered as 'None'"),
         ({"ceiling_usd": "{{ params.model }}"}, "is not a number of US dollars"),
         ({"deadline": "{{ params.model }}"}, "is neither a span"),
         ({"name": "{{ params.model }} {{ params.model }}"}, "a job's name starts with a letter"),
@@ -204,7 +227,7 @@ def test_a_rendered_term_that_is_not_valid_fails_the_task_for_good_and_nothing_i
         operator(dag_of(params={"model": "gpt-5-mini", "nothing": None}, render_template_as_native_obj=native), **given), **DAY
     )
     assert isinstance(ended.error, AirflowFailException), ended.error
-    assert says.replace("'None'", "None" if native else "'None'") in str(ended.error)
+    assert says in str(ended.error)
     assert "Nothing was sent" in str(ended.error)
     assert provider.requests() == []
 

@@ -1,5 +1,6 @@
 """`keld_airflow.testing`: how users test their Dags; and that it goes the same road as a real worker and triggerer."""
 
+import json
 import os
 import re
 import subprocess
@@ -48,6 +49,42 @@ def test_a_task_comes_to_its_end_in_one_call(emulator: Emulator, tmp_path: Path,
     assert (done["state"], done["partition"], done["counts"]["answered"]) == ("finished", "2026-11-19", 5)
     assert pq.read_table(tmp_path / "2026-11-19.parquet").num_rows == len(emulator.bill()) == 5
     assert emulator.now() - began > timedelta(seconds=A_DAY_S)
+
+
+def test_nothing_of_production_is_written_or_called(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Airflow's own settings lead to the team's ledger and provider: invented answers there would pass for paid ones, and real rows be bought."""
+    from keld_airflow.testing import run_task
+
+    ours = tmp_path / "ours"
+    monkeypatch.setenv("AIRFLOW__KELD__HOME", str(ours))
+    monkeypatch.setenv("AIRFLOW__KELD__LEDGER_URL", f"sqlite:///{ours}/ledger.db")
+    monkeypatch.setenv("KELD_LEDGER_URL", f"sqlite:///{ours}/other.db")
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_KELD_DEFAULT",
+        json.dumps({"conn_type": "openai", "password": "sk-real", "host": "https://provider.invalid/v1", "extra": {"home": str(ours)}}),
+    )
+    done = run_task(operator(), emulator, **DAY)
+    assert (done["counts"]["answered"], len(emulator.bill())) == (5, 5)
+    assert not ours.exists()
+    assert os.environ["KELD_LEDGER_URL"].endswith("other.db")
+
+
+def test_without_a_home_each_emulator_has_a_ledger_of_its_own(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Answers of the last test would be found again, and nothing be sent."""
+    from keld_airflow.testing import run_task
+
+    monkeypatch.delenv("KELD_HOME")
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path))
+    for _ in range(2):
+        run_task(operator(), emulator, **DAY)
+    assert len(emulator.bill()) == 5
+    with Emulator(frozen=True) as another:
+        for name, value in another.env().items():
+            monkeypatch.setenv(name, value)
+        run_task(operator(), another, **DAY)
+        assert len(another.bill()) == 5
+    assert not (tmp_path / "keld").exists()
 
 
 def test_a_deadline_comes_when_it_is_due(emulator: Emulator) -> None:
