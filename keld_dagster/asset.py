@@ -10,7 +10,7 @@ code location and asset key, so that two assets whose jobs have the same name ne
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Unpack
 
@@ -62,15 +62,29 @@ def assets_of(pair: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[OpOpt
         **options,
     )
     def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        resource: KeldResource = getattr(context.resources, pair.resource_key)
+        loaded = _as_loaded(pair, context.assets_def)
+        resource: KeldResource = getattr(context.resources, loaded.resource_key)
         keld = resource.get(executor=context.job_def.executor_def)
         if context.selected_asset_keys:
-            require_collector(context, pair.result, pair.resource_key, held=resource.hold != "none")
-            yield from _materialize(context, pair, keld)
+            require_collector(context, loaded.result, loaded.resource_key, held=resource.hold != "none")
+            yield from _materialize(context, loaded, keld)
         else:
-            yield from _checks_alone(context, pair, keld)
+            yield from _checks_alone(context, loaded, keld)
 
     return op
+
+
+def _as_loaded(pair: Pair, loaded: dg.AssetsDefinition) -> Pair:
+    """The pair under the keys that it has in the code location.
+
+    `load_assets_from_modules(key_prefix=)` and `map_asset_specs` give assets, and what they depend on, other keys than they were declared with;
+    the names of the op's inputs and outputs stay.
+    """
+    keys, upstream = loaded.node_keys_by_output_name, loaded.node_keys_by_input_name
+    source = pair.source
+    if source.key is not None:  # without an input of its name, a translator has dropped the dependency
+        source = replace(source, key=upstream.get(source.key.to_python_identifier(), source.key))
+    return replace(pair, source=source, batch=keys[pair.batch.to_python_identifier()], result=keys[pair.result.to_python_identifier()])
 
 
 # -- the op ---------------------------------------------------------------------------------------------------------

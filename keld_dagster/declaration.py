@@ -21,7 +21,7 @@ from keld_dagster.metadata import job_metadata
 from keld_dagster.option import DepLike
 from keld_dagster.source import Source, SourceLike, check_fit, source_of
 from keld_dagster.translator import KeldTranslator
-from keld_dagster.watch import BATCH_METADATA, JOB_METADATA, RESOURCE_TAG
+from keld_dagster.watch import JOB_METADATA, RESOURCE_TAG
 
 _IO_MANAGER_KEY = "dagster/io_manager_key"  # in the metadata of a spec: what `with_io_manager_key` writes
 
@@ -220,8 +220,7 @@ def _specs(
         result = result.with_io_manager_key(io_manager_key)
     _check_shown(source, batch, result)
     # After the translator: the sensor finds the pair by these.
-    found_by = {JOB_METADATA: job.name, BATCH_METADATA: dg.MetadataValue.asset(batch.key)}
-    return batch, result.merge_attributes(metadata=found_by, tags={RESOURCE_TAG: resource_key})
+    return batch, result.merge_attributes(metadata={JOB_METADATA: job.name}, tags={RESOURCE_TAG: resource_key})
 
 
 def _check_shown(source: Source, batch: dg.AssetSpec, result: dg.AssetSpec) -> None:
