@@ -166,3 +166,20 @@ def test_assets_that_are_loaded_with_a_key_prefix_are_materialised_under_it(keld
     repository = dg.Definitions(assets=[*given, *loaded], resources={"keld": KeldResource()}).get_repository_def()
     [watched] = watched_in(repository.asset_graph, "keld").values()
     assert (watched.result, watched.batch) == (dg.AssetKey(["team", "labels"]), dg.AssetKey(["team", "labels_batch"]))
+
+
+@pytest.mark.parametrize(("bodies", "passed"), [([None, None], False), ([None, "x"], True), ([], True)])
+def test_partition_of_which_no_row_could_be_asked_warns_and_blocks_nothing(
+    keld_emulator: Emulator, bodies: list[str | None], passed: bool
+) -> None:
+    """An empty column upstream was a green partition with nothing behind it; it may be meant, so what is downstream runs."""
+
+    @dg.asset(partitions_def=DAYS, name="tickets")
+    def sparse() -> pd.DataFrame:
+        return pd.DataFrame({"id": range(len(bodies)), "body": pd.Series(bodies, dtype="str")})
+
+    done = materialize([sparse, labels, report], partition_key=DAY)
+    [check] = [one for one in done.get_asset_check_evaluations() if one.check_name == "completion_rate"]
+    assert check.passed is passed and done.success and done.asset_value("report") == len(bodies)
+    assert passed or check.severity is dg.AssetCheckSeverity.WARN
+    assert ("have no prompt" in (check.description or "")) is (None in bodies)
