@@ -6,6 +6,7 @@ have the same name: after an edit, after a rename, or by accident in two code lo
 - The same question of the same source, from any owner: it is the same job run, and its owner is the one that asked last.
 - The same owner asks something else (a changed prompt, schema, model or source): what was not sent is planned again; what was sent is
   finished and reported as `outdated`, and the new question is asked next.  Rows whose question did not change are never paid again.
+- The same owner gives the answers other names (`output_prefix`): likewise, but the next job run takes all answers and asks nothing.
 - Another owner asks something else: that is another job.  It is refused, and nothing is sent.
 
 A path is its source's name; a table in memory has a name only if its caller gives one, and without a name the owner decides.
@@ -32,6 +33,7 @@ _WORDS = {
     "prompt": "the prompt",
     "system": "the system prompt",
     "output": "the output type",
+    "prefix": "output_prefix",
     "models": "the models",
     "params": "the params",
     "max_output_tokens": "max_output_tokens",
@@ -84,8 +86,9 @@ def question_of_job(job: Job) -> tuple[OutputSchema, Question]:
 def fingerprint_of(job: Job) -> str:
     """A hash of what a job asks: prompt, system, output type, models, params, max_output_tokens, endpoint; the same in every process.
 
-    It changes if and only if the answers of an earlier job run are those of another question; it does not change with deadline, ceiling, lane,
-    tags or name.  Of a prompt function it is the code, as this version of Python compiles it, and the texts that it reads from its module.
+    It changes if and only if the answers of an earlier job run are those of another question, or have other names (`output_prefix`, which buys
+    nothing); it does not change with deadline, ceiling, lane, tags or name.  Of a prompt function it is the code, as this version of Python
+    compiles it, and the texts that it reads from its module.
     """
     _, question = question_of_job(job)
     return _digest(declared(job, question))
@@ -102,6 +105,8 @@ def declared(job: Job, question: Question) -> dict[str, str]:
         "max_output_tokens": question.max_output_tokens,
         "endpoint": question.endpoint,
     }
+    if job.output_prefix:  # of a job without one, `fingerprint_of` stays what it was before prefixes were a part
+        parts["prefix"] = job.output_prefix
     return {name: _digest(part) for name, part in parts.items()}
 
 

@@ -104,7 +104,7 @@ class Job:
         cache: `auto`: the shared beginning of all prompts is marked for the provider's prompt cache if that is expected to save money; `never`: it is not.
         priority: a column of numbers; if not all rows can be afforded in time, those with the largest number are asked first.
         max_shard_rows, max_shard_bytes: limits of a shard, below the provider's own.
-        output_prefix: put before the names of the answer's columns, if they would clash with the table's.
+        output_prefix: put before the names of the answer's columns, if they would clash with the table's; another one buys nothing.
         tags: free labels for the spend report (team, category, ...).
 
     Raises:

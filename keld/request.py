@@ -44,8 +44,8 @@ class Question:
 
     @property
     def asked_output(self) -> dict[str, Any]:
-        """`output` without its hints, which decide how an answer is read, not what is asked."""
-        return {name: part for name, part in self.output.items() if name != "hints"}
+        """`output` without what only decides how an answer is read: its hints, and the names of its columns."""
+        return {name: part for name, part in self.output.items() if name != "hints"} | {"prefix": ""}
 
     def to_json(self) -> bytes:
         return msgspec.json.encode(self)

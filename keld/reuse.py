@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from keld.answer import AnswerSink, Outcome, answer_schema, read_answers
+from keld.answer import OWN, AnswerSink, Outcome, answer_schema, read_answers
 from keld.schema import OutputSchema
 from keld.table import read_parquet
 
@@ -83,7 +83,11 @@ def copy_answers(
 
 
 def _moved(rows: pa.RecordBatch, positions: NDArray[np.int64], schema: pa.Schema) -> pa.RecordBatch:
-    columns = dict(zip(rows.schema.names, rows.columns, strict=True))
+    """The rows with the names of `schema`: the same question has the same columns in the same order, but `output_prefix` may have changed."""
+    own = set(OWN.names)
+    before, now = ([name for name in names if name not in own] for names in (rows.schema.names, schema.names))
+    renamed = dict(zip(before, now, strict=True))
+    columns = dict(zip([renamed.get(name, name) for name in rows.schema.names], rows.columns, strict=True))
     columns["keld_position"] = pa.array(positions)
     columns["keld_cost_pico"] = pa.array(np.zeros(len(positions), dtype=np.int64))  # it was paid and counted before
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)

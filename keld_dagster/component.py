@@ -28,6 +28,7 @@ from dagster.components.resolved.core_models import (  # as the first-party inte
 from pydantic import BaseModel, ConfigDict
 
 from keld import Column, InvalidJob, Job, KeldError
+from keld_dagster.decorator import prompt_of
 from keld_dagster.prompt import rendered, template_of
 from keld_dagster.scaffold import KeldScaffolder
 from keld_dagster.translator import KeldTranslator
@@ -115,10 +116,23 @@ def _prompt(context: dg.ResolutionContext, model: BaseModel) -> Any:
         if given.column is not None:
             return Column(_as_written(context, given.column), json=given.json_text)
         if given.function is not None:
-            return _imported(context, model, "prompt", _as_written(context, given.function), "a function over Arrow record batches")
+            return _made_by(context, model, _as_written(context, given.function))
     try:
         return template_of(_text(context, model, "prompt") or "")
     except ValueError as error:
+        raise _refusal(context, "prompt", model, f"prompt: {error}") from None
+
+
+def _made_by(context: dg.ResolutionContext, model: BaseModel, path: str) -> Any:
+    """The prompt that a function of a row or of a record batch makes, as of `keld_assets`."""
+    function = _imported(context, model, "prompt", path, "a function of a row, or of a record batch")
+    if not callable(function):
+        raise _refusal(
+            context, "prompt", model, f"prompt: {path} is a {type(function).__name__}, not a function of a row, or of a record batch."
+        )
+    try:
+        return prompt_of(function)
+    except TypeError as error:
         raise _refusal(context, "prompt", model, f"prompt: {error}") from None
 
 

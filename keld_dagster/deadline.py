@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 
 import dagster as dg
-from dagster._utils.schedules import cron_string_iterator  # there is no public function for the next tick of a cron string
 
 from keld import Job
 
@@ -46,4 +45,8 @@ def with_deadline(job: Job, policy: dg.FreshnessPolicy | None, ends_at: datetime
 
 def _next_tick(cron: str, timezone: str, after: datetime) -> datetime:
     """The first tick of a cron string strictly after an instant."""
-    return next(tick for tick in cron_string_iterator(after.timestamp(), cron, timezone) if tick > after)
+    # Dagster has no public function for it; the windows of a partition begin at the ticks.
+    ticks = dg.TimeWindowPartitionsDefinition(start=after, cron_schedule=cron, timezone=timezone, fmt="%Y-%m-%dT%H:%M")
+    window = ticks.get_next_partition_window(after, respect_bounds=False)
+    assert window is not None
+    return window.start if window.start > after else window.end

@@ -1,19 +1,18 @@
 """Hold: the run that represents pending partitions, and never executes.
 
-All writes by Dagster's private API are in this file, and any failure of them is a warning: results still arrive, only
-a backfill may be marked failed too early.  Why it is needed: since 1.13.21 a backfill whose runs have all finished and that made no
-progress for one tick is marked failed, finally, even if the provider still works; only an unfinished run with the backfill's tag
-keeps it open.  A run that is QUEUED for a pool without slots is unfinished, takes no slot, survives run monitoring, and is
-cancelled by Dagster itself when the backfill is.  It is created inside the op that submits, before Dagster checks the backfill.
+All writes by Dagster's private API are in this file, and any failure of them is a warning, as is a private class that a version of Dagster
+does not have: results still arrive, as with `hold="none"`; only a backfill may be marked failed too early.  Why it is needed: since 1.13.21 a
+backfill whose runs have all finished and that made no progress for one tick is marked failed, finally, even if the provider still works; only an
+unfinished run with the backfill's tag keeps it open.  A run that is QUEUED for a pool without slots is unfinished, takes no slot, survives run
+monitoring, and is cancelled by Dagster itself when the backfill is.  It is created inside the op that submits, before Dagster checks the backfill.
 """
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 import dagster as dg
-from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventType
-from dagster._core.origin import JobPythonOrigin
 
 from keld_dagster.pending import PendingPartitions
 
@@ -98,12 +97,32 @@ def release(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, *, c
         return
     record = instance.get_run_record_by_id(run.run_id)
     began = record.create_timestamp.timestamp() if record is not None else None
-    start = DagsterEvent(DagsterEventType.PIPELINE_START.value, run.job_name, message="Submitted to the provider.")
+    start = dg.DagsterEvent(dg.DagsterEventType.PIPELINE_START.value, run.job_name, message="Submitted to the provider.")
     instance.report_dagster_event(start, run.run_id, timestamp=began)
-    instance.report_dagster_event(DagsterEvent(DagsterEventType.PIPELINE_SUCCESS.value, run.job_name, message=message), run.run_id)
+    instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.PIPELINE_SUCCESS.value, run.job_name, message=message), run.run_id)
+
+
+class _Private(NamedTuple):
+    """The classes of Dagster's that are not public."""
+
+    planned: Any
+    origin: Any
+
+
+def _private() -> _Private:
+    """Imported at their first use: where they have moved, the package still loads, and sends and collects.
+
+    Raises:
+        ImportError: this version of Dagster does not have them.
+    """
+    from dagster._core.events import AssetMaterializationPlannedData
+    from dagster._core.origin import JobPythonOrigin
+
+    return _Private(AssetMaterializationPlannedData, JobPythonOrigin)
 
 
 def _create(context: dg.AssetExecutionContext, pending: PendingPartitions, tags: Mapping[str, str]) -> str:
+    private = _private()  # before anything is written
     instance, source = context.instance, context.run
     remote, code = source.remote_job_origin, source.job_code_origin
     assert remote is not None and code is not None
@@ -115,21 +134,21 @@ def _create(context: dg.AssetExecutionContext, pending: PendingPartitions, tags:
         tags={**pending.to_tags(), **tags},
         status=dg.DagsterRunStatus.NOT_STARTED,
         remote_job_origin=remote.repository_origin.get_job_origin(WAIT_JOB),
-        job_code_origin=JobPythonOrigin(WAIT_JOB, code.repository_origin),
+        job_code_origin=private.origin(WAIT_JOB, code.repository_origin),
     )
     if run.status is dg.DagsterRunStatus.NOT_STARTED:  # else this is a retry of the step, and the hold run is queued already
-        _announce(instance, run, pending)
+        _announce(instance, run, pending, private.planned)
     return run_id
 
 
-def _announce(instance: dg.DagsterInstance, run: dg.DagsterRun, pending: PendingPartitions) -> None:
+def _announce(instance: dg.DagsterInstance, run: dg.DagsterRun, pending: PendingPartitions, planned_data: Any) -> None:
     """Plans the partitions, and queues the run as Dagster's own coordinator does."""
     for partition in pending.job_runs:
         # While an unfinished run plans a partition, Dagster shows it as materialising.
-        planned = AssetMaterializationPlannedData(asset_key=pending.asset, partition=partition or None)
-        event = DagsterEvent.build_asset_materialization_planned_event(WAIT_JOB, _STEP, planned)
+        planned = planned_data(asset_key=pending.asset, partition=partition or None)
+        event = dg.DagsterEvent.build_asset_materialization_planned_event(WAIT_JOB, _STEP, planned)
         instance.report_dagster_event(event, run.run_id)
-    instance.report_dagster_event(DagsterEvent.job_enqueue(run), run.run_id)
+    instance.report_dagster_event(dg.DagsterEvent.job_enqueue(run), run.run_id)
 
 
 def _close_pool(instance: dg.DagsterInstance) -> None:

@@ -16,7 +16,7 @@ from keld.errors import LedgerError, UnknownJobRun
 from keld.ledger import JobRun, Ledger
 from keld.namespace import Namespace
 from keld.plan import Plan
-from keld.runner.context import Environment, log
+from keld.runner.context import Environment, log, question_of
 from keld.runner.first import First, cut_first, facts_of, first_of, plan_first, terms_of
 from keld.runner.output import check_kept, check_sink, schema_of, try_sink_of
 from keld.runner.owner import check_owner, claim
@@ -110,15 +110,20 @@ class Opener:
 
     def _open(self, run_id: str, asked: Submission, taken: Taken, before: JobRun | None) -> JobRun | None:
         """The new job run, or the one before it; None if another worker has opened one just now."""
+        renames = False
         if before is not None and _asks_nothing_new(before, taken, asked.force):
-            self.ledger.catalog.redeclare(before.id, asked.mine.declared, asked.mine.source)
-            return self.ledger.run(before.id)
+            if not _is_renamed(before, asked):
+                self.ledger.catalog.redeclare(before.id, asked.mine.declared, asked.mine.source)
+                return self.ledger.run(before.id)
+            if renames := before.over:  # a new job run with all its answers; never one that buys them again, for want of them
+                check_kept(before)
+                question_of(self.environment.staging.run(before.id))
         if asked.sink is not None:
             output = OutputSchema.from_json(taken.question.output)
             try_sink(asked.sink, schema_of(taken.files, output), partition=asked.partition or None)
         if before is not None and not before.over and not self.runner.supersede(before.id):
             return before  # another worker has just begun to send it
-        again = asked.force or asked.job.reuse == "never"
+        again = asked.force or (asked.job.reuse == "never" and not renames)
         left = all_left(taken) if again else left_of(self.environment, self.namespace, taken)
         taken.keep()
         return self._record(run_id, asked, taken, left, 1 if before is None else before.generation + 1)
@@ -170,6 +175,11 @@ def _is_stuck(run: JobRun) -> bool:
 def _outdated(run: JobRun, asked: Submission) -> str | None:
     """What has changed in the declaration since an open job run was sent, in words; None: nothing."""
     return None if run.over else asked.mine.changed_since(run.fingerprint, run.declared, run.source)
+
+
+def _is_renamed(before: JobRun, asked: Submission) -> bool:
+    """True if the columns of the answers have other names now."""
+    return (before.declared or {}).get("prefix") != asked.mine.declared.get("prefix")
 
 
 def _asks_nothing_new(before: JobRun, taken: Taken, force: bool) -> bool:

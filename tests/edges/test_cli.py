@@ -260,7 +260,7 @@ STATUS = [
 ]  # fmt: skip
 BATCH = [
     "shard", "round", "state", "provider", "host", "model", "lane", "batch_id", "requests", "done", "ended", "error", "refused", "not_before",
-    "submitted_at", "ended_at", "cost_usd", "cache_ttl", "input_tokens", "cached_tokens", "cache_saved_usd",
+    "submitted_at", "ended_at", "cost_usd", "cache_ttl", "input_tokens", "cached_tokens", "cache_saved_usd", "obstacle",
 ]  # fmt: skip
 SPEND = [
     "group", "job_runs", "rows", "failed", "asked", "answered", "input_tokens", "cached_tokens", "output_tokens", "paid_usd", "standard_usd",

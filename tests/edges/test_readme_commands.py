@@ -26,11 +26,12 @@ SLOW = {DOCS / "how-to" / "clouds.md"}  # a dozen processes
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 NOT_RUN = (
     "dagster",
+    "dg",
     "make",
     ".ci/run",
     "mkdir",
     "gcloud",
-)  # servers; what sets up and tests the project; what the fixture has done; a log-in
+)  # servers; what works on a project of dg; what sets up and tests the project; what the fixture has done; a log-in
 FOLLOWED = "docs/add-a-provider.md"  # with its files in toml: by a test of the kinds of providers
 PAGES_TO_RUN = [
     page
@@ -141,10 +142,11 @@ def test_every_block_of_code_is_run_by_some_test() -> None:
         "docs/how-to/airflow.md"
     }  # test_connection
     assert {name(page) for page in PAGES if any(block.language == "yaml" for block in blocks(page))} == {
-        "docs/how-to/staging.md"
-    }  # by test_manifest
+        "docs/how-to/staging.md",
+        "docs/how-to/dagster-component.md",
+    }  # by test_manifest and test_component
     assert {name(page) for page in PAGES if any(block.language == "toml" for block in blocks(page))} == {FOLLOWED}
-    run_elsewhere = {"README.md", "docs/how-to/airflow.md", "docs/how-to/dagster.md"}
+    run_elsewhere = {"README.md", "docs/how-to/airflow.md", "docs/how-to/airflow-2.md", "docs/how-to/dagster.md"}
     with_python = {name(page) for page in PAGES if any(block.language == "python" for block in blocks(page))}
     assert with_python - {name(page) for page in PAGES_TO_RUN} == run_elsewhere
 

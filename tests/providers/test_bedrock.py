@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Callable
+from threading import Event
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -229,10 +230,9 @@ def test_without_credentials_nothing_is_sent_and_the_error_says_what_to_set(
     assert len(wire.emulator.requests()) == before
 
 
-def test_credentials_that_do_not_come_in_time_are_a_fault_for_now(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_that_do_not_come_in_time_are_a_fault_for_now() -> None:
     """A machine's metadata service may hang; nothing was sent."""
-    signed = Signed("us-east-1", limit_s=0.05)
-    monkeypatch.setattr(signed._session, "get_credentials", lambda: __import__("threading").Event().wait(5))
+    signed = Signed("us-east-1", lambda: Event().wait(5), limit_s=0.05)
     with pytest.raises(Fault, match="nothing came within"):
         signed.renew()
 

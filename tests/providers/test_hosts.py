@@ -84,7 +84,7 @@ def test_a_full_host_is_asked_again_later(open_wire: Callable[[Peer], Wire], pee
 @pytest.mark.parametrize("name", ["xai", "groq"])
 def test_a_host_without_embeddings_is_named(open_wire: Callable[[Peer], Wire], name: str) -> None:
     wire = open_wire(Peer(name=name, model=HOSTS[name], creates=""))
-    with pytest.raises(InvalidJob, match="has no embeddings"):
+    with pytest.raises(InvalidJob, match="makes no embeddings with Keld"):
         wire.provider.fit(Question(system=None, output=output_schema(Embedding(dimensions=8)).to_json()), HOSTS[name])
 
 

@@ -53,7 +53,8 @@ class Signed:
             from botocore.session import Session
         except ImportError as missing:
             raise InvalidJob("Bedrock needs botocore, which is not installed. Nothing was sent. pip install 'keld[bedrock]'") from missing
-        self._region, self._find = region, cache(given or Session().get_credentials)
+        self._region = region
+        self._find = Session().get_credentials if given is None else cache(given)  # botocore keeps what it finds itself
         self._kept = Kept(self._found, "the credentials of AWS", limit_s)
 
     def headers(self, outgoing: Outgoing) -> Mapping[str, str]:

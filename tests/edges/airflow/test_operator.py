@@ -66,6 +66,22 @@ def test_a_task_sends_waits_without_a_slot_and_hands_over(worker: Worker, provid
     assert len(provider.bill()) == 5
 
 
+def test_another_output_prefix_renames_the_columns_and_buys_nothing(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    """As a term of the task, for a day that is over and for one whose batch is out."""
+    sink = f"{tmp_path}/{{partition}}.parquet"
+    terms = {"name": "labels", "key": "id", "prompt": "Classify: {body}", "models": "openai:gpt-5-mini", "job": None, "sink": sink}
+    sent = worker.until_sent(operator(**terms), **DAY)
+    renamed = operator(**terms, output_prefix="{{ 'llm_' }}")
+    ended = worker.through(renamed, provider, **OTHER_RUN)
+    assert ended.state == "success", ended.error
+    assert sent.trigger["job_run"] != ended.manifest["job_run"], "the first was finished as it was asked"
+    assert (ended.manifest["counts"]["reused"], ended.manifest["cost_usd"], len(provider.bill())) == (5, "0", 5)
+    assert pq.read_schema(tmp_path / "2026-11-19.parquet").names[:3] == ["id", "body", "llm_answer"]
+    back = worker.run(operator(**terms), **OTHER_RUN)
+    assert (back.state, len(provider.bill())) == ("success", 5), back.error
+    assert pq.read_schema(tmp_path / "2026-11-19.parquet").names[:3] == ["id", "body", "answer"]
+
+
 @since("3.3")
 def test_while_a_task_waits_people_see_where_it_stands(worker: Worker, provider: Emulator) -> None:
     """In the UI, beside the task; the log says it once, and the asset event comes only at the end."""

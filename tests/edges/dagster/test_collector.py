@@ -68,6 +68,25 @@ def test_a_code_location_that_could_not_collect_is_refused_before_anything_is_se
 
 
 @pytest.mark.slow
+def test_a_version_of_dagster_without_a_private_class_has_no_hold_runs_and_collects_all_the_same(
+    kinds: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a hold run is made of is not public, and may move; nothing else of the package may depend on it."""
+
+    def moved() -> None:  # Dagster itself needs the classes, so they cannot be taken away
+        raise ImportError("cannot import name 'JobPythonOrigin'")
+
+    monkeypatch.setattr("keld_dagster.hold._private", moved)
+    run = kinds.launch(DAY, "days_batch", "days")
+    kinds.turn_until(lambda: kinds.materialized("days_batch") == {DAY})
+    assert "No hold run (ImportError" in log_of(kinds, run)
+    kinds.provider_ends()
+    kinds.turn_until(lambda: kinds.materialized("days") == {DAY})
+    assert kinds.holds() == []
+    assert len(kinds.emulator.bill()) == ROWS
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [("keld_definitions", "hold")], indirect=True)
 def test_a_deployment_without_hold_runs_collects_all_the_same(kinds: Deployment) -> None:
     """`KeldResource(hold="none")`: what was skipped in the run that submitted is made by the collect run, as with one."""

@@ -16,7 +16,7 @@ from dagster.components.resolved.core_models import AssetSpecUpdateKwargs
 from dagster.components.testing import create_defs_folder_sandbox
 from jsonschema import Draft202012Validator
 
-from keld import Column, Job
+from keld import Column, Job, PerRow
 from keld_dagster import KeldBatchComponent, build_batch_assets
 from keld_dagster.prompt import template_of
 
@@ -142,13 +142,15 @@ def test_schema_and_prompt_may_come_from_python_beside_the_file(project: Project
 from pydantic import BaseModel
 class Label(BaseModel):
     category: str
-def ask(batch):
-    return [f"Classify: {row['body']}" for row in batch.to_pylist()]
+def ask(row):
+    return f"Classify: {row['body']}"
 """
     file = yaml(without="columns", output_type=".labels.Label", prompt="{function: .labels.ask}")
     project.load({"tickets.py": TICKETS, "labels/labels.py": module, "labels/defs.yaml": file})
     job = project.job()
-    assert job.output_type.__name__ == "Label" and callable(job.prompt)
+    assert job.output_type.__name__ == "Label"
+    assert isinstance(job.prompt, PerRow)
+    assert job.prompt.function({"body": "late"}) == "Classify: late"
 
 
 def test_prompt_may_be_a_column_and_the_schema_a_json_schema(project: Project) -> None:

@@ -48,6 +48,17 @@ def test_deadline_comes_from_the_policy_unless_the_job_has_its_own() -> None:
     assert with_deadline(own, cron, end, NOW) is own
 
 
+@pytest.mark.parametrize(
+    ("cron", "due"),
+    [("0 9 * * *", "2026-11-02T09:00:00+00:00"), ("*/7 * * * *", "2026-11-01T09:07:00+00:00"), ("0 0 31 * *", "2026-12-31T00:00:00+00:00")],
+)
+def test_deadline_of_a_cron_policy_is_the_first_tick_after_the_partitions_end(cron: str, due: str) -> None:
+    """Not a tick at the end itself; and not none, where the next tick is further away than the months are long."""
+    policy = dg.FreshnessPolicy.cron(deadline_cron=cron, lower_bound_delta=timedelta(minutes=1))
+    nine = datetime(2026, 11, 1, 9, tzinfo=UTC)
+    assert with_deadline(JOB, policy, nine, nine).deadline == datetime.fromisoformat(due)
+
+
 @pytest.mark.parametrize("text", ["s3://bucket/{partition}.parquet", "/data/tickets.csv", "tickets.parquet", "data/{partition}"])
 def test_text_that_cannot_be_an_asset_key_is_a_path(text: str) -> None:
     assert (source_of(text).path, source_of(text).key) == (text, None)
