@@ -271,8 +271,10 @@ def _function(function: Callable[[pa.RecordBatch], Any]) -> Callable[[pa.RecordB
         except Exception as error:  # noqa: BLE001  the user's function may raise anything, and the message may quote a row
             at = traceback.extract_tb(error.__traceback__)[-1]
             where = f"in {at.filename}, line {at.lineno}" if at.filename != __file__ else "since it returned no sequence of prompts"
+            have = f" The table has the columns {', '.join(map(repr, batch.schema.names))}." if isinstance(error, KeyError) else ""
             raise SourceUnavailable(
-                f"The prompt function failed: {type(error).__name__}, {where}. Nothing was sent. Its own message is not shown, since it may quote a row."
+                f"The prompt function failed: {type(error).__name__}, {where}. Nothing was sent.{have} "
+                "Its own message is not shown, since it may quote a row."
             ) from None
         if len(prompts) != batch.num_rows:
             raise SourceError(
@@ -282,8 +284,15 @@ def _function(function: Callable[[pa.RecordBatch], Any]) -> Callable[[pa.RecordB
         for prompt in prompts:
             if isinstance(prompt, Asked):
                 yield prompt
-            else:
-                yield Asked(None, "the prompt function returned None") if _is_missing(prompt) else _ask(prompt)
+            elif _is_missing(prompt):
+                yield Asked(None, "the prompt function returned None")
+            elif _is_prompt(prompt):
+                yield _ask(prompt)
+            else:  # the function's fault, not a row's: as an outcome it would be a run that succeeds and has asked nothing
+                raise SourceError(
+                    f"The prompt function returned a {type(prompt).__name__}. Nothing was sent. "
+                    "It must return text, a list of messages ({role, content}), or None, if the row is not to be asked."
+                )
 
     return render
 
@@ -303,6 +312,13 @@ def _over_batches(function: Callable[[dict[str, Any]], Any]) -> Callable[[pa.Rec
         ]
 
     return prompts
+
+
+def _is_prompt(prompt: Any) -> bool:
+    """True if a value is text or a list, of any class that `_plain` knows."""
+    return isinstance(prompt, str | bytes | bytearray | memoryview | list | tuple) or (
+        hasattr(prompt, "tolist") and isinstance(prompt.tolist(), str | bytes | list)
+    )
 
 
 def _is_missing(prompt: Any) -> bool:

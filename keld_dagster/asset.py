@@ -63,7 +63,7 @@ def assets_of(declared: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[O
         **options,
     )
     def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
-        pair = _as_shown(declared, context.assets_def)
+        pair = _as_loaded(declared, context.assets_def)
         resource: KeldResource = getattr(context.resources, pair.resource_key)
         keld = resource.get(executor=context.job_def.executor_def)
         if context.selected_asset_keys:
@@ -75,20 +75,30 @@ def assets_of(declared: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[O
     return op
 
 
-def _as_shown(declared: Pair, assets: dg.AssetsDefinition) -> Pair:
-    """The pair with what was changed after it was made, by `post_processing` of a component or `map_asset_specs`.
+def _as_loaded(declared: Pair, loaded: dg.AssetsDefinition) -> Pair:
+    """The pair as it is in the code location: under the keys that it has there, and with its freshness policy there.
+
+    `load_assets_from_modules(key_prefix=)` and `map_asset_specs` give assets, and what they depend on, other keys than they were declared with; the
+    names of the op's inputs and outputs stay.  They, and the `post_processing` of a component, give other policies.
 
     Raises:
-        Failure: its partitions were: which rows of the source are whose was decided with those that it had; a retry would not help.
+        Failure: it has other partitions: which rows of the source are whose was decided with those that it had; a retry would not help.
     """
-    shown = assets.get_asset_spec(declared.result)
+    keys, upstream = loaded.node_keys_by_output_name, loaded.node_keys_by_input_name
+    result = keys[declared.result.to_python_identifier()]
+    shown = loaded.get_asset_spec(result)
     if shown.partitions_def != declared.partitions_def:
         raise dg.Failure(
-            f"{declared.result.to_user_string()}: its partitions were changed after it was made (post_processing, map_asset_specs). Nothing was sent. "
+            f"{result.to_user_string()}: its partitions were changed after it was made (post_processing, map_asset_specs). Nothing was sent. "
             "Give partitions_def= where the asset is declared.",
             allow_retries=False,
         )
-    return replace(declared, freshness_policy=shown.freshness_policy)
+    source = declared.source
+    if source.key is not None:  # without an input of its name, a translator has dropped the dependency
+        source = replace(source, key=upstream.get(source.key.to_python_identifier(), source.key))
+    return replace(
+        declared, source=source, batch=keys[declared.batch.to_python_identifier()], result=result, freshness_policy=shown.freshness_policy
+    )
 
 
 # -- the op ---------------------------------------------------------------------------------------------------------

@@ -65,12 +65,17 @@ def check_results(result: dg.AssetKey, status: Status, wanted: Wanted) -> list[d
 
 
 def _completion(result: dg.AssetKey, status: Status, wanted: float) -> dg.AssetCheckResult:
+    # A share of nothing is whole; but nothing asked of rows that are there is mostly a column that came empty.  It blocks nothing: it may be meant.
+    nothing_asked = status.rows > 0 and status.askable == 0
+    text = f"{status.answered:,} of {status.askable:,} askable rows are answered; {wanted:.1%} are required."
+    if status.unaskable:
+        text += f" {status.unaskable:,} of {status.rows:,} rows have no prompt and were not asked: the column keld_error says why."
     return dg.AssetCheckResult(
         asset_key=result,
         check_name=COMPLETION,
-        passed=status.completion_rate >= wanted,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=f"{status.answered:,} of {status.askable:,} askable rows are answered; {wanted:.1%} are required.",
+        passed=status.completion_rate >= wanted and not nothing_asked,
+        severity=dg.AssetCheckSeverity.WARN if nothing_asked else dg.AssetCheckSeverity.ERROR,
+        description=text,
         metadata={"answered_share": round(status.completion_rate, 6)},
     )
 

@@ -20,8 +20,8 @@ from keld_dagster.mapping import are_equal
 from keld_dagster.metadata import job_metadata
 from keld_dagster.option import DepLike
 from keld_dagster.source import Source, SourceLike, check_fit, source_of
-from keld_dagster.translator import KeldTranslator
-from keld_dagster.watch import BATCH_METADATA, JOB_METADATA, RESOURCE_TAG
+from keld_dagster.translator import KeldTranslator, Part
+from keld_dagster.watch import JOB_METADATA, RESOURCE_TAG
 
 _IO_MANAGER_KEY = "dagster/io_manager_key"  # in the metadata of a spec: what `with_io_manager_key` writes
 
@@ -195,10 +195,12 @@ def _specs(
     """The specs of batch and result, as the translator returns them.
 
     Raises:
-        ValueError: the source does not fit their partitions, or Dagster would show other partitions of it than are sent.
+        ValueError: the source does not fit their partitions, Dagster would show other partitions of it than are sent, or the translator gives no specs
+            of two assets.
     """
     upstream = [*source.deps(common["partitions_def"]), *deps]
-    batch = translator.get_asset_spec(
+    batch = _translated(
+        translator,
         "batch",
         dg.AssetSpec(
             dg.AssetKey([*key.path[:-1], f"{key.path[-1]}_batch"]),
@@ -215,13 +217,35 @@ def _specs(
         "Its page says how far the provider is while this one waits."
     )
     spec = dg.AssetSpec(key, deps=[*upstream, batch.key], **{**common, **own, "description": own["description"] or usual})
-    result = translator.get_asset_spec("result", spec.with_io_manager_key(io_manager_key))
+    result = _translated(translator, "result", spec.with_io_manager_key(io_manager_key))
+    if batch.key == result.key:
+        raise ValueError(
+            f"{job.name}: the translator gives both assets the key {result.key.to_user_string()}; keep default.key, or make it from it."
+        )
     if _IO_MANAGER_KEY not in result.metadata:  # without one, Dagster would take the rows for nothing
         result = result.with_io_manager_key(io_manager_key)
     _check_shown(source, batch, result)
     # After the translator: the sensor finds the pair by these.
-    found_by = {JOB_METADATA: job.name, BATCH_METADATA: dg.MetadataValue.asset(batch.key)}
-    return batch, result.merge_attributes(metadata=found_by, tags={RESOURCE_TAG: resource_key})
+    return batch, result.merge_attributes(metadata={JOB_METADATA: job.name}, tags={RESOURCE_TAG: resource_key})
+
+
+def _translated(translator: KeldTranslator, part: Part, default: dg.AssetSpec) -> dg.AssetSpec:
+    """The spec that a translator returns for an asset.
+
+    Raises:
+        ValueError: it is a class, or it returns something else.
+    """
+    if isinstance(translator, type):
+        raise ValueError(
+            f"{default.key.to_user_string()}: translator= is the class {translator.__name__}; give an object, {translator.__name__}()."
+        )
+    spec = translator.get_asset_spec(part, default)
+    if not isinstance(spec, dg.AssetSpec):
+        raise ValueError(
+            f"{default.key.to_user_string()}: {type(translator).__name__}.get_asset_spec returned a {type(spec).__name__}; it must return a dg.AssetSpec, "
+            "e.g. default.replace_attributes(...)."
+        )
+    return spec
 
 
 def _check_shown(source: Source, batch: dg.AssetSpec, result: dg.AssetSpec) -> None:

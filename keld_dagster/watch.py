@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.base_asset_graph import BaseAssetGraph
 
 JOB_METADATA = "keld/job"
-BATCH_METADATA = "keld/batch_asset"
 RESOURCE_TAG = "keld/resource"  # on a result asset: the key of its `KeldResource`
 
 
@@ -36,7 +35,7 @@ def watched_in(graph: BaseAssetGraph[Any], resource_key: str) -> dict[dg.AssetKe
     return {
         node.key: Watched(
             result=node.key,
-            batch=node.metadata[BATCH_METADATA].asset_key,
+            batch=_batch_of(node.assets_def, node.key),
             job=node.metadata[JOB_METADATA],
             partitions_def=node.partitions_def,
             downstream=downstream_of(graph, node.key),
@@ -44,6 +43,11 @@ def watched_in(graph: BaseAssetGraph[Any], resource_key: str) -> dict[dg.AssetKe
         for node in graph.asset_nodes
         if JOB_METADATA in node.metadata and node.tags.get(RESOURCE_TAG) == resource_key
     }
+
+
+def _batch_of(assets: dg.AssetsDefinition, result: dg.AssetKey) -> dg.AssetKey:
+    """The other asset of the op, by the key that it has now: a key in metadata would stay as declared when assets get a prefix."""
+    return next(key for key in assets.node_keys_by_output_name.values() if key != result)
 
 
 def results_in(graph: BaseAssetGraph[Any]) -> frozenset[dg.AssetKey]:

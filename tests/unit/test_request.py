@@ -378,7 +378,6 @@ ODD: list[tuple[Any, Any]] = [
     (float("nan"), "the prompt function returned None"),
     (pd.NA, "the prompt function returned None"),
     (pd.NaT, "the prompt function returned None"),
-    (np.int64(5), "the prompt is a int64, not text or a list of messages"),
     ([{"role": "user", "content": object()}], "a message cannot be written as JSON"),
 ]  # fmt: skip
 
@@ -395,8 +394,16 @@ def test_a_conversation_that_holds_itself_is_its_rows_fault_only() -> None:
     assert _texts(lambda batch: [circle, "x"], a=[1, 2]) == ["the prompt holds itself", "x"]
 
 
-def test_a_function_that_gives_something_else_leaves_the_row_unasked() -> None:
-    assert _texts(lambda batch: [5], a=[1]) == ["the prompt is a int, not text or a list of messages"]
+@pytest.mark.parametrize("prompt", [5, np.int64(5), True, {"role": "user", "content": "x"}])
+def test_a_function_that_gives_something_else_is_refused(prompt: Any) -> None:
+    """As the outcome of every row it was a partition that finished, passed its checks, and had asked nothing."""
+    with pytest.raises(SourceError, match=f"returned a {type(prompt).__name__}. Nothing was sent"):
+        _texts(lambda batch: ["x", prompt], a=[1, 2])
+
+
+def test_a_function_that_looks_for_a_column_that_is_not_there_is_told_those_that_are() -> None:
+    with pytest.raises(SourceError, match=r"KeyError.* has the columns 'a', 'b'"):
+        _texts(PerRow(lambda row: row["body"]), a=[1], b=["secret"])
 
 
 @pytest.mark.parametrize("prompts", [[], ["one"], ["one", "two", "three"]])

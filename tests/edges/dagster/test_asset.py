@@ -194,7 +194,7 @@ def test_translator_changes_what_dagster_shows_and_the_sensor_still_finds_it() -
     assets = build_batch_assets(job(), source=tickets, translator=Ours())
     assert {key.to_user_string() for key in assets.keys} == {"support/labels", "support/labels_batch"}
     result = assets.specs_by_key[dg.AssetKey(["support", "labels"])]
-    assert {"part", "keld/job", "keld/batch_asset"} <= result.metadata.keys()
+    assert {"part", "keld/job"} <= result.metadata.keys()
     assert dg.AssetKey(["support", "labels_batch"]) in {dep.asset_key for dep in result.deps}
 
 

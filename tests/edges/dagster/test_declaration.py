@@ -143,6 +143,26 @@ def test_translator_has_the_last_word(keld_emulator: Emulator, tmp_path: Path) -
     assert {spec.description for spec in labels.specs} == {"batch", "result"}
 
 
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda default: None, "returned a NoneType; it must return"),
+        (lambda default: default.replace_attributes(key="one"), "both assets the key one"),
+    ],
+)
+def test_translator_that_gives_no_two_assets_is_refused(returned: Any, message: str) -> None:
+    """A forgotten return, and one key for both: Dagster's own words were of attributes and partitions."""
+
+    class Ours(KeldTranslator):
+        def get_asset_spec(self, part: Part, default: dg.AssetSpec) -> dg.AssetSpec:
+            return returned(default)  # type: ignore[no-any-return]  # what a user's own may give
+
+    with pytest.raises(ValueError, match=message):
+        build_batch_assets(JOB, source=tickets, translator=Ours())
+    with pytest.raises(ValueError, match=r"the class Ours; give an object, Ours\(\)"):
+        build_batch_assets(JOB, source=tickets, translator=Ours)  # type: ignore[arg-type]  # the slip
+
+
 def test_translator_that_gives_the_two_assets_other_partitions_is_refused() -> None:
     class Ours(KeldTranslator):
         def get_asset_spec(self, part: Part, default: dg.AssetSpec) -> dg.AssetSpec:

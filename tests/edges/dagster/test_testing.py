@@ -2,6 +2,7 @@
 
 import os
 from datetime import timedelta
+from types import ModuleType
 from typing import Any, Literal
 
 import dagster as dg
@@ -13,6 +14,7 @@ from keld import Job
 from keld.emulator import Emulator
 from keld_dagster import KeldAccount, KeldResource, build_batch_assets
 from keld_dagster.testing import materialize
+from keld_dagster.watch import watched_in
 
 DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-15")
 DAY, NEXT = "2026-11-03", "2026-11-04"
@@ -148,3 +150,36 @@ def test_unpartitioned_assets_and_assets_without_keld() -> None:
     done = materialize([table, build_batch_assets(job("plain"), source=table)])
     assert len(done.asset_value("plain")) == 1
     assert len(materialize([table]).runs) == 1
+
+
+@pytest.mark.parametrize("with_source", [True, False])
+def test_assets_that_are_loaded_with_a_key_prefix_are_materialised_under_it(keld_emulator: Emulator, with_source: bool) -> None:
+    """Keys change after the declaration then: the batch was sent and paid, and the run ended with nothing materialised."""
+    module = ModuleType("theirs")
+    vars(module).update({"labels": labels, "report": report} | ({"tickets": tickets} if with_source else {}))
+    loaded = dg.load_assets_from_modules([module], key_prefix="team")
+    given = [] if with_source else [tickets]
+    done = materialize([*given, *loaded], partition_key=DAY)
+    names = [event.asset_key.to_user_string() for event in done.get_asset_materialization_events() if event.asset_key]
+    assert names == ["team/tickets" if with_source else "tickets", "team/labels_batch", "team/labels", "team/report"]
+    assert len(keld_emulator.bill()) == 6 and done.checks["team/labels:completion_rate"]
+    repository = dg.Definitions(assets=[*given, *loaded], resources={"keld": KeldResource()}).get_repository_def()
+    [watched] = watched_in(repository.asset_graph, "keld").values()
+    assert (watched.result, watched.batch) == (dg.AssetKey(["team", "labels"]), dg.AssetKey(["team", "labels_batch"]))
+
+
+@pytest.mark.parametrize(("bodies", "passed"), [([None, None], False), ([None, "x"], True), ([], True)])
+def test_partition_of_which_no_row_could_be_asked_warns_and_blocks_nothing(
+    keld_emulator: Emulator, bodies: list[str | None], passed: bool
+) -> None:
+    """An empty column upstream was a green partition with nothing behind it; it may be meant, so what is downstream runs."""
+
+    @dg.asset(partitions_def=DAYS, name="tickets")
+    def sparse() -> pd.DataFrame:
+        return pd.DataFrame({"id": range(len(bodies)), "body": pd.Series(bodies, dtype="str")})
+
+    done = materialize([sparse, labels, report], partition_key=DAY)
+    [check] = [one for one in done.get_asset_check_evaluations() if one.check_name == "completion_rate"]
+    assert check.passed is passed and done.success and done.asset_value("report") == len(bodies)
+    assert passed or check.severity is dg.AssetCheckSeverity.WARN
+    assert ("have no prompt" in (check.description or "")) is (None in bodies)
