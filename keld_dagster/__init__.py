@@ -25,6 +25,7 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     watch        which assets of a code location a sensor collects results for
     sensor       one for a code location, for assets with any partitions
     tick         one evaluation: polls the providers, requests collect runs, ends hold runs
+    follower     what a collect run materialises beside its result
     progress     what a person sees of partitions while they are at a provider
     check        completion_rate, valid_rate, deadline_met, cost_under_ceiling
     metadata     a job and a job run's status -> what a person wants to see on an asset

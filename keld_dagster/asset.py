@@ -9,8 +9,9 @@ for), and metadata and log say so; its rows are not handed out, and what is decl
 code location and asset key, so that two assets whose jobs have the same name never get each other's rows.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Unpack
 
@@ -25,7 +26,7 @@ from keld_dagster.frame import Frame, as_frame
 from keld_dagster.hold import hold
 from keld_dagster.metadata import batch_metadata, result_metadata
 from keld_dagster.option import OpOptions
-from keld_dagster.pending import ASSET_TAG, JOB_RUN_TAG, PendingPartitions, place_of, tag_of
+from keld_dagster.pending import ASSET_TAG, FOLLOWERS_TAG, JOB_RUN_TAG, PendingPartitions, place_of, tag_of
 from keld_dagster.progress import first_tags
 from keld_dagster.resource import KeldResource, location_of
 from keld_dagster.source import Source
@@ -49,28 +50,45 @@ class Pair:
     resource_key: str
 
 
-def assets_of(pair: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[OpOptions]) -> dg.AssetsDefinition:
+def assets_of(declared: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[OpOptions]) -> dg.AssetsDefinition:
     """The one op behind both assets of a pair."""
 
     @dg.multi_asset(
-        name=pair.result.to_python_identifier(),
+        name=declared.result.to_python_identifier(),
         specs=specs,
-        check_specs=check_specs(pair.result, pair.wanted, pair.partitions_def),
+        check_specs=check_specs(declared.result, declared.wanted, declared.partitions_def),
         can_subset=True,
-        partitions_def=pair.partitions_def,
-        required_resource_keys={pair.resource_key},
+        partitions_def=declared.partitions_def,
+        required_resource_keys={declared.resource_key},
         **options,
     )
     def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
+        pair = _as_shown(declared, context.assets_def)
         resource: KeldResource = getattr(context.resources, pair.resource_key)
         keld = resource.get(executor=context.job_def.executor_def)
         if context.selected_asset_keys:
-            require_collector(context, pair.result, pair.resource_key, held=resource.hold != "none")
+            require_collector(context, pair.result, pair.resource_key, held=resource.hold != "none", named=resource.has_namespace)
             yield from _materialize(context, pair, keld)
         else:
             yield from _checks_alone(context, pair, keld)
 
     return op
+
+
+def _as_shown(declared: Pair, assets: dg.AssetsDefinition) -> Pair:
+    """The pair with what was changed after it was made, by `post_processing` of a component or `map_asset_specs`.
+
+    Raises:
+        Failure: its partitions were: which rows of the source are whose was decided with those that it had; a retry would not help.
+    """
+    shown = assets.get_asset_spec(declared.result)
+    if shown.partitions_def != declared.partitions_def:
+        raise dg.Failure(
+            f"{declared.result.to_user_string()}: its partitions were changed after it was made (post_processing, map_asset_specs). Nothing was sent. "
+            "Give partitions_def= where the asset is declared.",
+            allow_retries=False,
+        )
+    return replace(declared, freshness_policy=shown.freshness_policy)
 
 
 # -- the op ---------------------------------------------------------------------------------------------------------
@@ -196,7 +214,9 @@ def _recorded(context: dg.AssetExecutionContext, pair: Pair, status: Status) -> 
 def _followers(context: dg.AssetExecutionContext, pair: Pair) -> tuple[dg.AssetKey, ...]:
     """The assets downstream of the result that this run plans: they are skipped now, and a backfill requests them only once."""
     layer = context.job_def.asset_layer
-    planned = context.run.asset_selection or layer.executable_asset_keys  # empty for a job over all its assets
+    planned = set(context.run.asset_selection or layer.executable_asset_keys)  # empty for a job over all its assets
+    # What a collect run has to leave to a later one is still to come.
+    planned |= {dg.AssetKey.from_user_string(key) for key in json.loads(context.run.tags.get(FOLLOWERS_TAG, "[]"))}
     found: dict[dg.AssetKey, None] = {}
     edge = [pair.result]
     while edge:

@@ -21,18 +21,27 @@ _DAEMON = "SENSOR"  # the type of the daemon that evaluates sensors
 _AGAIN = "Nothing is lost, and nothing is paid twice."
 
 
-def require_collector(context: dg.AssetExecutionContext, result: dg.AssetKey, resource_key: str, *, held: bool) -> None:
-    """Passes if the run's code location has what collects the answers; a run without a code location is a test's or a script's, which runs again.
+def require_collector(context: dg.AssetExecutionContext, result: dg.AssetKey, resource_key: str, *, held: bool, named: bool) -> None:
+    """Passes if the run's code location has what collects the answers, or a run without one finds what runs with one have paid for.
 
     Args:
         held: True if pending partitions are to be held by a run.
+        named: True if the namespace is chosen.
 
     Raises:
-        Failure: the sensor or the job of the hold runs is missing; a retry would not help.
+        Failure: the sensor, the job of the hold runs or the namespace is missing; a retry would not help.
     """
+    name = result.to_user_string()
     if context.run.remote_job_origin is None:
-        return
-    name, repository = result.to_user_string(), context.repository_def
+        if named or not context.instance.is_persistent:  # a test's run, which has a ledger of its own
+            return
+        raise dg.Failure(
+            f"{name}: this run was not launched through a code location (dg launch, dagster asset materialize, a script). Runs from the UI keep what "
+            "they paid for under the name of theirs, so the same rows could be paid twice. Nothing was sent. Launch it from the UI, or set "
+            "KELD_NAMESPACE, or KeldResource(namespace=...), to the name of the code location.",
+            allow_retries=False,
+        )
+    repository = context.repository_def
     missing = ["a sensor that collects its answers"] * (sensor_of(repository, result, resource_key) is None)
     missing += [f"the job {WAIT_JOB}, without which a backfill fails while the provider works"] * (
         held and not repository.has_job(WAIT_JOB)
@@ -53,7 +62,7 @@ def collector_problem(context: dg.AssetExecutionContext, result: dg.AssetKey, re
         return (
             "This run was not launched through a code location (dg launch, dagster asset materialize, a script), so no sensor collects the answers. "
             f"Run it again when the provider is through, with the same settings: nothing is sent again. {_AGAIN} "
-            "Or give KeldResource(namespace=...) the name of the code location: then its sensor collects them, and runs from the UI find them."
+            "If the namespace is the name of the code location, its sensor collects them."
         )
     try:
         problems = [*_stopped(context, result, resource_key), *_asleep(context.instance)]

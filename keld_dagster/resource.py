@@ -120,6 +120,11 @@ class KeldResource(dg.ConfigurableResource["KeldResource"]):
         )
 
     @property
+    def has_namespace(self) -> bool:
+        """True if the namespace is chosen; else it is the code location's name, which not every run has."""
+        return bool(self.namespace or os.environ.get("KELD_NAMESPACE"))
+
+    @property
     def directory(self) -> Path | None:
         """`home`, or a directory that does not depend on the working directory, which differs between Dagster's processes; None: Keld's default."""
         if self.home is not None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from keld import Keld, RunState, Status
+from keld_dagster.follower import carried
 from keld_dagster.pending import ASSET_TAG, COLLECT, JOB_RUN_TAG, PARTITION_TAG, PHASE_TAG
 from keld_dagster.resource import KeldResource
 from keld_dagster.watch import JOB_METADATA, results_of
@@ -209,10 +210,10 @@ class _Course:
 
     def _selection(self, result: dg.AssetKey, missing: set[dg.AssetKey]) -> list[dg.AssetKey]:
         """A result, and what is downstream of it and waits for no other result."""
-        downstream = self._resolved(dg.AssetSelection.assets(result).downstream())
-        others = (missing & self.jobs.keys()) - downstream
-        blocked = self._resolved(dg.AssetSelection.assets(*others).downstream()) if others else set()
-        return [result, *sorted((missing & downstream) - blocked - {result})]
+        return [result, *carried(result, missing - {result}, missing & self.jobs.keys(), self._downstream)]
+
+    def _downstream(self, key: dg.AssetKey) -> set[dg.AssetKey]:
+        return self._resolved(dg.AssetSelection.assets(key).downstream()) - {key}
 
     def _resolved(self, selection: dg.AssetSelection | None) -> set[dg.AssetKey]:
         """The assets of a selection that can be executed; None: all."""

@@ -9,6 +9,7 @@ only for items with something due, a window of them at a time, until the time is
 machine, and the cursor names the item with which the next tick begins.
 """
 
+import json
 import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,11 +20,13 @@ from typing import Any
 import dagster as dg
 
 from keld import Keld, RunState, Status
+from keld_dagster.follower import carried
 from keld_dagster.hold import hold_id, open_holds, release
 from keld_dagster.pending import (
     ASSET_TAG,
     BACKFILL_TAG,
     COLLECT,
+    FOLLOWERS_TAG,
     JOB_RUN_TAG,
     PARTITION_TAG,
     PHASE_TAG,
@@ -62,8 +65,8 @@ class _Collects:
     found: Mapping[tuple[str, str, str], Sequence[dg.RunRecord]]  # by submit run, asset, partition
     materialized: frozenset[str]
 
-    def of(self, pending: PendingPartitions, partition: str) -> Sequence[dg.RunRecord]:
-        return self.found.get((pending.id, pending.asset.to_user_string(), partition), ())
+    def of(self, submit_run: str, asset: dg.AssetKey, partition: str) -> Sequence[dg.RunRecord]:
+        return self.found.get((submit_run, asset.to_user_string(), partition), ())
 
 
 @dataclass(slots=True)
@@ -84,7 +87,10 @@ class Tick:
     others: Collection[dg.AssetKey] = ()
     location: str | None = None
     statuses: dict[str, Status] = field(default_factory=dict)  # by job run
+    pending: dict[tuple[dg.AssetKey, str | None, str], PendingPartitions] = field(default_factory=dict)  # by asset, backfill, partition
+    unheld: dict[tuple[str, str], Status] = field(default_factory=dict)  # open job runs without a hold run, by job and partition
     requests: list[dg.RunRequest] = field(default_factory=list)
+    requested: set[tuple[str, dg.AssetKey, str]] = field(default_factory=set)  # by submit run, asset, partition
     failed: list[str] = field(default_factory=list)
     waits: list[Wait] = field(default_factory=list)  # those processed whose hold run stays
     given_up: dict[str, str] = field(default_factory=dict)  # by job run: why its result is not collected, and what to do
@@ -126,7 +132,11 @@ class Tick:
         jobs = {asset.job for asset in self.watched.values()}
         still_open = {status.id: status for status in self.keld.statuses(open_only=True) if status.job in jobs}
         self.statuses = {status.id: status for status in self.keld.statuses(ids=held - still_open.keys())} | still_open
-        return items + [_Item(status.id, run=status) for status in still_open.values() if status.id not in held]
+        alone = [status for status in still_open.values() if status.id not in held]
+        self.unheld = {(status.job, status.partition): status for status in alone}
+        every = [item.pending for item in items if item.pending is not None]
+        self.pending = {(one.asset, one.backfill, partition): one for one in every for partition in one.job_runs}
+        return items + [_Item(status.id, run=status) for status in alone]
 
     def _held(self) -> Iterator[_Item]:
         """The pending partitions of these assets that have a hold run."""
@@ -172,9 +182,7 @@ class Tick:
             self._end_orphan(item, pending)
             return
         statuses = self._statuses(pending)
-        settled = [
-            self._settle(pending, status, collects.of(pending, partition), collects.materialized) for partition, status in statuses.items()
-        ]
+        settled = [self._settle(pending, status, collects, partition) for partition, status in statuses.items()]
         if item.hold is None:
             return
         wait = Wait(hold=item.hold, batch=self.watched[pending.asset].batch, statuses=statuses)
@@ -255,7 +263,7 @@ class Tick:
         if not all_pending:
             return _Collects({}, frozenset())
         found: dict[tuple[str, str, str], list[dg.RunRecord]] = {}
-        ids = [pending.id for pending in all_pending]
+        ids = list({one.id for pending in all_pending for one in (pending, *self._siblings(pending))})
         for name in (WAIT_TAG, formerly(WAIT_TAG)):
             for record in self.context.instance.get_run_records(dg.RunsFilter(tags={PHASE_TAG: COLLECT, name: ids})):
                 of = record.dagster_run.tags
@@ -281,10 +289,11 @@ class Tick:
                 return materialized
             cursor = page.cursor
 
-    def _settle(self, pending: PendingPartitions, status: Status, collects: Sequence[dg.RunRecord], materialized: frozenset[str]) -> bool:
+    def _settle(self, pending: PendingPartitions, status: Status, known: _Collects, partition: str) -> bool:
         """True if a partition needs no further collect run; requests one if it is due."""
         if not _is_due(status):
             return status.state is RunState.CANCELLED
+        collects = known.of(pending.id, pending.asset, partition)
         if not self._has_partition(pending, status):
             return self._give_up(pending, status, "the asset has no such partition any more", "add the partition again, then")
         if collects:
@@ -294,11 +303,70 @@ class Tick:
             if latest.status is not dg.DagsterRunStatus.SUCCESS and not self._may_retry(pending, status, collects):
                 # The failed run shows the error; endless retries would hide it.
                 return self._give_up(pending, status, f"its collect run {latest.run_id} failed", "mend what its log says, then")
-            if latest.run_id in materialized or self._has_next_run(status):
+            if latest.run_id in known.materialized or self._has_next_run(status):
                 return True
         if len(self.requests) < REQUESTS_A_TICK:
-            self.requests.append(self._request(pending, status, len(collects)))
+            missing = self._missing(pending, partition, known)
+            if missing is not None:
+                self.requests.append(self._request(pending, status, len(collects), missing))
+                self.requested.add((pending.id, pending.asset, partition))
         return False
+
+    # -- what follows several results ---------------------------------------------------------------------------
+
+    def _missing(self, pending: PendingPartitions, partition: str, known: _Collects) -> set[dg.AssetKey] | None:
+        """The other results that a follower needs and that are not there yet; None while a run collects one of them.
+
+        Then the request waits for it: what follows both is carried by the run that begins when all others have ended, and two that
+        run at once would each leave it to the other.
+        """
+        missing = set()
+        for other in self._others(pending):
+            sibling = self._sibling(other, pending, partition)
+            submit_run = pending.id if sibling is None else sibling.id
+            latest = next((record.dagster_run for record in known.of(submit_run, other.result, partition)), None)
+            if (submit_run, other.result, partition) in self.requested:
+                return None
+            if latest is not None and (not latest.is_finished or latest.is_complete_and_waiting_to_retry):
+                return None
+            if latest is not None and latest.run_id in known.materialized:
+                continue
+            if sibling is not None or latest is not None or self._was_cancelled(other, pending):
+                missing.add(other.result)
+        return missing
+
+    def _others(self, pending: PendingPartitions) -> Iterator[Watched]:
+        """The other results that have a follower in common with this one, and do not follow it themselves."""
+        asset = self.watched[pending.asset]
+        followers = asset.downstream.intersection(pending.followers)
+        for other in self.watched.values():
+            if other.result != asset.result and other.result not in asset.downstream and followers & other.downstream:
+                yield other
+
+    def _siblings(self, pending: PendingPartitions) -> Iterator[PendingPartitions]:
+        if pending.asset not in self.watched:
+            return
+        for other in self._others(pending):
+            for partition in pending.job_runs:
+                sibling = self._sibling(other, pending, partition)
+                if sibling is not None:
+                    yield sibling
+
+    def _sibling(self, other: Watched, pending: PendingPartitions, partition: str) -> PendingPartitions | None:
+        """The pending partition of another result whose collect run, too, could carry a follower of this one."""
+        sibling = self.pending.get((other.result, pending.backfill, partition))
+        if sibling is None and (status := self.unheld.get((other.job, partition))) is not None:
+            sibling = self._submitted(other, status)
+        if sibling is None or sibling.backfill != pending.backfill or not set(sibling.followers) & set(pending.followers):
+            return None
+        return sibling
+
+    def _was_cancelled(self, other: Watched, pending: PendingPartitions) -> bool:
+        """True if the hold run of another result of the same submit run was terminated: it will not arrive."""
+        hold = self.context.instance.get_run_by_id(hold_id(pending.id, other.result))
+        return hold is not None and hold.status in _ENDED_BADLY
+
+    # -- requests -----------------------------------------------------------------------------------------------
 
     def _give_up(self, pending: PendingPartitions, status: Status, why: str, first: str) -> bool:
         """True: nothing more is requested for a partition; the end of its hold run says why, and what to do."""
@@ -333,17 +401,21 @@ class Tick:
             self.log.error(f"{pending.asset.to_user_string()}[{status.partition}]: {dead} collect runs died before they began.")
         return 0 < dead < TRIES
 
-    def _request(self, pending: PendingPartitions, status: Status, number: int) -> dg.RunRequest:
-        """The request for a partition's collect run: the result, and the assets that the submit run skipped."""
+    def _request(self, pending: PendingPartitions, status: Status, number: int, missing: set[dg.AssetKey]) -> dg.RunRequest:
+        """The request for a partition's collect run: the result, and those assets that the submit run skipped and that need no missing result."""
         asset, partition = self.watched[pending.asset], status.partition or None
         tags = {PHASE_TAG: COLLECT, WAIT_TAG: pending.id, ASSET_TAG: pending.asset.to_user_string(), JOB_RUN_TAG: status.id}
         if pending.backfill is not None and self._is_open(pending.backfill):
             tags[BACKFILL_TAG] = pending.backfill
+        carries = carried(asset.result, pending.followers, missing, lambda key: self.watched[key].downstream)
+        if len(carries) < len(asset.downstream.intersection(pending.followers)):
+            # A follower that is a Keld result itself, and is sent by this run, takes over what is left to a later one.
+            tags[FOLLOWERS_TAG] = json.dumps([key.to_user_string() for key in pending.followers])
         return dg.RunRequest(
             # The same key until its run is seen, so that a request made twice is one run.
             run_key=f"{pending.id}:{pending.asset.to_user_string()}:{status.id}:{number}",
             partition_key=partition,
-            asset_selection=[pending.asset, *(key for key in pending.followers if key in asset.downstream)],
+            asset_selection=[pending.asset, *carries],
             tags=tags,
         )
 

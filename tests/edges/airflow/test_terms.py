@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from keld import Job, Keld
@@ -377,6 +379,27 @@ def test_a_task_may_be_mapped_over_several_terms_together(worker: Worker, provid
     visit = worker.run(dag.get_task("label"), map_index=1, **DAY)
     assert visit.state == "deferred", visit.error
     assert (visit.task.job.name, visit.task.job.ceiling, visit.task.job.deadline) == ("labels_2", Decimal("0.2"), timedelta(hours=2))
+
+
+def test_a_task_may_be_mapped_over_its_tables(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    """Source, sink and partition of each instance together, as the task before lists them."""
+    from keld_airflow import KeldBatchOperator
+
+    tables = []
+    for region in ("eu", "us"):
+        pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / f"{region}.parquet")
+        place = {"source": f"{tmp_path}/{region}.parquet", "sink": f"{tmp_path}/{region}/{{partition}}.parquet"}
+        tables.append({**place, "partition": f"{region}|{{{{ partition_key or ds }}}}"})
+    with dag_of() as dag:
+        KeldBatchOperator.partial(task_id="label", name="labels", key="id", prompt="{body}", model="openai:gpt-5-mini").expand_kwargs(
+            tables
+        )
+    for index in range(2):
+        ended = worker.through(dag.get_task("label"), provider, map_index=index, **DAY)
+        assert ended.state == "success", ended.error
+        assert ended.manifest["partition"].endswith("|2026-11-19")
+        assert pq.read_table(ended.manifest["sink"]).num_rows == 5
+    assert len(provider.bill()) == 10
 
 
 def test_an_instance_whose_terms_are_not_valid_fails_for_good(worker: Worker, provider: Emulator) -> None:

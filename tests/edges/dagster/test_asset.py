@@ -151,6 +151,32 @@ def test_freshness_policy_gives_the_deadline_of_a_partition(keld_emulator: Emula
     assert batch.metadata["keld/deadline"].value == due.timestamp()
 
 
+def test_freshness_policy_that_is_set_after_the_assets_were_made_gives_the_deadline_too(keld_emulator: Emulator, tmp_path: Path) -> None:
+    """Dagster's own evaluation is of the asset as a whole; the batch says by when this partition is due."""
+    policy = dg.FreshnessPolicy.time_window(fail_window=timedelta(days=3650))
+    made = build_batch_assets(job(), source=tickets)
+    assets = made.map_asset_specs(lambda spec: spec.replace_attributes(freshness_policy=policy))
+    with dg.DagsterInstance.ephemeral() as instance:
+        [batch] = materialize(assets, tmp_path, instance).asset_materializations_for_node("labels")
+    assert batch.metadata["keld/deadline_basis"].value == "partition-end"
+    due = dg.DailyPartitionsDefinition("2026-11-01").time_window_for_partition_key(DAY).end + timedelta(days=3650)
+    assert batch.metadata["keld/deadline"].value == due.timestamp()
+
+
+def test_partitions_that_are_changed_after_the_assets_were_made_are_refused_before_anything_is_sent(
+    keld_emulator: Emulator, tmp_path: Path
+) -> None:
+    """Which rows of the source belong to a partition was decided with the partitions that they had."""
+    made = build_batch_assets(job(), source=dg.AssetKey("elsewhere"))
+    days = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-15")
+    assets = made.map_asset_specs(lambda spec: spec.replace_attributes(partitions_def=days))
+    with pytest.raises(dg.Failure, match=r"partitions were changed after it was made .* Nothing was sent"):
+        dg.materialize(
+            [assets], partition_key="2026-11-03", resources={"keld": KeldResource(home=str(tmp_path)), "io_manager": dg.mem_io_manager}
+        )
+    assert keld_emulator.batches() == []
+
+
 def test_provider_that_refuses_the_key_fails_the_run_with_what_to_do(
     keld_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

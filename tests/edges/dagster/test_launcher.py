@@ -36,10 +36,13 @@ def tickets() -> pd.DataFrame:
 def submitted(home: Path, launcher: dict[str, str] | None = None) -> bool:
     """True if a run sent its batch."""
     job = Job(name="labels", key="id", prompt="Classify: {body}", models="openai:gpt-5-mini")
-    resources = {"keld": KeldResource(home=str(home)), "io_manager": KeldParquetIOManager(base_dir=str(home / "tables"))}
+    resources = {
+        "keld": KeldResource(home=str(home), namespace="location"),
+        "io_manager": KeldParquetIOManager(base_dir=str(home / "tables")),
+    }
     with instance_for_test(overrides={"run_launcher": launcher} if launcher else {}) as instance:
         dg.materialize([tickets, build_batch_assets(job, source=tickets)], instance=instance, resources=resources)
-    with Keld(home=home) as keld:
+    with Keld(home=home, namespace="location") as keld:
         status = keld.find("labels")
     return status is not None and status.sent
 

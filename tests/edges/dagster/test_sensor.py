@@ -1,5 +1,6 @@
 """The sensor's tick, on an instance without daemons."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,25 @@ def test_wait_of_an_asset_that_was_renamed_ends_when_the_provider_is_through(des
     assert found[done.run_id] is dg.DagsterRunStatus.SUCCESS
     assert found[stuck.run_id] is found[elsewhere.run_id] is dg.DagsterRunStatus.NOT_STARTED
     assert not [call for call in keld_emulator.requests() if call.path.endswith("/cancel")]
+
+
+def test_run_from_the_command_line_without_a_namespace_is_refused_before_anything_is_sent(
+    keld_emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under another namespace than the UI's the same partition would be bought again."""
+    monkeypatch.delenv("KELD_NAMESPACE", raising=False)
+    (tmp_path / "day3.csv").write_text("id,body\n1,red\n")
+    asset = build_batch_assets(JOB, source=f"{tmp_path}/{{partition}}.csv", partitions_def=DAYS)
+    resources = {"keld": KeldResource(home=str(tmp_path / "keld")), "io_manager": dg.mem_io_manager}
+    with instance_for_test() as instance:
+        with pytest.raises(dg.Failure, match=r"Nothing was sent\. .* set KELD_NAMESPACE"):
+            dg.materialize([asset], instance=instance, partition_key="day3", resources=resources)
+        assert keld_emulator.batches() == []
+        monkeypatch.setenv("KELD_NAMESPACE", "the location")
+        run = dg.materialize([asset], instance=instance, partition_key="day3", resources=resources)
+        warnings = [entry for entry in instance.all_logs(run.run_id) if entry.level == logging.WARNING]
+    assert len(keld_emulator.batches()) == 1
+    assert len([entry for entry in warnings if "sensor" in entry.user_message]) == 1
 
 
 def test_run_from_the_command_line_says_that_no_sensor_knows_of_it_and_is_collected_where_the_namespace_does(
