@@ -8,6 +8,7 @@ job is made of them: only what decides the answer is part of its identity, so a 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from difflib import get_close_matches
@@ -43,6 +44,10 @@ _ASSET_KEY_MOST = 250  # Airflow 3.3; a longer key fails only at the end, when t
 _FOR_MODELS = frozenset(
     ("temperature", "top_p", "top_k", "seed", "stop", "reasoning", "reasoning_effort", "thinking", "verbosity", "tools")
 )
+# In a template whose names are all of these, each instance of a mapped task has the same value.
+_OF_DAG_RUN = frozenset(("partition_key", "ds", "ds_nodash", "ts", "ts_nodash", "logical_date", "run_id", "dag_run", "params", "dag", "or"))
+_EXPRESSION = re.compile(r"{[{%](.*?)[%}]}")
+_FIRST_NAME = re.compile(r"(?<![\w.'\"])[A-Za-z_]\w*")
 _OWN = (
     "source", "sink", "job", "model", "prompt_template_engine", "types", "encoding", "delimiter", "quote", "partition", "window",
     "completion_rate", "fail_on_partial", "wait", "deferrable", "on_kill", "keld_conn_id",
@@ -188,13 +193,15 @@ class KeldBatchOperator(TermsTask):
         Raises:
             AirflowFailException: it is empty, or the instances of a mapped task would all be the same job run.
         """
+        mapped = context["dag"].get_task(self.task_id) if context["ti"].map_index not in (None, -1) else None
+        alike = not self._keyed or _is_one(getattr(mapped, "partial_kwargs", {}).get("partition"))
+        if mapped is not None and alike and not _maps_jobs(mapped):
+            raise AirflowFailException(
+                f"This task is mapped, and all its instances would be one job run of {self.job.name}. Nothing was sent. "
+                'Give each a partition of its own: partition="eu|{{ partition_key }}" in expand, or "{{ task.op_kwargs.region }}|..."; or, if they '
+                "ask different things, a name: name=\"labels.{{ task.models.split(':')[1] }}\"."
+            )
         if not self._keyed:
-            if context["ti"].map_index not in (None, -1) and not _maps_jobs(context["dag"].get_task(self.task_id)):
-                raise AirflowFailException(
-                    f"This task is mapped, and all its instances would be one job run of {self.job.name}. Nothing was sent. "
-                    'Give each a partition of its own: partition="eu|{{ partition_key }}" in expand, or "{{ task.op_kwargs.region }}|..."; or, if they '
-                    "ask different things, a name: name=\"labels.{{ task.models.split(':')[1] }}\"."
-                )
             return None
         key = str(self.partition)
         if key == "None" or not key.strip():  # Jinja renders a missing value as "None"
@@ -257,9 +264,18 @@ def _check_partition(task_id: str, window: Any, partition: Any) -> None:
         )
 
 
+def _is_one(template: Any) -> bool:
+    """True if a text is the same in all instances of a mapped task: its templates name only what the Dag run has."""
+    if not isinstance(template, str):
+        return False
+    named = {name for part in _EXPRESSION.findall(template) for name in _FIRST_NAME.findall(part)}
+    return named <= _OF_DAG_RUN
+
+
 def _maps_jobs(task: Any) -> bool:
     """True if each instance of a mapped task has a job or a name of its own, as far as known: it may be mapped over another task's output."""
-    if is_open(getattr(task, "partial_kwargs", {}).get("name")):
+    name = getattr(task, "partial_kwargs", {}).get("name")
+    if is_open(name) and not _is_one(name):
         return True
     mapped = getattr(getattr(task, "expand_input", None), "value", None)
     if isinstance(mapped, Sequence):

@@ -768,6 +768,24 @@ def test_a_mapped_partition_is_rendered_like_any_other(worker: Worker, provider:
     assert run or "partition wants {{ partition_key }}" in str(visit.error)
 
 
+@pytest.mark.parametrize("given", [{"name": "labels.{{ dag_run.run_id }}"}, {"partition": "{{ partition_key }}"}, {"partition": "all"}])
+def test_a_mapped_task_whose_name_or_partition_is_that_of_the_dag_run_is_refused(
+    worker: Worker, provider: Emulator, given: dict[str, Any]
+) -> None:
+    """Each instance would take the job run of the one before for its own, changed job, and send again."""
+    from airflow.sdk import DAG
+
+    from keld_airflow import KeldBatchOperator
+
+    with DAG("tickets", schedule=None) as dag:
+        KeldBatchOperator.partial(
+            **{"task_id": "label", "name": "labels", "key": "id", "prompt": "{body}", "source": lambda: ROWS, **given}
+        ).expand(models=["openai:gpt-5-mini", "anthropic:claude-haiku-4-5"])
+    visit = worker.run(dag.get_task("label"), map_index=1, **DAY)
+    assert "all its instances would be one job run" in str(visit.error)
+    assert provider.requests() == []
+
+
 def test_a_partition_that_another_task_did_not_give_is_not_the_dag_runs_own(worker: Worker, provider: Emulator) -> None:
     task = operator(partition="{{ ti.xcom_pull('regions') }}")
     task.partition = None  # as an XCom, or Jinja's native types, leave it
