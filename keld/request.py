@@ -13,6 +13,7 @@ import math
 import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import TYPE_CHECKING, Any
@@ -265,6 +266,13 @@ def _function(function: Callable[[pa.RecordBatch], Any]) -> Callable[[pa.RecordB
     def render(batch: pa.RecordBatch) -> Iterator[Asked]:
         try:
             made = function(batch)
+            if isinstance(
+                made, str | bytes | Mapping | AbstractSet
+            ):  # its letters, its keys or its items in any order would be sent as prompts
+                raise SourceError(
+                    f"The prompt function returned one {type(made).__name__} for {batch.num_rows} rows. Nothing was sent. "
+                    "It must return a list with one prompt (or None) for each row, in the rows' order."
+                )
             prompts = list(made.to_pylist() if hasattr(made, "to_pylist") else made)
         except KeldError:
             raise

@@ -1,6 +1,7 @@
 """Example: the tickets of each day are labelled by the next morning, for at most two dollars a day.
 
 The task is deferred while the provider works: it takes no slot.  A retry, a clear or a backfill of the same day buys nothing twice.
+The `DeadlineAlert`, which tells people, needs Airflow 3.2; without it the file is right for 3.1, too.
 """
 
 import tempfile

@@ -313,6 +313,13 @@ def test_a_function_that_fails_is_told_by_its_line_and_not_by_its_words() -> Non
         assert quoted not in "".join(traceback.format_exception(told.value))
 
 
+@pytest.mark.parametrize("made", ["ab", b"ab", {"x": 1, "y": 2}, {"x", "y"}])
+def test_a_function_that_returns_no_list_is_refused_though_its_parts_are_as_many_as_the_rows(made: Any) -> None:
+    """The letters of one text would be sent as so many prompts, and paid."""
+    with pytest.raises(SourceError, match=rf"returned one {type(made).__name__} for 2 rows. Nothing was sent"):
+        _texts(lambda batch: made, a=[1, 2])
+
+
 def test_a_function_of_one_row_gets_every_column_as_a_template_shows_it() -> None:
     """One conversion a column and block, not one a cell; a value is the same in both kinds of prompts."""
     rows: list[dict[str, Any]] = []
