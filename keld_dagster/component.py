@@ -28,7 +28,6 @@ from dagster.components.resolved.core_models import (  # as the first-party inte
 from pydantic import BaseModel, ConfigDict
 
 from keld import Column, InvalidJob, Job, KeldError
-from keld_dagster.decorator import prompt_of
 from keld_dagster.prompt import rendered, template_of
 from keld_dagster.scaffold import KeldScaffolder
 from keld_dagster.translator import KeldTranslator
@@ -125,6 +124,8 @@ def _prompt(context: dg.ResolutionContext, model: BaseModel) -> Any:
 
 def _made_by(context: dg.ResolutionContext, model: BaseModel, path: str) -> Any:
     """The prompt that a function of a row or of a record batch makes, as of `keld_assets`."""
+    from keld_dagster.decorator import prompt_of  # here: every `dg` command imports this module, and needs no table library
+
     function = _imported(context, model, "prompt", path, "a function of a row, or of a record batch")
     if not callable(function):
         raise _refusal(

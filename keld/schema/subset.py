@@ -238,10 +238,8 @@ class _Walk:
     def _clash(self, forms: list[JsonSchema]) -> bool:
         """True if two of the objects begin with the same key and the same values are possible for it."""
         first = [next(iter(properties.items())) for form in forms if (properties := self._properties(form))]
-        return any(
-            one[0] == other[0] and (_only_value(one[1]) is None or _only_value(one[1]) == _only_value(other[1]))
-            for one, other in combinations(first, 2)
-        )
+        keys = [(key, _only_value(form)) for key, form in first]
+        return any(one == other or (one[0] == other[0] and None in (one[1], other[1])) for one, other in combinations(keys, 2))
 
     def _properties(self, form: JsonSchema) -> JsonSchema:
         found = self.form(resolve(self.schema, form["$ref"]), form["$ref"], (form["$ref"],)) if "$ref" in form else form

@@ -11,7 +11,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic import Field as F
@@ -331,7 +331,12 @@ DEFS = {
 }
 
 
+TAGGED, UNTAGGED = {"$ref": "#/$defs/node"}, {"type": "object", "properties": {"kind": {"type": "string"}}, "required": []}
+
+
 @given(st.dictionaries(st.sampled_from(NAMES), schemas(), min_size=1))
+@example({"a": {"type": "array", "prefixItems": [TAGGED, UNTAGGED], "minItems": 2, "maxItems": 2}})
+@example({"a": {"anyOf": [UNTAGGED, TAGGED]}})
 @settings(max_examples=150, deadline=None)
 def test_of_any_schema_a_service_takes_what_keld_sends_or_keld_says_which_field_it_is(properties: dict[str, JsonSchema]) -> None:
     """The services' rules, as the emulator has them, are the judge."""
