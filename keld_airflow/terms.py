@@ -18,7 +18,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import Context
 
 from keld import InvalidJob, Job, KeldError, Reading
-from keld_airflow.partition import absent_in, no_partition
+from keld_airflow.partition import absent_in, add_partition, no_partition
 from keld_airflow.setting import check_completion_rate
 from keld_airflow.task import JobRunTask
 from keld_airflow.text import ENGINES, JINJA, Text, TextField, check_no_file, is_unread, text_of
@@ -157,6 +157,7 @@ class TermsTask(JobRunTask):
         if parent is not self:
             super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
             return
+        add_partition(context)  # Airflow 3.2 has the key in the Dag run alone
         with _for_good():
             self._read_files()
         shown = [

@@ -8,6 +8,9 @@ import pytest
 
 import keld_airflow
 from keld.emulator import Emulator
+from tests.edges.airflow.airflow_worker import since
+
+pytestmark = since("3.2")  # of which the daily example has the deadline alert
 
 EXAMPLES = Path(keld_airflow.__file__).parent / "example_dags"
 

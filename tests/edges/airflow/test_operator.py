@@ -397,6 +397,7 @@ def test_the_deadline_wakes_the_trigger_and_bounds_the_wait(worker: Worker, prov
     assert timedelta(0) < left - sent.message.trigger_timeout < timedelta(hours=1)
 
 
+@since("3.3")
 def test_what_airflow_shows_of_a_task_has_its_partition(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
     """While it waits and afterwards a person reads where the rows come from and go to; not `{partition}`."""
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "2026-11-19.parquet")
@@ -768,7 +769,14 @@ def test_a_mapped_partition_is_rendered_like_any_other(worker: Worker, provider:
     assert run or "partition wants {{ partition_key }}" in str(visit.error)
 
 
-@pytest.mark.parametrize("given", [{"name": "labels.{{ dag_run.run_id }}"}, {"partition": "{{ partition_key }}"}, {"partition": "all"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"name": "labels.{{ dag_run.run_id }}"},
+        pytest.param({"partition": "{{ partition_key }}"}, marks=since("3.2")),
+        {"partition": "all"},
+    ],
+)
 def test_a_mapped_task_whose_name_or_partition_is_that_of_the_dag_run_is_refused(
     worker: Worker, provider: Emulator, given: dict[str, Any]
 ) -> None:

@@ -5,6 +5,7 @@ microsoft-azure 15.2.
 """
 
 import http.server
+import importlib.util
 import json
 import threading
 from collections.abc import Iterator
@@ -20,6 +21,13 @@ from keld import Account, Keld
 from keld.emulator import Emulator
 from keld.providers.account import key_of
 from tests.edges.airflow.airflow_worker import Worker
+
+
+def _needs(module: str, extra: str) -> pytest.MarkDecorator:
+    """For a test of a cloud whose library an environment of an older Airflow does not have."""
+    lacks = importlib.util.find_spec(module.partition(".")[0]) is None or importlib.util.find_spec(module) is None
+    return pytest.mark.skipif(lacks, reason=f"{module} is not installed: pip install 'keld[{extra}]'")
+
 
 AWS_KEY = ("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
 ROLE = "arn:aws:iam::123456789012:role/analysts"
@@ -227,6 +235,7 @@ def private_key() -> str:
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
 
 
+@_needs("google.auth", "vertex")
 @pytest.mark.parametrize("form", ["object", "text", "path", "uri", "old name", "pydantic ai"])
 def test_a_key_of_google_gives_the_token_for_vertex(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, identities: Identities, private_key: str, form: str
@@ -279,6 +288,7 @@ def test_a_field_wins_over_the_same_one_with_an_old_prefix(monkeypatch: pytest.M
     assert getattr(found, "project", None) == "new"
 
 
+@_needs("google.auth", "vertex")
 def test_a_connection_of_google_may_stand_for_another_service_account(
     monkeypatch: pytest.MonkeyPatch, identities: Identities, private_key: str
 ) -> None:
@@ -290,6 +300,7 @@ def test_a_connection_of_google_may_stand_for_another_service_account(
     assert (made.service_account_email, made._delegates, made.quota_project_id) == ("c@p", ["b@p"], "paying")
 
 
+@_needs("azure.identity", "azure")
 def test_a_service_principal_of_azure_is_the_one_that_signs_in(monkeypatch: pytest.MonkeyPatch) -> None:
     from azure.identity import ClientSecretCredential, DefaultAzureCredential
 
@@ -349,6 +360,7 @@ def test_what_would_be_another_account_is_refused_in_words(monkeypatch: pytest.M
     assert "CANARY" not in str(refused.value)
 
 
+@_needs("google.auth", "vertex")
 def test_a_key_that_google_cannot_read_is_told_without_quoting_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from keld import AccessRefused
 

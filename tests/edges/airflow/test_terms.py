@@ -16,7 +16,7 @@ import pytest
 
 from keld import Job, Keld
 from keld.emulator import Emulator
-from tests.edges.airflow.airflow_worker import ROWS, Worker
+from tests.edges.airflow.airflow_worker import ROWS, Worker, since
 from tests.support.ticket_job import fault
 
 DAY: dict[str, Any] = {"partition_key": "2026-11-19", "partition_date": datetime(2026, 11, 19, tzinfo=UTC)}
@@ -140,6 +140,7 @@ PARAMS = {
 }  # fmt: skip
 
 
+@since("3.2")
 @pytest.mark.parametrize("native", [False, True], ids=["text", "native objects"])
 def test_every_term_may_be_a_template(worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
     """With params, a Variable and the partition, as text and as Jinja's native types."""
@@ -163,7 +164,11 @@ def test_every_term_may_be_a_template(worker: Worker, provider: Emulator, monkey
         ("{{ params.span }}", timedelta(hours=26)),
         ("PT{{ 20 + 6 }}H", timedelta(hours=26)),
         ("{{ macros.timedelta(hours=26) }}", timedelta(hours=26)),
-        ("{{ partition_date + macros.timedelta(days=3650) }}", datetime(2026, 11, 19, tzinfo=UTC) + timedelta(days=3650)),
+        pytest.param(
+            "{{ partition_date + macros.timedelta(days=3650) }}",
+            datetime(2026, 11, 19, tzinfo=UTC) + timedelta(days=3650),
+            marks=since("3.3"),
+        ),
     ],
 )
 def test_a_deadline_is_read_from_what_a_template_leaves(worker: Worker, provider: Emulator, given: str, deadline: Any) -> None:
@@ -208,8 +213,8 @@ def test_what_another_task_gave_may_be_any_term(worker: Worker, provider: Emulat
         ({"ceiling_usd": "{{ params.model }}"}, "is not a number of US dollars"),
         ({"deadline": "{{ params.model }}"}, "is neither a span"),
         ({"name": "{{ params.model }} {{ params.model }}"}, "a job's name starts with a letter"),
-        ({"tags": {"day": "{{ ds }}"}}, "tags wants {{ ds }}"),
-        ({"system": "As of {{ logical_date }}"}, "system wants {{ logical_date }}"),
+        pytest.param({"tags": {"day": "{{ ds }}"}}, "tags wants {{ ds }}", marks=since("3.2")),  # before, each day is an interval
+        pytest.param({"system": "As of {{ logical_date }}"}, "system wants {{ logical_date }}", marks=since("3.2")),
         ({"system": "As of {{ parms.model }}"}, "'parms' is undefined"),
         ({"completion_rate": "{{ params.model }}"}, "is a share of the rows"),
         ({"encoding": "{{ params.model }}"}, "is not the name of an encoding"),
@@ -258,6 +263,7 @@ def test_only_what_decides_the_answer_is_bought_again(worker: Worker, provider: 
 # --- prompts ----------------------------------------------------------------------------------------------------------
 
 
+@since("3.2")
 def test_jinja_is_run_over_the_prompt_and_never_over_a_row_or_over_what_it_put_in(
     worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +281,7 @@ def test_jinja_is_run_over_the_prompt_and_never_over_a_row_or_over_what_it_put_i
     assert "CANARY" not in visit.kept
 
 
+@since("3.2")
 def test_airflow_keeps_no_text_of_a_prompt_neither_in_the_dag_nor_when_it_is_rendered_nor_in_a_log(
     worker: Worker, provider: Emulator, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -356,6 +363,7 @@ def test_a_text_that_only_ends_like_a_file_is_a_text(folder: Path) -> None:
 # --- mapped -----------------------------------------------------------------------------------------------------------
 
 
+@since("3.2")
 def test_a_task_may_be_mapped_over_its_terms(worker: Worker, provider: Emulator, home: Keld) -> None:
     """Models compared with one another: each instance is a job of its own, by the name that is rendered for it."""
     from keld_airflow import KeldBatchOperator
