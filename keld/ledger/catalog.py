@@ -74,10 +74,17 @@ class Catalog:
 
     def shards_of(self, run_ids: Collection[str]) -> dict[str, list[Shard]]:
         """The shards of many job runs, by job run, each by ordinal."""
+        return self._by_run(run_ids)
+
+    def open_shards_of(self, run_ids: Collection[str]) -> dict[str, list[Shard]]:
+        """The shards of many job runs that are not over, by job run, each by ordinal."""
+        return self._by_run(run_ids, lookup.OPEN)
+
+    def _by_run(self, run_ids: Collection[str], *where: sa.ColumnElement[bool]) -> dict[str, list[Shard]]:
         found: dict[str, list[Shard]] = {}
         with self._db.read() as db:
             for some in lookup.in_lots(run_ids):
-                for shard in lookup.shards(db, SHARD.c.run_id.in_(some)):
+                for shard in lookup.shards(db, SHARD.c.run_id.in_(some), *where):
                     found.setdefault(shard.run_id, []).append(shard)
         return found
 
@@ -112,7 +119,7 @@ class Catalog:
         with self._db.write() as db:
             handed_over = db.execute(sa.update(RUN).where(*these).values(owner=owner).returning(RUN.c.id)).scalars().all()
         for run_id in handed_over:
-            self._recovery.remember(run_id, run=True)
+            self._recovery.remember_run(run_id)
 
     def move(self, namespace: str, job: str, partition: str, into: str, now: datetime) -> None:
         """Moves the job runs of a partition to another namespace, if that has none of this partition yet."""
@@ -124,16 +131,16 @@ class Catalog:
                 event.append(db, now, run_id, RunEvent.MOVED, was=state, became=state, facts={"from": namespace})
                 moved.append(run_id)
         for run_id in moved:
-            self._recovery.remember(run_id, run=True)
+            self._recovery.remember_run(run_id)
 
     def redeclare(self, run_id: str, declared: Mapping[str, str], source: str | None) -> None:
         """Notes the current declaration of a job run, which asks the same as before."""
         with self._db.write() as db:
             db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(declared=dict(declared), source=source, outdated=None))
-        self._recovery.remember(run_id, run=True)
+        self._recovery.remember_run(run_id)
 
     def note_outdated(self, run_id: str, outdated: str | None) -> None:
         """Notes what has changed in the declaration since a job run was sent, in words; None: nothing."""
         with self._db.write() as db:
             db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(outdated=outdated))
-        self._recovery.remember(run_id, run=True)
+        self._recovery.remember_run(run_id)

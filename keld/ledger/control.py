@@ -29,7 +29,7 @@ class Control:
         """Marks an open job run as cancelling."""
         with self._db.write() as db:
             _ask_cancel(db, run_id, now)
-        self._recovery.remember(run_id, run=True)
+        self._recovery.remember_run(run_id)
 
     def attach(self, run_id: str, holder: str) -> int:
         """Notes that `holder` waits for a job run; the epoch of the attachment, which grows each time `holder` attaches."""
@@ -60,7 +60,7 @@ class Control:
             if db.execute(writing.values(sink=sink, next_check_at=now, problem=None)).rowcount == 0 and sink is not None:
                 under_way = RUN.c.state.in_([RunState.OPEN, RunState.CANCELLING])
                 db.execute(sa.update(RUN).where(RUN.c.id == run_id, under_way).values(sink=sink))
-        self._recovery.remember(run_id, run=True)
+        self._recovery.remember_run(run_id)
 
     def reopen(self, run_id: str, now: datetime) -> None:
         """Opens a job run again that is over, since a batch of it was found; an open one stays as it is.
@@ -72,7 +72,7 @@ class Control:
                 this = (RUN.c.id == run_id, RUN.c.state == was)
                 if db.execute(sa.update(RUN).where(*this).values(state=became, next_check_at=now)).rowcount:
                     event.append(db, now, run_id, RunEvent.REOPENED, was=was, became=became)
-        self._recovery.remember(run_id, run=True)
+        self._recovery.remember_run(run_id)
 
     def write_again(self, run_id: str, sink: str, now: datetime) -> None:
         """Opens a job run again that is over, only to write its output to `sink`; costs nothing."""
@@ -81,7 +81,7 @@ class Control:
             opened = db.execute(sa.update(RUN).where(*this).values(state=RunState.WRITING, sink=sink, next_check_at=now))
             if opened.rowcount:
                 event.append(db, now, run_id, RunEvent.WRITE_AGAIN, became=RunState.WRITING)
-        self._recovery.remember(run_id, run=True)
+        self._recovery.remember_run(run_id)
 
     def note_removed(self, run_id: str, now: datetime) -> bool:
         """Notes that the files of a job run are about to be removed; False if it is not over."""

@@ -12,7 +12,9 @@ import sqlalchemy as sa
 
 from keld.ledger.record import Intent, JobRun, Orphan, Shard
 from keld.ledger.table import INTENT, ORPHAN, RUN, SHARD
+from keld.state import TERMINAL
 
+OPEN = SHARD.c.state.not_in(tuple(TERMINAL))
 _AT_ONCE = 10_000  # SQLite has 32,766 variables in one query at most
 
 
@@ -31,9 +33,9 @@ def shards(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Shard]:
     return [Shard(**row._mapping) for row in db.execute(sa.select(SHARD).where(*where).order_by(SHARD.c.ordinal))]
 
 
-def intents(db: sa.Connection, shard_id: str) -> list[Intent]:
-    """The creates of a shard, in order."""
-    query = sa.select(INTENT).where(INTENT.c.shard_id == shard_id).order_by(INTENT.c.attempt)
+def intents(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Intent]:
+    """The creates for which all of `where` is true; those of each shard in order."""
+    query = sa.select(INTENT).where(*where).order_by(INTENT.c.shard_id, INTENT.c.attempt)
     return [Intent(**row._mapping) for row in db.execute(query)]
 
 

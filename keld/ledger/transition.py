@@ -43,8 +43,8 @@ def move(
     became = after(shard.state, event)
     # The attempt, too: a shard that was sent and refused since then is STAGED again, but has changed.
     unmoved = (SHARD.c.id == shard.id, SHARD.c.state == shard.state, SHARD.c.attempt == shard.attempt)
-    moved = db.execute(sa.update(SHARD).where(*unmoved).values(state=became, **changes))
-    if moved.rowcount != 1:
+    moved = db.execute(sa.update(SHARD).where(*unmoved).values(state=became, **changes).returning(*SHARD.c)).one_or_none()
+    if moved is None:
         raise LeaseLost(f"Shard {shard.id} is no longer {shard.state}; another worker changed it, and this worker's write was refused.")
     if changes.get("batch_id"):
         release_candidate(db, shard.host, changes["batch_id"], now)  # it is the shard's own batch
@@ -54,4 +54,4 @@ def move(
     event_log.append(
         db, now, shard.run_id, event, shard_id=shard.id, was=shard.state, became=became, epoch=lease.epoch, facts=facts
     )  # fmt: skip
-    return Shard(**db.execute(sa.select(SHARD).where(SHARD.c.id == shard.id)).one()._mapping)
+    return Shard(**moved._mapping)
