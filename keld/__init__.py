@@ -86,6 +86,7 @@ if TYPE_CHECKING:
     from keld.identity import fingerprint_of
     from keld.instant import utc
     from keld.job import Column, Embedding, Job, JobTerms, PerRow
+    from keld.ledger import Attachment
     from keld.path import absolute_path, check_path, filled_path, wants_partition
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
@@ -104,7 +105,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AccessRefused", "Account", "AnswerColumn", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check",
+    "AccessRefused", "Account", "AnswerColumn", "Attachment", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check",
     "CheckState", "Column", "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "JobTerms", "Keld", "KeldError", "Lane",
     "LeaseLost", "LedgerError", "Option", "Outcome", "Parts", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused",
     "ProviderUnreachable", "Quote", "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings",
@@ -128,6 +129,7 @@ _HOMES = {
     "keld.http": "Patience",
     "keld.instant": "utc",
     "keld.identity": "fingerprint_of",
+    "keld.ledger": "Attachment",
     "keld.job": "Column Embedding Job JobTerms PerRow",
     "keld.path": "absolute_path check_path filled_path wants_partition",
     "keld.plan": "Option Plan Work",

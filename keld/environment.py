@@ -23,7 +23,7 @@ from keld.http import beat
 from keld.identity import key_of
 from keld.instant import utcnow
 from keld.job import Job
-from keld.ledger import JobRun, Ledger, shown
+from keld.ledger import Attachment, JobRun, Ledger, shown
 from keld.namespace import Namespace
 from keld.objects import Bucket
 from keld.path import check_path
@@ -346,6 +346,18 @@ class Keld:
         A holder that has attached again since `epoch` still waits: a late or repeated call changes nothing.
         """
         return self.ledger.control.detach(run_id, holder, epoch, self.clock())
+
+    def leave(self, holder: str) -> None:
+        """Records that `holder` waits for no job run any more; they go on."""
+        self.ledger.control.leave(holder)
+
+    def holders(self, run_ids: Collection[str]) -> list[Attachment]:
+        """Who waits for these job runs, in no order."""
+        return self.ledger.control.holders(run_ids)
+
+    def overlooked(self, for_longer_than: timedelta) -> list[Status]:
+        """Job runs of this namespace that have a batch in progress, and that nobody has looked at for so long since a look was due."""
+        return self._statuses_of(self.ledger.catalog.overlooked(self.namespace, self.clock() - for_longer_than))
 
     def doctor(
         self, account: str | None = None, *, budget_s: float = 120.0, progress: Callable[[Check], None] | None = None

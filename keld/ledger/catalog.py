@@ -16,7 +16,7 @@ from keld.ledger.database import Database
 from keld.ledger.record import JobRun, Shard
 from keld.ledger.recovery import Recovery
 from keld.ledger.table import RUN, SHARD
-from keld.state import RunEvent, RunState
+from keld.state import RunEvent, RunState, State
 
 _OVER = (RunState.FINISHED, RunState.CANCELLED)
 
@@ -65,6 +65,13 @@ class Catalog:
         if open_only:
             query = query.where(RUN.c.state.not_in(_OVER))
         return self._found(query.limit(limit) if limit else query)
+
+    def overlooked(self, namespace: str, before: datetime) -> list[JobRun]:
+        """Open job runs that have a batch in progress, and that nobody has looked at though they were due before this instant."""
+        unleased = sa.or_(RUN.c.lease_until.is_(None), RUN.c.lease_until < before)
+        at_provider = sa.exists().where(SHARD.c.run_id == RUN.c.id, SHARD.c.state == State.IN_PROGRESS)
+        due = (RUN.c.state.in_((RunState.OPEN, RunState.CANCELLING)), RUN.c.next_check_at < before)
+        return self._found(sa.select(RUN).where(RUN.c.namespace == namespace, *due, unleased, at_provider))
 
     def by_ids(self, run_ids: Collection[str]) -> list[JobRun]:
         """Those of these job runs that are in this ledger, in no order."""

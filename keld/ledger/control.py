@@ -5,12 +5,14 @@ Below `ledger`.  None of it needs the lease: the worker that holds it sees the r
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 
 import sqlalchemy as sa
 
-from keld.ledger import event
+from keld.ledger import event, lookup
 from keld.ledger.database import Database
+from keld.ledger.record import Attachment
 from keld.ledger.recovery import Recovery
 from keld.ledger.table import ATTACHMENT, RUN
 from keld.state import RunEvent, RunState
@@ -40,6 +42,20 @@ class Control:
             if epoch is None:
                 db.execute(sa.insert(ATTACHMENT).values(run_id=run_id, holder=holder, epoch=1))
         return epoch or 1
+
+    def holders(self, run_ids: Collection[str]) -> list[Attachment]:
+        """Who waits for these job runs, in no order."""
+        found: list[Attachment] = []
+        with self._db.read() as db:
+            for some in lookup.in_lots(run_ids):
+                rows = db.execute(sa.select(ATTACHMENT).where(ATTACHMENT.c.run_id.in_(some))).mappings()
+                found.extend(Attachment(**row) for row in rows)
+        return found
+
+    def leave(self, holder: str) -> None:
+        """Notes that `holder` waits for no job run any more, and cancels none."""
+        with self._db.write() as db:
+            db.execute(sa.delete(ATTACHMENT).where(ATTACHMENT.c.holder == holder))
 
     def detach(self, run_id: str, holder: str, epoch: int, now: datetime) -> bool:
         """True if the job run is now being cancelled: `holder` left, has not attached again since, and no other holder waits for it."""
