@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from keld.answer import OWN, AnswerSink, Outcome, answer_schema, read_answers
+from keld.answer import OWN, AnswerSink, answer_schema, read_answers
+from keld.outcome import Outcome
 from keld.schema import OutputSchema
 from keld.table import read_parquet
 

@@ -8,20 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from keld.answer import Outcome
-from keld.plan import Option, Plan
+from keld.outcome import Outcome
 from keld.price import Bracket, Quote
-from keld.providers.health import Check, CheckState
+from keld.providers.check import Check, CheckState
 from keld.retention import Removal
-from keld.runner import Finding, Verdict
+from keld.runner.finding import Finding, Verdict
 from keld.spend import Report, Spend
 from keld.state import RunState
 from keld.status import Batch, Status
+
+if TYPE_CHECKING:
+    from keld.plan import Option, Plan
 
 _COLOURS = {
     RunState.OPEN: "cyan",
