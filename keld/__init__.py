@@ -16,6 +16,7 @@ The map of the house; the files in order are the way of the data.
     price        what tokens cost: lanes, rates, sums
     pricing      who says what a model costs, by kind of provider, model, region, lane and day
     estimate     how many tokens a row is expected to take
+    sample       the rows whose tokens are counted where there are too many to count all
     vocabulary   how many tokens a text is, exactly, where that is known
     cache        whether the shared beginning of prompts is marked for the provider's cache
     turnaround   how long a lane takes

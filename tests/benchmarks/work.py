@@ -59,7 +59,7 @@ def encode_keld(folder: Path) -> float:
 
     _warm()
     start = time.perf_counter()
-    for n, part in enumerate(cut([snapshot.sizes(taken)], encoder.overhead_bytes, provider.traits.limits)):
+    for n, part in enumerate(cut(snapshot.sizes(taken), encoder.overhead_bytes, provider.traits.limits)):
         lines = (encoder.line(position, fragment) for position, fragment in snapshot.fragments(taken, np.arange(part.start, part.stop)))
         write_file(folder / f"keld-{n}.jsonl", encoder.file(lines), "benchmark")
     return time.perf_counter() - start
