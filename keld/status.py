@@ -13,9 +13,9 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from keld.answer import Outcome
 from keld.errors import KeldError, StagingError, type_named
 from keld.ledger import JobRun, RefusalReason, Shard, ShardError, ShardFault
+from keld.outcome import Outcome
 from keld.providers.kinds import batch_page
 from keld.providers.word import access_advice, reply_words
 from keld.state import AT_PROVIDER, TERMINAL, RunState, State

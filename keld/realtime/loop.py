@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from keld.answer import Outcome
 from keld.failpoint import failpoint
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import Denied, InDoubt, NotNow, Sender, SendOutcome, Settled
 from keld.providers.encoder import Encoder, Reader

@@ -20,8 +20,9 @@ from keld.ledger import JobRun, Shard, Unchanged
 from keld.price import Lane
 from keld.providers.base import RemoteBatch
 from keld.providers.provider import Provider
-from keld.runner.context import SKEW, Account, Environment, Listed, Settings, log
+from keld.runner.context import SKEW, Account, Environment, Listed, log
 from keld.runner.escalate import escalation_time
+from keld.runner.settings import Settings
 from keld.runner.sibling import Inventory, inventory_of, siblings_of
 from keld.state import AT_PROVIDER, RunState, State
 

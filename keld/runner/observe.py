@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from keld.answer import Outcome
 from keld.errors import AccessRefused, KeldError, LeaseLost, ProviderRefused, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.ledger import Shard, ShardError
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider

@@ -38,12 +38,13 @@ from keld.runner.context import LAG, Environment, RunContext, configured, log
 from keld.runner.escalate import escalate, escalation_time, escalation_times
 from keld.runner.fast_lane import ask_rows, begin, end_early, under_way
 from keld.runner.find_lost import find_lost
+from keld.runner.finding import Finding, Verdict
 from keld.runner.finish import write
 from keld.runner.give_up import give_up
 from keld.runner.heartbeat import Heartbeat
 from keld.runner.look import look, next_look
 from keld.runner.observe import cancel, observe_all
-from keld.runner.orphan import Finding, Sweep, Verdict
+from keld.runner.orphan import Sweep
 from keld.runner.queue import yields_until
 from keld.runner.round import due_of, early_round, next_round
 from keld.runner.submit import lost, stage, submit, submit_again
