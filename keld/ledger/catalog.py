@@ -19,6 +19,7 @@ from keld.ledger.table import RUN, SHARD
 from keld.state import RunEvent, RunState, State
 
 _OVER = (RunState.FINISHED, RunState.CANCELLED)
+_BY_IDS = sa.select(RUN).where(RUN.c.id.in_(sa.bindparam("of", expanding=True)))
 
 
 class Catalog:
@@ -76,23 +77,21 @@ class Catalog:
     def by_ids(self, run_ids: Collection[str]) -> list[JobRun]:
         """Those of these job runs that are in this ledger, in no order."""
         with self._db.read() as db:
-            lots = (lookup.job_runs(db, sa.select(RUN).where(RUN.c.id.in_(some))) for some in lookup.in_lots(run_ids))
-            return [run for lot in lots for run in lot]
+            return [run for some in lookup.in_lots(run_ids) for run in lookup.job_runs(db, _BY_IDS, {"of": some})]
 
     def shards_of(self, run_ids: Collection[str]) -> dict[str, list[Shard]]:
         """The shards of many job runs, by job run, each by ordinal."""
-        return self._by_run(run_ids)
+        return self._by_run(run_ids, only_open=False)
 
     def open_shards_of(self, run_ids: Collection[str]) -> dict[str, list[Shard]]:
         """The shards of many job runs that are not over, by job run, each by ordinal."""
-        return self._by_run(run_ids, lookup.OPEN)
+        return self._by_run(run_ids, only_open=True)
 
-    def _by_run(self, run_ids: Collection[str], *where: sa.ColumnElement[bool]) -> dict[str, list[Shard]]:
+    def _by_run(self, run_ids: Collection[str], *, only_open: bool) -> dict[str, list[Shard]]:
         found: dict[str, list[Shard]] = {}
         with self._db.read() as db:
-            for some in lookup.in_lots(run_ids):
-                for shard in lookup.shards(db, SHARD.c.run_id.in_(some), *where):
-                    found.setdefault(shard.run_id, []).append(shard)
+            for shard in lookup.shards_of(db, run_ids, only_open=only_open):
+                found.setdefault(shard.run_id, []).append(shard)
         return found
 
     def runs_asking(

@@ -41,6 +41,13 @@ from keld.state import Event, RunEvent, RunState, State
 from keld.stored import StoredName
 
 _NO_OBJECTS: Mapping[str, StoredName] = {}
+_INTEND = sa.insert(INTENT)
+_DROPPED_BEFORE = sa.select(SHARD.c.outcomes).where(
+    SHARD.c.run_id == sa.bindparam("run"),
+    SHARD.c.round == sa.bindparam("of"),
+    SHARD.c.ordinal < sa.bindparam("before"),
+    SHARD.c.state == State.DROPPED,
+)
 
 
 class Ledger:
@@ -100,24 +107,23 @@ class Ledger:
     def shards(self, run_id: str) -> list[Shard]:
         """The shards of a job run, by ordinal."""
         with self._db.read() as db:
-            return lookup.shards(db, SHARD.c.run_id == run_id)
+            return list(lookup.shards_of(db, [run_id]))
 
     def open_shards(self, run_id: str) -> list[Shard]:
         """The shards of a job run that are not over, by ordinal: few, however many it had."""
         with self._db.read() as db:
-            return lookup.shards(db, SHARD.c.run_id == run_id, lookup.OPEN)
+            return list(lookup.shards_of(db, [run_id], only_open=True))
 
     def dropped_before(self, shard: Shard, outcome: str) -> bool:
         """True if a shard of the same round and before this one was dropped with that outcome of its rows."""
-        before = (SHARD.c.run_id == shard.run_id, SHARD.c.round == shard.round, SHARD.c.ordinal < shard.ordinal)
         with self._db.read() as db:
-            dropped = db.execute(sa.select(SHARD.c.outcomes).where(*before, SHARD.c.state == State.DROPPED)).scalars()
+            dropped = db.execute(_DROPPED_BEFORE, {"run": shard.run_id, "of": shard.round, "before": shard.ordinal}).scalars()
             return any(outcome in (outcomes or {}) for outcomes in dropped)
 
     def shard(self, shard_id: str) -> Shard | None:
         """The shard of that id, or None."""
         with self._db.read() as db:
-            return next(iter(lookup.shards(db, SHARD.c.id == shard_id)), None)
+            return lookup.shard(db, shard_id)
 
     def intents(self, shard_id: str) -> list[Intent]:
         """The creates of a shard, in order."""
@@ -252,7 +258,7 @@ class Ledger:
         with self.leases.held(lease, now) as db:
             reserve_within_ceiling(db, shard)
             became = move(db, lease, shard, Event.SENDING, now, {"attempt": attempt}, changes)
-            db.execute(sa.insert(INTENT).values(values_of(intent)))
+            db.execute(_INTEND, values_of(intent))
         failpoint("ledger.sending.after")
         self.recovery.remember(shard.run_id, shards=[became], intents=[intent], durable=True)
         return became

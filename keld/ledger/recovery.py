@@ -123,7 +123,7 @@ class Recovery:
         changed = self._job_run(run_id) if run is None and whole else run
         if changed is not None and whole:
             with self._db.read() as db:
-                shards, orphans = lookup.shards(db, SHARD.c.run_id == run_id), lookup.orphans(db, ORPHAN.c.run_id == run_id)
+                shards, orphans = list(lookup.shards_of(db, [run_id])), lookup.orphans(db, ORPHAN.c.run_id == run_id)
                 intents = lookup.intents(db, INTENT.c.shard_id.in_(sa.select(SHARD.c.id).where(SHARD.c.run_id == run_id)))
             answered_before = changed.answered - sum(shard.answered for shard in shards)
         try:
@@ -150,4 +150,4 @@ class Recovery:
 
     def _shards(self, run_id: str) -> list[Shard]:
         with self._db.read() as db:
-            return lookup.shards(db, SHARD.c.run_id == run_id)
+            return list(lookup.shards_of(db, [run_id]))
