@@ -219,8 +219,8 @@ class Keld:
 
     def advance(self, run_id: str, *, budget_s: float = 60.0) -> Status:
         """The status after doing what is due for a job run, for about `budget_s`; idempotent, may be called from any process."""
-        self.runner.advance(run_id, timedelta(seconds=budget_s))
-        return self.status(run_id)
+        run = self.runner.advance(run_id, timedelta(seconds=budget_s))
+        return status_of(run, self.ledger.shards(run_id), self.clock())
 
     def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
         """The statuses after reading the providers' state of these or all open job runs; never uploads, downloads or pays."""
