@@ -14,7 +14,7 @@ import pytest
 from keld import Account, AzureAccount, BedrockAccount, Embedding, Keld, VertexAccount
 from keld.emulator import Emulator
 from keld.errors import InvalidJob, PriceUnknown
-from keld.http import Patience
+from keld.patience import Patience
 from keld.price import Lane
 from keld.pricing import rates
 from keld.providers.kinds import BUILT_IN, batch_page, kinds, preset_of

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from keld import Account, Keld, VertexAccount
-from keld.answer import Outcome
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import Created
 from keld.providers.fault import Fault
@@ -265,7 +265,7 @@ def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TokenSer
 
 
 def connection(key: Callable[[], str] = lambda: "") -> Connection:
-    from keld.http import Patience
+    from keld.patience import Patience
 
     account = VertexAccount(project="p", location="global", bucket="gs://b/k")
     return Connection(account=account, base_url="http://127.0.0.1:1", key=key, patience=Patience())
