@@ -144,7 +144,7 @@ def road(folder: Path) -> float:
         "-p",
         "2026-11-19",
         "--poll-s",
-        "0.5",
+        "0.05",
         "--json",
     ]
     start = time.perf_counter()
