@@ -114,6 +114,12 @@ def priorities(path: Path, column: str | None) -> NDArray[np.float64] | None:
 
 def fragments(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
     """(position, prompt fragment) of the rows at `positions` (ascending), in order."""
+    for here, asked in fragment_blocks(path, positions):
+        yield from zip(here, asked, strict=True)
+
+
+def fragment_blocks(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[list[int], list[bytes]]]:
+    """The same in blocks of about 3 MB: the positions of N rows, and their N fragments."""
     import numpy as np
 
     if not len(positions):
@@ -124,7 +130,7 @@ def fragments(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[int, b
         here = positions[np.searchsorted(positions, at) : np.searchsorted(positions, at + batch.num_rows)]
         column = batch.column(0)
         chosen = column if len(here) == batch.num_rows else column.take(pa.array(here - at))
-        yield from zip(here.tolist(), chosen.to_pylist(), strict=True)
+        yield here.tolist(), chosen.to_pylist()
         at += batch.num_rows
 
 
