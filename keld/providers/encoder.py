@@ -5,7 +5,8 @@ Beside `provider`: a dialect in an envelope.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -15,7 +16,10 @@ from keld.price import Lane
 from keld.providers.envelope import LINES, read_journal, reply_line
 from keld.providers.pack import Packing
 from keld.providers.part import BodyTemplate, Dialect, Envelope
+from keld.providers.template import Hole
 from keld.request import custom_id, one_line
+
+_PIECE_BYTES = 4 << 20  # of a file: what its lines add to their fragments in one piece
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +48,37 @@ class Encoder:
         """A line of a batch's input."""
         return self.envelope.wrap(custom_id(self.nonce, position, plain=self.plain_ids), self.path, self.template.fill(fragment))
 
-    def file(self, lines: Iterator[bytes]) -> Iterator[bytes]:
-        """The bytes of the shard's file around its lines."""
-        return self.envelope.around(lines)
+    def file(self, blocks: Iterable[tuple[Sequence[int], Sequence[bytes]]]) -> Iterator[bytes]:
+        """The bytes of the shard's file, in pieces of some megabytes: one line for each position and its fragment, in order.
+
+        Most of a line is the same for all rows: a row costs one join of that with its number and its fragment.
+        """
+        lead, middle, tail = self._shape() or (None, b"", b"")
+        first, second = Hole.new().mark.encode(), Hole.new().mark.encode()
+        opening, rest = b"".join(self.envelope.around(iter((first, second)))).split(first)
+        comma, closing = rest.split(second)
+        joint, rows = opening, max(1, _PIECE_BYTES // self.overhead_bytes)
+        for positions, fragments in blocks:
+            for start in range(0, len(positions), rows):
+                pieces: list[bytes] = []
+                for position, fragment in zip(positions[start : start + rows], fragments[start : start + rows], strict=True):
+                    if lead is None or fragment[:1] != b'"':
+                        pieces += (joint, self.line(position, fragment))
+                    else:
+                        pieces += (joint, lead, b"%08d" % position, middle, fragment, tail)
+                    joint = comma
+                yield b"".join(pieces)
+        yield closing if joint is comma else opening + closing
+
+    def _shape(self) -> tuple[bytes, bytes, bytes] | None:
+        """The bytes of a line before its position, between that and its fragment, and after; None if it is not of this shape.
+
+        Found in a line that is made of marks; of a fragment that is one message, since a whole conversation may be taken apart.
+        """
+        position, fragment = 10**14 + secrets.randbelow(9 * 10**14), b'"%b"' % Hole.new().mark.encode()
+        lead, found, rest = self.line(position, fragment).partition(b"%08d" % position)
+        middle, also, tail = rest.partition(fragment)
+        return (lead, middle, tail) if found and also else None
 
     def body(self, fragment: bytes, lane: Lane) -> bytes:
         """The body of one request in a fast lane: the same bytes as in the batch's line, except for the lane.

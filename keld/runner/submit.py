@@ -40,21 +40,28 @@ def stage(context: RunContext, shard: Shard) -> Shard:
     provider = context.provider(shard)
     positions = read_positions(context.files.shard(shard.id).positions)
     encoder = context.encoder(shard)
-    lines = (encoder.line(position, fragment) for position, fragment in fragments(context, shard, positions))
     with disk_errors(context.files.dir, "This shard was not sent."):
-        digest = write_file(context.files.shard(shard.id).input, encoder.file(lines), "staging.input")
+        digest = write_file(context.files.shard(shard.id).input, encoder.file(_blocks(context, shard, positions)), "staging.input")
     return context.record(shard, Event.STAGED, sha256=digest, host=provider.host)
 
 
 def fragments(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
     """(position, prompt fragment) of the rows at `positions`, in order; with the fault of their last answer, if it had one."""
+    for here, asked in _blocks(context, shard, positions):
+        yield from zip(here, asked, strict=True)
+
+
+def _blocks(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[list[int], list[bytes]]]:
     why: dict[int, str] = {}
     if shard.round:
         earlier = [other for other in context.ledger.shards(shard.run_id) if other.round < shard.round]
         why = complaints(answers_of(context.files, earlier), positions)
-    for position, fragment in snapshot.fragments(context.files.snapshot, positions):
+    for here, asked in snapshot.fragment_blocks(context.files.snapshot, positions):
         context.pulse()
-        yield position, repaired(fragment, why[position]) if position in why else fragment
+        yield (
+            here,
+            [repaired(fragment, why[n]) if n in why else fragment for n, fragment in zip(here, asked, strict=True)] if why else asked,
+        )
 
 
 def submit(context: RunContext, run: JobRun, shard: Shard) -> Shard:
