@@ -5,20 +5,22 @@ Beside `record`.  Each function works within the caller's transaction and change
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from keld.ledger.record import Intent, JobRun, Orphan, Shard
 from keld.ledger.table import INTENT, ORPHAN, RUN, SHARD
 
+_Record = TypeVar("_Record")
 _AT_ONCE = 10_000  # SQLite has 32,766 variables in one query at most
 
 
 def job_runs(db: sa.Connection, query: sa.Select[tuple[object, ...]]) -> list[JobRun]:
     """The job runs that a query over all columns of their table finds, in its order."""
-    return [JobRun(**row._mapping) for row in db.execute(query)]
+    return _records(JobRun, db.execute(query))
 
 
 def job_run(db: sa.Connection, run_id: str) -> JobRun | None:
@@ -28,7 +30,7 @@ def job_run(db: sa.Connection, run_id: str) -> JobRun | None:
 
 def shards(db: sa.Connection, *where: sa.ColumnElement[bool]) -> list[Shard]:
     """The shards for which all of `where` is true, by ordinal."""
-    return [Shard(**row._mapping) for row in db.execute(sa.select(SHARD).where(*where).order_by(SHARD.c.ordinal))]
+    return _records(Shard, db.execute(sa.select(SHARD).where(*where).order_by(SHARD.c.ordinal)))
 
 
 def intents(db: sa.Connection, shard_id: str) -> list[Intent]:
@@ -58,3 +60,9 @@ def chosen(namespace: str, job: str | None, since: datetime | None, until: datet
     if until is not None:
         conditions.append(RUN.c.created_at < until)
     return conditions
+
+
+def _records(kind: Callable[..., _Record], found: sa.CursorResult[Any]) -> list[_Record]:
+    """A record of each row; by the names of its columns, which are read once: a look reads tens of thousands of rows."""
+    names = tuple(found.keys())
+    return [kind(**dict(zip(names, row, strict=True))) for row in found]
