@@ -335,4 +335,3 @@ def _inside(root: Path, name: str) -> Path:
     if not _ID.fullmatch(name):
         raise StagingError(f"{name!r} is not an id that Keld made; it is not used as a path.")
     return root / name
-
