@@ -16,6 +16,7 @@ The map of the house; the files in order are the way of the data.
     price        what tokens cost: lanes, rates, sums
     pricing      who says what a model costs, by kind of provider, model, region, lane and day
     estimate     how many tokens a row is expected to take
+    sample       the rows whose tokens are counted where there are too many to count all
     vocabulary   how many tokens a text is, exactly, where that is known
     cache        whether the shared beginning of prompts is marked for the provider's cache
     turnaround   how long a lane takes
@@ -25,11 +26,13 @@ The map of the house; the files in order are the way of the data.
     plan         which model in which lane, what it costs, when it is due
     state        the life of a shard and of a job run: states, events, transitions
     ledger/      what happened, in order, durable: events, leases, intents, reservations, costs, what was learned
+    patience     how long one call to a provider may take
     http         one client an account, and one limit a call
     realtime/    the fast lanes: many requests at once, under rate limits
     objects      a bucket of S3, Google Cloud Storage or Azure
     stored       the files of a job run as objects of a bucket
     staging      the files of a job run, and how they are written
+    outcome      what became of one row, in one word
     answer       result lines -> answers, exactly one per request
     cascade      which answers are accepted, and which model is asked next
     enrich       rows + answers -> the enriched partition
@@ -57,7 +60,6 @@ The map of the house; the files in order are the way of the data.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from keld.answer import Outcome
     from keld.cache import Cache, Ttl
     from keld.environment import Keld, Submit
     from keld.errors import (
@@ -82,20 +84,23 @@ if TYPE_CHECKING:
         UnsupportedSystem,
     )
     from keld.estimate import Estimate
-    from keld.http import Patience
     from keld.identity import fingerprint_of
     from keld.instant import utc
     from keld.job import Column, Embedding, Job, JobTerms, PerRow
+    from keld.ledger import Attachment
+    from keld.outcome import Outcome
     from keld.path import absolute_path, check_path, filled_path, wants_partition
+    from keld.patience import Patience
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
     from keld.providers.account import Account, AzureAccount, BedrockAccount, SelfHostedAccount, VertexAccount
+    from keld.providers.check import Check, CheckState
     from keld.providers.field import account_fields, account_of
-    from keld.providers.health import Check, CheckState
     from keld.providers.kinds import kinds
     from keld.reading import Reading
     from keld.retention import Removal
-    from keld.runner import Finding, Settings, Verdict
+    from keld.runner.finding import Finding, Verdict
+    from keld.runner.settings import Settings
     from keld.schema import AnswerColumn, answer_columns
     from keld.spend import Report, Spend
     from keld.state import RunState, State
@@ -104,7 +109,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AccessRefused", "Account", "AnswerColumn", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check",
+    "AccessRefused", "Account", "AnswerColumn", "Attachment", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check",
     "CheckState", "Column", "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "JobTerms", "Keld", "KeldError", "Lane",
     "LeaseLost", "LedgerError", "Option", "Outcome", "Parts", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused",
     "ProviderUnreachable", "Quote", "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings",
@@ -116,7 +121,6 @@ __all__ = [
 
 # Imported at their first use: pyarrow, SQLAlchemy and the SDKs take a second that `import keld` must not cost.
 _HOMES = {
-    "keld.answer": "Outcome",
     "keld.cache": "Cache Ttl",
     "keld.environment": "Keld Submit",
     "keld.errors": (
@@ -125,20 +129,23 @@ _HOMES = {
         "SinkRefused SourceError SourceUnavailable StagingError UnknownJobRun UnsupportedSystem"
     ),
     "keld.estimate": "Estimate",
-    "keld.http": "Patience",
     "keld.instant": "utc",
     "keld.identity": "fingerprint_of",
+    "keld.ledger": "Attachment",
     "keld.job": "Column Embedding Job JobTerms PerRow",
+    "keld.outcome": "Outcome",
     "keld.path": "absolute_path check_path filled_path wants_partition",
+    "keld.patience": "Patience",
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",
     "keld.providers.account": "Account AzureAccount BedrockAccount SelfHostedAccount VertexAccount",
     "keld.providers.field": "account_fields account_of",
-    "keld.providers.health": "Check CheckState",
+    "keld.providers.check": "Check CheckState",
     "keld.providers.kinds": "kinds",
     "keld.reading": "Reading",
     "keld.retention": "Removal",
-    "keld.runner": "Finding Settings Verdict",
+    "keld.runner.finding": "Finding Verdict",
+    "keld.runner.settings": "Settings",
     "keld.schema": "AnswerColumn answer_columns",
     "keld.spend": "Report Spend",
     "keld.state": "RunState State",

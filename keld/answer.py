@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ import pyarrow as pa
 
 from keld.errors import InvalidAnswer
 from keld.gpu_time import Split
+from keld.outcome import Outcome
 from keld.price import PICO, Lane, Rates
 from keld.request import position_of
 from keld.schema import OutputSchema
@@ -37,23 +37,6 @@ BLOCK_BYTES = 1 << 20
 LINE_BYTES_MAX = 64 << 20  # the longest result line that is read; a longer one is an error of its row, not of the file
 _TOKENS_MOST = 10**9  # of one answer: far more than any model takes, and its cost at any rate still fits in 64 bits
 _RANGE_BYTES = 48 << 20  # answers above this size are sorted range by range
-
-
-class Outcome(StrEnum):
-    """What became of one row."""
-
-    ANSWERED = "answered"
-    INVALID = "invalid"  # paid, but the answer breaks the schema or was cut off
-    REFUSED = "refused"  # the model or a content filter declined
-    ERRORED = "errored"  # the provider refused this request, or failed at it
-    EXPIRED = "expired"  # not done when the batch expired; not paid
-    CANCELLED = "cancelled"  # not done when the batch was cancelled; not paid
-    LOST = "lost"  # in no result file
-    REJECTED = "rejected"  # the whole batch was refused; not paid
-    QUARANTINED = "quarantined"  # nothing proves that asking again would not pay twice
-    UNASKABLE = "unaskable"  # the row has no valid prompt; never sent
-    OVER_CEILING = "over_ceiling"  # not asked: it could have exceeded the ceiling
-    UNASKED = "unasked"  # the job run was cancelled before the row was sent
 
 
 class Reply(msgspec.Struct, gc=False, kw_only=True):

@@ -2,6 +2,7 @@
 
 The front door: every call of a user or an orchestrator comes in here.  `submit` takes the snapshot and plans; it sends
 nothing.  `advance` and `poll` are the runner's.  The identity of a job run is (namespace, job, partition), never a caller's run id.
+A verb imports what it works with when it is called: `keld status` and an orchestrator's definitions load no table library, SDK or HTTP client.
 """
 
 from __future__ import annotations
@@ -16,36 +17,37 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from keld.accounts import Accounts
-from keld.doctor import examine
 from keld.errors import InvalidJob, LedgerError, ProviderUnreachable
 from keld.follow import advance_until_waiting, finish
-from keld.http import beat
-from keld.identity import key_of
 from keld.instant import utcnow
 from keld.job import Job
-from keld.ledger import JobRun, Ledger, shown
+from keld.ledger import Attachment, JobRun, Ledger, shown
 from keld.namespace import Namespace
 from keld.objects import Bucket
 from keld.path import check_path
-from keld.plan import Plan
-from keld.price import Lane, Quote
-from keld.pricing import quotes_of, sold_in_batches
+from keld.price import Lane
 from keld.providers.account import Account, account_names
-from keld.providers.health import Check
-from keld.providers.provider import Provider
 from keld.reading import Reading
 from keld.retention import Removal, removable, remove
-from keld.runner import Environment, Finding, Opener, Runner, Settings, identity, read, submission
+from keld.runner.settings import Settings
 from keld.spend import Report, days, report
 from keld.staging import Staging
 from keld.state import AT_PROVIDER, RunState
 from keld.status import Status, status_of
 from keld.stored import Store, StoredName
-from keld.table import write_table
 from keld.turnaround import Turnaround, turnaround
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from keld.plan import Plan
+    from keld.price import Quote
+    from keld.providers.check import Check
+    from keld.providers.provider import Provider
+    from keld.runner.context import Environment
+    from keld.runner.finding import Finding
+    from keld.runner.open import Opener
+    from keld.runner.runner import Runner
 
 
 class Submit(TypedDict, total=False):
@@ -137,6 +139,8 @@ class Keld:
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, InvalidJob.
         """
+        from keld.runner.submission import submission
+
         reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
         asked = submission(job, source, partition=partition, owner=owner, source_name=source_name, reading=reading)
         return self._opener.plan(asked)
@@ -181,6 +185,8 @@ class Keld:
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
         """
+        from keld.runner.submission import submission
+
         asked = submission(
             job,
             source,
@@ -202,6 +208,8 @@ class Keld:
         Raises:
             UnknownJobRun: there is none.
         """
+        from keld.runner.submission import identity
+
         run = self.ledger.run(run_id)
         mine = identity(job, source, run.partition, owner, source_name)
         outdated = mine.changed_since(run.fingerprint, run.declared, run.source)
@@ -211,8 +219,8 @@ class Keld:
 
     def advance(self, run_id: str, *, budget_s: float = 60.0) -> Status:
         """The status after doing what is due for a job run, for about `budget_s`; idempotent, may be called from any process."""
-        self.runner.advance(run_id, timedelta(seconds=budget_s))
-        return self.status(run_id)
+        run = self.runner.advance(run_id, timedelta(seconds=budget_s))
+        return status_of(run, self.ledger.shards(run_id), self.clock())
 
     def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
         """The statuses after reading the providers' state of these or all open job runs; never uploads, downloads or pays."""
@@ -287,7 +295,7 @@ class Keld:
 
     def find(self, job: str, partition: str | None = None) -> Status | None:
         """The youngest job run of (job, partition), or None."""
-        run = self._namespace.latest(self.ledger, job, key_of(partition))
+        run = self._namespace.latest(self.ledger, job, partition or "")
         return None if run is None else self.status(run.id)
 
     def hand_over(self, job: str, owner: str) -> None:
@@ -347,6 +355,18 @@ class Keld:
         """
         return self.ledger.control.detach(run_id, holder, epoch, self.clock())
 
+    def leave(self, holder: str) -> None:
+        """Records that `holder` waits for no job run any more; they go on."""
+        self.ledger.control.leave(holder)
+
+    def holders(self, run_ids: Collection[str]) -> list[Attachment]:
+        """Who waits for these job runs, in no order."""
+        return self.ledger.control.holders(run_ids)
+
+    def overlooked(self, for_longer_than: timedelta) -> list[Status]:
+        """Job runs of this namespace that have a batch in progress, and that nobody has looked at for so long since a look was due."""
+        return self._statuses_of(self.ledger.catalog.overlooked(self.namespace, self.clock() - for_longer_than))
+
     def doctor(
         self, account: str | None = None, *, budget_s: float = 120.0, progress: Callable[[Check], None] | None = None
     ) -> list[Check]:
@@ -363,6 +383,8 @@ class Keld:
         Raises:
             InvalidJob: no account has that name.
         """
+        from keld.doctor import examine
+
         found = []
         for check in examine(self.accounts, account, clock=self.clock, ledger_url=self.ledger_url, staging=self.staging, budget_s=budget_s):
             found.append(check)
@@ -454,6 +476,8 @@ class Keld:
         Raises:
             InvalidJob: a name without a provider.
         """
+        from keld.pricing import quotes_of, sold_in_batches
+
         now, rates = self.clock(), self._accounts.rates
         found: list[Quote] = []
         for name in sorted(self.accounts) if models is None else models:
@@ -469,6 +493,8 @@ class Keld:
         Raises:
             UnknownJobRun: there is none, or rows of it have no outcome yet.
         """
+        from keld.runner.output import read
+
         return read(self.environment, self.ledger.run(run_id))
 
     def write(self, run_id: str, sink: Any) -> str:
@@ -480,6 +506,8 @@ class Keld:
             UnknownJobRun: there is none, or it is not over.
             SinkError: it cannot be written; the answers are safe.
         """
+        from keld.table import write_table
+
         check_path(sink, "sink")
         rows = self.read(run_id)
         return write_table(sink, rows.schema, rows, partition=self.ledger.run(run_id).partition or None).uri
@@ -543,6 +571,8 @@ class Keld:
     def _staging_at(self, uri: str | None) -> Staging:
         if uri is None:
             return Staging(self.home / "staging")
+        from keld.http import beat
+
         scratch = os.environ.get("KELD_SCRATCH")
         store = Store(Bucket.at(uri), self._names_of, beat, Path(scratch) if scratch else None)
         return Staging(store.root, store)
@@ -553,16 +583,22 @@ class Keld:
     @property
     def environment(self) -> Environment:
         """What the runner works with: ledger, staging, providers, clock, settings."""
+        from keld.runner.context import Environment
+
         return Environment(self.ledger, self.staging, self._accounts.provider, self.clock, self.settings)
 
     @property
     def runner(self) -> Runner:
         if self._runner is None:
+            from keld.runner.runner import Runner
+
             self._runner = Runner(self.environment)
         return self._runner
 
     @property
     def _opener(self) -> Opener:
+        from keld.runner.open import Opener
+
         return Opener(self.environment, self.runner, self._namespace)
 
     def provider(self, name: str) -> Provider:

@@ -23,12 +23,13 @@ from keld.errors import SourceError
 from keld.failpoint import failpoint
 from keld.job import Column, Job, template_columns
 from keld.request import Asked, check_columns, renderer, row_fingerprint
-from keld.table import ROW_FAULT, ParquetSink, Table, read_parquet
+from keld.table import ROW_FAULT, ParquetSink, Table, read_parquet, read_ranges
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_FAR_ROWS = 4_096  # between two rows: more of them cost more to read over than a new range costs to begin
 OWN = pa.schema(
     [
         pa.field("keld_prompt", pa.large_binary()),
@@ -124,14 +125,14 @@ def fragment_blocks(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[
 
     if not len(positions):
         return
-    start, stop = int(positions[0]), int(positions[-1]) + 1
-    at = start
-    for batch in read_parquet(path, columns=["keld_prompt"], start=start, stop=stop):
+    # Rows that lie far apart, as those of a sample or of a second round, are read without what lies between them.
+    ends = np.flatnonzero(np.diff(positions) > _FAR_ROWS) + 1
+    ranges = [(int(part[0]), int(part[-1]) + 1) for part in np.split(positions, ends)]
+    for at, batch in read_ranges(path, ["keld_prompt"], ranges):
         here = positions[np.searchsorted(positions, at) : np.searchsorted(positions, at + batch.num_rows)]
         column = batch.column(0)
         chosen = column if len(here) == batch.num_rows else column.take(pa.array(here - at))
         yield here.tolist(), chosen.to_pylist()
-        at += batch.num_rows
 
 
 def _columns(job: Job, table: Table) -> pa.Schema:

@@ -16,8 +16,8 @@ import httpx2
 
 from keld.answer import Reply
 from keld.cache import Caching, Ttl
-from keld.http import Patience
 from keld.objects import Credentials
+from keld.patience import Patience
 from keld.price import Lane
 from keld.pricing import Listed
 from keld.providers.account import Account

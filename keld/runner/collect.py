@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from keld import answer
-from keld.answer import LOST, Missing, Outcome, Tally
+from keld.answer import LOST, Missing, Tally
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.gpu_time import Split
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider

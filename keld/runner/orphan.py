@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
-from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar, assert_never
 
 from keld import answer
-from keld.answer import Outcome, Tally
+from keld.answer import Tally
 from keld.errors import KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.ledger import Candidate, Orphan, Shard, ShardFault
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import RemoteBatch
 from keld.providers.provider import Provider
@@ -30,6 +29,7 @@ from keld.request import shard_named
 from keld.runner.collect import most_bytes
 from keld.runner.context import SKEW, Environment, RunContext, log, question_of, sent_of
 from keld.runner.find_lost import is_of, orphan_of
+from keld.runner.finding import Finding, Verdict
 from keld.runner.sibling import may_be_own
 from keld.schema import OutputSchema
 from keld.staging import disk_errors
@@ -38,39 +38,6 @@ from keld.state import Event, RunState, State
 Enter = Callable[[str], AbstractContextManager[RunContext | None]]
 _Held = TypeVar("_Held", Orphan, Shard, Candidate)
 _ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED, State.REJECTED)
-
-
-class Verdict(StrEnum):
-    """What is to be done about a batch that the ledger does not have."""
-
-    ADOPT = "adopt"  # its shard has no batch: the answers of this one are used
-    CANCEL = "cancel"  # its shard was sent again: it is cancelled, and its cost is counted
-    SETTLE = "settle"  # the same, and it has ended: its cost is counted
-    SEARCHED = "searched"  # its shard is being looked for right now; nothing to do here
-    UNPROVEN = "unproven"  # it may be ours; only its results can show it, when it has ended
-    RELEASE = "release"  # it is not the second batch of a create of ours, as was possible: its reservation is released
-    ANOTHERS = "another's"  # it has a mark of Keld's that this ledger never gave: from another ledger, or from one that was lost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """A batch at a provider that the ledger does not have, or has not settled; `cost_usd` is what it cost, or may cost at worst."""
-
-    provider: str
-    host: str
-    batch_id: str
-    native: str
-    created_at: datetime
-    requests: int | None
-    verdict: Verdict
-    job: str | None = None
-    partition: str | None = None
-    shard: int | None = None
-    job_run: str | None = None
-    shard_id: str | None = None
-    cost_usd: Decimal | None = None
-    cost_is_worst: bool = True
-    lost: int = 0  # rows of which its results say nothing
 
 
 @dataclass(slots=True)

@@ -47,7 +47,8 @@ def encode_naive(folder: Path) -> float:
 def encode_keld(folder: Path) -> float:
     """Snapshot -> shard files, digests and fsync included: what is done before each upload."""
     from keld import snapshot
-    from keld.providers.provider import ACCOUNTS, connect
+    from keld.providers.account import ACCOUNTS
+    from keld.providers.provider import connect
     from keld.shard import cut
     from keld.staging import write_file
 
@@ -58,7 +59,7 @@ def encode_keld(folder: Path) -> float:
 
     _warm()
     start = time.perf_counter()
-    for n, part in enumerate(cut([snapshot.sizes(taken)], encoder.overhead_bytes, provider.traits.limits)):
+    for n, part in enumerate(cut(snapshot.sizes(taken), encoder.overhead_bytes, provider.traits.limits)):
         blocks = snapshot.fragment_blocks(taken, np.arange(part.start, part.stop))
         write_file(folder / f"keld-{n}.jsonl", encoder.file(blocks), "benchmark")
     return time.perf_counter() - start
@@ -108,7 +109,8 @@ def decode_keld(folder: Path) -> float:
     from keld.answer import Sent, judge_results
     from keld.price import Lane
     from keld.pricing import rates
-    from keld.providers.provider import ACCOUNTS, connect
+    from keld.providers.account import ACCOUNTS
+    from keld.providers.provider import connect
     from keld.schema import OutputSchema
 
     provider = connect("openai", ACCOUNTS["openai"])

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from keld import failpoint as points
-from keld.answer import Outcome
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.failpoint import FailpointHit
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.realtime import Options, Stopped, Time, run_realtime
 from keld.realtime.journal_file import JournalFile

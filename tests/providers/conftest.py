@@ -10,8 +10,8 @@ import pytest
 from keld import Account
 from keld.answer import Reply
 from keld.emulator import Emulator
-from keld.http import Patience
 from keld.job import Job
+from keld.patience import Patience
 from keld.providers.account import TYPES
 from keld.providers.base import Created, RemoteBatch, Submission
 from keld.providers.provider import Provider, connect

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from keld import Account, BedrockAccount
-from keld.answer import Outcome
 from keld.cache import Ttl
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable
 from keld.objects import Bucket
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, Refused
 from keld.providers.dialects.bedrock_messages import BedrockMessages

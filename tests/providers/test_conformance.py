@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from keld.answer import Outcome
 from keld.cache import Ttl
 from keld.emulator import Emulator
 from keld.emulator.services import bedrock_input, vertex_jobs
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable
-from keld.http import Patience
+from keld.outcome import Outcome
+from keld.patience import Patience
 from keld.providers import page
 from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, Refused
 from keld.request import Question

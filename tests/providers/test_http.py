@@ -17,7 +17,7 @@ import pytest
 
 from keld import Account, http
 from keld.errors import ProviderUnreachable
-from keld.http import Patience
+from keld.patience import Patience
 from keld.providers.base import BatchState, InDoubt, OutcomeUnknown, RemoteBatch, SendOutcome, Submission
 from keld.providers.provider import Provider, connect
 from tests.support.slow_server import BODY, ENDLESS, HEAD, SILENT, UNREAD, SlowServer, slow_server

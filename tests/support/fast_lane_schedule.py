@@ -26,8 +26,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from keld import Settings
-from keld.answer import Outcome, Reply
+from keld.answer import Reply
 from keld.emulator import BillEntry, Call
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers import call
 from keld.realtime import Options, Time

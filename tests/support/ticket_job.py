@@ -17,11 +17,12 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from keld import Job, Keld, Status
-from keld.answer import Outcome
 from keld.emulator import BillEntry, Call, Emulator
+from keld.outcome import Outcome
 from keld.price import Lane, Rates
 from keld.pricing import rates
-from keld.providers.provider import ACCOUNTS, connect
+from keld.providers.account import ACCOUNTS
+from keld.providers.provider import connect
 
 SYSTEM = "You triage support tickets. CANARY-SYSTEM"
 

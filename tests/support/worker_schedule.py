@@ -41,11 +41,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from pydantic import BaseModel
 
 from keld import Job, Keld, KeldError, Settings, Status, failpoint
-from keld.answer import Outcome
 from keld.emulator import BillEntry, Call, Emulator
 from keld.ledger import Ledger
+from keld.outcome import Outcome
 from keld.providers.provider import Provider
-from keld.runner import Verdict
+from keld.runner.finding import Verdict
 from keld.state import State
 from tests.support import bill_check
 from tests.support.progress_wait import wait_while_it_moves

@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import keld.answer
-from keld.answer import AnswerSink, Outcome, Reply, Sent, Tally, answer_schema, judge_results, read_answers, same
+from keld.answer import AnswerSink, Reply, Sent, Tally, answer_schema, judge_results, read_answers, same
+from keld.outcome import Outcome
 from keld.price import Bracket, Rates, Usage
 from keld.request import custom_id
 from keld.schema import Embedding, OutputSchema, output_schema

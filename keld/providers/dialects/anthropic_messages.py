@@ -12,9 +12,10 @@ from typing import Any
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.answer import Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import NO_EMBEDDINGS, Fit
 from keld.providers.dialects.anthropic_schema import obstacle, schema_format

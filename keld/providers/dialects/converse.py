@@ -13,9 +13,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.answer import Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import NO_EMBEDDINGS, Fit
 from keld.providers.dialects import converse_schema

@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.answer import Reply
+from keld.outcome import Outcome
 from keld.providers.fault import code_of, scrubbed
 from keld.providers.line import RETRYABLE_STATUS
 

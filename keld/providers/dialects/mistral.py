@@ -21,9 +21,10 @@ from typing import Any
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.answer import Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, SchemaError
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import Fit
 from keld.providers.dialects import openai_answer

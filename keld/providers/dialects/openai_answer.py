@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.answer import Reply
+from keld.outcome import Outcome
 from keld.providers.fault import scrubbed
 from keld.providers.line import RETRYABLE_STATUS
 from keld.providers.word import reply_words

@@ -65,7 +65,6 @@ PRESET = Preset(
     quotas=quotas_of,
     codes={(400, "token_limit_exceeded"): Meaning.QUEUE_FULL, **NOT_DONE},
     prices="openai",
-    batch_page="https://platform.openai.com/batches/{id}",
     probe=MODELS,
     # platform.openai.com/docs/guides/batch, 20 Nov 2026: 50,000 requests, 200 MB a file (10^6 bytes: larger ones were refused in
     # practice), 50,000 embedding inputs.

@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.answer import Reply
+from keld.outcome import Outcome
 from keld.providers.fault import scrubbed
 from keld.providers.line import RETRYABLE_STATUS, lines_of
 from keld.providers.part import Dialect

@@ -17,7 +17,8 @@ import httpx2
 import msgspec
 
 from keld import http
-from keld.answer import Outcome, Reply
+from keld.answer import Reply
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.account import origin
 from keld.providers.base import BatchState, RemoteBatch, Submission, Traits
