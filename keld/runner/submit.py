@@ -27,6 +27,7 @@ from keld.runner.queue import deferred_until
 from keld.runner.refusal import keep
 from keld.staging import disk_errors, read_positions, sha256_of, write_file
 from keld.state import Event
+from keld.stored import identity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,8 +41,10 @@ def stage(context: RunContext, shard: Shard) -> Shard:
     provider = context.provider(shard)
     positions = read_positions(context.files.shard(shard.id).positions)
     encoder = context.encoder(shard)
+    path = context.files.shard(shard.id).input
     with disk_errors(context.files.dir, "This shard was not sent."):
-        digest = write_file(context.files.shard(shard.id).input, encoder.file(_blocks(context, shard, positions)), "staging.input")
+        digest = write_file(path, encoder.file(_blocks(context, shard, positions)), "staging.input")
+    context.staged[shard.id] = identity(path)
     return context.record(shard, Event.STAGED, sha256=digest, host=provider.host)
 
 
@@ -58,10 +61,9 @@ def _blocks(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> 
         why = complaints(answers_of(context.files, earlier), positions)
     for here, asked in snapshot.fragment_blocks(context.files.snapshot, positions):
         context.pulse()
-        yield (
-            here,
-            [repaired(fragment, why[n]) if n in why else fragment for n, fragment in zip(here, asked, strict=True)] if why else asked,
-        )
+        if why:
+            asked = [repaired(fragment, why[n]) if n in why else fragment for n, fragment in zip(here, asked, strict=True)]
+        yield here, asked
 
 
 def submit(context: RunContext, run: JobRun, shard: Shard) -> Shard:
@@ -86,7 +88,7 @@ def send(context: RunContext, shard: Shard) -> Shard:
         return context.over_ceiling(shard)
     provider = context.provider(shard)
     path = context.files.shard(shard.id).input
-    if shard.host != provider.host or sha256_of(path) != shard.sha256:
+    if shard.host != provider.host or not _is_as_staged(context, shard, path):
         shard = stage(context, shard)  # another provider's host, another machine, a cleaned disk: the snapshot gives the same bytes again
     shard = _uploaded(context, provider, shard, path)
     before = None if provider.traits.marks_batches else provider.newest()
@@ -97,6 +99,11 @@ def send(context: RunContext, shard: Shard) -> Shard:
         log.warning("shard.over_ceiling shard=%s %s", shard.id, problem)
         return context.over_ceiling(shard)
     return _create(context, provider, shard, path, intended)
+
+
+def _is_as_staged(context: RunContext, shard: Shard, path: Path) -> bool:
+    """True if the input file is the one that was staged; what this worker has just written is not read again."""
+    return context.staged.get(shard.id) == identity(path) or sha256_of(path) == shard.sha256
 
 
 def _uploaded(context: RunContext, provider: Provider, shard: Shard, path: Path) -> Shard:
