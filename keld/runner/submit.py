@@ -19,7 +19,9 @@ from keld.enrich import complaints
 from keld.errors import CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
+from keld.price import Lane
 from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, RemoteBatch, Submission
+from keld.providers.pack import Pack
 from keld.providers.provider import Provider
 from keld.request import batch_key, repaired
 from keld.runner.context import RunContext, answers_of, log
@@ -39,11 +41,24 @@ def stage(context: RunContext, shard: Shard) -> Shard:
     """The shard, staged: its input file was written from the snapshot."""
     provider = context.provider(shard)
     positions = read_positions(context.files.shard(shard.id).positions)
-    encoder = context.encoder(shard)
-    lines = (encoder.line(position, fragment) for position, fragment in fragments(context, shard, positions))
+    encoder, most, count = context.encoder(shard), _pack_of(context, provider, shard), 0
+
+    def lines() -> Iterator[bytes]:
+        nonlocal count
+        for line in encoder.lines(fragments(context, shard, positions), most):
+            count += 1
+            yield line
+
     with disk_errors(context.files.dir, "This shard was not sent."):
-        digest = write_file(context.files.shard(shard.id).input, encoder.file(lines), "staging.input")
-    return context.record(shard, Event.STAGED, sha256=digest, host=provider.host)
+        digest = write_file(context.files.shard(shard.id).input, encoder.file(lines()), "staging.input")
+    return context.record(shard, Event.STAGED, sha256=digest, host=provider.host, lines=count if most.rows > 1 else None)
+
+
+def _pack_of(context: RunContext, provider: Provider, shard: Shard) -> Pack:
+    """The most rows of one request; one alone after the first round, and where there is no second: a refused request does not say whose fault it was."""
+    most = provider.pack_of(context.encoder(shard), Lane.BATCH)
+    alone = most.rows == 1 or shard.round > 0 or context.ledger.run(shard.run_id).terms.max_attempts < 2
+    return Pack() if alone else most
 
 
 def fragments(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
@@ -166,7 +181,7 @@ def submission_of(context: RunContext, shard: Shard, path: Path) -> Submission:
         input_ref=shard.input_ref,
         model=shard.model,
         endpoint=context.encoder(shard).path,
-        requests=shard.requests,
+        requests=shard.sent_lines,
     )
 
 
