@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _POSITION = re.compile(r"[0-9]{8,15}").fullmatch
-_MARK = re.compile(r"([a-z0-9]{10})(?:-[0-9]{1,15}|[0-9]{8,15})").fullmatch  # a batch's key, or a custom_id, plain or not
+_PACK = re.compile(r"([0-9]{8,15})x([0-9]{1,6})").fullmatch
+_MARK = re.compile(r"([a-z0-9]{10})(?:-[0-9]{1,15}|[0-9]{8,15})(?:x[0-9]{1,6})?").fullmatch  # a batch's key, or a custom_id, plain or not
 _encode = msgspec.json.Encoder().encode
 _LINE_ENDS = tuple((chr(code), chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029))
 
@@ -106,15 +107,26 @@ def repaired(fragment: bytes, complaint: str) -> bytes:
     return fragment[:-1] + _encode("\n\n" + text)[1:]
 
 
-def custom_id(nonce: str, position: int, *, plain: bool = False) -> str:
-    """`<10 of a-z0-9>-<position, at least 8 digits>`: within `[A-Za-z0-9_-]{1,64}`, which nearly every provider takes; `plain`: without the hyphen."""
-    return f"{nonce}{'' if plain else '-'}{position:08d}"
+def custom_id(nonce: str, position: int, *, plain: bool = False, rows: int = 1) -> str:
+    """`<10 of a-z0-9>-<position, at least 8 digits>`: within `[A-Za-z0-9_-]{1,64}`, which nearly every provider takes.
+
+    Args:
+        plain: without the hyphen.
+        rows: of one request: that at `position` and those that follow it in the shard; for more than one, `x<rows>` is added.
+    """
+    return f"{nonce}{'' if plain else '-'}{position:08d}{'' if rows == 1 else f'x{rows}'}"
 
 
 def position_of(custom_id: str, nonce: str) -> int | None:
     """The row position in a custom_id of this attempt, plain or not; None for an id that this attempt did not make."""
     position = custom_id[len(nonce) :].removeprefix("-")
     return int(position) if custom_id.startswith(nonce) and _POSITION(position) else None
+
+
+def pack_of(custom_id: str, nonce: str) -> tuple[int, int] | None:
+    """(the first row's position, the number of rows) of a request of many rows of this attempt; None for any other id."""
+    found = _PACK(custom_id[len(nonce) :].removeprefix("-")) if custom_id.startswith(nonce) else None
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def batch_key(nonce: str, attempt: int) -> str:

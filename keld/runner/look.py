@@ -171,8 +171,8 @@ def _unchanged(
             or _is_late(environment, shard, now)
         ):
             return None
-        if batch.done != shard.done:
-            progress[shard.id] = batch.done
+        if (done := shard.rows_of(batch.done)) != shard.done:
+            progress[shard.id] = done
         if shard.id in fresh:
             if not _has_no_siblings(environment, shard, batch, account.inventory, fresh[shard.id]):
                 return None
