@@ -368,6 +368,8 @@ def _ask(prompt: Any) -> Asked:
             return _conversation(plain)
         if not isinstance(plain, str):
             return Asked(None, f"the prompt is a {type(prompt).__name__}, not text or a list of messages")
+        if not plain or plain.isspace():  # some providers refuse it; others make something up, and bill it
+            return Asked(None, "the prompt is empty")
         return Asked(one_line(plain))
     except UnicodeEncodeError:
         return Asked(None, "the prompt holds a lone surrogate, which no JSON parser takes")
