@@ -27,7 +27,6 @@ from keld.value import UNREADABLE, is_json, readable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_POSITION = re.compile(r"[0-9]{8,15}").fullmatch
 _MARK = re.compile(r"([a-z0-9]{10})(?:-[0-9]{1,15}|[0-9]{8,15})").fullmatch  # a batch's key, or a custom_id, plain or not
 _encode = msgspec.json.Encoder().encode
 _LINE_ENDS = tuple((chr(code), chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029))
@@ -113,8 +112,10 @@ def custom_id(nonce: str, position: int, *, plain: bool = False) -> str:
 
 def position_of(custom_id: str, nonce: str) -> int | None:
     """The row position in a custom_id of this attempt, plain or not; None for an id that this attempt did not make."""
+    if not custom_id.startswith(nonce):
+        return None
     position = custom_id[len(nonce) :].removeprefix("-")
-    return int(position) if custom_id.startswith(nonce) and _POSITION(position) else None
+    return int(position) if 8 <= len(position) <= 15 and position.isdecimal() and position.isascii() else None
 
 
 def batch_key(nonce: str, attempt: int) -> str:
