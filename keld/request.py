@@ -27,7 +27,6 @@ from keld.value import UNREADABLE, is_json, readable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_POSITION = re.compile(r"[0-9]{8,15}").fullmatch
 _PACK = re.compile(r"([0-9]{8,15})x([0-9]{1,6})").fullmatch
 _MARK = re.compile(r"([a-z0-9]{10})(?:-[0-9]{1,15}|[0-9]{8,15})(?:x[0-9]{1,6})?").fullmatch  # a batch's key, or a custom_id, plain or not
 _encode = msgspec.json.Encoder().encode
@@ -119,8 +118,10 @@ def custom_id(nonce: str, position: int, *, plain: bool = False, rows: int = 1) 
 
 def position_of(custom_id: str, nonce: str) -> int | None:
     """The row position in a custom_id of this attempt, plain or not; None for an id that this attempt did not make."""
+    if not custom_id.startswith(nonce):
+        return None
     position = custom_id[len(nonce) :].removeprefix("-")
-    return int(position) if custom_id.startswith(nonce) and _POSITION(position) else None
+    return int(position) if 8 <= len(position) <= 15 and position.isdecimal() and position.isascii() else None
 
 
 def pack_of(custom_id: str, nonce: str) -> tuple[int, int] | None:
