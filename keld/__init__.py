@@ -54,6 +54,7 @@ The map of the house; the files in order are the way of the data.
     process      a name for this process, by which another process can check whether it is dead
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
+    follower     one thread that works on each item while the next one is made
     runner/      the only rooms that act: open, submit, find_lost, observe, escalate, fast_lane, collect, finish, orphan, ...
     providers/   who answers: dialects and transports, one account at one provider, what each kind is made of
     emulator/    a local stand-in for the providers' APIs; imports nothing of the rest
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from keld.identity import fingerprint_of
     from keld.instant import utc
     from keld.job import Column, Embedding, Job, JobTerms, PerRow
+    from keld.ledger import Attachment
     from keld.outcome import Outcome
     from keld.path import absolute_path, check_path, filled_path, wants_partition
     from keld.patience import Patience
@@ -110,7 +112,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "AccessRefused", "Account", "AnswerColumn", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check",
+    "AccessRefused", "Account", "AnswerColumn", "Attachment", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check",
     "CheckState", "Column", "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "JobTerms", "Keld", "KeldError", "Lane",
     "LeaseLost", "LedgerError", "Option", "Outcome", "Parts", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused",
     "ProviderUnreachable", "Quote", "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings",
@@ -132,6 +134,7 @@ _HOMES = {
     "keld.estimate": "Estimate",
     "keld.instant": "utc",
     "keld.identity": "fingerprint_of",
+    "keld.ledger": "Attachment",
     "keld.job": "Column Embedding Job JobTerms PerRow",
     "keld.outcome": "Outcome",
     "keld.path": "absolute_path check_path filled_path wants_partition",

@@ -21,7 +21,7 @@ from keld.errors import InvalidJob, LedgerError, ProviderUnreachable
 from keld.follow import advance_until_waiting, finish
 from keld.instant import utcnow
 from keld.job import Job
-from keld.ledger import JobRun, Ledger, shown
+from keld.ledger import Attachment, JobRun, Ledger, shown
 from keld.namespace import Namespace
 from keld.objects import Bucket
 from keld.path import check_path
@@ -219,8 +219,8 @@ class Keld:
 
     def advance(self, run_id: str, *, budget_s: float = 60.0) -> Status:
         """The status after doing what is due for a job run, for about `budget_s`; idempotent, may be called from any process."""
-        self.runner.advance(run_id, timedelta(seconds=budget_s))
-        return self.status(run_id)
+        run = self.runner.advance(run_id, timedelta(seconds=budget_s))
+        return status_of(run, self.ledger.shards(run_id), self.clock())
 
     def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
         """The statuses after reading the providers' state of these or all open job runs; never uploads, downloads or pays."""
@@ -354,6 +354,18 @@ class Keld:
         A holder that has attached again since `epoch` still waits: a late or repeated call changes nothing.
         """
         return self.ledger.control.detach(run_id, holder, epoch, self.clock())
+
+    def leave(self, holder: str) -> None:
+        """Records that `holder` waits for no job run any more; they go on."""
+        self.ledger.control.leave(holder)
+
+    def holders(self, run_ids: Collection[str]) -> list[Attachment]:
+        """Who waits for these job runs, in no order."""
+        return self.ledger.control.holders(run_ids)
+
+    def overlooked(self, for_longer_than: timedelta) -> list[Status]:
+        """Job runs of this namespace that have a batch in progress, and that nobody has looked at for so long since a look was due."""
+        return self._statuses_of(self.ledger.catalog.overlooked(self.namespace, self.clock() - for_longer_than))
 
     def doctor(
         self, account: str | None = None, *, budget_s: float = 120.0, progress: Callable[[Check], None] | None = None

@@ -108,7 +108,16 @@ def status_view(status: Status) -> RenderableType:
         )  # fmt: skip
     parts: list[RenderableType] = [_headline(status), table]
     parts += [Text(said, style="red") for said in ([status.problem] if status.problem else _obstacles(status))]
+    if status.unseen_since is not None:
+        parts.append(Text(_unseen(status.unseen_since), style="yellow"))
     return Group(*parts)
+
+
+def _unseen(since: datetime) -> str:
+    return (
+        f"A look was due at {instant(since)}, and nobody has looked since: no task, sensor or worker waits for it, or none runs. "
+        "`keld watch --advance` goes on with it, `keld cancel` cancels its batches."
+    )
 
 
 def _obstacles(status: Status) -> list[str]:

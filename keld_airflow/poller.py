@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary
 from airflow.providers.common.compat.sdk import AirflowException
 
 from keld import KeldError, UnknownJobRun
+from keld_airflow.abandoned import cancel_abandoned
 from keld_airflow.hook import KeldHook
 from keld_airflow.progress import News, lines
 
@@ -37,6 +38,7 @@ Log = Callable[[int, str], None]
 
 _TOGETHER = timedelta(seconds=5)  # a job run that is due this soon is polled now, with the same list pages
 _RETRY = timedelta(seconds=30)
+_ABANDONED_EVERY = timedelta(minutes=1)
 
 
 def utcnow() -> datetime:
@@ -100,6 +102,7 @@ class Poller:
         self._open_keld, self._clock, self._pause = open_keld, clock, pause or _pause
         self._keld: Keld | None = None
         self._polled: dict[str, _PolledRun] = {}
+        self._abandoned_at = clock()  # when those are looked for next that no trigger waits for
         self._news = asyncio.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="keld-poller")
         self._loop: asyncio.Task[None] | None = None
@@ -174,6 +177,7 @@ class Poller:
             if self._keld is None:
                 self._keld = self._open_keld()
             statuses = self._keld.poll(list(told))
+            self._cancel_abandoned(self._keld)
             progress = lines(self._keld, [status for status in statuses if not status.wants_worker], told)
         except Exception as error:  # noqa: BLE001  see the module's header
             log.warning("poller.failed problem=%s", type(error).__name__)
@@ -182,6 +186,16 @@ class Poller:
         if any(status.problem_permanent for status in statuses):
             self._close()  # reopened by the next poll: a key may have changed
         return {status.id: self._seen(status, progress.get(status.id)) for status in statuses}
+
+    def _cancel_abandoned(self, keld: Keld) -> None:
+        """Cancels, now and then, what tasks that were killed have left at the provider; a failure stops no poll."""
+        if self._clock() < self._abandoned_at:
+            return
+        self._abandoned_at = self._clock() + _ABANDONED_EVERY
+        try:
+            cancel_abandoned(keld)
+        except Exception as error:  # noqa: BLE001  see the module's header
+            log.warning("poller.abandoned problem=%s", type(error).__name__)
 
     def _seen(self, status: Status, progress: tuple[News, str] | None) -> _Seen:
         obstacle = None if status.obstacle is None else (status.problem_kind or "", status.obstacle)

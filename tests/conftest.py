@@ -19,7 +19,7 @@ from hypothesis import settings
 
 from keld import Keld, Settings
 from keld.emulator import Emulator
-from tests.support import bill_check
+from tests.support import bill_check, shared_statements
 from tests.support.ticket_job import Peer, anthropic, openai
 
 if TYPE_CHECKING:
@@ -201,6 +201,7 @@ def page(browser: "Browser", tmp_path: Path) -> "Iterator[Page]":
 
 def pytest_configure() -> None:
     bill_check.watch(pytest.MonkeyPatch())
+    shared_statements.share(pytest.MonkeyPatch())
 
 
 def pytest_collection_finish() -> None:

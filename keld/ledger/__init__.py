@@ -39,11 +39,12 @@ from keld.ledger.lease import WORKER_SKEW, Lease
 from keld.ledger.ledger import Ledger
 from keld.ledger.progress import Unchanged
 from keld.ledger.queue import QueuedShard, Rival
-from keld.ledger.record import Candidate, EventRecord, Intent, JobRun, Orphan, Shard, nonce
+from keld.ledger.record import Attachment, Candidate, EventRecord, Intent, JobRun, Orphan, Shard, nonce
 from keld.ledger.witness import Memory
 
 __all__ = [
     "WORKER_SKEW",
+    "Attachment",
     "Candidate",
     "CostLine",
     "EventRecord",

@@ -22,6 +22,7 @@ from keld.state import Event, RunState, State
 _AT_ONCE = 1_000  # job runs in one transaction, at most, so that another worker does not wait long for the lock
 _UNTOUCHED = (RUN.c.id == sa.bindparam("run"), RUN.c.lease_epoch == sa.bindparam("epoch"), RUN.c.state == RunState.OPEN)
 _PUT_OFF = sa.update(RUN).where(*_UNTOUCHED).values(next_check_at=sa.bindparam("next"), escalates_at=sa.bindparam("escalates"))
+_NOTE = sa.update(SHARD).where(SHARD.c.id == sa.bindparam("of"))
 _DONE = sa.update(SHARD).where(SHARD.c.id == sa.bindparam("shard"), SHARD.c.state == State.IN_PROGRESS).values(done=sa.bindparam("so_far"))
 _CONFIRM = (
     sa.update(INTENT)
@@ -67,7 +68,7 @@ class Progress:
             error: why its latest request has no answer.
         """
         with self._leases.held(lease, now) as db:
-            db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(done=done, not_before=not_before, error=error))
+            db.execute(_NOTE, {"of": shard.id, "done": done, "not_before": not_before, "error": error})
 
     def note_unchanged(self, unchanged: Sequence[Unchanged]) -> None:
         """Notes, for job runs where nothing has happened: the next look, the progress of their batches, and the confirmed creates.

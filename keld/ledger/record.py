@@ -75,6 +75,15 @@ class JobRun:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """`holder` waits for a job run; `epoch` grows each time that it attaches."""
+
+    run_id: str
+    holder: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
     """The slice of a job run's requests that becomes one batch, or one realtime run; as it was when it was read.  `id` is its nonce, too."""
 

@@ -5,17 +5,21 @@ Beside `provider`: a dialect in an envelope.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
 from keld.price import Lane
 from keld.providers.envelope import LINES, read_journal, reply_line
-from keld.providers.pack import Pack, Packing, Row, packed, packs
+from keld.providers.pack import Packing, Row, packed
 from keld.providers.part import BodyTemplate, Dialect, Envelope
+from keld.providers.template import Hole
 from keld.reply import Reply
 from keld.request import custom_id, one_line
+
+_PIECE_BYTES = 4 << 20  # of a file: what its lines add to their fragments in one piece
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,17 +46,47 @@ class Encoder:
 
     def line(self, position: int, fragment: bytes) -> bytes:
         """A line of a batch's input, of one row."""
-        return self.envelope.wrap(custom_id(self.nonce, position, plain=self.plain_ids), self.path, self.template.fill(fragment))
+        return self._line(((position, fragment),))
 
-    def lines(self, rows: Iterator[Row], most: Pack) -> Iterator[bytes]:
-        """The lines of a batch's input, with as many rows in each as `most` allows."""
-        for group in packs(rows, most):
-            name = custom_id(self.nonce, group[0][0], plain=self.plain_ids, rows=len(group))
-            yield self.envelope.wrap(name, self.path, self.template.fill(packed(group)))
+    def file(self, blocks: Iterable[tuple[Sequence[int], Sequence[bytes]]]) -> Iterator[bytes]:
+        """The bytes of the shard's file, in pieces of some megabytes: one line for each position and its fragment, in order.
 
-    def file(self, lines: Iterator[bytes]) -> Iterator[bytes]:
-        """The bytes of the shard's file around its lines."""
-        return self.envelope.around(lines)
+        Most of a line is the same for all rows: a row costs one join of that with its number and its fragment.
+        """
+        lead, middle, tail = self._shape() or (None, b"", b"")
+        first, second = Hole.new().mark.encode(), Hole.new().mark.encode()
+        opening, rest = b"".join(self.envelope.around(iter((first, second)))).split(first)
+        comma, closing = rest.split(second)
+        joint, rows = opening, max(1, _PIECE_BYTES // self.overhead_bytes)
+        for positions, fragments in blocks:
+            for start in range(0, len(positions), rows):
+                pieces: list[bytes] = []
+                for position, fragment in zip(positions[start : start + rows], fragments[start : start + rows], strict=True):
+                    if lead is None or fragment[:1] != b'"':
+                        pieces += (joint, self.line(position, fragment))
+                    else:
+                        pieces += (joint, lead, b"%08d" % position, middle, fragment, tail)
+                    joint = comma
+                yield b"".join(pieces)
+        yield closing if joint is comma else opening + closing
+
+    def packed_file(self, groups: Iterable[Sequence[Row]]) -> Iterator[bytes]:
+        """The bytes of the shard's file with one line for the rows of each group."""
+        return self.envelope.around(self._line(group) for group in groups)
+
+    def _line(self, rows: Sequence[Row]) -> bytes:
+        name = custom_id(self.nonce, rows[0][0], plain=self.plain_ids, rows=len(rows))
+        return self.envelope.wrap(name, self.path, self.template.fill(packed(rows)))
+
+    def _shape(self) -> tuple[bytes, bytes, bytes] | None:
+        """The bytes of a line before its position, between that and its fragment, and after; None if it is not of this shape.
+
+        Found in a line that is made of marks; of a fragment that is one message, since a whole conversation may be taken apart.
+        """
+        position, fragment = 10**14 + secrets.randbelow(9 * 10**14), b'"%b"' % Hole.new().mark.encode()
+        lead, found, rest = self.line(position, fragment).partition(b"%08d" % position)
+        middle, also, tail = rest.partition(fragment)
+        return (lead, middle, tail) if found and also else None
 
     def body(self, fragment: bytes, lane: Lane) -> bytes:
         """The body of one request in a fast lane: the same bytes as in the batch's line, except for the lane.

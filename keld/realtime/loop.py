@@ -85,7 +85,6 @@ class Loop:
         self._pacer = pacer(self._by_goodput, options.begin_with, options.most)
         self._again: deque[_Request] = deque()
         self._in_flight: dict[asyncio.Task[None], _Request] = {}
-        self._tokens_in_flight = 0.0
         self._one_ended: asyncio.Event
         self._began_at = clock.now()
         self._ended = 0
@@ -151,12 +150,11 @@ class Loop:
     def _start(self, request: _Request, now: float, send: Sender) -> None:
         task = asyncio.create_task(self._ask(request, self._pacer.begin(now, request.tokens), send))
         self._in_flight[task] = request
-        self._tokens_in_flight += request.tokens
         self.at_once = max(self.at_once, len(self._in_flight))
         task.add_done_callback(self._finish)
 
     def _finish(self, task: asyncio.Task[None]) -> None:
-        self._tokens_in_flight -= self._in_flight.pop(task).tokens
+        del self._in_flight[task]
         self._ended += 1
         self._one_ended.set()
 
@@ -208,6 +206,8 @@ class Loop:
             self.ending.break_off(broken)
 
     async def _take(self, request: _Request, number: int, outcome: SendOutcome) -> None:
+        if isinstance(outcome, Settled | NotNow):
+            self._pacer.on_quotas(number, outcome.quotas, self._clock.now())
         match outcome:
             case Settled(answered=False, status=status) if len(request.rows) > 1 and status in _OF_A_ROW:
                 self._halve(request, number)
@@ -220,7 +220,6 @@ class Loop:
                 await self._lose(request, number, outcome.why)
             case NotNow():
                 self._journal.not_done(*request.positions)
-                self._learn_quotas(request, outcome)
                 self._try_again(request, number, outcome.why, outcome.retry_after_s)
             case Denied():
                 self._journal.not_done(*request.positions)
@@ -245,7 +244,6 @@ class Loop:
             return
         kept = Outcome.ANSWERED if outcome.answered else Outcome.ERRORED
         await self._keep(request, lines, kept)
-        self._learn_quotas(request, outcome)
         self._pacer.on_success(number, self._clock.now(), self._work(lines) if self._by_goodput else 1, len(self._in_flight))
         for _ in lines:
             self.ending.on_settled(outcome.answered, reply_words(outcome.status, outcome.code))
@@ -279,9 +277,6 @@ class Loop:
         half = len(request.rows) // 2
         # Before all others: the bad row is soon alone, and a fault that all rows have soon shows as one.
         self._again.extendleft(self._request(rows, request.tries) for rows in (request.rows[half:], request.rows[:half]))
-
-    def _learn_quotas(self, request: _Request, outcome: Settled | NotNow) -> None:
-        self._pacer.on_quotas(outcome.quotas, self._clock.now(), len(self._in_flight) - 1, self._tokens_in_flight - request.tokens)
 
     def _try_again(self, request: _Request, number: int, why: str, retry_after_s: float | None) -> None:
         now = self._clock.now()

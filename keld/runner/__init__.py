@@ -8,6 +8,7 @@ The map of the package, in the order in which a job run passes through them:
     take         the rows of a partition as they are asked, and those that need no request
     first        the first round: which model in which lane, cut into shards
     runner       the two verbs, `advance` and `poll`; which step is due; the lease around them
+    heartbeat    renews the leases of the job runs that are held, while their steps move
     settings     how long the runner waits, and how often it looks
     context      one worker's lease on one job run, with its files; Environment, which all steps need
     clock        waits that became too long because a clock was set back

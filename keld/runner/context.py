@@ -206,8 +206,7 @@ class RunContext:
 
     def is_behind_over_ceiling(self, shard: Shard) -> bool:
         """True if more valuable rows of the same round did not fit under the ceiling: they come first for what is left."""
-        ahead = (other for other in self.ledger.shards(shard.run_id) if other.round == shard.round and other.ordinal < shard.ordinal)
-        return any(Outcome.OVER_CEILING in (other.outcomes or {}) for other in ahead)
+        return self.ledger.dropped_before(shard, Outcome.OVER_CEILING.value)
 
     def over_ceiling(self, shard: Shard) -> Shard:
         """A shard that was not sent.  Its rows are planned again if one of them would fit, or if others in flight may cost less than reserved."""

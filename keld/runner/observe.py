@@ -29,7 +29,7 @@ def observe_all(contexts: Sequence[RunContext]) -> None:
     """Looks at all the batches that these run contexts have at providers, account by account."""
     by_account: dict[tuple[str, str], list[tuple[RunContext, Shard]]] = {}
     for context in contexts:
-        for shard in context.ledger.shards(context.lease.run_id):
+        for shard in context.ledger.open_shards(context.lease.run_id):
             if shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
                 by_account.setdefault((shard.provider, shard.host), []).append((context, shard))
     for held in by_account.values():

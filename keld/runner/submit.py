@@ -9,7 +9,7 @@ itself holds that a create with the same key makes no second batch (`Traits.repl
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
@@ -21,7 +21,7 @@ from keld.failpoint import failpoint
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
 from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, RemoteBatch, Submission
-from keld.providers.pack import Pack
+from keld.providers.pack import Pack, Row, packs
 from keld.providers.provider import Provider
 from keld.request import batch_key, repaired
 from keld.runner.context import RunContext, answers_of, log
@@ -41,17 +41,18 @@ def stage(context: RunContext, shard: Shard) -> Shard:
     """The shard, staged: its input file was written from the snapshot."""
     provider = context.provider(shard)
     positions = read_positions(context.files.shard(shard.id).positions)
-    encoder, most, count = context.encoder(shard), _pack_of(context, provider, shard), 0
+    encoder, most = context.encoder(shard), _pack_of(context, provider, shard)
+    lines = None if most.rows == 1 else 0
 
-    def lines() -> Iterator[bytes]:
-        nonlocal count
-        for line in encoder.lines(fragments(context, shard, positions), most):
-            count += 1
-            yield line
+    def counted() -> Iterator[Sequence[Row]]:
+        nonlocal lines
+        for lines, group in enumerate(packs(fragments(context, shard, positions), most), 1):  # noqa: B007  how many there were
+            yield group
 
+    file = encoder.file(_blocks(context, shard, positions)) if lines is None else encoder.packed_file(counted())
     with disk_errors(context.files.dir, "This shard was not sent."):
-        digest = write_file(context.files.shard(shard.id).input, encoder.file(lines()), "staging.input")
-    return context.record(shard, Event.STAGED, sha256=digest, host=provider.host, lines=count if most.rows > 1 else None)
+        digest = write_file(context.files.shard(shard.id).input, file, "staging.input")
+    return context.record(shard, Event.STAGED, sha256=digest, host=provider.host, lines=lines)
 
 
 def _pack_of(context: RunContext, provider: Provider, shard: Shard) -> Pack:
@@ -63,13 +64,21 @@ def _pack_of(context: RunContext, provider: Provider, shard: Shard) -> Pack:
 
 def fragments(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
     """(position, prompt fragment) of the rows at `positions`, in order; with the fault of their last answer, if it had one."""
+    for here, asked in _blocks(context, shard, positions):
+        yield from zip(here, asked, strict=True)
+
+
+def _blocks(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[list[int], list[bytes]]]:
     why: dict[int, str] = {}
     if shard.round:
         earlier = [other for other in context.ledger.shards(shard.run_id) if other.round < shard.round]
         why = complaints(answers_of(context.files, earlier), positions)
-    for position, fragment in snapshot.fragments(context.files.snapshot, positions):
+    for here, asked in snapshot.fragment_blocks(context.files.snapshot, positions):
         context.pulse()
-        yield position, repaired(fragment, why[position]) if position in why else fragment
+        yield (
+            here,
+            [repaired(fragment, why[n]) if n in why else fragment for n, fragment in zip(here, asked, strict=True)] if why else asked,
+        )
 
 
 def submit(context: RunContext, run: JobRun, shard: Shard) -> Shard:

@@ -64,10 +64,10 @@ def write_results(path: Path, rows: int, nonce: str) -> None:
     dice.shuffle(order)
     with path.open("w") as file:
         for position in order:
-            file.write(json.dumps(_result(dice, position, nonce)) + "\n")
+            file.write(json.dumps(result(dice, position, nonce)) + "\n")
 
 
-def _result(dice: random.Random, position: int, nonce: str) -> dict[str, object]:
+def result(dice: random.Random, position: int, nonce: str) -> dict[str, object]:
     custom_id = f"{nonce}-{position:08d}"
     if dice.random() < 0.01:
         body: dict[str, object] = {"error": {"message": "The server had an error.", "type": "server_error", "param": None, "code": None}}

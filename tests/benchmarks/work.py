@@ -60,8 +60,8 @@ def encode_keld(folder: Path) -> float:
     _warm()
     start = time.perf_counter()
     for n, part in enumerate(cut(snapshot.sizes(taken), encoder.overhead_bytes, provider.traits.limits)):
-        lines = (encoder.line(position, fragment) for position, fragment in snapshot.fragments(taken, np.arange(part.start, part.stop)))
-        write_file(folder / f"keld-{n}.jsonl", encoder.file(lines), "benchmark")
+        blocks = snapshot.fragment_blocks(taken, np.arange(part.start, part.stop))
+        write_file(folder / f"keld-{n}.jsonl", encoder.file(blocks), "benchmark")
     return time.perf_counter() - start
 
 
@@ -146,7 +146,7 @@ def road(folder: Path) -> float:
         "-p",
         "2026-11-19",
         "--poll-s",
-        "0.5",
+        "0.05",
         "--json",
     ]
     start = time.perf_counter()

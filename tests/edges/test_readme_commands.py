@@ -8,6 +8,7 @@ Pages that import Airflow or Dagster run with the tests of these (`tests/edges/a
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -41,8 +42,21 @@ PAGES_TO_RUN = [
 ]
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the tutorial, with the tables that its first command makes."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    (folder / "tickets").mkdir()
+    for block in blocks(TUTORIAL):
+        if block.title in ("make_tickets.py", "jobs.py"):
+            (folder / block.title).write_text(block.text)
+    subprocess.run([sys.executable, "make_tickets.py"], cwd=folder, check=True)
+    shutil.copy(folder / "tickets" / "2026-11-19.parquet", folder / "tickets" / "2026-11-20.parquet")
+    return folder
+
+
 @pytest.fixture
-def newcomer(tmp_path: Path, open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch) -> Path:
+def newcomer(files: Path, tmp_path: Path, open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with the files of the tutorial; what `keld emulate` prints is in the environment."""
     emulator = open_emulator(frozen=False, latency_s=0.5)
     for variable in [variable for variable in os.environ if variable.startswith("KELD_")]:
@@ -53,12 +67,7 @@ def newcomer(tmp_path: Path, open_emulator: Callable[..., Emulator], monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    (tmp_path / "tickets").mkdir()
-    for block in blocks(TUTORIAL):
-        if block.title in ("make_tickets.py", "jobs.py"):
-            (tmp_path / block.title).write_text(block.text)
-    subprocess.run([sys.executable, "make_tickets.py"], check=True)
-    (tmp_path / "tickets" / "2026-11-20.parquet").write_bytes((tmp_path / "tickets" / "2026-11-19.parquet").read_bytes())
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     yield tmp_path
     sys.modules.pop("jobs", None)
 

@@ -262,6 +262,17 @@ def test_who_has_attached_anew_is_not_sent_away_by_what_is_told_late(ledger: Led
     assert ledger.control.detach(lease.run_id, "mine", now, NOW)
 
 
+def test_who_leaves_waits_for_nothing_and_cancels_nothing(ledger: Ledger) -> None:
+    """A task that fails by itself is cleared later, and finds what was sent."""
+    lease, _ = _open(ledger)
+    epoch = ledger.control.attach(lease.run_id, "mine")
+    assert [(one.holder, one.epoch) for one in ledger.control.holders([lease.run_id])] == [("mine", epoch)]
+    ledger.control.leave("mine")
+    assert ledger.control.holders([lease.run_id]) == []
+    assert not ledger.control.detach(lease.run_id, "mine", epoch, NOW)
+    assert ledger.run(lease.run_id).state is RunState.OPEN
+
+
 def test_what_was_opened_is_read_back_as_it_was(ledger: Ledger) -> None:
     terms = {
         "terms": RunTerms(models=("openai:gpt-5-mini",), priority="雪", prices={"openai:gpt-5-mini": {"input": "0.1"}}), "tags": {"team": "support"}, "ceiling_usd": Decimal("12.345678901234"),

@@ -43,10 +43,9 @@ class Wire:
         shared = Question(**{"system": "Be brief.", "output": output_schema(Label).to_json(), "max_output_tokens": 256, **question})
         encoder = self.provider.encoder(shared, self.peer.model, nonce)
         rows = pa.record_batch({"n": list(range(len(prompts)))})
-        asked = renderer(lambda _: prompts)(rows)
-        lines = [encoder.line(position, one.fragment or b"") for position, one in enumerate(asked)]
+        asked = [one.fragment or b"" for one in renderer(lambda _: prompts)(rows)]
         path = self.folder / f"{nonce}.jsonl"
-        path.write_bytes(b"".join(encoder.file(iter(lines))))
+        path.write_bytes(b"".join(encoder.file([(range(len(asked)), asked)])))
         return path
 
     def submission(self, rows: int = 3, nonce: str = "a" * 10, **question: Any) -> Submission:

@@ -206,6 +206,18 @@ def test_a_line_adds_no_more_than_is_told(wire: Wire, ttl: Ttl | None, prompt: b
     assert len(encoder.line(position, prompt)) <= encoder.overhead_bytes + len(prompt)
 
 
+@pytest.mark.parametrize("ttl", [None, *Ttl])
+def test_a_file_is_its_lines_one_by_one(wire: Wire, ttl: Ttl | None) -> None:
+    """The constant bytes of a line are found once for a file, and must be those of every line: of a number of more digits, of a conversation."""
+    shared = Question(system='Be "brief": {}%', output=output_schema(Label).to_json())
+    encoder = wire.provider.encoder(shared, wire.peer.model, "a" * 10, ttl)
+    talk = b'[{"role":"system","content":"In French."},{"role":"user","content":"one"}]'
+    blocks = [([0, 7], [b'"one"', b'"100 %b"']), ([99_999_999, 10**14], [talk, '"\\"été\\""'.encode()]), ([10**14 + 1], [b'""'])]
+    lines = [encoder.line(position, fragment) for block in blocks for position, fragment in zip(*block, strict=True)]
+    assert b"".join(encoder.file(iter(blocks))) == b"".join(encoder.envelope.around(iter(lines)))
+    assert b"".join(encoder.file([])) == b"".join(encoder.envelope.around(iter([])))
+
+
 def test_only_what_all_rows_share_is_marked(wire: Wire) -> None:
     """A row's own words are written once and read by nobody."""
     caching = wire.provider.caching(Question(system=None, output=output_schema(Label).to_json()), wire.peer.model)

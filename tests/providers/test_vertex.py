@@ -39,6 +39,7 @@ from tests.support.ticket_job import (
     vertex_claude,
 )
 from tests.support.ticket_worker import worker
+from tests.support.worker_process import KILLED
 
 PRICES = {"input": 1, "output": 2}
 
@@ -326,9 +327,9 @@ def test_the_bucket_is_asked_with_the_same_token(open_emulator: Any, tmp_path: P
 )
 def test_a_worker_is_killed_and_another_goes_on(emulator: Emulator, tmp_path: Path, point: str, model: str) -> None:
     died = worker(tmp_path, emulator, "vertex", model, point=point)
-    assert died.returncode == -9, died.stderr
+    assert died.exitcode == KILLED
     ended = worker(tmp_path, emulator, "vertex", model)
-    assert ended.stdout.split()[:2] == ["finished", "6"], ended.stderr
+    assert ended.said[:2] == ["finished", "6"]
     assert set(purchases(emulator).values()) == {1}
     assert len(purchases(emulator)) == 6
 
