@@ -21,7 +21,11 @@ POOL = "keld_provider"
 _STEP = "waiting_at_the_provider"  # the page of the run shows it beside Dagster's own "will start soon"
 _OVER_TAG = "keld/over"
 _NAMESPACE = UUID("6b1d0c58-9d0a-4d5e-8d9b-6b656c640001")
+_AT_ONCE = 1_000  # hold runs that are read with one query
 _OPEN = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
+
+# The open hold runs that this process has read: their tags do not change, and to read ten thousand takes longer than the rest of a tick.
+_known: dict[str, dg.DagsterRun] = {}
 
 
 @dg.op(name=_STEP, pool=POOL)
@@ -84,22 +88,41 @@ def hold(context: dg.AssetExecutionContext, pending: PendingPartitions, tags: Ma
 
 
 def open_holds(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
-    """The open hold runs of this instance, the oldest first."""
-    return instance.get_runs(dg.RunsFilter(job_name=WAIT_JOB, statuses=_OPEN), ascending=True)
+    """The open hold runs of this instance, the oldest first; one that this process has read before is not read again.
+
+    Its status may be another one by now, and its tags are as `note` left them.
+    """
+    global _known  # noqa: PLW0603
+    ids = instance.get_run_ids(dg.RunsFilter(job_name=WAIT_JOB, statuses=_OPEN))[::-1]
+    known = {run_id: _known[run_id] for run_id in ids if run_id in _known}
+    new = [run_id for run_id in ids if run_id not in known]
+    for n in range(0, len(new), _AT_ONCE):
+        known |= {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=new[n : n + _AT_ONCE]))}
+    _known = known
+    return [known[run_id] for run_id in ids if run_id in known]
+
+
+def note(instance: dg.DagsterInstance, run: dg.DagsterRun, tags: Mapping[str, str]) -> None:
+    """Sets tags of a hold run."""
+    instance.add_run_tags(run.run_id, dict(tags))
+    if run.run_id in _known:
+        _known[run.run_id] = run.with_tags({**run.tags, **tags})
 
 
 def release(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, *, canceled: bool = False) -> None:
     """Ends a hold run, with the time from its creation as its duration."""
+    record = instance.get_run_record_by_id(run.run_id)
+    if record is None:
+        return  # somebody deleted it
+    run = record.dagster_run
     if run.status is dg.DagsterRunStatus.STARTED:
         instance.add_run_tags(run.run_id, {_OVER_TAG: "true"})  # its own process ends it
         return
     if canceled:
         instance.report_run_canceled(run, message)
         return
-    record = instance.get_run_record_by_id(run.run_id)
-    began = record.create_timestamp.timestamp() if record is not None else None
     start = dg.DagsterEvent(dg.DagsterEventType.PIPELINE_START.value, run.job_name, message="Submitted to the provider.")
-    instance.report_dagster_event(start, run.run_id, timestamp=began)
+    instance.report_dagster_event(start, run.run_id, timestamp=record.create_timestamp.timestamp())
     instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.PIPELINE_SUCCESS.value, run.job_name, message=message), run.run_id)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import dagster as dg
 
 from keld import Keld, Status
+from keld_dagster.hold import note
 from keld_dagster.metadata import Ends, clock, expected_ends, money, waiting_metadata
 
 PROGRESS_TAG = "keld"  # short, as is what it says first: the list of runs shows some forty characters of both
@@ -108,7 +109,7 @@ def _write(instance: dg.DagsterInstance, wait: Wait, ends: Ends, told: _Told) ->
             # Without a run: on SQLite a run's events are a file of their own, and opening it takes longer than all the rest.
             instance.report_runless_asset_event(dg.AssetObservation(wait.batch, partition=partition or None, metadata=metadata))
     line = _line(list(wait.statuses.values()), ends)
-    instance.add_run_tags(wait.hold.run_id, {PROGRESS_TAG: line, _TOLD_TAG: told.to_tag()})
+    note(instance, wait.hold, {PROGRESS_TAG: line, _TOLD_TAG: told.to_tag()})
 
 
 def _told(hold: dg.DagsterRun, now: datetime) -> _Told:

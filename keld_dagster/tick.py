@@ -101,11 +101,9 @@ class Tick:
 
     def result(self) -> dg.SensorResult | dg.SkipReason:
         budget_s = max(self.until - time.monotonic(), 0.0)
-        items = self._items()
+        items = self._items(max(1.0, budget_s / 2))
         if not items:
-            self.keld.poll([])  # it also looks for batches that were created late
             return dg.SkipReason("Nothing is at a provider.")
-        self._poll(budget_s / 2)
         self.until = max(self.until, time.monotonic() + budget_s / 4)  # reading and polling thousands may take the whole budget
         begin = next((n for n, item in enumerate(items) if item.id == self.context.cursor), 0)
         items = items[begin:] + items[:begin]
@@ -122,17 +120,21 @@ class Tick:
 
     # -- what there is ------------------------------------------------------------------------------------------
 
-    def _items(self) -> list[_Item]:
+    def _items(self, budget_s: float) -> list[_Item]:
         """The pending partitions of these assets, the oldest first; then the open job runs that Dagster may have submitted, without a hold run.
 
-        Their hold run could not be created or was ended by hand, or their run materialised the batch alone.
+        Their hold run could not be created or was ended by hand, or their run materialised the batch alone.  The providers are polled for all
+        that are open; if there are none, for batches that were created late.
         """
         items = list(self._held())
         held = {job_run for item in items if item.pending is not None for job_run in item.pending.job_runs.values()}
-        jobs = {asset.job for asset in self.watched.values()}
-        still_open = {status.id: status for status in self.keld.statuses(open_only=True) if status.job in jobs}
-        self.statuses = {status.id: status for status in self.keld.statuses(ids=held - still_open.keys())} | still_open
-        alone = [status for status in still_open.values() if status.id not in held]
+        polled = self.keld.poll(jobs={asset.job for asset in self.watched.values()}, budget_s=budget_s)
+        self.statuses = {status.id: status for status in polled}
+        rest = self.keld.statuses(ids=held - self.statuses.keys())  # they are over, or their asset is not watched any more
+        self.statuses |= {status.id: status for status in rest}
+        if elsewhere := [status.id for status in rest if not status.over]:
+            self.statuses |= {status.id: status for status in self.keld.poll(elsewhere, budget_s=budget_s)}
+        alone = [status for status in polled if status.id not in held]
         self.unheld = {(status.job, status.partition): status for status in alone}
         every = [item.pending for item in items if item.pending is not None]
         self.pending = {(one.asset, one.backfill, partition): one for one in every for partition in one.job_runs}
@@ -149,12 +151,6 @@ class Tick:
             orphaned = pending.asset not in self.others and location_of(run) == self.location
             if pending.asset in self.watched or orphaned:  # else another sensor collects it
                 yield _Item(run.run_id, pending, run)
-
-    def _poll(self, budget_s: float) -> None:
-        """Polls the providers for all open job runs."""
-        open_ = [status.id for status in self.statuses.values() if not status.over]
-        for status in self.keld.poll(open_, budget_s=max(1.0, budget_s)):
-            self.statuses[status.id] = status
 
     # -- item by item -------------------------------------------------------------------------------------------
 

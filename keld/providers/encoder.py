@@ -13,7 +13,7 @@ import msgspec
 
 from keld.price import Lane
 from keld.providers.envelope import LINES, read_journal, reply_line
-from keld.providers.pack import Packing, Row, packed
+from keld.providers.pack import Pack, Packing, Row, packed, packs
 from keld.providers.part import BodyTemplate, Dialect, Envelope
 from keld.providers.template import Hole
 from keld.reply import Reply
@@ -46,7 +46,13 @@ class Encoder:
 
     def line(self, position: int, fragment: bytes) -> bytes:
         """A line of a batch's input, of one row."""
-        return self._line(((position, fragment),))
+        return self.envelope.wrap(custom_id(self.nonce, position, plain=self.plain_ids), self.path, self.template.fill(fragment))
+
+    def lines(self, rows: Iterator[Row], most: Pack) -> Iterator[bytes]:
+        """The lines of a batch's input, with as many rows in each as `most` allows."""
+        for group in packs(rows, most):
+            name = custom_id(self.nonce, group[0][0], plain=self.plain_ids, rows=len(group))
+            yield self.envelope.wrap(name, self.path, self.template.fill(packed(group)))
 
     def file(self, blocks: Iterable[tuple[Sequence[int], Sequence[bytes]]]) -> Iterator[bytes]:
         """The bytes of the shard's file, in pieces of some megabytes: one line for each position and its fragment, in order.
@@ -69,14 +75,6 @@ class Encoder:
                     joint = comma
                 yield b"".join(pieces)
         yield closing if joint is comma else opening + closing
-
-    def packed_file(self, groups: Iterable[Sequence[Row]]) -> Iterator[bytes]:
-        """The bytes of the shard's file with one line for the rows of each group."""
-        return self.envelope.around(self._line(group) for group in groups)
-
-    def _line(self, rows: Sequence[Row]) -> bytes:
-        name = custom_id(self.nonce, rows[0][0], plain=self.plain_ids, rows=len(rows))
-        return self.envelope.wrap(name, self.path, self.template.fill(packed(rows)))
 
     def _shape(self) -> tuple[bytes, bytes, bytes] | None:
         """The bytes of a line before its position, between that and its fragment, and after; None if it is not of this shape.

@@ -98,6 +98,7 @@ class RunContext:
     failed: set[tuple[str, State]] = field(
         default_factory=set
     )  # (provider, state): the step that this state requires failed under this lease
+    staged: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # by shard, the input file that was written under this lease
     stuck: dict[str, str] = field(default_factory=dict)  # shards that were tried under this lease without progress, and why
     begun: bool = False  # a step was begun under this lease: the first one is, even if little time is left
     passed_over: bool = False  # there was no time to look at its batches

@@ -380,6 +380,17 @@ def test_a_task_that_was_ended_by_hand_before_a_triggerer_had_its_trigger_gets_i
     assert abandoned(tmp_path, {"label": state}, later=timedelta(days=1)) == [], "once"
 
 
+@pytest.mark.parametrize(
+    ("states", "count"), [({"label_3": "failed", "label": "deferred"}, 1), ({"label_3": "deferred", "label": "failed"}, 0)]
+)
+def test_of_a_mapped_task_the_instance_that_was_ended_is_meant(
+    worker: Worker, provider: Emulator, tmp_path: Path, states: dict[str, str], count: int
+) -> None:
+    worker.until_sent(operator(partition="eu"), map_index=3, **DAY)
+    assert len(abandoned(tmp_path, states)) == count
+    assert cancels(provider) == count
+
+
 @pytest.mark.parametrize("states", [{"label": "deferred"}, {"label": "up_for_retry"}, {"label": "queued"}, {}])
 def test_a_task_that_goes_on_or_is_another_airflow_s_keeps_its_batch_though_nobody_looks(
     worker: Worker, provider: Emulator, tmp_path: Path, states: dict[str, str]
