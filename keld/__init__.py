@@ -33,6 +33,8 @@ The map of the house; the files in order are the way of the data.
     stored       the files of a job run as objects of a bucket
     staging      the files of a job run, and how they are written
     outcome      what became of one row, in one word
+    reply        one result line in neutral terms
+    spread       the answer to a request of many rows -> an answer to each
     answer       result lines -> answers, exactly one per request
     cascade      which answers are accepted, and which model is asked next
     enrich       rows + answers -> the enriched partition

@@ -18,7 +18,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
@@ -26,8 +25,10 @@ from keld.errors import InvalidAnswer
 from keld.gpu_time import Split
 from keld.outcome import Outcome
 from keld.price import PICO, Lane, Rates
-from keld.request import position_of
+from keld.reply import Reply
+from keld.request import custom_id, pack_of, position_of
 from keld.schema import OutputSchema
+from keld.spread import spread
 from keld.table import ParquetSink, read_parquet
 
 if TYPE_CHECKING:
@@ -39,23 +40,6 @@ _TOKENS_MOST = 10**9  # of one answer: far more than any model takes, and its co
 _RANGE_BYTES = 48 << 20  # answers above this size are sorted range by range
 
 
-class Reply(msgspec.Struct, gc=False, kw_only=True):
-    """One result line in neutral terms, not yet judged."""
-
-    custom_id: str
-    outcome: Outcome  # ANSWERED: there is content to judge
-    content: Any = None  # text, or an embedding as numbers or base64
-    error: str | None = None
-    retryable: bool = False
-    model: str | None = None
-    tier: str | None = None  # the service tier it was answered in, if the provider says it
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-    cache_write_1h_tokens: int = 0
-    output_tokens: int = 0
-
-
 @dataclass(slots=True)
 class Tally:
     """The counts and costs of a shard's result files.
@@ -65,6 +49,7 @@ class Tally:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     retryable: int = 0
+    lines: int = 0  # requests that have their line; of one row each, unless rows were packed
     duplicates: int = 0
     foreign: int = 0
     unreadable: int = 0
@@ -136,6 +121,7 @@ class Sent:
 
     nonce: str
     positions: NDArray[np.int64]  # ascending
+    weights: NDArray[np.int64] | None = None  # of each row's prompt; set if one request may hold many rows
     model: str
     lane: str
     rates: Rates
@@ -177,7 +163,7 @@ def judge_results(
     missing = set(sent.positions.tolist())
     decode = output.decoder().decode
     with AnswerSink(answers, output, sent.positions, weight) as sink:
-        for replies, here in _own(files, read, sent.nonce, missing, tally):
+        for replies, here in _own(files, read, sent, missing, tally):
             if replies:
                 sink.add(_judge(replies, here, sent, output, decode, tally))
         if missing:
@@ -193,39 +179,62 @@ def judge_results(
 def weight_of_results(files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: Sent) -> int:
     """The weight of all answers in `files` together, by which the cost of a host's time is split; the arguments as of `judge_results`."""
     missing = set(sent.positions.tolist())
-    return sum(sum(map(_weight, replies)) for replies, _ in _own(files, read, sent.nonce, missing, Tally()))
+    return sum(sum(map(_weight, replies)) for replies, _ in _own(files, read, sent, missing, Tally()))
 
 
 def _own(
-    files: Sequence[Path], read: Callable[[bytes], list[Reply]], nonce: str, missing: set[int], tally: Tally
+    files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: Sent, missing: set[int], tally: Tally
 ) -> Iterator[tuple[list[Reply], list[int]]]:
     """The first reply of each row in `missing`, and its position, block by block; the row is removed from `missing`, and the other replies are counted."""
     asked = frozenset(missing)
     for block in _blocks(files, tally):
         replies = read(block)
-        positions = [position_of(reply.custom_id, nonce) for reply in replies]
+        positions = [position_of(reply.custom_id, sent.nonce) for reply in replies]
         here = [position for position in positions if position is not None and position in missing]
         if len(set(here)) == len(replies):  # as in nearly all blocks: each is its row's first reply
             missing.difference_update(here)
+            tally.lines += len(replies)
             yield replies, here
         else:
-            yield _first_replies(replies, positions, missing, asked, tally)
+            yield _first_replies(replies, positions, sent, missing, asked, tally)
 
 
 def _first_replies(
-    replies: list[Reply], positions: list[int | None], missing: set[int], asked: frozenset[int], tally: Tally
+    replies: list[Reply], positions: list[int | None], sent: Sent, missing: set[int], asked: frozenset[int], tally: Tally
 ) -> tuple[list[Reply], list[int]]:
-    first, here = [], []
+    first: list[Reply] = []
+    here: list[int] = []
     for reply, position in zip(replies, positions, strict=True):
         if position is not None and position in missing:
             missing.discard(position)
             first.append(reply)
             here.append(position)
+            tally.lines += 1
         elif position in asked:
             tally.duplicates += 1
+        elif position is None and (rows := _unpacked(reply, sent)):
+            fresh = [(one, row) for one, row in rows if row in missing]
+            missing.difference_update(row for _, row in fresh)
+            first += [one for one, _ in fresh]
+            here += [row for _, row in fresh]
+            tally.lines += bool(fresh)
+            tally.duplicates += len(rows) - len(fresh)
         else:
             tally.foreign += 1
     return first, here
+
+
+def _unpacked(line: Reply, sent: Sent) -> list[tuple[Reply, int]]:
+    """(reply, position) of each row of a request of many rows; none if this shard cannot have sent it."""
+    if (pack := pack_of(line.custom_id, sent.nonce)) is None:
+        return []
+    first, rows = pack
+    start = int(np.searchsorted(sent.positions, first))
+    here = sent.positions[start : start + rows].tolist()
+    if rows < 2 or len(here) != rows or here[0] != first:
+        return []
+    weights = [1] * rows if sent.weights is None else sent.weights[start : start + rows].tolist()
+    return list(zip(spread(line, [custom_id(sent.nonce, row) for row in here], weights), here, strict=True))
 
 
 # Engines read a prompt in parallel and write an answer token by token: one token of output takes as long as some ten of input.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -19,7 +20,9 @@ from keld.enrich import complaints
 from keld.errors import CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
+from keld.price import Lane
 from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, RemoteBatch, Submission
+from keld.providers.pack import Pack
 from keld.providers.provider import Provider
 from keld.request import batch_key, repaired
 from keld.runner.context import RunContext, answers_of, log
@@ -40,12 +43,25 @@ def stage(context: RunContext, shard: Shard) -> Shard:
     """The shard, staged: its input file was written from the snapshot."""
     provider = context.provider(shard)
     positions = read_positions(context.files.shard(shard.id).positions)
-    encoder = context.encoder(shard)
-    path = context.files.shard(shard.id).input
+    encoder, path = context.encoder(shard), context.files.shard(shard.id).input
+    most, packs = _pack_of(context, provider, shard), count()
+    if most.rows == 1:
+        pieces = encoder.file(_blocks(context, shard, positions))
+    else:
+        numbered = zip(encoder.lines(fragments(context, shard, positions), most), packs, strict=False)
+        pieces = encoder.envelope.around(line for line, _ in numbered)
     with disk_errors(context.files.dir, "This shard was not sent."):
-        digest = write_file(path, encoder.file(_blocks(context, shard, positions)), "staging.input")
+        digest = write_file(path, pieces, "staging.input")
+    lines = next(packs) if most.rows > 1 else None  # no number was drawn for a line that did not come
     context.staged[shard.id] = identity(path)
-    return context.record(shard, Event.STAGED, sha256=digest, host=provider.host)
+    return context.record(shard, Event.STAGED, sha256=digest, host=provider.host, lines=lines)
+
+
+def _pack_of(context: RunContext, provider: Provider, shard: Shard) -> Pack:
+    """The most rows of one request; one alone after the first round, and where there is no second: a refused request does not say whose fault it was."""
+    most = provider.pack_of(context.encoder(shard), Lane.BATCH)
+    alone = most.rows == 1 or shard.round > 0 or context.ledger.run(shard.run_id).terms.max_attempts < 2
+    return Pack() if alone else most
 
 
 def fragments(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
@@ -180,7 +196,7 @@ def submission_of(context: RunContext, shard: Shard, path: Path) -> Submission:
         input_ref=shard.input_ref,
         model=shard.model,
         endpoint=context.encoder(shard).path,
-        requests=shard.requests,
+        requests=shard.sent_lines,
     )
 
 
