@@ -27,6 +27,7 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 
 from keld import Keld
 from keld.emulator import Emulator
+from keld_dagster import KeldResource
 
 LOG = logging.getLogger("tests.dagster")
 LOCATION = Path(__file__).with_name("code_location.py")
@@ -149,6 +150,26 @@ def one_event_log(directory: Path) -> dict[str, Any]:
         "config": {"base_dir": str(directory)},
     }
     return {"event_log_storage": storage}
+
+
+@contextmanager
+def standing_still(home: Path, monkeypatch: pytest.MonkeyPatch, latency_s: float) -> Iterator[tuple[Emulator, dg.DagsterInstance, Keld]]:
+    """A provider whose clock only a test turns, a Dagster instance in memory, and a Keld that goes by that clock."""
+    with Emulator(latency_s=latency_s, frozen=True) as emulator:
+        for name, value in emulator.env().items():
+            monkeypatch.setenv(name, value)
+        with dg.DagsterInstance.ephemeral() as instance, Keld(home=home, clock=emulator.now) as keld:
+            yield emulator, instance, keld
+
+
+def resource_of(keld: Keld) -> KeldResource:
+    """A resource that opens the same environment, by the same clock."""
+
+    class Turned(KeldResource):
+        def open(self) -> Keld:
+            return Keld(home=self.home, clock=keld.clock)
+
+    return Turned(home=str(keld.home))
 
 
 def forget(module: str) -> None:
