@@ -33,6 +33,8 @@ The map of the house; the files in order are the way of the data.
     stored       the files of a job run as objects of a bucket
     staging      the files of a job run, and how they are written
     outcome      what became of one row, in one word
+    reply        one result line in neutral terms
+    spread       the answer to a request of many rows -> an answer to each
     answer       result lines -> answers, exactly one per request
     cascade      which answers are accepted, and which model is asked next
     enrich       rows + answers -> the enriched partition
@@ -55,7 +57,7 @@ The map of the house; the files in order are the way of the data.
     process      a name for this process, by which another process can check whether it is dead
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
-    follower     one thread that works on each item while the next one is made
+    follower     works on each piece of a file while the next one is made
     runner/      the only rooms that act: open, submit, find_lost, observe, escalate, fast_lane, collect, finish, orphan, ...
     providers/   who answers: dialects and transports, one account at one provider, what each kind is made of
     emulator/    a local stand-in for the providers' APIs; imports nothing of the rest

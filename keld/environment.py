@@ -227,10 +227,21 @@ class Keld:
         run = self.runner.advance(run_id, timedelta(seconds=budget_s))
         return self._told([status_of(run, self.ledger.shards(run_id), self.clock())])[0]
 
-    def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
-        """The statuses after reading the providers' state of these or all open job runs; never uploads, downloads or pays."""
-        ids = list(run_ids) if run_ids is not None else [run.id for run in self.ledger.catalog.runs(self.namespace, open_only=True)]
-        return self._told(self._statuses_of(self.runner.poll(ids, timedelta(seconds=budget_s))))
+    def poll(self, run_ids: Sequence[str] | None = None, *, jobs: Collection[str] | None = None, budget_s: float = 10.0) -> list[Status]:
+        """The statuses after reading the providers' state of these or all open job runs; never uploads, downloads or pays.
+
+        Args:
+            jobs: of all that are open, only those of these jobs.
+        """
+
+        def read() -> list[JobRun]:
+            if run_ids is not None:
+                return self.ledger.runs(run_ids)
+            found = self.ledger.catalog.runs(self.namespace, open_only=True)
+            return [run for run in found if jobs is None or run.job in jobs]
+
+        polled, now = self.runner.poll(read, timedelta(seconds=budget_s)), self.clock()
+        return self._told([status_of(run, shards, now, noted) for run, shards, noted in polled])
 
     def wake(self, account: str, batch_id: str) -> Status | None:
         """The status of the job run that a batch belongs to, of whatever namespace, after its next look is set to now; calls no provider.

@@ -100,6 +100,15 @@ def sizes(path: Path) -> NDArray[np.int64]:
     return np.concatenate([np.array([], dtype=np.int64), *blocks])
 
 
+def sizes_at(path: Path, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The fragment sizes in bytes of the rows at `positions` (ascending, one or more)."""
+    import numpy as np
+
+    start = int(positions[0])
+    blocks = read_parquet(path, columns=["keld_size"], start=start, stop=int(positions[-1]) + 1)
+    return np.concatenate([batch.column(0).to_numpy(zero_copy_only=False).astype("int64") for batch in blocks])[positions - start]
+
+
 def priorities(path: Path, column: str | None) -> NDArray[np.float64] | None:
     """N numbers, the priority of each row; a null is the lowest.  None if the job has no such column."""
     import numpy as np

@@ -106,6 +106,15 @@ class Ledger:
             raise UnknownJobRun(f"No job run {run_id!r} in this ledger ({shown(self.url)}).", run_id=run_id)
         return found
 
+    def runs(self, run_ids: Sequence[str]) -> list[JobRun]:
+        """These job runs, in this order.
+
+        Raises:
+            UnknownJobRun: there is none of one of these ids.
+        """
+        found = {run.id: run for run in self.catalog.by_ids(run_ids)}
+        return [found.get(run_id) or self.run(run_id) for run_id in run_ids]
+
     def shards(self, run_id: str) -> list[Shard]:
         """The shards of a job run, by ordinal."""
         with self._db.read() as db:
