@@ -34,7 +34,7 @@ from keld.table import ParquetSink, read_parquet
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 512 << 10  # fits in a processor's cache: larger blocks are read once more from memory at each step
 LINE_BYTES_MAX = 64 << 20  # the longest result line that is read; a longer one is an error of its row, not of the file
 _TOKENS_MOST = 10**9  # of one answer: far more than any model takes, and its cost at any rate still fits in 64 bits
 _RANGE_BYTES = 48 << 20  # answers above this size are sorted range by range
@@ -188,26 +188,40 @@ def _own(
     """The first reply of each row in `missing`, and its position, block by block; the row is removed from `missing`, and the other replies are counted."""
     asked = frozenset(missing)
     for block in _blocks(files, tally):
-        replies, here = [], []
-        for line in read(block):
-            position = position_of(line.custom_id, sent.nonce)
-            if position in missing and position is not None:
-                missing.discard(position)
-                replies.append(line)
-                here.append(position)
-                tally.lines += 1
-            elif position in asked:
-                tally.duplicates += 1
-            elif position is None and (rows := _unpacked(line, sent)):
-                fresh = [(reply, row) for reply, row in rows if row in missing]
-                missing.difference_update(row for _, row in fresh)
-                replies += [reply for reply, _ in fresh]
-                here += [row for _, row in fresh]
-                tally.lines += bool(fresh)
-                tally.duplicates += len(rows) - len(fresh)
-            else:
-                tally.foreign += 1
-        yield replies, here
+        replies = read(block)
+        positions = [position_of(reply.custom_id, sent.nonce) for reply in replies]
+        here = [position for position in positions if position is not None and position in missing]
+        if len(set(here)) == len(replies):  # as in nearly all blocks: each is its row's first reply
+            missing.difference_update(here)
+            tally.lines += len(replies)
+            yield replies, here
+        else:
+            yield _first_replies(replies, positions, sent, missing, asked, tally)
+
+
+def _first_replies(
+    replies: list[Reply], positions: list[int | None], sent: Sent, missing: set[int], asked: frozenset[int], tally: Tally
+) -> tuple[list[Reply], list[int]]:
+    first: list[Reply] = []
+    here: list[int] = []
+    for reply, position in zip(replies, positions, strict=True):
+        if position is not None and position in missing:
+            missing.discard(position)
+            first.append(reply)
+            here.append(position)
+            tally.lines += 1
+        elif position in asked:
+            tally.duplicates += 1
+        elif position is None and (rows := _unpacked(reply, sent)):
+            fresh = [(one, row) for one, row in rows if row in missing]
+            missing.difference_update(row for _, row in fresh)
+            first += [one for one, _ in fresh]
+            here += [row for _, row in fresh]
+            tally.lines += bool(fresh)
+            tally.duplicates += len(rows) - len(fresh)
+        else:
+            tally.foreign += 1
+    return first, here
 
 
 def _unpacked(line: Reply, sent: Sent) -> list[tuple[Reply, int]]:
@@ -285,7 +299,9 @@ def _judge(
         pa.array(outcomes, type=pa.string()),
         pa.array(errors, type=pa.string()),
         pa.array([reply.model or sent.model for reply in replies], type=pa.string()),
-        pa.array([_lane(reply, sent) for reply in replies], type=pa.string()),
+        pa.repeat(sent.lane, len(replies))
+        if sent.lane != Lane.FLEX
+        else pa.array([_lane(reply, sent) for reply in replies], type=pa.string()),
         pa.array(cost),
         pa.array(retryable, type=pa.bool_()),
     ]
@@ -294,12 +310,8 @@ def _judge(
 
 def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Pico-dollars of each reply: at the rates of the lane that served it, at the standard rates, and without a cache."""
-    rows = [(r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.cache_write_1h_tokens, r.output_tokens) for r in replies]
     # Impossible counts are an error of the provider; they must neither lower a cost nor block the other answers.
-    try:
-        counts = np.clip(np.array(rows, dtype=np.int64).T, 0, _TOKENS_MOST)
-    except OverflowError:
-        counts = np.clip(np.array(rows, dtype=object).T, 0, _TOKENS_MOST).astype(np.int64)
+    counts = [_within([getattr(reply, name) for reply in replies]) for name in _COUNTS]
     counts[0] = np.maximum(counts[0], counts[1] + counts[2])
     counts[3] = np.minimum(counts[3], counts[2])
     tally.input_tokens += int(counts[0].sum())
@@ -311,11 +323,23 @@ def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.i
         return cost, cost, cost
     none = np.zeros_like(counts[0])
     plain = (counts[0], none, none, none, counts[4])
-    asked_for = [_lane(reply, sent) == sent.lane for reply in replies]
     standard_rates = sent.standard or sent.rates
-    standard = standard_rates.cost_pico(*counts)
-    cost = np.where(asked_for, sent.rates.cost_pico(*counts), standard)
-    return cost, standard, np.where(asked_for, sent.rates.cost_pico(*plain), standard_rates.cost_pico(*plain))
+    standard, cost, uncached = standard_rates.cost_pico(*counts), sent.rates.cost_pico(*counts), sent.rates.cost_pico(*plain)
+    if sent.lane != Lane.FLEX:
+        return cost, standard, uncached
+    asked_for = [_lane(reply, sent) == sent.lane for reply in replies]
+    return np.where(asked_for, cost, standard), standard, np.where(asked_for, uncached, standard_rates.cost_pico(*plain))
+
+
+_COUNTS = ("input_tokens", "cached_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens")
+
+
+def _within(counts: list[int]) -> NDArray[np.int64]:
+    try:
+        found = np.array(counts, dtype=np.int64)
+    except OverflowError:
+        found = np.array([max(0, min(count, _TOKENS_MOST)) for count in counts], dtype=np.int64)
+    return found.clip(0, _TOKENS_MOST)
 
 
 def _lane(reply: Reply, sent: Sent) -> str:
@@ -326,7 +350,7 @@ def _lane(reply: Reply, sent: Sent) -> str:
 
 
 def _blocks(files: Iterable[Path], tally: Tally) -> Iterator[bytes]:
-    """Blocks of whole lines, about 1 MB each; split on `\\n` bytes only, since U+2028 inside a JSON string is not a line end."""
+    """Blocks of whole lines, about half a megabyte each; split on `\\n` bytes only, since U+2028 inside a JSON string is not a line end."""
     for path in files:
         with path.open("rb") as file:
             rest = bytearray()  # grows in place: a line of many blocks is held once, not twice

@@ -24,9 +24,6 @@ _NAMESPACE = UUID("6b1d0c58-9d0a-4d5e-8d9b-6b656c640001")
 _AT_ONCE = 1_000  # hold runs that are read with one query
 _OPEN = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
-# The open hold runs that this process has read: their tags do not change, and to read ten thousand takes longer than the rest of a tick.
-_known: dict[str, dg.DagsterRun] = {}
-
 
 @dg.op(name=_STEP, pool=POOL)
 def _wait_for_provider(context: dg.OpExecutionContext) -> None:
@@ -87,7 +84,18 @@ def hold(context: dg.AssetExecutionContext, pending: PendingPartitions, tags: Ma
         return None
 
 
-def open_holds(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
+class Hold(NamedTuple):
+    """A hold run, and the pending partitions that its tags name; None if they are not readable."""
+
+    run: dg.DagsterRun
+    pending: PendingPartitions | None
+
+
+# Those that this process has read: their tags do not change, and to read ten thousand takes longer than the rest of a tick.
+_known: dict[str, Hold] = {}
+
+
+def open_holds(instance: dg.DagsterInstance) -> Sequence[Hold]:
     """The open hold runs of this instance, the oldest first; one that this process has read before is not read again.
 
     Its status may be another one by now, and its tags are as `note` left them.
@@ -97,16 +105,24 @@ def open_holds(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
     known = {run_id: _known[run_id] for run_id in ids if run_id in _known}
     new = [run_id for run_id in ids if run_id not in known]
     for n in range(0, len(new), _AT_ONCE):
-        known |= {run.run_id: run for run in instance.get_runs(dg.RunsFilter(run_ids=new[n : n + _AT_ONCE]))}
+        for run in instance.get_runs(dg.RunsFilter(run_ids=new[n : n + _AT_ONCE])):
+            known[run.run_id] = Hold(run, _pending(run))
     _known = known
     return [known[run_id] for run_id in ids if run_id in known]
+
+
+def _pending(run: dg.DagsterRun) -> PendingPartitions | None:
+    try:
+        return PendingPartitions.from_tags(run.tags)
+    except (KeyError, ValueError):
+        return None
 
 
 def note(instance: dg.DagsterInstance, run: dg.DagsterRun, tags: Mapping[str, str]) -> None:
     """Sets tags of a hold run."""
     instance.add_run_tags(run.run_id, dict(tags))
     if run.run_id in _known:
-        _known[run.run_id] = run.with_tags({**run.tags, **tags})
+        _known[run.run_id] = Hold(run.with_tags({**run.tags, **tags}), _known[run.run_id].pending)
 
 
 def release(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, *, canceled: bool = False) -> None:
@@ -121,8 +137,18 @@ def release(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, *, c
     if canceled:
         instance.report_run_canceled(run, message)
         return
+    try:
+        _succeed(instance, record, message)
+    except Exception as error:  # noqa: BLE001  # private API: a hold run that stayed would keep its backfill open without end
+        instance.report_run_canceled(
+            run, f"{message} It is ended as canceled, since its success cannot be recorded ({type(error).__name__})."
+        )
+
+
+def _succeed(instance: dg.DagsterInstance, record: dg.RunRecord, message: str) -> None:
+    run, began = record.dagster_run, record.create_timestamp.timestamp()
     start = dg.DagsterEvent(dg.DagsterEventType.PIPELINE_START.value, run.job_name, message="Submitted to the provider.")
-    instance.report_dagster_event(start, run.run_id, timestamp=record.create_timestamp.timestamp())
+    instance.report_dagster_event(start, run.run_id, timestamp=began)
     instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.PIPELINE_SUCCESS.value, run.job_name, message=message), run.run_id)
 
 

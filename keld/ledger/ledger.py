@@ -25,6 +25,7 @@ from keld.ledger.cost import Costs
 from keld.ledger.database import Database, shown
 from keld.ledger.history import History
 from keld.ledger.lease import Lease, Leases
+from keld.ledger.notice import Notices
 from keld.ledger.object import Objects, name_objects
 from keld.ledger.orphan import Orphans, add_orphan
 from keld.ledger.progress import Progress
@@ -77,6 +78,7 @@ class Ledger:
         self.costs = Costs(self._db)
         self.stretches = Stretches(self._db, self.leases)
         self.objects = Objects(self._db)
+        self.notices = Notices(self._db)
 
     def close(self) -> None:
         self._db.close()

@@ -187,6 +187,7 @@ def _unchanged(
     return Unchanged(
         run_id=run.id,
         epoch=run.lease_epoch,
+        due_at=run.next_check_at,
         next_check_at=min(times),
         escalates_at=escalates_at,
         progress=progress,

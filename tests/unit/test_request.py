@@ -148,7 +148,7 @@ TEMPLATES: list[tuple[str, dict[str, Any]]] = [
     ("{at}", {"at": datetime(2026, 11, 19, 8)}),
     ("{usd}", {"usd": Decimal("1.10")}),
     ("{tags} {flag}", {"tags": ["a", "b"], "flag": True}),
-    ("{body}", {"body": ""}),
+    ("{body} ", {"body": "."}),
     ("{body}", {"body": '"quotes" \\ back\n\u2028line \x00 雪 🙂'}),
     ("{a column}", {"a column": "spaces"}),
 ]
@@ -166,7 +166,9 @@ def test_a_template_says_what_str_format_says(template: str, row: dict[str, Any]
 )
 def test_any_template_over_any_text_says_what_str_format_says(template: str, rows: list[tuple[str, int]]) -> None:
     template += "{a}"
-    assert _texts(template, a=[text for text, _ in rows], b=[n for _, n in rows]) == [template.format(a=text, b=n) for text, n in rows]
+    formatted = [template.format(a=text, b=n) for text, n in rows]
+    expected = [text if text.strip() else "the prompt is empty" for text in formatted]
+    assert _texts(template, a=[text for text, _ in rows], b=[n for _, n in rows]) == expected
 
 
 def test_a_column_whose_name_has_a_dot_is_that_column() -> None:
@@ -216,6 +218,15 @@ def test_text_that_is_not_utf8_leaves_only_that_row_unasked() -> None:
     raw = pa.array([b"good", b"\xff\xfe", b"fine", None], type=pa.binary())
     column = pa.Array.from_buffers(pa.string(), 4, raw.buffers())
     assert _texts("{body}", body=column) == ["good", "column body is not valid UTF-8", "fine", "column body is null"]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{body}", Column("body"), lambda batch: batch["body"].to_pylist()], ids=["template", "column", "function"]
+)
+def test_an_empty_prompt_leaves_only_its_row_unasked(prompt: Any) -> None:
+    """Anthropic refuses a text without a character that shows, OpenAI an empty input of an embedding; other models make something up, and bill it."""
+    asked = _ask(prompt, pa.table({"body": ["", " \n\t", "0"]}))
+    assert [one.error for one in asked] == ["the prompt is empty", "the prompt is empty", None]
 
 
 def test_a_lone_surrogate_leaves_only_that_row_unasked() -> None:

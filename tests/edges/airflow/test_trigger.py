@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -301,6 +302,39 @@ def test_an_airflow_that_only_ends_the_trigger_of_a_killed_task_gets_its_batch_c
     with supervised({"label": state}):
         asyncio.run(end())
     assert cancels(provider) == asked
+
+
+def test_an_airflow_that_ends_the_trigger_of_a_killed_task_again_and_again_gets_its_batch_cancelled_as_well(
+    worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow 3.1 and 3.2 cancel the coroutine with each heartbeat until it has ended, so also while Airflow is asked for the task's state."""
+    from keld_airflow import trigger
+
+    monkeypatch.setattr(trigger, "_CALLS_ON_KILL", False)
+    asked, answer = threading.Event(), threading.Event()
+
+    def is_over(ti: Any) -> bool:
+        asked.set()
+        return answer.wait(60)
+
+    monkeypatch.setattr(trigger, "is_over", is_over)
+    waiting = trigger.KeldTrigger(**worker.until_sent(operator(), **DAY).trigger)
+    waiting.task_instance = TI
+
+    async def end() -> None:
+        wait = asyncio.create_task(anext(waiting.run()))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        wait.cancel()
+        await asyncio.to_thread(asked.wait, 60)
+        for _ in range(3):
+            wait.cancel()
+            await asyncio.sleep(0)
+        answer.set()
+        with pytest.raises(asyncio.CancelledError):
+            await wait
+
+    asyncio.run(end())
+    assert cancels(provider) == 1
 
 
 def test_a_trigger_from_before_a_clear_cancels_nothing_even_when_the_task_is_over(worker: Worker, provider: Emulator) -> None:
