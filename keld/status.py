@@ -13,12 +13,14 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from keld.answer import Outcome
 from keld.errors import KeldError, StagingError, type_named
 from keld.ledger import JobRun, RefusalReason, Shard, ShardError, ShardFault, Unchanged
+from keld.outcome import Outcome
 from keld.providers.kinds import batch_page
 from keld.providers.word import access_advice, reply_words
 from keld.state import AT_PROVIDER, TERMINAL, RunState, State
+
+_UNSEEN = timedelta(minutes=10)  # a worker that is busy with a large partition does not look meanwhile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +214,13 @@ class Status:
             f"{count}, ${self.cost_usd:.4f}{'' if self.over else ' so far'} (job run {self.id})."
             f"{' Its deadline has passed.' if self.late else ''}"
         )
+
+    @property
+    def unseen_since(self) -> datetime | None:
+        """When a look was due that nobody has made, if that is long ago and a batch is in progress: nobody may wait for it any more; else None."""
+        if self.over or self.next_check_at is None or self.next_check_at > self.as_of - _UNSEEN:
+            return None
+        return self.next_check_at if any(batch.state is State.IN_PROGRESS for batch in self.batches) else None
 
     @property
     def obstacle(self) -> str | None:

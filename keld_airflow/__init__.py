@@ -20,6 +20,8 @@ Above the front door of `keld`, and importing nothing deeper.  The files, in the
     trigger    KeldTrigger: waits in the triggerer; holds ids only
     poller     one poll of the provider for all triggers of a connection
     kill       cancels for a task that was killed, and not for one that only seems to be
+    abandoned  cancels for tasks that were killed while nobody could hear of it
+    holder     a task instance -> the name under which it waits for a job run, and back
     progress   what the log of a deferred task says, each time that something has changed
     manifest   a job run's status -> XCom, asset event, task state
     asset      a job run that is over -> the asset events of its task

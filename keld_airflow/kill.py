@@ -8,6 +8,7 @@ two things are checked before: that the task instance has ended, and that this a
 from __future__ import annotations
 
 import threading
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from keld import State
@@ -16,18 +17,29 @@ from keld_airflow.hook import KeldHook
 if TYPE_CHECKING:
     from keld import Keld
 
-_OVER = frozenset(("failed", "success", "skipped", "removed", "upstream_failed"))
+OVER = frozenset(("failed", "success", "skipped", "removed", "upstream_failed"))
+"""The states of a task instance that has ended."""
+
 _TRIES = 20
 
 
 def is_over(ti: Any) -> bool:
     """True if a task instance has ended in Airflow's database, or is not in it any more; asks Airflow's API, blocking."""
+    of_run = states_of(ti.dag_id, ti.map_index, [ti.task_id], [ti.run_id]).get(ti.run_id, {})
+    key = state_key(ti.task_id, ti.map_index)
+    return key not in of_run or of_run[key] in OVER
+
+
+def states_of(dag_id: str, map_index: int, task_ids: Collection[str], run_ids: Collection[str]) -> dict[str, dict[str, str | None]]:
+    """The state of each of these task instances by Dag run and `state_key`, as far as Airflow has them; asks its API, blocking."""
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance  # not needed while a Dag is parsed
 
-    states = RuntimeTaskInstance.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=ti.map_index)
-    of_run = states.get(ti.run_id, {})
-    key = ti.task_id if ti.map_index < 0 else f"{ti.task_id}_{ti.map_index}"
-    return key not in of_run or of_run[key] in _OVER
+    return RuntimeTaskInstance.get_task_states(dag_id=dag_id, task_ids=sorted(task_ids), run_ids=sorted(run_ids), map_index=map_index)
+
+
+def state_key(task_id: str, map_index: int) -> str:
+    """What Airflow's API calls a task instance in a Dag run."""
+    return task_id if map_index < 0 else f"{task_id}_{map_index}"
 
 
 def detach_and_cancel(keld_conn_id: str, job_run: str, holder: str, epoch: int) -> bool:

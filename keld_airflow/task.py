@@ -7,18 +7,20 @@ collects what is due.  Everything that costs or writes happens here, on a worker
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, determine_kwargs
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, TaskDeferred, determine_kwargs
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from jinja2 import TemplateError, UndefinedError
 
 from keld import AccessRefused, KeldError, RunState, absolute_path
+from keld_airflow.abandoned import cancel_abandoned
 from keld_airflow.asset import emit_asset_events
+from keld_airflow.holder import holder_of
 from keld_airflow.hook import KeldHook
 from keld_airflow.kill import detach_and_cancel, is_over
 from keld_airflow.link import KeldBatchLink
@@ -107,6 +109,9 @@ class JobRunTask(BaseOperator):
         if next_method == TRIGGER_FAIL_REPR and (next_kwargs or {}).get("error") == TriggerFailureReason.TRIGGER_TIMEOUT:
             self.log.warning("No trigger has fired in time; is a triggerer running? Looking at the job run from here.")
             return self._run_step(context, lambda keld: self._begin(keld, context))
+        if next_method == TRIGGER_FAIL_REPR:  # the trigger broke, which fails the task and not its batch
+            with suppress(Exception), KeldHook(self.keld_conn_id).open() as keld:
+                keld.leave(self._holder(context))
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
@@ -133,7 +138,7 @@ class JobRunTask(BaseOperator):
     def _run_step(self, context: Context, find: Callable[[Keld], tuple[Status, Found]]) -> dict[str, Any]:
         """Advances the job run until it waits or is over; an error of Keld is raised without its cause, whose text may quote a prompt."""
         try:
-            with KeldHook(self.keld_conn_id).open() as keld:
+            with KeldHook(self.keld_conn_id).open() as keld, self._leaving(keld, context):
                 status, found = find(keld)
                 return self._proceed(keld, context, status, found)
         except KeldError as problem:
@@ -143,11 +148,24 @@ class JobRunTask(BaseOperator):
             if self._partition_shown:
                 self._show_partition(self._partition_shown)
 
+    @contextmanager
+    def _leaving(self, keld: Keld, context: Context) -> Iterator[None]:
+        """Gives the attachment up if the step fails: what was sent goes on, and a later try finds it; it is no abandoned one (see `abandoned`)."""
+        try:
+            yield
+        except TaskDeferred:
+            raise
+        except BaseException:  # Airflow's timeout of a task is no Exception
+            with suppress(KeldError):
+                keld.leave(self._holder(context))
+            raise
+
     def _show_partition(self, key: str) -> None:
         """Puts the partition's key into the fields that Airflow shows as *Rendered Templates*; called when they are not needed any more."""
 
     def _proceed(self, keld: Keld, context: Context, status: Status, found: Found) -> dict[str, Any]:
         epoch = self._attach(keld, context, status)
+        self._cancel_abandoned(keld)
         status = self._advance(keld, status.id)
         self._show(keld, context, status)
         if not status.over:
@@ -163,9 +181,20 @@ class JobRunTask(BaseOperator):
 
     def _attach(self, keld: Keld, context: Context, status: Status) -> int:
         """The epoch of a new attachment, one for each step: an earlier try or trigger of this task cannot cancel the job run any more."""
-        epoch = keld.attach(status.id, _holder(context))
-        self._attachment = (context["ti"], status.id, _holder(context), epoch)
+        holder = self._holder(context)
+        epoch = keld.attach(status.id, holder)
+        self._attachment = (context["ti"], status.id, holder, epoch)
         return epoch
+
+    def _holder(self, context: Context) -> str:
+        return holder_of(context["ti"], cancels=self.cancels_when_killed)
+
+    def _cancel_abandoned(self, keld: Keld) -> None:
+        """Cancels what other tasks have left at the provider; after the attachment, so that this task's own job run is none of it."""
+        try:
+            cancel_abandoned(keld)
+        except Exception as error:  # noqa: BLE001  it is not what this task is for: another task or triggerer tries again
+            self.log.warning("Batches of tasks that were killed were not looked for: %s", type(error).__name__)
 
     def _advance(self, keld: Keld, job_run: str) -> Status:
         """The status after advancing until there is nothing to do but wait, or there is a problem."""
@@ -215,7 +244,7 @@ class JobRunTask(BaseOperator):
         trigger = KeldTrigger(
             keld_conn_id=self.keld_conn_id,
             job_run=status.id,
-            holder=_holder(context),
+            holder=self._holder(context),
             epoch=epoch,
             look_at=max(status.next_check_at or now, now + _FIRST_LOOK).isoformat(),
             wake_at=None if due is None else due.isoformat(),
@@ -253,12 +282,6 @@ class JobRunTask(BaseOperator):
             return status.output_uri
         # An open file system's path, or another task of the same job run has set its own sink.
         return keld.write(status.id, self.sink)
-
-
-def _holder(context: Context) -> str:
-    """The name of the task instance that waits; the same for all its tries."""
-    ti = context["ti"]
-    return f"airflow:{ti.dag_id}/{ti.run_id}/{ti.task_id}/{ti.map_index}"
 
 
 def _defer_timeout(status: Status, now: datetime) -> timedelta:

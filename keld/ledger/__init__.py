@@ -13,6 +13,7 @@ what the runner uses down to the tables:
     object       which object each staged file is, where staging is a bucket
     queue        the job runs that share one account's limits
     history      what was learned of turnaround, speed, tokens and cache
+    notice       which news of a job run were passed to a hook
     stretch      the time that realtime runs kept a host of one's own busy, and what each pays for it
     transition   one event of one shard, by the transition table
     recovery     what staging remembers, compared with the ledger
@@ -39,11 +40,12 @@ from keld.ledger.lease import WORKER_SKEW, Lease
 from keld.ledger.ledger import Ledger
 from keld.ledger.progress import Unchanged
 from keld.ledger.queue import QueuedShard, Rival
-from keld.ledger.record import Candidate, EventRecord, Intent, JobRun, Orphan, Shard, nonce
+from keld.ledger.record import Attachment, Candidate, EventRecord, Intent, JobRun, Orphan, Shard, nonce
 from keld.ledger.witness import Memory
 
 __all__ = [
     "WORKER_SKEW",
+    "Attachment",
     "Candidate",
     "CostLine",
     "EventRecord",

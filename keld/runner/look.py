@@ -21,10 +21,11 @@ from keld.ledger import JobRun, Shard, Unchanged
 from keld.price import Lane
 from keld.providers.base import RemoteBatch
 from keld.providers.provider import Provider
-from keld.runner.context import SKEW, Account, Environment, Listed, Settings, log
+from keld.runner.context import SKEW, Account, Environment, Listed, log
 from keld.runner.escalate import escalation_time
+from keld.runner.settings import Settings
 from keld.runner.sibling import Inventory, inventory_of, siblings_of
-from keld.state import AT_PROVIDER, TERMINAL, RunState, State
+from keld.state import AT_PROVIDER, RunState, State
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BY_ID = 20  # job runs that a look did not reach, but that are looked at all the same
@@ -53,7 +54,11 @@ class Look:
 
 
 def look(environment: Environment, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Shard]], until: float) -> Look:
-    """What the lists show of these open job runs, account by account, read until `time.monotonic()` is `until`."""
+    """What the lists show of these open job runs, account by account, read until `time.monotonic()` is `until`.
+
+    Args:
+        shards: those of each job run that are not over.
+    """
     seen_at = {run.id: run.next_check_at or _EPOCH for run in runs}
     held: dict[Account, list[Shard]] = {}
     for run in runs:
@@ -151,12 +156,11 @@ def _unchanged(
 ) -> Unchanged | None:
     """What to record of a job run where nothing has happened; None if it needs a lease."""
     now = environment.clock()
-    out = [shard for shard in shards if shard.state not in TERMINAL]
-    if run.state is not RunState.OPEN or run.problem or not out or (run.lease_until is not None and run.lease_until >= now):
+    if run.state is not RunState.OPEN or run.problem or not shards or (run.lease_until is not None and run.lease_until >= now):
         return None
     progress: dict[str, int | None] = {}
     confirmed: dict[str, int] = {}
-    for shard in out:
+    for shard in shards:
         account = seen.get((shard.provider, shard.host))
         batch = None if account is None or shard.batch_id is None else account.batches.get(shard.batch_id)
         if (
@@ -167,8 +171,8 @@ def _unchanged(
             or _is_late(environment, shard, now)
         ):
             return None
-        if batch.done != shard.done:
-            progress[shard.id] = batch.done
+        if (done := shard.rows_of(batch.done)) != shard.done:
+            progress[shard.id] = done
         if shard.id in fresh:
             if not _has_no_siblings(environment, shard, batch, account.inventory, fresh[shard.id]):
                 return None
@@ -179,10 +183,11 @@ def _unchanged(
         return None  # e.g. its files are elsewhere; under the lease the problem is recorded
     if escalates_at is not None and escalates_at <= now:
         return None
-    times = [next_look(environment.settings, shard, now) for shard in out] + ([] if escalates_at is None else [escalates_at])
+    times = [next_look(environment.settings, shard, now) for shard in shards] + ([] if escalates_at is None else [escalates_at])
     return Unchanged(
         run_id=run.id,
         epoch=run.lease_epoch,
+        due_at=run.next_check_at,
         next_check_at=min(times),
         escalates_at=escalates_at,
         progress=progress,

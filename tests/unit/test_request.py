@@ -1,6 +1,7 @@
 """Requests: ids that come back, fingerprints that tell what was asked, prompts rendered row by row."""
 
 import json
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
@@ -17,7 +18,18 @@ from pydantic import BaseModel, Field
 
 from keld.errors import InvalidJob, SourceError, SourceUnavailable
 from keld.job import Column, Job, PerRow
-from keld.request import Asked, Question, check_columns, custom_id, fingerprint, position_of, renderer, row_fingerprint, shard_named
+from keld.request import (
+    Asked,
+    Question,
+    check_columns,
+    custom_id,
+    fingerprint,
+    pack_of,
+    position_of,
+    renderer,
+    row_fingerprint,
+    shard_named,
+)
 from keld.schema import output_schema
 
 NONCES = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789", min_size=10, max_size=10)
@@ -455,3 +467,13 @@ def test_a_table_that_does_not_fit_the_declaration_is_refused(terms: dict[str, A
 
 def test_a_function_may_use_any_columns() -> None:
     check_columns(_job(prompt=lambda batch: []), pa.schema([("id", pa.int64())]))
+
+
+@given(position=st.integers(0, 10**9), rows=st.integers(2, 2_048), plain=st.booleans())
+def test_the_id_of_a_request_of_many_rows_says_the_first_one_and_how_many(position: int, rows: int, plain: bool) -> None:
+    """Whoever collects it needs to know nothing else of how the rows were packed, also after an upgrade that packs otherwise."""
+    made = custom_id("abcdefghix", position, plain=plain, rows=rows)
+    assert pack_of(made, "abcdefghix") == (position, rows)
+    assert (position_of(made, "abcdefghix"), shard_named(made)) == (None, "abcdefghix")
+    assert pack_of(custom_id("abcdefghix", position, plain=plain), "abcdefghix") is None
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", made)

@@ -7,11 +7,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from keld.job import RunTerms
 from keld.ledger import JobRun, Shard
 from keld.state import RunState, State
 from keld.status import Status, status_of
+from keld.view import status_view
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -144,3 +146,22 @@ def test_a_tiny_cost_is_not_written_with_an_exponent() -> None:
 
 def test_it_shows_its_state_and_progress() -> None:
     assert repr(_status(answered=12)) == "<Status labels[2026-11-19] open 12/20 answered $0.2500>"
+
+
+@pytest.mark.parametrize(
+    ("state", "due", "unseen"),
+    [
+        (State.IN_PROGRESS, NOW - HOUR, True),
+        (State.IN_PROGRESS, NOW + HOUR, False),
+        (State.ENDED, NOW - HOUR, False),
+        (State.IN_PROGRESS, None, False),
+    ],
+)
+def test_a_batch_that_nobody_looks_at_any_more_is_told_with_what_to_do(state: State, due: datetime | None, unseen: bool) -> None:
+    """The task that waited for it was killed while nobody could hear of it."""
+    status = _status(state, next_check_at=due)
+    assert status.unseen_since == (due if unseen else None)
+    console = Console(width=400)
+    with console.capture() as told:
+        console.print(status_view(status))
+    assert ("nobody has looked since" in told.get()) is ("`keld cancel`" in told.get()) is unseen

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import re
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -302,6 +304,39 @@ def test_an_airflow_that_only_ends_the_trigger_of_a_killed_task_gets_its_batch_c
     assert cancels(provider) == asked
 
 
+def test_an_airflow_that_ends_the_trigger_of_a_killed_task_again_and_again_gets_its_batch_cancelled_as_well(
+    worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow 3.1 and 3.2 cancel the coroutine with each heartbeat until it has ended, so also while Airflow is asked for the task's state."""
+    from keld_airflow import trigger
+
+    monkeypatch.setattr(trigger, "_CALLS_ON_KILL", False)
+    asked, answer = threading.Event(), threading.Event()
+
+    def is_over(ti: Any) -> bool:
+        asked.set()
+        return answer.wait(60)
+
+    monkeypatch.setattr(trigger, "is_over", is_over)
+    waiting = trigger.KeldTrigger(**worker.until_sent(operator(), **DAY).trigger)
+    waiting.task_instance = TI
+
+    async def end() -> None:
+        wait = asyncio.create_task(anext(waiting.run()))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        wait.cancel()
+        await asyncio.to_thread(asked.wait, 60)
+        for _ in range(3):
+            wait.cancel()
+            await asyncio.sleep(0)
+        answer.set()
+        with pytest.raises(asyncio.CancelledError):
+            await wait
+
+    asyncio.run(end())
+    assert cancels(provider) == 1
+
+
 def test_a_trigger_from_before_a_clear_cancels_nothing_even_when_the_task_is_over(worker: Worker, provider: Emulator) -> None:
     """It is told late; the batch belongs to the new try by then."""
     old = worker.until_sent(operator(), **DAY).trigger
@@ -355,3 +390,154 @@ def test_a_trigger_that_an_earlier_version_made_still_cancels(worker: Worker, pr
     del fields["cancels"]
     killed(fields, {"label": "failed"})
     assert cancels(provider) == 1
+
+
+# --- a kill that nobody heard of --------------------------------------------------------------------------------------
+
+
+def abandoned(tmp_path: Path, states: dict[str, str], *, later: timedelta = timedelta(hours=1), asks: str | None = None) -> list[str]:
+    """What is cancelled by a triggerer, or the task of another Dag run, that comes `later`, while Airflow's database has these states."""
+    from keld_airflow.abandoned import cancel_abandoned
+
+    with Keld(home=tmp_path / "keld", clock=lambda: datetime.now(UTC) + later) as keld, supervised(states):
+        return cancel_abandoned(keld)
+
+
+@pytest.mark.parametrize("state", ["failed", "success", "skipped"])
+def test_a_task_that_was_ended_by_hand_before_a_triggerer_had_its_trigger_gets_its_batch_cancelled(
+    worker: Worker, provider: Emulator, tmp_path: Path, state: str
+) -> None:
+    """Airflow tells nobody of it: the trigger is deleted before it ran."""
+    sent = worker.until_sent(operator(), **DAY)
+    assert abandoned(tmp_path, {"label": state}) == [sent.event["job_run"]]
+    assert cancels(provider) == 1
+    assert abandoned(tmp_path, {"label": state}, later=timedelta(days=1)) == [], "once"
+
+
+@pytest.mark.parametrize(
+    ("states", "count"), [({"label_3": "failed", "label": "deferred"}, 1), ({"label_3": "deferred", "label": "failed"}, 0)]
+)
+def test_of_a_mapped_task_the_instance_that_was_ended_is_meant(
+    worker: Worker, provider: Emulator, tmp_path: Path, states: dict[str, str], count: int
+) -> None:
+    worker.until_sent(operator(partition="eu"), map_index=3, **DAY)
+    assert len(abandoned(tmp_path, states)) == count
+    assert cancels(provider) == count
+
+
+@pytest.mark.parametrize("states", [{"label": "deferred"}, {"label": "up_for_retry"}, {"label": "queued"}, {}])
+def test_a_task_that_goes_on_or_is_another_airflow_s_keeps_its_batch_though_nobody_looks(
+    worker: Worker, provider: Emulator, tmp_path: Path, states: dict[str, str]
+) -> None:
+    """The triggerers may all be down; and two Airflows may use one ledger."""
+    worker.until_sent(operator(), **DAY)
+    assert abandoned(tmp_path, states) == []
+    assert cancels(provider) == 0
+
+
+def test_a_batch_that_somebody_looks_at_is_not_abandoned(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    """Its trigger is alive, and hears of a kill itself."""
+    worker.until_sent(operator(), **DAY)
+    assert abandoned(tmp_path, {"label": "failed"}, later=timedelta(seconds=1)) == []
+
+
+def test_a_task_that_was_to_leave_its_batch_has_not_abandoned_it(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    worker.until_sent(operator(on_kill="leave"), **DAY)
+    assert abandoned(tmp_path, {"label": "failed"}) == []
+    assert cancels(provider) == 0
+
+
+def test_a_batch_that_another_dag_run_still_waits_for_is_not_abandoned(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    """A backfill of a namesake, say; the states are those of `run-1` only."""
+    worker.until_sent(operator(), **DAY)
+    worker.until_sent(operator(), run_id="backfill", **DAY)
+    assert abandoned(tmp_path, {"label": "failed"}) == []
+    assert cancels(provider) == 0
+
+
+def test_a_task_that_failed_by_itself_keeps_its_batch(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    """It has ended, too; cleared tomorrow, it finds what it paid for."""
+    task = operator()
+    sent = worker.until_sent(task, **DAY)
+    fault(provider, "any", "status", status=401, times=None)
+    ended = worker.run(task, event=sent.event, **DAY)
+    assert ended.state == "failed"
+    assert abandoned(tmp_path, {"label": "failed"}) == []
+    assert cancels(provider) == 0
+
+
+def test_a_task_whose_trigger_broke_keeps_its_batch(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    task = operator()
+    worker.until_sent(task, **DAY)
+    assert worker.run(task, failed="Trigger failure", **DAY).state == "failed"
+    assert abandoned(tmp_path, {"label": "failed"}) == []
+    assert cancels(provider) == 0
+
+
+def test_a_task_that_failed_while_the_ledger_was_away_keeps_its_batches(worker: Worker, provider: Emulator, tmp_path: Path) -> None:
+    """It could not give its attachment up; but a worker was wanted, which a task that was killed while it waited does not leave behind."""
+    fault(provider, "life", "stuck", match={"batch": 2})
+    sent = worker.until_sent(operator(job=job(max_shard_rows=3)), **DAY)
+    provider.advance(LATENCY_S)
+    with Keld(home=tmp_path / "keld") as keld:
+        keld.poll([sent.event["job_run"]])
+    assert abandoned(tmp_path, {"label": "failed"}) == []
+    assert cancels(provider) == 0
+
+
+def test_a_provider_that_was_away_when_a_task_was_killed_is_asked_to_cancel_later(
+    worker: Worker, provider: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from keld_airflow import kill
+
+    monkeypatch.setattr(kill, "_TRIES", 1)
+    sent = worker.until_sent(operator(), **DAY)
+    fault(provider, "any", "status", status=503, times=20)
+    killed(sent.trigger, {"label": "failed"})
+    provider.clear_faults()
+    before = cancels(provider)
+    assert abandoned(tmp_path, {"label": "failed"}, later=timedelta(days=1)) == [sent.event["job_run"]]
+    assert cancels(provider) == before + 1
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody looks at counts as unseen at once."""
+    from keld_airflow import abandoned
+
+    monkeypatch.setattr(abandoned, "_UNSEEN", timedelta(days=-1))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_next_task_of_the_ledger_cancels_what_was_abandoned(worker: Worker, provider: Emulator) -> None:
+    """Where no triggerer runs, and so no other wait is polled."""
+    worker.until_sent(operator(), **DAY)
+    worker.states = {"label": "failed", "other": "running"}
+    worker.until_sent(operator(task_id="other", job=job(name="other")), **DAY)
+    assert cancels(provider) == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_triggerer_cancels_what_was_abandoned_while_it_polls_for_others(worker: Worker, provider: Emulator) -> None:
+    worker.until_sent(operator(), **DAY)
+    waiting = worker.until_sent(operator(task_id="other", job=job(name="other")), **DAY)
+    assert cancels(provider) == 0
+
+    async def poll() -> None:
+        wait = asyncio.create_task(first_event(trigger_of(waiting.trigger)))
+        while not cancels(provider):
+            await asyncio.sleep(0.01)  # the poller has a thread of its own
+        wait.cancel()
+
+    with supervised({"label": "failed", "other": "deferred"}):
+        asyncio.run(asyncio.wait_for(poll(), 60))
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_dag_run_that_is_started_anew_after_a_kill_takes_the_batch_over(worker: Worker, provider: Emulator) -> None:
+    """Rather than cancel it and buy it again."""
+    worker.until_sent(operator(), **DAY)
+    worker.states = {"label": "failed"}
+    again = worker.through(operator(task_id="again", job=job()), provider, **DAY)
+    assert again.state == "success", again.error
+    assert (cancels(provider), len(provider.bill())) == (0, 5)

@@ -15,9 +15,11 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.instance import DagsterInstance
-from dagster._core.test_utils import create_test_daemon_workspace_context, instance_for_test
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_test_daemon_workspace_context, instance_for_test
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import PythonFileTarget
+from dagster._core.workspace.load_target import PythonFileTarget, WorkspaceLoadTarget
 from dagster._daemon.backfill import execute_backfill_iteration
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
@@ -177,25 +179,35 @@ def forget(module: str) -> None:
     sys.modules.pop(module, None)
 
 
+def loading(location: Path, in_server: bool) -> WorkspaceLoadTarget:
+    """How a code location is loaded: by a code server, which is a process of its own and takes seconds to start, or in this process."""
+    where = {"python_file": str(location), "attribute": "defs", "working_directory": str(location.parent)}
+    if in_server:
+        return PythonFileTarget(**where, location_name="location")
+    origin = LoadableTargetOrigin(executable_path=sys.executable, **where)
+    return InProcessTestWorkspaceLoadTarget(InProcessCodeLocationOrigin(origin, location_name="location"))
+
+
 @contextmanager
-def deployed(location: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    """A fresh deployment of a code location; its provider takes an hour, on a clock that the test turns."""
+def deployed(location: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    """A fresh deployment of a code location; its provider takes an hour, on a clock that the test turns.
+
+    A slow test, and one that is marked `code_server`, has it in a code server, as a user has.
+    """
+    in_server = any(request.node.get_closest_marker(name) for name in ("slow", "code_server"))
     with Emulator(latency_s=LATENCY_S) as emulator:
         for name, value in {**emulator.env(), "TEST_HOME": str(tmp_path / "keld"), "TEST_TABLES": str(tmp_path / "tables")}.items():
             monkeypatch.setenv(name, value)
         forget(location.stem)
-        target = PythonFileTarget(
-            python_file=str(location), attribute="defs", working_directory=str(location.parent), location_name="location"
-        )
         with (
             instance_for_test(overrides=SETTINGS | one_event_log(tmp_path)) as instance,
-            create_test_daemon_workspace_context(target, instance=instance) as workspace,
+            create_test_daemon_workspace_context(loading(location, in_server), instance=instance) as workspace,
             Keld(home=tmp_path / "keld", namespace="location") as keld,
         ):
             yield Deployment(instance, workspace, emulator, keld, location.stem)
 
 
 @pytest.fixture
-def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    with deployed(LOCATION, tmp_path, monkeypatch) as deployment:
+def deployment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    with deployed(LOCATION, request, tmp_path, monkeypatch) as deployment:
         yield deployment

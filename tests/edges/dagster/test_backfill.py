@@ -14,6 +14,7 @@ WEEK = [f"2026-11-0{day}" for day in range(1, 8)]
 CANARY = "canary-4711"  # in every prompt of `location.py`
 
 
+@pytest.mark.code_server
 def test_backfill_waits_without_a_slot_and_ends_completed_success(deployment: Deployment) -> None:
     """Dagster fails a backfill whose runs have all ended and that makes no progress; a run that waited would hold a slot for hours."""
     backfill = deployment.backfill(WEEK, "tickets", "labels_batch", "labels", "report")
