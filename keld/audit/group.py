@@ -239,5 +239,3 @@ def _keys(calls: Calls) -> tuple[list[Key], Ints]:
     keys = list(dict.fromkeys(names))
     place = {key: position for position, key in enumerate(keys)}
     return [Key(*key) for key in keys], np.array([place[name] for name in names], dtype=np.int64)[inverse]
-
-

@@ -1,12 +1,12 @@
 """Mapped: any CSV, JSON Lines or Parquet file by a mapping of the user's own, a TOML file given to `--format`.
 
-    title = "our gateway"
-    [names]
-    at = "ts"
-    model = ["model_name", "meta/model"]
-    duration_ms = "latency"
-    [only]
-    kind = ["llm"]
+title = "our gateway"
+[names]
+at = "ts"
+model = ["model_name", "meta/model"]
+duration_ms = "latency"
+[only]
+kind = ["llm"]
 """
 
 import tomllib
@@ -34,7 +34,7 @@ def mapped(path: str) -> Format:
         known = "; ".join(f"{name}: {what}" for name, what in FIELDS.items())
         raise InvalidJob(f"The mapping {path} names {', '.join(unknown)}, which no call has. It may name {known}.", field="format")
     if "at" not in names:
-        raise InvalidJob(f"The mapping {path} does not say where the instant of a call is: [names] at = \"COLUMN\".", field="format")
+        raise InvalidJob(f'The mapping {path} does not say where the instant of a call is: [names] at = "COLUMN".', field="format")
     return Format(
         name=Path(path).stem,
         title=str(given.get("title", Path(path).name)),
