@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from keld.audit.record import NONE, UNKNOWN, Floats, Ints, Small, Text
 
-Values = Sequence[Any] | pa.Array
+Values: TypeAlias = "Sequence[Any] | pa.Array"  # a list, or a column of a table
 
 _TIMES = (pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.timestamp("ns", "UTC"), pa.timestamp("ns"))
 _TRUE = frozenset(("true", "1", "yes", "t"))

@@ -138,13 +138,13 @@ def _once(at: Ints, zone: ZoneInfo, days: float) -> Sign | None:
 def _missing(group: Group, at: Ints, end: Ints, session: Ints) -> tuple[str, ...]:
     found = set(group.lacks)
     if not group.stream_known:
-        found.add("no stream flag")
+        found.add("stream flag")
     if not group.users:
-        found.add("no person")
+        found.add("people")
     if not session.any():
-        found.add("no session")
+        found.add("sessions")
     if group.width:
-        found.add(f"buckets of {group.width / clock.MINUTE:g} minutes instead of calls")
+        found.add(f"single calls (it has buckets of {group.width / clock.MINUTE:g} minutes)")
     elif len(at) and not (at % clock.SECOND).any():
-        found.add("instants of whole seconds")
+        found.add("parts of a second")
     return tuple(sorted(found))

@@ -21,6 +21,7 @@ from keld.audit.group import Group, Groups
 from keld.audit.log import Piece, files, pieces
 from keld.audit.money import LEAST_DELAY, Bill, Net, bill, late_prior, saving, staging_usd
 from keld.audit.rate import RateBook
+from keld.audit.record import Floats
 from keld.audit.rule import Rule, Rules
 from keld.audit.verdict import LEAST_DAYS, verdict
 from keld.errors import InvalidJob
@@ -182,13 +183,14 @@ def _delay(seen: Evidence, rule: Rule | None) -> tuple[timedelta | None, str]:
 def _fleet_usd(group: Group, fleet: Fleet, every: Sequence[Group], on_fleet: dict[int, Fleet], days: float) -> tuple[Decimal, Decimal]:
     weeks = max(days / 7, 1.0)
 
-    def load(one: Group) -> object:
-        return one.heat_tokens / weeks / 3_600 / fleet.capacity
+    def load(one: Group) -> Floats:
+        found: Floats = one.heat_tokens / weeks / 3_600 / fleet.capacity
+        return found
 
     mine = load(group)
     sharing = [other for other in every if other is not group and (at := on_fleet.get(id(other))) is not None and at.name == fleet.name]
-    others = sum((load(other) for other in sharing), mine * 0)  # type: ignore[operator, call-overload]
-    less, costs = saved_usd(others, mine, fleet)  # type: ignore[arg-type]
+    others = sum(map(load, sharing), mine * 0)
+    less, costs = saved_usd(others, mine, fleet)
     return Decimal(str(round(less, 2))), Decimal(str(round(costs, 2)))
 
 

@@ -72,10 +72,10 @@ class Format:
     def lacks(self) -> tuple[str, ...]:
         """What a log of this kind never has, of what tells who waits; in words."""
         asked = {
-            "no end of a call": ("end", "duration_s", "duration_ms"),
-            "no stream flag": ("streamed", "first_at", "ttft_s", "ttft_ms"),
-            "no person": ("user",),
-            "no session": ("session",),
+            "ends of calls": ("end", "duration_s", "duration_ms"),
+            "stream flag": ("streamed", "first_at", "ttft_s", "ttft_ms"),
+            "people": ("user",),
+            "sessions": ("session",),
         }
         return tuple(word for word, fields in asked.items() if not any(name in self.names for name in fields))
 

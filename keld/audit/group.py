@@ -53,7 +53,7 @@ class Group:
     usd: list[Floats] = field(default_factory=list)  # at list prices, else as logged
     requests: Counter[Lane] = field(default_factory=Counter)
     tokens: defaultdict[tuple[Lane, int], Ints] = field(default_factory=lambda: defaultdict(lambda: np.zeros(len(TOKENS), dtype=np.int64)))
-    logged_usd: Counter[Lane] = field(default_factory=Counter)
+    logged_usd: defaultdict[Lane, float] = field(default_factory=lambda: defaultdict(float))
     logged: Counter[Lane] = field(default_factory=Counter)  # requests with a logged cost
     streamed: int = 0
     stream_known: int = 0
@@ -73,8 +73,10 @@ class Group:
         """Adds the calls of another group."""
         for name in ("at", "end", "session", "trace", "usd"):
             getattr(self, name).extend(getattr(other, name))
-        for name in ("requests", "logged_usd", "logged", "tags"):
+        for name in ("requests", "logged", "tags"):
             getattr(self, name).update(getattr(other, name))
+        for lane, usd in other.logged_usd.items():
+            self.logged_usd[lane] += usd
         for bracket, counts in other.tokens.items():
             self.tokens[bracket] += counts
         for name in ("streamed", "stream_known", "failed", "failed_known", "heat_requests", "heat_tokens", "tool_turns"):

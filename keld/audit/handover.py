@@ -19,6 +19,7 @@ from keld.audit import body
 from keld.audit.clock import DAY
 from keld.audit.finding import Audit, Finding, span_text
 from keld.audit.money import LEAST_DELAY, Bill
+from keld.audit.record import Floats
 from keld.audit.verdict import Waits
 from keld.price import Lane
 
@@ -118,10 +119,10 @@ def _flex(finding: Finding) -> bool:
 def _ceiling(finding: Finding) -> Decimal:
     """1.3 times the most expensive run, or day where there are no runs, without cache hits; rounded up to cents, above $10 to dollars."""
     at, _, _, _, usd = finding.group.columns()
-    sums = finding.evidence.runs.usd
+    sums: Floats = finding.evidence.runs.usd
     if not len(sums) and len(at):
         _, day = np.unique(at // DAY, return_inverse=True)
-        sums = np.bincount(day, weights=usd)
+        sums = np.bincount(day, weights=usd).astype(np.float64)
     assert isinstance(finding.bill, Bill)
     ratio = finding.bill.none_usd / finding.bill.now_usd if finding.bill.now_usd else Decimal(1)
     found = Decimal(str(float(sums.max()) if len(sums) else 1.0)) * ratio * _OVER

@@ -17,7 +17,7 @@ import numpy as np
 from keld.audit.group import Group
 from keld.audit.prior import SHARES, Priors
 from keld.audit.rate import ModelRates
-from keld.audit.record import Floats
+from keld.audit.record import Floats, Ints
 from keld.price import Lane, Rates, Usage
 from keld.turnaround import turnaround
 
@@ -132,11 +132,11 @@ def _scale(group: Group, listed: Decimal) -> tuple[Decimal, str]:
     return ratio, f"as logged, {ratio:.3f} times the list; the same factor is applied to the slower lane"
 
 
-def _total(rates: Rates, tokens: dict[int, Floats], *, hits: bool) -> Decimal:
+def _total(rates: Rates, tokens: dict[int, Ints], *, hits: bool) -> Decimal:
     return sum((rates.total(_usage(counts, hits=hits), above + 1) for above, counts in tokens.items()), Decimal(0))
 
 
-def _usage(counts: Floats, *, hits: bool) -> Usage:
+def _usage(counts: Ints, *, hits: bool) -> Usage:
     whole, cached, written, written_1h, output = (int(one) for one in counts)
     if not hits:
         return Usage(input_tokens=whole, output_tokens=output)

@@ -50,7 +50,8 @@ class Priors:
             pair = given.get(name, (1, 1))
             if not isinstance(pair, list | tuple) or len(pair) != 2 or min(pair) <= 0:
                 raise InvalidJob(f"priors.{name}={pair!r}: give the two numbers of a beta distribution, above zero, e.g. [1, 99].")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+        return cls(**values)
 
     def mean(self, name: str) -> Decimal:
         """The mean of a share, or of the cost of operation."""

@@ -98,7 +98,7 @@ def reasons(finding: Finding) -> list[str]:
         side = f"+{sign.waits} waits" if sign.waits else f"+{sign.free} does not wait" if sign.free else "note"
         found.append(f"{side}: {sign.text}")
     if finding.evidence.missing:
-        found.append(f"the log has: {', '.join(finding.evidence.missing)}")
+        found.append(f"not in the log: {', '.join(finding.evidence.missing)}")
     if finding.waits in (Waits.NO, Waits.ASK):
         found += money_lines(finding)
     return [*found, *(f"sample: {text}" for text in finding.samples)]
