@@ -110,7 +110,7 @@ def _is_empty(column: Values) -> bool:
 
 def _at(chunk: Chunk, path: str) -> Values | None:
     whole = chunk.column(path)
-    if whole is not None or _SEPARATOR not in path:
+    if _SEPARATOR not in path or (whole is not None and not _is_empty(whole)):
         return whole
     name, _, rest = path.partition(_SEPARATOR)
     column = chunk.column(name)

@@ -21,7 +21,7 @@ FORMAT = Format(
         "end": ("end_time",),
         "provider": _named("llm.provider", "llm.system"),
         "model": _named("llm.model_name", "embedding.model_name"),
-        "service": _named("metadata.service", "service.name"),
+        "service": ("attributes.metadata/service", *_named("metadata.service", "service.name")),
         "job": (*_named("tag.tags"), "name"),
         "operation": ("span_kind",),
         "user": _named("user.id"),
