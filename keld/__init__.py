@@ -33,6 +33,8 @@ The map of the house; the files in order are the way of the data.
     stored       the files of a job run as objects of a bucket
     staging      the files of a job run, and how they are written
     outcome      what became of one row, in one word
+    reply        one result line in neutral terms
+    spread       the answer to a request of many rows -> an answer to each
     answer       result lines -> answers, exactly one per request
     cascade      which answers are accepted, and which model is asked next
     enrich       rows + answers -> the enriched partition
@@ -44,7 +46,10 @@ The map of the house; the files in order are the way of the data.
     doctor       what would stop a job: accounts, ledger and staging, looked at without a cost
     namespace    where job runs are kept, apart from those of other teams
     follow       a job run advanced until there is nothing to do but wait, or to its end
+    notice       what a person should hear of a job run, passed once each to a hook
+    telemetry    what a job run was, as OpenTelemetry spans and metrics
     environment  Keld(...): ledger, staging, accounts; the verbs
+    webhook      a provider's message that a batch has ended, checked before it is believed
     view         plans, job runs and spend as tables for people
     __main__     `python -m keld`: the same as the command `keld`
     cli/         keld plan | run | status | watch | cancel | reconcile | doctor | gc | prices | spend | report | emulate
@@ -53,7 +58,7 @@ The map of the house; the files in order are the way of the data.
     process      a name for this process, by which another process can check whether it is dead
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
-    follower     one thread that works on each item while the next one is made
+    follower     works on each piece of a file while the next one is made
     runner/      the only rooms that act: open, submit, find_lost, observe, escalate, fast_lane, collect, finish, orphan, ...
     providers/   who answers: dialects and transports, one account at one provider, what each kind is made of
     emulator/    a local stand-in for the providers' APIs; imports nothing of the rest
@@ -84,12 +89,14 @@ if TYPE_CHECKING:
         StagingError,
         UnknownJobRun,
         UnsupportedSystem,
+        WebhookRefused,
     )
     from keld.estimate import Estimate
     from keld.identity import fingerprint_of
     from keld.instant import utc
     from keld.job import Column, Embedding, Job, JobTerms, PerRow
     from keld.ledger import Attachment
+    from keld.notice import Notice, NoticeKind
     from keld.outcome import Outcome
     from keld.path import absolute_path, check_path, filled_path, wants_partition
     from keld.patience import Patience
@@ -108,16 +115,17 @@ if TYPE_CHECKING:
     from keld.state import RunState, State
     from keld.status import Batch, Status
     from keld.table import Parts
+    from keld.webhook import WebhookEvent
 
 __version__ = "0.1.0"
 __all__ = [
-    "AccessRefused", "Account", "AnswerColumn", "Attachment", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow", "Check",
-    "CheckState", "Column", "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "JobTerms", "Keld", "KeldError", "Lane",
-    "LeaseLost", "LedgerError", "Option", "Outcome", "Parts", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError", "ProviderRefused",
-    "ProviderUnreachable", "Quote", "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount", "Settings",
-    "SinkError", "SinkRefused", "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl", "UnknownJobRun",
-    "UnsupportedSystem", "Usage", "Verdict", "VertexAccount", "Work", "__version__", "absolute_path", "account_fields", "account_of",
-    "answer_columns", "check_path", "filled_path", "fingerprint_of", "kinds", "utc",
+    "AccessRefused", "Account", "AnswerColumn", "Attachment", "AzureAccount", "Batch", "BedrockAccount", "Bracket", "Cache", "CeilingTooLow",
+    "Check", "CheckState", "Column", "DeadlinePassed", "Embedding", "Estimate", "Finding", "InvalidJob", "Job", "JobTerms", "Keld", "KeldError",
+    "Lane", "LeaseLost", "LedgerError", "Notice", "NoticeKind", "Option", "Outcome", "Parts", "Patience", "PerRow", "Plan", "PriceUnknown", "ProviderError",
+    "ProviderRefused", "ProviderUnreachable", "Quote", "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount",
+    "Settings", "SinkError", "SinkRefused", "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl",
+    "UnknownJobRun", "UnsupportedSystem", "Usage", "Verdict", "VertexAccount", "WebhookEvent", "WebhookRefused", "Work", "__version__",
+    "absolute_path", "account_fields", "account_of", "answer_columns", "check_path", "filled_path", "fingerprint_of", "kinds", "utc",
     "wants_partition",
 ]  # fmt: skip
 
@@ -128,13 +136,14 @@ _HOMES = {
     "keld.errors": (
         "AccessRefused CeilingTooLow DeadlinePassed InvalidJob KeldError LeaseLost LedgerError "
         "PriceUnknown ProviderError ProviderRefused ProviderUnreachable SchemaError SinkError "
-        "SinkRefused SourceError SourceUnavailable StagingError UnknownJobRun UnsupportedSystem"
+        "SinkRefused SourceError SourceUnavailable StagingError UnknownJobRun UnsupportedSystem WebhookRefused"
     ),
     "keld.estimate": "Estimate",
     "keld.instant": "utc",
     "keld.identity": "fingerprint_of",
     "keld.ledger": "Attachment",
     "keld.job": "Column Embedding Job JobTerms PerRow",
+    "keld.notice": "Notice NoticeKind",
     "keld.outcome": "Outcome",
     "keld.path": "absolute_path check_path filled_path wants_partition",
     "keld.patience": "Patience",
@@ -153,6 +162,7 @@ _HOMES = {
     "keld.state": "RunState State",
     "keld.status": "Batch Status",
     "keld.table": "Parts",
+    "keld.webhook": "WebhookEvent",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

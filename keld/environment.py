@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -21,8 +21,9 @@ from keld.errors import InvalidJob, LedgerError, ProviderUnreachable
 from keld.follow import advance_until_waiting, finish
 from keld.instant import utcnow
 from keld.job import Job
-from keld.ledger import Attachment, JobRun, Ledger, shown
+from keld.ledger import Attachment, JobRun, Ledger, Shard, shown
 from keld.namespace import Namespace
+from keld.notice import Hook, Notifier, hook_named
 from keld.objects import Bucket
 from keld.path import check_path
 from keld.price import Lane
@@ -81,6 +82,8 @@ class Keld:
         accounts: more providers, or other settings of the known ones, by the name before the colon in `models`.
         clock: returns now, aware UTC; for tests.
         settings: the runner's timeouts and intervals.
+        on_event: called with each `Notice` (finished, late, quarantined, over the ceiling, paid twice), once each, from whichever process looks next;
+            default the function that `KELD_ON_EVENT` names as `module:function`, else none.  It runs in a thread; if it fails or hangs, the job runs go on.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Keld:
         accounts: Mapping[str, Account] | None = None,
         clock: Callable[[], datetime] = utcnow,
         settings: Settings | None = None,
+        on_event: Hook | None = None,
     ) -> None:
         self.home = Path(home or os.environ.get("KELD_HOME") or ".keld").absolute()
         self.ledger_url = ledger_url or os.environ.get("KELD_LEDGER_URL") or f"sqlite:///{self.home / 'ledger.db'}"
@@ -105,6 +109,7 @@ class Keld:
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
         self._runner: Runner | None = None
+        self._notifiers = list(self._notifiers_of(on_event))
 
     @property
     def namespace(self) -> str:
@@ -199,7 +204,7 @@ class Keld:
             source_name=source_name,
             reading=Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote),
         )
-        return self.status(self._opener.open(asked).id)
+        return self._told([self.status(self._opener.open(asked).id)])[0]
 
     def compare(self, run_id: str, job: Job, source: Any = None, *, owner: str | None = None, source_name: str | None = None) -> Status:
         """The status of a job run, open or over, with the parts of the declaration that have changed since it was sent in `outdated`.
@@ -221,12 +226,41 @@ class Keld:
     def advance(self, run_id: str, *, budget_s: float = 60.0) -> Status:
         """The status after doing what is due for a job run, for about `budget_s`; idempotent, may be called from any process."""
         run = self.runner.advance(run_id, timedelta(seconds=budget_s))
-        return status_of(run, self.ledger.shards(run_id), self.clock())
+        return self._told([status_of(run, self.ledger.shards(run_id), self.clock())])[0]
 
-    def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
-        """The statuses after reading the providers' state of these or all open job runs; never uploads, downloads or pays."""
-        ids = list(run_ids) if run_ids is not None else [run.id for run in self.ledger.catalog.runs(self.namespace, open_only=True)]
-        return self._statuses_of(self.runner.poll(ids, timedelta(seconds=budget_s)))
+    def poll(self, run_ids: Sequence[str] | None = None, *, jobs: Collection[str] | None = None, budget_s: float = 10.0) -> list[Status]:
+        """The statuses after reading the providers' state of these or all open job runs; never uploads, downloads or pays.
+
+        Args:
+            jobs: of all that are open, only those of these jobs.
+        """
+
+        def read() -> list[JobRun]:
+            if run_ids is not None:
+                return self.ledger.runs(run_ids)
+            found = self.ledger.catalog.runs(self.namespace, open_only=True)
+            return [run for run in found if jobs is None or run.job in jobs]
+
+        polled, now = self.runner.poll(read, timedelta(seconds=budget_s)), self.clock()
+        return self._told([status_of(run, shards, now, noted) for run, shards, noted in polled])
+
+    def wake(self, account: str, batch_id: str) -> Status | None:
+        """The status of the job run that a batch belongs to, of whatever namespace, after its next look is set to now; calls no provider.
+
+        For what a provider says has ended (see `webhook`); a job run that is over stays as it is.  Idempotent; polling goes on without it, too.
+
+        Returns:
+            None: this ledger has no such batch of this account: it is another program's, or its create is not recorded yet.
+        """
+        run_id = self.ledger.control.wake(account, batch_id, self.clock())
+        return None if run_id is None else self.status(run_id)
+
+    def due(self, run_ids: Collection[str]) -> list[str]:
+        """Those of these job runs at which a look is due by now, in no order; calls no provider.
+
+        For callers that wait until `Status.next_check_at`: a wake may have made it earlier since they read it.
+        """
+        return self.ledger.catalog.due(run_ids, self.clock())
 
     def advance_until_waiting(self, run_id: str, *, budget_s: float = 3600.0) -> Status:
         """The status after advancing until there is nothing to do but wait for the provider, or there is a problem.
@@ -312,8 +346,46 @@ class Keld:
     ) -> list[Status]:
         """Job runs of this namespace, the youngest first; or those of `ids` that the ledger has, in no order."""
         if ids is not None:
-            return self._statuses_of(self.ledger.catalog.by_ids(ids))
+            return self._by_ids(ids)
         return self._statuses_of(self.ledger.catalog.runs(self.namespace, job=job, open_only=open_only, limit=limit))
+
+    def _by_ids(self, run_ids: Collection[str]) -> list[Status]:
+        return self._statuses_of(self.ledger.catalog.by_ids(run_ids))
+
+    def _told(self, statuses: list[Status]) -> list[Status]:
+        """The same, after their news were passed to the hook, if there is one."""
+        for notifier in self._notifiers:
+            notifier.tell(statuses)
+        return statuses
+
+    def _notifiers_of(self, on_event: Hook | None) -> Iterator[Notifier]:
+        """One for the user's hook, one for telemetry, where they are asked for."""
+        if on_event is None and (named := os.environ.get("KELD_ON_EVENT")):
+            on_event = hook_named(named)
+        if on_event is not None:
+            yield Notifier(on_event, lambda: self.ledger, self.namespace, self.clock, self._by_ids)
+        if os.environ.get("KELD_TELEMETRY", "") not in ("", "0"):
+            yield Notifier(self._telemetry(), lambda: self.ledger, self.namespace, self.clock, self._by_ids, prefix="telemetry.")
+
+    def _telemetry(self) -> Hook:
+        try:
+            from keld.telemetry import Telemetry
+        except ImportError as missing:
+            raise InvalidJob(
+                f"KELD_TELEMETRY is set, and {missing.name} is not installed. Nothing was sent. pip install 'keld[otel]'", field="telemetry"
+            ) from missing
+
+        def kind_of(account: str) -> str:
+            return (self.accounts[account].kind if account in self.accounts else None) or account
+
+        def shards_of(run_id: str) -> Sequence[Shard]:
+            return self.ledger.shards(run_id)
+
+        def at_providers() -> Mapping[tuple[str, str], int]:
+            # Asked by a thread of the metrics' own, which must not open a ledger that was closed.
+            return {} if self._ledger is None else self._ledger.catalog.at_providers()
+
+        return Telemetry(kind_of, shards_of, at_providers)
 
     def _statuses_of(self, runs: Sequence[JobRun]) -> list[Status]:
         shards, now = self.ledger.catalog.shards_of([run.id for run in runs]), self.clock()

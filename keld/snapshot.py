@@ -100,6 +100,15 @@ def sizes(path: Path) -> NDArray[np.int64]:
     return np.concatenate([np.array([], dtype=np.int64), *blocks])
 
 
+def sizes_at(path: Path, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The fragment sizes in bytes of the rows at `positions` (ascending, one or more)."""
+    import numpy as np
+
+    start = int(positions[0])
+    blocks = read_parquet(path, columns=["keld_size"], start=start, stop=int(positions[-1]) + 1)
+    return np.concatenate([batch.column(0).to_numpy(zero_copy_only=False).astype("int64") for batch in blocks])[positions - start]
+
+
 def priorities(path: Path, column: str | None) -> NDArray[np.float64] | None:
     """N numbers, the priority of each row; a null is the lowest.  None if the job has no such column."""
     import numpy as np
@@ -205,11 +214,11 @@ def _as_text(column: pa.Array) -> pa.Array:
 
 
 class _Keys:
-    """Finds null and repeated keys; 8 bytes of memory a row."""
+    """Finds null and repeated keys; 8 bytes of memory a row, and as many while it looks for repeated ones."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._hashes: list[NDArray[np.int64]] = []
+        self._hashes = bytearray()  # grows in place
 
     def add(self, column: pa.Array, first_row: int) -> None:
         import numpy as np
@@ -228,19 +237,17 @@ class _Keys:
                 f"{self._job.name}: the key {self._job.key!r} is of type {column.type}. Nothing was sent. A key is text, a number or a date."
             ) from None
         # Python's own hash of text: 64 bits with a secret of this process, so nobody can construct collisions.
-        self._hashes.append(np.fromiter(map(hash, values.to_pylist()), dtype=np.int64, count=len(values)))
+        self._hashes += np.fromiter(map(hash, values.to_pylist()), dtype=np.int64, count=len(values)).tobytes()
 
     def check(self, rows: int) -> None:
         """Raises if a key occurs twice, by 64-bit hashes: a million distinct keys collide in one of 40 million tables."""
         import numpy as np
 
-        if not rows:
-            return
-        every = np.concatenate(self._hashes)
-        order = np.argsort(every, kind="stable")
-        twice = np.flatnonzero(every[order][1:] == every[order][:-1])
+        every = np.frombuffer(self._hashes, dtype=np.int64)
+        ordered = np.sort(every)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(twice):
-            first, second = sorted((int(order[twice[0]]), int(order[twice[0] + 1])))
+            first, second = np.flatnonzero(every == twice[0])[:2].tolist()
             raise SourceError(
                 f"{self._job.name}: the key {self._job.key!r} is not unique: rows {first:,} and {second:,} (counted from 0) have the same value, "
                 f"and {len(twice):,} rows of {rows:,} repeat an earlier one. Nothing was sent. Choose a unique key, or remove the repeats."

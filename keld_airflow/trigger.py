@@ -8,7 +8,8 @@ duration would start again with each of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,7 +65,7 @@ class KeldTrigger(BaseTrigger):
             reason = "deadline"
         except asyncio.CancelledError:
             if not _CALLS_ON_KILL:
-                await self.on_kill()
+                await _uncancelled(self.on_kill())
             raise
         yield TriggerEvent({"job_run": self.job_run, "found": self.found, "reason": reason})  # type: ignore[no-untyped-call]  # Airflow's
 
@@ -90,3 +91,12 @@ class KeldTrigger(BaseTrigger):
         self.log.info(
             "job_run %s is %s.", self.job_run, "cancelled" if cancelled else "not cancelled: another task waits for it, or it is over"
         )
+
+
+async def _uncancelled(ending: Coroutine[Any, Any, None]) -> None:
+    """Runs to the end, however often the caller is cancelled: Airflow 3.1 and 3.2 do so with each heartbeat until the trigger has ended."""
+    task = asyncio.ensure_future(ending)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.shield(task)
+    task.result()

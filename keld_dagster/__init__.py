@@ -25,7 +25,8 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     watch        which assets of a code location a sensor collects results for
     sensor       one for a code location, for assets with any partitions
     tick         one evaluation: polls the providers, requests collect runs, ends hold runs
-    follower     what a collect run materialises beside its result
+    collect_run  those that there were of pending partitions, and what they materialised
+    follower     what a collect run materialises beside its result, and which other results that needs
     progress     what a person sees of partitions while they are at a provider
     check        completion_rate, valid_rate, deadline_met, cost_under_ceiling
     metadata     a job and a job run's status -> what a person wants to see on an asset
@@ -34,6 +35,7 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     report       build_report_asset(...): a page about all job runs, written each day
     testing      materialize(...): assets to their end in one call, for users' unit tests
     io_manager   KeldParquetIOManager: streams Parquet; a convenience, never required
+    duckdb       KeldDuckDBIOManager: streams into tables of DuckDB; imported by users only
 """
 
 from typing import TYPE_CHECKING, Any

@@ -16,10 +16,12 @@ from keld.ledger.database import Database
 from keld.ledger.record import JobRun, Shard
 from keld.ledger.recovery import Recovery
 from keld.ledger.table import RUN, SHARD
-from keld.state import RunEvent, RunState, State
+from keld.price import Lane
+from keld.state import AT_PROVIDER, RunEvent, RunState, State
 
 _OVER = (RunState.FINISHED, RunState.CANCELLED)
 _BY_IDS = sa.select(RUN).where(RUN.c.id.in_(sa.bindparam("of", expanding=True)))
+_DUE = sa.select(RUN.c.id).where(RUN.c.id.in_(sa.bindparam("of", expanding=True)), RUN.c.next_check_at <= sa.bindparam("now"))
 
 
 class Catalog:
@@ -73,6 +75,20 @@ class Catalog:
         at_provider = sa.exists().where(SHARD.c.run_id == RUN.c.id, SHARD.c.state == State.IN_PROGRESS)
         due = (RUN.c.state.in_((RunState.OPEN, RunState.CANCELLING)), RUN.c.next_check_at < before)
         return self._found(sa.select(RUN).where(RUN.c.namespace == namespace, *due, unleased, at_provider))
+
+    def due(self, run_ids: Collection[str], now: datetime) -> list[str]:
+        """Those of these job runs at which a look is due, in no order."""
+        with self._db.read() as db:
+            lots = (db.execute(_DUE, {"of": some, "now": now}) for some in lookup.in_lots(run_ids))
+            return [run_id for rows in lots for run_id in rows.scalars()]
+
+    def at_providers(self) -> dict[tuple[str, str], int]:
+        """How many batches of all namespaces are at a provider now, by account and model."""
+        query = sa.select(SHARD.c.provider, SHARD.c.model, sa.func.count()).where(
+            SHARD.c.state.in_(AT_PROVIDER), SHARD.c.lane == Lane.BATCH
+        )
+        with self._db.read() as db:
+            return {(provider, model): count for provider, model, count in db.execute(query.group_by(SHARD.c.provider, SHARD.c.model))}
 
     def by_ids(self, run_ids: Collection[str]) -> list[JobRun]:
         """Those of these job runs that are in this ledger, in no order."""

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 
 from keld.errors import LedgerError
@@ -99,12 +100,14 @@ def _engine(url: str) -> sa.Engine:
     if "@" in (parsed.host or ""):
         raise LedgerError("KELD_LEDGER_URL has a user or password with an '@' in it. Write %40 for it, %3A for ':' and %2F for '/'.")
     if parsed.get_backend_name() == "postgresql":
-        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True)
+        return sa.create_engine(
+            parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True, json_deserializer=msgspec.json.decode
+        )
     if parsed.get_backend_name() != "sqlite":
         raise LedgerError(f"KELD_LEDGER_URL names {parsed.get_backend_name()!r}; a ledger is sqlite:///PATH or postgresql://...")
     if parsed.database and not parsed.database.startswith("file:"):
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(parsed, connect_args={"timeout": _PATIENCE_S}, hide_parameters=True)
+    engine = sa.create_engine(parsed, connect_args={"timeout": _PATIENCE_S}, hide_parameters=True, json_deserializer=msgspec.json.decode)
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:

@@ -24,7 +24,20 @@ WORKER_SKEW = timedelta(
 )  # between the clocks of workers: an instant further in the future was recorded before the clock was set back
 _MINE = (RUN.c.id == sa.bindparam("run"), RUN.c.lease_epoch == sa.bindparam("of"))
 _RENEW = sa.update(RUN).where(*_MINE, RUN.c.lease_owner == sa.bindparam("by")).values(lease_until=sa.bindparam("until"))
-_RELEASE = sa.update(RUN).where(*_MINE).values(lease_owner=None, lease_until=None)
+# A wake, or a cancel, that came while the lease was held: the worker that gives it back may have looked before that.
+_NEXT = sa.bindparam("next", type_=RUN.c.next_check_at.type)
+_ASKED_MEANWHILE = sa.and_(RUN.c.next_check_at.is_distinct_from(sa.bindparam("was_due")), RUN.c.next_check_at < _NEXT)
+_RELEASE = (
+    sa.update(RUN)
+    .where(*_MINE)
+    .values(
+        lease_owner=None,
+        lease_until=None,
+        next_check_at=sa.case((_ASKED_MEANWHILE, RUN.c.next_check_at), else_=_NEXT),
+        escalates_at=sa.bindparam("escalates"),
+        problem=sa.bindparam("stopped_by"),
+    )
+)
 _CLAIM = (
     sa.update(RUN)
     .where(
@@ -38,7 +51,7 @@ _CLAIM = (
         ),
     )
     .values(lease_owner=sa.bindparam("by"), lease_epoch=RUN.c.lease_epoch + 1, lease_until=sa.bindparam("until"))
-    .returning(RUN.c.lease_epoch)
+    .returning(RUN.c.lease_epoch, RUN.c.next_check_at)
 )
 
 
@@ -49,6 +62,7 @@ class Lease:
     run_id: str
     owner: str
     epoch: int
+    due_at: datetime | None = None  # when a look was due, as it was claimed
 
 
 class Leases:
@@ -63,9 +77,9 @@ class Leases:
         until = now + self.lease_for
         claim = {"run": run_id, "by": owner, "now": now, "until": until, "longest": until + WORKER_SKEW, "dead": dead_owner}
         with self._db.write() as db:
-            epoch = db.execute(_CLAIM, claim).scalar_one_or_none()
+            claimed = db.execute(_CLAIM, claim).one_or_none()
         failpoint("lease.claimed")
-        return None if epoch is None else Lease(run_id, owner, epoch)
+        return None if claimed is None else Lease(run_id, owner, claimed.lease_epoch, claimed.next_check_at)
 
     def renew(self, lease: Lease, now: datetime) -> None:
         """Prolongs the lease during a long step.
@@ -84,11 +98,14 @@ class Leases:
         *,
         escalates_at: datetime | None = None,
     ) -> None:
-        """Gives the lease back, if it is still held; notes when to look again, and the problem that stops the job run, if any."""
+        """Gives the lease back, if it is still held; notes when to look again, and the problem that stops the job run, if any.
+
+        A look that was asked for since the lease was claimed (see `control`) stays due.
+        """
         failpoint("lease.release")
-        noted = {"next_check_at": next_check_at, "escalates_at": escalates_at, "problem": dict(problem) if problem else None}
+        noted = {"next": next_check_at, "escalates": escalates_at, "stopped_by": dict(problem) if problem else None}
         with self._db.write() as db:
-            db.execute(_RELEASE, {"run": lease.run_id, "of": lease.epoch, **noted})
+            db.execute(_RELEASE, {"run": lease.run_id, "of": lease.epoch, "was_due": lease.due_at, **noted})
 
     @contextmanager
     def held(self, lease: Lease, now: datetime) -> Iterator[sa.Connection]:

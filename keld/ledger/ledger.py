@@ -25,6 +25,7 @@ from keld.ledger.cost import Costs
 from keld.ledger.database import Database, shown
 from keld.ledger.history import History
 from keld.ledger.lease import Lease, Leases
+from keld.ledger.notice import Notices
 from keld.ledger.object import Objects, name_objects
 from keld.ledger.orphan import Orphans, add_orphan
 from keld.ledger.progress import Progress
@@ -77,6 +78,7 @@ class Ledger:
         self.costs = Costs(self._db)
         self.stretches = Stretches(self._db, self.leases)
         self.objects = Objects(self._db)
+        self.notices = Notices(self._db)
 
     def close(self) -> None:
         self._db.close()
@@ -103,6 +105,15 @@ class Ledger:
         if found is None:
             raise UnknownJobRun(f"No job run {run_id!r} in this ledger ({shown(self.url)}).", run_id=run_id)
         return found
+
+    def runs(self, run_ids: Sequence[str]) -> list[JobRun]:
+        """These job runs, in this order.
+
+        Raises:
+            UnknownJobRun: there is none of one of these ids.
+        """
+        found = {run.id: run for run in self.catalog.by_ids(run_ids)}
+        return [found.get(run_id) or self.run(run_id) for run_id in run_ids]
 
     def shards(self, run_id: str) -> list[Shard]:
         """The shards of a job run, by ordinal."""

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from keld.answer import Reply
 from keld.price import Lane
 from keld.providers.envelope import LINES, read_journal, reply_line
-from keld.providers.pack import Packing
+from keld.providers.pack import Pack, Packing, Row, packed, packs
 from keld.providers.part import BodyTemplate, Dialect, Envelope
 from keld.providers.template import Hole
+from keld.reply import Reply
 from keld.request import custom_id, one_line
 
 _PIECE_BYTES = 4 << 20  # of a file: what its lines add to their fragments in one piece
@@ -45,8 +45,14 @@ class Encoder:
         return self.template.size_bytes + self.envelope.overhead_bytes(self.path)
 
     def line(self, position: int, fragment: bytes) -> bytes:
-        """A line of a batch's input."""
+        """A line of a batch's input, of one row."""
         return self.envelope.wrap(custom_id(self.nonce, position, plain=self.plain_ids), self.path, self.template.fill(fragment))
+
+    def lines(self, rows: Iterator[Row], most: Pack) -> Iterator[bytes]:
+        """The lines of a batch's input, with as many rows in each as `most` allows."""
+        for group in packs(rows, most):
+            name = custom_id(self.nonce, group[0][0], plain=self.plain_ids, rows=len(group))
+            yield self.envelope.wrap(name, self.path, self.template.fill(packed(group)))
 
     def file(self, blocks: Iterable[tuple[Sequence[int], Sequence[bytes]]]) -> Iterator[bytes]:
         """The bytes of the shard's file, in pieces of some megabytes: one line for each position and its fragment, in order.
@@ -99,6 +105,11 @@ class Encoder:
         if parts is None:
             return None
         return [reply_line(custom_id, response["status_code"], one_line(part)) for custom_id, part in zip(custom_ids, parts, strict=True)]
+
+    def repeated(self, line: bytes, custom_ids: Sequence[str]) -> list[bytes]:
+        """The journal's line of a request that was refused as a line for each of its rows."""
+        response = msgspec.json.decode(line)["response"]
+        return [reply_line(custom_id, response["status_code"], one_line(response["body"])) for custom_id in custom_ids]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

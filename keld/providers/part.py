@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import httpx2
 
-from keld.answer import Reply
 from keld.cache import Caching, Ttl
 from keld.objects import Credentials
 from keld.patience import Patience
@@ -25,6 +24,7 @@ from keld.providers.base import Fit, Quota, RemoteBatch, Submission, Traits
 from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import Codes, ErrorIn
 from keld.providers.page import Page
+from keld.reply import Reply
 from keld.request import Question
 from keld.vocabulary import Count
 

@@ -195,9 +195,10 @@ class Provider:
         """The reader of that model's answers to that question."""
         return Reader(dialect=self._dialect(question, model), envelope=self._preset.envelope)
 
-    def pack_of(self, encoder: Encoder) -> Pack:
-        """The most rows that one request of a fast lane holds."""
-        return self.traits.pack if isinstance(encoder.dialect, Packing) else Pack()
+    def pack_of(self, encoder: Encoder, lane: Lane) -> Pack:
+        """The most rows that one request holds.  None are packed in batches without our mark, which are told apart by how many requests they have."""
+        packs = isinstance(encoder.dialect, Packing) and (lane is not Lane.BATCH or self.traits.marks_batches)
+        return self.traits.pack if packs else Pack()
 
     def served(self) -> Served:
         """The models that a server of one's own lists; makes a call, and never fails."""

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Self
 
-from keld.answer import Reply
 from keld.outcome import Outcome
+from keld.reply import Reply
 from keld.request import position_of
 
 _is_mark = re.compile(rb"[+-][0-9]{1,15}").fullmatch

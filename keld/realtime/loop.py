@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import assert_never
 
 from keld.failpoint import failpoint
@@ -34,6 +35,8 @@ from keld.request import custom_id
 log = logging.getLogger("keld")
 _STOP_CHECK_S = 1.0  # between two looks at `should_stop` while nothing else happens
 _REPEATS = 3  # of a request without a reply, within one run: each time the engine gets less to do, for the sake of a row that may break it
+# A refusal with one of these may be for one row of many: its text, or the length of all together.  Any other is for what they share.
+_OF_A_ROW = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY})
 _LOAD_EVERY_S = 2.0  # between two looks at how busy the engine is
 
 
@@ -76,7 +79,7 @@ class Loop:
         self.ending = Ending(f"{provider.name} at {provider.host}", provider.name, options)
         self.lines = self.rejections = self.at_once = 0  # rows that got a line; rejected requests; the most requests in flight together
         self._provider, self._encoder, self._reader, self._lane, self._nonce = provider, encoder, reader, lane, nonce
-        self._packs = packs(fragments, provider.pack_of(encoder))
+        self._packs = packs(fragments, provider.pack_of(encoder, lane))
         self._journal, self._should_stop, self._options, self._clock = journal, should_stop, options, clock
         self._by_goodput = provider.traits.by_goodput
         self._pacer = pacer(self._by_goodput, options.begin_with, options.most)
@@ -206,10 +209,10 @@ class Loop:
         if isinstance(outcome, Settled | NotNow):
             self._pacer.on_quotas(number, outcome.quotas, self._clock.now())
         match outcome:
-            case Settled() if outcome.answered or len(request.rows) == 1:
-                await self._settle(request, number, outcome)
-            case Settled():
+            case Settled(answered=False, status=status) if len(request.rows) > 1 and status in _OF_A_ROW:
                 self._halve(request, number)
+            case Settled():
+                await self._settle(request, number, outcome)
             case InDoubt() if not self._provider.traits.repeats_cost and request.tries + 1 < _REPEATS:
                 self._journal.not_done(*request.positions)
                 self._try_again(request, number, outcome.why, None)  # after a pause: the server may still be at work on it
@@ -225,10 +228,18 @@ class Loop:
                 assert_never(outcome)
 
     async def _settle(self, request: _Request, number: int, outcome: Settled) -> None:
-        """Keeps a line for each row of a request that was answered, or of one row that was refused."""
+        """Keeps a line for each row of a request that was answered, or refused for what all of its rows share."""
         ids = [custom_id(self._nonce, position) for position in request.positions]
-        lines = [outcome.line] if len(ids) == 1 else self._encoder.unpacked(outcome.line, ids, [len(part) for _, part in request.rows])
-        if lines is None:  # it does not have one part for each of its rows: only hosts where a repeated request costs nothing get packs
+        if len(ids) == 1:
+            lines: list[bytes] | None = [outcome.line]
+        elif outcome.answered:
+            lines = self._encoder.unpacked(outcome.line, ids, [len(part) for _, part in request.rows])
+        else:
+            lines = self._encoder.repeated(outcome.line, ids)
+        if lines is None and self._provider.traits.repeats_cost:
+            await self._lose(request, number, f"an answer without one part for each of its {len(ids):,} rows")
+            return
+        if lines is None:
             self._halve(request, number)
             return
         kept = Outcome.ANSWERED if outcome.answered else Outcome.ERRORED
@@ -264,7 +275,8 @@ class Loop:
         self._journal.not_done(*request.positions)
         self._pacer.on_success(number, self._clock.now(), 0, len(self._in_flight))
         half = len(request.rows) // 2
-        self._again.extend(self._request(rows, request.tries) for rows in (request.rows[:half], request.rows[half:]))
+        # Before all others: the bad row is soon alone, and a fault that all rows have soon shows as one.
+        self._again.extendleft(self._request(rows, request.tries) for rows in (request.rows[half:], request.rows[:half]))
 
     def _try_again(self, request: _Request, number: int, why: str, retry_after_s: float | None) -> None:
         now = self._clock.now()

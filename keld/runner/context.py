@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from keld import answer
+from keld import answer, snapshot
 from keld.answer import Sent
 from keld.cache import Ttl
 from keld.cascade import unsatisfied
@@ -98,6 +98,7 @@ class RunContext:
     failed: set[tuple[str, State]] = field(
         default_factory=set
     )  # (provider, state): the step that this state requires failed under this lease
+    staged: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # by shard, the input file that was written under this lease
     stuck: dict[str, str] = field(default_factory=dict)  # shards that were tried under this lease without progress, and why
     begun: bool = False  # a step was begun under this lease: the first one is, even if little time is left
     passed_over: bool = False  # there was no time to look at its batches
@@ -257,9 +258,11 @@ def question_of(files: RunFiles) -> Question:
 def sent_of(environment: Environment, run: JobRun, files: RunFiles, shard: Shard) -> Sent:
     """What was sent for a shard: its rows, its model and its rates."""
     own, accept, name = run.terms.prices, run.terms.accept, f"{shard.provider}:{shard.model}"
+    positions = read_positions(files.shard(shard.id).positions)
     return Sent(
         nonce=shard.id,
-        positions=read_positions(files.shard(shard.id).positions),
+        positions=positions,
+        weights=None if shard.lines is None or not len(positions) else snapshot.sizes_at(files.snapshot, positions),
         model=name,
         lane=shard.lane,
         unsatisfied=partial(unsatisfied, serialized=accept) if accept and name != run.terms.models[-1] else None,

@@ -147,15 +147,17 @@ def observe(context: RunContext, shard: Shard, batch: RemoteBatch | None) -> Non
         wake_next(context, shard)
     elif batch.state.ended:
         error = ShardError(code=batch.errors[0][0]) if batch.errors else None
-        context.record(shard, Event.ENDED, ended=batch.state.value, ended_at=now, done=batch.done, error=error, looks=0, not_before=None)
+        context.record(
+            shard, Event.ENDED, ended=batch.state.value, ended_at=now, done=shard.rows_of(batch.done), error=error, looks=0, not_before=None
+        )
         wake_next(context, shard)
     else:
         _under_way(context, shard, batch)
 
 
 def _under_way(context: RunContext, shard: Shard, batch: RemoteBatch) -> None:
-    if batch.done != shard.done:
-        context.ledger.progress.note(context.lease, shard, batch.done, context.now())
+    if (done := shard.rows_of(batch.done)) != shard.done:
+        context.ledger.progress.note(context.lease, shard, done, context.now())
     if shard.state is State.IN_PROGRESS and (context.cancelling or _is_overdue(context, shard)):
         cancel(context, shard)
     elif shard.state is State.CANCELLING:

@@ -108,12 +108,14 @@ class Sweep:
             return self._finding(batch, None, Verdict.ANOTHERS)
         if self.environment.ledger.accounts.knows_batch(batch.id):
             return None  # its create was recorded since the first check; so it is checked again after its shard was read
-        copies = self._copies(shard, batch)
+        verdict, copies = self._verdict(shard, batch), self._copies(shard, batch)
+        if copies is None:
+            return self._finding(batch, shard, verdict if verdict is Verdict.ADOPT else Verdict.UNPROVEN)
         if (own := self._own_of(shard, copies)) == batch.id:
             return None
         if copies and (own is None or not batch.state.ended):
             return self._finding(batch, shard, Verdict.UNPROVEN)  # to cancel it may be to cancel our own
-        return self._finding(batch, shard, self._verdict(shard, batch))
+        return self._finding(batch, shard, verdict)
 
     def _verdict(self, shard: Shard, batch: RemoteBatch) -> Verdict:
         if shard.state in (State.SUBMITTING, State.UNKNOWN):
@@ -125,12 +127,17 @@ class Sweep:
             return Verdict.ADOPT
         return Verdict.SETTLE if batch.state.ended else Verdict.CANCEL
 
-    def _copies(self, shard: Shard, batch: RemoteBatch) -> list[RemoteBatch]:
-        """The listed batches of which one may be the shard's own under another id, by id; none if this batch is not among them."""
+    def _copies(self, shard: Shard, batch: RemoteBatch) -> list[RemoteBatch] | None:
+        """The listed batches of which one may be the shard's own under another id, by id; none if this batch is not among them.
+
+        None: the host shows the shard's own neither in its list nor by its id now, so that any other may be it.
+        """
         if shard.batch_id is None or shard.batch_id in self.listed:
             return []
         own = self.provider.get(shard.batch_id)
-        if own is None or not may_be_own(batch, own, self.listed):
+        if own is None:
+            return None
+        if not may_be_own(batch, own, self.listed):
             return []
         found = {one.id: one for one in (*self.listed.values(), batch) if may_be_own(one, own, self.listed)}
         return [found[batch_id] for batch_id in sorted(found)]
@@ -220,8 +227,8 @@ class Sweep:
                     continue  # its results are not there yet
                 shard = None if owner is None else ledger.shard(owner)
             copies = [] if shard is None or batch is None else self._copies(shard, batch)
-            own = None if shard is None else self._own_of(shard, copies)
-            if copies and own is None:
+            own = None if shard is None or copies is None else self._own_of(shard, copies)
+            if copies is None or (copies and own is None):
                 continue  # not known yet
             if shard is not None and batch is not None and own != batch.id:
                 yield self._finding(batch, shard, self._verdict(shard, batch))

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from keld import process
 from keld.errors import (
@@ -29,7 +29,7 @@ from keld.errors import (
     StagingError,
 )
 from keld.http import reporting_progress, within
-from keld.ledger import JobRun, Shard
+from keld.ledger import JobRun, Shard, Unchanged
 from keld.price import Lane
 from keld.providers.provider import Provider
 from keld.runner.clock import restart_waits
@@ -42,17 +42,25 @@ from keld.runner.finding import Finding, Verdict
 from keld.runner.finish import write
 from keld.runner.give_up import give_up
 from keld.runner.heartbeat import Heartbeat
-from keld.runner.look import look, next_look
+from keld.runner.look import Look, look, next_look
 from keld.runner.observe import cancel, observe_all
 from keld.runner.orphan import Sweep
 from keld.runner.queue import yields_until
 from keld.runner.round import due_of, early_round, next_round
 from keld.runner.submit import lost, stage, submit, submit_again
-from keld.state import AT_PROVIDER, Event, RunEvent, RunState, State
+from keld.state import AT_PROVIDER, TERMINAL, Event, RunEvent, RunState, State
 
 _LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
 _FINDING = 0.8  # of the time of a reconcile; the rest is for acting on what was found
 _ENTERING = 0.2  # of that rest, for taking leases
+
+
+class Polled(NamedTuple):
+    """A job run and its shards after a poll; of one to which nothing has happened, as they were before, with what the look has noted."""
+
+    run: JobRun
+    shards: Sequence[Shard]
+    noted: Unchanged | None
 
 
 class Runner:
@@ -87,19 +95,43 @@ class Runner:
                     self._give_up(context)
         return self.ledger.run(run_id)
 
-    def poll(self, run_ids: Sequence[str], budget: timedelta) -> list[JobRun]:
-        """The job runs after a look at their providers: ended batches are recorded, due cancels are asked for; those of other workers are skipped."""
-        budget_s = budget.total_seconds()
-        end = time.monotonic() + budget_s
+    def poll(self, read: Callable[[], Sequence[JobRun]], budget: timedelta) -> list[Polled]:
+        """The job runs after a look at their providers: ended batches are recorded, due cancels are asked for; those of other workers are skipped.
+
+        Args:
+            read: reads the job runs.  Of thousands, nearly all stay at their provider: these are not read again after the look.
+        """
+        end = time.monotonic() + budget.total_seconds()
+        with within(end):
+            self._sweep_due(read_results=False)
+        runs = read()
+        shards = self.ledger.catalog.shards_of([run.id for run in runs])
+        still_open = {run_id: [shard for shard in of if shard.state not in TERMINAL] for run_id, of in shards.items()}
+        seen, environment = self._look(runs, still_open, budget)
+        self._act(seen.need_lease, environment, end, budget)
+        changed = {run.id: run for run in self.ledger.runs(seen.need_lease)}
+        shards |= self.ledger.catalog.shards_of(changed)
+        unchanged = {one.run_id: one for one in seen.unchanged}
+        return [Polled(changed.get(run.id, run), shards.get(run.id, []), unchanged.get(run.id)) for run in runs]
+
+    def _look(self, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Shard]], budget: timedelta) -> tuple[Look, Environment]:
+        """What the accounts' lists show, read from the job run on that was looked at longest ago; and the environment that has it."""
+        environment = replace(self.environment, lanes={})
+        still_open = sorted((run for run in runs if not run.over), key=lambda run: run.next_check_at or run.created_at)
+        until = time.monotonic() + budget.total_seconds() * _LISTING  # from here on: thousands of rows may take long to read
+        with within(until):
+            seen = look(environment, still_open, shards, until)
+        self.ledger.progress.note_unchanged(seen.unchanged)
+        return seen, replace(environment, listed=seen.listed, inventories=seen.inventories)
+
+    def _act(self, run_ids: Sequence[str], environment: Environment, end: float, budget: timedelta) -> None:
+        """Records what has happened to these job runs, and asks for the cancels that are due, each under its lease, as far as there is time."""
         contexts: list[RunContext] = []
         try:
-            with within(end):
-                self._sweep_due(read_results=False)
-            environment, need_lease = self._look(run_ids, budget)
             # Each part has its own time, even if the part before was slow: at least one job run is looked at.
-            left_s = max(end - time.monotonic(), budget_s * (1 - _LISTING))
+            left_s = max(end - time.monotonic(), budget.total_seconds() * (1 - _LISTING))
             entering = time.monotonic() + left_s * _ENTERING
-            for run_id in need_lease:
+            for run_id in run_ids:
                 if contexts and time.monotonic() > entering:
                     break
                 if (context := self._enter(run_id, budget, environment)) is not None:
@@ -116,33 +148,12 @@ class Runner:
         finally:
             for context, run, shards in self._read(contexts):
                 self._leave(context, run, shards)
-        return self._runs(run_ids)
-
-    def _look(self, run_ids: Sequence[str], budget: timedelta) -> tuple[Environment, list[str]]:
-        """The environment with what the accounts' lists show, and the job runs that need a lease, the one looked at longest ago first."""
-        environment = replace(self.environment, lanes={})
-        runs = sorted((run for run in self._runs(run_ids) if not run.over), key=lambda run: run.next_check_at or run.created_at)
-        shards = self.ledger.catalog.open_shards_of([run.id for run in runs])
-        until = time.monotonic() + budget.total_seconds() * _LISTING  # from here on: thousands of rows may take long to read
-        with within(until):
-            seen = look(environment, runs, shards, until)
-        self.ledger.progress.note_unchanged(seen.unchanged)
-        return replace(environment, listed=seen.listed, inventories=seen.inventories), list(seen.need_lease)
-
-    def _runs(self, run_ids: Sequence[str]) -> list[JobRun]:
-        """These job runs as they are now.
-
-        Raises:
-            UnknownJobRun.
-        """
-        found = {run.id: run for run in self.ledger.catalog.by_ids(run_ids)}
-        return [found.get(run_id) or self.ledger.run(run_id) for run_id in run_ids]
 
     def _read(self, contexts: Sequence[RunContext]) -> Iterator[tuple[RunContext, JobRun, Sequence[Shard]]]:
         """Each context with its job run and the shards that are not over, as they are now, by two queries for all of them."""
         run_ids = [context.lease.run_id for context in contexts]
         shards = self.ledger.catalog.open_shards_of(run_ids)
-        for context, run in zip(contexts, self._runs(run_ids), strict=True):
+        for context, run in zip(contexts, self.ledger.runs(run_ids), strict=True):
             yield context, run, shards.get(run.id, [])
 
     def supersede(self, run_id: str) -> bool:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import count
+from itertools import count, cycle
 from typing import Any
 
 from tests.benchmarks.ticket import result
@@ -21,14 +21,30 @@ _CHUNK = 1 << 20
 _SHAPES = 500  # so many different answers, over and over
 
 
-def answers_to(requests: Sequence[bytes]) -> bytes:
-    """One result line for each custom_id in the parts of an input file, in another order."""
+def shapes() -> list[tuple[bytes, bytes]]:
+    """What stands before and after the custom_id in some hundred different result lines, all answered: a fault would make a second round."""
     dice = random.Random(11)
-    made = ((n, json.dumps(result(dice, n, "X"))) for n in range(_SHAPES))
-    shapes = [line.encode().split(b"X-%08d" % n) for n, line in made if '"status_code": 200' in line]  # without faults: no second round
-    ids = [found for part in requests for found in _ID.findall(part)]
-    dice.shuffle(ids)
-    return b"".join([shapes[n % len(shapes)][0] + one + shapes[n % len(shapes)][1] + b"\n" for n, one in enumerate(ids)])
+    lines = ((n, json.dumps(result(dice, n, "X")).encode() + b"\n") for n in range(_SHAPES))
+    return [(found[0], found[1]) for n, line in lines if b'"status_code": 200' in line and len(found := line.split(b"X-%08d" % n)) == 2]
+
+
+class Results:
+    """The answers to one batch in another order than its requests; made as they are sent, so that the server's memory does not grow with them."""
+
+    def __init__(self, requests: bytes) -> None:
+        self.ids = _ID.findall(requests)
+        random.Random(11).shuffle(self.ids)
+        around = _AROUND
+        self.size_bytes = sum(map(len, self.ids)) + sum(len(a) + len(b) for a, b in (around[n % len(around)] for n in range(len(self.ids))))
+
+    def pieces(self) -> Iterator[bytes]:
+        count = len(_AROUND)
+        for start in range(0, len(self.ids), 10 * count):
+            pairs = zip(cycle(_AROUND), self.ids[start : start + 10 * count], strict=False)
+            yield b"".join([part for (head, tail), one in pairs for part in (head, one, tail)])
+
+
+_AROUND = shapes()
 
 
 class Files:
@@ -36,7 +52,7 @@ class Files:
 
     def __init__(self) -> None:
         self.inputs: dict[str, list[bytes]] = {}
-        self.results: dict[str, bytes] = {}
+        self.results: dict[str, Results] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.numbers = count()
 
@@ -59,10 +75,8 @@ class Handler(BaseHTTPRequestHandler):
             self._say({"id": f"file-{n}", "object": "file", "bytes": sum(map(len, parts)), "created_at": 1, "filename": "x", "purpose": "batch", "status": "processed"})  # fmt: skip
         elif self.path.endswith("/batches"):
             asked = json.loads(b"".join(parts))
-            # Cut at line ends, so that no id is cut in two.
-            found = answers_to([b"".join(self.files.inputs.pop(asked["input_file_id"]))])
-            self.files.results[f"out-{n}"] = found
-            requests = found.count(b"\n")
+            found = self.files.results[f"out-{n}"] = Results(b"".join(self.files.inputs.pop(asked["input_file_id"])))
+            requests = len(found.ids)
             self.files.batches[f"batch-{n}"] = {
                 "id": f"batch-{n}", "object": "batch", "endpoint": asked["endpoint"], "input_file_id": asked["input_file_id"], "completion_window": "24h",
                 "status": "completed", "created_at": 1, "output_file_id": f"out-{n}", "metadata": asked.get("metadata"),
@@ -76,27 +90,31 @@ class Handler(BaseHTTPRequestHandler):
         path, _, _ = self.path.partition("?")
         last = path.rpartition("/")[2]
         if last == "content":
-            self._send(self.files.results[path.split("/")[-2]])
+            found = self.files.results[path.split("/")[-2]]
+            self._head(found.size_bytes, "application/octet-stream")
+            for piece in found.pieces():
+                self.wfile.write(piece)
         elif last == "batches":
             self._say({"object": "list", "data": list(self.files.batches.values())[::-1], "has_more": False})
         elif last in self.files.batches:
             self._say(self.files.batches[last])
         else:
-            size = len(self.files.results.get(last, b""))
+            size = self.files.results[last].size_bytes if last in self.files.results else 0
             self._say({"id": last, "object": "file", "bytes": size, "created_at": 1, "filename": "x", "purpose": "batch_output"})
 
     def do_DELETE(self) -> None:
         self._say({"id": self.path.rpartition("/")[2], "object": "file", "deleted": True})
 
     def _say(self, answer: dict[str, Any]) -> None:
-        self._send(json.dumps(answer).encode(), "application/json")
+        body = json.dumps(answer).encode()
+        self._head(len(body), "application/json")
+        self.wfile.write(body)
 
-    def _send(self, body: bytes, kind: str = "application/octet-stream") -> None:
+    def _head(self, size_bytes: int, kind: str) -> None:
         self.send_response(200)
         self.send_header("content-type", kind)
-        self.send_header("content-length", str(len(body)))
+        self.send_header("content-length", str(size_bytes))
         self.end_headers()
-        self.wfile.write(body)
 
 
 if __name__ == "__main__":

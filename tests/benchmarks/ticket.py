@@ -40,8 +40,8 @@ _WORDS = [
 ]
 
 
-def write_tickets(path: Path, rows: int) -> None:
-    """A Parquet file of `rows` tickets: id, body, order_value."""
+def write_tickets(path: Path, rows: int, *, short: bool = False) -> None:
+    """A Parquet file of `rows` tickets: id, body, order_value; `short`: bodies of about 200 bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -49,7 +49,7 @@ def write_tickets(path: Path, rows: int) -> None:
     writer = None
     for start in range(0, rows, 10_000):
         n = min(10_000, rows - start)
-        bodies = [" ".join(dice.choices(_WORDS, k=dice.randint(30, 300))) for _ in range(n)]
+        bodies = [" ".join(dice.choices(_WORDS, k=dice.randint(15, 35) if short else dice.randint(30, 300))) for _ in range(n)]
         table = pa.table({"id": [f"t{start + i}" for i in range(n)], "body": bodies, "order_value": [float(i) for i in range(n)]})
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)

@@ -2,7 +2,9 @@
 
 python -m tests.benchmarks.work encode naive|keld|snapshot DIRECTORY
 python -m tests.benchmarks.work decode naive|keld DIRECTORY
-python -m tests.benchmarks.work road ROWS DIRECTORY       (the emulator's addresses in the environment)
+python -m tests.benchmarks.work enrich keld|copy DIRECTORY
+python -m tests.benchmarks.work partitions COUNT DIRECTORY  (the server's address in the environment)
+python -m tests.benchmarks.work road DIRECTORY           (the server's address in the environment)
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.benchmarks.process import measured
 from tests.benchmarks.ticket import PROMPT, SCHEMA, SYSTEM
 
 NONCE = "benchmarks"
@@ -129,6 +132,33 @@ def decode_keld(folder: Path) -> float:
     return spent
 
 
+def enrich_keld(folder: Path) -> float:
+    """Snapshot and answers -> the enriched table."""
+    from keld.enrich import enrich, enriched_schema, source_schema
+    from keld.schema import OutputSchema
+    from keld.table import write_table
+
+    taken, output = folder / "snapshot.parquet", OutputSchema.from_json(_question().output)
+    _warm()
+    start = time.perf_counter()
+    schema = enriched_schema(source_schema(taken), output)
+    write_table(str(folder / "enriched.parquet"), schema, enrich(taken, [folder / "answers.parquet"], output))
+    return time.perf_counter() - start
+
+
+def enrich_copy(folder: Path) -> float:
+    """Reads the enriched table and writes it again, in the same way."""
+    import pyarrow.parquet as pq
+
+    from keld.table import read_parquet, write_table
+
+    _warm()
+    start = time.perf_counter()
+    schema = pq.read_schema(folder / "enriched.parquet")
+    write_table(str(folder / "copy.parquet"), schema, read_parquet(folder / "enriched.parquet"))
+    return time.perf_counter() - start
+
+
 def road(folder: Path) -> float:
     """`keld run`: table in, enriched Parquet out, through the emulator, ledger and digests on."""
     from keld.cli import main
@@ -157,6 +187,17 @@ def road(folder: Path) -> float:
     return time.perf_counter() - start
 
 
+def partitions(folder: Path, count: int) -> None:
+    """`Keld.run` of the same table as so many partitions, one after the other."""
+    from keld import Keld
+    from tests.benchmarks.job import JOB
+
+    with Keld(home=folder / "home") as keld:
+        for n in range(count):
+            source, sink = str(folder / "tickets.parquet"), str(folder / f"enriched-{n}.parquet")
+            keld.run(JOB, source, partition=f"p{n}", sink=sink, poll_s=0.05)
+
+
 def _question():  # type: ignore[no-untyped-def]
     from keld.request import Question
     from keld.schema import output_schema
@@ -171,14 +212,9 @@ def _warm() -> None:
     pa.array(["x"])
 
 
-def peak_mb() -> float:
-    """This process's own peak; `getrusage` would give a child the peak of the parent it was forked from."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-
-
 if __name__ == "__main__":
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")  # as the `keld` command does
-    name, where = "_".join(sys.argv[1:-1]), Path(sys.argv[-1])
-    seconds = globals()[name](where)
-    print(json.dumps({"seconds": seconds, "rss_mb": peak_mb()}))
+    *words, where = sys.argv[1:]
+    numbers = [int(word) for word in words if word.isdigit()]
+    piece = globals()["_".join(word for word in words if not word.isdigit())]
+    measured(lambda: piece(Path(where), *numbers))

@@ -21,6 +21,7 @@ import pytest
 
 from keld.emulator import Emulator
 from tests.support.documents import DOCS, PAGES, ROOT, Block, Command, blocks, commands, name
+from tests.support.forked_command import ended
 
 TUTORIAL = DOCS / "tutorial.md"
 SLOW = {DOCS / "how-to" / "clouds.md"}  # a dozen processes
@@ -99,13 +100,13 @@ def play(newcomer: Path, page: Path) -> None:
                 exec(compile(block.text, name(page), "exec"), names)
             case "console":
                 for command in commands(block):
-                    run(command)
+                    run(newcomer, command)
             case _:
                 pass
 
 
-def run(command: Command) -> None:
-    """Runs it, and holds what the page shows of its output against what it prints: `...` stands for anything."""
+def run(newcomer: Path, command: Command) -> None:
+    """Runs it in the newcomer's directory, and holds what the page shows of its output against what it prints: `...` stands for anything."""
     words = shlex.split(command.line)
     if words[:2] == ["pip", "install"]:
         for extras in re.findall(r"\[(.*?)\]", command.line):
@@ -113,9 +114,20 @@ def run(command: Command) -> None:
     elif words[0] == "export":
         export(words[1:])
     elif next(word for word in words if "=" not in word) not in NOT_RUN and words[:2] != ["keld", "emulate"]:
-        done = subprocess.run(command.line, shell=True, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, f"{command.line}\n{done.stdout}{done.stderr}"
-        check_output(command.shown, done.stderr + done.stdout)
+        status, printed = ran(newcomer, command.line, words)
+        assert status == 0, f"{command.line}\n{printed}"
+        check_output(command.shown, printed)
+
+
+def ran(newcomer: Path, line: str, words: list[str]) -> tuple[int | None, str]:
+    """(exit status, what was printed) of a command; where it needs a shell, or an option of Python's, of what a user starts."""
+    python_file = words[0] == "python" and words[1].endswith(".py")
+    if set("|&;<>$`") & set(line) or not (words[0] == "keld" or python_file):
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, timeout=300)
+        return done.returncode, done.stderr + done.stdout
+    said = newcomer / ".said"
+    said.unlink(missing_ok=True)
+    return ended(words, said), said.read_text()
 
 
 def export(given: list[str]) -> None:

@@ -262,6 +262,26 @@ def test_who_has_attached_anew_is_not_sent_away_by_what_is_told_late(ledger: Led
     assert ledger.control.detach(lease.run_id, "mine", now, NOW)
 
 
+def test_a_job_run_is_overlooked_when_a_look_was_due_and_nobody_has_it_in_hand(ledger: Ledger) -> None:
+    """Only then may it be asked whether anybody still waits for it."""
+
+    def overlooked(at: datetime, namespace: str = "default") -> list[str]:
+        return [run.id for run in ledger.catalog.overlooked(namespace, at)]
+
+    lease, [shard] = _open(ledger)
+    _pass(ledger, lease, shard, CREATED)
+    assert overlooked(NOW + MINUTE) == [], "a worker has it"
+    ledger.leases.release(lease, NOW + 10 * MINUTE, None, escalates_at=None)
+    assert overlooked(NOW + 9 * MINUTE) == []
+    assert overlooked(NOW + 11 * MINUTE) == [lease.run_id]
+    assert overlooked(NOW + 11 * MINUTE, "another") == []
+    again = ledger.leases.claim(lease.run_id, "me", NOW + 11 * MINUTE)
+    assert again is not None
+    _pass(ledger, again, ledger.shards(lease.run_id)[0], [Event.ENDED])
+    ledger.leases.release(again, NOW + 11 * MINUTE, None, escalates_at=None)
+    assert overlooked(NOW + 60 * MINUTE) == [], "nothing is at the provider"
+
+
 def test_who_leaves_waits_for_nothing_and_cancels_nothing(ledger: Ledger) -> None:
     """A task that fails by itself is cleared later, and finds what was sent."""
     lease, _ = _open(ledger)

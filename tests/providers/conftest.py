@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from keld import Account
-from keld.answer import Reply
 from keld.emulator import Emulator
 from keld.job import Job
 from keld.patience import Patience
 from keld.providers.account import TYPES
 from keld.providers.base import Created, RemoteBatch, Submission
 from keld.providers.provider import Provider, connect
+from keld.reply import Reply
 from keld.request import Question, renderer
 from keld.schema import output_schema
 from tests.support.ticket_job import Label, Peer

@@ -39,7 +39,6 @@ NOVA, CLAUDE = "us.amazon.nova-lite-v1:0", "us.anthropic.claude-haiku-4-5-202510
 def _small_jobs_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """That Bedrock takes no fewer than 100 records is tested in test_trait and in the emulator's own tests."""
     monkeypatch.setattr("keld.emulator.services.bedrock_input.LEAST_RECORDS", 1)
-    monkeypatch.setattr("keld.http._PAUSES_S", (0, 0))
 
 
 @pytest.fixture

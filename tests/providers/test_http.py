@@ -46,8 +46,7 @@ def bounded(work: Callable[[], object]) -> object:
 
 
 @pytest.fixture
-def provider(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Provider]]:
-    monkeypatch.setattr(http, "_PAUSES_S", (0.01, 0.01))
+def provider(peer: Peer) -> Iterator[Callable[..., Provider]]:
     made: list[Provider] = []
 
     def start(server: SlowServer, patience: Patience = QUICK) -> Provider:

@@ -26,13 +26,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from keld import Settings
-from keld.answer import Reply
 from keld.emulator import BillEntry, Call
 from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers import call
 from keld.realtime import Options, Time
 from keld.realtime.journal_file import JournalFile
+from keld.reply import Reply
 from keld.request import position_of
 from keld.runner.context import RunContext
 from keld.state import Event, State

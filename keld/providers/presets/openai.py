@@ -19,7 +19,7 @@ from keld.providers.dialects.openai_responses import OpenAIResponses
 from keld.providers.envelope import LINES
 from keld.providers.fault import Meaning
 from keld.providers.part import MODELS, Auth, Batches, Connection, Dialect, Preset
-from keld.providers.presets.common import LINE_BYTES, NOT_DONE
+from keld.providers.presets.common import EMBEDDING_PACK, LINE_BYTES, NOT_DONE
 from keld.request import Question
 from keld.shard import Limits
 
@@ -76,5 +76,6 @@ PRESET = Preset(
         fences=True,
         newest_first=True,
         window=timedelta(hours=24),
+        pack=EMBEDDING_PACK,
     ),
 )

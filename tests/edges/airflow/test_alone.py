@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.edges.airflow.live_airflow import Stack, live
+from tests.edges.airflow.live_airflow import QUIET, Stack, live
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with live(tmp_path_factory.mktemp("alone"), ("api-server", "scheduler", "dag-processor"), ("hurried", "held")) as stack:
+    with live(tmp_path_factory.mktemp("alone"), ("api-server", "scheduler", "dag-processor"), ("hurried", "held"), **QUIET) as stack:
         stack.airflow.until(
             lambda: stack.airflow.states("hurried", "label", "scheduled") == ["deferred"],
             "yesterday's own run, which Airflow starts, has sent",

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -303,6 +304,39 @@ def test_an_airflow_that_only_ends_the_trigger_of_a_killed_task_gets_its_batch_c
     assert cancels(provider) == asked
 
 
+def test_an_airflow_that_ends_the_trigger_of_a_killed_task_again_and_again_gets_its_batch_cancelled_as_well(
+    worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow 3.1 and 3.2 cancel the coroutine with each heartbeat until it has ended, so also while Airflow is asked for the task's state."""
+    from keld_airflow import trigger
+
+    monkeypatch.setattr(trigger, "_CALLS_ON_KILL", False)
+    asked, answer = threading.Event(), threading.Event()
+
+    def is_over(ti: Any) -> bool:
+        asked.set()
+        return answer.wait(60)
+
+    monkeypatch.setattr(trigger, "is_over", is_over)
+    waiting = trigger.KeldTrigger(**worker.until_sent(operator(), **DAY).trigger)
+    waiting.task_instance = TI
+
+    async def end() -> None:
+        wait = asyncio.create_task(anext(waiting.run()))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        wait.cancel()
+        await asyncio.to_thread(asked.wait, 60)
+        for _ in range(3):
+            wait.cancel()
+            await asyncio.sleep(0)
+        answer.set()
+        with pytest.raises(asyncio.CancelledError):
+            await wait
+
+    asyncio.run(end())
+    assert cancels(provider) == 1
+
+
 def test_a_trigger_from_before_a_clear_cancels_nothing_even_when_the_task_is_over(worker: Worker, provider: Emulator) -> None:
     """It is told late; the batch belongs to the new try by then."""
     old = worker.until_sent(operator(), **DAY).trigger
@@ -378,6 +412,17 @@ def test_a_task_that_was_ended_by_hand_before_a_triggerer_had_its_trigger_gets_i
     assert abandoned(tmp_path, {"label": state}) == [sent.event["job_run"]]
     assert cancels(provider) == 1
     assert abandoned(tmp_path, {"label": state}, later=timedelta(days=1)) == [], "once"
+
+
+@pytest.mark.parametrize(
+    ("states", "count"), [({"label_3": "failed", "label": "deferred"}, 1), ({"label_3": "deferred", "label": "failed"}, 0)]
+)
+def test_of_a_mapped_task_the_instance_that_was_ended_is_meant(
+    worker: Worker, provider: Emulator, tmp_path: Path, states: dict[str, str], count: int
+) -> None:
+    worker.until_sent(operator(partition="eu"), map_index=3, **DAY)
+    assert len(abandoned(tmp_path, states)) == count
+    assert cancels(provider) == count
 
 
 @pytest.mark.parametrize("states", [{"label": "deferred"}, {"label": "up_for_retry"}, {"label": "queued"}, {}])
