@@ -169,6 +169,7 @@ PACKAGES = (
     "keld.providers.presets",
     "keld.providers.transports",
     "keld.realtime",
+    "keld.report",
     "keld.table",
     "keld_airflow",
     "keld_dagster",
