@@ -85,7 +85,7 @@ def columns(days: Days) -> Element:
 def curves(lane: Lane, shown: Sequence[Curve]) -> Element:
     """The share of shards that had completed after so long, for up to four models; the prior is dotted grey."""
     prior = [turnaround(lane).quantile(n / 40).total_seconds() for n in range(1, 40)]
-    seconds = [max(1.0, one) for curve in shown for one in (curve.completed_s or (1.0,))] + prior
+    seconds = [max(1.0, one) for curve in shown for one in curve.completed_s] + prior
     low, high = log10(min(seconds)), log10(max(seconds) * 1.05)
 
     def across(second: float) -> float:

@@ -358,10 +358,9 @@ def focus(of: Book) -> list[dict[str, str]]:
 
 def lint(rows: list[dict[str, str]]) -> list[str]:
     """What a public validator has against rows of FOCUS 1.4, Cost and Usage."""
-    from focus_data_toolkit import lint_focus_1_4_structure
-
+    toolkit = pytest.importorskip("focus_data_toolkit")  # of the group dev: an environment of before does not have it
     stricter = ["SupportsUnitPricing", "SupportsMultiplePricingCategories"]
-    return [str(one) for one in lint_focus_1_4_structure("Cost and Usage", rows, supported_conditions=stricter).violations]
+    return [str(one) for one in toolkit.lint_focus_1_4_structure("Cost and Usage", rows, supported_conditions=stricter).violations]
 
 
 def priced(lane: str = "batch", **tokens: int) -> CostLine:
