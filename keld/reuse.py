@@ -7,7 +7,7 @@ asking it again could mean paying twice.  Memory: 40 bytes a row of either snaps
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,8 +108,14 @@ def _has_outcome(batch: pa.RecordBatch, outcomes: pa.Array) -> pa.Array:
 
 def fingerprints(snapshot: Path) -> NDArray[np.bytes_]:
     """N x 16 bytes; empty for a row that cannot be asked."""
-    blocks = [_bytes16(batch.column(0)) for batch in read_parquet(snapshot, columns=["keld_fingerprint"])]
+    blocks = list(fingerprint_blocks(snapshot))
     return np.concatenate(blocks) if blocks else np.array([], dtype="S16")
+
+
+def fingerprint_blocks(snapshot: Path) -> Iterator[NDArray[np.bytes_]]:
+    """The same, block by block."""
+    for batch in read_parquet(snapshot, columns=["keld_fingerprint"]):
+        yield _bytes16(batch.column(0))
 
 
 def _bytes16(column: pa.Array) -> NDArray[np.bytes_]:

@@ -214,11 +214,11 @@ def _as_text(column: pa.Array) -> pa.Array:
 
 
 class _Keys:
-    """Finds null and repeated keys; 8 bytes of memory a row."""
+    """Finds null and repeated keys; 8 bytes of memory a row, and as many while it looks for repeated ones."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._hashes: list[NDArray[np.int64]] = []
+        self._hashes = bytearray()  # grows in place
 
     def add(self, column: pa.Array, first_row: int) -> None:
         import numpy as np
@@ -237,19 +237,17 @@ class _Keys:
                 f"{self._job.name}: the key {self._job.key!r} is of type {column.type}. Nothing was sent. A key is text, a number or a date."
             ) from None
         # Python's own hash of text: 64 bits with a secret of this process, so nobody can construct collisions.
-        self._hashes.append(np.fromiter(map(hash, values.to_pylist()), dtype=np.int64, count=len(values)))
+        self._hashes += np.fromiter(map(hash, values.to_pylist()), dtype=np.int64, count=len(values)).tobytes()
 
     def check(self, rows: int) -> None:
         """Raises if a key occurs twice, by 64-bit hashes: a million distinct keys collide in one of 40 million tables."""
         import numpy as np
 
-        if not rows:
-            return
-        every = np.concatenate(self._hashes)
-        order = np.argsort(every, kind="stable")
-        twice = np.flatnonzero(every[order][1:] == every[order][:-1])
+        every = np.frombuffer(self._hashes, dtype=np.int64)
+        ordered = np.sort(every)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(twice):
-            first, second = sorted((int(order[twice[0]]), int(order[twice[0] + 1])))
+            first, second = np.flatnonzero(every == twice[0])[:2].tolist()
             raise SourceError(
                 f"{self._job.name}: the key {self._job.key!r} is not unique: rows {first:,} and {second:,} (counted from 0) have the same value, "
                 f"and {len(twice):,} rows of {rows:,} repeat an earlier one. Nothing was sent. Choose a unique key, or remove the repeats."

@@ -29,7 +29,7 @@ _NAMES = {"gemini": "gcp.gemini", "vertex": "gcp.vertex_ai", "bedrock": "aws.bed
 
 
 class Telemetry:
-    """Records the notices of job runs, by the providers of spans and metrics of this process; if it has none, by OTLP as `OTEL_*` says.
+    """Records the notices of job runs, by the providers of spans and metrics of this process; if it has none, by OTLP to `OTEL_EXPORTER_OTLP_ENDPOINT`.
 
     Args:
         kind_of: the kind of an account, by its name.

@@ -169,12 +169,16 @@ def keld_python(report: Report) -> Path:
 
 def end_to_end(report: Report, folder: Path, name: str, python: Path, rows: int, *, short: bool = False) -> dict[str, float] | None:
     """One run of all rows by one tool, from a table to a table; None if it failed, which is said."""
-    clear(folder)
-    write_tickets(folder / "tickets.parquet", rows, short=short)
+    made, run = folder / f"tickets-{rows}.parquet", folder / "run"
+    if not made.exists():
+        write_tickets(made, rows, short=short)
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir()
+    (run / "tickets.parquet").hardlink_to(made)
     words = ["tests.benchmarks.work", "road"] if name == "keld" else ["tests.benchmarks.peer", name]
     with host() as environment:
         try:
-            return run_module(python, [*words, str(folder)], environment, timeout_s=None if name == "keld" else _PEER_S)
+            return run_module(python, [*words, str(run)], environment, timeout_s=None if name == "keld" else _PEER_S)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             said = str(error.stderr or "").strip().splitlines()
             if name == "keld":
