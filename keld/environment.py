@@ -14,7 +14,7 @@ from contextlib import closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from keld.accounts import Accounts
 from keld.errors import InvalidJob, LedgerError, ProviderUnreachable
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from keld.price import Quote
     from keld.providers.check import Check
     from keld.providers.provider import Provider
+    from keld.report.overview import Overview
     from keld.runner.context import Environment
     from keld.runner.finding import Finding
     from keld.runner.open import Opener
@@ -407,6 +408,61 @@ class Keld:
         # The cost lines first, so that each has its job run in what is read next.
         lines = self.ledger.costs.lines(self.namespace, job=job, since=after, until=before)
         return report(self.ledger.catalog.runs(self.namespace, job=job, since=after, until=before), lines, by)
+
+    def write_report(
+        self, path: str | os.PathLike[str], *, by: str = "team", since: date | None = None, until: date | None = None
+    ) -> Report:
+        """Writes a page about the job runs of this namespace, and returns the spend report by `by` that is on it; calls no provider.
+
+        Args:
+            path: of the page, one file of HTML that needs nothing else: a local path, or a URI such as `s3://bucket/keld.html`.
+            by: what divides the days, as of `spend`.
+            since, until: as of `spend`.
+
+        Raises:
+            InvalidJob: `by` is no dimension.
+            SinkError: the page cannot be written; an earlier one there is unchanged.
+        """
+        from keld.report.file import write_page
+        from keld.report.page import page_of
+
+        found = self.overview(by, since=since, until=until)
+        write_page(path, page_of(found))
+        return found.group(by)
+
+    def export_spend(
+        self,
+        directory: str | os.PathLike[str],
+        form: Literal["parquet", "csv", "focus"] = "parquet",
+        *,
+        since: date | None = None,
+        until: date | None = None,
+    ) -> list[str]:
+        """Writes what the job runs of this namespace cost as tables into a directory, and returns their URIs; calls no provider.
+
+        Args:
+            form: `parquet` or `csv`: `cost_line` and `job_run`; `focus`: `focus.csv`, rows of FOCUS 1.4, Cost and Usage (docs/how-to/report.md).
+            since, until: as of `spend`.
+
+        Raises:
+            SinkError: one cannot be written; an earlier one there is unchanged.
+        """
+        from keld.report.book import read
+        from keld.report.file import write_tables
+        from keld.report.focus import focus_table
+        from keld.report.tidy import tables
+
+        book = read(self.ledger, self.namespace, self.clock(), since, until)
+        if form == "focus":
+            return write_tables(directory, {"focus": focus_table(book, self.environment.rates)}, "csv")
+        return write_tables(directory, tables(book, safe=form == "csv"), form)
+
+    def overview(self, by: str = "team", *, since: date | None = None, until: date | None = None) -> Overview:
+        """The figures of `write_report`."""
+        from keld.report.book import read
+        from keld.report.overview import overview_of
+
+        return overview_of(read(self.ledger, self.namespace, self.clock(), since, until), by, self.environment.rates)
 
     def cancel(self, run_id: str) -> Status:
         """The status after the cancel is recorded: `advance` drops what was not sent, cancels the batches at the provider and collects their answers.

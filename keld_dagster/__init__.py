@@ -32,6 +32,7 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     metadata     a job and a job run's status -> what a person wants to see on an asset
     column       the columns of a result: schema and lineage
     code_reference  the line of the user's file that declares a pair of assets
+    report       build_report_asset(...): a page about all job runs, written each day
     testing      materialize(...): assets to their end in one call, for users' unit tests
     io_manager   KeldParquetIOManager: streams Parquet; a convenience, never required
     duckdb       KeldDuckDBIOManager: streams into tables of DuckDB; imported by users only
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from keld_dagster.decorator import keld_assets
     from keld_dagster.definitions import keld_definitions
     from keld_dagster.io_manager import KeldParquetIOManager
+    from keld_dagster.report import build_report_asset
     from keld_dagster.resource import KeldAccount, KeldResource
     from keld_dagster.sensor import build_keld_sensor
     from keld_dagster.translator import KeldTranslator
@@ -57,6 +59,7 @@ __all__ = [
     "KeldTranslator",
     "build_batch_assets",
     "build_keld_sensor",
+    "build_report_asset",
     "keld_assets",
     "keld_definitions",
 ]
@@ -70,6 +73,7 @@ _HOMES = {
     "KeldTranslator": "translator",
     "build_batch_assets": "declaration",
     "build_keld_sensor": "sensor",
+    "build_report_asset": "report",
     "keld_assets": "decorator",
     "keld_definitions": "definitions",
 }

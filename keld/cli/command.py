@@ -34,6 +34,7 @@ from keld.cli.option import (
 from keld.cli.output import console, print_csv, print_json
 from keld.cli.progress import advance as advance_to_the_end
 from keld.cli.progress import end, finish, step
+from keld.cli.report import report
 from keld.errors import PriceUnknown, ProviderUnreachable, UnknownJobRun
 from keld.state import RunState
 
@@ -406,6 +407,9 @@ def spend(
     else:
         screen = console()
         screen.print(spend_view(found, screen.width) if found.lines else f"No job runs{f' of {job}' if job else ''} in this report.")
+
+
+app.command()(report)
 
 
 @app.command()

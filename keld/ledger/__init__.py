@@ -36,6 +36,7 @@ from keld.ledger.account import Suspect
 from keld.ledger.cost import CostLine
 from keld.ledger.database import shown
 from keld.ledger.fault import RefusalReason, ShardError, ShardFault
+from keld.ledger.history import Timing
 from keld.ledger.lease import WORKER_SKEW, Lease
 from keld.ledger.ledger import Ledger
 from keld.ledger.progress import Unchanged
@@ -62,6 +63,7 @@ __all__ = [
     "ShardError",
     "ShardFault",
     "Suspect",
+    "Timing",
     "Unchanged",
     "nonce",
     "shown",

@@ -156,6 +156,8 @@ def test_only_the_command_line_and_what_users_test_with_import_the_emulator() ->
 
 
 PACKAGES = (
+    "keld.audit",
+    "keld.audit.formats",
     "keld.runner",
     "keld.cli",
     "keld.emulator",
@@ -167,6 +169,7 @@ PACKAGES = (
     "keld.providers.presets",
     "keld.providers.transports",
     "keld.realtime",
+    "keld.report",
     "keld.table",
     "keld_airflow",
     "keld_dagster",
