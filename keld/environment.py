@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from keld.runner.finding import Finding
     from keld.runner.open import Opener
     from keld.runner.runner import Runner
+    from keld.telemetry import Telemetry
 
 
 class Submit(TypedDict, total=False):
@@ -109,6 +110,7 @@ class Keld:
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
         self._runner: Runner | None = None
+        self._telemetry: Telemetry | None = None
         self._notifiers = list(self._notifiers_of(on_event))
 
     @property
@@ -365,9 +367,10 @@ class Keld:
         if on_event is not None:
             yield Notifier(on_event, lambda: self.ledger, self.namespace, self.clock, self._by_ids)
         if os.environ.get("KELD_TELEMETRY", "") not in ("", "0"):
-            yield Notifier(self._telemetry(), lambda: self.ledger, self.namespace, self.clock, self._by_ids, prefix="telemetry.")
+            self._telemetry = self._open_telemetry()
+            yield Notifier(self._telemetry, lambda: self.ledger, self.namespace, self.clock, self._by_ids, prefix="telemetry.")
 
-    def _telemetry(self) -> Hook:
+    def _open_telemetry(self) -> Telemetry:
         try:
             from keld.telemetry import Telemetry
         except ImportError as missing:
@@ -659,6 +662,8 @@ class Keld:
     def close(self) -> None:
         """Closes clients and the ledger."""
         self._accounts.close()
+        if self._telemetry is not None:
+            self._telemetry.close()
         if self.staging.store is not None:
             self.staging.store.close()
         if self._ledger is not None:

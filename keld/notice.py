@@ -180,11 +180,10 @@ class Notifier:
         for notice in due:
             run_id, news = notice.status.id, self._prefix + notice.kind
             try:
-                if not notices.claim(run_id, news, self._clock()):
-                    continue
-                self._hook(notice)
-                notices.confirm(run_id, news, self._clock())
+                if notices.claim(run_id, news, self._clock()):
+                    self._hook(notice)
+                    notices.confirm(run_id, news, self._clock())
             except Exception as error:  # noqa: BLE001  # see the module's header
                 log.warning("notice.failed run=%s news=%s problem=%s", run_id, news, type(error).__name__)
             else:
-                self._told[run_id].add(news)
+                self._told |= notices.told([run_id])  # by this worker, by another one, or given up: it is not claimed again at each look

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 from opentelemetry import metrics, trace
 from opentelemetry.trace import Span, StatusCode
@@ -21,13 +22,14 @@ from keld.notice import Notice, NoticeKind
 from keld.status import Status
 
 _FLUSH_MS = 5_000
+_END_MS = 1_000
 # The SDK's own bounds end at three hours less than a batch's day.
 _SECONDS = (60, 300, 900, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
 _NAMES = {"gemini": "gcp.gemini", "vertex": "gcp.vertex_ai", "bedrock": "aws.bedrock", "azure": "azure.ai.openai", "mistral": "mistral_ai"}
 
 
 class Telemetry:
-    """Records the notices of job runs, by the providers of spans and metrics of this process; if it has none, by OTLP as `OTEL_*` says.
+    """Records the notices of job runs, by the providers of spans and metrics of this process; if it has none, by OTLP to `OTEL_EXPORTER_OTLP_ENDPOINT`.
 
     Args:
         kind_of: the kind of an account, by its name.
@@ -42,7 +44,7 @@ class Telemetry:
         at_providers: Callable[[], Mapping[tuple[str, str], int]],
     ) -> None:
         self._kind_of, self._shards_of, self._at_providers = kind_of, shards_of, at_providers
-        self._traces, self._metrics = _providers()
+        self._traces, self._metrics, self._ours = _providers()
         self._tracer = self._traces.get_tracer("keld")
         meter = self._metrics.get_meter("keld")
         self._rows = meter.create_counter("keld.rows", "{row}", "rows of job runs that are over, by outcome")
@@ -73,6 +75,11 @@ class Telemetry:
         for provider in (self._traces, self._metrics):
             if flush := getattr(provider, "force_flush", None):
                 flush(_FLUSH_MS)
+
+    def close(self) -> None:
+        """Ends the threads that send, if they are our own; what was recorded is sent already."""
+        if self._ours is not None:
+            self._ours()
 
     # -- metrics ----------------------------------------------------------------------------------------------
 
@@ -136,11 +143,10 @@ def _ns(at: datetime) -> int:
     return round(at.timestamp() * 1_000_000) * 1_000
 
 
-def _providers() -> tuple[trace.TracerProvider, metrics.MeterProvider]:
-    """Those of this process, if it has set some up, as Airflow and `opentelemetry-instrument` do; else our own."""
-    traces, counts = trace.get_tracer_provider(), metrics.get_meter_provider()
-    if not isinstance(traces, trace.ProxyTracerProvider):
-        return traces, counts
+def _providers() -> tuple[trace.TracerProvider, metrics.MeterProvider, Callable[[], None] | None]:
+    """Those of this process, if it has set some up, as Airflow and `opentelemetry-instrument` do; else our own, and what ends them."""
+    if not isinstance(traces := trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return traces, metrics.get_meter_provider(), None
     from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.metrics import MeterProvider
@@ -149,7 +155,13 @@ def _providers() -> tuple[trace.TracerProvider, metrics.MeterProvider]:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    resource = Resource.create({} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "keld"})
-    ours = TracerProvider(resource=resource)
-    ours.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return ours, MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
+    named = {} if os.environ.get("OTEL_SERVICE_NAME") else {"service.name": "keld"}
+    resource = Resource.create({**named, "service.instance.id": str(uuid4())})  # else the sums of two processes are one series
+    spans, counts = TracerProvider(resource=resource), MeterProvider([PeriodicExportingMetricReader(OTLPMetricExporter())], resource)
+    spans.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+
+    def end() -> None:
+        spans.shutdown()
+        counts.shutdown(_END_MS)
+
+    return spans, counts, end

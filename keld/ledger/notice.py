@@ -7,7 +7,7 @@ lost and few are repeated.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -52,12 +52,15 @@ class Notices:
             return list(db.execute(query).scalars())
 
     def told(self, run_ids: Collection[str]) -> dict[str, set[str]]:
-        """The news of each of these job runs that were told, by job run; only those that are watched."""
+        """The news of each of these job runs that were told, or failed too often, by job run; only of those that are watched."""
         found: dict[str, set[str]] = defaultdict(set)
+        tries: Counter[tuple[str, str]] = Counter()
         with self._db.read() as db:
-            for some in lookup.in_lots(run_ids):
-                for row in db.execute(_OF, {"of": some}):
-                    found[row.run_id] |= {row.facts["news"]} if row.kind == RunEvent.TOLD else set()
+            for row in (row for some in lookup.in_lots(run_ids) for row in db.execute(_OF, {"of": some})):
+                news = found[row.run_id]
+                tries[row.run_id, row.facts.get("news", "")] += row.kind == RunEvent.TELLING
+                if row.kind == RunEvent.TOLD or tries[row.run_id, row.facts.get("news", "")] == _TRIES:
+                    news.add(row.facts["news"])
         return dict(found)
 
     def paid_twice(self, run_ids: Collection[str]) -> dict[str, Decimal]:

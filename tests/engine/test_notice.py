@@ -161,6 +161,22 @@ def test_two_workers_at_once_tell_it_once(open_keld: Callable[..., Keld], emulat
     assert heard.kinds == ["finished"]
 
 
+def test_what_another_worker_has_told_is_not_claimed_at_each_look(open_keld: Callable[..., Keld], emulator: Emulator, heard: Heard) -> None:
+    """A claim is a write, and a poll looks at thousands of job runs."""
+    fault(emulator, "life", "stuck")
+    first, other = open_keld(on_event=heard), open_keld(on_event=heard)
+    run_id = first.submit(triage(openai, deadline=timedelta(hours=2), lane="batch"), tickets()).id
+    first.advance(run_id)
+    other.poll()
+    emulator.advance(3 * 3_600)
+    first.poll()
+    other.poll()
+    claimed: list[str] = []
+    other.ledger.notices.claim = lambda run_id, news, now: bool(claimed.append(news))  # type: ignore[method-assign]
+    other.poll()
+    assert (heard.kinds, claimed) == (["late"], [])
+
+
 # --- no hook stops a job run ------------------------------------------------------------------------------------------
 
 
@@ -181,6 +197,7 @@ def test_a_hook_that_fails_stops_no_job_run_and_is_tried_five_times(
         emulator.advance(3_600)
         keld.advance(status.id)
     assert len(calls) == 5
+    assert [event.kind for event in keld.ledger.events(status.id)].count("telling") == 5
     assert len({told.id for told in calls}) == 1
     assert "notice.failed" in caplog.text
     assert "CANARY-URL" not in caplog.text

@@ -159,6 +159,16 @@ def test_nothing_is_sent_and_nothing_imported_unless_it_was_asked_for(
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+def test_a_closed_environment_leaves_no_thread_that_sends(
+    open_keld: Callable[..., Keld], collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A triggerer opens and closes environments for months."""
+    before = set(threading.enumerate())
+    monkeypatch.setenv("KELD_TELEMETRY", "1")
+    open_keld().close()
+    assert [thread.name for thread in set(threading.enumerate()) - before if "Otel" in thread.name] == []
+
+
 def test_a_collector_that_is_gone_stops_no_job_run(
     open_keld: Callable[..., Keld], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

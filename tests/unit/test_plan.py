@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from keld.cache import UNMARKED, Cache, Ttl
 from keld.errors import CeilingTooLow, PriceUnknown
 from keld.estimate import Estimate
 from keld.plan import Candidate, Constraints, Option, Plan, Work, choose, evaluate
@@ -103,6 +104,30 @@ def test_nothing_to_ask_costs_nothing() -> None:
 def test_an_unknown_rate_is_an_obstacle_and_no_price() -> None:
     option = _option()
     assert (option.expected_usd, option.worst_usd, option.obstacle) == (None, None, "no rate known")
+
+
+@pytest.mark.parametrize(("hits", "cheaper"), [(0.98, Lane.STANDARD), (0.9, Lane.STANDARD), (0.4, Lane.BATCH)])
+def test_the_standard_lane_with_a_warm_cache_is_chosen_where_it_is_cheaper_than_a_batch_without_hits(hits: float, cheaper: Lane) -> None:
+    """A tenth of the price for what is read from the cache is less than half the price for everything, if prompts share enough."""
+    work = replace(WORK, prompt_bytes=100_000, shared_bytes=40_000, max_output_tokens=20)
+    full = Bracket(
+        above=0, input=Decimal(1), cached=Decimal("0.1"), cache_write=Decimal("1.25"), cache_write_1h=Decimal(2), output=Decimal(5)
+    )
+    half = full.times(Decimal("0.5"))
+    warm = Cache(ttl=Ttl.MINUTES, hits=hits, least_tokens=1_024)
+    offered = [
+        Candidate(
+            provider="anthropic",
+            model="m",
+            lane=lane,
+            rates=Rates(brackets=(bracket,), source=""),
+            turnaround=turnaround(lane),
+            shards=1,
+            cache=cache,
+        )
+        for lane, bracket, cache in ((Lane.BATCH, half, UNMARKED), (Lane.STANDARD, full, warm))
+    ]
+    assert _choose(evaluate(offered, work, Constraints(now=NOW))).lane is cheaper
 
 
 def test_the_chance_is_only_known_with_a_deadline() -> None:
