@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any
 
 from keld.realtime.goodput import Goodput
 from tests.benchmarks.environment import NotInstalled, python_of
@@ -28,7 +29,7 @@ from tests.benchmarks.ticket import write_results, write_tickets
 from tests.benchmarks.work import NONCE
 
 _HOME = Path(".bench")
-_SECTIONS = ("encode", "decode", "road", "imports", "goodput", "growth", "partitions")
+_SECTIONS = ("encode", "decode", "road", "imports", "steps", "goodput", "growth", "partitions")
 _FULL = ("growth", "partitions")
 _SPARE = 3  # free disk that a run may take, times the bytes of its input lines
 _PEER_S = 900
@@ -198,6 +199,21 @@ def imports(report: Report, folder: Path, rows: int, rounds: int) -> None:
     report.say("import keld, against import openai", f"{ratio:.3f} x", f"goal 0.4 x; {median(times['import keld'][1:]) * 1000:.0f} ms")
 
 
+def steps(report: Report, folder: Path, rows: int, rounds: int) -> None:
+    report.section("steps: a durable change of a shard's state in SQLite, on a disk; a job run of many shards")
+    with TemporaryDirectory(prefix="keld-bench-", dir=Path.cwd()) as disk:  # not in memory: the fsync is what the driver's own time is
+        times = run_module(Path(sys.executable), ["tests.benchmarks.transition", f"sqlite:///{disk}/ledger.db", "300", str(rounds)], {})
+    report.ratio("the ledger, against the driver alone", times["keld"], times["driver"], "goal 2 x")
+    few, many = 10, min(1_000, max(20, rows // 100))
+    shards = run_module(Path(sys.executable), ["tests.benchmarks.many_shards", str(few), str(many)], {})
+    for what in ("submit", "collect"):
+        found = shards[str(many)][f"{what}_ms_a_shard"]
+        report.say(
+            f"to {what} a shard of {many:,}", f"{found:.1f} ms", f"of CPU; of {few}: {shards[str(few)][f'{what}_ms_a_shard']:.1f} ms"
+        )
+    report.say(f"a look at {many:,} shards", f"{shards[str(many)]['look_ms']:.0f} ms", "of CPU")
+
+
 def goodput(report: Report, folder: Path, rows: int, rounds: int) -> None:
     report.section("goodput: simulated engines of one's own, in simulated time; against the best of all fixed numbers at once")
     for name, (engine, count) in ENGINES.items():
@@ -219,14 +235,14 @@ def work(*words: str | Path, environment: dict[str, str] | None = None) -> dict[
         sys.exit(f"{' '.join(map(str, words))} failed:\n{error.stderr[-2000:]}")
 
 
-def run_module(python: Path, words: Sequence[str], environment: dict[str, str], timeout_s: float | None = None) -> dict[str, float]:
+def run_module(python: Path, words: Sequence[str], environment: dict[str, str], timeout_s: float | None = None) -> dict[str, Any]:
     """What a module prints as the last line of its output."""
     # Compiled once, as wherever it is installed: else each process would compile its libraries again.
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     done = subprocess.run(
         [str(python.absolute()), "-m", *words], capture_output=True, text=True, check=True, env=inherited | environment, timeout=timeout_s
     )
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 

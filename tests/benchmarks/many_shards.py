@@ -27,7 +27,7 @@ def measure(shards: int) -> dict[str, float]:
         with Keld(home=Path(home), clock=emulator.now) as keld:
             job = Job(name="many", key="id", prompt="Repeat {body}", models=["openai:gpt-5-mini"], output_type=str, max_shard_rows=1)
             rows = [{"id": n, "body": f"text {n}"} for n in range(shards)]
-            keld.plan(job, rows[:1])  # loads what the first use loads
+            keld.advance(keld.submit(job, rows[:1], partition="first").id)  # loads what the first use loads
             run_id = keld.submit(job, rows).id
             submit = _ms(lambda: keld.advance(run_id, budget_s=3600))
             keld.advance(run_id)  # the first look, which also checks the creates

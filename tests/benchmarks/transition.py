@@ -1,8 +1,8 @@
 """Transition: one durable change of a shard's state, by the ledger and by the database driver alone, in turns.
 
 The driver does no more than what the change needs: a transaction that renews the lease by compare-and-swap, updates the shard, reads it back and
-appends the event, with prepared statements and no conversion of values.  `python -m tests.benchmarks.transition URL SHARDS ROUNDS` prints the
-milliseconds of each round as JSON.
+appends the event, with prepared statements and no conversion of values.  `python -m tests.benchmarks.transition URL SHARDS ROUNDS` prints, as JSON,
+the milliseconds that a change took in each round, by method.
 """
 
 from __future__ import annotations
@@ -26,24 +26,23 @@ _NOW = datetime(2026, 11, 20, tzinfo=UTC)
 _AT = 1_763_600_000_000_000  # microseconds
 
 
-def measure(url: str, shards: int, rounds: int) -> list[dict[str, float]]:
-    """Milliseconds a change of each method, by round."""
+def measure(url: str, shards: int, rounds: int) -> dict[str, list[float]]:
+    """Milliseconds a change, by method, one of each round."""
     ledger, (driver, mark) = Ledger(url), _connect(url)
     methods: dict[str, Callable[[Lease, list[Shard]], None]] = {
         "driver": lambda lease, planned: _by_driver(driver, mark, lease, planned),
         "keld": lambda lease, planned: _by_ledger(ledger, lease, planned),
     }
-    times: list[dict[str, float]] = []
+    times: dict[str, list[float]] = {name: [] for name in methods}
     for _ in range(rounds + 1):
-        times.append({})
         for name, change in methods.items():
             lease, planned = _planned(ledger, shards)
             began = time.perf_counter()
             change(lease, planned)
-            times[-1][name] = (time.perf_counter() - began) * 1000 / shards
+            times[name].append((time.perf_counter() - began) * 1000 / shards)
     ledger.close()
     driver.close()
-    return times[1:]  # the first round compiles the statements
+    return {name: of[1:] for name, of in times.items()}  # the first round compiles the statements
 
 
 def _by_ledger(ledger: Ledger, lease: Lease, planned: list[Shard]) -> None:
