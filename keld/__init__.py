@@ -41,6 +41,7 @@ The map of the house; the files in order are the way of the data.
     status       a job run as people and orchestrators see it
     retention    what is staged of job runs that ended long ago, and its removal
     spend        cost lines -> what was paid, saved, expected, and paid twice, grouped as the caller asks
+    audit/       logs of other tools -> which calls could wait, and what that would save
     report/      the ledger as one page for people, and as tables for BI and FinOps tools
     accounts     the provider accounts of an environment, each connected at its first use
     doctor       what would stop a job: accounts, ledger and staging, looked at without a cost
@@ -52,7 +53,7 @@ The map of the house; the files in order are the way of the data.
     webhook      a provider's message that a batch has ended, checked before it is believed
     view         plans, job runs and spend as tables for people
     __main__     `python -m keld`: the same as the command `keld`
-    cli/         keld plan | run | status | watch | cancel | reconcile | doctor | gc | prices | spend | report | emulate
+    cli/         keld plan | run | status | watch | cancel | reconcile | doctor | gc | prices | spend | audit | report | emulate
     instant      points in time and spans as callers give them -> the standard library's, aware, in UTC
     path         the placeholders in a source's or sink's path
     process      a name for this process, by which another process can check whether it is dead

@@ -8,8 +8,7 @@ duration would start again with each of them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +19,7 @@ from keld_airflow.poller import shared_poller
 
 # Airflow before 3.3 ends the coroutine of a task that was killed, and says no more; so it does when the triggerer is shut down.
 _CALLS_ON_KILL = hasattr(BaseTrigger, "on_kill")
+_ENDING = set[asyncio.Future[None]]()  # an event loop itself forgets a task that nobody holds
 
 
 class KeldTrigger(BaseTrigger):
@@ -65,7 +65,7 @@ class KeldTrigger(BaseTrigger):
             reason = "deadline"
         except asyncio.CancelledError:
             if not _CALLS_ON_KILL:
-                await _uncancelled(self.on_kill())
+                await self.on_kill()
             raise
         yield TriggerEvent({"job_run": self.job_run, "found": self.found, "reason": reason})  # type: ignore[no-untyped-call]  # Airflow's
 
@@ -80,7 +80,16 @@ class KeldTrigger(BaseTrigger):
         return max(0.0, (datetime.fromisoformat(self.wake_at) - datetime.now(UTC)).total_seconds())
 
     async def on_kill(self) -> None:
-        """Cancels at the provider if the task instance has ended and is to cancel then, and no other task waits for the job run."""
+        """Cancels at the provider if the task instance has ended and is to cancel then, and no other task waits for the job run.
+
+        It is finished though Airflow cuts it off: 3.3 after 30 seconds (`[triggerer] on_kill_timeout`), 3.1 and 3.2 with their next heartbeat.
+        """
+        ending = asyncio.ensure_future(self._end())
+        _ENDING.add(ending)
+        ending.add_done_callback(_ENDING.discard)
+        await asyncio.shield(ending)
+
+    async def _end(self) -> None:
         if not self.cancels:
             self.log.info("job_run %s is not cancelled: its task has on_kill='leave'.", self.job_run)
             return
@@ -91,12 +100,3 @@ class KeldTrigger(BaseTrigger):
         self.log.info(
             "job_run %s is %s.", self.job_run, "cancelled" if cancelled else "not cancelled: another task waits for it, or it is over"
         )
-
-
-async def _uncancelled(ending: Coroutine[Any, Any, None]) -> None:
-    """Runs to the end, however often the caller is cancelled: Airflow 3.1 and 3.2 do so with each heartbeat until the trigger has ended."""
-    task = asyncio.ensure_future(ending)
-    while not task.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(task)
-    task.result()

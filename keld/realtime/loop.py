@@ -262,8 +262,7 @@ class Loop:
         self.ending.on_lost(why)
 
     async def _keep(self, request: _Request, lines: Sequence[bytes], outcome: Outcome) -> None:
-        # Together: they share one fsync.
-        await asyncio.gather(*(self._journal.keep(*row, outcome) for row in zip(request.positions, lines, strict=True)))
+        await self._journal.keep_all(request.positions, lines, outcome)
         self.lines += len(lines)
 
     def _work(self, lines: Sequence[bytes]) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +14,9 @@ import pytest
 
 from keld import Embedding, Job, Keld, Lane, Status
 from keld.emulator import Emulator
-from tests.support.ticket_job import billed_usd, check_promise, fault, finish, purchases, run
+from keld.schema import output_schema
+from tests.support.realtime_rows import Rows, turning
+from tests.support.ticket_job import billed_usd, check_promise, fault, finish, openai, purchases, run
 
 pytestmark = pytest.mark.by_turns
 
@@ -140,3 +144,15 @@ def test_rows_that_cannot_be_asked_leave_no_gap_in_a_pack(open_keld: Callable[..
     assert [row["keld_outcome"] for row in found] == ["answered" if n % 3 else "unaskable" for n in range(90)]
     alone = run(keld, emulator, vectors(missing=None, max_attempts=1, name="alone", reuse="never"), asked)
     assert [row["embedding"] for row in found] == [row["embedding"] for row in rows_of(keld, alone)]
+
+
+def test_under_a_limit_of_requests_the_rows_a_minute_grow_by_the_packing(open_emulator: Callable[..., Emulator], tmp_path: Path) -> None:
+    """1,280 rows through 10 requests a minute: 20 requests in the minute after the first ten, where one by one they would take two hours."""
+    emulator = open_emulator(requests_per_minute=10)
+    question = {"output": output_schema(Embedding(dimensions=8)).to_json()}
+    rows = Rows(peer=replace(openai, model="text-embedding-3-small"), folder=str(tmp_path), question=question, count=1_280)
+    began = emulator.now()
+    done = rows.ask(clock=turning(emulator))
+    assert (done.answered, done.in_doubt) == (1_280, 0)
+    assert lines_sent(emulator) == [64] * 20
+    assert emulator.now() - began <= timedelta(minutes=8), "in larger steps, on a busy machine"

@@ -156,6 +156,8 @@ def test_only_the_command_line_and_what_users_test_with_import_the_emulator() ->
 
 
 PACKAGES = (
+    "keld.audit",
+    "keld.audit.formats",
     "keld.runner",
     "keld.cli",
     "keld.emulator",

@@ -158,7 +158,6 @@ def test_a_person_sees_why_a_day_failed_and_has_it_for_nothing_when_it_is_mended
     provider.advance(LATENCY_S)
     page.goto(f"{dagster.url}/assets/labels?view=partitions&partition={BLOCKED}")
     expect(page.get_by_text("Failed (1)")).to_be_visible(timeout=LONG_MS)
-    take_picture(page, "dagster-failed", height=960, dark=True)
     page.goto(f"{dagster.url}/assets/labels_batch?view=partitions&partition={BLOCKED}")
     expect(page.get_by_text(f"labels[{BLOCKED}] is not collected: its collect run")).to_be_visible(timeout=LONG_MS)
     take_picture(page, "dagster-reason", height=960, dark=True)
