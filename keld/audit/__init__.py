@@ -11,6 +11,7 @@ Beside the road: it reads what other tools logged, and ends where a Job begins. 
     chunk      rows of a log as columns by name
     column     values as they are logged -> arrays
     record     the one form in which a call is looked at
+    span       spans of an OpenTelemetry document -> calls as flat rows
     body       what the body of a request says
     provider   the names that logs use -> the names of price lists
     group      calls of one service, job, model, operation and prompt

@@ -35,6 +35,8 @@ def instants(values: Values) -> Ints:
         for kind in _TIMES:
             with suppress(pa.ArrowInvalid):
                 return _micros(array.cast(kind))
+        with suppress(pa.ArrowInvalid):
+            return _from_epoch(numbers(array.cast(pa.int64())))
         return np.fromiter(map(_instant, array.to_pylist()), dtype=np.int64, count=len(array))
     if pa.types.is_timestamp(array.type):
         return _micros(array)
@@ -75,7 +77,7 @@ def numbers(values: Values) -> Floats:
         array = _blank_to_null(array)
     if array is not None:
         with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
-            found: Floats = array.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            found: Floats = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
             return found
         values = array.to_pylist()
     return np.fromiter(map(_number, values), dtype=np.float64, count=len(values))

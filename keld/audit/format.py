@@ -56,6 +56,7 @@ class Format:
         names: field of the record -> paths (`chunk.values_at`).
         only: path -> the values, in small letters, of rows that are calls; a row with nothing there counts.
         unfold: a document -> its rows; None: each document is a row.
+        document: the type into which a document that is unfolded is decoded.
         buckets: a row is a bucket of calls, of which the clock is known and nothing else.
         provider: who answered, where no row says it.
     """
@@ -66,6 +67,7 @@ class Format:
     names: Mapping[str, tuple[str, ...]]
     only: Mapping[str, frozenset[str]] = field(default_factory=dict)
     unfold: Callable[[Any], Iterable[Mapping[str, Any]]] | None = None
+    document: Any = Any
     buckets: bool = False
     provider: str = ""
 

@@ -153,7 +153,7 @@ def _blocks(stream: Any, head: bytes) -> Iterator[bytes]:
 
 def _lines(blocks: Iterator[bytes], form: Format) -> Iterator[Piece]:
     layout = Layout([path for path in paths_of(form) if path == top(path)])
-    decoder = msgspec.json.Decoder(Any if form.unfold else layout.kind)
+    decoder = msgspec.json.Decoder(form.document if form.unfold else layout.kind)
     for block in blocks:
         rows, bad = _decoded(decoder, block)
         if form.unfold is not None:
@@ -187,8 +187,8 @@ def _rows_of(documents: Sequence[Any], form: Format) -> tuple[list[Any], int]:
     bad = 0
     for document in documents:
         try:
-            rows += form.unfold(document)
-        except (AttributeError, TypeError, KeyError, ValueError):
+            rows += form.unfold(msgspec.convert(document, form.document) if isinstance(document, dict) else document)
+        except (msgspec.ValidationError, AttributeError, TypeError, KeyError, ValueError):
             bad += 1
     return rows, bad
 

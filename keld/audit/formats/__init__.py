@@ -1,19 +1,21 @@
 """Formats: the kinds of logs that are read, a table of names each.
 
-litellm          LiteLLM spend logs and its standard logging payload
-langfuse         Langfuse observations
-helicone         Helicone requests
-otlp             OpenTelemetry traces, with GenAI or OpenInference spans
-openinference    OpenInference spans, as Phoenix saves them
-mlflow           MLflow traces
-openrouter       OpenRouter activity
-portkey          Portkey logs
-bedrock          Bedrock invocation log
-openai_usage     OpenAI usage API and dashboard CSV
-anthropic_usage  Anthropic usage and cost API, and console CSV
-pairs            requests and responses
-bill             FOCUS, and AWS Cost and Usage Report
-mapped           any other table, by a mapping of the user's own
+    litellm          LiteLLM spend logs and its standard logging payload
+    langfuse         Langfuse observations
+    helicone         Helicone requests
+    otlp             OpenTelemetry traces, with GenAI or OpenInference spans
+    openinference    OpenInference spans, as Phoenix saves them
+    mlflow           MLflow traces
+    openrouter       OpenRouter activity
+    portkey          Portkey logs
+    bedrock          Bedrock invocation log
+    openai_usage     OpenAI usage API and dashboard CSV
+    anthropic_usage  Anthropic usage and cost API, and console CSV
+    pairs            requests and responses
+    bill             FOCUS, and AWS Cost and Usage Report
+    mapped           any other table, by a mapping of the user's own
+
+A new kind is one file here and its name in `FORMATS`.
 """
 
 from keld.audit.format import Format
