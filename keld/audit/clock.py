@@ -79,7 +79,9 @@ def _regular(starts: Ints, zone: ZoneInfo) -> tuple[float, str | None]:
     if len(starts) < _RUNS:
         return 0.0, None
     local = starts + _offset(starts, zone)
-    return max((_same(local % span, span), name) for span, name in ((DAY, "day"), (HOUR, "hour")))
+    return max(
+        ((_same(local % span, span), name) for span, name in ((DAY, "day"), (HOUR, "hour"))), key=lambda one: one[0]
+    )  # at a tie, the day
 
 
 def _same(phase: Ints, span: int) -> float:

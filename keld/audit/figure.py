@@ -19,6 +19,7 @@ main,header,footer{max-width:72rem;margin:0 auto;padding:1rem}h1{font-size:1.6re
 .scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}.n{text-align:right;white-space:nowrap}
 figure{margin:1rem 0}svg{width:100%;height:auto;display:block}svg text{fill:var(--ink);font:13px system-ui,sans-serif}
+.wide svg{min-width:34rem}caption{text-align:left}
 .k0{fill:var(--c0)}.k1{fill:var(--c1)}.k2{fill:var(--c2)}.k3{fill:var(--c3)}pre{overflow-x:auto;border:1px solid var(--line);border-radius:6px;padding:.6rem}
 section{break-inside:avoid}summary{cursor:pointer}@media print{details>*{display:block}}
 """
@@ -62,15 +63,18 @@ def bars(title: str, shown: Sequence[tuple[str, float, int, str]], unit: str) ->
     most = max((value for _, value, _, _ in shown), default=0) or 1
     marks = "".join(
         f'<text x="0" y="{at * 30 + 19}">{escape(name[:34])}</text>'
-        f'<rect class="k{colour}" x="250" y="{at * 30 + 5}" width="{max(value, 0) / most * 380:.1f}" height="20" rx="2"/>'
-        f'<text x="{258 + max(value, 0) / most * 380:.1f}" y="{at * 30 + 19}">{escape(text)}</text>'
+        f'<rect class="k{colour}" x="250" y="{at * 30 + 5}" width="{max(value, 0) / most * 330:.1f}" height="20" rx="2"/>'
+        f'<text x="{258 + max(value, 0) / most * 330:.1f}" y="{at * 30 + 19}">{escape(text)}</text>'
         for at, (name, value, colour, text) in enumerate(shown)
     )
     drawn = (
         f'<svg viewBox="0 0 760 {len(shown) * 30 + 6}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>{marks}</svg>'
     )
     numbers = table(title, ("", unit), [(name, text) for name, _, _, text in shown], (1,))
-    return f"<figure><figcaption>{escape(title)}</figcaption>{drawn}<details><summary>The numbers</summary>{numbers}</details></figure>"
+    return (
+        f'<figure class="scroll wide" tabindex="0"><figcaption>{escape(title)}</figcaption>{drawn}'
+        f"<details><summary>The numbers</summary>{numbers}</details></figure>"
+    )
 
 
 def week(title: str, hours: Sequence[int]) -> str:

@@ -25,7 +25,7 @@ def page(audit: Audit) -> str:
         tiles(
             [
                 (f"saved {unit} by moving what does not wait ({usd(low)} to {usd(high)})", usd(middle)),
-                (f"at most, with all that is asked about, {unit}", usd(possible)),
+                (f"with all that is asked about, too, {unit}", usd(possible)),
             ]
         ),
         bars(

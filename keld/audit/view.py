@@ -37,7 +37,7 @@ def headline(audit: Audit) -> str:
     money = ", ".join(f"{usd(audit.usd(waits))} {waits.value}" for waits in Waits if audit.usd(waits))
     return (
         f"{calls:,} calls on {audit.days:.1f} days. {unit.capitalize()}: {money}. Moving what does not wait saves {usd(middle)} {unit} "
-        f"({usd(low)} to {usd(high)}); with all that is to be asked about, up to {usd(possible)}."
+        f"({usd(low)} to {usd(high)}); with all that is to be asked about, too, {usd(possible)}."
     )
 
 

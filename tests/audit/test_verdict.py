@@ -95,7 +95,9 @@ def test_a_saturated_pool_and_a_nightly_job_with_peoples_ids_are_asked_about(see
 def test_a_job_just_before_a_meeting_has_a_deadline_that_is_called_a_guess(tmp_path: Path) -> None:
     """It does not wait for seconds, and yet it is due in two minutes, which no log says."""
     audit = _audited(tmp_path, month(1, groups=DECEIVING))
-    assert "guess" in next(one.delay_basis for one in audit.findings if one.key.service == "standup")
+    standup = next(one for one in audit.findings if one.key.service == "standup")
+    assert "guess" in standup.delay_basis
+    assert standup.evidence.runs.period == "day"
 
 
 def test_a_rule_is_stronger_than_the_evidence_and_the_first_that_fits_holds(tmp_path: Path) -> None:
