@@ -117,6 +117,7 @@ class AzureBatches(Batches):
             asked = msgspec.structs.replace(asked, endpoint=line.url)  # the file decides
         batch = super()._make(asked, file, path, line)
         batch.window_s = math.inf
+        batch.enqueued_tokens = file.size_bytes // 4  # until its validation, beside this, has counted them: the next create may come before
         return batch
 
     def check(self, batch: Batch, rows: Rows) -> Sequence[Problem]:
