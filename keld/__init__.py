@@ -59,7 +59,7 @@ The map of the house; the files in order are the way of the data.
     process      a name for this process, by which another process can check whether it is dead
     errors       every error raised on purpose
     failpoint    named places where a test may make the process die
-    follower     works on each piece of a file while the next one is made
+    background   works on each piece of a file while the next one is made
     runner/      the only rooms that act: open, submit, find_lost, observe, escalate, fast_lane, collect, finish, orphan, ...
     providers/   who answers: dialects and transports, one account at one provider, what each kind is made of
     emulator/    a local stand-in for the providers' APIs; imports nothing of the rest

@@ -30,9 +30,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from keld.background import Background
 from keld.errors import StagingError, UnsupportedSystem
 from keld.failpoint import failpoint
-from keld.follower import Follower
 from keld.stored import Segments, Store, Stored, StoredName
 
 if TYPE_CHECKING:
@@ -244,9 +244,9 @@ def write_file(path: Path, chunks: Iterable[bytes], failpoint_name: str) -> str:
                 digest.update(chunk)
                 file.write(chunk)
 
-            with Follower(write) as follower:
+            with Background(write) as background:
                 for chunk in chunks:
-                    follower.put(chunk)
+                    background.put(chunk)
             file.flush()
             failpoint(f"{failpoint_name}.fsync")
             os.fsync(file.fileno())

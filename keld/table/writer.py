@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from keld.follower import Follower
+from keld.background import Background
 from keld.table.block import plain_blocks
 from keld.value import csv_texts, encode_lines, jsonable
 
@@ -28,7 +28,7 @@ class ParquetWriter:
         self._schema = schema
         self._group_bytes = group_bytes
         self._writer = pq.ParquetWriter(landing, schema, **(options or {"compression": "zstd"}))
-        self._follower = Follower(self._write_group)
+        self._background = Background(self._write_group)
         self._held: list[pa.RecordBatch] = []
         self._bytes = self._rows = 0
 
@@ -40,14 +40,14 @@ class ParquetWriter:
             self._flush()
 
     def _flush(self) -> None:
-        self._follower.put(pa.Table.from_batches(self._held, schema=self._schema))
+        self._background.put(pa.Table.from_batches(self._held, schema=self._schema))
         self._held, self._bytes, self._rows = [], 0, 0
 
     def _write_group(self, group: pa.Table) -> None:
         self._writer.write_table(group, row_group_size=_GROUP_ROWS)
 
     def close(self) -> None:
-        with self._follower:
+        with self._background:
             if self._held:
                 self._flush()
         self._writer.close()

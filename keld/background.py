@@ -1,4 +1,4 @@
-"""Follower: works on each item in a thread of its own, while its caller makes the next one.
+"""Background: works on each item in a thread of its own, while its caller makes the next one.
 
 Beside the road, below everything that writes large files: compressing, hashing and writing need no lock of Python's, so they take the second core.
 Order is kept, and one item at most is under way, so that memory is bounded by two of them.
@@ -14,7 +14,7 @@ from typing import Generic, Self, TypeVar
 T = TypeVar("T")
 
 
-class Follower(Generic[T]):
+class Background(Generic[T]):
     """Calls `work` with each item, one after the other; after the `with` block all calls are over.
 
     The first item is worked on at once, by the caller: most files are of one piece, and need no thread.
@@ -37,7 +37,7 @@ class Follower(Generic[T]):
             self._work(item)
             return
         self.wait()
-        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="keld-follower")
+        self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="keld-background")
         self._under_way = self._pool.submit(self._work, item)
 
     def wait(self) -> None:
