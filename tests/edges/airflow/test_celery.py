@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.edges.airflow.celery_workers import Crew
     from tests.edges.airflow.redis_broker import Broker
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 LEASE_S = 120  # what a host that is gone is waited for: nobody can tell from outside whether it is merely slow
 SETTINGS = {

@@ -11,7 +11,7 @@ import pytest
 
 from tests.edges.airflow.live_airflow import CANARY, KEY, Stack, database_url, dump, live, rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
