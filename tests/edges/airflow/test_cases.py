@@ -220,7 +220,8 @@ def test_a_task_that_fails_by_itself_calls_its_own_callback(cases: Cases) -> Non
     cases.held_by_triggerer("ruled", run_id)
     slots = cases.slots()
     with Keld(home=cases.stack.place / "keld", ledger_url=cases.airflow.environment["KELD_LEDGER_URL"]) as keld:
-        [job_run] = keld.statuses(job="ruled", open_only=True)
+        job_run = keld.find("ruled", run_id)
+        assert job_run is not None
         keld.cancel(job_run.id)
     cases.until("ruled", run_id, failed=1)
     cases.until("ruled", run_id, "alarm", success=1)
