@@ -1,7 +1,7 @@
 # Everything needs only Python 3.11+, git, make and pip; the first target that runs makes .venv from requirements.lock.
 PY := .venv/bin/python
 
-.PHONY: demo airflow-demo unit test types versions older crash browser pictures map schedules adversary faults matrix prices decisions lint bench lock clean
+.PHONY: demo airflow-demo unit test types versions older crash browser pictures map schedules adversary faults matrix prices decisions lint bench bench-full lock clean
 
 .venv/ready: requirements.lock pyproject.toml
 	python3 -m venv .venv
@@ -101,8 +101,13 @@ lint: .venv/ready
 ROWS := 100000
 ROUNDS := 5
 
-bench: .venv/ready  ## figures, minutes; nothing is asserted
-	$(PY) -m tests.benchmarks --rows $(ROWS) --rounds $(ROUNDS)
+PEERS := script openai-batch litellm airflow langbatch curator
+
+bench: .venv/ready  ## figures, minutes, into .bench; PEERS= without the other tools; nothing is asserted
+	$(PY) -m tests.benchmarks --rows $(ROWS) --rounds $(ROUNDS) --peers $(PEERS)
+
+bench-full: .venv/ready  ## the same, and 10^6 and 10^7 rows, and 1 to 1,000 partitions; an hour
+	$(PY) -m tests.benchmarks --rows $(ROWS) --rounds $(ROUNDS) --peers $(PEERS) --full
 
 lock:
 	.venv/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --all-extras --group dev \

@@ -76,6 +76,10 @@ class Dagster:
         """The daemon: schedules, sensors, backfills, the queue of runs."""
         self._run("daemon", "dagster._daemon", "run", "-w", str(self.home / "workspace.yaml"))
 
+    def stop_daemon(self) -> None:
+        """As when its host is restarted; what is queued stays queued."""
+        end([self._processes.pop("daemon")])
+
     def end(self) -> None:
         end(self._processes.values())
 

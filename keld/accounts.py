@@ -8,13 +8,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from keld.errors import InvalidJob
-from keld.http import Patience
+from keld.patience import Patience
 from keld.price import Lane, Rates
-from keld.pricing import rates
-from keld.providers.account import Account, account_names
-from keld.providers.provider import ACCOUNTS, Provider, connect, price_list, rates_of
+from keld.providers.account import ACCOUNTS, Account, account_names
+
+if TYPE_CHECKING:
+    from keld.providers.provider import Provider
 
 
 class Accounts:
@@ -55,15 +57,22 @@ class Accounts:
                         "Correct models=, or give one of that name in Python: keld.Keld(accounts={...}).",
                         field="models",
                     )
+                from keld.providers.provider import connect  # loads the HTTP client: only where an account is used
+
                 self.connected[name] = connect(name, self.known[name], self._patience)
             return self.connected[name]
 
     def prices(self, name: str) -> str | None:
         """The name of the price list for an account's models, for an unknown account its own name; None: there is no list."""
+        from keld.providers.provider import price_list
+
         return price_list(name, self.known[name]) if name in self.known else name
 
     def rates(self, name: str, model: str, lane: Lane, at: datetime) -> Rates | None:
         """What a model of an account costs; of an unknown account, by the price list of that name."""
+        from keld.pricing import rates
+        from keld.providers.provider import rates_of
+
         if name not in self.known:
             return rates(name, model, lane, at)
         try:

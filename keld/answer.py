@@ -15,62 +15,29 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 
 from keld.errors import InvalidAnswer
 from keld.gpu_time import Split
+from keld.outcome import Outcome
 from keld.price import PICO, Lane, Rates
-from keld.request import position_of
+from keld.reply import Reply
+from keld.request import custom_id, pack_of, position_of
 from keld.schema import OutputSchema
+from keld.spread import spread
 from keld.table import ParquetSink, read_parquet
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 512 << 10  # fits in a processor's cache: larger blocks are read once more from memory at each step
 LINE_BYTES_MAX = 64 << 20  # the longest result line that is read; a longer one is an error of its row, not of the file
 _TOKENS_MOST = 10**9  # of one answer: far more than any model takes, and its cost at any rate still fits in 64 bits
 _RANGE_BYTES = 48 << 20  # answers above this size are sorted range by range
-
-
-class Outcome(StrEnum):
-    """What became of one row."""
-
-    ANSWERED = "answered"
-    INVALID = "invalid"  # paid, but the answer breaks the schema or was cut off
-    REFUSED = "refused"  # the model or a content filter declined
-    ERRORED = "errored"  # the provider refused this request, or failed at it
-    EXPIRED = "expired"  # not done when the batch expired; not paid
-    CANCELLED = "cancelled"  # not done when the batch was cancelled; not paid
-    LOST = "lost"  # in no result file
-    REJECTED = "rejected"  # the whole batch was refused; not paid
-    QUARANTINED = "quarantined"  # nothing proves that asking again would not pay twice
-    UNASKABLE = "unaskable"  # the row has no valid prompt; never sent
-    OVER_CEILING = "over_ceiling"  # not asked: it could have exceeded the ceiling
-    UNASKED = "unasked"  # the job run was cancelled before the row was sent
-
-
-class Reply(msgspec.Struct, gc=False, kw_only=True):
-    """One result line in neutral terms, not yet judged."""
-
-    custom_id: str
-    outcome: Outcome  # ANSWERED: there is content to judge
-    content: Any = None  # text, or an embedding as numbers or base64
-    error: str | None = None
-    retryable: bool = False
-    model: str | None = None
-    tier: str | None = None  # the service tier it was answered in, if the provider says it
-    input_tokens: int = 0
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-    cache_write_1h_tokens: int = 0
-    output_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -82,6 +49,7 @@ class Tally:
 
     outcomes: Counter[str] = field(default_factory=Counter)
     retryable: int = 0
+    lines: int = 0  # requests that have their line; of one row each, unless rows were packed
     duplicates: int = 0
     foreign: int = 0
     unreadable: int = 0
@@ -153,6 +121,7 @@ class Sent:
 
     nonce: str
     positions: NDArray[np.int64]  # ascending
+    weights: NDArray[np.int64] | None = None  # of each row's prompt; set if one request may hold many rows
     model: str
     lane: str
     rates: Rates
@@ -194,7 +163,7 @@ def judge_results(
     missing = set(sent.positions.tolist())
     decode = output.decoder().decode
     with AnswerSink(answers, output, sent.positions, weight) as sink:
-        for replies, here in _own(files, read, sent.nonce, missing, tally):
+        for replies, here in _own(files, read, sent, missing, tally):
             if replies:
                 sink.add(_judge(replies, here, sent, output, decode, tally))
         if missing:
@@ -210,27 +179,62 @@ def judge_results(
 def weight_of_results(files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: Sent) -> int:
     """The weight of all answers in `files` together, by which the cost of a host's time is split; the arguments as of `judge_results`."""
     missing = set(sent.positions.tolist())
-    return sum(sum(map(_weight, replies)) for replies, _ in _own(files, read, sent.nonce, missing, Tally()))
+    return sum(sum(map(_weight, replies)) for replies, _ in _own(files, read, sent, missing, Tally()))
 
 
 def _own(
-    files: Sequence[Path], read: Callable[[bytes], list[Reply]], nonce: str, missing: set[int], tally: Tally
+    files: Sequence[Path], read: Callable[[bytes], list[Reply]], sent: Sent, missing: set[int], tally: Tally
 ) -> Iterator[tuple[list[Reply], list[int]]]:
     """The first reply of each row in `missing`, and its position, block by block; the row is removed from `missing`, and the other replies are counted."""
     asked = frozenset(missing)
     for block in _blocks(files, tally):
-        replies, here = [], []
-        for reply in read(block):
-            position = position_of(reply.custom_id, nonce)
-            if position in missing and position is not None:
-                missing.discard(position)
-                replies.append(reply)
-                here.append(position)
-            elif position in asked:
-                tally.duplicates += 1
-            else:
-                tally.foreign += 1
-        yield replies, here
+        replies = read(block)
+        positions = [position_of(reply.custom_id, sent.nonce) for reply in replies]
+        here = [position for position in positions if position is not None and position in missing]
+        if len(set(here)) == len(replies):  # as in nearly all blocks: each is its row's first reply
+            missing.difference_update(here)
+            tally.lines += len(replies)
+            yield replies, here
+        else:
+            yield _first_replies(replies, positions, sent, missing, asked, tally)
+
+
+def _first_replies(
+    replies: list[Reply], positions: list[int | None], sent: Sent, missing: set[int], asked: frozenset[int], tally: Tally
+) -> tuple[list[Reply], list[int]]:
+    first: list[Reply] = []
+    here: list[int] = []
+    for reply, position in zip(replies, positions, strict=True):
+        if position is not None and position in missing:
+            missing.discard(position)
+            first.append(reply)
+            here.append(position)
+            tally.lines += 1
+        elif position in asked:
+            tally.duplicates += 1
+        elif position is None and (rows := _unpacked(reply, sent)):
+            fresh = [(one, row) for one, row in rows if row in missing]
+            missing.difference_update(row for _, row in fresh)
+            first += [one for one, _ in fresh]
+            here += [row for _, row in fresh]
+            tally.lines += bool(fresh)
+            tally.duplicates += len(rows) - len(fresh)
+        else:
+            tally.foreign += 1
+    return first, here
+
+
+def _unpacked(line: Reply, sent: Sent) -> list[tuple[Reply, int]]:
+    """(reply, position) of each row of a request of many rows; none if this shard cannot have sent it."""
+    if (pack := pack_of(line.custom_id, sent.nonce)) is None:
+        return []
+    first, rows = pack
+    start = int(np.searchsorted(sent.positions, first))
+    here = sent.positions[start : start + rows].tolist()
+    if rows < 2 or len(here) != rows or here[0] != first:
+        return []
+    weights = [1] * rows if sent.weights is None else sent.weights[start : start + rows].tolist()
+    return list(zip(spread(line, [custom_id(sent.nonce, row) for row in here], weights), here, strict=True))
 
 
 # Engines read a prompt in parallel and write an answer token by token: one token of output takes as long as some ten of input.
@@ -295,7 +299,9 @@ def _judge(
         pa.array(outcomes, type=pa.string()),
         pa.array(errors, type=pa.string()),
         pa.array([reply.model or sent.model for reply in replies], type=pa.string()),
-        pa.array([_lane(reply, sent) for reply in replies], type=pa.string()),
+        pa.repeat(sent.lane, len(replies))
+        if sent.lane != Lane.FLEX
+        else pa.array([_lane(reply, sent) for reply in replies], type=pa.string()),
         pa.array(cost),
         pa.array(retryable, type=pa.bool_()),
     ]
@@ -304,12 +310,8 @@ def _judge(
 
 def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Pico-dollars of each reply: at the rates of the lane that served it, at the standard rates, and without a cache."""
-    rows = [(r.input_tokens, r.cached_tokens, r.cache_write_tokens, r.cache_write_1h_tokens, r.output_tokens) for r in replies]
     # Impossible counts are an error of the provider; they must neither lower a cost nor block the other answers.
-    try:
-        counts = np.clip(np.array(rows, dtype=np.int64).T, 0, _TOKENS_MOST)
-    except OverflowError:
-        counts = np.clip(np.array(rows, dtype=object).T, 0, _TOKENS_MOST).astype(np.int64)
+    counts = [_within([getattr(reply, name) for reply in replies]) for name in _COUNTS]
     counts[0] = np.maximum(counts[0], counts[1] + counts[2])
     counts[3] = np.minimum(counts[3], counts[2])
     tally.input_tokens += int(counts[0].sum())
@@ -321,11 +323,23 @@ def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.i
         return cost, cost, cost
     none = np.zeros_like(counts[0])
     plain = (counts[0], none, none, none, counts[4])
-    asked_for = [_lane(reply, sent) == sent.lane for reply in replies]
     standard_rates = sent.standard or sent.rates
-    standard = standard_rates.cost_pico(*counts)
-    cost = np.where(asked_for, sent.rates.cost_pico(*counts), standard)
-    return cost, standard, np.where(asked_for, sent.rates.cost_pico(*plain), standard_rates.cost_pico(*plain))
+    standard, cost, uncached = standard_rates.cost_pico(*counts), sent.rates.cost_pico(*counts), sent.rates.cost_pico(*plain)
+    if sent.lane != Lane.FLEX:
+        return cost, standard, uncached
+    asked_for = [_lane(reply, sent) == sent.lane for reply in replies]
+    return np.where(asked_for, cost, standard), standard, np.where(asked_for, uncached, standard_rates.cost_pico(*plain))
+
+
+_COUNTS = ("input_tokens", "cached_tokens", "cache_write_tokens", "cache_write_1h_tokens", "output_tokens")
+
+
+def _within(counts: list[int]) -> NDArray[np.int64]:
+    try:
+        found = np.array(counts, dtype=np.int64)
+    except OverflowError:
+        found = np.array([max(0, min(count, _TOKENS_MOST)) for count in counts], dtype=np.int64)
+    return found.clip(0, _TOKENS_MOST)
 
 
 def _lane(reply: Reply, sent: Sent) -> str:
@@ -336,7 +350,7 @@ def _lane(reply: Reply, sent: Sent) -> str:
 
 
 def _blocks(files: Iterable[Path], tally: Tally) -> Iterator[bytes]:
-    """Blocks of whole lines, about 1 MB each; split on `\\n` bytes only, since U+2028 inside a JSON string is not a line end."""
+    """Blocks of whole lines, about half a megabyte each; split on `\\n` bytes only, since U+2028 inside a JSON string is not a line end."""
     for path in files:
         with path.open("rb") as file:
             rest = bytearray()  # grows in place: a line of many blocks is held once, not twice

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from keld.answer import Outcome, read_answers
+from keld.answer import read_answers
 from keld.errors import InvalidJob
+from keld.outcome import Outcome
 from keld.schema import OutputSchema
 
 if TYPE_CHECKING:

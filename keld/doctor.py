@@ -16,11 +16,12 @@ from pathlib import Path
 
 from keld import http
 from keld.errors import InvalidJob, KeldError
-from keld.http import Patience
 from keld.ledger import Ledger, shown
-from keld.providers.account import Account, account_names
-from keld.providers.health import Check, CheckState, bucket_check, refused
-from keld.providers.provider import ACCOUNTS, connect
+from keld.patience import Patience
+from keld.providers.account import ACCOUNTS, Account, account_names
+from keld.providers.check import Check, CheckState
+from keld.providers.health import bucket_check, refused
+from keld.providers.provider import connect
 from keld.staging import Staging
 
 # A look at a healthy host takes a second; each of the few calls to one that is not ends after this.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from keld.reuse import copy_answers, fingerprints
+from keld.reuse import copy_answers, fingerprint_blocks, fingerprints
 from keld.schema import OutputSchema
 from keld.staging import write_positions
 
@@ -27,11 +27,25 @@ def find_duplicates(snapshot: Path, sizes: NDArray[np.int64]) -> tuple[NDArray[n
         sizes: N fragment sizes in bytes; 0 for a row that is not asked.
     """
     asked = np.flatnonzero(sizes > 0)
+    if _all_differ(snapshot, sizes):
+        return asked[:0], asked[:0]
     marks = fingerprints(snapshot)[asked]
     _, first, inverse = np.unique(marks, return_index=True, return_inverse=True)
     leaders = asked[first[inverse]]
     repeats = leaders != asked
     return asked[repeats], leaders[repeats]
+
+
+def _all_differ(snapshot: Path, sizes: NDArray[np.int64]) -> bool:
+    """True if all prompts differ in the first half of their fingerprints: nearly always known without a search for pairs, in an eighth of its memory."""
+    halves = np.empty(int((sizes > 0).sum()), dtype=np.uint64)
+    start = filled = 0
+    for block in fingerprint_blocks(snapshot):
+        here = np.ascontiguousarray(block).view(np.uint64)[::2][sizes[start : start + len(block)] > 0]
+        halves[filled : filled + len(here)] = here
+        start, filled = start + len(block), filled + len(here)
+    halves.sort()
+    return not (halves[1:] == halves[:-1]).any()
 
 
 def write_duplicates(path: Path, duplicates: NDArray[np.int64], leaders: NDArray[np.int64]) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from keld.answer import Outcome, read_answers
+from keld.answer import read_answers
+from keld.outcome import Outcome
 from keld.schema import OutputSchema
 from keld.snapshot import OWN as SNAPSHOT_OWN
 from keld.table import read_parquet

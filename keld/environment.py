@@ -2,50 +2,54 @@
 
 The front door: every call of a user or an orchestrator comes in here.  `submit` takes the snapshot and plans; it sends
 nothing.  `advance` and `poll` are the runner's.  The identity of a job run is (namespace, job, partition), never a caller's run id.
+A verb imports what it works with when it is called: `keld status` and an orchestrator's definitions load no table library, SDK or HTTP client.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from keld.accounts import Accounts
-from keld.doctor import examine
 from keld.errors import InvalidJob, LedgerError, ProviderUnreachable
 from keld.follow import advance_until_waiting, finish
-from keld.http import beat
-from keld.identity import key_of
 from keld.instant import utcnow
 from keld.job import Job
-from keld.ledger import Attachment, JobRun, Ledger, shown
+from keld.ledger import Attachment, JobRun, Ledger, Shard, shown
 from keld.namespace import Namespace
+from keld.notice import Hook, Notifier, hook_named
 from keld.objects import Bucket
 from keld.path import check_path
-from keld.plan import Plan
-from keld.price import Lane, Quote
-from keld.pricing import quotes_of, sold_in_batches
+from keld.price import Lane
 from keld.providers.account import Account, account_names
-from keld.providers.health import Check
-from keld.providers.provider import Provider
 from keld.reading import Reading
 from keld.retention import Removal, removable, remove
-from keld.runner import Environment, Finding, Opener, Runner, Settings, identity, read, submission
+from keld.runner.settings import Settings
 from keld.spend import Report, days, report
 from keld.staging import Staging
 from keld.state import AT_PROVIDER, RunState
 from keld.status import Status, status_of
 from keld.stored import Store, StoredName
-from keld.table import write_table
 from keld.turnaround import Turnaround, turnaround
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from keld.plan import Plan
+    from keld.price import Quote
+    from keld.providers.check import Check
+    from keld.providers.provider import Provider
+    from keld.report.overview import Overview
+    from keld.runner.context import Environment
+    from keld.runner.finding import Finding
+    from keld.runner.open import Opener
+    from keld.runner.runner import Runner
 
 
 class Submit(TypedDict, total=False):
@@ -78,6 +82,8 @@ class Keld:
         accounts: more providers, or other settings of the known ones, by the name before the colon in `models`.
         clock: returns now, aware UTC; for tests.
         settings: the runner's timeouts and intervals.
+        on_event: called with each `Notice` (finished, late, quarantined, over the ceiling, paid twice), once each, from whichever process looks next;
+            default the function that `KELD_ON_EVENT` names as `module:function`, else none.  It runs in a thread; if it fails or hangs, the job runs go on.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class Keld:
         accounts: Mapping[str, Account] | None = None,
         clock: Callable[[], datetime] = utcnow,
         settings: Settings | None = None,
+        on_event: Hook | None = None,
     ) -> None:
         self.home = Path(home or os.environ.get("KELD_HOME") or ".keld").absolute()
         self.ledger_url = ledger_url or os.environ.get("KELD_LEDGER_URL") or f"sqlite:///{self.home / 'ledger.db'}"
@@ -102,6 +109,7 @@ class Keld:
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
         self._runner: Runner | None = None
+        self._notifiers = list(self._notifiers_of(on_event))
 
     @property
     def namespace(self) -> str:
@@ -137,6 +145,8 @@ class Keld:
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, InvalidJob.
         """
+        from keld.runner.submission import submission
+
         reading = Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote)
         asked = submission(job, source, partition=partition, owner=owner, source_name=source_name, reading=reading)
         return self._opener.plan(asked)
@@ -181,6 +191,8 @@ class Keld:
         Raises:
             SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
         """
+        from keld.runner.submission import submission
+
         asked = submission(
             job,
             source,
@@ -192,7 +204,7 @@ class Keld:
             source_name=source_name,
             reading=Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote),
         )
-        return self.status(self._opener.open(asked).id)
+        return self._told([self.status(self._opener.open(asked).id)])[0]
 
     def compare(self, run_id: str, job: Job, source: Any = None, *, owner: str | None = None, source_name: str | None = None) -> Status:
         """The status of a job run, open or over, with the parts of the declaration that have changed since it was sent in `outdated`.
@@ -202,6 +214,8 @@ class Keld:
         Raises:
             UnknownJobRun: there is none.
         """
+        from keld.runner.submission import identity
+
         run = self.ledger.run(run_id)
         mine = identity(job, source, run.partition, owner, source_name)
         outdated = mine.changed_since(run.fingerprint, run.declared, run.source)
@@ -211,13 +225,42 @@ class Keld:
 
     def advance(self, run_id: str, *, budget_s: float = 60.0) -> Status:
         """The status after doing what is due for a job run, for about `budget_s`; idempotent, may be called from any process."""
-        self.runner.advance(run_id, timedelta(seconds=budget_s))
-        return self.status(run_id)
+        run = self.runner.advance(run_id, timedelta(seconds=budget_s))
+        return self._told([status_of(run, self.ledger.shards(run_id), self.clock())])[0]
 
-    def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
-        """The statuses after reading the providers' state of these or all open job runs; never uploads, downloads or pays."""
-        ids = list(run_ids) if run_ids is not None else [run.id for run in self.ledger.catalog.runs(self.namespace, open_only=True)]
-        return self._statuses_of(self.runner.poll(ids, timedelta(seconds=budget_s)))
+    def poll(self, run_ids: Sequence[str] | None = None, *, jobs: Collection[str] | None = None, budget_s: float = 10.0) -> list[Status]:
+        """The statuses after reading the providers' state of these or all open job runs; never uploads, downloads or pays.
+
+        Args:
+            jobs: of all that are open, only those of these jobs.
+        """
+
+        def read() -> list[JobRun]:
+            if run_ids is not None:
+                return self.ledger.runs(run_ids)
+            found = self.ledger.catalog.runs(self.namespace, open_only=True)
+            return [run for run in found if jobs is None or run.job in jobs]
+
+        polled, now = self.runner.poll(read, timedelta(seconds=budget_s)), self.clock()
+        return self._told([status_of(run, shards, now, noted) for run, shards, noted in polled])
+
+    def wake(self, account: str, batch_id: str) -> Status | None:
+        """The status of the job run that a batch belongs to, of whatever namespace, after its next look is set to now; calls no provider.
+
+        For what a provider says has ended (see `webhook`); a job run that is over stays as it is.  Idempotent; polling goes on without it, too.
+
+        Returns:
+            None: this ledger has no such batch of this account: it is another program's, or its create is not recorded yet.
+        """
+        run_id = self.ledger.control.wake(account, batch_id, self.clock())
+        return None if run_id is None else self.status(run_id)
+
+    def due(self, run_ids: Collection[str]) -> list[str]:
+        """Those of these job runs at which a look is due by now, in no order; calls no provider.
+
+        For callers that wait until `Status.next_check_at`: a wake may have made it earlier since they read it.
+        """
+        return self.ledger.catalog.due(run_ids, self.clock())
 
     def advance_until_waiting(self, run_id: str, *, budget_s: float = 3600.0) -> Status:
         """The status after advancing until there is nothing to do but wait for the provider, or there is a problem.
@@ -287,7 +330,7 @@ class Keld:
 
     def find(self, job: str, partition: str | None = None) -> Status | None:
         """The youngest job run of (job, partition), or None."""
-        run = self._namespace.latest(self.ledger, job, key_of(partition))
+        run = self._namespace.latest(self.ledger, job, partition or "")
         return None if run is None else self.status(run.id)
 
     def hand_over(self, job: str, owner: str) -> None:
@@ -303,8 +346,46 @@ class Keld:
     ) -> list[Status]:
         """Job runs of this namespace, the youngest first; or those of `ids` that the ledger has, in no order."""
         if ids is not None:
-            return self._statuses_of(self.ledger.catalog.by_ids(ids))
+            return self._by_ids(ids)
         return self._statuses_of(self.ledger.catalog.runs(self.namespace, job=job, open_only=open_only, limit=limit))
+
+    def _by_ids(self, run_ids: Collection[str]) -> list[Status]:
+        return self._statuses_of(self.ledger.catalog.by_ids(run_ids))
+
+    def _told(self, statuses: list[Status]) -> list[Status]:
+        """The same, after their news were passed to the hook, if there is one."""
+        for notifier in self._notifiers:
+            notifier.tell(statuses)
+        return statuses
+
+    def _notifiers_of(self, on_event: Hook | None) -> Iterator[Notifier]:
+        """One for the user's hook, one for telemetry, where they are asked for."""
+        if on_event is None and (named := os.environ.get("KELD_ON_EVENT")):
+            on_event = hook_named(named)
+        if on_event is not None:
+            yield Notifier(on_event, lambda: self.ledger, self.namespace, self.clock, self._by_ids)
+        if os.environ.get("KELD_TELEMETRY", "") not in ("", "0"):
+            yield Notifier(self._telemetry(), lambda: self.ledger, self.namespace, self.clock, self._by_ids, prefix="telemetry.")
+
+    def _telemetry(self) -> Hook:
+        try:
+            from keld.telemetry import Telemetry
+        except ImportError as missing:
+            raise InvalidJob(
+                f"KELD_TELEMETRY is set, and {missing.name} is not installed. Nothing was sent. pip install 'keld[otel]'", field="telemetry"
+            ) from missing
+
+        def kind_of(account: str) -> str:
+            return (self.accounts[account].kind if account in self.accounts else None) or account
+
+        def shards_of(run_id: str) -> Sequence[Shard]:
+            return self.ledger.shards(run_id)
+
+        def at_providers() -> Mapping[tuple[str, str], int]:
+            # Asked by a thread of the metrics' own, which must not open a ledger that was closed.
+            return {} if self._ledger is None else self._ledger.catalog.at_providers()
+
+        return Telemetry(kind_of, shards_of, at_providers)
 
     def _statuses_of(self, runs: Sequence[JobRun]) -> list[Status]:
         shards, now = self.ledger.catalog.shards_of([run.id for run in runs]), self.clock()
@@ -324,6 +405,61 @@ class Keld:
         # The cost lines first, so that each has its job run in what is read next.
         lines = self.ledger.costs.lines(self.namespace, job=job, since=after, until=before)
         return report(self.ledger.catalog.runs(self.namespace, job=job, since=after, until=before), lines, by)
+
+    def write_report(
+        self, path: str | os.PathLike[str], *, by: str = "team", since: date | None = None, until: date | None = None
+    ) -> Report:
+        """Writes a page about the job runs of this namespace, and returns the spend report by `by` that is on it; calls no provider.
+
+        Args:
+            path: of the page, one file of HTML that needs nothing else: a local path, or a URI such as `s3://bucket/keld.html`.
+            by: what divides the days, as of `spend`.
+            since, until: as of `spend`.
+
+        Raises:
+            InvalidJob: `by` is no dimension.
+            SinkError: the page cannot be written; an earlier one there is unchanged.
+        """
+        from keld.report.file import write_page
+        from keld.report.page import page_of
+
+        found = self.overview(by, since=since, until=until)
+        write_page(path, page_of(found))
+        return found.group(by)
+
+    def export_spend(
+        self,
+        directory: str | os.PathLike[str],
+        form: Literal["parquet", "csv", "focus"] = "parquet",
+        *,
+        since: date | None = None,
+        until: date | None = None,
+    ) -> list[str]:
+        """Writes what the job runs of this namespace cost as tables into a directory, and returns their URIs; calls no provider.
+
+        Args:
+            form: `parquet` or `csv`: `cost_line` and `job_run`; `focus`: `focus.csv`, rows of FOCUS 1.4, Cost and Usage (docs/how-to/report.md).
+            since, until: as of `spend`.
+
+        Raises:
+            SinkError: one cannot be written; an earlier one there is unchanged.
+        """
+        from keld.report.book import read
+        from keld.report.file import write_tables
+        from keld.report.focus import focus_table
+        from keld.report.tidy import tables
+
+        book = read(self.ledger, self.namespace, self.clock(), since, until)
+        if form == "focus":
+            return write_tables(directory, {"focus": focus_table(book, self.environment.rates)}, "csv")
+        return write_tables(directory, tables(book, safe=form == "csv"), form)
+
+    def overview(self, by: str = "team", *, since: date | None = None, until: date | None = None) -> Overview:
+        """The figures of `write_report`."""
+        from keld.report.book import read
+        from keld.report.overview import overview_of
+
+        return overview_of(read(self.ledger, self.namespace, self.clock(), since, until), by, self.environment.rates)
 
     def cancel(self, run_id: str) -> Status:
         """The status after the cancel is recorded: `advance` drops what was not sent, cancels the batches at the provider and collects their answers.
@@ -375,6 +511,8 @@ class Keld:
         Raises:
             InvalidJob: no account has that name.
         """
+        from keld.doctor import examine
+
         found = []
         for check in examine(self.accounts, account, clock=self.clock, ledger_url=self.ledger_url, staging=self.staging, budget_s=budget_s):
             found.append(check)
@@ -466,6 +604,8 @@ class Keld:
         Raises:
             InvalidJob: a name without a provider.
         """
+        from keld.pricing import quotes_of, sold_in_batches
+
         now, rates = self.clock(), self._accounts.rates
         found: list[Quote] = []
         for name in sorted(self.accounts) if models is None else models:
@@ -481,6 +621,8 @@ class Keld:
         Raises:
             UnknownJobRun: there is none, or rows of it have no outcome yet.
         """
+        from keld.runner.output import read
+
         return read(self.environment, self.ledger.run(run_id))
 
     def write(self, run_id: str, sink: Any) -> str:
@@ -492,6 +634,8 @@ class Keld:
             UnknownJobRun: there is none, or it is not over.
             SinkError: it cannot be written; the answers are safe.
         """
+        from keld.table import write_table
+
         check_path(sink, "sink")
         rows = self.read(run_id)
         return write_table(sink, rows.schema, rows, partition=self.ledger.run(run_id).partition or None).uri
@@ -555,6 +699,8 @@ class Keld:
     def _staging_at(self, uri: str | None) -> Staging:
         if uri is None:
             return Staging(self.home / "staging")
+        from keld.http import beat
+
         scratch = os.environ.get("KELD_SCRATCH")
         store = Store(Bucket.at(uri), self._names_of, beat, Path(scratch) if scratch else None)
         return Staging(store.root, store)
@@ -565,16 +711,22 @@ class Keld:
     @property
     def environment(self) -> Environment:
         """What the runner works with: ledger, staging, providers, clock, settings."""
+        from keld.runner.context import Environment
+
         return Environment(self.ledger, self.staging, self._accounts.provider, self.clock, self.settings)
 
     @property
     def runner(self) -> Runner:
         if self._runner is None:
+            from keld.runner.runner import Runner
+
             self._runner = Runner(self.environment)
         return self._runner
 
     @property
     def _opener(self) -> Opener:
+        from keld.runner.open import Opener
+
         return Opener(self.environment, self.runner, self._namespace)
 
     def provider(self, name: str) -> Provider:

@@ -182,6 +182,12 @@ class LedgerError(KeldError):
     """The ledger cannot be opened, or is of another version."""
 
 
+class WebhookRefused(KeldError):
+    """A message to a webhook that the provider did not sign, or did not sign just now; or one that is no event.  Nothing was changed."""
+
+    permanent = True
+
+
 class UnsupportedSystem(KeldError):
     """Keld does not run on this operating system.  Nothing was sent."""
 

@@ -24,13 +24,20 @@ class Estimate:
     Args:
         bytes_a_token: UTF-8 bytes of prompt, system prompt and schema to one token of input.
         rows: whose reported usage it was learned from.
-        counted: the input was counted by the model's own vocabulary.
+        counted_rows: of these rows the input was counted by the model's own vocabulary; 0: of none.
+        input_error: the half width of the 95 % interval of the input tokens, as a part of them, since not all rows were counted.
     """
 
     bytes_a_token: float = _BYTES_A_TOKEN
     output_tokens_a_row: float
     rows: int = 0
-    counted: bool = False
+    counted_rows: int = 0
+    input_error: float = 0.0
+
+    @property
+    def counted(self) -> bool:
+        """True if the input was counted, in some or all of the rows."""
+        return self.counted_rows > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +64,7 @@ def learned(before: Estimate, seen: Observed, envelope_bytes: int) -> Estimate:
 
     >>> seen = Observed(rows=150, size_bytes=150 * 500, input_tokens=150 * 208, output_tokens=150 * 20)
     >>> learned(prior("object"), seen, 100)
-    Estimate(bytes_a_token=2.2857142857142856, output_tokens_a_row=30.0, rows=150, counted=False)
+    Estimate(bytes_a_token=2.2857142857142856, output_tokens_a_row=30.0, rows=150, counted_rows=0, input_error=0.0)
     """
     text_bytes = seen.size_bytes - seen.rows * envelope_bytes
     if seen.rows <= 0 or text_bytes <= 0 or seen.input_tokens <= 0:
@@ -72,6 +79,14 @@ def learned(before: Estimate, seen: Observed, envelope_bytes: int) -> Estimate:
     )
 
 
-def counted(before: Estimate, text_bytes: int, tokens: int) -> Estimate:
-    """`before`, with the input tokens as counted in these rows."""
-    return replace(before, bytes_a_token=text_bytes / tokens, counted=True) if tokens > 0 and text_bytes > 0 else before
+def counted(before: Estimate, text_bytes: int, tokens: int, rows: int, error: float = 0.0) -> Estimate:
+    """`before`, with the input tokens as counted.
+
+    Args:
+        text_bytes, tokens: of all rows, as reckoned from those that were counted.
+        rows: were counted.
+        error: see `Estimate.input_error`.
+    """
+    if tokens <= 0 or text_bytes <= 0:
+        return before
+    return replace(before, bytes_a_token=text_bytes / tokens, counted_rows=rows, input_error=error)

@@ -26,13 +26,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import httpcore2
 import httpx2
 
 from keld.errors import ProviderUnreachable
+from keld.patience import Patience
 
 _PIECE = 16 << 10  # bytes of one write: a large write would have one timeout for all of it
 _REPLY_BYTES = 64 << 20  # of anything but a download; a page of 1,000 batches is 1 MB
@@ -41,22 +41,6 @@ _PAUSES_S = (0.5, 1.0)  # before a harmless call is retried
 _RETRIED_STATUSES = frozenset({408, 429})  # and every 5xx
 _CONNECT_S = 30.0
 _READABLE = frozenset({"", "identity", "gzip", "deflate"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
-    """How long one call may take.
-
-    Args:
-        call_s: a look, a cancel, a removal: the whole call.
-        reply_s: the reply to an upload or a create, after its body was sent.
-        stall_s, least_bytes: a body must move at least `least_bytes` in any `stall_s` seconds.
-    """
-
-    call_s: float = 60.0
-    reply_s: float = 300.0
-    stall_s: float = 60.0
-    least_bytes: int = 64 << 10
 
 
 class UnreadableEncoding(httpx2.DecodingError):

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from string import Formatter
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +28,11 @@ from keld.value import UNREADABLE, is_json, readable
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_POSITION = re.compile(r"[0-9]{8,15}").fullmatch
-_MARK = re.compile(r"([a-z0-9]{10})(?:-[0-9]{1,15}|[0-9]{8,15})").fullmatch  # a batch's key, or a custom_id, plain or not
+_PACK = re.compile(r"([0-9]{8,15})x([0-9]{1,6})").fullmatch
+_EMPTY = "the prompt is empty"  # some providers refuse it; others make something up, and bill it
+_MARK = re.compile(r"([a-z0-9]{10})(?:-[0-9]{1,15}|[0-9]{8,15})(?:x[0-9]{1,6})?").fullmatch  # a batch's key, or a custom_id, plain or not
 _encode = msgspec.json.Encoder().encode
-_LINE_ENDS = tuple((chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029))
+_LINE_ENDS = tuple((chr(code), chr(code).encode(), b"\\u%04x" % code) for code in (0x85, 0x2028, 0x2029))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +75,10 @@ def one_line(value: Any) -> bytes:
     encoded = _encode(value)
     if encoded.isascii():
         return encoded
-    for raw, escaped in _LINE_ENDS:
-        encoded = encoded.replace(raw, escaped)
+    text = value if type(value) is str else encoded.decode()
+    for end, raw, escaped in _LINE_ENDS:
+        if end in text:  # found as a character 30 times as fast as its bytes
+            encoded = encoded.replace(raw, escaped)
     return encoded
 
 
@@ -104,15 +108,28 @@ def repaired(fragment: bytes, complaint: str) -> bytes:
     return fragment[:-1] + _encode("\n\n" + text)[1:]
 
 
-def custom_id(nonce: str, position: int, *, plain: bool = False) -> str:
-    """`<10 of a-z0-9>-<position, at least 8 digits>`: within `[A-Za-z0-9_-]{1,64}`, which nearly every provider takes; `plain`: without the hyphen."""
-    return f"{nonce}{'' if plain else '-'}{position:08d}"
+def custom_id(nonce: str, position: int, *, plain: bool = False, rows: int = 1) -> str:
+    """`<10 of a-z0-9>-<position, at least 8 digits>`: within `[A-Za-z0-9_-]{1,64}`, which nearly every provider takes.
+
+    Args:
+        plain: without the hyphen.
+        rows: of one request: that at `position` and those that follow it in the shard; for more than one, `x<rows>` is added.
+    """
+    return f"{nonce}{'' if plain else '-'}{position:08d}{'' if rows == 1 else f'x{rows}'}"
 
 
 def position_of(custom_id: str, nonce: str) -> int | None:
     """The row position in a custom_id of this attempt, plain or not; None for an id that this attempt did not make."""
+    if not custom_id.startswith(nonce):
+        return None
     position = custom_id[len(nonce) :].removeprefix("-")
-    return int(position) if custom_id.startswith(nonce) and _POSITION(position) else None
+    return int(position) if 8 <= len(position) <= 15 and position.isdecimal() and position.isascii() else None
+
+
+def pack_of(custom_id: str, nonce: str) -> tuple[int, int] | None:
+    """(the first row's position, the number of rows) of a request of many rows of this attempt; None for any other id."""
+    found = _PACK(custom_id[len(nonce) :].removeprefix("-")) if custom_id.startswith(nonce) else None
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def batch_key(nonce: str, attempt: int) -> str:
@@ -209,19 +226,43 @@ def _template(template: str, missing: str | Mapping[str, str] | None) -> Callabl
     names = [name for _, name, _, _ in parts if name is not None]
     plain = all(not spec and not conversion for _, name, spec, conversion in parts if name is not None)
     stand_ins = {name: _stand_in(missing, name) for name in names}
-    percent = "".join(text.replace("%", "%%") + ("%s" if name is not None else "") for text, name, _, _ in parts)
+    # Each value is escaped alone and put between literals that were escaped once: an escape depends on one character only.
+    shape = b'"%b"' % b"".join(_inside(text).replace(b"%", b"%%") + b"%b" * (name is not None) for text, name, _, _ in parts)
+
+    says_something = any(text and not text.isspace() for text, *_ in parts)
 
     def render(batch: pa.RecordBatch) -> Iterator[Asked]:
         columns = {name: _filled(readable(batch.column(name)), stand_ins[name]) for name in stand_ins}
-        for values in zip(*(columns[name] for name in names), strict=True):
+        blank: Iterable[bool] = (
+            repeat(False) if says_something else [all(map(_is_blank, row)) for row in zip(*columns.values(), strict=True)]
+        )
+        if plain:
+            columns = {name: list(map(_inside, values)) for name, values in columns.items()}
+        for values, empty in zip(zip(*(columns[name] for name in names), strict=True), blank, strict=False):
             if None in values or UNREADABLE in values:
                 yield Asked(None, _why_not(names, values))
+            elif empty:
+                yield Asked(None, _EMPTY)
             elif plain:
-                yield _ask(percent % values)
+                yield Asked(shape % values)
             else:
                 yield _formatted(parts, values)
 
     return render
+
+
+def _is_blank(value: Any) -> bool:
+    return type(value) is str and (not value or value.isspace())
+
+
+def _inside(value: Any) -> Any:
+    """The bytes of a value's text within a JSON string; None and `UNREADABLE` as they are."""
+    if value is None or value is UNREADABLE:
+        return value
+    try:
+        return one_line(value if type(value) is str else str(value))[1:-1]
+    except UnicodeEncodeError:
+        return UNREADABLE
 
 
 def _formatted(parts: Sequence[tuple[str, str | None, str | None, str | None]], values: Sequence[Any]) -> Asked:
@@ -341,6 +382,8 @@ def _ask(prompt: Any) -> Asked:
             return _conversation(plain)
         if not isinstance(plain, str):
             return Asked(None, f"the prompt is a {type(prompt).__name__}, not text or a list of messages")
+        if _is_blank(plain):
+            return Asked(None, _EMPTY)
         return Asked(one_line(plain))
     except UnicodeEncodeError:
         return Asked(None, "the prompt holds a lone surrogate, which no JSON parser takes")

@@ -7,7 +7,7 @@ asking it again could mean paying twice.  Memory: 40 bytes a row of either snaps
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from keld.answer import OWN, AnswerSink, Outcome, answer_schema, read_answers
+from keld.answer import OWN, AnswerSink, answer_schema, read_answers
+from keld.outcome import Outcome
 from keld.schema import OutputSchema
 from keld.table import read_parquet
 
@@ -107,8 +108,16 @@ def _has_outcome(batch: pa.RecordBatch, outcomes: pa.Array) -> pa.Array:
 
 def fingerprints(snapshot: Path) -> NDArray[np.bytes_]:
     """N x 16 bytes; empty for a row that cannot be asked."""
-    blocks = [
-        np.array([value or b"" for value in batch.column(0).to_pylist()], dtype="S16")
-        for batch in read_parquet(snapshot, columns=["keld_fingerprint"])
-    ]
+    blocks = list(fingerprint_blocks(snapshot))
     return np.concatenate(blocks) if blocks else np.array([], dtype="S16")
+
+
+def fingerprint_blocks(snapshot: Path) -> Iterator[NDArray[np.bytes_]]:
+    """The same, block by block."""
+    for batch in read_parquet(snapshot, columns=["keld_fingerprint"]):
+        yield _bytes16(batch.column(0))
+
+
+def _bytes16(column: pa.Array) -> NDArray[np.bytes_]:
+    found = np.frombuffer(column.buffers()[1], dtype="S16")[column.offset : column.offset + len(column)]
+    return found if not column.null_count else np.where(column.is_null(), np.bytes_(b""), found)

@@ -8,7 +8,6 @@ shard file at a time, not a second copy of the partition.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,27 +49,23 @@ def fitting(sizes: NDArray[np.int64], overhead_bytes: int, limits: Limits) -> ND
     return (sizes > 0) & (sizes + overhead_bytes <= limits.max_line_bytes)
 
 
-def cut(sizes: Iterable[NDArray[np.int64]], overhead_bytes: int, limits: Limits) -> list[Slice]:
+def cut(sizes: NDArray[np.int64], overhead_bytes: int, limits: Limits) -> list[Slice]:
     """The rows of a partition cut into slices, each within `limits`, in order, as full as possible.
 
     Args:
-        sizes: blocks of the rows' fragment sizes in bytes, in order; 0 or less for a row that is not asked.
+        sizes: the rows' fragment sizes in bytes, in order; 0 or less for a row that is not asked.
         overhead_bytes: what a request line adds to a fragment.
     """
+    asked = np.flatnonzero(fitting(sizes, overhead_bytes, limits))
+    total = np.concatenate([[0], np.cumsum(sizes[asked] + overhead_bytes)])
     slices: list[Slice] = []
-    start, stop, requests, total = 0, 0, 0, 0
-    for block in sizes:
-        for size in block.tolist():
-            line = size + overhead_bytes
-            if size > 0 and line <= limits.max_line_bytes:
-                if requests and (requests == limits.max_requests or total + line > limits.max_bytes):
-                    slices.append(Slice(start=start, stop=stop, requests=requests, size_bytes=total))
-                    start, requests, total = stop, 0, 0
-                requests += 1
-                total += line
-            stop += 1
-    if requests:
-        slices.append(Slice(start=start, stop=stop, requests=requests, size_bytes=total))
+    first = start = 0
+    while first < len(asked):
+        room = int(np.searchsorted(total, total[first] + limits.max_bytes, side="right")) - 1
+        end = max(first + 1, min(room, first + limits.max_requests))
+        stop = int(asked[end]) if end < len(asked) else len(sizes)
+        slices.append(Slice(start=start, stop=stop, requests=end - first, size_bytes=int(total[end] - total[first])))
+        first, start = end, stop
     return slices
 
 
@@ -94,4 +89,4 @@ def cut_evenly(sizes: NDArray[np.int64], overhead_bytes: int, limits: Limits, le
                 Slice(start=edges[n], stop=edges[n + 1], requests=requests[n], size_bytes=int(slice_bytes[n])) for n in range(parts)
             ]  # fmt: skip
         parts += max(1, parts // 50)  # many, if a few rows are far longer than the others
-    return cut([sizes], overhead_bytes, limits)
+    return cut(sizes, overhead_bytes, limits)

@@ -9,7 +9,6 @@ the prompts, checks the keys and writes one Parquet file: the table's columns, t
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,12 +23,13 @@ from keld.errors import SourceError
 from keld.failpoint import failpoint
 from keld.job import Column, Job, template_columns
 from keld.request import Asked, check_columns, renderer, row_fingerprint
-from keld.table import ROW_FAULT, ParquetSink, Table, read_parquet
+from keld.table import ROW_FAULT, ParquetSink, Table, read_parquet, read_ranges
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_FAR_ROWS = 4_096  # between two rows: more of them cost more to read over than a new range costs to begin
 OWN = pa.schema(
     [
         pa.field("keld_prompt", pa.large_binary()),
@@ -82,13 +82,14 @@ def take(job: Job, table: Table, path: Path, marks_cache: Callable[[bytes], bool
             own = _own_columns(asked)
             sink.write(pa.RecordBatch.from_arrays([*plain.columns, *own], schema=schema))
             rows += batch.num_rows
-            skipped.update(row.error for row in asked if row.error is not None)
-            unaskable += batch.num_rows - own[2].null_count
+            if own[2].null_count < batch.num_rows:
+                skipped.update(row.error for row in asked if row.error is not None)
+                unaskable += batch.num_rows - own[2].null_count
             prompt_bytes += pc.sum(own[1]).as_py() or 0
             marked = marked or any(row.fragment is not None and row.fragment[:1] == b"[" and marks_cache(row.fragment) for row in asked)
         keys.check(rows)
     failpoint("snapshot.done")
-    return Snapshot(rows=rows, unaskable=unaskable, prompt_bytes=prompt_bytes, marks_cache=marked, digest=_digest(path), skipped=skipped)
+    return Snapshot(rows=rows, unaskable=unaskable, prompt_bytes=prompt_bytes, marks_cache=marked, digest=sink.sha256, skipped=skipped)
 
 
 def sizes(path: Path) -> NDArray[np.int64]:
@@ -97,6 +98,15 @@ def sizes(path: Path) -> NDArray[np.int64]:
 
     blocks = (batch.column(0).to_numpy(zero_copy_only=False).astype("int64") for batch in read_parquet(path, columns=["keld_size"]))
     return np.concatenate([np.array([], dtype=np.int64), *blocks])
+
+
+def sizes_at(path: Path, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The fragment sizes in bytes of the rows at `positions` (ascending, one or more)."""
+    import numpy as np
+
+    start = int(positions[0])
+    blocks = read_parquet(path, columns=["keld_size"], start=start, stop=int(positions[-1]) + 1)
+    return np.concatenate([batch.column(0).to_numpy(zero_copy_only=False).astype("int64") for batch in blocks])[positions - start]
 
 
 def priorities(path: Path, column: str | None) -> NDArray[np.float64] | None:
@@ -114,18 +124,24 @@ def priorities(path: Path, column: str | None) -> NDArray[np.float64] | None:
 
 def fragments(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
     """(position, prompt fragment) of the rows at `positions` (ascending), in order."""
+    for here, asked in fragment_blocks(path, positions):
+        yield from zip(here, asked, strict=True)
+
+
+def fragment_blocks(path: Path, positions: NDArray[np.int64]) -> Iterator[tuple[list[int], list[bytes]]]:
+    """The same in blocks of about 3 MB: the positions of N rows, and their N fragments."""
     import numpy as np
 
     if not len(positions):
         return
-    start, stop = int(positions[0]), int(positions[-1]) + 1
-    at = start
-    for batch in read_parquet(path, columns=["keld_prompt"], start=start, stop=stop):
+    # Rows that lie far apart, as those of a sample or of a second round, are read without what lies between them.
+    ends = np.flatnonzero(np.diff(positions) > _FAR_ROWS) + 1
+    ranges = [(int(part[0]), int(part[-1]) + 1) for part in np.split(positions, ends)]
+    for at, batch in read_ranges(path, ["keld_prompt"], ranges):
         here = positions[np.searchsorted(positions, at) : np.searchsorted(positions, at + batch.num_rows)]
         column = batch.column(0)
         chosen = column if len(here) == batch.num_rows else column.take(pa.array(here - at))
-        yield from zip(here.tolist(), chosen.to_pylist(), strict=True)
-        at += batch.num_rows
+        yield here.tolist(), chosen.to_pylist()
 
 
 def _columns(job: Job, table: Table) -> pa.Schema:
@@ -171,12 +187,21 @@ def _check_numbers(job: Job, columns: pa.Schema) -> None:
 
 
 def _own_columns(asked: list[Asked]) -> list[pa.Array]:
-    prompts = [row.fragment for row in asked]
+    """N x `OWN`.  From buffers: a list of N objects takes Arrow three times as long."""
+    import numpy as np
+
+    prompts = [row.fragment or b"" for row in asked]
+    sizes = np.fromiter(map(len, prompts), dtype=np.int32, count=len(prompts))
+    offsets = np.zeros(len(prompts) + 1, dtype=np.int64)
+    np.cumsum(sizes, out=offsets[1:])
+    askable = None if sizes.all() else pa.py_buffer(np.packbits(sizes > 0, bitorder="little"))
+    errors = pa.nulls(len(asked), pa.string()) if askable is None else pa.array([row.error for row in asked], type=pa.string())
+    marks = b"".join([row_fingerprint(prompt) for prompt in prompts])
     return [
-        pa.array(prompts, type=pa.large_binary()),
-        pa.array([0 if prompt is None else len(prompt) for prompt in prompts], type=pa.int32()),
-        pa.array([row.error for row in asked], type=pa.string()),
-        pa.array([None if prompt is None else row_fingerprint(prompt) for prompt in prompts], type=pa.binary(16)),
+        pa.Array.from_buffers(pa.large_binary(), len(asked), [askable, pa.py_buffer(offsets), pa.py_buffer(b"".join(prompts))]),
+        pa.Array.from_buffers(pa.int32(), len(asked), [None, pa.py_buffer(sizes)]),
+        errors,
+        pa.Array.from_buffers(pa.binary(16), len(asked), [askable, pa.py_buffer(marks)]),
     ]
 
 
@@ -188,17 +213,12 @@ def _as_text(column: pa.Array) -> pa.Array:
     return column if pa.types.is_binary(column.type) or pa.types.is_string(column.type) else column.cast(pa.string())
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class _Keys:
-    """Finds null and repeated keys; 8 bytes of memory a row."""
+    """Finds null and repeated keys; 8 bytes of memory a row, and as many while it looks for repeated ones."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._hashes: list[NDArray[np.int64]] = []
+        self._hashes = bytearray()  # grows in place
 
     def add(self, column: pa.Array, first_row: int) -> None:
         import numpy as np
@@ -217,19 +237,17 @@ class _Keys:
                 f"{self._job.name}: the key {self._job.key!r} is of type {column.type}. Nothing was sent. A key is text, a number or a date."
             ) from None
         # Python's own hash of text: 64 bits with a secret of this process, so nobody can construct collisions.
-        self._hashes.append(np.fromiter(map(hash, values.to_pylist()), dtype=np.int64, count=len(values)))
+        self._hashes += np.fromiter(map(hash, values.to_pylist()), dtype=np.int64, count=len(values)).tobytes()
 
     def check(self, rows: int) -> None:
         """Raises if a key occurs twice, by 64-bit hashes: a million distinct keys collide in one of 40 million tables."""
         import numpy as np
 
-        if not rows:
-            return
-        every = np.concatenate(self._hashes)
-        order = np.argsort(every, kind="stable")
-        twice = np.flatnonzero(every[order][1:] == every[order][:-1])
+        every = np.frombuffer(self._hashes, dtype=np.int64)
+        ordered = np.sort(every)
+        twice = ordered[1:][ordered[1:] == ordered[:-1]]
         if len(twice):
-            first, second = sorted((int(order[twice[0]]), int(order[twice[0] + 1])))
+            first, second = np.flatnonzero(every == twice[0])[:2].tolist()
             raise SourceError(
                 f"{self._job.name}: the key {self._job.key!r} is not unique: rows {first:,} and {second:,} (counted from 0) have the same value, "
                 f"and {len(twice):,} rows of {rows:,} repeat an earlier one. Nothing was sent. Choose a unique key, or remove the repeats."

@@ -102,14 +102,14 @@ def report(runs: Iterable[JobRun], cost_lines: Iterable[CostLine], by: str) -> R
     Raises:
         InvalidJob: `by` is none of these.
     """
-    counted = {run.id: run for run in runs if not _was_superseded(run)}
+    counted = {run.id: run for run in runs if not was_superseded(run)}
     parts: dict[str, list[CostLine]] = {run_id: [] for run_id in counted}
     for cost_line in cost_lines:
         if cost_line.run_id in parts:
             parts[cost_line.run_id].append(cost_line)
     nothing = ((run_id, CostLine(run_id=run_id, provider="", model="", lane="")) for run_id, found in parts.items() if not found)
     all_parts = [*nothing, *((run_id, cost_line) for run_id, found in parts.items() for cost_line in found)]
-    group_of = _grouping(by)
+    group_of = grouping(by)
     groups: dict[str, list[tuple[JobRun, CostLine]]] = {}
     for run_id, cost_line in all_parts:
         groups.setdefault(group_of(counted[run_id], cost_line), []).append((counted[run_id], cost_line))
@@ -131,7 +131,12 @@ def is_dimension(by: str) -> bool:
     return by in DIMENSIONS or (by.startswith("tag:") and by != "tag:")
 
 
-def _grouping(by: str) -> Callable[[JobRun, CostLine], str]:
+def grouping(by: str) -> Callable[[JobRun, CostLine], str]:
+    """A function that gives the group of a cost line and its job run; see `report`.
+
+    Raises:
+        InvalidJob: `by` is no dimension.
+    """
     if by in _OF_RUN:
         return lambda run, _: _OF_RUN[by](run)
     if by in _OF_COST_LINE:
@@ -141,7 +146,7 @@ def _grouping(by: str) -> Callable[[JobRun, CostLine], str]:
     return lambda run, _: str(run.tags.get(by.removeprefix("tag:"), "-"))
 
 
-def _was_superseded(run: JobRun) -> bool:
+def was_superseded(run: JobRun) -> bool:
     """True if a job run was planned again before anything of it was sent: its successor has its rows."""
     return run.state is RunState.CANCELLED and run.outcomes is None
 

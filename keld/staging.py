@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING
 
 from keld.errors import StagingError, UnsupportedSystem
 from keld.failpoint import failpoint
+from keld.follower import Follower
 from keld.stored import Segments, Store, Stored, StoredName
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ID = re.compile(r"[a-z0-9]{10,32}")
-_FLUSH_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +227,9 @@ class Staging:
 def write_file(path: Path, chunks: Iterable[bytes], failpoint_name: str) -> str:
     """The sha256 of `chunks`, which are at `path` afterwards, complete and durable; after an error the old file is unchanged.
 
+    Args:
+        chunks: of some megabytes: each is hashed and written while the next one is made.
+
     Raises:
         OSError: disk full, no rights.
     """
@@ -236,9 +239,14 @@ def write_file(path: Path, chunks: Iterable[bytes], failpoint_name: str) -> str:
     try:
         failpoint(f"{failpoint_name}.write")
         with temporary.open("wb") as file:
-            for chunk in _joined(chunks):
+
+            def write(chunk: bytes) -> None:
                 digest.update(chunk)
                 file.write(chunk)
+
+            with Follower(write) as follower:
+                for chunk in chunks:
+                    follower.put(chunk)
             file.flush()
             failpoint(f"{failpoint_name}.fsync")
             os.fsync(file.fileno())
@@ -327,17 +335,3 @@ def _inside(root: Path, name: str) -> Path:
     if not _ID.fullmatch(name):
         raise StagingError(f"{name!r} is not an id that Keld made; it is not used as a path.")
     return root / name
-
-
-def _joined(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of some megabytes, so that there is one system call and one digest update for each piece, not for each row."""
-    held: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        held.append(chunk)
-        size += len(chunk)
-        if size >= _FLUSH_BYTES:
-            yield b"".join(held)
-            held, size = [], 0
-    if held:
-        yield b"".join(held)

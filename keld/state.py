@@ -75,6 +75,9 @@ class RunEvent(StrEnum):
     ORPHAN_SETTLED = "stray_settled"
     CANDIDATE = "candidate"
     CANDIDATE_RELEASED = "candidate_told"
+    WATCHED = "watched"  # its news are told to a hook from now on
+    TELLING = "telling"
+    TOLD = "told"
 
 
 class RunState(StrEnum):

@@ -6,16 +6,16 @@ Beside the road, above `ledger`; what every verb of `Keld` returns.  Holds ids, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from keld.answer import Outcome
 from keld.errors import KeldError, StagingError, type_named
-from keld.ledger import JobRun, RefusalReason, Shard, ShardError, ShardFault
+from keld.ledger import JobRun, RefusalReason, Shard, ShardError, ShardFault, Unchanged
+from keld.outcome import Outcome
 from keld.providers.kinds import batch_page
 from keld.providers.word import access_advice, reply_words
 from keld.state import AT_PROVIDER, TERMINAL, RunState, State
@@ -314,9 +314,10 @@ class Status:
         return f"<Status {self.job}[{self.partition}] {self.state.value} {self.answered:,}/{self.rows:,} answered ${self.cost_usd:.4f}>"
 
 
-def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
-    """The status of a job run and its shards at `as_of`."""
+def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime, noted: Unchanged | None = None) -> Status:
+    """The status of a job run and its shards at `as_of`; `noted`: what a look has recorded since they were read."""
     problem = run.problem or {}
+    progress: Mapping[str, int | None] = {} if noted is None else noted.progress
     return Status(
         id=run.id,
         namespace=run.namespace,
@@ -348,8 +349,8 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
         finished_at=run.finished_at,
         deadline_at=run.deadline_at,
         deadline_basis=run.deadline_basis,
-        next_check_at=run.next_check_at,
-        escalates_at=run.escalates_at,
+        next_check_at=(noted or run).next_check_at,
+        escalates_at=(noted or run).escalates_at,
         removed_at=run.removed_at,
         outcomes=run.outcomes or _so_far(shards),
         tags=run.tags,
@@ -361,7 +362,7 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime) -> Status:
         problem=problem.get("message"),
         problem_kind=problem.get("kind"),
         problem_permanent=problem.get("permanent", False),
-        batches=tuple(_batch(shard) for shard in shards),
+        batches=tuple(_batch(shard, progress.get(shard.id, shard.done)) for shard in shards),
     )
 
 
@@ -379,7 +380,7 @@ def _so_far(shards: Sequence[Shard]) -> dict[str, int]:
     return counts
 
 
-def _batch(shard: Shard) -> Batch:
+def _batch(shard: Shard, done: int | None) -> Batch:
     return Batch(
         shard=shard.ordinal,
         round=shard.round,
@@ -390,7 +391,7 @@ def _batch(shard: Shard) -> Batch:
         lane=shard.lane,
         batch_id=shard.batch_id,
         requests=shard.requests,
-        done=shard.done,
+        done=done,
         ended=shard.ended,
         not_before=shard.not_before,
         error=None if shard.error is None else shard.error.message or shard.error.code,

@@ -121,10 +121,10 @@ class _Local:
     files: dict[str, tuple[str, tuple[int, int, int]]] = field(default_factory=dict)
 
     def has(self, name: str, of: str, path: Path) -> bool:
-        return self.files.get(name) == (of, _identity(path))
+        return self.files.get(name) == (of, identity(path))
 
     def note(self, name: str, of: str, path: Path) -> None:
-        self.files[name] = (of, _identity(path))
+        self.files[name] = (of, identity(path))
 
 
 class Stored:
@@ -289,7 +289,8 @@ def is_journal(name: str) -> bool:
     return fnmatchcase(name, "*/j/*")
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
+def identity(path: Path) -> tuple[int, int, int]:
+    """Of a file, the same as long as nothing is written to it or put in its place; zeros if there is none."""
     with suppress(FileNotFoundError):
         found = path.stat()
         return found.st_ino, found.st_mtime_ns, found.st_size

@@ -8,20 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from keld.answer import Outcome
-from keld.plan import Option, Plan
+from keld.outcome import Outcome
 from keld.price import Bracket, Quote
-from keld.providers.health import Check, CheckState
+from keld.providers.check import Check, CheckState
 from keld.retention import Removal
-from keld.runner import Finding, Verdict
+from keld.runner.finding import Finding, Verdict
 from keld.spend import Report, Spend
 from keld.state import RunState
 from keld.status import Batch, Status
+
+if TYPE_CHECKING:
+    from keld.plan import Option, Plan
 
 _COLOURS = {
     RunState.OPEN: "cyan",
@@ -440,9 +443,21 @@ def _due(plan: Plan, chosen: Option) -> list[str]:
 def _basis(option: Option) -> str:
     """The basis of the estimate of the expected tokens."""
     estimate = option.estimate
-    how = f"{estimate.bytes_a_token:.1f} bytes a token of input" + (" (counted in these rows)" if estimate.counted else "")
+    how = f"{estimate.bytes_a_token:.1f} bytes a token of input" + _counting(option)
     seen = f"learned from {estimate.rows:,} answered rows" if estimate.rows else "by rule of thumb until there are answers"
     return f"Estimate: {how}, {estimate.output_tokens_a_row:.0f} tokens of output a row, {seen}."
+
+
+def _counting(option: Option) -> str:
+    """In which rows the tokens were counted, and how far the sum may be off if not in all."""
+    estimate = option.estimate
+    if not estimate.counted:
+        return ""
+    if estimate.counted_rows >= option.requests:
+        return " (counted in these rows)"
+    return (
+        f" (counted in {estimate.counted_rows:,} of these rows, drawn at random: within {max(estimate.input_error, 0.0005):.1%}, at 95 %)"
+    )
 
 
 def _headline(status: Status) -> Text:

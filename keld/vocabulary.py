@@ -12,16 +12,17 @@ import msgspec
 Count = Callable[[str], int]
 
 
-def tokens_of(fragments: Iterable[bytes], count: Count) -> tuple[int, int] | None:
-    """(bytes, tokens) of these prompt fragments; None if they hold more than text."""
-    size_bytes = tokens = 0
+def tokens_of(fragments: Iterable[bytes], count: Count) -> list[int] | None:
+    """The tokens of each of these prompt fragments; None if one holds more than text."""
+    found: list[int] = []
     for fragment in fragments:
-        size_bytes += len(fragment)
+        tokens = 0
         for text in _texts(msgspec.json.decode(fragment)):
             if text is None:
                 return None
             tokens += count(text)
-    return size_bytes, tokens
+        found.append(tokens)
+    return found
 
 
 def _texts(prompt: str | list[dict[str, object]]) -> Iterator[str | None]:

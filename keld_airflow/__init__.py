@@ -28,6 +28,7 @@ Above the front door of `keld`, and importing nothing deeper.  The files, in the
     deadline   PartitionEnd: what a DeadlineAlert counts from
     notifier   KeldLateNotifier: notifies people which job runs are late
     link       KeldBatchLink: the batch's page at its provider
+    report     KeldReportOperator: writes a page about all job runs, and links to it
     testing    run_task and emulated_time: Dags in the tests of users, without waiting
     plugin     registers PartitionEnd with Airflow's scheduler
     provider   registers all the others with Airflow
@@ -41,10 +42,11 @@ if TYPE_CHECKING:
     from keld_airflow.hook import KeldHook
     from keld_airflow.notifier import KeldLateNotifier
     from keld_airflow.operator import KeldBatchOperator
+    from keld_airflow.report import KeldReportOperator
     from keld_airflow.sensor import KeldJobSensor
     from keld_airflow.trigger import KeldTrigger
 
-__all__ = ["KeldBatchOperator", "KeldHook", "KeldJobSensor", "KeldLateNotifier", "KeldTrigger", "PartitionEnd"]
+__all__ = ["KeldBatchOperator", "KeldHook", "KeldJobSensor", "KeldLateNotifier", "KeldReportOperator", "KeldTrigger", "PartitionEnd"]
 
 # Imported at their first use: every Airflow process asks this package what it provides.
 _HOMES = {
@@ -52,6 +54,7 @@ _HOMES = {
     "KeldHook": "hook",
     "KeldJobSensor": "sensor",
     "KeldLateNotifier": "notifier",
+    "KeldReportOperator": "report",
     "KeldTrigger": "trigger",
     "PartitionEnd": "deadline",
 }

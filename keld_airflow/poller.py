@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -38,6 +38,7 @@ Log = Callable[[int, str], None]
 
 _TOGETHER = timedelta(seconds=5)  # a job run that is due this soon is polled now, with the same list pages
 _RETRY = timedelta(seconds=30)
+_WOKEN_EVERY = timedelta(seconds=30)  # how often the ledger is asked whether a provider's webhook has made a look due
 _ABANDONED_EVERY = timedelta(minutes=1)
 
 
@@ -148,12 +149,23 @@ class Poller:
                 now = self._clock()
                 first = min((polled.look_at for polled in self._polled.values()), default=now)
                 if first > now:
-                    await self._pause(self._news, (first - now).total_seconds())
+                    await self._pause(self._news, min(first - now, _WOKEN_EVERY).total_seconds())
+                    if first - now > _WOKEN_EVERY:
+                        self._hurry(await loop.run_in_executor(self._thread, self._woken, self._unobstructed()))
                     continue
                 soon = {job_run: polled.told for job_run, polled in self._polled.items() if polled.look_at <= now + _TOGETHER}
                 self._note(await loop.run_in_executor(self._thread, self._look, soon))
         finally:
             await asyncio.shield(loop.run_in_executor(self._thread, self._close))
+
+    def _unobstructed(self) -> list[str]:
+        """The job runs without a problem: with one, they wait for their next try."""
+        return [job_run for job_run, polled in self._polled.items() if polled.obstacle is None]
+
+    def _hurry(self, job_runs: Collection[str]) -> None:
+        for job_run in job_runs:
+            if (polled := self._polled.get(job_run)) is not None:
+                polled.look_at = min(polled.look_at, self._clock())
 
     def _note(self, seen: Mapping[str, _Seen]) -> None:
         """Wakes the triggers whose job run needs a worker; the others are polled again at their `look_at`."""
@@ -186,6 +198,16 @@ class Poller:
         if any(status.problem_permanent for status in statuses):
             self._close()  # reopened by the next poll: a key may have changed
         return {status.id: self._seen(status, progress.get(status.id)) for status in statuses}
+
+    def _woken(self, job_runs: Collection[str]) -> list[str]:
+        """The job runs at which a look is due by the ledger: one was asked for since they were polled (see `keld.Keld.wake`)."""
+        if self._keld is None:
+            return []  # the next poll opens it, and says what is wrong
+        try:
+            return self._keld.due(job_runs)
+        except Exception as error:  # noqa: BLE001  see the module's header
+            log.warning("poller.failed problem=%s", type(error).__name__)
+            return []
 
     def _cancel_abandoned(self, keld: Keld) -> None:
         """Cancels, now and then, what tasks that were killed have left at the provider; a failure stops no poll."""

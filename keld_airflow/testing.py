@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -95,8 +95,10 @@ def emulated_time(emulator: Clock) -> Iterator[None]:
         def check_shared(self, elsewhere: Sequence[str], advice: str) -> None:
             """All tasks of a test run here, whatever the executor of production."""
 
-        def poll(self, run_ids: Sequence[str] | None = None, *, budget_s: float = 10.0) -> list[Status]:
-            found = super().poll(run_ids, budget_s=budget_s)
+        def poll(
+            self, run_ids: Sequence[str] | None = None, *, jobs: Collection[str] | None = None, budget_s: float = 10.0
+        ) -> list[Status]:
+            found = super().poll(run_ids, jobs=jobs, budget_s=budget_s)
             wait.note(found)
             return found
 

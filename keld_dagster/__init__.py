@@ -25,14 +25,17 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     watch        which assets of a code location a sensor collects results for
     sensor       one for a code location, for assets with any partitions
     tick         one evaluation: polls the providers, requests collect runs, ends hold runs
-    follower     what a collect run materialises beside its result
+    collect_run  those that there were of pending partitions, and what they materialised
+    follower     what a collect run materialises beside its result, and which other results that needs
     progress     what a person sees of partitions while they are at a provider
     check        completion_rate, valid_rate, deadline_met, cost_under_ceiling
     metadata     a job and a job run's status -> what a person wants to see on an asset
     column       the columns of a result: schema and lineage
     code_reference  the line of the user's file that declares a pair of assets
+    report       build_report_asset(...): a page about all job runs, written each day
     testing      materialize(...): assets to their end in one call, for users' unit tests
     io_manager   KeldParquetIOManager: streams Parquet; a convenience, never required
+    duckdb       KeldDuckDBIOManager: streams into tables of DuckDB; imported by users only
 """
 
 from typing import TYPE_CHECKING, Any
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from keld_dagster.decorator import keld_assets
     from keld_dagster.definitions import keld_definitions
     from keld_dagster.io_manager import KeldParquetIOManager
+    from keld_dagster.report import build_report_asset
     from keld_dagster.resource import KeldAccount, KeldResource
     from keld_dagster.sensor import build_keld_sensor
     from keld_dagster.translator import KeldTranslator
@@ -55,6 +59,7 @@ __all__ = [
     "KeldTranslator",
     "build_batch_assets",
     "build_keld_sensor",
+    "build_report_asset",
     "keld_assets",
     "keld_definitions",
 ]
@@ -68,6 +73,7 @@ _HOMES = {
     "KeldTranslator": "translator",
     "build_batch_assets": "declaration",
     "build_keld_sensor": "sensor",
+    "build_report_asset": "report",
     "keld_assets": "decorator",
     "keld_definitions": "definitions",
 }

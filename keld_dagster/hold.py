@@ -21,6 +21,7 @@ POOL = "keld_provider"
 _STEP = "waiting_at_the_provider"  # the page of the run shows it beside Dagster's own "will start soon"
 _OVER_TAG = "keld/over"
 _NAMESPACE = UUID("6b1d0c58-9d0a-4d5e-8d9b-6b656c640001")
+_AT_ONCE = 1_000  # hold runs that are read with one query
 _OPEN = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
 
 
@@ -83,21 +84,69 @@ def hold(context: dg.AssetExecutionContext, pending: PendingPartitions, tags: Ma
         return None
 
 
-def open_holds(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
-    """The open hold runs of this instance, the oldest first."""
-    return instance.get_runs(dg.RunsFilter(job_name=WAIT_JOB, statuses=_OPEN), ascending=True)
+class Hold(NamedTuple):
+    """A hold run, and the pending partitions that its tags name; None if they are not readable."""
+
+    run: dg.DagsterRun
+    pending: PendingPartitions | None
+
+
+# Those that this process has read: their tags do not change, and to read ten thousand takes longer than the rest of a tick.
+_known: dict[str, Hold] = {}
+
+
+def open_holds(instance: dg.DagsterInstance) -> Sequence[Hold]:
+    """The open hold runs of this instance, the oldest first; one that this process has read before is not read again.
+
+    Its status may be another one by now, and its tags are as `note` left them.
+    """
+    global _known  # noqa: PLW0603
+    ids = instance.get_run_ids(dg.RunsFilter(job_name=WAIT_JOB, statuses=_OPEN))[::-1]
+    known = {run_id: _known[run_id] for run_id in ids if run_id in _known}
+    new = [run_id for run_id in ids if run_id not in known]
+    for n in range(0, len(new), _AT_ONCE):
+        for run in instance.get_runs(dg.RunsFilter(run_ids=new[n : n + _AT_ONCE])):
+            known[run.run_id] = Hold(run, _pending(run))
+    _known = known
+    return [known[run_id] for run_id in ids if run_id in known]
+
+
+def _pending(run: dg.DagsterRun) -> PendingPartitions | None:
+    try:
+        return PendingPartitions.from_tags(run.tags)
+    except (KeyError, ValueError):
+        return None
+
+
+def note(instance: dg.DagsterInstance, run: dg.DagsterRun, tags: Mapping[str, str]) -> None:
+    """Sets tags of a hold run."""
+    instance.add_run_tags(run.run_id, dict(tags))
+    if run.run_id in _known:
+        _known[run.run_id] = Hold(run.with_tags({**run.tags, **tags}), _known[run.run_id].pending)
 
 
 def release(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, *, canceled: bool = False) -> None:
     """Ends a hold run, with the time from its creation as its duration."""
+    record = instance.get_run_record_by_id(run.run_id)
+    if record is None:
+        return  # somebody deleted it
+    run = record.dagster_run
     if run.status is dg.DagsterRunStatus.STARTED:
         instance.add_run_tags(run.run_id, {_OVER_TAG: "true"})  # its own process ends it
         return
     if canceled:
         instance.report_run_canceled(run, message)
         return
-    record = instance.get_run_record_by_id(run.run_id)
-    began = record.create_timestamp.timestamp() if record is not None else None
+    try:
+        _succeed(instance, record, message)
+    except Exception as error:  # noqa: BLE001  # private API: a hold run that stayed would keep its backfill open without end
+        instance.report_run_canceled(
+            run, f"{message} It is ended as canceled, since its success cannot be recorded ({type(error).__name__})."
+        )
+
+
+def _succeed(instance: dg.DagsterInstance, record: dg.RunRecord, message: str) -> None:
+    run, began = record.dagster_run, record.create_timestamp.timestamp()
     start = dg.DagsterEvent(dg.DagsterEventType.PIPELINE_START.value, run.job_name, message="Submitted to the provider.")
     instance.report_dagster_event(start, run.run_id, timestamp=began)
     instance.report_dagster_event(dg.DagsterEvent(dg.DagsterEventType.PIPELINE_SUCCESS.value, run.job_name, message=message), run.run_id)

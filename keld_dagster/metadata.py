@@ -96,6 +96,7 @@ def waiting_metadata(status: Status, ends: Ends) -> dict[str, Any]:
     return {
         "keld/state": status.stage,
         "keld/progress": rows + (f" ({status.settled / status.rows:.0%})" if status.rows else ""),
+        "keld/obstacle": "-" if status.over else status.obstacle or "-",
         "keld/batches": dg.MetadataValue.md(_batches(status)),
         "keld/expected_end": "-" if status.over else _expected_end(status, ends),
         "keld/escalates_at": "-" if status.over else _escalation(status),

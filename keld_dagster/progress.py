@@ -4,7 +4,8 @@ On the hold run, as a tag, since its page hides its log while it is queued, and 
 asset, as observations: Dagster shows the latest value of each key beside those of the materialisation, so each observation has all keys.
 
 Dagster's event log never forgets, so a wait is told of at once only if something happened, else after pauses that grow by a quarter: some 25
-times in a day.  When it was last told is in a tag of the hold run, which a tick has read anyway: most waits cost a tick no query.
+times in a day, then four.  One that has news without end (a provider that is reached at every second look) is told of at these pauses, too,
+after the first few.  When it was last told is in a tag of the hold run, which a tick knows anyway: most waits cost a tick no query.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from typing import Any
 import dagster as dg
 
 from keld import Keld, Status
+from keld_dagster.hold import note
 from keld_dagster.metadata import Ends, clock, expected_ends, money, waiting_metadata
 
 PROGRESS_TAG = "keld"  # short, as is what it says first: the list of runs shows some forty characters of both
 _TOLD_TAG = ".dagster/keld_told"
 _PAUSE = timedelta(minutes=2)
 _GROWTH = 1.25
-MOST = 30  # times that one wait is told of
+_LONGEST = timedelta(hours=6)
+MOST = 30  # times that one wait's news is told at once
 _MOST_A_TICK = 50
 _MOST_PARTITIONS = 50  # of one hold run, that are observed each by itself; the run's tag sums up any number
 
@@ -49,9 +52,9 @@ class _Told:
     news: str
 
     def is_due(self, now: datetime, news: str) -> bool:
-        if self.times >= MOST:
-            return False
-        return news != self.news or now - self.at >= _PAUSE * _GROWTH**self.times
+        if news != self.news and self.times < MOST:
+            return True
+        return now - self.at >= min(_PAUSE * _GROWTH ** min(self.times, MOST), _LONGEST)
 
     def to_tag(self) -> str:
         return f"{self.times} {self.at.isoformat()} {self.news}"
@@ -89,26 +92,34 @@ def tell(instance: dg.DagsterInstance, keld: Keld, waits: Sequence[Wait], until:
         _tell(instance, wait, ends, told, log)
 
 
-def tell_end(instance: dg.DagsterInstance, keld: Keld, wait: Wait, log: logging.Logger) -> None:
-    """Tells how a wait ended, so that the page of its partition does not stay at what was so before."""
-    _tell(instance, wait, {}, _Told(MOST, keld.clock(), "end"), log)
+def tell_end(instance: dg.DagsterInstance, keld: Keld, wait: Wait, given_up: Mapping[str, str], log: logging.Logger) -> None:
+    """Tells how a wait ended, so that the page of its partition does not stay at what was so before.
+
+    Args:
+        given_up: by job run, why its result is not collected, and what to do.
+    """
+    _tell(instance, wait, {}, _Told(MOST, keld.clock(), "end"), log, given_up)
 
 
-def _tell(instance: dg.DagsterInstance, wait: Wait, ends: Ends, told: _Told, log: logging.Logger) -> None:
+def _tell(
+    instance: dg.DagsterInstance, wait: Wait, ends: Ends, told: _Told, log: logging.Logger, given_up: Mapping[str, str] | None = None
+) -> None:
     try:
-        _write(instance, wait, ends, told)
+        _write(instance, wait, ends, told, given_up or {})
     except Exception as error:  # noqa: BLE001  # nothing of the wait itself depends on it
         log.warning(f"The progress of hold run {wait.hold.run_id} is not shown ({type(error).__name__}: {error}).")
 
 
-def _write(instance: dg.DagsterInstance, wait: Wait, ends: Ends, told: _Told) -> None:
+def _write(instance: dg.DagsterInstance, wait: Wait, ends: Ends, told: _Told, given_up: Mapping[str, str]) -> None:
     if len(wait.statuses) <= _MOST_PARTITIONS:
         for partition, status in wait.statuses.items():
             metadata: dict[str, Any] = {**waiting_metadata(status, ends), "keld/hold_run": dg.MetadataValue.dagster_run(wait.hold.run_id)}
+            if status.id in given_up:
+                metadata["keld/obstacle"] = given_up[status.id]
             # Without a run: on SQLite a run's events are a file of their own, and opening it takes longer than all the rest.
             instance.report_runless_asset_event(dg.AssetObservation(wait.batch, partition=partition or None, metadata=metadata))
     line = _line(list(wait.statuses.values()), ends)
-    instance.add_run_tags(wait.hold.run_id, {PROGRESS_TAG: line, _TOLD_TAG: told.to_tag()})
+    note(instance, wait.hold, {PROGRESS_TAG: line, _TOLD_TAG: told.to_tag()})
 
 
 def _told(hold: dg.DagsterRun, now: datetime) -> _Told:

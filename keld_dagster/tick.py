@@ -14,13 +14,13 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, timedelta
 from typing import Any
 
 import dagster as dg
 
 from keld import Keld, RunState, Status
-from keld_dagster.follower import carried
+from keld_dagster.collect_run import CollectRuns, collect_runs
+from keld_dagster.follower import Siblings, carried
 from keld_dagster.hold import hold_id, open_holds, release
 from keld_dagster.pending import (
     ASSET_TAG,
@@ -28,13 +28,10 @@ from keld_dagster.pending import (
     COLLECT,
     FOLLOWERS_TAG,
     JOB_RUN_TAG,
-    PARTITION_TAG,
     PHASE_TAG,
     WAIT_TAG,
     PendingPartitions,
-    formerly,
     place_of,
-    tag_of,
 )
 from keld_dagster.progress import Wait, tell, tell_end
 from keld_dagster.resource import location_of
@@ -43,7 +40,6 @@ from keld_dagster.watch import Watched
 REQUESTS_A_TICK = 50  # Dagster submits them one by one, up to a second each; the next tick requests the rest
 TRIES = 5  # of a collect run that dies before it starts: a pod that finds no node, a launcher that is restarted
 _WINDOW = 100  # items whose runs are read with one query
-_SKEW = timedelta(days=1)  # between the clocks of the processes that write Dagster's events
 _CANCEL_BUDGET_S = 1.0
 _ENDED_BADLY = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
@@ -56,17 +52,6 @@ class _Item:
     pending: PendingPartitions | None = None
     hold: dg.DagsterRun | None = None
     run: Status | None = None  # without a hold run
-
-
-@dataclass(frozen=True, slots=True)
-class _Collects:
-    """The collect runs of a window of items, the youngest first, and which of them materialised the result."""
-
-    found: Mapping[tuple[str, str, str], Sequence[dg.RunRecord]]  # by submit run, asset, partition
-    materialized: frozenset[str]
-
-    def of(self, submit_run: str, asset: dg.AssetKey, partition: str) -> Sequence[dg.RunRecord]:
-        return self.found.get((submit_run, asset.to_user_string(), partition), ())
 
 
 @dataclass(slots=True)
@@ -101,11 +86,9 @@ class Tick:
 
     def result(self) -> dg.SensorResult | dg.SkipReason:
         budget_s = max(self.until - time.monotonic(), 0.0)
-        items = self._items()
+        items = self._items(max(1.0, budget_s / 2))
         if not items:
-            self.keld.poll([])  # it also looks for batches that were created late
             return dg.SkipReason("Nothing is at a provider.")
-        self._poll(budget_s / 2)
         self.until = max(self.until, time.monotonic() + budget_s / 4)  # reading and polling thousands may take the whole budget
         begin = next((n for n, item in enumerate(items) if item.id == self.context.cursor), 0)
         items = items[begin:] + items[:begin]
@@ -122,17 +105,21 @@ class Tick:
 
     # -- what there is ------------------------------------------------------------------------------------------
 
-    def _items(self) -> list[_Item]:
+    def _items(self, budget_s: float) -> list[_Item]:
         """The pending partitions of these assets, the oldest first; then the open job runs that Dagster may have submitted, without a hold run.
 
-        Their hold run could not be created or was ended by hand, or their run materialised the batch alone.
+        Their hold run could not be created or was ended by hand, or their run materialised the batch alone.  The providers are polled for all
+        that are open; if there are none, for batches that were created late.
         """
         items = list(self._held())
         held = {job_run for item in items if item.pending is not None for job_run in item.pending.job_runs.values()}
-        jobs = {asset.job for asset in self.watched.values()}
-        still_open = {status.id: status for status in self.keld.statuses(open_only=True) if status.job in jobs}
-        self.statuses = {status.id: status for status in self.keld.statuses(ids=held - still_open.keys())} | still_open
-        alone = [status for status in still_open.values() if status.id not in held]
+        polled = self.keld.poll(jobs={asset.job for asset in self.watched.values()}, budget_s=budget_s)
+        self.statuses = {status.id: status for status in polled}
+        rest = self.keld.statuses(ids=held - self.statuses.keys())  # they are over, or their asset is not watched any more
+        self.statuses |= {status.id: status for status in rest}
+        if elsewhere := [status.id for status in rest if not status.over]:
+            self.statuses |= {status.id: status for status in self.keld.poll(elsewhere, budget_s=budget_s)}
+        alone = [status for status in polled if status.id not in held]
         self.unheld = {(status.job, status.partition): status for status in alone}
         every = [item.pending for item in items if item.pending is not None]
         self.pending = {(one.asset, one.backfill, partition): one for one in every for partition in one.job_runs}
@@ -140,21 +127,13 @@ class Tick:
 
     def _held(self) -> Iterator[_Item]:
         """The pending partitions of these assets that have a hold run."""
-        for run in open_holds(self.context.instance):
-            try:
-                pending = PendingPartitions.from_tags(run.tags)
-            except (KeyError, ValueError):
+        for run, pending in open_holds(self.context.instance):
+            if pending is None:
                 self.log.warning(f"Hold run {run.run_id} has no readable tags; terminate it.")
                 continue
             orphaned = pending.asset not in self.others and location_of(run) == self.location
             if pending.asset in self.watched or orphaned:  # else another sensor collects it
                 yield _Item(run.run_id, pending, run)
-
-    def _poll(self, budget_s: float) -> None:
-        """Polls the providers for all open job runs."""
-        open_ = [status.id for status in self.statuses.values() if not status.over]
-        for status in self.keld.poll(open_, budget_s=max(1.0, budget_s)):
-            self.statuses[status.id] = status
 
     # -- item by item -------------------------------------------------------------------------------------------
 
@@ -170,7 +149,7 @@ class Tick:
                 self._skip(item, error)
         return len(window)
 
-    def _process(self, item: _Item, collects: _Collects) -> None:
+    def _process(self, item: _Item, collects: CollectRuns) -> None:
         """Requests collect runs for what is ready, and ends the hold run when all its partitions are settled."""
         pending = item.pending
         if pending is None and item.run is not None:
@@ -258,38 +237,12 @@ class Tick:
         known = (self.statuses.get(job_run) for job_run in pending.job_runs.values())
         return any(status is not None and _is_due(status) for status in known)
 
-    def _collects(self, all_pending: Sequence[PendingPartitions]) -> _Collects:
-        """The collect runs of these, with two queries (one for an earlier version's), and what they materialised, with one query for each asset."""
-        if not all_pending:
-            return _Collects({}, frozenset())
-        found: dict[tuple[str, str, str], list[dg.RunRecord]] = {}
-        ids = list({one.id for pending in all_pending for one in (pending, *self._siblings(pending))})
-        for name in (WAIT_TAG, formerly(WAIT_TAG)):
-            for record in self.context.instance.get_run_records(dg.RunsFilter(tags={PHASE_TAG: COLLECT, name: ids})):
-                of = record.dagster_run.tags
-                found.setdefault((of[name], tag_of(of, ASSET_TAG), of.get(PARTITION_TAG, "")), []).append(record)
-        ended: dict[str, list[dg.RunRecord]] = {}
-        for (_, asset, _), (latest, *_) in found.items():
-            if latest.dagster_run.status is dg.DagsterRunStatus.SUCCESS:
-                ended.setdefault(asset, []).append(latest)
-        materialized = [self._materialized(dg.AssetKey.from_user_string(asset), records) for asset, records in ended.items()]
-        return _Collects(found, frozenset().union(*materialized))
+    def _collects(self, all_pending: Sequence[PendingPartitions]) -> CollectRuns:
+        """The collect runs of these, and of what their followers need besides."""
+        siblings = self._siblings
+        return collect_runs(self.context.instance, {one.id for pending in all_pending for one in (pending, *siblings.of(pending))})
 
-    def _materialized(self, asset: dg.AssetKey, records: Sequence[dg.RunRecord]) -> set[str]:
-        """The ids of those runs that materialised the result; a run that only sent another round did not."""
-        partitions = [record.dagster_run.tags[PARTITION_TAG] for record in records if PARTITION_TAG in record.dagster_run.tags]
-        since = min(record.create_timestamp for record in records).replace(tzinfo=UTC) - _SKEW
-        filters = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=partitions or None, after_timestamp=since.timestamp())
-        materialized: set[str] = set()
-        cursor = None
-        while True:
-            page = self.context.instance.fetch_materializations(filters, limit=1000, cursor=cursor)
-            materialized |= {record.run_id for record in page.records}
-            if not page.has_more:
-                return materialized
-            cursor = page.cursor
-
-    def _settle(self, pending: PendingPartitions, status: Status, known: _Collects, partition: str) -> bool:
+    def _settle(self, pending: PendingPartitions, status: Status, known: CollectRuns, partition: str) -> bool:
         """True if a partition needs no further collect run; requests one if it is due."""
         if not _is_due(status):
             return status.state is RunState.CANCELLED
@@ -306,64 +259,26 @@ class Tick:
             if latest.run_id in known.materialized or self._has_next_run(status):
                 return True
         if len(self.requests) < REQUESTS_A_TICK:
-            missing = self._missing(pending, partition, known)
+            missing = self._siblings.missing(pending, partition, known, self.requested)
             if missing is not None:
                 self.requests.append(self._request(pending, status, len(collects), missing))
                 self.requested.add((pending.id, pending.asset, partition))
         return False
 
-    # -- what follows several results ---------------------------------------------------------------------------
+    @property
+    def _siblings(self) -> Siblings:
+        return Siblings(self.watched, self._pending_at, self._was_cancelled)
 
-    def _missing(self, pending: PendingPartitions, partition: str, known: _Collects) -> set[dg.AssetKey] | None:
-        """The other results that a follower needs and that are not there yet; None while a run collects one of them.
+    def _pending_at(self, asset: Watched, backfill: str | None, partition: str) -> PendingPartitions | None:
+        """The pending partition of a result, with a hold run or without."""
+        found = self.pending.get((asset.result, backfill, partition))
+        if found is None and (status := self.unheld.get((asset.job, partition))) is not None:
+            found = self._submitted(asset, status)
+        return found
 
-        Then the request waits for it: what follows both is carried by the run that begins when all others have ended, and two that
-        run at once would each leave it to the other.
-        """
-        missing = set()
-        for other in self._others(pending):
-            sibling = self._sibling(other, pending, partition)
-            submit_run = pending.id if sibling is None else sibling.id
-            latest = next((record.dagster_run for record in known.of(submit_run, other.result, partition)), None)
-            if (submit_run, other.result, partition) in self.requested:
-                return None
-            if latest is not None and (not latest.is_finished or latest.is_complete_and_waiting_to_retry):
-                return None
-            if latest is not None and latest.run_id in known.materialized:
-                continue
-            if sibling is not None or latest is not None or self._was_cancelled(other, pending):
-                missing.add(other.result)
-        return missing
-
-    def _others(self, pending: PendingPartitions) -> Iterator[Watched]:
-        """The other results that have a follower in common with this one, and do not follow it themselves."""
-        asset = self.watched[pending.asset]
-        followers = asset.downstream.intersection(pending.followers)
-        for other in self.watched.values():
-            if other.result != asset.result and other.result not in asset.downstream and followers & other.downstream:
-                yield other
-
-    def _siblings(self, pending: PendingPartitions) -> Iterator[PendingPartitions]:
-        if pending.asset not in self.watched:
-            return
-        for other in self._others(pending):
-            for partition in pending.job_runs:
-                sibling = self._sibling(other, pending, partition)
-                if sibling is not None:
-                    yield sibling
-
-    def _sibling(self, other: Watched, pending: PendingPartitions, partition: str) -> PendingPartitions | None:
-        """The pending partition of another result whose collect run, too, could carry a follower of this one."""
-        sibling = self.pending.get((other.result, pending.backfill, partition))
-        if sibling is None and (status := self.unheld.get((other.job, partition))) is not None:
-            sibling = self._submitted(other, status)
-        if sibling is None or sibling.backfill != pending.backfill or not set(sibling.followers) & set(pending.followers):
-            return None
-        return sibling
-
-    def _was_cancelled(self, other: Watched, pending: PendingPartitions) -> bool:
+    def _was_cancelled(self, asset: Watched, submit_run: str) -> bool:
         """True if the hold run of another result of the same submit run was terminated: it will not arrive."""
-        hold = self.context.instance.get_run_by_id(hold_id(pending.id, other.result))
+        hold = self.context.instance.get_run_by_id(hold_id(submit_run, asset.result))
         return hold is not None and hold.status in _ENDED_BADLY
 
     # -- requests -----------------------------------------------------------------------------------------------
@@ -455,7 +370,7 @@ class Tick:
             if status.id in self.given_up:
                 self.log.error(self.given_up[status.id])
                 message = f"{message} {self.given_up[status.id]}"
-        tell_end(self.context.instance, self.keld, wait, self.log)
+        tell_end(self.context.instance, self.keld, wait, self.given_up, self.log)
         release(self.context.instance, wait.hold, message, canceled=cancelled > 0)
 
 

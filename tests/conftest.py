@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import zlib
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,9 +18,9 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import settings
 
-from keld import Keld, Settings
+from keld import Keld, Settings, http
 from keld.emulator import Emulator
-from tests.support import bill_check
+from tests.support import bill_check, shared_statements
 from tests.support.ticket_job import Peer, anthropic, openai
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ os.environ["SSL_CERT_DIR"] = str(Path(__file__).parent / "support" / "certificat
 os.environ.pop("SSL_CERT_FILE", None)
 
 
-# An example may take as long as the machine needs.
-settings.register_profile("patient", deadline=None)
+# An example may take as long as the machine needs; a property that does not say how many it needs is tried with 30 of them in the fast suite.
+settings.register_profile("patient", deadline=None, max_examples=int(os.environ.get("KELD_EXAMPLES", "30")))
 settings.load_profile("patient")
 
 
@@ -201,6 +202,8 @@ def page(browser: "Browser", tmp_path: Path) -> "Iterator[Page]":
 
 def pytest_configure() -> None:
     bill_check.watch(pytest.MonkeyPatch())
+    shared_statements.share(pytest.MonkeyPatch())
+    pytest.MonkeyPatch().setattr(http, "_PAUSES_S", (0, 0))  # a harmless call is tried again at once: no test sleeps
 
 
 def pytest_collection_finish() -> None:
@@ -235,21 +238,50 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test for each provider and each database the fast suite plays two of the four; where it is marked `by_turns`, one.
+    """Leaves for the slow suite what only repeats: the same behaviour at a further provider or upon a further database.
 
-    Which one, the test's name decides: in a file of them, either provider and either database has its half.
+    Of a test for each provider and each database the fast suite plays two of the four; where it is marked `by_turns`, one.  Which one, the
+    test's name decides: in a file of them, either provider and either database has its half.  `by_kinds`: see `_other_kinds`.
+    What takes seconds by itself, `long`, begins first: at the end the other workers would wait for it.
     """
-    for item in items:
-        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    parametrised = [item for item in items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
+    for item in parametrised:
+        params = item.callspec.params
         sides = {params[name] == other for name, other in _OTHERS if name in params}
         left_out = set()
         if item.get_closest_marker("by_turns") is not None:
             left_out = {zlib.crc32(item.originalname.encode()) % 2 == 0}
         if len(sides) > 1 or sides & left_out:
             item.add_marker(pytest.mark.slow)
+    for item in _other_kinds([item for item in parametrised if item.get_closest_marker("by_kinds") is not None]):
+        item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 _OTHERS = (("peer", anthropic), ("ledger_url", "postgres"))
+
+
+def _other_kinds(items: list[pytest.Function]) -> Iterator[pytest.Function]:
+    """Of tests for every kind of provider, those that the fast suite leaves out.
+
+    Where there are other parameters, too, it plays each of their cases at every third kind, and so each kind with every third case; the next
+    `KELD_SEED` plays the next third.
+    """
+    seed = int(os.environ.get("KELD_SEED", "0"))
+    cases: dict[str, list[str]] = defaultdict(list)
+    kinds: dict[str, list[str]] = defaultdict(list)
+    places = []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        case = repr({name: value for name, value in item.callspec.params.items() if name != "peer"})
+        for known, one in ((cases[test], case), (kinds[test], str(item.callspec.params["peer"]))):
+            if one not in known:
+                known.append(one)
+        places.append((item, test, cases[test].index(case) + len(kinds[test])))
+    for item, test, place in places:
+        if (place + seed) % min(3, len(cases[test])):
+            yield item
+
 
 # --- the lines at the end of a test run --------------------------------------------------------------------------------
 

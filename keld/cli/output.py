@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from keld.report.cell import cell
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -43,9 +45,3 @@ def print_csv(rows: list[dict[str, Any]]) -> None:
     writer.writeheader()
     for row in rows:
         writer.writerow(row | {"group": cell(row["group"])})  # the only text: numbers are no formulas
-
-
-def cell(text: str) -> str:
-    """The text, changed if a spreadsheet could read it as a formula (owasp.org/www-community/attacks/CSV_Injection, read 2026-11)."""
-    begins = text.lstrip()[:1] or text[:1]
-    return f"'{text}" if text != "-" and (begins in tuple("=+-@\uff1d\uff0b\uff0d\uff20") or text[:1] in ("\t", "\r", "\n")) else text

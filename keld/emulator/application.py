@@ -1,12 +1,13 @@
 """Application: the routes of all services and of the control side, as one ASGI application."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Match, Route
-from starlette.types import Scope
+from starlette.routing import BaseRoute, Match, Route, Router
+from starlette.types import Receive, Scope, Send
 
 from .control import Control
 from .gate import Gate
@@ -26,6 +27,30 @@ class _HeaderRoute(Route):
         return super().matches(scope)
 
 
+class _ByRoot(BaseRoute):
+    """All endpoints, by the first part of their path; their routes are made at the first request that needs them.
+
+    A test suite starts thousands of emulators, and asks one or two of the services of each; to make all routes is most of a start.
+    """
+
+    def __init__(self, endpoints: Iterable[tuple[Service, Endpoint]], gate: Gate) -> None:
+        self._gate = gate
+        self._endpoints: dict[str, list[tuple[Service, Endpoint]]] = defaultdict(list)
+        self._routers: dict[str, Router] = {}
+        for service, endpoint in endpoints:
+            self._endpoints[_root(endpoint.path)].append((service, endpoint))
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        return Match.FULL, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        root = _root(scope["path"])
+        if root not in self._routers:
+            made = [_HeaderRoute(endpoint, self._gate.guard(service, endpoint)) for service, endpoint in self._endpoints.get(root, ())]
+            self._routers[root] = Router(made)
+        await self._routers[root](scope, receive, send)
+
+
 def application(services: Iterable[Service], gate: Gate, control: Control) -> Starlette:
     """All routes; a path that is none of them is refused by the service that owns it."""
     services = list(services)
@@ -40,5 +65,8 @@ def application(services: Iterable[Service], gate: Gate, control: Control) -> St
     # Starlette takes the first that matches: those that ask for a header come first.
     endpoints = [(service, endpoint) for service in services for endpoint in service.routes()]
     endpoints.sort(key=lambda pair: pair[1].header is None)
-    routes: list[BaseRoute] = [_HeaderRoute(endpoint, gate.guard(service, endpoint)) for service, endpoint in endpoints]
-    return Starlette(routes=[*routes, *control.routes()], exception_handlers={404: unknown, 405: unknown})
+    return Starlette(routes=[*control.routes(), _ByRoot(endpoints, gate)], exception_handlers={404: unknown, 405: unknown})
+
+
+def _root(path: str) -> str:
+    return path.lstrip("/").partition("/")[0]

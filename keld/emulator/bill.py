@@ -16,7 +16,7 @@ from .dialect import Lane, Made
 
 
 class BillEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One paid row.
+    """One paid request; `rows` is 1, or the number of texts in a request of embeddings.
 
     `provider` is the kind of the service.  `input_tokens` are as the service reports them: OpenAI's include the cached ones, Anthropic's do not.
     `cache_write_tokens` includes `cache_write_1h_tokens`; `output_tokens` includes `reasoning_tokens`.
@@ -36,6 +36,7 @@ class BillEntry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reasoning_tokens: int
     body_sha256: str
     at: datetime
+    rows: int = 1
 
 
 def entry(provider: str, made: Made, *, batch_id: str | None, custom_id: str | None, at: float) -> BillEntry:
@@ -54,6 +55,7 @@ def entry(provider: str, made: Made, *, batch_id: str | None, custom_id: str | N
         reasoning_tokens=made.usage.reasoning,
         body_sha256=made.digest,
         at=instant(at),
+        rows=made.rows,
     )
 
 
@@ -122,7 +124,7 @@ def summary(slips: list[Slip]) -> list[BillSum]:
         total = sums.get(key)
         if total is None:
             total = sums[key] = BillSum(provider=paid.provider, model=paid.model, lane=paid.lane)
-        total.rows += 1
+        total.rows += paid.rows
         total.input_tokens += paid.input_tokens
         total.cached_tokens += paid.cached_tokens
         total.cache_write_tokens += paid.cache_write_tokens

@@ -33,6 +33,7 @@ class Made(NamedTuple):
     usage: Usage
     input_tokens: int
     digest: str
+    rows: int = 1  # a request of embeddings may hold many texts
 
 
 class Dialect(Protocol):

@@ -13,6 +13,7 @@ what the runner uses down to the tables:
     object       which object each staged file is, where staging is a bucket
     queue        the job runs that share one account's limits
     history      what was learned of turnaround, speed, tokens and cache
+    notice       which news of a job run were passed to a hook
     stretch      the time that realtime runs kept a host of one's own busy, and what each pays for it
     transition   one event of one shard, by the transition table
     recovery     what staging remembers, compared with the ledger
@@ -35,6 +36,7 @@ from keld.ledger.account import Suspect
 from keld.ledger.cost import CostLine
 from keld.ledger.database import shown
 from keld.ledger.fault import RefusalReason, ShardError, ShardFault
+from keld.ledger.history import Timing
 from keld.ledger.lease import WORKER_SKEW, Lease
 from keld.ledger.ledger import Ledger
 from keld.ledger.progress import Unchanged
@@ -61,6 +63,7 @@ __all__ = [
     "ShardError",
     "ShardFault",
     "Suspect",
+    "Timing",
     "Unchanged",
     "nonce",
     "shown",

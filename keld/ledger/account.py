@@ -29,6 +29,23 @@ _GIVEN_UP = sa.and_(
     INTENT.c.outcome.in_([Event.REJECTED, Event.DEFERRED]),
     INTENT.c.batch_id.is_(None),
 )
+_UNCONFIRMED = (
+    sa.select(INTENT.c.shard_id, INTENT.c.outcome)
+    .join(SHARD, sa.and_(SHARD.c.id == INTENT.c.shard_id, SHARD.c.attempt == INTENT.c.attempt))
+    .where(SHARD.c.state.in_(AT_PROVIDER), INTENT.c.outcome.in_(_ACCEPTED), SHARD.c.run_id.in_(sa.bindparam("of", expanding=True)))
+)
+_KNOWN = [sa.select(of.c.batch_id).where(of.c.batch_id.in_(sa.bindparam("of", expanding=True))) for of in (INTENT, ORPHAN)]
+_LATE = (
+    sa.select(SHARD.c.provider, SHARD.c.host, INTENT.c.at, SHARD.c.requests)
+    .join(SHARD, SHARD.c.id == INTENT.c.shard_id)
+    .where(
+        INTENT.c.at > sa.bindparam("since"),
+        sa.or_(INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]), _GIVEN_UP, _ENDED_UNCONFIRMED),
+    )
+)
+_UNSETTLED = [
+    sa.select(of.c.provider, of.c.host, of.c.found_at, of.c.requests).where(of.c.settled_at.is_(None)) for of in (ORPHAN, CANDIDATE)
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +89,8 @@ class Accounts:
 
         Only those for which the list was not checked yet for other batches of that create.
         """
-        query = (
-            sa.select(INTENT.c.shard_id, INTENT.c.outcome)
-            .join(SHARD, sa.and_(SHARD.c.id == INTENT.c.shard_id, SHARD.c.attempt == INTENT.c.attempt))
-            .where(SHARD.c.state.in_(AT_PROVIDER), INTENT.c.outcome.in_(_ACCEPTED))
-        )
         with self._db.read() as db:
-            lots = (db.execute(query.where(SHARD.c.run_id.in_(some))) for some in lookup.in_lots(run_ids))
+            lots = (db.execute(_UNCONFIRMED, {"of": some}) for some in lookup.in_lots(run_ids))
             return {row.shard_id: row.outcome for rows in lots for row in rows}
 
     def knows_batch(self, batch_id: str) -> bool:
@@ -90,8 +102,8 @@ class Accounts:
         found: set[str] = set()
         with self._db.read() as db:
             for some in lookup.in_lots(batch_ids):
-                for table in (INTENT, ORPHAN):
-                    found.update(db.execute(sa.select(table.c.batch_id).where(table.c.batch_id.in_(some))).scalars())
+                for query in _KNOWN:
+                    found.update(db.execute(query, {"of": some}).scalars())
         return found
 
     # -- the sweep --------------------------------------------------------------------------------------------
@@ -101,18 +113,10 @@ class Accounts:
 
         Those where a create after `since` may take effect late, or may have made another batch, too; and those with unsettled orphans or candidates.
         """
-        late = (
-            sa.select(SHARD.c.provider, SHARD.c.host, INTENT.c.at, SHARD.c.requests)
-            .join(SHARD, SHARD.c.id == INTENT.c.shard_id)
-            .where(INTENT.c.at > since, sa.or_(INTENT.c.outcome.in_([Event.ABSENT, Event.LOST_TRACK]), _GIVEN_UP, _ENDED_UNCONFIRMED))
-        )
-        orphans, candidates = (
-            sa.select(of.c.provider, of.c.host, of.c.found_at, of.c.requests).where(of.c.settled_at.is_(None)) for of in (ORPHAN, CANDIDATE)
-        )
         accounts: dict[tuple[str, str], list[tuple[datetime, int]]] = {}
         with self._db.read() as db:
-            for query in (late, orphans, candidates):
-                for provider, host, at, requests in db.execute(query):
+            for query in (_LATE, *_UNSETTLED):
+                for provider, host, at, requests in db.execute(query, {"since": since}):
                     accounts.setdefault((provider, host), []).append((at, requests))
         return [
             Suspect(provider=provider, host=host, since=min(at for at, _ in of), sizes=frozenset(size for _, size in of))

@@ -18,6 +18,9 @@ from keld.ledger.reservation import change_reserve
 from keld.ledger.table import CANDIDATE
 from keld.state import RunEvent
 
+_THIS = (CANDIDATE.c.host == sa.bindparam("at"), CANDIDATE.c.batch_id == sa.bindparam("of"), CANDIDATE.c.settled_at.is_(None))
+_SETTLE = sa.update(CANDIDATE).where(*_THIS).returning(CANDIDATE.c.run_id, CANDIDATE.c.shard_id, CANDIDATE.c.worst_usd)
+
 
 class Candidates:
     """The candidates of a ledger."""
@@ -57,10 +60,7 @@ class Candidates:
 
 def release_candidate(db: sa.Connection, host: str, batch_id: str, now: datetime) -> None:
     """`Candidates.release`, within the caller's transaction; a batch that is no candidate changes nothing."""
-    this = (CANDIDATE.c.host == host, CANDIDATE.c.batch_id == batch_id, CANDIDATE.c.settled_at.is_(None))
-    settled = db.execute(
-        sa.update(CANDIDATE).where(*this).values(settled_at=now).returning(CANDIDATE.c.run_id, CANDIDATE.c.shard_id, CANDIDATE.c.worst_usd)
-    ).one_or_none()
+    settled = db.execute(_SETTLE, {"at": host, "of": batch_id, "settled_at": now}).one_or_none()
     if settled is not None:
         change_reserve(db, settled.run_id, -settled.worst_usd)
         event.append(db, now, settled.run_id, RunEvent.CANDIDATE_RELEASED, shard_id=settled.shard_id, facts={"batch_id": batch_id})

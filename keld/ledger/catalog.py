@@ -16,9 +16,12 @@ from keld.ledger.database import Database
 from keld.ledger.record import JobRun, Shard
 from keld.ledger.recovery import Recovery
 from keld.ledger.table import RUN, SHARD
-from keld.state import RunEvent, RunState, State
+from keld.price import Lane
+from keld.state import AT_PROVIDER, RunEvent, RunState, State
 
 _OVER = (RunState.FINISHED, RunState.CANCELLED)
+_BY_IDS = sa.select(RUN).where(RUN.c.id.in_(sa.bindparam("of", expanding=True)))
+_DUE = sa.select(RUN.c.id).where(RUN.c.id.in_(sa.bindparam("of", expanding=True)), RUN.c.next_check_at <= sa.bindparam("now"))
 
 
 class Catalog:
@@ -73,19 +76,38 @@ class Catalog:
         due = (RUN.c.state.in_((RunState.OPEN, RunState.CANCELLING)), RUN.c.next_check_at < before)
         return self._found(sa.select(RUN).where(RUN.c.namespace == namespace, *due, unleased, at_provider))
 
+    def due(self, run_ids: Collection[str], now: datetime) -> list[str]:
+        """Those of these job runs at which a look is due, in no order."""
+        with self._db.read() as db:
+            lots = (db.execute(_DUE, {"of": some, "now": now}) for some in lookup.in_lots(run_ids))
+            return [run_id for rows in lots for run_id in rows.scalars()]
+
+    def at_providers(self) -> dict[tuple[str, str], int]:
+        """How many batches of all namespaces are at a provider now, by account and model."""
+        query = sa.select(SHARD.c.provider, SHARD.c.model, sa.func.count()).where(
+            SHARD.c.state.in_(AT_PROVIDER), SHARD.c.lane == Lane.BATCH
+        )
+        with self._db.read() as db:
+            return {(provider, model): count for provider, model, count in db.execute(query.group_by(SHARD.c.provider, SHARD.c.model))}
+
     def by_ids(self, run_ids: Collection[str]) -> list[JobRun]:
         """Those of these job runs that are in this ledger, in no order."""
         with self._db.read() as db:
-            lots = (lookup.job_runs(db, sa.select(RUN).where(RUN.c.id.in_(some))) for some in lookup.in_lots(run_ids))
-            return [run for lot in lots for run in lot]
+            return [run for some in lookup.in_lots(run_ids) for run in lookup.job_runs(db, _BY_IDS, {"of": some})]
 
     def shards_of(self, run_ids: Collection[str]) -> dict[str, list[Shard]]:
         """The shards of many job runs, by job run, each by ordinal."""
+        return self._by_run(run_ids, only_open=False)
+
+    def open_shards_of(self, run_ids: Collection[str]) -> dict[str, list[Shard]]:
+        """The shards of many job runs that are not over, by job run, each by ordinal."""
+        return self._by_run(run_ids, only_open=True)
+
+    def _by_run(self, run_ids: Collection[str], *, only_open: bool) -> dict[str, list[Shard]]:
         found: dict[str, list[Shard]] = {}
         with self._db.read() as db:
-            for some in lookup.in_lots(run_ids):
-                for shard in lookup.shards(db, SHARD.c.run_id.in_(some)):
-                    found.setdefault(shard.run_id, []).append(shard)
+            for shard in lookup.shards_of(db, run_ids, only_open=only_open):
+                found.setdefault(shard.run_id, []).append(shard)
         return found
 
     def runs_asking(
@@ -119,7 +141,7 @@ class Catalog:
         with self._db.write() as db:
             handed_over = db.execute(sa.update(RUN).where(*these).values(owner=owner).returning(RUN.c.id)).scalars().all()
         for run_id in handed_over:
-            self._recovery.remember(run_id, run=True)
+            self._recovery.remember_run(run_id)
 
     def move(self, namespace: str, job: str, partition: str, into: str, now: datetime) -> None:
         """Moves the job runs of a partition to another namespace, if that has none of this partition yet."""
@@ -131,16 +153,16 @@ class Catalog:
                 event.append(db, now, run_id, RunEvent.MOVED, was=state, became=state, facts={"from": namespace})
                 moved.append(run_id)
         for run_id in moved:
-            self._recovery.remember(run_id, run=True)
+            self._recovery.remember_run(run_id)
 
     def redeclare(self, run_id: str, declared: Mapping[str, str], source: str | None) -> None:
         """Notes the current declaration of a job run, which asks the same as before."""
         with self._db.write() as db:
             db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(declared=dict(declared), source=source, outdated=None))
-        self._recovery.remember(run_id, run=True)
+        self._recovery.remember_run(run_id)
 
     def note_outdated(self, run_id: str, outdated: str | None) -> None:
         """Notes what has changed in the declaration since a job run was sent, in words; None: nothing."""
         with self._db.write() as db:
             db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(outdated=outdated))
-        self._recovery.remember(run_id, run=True)
+        self._recovery.remember_run(run_id)

@@ -1,4 +1,4 @@
-"""Control: requests of people and orchestrators: to cancel a job run, to write it elsewhere, to open it again; and who waits for it.
+"""Control: requests of people and orchestrators: to cancel a job run, to look at it now, to write it elsewhere, to open it again; and who waits for it.
 
 Below `ledger`.  None of it needs the lease: the worker that holds it sees the request at its next step.
 """
@@ -14,7 +14,7 @@ from keld.ledger import event, lookup
 from keld.ledger.database import Database
 from keld.ledger.record import Attachment
 from keld.ledger.recovery import Recovery
-from keld.ledger.table import ATTACHMENT, RUN
+from keld.ledger.table import ATTACHMENT, ORPHAN, RUN, SHARD
 from keld.state import RunEvent, RunState
 
 _IS_OVER = RUN.c.state.in_([RunState.FINISHED, RunState.CANCELLED])
@@ -31,7 +31,18 @@ class Control:
         """Marks an open job run as cancelling."""
         with self._db.write() as db:
             _ask_cancel(db, run_id, now)
-        self._recovery.remember(run_id, run=True)
+        self._recovery.remember_run(run_id)
+
+    def wake(self, provider: str, batch_id: str, now: datetime) -> str | None:
+        """The job run that a batch belongs to, whose next look is due now unless it is over; None: the ledger has no such batch of that account."""
+        here = [sa.select(of.c.run_id).where(of.c.provider == provider, of.c.batch_id == batch_id) for of in (SHARD, ORPHAN)]
+        with self._db.write() as db:
+            run_id = db.execute(sa.union(*here)).scalars().first()
+            if run_id is not None:
+                # A look that is overdue stays due since then; but one that is under way may have read the provider before this.
+                sooner = sa.or_(RUN.c.next_check_at > now, RUN.c.lease_owner.is_not(None))
+                db.execute(sa.update(RUN).where(RUN.c.id == run_id, ~_IS_OVER, sooner).values(next_check_at=now))
+        return run_id
 
     def attach(self, run_id: str, holder: str) -> int:
         """Notes that `holder` waits for a job run; the epoch of the attachment, which grows each time `holder` attaches."""
@@ -76,7 +87,7 @@ class Control:
             if db.execute(writing.values(sink=sink, next_check_at=now, problem=None)).rowcount == 0 and sink is not None:
                 under_way = RUN.c.state.in_([RunState.OPEN, RunState.CANCELLING])
                 db.execute(sa.update(RUN).where(RUN.c.id == run_id, under_way).values(sink=sink))
-        self._recovery.remember(run_id, run=True)
+        self._recovery.remember_run(run_id)
 
     def reopen(self, run_id: str, now: datetime) -> None:
         """Opens a job run again that is over, since a batch of it was found; an open one stays as it is.
@@ -88,7 +99,7 @@ class Control:
                 this = (RUN.c.id == run_id, RUN.c.state == was)
                 if db.execute(sa.update(RUN).where(*this).values(state=became, next_check_at=now)).rowcount:
                     event.append(db, now, run_id, RunEvent.REOPENED, was=was, became=became)
-        self._recovery.remember(run_id, run=True)
+        self._recovery.remember_run(run_id)
 
     def write_again(self, run_id: str, sink: str, now: datetime) -> None:
         """Opens a job run again that is over, only to write its output to `sink`; costs nothing."""
@@ -97,7 +108,7 @@ class Control:
             opened = db.execute(sa.update(RUN).where(*this).values(state=RunState.WRITING, sink=sink, next_check_at=now))
             if opened.rowcount:
                 event.append(db, now, run_id, RunEvent.WRITE_AGAIN, became=RunState.WRITING)
-        self._recovery.remember(run_id, run=True)
+        self._recovery.remember_run(run_id)
 
     def note_removed(self, run_id: str, now: datetime) -> bool:
         """Notes that the files of a job run are about to be removed; False if it is not over."""

@@ -51,6 +51,7 @@ class CostLine:
     answered: int = 0
     input_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
     output_tokens: int = 0
     paid_usd: Decimal = Decimal(0)
     standard_usd: Decimal = Decimal(0)
@@ -119,6 +120,7 @@ def _shards() -> sa.Select[Any]:
         _sum("answered", SHARD.c.answered, collected),
         _sum("input_tokens", SHARD.c.input_tokens, collected),
         _sum("cached_tokens", SHARD.c.cached_tokens, collected),
+        _sum("cache_write_tokens", SHARD.c.cache_write_tokens, collected),
         _sum("output_tokens", SHARD.c.output_tokens, collected),
         _sum("paid_usd", SHARD.c.cost_usd, collected),
         _sum("standard_usd", SHARD.c.standard_usd, collected),

@@ -15,6 +15,9 @@ from keld.ledger.record import EventRecord
 from keld.ledger.table import EVENT
 from keld.state import Event, RunEvent
 
+_APPEND = sa.insert(EVENT)
+_OF = sa.select(EVENT).where(EVENT.c.run_id == sa.bindparam("of")).order_by(EVENT.c.id)
+
 
 def append(
     db: sa.Connection,
@@ -36,9 +39,9 @@ def append(
         facts: ids, counts and states; no prompt, no answer, no free text of a provider.
     """
     more = {"kind": kind, "was": was, "became": became, "epoch": epoch, "facts": dict(facts or {})}
-    db.execute(sa.insert(EVENT).values(at=at, run_id=run_id, shard_id=shard_id, **more))
+    db.execute(_APPEND, {"at": at, "run_id": run_id, "shard_id": shard_id, **more})
 
 
 def events(db: sa.Connection, run_id: str) -> list[EventRecord]:
     """What happened to a job run, in order."""
-    return [EventRecord(**row._mapping) for row in db.execute(sa.select(EVENT).where(EVENT.c.run_id == run_id).order_by(EVENT.c.id))]
+    return [EventRecord(**row._mapping) for row in db.execute(_OF, {"of": run_id})]

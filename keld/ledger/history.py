@@ -1,23 +1,42 @@
 """History: what was measured of accounts and models: the time of batches, the speed of fast lanes, the tokens of rows, the use of caches.
 
 Below `ledger`.  Each value comes from the latest shards that show it; `turnaround`, `deadline`, `estimate` and `cache` draw the
-conclusions.
+conclusions.  The times of all shards of a span of days are for `report`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from datetime import datetime
 
 import sqlalchemy as sa
 
 from keld.cache import Read
 from keld.estimate import Observed
+from keld.ledger import lookup
 from keld.ledger.database import Database
 from keld.ledger.record import Shard
 from keld.ledger.table import RUN, SHARD
 from keld.state import AT_PROVIDER, State
 
 _ROWS_LEAST = 20  # of a realtime run whose speed is meaningful
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """When one shard was sent, ended and collected; None: not yet, or never."""
+
+    run_id: str
+    provider: str
+    host: str
+    model: str
+    lane: str
+    state: State
+    requests: int
+    ended: str | None
+    submitted_at: datetime | None
+    ended_at: datetime | None
+    collected_at: datetime | None
 
 
 class History:
@@ -93,6 +112,15 @@ class History:
         with self._db.read() as db:
             rows, read, written = db.execute(query).one()
         return Read(rows=int(rows or 0), read_tokens=int(read or 0), written_tokens=int(written or 0))
+
+    def timings(
+        self, namespace: str, *, job: str | None = None, since: datetime | None = None, until: datetime | None = None
+    ) -> list[Timing]:
+        """When each shard of these job runs (see `Catalog.runs`) was sent, ended and collected, in no order."""
+        columns = (getattr(SHARD.c, field.name) for field in fields(Timing))
+        query = sa.select(*columns).join(RUN, RUN.c.id == SHARD.c.run_id).where(*lookup.chosen(namespace, job, since, until))
+        with self._db.read() as db:
+            return [Timing(**row._mapping) for row in db.execute(query)]
 
 
 def _of(provider: str, host: str, model: str) -> tuple[sa.ColumnElement[bool], ...]:

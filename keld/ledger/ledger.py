@@ -25,6 +25,7 @@ from keld.ledger.cost import Costs
 from keld.ledger.database import Database, shown
 from keld.ledger.history import History
 from keld.ledger.lease import Lease, Leases
+from keld.ledger.notice import Notices
 from keld.ledger.object import Objects, name_objects
 from keld.ledger.orphan import Orphans, add_orphan
 from keld.ledger.progress import Progress
@@ -37,10 +38,17 @@ from keld.ledger.table import INTENT, RUN, SHARD, VERSION
 from keld.ledger.transition import move
 from keld.ledger.witness import Witness
 from keld.staging import Staging
-from keld.state import Event, RunEvent, RunState
+from keld.state import Event, RunEvent, RunState, State
 from keld.stored import StoredName
 
 _NO_OBJECTS: Mapping[str, StoredName] = {}
+_INTEND = sa.insert(INTENT)
+_DROPPED_BEFORE = sa.select(SHARD.c.outcomes).where(
+    SHARD.c.run_id == sa.bindparam("run"),
+    SHARD.c.round == sa.bindparam("of"),
+    SHARD.c.ordinal < sa.bindparam("before"),
+    SHARD.c.state == State.DROPPED,
+)
 
 
 class Ledger:
@@ -70,6 +78,7 @@ class Ledger:
         self.costs = Costs(self._db)
         self.stretches = Stretches(self._db, self.leases)
         self.objects = Objects(self._db)
+        self.notices = Notices(self._db)
 
     def close(self) -> None:
         self._db.close()
@@ -97,20 +106,40 @@ class Ledger:
             raise UnknownJobRun(f"No job run {run_id!r} in this ledger ({shown(self.url)}).", run_id=run_id)
         return found
 
+    def runs(self, run_ids: Sequence[str]) -> list[JobRun]:
+        """These job runs, in this order.
+
+        Raises:
+            UnknownJobRun: there is none of one of these ids.
+        """
+        found = {run.id: run for run in self.catalog.by_ids(run_ids)}
+        return [found.get(run_id) or self.run(run_id) for run_id in run_ids]
+
     def shards(self, run_id: str) -> list[Shard]:
         """The shards of a job run, by ordinal."""
         with self._db.read() as db:
-            return lookup.shards(db, SHARD.c.run_id == run_id)
+            return list(lookup.shards_of(db, [run_id]))
+
+    def open_shards(self, run_id: str) -> list[Shard]:
+        """The shards of a job run that are not over, by ordinal: few, however many it had."""
+        with self._db.read() as db:
+            return list(lookup.shards_of(db, [run_id], only_open=True))
+
+    def dropped_before(self, shard: Shard, outcome: str) -> bool:
+        """True if a shard of the same round and before this one was dropped with that outcome of its rows."""
+        with self._db.read() as db:
+            dropped = db.execute(_DROPPED_BEFORE, {"run": shard.run_id, "of": shard.round, "before": shard.ordinal}).scalars()
+            return any(outcome in (outcomes or {}) for outcomes in dropped)
 
     def shard(self, shard_id: str) -> Shard | None:
         """The shard of that id, or None."""
         with self._db.read() as db:
-            return next(iter(lookup.shards(db, SHARD.c.id == shard_id)), None)
+            return lookup.shard(db, shard_id)
 
     def intents(self, shard_id: str) -> list[Intent]:
         """The creates of a shard, in order."""
         with self._db.read() as db:
-            return lookup.intents(db, shard_id)
+            return lookup.intents(db, INTENT.c.shard_id == shard_id)
 
     def events(self, run_id: str) -> list[EventRecord]:
         """What happened to a job run, in order."""
@@ -134,8 +163,9 @@ class Ledger:
         except sa.exc.IntegrityError:
             return None
         failpoint("ledger.open_run.after")
-        self.recovery.remember(run["id"], run=True)
-        return self.run(run["id"])
+        opened = self.run(run["id"])
+        self.recovery.remember(opened.id, run=opened)
+        return opened
 
     def add_shards(
         self, lease: Lease, shards: Sequence[Shard], round_: int, now: datetime, *, objects: Mapping[str, StoredName] = _NO_OBJECTS
@@ -180,8 +210,9 @@ class Ledger:
             name_objects(db, lease.run_id, objects)
             event_log.append(db, now, lease.run_id, kind, was=was, became=state or was, epoch=lease.epoch, facts=facts)
         failpoint(f"ledger.run_{kind}.after")
-        self.recovery.remember(lease.run_id, run=True)
-        return self.run(lease.run_id)
+        became = self.run(lease.run_id)
+        self.recovery.remember(lease.run_id, run=became)
+        return became
 
     # -- a shard ----------------------------------------------------------------------------------------------
 
@@ -228,7 +259,7 @@ class Ledger:
             LeaseLost: another worker holds the job run.
             LedgerError: staging has a create of this shard or of another one that the ledger does not have.
         """
-        self.recovery.check(shard.run_id)
+        self.recovery.check_shard(lease, shard)
         attempt = shard.attempt + 1
         changes = {"attempt": attempt, "intent_at": now, "worst_usd": shard.worst_usd, "looks": 0, "not_before": None, "error": None}
         intent = Intent(
@@ -238,7 +269,7 @@ class Ledger:
         with self.leases.held(lease, now) as db:
             reserve_within_ceiling(db, shard)
             became = move(db, lease, shard, Event.SENDING, now, {"attempt": attempt}, changes)
-            db.execute(sa.insert(INTENT).values(values_of(intent)))
+            db.execute(_INTEND, values_of(intent))
         failpoint("ledger.sending.after")
         self.recovery.remember(shard.run_id, shards=[became], intents=[intent], durable=True)
         return became

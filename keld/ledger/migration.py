@@ -31,6 +31,7 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE keld_object (run_id VARCHAR(32) NOT NULL, name VARCHAR NOT NULL, object VARCHAR NOT NULL, "
         "sha256 VARCHAR(64) NOT NULL, size_bytes BIGINT NOT NULL, PRIMARY KEY (run_id, name))",
     ),
+    ("ALTER TABLE keld_shard ADD COLUMN lines BIGINT",),  # 4 -> 5: requests of many rows
 )
 NEWEST = 1 + len(STEPS)
 

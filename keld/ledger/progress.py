@@ -20,8 +20,14 @@ from keld.ledger.table import EVENT, INTENT, RUN, SHARD
 from keld.state import Event, RunState, State
 
 _AT_ONCE = 1_000  # job runs in one transaction, at most, so that another worker does not wait long for the lock
-_UNTOUCHED = (RUN.c.id == sa.bindparam("run"), RUN.c.lease_epoch == sa.bindparam("epoch"), RUN.c.state == RunState.OPEN)
+_UNTOUCHED = (
+    RUN.c.id == sa.bindparam("run"),
+    RUN.c.lease_epoch == sa.bindparam("epoch"),
+    RUN.c.state == RunState.OPEN,
+    RUN.c.next_check_at.is_not_distinct_from(sa.bindparam("was_due")),  # else a look was asked for since
+)
 _PUT_OFF = sa.update(RUN).where(*_UNTOUCHED).values(next_check_at=sa.bindparam("next"), escalates_at=sa.bindparam("escalates"))
+_NOTE = sa.update(SHARD).where(SHARD.c.id == sa.bindparam("of"))
 _DONE = sa.update(SHARD).where(SHARD.c.id == sa.bindparam("shard"), SHARD.c.state == State.IN_PROGRESS).values(done=sa.bindparam("so_far"))
 _CONFIRM = (
     sa.update(INTENT)
@@ -38,6 +44,7 @@ class Unchanged:
 
     run_id: str
     epoch: int  # of the lease when it was read
+    due_at: datetime | None  # when a look was due, then
     next_check_at: datetime
     escalates_at: datetime | None
     progress: Mapping[str, int | None]  # shard -> how many of its requests are done, where that has changed
@@ -67,7 +74,7 @@ class Progress:
             error: why its latest request has no answer.
         """
         with self._leases.held(lease, now) as db:
-            db.execute(sa.update(SHARD).where(SHARD.c.id == shard.id).values(done=done, not_before=not_before, error=error))
+            db.execute(_NOTE, {"of": shard.id, "done": done, "not_before": not_before, "error": error})
 
     def note_unchanged(self, unchanged: Sequence[Unchanged]) -> None:
         """Notes, for job runs where nothing has happened: the next look, the progress of their batches, and the confirmed creates.
@@ -76,7 +83,9 @@ class Progress:
         """
         for n in range(0, len(unchanged), _AT_ONCE):
             some = unchanged[n : n + _AT_ONCE]
-            put_off = [{"run": q.run_id, "epoch": q.epoch, "next": q.next_check_at, "escalates": q.escalates_at} for q in some]
+            put_off = [
+                {"run": q.run_id, "epoch": q.epoch, "was_due": q.due_at, "next": q.next_check_at, "escalates": q.escalates_at} for q in some
+            ]
             done = [{"shard": shard, "so_far": so_far} for q in some for shard, so_far in q.progress.items()]
             confirmed = [{"shard": shard, "created": attempt} for q in some for shard, attempt in q.confirmed.items()]
             with self._db.write() as db:

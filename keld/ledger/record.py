@@ -124,6 +124,16 @@ class Shard:
     cache_write_tokens: int = 0
     output_tokens: int = 0
     outcomes: dict[str, int] | None = None
+    lines: int | None = None  # requests of its batch, if one may hold many rows; None: one for each row
+
+    @property
+    def sent_lines(self) -> int:
+        """The requests of its batch, as its provider counts them."""
+        return self.requests if self.lines is None else self.lines
+
+    def rows_of(self, lines: int | None) -> int | None:
+        """About how many rows so many requests of its batch hold; None: unknown."""
+        return lines if lines is None or self.lines is None else min(self.requests, lines * self.requests // max(self.lines, 1))
 
     @property
     def fault(self) -> ShardFault | None:

@@ -14,9 +14,10 @@ import sqlalchemy as sa
 from keld.errors import LedgerError, StagingError, UnknownJobRun
 from keld.ledger import event, lookup
 from keld.ledger.database import Database, shown
+from keld.ledger.lease import Lease
 from keld.ledger.rebuild import take_in
 from keld.ledger.record import Intent, JobRun, Orphan, Shard
-from keld.ledger.table import ORPHAN, RUN, SHARD
+from keld.ledger.table import INTENT, ORPHAN, RUN, SHARD
 from keld.ledger.witness import Memory, Witness
 from keld.state import RunEvent
 
@@ -29,6 +30,7 @@ class Recovery:
     def __init__(self, db: Database, witness: Witness | None) -> None:
         self._db = db
         self._witness = witness
+        self._checked: Lease | None = None  # the lease under which `check` last passed
 
     def memories(self) -> list[Memory]:
         """All that is remembered of this ledger's job runs, in no order."""
@@ -53,9 +55,26 @@ class Recovery:
             LedgerError: it does, so that sending anything could pay twice.
         """
         memory = None if self._witness is None else self._witness.memory(run_id)
-        if memory is None or not memory.shards:
-            return
-        ahead = memory.is_ahead_of(self._shards(run_id))
+        if memory is not None and memory.shards:
+            self._compare(memory, memory.is_ahead_of(self._shards(run_id)))
+
+    def check_shard(self, lease: Lease, shard: Shard) -> None:
+        """As `check`, before a create of this shard; the job run's other shards are compared once a lease.
+
+        A ledger that is restored under a lease forgets shards that this worker may send again; each is compared itself, whatever their number.
+
+        Raises:
+            LedgerError: as `check`.
+        """
+        if self._checked != lease:
+            self.check(lease.run_id)
+            self._checked = lease
+        elif self._witness is not None:
+            memory = self._witness.memory(lease.run_id)
+            known = memory.shards.get(shard.id)
+            self._compare(memory, [known] if known is not None and known.attempt > shard.attempt else [])
+
+    def _compare(self, memory: Memory, ahead: Sequence[Shard]) -> None:
         if ahead and memory.run is not None:
             raise LedgerError(
                 f"The ledger at {shown(self._db.url)} is older than staging: of {memory.run.job}[{memory.run.partition}] {len(ahead):,} shards were "
@@ -75,11 +94,16 @@ class Recovery:
             event.append(db, now, memory.run.id, RunEvent.REBUILT, became=memory.run.state, facts={"shards": len(memory.shards)})
         return True
 
+    def remember_run(self, run_id: str) -> None:
+        """Writes a job run that has changed as a whole to staging, as `remember` does."""
+        if self._witness is not None and self._witness.is_here(run_id):
+            self.remember(run_id, run=self._job_run(run_id))
+
     def remember(
         self,
         run_id: str,
         *,
-        run: bool = False,
+        run: JobRun | None = None,
         shards: Sequence[Shard] = (),
         intents: Sequence[Intent] = (),
         orphans: Sequence[Orphan] = (),
@@ -88,7 +112,7 @@ class Recovery:
         """Writes what was just committed to staging; the whole job run, if staging has nothing of it yet.
 
         Args:
-            run: the job run as a whole has changed.
+            run: the job run as it is now, if it has changed as a whole.
 
         Raises:
             StagingError: it could not be written, and it is `durable`: without it nothing may be sent.
@@ -96,11 +120,11 @@ class Recovery:
         if self._witness is None or not self._witness.is_here(run_id):
             return
         whole, answered_before = not self._witness.has(run_id), None
-        changed = self._job_run(run_id) if run or whole else None
+        changed = self._job_run(run_id) if run is None and whole else run
         if changed is not None and whole:
             with self._db.read() as db:
-                shards, orphans = lookup.shards(db, SHARD.c.run_id == run_id), lookup.orphans(db, ORPHAN.c.run_id == run_id)
-                intents = [intent for shard in shards for intent in lookup.intents(db, shard.id)]
+                shards, orphans = list(lookup.shards_of(db, [run_id])), lookup.orphans(db, ORPHAN.c.run_id == run_id)
+                intents = lookup.intents(db, INTENT.c.shard_id.in_(sa.select(SHARD.c.id).where(SHARD.c.run_id == run_id)))
             answered_before = changed.answered - sum(shard.answered for shard in shards)
         try:
             self._witness.note(
@@ -126,4 +150,4 @@ class Recovery:
 
     def _shards(self, run_id: str) -> list[Shard]:
         with self._db.read() as db:
-            return lookup.shards(db, SHARD.c.run_id == run_id)
+            return list(lookup.shards_of(db, [run_id]))

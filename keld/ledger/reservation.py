@@ -16,6 +16,16 @@ from keld.ledger.record import Shard
 from keld.ledger.table import RUN
 from keld.state import AT_PROVIDER, Event, State
 
+_MONEY = sa.select(RUN.c.ceiling_usd, RUN.c.spent_usd, RUN.c.reserved_usd, RUN.c.standard_usd, RUN.c.job, RUN.c.partition).where(
+    RUN.c.id == sa.bindparam("run")
+)
+_SET = sa.update(RUN).where(RUN.c.id == sa.bindparam("run"))
+_CHANGE = _SET.values(reserved_usd=RUN.c.reserved_usd + sa.bindparam("by_usd"))
+_SETTLE = _SET.values(
+    reserved_usd=sa.bindparam("reserved"), spent_usd=sa.bindparam("spent"), standard_usd=sa.bindparam("standard"),
+    answered=RUN.c.answered + sa.bindparam("more"),
+)  # fmt: skip
+
 # After these, nothing of the shard's create can be billed.  Not LOST_TRACK: a quarantined shard may have cost its worst case.
 FREEING = (Event.UNSENT, Event.DEFERRED, Event.ABSENT, Event.REJECTED, Event.DROPPED, Event.HEDGED)
 
@@ -26,9 +36,7 @@ def reserve_within_ceiling(db: sa.Connection, shard: Shard) -> None:
     Raises:
         CeilingTooLow: spent + reserved + this worst case exceeds the ceiling; nothing was reserved.
     """
-    run = db.execute(
-        sa.select(RUN.c.ceiling_usd, RUN.c.spent_usd, RUN.c.reserved_usd, RUN.c.job, RUN.c.partition).where(RUN.c.id == shard.run_id)
-    ).one()
+    run = db.execute(_MONEY, {"run": shard.run_id}).one()
     wanted = run.spent_usd + run.reserved_usd + shard.worst_usd
     if run.ceiling_usd is not None and wanted > run.ceiling_usd:
         raise CeilingTooLow(
@@ -39,12 +47,12 @@ def reserve_within_ceiling(db: sa.Connection, shard: Shard) -> None:
             job=run.job,
             partition=run.partition or None,
         )
-    db.execute(sa.update(RUN).where(RUN.c.id == shard.run_id).values(reserved_usd=run.reserved_usd + shard.worst_usd))
+    db.execute(_SET, {"run": shard.run_id, "reserved_usd": run.reserved_usd + shard.worst_usd})
 
 
 def change_reserve(db: sa.Connection, run_id: str, by_usd: Decimal) -> None:
     """Reserves more money of a job run, or releases it (below 0), whatever its ceiling is: what is in progress is paid in any case."""
-    db.execute(sa.update(RUN).where(RUN.c.id == run_id).values(reserved_usd=RUN.c.reserved_usd + by_usd))
+    db.execute(_CHANGE, {"run": run_id, "by_usd": by_usd})
 
 
 def follow(db: sa.Connection, shard: Shard, event: Event, became: Shard) -> None:
@@ -65,14 +73,11 @@ def _settle(db: sa.Connection, shard: Shard) -> None:
 
     A row that is in no result file, or whose reply was lost, may still be billed: its share of the worst case stays reserved.
     """
-    run = db.execute(sa.select(RUN.c.reserved_usd, RUN.c.spent_usd, RUN.c.standard_usd).where(RUN.c.id == shard.run_id)).one()
-    db.execute(
-        sa.update(RUN)
-        .where(RUN.c.id == shard.run_id)
-        .values(
-            reserved_usd=run.reserved_usd - shard.worst_usd + doubtful_usd(shard),
-            spent_usd=run.spent_usd + (shard.cost_usd or 0),
-            standard_usd=run.standard_usd + (shard.standard_usd or 0),
-            answered=RUN.c.answered + shard.answered,
-        )
-    )
+    run = db.execute(_MONEY, {"run": shard.run_id}).one()
+    changed = {
+        "reserved": run.reserved_usd - shard.worst_usd + doubtful_usd(shard),
+        "spent": run.spent_usd + (shard.cost_usd or 0),
+        "standard": run.standard_usd + (shard.standard_usd or 0),
+        "more": shard.answered,
+    }
+    db.execute(_SETTLE, {"run": shard.run_id, **changed})

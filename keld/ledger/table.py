@@ -106,6 +106,7 @@ SHARD = sa.Table(
     sa.Column("cache_write_tokens", sa.BigInteger, nullable=False, default=0),
     sa.Column("output_tokens", sa.BigInteger, nullable=False, default=0),
     sa.Column("outcomes", sa.JSON),
+    sa.Column("lines", sa.BigInteger),
     sa.Index("keld_shard_run", "run_id"),
     sa.Index("keld_shard_state", "state", "provider"),
     sa.Index("keld_shard_batch", "batch_id"),

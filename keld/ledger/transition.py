@@ -30,6 +30,10 @@ _CREATE_OUTCOMES = (
     Event.ABSENT,
     Event.LOST_TRACK,
 )
+# The attempt, too: a shard that was sent and refused since then is STAGED again, but has changed.
+_UNMOVED = (SHARD.c.id == sa.bindparam("of"), SHARD.c.state == sa.bindparam("was"), SHARD.c.attempt == sa.bindparam("tried"))
+_MOVE = sa.update(SHARD).where(*_UNMOVED).returning(*SHARD.c)
+_CREATE = sa.update(INTENT).where(INTENT.c.shard_id == sa.bindparam("of"), INTENT.c.attempt == sa.bindparam("tried"))
 
 
 def move(
@@ -41,17 +45,16 @@ def move(
         LeaseLost: it is not in the state, or at the attempt, that it was read in.
     """
     became = after(shard.state, event)
-    # The attempt, too: a shard that was sent and refused since then is STAGED again, but has changed.
-    unmoved = (SHARD.c.id == shard.id, SHARD.c.state == shard.state, SHARD.c.attempt == shard.attempt)
-    moved = db.execute(sa.update(SHARD).where(*unmoved).values(state=became, **changes))
-    if moved.rowcount != 1:
+    this = {"of": shard.id, "tried": shard.attempt}
+    moved = db.execute(_MOVE, {**this, "was": shard.state, "state": became, **changes}).one_or_none()
+    if moved is None:
         raise LeaseLost(f"Shard {shard.id} is no longer {shard.state}; another worker changed it, and this worker's write was refused.")
     if changes.get("batch_id"):
         release_candidate(db, shard.host, changes["batch_id"], now)  # it is the shard's own batch
     if event in _CREATE_OUTCOMES and (shard.state in SENT or event is Event.ADOPTED):
         outcome = {"outcome": event.value} | ({"batch_id": changes["batch_id"]} if "batch_id" in changes else {})
-        db.execute(sa.update(INTENT).where(INTENT.c.shard_id == shard.id, INTENT.c.attempt == shard.attempt).values(**outcome))
+        db.execute(_CREATE, {**this, **outcome})
     event_log.append(
         db, now, shard.run_id, event, shard_id=shard.id, was=shard.state, became=became, epoch=lease.epoch, facts=facts
     )  # fmt: skip
-    return Shard(**db.execute(sa.select(SHARD).where(SHARD.c.id == shard.id)).one()._mapping)
+    return Shard(**moved._mapping)

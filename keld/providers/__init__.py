@@ -6,6 +6,7 @@ The map of the package, from what the runner uses to what one kind of provider i
     field        the fields of accounts, as they are written in an orchestrator's configuration
     base         the nouns between the runner and a provider: batches, outcomes, limits
     provider     one account at one provider: what the runner calls; turns faults into errors
+    check        one finding about an account, the ledger or staging
     health       what would stop a job at one account, by calls that are not paid
     encoder      writes the request lines of one shard, and reads the result lines
     kinds        which kinds of providers there are, built in and from other packages

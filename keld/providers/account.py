@@ -17,6 +17,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from keld.errors import AccessRefused, InvalidJob
+from keld.providers.kinds import BUILT_IN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,3 +332,9 @@ def key_of(name: str, account: Account, default: str | None, *, optional: bool =
     unset = None if account.api_key is not None else f"the environment variable {variable} is not set"
     why = ", and ".join(filter(None, (account.keyless or (None if unset else "its api_key function returned none"), unset)))
     raise AccessRefused(f"No key for {name}: {why}. Nothing was sent. Give one and run again.", account=name)
+
+
+# The accounts that are there from the start: one of each built-in kind whose address is known, or can come from the environment.
+ACCOUNTS: dict[str, Account] = {
+    kind: TYPES[kind]() if kind in TYPES else Account(kind=kind) for kind in sorted(BUILT_IN) if kind != "openai_compatible"
+}

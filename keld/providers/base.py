@@ -38,7 +38,7 @@ class Traits:
         plain_ids: a custom_id is letters and digits only.
         by_goodput: the fast lane has no rate limits, and its concurrency is steered by what is answered a second (`keld/realtime/goodput.py`).
         most_at_once: the most requests of a fast lane in flight together.
-        pack: the most that one request of a fast lane holds, where the dialect can hold many rows.
+        pack: the most that one request holds, where the dialect can hold many rows.
     """
 
     limits: Limits

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from itertools import cycle
 from typing import assert_never
 
@@ -33,6 +34,9 @@ from keld.providers.word import reply_words
 # the request, and it stops the lane, so that a filter of replies can cost no more than what is in flight.
 _REFUSED_BEFORE = {401, 402, 403, 407, 413, 429}
 _CONNECTIONS = 32  # of one client
+_url = cache(httpx2.URL)
+Post = Callable[[str, bytes, Mapping[str, str]], Awaitable[httpx2.Response]]
+"""A URL, a body and the headers -> the reply, read to its end."""
 _SPAN = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?").fullmatch
 
 
@@ -59,11 +63,22 @@ async def senders(target: Target, timeout_s: Callable[[], float], most: int) -> 
     trust = httpx2.create_ssl_context()  # once: reading the machine's certificates takes 80 ms
     async with AsyncExitStack() as opened:
         made = [http.async_client(trust, timeout_s()) for _ in range(-(-most // _CONNECTIONS))]
-        clients = cycle([await opened.enter_async_context(one) for one in made])
-        yield lambda custom_id, body: call(next(clients), target, custom_id, body, timeout_s())
+        posts = cycle([_post(await opened.enter_async_context(one)) for one in made])
+        yield lambda custom_id, body: call(next(posts), target, custom_id, body, timeout_s())
 
 
-async def call(client: httpx2.AsyncClient, target: Target, custom_id: str, body: bytes, timeout_s: float) -> SendOutcome:
+def _post(client: httpx2.AsyncClient) -> Post:
+    """A function that sends one POST with a client.
+
+    `AsyncClient.post` builds the same headers and reads the same URL anew for each request: a seventh of its CPU (measured 2026-11-30).
+    """
+    defaults, limits = dict(client.headers), {"timeout": client.timeout.as_dict()}
+    return lambda url, body, headers: client.send(
+        httpx2.Request("POST", _url(url), headers=defaults | dict(headers), content=body, extensions=limits)
+    )
+
+
+async def call(post: Post, target: Target, custom_id: str, body: bytes, timeout_s: float) -> SendOutcome:
     """The outcome of sending `body` once."""
     try:
         headers = await _signed(target, body)
@@ -74,7 +89,7 @@ async def call(client: httpx2.AsyncClient, target: Target, custom_id: str, body:
     try:
         # The library's own timeouts limit one read each: a reply of one byte a second would never exceed them.
         async with asyncio.timeout(timeout_s):
-            reply = await client.post(target.url, content=body, headers=headers)
+            reply = await post(target.url, body, headers)
     except TimeoutError:
         return _in_doubt(custom_id, f"no whole reply within {timeout_s:,.0f} s")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:

@@ -5,17 +5,21 @@ Beside `provider`: a dialect in an envelope.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from keld.answer import Reply
 from keld.price import Lane
 from keld.providers.envelope import LINES, read_journal, reply_line
-from keld.providers.pack import Packing
+from keld.providers.pack import Pack, Packing, Row, packed, packs
 from keld.providers.part import BodyTemplate, Dialect, Envelope
+from keld.providers.template import Hole
+from keld.reply import Reply
 from keld.request import custom_id, one_line
+
+_PIECE_BYTES = 4 << 20  # of a file: what its lines add to their fragments in one piece
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +45,46 @@ class Encoder:
         return self.template.size_bytes + self.envelope.overhead_bytes(self.path)
 
     def line(self, position: int, fragment: bytes) -> bytes:
-        """A line of a batch's input."""
+        """A line of a batch's input, of one row."""
         return self.envelope.wrap(custom_id(self.nonce, position, plain=self.plain_ids), self.path, self.template.fill(fragment))
 
-    def file(self, lines: Iterator[bytes]) -> Iterator[bytes]:
-        """The bytes of the shard's file around its lines."""
-        return self.envelope.around(lines)
+    def lines(self, rows: Iterator[Row], most: Pack) -> Iterator[bytes]:
+        """The lines of a batch's input, with as many rows in each as `most` allows."""
+        for group in packs(rows, most):
+            name = custom_id(self.nonce, group[0][0], plain=self.plain_ids, rows=len(group))
+            yield self.envelope.wrap(name, self.path, self.template.fill(packed(group)))
+
+    def file(self, blocks: Iterable[tuple[Sequence[int], Sequence[bytes]]]) -> Iterator[bytes]:
+        """The bytes of the shard's file, in pieces of some megabytes: one line for each position and its fragment, in order.
+
+        Most of a line is the same for all rows: a row costs one join of that with its number and its fragment.
+        """
+        lead, middle, tail = self._shape() or (None, b"", b"")
+        first, second = Hole.new().mark.encode(), Hole.new().mark.encode()
+        opening, rest = b"".join(self.envelope.around(iter((first, second)))).split(first)
+        comma, closing = rest.split(second)
+        joint, rows = opening, max(1, _PIECE_BYTES // self.overhead_bytes)
+        for positions, fragments in blocks:
+            for start in range(0, len(positions), rows):
+                pieces: list[bytes] = []
+                for position, fragment in zip(positions[start : start + rows], fragments[start : start + rows], strict=True):
+                    if lead is None or fragment[:1] != b'"':
+                        pieces += (joint, self.line(position, fragment))
+                    else:
+                        pieces += (joint, lead, b"%08d" % position, middle, fragment, tail)
+                    joint = comma
+                yield b"".join(pieces)
+        yield closing if joint is comma else opening + closing
+
+    def _shape(self) -> tuple[bytes, bytes, bytes] | None:
+        """The bytes of a line before its position, between that and its fragment, and after; None if it is not of this shape.
+
+        Found in a line that is made of marks; of a fragment that is one message, since a whole conversation may be taken apart.
+        """
+        position, fragment = 10**14 + secrets.randbelow(9 * 10**14), b'"%b"' % Hole.new().mark.encode()
+        lead, found, rest = self.line(position, fragment).partition(b"%08d" % position)
+        middle, also, tail = rest.partition(fragment)
+        return (lead, middle, tail) if found and also else None
 
     def body(self, fragment: bytes, lane: Lane) -> bytes:
         """The body of one request in a fast lane: the same bytes as in the batch's line, except for the lane.
@@ -67,6 +105,11 @@ class Encoder:
         if parts is None:
             return None
         return [reply_line(custom_id, response["status_code"], one_line(part)) for custom_id, part in zip(custom_ids, parts, strict=True)]
+
+    def repeated(self, line: bytes, custom_ids: Sequence[str]) -> list[bytes]:
+        """The journal's line of a request that was refused as a line for each of its rows."""
+        response = msgspec.json.decode(line)["response"]
+        return [reply_line(custom_id, response["status_code"], one_line(response["body"])) for custom_id in custom_ids]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,11 +13,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.outcome import Outcome
 from keld.providers.fault import scrubbed
 from keld.providers.line import lines_of
 from keld.providers.part import Dialect, Envelope
 from keld.providers.word import reply_words
+from keld.reply import Reply
 
 IN_DOUBT = "keld_in_doubt"  # our code for a line that means: sent, no reply; providers have no such code
 NO_REPLY = "keld_no_reply"  # our code for a line that means: sent, no reply, and nothing was paid

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from http import HTTPStatus
 
 import msgspec
@@ -20,6 +19,7 @@ from keld.errors import AccessRefused, InvalidJob, KeldError
 from keld.objects import AccessDenied, Bucket, Credentials, NoSuchObject, ObjectError
 from keld.price import Lane, Rates
 from keld.providers.base import Quota
+from keld.providers.check import Check, CheckState
 from keld.providers.fault import Fault, Meaning, meaning, unreadable
 from keld.providers.part import Connection, Preset, Probe
 from keld.providers.transports.rest import Rest
@@ -29,32 +29,6 @@ from keld.providers.word import reply_words
 _SKEW_MOST, _SKEW_NOTED = timedelta(minutes=5), timedelta(seconds=30)
 _BUCKET_CALL_S = 10.0
 _SHOWN = 5  # names in a finding, at most
-
-
-class CheckState(StrEnum):
-    """What a check found."""
-
-    OK = "ok"
-    NOTE = "note"  # it stops no job
-    PROBLEM = "problem"  # it would stop a job
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One finding of `Keld.doctor`.
-
-    Args:
-        subject: the name of an account, `ledger` or `staging`.
-        what: was checked: `settings`, `key`, `address`, `clock`, `bucket`, `models`, `price`, `quota`, `ledger`, `staging`.
-        finding: one sentence.
-        fix: what to do, one sentence; "": nothing.
-    """
-
-    subject: str
-    what: str
-    state: CheckState
-    finding: str
-    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

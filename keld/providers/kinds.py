@@ -37,6 +37,9 @@ BUILT_IN = (  # a file of `presets` each
     "vertex",
 )
 
+# By the official host of a built-in kind.  Here, and not in its preset: a status shows the link, and would load every SDK to find it.
+_BATCH_PAGES = {"https://api.openai.com": "https://platform.openai.com/batches/{id}"}
+
 
 def kinds() -> tuple[str, ...]:
     """The values that `Account.kind` may have, in alphabetical order."""
@@ -71,20 +74,21 @@ def batch_page(host: str, batch_id: str) -> str | None:
     Args:
         host: `scheme://host[:port]`.
     """
-    return next((page.format(id=batch_id) for official, page in _batch_pages(kinds()) if official == host), None)
+    page = _BATCH_PAGES.get(host) or _pages_of_others(tuple(sorted(_found()))).get(host)
+    return page.format(id=batch_id) if page is not None else None
 
 
 @cache
-def _batch_pages(among: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(official host, page of a batch there) of each of these kinds that has such pages."""
+def _pages_of_others(among: tuple[str, ...]) -> dict[str, str]:
+    """By official host, the page of a batch there, of each of these kinds of other packages that has such pages."""
     from keld.providers.account import origin
 
-    pages = []
+    pages: dict[str, str] = {}
     for kind in among:
         with suppress(Exception):  # a broken package of a kind that this status may not concern: it is reported when an account connects
             preset = preset_of(kind, kind)
             if isinstance(preset.base_url, str) and preset.batch_page is not None:
-                pages.append((origin(preset.base_url), preset.batch_page))
+                pages.setdefault(origin(preset.base_url), preset.batch_page)
     return pages
 
 

@@ -1,7 +1,9 @@
-"""Pack: many rows in one request of a fast lane, and the answer divided among them again.
+"""Pack: many rows in one request, of a fast lane or of a batch, and the answer divided among them again.
 
 Beside `encoder`.  Pure.  Only where a dialect takes a list where it takes one row's prompt (embeddings), and only where the kind's traits say so.
-The rows of a pack are one request: they are marked together, answered together, refused together.
+The rows of a pack are one request: they are marked together, answered together, refused together.  A refused one is not paid, so its rows are asked
+again in smaller packs: in a fast lane in halves, at once; of a batch each by itself, in the next round.  The custom_id of a pack names its first row and
+how many follow it in the shard (`request.custom_id`), so whoever collects a batch needs to know nothing else of how it was packed.
 """
 
 from __future__ import annotations
@@ -58,18 +60,3 @@ def packed(rows: Sequence[Row]) -> bytes:
     """The fragment of one request for these rows."""
     fragments = [fragment for _, fragment in rows]
     return fragments[0] if len(fragments) == 1 else b"[" + b",".join(fragments) + b"]"
-
-
-def shares(total: int, weights: Sequence[int]) -> list[int]:
-    """`total` split by weight into whole numbers whose sum is `total`, each within 1 of its exact share.
-
-    >>> shares(10, [1, 1, 1])
-    [3, 3, 4]
-    """
-    whole, given, seen, found = sum(weights) or 1, 0, 0, []
-    for weight in weights:
-        seen += weight
-        upto = total * seen // whole
-        found.append(upto - given)
-        given = upto
-    return found

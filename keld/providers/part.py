@@ -14,10 +14,9 @@ from typing import Any, Protocol
 
 import httpx2
 
-from keld.answer import Reply
 from keld.cache import Caching, Ttl
-from keld.http import Patience
 from keld.objects import Credentials
+from keld.patience import Patience
 from keld.price import Lane
 from keld.pricing import Listed
 from keld.providers.account import Account
@@ -25,6 +24,7 @@ from keld.providers.base import Fit, Quota, RemoteBatch, Submission, Traits
 from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import Codes, ErrorIn
 from keld.providers.page import Page
+from keld.reply import Reply
 from keld.request import Question
 from keld.vocabulary import Count
 

@@ -17,19 +17,20 @@ from typing import Any, cast
 
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, ProviderUnreachable
-from keld.http import Patience
+from keld.patience import Patience
 from keld.price import Lane, Rates, by_the_hour
 from keld.pricing import has_list, like, rates, sold_in_batches
-from keld.providers.account import TYPES, Account, completed, key_of, origin, url_of
+from keld.providers.account import Account, completed, key_of, origin, url_of
 from keld.providers.base import Created, CreateOutcome, Fit, RemoteBatch, Sender, Submission
 from keld.providers.call import Target, senders
+from keld.providers.check import Check
 from keld.providers.download import Broken, ResultFile, download
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.engine import LoadReader, Served, json_at, load_reader, root_of, served, slots
 from keld.providers.envelope import LINES
 from keld.providers.fault import Fault, create_outcome, error_of
-from keld.providers.health import Check, Subject, examine
-from keld.providers.kinds import BUILT_IN, preset_of
+from keld.providers.health import Subject, examine
+from keld.providers.kinds import preset_of
 from keld.providers.line import beginning
 from keld.providers.log import hide_secrets
 from keld.providers.pack import Pack, Packing
@@ -38,10 +39,6 @@ from keld.providers.part import Auth, Batches, BodyTemplate, Connection, Dialect
 from keld.request import Question
 from keld.vocabulary import Count
 
-# The accounts that are there from the start: one of each built-in kind whose address is known, or can come from the environment.
-ACCOUNTS: dict[str, Account] = {
-    kind: TYPES[kind]() if kind in TYPES else Account(kind=kind) for kind in sorted(BUILT_IN) if kind != "openai_compatible"
-}
 _GLANCE = 20  # batches on a page, enough to see the newest
 
 
@@ -198,9 +195,10 @@ class Provider:
         """The reader of that model's answers to that question."""
         return Reader(dialect=self._dialect(question, model), envelope=self._preset.envelope)
 
-    def pack_of(self, encoder: Encoder) -> Pack:
-        """The most rows that one request of a fast lane holds."""
-        return self.traits.pack if isinstance(encoder.dialect, Packing) else Pack()
+    def pack_of(self, encoder: Encoder, lane: Lane) -> Pack:
+        """The most rows that one request holds.  None are packed in batches without our mark, which are told apart by how many requests they have."""
+        packs = isinstance(encoder.dialect, Packing) and (lane is not Lane.BATCH or self.traits.marks_batches)
+        return self.traits.pack if packs else Pack()
 
     def served(self) -> Served:
         """The models that a server of one's own lists; makes a call, and never fails."""

@@ -93,7 +93,7 @@ class Goodput:
             self._window = _Window(now)
         return self._begun
 
-    def on_quotas(self, quotas: Mapping[str, Quota], now: float, in_flight: int, tokens: float) -> None:
+    def on_quotas(self, number: int, quotas: Mapping[str, Quota], now: float) -> None:
         """Nothing: an engine of one's own has no quotas."""
 
     def on_success(self, number: int, now: float, work: float, in_flight: int) -> None:

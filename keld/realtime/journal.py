@@ -14,11 +14,12 @@ import asyncio
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
-from keld.answer import Outcome, Reply
+from keld.outcome import Outcome
+from keld.reply import Reply
 from keld.request import position_of
 
 _is_mark = re.compile(rb"[+-][0-9]{1,15}").fullmatch
@@ -88,17 +89,22 @@ class Journal(ABC):
                 self.not_done(position)
 
     async def keep(self, position: int, line: bytes, outcome: Outcome) -> None:
-        """Returns when the row's line is durable.
+        """Returns when the row's line is durable; see `keep_all`."""
+        await self.keep_all([position], [line], outcome)
+
+    async def keep_all(self, positions: Sequence[int], lines: Sequence[bytes], outcome: Outcome) -> None:
+        """Returns when the lines of the rows of one request are durable, all by the same write.
 
         Raises:
-            OSError, StagingError: it is not; what was durable before still is.
+            OSError, StagingError: they are not; what was durable before still is.
             LeaseLost: another worker has taken the journal over.
         """
-        await self._commit(line)
-        self._count(position, outcome)
+        await self._commit(b"".join(lines))
+        for position in positions:
+            self._count(position, outcome)
 
-    async def _commit(self, line: bytes) -> None:
-        self._pending.append(line)
+    async def _commit(self, lines: bytes) -> None:
+        self._pending.append(lines)
         self._taken += 1
         mine = self._taken
         async with self._lock:

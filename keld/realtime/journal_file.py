@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
-from keld.answer import BLOCK_BYTES, Reply
+from keld.answer import BLOCK_BYTES
 from keld.errors import LeaseLost
 from keld.failpoint import failpoint
 from keld.realtime.journal import Journal
+from keld.reply import Reply
 from keld.staging import fsync_dir
 
 

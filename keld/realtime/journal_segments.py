@@ -23,10 +23,10 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from keld.answer import Reply
 from keld.errors import LeaseLost, StagingError
 from keld.failpoint import failpoint
 from keld.realtime.journal import Journal
+from keld.reply import Reply
 from keld.stored import Segments
 
 _LEAST_S = 0.02  # from one PUT to the next: 50 a second at most, which S3 bills at about a dollar an hour

@@ -14,10 +14,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import assert_never
 
-from keld.answer import Outcome
 from keld.failpoint import failpoint
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import Denied, InDoubt, NotNow, Sender, SendOutcome, Settled
 from keld.providers.encoder import Encoder, Reader
@@ -34,6 +35,8 @@ from keld.request import custom_id
 log = logging.getLogger("keld")
 _STOP_CHECK_S = 1.0  # between two looks at `should_stop` while nothing else happens
 _REPEATS = 3  # of a request without a reply, within one run: each time the engine gets less to do, for the sake of a row that may break it
+# A refusal with one of these may be for one row of many: its text, or the length of all together.  Any other is for what they share.
+_OF_A_ROW = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY})
 _LOAD_EVERY_S = 2.0  # between two looks at how busy the engine is
 
 
@@ -76,13 +79,12 @@ class Loop:
         self.ending = Ending(f"{provider.name} at {provider.host}", provider.name, options)
         self.lines = self.rejections = self.at_once = 0  # rows that got a line; rejected requests; the most requests in flight together
         self._provider, self._encoder, self._reader, self._lane, self._nonce = provider, encoder, reader, lane, nonce
-        self._packs = packs(fragments, provider.pack_of(encoder))
+        self._packs = packs(fragments, provider.pack_of(encoder, lane))
         self._journal, self._should_stop, self._options, self._clock = journal, should_stop, options, clock
         self._by_goodput = provider.traits.by_goodput
         self._pacer = pacer(self._by_goodput, options.begin_with, options.most)
         self._again: deque[_Request] = deque()
         self._in_flight: dict[asyncio.Task[None], _Request] = {}
-        self._tokens_in_flight = 0.0
         self._one_ended: asyncio.Event
         self._began_at = clock.now()
         self._ended = 0
@@ -148,12 +150,11 @@ class Loop:
     def _start(self, request: _Request, now: float, send: Sender) -> None:
         task = asyncio.create_task(self._ask(request, self._pacer.begin(now, request.tokens), send))
         self._in_flight[task] = request
-        self._tokens_in_flight += request.tokens
         self.at_once = max(self.at_once, len(self._in_flight))
         task.add_done_callback(self._finish)
 
     def _finish(self, task: asyncio.Task[None]) -> None:
-        self._tokens_in_flight -= self._in_flight.pop(task).tokens
+        del self._in_flight[task]
         self._ended += 1
         self._one_ended.set()
 
@@ -205,11 +206,13 @@ class Loop:
             self.ending.break_off(broken)
 
     async def _take(self, request: _Request, number: int, outcome: SendOutcome) -> None:
+        if isinstance(outcome, Settled | NotNow):
+            self._pacer.on_quotas(number, outcome.quotas, self._clock.now())
         match outcome:
-            case Settled() if outcome.answered or len(request.rows) == 1:
-                await self._settle(request, number, outcome)
-            case Settled():
+            case Settled(answered=False, status=status) if len(request.rows) > 1 and status in _OF_A_ROW:
                 self._halve(request, number)
+            case Settled():
+                await self._settle(request, number, outcome)
             case InDoubt() if not self._provider.traits.repeats_cost and request.tries + 1 < _REPEATS:
                 self._journal.not_done(*request.positions)
                 self._try_again(request, number, outcome.why, None)  # after a pause: the server may still be at work on it
@@ -217,7 +220,6 @@ class Loop:
                 await self._lose(request, number, outcome.why)
             case NotNow():
                 self._journal.not_done(*request.positions)
-                self._learn_quotas(request, outcome)
                 self._try_again(request, number, outcome.why, outcome.retry_after_s)
             case Denied():
                 self._journal.not_done(*request.positions)
@@ -226,15 +228,22 @@ class Loop:
                 assert_never(outcome)
 
     async def _settle(self, request: _Request, number: int, outcome: Settled) -> None:
-        """Keeps a line for each row of a request that was answered, or of one row that was refused."""
+        """Keeps a line for each row of a request that was answered, or refused for what all of its rows share."""
         ids = [custom_id(self._nonce, position) for position in request.positions]
-        lines = [outcome.line] if len(ids) == 1 else self._encoder.unpacked(outcome.line, ids, [len(part) for _, part in request.rows])
-        if lines is None:  # it does not have one part for each of its rows: only hosts where a repeated request costs nothing get packs
+        if len(ids) == 1:
+            lines: list[bytes] | None = [outcome.line]
+        elif outcome.answered:
+            lines = self._encoder.unpacked(outcome.line, ids, [len(part) for _, part in request.rows])
+        else:
+            lines = self._encoder.repeated(outcome.line, ids)
+        if lines is None and self._provider.traits.repeats_cost:
+            await self._lose(request, number, f"an answer without one part for each of its {len(ids):,} rows")
+            return
+        if lines is None:
             self._halve(request, number)
             return
         kept = Outcome.ANSWERED if outcome.answered else Outcome.ERRORED
         await self._keep(request, lines, kept)
-        self._learn_quotas(request, outcome)
         self._pacer.on_success(number, self._clock.now(), self._work(lines) if self._by_goodput else 1, len(self._in_flight))
         for _ in lines:
             self.ending.on_settled(outcome.answered, reply_words(outcome.status, outcome.code))
@@ -253,8 +262,7 @@ class Loop:
         self.ending.on_lost(why)
 
     async def _keep(self, request: _Request, lines: Sequence[bytes], outcome: Outcome) -> None:
-        # Together: they share one fsync.
-        await asyncio.gather(*(self._journal.keep(*row, outcome) for row in zip(request.positions, lines, strict=True)))
+        await self._journal.keep_all(request.positions, lines, outcome)
         self.lines += len(lines)
 
     def _work(self, lines: Sequence[bytes]) -> int:
@@ -266,10 +274,8 @@ class Loop:
         self._journal.not_done(*request.positions)
         self._pacer.on_success(number, self._clock.now(), 0, len(self._in_flight))
         half = len(request.rows) // 2
-        self._again.extend(self._request(rows, request.tries) for rows in (request.rows[:half], request.rows[half:]))
-
-    def _learn_quotas(self, request: _Request, outcome: Settled | NotNow) -> None:
-        self._pacer.on_quotas(outcome.quotas, self._clock.now(), len(self._in_flight) - 1, self._tokens_in_flight - request.tokens)
+        # Before all others: the bad row is soon alone, and a fault that all rows have soon shows as one.
+        self._again.extendleft(self._request(rows, request.tries) for rows in (request.rows[half:], request.rows[:half]))
 
     def _try_again(self, request: _Request, number: int, why: str, retry_after_s: float | None) -> None:
         now = self._clock.now()

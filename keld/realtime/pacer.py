@@ -26,8 +26,8 @@ class Pacer(Protocol):
         """The serial number of a request that begins now."""
         ...
 
-    def on_quotas(self, quotas: Mapping[str, Quota], now: float, in_flight: int, tokens: float) -> None:
-        """Takes note of the limits that a reply reported, with `in_flight` other requests of `tokens` together."""
+    def on_quotas(self, number: int, quotas: Mapping[str, Quota], now: float) -> None:
+        """Takes note of the limits that the reply to request `number`, still in flight, reported."""
         ...
 
     def on_success(self, number: int, now: float, work: float, in_flight: int) -> None:

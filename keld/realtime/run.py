@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from keld.answer import Outcome
 from keld.errors import InvalidJob, KeldError
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.envelope import in_doubt_line

@@ -8,7 +8,9 @@ The map of the package, in the order in which a job run passes through them:
     take         the rows of a partition as they are asked, and those that need no request
     first        the first round: which model in which lane, cut into shards
     runner       the two verbs, `advance` and `poll`; which step is due; the lease around them
-    context      one worker's lease on one job run, with its files; Environment and Settings, which all steps need
+    heartbeat    renews the leases of the job runs that are held, while their steps move
+    settings     how long the runner waits, and how often it looks
+    context      one worker's lease on one job run, with its files; Environment, which all steps need
     clock        waits that became too long because a clock was set back
     queue        which shard is sent next where a provider's queue is full
     submit       rows -> input file -> intent -> create, sent once
@@ -27,14 +29,8 @@ The map of the package, in the order in which a job run passes through them:
     round        plans the rows that may be asked again
     finish       the enriched partition
     output       the enriched rows for a caller, and the sink they go to
-    orphan       batches that a provider has and the ledger does not
+    finding      a batch that a provider has and the ledger does not
+    orphan       finds and settles them
+
+Nothing is imported here: a caller that only wants `settings` or `finding` loads no table library and no HTTP client.
 """
-
-from keld.runner.context import Environment, Settings
-from keld.runner.open import Opener
-from keld.runner.orphan import Finding, Verdict
-from keld.runner.output import read
-from keld.runner.runner import Runner
-from keld.runner.submission import identity, submission
-
-__all__ = ["Environment", "Finding", "Opener", "Runner", "Settings", "Verdict", "identity", "read", "submission"]

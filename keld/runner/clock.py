@@ -19,7 +19,9 @@ _WAITING = {State.UNKNOWN: Event.LOOKED, State.DEFERRED: Event.DEFERRED}
 def restart_waits(context: RunContext) -> None:
     """Starts the waits of a job run again from now, at their intended length, if the clock was set back since they were recorded."""
     now = context.now()
-    waiting = [shard for shard in context.ledger.shards(context.lease.run_id) if shard.not_before is not None and shard.not_before > now]
+    waiting = [
+        shard for shard in context.ledger.open_shards(context.lease.run_id) if shard.not_before is not None and shard.not_before > now
+    ]
     noted = context.ledger.progress.noted_at(context.lease.run_id) if any(shard.state in _WAITING for shard in waiting) else {}
     for shard in waiting:
         assert shard.not_before is not None

@@ -24,15 +24,17 @@ from pathlib import Path
 from typing import Any, assert_never
 
 from keld import answer
-from keld.answer import LOST, Missing, Outcome, Tally
+from keld.answer import LOST, Missing, Tally
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.gpu_time import Split
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
 from keld.realtime import answers_in
+from keld.reply import Reply
 from keld.request import Question
 from keld.runner.context import LAG, RunContext, log, sent_of
 from keld.runner.give_up import give_up_time
@@ -90,7 +92,7 @@ def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], 
     reader, answers = context.reader(shard), context.files.shard(shard.id).answers
     read_block = reader.results if shard.lane == Lane.BATCH else reader.journal
 
-    def read(block: bytes) -> list[answer.Reply]:
+    def read(block: bytes) -> list[Reply]:
         context.pulse()
         return read_block(block)
 
@@ -123,7 +125,9 @@ def _lost_answers(provider: Provider, shard: Shard, batch: RemoteBatch) -> tuple
         return None
     how, outcome = ("expired", Outcome.EXPIRED) if expired else ("was cancelled", Outcome.CANCELLED)
     why = f"the batch {how}, and its provider gives no answers of it back"
-    return Missing(outcome, why, retryable=True), shard.requests if batch.succeeded is None else min(batch.succeeded, shard.requests)
+    return Missing(outcome, why, retryable=True), shard.requests if (rows := shard.rows_of(batch.succeeded)) is None else min(
+        rows, shard.requests
+    )
 
 
 def _collected_without_answers(context: RunContext, run: JobRun, shard: Shard, missing: Missing, rows: int) -> Shard:
@@ -140,8 +144,7 @@ def _unreached(shard: Shard, batch: RemoteBatch, tally: Tally) -> Missing | None
     """
     if tally.outcomes[Outcome.CANCELLED] or tally.outcomes[Outcome.EXPIRED]:
         return None
-    mentioned = shard.requests - tally.outcomes[Outcome.LOST]
-    if batch.requests != shard.requests or batch.done != mentioned or mentioned == shard.requests:
+    if batch.requests != shard.sent_lines or batch.done != tally.lines or not tally.outcomes[Outcome.LOST]:
         return None
     match batch.state:
         case BatchState.CANCELLED:
@@ -170,16 +173,15 @@ def _answered_none(context: RunContext, shard: Shard, batch: RemoteBatch, result
     """True if the provider reports, in a way that can be trusted, that it answered none of the rows."""
     if any(path.stat().st_size for path in results if path.exists()):
         return False  # errors of the shard's rows would have their ids: this is something else
-    if batch.succeeded == 0 and batch.requests == shard.requests:
-        return batch.state is not BatchState.COMPLETED or batch.done == shard.requests
+    if batch.succeeded == 0 and batch.requests == shard.sent_lines:
+        return batch.state is not BatchState.COMPLETED or batch.done == shard.sent_lines
     no_end_of_work = batch.state in (BatchState.CANCELLED, BatchState.EXPIRED, BatchState.FAILED) and not batch.result_refs
     return no_end_of_work and (batch.succeeded == 0 or (batch.succeeded is None and _is_late(context, shard)))
 
 
 def _is_whole(context: RunContext, shard: Shard, batch: RemoteBatch, tally: Tally, before: list[int], sizes: list[int]) -> bool:
     """True if a row that is missing from the results will not appear in them later."""
-    mentioned = shard.requests - tally.outcomes[Outcome.LOST]
-    if batch.requests == shard.requests and batch.done == mentioned:
+    if batch.requests == shard.sent_lines and batch.done == tally.lines:
         return True
     return bool(before) and before == sizes and _is_late(context, shard)
 

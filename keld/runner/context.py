@@ -15,19 +15,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from keld import answer
-from keld.answer import Outcome, Sent
+from keld import answer, snapshot
+from keld.answer import Sent
 from keld.cache import Ttl
 from keld.cascade import unsatisfied
 from keld.errors import InvalidJob, KeldError, ProviderRefused, StagingError
-from keld.http import Patience
 from keld.ledger import JobRun, Lease, Ledger, Orphan, Rival, Shard
+from keld.outcome import Outcome
 from keld.price import Lane, Rates
 from keld.pricing import rates
 from keld.providers.base import RemoteBatch
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.provider import Provider
 from keld.request import Question
+from keld.runner.settings import Settings
 from keld.schema import OutputSchema
 from keld.staging import RunFiles, Staging, disk_errors, read_positions
 from keld.state import SENT, Event, State
@@ -40,67 +41,6 @@ log.addHandler(logging.NullHandler())  # a library logs only where its user asks
 
 SKEW = timedelta(minutes=5)  # our clock against the provider's
 LAG = timedelta(minutes=10)  # how long a provider may not know a batch that it just made, or not name the results of one that ended
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How long the runner waits, and how often it looks; each may be set per environment.
-
-    Args:
-        settle: the waits before each look for a create whose outcome is unknown.
-        settle_unfenced: before one more look where no fence can keep a create from landing: longer than the SDK waits for a reply.
-        resend_unfenced: what comes after the last look there.  True: the shard is sent again, and if the first create
-            takes effect after all, the sweep cancels it (what it did until then is paid).  False: the shard is quarantined, and not sent again automatically.
-        send_within: an intent older than this is not sent: its worker was paused.
-        sweep_every: between two sweeps for creates that took effect after their last look, while there may be some.
-        sweep_for: how long after its intent a create may take effect.
-        overdue_after: past the provider's own window (24 h), after which a batch that has not ended is cancelled; its rows are asked again.
-            At a provider without a window: past the deadline; without a deadline such a batch is never cancelled.
-        abandon_after: after `overdue_after`, how long until a create that cannot be distinguished from others is quarantined.
-        last_word_after: after the later of the deadline and the provider's window, when a shard without progress is quarantined (see `give_up`).
-        cancel_within: after the user cancelled, how long until a shard whose batch the provider does not end is quarantined.
-        call_within: the longest that a look, a cancel or a removal may take in total.
-        reply_within: the longest that the reply to an upload or a create may take, once its body is sent.
-        stalled_after, least_bytes: an upload or a download that moves fewer than `least_bytes` in `stalled_after` is stopped.
-        silent_for: a worker whose step shows no progress for so long loses its job run to another worker.
-        poll_least, poll_most: the waits between two looks at a batch: a tenth of its age, within these.
-        retry_unreachable: until the next look after a provider could not be reached, or refused.
-        retry_queue_full: until a shard that a full queue rejected is sent again; doubled each time, 30 minutes at most.
-        rows_per_s: the assumed speed of the standard lane, until its realtime runs have shown theirs.
-        list_from: so many open batches of an account, or more, are looked up by list pages, fewer one by one.
-    """
-
-    settle: tuple[timedelta, ...] = (timedelta(seconds=15), timedelta(seconds=60), timedelta(minutes=5), timedelta(minutes=5))
-    settle_unfenced: timedelta = timedelta(minutes=15)
-    resend_unfenced: bool = True
-    send_within: timedelta = timedelta(seconds=30)
-    sweep_every: timedelta = timedelta(minutes=10)
-    sweep_for: timedelta = timedelta(hours=48)
-    overdue_after: timedelta = timedelta(hours=24)
-    abandon_after: timedelta = timedelta(hours=24)
-    last_word_after: timedelta = timedelta(hours=24)
-    cancel_within: timedelta = timedelta(minutes=30)
-    call_within: timedelta = timedelta(seconds=60)
-    reply_within: timedelta = timedelta(minutes=5)
-    stalled_after: timedelta = timedelta(seconds=60)
-    least_bytes: int = 64 << 10
-    silent_for: timedelta = timedelta(minutes=5)
-    poll_least: timedelta = timedelta(seconds=10)
-    poll_most: timedelta = timedelta(seconds=60)
-    retry_unreachable: timedelta = timedelta(seconds=20)
-    retry_queue_full: timedelta = timedelta(seconds=60)
-    rows_per_s: float = 4.0
-    list_from: int = 4
-
-    @property
-    def patience(self) -> Patience:
-        """How long one call may take."""
-        return Patience(
-            call_s=self.call_within.total_seconds(),
-            reply_s=self.reply_within.total_seconds(),
-            stall_s=self.stalled_after.total_seconds(),
-            least_bytes=self.least_bytes,
-        )
 
 
 Account = tuple[str, str]  # provider, host
@@ -158,6 +98,7 @@ class RunContext:
     failed: set[tuple[str, State]] = field(
         default_factory=set
     )  # (provider, state): the step that this state requires failed under this lease
+    staged: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # by shard, the input file that was written under this lease
     stuck: dict[str, str] = field(default_factory=dict)  # shards that were tried under this lease without progress, and why
     begun: bool = False  # a step was begun under this lease: the first one is, even if little time is left
     passed_over: bool = False  # there was no time to look at its batches
@@ -266,8 +207,7 @@ class RunContext:
 
     def is_behind_over_ceiling(self, shard: Shard) -> bool:
         """True if more valuable rows of the same round did not fit under the ceiling: they come first for what is left."""
-        ahead = (other for other in self.ledger.shards(shard.run_id) if other.round == shard.round and other.ordinal < shard.ordinal)
-        return any(Outcome.OVER_CEILING in (other.outcomes or {}) for other in ahead)
+        return self.ledger.dropped_before(shard, Outcome.OVER_CEILING.value)
 
     def over_ceiling(self, shard: Shard) -> Shard:
         """A shard that was not sent.  Its rows are planned again if one of them would fit, or if others in flight may cost less than reserved."""
@@ -318,9 +258,11 @@ def question_of(files: RunFiles) -> Question:
 def sent_of(environment: Environment, run: JobRun, files: RunFiles, shard: Shard) -> Sent:
     """What was sent for a shard: its rows, its model and its rates."""
     own, accept, name = run.terms.prices, run.terms.accept, f"{shard.provider}:{shard.model}"
+    positions = read_positions(files.shard(shard.id).positions)
     return Sent(
         nonce=shard.id,
-        positions=read_positions(files.shard(shard.id).positions),
+        positions=positions,
+        weights=None if shard.lines is None or not len(positions) else snapshot.sizes_at(files.snapshot, positions),
         model=name,
         lane=shard.lane,
         unsatisfied=partial(unsatisfied, serialized=accept) if accept and name != run.terms.models[-1] else None,

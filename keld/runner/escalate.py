@@ -17,9 +17,9 @@ from datetime import datetime
 import numpy as np
 
 from keld import deadline
-from keld.answer import Outcome
 from keld.errors import AccessRefused, ProviderRefused, ProviderUnreachable
 from keld.ledger import JobRun, Shard
+from keld.outcome import Outcome
 from keld.plan import would_escalate
 from keld.price import Lane
 from keld.runner.context import Environment, RunContext, log

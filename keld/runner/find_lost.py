@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from keld.answer import Outcome
 from keld.errors import ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.ledger import Orphan, Shard, ShardError, ShardFault
+from keld.outcome import Outcome
 from keld.providers.base import RemoteBatch
 from keld.providers.page import UNREADABLE_TIME
 from keld.providers.provider import Provider
@@ -88,7 +88,7 @@ def _look(context: RunContext, provider: Provider, shard: Shard) -> _Found:
     for batch in sorted(listed, key=lambda batch: batch.created_at):
         whose = is_of(batch, shard) if marked else None
         # Counts are claims, and 0 while the file is read: a batch that has ended is checked by its results, whatever its count.
-        fits = batch.state.ended or batch.requests in (None, 0, shard.requests)
+        fits = batch.state.ended or batch.requests in (None, 0, shard.sent_lines)
         possible = whose is None and fits and batch.created_at >= floor and batch.id not in (before, *others)
         if whose or possible:
             (found.ours if whose else found.possible).append(batch)

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from keld.answer import Outcome
 from keld.duplicate import fan_out
 from keld.enrich import enrich, enriched_schema, final_outcomes, source_schema
 from keld.failpoint import failpoint
 from keld.ledger import JobRun
+from keld.outcome import Outcome
 from keld.runner.context import RunContext, answers_of
 from keld.state import RunEvent, RunState
 from keld.table import write_table

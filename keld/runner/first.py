@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from keld.answer import AnswerSink, Outcome, same
+from keld.answer import AnswerSink, same
 from keld.cascade import serialize_accept
 from keld.errors import SchemaError
 from keld.job import AUTO, Job, RunTerms, due, partition_end
 from keld.ledger import Shard
+from keld.outcome import Outcome
 from keld.plan import Option, Plan, choose_first
 from keld.price import Lane
 from keld.providers.base import Fit

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from keld.answer import Outcome
 from keld.errors import ProviderRefused
 from keld.ledger import EventRecord, JobRun, Shard, ShardError, ShardFault
+from keld.outcome import Outcome
 from keld.price import Lane
-from keld.runner.context import RunContext, Settings, log
+from keld.runner.context import RunContext, log
 from keld.runner.fast_lane import abandon
+from keld.runner.settings import Settings
 from keld.state import Event, RunEvent, RunState, State
 
 # Events that show that the provider works and the shard makes progress; not attempts, looks and refusals.

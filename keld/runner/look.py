@@ -5,7 +5,8 @@ two commits for each would take longer than the time between two looks.  Nothing
 not show, is then read by its id under the lease.  Of batches in progress, only the progress and the time of the next look are recorded, in bulk.
 
 A list is read from the job run that was looked at longest ago, on through the older batches, and then from the youngest: if the time ends before
-the list does, the next look continues there.
+the list does, the next look continues there.  Of the job runs whose batches were not reached, only the first few are read by id: enough for one
+whose batch no list ever shows, since it stays the one that was looked at longest ago.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from keld.ledger import JobRun, Shard, Unchanged
 from keld.price import Lane
 from keld.providers.base import RemoteBatch
 from keld.providers.provider import Provider
-from keld.runner.context import SKEW, Account, Environment, Listed, Settings, log
+from keld.runner.context import SKEW, Account, Environment, Listed, log
 from keld.runner.escalate import escalation_time
+from keld.runner.settings import Settings
 from keld.runner.sibling import Inventory, inventory_of, siblings_of
-from keld.state import AT_PROVIDER, TERMINAL, RunState, State
+from keld.state import AT_PROVIDER, RunState, State
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BY_ID = 20  # job runs that a look did not reach, but that are looked at all the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +37,14 @@ class _Seen:
 
     batches: Mapping[str, RemoteBatch]
     inventory: Inventory | None
+    cut: bool = False  # the time was over before the list was
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
     """The result of a look: the listed batches and inventories; the job runs without change, and those that need a lease, in the order given.
 
-    A job run without batches at a provider is in neither of the last two.
+    A job run without batches at a provider, or whose batches the look did not reach, is in neither of the last two.
     """
 
     listed: Listed
@@ -50,7 +54,11 @@ class Look:
 
 
 def look(environment: Environment, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Shard]], until: float) -> Look:
-    """What the lists show of these open job runs, account by account, read until `time.monotonic()` is `until`."""
+    """What the lists show of these open job runs, account by account, read until `time.monotonic()` is `until`.
+
+    Args:
+        shards: those of each job run that are not over.
+    """
     seen_at = {run.id: run.next_check_at or _EPOCH for run in runs}
     held: dict[Account, list[Shard]] = {}
     for run in runs:
@@ -63,11 +71,14 @@ def look(environment: Environment, runs: Sequence[JobRun], shards: Mapping[str, 
     seen = {account: _seen(environment, account, of, seen_at, fresh, until) for account, of in many.items()}
     listed = {account: one.batches for account, one in seen.items()}
     noted = {run.id: _unchanged(environment, run, shards.get(run.id, ()), seen, fresh) for run in runs if run.id in out}
+    changed = [run_id for run_id, unchanged in noted.items() if unchanged is None]
+    not_reached = [run_id for run_id in changed if _is_not_reached(shards[run_id], seen)]
+    left = set(not_reached[_BY_ID:])
     return Look(
         listed,
         {account: one.inventory for account, one in seen.items() if one.inventory is not None},
         [unchanged for unchanged in noted.values() if unchanged is not None],
-        [run_id for run_id, unchanged in noted.items() if unchanged is None],
+        [run_id for run_id in changed if run_id not in left],
     )
 
 
@@ -83,7 +94,7 @@ def _seen(
     """What an account's list shows of these shards; if some creates are unconfirmed, the whole list since the first of them."""
     found: dict[str, RemoteBatch] = {}
     ids: set[str] = set()
-    complete = False
+    complete, cut = False, False
     now = environment.clock()
     created = [shard.intent_at or now for shard in held if shard.id in fresh]
     try:
@@ -91,22 +102,25 @@ def _seen(
         if provider.host == account[1]:
             if created:
                 whole = provider.batches(min(created) - SKEW)
-                _take(whole, found, until)
+                cut = _take(whole, found, until)
                 complete = whole.complete
             ids = set(found)
             if rest := [shard for shard in held if shard.batch_id not in found]:
-                _take(_read(provider, rest, seen_at, now), found, until)
+                cut |= _take(_read(provider, rest, seen_at, now), found, until)
     except KeldError as problem:
+        cut |= time.monotonic() > until
         log.warning("look.failed provider=%s problem=%s", account[0], type(problem).__name__)  # it is tried again under the lease
-    return _Seen(found, inventory_of(environment.ledger, [found[batch_id] for batch_id in ids], complete=complete) if created else None)
+    inventory = inventory_of(environment.ledger, [found[batch_id] for batch_id in ids], complete=complete) if created else None
+    return _Seen(found, inventory, cut)
 
 
-def _take(listed: Iterable[RemoteBatch], found: dict[str, RemoteBatch], until: float) -> None:
-    """Adds the listed batches to `found`, for as long as there is time."""
+def _take(listed: Iterable[RemoteBatch], found: dict[str, RemoteBatch], until: float) -> bool:
+    """Adds the listed batches to `found`, for as long as there is time; True if the time was over first."""
     for batch in listed:
         found[batch.id] = batch
         if time.monotonic() > until:
-            return
+            return True
+    return False
 
 
 def _read(provider: Provider, held: Sequence[Shard], seen_at: Mapping[str, datetime], now: datetime) -> Iterator[RemoteBatch]:
@@ -142,12 +156,11 @@ def _unchanged(
 ) -> Unchanged | None:
     """What to record of a job run where nothing has happened; None if it needs a lease."""
     now = environment.clock()
-    out = [shard for shard in shards if shard.state not in TERMINAL]
-    if run.state is not RunState.OPEN or run.problem or not out or (run.lease_until is not None and run.lease_until >= now):
+    if run.state is not RunState.OPEN or run.problem or not shards or (run.lease_until is not None and run.lease_until >= now):
         return None
     progress: dict[str, int | None] = {}
     confirmed: dict[str, int] = {}
-    for shard in out:
+    for shard in shards:
         account = seen.get((shard.provider, shard.host))
         batch = None if account is None or shard.batch_id is None else account.batches.get(shard.batch_id)
         if (
@@ -158,8 +171,8 @@ def _unchanged(
             or _is_late(environment, shard, now)
         ):
             return None
-        if batch.done != shard.done:
-            progress[shard.id] = batch.done
+        if (done := shard.rows_of(batch.done)) != shard.done:
+            progress[shard.id] = done
         if shard.id in fresh:
             if not _has_no_siblings(environment, shard, batch, account.inventory, fresh[shard.id]):
                 return None
@@ -170,15 +183,25 @@ def _unchanged(
         return None  # e.g. its files are elsewhere; under the lease the problem is recorded
     if escalates_at is not None and escalates_at <= now:
         return None
-    times = [next_look(environment.settings, shard, now) for shard in out] + ([] if escalates_at is None else [escalates_at])
+    times = [next_look(environment.settings, shard, now) for shard in shards] + ([] if escalates_at is None else [escalates_at])
     return Unchanged(
         run_id=run.id,
         epoch=run.lease_epoch,
+        due_at=run.next_check_at,
         next_check_at=min(times),
         escalates_at=escalates_at,
         progress=progress,
         confirmed=confirmed,
     )
+
+
+def _is_not_reached(shards: Sequence[Shard], seen: Mapping[Account, _Seen]) -> bool:
+    """True if nothing is known of a batch because the time was over before its account's list."""
+    for shard in shards:
+        account = seen.get((shard.provider, shard.host))
+        if shard.state is State.IN_PROGRESS and account is not None and account.cut and shard.batch_id not in account.batches:
+            return True
+    return False
 
 
 def _has_no_siblings(environment: Environment, shard: Shard, own: RemoteBatch, inventory: Inventory | None, outcome: str) -> bool:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from keld.answer import Outcome
 from keld.errors import AccessRefused, KeldError, LeaseLost, ProviderRefused, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.ledger import Shard, ShardError
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import BatchState, RemoteBatch
 from keld.providers.provider import Provider
@@ -29,7 +29,7 @@ def observe_all(contexts: Sequence[RunContext]) -> None:
     """Looks at all the batches that these run contexts have at providers, account by account."""
     by_account: dict[tuple[str, str], list[tuple[RunContext, Shard]]] = {}
     for context in contexts:
-        for shard in context.ledger.shards(context.lease.run_id):
+        for shard in context.ledger.open_shards(context.lease.run_id):
             if shard.state in AT_PROVIDER and shard.lane == Lane.BATCH:
                 by_account.setdefault((shard.provider, shard.host), []).append((context, shard))
     for held in by_account.values():
@@ -147,15 +147,17 @@ def observe(context: RunContext, shard: Shard, batch: RemoteBatch | None) -> Non
         wake_next(context, shard)
     elif batch.state.ended:
         error = ShardError(code=batch.errors[0][0]) if batch.errors else None
-        context.record(shard, Event.ENDED, ended=batch.state.value, ended_at=now, done=batch.done, error=error, looks=0, not_before=None)
+        context.record(
+            shard, Event.ENDED, ended=batch.state.value, ended_at=now, done=shard.rows_of(batch.done), error=error, looks=0, not_before=None
+        )
         wake_next(context, shard)
     else:
         _under_way(context, shard, batch)
 
 
 def _under_way(context: RunContext, shard: Shard, batch: RemoteBatch) -> None:
-    if batch.done != shard.done:
-        context.ledger.progress.note(context.lease, shard, batch.done, context.now())
+    if (done := shard.rows_of(batch.done)) != shard.done:
+        context.ledger.progress.note(context.lease, shard, done, context.now())
     if shard.state is State.IN_PROGRESS and (context.cancelling or _is_overdue(context, shard)):
         cancel(context, shard)
     elif shard.state is State.CANCELLING:

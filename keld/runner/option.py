@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keld import snapshot
+from keld import sample, snapshot
 from keld.cache import LEARN_FOR, UNMARKED, Cache, marked, unmarked
 from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
@@ -37,7 +37,6 @@ from keld.vocabulary import Count, tokens_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_COUNTED_BYTES = 64 << 20  # of prompts, at most, are counted: this takes 1.5 seconds (rs-bpe: docs/notes/measurements.md)
 _PIECES = 200  # shards at most, if the rows do not all fit under the ceiling
 REALTIME_ROWS = (
     2_000  # of a shard in a fast lane: small, so that little is reserved at once and as many rows as the ceiling allows are sent
@@ -86,7 +85,7 @@ class Ask:
         """The slices of these rows that become a shard each; a batch has no fewer requests than the provider takes, if that is possible."""
         limits, least = self.limits(provider, lane), provider.traits.least_requests
         evenly = lane is Lane.BATCH and least > 1
-        return cut_evenly(sizes, overhead_bytes, limits, least) if evenly else cut([sizes], overhead_bytes, limits)
+        return cut_evenly(sizes, overhead_bytes, limits, least) if evenly else cut(sizes, overhead_bytes, limits)
 
 
 def options(
@@ -217,20 +216,25 @@ def estimate_of(environment: Environment, ask: Ask, provider: Provider, model: s
     envelope = overhead(provider, ask.question, model) - work.shared_bytes
     found = learned(prior(work.output_kind), ledger.history.observed(provider.name, provider.host, model), envelope)
     count = provider.counter(ask.question, model)
-    seen = _counted(ask, work, count) if count is not None and work.requests else None
-    if seen is not None:
-        found = counted(found, *seen)
+    if count is not None and work.requests:
+        found = _counted(found, ask, work, count)
     return learned(found, ledger.history.observed(provider.name, provider.host, model, ask.job), envelope)
 
 
-def _counted(ask: Ask, work: Work, count: Count) -> tuple[int, int] | None:
-    """(bytes, tokens) of what is asked; of an evenly spaced sample of the rows if there are very many."""
-    asked = np.flatnonzero(ask.sizes)[:: -(-work.prompt_bytes // _COUNTED_BYTES)]
-    found = tokens_of((fragment for _, fragment in snapshot.fragments(ask.snapshot, asked)), count)
-    if found is None:
-        return None
-    size_bytes, tokens = found
-    return size_bytes + len(asked) * work.shared_bytes, tokens + len(asked) * sum(map(count, shared_texts(ask.question)))
+def _counted(before: Estimate, ask: Ask, work: Work, count: Count) -> Estimate:
+    """`before`, with the input counted in these rows, or in a sample of them if there are many; `before` itself if prompts hold more than text."""
+    runs = sample.drawn(ask.sizes)
+    positions = np.concatenate(runs)
+    tokens = tokens_of((fragment for _, fragment in snapshot.fragments(ask.snapshot, positions)), count)
+    if tokens is None:
+        return before
+    ends = np.cumsum([len(run) for run in runs])
+    run_tokens = [sum(part.tolist()) for part in np.split(np.asarray(tokens, dtype=np.int64), ends[:-1])]
+    run_bytes = [int(ask.sizes[run].sum()) for run in runs]
+    of_prompts = sum(run_tokens) * work.prompt_bytes / sum(run_bytes)
+    of_all = of_prompts + work.requests * sum(map(count, shared_texts(ask.question)))
+    error = sample.error(run_bytes, run_tokens, len(positions) / work.requests) * of_prompts / max(of_all, 1.0)
+    return counted(before, work.text_bytes, round(of_all), len(positions), error)
 
 
 def worst_rates(environment: Environment, ask: Ask, provider: Provider, model: str, lane: Lane) -> Rates | None:

@@ -12,17 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from decimal import Decimal
-from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar, assert_never
 
 from keld import answer
-from keld.answer import Outcome, Tally
+from keld.answer import Tally
 from keld.errors import KeldError, ProviderRefused, ProviderUnreachable
 from keld.failpoint import failpoint
 from keld.ledger import Candidate, Orphan, Shard, ShardFault
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import RemoteBatch
 from keld.providers.provider import Provider
@@ -30,6 +29,7 @@ from keld.request import shard_named
 from keld.runner.collect import most_bytes
 from keld.runner.context import SKEW, Environment, RunContext, log, question_of, sent_of
 from keld.runner.find_lost import is_of, orphan_of
+from keld.runner.finding import Finding, Verdict
 from keld.runner.sibling import may_be_own
 from keld.schema import OutputSchema
 from keld.staging import disk_errors
@@ -38,39 +38,6 @@ from keld.state import Event, RunState, State
 Enter = Callable[[str], AbstractContextManager[RunContext | None]]
 _Held = TypeVar("_Held", Orphan, Shard, Candidate)
 _ADOPTS = (State.STAGED, State.DEFERRED, State.QUARANTINED, State.REJECTED)
-
-
-class Verdict(StrEnum):
-    """What is to be done about a batch that the ledger does not have."""
-
-    ADOPT = "adopt"  # its shard has no batch: the answers of this one are used
-    CANCEL = "cancel"  # its shard was sent again: it is cancelled, and its cost is counted
-    SETTLE = "settle"  # the same, and it has ended: its cost is counted
-    SEARCHED = "searched"  # its shard is being looked for right now; nothing to do here
-    UNPROVEN = "unproven"  # it may be ours; only its results can show it, when it has ended
-    RELEASE = "release"  # it is not the second batch of a create of ours, as was possible: its reservation is released
-    ANOTHERS = "another's"  # it has a mark of Keld's that this ledger never gave: from another ledger, or from one that was lost
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """A batch at a provider that the ledger does not have, or has not settled; `cost_usd` is what it cost, or may cost at worst."""
-
-    provider: str
-    host: str
-    batch_id: str
-    native: str
-    created_at: datetime
-    requests: int | None
-    verdict: Verdict
-    job: str | None = None
-    partition: str | None = None
-    shard: int | None = None
-    job_run: str | None = None
-    shard_id: str | None = None
-    cost_usd: Decimal | None = None
-    cost_is_worst: bool = True
-    lost: int = 0  # rows of which its results say nothing
 
 
 @dataclass(slots=True)
@@ -141,12 +108,14 @@ class Sweep:
             return self._finding(batch, None, Verdict.ANOTHERS)
         if self.environment.ledger.accounts.knows_batch(batch.id):
             return None  # its create was recorded since the first check; so it is checked again after its shard was read
-        copies = self._copies(shard, batch)
+        verdict, copies = self._verdict(shard, batch), self._copies(shard, batch)
+        if copies is None:
+            return self._finding(batch, shard, verdict if verdict is Verdict.ADOPT else Verdict.UNPROVEN)
         if (own := self._own_of(shard, copies)) == batch.id:
             return None
         if copies and (own is None or not batch.state.ended):
             return self._finding(batch, shard, Verdict.UNPROVEN)  # to cancel it may be to cancel our own
-        return self._finding(batch, shard, self._verdict(shard, batch))
+        return self._finding(batch, shard, verdict)
 
     def _verdict(self, shard: Shard, batch: RemoteBatch) -> Verdict:
         if shard.state in (State.SUBMITTING, State.UNKNOWN):
@@ -158,12 +127,17 @@ class Sweep:
             return Verdict.ADOPT
         return Verdict.SETTLE if batch.state.ended else Verdict.CANCEL
 
-    def _copies(self, shard: Shard, batch: RemoteBatch) -> list[RemoteBatch]:
-        """The listed batches of which one may be the shard's own under another id, by id; none if this batch is not among them."""
+    def _copies(self, shard: Shard, batch: RemoteBatch) -> list[RemoteBatch] | None:
+        """The listed batches of which one may be the shard's own under another id, by id; none if this batch is not among them.
+
+        None: the host shows the shard's own neither in its list nor by its id now, so that any other may be it.
+        """
         if shard.batch_id is None or shard.batch_id in self.listed:
             return []
         own = self.provider.get(shard.batch_id)
-        if own is None or not may_be_own(batch, own, self.listed):
+        if own is None:
+            return None
+        if not may_be_own(batch, own, self.listed):
             return []
         found = {one.id: one for one in (*self.listed.values(), batch) if may_be_own(one, own, self.listed)}
         return [found[batch_id] for batch_id in sorted(found)]
@@ -253,8 +227,8 @@ class Sweep:
                     continue  # its results are not there yet
                 shard = None if owner is None else ledger.shard(owner)
             copies = [] if shard is None or batch is None else self._copies(shard, batch)
-            own = None if shard is None else self._own_of(shard, copies)
-            if copies and own is None:
+            own = None if shard is None or copies is None else self._own_of(shard, copies)
+            if copies is None or (copies and own is None):
                 continue  # not known yet
             if shard is not None and batch is not None and own != batch.id:
                 yield self._finding(batch, shard, self._verdict(shard, batch))

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keld import snapshot
-from keld.answer import AnswerSink, Outcome, read_answers, same
+from keld.answer import AnswerSink, read_answers, same
 from keld.ledger import JobRun, Shard
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.runner.context import RunContext
 from keld.runner.option import Ask

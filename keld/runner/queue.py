@@ -14,7 +14,7 @@ from keld.deadline import standard_escalation_time
 from keld.ledger import JobRun, QueuedShard, Shard
 from keld.runner.context import RunContext
 from keld.runner.option import speed_of
-from keld.state import TERMINAL, State
+from keld.state import State
 
 _STALE = timedelta(minutes=5)  # a job run whose next look is overdue by more is not advanced by any worker
 _PAUSE = timedelta(minutes=1)  # how long no shard is sent after one was rejected
@@ -66,7 +66,7 @@ def yields_until(context: RunContext, run: JobRun, shard: Shard) -> datetime | N
         return None
     latest = run.created_at + _HOUR
     if run.deadline_at is not None:
-        left = sum(other.requests - (other.done or 0) for other in context.ledger.shards(run.id) if other.state not in TERMINAL)
+        left = sum(other.requests - (other.done or 0) for other in context.ledger.open_shards(run.id))
         latest = standard_escalation_time(
             run.deadline_at, left, speed_of(context.environment, f"{shard.provider}:{shard.model}", run.id), batch=False
         )

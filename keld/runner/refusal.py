@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import assert_never
 
-from keld.answer import Outcome
 from keld.errors import AccessRefused, KeldError, ProviderUnreachable
 from keld.ledger import RefusalReason, Shard, ShardError
+from keld.outcome import Outcome
 from keld.providers.base import QueueFull, Refused
 from keld.providers.provider import Provider
 from keld.providers.word import access_advice, reply_words

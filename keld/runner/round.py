@@ -50,13 +50,14 @@ def next_round(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> boo
     return True
 
 
-def early_round(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> bool:
+def early_round(context: RunContext, run: JobRun) -> bool:
     """True if rows were planned whose batch has ended, while another batch has not.
 
     A batch that hangs must not make all the other rows miss the deadline.
     """
     if due_of(run, context.now()) is None or run.state is not RunState.OPEN or run.round + 1 >= _rounds_most(run):
         return False
+    shards = context.ledger.shards(run.id)
     free = _freed(context, run, shards)
     if not free.any():
         return False

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import secrets
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import assert_never
+from typing import NamedTuple, assert_never
 
 from keld import process
 from keld.errors import (
@@ -30,7 +29,7 @@ from keld.errors import (
     StagingError,
 )
 from keld.http import reporting_progress, within
-from keld.ledger import JobRun, Ledger, Shard
+from keld.ledger import JobRun, Shard, Unchanged
 from keld.price import Lane
 from keld.providers.provider import Provider
 from keld.runner.clock import restart_waits
@@ -39,11 +38,13 @@ from keld.runner.context import LAG, Environment, RunContext, configured, log
 from keld.runner.escalate import escalate, escalation_time, escalation_times
 from keld.runner.fast_lane import ask_rows, begin, end_early, under_way
 from keld.runner.find_lost import find_lost
+from keld.runner.finding import Finding, Verdict
 from keld.runner.finish import write
 from keld.runner.give_up import give_up
-from keld.runner.look import look, next_look
+from keld.runner.heartbeat import Heartbeat
+from keld.runner.look import Look, look, next_look
 from keld.runner.observe import cancel, observe_all
-from keld.runner.orphan import Finding, Sweep, Verdict
+from keld.runner.orphan import Sweep
 from keld.runner.queue import yields_until
 from keld.runner.round import due_of, early_round, next_round
 from keld.runner.submit import lost, stage, submit, submit_again
@@ -52,6 +53,14 @@ from keld.state import AT_PROVIDER, TERMINAL, Event, RunEvent, RunState, State
 _LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
 _FINDING = 0.8  # of the time of a reconcile; the rest is for acting on what was found
 _ENTERING = 0.2  # of that rest, for taking leases
+
+
+class Polled(NamedTuple):
+    """A job run and its shards after a poll; of one to which nothing has happened, as they were before, with what the look has noted."""
+
+    run: JobRun
+    shards: Sequence[Shard]
+    noted: Unchanged | None
 
 
 class Runner:
@@ -64,6 +73,7 @@ class Runner:
         self.settings = environment.settings
         self.worker = f"{process.machine()}:{os.getpid()}:{secrets.token_hex(4)}"
         self._foreign: set[str] = set()
+        self._heartbeat = Heartbeat(self.ledger, self.clock)
 
     # -- the verbs --------------------------------------------------------------------------------------------
 
@@ -85,19 +95,43 @@ class Runner:
                     self._give_up(context)
         return self.ledger.run(run_id)
 
-    def poll(self, run_ids: Sequence[str], budget: timedelta) -> list[JobRun]:
-        """The job runs after a look at their providers: ended batches are recorded, due cancels are asked for; those of other workers are skipped."""
-        budget_s = budget.total_seconds()
-        end = time.monotonic() + budget_s
+    def poll(self, read: Callable[[], Sequence[JobRun]], budget: timedelta) -> list[Polled]:
+        """The job runs after a look at their providers: ended batches are recorded, due cancels are asked for; those of other workers are skipped.
+
+        Args:
+            read: reads the job runs.  Of thousands, nearly all stay at their provider: these are not read again after the look.
+        """
+        end = time.monotonic() + budget.total_seconds()
+        with within(end):
+            self._sweep_due(read_results=False)
+        runs = read()
+        shards = self.ledger.catalog.shards_of([run.id for run in runs])
+        still_open = {run_id: [shard for shard in of if shard.state not in TERMINAL] for run_id, of in shards.items()}
+        seen, environment = self._look(runs, still_open, budget)
+        self._act(seen.need_lease, environment, end, budget)
+        changed = {run.id: run for run in self.ledger.runs(seen.need_lease)}
+        shards |= self.ledger.catalog.shards_of(changed)
+        unchanged = {one.run_id: one for one in seen.unchanged}
+        return [Polled(changed.get(run.id, run), shards.get(run.id, []), unchanged.get(run.id)) for run in runs]
+
+    def _look(self, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Shard]], budget: timedelta) -> tuple[Look, Environment]:
+        """What the accounts' lists show, read from the job run on that was looked at longest ago; and the environment that has it."""
+        environment = replace(self.environment, lanes={})
+        still_open = sorted((run for run in runs if not run.over), key=lambda run: run.next_check_at or run.created_at)
+        until = time.monotonic() + budget.total_seconds() * _LISTING  # from here on: thousands of rows may take long to read
+        with within(until):
+            seen = look(environment, still_open, shards, until)
+        self.ledger.progress.note_unchanged(seen.unchanged)
+        return seen, replace(environment, listed=seen.listed, inventories=seen.inventories)
+
+    def _act(self, run_ids: Sequence[str], environment: Environment, end: float, budget: timedelta) -> None:
+        """Records what has happened to these job runs, and asks for the cancels that are due, each under its lease, as far as there is time."""
         contexts: list[RunContext] = []
         try:
-            with within(end):
-                self._sweep_due(read_results=False)
-            environment, need_lease = self._look(run_ids, budget)
             # Each part has its own time, even if the part before was slow: at least one job run is looked at.
-            left_s = max(end - time.monotonic(), budget_s * (1 - _LISTING))
+            left_s = max(end - time.monotonic(), budget.total_seconds() * (1 - _LISTING))
             entering = time.monotonic() + left_s * _ENTERING
-            for run_id in need_lease:
+            for run_id in run_ids:
                 if contexts and time.monotonic() > entering:
                     break
                 if (context := self._enter(run_id, budget, environment)) is not None:
@@ -114,33 +148,12 @@ class Runner:
         finally:
             for context, run, shards in self._read(contexts):
                 self._leave(context, run, shards)
-        return self._runs(run_ids)
-
-    def _look(self, run_ids: Sequence[str], budget: timedelta) -> tuple[Environment, list[str]]:
-        """The environment with what the accounts' lists show, and the job runs that need a lease, the one looked at longest ago first."""
-        environment = replace(self.environment, lanes={})
-        runs = sorted((run for run in self._runs(run_ids) if not run.over), key=lambda run: run.next_check_at or run.created_at)
-        shards = self.ledger.catalog.shards_of([run.id for run in runs])
-        until = time.monotonic() + budget.total_seconds() * _LISTING  # from here on: thousands of rows may take long to read
-        with within(until):
-            seen = look(environment, runs, shards, until)
-        self.ledger.progress.note_unchanged(seen.unchanged)
-        return replace(environment, listed=seen.listed, inventories=seen.inventories), list(seen.need_lease)
-
-    def _runs(self, run_ids: Sequence[str]) -> list[JobRun]:
-        """These job runs as they are now.
-
-        Raises:
-            UnknownJobRun.
-        """
-        found = {run.id: run for run in self.ledger.catalog.by_ids(run_ids)}
-        return [found.get(run_id) or self.ledger.run(run_id) for run_id in run_ids]
 
     def _read(self, contexts: Sequence[RunContext]) -> Iterator[tuple[RunContext, JobRun, Sequence[Shard]]]:
-        """Each context with its job run and shards as they are now, by two queries for all of them."""
+        """Each context with its job run and the shards that are not over, as they are now, by two queries for all of them."""
         run_ids = [context.lease.run_id for context in contexts]
-        shards = self.ledger.catalog.shards_of(run_ids)
-        for context, run in zip(contexts, self._runs(run_ids), strict=True):
+        shards = self.ledger.catalog.open_shards_of(run_ids)
+        for context, run in zip(contexts, self.ledger.runs(run_ids), strict=True):
             yield context, run, shards.get(run.id, [])
 
     def supersede(self, run_id: str) -> bool:
@@ -190,16 +203,16 @@ class Runner:
         if run.state is RunState.WRITING:
             write(context, run)
             return True
-        shards = self.ledger.shards(run.id)
+        shards = self.ledger.open_shards(run.id)  # not those that are over: a step costs the same, however many they are
         if _if_configured(context, lambda: escalate(context, run, shards, heavy=True)):
             return True
-        if all(shard.state in TERMINAL for shard in shards):
-            return _if_configured(context, lambda: next_round(context, run, shards))
+        if not shards:
+            return _if_configured(context, lambda: next_round(context, run, self.ledger.shards(run.id)))
         if run.problem:  # so that a shard that fails each time does not keep the later ones from being tried, another one is the first
             first = int(self.clock().timestamp()) % len(shards)
             shards = [*shards[first:], *shards[:first]]
         done = sum(self._advance_shard(context, run, shard) for shard in shards) > 0
-        return done or _if_configured(context, lambda: early_round(context, run, shards))
+        return done or _if_configured(context, lambda: early_round(context, run))
 
     def _advance_shard(self, context: RunContext, run: JobRun, shard: Shard) -> bool:
         """True if a step of the shard was due and done; all that are due are done.
@@ -247,7 +260,7 @@ class Runner:
             return
         try:
             run = self.ledger.run(context.lease.run_id)
-            if not run.over and give_up(context, run, self.ledger.shards(run.id)):
+            if not run.over and give_up(context, run, self.ledger.open_shards(run.id)):
                 context.problem = None
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", context.lease.run_id, lost)
@@ -305,7 +318,7 @@ class Runner:
             yield None
             return
         try:
-            with _Heartbeat(self.ledger, context, self.clock), reporting_progress(context.pulse):
+            with self._heartbeat.beating(context), reporting_progress(context.pulse):
                 yield context
         except LeaseLost as lost:
             log.warning("lease.lost run=%s %s", run_id, lost)
@@ -370,7 +383,7 @@ class Runner:
             return None
         times = [escalation] if escalation is not None and escalation > now else []
         if context.problem is not None:
-            waits = [shard.not_before or now for shard in shards if shard.state not in TERMINAL]
+            waits = [shard.not_before or now for shard in shards]
             return max(now + self.settings.retry_unreachable, min(times + waits, default=now))
         for shard in shards:
             if shard.state is State.CANCELLING and due_of(run, now) is not None:
@@ -383,7 +396,7 @@ class Runner:
             elif shard.state is State.DEFERRED:
                 # Earlier than its own time, too: another batch may end and make room.
                 times.append(min(shard.not_before or now, now + self.settings.poll_most))
-            elif shard.state not in TERMINAL:
+            else:
                 times.append(shard.not_before or now if shard.state is State.IN_PROGRESS else now)
         return min(times, default=now)
 
@@ -445,7 +458,7 @@ def _act_in_fast_lane(context: RunContext, run: JobRun, shard: Shard) -> Shard:
             if (until := yields_until(context, run, shard)) is not None:
                 context.ledger.progress.note(context.lease, shard, shard.done, context.now(), until)
                 return shard
-            at = escalation_times(context.environment, run, context.ledger.shards(run.id)).get(Lane(shard.lane))
+            at = escalation_times(context.environment, run, context.ledger.open_shards(run.id)).get(Lane(shard.lane))
             return ask_rows(context, run, shard, no_new_after=at if at is not None and at > context.now() else None)
         case _:
             raise AssertionError(f"nothing is due for a realtime run that is {shard.state}")
@@ -468,34 +481,6 @@ def _found_until(sweep: Sweep, since: datetime, until: float) -> tuple[list[Find
         if time.monotonic() < until:
             raise
     return found, time.monotonic() < until
-
-
-class _Heartbeat:
-    """Renews a lease while a long step (an upload, a download) makes progress; a worker that is paused, or hangs in a step, loses it."""
-
-    def __init__(self, ledger: Ledger, context: RunContext, clock: Callable[[], datetime]) -> None:
-        self._ledger, self._context, self._clock = ledger, context, clock
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name=f"keld-lease-{context.lease.run_id[:8]}", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        while not self._stop.wait(self._ledger.leases.lease_for.total_seconds() / 3):
-            if time.monotonic() > self._context.alive_until:
-                log.warning("lease.not_renewed run=%s its worker makes no progress", self._context.lease.run_id)
-                continue  # until it makes progress again, if it still holds the lease then
-            try:
-                self._ledger.leases.renew(self._context.lease, self._clock())
-                self._context.renewed_at = time.monotonic()
-            except Exception as error:  # noqa: BLE001  the step's next write finds the cause and reports it
-                log.warning("lease.not_renewed run=%s %s", self._context.lease.run_id, type(error).__name__)
-                return
 
 
 def _is_dead(owner: str | None) -> bool:

@@ -156,7 +156,7 @@ def may_be_own(batch: RemoteBatch, own: RemoteBatch, listed: Container[str]) -> 
 
 def _may_be_of(batch: RemoteBatch, own: RemoteBatch, shard: Shard, near: timedelta) -> bool:
     """True if its size fits, and the provider made it at about the time of our batch, by its own clock."""
-    if not batch.state.ended and batch.requests not in (None, 0, shard.requests):
+    if not batch.state.ended and batch.requests not in (None, 0, shard.sent_lines):
         return False
     return UNREADABLE_TIME in (batch.created_at, own.created_at) or abs(batch.created_at - own.created_at) <= near
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
@@ -19,7 +20,9 @@ from keld.enrich import complaints
 from keld.errors import CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
+from keld.price import Lane
 from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, RemoteBatch, Submission
+from keld.providers.pack import Pack
 from keld.providers.provider import Provider
 from keld.request import batch_key, repaired
 from keld.runner.context import RunContext, answers_of, log
@@ -27,6 +30,7 @@ from keld.runner.queue import deferred_until
 from keld.runner.refusal import keep
 from keld.staging import disk_errors, read_positions, sha256_of, write_file
 from keld.state import Event
+from keld.stored import identity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,22 +43,43 @@ def stage(context: RunContext, shard: Shard) -> Shard:
     """The shard, staged: its input file was written from the snapshot."""
     provider = context.provider(shard)
     positions = read_positions(context.files.shard(shard.id).positions)
-    encoder = context.encoder(shard)
-    lines = (encoder.line(position, fragment) for position, fragment in fragments(context, shard, positions))
+    encoder, path = context.encoder(shard), context.files.shard(shard.id).input
+    most, packs = _pack_of(context, provider, shard), count()
+    if most.rows == 1:
+        pieces = encoder.file(_blocks(context, shard, positions))
+    else:
+        numbered = zip(encoder.lines(fragments(context, shard, positions), most), packs, strict=False)
+        pieces = encoder.envelope.around(line for line, _ in numbered)
     with disk_errors(context.files.dir, "This shard was not sent."):
-        digest = write_file(context.files.shard(shard.id).input, encoder.file(lines), "staging.input")
-    return context.record(shard, Event.STAGED, sha256=digest, host=provider.host)
+        digest = write_file(path, pieces, "staging.input")
+    lines = next(packs) if most.rows > 1 else None  # no number was drawn for a line that did not come
+    context.staged[shard.id] = identity(path)
+    return context.record(shard, Event.STAGED, sha256=digest, host=provider.host, lines=lines)
+
+
+def _pack_of(context: RunContext, provider: Provider, shard: Shard) -> Pack:
+    """The most rows of one request; one alone after the first round, and where there is no second: a refused request does not say whose fault it was."""
+    most = provider.pack_of(context.encoder(shard), Lane.BATCH)
+    alone = most.rows == 1 or shard.round > 0 or context.ledger.run(shard.run_id).terms.max_attempts < 2
+    return Pack() if alone else most
 
 
 def fragments(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
     """(position, prompt fragment) of the rows at `positions`, in order; with the fault of their last answer, if it had one."""
+    for here, asked in _blocks(context, shard, positions):
+        yield from zip(here, asked, strict=True)
+
+
+def _blocks(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[list[int], list[bytes]]]:
     why: dict[int, str] = {}
     if shard.round:
         earlier = [other for other in context.ledger.shards(shard.run_id) if other.round < shard.round]
         why = complaints(answers_of(context.files, earlier), positions)
-    for position, fragment in snapshot.fragments(context.files.snapshot, positions):
+    for here, asked in snapshot.fragment_blocks(context.files.snapshot, positions):
         context.pulse()
-        yield position, repaired(fragment, why[position]) if position in why else fragment
+        if why:
+            asked = [repaired(fragment, why[n]) if n in why else fragment for n, fragment in zip(here, asked, strict=True)]
+        yield here, asked
 
 
 def submit(context: RunContext, run: JobRun, shard: Shard) -> Shard:
@@ -79,7 +104,7 @@ def send(context: RunContext, shard: Shard) -> Shard:
         return context.over_ceiling(shard)
     provider = context.provider(shard)
     path = context.files.shard(shard.id).input
-    if shard.host != provider.host or sha256_of(path) != shard.sha256:
+    if shard.host != provider.host or not _is_as_staged(context, shard, path):
         shard = stage(context, shard)  # another provider's host, another machine, a cleaned disk: the snapshot gives the same bytes again
     shard = _uploaded(context, provider, shard, path)
     before = None if provider.traits.marks_batches else provider.newest()
@@ -90,6 +115,11 @@ def send(context: RunContext, shard: Shard) -> Shard:
         log.warning("shard.over_ceiling shard=%s %s", shard.id, problem)
         return context.over_ceiling(shard)
     return _create(context, provider, shard, path, intended)
+
+
+def _is_as_staged(context: RunContext, shard: Shard, path: Path) -> bool:
+    """True if the input file is the one that was staged; what this worker has just written is not read again."""
+    return context.staged.get(shard.id) == identity(path) or sha256_of(path) == shard.sha256
 
 
 def _uploaded(context: RunContext, provider: Provider, shard: Shard, path: Path) -> Shard:
@@ -166,7 +196,7 @@ def submission_of(context: RunContext, shard: Shard, path: Path) -> Submission:
         input_ref=shard.input_ref,
         model=shard.model,
         endpoint=context.encoder(shard).path,
-        requests=shard.requests,
+        requests=shard.sent_lines,
     )
 
 

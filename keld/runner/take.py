@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keld import snapshot
-from keld.answer import Outcome
 from keld.duplicate import find_duplicates, write_duplicates
 from keld.enrich import KELD_COLUMNS
 from keld.errors import InvalidJob
 from keld.identity import question_of_job
 from keld.job import Job
 from keld.namespace import Namespace
+from keld.outcome import Outcome
 from keld.request import Question, fingerprint, marks_of
 from keld.reuse import reuse
 from keld.runner.context import Environment, answers_of

@@ -5,6 +5,7 @@ Hints are kept beside the JSON Schema, not in it: they decide how an answer is r
 fingerprint.
 """
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -22,6 +23,7 @@ Hints: TypeAlias = dict[str, dict[str, Any]]
 _EMPTY = {list: [], set: [], frozenset: [], tuple: [], dict: {}, str: ""}
 
 
+@lru_cache(maxsize=64)  # a job's is asked three times, and takes a millisecond
 def schema_of(model: type) -> tuple[JsonSchema, Hints]:
     """The JSON Schema of a Pydantic model, dataclass or TypedDict, and the hints that go with it.
 

@@ -1,6 +1,7 @@
 """Parquet: row groups in -> blocks of about 3 MB; memory does not depend on the size of a group."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -75,6 +76,21 @@ def _groups(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list[int]
     return groups, skip
 
 
+def read_ranges(path: PathLike, columns: Sequence[str], ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """(first row, block) of the rows in each of these ranges (start, stop) of a staging file, in order; it is opened once.
+
+    Raises:
+        StagingError: the file is missing or broken.
+    """
+    place = place_of(path, StagingError)
+    with _staging_faults(place), _parquet_file(place) as file:
+        for start, stop in ranges:
+            at = start
+            for batch in _range(file, columns, start, min(stop, file.metadata.num_rows)):
+                yield at, batch
+                at += batch.num_rows
+
+
 def read_parquet(path: PathLike, columns: Sequence[str] | None = None, start: int = 0, stop: int | None = None) -> Iterator[pa.RecordBatch]:
     """The rows `start` <= i < `stop` of a staging file, only `columns`, in order, in blocks of about 3 MB.
 
@@ -84,7 +100,13 @@ def read_parquet(path: PathLike, columns: Sequence[str] | None = None, start: in
         StagingError: the file is missing or broken.
     """
     place = place_of(path, StagingError)
-    try:
+    with _staging_faults(place):
         yield from read_range(place, columns, start, stop)
+
+
+@contextmanager
+def _staging_faults(place: Place) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise StagingError(f"{place.uri}: staging cannot be read: {error}. Restore the file, or submit the job run again.") from error

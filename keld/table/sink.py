@@ -158,6 +158,11 @@ class ParquetSink:
         self._stack.push(self._finish)
         return self
 
+    @property
+    def sha256(self) -> str:
+        """The digest of the bytes that were written."""
+        return self._landing.sha256
+
     def write(self, batch: pa.RecordBatch) -> None:
         self._writer.write(batch)
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from keld.follower import Follower
 from keld.table.block import plain_blocks
 from keld.value import csv_texts, encode_lines, jsonable
 
@@ -18,12 +19,16 @@ class Writer(Protocol):
 
 
 class ParquetWriter:
-    """Writes row groups of `group_bytes` or 131,072 rows, whichever comes first; the writer holds one in memory."""
+    """Writes row groups of `group_bytes` or 131,072 rows, whichever comes first; one is compressed and written while the next one is collected.
+
+    If the partition is given up, a group that is under way comes to a landing that has been given up, too, and keeps nothing of it.
+    """
 
     def __init__(self, landing: Any, schema: pa.Schema, *, group_bytes: int = _GROUP_BYTES, **options: Any) -> None:
         self._schema = schema
         self._group_bytes = group_bytes
         self._writer = pq.ParquetWriter(landing, schema, **(options or {"compression": "zstd"}))
+        self._follower = Follower(self._write_group)
         self._held: list[pa.RecordBatch] = []
         self._bytes = self._rows = 0
 
@@ -35,12 +40,16 @@ class ParquetWriter:
             self._flush()
 
     def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_batches(self._held, schema=self._schema), row_group_size=_GROUP_ROWS)
+        self._follower.put(pa.Table.from_batches(self._held, schema=self._schema))
         self._held, self._bytes, self._rows = [], 0, 0
 
+    def _write_group(self, group: pa.Table) -> None:
+        self._writer.write_table(group, row_group_size=_GROUP_ROWS)
+
     def close(self) -> None:
-        if self._held:
-            self._flush()
+        with self._follower:
+            if self._held:
+                self._flush()
         self._writer.close()
 
 

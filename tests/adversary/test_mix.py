@@ -40,9 +40,21 @@ def test_no_mix_loses_a_row_or_buys_one_twice_untold(seed: int, mixes: int, reco
             Mix(shape="openai", faults=(), quirks=("res_text", "stuck"), heals_s=None, rows=2, shard=None, crowd=0, steps=(("cancel", 0),)),
             id="one row is answered and cannot be read, and another is named as not reached",
         ),
+        pytest.param(
+            Mix(
+                shape="openai",
+                faults=(Fault(at="get", how="404 html", done=False, skip=1, times=3),),
+                quirks=("oldest_first", "other_ids"),
+                rows=2,
+                shard=2,
+                steps=(("submit", 0), ("die", 16)),
+            ),
+            id="the list has other ids, and the host does not know our own for a while",
+        ),
     ],
 )
 def test_a_mix_that_once_went_wrong_goes_right(mix: Mix) -> None:
     """One: the SDK reads the body of a refusal itself, and its transport's error came through every verb that sweeps.  The other: the counts of a
-    cancelled batch fitted the rows that its results name, so the answered row was asked again, eleven times and untold."""
+    cancelled batch fitted the rows that its results name, so the answered row was asked again, eleven times and untold.  The last: the batch that the list shows under
+    another id was taken for a second one, and its cost was counted twice."""
     replay(mix)

@@ -1,7 +1,8 @@
 """`make bench`: the figures Keld stands by, as ratios of runs that took turns.  Minutes; nothing is asserted.
 
-Every measured piece runs in a process of its own, imports left out of its time; methods take turns round by round and a ratio is the
-median over rounds, so that a machine that slows down slows both.  Peak memory is of the whole process, imports included.
+Every measured piece runs in a process of its own, imports left out of the time of small pieces and part of that of whole runs; methods take turns
+round by round and a ratio is the median over rounds, so that a machine that slows down slows both.  Peak memory is of the whole process.
+`make bench-full` adds 10^6 and 10^7 rows, and one partition against many.  All of it goes to `.bench/` as Markdown, JSON and plots.
 """
 
 from __future__ import annotations
@@ -12,108 +13,198 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import mkdtemp
 
 from keld.realtime.goodput import Goodput
+from tests.benchmarks.environment import NotInstalled, python_of
+from tests.benchmarks.peer import PACKAGES, ROWS_MOST
+from tests.benchmarks.report import Report
 from tests.benchmarks.saturating import ENGINES, best_fixed, lengths, played
 from tests.benchmarks.ticket import write_results, write_tickets
 from tests.benchmarks.work import NONCE
+
+_HOME = Path(".bench")
+_SECTIONS = ("encode", "decode", "road", "imports", "goodput", "growth", "partitions")
+_FULL = ("growth", "partitions")
+_SPARE = 3  # free disk that a run may take, times the bytes of its input lines
+_PEER_S = 900
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--only", choices=("encode", "decode", "road", "imports", "goodput"))
+    parser.add_argument("--peers", nargs="*", choices=tuple(PACKAGES), default=[])
+    parser.add_argument("--full", action="store_true", help="10^6 and 10^7 rows, and 1 to 1,000 partitions")
+    parser.add_argument("--only", choices=_SECTIONS)
     given = parser.parse_args()
+    report = Report(given.rounds)
     # Memory-backed where there is such a place: the disk of a shared machine is the noisiest part of it.
     folder = Path(mkdtemp(prefix="keld-bench-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
     try:
-        for name, measure in (("encode", encode), ("decode", decode), ("road", road), ("imports", imports), ("goodput", goodput)):
-            if given.only in (None, name):
-                measure(folder, given.rows, given.rounds)
+        for name in (given.only,) if given.only else [name for name in _SECTIONS if given.full or name not in _FULL]:
+            if name == "road":
+                road(report, folder, given.rows, given.rounds, given.peers)
+            else:
+                globals()[name](report, folder, given.rows, given.rounds)
+            clear(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        report.write(_HOME)
 
 
-def encode(folder: Path, rows: int, rounds: int) -> None:
-    print(f"\nencode: {rows:,} rows of about 1 KB, 1.4 KB of system prompt each, to shard files; {rounds} rounds", flush=True)
+def encode(report: Report, folder: Path, rows: int, rounds: int) -> None:
+    report.section(f"encode: {rows:,} rows of about 1 KB, 1.4 KB of system prompt each, to shard files")
     write_tickets(folder / "tickets.parquet", rows)
     runs: dict[str, list[dict[str, float]]] = {"naive": [], "snapshot": [], "keld": []}
     for _ in range(rounds):
         for method, results in runs.items():
             results.append(work("encode", method, folder))
-    small = Path(mkdtemp(dir=folder))
-    write_tickets(small / "tickets.parquet", rows // 10)
-    few = [work("encode", method, small) for method in ("snapshot", "keld")]
-    ratio = median(a["seconds"] / b["seconds"] for a, b in zip(runs["naive"], runs["keld"], strict=True))
-    whole = median(a["seconds"] / (b["seconds"] + c["seconds"]) for a, b, c in zip(*runs.values(), strict=True))
-    say("shard files from the snapshot, against pandas + json.dumps", f"{ratio:.1f} x", "goal 3.5 x")
-    say("the same with taking the snapshot (keys, fingerprints, a durable copy)", f"{whole:.1f} x", "")
-    for name, n in (("snapshot", 0), ("keld", 1)):
-        peak = max(run["rss_mb"] for run in runs[name])
-        say(
-            f"peak memory of {'taking the snapshot' if name == 'snapshot' else 'writing shard files'}",
-            f"{peak:.0f} MB",
-            f"goal 200 MB; {few[n]['rss_mb']:.0f} MB at a tenth of the rows",
-        )
-    clear(folder)
+    seconds = {method: [run["seconds"] for run in found] for method, found in runs.items()}
+    report.ratio(
+        "pandas + json.dumps, against shard files from the snapshot", seconds["naive"], seconds["keld"], "goal 6 x, on two cores 10 x"
+    )
+    report.ratio(
+        "the snapshot (keys, fingerprints, a durable copy), against pandas + json.dumps",
+        seconds["snapshot"],
+        seconds["naive"],
+        "goal 0.3 x",
+    )
+    for name, what in (("snapshot", "taking the snapshot"), ("keld", "writing shard files")):
+        report.say(f"peak memory of {what}", f"{max(run['rss_mb'] for run in runs[name]):.0f} MB", "goal 200 MB")
 
 
-def decode(folder: Path, rows: int, rounds: int) -> None:
+def decode(report: Report, folder: Path, rows: int, rounds: int) -> None:
     rows = min(rows, 50_000)  # what one result file can hold
-    print(f"\ndecode: {rows:,} result lines of about 1 KB to typed Parquet; {rounds} rounds", flush=True)
+    report.section(f"decode: {rows:,} result lines of about 1 KB to typed Parquet, and the enriched table")
     write_results(folder / "results.jsonl", rows, NONCE)
     (folder / "results.rows").write_text(str(rows))
-    naive, keld = [], []
+    write_tickets(folder / "tickets.parquet", rows)
+    work("encode", "snapshot", folder)
+    runs: dict[tuple[str, str], list[dict[str, float]]] = {
+        ("decode", "naive"): [], ("decode", "keld"): [], ("enrich", "keld"): [], ("enrich", "copy"): [],
+    }  # fmt: skip
     for _ in range(rounds):
-        naive.append(work("decode", "naive", folder))
-        keld.append(work("decode", "keld", folder))
-    say(
-        "result file to answers, against a json.loads loop",
-        f"{median(a['seconds'] / b['seconds'] for a, b in zip(naive, keld, strict=True)):.1f} x",
-        "goal 2.5 x",
-    )
-    say("peak memory", f"{max(run['rss_mb'] for run in keld):.0f} MB", f"the loop: {max(run['rss_mb'] for run in naive):.0f} MB")
-    clear(folder)
+        for piece, results in runs.items():
+            results.append(work(*piece, folder))
+    seconds = {piece: [run["seconds"] for run in found] for piece, found in runs.items()}
+    report.ratio("a json.loads loop, against result file to answers", seconds["decode", "naive"], seconds["decode", "keld"], "goal 3.5 x")
+    report.ratio("the enriched table, against reading and writing it", seconds["enrich", "keld"], seconds["enrich", "copy"], "goal 1.1 x")
+    peaks = [max(run["rss_mb"] for run in runs["decode", method]) for method in ("keld", "naive")]
+    report.say("peak memory of decoding", f"{peaks[0]:.0f} MB", f"the loop: {peaks[1]:.0f} MB")
 
 
-def road(folder: Path, rows: int, rounds: int) -> None:
-    print(f"\nend to end: {rows:,} rows through the emulator, ledger and digests on", flush=True)
-    peaks = {}
-    for n in (rows // 10, rows):
+def road(report: Report, folder: Path, rows: int, rounds: int, peers: Sequence[str]) -> None:
+    report.section(f"end to end: {rows:,} rows, ledger and digests on; the server answers at once")
+    python, others = keld_python(report) if peers else Path(sys.executable), {}
+    for name in peers:
+        try:
+            others[name] = python_of(_HOME / "environments", name, PACKAGES[name])
+        except NotInstalled as why:
+            report.say(name, "skipped", str(why))
+    whole: dict[str, list[dict[str, float]]] = {"keld": [], **{name: [] for name in others if name not in ROWS_MOST}}
+    for _ in range(rounds):
+        for name, runs in whole.items():
+            if (run := end_to_end(report, folder, name, python if name == "keld" else others[name], rows)) is not None:
+                runs.append(run)
+    for name, runs in whole.items():
+        if len(runs) == rounds:
+            report.runs(name, runs, rows)
+    for name, most in ROWS_MOST.items():
+        if name in others and (run := end_to_end(report, folder, name, others[name], min(rows, most))) is not None:
+            report.runs(name, [run], min(rows, most))
+    rivals = {name: [run["seconds"] for run in runs] for name, runs in whole.items() if name != "keld" and len(runs) == rounds}
+    if rivals:
+        fastest = min(rivals, key=lambda name: median(rivals[name]))
+        report.ratio(f"rows/s against {fastest}, the fastest peer", rivals[fastest], [run["seconds"] for run in whole["keld"]], "goal 2 x")
+        for what, field, goal in (("CPU", "cpu_s", "-"), ("peak memory", "rss_mb", "goal 0.25 x")):
+            report.ratio(f"{what} against {fastest}", [run[field] for run in whole["keld"]], [run[field] for run in whole[fastest]], goal)
+
+
+def growth(report: Report, folder: Path, rows: int, rounds: int) -> None:
+    report.section("growth: one run each, bodies of 200 bytes")
+    found: list[tuple[float, dict[str, float]]] = []
+    for n in (10_000, 100_000, 1_000_000, 10_000_000):
         clear(folder)
-        write_tickets(folder / "tickets.parquet", n)
-        with emulator() as environment:
-            run = work("road", folder, environment=environment)
-        peaks[n] = run["rss_mb"]
-        say(f"{n:,} rows", f"{run['seconds']:.1f} s", f"{n / run['seconds']:,.0f} rows/s, peak memory of the client {run['rss_mb']:.0f} MB")
-    say("peak memory against a tenth of the rows", f"{peaks[rows] / peaks[rows // 10]:.2f} x", "goal 1.15 x, and 250 MB")
-    clear(folder)
+        need, free = n * 2_300 * _SPARE // 2, shutil.disk_usage(folder).free
+        if free < need:
+            report.say(f"{n:,} rows", "skipped", f"{free >> 30} GB of disk are free, and it may take {need >> 30}")
+            continue
+        if (run := end_to_end(report, folder, "keld", keld_python(report), n, short=True)) is not None:
+            report.runs("keld", [run], n)
+            found.append((n, run))
+    report.plot("growth-memory", "peak MB by rows", {"keld": [(n, run["rss_mb"]) for n, run in found]})
+    report.plot(
+        "growth-time",
+        "seconds by rows",
+        {"seconds": [(n, run["seconds"]) for n, run in found], "CPU": [(n, run["cpu_s"]) for n, run in found]},
+    )
 
 
-def imports(folder: Path, rows: int, rounds: int) -> None:
-    print(f"\nimports: fresh processes, {rounds} rounds", flush=True)
+def partitions(report: Report, folder: Path, rows: int, rounds: int) -> None:
+    report.section(f"partitions: {rows:,} rows of 200 bytes, cut into partitions of one job, in one process")
+    found: list[tuple[float, dict[str, float]]] = []
+    for n in (1, 10, 100, 1_000):
+        clear(folder)
+        write_tickets(folder / "tickets.parquet", rows // n, short=True)
+        with host() as environment:
+            run = work("partitions", str(n), folder, environment=environment)
+        report.runs(f"{n:,} partitions", [run], rows // n * n)
+        found.append((n, run))
+    report.plot("partitions", "CPU seconds by partitions", {"keld": [(n, run["cpu_s"]) for n, run in found]})
+
+
+def keld_python(report: Report) -> Path:
+    """An interpreter with Keld as its users install it; this one if that cannot be made."""
+    try:
+        return python_of(_HOME / "environments", "keld", [str(Path.cwd())])
+    except NotInstalled as why:
+        report.say("Keld without its extras", "not made", f"measured with all that is installed here: {why}")
+        return Path(sys.executable)
+
+
+def end_to_end(report: Report, folder: Path, name: str, python: Path, rows: int, *, short: bool = False) -> dict[str, float] | None:
+    """One run of all rows by one tool, from a table to a table; None if it failed, which is said."""
+    made, run = folder / f"tickets-{rows}.parquet", folder / "run"
+    if not made.exists():
+        write_tickets(made, rows, short=short)
+    shutil.rmtree(run, ignore_errors=True)
+    run.mkdir()
+    (run / "tickets.parquet").hardlink_to(made)
+    words = ["tests.benchmarks.work", "road"] if name == "keld" else ["tests.benchmarks.peer", name]
+    with host() as environment:
+        try:
+            return run_module(python, [*words, str(run)], environment, timeout_s=None if name == "keld" else _PEER_S)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+            said = str(error.stderr or "").strip().splitlines()
+            if name == "keld":
+                sys.exit("\n".join(said[-20:]))
+            report.say(name, "failed", said[-1][:200] if said else type(error).__name__)
+            return None
+
+
+def imports(report: Report, folder: Path, rows: int, rounds: int) -> None:
+    report.section("imports: fresh processes")
     times: dict[str, list[float]] = {"pass": [], "import keld": [], "import openai": []}
     for _ in range(rounds + 1):  # the first warms the disk cache
         for statement, spent in times.items():
             program = f"import time; a = time.perf_counter()\n{statement}\nprint(time.perf_counter() - a)"
             spent.append(float(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout))
     ratio = median(a / b for a, b in zip(times["import keld"][1:], times["import openai"][1:], strict=True))
-    say("import keld, against import openai", f"{ratio:.3f} x", f"goal 0.4 x; {median(times['import keld'][1:]) * 1000:.0f} ms")
+    report.say("import keld, against import openai", f"{ratio:.3f} x", f"goal 0.4 x; {median(times['import keld'][1:]) * 1000:.0f} ms")
 
 
-def goodput(folder: Path, rows: int, rounds: int) -> None:
-    print("\ngoodput: simulated engines of one's own, in simulated time; against the best of all fixed numbers at once", flush=True)
+def goodput(report: Report, folder: Path, rows: int, rounds: int) -> None:
+    report.section("goodput: simulated engines of one's own, in simulated time; against the best of all fixed numbers at once")
     for name, (engine, count) in ENGINES.items():
         answers = lengths(count)
         (fixed, best), found = best_fixed(engine, answers), played(engine, Goodput(4, 512), answers)
         share = found.tokens_per_s / best.tokens_per_s
-        say(
+        report.say(
             f"{name}: {count:,} rows",
             f"{share:.0%}",
             f"goal 85 %; best fixed {fixed}, most at once {max(found.at_once)}, refused {found.refused}",
@@ -122,30 +213,34 @@ def goodput(folder: Path, rows: int, rounds: int) -> None:
 
 def work(*words: str | Path, environment: dict[str, str] | None = None) -> dict[str, float]:
     """Runs one piece of `work` in its own process."""
-    command = [sys.executable, "-m", "tests.benchmarks.work", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | (environment or {}))
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    try:
+        return run_module(Path(sys.executable), ["tests.benchmarks.work", *map(str, words)], environment or {})
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"{' '.join(map(str, words))} failed:\n{error.stderr[-2000:]}")
+
+
+def run_module(python: Path, words: Sequence[str], environment: dict[str, str], timeout_s: float | None = None) -> dict[str, float]:
+    """What a module prints as the last line of its output."""
+    # Compiled once, as wherever it is installed: else each process would compile its libraries again.
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(
+        [str(python.absolute()), "-m", *words], capture_output=True, text=True, check=True, env=inherited | environment, timeout=timeout_s
+    )
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
 @contextmanager
-def emulator() -> Iterator[dict[str, str]]:
-    """The emulator in a process of its own; gives the environment that points the SDKs at it."""
-    process = subprocess.Popen([sys.executable, "-m", "keld.emulator", "--port", "0"], stdout=subprocess.PIPE, text=True)
+def host() -> Iterator[dict[str, str]]:
+    """The server in a process of its own; gives the environment that points the SDKs at it."""
+    process = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.host"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        words = process.stdout.readline().replace(",", " ").split()
-        openai, anthropic, *_ = (word for word in words if word.startswith("http"))
-        yield {"OPENAI_BASE_URL": openai, "OPENAI_API_KEY": "benchmark", "ANTHROPIC_BASE_URL": anthropic, "ANTHROPIC_API_KEY": "benchmark"}
+        url = process.stdout.readline().strip()
+        yield {"OPENAI_BASE_URL": url, "OPENAI_API_BASE": url, "OPENAI_API_KEY": "benchmark"}
     finally:
         process.terminate()
         process.wait(30)
-
-
-def say(what: str, figure: str, remark: str) -> None:
-    print(f"  {what:<72} {figure:>10}   {remark}", flush=True)
 
 
 def clear(folder: Path) -> None:

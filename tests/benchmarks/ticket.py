@@ -40,8 +40,8 @@ _WORDS = [
 ]
 
 
-def write_tickets(path: Path, rows: int) -> None:
-    """A Parquet file of `rows` tickets: id, body, order_value."""
+def write_tickets(path: Path, rows: int, *, short: bool = False) -> None:
+    """A Parquet file of `rows` tickets: id, body, order_value; `short`: bodies of about 200 bytes."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -49,7 +49,7 @@ def write_tickets(path: Path, rows: int) -> None:
     writer = None
     for start in range(0, rows, 10_000):
         n = min(10_000, rows - start)
-        bodies = [" ".join(dice.choices(_WORDS, k=dice.randint(30, 300))) for _ in range(n)]
+        bodies = [" ".join(dice.choices(_WORDS, k=dice.randint(15, 35) if short else dice.randint(30, 300))) for _ in range(n)]
         table = pa.table({"id": [f"t{start + i}" for i in range(n)], "body": bodies, "order_value": [float(i) for i in range(n)]})
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)
@@ -64,10 +64,10 @@ def write_results(path: Path, rows: int, nonce: str) -> None:
     dice.shuffle(order)
     with path.open("w") as file:
         for position in order:
-            file.write(json.dumps(_result(dice, position, nonce)) + "\n")
+            file.write(json.dumps(result(dice, position, nonce)) + "\n")
 
 
-def _result(dice: random.Random, position: int, nonce: str) -> dict[str, object]:
+def result(dice: random.Random, position: int, nonce: str) -> dict[str, object]:
     custom_id = f"{nonce}-{position:08d}"
     if dice.random() < 0.01:
         body: dict[str, object] = {"error": {"message": "The server had an error.", "type": "server_error", "param": None, "code": None}}

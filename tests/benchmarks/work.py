@@ -2,7 +2,9 @@
 
 python -m tests.benchmarks.work encode naive|keld|snapshot DIRECTORY
 python -m tests.benchmarks.work decode naive|keld DIRECTORY
-python -m tests.benchmarks.work road ROWS DIRECTORY       (the emulator's addresses in the environment)
+python -m tests.benchmarks.work enrich keld|copy DIRECTORY
+python -m tests.benchmarks.work partitions COUNT DIRECTORY  (the server's address in the environment)
+python -m tests.benchmarks.work road DIRECTORY           (the server's address in the environment)
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.benchmarks.process import measured
 from tests.benchmarks.ticket import PROMPT, SCHEMA, SYSTEM
 
 NONCE = "benchmarks"
@@ -47,7 +50,8 @@ def encode_naive(folder: Path) -> float:
 def encode_keld(folder: Path) -> float:
     """Snapshot -> shard files, digests and fsync included: what is done before each upload."""
     from keld import snapshot
-    from keld.providers.provider import ACCOUNTS, connect
+    from keld.providers.account import ACCOUNTS
+    from keld.providers.provider import connect
     from keld.shard import cut
     from keld.staging import write_file
 
@@ -58,9 +62,9 @@ def encode_keld(folder: Path) -> float:
 
     _warm()
     start = time.perf_counter()
-    for n, part in enumerate(cut([snapshot.sizes(taken)], encoder.overhead_bytes, provider.traits.limits)):
-        lines = (encoder.line(position, fragment) for position, fragment in snapshot.fragments(taken, np.arange(part.start, part.stop)))
-        write_file(folder / f"keld-{n}.jsonl", encoder.file(lines), "benchmark")
+    for n, part in enumerate(cut(snapshot.sizes(taken), encoder.overhead_bytes, provider.traits.limits)):
+        blocks = snapshot.fragment_blocks(taken, np.arange(part.start, part.stop))
+        write_file(folder / f"keld-{n}.jsonl", encoder.file(blocks), "benchmark")
     return time.perf_counter() - start
 
 
@@ -108,7 +112,8 @@ def decode_keld(folder: Path) -> float:
     from keld.answer import Sent, judge_results
     from keld.price import Lane
     from keld.pricing import rates
-    from keld.providers.provider import ACCOUNTS, connect
+    from keld.providers.account import ACCOUNTS
+    from keld.providers.provider import connect
     from keld.schema import OutputSchema
 
     provider = connect("openai", ACCOUNTS["openai"])
@@ -125,6 +130,33 @@ def decode_keld(folder: Path) -> float:
     spent = time.perf_counter() - start
     assert tally.outcomes.total() == rows
     return spent
+
+
+def enrich_keld(folder: Path) -> float:
+    """Snapshot and answers -> the enriched table."""
+    from keld.enrich import enrich, enriched_schema, source_schema
+    from keld.schema import OutputSchema
+    from keld.table import write_table
+
+    taken, output = folder / "snapshot.parquet", OutputSchema.from_json(_question().output)
+    _warm()
+    start = time.perf_counter()
+    schema = enriched_schema(source_schema(taken), output)
+    write_table(str(folder / "enriched.parquet"), schema, enrich(taken, [folder / "answers.parquet"], output))
+    return time.perf_counter() - start
+
+
+def enrich_copy(folder: Path) -> float:
+    """Reads the enriched table and writes it again, in the same way."""
+    import pyarrow.parquet as pq
+
+    from keld.table import read_parquet, write_table
+
+    _warm()
+    start = time.perf_counter()
+    schema = pq.read_schema(folder / "enriched.parquet")
+    write_table(str(folder / "copy.parquet"), schema, read_parquet(folder / "enriched.parquet"))
+    return time.perf_counter() - start
 
 
 def road(folder: Path) -> float:
@@ -144,7 +176,7 @@ def road(folder: Path) -> float:
         "-p",
         "2026-11-19",
         "--poll-s",
-        "0.5",
+        "0.05",
         "--json",
     ]
     start = time.perf_counter()
@@ -153,6 +185,17 @@ def road(folder: Path) -> float:
     except SystemExit as left:
         assert not left.code, left
     return time.perf_counter() - start
+
+
+def partitions(folder: Path, count: int) -> None:
+    """`Keld.run` of the same table as so many partitions, one after the other."""
+    from keld import Keld
+    from tests.benchmarks.job import JOB
+
+    with Keld(home=folder / "home") as keld:
+        for n in range(count):
+            source, sink = str(folder / "tickets.parquet"), str(folder / f"enriched-{n}.parquet")
+            keld.run(JOB, source, partition=f"p{n}", sink=sink, poll_s=0.05)
 
 
 def _question():  # type: ignore[no-untyped-def]
@@ -169,14 +212,9 @@ def _warm() -> None:
     pa.array(["x"])
 
 
-def peak_mb() -> float:
-    """This process's own peak; `getrusage` would give a child the peak of the parent it was forked from."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-
-
 if __name__ == "__main__":
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")  # as the `keld` command does
-    name, where = "_".join(sys.argv[1:-1]), Path(sys.argv[-1])
-    seconds = globals()[name](where)
-    print(json.dumps({"seconds": seconds, "rss_mb": peak_mb()}))
+    *words, where = sys.argv[1:]
+    numbers = [int(word) for word in words if word.isdigit()]
+    piece = globals()["_".join(word for word in words if not word.isdigit())]
+    measured(lambda: piece(Path(where), *numbers))

@@ -21,7 +21,7 @@ from keld.cli import app
 from keld.cli.failure import Exit, in_options
 from keld.emulator import Emulator
 from keld.emulator.server import exports
-from keld.providers.provider import ACCOUNTS
+from keld.providers.account import ACCOUNTS
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs/reference/cli.md").read_text()

@@ -8,6 +8,7 @@ Pages that import Airflow or Dagster run with the tests of these (`tests/edges/a
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -20,6 +21,7 @@ import pytest
 
 from keld.emulator import Emulator
 from tests.support.documents import DOCS, PAGES, ROOT, Block, Command, blocks, commands, name
+from tests.support.forked_command import ended
 
 TUTORIAL = DOCS / "tutorial.md"
 SLOW = {DOCS / "how-to" / "clouds.md"}  # a dozen processes
@@ -41,8 +43,21 @@ PAGES_TO_RUN = [
 ]
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the tutorial, with the tables that its first command makes."""
+    folder = tmp_path_factory.mktemp("tutorial")
+    (folder / "tickets").mkdir()
+    for block in blocks(TUTORIAL):
+        if block.title in ("make_tickets.py", "jobs.py"):
+            (folder / block.title).write_text(block.text)
+    subprocess.run([sys.executable, "make_tickets.py"], cwd=folder, check=True)
+    shutil.copy(folder / "tickets" / "2026-11-19.parquet", folder / "tickets" / "2026-11-20.parquet")
+    return folder
+
+
 @pytest.fixture
-def newcomer(tmp_path: Path, open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch) -> Path:
+def newcomer(files: Path, tmp_path: Path, open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory with the files of the tutorial; what `keld emulate` prints is in the environment."""
     emulator = open_emulator(frozen=False, latency_s=0.5)
     for variable in [variable for variable in os.environ if variable.startswith("KELD_")]:
@@ -53,12 +68,7 @@ def newcomer(tmp_path: Path, open_emulator: Callable[..., Emulator], monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    (tmp_path / "tickets").mkdir()
-    for block in blocks(TUTORIAL):
-        if block.title in ("make_tickets.py", "jobs.py"):
-            (tmp_path / block.title).write_text(block.text)
-    subprocess.run([sys.executable, "make_tickets.py"], check=True)
-    (tmp_path / "tickets" / "2026-11-20.parquet").write_bytes((tmp_path / "tickets" / "2026-11-19.parquet").read_bytes())
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
     yield tmp_path
     sys.modules.pop("jobs", None)
 
@@ -84,19 +94,19 @@ def play(newcomer: Path, page: Path) -> None:
     names: dict[str, Any] = {}
     for block in blocks(page):
         match block.language:
-            case "python" if block.title is not None:
+            case "python" | "toml" if block.title is not None:
                 (newcomer / block.title).write_text(block.text)
             case "python":
                 exec(compile(block.text, name(page), "exec"), names)
             case "console":
                 for command in commands(block):
-                    run(command)
+                    run(newcomer, command)
             case _:
                 pass
 
 
-def run(command: Command) -> None:
-    """Runs it, and holds what the page shows of its output against what it prints: `...` stands for anything."""
+def run(newcomer: Path, command: Command) -> None:
+    """Runs it in the newcomer's directory, and holds what the page shows of its output against what it prints: `...` stands for anything."""
     words = shlex.split(command.line)
     if words[:2] == ["pip", "install"]:
         for extras in re.findall(r"\[(.*?)\]", command.line):
@@ -104,9 +114,20 @@ def run(command: Command) -> None:
     elif words[0] == "export":
         export(words[1:])
     elif next(word for word in words if "=" not in word) not in NOT_RUN and words[:2] != ["keld", "emulate"]:
-        done = subprocess.run(command.line, shell=True, capture_output=True, text=True, check=False, timeout=300)
-        assert done.returncode == 0, f"{command.line}\n{done.stdout}{done.stderr}"
-        check_output(command.shown, done.stderr + done.stdout)
+        status, printed = ran(newcomer, command.line, words)
+        assert status == 0, f"{command.line}\n{printed}"
+        check_output(command.shown, printed)
+
+
+def ran(newcomer: Path, line: str, words: list[str]) -> tuple[int | None, str]:
+    """(exit status, what was printed) of a command; where it needs a shell, or an option of Python's, of what a user starts."""
+    python_file = words[0] == "python" and words[1].endswith(".py")
+    if set("|&;<>$`") & set(line) or not (words[0] == "keld" or python_file):
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False, timeout=300)
+        return done.returncode, done.stderr + done.stdout
+    said = newcomer / ".said"
+    said.unlink(missing_ok=True)
+    return ended(words, said), said.read_text()
 
 
 def export(given: list[str]) -> None:
@@ -145,7 +166,7 @@ def test_every_block_of_code_is_run_by_some_test() -> None:
         "docs/how-to/staging.md",
         "docs/how-to/dagster-component.md",
     }  # by test_manifest and test_component
-    assert {name(page) for page in PAGES if any(block.language == "toml" for block in blocks(page))} == {FOLLOWED}
+    assert {name(page) for page in PAGES if any(block.language == "toml" for block in blocks(page))} == {FOLLOWED, "docs/how-to/audit.md"}
     run_elsewhere = {"README.md", "docs/how-to/airflow.md", "docs/how-to/airflow-2.md", "docs/how-to/dagster.md"}
     with_python = {name(page) for page in PAGES if any(block.language == "python" for block in blocks(page))}
     assert with_python - {name(page) for page in PAGES_TO_RUN} == run_elsewhere

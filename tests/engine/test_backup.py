@@ -23,7 +23,6 @@ def emulator(open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyP
     emulator = listen(open_emulator(latency_s=3_600))
     pass_time(emulator, monkeypatch)
     monkeypatch.setattr("keld.realtime.run.Time", lambda: turning(emulator))
-    monkeypatch.setattr("keld.http._PAUSES_S", (0, 0))  # harmless calls are tried again at once
     return emulator
 
 

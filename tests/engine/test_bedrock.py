@@ -25,9 +25,8 @@ DIALECTS = pytest.mark.parametrize("peer", [bedrock, bedrock_claude], ids=["conv
 
 
 @pytest.fixture
-def emulator(open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch) -> Emulator:
+def emulator(open_emulator: Callable[..., Emulator]) -> Emulator:
     """Jobs take an hour."""
-    monkeypatch.setattr("keld.http._PAUSES_S", (0, 0))  # harmless calls are tried again at once
     return open_emulator(latency_s=3_600)
 
 

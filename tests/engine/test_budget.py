@@ -24,9 +24,8 @@ Desk = tuple[Keld, OneBatch]
 
 
 @pytest.fixture
-def open_desk(tmp_path: Path, clock: Any, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Desk]]:
+def open_desk(tmp_path: Path, clock: Any, peer: Peer) -> Iterator[Callable[[str], Desk]]:
     """An environment whose provider answers all that `dawdles` does not name; that, in one of the slow ways."""
-    monkeypatch.setattr(http, "_PAUSES_S", (0, 0))
     with ExitStack() as stack:
 
         def start(mode: str) -> Desk:

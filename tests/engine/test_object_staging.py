@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from keld import Keld, Status
-from keld.answer import Outcome
 from keld.emulator import Emulator
 from keld.errors import InvalidJob, LeaseLost, StagingError
 from keld.ledger.object import name_objects
 from keld.objects import Bucket
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.envelope import in_doubt_line
 from keld.realtime import answers_in, run_realtime

@@ -17,8 +17,8 @@ from keld import Account, Keld, Settings, Status
 from keld.cli import app
 from keld.emulator import Emulator
 from keld.errors import InvalidJob, ProviderUnreachable
-from keld.runner import Finding, Verdict
 from keld.runner.find_lost import orphan_of
+from keld.runner.finding import Finding, Verdict
 from tests.support.ticket_job import Peer, anthropic, billed_usd, creates, fault, finish, openai, outcomes, purchases, run, tickets, triage
 
 pytestmark = pytest.mark.by_turns

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from keld import failpoint as points
-from keld.answer import Outcome
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.failpoint import FailpointHit
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.realtime import Options, Stopped, Time, run_realtime
 from keld.realtime.journal_file import JournalFile
@@ -92,7 +92,7 @@ def test_responses_and_embeddings_have_paths_of_their_own(emulator: Emulator, tm
     embedding = {"output": output_schema(Embedding(dimensions=8)).to_json()}
     vectors = Rows(peer=replace(openai, model="text-embedding-3-small"), folder=str(tmp_path / "vectors"), question=embedding)
     assert vectors.ask().answered == 6
-    assert [call.path for call in emulator.requests()] == ["/v1/responses"] * 6 + ["/v1/embeddings"] * 6
+    assert [call.path for call in emulator.requests()] == ["/v1/responses"] * 6 + ["/v1/embeddings"]
 
 
 def test_a_lane_that_is_not_sold_is_refused_before_anything_is_sent(emulator: Emulator, tmp_path: Path) -> None:

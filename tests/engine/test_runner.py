@@ -17,6 +17,7 @@ import pytest
 from keld import Column, Embedding, Job, Keld
 from keld.emulator import Emulator
 from keld.errors import CeilingTooLow
+from keld.ledger import Shard
 from keld.state import RunState, State
 from tests.support.ticket_job import (
     SYSTEM,
@@ -48,6 +49,21 @@ def events(keld: Keld, run_id: str) -> list[str]:
     return [event.kind for event in keld.ledger.events(run_id)]
 
 
+def read(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> int:
+    """How many records of shards are made of what the ledger has, while it acts."""
+    made = Counter[str]()
+    real = Shard.__init__
+
+    def counted(self: Shard, **values: Any) -> None:
+        made["shards"] += 1
+        real(self, **values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shard, "__init__", counted)
+        act()
+    return made["shards"]
+
+
 # --- the plain way ----------------------------------------------------------------------------------------------------
 
 
@@ -57,6 +73,21 @@ def test_every_row_is_answered_once_and_paid_once(keld: Keld, emulator: Emulator
     assert status.state is RunState.FINISHED
     assert outcomes(keld, status) == ["answered"] * 10
     check_promise(keld, emulator, status, tickets(10))
+
+
+def test_a_step_of_a_shard_reads_no_more_shards_however_many_there_are(
+    keld: Keld, emulator: Emulator, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job run of a thousand shards would else cost a thousand times a thousand reads."""
+    a_shard = {}
+    for count in (6, 24):
+        run_id = keld.submit(triage(peer, max_shard_rows=1), tickets(count), partition=str(count)).id
+        sent = read(monkeypatch, lambda run_id=run_id: keld.advance(run_id))
+        emulator.advance(70)
+        ended = read(monkeypatch, lambda run_id=run_id: keld.advance(run_id))
+        assert keld.status(run_id).over
+        a_shard[count] = sent / count, ended / count
+    assert a_shard[24] <= a_shard[6]
 
 
 def test_a_partition_is_cut_into_batches_of_the_wished_size(keld: Keld, emulator: Emulator, peer: Peer) -> None:

@@ -367,14 +367,14 @@ def test_csv_is_lines_that_no_spreadsheet_runs(told: Callable[..., str]) -> None
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "  =1", "＝1", "＋1", "－1", "＠1"])
 def test_a_cell_that_begins_like_a_formula_is_told_as_text(text: str) -> None:
-    from keld.cli.output import cell
+    from keld.report.cell import cell
 
     assert cell(text) == f"'{text}"
 
 
 @pytest.mark.parametrize("text", ["-", "", "support", "a=b", "'quoted"])
 def test_any_other_cell_stays_as_it_is(text: str) -> None:
-    from keld.cli.output import cell
+    from keld.report.cell import cell
 
     assert cell(text) == text
 

@@ -29,7 +29,6 @@ def emulator(monkeypatch: pytest.MonkeyPatch, open_emulator: Callable[..., Emula
     """With the two services of the packages."""
     for package in PACKAGES:
         monkeypatch.syspath_prepend(package)
-    monkeypatch.setattr("keld.http._PAUSES_S", (0, 0))  # harmless calls are tried again at once
     return open_emulator(latency_s=3_600)
 
 

@@ -16,7 +16,7 @@ from keld.cli import app
 from keld.emulator import Emulator
 from keld.errors import LedgerError
 from keld.ledger import Ledger
-from keld.state import RunState, State
+from keld.state import Event, RunState, State
 from tests.support.ticket_job import Peer, anthropic, creates, fault, finish, openai, purchases, tickets, triage
 
 Open = Callable[..., Keld]
@@ -119,6 +119,27 @@ def test_a_ledger_of_yesterday_sends_nothing_that_was_sent_since(open_keld: Open
     assert [status.id for status in again.rebuild()] == [run_id]
     assert finish(again, emulator, run_id).answered == 6
     assert purchases(emulator) == EVERY_ROW_ONCE
+
+
+def test_a_ledger_that_is_restored_while_a_worker_holds_the_job_run_lets_it_send_no_shard_again(
+    open_keld: Open, emulator: Emulator
+) -> None:
+    """The lease is in the backup, too, so it still counts; what was sent under it is compared shard by shard."""
+    ledger, now = (keld := open_keld()).ledger, emulator.now()
+    run_id = keld.submit(triage(openai, max_shard_rows=3), tickets()).id
+    lease = ledger.leases.claim(run_id, "a worker", now)
+    assert lease is not None
+    first, second = (ledger.record(lease, shard, Event.STAGED, now) for shard in ledger.shards(run_id))
+    copy = file_of(keld).with_suffix(".backup")
+    with sqlite3.connect(file_of(keld)) as db, sqlite3.connect(copy) as into:
+        db.backup(into)
+    for shard in (first, second):
+        ledger.record_intent(lease, shard, now)
+    with sqlite3.connect(copy) as db, sqlite3.connect(file_of(keld)) as into:
+        db.backup(into)
+    for shard in ledger.shards(run_id):
+        with pytest.raises(LedgerError, match=r"older than staging: of .* 1 shards were sent"):
+            ledger.record_intent(lease, shard, now)
 
 
 @pytest.mark.parametrize("point", ["create.send", "create.received", "ledger.created.after"])

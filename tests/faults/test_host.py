@@ -9,17 +9,11 @@ from typing import Any
 
 import pytest
 
-from keld import Keld, Status, http
+from keld import Keld, Status
 from tests.faults.host import Host, long_ago, serving
 from tests.support.ticket_job import Peer, outcomes, tickets, triage
 from tests.support.ticket_job import anthropic as anthropic_peer
 from tests.support.ticket_job import openai as openai_peer
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A harmless call is tried again after a pause in real time."""
-    monkeypatch.setattr(http, "_PAUSES_S", (0.001, 0.001))
 
 
 class Desk:

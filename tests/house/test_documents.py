@@ -12,8 +12,8 @@ import typer
 
 import keld
 from keld import Account, Job, Lane, Settings, errors
-from keld.answer import Outcome
 from keld.enrich import KELD_COLUMNS
+from keld.outcome import Outcome
 from keld.providers.kinds import BUILT_IN, preset_of
 from keld.state import RunState, State
 from tests.house.architecture import drawn, rooms

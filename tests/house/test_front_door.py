@@ -31,8 +31,8 @@ from keld import (
     UnknownJobRun,
 )
 
-# Properties of `Keld` through which the house itself goes; what they give is not part of the public promise.
-BEHIND = {"ledger", "runner", "provider", "environment"}
+# Members of `Keld` through which the house itself goes; what they give is not part of the public promise.
+BEHIND = {"ledger", "runner", "provider", "environment", "overview"}
 PUBLIC = {name: getattr(keld, name) for name in keld.__all__ if name != "__version__"}
 CLASSES = {name: found for name, found in PUBLIC.items() if isinstance(found, type)}
 

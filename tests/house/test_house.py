@@ -25,7 +25,21 @@ MODULES = sorted(path for package in ("keld", "keld_airflow", "keld_dagster") fo
 CORE = [path for path in MODULES if path.parent == ROOT / "keld" and path.name != "__init__.py"]
 EMULATOR = [path for path in MODULES if path.is_relative_to(ROOT / "keld/emulator")]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-HEAVY = ("openai", "anthropic", "pyarrow", "sqlalchemy", "airflow", "dagster", "pydantic", "numpy", "pandas", "starlette")
+HEAVY = (
+    "openai",
+    "anthropic",
+    "pyarrow",
+    "sqlalchemy",
+    "airflow",
+    "dagster",
+    "pydantic",
+    "numpy",
+    "pandas",
+    "starlette",
+    "httpx2",
+    "fsspec",
+    "genai_prices",
+)
 
 
 def _name(path: Path) -> str:
@@ -95,6 +109,30 @@ def test_the_help_of_the_command_line_loads_nothing_heavy() -> None:
     assert _python(f"{code}print([name for name in {HEAVY!r} if name in sys.modules])").endswith("[]")
 
 
+@pytest.mark.parametrize("command", ["status", "status --json", "spend", "spend --by model --json", "cancel nothing"])
+def test_a_command_that_only_reads_the_ledger_loads_no_sdk_table_library_or_http_client(command: str, tmp_path: Path) -> None:
+    """People type it many times a day, and schedulers call it; pyarrow, pandas and the SDKs are two seconds of every call."""
+    code = (
+        f"import os, sys, keld.cli; os.environ['KELD_HOME'] = {str(tmp_path)!r}; sys.argv = ['keld', *{command.split()!r}]\n"
+        "try: keld.cli.main()\nexcept SystemExit: pass\n"
+    )
+    unwanted = set(HEAVY) - {"sqlalchemy", "pydantic"}  # the ledger's; typer's
+    assert _python(f"{code}print('loaded', [name for name in {unwanted!r} if name in sys.modules])").endswith("loaded []")
+
+
+@pytest.mark.parametrize("host", ["https://api.openai.com", "https://api.anthropic.com", "https://llm.example"])
+def test_the_link_to_a_batch_is_found_without_an_sdk(host: str) -> None:
+    """A status shows it for every batch."""
+    code = f"import sys; from keld.providers.kinds import batch_page; batch_page({host!r}, 'b1')"
+    assert _python(f"{code}; print([name for name in {HEAVY!r} if name in sys.modules])") == "[]"
+
+
+def test_an_environment_that_was_only_asked_for_its_job_runs_loads_no_sdk_table_library_or_http_client(tmp_path: Path) -> None:
+    """Sensors and triggers do that in processes which live long and are many."""
+    code = f"import sys; from keld import Keld; keld = Keld(home={str(tmp_path)!r}); keld.statuses(); keld.spend(); keld.find('labels')"
+    assert _python(f"{code}; print([name for name in {set(HEAVY) - {'sqlalchemy'}!r} if name in sys.modules])") == "[]"
+
+
 def test_the_import_rules_hold() -> None:
     ended = subprocess.run(
         [Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
@@ -118,6 +156,8 @@ def test_only_the_command_line_and_what_users_test_with_import_the_emulator() ->
 
 
 PACKAGES = (
+    "keld.audit",
+    "keld.audit.formats",
     "keld.runner",
     "keld.cli",
     "keld.emulator",
@@ -129,6 +169,7 @@ PACKAGES = (
     "keld.providers.presets",
     "keld.providers.transports",
     "keld.realtime",
+    "keld.report",
     "keld.table",
     "keld_airflow",
     "keld_dagster",

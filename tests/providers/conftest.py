@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from keld import Account
-from keld.answer import Reply
 from keld.emulator import Emulator
-from keld.http import Patience
 from keld.job import Job
+from keld.patience import Patience
 from keld.providers.account import TYPES
 from keld.providers.base import Created, RemoteBatch, Submission
 from keld.providers.provider import Provider, connect
+from keld.reply import Reply
 from keld.request import Question, renderer
 from keld.schema import output_schema
 from tests.support.ticket_job import Label, Peer
@@ -43,10 +43,9 @@ class Wire:
         shared = Question(**{"system": "Be brief.", "output": output_schema(Label).to_json(), "max_output_tokens": 256, **question})
         encoder = self.provider.encoder(shared, self.peer.model, nonce)
         rows = pa.record_batch({"n": list(range(len(prompts)))})
-        asked = renderer(lambda _: prompts)(rows)
-        lines = [encoder.line(position, one.fragment or b"") for position, one in enumerate(asked)]
+        asked = [one.fragment or b"" for one in renderer(lambda _: prompts)(rows)]
         path = self.folder / f"{nonce}.jsonl"
-        path.write_bytes(b"".join(encoder.file(iter(lines))))
+        path.write_bytes(b"".join(encoder.file([(range(len(asked)), asked)])))
         return path
 
     def submission(self, rows: int = 3, nonce: str = "a" * 10, **question: Any) -> Submission:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from keld import Embedding
-from keld.answer import Outcome
 from keld.emulator import Emulator
 from keld.errors import InvalidJob
+from keld.outcome import Outcome
 from keld.providers.base import BatchState
 from keld.schema import output_schema
 from tests.providers.conftest import Wire

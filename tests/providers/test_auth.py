@@ -12,7 +12,7 @@ import pytest
 from keld import Account, BedrockAccount, VertexAccount
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob
-from keld.http import Patience
+from keld.patience import Patience
 from keld.price import Lane
 from keld.providers.account import completed
 from keld.providers.auth import Clocks, Renewed, Token

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 
 from keld import Account, BedrockAccount
-from keld.answer import Outcome
 from keld.cache import Ttl
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable
 from keld.objects import Bucket
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, Refused
 from keld.providers.dialects.bedrock_messages import BedrockMessages
@@ -39,7 +39,6 @@ NOVA, CLAUDE = "us.amazon.nova-lite-v1:0", "us.anthropic.claude-haiku-4-5-202510
 def _small_jobs_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """That Bedrock takes no fewer than 100 records is tested in test_trait and in the emulator's own tests."""
     monkeypatch.setattr("keld.emulator.services.bedrock_input.LEAST_RECORDS", 1)
-    monkeypatch.setattr("keld.http._PAUSES_S", (0, 0))
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from keld.answer import Outcome, Reply
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import Denied, InDoubt, NotNow, SendOutcome, Settled
 from keld.providers.call import one_line_of, quotas
+from keld.reply import Reply
 from keld.request import Question, custom_id, one_line
 from keld.schema import Embedding, output_schema
 from tests.providers.conftest import Wire

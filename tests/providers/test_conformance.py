@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from keld.answer import Outcome
 from keld.cache import Ttl
 from keld.emulator import Emulator
 from keld.emulator.services import bedrock_input, vertex_jobs
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable
-from keld.http import Patience
+from keld.outcome import Outcome
+from keld.patience import Patience
 from keld.providers import page
 from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, Refused
 from keld.request import Question
@@ -40,6 +40,8 @@ from tests.support.ticket_job import (
     vertex,
     vertex_claude,
 )
+
+pytestmark = pytest.mark.by_kinds
 
 OTHERHOST = Peer(name="otherhost", model="gpt-5-mini", creates="/otherhost/v1/jobs")
 PACKAGE = Path(__file__).parent / "otherhost"
@@ -197,13 +199,25 @@ def test_a_request_names_its_model_and_does_not_stream(wire: Wire) -> None:
     assert '"stream"' not in text
 
 
-@pytest.mark.parametrize("position", [0, 99_999_999, 10**14])
-@pytest.mark.parametrize("prompt", [b'"one"', b'[{"role":"user","content":"one"}]'], ids=["text", "messages"])
 @pytest.mark.parametrize("ttl", [None, *Ttl])
-def test_a_line_adds_no_more_than_is_told(wire: Wire, ttl: Ttl | None, prompt: bytes, position: int) -> None:
+def test_a_line_adds_no_more_than_is_told(wire: Wire, ttl: Ttl | None) -> None:
     """Shards are cut by it before a byte is written, with the mark or without."""
     encoder = wire.provider.encoder(Question(system="Be brief.", output=output_schema(Label).to_json()), wire.peer.model, "a" * 10, ttl)
-    assert len(encoder.line(position, prompt)) <= encoder.overhead_bytes + len(prompt)
+    for prompt in (b'"one"', b'[{"role":"user","content":"one"}]'):
+        for position in (0, 99_999_999, 10**14):
+            assert len(encoder.line(position, prompt)) <= encoder.overhead_bytes + len(prompt), (prompt, position)
+
+
+@pytest.mark.parametrize("ttl", [None, *Ttl])
+def test_a_file_is_its_lines_one_by_one(wire: Wire, ttl: Ttl | None) -> None:
+    """The constant bytes of a line are found once for a file, and must be those of every line: of a number of more digits, of a conversation."""
+    shared = Question(system='Be "brief": {}%', output=output_schema(Label).to_json())
+    encoder = wire.provider.encoder(shared, wire.peer.model, "a" * 10, ttl)
+    talk = b'[{"role":"system","content":"In French."},{"role":"user","content":"one"}]'
+    blocks = [([0, 7], [b'"one"', b'"100 %b"']), ([99_999_999, 10**14], [talk, '"\\"été\\""'.encode()]), ([10**14 + 1], [b'""'])]
+    lines = [encoder.line(position, fragment) for block in blocks for position, fragment in zip(*block, strict=True)]
+    assert b"".join(encoder.file(iter(blocks))) == b"".join(encoder.envelope.around(iter(lines)))
+    assert b"".join(encoder.file([])) == b"".join(encoder.envelope.around(iter([])))
 
 
 def test_only_what_all_rows_share_is_marked(wire: Wire) -> None:

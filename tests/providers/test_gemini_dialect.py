@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keld.answer import Outcome
 from keld.emulator.answer import Answerer
 from keld.emulator.cache import PromptCache
 from keld.emulator.dialect import Conditions
@@ -21,6 +20,7 @@ from keld.emulator.error import ApiError
 from keld.emulator.rule import RowFate
 from keld.emulator.schema import compile_schema
 from keld.errors import SchemaError
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.dialects.gemini_answer import Body, errored
 from keld.providers.dialects.gemini_embeddings import GeminiEmbeddings

@@ -17,7 +17,7 @@ import pytest
 
 from keld import Account, http
 from keld.errors import ProviderUnreachable
-from keld.http import Patience
+from keld.patience import Patience
 from keld.providers.base import BatchState, InDoubt, OutcomeUnknown, RemoteBatch, SendOutcome, Submission
 from keld.providers.provider import Provider, connect
 from tests.support.slow_server import BODY, ENDLESS, HEAD, SILENT, UNREAD, SlowServer, slow_server
@@ -46,8 +46,7 @@ def bounded(work: Callable[[], object]) -> object:
 
 
 @pytest.fixture
-def provider(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Provider]]:
-    monkeypatch.setattr(http, "_PAUSES_S", (0.01, 0.01))
+def provider(peer: Peer) -> Iterator[Callable[..., Provider]]:
     made: list[Provider] = []
 
     def start(server: SlowServer, patience: Patience = QUICK) -> Provider:

@@ -14,13 +14,14 @@ import pytest
 from keld import Account, AzureAccount, BedrockAccount, Embedding, Keld, VertexAccount
 from keld.emulator import Emulator
 from keld.errors import InvalidJob, PriceUnknown
-from keld.http import Patience
+from keld.patience import Patience
 from keld.price import Lane
 from keld.pricing import rates
 from keld.providers.kinds import BUILT_IN, batch_page, kinds, preset_of
 from keld.providers.provider import Provider, connect, rates_of
 from tests.support.ticket_job import finish, openai, outcomes, purchases, tickets, triage
 from tests.support.ticket_worker import OTHERHOST, worker
+from tests.support.worker_process import KILLED
 
 TESTS = Path(__file__).parent.parent
 DAY = datetime(2026, 11, 20, tzinfo=UTC)
@@ -218,10 +219,10 @@ def test_a_worker_on_a_host_without_batches_is_killed_and_another_continues(emul
     """Only what was in flight at the kill may be paid twice, and it is counted."""
     url = emulator.url_of("openai_compatible")
     died = worker(tmp_path, emulator, "openai_compatible", "gpt-5-mini", url, point)
-    assert died.returncode == -9, died.stderr
+    assert died.exitcode == KILLED
     ended = worker(tmp_path, emulator, "openai_compatible", "gpt-5-mini", url)
-    state, answered, in_doubt = ended.stdout.split()
-    assert (state, answered) == ("finished", "6"), ended.stderr
+    state, answered, in_doubt = ended.said
+    assert (state, answered) == ("finished", "6")
     assert 6 <= len(emulator.bill()) <= 6 + int(in_doubt)
 
 
@@ -236,9 +237,9 @@ def test_a_worker_on_a_kind_of_another_package_is_killed_and_another_goes_on(
     monkeypatch.syspath_prepend(OTHERHOST)
     emulator = open_emulator()
     died = worker(tmp_path, emulator, "otherhost", "gpt-5-mini", point=point)
-    assert died.returncode == -9, died.stderr
+    assert died.exitcode == KILLED
     ended = worker(tmp_path, emulator, "otherhost", "gpt-5-mini")
-    assert ended.stdout.split() == ["finished", "6", "0"], ended.stderr
+    assert ended.said == ["finished", "6", "0"]
     assert set(purchases(emulator).values()) == {1}
     assert len(purchases(emulator)) == 6
 

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from keld import Embedding, Keld
-from keld.answer import Outcome
 from keld.emulator import Emulator, Endpoint
 from keld.emulator.services.mistral import Mistral
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import BatchState, Created, QueueFull, Refused, SendOutcome, Settled
 from keld.providers.dialects.mistral import error_in

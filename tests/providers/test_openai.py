@@ -14,9 +14,9 @@ import openai as openai_sdk
 import pytest
 
 from keld import Account, Embedding
-from keld.answer import Outcome
 from keld.errors import ProviderUnreachable
-from keld.http import Patience
+from keld.outcome import Outcome
+from keld.patience import Patience
 from keld.providers.base import BatchState, Submission
 from keld.providers.part import Connection, Outgoing
 from keld.providers.provider import connect

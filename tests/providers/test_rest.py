@@ -9,7 +9,7 @@ import pytest
 from keld import Account
 from keld.emulator import Emulator
 from keld.errors import AccessRefused
-from keld.http import Patience
+from keld.patience import Patience
 from keld.providers.fault import Fault, Sent
 from keld.providers.kinds import preset_of
 from keld.providers.part import Connection

@@ -7,7 +7,8 @@ import pytest
 from keld import Account, AzureAccount
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob
-from keld.providers.provider import ACCOUNTS, connect
+from keld.providers.account import ACCOUNTS
+from keld.providers.provider import connect
 from tests.support.ticket_job import PEERS, Peer
 
 BAD = [

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from keld import Account, Keld, VertexAccount
-from keld.answer import Outcome
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import Created
 from keld.providers.fault import Fault
@@ -39,6 +39,7 @@ from tests.support.ticket_job import (
     vertex_claude,
 )
 from tests.support.ticket_worker import worker
+from tests.support.worker_process import KILLED
 
 PRICES = {"input": 1, "output": 2}
 
@@ -264,7 +265,7 @@ def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TokenSer
 
 
 def connection(key: Callable[[], str] = lambda: "") -> Connection:
-    from keld.http import Patience
+    from keld.patience import Patience
 
     account = VertexAccount(project="p", location="global", bucket="gs://b/k")
     return Connection(account=account, base_url="http://127.0.0.1:1", key=key, patience=Patience())
@@ -326,9 +327,9 @@ def test_the_bucket_is_asked_with_the_same_token(open_emulator: Any, tmp_path: P
 )
 def test_a_worker_is_killed_and_another_goes_on(emulator: Emulator, tmp_path: Path, point: str, model: str) -> None:
     died = worker(tmp_path, emulator, "vertex", model, point=point)
-    assert died.returncode == -9, died.stderr
+    assert died.exitcode == KILLED
     ended = worker(tmp_path, emulator, "vertex", model)
-    assert ended.stdout.split()[:2] == ["finished", "6"], ended.stderr
+    assert ended.said[:2] == ["finished", "6"]
     assert set(purchases(emulator).values()) == {1}
     assert len(purchases(emulator)) == 6
 

@@ -6,7 +6,8 @@ import pytest
 
 from keld.emulator import Emulator
 from keld.errors import KeldError
-from keld.providers.provider import ACCOUNTS, connect
+from keld.providers.account import ACCOUNTS
+from keld.providers.provider import connect
 from keld.providers.word import reply_words
 from tests.support.ticket_job import PEERS, fault
 

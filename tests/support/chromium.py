@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Error, Page, Playwright, sync_playwrigh
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 PICTURES = Path(__file__).parents[2] / "docs" / "images"
 FETCH_S = 120
-PATIENCE_MS = 30_000  # of a look at a page: an orchestrator just started on a busy machine takes its time
+PATIENCE_MS = 120_000  # of a look at a page: an orchestrator just started on a busy machine takes its time
 
 
 class NoChromium(Exception):
@@ -39,16 +39,20 @@ def running_chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def take_picture(page: Page, name: str, *, height: int = 800) -> None:
+def take_picture(page: Page, name: str, *, height: int = 800, dark: bool = False) -> None:
     """Writes what `page` shows to `docs/images/<name>.png`, if `make pictures` runs the tests; else nothing.
 
-    `height` is in pixels.  The README shows these files, so they are only replaced when somebody asks for it: no two runs give the same bytes (ids, times).
+    `height` is in pixels; `dark` writes a second one, `<name>-dark.png`, if the UI goes by what the browser prefers.  The README shows these files, so they are only replaced when somebody asks for it: no two runs give the same bytes (ids, times).
     """
     if os.environ.get("KELD_PICTURES"):
         PICTURES.mkdir(parents=True, exist_ok=True)
         page.set_viewport_size({"width": 1200, "height": height})  # half as large, its words can still be read
         page.mouse.move(0, 0)  # nothing is highlighted, and no tooltip is open
         page.screenshot(path=PICTURES / f"{name}.png", animations="disabled", caret="hide")
+        if dark:
+            page.emulate_media(color_scheme="dark")
+            page.screenshot(path=PICTURES / f"{name}-dark.png", animations="disabled", caret="hide")
+            page.emulate_media(color_scheme="light")
 
 
 def _launch(playwright: Playwright) -> Browser:

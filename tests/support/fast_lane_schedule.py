@@ -11,7 +11,7 @@ import asyncio
 import fcntl
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache, partial
@@ -26,12 +26,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
 from keld import Settings
-from keld.answer import Outcome, Reply
 from keld.emulator import BillEntry, Call
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers import call
 from keld.realtime import Options, Time
 from keld.realtime.journal_file import JournalFile
+from keld.reply import Reply
 from keld.request import position_of
 from keld.runner.context import RunContext
 from keld.state import Event, State
@@ -153,10 +154,11 @@ class Watched(JournalFile):
         for position in positions:
             self.flying.pop(position).end = "unpaid"
 
-    async def keep(self, position: int, line: bytes, outcome: Outcome) -> None:
-        await super().keep(position, line, outcome)
-        if position in self.flying:  # else it was in flight at a kill, and has its end
-            self.flying.pop(position).keep(line, outcome)
+    async def keep_all(self, positions: Sequence[int], lines: Sequence[bytes], outcome: Outcome) -> None:
+        await super().keep_all(positions, lines, outcome)
+        for position, line in zip(positions, lines, strict=True):
+            if position in self.flying:  # else it was in flight at a kill, and has its end
+                self.flying.pop(position).keep(line, outcome)
 
     def die(self) -> int:
         """What the end of its worker's process leaves; how many requests had no line yet."""

@@ -19,8 +19,8 @@ import pytest
 
 from keld import Job, Keld, Settings, Status
 from keld import failpoint as points
-from keld.answer import Outcome
 from keld.emulator import BillEntry, Emulator
+from keld.outcome import Outcome
 from tests.support.ticket_job import Peer, billed_usd
 
 # A batch that stalls is waited for by hours: fewer looks, the same purchases.

@@ -17,11 +17,12 @@ import sqlalchemy as sa
 from pydantic import BaseModel
 
 from keld import Job, Keld, Status
-from keld.answer import Outcome
 from keld.emulator import BillEntry, Call, Emulator
+from keld.outcome import Outcome
 from keld.price import Lane, Rates
 from keld.pricing import rates
-from keld.providers.provider import ACCOUNTS, connect
+from keld.providers.account import ACCOUNTS
+from keld.providers.provider import connect
 
 SYSTEM = "You triage support tickets. CANARY-SYSTEM"
 
@@ -152,8 +153,12 @@ def creates(emulator: Emulator, peer: Peer) -> list[Call]:
 
 
 def purchases(emulator: Emulator) -> Counter[int]:
-    """How often each row was paid, by its position in the table: what follows the ten letters of a custom_id, with a hyphen or without."""
-    return Counter(int((entry.custom_id or "")[10:].removeprefix("-")) for entry in emulator.bill())
+    """How often each row was paid, by its position in the table: what follows the ten letters of a custom_id, with a hyphen or without.
+
+    The rows of a packed request are taken for neighbours, as in a shard that asks every row.
+    """
+    firsts = ((int((entry.custom_id or "")[10:].removeprefix("-").partition("x")[0]), entry.rows) for entry in emulator.bill())
+    return Counter(position for first, rows in firsts for position in range(first, first + rows))
 
 
 def billed_usd(emulator: Emulator, at: datetime) -> Decimal:

@@ -210,7 +210,7 @@ def _unswept(keld: Keld, status: Status) -> bool:
 def server() -> ForkServerContext:
     """Where workers come from: each a process of its own, forked where everything is imported already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "tests.support.warm_worker"])
     before = os.environ.get("PYTHONPATH")
     # Before Python 3.13 the server has no other way to find us; and what it finds must be the package that we found.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(keld.__file__).parents[1]), str(Path(__file__).parents[2])])

@@ -41,11 +41,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from pydantic import BaseModel
 
 from keld import Job, Keld, KeldError, Settings, Status, failpoint
-from keld.answer import Outcome
 from keld.emulator import BillEntry, Call, Emulator
 from keld.ledger import Ledger
+from keld.outcome import Outcome
 from keld.providers.provider import Provider
-from keld.runner import Verdict
+from keld.runner.finding import Verdict
 from keld.state import State
 from tests.support import bill_check
 from tests.support.progress_wait import wait_while_it_moves
@@ -57,7 +57,7 @@ _TICKS_MOST = 150  # until a job run must be over, when nothing goes wrong any m
 _TICK_LEAST = timedelta(seconds=30)
 _PATIENT_TICKS = 50  # those after them are hours apart: only a batch that never ends by itself is still under way
 _STEPS = 30
-_SHARD = 20 if "KELD_SCHEDULES" not in os.environ else 80  # schedules a seed
+_SHARD = 8 if "KELD_SCHEDULES" not in os.environ else 80  # schedules a seed
 _TOLD = ("adopted", "absent", "deferred", "round", "stray", "lost_track")  # events that are counted, to show what the schedules come to
 COUNTS: Counter[str] = Counter()
 
@@ -764,15 +764,14 @@ def shards(schedules: int, seed: int) -> list[tuple[int, int]]:
     return [(seed + n, min(_SHARD, schedules - n * _SHARD)) for n in range(-(-schedules // _SHARD))]
 
 
-SHARDS = shards(int(os.environ.get("KELD_SCHEDULES", "20")), int(os.environ.get("KELD_SEED", "0")))
+SHARDS = shards(int(os.environ.get("KELD_SCHEDULES", "8")), int(os.environ.get("KELD_SEED", "0")))
 
 
 @contextmanager
 def prepared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The SDKs' environment leads to the emulator of this process, and harmless calls are tried again at once."""
+    """The SDKs' environment leads to the emulator of this process."""
     for name, value in world().emulator.env().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("keld.http._PAUSES_S", (0, 0))
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)  # what pytest keeps of them would outweigh everything else
     yield

@@ -18,8 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import keld.answer
-from keld.answer import AnswerSink, Outcome, Reply, Sent, Tally, answer_schema, judge_results, read_answers, same
+from keld.answer import AnswerSink, Sent, Tally, answer_schema, judge_results, read_answers, same
+from keld.outcome import Outcome
 from keld.price import Bracket, Rates, Usage
+from keld.reply import Reply
 from keld.request import custom_id
 from keld.schema import Embedding, OutputSchema, output_schema
 from keld.table import read_parquet
@@ -317,3 +319,74 @@ def test_a_file_of_an_earlier_version_is_read_under_the_names_of_this_one(tmp_pa
     assert pa.Table.from_batches(read_answers(path)).equals(table)
     some = ["keld_position", "keld_outcome", "keld_retryable"]
     assert pa.Table.from_batches(read_answers(path, some)).equals(table.select(some))
+
+
+# --- requests of many rows --------------------------------------------------------------------------------------------
+
+VECTOR = output_schema(Embedding(dimensions=2))
+
+
+def _packed(first: int, rows: int, **more: Any) -> Reply:
+    """The answer to a request of `rows` rows, each of which has a vector that tells its place."""
+    parts = [[float(n), 1.0] for n in range(rows)]
+    made = {"outcome": Outcome.ANSWERED, "content": parts[0], "parts": parts, "input_tokens": 10 * rows}
+    return Reply(custom_id=custom_id(NONCE, first, rows=rows), **{**made, **more})
+
+
+def test_the_rows_of_a_request_are_those_that_follow_each_other_in_the_shard(tmp_path: Path) -> None:
+    """Not in the table: rows 4, 5 and 7 were not asked."""
+    tally, rows = _collect(tmp_path, [[_packed(3, 3), _packed(9, 2)]], [3, 6, 8, 9, 12], VECTOR)
+    assert [(row["keld_position"], row["embedding"][0]) for row in rows] == [(3, 0.0), (6, 1.0), (8, 2.0), (9, 0.0), (12, 1.0)]
+    assert (tally.answered, tally.lines, tally.foreign, tally.input_tokens) == (5, 2, 0, 50)
+
+
+def test_each_row_of_a_request_costs_by_the_length_of_its_text(tmp_path: Path) -> None:
+    sent = replace(_sent([0, 1, 2]), weights=np.array([1, 1, 8], dtype=np.int64))
+    (tmp_path / "result.jsonl").write_bytes(msgspec.json.encode(_packed(0, 3, input_tokens=101)))
+    tally = judge_results([tmp_path / "result.jsonl"], _read, sent, VECTOR, tmp_path / "answers.parquet")
+    costs = [row["keld_cost_pico"] for batch in read_parquet(tmp_path / "answers.parquet") for row in batch.to_pylist()]
+    assert sum(costs) == tally.cost_usd * 10**12 == 101 * 10**6
+    assert costs[2] > 7 * costs[0]
+
+
+def test_a_refused_request_is_all_of_its_rows_each_to_be_asked_again(tmp_path: Path) -> None:
+    """It was not paid, and does not say whose fault it was."""
+    refused = _packed(0, 3, outcome=Outcome.ERRORED, parts=None, error="HTTP 400: too long", input_tokens=0)
+    tally, rows = _collect(tmp_path, [[refused]], [0, 1, 2], VECTOR)
+    assert [(row["keld_outcome"], row["keld_error"], row["keld_retryable"]) for row in rows] == [
+        ("errored", "HTTP 400: too long (of a request with 3 rows)", True)
+    ] * 3
+    assert (tally.retryable, tally.lines, tally.cost_usd) == (3, 1, 0)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.EXPIRED, Outcome.CANCELLED])
+def test_a_request_that_was_not_done_is_all_of_its_rows(tmp_path: Path, outcome: Outcome) -> None:
+    _, rows = _collect(tmp_path, [[_packed(0, 2, outcome=outcome, parts=None, input_tokens=0, retryable=True)]], [0, 1], VECTOR)
+    assert [(row["keld_outcome"], row["keld_retryable"]) for row in rows] == [(outcome, True)] * 2
+
+
+@pytest.mark.parametrize("parts", [None, [[1.0, 1.0]], [[1.0, 1.0]] * 4], ids=str)
+def test_an_answer_without_a_part_for_each_row_gives_no_row_the_vector_of_another(tmp_path: Path, parts: Any) -> None:
+    """It was paid, and its rows are asked again."""
+    tally, rows = _collect(tmp_path, [[_packed(0, 3, parts=parts)]], [0, 1, 2], VECTOR)
+    assert [(row["keld_outcome"], row["embedding"], row["keld_retryable"]) for row in rows] == [("invalid", None, True)] * 3
+    assert tally.input_tokens == 30
+
+
+@pytest.mark.parametrize(
+    "odd", [custom_id(NONCE, 1, rows=2), custom_id(NONCE, 0, rows=4), custom_id(NONCE, 0, rows=999_999), custom_id("zzzzzzzzzz", 0, rows=3),
+            f"{NONCE}-00000000x1", f"{NONCE}-00000000x0"],
+)  # fmt: skip
+def test_a_request_that_the_shard_cannot_have_sent_is_foreign(tmp_path: Path, odd: str) -> None:
+    """Row 1 is not asked, and no four rows are."""
+    reply = Reply(custom_id=odd, outcome=Outcome.ANSWERED, parts=[[0.0, 0.0]] * 4)
+    tally, rows = _collect(tmp_path, [[reply]], [0, 2, 3], VECTOR)
+    assert (tally.foreign, tally.lines) == (1, 0)
+    assert [row["keld_outcome"] for row in rows] == ["lost"] * 3
+
+
+def test_the_first_line_of_a_request_stands_and_each_row_of_a_second_one_is_counted(tmp_path: Path) -> None:
+    again = _packed(0, 3, parts=[[9.0, 9.0]] * 3)
+    tally, rows = _collect(tmp_path, [[_packed(0, 3), again, _packed(3, 1)]], [0, 1, 2, 3], VECTOR)
+    assert [row["embedding"] and row["embedding"][0] for row in rows] == [0.0, 1.0, 2.0, 0.0]
+    assert (tally.duplicates, tally.lines, tally.input_tokens) == (3, 2, 40)

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keld import snapshot
-from keld.answer import AnswerSink, Outcome, answer_schema
+from keld.answer import AnswerSink, answer_schema
 from keld.enrich import KELD_COLUMNS, enrich, enriched_schema, final_outcomes, retryable_positions, source_schema
 from keld.job import Job
+from keld.outcome import Outcome
 from keld.schema import output_schema
 from keld.table import open_table
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from keld.providers.dialects.openai_embeddings import OpenAIEmbeddings
-from keld.providers.pack import Pack, packed, packs, shares
+from keld.providers.pack import Pack, packed, packs
+from keld.spread import shares
 
 
 def grouped(fragments: list[bytes], most: Pack) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """Requests: ids that come back, fingerprints that tell what was asked, prompts rendered row by row."""
 
 import json
+import re
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
@@ -17,7 +18,18 @@ from pydantic import BaseModel, Field
 
 from keld.errors import InvalidJob, SourceError, SourceUnavailable
 from keld.job import Column, Job, PerRow
-from keld.request import Asked, Question, check_columns, custom_id, fingerprint, position_of, renderer, row_fingerprint, shard_named
+from keld.request import (
+    Asked,
+    Question,
+    check_columns,
+    custom_id,
+    fingerprint,
+    pack_of,
+    position_of,
+    renderer,
+    row_fingerprint,
+    shard_named,
+)
 from keld.schema import output_schema
 
 NONCES = st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789", min_size=10, max_size=10)
@@ -136,7 +148,7 @@ TEMPLATES: list[tuple[str, dict[str, Any]]] = [
     ("{at}", {"at": datetime(2026, 11, 19, 8)}),
     ("{usd}", {"usd": Decimal("1.10")}),
     ("{tags} {flag}", {"tags": ["a", "b"], "flag": True}),
-    ("{body}", {"body": ""}),
+    ("{body} ", {"body": "."}),
     ("{body}", {"body": '"quotes" \\ back\n\u2028line \x00 雪 🙂'}),
     ("{a column}", {"a column": "spaces"}),
 ]
@@ -154,7 +166,9 @@ def test_a_template_says_what_str_format_says(template: str, row: dict[str, Any]
 )
 def test_any_template_over_any_text_says_what_str_format_says(template: str, rows: list[tuple[str, int]]) -> None:
     template += "{a}"
-    assert _texts(template, a=[text for text, _ in rows], b=[n for _, n in rows]) == [template.format(a=text, b=n) for text, n in rows]
+    formatted = [template.format(a=text, b=n) for text, n in rows]
+    expected = [text if text.strip() else "the prompt is empty" for text in formatted]
+    assert _texts(template, a=[text for text, _ in rows], b=[n for _, n in rows]) == expected
 
 
 def test_a_column_whose_name_has_a_dot_is_that_column() -> None:
@@ -204,6 +218,15 @@ def test_text_that_is_not_utf8_leaves_only_that_row_unasked() -> None:
     raw = pa.array([b"good", b"\xff\xfe", b"fine", None], type=pa.binary())
     column = pa.Array.from_buffers(pa.string(), 4, raw.buffers())
     assert _texts("{body}", body=column) == ["good", "column body is not valid UTF-8", "fine", "column body is null"]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["{body}", Column("body"), lambda batch: batch["body"].to_pylist()], ids=["template", "column", "function"]
+)
+def test_an_empty_prompt_leaves_only_its_row_unasked(prompt: Any) -> None:
+    """Anthropic refuses a text without a character that shows, OpenAI an empty input of an embedding; other models make something up, and bill it."""
+    asked = _ask(prompt, pa.table({"body": ["", " \n\t", "0"]}))
+    assert [one.error for one in asked] == ["the prompt is empty", "the prompt is empty", None]
 
 
 def test_a_lone_surrogate_leaves_only_that_row_unasked() -> None:
@@ -444,3 +467,13 @@ def test_a_table_that_does_not_fit_the_declaration_is_refused(terms: dict[str, A
 
 def test_a_function_may_use_any_columns() -> None:
     check_columns(_job(prompt=lambda batch: []), pa.schema([("id", pa.int64())]))
+
+
+@given(position=st.integers(0, 10**9), rows=st.integers(2, 2_048), plain=st.booleans())
+def test_the_id_of_a_request_of_many_rows_says_the_first_one_and_how_many(position: int, rows: int, plain: bool) -> None:
+    """Whoever collects it needs to know nothing else of how the rows were packed, also after an upgrade that packs otherwise."""
+    made = custom_id("abcdefghix", position, plain=plain, rows=rows)
+    assert pack_of(made, "abcdefghix") == (position, rows)
+    assert (position_of(made, "abcdefghix"), shard_named(made)) == (None, "abcdefghix")
+    assert pack_of(custom_id("abcdefghix", position, plain=plain), "abcdefghix") is None
+    assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", made)

@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keld import snapshot
-from keld.answer import AnswerSink, Outcome, answer_schema
+from keld.answer import AnswerSink, answer_schema
 from keld.job import Job
+from keld.outcome import Outcome
 from keld.reuse import reuse
 from keld.schema import output_schema
 from keld.table import open_table, read_parquet

@@ -584,6 +584,15 @@ def test_a_schema_made_again_from_json_is_equal(case: tuple[dict[str, Any], Any]
         assert _reason(again, json.dumps(answer)) == str(error)
 
 
+def test_a_stored_schema_is_compiled_once_for_each_order_of_its_fields() -> None:
+    """A job run reads its own some thirty times; the order of the fields is the order of the columns."""
+    fields = {"a": {"type": "string"}, "b": {"type": "string"}}
+    one = output_schema({"type": "object", "properties": fields}).to_json()
+    other = output_schema({"type": "object", "properties": dict(reversed(fields.items()))}).to_json()
+    assert OutputSchema.from_json(one) is OutputSchema.from_json(json.loads(json.dumps(one)))
+    assert [OutputSchema.from_json(stored).columns.names for stored in (one, other)] == [["a", "b"], ["b", "a"]]
+
+
 def test_all_kinds_are_made_again_from_json() -> None:
     """Text and vectors too."""
     for output_type in (str, Embedding(4), Label):

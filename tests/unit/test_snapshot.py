@@ -113,16 +113,16 @@ def test_the_tables_columns_are_kept_as_they_were(tmp_path: Path) -> None:
 
 def test_each_row_has_its_prompt_its_size_and_its_fingerprint(tmp_path: Path) -> None:
     _, kept = _take(tmp_path, ROWS)
-    prompts = [b'"say \\"hi\\""', None, '"雪"'.encode(), b'""']
+    prompts = [b'"say \\"hi\\""', None, '"雪"'.encode(), None]
     assert kept.column("keld_prompt").to_pylist() == prompts
-    assert kept.column("keld_size").to_pylist() == [12, 0, 5, 2]
+    assert kept.column("keld_size").to_pylist() == [12, 0, 5, 0]
     assert kept.column("keld_fingerprint").to_pylist() == [None if prompt is None else row_fingerprint(prompt) for prompt in prompts]
 
 
 def test_a_row_that_cannot_be_asked_says_why_and_is_counted(tmp_path: Path) -> None:
     taken, kept = _take(tmp_path, ROWS)
-    assert (taken.rows, taken.unaskable, taken.prompt_bytes) == (4, 1, 19)
-    assert kept.column("keld_input_error").to_pylist() == [None, "column body is null", None, None]
+    assert (taken.rows, taken.unaskable, taken.prompt_bytes) == (4, 2, 17)
+    assert kept.column("keld_input_error").to_pylist() == [None, "column body is null", None, "the prompt is empty"]
 
 
 def test_the_same_rows_have_the_same_digest(tmp_path: Path) -> None:
@@ -202,4 +202,4 @@ def test_fragments_of_many_blocks_come_in_order(tmp_path: Path, choose: Callable
 
 def test_the_sizes_are_those_of_the_fragments(tmp_path: Path) -> None:
     _take(tmp_path, ROWS)
-    assert sizes(tmp_path / "snapshot.parquet").tolist() == [12, 0, 5, 2]
+    assert sizes(tmp_path / "snapshot.parquet").tolist() == [12, 0, 5, 0]

@@ -63,6 +63,8 @@ def load(url: str, sql: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.long
+@pytest.mark.by_turns  # of the two databases: it has thirty job runs
 def test_what_an_earlier_version_left_is_finished_and_spent_right(left: tuple[Keld, Emulator], tmp_path: Path) -> None:
     """After the test the ledger is compared with the bill, too (`bill_check`)."""
     keld, emulator = left

@@ -15,6 +15,8 @@ from .openai_embeddings import vector
 
 # docs.mistral.ai/capabilities/embeddings, Nov 2026: of mistral-embed, and of codestral-embed, which takes `output_dimension` up to 3,072.
 _FIXED, _DEFAULT, _MOST = 1_024, 1_536, 3_072
+# Of all texts of a request together, and how many these are: code 3210 (github.com/chroma-core/chroma/pull/5597, .../raphaelmansuy/edgequake-llm/pull/74).
+_TOKENS, _INPUTS = 16_384, 512
 
 
 class EmbeddingsBody(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -39,16 +41,19 @@ class MistralEmbeddings:
         inputs = [asked.input] if isinstance(asked.input, str) else asked.input
         if not inputs:
             raise ApiError(status=400, message="Input cannot be empty")
+        tokens = sum(map(tokens_in, inputs))
+        for what, count, most in (("inputs in request", len(inputs), _INPUTS), ("tokens overall", tokens, _TOKENS)):
+            if count > most:
+                raise ApiError(status=400, message=f"Too many {what}, split into more batches.", code="3210")
         dimensions = _dimensions(asked)
         items = ",".join(
             f'{{"object":"embedding","index":{index},"embedding":{vector(one, dimensions, asked.encoding_format)}}}'
             for index, one in enumerate(inputs)
         )
-        tokens = sum(map(tokens_in, inputs))
         name = sha256(body).hexdigest()
         usage = f'{{"prompt_tokens":{tokens},"total_tokens":{tokens},"completion_tokens":0}}'
         answer = f'{{"id":"{name[:32]}","object":"list","data":[{items}],"model":{quoted(asked.model).decode()},"usage":{usage}}}'
-        return Made(answer, asked.model, lane, Usage(tokens, 0), tokens, name)
+        return Made(answer, asked.model, lane, Usage(tokens, 0), tokens, name, len(inputs))
 
 
 def _dimensions(asked: EmbeddingsBody) -> int:

@@ -14,6 +14,8 @@ from ..error import ApiError
 from .openai_body import checked_lane, quoted, read
 
 _DEFAULT_DIMENSIONS = 1536
+# platform.openai.com/docs/api-reference/embeddings/create, Nov 2026: of one text, of all texts of a request together, and how many these are.
+_TEXT_TOKENS, _REQUEST_TOKENS, _INPUTS = 8_192, 300_000, 2_048
 
 
 class EmbeddingsBody(msgspec.Struct, gc=False):
@@ -34,17 +36,38 @@ class Embeddings:
         asked = read(_embeddings, body)
         lane = checked_lane(asked.model, None, None, conditions)
         inputs = _inputs(asked.input)
-        if not inputs:
-            raise ApiError(status=400, message="Invalid 'input': empty array.", param="input", code="empty_array")
+        sizes = _checked_sizes(inputs)
         dimensions = asked.dimensions or _DEFAULT_DIMENSIONS
         items = ",".join(
             f'{{"object":"embedding","index":{index},"embedding":{vector(one, dimensions, asked.encoding_format)}}}'
             for index, one in enumerate(inputs)
         )
-        tokens = sum(len(one) if isinstance(one, list) else tokens_in(one) for one in inputs)
+        tokens = sum(sizes)
         usage = f'"usage":{{"prompt_tokens":{tokens},"total_tokens":{tokens}}}'
         answer = f'{{"object":"list","data":[{items}],"model":{quoted(asked.model).decode()},{usage}}}'
-        return Made(answer, asked.model, lane, Usage(tokens, 0), tokens, sha256(body).hexdigest())
+        return Made(answer, asked.model, lane, Usage(tokens, 0), tokens, sha256(body).hexdigest(), len(inputs))
+
+
+def _checked_sizes(inputs: list[str | list[int]]) -> list[int]:
+    """The tokens of each text.
+
+    Raises:
+        ApiError: there is none, or one or all together are too long.
+    """
+    if not inputs or not all(inputs):
+        code = "empty_string" if inputs else "empty_array"
+        raise ApiError(status=400, message=f"Invalid 'input': {code.replace('_', ' ')}.", param="input", code=code)
+    if len(inputs) > _INPUTS:
+        raise ApiError(status=400, message=f"Invalid 'input': array too long. Expected at most {_INPUTS} items.", param="input")
+    sizes = [len(one) if isinstance(one, list) else tokens_in(one) for one in inputs]
+    if max(sizes) > _TEXT_TOKENS:
+        said = f"This model's maximum context length is {_TEXT_TOKENS} tokens, however you requested {max(sizes)} tokens."
+        raise ApiError(status=400, message=said, param="input", code="context_length_exceeded")
+    if sum(sizes) > _REQUEST_TOKENS:
+        raise ApiError(
+            status=400, message=f"Requested {sum(sizes)} tokens, max {_REQUEST_TOKENS} tokens per request", code="max_tokens_per_request"
+        )
+    return sizes
 
 
 def count_inputs(body: bytes) -> int:

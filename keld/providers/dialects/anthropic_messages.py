@@ -12,14 +12,15 @@ from typing import Any
 
 import msgspec
 
-from keld.answer import Outcome, Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import NO_EMBEDDINGS, Fit
 from keld.providers.dialects.anthropic_schema import obstacle, schema_format
 from keld.providers.fault import code_of, scrubbed
 from keld.providers.template import Hole, Template, template
+from keld.reply import Reply
 from keld.request import Question
 from keld.schema import OutputSchema
 from keld.vocabulary import Count

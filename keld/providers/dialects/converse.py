@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from keld.answer import Outcome, Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import NO_EMBEDDINGS, Fit
 from keld.providers.dialects import converse_schema
@@ -23,6 +23,7 @@ from keld.providers.fault import code_of, scrubbed
 from keld.providers.line import RETRYABLE_STATUS
 from keld.providers.template import Hole, Template, template
 from keld.providers.word import reply_words
+from keld.reply import Reply
 from keld.request import Question, one_line
 from keld.schema import OutputSchema
 from keld.vocabulary import Count

@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.outcome import Outcome
 from keld.providers.fault import code_of, scrubbed
 from keld.providers.line import RETRYABLE_STATUS
+from keld.reply import Reply
 
 # The model or a filter declined; any other reason but STOP is an answer that cannot be used.
 _DECLINED = frozenset(

@@ -21,17 +21,19 @@ from typing import Any
 
 import msgspec
 
-from keld.answer import Outcome, Reply
 from keld.cache import Caching, Ttl
 from keld.errors import InvalidJob, SchemaError
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.base import Fit
 from keld.providers.dialects import openai_answer
+from keld.providers.dialects.openai_embeddings import divided
 from keld.providers.dialects.openai_family import MessageTemplate, message_template
 from keld.providers.fault import code_of, scrubbed
 from keld.providers.line import RETRYABLE_STATUS
 from keld.providers.template import Hole
 from keld.providers.word import reply_words
+from keld.reply import Reply
 from keld.request import Question, one_line
 from keld.schema import OutputSchema, Subset, inlined
 from keld.vocabulary import Count
@@ -141,6 +143,8 @@ class MistralChat(_Mistral):
 @dataclass(frozen=True, slots=True)
 class MistralEmbeddings(_Mistral):
     """`Dialect` of embeddings with one model."""
+
+    divided = staticmethod(divided)
 
     def path(self, model: str) -> str:
         return EMBEDDINGS_PATH

@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.outcome import Outcome
 from keld.providers.fault import scrubbed
 from keld.providers.line import RETRYABLE_STATUS
 from keld.providers.word import reply_words
+from keld.reply import Reply
 
 
 class _Error(msgspec.Struct, gc=False):
@@ -62,6 +63,7 @@ class _Incomplete(msgspec.Struct, gc=False):
 
 class _Vector(msgspec.Struct, gc=False):
     embedding: list[float] | str | None = None
+    index: Any = None  # of its text in the request; some hosts leave it out where there is one
 
 
 class Body(msgspec.Struct, gc=False):
@@ -90,6 +92,7 @@ def judge(custom_id: str, status: int, body: Body) -> Reply:
         custom_id=custom_id,
         outcome=outcome,
         content=content,
+        parts=_vectors(body.data) if body.data is not None and len(body.data) > 1 else None,
         error=error,
         model=body.model,
         tier=body.service_tier,
@@ -114,6 +117,15 @@ def _content(body: Body) -> tuple[Outcome, Any, str | None]:
     refusal = next((part.refusal for part in parts if part.refusal), None)
     reason = body.incomplete_details.reason if body.incomplete_details else None
     return _judged(text, refusal, {"max_output_tokens": "length"}.get(reason or "", reason))
+
+
+def _vectors(data: list[_Vector]) -> list[Any] | None:
+    """The vectors in the order of the texts of a request; None if they do not say it: a vector must never go to another row."""
+    by_index = {
+        number if one.index is None else one.index: one.embedding for number, one in enumerate(data) if type(one.index) in (int, type(None))
+    }
+    found = [by_index.get(number) for number in range(len(data))]
+    return found if all(found) else None
 
 
 def _judged(text: str | None, refusal: str | None, finish: str | None) -> tuple[Outcome, Any, str | None]:

@@ -13,12 +13,28 @@ from keld.errors import InvalidJob
 from keld.price import Lane
 from keld.providers.base import Fit
 from keld.providers.dialects.openai_family import MessageTemplate, OpenAIFamily, message_template
-from keld.providers.pack import shares
 from keld.providers.template import Hole
 from keld.request import Question
 from keld.schema import OutputSchema
+from keld.spread import shares
 
 PATH = "/v1/embeddings"
+
+
+def divided(body: Any, weights: Sequence[int]) -> list[dict[str, Any]] | None:
+    """The answer to N texts as N answers; see `pack.Packing`."""
+    data = body.get("data") if isinstance(body, dict) else None
+    if not isinstance(data, list) or len(data) != len(weights) or not all(isinstance(one, dict) for one in data):
+        return None
+    order = [one.get("index", n) for n, one in enumerate(data)]
+    if sorted(order, key=str) != sorted(range(len(data)), key=str):
+        return None  # a vector stands twice, and another is missing
+    vectors = dict(zip(order, data, strict=True))
+    usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
+    split = {name: shares(usage[name], weights) for name in ("prompt_tokens", "total_tokens") if isinstance(usage.get(name), int)}
+    return [
+        body | {"data": [vectors[n] | {"index": 0}], "usage": {name: parts[n] for name, parts in split.items()}} for n in range(len(data))
+    ]
 
 
 class OpenAIEmbeddings(OpenAIFamily):
@@ -46,21 +62,7 @@ class OpenAIEmbeddings(OpenAIFamily):
             return {}
         return {"dimensions": OutputSchema.from_json(question.output).dimensions}
 
-    def divided(self, body: Any, weights: Sequence[int]) -> list[dict[str, Any]] | None:
-        """The answer to N texts as N answers; see `pack.Packing`."""
-        data = body.get("data") if isinstance(body, dict) else None
-        if not isinstance(data, list) or len(data) != len(weights) or not all(isinstance(one, dict) for one in data):
-            return None
-        order = [one.get("index", n) for n, one in enumerate(data)]
-        if sorted(order, key=str) != sorted(range(len(data)), key=str):
-            return None  # a vector stands twice, and another is missing
-        vectors = dict(zip(order, data, strict=True))
-        usage = body["usage"] if isinstance(body.get("usage"), dict) else {}
-        split = {name: shares(usage[name], weights) for name in ("prompt_tokens", "total_tokens") if isinstance(usage.get(name), int)}
-        return [
-            body | {"data": [vectors[n] | {"index": 0}], "usage": {name: parts[n] for name, parts in split.items()}}
-            for n in range(len(data))
-        ]
+    divided = staticmethod(divided)
 
     def fit(self, question: Question, model: str) -> Fit:
         return Fit(not_in={Lane.FLEX: "embeddings have no flex lane"})

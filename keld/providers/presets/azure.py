@@ -19,7 +19,7 @@ from keld.providers.dialects.openai_embeddings import OpenAIEmbeddings
 from keld.providers.envelope import LINES
 from keld.providers.fault import Meaning
 from keld.providers.part import Auth, Batches, Connection, Dialect, Preset, Probe
-from keld.providers.presets.common import LINE_BYTES, NOT_DONE
+from keld.providers.presets.common import EMBEDDING_PACK, LINE_BYTES, NOT_DONE
 from keld.providers.presets.openai import CHAT, RESPONSES, dialect_of, quotas_of
 from keld.request import Question
 from keld.shard import Limits
@@ -105,5 +105,6 @@ PRESET = Preset(
         list_page=100,
         fences=True,
         window=None,
+        pack=EMBEDDING_PACK,
     ),
 )

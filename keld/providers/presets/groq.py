@@ -20,7 +20,6 @@ PRESET = replace(
     dialects=(CHAT,),
     auth=bearer,
     prices="groq",
-    batch_page=None,
     # 100 MB by the SDK, 200 MB by a page of the documentation (Nov 2026): the smaller one.  Its flex lane costs the same as the standard one.
     # Neither the order of the list nor any paging is documented.
     traits=replace(

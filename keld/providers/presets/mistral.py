@@ -12,6 +12,7 @@ from keld.price import Lane
 from keld.providers.base import Quota, Traits
 from keld.providers.dialects.mistral import MistralChat, MistralEmbeddings, error_in
 from keld.providers.fault import Meaning
+from keld.providers.pack import Pack
 from keld.providers.part import Batches, Connection, Dialect, Preset, Probe, names_in_data
 from keld.providers.presets.common import LINE_BYTES, NOT_DONE
 from keld.providers.transports.mistral_lines import MistralEnvelope
@@ -76,5 +77,8 @@ PRESET = Preset(
         pages_by_id=False,
         finds=True,
         window=timedelta(hours=24),
+        # 512 texts and 16,384 tokens, else 400 with code 3210 (github.com/raphaelmansuy/edgequake-llm/pull/74, .../aurelio-labs/semantic-router/issues/297):
+        # no text has more tokens than bytes.
+        pack=Pack(rows=64, fragment_bytes=16 << 10),
     ),
 )

@@ -19,7 +19,7 @@ from keld.providers.dialects.openai_responses import OpenAIResponses
 from keld.providers.envelope import LINES
 from keld.providers.fault import Meaning
 from keld.providers.part import MODELS, Auth, Batches, Connection, Dialect, Preset
-from keld.providers.presets.common import LINE_BYTES, NOT_DONE
+from keld.providers.presets.common import EMBEDDING_PACK, LINE_BYTES, NOT_DONE
 from keld.request import Question
 from keld.shard import Limits
 
@@ -65,7 +65,6 @@ PRESET = Preset(
     quotas=quotas_of,
     codes={(400, "token_limit_exceeded"): Meaning.QUEUE_FULL, **NOT_DONE},
     prices="openai",
-    batch_page="https://platform.openai.com/batches/{id}",
     probe=MODELS,
     # platform.openai.com/docs/guides/batch, 20 Nov 2026: 50,000 requests, 200 MB a file (10^6 bytes: larger ones were refused in
     # practice), 50,000 embedding inputs.
@@ -77,5 +76,6 @@ PRESET = Preset(
         fences=True,
         newest_first=True,
         window=timedelta(hours=24),
+        pack=EMBEDDING_PACK,
     ),
 )

@@ -10,10 +10,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.outcome import Outcome
 from keld.providers.envelope import ID_FIELD, IN_DOUBT, Named
 from keld.providers.line import lines_of
 from keld.providers.part import Dialect
+from keld.reply import Reply
 
 _OPENING, _CLOSING = b'{"requests":[', b"]}"
 AROUND_BYTES = len(_OPENING) + len(_CLOSING)

@@ -11,10 +11,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.outcome import Outcome
 from keld.providers.fault import scrubbed
 from keld.providers.line import RETRYABLE_STATUS, lines_of
 from keld.providers.part import Dialect
+from keld.reply import Reply
 
 _ID_FIELD = "recordId"
 _MODEL_ERROR = 424  # the model failed at this request, not because of it

@@ -10,10 +10,11 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.outcome import Outcome
 from keld.providers.dialects.gemini_answer import errored
 from keld.providers.line import lines_of
 from keld.providers.part import Dialect
+from keld.reply import Reply
 
 _ID_FIELD = "key"
 B = TypeVar("B")

@@ -17,6 +17,7 @@ import httpx2
 import msgspec
 
 from keld import http
+from keld.patience import Patience
 from keld.providers.download import Piece
 from keld.providers.fault import Fault, fault_of, unreadable
 from keld.providers.log import hide_secrets
@@ -26,7 +27,7 @@ from keld.providers.transports.ranges import piece_of, range_headers
 
 _ENDED_ALREADY = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 T = TypeVar("T")
-Bounds = Callable[[http.Patience], AbstractContextManager[None]]
+Bounds = Callable[[Patience], AbstractContextManager[None]]
 
 
 class Calls:
@@ -43,7 +44,7 @@ class Calls:
         self,
         connect: Callable[[httpx2.Client], Any],
         errors: tuple[type[Exception], ...],
-        patience: http.Patience,
+        patience: Patience,
         auth: Callable[[], Auth] | None = None,
     ) -> None:
         self._connect, self._patience, self._make_auth = connect, patience, auth

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from keld import http
 from keld.objects import AccessDenied, Bucket, Credentials, NoSuchObject, ObjectError, ObjectInfo
+from keld.patience import Patience
 from keld.providers.download import Broken, Piece
 from keld.providers.fault import Fault, Sent
 
@@ -33,7 +34,7 @@ class Stored:
     def __init__(
         self,
         root: str,
-        patience: http.Patience,
+        patience: Patience,
         *,
         options: Callable[[], Mapping[str, str]] = dict,
         credentials: Credentials | None = None,

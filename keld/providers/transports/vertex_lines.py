@@ -16,11 +16,12 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from keld.answer import Outcome, Reply
+from keld.outcome import Outcome
 from keld.providers.dialects.gemini_answer import errored
 from keld.providers.dialects.vertex_models import CLAUDE_PATH
 from keld.providers.line import lines_of
 from keld.providers.part import Dialect
+from keld.reply import Reply
 
 LABEL = "keld"
 _ID_FIELD = "custom_id"

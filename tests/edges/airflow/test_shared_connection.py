@@ -241,7 +241,7 @@ def test_a_key_of_google_gives_the_token_for_vertex(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, identities: Identities, private_key: str, form: str
 ) -> None:
     """Its project is the account's where the connection names none."""
-    from keld.http import Patience
+    from keld.patience import Patience
     from keld.providers.part import Connection
     from keld.providers.transports.vertex_auth import auth
 

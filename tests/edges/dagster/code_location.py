@@ -10,7 +10,7 @@ from keld import Job
 from keld_dagster import KeldParquetIOManager, KeldResource, build_batch_assets, build_keld_sensor, keld_definitions
 
 CANARY = "canary-4711"
-DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-15")
+DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-23")
 ROWS_A_DAY = 5
 
 

@@ -15,9 +15,11 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.instance import DagsterInstance
-from dagster._core.test_utils import create_test_daemon_workspace_context, instance_for_test
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_test_daemon_workspace_context, instance_for_test
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
-from dagster._core.workspace.load_target import PythonFileTarget
+from dagster._core.workspace.load_target import PythonFileTarget, WorkspaceLoadTarget
 from dagster._daemon.backfill import execute_backfill_iteration
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 from dagster._daemon.sensor import execute_sensor_iteration
@@ -25,6 +27,7 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 
 from keld import Keld
 from keld.emulator import Emulator
+from keld_dagster import KeldResource
 
 LOG = logging.getLogger("tests.dagster")
 LOCATION = Path(__file__).with_name("code_location.py")
@@ -149,6 +152,26 @@ def one_event_log(directory: Path) -> dict[str, Any]:
     return {"event_log_storage": storage}
 
 
+@contextmanager
+def standing_still(home: Path, monkeypatch: pytest.MonkeyPatch, latency_s: float) -> Iterator[tuple[Emulator, dg.DagsterInstance, Keld]]:
+    """A provider whose clock only a test turns, a Dagster instance in memory, and a Keld that goes by that clock."""
+    with Emulator(latency_s=latency_s, frozen=True) as emulator:
+        for name, value in emulator.env().items():
+            monkeypatch.setenv(name, value)
+        with dg.DagsterInstance.ephemeral() as instance, Keld(home=home, clock=emulator.now) as keld:
+            yield emulator, instance, keld
+
+
+def resource_of(keld: Keld) -> KeldResource:
+    """A resource that opens the same environment, by the same clock."""
+
+    class Turned(KeldResource):
+        def open(self) -> Keld:
+            return Keld(home=self.home, clock=keld.clock)
+
+    return Turned(home=str(keld.home))
+
+
 def forget(module: str) -> None:
     """Makes the next run of this process, where the runs execute, load the code location anew."""
     for kept in (ReconstructableJob.get_definition, ReconstructableJob.get_repository_definition):
@@ -156,25 +179,35 @@ def forget(module: str) -> None:
     sys.modules.pop(module, None)
 
 
+def loading(location: Path, in_server: bool) -> WorkspaceLoadTarget:
+    """How a code location is loaded: by a code server, which is a process of its own and takes seconds to start, or in this process."""
+    where = {"python_file": str(location), "attribute": "defs", "working_directory": str(location.parent)}
+    if in_server:
+        return PythonFileTarget(**where, location_name="location")
+    origin = LoadableTargetOrigin(executable_path=sys.executable, **where)
+    return InProcessTestWorkspaceLoadTarget(InProcessCodeLocationOrigin(origin, location_name="location"))
+
+
 @contextmanager
-def deployed(location: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    """A fresh deployment of a code location; its provider takes an hour, on a clock that the test turns."""
+def deployed(location: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    """A fresh deployment of a code location; its provider takes an hour, on a clock that the test turns.
+
+    A slow test, and one that is marked `code_server`, has it in a code server, as a user has.
+    """
+    in_server = any(request.node.get_closest_marker(name) for name in ("slow", "code_server"))
     with Emulator(latency_s=LATENCY_S) as emulator:
         for name, value in {**emulator.env(), "TEST_HOME": str(tmp_path / "keld"), "TEST_TABLES": str(tmp_path / "tables")}.items():
             monkeypatch.setenv(name, value)
         forget(location.stem)
-        target = PythonFileTarget(
-            python_file=str(location), attribute="defs", working_directory=str(location.parent), location_name="location"
-        )
         with (
             instance_for_test(overrides=SETTINGS | one_event_log(tmp_path)) as instance,
-            create_test_daemon_workspace_context(target, instance=instance) as workspace,
+            create_test_daemon_workspace_context(loading(location, in_server), instance=instance) as workspace,
             Keld(home=tmp_path / "keld", namespace="location") as keld,
         ):
             yield Deployment(instance, workspace, emulator, keld, location.stem)
 
 
 @pytest.fixture
-def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    with deployed(LOCATION, tmp_path, monkeypatch) as deployment:
+def deployment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    with deployed(LOCATION, request, tmp_path, monkeypatch) as deployment:
         yield deployment

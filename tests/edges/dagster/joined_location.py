@@ -6,7 +6,8 @@ import dagster as dg
 import pandas as pd
 
 from keld import Job
-from keld_dagster import KeldParquetIOManager, KeldResource, build_batch_assets, build_keld_sensor, keld_definitions
+from keld_dagster import build_batch_assets
+from tests.edges.dagster.located import located
 
 DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-05")
 
@@ -27,15 +28,4 @@ def joined(labels: pd.DataFrame, moods: pd.DataFrame) -> pd.DataFrame:
     return labels.merge(moods, on="ticket_id")
 
 
-defs = dg.Definitions.merge(
-    dg.Definitions(
-        assets=[tickets, joined],
-        resources={"io_manager": KeldParquetIOManager(base_dir=dg.EnvVar("TEST_TABLES"))},
-        executor=dg.in_process_executor,
-    ),
-    keld_definitions(
-        [labels, moods],
-        resource=KeldResource(home=dg.EnvVar("TEST_HOME"), hold="none" if os.environ.get("TEST_HOLD") == "none" else "queued"),
-        sensor=build_keld_sensor(minimum_interval_seconds=1),
-    ),
-)
+defs = located([tickets, joined], [labels, moods], hold="none" if os.environ.get("TEST_HOLD") == "none" else "queued")

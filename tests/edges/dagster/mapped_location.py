@@ -4,7 +4,8 @@ import dagster as dg
 import pandas as pd
 
 from keld import Job
-from keld_dagster import KeldParquetIOManager, KeldResource, build_batch_assets, build_keld_sensor, keld_definitions
+from keld_dagster import build_batch_assets
+from tests.edges.dagster.located import located
 
 DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-05")
 HALVES = dg.TimeWindowPartitionsDefinition(
@@ -31,13 +32,4 @@ def report(labels: pd.DataFrame) -> pd.DataFrame:
     return labels.groupby("keld_outcome", as_index=False).size()
 
 
-defs = dg.Definitions.merge(
-    dg.Definitions(
-        assets=[tickets, report],
-        resources={"io_manager": KeldParquetIOManager(base_dir=dg.EnvVar("TEST_TABLES"))},
-        executor=dg.in_process_executor,
-    ),
-    keld_definitions(
-        [labels], resource=KeldResource(home=dg.EnvVar("TEST_HOME")), sensor=build_keld_sensor([labels], minimum_interval_seconds=1)
-    ),
-)
+defs = located([tickets, report], [labels])

@@ -34,7 +34,7 @@ def submit_many(emulator: Emulator, keld: Keld, instance: dg.DagsterInstance, jo
     base, key = emulator.env()["OPENAI_BASE_URL"], {"Authorization": "Bearer any"}
     runs, shards, intents = [], [], []
     ids = {partitions[0]: first.id}
-    with httpx2.Client(base_url=base, headers=key) as client:
+    with httpx2.Client(base_url=base, headers=key, timeout=None) as client:
         asked = {"input_file_id": shard["input_ref"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         for partition in partitions[1:]:
             ids[partition] = secrets.token_hex(16)

@@ -1,16 +1,20 @@
 """Backfills and launches from the UI, through the real daemons."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 
 from keld import Job
-from tests.edges.dagster.conftest import Deployment
+from tests.edges.dagster.code_location import ROWS_A_DAY
+from tests.edges.dagster.conftest import LOCATION, Deployment, deployed
 
 WEEK = [f"2026-11-0{day}" for day in range(1, 8)]
 CANARY = "canary-4711"  # in every prompt of `location.py`
 
 
+@pytest.mark.code_server
 def test_backfill_waits_without_a_slot_and_ends_completed_success(deployment: Deployment) -> None:
     """Dagster fails a backfill whose runs have all ended and that makes no progress; a run that waited would hold a slot for hours."""
     backfill = deployment.backfill(WEEK, "tickets", "labels_batch", "labels", "report")
@@ -25,6 +29,27 @@ def test_backfill_waits_without_a_slot_and_ends_completed_success(deployment: De
     assert deployment.status(backfill) == "COMPLETED_SUCCESS"
     assert deployment.materialized("labels") == deployment.materialized("report") == set(WEEK)
     assert deployment.holds() == ["SUCCESS"] * 7
+
+
+@pytest.mark.slow
+def test_backfill_upon_a_postgres_ledger_ends_completed_success(
+    postgres: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What several hosts need: submit runs, the sensor and collect runs meet in the database, and no file is a ledger."""
+    monkeypatch.setenv("KELD_LEDGER_URL", postgres())
+    with deployed(LOCATION, tmp_path, monkeypatch) as deployment:
+        backfill = deployment.backfill(WEEK, "tickets", "labels_batch", "labels", "report")
+        deployment.turn_until(lambda: deployment.holds() == ["QUEUED"] * 7)
+        assert deployment.status(backfill) == "REQUESTED"
+        deployment.provider_ends()
+        deployment.turn_until(lambda: deployment.status(backfill) != "REQUESTED")
+        assert deployment.status(backfill) == "COMPLETED_SUCCESS"
+        assert deployment.materialized("labels") == deployment.materialized("report") == set(WEEK)
+        assert deployment.holds() == ["SUCCESS"] * 7
+        assert deployment.keld.ledger_url.startswith("postgresql://")
+        assert [status.state for status in deployment.keld.statuses()] == ["finished"] * 7
+        assert len(deployment.emulator.bill()) == len(WEEK) * ROWS_A_DAY
+    assert not list((tmp_path / "keld").rglob("ledger.db*"))
 
 
 def test_launch_of_one_partition_arrives_and_again_costs_nothing(deployment: Deployment, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ ROWS = 2
 
 
 @pytest.fixture
-def kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    with deployed(LOCATION, tmp_path, monkeypatch) as deployment:
+def kinds(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    with deployed(LOCATION, request, tmp_path, monkeypatch) as deployment:
         (tmp_path / "tables").mkdir()
         for kind in kinds_location.KINDS:
             (tmp_path / "tables" / f"{kind}.csv").write_text("id,body\n1,red\n2,green\n")

@@ -25,7 +25,7 @@ def location_without(*missing: str) -> str:
 @pytest.fixture
 def kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Deployment]:
     monkeypatch.setenv("TEST_WITHOUT", location_without(*getattr(request, "param", ())))
-    with deployed(LOCATION, tmp_path, monkeypatch) as deployment:
+    with deployed(LOCATION, request, tmp_path, monkeypatch) as deployment:
         (tmp_path / "tables").mkdir()
         for kind in ("days", "dynamic"):
             (tmp_path / "tables" / f"{kind}.csv").write_text("id,body\n1,red\n2,green\n")

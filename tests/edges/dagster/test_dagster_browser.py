@@ -4,7 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 
+import dagster as dg
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -12,15 +14,16 @@ from example_project.deployment import Dagster, running_dagster
 from keld.emulator import Emulator
 from keld.price import Lane
 from keld.pricing import rates
+from tests.edges.dagster import code_location
 from tests.edges.dagster.conftest import LATENCY_S, LOCATION
 from tests.support.chromium import take_picture
 from tests.support.ticket_job import entry_usd
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(5400)]
 
-WEEK = [f"2026-11-0{day}" for day in range(1, 8)]
-DAY = "2026-11-08"
-LONG_MS = 180_000  # Dagster's backfill daemon looks every 30 s, and two runs go at once
+TWENTY = code_location.DAYS.get_partition_keys()[:20]
+DAY, BLOCKED = code_location.DAYS.get_partition_keys()[20:22]
+LONG_MS = 2_400_000  # Dagster's backfill daemon looks every 30 s, two of forty runs go at once, and the machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +34,33 @@ def provider() -> Iterator[Emulator]:
 
 
 @pytest.fixture(scope="module")
-def dagster(tmp_path_factory: pytest.TempPathFactory, provider: Emulator) -> Iterator[Dagster]:
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the assets are, by their IO manager; the tickets are there."""
+    tables = tmp_path_factory.mktemp("tables")
+    (tables / "tickets").mkdir()
+    for day in (*TWENTY, DAY, BLOCKED):
+        code_location.tickets(dg.build_asset_context(partition_key=day)).to_parquet(tables / "tickets" / f"{day}.parquet")
+    return tables
+
+
+@pytest.fixture(scope="module")
+def dagster(tmp_path_factory: pytest.TempPathFactory, provider: Emulator, tables: Path) -> Iterator[Dagster]:
     place = tmp_path_factory.mktemp("browser")
-    settings = {**provider.env(), "TEST_HOME": str(place / "keld"), "TEST_TABLES": str(place / "tables")}
+    settings = {**provider.env(), "TEST_HOME": str(place / "keld"), "TEST_TABLES": str(tables)}
     with running_dagster(place / "dagster", ("-f", str(LOCATION), "-d", str(LOCATION.parent)), settings) as dagster:
         dagster.wait_until_up()
+        with dg.DagsterInstance.from_config(str(dagster.home)) as instance:
+            for day in (*TWENTY, DAY, BLOCKED):
+                instance.report_runless_asset_event(dg.AssetMaterialization("tickets", partition=day))
         dagster.start_daemon()
-        dagster.launch_backfill([*WEEK, DAY], ["tickets"])
         yield dagster
+
+
+@pytest.fixture
+def page(page: Page) -> Page:
+    """With the theme that the browser prefers."""
+    page.add_init_script("""localStorage.setItem("dagster-theme", JSON.stringify("System"))""")
+    return page
 
 
 def wait_for_partitions(page: Page, dagster: Dagster, asset: str, how_many: int) -> None:
@@ -61,40 +83,44 @@ def materialize(page: Page, dagster: Dagster, partitions: str) -> None:
     expect(dialog).to_be_hidden()
 
 
-def test_a_person_materializes_a_week_and_it_completes(dagster: Dagster, provider: Emulator, page: Page) -> None:
-    """Seven batches are at the provider at once, and nothing runs meanwhile; Dagster must neither give up nor call it done."""
-    wait_for_partitions(page, dagster, "tickets", 8)
-    materialize(page, dagster, f"[{WEEK[0]}...{WEEK[-1]}]")
-    wait_for_partitions(page, dagster, "labels_batch", 7)
+def test_a_person_materializes_twenty_days_and_they_complete_though_the_daemon_was_off(
+    dagster: Dagster, provider: Emulator, page: Page
+) -> None:
+    """Twenty batches are at the provider at once, and nothing runs meanwhile; Dagster must neither give up nor call it done."""
+    wait_for_partitions(page, dagster, "tickets", 22)
+    materialize(page, dagster, f"[{TWENTY[0]}...{TWENTY[-1]}]")
+    wait_for_partitions(page, dagster, "labels_batch", 20)
     page.goto(f"{dagster.url}/runs")
-    for tab in ("Queued (7)", "In progress (0)"):
+    for tab in ("Queued (20)", "In progress (0)"):
         expect(page.get_by_role("tab", name=tab)).to_be_visible(timeout=LONG_MS)
-    page.get_by_role("tab", name="Queued (7)").click()
-    expect(page.get_by_role("link", name="keld_provider_wait")).to_have_count(7)
-    expect(page.get_by_text("keld: at the provider, 0 of 5 rows").first).to_be_visible()  # and no tag of ids
+    page.get_by_role("tab", name="Queued (20)").click()
+    expect(page.get_by_role("link", name="keld_provider_wait")).to_have_count(20)
+    expect(page.get_by_text(re.compile("^keld: at the provider, [0-4] of 5 rows")).first).to_be_visible()  # and no tag of ids
     expect(page.get_by_text("job_runs")).to_have_count(0)
-    page.goto(f"{dagster.url}/assets/labels_batch?view=partitions&partition={WEEK[0]}")
-    for told in ("at the provider", "0 of 5 rows done (0%)", "never: there is no deadline"):
-        expect(page.get_by_role("cell", name=told, exact=True)).to_be_visible()
-    take_picture(page, "dagster-waiting", height=960)
-    page.goto(f"{dagster.url}/assets/labels?view=partitions&partition={WEEK[0]}")
+    page.goto(f"{dagster.url}/assets/labels_batch?view=partitions&partition={TWENTY[0]}")
+    for told in ("at the provider", "[0-4] of 5 rows done.*", "never: there is no deadline"):
+        expect(page.get_by_role("cell", name=re.compile(f"^{told}$"))).to_be_visible()
+    take_picture(page, "dagster-waiting", height=960, dark=True)
+    page.goto(f"{dagster.url}/assets/labels?view=partitions&partition={TWENTY[0]}")
     page.get_by_text("that targets this partition is queued").get_by_role("link").click()
     expect(page.get_by_text("waiting_at_the_provider").first).to_be_visible()
     page.goto(f"{dagster.url}/runs")
     page.get_by_role("tab", name="Backfills").click()
     page.locator("a[href^='/runs/b/']").first.click()
     expect(page.get_by_text("0% completed")).to_be_visible()
+    take_picture(page, "dagster-backfill", height=420, dark=True)
+    dagster.stop_daemon()
     provider.advance(LATENCY_S)
+    dagster.start_daemon()
     expect(page.get_by_text("100% completed")).to_be_visible(timeout=LONG_MS)
     expect(page.get_by_text("Succeeded", exact=True).first).to_be_visible(timeout=LONG_MS)
-    assert len(provider.batches()) == 7
+    assert len(provider.batches()) == 20
     assert Counter(entry.custom_id for entry in provider.bill()).most_common(1)[0][1] == 1
-    assert len(provider.bill()) == 35
+    assert len(provider.bill()) == 100
 
 
 def test_a_person_sees_what_a_day_has_cost(dagster: Dagster, provider: Emulator, page: Page) -> None:
     """One partition is a plain run; afterwards the asset's page says what is in it, and what was paid, as the bill does."""
-    wait_for_partitions(page, dagster, "tickets", 8)
     sent, billed = len(provider.batches()), len(provider.bill())
     materialize(page, dagster, DAY)
     wait_for_partitions(page, dagster, "labels_batch", sent + 1)
@@ -111,4 +137,32 @@ def test_a_person_sees_what_a_day_has_cost(dagster: Dagster, provider: Emulator,
         expect(row.get_by_role("cell").last).to_have_text(value)
     page.goto(f"{dagster.url}/assets/labels?view=partitions&partition={DAY}")
     expect(page.get_by_text("keld/cost_usd", exact=True)).to_be_visible()
-    take_picture(page, "dagster", height=960)  # down to what was saved
+    take_picture(page, "dagster", height=960, dark=True)  # down to what was saved
+    page.goto(f"{dagster.url}/assets/labels?view=overview")
+    page.set_viewport_size({"width": 1200, "height": 960})  # plots keep the width that they were drawn with
+    for button in ("Columns", "Plots"):  # the first is closed, so that there is room
+        page.get_by_role("button", name=button).click()
+    expect(page.locator("canvas").first).to_be_visible()
+    take_picture(page, "dagster-plots", height=960, dark=True)
+
+
+def test_a_person_sees_why_a_day_failed_and_has_it_for_nothing_when_it_is_mended(
+    dagster: Dagster, provider: Emulator, page: Page, tables: Path
+) -> None:
+    """The IO manager fails in the collect run: what stands in its way, a directory, says so on the page of the partition."""
+    sent, there = len(provider.batches()), len(list((tables / "labels").glob("*.parquet"))) if (tables / "labels").exists() else 0
+    in_the_way = tables / "labels" / f"{BLOCKED}.parquet"
+    in_the_way.mkdir(parents=True)
+    materialize(page, dagster, BLOCKED)
+    wait_for_partitions(page, dagster, "labels_batch", sent + 1)
+    provider.advance(LATENCY_S)
+    page.goto(f"{dagster.url}/assets/labels?view=partitions&partition={BLOCKED}")
+    expect(page.get_by_text("Failed (1)")).to_be_visible(timeout=LONG_MS)
+    page.goto(f"{dagster.url}/assets/labels_batch?view=partitions&partition={BLOCKED}")
+    expect(page.get_by_text(f"labels[{BLOCKED}] is not collected: its collect run")).to_be_visible(timeout=LONG_MS)
+    take_picture(page, "dagster-reason", height=960, dark=True)
+    paid = provider.bill()
+    in_the_way.rmdir()
+    materialize(page, dagster, BLOCKED)
+    wait_for_partitions(page, dagster, "labels", there + 1)
+    assert provider.bill() == paid

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from keld import Job
 from keld.emulator import Emulator
 from keld_dagster import KeldParquetIOManager, KeldResource, build_batch_assets
+from keld_dagster.duckdb import KeldDuckDBIOManager
 from keld_dagster.frame import FRAMES, Frame, as_frame, python_type
 
 DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-15")
@@ -65,6 +66,7 @@ def tickets(context: dg.AssetExecutionContext) -> pa.Table:
 def managers(folder: Path) -> dict[str, Any]:
     return {
         "duckdb": DuckDBPandasIOManager(database=str(folder / "tables.db"), schema="public"),
+        "duckdb, streamed": KeldDuckDBIOManager(database=str(folder / "tables.db"), schema="public"),
         # Appending: with deltalake 1.6 its way to overwrite one partition overwrites the whole table, whatever is written (Nov 2026).
         "delta": DeltaLakePandasIOManager(
             root_uri=str(folder / "delta"), storage_options=LocalConfig(), schema="public", mode=WriteMode.append
@@ -73,18 +75,18 @@ def managers(folder: Path) -> dict[str, Any]:
 
 
 def table(name: str, folder: Path) -> pa.Table:
-    if name == "duckdb":
+    if name.startswith("duckdb"):
         with duckdb.connect(str(folder / "tables.db"), read_only=True) as found:
             made: pa.Table = found.sql("select * from public.labels order by id").to_arrow_table()
             return made
     return deltalake.DeltaTable(folder / "delta" / "public" / "labels").to_pyarrow_table().sort_by("id")
 
 
-@pytest.mark.parametrize("name", ["duckdb", "delta"])
-def test_two_partitions_go_through_the_io_managers_of_others(name: str, keld_emulator: Emulator, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "frame"), [("duckdb", "pandas"), ("duckdb, streamed", "reader"), ("delta", "pandas")])
+def test_two_partitions_go_through_the_io_managers_of_others(name: str, frame: Frame, keld_emulator: Emulator, tmp_path: Path) -> None:
     """Made as pandas makes frames, the first partition's table would take no decimal of the second, after its rows were paid."""
     job = Job(name="labels", key="id", prompt="{body}", output_type=Score, models="openai:gpt-5-mini")
-    assets = build_batch_assets(job, source=tickets, frame="pandas", metadata={"partition_expr": "day"})
+    assets = build_batch_assets(job, source=tickets, frame=frame, metadata={"partition_expr": "day"})
     resources = {
         "keld": KeldResource(home=str(tmp_path / "keld")),
         "parquet": KeldParquetIOManager(base_dir=str(tmp_path / "tables")),

@@ -13,7 +13,7 @@ DAYS = ["2026-11-01", "2026-11-02"]
 @pytest.fixture
 def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Deployment]:
     monkeypatch.setenv("TEST_HOLD", getattr(request, "param", "queued"))
-    with deployed(Path(__file__).with_name("joined_location.py"), tmp_path, monkeypatch) as deployment:
+    with deployed(Path(__file__).with_name("joined_location.py"), request, tmp_path, monkeypatch) as deployment:
         yield deployment
 
 

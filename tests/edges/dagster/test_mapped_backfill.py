@@ -19,8 +19,8 @@ query ($day: String!) { assetNodes(assetKeys: [{path: ["labels_batch"]}, {path: 
 
 
 @pytest.fixture
-def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
-    with deployed(Path(__file__).with_name("mapped_location.py"), tmp_path, monkeypatch) as deployment:
+def deployment(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+    with deployed(Path(__file__).with_name("mapped_location.py"), request, tmp_path, monkeypatch) as deployment:
         yield deployment
 
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from dagster._core.test_utils import create_run_for_test
 
 from keld import Job, Keld
 from keld.emulator import Emulator
-from keld_dagster import KeldResource, build_batch_assets, build_keld_sensor, keld_definitions
-from keld_dagster.hold import wait_job
+from keld_dagster import build_batch_assets, build_keld_sensor, keld_definitions
+from keld_dagster.hold import release, wait_job
 from keld_dagster.pending import PendingPartitions
 from keld_dagster.progress import MOST, PROGRESS_TAG, Wait, first_tags, tell
+from tests.edges.dagster.conftest import resource_of, standing_still
 
 LOG = logging.getLogger("tests.progress")
 LATENCY_S = 8 * 3600
@@ -67,11 +68,8 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    with Emulator(latency_s=LATENCY_S, frozen=True) as emulator:
-        for name, value in emulator.env().items():
-            monkeypatch.setenv(name, value)
-        with dg.DagsterInstance.ephemeral() as instance, Keld(home=tmp_path, clock=emulator.now) as keld:
-            yield Desk(emulator, instance, keld)
+    with standing_still(tmp_path, monkeypatch, LATENCY_S) as (emulator, instance, keld):
+        yield Desk(emulator, instance, keld)
 
 
 def test_a_wait_says_how_far_the_provider_is(desk: Desk) -> None:
@@ -92,16 +90,37 @@ def test_a_wait_says_how_far_the_provider_is(desk: Desk) -> None:
     assert desk.tag(wait).startswith("at the provider, 5 of 10 rows done")
 
 
-def test_a_day_of_waiting_is_told_a_few_times_only(desk: Desk) -> None:
-    """Dagster's event log never forgets; looked at every half minute, it would have 2,880 events of each partition after a day."""
+def times_told(desk: Desk, *, days: int, flapping: bool = False) -> int:
+    """How often a wait of some days is told of, if it is looked at every five minutes."""
     wait = desk.hold("day1")
-    for _ in range(24 * 60 // 5):
+    late = {"day1": replace(wait.statuses["day1"], problem_kind="ProviderUnreachable")}
+    for n in range(days * 24 * 60 // 5):
         desk.emulator.advance(300)
         run = desk.instance.get_run_by_id(wait.hold.run_id)
         assert run is not None
-        wait = Wait(hold=run, batch=BATCH, statuses=wait.statuses)
-        tell(desk.instance, desk.keld, [wait], until=0.0, log=LOG)
-    assert 10 < len(desk.told()) <= MOST
+        statuses = late if flapping and n % 2 else wait.statuses
+        tell(desk.instance, desk.keld, [Wait(hold=run, batch=BATCH, statuses=statuses)], until=0.0, log=LOG)
+    return len(desk.told())
+
+
+def test_a_day_of_waiting_is_told_a_few_times_only(desk: Desk) -> None:
+    """Dagster's event log never forgets; looked at every half minute, it would have 2,880 events of each partition after a day."""
+    assert 10 < times_told(desk, days=1) <= MOST
+
+
+def test_a_wait_of_weeks_is_told_of_to_its_end(desk: Desk) -> None:
+    """Four times a day: who looks at it in the third week sees that it goes on."""
+    before = times_told(desk, days=2)
+    desk.emulator.advance(timedelta(days=14).total_seconds())
+    [wait] = [run for run in desk.instance.get_runs() if run.job_name == wait_job.name]
+    status = desk.keld.statuses()[0]
+    tell(desk.instance, desk.keld, [Wait(hold=wait, batch=BATCH, statuses={"day1": status})], until=0.0, log=LOG)
+    assert len(desk.told()) == before + 1
+
+
+def test_news_without_end_is_told_ever_more_rarely(desk: Desk) -> None:
+    """A provider that is reached at every second look would fill the event log: 288 events of a partition a day."""
+    assert MOST <= times_told(desk, days=4, flapping=True) <= MOST + 4 * 4
 
 
 def test_what_is_news_is_told_at_once(desk: Desk) -> None:
@@ -149,14 +168,8 @@ def test_hold_run_of_an_earlier_version_is_read_told_of_and_ended(desk: Desk) ->
         "keld/followers": "[]",
     }
     run = create_run_for_test(desk.instance, job_name=wait_job.name, status=dg.DagsterRunStatus.NOT_STARTED, tags=old)
-    clock = desk.emulator.now
-
-    class Turned(KeldResource):
-        def open(self) -> Keld:
-            return Keld(home=self.home, clock=clock)
-
     asset = build_batch_assets(JOB, source="t/{partition}.csv", partitions_def=DAYS)
-    resource = Turned(home=str(desk.keld.home))
+    resource = resource_of(desk.keld)
     repository, sensor = keld_definitions([asset], resource=resource).get_repository_def(), build_keld_sensor([asset])
 
     def tick() -> Any:
@@ -179,3 +192,29 @@ def test_hold_run_of_an_earlier_version_is_read_told_of_and_ended(desk: Desk) ->
     assert ended is not None and ended.is_finished
     assert desk.told()[0]["keld/state"] == "finished"
     assert ended.tags[PROGRESS_TAG].startswith("over, 1 of 1 rows done")
+
+
+def test_a_wait_whose_success_dagster_does_not_record_ends_all_the_same(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events of a run are not public, and may change; a hold run that stayed would keep its backfill open without end."""
+
+    def changed(*_: Any) -> None:
+        raise AttributeError("PIPELINE_SUCCESS")
+
+    monkeypatch.setattr("keld_dagster.hold._succeed", changed)
+    wait = desk.hold("day1")
+    release(desk.instance, wait.hold, "1 of 1 partitions are over at the provider; 0 were cancelled.")
+    ended = desk.instance.get_run_by_id(wait.hold.run_id)
+    assert ended is not None
+    assert ended.status is dg.DagsterRunStatus.CANCELED
+    [message] = [entry.dagster_event.message for entry in desk.instance.all_logs(ended.run_id, of_type=dg.DagsterEventType.RUN_CANCELED)]
+    assert message == (
+        "1 of 1 partitions are over at the provider; 0 were cancelled. "
+        "It is ended as canceled, since its success cannot be recorded (AttributeError)."
+    )
+
+
+def test_a_person_sees_what_is_in_the_way(desk: Desk) -> None:
+    wait = desk.hold("day1")
+    blocked = replace(wait.statuses["day1"], problem="openai at api.openai.com refuses the key.", problem_kind="AccessRefused")
+    tell(desk.instance, desk.keld, [Wait(hold=wait.hold, batch=BATCH, statuses={"day1": blocked})], until=0.0, log=LOG)
+    assert desk.told()[0]["keld/obstacle"] == "openai at api.openai.com refuses the key."

@@ -1,5 +1,6 @@
-"""The examples for Dagster in README and docs/, run as they stand."""
+"""The examples for Dagster in README and docs/, run as they stand; and that each line of the table of cases is a test."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,3 +37,11 @@ def test_an_example_gives_its_two_assets_a_sensor_and_the_checks(
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {*sources, "ticket_labels_batch", "ticket_labels"}
     assert {key.name for key in graph.asset_check_keys} == {"completion_rate", "deadline_met", "cost_under_ceiling", "valid_rate"}
     assert len(list(defs.sensors)) == 1
+
+
+def test_each_case_of_the_table_names_the_test_that_holds_it() -> None:
+    table = (DOCS / "notes" / "dagster.md").read_text(encoding="utf-8").partition("## How backfills and waits end")[2]
+    named = re.findall(r"`(test_\w+)` \|$", table, re.MULTILINE)
+    tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    assert len(named) > 20
+    assert [name for name in named if f"def {name}(" not in tests] == []

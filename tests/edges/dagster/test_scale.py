@@ -10,7 +10,8 @@ import pytest
 
 from keld import Job, Keld
 from keld.emulator import Emulator
-from keld_dagster import KeldResource, build_batch_assets, build_keld_sensor, keld_definitions
+from keld_dagster import build_batch_assets, build_keld_sensor, keld_definitions
+from tests.edges.dagster.conftest import resource_of, standing_still
 from tests.edges.dagster.pending_partitions import counted, submit_many
 
 LATENCY_S = 3600
@@ -23,13 +24,7 @@ class Crowd:
 
     def __init__(self, emulator: Emulator, instance: dg.DagsterInstance, keld: Keld) -> None:
         self.emulator, self.instance, self.keld = emulator, instance, keld
-        clock = emulator.now
-
-        class Turned(KeldResource):
-            def open(self) -> Keld:
-                return Keld(home=self.home, clock=clock)
-
-        self.resource = Turned(home=str(keld.home))
+        self.resource = resource_of(keld)
 
     def wait(self, count: int, *, first: int = 0) -> None:
         partitions = [f"day{n}" for n in range(first + count)]
@@ -47,11 +42,8 @@ class Crowd:
 
 @pytest.fixture
 def crowd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crowd]:
-    with Emulator(latency_s=LATENCY_S, frozen=True) as emulator:
-        for name, value in emulator.env().items():
-            monkeypatch.setenv(name, value)
-        with dg.DagsterInstance.ephemeral() as instance, Keld(home=tmp_path, clock=emulator.now) as keld:
-            yield Crowd(emulator, instance, keld)
+    with standing_still(tmp_path, monkeypatch, LATENCY_S) as (emulator, instance, keld):
+        yield Crowd(emulator, instance, keld)
 
 
 def test_tick_asks_no_more_of_the_databases_for_hundreds_of_waits_than_for_a_few(crowd: Crowd) -> None:

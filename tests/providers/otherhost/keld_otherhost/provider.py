@@ -17,7 +17,7 @@ import httpx2
 import msgspec
 
 from keld import http
-from keld.answer import Outcome, Reply
+from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.account import origin
 from keld.providers.base import BatchState, RemoteBatch, Submission, Traits
@@ -28,6 +28,7 @@ from keld.providers.line import RETRYABLE_STATUS, lines_of
 from keld.providers.page import UNREADABLE_TIME, Page
 from keld.providers.part import Connection, Dialect, Fixed, Preset
 from keld.providers.transports.ranges import piece_of, range_headers
+from keld.reply import Reply
 from keld.shard import Limits
 
 # -- the lines ------------------------------------------------------------------------------------------------

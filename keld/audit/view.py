@@ -1,0 +1,130 @@
+"""View: an audit as tables for people."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from keld.audit.finding import Audit, Finding
+from keld.audit.money import Bill
+from keld.audit.verdict import Waits
+
+_SHOWN = 30
+_COLOURS = {Waits.YES: "cyan", Waits.NO: "green", Waits.ASK: "yellow", Waits.ALREADY: "dim"}
+
+
+def audit_view(audit: Audit, *, explained: bool = True) -> RenderableType:
+    """What an audit found: the money, the groups, and the reasons of each."""
+    parts: list[RenderableType] = [Text(headline(audit)), Text(), _groups(audit), Text(), *map(Text, _notes(audit))]
+    if explained:
+        for finding in audit.findings[:_SHOWN]:
+            parts += [Text(), *_reasons(finding)]
+    return Lines(*parts)
+
+
+def headline(audit: Audit) -> str:
+    """The result in a sentence or two."""
+    calls = sum(one.calls for one in audit.sources)
+    if not audit.findings:
+        return f"{calls:,} calls: there is nothing to judge."
+    low, middle, high = audit.saving(Waits.NO)
+    _, possible, _ = audit.saving(Waits.NO, Waits.ASK)
+    unit = "a month" if audit.factor != 1 else "in this log"
+    money = ", ".join(f"{usd(audit.usd(waits))} {waits.value}" for waits in Waits if audit.usd(waits))
+    return (
+        f"{calls:,} calls on {audit.days:.1f} days. {unit.capitalize()}: {money}. Moving what does not wait saves {usd(middle)} {unit} "
+        f"({usd(low)} to {usd(high)}); with all that is to be asked about, up to {usd(possible)}."
+    )
+
+
+def _groups(audit: Audit) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("group", "model", "calls", "USD", "verdict", "points", "saves", "p10 to p90", "if no cache hits"):
+        table.add_column(
+            name, justify="right" if name in ("calls", "USD", "saves", "p10 to p90", "if no cache hits") else "left", no_wrap=True
+        )
+    for one in audit.findings[:_SHOWN]:
+        table.add_row(
+            Text(one.name), Text(f"{one.key.provider}:{one.key.model}"), f"{one.group.calls:,}", usd(one.usd), Text(one.waits.value, style=_COLOURS[one.waits]),
+            f"{one.evidence.waits} : {one.evidence.free}", *saving_cells(one),
+        )  # fmt: skip
+    return table
+
+
+def saving_cells(finding: Finding) -> tuple[str, str, str]:
+    """(expected saving, its range, the saving without any cache hit); empty where nothing is to be moved."""
+    if finding.waits not in (Waits.NO, Waits.ASK):
+        return "", "", ""
+    if finding.net is None:
+        return ("?" if finding.worth is None else usd(finding.worth)), "", ""
+    spread = f"{usd(finding.net.quantile(0.1))} to {usd(finding.net.quantile(0.9))}"
+    return usd(finding.net.net_usd), spread, usd(finding.net.no_hits_usd)
+
+
+def _notes(audit: Audit) -> list[str]:
+    notes = [
+        f"{one.where}: {one.title}, {one.calls:,} calls" + (f", {one.bad:,} rows that cannot be read" if one.bad else "")
+        for one in audit.sources[:_SHOWN]
+    ]
+    if (left := len(audit.sources) - _SHOWN) > 0:
+        notes.append(f"{left:,} more files; {audit.bad:,} rows in all that cannot be read")
+    notes += [
+        f"Not counted: {groups} groups, {tokens_in:,} input and {tokens_out:,} output tokens: {why}."
+        for why, (groups, tokens_in, tokens_out) in audit.not_counted.items()
+    ]
+    if (left := len(audit.findings) - _SHOWN) > 0:
+        notes.append(f"{left:,} more groups are in --json.")
+    if audit.factor == 1 and audit.findings:
+        notes.append("The log has less than 7 days: no verdict but by a rule, and the figures are of the log, not of a month.")
+    return notes
+
+
+def _reasons(finding: Finding) -> list[Text]:
+    lines = [Text(f"{finding.name}: {finding.waits.value} ({finding.reason})", style=_COLOURS[finding.waits])]
+    lines += [Text(f"  {text}") for text in reasons(finding)]
+    if finding.waits is Waits.ASK:
+        lines += [Text(f"  {line}", style="dim") for line in ("To settle it:", *finding.stanza().splitlines())]
+    return lines
+
+
+def reasons(finding: Finding) -> list[str]:
+    """The evidence of both sides, what is missing, and the terms of the saving, a line each."""
+    found = []
+    for sign in finding.evidence.signs:
+        side = f"+{sign.waits} waits" if sign.waits else f"+{sign.free} does not wait" if sign.free else "note"
+        found.append(f"{side}: {sign.text}")
+    if finding.evidence.missing:
+        found.append(f"not in the log: {', '.join(finding.evidence.missing)}")
+    if finding.waits in (Waits.NO, Waits.ASK):
+        found += money_lines(finding)
+    return [*found, *(f"sample: {text}" for text in finding.samples)]
+
+
+def money_lines(finding: Finding) -> list[str]:
+    """The formula with its numbers; what is said where there are none."""
+    if finding.fleet_usd is not None:
+        less, costs = finding.fleet_usd
+        return [f"own machines: whole replicas saved {usd(less)}, the batch costs {usd(costs)} a month"]
+    if isinstance(finding.bill, Bill) and finding.net is not None:
+        net = finding.net
+        found = [
+            f"net {usd(net.net_usd)} = (1 - {net.late:.3f}) x ({usd(net.now_usd)} - {usd(net.then_usd)}) - ({net.again:.3f} + {net.twice:.3f}) x "
+            f"{usd(net.then_usd)} - {usd(net.staging_usd)} staging - {usd(net.operations_usd)} operations; {finding.bill.lane} lane; {finding.bill.basis}"
+        ]
+        if finding.bill.cached > 0.01:
+            found.append(
+                f"{finding.bill.cached:.0%} of the input is read from the cache: {usd(net.same_hits_usd)} if a batch hits as often, "
+                f"{usd(net.no_hits_usd)} if it never does"
+            )
+        return found
+    return [f"not counted: {finding.bill}"]
+
+
+def usd(amount: Decimal) -> str:
+    """An amount for people: cents, from $100 on dollars."""
+    sign = "-" if amount < 0 else ""
+    return f"{sign}${abs(amount):,.0f}" if abs(amount) >= 100 else f"{sign}${abs(amount):,.2f}"

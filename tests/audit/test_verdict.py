@@ -1,0 +1,124 @@
+"""Who waits: the verdicts on a made month, with all that a log may have and with less.  A wrong `does not wait` is the one error that may not be."""
+
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from keld.audit import Audit, Rules, Waits, examine, rules_of
+from tests.audit.workload import DECEIVING, FREE, WAITING, Call, month, whole_seconds
+from tests.audit.writer import _lines, litellm_rows, openai_usage
+
+NOW = datetime(2026, 11, 30, tzinfo=UTC)
+SEEDS = (1, 2)
+UNDECIDED = {"fraud-check", "rewrite", "checks-ci", "consumer", "triage"}
+
+
+def _audited(folder: Path, calls: list[Call], without: tuple[str, ...] = (), rules: Rules | None = None) -> Audit:
+    path = folder / "log.jsonl"
+    path.write_bytes(_lines({name: value for name, value in row.items() if name not in without} for row in litellm_rows(calls)))
+    return examine([str(path)], now=NOW, rules=rules)
+
+
+def _verdicts(audit: Audit) -> dict[str, Waits]:
+    return {one.key.service: one.waits for one in audit.findings}
+
+
+def _said(found: dict[str, Waits], verdict: Waits) -> set[str]:
+    return {service for service, waits in found.items() if waits is verdict}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_with_all_the_evidence_every_verdict_is_right_and_what_looks_alike_is_asked(seed: int, tmp_path: Path) -> None:
+    found = _verdicts(_audited(tmp_path, month(seed)))
+    assert _said(found, Waits.NO) == set(FREE) - UNDECIDED
+    assert _said(found, Waits.YES) == set(WAITING) - UNDECIDED
+    assert _said(found, Waits.ASK) == UNDECIDED
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    ("without", "waiting"),
+    [
+        (("end_user", "session_id"), {"chat", "copilot", "summarize", "completion"}),
+        (("end_user", "session_id", "completionStartTime"), set()),
+    ],
+    ids=["no ids", "no ids, no streams"],
+)
+def test_what_a_log_lacks_costs_verdicts_and_never_makes_a_wrong_one(
+    seed: int, without: tuple[str, ...], waiting: set[str], tmp_path: Path
+) -> None:
+    found = _verdicts(_audited(tmp_path, month(seed), without))
+    assert _said(found, Waits.NO) == set(FREE) - UNDECIDED
+    assert _said(found, Waits.YES) == waiting
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_log_of_whole_seconds_shows_no_closed_loop_and_decides_less(seed: int, tmp_path: Path) -> None:
+    audit = _audited(tmp_path, whole_seconds(month(seed)))
+    found = _verdicts(audit)
+    assert _said(found, Waits.NO) <= set(FREE) - UNDECIDED
+    assert _said(found, Waits.NO) >= {"classify", "embed", "tagger", "translate", "catalog"}
+    assert not any("closed loop" in sign.text for one in audit.findings for sign in one.evidence.signs)
+    assert all("parts of a second" in one.evidence.missing for one in audit.findings)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_buckets_of_a_minute_say_who_does_not_wait_by_the_clock_and_never_who_waits(seed: int, tmp_path: Path) -> None:
+    (tmp_path / "usage.json").write_bytes(openai_usage(month(seed)))
+    found = _verdicts(examine([str(tmp_path / "usage.json")], now=NOW))
+    assert _said(found, Waits.YES) == set()
+    assert _said(found, Waits.NO) == {"classify", "embed", "tagger", "translate", "catalog", "morning"}
+
+
+@pytest.mark.parametrize("width", [3_600, 86_400])
+def test_wider_buckets_decide_nothing(width: int, tmp_path: Path) -> None:
+    (tmp_path / "usage.json").write_bytes(openai_usage(month(1), width))
+    assert set(_verdicts(examine([str(tmp_path / "usage.json")], now=NOW)).values()) == {Waits.ASK}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_log_of_less_than_a_week_decides_nothing(seed: int, tmp_path: Path) -> None:
+    """In a log of two days every group looks like a single backfill, and a pool that serves people like a closed loop."""
+    audit = _audited(tmp_path, month(seed, days=2, groups=WAITING | FREE | DECEIVING))
+    assert Counter(_verdicts(audit).values()).keys() == {Waits.ASK}
+    assert audit.factor == 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_saturated_pool_and_a_nightly_job_with_peoples_ids_are_asked_about(seed: int, tmp_path: Path) -> None:
+    found = _verdicts(_audited(tmp_path, month(seed, groups=DECEIVING)))
+    assert found == {"pool": Waits.ASK, "notices": Waits.ASK, "standup": Waits.NO}
+
+
+def test_a_job_just_before_a_meeting_has_a_deadline_that_is_called_a_guess(tmp_path: Path) -> None:
+    """It does not wait for seconds, and yet it is due in two minutes, which no log says."""
+    audit = _audited(tmp_path, month(1, groups=DECEIVING))
+    assert "guess" in next(one.delay_basis for one in audit.findings if one.key.service == "standup")
+
+
+def test_a_rule_is_stronger_than_the_evidence_and_the_first_that_fits_holds(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.toml"
+    rules.write_text(
+        '[[group]]\nmatch = {service = "consum*"}\nwaits = false\nacceptable_delay = "9h"\n'
+        '[[group]]\nmatch = {service = "*", model = "gpt-*"}\nwaits = true\n'
+    )
+    audit = _audited(tmp_path, month(1, days=2), rules=rules_of(str(rules)))
+    found = _verdicts(audit)
+    assert _said(found, Waits.NO) == {"consumer"}
+    assert set(found.values()) == {Waits.NO, Waits.YES}
+    assert next(one.delay for one in audit.findings if one.key.service == "consumer").total_seconds() == 9 * 3600  # type: ignore[union-attr]
+
+
+def test_the_rule_that_a_finding_prints_settles_it(tmp_path: Path) -> None:
+    calls = month(1)
+    asked = [one for one in _audited(tmp_path, calls).findings if one.waits is Waits.ASK]
+    (tmp_path / "rules.toml").write_text("\n".join(one.stanza() for one in asked))
+    assert _said(_verdicts(_audited(tmp_path, calls, rules=rules_of(str(tmp_path / "rules.toml")))), Waits.ASK) == set()
+
+
+def test_the_time_zone_of_the_rules_is_that_of_night_and_of_the_hour(tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_text('timezone = "Asia/Tokyo"\n')
+    audit = _audited(tmp_path, month(1, groups={"classify": FREE["classify"]}), rules=rules_of(str(tmp_path / "rules.toml")))
+    assert not any("22:00" in sign.text for sign in audit.findings[0].evidence.signs)  # 02:00 in UTC is 11:00 there
