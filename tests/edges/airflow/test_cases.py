@@ -13,7 +13,7 @@ import pytest
 
 from example_project.stack import StackFailed
 from keld import Keld
-from tests.edges.airflow.live_airflow import QUIET, Stack, database_url, live
+from tests.edges.airflow.live_airflow import QUIET, Stack, database_url, live, told_of_secrets
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -94,11 +94,11 @@ def test_a_pool_that_counts_deferred_tasks_caps_the_batches_that_are_open(cases:
     run_id = cases.start("pooled")
     cases.until("pooled", run_id, deferred=2)
     slots = cases.slots("open_batches")
-    assert cases.states("pooled", run_id)["deferred"] == 2
     cases.stack.provider_ends()
     cases.until("pooled", run_id, success=2, deferred=2)
     cases.stack.provider_ends()
     cases.until("pooled", run_id, success=MAPPED)
+    assert {task["rendered_map_index"] for task in cases.airflow.tasks("pooled", run_id)} == {"us", "eu", "apac", "latam"}
     cases.note("pool of 2 slots with `include_deferred`, 4 mapped tasks", "success", slots)
 
 
@@ -260,3 +260,8 @@ def test_a_task_that_is_marked_failed_before_a_triggerer_has_it_gets_its_batch_c
     cases.note("marked failed before a triggerer has it", "failed; cancelled by the next task or triggerer", slots)
     cases.stack.provider_ends()
     cases.until("brief", other, success=1)
+
+
+def test_no_log_and_no_table_of_airflow_tells_a_row_of_a_task_whatever_stood_beside_it(cases: Cases) -> None:
+    """After all of the above, mapped tasks and callbacks among them."""
+    assert told_of_secrets(cases.stack) == []

@@ -45,7 +45,9 @@ with DAG("unchained", schedule=daily, **in_turn):
     KeldBatchOperator(**asked, name="unchained")
 
 with DAG("pooled", schedule=None, **common):
-    KeldBatchOperator.partial(**asked, name="pooled", pool="open_batches").expand(partition=["us", "eu", "apac", "latam"])
+    KeldBatchOperator.partial(**asked, name="pooled", pool="open_batches", map_index_template="{{ task.partition }}").expand(
+        partition=["us", "eu", "apac", "latam"]
+    )
 
 with DAG("capped", schedule=None, **common):
     KeldBatchOperator.partial(**asked, name="capped", max_active_tis_per_dag=2).expand(partition=["us", "eu", "apac", "latam"])
