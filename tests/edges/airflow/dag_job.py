@@ -28,6 +28,12 @@ def note_late(context: Any = None, **_: Any) -> None:
     (PLACE / f"late-{os.getpid()}").touch()
 
 
+def note(what: str, context: Any) -> None:
+    """A task or callback leaves word that it has run, and for which Dag run."""
+    with (PLACE / "notes").open("a") as notes:
+        notes.write(f"{context.get('run_id') or context['dag_run'].run_id} {what}\n")
+
+
 def arm(context: Any) -> None:
     """Before a visit: leaves word of where it is; takes the failpoint that a test has left for the next one, and only for that."""
     if "TEST_WORKER" in os.environ:

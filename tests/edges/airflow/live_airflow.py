@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 LATENCY_S = 3600.0
 CANARY = "canary-7129"
 KEY = "sk-canary-7129-KEY"
-DAGS = ("label", "report", "interval", "regions", "quick", "hurried", "held")
+DAGS = ("label", "report", "interval", "quick", "hurried", "held")
 
 # Airflow fails a task, or leaves a Dag out, that a slow machine took longer for than its defaults of 5, 30 and 50 seconds.
 PATIENT = {
@@ -155,6 +155,13 @@ def dump(airflow: Airflow) -> str:
     fernet = Fernet(airflow.environment["AIRFLOW__CORE__FERNET_KEY"].encode())
     kept = [row for (table,) in rows(airflow, catalog) for row in rows(airflow, f'SELECT * FROM "{table}"')]
     return "\n".join(_plain(value, fernet) for row in kept for value in row)
+
+
+def told_of_secrets(stack: Stack) -> list[str]:
+    """The lines of Airflow's database and logs that have a row, a prompt, an answer or a key."""
+    kept = dump(stack.airflow) + stack.logs()
+    assert len(kept) > 100_000, "both were read"
+    return [line[:300] for line in kept.splitlines() if CANARY in line or KEY in line]
 
 
 def _plain(value: Any, fernet: Any) -> str:

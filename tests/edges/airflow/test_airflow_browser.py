@@ -8,18 +8,19 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.edges.airflow.live_airflow import KEY, Stack, live
+from tests.edges.airflow.live_airflow import KEY, QUIET, Stack, live
 from tests.support.chromium import take_picture
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(3600)]
 
-DAYS = [f"2026-02-0{day}" for day in range(1, 7)]
+DAYS = [f"2026-02-{day:02}" for day in range(1, 11)]
+COUNT = len(DAYS)
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    with live(tmp_path_factory.mktemp("browser")) as stack:
-        stack.settle("label", "interval", "hurried")
+    with live(tmp_path_factory.mktemp("browser"), dags=("label",), **QUIET) as stack:
+        stack.settle("label")
         yield stack
 
 
@@ -50,8 +51,8 @@ def launch(form: Locator) -> None:
     assert told.value.ok, told.value.text()
 
 
-def test_a_person_fills_six_days_by_the_backfill_form(stack: Stack, page: Page) -> None:
-    """The form says one run at a time; with six, all days are at the provider at once, through two slots."""
+def test_a_person_fills_ten_days_by_the_backfill_form(stack: Stack, page: Page) -> None:
+    """The form says one run at a time; with ten, all days are at the provider at once, through two slots."""
     airflow, before, billed = stack.airflow, stack.creates(), len(stack.emulator.bill())
     show(page, stack, "/dags/label")
     page.get_by_role("button", name="Trigger Dag").click()
@@ -59,21 +60,22 @@ def test_a_person_fills_six_days_by_the_backfill_form(stack: Stack, page: Page) 
     form = page.get_by_role("dialog").filter(has=page.get_by_role("heading", name="Run Backfill"))
     choose_instant(form, "From", DAYS[0])
     choose_instant(form, "To", DAYS[-1])
-    expect(form.get_by_text("6 runs will be triggered")).to_be_visible()
+    expect(form.get_by_text(f"{COUNT} runs will be triggered")).to_be_visible()
     expect(form.get_by_role("radio", name="Missing Runs")).to_be_checked()
     expect(form.get_by_role("spinbutton")).to_have_value("1")
-    form.get_by_role("spinbutton").fill("6")
+    form.get_by_role("spinbutton").fill(str(COUNT))
     launch(form)
-    airflow.until(lambda: airflow.states("label", "label", "backfill") == ["deferred"] * 6, "six tasks are deferred")
+    airflow.until(lambda: airflow.states("label", "label", "backfill") == ["deferred"] * COUNT, "all are deferred")
     expect(page.get_by_text("Backfill in progress")).to_be_visible()
+    take_picture(page, "airflow-grid", height=600)
     show(page, stack, "/dags/label/tasks/label/task_instances")
-    expect(page.get_by_role("row").filter(has_text="Deferred")).to_have_count(6)
+    expect(page.get_by_role("row").filter(has_text="Deferred")).to_have_count(COUNT)
     take_picture(page, "airflow")
     stack.provider_ends()
-    airflow.until(lambda: airflow.states("label", "label", "backfill") == ["success"] * 6, "six tasks are through")
-    assert stack.creates() - before == 6
+    airflow.until(lambda: airflow.states("label", "label", "backfill") == ["success"] * COUNT, "all are through")
+    assert stack.creates() - before == COUNT
     assert Counter(entry.custom_id for entry in stack.emulator.bill()).most_common(1)[0][1] == 1
-    assert len(stack.emulator.bill()) - billed == 30
+    assert len(stack.emulator.bill()) - billed == 5 * COUNT
     assert {path.stem for path in (stack.place / "tables").glob("*.parquet")} >= set(DAYS)
 
 
@@ -90,6 +92,17 @@ def test_a_task_that_waits_is_shown_as_deferred_with_a_link_to_its_batch(stack: 
     stack.provider_ends()
     stack.wait_for(run_id, "success")
     expect(page.get_by_role("cell", name="success")).to_be_visible()
+
+
+def test_a_person_reads_in_the_log_how_far_a_task_is_that_waits(stack: Stack, page: Page) -> None:
+    """One line each time that something has changed; the triggerer writes it, and Airflow shows it with what the worker has written."""
+    run_id = stack.start("2026-03-04")
+    show(page, stack, shown_task(run_id))
+    expect(page.get_by_text("0 of 5 rows answered, 1 batch")).to_be_visible()
+    expect(page.get_by_text("At the provider: 0 of 5 rows done in 1 batch")).to_be_visible()
+    take_picture(page, "airflow-log", height=700)
+    stack.provider_ends()
+    stack.wait_for(run_id, "success")
 
 
 def test_what_a_task_has_done_is_told_by_its_xcom(stack: Stack, page: Page) -> None:
@@ -113,7 +126,7 @@ def test_each_partition_is_an_event_on_the_page_of_the_asset(stack: Stack, page:
     expect(page.get_by_role("code").first).to_be_visible()
 
 
-def test_the_form_of_a_connection_has_keld_s_own_fields(stack: Stack, page: Page) -> None:
+def test_a_person_finds_keld_s_own_fields_in_the_form_of_a_connection(stack: Stack, page: Page) -> None:
     """Each with a name and a line that says what belongs there; the key goes where Airflow encrypts and hides it."""
     show(page, stack, "/connections")
     page.get_by_role("button", name="Add Connection").click()
@@ -128,6 +141,7 @@ def test_the_form_of_a_connection_has_keld_s_own_fields(stack: Stack, page: Page
         expect(form.get_by_role("group").filter(has_text=re.compile(f"^{label}"))).to_be_visible()
     expect(form.get_by_text("The name before the colon in a job's models.")).to_be_visible()
     form.get_by_role("group").filter(has_text=re.compile("^Namespace")).get_by_role("textbox").fill("support")
+    take_picture(page, "airflow-connection", height=1000)
     form.get_by_role("button", name="Save").click()
     expect(page.get_by_role("row").filter(has_text="keld_support")).to_be_visible()
     kept = stack.airflow.ask("GET", "/api/v2/connections/keld_support")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.edges.airflow.live_airflow import QUIET, Stack, live
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")

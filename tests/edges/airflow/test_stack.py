@@ -9,9 +9,9 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.edges.airflow.live_airflow import CANARY, KEY, Stack, database_url, dump, live, rows
+from tests.edges.airflow.live_airflow import Stack, database_url, live, rows, told_of_secrets
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
@@ -136,25 +136,6 @@ def test_a_task_that_is_marked_by_hand_cancels_at_the_provider(stack: Stack, day
     assert stack.state(run_id) == state
 
 
-def test_regions_wait_within_the_slots_of_a_pool_that_counts_deferred_tasks(stack: Stack) -> None:
-    """What caps the open batches of an account."""
-    stack.airflow.ask("POST", "/api/v2/pools", {"name": "open_batches", "slots": 2, "include_deferred": True})
-    run_id, most = stack.airflow.trigger("regions"), 0
-    deadline = time.monotonic() + 240
-    while True:
-        states = Counter(task["state"] for task in stack.airflow.tasks("regions", run_id))
-        most = max(most, states["deferred"])
-        if states["success"] == 3:
-            break
-        assert time.monotonic() < deadline, states
-        if states["deferred"] == 2 or states["success"] == 2:
-            stack.provider_ends()
-        time.sleep(1)
-    assert most <= 2
-    shown = {task["rendered_map_index"] for task in stack.airflow.tasks("regions", run_id)}
-    assert shown == {"us", "eu", "apac"}
-
-
 def test_a_deadline_wakes_a_task_which_goes_on_and_says_that_it_is_late(stack: Stack) -> None:
     """Twenty seconds, by the trigger; the answers are wanted all the same."""
     airflow = stack.airflow
@@ -177,6 +158,4 @@ def test_people_are_alarmed_for_late_partitions_but_for_none_of_a_backfill(stack
 
 def test_no_file_and_no_table_of_airflows_tells_a_row_a_prompt_an_answer_or_a_key(stack: Stack) -> None:
     """After all of the above: the metadata database as a dump, and every log."""
-    kept = dump(stack.airflow) + stack.logs()
-    assert len(kept) > 100_000
-    assert [line[:300] for line in kept.splitlines() if CANARY in line or KEY in line] == []
+    assert told_of_secrets(stack) == []

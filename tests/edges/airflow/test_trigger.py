@@ -305,7 +305,7 @@ def test_an_airflow_that_only_ends_the_trigger_of_a_killed_task_gets_its_batch_c
 
 
 @pytest.mark.parametrize("calls_on_kill", [True, False])
-def test_a_kill_is_heeded_to_the_end_though_airflow_cuts_it_off(
+def test_a_kill_is_carried_out_to_the_end_though_airflow_cuts_it_off(
     worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch, calls_on_kill: bool
 ) -> None:
     """Airflow 3.3 gives it 30 seconds, 3.1 and 3.2 cancel the trigger again with each heartbeat; a busy triggerer takes longer."""

@@ -38,12 +38,6 @@ with DAG("report", schedule=PartitionedAssetTimetable(assets=labelled), **common
 with DAG("interval", schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"), **common):
     KeldBatchOperator(task_id="label", job=JOB, source=rows_of)
 
-with DAG("regions", schedule=None, **common):
-    KeldBatchOperator.partial(
-        task_id="label", name="regions", key="id", prompt="Classify: {body}", model="openai:gpt-5-mini", source=rows_of,
-        map_index_template="{{ task.partition }}", pool="open_batches",
-    ).expand(partition=["us", "eu", "apac"])  # fmt: skip
-
 with DAG("quick", schedule=None, **common):
 
     @task
