@@ -14,7 +14,7 @@ import asyncio
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -88,15 +88,16 @@ class Journal(ABC):
             for _ in range(self._open[position]):
                 self.not_done(position)
 
-    async def keep(self, position: int, line: bytes, outcome: Outcome) -> None:
-        """Returns when the row's line is durable.
+    async def keep(self, lines: Mapping[int, bytes], outcome: Outcome) -> None:
+        """Returns when the lines of one request, by the positions of its rows, are durable; they are so together.
 
         Raises:
-            OSError, StagingError: it is not; what was durable before still is.
+            OSError, StagingError: they are not; what was durable before still is.
             LeaseLost: another worker has taken the journal over.
         """
-        await self._commit(line)
-        self._count(position, outcome)
+        await self._commit(b"".join(lines.values()))
+        for position in lines:
+            self._count(position, outcome)
 
     async def _commit(self, line: bytes) -> None:
         self._pending.append(line)
