@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NO_ATTEMPT = pa.array([Outcome.CANCELLED.value, Outcome.OVER_CEILING.value])
+_NOT_REACHED = pa.array([Outcome.CANCELLED.value, Outcome.OVER_CEILING.value, Outcome.EXPIRED.value])
 KELD_COLUMNS = pa.schema(
     [
         pa.field("keld_outcome", pa.string()),
@@ -103,6 +104,29 @@ def complaints(answers: Sequence[Path], positions: NDArray[np.int64]) -> dict[in
                 if outcome == Outcome.INVALID.value:
                     found[position] = error or "it is invalid"
     return found
+
+
+def apart(answers: Sequence[Path], positions: NDArray[np.int64], max_attempts: int | None = None) -> frozenset[int]:
+    """Those of `positions` (ascending) that share no request with other rows: an earlier one with them failed, and does not say because of which row.
+
+    A row that was only never reached, since its batch expired or was cancelled, may share the next one, too.
+
+    Args:
+        answers: the answers files, as of `retryable_positions`.
+        max_attempts: as there; a row that is asked for the last time shares no request, either.  None: a request that fails is asked again in parts.
+    """
+    failed = np.zeros(len(positions), dtype=np.bool_)
+    attempts = np.ones(len(positions), dtype=np.int16)  # with the one that is about to begin
+    for path in answers:
+        for batch in read_answers(path, columns=["keld_position", "keld_outcome"]):
+            asked = batch.column(0).to_numpy()
+            here = np.isin(asked, positions, assume_unique=True)
+            outcomes = batch.column(1).filter(pa.array(here))
+            at = np.searchsorted(positions, asked[here])
+            failed[at] |= pc.invert(pc.is_in(outcomes, value_set=_NOT_REACHED)).to_numpy(zero_copy_only=False)
+            attempts[at] += pc.invert(pc.is_in(outcomes, value_set=_NO_ATTEMPT)).to_numpy(zero_copy_only=False)
+    last = False if max_attempts is None else attempts >= max_attempts
+    return frozenset(positions[failed | last].tolist())
 
 
 def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counter[Outcome]:

@@ -6,6 +6,7 @@ released becomes one `LedgerError`, without SQL, parameters, user or password in
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import time
@@ -35,6 +36,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._process = os.getpid()
         try:
             self._engine = _engine(url)
             self.made = _open(self._engine, shown(url))
@@ -47,7 +49,9 @@ class Database:
             ) from None
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._engine.dispose(
+            close=os.getpid() == self._process
+        )  # a forked process that closes its copy of a connection would end its parent's
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
@@ -74,6 +78,12 @@ class Database:
 
     @contextmanager
     def _in_words(self, what: str) -> Iterator[None]:
+        if os.getpid() != self._process:
+            # A connection that two processes use carries the statements of both, in any order; so do those of the HTTP clients.
+            raise LedgerError(
+                f"This Keld was made in process {self._process}, from which this one, {os.getpid()}, was forked. Nothing was done here. "
+                "Make a Keld in each process: its connections cannot be shared."
+            )
         try:
             yield
         except sa.exc.IntegrityError:

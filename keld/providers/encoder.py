@@ -6,7 +6,7 @@ Beside `provider`: a dialect in an envelope.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -48,9 +48,9 @@ class Encoder:
         """A line of a batch's input, of one row."""
         return self.envelope.wrap(custom_id(self.nonce, position, plain=self.plain_ids), self.path, self.template.fill(fragment))
 
-    def lines(self, rows: Iterator[Row], most: Pack) -> Iterator[bytes]:
-        """The lines of a batch's input, with as many rows in each as `most` allows."""
-        for group in packs(rows, most):
+    def lines(self, rows: Iterator[Row], most: Pack, apart: Collection[int] = ()) -> Iterator[bytes]:
+        """The lines of a batch's input, with as many rows in each as `most` allows; those whose position is in `apart` have one of their own."""
+        for group in packs(rows, most, apart):
             name = custom_id(self.nonce, group[0][0], plain=self.plain_ids, rows=len(group))
             yield self.envelope.wrap(name, self.path, self.template.fill(packed(group)))
 

@@ -20,6 +20,7 @@ _BEGINNING_BYTES = 1 << 20  # of results: enough for the ids of some rows
 # A retry may help: timeouts, conflicts, rate limits; some hosts send 0 for "no reply inside".
 RETRYABLE_STATUS = frozenset({0, 408, 409, 429})
 _COUNTS = ("usage", "model", "usageMetadata", "modelVersion", "tokenCount")  # as the families name them
+_DIGITS_MOST = 640  # of an integer that Python always makes (`sys.int_info.str_digits_check_threshold`)
 _decoders: dict[Any, Any] = {}
 
 
@@ -62,7 +63,7 @@ def _one(line: bytes, kind: type[T], id_field: str, decoder: Any) -> T | None:
 
 def _lenient(line: bytes, kind: type[T], id_field: str) -> T | None:
     try:
-        found = json.loads(line.decode("utf-8", "replace"))
+        found = json.loads(line.decode("utf-8", "replace"), parse_int=_whole)
     except (ValueError, RecursionError):
         return None
     try:
@@ -74,6 +75,11 @@ def _lenient(line: bytes, kind: type[T], id_field: str) -> T | None:
         return msgspec.convert(_without_counts(found), kind, strict=False)
     except (msgspec.MsgspecError, RecursionError):
         return _id_only(found, kind, id_field)
+
+
+def _whole(digits: str) -> int | float:
+    """The number; Python makes no integer of more than some thousand digits, and a field of such a number must not cost its line."""
+    return int(digits) if len(digits) < _DIGITS_MOST else float(digits)
 
 
 def _id_only(found: Any, kind: type[T], id_field: str) -> T | None:

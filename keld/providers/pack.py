@@ -2,13 +2,14 @@
 
 Beside `encoder`.  Pure.  Only where a dialect takes a list where it takes one row's prompt (embeddings), and only where the kind's traits say so.
 The rows of a pack are one request: they are marked together, answered together, refused together.  A refused one is not paid, so its rows are asked
-again in smaller packs: in a fast lane in halves, at once; of a batch each by itself, in the next round.  The custom_id of a pack names its first row and
-how many follow it in the shard (`request.custom_id`), so whoever collects a batch needs to know nothing else of how it was packed.
+again in smaller packs: in a fast lane in halves, at once; of a batch each by itself, in the next round (`enrich.apart`).  The custom_id of a pack
+names its first row and how many follow it in the shard (`request.custom_id`), so whoever collects a batch needs to know nothing else of how it was
+packed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -37,13 +38,13 @@ class Packing(Protocol):
         ...
 
 
-def packs(rows: Iterator[Row], most: Pack) -> Iterator[list[Row]]:
-    """The rows in groups for one request each, in their order; a whole conversation goes alone."""
+def packs(rows: Iterator[Row], most: Pack, apart: Collection[int] = ()) -> Iterator[list[Row]]:
+    """The rows in groups for one request each, in their order; a whole conversation goes alone, and so does a row of which `apart` has the position."""
     group: list[Row] = []
     size = 0
     for row in rows:
-        fragment = row[1]
-        joins = most.rows > 1 and fragment.startswith(b'"')
+        position, fragment = row
+        joins = most.rows > 1 and fragment.startswith(b'"') and position not in apart
         if group and (not joins or len(group) >= most.rows or size + len(fragment) > most.fragment_bytes):
             yield group
             group, size = [], 0

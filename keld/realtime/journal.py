@@ -14,7 +14,7 @@ import asyncio
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Self
 
@@ -88,19 +88,15 @@ class Journal(ABC):
             for _ in range(self._open[position]):
                 self.not_done(position)
 
-    async def keep(self, position: int, line: bytes, outcome: Outcome) -> None:
-        """Returns when the row's line is durable; see `keep_all`."""
-        await self.keep_all([position], [line], outcome)
-
-    async def keep_all(self, positions: Sequence[int], lines: Sequence[bytes], outcome: Outcome) -> None:
-        """Returns when the lines of the rows of one request are durable, all by the same write.
+    async def keep(self, lines: Mapping[int, bytes], outcome: Outcome) -> None:
+        """Returns when the lines of one request, by the positions of its rows, are durable; they are so together.
 
         Raises:
             OSError, StagingError: they are not; what was durable before still is.
             LeaseLost: another worker has taken the journal over.
         """
-        await self._commit(b"".join(lines))
-        for position in positions:
+        await self._commit(b"".join(lines.values()))
+        for position in lines:
             self._count(position, outcome)
 
     async def _commit(self, lines: bytes) -> None:

@@ -23,7 +23,7 @@ from keld.price import Lane
 from keld.providers.base import Denied, InDoubt, NotNow, Sender, SendOutcome, Settled
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.envelope import doubt, in_doubt_line, unanswered_line
-from keld.providers.pack import Row, packed, packs
+from keld.providers.pack import Row, packed
 from keld.providers.provider import Provider
 from keld.providers.word import reply_words
 from keld.realtime.ending import Ending
@@ -59,7 +59,7 @@ class Loop:
 
     Args:
         reader: of the answers; counts what an answer is worth to a pacer.
-        fragments: (position, prompt fragment) of the rows to ask; read as requests begin.
+        packs: the rows to ask, those of one request together; read as requests begin.
         should_stop: as of `run_realtime`.
     """
 
@@ -70,7 +70,7 @@ class Loop:
         reader: Reader,
         lane: Lane,
         nonce: str,
-        fragments: Iterator[tuple[int, bytes]],
+        packs: Iterator[list[Row]],
         journal: Journal,
         should_stop: Callable[[], bool],
         options: Options,
@@ -79,7 +79,7 @@ class Loop:
         self.ending = Ending(f"{provider.name} at {provider.host}", provider.name, options)
         self.lines = self.rejections = self.at_once = 0  # rows that got a line; rejected requests; the most requests in flight together
         self._provider, self._encoder, self._reader, self._lane, self._nonce = provider, encoder, reader, lane, nonce
-        self._packs = packs(fragments, provider.pack_of(encoder, lane))
+        self._packs = packs
         self._journal, self._should_stop, self._options, self._clock = journal, should_stop, options, clock
         self._by_goodput = provider.traits.by_goodput
         self._pacer = pacer(self._by_goodput, options.begin_with, options.most)
@@ -262,7 +262,7 @@ class Loop:
         self.ending.on_lost(why)
 
     async def _keep(self, request: _Request, lines: Sequence[bytes], outcome: Outcome) -> None:
-        await self._journal.keep_all(request.positions, lines, outcome)
+        await self._journal.keep(dict(zip(request.positions, lines, strict=True)), outcome)
         self.lines += len(lines)
 
     def _work(self, lines: Sequence[bytes]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from keld.outcome import Outcome
 from keld.price import Lane
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.envelope import in_doubt_line
+from keld.providers.pack import packs
 from keld.providers.provider import Provider
 from keld.realtime.ending import Stopped
 from keld.realtime.journal import Journal
@@ -67,6 +68,7 @@ def run_realtime(
     fragments: Callable[[NDArray[np.int64]], Iterator[tuple[int, bytes]]],
     journal: Path | Segments,
     *,
+    apart: Collection[int] = (),
     should_stop: Callable[[], bool] = lambda: False,
     options: Options | None = None,
     clock: Time | None = None,
@@ -78,6 +80,7 @@ def run_realtime(
         positions: ascending, unique.
         fragments: (position, prompt fragment) of the positions it is given, in order; read as requests begin.
         journal: a file, or numbered objects; `answer.judge_results` reads its answers with `reader.journal` when the shard has ended.
+        apart: the positions of rows that share no request with others.
         should_stop: True: no new request begins.  Called before each request and about every second until the end, so it must be cheap; an error
             that it raises ends the run in the same way, and is raised at the end.
 
@@ -91,7 +94,8 @@ def run_realtime(
     with open_journal(journal, nonce, reader) as kept:
         _settle(nonce, kept, provider.traits.repeats_cost)
         left = _without(positions, kept.settled)
-        loop = Loop(provider, encoder, reader, lane, nonce, fragments(left), kept, should_stop, options or Options(), clock or Time())
+        rows = packs(fragments(left), provider.pack_of(encoder, lane), apart)
+        loop = Loop(provider, encoder, reader, lane, nonce, rows, kept, should_stop, options or Options(), clock or Time())
         log.info("realtime.begun shard=%s lane=%s rows=%d in_doubt=%d", nonce, lane.value, len(left), kept.in_doubt)
         _run(loop.all)
         in_doubt = kept.in_doubt if provider.traits.repeats_cost else 0
@@ -131,7 +135,7 @@ async def _settle_doubts(nonce: str, kept: Journal) -> None:
     # They may be paid: as after a lost reply, only a next round may ask again, if the ceiling allows it.
     for position in kept.left_open:
         line = in_doubt_line(custom_id(nonce, position), "in flight when its worker died: it may have been paid")
-        await kept.keep(position, line, Outcome.LOST)
+        await kept.keep({position: line}, Outcome.LOST)
 
 
 def _result(loop: Loop, kept: Journal, nonce: str, undone: NDArray[np.int64], in_doubt: int) -> RealtimeRun:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from keld.enrich import apart
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
@@ -20,7 +21,7 @@ from keld.request import Question
 from keld.runner.context import RunContext, log
 from keld.runner.meter import metered, worst_usd
 from keld.runner.round import can_go_elsewhere
-from keld.runner.submit import fragments
+from keld.runner.submit import earlier_answers, fragments
 from keld.staging import disk_errors, read_positions
 from keld.state import Event
 
@@ -63,17 +64,18 @@ def ask_rows(context: RunContext, run: JobRun, shard: Shard, *, no_new_after: da
     elsewhere = can_go_elsewhere(context, run, shard)
     if (why := _not_served(provider, shard)) is not None:
         return _unserved(context, shard, why, elsewhere=elsewhere)
-    options = _options(context, provider, question, shard)
+    options, encoder, positions = _options(context, provider, question, shard), context.encoder(shard), read_positions(files.positions)
     with disk_errors(context.files.dir, "What was answered is kept."), metered(context, run, shard) as meter:
         ended = run_realtime(
             provider,
-            context.encoder(shard),
+            encoder,
             context.reader(shard),
             Lane(shard.lane),
             shard.id,
-            read_positions(files.positions),
+            positions,
             lambda left: fragments(context, shard, left),
             files.journal,
+            apart=apart(earlier_answers(context, shard), positions) if provider.pack_of(encoder, Lane(shard.lane)).rows > 1 else (),
             should_stop=lambda: _should_stop(context, no_new_after) or (meter is not None and meter.is_used_up()),
             options=replace(
                 options,

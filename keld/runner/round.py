@@ -111,7 +111,8 @@ def _plan_round(
             asks.append((probe_of(ask_of(context, run, held), f"{shards[0].provider}:{shards[0].model}", again=True), False))
     asks += _by_level(context, run, shards, again) if accept else [(ask_of(context, run, again), False)]
     for ask, answered in asks:
-        ask.sizes[list(complaints(answers, np.flatnonzero(ask.sizes)))] += REPAIR_BYTES
+        if ask.work.output_kind != "embedding":
+            ask.sizes[list(complaints(answers, np.flatnonzero(ask.sizes)))] += REPAIR_BYTES
         planned = _plan_part(context, run, ask, first, left, answered=answered)
         left = None if left is None else left - sum((shard.worst_usd for shard in planned), Decimal(0))
         first += len(planned)

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from keld import snapshot
-from keld.enrich import complaints
+from keld.enrich import apart, complaints
 from keld.errors import CeilingTooLow, LeaseLost, ProviderUnreachable, StagingError
 from keld.failpoint import failpoint
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
 from keld.price import Lane
 from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, RemoteBatch, Submission
-from keld.providers.pack import Pack
 from keld.providers.provider import Provider
 from keld.request import batch_key, repaired
 from keld.runner.context import RunContext, answers_of, log
@@ -44,11 +43,12 @@ def stage(context: RunContext, shard: Shard) -> Shard:
     provider = context.provider(shard)
     positions = read_positions(context.files.shard(shard.id).positions)
     encoder, path = context.encoder(shard), context.files.shard(shard.id).input
-    most, packs = _pack_of(context, provider, shard), count()
+    most, packs = provider.pack_of(encoder, Lane.BATCH), count()
     if most.rows == 1:
         pieces = encoder.file(_blocks(context, shard, positions))
     else:
-        numbered = zip(encoder.lines(fragments(context, shard, positions), most), packs, strict=False)
+        alone = apart(earlier_answers(context, shard), positions, context.ledger.run(shard.run_id).terms.max_attempts)
+        numbered = zip(encoder.lines(fragments(context, shard, positions), most, alone), packs, strict=False)
         pieces = encoder.envelope.around(line for line, _ in numbered)
     with disk_errors(context.files.dir, "This shard was not sent."):
         digest = write_file(path, pieces, "staging.input")
@@ -57,24 +57,24 @@ def stage(context: RunContext, shard: Shard) -> Shard:
     return context.record(shard, Event.STAGED, sha256=digest, host=provider.host, lines=lines)
 
 
-def _pack_of(context: RunContext, provider: Provider, shard: Shard) -> Pack:
-    """The most rows of one request; one alone after the first round, and where there is no second: a refused request does not say whose fault it was."""
-    most = provider.pack_of(context.encoder(shard), Lane.BATCH)
-    alone = most.rows == 1 or shard.round > 0 or context.ledger.run(shard.run_id).terms.max_attempts < 2
-    return Pack() if alone else most
+def earlier_answers(context: RunContext, shard: Shard) -> list[Path]:
+    """The answers files of the rounds before the shard's."""
+    return (
+        answers_of(context.files, [other for other in context.ledger.shards(shard.run_id) if other.round < shard.round])
+        if shard.round
+        else []
+    )
 
 
 def fragments(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[int, bytes]]:
-    """(position, prompt fragment) of the rows at `positions`, in order; with the fault of their last answer, if it had one."""
+    """(position, prompt fragment) of the rows at `positions`, in order; with the fault of their last answer, if a model is to correct it."""
     for here, asked in _blocks(context, shard, positions):
         yield from zip(here, asked, strict=True)
 
 
 def _blocks(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[list[int], list[bytes]]]:
-    why: dict[int, str] = {}
-    if shard.round:
-        earlier = [other for other in context.ledger.shards(shard.run_id) if other.round < shard.round]
-        why = complaints(answers_of(context.files, earlier), positions)
+    # The vector of a text with a complaint after it would be that of another text.
+    why = {} if context.output().kind == "embedding" else complaints(earlier_answers(context, shard), positions)
     for here, asked in snapshot.fragment_blocks(context.files.snapshot, positions):
         context.pulse()
         if why:
@@ -104,7 +104,8 @@ def send(context: RunContext, shard: Shard) -> Shard:
         return context.over_ceiling(shard)
     provider = context.provider(shard)
     path = context.files.shard(shard.id).input
-    if shard.host != provider.host or not _is_as_staged(context, shard, path):
+    # What is uploaded is what is sent: `Shard.lines` counts its requests, and another version of Keld may pack the rows in other requests.
+    if shard.input_ref is None and (shard.host != provider.host or not _is_as_staged(context, shard, path)):
         shard = stage(context, shard)  # another provider's host, another machine, a cleaned disk: the snapshot gives the same bytes again
     shard = _uploaded(context, provider, shard, path)
     before = None if provider.traits.marks_batches else provider.newest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -89,7 +90,49 @@ def test_a_batch_that_expires_pays_no_row_of_it_twice(keld: Keld, emulator: Emul
     fault(emulator, "life", "expire", done=0.5, after_s=600)
     status = run(keld, emulator, vectors(), table(texts(256)))
     check_promise(keld, emulator, status, table(texts(256)))
-    assert Counter(lines_sent(emulator)) == Counter([64, 64, *[1] * 128])
+    assert lines_sent(emulator) == [64] * 4, "the rows that it did not reach are packed again"
+
+
+def test_rows_that_a_probe_held_back_are_packed(keld: Keld, emulator: Emulator) -> None:
+    """They are asked in a second round, and nothing was wrong with them."""
+    status = run(keld, emulator, vectors(probe=True), table(texts(200)))
+    assert sorted(lines_sent(emulator)) == [1, 7, 64, 64, 64]
+    rows = rows_of(keld, status)
+    assert [row["keld_outcome"] for row in rows] == ["answered"] * 200
+    assert sum(row["keld_cost_usd"] for row in rows) == status.cost_usd == billed_usd(emulator, status.created_at)
+    alone = run(keld, emulator, vectors(max_attempts=1, name="alone"), table(texts(200)))
+    assert [row["embedding"] for row in rows] == [row["embedding"] for row in rows_of(keld, alone)]
+
+
+def test_rows_that_are_asked_for_the_last_time_are_not_packed(keld: Keld, emulator: Emulator) -> None:
+    """A refused request has no round after it to tell whose fault it was."""
+    fault(emulator, "life", "expire", done=0.5, after_s=600)
+    run(keld, emulator, vectors(max_attempts=2), table(texts(128)))
+    assert Counter(lines_sent(emulator)) == Counter([64, *[1] * 64])
+
+
+def reply_with(*vectors: list[float], tokens: int) -> str:
+    data = [{"object": "embedding", "embedding": vector, "index": n} for n, vector in enumerate(vectors)]
+    return json.dumps(
+        {"object": "list", "data": data, "model": "text-embedding-3-small", "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    )
+
+
+def test_a_vector_that_is_not_accepted_adds_nothing_to_the_text_that_is_asked_again(keld: Keld, emulator: Emulator) -> None:
+    """A model may correct what it is told was wrong; the vector of a text with a complaint after it is the vector of another text."""
+    fault(emulator, "realtime", "garbage", body=reply_with([0.5], tokens=2), after=True)
+    status = run(keld, emulator, vectors(lane=Lane.STANDARD), table(texts(1)))
+    other = run(keld, emulator, vectors(name="other"), table(texts(1)))
+    assert sum(lines_sent(emulator)) == 3, "its first vector, which was too short, its second, and the other job's"
+    assert rows_of(keld, status)[0]["embedding"] == rows_of(keld, other)[0]["embedding"]
+
+
+def test_rows_whose_answer_had_too_few_vectors_are_asked_alone(keld: Keld, emulator: Emulator) -> None:
+    """A server that does not know lists answers with one vector: asked the same way again, it would be paid again for nothing."""
+    fault(emulator, "realtime", "garbage", body=reply_with([0.5] * 8, tokens=3))
+    status = run(keld, emulator, vectors(lane=Lane.STANDARD), table(texts(10)))
+    assert [row["keld_outcome"] for row in rows_of(keld, status)] == ["answered"] * 10
+    assert lines_sent(emulator) == [1] * 10
 
 
 def test_a_line_that_is_missing_from_the_results_is_all_of_its_rows(keld: Keld, emulator: Emulator) -> None:

@@ -1,6 +1,7 @@
 """The verbs of `Keld`: one job run a partition whoever asks, nothing bought twice, nothing told that must not be."""
 
 import logging
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -588,3 +589,23 @@ def test_a_partition_that_is_no_text_is_refused_in_words(keld: Keld, emulator: E
     """A date or a number is what users give first; before, it ended in a TypeError about an iterable."""
     with pytest.raises(InvalidJob, match=r"partition=5 is of type int\. Nothing was sent"):
         keld.plan(triage(openai), tickets(), partition=5)  # type: ignore[arg-type]  # what users write
+
+
+def test_a_forked_process_is_told_to_make_its_own_keld(keld: Keld, emulator: Emulator) -> None:
+    """Two processes that use one connection to a database mix their statements: what was paid could be lost."""
+    status = run(keld, emulator, triage(openai))
+    reading, writing = os.pipe()
+    if not (child := os.fork()):
+        try:
+            keld.status(status.id)
+            os.write(writing, b"used the connection of its parent")
+        except KeldError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    said = os.read(reading, 10_000).decode()
+    os.close(reading)
+    os.close(writing)
+    assert "Make a Keld in each process" in said
+    assert keld.status(status.id).over

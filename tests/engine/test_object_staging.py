@@ -88,7 +88,7 @@ def test_a_worker_that_was_taken_over_does_not_send(open_journal: Callable[[], J
         asyncio.run(stale.sending(1))
     asyncio.run(successor.sending(1))
     with pytest.raises(LeaseLost):
-        asyncio.run(stale.keep(2, line(2), Outcome.LOST))
+        asyncio.run(stale.keep({2: line(2)}, Outcome.LOST))
 
 
 def test_a_worker_that_was_taken_over_is_fenced_even_when_the_job_run_is_over(keld: Keld, emulator: Emulator, rows: Rows) -> None:
@@ -112,7 +112,7 @@ def test_a_mark_is_durable_before_its_request(open_journal: Callable[[], Journal
         await journal.sending(1, 2)
         await journal.sending(3)
         journal.not_done(3)
-        await journal.keep(1, line(1), Outcome.LOST)
+        await journal.keep({1: line(1)}, Outcome.LOST)
 
     asyncio.run(work())
     assert open_journal().left_open == [2]
@@ -125,10 +125,10 @@ def test_a_lost_reply_makes_no_line_twice(open_journal: Callable[[], JournalSegm
         journal = open_journal()
         emulator.faults({"rules": [{"at": "upload", "do": "drop_after"}, {"at": "upload", "do": "drop_before", "skip": 1, "times": None}]})
         with pytest.raises(StagingError):
-            await journal.keep(1, line(1), Outcome.LOST)
+            await journal.keep({1: line(1)}, Outcome.LOST)
         emulator.clear_faults()
-        await journal.keep(2, line(2), Outcome.LOST)
-        await journal.keep(3, line(3), Outcome.LOST)
+        await journal.keep({2: line(2)}, Outcome.LOST)
+        await journal.keep({3: line(3)}, Outcome.LOST)
 
     asyncio.run(work())
     assert answers_in(segments).read_bytes() == line(1) + line(2) + line(3)
@@ -138,7 +138,7 @@ def test_lines_of_a_time_share_a_put(open_journal: Callable[[], JournalSegments]
     async def work() -> None:
         journal = open_journal()
         before = puts(emulator)
-        await asyncio.gather(*(journal.keep(n, line(n), Outcome.LOST) for n in range(200)))
+        await asyncio.gather(*(journal.keep({n: line(n)}, Outcome.LOST) for n in range(200)))
         assert puts(emulator) - before <= 3
 
     asyncio.run(work())

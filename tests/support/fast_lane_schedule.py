@@ -11,7 +11,7 @@ import asyncio
 import fcntl
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache, partial
@@ -154,11 +154,10 @@ class Watched(JournalFile):
         for position in positions:
             self.flying.pop(position).end = "unpaid"
 
-    async def keep_all(self, positions: Sequence[int], lines: Sequence[bytes], outcome: Outcome) -> None:
-        await super().keep_all(positions, lines, outcome)
-        for position, line in zip(positions, lines, strict=True):
-            if position in self.flying:  # else it was in flight at a kill, and has its end
-                self.flying.pop(position).keep(line, outcome)
+    async def keep(self, lines: Mapping[int, bytes], outcome: Outcome) -> None:
+        await super().keep(lines, outcome)
+        for position in self.flying.keys() & lines:  # else it was in flight at a kill, and has its end
+            self.flying.pop(position).keep(lines[position], outcome)
 
     def die(self) -> int:
         """What the end of its worker's process leaves; how many requests had no line yet."""

@@ -57,3 +57,8 @@ def test_a_usage_that_is_no_object_costs_no_vector() -> None:
 def test_an_answer_without_one_part_for_each_row_is_not_divided(body: Any) -> None:
     """Its rows are asked again, each half by itself: a vector must never go to another row."""
     assert OpenAIEmbeddings().divided(body, [1, 1, 1]) is None
+
+
+def test_a_row_that_is_set_apart_goes_alone() -> None:
+    rows = iter(enumerate([b'"a"'] * 5))
+    assert [[position for position, _ in group] for group in packs(rows, Pack(rows=9, fragment_bytes=99), {2})] == [[0, 1], [2], [3, 4]]
