@@ -216,11 +216,13 @@ def test_a_task_that_fails_by_itself_calls_its_own_callback(cases: Cases) -> Non
     """Here its job run is cancelled by `keld cancel`."""
     run_id = cases.start("ruled")
     cases.held_by_triggerer("ruled", run_id)
-    slots = cases.slots()
+    before, slots = cases.stack.cancels(), cases.slots()
     with Keld(home=cases.stack.place / "keld", ledger_url=cases.airflow.environment["KELD_LEDGER_URL"]) as keld:
         job_run = keld.find("ruled", run_id)
         assert job_run is not None
         keld.cancel(job_run.id)
+    cases.airflow.until(lambda: cases.stack.cancels() == before + 1, "the provider is asked to cancel")
+    cases.stack.provider_ends()  # a batch is in `cancelling` for minutes of its clock
     cases.until("ruled", run_id, failed=1)
     cases.until("ruled", run_id, "alarm", success=1)
     cases.airflow.until(lambda: {"task failed", "dag failed"} <= {*cases.notes(run_id)}, "both callbacks have run")
