@@ -165,8 +165,11 @@ def _is_beyond_telling(mix: Mix) -> bool:
     # One that is listed, or lands, after the last look for it is sent again: whether it is ever shown is the list's to say.
     late = any(fault.lands_s or "lags_long" in quirks for fault in creates)
     repeated = late or any(fault.calls > 1 for fault in creates)
-    unlisted = bool({"list_404", "fails_later", "ignores_after_all_new"} & quirks) or any(
-        fault.at == "list" and fault.times is None and fault.for_s is None for fault in mix.faults
+    two_only = {"ignores_after", "pages_of_two"} <= quirks  # the first page for ever, and it is of two: what else there is, is never listed
+    unlisted = (
+        bool({"list_404", "fails_later", "ignores_after_all_new"} & quirks)
+        or two_only
+        or any(fault.at == "list" and fault.times is None and fault.for_s is None for fault in mix.faults)
     )
     unmarked = mix.shape == "anthropic" or {"no_metadata", "no_input_id"} <= quirks
     # Only the results of a batch without a mark say whose it is: of one that never ends there are none, and it is not cancelled, since it may be another's.
