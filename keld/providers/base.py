@@ -15,6 +15,8 @@ from keld.price import Lane
 from keld.providers.pack import Pack
 from keld.shard import Limits
 
+NO_STATUS = "?"  # the `native` of a batch whose description has none
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
@@ -78,7 +80,11 @@ class BatchState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteBatch:
-    """A batch as the provider describes it."""
+    """A batch as the provider describes it.
+
+    Args:
+        native: the provider's own word for its state; `NO_STATUS`: it gave none.
+    """
 
     id: str
     state: BatchState

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,14 +22,14 @@ from keld.patience import Patience
 from keld.price import Lane, Rates, by_the_hour
 from keld.pricing import has_list, like, rates, sold_in_batches
 from keld.providers.account import Account, completed, key_of, origin, url_of
-from keld.providers.base import Created, CreateOutcome, Fit, RemoteBatch, Sender, Submission
+from keld.providers.base import NO_STATUS, Created, CreateOutcome, Fit, RemoteBatch, Sender, Submission
 from keld.providers.call import Target, senders
 from keld.providers.check import Check
 from keld.providers.download import Broken, ResultFile, download
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.engine import LoadReader, Served, json_at, load_reader, root_of, served, slots
 from keld.providers.envelope import LINES
-from keld.providers.fault import Fault, create_outcome, error_of
+from keld.providers.fault import Fault, create_outcome, error_of, unreadable
 from keld.providers.health import Subject, examine
 from keld.providers.kinds import preset_of
 from keld.providers.line import beginning
@@ -261,7 +262,10 @@ class Provider:
     def get(self, batch_id: str) -> RemoteBatch | None:
         """The batch; None: the provider says that it has no such batch (it may not show it yet)."""
         with self._as_errors("the look at a batch"):
-            return self._batches.get(batch_id)
+            batch = self._batches.get(batch_id)
+            if batch is not None and batch.native == NO_STATUS:
+                raise unreadable(HTTPStatus.OK)  # e.g. an error with status 200 and an id in it
+            return batch
 
     def newest(self) -> str | None:
         """The id of the newest batch on the list's first page: no later create is older than it, whatever the clocks say."""

@@ -145,13 +145,14 @@ def note_siblings(context: RunContext, provider: Provider, shard: Shard, own: Re
 
 
 def may_be_own(batch: RemoteBatch, own: RemoteBatch, listed: Container[str]) -> bool:
-    """True if a listed batch may be our own under another id: ours is not in the list, and this one was made at exactly the same time.
+    """True if a listed batch may be our own under another id: ours is not in the list, and this one was made at exactly the same time,
+    or one of the two has no time that can be read.
 
     Args:
         own: as the host returns it for the id that the host gave us.
         listed: the ids of the list.
     """
-    return own.id not in listed and batch.created_at == own.created_at
+    return own.id not in listed and (batch.created_at == own.created_at or UNREADABLE_TIME in (batch.created_at, own.created_at))
 
 
 def _may_be_of(batch: RemoteBatch, own: RemoteBatch, shard: Shard, near: timedelta) -> bool:

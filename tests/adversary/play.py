@@ -300,7 +300,20 @@ class Play:
         return status
 
     def finish(self) -> Status | None:
-        """The job run when it is over; looked at, ever less often, until its last instant has passed."""
+        """The job run when it is over; looked at, ever less often, until its last instant has passed.
+
+        A queue that is full for ever is the one wait without an end, where the job has no deadline (docs/limits.md): there a person cancels.
+        """
+        status = self._looked_at_until_over()
+        if (status is None or not status.over) and _is_full_for_ever(self.host.plan):
+            self.cancel()
+            status = self._looked_at_until_over()
+        if status is None or not status.over:
+            batches = [(batch.state.value, batch.batch_id, batch.error) for batch in status.batches] if status else ""
+            self._violated(f"never over: {status!r} {batches}")
+        return status
+
+    def _looked_at_until_over(self) -> Status | None:
         self._dies_in = None
         until, n = self.host.clock() + _LAST, 0
         while self.host.clock() < until:
@@ -308,9 +321,6 @@ class Play:
             if status is not None and status.over:
                 return status
             n += 1
-        self._violated(
-            f"never over: {status!r} {[(batch.state.value, batch.batch_id, batch.error) for batch in status.batches] if status else ''}"
-        )
         return status
 
     def settle(self) -> None:
@@ -417,6 +427,12 @@ def _least(n: int) -> timedelta:
         return timedelta(seconds=1)
     most = _STEP_MOST if n < 2 * _PATIENT else 4 * _STEP_MOST
     return min(timedelta(minutes=1) * 1.5 ** min(n - _PATIENT, 20), most)
+
+
+def _is_full_for_ever(plan: Plan) -> bool:
+    return any(
+        fault.at == "create" and fault.how.startswith("429 json") and fault.times is None and fault.for_s is None for fault in plan.faults
+    )
 
 
 def host_of(shape: str, *faults: Fault, quirks: Sequence[str] = (), heals_s: float | None = None, rows: int = 4, crowd: int = 3) -> Host:

@@ -51,10 +51,25 @@ def test_no_mix_loses_a_row_or_buys_one_twice_untold(seed: int, mixes: int, reco
             ),
             id="the list has other ids, and the host does not know our own for a while",
         ),
+        pytest.param(
+            Mix(
+                shape="openai",
+                faults=(
+                    Fault(at="create", how="integer id"),
+                    Fault(at="get", how="integer id", skip=1, times=2),
+                ),
+                quirks=("no_metadata",),
+                rows=2,
+                crowd=1,
+                steps=(("turn", 130), ("tick", 1)),
+            ),
+            id="an error with status 200 has an id",
+        ),
     ],
 )
 def test_a_mix_that_once_went_wrong_goes_right(mix: Mix) -> None:
     """One: the SDK reads the body of a refusal itself, and its transport's error came through every verb that sweeps.  The other: the counts of a
     cancelled batch fitted the rows that its results name, so the answered row was asked again, eleven times and untold.  The last: the batch that the list shows under
-    another id was taken for a second one, and its cost was counted twice."""
+    another id was taken for a second one, and its cost was counted twice; so was it where an error that was not
+    about a batch was read as the description of one."""
     replay(mix)

@@ -16,7 +16,7 @@ import httpx2
 import msgspec
 
 from keld.providers.account import origin
-from keld.providers.base import BatchState, RemoteBatch, Submission
+from keld.providers.base import NO_STATUS, BatchState, RemoteBatch, Submission
 from keld.providers.download import Piece, ResultFile
 from keld.providers.page import Page, id_of, instant
 from keld.providers.part import Auth, Connection, Fixed
@@ -119,7 +119,7 @@ def _remote(batch: _Batch) -> RemoteBatch:
     return RemoteBatch(
         id=id_of(batch.id),
         state=_state(batch, counts),
-        native=batch.processing_status or "?",
+        native=batch.processing_status or NO_STATUS,
         created_at=instant(batch.created_at),
         requests=total or None,
         succeeded=counts.succeeded,

@@ -21,7 +21,7 @@ from urllib.parse import quote
 import msgspec
 
 from keld.providers.account import BedrockAccount
-from keld.providers.base import BatchState, RemoteBatch, Submission
+from keld.providers.base import NO_STATUS, BatchState, RemoteBatch, Submission
 from keld.providers.dialects.bedrock_messages import is_invoked
 from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import Fault, scrubbed, unreadable
@@ -188,7 +188,7 @@ def _remote(job: Any) -> RemoteBatch:
     return RemoteBatch(
         id=job["jobArn"],
         state=state,
-        native=str(job.get("status") or "?"),
+        native=str(job.get("status") or NO_STATUS),
         created_at=instant(job.get("submitTime")),
         key=job.get("clientRequestToken") or None,
         input_ref=_uri(job, "input"),

@@ -17,7 +17,7 @@ import httpx2
 import msgspec
 
 from keld import http
-from keld.providers.base import BatchState, RemoteBatch, Submission
+from keld.providers.base import NO_STATUS, BatchState, RemoteBatch, Submission
 from keld.providers.dialects.gemini_answer import word_of
 from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import Fault, Sent, scrubbed, unreadable
@@ -230,7 +230,7 @@ def _remote(operation: Any) -> RemoteBatch:
     if not isinstance(name, str) or not name.startswith("batches/"):
         raise unreadable(HTTPStatus.OK)
     metadata = _object(operation.get("metadata"))
-    native = str(metadata.get("state") or "?")
+    native = str(metadata.get("state") or NO_STATUS)
     state = _STATES.get(native.rpartition("STATE_")[2], BatchState.IN_PROGRESS)
     stats, output = _object(metadata.get("batchStats")), _object(metadata.get("output")) or _object(operation.get("response"))
     requests, succeeded, failed, left = (

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from keld import http
-from keld.providers.base import BatchState, RemoteBatch, Submission
+from keld.providers.base import NO_STATUS, BatchState, RemoteBatch, Submission
 from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import ErrorIn, Fault, Sent, scrubbed, unreadable
 from keld.providers.page import Page, instant
@@ -175,7 +175,7 @@ def _remote(job: dict[str, Any]) -> RemoteBatch:
     return RemoteBatch(
         id=_id(job),
         state=_STATES.get(str(native), BatchState.IN_PROGRESS),
-        native=str(native or "?"),
+        native=str(native or NO_STATUS),
         created_at=instant(job.get("created_at")),
         key=str(mark) if mark else None,
         input_ref=inputs[0] if isinstance(inputs, list) and inputs and isinstance(inputs[0], str) else None,

@@ -17,7 +17,7 @@ import msgspec
 import openai as sdk
 
 from keld import http
-from keld.providers.base import BatchState, RemoteBatch, Submission
+from keld.providers.base import NO_STATUS, BatchState, RemoteBatch, Submission
 from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import Fault, Sent, code_of, scrubbed
 from keld.providers.page import Page, id_of, instant
@@ -166,7 +166,7 @@ def _remote(batch: _Batch) -> RemoteBatch:
     return RemoteBatch(
         id=id_of(batch.id),
         state=state,
-        native=batch.status or "?",
+        native=batch.status or NO_STATUS,
         created_at=instant(batch.created_at),
         key=str(batch.metadata.get(_KEY) or "") or None if isinstance(batch.metadata, dict) else None,
         input_ref=id_of(batch.input_file_id) or None,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from keld.providers.account import VertexAccount
-from keld.providers.base import BatchState, RemoteBatch, Submission
+from keld.providers.base import NO_STATUS, BatchState, RemoteBatch, Submission
 from keld.providers.dialects.vertex_models import publisher_path
 from keld.providers.download import Broken, Piece, ResultFile
 from keld.providers.fault import Fault, Sent, code_of, scrubbed, unreadable
@@ -190,7 +190,7 @@ def _remote(job: Any) -> RemoteBatch:
     name = job.get("name") if isinstance(job, dict) else None
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise unreadable(HTTPStatus.OK)
-    native = str(job.get("state") or "?")
+    native = str(job.get("state") or NO_STATUS)
     state = _STATES.get(native.removeprefix("JOB_STATE_"), BatchState.IN_PROGRESS)
     succeeded, failed, left = (_count(job, field) for field in ("successfulCount", "failedCount", "incompleteCount"))
     known = succeeded is not None and failed is not None
