@@ -199,6 +199,7 @@ class Intent:
     after_batch: str | None  # the provider's youngest batch before it, where batches carry no mark
     outcome: str
     batch_id: str | None
+    input_ref: str | None = None  # the upload that it named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
