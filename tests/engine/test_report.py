@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec import structs
 from typer.testing import CliRunner
 
 from keld import InvalidJob, Keld, SinkError
@@ -67,7 +68,7 @@ def sent(lane: str, begun: datetime, ended: datetime | None, collected: datetime
 
 
 def test_days_without_a_job_run_are_there_with_nothing_paid() -> None:
-    runs = [replace(RUN, id=str(n), created_at=NOW + timedelta(days=n)) for n in (0, 3)]
+    runs = [structs.replace(RUN, id=str(n), created_at=NOW + timedelta(days=n)) for n in (0, 3)]
     days = days_of(book(*runs, lines=tuple(replace(LINE, run_id=one.id) for one in runs)), "team")
     assert [f"{start}" for start in days.starts] == ["2026-11-20", "2026-11-21", "2026-11-22", "2026-11-23"]
     assert days.paid_usd == {"support": (Decimal("0.5"), 0, 0, Decimal("0.5"))}
@@ -78,7 +79,7 @@ def test_days_without_a_job_run_are_there_with_nothing_paid() -> None:
     [(91, "day", "2026-11-20"), (92, "week", "2026-11-16"), (643, "week", "2026-11-16"), (644, "month", "2026-11-01")],
 )
 def test_a_long_span_is_shown_by_week_and_a_longer_one_by_month(length: int, unit: str, first: str) -> None:
-    runs = [replace(RUN, id=str(n), created_at=NOW + timedelta(days=n)) for n in (0, length)]
+    runs = [structs.replace(RUN, id=str(n), created_at=NOW + timedelta(days=n)) for n in (0, length)]
     days = days_of(book(*runs, lines=tuple(replace(LINE, run_id=one.id) for one in runs)), "job")
     assert (days.unit, f"{days.starts[0]}", sum(days.paid_usd["labels"])) == (unit, first, 1)
 
@@ -94,7 +95,7 @@ def test_however_the_days_are_divided_they_add_up_to_what_was_paid(by: str) -> N
 
 
 def test_a_team_that_is_called_others_is_in_the_others() -> None:
-    runs = [replace(RUN, id=str(n), tags={"team": team}) for n, team in enumerate(["others", "a", "b", "c", "d"])]
+    runs = [structs.replace(RUN, id=str(n), tags={"team": team}) for n, team in enumerate(["others", "a", "b", "c", "d"])]
     lines = tuple(replace(LINE, run_id=one.id, paid_usd=Decimal(9 - int(one.id))) for one in runs)
     assert {name: sum(amounts) for name, amounts in days_of(book(*runs, lines=lines), "team").paid_usd.items()} == {
         "a": 8,
@@ -109,7 +110,7 @@ def test_a_team_that_is_called_others_is_in_the_others() -> None:
 def deadline_of(*timings: Timing, **terms: Any) -> tuple[Kept, str]:
     """What became of a deadline 9 hours after the submission, and the reason if it was missed."""
     end = terms.get("finished_at")
-    run = replace(RUN, deadline_at=NOW + 9 * HOUR, **{"state": RunState.FINISHED if end else RunState.OPEN, **terms})
+    run = structs.replace(RUN, deadline_at=NOW + 9 * HOUR, **{"state": RunState.FINISHED if end else RunState.OPEN, **terms})
     found = deadlines_of(book(run, timings=timings, as_of=NOW + 12 * HOUR))
     [kept] = found.jobs[0].counts
     return kept, found.missed[0].reason if found.missed else ""
@@ -152,12 +153,12 @@ def test_a_job_run_that_was_submitted_too_late_says_so() -> None:
 def test_an_open_job_run_is_overdue_once_its_deadline_is_past() -> None:
     waiting = sent("batch", NOW, None)
     assert deadline_of(waiting) == (Kept.OVERDUE, "openai's batch lane took 12 h 00 min")
-    found = deadlines_of(book(replace(RUN, deadline_at=NOW + HOUR), timings=(waiting,), as_of=NOW))
+    found = deadlines_of(book(structs.replace(RUN, deadline_at=NOW + HOUR), timings=(waiting,), as_of=NOW))
     assert (found.count(Kept.AHEAD), found.missed) == (1, ())
 
 
 @pytest.mark.parametrize(
-    "run", [RUN, replace(RUN, deadline_at=NOW, state=RunState.CANCELLED, finished_at=NOW + HOUR)], ids=["none", "cancelled"]
+    "run", [RUN, structs.replace(RUN, deadline_at=NOW, state=RunState.CANCELLED, finished_at=NOW + HOUR)], ids=["none", "cancelled"]
 )
 def test_without_a_deadline_and_after_a_persons_cancel_none_was_missed(run: JobRun) -> None:
     assert deadlines_of(book(run, as_of=NOW + 12 * HOUR)).jobs == ()
@@ -185,7 +186,7 @@ def test_a_curve_has_what_completed_and_counts_the_others() -> None:
 
 def option_of(line: CostLine, **terms: Any) -> tuple[str | None, str]:
     models = ("openai:gpt-5-mini", "anthropic:claude-haiku-4-5")
-    [found] = alternatives_of(book(replace(RUN, terms=RunTerms(models=models, **terms)), lines=(line,)), rates_of)
+    [found] = alternatives_of(book(structs.replace(RUN, terms=RunTerms(models=models, **terms)), lines=(line,)), rates_of)
     return found.other, found.needs
 
 
@@ -206,7 +207,7 @@ def test_another_lane_than_the_demanded_one_needs_another_declaration() -> None:
 
 def test_the_change_is_of_what_was_paid_once() -> None:
     line = replace(BATCHED, lane="standard", paid_usd=Decimal("0.9"), twice_usd=Decimal("0.45"))
-    [found] = alternatives_of(book(replace(RUN, terms=RunTerms(models=("openai:gpt-5-mini",))), lines=(line,)), rates_of)
+    [found] = alternatives_of(book(structs.replace(RUN, terms=RunTerms(models=("openai:gpt-5-mini",))), lines=(line,)), rates_of)
     assert found.other_usd == Decimal("0.225")  # half of 0.25 and 2.00 a million
     assert found.change == pytest.approx(-0.5)
 
@@ -253,7 +254,7 @@ def test_a_page_loads_nothing_and_runs_nothing() -> None:
 
 def test_what_users_named_is_text_on_the_page() -> None:
     hard = "<script>alert(1)</script>&\"'"
-    run = replace(RUN, tags={"team": hard, "project": hard}, partition=hard, reserved_usd=Decimal(1))
+    run = structs.replace(RUN, tags={"team": hard, "project": hard}, partition=hard, reserved_usd=Decimal(1))
     seen = _Seen(page(book(run, lines=(replace(LINE, provider=hard, model=hard),))))
     assert "script" not in {tag for tag, _ in seen.tags}
     assert hard in seen.texts
@@ -268,7 +269,7 @@ def test_however_large_the_ledger_is_the_page_is_below_300_kb() -> None:
 
 
 def test_a_name_of_any_length_leaves_the_page_small() -> None:
-    run = replace(RUN, tags={"team": "x" * 10**6}, partition="y" * 10**6)
+    run = structs.replace(RUN, tags={"team": "x" * 10**6}, partition="y" * 10**6)
     assert len(page(book(run, lines=(LINE,)))) < 40_000
 
 
@@ -335,7 +336,7 @@ def test_a_pico_dollar_is_exact_in_parquet() -> None:
 
 
 def test_no_cell_for_a_spreadsheet_is_a_formula() -> None:
-    run = replace(RUN, tags={"team": "=HYPERLINK(A1)"})
+    run = structs.replace(RUN, tags={"team": "=HYPERLINK(A1)"})
     assert tables(book(run), safe=True)["job_run"]["team"].to_pylist() == ["'=HYPERLINK(A1)"]
     assert tables(book(run))["job_run"]["team"].to_pylist() == ["=HYPERLINK(A1)"]
 
@@ -384,9 +385,9 @@ def _cost(line: CostLine, bracket: Bracket) -> Decimal:
 
 HARD = [
     company(jobs=4, days=4),
-    book(replace(RUN, tags={"team": "=1+1", "project": "köln"}, partition=""), lines=(priced(), priced("standard"))),
+    book(structs.replace(RUN, tags={"team": "=1+1", "project": "köln"}, partition=""), lines=(priced(), priced("standard"))),
     book(RUN, lines=(replace(priced(), twice_usd=Decimal("0.07"), paid_usd=priced().paid_usd + Decimal("0.07")),)),
-    book(replace(RUN, created_at=datetime(2026, 12, 31, 23, tzinfo=UTC)), lines=(priced(),)),
+    book(structs.replace(RUN, created_at=datetime(2026, 12, 31, 23, tzinfo=UTC)), lines=(priced(),)),
     book(RUN, lines=(LINE,)),
     book(RUN, lines=(replace(LINE, paid_usd=Decimal(0), standard_usd=Decimal(0)),)),
 ]
@@ -427,7 +428,7 @@ def test_a_cost_line_that_list_prices_do_not_explain_is_one_row_with_a_price_of_
 def test_the_jobs_own_prices_count() -> None:
     terms = RunTerms(models=("openai:m",), prices={"openai:m": {"input": "1", "output": "2"}})
     line = replace(LINE, lane="standard", input_tokens=10**6, output_tokens=10**6, paid_usd=Decimal(3), standard_usd=Decimal(3))
-    rows = focus(book(replace(RUN, terms=terms), lines=(line,)))
+    rows = focus(book(structs.replace(RUN, terms=terms), lines=(line,)))
     assert {row["SkuMeter"]: row["EffectiveCost"] for row in rows} == {"Input tokens": "1", "Output tokens": "2"}
 
 
