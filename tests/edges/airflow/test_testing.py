@@ -168,7 +168,7 @@ def test_what_a_task_takes_from_another_is_given_by_its_id(emulator: Emulator) -
     assert mapped["partition"] == "us"
     manifest = run_task(dag.get_task("send"), emulator, logical_date=emulator.now())
     assert run_task(dag.get_task("collect"), emulator, outputs={"send": manifest})["counts"]["answered"] == 5
-    with pytest.raises(LookupError, match="outputs=.'send': "):
+    with pytest.raises(LookupError, match=r"outputs=\{'send': "):
         run_task(dag.get_task("collect"), emulator)
 
 
