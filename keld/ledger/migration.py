@@ -32,6 +32,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "sha256 VARCHAR(64) NOT NULL, size_bytes BIGINT NOT NULL, PRIMARY KEY (run_id, name))",
     ),
     ("ALTER TABLE keld_shard ADD COLUMN lines BIGINT",),  # 4 -> 5: requests of many rows
+    (  # 5 -> 6: what the prompt cache already had of a shard, and rows that go ahead of the others
+        "ALTER TABLE keld_shard ADD COLUMN cache_prefix VARCHAR(16)",
+        "ALTER TABLE keld_shard ADD COLUMN cache_warm BOOLEAN",
+        "ALTER TABLE keld_shard ADD COLUMN ahead BOOLEAN",
+    ),
 )
 NEWEST = 1 + len(STEPS)
 
