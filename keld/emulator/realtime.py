@@ -13,7 +13,7 @@ from .bill import entry
 from .dialect import Conditions, Dialect
 from .fault import ROW_FAULTS
 from .rule import Event, row_fate
-from .service import Handler, Service
+from .service import Endpoint, Handler, Service
 
 
 def answering(service: Service, dialect: Dialect, headers: Mapping[str, str] | None = None) -> Handler:
@@ -26,6 +26,19 @@ def answering(service: Service, dialect: Dialect, headers: Mapping[str, str] | N
         return Response(content, media_type="application/json", headers=headers)
 
     return answer
+
+
+def realtime_routes(service: Service, dialects: Mapping[str, Dialect], headers: Mapping[str, str] | None = None) -> list[Endpoint]:
+    """A route for each of the endpoints that begin with `/v1`, under the service's own base."""
+    return [
+        Endpoint(
+            operation="realtime",
+            method="POST",
+            path=service.base + endpoint.removeprefix("/v1"),
+            handler=answering(service, dialect, headers),
+        )
+        for endpoint, dialect in dialects.items()
+    ]
 
 
 def _answered(service: Service, dialect: Dialect, event: Event, body: bytes, arrived: int) -> str:

@@ -174,7 +174,10 @@ def _is_beyond_telling(mix: Mix) -> bool:
     unmarked = mix.shape == "anthropic" or {"no_metadata", "no_input_id"} <= quirks
     # Only the results of a batch without a mark say whose it is: of one that never ends there are none, and it is not cancelled, since it may be another's.
     lies = "res_foreign" in quirks or (unmarked and ("stuck" in quirks or (bool(set(RESULTS) & quirks) and mix.heals_s is None)))
-    return (repeated and unlisted) or (bool(creates) and unmarked and lies)
+    lost = bool(creates) or any(
+        what == "die" for what, _ in mix.steps
+    )  # a worker that dies between its create and the reply has none either
+    return (repeated and unlisted) or (lost and unmarked and lies)
 
 
 def _count(play: Play) -> None:
