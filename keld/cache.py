@@ -84,19 +84,19 @@ class Cache:
         ttl: of the mark; None: there is none.
         hits: the share of the rows that are expected to read it; without `warm`, of the rows after the first, which writes it.
         least_tokens: a shorter beginning is not kept.
-        least_requests: for fewer requests a mark does not pay.
+        least_requests: for fewer requests a mark does not pay; None: it never pays.
         warm: a batch that ended before has written it.
     """
 
     ttl: Ttl | None = None
     hits: float = 0.0
     least_tokens: int = 0
-    least_requests: int = 2
+    least_requests: int | None = 2
     warm: bool = False
 
     def of(self, requests: int) -> Cache:
         """The cache for this number of requests; unmarked if a mark does not pay for them."""
-        return self if self.ttl is None or requests >= self.least_requests else UNMARKED
+        return self if self.ttl is None or (self.least_requests is not None and requests >= self.least_requests) else UNMARKED
 
     def read(self, tokens: int, requests: int) -> int:
         """Tokens of all these shared beginnings together that are expected to be read."""
@@ -105,9 +105,9 @@ class Cache:
         return int(tokens * self.hits * (requests - (not self.warm)) / requests)
 
     @property
-    def written_by_one(self) -> Cache:
-        """The cache of the one row that goes ahead of the others: it writes, whether that pays for it alone or not."""
-        return replace(self, hits=self.hits if self.warm else 0.0, least_requests=1)
+    def forced(self) -> Cache:
+        """The same mark for any number of requests, whether it pays or not."""
+        return replace(self, least_requests=1)
 
 
 UNMARKED = Cache()
@@ -130,8 +130,8 @@ def prefix_of(texts: Sequence[str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def marked(caching: Caching, lane: Lane, rates: Rates, shared_bytes: int, seen: Read, *, ahead: bool = False, warm: bool = False) -> Cache:
-    """The mark for requests that share `shared_bytes`, if it is expected to pay; else `UNMARKED`.
+def mark_of(caching: Caching, lane: Lane, rates: Rates, shared_bytes: int, seen: Read, *, ahead: bool = False, warm: bool = False) -> Cache:
+    """The mark for requests that share `shared_bytes`, whether it pays or not; `UNMARKED` if none can be set, or what they share is too short.
 
     Args:
         seen: of requests in the same circumstances.
@@ -141,13 +141,13 @@ def marked(caching: Caching, lane: Lane, rates: Rates, shared_bytes: int, seen: 
     >>> from decimal import Decimal; from keld.price import Bracket
     >>> one = Bracket(above=0, input=Decimal(1), cached=Decimal("0.1"), cache_write=Decimal("1.25"), cache_write_1h=Decimal(2), output=Decimal(5))
     >>> kind = Caching(least_tokens=1024, by_itself=False, ttl={Lane.BATCH: Ttl.HOUR, Lane.STANDARD: Ttl.MINUTES})
-    >>> marked(kind, Lane.BATCH, Rates(brackets=(one,), source=""), 8_000, Read())
-    Cache(ttl=None, hits=0.0, least_tokens=0, least_requests=2, warm=False)
-    >>> marked(kind, Lane.BATCH, Rates(brackets=(one,), source=""), 8_000, Read(), ahead=True)
+    >>> mark_of(kind, Lane.BATCH, Rates(brackets=(one,), source=""), 8_000, Read())
+    Cache(ttl=<Ttl.HOUR: '1h'>, hits=0.0, least_tokens=1024, least_requests=None, warm=False)
+    >>> mark_of(kind, Lane.BATCH, Rates(brackets=(one,), source=""), 8_000, Read(), ahead=True)
     Cache(ttl=<Ttl.HOUR: '1h'>, hits=0.64, least_tokens=1024, least_requests=6, warm=False)
-    >>> marked(kind, Lane.BATCH, Rates(brackets=(one,), source=""), 8_000, Read(), warm=True).least_requests
+    >>> mark_of(kind, Lane.BATCH, Rates(brackets=(one,), source=""), 8_000, Read(), warm=True).least_requests
     1
-    >>> marked(kind, Lane.STANDARD, Rates(brackets=(one,), source=""), 8_000, Read()).least_requests
+    >>> mark_of(kind, Lane.STANDARD, Rates(brackets=(one,), source=""), 8_000, Read()).least_requests
     2
     """
     ttl = caching.ttl.get(lane)
@@ -155,10 +155,8 @@ def marked(caching: Caching, lane: Lane, rates: Rates, shared_bytes: int, seen: 
         return UNMARKED
     cold = lane is Lane.BATCH and not ahead and not warm
     hits, even = _hits(0.0 if cold else _HITS, seen), _even(rates, ttl)
-    if hits <= even:
-        return UNMARKED
     # Without `warm` one of n rows writes at least: n - 1 of n times `hits` must be more than `even`.
-    least = 1 if warm else max(2, ceil(hits / (hits - even)))
+    least = None if hits <= even else 1 if warm else max(2, ceil(hits / (hits - even)))
     return Cache(ttl=ttl, hits=hits, least_tokens=caching.least_tokens, least_requests=least, warm=warm)
 
 

@@ -218,6 +218,7 @@ class Option:
     by_the_hour: bool = False  # the time of the host is paid, and not tokens
     ahead: Lane | None = None
     unmarked_usd: Decimal | None = None  # the lane's expected cost with all rows at once and without the prompt cache
+    marked_usd: Decimal | None = None  # the same with all rows marked for it, whether that pays or not; None: they cannot be
     instead: Option | None = None
 
     @property
@@ -392,6 +393,7 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, con
         by_the_hour=candidate.gpu_time is not None,
         ahead=None if candidate.ahead is None else candidate.ahead.lane,
         unmarked_usd=replace(candidate, cache=UNMARKED, ahead=None).expected_usd(work),
+        marked_usd=replace(candidate, cache=candidate.cache.forced).expected_usd(work) if candidate.cache.ttl is not None else None,
     )
 
 

@@ -11,8 +11,6 @@ from decimal import Decimal
 from keld.plan import Option
 from keld.price import Lane
 
-_PREMIUM = {"5m": "1.25 times", "30m": "1.25 times", "1h": "twice"}
-
 
 def reason(chosen: Option | None, options: Sequence[Option]) -> str:
     """One or two sentences; "" if no cache and no row ahead was to be considered.
@@ -36,26 +34,35 @@ def _order(chosen: Option) -> str:
 
 
 def _cache(chosen: Option) -> str:
-    """What is expected of the prompt cache, and what the same rows would cost in the next best way."""
-    ttl, plain, instead = chosen.cache.ttl, chosen.unmarked_usd, chosen.instead
+    """What is expected of the prompt cache, and what the same rows would cost without it, or with it."""
+    ttl, cost, plain = chosen.cache.ttl, _usd(chosen.expected_usd), _usd(chosen.unmarked_usd)
+    if ttl is not None and chosen.cache.warm:
+        had = f"An earlier batch wrote what all prompts begin with, and the prompt cache still has it ({ttl.value})"
+        return f"{had}: {chosen.cache.hits:.0%} of the rows are expected to read it, {cost} instead of {plain} without marks."
     if ttl is not None:
-        had = "of an earlier batch is still in the prompt cache" if chosen.cache.warm else "is marked for the prompt cache"
+        said = f"What all prompts begin with is marked for the prompt cache ({ttl.value})"
         return (
-            f"What the prompts begin with {had} ({ttl.value}); {chosen.cache.hits:.0%} of the rows "
-            f"{'' if chosen.cache.warm else 'after the first '}are expected to read it: {_usd(chosen.expected_usd)} instead of {_usd(plain)} without marks."
+            f"{said}: {chosen.cache.hits:.0%} of the rows after the first are expected to read it, {cost} instead of {plain} without marks."
         )
-    if chosen.ahead is None and instead is not None and instead.cache.ttl is not None:
-        mark = instead.cache.ttl.value
-        why = (
-            f"would keep the deadline with {instead.chance:.1%} instead of {chosen.chance:.1%}"
-            if instead.chance is not None and chosen.chance is not None and instead.total_usd < chosen.total_usd
-            else f"would cost {_usd(instead.total_usd)} instead of {_usd(chosen.total_usd)}, what a rescue may cost included"
-        )
-        return (
-            f"What the prompts begin with is not marked for the prompt cache: rows of one batch do not see what others write, which costs "
-            f"{_PREMIUM[mark]} the input; with one row ahead it {why}."
-        )
-    return ""
+    if chosen.marked_usd is None or chosen.lane is not Lane.BATCH or chosen.marked_usd <= (chosen.unmarked_usd or 0):
+        return ""
+    return (
+        "What all prompts begin with is not marked for the prompt cache: rows of one batch do not see what the others write, so with marks "
+        f"they would cost {_usd(chosen.marked_usd)} instead of {plain}{_primed(chosen)}."
+    )
+
+
+def _primed(chosen: Option) -> str:
+    """What one row ahead would change."""
+    instead = chosen.instead
+    if instead is None or instead.ahead is not Lane.BATCH or instead.cache.ttl is None:
+        return ""
+    chances = (
+        ""
+        if instead.chance is None or chosen.chance is None
+        else f" and keep the deadline with {instead.chance:.1%}, not {chosen.chance:.1%}"
+    )
+    return f"; with one row ahead they would cost {_usd(instead.total_usd)}{chances}"
 
 
 def _other_lane(chosen: Option, options: Sequence[Option]) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keld import sample, snapshot
-from keld.cache import LEARN_FOR, UNMARKED, Cache, marked, prefix_of, unmarked
+from keld.cache import LEARN_FOR, UNMARKED, Cache, mark_of, prefix_of, unmarked
 from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
 from keld.gpu_time import PICO_USD, GpuTime
@@ -315,7 +315,7 @@ def cache_of(
         return UNMARKED
     warm = lane is Lane.BATCH and history.is_warm(*of, lane, prefix_of(shared_texts(ask.question)), now - ttl.span)
     read = history.read_from_cache(*of, lane, now - LEARN_FOR, warm=lane is Lane.BATCH and (warm or ahead))
-    return marked(caching, lane, known, work.shared_bytes, read, ahead=ahead, warm=warm)
+    return mark_of(caching, lane, known, work.shared_bytes, read, ahead=ahead, warm=warm)
 
 
 def speed_of(environment: Environment, name: str, run_id: str | None) -> Speed:
@@ -389,7 +389,7 @@ def plan_shards(
     for n, positions in enumerate(_groups(ask, more, provider, option.lane, priority)):
         shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
         part, cache = work.of(len(positions), size - len(positions) * more), option.cache
-        cache = (cache.written_by_one if ahead and option.lane is Lane.BATCH else cache).of(len(positions))
+        cache = (cache.forced if ahead and option.lane is Lane.BATCH else cache).of(len(positions))
         with disk_errors(files.dir, "Nothing of this round was sent."):
             path = files.shard(shard_id).positions
             write_positions(path, positions)

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from keld import Column, Job, Keld, Status, cache
-from keld.cache import UNMARKED, Cache, Caching, Read, Ttl, marked, unmarked
+from keld.cache import UNMARKED, Cache, Caching, Read, Ttl, mark_of, unmarked
 from keld.emulator import Emulator
 from keld.errors import CeilingTooLow, InvalidJob
 from keld.plan import Work
@@ -49,6 +49,12 @@ def _rates(cached: Any = "0.1", write: Any = "1.25", write_1h: Any = 2, full: An
         output=Decimal(5),
     )
     return Rates(brackets=(bracket,), source=SOURCE)
+
+
+def marked(*of: Any, **how: bool) -> Cache:
+    """The mark, if it is expected to pay for some number of rows."""
+    mark = mark_of(*of, **how)
+    return UNMARKED if mark.least_requests is None else mark
 
 
 def billed(emulator: Emulator, at: datetime) -> Decimal:
@@ -467,7 +473,7 @@ def test_plan_status_and_end_tell_of_the_cache(keld: Keld, emulator: Emulator) -
     job = triage(anthropic, system=LONG)
     said = _text(plan_view(keld.plan(job, tickets(20))))
     assert "One row goes ahead as a batch of one" in said
-    assert "is marked for the prompt cache (1h); 64% of the rows after the first are expected to read it: $" in said
+    assert "is marked for the prompt cache (1h): 64% of the rows after the first are expected to read it, $" in said
     status = finish(keld, emulator, keld.submit(job, tickets(20)).id)
     told = status.to_json()
     assert (told["cache_hit_rate"], told["batches"][1]["cached_tokens"]) == (status.cache_hit_rate, status.cached_tokens)

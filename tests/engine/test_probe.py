@@ -143,7 +143,14 @@ def test_a_deadline_without_time_for_two_batches_is_kept_by_one_that_is_not_mark
     plan = keld.plan(triage(anthropic, system=LONG, **due), tickets(20))
     assert plan.chosen is not None
     assert (plan.chosen.ahead, plan.chosen.cache.ttl) == (None, None)
-    assert "with one row ahead it would keep the deadline with" in plan.reason
+    assert "and keep the deadline with 27.6%, not 55.0%" in plan.reason
+
+
+def test_whoever_wants_no_row_ahead_is_told_what_marks_would_cost(keld: Keld, emulator: Emulator) -> None:
+    """A thousand rows at half of 1 USD a million: all that is shared is written at twice that."""
+    reason = keld.plan(triage(anthropic, system=LONG, probe=False), tickets(1_000)).reason
+    assert "not marked for the prompt cache" in reason
+    assert "so with marks they would cost $5.7" in reason
 
 
 # --- when it is late --------------------------------------------------------------------------------------------------

@@ -41,7 +41,8 @@ def standard(hits: float) -> Candidate:
     )
 
 
-COLD, BEHIND_ONE = batch(), batch(PRIMED, Ahead(lane=Lane.BATCH))
+COLD = batch(replace(PRIMED, hits=0.0, least_requests=None))
+BEHIND_ONE = batch(PRIMED, Ahead(lane=Lane.BATCH))
 
 
 def chosen(*candidates: Candidate, ceiling: str | None = None, within: timedelta | None = None, lane: Lane | None = None) -> Option:
@@ -59,7 +60,7 @@ def chosen(*candidates: Candidate, ceiling: str | None = None, within: timedelta
     ("candidate", "usd"),
     [
         (COLD, "5.908"),  # 5,608,000 tokens in, 60,000 out at 5
-        (batch(replace(PRIMED, hits=0.0)), "11.408"),  # 108,000 at 1; 5,500,000 written at 2; what a marked cold batch costs
+        (batch(COLD.cache.forced), "11.408"),  # 108,000 at 1; 5,500,000 written at 2; what a marked cold batch costs
         (BEHIND_ONE, "4.726688"),  # 108,000 at 1; 3,516,480 read; 1,983,520 written: one row, and 36 % of 999
         (batch(replace(PRIMED, warm=True)), "4.72"),  # 3,520,000 read, 1,980,000 written
         (standard(0.64), "6.478096"),  # 108,000 at 2; 3,516,480 at 0.2; 1,983,520 at 2.5; 60,000 at 10
@@ -77,8 +78,8 @@ def test_a_row_goes_ahead_where_that_is_cheaper() -> None:
     assert found.instead is not None
     assert found.instead.expected_usd == found.unmarked_usd == Decimal("5.908")
     assert reason(found, [found]) == (
-        "One row goes ahead as a batch of one, and the others follow when it has ended. What the prompts begin with is marked for the prompt cache "
-        "(1h); 64% of the rows after the first are expected to read it: $4.7267 instead of $5.9080 without marks."
+        "One row goes ahead as a batch of one, and the others follow when it has ended. What all prompts begin with is marked for the prompt cache "
+        "(1h): 64% of the rows after the first are expected to read it, $4.7267 instead of $5.9080 without marks."
     )
 
 
@@ -92,7 +93,11 @@ def test_the_deadline_decides_before_the_money() -> None:
     """Half of all batches end within the hour; two of them, one behind the other, need more than twice as long."""
     late = chosen(COLD, BEHIND_ONE, within=timedelta(hours=2), lane=Lane.BATCH)
     assert (late.ahead, late.expected_usd) == (None, Decimal("5.908"))
-    assert "with one row ahead it would keep the deadline with" in reason(late, [late])
+    assert "not marked for the prompt cache" in (said := reason(late, [late]))
+    assert (
+        "with marks they would cost $11.4080 instead of $5.9080; with one row ahead they would cost $4.7267 and keep the deadline with"
+        in said
+    )
     assert chosen(COLD, BEHIND_ONE, within=timedelta(hours=12), lane=Lane.BATCH).ahead is Lane.BATCH
 
 
@@ -124,7 +129,7 @@ def test_the_plan_says_what_a_batch_would_have_cost() -> None:
     terms = Constraints(now=NOW)
     found = evaluate([COLD, BEHIND_ONE, standard(0.98)], WORK, terms)
     said = reason(choose("labels", "", found, terms), found)
-    assert "98% of the rows after the first are expected to read it: $2.1814" in said
+    assert "98% of the rows after the first are expected to read it, $2.1814" in said
     assert said.endswith("A batch would cost $4.7267, since 63% of its input is expected from the cache.")
 
 
