@@ -129,6 +129,14 @@ def test_a_primed_job_pays_one_write_and_every_row_once(keld: Keld, emulator: Em
     check_promise(keld, emulator, status, tickets(20))
 
 
+def test_what_is_behind_a_row_is_learned_from_and_the_row_is_timed_apart(keld: Keld, emulator: Emulator) -> None:
+    """A batch of one may end sooner than one of ten thousand; and the others are asked for the first time, though in a second round."""
+    run(keld, emulator, triage(anthropic, system=LONG), tickets(20))
+    history, of = keld.ledger.history, ("anthropic", emulator.url, anthropic.model)
+    assert history.observed(*of).rows == 20
+    assert [len(history.turnarounds(*of, "batch", emulator.now(), ahead=ahead)[0]) for ahead in (True, False)] == [1, 1]
+
+
 def test_a_batch_within_the_hour_of_another_with_the_same_beginning_is_warm_and_needs_no_row_ahead(keld: Keld, emulator: Emulator) -> None:
     run(keld, emulator, triage(anthropic, system=LONG), tickets(20), partition="2026-11-18")
     warm = chosen(keld, rows=5, system=LONG)
