@@ -162,20 +162,22 @@ def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceilin
             if probe is False or obstacle is not None or known is None or lane is not Lane.BATCH:
                 yield candidate
             else:
-                yield from _ways(environment, ask, candidate, probe, standard=Lane.STANDARD not in fit.not_in)
+                yield from _ways(environment, ask, candidate, probe, timed=due is not None, standard=Lane.STANDARD not in fit.not_in)
 
 
-def _ways(environment: Environment, ask: Ask, candidate: Candidate, probe: Probe, *, standard: bool) -> Iterator[Candidate]:
+def _ways(environment: Environment, ask: Ask, candidate: Candidate, probe: Probe, *, timed: bool, standard: bool) -> Iterator[Candidate]:
     """The ways to ask in the batch lane: all rows at once, and with one row ahead in a lane where that is wanted, or may pay.
 
     Args:
+        timed: there is a deadline.
         standard: the standard lane takes the question.
     """
     provider, rows, now = environment.provider(candidate.provider), ask.work.requests, environment.clock()
     cache = cache_of(environment, ask, provider, candidate.model, Lane.BATCH, candidate.estimate, candidate.rates, ahead=True)
     enough = rows - sum(PROBED) >= provider.traits.least_requests  # else the rest would be too few for a batch
     batch = None
-    if provider.traits.least_requests == 1 and rows > 1:
+    # A batch whose cancel loses answers is not cancelled for a deadline: one row that is late would make all the others late.
+    if provider.traits.least_requests == 1 and rows > 1 and (candidate.keeps_on_cancel or not timed):
         seen = environment.ledger.history.turnarounds(candidate.provider, provider.host, candidate.model, Lane.BATCH, now, ahead=True)
         first = turnaround(Lane.BATCH, *seen) if any(seen) else candidate.turnaround
         batch = _behind(candidate, Ahead(lane=Lane.BATCH), first, cache)

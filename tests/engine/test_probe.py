@@ -12,7 +12,7 @@ from keld import Keld, Status
 from keld.emulator import Emulator
 from keld.plan import Option
 from keld.price import Lane
-from tests.support.ticket_job import Peer, anthropic, check_promise, creates, fault, finish, openai, outcomes, run, tickets, triage
+from tests.support.ticket_job import Peer, anthropic, check_promise, creates, fault, finish, gemini, openai, outcomes, run, tickets, triage
 
 pytestmark = pytest.mark.by_turns
 
@@ -63,6 +63,14 @@ def test_where_two_batches_would_be_late_a_probe_goes_in_the_standard_lane_and_t
     assert chosen(keld, probe=True, **due | {"deadline": emulator.now() + 12 * HOUR}).ahead is Lane.BATCH
     assert chosen(keld, probe="batch", **due).ahead is Lane.BATCH, "who asks for a lane gets it"
     assert chosen(keld, probe=False, **due).ahead is None
+
+
+def test_where_a_cancel_gives_no_answer_back_no_batch_of_one_holds_up_a_deadline(keld: Keld, emulator: Emulator) -> None:
+    """It would not be cancelled, and all rows behind it would be late."""
+    for terms, ahead in (({}, Lane.BATCH), ({"deadline": emulator.now() + 100 * HOUR}, Lane.STANDARD)):
+        found = keld.plan(triage(gemini, probe=True, **terms), tickets(20)).chosen
+        assert found is not None
+        assert (found.lane, found.ahead) == (Lane.BATCH, ahead)
 
 
 def test_a_row_in_the_standard_lane_is_reserved_at_the_rates_of_that_lane(keld: Keld, emulator: Emulator) -> None:
