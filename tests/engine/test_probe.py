@@ -137,6 +137,18 @@ def test_a_primed_job_pays_one_write_and_every_row_once(keld: Keld, emulator: Em
     check_promise(keld, emulator, status, tickets(20))
 
 
+def test_the_rows_behind_one_that_went_ahead_are_shown_as_still_to_be_asked(
+    open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld]
+) -> None:
+    """One row at the provider is no job run that is nearly done."""
+    emulator = open_emulator(latency_s=60)
+    keld = open_keld(clock=emulator.now)
+    status = keld.advance(keld.submit(triage(anthropic, system=LONG), tickets(20)).id)
+    assert (status.requests, status.settled) == (20, 0)
+    status = finish(keld, emulator, status.id)
+    assert (status.requests, status.settled) == (20, 20)
+
+
 def test_what_is_behind_a_row_is_learned_from_and_the_row_is_timed_apart(keld: Keld, emulator: Emulator) -> None:
     """A batch of one may end sooner than one of ten thousand; and the others are asked for the first time, though in a second round."""
     run(keld, emulator, triage(anthropic, system=LONG), tickets(20))
