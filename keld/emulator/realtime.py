@@ -22,7 +22,7 @@ def answering(service: Service, dialect: Dialect, headers: Mapping[str, str] | N
     async def answer(request: Request) -> Response:
         body = await request.body()
         event = Event(provider=service.kind, path=request.url.path, model=service.asked(request, body).model, lane="realtime")
-        content = await run_in_threadpool(_answered, service, dialect, event, body)
+        content = await run_in_threadpool(_answered, service, dialect, event, body, request.state.arrived)
         return Response(content, media_type="application/json", headers=headers)
 
     return answer
@@ -41,11 +41,11 @@ def realtime_routes(service: Service, dialects: Mapping[str, Dialect], headers: 
     ]
 
 
-def _answered(service: Service, dialect: Dialect, event: Event, body: bytes) -> str:
+def _answered(service: Service, dialect: Dialect, event: Event, body: bytes, arrived: int) -> str:
     store = service.store
     rules = store.faults.take("rows", ROW_FAULTS, event)
     fate = next((row_fate([rule], rule.seen - 1, "") for rule in rules), None)
     at = store.clock.time()
-    made = dialect.make(body, Conditions(at, False, fate))
+    made = dialect.make(body, Conditions(at, False, fate, arrived=arrived))
     store.realtime_bill.add(entry(service.kind, made, batch_id=None, custom_id=None, at=at))
     return made.body

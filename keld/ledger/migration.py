@@ -40,6 +40,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE keld_intent ADD COLUMN input_ref VARCHAR",
         "CREATE INDEX keld_intent_input ON keld_intent (input_ref)",
     ),
+    (  # 6 -> 7: what the prompt cache already had of a shard, and rows that go ahead of the others
+        "ALTER TABLE keld_shard ADD COLUMN cache_prefix VARCHAR(16)",
+        "ALTER TABLE keld_shard ADD COLUMN cache_warm BOOLEAN",
+        "ALTER TABLE keld_shard ADD COLUMN ahead BOOLEAN",
+    ),
 )
 NEWEST = 1 + len(STEPS)
 
