@@ -65,6 +65,15 @@ def test_the_json_has_the_money_of_each_verdict_and_the_terms_of_each_saving(log
     assert Decimal(saving["p10_usd"]) <= Decimal(saving["p50_usd"]) <= Decimal(saving["p90_usd"])
 
 
+def test_on_a_terminal_it_says_how_much_was_read(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten million calls take minutes."""
+    calls = sum(1 for _ in log.open())
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    assert f"{calls:,} calls, " in _keld(log).stderr
+    monkeypatch.delenv("TTY_COMPATIBLE")
+    assert f"{calls:,} calls, " not in _keld(log).stderr
+
+
 def test_the_most_expensive_group_comes_first(log: Path) -> None:
     amounts = [Decimal(one["usd"]) for one in _json(log)["findings"]]
     assert amounts == sorted(amounts, reverse=True)
