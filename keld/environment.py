@@ -415,7 +415,13 @@ class Keld:
         return report(self.ledger.catalog.runs(self.namespace, job=job, since=after, until=before), lines, by)
 
     def write_report(
-        self, path: str | os.PathLike[str], *, by: str = "team", since: date | None = None, until: date | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        by: str = "team",
+        since: date | None = None,
+        until: date | None = None,
+        audit: str | os.PathLike[str] | None = None,
     ) -> Report:
         """Writes a page about the job runs of this namespace, and returns the spend report by `by` that is on it; calls no provider.
 
@@ -423,15 +429,17 @@ class Keld:
             path: of the page, one file of HTML that needs nothing else: a local path, or a URI such as `s3://bucket/keld.html`.
             by: what divides the days, as of `spend`.
             since, until: as of `spend`.
+            audit: a result of `keld audit --json`, to be shown beside: a local path or a URI.
 
         Raises:
             InvalidJob: `by` is no dimension.
+            SourceError: `audit` cannot be read, or is no such result.
             SinkError: the page cannot be written; an earlier one there is unchanged.
         """
         from keld.report.file import write_page
         from keld.report.page import page_of
 
-        found = self.overview(by, since=since, until=until)
+        found = self.overview(by, since=since, until=until, audit=audit)
         write_page(path, page_of(found))
         return found.group(by)
 
@@ -462,12 +470,21 @@ class Keld:
             return write_tables(directory, {"focus": focus_table(book, self.environment.rates)}, "csv")
         return write_tables(directory, tables(book, safe=form == "csv"), form)
 
-    def overview(self, by: str = "team", *, since: date | None = None, until: date | None = None) -> Overview:
+    def overview(
+        self,
+        by: str = "team",
+        *,
+        since: date | None = None,
+        until: date | None = None,
+        audit: str | os.PathLike[str] | None = None,
+    ) -> Overview:
         """The figures of `write_report`."""
+        from keld.report.audited import audited
         from keld.report.book import read
         from keld.report.overview import overview_of
 
-        return overview_of(read(self.ledger, self.namespace, self.clock(), since, until), by, self.environment.rates)
+        beside = None if audit is None else audited(audit)
+        return overview_of(read(self.ledger, self.namespace, self.clock(), since, until), by, self.environment.rates, beside)
 
     def cancel(self, run_id: str) -> Status:
         """The status after the cancel is recorded: `advance` drops what was not sent, cancels the batches at the provider and collects their answers.
