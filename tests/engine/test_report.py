@@ -343,10 +343,10 @@ def _cost(line: CostLine, bracket: Bracket) -> Decimal:
 HARD = [
     company(jobs=4, days=4),
     book(structs.replace(RUN, tags={"team": "=1+1", "project": "köln"}, partition=""), lines=(priced(), priced("standard"))),
-    book(RUN, lines=(replace(priced(), twice_usd=Decimal("0.07"), paid_usd=priced().paid_usd + Decimal("0.07")),)),
+    book(RUN, lines=(structs.replace(priced(), twice_usd=Decimal("0.07"), paid_usd=priced().paid_usd + Decimal("0.07")),)),
     book(structs.replace(RUN, created_at=datetime(2026, 12, 31, 23, tzinfo=UTC)), lines=(priced(),)),
     book(RUN, lines=(LINE,)),
-    book(RUN, lines=(replace(LINE, paid_usd=Decimal(0), standard_usd=Decimal(0)),)),
+    book(RUN, lines=(structs.replace(LINE, paid_usd=Decimal(0), standard_usd=Decimal(0)),)),
 ]
 
 
