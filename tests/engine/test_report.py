@@ -343,10 +343,10 @@ def _cost(line: CostLine, bracket: Bracket) -> Decimal:
 HARD = [
     company(jobs=4, days=4),
     book(structs.replace(RUN, tags={"team": "=1+1", "project": "köln"}, partition=""), lines=(priced(), priced("standard"))),
-    book(RUN, lines=(structs.replace(priced(), twice_usd=Decimal("0.07"), paid_usd=priced().paid_usd + Decimal("0.07")),)),
+    book(RUN, lines=(replace(priced(), twice_usd=Decimal("0.07"), paid_usd=priced().paid_usd + Decimal("0.07")),)),
     book(structs.replace(RUN, created_at=datetime(2026, 12, 31, 23, tzinfo=UTC)), lines=(priced(),)),
     book(RUN, lines=(LINE,)),
-    book(RUN, lines=(structs.replace(LINE, paid_usd=Decimal(0), standard_usd=Decimal(0)),)),
+    book(RUN, lines=(replace(LINE, paid_usd=Decimal(0), standard_usd=Decimal(0)),)),
 ]
 
 
@@ -428,10 +428,10 @@ def test_an_audit_may_assume_of_a_move_what_the_ledger_has_seen(ledger: Keld, tm
 def test_the_history_of_moves_counts_late_repeated_and_doubled_rows() -> None:
     batch = replace(LINE, asked=100, answered=80, paid_usd=Decimal(3), twice_usd=Decimal(1))
     moved = replace(LINE, lane="standard", asked=20, answered=20, paid_usd=Decimal(1))
-    over = replace(RUN, state=RunState.FINISHED, rows=100, reused=10)
+    over = structs.replace(RUN, state=RunState.FINISHED, rows=100, reused=10)
     shares, job_runs = shares_of([over], [batch, moved])
     assert (dict(shares), job_runs) == ({"late": 0.2, "again": 10 / 120, "twice": 0.25}, 1)
-    assert shares_of([replace(over, state=RunState.OPEN)], [batch, moved]) == ({}, 0)
+    assert shares_of([structs.replace(over, state=RunState.OPEN)], [batch, moved]) == ({}, 0)
     probe = replace(moved, asked=1, answered=1)
     assert shares_of([over], [batch, probe])[0]["late"] == 0
 
