@@ -1,5 +1,6 @@
 """The enriched partition: every input row, in order, exactly once, with what became of it."""
 
+import os
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -98,6 +99,23 @@ def test_only_what_no_round_answered_for_good_and_the_last_word_allows_is_asked_
         if words and words[-1][1] and not any(word[0] is Outcome.ANSWERED and not word[1] for word in words):
             expected.append(n)
     assert retryable_positions(files, 30, 9).tolist() == expected
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux tells which files are open")
+def test_an_answers_file_is_open_only_while_its_rows_are_written(tmp_path: Path) -> None:
+    """A large partition has hundreds of them, and each that is open holds a block."""
+    path = _snapshot(tmp_path, [f"body {n}" for n in range(300)])
+    parts = [range(start, start + 100) for start in (0, 100, 200)]
+    files = [_answers(tmp_path / f"answers-{part.start}.parquet", dict.fromkeys(part, (Outcome.ANSWERED, False, 1))) for part in parts]
+
+    def open_files() -> set[str]:
+        links = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
+        return {os.path.basename(os.readlink(link)) for link in links if os.path.islink(link)} & {file.name for file in files}
+
+    blocks = enrich(path, files, OUTPUT)
+    rows = next(blocks).num_rows
+    assert (rows, open_files()) == (64, {"answers-0.parquet"})
+    assert rows + sum(block.num_rows for block in blocks) == 300
 
 
 def test_answers_of_many_blocks_meet_their_rows(tmp_path: Path) -> None:
