@@ -23,12 +23,13 @@ from keld.errors import SourceError
 from keld.failpoint import failpoint
 from keld.job import Column, Job, template_columns
 from keld.request import Asked, check_columns, renderer, row_fingerprint
-from keld.table import ROW_FAULT, ParquetSink, Table, read_parquet, read_ranges
+from keld.table import ROW_FAULT, ParquetSink, Table, read_parquet, read_ranges, rows_in
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_PARTS = 16  # of the keys, when repeated ones are looked for
 _FAR_ROWS = 4_096  # between two rows: more of them cost more to read over than a new range costs to begin
 OWN = pa.schema(
     [
@@ -98,8 +99,11 @@ def sizes(path: Path) -> NDArray[np.int64]:
     """N fragment sizes in bytes, in the order of the rows; 0 for a row that cannot be asked."""
     import numpy as np
 
-    blocks = (batch.column(0).to_numpy(zero_copy_only=False).astype("int64") for batch in read_parquet(path, columns=["keld_size"]))
-    return np.concatenate([np.array([], dtype=np.int64), *blocks])
+    found, start = np.empty(rows_in(path), dtype=np.int64), 0
+    for batch in read_parquet(path, columns=["keld_size"]):
+        found[start : start + batch.num_rows] = batch.column(0).to_numpy(zero_copy_only=False)
+        start += batch.num_rows
+    return found
 
 
 def sizes_at(path: Path, positions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -216,7 +220,7 @@ def _as_text(column: pa.Array) -> pa.Array:
 
 
 class _Keys:
-    """Finds null and repeated keys; 8 bytes of memory a row, and as many while it looks for repeated ones."""
+    """Finds null and repeated keys; 8 bytes of memory a row, and another one or two while it looks for repeated ones."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -246,8 +250,11 @@ class _Keys:
         import numpy as np
 
         every = np.frombuffer(self._hashes, dtype=np.int64)
-        ordered = np.sort(every)
-        twice = ordered[1:][ordered[1:] == ordered[:-1]]
+        part_of, repeated = every.view(np.uint8)[::8] % _PARTS, []
+        for part in range(_PARTS):  # sorted part by part: what is sorted at once is a copy
+            ordered = np.sort(every[part_of == part])
+            repeated.append(ordered[1:][ordered[1:] == ordered[:-1]])
+        twice = np.concatenate(repeated)
         if len(twice):
             first, second = np.flatnonzero(every == twice[0])[:2].tolist()
             raise SourceError(

@@ -26,7 +26,7 @@ checked elsewhere.  The files, in the order of the data's way:
 """
 
 from keld.table.block import ROW_FAULT, Table
-from keld.table.parquet import read_parquet, read_ranges
+from keld.table.parquet import read_parquet, read_ranges, rows_in
 from keld.table.parts import Parts
 from keld.table.sink import ParquetSink, Written, check_apart, sink_is_file, try_sink, write_table
 from keld.table.source import open_table
@@ -41,6 +41,7 @@ __all__ = [
     "open_table",
     "read_parquet",
     "read_ranges",
+    "rows_in",
     "sink_is_file",
     "try_sink",
     "write_table",

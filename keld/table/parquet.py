@@ -76,6 +76,17 @@ def _groups(metadata: pq.FileMetaData, start: int, stop: int) -> tuple[list[int]
     return groups, skip
 
 
+def rows_in(path: PathLike) -> int:
+    """How many rows a staging file has.
+
+    Raises:
+        StagingError: the file is missing or broken.
+    """
+    place = place_of(path, StagingError)
+    with _staging_faults(place), _parquet_file(place) as file:
+        return int(file.metadata.num_rows)
+
+
 def read_ranges(path: PathLike, columns: Sequence[str], ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, pa.RecordBatch]]:
     """(first row, block) of the rows in each of these ranges (start, stop) of a staging file, in order; it is opened once.
 
