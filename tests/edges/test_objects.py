@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -203,6 +203,22 @@ def test_refused_credentials_are_told_apart_and_not_retried(s3: Bucket, emulator
     with pytest.raises(AccessDenied):
         s3.find("k")
     assert calls(emulator) == [("PUT", 403), ("HEAD", 403)]
+
+
+@pytest.mark.parametrize("at", ["upload", "download", "list", "get", "delete"])
+def test_a_conflict_where_nothing_is_created_is_a_fault_for_now(s3: Bucket, emulator: Emulator, at: str) -> None:
+    """A gateway may answer 409 to anything; obstore calls that "already exists", and its text must not reach a caller."""
+    emulator.faults({"rules": [{"at": at, "do": "status", "status": 409, "times": None, "match": {"provider": "s3"}}]})
+    calls: dict[str, Callable[[], object]] = {
+        "upload": lambda: s3.put("o", b"x"),
+        "download": lambda: s3.read("o"),
+        "list": lambda: list(s3.names()),
+        "get": lambda: s3.find("o"),
+        "delete": lambda: s3.delete("o"),
+    }
+    with pytest.raises(Unreachable) as told:
+        calls[at]()
+    assert "Debug source" not in str(told.value)
 
 
 def test_every_call_ends(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
