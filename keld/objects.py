@@ -172,7 +172,7 @@ class Bucket:
 
         for _ in range(_CREATES):
             try:
-                with self._failing(name):
+                with self._failing(name, but=AlreadyExistsError):
                     obstore.put(self._store, name, data, mode="create", use_multipart=False)
                 return True
             except AlreadyExistsError:
@@ -281,13 +281,13 @@ class Bucket:
             yield piece
 
     @contextmanager
-    def _failing(self, name: str) -> Iterator[None]:
-        """Turns obstore's errors into ours; AlreadyExists is left to those who know what it means."""
-        from obstore.exceptions import AlreadyExistsError, BaseError
+    def _failing(self, name: str, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+        """Turns obstore's errors into ours, but for one whose meaning the caller knows.  Any 409 is "already exists" to obstore."""
+        from obstore.exceptions import BaseError
 
         try:
             yield
-        except AlreadyExistsError:
+        except but:
             raise
         except (BaseError, OSError) as error:
             _fail(self.address(name), error)

@@ -6,14 +6,16 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from keld.emulator import Emulator
 from keld.errors import InvalidJob
-from keld.objects import AccessDenied, Bucket, NoSuchObject, OtherVersion, Unreachable
+from keld.objects import AccessDenied, Bucket, NoSuchObject, ObjectError, OtherVersion, Unreachable
 
 LARGE = os.urandom(20 << 20)
 # Azurite's, the same for everybody: github.com/Azure/Azurite#default-storage-account
@@ -205,6 +207,22 @@ def test_refused_credentials_are_told_apart_and_not_retried(s3: Bucket, emulator
     assert calls(emulator) == [("PUT", 403), ("HEAD", 403)]
 
 
+@pytest.mark.parametrize("at", ["upload", "download", "list", "get", "delete"])
+def test_a_conflict_where_nothing_is_created_is_a_fault_for_now(s3: Bucket, emulator: Emulator, at: str) -> None:
+    """A gateway may answer 409 to anything; obstore calls that "already exists", and its text must not reach a caller."""
+    emulator.faults({"rules": [{"at": at, "do": "status", "status": 409, "times": None, "match": {"provider": "s3"}}]})
+    calls: dict[str, Callable[[], object]] = {
+        "upload": lambda: s3.put("o", b"x"),
+        "download": lambda: s3.read("o"),
+        "list": lambda: list(s3.names()),
+        "get": lambda: s3.find("o"),
+        "delete": lambda: s3.delete("o"),
+    }
+    with pytest.raises(Unreachable) as told:
+        calls[at]()
+    assert "Debug source" not in str(told.value)
+
+
 def test_every_call_ends(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store that takes the request and never answers must not hold a worker."""
     lead(emulator, monkeypatch)
@@ -213,6 +231,51 @@ def test_every_call_ends(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) ->
     for call in (lambda: bucket.put("k", b""), lambda: bucket.create("k", b""), lambda: bucket.find("k"), lambda: list(bucket.names())):
         with pytest.raises(Unreachable, match="no reply within its time"):
             call()
+
+
+def test_a_redirect_to_another_host_takes_neither_the_signature_nor_an_object_there() -> None:
+    """obstore has no setting by which a redirect is not followed; S3 redirects the requests of a bucket that was just made."""
+    arrived: list[tuple[set[str], bytes]] = []
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            arrived.append(({name.lower() for name in self.headers}, body))
+            self.send_error(404)
+
+        do_HEAD = do_POST = do_PUT = do_GET
+
+        def log_message(self, *_: Any) -> None:
+            """Prints nothing."""
+
+    class Redirects(Elsewhere):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self.send_response(307)
+            self.send_header("location", f"http://127.0.0.1:{elsewhere.server_port}/trap")
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        do_HEAD = do_POST = do_PUT = do_GET
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as elsewhere, ThreadingHTTPServer(("127.0.0.1", 0), Redirects) as first:
+        for server in (elsewhere, first):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        keys = {"access_key_id": "k", "secret_access_key": "s", "region": "us-east-1"}
+        bucket = Bucket.at("s3://bkt/x", {"endpoint": f"http://127.0.0.1:{first.server_port}", **keys}, call_s=5)
+        calls: list[Callable[[], object]] = [
+            lambda: bucket.put("o", b"a prompt"),
+            lambda: bucket.upload("o", iter([b"a prompt"])),
+            lambda: bucket.read("o"),
+            lambda: bucket.find("o"),
+        ]
+        for call in calls:
+            with suppress(ObjectError):
+                call()
+        for server in (elsewhere, first):
+            server.shutdown()
+    assert arrived, "it is followed"
+    assert [(sorted(names & {"authorization", "x-api-key"}), body) for names, body in arrived] == [([], b"")] * len(arrived)
 
 
 def test_error_never_has_the_text_of_the_server(s3: Bucket, emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
