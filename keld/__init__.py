@@ -24,6 +24,7 @@ The map of the house; the files in order are the way of the data.
     gpu_time     what the time of a machine costs, where that is what is paid
     deadline     how long to wait for a batch, and when its rows must be escalated
     plan         which model in which lane, what it costs, when it is due
+    reason       why the prompt cache is used as it is, in words
     state        the life of a shard and of a job run: states, events, transitions
     ledger/      what happened, in order, durable: events, leases, intents, reservations, costs, what was learned
     patience     how long one call to a provider may take
@@ -41,6 +42,7 @@ The map of the house; the files in order are the way of the data.
     status       a job run as people and orchestrators see it
     retention    what is staged of job runs that ended long ago, and its removal
     spend        cost lines -> what was paid, saved, expected, and paid twice, grouped as the caller asks
+    page/        one file of HTML without a script, for people: its frame, tables and drawings
     audit/       logs of other tools -> which calls could wait, and what that would save
     report/      the ledger as one page for people, and as tables for BI and FinOps tools
     accounts     the provider accounts of an environment, each connected at its first use

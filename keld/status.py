@@ -184,7 +184,8 @@ class Status:
     @property
     def settled(self) -> int:
         """The rows that no batch is asked for any more, as far as the providers say: answered there, or never to be asked."""
-        return self.rows - sum(batch.requests - (batch.done or 0) for batch in self.batches if batch.is_open)
+        behind = 0 if self.over else max(0, self.requests - sum(batch.requests for batch in self.batches))  # one row that went ahead
+        return self.rows - behind - sum(batch.requests - (batch.done or 0) for batch in self.batches if batch.is_open)
 
     @property
     def completion_rate(self) -> float:
@@ -332,7 +333,7 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime, noted: Unch
         quarantined=run.quarantined,
         reused=run.reused,
         unaskable=run.unaskable,
-        requests=sum(shard.requests for shard in shards if shard.round == 0),
+        requests=_requests(run, shards),
         model=run.plan.get("model"),
         lane=run.plan.get("lane"),
         expected_usd=Decimal(run.plan["expected_usd"]) if run.plan.get("expected_usd") is not None else None,
@@ -365,6 +366,12 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime, noted: Unch
         problem_permanent=problem.get("permanent", False),
         batches=tuple(_batch(shard, progress.get(shard.id, shard.done)) for shard in shards),
     )
+
+
+def _requests(run: JobRun, shards: Sequence[Shard]) -> int:
+    """The rows that are asked, whatever the number of rounds."""
+    first = [shard for shard in shards if shard.round == 0]
+    return int(run.plan["requests"]) if any(shard.ahead for shard in first) else sum(shard.requests for shard in first)
 
 
 def _expected_of_billed(shard: Shard) -> Decimal:

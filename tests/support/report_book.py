@@ -48,7 +48,7 @@ def company(*, jobs: int = 12, days: int = 40, seed: int = 1, names: str = "job_
 
 
 def _run(run_id: str, job: str, begun: datetime, size: int, model: str, tags: dict[str, str]) -> JobRun:
-    return replace(
+    return structs.replace(
         RUN, id=run_id, job=job, partition=f"{begun:%Y-%m-%d}", rows=size, created_at=begun, deadline_at=begun + 9 * HOUR, tags=tags,
         terms=RunTerms(models=(model, *(other for other in MODELS[:2] if other != model))), ceiling_usd=Decimal(400), escalates_at=begun + 8 * HOUR,
     )  # fmt: skip
