@@ -375,9 +375,9 @@ def _requests(run: JobRun, shards: Sequence[Shard]) -> int:
 
 
 def _expected_of_billed(shard: Shard) -> Decimal:
-    if shard.billed == shard.requests:
+    if (billed := shard.billed) == shard.requests:
         return shard.expected_usd
-    return round(shard.expected_usd * shard.billed / shard.requests, 12).normalize()
+    return round(shard.expected_usd * billed / shard.requests, 12).normalize() if billed else Decimal(0)
 
 
 def _so_far(shards: Sequence[Shard]) -> dict[str, int]:

@@ -147,7 +147,9 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def billed(self) -> int:
         """The number of rows that were processed, and so paid, whatever the answer was."""
-        return sum((self.outcomes or {}).get(outcome, 0) for outcome in ("answered", "invalid", "refused"))
+        if not self.outcomes:
+            return 0
+        return sum(self.outcomes.get(outcome, 0) for outcome in ("answered", "invalid", "refused"))
 
     @property
     def cache_saved_usd(self) -> Decimal:

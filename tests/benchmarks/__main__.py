@@ -29,7 +29,7 @@ from tests.benchmarks.ticket import write_results, write_tickets
 from tests.benchmarks.work import NONCE
 
 _HOME = Path(".bench")
-_SECTIONS = ("encode", "decode", "road", "imports", "steps", "goodput", "growth", "partitions")
+_SECTIONS = ("encode", "decode", "road", "imports", "steps", "ticks", "goodput", "growth", "partitions")
 _FULL = ("growth", "partitions")
 _SPARE = 3  # free disk that a run may take, times the bytes of its input lines
 _PEER_S = 900
@@ -214,6 +214,17 @@ def steps(report: Report, folder: Path, rows: int, rounds: int) -> None:
     report.say(f"a look at {many:,} shards", f"{shards[str(many)]['look_ms']:.0f} ms", "of CPU")
 
 
+def ticks(report: Report, folder: Path, rows: int, rounds: int) -> None:
+    count = min(10_000, rows // 10)
+    report.section(f"ticks: a look at {count:,} open batches of as many job runs, to which nothing has happened")
+    with host("waiting") as environment:
+        found = run_module(Path(sys.executable), ["tests.benchmarks.waits", str(count)], environment)
+    for verb, what in (("poll", "a poll of Keld's"), ("tick", "a tick of the Dagster sensor, its holds and what it tells of them")):
+        costs = found[verb]
+        remark = f"of CPU, goal 1 s; {costs['statements']} statements, {costs['calls']} calls, goal 110"
+        report.say(what, f"{costs['cpu_s']:.2f} s", remark)
+
+
 def goodput(report: Report, folder: Path, rows: int, rounds: int) -> None:
     report.section("goodput: simulated engines of one's own, in simulated time; against the best of all fixed numbers at once")
     for name, (engine, count) in ENGINES.items():
@@ -247,9 +258,9 @@ def run_module(python: Path, words: Sequence[str], environment: dict[str, str], 
 
 
 @contextmanager
-def host() -> Iterator[dict[str, str]]:
+def host(*words: str) -> Iterator[dict[str, str]]:
     """The server in a process of its own; gives the environment that points the SDKs at it."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.host"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-m", "tests.benchmarks.host", *words], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import deltalake
-import duckdb
 import pandas as pd
 import pyarrow as pa
 import pytest
+
+pytest.importorskip("dagster_deltalake_pandas", reason="an environment of `make versions` without Dagster's packages of IO managers")
+import deltalake
+import duckdb
 from dagster_deltalake import LocalConfig, WriteMode
 from dagster_deltalake_pandas import DeltaLakePandasIOManager
 from dagster_duckdb_pandas import DuckDBPandasIOManager
