@@ -3,8 +3,10 @@
 Airflow is imported when a test asks for it: that takes seconds, and changes how a process logs.
 """
 
+import atexit
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +18,12 @@ from keld.emulator import Emulator
 from tests.edges.airflow.airflow_worker import LATENCY_S, Worker
 
 HERE = Path(__file__).parent
+HOME = tempfile.mkdtemp(prefix="keld-airflow-")
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 # Read when Airflow is imported.
 os.environ.update(
-    AIRFLOW_HOME=tempfile.mkdtemp(prefix="keld-airflow-"),
+    AIRFLOW_HOME=HOME,
     AIRFLOW__CORE__LOAD_EXAMPLES="False",
     AIRFLOW__CORE__DAGS_FOLDER=str(HERE / "dags"),
     AIRFLOW__CORE__UNIT_TEST_MODE="False",

@@ -97,9 +97,9 @@ class Stack:
         path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/label"
         self.airflow.ask("PATCH", path, {"new_state": state})
 
-    def clear(self, run_id: str) -> None:
+    def clear(self, run_id: str, dag_id: str = "label") -> None:
         body = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["label"], "only_failed": False}
-        self.airflow.ask("POST", "/api/v2/dags/label/clearTaskInstances", body)
+        self.airflow.ask("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", body)
 
 
 def database_url(which: str, postgres: Callable[[], str]) -> dict[str, str]:

@@ -182,6 +182,26 @@ def test_a_task_that_waits_finishes_what_it_sent_though_its_prompt_is_edited(cas
     cases.note("prompt edited while its batch is out", "success, with the answers to what was sent", slots)
 
 
+def test_a_task_that_is_cleared_after_its_prompt_was_edited_brings_in_what_is_out_and_asks_again(cases: Cases) -> None:
+    (cases.place / "prompt.md").write_text("before: {body}")
+    run_id = cases.start("edited")
+    cases.held_by_triggerer("edited", run_id)
+    creates, cancels = cases.stack.creates(), cases.stack.cancels()
+    (cases.place / "prompt.md").write_text("after: {body}")
+    cases.stack.clear(run_id, "edited")
+    cases.airflow.until(lambda: cases.airflow.tasks("edited", run_id)[0]["try_number"] == 2, "its next try")
+    cases.until("edited", run_id, deferred=1)
+    slots = cases.slots()
+    assert cases.stack.creates() == creates, "what is out is waited for"
+    cases.stack.provider_ends()
+    cases.airflow.until(lambda: cases.stack.creates() == creates + 1, "the edited prompt is sent")
+    cases.until("edited", run_id, deferred=1)
+    cases.stack.provider_ends()
+    cases.until("edited", run_id, success=1)
+    assert cases.stack.cancels() == cancels
+    cases.note("prompt edited while its batch is out, then cleared", "success, with the answers to the edited prompt", slots)
+
+
 def test_a_task_that_succeeds_starts_what_is_below_it_by_the_trigger_rules(cases: Cases) -> None:
     run_id = cases.start("ruled")
     cases.held_by_triggerer("ruled", run_id)
@@ -244,22 +264,26 @@ def test_what_was_set_up_is_torn_down_when_the_wait_is_over_however_it_ends(case
     cases.note(f"setup and teardown, the task ends as {end}", f"{end}; torn down after it", slots)
 
 
-def test_a_task_that_is_marked_failed_before_a_triggerer_has_it_gets_its_batch_cancelled_by_the_next_one(cases: Cases) -> None:
+def test_a_task_that_is_marked_by_hand_before_a_triggerer_has_it_gets_its_batch_cancelled_by_the_next_one(cases: Cases) -> None:
     """No process has heard of it: the trigger is deleted before it ran."""
     cases.airflow.kill("triggerer")
-    run_id = cases.start("prepared")
-    cases.until("prepared", run_id, deferred=1)
+    cases.begin()
+    runs = {state: cases.airflow.trigger("prepared") for state in ("failed", "success")}
+    for run_id in runs.values():
+        cases.until("prepared", run_id, deferred=1)
     before, slots = cases.stack.cancels(), cases.slots()
-    cases.stack.mark(run_id, "failed", "prepared")
-    cases.until("prepared", run_id, "tear_down", success=1)
+    for state, run_id in runs.items():
+        cases.stack.mark(run_id, state, "prepared")
+        cases.until("prepared", run_id, "tear_down", success=1)
+    assert cases.stack.cancels() == before, "nobody has heard of it"
     cases.airflow.start("triggerer")
-    other = cases.airflow.trigger("brief")
-    cases.held_by_triggerer("brief", other)
-    took = cases.airflow.until(lambda: cases.stack.cancels() == before + 1, "the provider is asked to cancel")
+    other = cases.airflow.trigger("ruled")
+    cases.held_by_triggerer("ruled", other)
+    took = cases.airflow.until(lambda: cases.stack.cancels() == before + 2, "the provider is asked to cancel both")
     print(f"\ncancelled {took:.1f} s after another task's trigger was there")
-    cases.note("marked failed before a triggerer has it", "failed; cancelled by the next task or triggerer", slots)
+    cases.note("marked failed, and successful, before a triggerer has it", "as marked; cancelled by the next task or triggerer", slots)
     cases.stack.provider_ends()
-    cases.until("brief", other, success=1)
+    cases.until("ruled", other, success=1)
 
 
 def test_no_log_and_no_table_of_airflow_tells_a_row_of_a_task_whatever_stood_beside_it(cases: Cases) -> None:
