@@ -110,6 +110,17 @@ def _is_former(path: Path) -> bool:
     return False
 
 
+def first_position(path: Path) -> int:
+    """The position of the first answer in a file, or one before it."""
+    import pyarrow.parquet as pq
+
+    with suppress(OSError, pa.ArrowException):  # `read_parquet` raises the error
+        metadata = pq.read_metadata(path)
+        if metadata.num_row_groups and (known := metadata.row_group(0).column(0).statistics) is not None and known.has_min_max:
+            return int(known.min)
+    return -1
+
+
 def answer_schema(output: OutputSchema) -> pa.Schema:
     """The columns of an answers file: Keld's own, then the answer's."""
     return pa.schema([*OWN, *output.columns])

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from keld.answer import read_answers
+from keld.answer import first_position, read_answers
 from keld.outcome import Outcome
 from keld.schema import OutputSchema
 from keld.snapshot import OWN as SNAPSHOT_OWN
@@ -152,15 +152,16 @@ def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counte
 
 
 class _Cursor:
-    """Reads an answers file forward, by position."""
+    """Reads an answers file forward, by position; it is not opened before its first row's turn, since there may be hundreds of them."""
 
     def __init__(self, path: Path) -> None:
-        self._batches = iter(read_answers(path))
+        self._first = first_position(path)
+        self._batches = read_answers(path)
         self._held: pa.RecordBatch | None = None
 
     def read_until(self, stop: int) -> Iterator[pa.RecordBatch]:
         """The next answers, up to but without position `stop`."""
-        while True:
+        while stop > self._first:
             batch = self._held if self._held is not None else next(self._batches, None)
             if batch is None:
                 return

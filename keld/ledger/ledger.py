@@ -263,8 +263,9 @@ class Ledger:
         attempt = shard.attempt + 1
         changes = {"attempt": attempt, "intent_at": now, "worst_usd": shard.worst_usd, "looks": 0, "not_before": None, "error": None}
         intent = Intent(
-            shard_id=shard.id, attempt=attempt, at=now, requests=shard.requests, after_batch=after_batch, outcome="sending", batch_id=None
-        )
+            shard_id=shard.id, attempt=attempt, at=now, requests=shard.requests, after_batch=after_batch, outcome="sending", batch_id=None,
+            input_ref=shard.input_ref,
+        )  # fmt: skip
         failpoint("ledger.sending.before")
         with self.leases.held(lease, now) as db:
             reserve_within_ceiling(db, shard)

@@ -133,7 +133,9 @@ INTENT = sa.Table(
     sa.Column("after_batch", sa.String),
     sa.Column("outcome", sa.String(16), nullable=False),
     sa.Column("batch_id", sa.String),
+    sa.Column("input_ref", sa.String),
     sa.Index("keld_intent_batch", "batch_id"),
+    sa.Index("keld_intent_input", "input_ref"),
 )
 
 ORPHAN = sa.Table(
