@@ -42,6 +42,7 @@ The map of the house; the files in order are the way of the data.
     status       a job run as people and orchestrators see it
     retention    what is staged of job runs that ended long ago, and its removal
     spend        cost lines -> what was paid, saved, expected, and paid twice, grouped as the caller asks
+    page/        one file of HTML without a script, for people: its frame, tables and drawings
     audit/       logs of other tools -> which calls could wait, and what that would save
     report/      the ledger as one page for people, and as tables for BI and FinOps tools
     accounts     the provider accounts of an environment, each connected at its first use

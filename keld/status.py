@@ -20,6 +20,7 @@ from keld.providers.kinds import batch_page
 from keld.providers.word import access_advice, reply_words
 from keld.state import AT_PROVIDER, TERMINAL, RunState, State
 
+_WAITING = frozenset((*AT_PROVIDER, State.UNKNOWN, State.DEFERRED, State.ENDED))
 _UNSEEN = timedelta(minutes=10)  # a worker that is busy with a large partition does not look meanwhile
 
 
@@ -275,7 +276,7 @@ class Status:
 
     @property
     def _is_waiting(self) -> bool:
-        return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED, State.ENDED) for batch in self.batches)
+        return any(batch.state in _WAITING for batch in self.batches)
 
     def facts(self) -> dict[str, Any]:
         """The facts that people see of a job run, by name: counts, money, time, ids; Python values, None if unknown.

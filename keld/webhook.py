@@ -1,7 +1,8 @@
 """Webhook: a provider's message that a batch has ended, checked before it is believed.
 
 Beside the road: a user's own function (a route, a Lambda) calls `verify` with what it received, then `Keld.wake`.  OpenAI and Gemini sign by
-Standard Webhooks (https://www.standardwebhooks.com, read 2026-11-30).  A message carries no result and changes no decision: it only
+Standard Webhooks (https://www.standardwebhooks.com, read 2026-11-30).  Gemini's other way, a URL in the request of a batch, signs with a token of its
+own, and is refused here.  A message carries no result and changes no decision: it only
 makes the next look at the provider come sooner, so that a lost, late, repeated or forged one costs no row and no money.
 """
 
@@ -13,6 +14,9 @@ from dataclasses import dataclass
 from keld.errors import InvalidJob, WebhookRefused
 
 _OF_BATCHES = "batch."
+_GEMINIS = (
+    "batches/"  # its API names a batch so; its page on webhooks shows `batch_123456` (ai.google.dev/gemini-api/docs/webhooks, 2026-07-30)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +63,7 @@ def verify(headers: Mapping[str, str], body: bytes, secret: str) -> WebhookEvent
 def _event(said: object, delivery_id: str) -> WebhookEvent:
     match said:
         case {"type": str(kind), "data": {"id": str(subject)}} if kind.startswith(_OF_BATCHES):
-            return WebhookEvent(id=delivery_id, type=kind, batch_id=subject)
+            return WebhookEvent(id=delivery_id, type=kind, batch_id=subject.removeprefix(_GEMINIS))
         case {"type": str(kind)}:
             return WebhookEvent(id=delivery_id, type=kind, batch_id=None)
         case _:

@@ -33,10 +33,11 @@ class KeldReportOperator(BaseOperator):
         url: where people open it, if that is not the path: the address of the web server or bucket that serves it.
         by: what divides the days: team, project, category, job, model, provider, lane, or `tag:NAME`.
         days: how many days before today are on it; None: all there ever were.
+        audit: a result of `keld audit --json`, to be shown beside: a path that the worker can read, or a URI.
         keld_conn_id: whose ledger to read, as of `KeldBatchOperator`.
     """
 
-    template_fields: Sequence[str] = ("path", "url", "by", "keld_conn_id")
+    template_fields: Sequence[str] = ("path", "url", "by", "audit", "keld_conn_id")
     operator_extra_links = (KeldReportLink(),)
     ui_color = "#e8e4f3"
 
@@ -47,15 +48,17 @@ class KeldReportOperator(BaseOperator):
         url: str | None = None,
         by: str = "team",
         days: int | None = 30,
+        audit: str | None = None,
         keld_conn_id: str = DEFAULT_CONN_ID,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.path, self.url, self.by, self.days, self.keld_conn_id = path, url, by, days, keld_conn_id
+        self.path, self.url, self.by, self.days, self.audit = path, url, by, days, audit
+        self.keld_conn_id = keld_conn_id
 
     def execute(self, context: Context) -> dict[str, Any]:
         with KeldHook(self.keld_conn_id).open() as keld:
             since = None if self.days is None else keld.clock().date() - timedelta(days=self.days)
-            total = keld.write_report(self.path, by=self.by, since=since).total
+            total = keld.write_report(self.path, by=self.by, since=since, audit=self.audit).total
         self.page = self.url or self.path
         return {"report": self.page} | total.to_json()

@@ -24,6 +24,7 @@ def build_report_asset(
     name: str = "keld_report",
     by: str = "team",
     days: int | None = 30,
+    audit: str | os.PathLike[str] | None = None,
     cron: str | None = "0 6 * * *",
     cron_timezone: str = "UTC",
     key_prefix: str | Sequence[str] | None = None,
@@ -39,6 +40,7 @@ def build_report_asset(
         url: where people open it, if that is not the path: the address of the web server or bucket that serves it.
         by: what divides the days: team, project, category, job, model, provider, lane, or `tag:NAME`.
         days: how many days before today are on it; None: all there ever were.
+        audit: a result of `keld audit --json`, to be shown beside: a local path or a URI.
         cron: when it is written by itself, as its automation condition; None: only when somebody asks.
         key_prefix, group_name, owners, tags: as of `dg.asset`.
         resource_key: of the `KeldResource` whose ledger is read.
@@ -59,7 +61,8 @@ def build_report_asset(
         resource: KeldResource = getattr(context.resources, resource_key)
         keld = resource.get()
         since = None if days is None else keld.clock().date() - timedelta(days=days)
-        return dg.MaterializeResult(metadata=_metadata(_link(url or os.fspath(path)), keld.write_report(path, by=by, since=since).total))
+        total = keld.write_report(path, by=by, since=since, audit=audit).total
+        return dg.MaterializeResult(metadata=_metadata(_link(url or os.fspath(path)), total))
 
     return keld_report
 

@@ -21,6 +21,7 @@ Beside the road: it reads what other tools logged, and ends where a Job begins. 
     rule       what the owners know
     rate       what a model costs in each lane
     prior      what is assumed of a move
+    history    what moves to batches were like, by the job runs of a ledger
     money      what moving a group is worth
     capacity   the same for machines of one's own
     finding    what an audit says
@@ -28,7 +29,7 @@ Beside the road: it reads what other tools logged, and ends where a Job begins. 
     worksheet  the questions to an owner
     view       an audit as tables for people
     page       an audit as one HTML page
-    figure     figures and frame of a page: inline SVG, no script
+    week       the calls of a group by hour of the week, as a drawing
 """
 
 from keld.audit.examine import examine

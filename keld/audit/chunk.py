@@ -39,6 +39,20 @@ class Rows:
         return [row.get(name) for row in self._rows]
 
 
+class Columns:
+    """Rows that are lists of the values of `names`."""
+
+    def __init__(self, rows: Sequence[Sequence[Any]], names: Sequence[str]) -> None:
+        self._rows = len(rows)
+        self._columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def column(self, name: str) -> Values | None:
+        return self._columns.get(name)
+
+
 class Lines:
     """Rows that were decoded into a struct, which has only the fields that are looked for (`layout`)."""
 
@@ -97,7 +111,7 @@ def values_at(chunk: Chunk, paths: Sequence[str]) -> Values | None:
             return column
         column = column.to_pylist() if isinstance(column, pa.Array) else list(column)
         found = column if found is None else [now if now not in (None, "") else then for now, then in zip(found, column, strict=True)]
-        if all(value not in (None, "") for value in found):
+        if not found.count(None) and not found.count(""):
             break
     return found
 

@@ -18,11 +18,15 @@ MINUTE, HOUR, DAY = 60 * SECOND, 3_600 * SECOND, 86_400 * SECOND
 _SILENCE = 20 * MINUTE  # between two runs
 _RUN_CALLS = 20  # fewer are no run
 _RUN_SHARE = 0.9  # of the calls must be in runs
-_RUNS = 4  # fewer starts say nothing about a clock
+_RUNS = {
+    DAY: 4,
+    HOUR: 8,
+}  # fewer starts say nothing about a clock: three of four fall within 2 minutes of the hour once in eighty by chance
+_LENGTH_MOST = 0.25  # of the time between two starts: what goes on for longer may be the hours in which a service is open
 _SAME = 2 * MINUTE
 _CLOSE = SECOND // 10  # a program that waits for an answer asks again within this
 _AROUND = 30 * SECOND  # on each side of a call, for the rate at which chance would bring an end just before a start
-_BUCKET_MOST = 5 * MINUTE  # the start of a run is not known from wider buckets
+_COARSE = 5 * MINUTE  # the start of a run is not known from wider buckets, nor where instants were rounded to more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,22 +70,30 @@ def runs(at: Ints, end: Ints, usd: Floats, width: int, zone: ZoneInfo) -> Runs:
     sums = np.add.reduceat(usd, begins)[kept] if len(at) else usd
     lengths = (np.maximum.reduceat(last, begins)[kept] - starts) if len(at) else at
     share = float(sizes[kept].sum() / len(at)) if len(at) else 0.0
-    same, period = _regular(starts, zone) if width <= _BUCKET_MOST else (0.0, None)
+    same, period = (0.0, None) if (width or rounding(at)) > _COARSE else _regular(starts, zone)
     return Runs(starts=starts, lengths=lengths, usd=sums, calls=sizes[kept], share=share, same=same, period=period)
 
 
 def by_clock(found: Runs) -> bool:
-    """True if the runs keep a time, and hold nearly all calls."""
-    return found.period is not None and found.share >= _RUN_SHARE and found.same >= 0.6
+    """True if the runs keep a time, hold nearly all calls, and are short beside the time between them.
+
+    A service that is closed at night, or that is maintained at 3:00, has runs that begin on time, too: these last for most of the day.
+    """
+    if found.period is None or found.every is None or found.share < _RUN_SHARE or found.same < 0.6:
+        return False
+    return found.usual_length <= found.every * _LENGTH_MOST
+
+
+def rounding(at: Ints) -> int:
+    """The microseconds to which instants were rounded, of those that hide a clock or make one up; 0: to less than 5 minutes."""
+    return next((step for step in (DAY, HOUR, 15 * MINUTE, 10 * MINUTE) if len(at) and not (at % step).any()), 0)
 
 
 def _regular(starts: Ints, zone: ZoneInfo) -> tuple[float, str | None]:
-    if len(starts) < _RUNS:
-        return 0.0, None
     local = starts + _offset(starts, zone)
-    return max(
-        ((_same(local % span, span), name) for span, name in ((DAY, "day"), (HOUR, "hour"))), key=lambda one: one[0]
-    )  # at a tie, the day
+    spans = [(span, name) for span, name in ((DAY, "day"), (HOUR, "hour")) if len(starts) >= _RUNS[span]]
+    found = [(_same(local % span, span), name) for span, name in spans]
+    return max(found, key=lambda one: one[0], default=(0.0, None))  # at a tie, the day
 
 
 def _same(phase: Ints, span: int) -> float:

@@ -19,6 +19,7 @@ from keld.audit.record import NONE, UNKNOWN, Floats, Ints, Small, Text
 Values: TypeAlias = "Sequence[Any] | pa.Array"  # a list, or a column of a table
 
 _TIMES = (pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.timestamp("ns", "UTC"), pa.timestamp("ns"))
+_PLAUSIBLE = (1_420_070_400_000_000, 4_102_444_800_000_000)  # 2015 to 2100: outside of it, it is another number, and would stretch the log
 _TRUE = frozenset(("true", "1", "yes", "t"))
 _FALSE = frozenset(("false", "0", "no", "f"))
 _FAILED = ("fail", "error", "status_code_error", "cancel", "time")
@@ -26,17 +27,25 @@ _EPOCH = ((1e17, 1e-3), (1e14, 1.0), (1e11, 1e3), (0.0, 1e6))  # a number above 
 
 
 def instants(values: Values) -> Ints:
-    """Microseconds since 1970 in UTC of ISO 8601 texts, timestamps, or numbers of any of the usual units; a text without a zone is of UTC."""
+    """Microseconds since 1970 in UTC of ISO 8601 texts, timestamps, or numbers of any of the usual units; a text without a zone is of UTC.
+
+    What is not between 2015 and 2100 is not there.
+    """
+    found = _instants(values)
+    return np.where((found >= _PLAUSIBLE[0]) & (found < _PLAUSIBLE[1]), found, NONE)
+
+
+def _instants(values: Values) -> Ints:
     array = _arrow(values)
     if array is None:
         return np.fromiter(map(_instant, values), dtype=np.int64, count=len(values))
     if pa.types.is_string(array.type):
         array = _blank_to_null(array)
+        with suppress(pa.ArrowInvalid):
+            return _from_epoch(numbers(array.cast(pa.int64())))
         for kind in _TIMES:
             with suppress(pa.ArrowInvalid):
                 return _micros(array.cast(kind))
-        with suppress(pa.ArrowInvalid):
-            return _from_epoch(numbers(array.cast(pa.int64())))
         return np.fromiter(map(_instant, array.to_pylist()), dtype=np.int64, count=len(array))
     if pa.types.is_timestamp(array.type):
         return _micros(array)
@@ -102,6 +111,9 @@ def counts(values: Values) -> Ints:
 
 def flags(values: Values) -> Small:
     """1 yes, 0 no, `UNKNOWN`."""
+    array = _arrow(values)
+    if array is not None and pa.types.is_boolean(array.type):
+        return pc.fill_null(array.cast(pa.int8()), UNKNOWN).to_numpy(zero_copy_only=False)  # type: ignore[no-any-return]
     return _by_word(values, _flag)
 
 
@@ -131,12 +143,13 @@ def texts(values: Values) -> Text:
     """Texts with each word once; lists are joined with commas, and what is not there is ""."""
     array = _arrow(values)
     if array is None or not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
-        array = pa.array([_text(value) for value in (values if array is None else array.to_pylist())], pa.string())
+        array = pa.array([plain(value) for value in (values if array is None else array.to_pylist())], pa.string())
     encoded = pc.fill_null(array, "").dictionary_encode()
     return Text(codes=encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), words=encoded.dictionary.to_pylist())
 
 
-def _text(value: Any) -> str:
+def plain(value: Any) -> str:
+    """The text of one value; of a list or a table of labels, sorted."""
     match value:
         case None:
             return ""
@@ -150,8 +163,8 @@ def _text(value: Any) -> str:
 
 def hashes(values: Values) -> Ints:
     """A number for each text, the same for the same text in this process; 0 where there is none."""
-    if isinstance(values, list) and all(type(value) is str or value is None for value in values):
-        return np.fromiter((hash(value) if value else 0 for value in values), dtype=np.int64, count=len(values))
+    if isinstance(values, list) and set(map(type, values)) <= {str, type(None)}:
+        return np.fromiter((value.__hash__() if value else 0 for value in values), dtype=np.int64, count=len(values))
     text = texts(values)
     return np.array([hash(word) if word else 0 for word in text.words], dtype=np.int64)[text.codes]
 

@@ -44,12 +44,15 @@ class Evidence:
     Args:
         missing: what it does not have, in words.
         rounds: of a chain, where most calls are in chains; 0: they are not.
+        clocked, looped: whether the calls themselves show a program: runs that keep a time, or a closed loop.
     """
 
     signs: tuple[Sign, ...]
     missing: tuple[str, ...]
     runs: clock.Runs
     rounds: float
+    clocked: bool
+    looped: bool
 
     @property
     def waits(self) -> int:
@@ -60,14 +63,17 @@ class Evidence:
         return sum(sign.free for sign in self.signs)
 
 
-def evidence(group: Group, days: float, zone: ZoneInfo, words: tuple[str, ...] = WORDS) -> Evidence:
-    """The signs of a group in a log of so many days."""
+def evidence(group: Group, days: float, zone: ZoneInfo | None, words: tuple[str, ...] = WORDS) -> Evidence:
+    """The signs of a group in a log of so many days; `zone` None: nobody said where its people are, so that no hour of theirs is night."""
     at, end, session, trace, usd = group.columns()
-    found = clock.runs(at, end, usd.astype("float64"), group.width, zone)
-    signs = [_clock(found), _words(group, words)]
+    local = zone or ZoneInfo("UTC")
+    found = clock.runs(at, end, usd.astype("float64"), group.width, local)
+    by_clock, loop = _clock(found), None
+    signs = [by_clock, _words(group, words)]
     if not group.width:
-        signs += [_users(group), _stream(group), _pauses(at, end, session), _loop(at, end)]
-        signs += [_night(at, zone), _once(at, zone, days)]
+        loop = _loop(at, end)
+        signs += [_users(group), _stream(group), _pauses(at, end, session), loop]
+        signs += [None if zone is None else _night(at, zone), _once(at, local, days)]
     share, rounds = clock.chain(at, end, trace)
     if share > 0.5:
         signs.append(Sign(text=f"{share:.0%} of the calls are rounds of chains, {rounds:g} rounds each: a batch for each round"))
@@ -77,7 +83,12 @@ def evidence(group: Group, days: float, zone: ZoneInfo, words: tuple[str, ...] =
     elif share <= 0.5:
         rounds = 0.0
     return Evidence(
-        signs=tuple(sign for sign in signs if sign is not None), missing=_missing(group, at, end, session), runs=found, rounds=rounds
+        signs=tuple(sign for sign in signs if sign is not None),
+        missing=_missing(group, at, end, session),
+        runs=found,
+        rounds=rounds,
+        clocked=by_clock is not None,
+        looped=loop is not None,
     )
 
 
@@ -124,13 +135,15 @@ def _loop(at: Ints, end: Ints) -> Sign | None:
 
 
 def _night(at: Ints, zone: ZoneInfo) -> Sign | None:
+    if clock.rounding(at) == clock.DAY:
+        return None  # a date is no hour
     share = clock.at_night(at, zone)
     return Sign(free=1, text=f"{share:.0%} of the calls are between 22:00 and 06:00 {zone.key}") if share >= _NIGHT else None
 
 
 def _once(at: Ints, zone: ZoneInfo, days: float) -> Sign | None:
     active = clock.days_active(at, zone)
-    if days < _LONG_LOG or active > _FEW_DAYS:
+    if days < _LONG_LOG or not 0 < active <= _FEW_DAYS:
         return None
     return Sign(free=1, text=f"all calls are on {active} of {days:.0f} days")
 
@@ -145,6 +158,8 @@ def _missing(group: Group, at: Ints, end: Ints, session: Ints) -> tuple[str, ...
         found.add("sessions")
     if group.width:
         found.add(f"single calls (it has buckets of {group.width / clock.MINUTE:g} minutes)")
+    elif step := clock.rounding(at):
+        found.add(f"the time of a call (it is rounded to {step / clock.MINUTE:g} minutes)")
     elif len(at) and not (at % clock.SECOND).any():
         found.add("parts of a second")
     return tuple(sorted(found))

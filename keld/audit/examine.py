@@ -58,18 +58,21 @@ def examine(
     rules = rules or Rules()
     groups = Groups(RateBook(now, rules.prices))
     sources = tuple(_read(logs, format_named(form), groups, progress or (lambda calls, size: None)))
-    days = 0.0 if groups.first is None or groups.last is None else (groups.last - groups.first) / _DAY_US
-    factor = _MONTH_DAYS / days if days >= LEAST_DAYS else 1.0
-    findings = _findings(groups, rules, RateBook(now, rules.prices), days, factor, samples)
+    first, last = groups.span() or (None, None)
+    days = 0.0 if first is None or last is None else (last - first) / _DAY_US
+    # Two days of calls and one call of last year are no log of a year: what counts is on how many days there were calls.
+    known = min(days, groups.days_with_calls)
+    factor = _MONTH_DAYS / days if known >= LEAST_DAYS else 1.0
+    findings = _findings(groups, rules, RateBook(now, rules.prices), known, factor, samples)
     return Audit(
         findings=tuple(sorted(findings, key=lambda one: (-one.usd, one.name))),
         sources=sources,
-        first=_instant(groups.first),
-        last=_instant(groups.last),
+        first=_instant(first),
+        last=_instant(last),
         days=days,
         factor=factor,
         priced_at=now,
-        zone=rules.zone.key,
+        zone="not said" if rules.zone is None else rules.zone.key,
         priors=asdict(rules.priors),
     )
 

@@ -142,6 +142,11 @@ class Audit:
     priors: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def unit(self) -> str:
+        """Of what time the amounts are, in words."""
+        return "a month" if self.factor != 1 else "in this log"
+
+    @property
     def bad(self) -> int:
         return sum(one.bad for one in self.sources)
 

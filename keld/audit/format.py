@@ -56,6 +56,8 @@ class Format:
         names: field of the record -> paths (`chunk.values_at`).
         only: path -> the values, in small letters, of rows that are calls; a row with nothing there counts.
         unfold: a document -> its rows; None: each document is a row.
+        columns: the fields of a row that `unfold` gives as a list of values; empty: it gives dicts.
+        marks: a line with none of these has no call in it, and is not decoded; empty: each line is.
         document: the type into which a document that is unfolded is decoded.
         buckets: a row is a bucket of calls, of which the clock is known and nothing else.
         provider: who answered, where no row says it.
@@ -66,7 +68,9 @@ class Format:
     needs: tuple[frozenset[str], ...]
     names: Mapping[str, tuple[str, ...]]
     only: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    unfold: Callable[[Any], Iterable[Mapping[str, Any]]] | None = None
+    unfold: Callable[[Any], Iterable[Any]] | None = None
+    columns: tuple[str, ...] = ()
+    marks: tuple[bytes, ...] = ()
     document: Any = Any
     buckets: bool = False
     provider: str = ""

@@ -25,7 +25,10 @@ _PROMPTS_MOST = 20  # of one job: more are no templates
 _JOBS_MOST = 50  # of one service and model: more are ids
 _USERS_MOST = 1_000
 _BODIES = 20
+_NAME_MOST, _WORDS_MOST = 60, 6  # characters and words of a name: what is longer and has more is a text, and may be a prompt
+_STRAY, _SILENCE_DAYS = 0.001, 7  # calls that are fewer than this share of all, and alone for so long, are no part of the log's time
 _HOUR_US = 3_600_000_000
+_DAY_US = 24 * _HOUR_US
 _MONDAY_US = 4 * 24 * _HOUR_US  # 1970-01-01 was a Thursday
 _DATED = re.compile(r"\d{4}-\d{2}-\d{2}(?:[T ][\d:.]+Z?)?|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\b[0-9a-f]{12,}\b|\d{4,}")
 
@@ -106,15 +109,15 @@ class Groups:
         self._groups: dict[Key, Group] = {}
         self._various: set[tuple[str, ...]] = set()
         self._parts: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
-        self.first, self.last, self.calls = None, None, 0  # type: int | None, int | None, int
+        self._days: Counter[int] = Counter()  # day since 1970 -> its calls
+        self._ends: dict[int, tuple[int, int]] = {}  # day -> the first and the last instant
+        self.calls = 0
 
     def add(self, calls: Calls, form: Format) -> None:
         """Adds a chunk of calls."""
         if not len(calls):
             return
-        first, last = int(calls.at.min()), int((calls.at + calls.width).max())
-        self.first = first if self.first is None else min(first, self.first)
-        self.last = last if self.last is None else max(last, self.last)
+        self._add_days(calls)
         self.calls += int(calls.requests.sum())
         keys, inverse = _keys(calls)
         order = np.argsort(inverse, kind="stable")
@@ -122,6 +125,32 @@ class Groups:
         for position, key in enumerate(keys):
             rows = order[edges[position] : edges[position + 1]]
             self._add(self._group(key), calls, rows, form)
+
+    def span(self) -> tuple[int, int] | None:
+        """(the first, the last instant) of the log without a few stray calls far from all others; None: there are no calls."""
+        days = sorted(self._days)
+        most = self.calls * _STRAY
+        while len(days) > 1 and days[1] - days[0] > _SILENCE_DAYS and self._days[days[0]] <= most:
+            days.pop(0)
+        while len(days) > 1 and days[-1] - days[-2] > _SILENCE_DAYS and self._days[days[-1]] <= most:
+            days.pop()
+        return (self._ends[days[0]][0], max(self._ends[day][1] for day in days)) if days else None
+
+    @property
+    def days_with_calls(self) -> int:
+        return len(self._days)
+
+    def _add_days(self, calls: Calls) -> None:
+        """A bucket is on the day on which it begins."""
+        days, inverse = np.unique(calls.at // _DAY_US, return_inverse=True)
+        counts = np.bincount(inverse, weights=calls.requests)
+        first, last = np.full(len(days), np.iinfo(np.int64).max), np.full(len(days), np.iinfo(np.int64).min)
+        np.minimum.at(first, inverse, calls.at)
+        np.maximum.at(last, inverse, calls.at + calls.width)
+        for day, count, begin, end in zip(days.tolist(), counts.tolist(), first.tolist(), last.tolist(), strict=True):
+            before = self._ends.get(day, (begin, end))
+            self._ends[day] = (min(begin, before[0]), max(end, before[1]))
+            self._days[day] += int(count)
 
     def all(self) -> list[Group]:
         return list(self._groups.values())
@@ -211,8 +240,9 @@ def _add_flags(group: Group, calls: Calls, rows: Ints) -> None:
         group.users.update(set(np.unique(calls.user[rows]).tolist()) - {0})
     codes, counts = np.unique(calls.tags.codes[rows], return_counts=True)
     for code, count in zip(codes.tolist(), counts.tolist(), strict=True):
-        if calls.tags.words[code] and (len(group.tags) < _JOBS_MOST or calls.tags.words[code] in group.tags):
-            group.tags[calls.tags.words[code]] += count
+        label = calls.tags.words[code]
+        if label and name_of(label) != VARIOUS and (len(group.tags) < _JOBS_MOST or label in group.tags):
+            group.tags[label] += count
     if calls.bodies is not None:
         group.bodies += [body for row in rows[: _BODIES - len(group.bodies)] if (body := calls.bodies[row]) is not None]
         group.tool_turns += sum(_is_tool_turn(calls.bodies[row]) for row in rows)
@@ -229,13 +259,20 @@ def _is_tool_turn(body: Any) -> bool:
             return False
 
 
+def name_of(word: str) -> str:
+    """A name of a log's without dates and ids; a text is no name."""
+    if len(word) > _NAME_MOST and word.count(" ") >= _WORDS_MOST:
+        return VARIOUS
+    return _DATED.sub(VARIOUS, word)
+
+
 def _keys(calls: Calls) -> tuple[list[Key], Ints]:
     """The different keys of some calls, and for each call the position of its own."""
     inverse = np.zeros(len(calls), dtype=np.int64)
     names: list[tuple[str, ...]] = [()]
     for part in Key._fields:
         text = getattr(calls, part)
-        words = [_DATED.sub(VARIOUS, word) if part in ("service", "job") else word for word in text.words]
+        words = [name_of(word) if part in ("service", "job") else word for word in text.words]
         unique, inverse = np.unique(inverse * len(words) + text.codes, return_inverse=True)
         names = [(*names[code // len(words)], words[code % len(words)]) for code in unique.tolist()]
     keys = list(dict.fromkeys(names))

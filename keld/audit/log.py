@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from keld.audit.chunk import Batch, Chunk, Layout, Lines, Rows, has, top
+from keld.audit.chunk import Batch, Chunk, Columns, Layout, Lines, Rows, has, top
 from keld.audit.format import FIELDS, Format
 from keld.audit.formats import FORMATS
 from keld.audit.reader import Read, paths_of, read
@@ -27,6 +27,7 @@ from keld.table.place import Place, is_pattern, place_of
 _HEAD_BYTES = 1 << 18
 _BLOCK_BYTES = 4 << 20
 _ROWS = 20_000  # of a chunk: large enough for arrays to pay, small enough for any machine
+_NAME_MOST = 40  # characters of a field that are shown: where a document is not of records, its keys may be anybody's text
 _TRIED = 20  # lines of a file that are tried, to know what it is
 
 
@@ -67,8 +68,8 @@ def pieces(place: Place, form: Format | None = None) -> Iterator[Piece]:
     """
     try:
         with closing(place.open()) as stream:
-            head = stream.read(_HEAD_BYTES)
-            start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+            head = _head(stream)
+            start = head.lstrip()
             if start.startswith(b"PAR1"):
                 yield from _parquet(place, form)
             elif start[:1] in (b"{", b"["):
@@ -79,6 +80,14 @@ def pieces(place: Place, form: Format | None = None) -> Iterator[Piece]:
         raise SourceError(f"{place.uri}: it cannot be read: {error}.", source=place.uri) from None
 
 
+def _head(stream: Any) -> bytes:
+    """The beginning of a file, with its first line whole, without a byte order mark."""
+    head: bytes = stream.read(_HEAD_BYTES)
+    while b"\n" not in head[len(head) - _BLOCK_BYTES :] and (more := stream.read(_BLOCK_BYTES)):
+        head += more
+    return head.removeprefix(b"\xef\xbb\xbf")
+
+
 def known(document: Any, among: Iterable[Format] = FORMATS.values()) -> Format | None:
     """The format with the most fields that a document has, of those that it has all of; None: it is of no format that is known."""
     fitting = [(len(names), form) for form in among for names in form.needs if all(has(document, name) for name in names)]
@@ -86,7 +95,7 @@ def known(document: Any, among: Iterable[Format] = FORMATS.values()) -> Format |
 
 
 def _refused(place: Place, names: Iterable[str]) -> SourceError:
-    seen = sorted(names)
+    seen = sorted(name if len(name) <= _NAME_MOST else f"{name[:_NAME_MOST]}..." for name in names)
     kinds = ", ".join(form.name for form in FORMATS.values())
     return SourceError(
         f"{place.uri} is of none of the formats that are known ({kinds}). It has {', '.join(seen[:30]) or 'no fields'}"
@@ -134,7 +143,9 @@ def _document(place: Place, text: bytes, form: Format | None) -> Iterator[Piece]
     for at in range(0, len(objects), _ROWS):
         found, bad = _rows_of(objects[at : at + _ROWS], form)
         size = len(text) if not at else 0
-        yield Piece(form=form, found=_read(Rows(found), form, bad + (len(documents) - len(objects) if not at else 0)), bytes_read=size)
+        yield Piece(
+            form=form, found=_read(_chunk(found, form), form, bad + (len(documents) - len(objects) if not at else 0)), bytes_read=size
+        )
 
 
 def _blocks(stream: Any, head: bytes) -> Iterator[bytes]:
@@ -155,12 +166,24 @@ def _lines(blocks: Iterator[bytes], form: Format) -> Iterator[Piece]:
     layout = Layout([path for path in paths_of(form) if path == top(path)])
     decoder = msgspec.json.Decoder(form.document if form.unfold else layout.kind)
     for block in blocks:
-        rows, bad = _decoded(decoder, block)
+        rows, bad = _decoded(decoder, _marked(block, form.marks))
         if form.unfold is not None:
             unfolded, worse = _rows_of(rows, form)
-            yield Piece(form=form, found=_read(Rows(unfolded), form, bad + worse), bytes_read=len(block))
+            yield Piece(form=form, found=_read(_chunk(unfolded, form), form, bad + worse), bytes_read=len(block))
         else:
             yield Piece(form=form, found=_read(Lines(rows, layout), form, bad), bytes_read=len(block))
+
+
+def _chunk(rows: list[Any], form: Format) -> Chunk:
+    return Columns(rows, form.columns) if form.columns else Rows(rows)
+
+
+def _marked(block: bytes, marks: Sequence[bytes]) -> bytes:
+    """The lines of a block with one of the marks in them, and those that are no whole object, which are counted as such later."""
+    if not marks:
+        return block
+    lines = block.splitlines(keepends=True)
+    return b"".join(line for line in lines if any(mark in line for mark in marks) or not line.rstrip().endswith(b"}"))
 
 
 def _decoded(decoder: msgspec.json.Decoder[Any], block: bytes) -> tuple[list[Any], int]:
@@ -216,7 +239,7 @@ def _parquet(place: Place, form: Format | None) -> Iterator[Piece]:
 
 
 def _csv(place: Place, head: bytes, form: Format | None) -> Iterator[Piece]:
-    line = head.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
+    line = head.lstrip().split(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
     delimiter = max(",;\t", key=line.count)
     names = [name.strip().strip('"') for name in line.split(delimiter)]
     form = form or known(dict.fromkeys(names))

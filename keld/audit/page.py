@@ -1,81 +1,89 @@
-"""Page: an audit as one HTML page that can be mailed: money first, then each group with its evidence."""
+"""Page: an audit as one HTML page that can be mailed: money first, then each group with its evidence.
+
+Lists are cut where nobody would read on; `keld audit --json` has all of it.
+"""
 
 from __future__ import annotations
 
-from html import escape
+from decimal import Decimal
+from xml.etree.ElementTree import Element
 
-from keld.audit.figure import bars, frame, table, tiles, week
-from keld.audit.finding import Audit, Finding
+from keld.audit.finding import Audit, Finding, Source
 from keld.audit.verdict import Waits
-from keld.audit.view import headline, reasons, saving_cells, usd
+from keld.audit.view import headline, notes, reasons, saving_cells, usd
+from keld.audit.week import week
+from keld.page.drawing import bar
+from keld.page.element import tag
+from keld.page.frame import Figure, Section, figures, frame, muted
+from keld.page.table import DRAWN, TEXT, Cell, Column, columns, cut, named, table
 
-_SHOWN = 40  # groups with a section of their own; the table has 200
-_ROWS = 200
-_COLOURS = {Waits.YES: 0, Waits.NO: 1, Waits.ASK: 2, Waits.ALREADY: 3}
+_SHOWN = 25  # groups with their evidence
+_ROWS = 100
+_SERIES = {Waits.YES: 0, Waits.NO: 2, Waits.ASK: 1, Waits.ALREADY: 3}
 
 
 def page(audit: Audit) -> str:
     """The page; it names files and groups, and holds no prompt unless samples were asked for."""
-    unit = "a month" if audit.factor != 1 else "in this log"
+    sections = [
+        Section("Groups", "groups", _groups(audit)),
+        Section("Evidence", "evidence", [part for one in audit.findings[:_SHOWN] for part in _evidence(one)]),
+        Section("What was read, and what is assumed", "read", [*map(muted, notes(audit)), _sources(audit), _assumed(audit)]),
+    ]
+    return frame("Which calls can wait", [tag("h1", "Which calls can wait"), muted(headline(audit)), _summary(audit)], sections)
+
+
+def _summary(audit: Audit) -> Element:
     low, middle, high = audit.saving(Waits.NO)
     _, possible, _ = audit.saving(Waits.NO, Waits.ASK)
-    body = [
-        f"<header><h1>Which calls can wait</h1><p>{escape(headline(audit))}</p></header><main>",
-        tiles([(f"{waits.value}, {unit}", usd(audit.usd(waits))) for waits in Waits]),
-        tiles(
-            [
-                (f"saved {unit} by moving what does not wait ({usd(low)} to {usd(high)})", usd(middle)),
-                (f"with all that is asked about, too, {unit}", usd(possible)),
-            ]
-        ),
-        bars(
-            f"What groups cost {unit}",
-            [(one.name, float(one.usd), _COLOURS[one.waits], f"{usd(one.usd)} {one.waits.value}") for one in audit.findings[:12]],
-            "USD",
-        ),
-        "<h2>Groups</h2>",
-        _groups(audit),
-        *(_section(one) for one in audit.findings[:_SHOWN]),
-        "<h2>What was read, and what is assumed</h2>",
-        _sources(audit),
-        _assumed(audit),
-        "</main>",
+    shown = [Figure(waits.value.capitalize(), usd(audit.usd(waits)), f"cost {audit.unit}") for waits in Waits if audit.usd(waits)]
+    shown += [
+        Figure("Saved by moving", usd(middle), f"{audit.unit}, what does not wait: {usd(low)} to {usd(high)}"),
+        Figure("With what is asked", usd(possible), f"{audit.unit}, if none of it waits"),
     ]
-    return frame("Which calls can wait", "\n".join(body))
+    return figures(shown)
 
 
-def _groups(audit: Audit) -> str:
-    rows = [
-        (one.name, f"{one.key.provider}:{one.key.model}", one.waits.value, f"{one.group.calls:,}", usd(one.usd), *saving_cells(one))
-        for one in audit.findings[:_ROWS]
+def _groups(audit: Audit) -> list[Element]:
+    head = [
+        *columns("group", "model", "verdict", kind=TEXT),
+        *columns("calls", f"cost {audit.unit}", "saves", "p10 to p90", "if no cache hits"),
+        Column(name="cost", kind=DRAWN),
     ]
-    return table(
-        "The most expensive first",
-        ("group", "model", "verdict", "calls", "cost", "saves", "p10 to p90", "if no cache hits"),
-        rows,
-        range(3, 8),
-    )
+    most = max((one.usd for one in audit.findings), default=Decimal(0))
+
+    def cells(one: Finding) -> list[Cell]:
+        return [
+            named(one.name), named(f"{one.key.provider}:{one.key.model}"), one.waits.value, f"{one.group.calls:,}", usd(one.usd), *saving_cells(one),
+            bar(one.usd, most, series=_SERIES[one.waits]),
+        ]  # fmt: skip
+
+    return [table("The most expensive first", head, cut(audit.findings, _ROWS, cells, len(head)))]
 
 
-def _section(finding: Finding) -> str:
-    lines = "".join(f"<li>{escape(text)}</li>" for text in reasons(finding))
-    settle = (
-        f"<p>Ask its owner: may the answers come later, and by when? The rule that settles it:</p><pre>{escape(finding.stanza())}</pre>"
-    )
-    heat = week("Calls by hour of the week, UTC", finding.group.heat_requests.tolist()) if finding.group.at else ""
-    return (
-        f"<section><h3>{escape(finding.name)}: {escape(finding.waits.value)}</h3><p class='muted'>{escape(finding.reason)}</p>"
-        f"<ul>{lines}</ul>{settle if finding.waits is Waits.ASK else ''}{heat}</section>"
-    )
+def _evidence(finding: Finding) -> list[Element]:
+    found = [
+        tag("h3", f"{named(finding.name)}: {finding.waits.value}"),
+        muted(finding.reason),
+        tag("ul", *(tag("li", text) for text in reasons(finding))),
+    ]
+    if finding.waits is Waits.ASK:
+        rule = tag("pre", finding.stanza(), tabindex=0, role="region", aria_label=f"Rule for {named(finding.name)}")
+        found += [tag("p", "Ask its owner: may the answers come later, and by when? The rule that settles it:"), rule]
+    if finding.group.at:
+        found += week(finding.group.heat_requests.tolist(), named(finding.name))
+    return found
 
 
-def _sources(audit: Audit) -> str:
-    rows = [(one.where, one.title, f"{one.calls:,}", f"{one.other:,}", f"{one.bad:,}") for one in audit.sources[:_ROWS]]
-    return table("Files", ("file", "format", "calls", "other rows", "rows that cannot be read"), rows, (2, 3, 4))
+def _sources(audit: Audit) -> Element:
+    head = [*columns("file", "format", kind=TEXT), *columns("calls", "other rows", "rows that cannot be read")]
+
+    def cells(one: Source) -> list[Cell]:
+        return [named(one.where), one.title, f"{one.calls:,}", f"{one.other:,}", f"{one.bad:,}"]
+
+    return table("Files", head, cut(audit.sources, _ROWS, cells, len(head)))
 
 
-def _assumed(audit: Audit) -> str:
+def _assumed(audit: Audit) -> Element:
     rows = [(name, f"{value}") for name, value in audit.priors.items()]
-    rows.append(("price lists of", f"{audit.priced_at:%Y-%m-%d}"))
-    rows.append(("time zone", audit.zone))
-    return table("Assumed: the two numbers of a beta distribution, or a range in USD a month", ("", "value"), rows)
+    rows += [("price lists of", f"{audit.priced_at:%Y-%m-%d}"), ("time zone", audit.zone)]
+    return table("Assumed: the two numbers of a beta distribution, or a range in USD a month", columns("", "value", kind=TEXT), rows)

@@ -8,8 +8,9 @@ publishes one, and batches were seen with none (docs/how-to/audit.md), so every 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,14 @@ class Priors:
         values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         return cls(**values)
 
+    def learned(self, seen: Mapping[str, float], job_runs: int) -> Priors:
+        """The same with the shares that job runs have shown; each counts as one draw, since the rows of one job run share its fate."""
+        found: dict[str, Any] = {}
+        for name, share in seen.items():
+            a, b = getattr(self, name)
+            found[name] = (round(a + share * job_runs, 3), round(b + (1 - share) * job_runs, 3))
+        return replace(self, **found)
+
     def mean(self, name: str) -> Decimal:
         """The mean of a share, or of the cost of operation."""
         a, b = (Decimal(str(one)) for one in getattr(self, name))
@@ -61,5 +70,12 @@ class Priors:
     def draws(self, name: str) -> Floats:
         """`DRAWS` values, the same in every process."""
         a, b = getattr(self, name)
-        seeded = np.random.default_rng([fields(self).index(next(one for one in fields(self) if one.name == name)), 16])
-        return seeded.beta(a, b, DRAWS) if name in SHARES else seeded.uniform(a, b, DRAWS)
+        return _draws([one.name for one in fields(self)].index(name), a, b, name in SHARES)
+
+
+@cache
+def _draws(seed: int, a: float, b: float, is_share: bool) -> Floats:
+    seeded = np.random.default_rng([seed, 16])
+    found = seeded.beta(a, b, DRAWS) if is_share else seeded.uniform(a, b, DRAWS)
+    found.flags.writeable = False  # the same ones for every group
+    return found

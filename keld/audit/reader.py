@@ -16,7 +16,7 @@ from keld.audit.format import Format
 from keld.audit.provider import account_of
 from keld.audit.record import NONE, UNKNOWN, Calls, Floats, Ints, Small, Text
 
-_HOUR_US = 3_600_000_000
+_MINUTE_US, _DAY_US = 60_000_000, 86_400_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,12 @@ class _Columns:
         found = self.get(name)
         return np.zeros(self.rows, dtype=np.int64) if found is None else column.hashes(found)
 
+    def labels(self, name: str) -> Text:
+        """Texts, of which some are lists or tables of labels in JSON, as in a cell of CSV."""
+        found = self.text(name)
+        read = (word if (value := opened(word)) is None else column.plain(value) for word in found.words)
+        return replace(found, words=list(read))
+
     def text(self, name: str) -> Text:
         found = self.get(name)
         return Text(codes=np.zeros(self.rows, dtype=np.int64), words=("",)) if found is None else column.texts(found)
@@ -91,7 +97,7 @@ def _calls(columns: _Columns, form: Format, at: Ints) -> Calls:
     return Calls(
         at=at,
         end=np.full_like(end, NONE) if buckets else end,
-        width=np.maximum(end - at, _HOUR_US // 60) * (end != NONE) if buckets else np.zeros_like(at),
+        width=np.where(end == NONE, _DAY_US, np.maximum(end - at, _MINUTE_US)) if buckets else np.zeros_like(at),  # no end: a day's
         requests=np.maximum(requests, 1) if buckets else requests,
         usd=usd,
         streamed=_streamed(columns, at, end, bodies),
@@ -102,11 +108,11 @@ def _calls(columns: _Columns, form: Format, at: Ints) -> Calls:
         provider=provider,
         model=model,
         service=columns.text("service"),
-        job=columns.text("job"),
+        job=columns.labels("job"),
         operation=columns.text("operation"),
         lane=_lane(columns),
         prompt=_prompt(bodies, columns.rows),
-        tags=columns.text("tags"),
+        tags=columns.labels("tags"),
         bodies=bodies,
         **tokens,
     )

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -65,13 +65,23 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """All of a rules file; without one, its defaults."""
+    """All of a rules file; without one, its defaults.
+
+    Args:
+        zone: where the people are who might wait; None: nobody said.
+        given: the priors that the file itself has, which no history replaces.
+    """
 
     rules: tuple[Rule, ...] = ()
-    zone: ZoneInfo = field(default_factory=lambda: ZoneInfo("UTC"))
+    zone: ZoneInfo | None = None
     words: tuple[str, ...] = WORDS
     priors: Priors = field(default_factory=Priors)
+    given: frozenset[str] = frozenset()
     prices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def learned(self, seen: Mapping[str, float], job_runs: int) -> Rules:
+        """The same rules with priors that `job_runs` job runs have shown, but for those that the file gives."""
+        return replace(self, priors=self.priors.learned({name: share for name, share in seen.items() if name not in self.given}, job_runs))
 
     def of(self, key: Key) -> Rule | None:
         """The first rule that fits; None: no rule does."""
@@ -90,9 +100,10 @@ def rules_of(path: str) -> Rules:
             raise InvalidJob(f"{sorted(unknown)} is not known; it may have group, timezone, words, priors, prices.")
         return Rules(
             rules=tuple(_rule(number, one) for number, one in enumerate(given.get("group", ()), 1)),
-            zone=ZoneInfo(given.get("timezone", "UTC")),
+            zone=ZoneInfo(given["timezone"]) if "timezone" in given else None,
             words=tuple(map(str, given.get("words", WORDS))),
             priors=Priors.of(given.get("priors", {})),
+            given=frozenset(given.get("priors", {})),
             prices=given.get("prices", {}),
         )
     except (OSError, ValueError, TypeError, KeyError, tomllib.TOMLDecodeError, InvalidJob) as error:

@@ -1,11 +1,11 @@
-"""Span: the spans of an OpenTelemetry document (OTLP as JSON) -> one flat row for each call, with its resource's attributes.
+"""Span: the spans of an OpenTelemetry document (OTLP as JSON) -> one row for each call, with its resource's attributes.
 
 A span of an agent repeats the tokens of its calls: only calls are rows, and of calls that contain each other the inner ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -26,9 +26,11 @@ class _Value(msgspec.Struct, gc=False, rename="camel"):
     array_value: dict[str, Any] | None = None
 
     def plain(self) -> Any:
+        if self.int_value is not None:
+            return self.int_value
         if self.array_value is not None:
             return [one.get("stringValue") for one in self.array_value.get("values", ())]
-        return next((one for one in (self.string_value, self.int_value, self.bool_value, self.double_value) if one is not None), None)
+        return next((one for one in (self.bool_value, self.double_value) if one is not None), self.string_value)
 
 
 class _Attribute(msgspec.Struct, gc=False):
@@ -69,28 +71,43 @@ class Document(msgspec.Struct, gc=False, rename="camel"):
     resource_spans: list[_Resource] = msgspec.field(default_factory=list)
 
 
-def _attributes(given: list[_Attribute], asked: frozenset[str]) -> dict[str, Any]:
-    return {one.key: one.value.plain() for one in given if one.key in asked}
+class Table:
+    """The calls of documents as rows, each with the values of `names` in their order.
 
+    Args:
+        names: attributes that are wanted; then what a span itself has follows: `begun`, `ended`, `trace` and `succeeded`.
+    """
 
-def _is_call(span: Mapping[str, Any]) -> bool:
-    """True for a call; a span of the first generation has tokens, and neither an operation nor a kind."""
-    operation, kind = span.get("gen_ai.operation.name"), span.get("openinference.span.kind")
-    return operation in _OPERATIONS or kind in _KINDS or (operation is None and kind is None and "gen_ai.usage.prompt_tokens" in span)
+    def __init__(self, names: Collection[str]) -> None:
+        self.names = (*dict.fromkeys((*names, *_ASKED)), "begun", "ended", "trace", "succeeded")
+        self._places = {name: place for place, name in enumerate(self.names[:-4])}
+        self._operation, self._kind, self._tokens = (self._places[name] for name in _ASKED)
 
+    def rows(self, document: Document) -> Iterator[list[Any]]:
+        """The calls of a document."""
+        calls: list[tuple[_Span, list[Any]]] = []
+        for resource in document.resource_spans:
+            shared = self._filled([None] * len(self._places), resource.resource.attributes if resource.resource is not None else ())
+            for scope in resource.scope_spans:
+                for span in scope.spans:
+                    row = self._filled(shared.copy(), span.attributes)
+                    if self._is_call(row):
+                        calls.append((span, row))
+        parents = {span.parent_span_id for span, _ in calls} if len(calls) > 1 else ()
+        for span, row in calls:
+            if span.span_id not in parents:
+                succeeded = span.status is None or span.status.code not in _FAILED
+                yield [*row, span.start_time_unix_nano, span.end_time_unix_nano, span.trace_id, succeeded]
 
-def rows(document: Document, wanted: Collection[str]) -> Iterator[Mapping[str, Any]]:
-    """The calls of a document; of their attributes those in `wanted`."""
-    asked = frozenset((*wanted, *_ASKED))
-    calls: list[tuple[_Span, dict[str, Any]]] = []
-    for resource in document.resource_spans:
-        shared = _attributes(resource.resource.attributes, asked) if resource.resource is not None else {}
-        for scope in resource.scope_spans:
-            spans = ((span, shared | _attributes(span.attributes, asked)) for span in scope.spans)
-            calls += [(span, call) for span, call in spans if _is_call(call)]
-    parents = {span.parent_span_id for span, _ in calls}
-    for span, call in calls:
-        if span.span_id not in parents:
-            call["begun"], call["ended"], call["trace"] = span.start_time_unix_nano, span.end_time_unix_nano, span.trace_id
-            call["succeeded"] = span.status is None or span.status.code not in _FAILED
-            yield call
+    def _filled(self, row: list[Any], attributes: Iterable[_Attribute]) -> list[Any]:
+        place_of = self._places.get
+        for one in attributes:
+            if (place := place_of(one.key)) is not None:
+                text = one.value.string_value
+                row[place] = one.value.plain() if text is None else text  # most are texts, and a call for each is a fifth of the time
+        return row
+
+    def _is_call(self, row: list[Any]) -> bool:
+        """True for a call; a span of the first generation has tokens, and neither an operation nor a kind."""
+        operation, kind = row[self._operation], row[self._kind]
+        return operation in _OPERATIONS or kind in _KINDS or (operation is None and kind is None and row[self._tokens] is not None)

@@ -1,7 +1,9 @@
 """Verdict: does somebody wait for a group's answers?  By points for both sides; in doubt the owner is asked.
 
-`waits` needs 2 points and at most 1 against; `does not wait` needs 3 and none against, or 5 and at most 2 against.  No verdict from a log of
-less than a week: every group of a short log looks like a single backfill.  A log of buckets never says `waits`: it shows no person.
+`waits` needs 2 points and at most 1 against.  `does not wait` is the verdict that may not be wrong, so that a name, a night or a few days alone never
+give it: the calls themselves must keep a time (then 3 points and none against) or be a closed loop (then 4); with up to 2 against it needs 5.
+No verdict from a log of less than a week: every group of a short log looks like a single backfill.  A log of buckets never says `waits`: it shows
+no person.
 """
 
 from __future__ import annotations
@@ -33,10 +35,11 @@ def verdict(group: Group, seen: Evidence, days: float, rule: Rule | None) -> tup
     if rule is not None and rule.waits is not None:
         return Waits.YES if rule.waits else Waits.NO, f"rule {rule.number} of the rules file"
     if days < LEAST_DAYS:
-        return Waits.ASK, f"the log has {days:.1f} days; a verdict needs {LEAST_DAYS}"
+        return Waits.ASK, f"the log has {days:.3g} days with calls; a verdict needs {LEAST_DAYS}"
     points = f"{seen.waits} points for waiting, {seen.free} against"
     if seen.waits >= 2 and seen.free <= 1 and not group.width:
         return Waits.YES, points
-    if (seen.free >= 3 and seen.waits == 0) or (seen.free >= 5 and seen.waits <= 2):
+    enough = 5 if seen.waits else 3 if seen.clocked else 4  # a pool that serves people may be full, which looks like a closed loop
+    if (seen.clocked or seen.looped) and seen.free >= enough and seen.waits <= 2:
         return Waits.NO, points
     return Waits.ASK, points

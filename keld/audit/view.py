@@ -19,7 +19,14 @@ _COLOURS = {Waits.YES: "cyan", Waits.NO: "green", Waits.ASK: "yellow", Waits.ALR
 
 def audit_view(audit: Audit, *, explained: bool = True) -> RenderableType:
     """What an audit found: the money, the groups, and the reasons of each."""
-    parts: list[RenderableType] = [Text(headline(audit)), Text(), _groups(audit), Text(), *map(Text, _notes(audit))]
+    parts: list[RenderableType] = [
+        Text(headline(audit)),
+        Text(),
+        _groups(audit),
+        Text(),
+        *map(Text, _files(audit)),
+        *map(Text, notes(audit)),
+    ]
     if explained:
         for finding in audit.findings[:_SHOWN]:
             parts += [Text(), *_reasons(finding)]
@@ -33,7 +40,7 @@ def headline(audit: Audit) -> str:
         return f"{calls:,} calls: there is nothing to judge."
     low, middle, high = audit.saving(Waits.NO)
     _, possible, _ = audit.saving(Waits.NO, Waits.ASK)
-    unit = "a month" if audit.factor != 1 else "in this log"
+    unit = audit.unit
     money = ", ".join(f"{usd(audit.usd(waits))} {waits.value}" for waits in Waits if audit.usd(waits))
     return (
         f"{calls:,} calls on {audit.days:.1f} days. {unit.capitalize()}: {money}. Moving what does not wait saves {usd(middle)} {unit} "
@@ -65,22 +72,27 @@ def saving_cells(finding: Finding) -> tuple[str, str, str]:
     return usd(finding.net.net_usd), spread, usd(finding.net.no_hits_usd)
 
 
-def _notes(audit: Audit) -> list[str]:
-    notes = [
+def _files(audit: Audit) -> list[str]:
+    lines = [
         f"{one.where}: {one.title}, {one.calls:,} calls" + (f", {one.bad:,} rows that cannot be read" if one.bad else "")
         for one in audit.sources[:_SHOWN]
     ]
     if (left := len(audit.sources) - _SHOWN) > 0:
-        notes.append(f"{left:,} more files; {audit.bad:,} rows in all that cannot be read")
-    notes += [
+        lines.append(f"{left:,} more files; {audit.bad:,} rows in all that cannot be read")
+    if (left := len(audit.findings) - _SHOWN) > 0:
+        lines.append(f"{left:,} more groups are in --json.")
+    return lines
+
+
+def notes(audit: Audit) -> list[str]:
+    """What the figures leave out, a line each."""
+    found = [
         f"Not counted: {groups} groups, {tokens_in:,} input and {tokens_out:,} output tokens: {why}."
         for why, (groups, tokens_in, tokens_out) in audit.not_counted.items()
     ]
-    if (left := len(audit.findings) - _SHOWN) > 0:
-        notes.append(f"{left:,} more groups are in --json.")
     if audit.factor == 1 and audit.findings:
-        notes.append("The log has less than 7 days: no verdict but by a rule, and the figures are of the log, not of a month.")
-    return notes
+        found.append("The log has less than 7 days: no verdict but by a rule, and the figures are of the log, not of a month.")
+    return found
 
 
 def _reasons(finding: Finding) -> list[Text]:

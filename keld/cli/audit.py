@@ -17,6 +17,8 @@ from keld.cli.output import console, print_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from keld.audit import Rules
+
 from contextlib import contextmanager
 
 
@@ -45,18 +47,22 @@ def audit(
         str | None,
         typer.Option("--format", metavar="NAME", help="The format of all files, or a mapping file, .toml. Default: known by the content."),
     ] = None,
+    from_ledger: Annotated[
+        bool,
+        typer.Option("--from-ledger", help="Take late, again and twice from this environment's job runs, where the rules have no priors."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Find in usage logs the calls that nobody waits for, and what moving them to batches would save, net.  Sends nothing."""
     limit = _limit(fail_over)
     with refusals():
-        from keld.audit import examine, rules_of
+        from keld.audit import examine
 
         with _progress(quiet=as_json) as progress:
             found = examine(
                 log,
                 now=datetime.now(UTC),
-                rules=None if rules is None else rules_of(rules),
+                rules=_rules(rules, from_ledger=from_ledger),
                 form=form,
                 samples=samples,
                 progress=progress,
@@ -81,6 +87,19 @@ def audit(
         console().print(audit_view(found))
     if limit is not None and found.free_usd > limit:
         fail(f"${found.free_usd:,.2f} a month could be saved; the limit is ${limit:,.2f}.", Exit.SOME_FAILED)
+
+
+def _rules(path: str | None, *, from_ledger: bool) -> Rules:
+    from keld.audit import Rules, rules_of
+
+    found = Rules() if path is None else rules_of(path)
+    if not from_ledger:
+        return found
+    from keld.audit.history import shares_of
+    from keld.environment import Keld
+
+    with Keld() as keld:
+        return found.learned(*shares_of(keld.ledger.catalog.runs(keld.namespace), keld.ledger.costs.lines(keld.namespace)))
 
 
 def _limit(text: str | None) -> Decimal | None:

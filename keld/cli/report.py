@@ -30,6 +30,9 @@ def report(
     focus: Annotated[str | None, typer.Option("--focus", metavar="DIR", help="Write focus.csv: rows of FOCUS 1.4, Cost and Usage.")] = None,
     parquet: Annotated[str | None, typer.Option("--parquet", metavar="DIR", help="Write cost_line.parquet and job_run.parquet.")] = None,
     csv: Annotated[str | None, typer.Option("--csv", metavar="DIR", help="Write cost_line.csv and job_run.csv.")] = None,
+    audit: Annotated[
+        str | None, typer.Option("--audit", metavar="FILE", help="Show a result of `keld audit --json` beside: what could still wait.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write what job runs cost and saved, which deadlines were kept, how long lanes took: as a page, for BI, or as FOCUS rows."""
@@ -45,9 +48,9 @@ def report(
         first, last = day("--since", since, today), day("--until", until, today)
         written = _tables(keld, first, last, {"focus": focus, "parquet": parquet, "csv": csv})
         if html:
-            keld.write_report(html, by=by, since=first, until=last)
+            keld.write_report(html, by=by, since=first, until=last, audit=audit)
             written.append(html)
-        found = keld.overview(by, since=first, until=last).to_json() if as_json else None
+        found = keld.overview(by, since=first, until=last, audit=audit).to_json() if as_json else None
     if found is not None:
         print_json(found)
     for name in written:

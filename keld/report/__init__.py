@@ -9,9 +9,9 @@ what goes out holds names, counts, instants and money.  The files, in the order 
     deadline     deadlines kept and missed, each with the reason
     curve        how long lanes took, with the prior beside
     alternative  what the tokens of a job would have cost in another way
+    audited      the result of an audit, to be shown beside
     page         the page: HTML without a script
     figure       the page's drawings: SVG
-    html         elements of a page, their text escaped
     tidy         two tables: cost lines and job runs
     focus        the cost lines as FOCUS rows
     file         the files of both, each complete or absent

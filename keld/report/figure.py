@@ -1,9 +1,7 @@
 """Figure: the drawings of the page, as SVG.
 
 Measured 2026-11-29 beside Altair, Plotly, Bokeh and pygal: these few shapes are a tenth of the size of the smallest, need no script and no other
-package, and follow the reader's light or dark colours.  A drawing is as wide as its place: positions along it are shares of its width, and text
-keeps its size.  A series is one path.  Colours are attributes, so that they are there where a server's policy forbids styles, too; the style sheet
-overrides them in dark mode.
+package, and follow the reader's light or dark colours.  A series is one path.
 """
 
 from __future__ import annotations
@@ -14,16 +12,15 @@ from itertools import accumulate
 from math import log10
 from xml.etree.ElementTree import Element
 
+from keld.page.drawing import GRID, OUTLINE, SERIES, TEXT
+from keld.page.element import tag
 from keld.price import Lane
 from keld.report.curve import Curve
 from keld.report.day import Days
-from keld.report.html import tag
 from keld.turnaround import turnaround
 from keld.view import span, usd
 
-SERIES = ("#0b6bcb", "#b25e00", "#0a7d55", "#8a3ffc")  # told apart in grey, too; at least 4.6:1 on white
 _DASHES = (None, "6 3", "14 3", "9 3 2 3")
-_OUTLINE, _GRID, _TEXT = "#59636e", "#d1d9e0", "#59636e"
 _HEIGHT, _TOP = 180, 18
 _TICKS_S = (1, 10, 60, 600, 3600, 6 * 3600, 24 * 3600, 7 * 24 * 3600)
 _POINTS = 60  # of a curve: more cannot be seen
@@ -36,31 +33,6 @@ def swatch(series: int) -> Element:
     return tag("svg", line, width=22, height=10, aria_hidden="true", class_="swatch")
 
 
-def patch(series: int) -> Element:
-    """The colour of a series, for a legend: a piece of its bars."""
-    return tag(
-        "svg",
-        tag("rect", width=12, height=12, fill=SERIES[series], class_=f"s{series}"),
-        width=12,
-        height=12,
-        aria_hidden="true",
-        class_="swatch",
-    )
-
-
-def bar(paid: Decimal, standard: Decimal, most: Decimal) -> Element:
-    """What was paid as a bar, its standard price as an outline; `most` is as wide as the place."""
-    return tag(
-        "svg",
-        tag("rect", x=0, y=2, height=12, width=_percent(paid, most), fill=SERIES[0], class_="s0"),
-        tag("rect", x=0, y="0.5", height=15, width=_percent(standard, most), fill="none", stroke=_OUTLINE, class_="outline"),
-        class_="bar",
-        width="100%",
-        height=16,
-        aria_hidden="true",  # the cells beside it say the same
-    )
-
-
 def columns(days: Days) -> Element:
     """What was paid in each period, stacked by group, under the outline of the standard price."""
     paid = [sum(amounts, Decimal(0)) for amounts in zip(*days.paid_usd.values(), strict=True)] or [Decimal(0)]
@@ -70,7 +42,7 @@ def columns(days: Days) -> Element:
     for series, amounts in enumerate(days.paid_usd.values()):
         drawn.append(tag("path", d=_stack(base, amounts, top), fill=SERIES[series], class_=f"s{series}"))
         base = [low + amount for low, amount in zip(base, amounts, strict=True)]
-    drawn.append(tag("path", d=_steps(days.standard_usd, top), fill="none", stroke=_OUTLINE, class_="outline", **_THIN))
+    drawn.append(tag("path", d=_steps(days.standard_usd, top), fill="none", stroke=OUTLINE, class_="outline", **_THIN))
     total, standard = sum(paid, Decimal(0)), sum(days.standard_usd, Decimal(0))
     firsts = [f"{start:%Y-%m-%d}" for start in days.starts]
     return _frame(
@@ -92,7 +64,7 @@ def curves(lane: Lane, shown: Sequence[Curve]) -> Element:
         return (log10(max(second, 1.0)) - low) / (high - low) * 100
 
     drawn = [
-        tag("path", d=_line((across(s), n / 40) for n, s in enumerate(prior, 1)), fill="none", stroke=_OUTLINE, class_="prior", **_DOTTED)
+        tag("path", d=_line((across(s), n / 40) for n, s in enumerate(prior, 1)), fill="none", stroke=OUTLINE, class_="prior", **_DOTTED)
     ]
     for series, curve in enumerate(shown):
         if curve.completed_s:
@@ -129,7 +101,7 @@ def margins(seconds: Sequence[float], reach: float) -> Element:
     late = "".join(_mark(second, reach) for second in shown if second < 0)
     return tag(
         "svg",
-        tag("line", x1="50%", x2="50%", y1=0, y2=16, stroke=_OUTLINE, class_="outline"),
+        tag("line", x1="50%", x2="50%", y1=0, y2=16, stroke=OUTLINE, class_="outline"),
         tag(
             "svg",
             tag("path", d=kept, fill="none", stroke=SERIES[0], class_="l0", **_UNSCALED),
@@ -165,13 +137,13 @@ def _frame(
         for share, text in rules
         for y in [bottom - share * _HEIGHT]
         for part in (
-            tag("line", x1=0, x2="100%", y1=f"{y:g}", y2=f"{y:g}", stroke=_GRID, class_="grid"),
-            tag("text", text, x=0, y=f"{y - 4:g}", fill=_TEXT),
+            tag("line", x1=0, x2="100%", y1=f"{y:g}", y2=f"{y:g}", stroke=GRID, class_="grid"),
+            tag("text", text, x=0, y=f"{y - 4:g}", fill=TEXT),
         )
     ]
-    below = [tag("text", text, x=f"{share * 100:.1f}%", y=bottom + 16, fill=_TEXT, text_anchor=_anchor(share)) for share, text in ticks]
+    below = [tag("text", text, x=f"{share * 100:.1f}%", y=bottom + 16, fill=TEXT, text_anchor=_anchor(share)) for share, text in ticks]
     plot = tag("svg", *drawn, viewBox=f"0 0 {width} 100", preserveAspectRatio="none", width="100%", height=_HEIGHT, y=_TOP)
-    axis = tag("line", x1=0, x2="100%", y1=bottom, y2=bottom, stroke=_OUTLINE, class_="outline")
+    axis = tag("line", x1=0, x2="100%", y1=bottom, y2=bottom, stroke=OUTLINE, class_="outline")
     return tag("svg", *lines, plot, axis, *below, role="img", aria_label=label, class_="figure", width="100%", height=bottom + 22)
 
 
@@ -205,10 +177,6 @@ def _down(amount: Decimal, top: Decimal) -> str:
 def _mark(second: float, reach: float) -> str:
     across = 50 + 49 * (min(abs(second), reach) / reach) ** 0.5 * (1 if second >= 0 else -1)
     return f"M{across:.1f} 3V13"
-
-
-def _percent(amount: Decimal, most: Decimal) -> str:
-    return f"{float(amount / most * 100) if most else 0:.2f}%"
 
 
 def _round_up(amount: Decimal) -> Decimal:

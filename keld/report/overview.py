@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from keld.report.alternative import Alternative, alternatives_of
+from keld.report.audited import Audited
 from keld.report.book import Book, RatesOf
 from keld.report.curve import Curve, curves_of
 from keld.report.day import Days, days_of
@@ -49,6 +50,7 @@ class Overview:
         outcomes: of the rows of job runs that are over, the most frequent first.
         quarantined: rows that are not asked again, since they may be on the bill.
         open_runs: the one that may cost most first.
+        audited: what an audit of other tools' logs found, to be shown beside; None: none was given.
     """
 
     namespace: str
@@ -65,6 +67,7 @@ class Overview:
     quarantined: int
     open_runs: tuple[OpenRun, ...]
     alternatives: tuple[Alternative, ...]
+    audited: Audited | None = None
 
     def group(self, by: str) -> Report:
         """The spend report of a dimension that the overview has."""
@@ -73,18 +76,22 @@ class Overview:
     def to_json(self) -> dict[str, Any]:
         """The same, as JSON values: money as decimal text, instants in ISO 8601."""
         same = ("namespace", "as_of", "since", "until", "by", "outcomes", "quarantined")
-        return {name: to_json_value(getattr(self, name)) for name in same} | {
-            "total": self.total.to_json(),
-            "days": to_json_value(asdict(self.days)),
-            "groups": {one.by: [line.to_json() for line in one.lines] for one in self.groups},
-            "deadlines": to_json_value(asdict(self.deadlines)),
-            "turnaround": [_curve_json(curve) for curve in self.curves],
-            "open_job_runs": [to_json_value(asdict(one)) for one in self.open_runs],
-            "alternatives": [_alternative_json(one) for one in self.alternatives],
-        }
+        return (
+            {name: to_json_value(getattr(self, name)) for name in same}
+            | {
+                "total": self.total.to_json(),
+                "days": to_json_value(asdict(self.days)),
+                "groups": {one.by: [line.to_json() for line in one.lines] for one in self.groups},
+                "deadlines": to_json_value(asdict(self.deadlines)),
+                "turnaround": [_curve_json(curve) for curve in self.curves],
+                "open_job_runs": [to_json_value(asdict(one)) for one in self.open_runs],
+                "alternatives": [_alternative_json(one) for one in self.alternatives],
+            }
+            | ({} if self.audited is None else {"audit": to_json_value(asdict(self.audited))})
+        )
 
 
-def overview_of(book: Book, by: str, rates_of: RatesOf) -> Overview:
+def overview_of(book: Book, by: str, rates_of: RatesOf, audited: Audited | None = None) -> Overview:
     """The overview of a book.
 
     Args:
@@ -113,6 +120,7 @@ def overview_of(book: Book, by: str, rates_of: RatesOf) -> Overview:
         quarantined=sum(run.quarantined for run in book.runs.values()),
         open_runs=_open_runs(book),
         alternatives=alternatives_of(book, rates_of),
+        audited=audited,
     )
 
 

@@ -66,6 +66,7 @@ class Environment:
     clock: Callable[[], datetime]
     settings: Settings
     lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read each time
+    flex: dict[Any, str | None] | None = None  # what `flex_of` has found in one look, likewise
     listed: Listed | None = None  # what the lists of accounts have just shown; None: they are to be read
     inventories: Mapping[Account, Inventory] = field(default_factory=dict)  # of the accounts with creates that are not confirmed yet
     at_once: dict[tuple[str, str], int] = field(default_factory=dict)  # (host, model) -> the requests at once of the latest realtime run

@@ -6,7 +6,7 @@ A step of the runner, and of the environment before it: the first plan of a job 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -345,9 +345,18 @@ def _fast_lanes(environment: Environment, name: str) -> FastLanes:
 
 
 def flex_of(environment: Environment, terms: RunTerms, shards: Sequence[Shard]) -> str | None:
-    """A model whose flex price is no higher than the batch price of each of these shards; None if there is none."""
+    """A model whose flex price is no higher than the batch price of each of these shards; None if there is none; found once for one look."""
+    sold = frozenset((shard.provider, shard.model) for shard in shards)
+    if environment.flex is None or terms.prices:
+        return _cheap_flex(environment, terms, sold)
+    if (asked := (terms.models, sold)) not in environment.flex:
+        environment.flex[asked] = _cheap_flex(environment, terms, sold)
+    return environment.flex[asked]
+
+
+def _cheap_flex(environment: Environment, terms: RunTerms, sold: Collection[tuple[str, str]]) -> str | None:
     now, own = environment.clock(), terms.prices
-    known = [environment.rates(f"{shard.provider}:{shard.model}", Lane.BATCH, now, own) for shard in shards]
+    known = [environment.rates(f"{provider}:{model}", Lane.BATCH, now, own) for provider, model in sold]
     for name in terms.models:
         account, _, model = name.partition(":")
         provider = environment.provider(account)

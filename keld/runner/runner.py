@@ -116,7 +116,7 @@ class Runner:
 
     def _look(self, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Shard]], budget: timedelta) -> tuple[Look, Environment]:
         """What the accounts' lists show, read from the job run on that was looked at longest ago; and the environment that has it."""
-        environment = replace(self.environment, lanes={})
+        environment = replace(self.environment, lanes={}, flex={})
         still_open = sorted((run for run in runs if not run.over), key=lambda run: run.next_check_at or run.created_at)
         until = time.monotonic() + budget.total_seconds() * _LISTING  # from here on: thousands of rows may take long to read
         with within(until):

@@ -4,18 +4,33 @@ import gzip
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from keld import InvalidJob, SourceError, SourceUnavailable
 from keld.audit import Audit, Waits, examine
 from keld.audit.format import FIELDS
 from keld.audit.formats import FORMATS
 from tests.audit.workload import Call, conversations, month, nightly
-from tests.audit.writer import BUCKETS, CALLS, NO_CACHE, _lines, anthropic_csv, litellm, litellm_rows, openai_usage
+from tests.audit.writer import (
+    BILLS,
+    BUCKETS,
+    CALLS,
+    NO_CACHE,
+    _lines,
+    anthropic_cost_csv,
+    anthropic_csv,
+    bedrock_bucket,
+    litellm,
+    litellm_rows,
+    openai_usage,
+)
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 CALLS_OF_TWO = [replace(call, cached=300) for call in month(3, groups={"chat": conversations, "classify": nightly})]
@@ -59,6 +74,169 @@ def test_each_kind_of_buckets_gives_the_sums_of_its_calls(name: str, tmp_path: P
     assert audit.sources[0].title == FORMATS[form].title
     assert _sums(audit) == _expected(CALLS_OF_TWO)
     assert Waits.YES not in {one.waits for one in audit.findings}
+
+
+@pytest.mark.parametrize("name", BILLS)
+def test_a_bill_says_what_is_in_batches_today_and_nothing_of_who_waits(name: str, tmp_path: Path) -> None:
+    form, write = BILLS[name]
+    log = tmp_path / "log"
+    log.write_bytes(write(CALLS_OF_TWO))
+    audit = _audit(log)
+    assert audit.sources[0].title == FORMATS[form].title
+    assert {one.key.service: one.waits for one in audit.findings} == {"classify": Waits.ALREADY, "chat": Waits.ASK}
+    billed = sum(call.input for call in CALLS_OF_TWO) / 1e6  # not what is tax, or another service
+    assert float(audit.usd(Waits.ALREADY) + audit.usd(Waits.ASK)) / audit.factor == pytest.approx(billed, rel=1e-3)
+
+
+def test_the_costs_of_the_console_are_those_of_a_model_though_it_is_named_for_people(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(anthropic_cost_csv(CALLS_OF_TWO))
+    audit = _audit(tmp_path / "log")
+    assert audit.sources[0].title == FORMATS["anthropic_cost_csv"].title
+    assert {(one.key.model, one.waits) for one in audit.findings} == {("claude-haiku-4-5", Waits.ASK)}
+    tokens_in, cached, out = _expected(CALLS_OF_TWO)
+    paid = (tokens_in - cached) * 1e-6 + cached * 1e-7 + out * 5e-6
+    assert float(audit.usd(Waits.ASK)) / audit.factor == pytest.approx(paid, rel=1e-3)
+
+
+def test_a_bucket_of_bedrock_is_read_without_the_bodies_beside(tmp_path: Path) -> None:
+    bedrock_bucket(CALLS_OF_TWO, tmp_path)
+    audit = _audit(tmp_path)
+    assert _sums(audit) == _expected(CALLS_OF_TWO)
+    assert audit.bad == 0
+
+
+def test_litellms_own_table_is_read_from_its_postgres(postgres: Callable[[], str], tmp_path: Path) -> None:
+    """As its migrations make it: times without a zone, in UTC; JSON in jsonb."""
+    url = postgres()
+    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"))
+    rows = [
+        row | {name: json.dumps(row[name]) for name in ("metadata", "request_tags")} | {"messages": json.dumps("secret")}
+        for row in litellm_rows(CALLS_OF_TWO)
+    ]
+    with engine.begin() as db:
+        db.execute(sa.text(SPEND_LOGS))
+        names = list(rows[0])
+        values = ", ".join(f"CAST(:{name} AS jsonb)" if name in ("metadata", "request_tags", "messages") else f":{name}" for name in names)
+        quoted = ", ".join(f'"{name}"' for name in names)
+        db.execute(sa.text("SET timezone = 'Asia/Tokyo'"))
+        db.execute(sa.text(f'INSERT INTO "LiteLLM_SpendLogs" ({quoted}) VALUES ({values})'), [row | _naive(row) for row in rows])
+    engine.dispose()
+    audit = examine([url], now=NOW)
+    (tmp_path / "log").write_bytes(litellm(CALLS_OF_TWO))
+    as_file = _audit(tmp_path / "log")
+    assert _sums(audit) == _expected(CALLS_OF_TWO)
+    assert [one.title for one in audit.sources] == ["LiteLLM spend logs"]
+    said = [{(one.key, one.waits, one.evidence.waits, one.evidence.free) for one in found.findings} for found in (audit, as_file)]
+    assert said[0] == said[1]
+    assert url not in json.dumps(audit.to_json())
+
+
+def _naive(row: dict[str, Any]) -> dict[str, Any]:
+    """Its instants as Prisma writes them, in UTC without a zone."""
+    return {name: None if row[name] is None else row[name].rstrip("Z") for name in ("startTime", "endTime", "completionStartTime")}
+
+
+SPEND_LOGS = """
+CREATE TABLE "LiteLLM_SpendLogs" (
+  request_id TEXT PRIMARY KEY, call_type TEXT NOT NULL, api_key TEXT NOT NULL DEFAULT '', spend DOUBLE PRECISION NOT NULL DEFAULT 0,
+  total_tokens INTEGER NOT NULL DEFAULT 0, prompt_tokens INTEGER NOT NULL DEFAULT 0, completion_tokens INTEGER NOT NULL DEFAULT 0,
+  "startTime" TIMESTAMP(3) NOT NULL, "endTime" TIMESTAMP(3) NOT NULL, "completionStartTime" TIMESTAMP(3), request_duration_ms INTEGER,
+  model TEXT NOT NULL DEFAULT '', model_id TEXT DEFAULT '', model_group TEXT DEFAULT '', custom_llm_provider TEXT DEFAULT '', api_base TEXT DEFAULT '',
+  "user" TEXT DEFAULT '', metadata JSONB DEFAULT '{}', cache_hit TEXT DEFAULT '', cache_key TEXT DEFAULT '', request_tags JSONB DEFAULT '[]', team_id TEXT,
+  organization_id TEXT, end_user TEXT, requester_ip_address TEXT, messages JSONB DEFAULT '{}', response JSONB DEFAULT '{}', session_id TEXT, status TEXT,
+  mcp_namespaced_tool_name TEXT, agent_id TEXT, proxy_server_request JSONB DEFAULT '{}', litellm_call_id TEXT
+)"""
+
+
+def test_a_database_that_is_none_of_litellms_is_refused_without_its_password(postgres: Callable[[], str]) -> None:
+    with pytest.raises(SourceUnavailable) as refused:
+        examine([postgres()], now=NOW)
+    assert "LiteLLM_SpendLogs" in str(refused.value)
+    with pytest.raises(SourceUnavailable) as unreachable:
+        examine(["postgresql://me:hunter2@127.0.0.1:1/spend"], now=NOW)
+    assert "hunter2" not in str(unreachable.value)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda text: b"\xef\xbb\xbf" + text, lambda text: text.replace(b"\n", b"\r\n"), gzip.compress], ids=["bom", "crlf", "gz"]
+)
+@pytest.mark.parametrize("name", ["litellm.jsonl", "litellm.csv", "otlp.jsonl", "usage.json"])
+def test_a_file_that_another_system_wrote_loses_no_call(name: str, change: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    _, write = (CALLS | BUCKETS)[name]
+    (tmp_path / "log").write_bytes(change(write(CALLS_OF_TWO)))
+    audit = _audit(tmp_path / "log")
+    assert (_sums(audit), audit.bad) == (_expected(CALLS_OF_TWO), 0)
+
+
+def test_an_empty_file_is_said_to_be_empty_and_one_that_was_cut_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    (tmp_path / "empty.gz").write_bytes(gzip.compress(b""))
+    assert [(one.title, one.calls) for one in _audit(tmp_path).sources] == [("empty", 0), ("empty", 0)]
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(litellm(CALLS_OF_TWO))[:-2_000])
+    with pytest.raises(SourceError, match=r"cut\.gz"):
+        _audit(tmp_path)
+
+
+def test_lines_of_any_length_are_read(tmp_path: Path) -> None:
+    """A log with bodies may have a document in a line, the first one included."""
+    rows = [row | {"messages": "x" * 9_000_000 if number in (0, 7) else ""} for number, row in enumerate(litellm_rows(CALLS_OF_TWO))]
+    (tmp_path / "log").write_bytes(_lines(rows))
+    audit = _audit(tmp_path / "log")
+    assert (_sums(audit), audit.bad) == (_expected(CALLS_OF_TWO), 0)
+
+
+def test_instants_with_offsets_are_the_same_instants(tmp_path: Path) -> None:
+    """Also where lines differ."""
+    zones = [timezone(timedelta(hours=hours)) for hours in (0, 2, -7)] + [timezone(timedelta(hours=5, minutes=30))]
+    rows = litellm_rows(CALLS_OF_TWO)
+    moved = [
+        row | {name: datetime.fromisoformat(row[name]).astimezone(zones[number % 4]).isoformat() for name in ("startTime", "endTime")}
+        for number, row in enumerate(rows)
+    ]
+    (tmp_path / "a").write_bytes(_lines(rows))
+    (tmp_path / "b").write_bytes(_lines(moved))
+    found = [sorted(one.group.columns()[0].tolist() for one in _audit(tmp_path / name).findings) for name in "ab"]
+    assert found[0] == found[1]
+
+
+def test_calls_without_tokens_or_with_a_negative_cost_are_counted_and_save_nothing(tmp_path: Path) -> None:
+    """Refused calls have no tokens; a proxy books credits as a cost below zero."""
+    uncached = [replace(call, cached=0) for call in CALLS_OF_TWO]
+    rows = [row | {"prompt_tokens": 0, "completion_tokens": 0, "spend": -1.0} for row in litellm_rows(uncached)]
+    (tmp_path / "log").write_bytes(_lines(rows))
+    audit = _audit(tmp_path / "log")
+    assert audit.free_usd == 0
+    assert {one.net for one in audit.findings} == {None}
+    assert sum(one.group.calls for one in audit.findings) == len(CALLS_OF_TWO)
+
+
+def test_labels_in_a_cell_of_csv_are_the_same_labels(tmp_path: Path) -> None:
+    """A list in JSON, which a table can only hold as a text."""
+    calls = [replace(call, job="nightly") for call in CALLS_OF_TWO]
+    for name in ("litellm.jsonl", "litellm.csv"):
+        (tmp_path / name).write_bytes(CALLS[name][1](calls))
+        assert {one.key.job for one in _audit(tmp_path / name).findings} == {"nightly"}
+
+
+def test_what_people_wrote_is_no_name(tmp_path: Path) -> None:
+    """A tag, or the key of a document, may be a prompt."""
+    prompt = "Summarise what the patient Rosa told us about her illness on the telephone last night"
+    rows = [row | {"request_tags": [prompt]} for row in litellm_rows(CALLS_OF_TWO)]
+    (tmp_path / "log").write_bytes(_lines(rows))
+    assert "Rosa" not in json.dumps(_audit(tmp_path / "log").to_json())
+    (tmp_path / "log").write_text(json.dumps({prompt: {"answer": 1}}) + "\n")
+    with pytest.raises(SourceError) as refused:
+        _audit(tmp_path / "log")
+    assert "illness" not in str(refused.value)
+
+
+def test_spans_that_are_no_calls_are_passed_over_and_a_broken_line_is_counted(tmp_path: Path) -> None:
+    """Most spans of a service are of its database and its HTTP server."""
+    other = b'{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"t","spanId":"s","name":"SELECT","startTimeUnixNano":"1"}]}]}]}\n'
+    lines = CALLS["otlp.jsonl"][1](CALLS_OF_TWO).splitlines(keepends=True)
+    (tmp_path / "log").write_bytes(b"".join(part for line in lines for part in (line, other)) + other[:50])
+    audit = _audit(tmp_path / "log")
+    assert (_sums(audit), audit.bad) == (_expected(CALLS_OF_TWO), 1)
 
 
 def test_a_directory_may_hold_several_formats_and_packed_files(tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """Who waits: the verdicts on a made month, with all that a log may have and with less.  A wrong `does not wait` is the one error that may not be."""
 
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from keld.audit import Audit, Rules, Waits, examine, rules_of
-from tests.audit.workload import DECEIVING, FREE, WAITING, Call, month, whole_seconds
-from tests.audit.writer import _lines, litellm_rows, openai_usage
+from tests.audit.workload import ANONYMOUS, DECEIVING, FREE, WAITING, Call, anonymous, conversations, month, whole_seconds
+from tests.audit.writer import _lines, anthropic_csv, litellm_rows, openai_usage
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
 SEEDS = (1, 2)
@@ -92,6 +93,57 @@ def test_a_saturated_pool_and_a_nightly_job_with_peoples_ids_are_asked_about(see
     assert found == {"pool": Waits.ASK, "notices": Waits.ASK, "standup": Waits.NO}
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_people_without_an_id_are_asked_about_whatever_looks_like_a_job(seed: int, tmp_path: Path) -> None:
+    """A service that is maintained, or opens, at a fixed minute; another time zone and a scheduler's name; a pool that is full on two days."""
+    found = _verdicts(_audited(tmp_path, month(seed, groups=ANONYMOUS)))
+    assert found == dict.fromkeys(ANONYMOUS, Waits.ASK)
+
+
+@pytest.mark.parametrize("step", [600, 3_600, 86_400])
+def test_a_log_whose_instants_are_rounded_has_no_clock_and_no_night(step: int, tmp_path: Path) -> None:
+    """Each call of a rounded log is on the hour."""
+    calls = [
+        replace(call, at=call.at // step * step, end=call.at // step * step + 1)
+        for call in month(1, groups={"etl": anonymous, "spark": FREE["classify"]})
+    ]
+    audit = _audited(tmp_path, calls)
+    assert set(_verdicts(audit).values()) == {Waits.ASK}
+    assert all(any("rounded to" in text for text in one.evidence.missing) for one in audit.findings)
+
+
+@pytest.mark.parametrize(
+    "stray", [[-400 * 86_400.0], [-400 * 86_400.0, 900 * 86_400.0], [-1_700_000_000.0]], ids=["last year", "both sides", "1972"]
+)
+def test_a_few_stray_calls_make_no_long_log_of_a_short_one(stray: list[float], tmp_path: Path) -> None:
+    """Two days of calls look like a single backfill; with a call of last year they looked like one on 3 of 400 days."""
+    calls = month(1, days=2, groups=WAITING | FREE | DECEIVING)
+    audit = _audited(tmp_path, [*calls, *(replace(calls[0], at=at, end=at + 1) for at in stray)])
+    assert set(_verdicts(audit).values()) == {Waits.ASK}
+    assert audit.factor == 1
+
+
+def test_stray_calls_change_no_month(tmp_path: Path) -> None:
+    calls = month(1)
+    (tmp_path / "with").mkdir()
+    stray = _audited(tmp_path / "with", [*calls, replace(calls[0], at=-400 * 86_400.0, end=-400 * 86_400.0 + 1)])
+    assert stray.factor == pytest.approx(_audited(tmp_path, calls).factor, rel=0.01)
+
+
+def test_a_year_of_one_call_a_day_is_no_run(tmp_path: Path) -> None:
+    """One person who asks once a morning looks like that."""
+    calls = [Call(at=day * 86_400.0 + 28_800, end=day * 86_400.0 + 28_802, service="daily", job="") for day in range(-300, 28)]
+    assert _verdicts(_audited(tmp_path, calls)) == {"daily": Waits.ASK}
+
+
+def test_days_of_a_console_file_are_no_night_even_where_the_key_is_called_etl(tmp_path: Path) -> None:
+    """Each row of such a file is at midnight."""
+    (tmp_path / "log").write_bytes(anthropic_csv(month(1, groups={"etl-nightly": conversations})))
+    (tmp_path / "rules.toml").write_text('timezone = "Europe/Berlin"\n')
+    audit = examine([str(tmp_path / "log")], now=NOW, rules=rules_of(str(tmp_path / "rules.toml")))
+    assert set(_verdicts(audit).values()) == {Waits.ASK}
+
+
 def test_a_job_just_before_a_meeting_has_a_deadline_that_is_called_a_guess(tmp_path: Path) -> None:
     """It does not wait for seconds, and yet it is due in two minutes, which no log says."""
     audit = _audited(tmp_path, month(1, groups=DECEIVING))
@@ -120,7 +172,9 @@ def test_the_rule_that_a_finding_prints_settles_it(tmp_path: Path) -> None:
     assert _said(_verdicts(_audited(tmp_path, calls, rules=rules_of(str(tmp_path / "rules.toml")))), Waits.ASK) == set()
 
 
-def test_the_time_zone_of_the_rules_is_that_of_night_and_of_the_hour(tmp_path: Path) -> None:
-    (tmp_path / "rules.toml").write_text('timezone = "Asia/Tokyo"\n')
+@pytest.mark.parametrize(("zone", "night"), [("", False), ('timezone = "Asia/Tokyo"\n', False), ('timezone = "Europe/Berlin"\n', True)])
+def test_it_is_night_where_the_rules_say_that_people_are_and_nowhere_else(zone: str, night: bool, tmp_path: Path) -> None:
+    """02:00 in UTC is 11:00 in Tokyo; and a log says nothing of where its people live."""
+    (tmp_path / "rules.toml").write_text(zone)
     audit = _audited(tmp_path, month(1, groups={"classify": FREE["classify"]}), rules=rules_of(str(tmp_path / "rules.toml")))
-    assert not any("22:00" in sign.text for sign in audit.findings[0].evidence.signs)  # 02:00 in UTC is 11:00 there
+    assert any("22:00" in sign.text for sign in audit.findings[0].evidence.signs) is night

@@ -146,6 +146,37 @@ def saturated(rng: random.Random, name: str) -> Iterator[Call]:
             yield from _run(rng, name, "", begin, 40)
 
 
+def maintained(rng: random.Random, name: str) -> Iterator[Call]:
+    """A checkout that is busy day and night, without any id, and is maintained from 3:00 to 3:30: after it calls begin on time, every day."""
+    for day in range(DAYS):
+        at = day * 86_400 + 12_600 + rng.uniform(0, 30)
+        while at < day * 86_400 + 86_400 + 10_800:
+            yield Call(at=at, end=at + _took(rng) / 3, service=name, job="", output=12)
+            at += rng.expovariate(1 / 240)
+
+
+def opened(rng: random.Random, name: str) -> Iterator[Call]:
+    """A shop that opens at 9:00 sharp, and whose log has no id."""
+    for day in range(DAYS):
+        at = day * 86_400 + 32_400 + rng.uniform(0, 60)
+        while at < day * 86_400 + 64_800:
+            yield Call(at=at, end=at + _took(rng) / 3, service=name, job="", output=12)
+            at += rng.expovariate(1 / 120)
+
+
+def abroad(rng: random.Random, name: str) -> Iterator[Call]:
+    """People on another continent, for whom it is day at night in UTC; their tool is called after a scheduler, and the log has no id."""
+    for at in _by_day(rng, range(DAYS), 22, 30, 25):
+        yield Call(at=at, end=at + _took(rng), service=name, job="")
+
+
+def launch(rng: random.Random, name: str) -> Iterator[Call]:
+    """Two days on which people fill a pool, and none before or after."""
+    for day in (9, 10):
+        for _ in range(3):
+            yield from _run(rng, name, "", day * 86_400 + rng.uniform(8, 18) * 3_600, 200)
+
+
 WAITING: dict[str, Maker] = {
     "chat": conversations, "copilot": conversations, "summarize": clicks, "completion": clicks, "fraud-check": anonymous, "rewrite": anonymous,
 }  # fmt: skip
@@ -154,6 +185,7 @@ FREE: dict[str, Maker] = {
     "migration": backfill, "checks-ci": evals, "consumer": queue, "triage": queue,
 }  # fmt: skip
 DECEIVING: dict[str, Maker] = {"pool": saturated, "notices": nightly_of_users, "standup": standup}
+ANONYMOUS: dict[str, Maker] = {"checkout": maintained, "shop": opened, "airflow-helper": abroad, "launch": launch}  # somebody waits in each
 
 
 def month(seed: int, *, days: int = DAYS, groups: dict[str, Maker] | None = None) -> list[Call]:

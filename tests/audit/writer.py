@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -105,6 +107,22 @@ def helicone(calls: list[Call]) -> bytes:
     )  # fmt: skip
 
 
+def helicone_csv(calls: list[Call]) -> bytes:
+    """The columns that the export asks for; JSON in a cell has its quotes doubled twice."""
+    rows = []
+    for number, call in enumerate(calls):
+        properties = json.dumps({"app": call.service, "job": call.job, "Helicone-Session-Id": call.session})
+        rows.append(
+            {
+                "response_id": f"r{number}", "response_created_at": _iso(call, end=True), "response_status": 200, "request_created_at": _iso(call),
+                "request_body": json.dumps({"stream": call.streamed}).replace('"', '""'), "request_properties": properties.replace('"', '""'),
+                "request_user_id": call.user, "model": call.model, "prompt_tokens": call.input, "completion_tokens": call.output,
+                "latency": round((call.end - call.at) * 1e3), "cost": 0.0005,
+            }
+        )  # fmt: skip
+    return _table(rows)
+
+
 def openrouter(calls: list[Call]) -> bytes:
     return _table(
         [
@@ -143,6 +161,21 @@ def bedrock(calls: list[Call]) -> bytes:
         }
         for number, call in enumerate(calls)
     )  # fmt: skip
+
+
+def bedrock_bucket(calls: list[Call], folder: Path) -> None:
+    """A bucket as Bedrock writes it: packed files an hour, large bodies beside, and the object that tests the permission."""
+    logs = folder / "AWSLogs" / "000000000000" / "BedrockModelInvocationLogs"
+    hours: dict[str, list[Call]] = defaultdict(list)
+    for call in calls:
+        hours[f"{call.began:%Y/%m/%d/%H}"].append(call)
+    for hour, of_hour in hours.items():
+        place = logs / "us-east-1" / hour
+        (place / "data").mkdir(parents=True)
+        (place / f"{of_hour[0].began:%Y%m%dT%H%M%S}000Z_{len(of_hour)}.json.gz").write_bytes(gzip.compress(bedrock(of_hour)))
+        (place / "data" / "r1_input.json.gz").write_bytes(gzip.compress(b'{"messages": [{"role": "user", "content": "secret"}]}'))
+    test = {"schemaType": "ModelInvocationLog", "timestamp": _iso(calls[0]), "accountId": "000000000000", "region": "us-east-1"}
+    (logs / "amazon-bedrock-logs-permission-check").write_text(json.dumps(test))
 
 
 def _attribute(name: str, value: Any) -> dict[str, Any]:
@@ -313,9 +346,57 @@ def anthropic_csv(calls: list[Call]) -> bytes:
     )  # fmt: skip
 
 
+def anthropic_cost_csv(calls: list[Call]) -> bytes:
+    """A row for each kind of token, under the name that the console gives the model."""
+    return _table(
+        [
+            {
+                "usage_date_utc": _utc(start)[:10], "model": "Claude Haiku 4.5", "workspace": "Default", "api_key": service, "usage_type": "standard",
+                "context_window": "≤ 200k", "token_type": kind, "cost_usd": f"{tokens * price / 1e6:.6f}", "list_price_usd": price, "cost_type": "token",
+                "inference_geo": "not_available", "speed": "",
+            }
+            for start, results in _buckets(calls, 86_400).items()
+            for (service, _), counts in results.items()
+            for kind, tokens, price in (
+                ("input_no_cache", counts[0] - counts[1], 1), ("input_cache_read", counts[1], 0.1), ("output", counts[2], 5),
+            )
+        ]
+    )  # fmt: skip
+
+
+def focus(calls: list[Call]) -> bytes:
+    """Rows of a cloud's bill by the hour; a part of it is in batches, and a part is no model at all."""
+    rows = [
+        {
+            "ChargePeriodStart": _utc(start), "ChargePeriodEnd": _utc(start + 3_600), "BilledCost": f"{counts[0] / 1e6:.6f}",
+            "EffectiveCost": f"{counts[0] / 1e6:.6f}", "ChargeCategory": "Usage", "ServiceCategory": "AI and Machine Learning", "ServiceName": "Models",
+            "ServiceProviderName": "Amazon", "SubAccountName": service, "SkuId": "anthropic.claude-haiku-4-5",
+            "SkuMeter": "Batch input tokens" if service == "classify" else "Input tokens", "ChargeDescription": "tokens", "Tags": "{}",
+        }
+        for start, results in _buckets(calls, 3_600).items()
+        for (service, _), counts in results.items()
+    ]  # fmt: skip
+    return _table([*rows, rows[0] | {"ServiceCategory": "Storage"}, rows[0] | {"ChargeCategory": "Tax"}])
+
+
+def cur(calls: list[Call]) -> bytes:
+    """The same as AWS's own report."""
+    rows = [
+        {
+            "line_item_usage_start_date": _utc(start), "line_item_usage_end_date": _utc(start + 3_600), "line_item_product_code": "AmazonBedrock",
+            "line_item_line_item_type": "Usage", "line_item_unblended_cost": f"{counts[0] / 1e6:.6f}", "line_item_iam_principal": service,
+            "line_item_usage_type": "USE1-ClaudeHaiku4.5-input-tokens" + ("-batch" if service == "classify" else ""),
+            "line_item_operation": "InvokeModelInference", "line_item_usage_account_id": "000000000000",
+        }
+        for start, results in _buckets(calls, 3_600).items()
+        for (service, _), counts in results.items()
+    ]  # fmt: skip
+    return _table([*rows, rows[0] | {"line_item_product_code": "AmazonS3"}])
+
+
 CALLS: dict[str, tuple[str, Callable[[list[Call]], bytes]]] = {
     "litellm.jsonl": ("litellm", litellm), "litellm.csv": ("litellm", litellm_csv), "payload.jsonl": ("litellm_payload", litellm_payload),
-    "langfuse.jsonl": ("langfuse", langfuse), "langfuse.parquet": ("langfuse", langfuse_parquet), "helicone.jsonl": ("helicone", helicone),
+    "langfuse.jsonl": ("langfuse", langfuse), "langfuse.parquet": ("langfuse", langfuse_parquet), "helicone.jsonl": ("helicone", helicone), "helicone.csv": ("helicone", helicone_csv),
     "openrouter.csv": ("openrouter", openrouter), "portkey.jsonl": ("portkey", portkey), "bedrock.json": ("bedrock", bedrock),
     "otlp.jsonl": ("otlp", otlp), "otlp_old.jsonl": ("otlp", lambda calls: otlp(calls, old=True)), "phoenix.csv": ("openinference", openinference),
     "mlflow.jsonl": ("mlflow", mlflow), "pairs.jsonl": ("pairs", pairs),
@@ -324,4 +405,5 @@ BUCKETS: dict[str, tuple[str, Callable[[list[Call]], bytes]]] = {
     "usage.json": ("openai_usage", openai_usage), "dashboard.csv": ("openai_csv", openai_csv), "report.json": ("anthropic_usage", anthropic_usage),
     "console.csv": ("anthropic_csv", anthropic_csv),
 }  # fmt: skip
-NO_CACHE = ("portkey.jsonl",)  # the format has no cached tokens
+BILLS: dict[str, tuple[str, Callable[[list[Call]], bytes]]] = {"focus.csv": ("focus", focus), "cur.csv": ("cur", cur)}
+NO_CACHE = ("portkey.jsonl", "helicone.csv")  # the format has no cached tokens

@@ -1,15 +1,21 @@
 """Tables in an object store, over real HTTP: the same rows as from a file, and an object that is absent or complete."""
 
+import gzip
+import json
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from typer.testing import CliRunner
 from upath import UPath
 
+from keld.cli import app
 from keld.errors import SourceError
 from keld.table import Table, open_table, write_table
+from tests.support.audit_result import write_result
 from tests.unit.test_table import ROWS, SCHEMA, TYPED
 
 
@@ -78,3 +84,24 @@ def test_s3_missing_object_is_named(s3: dict[str, Any]) -> None:
     """The same words as for a local file."""
     with pytest.raises(SourceError, match=r"s3://bkt/no\.parquet: no such file"):
         open_table(UPath("s3://bkt/no.parquet", **s3))
+
+
+def test_s3_logs_are_audited_and_the_report_is_written_beside_them(
+    s3: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By their URIs alone, as on a command line; credentials are the environment's."""
+    for name, value in (
+        ("AWS_ACCESS_KEY_ID", "k"),
+        ("AWS_SECRET_ACCESS_KEY", "s"),
+        ("AWS_ENDPOINT_URL", s3["endpoint_url"]),
+        ("KELD_HOME", str(tmp_path)),
+    ):
+        monkeypatch.setenv(name, value)
+    result = write_result(tmp_path)
+    UPath("s3://bkt/logs/a/spend.jsonl.gz", **s3).write_bytes(gzip.compress((tmp_path / "spend.jsonl").read_bytes()))
+    found = CliRunner().invoke(app, ["audit", "s3://bkt/logs", "--json"])
+    assert json.loads(found.stdout)["groups"] == json.loads(result.read_text())["groups"]
+    UPath("s3://bkt/audit.json", **s3).write_text(found.stdout)
+    written = CliRunner().invoke(app, ["report", "--html", "s3://bkt/keld.html", "--audit", "s3://bkt/audit.json"])
+    assert "Written: s3://bkt/keld.html" in written.output
+    assert "What could still wait" in UPath("s3://bkt/keld.html", **s3).read_text()

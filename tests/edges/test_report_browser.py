@@ -1,6 +1,7 @@
-"""The page of the report, by a real browser: on a phone and on a screen, light and dark, with axe, and where a server forbids everything."""
+"""The pages of the report and of the audit, by a real browser: on a phone and on a screen, light and dark, with axe, and where a server forbids everything."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
@@ -9,9 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from keld.audit import examine
+from keld.audit.page import page as audit_page
+from keld.report.audited import audited
 from keld.report.overview import overview_of
 from keld.report.page import page_of
+from tests.audit.workload import month
+from tests.audit.writer import litellm
 from tests.engine.test_report import rates_of
+from tests.support.audit_result import write_result
 from tests.support.chromium import take_picture
 from tests.support.report_book import company
 
@@ -24,9 +31,17 @@ FORBIDDING = "default-src 'none'; sandbox"  # as a build server has it: no style
 
 
 @pytest.fixture(scope="module")
-def text() -> str:
-    """The page of a company."""
-    return page_of(overview_of(company(), "team", rates_of))
+def text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of a company, with an audit beside."""
+    return page_of(overview_of(company(), "team", rates_of, audited(write_result(tmp_path_factory.mktemp("audit")))))
+
+
+@pytest.fixture(scope="module")
+def audit_text(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page of an audit: groups with each of the verdicts but one."""
+    log = tmp_path_factory.mktemp("log") / "spend.jsonl"
+    log.write_bytes(litellm(month(1)))
+    return audit_page(examine([str(log)], now=datetime(2026, 11, 30, tzinfo=UTC)))
 
 
 @pytest.fixture
@@ -51,18 +66,19 @@ def served(text: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def opened(browser: "Browser", text: str, tmp_path: Path) -> Iterator[Callable[..., "Page"]]:
-    """Opens the page as a file; what the browser complains of, or asks anybody for, lies in `page.said`."""
+def opened(browser: "Browser", text: str, audit_text: str, tmp_path: Path) -> Iterator[Callable[..., "Page"]]:
+    """Opens a page as a file; what the browser complains of, or asks anybody for, lies in `page.said`."""
     contexts = []
-    (tmp_path / "keld.html").write_text(text)
+    (tmp_path / "report.html").write_text(text)
+    (tmp_path / "audit.html").write_text(audit_text)
 
-    def open_(width: int, scheme: Any) -> "Page":
+    def open_(width: int, scheme: Any, name: str = "report") -> "Page":
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
         page = contexts[-1].new_page()
         page.said = []  # type: ignore[attr-defined]  # kept with the page it is about
         page.on("console", lambda message: page.said.append(message.text))  # type: ignore[attr-defined]
         page.on("request", lambda request: page.said.append(request.url))  # type: ignore[attr-defined]
-        page.goto((tmp_path / "keld.html").as_uri())
+        page.goto((tmp_path / f"{name}.html").as_uri())
         return page
 
     yield open_
@@ -70,16 +86,17 @@ def opened(browser: "Browser", text: str, tmp_path: Path) -> Iterator[Callable[.
         context.close()
 
 
+@pytest.mark.parametrize("name", ["report", "audit"])
 @pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1200, "light")])
 def test_a_person_sees_a_page_that_fits_and_asks_for_nothing_and_axe_finds_nothing(
-    opened: Callable[..., "Page"], tmp_path: Path, width: int, scheme: str
+    opened: Callable[..., "Page"], tmp_path: Path, width: int, scheme: str, name: str
 ) -> None:
-    page = opened(width, scheme)
-    assert page.said == [(tmp_path / "keld.html").as_uri()]  # type: ignore[attr-defined]
+    page = opened(width, scheme, name)
+    assert page.said == [(tmp_path / f"{name}.html").as_uri()]  # type: ignore[attr-defined]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.screenshot(path=tmp_path / f"{width}-{scheme}.png", full_page=True)
+    page.screenshot(path=tmp_path / f"{name}-{width}-{scheme}.png", full_page=True)
     if width == 1200:
-        take_picture(page, "report", height=760)
+        take_picture(page, name, height=760)
     page.evaluate((files(pytest.importorskip("axe_playwright_python")) / "axe.min.js").read_text())
     found = page.evaluate("axe.run()")
     assert len(found["passes"]) > 20

@@ -8,16 +8,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec import structs
 from typer.testing import CliRunner
 
-from keld import InvalidJob, Keld, SinkError
+from keld import InvalidJob, Keld, SinkError, SourceError
+from keld.audit.history import shares_of
 from keld.cli import app
 from keld.emulator import Emulator
 from keld.job import RunTerms
@@ -25,6 +26,7 @@ from keld.ledger import CostLine, JobRun, Timing
 from keld.price import Bracket, Lane, Rates
 from keld.pricing import rates
 from keld.report.alternative import alternatives_of
+from keld.report.audited import audited
 from keld.report.book import Book
 from keld.report.curve import curves_of
 from keld.report.day import days_of
@@ -35,7 +37,10 @@ from keld.report.page import page_of
 from keld.report.tidy import tables
 from keld.spend import report
 from keld.state import RunState, State
+from keld.view import usd
 from tests.engine.test_orphan import bought_late, sweep
+from tests.support.audit_result import write_result
+from tests.support.page_check import Seen, assert_drawings_are_told, assert_still
 from tests.support.report_book import company
 from tests.support.ticket_job import openai, run, tickets, triage
 from tests.unit.test_status import HOUR, NOW, RUN
@@ -67,7 +72,7 @@ def sent(lane: str, begun: datetime, ended: datetime | None, collected: datetime
 
 
 def test_days_without_a_job_run_are_there_with_nothing_paid() -> None:
-    runs = [replace(RUN, id=str(n), created_at=NOW + timedelta(days=n)) for n in (0, 3)]
+    runs = [structs.replace(RUN, id=str(n), created_at=NOW + timedelta(days=n)) for n in (0, 3)]
     days = days_of(book(*runs, lines=tuple(replace(LINE, run_id=one.id) for one in runs)), "team")
     assert [f"{start}" for start in days.starts] == ["2026-11-20", "2026-11-21", "2026-11-22", "2026-11-23"]
     assert days.paid_usd == {"support": (Decimal("0.5"), 0, 0, Decimal("0.5"))}
@@ -78,7 +83,7 @@ def test_days_without_a_job_run_are_there_with_nothing_paid() -> None:
     [(91, "day", "2026-11-20"), (92, "week", "2026-11-16"), (643, "week", "2026-11-16"), (644, "month", "2026-11-01")],
 )
 def test_a_long_span_is_shown_by_week_and_a_longer_one_by_month(length: int, unit: str, first: str) -> None:
-    runs = [replace(RUN, id=str(n), created_at=NOW + timedelta(days=n)) for n in (0, length)]
+    runs = [structs.replace(RUN, id=str(n), created_at=NOW + timedelta(days=n)) for n in (0, length)]
     days = days_of(book(*runs, lines=tuple(replace(LINE, run_id=one.id) for one in runs)), "job")
     assert (days.unit, f"{days.starts[0]}", sum(days.paid_usd["labels"])) == (unit, first, 1)
 
@@ -94,7 +99,7 @@ def test_however_the_days_are_divided_they_add_up_to_what_was_paid(by: str) -> N
 
 
 def test_a_team_that_is_called_others_is_in_the_others() -> None:
-    runs = [replace(RUN, id=str(n), tags={"team": team}) for n, team in enumerate(["others", "a", "b", "c", "d"])]
+    runs = [structs.replace(RUN, id=str(n), tags={"team": team}) for n, team in enumerate(["others", "a", "b", "c", "d"])]
     lines = tuple(replace(LINE, run_id=one.id, paid_usd=Decimal(9 - int(one.id))) for one in runs)
     assert {name: sum(amounts) for name, amounts in days_of(book(*runs, lines=lines), "team").paid_usd.items()} == {
         "a": 8,
@@ -109,7 +114,7 @@ def test_a_team_that_is_called_others_is_in_the_others() -> None:
 def deadline_of(*timings: Timing, **terms: Any) -> tuple[Kept, str]:
     """What became of a deadline 9 hours after the submission, and the reason if it was missed."""
     end = terms.get("finished_at")
-    run = replace(RUN, deadline_at=NOW + 9 * HOUR, **{"state": RunState.FINISHED if end else RunState.OPEN, **terms})
+    run = structs.replace(RUN, deadline_at=NOW + 9 * HOUR, **{"state": RunState.FINISHED if end else RunState.OPEN, **terms})
     found = deadlines_of(book(run, timings=timings, as_of=NOW + 12 * HOUR))
     [kept] = found.jobs[0].counts
     return kept, found.missed[0].reason if found.missed else ""
@@ -152,12 +157,12 @@ def test_a_job_run_that_was_submitted_too_late_says_so() -> None:
 def test_an_open_job_run_is_overdue_once_its_deadline_is_past() -> None:
     waiting = sent("batch", NOW, None)
     assert deadline_of(waiting) == (Kept.OVERDUE, "openai's batch lane took 12 h 00 min")
-    found = deadlines_of(book(replace(RUN, deadline_at=NOW + HOUR), timings=(waiting,), as_of=NOW))
+    found = deadlines_of(book(structs.replace(RUN, deadline_at=NOW + HOUR), timings=(waiting,), as_of=NOW))
     assert (found.count(Kept.AHEAD), found.missed) == (1, ())
 
 
 @pytest.mark.parametrize(
-    "run", [RUN, replace(RUN, deadline_at=NOW, state=RunState.CANCELLED, finished_at=NOW + HOUR)], ids=["none", "cancelled"]
+    "run", [RUN, structs.replace(RUN, deadline_at=NOW, state=RunState.CANCELLED, finished_at=NOW + HOUR)], ids=["none", "cancelled"]
 )
 def test_without_a_deadline_and_after_a_persons_cancel_none_was_missed(run: JobRun) -> None:
     assert deadlines_of(book(run, as_of=NOW + 12 * HOUR)).jobs == ()
@@ -185,7 +190,7 @@ def test_a_curve_has_what_completed_and_counts_the_others() -> None:
 
 def option_of(line: CostLine, **terms: Any) -> tuple[str | None, str]:
     models = ("openai:gpt-5-mini", "anthropic:claude-haiku-4-5")
-    [found] = alternatives_of(book(replace(RUN, terms=RunTerms(models=models, **terms)), lines=(line,)), rates_of)
+    [found] = alternatives_of(book(structs.replace(RUN, terms=RunTerms(models=models, **terms)), lines=(line,)), rates_of)
     return found.other, found.needs
 
 
@@ -206,7 +211,7 @@ def test_another_lane_than_the_demanded_one_needs_another_declaration() -> None:
 
 def test_the_change_is_of_what_was_paid_once() -> None:
     line = replace(BATCHED, lane="standard", paid_usd=Decimal("0.9"), twice_usd=Decimal("0.45"))
-    [found] = alternatives_of(book(replace(RUN, terms=RunTerms(models=("openai:gpt-5-mini",))), lines=(line,)), rates_of)
+    [found] = alternatives_of(book(structs.replace(RUN, terms=RunTerms(models=("openai:gpt-5-mini",))), lines=(line,)), rates_of)
     assert found.other_usd == Decimal("0.225")  # half of 0.25 and 2.00 a million
     assert found.change == pytest.approx(-0.5)
 
@@ -223,38 +228,16 @@ def page(of: Book, by: str = "team") -> str:
     return page_of(overview_of(of, by, rates_of))
 
 
-class _Seen(HTMLParser):
-    """What a page is made of."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-
 def test_a_page_loads_nothing_and_runs_nothing() -> None:
     """It is mailed, and opened from places with the strictest policies."""
     text = page(company(jobs=3, days=3))
-    seen = _Seen(text)
-    assert {tag for tag, _ in seen.tags} & {"script", "link", "img", "iframe", "object", "form", "base"} == set()
-    names = {name for _, attributes in seen.tags for name in attributes}
-    assert [name for name in names if name.startswith("on") or name in ("style", "src", "xlink:href")] == []
-    assert all((attributes.get("href") or "#").startswith("#") for _, attributes in seen.tags)
-    assert "url(" not in text
-    assert "@import" not in text
+    assert_still(text)
 
 
 def test_what_users_named_is_text_on_the_page() -> None:
     hard = "<script>alert(1)</script>&\"'"
-    run = replace(RUN, tags={"team": hard, "project": hard}, partition=hard, reserved_usd=Decimal(1))
-    seen = _Seen(page(book(run, lines=(replace(LINE, provider=hard, model=hard),))))
+    run = structs.replace(RUN, tags={"team": hard, "project": hard}, partition=hard, reserved_usd=Decimal(1))
+    seen = Seen(page(book(run, lines=(replace(LINE, provider=hard, model=hard),))))
     assert "script" not in {tag for tag, _ in seen.tags}
     assert hard in seen.texts
 
@@ -268,50 +251,25 @@ def test_however_large_the_ledger_is_the_page_is_below_300_kb() -> None:
 
 
 def test_a_name_of_any_length_leaves_the_page_small() -> None:
-    run = replace(RUN, tags={"team": "x" * 10**6}, partition="y" * 10**6)
+    run = structs.replace(RUN, tags={"team": "x" * 10**6}, partition="y" * 10**6)
     assert len(page(book(run, lines=(LINE,)))) < 40_000
 
 
 def test_an_empty_ledger_has_a_page_that_says_so() -> None:
-    seen = _Seen(page(book()))
+    seen = Seen(page(book()))
     assert "No job runs were submitted." in seen.texts
     assert "No job run is open." in seen.texts
 
 
 @pytest.mark.parametrize("standard", ["0.25", "1"])
 def test_a_loss_is_shown_as_one(standard: str) -> None:
-    seen = _Seen(page(book(RUN, lines=(replace(LINE, standard_usd=Decimal(standard)),))))
+    seen = Seen(page(book(RUN, lines=(replace(LINE, standard_usd=Decimal(standard)),))))
     assert ("-$0.25" in seen.texts) is (standard == "0.25")
     assert any(attributes.get("class") == "late" for _, attributes in seen.tags) is (standard == "0.25")
 
 
 def test_each_drawing_has_a_name_or_stands_beside_its_numbers() -> None:
-    drawings = [attributes for tag, attributes in _Seen(page(company(jobs=3, days=3))).tags if tag == "svg" and attributes.get("class")]
-    assert drawings
-    assert all((one.get("role") == "img" and one.get("aria-label")) or one.get("aria-hidden") == "true" for one in drawings)
-
-
-def _luminance(colour: str) -> float:
-    digits = colour.lstrip("#")
-    wide = digits if len(digits) == 6 else "".join(digit * 2 for digit in digits)
-    parts = [int(wide[n : n + 2], 16) / 255 for n in (0, 2, 4)]
-    red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-@pytest.mark.parametrize("mode", ["light", "dark"])
-def test_every_colour_can_be_told_from_the_paper(mode: str) -> None:
-    """axe cannot see the colours of SVG."""
-    import keld.report
-
-    sheet = (Path(keld.report.__path__[0]) / "page.css").read_text()
-    blocks = re.findall(r":root \{([^}]*)\}", sheet)
-    colours = dict(re.findall(r"--(\w+): (#\w+)", blocks[0 if mode == "light" else 1]))
-    paper = _luminance(colours.pop("paper"))
-    least = {"line": 1.3} | dict.fromkeys(("s0", "s1", "s2", "s3", "ink", "muted", "late", "outline"), 4.5)
-    for name, colour in colours.items():
-        high, low = sorted((paper, _luminance(colour)), reverse=True)
-        assert (high + 0.05) / (low + 0.05) >= least[name], name
+    assert_drawings_are_told(page(company(jobs=3, days=3)))
 
 
 # --- tables for BI ------------------------------------------------------------------------------------------------------------
@@ -335,7 +293,7 @@ def test_a_pico_dollar_is_exact_in_parquet() -> None:
 
 
 def test_no_cell_for_a_spreadsheet_is_a_formula() -> None:
-    run = replace(RUN, tags={"team": "=HYPERLINK(A1)"})
+    run = structs.replace(RUN, tags={"team": "=HYPERLINK(A1)"})
     assert tables(book(run), safe=True)["job_run"]["team"].to_pylist() == ["'=HYPERLINK(A1)"]
     assert tables(book(run))["job_run"]["team"].to_pylist() == ["=HYPERLINK(A1)"]
 
@@ -384,11 +342,11 @@ def _cost(line: CostLine, bracket: Bracket) -> Decimal:
 
 HARD = [
     company(jobs=4, days=4),
-    book(replace(RUN, tags={"team": "=1+1", "project": "köln"}, partition=""), lines=(priced(), priced("standard"))),
-    book(RUN, lines=(replace(priced(), twice_usd=Decimal("0.07"), paid_usd=priced().paid_usd + Decimal("0.07")),)),
-    book(replace(RUN, created_at=datetime(2026, 12, 31, 23, tzinfo=UTC)), lines=(priced(),)),
+    book(structs.replace(RUN, tags={"team": "=1+1", "project": "köln"}, partition=""), lines=(priced(), priced("standard"))),
+    book(RUN, lines=(structs.replace(priced(), twice_usd=Decimal("0.07"), paid_usd=priced().paid_usd + Decimal("0.07")),)),
+    book(structs.replace(RUN, created_at=datetime(2026, 12, 31, 23, tzinfo=UTC)), lines=(priced(),)),
     book(RUN, lines=(LINE,)),
-    book(RUN, lines=(replace(LINE, paid_usd=Decimal(0), standard_usd=Decimal(0)),)),
+    book(RUN, lines=(structs.replace(LINE, paid_usd=Decimal(0), standard_usd=Decimal(0)),)),
 ]
 
 
@@ -427,8 +385,55 @@ def test_a_cost_line_that_list_prices_do_not_explain_is_one_row_with_a_price_of_
 def test_the_jobs_own_prices_count() -> None:
     terms = RunTerms(models=("openai:m",), prices={"openai:m": {"input": "1", "output": "2"}})
     line = replace(LINE, lane="standard", input_tokens=10**6, output_tokens=10**6, paid_usd=Decimal(3), standard_usd=Decimal(3))
-    rows = focus(book(replace(RUN, terms=terms), lines=(line,)))
+    rows = focus(book(structs.replace(RUN, terms=terms), lines=(line,)))
     assert {row["SkuMeter"]: row["EffectiveCost"] for row in rows} == {"Input tokens": "1", "Output tokens": "2"}
+
+
+# --- an audit beside ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_could_still_wait_is_shown_beside_what_keld_did(tmp_path: Path) -> None:
+    result = write_result(tmp_path)
+    text = page_of(overview_of(company(jobs=3, days=3), "team", rates_of, audited(result)))
+    seen = Seen(text)
+    assert_still(text)
+    assert {"What could still wait", "classify_gpt_5_mini", "does not wait", "Could still be saved"} <= set(seen.texts)
+    assert usd(Decimal(json.loads(result.read_text())["saving_usd"]["does not wait"]["p50"])) in seen.texts
+
+
+def test_without_an_audit_nothing_is_said_of_one() -> None:
+    assert "What could still wait" not in page(company(jobs=3, days=3))
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"first": 3}', None])
+def test_what_is_no_result_of_an_audit_is_refused_before_a_page_is_written(ledger: Keld, tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "audit.json").write_text(text)
+    with pytest.raises(SourceError, match=r"audit\.json"):
+        ledger.write_report(tmp_path / "keld.html", audit=tmp_path / "audit.json")
+    assert not (tmp_path / "keld.html").exists()
+
+
+def test_an_audit_may_assume_of_a_move_what_the_ledger_has_seen(ledger: Keld, tmp_path: Path) -> None:
+    """Where the rules file says otherwise, that holds."""
+    (tmp_path / "rules.toml").write_text("[priors]\ntwice = [1, 9]\n")
+    log = write_result(tmp_path).with_name("spend.jsonl")
+    words = ["audit", str(log), "--rules", str(tmp_path / "rules.toml"), "--json"]
+    assumed, seen = (json.loads(CliRunner().invoke(app, [*words, *more]).stdout)["priors"] for more in ([], ["--from-ledger"]))
+    assert (assumed["late"], assumed["again"]) == ([1, 99], [2, 98])
+    assert (seen["late"], seen["again"]) == ([1, 100], [2, 99])  # one job run, of which no row was late
+    assert seen["twice"] == assumed["twice"] == [1, 9]
+
+
+def test_the_history_of_moves_counts_late_repeated_and_doubled_rows() -> None:
+    batch = replace(LINE, asked=100, answered=80, paid_usd=Decimal(3), twice_usd=Decimal(1))
+    moved = replace(LINE, lane="standard", asked=20, answered=20, paid_usd=Decimal(1))
+    over = replace(RUN, state=RunState.FINISHED, rows=100, reused=10)
+    shares, job_runs = shares_of([over], [batch, moved])
+    assert (dict(shares), job_runs) == ({"late": 0.2, "again": 10 / 120, "twice": 0.25}, 1)
+    assert shares_of([replace(over, state=RunState.OPEN)], [batch, moved]) == ({}, 0)
+    probe = replace(moved, asked=1, answered=1)
+    assert shares_of([over], [batch, probe])[0]["late"] == 0
 
 
 # --- from a ledger ------------------------------------------------------------------------------------------------------------

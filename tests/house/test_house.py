@@ -164,6 +164,7 @@ PACKAGES = (
     "keld.emulator.dialects",
     "keld.emulator.services",
     "keld.ledger",
+    "keld.page",
     "keld.providers",
     "keld.providers.dialects",
     "keld.providers.presets",

@@ -35,6 +35,27 @@ def test_a_signed_message_names_the_batch_that_ended() -> None:
     assert (event.id, event.type, event.batch_id) == ("wh_1", "batch.completed", "batch_abc123")
 
 
+@pytest.mark.parametrize("name", ["batch_123456", "batches/batch_123456"])
+def test_a_message_of_geminis_names_the_batch_as_keld_does(name: str) -> None:
+    """The envelope of https://ai.google.dev/gemini-api/docs/webhooks (2026-07-30); its API writes `batches/` before the name."""
+    said = {
+        "type": "batch.succeeded",
+        "version": "v1",
+        "timestamp": "2026-01-22T12:00:00Z",
+        "data": {"id": name, "output_file_uri": "gs://b/r.jsonl"},
+    }
+    body = json.dumps(said).encode()
+    event = verify(signed(body), body, SECRET)
+    assert (event.type, event.batch_id) == ("batch.succeeded", "batch_123456")
+
+
+def test_the_token_with_which_gemini_signs_for_one_request_is_refused() -> None:
+    """Its dynamic webhooks put a JSON Web Token into the header of the signature."""
+    headers = signed() | {"Webhook-Signature": "eyJhbGciOiJSUzI1NiJ9.eyJ0eXBlIjoiYmF0Y2guc3VjY2VlZGVkIn0.c2lnbmF0dXJl"}
+    with pytest.raises(WebhookRefused):
+        verify(headers, BODY, SECRET)
+
+
 @pytest.mark.parametrize("secrets", [(OLD_SECRET, SECRET), (SECRET, OLD_SECRET)])
 def test_while_a_secret_is_rotated_one_signature_of_two_is_enough(secrets: tuple[str, str]) -> None:
     """For a day after a rotation the provider signs with both."""

@@ -8,6 +8,7 @@ import pytest
 from keld import Keld
 from keld.emulator import Emulator
 from tests.edges.airflow.airflow_worker import ROWS, Worker, job
+from tests.support.audit_result import write_result
 
 
 @pytest.fixture
@@ -20,13 +21,15 @@ def asked(home: Keld, provider: Emulator) -> Keld:
 def test_the_task_writes_the_page_and_gives_the_sums(asked: Keld, worker: Worker, tmp_path: Path) -> None:
     from keld_airflow import KeldReportOperator
 
-    path = tmp_path / "2026-11-20" / "keld.html"
+    path, audit = tmp_path / "2026-11-20" / "keld.html", write_result(tmp_path)
     visit = worker.run(
-        KeldReportOperator(task_id="report", path=f"{tmp_path}/{{{{ ds }}}}/keld.html"), logical_date=datetime(2026, 11, 20, tzinfo=UTC)
+        KeldReportOperator(task_id="report", path=f"{tmp_path}/{{{{ ds }}}}/keld.html", audit=str(audit)),
+        logical_date=datetime(2026, 11, 20, tzinfo=UTC),
     )
     assert (visit.state, visit.xcoms["return_value"]["report"]) == ("success", str(path)), visit.error
     assert visit.xcoms["return_value"]["job_runs"] == 1
     assert "support" in path.read_text()
+    assert "What could still wait" in path.read_text()
     assert "CANARY" not in path.read_text() + visit.kept
 
 

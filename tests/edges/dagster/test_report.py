@@ -9,6 +9,7 @@ import pytest
 from keld import Keld
 from keld.emulator import Emulator
 from keld_dagster import KeldResource, build_report_asset
+from tests.support.audit_result import write_result
 from tests.support.ticket_job import openai, run, triage
 
 
@@ -34,6 +35,11 @@ def test_a_materialisation_writes_the_page_and_says_where_it_is(resource: KeldRe
 def test_the_link_is_the_address_at_which_people_open_the_page(resource: KeldResource, tmp_path: Path) -> None:
     found = metadata(build_report_asset(tmp_path / "keld.html", url="https://reports.example/keld.html"), resource)
     assert found["keld/report"] == dg.MetadataValue.url("https://reports.example/keld.html")
+
+
+def test_an_audit_is_shown_beside(resource: KeldResource, tmp_path: Path) -> None:
+    metadata(build_report_asset(tmp_path / "keld.html", audit=write_result(tmp_path)), resource)
+    assert "What could still wait" in (tmp_path / "keld.html").read_text()
 
 
 def test_only_the_latest_days_are_on_the_page(resource: KeldResource, emulator: Emulator, tmp_path: Path) -> None:

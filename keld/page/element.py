@@ -1,4 +1,4 @@
-"""Html: elements of a page, every text in them escaped by the standard library."""
+"""Element: elements of a page, every text in them escaped by the standard library."""
 
 from __future__ import annotations
 
