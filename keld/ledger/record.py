@@ -126,7 +126,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     output_tokens: int = 0
     outcomes: dict[str, int] | None = None
     lines: int | None = None  # requests of its batch, if one may hold many rows; None: one for each row
-    cache_prefix: str | None = None  # a digest of the marked text; this and the next two are None in what versions before 6 made
+    cache_prefix: str | None = None  # a digest of the marked text; this and the next two are None in what versions before 7 made
     cache_warm: bool | None = None  # when it was planned, the cache had that text
     ahead: bool | None = None  # its rows are asked before all others, which wait for its end
 

@@ -22,12 +22,11 @@ from keld.ledger import JobRun, Shard
 from keld.outcome import Outcome
 from keld.plan import would_escalate
 from keld.price import Lane
-from keld.runner.context import Environment, RunContext, answers_of, log
+from keld.runner.context import Environment, RunContext, log
 from keld.runner.fast_lane import end_early
 from keld.runner.find_lost import orphan_of
 from keld.runner.observe import cancel
 from keld.runner.option import flex_of, options, speed_of
-from keld.runner.probe import held_back
 from keld.runner.round import ask_of
 from keld.staging import read_positions
 from keld.state import AT_PROVIDER, Event, RunState, State
@@ -127,10 +126,10 @@ def _hedge(context: RunContext, shards: Sequence[Shard]) -> bool:
 
 
 def _would_escalate(context: RunContext, run: JobRun, waiting: Sequence[Shard]) -> bool:
-    """True if the rows that are left would go to a faster lane, given the time and the ceiling now."""
-    rows = np.concatenate([read_positions(context.files.shard(shard.id).positions) for shard in waiting])
+    """True if the rows that are left would go to a faster lane, given the time and the ceiling now; or if others wait behind them."""
     if any(shard.ahead for shard in waiting):
-        rows = np.union1d(rows, held_back(context, answers_of(context.files, context.ledger.shards(run.id))))
+        return True  # whatever lane the others then go to: to wait on gains nothing for them
+    rows = np.concatenate([read_positions(context.files.shard(shard.id).positions) for shard in waiting])
     free = None
     if run.ceiling_usd is not None:
         freed = (s.worst_usd for s in waiting if s.state not in _UNSENT and not _loses_answers(context.environment, s))
