@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from example_project.models import EMBEDDINGS, PARAMS, TRIAGE
+from example_project.models import EMBEDDINGS, PARAMS, PRICES, TRIAGE
 from keld import Embedding, Job
 
 
@@ -27,6 +27,7 @@ triage = Job(
     prompt="Customer tier: {tier}\nChannel: {channel}\n\n{body}",
     output_type=Triage,
     models=TRIAGE,
+    prices=PRICES,
     deadline=timedelta(hours=9),  # after the day has ended: ready at nine in the morning
     ceiling_usd=5,
     max_output_tokens=400,

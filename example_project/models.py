@@ -18,5 +18,7 @@ _KINDS = [name.partition(":")[0] for name in TRIAGE]
 EMBEDDINGS = [next((_EMBEDDING[kind] for kind in _KINDS if kind in _EMBEDDING), "openai:text-embedding-3-small")]
 ASKED = ", ".join([*TRIAGE, *EMBEDDINGS])
 
+# No list has the price of a server of your own; here it is that of a small one.  With `gpu_hour_usd` of the account, time is paid instead of tokens.
+PRICES = {name: {"input": "0.05", "output": "0.20"} for name in TRIAGE if name.startswith("self_hosted:")}
 # A parameter of OpenAI's reasoning models: other models would refuse it.
 PARAMS: dict[str, Any] = {"reasoning_effort": "minimal"} if all(":gpt-5" in name for name in TRIAGE) else {}

@@ -24,6 +24,7 @@ The map of the house; the files in order are the way of the data.
     gpu_time     what the time of a machine costs, where that is what is paid
     deadline     how long to wait for a batch, and when its rows must be escalated
     plan         which model in which lane, what it costs, when it is due
+    reason       why the prompt cache is used as it is, in words
     state        the life of a shard and of a job run: states, events, transitions
     ledger/      what happened, in order, durable: events, leases, intents, reservations, costs, what was learned
     patience     how long one call to a provider may take

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from keld.gpu_time import Split
 from keld.outcome import Outcome
 from keld.price import PICO, Lane, Rates
 from keld.reply import Reply
-from keld.request import custom_id, pack_of, position_of
+from keld.request import custom_id, pack_of, positions_of
 from keld.schema import OutputSchema
 from keld.spread import spread
 from keld.table import ParquetSink, read_parquet
@@ -110,6 +110,17 @@ def _is_former(path: Path) -> bool:
     return False
 
 
+def first_position(path: Path) -> int:
+    """The position of the first answer in a file, or one before it."""
+    import pyarrow.parquet as pq
+
+    with suppress(OSError, pa.ArrowException):  # `read_parquet` raises the error
+        metadata = pq.read_metadata(path)
+        if metadata.num_row_groups and (known := metadata.row_group(0).column(0).statistics) is not None and known.has_min_max:
+            return int(known.min)
+    return -1
+
+
 def answer_schema(output: OutputSchema) -> pa.Schema:
     """The columns of an answers file: Keld's own, then the answer's."""
     return pa.schema([*OWN, *output.columns])
@@ -189,12 +200,12 @@ def _own(
     asked = frozenset(missing)
     for block in _blocks(files, tally):
         replies = read(block)
-        positions = [position_of(reply.custom_id, sent.nonce) for reply in replies]
-        here = [position for position in positions if position is not None and position in missing]
-        if len(set(here)) == len(replies):  # as in nearly all blocks: each is its row's first reply
+        positions = positions_of([reply.custom_id for reply in replies], sent.nonce)
+        here = set(positions)
+        if len(here) == len(replies) and here <= missing:  # as in nearly all blocks: each is its row's first reply
             missing.difference_update(here)
             tally.lines += len(replies)
-            yield replies, here
+            yield replies, cast(list[int], positions)
         else:
             yield _first_replies(replies, positions, sent, missing, asked, tally)
 
@@ -296,16 +307,21 @@ def _judge(
     tally.uncached_usd += Decimal(int(uncached.sum())) / PICO
     own = [
         pa.array(positions, type=pa.int64()),
-        pa.array(outcomes, type=pa.string()),
-        pa.array(errors, type=pa.string()),
-        pa.array([reply.model or sent.model for reply in replies], type=pa.string()),
-        pa.repeat(sent.lane, len(replies))
-        if sent.lane != Lane.FLEX
-        else pa.array([_lane(reply, sent) for reply in replies], type=pa.string()),
+        _texts(outcomes),
+        _texts(errors),
+        _texts([reply.model or sent.model for reply in replies]),
+        _texts([sent.lane] * len(replies) if sent.lane != Lane.FLEX else [_lane(reply, sent) for reply in replies]),
         pa.array(cost),
         pa.array(retryable, type=pa.bool_()),
     ]
     return pa.RecordBatch.from_arrays([*own, *answers.columns], schema=answer_schema(output))
+
+
+def _texts(values: Sequence[str | None]) -> pa.Array:
+    """N texts; of nearly all blocks they are the same for every row."""
+    if values and values.count(values[0]) == len(values):
+        return pa.repeat(pa.scalar(values[0], type=pa.string()), len(values))
+    return pa.array(values, type=pa.string())
 
 
 def _costs(replies: list[Reply], sent: Sent, tally: Tally) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from keld.answer import read_answers
+from keld.answer import first_position, read_answers
 from keld.outcome import Outcome
 from keld.schema import OutputSchema
 from keld.snapshot import OWN as SNAPSHOT_OWN
@@ -137,13 +137,13 @@ def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counte
         unaskable: how many rows could not be sent, and so are in no file.
     """
     kinds = list(Outcome)
-    codes = {kind.value: n for n, kind in enumerate(kinds)}
+    values, answered = pa.array([kind.value for kind in kinds]), kinds.index(Outcome.ANSWERED)
     last = np.full(rows, -1, dtype=np.int8)
     for path in answers:
         for batch in read_answers(path, columns=["keld_position", "keld_outcome"]):
             positions = batch.column(0).to_numpy()
-            found = np.array([codes[outcome] for outcome in batch.column(1).to_pylist()], dtype=np.int8)
-            replaces = last[positions] != codes[Outcome.ANSWERED]
+            found = pc.index_in(batch.column(1), value_set=values).to_numpy()
+            replaces = last[positions] != answered
             last[positions[replaces]] = found[replaces]
     counts = Counter({kinds[code]: int(n) for code, n in zip(*np.unique(last[last >= 0], return_counts=True), strict=True)})
     counts[Outcome.UNASKABLE] += unaskable
@@ -152,15 +152,16 @@ def final_outcomes(answers: Sequence[Path], rows: int, unaskable: int) -> Counte
 
 
 class _Cursor:
-    """Reads an answers file forward, by position."""
+    """Reads an answers file forward, by position; it is not opened before its first row's turn, since there may be hundreds of them."""
 
     def __init__(self, path: Path) -> None:
-        self._batches = iter(read_answers(path))
+        self._first = first_position(path)
+        self._batches = read_answers(path)
         self._held: pa.RecordBatch | None = None
 
     def read_until(self, stop: int) -> Iterator[pa.RecordBatch]:
         """The next answers, up to but without position `stop`."""
-        while True:
+        while stop > self._first:
             batch = self._held if self._held is not None else next(self._batches, None)
             if batch is None:
                 return
@@ -190,23 +191,25 @@ def _enriched(rows: pa.RecordBatch, parts: list[pa.RecordBatch], start: int, out
         offset += part.num_rows
     source = [rows.column(name) for name in rows.schema.names if name != "keld_input_error"]
     unanswered = winner < 0
-    outcome, error, model, lane = (_taken(parts, name, winner, pa.string()) for name in KELD_COLUMNS.names[:4])
+    # One answer a row, in the order of the rows, as in nearly all blocks: nothing is to be copied.
+    order = None if len(parts) == 1 and np.array_equal(winner, np.arange(parts[0].num_rows)) else winner
+    outcome, error, model, lane = (_taken(parts, name, order, pa.string()) for name in KELD_COLUMNS.names[:4])
     if unanswered.any():
         outcome, error = _never_sent(rows.column(rows.schema.get_field_index("keld_input_error")), unanswered, outcome, error)
-    answers = [_taken(parts, column.name, winner, column.type) for column in output.columns]
+    answers = [_taken(parts, column.name, order, column.type) for column in output.columns]
     return pa.RecordBatch.from_arrays([*source, *answers, outcome, error, model, lane, _usd(pico)], schema=schema)
 
 
-def _taken(parts: list[pa.RecordBatch], name: str, winner: NDArray[np.int64], kind: pa.DataType) -> pa.Array:
+def _taken(parts: list[pa.RecordBatch], name: str, order: NDArray[np.int64] | None, kind: pa.DataType) -> pa.Array:
+    if order is None:
+        return parts[0].column(name)
     if not parts:
-        return pa.nulls(len(winner), kind)
+        return pa.nulls(len(order), kind)
     column = pa.chunked_array([part.column(name) for part in parts], type=kind)
-    return _one(column.take(pa.array(winner, mask=winner < 0)))
+    return _one(column.take(pa.array(order, mask=order < 0)))
 
 
 def _never_sent(input_error: pa.Array, unanswered: NDArray[np.bool_], outcome: pa.Array, error: pa.Array) -> tuple[pa.Array, pa.Array]:
-    import pyarrow.compute as pc
-
     mask = pa.array(unanswered)
     unaskable = pc.is_valid(input_error)
     why = pc.if_else(unaskable, Outcome.UNASKABLE.value, Outcome.UNASKED.value)
@@ -215,8 +218,6 @@ def _never_sent(input_error: pa.Array, unanswered: NDArray[np.bool_], outcome: p
 
 
 def _is_answered(outcome: pa.Array) -> NDArray[np.bool_]:
-    import pyarrow.compute as pc
-
     answered: NDArray[np.bool_] = pc.equal(outcome, Outcome.ANSWERED.value).to_numpy(zero_copy_only=False)
     return answered
 

@@ -7,6 +7,7 @@ A verb imports what it works with when it is called: `keld status` and an orches
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from keld.accounts import Accounts
-from keld.errors import InvalidJob, LedgerError, ProviderUnreachable
+from keld.errors import InvalidJob, LedgerError, ProviderUnreachable, StagingError
 from keld.follow import advance_until_waiting, finish
 from keld.instant import utcnow
 from keld.job import Job
@@ -68,6 +69,9 @@ class Submit(TypedDict, total=False):
     quote: str | None
 
 
+log = logging.getLogger("keld")
+
+
 class Keld:
     """Where jobs run.
 
@@ -109,6 +113,7 @@ class Keld:
         self._accounts = Accounts(accounts or {}, self.settings.patience)
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
+        self._compared = False  # the ledger, with what staging remembers
         self._runner: Runner | None = None
         self._telemetry: Telemetry | None = None
         self._notifiers = list(self._notifiers_of(on_event))
@@ -686,6 +691,7 @@ class Keld:
         if self._ledger is not None:
             self._ledger.close()
             self._ledger = self._runner = None
+            self._compared = False
 
     def __enter__(self) -> Keld:
         return self
@@ -707,16 +713,33 @@ class Keld:
         """
         with self._lock:
             if self._ledger is None:
-                ledger = self._open_ledger()
-                if forgotten := ledger.recovery.forgotten():
-                    ledger.close()
-                    raise _lost(forgotten, shown(self.ledger_url))
-                self._ledger = ledger
+                self._ledger = self._open_checked()
             return self._ledger
 
+    def _open_checked(self) -> Ledger:
+        ledger = self._open_ledger()
+        try:
+            self._compare(ledger)
+        except StagingError as error:  # a look at the ledger needs no bucket; a new job run does
+            log.warning("ledger.not_compared %s", error)
+        except LedgerError:
+            ledger.close()
+            raise
+        return ledger
+
+    def _compare(self, ledger: Ledger) -> None:
+        """Passes if staging has no job run with batches at a provider that the ledger has not.
+
+        Raises:
+            LedgerError: it has.
+            StagingError: it is a bucket, and cannot be asked.
+        """
+        if forgotten := ledger.recovery.forgotten():
+            raise _lost(forgotten, shown(self.ledger_url))
+        self._compared = True
+
     def _open_ledger(self) -> Ledger:
-        # A bucket has no copy of the ledger: such a ledger is a database server's, with backups of its own.
-        return Ledger(self.ledger_url, staging=self.staging if self.staging.store is None else None)
+        return Ledger(self.ledger_url, staging=self.staging)
 
     def _staging_at(self, uri: str | None) -> Staging:
         if uri is None:
@@ -747,6 +770,8 @@ class Keld:
 
     @property
     def _opener(self) -> Opener:
+        if not self._compared:
+            self._compare(self.ledger)
         from keld.runner.open import Opener
 
         return Opener(self.environment, self.runner, self._namespace)
@@ -765,5 +790,5 @@ def _lost(runs: Sequence[JobRun], where: str) -> LedgerError:
     return LedgerError(
         f"The ledger at {where} lost {len(runs):,} job runs that staging still has, with batches at a provider or rows that must not be asked "
         f"again: {some}. It was deleted, emptied, or restored from a backup. Nothing was sent. `keld reconcile --from-staging` rebuilds them. "
-        "To give them up, with everything that was paid, remove the staging directory too."
+        "To give them up, with everything that was paid, remove what staging has, too."
     )

@@ -34,7 +34,7 @@ import httpx2
 from keld.errors import ProviderUnreachable
 from keld.patience import Patience
 
-_PIECE = 16 << 10  # bytes of one write: a large write would have one timeout for all of it
+_PIECE = 64 << 10  # bytes of one write: a large write would have one timeout for all of it
 _REPLY_BYTES = 64 << 20  # of anything but a download; a page of 1,000 batches is 1 MB
 _LEAST_S = 1.0  # a call that begins in time has at least this long, even if its verb has less time left
 _PAUSES_S = (0.5, 1.0)  # before a harmless call is retried
@@ -341,10 +341,9 @@ class _Stream(httpcore2.NetworkStream):
         if bound is None:
             self._inner.write(buffer, timeout)
             return
-        view = memoryview(buffer)
-        for start in range(0, len(view), _PIECE):
-            piece = view[start : start + _PIECE]
-            self._inner.write(bytes(piece), bound.capped(timeout, httpcore2.WriteTimeout))
+        for start in range(0, len(buffer), _PIECE):
+            piece = buffer[start : start + _PIECE]  # the whole of what an SDK sends at once, uncopied
+            self._inner.write(piece, bound.capped(timeout, httpcore2.WriteTimeout))
             bound.wrote(len(piece))
 
     def close(self) -> None:

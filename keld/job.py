@@ -28,6 +28,9 @@ _REUSE = ("partition", "namespace", "never")
 AUTO = "auto"
 _LANES = (AUTO, "batch", "flex", "standard")
 _CACHE = (AUTO, "never")
+_PROBES = ("batch", "standard")
+Probe = bool | str | None
+"""`Job.probe`."""
 _CEILING_MOST = 9_000_000  # the ledger counts pico-dollars in 64 bits
 
 
@@ -98,7 +101,9 @@ class Job:
         accept: which answers of all models but the last are accepted: an Arrow expression over the answer's columns
             (`pc.field("confidence") >= 0.8`), or the minimum of each column (`{"confidence": 0.8}`).  Other rows, and those whose answer is
             refused or invalid, are asked of the next of `models` while time and ceiling allow it; else they keep the answer they have.
-        probe: ask one row in the standard lane before a batch is sent, so that a wrong parameter is found in a minute, not at its end.
+        probe: whether one row is asked before the others of a batch.  None: if it is expected to save money, since the others then find what they
+            share in the provider's prompt cache; it goes as a batch of one.  True: always, so that a wrong parameter costs one request; as a batch
+            of one if the deadline leaves time for two batches, else in the standard lane.  `batch` or `standard`: always, in that lane.  False: never.
         hedge: if a batch that was cancelled for the deadline does not end in time, ask its rows elsewhere although it still runs; rows that
             it has answered by then are paid twice, and counted as paid twice.
         cache: `auto`: the shared beginning of all prompts is marked for the provider's prompt cache if that is expected to save money; `never`: it is not.
@@ -129,7 +134,7 @@ class Job:
     endpoint: str = "/v1/chat/completions"
     reuse: str = "partition"
     accept: Any = None
-    probe: bool = False
+    probe: bool | str | None = None  # the first type counts for text: see keld_airflow.value
     hedge: bool = False
     cache: str = AUTO
     priority: str | None = None
@@ -215,7 +220,7 @@ class JobTerms(TypedDict, total=False):
     endpoint: str
     reuse: str
     accept: Any
-    probe: bool
+    probe: Probe
     hedge: bool
     cache: str
     priority: str | None
@@ -234,6 +239,7 @@ class RunTerms:
         models: `provider:model`, those that could be asked when the job run was opened, in the user's order.
         cache: as `Job.cache`; `own`: the prompts hold cache marks set by the user.
         accept: which answers are accepted, in the text form of `cascade`; None: every answer.
+        probe: one row was planned ahead of the others, which wait for it.
         prices: USD per million tokens as decimal text, by `provider:model`, then by kind of token.
     """
 
@@ -432,9 +438,12 @@ def _check_numbers(job: Job) -> None:
         value = getattr(job, name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise InvalidJob(f"{job.name}: {name}={value!r} must be a whole number of at least 1.", job=job.name, field=name)
-    for name in ("probe", "hedge"):
-        if not isinstance(value := getattr(job, name), bool):  # any text, "off" too, would count as True
-            raise InvalidJob(f"{job.name}: {name}={value!r} must be True or False.", job=job.name, field=name)
+    if not isinstance(job.hedge, bool):  # any text, "off" too, would count as True
+        raise InvalidJob(f"{job.name}: hedge={job.hedge!r} must be True or False.", job=job.name, field="hedge")
+    if not (job.probe is None or isinstance(job.probe, bool) or job.probe in _PROBES):
+        raise InvalidJob(
+            f"{job.name}: probe={job.probe!r} must be None, True, False, or one of {', '.join(_PROBES)}.", job=job.name, field="probe"
+        )
 
 
 def _check_missing(job: Job) -> None:

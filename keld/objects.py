@@ -35,6 +35,8 @@ _PARTS_AT_ONCE = 4
 _RETRIES = 4
 _CREATES = 3
 # Words for people, looked for in a text that is never shown; nothing is decided by them.
+# What S3, and obstore of its redirect without an address, say to a request that was signed for another region (measured 2026-11, obstore 0.12).
+_ELSEWHERE = re.compile(r"incorrectly configured region|PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint").search
 _HINTS = {
     r"status code: (\d{3})": r"HTTP \1",
     r"timed? ?out": "no reply within its time",
@@ -63,6 +65,10 @@ class NoSuchObject(ObjectError):
 
 class AccessDenied(ObjectError):
     """The credentials are missing, or not allowed to do this; nothing was done."""
+
+
+class WrongRegion(ObjectError):
+    """The bucket is in another region than it was asked in; nothing was done."""
 
 
 class OtherVersion(ObjectError):
@@ -312,6 +318,16 @@ def _check(uri: str) -> None:
         )
 
 
+_DENIED, _MISSING = "the credentials do not allow this", "there is no such object or bucket"
+# Of a list, obstore gives no class of error, but the status alone (measured 2026-11, obstore 0.12).
+_STATUS = re.compile(r"Error performing list request.*status code: (\d{3})", re.DOTALL).search
+_OF_A_LIST: Mapping[str, tuple[type[ObjectError], str]] = {
+    "401": (AccessDenied, _DENIED),
+    "403": (AccessDenied, _DENIED),
+    "404": (NoSuchObject, _MISSING),
+}
+
+
 def _fail(address: str, error: Exception) -> NoReturn:
     """Raises:
     ObjectError: of the class that tells what follows from `error`.
@@ -320,11 +336,16 @@ def _fail(address: str, error: Exception) -> NoReturn:
 
     match error:
         case FileNotFoundError():
-            raise NoSuchObject(address, "there is no such object or bucket") from None
+            raise NoSuchObject(address, _MISSING) from None
         case PermissionDeniedError() | UnauthenticatedError():
-            raise AccessDenied(address, "the credentials do not allow this") from None
+            raise AccessDenied(address, _DENIED) from None
         case PreconditionError():
             raise OtherVersion(address, "it has changed since it was read first") from None
+        case _ if (status := _STATUS(str(error))) and status[1] in _OF_A_LIST:
+            kind, why = _OF_A_LIST[status[1]]
+            raise kind(address, why) from None
+        case _ if _ELSEWHERE(str(error)):
+            raise WrongRegion(address, "the bucket is in another region than the one that is set") from None
         case _:
             raise Unreachable(address, _hint(str(error))) from None
 

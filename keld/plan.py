@@ -5,6 +5,8 @@ All acceptable models are compared in every lane that their provider sells.  The
 deadline with the wanted probability and whose worst case fits under the ceiling.  A batch is computed with its rescue: if a fast lane can
 take over before the deadline is lost, the deadline counts as kept, and the rescue's cost is added in proportion to its probability.
 If flex costs no more than the batch, waiting costs nothing, so the batch is tried first; rows that flex has no time for go to standard.
+In the batch lane one row may go ahead of the others, to write the prompt cache (`cache`) or to find a wrong parameter (`Job.probe`): then the same
+model and lane are evaluated with it and without it, and the better of both is the option.
 `make decisions` compares what these rules keep and cost with a planner that knows the future.
 """
 
@@ -119,6 +121,19 @@ _READ_PARAMS = ("tools", "functions", "system", "instructions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """One row of a batch that is asked before the others, which wait for its end.
+
+    Args:
+        lane: batch (a batch of one) or standard.
+        worst_rates: of that lane, if it is not that of the others.
+    """
+
+    lane: Lane
+    worst_rates: Rates | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One acceptable model in one lane, with what is known about it."""
 
@@ -137,16 +152,26 @@ class Candidate:
     too_few: bool = False  # the obstacle is only that a shard would have fewer
     keeps_on_cancel: bool = True  # what a batch answered before it was cancelled is not lost
     gpu_time: GpuTime | None = None  # set if the time of the host is paid, and not tokens
+    ahead: Ahead | None = None  # one row is asked before the others; `turnaround` is that of both together
 
     def expected_usd(self, work: Work) -> Decimal | None:
         if self.gpu_time is not None:
             return self.gpu_time.expected_usd(work.requests)
+        # Without what one row ahead costs more in the standard lane: less than an estimate can tell, but enough to move all rows to flex, where
+        # that costs as much as a batch.
         return work.expected_usd(self.rates, self.estimate, self.cache) if self.rates else None
 
     def worst_usd(self, work: Work) -> Decimal | None:
         if self.gpu_time is not None:
             return self.gpu_time.worst_usd(work.requests)
-        return work.worst_usd(self.worst_rates or self.rates, self.cache) if self.rates else None
+        if self.rates is None:
+            return None
+        rates = self.worst_rates or self.rates
+        if self.ahead is None or self.ahead.worst_rates is None:
+            return work.worst_usd(rates, self.cache)
+        # Which row goes ahead is not known yet: it is counted as the longest one there, and as the shortest one here.
+        one, others = work.of(1, work.longest_bytes), work.of(work.requests - 1, work.prompt_bytes)
+        return one.worst_usd(self.ahead.worst_rates) + others.worst_usd(rates, self.cache)
 
     def affordable(self, work: Work, constraints: Constraints) -> Candidate:
         """The same candidate; without its cache mark if the ceiling has no room for every row writing to the cache."""
@@ -167,7 +192,8 @@ class Option:
     """A candidate with its cost and time; costs are for all requests that are to be asked.
 
     `expected_usd` is the lane's own cost, `risk_usd` that of the rescue times the probability that it is needed; `chance` is the
-    probability of keeping the deadline, None without one.
+    probability of keeping the deadline, None without one.  `ahead` is the lane of the one row that is asked before the others, if there is one, and
+    `instead` the same model and lane in the next best way, with or without such a row.
     """
 
     provider: str
@@ -190,6 +216,10 @@ class Option:
     least_requests: int = 1  # requests of one shard
     too_few: bool = False  # the obstacle is only that a shard would have fewer
     by_the_hour: bool = False  # the time of the host is paid, and not tokens
+    ahead: Lane | None = None
+    unmarked_usd: Decimal | None = None  # the lane's expected cost with all rows at once and without the prompt cache
+    marked_usd: Decimal | None = None  # the same with all rows marked for it, whether that pays or not; None: they cannot be
+    instead: Option | None = None
 
     @property
     def total_usd(self) -> Decimal:
@@ -220,6 +250,7 @@ class Plan:
     left_out: Mapping[str, str] = field(default_factory=dict)  # acceptable models that cannot be asked this question, and why
     notes: Mapping[str, str] = field(default_factory=dict)  # by model: a remark on how it is asked
     table_notes: tuple[str, ...] = ()  # how the table was read, if it does not say so itself
+    reason: str = ""  # why the prompt cache is used as it is, and why a row goes ahead of the others, if one does
 
     def why_not(self, option: Option) -> str:
         """Why an option is not chosen, in words; "" for the chosen one."""
@@ -279,8 +310,24 @@ class Constraints:
 def evaluate(candidates: Sequence[Candidate], work: Work, constraints: Constraints) -> list[Option]:
     """What each candidate costs, when it is answered, and whether it keeps the deadline; the usable ones first, by total cost."""
     candidates = [candidate.affordable(work, constraints) for candidate in candidates]
-    options = [_option(candidate, _rescuers(candidates, candidate, work, constraints), work, constraints) for candidate in candidates]
+    ways: dict[tuple[str, str, Lane], list[Option]] = {}
+    for candidate in candidates:
+        option = _option(candidate, _rescuers(candidates, candidate, work, constraints), work, constraints)
+        ways.setdefault((candidate.provider, candidate.model, candidate.lane), []).append(option)
+    options = [_best(of_one, constraints) for of_one in ways.values()]
     return sorted(options, key=lambda option: (option.obstacle is not None, option.total_usd, _LANES.index(option.lane)))
+
+
+def _best(ways: Sequence[Option], constraints: Constraints) -> Option:
+    """The better of the ways to ask the same model in the same lane, by the rules of `choose`."""
+
+    def rank(option: Option) -> tuple[bool, bool, float, Decimal, bool]:
+        late = option.chance is not None and option.chance < constraints.probability
+        fits = constraints.fits(option.worst_usd)
+        return option.obstacle is not None, not fits, -(option.chance or 0.0) if late else -1.0, option.total_usd, option.ahead is not None
+
+    best, *others = sorted(ways, key=rank)
+    return replace(best, instead=others[0]) if others else best
 
 
 _LANES = (Lane.BATCH, Lane.FLEX, Lane.STANDARD)  # at the same cost, the one that needs no worker comes first
@@ -344,6 +391,9 @@ def _option(candidate: Candidate, rescuers: Sequence[Candidate], work: Work, con
         too_few=candidate.too_few,
         cache=candidate.cache.of(work.requests),
         by_the_hour=candidate.gpu_time is not None,
+        ahead=None if candidate.ahead is None else candidate.ahead.lane,
+        unmarked_usd=replace(candidate, cache=UNMARKED, ahead=None).expected_usd(work),
+        marked_usd=replace(candidate, cache=candidate.cache.forced).expected_usd(work) if candidate.cache.ttl is not None else None,
     )
 
 

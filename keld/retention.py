@@ -26,7 +26,7 @@ from keld.errors import UnknownJobRun
 from keld.failpoint import failpoint
 from keld.ledger import JobRun, Ledger
 from keld.staging import Staging
-from keld.stored import Store, is_journal
+from keld.stored import Store, is_unnamed
 
 _UNNAMED_FOR = timedelta(days=1)  # a step uploads and records within hours
 
@@ -106,9 +106,8 @@ def _held_in_bucket(store: Store, ledger: Ledger, now: datetime) -> Iterator[_He
     for run_id, found in groupby(store.objects(), key=itemgetter(0)):
         objects = {f"{run_id}/{name}": info for _, name, info in found}
         named = {one.object for one in ledger.objects.of(run_id).values()}
-        left = [
-            name for name, info in objects.items() if name not in named and not is_journal(name) and info.modified_at < now - _UNNAMED_FOR
-        ]
+        old = [name for name, info in objects.items() if name not in named and info.modified_at < now - _UNNAMED_FOR]
+        left = [name for name in old if not is_unnamed(name.removeprefix(f"{run_id}/"))]
         yield _Held(
             run_id=run_id,
             size_bytes=sum(info.size_bytes for info in objects.values()),

@@ -86,7 +86,9 @@ def take(job: Job, table: Table, path: Path, marks_cache: Callable[[bytes], bool
                 skipped.update(row.error for row in asked if row.error is not None)
                 unaskable += batch.num_rows - own[2].null_count
             prompt_bytes += pc.sum(own[1]).as_py() or 0
-            marked = marked or any(row.fragment is not None and row.fragment[:1] == b"[" and marks_cache(row.fragment) for row in asked)
+            marked = marked or any(
+                row.fragment is not None and row.fragment.startswith(b"[") and marks_cache(row.fragment) for row in asked
+            )
         keys.check(rows)
     failpoint("snapshot.done")
     return Snapshot(rows=rows, unaskable=unaskable, prompt_bytes=prompt_bytes, marks_cache=marked, digest=sink.sha256, skipped=skipped)

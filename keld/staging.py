@@ -224,21 +224,49 @@ class Staging:
         shutil.rmtree(_inside(self.root, run_id), ignore_errors=True)
 
 
-def write_file(path: Path, chunks: Iterable[bytes], failpoint_name: str) -> str:
-    """The sha256 of `chunks`, which are at `path` afterwards, complete and durable; after an error the old file is unchanged.
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A file that is complete and durable, and not yet at its place."""
+
+    path: Path
+    temporary: Path
+    sha256: str
+
+    def land(self, failpoint_name: str) -> str:
+        """The sha256 of the file, which is at `path` afterwards."""
+        try:
+            failpoint(f"{failpoint_name}.rename")
+            self.temporary.replace(self.path)
+        except BaseException:
+            self.drop()
+            raise
+        fsync_dir(self.path.parent)
+        failpoint(f"{failpoint_name}.done")
+        return self.sha256
+
+    def drop(self) -> None:
+        """Removes it, if it is there."""
+        with contextlib.suppress(OSError):
+            self.temporary.unlink(missing_ok=True)
+
+
+def draft(path: Path, chunks: Iterable[bytes], failpoint_name: str | None = None) -> Draft:
+    """A draft of the file at `path`; after an error nothing of it is left.
 
     Args:
         chunks: of some megabytes: each is hashed and written while the next one is made.
+        failpoint_name: None in a thread beside the one that acts, so that what happens at a failpoint happens there.
 
     Raises:
         OSError: disk full, no rights.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    made = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     digest = hashlib.sha256()
     try:
-        failpoint(f"{failpoint_name}.write")
-        with temporary.open("wb") as file:
+        if failpoint_name is not None:
+            failpoint(f"{failpoint_name}.write")
+        with made.open("wb") as file:
 
             def write(chunk: bytes) -> None:
                 digest.update(chunk)
@@ -248,17 +276,26 @@ def write_file(path: Path, chunks: Iterable[bytes], failpoint_name: str) -> str:
                 for chunk in chunks:
                     background.put(chunk)
             file.flush()
-            failpoint(f"{failpoint_name}.fsync")
+            if failpoint_name is not None:
+                failpoint(f"{failpoint_name}.fsync")
             os.fsync(file.fileno())
-        failpoint(f"{failpoint_name}.rename")
-        temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            made.unlink(missing_ok=True)
         raise
-    fsync_dir(path.parent)
-    failpoint(f"{failpoint_name}.done")
-    return digest.hexdigest()
+    return Draft(path, made, digest.hexdigest())
+
+
+def write_file(path: Path, chunks: Iterable[bytes], failpoint_name: str) -> str:
+    """The sha256 of `chunks`, which are at `path` afterwards, complete and durable; after an error the old file is unchanged.
+
+    Args:
+        chunks: as `draft` takes them.
+
+    Raises:
+        OSError: disk full, no rights.
+    """
+    return draft(path, chunks, failpoint_name).land(failpoint_name)
 
 
 def write_positions(path: Path, positions: NDArray[np.int64]) -> None:

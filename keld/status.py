@@ -20,6 +20,7 @@ from keld.providers.kinds import batch_page
 from keld.providers.word import access_advice, reply_words
 from keld.state import AT_PROVIDER, TERMINAL, RunState, State
 
+_WAITING = frozenset((*AT_PROVIDER, State.UNKNOWN, State.DEFERRED, State.ENDED))
 _UNSEEN = timedelta(minutes=10)  # a worker that is busy with a large partition does not look meanwhile
 
 
@@ -183,7 +184,8 @@ class Status:
     @property
     def settled(self) -> int:
         """The rows that no batch is asked for any more, as far as the providers say: answered there, or never to be asked."""
-        return self.rows - sum(batch.requests - (batch.done or 0) for batch in self.batches if batch.is_open)
+        behind = 0 if self.over else max(0, self.requests - sum(batch.requests for batch in self.batches))  # one row that went ahead
+        return self.rows - behind - sum(batch.requests - (batch.done or 0) for batch in self.batches if batch.is_open)
 
     @property
     def completion_rate(self) -> float:
@@ -274,7 +276,7 @@ class Status:
 
     @property
     def _is_waiting(self) -> bool:
-        return any(batch.state in (*AT_PROVIDER, State.UNKNOWN, State.DEFERRED, State.ENDED) for batch in self.batches)
+        return any(batch.state in _WAITING for batch in self.batches)
 
     def facts(self) -> dict[str, Any]:
         """The facts that people see of a job run, by name: counts, money, time, ids; Python values, None if unknown.
@@ -331,7 +333,7 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime, noted: Unch
         quarantined=run.quarantined,
         reused=run.reused,
         unaskable=run.unaskable,
-        requests=sum(shard.requests for shard in shards if shard.round == 0),
+        requests=_requests(run, shards),
         model=run.plan.get("model"),
         lane=run.plan.get("lane"),
         expected_usd=Decimal(run.plan["expected_usd"]) if run.plan.get("expected_usd") is not None else None,
@@ -364,6 +366,12 @@ def status_of(run: JobRun, shards: Sequence[Shard], as_of: datetime, noted: Unch
         problem_permanent=problem.get("permanent", False),
         batches=tuple(_batch(shard, progress.get(shard.id, shard.done)) for shard in shards),
     )
+
+
+def _requests(run: JobRun, shards: Sequence[Shard]) -> int:
+    """The rows that are asked, whatever the number of rounds."""
+    first = [shard for shard in shards if shard.round == 0]
+    return int(run.plan["requests"]) if any(shard.ahead for shard in first) else sum(shard.requests for shard in first)
 
 
 def _expected_of_billed(shard: Shard) -> Decimal:

@@ -10,6 +10,7 @@ name does not exist: a worker that lost its lease, or died before the commit, le
     <bucket>/<job run id>/question.json.<nonce>, snapshot.parquet.<nonce>, reused-*, twins.npy, unsent.parquet, stopped.parquet
                           <shard id>/positions.npy.<nonce>, answers.parquet.<nonce>, refusal.txt.<nonce>, result-0.jsonl.<nonce>
                           <shard id>/j/00000001, ...   the journal of a fast lane (see `Segments`)
+                          w/...                        what the ledger says about it, and out/ beside the job runs (see `ledger/witness_object`)
 
 A shard's `input.jsonl` is not stored, since the snapshot gives the same bytes again; nor are results that were read at once, since the provider
 has them.  A file is fetched when its path is first asked for; a look at a provider needs none, and fetches none.
@@ -30,12 +31,13 @@ from pathlib import Path
 from keld import process
 from keld.errors import StagingError
 from keld.failpoint import failpoint
-from keld.objects import AccessDenied, Bucket, NoSuchObject, ObjectError, ObjectInfo
+from keld.objects import AccessDenied, Bucket, NoSuchObject, ObjectError, ObjectInfo, WrongRegion
 
 _SMALL_BYTES = 4 << 20  # goes up in one request
 _CHUNK_BYTES = 1 << 20
-_SILENT_S = 120.0  # of one request: as long as `objects` may try
+SILENT_S = 120.0  # of one request: as long as `objects` may try
 _SCRATCH = "keld-scratch-"
+RECORDS, MARKS = "w", "out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,8 @@ class Store:
         with bucket_errors("Nothing was removed."):
             for name, info in self.bucket.entries():
                 run_id, _, rest = name.partition("/")
-                yield run_id, rest, info
+                if run_id != MARKS:
+                    yield run_id, rest, info
 
     def drop(self, run_id: str) -> None:
         """Removes a job run's objects, and its local files."""
@@ -104,7 +107,7 @@ class Store:
         with bucket_errors("Some of the objects are left; they are removed the next time."):
             for name in names:
                 failpoint("object.delete")
-                self.beat(_SILENT_S)
+                self.beat(SILENT_S)
                 self.bucket.delete(name)
 
     def forget(self, run_id: str) -> None:
@@ -177,7 +180,7 @@ class Stored:
         failpoint("object.put.send")
         with bucket_errors("Nothing of this step was recorded, and it is done again."):
             if size <= _SMALL_BYTES:
-                self.store.beat(_SILENT_S)
+                self.store.beat(SILENT_S)
                 self.store.bucket.put(target, path.read_bytes())
             else:
                 self.store.bucket.upload(target, self._chunks(path))
@@ -205,11 +208,11 @@ class Stored:
         try:
             failpoint("object.get.send")
             with bucket_errors("Nothing was sent."), self.store.bucket.open(named.object) as piece, temporary.open("wb") as file:
-                self.store.beat(_SILENT_S)
+                self.store.beat(SILENT_S)
                 for chunk in piece.chunks:
                     digest.update(chunk)
                     file.write(chunk)
-                    self.store.beat(_SILENT_S)
+                    self.store.beat(SILENT_S)
             if digest.hexdigest() != named.sha256:
                 raise StagingError(
                     f"{self.store.bucket.address(named.object)} is not what the ledger says it is ({named.size_bytes:,} bytes). "
@@ -224,7 +227,7 @@ class Stored:
     def _chunks(self, path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
-                self.store.beat(_SILENT_S)
+                self.store.beat(SILENT_S)
                 yield chunk
 
 
@@ -262,7 +265,7 @@ class Segments:
         """Every segment, in order.  Each is asked for by its number: a list may lag behind."""
         n = 1
         while (data := self.read(n)) is not None:
-            self._store.beat(_SILENT_S)
+            self._store.beat(SILENT_S)
             yield data
             n += 1
 
@@ -276,17 +279,23 @@ def bucket_errors(consequence: str) -> Iterator[None]:
     try:
         yield
     except ObjectError as error:
-        do = (
-            "Give this worker's identity the right to read, write, list and delete there, and run the same command again."
-            if isinstance(error, AccessDenied)
-            else "Run the same command again."
-        )
+        match error:
+            case AccessDenied():
+                do = "Give this worker's identity the right to read, write, list and delete there, and run the same command again."
+            case WrongRegion():
+                do = "Set AWS_REGION to the region of the bucket, and run the same command again."
+            case _:
+                do = "Run the same command again."
         raise StagingError(f"Staging at {error}. {consequence} {do}") from None
 
 
-def is_journal(name: str) -> bool:
-    """True if an object, by its name below the job run's, is a segment of a journal: the ledger names none of them."""
-    return fnmatchcase(name, "*/j/*")
+def is_unnamed(name: str) -> bool:
+    """True for objects that the ledger does not name and that count all the same: segments of a journal, and records of the ledger itself.
+
+    Args:
+        name: below the job run's.
+    """
+    return fnmatchcase(name, "*/j/*") or name.startswith(f"{RECORDS}/")
 
 
 def identity(path: Path) -> tuple[int, int, int]:

@@ -11,7 +11,7 @@ just when a provider stalls; so the estimate is that of Kaplan and Meier, over e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import pairwise
 
@@ -24,6 +24,7 @@ _PRIOR = {
 }
 _PRIOR_WEIGHT = 5.0  # how many observations the prior is worth
 _PRIOR_POINTS = 200
+_SUMMED = 50  # points of each of two turnarounds that are added up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,18 @@ class Turnaround:
         if not self._curve:
             return timedelta(seconds=_interpolate(_PRIOR[self.lane], q))
         return timedelta(seconds=next((seconds for seconds, share in self._curve if share >= q - 1e-9), self._curve[-1][0]))
+
+    def after(self, first: Turnaround) -> Turnaround:
+        """The time of one submission that is made when another one, `first`, has ended."""
+        ends = sorted(a + b for a in first._points() for b in self._points())
+        share = 1 / _SUMMED**2
+        return replace(self, _curve=tuple((seconds, (n + 1) * share) for n, seconds in enumerate(ends)))
+
+    def _points(self) -> list[float]:
+        """The seconds at evenly spread shares, as far as so many are known to end."""
+        shares = [(n + 0.5) / _SUMMED for n in range(_SUMMED)]
+        most = self._curve[-1][1] if self._curve else 1.0
+        return [self.quantile(share).total_seconds() for share in shares if share <= most + 1e-9]
 
     def total(self, age: timedelta, q: float) -> timedelta:
         """The span from submission to results within which a share `q` of those end that, as this one, have not ended at `age`."""

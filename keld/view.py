@@ -407,12 +407,7 @@ def _costs(plan: Plan, chosen: Option) -> list[str]:
         f"{usd(chosen.worst_usd)} at worst{standard}.",
         _basis(chosen),
     ]
-    if chosen.cache.ttl is not None:
-        share = chosen.usage.cached_tokens / max(chosen.usage.input_tokens, 1)
-        lines.append(
-            f"The shared beginning is marked for the prompt cache ({chosen.cache.ttl.value}); {share:.0%} of the input is expected from it."
-        )
-    return lines
+    return [*lines, plan.reason] if plan.reason else lines
 
 
 def _ceiling(plan: Plan) -> list[str]:

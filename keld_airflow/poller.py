@@ -37,6 +37,7 @@ Log = Callable[[int, str], None]
 """Logs a message for people, at a level of `logging`."""
 
 _TOGETHER = timedelta(seconds=5)  # a job run that is due this soon is polled now, with the same list pages
+_LEAST = timedelta(seconds=5)  # between two looks; while another worker holds a job run, its look stays due
 _RETRY = timedelta(seconds=30)
 _WOKEN_EVERY = timedelta(seconds=30)  # how often the ledger is asked whether a provider's webhook has made a look due
 _ABANDONED_EVERY = timedelta(minutes=1)
@@ -221,9 +222,8 @@ class Poller:
 
     def _seen(self, status: Status, progress: tuple[News, str] | None) -> _Seen:
         obstacle = None if status.obstacle is None else (status.problem_kind or "", status.obstacle)
-        return _Seen(
-            look_at=None if status.wants_worker else status.next_check_at or self._clock() + _RETRY, obstacle=obstacle, progress=progress
-        )
+        look_at = max(status.next_check_at or self._clock() + _RETRY, self._clock() + _LEAST)
+        return _Seen(look_at=None if status.wants_worker else look_at, obstacle=obstacle, progress=progress)
 
     def _after_failure(self, told: Mapping[str, News | None], error: Exception) -> dict[str, _Seen]:
         """As `_look`: all are polled again later; but one that the ledger does not know must not stop the others."""

@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import os
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -133,19 +133,21 @@ def _home_of(emulator: Clock) -> str:
     return _homes[emulator]
 
 
-def run_task(task: Any, emulator: Clock, **context: Any) -> Any:
+def run_task(task: Any, emulator: Clock, *, outputs: Mapping[str, Any] | None = None, **context: Any) -> Any:
     """What a task of Keld's returns, all its waits included; without Airflow's database, scheduler and triggerer.
 
     Args:
-        task: an operator or sensor, or `dag.get_task(...)`; of a mapped one give `map_index` too.
+        task: an operator or sensor, or `dag.get_task(...)`, which stays as it is; of a mapped one give `map_index` too.
+        outputs: what other tasks have returned, by task id, where this one is given it (`job_run=label.output`, `expand(partition=regions())`).
         context: of the Dag run: `partition_key`, or `logical_date`, or `data_interval_start` and `data_interval_end`; and whatever
             templates and functions of the task use.
 
     Raises:
         The errors with which the task would fail.
     """
+    fresh = task.prepare_for_execution()  # else the next run of the same task would find what was rendered for this one
     with emulated_time(emulator):
-        return contextvars.copy_context().run(_run, task, _context(task, emulator, context))
+        return contextvars.copy_context().run(_run, fresh, _context(fresh, emulator, outputs or {}, context))
 
 
 def _run(task: Any, context: dict[str, Any]) -> Any:
@@ -166,12 +168,18 @@ async def _event_of(trigger: BaseTrigger) -> Any:
     return (await anext(trigger.run())).payload
 
 
-def _context(task: Any, emulator: Clock, given: dict[str, Any]) -> dict[str, Any]:
+def _context(task: Any, emulator: Clock, outputs: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """As far as a task of Keld's looks into it."""
     now = emulator.now()
     run_id = f"test__{now.isoformat()}"
     ti = SimpleNamespace(
-        dag_id=task.dag_id, run_id=run_id, task_id=task.task_id, map_index=given.pop("map_index", -1), try_number=1, task=task
+        dag_id=task.dag_id,
+        run_id=run_id,
+        task_id=task.task_id,
+        map_index=given.pop("map_index", -1),
+        try_number=1,
+        task=task,
+        xcom_pull=partial(_output, outputs),
     )
     if (day := given.get("logical_date")) is not None:
         given = {"ds": f"{day:%Y-%m-%d}", "ts": day.isoformat(), "data_interval_start": day, "data_interval_end": day, **given}
@@ -182,6 +190,17 @@ def _context(task: Any, emulator: Clock, given: dict[str, Any]) -> dict[str, Any
     )
     of_dag = {"dag": task.dag, "dag_run": run, "run_id": run_id, "ti": ti, "task_instance": ti, "task": task}
     return {"partition_key": None, "params": {}, "outlet_events": OutletEventAccessors(), **of_dag, **given}
+
+
+def _output(outputs: Mapping[str, Any], task_ids: str, key: str = "return_value", **_: Any) -> Any:
+    """What a task has returned, or one fact of it, as Airflow's `xcom_pull` gives it.
+
+    Raises:
+        LookupError: the test does not say.
+    """
+    if task_ids not in outputs:
+        raise LookupError(f"The task takes what {task_ids!r} returns. Give it: run_task(..., outputs={{{task_ids!r}: ...}}).")
+    return outputs[task_ids] if key == "return_value" else outputs[task_ids][key]
 
 
 _OF_RUN = ("partition_key", "partition_date", "logical_date", "data_interval_start", "data_interval_end")

@@ -243,7 +243,9 @@ class KeldBatchComponent(dg.Component, dg.Resolvable, dg.Model, KeldTranslator):
     prices: Annotated[
         Mapping[str, Any] | None, _given(dict[str, dict[str, Any]] | None, "USD per million tokens, for models in no price list.")
     ] = None
-    probe: Annotated[bool | None, _given(bool | None, "Ask one row in the standard lane before a batch is sent.")] = None
+    probe: Annotated[
+        bool | str | None, _given(bool | str | None, "Ask one row before the others of a batch: true, false, batch or standard.")
+    ] = None
     hedge: Annotated[bool | None, _given(bool | None, "Ask late rows elsewhere although their batch still runs; some are paid twice.")] = (
         None
     )

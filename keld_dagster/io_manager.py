@@ -1,7 +1,8 @@
 """IO manager: `KeldParquetIOManager`, one Parquet file a partition, streamed both ways.
 
 Beside the road: a convenience, never required; any IO manager works.  A `RecordBatchReader` is written as it is read, and
-a `pyarrow.dataset.Dataset` is loaded without reading its rows, so that a partition may be larger than memory.
+a `pyarrow.dataset.Dataset` is loaded without reading its rows, so that a partition may be larger than memory.  The table libraries are imported where
+rows are read or written: definitions name it, and every process of Dagster loads those.
 """
 
 from __future__ import annotations
@@ -9,16 +10,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any, get_args
+from typing import IO, TYPE_CHECKING, Any, get_args
 
 import dagster as dg
-import pyarrow as pa
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from pydantic import Field
-from upath import UPath
 
 from keld_dagster.frame import as_frame
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from upath import UPath
 
 _ROWS_A_GROUP = 131_072
 _LOCAL = ("", "file", "local")
@@ -34,6 +35,8 @@ class KeldParquetIOManager(dg.ConfigurableIOManagerFactory["_ParquetIOManager"])
     base_dir: str = Field(description="A path or URI (s3://, gs://, abfs://).")
 
     def create_io_manager(self, context: dg.InitResourceContext) -> _ParquetIOManager:
+        from upath import UPath
+
         return _ParquetIOManager(UPath(self.base_dir))
 
 
@@ -41,12 +44,16 @@ class _ParquetIOManager(dg.UPathIOManager):
     extension = ".parquet"
 
     def dump_to_path(self, context: dg.OutputContext, obj: Any, path: UPath) -> None:
+        import pyarrow.parquet as pq
+
         rows = _stream(obj)
         with _landing(path) as file, pq.ParquetWriter(file, rows.schema, compression="zstd") as writer:
             for batch in rows:
                 writer.write_batch(batch, row_group_size=_ROWS_A_GROUP)
 
     def load_from_path(self, context: dg.InputContext, path: UPath) -> Any:
+        import pyarrow.dataset as ds
+
         asked = _asked(context)
         found = ds.dataset(path.path, filesystem=None if path.protocol in _LOCAL else path.fs, format="parquet")
         if asked is ds.Dataset:
@@ -60,6 +67,8 @@ class _ParquetIOManager(dg.UPathIOManager):
 
 def _stream(obj: Any) -> pa.RecordBatchReader:
     """A table of any kind, as record batches."""
+    import pyarrow as pa
+
     if type(obj).__module__.startswith("pandas."):
         obj = pa.Table.from_pandas(obj, preserve_index=False)
     return pa.RecordBatchReader.from_stream(obj)

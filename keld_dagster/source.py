@@ -20,7 +20,6 @@ from typing import Any
 
 import dagster as dg
 
-from keld import Parts
 from keld_dagster.frame import Frame, frame_like, python_type
 from keld_dagster.mapping import Partitions, is_same_key, refusal, shown, upstream_keys
 
@@ -77,6 +76,8 @@ class Source:
         load = partial(context.load_asset_value, self.key, python_type=python_type(frame))
         if len(keys) == 1:
             return load(partition_key=keys[0])
+        from keld import Parts  # here: it brings the readers of all table formats
+
         return Parts({str(key): partial(load, partition_key=key) for key in keys})
 
     def _keys(self, context: dg.AssetExecutionContext, partition: str | None) -> Sequence[str | None]:

@@ -1,20 +1,30 @@
 """Cache: the prompt caches of both services, the one thing in which an answer depends on those before it.
 
-A marked prefix is written by the first request that has it and read by later ones, until its time to live is over on the emulator's
-clock; each read prolongs it.  Of several marks in a request the longest cached one is read, and what follows it, up to the last mark, is
-written.  OpenAI's older models need no mark: the longest prefix that equals the latest prompt with the same beginning is read, in steps of
-128 tokens, and writing costs nothing.  Wire and rules: docs/notes/providers.md.
+A marked prefix is written by the first request that has it and read by those that begin after its answer did, until its time to live is over
+on the emulator's clock; each read prolongs it.  Requests that run side by side all write: so do the rows of one batch, which begin together.
+Batches and calls that are answered at once have caches apart.  Of several marks in a request the longest cached one is read, and what follows
+it, up to the last mark, is written.  OpenAI's older models need no mark: the longest prefix that equals the latest prompt with the same
+beginning is read, in steps of 128 tokens, and writing costs nothing.  Wire and rules: docs/notes/providers.md.
 """
 
+import itertools
 import threading
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
+from .dialect import Conditions
+
 TTL_S = {"5m": 300.0, "30m": 1_800.0, "1h": 3_600.0}
 _LEAST_TOKENS, _STEP_TOKENS, _KEPT_S = 1_024, 128, 600.0
 _HEAD_BYTES, _STEP_BYTES = _LEAST_TOKENS * 4, 512
 _MOST_PROMPTS = 10_000
+_ticks = itertools.count(1)
+
+
+def tick() -> int:
+    """The next number of an order in time that is finer than the emulator's clock, which may stand still."""
+    return next(_ticks)
 
 
 class Piece(NamedTuple):
@@ -33,27 +43,49 @@ class Use(NamedTuple):
     written_1h: int = 0
 
 
+class _Kept(NamedTuple):
+    """A prefix that is kept: from when and until when, in unix seconds; who wrote it, and at which tick."""
+
+    since: float
+    until: float
+    batch_id: str | None
+    tick: int
+
+    def is_seen(self, by: Conditions) -> bool:
+        """True if a request finds it: it was there before the request began."""
+        if by.batch:
+            return self.since <= by.begun <= self.until and self.batch_id != by.batch_id
+        return self.since <= by.at <= self.until and (by.arrived is None or self.tick < by.arrived)
+
+    def again(self, by: Conditions, ttl: str) -> "_Kept":
+        """The same after one more request with its mark; a new one if it was not kept any more."""
+        until = by.at + TTL_S[ttl]
+        return _kept(by, ttl) if self.until < by.begun else self._replace(since=min(self.since, by.at), until=max(self.until, until))
+
+
+def _kept(by: Conditions, ttl: str) -> _Kept:
+    return _Kept(by.at, by.at + TTL_S[ttl], by.batch_id, tick())
+
+
 class PromptCache:
     """Which prefixes are warm, and until when."""
 
     def __init__(self) -> None:
-        self._warm_until: dict[tuple[str, bytes], float] = {}
+        self._kept: dict[tuple[bool, str, bytes], _Kept] = {}
         self._prompts: dict[tuple[str, bytes], tuple[bytes, float]] = {}
         self._lock = threading.Lock()
 
-    def marked(self, model: str, pieces: Sequence[Piece], least_tokens: int, at: float, *, miss: bool = False) -> Use:
-        """What a request at `at` reads and writes by its marks; afterwards its marked prefixes are warm.
-
-        Args:
-            miss: nothing is found, even if it is cached.
-        """
+    def marked(self, model: str, pieces: Sequence[Piece], least_tokens: int, by: Conditions) -> Use:
+        """What a request reads and writes by its marks; afterwards its marked prefixes are warm."""
         marks = _marks(model, pieces, least_tokens)
         if not marks:
             return Use()
         with self._lock:
-            warm = [] if miss else [mark for mark in marks if self._warm_until.get(mark.key, -1.0) >= at]
-            for mark in marks:
-                self._warm_until[mark.key] = max(at + TTL_S[mark.ttl], self._warm_until.get(mark.key, 0.0))
+            found = [self._kept.get((by.batch, *mark.key)) for mark in marks]
+            miss = by.fate == "cache_miss"
+            warm = [] if miss else [mark for mark, kept in zip(marks, found, strict=True) if kept is not None and kept.is_seen(by)]
+            for mark, kept in zip(marks, found, strict=True):
+                self._kept[by.batch, *mark.key] = _kept(by, mark.ttl) if kept is None else kept.again(by, mark.ttl)
         read = warm[-1].tokens if warm else 0
         written = written_1h = 0
         for mark in marks:

@@ -13,11 +13,21 @@ Lane = Literal["batch", "standard", "flex"]
 
 
 class Conditions(NamedTuple):
-    """The conditions of an answer: when (unix seconds), whether as a row of a batch, and with which fault."""
+    """The conditions of an answer: when (unix seconds), whether as a row of a batch, and with which fault.
+
+    `started_at` and `batch_id` are of the batch, whose rows all begin when it does; `arrived` is the tick (`cache`) of a call that is answered at once.
+    """
 
     at: float
     batch: bool
     fate: RowFate | None = None
+    started_at: float | None = None
+    batch_id: str | None = None
+    arrived: int | None = None
+
+    @property
+    def begun(self) -> float:
+        return self.at if self.started_at is None else self.started_at
 
 
 class Made(NamedTuple):

@@ -55,7 +55,7 @@ def answer_row(batch: "Batch", row: bytes, rank: int, at: float) -> Outcome:
     custom_id, body = batch.envelope.read(row)
     try:
         fate = row_fate(batch.rules_at("rows"), rank, custom_id) if batch.rules else None
-        made = batch.dialect.make(body, Conditions(at, True, fate))
+        made = batch.dialect.make(body, Conditions(at, True, fate, batch.started_at, batch.id))
     except ApiError as error:
         return Outcome(batch.envelope.refused(batch, rank, custom_id, error), custom_id, False, None, None)
     paid = entry(batch.provider, made, batch_id=batch.id, custom_id=custom_id, at=at)

@@ -14,6 +14,7 @@ from email.utils import format_datetime
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 
+from .cache import tick
 from .error import ApiError, error_of
 from .fault import HTTP_FAULTS, Faults
 from .rate import Rates, span
@@ -97,6 +98,7 @@ class Gate:
         if before:
             return _instead(before[0])
         limits: dict[str, str] = {}
+        request.state.arrived = tick()
         if endpoint.operation == "realtime":
             limits = self._admit(request, service, await request.body())
             await asyncio.sleep(self.store.settings.realtime_latency_s)

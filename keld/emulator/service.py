@@ -9,7 +9,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import msgspec
 from starlette.requests import Request
@@ -41,6 +41,26 @@ class Endpoint:
     path: str
     handler: Handler
     header: str | None = None
+
+
+class BatchCalls(Protocol):
+    """What every host of batches can be asked."""
+
+    async def create(self, request: Request) -> Response: ...
+    async def list(self, request: Request) -> Response: ...
+    async def get(self, request: Request) -> Response: ...
+    async def cancel(self, request: Request) -> Response: ...
+
+
+def batch_routes(path: str, batches: BatchCalls) -> list[Endpoint]:
+    """The four calls at `path`, where one batch is `<path>/{batch_id}` and its cancel `.../cancel`, as OpenAI began it."""
+    one = path + "/{batch_id}"
+    return [
+        Endpoint(operation="create", method="POST", path=path, handler=batches.create),
+        Endpoint(operation="list", method="GET", path=path, handler=batches.list),
+        Endpoint(operation="get", method="GET", path=one, handler=batches.get),
+        Endpoint(operation="cancel", method="POST", path=one + "/cancel", handler=batches.cancel),
+    ]
 
 
 class Asked(NamedTuple):

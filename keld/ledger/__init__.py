@@ -18,7 +18,10 @@ what the runner uses down to the tables:
     transition   one event of one shard, by the transition table
     recovery     what staging remembers, compared with the ledger
     rebuild      what staging remembers, written to a ledger that lost it
-    witness      what staging remembers of the ledger, in files
+    witness      what staging remembers of the ledger
+    witness_file    ... kept in files of a disk
+    witness_object  ... kept in objects of a bucket
+    memory       what is remembered of one job run, line by line
     lease        who may act on a job run, and until when
     reservation  the money reserved for requests that may still be billed
     cost         what each job run spent on each model in each lane
@@ -39,10 +42,10 @@ from keld.ledger.fault import RefusalReason, ShardError, ShardFault
 from keld.ledger.history import Timing
 from keld.ledger.lease import WORKER_SKEW, Lease
 from keld.ledger.ledger import Ledger
+from keld.ledger.memory import Memory
 from keld.ledger.progress import Unchanged
 from keld.ledger.queue import QueuedShard, Rival
 from keld.ledger.record import Attachment, Candidate, EventRecord, Intent, JobRun, Orphan, Shard, nonce
-from keld.ledger.witness import Memory
 
 __all__ = [
     "WORKER_SKEW",

@@ -35,6 +35,7 @@ _UNCONFIRMED = (
     .where(SHARD.c.state.in_(AT_PROVIDER), INTENT.c.outcome.in_(_ACCEPTED), SHARD.c.run_id.in_(sa.bindparam("of", expanding=True)))
 )
 _KNOWN = [sa.select(of.c.batch_id).where(of.c.batch_id.in_(sa.bindparam("of", expanding=True))) for of in (INTENT, ORPHAN)]
+_UPLOADED = sa.select(INTENT.c.input_ref, INTENT.c.shard_id).where(INTENT.c.input_ref.in_(sa.bindparam("of", expanding=True)))
 _LATE = (
     sa.select(SHARD.c.provider, SHARD.c.host, INTENT.c.at, SHARD.c.requests)
     .join(SHARD, SHARD.c.id == INTENT.c.shard_id)
@@ -104,6 +105,14 @@ class Accounts:
             for some in lookup.in_lots(batch_ids):
                 for query in _KNOWN:
                     found.update(db.execute(query, {"of": some}).scalars())
+        return found
+
+    def shards_of_uploads(self, input_refs: Collection[str]) -> dict[str, str]:
+        """The shards whose creates named these uploads, by upload."""
+        found: dict[str, str] = {}
+        with self._db.read() as db:
+            for some in lookup.in_lots(input_refs):
+                found.update((row.input_ref, row.shard_id) for row in db.execute(_UPLOADED, {"of": some}))
         return found
 
     # -- the sweep --------------------------------------------------------------------------------------------

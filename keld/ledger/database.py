@@ -19,7 +19,7 @@ import msgspec
 import sqlalchemy as sa
 
 from keld.errors import LedgerError
-from keld.ledger.migration import NEWEST, migrate
+from keld.ledger.migration import NEWEST, made_later, migrate
 from keld.ledger.table import META, VERSION
 
 _PATIENCE_S = 30.0  # for another process's transaction on the same SQLite file
@@ -171,10 +171,12 @@ def _open(engine: sa.Engine, where: str) -> bool:
                 f"The ledger at {where} is of version {found}; this Keld knows versions up to {NEWEST}. Nothing was changed or sent. "
                 "A later Keld has changed it: install that version here, too, or use another KELD_LEDGER_URL."
             )
+        if found is None:
+            _check_whole(there - {VERSION.name}, where, set(META.tables))
+        else:
+            _check_whole(there, where, set(META.tables) - made_later(found))
         if found is not None and found < NEWEST:
             _upgrade(db, found, where)
-            there = set(sa.inspect(db).get_table_names())
-        _check_whole(there if found is not None else there - {VERSION.name}, where)
     return False
 
 
@@ -188,9 +190,9 @@ def _upgrade(db: sa.Connection, found: int, where: str) -> None:
         ) from None
 
 
-def _check_whole(there: set[str], where: str) -> None:
+def _check_whole(there: set[str], where: str, wanted: set[str]) -> None:
     """Passes if no table of the ledger is missing, as it may be after an interrupted restore or copy."""
-    missing = sorted(set(META.tables) - there)
+    missing = sorted(wanted - there)
     if missing:
         raise LedgerError(
             f"The ledger at {where} is incomplete: it lacks {', '.join(missing)}. Nothing was changed or sent. Restore it from a backup; if "

@@ -46,12 +46,16 @@ class History:
         self._db = db
 
     def turnarounds(
-        self, provider: str, host: str, model: str, lane: str, now: datetime, limit: int = 200
+        self, provider: str, host: str, model: str, lane: str, now: datetime, limit: int = 200, *, ahead: bool = False
     ) -> tuple[list[float], list[float]]:
-        """Seconds from submission to end of the latest shards that completed; and the seconds that the others ran, or are running, without completing."""
+        """Seconds from submission to end of the latest shards that completed; and the seconds that the others ran, or are running, without completing.
+
+        Args:
+            ahead: of the shards of a row or two that went ahead of all others; else of the others, which may take longer.
+        """
         query = (
             sa.select(SHARD.c.submitted_at, SHARD.c.ended_at, SHARD.c.ended)
-            .where(*_of(provider, host, model), SHARD.c.lane == lane)
+            .where(*_of(provider, host, model), SHARD.c.lane == lane, _is(SHARD.c.ahead, ahead))
             .where(SHARD.c.submitted_at.is_not(None), sa.or_(SHARD.c.ended.is_not(None), SHARD.c.state.in_(AT_PROVIDER)))
             .order_by(SHARD.c.submitted_at.desc())
             .limit(limit)
@@ -76,21 +80,25 @@ class History:
         with self._db.read() as db:
             return [(requests, begun.timestamp(), ended.timestamp()) for requests, begun, ended in db.execute(query)]
 
-    def observed(self, provider: str, host: str, model: str, job: tuple[str, str] | None = None, limit: int = 200) -> Observed:
-        """What the latest first rounds of a model used; of one (namespace, job), or of all.
+    def observed(
+        self, provider: str, host: str, model: str, job: tuple[str, str] | None = None, limit: int = 200, *, lane: str | None = None
+    ) -> Observed:
+        """What the latest first rounds of a model used; of one (namespace, job), or of all; in one lane, or in all.
 
-        Only first rounds: the size of a later one includes the faults of earlier answers.  If some rows of a shard were not billed, its size is
-        counted in proportion to the billed rows.
+        Only first rounds, or second ones behind a row that went ahead: the size of a later one includes the faults of earlier answers.  If
+        some rows of a shard were not billed, its size is counted in proportion to the billed rows.
         """
         query = (
             sa.select(SHARD)
             .where(*_of(provider, host, model))
-            .where(SHARD.c.state == State.COLLECTED, SHARD.c.round == 0, SHARD.c.input_tokens > 0)
+            .where(SHARD.c.state == State.COLLECTED, _is_first(), SHARD.c.input_tokens > 0)
             .order_by(SHARD.c.collected_at.desc())
             .limit(limit)
         )
         if job is not None:
             query = query.join(RUN, RUN.c.id == SHARD.c.run_id).where(RUN.c.namespace == job[0], RUN.c.job == job[1])
+        if lane is not None:
+            query = query.where(SHARD.c.lane == lane)
         with self._db.read() as db:
             shards = [Shard(**row._mapping) for row in db.execute(query)]
         return Observed(
@@ -101,17 +109,33 @@ class History:
             cached_tokens=sum(shard.cached_tokens for shard in shards),
         )
 
-    def read_from_cache(self, provider: str, host: str, model: str, lane: str, since: datetime) -> Read:
-        """The cache use that marked shards of a model in a lane reported, of those collected since then."""
+    def read_from_cache(self, provider: str, host: str, model: str, lane: str, since: datetime, *, warm: bool = False) -> Read:
+        """The cache use that marked shards of a model in a lane reported, of those collected since then.
+
+        Args:
+            warm: of those whose beginning the cache had when they were planned; else of the others.  Rows that went ahead count for neither.
+        """
         used = SHARD.c.cached_tokens + SHARD.c.cache_write_tokens > 0  # else the marked text was too short for the cache
         query = (
             sa.select(sa.func.sum(SHARD.c.requests), sa.func.sum(SHARD.c.cached_tokens), sa.func.sum(SHARD.c.cache_write_tokens))
             .where(*_of(provider, host, model), SHARD.c.lane == lane)
             .where(SHARD.c.cache_ttl.is_not(None), SHARD.c.collected_at >= since, used)
+            .where(_is(SHARD.c.cache_warm, warm), _is(SHARD.c.ahead, False))
         )
         with self._db.read() as db:
             rows, read, written = db.execute(query).one()
         return Read(rows=int(rows or 0), read_tokens=int(read or 0), written_tokens=int(written or 0))
+
+    def is_warm(self, provider: str, host: str, model: str, lane: str, prefix: str, since: datetime) -> bool:
+        """True if a shard whose marked text has the digest `prefix` used the cache and ended after `since`."""
+        query = (
+            sa.select(SHARD.c.id)
+            .where(*_of(provider, host, model), SHARD.c.lane == lane, SHARD.c.cache_prefix == prefix)
+            .where(SHARD.c.state == State.COLLECTED, SHARD.c.ended_at > since, SHARD.c.cached_tokens + SHARD.c.cache_write_tokens > 0)
+            .limit(1)
+        )
+        with self._db.read() as db:
+            return db.execute(query).first() is not None
 
     def timings(
         self, namespace: str, *, job: str | None = None, since: datetime | None = None, until: datetime | None = None
@@ -125,3 +149,15 @@ class History:
 
 def _of(provider: str, host: str, model: str) -> tuple[sa.ColumnElement[bool], ...]:
     return SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model
+
+
+def _is_first() -> sa.ColumnElement[bool]:
+    """True for shards that ask rows for the first time."""
+    before = SHARD.alias()
+    behind = sa.exists().where(before.c.run_id == SHARD.c.run_id, before.c.round == 0, before.c.ahead.is_(sa.true()))
+    return sa.or_(SHARD.c.round == 0, sa.and_(SHARD.c.round == 1, behind))
+
+
+def _is(column: sa.Column[bool | None], value: bool) -> sa.ColumnElement[bool]:
+    """True if a column is true or, for False, if it is false or null: earlier versions have written nothing there."""
+    return column.is_(sa.true()) if value else column.is_not(sa.true())

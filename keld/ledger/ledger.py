@@ -183,7 +183,7 @@ class Ledger:
             db.execute(sa.update(RUN).where(RUN.c.id == lease.run_id).values(round=round_))
             event_log.append(db, now, lease.run_id, RunEvent.ROUND, epoch=lease.epoch, facts={"round": round_, "shards": len(shards)})
         failpoint("ledger.add_shards.after")
-        self.recovery.remember(lease.run_id, shards=shards)
+        self.recovery.remember(lease.run_id, shards=shards, names=objects)
 
     def record_run(
         self,
@@ -211,7 +211,7 @@ class Ledger:
             event_log.append(db, now, lease.run_id, kind, was=was, became=state or was, epoch=lease.epoch, facts=facts)
         failpoint(f"ledger.run_{kind}.after")
         became = self.run(lease.run_id)
-        self.recovery.remember(lease.run_id, run=became)
+        self.recovery.remember(lease.run_id, run=became, names=objects)
         return became
 
     # -- a shard ----------------------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ class Ledger:
             follow(db, shard, event, became)
             name_objects(db, shard.run_id, objects)
         failpoint(f"ledger.{event.value}.after")
-        self.recovery.remember(shard.run_id, shards=[became], orphans=orphans)
+        self.recovery.remember(shard.run_id, shards=[became], orphans=orphans, names=objects)
         return became
 
     def record_intent(self, lease: Lease, shard: Shard, now: datetime, after_batch: str | None = None) -> Shard:
@@ -263,8 +263,9 @@ class Ledger:
         attempt = shard.attempt + 1
         changes = {"attempt": attempt, "intent_at": now, "worst_usd": shard.worst_usd, "looks": 0, "not_before": None, "error": None}
         intent = Intent(
-            shard_id=shard.id, attempt=attempt, at=now, requests=shard.requests, after_batch=after_batch, outcome="sending", batch_id=None
-        )
+            shard_id=shard.id, attempt=attempt, at=now, requests=shard.requests, after_batch=after_batch, outcome="sending", batch_id=None,
+            input_ref=shard.input_ref,
+        )  # fmt: skip
         failpoint("ledger.sending.before")
         with self.leases.held(lease, now) as db:
             reserve_within_ceiling(db, shard)

@@ -7,7 +7,11 @@ null, since a worker of the earlier version may be writing at the same time; `te
 
 from __future__ import annotations
 
+import re
+
 import sqlalchemy as sa
+
+_MAKES = re.compile(r"CREATE TABLE (\w+)").match
 
 # From version N, at N - 1, to the next.
 STEPS: tuple[tuple[str, ...], ...] = (
@@ -32,8 +36,22 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "sha256 VARCHAR(64) NOT NULL, size_bytes BIGINT NOT NULL, PRIMARY KEY (run_id, name))",
     ),
     ("ALTER TABLE keld_shard ADD COLUMN lines BIGINT",),  # 4 -> 5: requests of many rows
+    (  # 5 -> 6: the upload of each create: where a host keeps no marks, it shows whose a batch is that is listed only after the shard was sent again
+        "ALTER TABLE keld_intent ADD COLUMN input_ref VARCHAR",
+        "CREATE INDEX keld_intent_input ON keld_intent (input_ref)",
+    ),
+    (  # 6 -> 7: what the prompt cache already had of a shard, and rows that go ahead of the others
+        "ALTER TABLE keld_shard ADD COLUMN cache_prefix VARCHAR(16)",
+        "ALTER TABLE keld_shard ADD COLUMN cache_warm BOOLEAN",
+        "ALTER TABLE keld_shard ADD COLUMN ahead BOOLEAN",
+    ),
 )
 NEWEST = 1 + len(STEPS)
+
+
+def made_later(version: int) -> set[str]:
+    """The tables that a ledger of that version does not have yet."""
+    return {found[1] for statements in STEPS[version - 1 :] for one in statements if (found := _MAKES(one))}
 
 
 def migrate(db: sa.Connection, version: int) -> int:

@@ -13,9 +13,10 @@ import sqlalchemy as sa
 
 from keld.ledger import lookup
 from keld.ledger.cost import doubtful_usd
+from keld.ledger.memory import Memory
+from keld.ledger.object import name_objects
 from keld.ledger.record import Intent, Shard, values_of
-from keld.ledger.table import CANDIDATE, INTENT, ORPHAN, RUN, SHARD
-from keld.ledger.witness import Memory
+from keld.ledger.table import CANDIDATE, INTENT, OBJECT, ORPHAN, RUN, SHARD
 from keld.state import SENT, Event, State
 
 _HOLDING = (*SENT, State.QUARANTINED, State.COLLECTED)  # in these states, a shard's reservation may be billed
@@ -48,6 +49,8 @@ def take_in(db: sa.Connection, memory: Memory, ahead: set[str], now: datetime, *
     for orphan in orphans:
         if orphan.batch_id not in known_orphans:
             db.execute(sa.insert(ORPHAN).values(**values_of(orphan)))
+    named = set(db.execute(sa.select(OBJECT.c.name).where(OBJECT.c.run_id == run.id)).scalars())
+    name_objects(db, run.id, {name: one for name, one in memory.names.items() if name not in named or name.partition("/")[0] in ahead})
     _add_up(db, run.id, memory.answered_before)
 
 

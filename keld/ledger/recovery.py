@@ -6,7 +6,7 @@ Below `ledger`; `witness` keeps the memory, and `rebuild` writes it to the ledge
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import sqlalchemy as sa
@@ -15,11 +15,14 @@ from keld.errors import LedgerError, StagingError, UnknownJobRun
 from keld.ledger import event, lookup
 from keld.ledger.database import Database, shown
 from keld.ledger.lease import Lease
+from keld.ledger.memory import Memory
+from keld.ledger.object import Objects
 from keld.ledger.rebuild import take_in
 from keld.ledger.record import Intent, JobRun, Orphan, Shard
 from keld.ledger.table import INTENT, ORPHAN, RUN, SHARD
-from keld.ledger.witness import Memory, Witness
+from keld.ledger.witness import Witness
 from keld.state import RunEvent
+from keld.stored import StoredName
 
 log = logging.getLogger("keld")
 
@@ -107,39 +110,56 @@ class Recovery:
         shards: Sequence[Shard] = (),
         intents: Sequence[Intent] = (),
         orphans: Sequence[Orphan] = (),
+        names: Mapping[str, StoredName] | None = None,
         durable: bool = False,
     ) -> None:
         """Writes what was just committed to staging; the whole job run, if staging has nothing of it yet.
 
         Args:
             run: the job run as it is now, if it has changed as a whole.
+            names: the objects that some of its files are since.
 
         Raises:
             StagingError: it could not be written, and it is `durable`: without it nothing may be sent.
         """
         if self._witness is None or not self._witness.is_here(run_id):
             return
-        whole, answered_before = not self._witness.has(run_id), None
+        try:
+            self._note(self._witness, run_id, run, shards, intents, orphans, names, durable=durable)
+        except StagingError as error:
+            if durable:
+                raise
+            log.warning("witness.not_noted run=%s %s", run_id, error)
+
+    def _note(
+        self,
+        witness: Witness,
+        run_id: str,
+        run: JobRun | None,
+        shards: Sequence[Shard],
+        intents: Sequence[Intent],
+        orphans: Sequence[Orphan],
+        names: Mapping[str, StoredName] | None,
+        *,
+        durable: bool,
+    ) -> None:
+        whole, answered_before = not witness.has(run_id), None
         changed = self._job_run(run_id) if run is None and whole else run
         if changed is not None and whole:
             with self._db.read() as db:
                 shards, orphans = list(lookup.shards_of(db, [run_id])), lookup.orphans(db, ORPHAN.c.run_id == run_id)
                 intents = lookup.intents(db, INTENT.c.shard_id.in_(sa.select(SHARD.c.id).where(SHARD.c.run_id == run_id)))
-            answered_before = changed.answered - sum(shard.answered for shard in shards)
-        try:
-            self._witness.note(
-                run_id,
-                run=changed,
-                shards=shards,
-                intents=intents,
-                orphans=orphans,
-                answered_before=answered_before,
-                durable=durable,
-            )
-        except StagingError as error:
-            if durable:
-                raise
-            log.warning("witness.not_noted run=%s %s", run_id, error)
+            answered_before, names = changed.answered - sum(shard.answered for shard in shards), Objects(self._db).of(run_id)
+        witness.note(
+            run_id,
+            run=changed,
+            shards=shards,
+            intents=intents,
+            orphans=orphans,
+            names=names,
+            answered_before=answered_before,
+            durable=durable,
+        )
 
     def _job_run(self, run_id: str) -> JobRun:
         with self._db.read() as db:

@@ -107,6 +107,9 @@ SHARD = sa.Table(
     sa.Column("output_tokens", sa.BigInteger, nullable=False, default=0),
     sa.Column("outcomes", sa.JSON),
     sa.Column("lines", sa.BigInteger),
+    sa.Column("cache_prefix", sa.String(16)),
+    sa.Column("cache_warm", sa.Boolean),
+    sa.Column("ahead", sa.Boolean),
     sa.Index("keld_shard_run", "run_id"),
     sa.Index("keld_shard_state", "state", "provider"),
     sa.Index("keld_shard_batch", "batch_id"),
@@ -130,7 +133,9 @@ INTENT = sa.Table(
     sa.Column("after_batch", sa.String),
     sa.Column("outcome", sa.String(16), nullable=False),
     sa.Column("batch_id", sa.String),
+    sa.Column("input_ref", sa.String),
     sa.Index("keld_intent_batch", "batch_id"),
+    sa.Index("keld_intent_input", "input_ref"),
 )
 
 ORPHAN = sa.Table(

@@ -116,7 +116,8 @@ class VertexAccount(Account):
     """One Google Cloud project in one location, at Vertex AI.
 
     Args:
-        project: its id; "": the variable `GOOGLE_CLOUD_PROJECT`.
+        project: its id, or its number, which Google takes as well; always the same of the two, since the ledger takes them for two projects;
+            "": the variable `GOOGLE_CLOUD_PROJECT`.
         location: e.g. `us-central1` or `global`; "": the variable `GOOGLE_CLOUD_LOCATION`.
         bucket: where the inputs and outputs of batches are kept, `gs://bucket/prefix`; "": the variable `KELD_VERTEX_BUCKET`.
     """
@@ -196,6 +197,16 @@ def check_unquoted(key: str, name: str) -> None:
             "(docker --env-file, systemd, a secret that was pasted) may not. Nothing was sent. Give only the key.",
             account=name,
         )
+
+
+def place_of(account: Account, field_name: str, variable: str, known: Collection[str]) -> str:
+    """What to check if no host has the name that is made from a field of the account, as a clause; "" if the field is one of the `known`."""
+    given = getattr(account, field_name)
+    if given in known:
+        return ""
+    near = get_close_matches(given, known, 3)
+    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+    return f"check {field_name}= of the account, or {variable}: no {field_name} {given!r} is known{meant}"
 
 
 def account_names(wrong: str, known: Collection[str]) -> str:

@@ -24,7 +24,7 @@ from keld import http
 from keld.errors import AccessRefused
 from keld.providers.base import Denied, InDoubt, NotNow, Quota, Sender, SendOutcome, Settled
 from keld.providers.envelope import doubt, in_doubt_line, reply_line
-from keld.providers.fault import Codes, ErrorIn, Fault, Meaning, Sent, fault_of, meaning
+from keld.providers.fault import Codes, ErrorIn, Fault, Meaning, Sent, fault_of, meaning, placed
 from keld.providers.part import Auth, Outgoing
 from keld.providers.word import reply_words
 
@@ -51,6 +51,7 @@ class Target:
     codes: Codes
     error_in: ErrorIn | None = None
     aborted: Callable[[bytes], bool] = lambda answer: False
+    place: Callable[[], str] = str
 
 
 @asynccontextmanager
@@ -85,7 +86,7 @@ async def call(post: Post, target: Target, custom_id: str, body: bytes, timeout_
     except AccessRefused as refused:
         return Denied(status=refused.status or 401, code="access_refused", why=str(refused))
     except Fault as no_token:
-        return _no_reply(no_token, custom_id)
+        return _no_reply(no_token, custom_id, target.place)
     try:
         # The library's own timeouts limit one read each: a reply of one byte a second would never exceed them.
         async with asyncio.timeout(timeout_s):
@@ -93,7 +94,7 @@ async def call(post: Post, target: Target, custom_id: str, body: bytes, timeout_
     except TimeoutError:
         return _in_doubt(custom_id, f"no whole reply within {timeout_s:,.0f} s")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        return _no_reply(fault_of(error), custom_id)
+        return _no_reply(fault_of(error), custom_id, target.place)
     quotas = target.quotas(reply.headers)
     if not reply.is_success:
         return _refused(fault_of(reply, carried_prompts=True, error_in=target.error_in, quotas=quotas), target.codes, custom_id)
@@ -184,9 +185,9 @@ def _refused(fault: Fault, codes: Codes, custom_id: str) -> SendOutcome:
             assert_never(unreachable)
 
 
-def _no_reply(fault: Fault, custom_id: str) -> SendOutcome:
+def _no_reply(fault: Fault, custom_id: str, place: Callable[[], str]) -> SendOutcome:
     if fault.sent is Sent.NO:
-        return NotNow(why=fault.cause)
+        return NotNow(why=placed(fault.cause, place))
     return _in_doubt(custom_id, f"no reply: {fault.cause}")
 
 

@@ -19,7 +19,7 @@ from keld.providers.template import Hole
 from keld.reply import Reply
 from keld.request import custom_id, one_line
 
-_PIECE_BYTES = 4 << 20  # of a file: what its lines add to their fragments in one piece
+_PIECE_BYTES = 1 << 20  # of a file: what its lines add to their fragments in one piece
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

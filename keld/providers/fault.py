@@ -244,11 +244,15 @@ def _meaning_of_status(fault: Fault) -> Meaning:
     return Meaning.REFUSED if status in _DEFINITE else Meaning.UNKNOWN
 
 
-def create_outcome(fault: Fault, codes: Codes) -> CreateOutcome:
-    """The outcome of a create that failed: refused, refused for now, or unknown."""
+def create_outcome(fault: Fault, codes: Codes, place: Callable[[], str] = str) -> CreateOutcome:
+    """The outcome of a create that failed: refused, refused for now, or unknown.
+
+    Args:
+        place: gives the clause of `placed`.
+    """
     status, code, own = fault.status, fault.code, fault.own
     if fault.sent is Sent.NO:
-        return Refused(None, "unreachable", fault.cause, permanent=False)
+        return Refused(None, "unreachable", placed(fault.cause, place), permanent=False)
     if status is None:
         return OutcomeUnknown(f"no reply: {fault.cause}")
     match meaning(fault, codes):
@@ -268,8 +272,21 @@ def create_outcome(fault: Fault, codes: Codes) -> CreateOutcome:
             assert_never(unreachable)
 
 
-def error_of(fault: Fault, codes: Codes, name: str, host: str, doing: str) -> KeldError:
+def placed(cause: str, place: Callable[[], str]) -> str:
+    """The cause of a call without a reply, with the setting that the host is made from if no host has that name.
+
+    Args:
+        place: gives that setting, as a clause; "": there is none.  Asked only then, since it may take a second.
+    """
+    clause = place() if _NO_SUCH_NAME in cause else ""
+    return f"{cause}; {clause}" if clause else cause
+
+
+def error_of(fault: Fault, codes: Codes, name: str, host: str, doing: str, place: Callable[[], str] = str) -> KeldError:
     """The error, for people, of a call that costs nothing.
+
+    Args:
+        place: as of `placed`.
 
     `AccessRefused`: 401, 402, 403, or a code that means no money or no permission.  `ProviderUnreachable`: no connection, no reply, 408, 409,
     429, 5xx, or a full queue; worth another try later.  `ProviderRefused`: any other status.
@@ -277,7 +294,7 @@ def error_of(fault: Fault, codes: Codes, name: str, host: str, doing: str) -> Ke
     status = fault.status
     if status is None:
         return ProviderUnreachable(
-            f"{name} at {host} could not be reached for {doing}: {fault.cause}. It is tried again later.", account=name
+            f"{name} at {host} could not be reached for {doing}: {placed(fault.cause, place)}. It is tried again later.", account=name
         )
     if fault.cause:
         return ProviderUnreachable(f"{name} at {host} gave {fault.cause} to {doing}. It is tried again later.", account=name)
@@ -327,7 +344,7 @@ def cause_of(error: BaseException) -> str:
             case ssl.SSLError():
                 return f"TLS failed ({code_of((cause.reason or 'unknown').lower())})"
             case socket.gaierror():
-                return "its name is not known (DNS)"
+                return f"its {_NO_SUCH_NAME} (DNS)"
             case ConnectionRefusedError():
                 return "the connection was refused: nothing listens there"
             case ConnectionResetError() | BrokenPipeError():
@@ -338,6 +355,7 @@ def cause_of(error: BaseException) -> str:
     return said or _name(chain[-1])
 
 
+_NO_SUCH_NAME = "name is not known"  # said of a host here, and of a bucket's in `objects`
 _UNREACHABLE = {100, 101, 112, 113, 51, 65}  # the network or the host is down or unreachable, on Linux and on macOS
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import secrets
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -16,11 +16,11 @@ from http import HTTPStatus
 import msgspec
 
 from keld.errors import AccessRefused, InvalidJob, KeldError
-from keld.objects import AccessDenied, Bucket, Credentials, NoSuchObject, ObjectError
+from keld.objects import AccessDenied, Bucket, Credentials, NoSuchObject, ObjectError, WrongRegion
 from keld.price import Lane, Rates
 from keld.providers.base import Quota
 from keld.providers.check import Check, CheckState
-from keld.providers.fault import Fault, Meaning, meaning, unreadable
+from keld.providers.fault import Fault, Meaning, meaning, placed, unreadable
 from keld.providers.part import Connection, Preset, Probe
 from keld.providers.transports.rest import Rest
 from keld.providers.word import reply_words
@@ -38,6 +38,7 @@ class Subject:
     Args:
         list_batches: asks for the first page of its list of batches; raises `KeldError`.
         rates: (model, lane) -> its prices, or None.
+        place: what to check if no host has its name, as a clause.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Subject:
     connection: Connection
     list_batches: Callable[[], object]
     rates: Callable[[str, Lane], Rates | None]
+    place: Callable[[], str]
 
     def check(self, what: str, state: CheckState, finding: str, fix: str = "") -> Check:
         return Check(subject=self.name, what=what, state=state, finding=finding, fix=fix)
@@ -67,8 +69,7 @@ def examine(subject: Subject, model: str | None, clock: Callable[[], datetime]) 
     if seen.date and (skewed := _clock(subject, seen.date, clock())) is not None:
         yield skewed
     if address := subject.preset.bucket(subject.connection.account):
-        credentials = subject.preset.bucket_credentials
-        yield bucket_check(subject.name, "bucket", address, None if credentials is None else credentials(subject.connection))
+        yield _own_bucket(subject, address)
     if seen.names is not None:
         yield _models(subject, seen.names, model)
     yield from _prices(subject, seen.names, model)
@@ -127,7 +128,7 @@ def _unreached(subject: Subject, fault: Fault) -> Check:
     address = f"base_url= of the account{f' or {preset.base_url_env}' if preset.base_url_env else ''}"
     said = reply_words(fault.status, fault.code)
     if fault.status is None:
-        finding = f"{host} cannot be reached: {fault.cause}."
+        finding = f"{host} cannot be reached: {placed(fault.cause, subject.place)}."
         return subject.check("address", CheckState.PROBLEM, finding, f"Correct {address}, or let this machine reach it.")
     if fault.cause:
         return subject.check("address", CheckState.PROBLEM, f"{host} gives a page that is not of its API.", f"Correct {address}.")
@@ -168,20 +169,36 @@ def _clock(subject: Subject, date: str, now: datetime) -> Check | None:
 # -- bucket ---------------------------------------------------------------------------------------------------
 
 
-def bucket_check(subject: str, what: str, address: str, credentials: Credentials | None = None) -> Check:
-    """Whether an object can be written, read and removed in a bucket."""
+def _own_bucket(subject: Subject, address: str) -> Check:
+    """Whether the account's bucket can be used, opened as the transport opens it."""
+    credentials = subject.preset.bucket_credentials
+    try:
+        options = subject.preset.bucket_options(subject.connection)
+    except AccessRefused as error:
+        return refused(subject.name, "bucket", error)
+    except Fault as fault:
+        return subject.check("bucket", CheckState.PROBLEM, f"The bucket {address} cannot be opened: {fault.cause}.", "Run it again later.")
+    return bucket_check(subject.name, "bucket", address, options, None if credentials is None else credentials(subject.connection))
+
+
+def bucket_check(
+    subject: str, what: str, address: str, options: Mapping[str, str] | None = None, credentials: Credentials | None = None
+) -> Check:
+    """Whether an object can be written, read, listed and removed in a bucket; `options` and `credentials` as of `Bucket.at`."""
 
     def check(state: CheckState, finding: str, fix: str = "") -> Check:
         return Check(subject=subject, what=what, state=state, finding=finding, fix=fix)
 
     doing, name = "opened", f"keld-doctor-{secrets.token_hex(8)}"
     try:
-        bucket = Bucket.at(address, call_s=_BUCKET_CALL_S, credentials=credentials)
+        bucket = Bucket.at(address, options, call_s=_BUCKET_CALL_S, credentials=credentials)
         content = name.encode()
         doing = "written to"
         bucket.put(name, content)
         doing = "read from"
         same = bucket.read(name) == content
+        doing = "listed"
+        same = same and next(bucket.names(), None) is not None
         doing = "cleared"
         bucket.delete(name)
     except ObjectError as error:
@@ -190,13 +207,15 @@ def bucket_check(subject: str, what: str, address: str, credentials: Credentials
         return refused(subject, what, error)
     if not same:
         return check(CheckState.PROBLEM, f"The bucket {address} gives back other bytes than were written.", "Use another bucket.")
-    return check(CheckState.OK, f"Objects in {address} can be written, read and removed.")
+    return check(CheckState.OK, f"Objects in {address} can be written, read, listed and removed.")
 
 
 def _bucket_fix(error: ObjectError) -> str:
     match error:
         case AccessDenied():
             return "Allow these credentials to put, get, list and delete objects there."
+        case WrongRegion():
+            return "Set the region of the bucket (AWS_REGION, or region= of the account), or use a bucket in that region."
         case NoSuchObject():
             return "Make the bucket, or correct its address."
         case _:

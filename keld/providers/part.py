@@ -294,6 +294,7 @@ class Preset:
         url: (connection, a dialect's path) -> the URL of a request of a fast lane; None: the base URL and the path without `base_holds`.
         scope: the part of a host that is the account's own, such as "/projects/p/locations/l", where accounts that share the host share nothing
             else.  `Provider.host` ends with it, so that the ledger keeps their batches apart; "": the host is enough.
+        place: what to check if no host has the name that is made from the account's region or location, as a clause; "": the address.
         variables: the environment variables of the account's other fields, by the field's name; all are needed, and read when it connects.
         quotas: the account's rate limits from a reply's headers.
         codes: the meaning of (status, code), if it differs from the common rules in `fault.meaning`.
@@ -310,7 +311,8 @@ class Preset:
         batch_page: the URL of a batch in the dashboard of the official host, with `{id}` in it.
         probe: what `keld doctor` asks the host; None: the list of batches.
         bucket: the address of the bucket in which the account's batches have their inputs and outputs; "": they need none.
-        bucket_credentials: who asks that bucket; None: with the credentials that obstore finds.
+        bucket_options: the settings with which it is opened, such as its region and keys; it may ask a cloud's library for them.
+        bucket_credentials: who asks that bucket; None: the keys in `bucket_options`, else the credentials that obstore finds.
     """
 
     kind: str
@@ -326,6 +328,7 @@ class Preset:
     base_holds: str = ""
     url: Callable[[Connection, str], str] | None = None
     scope: Callable[[Account], str] = field(default=lambda account: "")
+    place: Callable[[Account], str] = field(default=lambda account: "")
     variables: Mapping[str, str] = field(default_factory=dict)
     quotas: Callable[[httpx2.Headers], dict[str, Quota]] = field(default=lambda headers: {})
     codes: Codes = field(default_factory=dict)
@@ -340,6 +343,7 @@ class Preset:
     batch_page: str | None = None
     probe: Probe | None = None
     bucket: Callable[[Account], str] = field(default=lambda account: "")
+    bucket_options: Callable[[Connection], Mapping[str, str]] = field(default=lambda connection: {})
     bucket_credentials: Callable[[Connection], Credentials] | None = None
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ It combines a preset's parts, so that the runner knows neither dialects nor tran
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import replace
@@ -121,6 +122,7 @@ class Provider:
             connection=self._connection,
             list_batches=self.newest,
             rates=lambda name, lane: self.rates(name, lane, clock()),
+            place=self._place,
         )
         return examine(subject, model, clock)
 
@@ -235,6 +237,7 @@ class Provider:
             codes=preset.codes,
             error_in=preset.error_in,
             aborted=preset.aborted,
+            place=self._place,
         )
         return senders(target, timeout_s, most)
 
@@ -255,7 +258,7 @@ class Provider:
         try:
             return Created(self._batches.create(submission))
         except Fault as fault:
-            return create_outcome(fault, self._preset.codes)
+            return create_outcome(fault, self._preset.codes, self._place)
 
     # -- looking ----------------------------------------------------------------------------------------------
 
@@ -370,6 +373,12 @@ class Provider:
             raise InvalidJob(f"{self.name} at {self.host} has no batches. Nothing was sent. Ask it in a fast lane: lane='standard'.")
         return self._preset.batches(self._connection)
 
+    def _place(self) -> str:
+        """What to check if the name of the host, or of the bucket's, is not known; see `Preset.place`."""
+        if self._account.base_url is None and not os.environ.get(self._preset.base_url_env or ""):
+            return self._preset.place(self._account)
+        return f"check base_url= of the account{f' or {self._preset.base_url_env}' if self._preset.base_url_env else ''}"
+
     @property
     def _envelope(self) -> Envelope:
         return self._preset.envelope or LINES
@@ -384,7 +393,7 @@ class Provider:
         try:
             yield
         except Fault as fault:
-            raise error_of(fault, self._preset.codes, self.name, self.host, doing) from None
+            raise error_of(fault, self._preset.codes, self.name, self.host, doing, self._place) from None
 
 
 def _template(dialect: Dialect, question: Question, model: str, cache: Ttl | None, name: str) -> BodyTemplate:

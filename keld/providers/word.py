@@ -34,6 +34,7 @@ _ADVICE = {
     "bucket_access_denied": (
         "Check that its bucket is there, that the credentials of {name} may read, write and list it, and that this machine's clock is right."
     ),
+    "bucket_in_another_region": "The bucket of {name} is in another region than the account: batches need one in the same region. Correct bucket= or region=.",
     "DeploymentNotFound": (
         "Check deployments= (batches) and fast_deployments= (the other lanes) of {name}: they have the names of deployments, and one that was just made "
         "takes some minutes."

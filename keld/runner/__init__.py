@@ -12,6 +12,7 @@ The map of the package, in the order in which a job run passes through them:
     settings     how long the runner waits, and how often it looks
     context      one worker's lease on one job run, with its files; Environment, which all steps need
     clock        waits that became too long because a clock was set back
+    ahead        the slow half of a step, begun for the next shard while this one's goes on
     queue        which shard is sent next where a provider's queue is full
     submit       rows -> input file -> intent -> create, sent once
     refusal      what is done after a create was refused
@@ -20,7 +21,7 @@ The map of the package, in the order in which a job run passes through them:
     look         what the providers' lists say about many job runs at once, so that few need a lease
     observe      what the provider says about the batches that are under way; cancels
     collect      result files -> one answer a row
-    probe        a row in the standard lane before all the others
+    probe        a row before all the others
     option       what every model and lane could do for the rows that are left
     escalate     moves rows that still wait at the escalation time to a faster lane
     give_up      the instant at which a shard that makes no progress is given up

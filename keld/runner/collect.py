@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from keld import answer
 from keld.answer import LOST, Missing, Tally
@@ -36,6 +36,7 @@ from keld.providers.provider import Provider
 from keld.realtime import answers_in
 from keld.reply import Reply
 from keld.request import Question
+from keld.runner.ahead import Step
 from keld.runner.context import LAG, RunContext, log, sent_of
 from keld.runner.give_up import give_up_time
 from keld.staging import ShardFiles, disk_errors
@@ -45,6 +46,24 @@ _RESULT_BYTES_MOST = 16 << 30  # of one file, whatever is in it
 # Before a file is fetched again that could be read, but had the wrong content.
 _PAUSE, _PAUSE_MOST = timedelta(minutes=1), timedelta(hours=1)
 _UNREACHABLE_MOST = timedelta(minutes=10)  # before it is fetched again when it could not be fetched
+
+
+class Fetched(NamedTuple):
+    """What was fetched of a batch that has ended.
+
+    Args:
+        before: the sizes of an earlier fetch that was not accepted.
+        results: those with the answers first; none if the provider names none.
+        lost: if the provider gives no answers back, the outcome of all rows, and how many of them may be paid.
+    """
+
+    before: list[int]
+    batch: RemoteBatch
+    results: list[Path]
+    lost: tuple[Missing, int] | None
+
+
+_FETCHING = Step[Fetched]()
 _NEVER_WHOLE = Missing(
     Outcome.LOST, "in no result file, and the file changed each time it was fetched; not asked again, since it may be paid", retryable=False
 )
@@ -54,18 +73,13 @@ def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     """The shard after its results were fetched and one answer a row was written; or with the time at which they are fetched again."""
     if shard.lane != Lane.BATCH:
         return _collected(context, shard, _tally(context, run, shard, [answers_in(context.files.shard(shard.id).journal)], _missing(shard)))
-    files = context.files.shard(shard.id)
-    before = _sizes(files)  # of an earlier fetch that was not accepted
+    files, begun = context.files.shard(shard.id), context.ahead.take(_FETCHING, shard.id)
     try:
-        provider = context.provider(shard)
-        batch = _batch(provider, shard)
-        if (lost := _lost_answers(provider, shard, batch)) is not None:
-            return _collected_without_answers(context, run, shard, *lost)
-        with disk_errors(context.files.dir, "What was answered is paid, and stays where it is."):
-            results = _fetch(context, shard, batch, files, again=bool(before))
-            _remove_others(files, results)
+        before, batch, results, lost = _fetched(context, shard) if begun is None else begun.result()
     except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
         return _again(context, shard, problem, context.settings.retry_unreachable, _UNREACHABLE_MOST)
+    if lost is not None:
+        return _collected_without_answers(context, run, shard, *lost)
     tally = _tally(context, run, shard, results, LOST)
     unmentioned = tally.outcomes[Outcome.LOST]
     if unmentioned == shard.requests and not _answered_none(context, shard, batch, results):
@@ -86,6 +100,28 @@ def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     elif unmentioned and (missing := _unreached(shard, batch, tally)) is not None:
         tally = _tally(context, run, shard, results, missing)
     return _collected(context, shard, tally)
+
+
+def fetch_ahead(context: RunContext, shard: Shard) -> None:
+    """Begins to fetch the results of a shard that is collected next."""
+    context.ahead.begin(_FETCHING, shard.id, lambda: _fetched(context, shard))
+
+
+def _fetched(context: RunContext, shard: Shard) -> Fetched:
+    """The results of a batch that has ended, on our disk.
+
+    Raises:
+        AccessRefused, ProviderUnreachable, ProviderRefused: they cannot be fetched now.
+    """
+    files, provider = context.files.shard(shard.id), context.provider(shard)
+    before = _sizes(files)
+    batch = _batch(provider, shard)
+    if (lost := _lost_answers(provider, shard, batch)) is not None:
+        return Fetched(before, batch, [], lost)
+    with disk_errors(context.files.dir, "What was answered is paid, and stays where it is."):
+        results = _fetch(context, shard, batch, files, again=bool(before))
+        _remove_others(files, results)
+    return Fetched(before, batch, results, None)
 
 
 def _tally(context: RunContext, run: JobRun, shard: Shard, results: list[Path], missing: Missing) -> Tally:

@@ -28,6 +28,7 @@ from keld.providers.base import RemoteBatch
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.provider import Provider
 from keld.request import Question
+from keld.runner.ahead import Ahead
 from keld.runner.settings import Settings
 from keld.schema import OutputSchema
 from keld.staging import RunFiles, Staging, disk_errors, read_positions
@@ -65,6 +66,7 @@ class Environment:
     clock: Callable[[], datetime]
     settings: Settings
     lanes: dict[str, FastLanes] | None = None  # by model: read once for all the job runs of one look; None: read each time
+    flex: dict[Any, str | None] | None = None  # what `flex_of` has found in one look, likewise
     listed: Listed | None = None  # what the lists of accounts have just shown; None: they are to be read
     inventories: Mapping[Account, Inventory] = field(default_factory=dict)  # of the accounts with creates that are not confirmed yet
     at_once: dict[tuple[str, str], int] = field(default_factory=dict)  # (host, model) -> the requests at once of the latest realtime run
@@ -99,6 +101,7 @@ class RunContext:
         default_factory=set
     )  # (provider, state): the step that this state requires failed under this lease
     staged: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # by shard, the input file that was written under this lease
+    ahead: Ahead = field(default_factory=Ahead)
     stuck: dict[str, str] = field(default_factory=dict)  # shards that were tried under this lease without progress, and why
     begun: bool = False  # a step was begun under this lease: the first one is, even if little time is left
     passed_over: bool = False  # there was no time to look at its batches

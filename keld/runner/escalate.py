@@ -22,11 +22,12 @@ from keld.ledger import JobRun, Shard
 from keld.outcome import Outcome
 from keld.plan import would_escalate
 from keld.price import Lane
-from keld.runner.context import Environment, RunContext, log
+from keld.runner.context import Environment, RunContext, answers_of, log
 from keld.runner.fast_lane import end_early
 from keld.runner.find_lost import orphan_of
 from keld.runner.observe import cancel
 from keld.runner.option import flex_of, options, speed_of
+from keld.runner.probe import held_back
 from keld.runner.round import ask_of
 from keld.staging import read_positions
 from keld.state import AT_PROVIDER, Event, RunState, State
@@ -53,7 +54,7 @@ def escalation_times(environment: Environment, run: JobRun, shards: Sequence[Sha
     )  # else none is cancelled: see `_hedge_at`
     return {
         lane: deadline.escalation_time(
-            run.deadline_at, _left(environment, waiting), list(speeds.values()), batch=batch and lane is Lane.BATCH, flex=speed
+            run.deadline_at, _left(environment, run, waiting), list(speeds.values()), batch=batch and lane is Lane.BATCH, flex=speed
         )
         for lane, speed in behind.items()
         if any(shard.lane == lane for shard in waiting)
@@ -111,7 +112,7 @@ def _hedge_at(environment: Environment, run: JobRun, waiting: Sequence[Shard]) -
     """The time after which the end of a batch cannot be awaited: all the time that is left is needed to ask its rows elsewhere."""
     assert run.deadline_at is not None
     speeds = [speed_of(environment, name, run.id) for name in run.terms.models]
-    return deadline.escalation_time(run.deadline_at, _left(environment, waiting), speeds, batch=False)
+    return deadline.escalation_time(run.deadline_at, _left(environment, run, waiting), speeds, batch=False)
 
 
 def _hedge(context: RunContext, shards: Sequence[Shard]) -> bool:
@@ -128,16 +129,22 @@ def _hedge(context: RunContext, shards: Sequence[Shard]) -> bool:
 def _would_escalate(context: RunContext, run: JobRun, waiting: Sequence[Shard]) -> bool:
     """True if the rows that are left would go to a faster lane, given the time and the ceiling now."""
     rows = np.concatenate([read_positions(context.files.shard(shard.id).positions) for shard in waiting])
+    if any(shard.ahead for shard in waiting):
+        rows = np.union1d(rows, held_back(context, answers_of(context.files, context.ledger.shards(run.id))))
     free = None
     if run.ceiling_usd is not None:
         freed = (s.worst_usd for s in waiting if s.state not in _UNSENT and not _loses_answers(context.environment, s))
         free = run.ceiling_usd - run.spent_usd - run.reserved_usd + sum(freed)
-    found, terms = options(context.environment, ask_of(context, run, rows), run.deadline_at, free, rows=_left(context.environment, waiting))
+    found, terms = options(
+        context.environment, ask_of(context, run, rows), run.deadline_at, free, rows=_left(context.environment, run, waiting)
+    )
     return would_escalate(found, terms, Lane.BATCH if any(shard.lane == Lane.BATCH for shard in waiting) else Lane.FLEX)
 
 
-def _left(environment: Environment, waiting: Sequence[Shard]) -> int:
-    """The rows that are to be asked if these shards are moved: those that are not answered, and those whose answers would be lost."""
+def _left(environment: Environment, run: JobRun, waiting: Sequence[Shard]) -> int:
+    """The rows that are to be asked if these shards are moved: those that are not answered, those whose answers would be lost, those behind them."""
+    if any(shard.ahead for shard in waiting):
+        return int(run.plan["requests"])
     return sum(
         shard.requests - (0 if _loses_answers(environment, shard) else min(shard.done or 0, shard.requests)) for shard in waiting
     )  # fmt: skip

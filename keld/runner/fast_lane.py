@@ -11,6 +11,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import assert_never
 
+from msgspec import structs
+
 from keld.enrich import apart
 from keld.errors import CeilingTooLow, LeaseLost, ProviderRefused, ProviderUnreachable
 from keld.ledger import JobRun, Shard, ShardError, ShardFault
@@ -38,7 +40,9 @@ def begin(context: RunContext, shard: Shard) -> Shard:
     if context.is_behind_over_ceiling(shard):
         return context.over_ceiling(shard)
     try:
-        shard = context.ledger.record_intent(context.lease, replace(shard, worst_usd=worst_usd(context, shard)), context.now(), None)
+        shard = context.ledger.record_intent(
+            context.lease, structs.replace(shard, worst_usd=worst_usd(context, shard)), context.now(), None
+        )
     except CeilingTooLow as problem:
         log.warning("shard.over_ceiling shard=%s %s", shard.id, problem)
         return context.over_ceiling(shard)

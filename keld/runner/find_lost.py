@@ -13,7 +13,7 @@ Where the same create makes no second batch (`Traits.replays`), it is sent once 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -77,7 +77,8 @@ def _look(context: RunContext, provider: Provider, shard: Shard) -> _Found:
     if provider.traits.finds:
         return _found_by_mark(context, provider, shard)
     marked = provider.traits.marks_batches
-    before = context.ledger.intents(shard.id)[-1].after_batch
+    intents = context.ledger.intents(shard.id)
+    before, uploads = intents[-1].after_batch, {intent.input_ref for intent in intents} - {None}
     asked_at = min(shard.intent_at or context.now(), context.now())
     listing = provider.batches(asked_at - _MARGIN if marked else _EVER, until=before, whole=True)
     listed = list(listing)
@@ -86,7 +87,7 @@ def _look(context: RunContext, provider: Provider, shard: Shard) -> _Found:
     others = {batch_id for facts in mine for batch_id in facts.get("not_ours", ())}
     floor = asked_at - _MARGIN_UNMARKED if marked else _floor(listed, before)
     for batch in sorted(listed, key=lambda batch: batch.created_at):
-        whose = is_of(batch, shard) if marked else None
+        whose = is_of(batch, shard, uploads) if marked else None
         # Counts are claims, and 0 while the file is read: a batch that has ended is checked by its results, whatever its count.
         fits = batch.state.ended or batch.requests in (None, 0, shard.sent_lines)
         possible = whose is None and fits and batch.created_at >= floor and batch.id not in (before, *others)
@@ -113,12 +114,16 @@ def _floor(listed: Sequence[RemoteBatch], before: str | None) -> datetime:
     return _EVER if at == UNREADABLE_TIME else at - _SIDE_BY_SIDE
 
 
-def is_of(batch: RemoteBatch, shard: Shard) -> bool | None:
-    """True if a batch has a mark of this shard, from any of its creates; None: it has no mark at all."""
+def is_of(batch: RemoteBatch, shard: Shard, uploads: Collection[str | None] = ()) -> bool | None:
+    """True if a batch has a mark of this shard, from any of its creates; None: it has no mark at all.
+
+    Args:
+        uploads: of its creates before the latest one.
+    """
     if batch.key is not None:
         return shard_named(batch.key) == shard.id
-    if batch.input_ref is not None and shard.input_ref is not None:
-        return batch.input_ref == shard.input_ref  # the host keeps no marks; an upload is of one shard only
+    if batch.input_ref is not None and (shard.input_ref is not None or uploads):
+        return batch.input_ref == shard.input_ref or batch.input_ref in uploads  # the host keeps no marks; an upload is of one shard only
     return None
 
 
@@ -165,10 +170,11 @@ def _prove(context: RunContext, provider: Provider, shard: Shard, found: Sequenc
     again.  Only ids that can be read, and are not this shard's, prove that a batch is not this shard's.
     """
     others, unproven, unread = [], 0, False
+    uploads = {intent.input_ref for intent in context.ledger.intents(shard.id)} - {None}
     for listed in found:
         # At providers that keep marks, a list may omit them; the batch itself has them.
         batch = (provider.get(listed.id) or listed) if provider.traits.marks_batches else listed
-        whose = is_of(batch, shard) if provider.traits.marks_batches else None
+        whose = is_of(batch, shard, uploads) if provider.traits.marks_batches else None
         if whose:
             return _adopt(context, shard, batch, [])
         if whose is False:

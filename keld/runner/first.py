@@ -19,10 +19,11 @@ from keld.outcome import Outcome
 from keld.plan import Option, Plan, choose_first
 from keld.price import Lane
 from keld.providers.base import Fit
+from keld.reason import reason
 from keld.request import Question, one_line
 from keld.runner.context import Environment, log
 from keld.runner.option import Ask, key_notes, keyless, options, overhead, plan_shards, price_notes
-from keld.runner.probe import PROBED_MOST, probe_of
+from keld.runner.probe import probe_of
 from keld.runner.take import Left, Taken, marks_cache
 from keld.schema import OutputSchema, output_schema
 from keld.shard import fitting
@@ -79,7 +80,7 @@ def plan_first(environment: Environment, first: First, ends_at: datetime | None 
             job=job.name,
             partition=key,
         )
-    found, terms = options(environment, first.ask, due_at, job.ceiling)
+    found, terms = options(environment, first.ask, due_at, job.ceiling, probe=job.probe)
     chosen, most_rows = choose_first(job.name, key, found, terms) if work.requests else (None, None)
     return Plan(
         job=job.name, partition=key, rows=rows.rows, unaskable=rows.unaskable, reused=rows.rows - rows.unaskable - unanswered,
@@ -91,6 +92,7 @@ def plan_first(environment: Environment, first: First, ends_at: datetime | None 
             fits, key_notes(environment, job.acceptable), _trait_notes(environment, first.ask.terms), price_notes(environment, first.ask.terms),
             _hour_notes(found),
         ),
+        reason=reason(chosen, found),
     )  # fmt: skip
 
 
@@ -144,14 +146,17 @@ def cut_first(environment: Environment, first: First, plan: Plan, run_id: str) -
     ask = first.ask if plan.most_rows is None else first.ask.limited(plan.most_rows)
     too_large = ~fitting(ask.sizes, overhead(provider, question, chosen.model), ask.limits(provider, chosen.lane))
     _set_aside(files, question, (ask.sizes > 0) & too_large)
-    ahead = plan.in_lane(Lane.STANDARD)
-    enough = chosen.requests - PROBED_MOST >= chosen.least_requests  # else the rest would be too few for a batch
-    if first.taken.job.probe and enough and chosen.lane is Lane.BATCH and ahead is not None and ahead.obstacle is None:
-        ask, chosen = probe_of(ask, f"{chosen.provider}:{chosen.model}"), ahead
-    return plan_shards(environment, files, ask, chosen, run_id=run_id, first=0, round_=0)
+    if chosen.ahead is None:
+        return plan_shards(environment, files, ask, chosen, run_id=run_id, first=0, round_=0)
+    ask, there = probe_of(ask, f"{chosen.provider}:{chosen.model}", chosen.ahead), chosen
+    if chosen.ahead is not chosen.lane:
+        found = plan.in_lane(chosen.ahead)
+        assert found is not None, "a row goes ahead only in a lane in which the model can be asked"
+        there = found
+    return plan_shards(environment, files, ask, there, run_id=run_id, first=0, round_=0, ahead=True)
 
 
-def terms_of(environment: Environment, first: First) -> RunTerms:
+def terms_of(environment: Environment, first: First, plan: Plan) -> RunTerms:
     """The terms that a job run keeps.
 
     A model whose account has no key is left out, as long as there are others; a cascade then has fewer models.
@@ -160,7 +165,8 @@ def terms_of(environment: Environment, first: First) -> RunTerms:
     without_key = keyless(environment, terms.models)
     for account, why in without_key.items():
         log.warning("account.left_out job=%s partition=%s account=%s %s", taken.job.name, taken.key, account, why)
-    return replace(terms, models=tuple(model for model in terms.models if model.partition(":")[0] not in without_key))
+    ahead = plan.chosen is not None and plan.chosen.ahead is not None
+    return replace(terms, probe=ahead, models=tuple(model for model in terms.models if model.partition(":")[0] not in without_key))
 
 
 def facts_of(plan: Plan) -> dict[str, Any]:
@@ -171,6 +177,8 @@ def facts_of(plan: Plan) -> dict[str, Any]:
     return {
         "model": f"{chosen.provider}:{chosen.model}",
         "lane": chosen.lane.value,
+        "requests": chosen.requests,
+        "ahead": None if chosen.ahead is None else chosen.ahead.value,
         "expected_usd": str(chosen.expected_usd),
         "worst_usd": str(chosen.worst_usd),
         "rates": chosen.rates_source,
@@ -190,7 +198,6 @@ def _terms(job: Job, models: Sequence[str], *, marked: bool) -> RunTerms:
         probability=job.probability,
         priority=job.priority,
         accept=serialize_accept(job.name, job.accept, output_schema(job.output_type, prefix=job.output_prefix)),
-        probe=job.probe,
         hedge=job.hedge,
         prices={name: {rate: str(value) for rate, value in given.items()} for name, given in job.prices.items()},
     )

@@ -138,7 +138,7 @@ class Opener:
             "id": run_id, "namespace": self.namespace.name, "job": job.name, "partition": taken.key, "generation": generation,
             "fingerprint": taken.fingerprint, "input_digest": rows.digest, "rows": rows.rows, "reused": plan.reused,
             "answered": plan.reused - left.quarantined, "quarantined": left.quarantined, "unaskable": rows.unaskable,
-            "terms": terms_of(self.environment, first), "tags": dict(job.tags), "plan": facts_of(plan),
+            "terms": terms_of(self.environment, first, plan), "tags": dict(job.tags), "plan": facts_of(plan),
             "ceiling_usd": job.ceiling, "deadline_at": plan.due, "deadline_basis": plan.due_basis, "sink": asked.target,
             "owner": mine.owner, "source": mine.source, "declared": dict(mine.declared),
         }  # fmt: skip

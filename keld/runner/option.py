@@ -6,7 +6,7 @@ A step of the runner, and of the environment before it: the first plan of a job 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keld import sample, snapshot
-from keld.cache import LEARN_FOR, UNMARKED, Cache, marked, unmarked
+from keld.cache import LEARN_FOR, UNMARKED, Cache, mark_of, prefix_of, unmarked
 from keld.errors import AccessRefused, InvalidJob
 from keld.estimate import Estimate, counted, learned, prior
 from keld.gpu_time import PICO_USD, GpuTime
-from keld.job import AUTO, RunTerms
+from keld.job import AUTO, Probe, RunTerms
 from keld.ledger import Shard, nonce
-from keld.plan import NO_RATE, Candidate, Constraints, Option, Work, evaluate, shared_texts, work_of
+from keld.plan import NO_RATE, Ahead, Candidate, Constraints, Option, Work, evaluate, shared_texts, work_of
 from keld.price import Lane, Rates
 from keld.providers.provider import Provider
 from keld.request import Question
@@ -31,7 +31,7 @@ from keld.shard import Limits, Slice, cut, cut_evenly, fitting
 from keld.speed import Speed, measured
 from keld.staging import RunFiles, disk_errors, write_positions
 from keld.state import State
-from keld.turnaround import turnaround
+from keld.turnaround import Turnaround, turnaround
 from keld.vocabulary import Count, tokens_of
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ REALTIME_ROWS = (
 )
 # Of a shard at an engine of one's own, where money is reserved by the hour: the engine is not full while the last rows of a shard are answered.
 ENGINE_ROWS = 20_000
+PROBED = (1, 2)  # rows that go ahead of the others, and of a second attempt if the first was refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,15 +90,16 @@ class Ask:
 
 
 def options(
-    environment: Environment, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None, *, rows: int | None = None
+    environment: Environment, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None, *, rows: int | None = None, probe: Probe = False
 ) -> tuple[list[Option], Constraints]:
     """All options, the usable ones first, by total cost; and the constraints by which they were evaluated.
 
     Args:
         ceiling_usd: what may still be spent.
         rows: how many of these have no answer yet, if some may have one that is not collected; None: all of them.
+        probe: whether one row may go ahead of the others; never but in a first round.
     """
-    candidates = list(_candidates(environment, ask, due, ceiling_usd))
+    candidates = list(_candidates(environment, ask, due, ceiling_usd, probe))
     terms = Constraints(
         now=environment.clock(),
         due=due,
@@ -112,7 +114,7 @@ def options(
     return evaluate(candidates, work, terms), terms
 
 
-def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None) -> Iterator[Candidate]:
+def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceiling_usd: Decimal | None, probe: Probe) -> Iterator[Candidate]:
     now, without_key = environment.clock(), keyless(environment, ask.terms.models)
     for name in ask.terms.models:
         account, _, model = name.partition(":")
@@ -138,7 +140,7 @@ def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceilin
             if known is None and obstacle is None and not priced:
                 obstacle = _unpriced(provider, model, now)
             worst = worst_rates(environment, ask, provider, model, lane)
-            yield Candidate(
+            candidate = Candidate(
                 provider=account,
                 model=model,
                 lane=lane,
@@ -149,7 +151,7 @@ def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceilin
                 estimate=estimate,
                 speed=speed_of(environment, name, ask.run_id),
                 worst_rates=worst,
-                cache=cache_of(environment, ask, provider, model, lane, estimate, known),
+                cache=cache_of(environment, ask, provider, model, lane, estimate, known, ahead=False),
                 least_requests=provider.traits.least_requests if lane is Lane.BATCH else 1,
                 too_few=too_few,
                 keeps_on_cancel=provider.traits.keeps_on_cancel,
@@ -157,6 +159,50 @@ def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceilin
                 if known is None or known.gpu_hour_usd is None
                 else gpu_time(environment, name, known.gpu_hour_usd, None if due is None else due - now, ceiling_usd),
             )
+            if probe is False or obstacle is not None or known is None or lane is not Lane.BATCH:
+                yield candidate
+            else:
+                yield from _ways(environment, ask, candidate, probe, timed=due is not None, standard=Lane.STANDARD not in fit.not_in)
+
+
+def _ways(environment: Environment, ask: Ask, candidate: Candidate, probe: Probe, *, timed: bool, standard: bool) -> Iterator[Candidate]:
+    """The ways to ask in the batch lane: all rows at once, and with one row ahead in a lane where that is wanted, or may pay.
+
+    Args:
+        timed: there is a deadline.
+        standard: the standard lane takes the question.
+    """
+    provider, rows, now = environment.provider(candidate.provider), ask.work.requests, environment.clock()
+    cache = cache_of(environment, ask, provider, candidate.model, Lane.BATCH, candidate.estimate, candidate.rates, ahead=True)
+    enough = rows - sum(PROBED) >= provider.traits.least_requests  # else the rest would be too few for a batch
+    batch = None
+    # A batch whose cancel loses answers is not cancelled for a deadline: one row that is late would make all the others late.
+    if provider.traits.least_requests == 1 and rows > 1 and (candidate.keeps_on_cancel or not timed):
+        seen = environment.ledger.history.turnarounds(candidate.provider, provider.host, candidate.model, Lane.BATCH, now, ahead=True)
+        first = turnaround(Lane.BATCH, *seen) if any(seen) else candidate.turnaround
+        batch = _behind(candidate, Ahead(lane=Lane.BATCH), first, cache)
+    served = provider.rates(candidate.model, Lane.STANDARD, now, ask.terms.prices) if Lane.STANDARD in provider.traits.lanes else None
+    calls = None
+    if standard and served is not None:
+        worst = worst_rates(environment, ask, provider, candidate.model, Lane.STANDARD)
+        call = Ahead(lane=Lane.STANDARD, worst_rates=worst)
+        calls = _behind(candidate, call, turnaround(Lane.STANDARD), candidate.cache)
+    match probe:
+        case None:
+            primes = batch is not None and not cache.warm and cache.of(rows).ttl is not None
+            found = [candidate, batch] if primes else [candidate]
+        case True:
+            found = [batch, calls] if enough else []
+        case Lane.BATCH | Lane.STANDARD if enough:
+            found = [(batch or calls) if probe == Lane.BATCH else calls]
+        case _:
+            found = []
+    yield from [way for way in found if way is not None] or [candidate]
+
+
+def _behind(candidate: Candidate, ahead: Ahead, first: Turnaround, cache: Cache) -> Candidate:
+    """The candidate with all rows but one behind that one, which takes the time `first`."""
+    return replace(candidate, ahead=ahead, turnaround=candidate.turnaround.after(first), cache=cache)
 
 
 def _unpriced(provider: Provider, model: str, at: datetime) -> str:
@@ -245,17 +291,33 @@ def worst_rates(environment: Environment, ask: Ask, provider: Provider, model: s
 
 
 def cache_of(
-    environment: Environment, ask: Ask, provider: Provider, model: str, lane: Lane, estimate: Estimate, known: Rates | None
+    environment: Environment,
+    ask: Ask,
+    provider: Provider,
+    model: str,
+    lane: Lane,
+    estimate: Estimate | None,
+    known: Rates | None,
+    *,
+    ahead: bool,
 ) -> Cache:
-    """How the provider's cache treats the beginning that all rows share: from the prior, from recent shards, from this job's rows."""
-    caching, work, ledger = provider.caching(ask.question, model), ask.work, environment.ledger
+    """How the provider's cache treats the beginning that all rows share: from the prior, from recent shards, from this job's rows.
+
+    Args:
+        ahead: one of the rows is asked before the others, and writes what they read.
+    """
+    caching, work, history, now = provider.caching(ask.question, model), ask.work, environment.ledger.history, environment.clock()
+    of = (provider.name, provider.host, model)
     if not caching.ttl:
-        seen = ledger.history.observed(provider.name, provider.host, model, ask.job)
-        return unmarked(caching, seen.cached_tokens, seen.rows * work.shared_bytes / estimate.bytes_a_token, seen.rows)
-    if known is None or ask.question.system is None or ask.terms.cache != AUTO:
+        seen = history.observed(*of, ask.job, lane=lane)
+        bytes_a_token = (estimate or prior(work.output_kind)).bytes_a_token
+        return unmarked(caching, seen.cached_tokens, seen.rows * work.shared_bytes / bytes_a_token, seen.rows)
+    ttl = caching.ttl.get(lane)
+    if ttl is None or known is None or ask.question.system is None or ask.terms.cache != AUTO:
         return UNMARKED
-    read = ledger.history.read_from_cache(provider.name, provider.host, model, lane, environment.clock() - LEARN_FOR)
-    return marked(caching, lane, known, work.shared_bytes, read)
+    warm = lane is Lane.BATCH and history.is_warm(*of, lane, prefix_of(shared_texts(ask.question)), now - ttl.span)
+    read = history.read_from_cache(*of, lane, now - LEARN_FOR, warm=lane is Lane.BATCH and (warm or ahead))
+    return mark_of(caching, lane, known, work.shared_bytes, read, ahead=ahead, warm=warm)
 
 
 def speed_of(environment: Environment, name: str, run_id: str | None) -> Speed:
@@ -283,9 +345,18 @@ def _fast_lanes(environment: Environment, name: str) -> FastLanes:
 
 
 def flex_of(environment: Environment, terms: RunTerms, shards: Sequence[Shard]) -> str | None:
-    """A model whose flex price is no higher than the batch price of each of these shards; None if there is none."""
+    """A model whose flex price is no higher than the batch price of each of these shards; None if there is none; found once for one look."""
+    sold = frozenset((shard.provider, shard.model) for shard in shards)
+    if environment.flex is None or terms.prices:
+        return _cheap_flex(environment, terms, sold)
+    if (asked := (terms.models, sold)) not in environment.flex:
+        environment.flex[asked] = _cheap_flex(environment, terms, sold)
+    return environment.flex[asked]
+
+
+def _cheap_flex(environment: Environment, terms: RunTerms, sold: Collection[tuple[str, str]]) -> str | None:
     now, own = environment.clock(), terms.prices
-    known = [environment.rates(f"{shard.provider}:{shard.model}", Lane.BATCH, now, own) for shard in shards]
+    known = [environment.rates(f"{provider}:{model}", Lane.BATCH, now, own) for provider, model in sold]
     for name in terms.models:
         account, _, model = name.partition(":")
         provider = environment.provider(account)
@@ -311,12 +382,14 @@ def plan_shards(
     first: int,
     round_: int,
     priority: NDArray[np.float64] | None = None,
+    ahead: bool = False,
 ) -> list[Shard]:
     """The planned shards of a round, with their positions already on disk; rows that are too large for any shard are left out.
 
     Args:
         first: the ordinal of the first of them.
         priority: N numbers; the rows with the largest come into the first shards.  None: in the order of the table.
+        ahead: all other rows wait for the end of these.
     """
     provider = environment.provider(option.provider)
     more = overhead(provider, ask.question, option.model)
@@ -326,7 +399,8 @@ def plan_shards(
     work, planned, by_the_hour = ask.work, [], known.gpu_hour_usd is not None
     for n, positions in enumerate(_groups(ask, more, provider, option.lane, priority)):
         shard_id, size = nonce(), int(ask.sizes[positions].sum()) + len(positions) * more
-        part, cache = work.of(len(positions), size - len(positions) * more), option.cache.of(len(positions))
+        part, cache = work.of(len(positions), size - len(positions) * more), option.cache
+        cache = (cache.forced if ahead and option.lane is Lane.BATCH else cache).of(len(positions))
         with disk_errors(files.dir, "Nothing of this round was sent."):
             path = files.shard(shard_id).positions
             write_positions(path, positions)
@@ -349,6 +423,9 @@ def plan_shards(
                 if by_the_hour
                 else part.expected_usd(known, option.estimate, cache),
                 cache_ttl=None if cache.ttl is None else cache.ttl.value,
+                cache_prefix=None if cache.ttl is None else prefix_of(shared_texts(ask.question)),
+                cache_warm=cache.warm,
+                ahead=ahead,
             )
         )
     return planned

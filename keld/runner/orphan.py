@@ -58,13 +58,20 @@ class Sweep:
     suspects: frozenset[int] | None = None
     read_results: bool = True
     listed: Mapping[str, RemoteBatch] = field(default_factory=dict)  # by id
+    uploaders: Mapping[str, str] = field(
+        default_factory=dict
+    )  # the shards by the uploads of their creates, of listed batches without a mark
 
     def find(self, since: datetime) -> Iterator[Finding]:
         """The batches that the provider has and the ledger does not, the youngest first; changes nothing."""
         if Lane.BATCH not in self.provider.traits.lanes:
             return
         self.listed = {batch.id: batch for batch in self.provider.batches(since - SKEW)}
-        known, shown = self.environment.ledger.accounts.known_batches(self.listed), set()
+        accounts = self.environment.ledger.accounts
+        known, shown = accounts.known_batches(self.listed), set()
+        self.uploaders = accounts.shards_of_uploads(
+            {batch.input_ref for batch in self.listed.values() if batch.key is None and batch.input_ref}
+        )
         for batch in self.listed.values():
             if batch.id not in self.foreign and batch.id not in known:
                 found = self._judge(batch)
@@ -91,7 +98,7 @@ class Sweep:
     def _judge(self, batch: RemoteBatch) -> Finding | None:
         """The finding on a batch; None: it is not ours, or is known."""
         if self.provider.traits.marks_batches:
-            shard_id = shard_named(batch.key)
+            shard_id = self.uploaders.get(batch.input_ref or "") if batch.key is None else shard_named(batch.key)
         elif not batch.state.ended and self.suspects is not None and batch.requests not in self.suspects:
             return None
         elif not batch.state.ended or not self.read_results:

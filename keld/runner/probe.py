@@ -1,7 +1,10 @@
-"""Probe: a row or two in the standard lane before all the others go into a batch.
+"""Probe: a row or two before all the others go into a batch.
 
 A step of the runner, beside `round`.  Some providers check parameters only while they process a batch, so a wrong one shows after
-hours; the probe shows it within a minute.  One row may be refused because of its own content, so a job run is stopped only after three refusals.
+hours, in every row; the probe shows it in one.  As a batch of one it also writes the prompt cache for the others (`cache`), at half the price;
+in the standard lane it is answered within a minute.  It is a row like any other: asked once, and its answer is kept.
+One row may be refused because of its own content, so a job run is stopped only after three refusals.  The second attempt goes to the standard lane if
+the job allows that: one turnaround of waiting is enough.
 """
 
 from __future__ import annotations
@@ -19,24 +22,33 @@ from keld.ledger import JobRun, Shard
 from keld.outcome import Outcome
 from keld.price import Lane
 from keld.runner.context import RunContext
-from keld.runner.option import Ask
+from keld.runner.option import PROBED, Ask
 from keld.staging import disk_errors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_ROWS = (1, 2)  # rows of the first probe, and of the second one if the first was refused
-PROBED_MOST = sum(_ROWS)
 
-
-def probe_of(ask: Ask, model: str, *, again: bool = False) -> Ask:
-    """One row of about the median size, for one model in the standard lane; `again`: two other rows."""
+def probe_of(ask: Ask, model: str, lane: Lane, *, again: bool = False) -> Ask:
+    """One row of about the median size, for one model in one lane; `again`: two other rows."""
     asked = np.flatnonzero(ask.sizes)
     middle = asked[np.argsort(ask.sizes[asked], kind="stable")]
-    rows = np.roll(middle, -(len(middle) // 2))[: _ROWS[again]]
+    rows = np.roll(middle, -(len(middle) // 2))[: PROBED[again]]
     mask = np.zeros(len(ask.sizes), dtype=np.bool_)
     mask[rows] = True
-    return replace(ask, sizes=np.where(mask, ask.sizes, 0), terms=replace(ask.terms, models=(model,), lane=Lane.STANDARD.value))
+    return replace(ask, sizes=np.where(mask, ask.sizes, 0), terms=replace(ask.terms, models=(model,), lane=lane.value))
+
+
+def second_lane(context: RunContext, run: JobRun, first: Shard) -> Lane:
+    """The lane of a second attempt: standard if that lane was taken before, or if the job allows every lane and the model is sold there."""
+    if first.lane != Lane.BATCH:
+        return Lane.STANDARD
+    provider = context.provider(first)
+    sold = (
+        Lane.STANDARD in provider.traits.lanes and provider.rates(first.model, Lane.STANDARD, context.now(), run.terms.prices) is not None
+    )
+    takes = Lane.STANDARD not in provider.fit(context.question(), first.model).not_in
+    return Lane.STANDARD if run.terms.any_lane and sold and takes else Lane.BATCH
 
 
 def held_back(context: RunContext, answers: Sequence[Path]) -> NDArray[np.int64]:
@@ -58,7 +70,7 @@ def refused(run: JobRun, shards: Sequence[Shard]) -> bool:
 
 def is_enough(shards: Sequence[Shard]) -> bool:
     """True if so many rows were refused that their own content is not the reason."""
-    return sum(shard.requests for shard in shards) >= PROBED_MOST
+    return sum(shard.requests for shard in shards) >= sum(PROBED)
 
 
 def fail_held_back(context: RunContext, shards: Sequence[Shard], held: NDArray[np.int64]) -> None:

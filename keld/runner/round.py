@@ -23,7 +23,7 @@ from keld.plan import PART, Option, choose_rest, held
 from keld.request import REPAIR_BYTES
 from keld.runner.context import RunContext, answers_of, log
 from keld.runner.option import Ask, options, plan_shards
-from keld.runner.probe import fail_held_back, held_back, is_enough, probe_of, refused
+from keld.runner.probe import fail_held_back, held_back, is_enough, probe_of, refused, second_lane
 from keld.staging import read_positions
 from keld.state import TERMINAL, RunEvent, RunState
 
@@ -101,19 +101,21 @@ def _plan_round(
     accept, first = run.terms.accept, len(shards)
     again = retryable_positions(answers, run.rows, attempts + (len(models) - 1 if accept else 0))
     again = again if free is None else again[free[again]]
-    asks: list[tuple[Ask, bool]] = []
+    asks: list[tuple[Ask, bool, bool]] = []
     if free is None and run.terms.probe and len(held := held_back(context, answers)):
         if not refused(run, shards):
             again = np.union1d(again, held)
         elif is_enough(shards):
             fail_held_back(context, shards, held)
         else:
-            asks.append((probe_of(ask_of(context, run, held), f"{shards[0].provider}:{shards[0].model}", again=True), False))
-    asks += _by_level(context, run, shards, again) if accept else [(ask_of(context, run, again), False)]
-    for ask, answered in asks:
+            lane = second_lane(context, run, shards[0])
+            asks.append((probe_of(ask_of(context, run, held), f"{shards[0].provider}:{shards[0].model}", lane, again=True), False, True))
+    found = _by_level(context, run, shards, again) if accept else [(ask_of(context, run, again), False)]
+    asks += [(ask, answered, False) for ask, answered in found]
+    for ask, answered, ahead in asks:
         if ask.work.output_kind != "embedding":
             ask.sizes[list(complaints(answers, np.flatnonzero(ask.sizes)))] += REPAIR_BYTES
-        planned = _plan_part(context, run, ask, first, left, answered=answered)
+        planned = _plan_part(context, run, ask, first, left, answered=answered, ahead=ahead)
         left = None if left is None else left - sum((shard.worst_usd for shard in planned), Decimal(0))
         first += len(planned)
         yield from planned
@@ -131,7 +133,7 @@ def _by_level(context: RunContext, run: JobRun, shards: Sequence[Shard], again: 
             yield replace(ask, terms=replace(run.terms, models=models[n:])), n > 0
 
 
-def _plan_part(context: RunContext, run: JobRun, ask: Ask, first: int, left: Decimal | None, *, answered: bool) -> list[Shard]:
+def _plan_part(context: RunContext, run: JobRun, ask: Ask, first: int, left: Decimal | None, *, answered: bool, ahead: bool) -> list[Shard]:
     """Planned shards; none if there is nothing to ask, or if the rows are answered and a better answer would come too late.
 
     None also if the rows are too few for a batch and may go nowhere else: they are planned again with those of the next round, if there is one.
@@ -149,7 +151,9 @@ def _plan_part(context: RunContext, run: JobRun, ask: Ask, first: int, left: Dec
         return []
     ask = ask if most_rows is None else ask.limited(most_rows)
     priority = snapshot.priorities(context.files.snapshot, run.terms.priority)
-    return plan_shards(context.environment, context.files, ask, chosen, run_id=run.id, first=first, round_=run.round + 1, priority=priority)
+    return plan_shards(
+        context.environment, context.files, ask, chosen, run_id=run.id, first=first, round_=run.round + 1, priority=priority, ahead=ahead
+    )
 
 
 def _able(found: list[Option], unable: set[str]) -> list[Option]:

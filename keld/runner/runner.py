@@ -33,7 +33,7 @@ from keld.ledger import JobRun, Shard, Unchanged
 from keld.price import Lane
 from keld.providers.provider import Provider
 from keld.runner.clock import restart_waits
-from keld.runner.collect import collect
+from keld.runner.collect import collect, fetch_ahead
 from keld.runner.context import LAG, Environment, RunContext, configured, log
 from keld.runner.escalate import escalate, escalation_time, escalation_times
 from keld.runner.fast_lane import ask_rows, begin, end_early, under_way
@@ -47,7 +47,7 @@ from keld.runner.observe import cancel, observe_all
 from keld.runner.orphan import Sweep
 from keld.runner.queue import yields_until
 from keld.runner.round import due_of, early_round, next_round
-from keld.runner.submit import lost, stage, submit, submit_again
+from keld.runner.submit import lost, stage, stage_ahead, submit, submit_again
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunEvent, RunState, State
 
 _LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
@@ -116,7 +116,7 @@ class Runner:
 
     def _look(self, runs: Sequence[JobRun], shards: Mapping[str, Sequence[Shard]], budget: timedelta) -> tuple[Look, Environment]:
         """What the accounts' lists show, read from the job run on that was looked at longest ago; and the environment that has it."""
-        environment = replace(self.environment, lanes={})
+        environment = replace(self.environment, lanes={}, flex={})
         still_open = sorted((run for run in runs if not run.over), key=lambda run: run.next_check_at or run.created_at)
         until = time.monotonic() + budget.total_seconds() * _LISTING  # from here on: thousands of rows may take long to read
         with within(until):
@@ -211,11 +211,12 @@ class Runner:
         if run.problem:  # so that a shard that fails each time does not keep the later ones from being tried, another one is the first
             first = int(self.clock().timestamp()) % len(shards)
             shards = [*shards[first:], *shards[:first]]
-        done = sum(self._advance_shard(context, run, shard) for shard in shards) > 0
+        with context.ahead:
+            done = sum(self._advance_shard(context, run, shard, shards[n:]) for n, shard in enumerate(shards, 1)) > 0
         return done or _if_configured(context, lambda: early_round(context, run))
 
-    def _advance_shard(self, context: RunContext, run: JobRun, shard: Shard) -> bool:
-        """True if a step of the shard was due and done; all that are due are done.
+    def _advance_shard(self, context: RunContext, run: JobRun, shard: Shard, following: Sequence[Shard]) -> bool:
+        """True if a step of the shard was due and done; all that are due are done.  `following`: those whose turn comes after it.
 
         If a step fails at a provider, it is tried for no other shard there under this lease; other steps and other providers go on.
         """
@@ -224,6 +225,7 @@ class Runner:
             done = context.begun = True
             context.pulse()
             try:
+                _begin_next(context, shard, following)
                 before, shard = shard, _act(context, run, shard)
                 if shard is before:
                     break  # a realtime run that stopped early: the next pass decides whether it goes on
@@ -424,6 +426,18 @@ def _act(context: RunContext, run: JobRun, shard: Shard) -> Shard:
             return collect(context, run, shard)
         case _:
             return _act_in_batch(context, run, shard) if shard.lane == Lane.BATCH else _act_in_fast_lane(context, run, shard)
+
+
+def _begin_next(context: RunContext, shard: Shard, following: Sequence[Shard]) -> None:
+    """Begins the slow half of a step for one of the shards that follow, while this one's step goes on."""
+    wanted = {State.STAGED: State.PLANNED, State.ENDED: State.ENDED}.get(shard.state)
+    other = next((one for one in following if one.state is wanted and one.lane == shard.lane == Lane.BATCH), None)
+    if other is None or context.cancelling or other.provider in context.blocked:
+        return
+    if wanted is State.PLANNED:
+        stage_ahead(context, other)
+    elif other.not_before is None or other.not_before <= context.now():
+        fetch_ahead(context, other)
 
 
 def _act_in_batch(context: RunContext, run: JobRun, shard: Shard) -> Shard:

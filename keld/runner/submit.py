@@ -9,11 +9,11 @@ itself holds that a create with the same key makes no second batch (`Traits.repl
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from keld import snapshot
 from keld.enrich import apart, complaints
@@ -24,10 +24,11 @@ from keld.price import Lane
 from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, RemoteBatch, Submission
 from keld.providers.provider import Provider
 from keld.request import batch_key, repaired
+from keld.runner.ahead import Step
 from keld.runner.context import RunContext, answers_of, log
 from keld.runner.queue import deferred_until
 from keld.runner.refusal import keep
-from keld.staging import disk_errors, read_positions, sha256_of, write_file
+from keld.staging import Draft, disk_errors, draft, read_positions, sha256_of, write_file
 from keld.state import Event
 from keld.stored import identity
 
@@ -35,26 +36,58 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+_NAME = "staging.input"  # of the failpoints of an input file
+_WRITING = Step[tuple[Draft, Callable[[], int | None]]]()
 _REPLAYS = 2  # of a create without a reply, where that makes no second batch
 
 
+class Input(NamedTuple):
+    """A shard's input file, to be written.
+
+    Args:
+        pieces: of the file, made as they are taken.
+        lines: how many lines the pieces had, when they have been taken; None where each row is a line.
+    """
+
+    path: Path
+    pieces: Iterable[bytes]
+    lines: Callable[[], int | None]
+
+
 def stage(context: RunContext, shard: Shard) -> Shard:
-    """The shard, staged: its input file was written from the snapshot."""
-    provider = context.provider(shard)
-    positions = read_positions(context.files.shard(shard.id).positions)
+    """The shard, staged: its input file was written from the snapshot, now, or while the shard before it was sent."""
+    begun = context.ahead.take(_WRITING, shard.id)
+    with disk_errors(context.files.dir, "This shard was not sent."):
+        if begun is None:
+            path, pieces, lines = _input(context, shard)
+            digest = write_file(path, pieces, _NAME)
+        else:
+            written, lines = begun.result()
+            path, digest = written.path, written.land(_NAME)
+    context.staged[shard.id] = identity(path)
+    return context.record(shard, Event.STAGED, sha256=digest, host=context.provider(shard).host, lines=lines())
+
+
+def stage_ahead(context: RunContext, shard: Shard) -> None:
+    """Begins to write the input file of a shard that is staged next."""
+
+    def written() -> tuple[Draft, Callable[[], int | None]]:
+        path, pieces, lines = _input(context, shard)
+        return draft(path, pieces), lines
+
+    context.ahead.begin(_WRITING, shard.id, written, lambda begun: begun[0].drop())
+
+
+def _input(context: RunContext, shard: Shard) -> Input:
+    provider, positions = context.provider(shard), read_positions(context.files.shard(shard.id).positions)
     encoder, path = context.encoder(shard), context.files.shard(shard.id).input
     most, packs = provider.pack_of(encoder, Lane.BATCH), count()
     if most.rows == 1:
-        pieces = encoder.file(_blocks(context, shard, positions))
-    else:
-        alone = apart(earlier_answers(context, shard), positions, context.ledger.run(shard.run_id).terms.max_attempts)
-        numbered = zip(encoder.lines(fragments(context, shard, positions), most, alone), packs, strict=False)
-        pieces = encoder.envelope.around(line for line, _ in numbered)
-    with disk_errors(context.files.dir, "This shard was not sent."):
-        digest = write_file(path, pieces, "staging.input")
-    lines = next(packs) if most.rows > 1 else None  # no number was drawn for a line that did not come
-    context.staged[shard.id] = identity(path)
-    return context.record(shard, Event.STAGED, sha256=digest, host=provider.host, lines=lines)
+        return Input(path, encoder.file(_blocks(context, shard, positions)), lambda: None)
+    alone = apart(earlier_answers(context, shard), positions, context.ledger.run(shard.run_id).terms.max_attempts)
+    numbered = zip(encoder.lines(fragments(context, shard, positions), most, alone), packs, strict=False)
+    # No number was drawn for a line that did not come.
+    return Input(path, encoder.envelope.around(line for line, _ in numbered), lambda: next(packs))
 
 
 def earlier_answers(context: RunContext, shard: Shard) -> list[Path]:
@@ -75,11 +108,16 @@ def fragments(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -
 def _blocks(context: RunContext, shard: Shard, positions: NDArray[np.int64]) -> Iterator[tuple[list[int], list[bytes]]]:
     # The vector of a text with a complaint after it would be that of another text.
     why = {} if context.output().kind == "embedding" else complaints(earlier_answers(context, shard), positions)
-    for here, asked in snapshot.fragment_blocks(context.files.snapshot, positions):
-        context.pulse()
-        if why:
-            asked = [repaired(fragment, why[n]) if n in why else fragment for n, fragment in zip(here, asked, strict=True)]
-        yield here, asked
+    taken = context.files.snapshot
+
+    def blocks() -> Iterator[tuple[list[int], list[bytes]]]:
+        for here, asked in snapshot.fragment_blocks(taken, positions):
+            context.pulse()
+            if why:
+                asked = [repaired(fragment, why[n]) if n in why else fragment for n, fragment in zip(here, asked, strict=True)]
+            yield here, asked
+
+    return blocks()
 
 
 def submit(context: RunContext, run: JobRun, shard: Shard) -> Shard:

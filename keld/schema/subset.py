@@ -192,8 +192,7 @@ class _Walk:
             form |= self._object(node, at, refs)
         if "array" in kinds:
             form |= self._array(node, at, refs)
-        alike = len({msgspec.json.encode(item) for item in node.get("prefixItems", ())}) == 1
-        return form | self._described(node, {*form, *(("prefixItems",) if alike else ())})
+        return form | self._described(node, {*form, *(("prefixItems",) if len(_kinds_of_items(node)) == 1 else ())})
 
     def _takes(self, key: str, value: Any) -> bool:
         match key:
@@ -216,13 +215,11 @@ class _Walk:
         return {"properties": forms, "required": required, "additionalProperties": False}
 
     def _array(self, node: JsonSchema, at: str, refs: tuple[str, ...]) -> JsonSchema:
-        if "prefixItems" in node:
-            alike = {msgspec.json.encode(item): item for item in node["prefixItems"]}
-            items = list(alike.values())  # the order is written into the description, and checked by the decoder
-            return {"items": self.form(items[0] if len(items) == 1 else {"anyOf": items}, f"{at}[...]", refs)}
-        if node.get("items", True) in (True, {}):
+        items = [item for item in _kinds_of_items(node) if item is not False]
+        if not items or items[-1] in (True, {}):
             raise self._refused(at, "is a list of anything", "Give its items a type.")
-        return {"items": self.form(node["items"], f"{at}[...]", refs)}
+        # The order of a tuple is written into the description, and checked by the decoder.
+        return {"items": self.form(items[0] if len(items) == 1 else {"anyOf": items}, f"{at}[...]", refs)}
 
     def _variants(self, node: JsonSchema, keyword: str, at: str, refs: tuple[str, ...]) -> JsonSchema:
         variants = list(node[keyword])
@@ -264,8 +261,11 @@ class _Walk:
 
     def _described(self, node: JsonSchema, said: Collection[str]) -> JsonSchema:
         """Title and description, with the rules that no keyword of the form expresses."""
-        silent = {"default"} if self.takes.all_required else set()
-        unexpressed = {key: part for key, part in node.items() if key not in _SILENT and key not in said and key not in silent}
+        silent = _SILENT | {"default"} if self.takes.all_required else _SILENT
+        if "prefixItems" in node and "prefixItems" not in said:
+            silent -= {"items"}  # those after the first ones
+            said = set(said) - {"items"}
+        unexpressed = {key: part for key, part in node.items() if key not in said and key not in silent}
         unexpressed = {key: part for key, part in unexpressed.items() if not key.startswith("x-")}
         found = self._annotations(node)
         if not unexpressed:
@@ -315,6 +315,16 @@ class _Sizes:
             self._deep(child, level + 1, refs)
         for variant in node.get("anyOf", ()):
             self._deep(variant, level, refs)
+
+
+def _kinds_of_items(node: JsonSchema) -> list[Any]:
+    """The schemas that an array's items may have, each once: of the first ones, then of those after them, if there may be any.
+
+    False: there are none after the first ones.
+    """
+    first = node.get("prefixItems", [])
+    after = [node.get("items", True)] if node.get("maxItems", len(first) + 1) > len(first) else []
+    return list({msgspec.json.encode(item): item for item in [*first, *after]}.values())
 
 
 def _parts(node: JsonSchema, at: str) -> Iterator[tuple[str, JsonSchema]]:

@@ -14,7 +14,7 @@ from pyarrow.compute import run_end_decode
 from keld.errors import SourceError, SourceUnavailable
 from keld.value import as_json, as_text, is_json, is_uuid, json_type
 
-BLOCK_BYTES = 2 << 20  # the most a block holds, unless one row alone is larger
+BLOCK_BYTES = 1 << 19  # the most a block holds, unless one row alone is larger
 BLOCK_ROWS = 16_384
 ROW_FAULT = "\x01fault"  # a column in which readers say why a single row cannot be asked; null for all other rows
 CAST_ROWS = 1_024  # a dictionary or view column shows its size only after conversion: convert few rows at a time

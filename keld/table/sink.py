@@ -23,7 +23,7 @@ _STAGING: dict[str, Any] = {
     "group_bytes": 8 << 20,
     "compression": "lz4",
     "use_dictionary": False,
-    "write_statistics": False,
+    "write_statistics": ["keld_position"],  # of answers: where a file begins
 }
 
 

@@ -10,7 +10,7 @@ from keld.background import Background
 from keld.table.block import plain_blocks
 from keld.value import csv_texts, encode_lines, jsonable
 
-_GROUP_BYTES, _GROUP_ROWS = 16 << 20, 131_072
+_GROUP_BYTES, _GROUP_ROWS = 8 << 20, 131_072
 
 
 class Writer(Protocol):

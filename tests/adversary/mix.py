@@ -37,6 +37,7 @@ class Mix:
 
     Args:
         steps: (what, how much) in their order; then it is looked at until it is over.
+        ahead: one row goes ahead of the others as a batch of one, if there are four or more.
     """
 
     shape: str
@@ -47,6 +48,7 @@ class Mix:
     shard: int | None = None
     crowd: int = 2
     steps: tuple[tuple[str, int], ...] = ()
+    ahead: bool = False
 
 
 # --- what is drawn ------------------------------------------------------------------------------------------------------
@@ -102,6 +104,7 @@ def mixes(draw: st.DrawFn) -> Mix:
     return Mix(
         shape=shape, faults=tuple(faults), quirks=tuple(sorted(quirks)), heals_s=draw(st.sampled_from([None, 30.0, 3_600.0])),
         rows=draw(st.integers(2, 6)), shard=draw(st.sampled_from([None, None, 2])), crowd=draw(st.integers(0, 4)), steps=tuple(steps),
+        ahead=draw(st.sampled_from([False, False, True])),
     )  # fmt: skip
 
 
@@ -115,7 +118,7 @@ def replay(mix: Mix) -> Play:
         Violation: something that was promised is not so.
     """
     host = host_of(mix.shape, *mix.faults, quirks=mix.quirks, heals_s=mix.heals_s, rows=mix.rows, crowd=mix.crowd)
-    play = Play(host, rows=mix.rows, shard=mix.shard)
+    play = Play(host, rows=mix.rows, shard=mix.shard, terms={"probe": "batch", "lane": "batch"} if mix.ahead else {})
     play.lost_track = _is_beyond_telling(mix)
     try:
         for what, much in mix.steps:
@@ -174,7 +177,10 @@ def _is_beyond_telling(mix: Mix) -> bool:
     unmarked = mix.shape == "anthropic" or {"no_metadata", "no_input_id"} <= quirks
     # Only the results of a batch without a mark say whose it is: of one that never ends there are none, and it is not cancelled, since it may be another's.
     lies = "res_foreign" in quirks or (unmarked and ("stuck" in quirks or (bool(set(RESULTS) & quirks) and mix.heals_s is None)))
-    return (repeated and unlisted) or (bool(creates) and unmarked and lies)
+    lost = bool(creates) or any(
+        what == "die" for what, _ in mix.steps
+    )  # a worker that dies between its create and the reply has none either
+    return (repeated and unlisted) or (lost and unmarked and lies)
 
 
 def _count(play: Play) -> None:

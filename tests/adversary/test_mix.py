@@ -65,11 +65,22 @@ def test_no_mix_loses_a_row_or_buys_one_twice_untold(seed: int, mixes: int, reco
             ),
             id="an error with status 200 has an id",
         ),
+        pytest.param(
+            Mix(
+                shape="openai",
+                faults=(Fault(at="create", how="dropped", calls=2), Fault(at="create", how="502 html", lands_s=5.0)),
+                quirks=("lags_long", "no_metadata"),
+                rows=2,
+                crowd=0,
+            ),
+            id="a batch is listed only when its shard has another upload, and has no mark but its own",
+        ),
     ],
 )
 def test_a_mix_that_once_went_wrong_goes_right(mix: Mix) -> None:
     """One: the SDK reads the body of a refusal itself, and its transport's error came through every verb that sweeps.  The other: the counts of a
     cancelled batch fitted the rows that its results name, so the answered row was asked again, eleven times and untold.  The last: the batch that the list shows under
     another id was taken for a second one, and its cost was counted twice; so was it where an error that was not
-    about a batch was read as the description of one."""
+    about a batch was read as the description of one.  Where a host keeps no metadata, the upload shows whose a batch is: that of an
+    earlier create was forgotten, and two batches were never told."""
     replay(mix)

@@ -1,7 +1,8 @@
 """Host: a server with the files and batches of OpenAI's API that answers at once, as cheaply as Python can; prints its address.
 
 It stands in for the provider in `make bench`, in a process of its own: what a client costs is seen, and the server's share is the same small one
-for all.  It checks nothing; that is the emulator's work.  Results are in another order than the requests, as at OpenAI.
+for all.  It checks nothing; that is the emulator's work.  Results are in another order than the requests, as at OpenAI.  Started with the word
+`waiting`, its batches stay in progress.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, cycle
 from typing import Any
+from urllib.parse import parse_qs
 
 from tests.benchmarks.ticket import result
 
@@ -55,12 +59,14 @@ class Files:
         self.results: dict[str, Results] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.numbers = count()
+        self.calls = 0
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     files = Files()
+    waiting = "waiting" in sys.argv
 
     def log_message(self, *_: object) -> None: ...
 
@@ -75,6 +81,9 @@ class Handler(BaseHTTPRequestHandler):
             self._say({"id": f"file-{n}", "object": "file", "bytes": sum(map(len, parts)), "created_at": 1, "filename": "x", "purpose": "batch", "status": "processed"})  # fmt: skip
         elif self.path.endswith("/batches"):
             asked = json.loads(b"".join(parts))
+            if self.waiting:
+                self._say(self._in_progress(f"batch-{n}", asked))
+                return
             found = self.files.results[f"out-{n}"] = Results(b"".join(self.files.inputs.pop(asked["input_file_id"])))
             requests = len(found.ids)
             self.files.batches[f"batch-{n}"] = {
@@ -86,16 +95,38 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._say({})
 
+    def _in_progress(self, batch_id: str, asked: dict[str, Any]) -> dict[str, Any]:
+        """A new batch, as large as OpenAI describes one."""
+        now = int(time.time())
+        empty = ("errors", "output_file_id", "error_file_id", "completed_at", "failed_at", "expired_at", "cancelling_at", "cancelled_at")
+        self.files.batches[batch_id] = {
+            "id": batch_id, "object": "batch", "endpoint": asked["endpoint"], "input_file_id": asked["input_file_id"], "completion_window": "24h",
+            "status": "in_progress", "created_at": now, "in_progress_at": now, "expires_at": now + 86_400, "finalizing_at": None,
+            "metadata": asked.get("metadata"), "request_counts": {"total": 1, "completed": 0, "failed": 0}, **dict.fromkeys(empty),
+        }  # fmt: skip
+        return self.files.batches[batch_id]
+
+    def _page(self, query: str) -> dict[str, Any]:
+        """The newest batches, or those after one."""
+        asked = parse_qs(query)
+        newest = list(self.files.batches)[::-1]
+        start = newest.index(asked["after"][0]) + 1 if "after" in asked else 0
+        end = start + int(asked.get("limit", ["100"])[0])
+        return {"object": "list", "data": [self.files.batches[one] for one in newest[start:end]], "has_more": end < len(newest)}
+
     def do_GET(self) -> None:
-        path, _, _ = self.path.partition("?")
+        self.files.calls += 1
+        path, _, query = self.path.partition("?")
         last = path.rpartition("/")[2]
-        if last == "content":
+        if last == "calls":
+            self._say({"calls": self.files.calls})
+        elif last == "content":
             found = self.files.results[path.split("/")[-2]]
             self._head(found.size_bytes, "application/octet-stream")
             for piece in found.pieces():
                 self.wfile.write(piece)
         elif last == "batches":
-            self._say({"object": "list", "data": list(self.files.batches.values())[::-1], "has_more": False})
+            self._say(self._page(query))
         elif last in self.files.batches:
             self._say(self.files.batches[last])
         else:

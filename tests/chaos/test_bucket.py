@@ -50,13 +50,12 @@ STATES = [
     ("standard", "realtime.received"),
     ("escalated", "realtime.received"),
 ]
-WITNESS = {"witness.note", "witness.noted"}  # a bucket has no copy of the ledger
 SLOW_CASES = [
     pytest.param(peer, scenario, point, id=f"{peer.name}-{scenario}-{point}")
     for peer in (openai, anthropic)
     for scenario, points in POINTS.items()
     for point in points
-    if point not in not_passed(peer) | WITNESS | {"realtime.journal"}
+    if point not in not_passed(peer) | {"realtime.journal"}
 ]
 
 

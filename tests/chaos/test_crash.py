@@ -55,6 +55,10 @@ POINTS: dict[str, tuple[str, ...]] = {
         "ledger.run_writing.before", "ledger.run_writing.after", "sink.write", "sink.written",
         "ledger.run_finished.before", "ledger.run_finished.after",
     ),
+    "primed": (
+        "ledger.sending.after", "create.send", "create.received", "ledger.created.before", "ledger.created.after", "ledger.ended.after",
+        "ledger.collected.before", "ledger.collected.after", "ledger.add_shards.before", "ledger.add_shards.after",
+    ),
     "lost": (
         "ledger.outcome_lost.before", "ledger.outcome_lost.after", "create.replay.send", "create.replay.received",
         "look.send", "look.received", "ledger.adopted.before", "ledger.adopted.after"),
@@ -390,9 +394,11 @@ def test_the_lease_of_a_dead_worker_is_not_waited_for(crash: Crash) -> None:
     assert "outcome_lost" in ledger_dump(crash.keld.ledger_url)
 
 
+@pytest.mark.parametrize("scenario", ["plain", "primed"])
 @pytest.mark.parametrize("point", ["create.send", "create.received", "ledger.collected.before"])
-def test_a_worker_killed_at_its_second_shard_costs_nothing(crash: Crash, peer: Peer, point: str) -> None:
-    """The first one's batch is under way, and known."""
-    crash.kill(peer, "plain", point, nth=2)
-    status = follow(crash.keld, crash, SCENARIOS["plain"], peer, str(crash.sink))
-    crash.check(peer, "plain", status)
+def test_a_worker_killed_at_its_second_shard_costs_nothing(crash: Crash, peer: Peer, point: str, scenario: str) -> None:
+    """The first one's batch is under way, and known; or it was one row, and is collected."""
+    crash.kill(peer, scenario, point, nth=2)
+    status = follow(crash.keld, crash, SCENARIOS[scenario], peer, str(crash.sink))
+    crash.check(peer, scenario, status)
+    assert [batch.requests for batch in status.batches] == ([1, 5] if scenario == "primed" else [4, 2])

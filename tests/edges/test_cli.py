@@ -241,11 +241,12 @@ def test_the_json_of_a_plan(emulator: Emulator) -> None:
     plan = _json(_keld("plan", "jobs.py:labels", "-s", "in.parquet", "-p", "monday", "--json"))
     assert list(plan) == [
         "job", "partition", "rows", "unaskable", "reused", "identical", "work", "options", "chosen", "due", "due_basis", "ceiling_usd",
-        "probability", "lane", "most_rows", "skipped", "left_out", "notes", "table_notes",
+        "probability", "lane", "most_rows", "skipped", "left_out", "notes", "table_notes", "reason",
     ]  # fmt: skip
     assert list(plan["chosen"]) == [
         "provider", "model", "lane", "shards", "requests", "usage", "estimate", "expected_usd", "worst_usd", "risk_usd", "rates_source",
-        "half_by", "most_by", "chance", "rescued_by", "obstacle", "cache", "least_requests", "too_few", "by_the_hour",
+        "half_by", "most_by", "chance", "rescued_by", "obstacle", "cache", "least_requests", "too_few", "by_the_hour", "ahead",
+        "unmarked_usd", "marked_usd", "instead",
     ]  # fmt: skip
     assert plan["chosen"] in plan["options"]
     assert isinstance(plan["chosen"]["worst_usd"], str)  # money is decimal text

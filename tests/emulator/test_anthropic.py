@@ -8,6 +8,8 @@ import anthropic
 import jsonschema
 import pytest
 
+from keld.emulator.cache import Piece, PromptCache, Use, tick
+from keld.emulator.dialect import Conditions
 from tests.emulator.conftest import PLAIN, Desk, message_params
 
 
@@ -73,14 +75,46 @@ def test_custom_ids_are_unique(desk: Desk) -> None:
         desk.anthropic.messages.batches.create(requests=requests)
 
 
-def test_first_request_writes_the_cache_and_later_ones_read_it(desk: Desk) -> None:
-    block = {"type": "text", "text": "x" * 20_000, "cache_control": {"type": "ephemeral", "ttl": "1h"}}
-    usages = [one.result.message.usage for one in results(desk, desk.message_batch(3, system=[block]))]
-    assert [usage.cache_creation_input_tokens for usage in usages] == [5000, 0, 0]
-    assert [usage.cache_read_input_tokens for usage in usages] == [0, 5000, 5000]
+def _written_and_read(desk: Desk, batch_id: str) -> list[tuple[int | None, int | None]]:
+    usages = [one.result.message.usage for one in results(desk, batch_id)]
+    return [(usage.cache_creation_input_tokens, usage.cache_read_input_tokens) for usage in usages]
+
+
+def test_rows_of_a_cold_batch_run_side_by_side_and_all_write_and_those_of_the_next_one_read(desk: Desk) -> None:
+    """As measured in github.com/anthropics/skills/issues/1475: 0 % of five cold batches, all of a batch behind a batch of one."""
+    assert _written_and_read(desk, desk.message_batch(3, system=[_marked(20_000, ttl="1h")])) == [(5_000, 0)] * 3
+    assert _written_and_read(desk, desk.message_batch(3, system=[_marked(20_000, ttl="1h")])) == [(0, 5_000)] * 3
     bill = desk.emulator.bill()
-    assert (sum(one.cache_write_1h_tokens for one in bill), sum(one.cached_tokens for one in bill)) == (5000, 10_000)
-    assert sum(one.input_tokens for one in bill) == sum(usage.input_tokens for usage in usages)
+    assert (sum(one.cache_write_1h_tokens for one in bill), sum(one.cached_tokens for one in bill)) == (15_000, 15_000)
+
+
+@pytest.mark.parametrize(("ttl", "reads"), [("5m", False), ("1h", True)])
+def test_a_batch_of_one_keeps_the_cache_warm_for_its_time_only(slow_desk: Desk, ttl: str, reads: bool) -> None:
+    slow_desk.message_batch(1, system=[_marked(20_000, ttl=ttl)])
+    slow_desk.emulator.advance(100 + 310)
+    batch_id = slow_desk.message_batch(2, system=[_marked(20_000, ttl=ttl)])
+    slow_desk.emulator.advance(100)
+    assert _written_and_read(slow_desk, batch_id) == [(0, 5_000) if reads else (5_000, 0)] * 2
+
+
+def test_a_batch_that_begins_before_another_has_answered_writes_too(slow_desk: Desk) -> None:
+    both = [slow_desk.message_batch(2, system=[_marked(20_000, ttl="1h")]) for _ in range(2)]
+    slow_desk.emulator.advance(100)
+    assert [_written_and_read(slow_desk, one) for one in both] == [[(5_000, 0)] * 2] * 2
+
+
+def test_batches_and_calls_that_are_answered_at_once_have_caches_apart(desk: Desk) -> None:
+    """A call wrote the beginning and a batch sent a second later read nothing of it (github.com/anthropics/skills/issues/1475)."""
+    assert _usage(desk, system=[_marked(20_000, ttl="1h")])[1:] == (5_000, 0)
+    assert _written_and_read(desk, desk.message_batch(1, system=[_marked(20_000, ttl="1h")])) == [(5_000, 0)]
+    assert _usage(desk, system=[_marked(20_000, ttl="1h")])[1:] == (0, 5_000)
+
+
+def test_calls_that_arrive_before_the_first_answer_all_write() -> None:
+    cache, pieces = PromptCache(), [Piece(b"x" * 20_000, 5_000, "5m")]
+    together = [Conditions(0.0, batch=False, arrived=tick()) for _ in range(3)]
+    assert [cache.marked("m", pieces, 1_024, one) for one in together] == [Use(written=5_000)] * 3
+    assert cache.marked("m", pieces, 1_024, Conditions(0.0, batch=False, arrived=tick())) == Use(read=5_000)
 
 
 def _marked(size: int, **control: str) -> dict[str, Any]:
@@ -130,9 +164,10 @@ def test_a_mark_on_the_whole_request_is_one_on_its_last_block(desk: Desk) -> Non
 
 
 def test_a_cache_that_is_missed_is_written_again_and_billed(desk: Desk) -> None:
+    desk.message_batch(1, system=[_marked(20_000)])
     desk.fault("rows", "cache_miss", fraction=0.5)
     usages = [one.result.message.usage for one in results(desk, desk.message_batch(4, system=[_marked(20_000)]))]
-    assert [usage.cache_creation_input_tokens for usage in usages] == [5_000, 5_000, 0, 5_000]
+    assert [usage.cache_creation_input_tokens for usage in usages] == [0, 5_000, 0, 5_000]
     assert sum(one.cache_write_tokens for one in desk.emulator.bill()) == 15_000
 
 

@@ -1,4 +1,4 @@
-"""Cascade, probe and hedge: cheap first, one first, and certainty for its price."""
+"""Cascade and hedge: cheap first, and certainty for its price."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keld.cascade import serialize_accept, unsatisfied
 from keld.emulator import Emulator
 from keld.errors import InvalidJob
 from keld.schema import output_schema
-from tests.support.ticket_job import Peer, anthropic, fault, finish, openai, outcomes, purchases, run, tickets, triage
+from tests.support.ticket_job import anthropic, fault, finish, openai, outcomes, purchases, run, tickets, triage
 
 pytestmark = pytest.mark.by_turns
 
@@ -134,44 +134,6 @@ def test_a_null_does_not_satisfy() -> None:
     assert serialized is not None
     rows = pa.RecordBatch.from_pylist([{"category": "a", "confidence": None}, {"category": "b", "confidence": 0.5}], schema=output.columns)
     assert unsatisfied(rows, serialized).tolist() == [True, False]
-
-
-# --- one first --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("peer", [openai, anthropic], ids=lambda peer: peer.name)
-def test_a_probe_is_one_row_in_the_standard_lane_and_then_the_others_go_in_a_batch(keld: Keld, emulator: Emulator, peer: Peer) -> None:
-    status = run(keld, emulator, triage(peer, probe=True), tickets(20))
-    assert outcomes(keld, status) == ["answered"] * 20
-    assert Counter(entry.lane for entry in emulator.bill()) == {"standard": 1, "batch": 19}
-    assert len({entry.body_sha256 for entry in emulator.bill()}) == 20
-
-
-def test_a_wrong_parameter_costs_three_requests_and_no_batch(keld: Keld, emulator: Emulator) -> None:
-    """Anthropic tells of it only at a batch's end; requests that are refused are not billed."""
-    fault(emulator, "realtime", "status", status=400, times=None)
-    status = run(keld, emulator, triage(anthropic, probe=True), tickets(20))
-    assert Counter(outcomes(keld, status)) == {"errored": 20}
-    assert not emulator.bill()
-    assert [call.path for call in emulator.requests() if call.method == "POST"] == ["/v1/messages"] * 3
-    assert "not asked: every row of the probe was refused" in str(keld.read(status.id).read_all().column("keld_error"))
-
-
-def test_one_row_that_is_refused_for_its_own_sake_stops_nothing(keld: Keld, emulator: Emulator) -> None:
-    fault(emulator, "realtime", "status", status=400, times=1)
-    status = run(keld, emulator, triage(anthropic, probe=True), tickets(20))
-    assert Counter(outcomes(keld, status)) == {"answered": 19, "errored": 1}
-
-
-def test_a_probe_asks_neither_twins_nor_what_was_answered_before(keld: Keld, emulator: Emulator) -> None:
-    run(keld, emulator, triage(openai), tickets(10))
-    run(
-        keld,
-        emulator,
-        triage(openai, probe=True),
-        pa.concat_tables([tickets(14), tickets(2).set_column(0, "ticket_id", pa.array(["x", "y"]))]),
-    )
-    assert len(emulator.bill()) == 14
 
 
 # --- certainty for its price ------------------------------------------------------------------------------------------

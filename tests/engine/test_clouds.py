@@ -6,11 +6,23 @@ from typing import Any
 
 import pytest
 
-from keld import BedrockAccount, Keld, VertexAccount
+from keld import Account, BedrockAccount, Keld, VertexAccount
 from keld.emulator import Emulator
 from tests.support.lane_purchases import HOUR, PATIENT, listen, paid, pass_time, sellers, tell
 from tests.support.realtime_rows import turning
-from tests.support.ticket_job import anthropic, bedrock_claude, creates, finish, outcomes, tickets, triage, vertex, vertex_claude
+from tests.support.ticket_job import (
+    anthropic,
+    azure,
+    bedrock_claude,
+    creates,
+    finish,
+    gemini,
+    outcomes,
+    tickets,
+    triage,
+    vertex,
+    vertex_claude,
+)
 
 pytestmark = pytest.mark.books_open("several vendors bill one job run; the purchases are counted row by row")
 
@@ -84,3 +96,18 @@ def test_two_accounts_of_one_kind_are_two_hosts(
     assert set(Counter(paid(emulator)).values()) == {2}, "each job bought each ticket once"
     assert [keld.reconcile([name]) for name in accounts] == [[], []]
     assert len(creates(emulator, vertex)) == 0
+
+
+@pytest.mark.parametrize(("kind", "model"), [("gemini", gemini.model), ("azure", azure.model)])
+def test_two_accounts_at_one_address_keep_their_batches_apart(
+    open_keld: Callable[..., Keld], emulator: Emulator, kind: str, model: str
+) -> None:
+    """As two keys of Gemini, or two resources behind one gateway: the ledger tells them apart by their names, and a key may be changed."""
+    keld = open_keld(settings=PATIENT, accounts={"one": Account.of(kind), "two": Account.of(kind)})
+    emulator.faults({"rules": [{"at": "create", "do": "drop_after", "times": 2}]})
+    started = [keld.submit(job([f"{name}:{model}"], lane="batch", name=name), tickets(5)) for name in ("one", "two")]
+    ended = [finish(keld, emulator, status.id) for status in started]
+    assert [outcomes(keld, status) for status in ended] == [["answered"] * 5] * 2
+    assert [{batch.provider for batch in status.batches} for status in ended] == [{"one"}, {"two"}]
+    assert set(paid(emulator).values()) == {2}, "each job bought each ticket once"
+    assert [keld.reconcile([name]) for name in ("one", "two")] == [[], []]

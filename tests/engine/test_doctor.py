@@ -208,7 +208,7 @@ def test_a_model_without_a_price(open_keld: Open) -> None:
     assert price.finding == "No price of openai/gpt-oss-20b is known, so it is not run."
 
 
-@pytest.mark.parametrize(("at", "doing"), [("upload", "written to"), ("download", "read from"), ("delete", "cleared")])
+@pytest.mark.parametrize(("at", "doing"), [("upload", "written to"), ("download", "read from"), ("list", "listed"), ("delete", "cleared")])
 @pytest.mark.parametrize(
     ("kind", "store", "address"), [("bedrock", "s3", "s3://keld-emulator/bedrock"), ("vertex", "gcs", "gs://keld-emulator/vertex")]
 )

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from keld.errors import CeilingTooLow, LeaseLost, LedgerError, UnknownJobRun
 from keld.job import RunTerms
@@ -668,7 +668,7 @@ def test_what_was_written_is_there_for_the_next_process(ledger_url: str) -> None
 
 
 def test_a_shard_shows_its_state_and_count() -> None:
-    shard = replace(_shard("r" * 20, 3), state=State.IN_PROGRESS, batch_id="batch_abc", requests=50_000, done=41_200)
+    shard = structs.replace(_shard("r" * 20, 3), state=State.IN_PROGRESS, batch_id="batch_abc", requests=50_000, done=41_200)
     assert repr(shard) == "<Shard 3 openai in_progress batch_abc 41,200/50,000>"
 
 

@@ -210,6 +210,17 @@ def test_a_bucket_that_cannot_be_written_is_told_before_anything_is_sent(keld: K
     assert follow(keld, emulator, keld.submit(triage(openai), tickets(3)).id).answered == 3
 
 
+def test_a_bucket_in_another_region_is_told_before_anything_is_sent(keld: Keld, emulator: Emulator) -> None:
+    """S3 redirects without saying where to."""
+    emulator.faults({"rules": [{"at": "upload", "do": "status", "status": 301, "times": None, "match": {"provider": "s3"}}]})
+    with pytest.raises(
+        StagingError,
+        match=r"the bucket is in another region than the one that is set. Nothing .* Set AWS_REGION to the region of the bucket",
+    ):
+        keld.submit(triage(openai), tickets(3))
+    assert (emulator.batches(), keld.statuses()) == ([], [])
+
+
 def test_an_earlier_generation_in_the_bucket_is_reused(keld: Keld, open_keld: Callable[..., Keld], emulator: Emulator) -> None:
     """By another worker, which has none of its files."""
     follow(keld, emulator, keld.submit(triage(openai), tickets(6)).id)

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec import structs
 from typer.testing import CliRunner
 
 from keld import InvalidJob, Keld, SinkError, SourceError
@@ -71,7 +72,7 @@ def sent(lane: str, begun: datetime, ended: datetime | None, collected: datetime
 
 
 def test_days_without_a_job_run_are_there_with_nothing_paid() -> None:
-    runs = [replace(RUN, id=str(n), created_at=NOW + timedelta(days=n)) for n in (0, 3)]
+    runs = [structs.replace(RUN, id=str(n), created_at=NOW + timedelta(days=n)) for n in (0, 3)]
     days = days_of(book(*runs, lines=tuple(replace(LINE, run_id=one.id) for one in runs)), "team")
     assert [f"{start}" for start in days.starts] == ["2026-11-20", "2026-11-21", "2026-11-22", "2026-11-23"]
     assert days.paid_usd == {"support": (Decimal("0.5"), 0, 0, Decimal("0.5"))}
@@ -82,7 +83,7 @@ def test_days_without_a_job_run_are_there_with_nothing_paid() -> None:
     [(91, "day", "2026-11-20"), (92, "week", "2026-11-16"), (643, "week", "2026-11-16"), (644, "month", "2026-11-01")],
 )
 def test_a_long_span_is_shown_by_week_and_a_longer_one_by_month(length: int, unit: str, first: str) -> None:
-    runs = [replace(RUN, id=str(n), created_at=NOW + timedelta(days=n)) for n in (0, length)]
+    runs = [structs.replace(RUN, id=str(n), created_at=NOW + timedelta(days=n)) for n in (0, length)]
     days = days_of(book(*runs, lines=tuple(replace(LINE, run_id=one.id) for one in runs)), "job")
     assert (days.unit, f"{days.starts[0]}", sum(days.paid_usd["labels"])) == (unit, first, 1)
 
@@ -98,7 +99,7 @@ def test_however_the_days_are_divided_they_add_up_to_what_was_paid(by: str) -> N
 
 
 def test_a_team_that_is_called_others_is_in_the_others() -> None:
-    runs = [replace(RUN, id=str(n), tags={"team": team}) for n, team in enumerate(["others", "a", "b", "c", "d"])]
+    runs = [structs.replace(RUN, id=str(n), tags={"team": team}) for n, team in enumerate(["others", "a", "b", "c", "d"])]
     lines = tuple(replace(LINE, run_id=one.id, paid_usd=Decimal(9 - int(one.id))) for one in runs)
     assert {name: sum(amounts) for name, amounts in days_of(book(*runs, lines=lines), "team").paid_usd.items()} == {
         "a": 8,
@@ -113,7 +114,7 @@ def test_a_team_that_is_called_others_is_in_the_others() -> None:
 def deadline_of(*timings: Timing, **terms: Any) -> tuple[Kept, str]:
     """What became of a deadline 9 hours after the submission, and the reason if it was missed."""
     end = terms.get("finished_at")
-    run = replace(RUN, deadline_at=NOW + 9 * HOUR, **{"state": RunState.FINISHED if end else RunState.OPEN, **terms})
+    run = structs.replace(RUN, deadline_at=NOW + 9 * HOUR, **{"state": RunState.FINISHED if end else RunState.OPEN, **terms})
     found = deadlines_of(book(run, timings=timings, as_of=NOW + 12 * HOUR))
     [kept] = found.jobs[0].counts
     return kept, found.missed[0].reason if found.missed else ""
@@ -156,12 +157,12 @@ def test_a_job_run_that_was_submitted_too_late_says_so() -> None:
 def test_an_open_job_run_is_overdue_once_its_deadline_is_past() -> None:
     waiting = sent("batch", NOW, None)
     assert deadline_of(waiting) == (Kept.OVERDUE, "openai's batch lane took 12 h 00 min")
-    found = deadlines_of(book(replace(RUN, deadline_at=NOW + HOUR), timings=(waiting,), as_of=NOW))
+    found = deadlines_of(book(structs.replace(RUN, deadline_at=NOW + HOUR), timings=(waiting,), as_of=NOW))
     assert (found.count(Kept.AHEAD), found.missed) == (1, ())
 
 
 @pytest.mark.parametrize(
-    "run", [RUN, replace(RUN, deadline_at=NOW, state=RunState.CANCELLED, finished_at=NOW + HOUR)], ids=["none", "cancelled"]
+    "run", [RUN, structs.replace(RUN, deadline_at=NOW, state=RunState.CANCELLED, finished_at=NOW + HOUR)], ids=["none", "cancelled"]
 )
 def test_without_a_deadline_and_after_a_persons_cancel_none_was_missed(run: JobRun) -> None:
     assert deadlines_of(book(run, as_of=NOW + 12 * HOUR)).jobs == ()
@@ -189,7 +190,7 @@ def test_a_curve_has_what_completed_and_counts_the_others() -> None:
 
 def option_of(line: CostLine, **terms: Any) -> tuple[str | None, str]:
     models = ("openai:gpt-5-mini", "anthropic:claude-haiku-4-5")
-    [found] = alternatives_of(book(replace(RUN, terms=RunTerms(models=models, **terms)), lines=(line,)), rates_of)
+    [found] = alternatives_of(book(structs.replace(RUN, terms=RunTerms(models=models, **terms)), lines=(line,)), rates_of)
     return found.other, found.needs
 
 
@@ -210,7 +211,7 @@ def test_another_lane_than_the_demanded_one_needs_another_declaration() -> None:
 
 def test_the_change_is_of_what_was_paid_once() -> None:
     line = replace(BATCHED, lane="standard", paid_usd=Decimal("0.9"), twice_usd=Decimal("0.45"))
-    [found] = alternatives_of(book(replace(RUN, terms=RunTerms(models=("openai:gpt-5-mini",))), lines=(line,)), rates_of)
+    [found] = alternatives_of(book(structs.replace(RUN, terms=RunTerms(models=("openai:gpt-5-mini",))), lines=(line,)), rates_of)
     assert found.other_usd == Decimal("0.225")  # half of 0.25 and 2.00 a million
     assert found.change == pytest.approx(-0.5)
 
@@ -235,7 +236,7 @@ def test_a_page_loads_nothing_and_runs_nothing() -> None:
 
 def test_what_users_named_is_text_on_the_page() -> None:
     hard = "<script>alert(1)</script>&\"'"
-    run = replace(RUN, tags={"team": hard, "project": hard}, partition=hard, reserved_usd=Decimal(1))
+    run = structs.replace(RUN, tags={"team": hard, "project": hard}, partition=hard, reserved_usd=Decimal(1))
     seen = Seen(page(book(run, lines=(replace(LINE, provider=hard, model=hard),))))
     assert "script" not in {tag for tag, _ in seen.tags}
     assert hard in seen.texts
@@ -250,7 +251,7 @@ def test_however_large_the_ledger_is_the_page_is_below_300_kb() -> None:
 
 
 def test_a_name_of_any_length_leaves_the_page_small() -> None:
-    run = replace(RUN, tags={"team": "x" * 10**6}, partition="y" * 10**6)
+    run = structs.replace(RUN, tags={"team": "x" * 10**6}, partition="y" * 10**6)
     assert len(page(book(run, lines=(LINE,)))) < 40_000
 
 
@@ -292,7 +293,7 @@ def test_a_pico_dollar_is_exact_in_parquet() -> None:
 
 
 def test_no_cell_for_a_spreadsheet_is_a_formula() -> None:
-    run = replace(RUN, tags={"team": "=HYPERLINK(A1)"})
+    run = structs.replace(RUN, tags={"team": "=HYPERLINK(A1)"})
     assert tables(book(run), safe=True)["job_run"]["team"].to_pylist() == ["'=HYPERLINK(A1)"]
     assert tables(book(run))["job_run"]["team"].to_pylist() == ["=HYPERLINK(A1)"]
 
@@ -341,9 +342,9 @@ def _cost(line: CostLine, bracket: Bracket) -> Decimal:
 
 HARD = [
     company(jobs=4, days=4),
-    book(replace(RUN, tags={"team": "=1+1", "project": "köln"}, partition=""), lines=(priced(), priced("standard"))),
+    book(structs.replace(RUN, tags={"team": "=1+1", "project": "köln"}, partition=""), lines=(priced(), priced("standard"))),
     book(RUN, lines=(replace(priced(), twice_usd=Decimal("0.07"), paid_usd=priced().paid_usd + Decimal("0.07")),)),
-    book(replace(RUN, created_at=datetime(2026, 12, 31, 23, tzinfo=UTC)), lines=(priced(),)),
+    book(structs.replace(RUN, created_at=datetime(2026, 12, 31, 23, tzinfo=UTC)), lines=(priced(),)),
     book(RUN, lines=(LINE,)),
     book(RUN, lines=(replace(LINE, paid_usd=Decimal(0), standard_usd=Decimal(0)),)),
 ]
@@ -384,7 +385,7 @@ def test_a_cost_line_that_list_prices_do_not_explain_is_one_row_with_a_price_of_
 def test_the_jobs_own_prices_count() -> None:
     terms = RunTerms(models=("openai:m",), prices={"openai:m": {"input": "1", "output": "2"}})
     line = replace(LINE, lane="standard", input_tokens=10**6, output_tokens=10**6, paid_usd=Decimal(3), standard_usd=Decimal(3))
-    rows = focus(book(replace(RUN, terms=terms), lines=(line,)))
+    rows = focus(book(structs.replace(RUN, terms=terms), lines=(line,)))
     assert {row["SkuMeter"]: row["EffectiveCost"] for row in rows} == {"Input tokens": "1", "Output tokens": "2"}
 
 
@@ -427,10 +428,10 @@ def test_an_audit_may_assume_of_a_move_what_the_ledger_has_seen(ledger: Keld, tm
 def test_the_history_of_moves_counts_late_repeated_and_doubled_rows() -> None:
     batch = replace(LINE, asked=100, answered=80, paid_usd=Decimal(3), twice_usd=Decimal(1))
     moved = replace(LINE, lane="standard", asked=20, answered=20, paid_usd=Decimal(1))
-    over = replace(RUN, state=RunState.FINISHED, rows=100, reused=10)
+    over = structs.replace(RUN, state=RunState.FINISHED, rows=100, reused=10)
     shares, job_runs = shares_of([over], [batch, moved])
     assert (dict(shares), job_runs) == ({"late": 0.2, "again": 10 / 120, "twice": 0.25}, 1)
-    assert shares_of([replace(over, state=RunState.OPEN)], [batch, moved]) == ({}, 0)
+    assert shares_of([structs.replace(over, state=RunState.OPEN)], [batch, moved]) == ({}, 0)
     probe = replace(moved, asked=1, answered=1)
     assert shares_of([over], [batch, probe])[0]["late"] == 0
 

@@ -355,6 +355,26 @@ def test_the_time_of_a_worker_that_died_is_paid_until_it_could_have_been_seen_ag
 
 
 @BY_TIME
+def test_a_worker_that_died_near_the_end_of_its_reservation_costs_no_more_than_was_reserved(
+    open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]
+) -> None:
+    """The seconds that nobody saw must not take a job run over its ceiling."""
+    emulator = slow(1)
+    keld = hourly(open_keld, emulator)
+    run_id = keld.submit(unpriced(), tickets(10)).id
+    (shard,) = keld.ledger.shards(run_id)
+    lease = keld.ledger.leases.claim(run_id, "dead", emulator.now())
+    assert lease is not None
+    stretch, _ = keld.ledger.stretches.begin(lease, shard, emulator.now(), HOUR)
+    emulator.advance(timedelta(hours=float(shard.worst_usd / HOUR), seconds=-4))
+    keld.ledger.stretches.see(stretch, emulator.now())
+    emulator.advance(1_000)
+    lease = keld.ledger.leases.claim(run_id, "next", emulator.now())
+    assert lease is not None
+    assert keld.ledger.stretches.paid_usd(lease, shard, emulator.now()) == shard.worst_usd, "4 of the 10 s were reserved"
+
+
+@BY_TIME
 def test_a_clock_that_was_set_back_between_two_runs_hides_no_time_of_the_host(
     open_keld: Callable[..., Keld], slow: Callable[[float], Emulator]
 ) -> None:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -81,26 +82,26 @@ def test_a_job_run_whose_rows_moved_on_is_counted_where_they_ran(by: str, paid: 
 
 def test_rows_and_failures_are_of_job_runs_not_of_lanes() -> None:
     """A row that moved from one to another would stand in both."""
-    failed = replace(RUN, failed=2, quarantined=1)
+    failed = structs.replace(RUN, failed=2, quarantined=1)
     assert [(line.rows, line.failed) for line in report([failed], [BATCH, RESCUE], "lane").lines] == [(None, None)] * 2
     assert [(line.rows, line.failed) for line in report([failed], [BATCH, RESCUE], "team").lines] == [(20, 3)]
 
 
 def test_job_runs_of_one_group_are_summed() -> None:
-    other = replace(RUN, id="s" * 32, partition="2026-11-20")
+    other = structs.replace(RUN, id="s" * 32, partition="2026-11-20")
     [line] = report([RUN, other], [BATCH, replace(BATCH, run_id=other.id, reserved_usd=Decimal("0.5"))], "job").lines
     assert (line.job_runs, line.rows, line.asked, line.answered) == (2, 40, 40, 30)
     assert (line.paid_usd, line.in_flight_usd, line.standard_usd, line.saved_usd) == tuple(map(Decimal, ("0.5", "0.5", "1", "0.5")))
 
 
 def test_a_job_run_that_was_planned_anew_is_not_counted_beside_the_one_that_took_its_place() -> None:
-    superseded = replace(RUN, id="s" * 32, state=RunState.CANCELLED, outcomes=None)
-    cancelled = replace(RUN, id="t" * 32, state=RunState.CANCELLED, outcomes={"unasked": 20})
+    superseded = structs.replace(RUN, id="s" * 32, state=RunState.CANCELLED, outcomes=None)
+    cancelled = structs.replace(RUN, id="t" * 32, state=RunState.CANCELLED, outcomes={"unasked": 20})
     assert report([RUN, superseded, cancelled], [BATCH], "job").total.job_runs == 2
 
 
 def test_the_dearest_comes_first_and_days_in_their_order() -> None:
-    runs = [replace(RUN, id=name * 32, job=name, created_at=NOW + timedelta(days=n)) for n, name in enumerate("abc")]
+    runs = [structs.replace(RUN, id=name * 32, job=name, created_at=NOW + timedelta(days=n)) for n, name in enumerate("abc")]
     cost_lines = [replace(BATCH, run_id=one.id, paid_usd=Decimal(usd)) for one, usd in zip(runs, (1, 9, 1), strict=True)]
     assert groups(report(runs, cost_lines, "job")) == ["b", "a", "c"]
     assert groups(report(runs, cost_lines, "day")) == ["2026-11-20", "2026-11-21", "2026-11-22"]
@@ -118,7 +119,7 @@ def test_no_job_runs_make_no_lines() -> None:
     by=st.sampled_from(sorted(DIMENSIONS)),
 )
 def test_however_it_is_cut_the_total_is_the_same(costs: list[tuple[str, int, str, Decimal]], by: str) -> None:
-    runs = [replace(RUN, id=str(n), job=job, created_at=NOW + timedelta(days=day)) for n, (job, day, _, _) in enumerate(costs)]
+    runs = [structs.replace(RUN, id=str(n), job=job, created_at=NOW + timedelta(days=day)) for n, (job, day, _, _) in enumerate(costs)]
     cost_lines = [
         replace(BATCH, run_id=str(n), model=model, lane=lane, paid_usd=usd)
         for n, (_, _, model, usd) in enumerate(costs)
@@ -163,7 +164,7 @@ def enter(ledger: Ledger, run_id: str = "r" * 32, *shards: dict[str, Any], **ter
     """A job run with such shards, as if they had come so far."""
     asked = {"state": State.PLANNED, "round": 0, "provider": "openai", "host": "h", "model": "m", "lane": "batch", "requests": 4,
              "size_bytes": 1, "worst_usd": Decimal(1), "expected_usd": Decimal("0.08")}  # fmt: skip
-    kept = {field.name: getattr(RUN, field.name) for field in fields(RUN)}
+    kept = structs.asdict(RUN)
     with ledger._db.write() as db:
         db.execute(sa.insert(RUN_TABLE).values(kept | {"id": run_id, "partition": run_id} | terms))
         for n, shard in enumerate(shards):

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from keld import Keld, Settings
 from keld.cli import app
 from keld.emulator import Emulator
-from keld.errors import LedgerError
+from keld.errors import LedgerError, StagingError
 from keld.ledger import Ledger
 from keld.state import Event, RunState, State
-from tests.support.ticket_job import Peer, anthropic, creates, fault, finish, openai, purchases, tickets, triage
+from tests.support.ticket_job import Peer, anthropic, creates, fault, finish, openai, outcomes, purchases, tickets, triage
 
 Open = Callable[..., Keld]
 EVERY_ROW_ONCE = Counter(dict.fromkeys(range(6), 1))
@@ -219,7 +219,7 @@ def test_a_line_of_which_the_disk_takes_a_part_only_is_told_as_not_kept(tmp_path
     """A call that writes a part says so by a number only: the line of an intent would be thought durable, and its create be sent."""
     fits_a_part = f"""
 import os, resource, signal
-from keld.ledger.witness import _write
+from keld.ledger.witness_file import _write
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
@@ -228,6 +228,89 @@ except OSError as error:
     print("told")
 """
     assert subprocess.run([sys.executable, "-c", fits_a_part], capture_output=True, text=True, check=True).stdout == "told\n"
+
+
+BUCKET = "s3://staging/keld"
+
+
+@pytest.mark.parametrize("lose", [delete, empty], ids=["deleted", "emptied"])
+def test_a_ledger_that_was_lost_is_refused_and_rebuilt_from_a_bucket(
+    open_keld: Open, emulator: Emulator, peer: Peer, lose: Callable[[Keld], None]
+) -> None:
+    """By a worker that has no file of the first one, and needs the names of its objects, too."""
+    keld = open_keld(staging=BUCKET)
+    run_id = send(keld, peer)
+    was = keld.status(run_id)
+    lose(keld)
+    for verb in (lambda k: k.submit(triage(peer), tickets()), Keld.statuses, Keld.poll):
+        with pytest.raises(LedgerError, match=r"lost 1 job runs .* triage\[\]\. .*from-staging"):
+            verb(open_keld(staging=BUCKET))
+    again = open_keld(staging=BUCKET)
+    [rebuilt] = again.rebuild()
+    assert (rebuilt.id, rebuilt.batches, rebuilt.reserved_usd) == (run_id, was.batches, was.reserved_usd)
+    assert again.rebuild() == []
+    done = finish(again, emulator, run_id)
+    assert outcomes(again, done) == ["answered"] * 6
+    assert purchases(emulator) == EVERY_ROW_ONCE
+    delete(again)
+    assert open_keld(staging=BUCKET).statuses() == []  # what is over and settled is asked of no ledger
+
+
+def test_a_worker_without_rights_in_the_bucket_sees_the_ledger_and_opens_no_job_run(open_keld: Open, emulator: Emulator) -> None:
+    """As a scheduler or a web server; whatever the ledger has lost, nothing is sent before the bucket could be asked."""
+    keld = open_keld(staging=BUCKET)
+    send(keld, openai)
+    delete(keld)
+    emulator.faults({"rules": [{"at": "list", "do": "status", "status": 403, "times": None, "match": {"provider": "s3"}}]})
+    again = open_keld(staging=BUCKET)
+    assert again.statuses() == []
+    with pytest.raises(StagingError, match="Give this worker's identity the right to read, write, list and delete there"):
+        again.submit(triage(openai, max_shard_rows=3), tickets())
+    emulator.clear_faults()
+    with pytest.raises(LedgerError, match="lost 1 job runs"):
+        again.submit(triage(openai, max_shard_rows=3), tickets())
+    assert len(creates(emulator, openai)) == 2
+
+
+@pytest.mark.parametrize("sent", ["before", "after"])
+def test_a_ledger_of_yesterday_sends_nothing_that_was_sent_from_a_bucket_since(
+    open_keld: Open, emulator: Emulator, peer: Peer, sent: str
+) -> None:
+    keld = open_keld(staging=BUCKET)
+    if sent == "before":
+        fault(emulator, "life", "expire", done=0.5, after_s=100)
+        run_id = send(keld, peer)
+        restore = snapshot(keld)  # and then a second round is sent
+        emulator.advance(200)
+        while not any(batch.round and batch.batch_id for batch in keld.advance(run_id).batches):
+            emulator.advance(10)
+    else:
+        run_id = keld.submit(triage(peer, max_shard_rows=3), tickets()).id
+        restore = snapshot(keld)
+        keld.advance(run_id)
+    sent_by_now = len(creates(emulator, peer))
+    restore()
+    again = open_keld(staging=BUCKET)
+    with pytest.raises(LedgerError, match="older than staging"):
+        finish(again, emulator, run_id)
+    assert len(creates(emulator, peer)) == sent_by_now
+    assert [status.id for status in again.rebuild()] == [run_id]
+    assert finish(again, emulator, run_id).answered == 6
+    assert purchases(emulator) == EVERY_ROW_ONCE
+
+
+def test_a_bucket_has_the_lines_of_every_worker_in_the_order_in_which_they_were_written(open_keld: Open, emulator: Emulator) -> None:
+    """An object cannot be appended to, and one worker must not replace the lines of another."""
+    run_id = send(open_keld(staging=BUCKET), openai)
+    for _ in range(3):  # the first of them only looks
+        emulator.advance(60)
+        last = open_keld(staging=BUCKET)
+        last.advance(run_id)
+    memory = open_keld(staging=BUCKET).ledger.recovery.memories()[0]
+    assert memory.shards == {shard.id: shard for shard in last.ledger.shards(run_id)}
+    assert memory.names == last.ledger.objects.of(run_id)
+    assert memory.run is not None
+    assert (memory.run.state, memory.run.answered) == (RunState.FINISHED, 6)
 
 
 def test_a_postgres_that_was_emptied_is_noticed(open_keld: Open, emulator: Emulator, postgres: Callable[[], str]) -> None:

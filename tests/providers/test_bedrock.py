@@ -10,8 +10,9 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 import pytest
+from botocore.credentials import Credentials
 
-from keld import Account, BedrockAccount
+from keld import Account, BedrockAccount, CheckState
 from keld.cache import Ttl
 from keld.errors import AccessRefused, InvalidJob, ProviderUnreachable
 from keld.objects import Bucket
@@ -481,6 +482,16 @@ def test_a_bucket_that_may_not_be_read_is_told_by_its_name(open_emulator: Callab
         wire.provider.download(batch, wire.into, 1 << 30)
 
 
+def test_a_bucket_in_another_region_is_told_and_stops_the_account(wire: Wire) -> None:
+    wire.emulator.faults({"rules": [{"at": "upload", "do": "status", "status": 301, "times": None, "match": {"provider": "s3"}}]})
+    with pytest.raises(
+        AccessRefused, match=r"The bucket of bedrock is in another region than the account: .* Correct bucket= or region=\."
+    ):
+        wire.provider.upload(wire.file(["one"]), "a" * 10 + "-1")
+    checks = {check.what: check for check in wire.provider.examine(None, wire.emulator.now)}
+    assert "is in another region than the one that is set" in checks["bucket"].finding
+
+
 def test_the_bucket_is_opened_with_the_credentials_of_a_profile(wire: Wire, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """obstore knows neither profiles nor SSO; botocore does, and finds the same ones for the bucket as for the jobs."""
     batch = wire.ended()
@@ -496,3 +507,12 @@ def test_the_bucket_is_opened_with_the_credentials_of_a_profile(wire: Wire, monk
     assert len(wire.replies(batch)) == 3
     opened_with = wire.provider._batches._objects._options()
     assert opened_with.items() >= {"access_key_id": "AKIATEAM", "secret_access_key": "secret", "session_token": "session"}.items()
+    checks = {check.what: check for check in wire.provider.examine(None, wire.emulator.now)}
+    assert checks["bucket"].state is CheckState.OK, "the doctor opens it as the transport does"
+
+
+def test_the_bucket_is_opened_with_the_accounts_own_credentials(wire: Wire) -> None:
+    """Those of the environment may be another team's."""
+    wire.provider = wire.connect(credentials=lambda: Credentials("AKIAOWN", "secret"))
+    assert len(wire.replies(wire.ended())) == 3
+    assert wire.provider._batches._objects._options()["access_key_id"] == "AKIAOWN"

@@ -77,7 +77,7 @@ def tell(wire: Wire, url: str) -> str:
 
 def test_the_cause_is_told_in_words(wire: Wire, tmp_path: Path) -> None:
     assert "the connection was refused: nothing listens there" in tell(wire, "http://127.0.0.1:9")
-    assert "its name is not known (DNS)" in tell(wire, "http://no-such-host.invalid")
+    assert "its name is not known (DNS); check base_url= of the account" in tell(wire, "http://no-such-host.invalid")
     with listening(plain) as port:
         assert "that port does not use TLS" in tell(wire, f"https://127.0.0.1:{port}")
     with listening(hangs_up) as port:

@@ -37,6 +37,7 @@ NAMED = {
     "an enum of objects": "`$.x` has an enum of objects",
     "a list of anything": "`$.x` is a list of anything",
     "a list that says nothing of its items": "`$.x` is a list of anything",
+    "a tuple with anything behind it": "`$.x` is a list of anything",
     "anything": "`$.x` has no type",
     "a map": "`$.x` is a map with free keys",
     "recursion": "`$.x` refers to itself",

@@ -1,6 +1,7 @@
 """Kinds of providers: found by name, brought by other packages, with prices by kind; and job runs on those that are built for the proof."""
 
 import re
+import socket
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import pytest
 
 from keld import Account, AzureAccount, BedrockAccount, Embedding, Keld, VertexAccount
 from keld.emulator import Emulator
-from keld.errors import InvalidJob, PriceUnknown
+from keld.errors import InvalidJob, PriceUnknown, ProviderUnreachable
 from keld.patience import Patience
 from keld.price import Lane
 from keld.pricing import rates
@@ -159,6 +160,50 @@ def test_a_slip_in_a_variable_of_a_cloud_is_refused_as_the_account_connects(emul
     monkeypatch.setenv("KELD_BEDROCK_BUCKET", "my-bucket")
     with pytest.raises(InvalidJob, match="The bucket of an account of kind bedrock is 'my-bucket'"):
         connect("bedrock", BedrockAccount())
+
+
+@pytest.mark.parametrize(
+    ("account", "said"),
+    [
+        (
+            BedrockAccount(region="us-esat-1"),
+            "check region= of the account, or AWS_REGION: no region 'us-esat-1' is known (did you mean ",
+        ),
+        (BedrockAccount(region="us-east-1"), ""),
+        (
+            VertexAccount(location="europe-wets4"),
+            "check location= of the account, or GOOGLE_CLOUD_LOCATION: no location 'europe-wets4' is known (did you mean europe-west4 or ",
+        ),
+        (AzureAccount(base_url="https://my-resorce.openai.azure.com"), "check base_url= of the account or AZURE_OPENAI_ENDPOINT"),
+    ],
+    ids=["region", "a known region", "location", "resource"],
+)
+def test_a_host_that_nobody_knows_is_told_with_the_setting_that_names_it(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, account: Account, said: str
+) -> None:
+    """Each region and each resource has a host of its own, so a slip in its name is first seen as a name that DNS does not know."""
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    for variable in ("AWS_ENDPOINT_URL_BEDROCK", "GOOGLE_VERTEX_BASE_URL"):
+        monkeypatch.delenv(variable)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr("keld.http._PAUSES_S", (0, 0))
+    with pytest.raises(ProviderUnreachable) as caught:
+        connect(account.kind, account).newest()
+    told = str(caught.value)
+    assert "its name is not known (DNS)" in told
+    assert (f"; {said}" in told) if said else "check" not in told
+    assert "us-east-1" in told or not said.startswith("check region")
+    found = [check for check in connect(account.kind, account).examine(None, emulator.now) if check.what == "address"]
+    assert [said in check.finding for check in found] == [True]
+
+
+def test_a_project_is_named_by_its_id_or_by_its_number() -> None:
+    """Google's own client takes GOOGLE_CLOUD_PROJECT for a number, and asks with it if it finds no id (github.com/googleapis/python-aiplatform/issues/5392)."""
+    number = VertexAccount(project="123456789012", location="us-central1", bucket="gs://b")
+    assert connect("vertex", number).host.endswith("/projects/123456789012/locations/us-central1")
 
 
 def test_a_plan_tells_that_two_lists_differ(open_keld: Callable[..., Keld], emulator: Emulator) -> None:

@@ -84,6 +84,9 @@ RULES = {
     "unique items": Rule({"type": "array", "items": TEXT, "uniqueItems": True}, openai="'uniqueItems' is not permitted", anthropic="'uniqueItems' is not supported"),
     "a tuple": Rule({"type": "array", "prefixItems": [NUMBER, NUMBER], "minItems": 2, "maxItems": 2}, openai="'prefixItems' is not permitted", anthropic="maxItems, prefixItems are not supported"),
     "a tuple of several types": Rule({"type": "array", "prefixItems": [NUMBER, TEXT], "minItems": 2, "maxItems": 2}, openai="'prefixItems'", anthropic="prefixItems", unheld="Expected `"),
+    "a tuple with more items behind it": Rule({"type": "array", "prefixItems": [NUMBER], "items": TEXT}, openai="'prefixItems'", anthropic="prefixItems"),
+    "a tuple that ends": Rule({"type": "array", "prefixItems": [NUMBER, NUMBER], "items": False}, openai="'prefixItems'", anthropic="prefixItems"),
+    "a tuple with anything behind it": Rule({"type": "array", "prefixItems": [NUMBER], "minItems": 2}, openai="'prefixItems'", anthropic="prefixItems", strict=False, named="`$.x` is a list of anything"),
     "a list of anything": Rule({"type": "array", "items": {}}, openai="schema must have a 'type' key", anthropic="'None' is not supported", strict=False, named="`$.x` is a list of anything"),
     "a list that says nothing of its items": Rule({"type": "array"}, openai="array schema missing items", strict=False, named="`$.x` is a list of anything"),
     "anything": Rule({}, openai="schema must have a 'type' key", anthropic="'None' is not supported", strict=False, named="`$.x` has no type"),
@@ -222,6 +225,18 @@ def test_what_is_left_out_is_told_in_the_description(services: Services) -> None
     assert sent["schema"]["properties"]["stars"] == {"type": "integer", "minimum": 1, "maximum": 5, "title": "Stars"}
     sent, _ = services.ask("anthropic", output_schema(Link))
     assert sent["schema"]["properties"]["stars"]["description"] == "{maximum: 5, minimum: 1}"
+
+
+def test_the_items_behind_a_short_tuple_have_a_type_of_their_own(services: Services) -> None:
+    """A form in which all items have the type of the first one would forbid every answer that the schema allows."""
+    after = {"type": "array", "prefixItems": [NUMBER], "items": TEXT}
+    sent, _ = services.ask("openai", output_schema(closed(after=after, ends=after | {"items": False}, pair=after | {"maxItems": 1})))
+    forms = sent["schema"]["properties"]
+    assert forms["after"]["items"] == {"anyOf": [NUMBER, TEXT]}
+    assert forms["after"]["description"] == '{prefixItems: [{"type":"number"}], items: {"type":"string"}}'
+    assert forms["ends"]["items"] == NUMBER
+    assert forms["ends"]["description"] == '{prefixItems: [{"type":"number"}], items: false}'
+    assert (forms["pair"]["items"], "description" in forms["pair"]) == (NUMBER, False)
 
 
 def test_the_strict_form_is_that_of_openais_sdk(services: Services) -> None:

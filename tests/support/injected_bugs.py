@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from msgspec import structs
 
 import keld.ledger.ledger
 import keld.providers.call
@@ -30,7 +30,7 @@ def intent_after_create(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     record_intent, record = Ledger.record_intent, Ledger.record
 
     def put_off(ledger: Ledger, lease: Lease, shard: Shard, now: datetime, after_batch: str | None = None) -> Shard:
-        return replace(shard, state=State.SUBMITTING, attempt=shard.attempt + 1, intent_at=now)
+        return structs.replace(shard, state=State.SUBMITTING, attempt=shard.attempt + 1, intent_at=now)
 
     def made_up(ledger: Ledger, lease: Lease, shard: Shard, event: Event, now: datetime, **more: Any) -> Shard:
         known = ledger.shard(shard.id)

@@ -10,6 +10,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from msgspec import structs
+
 from keld.job import RunTerms
 from keld.ledger import CostLine, JobRun, Timing
 from keld.price import Lane
@@ -37,16 +39,16 @@ def company(*, jobs: int = 12, days: int = 40, seed: int = 1, names: str = "job_
             ends = [time.collected_at for time in times]
             if None not in ends:
                 last = max(end for end in ends if end is not None)
-                run = replace(run, state=RunState.FINISHED, finished_at=last, outcomes={"answered": size - 3, "invalid": 3})
+                run = structs.replace(run, state=RunState.FINISHED, finished_at=last, outcomes={"answered": size - 3, "invalid": 3})
             spent = sum((line.paid_usd for line in lines), Decimal(0))
-            runs[run.id] = replace(run, spent_usd=spent, reserved_usd=sum((line.reserved_usd for line in lines), Decimal(0)))
+            runs[run.id] = structs.replace(run, spent_usd=spent, reserved_usd=sum((line.reserved_usd for line in lines), Decimal(0)))
             cost_lines += lines
             timings += times
     return Book(namespace="default", as_of=as_of, since=None, until=None, runs=runs, cost_lines=tuple(cost_lines), timings=tuple(timings))
 
 
 def _run(run_id: str, job: str, begun: datetime, size: int, model: str, tags: dict[str, str]) -> JobRun:
-    return replace(
+    return structs.replace(
         RUN, id=run_id, job=job, partition=f"{begun:%Y-%m-%d}", rows=size, created_at=begun, deadline_at=begun + 9 * HOUR, tags=tags,
         terms=RunTerms(models=(model, *(other for other in MODELS[:2] if other != model))), ceiling_usd=Decimal(400), escalates_at=begun + 8 * HOUR,
     )  # fmt: skip

@@ -71,6 +71,8 @@ class Scenario:
 
 SCENARIOS = {
     "plain": Scenario(terms={"max_shard_rows": 4}),
+    # One row goes ahead as a batch of one; at Anthropic it writes the cache that the others read.
+    "primed": Scenario(terms={"probe": "batch", "system": "You triage support tickets by the handbook. " * 500}),
     "lost": Scenario(faults=({"at": "create", "do": "drop_after"},), until_found=True),
     "absent": Scenario(faults=({"at": "create", "do": "drop_before"},), until_found=True),
     "expired": Scenario(faults=({"at": "life", "do": "expire", "done": 0.5, "after_s": 100},)),

@@ -411,10 +411,26 @@ class Schedule(RuleBasedStateMachine):
         shapes=st.lists(st.tuples(st.integers(3, 6), st.integers(2, 6)), min_size=1, max_size=2),
         ceiling=st.sampled_from([None, None, None, "1.0", "1.3", "2.2"]),
         submitted=st.sampled_from([True, True, True, False]),
+        primed=st.sampled_from([False, False, True]),
     )
-    def declare(self, peer: Peer, omens: list[dict[str, Any]], shapes: list[tuple[int, int]], ceiling: str | None, submitted: bool) -> None:
-        """A provider and what will go wrong there; 1 or 2 partitions of (rows, most rows a shard), their ceiling in times of their worst cost."""
+    def declare(
+        self,
+        peer: Peer,
+        omens: list[dict[str, Any]],
+        shapes: list[tuple[int, int]],
+        ceiling: str | None,
+        submitted: bool,
+        primed: bool = False,
+    ) -> None:
+        """A provider and what will go wrong there; 1 or 2 partitions of (rows, most rows a shard), their ceiling in times of their worst cost.
+
+        Args:
+            primed: one row goes ahead as a batch of one, where there are four or more, and writes the prompt cache.
+        """
         COUNTS["begun"] += 1
+        COUNTS["primed"] += primed
+        if primed:
+            self.terms = {**self.terms, "probe": "batch", "system": "Echo what you are told, by the handbook. " * 500}
         self.peer, self.peers = peer, self.peers or [peer]
         for n, (rows, most) in enumerate(shapes):
             table = pa.table({"ticket_id": [f"t-{i}" for i in range(rows)], "body": [f"<p{n}-{i}>" for i in range(rows)]})

@@ -34,7 +34,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": "no column"}, "prompt names no column", "{body}"),
     ({"prompt": "{{body}}"}, "prompt names no column", "{body}"),
     ({"hedge": "maybe"}, "hedge='maybe' must be True or False", "False"),
-    ({"probe": 1}, "probe=1 must be True or False", "False"),
+    ({"probe": 1}, "probe=1 must be None, True, False, or one of batch, standard", "batch"),
     ({"prompt": ""}, "prompt names no column", "{body}"),
     ({"prompt": "{body"}, "prompt is not a str.format template", "{{ and }}"),
     ({"prompt": "body}"}, "prompt is not a str.format template", "{{ and }}"),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
@@ -26,6 +26,7 @@ from keld.request import (
     fingerprint,
     pack_of,
     position_of,
+    positions_of,
     renderer,
     row_fingerprint,
     shard_named,
@@ -477,3 +478,19 @@ def test_the_id_of_a_request_of_many_rows_says_the_first_one_and_how_many(positi
     assert (position_of(made, "abcdefghix"), shard_named(made)) == (None, "abcdefghix")
     assert pack_of(custom_id("abcdefghix", position, plain=plain), "abcdefghix") is None
     assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", made)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(["n-0000000" + c for c in "1 _x٣²-"]),
+            st.text(max_size=14),
+            st.integers(0, 10**15 - 1).map(lambda n: custom_id("n", n)),
+        )
+    )
+)
+@example(["n-00000001", "n-0000000٢"])
+@example(["n-0000000_", "n-00000001"])
+@example(["n-000000001", "n-0000001"])
+def test_the_positions_of_many_ids_are_those_of_each(ids: list[str]) -> None:
+    assert positions_of(ids, "n") == [position_of(one, "n") for one in ids]

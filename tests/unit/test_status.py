@@ -1,12 +1,12 @@
 """The picture of a job run: what it says of itself, and what it leaves out."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 
 from keld.job import RunTerms
@@ -32,7 +32,9 @@ SHARD = Shard(
 
 def _status(*states: State, **run: Any) -> Status:
     return status_of(
-        replace(RUN, **run), [replace(SHARD, ordinal=n, state=state, not_before=NOW + HOUR) for n, state in enumerate(states)], NOW
+        structs.replace(RUN, **run),
+        [structs.replace(SHARD, ordinal=n, state=state, not_before=NOW + HOUR) for n, state in enumerate(states)],
+        NOW,
     )
 
 
@@ -60,7 +62,7 @@ def test_there_is_only_waiting_to_do_when_something_is_away_and_nothing_busy(awa
 @pytest.mark.parametrize("state", [State.UNKNOWN, State.DEFERRED])
 def test_a_shard_that_was_put_off_is_work_to_do_once_its_time_has_come(state: State) -> None:
     """Else nobody would look for a lost create, or send again what the provider's queue had no room for."""
-    shard = replace(SHARD, state=state, not_before=NOW + HOUR)
+    shard = structs.replace(SHARD, state=state, not_before=NOW + HOUR)
     assert status_of(RUN, [shard], NOW).waiting
     assert status_of(RUN, [shard], NOW + HOUR).ready
 
@@ -86,7 +88,7 @@ def test_whether_something_may_have_been_sent(state: State, sent: bool) -> None:
 
 
 def test_a_shard_with_a_batch_was_sent() -> None:
-    assert status_of(RUN, [replace(SHARD, state=State.DEFERRED, batch_id="batch_1")], NOW).sent
+    assert status_of(RUN, [structs.replace(SHARD, state=State.DEFERRED, batch_id="batch_1")], NOW).sent
 
 
 @pytest.mark.parametrize(
@@ -98,13 +100,13 @@ def test_whether_the_deadline_was_met(deadline: datetime | None, finished: datet
 
 
 def test_a_turnaround_is_from_the_first_submission_to_the_last_end() -> None:
-    first = replace(SHARD, submitted_at=NOW, ended_at=NOW + HOUR)
-    second = replace(SHARD, submitted_at=NOW + HOUR, ended_at=NOW + 3 * HOUR)
+    first = structs.replace(SHARD, submitted_at=NOW, ended_at=NOW + HOUR)
+    second = structs.replace(SHARD, submitted_at=NOW + HOUR, ended_at=NOW + 3 * HOUR)
     assert status_of(RUN, [first, second], NOW).turnaround_s == 3 * 3600
 
 
 def test_before_anything_ended_there_is_no_turnaround() -> None:
-    assert status_of(RUN, [replace(SHARD, submitted_at=NOW)], NOW).turnaround_s is None
+    assert status_of(RUN, [structs.replace(SHARD, submitted_at=NOW)], NOW).turnaround_s is None
 
 
 def test_what_was_saved_is_the_standard_price_less_what_was_paid() -> None:
@@ -113,11 +115,11 @@ def test_what_was_saved_is_the_standard_price_less_what_was_paid() -> None:
 
 def test_requests_are_those_of_the_first_round() -> None:
     """A retry asks the same rows again."""
-    assert status_of(RUN, [SHARD, replace(SHARD, round=1, requests=3)], NOW).requests == 10
+    assert status_of(RUN, [SHARD, structs.replace(SHARD, round=1, requests=3)], NOW).requests == 10
 
 
 def test_tokens_and_outcomes_are_summed_over_the_shards() -> None:
-    shards = [replace(SHARD, input_tokens=5, cached_tokens=1, output_tokens=2, outcomes={"answered": 9, "lost": 1})] * 2
+    shards = [structs.replace(SHARD, input_tokens=5, cached_tokens=1, output_tokens=2, outcomes={"answered": 9, "lost": 1})] * 2
     status = status_of(RUN, shards, NOW)
     assert (status.input_tokens, status.cached_tokens, status.output_tokens) == (10, 2, 4)
     assert status.outcomes == {"answered": 18, "lost": 2}
@@ -125,7 +127,9 @@ def test_tokens_and_outcomes_are_summed_over_the_shards() -> None:
 
 def test_the_final_outcomes_are_the_job_runs_own() -> None:
     """A row that was asked twice ended once."""
-    assert status_of(replace(RUN, outcomes={"answered": 20}), [replace(SHARD, outcomes={"lost": 10})], NOW).outcomes == {"answered": 20}
+    assert status_of(structs.replace(RUN, outcomes={"answered": 20}), [structs.replace(SHARD, outcomes={"lost": 10})], NOW).outcomes == {
+        "answered": 20
+    }
 
 
 def test_a_problem_is_told_with_its_kind() -> None:

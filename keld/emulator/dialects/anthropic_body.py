@@ -1,5 +1,6 @@
 """Anthropic body: what a Messages body says, how many tokens it has, and complaints about it in the service's words."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -110,3 +111,31 @@ def _text_bytes(content: str | list[Block] | None) -> int:
     if content is None:
         return 0
     return size_of(content) if isinstance(content, str) else sum(size_of(block.text) for block in content)
+
+
+class _Head(msgspec.Struct, gc=False):
+    anthropic_version: str | None = None
+    model: str | None = None
+
+
+_head = msgspec.json.Decoder(_Head)
+
+
+def hosted(body: bytes, model: str, version: str, is_version: Callable[[str], object]) -> bytes:
+    """A body as a cloud takes it, which names the version of the API and no model -> one with that model, as Anthropic takes it.
+
+    Args:
+        version: the one that a complaint names.
+
+    Raises:
+        msgspec.MsgspecError, UnicodeDecodeError: it is no JSON object.
+        ApiError: its version or its model is refused.
+    """
+    head = _head.decode(body)
+    if head.model is not None:
+        raise ApiError(status=400, message="model: Extra inputs are not permitted")
+    if head.anthropic_version is None:
+        raise ApiError(status=400, message="anthropic_version: Field required")
+    if not is_version(head.anthropic_version):
+        raise ApiError(status=400, message=f"anthropic_version: Input should be '{version}'")
+    return b'{"model":%b,' % msgspec.json.encode(model) + body.lstrip()[1:]

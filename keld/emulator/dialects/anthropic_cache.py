@@ -19,8 +19,7 @@ def cached(asked: MessagesBody, cache: PromptCache, first: bytes, conditions: Co
     Args:
         first: the part before the system prompt: tools and schema.
     """
-    miss = conditions.fate == "cache_miss"
-    return cache.marked(asked.model, list(_pieces(asked, first)), _least_cached(asked.model), conditions.at, miss=miss)
+    return cache.marked(asked.model, list(_pieces(asked, first)), _least_cached(asked.model), conditions)
 
 
 def _least_cached(model: str) -> int:

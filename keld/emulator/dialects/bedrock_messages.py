@@ -8,20 +8,12 @@ from ..answer import Answerer
 from ..cache import PromptCache
 from ..dialect import Conditions, Made
 from ..error import ApiError
-from .anthropic_body import read
+from .anthropic_body import hosted, read
 from .anthropic_messages import Messages
 from .converse import model_unknown
 from .converse_body import invalid
 
 VERSION = "bedrock-2023-05-31"
-
-
-class _Head(msgspec.Struct, gc=False):
-    anthropic_version: str | None = None
-    model: str | None = None
-
-
-_head = msgspec.json.Decoder(_Head)
 
 
 @dataclass(frozen=True)
@@ -34,13 +26,13 @@ class BedrockMessages:
     flex: bool = False
 
     def make(self, body: bytes, conditions: Conditions) -> Made:
-        _check(body)
         if conditions.fate == "model_not_found":
             raise model_unknown()
-        name = self.model.rpartition("anthropic.")[2]
-        whole = b'{"model":%b,' % msgspec.json.encode(name) + body.lstrip()[1:]
         try:
+            whole = hosted(body, self.model.rpartition("anthropic.")[2], VERSION, VERSION.__eq__)
             made = Messages(self.answerer, self.cache).answer(read(whole), body, conditions)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise invalid("Malformed input request, please reformat your input and try again.") from error
         except ApiError as error:
             raise ApiError(
                 status=error.status, message=error.message, code="ValidationException" if error.status == 400 else None
@@ -52,16 +44,3 @@ class BedrockMessages:
             model=self.model,
             lane="flex" if flex else made.lane,
         )
-
-
-def _check(body: bytes) -> None:
-    try:
-        head = _head.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise invalid("Malformed input request, please reformat your input and try again.") from error
-    if head.model is not None:
-        raise invalid("model: Extra inputs are not permitted")
-    if head.anthropic_version is None:
-        raise invalid("anthropic_version: Field required")
-    if head.anthropic_version != VERSION:
-        raise invalid(f"anthropic_version: Input should be '{VERSION}'")

@@ -43,7 +43,7 @@ class Converse:
         first = (present(asked.tool_config) or b"") + (schema or b"")
         prompt = list(pieces(asked, first))
         whole = sum(piece.tokens for piece in prompt)
-        use = self.cache.marked(self.model, prompt, _LEAST_CACHED, conditions.at, miss=conditions.fate == "cache_miss")
+        use = self.cache.marked(self.model, prompt, _LEAST_CACHED, conditions)
         most = (asked.inference_config or Inference()).max_tokens
         answer = self.answerer.answer(Ask(digest.digest(), body, whole, schema, most), twist_of(conditions.fate))
         usage = Usage(whole, answer.output_tokens, use.read, use.written, use.written_1h)

@@ -175,3 +175,20 @@ def _invalid(said: str) -> ApiError:
         at = f" at '{re.sub(r'([A-Z])', lambda upper: '_' + upper[1].lower(), unknown[2])}'" if unknown[2] else ""
         return invalid(f'Invalid JSON payload received. Unknown name "{unknown[1]}"{at}: Cannot find field.')
     return invalid(f"Invalid value: {said}")
+
+
+class _Limit(msgspec.Struct, gc=False, rename="camel"):
+    max_output_tokens: int | None = None
+
+
+class _Head(msgspec.Struct, gc=False, rename="camel"):
+    generation_config: _Limit | None = None
+
+
+def most_output_tokens(body: bytes) -> int:
+    """The limit of an answer that a request's body names; 0 if it names none, or cannot be read."""
+    try:
+        config = msgspec.json.decode(body, type=_Head).generation_config
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return 0
+    return (config.max_output_tokens if config else None) or 0

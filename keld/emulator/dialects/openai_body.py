@@ -134,15 +134,14 @@ def cached(asked: Cacheable, messages: list[Message], first: bytes, whole: int, 
     if whole < _LEAST_CACHED_TOKENS:
         return Use()
     version = _VERSION.search(asked.model)
-    miss = conditions.fate == "cache_miss"
     if version is None or (int(version[1]), int(version[2] or 0)) < (5, 6):
         prompt = b"".join([first, *(piece.content for piece in _pieces(messages))])
-        return cache.unmarked(asked.model, prompt, conditions.at, miss=miss)
+        return cache.unmarked(asked.model, prompt, conditions.at, miss=conditions.fate == "cache_miss")
     # Schema, tools and instructions come before the messages and cannot have a mark.
     pieces = [Piece(first, tokens_of(len(first))), *_pieces(messages)]
     if (asked.prompt_cache_options or CacheOptions()).mode == "implicit":
         pieces[-1] = pieces[-1]._replace(ttl="30m")
-    return cache.marked(asked.model, pieces, _LEAST_CACHED_TOKENS, conditions.at, miss=miss)
+    return cache.marked(asked.model, pieces, _LEAST_CACHED_TOKENS, conditions)
 
 
 def _pieces(messages: list[Message]) -> Iterator[Piece]:

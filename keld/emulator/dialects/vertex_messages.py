@@ -9,19 +9,11 @@ from ..answer import Answerer
 from ..cache import PromptCache
 from ..dialect import Conditions, Made
 from ..error import ApiError
-from .anthropic_body import read
+from .anthropic_body import hosted, read
 from .anthropic_messages import Messages
 
 # `vertex-2023-10-16` in the documentation, and the plain version of the API in what the official SDK sends (anthropic 2.14, Nov 2026).
 _is_version = re.compile(r"(vertex-)?20\d\d-\d\d-\d\d").fullmatch
-
-
-class _Head(msgspec.Struct, gc=False):
-    anthropic_version: str | None = None
-    model: str | None = None
-
-
-_head = msgspec.json.Decoder(_Head)
 
 
 @dataclass(frozen=True)
@@ -33,20 +25,10 @@ class VertexMessages:
     model: str
 
     def make(self, body: bytes, conditions: Conditions) -> Made:
-        _check(body)
         if conditions.fate == "model_not_found" or "does-not-exist" in self.model:
             raise ApiError(status=404, message=f"Publisher Model `publishers/anthropic/models/{self.model}` is not found.")
-        whole = b'{"model":%b,' % msgspec.json.encode(self.model.partition("@")[0]) + body.lstrip()[1:]
+        try:
+            whole = hosted(body, self.model.partition("@")[0], "vertex-2023-10-16", _is_version)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise ApiError(status=400, message="The request body is not valid JSON.") from error
         return Messages(self.answerer, self.cache).answer(read(whole), body, conditions)._replace(model=self.model)
-
-
-def _check(body: bytes) -> None:
-    try:
-        head = _head.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise ApiError(status=400, message="The request body is not valid JSON.") from error
-    if head.model is not None:
-        raise ApiError(status=400, message="model: Extra inputs are not permitted")
-    if not _is_version(head.anthropic_version or ""):
-        said = "Field required" if head.anthropic_version is None else "Input should be 'vertex-2023-10-16'"
-        raise ApiError(status=400, message=f"anthropic_version: {said}")

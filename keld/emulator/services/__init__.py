@@ -39,6 +39,7 @@ One class a host, named in `kind`; `service` (one floor up) says what each of th
     bedrock_envelope     the lines of a job's input and output
     bedrock_object       errors, jobs and manifests as it shows them
     bedrock_parameter    what the parameters of its calls must be
+    google_page          a page of a list as Google's APIs give it
     vertex               aiplatform.googleapis.com: routes, single calls, errors
     vertex_jobs          its batch prediction jobs
     vertex_envelope      the lines of a job's input and output

@@ -17,7 +17,7 @@ from ..life import Phase
 from ..page import page
 from ..row import Rows
 from ..rule import Event
-from ..service import Endpoint, model_of
+from ..service import Endpoint, batch_routes, model_of
 from ..store import Store
 from ..wire import download
 from .anthropic_envelope import AnthropicEnvelope
@@ -43,11 +43,8 @@ class Batches:
     def routes(self) -> list[Endpoint]:
         batches, one = f"{self.base}/batches", f"{self.base}/batches/{{batch_id}}"
         return [
-            Endpoint(operation="create", method="POST", path=batches, handler=self.create),
-            Endpoint(operation="list", method="GET", path=batches, handler=self.list),
-            Endpoint(operation="get", method="GET", path=one, handler=self.get),
+            *batch_routes(batches, self),
             Endpoint(operation="delete", method="DELETE", path=one, handler=self.delete),
-            Endpoint(operation="cancel", method="POST", path=one + "/cancel", handler=self.cancel),
             Endpoint(operation="download", method="GET", path=one + "/results", handler=self.results),
         ]
 

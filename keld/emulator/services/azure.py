@@ -24,11 +24,11 @@ from ..batch import Batch
 from ..dialect import Dialect
 from ..error import ApiError
 from ..life import Phase
-from ..realtime import answering
+from ..realtime import answering, realtime_routes
 from ..service import Asked, Endpoint, Handler, key_of
 from ..store import Store
 from .azure_batches import MAX_REQUESTS, AzureBatches, AzureFiles, Deployed
-from .openai import RATE_HEADERS, OpenAI, dialects_of, realtime_routes
+from .openai import RATE_HEADERS, OpenAI, dialects_of
 
 _TOKEN = "keld-entra-"  # noqa: S105  how a token of the emulator begins
 _TOKEN_S = 3_600

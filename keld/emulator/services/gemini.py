@@ -6,7 +6,6 @@ Wire: google-genai 3.6, ai.google.dev/api, Nov 2026.  The OpenAI-compatible laye
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
@@ -14,6 +13,7 @@ from ..answer import Answerer
 from ..batch import Batch
 from ..cache import PromptCache
 from ..dialect import Dialect
+from ..dialects.gemini_body import most_output_tokens
 from ..dialects.gemini_embeddings import Embed, EmbedMany
 from ..dialects.gemini_generate import Generate
 from ..error import ApiError
@@ -27,14 +27,6 @@ from .gemini_object import KEY_INVALID, error_object, operation
 
 VERSIONS = ("v1beta", "v1")
 _MODELS = ("gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-2.5-pro", "gemini-3-flash-preview", "gemini-embedding-001")
-
-
-class _Config(msgspec.Struct, gc=False, rename="camel"):
-    max_output_tokens: int | None = None
-
-
-class _Head(msgspec.Struct, gc=False, rename="camel"):
-    generation_config: _Config | None = None
 
 
 class Gemini(Service):
@@ -96,11 +88,7 @@ class Gemini(Service):
 
     def asked(self, request: Request, body: bytes) -> Asked:
         model = request.path_params.get("model")
-        try:
-            config = msgspec.json.decode(body, type=_Head).generation_config
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return Asked(model, 0)
-        return Asked(model, (config.max_output_tokens if config else None) or 0)
+        return Asked(model, most_output_tokens(body))
 
     # --- refusals -----------------------------------------------------------------------------------------------------
 

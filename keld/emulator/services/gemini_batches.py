@@ -18,13 +18,13 @@ from ..dialects.gemini_body import Message, invalid, read, reader
 from ..error import ApiError
 from ..host import Host
 from ..life import ENDED, Phase
-from ..page import token_page
 from ..row import Rows
 from ..service import Endpoint
 from ..store import Store, StoredFile
 from .gemini_envelope import GeminiEnvelope, line_of
 from .gemini_files import Files, missing_file
 from .gemini_object import file_name, operation
+from .google_page import google_page
 
 # ai.google.dev/gemini-api/docs/rate-limits, Nov 2026.  Its largest page is not documented; one that is smaller than asked for must be followed.
 MAX_AT_ONCE = 100
@@ -118,18 +118,11 @@ class Batches:
 
     async def list(self, request: Request) -> Response:
         """In no order that means anything, as far as is known: here by a digest of the name."""
-        size, token = request.query_params.get("pageSize") or str(_MOST_A_PAGE), request.query_params.get("pageToken")
-        if "filter" in request.query_params or not size.isdigit():
-            raise invalid("Request contains an invalid argument.")
+        refused = invalid("Request contains an invalid argument.")
+        if "filter" in request.query_params:
+            raise refused
         listed = sorted(self.host.listed(), key=lambda batch: sha256(batch.id.encode()).digest())
-        try:
-            most = min(int(size) or _MOST_A_PAGE, _MOST_A_PAGE)
-            shown, following = token_page(listed, lambda batch: batch.id, limit=most, token=token or None)
-        except (ValueError, ApiError) as error:
-            raise invalid("Request contains an invalid argument.") from error
-        await self.store.catch_up(shown)
-        found: dict[str, Any] = {"operations": [await self._look(batch) for batch in shown]} if shown else {}
-        return JSONResponse(found | ({"nextPageToken": following} if following else {}))
+        return await google_page(request, self.store, listed, self._look, name="operations", most=_MOST_A_PAGE, refused=refused)
 
     async def get(self, request: Request) -> Response:
         batch = self._batch(request)

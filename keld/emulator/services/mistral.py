@@ -24,7 +24,7 @@ from ..error import ApiError
 from ..fault import DOWNLOAD_FAULTS
 from ..life import Phase
 from ..rate import Level
-from ..realtime import answering
+from ..realtime import realtime_routes
 from ..rule import Event
 from ..service import Endpoint, Service
 from ..store import Store, StoredFile
@@ -62,10 +62,6 @@ class Mistral(Service):
 
     def routes(self) -> list[Endpoint]:
         files, one = f"{self.base}/files", f"{self.base}/files/{{file_id}}"
-        realtime = [
-            Endpoint(operation="realtime", method="POST", path=self.base + path.removeprefix("/v1"), handler=answering(self, dialect))
-            for path, dialect in self.dialects.items()
-        ]
         return [
             Endpoint(operation="upload", method="POST", path=files, handler=self.upload),
             Endpoint(operation="download", method="GET", path=one + "/content", handler=self.content),
@@ -73,7 +69,7 @@ class Mistral(Service):
             Endpoint(operation="delete", method="DELETE", path=one, handler=self.delete_file),
             Endpoint(operation="get", method="GET", path=f"{self.base}/models", handler=self.list_models),
             *self.jobs.routes(),
-            *realtime,
+            *realtime_routes(self, self.dialects),
         ]
 
     def env(self, base_url: str, api_key: str) -> dict[str, str]:

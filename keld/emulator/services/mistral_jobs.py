@@ -23,7 +23,7 @@ from ..host import Host
 from ..life import ENDED, Phase
 from ..result import name_results
 from ..row import Rows
-from ..service import Endpoint
+from ..service import Endpoint, batch_routes
 from ..store import Store, StoredFile
 from .mistral_envelope import MistralEnvelope
 from .mistral_object import job_object
@@ -62,13 +62,7 @@ class Jobs:
         object.__setattr__(self, "host", Host(store=self.store, kind=self.kind, publish=self._publish))
 
     def routes(self) -> list[Endpoint]:
-        jobs, one = f"{self.base}/batch/jobs", f"{self.base}/batch/jobs/{{batch_id}}"
-        return [
-            Endpoint(operation="create", method="POST", path=jobs, handler=self.create),
-            Endpoint(operation="list", method="GET", path=jobs, handler=self.list_jobs),
-            Endpoint(operation="get", method="GET", path=one, handler=self.get),
-            Endpoint(operation="cancel", method="POST", path=one + "/cancel", handler=self.cancel),
-        ]
+        return batch_routes(f"{self.base}/batch/jobs", self)
 
     async def create(self, request: Request) -> Response:
         asked = self._asked(await request.body())
@@ -84,15 +78,6 @@ class Jobs:
             lambda batch: job_object(batch, Phase("validating", 0)),
         )
 
-    async def list_jobs(self, request: Request) -> Response:
-        query = request.query_params
-        number, size = _number(query.get("page", "0"), "page", 0, 1 << 31), _number(query.get("page_size", "100"), "page_size", 1, 100)
-        wanted = self._wanted(request)
-        start = number * size
-        shown = wanted[start : start + size]
-        await self.store.catch_up(shown)
-        return JSONResponse({"object": "list", "data": [await self._look(batch) for batch in shown], "total": len(wanted)})
-
     def _wanted(self, request: Request) -> list[Batch]:
         """The jobs that a list shows, in its order; every name that is no parameter filters by metadata."""
         query = request.query_params
@@ -106,6 +91,15 @@ class Jobs:
             now = self.host.now()
             found = [batch for batch in found if job_object(batch, batch.phase(now))["status"] in statuses]
         return found[::-1] if query.get("order_by") == "created" else found
+
+    async def list(self, request: Request) -> Response:
+        query = request.query_params
+        number, size = _number(query.get("page", "0"), "page", 0, 1 << 31), _number(query.get("page_size", "100"), "page_size", 1, 100)
+        wanted = self._wanted(request)
+        start = number * size
+        shown = wanted[start : start + size]
+        await self.store.catch_up(shown)
+        return JSONResponse({"object": "list", "data": [await self._look(batch) for batch in shown], "total": len(wanted)})
 
     async def get(self, request: Request) -> Response:
         batch = self._batch(request)

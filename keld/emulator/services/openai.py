@@ -4,7 +4,6 @@ Wire: openai 3.52's types and openai-openapi, Nov 2026; what live traces add (nu
 failures, refusals in the error file with `error: null`) is followed over the specification.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -20,7 +19,7 @@ from ..dialects.openai_responses import Responses
 from ..error import ApiError
 from ..life import Phase
 from ..rate import Level, span
-from ..realtime import answering
+from ..realtime import realtime_routes
 from ..service import Endpoint, Service
 from ..store import Store
 from .openai_batches import Batches
@@ -46,19 +45,6 @@ def dialects_of(answerer: Answerer) -> dict[str, Dialect]:
         "/v1/responses": Responses(answerer, cache),
         "/v1/embeddings": Embeddings(),
     }
-
-
-def realtime_routes(service: Service, dialects: Mapping[str, Dialect], headers: Mapping[str, str] | None = None) -> list[Endpoint]:
-    """A route for each of OpenAI's endpoints, under the service's own base."""
-    return [
-        Endpoint(
-            operation="realtime",
-            method="POST",
-            path=service.base + endpoint.removeprefix("/v1"),
-            handler=answering(service, dialect, headers),
-        )
-        for endpoint, dialect in dialects.items()
-    ]
 
 
 class OpenAI(Service):

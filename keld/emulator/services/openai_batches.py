@@ -18,7 +18,7 @@ from ..life import Phase
 from ..page import page
 from ..result import name_results
 from ..row import Rows
-from ..service import Endpoint
+from ..service import Endpoint, batch_routes
 from ..store import Store, StoredFile
 from .openai_envelope import OpenAIEnvelope
 from .openai_input import MAX_REQUESTS, CheckedLine, first_line, problems
@@ -54,13 +54,7 @@ class Batches:
         object.__setattr__(self, "host", Host(store=self.store, kind=self.kind, publish=self._publish))
 
     def routes(self) -> list[Endpoint]:
-        batches, one = f"{self.base}/batches", f"{self.base}/batches/{{batch_id}}"
-        return [
-            Endpoint(operation="create", method="POST", path=batches, handler=self.create),
-            Endpoint(operation="list", method="GET", path=batches, handler=self.list),
-            Endpoint(operation="get", method="GET", path=one, handler=self.get),
-            Endpoint(operation="cancel", method="POST", path=one + "/cancel", handler=self.cancel),
-        ]
+        return batch_routes(f"{self.base}/batches", self)
 
     async def create(self, request: Request) -> Response:
         asked = create_body(await request.body(), self.dialects, self.windows)

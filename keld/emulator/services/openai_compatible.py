@@ -18,8 +18,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..error import ApiError
+from ..realtime import realtime_routes
 from ..service import Endpoint, Service
-from .openai import dialects_of, realtime_routes
+from .openai import dialects_of
 
 _ERROR_TYPES = {
     400: "BadRequestError",

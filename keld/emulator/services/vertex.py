@@ -6,7 +6,6 @@ discovery document of aiplatform v1, revision 20261106.
 
 from typing import Any
 
-import msgspec
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
@@ -14,6 +13,7 @@ from ..answer import Answerer
 from ..batch import Batch
 from ..cache import PromptCache
 from ..dialect import Dialect
+from ..dialects.gemini_body import most_output_tokens
 from ..dialects.gemini_generate import Generate
 from ..dialects.vertex_messages import VertexMessages
 from ..error import ApiError
@@ -27,14 +27,6 @@ from .vertex_object import error_object
 
 VERSIONS = ("v1", "v1beta1")
 _TIER = "x-vertex-ai-llm-shared-request-type"
-
-
-class _Config(msgspec.Struct, gc=False, rename="camel"):
-    max_output_tokens: int | None = None
-
-
-class _Head(msgspec.Struct, gc=False, rename="camel"):
-    generation_config: _Config | None = None
 
 
 class Vertex(Service):
@@ -116,8 +108,4 @@ class Vertex(Service):
         model = request.path_params.get("model")
         if request.url.path.endswith(":rawPredict"):
             return Asked(model, most_tokens(body))
-        try:
-            config = msgspec.json.decode(body, type=_Head).generation_config
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return Asked(model, 0)
-        return Asked(model, (config.max_output_tokens if config else None) or 0)
+        return Asked(model, most_output_tokens(body))

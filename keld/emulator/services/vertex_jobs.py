@@ -19,10 +19,10 @@ from ..dialects.gemini_body import invalid
 from ..error import ApiError
 from ..host import Host
 from ..life import ENDED, Phase
-from ..page import token_page
 from ..row import Rows
 from ..service import Endpoint
 from ..store import Store
+from .google_page import google_page
 from .vertex_envelope import Labelled, Line, VertexEnvelope
 from .vertex_object import Create, create_body, job_object, state_of
 
@@ -87,19 +87,10 @@ class Jobs:
 
     async def list(self, request: Request) -> Response:
         """By the time of creation, the newest first, as it is here; the service promises no order."""
-        size, token = request.query_params.get("pageSize") or str(_MOST_A_PAGE), request.query_params.get("pageToken")
-        if not size.isdigit():
-            raise invalid("page_size must not be negative.")
         fits, place = _filter(request.query_params.get("filter", "")), _place(request)
         listed = [batch for batch in self.host.listed() if self.jobs[batch.id].place == place and fits(self._facts(batch))]
-        try:
-            most = min(int(size) or _MOST_A_PAGE, _MOST_A_PAGE)
-            shown, following = token_page(listed, lambda batch: batch.id, limit=most, token=token or None)
-        except (ValueError, ApiError) as error:
-            raise invalid("The page token is not valid.") from error
-        await self.store.catch_up(shown)
-        found: dict[str, Any] = {"batchPredictionJobs": [await self._look(batch) for batch in shown]} if shown else {}
-        return JSONResponse(found | ({"nextPageToken": following} if following else {}))
+        refused = invalid("The page size or the page token is not valid.")
+        return await google_page(request, self.store, listed, self._look, name="batchPredictionJobs", most=_MOST_A_PAGE, refused=refused)
 
     async def get(self, request: Request) -> Response:
         batch = self._batch(request)

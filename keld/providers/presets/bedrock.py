@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from keld.price import Lane
 from keld.pricing import Listed
-from keld.providers.account import Account, BedrockAccount
+from keld.providers.account import Account, BedrockAccount, place_of
 from keld.providers.base import Traits
 from keld.providers.dialects.bedrock_messages import BedrockMessages, is_invoked
 from keld.providers.dialects.converse import Converse
@@ -41,6 +41,18 @@ def _auth(connection: Connection) -> Auth:
     from keld.providers.transports import bedrock_auth
 
     return bedrock_auth.auth(connection)
+
+
+def _bucket_options(connection: Connection) -> Mapping[str, str]:
+    from keld.providers.transports import bedrock_auth
+
+    return bedrock_auth.bucket_options_of(connection)()
+
+
+def _place(account: Account) -> str:
+    from keld.providers.transports import bedrock_auth
+
+    return place_of(account, "region", "AWS_REGION", bedrock_auth.regions())
 
 
 def _error_in(body: dict[str, object], headers: object) -> object:
@@ -104,6 +116,7 @@ PRESET = Preset(
     variables={"region": "AWS_REGION", "bucket": "KELD_BEDROCK_BUCKET", "role": "KELD_BEDROCK_ROLE"},
     url=_url,
     scope=_scope,
+    place=_place,
     dialect=_dialect_of,
     dialects=(_CONVERSE, _MESSAGES),
     envelope=BedrockEnvelope(),
@@ -128,6 +141,7 @@ PRESET = Preset(
     prices="bedrock",
     probe=Probe(path="/foundation-models", names=_names, serves=_serves),
     bucket=lambda account: account.bucket if isinstance(account, BedrockAccount) else "",
+    bucket_options=_bucket_options,
     listed=_listed,
     # docs.aws.amazon.com/general/latest/gr/bedrock.html, "Batch inference", 29 Nov 2026: 100 to 100,000 records a job, 1 GB a file.  The form of a
     # conversation in Converse has up to a third more bytes than its fragment, which the size of a line does not tell: so 700 MB.

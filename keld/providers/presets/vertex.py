@@ -8,7 +8,7 @@ from datetime import timedelta
 from keld.objects import Credentials
 from keld.price import Lane
 from keld.pricing import Listed
-from keld.providers.account import Account, VertexAccount
+from keld.providers.account import Account, VertexAccount, place_of
 from keld.providers.base import Traits
 from keld.providers.dialects.vertex_models import VertexGenerate, VertexMessages, is_claude
 from keld.providers.fault import Meaning
@@ -66,6 +66,15 @@ def _scope(account: Account) -> str:
     return f"/projects/{account.project}/locations/{account.location}"
 
 
+# docs.cloud.google.com/vertex-ai/generative-ai/docs/learn/locations; only for the name that was meant, so that a location that is missing here does no harm.
+_LOCATIONS = (
+    _GLOBAL, "us-central1", "us-east1", "us-east4", "us-east5", "us-south1", "us-west1", "us-west4", "northamerica-northeast1", "southamerica-east1",
+    "europe-central2", "europe-north1", "europe-southwest1", "europe-west1", "europe-west2", "europe-west3", "europe-west4", "europe-west6",
+    "europe-west8", "europe-west9", "asia-east1", "asia-east2", "asia-northeast1", "asia-northeast3", "asia-south1", "asia-southeast1",
+    "australia-southeast1", "me-central1", "me-central2", "me-west1",
+)  # fmt: skip
+
+
 def _listed(account: Account, model: str) -> Listed:
     """A model, or the last part of its resource name; anywhere but at the global endpoint some models cost more."""
     location = account.location if isinstance(account, VertexAccount) else ""
@@ -87,6 +96,7 @@ PRESET = Preset(
     variables={"project": "GOOGLE_CLOUD_PROJECT", "location": "GOOGLE_CLOUD_LOCATION", "bucket": "KELD_VERTEX_BUCKET"},
     url=_url,
     scope=_scope,
+    place=lambda account: place_of(account, "location", "GOOGLE_CLOUD_LOCATION", _LOCATIONS),
     for_account=_for_account,
     dialect=_dialect_of,
     dialects=(_GENERATE, _MESSAGES),

@@ -27,7 +27,7 @@ from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import Fault, scrubbed, unreadable
 from keld.providers.page import UNREADABLE_TIME, Page, instant
 from keld.providers.part import Connection
-from keld.providers.transports.bedrock_auth import Signed, auth, error_in
+from keld.providers.transports.bedrock_auth import auth, bucket_options_of, error_in
 from keld.providers.transports.rest import Rest
 from keld.providers.transports.stored import Stored
 
@@ -53,9 +53,8 @@ class BedrockBatches:
     def __init__(self, connection: Connection) -> None:
         assert isinstance(connection.account, BedrockAccount)
         account = connection.account
-        keys = Signed(account.region)  # of the bucket, also where an API key asks for jobs
         self._rest, self._role = Rest(connection, auth, error_in), account.role
-        self._objects = Stored(account.bucket, connection.patience, options=lambda: {"region": account.region, **keys.keys()})
+        self._objects = Stored(account.bucket, connection.patience, options=bucket_options_of(connection))
 
     # -- the input ------------------------------------------------------------------------------------------------
 

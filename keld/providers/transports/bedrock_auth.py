@@ -41,6 +41,27 @@ def auth(connection: Connection) -> Auth:
     return Signed(getattr(connection.account, "region", ""), given)
 
 
+@cache
+def regions() -> list[str]:
+    """The regions in which botocore knows Bedrock; a newer one may be missing."""
+    from botocore.session import Session
+
+    session = Session()
+    return [
+        region for part in session.get_available_partitions() for region in session.get_available_regions("bedrock", partition_name=part)
+    ]
+
+
+def bucket_options_of(connection: Connection) -> Callable[[], Mapping[str, str]]:
+    """Gives region and keys of the account's bucket, also where an API key asks for jobs; the keys are those with which requests are signed.
+
+    It raises `AccessRefused` or `Fault`: see `Signed.renew`.
+    """
+    account = connection.account
+    keys = Signed(getattr(account, "region", ""), account.credentials)
+    return lambda: {"region": getattr(account, "region", ""), **keys.keys()}
+
+
 class Signed:
     """`Auth` that signs each request (Signature Version 4).
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from keld import http
-from keld.objects import AccessDenied, Bucket, Credentials, NoSuchObject, ObjectError, ObjectInfo
+from keld.objects import AccessDenied, Bucket, Credentials, NoSuchObject, ObjectError, ObjectInfo, WrongRegion
 from keld.patience import Patience
 from keld.providers.download import Broken, Piece
 from keld.providers.fault import Fault, Sent
@@ -58,8 +58,7 @@ class Stored:
     def below(self, folder: str) -> list[tuple[str, ObjectInfo]]:
         """The address of each object below a folder, and what it is, by the bytes of their names."""
         with self._object(folder.rstrip("/")) as (bucket, name):
-            named = [(one, bucket.find(one)) for one in bucket.names(name)]
-            return [(bucket.address(one), found) for one, found in named if found is not None]
+            return [(bucket.address(one), info) for one, info in bucket.entries(name)]
 
     def find(self, uri: str) -> ObjectInfo | None:
         """What an object is now; None: there is none."""
@@ -123,9 +122,8 @@ class Stored:
             yield bucket, parts.path.lstrip("/")
         except NoSuchObject as missing:
             raise Fault(sent=Sent.ANSWERED, status=HTTPStatus.NOT_FOUND, code="no_such_object", message=str(missing), own=True) from None
-        except AccessDenied as denied:
-            raise Fault(
-                sent=Sent.ANSWERED, status=HTTPStatus.FORBIDDEN, code="bucket_access_denied", message=str(denied), own=True
-            ) from None
+        except (AccessDenied, WrongRegion) as denied:
+            code = "bucket_access_denied" if isinstance(denied, AccessDenied) else "bucket_in_another_region"
+            raise Fault(sent=Sent.ANSWERED, status=HTTPStatus.FORBIDDEN, code=code, message=str(denied), own=True) from None
         except ObjectError as error:
             raise Fault(sent=Sent.MAYBE, cause=f"{error.address}: {error.why}") from None

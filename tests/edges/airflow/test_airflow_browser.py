@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
+
+pytest.importorskip("playwright", reason="the environments of `make versions` have no browser")
 from playwright.sync_api import Locator, Page, expect
 
 from tests.edges.airflow.live_airflow import KEY, QUIET, Stack, live

@@ -69,13 +69,9 @@ def test_the_function_of_the_taskflow_example_gives_the_rows(dags: dict[str, Any
     assert run_task(dags["example_keld_taskflow"].get_task("summarise"), emulator)["counts"]["answered"] == 3
 
 
-def test_the_sensor_of_an_example_collects_what_the_other_task_has_sent(
-    dags: dict[str, Any], emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_sensor_of_an_example_collects_what_the_other_task_has_sent(dags: dict[str, Any], emulator: Emulator) -> None:
     from keld_airflow.testing import run_task
 
     dag = dags["example_keld_collect"]
     sent = run_task(dag.get_task("send"), emulator)
-    sensor = dag.get_task("collect")
-    monkeypatch.setattr(sensor, "job_run", sent)
-    assert run_task(sensor, emulator)["counts"]["answered"] == 3
+    assert run_task(dag.get_task("collect"), emulator, outputs={"send": sent})["counts"]["answered"] == 3

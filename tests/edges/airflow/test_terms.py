@@ -104,6 +104,7 @@ def test_a_job_is_known_while_the_dag_is_parsed_if_no_term_is_a_template() -> No
         ceiling_usd=Decimal("0.5"),
         max_output_tokens=64,
         probability=0.9,
+        probe=False,
     )
     with pytest.raises(Exception, match="known only when Airflow has rendered them"):
         _ = operator(models="{{ params.model }}").job
@@ -150,7 +151,7 @@ def test_every_term_may_be_a_template(worker: Worker, provider: Emulator, monkey
         name="labels_support", key="id", prompt="Classify: {body}", models=["openai:gpt-5-mini", "openai:gpt-5"], system="Today is 2026-11-19.",
         params={"temperature": 0.2, "user": "42" if not native else sent.task.job.params["user"], "seed": 7}, ceiling_usd="0.5",
         deadline=timedelta(hours=26), output_prefix="support_", tags={"team": "support", "day": "20261119"}, missing={"body": "support"},
-        priority="id", max_output_tokens=64,
+        priority="id", max_output_tokens=64, probe=False,
     )  # fmt: skip
     assert sent.task.completion_rate == 0.8
     assert sent.rendered["models"] == ["openai:gpt-5-mini", "openai:gpt-5"]

@@ -51,6 +51,16 @@ def test_a_task_comes_to_its_end_in_one_call(emulator: Emulator, tmp_path: Path,
     assert emulator.now() - began > timedelta(seconds=A_DAY_S)
 
 
+def test_the_same_task_is_rendered_anew_for_another_day(emulator: Emulator, tmp_path: Path) -> None:
+    """A test file reads its Dag once; the second test must not find the paths and terms of the first one in it."""
+    from keld_airflow.testing import run_task
+
+    task = operator(sink=f"{tmp_path}/{{partition}}.parquet", partition="{{ partition_key }}")
+    done = [run_task(task, emulator, partition_key=day)["sink"] for day in ("2026-11-19", "2026-11-20")]
+    assert done == [f"{tmp_path}/2026-11-19.parquet", f"{tmp_path}/2026-11-20.parquet"]
+    assert (task.sink, task.partition) == (f"{tmp_path}/{{partition}}.parquet", "{{ partition_key }}")
+
+
 def test_nothing_of_production_is_written_or_called(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Airflow's own settings lead to the team's ledger and provider: invented answers there would pass for paid ones, and real rows be bought."""
     from keld_airflow.testing import run_task
@@ -136,6 +146,30 @@ def test_an_instance_of_a_mapped_task_is_run_by_its_index(emulator: Emulator) ->
         )
     done = [run_task(dag.get_task("label"), emulator, map_index=index, **DAY)["partition"] for index in (0, 1)]
     assert done == ["eu|2026-11-19", "us|2026-11-19"]
+
+
+def test_what_a_task_takes_from_another_is_given_by_its_id(emulator: Emulator) -> None:
+    """A Dag that maps over the output of a task, or a sensor behind one, has no database to find it in."""
+    from airflow.sdk import DAG, task
+
+    from keld_airflow import KeldBatchOperator, KeldJobSensor
+    from keld_airflow.testing import run_task
+
+    with DAG("dag", schedule=None) as dag:
+
+        @task
+        def regions() -> list[str]:
+            raise AssertionError("it is not run")
+
+        KeldBatchOperator.partial(task_id="label", job=job(), source=lambda: ROWS).expand(partition=regions())
+        sent = KeldBatchOperator(task_id="send", job=job(name="sent"), source=lambda: ROWS, wait=False)
+        KeldJobSensor(task_id="collect", job_run=sent.output)
+    mapped = run_task(dag.get_task("label"), emulator, map_index=1, outputs={"regions": ["eu", "us"]})
+    assert mapped["partition"] == "us"
+    manifest = run_task(dag.get_task("send"), emulator, logical_date=emulator.now())
+    assert run_task(dag.get_task("collect"), emulator, outputs={"send": manifest})["counts"]["answered"] == 5
+    with pytest.raises(LookupError, match=r"outputs=\{'send': "):
+        run_task(dag.get_task("collect"), emulator)
 
 
 def test_a_task_that_fails_says_why(emulator: Emulator) -> None:

@@ -144,6 +144,32 @@ def test_twelve_waits_take_one_list_page_a_look(frozen: Emulator, open_keld_at: 
     assert max(turning.pauses) > 2 * min(turning.pauses), "the older, the seldomer"
 
 
+def test_a_job_run_that_another_worker_holds_is_looked_at_again_after_a_pause(
+    frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its batch has ended, and only the holder may record that: so the look stays due, and one after the other would be a flood of calls."""
+    from keld_airflow.poller import Poller
+
+    frozen.advance(LATENCY_S)
+    turning, looks, poll = Turning(frozen), list[int](), Keld.poll
+
+    def holding(keld: Keld, *of: Any, **how: Any) -> Any:
+        """The other worker is through after the fifth look."""
+        looks.append(len(turning.pauses))
+        statuses = poll(keld, *of, **how)
+        if len(looks) == 5:
+            keld.ledger.leases.release(lease, lease.due_at)
+        return statuses
+
+    monkeypatch.setattr(Keld, "poll", holding)
+    with open_keld_at() as keld:
+        lease = keld.ledger.leases.claim(twelve[0], "another worker", frozen.now())
+        assert lease is not None
+        poller = Poller(open_keld_at, clock=frozen.now, pause=turning)
+        asyncio.run(poller.due(twelve[0], frozen.now(), turning.tell))
+    assert looks == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_provider_that_is_down_ends_no_wait(frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]) -> None:
     """Five failed looks in a row end the wait of others; an outage is no fault of the task."""
     fault(frozen, "any", "status", status=503, times=6)

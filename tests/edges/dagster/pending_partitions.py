@@ -1,6 +1,6 @@
 """Pending partitions: thousands of partitions that wait for the provider, each with a hold run, made cheaply.
 
-One is submitted through the front door; the others are copies of its rows in the ledger, each with a batch of its own at the emulator and a
+One is submitted through the front door; the others are copies of its rows in the ledger, each with a batch of its own at the provider and a
 hold run of its own in Dagster, so that a tick finds them as it finds any other.
 """
 
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -27,20 +27,20 @@ from keld_dagster.pending import PendingPartitions
 from keld_dagster.progress import first_tags
 
 
-def submit_many(emulator: Emulator, keld: Keld, instance: dg.DagsterInstance, job: Job, asset: dg.AssetKey, partitions: list[str]) -> None:
-    """Each of these partitions of a job at the provider, under a hold run."""
+def submit_many(base_url: str, keld: Keld, instance: dg.DagsterInstance, job: Job, asset: dg.AssetKey, partitions: list[str]) -> None:
+    """Each of these partitions of a job at the provider, of OpenAI's shape at `base_url`, under a hold run."""
     first = keld.advance(keld.submit(job, [{"id": 1, "body": "text"}], partition=partitions[0]).id)
     row, shard, intent, engine = _rows(keld, first.id)
-    base, key = emulator.env()["OPENAI_BASE_URL"], {"Authorization": "Bearer any"}
     runs, shards, intents = [], [], []
     ids = {partitions[0]: first.id}
-    with httpx2.Client(base_url=base, headers=key, timeout=None) as client:
+    with httpx2.Client(base_url=base_url, headers={"Authorization": "Bearer any"}, timeout=None) as client:
         asked = {"input_file_id": shard["input_ref"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-        for partition in partitions[1:]:
+        for n, partition in enumerate(partitions[1:], start=1):
             ids[partition] = secrets.token_hex(16)
             batch = client.post("batches", json=asked).raise_for_status().json()
             runs.append({**row, "id": ids[partition], "partition": partition})
-            shards.append({**shard, "id": secrets.token_hex(5), "run_id": ids[partition], "batch_id": batch["id"]})
+            at = shard["submitted_at"] + timedelta(microseconds=n)  # in the order of the list
+            shards.append({**shard, "id": secrets.token_hex(5), "run_id": ids[partition], "batch_id": batch["id"], "submitted_at": at})
             intents.append({**intent, "shard_id": shards[-1]["id"], "batch_id": batch["id"]})
     with engine.begin() as db:
         db.execute(sa.insert(RUN), runs)

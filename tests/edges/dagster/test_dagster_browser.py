@@ -8,6 +8,8 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+
+pytest.importorskip("playwright", reason="the environments of `make versions` have no browser")
 from playwright.sync_api import Page, expect
 
 from example_project.deployment import Dagster, running_dagster

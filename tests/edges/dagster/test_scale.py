@@ -29,7 +29,7 @@ class Crowd:
     def wait(self, count: int, *, first: int = 0) -> None:
         partitions = [f"day{n}" for n in range(first + count)]
         self.asset = build_batch_assets(JOB, source="t/{partition}.csv", partitions_def=dg.StaticPartitionsDefinition(partitions))
-        submit_many(self.emulator, self.keld, self.instance, JOB, LABELS, partitions[first:])
+        submit_many(self.emulator.env()["OPENAI_BASE_URL"], self.keld, self.instance, JOB, LABELS, partitions[first:])
         self.repository = keld_definitions([self.asset], resource=self.resource).get_repository_def()
 
     def tick(self, cursor: str | None = None, budget_s: float = 60.0) -> Any:
