@@ -6,8 +6,9 @@ CSV and Parquet stream; one document of JSON (an array, a page) is read whole.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -166,12 +167,27 @@ def _lines(blocks: Iterator[bytes], form: Format) -> Iterator[Piece]:
     layout = Layout([path for path in paths_of(form) if path == top(path)])
     decoder = msgspec.json.Decoder(form.document if form.unfold else layout.kind)
     for block in blocks:
-        rows, bad = _decoded(decoder, _marked(block, form.marks))
-        if form.unfold is not None:
-            unfolded, worse = _rows_of(rows, form)
-            yield Piece(form=form, found=_read(_chunk(unfolded, form), form, bad + worse), bytes_read=len(block))
-        else:
-            yield Piece(form=form, found=_read(Lines(rows, layout), form, bad), bytes_read=len(block))
+        with _uncollected():
+            rows, bad = _decoded(decoder, _marked(block, form.marks))
+            if form.unfold is None:
+                chunk: Chunk = Lines(rows, layout)
+            else:
+                rows, worse = _rows_of(rows, form)
+                chunk, bad = _chunk(rows, form), bad + worse
+            found = _read(chunk, form, bad)
+        yield Piece(form=form, found=found, bytes_read=len(block))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without Python's search for cycles: decoding makes none, and to look at each list of a block again and again took as long as all the rest."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _chunk(rows: list[Any], form: Format) -> Chunk:

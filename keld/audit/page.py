@@ -45,9 +45,10 @@ def _summary(audit: Audit) -> Element:
 
 def _groups(audit: Audit) -> list[Element]:
     head = [
-        *columns("group", "model", "verdict", kind=TEXT),
+        *columns("group", "model", kind=TEXT),
+        *columns("verdict", kind="whole"),
         *columns("calls", f"cost {audit.unit}", "saves", "p10 to p90", "if no cache hits"),
-        Column(name="cost", kind=DRAWN),
+        Column(name="cost", kind=f"{DRAWN} slim"),
     ]
     most = max((one.usd for one in audit.findings), default=Decimal(0))
 
@@ -86,4 +87,6 @@ def _sources(audit: Audit) -> Element:
 def _assumed(audit: Audit) -> Element:
     rows = [(name, f"{value}") for name, value in audit.priors.items()]
     rows += [("price lists of", f"{audit.priced_at:%Y-%m-%d}"), ("time zone", audit.zone)]
-    return table("Assumed: the two numbers of a beta distribution, or a range in USD a month", columns("", "value", kind=TEXT), rows)
+    return table(
+        "Assumed: the two numbers of a beta distribution, or a range in USD a month", columns("assumption", "value", kind=TEXT), rows
+    )
