@@ -12,7 +12,7 @@ The map of the package, in the order in which a job run passes through them:
     settings     how long the runner waits, and how often it looks
     context      one worker's lease on one job run, with its files; Environment, which all steps need
     clock        waits that became too long because a clock was set back
-    ahead        the slow half of a step, begun for the next shard while this one's goes on
+    overlap      the slow half of a step, begun for the next shard while this one's goes on
     queue        which shard is sent next where a provider's queue is full
     submit       rows -> input file -> intent -> create, sent once
     refusal      what is done after a create was refused

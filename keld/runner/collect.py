@@ -36,9 +36,9 @@ from keld.providers.provider import Provider
 from keld.realtime import answers_in
 from keld.reply import Reply
 from keld.request import Question
-from keld.runner.ahead import Step
 from keld.runner.context import LAG, RunContext, log, sent_of
 from keld.runner.give_up import give_up_time
+from keld.runner.overlap import Step
 from keld.staging import ShardFiles, disk_errors
 from keld.state import Event
 
@@ -73,7 +73,7 @@ def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     """The shard after its results were fetched and one answer a row was written; or with the time at which they are fetched again."""
     if shard.lane != Lane.BATCH:
         return _collected(context, shard, _tally(context, run, shard, [answers_in(context.files.shard(shard.id).journal)], _missing(shard)))
-    files, begun = context.files.shard(shard.id), context.ahead.take(_FETCHING, shard.id)
+    files, begun = context.files.shard(shard.id), context.overlap.take(_FETCHING, shard.id)
     try:
         before, batch, results, lost = _fetched(context, shard) if begun is None else begun.result()
     except (AccessRefused, ProviderUnreachable, ProviderRefused) as problem:
@@ -102,9 +102,9 @@ def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
     return _collected(context, shard, tally)
 
 
-def fetch_ahead(context: RunContext, shard: Shard) -> None:
+def begin_to_fetch(context: RunContext, shard: Shard) -> None:
     """Begins to fetch the results of a shard that is collected next."""
-    context.ahead.begin(_FETCHING, shard.id, lambda: _fetched(context, shard))
+    context.overlap.begin(_FETCHING, shard.id, lambda: _fetched(context, shard))
 
 
 def _fetched(context: RunContext, shard: Shard) -> Fetched:

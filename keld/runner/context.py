@@ -28,7 +28,7 @@ from keld.providers.base import RemoteBatch
 from keld.providers.encoder import Encoder, Reader
 from keld.providers.provider import Provider
 from keld.request import Question
-from keld.runner.ahead import Ahead
+from keld.runner.overlap import Overlap
 from keld.runner.settings import Settings
 from keld.schema import OutputSchema
 from keld.staging import RunFiles, Staging, disk_errors, read_positions
@@ -101,7 +101,7 @@ class RunContext:
         default_factory=set
     )  # (provider, state): the step that this state requires failed under this lease
     staged: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # by shard, the input file that was written under this lease
-    ahead: Ahead = field(default_factory=Ahead)
+    overlap: Overlap = field(default_factory=Overlap)
     stuck: dict[str, str] = field(default_factory=dict)  # shards that were tried under this lease without progress, and why
     begun: bool = False  # a step was begun under this lease: the first one is, even if little time is left
     passed_over: bool = False  # there was no time to look at its batches

@@ -33,7 +33,7 @@ from keld.ledger import JobRun, Shard, Unchanged
 from keld.price import Lane
 from keld.providers.provider import Provider
 from keld.runner.clock import restart_waits
-from keld.runner.collect import collect, fetch_ahead
+from keld.runner.collect import begin_to_fetch, collect
 from keld.runner.context import LAG, Environment, RunContext, configured, log
 from keld.runner.escalate import escalate, escalation_time, escalation_times
 from keld.runner.fast_lane import ask_rows, begin, end_early, under_way
@@ -47,7 +47,7 @@ from keld.runner.observe import cancel, observe_all
 from keld.runner.orphan import Sweep
 from keld.runner.queue import yields_until
 from keld.runner.round import due_of, early_round, next_round
-from keld.runner.submit import lost, stage, stage_ahead, submit, submit_again
+from keld.runner.submit import begin_to_stage, lost, stage, submit, submit_again
 from keld.state import AT_PROVIDER, TERMINAL, Event, RunEvent, RunState, State
 
 _LISTING = 0.6  # of the time of a poll; the rest is for what the lists have shown
@@ -211,7 +211,7 @@ class Runner:
         if run.problem:  # so that a shard that fails each time does not keep the later ones from being tried, another one is the first
             first = int(self.clock().timestamp()) % len(shards)
             shards = [*shards[first:], *shards[:first]]
-        with context.ahead:
+        with context.overlap:
             done = sum(self._advance_shard(context, run, shard, shards[n:]) for n, shard in enumerate(shards, 1)) > 0
         return done or _if_configured(context, lambda: early_round(context, run))
 
@@ -435,9 +435,9 @@ def _begin_next(context: RunContext, shard: Shard, following: Sequence[Shard]) -
     if other is None or context.cancelling or other.provider in context.blocked:
         return
     if wanted is State.PLANNED:
-        stage_ahead(context, other)
+        begin_to_stage(context, other)
     elif other.not_before is None or other.not_before <= context.now():
-        fetch_ahead(context, other)
+        begin_to_fetch(context, other)
 
 
 def _act_in_batch(context: RunContext, run: JobRun, shard: Shard) -> Shard:

@@ -24,8 +24,8 @@ from keld.price import Lane
 from keld.providers.base import Created, OutcomeUnknown, QueueFull, Refused, RemoteBatch, Submission
 from keld.providers.provider import Provider
 from keld.request import batch_key, repaired
-from keld.runner.ahead import Step
 from keld.runner.context import RunContext, answers_of, log
+from keld.runner.overlap import Step
 from keld.runner.queue import deferred_until
 from keld.runner.refusal import keep
 from keld.staging import Draft, disk_errors, draft, read_positions, sha256_of, write_file
@@ -56,7 +56,7 @@ class Input(NamedTuple):
 
 def stage(context: RunContext, shard: Shard) -> Shard:
     """The shard, staged: its input file was written from the snapshot, now, or while the shard before it was sent."""
-    begun = context.ahead.take(_WRITING, shard.id)
+    begun = context.overlap.take(_WRITING, shard.id)
     with disk_errors(context.files.dir, "This shard was not sent."):
         if begun is None:
             path, pieces, lines = _input(context, shard)
@@ -68,14 +68,14 @@ def stage(context: RunContext, shard: Shard) -> Shard:
     return context.record(shard, Event.STAGED, sha256=digest, host=context.provider(shard).host, lines=lines())
 
 
-def stage_ahead(context: RunContext, shard: Shard) -> None:
+def begin_to_stage(context: RunContext, shard: Shard) -> None:
     """Begins to write the input file of a shard that is staged next."""
 
     def written() -> tuple[Draft, Callable[[], int | None]]:
         path, pieces, lines = _input(context, shard)
         return draft(path, pieces), lines
 
-    context.ahead.begin(_WRITING, shard.id, written, lambda begun: begun[0].drop())
+    context.overlap.begin(_WRITING, shard.id, written, lambda begun: begun[0].drop())
 
 
 def _input(context: RunContext, shard: Shard) -> Input:

@@ -1,4 +1,4 @@
-"""Ahead: the slow half of a step, begun for the next shard while this one's step goes on.
+"""Overlap: the slow half of a step, begun for the next shard while this one's step goes on.
 
 Beside the steps.  Sending and fetching wait for a network, writing lines and judging answers take a processor: so the input file of the next shard is
 written while one is sent, and the results of the next one are fetched while one's are judged.  One piece of work at most is under way, so that memory
@@ -28,7 +28,7 @@ class Step(Generic[T]):
     """A kind of work that can be begun early, and what it gives."""
 
 
-class Ahead:
+class Overlap:
     """Does one piece of work in a thread of its own; after a `with` block, what nobody has taken is dropped."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Ahead:
             drop: undoes what `work` has given, if nobody takes it.
         """
         if self._begun is None:
-            self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="keld-ahead")
+            self._pool = self._pool or ThreadPoolExecutor(1, thread_name_prefix="keld-overlap")
             # Limits of time, and whom progress is reported to, are those of the caller.
             self._begun = _Begun(step, shard_id, self._pool.submit(copy_context().run, work), drop)
 
