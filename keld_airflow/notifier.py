@@ -6,12 +6,12 @@ webhook if one is given, in the form that Slack, Mattermost and Teams accept.
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseHook, BaseNotifier
 
 from keld_airflow.hook import DEFAULT_CONN_ID, KeldHook
+from keld_airflow.poller import in_thread
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -45,7 +45,7 @@ class KeldLateNotifier(BaseNotifier):
 
     async def async_notify(self, context: Context) -> None:
         """The same, in a thread."""
-        await asyncio.to_thread(self.notify, context)
+        await in_thread(self.notify, context)
 
     def text(self) -> str:
         """A line for each job run that is late."""

@@ -17,10 +17,11 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow.providers.common.compat.sdk import AirflowException
+from asgiref.sync import sync_to_async
 
 from keld import KeldError, UnknownJobRun
 from keld_airflow.abandoned import cancel_abandoned
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 Pause = Callable[[asyncio.Event, float], Awaitable[None]]
 Log = Callable[[int, str], None]
 """Logs a message for people, at a level of `logging`."""
@@ -89,6 +91,15 @@ class _PolledRun:
     def send(self, news: tuple[int, str] | None) -> None:
         for one in self.subscribers:
             one.put_nowait(news)
+
+
+async def in_thread(function: Callable[..., T], *given: Any, thread: ThreadPoolExecutor | None = None) -> T:
+    """What a function returns that blocks and may ask Airflow's API: for a connection, or the state of tasks.
+
+    In a thread that asgiref knows.  Before Airflow 3.3 whatever is asked from another one is answered on another event loop, and the triggerer dies
+    of it, with the triggers of all Dags: "Response read out of order".
+    """
+    return await sync_to_async(function, thread_sensitive=False, executor=thread)(*given)
 
 
 class Poller:
@@ -152,10 +163,10 @@ class Poller:
                 if first > now:
                     await self._pause(self._news, min(first - now, _WOKEN_EVERY).total_seconds())
                     if first - now > _WOKEN_EVERY:
-                        self._hurry(await loop.run_in_executor(self._thread, self._woken, self._unobstructed()))
+                        self._hurry(await in_thread(self._woken, self._unobstructed(), thread=self._thread))
                     continue
                 soon = {job_run: polled.told for job_run, polled in self._polled.items() if polled.look_at <= now + _TOGETHER}
-                self._note(await loop.run_in_executor(self._thread, self._look, soon))
+                self._note(await in_thread(self._look, soon, thread=self._thread))
         finally:
             await asyncio.shield(loop.run_in_executor(self._thread, self._close))
 

@@ -15,7 +15,7 @@ from typing import Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from keld_airflow.kill import detach_and_cancel, is_over
-from keld_airflow.poller import shared_poller
+from keld_airflow.poller import in_thread, shared_poller
 
 # Airflow before 3.3 ends the coroutine of a task that was killed, and says no more; so it does when the triggerer is shut down.
 _CALLS_ON_KILL = hasattr(BaseTrigger, "on_kill")
@@ -93,10 +93,10 @@ class KeldTrigger(BaseTrigger):
         if not self.cancels:
             self.log.info("job_run %s is not cancelled: its task has on_kill='leave'.", self.job_run)
             return
-        if not await asyncio.to_thread(is_over, self.task_instance):
+        if not await in_thread(is_over, self.task_instance):
             self.log.info("job_run %s is not cancelled: its task instance continues.", self.job_run)
             return
-        cancelled = await asyncio.to_thread(detach_and_cancel, self.keld_conn_id, self.job_run, self.holder, self.epoch)
+        cancelled = await in_thread(detach_and_cancel, self.keld_conn_id, self.job_run, self.holder, self.epoch)
         self.log.info(
             "job_run %s is %s.", self.job_run, "cancelled" if cancelled else "not cancelled: another task waits for it, or it is over"
         )

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 
 from keld import Keld
 from keld.emulator import Emulator
@@ -328,6 +329,53 @@ def test_an_airflow_that_only_ends_the_trigger_of_a_killed_task_gets_its_batch_c
     with supervised({"label": state}):
         asyncio.run(end())
     assert cancels(provider) == asked
+
+
+def answering_loop() -> asyncio.AbstractEventLoop:
+    """The event loop on which Airflow 3.1 answers what is asked from this thread."""
+
+    async def running() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    return async_to_sync(running)()
+
+
+def test_what_a_killed_task_asks_airflow_is_answered_on_the_triggerer_s_own_event_loop(
+    worker: Worker, provider: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From any other thread 3.1 answers it on another loop, and the whole triggerer dies: "Response read out of order"."""
+    from keld_airflow import trigger
+
+    waiting = trigger.KeldTrigger(**worker.until_sent(operator(), **DAY).trigger)
+    waiting.task_instance = TI
+    loops = list[asyncio.AbstractEventLoop]()
+    monkeypatch.setattr(trigger, "is_over", lambda ti: loops.append(answering_loop()) or True)
+    monkeypatch.setattr(trigger, "detach_and_cancel", lambda *of: loops.append(answering_loop()) or True)
+
+    async def kill() -> None:
+        await waiting.on_kill()
+        assert loops == [asyncio.get_running_loop()] * 2
+
+    asyncio.run(kill())
+
+
+def test_what_the_poller_asks_airflow_is_answered_on_the_triggerer_s_own_event_loop(
+    frozen: Emulator, open_keld_at: Callable[[], Keld], twelve: list[str]
+) -> None:
+    """It asks for the connection, and for the states of tasks that nobody waits for."""
+    from keld_airflow.poller import Poller
+
+    loops, turning = list[asyncio.AbstractEventLoop](), Turning(frozen)
+
+    def opened() -> Keld:
+        loops.append(answering_loop())
+        return open_keld_at()
+
+    async def due() -> None:
+        await Poller(opened, clock=frozen.now, pause=turning).due(twelve[0], frozen.now(), turning.tell)
+        assert set(loops) == {asyncio.get_running_loop()}
+
+    asyncio.run(due())
 
 
 @pytest.mark.parametrize("calls_on_kill", [True, False])
