@@ -23,11 +23,11 @@ from keld_dagster.collector import NOT_COLLECTED, collector_problem, require_col
 from keld_dagster.column import column_metadata
 from keld_dagster.deadline import partition_end, with_deadline
 from keld_dagster.frame import Frame, as_frame
-from keld_dagster.hold import hold
+from keld_dagster.hold import hold, hold_id
 from keld_dagster.metadata import batch_metadata, result_metadata
 from keld_dagster.option import OpOptions
-from keld_dagster.pending import ASSET_TAG, FOLLOWERS_TAG, JOB_RUN_TAG, PendingPartitions, place_of, tag_of
-from keld_dagster.progress import first_tags
+from keld_dagster.pending import ASSET_TAG, FOLLOWERS_TAG, JOB_RUN_TAG, WAIT_TAG, PendingPartitions, place_of, tag_of
+from keld_dagster.progress import Wait, first_tags, tell_unheld
 from keld_dagster.resource import KeldResource, location_of
 from keld_dagster.source import Source
 
@@ -118,6 +118,8 @@ def _materialize(context: dg.AssetExecutionContext, pair: Pair, keld: Keld) -> I
     if pair.batch in selected:
         yield _batch_result(context, pair, keld, statuses)
     if collects and alone is not None:
+        if collected is not None:
+            _tell_if_unheld(context, pair, alone)
         yield _enriched(context, pair, keld, alone)
 
 
@@ -179,6 +181,13 @@ def _job_run_to_collect(context: dg.AssetExecutionContext, pair: Pair) -> str | 
     """The job run that this run was launched to collect; None if it was launched for another asset or by a person."""
     tags = context.run.tags
     return tag_of(tags, JOB_RUN_TAG, "") or None if tag_of(tags, ASSET_TAG, "") == pair.result.to_user_string() else None
+
+
+def _tell_if_unheld(context: dg.AssetExecutionContext, pair: Pair, status: Status) -> None:
+    """Tells on the partition's page that a wait is over whose hold run was ended before: the sensor tells only of open ones."""
+    ended = context.instance.get_run_by_id(hold_id(tag_of(context.run.tags, WAIT_TAG, ""), pair.result))
+    if ended is not None and ended.is_finished:
+        tell_unheld(context.instance, Wait(hold=ended, batch=pair.batch, statuses={status.partition: status}), context.log)
 
 
 def _begin_wait(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, statuses: Mapping[str | None, Status]) -> None:

@@ -110,16 +110,28 @@ def _tell(
         log.warning(f"The progress of hold run {wait.hold.run_id} is not shown ({type(error).__name__}: {error}).")
 
 
+def tell_unheld(instance: dg.DagsterInstance, wait: Wait, log: logging.Logger) -> None:
+    """Tells, on the pages of its partitions, of a wait whose hold run Dagster or a person has ended: they would stay at what was so before."""
+    try:
+        _observe(instance, wait, {}, {})
+    except Exception as error:  # noqa: BLE001  # nothing of the wait itself depends on it
+        log.warning(f"How {wait.batch.to_user_string()} ended is not shown ({type(error).__name__}: {error}).")
+
+
 def _write(instance: dg.DagsterInstance, wait: Wait, ends: Ends, told: _Told, given_up: Mapping[str, str]) -> None:
     if len(wait.statuses) <= _MOST_PARTITIONS:
-        for partition, status in wait.statuses.items():
-            metadata: dict[str, Any] = {**waiting_metadata(status, ends), "keld/hold_run": dg.MetadataValue.dagster_run(wait.hold.run_id)}
-            if status.id in given_up:
-                metadata["keld/obstacle"] = given_up[status.id]
-            # Without a run: on SQLite a run's events are a file of their own, and opening it takes longer than all the rest.
-            instance.report_runless_asset_event(dg.AssetObservation(wait.batch, partition=partition or None, metadata=metadata))
+        _observe(instance, wait, ends, given_up)
     line = _line(list(wait.statuses.values()), ends)
     note(instance, wait.hold, {PROGRESS_TAG: line, _TOLD_TAG: told.to_tag()})
+
+
+def _observe(instance: dg.DagsterInstance, wait: Wait, ends: Ends, given_up: Mapping[str, str]) -> None:
+    for partition, status in wait.statuses.items():
+        metadata: dict[str, Any] = {**waiting_metadata(status, ends), "keld/hold_run": dg.MetadataValue.dagster_run(wait.hold.run_id)}
+        if status.id in given_up:
+            metadata["keld/obstacle"] = given_up[status.id]
+        # Without a run: on SQLite a run's events are a file of their own, and opening it takes longer than all the rest.
+        instance.report_runless_asset_event(dg.AssetObservation(wait.batch, partition=partition or None, metadata=metadata))
 
 
 def _told(hold: dg.DagsterRun, now: datetime) -> _Told:

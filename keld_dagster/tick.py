@@ -33,7 +33,7 @@ from keld_dagster.pending import (
     PendingPartitions,
     place_of,
 )
-from keld_dagster.progress import Wait, tell, tell_end
+from keld_dagster.progress import Wait, tell, tell_end, tell_unheld
 from keld_dagster.resource import location_of
 from keld_dagster.watch import Watched
 
@@ -194,17 +194,19 @@ class Tick:
 
         None, too, if its hold run was ended by hand: then the job run is cancelled.
         """
-        if status.state is RunState.CANCELLING:
-            self.keld.advance(status.id, budget_s=_CANCEL_BUDGET_S)
-            return None
+        cancelling = status.state is RunState.CANCELLING
         for asset in self.watched.values():
             pending = self._submitted(asset, status) if asset.job == status.job else None
             if pending is None:
                 continue
             hold = self.context.instance.get_run_by_id(hold_id(pending.id, pending.asset))
-            if hold is None or hold.status not in _ENDED_BADLY or self._is_failed(pending.backfill):
+            if hold is not None and hold.status in _ENDED_BADLY and not self._is_failed(pending.backfill):
+                self._cancel(asset, status, hold)
+                return None
+            if not cancelling:
                 return pending
-            self._cancel(status, hold)
+        if cancelling:
+            self.keld.advance(status.id, budget_s=_CANCEL_BUDGET_S)
         return None
 
     def _submitted(self, asset: Watched, status: Status) -> PendingPartitions | None:
@@ -224,11 +226,15 @@ class Tick:
                 )
         return None
 
-    def _cancel(self, status: Status, hold: dg.DagsterRun) -> None:
-        """Cancels the job run of a terminated hold run, or of a cancelled backfill, at the provider."""
-        self.log.info(f"{status.job}[{status.partition}] is cancelled at its provider: hold run {hold.run_id} is {hold.status.value}.")
-        self.keld.cancel(status.id)
-        self.keld.advance(status.id, budget_s=_CANCEL_BUDGET_S)
+    def _cancel(self, asset: Watched, status: Status, hold: dg.DagsterRun) -> None:
+        """Cancels the job run of a terminated hold run, or of a cancelled backfill, at the provider; the partition's page says so, and how it ended."""
+        begun = status.state is RunState.CANCELLING
+        if not begun:
+            self.log.info(f"{status.job}[{status.partition}] is cancelled at its provider: hold run {hold.run_id} is {hold.status.value}.")
+            self.keld.cancel(status.id)
+        now = self.keld.advance(status.id, budget_s=_CANCEL_BUDGET_S)
+        if now.over or not begun:
+            tell_unheld(self.context.instance, Wait(hold=hold, batch=asset.batch, statuses={status.partition: now}), self.log)
 
     # -- what is due --------------------------------------------------------------------------------------------
 

@@ -138,6 +138,13 @@ class Deployment:
         assert backfill is not None
         return backfill.status.value
 
+    def told(self, batch: str, partition: str) -> str:
+        """What the page of a batch's partition says of its state."""
+        filters = dg.AssetRecordsFilter(asset_key=dg.AssetKey(batch), asset_partitions=[partition])
+        [latest] = self.instance.fetch_observations(filters, limit=1).records
+        assert latest.asset_observation is not None
+        return str(latest.asset_observation.metadata["keld/state"].value)
+
     def materialized(self, asset: str) -> set[str]:
         return self.instance.get_materialized_partitions(dg.AssetKey(asset))
 

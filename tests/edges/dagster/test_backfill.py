@@ -33,11 +33,11 @@ def test_backfill_waits_without_a_slot_and_ends_completed_success(deployment: De
 
 @pytest.mark.slow
 def test_backfill_upon_a_postgres_ledger_ends_completed_success(
-    postgres: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres: Callable[[], str], request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What several hosts need: submit runs, the sensor and collect runs meet in the database, and no file is a ledger."""
     monkeypatch.setenv("KELD_LEDGER_URL", postgres())
-    with deployed(LOCATION, tmp_path, monkeypatch) as deployment:
+    with deployed(LOCATION, request, tmp_path, monkeypatch) as deployment:
         backfill = deployment.backfill(WEEK, "tickets", "labels_batch", "labels", "report")
         deployment.turn_until(lambda: deployment.holds() == ["QUEUED"] * 7)
         assert deployment.status(backfill) == "REQUESTED"

@@ -151,6 +151,7 @@ def test_a_wait_that_was_terminated_asks_only_what_is_not_paid_for_when_it_is_ma
     kinds.provider_ends()
     kinds.turn_until(lambda: not kinds.keld.statuses(open_only=True))
     assert kinds.holds() == ["CANCELED"]
+    assert kinds.told("days_batch", DAY) == "cancelled"  # and not "at the provider" for ever
     paid = len(kinds.emulator.bill())
     kinds.launch(DAY, "days_batch", "days")
     kinds.turn_until(lambda: sorted(kinds.holds()) == ["CANCELED", "QUEUED"])
@@ -173,6 +174,7 @@ def test_a_dynamic_partition_that_is_deleted_while_it_waits_costs_the_others_not
     kinds.provider_ends()
     kinds.turn_until(lambda: "acme" in kinds.materialized("dynamic") and "QUEUED" not in kinds.holds(), most=100)
     assert not [call for call in kinds.emulator.requests() if call.path.endswith("/cancel")]
+    assert kinds.told("dynamic_batch", "acme") == "finished"  # though Dagster ended its hold run
     kinds.instance.add_dynamic_partitions("customers", ["zoo"])
     kinds.launch("zoo", "dynamic")
     kinds.turn_until(lambda: kinds.materialized("dynamic") == {"acme", "zoo"}, most=100)
