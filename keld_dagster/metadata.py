@@ -100,8 +100,15 @@ def waiting_metadata(status: Status, ends: Ends) -> dict[str, Any]:
         "keld/batches": dg.MetadataValue.md(_batches(status)),
         "keld/expected_end": "-" if status.over else _expected_end(status, ends),
         "keld/escalates_at": "-" if status.over else _escalation(status),
-        "keld/cost_so_far": money(status.cost_usd) + ("" if status.ceiling_usd is None else f" of {money(status.ceiling_usd)} at most"),
+        "keld/cost_so_far": _cost_so_far(status),
     }
+
+
+def _cost_so_far(status: Status) -> str:
+    """Providers tell what a row cost with its result: beside rows that are done, a bare $0.00 would say that they were free."""
+    told = money(status.cost_usd) + ("" if status.ceiling_usd is None else f" of {money(status.ceiling_usd)} at most")
+    uncounted = sum(batch.done or 0 for batch in status.batches if batch.is_open)
+    return told + (f"; {uncounted:,} rows that are done count when they are collected" if uncounted else "")
 
 
 def _expected_end(status: Status, ends: Ends) -> str:

@@ -140,13 +140,12 @@ def _line(statuses: Sequence[Status], ends: Ends) -> str:
     rows, settled = sum(status.rows for status in statuses), sum(status.settled for status in statuses)
     over = sum(status.over for status in statuses)
     stages = sorted({status.stage for status in statuses if not status.over}) or ["over"]
-    parts = [
-        " and ".join(stages),
-        f"{settled:,} of {rows:,} rows done",
-        f"{money(sum((status.cost_usd for status in statuses), Decimal(0)))} paid",
-    ]
+    paid_usd = sum((status.cost_usd for status in statuses), Decimal(0))
+    parts = [" and ".join(stages), f"{settled:,} of {rows:,} rows done"]
     if len(statuses) > 1:
         parts.insert(1, f"{over:,} of {len(statuses):,} partitions over")
+    if paid_usd or over == len(statuses):  # what a row costs is known when it is collected: until then, $0.00 would be no news, and wrong
+        parts.append(f"{money(paid_usd)} paid")
     probable = [ends[status.id][0] for status in statuses if status.id in ends]
     if probable:
         parts.append(f"expected by {clock(max(probable))}")

@@ -1,30 +1,15 @@
-"""Frames handed to IO managers of others keep their types in every partition: nothing fails after its rows were paid."""
+"""Frames of Arrow tables keep their types in every partition, whatever is in it."""
 
 from datetime import datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pandas as pd
 import pyarrow as pa
 import pytest
 
-pytest.importorskip("dagster_deltalake_pandas", reason="an environment of `make versions` without Dagster's packages of IO managers")
-import deltalake
-import duckdb
-from dagster_deltalake import LocalConfig, WriteMode
-from dagster_deltalake_pandas import DeltaLakePandasIOManager
-from dagster_duckdb_pandas import DuckDBPandasIOManager
-from pydantic import BaseModel
-
-from keld import Job
-from keld.emulator import Emulator
-from keld_dagster import KeldParquetIOManager, KeldResource, build_batch_assets
-from keld_dagster.duckdb import KeldDuckDBIOManager
 from keld_dagster.frame import FRAMES, Frame, as_frame, python_type
 
-DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-15")
 SCHEMA = pa.schema(
     [
         ("id", pa.string()), ("body", pa.string()), ("day", pa.timestamp("us")), ("stars", pa.int64()), ("sold", pa.bool_()),
@@ -52,62 +37,6 @@ def rows(day: str) -> pa.Table:
     return pa.Table.from_pylist(
         [{"id": f"{day}-1", "day": at, **known}, {"id": f"{day}-2", "day": at, "amount": known["amount"]}], schema=SCHEMA
     )
-
-
-class Score(BaseModel):
-    points: int
-    sure: bool
-    words: list[str]
-
-
-@dg.asset(partitions_def=DAYS, io_manager_key="parquet")
-def tickets(context: dg.AssetExecutionContext) -> pa.Table:
-    return rows(context.partition_key)
-
-
-def managers(folder: Path) -> dict[str, Any]:
-    return {
-        "duckdb": DuckDBPandasIOManager(database=str(folder / "tables.db"), schema="public"),
-        "duckdb, streamed": KeldDuckDBIOManager(database=str(folder / "tables.db"), schema="public"),
-        # Appending: with deltalake 1.6 its way to overwrite one partition overwrites the whole table, whatever is written (Nov 2026).
-        "delta": DeltaLakePandasIOManager(
-            root_uri=str(folder / "delta"), storage_options=LocalConfig(), schema="public", mode=WriteMode.append
-        ),
-    }
-
-
-def table(name: str, folder: Path) -> pa.Table:
-    if name.startswith("duckdb"):
-        with duckdb.connect(str(folder / "tables.db"), read_only=True) as found:
-            made: pa.Table = found.sql("select * from public.labels order by id").to_arrow_table()
-            return made
-    return deltalake.DeltaTable(folder / "delta" / "public" / "labels").to_pyarrow_table().sort_by("id")
-
-
-@pytest.mark.parametrize(("name", "frame"), [("duckdb", "pandas"), ("duckdb, streamed", "reader"), ("delta", "pandas")])
-def test_two_partitions_go_through_the_io_managers_of_others(name: str, frame: Frame, keld_emulator: Emulator, tmp_path: Path) -> None:
-    """Made as pandas makes frames, the first partition's table would take no decimal of the second, after its rows were paid."""
-    job = Job(name="labels", key="id", prompt="{body}", output_type=Score, models="openai:gpt-5-mini")
-    assets = build_batch_assets(job, source=tickets, frame=frame, metadata={"partition_expr": "day"})
-    resources = {
-        "keld": KeldResource(home=str(tmp_path / "keld")),
-        "parquet": KeldParquetIOManager(base_dir=str(tmp_path / "tables")),
-        "io_manager": managers(tmp_path)[name],
-    }
-    with dg.DagsterInstance.ephemeral() as instance:
-        for day in ("2026-11-01", "2026-11-02"):
-            for _ in range(2):  # the second run finds the provider done
-                assert dg.materialize([tickets, assets], partition_key=day, instance=instance, resources=resources).success
-    found = table(name, tmp_path)
-    assert (found.num_rows, len(keld_emulator.bill())) == (4, 2)
-    assert found["stars"].to_pylist() == [None, None, BIG, None]
-    assert found["amount"].to_pylist() == [Decimal("99.50")] * 2 + [Decimal("1250.00")] * 2
-    assert found["note"].to_pylist() == [None, None, "n", None]
-    assert [value is None for value in found["points"].to_pylist()] == [False, True, False, True]
-    assert sum(cost for cost in found["keld_cost_usd"].to_pylist() if cost is not None) > 0
-    types = {field.name: field.type for field in found.schema}
-    assert (types["amount"], types["stars"], types["sold"], types["points"]) == (pa.decimal128(12, 2), pa.int64(), pa.bool_(), pa.int64())
-    assert types["keld_cost_usd"] == pa.decimal128(18, 12)
 
 
 def reader(day: str) -> pa.RecordBatchReader:

@@ -75,13 +75,13 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
 def test_a_wait_says_how_far_the_provider_is(desk: Desk) -> None:
     """Half of the time has passed: rows done, when the rest is expected, when it escalates, and what it cost, in words and with a link to the run."""
     wait = desk.hold("day1")
-    assert desk.tag(wait).startswith("at the provider, 0 of 10 rows done, $0.00 paid, expected by ")
+    assert desk.tag(wait).startswith("at the provider, 0 of 10 rows done, expected by ")
     desk.emulator.advance(LATENCY_S / 2)
     wait = desk.look(wait)
     tell(desk.instance, desk.keld, [wait], until=0.0, log=LOG)
     [seen] = desk.told()
     assert (seen["keld/state"], seen["keld/progress"]) == ("at the provider", "5 of 10 rows done (50%)")
-    assert seen["keld/cost_so_far"] == "$0.00 of $5.00 at most"
+    assert seen["keld/cost_so_far"] == "$0.00 of $5.00 at most; 5 rows that are done count when they are collected"
     assert "moves to a faster lane" in seen["keld/escalates_at"]
     assert seen["keld/expected_end"].startswith("probably by ")
     [batch] = wait.statuses["day1"].batches

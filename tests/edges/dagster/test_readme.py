@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from keld.emulator import Emulator
+from keld_dagster.testing import materialize
 from tests.support.documents import DOCS, ROOT, blocks
 
 
@@ -37,6 +39,15 @@ def test_an_example_gives_its_two_assets_a_sensor_and_the_checks(
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == {*sources, "ticket_labels_batch", "ticket_labels"}
     assert {key.name for key in graph.asset_check_keys} == {"completion_rate", "deadline_met", "cost_under_ceiling", "valid_rate"}
     assert len(list(defs.sensors)) == 1
+
+
+def test_the_guides_example_labels_its_tickets_as_it_stands(
+    keld_emulator: Emulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A newcomer materializes it next: a source without rows would be the first thing that fails."""
+    made = definitions(DOCS / "how-to" / "dagster.md", monkeypatch, tmp_path)
+    done = materialize(list(made.assets), partition_key="2026-11-19")
+    assert done.success and len(keld_emulator.bill()) == len(done.asset_value("ticket_labels")) > 0
 
 
 def test_each_case_of_the_table_names_the_test_that_holds_it() -> None:
