@@ -97,7 +97,7 @@ def collect(context: RunContext, run: JobRun, shard: Shard) -> Shard:
             )
             return _again(context, shard, ProviderUnreachable(fault), _PAUSE, LAG)
         tally = _tally(context, run, shard, results, _NEVER_WHOLE)
-    elif unmentioned and (missing := _unreached(shard, batch, tally)) is not None:
+    elif unmentioned and (missing := unreached(shard, batch, tally)) is not None:
         tally = _tally(context, run, shard, results, missing)
     return _collected(context, shard, tally)
 
@@ -172,7 +172,7 @@ def _collected_without_answers(context: RunContext, run: JobRun, shard: Shard, m
     return _collected(context, shard, tally, error=error)
 
 
-def _unreached(shard: Shard, batch: RemoteBatch, tally: Tally) -> Missing | None:
+def unreached(shard: Shard, batch: RemoteBatch, tally: Tally) -> Missing | None:
     """The outcome of the rows that a batch did not reach before it ended, where its results do not name them; None: they may have been reached.
 
     All rows that the provider counts as done are in the results, so the others are not paid.  A host that names rows which it did not reach names

@@ -26,7 +26,7 @@ from keld.price import Lane
 from keld.providers.base import RemoteBatch
 from keld.providers.provider import Provider
 from keld.request import shard_named
-from keld.runner.collect import most_bytes
+from keld.runner.collect import most_bytes, unreached
 from keld.runner.context import SKEW, Environment, RunContext, log, question_of, sent_of
 from keld.runner.find_lost import is_of, orphan_of
 from keld.runner.finding import Finding, Verdict
@@ -273,7 +273,11 @@ class Sweep:
             folder = Path(directory)
             results = self.provider.download(batch, lambda n: folder / f"result-{n}.jsonl", most_bytes(question, shard))
             read = self.provider.reader(question, shard.model).results
-            return answer.judge_results(results, read, sent_of(self.environment, run, files, shard), output, folder / "answers.parquet")
+            sent, into = sent_of(self.environment, run, files, shard), folder / "answers.parquet"
+            tally = answer.judge_results(results, read, sent, output, into)
+            # Not every host names the rows that a cancelled batch did not reach: these are not paid.
+            missing = unreached(shard, batch, tally)
+            return tally if missing is None else answer.judge_results(results, read, sent, output, into, missing)
 
     # -- acting -----------------------------------------------------------------------------------------------
 

@@ -40,8 +40,9 @@ MODELS = {name: f"{name}:{shape.model}" for name, shape in SHAPES.items()}
 LIMIT_S = 1.0
 _BUDGET_S = 2.0  # of a verb, where replies are slow
 _SLOW_MOST = 3  # slow replies in one verb: as many limits as its budget has, and the one that was begun before its end
-# By which a job run must be over, whatever goes wrong: two or three days a round where batches never end, and rows that were cancelled are moved on some ten times.
-_LAST = timedelta(days=60)
+# By which a job run must be over, whatever goes wrong: a window and a day a round where batches never end (Vertex has one of four days), and rows that
+# were not reached are moved on some ten times.
+_LAST = timedelta(days=120)
 _ASKED_AGAIN = 12  # more often than any fault that ends is met
 _PATIENT = 30  # ticks; those after them are ever farther apart
 _STEP_MOST = timedelta(hours=6)  # of the clock; later a day

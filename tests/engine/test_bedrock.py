@@ -5,11 +5,11 @@ What was bought is read from the emulator's bill.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from keld import Keld, Settings, Status
 from keld.emulator import Emulator
@@ -177,7 +177,7 @@ def test_a_job_that_is_cancelled_gives_what_it_had(keld: Keld, emulator: Emulato
 def test_an_output_is_not_cut_off_though_it_has_its_input_in_it_again(keld: Keld, emulator: Emulator) -> None:
     """700 MB of long prompts with answers of one token: the limit against endless streams is above them."""
     status = keld.advance(keld.submit(triage(bedrock), tickets(ROWS)).id)
-    shard = replace(keld.ledger.shards(status.id)[0], requests=700, size_bytes=700_000_000)
+    shard = structs.replace(keld.ledger.shards(status.id)[0], requests=700, size_bytes=700_000_000)
     assert most_bytes(Question(system=None, output={}, max_output_tokens=1), shard) > 3 * 700_000_000
     finish(keld, emulator, status.id)
 

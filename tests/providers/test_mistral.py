@@ -181,14 +181,14 @@ class Ignored(Filtering):
     async def list_jobs(self, request: Request) -> Response:
         query = request.scope["query_string"].decode().split("&")
         request.scope["query_string"] = "&".join(part for part in query if not part.startswith("keld_key=")).encode()
-        return await self.jobs.list_jobs(Request(request.scope))
+        return await self.jobs.list(Request(request.scope))
 
 
 class Misread(Filtering):
     async def list_jobs(self, request: Request) -> Response:
         if "keld_key" in request.query_params:
             return JSONResponse({"object": "list", "data": [], "total": 0})
-        return await self.jobs.list_jobs(request)
+        return await self.jobs.list(request)
 
 
 @pytest.mark.parametrize("service", [Mistral, Ignored, Misread])

@@ -40,6 +40,9 @@ def _warm() -> None:
     os.environ.update(before)
     failpoint._passes.clear()
     process._short_machine.cache_clear()
+    for thread in threading.enumerate():
+        if thread.name.startswith("AnyIO"):  # a worker of the emulator's event loop, which was told to end with it
+            thread.join(60)
     others = {thread.name for thread in threading.enumerate()} - {"MainThread", "keld-leases"}  # the latter only waits, to end soon
     assert not others, f"a fork would lose {others}"
 

@@ -191,7 +191,7 @@ def follow(keld: Keld, time: Any, scenario: Scenario, peer: Peer, sink: str | No
         if scenario.cancel_at == 0 or (scenario.cancel_at and any(batch.batch_id for batch in status.batches)):
             keld.cancel(status.id)
         status = keld.advance(status.id)
-        if status.over and not (scenario.late and _unswept(keld, status)):
+        if status.over and not _unswept(keld, status, late=scenario.late):
             return status
         if status.over:
             time.advance(keld.settings.sweep_every)
@@ -203,10 +203,10 @@ def follow(keld: Keld, time: Any, scenario: Scenario, peer: Peer, sink: str | No
     raise AssertionError(f"{status!r} does not come to its end: {status.batches} {status.problem}")
 
 
-def _unswept(keld: Keld, status: Status) -> bool:
-    """Whether the first create of a late scenario is still to be found, or to be settled."""
+def _unswept(keld: Keld, status: Status, *, late: bool) -> bool:
+    """Whether the first create of a late scenario is still to be found, or a second batch to be settled: some hosts take long to cancel it."""
     orphans = keld.ledger.orphans.of(status.id)
-    return not orphans or any(orphan.settled_at is None for orphan in orphans)
+    return (late and not orphans) or any(orphan.settled_at is None for orphan in orphans)
 
 
 def server() -> ForkServerContext:
