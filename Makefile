@@ -55,7 +55,7 @@ version-%: .venv/versions/%/ready
 	.venv/bin/uv pip sync --quiet --require-hashes --python $(@D)/bin/python $<
 	touch $@
 
-older: .venv/older/airflow-2.10/ready .venv/older/airflow-2.11/ready  ## the Dag of docs/how-to/airflow-2.md in Airflow 2.10 and 2.11, with Keld beside; minutes
+older: .venv/older/airflow-2.10/ready .venv/older/airflow-2.11/ready .venv/older/airflow-3.0/ready  ## the Dag of docs/how-to/airflow-2.md in Airflow 2.10, 2.11 and 3.0, with Keld beside; minutes
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m slow tests/edges/airflow/test_older.py
 
 browser: .venv/ready  ## a person's clicks in the UIs of a real Airflow and a real Dagster, by Chromium; minutes

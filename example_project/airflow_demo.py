@@ -95,9 +95,10 @@ def _is_through(states: Counter[str]) -> bool:
 
 
 def _line(states: Counter[str]) -> str:
-    """How many days are at the provider (deferred, without a slot), in a slot, or done."""
+    """How many days are at the provider (deferred, without a slot), in a slot, or done; and wait for their next try, if any do."""
     inside = states["running"] + states["queued"] + states["scheduled"]
-    return f"at the provider {states['deferred']}, in a slot or queued {inside}, done {states['success']} of {states.total()}"
+    again = f"to be tried again {states['up_for_retry']}, " if states["up_for_retry"] else ""
+    return f"at the provider {states['deferred']}, in a slot or queued {inside}, {again}done {states['success']} of {states.total()}"
 
 
 def show_result(console: Console, seen: list[tuple[int, int]], took_s: float) -> None:

@@ -20,12 +20,6 @@ CANARY = "canary-7129"
 KEY = "sk-canary-7129-KEY"
 DAGS = ("label", "report", "interval", "quick", "hurried", "held")
 
-# Airflow fails a task, or leaves a Dag out, that a slow machine took longer for than its defaults of 5, 30 and 50 seconds.
-PATIENT = {
-    "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "120",
-    "AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT": "300",
-    "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "600",
-}
 QUIET = {"AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "True"}
 """A setting with which no Dag runs but those that the tests name."""
 
@@ -125,7 +119,6 @@ def live(place: Path, components: tuple[str, ...] = COMPONENTS, dags: tuple[str,
             "PYTHONPATH": str(HERE.parents[2]),
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "8",
             "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "2",
-            **PATIENT,
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",  # nobody edits these Dags, and each reading takes two seconds of a core
             **settings,
         }

@@ -4,6 +4,7 @@ import re
 import sys
 import threading
 import urllib.error
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,17 @@ def test_the_demo_asks_a_locked_airflow_again_unless_that_might_start_a_run_twic
             assert airflow.ask(method, "/") == {}
         server.shutdown()
     assert calls == [method] * asked
+
+
+def test_the_demo_says_how_many_tasks_wait_for_their_next_try() -> None:
+    """Else it stands still for minutes, and nobody can tell why."""
+    from example_project.airflow_demo import _line
+
+    assert _line(Counter(success=3, up_for_retry=2)) == "at the provider 0, in a slot or queued 0, to be tried again 2, done 3 of 5"
+
+
+def test_a_busy_machine_is_given_longer_than_airflows_own_five_seconds(tmp_path: Path) -> None:
+    """A task whose first question to Airflow's API times out fails, and the demo would wait five minutes for its next try."""
+    from example_project.stack import _settings
+
+    assert float(_settings(tmp_path, tmp_path, 8080)["AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT"]) >= 60

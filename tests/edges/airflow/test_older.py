@@ -1,4 +1,4 @@
-"""Airflow 2, in which Keld cannot be installed: the Dag of docs/how-to/airflow-2.md, in that Airflow's own environment, with Keld in another one beside it.
+"""Airflow 2 and 3.0, in which Keld cannot be installed: the Dag of docs/how-to/airflow-2.md, in that Airflow's own environment, with Keld in another one beside it.
 
 Minutes, so not in the fast suite; `make older` makes the environments, from the pins in tests/versions/older.
 """
@@ -23,7 +23,7 @@ DAY = "2026-11-19"
 BESIDE = Path(sys.executable).parent  # the environment that has Keld
 
 
-@pytest.fixture(params=["2.10", "2.11"])
+@pytest.fixture(params=["2.10", "2.11", "3.0"])
 def older(request: pytest.FixtureRequest) -> Path:
     """The Python of an environment with that Airflow and without Keld."""
     python = ROOT / ".venv" / "older" / f"airflow-{request.param}" / "bin" / "python"
