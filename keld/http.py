@@ -40,6 +40,8 @@ _LEAST_S = 1.0  # a call that begins in time has at least this long, even if its
 _PAUSES_S = (0.5, 1.0)  # before a harmless call is retried
 _RETRIED_STATUSES = frozenset({408, 429})  # and every 5xx
 _CONNECT_S = 30.0
+# Identity: no encoding is offered that cannot be read, and no reply decompresses to more than was received.
+_HEADERS = {"accept-encoding": "identity", "user-agent": "keld"}
 _READABLE = frozenset({"", "identity", "gzip", "deflate"})
 
 
@@ -129,11 +131,10 @@ def _bounded(bound: _Bound) -> Iterator[None]:
 
 def client(patience: Patience) -> httpx2.Client:
     """A client whose calls are limited; it follows no redirect, since it would send the key to any host that the redirect names."""
-    # Identity: no encoding is offered that cannot be read, and no reply decompresses to more than was received.
     made = _Client(
         follow_redirects=False,
         timeout=httpx2.Timeout(patience.reply_s, pool=patience.call_s),
-        headers={"accept-encoding": "identity"},
+        headers=_HEADERS,
         event_hooks={"response": [check_encoding]},
     )
     _set_backend(made, _Backend)
@@ -152,8 +153,7 @@ def async_client(trust: ssl.SSLContext, timeout_s: float) -> httpx2.AsyncClient:
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3)
     # Connecting has less than the whole time, so that a connection that was never made is reported as not sent.  The whole is limited in `call`.
     timeout = httpx2.Timeout(None, connect=min(_CONNECT_S, timeout_s / 2))
-    headers = {"accept-encoding": "identity"}  # no encoding is offered that cannot be read
-    made = httpx2.AsyncClient(follow_redirects=False, limits=limits, verify=trust, timeout=timeout, headers=headers)
+    made = httpx2.AsyncClient(follow_redirects=False, limits=limits, verify=trust, timeout=timeout, headers=_HEADERS)
     _set_backend(made, _AsyncBackend)
     return made
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import anthropic as anthropic_sdk
 import openai as openai_sdk
 import pytest
 
@@ -18,6 +19,7 @@ from keld.errors import ProviderUnreachable
 from keld.outcome import Outcome
 from keld.patience import Patience
 from keld.providers.base import BatchState, Submission
+from keld.providers.kinds import preset_of
 from keld.providers.part import Connection, Outgoing
 from keld.providers.provider import connect
 from keld.providers.transports.openai_files import auth
@@ -280,10 +282,44 @@ def test_the_organisation_is_named_to_nobody_but_openai(base_url: str, named: bo
     connection = Connection(account=Account(kind="openai"), base_url=base_url, key=lambda: "sk-1", patience=Patience())
     sent = auth(connection).headers(Outgoing(method="POST", url=base_url, headers={}))
     assert (
-        {"OpenAI-Organization": "org-canary", "OpenAI-Project": "proj-canary"}.items() <= sent.items()
+        {"openai-organization": "org-canary", "openai-project": "proj-canary"}.items() <= sent.items()
         if named
         else "canary" not in str(sent)
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "base_url", "sent"),
+    [
+        ("openai", "https://api.openai.com/v1", True),
+        ("openai", "https://gateway.example/v1", True),  # where the variable for the SDK leads
+        ("openai", "https://llm.example/v1", False),
+        ("groq", "https://api.groq.com/openai/v1", False),
+        ("anthropic", "https://api.anthropic.com", True),
+        ("anthropic", "https://gateway.example", True),
+        ("anthropic", "https://llm.example", False),
+    ],
+)
+def test_headers_that_are_set_for_the_sdk_go_to_its_vendor_and_to_its_gateway_only(
+    kind: str, base_url: str, sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for vendor in ("OPENAI", "ANTHROPIC"):
+        monkeypatch.setenv(f"{vendor}_BASE_URL", "https://gateway.example/v1")
+        monkeypatch.setenv(f"{vendor}_CUSTOM_HEADERS", "X-Team: canary\nnot a header\nX-Route : eu")
+    connection = Connection(account=Account(kind=kind), base_url=base_url, key=lambda: "sk-1", patience=Patience())
+    headers = preset_of(kind, kind).auth(connection).headers(Outgoing(method="POST", url=base_url, headers={}))
+    assert {name: value for name, value in headers.items() if name.startswith("x-") and name != "x-api-key"} == (
+        {"x-team": "canary", "x-route": "eu"} if sent else {}
+    )
+
+
+def test_requests_carry_what_the_official_sdks_require_of_theirs() -> None:
+    for kind, client in (("openai", openai_sdk.OpenAI(api_key="sk-1")), ("anthropic", anthropic_sdk.Anthropic(api_key="sk-1"))):
+        theirs = {name.lower(): value for name, value in {**client.default_headers, **client.auth_headers}.items()}
+        connection = Connection(account=Account(kind=kind), base_url=str(client.base_url), key=lambda: "sk-1", patience=Patience())
+        ours = preset_of(kind, kind).auth(connection).headers(Outgoing(method="POST", url=str(client.base_url), headers={}))
+        required = {"authorization", "x-api-key", "anthropic-version"} & theirs.keys()
+        assert required and {name: theirs[name] for name in required} == dict(ours)
 
 
 def test_a_batch_at_another_host_names_no_organisation(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,10 @@
 
     stored           inputs and results as objects in the user's own bucket
     rest             the calls of one account to a host of JSON objects, without an SDK; each with a time limit, each made once
-    sdk              the same through an official SDK
+    ambient          headers that the environment adds for a vendor's SDK
     azure_auth       the key of an Azure resource, or a token of Entra
     ranges           a result file over HTTP, from any byte on
 
 They raise `Fault` and implement `keld.providers.part.Batches` and `Envelope`.  A file is imported when an account connects, since
-its SDK takes half a second.
+the library of its cloud may take half a second.
 """

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-import anthropic as sdk
-import httpx2
 import msgspec
 
 from keld.providers.account import origin
@@ -20,24 +18,26 @@ from keld.providers.base import NO_STATUS, BatchState, RemoteBatch, Submission
 from keld.providers.download import Piece, ResultFile
 from keld.providers.page import Page, id_of, instant
 from keld.providers.part import Auth, Connection, Fixed
-from keld.providers.transports.sdk import Calls, headers_of, read, unconnected
+from keld.providers.transports.ambient import custom_headers
+from keld.providers.transports.rest import Rest, read
 
 _PATH = "/v1/messages/batches"
+_VERSION = "2026-10-21"  # of the API, as the official SDK names it (2.11 to 2.14)
 
 
 def auth(connection: Connection) -> Auth:
-    """The headers that the SDK sends, with the key and the version of the API in them."""
-    return Fixed(headers_of(sdk.Anthropic(api_key=connection.key(), base_url=connection.base_url, http_client=unconnected())))
+    """The key and the version of the API."""
+    custom = custom_headers(
+        connection.base_url, domain="anthropic.com", host_in="ANTHROPIC_BASE_URL", headers_in="ANTHROPIC_CUSTOM_HEADERS"
+    )
+    return Fixed({"authorization": f"Bearer {connection.key()}", "anthropic-version": _VERSION, **custom})
 
 
 class AnthropicBatches:
     """`Batches` of one account at Anthropic, or at a host of its shape."""
 
     def __init__(self, connection: Connection) -> None:
-        def connect(client: httpx2.Client) -> sdk.Anthropic:
-            return sdk.Anthropic(api_key=connection.key(), base_url=connection.base_url, http_client=client, max_retries=0)
-
-        self._calls, self._host = Calls(connect, (sdk.AnthropicError,), connection.patience), origin(connection.base_url)
+        self._rest, self._host = Rest(connection, auth), origin(connection.base_url)
 
     def stage(self, path: Path, key: str) -> str | None:
         return None  # the input is sent with the create
@@ -45,21 +45,20 @@ class AnthropicBatches:
     def create(self, submission: Submission) -> RemoteBatch:
         size = submission.path.stat().st_size
         headers = {"content-type": "application/json", "content-length": str(size)}
-        with self._calls.sending(carried_prompts=True) as client, submission.path.open("rb") as file:
-            reply = client.post(_PATH, cast_to=httpx2.Response, content=file, options={"headers": headers})
-        return _remote(read(reply, _Batch))
+        with submission.path.open("rb") as file:
+            return _remote(read(self._rest.send("POST", _PATH, file, headers=headers), _Batch))
 
     def get(self, batch_id: str) -> RemoteBatch | None:
-        batch = self._calls.find(f"{_PATH}/{quote(batch_id, safe='')}", _Batch)
+        batch = self._rest.find(f"{_PATH}/{quote(batch_id, safe='')}", _Batch)
         return None if batch is None else _remote(batch)
 
     def page(self, after: str | None, size: int) -> Page:
-        found = read(self._calls.ask("get", _PATH, {"limit": size} | ({"after_id": after} if after else {})), _Page)
+        found = read(self._rest.ask("GET", _PATH, params={"limit": size} | ({"after_id": after} if after else {})), _Page)
         batches = [_remote(batch) for batch in found.data or ()]
         return Page(batches=batches, after=batches[-1].id if batches else None, more=found.has_more)
 
     def cancel(self, batch_id: str) -> None:
-        self._calls.cancel(f"{_PATH}/{quote(batch_id, safe='')}/cancel", _Batch)
+        self._rest.cancel(f"{_PATH}/{quote(batch_id, safe='')}/cancel", _Batch)
 
     def results(self, batch: RemoteBatch) -> list[ResultFile]:
         return [ResultFile(id=batch.id, what=f"the results of {batch.id}", lines=batch.requests)]
@@ -68,13 +67,13 @@ class AnthropicBatches:
         return None  # its lines are counted instead
 
     def fetch(self, batch: RemoteBatch, file: ResultFile, start: int, validator: str) -> AbstractContextManager[Piece]:
-        return self._calls.fetch(self._results_path(batch), start, validator)
+        return self._rest.open(self._results_path(batch), start, validator)
 
     def unstage(self, input_ref: str) -> None:
         return  # the input was sent with the create
 
     def close(self) -> None:
-        self._calls.close()
+        self._rest.close()
 
     def _results_path(self, batch: RemoteBatch) -> str:
         """Where the results are, on the configured host only.

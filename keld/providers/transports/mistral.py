@@ -20,7 +20,7 @@ from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import ErrorIn, Fault, Sent, scrubbed, unreadable
 from keld.providers.page import Page, instant
 from keld.providers.part import Connection, bearer
-from keld.providers.transports.rest import Rest
+from keld.providers.transports.rest import Rest, read
 
 TIMEOUT_HOURS = 24
 _JOBS = "/batch/jobs"
@@ -45,7 +45,8 @@ class MistralJobs:
 
     def stage(self, path: Path, key: str) -> str | None:
         with path.open("rb") as file:
-            return _id(self._rest.upload("/files", data={"purpose": "batch"}, files={"file": (f"keld-{key}.jsonl", file)}))
+            reply = self._rest.upload("/files", data={"purpose": "batch"}, files={"file": (f"keld-{key}.jsonl", file)})
+        return _id(read(reply, dict))
 
     def create(self, submission: Submission) -> RemoteBatch:
         body = {

@@ -1,20 +1,19 @@
 """OpenAI files: a batch is created from an uploaded file and gives its results as files; at OpenAI and at every host that copied this.
 
-One of the transports.  The official SDK provides auth, address and multipart.  Wire: docs/notes/providers.md.
+One of the transports.  Wire: docs/notes/providers.md.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
-import httpx2
 import msgspec
-import openai as sdk
 
 from keld import http
 from keld.providers.base import NO_STATUS, BatchState, RemoteBatch, Submission
@@ -22,8 +21,10 @@ from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import Fault, Sent, code_of, scrubbed
 from keld.providers.page import Page, id_of, instant
 from keld.providers.part import Auth, Connection, Fixed
-from keld.providers.transports.sdk import Calls, headers_of, read, unconnected
+from keld.providers.transports.ambient import custom_headers, is_host_of
+from keld.providers.transports.rest import Rest, read
 
+_DOMAIN = "openai.com"
 QUEUE_FULL = "token_limit_exceeded"  # the error code of a batch that failed although its file is not at fault
 _STATES = {
     "cancelling": BatchState.CANCELLING,
@@ -36,42 +37,33 @@ _KEY = "keld_key"
 
 
 def auth(connection: Connection) -> Auth:
-    """The headers that the SDK sends, with the key, and at OpenAI itself the organisation and the project."""
-    return Fixed(headers_of(_client(connection, connection.key(), unconnected())))
-
-
-def _client(connection: Connection, key: str, client: httpx2.Client) -> sdk.OpenAI:
-    made = sdk.OpenAI(api_key=key, base_url=connection.base_url, http_client=client, max_retries=0)
-    if not f".{urlsplit(connection.base_url).hostname}".endswith(".openai.com"):
-        # The SDK takes both from the environment, whatever the host; another company has no business with them.
-        made.organization = made.project = None
-    return made
+    """The key; at OpenAI itself also the organisation and the project, as its SDK reads them from the environment."""
+    headers = {"authorization": f"Bearer {connection.key()}"}
+    if is_host_of(connection.base_url, _DOMAIN):  # another company has no business with them
+        named = {"openai-organization": os.environ.get("OPENAI_ORG_ID"), "openai-project": os.environ.get("OPENAI_PROJECT_ID")}
+        headers |= {header: value for header, value in named.items() if value}
+    return Fixed(
+        headers | custom_headers(connection.base_url, domain=_DOMAIN, host_in="OPENAI_BASE_URL", headers_in="OPENAI_CUSTOM_HEADERS")
+    )
 
 
 class OpenAIFiles:
     """`Batches` of one account at OpenAI, or at a host of its shape.
 
     Args:
-        auth: who asks, if it is not said as at OpenAI.
+        auth: who asks.
         input_kept_s: after so many seconds the host removes an input; None: as the host does it.
     """
 
-    def __init__(
-        self, connection: Connection, auth: Callable[[Connection], Auth] | None = None, *, input_kept_s: int | None = None
-    ) -> None:
-        def connect(client: httpx2.Client) -> sdk.OpenAI:
-            key = connection.key() if auth is None else "replaced by auth"
-            return _client(connection, key, client)
-
-        asked_by = None if auth is None else lambda: auth(connection)
-        self._calls = Calls(connect, (sdk.OpenAIError,), connection.patience, asked_by)
-        self._expiry: Any = sdk.omit if input_kept_s is None else {"anchor": "created_at", "seconds": input_kept_s}
+    def __init__(self, connection: Connection, auth: Callable[[Connection], Auth] = auth, *, input_kept_s: int | None = None) -> None:
+        self._rest = Rest(connection, auth)
+        kept = {} if input_kept_s is None else {"expires_after[anchor]": "created_at", "expires_after[seconds]": str(input_kept_s)}
+        self._form = {"purpose": "batch", **kept}
 
     def stage(self, path: Path, key: str) -> str | None:
-        with self._calls.sending(carried_prompts=True) as client, path.open("rb") as file:
-            named = (f"keld-{key}.jsonl", file)
-            raw = client.files.with_raw_response.create(file=named, purpose="batch", expires_after=self._expiry)
-        return id_of(read(raw.http_response, _File).id)
+        with path.open("rb") as file:
+            reply = self._rest.upload("/files", data=self._form, files={"file": (f"keld-{key}.jsonl", file)})
+        return id_of(read(reply, _File).id)
 
     def create(self, submission: Submission) -> RemoteBatch:
         body = {
@@ -80,21 +72,19 @@ class OpenAIFiles:
             "completion_window": "24h",
             "metadata": {_KEY: submission.key},
         }
-        with self._calls.sending(carried_prompts=False) as client:
-            reply = client.post("/batches", cast_to=httpx2.Response, body=body)
-        return _remote(read(reply, _Batch))
+        return _remote(read(self._rest.send("POST", "/batches", msgspec.json.encode(body), carried_prompts=False), _Batch))
 
     def get(self, batch_id: str) -> RemoteBatch | None:
-        batch = self._calls.find(f"/batches/{quote(batch_id, safe='')}", _Batch)
+        batch = self._rest.find(f"/batches/{quote(batch_id, safe='')}", _Batch)
         return None if batch is None else _remote(batch)
 
     def page(self, after: str | None, size: int) -> Page:
-        found = read(self._calls.ask("get", "/batches", {"limit": size} | ({"after": after} if after else {})), _Page)
+        found = read(self._rest.ask("GET", "/batches", params={"limit": size} | ({"after": after} if after else {})), _Page)
         batches = [_remote(batch) for batch in found.data or ()]
         return Page(batches=batches, after=batches[-1].id if batches else None, more=found.has_more)
 
     def cancel(self, batch_id: str) -> None:
-        self._calls.cancel(f"/batches/{quote(batch_id, safe='')}/cancel", _Batch)
+        self._rest.cancel(f"/batches/{quote(batch_id, safe='')}/cancel", _Batch)
 
     def results(self, batch: RemoteBatch) -> list[ResultFile]:
         return [ResultFile(id=ref, what=f"result file {ref}") for ref in batch.result_refs]
@@ -102,19 +92,19 @@ class OpenAIFiles:
     def size_bytes(self, file: ResultFile) -> int | None:
         # `asking_on`: a download that has begun is finished, whatever time the verb has left.  Many hosts give no size.
         with suppress(Fault):
-            return read(self._calls.ask("get", f"/files/{quote(file.id, safe='')}", bounds=http.asking_beyond_verb), _File).bytes
+            return read(self._rest.ask("GET", f"/files/{quote(file.id, safe='')}", bounds=http.asking_beyond_verb), _File).bytes
         return None
 
     def fetch(self, batch: RemoteBatch, file: ResultFile, start: int, validator: str) -> AbstractContextManager[Piece]:
-        return self._calls.fetch(f"/files/{quote(file.id, safe='')}/content", start, validator)
+        return self._rest.open(f"/files/{quote(file.id, safe='')}/content", start, validator)
 
     def unstage(self, input_ref: str) -> None:
         path = f"/files/{quote(input_ref, safe='')}"
         try:
-            reply = self._calls.ask("delete", path)
+            reply = self._rest.ask("DELETE", path)
             if reply.status_code == HTTPStatus.NO_CONTENT or read(reply, _Removal).deleted:
                 return
-            self._calls.ask("get", path)  # a host whose reply does not say whether it is deleted
+            self._rest.ask("GET", path)  # a host whose reply does not say whether it is deleted
         except Fault as fault:
             if fault.status == HTTPStatus.NOT_FOUND:
                 return
@@ -122,7 +112,7 @@ class OpenAIFiles:
         raise Fault(sent=Sent.ANSWERED, cause="the file is still there")
 
     def close(self) -> None:
-        self._calls.close()
+        self._rest.close()
 
 
 # -- the objects ----------------------------------------------------------------------------------------------

@@ -1,30 +1,37 @@
 """REST: the calls of one account to a host of JSON objects, without an SDK; each has a time limit, and raises `Fault`.
 
-A part of the transports of Gemini, Vertex, Mistral and Bedrock.  Their SDKs send twice, cannot resume a download, or call a created job an error
-(docs/notes/providers.md, section 14), so each request is our own.
+A part of every transport.  The vendors' SDKs send twice, cannot resume a download, or call a created job an error (docs/notes/providers.md,
+section 14); those of OpenAI and Anthropic can be kept from it, but load half a second and a whole second of models that are not used here, take 35 and 60 MB,
+and bind every installation beside Keld to their versions (measured 2026-12-01).  So each request is our own; the SDKs drive the emulator in the tests,
+which proves the wire.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cached_property
-from typing import Any
+from http import HTTPStatus
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
 
 from keld import http
+from keld.patience import Patience
 from keld.providers.account import origin
 from keld.providers.download import Piece
-from keld.providers.fault import ErrorIn, fault_of, unreadable
+from keld.providers.fault import ErrorIn, Fault, fault_of, unreadable
 from keld.providers.log import hide_secrets
+from keld.providers.page import has_id
 from keld.providers.part import Auth, Connection, Outgoing
 from keld.providers.transports.ranges import piece_of, range_headers
-from keld.providers.transports.sdk import Bounds
 
+T = TypeVar("T")
+Bounds = Callable[[Patience], AbstractContextManager[None]]
 Params = Mapping[str, str | int | float | bool | None]
+_ENDED_ALREADY = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 
 
 class Rest:
@@ -45,6 +52,23 @@ class Rest:
         """The object at that path; harmless, so it may be retried."""
         return _object(self.ask("GET", path, params=params, bounds=bounds))
 
+    def find(self, path: str, kind: type[T]) -> T | None:
+        """An object of the API; None: the host says that it does not exist."""
+        try:
+            return read(self.ask("GET", path), kind)
+        except Fault as fault:
+            if fault.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    def cancel(self, path: str, kind: type[T]) -> None:
+        """Asks to cancel; "has ended" and "does not exist" are success: the next look shows how it ended."""
+        try:
+            read(self.ask("POST", path), kind)
+        except Fault as fault:
+            if fault.status not in _ENDED_ALREADY:
+                raise
+
     def post(self, path: str, body: Any = None, *, params: Params | None = None) -> dict[str, Any]:
         """The reply to a call that may be repeated, such as a cancel; empty if the reply has no body."""
         return _object_or_none(self.ask("POST", path, params=params, content=_json(body)))
@@ -61,10 +85,10 @@ class Rest:
         """
         return _object(self.send("POST", path, _json(body), headers=headers, carried_prompts=carried_prompts))
 
-    def upload(self, path: str, *, data: Mapping[str, Any], files: Mapping[str, Any]) -> dict[str, Any]:
-        """The object that a multipart form with files made, streamed; `data` and `files` as httpx2 has them; one attempt."""
+    def upload(self, path: str, *, data: Mapping[str, Any], files: Mapping[str, Any]) -> httpx2.Response:
+        """The reply to a multipart form with files, streamed; `data` and `files` as httpx2 has them; one attempt."""
         with self._as_faults(carried_prompts=True), http.sending(self._connection.patience):
-            return _object(self._send(self._client.build_request("POST", self._url(path), data=dict(data), files=dict(files))))
+            return self._send(self._client.build_request("POST", self._url(path), data=dict(data), files=dict(files)))
 
     def ask(
         self, method: str, path: str, *, params: Params | None = None, content: bytes | None = None, bounds: Bounds = http.asking
@@ -173,6 +197,19 @@ class _Refused(Exception):
         self.response = reply
 
 
+def read(response: httpx2.Response, kind: type[T]) -> T:
+    """A reply as an object of the API, with its id if its type has one.
+
+    Raises:
+        Fault: it cannot be read, e.g. a proxy's own page with status 200.
+    """
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        found = msgspec.json.decode(response.content, type=kind)
+        if has_id(found):
+            return found
+    raise unreadable(response.status_code)
+
+
 def _json(body: Any) -> bytes | None:
     return None if body is None else msgspec.json.encode(body)
 
@@ -183,11 +220,8 @@ def _object(response: httpx2.Response) -> dict[str, Any]:
     Raises:
         Fault: it is none, e.g. a proxy's page with status 200.
     """
-    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        found = msgspec.json.decode(response.content)
-        if isinstance(found, dict):
-            return found
-    raise unreadable(response.status_code)
+    found: dict[str, Any] = read(response, dict)
+    return found
 
 
 def _object_or_none(response: httpx2.Response) -> dict[str, Any]:
