@@ -10,10 +10,12 @@ just when a provider stalls; so the estimate is that of Kaplan and Meier, over e
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import pairwise
+from operator import itemgetter
 
 from keld.price import Lane
 
@@ -39,13 +41,14 @@ class Turnaround:
     lane: Lane
     observed: tuple[float, ...] = ()
     running: tuple[float, ...] = ()
-    _curve: tuple[tuple[float, float], ...] = field(default=(), repr=False, compare=False)  # (seconds, share back by then)
+    _curve: tuple[tuple[float, float], ...] = field(default=(), repr=False, compare=False)  # (seconds, share back by then), both ascending
 
     def quantile(self, q: float) -> timedelta:
         """The span within which a share `q` of submissions end."""
         if not self._curve:
             return timedelta(seconds=_interpolate(_PRIOR[self.lane], q))
-        return timedelta(seconds=next((seconds for seconds, share in self._curve if share >= q - 1e-9), self._curve[-1][0]))
+        at = bisect_left(self._curve, q - 1e-9, key=itemgetter(1))
+        return timedelta(seconds=self._curve[min(at, len(self._curve) - 1)][0])
 
     def after(self, first: Turnaround) -> Turnaround:
         """The time of one submission that is made when another one, `first`, has ended."""
@@ -68,7 +71,8 @@ class Turnaround:
         """The share of submissions that end within `span`."""
         if not self._curve:
             return max((q / 100 for q in range(101) if self.quantile(q / 100) <= span), default=0.0)
-        return max((share for seconds, share in self._curve if seconds <= span.total_seconds()), default=0.0)
+        ended = bisect_right(self._curve, span.total_seconds(), key=itemgetter(0))
+        return self._curve[ended - 1][1] if ended else 0.0
 
 
 def turnaround(lane: Lane, seconds: Sequence[float] = (), running: Sequence[float] = ()) -> Turnaround:

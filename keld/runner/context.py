@@ -69,6 +69,9 @@ class Environment:
     flex: dict[Any, str | None] | None = None  # what `flex_of` has found in one look, likewise
     listed: Listed | None = None  # what the lists of accounts have just shown; None: they are to be read
     inventories: Mapping[Account, Inventory] = field(default_factory=dict)  # of the accounts with creates that are not confirmed yet
+    staged: dict[str, tuple[int, int, int]] = field(
+        default_factory=dict
+    )  # by shard, the input file that was written here and not uploaded yet
     at_once: dict[tuple[str, str], int] = field(default_factory=dict)  # (host, model) -> the requests at once of the latest realtime run
 
     def rates(self, name: str, lane: Lane, at: datetime, own: Mapping[str, Mapping[str, Any]] | None) -> Rates | None:
@@ -100,7 +103,6 @@ class RunContext:
     failed: set[tuple[str, State]] = field(
         default_factory=set
     )  # (provider, state): the step that this state requires failed under this lease
-    staged: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # by shard, the input file that was written under this lease
     overlap: Overlap = field(default_factory=Overlap)
     stuck: dict[str, str] = field(default_factory=dict)  # shards that were tried under this lease without progress, and why
     begun: bool = False  # a step was begun under this lease: the first one is, even if little time is left

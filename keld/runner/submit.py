@@ -64,7 +64,7 @@ def stage(context: RunContext, shard: Shard) -> Shard:
         else:
             written, lines = begun.result()
             path, digest = written.path, written.land(_NAME)
-    context.staged[shard.id] = identity(path)
+    context.environment.staged[shard.id] = identity(path)
     return context.record(shard, Event.STAGED, sha256=digest, host=context.provider(shard).host, lines=lines())
 
 
@@ -157,8 +157,8 @@ def send(context: RunContext, shard: Shard) -> Shard:
 
 
 def _is_as_staged(context: RunContext, shard: Shard, path: Path) -> bool:
-    """True if the input file is the one that was staged; what this worker has just written is not read again."""
-    return context.staged.get(shard.id) == identity(path) or sha256_of(path) == shard.sha256
+    """True if the input file is the one that was staged; what this process has written is not read again."""
+    return context.environment.staged.get(shard.id) == identity(path) or sha256_of(path) == shard.sha256
 
 
 def _uploaded(context: RunContext, provider: Provider, shard: Shard, path: Path) -> Shard:
@@ -172,6 +172,7 @@ def _uploaded(context: RunContext, provider: Provider, shard: Shard, path: Path)
         raise StagingError(
             f"{path} has been removed since it was written. Nothing of this shard was sent; the file is written again."
         ) from None
+    context.environment.staged.pop(shard.id, None)
     failpoint("upload.received")
     return shard if input_ref is None else context.record(shard, Event.UPLOADED, input_ref=input_ref)
 
