@@ -20,10 +20,10 @@ class Background(Generic[T]):
     The first item is worked on at once, by the caller: most files are of one piece, and need no thread.
     """
 
-    def __init__(self, work: Callable[[T], None]) -> None:
+    def __init__(self, work: Callable[[T], object]) -> None:
         self._work = work
         self._pool: ThreadPoolExecutor | None = None
-        self._under_way: Future[None] | None = None
+        self._under_way: Future[object] | None = None
         self._begun = False
 
     def put(self, item: T) -> None:

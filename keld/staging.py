@@ -254,7 +254,7 @@ def draft(path: Path, chunks: Iterable[bytes], failpoint_name: str | None = None
     """A draft of the file at `path`; after an error nothing of it is left.
 
     Args:
-        chunks: of some megabytes: each is hashed and written while the next one is made.
+        chunks: of some megabytes: each is written while it is hashed and the next one is made.
         failpoint_name: None in a thread beside the one that acts, so that what happens at a failpoint happens there.
 
     Raises:
@@ -267,14 +267,10 @@ def draft(path: Path, chunks: Iterable[bytes], failpoint_name: str | None = None
         if failpoint_name is not None:
             failpoint(f"{failpoint_name}.write")
         with made.open("wb") as file:
-
-            def write(chunk: bytes) -> None:
-                digest.update(chunk)
-                file.write(chunk)
-
-            with Background(write) as background:
+            with Background(file.write) as background:
                 for chunk in chunks:
                     background.put(chunk)
+                    digest.update(chunk)
             file.flush()
             if failpoint_name is not None:
                 failpoint(f"{failpoint_name}.fsync")

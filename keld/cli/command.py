@@ -54,6 +54,8 @@ def main() -> None:
     # Read when pyarrow is imported.  This allocator returns freed blocks to the system, which keeps the process 50 MB smaller on a large
     # partition (measured 2026-11).  Only a process of our own may choose it; pyarrow ignores the setting if it does not know the allocator.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "jemalloc")
+    # Read when numpy is imported, too.  Nothing here multiplies matrices, and the threads for it wait in a loop at first: 1 % of a run.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Imports make 10^5 objects that live on, and none that dies in a cycle: by default the collector looks through them a hundred times, which
     # is 7 % of `keld status` (measured 2026-11-30).
     collect_after(50_000, 20, 20)
