@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from keld.audit import clock
 from keld.audit.group import Group
-from keld.audit.record import Ints
+from keld.audit.record import NONE, Ints
 
 WORDS = ("nightly", "batch", "backfill", "eval", "cron", "etl", "airflow", "dagster", "spark", "offline", "bulk", "reindex", "digest")
 _USERS = 5
@@ -154,6 +154,8 @@ def _missing(group: Group, at: Ints, end: Ints, session: Ints) -> tuple[str, ...
         found.add("stream flag")
     if not group.users:
         found.add("people")
+    if not group.width and len(end) and (end == NONE).all():
+        found.add("ends of calls")
     if not session.any():
         found.add("sessions")
     if group.width:

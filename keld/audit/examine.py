@@ -18,10 +18,12 @@ from keld.audit.format import Format
 from keld.audit.formats import FORMATS
 from keld.audit.formats.mapped import mapped
 from keld.audit.group import Group, Groups
-from keld.audit.log import Piece, files, pieces
+from keld.audit.log import Piece, Twin, files, pieces
 from keld.audit.money import LEAST_DELAY, Bill, Net, bill, late_prior, saving, staging_usd
 from keld.audit.rate import RateBook
+from keld.audit.reader import taken
 from keld.audit.record import Floats
+from keld.audit.repeat import Contents, Ids
 from keld.audit.rule import Rule, Rules
 from keld.audit.verdict import LEAST_DAYS, verdict
 from keld.errors import InvalidJob
@@ -93,26 +95,32 @@ def _instant(micros: int | None) -> datetime | None:
 
 
 def _read(logs: Sequence[str], form: Format | None, groups: Groups, progress: Progress) -> Iterator[Source]:
-    size = 0
+    size, ids = 0, Ids()
     for where, found in _streams(logs, form):
         counts: Counter[str] = Counter()
-        title = ""
+        title, twin = "", False
         for piece in found:
-            groups.add(piece.found.calls, piece.form)
+            if isinstance(piece, Twin):
+                title, twin = f"the same content as {piece.of.name}, which is counted once", True
+                continue
+            new = ids.fresh(piece.found.calls)
+            calls = taken(piece.found.calls, new)
+            groups.add(calls, piece.form)
             title = piece.form.title
-            counts.update(calls=int(piece.found.calls.requests.sum()), other=piece.found.other, bad=piece.found.bad)
+            counts.update(calls=int(calls.requests.sum()), again=int((~new).sum()), other=piece.found.other, bad=piece.found.bad)
             size += piece.bytes_read
             progress(groups.calls, size)
-        yield Source(where=where, title=title or "empty", calls=counts["calls"], other=counts["other"], bad=counts["bad"])
+        yield Source(where=where, title=title or "empty", twin=twin, **{name: counts[name] for name in ("calls", "again", "other", "bad")})
 
 
-def _streams(logs: Sequence[str], form: Format | None) -> Iterator[tuple[str, Iterator[Piece]]]:
+def _streams(logs: Sequence[str], form: Format | None) -> Iterator[tuple[str, Iterator[Piece | Twin]]]:
     for log in logs:
         if is_database(log):
             yield "a LiteLLM database", read_database(log)
     if on_disk := [log for log in logs if not is_database(log)]:
+        contents = Contents()
         for place in files(on_disk):
-            yield place.name, pieces(place, form)
+            yield place.name, pieces(place, contents, form)
 
 
 def _findings(groups: Groups, rules: Rules, rates: RateBook, days: float, factor: float, samples: int) -> list[Finding]:

@@ -112,11 +112,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A file that was read."""
+    """A file that was read.
+
+    Args:
+        twin: True if another file of the same content was read, and not this one.
+        again: calls that were counted before, from this file or another.
+        other: rows that are no calls.
+        bad: rows that cannot be read.
+    """
 
     where: str
     title: str
+    twin: bool
     calls: int
+    again: int
     other: int
     bad: int
 
@@ -193,7 +202,14 @@ class Audit:
             "timezone": self.zone,
             "priors": self.priors,
             "sources": [
-                {"where": one.where, "format": one.title, "calls": one.calls, "other_rows": one.other, "bad_rows": one.bad}
+                {
+                    "where": one.where,
+                    "format": one.title,
+                    "calls": one.calls,
+                    "counted_before": one.again,
+                    "other_rows": one.other,
+                    "bad_rows": one.bad,
+                }
                 for one in self.sources
             ],
             "bad_rows": self.bad,

@@ -1,14 +1,14 @@
 """Log: a file of any format -> calls, a few thousand at a time.
 
 The format of a file is known by its content: its first document, or its header.  A line that cannot be read costs that line.  JSON Lines,
-CSV and Parquet stream; one document of JSON (an array, a page) is read whole.
+CSV and Parquet stream; other JSON (an array, pages, objects over many lines) is read whole.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -19,9 +19,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from keld.audit.chunk import Batch, Chunk, Columns, Layout, Lines, Rows, has, top
+from keld.audit.document import documents, inner
 from keld.audit.format import FIELDS, Format
 from keld.audit.formats import FORMATS
 from keld.audit.reader import Read, paths_of, read
+from keld.audit.repeat import Contents
+from keld.audit.stream import opened
 from keld.errors import SourceError, SourceUnavailable
 from keld.table.place import Place, is_pattern, place_of
 
@@ -30,6 +33,7 @@ _BLOCK_BYTES = 4 << 20
 _ROWS = 20_000  # of a chunk: large enough for arrays to pay, small enough for any machine
 _NAME_MOST = 40  # characters of a field that are shown: where a document is not of records, its keys may be anybody's text
 _TRIED = 20  # lines of a file that are tried, to know what it is
+_ALIKE = {name.lower(): name for form in FORMATS.values() for name in (*map(top, paths_of(form)), *chain.from_iterable(form.needs))}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,13 @@ class Piece:
     form: Format
     found: Read
     bytes_read: int
+
+
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """In place of the calls of a file: the file of the same content, which was read before."""
+
+    of: Place
 
 
 def files(logs: Sequence[str]) -> list[Place]:
@@ -58,27 +69,36 @@ def files(logs: Sequence[str]) -> list[Place]:
     return list(found.values())
 
 
-def pieces(place: Place, form: Format | None = None) -> Iterator[Piece]:
+def pieces(place: Place, contents: Contents, form: Format | None = None) -> Iterator[Piece | Twin]:
     """The calls of a file, in its order.
 
     Args:
+        contents: of the files that were read before.
         form: None: it is known by the content.
 
     Raises:
         SourceError: it is of no format that is known, or cannot be read to its end.
     """
     try:
-        with closing(place.open()) as stream:
+        with closing(opened(place)) as stream:
             head = _head(stream)
             start = head.lstrip()
-            if start.startswith(b"PAR1"):
+            if (twin := contents.twin(place, head) if start else None) is not None:
+                yield Twin(twin)
+            elif start.startswith(b"PAR1"):
                 yield from _parquet(place, form)
-            elif start[:1] in (b"{", b"["):
+            elif start[:1] in (b"{", b"[", b"\x1e"):
                 yield from _json(place, stream, head, form)
             elif start:
                 yield from _csv(place, head, form)
     except (OSError, pa.ArrowException, msgspec.DecodeError) as error:
-        raise SourceError(f"{place.uri}: it cannot be read: {error}.", source=place.uri) from None
+        raise SourceError(f"{place.uri}: it cannot be read: {_reason(error)}", source=place.uri) from None
+
+
+def _reason(error: Exception) -> str:
+    if "runcated" in str(error) or "unexpected end" in str(error).lower():
+        return "its end is missing, as of a file that is still being written or was not copied whole. Copy it again, or leave it out."
+    return f"{error}."
 
 
 def _head(stream: Any) -> bytes:
@@ -110,43 +130,45 @@ def _refused(place: Place, names: Iterable[str]) -> SourceError:
 
 
 def _json(place: Place, stream: Any, head: bytes, form: Format | None) -> Iterator[Piece]:
-    first = _first_line(head)
-    if first is None:
-        yield from _document(place, head + stream.read(), form)
-        return
-    form = form or known(first)
-    if form is None:
-        raise _refused(place, first)
-    yield from _lines(_blocks(stream, head), form)
+    def is_record(document: Any) -> bool:
+        """True if a document is one of a log, and not a page of them."""
+        if form is None:
+            return known(document) is not None
+        return form.unfold is not None or any(has(document, path) for path in form.names["at"])
+
+    lines = [] if head.lstrip().startswith(b"[") else _objects(head)
+    first = next(filter(is_record, lines), None)
+    if first is not None and (found := form or known(first)) is not None:
+        yield from _lines(_blocks(stream, head), found)
+    elif lines and inner(lines[0], is_record) is None:
+        raise _refused(place, lines[0])
+    else:
+        yield from _document(place, head + stream.read(), form, is_record)
 
 
-def _first_line(head: bytes) -> dict[str, Any] | None:
-    """The first line that is an object by itself; None: the file is one document."""
+def _objects(head: bytes) -> list[dict[str, Any]]:
+    """The first lines that are an object by themselves."""
+    found = []
     for line in head.split(b"\n")[:_TRIED]:
-        try:
-            found = msgspec.json.decode(line)
-        except msgspec.DecodeError:
-            continue
-        if isinstance(found, dict):
-            return found
-        if isinstance(found, list):
-            return None
-    return None
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            found.append(msgspec.json.decode(line))
+    return [one for one in found if isinstance(one, dict) and one]
 
 
-def _document(place: Place, text: bytes, form: Format | None) -> Iterator[Piece]:
-    whole = msgspec.json.decode(text)
-    documents = whole if isinstance(whole, list) else [whole]
-    objects = [one for one in documents if isinstance(one, dict)]
-    form = form or (known(objects[0]) if objects else None)
+def _document(place: Place, text: bytes, form: Format | None, is_record: Callable[[Any], bool]) -> Iterator[Piece]:
+    found, bad = documents(text)
+    records: list[Any] = []
+    for one in found:
+        field = inner(one, is_record)
+        records += [one] if field is None else one[field]
+    objects = [one for one in records if isinstance(one, dict)]
+    form = form or next((of for one in objects[:_TRIED] if (of := known(one)) is not None), None)
     if form is None:
         raise _refused(place, objects[0] if objects else ())
+    bad += len(records) - len(objects)
     for at in range(0, len(objects), _ROWS):
-        found, bad = _rows_of(objects[at : at + _ROWS], form)
-        size = len(text) if not at else 0
-        yield Piece(
-            form=form, found=_read(_chunk(found, form), form, bad + (len(documents) - len(objects) if not at else 0)), bytes_read=size
-        )
+        rows, worse = _rows_of(objects[at : at + _ROWS], form)
+        yield Piece(form=form, found=_read(_chunk(rows, form), form, worse + (0 if at else bad)), bytes_read=0 if at else len(text))
 
 
 def _blocks(stream: Any, head: bytes) -> Iterator[bytes]:
@@ -214,8 +236,21 @@ def _decoded(decoder: msgspec.json.Decoder[Any], block: bytes) -> tuple[list[Any
             try:
                 rows.append(decoder.decode(line))
             except (msgspec.DecodeError, UnicodeDecodeError):
-                bad += 1
+                odd, worse = _converted(line, decoder.type)
+                rows, bad = rows + odd, bad + worse
         return rows, bad
+
+
+def _converted(line: bytes, kind: Any) -> tuple[list[Any], int]:
+    """The rows in a line that is no JSON by itself: NaN, two objects; and how many could not be read."""
+    found, bad = documents(line)
+    rows = []
+    for one in found:
+        try:
+            rows.append(msgspec.convert(one, kind))
+        except msgspec.ValidationError:
+            bad += 1
+    return rows, bad
 
 
 def _rows_of(documents: Sequence[Any], form: Format) -> tuple[list[Any], int]:
@@ -243,24 +278,37 @@ def _read(chunk: Chunk, form: Format, bad: int) -> Read:
 def _parquet(place: Place, form: Format | None) -> Iterator[Piece]:
     source = place.path if place.fs is None else place.fs.open(place.path, "rb")
     with pq.ParquetFile(source) as file:
-        names = file.schema_arrow.names
-        form = form or known(dict.fromkeys(names))
-        if form is None:
-            raise _refused(place, names)
-        wanted = [name for name in names if name in set(paths_of(form))]
+        there = file.schema_arrow.names
+        names, form = _known_names(place, there, form)
+        wanted = {named: name for named, name in zip(names, there, strict=True) if named in set(paths_of(form))}
         size = sum(file.metadata.row_group(at).total_byte_size for at in range(file.num_row_groups))
-        for batch in file.iter_batches(batch_size=_ROWS, columns=wanted):
+        for batch in file.iter_batches(batch_size=_ROWS, columns=list(wanted.values())):
             share = size * batch.num_rows // max(file.metadata.num_rows, 1)
-            yield Piece(form=form, found=_read(Batch(batch), form, 0), bytes_read=share)
+            renamed = batch.rename_columns([named for name in batch.schema.names for named, there in wanted.items() if there == name])
+            yield Piece(form=form, found=_read(Batch(renamed), form, 0), bytes_read=share)
+
+
+def _known_names(place: Place, there: Sequence[str], form: Format | None) -> tuple[list[str], Format]:
+    """The columns of a table as its format names them, and the format; some databases change the case of a name.
+
+    Raises:
+        SourceError: it is of no format that is known.
+    """
+    if form is not None:
+        return list(there), form
+    alike = [_ALIKE.get(name.lower(), name) for name in there]
+    for names in (list(there), alike if len(set(alike)) == len(alike) else list(there)):
+        if (found := known(dict.fromkeys(names))) is not None:
+            return names, found
+    raise _refused(place, there)
 
 
 def _csv(place: Place, head: bytes, form: Format | None) -> Iterator[Piece]:
-    line = head.lstrip().split(b"\n")[0].decode("utf-8", "replace").rstrip("\r")
-    delimiter = max(",;\t", key=line.count)
-    names = [name.strip().strip('"') for name in line.split(delimiter)]
-    form = form or known(dict.fromkeys(names))
-    if form is None:
-        raise _refused(place, names)
+    lines = head.lstrip().replace(b"\r\n", b"\n").replace(b"\r", b"\n").decode("utf-8", "replace").split("\n")
+    told = lines[0].strip('"').lower().removeprefix("sep=") if lines[0].strip('"').lower().startswith("sep=") else ""  # Excel's
+    line = lines[1 if told else 0]
+    delimiter = told or max(",;\t|", key=line.count)
+    names, form = _known_names(place, [name.strip().strip('"').strip() for name in line.split(delimiter)], form)
     bad: list[Any] = []
 
     def skip(row: Any) -> str:
@@ -268,18 +316,27 @@ def _csv(place: Place, head: bytes, form: Format | None) -> Iterator[Piece]:
         return "skip"
 
     wanted = [name for name in dict.fromkeys(names) if name in set(paths_of(form)) | {top(path) for path in paths_of(form)}]
-    with closing(place.open()) as stream:
+    with closing(opened(place)) as stream:
         reader = pa.csv.open_csv(
             stream,
-            read_options=pa.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
+            read_options=pa.csv.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False, column_names=names, skip_rows=2 if told else 1),
             parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
             convert_options=pa.csv.ConvertOptions(
-                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=True, null_values=[""]
+                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.binary()), strings_can_be_null=True, null_values=[""]
             ),
         )
         for batch in chain.from_iterable(_cut(batch) for batch in reader):
-            yield Piece(form=form, found=_read(Batch(batch), form, len(bad)), bytes_read=int(batch.nbytes))
+            text = pa.RecordBatch.from_arrays([_text(column) for column in batch.columns], names=batch.schema.names)
+            yield Piece(form=form, found=_read(Batch(text), form, len(bad)), bytes_read=int(batch.nbytes))
             bad.clear()
+
+
+def _text(column: pa.Array) -> pa.Array:
+    """A column as text: UTF-8, or what a spreadsheet in the west saves."""
+    try:
+        return column.cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([None if value is None else value.decode("cp1252", "replace") for value in column.to_pylist()], pa.string())
 
 
 def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -76,10 +76,10 @@ def _evidence(finding: Finding) -> list[Element]:
 
 
 def _sources(audit: Audit) -> Element:
-    head = [*columns("file", "format", kind=TEXT), *columns("calls", "other rows", "rows that cannot be read")]
+    head = [*columns("file", "format", kind=TEXT), *columns("calls", "counted before", "other rows", "rows that cannot be read")]
 
     def cells(one: Source) -> list[Cell]:
-        return [named(one.where), one.title, f"{one.calls:,}", f"{one.other:,}", f"{one.bad:,}"]
+        return [named(one.where), one.title, f"{one.calls:,}", f"{one.again:,}", f"{one.other:,}", f"{one.bad:,}"]
 
     return table("Files", head, cut(audit.sources, _ROWS, cells, len(head)))
 

@@ -79,11 +79,18 @@ def read(chunk: Chunk, form: Format) -> Read:
         kept = where(chunk, path, wanted)
         if kept is not None:
             calls &= kept
-    good = calls & (at != NONE)
     found = _calls(columns, form, at)
-    return Read(
-        calls=found if good.all() else _taken(found, np.flatnonzero(good)), other=int((~calls).sum()), bad=int((calls & (at == NONE)).sum())
-    )
+    if form.buckets:
+        calls &= ~_is_empty(found, columns)
+    good = calls & (at != NONE)
+    return Read(calls=taken(found, good), other=int((~calls).sum()), bad=int((calls & (at == NONE)).sum()))
+
+
+def _is_empty(found: Calls, columns: _Columns) -> NDArray[np.bool_]:
+    """True for a bucket in which there was no call."""
+    usd = np.where(np.isfinite(found.usd), found.usd, 0)
+    empty: NDArray[np.bool_] = (columns.counts("requests") == 0) & (found.input + found.output == 0) & (usd == 0)
+    return empty
 
 
 def _calls(columns: _Columns, form: Format, at: Ints) -> Calls:
@@ -102,6 +109,7 @@ def _calls(columns: _Columns, form: Format, at: Ints) -> Calls:
         usd=usd,
         streamed=_streamed(columns, at, end, bodies),
         failed=_failed(columns),
+        id=columns.hashes("id"),
         user=columns.hashes("user"),
         session=columns.hashes("session"),
         trace=columns.hashes("trace"),
@@ -204,8 +212,11 @@ def _prompt(bodies: list[Any] | None, rows: int) -> Text:
     return column.texts([body.fingerprint(request) for request in bodies])
 
 
-def _taken(calls: Calls, rows: Ints) -> Calls:
-    """Only those rows."""
+def taken(calls: Calls, which: NDArray[np.bool_]) -> Calls:
+    """Only those calls."""
+    if which.all():
+        return calls
+    rows = np.flatnonzero(which)
     found: dict[str, Any] = {}
     for name in Calls.__dataclass_fields__:
         value = getattr(calls, name)

@@ -74,7 +74,10 @@ def saving_cells(finding: Finding) -> tuple[str, str, str]:
 
 def _files(audit: Audit) -> list[str]:
     lines = [
-        f"{one.where}: {one.title}, {one.calls:,} calls" + (f", {one.bad:,} rows that cannot be read" if one.bad else "")
+        f"{one.where}: {one.title}"
+        + ("" if one.twin else f", {one.calls:,} calls")
+        + (f", {one.again:,} more that were counted before" if one.again else "")
+        + (f", {one.bad:,} rows that cannot be read" if one.bad else "")
         for one in audit.sources[:_SHOWN]
     ]
     if (left := len(audit.sources) - _SHOWN) > 0:
@@ -89,6 +92,12 @@ def notes(audit: Audit) -> list[str]:
     found = [
         f"Not counted: {groups} groups, {tokens_in:,} input and {tokens_out:,} output tokens: {why}."
         for why, (groups, tokens_in, tokens_out) in audit.not_counted.items()
+    ]
+    found += [
+        f"{one.where}: none of its {one.bad:,} rows can be read as {one.title}: each lacks an instant, or is no whole line. An instant is ISO 8601, a "
+        "Unix time, or a date with its month as a number; where nothing says whether the day or the month is first, write it as 2026-10-05."
+        for one in audit.sources
+        if one.bad and not one.calls + one.again + one.other
     ]
     if audit.factor == 1 and audit.findings:
         found.append("The log has less than 7 days: no verdict but by a rule, and the figures are of the log, not of a month.")

@@ -9,9 +9,14 @@ from keld.audit.format import Format, needs
 FORMAT = Format(
     name="langfuse",
     title="Langfuse observations",
-    needs=needs("trace_id type start_time end_time usage_details", "traceId type startTime endTime usageDetails"),
+    needs=needs(
+        "trace_id type start_time end_time usage_details",
+        "traceId type startTime endTime usageDetails",
+        "traceId type startTime endTime usage",
+    ),
     only={"type": frozenset(("generation", "embedding"))},
     names={
+        "id": ("id",),
         "at": ("start_time", "startTime"),
         "end": ("end_time", "endTime"),
         "ttft_s": ("time_to_first_token", "timeToFirstToken"),
@@ -23,7 +28,7 @@ FORMAT = Format(
         "trace": ("trace_id", "traceId"),
         "tags": ("tags",),
         "operation": ("type",),
-        "fresh": ("usage_details/input", "usageDetails/input"),
+        "fresh": ("usage_details/input", "usageDetails/input", "usage/input"),
         "cached": (
             "usage_details/input_cached_tokens",
             "usage_details/cache_read_input_tokens",
@@ -31,8 +36,8 @@ FORMAT = Format(
             "usageDetails/input_cached_tokens",
         ),
         "written": ("usage_details/cache_creation_input_tokens", "usage_details/input_cache_creation"),
-        "output": ("usage_details/output", "usageDetails/output"),
-        "usd": ("total_cost", "totalCost"),
+        "output": ("usage_details/output", "usageDetails/output", "usage/output"),
+        "usd": ("total_cost", "totalCost", "calculatedTotalCost", "cost_details/total", "costDetails/total"),
         "status": ("level",),
         "lane": ("model_parameters/service_tier",),
         "request": ("input",),

@@ -29,6 +29,7 @@ TABLE = Format(
     needs=needs("request_id call_type spend startTime endTime"),
     names=_SHARED
     | {
+        "id": ("request_id",),
         "user": ("end_user",),
         "session": ("session_id",),
         "trace": ("session_id",),
@@ -42,6 +43,7 @@ PAYLOAD = Format(
     needs=needs("id call_type response_cost startTime endTime"),
     names=_SHARED
     | {
+        "id": ("id",),
         "streamed": ("stream",),
         "user": ("end_user",),
         "session": ("session_id", "metadata/requester_metadata/session_id"),

@@ -10,6 +10,7 @@ FORMAT = Format(
     title="OpenRouter activity",
     needs=needs("generation_id created_at cost_total model_permaslug tokens_prompt"),
     names={
+        "id": ("generation_id",),
         "at": ("created_at",),
         "duration_ms": ("generation_time_ms",),
         "streamed": ("streamed",),

@@ -1,0 +1,209 @@
+"""Odd: files as spreadsheets, databases, shells and half-finished copies leave them: each gives the right numbers, or a sentence that says what to do."""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from keld import SourceError
+from keld.audit import Audit, examine
+from keld.audit.view import notes
+from tests.audit.workload import month, nightly
+from tests.audit.writer import _lines, bedrock, litellm_rows
+
+NOW = datetime(2026, 11, 30, tzinfo=UTC)
+CALLS = month(5, groups={"classify": nightly})
+ROWS = [row | {"prompt_tokens": 2_000, "completion_tokens": 500, "spend": 0.0125} for row in litellm_rows(CALLS)]
+COUNTED = (len(ROWS), 2_000 * len(ROWS), 500 * len(ROWS), 0.0125 * len(ROWS))
+Row = dict[str, Any]
+
+
+def _audit(path: Path, form: str | None = None) -> Audit:
+    return examine([str(path)], now=NOW, form=form)
+
+
+def _sums(audit: Audit) -> tuple[int, int, int, float]:
+    tokens = [counts for one in audit.findings for counts in one.group.tokens.values()]
+    usd = sum(sum(one.group.logged_usd.values()) for one in audit.findings)
+    return (
+        sum(one.group.calls for one in audit.findings),
+        sum(int(one[0]) for one in tokens),
+        sum(int(one[4]) for one in tokens),
+        round(usd, 6),
+    )
+
+
+def _read(tmp_path: Path, text: bytes, form: str | None = None) -> Audit:
+    (tmp_path / "log").write_bytes(text)
+    return _audit(tmp_path / "log", form)
+
+
+def _table(rows: list[Row], delimiter: str = ",", comma: bool = False) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerow(rows[0])
+    for row in rows:
+        cells = [json.dumps(value) if isinstance(value, dict | list) else value for value in row.values()]
+        writer.writerow([str(cell).replace(".", ",") if comma and isinstance(cell, float) else cell for cell in cells])
+    return text.getvalue()
+
+
+def _each(change: Callable[[Row], Row]) -> list[Row]:
+    return [row | change(row) for row in ROWS]
+
+
+def _times(pattern: str) -> list[Row]:
+    return _each(lambda row: {name: datetime.fromisoformat(row[name]).strftime(pattern) for name in ("startTime", "endTime")})
+
+
+def _pairs_of_lines(text: bytes) -> bytes:
+    lines = text.splitlines()
+    return b"\n".join(one + two for one, two in zip(lines[::2], lines[1::2], strict=True))
+
+
+TEXT = _lines(ROWS)
+SHAPES = {
+    "a page": json.dumps({"data": ROWS, "total": len(ROWS), "page": 1}).encode(),
+    "a page a line": b"".join(json.dumps({"data": ROWS[at : at + 100], "meta": {}}).encode() + b"\n" for at in range(0, len(ROWS), 100)),
+    "an array a line": b"".join(json.dumps(ROWS[at : at + 100]).encode() + b"\n" for at in range(0, len(ROWS), 100)),
+    "a line of an array each": b"[\n" + TEXT.replace(b"}\n", b"},\n")[:-2] + b"\n]\n",
+    "objects over many lines": "\n".join(json.dumps(row, indent=2) for row in ROWS).encode(),
+    "two objects a line": _pairs_of_lines(TEXT),
+    "no line ends": TEXT.replace(b"\n", b""),
+    "a comma after each": TEXT.replace(b"}\n", b"},\n"),
+    "only carriage returns": TEXT.replace(b"\n", b"\r"),
+    "record separators": TEXT.replace(b'{"request_id', b'\x1e{"request_id'),
+    "UTF-16": TEXT.decode().encode("utf-16"),
+    "UTF-16, the larger byte first": codecs.BOM_UTF16_BE + TEXT.decode().encode("utf-16-be"),
+    "UTF-16 without a mark": TEXT.decode().encode("utf-16-le"),
+    "UTF-16, packed": gzip.compress(TEXT.decode().encode("utf-16")),
+    "documents in texts": _lines(_each(lambda row: {"metadata": json.dumps(row["metadata"]), "request_tags": json.dumps(row["request_tags"])})),
+    "texts in texts": _lines(_each(lambda row: {"metadata": json.dumps(json.dumps(row["metadata"]))})),
+    "dicts as Python writes them": _lines(_each(lambda row: {"metadata": repr(row["metadata"])})),
+    "costs in dollars": _lines(_each(lambda row: {"spend": "$0.0125"})),
+    "costs with a unit": _lines(_each(lambda row: {"spend": "0.0125 USD"})),
+    "costs with a decimal comma": _lines(_each(lambda row: {"spend": "0,0125"})),
+    "tokens in groups": _lines(_each(lambda row: {"prompt_tokens": "2,000", "completion_tokens": "500"})),
+    "tokens in groups with points": _lines(_each(lambda row: {"prompt_tokens": "2.000", "completion_tokens": "500"})),
+    "a NaN in each line": _lines(_each(lambda row: {"response_ms": float("nan")})),
+    "epochs in s": _lines(_each(lambda row: {"startTime": datetime.fromisoformat(row["startTime"]).timestamp()})),
+    "epochs in ns, as texts": _lines(_each(lambda row: {"startTime": str(round(datetime.fromisoformat(row["startTime"]).timestamp() * 1e9))})),
+    "dates with points": _lines(_times("%d.%m.%Y %H:%M:%S")),
+    "dates with the month first": _lines(_times("%m/%d/%Y %H:%M:%S")),
+    "dates with the day first": _lines(_times("%d/%m/%Y %H:%M:%S")),
+    "dates with AM and PM": _lines(_times("%m/%d/%Y, %I:%M:%S %p")),
+    "dates of mails": _lines(_times("%a, %d %b %Y %H:%M:%S GMT")),
+    "dates with slashes": _lines(_times("%Y/%m/%d %H:%M:%S")),
+    "small letters in ISO 8601": _lines(_times("%Y-%m-%dt%H:%M:%Sz")),
+    "a German spreadsheet": codecs.BOM_UTF8 + _table(_times("%d.%m.%Y %H:%M"), ";", comma=True).encode(),
+    "a spreadsheet that says its mark": codecs.BOM_UTF8 + b"sep=;\r\n" + _table(ROWS, ";", comma=True).encode(),
+    "Unicode text of a spreadsheet": _table(ROWS, "\t").encode("utf-16"),
+    "a table with bars": _table(ROWS, "|").encode(),
+    "not in UTF-8": _table(_each(lambda row: {"end_user": "Müller"})).encode("cp1252"),
+    "names in small letters": _table(ROWS).replace("startTime", "starttime").replace("endTime", "endtime").encode(),
+    "spaces around names": _table(ROWS).replace(",startTime,", ", startTime ,", 1).encode(),
+    "a psql footer": (_table(ROWS) + f"({len(ROWS)} rows)\r\n").encode(),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_log_loses_no_call_token_or_cent_in_the_shape_that_others_give_it(shape: str, tmp_path: Path) -> None:
+    audit = _read(tmp_path, SHAPES[shape])
+    assert _sums(audit) == pytest.approx(COUNTED)
+    assert {one.key.service for one in audit.findings} == {"classify"}
+    assert audit.days == pytest.approx(27, abs=0.1)
+    assert audit.bad == (1 if "footer" in shape else 0)
+
+
+def test_columns_in_capitals_are_the_same_columns(tmp_path: Path) -> None:
+    """A warehouse changes the case of names."""
+    table = pa.Table.from_pylist(
+        [{name.upper(): json.dumps(value) if isinstance(value, dict | list) else value for name, value in row.items()} for row in ROWS]
+    )
+    pq.write_table(table, tmp_path / "log.parquet")
+    assert _sums(_audit(tmp_path / "log.parquet")) == pytest.approx(COUNTED)
+
+
+def test_a_page_is_read_by_a_mapping_too(tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text('[names]\nat = "when"\nmodel = "llm"\ninput = "in"\n')
+    calls = [{"when": 1_793_000_000 + number, "llm": "gpt-5-mini", "in": 10} for number in range(5)]
+    assert _sums(_read(tmp_path, json.dumps({"items": calls}).encode(), str(tmp_path / "m.toml")))[:2] == (5, 50)
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        (b"PK\x03\x04" + bytes(200), "unpack it, or save its sheet as CSV"),
+        (b"\xfd7zXZ\x00" + bytes(200), "unpack it"),
+        (b"SQLite format 3\x00" + bytes(200), "export its table"),
+        (gzip.compress(TEXT)[:-500], "its end is missing"),
+        (gzip.compress(TEXT)[:-4], "its end is missing"),
+    ],
+    ids=["zip", "xz", "sqlite", "cut", "without its last bytes"],
+)
+def test_what_is_no_log_is_refused_with_what_to_do(text: bytes, advice: str, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=advice):
+        _read(tmp_path, text)
+
+
+def test_a_pipe_is_refused_before_anything_is_taken_from_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(SourceError, match="save it to a file"):
+        _audit(tmp_path / "pipe")
+
+
+def test_a_date_that_may_be_read_in_two_ways_is_not_read_and_told(tmp_path: Path) -> None:
+    audit = _read(tmp_path, _lines([ROWS[0] | {"startTime": "10/5/2026 02:00"}]))
+    assert (_sums(audit)[0], audit.bad) == (0, 1)
+    assert any("whether the day or the month is first" in note for note in notes(audit))
+
+
+@pytest.mark.parametrize("tokens", [-5, 10**30, None, "many", float("inf")], ids=["negative", "huge", "null", "a word", "infinite"])
+def test_an_impossible_count_is_none(tokens: object, tmp_path: Path) -> None:
+    assert _sums(_read(tmp_path, _lines([ROWS[0] | {"prompt_tokens": tokens}, *ROWS[1:]])))[:2] == (len(ROWS), 2_000 * (len(ROWS) - 1))
+
+
+def test_calls_without_a_model_are_told_and_not_priced(tmp_path: Path) -> None:
+    audit = _read(tmp_path, _lines([row | {"model": None} for row in ROWS]))
+    assert list(audit.not_counted) == ["the log does not name the model"]
+
+
+def test_the_costs_of_openais_api_are_those_of_its_models(tmp_path: Path) -> None:
+    day = 86_400
+    page = {
+        "object": "page",
+        "data": [
+            {"object": "bucket", "start_time": 1_793_000_000 + at * day, "end_time": 1_793_000_000 + (at + 1) * day, "results": [
+                {"object": "organization.costs.result", "amount": {"value": "1.5", "currency": "usd"}, "line_item": "gpt-4.1-2025-04-14, input"},
+            ]}
+            for at in range(10)
+        ],
+    }  # fmt: skip
+    audit = _read(tmp_path, json.dumps(page).encode())
+    assert _sums(audit)[3] == 15
+    assert {one.key.model for one in audit.findings} == {"gpt-4.1-2025-04-14"}
+
+
+def test_a_period_without_a_call_is_no_call(tmp_path: Path) -> None:
+    """The dashboard's CSV has four columns of it."""
+    text = b"start_time,end_time,start_time_iso,end_time_iso\n1793000000,1793086400,2026-10-26T05:33:20Z,2026-10-27T05:33:20Z\n"
+    audit = _read(tmp_path, text)
+    assert (audit.sources[0].calls, audit.sources[0].other, audit.findings) == (0, 1, ())
+
+
+def test_bedrocks_input_is_without_its_cache_and_its_latency_is_the_length_of_a_call(tmp_path: Path) -> None:
+    audit = _read(tmp_path, bedrock(CALLS))
+    (found,) = audit.findings
+    assert "ends of calls" not in found.evidence.missing
+    rows = [json.loads(line) | {"output": {"outputTokenCount": 1}} for line in bedrock(CALLS).splitlines()]
+    assert "ends of calls" in _read(tmp_path, _lines(rows)).findings[0].evidence.missing
