@@ -77,7 +77,7 @@ def holds_back_for_too_long(environment: Environment, run: JobRun, shards: Seque
 
 def _holds_back(run: JobRun, shard: Shard) -> bool:
     """True if a shard went ahead, and the others have not followed."""
-    return shard.ahead and shard.round == run.round
+    return bool(shard.ahead) and shard.round == run.round
 
 
 def _release_at(environment: Environment, run: JobRun, due: datetime, ahead: Shard) -> datetime:
