@@ -21,6 +21,7 @@ Values: TypeAlias = "Sequence[Any] | pa.Array"  # a list, or a column of a table
 
 _TIMES = (pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.timestamp("ns", "UTC"), pa.timestamp("ns"))
 _PLAUSIBLE = (1_420_070_400_000_000, 4_102_444_800_000_000)  # 2015 to 2100: outside of it, it is another number, and would stretch the log
+_CLIENT = "User-Agent:"  # LiteLLM puts the client's version among the tags: it names no work, and an update would be another group
 _MOST = 1e15  # more is no count
 _TRUE = frozenset(("true", "1", "yes", "t"))
 _FALSE = frozenset(("false", "0", "no", "f"))
@@ -167,7 +168,7 @@ def plain(value: Any) -> str:
         case None:
             return ""
         case list() | tuple():
-            return ",".join(sorted(str(one) for one in value if one is not None))
+            return ",".join(sorted(str(one) for one in value if one is not None and not str(one).startswith(_CLIENT)))
         case dict():
             return ",".join(f"{name}:{value[name]}" for name in sorted(value) if isinstance(value[name], str | int))
         case _:

@@ -12,7 +12,11 @@ from typing import Any
 
 import msgspec
 
+from keld.audit.chunk import opened
+
 _BETWEEN = re.compile(r"[\s,\x00\x1e]*")  # 0x1e stands before each record of a JSON text sequence
+_WRAPPERS = ("message", "@message", "log", "jsonPayload", "_source")  # where CloudWatch, Docker, Google and Elastic have what was logged
+_SHARED = ("userId", "user_id", "sessionId", "session_id", "tags")
 _decoder = json.JSONDecoder()
 
 
@@ -47,9 +51,24 @@ def _after(text: str, at: int) -> int:
     return at if match is None else match.end()
 
 
-def inner(document: Any, is_record: Callable[[Any], bool]) -> str | None:
-    """The field of a page in which its records are; None: it has none, or it is a record itself."""
-    if not isinstance(document, dict) or is_record(document):
-        return None
-    lists = (name for name, value in document.items() if isinstance(value, list) and value)
-    return next((name for name in lists if is_record(document[name][0])), None)
+def records(document: Any, is_record: Callable[[Any], bool], depth: int = 3) -> list[Any]:
+    """The records in a document, with those around it that wrap them: a page, a trace, an event of a log service; empty: there are none."""
+    document = opened(document)
+    if is_record(document):
+        return [document]
+    if not depth or not isinstance(document, dict | list):
+        return []
+    if isinstance(document, list):
+        return [record for one in document for record in records(one, is_record, depth - 1)]
+    for name in _WRAPPERS:
+        if is_record(found := opened(document.get(name))):
+            return [found]
+    for value in document.values():
+        if isinstance(value, list) and value and records(value[0], is_record, depth - 1):
+            return [{**_about(document), **one} for one in records(value, is_record, depth)]
+    return []
+
+
+def _about(page: dict[str, Any]) -> dict[str, Any]:
+    """What a trace says of all calls within."""
+    return {name: page[name] for name in _SHARED if page.get(name)}

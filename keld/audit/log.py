@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from keld.audit.chunk import Batch, Chunk, Columns, Layout, Lines, Rows, has, top
-from keld.audit.document import documents, inner
+from keld.audit.document import documents, records
 from keld.audit.format import FIELDS, Format
 from keld.audit.formats import FORMATS
 from keld.audit.reader import Read, paths_of, read
@@ -87,7 +87,7 @@ def pieces(place: Place, contents: Contents, form: Format | None = None) -> Iter
                 yield Twin(twin)
             elif start.startswith(b"PAR1"):
                 yield from _parquet(place, form)
-            elif start[:1] in (b"{", b"[", b"\x1e"):
+            elif start[:1] in (b"{", b"[", b"\x1e") or start[:2] == b'"{':
                 yield from _json(place, stream, head, form)
             elif start:
                 yield from _csv(place, head, form)
@@ -140,7 +140,7 @@ def _json(place: Place, stream: Any, head: bytes, form: Format | None) -> Iterat
     first = next(filter(is_record, lines), None)
     if first is not None and (found := form or known(first)) is not None:
         yield from _lines(_blocks(stream, head), found)
-    elif lines and inner(lines[0], is_record) is None:
+    elif lines and not records(lines[0], is_record):
         raise _refused(place, lines[0])
     else:
         yield from _document(place, head + stream.read(), form, is_record)
@@ -157,15 +157,12 @@ def _objects(head: bytes) -> list[dict[str, Any]]:
 
 def _document(place: Place, text: bytes, form: Format | None, is_record: Callable[[Any], bool]) -> Iterator[Piece]:
     found, bad = documents(text)
-    records: list[Any] = []
-    for one in found:
-        field = inner(one, is_record)
-        records += [one] if field is None else one[field]
-    objects = [one for one in records if isinstance(one, dict)]
+    inside = [records(one, is_record) for one in found]
+    objects = [one for within in inside for one in within]
+    bad += sum(not within for within in inside) if objects else 0
     form = form or next((of for one in objects[:_TRIED] if (of := known(one)) is not None), None)
     if form is None:
-        raise _refused(place, objects[0] if objects else ())
-    bad += len(records) - len(objects)
+        raise _refused(place, next((one for one in found if isinstance(one, dict)), ()))
     for at in range(0, len(objects), _ROWS):
         rows, worse = _rows_of(objects[at : at + _ROWS], form)
         yield Piece(form=form, found=_read(_chunk(rows, form), form, worse + (0 if at else bad)), bytes_read=0 if at else len(text))

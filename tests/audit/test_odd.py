@@ -207,3 +207,71 @@ def test_bedrocks_input_is_without_its_cache_and_its_latency_is_the_length_of_a_
     assert "ends of calls" not in found.evidence.missing
     rows = [json.loads(line) | {"output": {"outputTokenCount": 1}} for line in bedrock(CALLS).splitlines()]
     assert "ends of calls" in _read(tmp_path, _lines(rows)).findings[0].evidence.missing
+
+
+def _langfuse(number: int, **more: Any) -> Row:
+    at = datetime.fromtimestamp(1_793_000_000 + 60 * number, UTC).isoformat()
+    end = datetime.fromtimestamp(1_793_000_003 + 60 * number, UTC).isoformat()
+    return {
+        "id": f"o{number}",
+        "traceId": f"t{number}",
+        "type": "GENERATION",
+        "name": "chat",
+        "startTime": at,
+        "endTime": end,
+        "model": "gpt-4.1",
+    } | more
+
+
+def _bedrock(number: int) -> Row:
+    return {
+        "schemaType": "ModelInvocationLog", "timestamp": f"2026-10-26T02:00:{number:02d}Z", "accountId": "0", "region": "us-east-1", "requestId": f"r{number}",
+        "operation": "InvokeModel", "modelId": "amazon.nova-lite-v1:0", "input": {"inputTokenCount": 10}, "output": {"outputTokenCount": 5},
+    }  # fmt: skip
+
+
+USAGE = {"input": 10, "output": 5, "total": 15, "unit": "TOKENS"}
+FROM_SERVICES = {
+    "a trace of Langfuse's API, with its observations": [
+        {"id": f"t{number}", "userId": f"u{number}", "totalCost": 9, "observations": [_langfuse(number, usage=USAGE)]} for number in range(5)
+    ],
+    "observations of Langfuse's API": {"data": [_langfuse(number, usageDetails={"input_tokens": 10, "output_tokens": 5}) for number in range(5)], "meta": {}},
+    "Langfuse's older export": [_langfuse(number, promptTokens=10, completionTokens=5) for number in range(5)],
+    "aws logs filter-log-events": {"events": [{"eventId": "1", "timestamp": 1, "message": json.dumps(_bedrock(number))} for number in range(5)]},
+    "aws logs ... --query events[*].message": [json.dumps(_bedrock(number)) for number in range(5)],
+    "a subscription of CloudWatch": {"messageType": "DATA_MESSAGE", "logEvents": [{"id": "1", "message": json.dumps(_bedrock(number))} for number in range(5)]},
+    "a search in Elastic": {"hits": {"total": 5}, "docs": [{"_index": "llm", "_source": _bedrock(number)} for number in range(5)]},
+    "rows of LiteLLM's dashboard": {
+        "data": [
+            {"request_id": f"q{number}", "api_key": "k", "spend": "0.1", "prompt_tokens": 10, "completion_tokens": 5, "model": "gpt-4.1", "metadata": "{}",
+             "startTime": f"2026-10-26 02:00:{number:02d}", "endTime": f"2026-10-26 02:00:{number:02d}.5", "completionStartTime": None}
+            for number in range(5)
+        ],
+        "total": 5,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lines", [False, True], ids=["a document", "lines"])
+@pytest.mark.parametrize("service", FROM_SERVICES)
+def test_what_a_service_wraps_around_calls_is_looked_into(service: str, lines: bool, tmp_path: Path) -> None:
+    found = FROM_SERVICES[service]
+    audit = _read(tmp_path, _lines(found if isinstance(found, list) else [found]) if lines else json.dumps(found, indent=1).encode())
+    assert _sums(audit)[:3] == (5, 50, 25)
+    assert audit.bad == 0
+    if "trace" in service:
+        assert [len(one.group.users) for one in audit.findings] == [5]
+
+
+def test_what_a_proxy_answered_from_its_own_cache_costs_nothing(tmp_path: Path) -> None:
+    """It has tokens all the same."""
+    rows = [row | {"cache_hit": "True" if number % 2 else "False"} for number, row in enumerate(ROWS)]
+    audit = _read(tmp_path, _lines(rows))
+    assert (audit.sources[0].calls, audit.sources[0].other) == (len(ROWS) // 2, len(ROWS) // 2)
+
+
+def test_another_version_of_a_client_is_no_other_group(tmp_path: Path) -> None:
+    """LiteLLM puts it among the tags."""
+    tags = [["nightly", "User-Agent: OpenAI", f"User-Agent: OpenAI/Python 2.{number % 3}"] for number in range(len(ROWS))]
+    audit = _read(tmp_path, _lines([row | {"request_tags": tag} for row, tag in zip(ROWS, tags, strict=True)]))
+    assert [one.key.job for one in audit.findings] == ["nightly"]
