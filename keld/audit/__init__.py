@@ -5,6 +5,9 @@ Beside the road: it reads what other tools logged, and ends where a Job begins. 
     examine    logs -> findings: read, judged, priced
     log        a file of any format -> calls
     database   LiteLLM's spend logs from its Postgres
+    line       the calls of a file of JSON
+    sheet      the calls of a table, CSV or Parquet
+    piece      which format a file is of, and the calls of a part of it
     stream     the bytes of a log as UTF-8
     document   JSON that is not one value a line
     repeat     files and calls that were read before

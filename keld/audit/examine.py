@@ -18,8 +18,9 @@ from keld.audit.format import Format
 from keld.audit.formats import FORMATS
 from keld.audit.formats.mapped import mapped
 from keld.audit.group import Group, Groups
-from keld.audit.log import Piece, Twin, files, pieces
+from keld.audit.log import files, pieces
 from keld.audit.money import LEAST_DELAY, Bill, Net, bill, late_prior, saving, staging_usd
+from keld.audit.piece import Piece, Twin
 from keld.audit.rate import RateBook
 from keld.audit.reader import taken
 from keld.audit.record import Floats

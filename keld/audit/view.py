@@ -99,6 +99,11 @@ def notes(audit: Audit) -> list[str]:
         f"Not counted: {groups} groups, {tokens_in:,} input and {tokens_out:,} output tokens: {why}."
         for why, (groups, tokens_in, tokens_out) in audit.not_counted.items()
     ]
+    kinds = [{(one.key.provider, one.key.model) for one in audit.findings if bool(one.group.width) is buckets} for buckets in (False, True)]
+    found += [
+        f"Single calls and buckets of {provider}:{model} were read: if they are of the same traffic, it is counted twice; give one of them."
+        for provider, model in sorted(kinds[0] & kinds[1])
+    ]
     if once := [one for one in audit.findings if not one.monthly and audit.factor != 1]:
         found.append(f"What ran only once ({len(once)} of {len(audit.findings)} groups) counts with that one time, also in the sums.")
     found += [

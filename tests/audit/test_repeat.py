@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from keld.audit import Audit, examine
-from keld.audit.view import audit_view
+from keld.audit.view import audit_view, notes
 from tests.audit.workload import conversations, month, nightly
 from tests.audit.writer import CALLS, _lines, litellm_csv, litellm_rows, openai_usage
 
@@ -88,3 +88,12 @@ def test_files_that_only_begin_alike_are_two_files(tmp_path: Path) -> None:
     (tmp_path / "1").write_bytes(_lines(blank))
     (tmp_path / "2").write_bytes(_lines([*blank[:-1], blank[-1] | {"prompt_tokens": 1}]))
     assert _counted(_audit(tmp_path)) == (2 * len(TWO), 0)
+
+
+def test_buckets_beside_single_calls_of_one_model_are_told(tmp_path: Path) -> None:
+    """They may be of the same traffic, and nothing in them says so."""
+    (tmp_path / "calls.jsonl").write_bytes(TEXT)
+    told = "counted twice; give one of them"
+    assert not any(told in note for note in notes(_audit(tmp_path)))
+    (tmp_path / "usage.json").write_bytes(openai_usage(TWO))
+    assert any(told in note for note in notes(_audit(tmp_path)))
