@@ -104,7 +104,7 @@ def _calls(columns: _Columns, form: Format, at: Ints) -> Calls:
     return Calls(
         at=at,
         end=np.full_like(end, NONE) if buckets else end,
-        width=np.where(end == NONE, _DAY_US, np.maximum(end - at, _MINUTE_US)) if buckets else np.zeros_like(at),  # no end: a day's
+        width=np.where(end == NONE, _step(at), np.maximum(end - at, _MINUTE_US)) if buckets else np.zeros_like(at),
         requests=np.maximum(requests, 1) if buckets else requests,
         usd=usd,
         streamed=_streamed(columns, at, end, bodies),
@@ -124,6 +124,12 @@ def _calls(columns: _Columns, form: Format, at: Ints) -> Calls:
         bodies=bodies,
         **tokens,
     )
+
+
+def _step(at: Ints) -> int:
+    """The width of buckets without an end: what lies between the nearest two; a day at most, and for a single one."""
+    steps = np.diff(np.unique(at[at != NONE]))
+    return min(int(steps.min()), _DAY_US) if len(steps) else _DAY_US
 
 
 def _end(columns: _Columns, at: Ints) -> Ints:

@@ -275,3 +275,10 @@ def test_another_version_of_a_client_is_no_other_group(tmp_path: Path) -> None:
     tags = [["nightly", "User-Agent: OpenAI", f"User-Agent: OpenAI/Python 2.{number % 3}"] for number in range(len(ROWS))]
     audit = _read(tmp_path, _lines([row | {"request_tags": tag} for row, tag in zip(ROWS, tags, strict=True)]))
     assert [one.key.job for one in audit.findings] == ["nightly"]
+
+
+@pytest.mark.parametrize(("hours", "days"), [(1, 30.0), (24, 30.0)])
+def test_buckets_without_an_end_are_as_wide_as_they_are_apart(hours: int, days: float, tmp_path: Path) -> None:
+    (tmp_path / "m.toml").write_text('buckets = true\n[names]\nat = "at"\nmodel = "model"\ninput = "in"\n')
+    rows = [{"at": 1_793_000_000 + 3_600 * hours * number, "model": "gpt-5-mini", "in": 10} for number in range(720 // hours)]
+    assert _read(tmp_path, _lines(rows), str(tmp_path / "m.toml")).days == days
