@@ -62,9 +62,11 @@ def examine(
     groups = Groups(RateBook(now, rules.prices))
     sources = tuple(_read(logs, format_named(form), groups, progress or (lambda calls, size: None)))
     first, last = groups.span() or (None, None)
-    days = 0.0 if first is None or last is None else (last - first) / _DAY_US
+    span = 0.0 if first is None or last is None else (last - first) / _DAY_US
     # Two days of calls and one call of last year are no log of a year: what counts is on how many days there were calls.
-    known = min(days, groups.days_with_calls)
+    known = min(span, groups.days_with_calls)
+    # The nights of a nightly job are a day each, also the last one: from the first call to the last of 14 nights it is 13 days.
+    days = span if known < LEAST_DAYS else span + groups.silence() / _DAY_US
     factor = _MONTH_DAYS / days if known >= LEAST_DAYS else 1.0
     findings = _findings(groups, rules, RateBook(now, rules.prices), known, factor, samples)
     return Audit(

@@ -135,7 +135,7 @@ class Audit:
     """What an audit found, the most expensive group first.
 
     Args:
-        days: of the log, from its first call to its last.
+        days: of the log, from its first call to the one that would have come after its last.
         factor: from the log to a month of 30 days; 1 for a log that is too short for that.
         priced_at: the day of the price lists.
     """

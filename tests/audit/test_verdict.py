@@ -178,3 +178,10 @@ def test_it_is_night_where_the_rules_say_that_people_are_and_nowhere_else(zone: 
     (tmp_path / "rules.toml").write_text(zone)
     audit = _audited(tmp_path, month(1, groups={"classify": FREE["classify"]}), rules=rules_of(str(tmp_path / "rules.toml")))
     assert any("22:00" in sign.text for sign in audit.findings[0].evidence.signs) is night
+
+
+def test_a_month_has_thirty_nights_of_a_nightly_job(tmp_path: Path) -> None:
+    """From the first call to the last of 28 nights it is 27 days, and yet 28 of 30 nights were seen."""
+    calls = month(1, groups={"classify": FREE["classify"]})
+    assert _audited(tmp_path, calls).factor == pytest.approx(30 / 28, rel=0.005)
+    assert _audited(tmp_path, month(1)).factor == pytest.approx(30 / 28, rel=0.005)
