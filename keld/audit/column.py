@@ -21,6 +21,7 @@ Values: TypeAlias = "Sequence[Any] | pa.Array"  # a list, or a column of a table
 
 _TIMES = (pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.timestamp("ns", "UTC"), pa.timestamp("ns"))
 _PLAUSIBLE = (1_420_070_400_000_000, 4_102_444_800_000_000)  # 2015 to 2100: outside of it, it is another number, and would stretch the log
+_MOST_NS = 9e18  # more nanoseconds since 1970 than fit
 _CLIENT = "User-Agent:"  # LiteLLM puts the client's version among the tags: it names no work, and an update would be another group
 _MOST = 1e15  # more is no count
 _TRUE = frozenset(("true", "1", "yes", "t"))
@@ -71,7 +72,7 @@ def _micros(array: pa.Array) -> Ints:
 
 def _from_epoch(seconds: Floats) -> Ints:
     found = np.full(len(seconds), NONE, dtype=np.int64)
-    left = ~np.isnan(seconds) & (seconds > 0)
+    left = (seconds > 0) & (seconds < _MOST_NS)
     for above, factor in _EPOCH:
         these = left & (seconds > above)
         found[these] = np.rint(seconds[these] * factor).astype(np.int64)

@@ -37,13 +37,18 @@ def _one_by_one(text: str) -> tuple[list[Any], int]:
     while at < len(text):
         try:
             value, at = _decoder.raw_decode(text, at)
-            found.append(value)
+            found.append(_whole(value))
         except (ValueError, RecursionError):
             bad += 1
             line = text.find("\n", at)
             at = len(text) if line < 0 else line + 1
         at = _after(text, at)
     return found, bad
+
+
+def _whole(value: Any) -> Any:
+    """The same without halves of characters, which no column can hold."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
 
 
 def _after(text: str, at: int) -> int:

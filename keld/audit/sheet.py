@@ -45,27 +45,18 @@ def csv_pieces(place: Place, head: bytes, form: Format | None) -> Iterator[Piece
         return "skip"
 
     wanted = [name for name in dict.fromkeys(names) if name in set(paths_of(form)) | {top(path) for path in paths_of(form)}]
-    with closing(opened(place)) as stream:
+    with closing(opened(place, whole=True)) as stream:
         reader = pa.csv.open_csv(
             stream,
             read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False, column_names=names, skip_rows=2 if told else 1),
             parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
             convert_options=pa.csv.ConvertOptions(
-                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.binary()), strings_can_be_null=True, null_values=[""]
+                include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string()), strings_can_be_null=True, null_values=[""]
             ),
         )
         for batch in chain.from_iterable(_cut(batch) for batch in reader):
-            text = pa.RecordBatch.from_arrays([_text(column) for column in batch.columns], names=batch.schema.names)
-            yield piece(Batch(text), form, len(bad), int(batch.nbytes))
+            yield piece(Batch(batch), form, len(bad), int(batch.nbytes))
             bad.clear()
-
-
-def _text(column: pa.Array) -> pa.Array:
-    """A column as text: UTF-8, or what a spreadsheet in the west saves."""
-    try:
-        return column.cast(pa.string())
-    except pa.ArrowInvalid:
-        return pa.array([None if value is None else value.decode("cp1252", "replace") for value in column.to_pylist()], pa.string())
 
 
 def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -35,8 +35,20 @@ _OTHERS = (
 _LONGEST = 16
 
 
-def opened(place: Place) -> Any:
-    """A file as UTF-8 without a byte order mark, decompressed; Parquet as it is.
+def _of_windows(error: UnicodeError) -> tuple[str, int]:
+    """Bytes that are no UTF-8, as a spreadsheet in the west saves them."""
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("cp1252", "replace"), error.end
+
+
+codecs.register_error("keld.cp1252", _of_windows)
+
+
+def opened(place: Place, *, whole: bool = False) -> Any:
+    """A file as UTF-8, decompressed; Parquet as it is.
+
+    Args:
+        whole: nothing in it is no UTF-8, and it has no byte order mark; else one line may be neither.
 
     Raises:
         SourceError: it is of a kind that has to be unpacked or saved in another way.
@@ -47,6 +59,7 @@ def opened(place: Place) -> Any:
     if (what := next((what for magic, what in _OTHERS if first.startswith(magic)), None)) is not None:
         raise SourceError(f"{place.uri} is {what}. Nothing of it was read.", source=place.uri)
     encoding = _encoding(first)
+    encoding = encoding or ("utf-8-sig" if whole else None)
     return place.open() if encoding is None else _Recoded(place.open(), encoding)
 
 
@@ -62,7 +75,10 @@ class _Recoded(io.RawIOBase):
     """A stream of text as UTF-8."""
 
     def __init__(self, stream: Any, encoding: str) -> None:
-        self._stream, self._decoder = stream, codecs.getincrementaldecoder(encoding)("replace")
+        self._stream, self._decoder = (
+            stream,
+            codecs.getincrementaldecoder(encoding)("keld.cp1252" if encoding.startswith("utf-8") else "replace"),
+        )
         self._ready, self._done = b"", False
 
     def readable(self) -> bool:

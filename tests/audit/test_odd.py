@@ -282,3 +282,16 @@ def test_buckets_without_an_end_are_as_wide_as_they_are_apart(hours: int, days: 
     (tmp_path / "m.toml").write_text('buckets = true\n[names]\nat = "at"\nmodel = "model"\ninput = "in"\n')
     rows = [{"at": 1_793_000_000 + 3_600 * hours * number, "model": "gpt-5-mini", "in": 10} for number in range(720 // hours)]
     assert _read(tmp_path, _lines(rows), str(tmp_path / "m.toml")).days == days
+
+
+def test_half_a_character_a_number_without_end_and_a_broken_row_cost_themselves_only(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Found by changing bytes and values of the logs of all formats."""
+    half = TEXT + json.dumps(ROWS[0] | {"request_id": "half", "end_user": "x\ud800", "startTime": 1e300}).encode() + b"\n"
+    half += json.dumps(ROWS[0] | {"request_id": "user", "end_user": "x\ud800"}).encode() + b"\n"
+    audit = _read(tmp_path, half)
+    assert (_sums(audit)[0], audit.bad) == (len(ROWS) + 1, 1)
+    audit = _read(tmp_path, _table(ROWS).encode() + b"one,\xff\x97,three\r\n")
+    assert (_sums(audit)[0], audit.bad) == (len(ROWS), 1)
+    assert capfd.readouterr().err == ""
