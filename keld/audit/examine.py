@@ -18,13 +18,13 @@ from keld.audit.format import Format
 from keld.audit.formats import FORMATS
 from keld.audit.formats.mapped import mapped
 from keld.audit.group import Group, Groups
-from keld.audit.log import files, pieces
+from keld.audit.log import logs_on_disk
 from keld.audit.money import LEAST_DELAY, Bill, Net, bill, late_prior, saving, staging_usd
-from keld.audit.piece import Piece, Twin
+from keld.audit.piece import Passed, Piece
 from keld.audit.rate import RateBook
 from keld.audit.reader import taken
 from keld.audit.record import Floats
-from keld.audit.repeat import Contents, Ids
+from keld.audit.repeat import Ids
 from keld.audit.rule import Rule, Rules
 from keld.audit.verdict import LEAST_DAYS, verdict
 from keld.errors import InvalidJob
@@ -101,10 +101,10 @@ def _read(logs: Sequence[str], form: Format | None, groups: Groups, progress: Pr
     size, ids = 0, Ids()
     for where, found in _streams(logs, form):
         counts: Counter[str] = Counter()
-        title, twin = "", False
+        title, passed = "", False
         for piece in found:
-            if isinstance(piece, Twin):
-                title, twin = f"the same content as {piece.of.name}, which is counted once", True
+            if isinstance(piece, Passed):
+                title, passed = piece.why, True
                 continue
             new = ids.fresh(piece.found.calls)
             calls = taken(piece.found.calls, new)
@@ -113,17 +113,17 @@ def _read(logs: Sequence[str], form: Format | None, groups: Groups, progress: Pr
             counts.update(calls=int(calls.requests.sum()), again=int((~new).sum()), other=piece.found.other, bad=piece.found.bad)
             size += piece.bytes_read
             progress(groups.calls, size)
-        yield Source(where=where, title=title or "empty", twin=twin, **{name: counts[name] for name in ("calls", "again", "other", "bad")})
+        yield Source(
+            where=where, title=title or "empty", passed=passed, **{name: counts[name] for name in ("calls", "again", "other", "bad")}
+        )
 
 
-def _streams(logs: Sequence[str], form: Format | None) -> Iterator[tuple[str, Iterator[Piece | Twin]]]:
+def _streams(logs: Sequence[str], form: Format | None) -> Iterator[tuple[str, Iterator[Piece | Passed]]]:
     for log in logs:
         if is_database(log):
             yield "a LiteLLM database", read_database(log)
     if on_disk := [log for log in logs if not is_database(log)]:
-        contents = Contents()
-        for place in files(on_disk):
-            yield place.name, pieces(place, contents, form)
+        yield from logs_on_disk(on_disk, form)
 
 
 def _findings(groups: Groups, rules: Rules, rates: RateBook, days: float, factor: float, samples: int) -> list[Finding]:

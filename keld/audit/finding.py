@@ -115,7 +115,7 @@ class Source:
     """A file that was read.
 
     Args:
-        twin: True if another file of the same content was read, and not this one.
+        passed: True if nothing of it was read; `title` says why.
         again: calls that were counted before, from this file or another.
         other: rows that are no calls.
         bad: rows that cannot be read.
@@ -123,7 +123,7 @@ class Source:
 
     where: str
     title: str
-    twin: bool
+    passed: bool
     calls: int
     again: int
     other: int

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from keld.audit.format import Format
 from keld.audit.line import json_pieces
-from keld.audit.piece import BLOCK_BYTES, Piece, Twin
+from keld.audit.piece import BLOCK_BYTES, NoLog, Passed, Piece
 from keld.audit.repeat import Contents
 from keld.audit.sheet import csv_pieces, parquet_pieces
 from keld.audit.stream import opened
@@ -25,24 +25,50 @@ from keld.table.place import Place, is_pattern, place_of
 _HEAD_BYTES = 1 << 18
 
 
-def files(logs: Sequence[str]) -> list[Place]:
-    """The files that paths, directories, patterns and URIs name, each once.
+def files(logs: Sequence[str]) -> list[tuple[Place, bool]]:
+    """The files that paths, directories, patterns and URIs name, each once; True for those that are named themselves.
 
     Raises:
         SourceUnavailable: one of them names none.
     """
-    found: dict[str, Place] = {}
+    found: dict[str, tuple[Place, bool]] = {}
     for log in logs:
         place = place_of(log)
-        named = place.matches() if is_pattern(place) else place.files() if place.is_dir() else [place] if place.exists() else []
+        many = is_pattern(place) or place.is_dir()
+        named = (place.matches() if is_pattern(place) else place.files()) if many else [place] if place.exists() else []
         named = [one for one in named if not one.path.endswith(("_input.json.gz", "_output.json.gz"))]  # Bedrock's large bodies
         if not named:
             raise SourceUnavailable(f"{log}: there is no such file, and no directory or pattern with files in it.", source=log)
-        found |= {one.uri: one for one in named}
+        found |= {one.uri: (one, not many or found.get(one.uri, (one, False))[1]) for one in named}
     return list(found.values())
 
 
-def pieces(place: Place, contents: Contents, form: Format | None = None) -> Iterator[Piece | Twin]:
+def logs_on_disk(logs: Sequence[str], form: Format | None) -> Iterator[tuple[str, Iterator[Piece | Passed]]]:
+    """The name of each file, and its calls.
+
+    A file that is no log is refused if it is named itself, or if no other one in its directory or pattern is a log; else it is passed over.
+
+    Raises:
+        SourceError: a file is refused, or cannot be read to its end.
+    """
+    contents, found = Contents(), files(logs)
+    are_logs: list[bool] = []
+    for place, is_named in found:
+
+        def read(place: Place = place, is_named: bool = is_named) -> Iterator[Piece | Passed]:
+            try:
+                yield from pieces(place, contents, form)
+                are_logs.append(True)
+            except NoLog:
+                are_logs.append(False)
+                if is_named or (len(are_logs) == len(found) and not any(are_logs)):
+                    raise
+                yield Passed("passed over: of none of the formats that are known; named itself, it is refused with what it lacks")
+
+        yield place.name, read()
+
+
+def pieces(place: Place, contents: Contents, form: Format | None = None) -> Iterator[Piece | Passed]:
     """The calls of a file, in its order.
 
     Args:
@@ -57,7 +83,7 @@ def pieces(place: Place, contents: Contents, form: Format | None = None) -> Iter
             head = _head(stream)
             start = head.lstrip()
             if (twin := contents.twin(place, head) if start else None) is not None:
-                yield Twin(twin)
+                yield Passed(f"the same content as {twin.name}, which is counted once")
             elif start.startswith(b"PAR1"):
                 yield from parquet_pieces(place, form)
             elif start[:1] in (b"{", b"[", b"\x1e") or start[:2] == b'"{':

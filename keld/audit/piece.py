@@ -30,10 +30,10 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Twin:
-    """In place of the calls of a file: the file of the same content, which was read before."""
+class Passed:
+    """In place of the calls of a file that is passed over: why."""
 
-    of: Place
+    why: str
 
 
 def piece(chunk: Chunk, form: Format, bad: int, bytes_read: int) -> Piece:
@@ -48,11 +48,15 @@ def known(document: Any, among: Iterable[Format] = FORMATS.values()) -> Format |
     return max(fitting, key=lambda one: one[0])[1] if fitting else None
 
 
-def refused(place: Place, names: Iterable[str]) -> SourceError:
+class NoLog(SourceError):
+    """A file is of no format that is known."""
+
+
+def refused(place: Place, names: Iterable[str]) -> NoLog:
     """The error for a file of no format that is known, with what it has and how to map it."""
     seen = sorted(name if len(name) <= _NAME_MOST else f"{name[:_NAME_MOST]}..." for name in names)
     kinds = ", ".join(form.name for form in FORMATS.values())
-    return SourceError(
+    return NoLog(
         f"{place.uri} is of none of the formats that are known ({kinds}). It has {', '.join(seen[:30]) or 'no fields'}"
         f"{', ...' if len(seen) > 30 else ''}. Name its format with --format NAME, or write a mapping, --format mapping.toml, with [names]: "
         f"at and model at least; then {', '.join(name for name in FIELDS if name not in ('at', 'model'))} where the file has them.",

@@ -81,7 +81,7 @@ def saving_cells(finding: Finding) -> tuple[str, str, str]:
 def _files(audit: Audit) -> list[str]:
     lines = [
         f"{one.where}: {one.title}"
-        + ("" if one.twin else f", {one.calls:,} calls")
+        + ("" if one.passed else f", {one.calls:,} calls")
         + (f", {one.again:,} more that were counted before" if one.again else "")
         + (f", {one.bad:,} rows that cannot be read" if one.bad else "")
         for one in audit.sources[:_SHOWN]

@@ -295,3 +295,18 @@ def test_half_a_character_a_number_without_end_and_a_broken_row_cost_themselves_
     audit = _read(tmp_path, _table(ROWS).encode() + b"one,\xff\x97,three\r\n")
     assert (_sums(audit)[0], audit.bad) == (len(ROWS), 1)
     assert capfd.readouterr().err == ""
+
+
+def test_in_a_directory_what_is_no_log_is_passed_over_and_told_and_named_it_is_refused(tmp_path: Path) -> None:
+    """Langfuse exports scores beside observations; a bucket has a README."""
+    (tmp_path / "a.jsonl").write_bytes(TEXT)
+    (tmp_path / "README.md").write_text("# Logs\nof our gateway, by day\n")
+    (tmp_path / "scores.jsonl").write_text('{"id": "s", "score": 1}\n')
+    audit = _audit(tmp_path)
+    assert _sums(audit) == pytest.approx(COUNTED)
+    assert [one.where for one in audit.sources if "passed over" in one.title] == ["README.md", "scores.jsonl"]
+    with pytest.raises(SourceError, match="README"):
+        examine([str(tmp_path), str(tmp_path / "README.md")], now=NOW)
+    (tmp_path / "a.jsonl").unlink()
+    with pytest.raises(SourceError, match="none of the formats"):
+        _audit(tmp_path)
