@@ -378,7 +378,9 @@ class Runner:
         # A job run for which there was no time keeps its time, so that it is the first in the next poll.
         next_check_at = run.next_check_at if context.passed_over else self._next_check(context, run, shards, escalation)
         with suppress(LeaseLost):
-            self.ledger.leases.release(context.lease, next_check_at, problem, escalates_at=escalation)
+            # Where only batches are allowed, it is the time at which rows follow one that went ahead: nothing moves to a faster lane.
+            escalates_at = escalation if run.terms.any_lane else None
+            self.ledger.leases.release(context.lease, next_check_at, problem, escalates_at=escalates_at)
 
     def _next_check(self, context: RunContext, run: JobRun, shards: Sequence[Shard], escalation: datetime | None) -> datetime | None:
         """The time of the next look at the job run; None if it is over."""

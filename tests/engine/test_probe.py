@@ -238,6 +238,7 @@ def test_rows_behind_one_that_never_comes_back_are_in_time(
     keld = open_keld(clock=emulator.now)
     due = emulator.now() + 20 * HOUR
     run_id = keld.submit(triage(anthropic, system=LONG, deadline=due, lane=lane, probability=0.9), tickets(50)).id
+    assert (keld.advance(run_id).escalates_at is None) is (lane == "batch")  # there is no faster lane to move to
     while emulator.now() < due:
         found = keld.advance(run_id)
         emulator.advance(timedelta(minutes=1) if due - emulator.now() < HOUR else timedelta(minutes=20))
