@@ -310,3 +310,17 @@ def test_in_a_directory_what_is_no_log_is_passed_over_and_told_and_named_it_is_r
     (tmp_path / "a.jsonl").unlink()
     with pytest.raises(SourceError, match="none of the formats"):
         _audit(tmp_path)
+
+
+def test_what_openrouter_passed_on_could_be_asked_in_batches_at_the_models_maker(tmp_path: Path) -> None:
+    """It sells none itself; a call that was free saves nothing."""
+    header = "generation_id,created_at,cost_total,tokens_prompt,tokens_completion,model_permaslug\n"
+    models = ["openai/gpt-4.1", "anthropic/claude-sonnet-4.5", "openai/gpt-4.1:free", "deepseek/deepseek-v4.1"]
+    rows = [f"gen-{number},2026-10-26 02:00:{number:02d}.5,0.01,1000,100,{model}\n" for number, model in enumerate(models)]
+    audit = _read(tmp_path, (header + "".join(rows)).encode())
+    assert {f"{one.key.provider}:{one.key.model}": isinstance(one.bill, str) for one in audit.findings} == {
+        "openai:gpt-4.1": False,
+        "anthropic:claude-sonnet-4-5": False,
+        "openrouter:openai/gpt-4.1:free": True,
+        "openrouter:deepseek/deepseek-v4.1": True,
+    }
