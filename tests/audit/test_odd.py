@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import doctest
 import gzip
 import io
 import json
@@ -9,6 +10,7 @@ import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from keld import SourceError
-from keld.audit import Audit, examine
+from keld.audit import Audit, examine, money, provider, written
 from keld.audit.view import notes
 from tests.audit.workload import month, nightly
 from tests.audit.writer import _lines, bedrock, litellm_rows
@@ -324,3 +326,8 @@ def test_what_openrouter_passed_on_could_be_asked_in_batches_at_the_models_maker
         "openrouter:openai/gpt-4.1:free": True,
         "openrouter:deepseek/deepseek-v4.1": True,
     }
+
+
+@pytest.mark.parametrize("module", [written, provider, money], ids=lambda module: module.__name__)
+def test_the_examples_in_the_code_are_true(module: ModuleType) -> None:
+    assert doctest.testmod(module).failed == 0
