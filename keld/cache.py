@@ -16,6 +16,10 @@ How many rows read it depends on what happened before they were asked:
 - In a fast lane the first row goes ahead of the others by itself (`realtime`).  We expect the same there, although a test of two requests would
   promise more: of second requests 1 to 60 % missed (docs/notes/providers.md), and jobs must not leave the batch lane because of a guess.
 
+- A cache **without marks** whose writes cost nothing (OpenAI before gpt-5.6, Gemini, Mistral) is not primed.  A cold batch there never costs more than
+  plain input, and warms itself while it runs.  One row ahead could spare the first rows only, and what it wrote is gone after minutes without a read,
+  before most batches begin.  Before anything was observed we expect no hits there with or without it, so that it saves nothing by the rule above.
+
 What marked shards reported replaces the priors, for cold batches, warm batches and each fast lane apart.  It is forgotten after two weeks, so that
 a mark that did not pay once is tried again.
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from keld.speed import Speed
+from keld.turnaround import Turnaround
 
 
 def standard_escalation_time(due: datetime, rows_left: int, speed: Speed, *, batch: bool = True) -> datetime:
@@ -39,3 +40,16 @@ def escalation_time(due: datetime, rows_left: int, speeds: Sequence[Speed], *, b
     """
     at = max(standard_escalation_time(due, rows_left, speed, batch=batch) for speed in speeds)
     return min(at, flex_escalation_time(due, rows_left, flex)) if batch and flex else at
+
+
+def release_time(due: datetime, sent_at: datetime, behind: Turnaround, probability: float) -> datetime:
+    """The latest instant at which the rows behind one that went ahead can follow, if all of them must be in batches.
+
+    It is not before the middle: a deadline that is too near for two batches leaves the first one half of the time.
+
+    Args:
+        sent_at: when that row was sent.
+        behind: of the batches that follow.
+        probability: with which they end in time.
+    """
+    return max(due - behind.quantile(probability), sent_at + (due - sent_at) / 2)

@@ -5,12 +5,19 @@ Beside the road: it reads what other tools logged, and ends where a Job begins. 
     examine    logs -> findings: read, judged, priced
     log        a file of any format -> calls
     database   LiteLLM's spend logs from its Postgres
+    line       the calls of a file of JSON
+    sheet      the calls of a table, CSV or Parquet
+    piece      which format a file is of, and the calls of a part of it
+    stream     the bytes of a log as UTF-8
+    document   JSON that is not one value a line
+    repeat     files and calls that were read before
     format     one kind of log, as a table of names
     formats/   the kinds of logs that are read
     reader     rows and a table of names -> calls
     chunk      rows of a log as columns by name
     column     values as they are logged -> arrays
     record     the one form in which a call is looked at
+    written    numbers and instants as people and spreadsheets write them
     span       spans of an OpenTelemetry document -> calls as flat rows
     body       what the body of a request says
     provider   the names that logs use -> the names of price lists

@@ -5,7 +5,9 @@ A name is a path: `metadata/usage/input` is a field of a field.  Where an export
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import msgspec
@@ -148,20 +150,22 @@ def _inside(value: Any, steps: Sequence[str]) -> Any:
 
 def opened(value: Any) -> Any:
     """The document in a text that holds JSON; else the value itself."""
-    if not isinstance(value, str) or value[:1] not in ("{", "["):
+    if not isinstance(value, str) or value[:1] not in ("{", "[", '"'):
         return value
     try:
-        return msgspec.json.decode(value)
+        found = msgspec.json.decode(value)
     except msgspec.DecodeError:
-        return _unquoted(value)
+        return value if value[:1] == '"' else _unquoted(value)
+    return opened(found) if isinstance(found, str) else found  # a text in a text, as some write it twice
 
 
 def _unquoted(value: str) -> Any:
-    """Some exports double the quotes of a cell twice (Helicone's CSV, Nov 2026)."""
-    try:
+    """Some exports double the quotes of a cell twice (Helicone's CSV, Nov 2026), and pandas writes a dict as Python does."""
+    with suppress(msgspec.DecodeError):
         return msgspec.json.decode(value.replace('""', '"'))
-    except msgspec.DecodeError:
-        return None
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        return literal_eval(value)
+    return None
 
 
 def where(chunk: Chunk, path: str, wanted: frozenset[str]) -> np.ndarray[Any, np.dtype[np.bool_]] | None:

@@ -22,6 +22,8 @@ _RUNS = {
     DAY: 4,
     HOUR: 8,
 }  # fewer starts say nothing about a clock: three of four fall within 2 minutes of the hour once in eighty by chance
+_SHORT = 5 * MINUTE
+_SLICES = 200  # of runs together: with fewer, what comes at random may look even
 _LENGTH_MOST = 0.25  # of the time between two starts: what goes on for longer may be the hours in which a service is open
 _SAME = 2 * MINUTE
 _CLOSE = SECOND // 10  # a program that waits for an answer asks again within this
@@ -82,6 +84,29 @@ def by_clock(found: Runs) -> bool:
     if found.period is None or found.every is None or found.share < _RUN_SHARE or found.same < 0.6:
         return False
     return found.usual_length <= found.every * _LENGTH_MOST
+
+
+def is_short(found: Runs) -> bool:
+    """True if the calls of a run come at once: no people do that day by day."""
+    return bool(len(found.lengths)) and float(np.median(found.lengths)) <= _SHORT
+
+
+def dispersion(at: Ints, found: Runs) -> float | None:
+    """How evenly the calls of runs are spread over them: 0 evenly, as a program asks; 1 at random, as people come; None: the log cannot tell.
+
+    The variance of the calls in a slice of a run over their mean, from neighbouring slices, so that a rate that drifts does no harm.
+    """
+    total, weight = 0.0, 0
+    for start, length, calls in zip(found.starts.tolist(), found.lengths.tolist(), found.calls.tolist(), strict=True):
+        slices = min(calls // 4, 50)
+        if slices < 2 or not length:
+            continue
+        begin = np.searchsorted(at, start)
+        inside = at[begin : begin + calls]
+        counts, _ = np.histogram(inside, bins=slices, range=(start, int(inside[-1]) + 1))
+        total += float((np.diff(counts) ** 2).sum()) / 2 / (calls / slices)
+        weight += slices - 1
+    return total / weight if weight >= _SLICES else None
 
 
 def rounding(at: Ints) -> int:

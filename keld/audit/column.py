@@ -14,12 +14,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from keld.audit import written
 from keld.audit.record import NONE, UNKNOWN, Floats, Ints, Small, Text
 
 Values: TypeAlias = "Sequence[Any] | pa.Array"  # a list, or a column of a table
 
 _TIMES = (pa.timestamp("us", "UTC"), pa.timestamp("us"), pa.timestamp("ns", "UTC"), pa.timestamp("ns"))
 _PLAUSIBLE = (1_420_070_400_000_000, 4_102_444_800_000_000)  # 2015 to 2100: outside of it, it is another number, and would stretch the log
+_MOST_NS = 9e18  # more nanoseconds since 1970 than fit
+_CLIENT = "User-Agent:"  # LiteLLM puts the client's version among the tags: it names no work, and an update would be another group
+_MOST = 1e15  # more is no count
 _TRUE = frozenset(("true", "1", "yes", "t"))
 _FALSE = frozenset(("false", "0", "no", "f"))
 _FAILED = ("fail", "error", "status_code_error", "cancel", "time")
@@ -38,7 +42,7 @@ def instants(values: Values) -> Ints:
 def _instants(values: Values) -> Ints:
     array = _arrow(values)
     if array is None:
-        return np.fromiter(map(_instant, values), dtype=np.int64, count=len(values))
+        return _each(values)
     if pa.types.is_string(array.type):
         array = _blank_to_null(array)
         with suppress(pa.ArrowInvalid):
@@ -46,10 +50,18 @@ def _instants(values: Values) -> Ints:
         for kind in _TIMES:
             with suppress(pa.ArrowInvalid):
                 return _micros(array.cast(kind))
-        return np.fromiter(map(_instant, array.to_pylist()), dtype=np.int64, count=len(array))
+        return _each(array.to_pylist())
     if pa.types.is_timestamp(array.type):
         return _micros(array)
     return _from_epoch(numbers(array))
+
+
+def _each(values: Sequence[Any]) -> Ints:
+    found = np.fromiter(map(_instant, values), dtype=np.int64, count=len(values))
+    odd = [place for place in np.flatnonzero(found == NONE).tolist() if isinstance(values[place], str) and values[place].strip()]
+    for place, at in zip(odd, written.instants([values[place] for place in odd]), strict=True):
+        found[place] = NONE if at is None else _instant(at)
+    return found
 
 
 def _micros(array: pa.Array) -> Ints:
@@ -60,7 +72,7 @@ def _micros(array: pa.Array) -> Ints:
 
 def _from_epoch(seconds: Floats) -> Ints:
     found = np.full(len(seconds), NONE, dtype=np.int64)
-    left = ~np.isnan(seconds) & (seconds > 0)
+    left = (seconds > 0) & (seconds < _MOST_NS)
     for above, factor in _EPOCH:
         these = left & (seconds > above)
         found[these] = np.rint(seconds[these] * factor).astype(np.int64)
@@ -74,7 +86,7 @@ def _instant(value: Any) -> int:
         return round(at.timestamp() * 1e6)
     if isinstance(value, str) and not _is_number(value):
         with suppress(ValueError):
-            return _instant(datetime.fromisoformat(value.strip().removesuffix(" UTC")))
+            return _instant(datetime.fromisoformat(value.strip().upper().removesuffix(" UTC")))
         return int(NONE)
     return int(_from_epoch(np.array([_number(value)]))[0])
 
@@ -89,7 +101,7 @@ def numbers(values: Values) -> Floats:
             found: Floats = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
             return found
         values = array.to_pylist()
-    return np.fromiter(map(_number, values), dtype=np.float64, count=len(values))
+    return np.fromiter(written.numbers(values), dtype=np.float64, count=len(values))
 
 
 def _is_number(value: Any) -> bool:
@@ -105,8 +117,11 @@ def _number(value: Any) -> float:
 
 def counts(values: Values) -> Ints:
     """Whole numbers of at least 0; 0 where there is none."""
+    array = _arrow(values)
+    if array is not None and pa.types.is_string(array.type) and pc.any(pc.match_substring_regex(array, r"^\d{1,3}[.,]\d{3}\b")).as_py():
+        values = [written.ungrouped(text) if text and written.is_grouped(text) else text for text in array.to_pylist()]
     found = numbers(values)
-    return np.where(np.isfinite(found) & (found > 0), found, 0).astype(np.int64)
+    return np.where(np.isfinite(found) & (found > 0) & (found < _MOST), found, 0).astype(np.int64)
 
 
 def flags(values: Values) -> Small:
@@ -154,7 +169,7 @@ def plain(value: Any) -> str:
         case None:
             return ""
         case list() | tuple():
-            return ",".join(sorted(str(one) for one in value if one is not None))
+            return ",".join(sorted(str(one) for one in value if one is not None and not str(one).startswith(_CLIENT)))
         case dict():
             return ",".join(f"{name}:{value[name]}" for name in sorted(value) if isinstance(value[name], str | int))
         case _:

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from keld.audit.chunk import Rows, top
 from keld.audit.formats.litellm import TABLE
-from keld.audit.log import Piece
-from keld.audit.reader import paths_of, read
+from keld.audit.piece import Piece, piece
+from keld.audit.reader import paths_of
 from keld.errors import SourceError, SourceUnavailable
 
 _TABLE = "LiteLLM_SpendLogs"
@@ -41,8 +41,7 @@ def read_database(url: str) -> Iterator[Piece]:
         table = Table(_TABLE, MetaData(), *(Column(name, there[name]) for name in wanted))
         with engine.connect().execution_options(stream_results=True, yield_per=_ROWS) as connection:
             for block in connection.execute(select(table)).mappings().partitions(_ROWS):
-                found = read(Rows([dict(row) for row in block]), TABLE)
-                yield Piece(form=TABLE, found=found, bytes_read=0)
+                yield piece(Rows([dict(row) for row in block]), TABLE, bad=0, bytes_read=0)
     except (SQLAlchemyError, ImportError) as error:
         reason = type(error).__name__ if isinstance(error, SQLAlchemyError) else "it needs pip install 'keld[postgres]'"
         raise SourceUnavailable(f"{where}: {_TABLE} cannot be read ({reason}).", source=where) from None

@@ -12,13 +12,14 @@ from zoneinfo import ZoneInfo
 
 from keld.audit import clock
 from keld.audit.group import Group
-from keld.audit.record import Ints
+from keld.audit.record import NONE, Ints
 
 WORDS = ("nightly", "batch", "backfill", "eval", "cron", "etl", "airflow", "dagster", "spark", "offline", "bulk", "reindex", "digest")
 _USERS = 5
 _PAUSE_S = 3.0
 _LOOP = 0.6
 _NIGHT = 0.7
+_EVEN = 0.5
 _FEW_DAYS, _LONG_LOG = 3, 14
 
 
@@ -44,7 +45,7 @@ class Evidence:
     Args:
         missing: what it does not have, in words.
         rounds: of a chain, where most calls are in chains; 0: they are not.
-        clocked, looped: whether the calls themselves show a program: runs that keep a time, or a closed loop.
+        clocked, looped: whether the calls themselves show a program: runs that keep a time and are worked as by one, or a closed loop.
     """
 
     signs: tuple[Sign, ...]
@@ -68,10 +69,11 @@ def evidence(group: Group, days: float, zone: ZoneInfo | None, words: tuple[str,
     at, end, session, trace, usd = group.columns()
     local = zone or ZoneInfo("UTC")
     found = clock.runs(at, end, usd.astype("float64"), group.width, local)
-    by_clock, loop = _clock(found), None
-    signs = [by_clock, _words(group, words)]
+    loop = None if group.width else _loop(at, end)
+    on_time = clock.by_clock(found)
+    by_program = loop is not None or clock.is_short(found) or (not group.width and _is_even(at, found))
+    signs = [_clock(found, by_program=by_program) if on_time else None, _words(group, words)]
     if not group.width:
-        loop = _loop(at, end)
         signs += [_users(group), _stream(group), _pauses(at, end, session), loop]
         signs += [None if zone is None else _night(at, zone), _once(at, local, days)]
     share, rounds = clock.chain(at, end, trace)
@@ -87,19 +89,27 @@ def evidence(group: Group, days: float, zone: ZoneInfo | None, words: tuple[str,
         missing=_missing(group, at, end, session),
         runs=found,
         rounds=rounds,
-        clocked=by_clock is not None,
+        clocked=on_time and by_program,
         looped=loop is not None,
     )
 
 
-def _clock(found: clock.Runs) -> Sign | None:
-    if not clock.by_clock(found):
-        return None
-    return Sign(
-        free=3,
-        text=f"{found.same:.0%} of {len(found.starts)} runs start within the same 2 minutes of the {found.period}; "
-        f"{found.share:.0%} of the calls are in these runs",
-    )
+def _clock(found: clock.Runs, *, by_program: bool) -> Sign:
+    """Runs that keep a time.
+
+    Args:
+        by_program: their calls come at once, evenly, or each after another: people have hours, too, and come on time.
+    """
+    seen = f"{found.same:.0%} of {len(found.starts)} runs start within the same 2 minutes of the {found.period}"
+    if not by_program:
+        minutes = found.usual_length.total_seconds() / 60
+        return Sign(text=f"{seen}, but they last {minutes:.0f} minutes, and nothing shows that a program asks: people have hours, too")
+    return Sign(free=3, text=f"{seen}; {found.share:.0%} of the calls are in these runs")
+
+
+def _is_even(at: Ints, found: clock.Runs) -> bool:
+    spread = clock.dispersion(at, found)
+    return spread is not None and spread <= _EVEN
 
 
 def _words(group: Group, words: tuple[str, ...]) -> Sign | None:
@@ -154,6 +164,8 @@ def _missing(group: Group, at: Ints, end: Ints, session: Ints) -> tuple[str, ...
         found.add("stream flag")
     if not group.users:
         found.add("people")
+    if not group.width and len(end) and (end == NONE).all():
+        found.add("ends of calls")
     if not session.any():
         found.add("sessions")
     if group.width:

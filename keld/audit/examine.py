@@ -18,10 +18,13 @@ from keld.audit.format import Format
 from keld.audit.formats import FORMATS
 from keld.audit.formats.mapped import mapped
 from keld.audit.group import Group, Groups
-from keld.audit.log import Piece, files, pieces
+from keld.audit.log import logs_on_disk
 from keld.audit.money import LEAST_DELAY, Bill, Net, bill, late_prior, saving, staging_usd
+from keld.audit.piece import Passed, Piece
 from keld.audit.rate import RateBook
+from keld.audit.reader import taken
 from keld.audit.record import Floats
+from keld.audit.repeat import Ids
 from keld.audit.rule import Rule, Rules
 from keld.audit.verdict import LEAST_DAYS, verdict
 from keld.errors import InvalidJob
@@ -59,9 +62,11 @@ def examine(
     groups = Groups(RateBook(now, rules.prices))
     sources = tuple(_read(logs, format_named(form), groups, progress or (lambda calls, size: None)))
     first, last = groups.span() or (None, None)
-    days = 0.0 if first is None or last is None else (last - first) / _DAY_US
+    span = 0.0 if first is None or last is None else (last - first) / _DAY_US
     # Two days of calls and one call of last year are no log of a year: what counts is on how many days there were calls.
-    known = min(days, groups.days_with_calls)
+    known = min(span, groups.days_with_calls)
+    # The nights of a nightly job are a day each, also the last one: from the first call to the last of 14 nights it is 13 days.
+    days = span if known < LEAST_DAYS else span + groups.silence() / _DAY_US
     factor = _MONTH_DAYS / days if known >= LEAST_DAYS else 1.0
     findings = _findings(groups, rules, RateBook(now, rules.prices), known, factor, samples)
     return Audit(
@@ -93,26 +98,32 @@ def _instant(micros: int | None) -> datetime | None:
 
 
 def _read(logs: Sequence[str], form: Format | None, groups: Groups, progress: Progress) -> Iterator[Source]:
-    size = 0
+    size, ids = 0, Ids()
     for where, found in _streams(logs, form):
         counts: Counter[str] = Counter()
-        title = ""
+        title, passed = "", False
         for piece in found:
-            groups.add(piece.found.calls, piece.form)
+            if isinstance(piece, Passed):
+                title, passed = piece.why, True
+                continue
+            new = ids.fresh(piece.found.calls)
+            calls = taken(piece.found.calls, new)
+            groups.add(calls, piece.form)
             title = piece.form.title
-            counts.update(calls=int(piece.found.calls.requests.sum()), other=piece.found.other, bad=piece.found.bad)
+            counts.update(calls=int(calls.requests.sum()), again=int((~new).sum()), other=piece.found.other, bad=piece.found.bad)
             size += piece.bytes_read
             progress(groups.calls, size)
-        yield Source(where=where, title=title or "empty", calls=counts["calls"], other=counts["other"], bad=counts["bad"])
+        yield Source(
+            where=where, title=title or "empty", passed=passed, **{name: counts[name] for name in ("calls", "again", "other", "bad")}
+        )
 
 
-def _streams(logs: Sequence[str], form: Format | None) -> Iterator[tuple[str, Iterator[Piece]]]:
+def _streams(logs: Sequence[str], form: Format | None) -> Iterator[tuple[str, Iterator[Piece | Passed]]]:
     for log in logs:
         if is_database(log):
             yield "a LiteLLM database", read_database(log)
     if on_disk := [log for log in logs if not is_database(log)]:
-        for place in files(on_disk):
-            yield place.name, pieces(place, form)
+        yield from logs_on_disk(on_disk, form)
 
 
 def _findings(groups: Groups, rules: Rules, rates: RateBook, days: float, factor: float, samples: int) -> list[Finding]:

@@ -112,11 +112,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A file that was read."""
+    """A file that was read.
+
+    Args:
+        passed: True if nothing of it was read; `title` says why.
+        again: calls that were counted before, from this file or another.
+        other: rows that are no calls.
+        bad: rows that cannot be read.
+    """
 
     where: str
     title: str
+    passed: bool
     calls: int
+    again: int
     other: int
     bad: int
 
@@ -126,7 +135,7 @@ class Audit:
     """What an audit found, the most expensive group first.
 
     Args:
-        days: of the log, from its first call to its last.
+        days: of the log, from its first call to the one that would have come after its last.
         factor: from the log to a month of 30 days; 1 for a log that is too short for that.
         priced_at: the day of the price lists.
     """
@@ -193,7 +202,14 @@ class Audit:
             "timezone": self.zone,
             "priors": self.priors,
             "sources": [
-                {"where": one.where, "format": one.title, "calls": one.calls, "other_rows": one.other, "bad_rows": one.bad}
+                {
+                    "where": one.where,
+                    "format": one.title,
+                    "calls": one.calls,
+                    "counted_before": one.again,
+                    "other_rows": one.other,
+                    "bad_rows": one.bad,
+                }
                 for one in self.sources
             ],
             "bad_rows": self.bad,

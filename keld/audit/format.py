@@ -42,6 +42,7 @@ FIELDS = {
     "ok": "whether it succeeded",
     "requests": "how many calls a bucket holds",
     "request": "the body of the request",
+    "id": "what names the call; one with the same id, instant and tokens is the same call, and is counted once",
 }
 
 

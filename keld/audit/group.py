@@ -136,6 +136,14 @@ class Groups:
             days.pop()
         return (self._ends[days[0]][0], max(self._ends[day][1] for day in days)) if days else None
 
+    def silence(self) -> int:
+        """Microseconds until a call could be expected after the last one: the most hours in a row of the week without any, a day at most; 0 for buckets."""
+        if any(group.width for group in self._groups.values()):
+            return 0
+        quiet = sum((group.heat_requests for group in self._groups.values()), np.zeros(168, dtype=np.int64)) == 0
+        longest = max((len(run) for run in "".join("01"[int(one)] for one in (*quiet, *quiet)).split("0")), default=0)
+        return min(longest, 24) * _HOUR_US
+
     @property
     def days_with_calls(self) -> int:
         return len(self._days)

@@ -101,6 +101,8 @@ def bill(group: Group, rates: ModelRates, *, flex: bool = False) -> Bill | str:
     """What the calls of a group cost now and would cost; why that is not known, in words, where it is not."""
     lane, slower = (Lane.FLEX, rates.flex) if flex else (Lane.BATCH, rates.batch)
     name = f"{group.key.provider}:{group.key.model}"
+    if not group.key.model:
+        return "the log does not name the model"
     if rates.standard is None:
         return f"no list has a price for {name}"
     if slower is None:

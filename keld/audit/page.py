@@ -6,11 +6,13 @@ Lists are cut where nobody would read on; `keld audit --json` has all of it.
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from keld.audit.finding import Audit, Finding, Source
+from keld.audit.prior import MEANINGS, SHARES
 from keld.audit.verdict import Waits
-from keld.audit.view import headline, notes, reasons, saving_cells, usd
+from keld.audit.view import cost, headline, notes, reasons, saving_cells, usd
 from keld.audit.week import week
 from keld.page.drawing import bar
 from keld.page.element import tag
@@ -45,16 +47,17 @@ def _summary(audit: Audit) -> Element:
 
 def _groups(audit: Audit) -> list[Element]:
     head = [
-        *columns("group", "model", kind=TEXT),
+        *columns("group", kind=TEXT),
         *columns("verdict", kind="whole"),
-        *columns("calls", f"cost {audit.unit}", "saves", "p10 to p90", "if no cache hits"),
+        *columns(f"cost {audit.unit}", "saves", "p10 to p90", "if no cache hits", "calls"),
+        *columns("model", kind=TEXT),
         Column(name="cost", kind=f"{DRAWN} slim"),
     ]
     most = max((one.usd for one in audit.findings), default=Decimal(0))
 
     def cells(one: Finding) -> list[Cell]:
         return [
-            named(one.name), named(f"{one.key.provider}:{one.key.model}"), one.waits.value, f"{one.group.calls:,}", usd(one.usd), *saving_cells(one),
+            named(one.name), one.waits.value, cost(one), *saving_cells(one), f"{one.group.calls:,}", named(f"{one.key.provider}:{one.key.model}"),
             bar(one.usd, most, series=_SERIES[one.waits]),
         ]  # fmt: skip
 
@@ -76,17 +79,24 @@ def _evidence(finding: Finding) -> list[Element]:
 
 
 def _sources(audit: Audit) -> Element:
-    head = [*columns("file", "format", kind=TEXT), *columns("calls", "other rows", "rows that cannot be read")]
+    head = [*columns("file", "format", kind=TEXT), *columns("calls", "counted before", "other rows", "rows that cannot be read")]
 
     def cells(one: Source) -> list[Cell]:
-        return [named(one.where), one.title, f"{one.calls:,}", f"{one.other:,}", f"{one.bad:,}"]
+        return [named(one.where), one.title, f"{one.calls:,}", f"{one.again:,}", f"{one.other:,}", f"{one.bad:,}"]
 
     return table("Files", head, cut(audit.sources, _ROWS, cells, len(head)))
 
 
 def _assumed(audit: Audit) -> Element:
-    rows = [(name, f"{value}") for name, value in audit.priors.items()]
-    rows += [("price lists of", f"{audit.priced_at:%Y-%m-%d}"), ("time zone", audit.zone)]
-    return table(
-        "Assumed: the two numbers of a beta distribution, or a range in USD a month", columns("assumption", "value", kind=TEXT), rows
-    )
+    rows = [(name, _value(name, audit.priors[name]), meaning) for name, meaning in MEANINGS.items() if name in audit.priors]
+    rows += [
+        ("price lists of", f"{audit.priced_at:%Y-%m-%d}", "what now and then are priced by"),
+        ("time zone", audit.zone, "where the people are; without it no hour is night"),
+    ]
+    return table("What is assumed of a move, until job runs have shown it", columns("assumption", "value", "what it is", kind=TEXT), rows)
+
+
+def _value(name: str, given: Any) -> str:
+    if name in SHARES:
+        return f"{given[0] / sum(given):.1%}, beta({given[0]:g}, {given[1]:g})"
+    return f"${given:g}" if isinstance(given, int | float) else f"${given[0]:g} to ${given[1]:g}"

@@ -20,6 +20,15 @@ from keld.errors import InvalidJob
 
 DRAWS = 20_000
 SHARES = ("late", "again", "twice", "eligible", "kept")
+MEANINGS = {
+    "late": "of the rows are rescued in the standard lane",
+    "again": "of the rows are asked again although they were billed",
+    "twice": "of the rows are billed in both lanes at a cancel",
+    "eligible": "of a group's calls can move",
+    "kept": "of the cache hits a batch still has",
+    "operations": "a month for the operation of one group",
+    "staging_usd_per_gb": "a month for a GB in staging",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,11 +79,18 @@ def read(chunk: Chunk, form: Format) -> Read:
         kept = where(chunk, path, wanted)
         if kept is not None:
             calls &= kept
-    good = calls & (at != NONE)
     found = _calls(columns, form, at)
-    return Read(
-        calls=found if good.all() else _taken(found, np.flatnonzero(good)), other=int((~calls).sum()), bad=int((calls & (at == NONE)).sum())
-    )
+    if form.buckets:
+        calls &= ~_is_empty(found, columns)
+    good = calls & (at != NONE)
+    return Read(calls=taken(found, good), other=int((~calls).sum()), bad=int((calls & (at == NONE)).sum()))
+
+
+def _is_empty(found: Calls, columns: _Columns) -> NDArray[np.bool_]:
+    """True for a bucket in which there was no call."""
+    usd = np.where(np.isfinite(found.usd), found.usd, 0)
+    empty: NDArray[np.bool_] = (columns.counts("requests") == 0) & (found.input + found.output == 0) & (usd == 0)
+    return empty
 
 
 def _calls(columns: _Columns, form: Format, at: Ints) -> Calls:
@@ -97,11 +104,12 @@ def _calls(columns: _Columns, form: Format, at: Ints) -> Calls:
     return Calls(
         at=at,
         end=np.full_like(end, NONE) if buckets else end,
-        width=np.where(end == NONE, _DAY_US, np.maximum(end - at, _MINUTE_US)) if buckets else np.zeros_like(at),  # no end: a day's
+        width=np.where(end == NONE, _step(at), np.maximum(end - at, _MINUTE_US)) if buckets else np.zeros_like(at),
         requests=np.maximum(requests, 1) if buckets else requests,
         usd=usd,
         streamed=_streamed(columns, at, end, bodies),
         failed=_failed(columns),
+        id=columns.hashes("id"),
         user=columns.hashes("user"),
         session=columns.hashes("session"),
         trace=columns.hashes("trace"),
@@ -116,6 +124,12 @@ def _calls(columns: _Columns, form: Format, at: Ints) -> Calls:
         bodies=bodies,
         **tokens,
     )
+
+
+def _step(at: Ints) -> int:
+    """The width of buckets without an end: what lies between the nearest two; a day at most, and for a single one."""
+    steps = np.diff(np.unique(at[at != NONE]))
+    return min(int(steps.min()), _DAY_US) if len(steps) else _DAY_US
 
 
 def _end(columns: _Columns, at: Ints) -> Ints:
@@ -204,8 +218,11 @@ def _prompt(bodies: list[Any] | None, rows: int) -> Text:
     return column.texts([body.fingerprint(request) for request in bodies])
 
 
-def _taken(calls: Calls, rows: Ints) -> Calls:
-    """Only those rows."""
+def taken(calls: Calls, which: NDArray[np.bool_]) -> Calls:
+    """Only those calls."""
+    if which.all():
+        return calls
+    rows = np.flatnonzero(which)
     found: dict[str, Any] = {}
     for name in Calls.__dataclass_fields__:
         value = getattr(calls, name)

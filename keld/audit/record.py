@@ -40,7 +40,7 @@ class Calls:
         input: tokens, the cached and the written ones included, as `price.Usage` counts them; `written` includes `written_1h`.
         usd: as it was logged; NaN: it was not.
         streamed, failed: 1 yes, 0 no, `UNKNOWN`.
-        user, session, trace: hashes; 0: not logged.
+        id, user, session, trace: hashes; 0: not logged.
         job: what the log calls the work: its tags, the name of its trace.
         service: who calls: a service, an application, the name of a key.
         prompt: a hash of the system prompt, or of how the prompt begins; "" if the log has no bodies.
@@ -59,6 +59,7 @@ class Calls:
     usd: Floats
     streamed: Small
     failed: Small
+    id: Ints
     user: Ints
     session: Ints
     trace: Ints

@@ -84,12 +84,12 @@ class Table:
     """The calls of documents as rows, each with the values of `names` in their order.
 
     Args:
-        names: attributes that are wanted; then what a span itself has follows: `begun`, `ended`, `trace` and `succeeded`.
+        names: attributes that are wanted; then what a span itself has follows: `begun`, `ended`, `trace`, `span` and `succeeded`.
     """
 
     def __init__(self, names: Collection[str]) -> None:
-        self.names = (*dict.fromkeys((*names, *_ASKED)), "begun", "ended", "trace", "succeeded")
-        self._places = {name: place for place, name in enumerate(self.names[:-4])}
+        self.names = (*dict.fromkeys((*names, *_ASKED)), "begun", "ended", "trace", "span", "succeeded")
+        self._places = {name: place for place, name in enumerate(self.names[:-5])}
         self._operation, self._kind, self._tokens = (self._places[name] for name in _ASKED)
 
     def rows(self, document: Document) -> Iterator[list[Any]]:
@@ -106,7 +106,7 @@ class Table:
         for span, row in calls:
             if span.span_id not in parents:
                 succeeded = span.status is None or span.status.code not in _FAILED
-                yield [*row, span.start_time_unix_nano, span.end_time_unix_nano, span.trace_id, succeeded]
+                yield [*row, span.start_time_unix_nano, span.end_time_unix_nano, span.trace_id, span.span_id, succeeded]
 
     def _filled(self, row: list[Any], attributes: Iterable[_Attribute]) -> list[Any]:
         place_of = self._places.get

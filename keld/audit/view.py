@@ -14,6 +14,12 @@ from keld.audit.money import Bill
 from keld.audit.verdict import Waits
 
 _SHOWN = 30
+_WHO = {
+    Waits.YES: "that somebody waits for",
+    Waits.NO: "that nobody waits for",
+    Waits.ASK: "whose owners must be asked",
+    Waits.ALREADY: "already in a slower lane",
+}
 _COLOURS = {Waits.YES: "cyan", Waits.NO: "green", Waits.ASK: "yellow", Waits.ALREADY: "dim"}
 
 
@@ -41,10 +47,10 @@ def headline(audit: Audit) -> str:
     low, middle, high = audit.saving(Waits.NO)
     _, possible, _ = audit.saving(Waits.NO, Waits.ASK)
     unit = audit.unit
-    money = ", ".join(f"{usd(audit.usd(waits))} {waits.value}" for waits in Waits if audit.usd(waits))
+    money = ", ".join(f"{usd(audit.usd(waits))} for calls {_WHO[waits]}" for waits in Waits if audit.usd(waits))
     return (
-        f"{calls:,} calls on {audit.days:.1f} days. {unit.capitalize()}: {money}. Moving what does not wait saves {usd(middle)} {unit} "
-        f"({usd(low)} to {usd(high)}); with all that is to be asked about, too, {usd(possible)}."
+        f"{calls:,} calls on {audit.days:.1f} days. {unit.capitalize()}: {money}. Moving those that nobody waits for saves {usd(middle)} {unit} "
+        f"({usd(low)} to {usd(high)}); with all that are to be asked about, too, {usd(possible)}."
     )
 
 
@@ -56,7 +62,7 @@ def _groups(audit: Audit) -> Table:
         )
     for one in audit.findings[:_SHOWN]:
         table.add_row(
-            Text(one.name), Text(f"{one.key.provider}:{one.key.model}"), f"{one.group.calls:,}", usd(one.usd), Text(one.waits.value, style=_COLOURS[one.waits]),
+            Text(one.name), Text(f"{one.key.provider}:{one.key.model}"), f"{one.group.calls:,}", cost(one), Text(one.waits.value, style=_COLOURS[one.waits]),
             f"{one.evidence.waits} : {one.evidence.free}", *saving_cells(one),
         )  # fmt: skip
     return table
@@ -74,7 +80,10 @@ def saving_cells(finding: Finding) -> tuple[str, str, str]:
 
 def _files(audit: Audit) -> list[str]:
     lines = [
-        f"{one.where}: {one.title}, {one.calls:,} calls" + (f", {one.bad:,} rows that cannot be read" if one.bad else "")
+        f"{one.where}: {one.title}"
+        + ("" if one.passed else f", {one.calls:,} calls")
+        + (f", {one.again:,} more that were counted before" if one.again else "")
+        + (f", {one.bad:,} rows that cannot be read" if one.bad else "")
         for one in audit.sources[:_SHOWN]
     ]
     if (left := len(audit.sources) - _SHOWN) > 0:
@@ -89,6 +98,19 @@ def notes(audit: Audit) -> list[str]:
     found = [
         f"Not counted: {groups} groups, {tokens_in:,} input and {tokens_out:,} output tokens: {why}."
         for why, (groups, tokens_in, tokens_out) in audit.not_counted.items()
+    ]
+    kinds = [{(one.key.provider, one.key.model) for one in audit.findings if bool(one.group.width) is buckets} for buckets in (False, True)]
+    found += [
+        f"Single calls and buckets of {provider}:{model} were read: if they are of the same traffic, it is counted twice; give one of them."
+        for provider, model in sorted(kinds[0] & kinds[1])
+    ]
+    if once := [one for one in audit.findings if not one.monthly and audit.factor != 1]:
+        found.append(f"What ran only once ({len(once)} of {len(audit.findings)} groups) counts with that one time, also in the sums.")
+    found += [
+        f"{one.where}: none of its {one.bad:,} rows can be read as {one.title}: each lacks an instant, or is no whole line. An instant is ISO 8601, a "
+        "Unix time, or a date with its month as a number; where nothing says whether the day or the month is first, write it as 2026-10-05."
+        for one in audit.sources
+        if one.bad and not one.calls + one.again + one.other
     ]
     if audit.factor == 1 and audit.findings:
         found.append("The log has less than 7 days: no verdict but by a rule, and the figures are of the log, not of a month.")
@@ -124,8 +146,9 @@ def money_lines(finding: Finding) -> list[str]:
     if isinstance(finding.bill, Bill) and finding.net is not None:
         net = finding.net
         found = [
-            f"net {usd(net.net_usd)} = (1 - {net.late:.3f}) x ({usd(net.now_usd)} - {usd(net.then_usd)}) - ({net.again:.3f} + {net.twice:.3f}) x "
-            f"{usd(net.then_usd)} - {usd(net.staging_usd)} staging - {usd(net.operations_usd)} operations; {finding.bill.lane} lane; {finding.bill.basis}"
+            f"net {usd(net.net_usd)} = (1 - {net.late:.3f} late) x ({usd(net.now_usd)} now - {usd(net.then_usd)} then) - ({net.again:.3f} again + "
+            f"{net.twice:.3f} twice) x {usd(net.then_usd)} then - {usd(net.staging_usd)} staging - {usd(net.operations_usd)} operations; now is "
+            f"{net.eligible:.0%} of the standard lane's cost, the share that can move; then is the {finding.bill.lane} lane; {finding.bill.basis}"
         ]
         if finding.bill.cached > 0.01:
             found.append(
@@ -140,3 +163,8 @@ def usd(amount: Decimal) -> str:
     """An amount for people: cents, from $100 on dollars."""
     sign = "-" if amount < 0 else ""
     return f"{sign}${abs(amount):,.0f}" if abs(amount) >= 100 else f"{sign}${abs(amount):,.2f}"
+
+
+def cost(finding: Finding) -> str:
+    """What a group costs in a month, or did once."""
+    return usd(finding.usd) if finding.monthly else f"{usd(finding.usd)} once"

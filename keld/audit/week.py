@@ -22,7 +22,10 @@ def week(hours: Sequence[int], name: str) -> list[Element]:
     drawn = tag("svg", *labels, *clock, *_cells(hours), viewBox="0 0 424 132", role="img", aria_label=about, class_="figure week")
     rows = [(day, f"{sum(hours[at * 24 : at * 24 + 24]):,}") for at, day in enumerate(_DAYS)]
     numbers = table(about, [*columns("day", kind=None), *columns("calls")], rows)
-    return [tag("figure", tag("figcaption", "Calls by hour of the week, UTC."), drawn), tag("details", tag("summary", "The days"), numbers)]
+    return [
+        tag("figure", tag("figcaption", "Calls by hour of the week, UTC."), drawn),
+        tag("details", tag("summary", "In numbers"), numbers),
+    ]
 
 
 def _cells(hours: Sequence[int]) -> Iterator[Element]:

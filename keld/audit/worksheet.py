@@ -24,7 +24,8 @@ def worksheet(audit: Audit) -> str:
 def _section(finding: Finding) -> Iterator[str]:
     yield f"## {_cell(finding.name)}"
     yield ""
-    yield f"{finding.waits.value.capitalize()}: {_cell(finding.reason)}. ${finding.usd:,.2f} a month now, {finding.group.calls:,} calls."
+    when = "a month now" if finding.monthly else "in the log"
+    yield f"{finding.waits.value.capitalize()}: {_cell(finding.reason)}. ${finding.usd:,.2f} {when}, {finding.group.calls:,} calls."
     yield ""
     yield "| question | answer |"
     yield "|---|---|"

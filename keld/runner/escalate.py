@@ -4,6 +4,9 @@ A step of the runner, at every look.  Batches are cancelled, and their end is aw
 are collected, and only the unpaid rows are asked again, in the lane that then meets the terms (`round.next_round`).  A batch that
 finishes during its cancel is collected, and no row of it is paid twice.
 
+Rows behind one that went ahead (`probe`) do not wait for the end of its cancel: they are in no other shard, so that nothing of them can be paid twice.
+Where the job demands batches, they follow while the batches of their own are still likely to end in time.
+
 Where a cancelled batch gives no answers back (`Traits.keeps_on_cancel`), a cancel would throw away what is paid, and all its rows would be paid
 again.  So such a batch stays, even if it is late, unless the provider says that it has answered nothing yet.  With `hedge=True` its rows are asked
 elsewhere, too, and both stay reserved.
@@ -30,6 +33,7 @@ from keld.runner.option import flex_of, options, speed_of
 from keld.runner.round import ask_of
 from keld.staging import read_positions
 from keld.state import AT_PROVIDER, Event, RunState, State
+from keld.turnaround import turnaround
 
 _UNSENT = (State.PLANNED, State.STAGED, State.DEFERRED)
 _WAITING = (*_UNSENT, State.SUBMITTING, State.UNKNOWN, State.IN_PROGRESS, State.CANCELLING)
@@ -43,8 +47,11 @@ def escalation_time(environment: Environment, run: JobRun, shards: Sequence[Shar
 def escalation_times(environment: Environment, run: JobRun, shards: Sequence[Shard]) -> dict[Lane, datetime]:
     """The time at which the rows in batches, and those in flex, must move on, computed from all the rows that are left now."""
     waiting = [shard for shard in shards if shard.lane != Lane.STANDARD and shard.state in _WAITING and not _stays(environment, run, shard)]
-    if run.deadline_at is None or run.state is not RunState.OPEN or not waiting or not run.terms.any_lane:
+    if run.deadline_at is None or run.state is not RunState.OPEN or not waiting:
         return {}
+    if not run.terms.any_lane:
+        ahead = [shard for shard in waiting if _holds_back(run, shard)]
+        return {Lane.BATCH: min(_release_at(environment, run, run.deadline_at, shard) for shard in ahead)} if ahead else {}
     speeds = {name: speed_of(environment, name, run.id) for name in run.terms.models}
     flex = flex_of(environment, run.terms, waiting)
     behind = {Lane.BATCH: None if flex is None else speeds[flex], Lane.FLEX: None}
@@ -58,6 +65,26 @@ def escalation_times(environment: Environment, run: JobRun, shards: Sequence[Sha
         for lane, speed in behind.items()
         if any(shard.lane == lane for shard in waiting)
     }
+
+
+def holds_back_for_too_long(environment: Environment, run: JobRun, shards: Sequence[Shard]) -> bool:
+    """True if rows wait for the end of one that went ahead, and have to be asked now to meet the deadline."""
+    if not any(_holds_back(run, shard) for shard in shards):
+        return False
+    at = escalation_time(environment, run, shards)
+    return at is not None and at <= environment.clock()
+
+
+def _holds_back(run: JobRun, shard: Shard) -> bool:
+    """True if a shard went ahead, and the others have not followed."""
+    return bool(shard.ahead) and shard.round == run.round
+
+
+def _release_at(environment: Environment, run: JobRun, due: datetime, ahead: Shard) -> datetime:
+    """The time at which the rows behind one must follow in batches."""
+    seen = environment.ledger.history.turnarounds(ahead.provider, ahead.host, ahead.model, Lane.BATCH, environment.clock())
+    sent_at = ahead.submitted_at or ahead.intent_at or run.created_at
+    return deadline.release_time(due, sent_at, turnaround(Lane.BATCH, *seen), run.terms.probability)
 
 
 def escalate(context: RunContext, run: JobRun, shards: Sequence[Shard], *, heavy: bool) -> bool:
@@ -127,7 +154,7 @@ def _hedge(context: RunContext, shards: Sequence[Shard]) -> bool:
 
 def _would_escalate(context: RunContext, run: JobRun, waiting: Sequence[Shard]) -> bool:
     """True if the rows that are left would go to a faster lane, given the time and the ceiling now; or if others wait behind them."""
-    if any(shard.ahead for shard in waiting):
+    if any(_holds_back(run, shard) for shard in waiting):
         return True  # whatever lane the others then go to: to wait on gains nothing for them
     rows = np.concatenate([read_positions(context.files.shard(shard.id).positions) for shard in waiting])
     free = None
@@ -142,7 +169,7 @@ def _would_escalate(context: RunContext, run: JobRun, waiting: Sequence[Shard]) 
 
 def _left(environment: Environment, run: JobRun, waiting: Sequence[Shard]) -> int:
     """The rows that are to be asked if these shards are moved: those that are not answered, those whose answers would be lost, those behind them."""
-    if any(shard.ahead for shard in waiting):
+    if any(_holds_back(run, shard) for shard in waiting):
         return int(run.plan["requests"])
     return sum(
         shard.requests - (0 if _loses_answers(environment, shard) else min(shard.done or 0, shard.requests)) for shard in waiting

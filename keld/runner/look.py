@@ -189,7 +189,7 @@ def _unchanged(
         epoch=run.lease_epoch,
         due_at=run.next_check_at,
         next_check_at=min(times),
-        escalates_at=escalates_at,
+        escalates_at=escalates_at if run.terms.any_lane else None,
         progress=progress,
         confirmed=confirmed,
     )

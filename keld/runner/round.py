@@ -50,19 +50,23 @@ def next_round(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> boo
     return True
 
 
-def early_round(context: RunContext, run: JobRun) -> bool:
+def early_round(context: RunContext, run: JobRun, *, follow: bool) -> bool:
     """True if rows were planned whose batch has ended, while another batch has not.
 
     A batch that hangs must not make all the other rows miss the deadline.
+
+    Args:
+        follow: the rows behind one that went ahead do not wait for it any longer.
     """
     if due_of(run, context.now()) is None or run.state is not RunState.OPEN or run.round + 1 >= _rounds_most(run):
         return False
     shards = context.ledger.shards(run.id)
     free = _freed(context, run, shards)
-    if not free.any():
-        return False
     answers = answers_of(context.files, [shard for shard in shards if shard.state in TERMINAL])
-    planned = list(_plan_round(context, run, shards, answers, run.terms.max_attempts, free))
+    behind = _behind(context, shards, answers) if follow else np.zeros(0, dtype=np.int64)
+    if not free.any() and not len(behind):
+        return False
+    planned = list(_plan_round(context, run, shards, answers, run.terms.max_attempts, free, behind))
     if planned:
         _add(context, run, planned)
     return bool(planned)
@@ -85,22 +89,36 @@ def _freed(context: RunContext, run: JobRun, shards: Sequence[Shard]) -> NDArray
     return free
 
 
+def _behind(context: RunContext, shards: Sequence[Shard], answers: Sequence[Path]) -> NDArray[np.int64]:
+    """The rows that a probe held back and that are in no shard, ascending."""
+    sent = [read_positions(context.files.shard(shard.id).positions) for shard in shards]
+    return np.setdiff1d(held_back(context, answers), np.concatenate(sent))
+
+
 def _rounds_most(run: JobRun) -> int:
     return run.terms.max_attempts + _MOVES_MOST
 
 
 def _plan_round(
-    context: RunContext, run: JobRun, shards: Sequence[Shard], answers: Sequence[Path], attempts: int, free: NDArray[np.bool_] | None = None
+    context: RunContext,
+    run: JobRun,
+    shards: Sequence[Shard],
+    answers: Sequence[Path],
+    attempts: int,
+    free: NDArray[np.bool_] | None = None,
+    behind: NDArray[np.int64] | None = None,
 ) -> Iterator[Shard]:
     """The planned shards of the rows that a probe held back, that failed, or whose answer did not satisfy.
 
     Args:
-        free: the only rows (of N) that may be asked now; None: all.
+        free: the only rows (of N) that may be asked again now; None: all.
+        behind: rows to ask for the first time, although the probe has not ended.
     """
     models, left = run.terms.models, None if run.ceiling_usd is None else run.ceiling_usd - run.spent_usd - run.reserved_usd
     accept, first = run.terms.accept, len(shards)
     again = retryable_positions(answers, run.rows, attempts + (len(models) - 1 if accept else 0))
     again = again if free is None else again[free[again]]
+    again = again if behind is None else np.union1d(again, behind)
     asks: list[tuple[Ask, bool, bool]] = []
     if free is None and run.terms.probe and len(held := held_back(context, answers)):
         if not refused(run, shards):

@@ -35,7 +35,7 @@ from keld.providers.provider import Provider
 from keld.runner.clock import restart_waits
 from keld.runner.collect import begin_to_fetch, collect
 from keld.runner.context import LAG, Environment, RunContext, configured, log
-from keld.runner.escalate import escalate, escalation_time, escalation_times
+from keld.runner.escalate import escalate, escalation_time, escalation_times, holds_back_for_too_long
 from keld.runner.fast_lane import ask_rows, begin, end_early, under_way
 from keld.runner.find_lost import find_lost
 from keld.runner.finding import Finding, Verdict
@@ -213,7 +213,9 @@ class Runner:
             shards = [*shards[first:], *shards[:first]]
         with context.overlap:
             done = sum(self._advance_shard(context, run, shard, shards[n:]) for n, shard in enumerate(shards, 1)) > 0
-        return done or _if_configured(context, lambda: early_round(context, run))
+        return done or _if_configured(
+            context, lambda: early_round(context, run, follow=holds_back_for_too_long(context.environment, run, shards))
+        )
 
     def _advance_shard(self, context: RunContext, run: JobRun, shard: Shard, following: Sequence[Shard]) -> bool:
         """True if a step of the shard was due and done; all that are due are done.  `following`: those whose turn comes after it.
@@ -376,7 +378,9 @@ class Runner:
         # A job run for which there was no time keeps its time, so that it is the first in the next poll.
         next_check_at = run.next_check_at if context.passed_over else self._next_check(context, run, shards, escalation)
         with suppress(LeaseLost):
-            self.ledger.leases.release(context.lease, next_check_at, problem, escalates_at=escalation)
+            # Where only batches are allowed, it is the time at which rows follow one that went ahead: nothing moves to a faster lane.
+            escalates_at = escalation if run.terms.any_lane else None
+            self.ledger.leases.release(context.lease, next_check_at, problem, escalates_at=escalates_at)
 
     def _next_check(self, context: RunContext, run: JobRun, shards: Sequence[Shard], escalation: datetime | None) -> datetime | None:
         """The time of the next look at the job run; None if it is over."""

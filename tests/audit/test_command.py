@@ -176,7 +176,7 @@ def test_the_page_stands_alone_and_each_figure_has_its_table(log: Path, tmp_path
     text = (tmp_path / "page.html").read_text()
     assert_still(text)
     assert_drawings_are_told(text)
-    assert text.count('class="figure week"') == text.count("<summary>The days</summary>") > 0
+    assert text.count('class="figure week"') == text.count("<summary>In numbers</summary>") > 0
 
 
 def test_however_many_groups_and_files_there_are_the_page_is_below_300_kb(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Who waits: the verdicts on a made month, with all that a log may have and with less.  A wrong `does not wait` is the one error that may not be."""
 
+import random
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from keld.audit import Audit, Rules, Waits, examine, rules_of
-from tests.audit.workload import ANONYMOUS, DECEIVING, FREE, WAITING, Call, anonymous, conversations, month, whole_seconds
+from tests.audit.workload import ANONYMOUS, DECEIVING, FREE, WAITING, Call, _run, anonymous, conversations, month, whole_seconds
 from tests.audit.writer import _lines, anthropic_csv, litellm_rows, openai_usage
 
 NOW = datetime(2026, 11, 30, tzinfo=UTC)
-SEEDS = (1, 2)
+SEEDS = (1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 13)))  # the twelve of docs/notes/measurements.md
 UNDECIDED = {"fraud-check", "rewrite", "checks-ci", "consumer", "triage"}
 
 
@@ -178,3 +179,34 @@ def test_it_is_night_where_the_rules_say_that_people_are_and_nowhere_else(zone: 
     (tmp_path / "rules.toml").write_text(zone)
     audit = _audited(tmp_path, month(1, groups={"classify": FREE["classify"]}), rules=rules_of(str(tmp_path / "rules.toml")))
     assert any("22:00" in sign.text for sign in audit.findings[0].evidence.signs) is night
+
+
+def test_a_month_has_thirty_nights_of_a_nightly_job(tmp_path: Path) -> None:
+    """From the first call to the last of 28 nights it is 27 days, and yet 28 of 30 nights were seen."""
+    calls = month(1, groups={"classify": FREE["classify"]})
+    assert _audited(tmp_path, calls).factor == pytest.approx(30 / 28, rel=0.005)
+    assert _audited(tmp_path, month(1)).factor == pytest.approx(30 / 28, rel=0.005)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_people_without_an_id_are_asked_about_in_buckets_and_whole_seconds_too(seed: int, tmp_path: Path) -> None:
+    calls = month(seed, groups=ANONYMOUS)
+    (tmp_path / "usage.json").write_bytes(openai_usage(calls))
+    assert Waits.NO not in _verdicts(examine([str(tmp_path / "usage.json")], now=NOW)).values()
+    assert Waits.NO not in _verdicts(_audited(tmp_path, whole_seconds(calls))).values()
+
+
+@pytest.mark.parametrize("workers", [4, 16])
+def test_a_long_run_that_keeps_a_time_and_is_worked_by_a_program_does_not_wait(workers: int, tmp_path: Path) -> None:
+    """Unlike a hotline's hours: its calls follow each other, or are spread evenly."""
+    rng = random.Random(workers)
+    looped = [call for day in range(28) for call in _run(rng, "looped", "", day * 86_400 + 7_200, 200 * workers, workers=workers)]
+    even = [
+        replace(call, service="even", at=day * 86_400 + 3_600 + number * 2.0)
+        for day in range(28)
+        for number, call in enumerate(looped[:300])
+    ]
+    even = [replace(call, end=call.at + 1.5) for call in even]
+    calls = sorted((*looped, *even), key=lambda call: call.at)
+    assert _verdicts(_audited(tmp_path, calls)) == {"looped": Waits.NO, "even": Waits.NO}
+    assert _verdicts(_audited(tmp_path, whole_seconds(calls)))["even"] is Waits.NO

@@ -177,6 +177,25 @@ def launch(rng: random.Random, name: str) -> Iterator[Call]:
             yield from _run(rng, name, "", day * 86_400 + rng.uniform(8, 18) * 3_600, 200)
 
 
+def _weekdays_from(rng: random.Random, name: str, hour: float, hours: float, calls_an_hour: float) -> Iterator[Call]:
+    for day in [day for day in range(DAYS) if day % 7 < 5]:
+        begin = day * 86_400 + hour * 3_600
+        at = begin + rng.uniform(0, 40)
+        while at < begin + hours * 3_600:
+            yield Call(at=at, end=at + _took(rng), service=name, job="")
+            at += rng.expovariate(calls_an_hour / 3_600)
+
+
+def lecture(rng: random.Random, name: str) -> Iterator[Call]:
+    """Students who ask during a lecture, on each weekday at ten, with a tool whose log has no id."""
+    yield from _weekdays_from(rng, name, 10, 0.8, 75)
+
+
+def consultation(rng: random.Random, name: str) -> Iterator[Call]:
+    """A hotline that is open from eight to twelve, whose log has no id."""
+    yield from _weekdays_from(rng, name, 8, 4, 60)
+
+
 WAITING: dict[str, Maker] = {
     "chat": conversations, "copilot": conversations, "summarize": clicks, "completion": clicks, "fraud-check": anonymous, "rewrite": anonymous,
 }  # fmt: skip
@@ -185,7 +204,14 @@ FREE: dict[str, Maker] = {
     "migration": backfill, "checks-ci": evals, "consumer": queue, "triage": queue,
 }  # fmt: skip
 DECEIVING: dict[str, Maker] = {"pool": saturated, "notices": nightly_of_users, "standup": standup}
-ANONYMOUS: dict[str, Maker] = {"checkout": maintained, "shop": opened, "airflow-helper": abroad, "launch": launch}  # somebody waits in each
+ANONYMOUS: dict[str, Maker] = {
+    "checkout": maintained,
+    "shop": opened,
+    "airflow-helper": abroad,
+    "launch": launch,
+    "lecture": lecture,
+    "hotline": consultation,
+}  # somebody waits in each
 
 
 def month(seed: int, *, days: int = DAYS, groups: dict[str, Maker] | None = None) -> list[Call]:

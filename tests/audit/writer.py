@@ -156,7 +156,8 @@ def bedrock(calls: list[Call]) -> bytes:
             "schemaType": "ModelInvocationLog", "timestamp": _iso(call), "accountId": "000000000000", "region": "us-east-1",
             "identity": {"arn": f"arn:aws:sts::000000000000:assumed-role/{call.service}"}, "requestId": f"r{number}",
             "operation": "ConverseStream" if call.streamed else "Converse", "modelId": "anthropic.claude-haiku-4-5-20251001-v1:0",
-            "input": {"inputTokenCount": call.input, "cacheReadInputTokenCount": call.cached}, "output": {"outputTokenCount": call.output},
+            "input": {"inputTokenCount": call.input - call.cached, "cacheReadInputTokenCount": call.cached},
+            "output": {"outputTokenCount": call.output, "outputBodyJson": {"metrics": {"latencyMs": round((call.end - call.at) * 1000)}}},
             "requestMetadata": {"job": call.job},
         }
         for number, call in enumerate(calls)
@@ -225,7 +226,7 @@ def openinference(calls: list[Call]) -> bytes:
         [
             {
                 "name": call.job, "span_kind": "LLM", "start_time": _iso(call), "end_time": _iso(call, end=True), "status_code": "OK",
-                "context.trace_id": call.trace or f"t{number}", "parent_id": "", "attributes.llm.model_name": call.model, "attributes.llm.provider": "openai",
+                "context.trace_id": call.trace or f"t{number}", "context.span_id": f"s{number}", "parent_id": "", "attributes.llm.model_name": call.model, "attributes.llm.provider": "openai",
                 "attributes.llm.token_count.prompt": call.input, "attributes.llm.token_count.completion": call.output,
                 "attributes.llm.token_count.prompt_details.cache_read": call.cached, "attributes.session.id": call.session,
                 "attributes.user.id": call.user, "attributes.metadata": json.dumps({"service": call.service}),
@@ -249,10 +250,10 @@ def mlflow(calls: list[Call]) -> bytes:
             "mlflow.trace.tokenUsage": json.dumps(usage),
         }
         span = {
-            "trace_id": f"t{number}", "span_id": "s", "parent_span_id": "r", "name": "chat", "attributes": attributes, "status": {"code": "STATUS_CODE_OK"},
+            "trace_id": f"t{number}", "span_id": f"s{number}", "parent_span_id": f"r{number}", "name": "chat", "attributes": attributes, "status": {"code": "STATUS_CODE_OK"},
             "start_time_unix_nano": round((_EPOCH + call.at) * 1e6) * 1_000, "end_time_unix_nano": round((_EPOCH + call.end) * 1e6) * 1_000,
         }  # fmt: skip
-        root = span | {"span_id": "r", "parent_span_id": None, "name": "agent", "attributes": {"mlflow.spanType": '"AGENT"'}}
+        root = span | {"span_id": f"r{number}", "parent_span_id": None, "name": "agent", "attributes": {"mlflow.spanType": '"AGENT"'}}
         return {
             "info": {"trace_id": f"t{number}", "trace_metadata": metadata, "tags": {"mlflow.traceName": call.job}},
             "data": {"spans": [root, span]},
@@ -265,10 +266,10 @@ def pairs(calls: list[Call]) -> bytes:
     return _lines(
         {
             "request": {"model": call.model, "stream": call.streamed, "messages": [{"role": "system", "content": f"You are {call.service}."}, {"role": "user", "content": "secret"}]},
-            "response": {"usage": {"prompt_tokens": call.input, "completion_tokens": call.output, "prompt_tokens_details": {"cached_tokens": call.cached}}},
+            "response": {"id": f"chatcmpl-{number}", "usage": {"prompt_tokens": call.input, "completion_tokens": call.output, "prompt_tokens_details": {"cached_tokens": call.cached}}},
             "started_at": _iso(call), "ended_at": _iso(call, end=True), "user": call.user, "session": call.session, "service": call.service, "job": call.job,
         }
-        for call in calls
+        for number, call in enumerate(calls)
     )  # fmt: skip
 
 

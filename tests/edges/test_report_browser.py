@@ -1,6 +1,7 @@
 """The pages of the report and of the audit, by a real browser: on a phone and on a screen, light and dark, with axe, and where a server forbids everything."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -16,7 +17,7 @@ from keld.report.audited import audited
 from keld.report.overview import overview_of
 from keld.report.page import page_of
 from tests.audit.workload import month
-from tests.audit.writer import litellm
+from tests.audit.writer import _lines, litellm_rows
 from tests.engine.test_report import rates_of
 from tests.support.audit_result import write_result
 from tests.support.chromium import take_picture
@@ -39,8 +40,10 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def audit_text(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of an audit: groups with each of the verdicts but one."""
-    log = tmp_path_factory.mktemp("log") / "spend.jsonl"
-    log.write_bytes(litellm(month(1)))
+    log = tmp_path_factory.mktemp("log") / "spend_logs.jsonl"
+    calls = [replace(call, model="gpt-4.1", input=call.input * 20, output=call.output * 10) for call in month(1)]
+    rows = zip(litellm_rows(calls), calls, strict=True)
+    log.write_bytes(_lines(row | {"spend": call.input * 2e-6 + call.output * 8e-6} for row, call in rows))
     return audit_page(examine([str(log)], now=datetime(2026, 11, 30, tzinfo=UTC)))
 
 
@@ -87,7 +90,7 @@ def opened(browser: "Browser", text: str, audit_text: str, tmp_path: Path) -> It
 
 
 @pytest.mark.parametrize("name", ["report", "audit"])
-@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1200, "light")])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (400, "dark"), (1200, "light"), (1200, "dark")])
 def test_a_person_sees_a_page_that_fits_and_asks_for_nothing_and_axe_finds_nothing(
     opened: Callable[..., "Page"], tmp_path: Path, width: int, scheme: str, name: str
 ) -> None:
@@ -95,8 +98,8 @@ def test_a_person_sees_a_page_that_fits_and_asks_for_nothing_and_axe_finds_nothi
     assert page.said == [(tmp_path / f"{name}.html").as_uri()]  # type: ignore[attr-defined]
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.screenshot(path=tmp_path / f"{name}-{width}-{scheme}.png", full_page=True)
-    if width == 1200:
-        take_picture(page, name, height=760)
+    if scheme == "light" and (width == 1200 or name == "audit"):
+        take_picture(page, name if width == 1200 else f"{name}-phone", width=width, height=760, dark=name == "audit")
     page.evaluate((files(pytest.importorskip("axe_playwright_python")) / "axe.min.js").read_text())
     found = page.evaluate("axe.run()")
     assert len(found["passes"]) > 20

@@ -215,3 +215,49 @@ def test_a_first_row_that_expires_lets_the_others_go_without_marks(
     assert [batch.cache_ttl for batch in status.batches] == ["1h", None]
     check_promise(keld, emulator, status, tickets(20))
     assert len(creates(emulator, anthropic)) == 2
+
+
+FIRST = {"batch": 1}
+FOR_EVER = {
+    "in progress": [{"at": "life", "do": "stuck", "done": 0, "match": FIRST}],
+    "cancelling": [
+        {"at": "life", "do": "expire", "done": 0, "after_s": 864_000, "match": FIRST},
+        {"at": "life", "do": "stuck", "status": "cancelling", "match": FIRST},
+    ],
+}
+
+
+@pytest.mark.parametrize("lane", ["auto", "batch"])
+@pytest.mark.parametrize("state", FOR_EVER)
+def test_rows_behind_one_that_never_comes_back_are_in_time(
+    open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld], lane: str, state: str
+) -> None:
+    """Neither its batch nor the end of its cancel is awaited: nothing of the others is in it."""
+    emulator = open_emulator(latency_s=60)
+    emulator.faults({"rules": FOR_EVER[state]})
+    keld = open_keld(clock=emulator.now)
+    due = emulator.now() + 20 * HOUR
+    run_id = keld.submit(triage(anthropic, system=LONG, deadline=due, lane=lane, probability=0.9), tickets(50)).id
+    assert (keld.advance(run_id).escalates_at is None) is (lane == "batch")  # there is no faster lane to move to
+    while emulator.now() < due:
+        found = keld.advance(run_id)
+        emulator.advance(timedelta(minutes=1) if due - emulator.now() < HOUR else timedelta(minutes=20))
+    assert [batch.requests for batch in found.batches[:2]] == [1, 49]
+    assert found.batches[1].lane == ("batch" if lane == "batch" else "standard")
+    assert found.answered >= 49
+    assert len({entry.body_sha256 for entry in emulator.bill()}) == found.answered == len(emulator.bill())
+
+
+def test_without_a_deadline_a_first_row_holds_up_the_others_until_it_is_given_up_a_day_after_its_providers_window(
+    open_emulator: Callable[..., Emulator], open_keld: Callable[..., Keld]
+) -> None:
+    """Nobody waits, so nothing is paid for speed; but a batch that is never heard of again ends nothing."""
+    emulator = open_emulator(latency_s=60)
+    emulator.faults({"rules": FOR_EVER["in progress"]})
+    keld = open_keld(clock=emulator.now)
+    began = emulator.now()
+    run_id = keld.submit(triage(anthropic, system=LONG), tickets(50)).id
+    while not (found := keld.advance(run_id)).over and emulator.now() < began + timedelta(days=4):
+        emulator.advance(HOUR)
+    assert found.answered >= 49
+    assert emulator.now() < began + timedelta(days=2, hours=4)

@@ -39,14 +39,14 @@ def running_chromium() -> Iterator[Browser]:
             browser.close()
 
 
-def take_picture(page: Page, name: str, *, height: int = 800, dark: bool = False) -> None:
+def take_picture(page: Page, name: str, *, width: int = 1200, height: int = 800, dark: bool = False) -> None:
     """Writes what `page` shows to `docs/images/<name>.png`, if `make pictures` runs the tests; else nothing.
 
-    `height` is in pixels; `dark` writes a second one, `<name>-dark.png`, if the UI goes by what the browser prefers.  The README shows these files, so they are only replaced when somebody asks for it: no two runs give the same bytes (ids, times).
+    `width` and `height` are in pixels; `dark` writes a second one, `<name>-dark.png`, if the UI goes by what the browser prefers.  The README shows these files, so they are only replaced when somebody asks for it: no two runs give the same bytes (ids, times).
     """
     if os.environ.get("KELD_PICTURES"):
         PICTURES.mkdir(parents=True, exist_ok=True)
-        page.set_viewport_size({"width": 1200, "height": height})  # half as large, its words can still be read
+        page.set_viewport_size({"width": width, "height": height})  # half as large, its words can still be read
         page.mouse.move(0, 0)  # nothing is highlighted, and no tooltip is open
         page.screenshot(path=PICTURES / f"{name}.png", animations="disabled", caret="hide")
         if dark:

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keld.deadline import escalation_time, flex_escalation_time, standard_escalation_time
+from keld.deadline import escalation_time, flex_escalation_time, release_time, standard_escalation_time
+from keld.price import Lane
 from keld.speed import Speed, measured
+from keld.turnaround import turnaround
 
 DUE = datetime(2026, 11, 20, 12, tzinfo=UTC)
 SPEED = Speed(rows_per_s=10, flex_rows_per_s=5)
@@ -58,3 +60,10 @@ def test_the_speed_of_an_account_is_that_of_all_its_stretches_together() -> None
     assert measured([(1_000, 0.0, 100.0), (1_000, 0.0, 100.0)]) == pytest.approx(20)
     assert measured([(1_000, 0.0, 100.0), (1_000, 100.0, 200.0)]) == pytest.approx(10)
     assert measured([]) is None
+
+
+def test_rows_behind_one_that_hangs_follow_while_their_own_batch_still_ends_in_time_but_not_before_the_middle() -> None:
+    """By the prior 9 of 10 batches end within 8 hours."""
+    behind = turnaround(Lane.BATCH)
+    assert release_time(DUE, DUE - timedelta(hours=20), behind, 0.9) == DUE - timedelta(hours=8)
+    assert release_time(DUE, DUE - timedelta(hours=10), behind, 0.9) == DUE - timedelta(hours=5)

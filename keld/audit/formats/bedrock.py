@@ -1,6 +1,8 @@
-"""Bedrock: the log of model invocations, in S3 (`.json.gz`) or CloudWatch.  It has no end of a call; the operation says whether it streamed.
+"""Bedrock: the log of model invocations, in S3 (`.json.gz`) or CloudWatch.  How long a call took is in its body; the operation says whether it
+streamed.
 
-Names of docs.aws.amazon.com/bedrock, "model invocation logging", and of a public reader's fixture (29 Nov 2026).
+Names of docs.aws.amazon.com/bedrock, "model invocation logging", and of a public reader's fixture (29 Nov 2026).  Input is without what was read from
+or written to the cache (anomalyco/opencode#38427, read 1 Dec 2026).
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,6 +23,7 @@ FORMAT = Format(
     needs=needs("schemaType timestamp modelId operation", "schemaType timestamp accountId region"),
     unfold=_rows,
     names={
+        "id": ("requestId",),
         "at": ("timestamp",),
         "streamed": ("streamed",),
         "model": ("modelId",),
@@ -28,7 +31,8 @@ FORMAT = Format(
         "job": ("requestMetadata/job", "requestMetadata"),
         "operation": ("operation",),
         "tags": ("requestMetadata",),
-        "input": ("input/inputTokenCount",),
+        "duration_ms": ("output/outputBodyJson/metrics/latencyMs",),
+        "fresh": ("input/inputTokenCount",),
         "cached": ("input/cacheReadInputTokenCount",),
         "written": ("input/cacheWriteInputTokenCount",),
         "output": ("output/outputTokenCount",),

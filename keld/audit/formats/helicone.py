@@ -12,6 +12,7 @@ FORMAT = Format(
     title="Helicone requests",
     needs=needs("request_created_at response_id request_properties", "request_created_at response_status request_user_id"),
     names={
+        "id": ("request_id", "response_id"),
         "at": ("request_created_at",),
         "end": ("response_created_at",),
         "duration_ms": ("delay_ms", "latency"),

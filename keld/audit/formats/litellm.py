@@ -6,6 +6,7 @@ call that did not stream.  What the proxy books for a batch has the call type `a
 
 from keld.audit.format import Format, needs
 
+_ASKED = {"cache_hit": frozenset(("false", "none"))}  # what the proxy answered from its own cache has tokens, and costs nothing
 _USAGE = ("metadata/usage_object", "metadata/additional_usage_values")
 _SHARED = {
     "at": ("startTime",),
@@ -26,9 +27,11 @@ _SHARED = {
 TABLE = Format(
     name="litellm",
     title="LiteLLM spend logs",
-    needs=needs("request_id call_type spend startTime endTime"),
+    needs=needs("request_id call_type spend startTime endTime", "request_id api_key spend startTime endTime model"),
+    only=_ASKED,
     names=_SHARED
     | {
+        "id": ("request_id",),
         "user": ("end_user",),
         "session": ("session_id",),
         "trace": ("session_id",),
@@ -40,8 +43,10 @@ PAYLOAD = Format(
     name="litellm_payload",
     title="LiteLLM standard logging payload",
     needs=needs("id call_type response_cost startTime endTime"),
+    only=_ASKED,
     names=_SHARED
     | {
+        "id": ("id",),
         "streamed": ("stream",),
         "user": ("end_user",),
         "session": ("session_id", "metadata/requester_metadata/session_id"),

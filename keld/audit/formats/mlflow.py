@@ -36,6 +36,7 @@ FORMAT = Format(
     needs=needs("info data/spans"),
     unfold=_rows,
     names={
+        "id": ("span_id", "context/span_id"),
         "at": ("start_time_unix_nano", "start_time"),
         "end": ("end_time_unix_nano", "end_time"),
         "provider": ("mlflow.llm.provider",),

@@ -14,7 +14,9 @@ def _rows(document: Any) -> Iterator[Mapping[str, Any]]:
     for bucket in document.get("data") or [document]:
         for result in bucket.get("results") or ():
             lane = "batch" if result.get("batch") is True else result.get("service_tier")
-            yield {**result, "start_time": bucket.get("start_time"), "end_time": bucket.get("end_time"), "lane": lane}
+            item = str(result.get("line_item") or "")
+            model = result.get("model") or item.partition(",")[0]
+            yield {**result, "model": model, "start_time": bucket.get("start_time"), "end_time": bucket.get("end_time"), "lane": lane}
 
 
 _NAMES: dict[str, tuple[str, ...]] = {
@@ -22,7 +24,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "end": ("end_time",),
     "model": ("model",),
     "service": ("api_key_name", "api_key_id", "project_name", "project_id"),
-    "operation": ("api_source", "object"),
+    "operation": ("line_item", "api_source", "object"),
     "input": ("input_tokens", "n_context_tokens_total"),
     "cached": ("input_cached_tokens",),
     "written": ("input_cache_write_tokens",),
@@ -34,7 +36,7 @@ PAGES = Format(
     title="OpenAI usage API",
     needs=needs("data/0/start_time data/0/results", "start_time end_time results"),
     unfold=_rows,
-    names=_NAMES | {"lane": ("lane",)},
+    names=_NAMES | {"lane": ("lane",), "usd": ("amount/value",)},
     buckets=True,
     provider="openai",
 )

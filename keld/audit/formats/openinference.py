@@ -17,6 +17,7 @@ FORMAT = Format(
     needs=needs("span_kind start_time end_time"),
     only={"span_kind": frozenset(("llm", "embedding"))},
     names={
+        "id": ("context.span_id", "context/span_id"),
         "at": ("start_time",),
         "end": ("end_time",),
         "provider": _named("llm.provider", "llm.system"),

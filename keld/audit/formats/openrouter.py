@@ -8,8 +8,9 @@ from keld.audit.format import Format, needs
 FORMAT = Format(
     name="openrouter",
     title="OpenRouter activity",
-    needs=needs("generation_id created_at cost_total model_permaslug tokens_prompt"),
+    needs=needs("generation_id created_at cost_total model_permaslug"),
     names={
+        "id": ("generation_id",),
         "at": ("created_at",),
         "duration_ms": ("generation_time_ms",),
         "streamed": ("streamed",),

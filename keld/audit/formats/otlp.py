@@ -21,6 +21,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "user": ("user.id", "enduser.id"),
     "session": ("gen_ai.conversation.id", "session.id"),
     "trace": ("trace",),
+    "id": ("span",),
     "input": (f"{_IN}input_tokens", f"{_IN}prompt_tokens", "llm.usage.prompt_tokens", "llm.token_count.prompt"),
     "output": (f"{_IN}output_tokens", f"{_IN}completion_tokens", "llm.usage.completion_tokens", "llm.token_count.completion"),
     "cached": (f"{_IN}cache_read.input_tokens", f"{_IN}cache_read_input_tokens", "llm.token_count.prompt_details.cache_read"),
@@ -39,7 +40,7 @@ _NAMES: dict[str, tuple[str, ...]] = {
     ),
     "ok": ("succeeded",),
 }
-_OWN = ("begun", "ended", "trace", "succeeded")
+_OWN = ("begun", "ended", "trace", "span", "succeeded")
 _TABLE = Table([path for paths in _NAMES.values() for path in paths if path not in _OWN])
 FORMAT = Format(
     name="otlp",

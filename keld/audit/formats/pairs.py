@@ -20,6 +20,7 @@ def _rows(pair: Any) -> Iterator[Mapping[str, Any]]:
         **pair,
         **{name: usage.get(name) for name in _APART},
         "response": None,
+        "answer": response.get("id"),
         "model": request.get("model") or response.get("model"),
         kind: usage.get("prompt_tokens", usage.get("input_tokens")),
         "cached": usage.get("prompt_tokens_details") or usage.get("input_tokens_details") or {},
@@ -58,6 +59,7 @@ FORMAT = Format(
         "usd": ("cost", "usd"),
         "status": ("status", "status_code"),
         "lane": ("tier",),
+        "id": ("answer",),
         "request": ("request",),
     },
 )

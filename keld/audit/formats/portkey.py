@@ -10,6 +10,7 @@ FORMAT = Format(
     title="Portkey logs",
     needs=needs("created_at ai_org ai_model req_units res_units"),
     names={
+        "id": ("id",),
         "at": ("created_at",),
         "duration_ms": ("response_time",),
         "streamed": ("request/stream",),
