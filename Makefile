@@ -32,8 +32,8 @@ test: .venv/ready  ## the fast suite
 types: .venv/ready  ## mypy over users' files, against the built wheel; a minute
 	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -m "slow or not slow" tests/edges/test_wheel.py
 
-crash: .venv/ready  ## SIGKILL at every failpoint, both providers, both databases, all of them, and at instants without one; minutes
-	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto -m "slow or not slow" tests/chaos/test_crash.py tests/chaos/test_instant.py
+crash: .venv/ready  ## SIGKILL at every failpoint, every kind, both databases, staging in a bucket, and at instants without a failpoint; half an hour
+	TMPDIR=$(or $(ROOMY),$(TMPDIR),/tmp) $(PY) -m pytest -q -n auto -m "slow or not slow" tests/chaos/test_crash.py tests/chaos/test_bucket.py tests/chaos/test_instant.py
 
 # Each name is a file tests/versions/requirements-<name>.txt; see tests/versions/__init__.py.
 NAMES := $(patsubst tests/versions/requirements-%.txt,%,$(wildcard tests/versions/requirements-*.txt))

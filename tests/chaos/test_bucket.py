@@ -12,9 +12,10 @@ import pytest
 
 from keld import Keld
 from keld.emulator import Emulator
-from tests.chaos.test_crash import DANGEROUS, POINTS, Crash, not_passed
+from keld.emulator.services import bedrock_input
+from tests.chaos.test_crash import DANGEROUS, KILLED_AT, Crash, points_of
 from tests.support.lane_purchases import listen, paid
-from tests.support.ticket_job import Peer, anthropic, billed_usd, openai, outcomes
+from tests.support.ticket_job import Peer, billed_usd, openai, outcomes
 from tests.support.worker_process import KILLED, SCENARIOS, Order, finished, follow, killed, opened
 
 BUCKET = "s3://staging/keld"
@@ -52,10 +53,9 @@ STATES = [
 ]
 SLOW_CASES = [
     pytest.param(peer, scenario, point, id=f"{peer.name}-{scenario}-{point}")
-    for peer in (openai, anthropic)
-    for scenario, points in POINTS.items()
-    for point in points
-    if point not in not_passed(peer) | {"realtime.journal"}
+    for peer in KILLED_AT
+    for scenario, point in points_of(peer)
+    if point != "realtime.journal"
 ]
 
 
@@ -73,7 +73,8 @@ class BucketCrash(Crash):
 
 
 @pytest.fixture
-def emulator(open_emulator: Callable[..., Emulator]) -> Emulator:
+def emulator(open_emulator: Callable[..., Emulator], monkeypatch: pytest.MonkeyPatch) -> Emulator:
+    monkeypatch.setattr(bedrock_input, "LEAST_RECORDS", 1)  # a table here has six rows
     return listen(open_emulator(latency_s=10, cancel_s=5))
 
 

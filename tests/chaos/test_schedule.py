@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support import ticket_job
+from tests.support.cloud_schedule import CloudSchedule
 from tests.support.fast_lane_schedule import FastLaneSchedule
 from tests.support.injected_bugs import BUGS, IN_FAST_LANE
 from tests.support.worker_schedule import SHARDS, START, Schedule, Violation, explore, prepared
@@ -45,6 +46,16 @@ def test_no_schedule_in_the_fast_lanes_loses_a_row_or_pays_it_twice(
 
 
 @pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("seed", "schedules"), [(seed, schedules // 2) for seed, schedules in SHARDS if seed % 3 == 0], ids=str)
+def test_no_schedule_at_the_clouds_loses_a_row_or_pays_it_twice(
+    seed: int, schedules: int, record_property: Callable[[str, object], None]
+) -> None:
+    """The same at Azure, Bedrock, Gemini, Mistral and Vertex."""
+    for name, count in explore(seed, schedules, kind=CloudSchedule).items():
+        record_property(name, count)
+
+
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("schedules", [4, pytest.param(400, marks=pytest.mark.slow)])
 def test_no_schedule_with_staging_in_a_bucket_loses_a_row_or_pays_it_twice(
     schedules: int, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]
@@ -62,8 +73,8 @@ def test_no_schedule_with_staging_in_a_bucket_loses_a_row_or_pays_it_twice(
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     ("kind", "bug"),
-    [(kind, bug) for kind, bugs in ((Schedule, BUGS), (FastLaneSchedule, IN_FAST_LANE)) for bug in bugs.values()],
-    ids=[*BUGS, *IN_FAST_LANE],
+    [(kind, bug) for kind, bugs in ((Schedule, BUGS), (FastLaneSchedule, IN_FAST_LANE), (CloudSchedule, BUGS)) for bug in bugs.values()],
+    ids=[*BUGS, *IN_FAST_LANE, *(f"{bug}-clouds" for bug in BUGS)],
 )
 def test_a_bug_is_found(
     kind: type[Schedule], bug: Any, monkeypatch: pytest.MonkeyPatch, record_property: Callable[[str, object], None]

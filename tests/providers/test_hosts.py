@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -17,27 +17,12 @@ from keld.providers.dialects.openai_chat import PATH
 from keld.request import Question
 from keld.schema import output_schema
 from tests.providers.conftest import Wire
-from tests.support.ticket_job import Label, Peer, check_promise, creates, fault, groq, outcomes, run, tickets, triage
-
-HOSTS = {
-    "together": "openai/gpt-oss-120b",
-    "openrouter": "openai/gpt-5-mini",
-    "xai": "grok-3-mini",
-    "fireworks": "accounts/fireworks/models/gpt-oss-20b",
-    "deepinfra": "openai/gpt-oss-20b",
-    "groq": groq.model,
-}
-OWN = {"input": "0.1", "output": "0.2"}
+from tests.support.ticket_job import HOSTS, Label, Peer, check_promise, creates, fault, groq, outcomes, run, tickets, triage
 
 
-@pytest.fixture(params=HOSTS)
+@pytest.fixture(params=[*HOSTS.values(), groq], ids=lambda peer: peer.name)
 def peer(request: pytest.FixtureRequest) -> Peer:
-    return Peer(name=request.param, model=HOSTS[request.param], creates="")
-
-
-def priced(peer: Peer) -> dict[str, Any]:
-    """DeepInfra has no price list here."""
-    return {"prices": {peer.models: OWN}} if peer.name == "deepinfra" else {}
+    return request.param
 
 
 def sent(wire: Wire) -> SendOutcome:
@@ -52,7 +37,7 @@ def sent(wire: Wire) -> SendOutcome:
 
 
 def test_a_job_run_in_the_standard_lane_pays_each_row_once(keld: Keld, emulator: Emulator, peer: Peer) -> None:
-    status = run(keld, emulator, triage(peer, lane="standard", **priced(peer)))
+    status = run(keld, emulator, triage(peer, lane="standard"))
     assert outcomes(keld, status) == ["answered"] * 6
     assert [(entry.provider, entry.model, entry.lane) for entry in emulator.bill()] == [(peer.name, peer.model, "standard")] * 6
 
@@ -64,7 +49,7 @@ def test_an_answer_has_a_limit_that_the_host_knows(open_wire: Callable[[Peer], W
     assert encoder.path == PATH
 
 
-def test_a_wrong_key_stops_the_lane(open_emulator: Callable[..., Emulator], peer: Peer, tmp_path: Any) -> None:
+def test_a_wrong_key_stops_the_lane(open_emulator: Callable[..., Emulator], peer: Peer, tmp_path: Path) -> None:
     """xAI says so with 400, which at other hosts is a fault of the row."""
     wire = Wire(peer, open_emulator(api_keys=["another"]), tmp_path)
     wire.provider = wire.connect(api_key=lambda: "wrong")
@@ -81,11 +66,11 @@ def test_a_full_host_is_asked_again_later(open_wire: Callable[[Peer], Wire], pee
     assert isinstance(sent(wire), NotNow)
 
 
-@pytest.mark.parametrize("name", ["xai", "groq"])
-def test_a_host_without_embeddings_is_named(open_wire: Callable[[Peer], Wire], name: str) -> None:
-    wire = open_wire(Peer(name=name, model=HOSTS[name], creates=""))
+@pytest.mark.parametrize("peer", [HOSTS["xai"], groq], ids=lambda peer: peer.name)
+def test_a_host_without_embeddings_is_named(open_wire: Callable[[Peer], Wire], peer: Peer) -> None:
+    wire = open_wire(peer)
     with pytest.raises(InvalidJob, match="makes no embeddings with Keld"):
-        wire.provider.fit(Question(system=None, output=output_schema(Embedding(dimensions=8)).to_json()), HOSTS[name])
+        wire.provider.fit(Question(system=None, output=output_schema(Embedding(dimensions=8)).to_json()), peer.model)
 
 
 def test_a_missing_key_is_named_with_its_variable(open_wire: Callable[[Peer], Wire], peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:

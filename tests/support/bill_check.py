@@ -138,6 +138,12 @@ def check_one(ledger: Ledger, bill: Iterable[BillEntry]) -> How:
     return How.CLOSED if all(_check_bill(bill, [book])) else How.COVERED
 
 
+def batches_of(ledger: Ledger) -> set[str]:
+    """The batches that the ledger knows, as a bill has them: without resource names."""
+    book = _read(ledger)
+    return {batch_id.rpartition("/")[2] for batch_id in (*book.batches, *(orphan.batch_id for orphan in book.orphans))}
+
+
 def _read(ledger: Ledger) -> Book:
     with ledger._db.read() as db:
         runs = {run.id: run for run in lookup.job_runs(db, sa.select(RUN))}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
@@ -49,6 +49,7 @@ class Peer:
     keeps_partial: bool = True  # else a batch that was cancelled, or expired, gives nothing back
     says_cancelling: bool = True  # else a cancelled batch is in progress until it has ended
     in_bucket: bool = False  # its results are objects in a bucket of the user's own, read by obstore
+    prices: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)  # those of the job, where no list has its model
 
     @property
     def models(self) -> str:
@@ -94,6 +95,28 @@ vertex = Peer(
     in_bucket=True,
 )
 vertex_claude = replace(vertex, model="claude-haiku-4-5@20251001")
+self_hosted = Peer(
+    name="self_hosted",
+    model="gpt-oss-20b",
+    creates="",
+    prices={"self_hosted:gpt-oss-20b": {"input": 0, "output": 0}},
+)
+# Hosts that copied OpenAI's API, without batches that Keld uses.
+HOSTS = {
+    name: Peer(name=name, model=model, creates="")
+    for name, model in (
+        ("together", "openai/gpt-oss-120b"),
+        ("openrouter", "openai/gpt-5-mini"),
+        ("xai", "grok-3-mini"),
+        ("fireworks", "accounts/fireworks/models/gpt-oss-20b"),
+    )
+}
+HOSTS["deepinfra"] = Peer(  # has no price list here
+    name="deepinfra",
+    model="openai/gpt-oss-20b",
+    creates="",
+    prices={"deepinfra:openai/gpt-oss-20b": {"input": "0.1", "output": "0.2"}},
+)
 PEERS = {peer.name: peer for peer in (openai, anthropic, gemini, mistral, azure, bedrock, vertex)}  # one for each kind with batches
 
 
@@ -109,7 +132,8 @@ def tickets(count: int = 6, *, changed: Iterable[int] = ()) -> pa.Table:
 def triage(peer: Peer, **terms: Any) -> Job:
     """The job of most tests; `terms` as of `Job`."""
     asked: dict[str, Any] = {"name": "triage", "key": "ticket_id", "system": SYSTEM, "prompt": "Classify:\n\n{body}", "output_type": Label}
-    return Job(**{**asked, "models": peer.models, "max_output_tokens": 256, **terms})
+    priced = {"prices": peer.prices} if peer.prices else {}
+    return Job(**{**asked, "models": peer.models, "max_output_tokens": 256, **priced, **terms})
 
 
 # --- how time passes --------------------------------------------------------------------------------------------------
@@ -161,15 +185,19 @@ def purchases(emulator: Emulator) -> Counter[int]:
     return Counter(position for first, rows in firsts for position in range(first, first + rows))
 
 
-def billed_usd(emulator: Emulator, at: datetime) -> Decimal:
-    """What the provider will charge, by its own counts of tokens and the price list of the day."""
-    return sum((_entry_usd(entry, at) for entry in emulator.bill()), Decimal(0))
+def billed_usd(emulator: Emulator, at: datetime, prices: Mapping[str, Mapping[str, Any]] | None = None) -> Decimal:
+    """What the provider will charge, by its own counts of tokens and the price list of the day.
+
+    Args:
+        prices: the job's own.
+    """
+    return sum((_entry_usd(entry, at, prices) for entry in emulator.bill()), Decimal(0))
 
 
-def _entry_usd(entry: BillEntry, at: datetime) -> Decimal:
+def _entry_usd(entry: BillEntry, at: datetime, prices: Mapping[str, Mapping[str, Any]] | None) -> Decimal:
     known = (*(peer.model for peer in PEERS.values()), "text-embedding-3-small", "gpt-5")
     model = next((model for model in known if entry.model.startswith(model)), entry.model)
-    found = list_rates(entry.provider, model, Lane(entry.lane), at)
+    found = list_rates(entry.provider, model, Lane(entry.lane), at, prices)
     assert found is not None
     return entry_usd(entry, found)
 

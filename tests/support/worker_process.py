@@ -29,7 +29,7 @@ import keld.providers.transports.anthropic
 import keld.providers.transports.openai_files
 from keld import Keld, Status
 from keld.providers.kinds import preset_of
-from keld.state import State
+from keld.state import RunState, State
 from tests.support.injected_bugs import BUGS
 from tests.support.ticket_job import Peer, tickets, triage
 
@@ -188,7 +188,8 @@ def follow(keld: Keld, time: Any, scenario: Scenario, peer: Peer, sink: str | No
         keld.submit(job, tickets(scenario.rows), sink=sink)
     status = keld.submit(job, scenario.table(), sink=sink)
     for _ in range(most):
-        if scenario.cancel_at == 0 or (scenario.cancel_at and any(batch.batch_id for batch in status.batches)):
+        # Not while the output is written: a cancel would then mean that none is wanted.
+        if status.state in (RunState.OPEN, RunState.CANCELLING) and (scenario.cancel_at == 0 or (scenario.cancel_at and _is_made(status))):
             keld.cancel(status.id)
         status = keld.advance(status.id)
         if status.over and not _unswept(keld, status, late=scenario.late):
@@ -199,8 +200,13 @@ def follow(keld: Keld, time: Any, scenario: Scenario, peer: Peer, sink: str | No
         wish = max((status.next_check_at or time()) - time(), timedelta(seconds=1))
         if all(batch.state is State.IN_PROGRESS and batch.lane == "batch" for batch in status.batches):
             wish = max(wish, scenario.patience)
-        time.advance(min(wish, timedelta(seconds=scenario.cancel_at)) if scenario.cancel_at else wish)
+        time.advance(min(wish, timedelta(seconds=scenario.cancel_at)) if scenario.cancel_at and _is_made(status) else wish)
     raise AssertionError(f"{status!r} does not come to its end: {status.batches} {status.problem}")
+
+
+def _is_made(status: Status) -> bool:
+    """Whether there is a batch to cancel."""
+    return any(batch.batch_id for batch in status.batches)
 
 
 def _unswept(keld: Keld, status: Status, *, late: bool) -> bool:
