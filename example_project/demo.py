@@ -92,7 +92,9 @@ def watch(console: Console, dagster: Dagster, backfill: str, began: float) -> li
             console.print(f"[dim]{time.monotonic() - began:4.0f} s[/]  {now}")
             printed = (now.counts, now.idle)
         if now.complete and not now.queued and not hurried:
-            console.print("        Every day is there. Dagster's daemon looks at backfills when it starts and every 30 s: it is started again.")
+            console.print(
+                "        Every day is there. Dagster's daemon looks at backfills when it starts and every 30 s: it is started again."
+            )
             dagster.stop_daemon()
             dagster.start_daemon()
             hurried = True
