@@ -144,7 +144,13 @@ def test_the_rows_behind_one_that_went_ahead_are_shown_as_still_to_be_asked(
     emulator = open_emulator(latency_s=60)
     keld = open_keld(clock=emulator.now)
     status = keld.advance(keld.submit(triage(anthropic, system=LONG), tickets(20)).id)
-    assert (status.requests, status.settled) == (20, 0)
+    assert (status.requests, status.settled, status.behind) == (20, 0, 19)
+    assert status.stage == "first row at the provider, ahead of the others"
+    ahead = keld.expected_ends([status])[status.id] - emulator.now()
+    alone = keld.advance(keld.submit(triage(anthropic, name="alone", system=LONG), tickets(1)).id)
+    assert (alone.behind, alone.stage) == (0, "at the provider")
+    one = keld.expected_ends([alone])[alone.id] - emulator.now()
+    assert abs(ahead - 2 * one) < timedelta(minutes=1), "the others take as long again"
     status = finish(keld, emulator, status.id)
     assert (status.requests, status.settled) == (20, 20)
 

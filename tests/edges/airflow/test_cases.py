@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,7 +18,7 @@ from tests.edges.airflow.live_airflow import QUIET, Stack, database_url, live, t
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-DAGS = ("ten", "chained", "unchained", "pooled", "capped", "tables", "brief", "edited", "ruled", "prepared")
+DAGS = ("ten", "chained", "unchained", "pooled", "capped", "tables", "brief", "primed", "edited", "ruled", "prepared")
 MAPPED = 4
 
 
@@ -62,6 +63,11 @@ class Cases:
 
     def note(self, case: str, end: str, slots: str) -> None:
         print(f"\n| {case} | {end} | {len(self.emulator.bill()) - self._before:,} | {slots} |")
+
+    def xcom(self, dag_id: str, run_id: str) -> Any:
+        """The manifest that the task has left."""
+        path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id)}/taskInstances/label/xcomEntries/return_value"
+        return self.airflow.ask("GET", f"{path}?deserialize=true")["value"]
 
     def notes(self, run_id: str) -> list[str]:
         """What the tasks and callbacks of a Dag run have left word of, in order."""
@@ -140,6 +146,27 @@ def test_an_execution_timeout_does_not_count_the_wait(cases: Cases) -> None:
     cases.until("brief", run_id, success=1)
     assert cases.airflow.tasks("brief", run_id)[0]["try_number"] == task["try_number"]
     cases.note("`execution_timeout` of 30 s, deferred for longer", "success", slots)
+
+
+def test_a_task_waits_for_the_row_that_goes_ahead_and_for_those_behind_it(cases: Cases) -> None:
+    """Two waits of one task: between them a worker sends the other rows, which read the prompt cache that the first one wrote."""
+    sent, run_id = cases.stack.creates(), cases.start("primed")
+    cases.held_by_triggerer("primed", run_id)
+    slots = cases.slots()
+    cases.airflow.until(
+        lambda: "First row at the provider, ahead of the others: 0 of 20 rows done in 1 batch" in cases.stack.logs(), "a person is told"
+    )
+    cases.stack.provider_ends()
+    cases.airflow.until(lambda: cases.stack.creates() == sent + 2, "the others are sent")
+    cases.airflow.until(lambda: "At the provider: 1 of 20 rows done in 2 batches" in cases.stack.logs(), "a person is told")
+    cases.until("primed", run_id, deferred=1)
+    cases.stack.provider_ends()
+    cases.until("primed", run_id, success=1)
+    bill = cases.emulator.bill()[-20:]
+    assert Counter((bool(entry.cache_write_tokens), bool(entry.cached_tokens)) for entry in bill) == {(True, False): 1, (False, True): 19}
+    manifest = cases.xcom("primed", run_id)
+    assert (manifest["counts"]["answered"], manifest["tokens"]["cached"]) == (20, sum(entry.cached_tokens for entry in bill))
+    cases.note("one row goes ahead and writes the prompt cache", "success, after two waits", slots)
 
 
 def test_with_depends_on_past_a_backfill_says_what_to_reprocess_and_takes_a_day_after_the_other(cases: Cases) -> None:
