@@ -58,7 +58,7 @@ with DAG("tables", schedule=None, **common):
     )
 
 with DAG("brief", schedule=None, **common):
-    keld("brief", execution_timeout=timedelta(seconds=30))
+    keld("brief", execution_timeout=timedelta(hours=1))
 
 with DAG("primed", schedule=None, **common):
     keld(
