@@ -35,7 +35,7 @@ _LOOK = """
 query ($id: String!, $keys: [AssetKeyInput!]!) {
   partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
   assetNodes(assetKeys: $keys) { assetKey { path } partitionStats { numMaterialized } }
-  runsOrError { ... on Runs { results { id status stats { ... on RunStatsSnapshot { stepsSucceeded } } } } }
+  runsOrError { ... on Runs { results { id status jobName stats { ... on RunStatsSnapshot { stepsSucceeded } } } } }
 }
 """
 
@@ -143,7 +143,10 @@ def progress(seen: dict[str, Any]) -> Progress:
     with Keld(home=KELD_HOME, namespace=LOCATION) as keld:
         waiting = sum(status.waiting for status in keld.statuses(open_only=True))
     runs = Counter(run["status"] for run in seen["runsOrError"]["results"])
-    return Progress((*(days.get(name, 0) for name in ASSETS), waiting), runs["STARTING"] + runs["STARTED"], runs["QUEUED"])
+    # A run that waited is "started" for the moment in which its end is reported; no process of it ever runs.
+    ending = Counter(run["status"] for run in seen["runsOrError"]["results"] if run["jobName"] == "keld_provider_wait")
+    executing = (runs - ending)["STARTING"] + (runs - ending)["STARTED"]
+    return Progress((*(days.get(name, 0) for name in ASSETS), waiting), executing, runs["QUEUED"])
 
 
 def show_result(console: Console, backfill: str, seen: list[tuple[int, int]], took_s: float) -> None:
