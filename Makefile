@@ -11,7 +11,7 @@ PY := .venv/bin/python
 	.venv/bin/uv pip install --quiet --no-deps --no-build-isolation --python $(PY) --editable .
 	touch $@
 
-demo: .venv/ready  ## the main job: four partitions through a real Dagster, against the emulator; a minute and a half
+demo: .venv/ready  ## the main job: four partitions through a real Dagster, against the emulator; about a minute
 	$(PY) -m example_project.demo
 
 airflow-demo: .venv/ready  ## the same through a real Airflow

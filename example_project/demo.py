@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ _LOOK = """
 query ($id: String!, $keys: [AssetKeyInput!]!) {
   partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } }
   assetNodes(assetKeys: $keys) { assetKey { path } partitionStats { numMaterialized } }
-  runsOrError { ... on Runs { results { id status stats { ... on RunStatsSnapshot { stepsSucceeded } } } } }
+  runsOrError { ... on Runs { results { id status jobName stats { ... on RunStatsSnapshot { stepsSucceeded } } } } }
 }
 """
 
@@ -80,6 +81,7 @@ def watch(console: Console, dagster: Dagster, backfill: str, began: float) -> li
     seconds: list[tuple[int, int]] = []
     keys = [{"path": [name]} for name in ASSETS]
     printed = None
+    hurried = False
     patience = dagster.patience()
     while True:
         seen = dagster.ask(_LOOK, id=backfill, keys=keys)
@@ -89,10 +91,13 @@ def watch(console: Console, dagster: Dagster, backfill: str, began: float) -> li
         if (now.counts, now.idle) != printed:
             console.print(f"[dim]{time.monotonic() - began:4.0f} s[/]  {now}")
             printed = (now.counts, now.idle)
-            if now.complete:
-                console.print(
-                    "        Every day is there. Dagster's daemon, which looks every 30 s, has yet to mark the backfill as completed."
-                )
+        if now.complete and not now.queued and not hurried:
+            console.print(
+                "        Every day is there. Dagster's daemon looks at backfills when it starts and every 30 s: it is started again."
+            )
+            dagster.stop_daemon()
+            dagster.start_daemon()
+            hurried = True
         status = seen["partitionBackfillOrError"]["status"]
         if status == "COMPLETED_SUCCESS":
             return seconds
@@ -106,10 +111,11 @@ def watch(console: Console, dagster: Dagster, backfill: str, began: float) -> li
 
 @dataclass(frozen=True)
 class Progress:
-    """How many days each asset has, how many wait for the provider, and how many runs execute."""
+    """How many days each asset has, how many wait for the provider, and how many runs execute or are queued."""
 
     counts: tuple[int, ...]
     executing: int
+    queued: int
 
     @property
     def waiting(self) -> int:
@@ -136,8 +142,11 @@ def progress(seen: dict[str, Any]) -> Progress:
     days = {node["assetKey"]["path"][-1]: node["partitionStats"]["numMaterialized"] for node in seen["assetNodes"]}
     with Keld(home=KELD_HOME, namespace=LOCATION) as keld:
         waiting = sum(status.waiting for status in keld.statuses(open_only=True))
-    executing = [run for run in seen["runsOrError"]["results"] if run["status"] in ("STARTING", "STARTED")]
-    return Progress((*(days.get(name, 0) for name in ASSETS), waiting), len(executing))
+    runs = Counter(run["status"] for run in seen["runsOrError"]["results"])
+    # A run that waited is "started" for the moment in which its end is reported; no process of it ever runs.
+    ending = Counter(run["status"] for run in seen["runsOrError"]["results"] if run["jobName"] == "keld_provider_wait")
+    executing = (runs - ending)["STARTING"] + (runs - ending)["STARTED"]
+    return Progress((*(days.get(name, 0) for name in ASSETS), waiting), executing, runs["QUEUED"])
 
 
 def show_result(console: Console, backfill: str, seen: list[tuple[int, int]], took_s: float) -> None:

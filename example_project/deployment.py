@@ -25,13 +25,16 @@ SLOTS = 2
 # machine both take longer.  An idle one uses so much in some minutes.
 _START_S = 600.0
 _PATIENCE = 10
-# Queued runs are looked for each second, so that a short demo does not wait for Dagster's looks.
+# Queued runs are looked for each second, so that a short demo does not wait for Dagster's looks; and they are started side by side, since
+# each start takes as long as the imports of the code location.
 _SETTINGS = f"""
 concurrency:
   runs:
     max_concurrent_runs: {SLOTS}
 run_queue:
   dequeue_interval_seconds: 1
+  dequeue_use_threads: true
+  dequeue_num_workers: {SLOTS}
 telemetry:
   enabled: false
 nux:

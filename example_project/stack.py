@@ -143,6 +143,7 @@ class Airflow:
     def _is_healthy(self) -> bool:
         try:
             health = self.ask("GET", "/api/v2/monitor/health")
+            self.ask("GET", "/execution/health")  # the tasks' side is made at the first request to it, which takes seconds
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
         wanted = {"scheduler", "dag_processor"} | ({"triggerer"} if "triggerer" in self.processes else set())

@@ -319,7 +319,8 @@ class Keld:
     def expected_ends(self, statuses: Sequence[Status], *, share: float = 0.5) -> dict[str, datetime]:
         """By job run, when its batches that are at a provider will have ended with the probability `share`; without those that have none there.
 
-        From how long batches of the same model took, and how old these are; one query for each model.
+        From how long batches of the same model took, and how old these are; one query for each model.  Rows that wait for one that went ahead
+        take as long again.
         """
         now = self.clock()
         found: dict[str, datetime] = {}
@@ -332,6 +333,8 @@ class Keld:
                 if of not in curves:
                     curves[of] = turnaround(Lane(batch.lane), *self.ledger.history.turnarounds(*of, now))
                 ends = batch.submitted_at + curves[of].total(max(now - batch.submitted_at, timedelta(0)), share)
+                if status.behind:
+                    ends += curves[of].total(timedelta(0), share)
                 found[status.id] = max(found.get(status.id, ends), ends)
         return found
 

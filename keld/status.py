@@ -168,8 +168,9 @@ class Status:
             return "being cancelled at the provider"
         if self.wants_worker:
             return "waiting for a worker" if self.sent else "not sent yet"
-        at_provider = any(batch.state in AT_PROVIDER for batch in self.batches)
-        return "at the provider" if at_provider else "waiting for the provider's queue"
+        if not any(batch.state in AT_PROVIDER for batch in self.batches):
+            return "waiting for the provider's queue"
+        return "first row at the provider, ahead of the others" if self.behind else "at the provider"
 
     @property
     def late(self) -> bool:
@@ -182,10 +183,14 @@ class Status:
         return self.rows - self.unaskable
 
     @property
+    def behind(self) -> int:
+        """The rows that are not sent yet, since one goes ahead of them; see `Job.probe`."""
+        return 0 if self.over else max(0, self.requests - sum(batch.requests for batch in self.batches))
+
+    @property
     def settled(self) -> int:
         """The rows that no batch is asked for any more, as far as the providers say: answered there, or never to be asked."""
-        behind = 0 if self.over else max(0, self.requests - sum(batch.requests for batch in self.batches))  # one row that went ahead
-        return self.rows - behind - sum(batch.requests - (batch.done or 0) for batch in self.batches if batch.is_open)
+        return self.rows - self.behind - sum(batch.requests - (batch.done or 0) for batch in self.batches if batch.is_open)
 
     @property
     def completion_rate(self) -> float:

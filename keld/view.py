@@ -92,7 +92,7 @@ def status_line(status: Status) -> str:
     """A job run in one line of text, for logs and pipes."""
     batches = ", ".join(_batch_words(batch) for batch in status.batches) or "no batches"
     line = f"{name_of(status)} {status.state.value}: {status.answered:,}/{status.rows:,} answered, {usd(status.cost_usd)}; {batches}"
-    return line + (f"; {status.obstacle}" if status.obstacle else "")
+    return line + (f"; {_behind(status)}" if status.behind else "") + (f"; {status.obstacle}" if status.obstacle else "")
 
 
 def status_view(status: Status) -> RenderableType:
@@ -460,6 +460,8 @@ def _headline(status: Status) -> Text:
     text.append(status.state.value, style=_COLOURS[status.state])
     cost = f"{usd(status.cost_usd)} paid" + (f", {usd(status.reserved_usd)} at most in flight" if status.reserved_usd else "")
     text.append(f"  {status.answered:,} of {status.rows:,} rows answered, {cost}")
+    if status.behind:
+        text.append(f", {_behind(status)}")
     if status.estimate_error is not None:
         text.append(f", {_estimate_error(status)}")
     if status.cached_tokens or status.cache_saved_usd:
@@ -469,6 +471,10 @@ def _headline(status: Status) -> Text:
     if status.escalates_at is not None and status.escalates_at > status.as_of:
         text.append(f", moves to a faster lane at {instant(status.escalates_at)} unless answered")
     return text
+
+
+def _behind(status: Status) -> str:
+    return f"{status.behind:,} rows follow when the one ahead is back"
 
 
 def _cached(status: Status) -> str:

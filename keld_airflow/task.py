@@ -16,6 +16,7 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 from airflow.sdk import BaseOperator
 from airflow.sdk.bases.operator import TRIGGER_FAIL_REPR, TriggerFailureReason
 from jinja2 import TemplateError, UndefinedError
+from jinja2.nativetypes import NativeEnvironment
 
 from keld import AccessRefused, KeldError, RunState, absolute_path
 from keld_airflow.abandoned import cancel_abandoned
@@ -39,6 +40,24 @@ _FIRST_LOOK = timedelta(seconds=10)
 # Without a triggerer the scheduler ends the deferral, and a worker looks itself: this long after a trigger would have fired,
 _GRACE = timedelta(minutes=1)
 _LONGEST_WAIT = timedelta(hours=24)  # or, without a deadline, this long after the task deferred.
+# Text in every Dag: Jinja's native types read 2026_11 as 202611 and 1.10 as 1.1, which would be another partition, paid for once more.  Numbers
+# and objects are read from the text afterwards, as each term says.
+_AS_TEXT = frozenset(
+    (
+        "name",
+        "partition",
+        "key",
+        "output_prefix",
+        "sink",
+        "keld_conn_id",
+        "tags",
+        "missing",
+        "request_params",
+        "encoding",
+        "delimiter",
+        "quote",
+    )
+)
 _OF_FUNCTION = frozenset(("op_args", "op_kwargs", "templates_dict"))  # of `@task.keld_batch`
 
 # What a task found when it started: no open job run, an open one, or one that was being cancelled.
@@ -78,9 +97,10 @@ class JobRunTask(BaseOperator):
             if absent is not None:
                 raise AirflowFailException(f"{absent[0]} wants {{{{ {absent[1]} }}}}, and {no_partition(context)}")
         for name in template_fields:
+            environment = context["dag"].get_template_env(force_sandboxed=True) if parent is self and name in _AS_TEXT else jinja_env
             # In the user's own function None is a value, in all that Keld reads it is a missing one.
             strict = parent is self and name not in _OF_FUNCTION
-            self._render_field(parent, name, context, jinja_env.overlay(finalize=present) if strict else jinja_env, seen_oids)
+            self._render_field(parent, name, context, environment.overlay(finalize=present) if strict else environment, seen_oids)
 
     def _render_field(self, parent: Any, name: str, context: Context, jinja_env: Any, seen_oids: set[int]) -> None:
         try:
@@ -99,6 +119,10 @@ class JobRunTask(BaseOperator):
             raise AirflowFailException(
                 f"A field of this task is no template of Jinja: {error.message or type(error).__name__}. Nothing was sent. The log above names the field."
             ) from None
+
+    def _render(self, template: Any, context: Context, dag: Any = None) -> Any:
+        """As Airflow's, but by the environment of the template: Airflow's own asks only whether the Dag wants native objects."""
+        return super()._render(template, context, dag) if isinstance(template.environment, NativeEnvironment) else template.render(context)
 
     def resume(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """The next step on a worker, after the trigger fired."""

@@ -7,11 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
 from keld import Keld, Status
 from keld.emulator import Emulator
 from keld.plan import Option
 from keld.price import Lane
+from keld.view import status_line, status_view
 from tests.support.ticket_job import Peer, anthropic, check_promise, creates, fault, finish, gemini, openai, outcomes, run, tickets, triage
 
 pytestmark = pytest.mark.by_turns
@@ -144,7 +146,17 @@ def test_the_rows_behind_one_that_went_ahead_are_shown_as_still_to_be_asked(
     emulator = open_emulator(latency_s=60)
     keld = open_keld(clock=emulator.now)
     status = keld.advance(keld.submit(triage(anthropic, system=LONG), tickets(20)).id)
-    assert (status.requests, status.settled) == (20, 0)
+    assert (status.requests, status.settled, status.behind) == (20, 0, 19)
+    assert status.stage == "first row at the provider, ahead of the others"
+    said = "19 rows follow when the one ahead is back"
+    assert said in status_line(status)
+    assert said in _text(status_view(status))
+    ahead = keld.expected_ends([status])[status.id] - emulator.now()
+    alone = keld.advance(keld.submit(triage(anthropic, name="alone", system=LONG), tickets(1)).id)
+    assert (alone.behind, alone.stage) == (0, "at the provider")
+    assert "rows follow" not in status_line(alone)
+    one = keld.expected_ends([alone])[alone.id] - emulator.now()
+    assert abs(ahead - 2 * one) < timedelta(minutes=1), "the others take as long again"
     status = finish(keld, emulator, status.id)
     assert (status.requests, status.settled) == (20, 20)
 
@@ -261,3 +273,10 @@ def test_without_a_deadline_a_first_row_holds_up_the_others_until_it_is_given_up
         emulator.advance(HOUR)
     assert found.answered >= 49
     assert emulator.now() < began + timedelta(days=2, hours=4)
+
+
+def _text(view: Any) -> str:
+    console = Console(width=400)
+    with console.capture() as caught:
+        console.print(view)
+    return caught.get()

@@ -138,6 +138,16 @@ def rows(airflow: Airflow, query: str) -> list[tuple[Any, ...]]:
         engine.dispose()
 
 
+def change(airflow: Airflow, statement: str) -> int:
+    """Changes the metadata database; gives how many rows it changed."""
+    engine = sa.create_engine(airflow.environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+    try:
+        with engine.begin() as db:
+            return db.exec_driver_sql(statement).rowcount
+    finally:
+        engine.dispose()
+
+
 def dump(airflow: Airflow) -> str:
     """All that is in the metadata database, as text; fields that Airflow encrypts, decrypted."""
     from cryptography.fernet import Fernet

@@ -149,14 +149,43 @@ def test_every_term_may_be_a_template(worker: Worker, provider: Emulator, monkey
     sent = worker.until_sent(operator(dag_of(params=PARAMS, render_template_as_native_obj=native), **RENDERED), **DAY)
     assert sent.task.job == Job(
         name="labels_support", key="id", prompt="Classify: {body}", models=["openai:gpt-5-mini", "openai:gpt-5"], system="Today is 2026-11-19.",
-        params={"temperature": 0.2, "user": "42" if not native else sent.task.job.params["user"], "seed": 7}, ceiling_usd="0.5",
+        params={"temperature": 0.2, "user": "42", "seed": 7}, ceiling_usd="0.5",
         deadline=timedelta(hours=26), output_prefix="support_", tags={"team": "support", "day": "20261119"}, missing={"body": "support"},
         priority="id", max_output_tokens=64, probe=False,
     )  # fmt: skip
     assert sent.task.completion_rate == 0.8
     assert sent.rendered["models"] == ["openai:gpt-5-mini", "openai:gpt-5"]
     assert sent.rendered["name"] == "labels_support"
-    assert sent.rendered["tags"] == {"team": "support", "day": "20261119" if not native else 20261119}
+    assert sent.rendered["tags"] == {"team": "support", "day": "20261119"}
+
+
+@pytest.mark.parametrize("key", ["2026_11", "1.10", "0x10", "1e3", "[eu]", "'eu'", "20261119", "2026-11-19"])
+def test_a_partition_is_the_text_that_a_template_gives_also_in_a_dag_with_native_objects(
+    worker: Worker, provider: Emulator, key: str
+) -> None:
+    """Jinja's native types read 2026_11 as 202611, and 1.10 as 1.1: another partition, whose rows would be asked and paid for once more."""
+    dag = dag_of(params={"key": key}, render_template_as_native_obj=True)
+    task = operator(dag, partition="{{ params.key }}", name="labels_{{ params.key | length }}", tags={"of": "{{ params.key }}"})
+    sent = worker.until_sent(task, **DAY)
+    assert sent.rendered["partition"] == key
+    assert sent.task.job.tags == {"of": key}
+
+
+@pytest.mark.parametrize(
+    ("given", "key"),
+    [
+        ("{{ 7 }}", "7"),
+        ("{{ macros.datetime(2026, 11, 19).date() }}", "2026-11-19"),
+        ("{{ macros.datetime(2026, 11, 19, 6) }}", "2026-11-19 06:00:00"),
+    ],
+)
+@pytest.mark.parametrize("native", [False, True], ids=["text", "native objects"])
+def test_a_partition_that_is_a_number_or_an_instant_is_its_text(
+    worker: Worker, provider: Emulator, given: str, key: str, native: bool
+) -> None:
+    """The same in both kinds of Dags: a Dag that is switched to native objects finds the job runs that it had."""
+    sent = worker.until_sent(operator(dag_of(render_template_as_native_obj=native), partition=given), **DAY)
+    assert sent.rendered["partition"] == key
 
 
 @pytest.mark.parametrize(

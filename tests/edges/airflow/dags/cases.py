@@ -58,7 +58,15 @@ with DAG("tables", schedule=None, **common):
     )
 
 with DAG("brief", schedule=None, **common):
-    keld("brief", execution_timeout=timedelta(seconds=30))
+    keld("brief", execution_timeout=timedelta(hours=1))
+
+with DAG("primed", schedule=None, **common):
+    keld(
+        "primed",
+        source=lambda: [{"id": n, "body": f"ticket {n}"} for n in range(20)],
+        model="anthropic:claude-haiku-4-5",
+        system="You triage support tickets by the handbook. " * 500,
+    )
 
 with DAG("edited", schedule=None, template_searchpath=PLACE, **common):
     keld("edited", prompt="prompt.md", sink=f"{PLACE}/edited.parquet")
