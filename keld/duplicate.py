@@ -26,9 +26,9 @@ def find_duplicates(snapshot: Path, sizes: NDArray[np.int64]) -> tuple[NDArray[n
     Args:
         sizes: N fragment sizes in bytes; 0 for a row that is not asked.
     """
-    asked = np.flatnonzero(sizes > 0)
     if _all_differ(snapshot, sizes):
-        return asked[:0], asked[:0]
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    asked = np.flatnonzero(sizes > 0)
     marks = fingerprints(snapshot)[asked]
     _, first, inverse = np.unique(marks, return_index=True, return_inverse=True)
     leaders = asked[first[inverse]]

@@ -16,6 +16,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_WINDOW = 1 << 16  # rows that are looked at together: arrays of all of many rows would be large
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -56,17 +58,27 @@ def cut(sizes: NDArray[np.int64], overhead_bytes: int, limits: Limits) -> list[S
         sizes: the rows' fragment sizes in bytes, in order; 0 or less for a row that is not asked.
         overhead_bytes: what a request line adds to a fragment.
     """
-    asked = np.flatnonzero(fitting(sizes, overhead_bytes, limits))
-    total = np.concatenate([[0], np.cumsum(sizes[asked] + overhead_bytes)])
     slices: list[Slice] = []
-    first = start = 0
-    while first < len(asked):
-        room = int(np.searchsorted(total, total[first] + limits.max_bytes, side="right")) - 1
-        end = max(first + 1, min(room, first + limits.max_requests))
-        stop = int(asked[end]) if end < len(asked) else len(sizes)
-        slices.append(Slice(start=start, stop=stop, requests=end - first, size_bytes=int(total[end] - total[first])))
-        first, start = end, stop
-    return slices
+    start = requests = size_bytes = 0
+    for low in range(0, len(sizes), _WINDOW):
+        window = sizes[low : low + _WINDOW]
+        asked = np.flatnonzero(fitting(window, overhead_bytes, limits))
+        total = np.concatenate([[0], np.cumsum(window[asked] + overhead_bytes)])
+        first = 0
+        while (end := _end(total, first, requests, size_bytes, limits)) < len(asked):
+            stop = low + int(asked[end])
+            size_bytes += int(total[end] - total[first])
+            slices.append(Slice(start=start, stop=stop, requests=requests + end - first, size_bytes=size_bytes))
+            first, start, requests, size_bytes = end, stop, 0, 0
+        requests += len(asked) - first
+        size_bytes += int(total[-1] - total[first])
+    return [*slices, Slice(start=start, stop=len(sizes), requests=requests, size_bytes=size_bytes)] if requests else slices
+
+
+def _end(total: NDArray[np.int64], first: int, requests: int, size_bytes: int, limits: Limits) -> int:
+    """Where a slice that has so many requests and bytes is full, from the request `first` on; one request fits into an empty slice."""
+    room = int(np.searchsorted(total, total[first] + limits.max_bytes - size_bytes, side="right")) - 1
+    return max(min(room, first + limits.max_requests - requests), first if requests else first + 1)
 
 
 def cut_evenly(sizes: NDArray[np.int64], overhead_bytes: int, limits: Limits, least: int) -> list[Slice]:

@@ -438,12 +438,12 @@ def _part_of(option: Option, usd: Decimal | None, part: Work) -> Decimal:
 
 def _groups(ask: Ask, more: int, provider: Provider, lane: Lane, priority: NDArray[np.float64] | None) -> Iterator[NDArray[np.int64]]:
     """The positions of each shard, ascending."""
-    order = _order(fitting(ask.sizes, more, ask.limits(provider, lane)), priority)
+    limits = ask.limits(provider, lane)
+    if priority is None:
+        for part in ask.cut(ask.sizes, more, provider, lane):
+            yield part.start + np.flatnonzero(fitting(ask.sizes[part.start : part.stop], more, limits))
+        return
+    asked = np.flatnonzero(fitting(ask.sizes, more, limits))
+    order = asked[np.argsort(-priority[asked], kind="stable")]  # the most valuable first
     for part in ask.cut(ask.sizes[order], more, provider, lane):
         yield np.sort(order[part.start : part.stop])
-
-
-def _order(asked: NDArray[np.bool_], priority: NDArray[np.float64] | None) -> NDArray[np.int64]:
-    """The positions of the rows that are asked, the most valuable first; or in the order of the table."""
-    positions = np.flatnonzero(asked)
-    return positions if priority is None else positions[np.argsort(-priority[positions], kind="stable")]
