@@ -15,7 +15,7 @@ import openai as openai_sdk
 import pytest
 
 from keld import Account, Embedding
-from keld.errors import ProviderUnreachable
+from keld.errors import AccessRefused, ProviderUnreachable
 from keld.outcome import Outcome
 from keld.patience import Patience
 from keld.providers.base import BatchState, Submission
@@ -25,7 +25,7 @@ from keld.providers.provider import connect
 from keld.providers.transports.openai_files import auth
 from keld.schema import output_schema
 from tests.providers.conftest import Wire
-from tests.support.ticket_job import Label, Peer, fault, openai
+from tests.support.ticket_job import Label, Peer, anthropic, fault, openai
 
 
 @pytest.fixture
@@ -311,6 +311,43 @@ def test_headers_that_are_set_for_the_sdk_go_to_its_vendor_and_to_its_gateway_on
     assert {name: value for name, value in headers.items() if name.startswith("x-") and name != "x-api-key"} == (
         {"x-team": "canary", "x-route": "eu"} if sent else {}
     )
+
+
+@pytest.mark.parametrize(
+    ("vendor", "lines", "said"),
+    [
+        ("openai", "X-Route: eu\nX Team: a", "The name of the header in line 2 of the environment variable OPENAI_CUSTOM_HEADERS"),
+        ("openai", "X-Team\u00fc: a", "The name of the header in line 1 of the environment variable OPENAI_CUSTOM_HEADERS"),
+        ("openai", "X-Team: caf\u00e9", "The header X-Team in the environment variable OPENAI_CUSTOM_HEADERS"),
+        ("anthropic", "X-Team: a\x01b", "The header X-Team in the environment variable ANTHROPIC_CUSTOM_HEADERS"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_named_before_anything_is_sent(
+    open_wire: Callable[[Peer], Wire], vendor: str, lines: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = open_wire(openai if vendor == "openai" else anthropic)
+    monkeypatch.setenv(f"{vendor.upper()}_CUSTOM_HEADERS", lines)
+    with pytest.raises(AccessRefused, match=f"{said} has a character that no HTTP header can carry"):
+        wire.connect().newest()
+    assert wire.emulator.requests() == []
+
+
+def test_a_header_of_one_call_cannot_be_set_for_all(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official SDK lets a call's own win: another type of content would hide the boundary between the parts of an upload."""
+    lines = "Content-Type: application/json\nContent-Length: 3\nTransfer-Encoding: chunked\nAccept-Encoding: br\nRange: bytes=3-"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", lines)
+    wire.provider = wire.connect()
+    assert len(wire.replies(wire.ended())) == 3
+
+
+def test_an_organisation_without_its_line_end_is_sent_and_one_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection(account=Account(kind="openai"), base_url="https://api.openai.com/v1", key=lambda: "sk-1", patience=Patience())
+    asked = Outgoing(method="POST", url=connection.base_url, headers={})
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1\n")
+    assert auth(connection).headers(asked)["openai-organization"] == "org-1"
+    monkeypatch.setenv("OPENAI_ORG_ID", "org\n1")
+    with pytest.raises(AccessRefused, match="The environment variable OPENAI_ORG_ID has a character"):
+        auth(connection)
 
 
 def test_requests_carry_what_the_official_sdks_require_of_theirs() -> None:

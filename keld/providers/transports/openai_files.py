@@ -5,7 +5,6 @@ One of the transports.  Wire: docs/notes/providers.md.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from http import HTTPStatus
@@ -21,7 +20,7 @@ from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import Fault, Sent, code_of, scrubbed
 from keld.providers.page import Page, id_of, instant
 from keld.providers.part import Auth, Connection, Fixed
-from keld.providers.transports.ambient import custom_headers, is_host_of
+from keld.providers.transports.ambient import custom_headers, is_host_of, named_headers
 from keld.providers.transports.rest import Rest, read
 
 _DOMAIN = "openai.com"
@@ -37,11 +36,14 @@ _KEY = "keld_key"
 
 
 def auth(connection: Connection) -> Auth:
-    """The key; at OpenAI itself also the organisation and the project, as its SDK reads them from the environment."""
+    """The key; at OpenAI itself also the organisation and the project, as its SDK reads them from the environment.
+
+    Raises:
+        AccessRefused: one of them cannot be sent.
+    """
     headers = {"authorization": f"Bearer {connection.key()}"}
     if is_host_of(connection.base_url, _DOMAIN):  # another company has no business with them
-        named = {"openai-organization": os.environ.get("OPENAI_ORG_ID"), "openai-project": os.environ.get("OPENAI_PROJECT_ID")}
-        headers |= {header: value for header, value in named.items() if value}
+        headers |= named_headers({"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}, "openai")
     return Fixed(
         headers | custom_headers(connection.base_url, domain=_DOMAIN, host_in="OPENAI_BASE_URL", headers_in="OPENAI_CUSTOM_HEADERS")
     )
