@@ -4,7 +4,8 @@ The traps are those of docs/notes/providers.md.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -21,7 +22,7 @@ from keld.patience import Patience
 from keld.providers.base import BatchState, Submission
 from keld.providers.kinds import preset_of
 from keld.providers.part import Connection, Outgoing
-from keld.providers.provider import connect
+from keld.providers.provider import Provider, connect
 from keld.providers.transports.openai_files import auth
 from keld.schema import output_schema
 from tests.providers.conftest import Wire
@@ -357,6 +358,46 @@ def test_requests_carry_what_the_official_sdks_require_of_theirs() -> None:
         ours = preset_of(kind, kind).auth(connection).headers(Outgoing(method="POST", url=str(client.base_url), headers={}))
         required = {"authorization", "x-api-key", "anthropic-version"} & theirs.keys()
         assert required and {name: theirs[name] for name in required} == dict(ours)
+
+
+@contextmanager
+def host_that_says(status: int, body: bytes) -> Iterator[Provider]:
+    """An account at a host with one reply to everything."""
+
+    class Host(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers["content-length"] or 0))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_DELETE = do_GET
+
+    with HTTPServer(("127.0.0.1", 0), Host) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        account = Account(kind="openai", base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key=lambda: "sk-1")
+        provider = connect("openai", account)
+        yield provider
+        provider.close()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_a_cancel_without_a_body_in_its_reply_is_done_and_a_page_is_none(status: int) -> None:
+    with host_that_says(status, b"") as provider:
+        provider.cancel("b")
+    with host_that_says(200, b"<html>Sign in</html>") as provider, pytest.raises(ProviderUnreachable, match="unreadable"):
+        provider.cancel("b")
+
+
+def test_a_reply_whose_side_matters_are_of_another_type_is_read_all_the_same(tmp_path: Path) -> None:
+    """Hosts of this shape agree only on the ids; an upload that is refused for its size as a text is repeated for ever."""
+    (tmp_path / "input.jsonl").write_bytes(b"{}")
+    with host_that_says(200, b'{"id": "f", "bytes": "12", "deleted": "true", "data": [], "has_more": "false"}') as provider:
+        assert provider.upload(tmp_path / "input.jsonl", "k") == "f"
+        assert provider.newest() is None
+        with pytest.raises(ProviderUnreachable, match="the file is still there"):  # which the host says itself
+            provider.delete_input("f")
 
 
 def test_a_batch_at_another_host_names_no_organisation(monkeypatch: pytest.MonkeyPatch) -> None:
