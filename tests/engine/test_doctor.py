@@ -187,6 +187,13 @@ def test_a_server_of_ones_own_behind_a_proxy_that_cannot_be_used_has_no_list_of_
     assert provider.served().names is None and provider.slots() is None
 
 
+def test_a_name_that_no_host_has_is_told_with_the_setting_that_it_comes_from(open_keld: Open) -> None:
+    """At a cloud this is the region or the location (`Preset.place`), not an address that nobody has set."""
+    address = told(open_keld(accounts={"mine": Account(kind="openai", base_url="https://llm.invalid/v1")}), "mine")["address"]
+    assert address.finding == "https://llm.invalid cannot be reached: its name is not known (DNS)."
+    assert address.fix == "Check base_url= of the account or OPENAI_BASE_URL."
+
+
 def test_an_address_with_a_wrong_path(open_keld: Open, emulator: Emulator) -> None:
     found = told(open_keld(accounts={"mine": Account(kind="openai", base_url=f"{emulator.url}/v0")}), "mine")
     assert found["address"].state is CheckState.PROBLEM
