@@ -120,6 +120,14 @@ def test_an_address_that_the_library_cannot_read_is_a_fault_and_nothing_was_sent
         assert unread.value.sent is Sent.NO
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_an_id_that_leads_to_another_path_is_not_asked_for(rest: Rest, emulator: Emulator, name: str) -> None:
+    """Not every host is careful with what it calls an id, and a removal would go to the folder above."""
+    with pytest.raises(Fault, match="its address cannot be read") as unread:
+        rest.delete(f"/objects/{name}")
+    assert unread.value.sent is Sent.NO and emulator.requests() == []
+
+
 @pytest.mark.usefixtures("emulator")
 @pytest.mark.parametrize("host", ["127.0.0.1", "user:pw@127.0.0.1", "[::1]"])
 def test_a_whole_url_is_asked_for_at_the_very_address_of_the_account(host: str) -> None:

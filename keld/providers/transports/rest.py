@@ -139,6 +139,8 @@ class Rest:
 
     def _url(self, path: str) -> str:
         base = self._connection.base_url.rstrip("/")
+        if {".", ".."} & set(path.partition("?")[0].split("/")):  # as an id: the library would ask for the folder above, e.g. remove that
+            raise httpx2.InvalidURL("a path leads up")
         if path.startswith("/"):
             return base + path
         try:
