@@ -130,30 +130,71 @@ def _bounded(bound: _Bound) -> Iterator[None]:
 
 
 def client(patience: Patience) -> httpx2.Client:
-    """A client whose calls are limited; it follows no redirect, since it would send the key to any host that the redirect names."""
-    made = _Client(
-        follow_redirects=False,
-        timeout=httpx2.Timeout(patience.reply_s, pool=patience.call_s),
-        headers=_HEADERS,
-        event_hooks={"response": [check_encoding]},
-    )
+    """A client whose calls are limited; it follows no redirect, since it would send the key to any host that the redirect names.
+
+    Raises:
+        ProviderUnreachable: see `trust`.
+    """
+    with _proxies_named():
+        made = _Client(
+            follow_redirects=False,
+            timeout=httpx2.Timeout(patience.reply_s, pool=patience.call_s),
+            headers=_HEADERS,
+            verify=trust(),
+            event_hooks={"response": [check_encoding]},
+        )
     _set_backend(made, _Backend)
     return made
+
+
+def trust() -> ssl.SSLContext:
+    """The certificates that this machine trusts; shared by several clients, since reading them takes 80 ms.
+
+    Raises:
+        ProviderUnreachable: they cannot be read, by a setting of the environment.
+    """
+    try:
+        return httpx2.create_ssl_context()
+    except OSError:
+        raise ProviderUnreachable(
+            "No host can be reached, since SSL_CERT_FILE of the environment names no readable file of certificates. Nothing was sent. "
+            "Correct it, or unset it."
+        ) from None
+
+
+@contextmanager
+def _proxies_named() -> Iterator[None]:
+    """Raises:
+    ProviderUnreachable: a proxy of the environment cannot be used.
+    """
+    try:
+        yield
+    except (ImportError, ValueError, httpx2.InvalidURL) as error:
+        # Its address is not shown: it may have a password in it.
+        what = "is a SOCKS proxy, which needs the package socksio" if isinstance(error, ImportError) else "is no address of a proxy"
+        raise ProviderUnreachable(
+            f"No host can be reached, since HTTPS_PROXY, HTTP_PROXY or ALL_PROXY of the environment {what}. Nothing was sent. "
+            f"{'Install it, or name' if isinstance(error, ImportError) else 'Name'} a proxy that begins with http://, or unset them."
+        ) from None
 
 
 def async_client(trust: ssl.SSLContext, timeout_s: float) -> httpx2.AsyncClient:
     """A client for the requests of a fast lane; each also needs `asyncio.timeout`, since the library limits one read at a time.
 
     Args:
-        trust: shared by several clients, since reading the machine's certificates takes 80 ms.
+        trust: see there.
         timeout_s: of a whole request; a connection must be made within half of it.
+
+    Raises:
+        ProviderUnreachable: a proxy of the environment cannot be used.
     """
     # No limit on connections: a request that waits for one would count as sent.  A server that closes an idle connection just as it is
     # used again leaves the request in doubt; the shortest usual idle timeout of servers is 5 s.  A redirect would carry the key to another host.
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=3)
     # Connecting has less than the whole time, so that a connection that was never made is reported as not sent.  The whole is limited in `call`.
     timeout = httpx2.Timeout(None, connect=min(_CONNECT_S, timeout_s / 2))
-    made = httpx2.AsyncClient(follow_redirects=False, limits=limits, verify=trust, timeout=timeout, headers=_HEADERS)
+    with _proxies_named():
+        made = httpx2.AsyncClient(follow_redirects=False, limits=limits, verify=trust, timeout=timeout, headers=_HEADERS)
     _set_backend(made, _AsyncBackend)
     return made
 

@@ -257,6 +257,9 @@ _PUBLIC = re.compile(
 _CALL = re.compile(r"/(?:chat/completions|completions|responses|embeddings|messages|batches|files|models/[^/]+:\w+)/?$")
 
 
+_NUMBERS = re.compile(r"(\d+)\.(\d+)\.(\d+)\.(\d+)").fullmatch
+
+
 def _wrong_in(url: str) -> str | None:
     """What keeps an address from being a base URL, as a clause; None: nothing."""
     if any(char.isspace() or not char.isprintable() for char in url):
@@ -266,6 +269,9 @@ def _wrong_in(url: str) -> str | None:
     try:
         parts = urlsplit(url)
         named = parts.hostname and (parts.port is None or parts.port)
+        (parts.hostname or "").encode("idna")  # no part is empty or too long
+        if (numbers := _NUMBERS(parts.hostname or "")) and any(int(number) > 255 for number in numbers.groups()):
+            return "cannot be read"
     except ValueError:
         return "cannot be read"
     if parts.scheme.lower() not in ("http", "https") or "://" not in url:

@@ -96,7 +96,8 @@ def json_at(url: str, auth: Auth) -> Any:
     try:
         reply = httpx2.get(url, headers=_headers(url, auth), timeout=_WAIT_S, follow_redirects=False)
         return msgspec.json.decode(reply.content) if reply.status_code == 200 else None
-    except (httpx2.HTTPError, httpx2.InvalidURL, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    # A proxy, or certificates, of the environment that cannot be used: the client of the requests says so (`http`).
+    except (httpx2.HTTPError, httpx2.InvalidURL, msgspec.MsgspecError, RecursionError, ImportError, OSError, ValueError):
         return None
 
 

@@ -65,7 +65,7 @@ _CAUSES = {
     "WriteError": "the connection broke while the request was sent",
     "RemoteProtocolError": "the connection was closed without a whole reply",
     "UnsupportedProtocol": "its base URL begins neither with http:// nor with https://",
-    "InvalidURL": "its base URL cannot be read",
+    "InvalidURL": "its address cannot be read",
     "UnreadableEncoding": "its reply came in a content-encoding that was not asked for and cannot be read",
     "ProxyError": "the proxy would not connect",
 }

@@ -128,8 +128,9 @@ def _unreached(subject: Subject, fault: Fault) -> Check:
     address = f"base_url= of the account{f' or {preset.base_url_env}' if preset.base_url_env else ''}"
     said = reply_words(fault.status, fault.code)
     if fault.status is None:
-        finding = f"{host} cannot be reached: {placed(fault.cause, subject.place)}."
-        return subject.check("address", CheckState.PROBLEM, finding, f"Correct {address}, or let this machine reach it.")
+        cause, _, told = placed(fault.cause, subject.place).partition("; ")  # what to do, where the cause shows it
+        fix = f"{told[0].upper()}{told[1:]}." if told else f"Correct {address}, or let this machine reach it."
+        return subject.check("address", CheckState.PROBLEM, f"{host} cannot be reached: {cause}.", fix)
     if fault.cause:
         return subject.check("address", CheckState.PROBLEM, f"{host} gives a page that is not of its API.", f"Correct {address}.")
     match meaning(fault, preset.codes):

@@ -126,6 +126,11 @@ def id_of(value: str | int | None) -> str:
     return "" if value is None else str(value)
 
 
+def said(value: object) -> bool | None:
+    """A yes or no of a reply; None if it says neither: some hosts leave it out, or give a text."""
+    return value if isinstance(value, bool) else None
+
+
 def has_id(found: Any) -> bool:
     """True if an object has its id, or is of a type without an id, such as a list."""
     return getattr(found, "id", True) not in (None, "")

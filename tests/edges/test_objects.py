@@ -16,6 +16,8 @@ import pytest
 from keld.emulator import Emulator
 from keld.errors import InvalidJob
 from keld.objects import AccessDenied, Bucket, NoSuchObject, ObjectError, OtherVersion, Unreachable
+from keld.patience import Patience
+from keld.providers.transports.stored import Stored
 
 LARGE = os.urandom(20 << 20)
 # Azurite's, the same for everybody: github.com/Azure/Azurite#default-storage-account
@@ -170,6 +172,18 @@ def test_a_reader_never_mixes_two_versions(bucket: Bucket) -> None:
         next(piece.chunks)
     with pytest.raises(OtherVersion), bucket.open("large", 5, version):
         pass
+
+
+def test_results_are_looked_up_once_and_read_from_the_beginning_if_they_changed(s3: Bucket, emulator: Emulator) -> None:
+    version = s3.put("results", b"0123")
+    stored = Stored("s3://bkt/run", Patience(), options=dict)
+    seen = len(calls(emulator))
+    with stored.open("s3://bkt/run/results", 2, version) as piece:
+        assert (piece.resumed, b"".join(piece.chunks)) == (True, b"23")
+    assert [method for method, _ in calls(emulator)[seen:]] == ["HEAD", "GET"]
+    s3.put("results", b"4567")
+    with stored.open("s3://bkt/run/results", 2, version) as piece:
+        assert (piece.resumed, b"".join(piece.chunks)) == (False, b"4567")
 
 
 # --- failures -----------------------------------------------------------------------------------------------------------

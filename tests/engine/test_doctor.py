@@ -16,6 +16,7 @@ from keld.emulator import Emulator
 from keld.errors import InvalidJob
 from keld.objects import Bucket
 from keld.providers.kinds import BUILT_IN
+from keld.providers.provider import connect
 from tests.support.ticket_job import fault
 
 # A model that each kind's emulator has.
@@ -155,6 +156,42 @@ def test_an_address_where_nobody_listens(open_keld: Open, kind: str) -> None:
     assert found["address"].state is CheckState.PROBLEM
     assert "cannot be reached: the connection was refused" in found["address"].finding
     assert "Correct base_url= of the account" in found["address"].fix
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("ALL_PROXY", "socks5://user:canary@127.0.0.1:9", "is a SOCKS proxy, which needs the package socksio."),
+        ("HTTPS_PROXY", "ftp://user:canary@127.0.0.1:9", "is no address of a proxy."),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem", "SSL_CERT_FILE of the environment names no readable file of certificates."),
+        ("SSL_CERT_FILE", __file__, "SSL_CERT_FILE of the environment names no readable file of certificates."),
+    ],
+)
+def test_a_proxy_or_certificates_of_the_environment_that_cannot_be_used(
+    open_keld: Open, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    address = told(open_keld(), "openai")["address"]
+    assert address.state is CheckState.PROBLEM
+    assert address.finding.endswith(said) and "canary" not in str(address)
+    assert "unset" in address.fix
+
+
+def test_a_server_of_ones_own_behind_a_proxy_that_cannot_be_used_has_no_list_of_models(
+    open_keld: Open, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked before a run begins, and a run goes on without it: the first request says what is wrong."""
+    provider = connect("mine", SelfHostedAccount(base_url=emulator.url_of("openai_compatible")))
+    assert provider.served().names is not None
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    assert provider.served().names is None and provider.slots() is None
+
+
+def test_a_name_that_no_host_has_is_told_with_the_setting_that_it_comes_from(open_keld: Open) -> None:
+    """At a cloud this is the region or the location (`Preset.place`), not an address that nobody has set."""
+    address = told(open_keld(accounts={"mine": Account(kind="openai", base_url="https://llm.invalid/v1")}), "mine")["address"]
+    assert address.finding == "https://llm.invalid cannot be reached: its name is not known (DNS)."
+    assert address.fix == "Check base_url= of the account or OPENAI_BASE_URL."
 
 
 def test_an_address_with_a_wrong_path(open_keld: Open, emulator: Emulator) -> None:

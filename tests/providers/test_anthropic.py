@@ -113,10 +113,14 @@ def test_a_results_url_on_another_host_is_not_followed(wire: Wire) -> None:
         assert other.requests() == []
 
 
-@pytest.mark.parametrize("url", ["not a url", "file:///etc/passwd", "//other-host.invalid/x", "http://user:pw@other-host.invalid/"])
+@pytest.mark.parametrize(
+    "url",
+    ["not a url", "file:///etc/passwd", "//other-host.invalid/x", "http://user:pw@other-host.invalid/", "http://[x/y", "http://host:port/x",
+     "{ours}/\x01x"],
+)  # fmt: skip
 def test_a_results_url_that_is_none_is_not_followed(wire: Wire, url: str) -> None:
     """The documented path on our host is asked instead."""
-    fault(wire.emulator, "results", "results_url", url=url)
+    fault(wire.emulator, "results", "results_url", url=url.replace("{ours}", wire.emulator.url))
     assert len(wire.replies(wire.ended())) == 3
 
 

@@ -21,6 +21,7 @@ from keld.price import Lane
 from keld.providers.base import BatchState, Created, OutcomeUnknown, QueueFull, Refused
 from keld.providers.dialects.bedrock_messages import BedrockMessages
 from keld.providers.dialects.converse import Body, Converse
+from keld.providers.download import Broken
 from keld.providers.fault import Fault
 from keld.providers.part import Outgoing
 from keld.providers.presets.bedrock import PRESET
@@ -405,15 +406,16 @@ def test_an_object_that_is_replaced_while_it_is_opened_is_not_read_on(wire: Wire
     store, name = wire.emulator._live.store.objects, urlsplit(file.id).path[1:]
     with wire.provider._batches.fetch(batch, file, 0, "") as piece:
         validator = piece.validator
-    opened = Bucket.open
+    find = Bucket.find
 
-    def replaced(self: Bucket, *asked: Any) -> Any:
+    def replaced(self: Bucket, asked: str) -> Any:
+        found = find(self, asked)
         store.write("s3", "keld-emulator", name, store.read("s3", "keld-emulator", name)[::-1])
-        return opened(self, *asked)
+        return found
 
-    monkeypatch.setattr(Bucket, "open", replaced)
-    with pytest.raises(Fault, match="changed"), wire.provider._batches.fetch(batch, file, 10, validator):
-        pass
+    monkeypatch.setattr(Bucket, "find", replaced)
+    with wire.provider._batches.fetch(batch, file, 10, validator) as piece, pytest.raises(Broken, match="changed"):
+        next(piece.chunks)
 
 
 def test_an_input_has_a_name_of_its_own_each_time(wire: Wire) -> None:

@@ -4,7 +4,8 @@ The traps are those of docs/notes/providers.md.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,17 +16,17 @@ import openai as openai_sdk
 import pytest
 
 from keld import Account, Embedding
-from keld.errors import ProviderUnreachable
+from keld.errors import AccessRefused, ProviderUnreachable
 from keld.outcome import Outcome
 from keld.patience import Patience
 from keld.providers.base import BatchState, Submission
 from keld.providers.kinds import preset_of
 from keld.providers.part import Connection, Outgoing
-from keld.providers.provider import connect
+from keld.providers.provider import Provider, connect
 from keld.providers.transports.openai_files import auth
 from keld.schema import output_schema
 from tests.providers.conftest import Wire
-from tests.support.ticket_job import Label, Peer, fault, openai
+from tests.support.ticket_job import Label, Peer, anthropic, fault, openai
 
 
 @pytest.fixture
@@ -313,6 +314,43 @@ def test_headers_that_are_set_for_the_sdk_go_to_its_vendor_and_to_its_gateway_on
     )
 
 
+@pytest.mark.parametrize(
+    ("vendor", "lines", "said"),
+    [
+        ("openai", "X-Route: eu\nX Team: a", "The name of the header in line 2 of the environment variable OPENAI_CUSTOM_HEADERS"),
+        ("openai", "X-Team\u00fc: a", "The name of the header in line 1 of the environment variable OPENAI_CUSTOM_HEADERS"),
+        ("openai", "X-Team: caf\u00e9", "The header X-Team in the environment variable OPENAI_CUSTOM_HEADERS"),
+        ("anthropic", "X-Team: a\x01b", "The header X-Team in the environment variable ANTHROPIC_CUSTOM_HEADERS"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_named_before_anything_is_sent(
+    open_wire: Callable[[Peer], Wire], vendor: str, lines: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = open_wire(openai if vendor == "openai" else anthropic)
+    monkeypatch.setenv(f"{vendor.upper()}_CUSTOM_HEADERS", lines)
+    with pytest.raises(AccessRefused, match=f"{said} has a character that no HTTP header can carry"):
+        wire.connect().newest()
+    assert wire.emulator.requests() == []
+
+
+def test_a_header_of_one_call_cannot_be_set_for_all(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official SDK lets a call's own win: another type of content would hide the boundary between the parts of an upload."""
+    lines = "Content-Type: application/json\nContent-Length: 3\nTransfer-Encoding: chunked\nAccept-Encoding: br\nRange: bytes=3-"
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", lines)
+    wire.provider = wire.connect()
+    assert len(wire.replies(wire.ended())) == 3
+
+
+def test_an_organisation_without_its_line_end_is_sent_and_one_that_cannot_be_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection(account=Account(kind="openai"), base_url="https://api.openai.com/v1", key=lambda: "sk-1", patience=Patience())
+    asked = Outgoing(method="POST", url=connection.base_url, headers={})
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1\n")
+    assert auth(connection).headers(asked)["openai-organization"] == "org-1"
+    monkeypatch.setenv("OPENAI_ORG_ID", "org\n1")
+    with pytest.raises(AccessRefused, match="The environment variable OPENAI_ORG_ID has a character"):
+        auth(connection)
+
+
 def test_requests_carry_what_the_official_sdks_require_of_theirs() -> None:
     for kind, client in (("openai", openai_sdk.OpenAI(api_key="sk-1")), ("anthropic", anthropic_sdk.Anthropic(api_key="sk-1"))):
         theirs = {name.lower(): value for name, value in {**client.default_headers, **client.auth_headers}.items()}
@@ -320,6 +358,46 @@ def test_requests_carry_what_the_official_sdks_require_of_theirs() -> None:
         ours = preset_of(kind, kind).auth(connection).headers(Outgoing(method="POST", url=str(client.base_url), headers={}))
         required = {"authorization", "x-api-key", "anthropic-version"} & theirs.keys()
         assert required and {name: theirs[name] for name in required} == dict(ours)
+
+
+@contextmanager
+def host_that_says(status: int, body: bytes) -> Iterator[Provider]:
+    """An account at a host with one reply to everything."""
+
+    class Host(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers["content-length"] or 0))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_DELETE = do_GET
+
+    with HTTPServer(("127.0.0.1", 0), Host) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        account = Account(kind="openai", base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key=lambda: "sk-1")
+        provider = connect("openai", account)
+        yield provider
+        provider.close()
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [200, 202, 204])
+def test_a_cancel_without_a_body_in_its_reply_is_done_and_a_page_is_none(status: int) -> None:
+    with host_that_says(status, b"") as provider:
+        provider.cancel("b")
+    with host_that_says(200, b"<html>Sign in</html>") as provider, pytest.raises(ProviderUnreachable, match="unreadable"):
+        provider.cancel("b")
+
+
+def test_a_reply_whose_side_matters_are_of_another_type_is_read_all_the_same(tmp_path: Path) -> None:
+    """Hosts of this shape agree only on the ids; an upload that is refused for its size as a text is repeated for ever."""
+    (tmp_path / "input.jsonl").write_bytes(b"{}")
+    with host_that_says(200, b'{"id": "f", "bytes": "12", "deleted": "true", "data": [], "has_more": "false"}') as provider:
+        assert provider.upload(tmp_path / "input.jsonl", "k") == "f"
+        assert provider.newest() is None
+        with pytest.raises(ProviderUnreachable, match="the file is still there"):  # which the host says itself
+            provider.delete_input("f")
 
 
 def test_a_batch_at_another_host_names_no_organisation(monkeypatch: pytest.MonkeyPatch) -> None:

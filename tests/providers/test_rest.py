@@ -1,8 +1,11 @@
 """The calls of one account without an SDK, made to a host whose wire resembles nobody's: every failure is a `Fault`, and a create is sent once."""
 
 import json
+import socket
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -107,6 +110,53 @@ def test_the_key_goes_to_the_accounts_own_host_only(rest: Rest, emulator: Emulat
     """A reply that names a URL at another host, such as an upload's, must not lead the key there."""
     assert rest.get("http://elsewhere.invalid/otherhost/v1/jobs?page_size=3")["jobs"] == []
     assert emulator.requests()[-1].path == "/otherhost/v1/jobs"
+
+
+@pytest.mark.parametrize("address", ["http://[::1]x/v1", "http://\u2603.example/v1"])
+def test_an_address_that_the_library_cannot_read_is_a_fault_and_nothing_was_sent(rest: Rest, address: str) -> None:
+    for call in (lambda: rest_at(address, "any").create("/jobs", {}), lambda: rest.get("http://[x/jobs")):
+        with pytest.raises(Fault, match="its address cannot be read") as unread:
+            call()
+        assert unread.value.sent is Sent.NO
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_an_id_that_leads_to_another_path_is_not_asked_for(rest: Rest, emulator: Emulator, name: str) -> None:
+    """Not every host is careful with what it calls an id, and a removal would go to the folder above."""
+    with pytest.raises(Fault, match="its address cannot be read") as unread:
+        rest.delete(f"/objects/{name}")
+    assert unread.value.sent is Sent.NO and emulator.requests() == []
+
+
+@pytest.mark.usefixtures("emulator")
+@pytest.mark.parametrize("host", ["127.0.0.1", "user:pw@127.0.0.1", "[::1]"])
+def test_a_whole_url_is_asked_for_at_the_very_address_of_the_account(host: str) -> None:
+    """A gateway's password is sent with a download as with each other call, and the brackets of IPv6 belong to it."""
+    heard: list[tuple[str, str | None]] = []
+
+    class Host(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.append((self.path, self.headers["authorization"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+    class Server(HTTPServer):
+        address_family = socket.AF_INET6 if host == "[::1]" else socket.AF_INET
+
+    try:
+        server = Server(("::1" if host == "[::1]" else "127.0.0.1", 0), Host)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        asked = rest_at(f"http://{host}:{server.server_port}/v1", "any")
+        asked.get("/jobs")
+        asked.get("https://elsewhere.invalid/results?n=1")
+        asked.close()
+        server.shutdown()
+    assert [path for path, _ in heard] == ["/v1/jobs", "/results?n=1"]
+    assert heard[0][1] == heard[1][1] and ("pw" not in host or str(heard[0][1]).startswith("Basic "))
 
 
 def test_a_missing_key_is_told_before_anything_is_sent(emulator: Emulator) -> None:

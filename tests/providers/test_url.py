@@ -14,6 +14,7 @@ from tests.support.ticket_job import PEERS, Peer
 BAD = [
     "api.openai.com/v1", "localhost:8000", "localhost", "ftp://host/v1", "htps://host", "https://", "https:///v1", "http:host", "https://host/v1\n",
     " https://host/v1", "https://ho st/v1", "https://host:port/v1", "https://host:99999/v1", "http://[::1/v1", "https://host/\u2028v1", "", "/v1",
+    "https://llm..example/v1", "https://m\u00fcnchen..example/v1", f"https://{'a' * 64}.example/v1", "https://256.0.0.1/v1",
 ]  # fmt: skip
 
 
@@ -31,7 +32,15 @@ def test_what_is_no_base_url_is_refused_where_it_stands(url: str, peer: Peer, mo
 
 
 @pytest.mark.parametrize(
-    "url", ["https://host", "http://127.0.0.1:8700/v1", "HTTPS://host/v1/", "http://[::1]:80/v1", "https://user:pw@host/v1"]
+    "url",
+    [
+        "https://host",
+        "http://127.0.0.1:8700/v1",
+        "HTTPS://host/v1/",
+        "http://[::1]:80/v1",
+        "https://user:pw@host/v1",
+        "https://m\u00fcnchen.example/v1",
+    ],
 )
 def test_what_is_one_is_taken(url: str, peer: Peer) -> None:
     assert "pw" not in connect(peer.name, Account(kind=peer.name, base_url=url)).host

@@ -144,12 +144,12 @@ def test_a_row_whose_label_is_missing_is_known_again_by_its_request(open_wire: C
 
 
 def test_an_output_in_several_objects_is_listed_and_each_of_them_read_as_it_was_listed(open_wire: Callable[[Peer], Wire]) -> None:
-    """The list says already how large each is: asking for each of a thousand once more would take a minute.  Three requests read the first line of one."""
+    """The list says already how large each is: asking for each of a thousand once more would take a minute.  Two requests read the first line of one."""
     wire = open_wire(vertex)
     batch = wire.ended(5)
     before = len(wire.emulator.requests())
     assert len(found := wire.provider._batches.results(batch)) > 1
-    assert len(wire.emulator.requests()) - before == len(batch.result_refs) + 3 * len(found)
+    assert len(wire.emulator.requests()) - before == len(batch.result_refs) + 2 * len(found)
     assert all(file.size_bytes for file in found)
 
 

@@ -7,9 +7,18 @@ gets none of it, though it has the vendor's API: the headers may hold a credenti
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from keld.errors import AccessRefused
 from keld.providers.account import origin
+
+_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII).fullmatch
+# Each call sets these for its own body and reply: another type of content would hide the boundary of an upload's parts from the host.
+_OF_EACH_CALL = frozenset(
+    ("content-type", "content-length", "content-encoding", "transfer-encoding", "accept-encoding", "range", "if-range", "connection")
+)
 
 
 def is_host_of(base_url: str, domain: str) -> bool:
@@ -18,9 +27,47 @@ def is_host_of(base_url: str, domain: str) -> bool:
 
 
 def custom_headers(base_url: str, *, domain: str, host_in: str, headers_in: str) -> dict[str, str]:
-    """The lines `name: value` of a variable, for a base URL at the vendor's domain or at the host that another variable names; else none."""
+    """The lines `name: value` of a variable, for a base URL at the vendor's domain or at the host that another variable names; else none.
+
+    What each call says of its own body is left out, as the SDKs do.
+
+    Raises:
+        AccessRefused: a line cannot be sent as a header.
+    """
     named = os.environ.get(host_in, "")
     if not is_host_of(base_url, domain) and not (named and origin(named) == origin(base_url)):
         return {}
-    pairs = (line.partition(":") for line in os.environ.get(headers_in, "").splitlines())
-    return {name.strip().lower(): value.strip() for name, colon, value in pairs if colon and name.strip()}
+    vendor, found = domain.partition(".")[0], {}
+    for n, line in enumerate(os.environ.get(headers_in, "").splitlines(), 1):
+        name, colon, value = (part.strip() for part in line.partition(":"))
+        if colon and name and name.lower() not in _OF_EACH_CALL:
+            if not _NAME(name):
+                raise _unsendable(f"The name of the header in line {n} of the environment variable {headers_in}", vendor)
+            found[name.lower()] = _checked(value, f"The header {name} in the environment variable {headers_in}", vendor)
+    return found
+
+
+def named_headers(variables: Mapping[str, str], vendor: str) -> dict[str, str]:
+    """The headers whose values the environment has; `variables` has the variable of each.
+
+    Raises:
+        AccessRefused: a value cannot be sent.
+    """
+    found = {header: os.environ.get(variable, "").strip() for header, variable in variables.items()}
+    return {header: _checked(value, f"The environment variable {variables[header]}", vendor) for header, value in found.items() if value}
+
+
+def _checked(value: str, what: str, vendor: str) -> str:
+    """Raises:
+    AccessRefused: the value of a header has characters that HTTP cannot carry.
+    """
+    if not value.isascii() or not value.replace("\t", " ").isprintable():
+        raise _unsendable(what, vendor)
+    return value
+
+
+def _unsendable(what: str, vendor: str) -> AccessRefused:
+    # It is not shown: it may hold a credential.
+    return AccessRefused(
+        f"{what} has a character that no HTTP header can carry. Nothing was sent. Correct that variable, or unset it.", account=vendor
+    )

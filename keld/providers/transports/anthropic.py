@@ -16,7 +16,7 @@ import msgspec
 from keld.providers.account import origin
 from keld.providers.base import NO_STATUS, BatchState, RemoteBatch, Submission
 from keld.providers.download import Piece, ResultFile
-from keld.providers.page import Page, id_of, instant
+from keld.providers.page import Page, id_of, instant, said
 from keld.providers.part import Auth, Connection, Fixed
 from keld.providers.transports.ambient import custom_headers
 from keld.providers.transports.rest import Rest, read
@@ -55,7 +55,7 @@ class AnthropicBatches:
     def page(self, after: str | None, size: int) -> Page:
         found = read(self._rest.ask("GET", _PATH, params={"limit": size} | ({"after_id": after} if after else {})), _Page)
         batches = [_remote(batch) for batch in found.data or ()]
-        return Page(batches=batches, after=batches[-1].id if batches else None, more=found.has_more)
+        return Page(batches=batches, after=batches[-1].id if batches else None, more=said(found.has_more))
 
     def cancel(self, batch_id: str) -> None:
         self._rest.cancel(f"{_PATH}/{quote(batch_id, safe='')}/cancel", _Batch)
@@ -82,7 +82,10 @@ class AnthropicBatches:
         since the key would be sent there: the documented path on our host is used instead.
         """
         url = batch.result_refs[0] if batch.result_refs else ""
-        ours = bool(url) and origin(url) == self._host and bool(urlsplit(url).path)
+        try:
+            ours = url.isprintable() and origin(url) == self._host and bool(urlsplit(url).path)
+        except ValueError:  # no URL at all
+            ours = False
         return url if ours else f"{_PATH}/{quote(batch.id, safe='')}/results"
 
 
@@ -108,7 +111,7 @@ class _Batch(msgspec.Struct, gc=False):
 
 class _Page(msgspec.Struct, gc=False):
     data: list[_Batch] | None  # required: an error with status 200 must not pass for an empty list
-    has_more: bool | None = None
+    has_more: Any = None
 
 
 def _remote(batch: _Batch) -> RemoteBatch:

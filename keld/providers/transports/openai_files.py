@@ -5,7 +5,6 @@ One of the transports.  Wire: docs/notes/providers.md.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from http import HTTPStatus
@@ -19,9 +18,9 @@ from keld import http
 from keld.providers.base import NO_STATUS, BatchState, RemoteBatch, Submission
 from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import Fault, Sent, code_of, scrubbed
-from keld.providers.page import Page, id_of, instant
+from keld.providers.page import Page, id_of, instant, said
 from keld.providers.part import Auth, Connection, Fixed
-from keld.providers.transports.ambient import custom_headers, is_host_of
+from keld.providers.transports.ambient import custom_headers, is_host_of, named_headers
 from keld.providers.transports.rest import Rest, read
 
 _DOMAIN = "openai.com"
@@ -37,11 +36,14 @@ _KEY = "keld_key"
 
 
 def auth(connection: Connection) -> Auth:
-    """The key; at OpenAI itself also the organisation and the project, as its SDK reads them from the environment."""
+    """The key; at OpenAI itself also the organisation and the project, as its SDK reads them from the environment.
+
+    Raises:
+        AccessRefused: one of them cannot be sent.
+    """
     headers = {"authorization": f"Bearer {connection.key()}"}
     if is_host_of(connection.base_url, _DOMAIN):  # another company has no business with them
-        named = {"openai-organization": os.environ.get("OPENAI_ORG_ID"), "openai-project": os.environ.get("OPENAI_PROJECT_ID")}
-        headers |= {header: value for header, value in named.items() if value}
+        headers |= named_headers({"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}, "openai")
     return Fixed(
         headers | custom_headers(connection.base_url, domain=_DOMAIN, host_in="OPENAI_BASE_URL", headers_in="OPENAI_CUSTOM_HEADERS")
     )
@@ -81,7 +83,7 @@ class OpenAIFiles:
     def page(self, after: str | None, size: int) -> Page:
         found = read(self._rest.ask("GET", "/batches", params={"limit": size} | ({"after": after} if after else {})), _Page)
         batches = [_remote(batch) for batch in found.data or ()]
-        return Page(batches=batches, after=batches[-1].id if batches else None, more=found.has_more)
+        return Page(batches=batches, after=batches[-1].id if batches else None, more=said(found.has_more))
 
     def cancel(self, batch_id: str) -> None:
         self._rest.cancel(f"/batches/{quote(batch_id, safe='')}/cancel", _Batch)
@@ -92,7 +94,8 @@ class OpenAIFiles:
     def size_bytes(self, file: ResultFile) -> int | None:
         # `asking_on`: a download that has begun is finished, whatever time the verb has left.  Many hosts give no size.
         with suppress(Fault):
-            return read(self._rest.ask("GET", f"/files/{quote(file.id, safe='')}", bounds=http.asking_beyond_verb), _File).bytes
+            size = read(self._rest.ask("GET", f"/files/{quote(file.id, safe='')}", bounds=http.asking_beyond_verb), _File).bytes
+            return size if isinstance(size, int) else None
         return None
 
     def fetch(self, batch: RemoteBatch, file: ResultFile, start: int, validator: str) -> AbstractContextManager[Piece]:
@@ -102,7 +105,7 @@ class OpenAIFiles:
         path = f"/files/{quote(input_ref, safe='')}"
         try:
             reply = self._rest.ask("DELETE", path)
-            if reply.status_code == HTTPStatus.NO_CONTENT or read(reply, _Removal).deleted:
+            if reply.status_code == HTTPStatus.NO_CONTENT or said(read(reply, _Removal).deleted):
                 return
             self._rest.ask("GET", path)  # a host whose reply does not say whether it is deleted
         except Fault as fault:
@@ -123,11 +126,11 @@ _Id = str | int | None  # some hosts use numbers as ids
 
 class _File(msgspec.Struct, gc=False):
     id: _Id
-    bytes: int | None = None
+    bytes: Any = None
 
 
 class _Removal(msgspec.Struct, gc=False):
-    deleted: bool = False
+    deleted: Any = False
 
 
 class _Batch(msgspec.Struct, gc=False):
@@ -146,7 +149,7 @@ class _Batch(msgspec.Struct, gc=False):
 
 class _Page(msgspec.Struct, gc=False):
     data: list[_Batch] | None  # required: an error with status 200 must not pass for an empty list
-    has_more: bool | None = None
+    has_more: Any = None
 
 
 def _remote(batch: _Batch) -> RemoteBatch:

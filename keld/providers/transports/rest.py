@@ -20,7 +20,6 @@ import msgspec
 
 from keld import http
 from keld.patience import Patience
-from keld.providers.account import origin
 from keld.providers.download import Piece
 from keld.providers.fault import ErrorIn, Fault, fault_of, unreadable
 from keld.providers.log import hide_secrets
@@ -62,9 +61,11 @@ class Rest:
             raise
 
     def cancel(self, path: str, kind: type[T]) -> None:
-        """Asks to cancel; "has ended" and "does not exist" are success: the next look shows how it ended."""
+        """Asks to cancel; "has ended", "does not exist" and a reply without a body are success: the next look shows how it ended."""
         try:
-            read(self.ask("POST", path), kind)
+            reply = self.ask("POST", path)
+            if reply.content.strip():
+                read(reply, kind)
         except Fault as fault:
             if fault.status not in _ENDED_ALREADY:
                 raise
@@ -138,10 +139,15 @@ class Rest:
 
     def _url(self, path: str) -> str:
         base = self._connection.base_url.rstrip("/")
+        if {".", ".."} & set(path.partition("?")[0].split("/")):  # as an id: the library would ask for the folder above, e.g. remove that
+            raise httpx2.InvalidURL("a path leads up")
         if path.startswith("/"):
             return base + path
-        asked = urlsplit(path)
-        return origin(base) + asked.path + (f"?{asked.query}" if asked.query else "")
+        try:
+            asked, (scheme, netloc, *_) = urlsplit(path), urlsplit(base)
+        except ValueError as error:
+            raise httpx2.InvalidURL(str(error)) from None
+        return f"{scheme}://{netloc}{asked.path}" + (f"?{asked.query}" if asked.query else "")
 
     def _request(
         self,
@@ -185,7 +191,7 @@ class Rest:
             self._auth.renew()
         try:
             yield
-        except (_Refused, httpx2.HTTPError) as error:
+        except (_Refused, httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise fault_of(error, carried_prompts=carried_prompts, error_in=self._error_in) from None
 
 

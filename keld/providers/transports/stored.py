@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from keld import http
-from keld.objects import AccessDenied, Bucket, Credentials, NoSuchObject, ObjectError, ObjectInfo, WrongRegion
+from keld.objects import AccessDenied, Bucket, Credentials, NoSuchObject, ObjectError, ObjectInfo, OtherVersion, WrongRegion
 from keld.patience import Patience
 from keld.providers.download import Broken, Piece
 from keld.providers.fault import Fault, Sent
@@ -77,12 +77,14 @@ class Stored:
     def open(self, uri: str, start: int = 0, validator: str = "") -> Iterator[Piece]:
         """An object from byte `start` on, if it still has `validator` ("": any), else from its beginning."""
         with self._object(uri) as (bucket, name):
-            found = bucket.find(name)
-            same = found is not None and (not validator or found.version == validator)
-            opened = bucket.open(name, start if same else 0, validator if same else "")  # it may be replaced between these two calls
-            piece = opened.__enter__()
+            try:
+                opened, resumed = bucket.open(name, start, validator), start > 0
+                piece = opened.__enter__()
+            except OtherVersion:
+                opened, resumed = bucket.open(name), False
+                piece = opened.__enter__()
         try:
-            yield Piece(resumed=start > 0 and same, validator=piece.version, chunks=self._chunks(piece.chunks))
+            yield Piece(resumed=resumed, validator=piece.version, chunks=self._chunks(piece.chunks))
         finally:
             opened.__exit__(None, None, None)
 
