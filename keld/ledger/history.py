@@ -20,6 +20,9 @@ from keld.ledger.table import RUN, SHARD
 from keld.state import AT_PROVIDER, State
 
 _ROWS_LEAST = 20  # of a realtime run whose speed is meaningful
+_BEFORE = SHARD.alias()
+_BEHIND = sa.exists().where(_BEFORE.c.run_id == SHARD.c.run_id, _BEFORE.c.round == 0, _BEFORE.c.ahead.is_(sa.true()))
+_IS_FIRST = sa.or_(SHARD.c.round == 0, sa.and_(SHARD.c.round == 1, _BEHIND))  # of shards that ask rows for the first time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +94,7 @@ class History:
         query = (
             sa.select(SHARD)
             .where(*_of(provider, host, model))
-            .where(SHARD.c.state == State.COLLECTED, _is_first(), SHARD.c.input_tokens > 0)
+            .where(SHARD.c.state == State.COLLECTED, _IS_FIRST, SHARD.c.input_tokens > 0)
             .order_by(SHARD.c.collected_at.desc())
             .limit(limit)
         )
@@ -149,13 +152,6 @@ class History:
 
 def _of(provider: str, host: str, model: str) -> tuple[sa.ColumnElement[bool], ...]:
     return SHARD.c.provider == provider, SHARD.c.host == host, SHARD.c.model == model
-
-
-def _is_first() -> sa.ColumnElement[bool]:
-    """True for shards that ask rows for the first time."""
-    before = SHARD.alias()
-    behind = sa.exists().where(before.c.run_id == SHARD.c.run_id, before.c.round == 0, before.c.ahead.is_(sa.true()))
-    return sa.or_(SHARD.c.round == 0, sa.and_(SHARD.c.round == 1, behind))
 
 
 def _is(column: sa.Column[bool | None], value: bool) -> sa.ColumnElement[bool]:

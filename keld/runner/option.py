@@ -31,7 +31,7 @@ from keld.shard import Limits, Slice, cut, cut_evenly, fitting
 from keld.speed import Speed, measured
 from keld.staging import RunFiles, disk_errors, write_positions
 from keld.state import State
-from keld.turnaround import Turnaround, turnaround
+from keld.turnaround import turnaround
 from keld.vocabulary import Count, tokens_of
 
 if TYPE_CHECKING:
@@ -173,35 +173,45 @@ def _ways(environment: Environment, ask: Ask, candidate: Candidate, probe: Probe
         standard: the standard lane takes the question.
     """
     provider, rows, now = environment.provider(candidate.provider), ask.work.requests, environment.clock()
-    cache = cache_of(environment, ask, provider, candidate.model, Lane.BATCH, candidate.estimate, candidate.rates, ahead=True)
+    cache = candidate.cache
+    if provider.caching(ask.question, candidate.model).ttl:
+        cache = cache_of(environment, ask, provider, candidate.model, Lane.BATCH, candidate.estimate, candidate.rates, ahead=True)
     enough = rows - sum(PROBED) >= provider.traits.least_requests  # else the rest would be too few for a batch
-    batch = None
+    lanes = []
     # A batch whose cancel loses answers is not cancelled for a deadline: one row that is late would make all the others late.
     if provider.traits.least_requests == 1 and rows > 1 and (candidate.keeps_on_cancel or not timed):
-        seen = environment.ledger.history.turnarounds(candidate.provider, provider.host, candidate.model, Lane.BATCH, now, ahead=True)
-        first = turnaround(Lane.BATCH, *seen) if any(seen) else candidate.turnaround
-        batch = _behind(candidate, Ahead(lane=Lane.BATCH), first, cache)
-    served = provider.rates(candidate.model, Lane.STANDARD, now, ask.terms.prices) if Lane.STANDARD in provider.traits.lanes else None
-    calls = None
-    if standard and served is not None:
-        worst = worst_rates(environment, ask, provider, candidate.model, Lane.STANDARD)
-        call = Ahead(lane=Lane.STANDARD, worst_rates=worst)
-        calls = _behind(candidate, call, turnaround(Lane.STANDARD), candidate.cache)
+        lanes.append(Lane.BATCH)
+    served = Lane.STANDARD in provider.traits.lanes and provider.rates(candidate.model, Lane.STANDARD, now, ask.terms.prices) is not None
+    if standard and served:
+        lanes.append(Lane.STANDARD)
     match probe:
         case None:
-            primes = batch is not None and not cache.warm and cache.of(rows).ttl is not None
-            found = [candidate, batch] if primes else [candidate]
-        case True:
-            found = [batch, calls] if enough else []
-        case Lane.BATCH | Lane.STANDARD if enough:
-            found = [(batch or calls) if probe == Lane.BATCH else calls]
+            primes = Lane.BATCH in lanes and not cache.warm and cache.of(rows).ttl is not None
+            lanes = [Lane.BATCH] if primes else []
+        case Lane.BATCH if enough:
+            lanes = lanes[:1]
+        case Lane.STANDARD if enough:
+            lanes = [lane for lane in lanes if lane is Lane.STANDARD]
         case _:
-            found = []
-    yield from [way for way in found if way is not None] or [candidate]
+            lanes = lanes if enough else []
+    if probe is None or not lanes:
+        yield candidate
+    for lane in lanes:
+        yield _behind(environment, ask, candidate, lane, cache)
 
 
-def _behind(candidate: Candidate, ahead: Ahead, first: Turnaround, cache: Cache) -> Candidate:
-    """The candidate with all rows but one behind that one, which takes the time `first`."""
+def _behind(environment: Environment, ask: Ask, candidate: Candidate, lane: Lane, cache: Cache) -> Candidate:
+    """The candidate with all rows but one behind that one, which is asked in `lane`; in a batch it writes `cache`, which the others read."""
+    provider, model, now = environment.provider(candidate.provider), candidate.model, environment.clock()
+    if lane is Lane.BATCH:
+        seen = environment.ledger.history.turnarounds(candidate.provider, provider.host, model, lane, now, ahead=True)
+        first, ahead = turnaround(lane, *seen) if any(seen) else candidate.turnaround, Ahead(lane=lane)
+    else:
+        first, ahead, cache = (
+            turnaround(lane),
+            Ahead(lane=lane, worst_rates=worst_rates(environment, ask, provider, model, lane)),
+            candidate.cache,
+        )
     return replace(candidate, ahead=ahead, turnaround=candidate.turnaround.after(first), cache=cache)
 
 

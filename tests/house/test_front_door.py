@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,6 +37,7 @@ PUBLIC = {name: getattr(keld, name) for name in keld.__all__ if name != "__versi
 CLASSES = {name: found for name, found in PUBLIC.items() if isinstance(found, type)}
 
 
+@cache
 def _imported_names(module: str) -> dict[str, Any]:
     """What a module imports of ours, also what it imports for type checkers only."""
     found: dict[str, Any] = {}

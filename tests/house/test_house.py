@@ -8,6 +8,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -46,9 +47,23 @@ def _name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def _imports(path: Path) -> Iterator[str]:
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def _header(path: Path) -> str:
+    return ast.get_docstring(_tree(path)) or ""
+
+
+@cache
+def _imports(path: Path) -> list[str]:
     """The names of the modules a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    return list(_imported(_tree(path)))
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -69,16 +84,12 @@ def test_the_map_names_every_room_and_only_those() -> None:
     assert Counter(named) == Counter(rooms)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=_name)
-def test_every_module_says_what_it_holds(path: Path) -> None:
-    header = ast.get_docstring(ast.parse(path.read_text())) or ""
-    assert re.match(r"\S.*[.:\]`]", header.splitlines()[0] if header else "")
+def test_every_module_says_what_it_holds() -> None:
+    assert [_name(path) for path in MODULES if not re.match(r"\S.*[.:\]`]", _header(path).partition("\n")[0])] == []
 
 
-@pytest.mark.parametrize("path", CORE, ids=_name)
-def test_a_core_module_begins_with_its_name(path: Path) -> None:
-    header = ast.get_docstring(ast.parse(path.read_text())) or ""
-    assert header.partition(":")[0].lower() == path.stem
+def test_a_core_module_begins_with_its_name() -> None:
+    assert [_name(path) for path in CORE if _header(path).partition(":")[0].lower() != path.stem] == []
 
 
 def test_every_error_is_raised_somewhere() -> None:
@@ -141,10 +152,10 @@ def test_the_import_rules_hold() -> None:
     assert "0 broken" in ended.stdout
 
 
-@pytest.mark.parametrize("path", EMULATOR, ids=_name)
-def test_the_emulator_imports_nothing_of_the_rest(path: Path) -> None:
+def test_the_emulator_imports_nothing_of_the_rest() -> None:
     """It is the other side of the wire: sharing code, both sides could agree on a mistake."""
-    assert [name for name in _imports(path) if name.partition(".")[0] == "keld" and not name.startswith("keld.emulator")] == []
+    ours = [(_name(path), name) for path in EMULATOR for name in _imports(path) if name.partition(".")[0] == "keld"]
+    assert [(path, name) for path, name in ours if not name.startswith("keld.emulator")] == []
 
 
 def test_only_the_command_line_and_what_users_test_with_import_the_emulator() -> None:
@@ -188,11 +199,11 @@ def test_a_package_has_a_map_of_its_own(package: str) -> None:
 VENDOR_ROOMS = {"__init__.py", "address.py", "kind.py"}
 
 
-@pytest.mark.parametrize("path", [path for path in EMULATOR if path.parent.name == "emulator" and path.name not in VENDOR_ROOMS], ids=_name)
-def test_the_emulator_names_a_vendor_in_its_dialects_and_services_only(path: Path) -> None:
+def test_the_emulator_names_a_vendor_in_its_dialects_and_services_only() -> None:
     """A third kind is one file or two: everything around it knows services and dialects, whoever's they are."""
-    code = ast.unparse(_without_docstrings(ast.parse(path.read_text())))
-    assert re.findall(r"(?i)openai|anthropic|gpt|claude", code) == []
+    rooms = [path for path in EMULATOR if path.parent.name == "emulator" and path.name not in VENDOR_ROOMS]
+    code = {_name(path): ast.unparse(_without_docstrings(ast.parse(path.read_text()))) for path in rooms}
+    assert [(path, named) for path in code for named in re.findall(r"(?i)openai|anthropic|gpt|claude", code[path])] == []
 
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:
@@ -204,10 +215,10 @@ def _without_docstrings(tree: ast.AST) -> ast.AST:
     return tree
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[-2] in ("keld_airflow", "keld_dagster")], ids=_name)
-def test_an_orchestrators_package_imports_the_front_door_only(path: Path) -> None:
-    also = ("keld.emulator",) if path.name == "testing.py" else ()
-    assert [name for name in _imports(path) if name.startswith("keld.") and name not in also] == []
+def test_an_orchestrators_package_imports_the_front_door_only() -> None:
+    theirs = [path for path in MODULES if path.parts[-2] in ("keld_airflow", "keld_dagster")]
+    behind = [(_name(path), name) for path in theirs for name in _imports(path) if name.startswith("keld.")]
+    assert [(path, name) for path, name in behind if not (path.endswith("/testing.py") and name == "keld.emulator")] == []
 
 
 def test_what_is_private_in_dagster_is_imported_in_one_guarded_place() -> None:
@@ -269,19 +280,18 @@ def test_every_test_lies_in_a_layer_that_the_readme_of_the_tests_names() -> None
     assert {path.relative_to(TESTS).parts[0] for path in TESTS.rglob("test_*.py")} == LAYERS
 
 
-@pytest.mark.parametrize("path", sorted((TESTS / "unit").glob("test_*.py")), ids=lambda path: path.stem)
-def test_a_unit_test_starts_no_server(path: Path) -> None:
+def test_a_unit_test_starts_no_server() -> None:
     """So the layer stays quick, and a failure there is a failure of one file."""
-    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
-    fixtures = {argument.arg for function in functions if function.name.startswith("test_") for argument in function.args.args}
-    assert fixtures & SERVERS == set()
-    assert [name for name in _imports(path) if name.startswith(("keld.emulator", "moto", "tests."))] == []
+    for path in sorted((TESTS / "unit").glob("test_*.py")):
+        functions = [node for node in ast.walk(_tree(path)) if isinstance(node, ast.FunctionDef)]
+        fixtures = {argument.arg for function in functions if function.name.startswith("test_") for argument in function.args.args}
+        assert fixtures & SERVERS == set(), path
+        assert [name for name in _imports(path) if name.startswith(("keld.emulator", "moto", "tests."))] == [], path
 
 
-@pytest.mark.parametrize("path", sorted((TESTS / "support").glob("[a-z]*.py")), ids=lambda path: path.stem)
-def test_a_support_module_begins_with_its_name(path: Path) -> None:
-    header = ast.get_docstring(ast.parse(path.read_text())) or ""
-    assert header.partition(":")[0].lower().replace(" ", "_") == path.stem
+def test_a_support_module_begins_with_its_name() -> None:
+    modules = (TESTS / "support").glob("[a-z]*.py")
+    assert [path.stem for path in modules if _header(path).partition(":")[0].lower().replace(" ", "_") != path.stem] == []
 
 
 # --- documents --------------------------------------------------------------------------------------------------------

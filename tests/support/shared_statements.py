@@ -1,8 +1,11 @@
-"""Shared statements: all ledgers of one test process have their SQL compiled once, not once a ledger.
+"""Shared statements: all databases of one kind have their SQL compiled once a test process, not once a ledger.
 
 SQLAlchemy keeps compiled statements by engine and dialect, since a program has one database; a suite opens some thousand, and to compile
 anew for each took two fifths of a test's time.  What a dialect learns at its first connection is the same for all our databases of one kind.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -11,18 +14,24 @@ from keld.ledger import database
 from keld.ledger.table import META
 
 
-def share(patch: pytest.MonkeyPatch) -> None:
-    """From now on the engines of this process have one dialect, one cache and one text of the tables for each kind of database."""
-    make, create_all = database._engine, META.create_all
+def sharing(make: Callable[..., sa.Engine]) -> Callable[..., sa.Engine]:
+    """`make`, whose engines have one dialect and one cache for each kind of database."""
     first: dict[str, sa.Engine] = {}
-    tables: dict[str, list[str]] = {}
 
-    def shared(url: str) -> sa.Engine:
-        engine = make(url)
+    def shared(url: str, **more: Any) -> sa.Engine:
+        engine = make(url, **more)
         other = first.setdefault(engine.dialect.name, engine)
         engine.dialect = engine.pool._dialect = other.dialect
         engine._compiled_cache = other._compiled_cache
         return engine
+
+    return shared
+
+
+def share(patch: pytest.MonkeyPatch) -> None:
+    """From now on the ledgers of this process have one dialect, one cache and one text of the tables for each kind of database."""
+    create_all = META.create_all
+    tables: dict[str, list[str]] = {}
 
     def create(db: sa.Connection) -> None:
         if db.dialect.name not in tables:
@@ -33,5 +42,5 @@ def share(patch: pytest.MonkeyPatch) -> None:
         for statement in tables[db.dialect.name]:
             db.exec_driver_sql(statement)
 
-    patch.setattr(database, "_engine", shared)
+    patch.setattr(database, "_engine", sharing(database._engine))
     patch.setattr(META, "create_all", create)

@@ -8,11 +8,15 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.instance import DagsterInstance
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
@@ -28,6 +32,7 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 from keld import Keld
 from keld.emulator import Emulator
 from keld_dagster import KeldResource
+from tests.support.shared_statements import sharing
 
 LOG = logging.getLogger("tests.dagster")
 LOCATION = Path(__file__).with_name("code_location.py")
@@ -45,6 +50,43 @@ LAUNCH_RUN = (
     "mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) { __typename ... on LaunchRunSuccess { run { id } } } }"
 )
 TERMINATE = "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }"
+
+
+def _share_revisions(patch: pytest.MonkeyPatch) -> None:
+    """From now on Alembic's scripts are read once a process.
+
+    Dagster stamps each of its databases with the newest of sixty revisions: some for an instance, one for a run, and four for each value
+    that is loaded.  To read all scripts for each took a third of the time of these tests.
+    """
+    read, known = ScriptDirectory.from_config, dict[tuple[str | None, str | None], ScriptDirectory]()
+
+    def read_once(config: Config) -> ScriptDirectory:
+        place = (config.config_file_name, config.get_main_option("script_location"))
+        if place not in known:
+            known[place] = read(config)
+        return known[place]
+
+    patch.setattr(ScriptDirectory, "from_config", read_once)
+
+
+def _share_engines(patch: pytest.MonkeyPatch) -> None:
+    """From now on a database of Dagster's has one engine: Dagster makes one for each connection, and compiles each statement for each."""
+    make, known = sharing(sa.create_engine), dict[str, sa.Engine]()
+
+    def engine_of(url: str, **more: Any) -> sa.Engine:
+        if url not in known:
+            known[url] = make(url, **more)
+        return known[url]
+
+    for room in ("runs.in_memory", "runs.sqlite", "event_log.in_memory", "event_log.sqlite", "schedules.sqlite"):
+        import_module(f"dagster._core.storage.{room}")
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("dagster._core.storage.") and getattr(module, "create_engine", None) is sa.create_engine:
+            patch.setattr(module, "create_engine", engine_of)
+
+
+_share_revisions(pytest.MonkeyPatch())
+_share_engines(pytest.MonkeyPatch())
 
 
 class Deployment:
