@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
+
+import msgspec
 
 from keld.errors import KeldError, StagingError, type_named
 from keld.ledger import JobRun, RefusalReason, Shard, ShardError, ShardFault, Unchanged
@@ -24,8 +25,7 @@ _WAITING = frozenset((*AT_PROVIDER, State.UNKNOWN, State.DEFERRED, State.ENDED))
 _UNSEEN = timedelta(minutes=10)  # a worker that is busy with a large partition does not look meanwhile
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One shard, as people see it: the provider's batch and its progress."""
 
     shard: int
@@ -67,8 +67,7 @@ class Batch:
         return batch_page(self.host, self.batch_id) if self.batch_id else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The state of a job run.
 
     `saved_usd` compares what was paid with what the same tokens cost in the standard lane; `turnaround_s` is from submission to
@@ -315,7 +314,7 @@ class Status:
             "saved_usd": self.saved_usd, "estimate_error": self.estimate_error, "turnaround_s": self.turnaround_s,
             "deadline_met": self.deadline_met, "over": self.over, "cache_hit_rate": self.cache_hit_rate,
         }  # fmt: skip
-        return {name: to_json_value(value) for name, value in (asdict(self) | derived).items()}
+        return {name: to_json_value(value) for name, value in (msgspec.structs.asdict(self) | derived).items()}
 
     def __repr__(self) -> str:
         return f"<Status {self.job}[{self.partition}] {self.state.value} {self.answered:,}/{self.rows:,} answered ${self.cost_usd:.4f}>"
@@ -462,5 +461,7 @@ def to_json_value(value: Any) -> Any:
             return {str(key): to_json_value(item) for key, item in value.items()}
         case list() | tuple():
             return [to_json_value(item) for item in value]
+        case msgspec.Struct():
+            return to_json_value(msgspec.structs.asdict(value))
         case _:
             return value

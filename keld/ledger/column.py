@@ -6,15 +6,18 @@ both the same in SQLite and Postgres.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SAME = 4_096  # so many values are not made again: of ten thousand rows, most have one of a few
 _Kept = TypeVar("_Kept")
 _Enum = TypeVar("_Enum", bound=StrEnum)
 
@@ -28,8 +31,8 @@ class Usd(sa.types.TypeDecorator[Decimal]):
     def process_bind_param(self, value: Decimal | None, dialect: sa.Dialect) -> int | None:
         return None if value is None else int((Decimal(value) * 10**12).to_integral_value())
 
-    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> Decimal | None:
-        return None if value is None else Decimal(value) / 10**12
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[int | None], Decimal | None]:
+        return _usd
 
 
 class Instant(sa.types.TypeDecorator[datetime]):
@@ -41,8 +44,8 @@ class Instant(sa.types.TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
         return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
 
-    def process_result_value(self, value: int | None, dialect: sa.Dialect) -> datetime | None:
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[int | None], datetime | None]:
+        return _instant
 
 
 class Packed(sa.types.TypeDecorator[_Kept]):
@@ -58,8 +61,11 @@ class Packed(sa.types.TypeDecorator[_Kept]):
     def process_bind_param(self, value: _Kept | None, dialect: sa.Dialect) -> Any:
         return None if value is None else msgspec.to_builtins(value)
 
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> _Kept | None:
-        return None if value is None else msgspec.convert(value, self.kind)
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[Any], _Kept | None]:
+        if dialect.name == "postgresql":  # its driver gives what the JSON holds
+            return lambda value: None if value is None else msgspec.convert(value, self.kind)
+        decode = msgspec.json.Decoder(self.kind | None).decode
+        return lru_cache(_SAME)(lambda text: None if text is None else decode(text))  # the terms are those of the job
 
     def coerce_compared_value(self, op: sa.sql.operators.OperatorType | None, value: Any) -> Any:
         """A key is looked up as in any JSON column."""
@@ -79,5 +85,15 @@ class Word(sa.types.TypeDecorator[_Enum]):
     def process_bind_param(self, value: _Enum | None, dialect: sa.Dialect) -> str | None:
         return None if value is None else str(value)
 
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> _Enum | None:
-        return None if value is None else self.words(value)
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[str | None], _Enum | None]:
+        by_word: dict[str | None, _Enum | None] = {None: None, **{str(word): word for word in self.words}}
+        return by_word.__getitem__
+
+
+@lru_cache(_SAME)
+def _usd(pico: int | None) -> Decimal | None:
+    return None if pico is None else Decimal(pico) / 10**12
+
+
+def _instant(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)

@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
+import msgspec
+
 from keld.price import Lane
 from keld.providers.pack import Pack
 from keld.shard import Limits
@@ -78,8 +80,7 @@ class BatchState(StrEnum):
         return self not in (BatchState.IN_PROGRESS, BatchState.CANCELLING)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteBatch:
+class RemoteBatch(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A batch as the provider describes it.
 
     Args:

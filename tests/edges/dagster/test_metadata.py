@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import dagster as dg
 import pyarrow as pa
 import pytest
+from msgspec import structs
 from pydantic import BaseModel, Field
 
 from keld import Column, Job, Keld
@@ -136,11 +137,11 @@ def test_a_batch_is_a_link_where_its_host_has_a_page(keld_emulator: Emulator, tm
         here = keld.advance(keld.submit(JOB, [{"id": 1, "subject": "s", "body": "b"}]).id)
         [batch] = here.batches
         assert f"`{batch.batch_id}`" in waiting_metadata(here, {})["keld/batches"].value
-        there = replace(here, batches=(replace(batch, host="https://api.openai.com"),))
+        there = structs.replace(here, batches=(structs.replace(batch, host="https://api.openai.com"),))
         assert (
             f"[{batch.batch_id}](https://platform.openai.com/batches/{batch.batch_id})" in waiting_metadata(there, {})["keld/batches"].value
         )
-        many = replace(here, batches=tuple(replace(batch, shard=n) for n in range(100)))
+        many = structs.replace(here, batches=tuple(structs.replace(batch, shard=n) for n in range(100)))
         shown = waiting_metadata(many, {})["keld/batches"].value
     assert len(shown) < 1000 and f"more: `keld status {here.id}`" in shown  # Dagster hides longer Markdown behind a click
 
