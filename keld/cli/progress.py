@@ -79,18 +79,17 @@ def _interrupted(status: Status) -> NoReturn:
 @contextmanager
 def _shown(*, quiet: bool) -> Iterator[Callable[[Status], None]]:
     """A function that shows a status: a live table on a terminal, elsewhere a line for each change, nothing if `quiet`."""
-    from rich.live import Live
-
-    from keld.view import status_view
-
-    screen = console(stderr=True)
     if quiet:
         yield lambda _: None
-    elif screen.is_terminal:
+    elif not (screen := console(stderr=True)).is_terminal:
+        yield _line_for_each_change()
+    else:
+        from rich.live import Live
+
+        from keld.view import status_view
+
         with Live(console=screen, transient=True, auto_refresh=False) as live:
             yield lambda one: live.update(status_view(one), refresh=True)
-    else:
-        yield _line_for_each_change()
 
 
 def _line_for_each_change() -> Callable[[Status], None]:
