@@ -1,6 +1,7 @@
 """Status: a job run as people and orchestrators see it, frozen at one instant.
 
 Beside the road, above `ledger`; what every verb of `Keld` returns.  Holds ids, counts, states and money; never a prompt or an answer.
+Structs, not dataclasses: a look at ten thousand job runs makes as many, and a struct of forty fields is made in a third of the time.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Base: the data types between the runner and a provider: batches, outcomes of creates and requests, limits.
 
-Below `provider` and the runner.  Plain data, the same for every provider; nothing here makes a call.
+Below `provider` and the runner.  Plain data, the same for every provider; nothing here makes a call.  `RemoteBatch` is a struct: a list has ten thousand.
 """
 
 from __future__ import annotations
