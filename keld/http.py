@@ -23,9 +23,11 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpcore2
@@ -38,6 +40,7 @@ _PIECE = 64 << 10  # bytes of one write: a large write would have one timeout fo
 _REPLY_BYTES = 64 << 20  # of anything but a download; a page of 1,000 batches is 1 MB
 _LEAST_S = 1.0  # a call that begins in time has at least this long, even if its verb has less time left
 _PAUSES_S = (0.5, 1.0)  # before a harmless call is retried
+_WAIT_MOST_S = 86_400.0  # more than any host means
 _RETRIED_STATUSES = frozenset({408, 429})  # and every 5xx
 _CONNECT_S = 30.0
 # Identity: no encoding is offered that cannot be read, and no reply decompresses to more than was received.
@@ -210,6 +213,31 @@ def check_encoding(response: httpx2.Response) -> None:
         raise UnreadableEncoding("a content-encoding that was not asked for", request=response.request)
 
 
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds for which a reply asks to wait: of `retry-after-ms` (OpenAI, Azure), else of `retry-after`; None if it says nothing plausible.
+
+    A date is read by the clock of the reply, if it has one, since ours may be wrong.
+    """
+    for name, unit in (("retry-after-ms", 1_000), ("retry-after", 1)):
+        with suppress(ValueError):
+            seconds = float(headers.get(name, "")) / unit
+            return seconds if 0 <= seconds <= _WAIT_MOST_S else None
+    with suppress(ValueError, TypeError, OverflowError):  # TypeError: one of them has no time zone
+        date = headers.get("date")
+        left = parsedate_to_datetime(headers.get("retry-after", "")) - (parsedate_to_datetime(date) if date else datetime.now(UTC))
+        seconds = max(0.0, left.total_seconds())
+        return seconds if seconds <= _WAIT_MOST_S else None
+    return None
+
+
+def _is_retried(response: httpx2.Response, pause_s: float) -> bool:
+    """True if a harmless call that had this reply is worth another try after a pause; as the vendors' SDKs, it heeds what the reply says of that."""
+    wanted = {"true": True, "false": False}.get(response.headers.get("x-should-retry", "").lower())
+    retried = response.status_code in _RETRIED_STATUSES or response.status_code >= 500 if wanted is None else wanted
+    # A longer wait is for the next look: this one has a worker that others need.
+    return retried and not response.is_success and (retry_after(response.headers) or 0.0) <= pause_s
+
+
 class _Client(httpx2.Client):
     """Retries a harmless call, as long as its limit allows."""
 
@@ -222,8 +250,7 @@ class _Client(httpx2.Client):
                 if bound is None or bound.left_s() <= pause_s:
                     raise
             else:
-                status = response.status_code
-                if (status not in _RETRIED_STATUSES and status < 500) or bound is None or bound.left_s() <= pause_s:
+                if not _is_retried(response, pause_s) or bound is None or bound.left_s() <= pause_s:
                     return response
                 response.close()
             time.sleep(pause_s)

@@ -326,17 +326,19 @@ def origin(url: str) -> str:
     return f"{parts.scheme}://{parts.hostname}{port}"
 
 
-def key_of(name: str, account: Account, default: str | None, *, optional: bool = False) -> str:
+def key_of(name: str, account: Account, default: str | None, *, token: str | None = None, optional: bool = False) -> str:
     """The key of an account, without spaces and line ends around it.
 
-    It comes from `api_key()`, else from the environment variable `api_key_env`, else from the variable `default`.  "" if no key is needed
+    It comes from `api_key()`, else from the environment variable `api_key_env`, else from the variable `default`, else from `token`.  "" if no key is needed
     (`default` is None, or it is `optional` and the account names no key) and none is found.
 
     Raises:
         AccessRefused: it is not set, or it cannot be a key.
     """
     variable = account.api_key_env or default
-    key = (account.api_key() if account.api_key is not None else os.environ.get(variable or "", "")).strip()
+    read = (account.api_key_env,) if account.api_key_env else (default, token)
+    found = next((os.environ[one] for one in read if one and os.environ.get(one)), "")
+    key = (account.api_key() if account.api_key is not None else found).strip()
     check_unquoted(key, name)
     if key and (not key.isascii() or not key.isprintable() or " " in key):  # HTTP libraries quote such a key in their errors
         raise AccessRefused(

@@ -21,6 +21,7 @@ import httpx2
 import msgspec
 
 from keld.errors import AccessRefused, KeldError, ProviderRefused, ProviderUnreachable
+from keld.http import retry_after
 from keld.providers.base import NO_ACCESS, CreateOutcome, OutcomeUnknown, QueueFull, Quota, Refused
 from keld.providers.word import access_advice, reply_words
 
@@ -310,15 +311,6 @@ def error_of(fault: Fault, codes: Codes, name: str, host: str, doing: str, place
     if status == 404:  # most often a base URL without /v1
         return ProviderRefused(f"{said} Check the base URL of {name}.", account=name, status=status)
     return ProviderRefused(said, account=name, status=status)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds from a `retry-after` header; None if it has no plausible number."""
-    try:
-        seconds = float(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    return seconds if 0 <= seconds <= 86_400 else None
 
 
 def code_of(value: object) -> str:

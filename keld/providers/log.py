@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 # Loggers that write a response's headers at DEBUG; a hostile provider can put a key or a prompt there (in the location of a redirect).
 _LOG_HEADERS = ("httpcore2.http11", "httpcore2.http2", "anthropic._base_client", "openai._base_client")
@@ -21,6 +24,19 @@ _LOG_BODIES = (
 )  # fmt: skip
 # The same for all that these libraries log, in modules that are imported later or renamed; unless the application has chosen a level itself.
 _LIBRARIES = ("azure", "botocore", "google.auth", "google_genai", "mistralai", "msal", "obstore")
+
+
+_elsewhere: ContextVar[bool] = ContextVar("keld_elsewhere", default=False)
+
+
+@contextmanager
+def hiding_urls() -> Iterator[None]:
+    """Within the block, no URL is logged: a host chose it, and may have quoted a key or a prompt anywhere in it."""
+    token = _elsewhere.set(True)
+    try:
+        yield
+    finally:
+        _elsewhere.reset(token)
 
 
 def hide_secrets() -> None:
@@ -42,7 +58,7 @@ def _without_headers(record: logging.LogRecord) -> bool:
 
 
 def _without_secrets_in_url(record: logging.LogRecord) -> bool:
-    return record.levelno > logging.INFO or re.search(r"://[^/\s]*@|\?", record.getMessage()) is None
+    return record.levelno > logging.INFO or not (_elsewhere.get() or re.search(r"://[^/\s]*@|\?", record.getMessage()))
 
 
 def _warnings_only(record: logging.LogRecord) -> bool:

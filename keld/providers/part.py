@@ -290,6 +290,7 @@ class Preset:
             account or the environment names, in `Account.base_url`), and has the last word.
         base_url_env, api_key_env: the environment variables of the address and the key, if the account names no others;
             None: no variable is read, and no key is needed.
+        token_env: the environment variable that is read where that of the key is not set; None: none.
         base_holds: the beginning of a dialect's path that the base URL contains already, e.g. `/v1`.
         url: (connection, a dialect's path) -> the URL of a request of a fast lane; None: the base URL and the path without `base_holds`.
         scope: the part of a host that is the account's own, such as "/projects/p/locations/l", where accounts that share the host share nothing
@@ -325,6 +326,7 @@ class Preset:
     base_url: str | Callable[[Account], str] | None = None
     base_url_env: str | None = None
     api_key_env: str | None = None
+    token_env: str | None = None
     base_holds: str = ""
     url: Callable[[Connection, str], str] | None = None
     scope: Callable[[Account], str] = field(default=lambda account: "")

@@ -358,7 +358,7 @@ class Provider:
     # -- its parts --------------------------------------------------------------------------------------------
 
     def _key(self) -> str:
-        return key_of(self.name, self._account, self._preset.api_key_env, optional=self._preset.key_optional)
+        return key_of(self.name, self._account, self._preset.api_key_env, token=self._preset.token_env, optional=self._preset.key_optional)
 
     def _dialect(self, question: Question, model: str) -> Dialect:
         return self._preset.dialect(question, model)

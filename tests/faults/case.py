@@ -334,7 +334,8 @@ RESULTS = _section(
         does=_WAITS, **_UNREAD,
     ),
     Case(
-        fault="the results redirect to another host, forever", rules=(rule("download", "redirect", times=None),), does=_WAITS, slow=True, **_UNREAD,
+        fault="the results redirect to another host, which does not answer, forever", rules=(rule("download", "redirect", times=None),), does=_WAITS,
+        slow=True, **_UNREAD,
     ),
     Case(fault="the results are named, and 404 for a while", rules=(rule("download", "status", status=404, times=3),), does="fetches them later"),
     Case(
@@ -471,7 +472,7 @@ def _at_every_call() -> Iterator[Case]:
                 fault=fault,
                 at=call,
                 rules=(*([_LEADS_TO[call]] if call in _LEADS_TO else []), rule(call, do, **{**more, "times": times})),
-                does=does if call != "create" or unknown is None else unknown[0],
+                does=unknown[0] if call == "create" and unknown else _FOLLOWED if (call, do) == ("download", "redirect") else does,
                 creates=2 if call == "delete" else 1 if call != "create" else unknown[1] if unknown else 2,
                 slow=(n + m) % 4 > 0,
             )
@@ -488,6 +489,7 @@ def _at_every_call() -> Iterator[Case]:
 
 _TRIES = "tries again later; nothing was lost by waiting"
 _NOT_FOLLOWED = "does not follow it, since the key would go there; tries again later"
+_FOLLOWED = "asks there without the key, where nobody answers; tries again later"
 _MENDED = "reports it, keeps its place, continues when it is corrected"
 _ANY_CALL: tuple[tuple[str, str, Plan, str, tuple[str, int] | None], ...] = (
     ("503, four times", "status", {"status": 503, "retry_after": 0.001, "times": 4}, _TRIES, (_AGAIN, 2)),

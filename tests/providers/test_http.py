@@ -250,3 +250,62 @@ def _kept_alive(reply: httpx2.Response) -> tuple[int, int]:
     connection = reply.extensions["network_stream"].get_extra_info("socket")
     idle = getattr(socket, "TCP_KEEPIDLE", None) or socket.TCP_KEEPALIVE
     return connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), connection.getsockopt(socket.IPPROTO_TCP, idle)
+
+
+# --- what a reply says of the next try --------------------------------------------------------------------------------
+
+_DATE = "Tue, 01 Dec 2026 03:00:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7),
+        ({"retry-after": "0.5"}, 0.5),
+        ({"retry-after-ms": "1500"}, 1.5),
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "3"}, 3),
+        ({"retry-after": "Tue, 01 Dec 2026 03:00:30 GMT", "date": _DATE}, 30),
+        ({"retry-after": "Tue, 01 Dec 2026 02:59:00 GMT", "date": _DATE}, 0),
+        ({"retry-after": "Tue, 01 Dec 2099 03:00:00 GMT"}, None),
+        ({"retry-after": "Tue, 01 Dec 2026 03:00:30 -0000", "date": _DATE}, None),
+        ({"retry-after": "later"}, None),
+        ({"retry-after": "-1"}, None),
+        ({"retry-after": "inf"}, None),
+        ({"retry-after": "nan"}, None),
+        ({}, None),
+    ],
+)
+def test_a_wait_is_read_in_each_form_that_the_vendors_sdks_read(headers: dict[str, str], seconds: float | None) -> None:
+    assert http.retry_after(headers) == seconds
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ("503 Busy\r\nretry-after: 30", 1),  # the pause is shorter; the next look comes later
+        ("429 Busy\r\nretry-after-ms: 30000", 1),
+        ("503 Busy\r\nretry-after-ms: 1", 2),
+        ("503 Busy", 2),
+        ("500 Oh\r\nx-should-retry: false", 1),
+        ("409 Locked\r\nx-should-retry: true", 2),
+        ("409 Locked", 1),
+    ],
+)
+def test_a_look_is_repeated_as_its_reply_asks(said: str, asked: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_PAUSES_S", (0.01,))
+    replies = iter([f"HTTP/1.1 {said}\r\ncontent-length: 0\r\n\r\n", *["HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"] * 5])
+    heard: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                while request := connection.recv(1 << 16):
+                    heard.append(request)
+                    connection.sendall(next(replies).encode())
+
+        threading.Thread(target=serve, daemon=True).start()
+        with http.client(Patience()) as client, http.asking(Patience()):
+            client.get(f"http://127.0.0.1:{listener.getsockname()[1]}/v1/batches")
+    assert len(heard) == asked

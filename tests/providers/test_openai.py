@@ -271,13 +271,15 @@ def test_an_enum_of_the_label_is_kept_in_the_schema(wire: Wire) -> None:
     [
         ("https://api.openai.com/v1", True),
         ("https://eu.api.openai.com/v1", True),
+        ("https://gateway.example/v1", True),  # where the variable for the SDK leads: it passes them on
         ("https://llm.example/v1", False),
         ("https://openai.com.example/v1", False),
         ("https://notopenai.com/v1", False),
     ],
 )
-def test_the_organisation_is_named_to_nobody_but_openai(base_url: str, named: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_organisation_is_named_to_openai_and_its_gateway_only(base_url: str, named: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK sends what `OPENAI_ORG_ID` and `OPENAI_PROJECT_ID` hold to any host."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "https://gateway.example:443/team")
     monkeypatch.setenv("OPENAI_ORG_ID", "org-canary")
     monkeypatch.setenv("OPENAI_PROJECT_ID", "proj-canary")
     connection = Connection(account=Account(kind="openai"), base_url=base_url, key=lambda: "sk-1", patience=Patience())

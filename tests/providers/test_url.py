@@ -7,7 +7,7 @@ import pytest
 from keld import Account, AzureAccount
 from keld.emulator import Emulator
 from keld.errors import AccessRefused, InvalidJob
-from keld.providers.account import ACCOUNTS
+from keld.providers.account import ACCOUNTS, key_of
 from keld.providers.provider import connect
 from tests.support.ticket_job import PEERS, Peer
 
@@ -105,3 +105,21 @@ def test_a_key_in_quotation_marks_is_told_from_a_wrong_one(emulator: Emulator, k
         provider.newest()
     assert "abcdef" not in str(refused.value)
     assert emulator.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("key", "token", "sent"), [("sk-key", "tok", "sk-key"), (None, "tok", "tok"), ("", "tok", "tok"), ("sk-key", None, "sk-key")]
+)
+def test_the_token_that_the_sdk_reads_stands_in_for_the_key(
+    key: str | None, token: str | None, sent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gateways tell their users to set `ANTHROPIC_AUTH_TOKEN`; as the SDK does, it is read where there is no key."""
+    for variable, value in (("ANTHROPIC_API_KEY", key), ("ANTHROPIC_AUTH_TOKEN", token)):
+        monkeypatch.delenv(variable, raising=False)
+        if value is not None:
+            monkeypatch.setenv(variable, value)
+    connect("anthropic", Account(kind="anthropic")).ready()
+    assert key_of("anthropic", Account(kind="anthropic"), "ANTHROPIC_API_KEY", token="ANTHROPIC_AUTH_TOKEN") == sent
+    named = Account(kind="anthropic", api_key_env="TEAM_KEY")
+    with pytest.raises(AccessRefused, match="TEAM_KEY is not set"):
+        key_of("anthropic", named, "ANTHROPIC_API_KEY", token="ANTHROPIC_AUTH_TOKEN")

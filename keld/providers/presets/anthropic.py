@@ -46,6 +46,7 @@ PRESET = Preset(
     base_url=lambda account: (account.base_url or "https://api.anthropic.com").rstrip("/").removesuffix("/v1"),
     base_url_env="ANTHROPIC_BASE_URL",
     api_key_env="ANTHROPIC_API_KEY",
+    token_env="ANTHROPIC_AUTH_TOKEN",  # noqa: S106  the name of a variable, which gateways tell users of the SDK to set
     dialect=lambda question, model: _MESSAGES,
     dialects=(_MESSAGES,),
     envelope=AnthropicEnvelope(),

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from keld.errors import AccessRefused
-from keld.providers.account import origin
 
 _NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII).fullmatch
 # Each call sets these for its own body and reply: another type of content would hide the boundary of an upload's parts from the host.
@@ -21,9 +20,16 @@ _OF_EACH_CALL = frozenset(
 )
 
 
-def is_host_of(base_url: str, domain: str) -> bool:
-    """True if a URL leads to a vendor's domain or below it."""
-    return f".{urlsplit(base_url).hostname}".endswith(f".{domain}")
+def is_meant(base_url: str, *, domain: str, host_in: str) -> bool:
+    """True if a URL leads to a vendor's domain or below it, or to the host that the SDK's variable for its address names."""
+    named = os.environ.get(host_in, "")
+    return f".{urlsplit(base_url).hostname}".endswith(f".{domain}") or bool(named and _host_of(named) == _host_of(base_url))
+
+
+def _host_of(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port of a URL, whether or not it writes the port that the scheme has."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
 def custom_headers(base_url: str, *, domain: str, host_in: str, headers_in: str) -> dict[str, str]:
@@ -34,8 +40,7 @@ def custom_headers(base_url: str, *, domain: str, host_in: str, headers_in: str)
     Raises:
         AccessRefused: a line cannot be sent as a header.
     """
-    named = os.environ.get(host_in, "")
-    if not is_host_of(base_url, domain) and not (named and origin(named) == origin(base_url)):
+    if not is_meant(base_url, domain=domain, host_in=host_in):
         return {}
     vendor, found = domain.partition(".")[0], {}
     for n, line in enumerate(os.environ.get(headers_in, "").splitlines(), 1):

@@ -20,10 +20,10 @@ from keld.providers.download import Piece, ResultFile
 from keld.providers.fault import Fault, Sent, code_of, scrubbed
 from keld.providers.page import Page, id_of, instant, said
 from keld.providers.part import Auth, Connection, Fixed
-from keld.providers.transports.ambient import custom_headers, is_host_of, named_headers
+from keld.providers.transports.ambient import custom_headers, is_meant, named_headers
 from keld.providers.transports.rest import Rest, read
 
-_DOMAIN = "openai.com"
+_DOMAIN, _HOST_IN = "openai.com", "OPENAI_BASE_URL"
 QUEUE_FULL = "token_limit_exceeded"  # the error code of a batch that failed although its file is not at fault
 _STATES = {
     "cancelling": BatchState.CANCELLING,
@@ -36,17 +36,15 @@ _KEY = "keld_key"
 
 
 def auth(connection: Connection) -> Auth:
-    """The key; at OpenAI itself also the organisation and the project, as its SDK reads them from the environment.
+    """The key; at OpenAI and at the gateway that `OPENAI_BASE_URL` names also the organisation and the project, as its SDK reads them.
 
     Raises:
         AccessRefused: one of them cannot be sent.
     """
     headers = {"authorization": f"Bearer {connection.key()}"}
-    if is_host_of(connection.base_url, _DOMAIN):  # another company has no business with them
+    if is_meant(connection.base_url, domain=_DOMAIN, host_in=_HOST_IN):  # another company has no business with them
         headers |= named_headers({"openai-organization": "OPENAI_ORG_ID", "openai-project": "OPENAI_PROJECT_ID"}, "openai")
-    return Fixed(
-        headers | custom_headers(connection.base_url, domain=_DOMAIN, host_in="OPENAI_BASE_URL", headers_in="OPENAI_CUSTOM_HEADERS")
-    )
+    return Fixed(headers | custom_headers(connection.base_url, domain=_DOMAIN, host_in=_HOST_IN, headers_in="OPENAI_CUSTOM_HEADERS"))
 
 
 class OpenAIFiles:

@@ -21,8 +21,8 @@ import msgspec
 from keld import http
 from keld.patience import Patience
 from keld.providers.download import Piece
-from keld.providers.fault import ErrorIn, Fault, fault_of, unreadable
-from keld.providers.log import hide_secrets
+from keld.providers.fault import ErrorIn, Fault, Sent, cause_of, fault_of, unreadable
+from keld.providers.log import hide_secrets, hiding_urls
 from keld.providers.page import has_id
 from keld.providers.part import Auth, Connection, Outgoing
 from keld.providers.transports.ranges import piece_of, range_headers
@@ -30,6 +30,7 @@ from keld.providers.transports.ranges import piece_of, range_headers
 T = TypeVar("T")
 Bounds = Callable[[Patience], AbstractContextManager[None]]
 Params = Mapping[str, str | int | float | bool | None]
+_REDIRECTS_MOST = 5
 _ENDED_ALREADY = (HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)
 
 
@@ -37,7 +38,7 @@ class Rest:
     """The calls of one account; the client is opened at the first of them.
 
     A path begins with "/" and is added to the base URL; a whole URL is asked for at the host of the base URL, whatever host it names: the key goes nowhere
-    else.
+    else.  A redirect is followed for a file only, without the key.
 
     Args:
         auth: the preset's own; used at the first call.
@@ -114,11 +115,18 @@ class Rest:
 
     @contextmanager
     def open(self, url: str, start: int, validator: str, params: Params | None = None) -> Iterator[Piece]:
-        """A file from byte `start` on, if it still has `validator`, else from its beginning."""
+        """A file from byte `start` on, if it still has `validator`, else from its beginning.
+
+        Where the host redirects to it, as gateways do to a signed URL of their bucket, it is fetched there, as the vendors' SDKs do.
+        """
         with http.fetching(self._connection.patience):
             with self._as_faults():
-                request = self._request("GET", url, params=params, headers=range_headers(start, validator))
-                response = self._send(request, stream=True)
+                headers = range_headers(start, validator)
+                request = self._request("GET", url, params=params, headers=headers)
+                try:
+                    response = self._send(request, stream=True)
+                except _Refused as refused:
+                    response = self._elsewhere(refused, headers)
             try:
                 yield piece_of(response)
             finally:
@@ -169,15 +177,49 @@ class Rest:
             Fault: its status is no success.
             httpx2.HTTPError: there is no whole reply.
         """
-        body = request.content if isinstance(request.stream, httpx2.ByteStream) else b""
-        outgoing = Outgoing(method=request.method, url=str(request.url), headers=request.headers, body=body)
-        request.headers.update(self._auth.headers(outgoing))
-        response = self._client.send(request, stream=stream)
+        response = self._client.send(self._signed(request), stream=stream)
         if not response.is_success:
             with suppress(httpx2.HTTPError):  # the status says enough
                 response.read()
             raise _Refused(response)
         return response
+
+    def _signed(self, request: httpx2.Request) -> httpx2.Request:
+        """The request, with the headers of `Auth`."""
+        body = request.content if isinstance(request.stream, httpx2.ByteStream) else b""
+        outgoing = Outgoing(method=request.method, url=str(request.url), headers=request.headers, body=body)
+        request.headers.update(self._auth.headers(outgoing))
+        return request
+
+    def _elsewhere(self, refused: _Refused, headers: Mapping[str, str]) -> httpx2.Response:
+        """The file at the address that a redirect names; at another host without anything that says who asks, since the address says that itself.
+
+        Raises:
+            _Refused: it is no redirect, or to an address without encryption, from one with it.
+            Fault: the file is not there; what another host says means nothing for the account.
+        """
+        response, home = refused.response, refused.response.url
+        with hiding_urls():
+            for _ in range(_REDIRECTS_MOST):
+                target = response.next_request
+                if target is None or (target.url.scheme != "https" and home.scheme == "https"):
+                    break
+                request = self._client.build_request("GET", target.url, headers=headers)
+                at_home = (request.url.scheme, request.url.netloc) == (home.scheme, home.netloc)
+                try:
+                    response = self._client.send(self._signed(request) if at_home else request, stream=True)
+                except httpx2.HTTPError as error:
+                    raise Fault(
+                        sent=Sent.ANSWERED,
+                        status=response.status_code,
+                        cause=f"a redirect to an address without a reply ({cause_of(error)})",
+                    ) from None
+                if response.is_success:
+                    return response
+                response.close()
+        if response is refused.response:
+            raise refused
+        raise Fault(sent=Sent.ANSWERED, status=response.status_code, cause=f"HTTP {response.status_code} (at the address of its redirect)")
 
     @contextmanager
     def _as_faults(self, carried_prompts: bool = False) -> Iterator[None]:
