@@ -158,6 +158,7 @@ class Job:
         if self.system is not None:
             _check_text(self.name, "system", self.system)
         _check_missing(self)
+        _check_output_type(self.name, self.output_type)
         object.__setattr__(self, "deadline", _deadline(self.name, self.deadline))
         _check_probability(self.name, self.probability)
         _check_numbers(self)
@@ -368,8 +369,9 @@ def _check_prompt(job: str, prompt: Prompt) -> None:
                 f"{job}: prompt is not a str.format template ({error}). Write {{{{ and }}}} for literal braces.", job=job, field="prompt"
             ) from None
         if not names:
+            doubled = " Two braces are a literal one; a column has single braces." if "{{" in prompt else ""  # as Jinja has them
             raise InvalidJob(
-                f"{job}: prompt names no column, so every row would be asked the same. Use e.g. prompt='Classify: {{body}}'.",
+                f"{job}: prompt names no column, so every row would be asked the same.{doubled} Use e.g. prompt='Classify: {{body}}'.",
                 job=job,
                 field="prompt",
             )
@@ -412,6 +414,29 @@ def _check_function(job: str, prompt: PerRow | PromptFunction) -> None:
         )
 
 
+def _check_output_type(job: str, output_type: Any) -> None:
+    """Passes unless a JSON Schema holds a Python type: `{"category": str}` looks like one.
+
+    All else is checked where its columns are made, which loads what a file that is only parsed does not need.
+    """
+    found = _python_type(output_type) if isinstance(output_type, Mapping) else None
+    if found is not None:
+        raise InvalidJob(
+            f"{job}: output_type holds a Python type, {found.__name__}, which JSON Schema has not. Give a Pydantic model class, or a schema such as "
+            "{'type': 'object', 'properties': {'category': {'type': 'string'}}}.",
+            job=job,
+            field="output_type",
+        )
+
+
+def _python_type(part: Any) -> type | None:
+    """The first class that stands in a JSON document; None if there is none."""
+    if isinstance(part, type):
+        return part
+    parts = part.values() if isinstance(part, Mapping) else part if isinstance(part, list | tuple) else ()
+    return next((found for one in parts if (found := _python_type(one)) is not None), None)
+
+
 def _deadline(job: str, deadline: timedelta | datetime | str | None) -> timedelta | datetime | None:
     try:
         if isinstance(deadline, str):
@@ -424,7 +449,9 @@ def _deadline(job: str, deadline: timedelta | datetime | str | None) -> timedelt
         return None
     if not isinstance(deadline, timedelta):
         raise InvalidJob(
-            f"{job}: deadline is a {type(deadline).__name__}; give a timedelta, an aware datetime, or None.", job=job, field="deadline"
+            f"{job}: deadline={deadline!r} is neither a span, such as timedelta(hours=9) or '9h', nor an instant, an aware datetime.",
+            job=job,
+            field="deadline",
         )
     if span(deadline) <= timedelta(0):
         raise InvalidJob(

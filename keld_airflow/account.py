@@ -96,6 +96,8 @@ def account_in(connection: Connection) -> tuple[str, Account]:
         )
     if not connection.host and (connection.port or connection.schema) and connection.conn_type in _WITH_HOST:
         read.refuse("has a port or a schema, and no host.", "Give the whole base URL as its host.")
+    if connection.conn_type == "keld" and _says_twice(connection):
+        read.refuse("has a port or a schema beside a base URL that has its own.", "Give the whole base URL as its host, and nothing else.")
     reader(read)
     name = str(read.take("account") or read.kind).strip()
     if not _NAME.fullmatch(name):
@@ -344,9 +346,20 @@ def _unprefixed(name: str) -> str:
 def _base_url(connection: Connection) -> str | None:
     """The base URL; None: the provider's own."""
     host, port, schema = (connection.host or "").strip(), connection.port, (connection.schema or "").strip("/ ")
-    if not host or "://" in host:
+    if not host or ("://" in host and connection.conn_type != "keld"):  # the hooks of other packages read the host alone
         return host or None
     scheme, path = (
         (schema, "") if schema in ("http", "https") else ("https", schema)
     )  # Airflow's own HTTP connections keep the scheme in this field
-    return f"{scheme}://{host}{f':{port}' if port else ''}/{path}".rstrip("/")
+    given, _, place = host.rpartition("://")  # Airflow takes keld://http://:KEY@host:8000/v1 apart into three fields
+    if given and not port and not path:
+        return host
+    return f"{given or scheme}://{place.rstrip('/')}{f':{port}' if port else ''}/{path}".rstrip("/")
+
+
+def _says_twice(connection: Connection) -> bool:
+    """True if the host is a URL with a port or a path, and the connection has another one."""
+    host, port, schema = (connection.host or "").strip(), connection.port, (connection.schema or "").strip("/ ")
+    place, _, path = host.rpartition("://")[2].partition("/")
+    has_port = place.rpartition("]")[2].count(":") == 1  # behind the brackets of an IPv6 address
+    return "://" in host and bool((port and (has_port or path)) or (path and schema not in ("", "http", "https")))

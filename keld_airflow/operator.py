@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowFailException, determine_kwargs
-from airflow.sdk import Context
+from airflow.sdk import DAG, Context
 
 from keld import Job, RunState, filled_path, wants_partition
 from keld_airflow.hidden import HiddenRowsField, is_rows, unwrap
@@ -243,6 +243,8 @@ def _check_names(given: Mapping[str, Any]) -> None:
     unknown = next((name for name in given if not name.startswith("_") and name not in named), None)
     if unknown in _ELSEWHERE:
         raise TypeError(f"{task_id}: there is no argument {unknown}. Here it is {_ELSEWHERE[unknown]}.")
+    if unknown in inspect.signature(DAG).parameters:
+        raise TypeError(f"{task_id}: there is no argument {unknown}. It is an argument of the DAG.")
     if unknown is not None and (near := get_close_matches(unknown, [*TERMS, *_OWN], n=1)):
         raise TypeError(f"{task_id}: there is no argument {unknown}. Is {near[0]} meant?")
     of_dag = getattr(given.get("dag"), "params", None) or {}  # Airflow has put them among the task's

@@ -197,7 +197,10 @@ def _checked(task_id: str, job: Job | None, given: Mapping[str, Any]) -> Job | N
     if not isinstance(job, Job):
         raise ValueError(f"{task_id}: job is a {type(job).__name__}. Give a keld.Job, or its terms.")
     if given:
-        raise ValueError(f"{task_id}: {', '.join(given)} are given together with job=, which has them already. Give one or the other.")
+        raise ValueError(
+            f"{task_id}: {', '.join(given)} are given together with job=, which has them already. Give one or the other; for a job that differs, "
+            f"dataclasses.replace(job, {', '.join(f'{TERMS[name]}=...' for name in given)})."
+        )
     return job
 
 

@@ -173,8 +173,10 @@ def status(
 
 
 def _none(keld: Keld, job: str | None, *, open_only: bool) -> str:
-    """The sentence for a list without a job run; for a job without any, it names what the namespace has instead."""
-    where = f"in the namespace {keld.namespace!r}"
+    """The sentence for a list without a job run: where it looked, and for a job without any what the namespace has instead."""
+    from keld.ledger import shown
+
+    where = f"in the namespace {keld.namespace!r} of {shown(keld.ledger_url)}"
     whose = f" of {job}" if job is not None else ""
     if open_only:
         return f"No job run{whose} is open {where}."

@@ -308,8 +308,9 @@ def error_of(fault: Fault, codes: Codes, name: str, host: str, doing: str, place
         return ProviderRefused(f"{said} Check the base URL of {name}.", account=name, status=status)
     if status in (408, 409, 425, 429) or status >= 500 or means in (Meaning.QUEUE_FULL, Meaning.NOT_DONE):
         return ProviderUnreachable(f"{said} It is tried again later.", account=name, status=status)
-    if status == 404:  # most often a base URL without /v1
-        return ProviderRefused(f"{said} Check the base URL of {name}.", account=name, status=status)
+    if status == 404:
+        advice = f"Check the base URL of {name}: most often a part of its path is missing, such as /v1."
+        return ProviderRefused(f"{said} {advice}", account=name, status=status)
     return ProviderRefused(said, account=name, status=status)
 
 

@@ -24,6 +24,7 @@ FORMATS = {".parquet": "parquet", ".pq": "parquet"} | {
     suffix + packing: form for suffix, form in _TEXTS.items() for packing in ("", *PACKINGS)
 }
 
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "adl": "adlfs"}
 _CREDENTIALS = re.compile(r"//[^/@]*@")
 _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -138,8 +139,13 @@ def place_of(source: Any, fault: type[KeldError] = SourceError) -> Place:
         return Place(source.path)
     try:
         source.fs.invalidate_cache()  # a cached listing from before the upstream wrote would hide its files
-    except Exception as error:
-        raise fault(f"{source}: the file system cannot be opened: {error}. Check its package and access.") from error
+    except ImportError as missing:
+        extra = _EXTRAS.get(source.protocol)
+        advice = f" pip install 'keld[{extra}]'" if extra else ""
+        raise fault(f"{source}: the file system cannot be opened: {missing}.{advice}") from missing
+    except Exception as error:  # its first line: that of hdfs names a hundred places without a Java
+        said = str(error).partition("\n")[0]
+        raise fault(f"{source}: the file system cannot be opened: {said}. Check its package and access.") from error
     return Place(source.path, source.fs)
 
 

@@ -146,6 +146,13 @@ def test_a_list_without_a_job_run_of_that_name_names_the_job(emulator: Emulator,
     assert words[0] != "status" or "jobs there: labels" in shown.output
 
 
+def test_a_list_without_a_job_run_names_the_ledger_it_looked_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Who runs Airflow or Dagster has the job runs in another home; "none" alone reads as if they were lost."""
+    monkeypatch.setenv("KELD_HOME", str(tmp_path / "another"))
+    for words in (["status"], ["status", "--open"], ["status", "labels"]):
+        assert f"in the namespace 'default' of sqlite:///{tmp_path}/another/ledger.db" in _keld(*words).output.replace("\n", "")
+
+
 def test_a_reconcile_of_an_account_that_is_not_there_names_the_accounts(emulator: Emulator) -> None:
     refused = _keld("reconcile", "tpyo", "--dry-run")
     assert refused.exit_code == Exit.ERROR
@@ -157,7 +164,7 @@ def test_a_base_url_without_its_path_is_named_as_the_thing_to_correct(emulator: 
     monkeypatch.setenv("OPENAI_BASE_URL", emulator.env()["OPENAI_BASE_URL"].removesuffix("/v1"))
     refused = _run()
     assert refused.exit_code == Exit.REFUSED
-    assert "Check the base URL of openai." in refused.stderr
+    assert "Check the base URL of openai: most often a part of its path is missing, such as /v1." in refused.stderr
     assert "when this is corrected." in refused.stderr
 
 

@@ -33,6 +33,9 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"key": None}, "key is empty", "key='ticket_id'"),
     ({"prompt": "no column"}, "prompt names no column", "{body}"),
     ({"prompt": "{{body}}"}, "prompt names no column", "{body}"),
+    ({"prompt": "Classify: {{ body }}"}, "prompt names no column", "single braces"),
+    ({"output_type": {"category": str}}, "output_type holds a Python type", "Pydantic"),
+    ({"output_type": {"type": "object", "properties": {"tags": {"enum": [int]}}}}, "output_type holds a Python type", "Pydantic"),
     ({"hedge": "maybe"}, "hedge='maybe' must be True or False", "False"),
     ({"probe": 1}, "probe=1 must be None, True, False, or one of batch, standard", "batch"),
     ({"prompt": ""}, "prompt names no column", "{body}"),
@@ -63,7 +66,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"deadline": datetime(2026, 11, 20)}, "deadline=2026-11-20", "tzinfo"),
     ({"deadline": timedelta(0)}, "deadline=0:00:00", "above zero"),
     ({"deadline": timedelta(hours=-1)}, "deadline=-1 day", "above zero"),
-    ({"deadline": 3600}, "deadline is a int", "timedelta"),
+    ({"deadline": 3600}, "deadline=3600", "timedelta(hours=9) or '9h'"),
     ({"deadline": "2026-11-20"}, "deadline=2026-11-20", "no time zone"),
     ({"deadline": "0h"}, "deadline=0:00:00", "above zero"),
     *[

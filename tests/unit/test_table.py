@@ -188,6 +188,25 @@ def test_importing_does_not_bring_pandas_or_polars() -> None:
 # ---- what is wrong with a source
 
 
+@pytest.mark.parametrize(
+    ("uri", "package", "extra"),
+    [("s3://b/t.parquet", "s3fs", "s3"), ("gs://b/t.parquet", "gcsfs", "gcs"), ("az://b/t.parquet", "adlfs", "adlfs")],
+)
+def test_a_file_system_that_is_not_installed_is_told_by_what_installs_it(uri: str, package: str, extra: str) -> None:
+    """fsspec names its own package, which has another name than the extra that the guides name."""
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+from keld import SourceError
+from keld.table import open_table
+try:
+    open_table({uri!r})
+except SourceError as told:
+    print(told)
+"""
+    assert f"pip install 'keld[{extra}]'" in subprocess.check_output([sys.executable, "-c", code], text=True)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """The path is what the user can mend."""
     for name in ("no.parquet", "no.csv", "no.jsonl", "no"):

@@ -599,6 +599,8 @@ def test_terms_may_stand_in_the_operator_or_in_the_default_args_of_the_dag() -> 
     [
         ({"job": None, "key": "id"}, "prompt, models missing"),
         ({"prompt": "{body}"}, "are given together with job="),
+        ({"name": "another"}, r"dataclasses\.replace\(job, name=\.\.\.\)"),
+        ({"schedule": "@daily"}, "is an argument of the DAG"),
         ({"source": ROWS}, "Airflow would store"),
         ({"source": pa.Table.from_pylist(ROWS)}, "Airflow would store"),
         ({"source": None}, "source is missing"),
