@@ -22,6 +22,7 @@ Here is only what is Dagster's: assets, runs, tags, sensors, checks, metadata.  
     pending      the partitions that a run submitted and whose results are not collected yet; their tags
     hold         the run that represents pending partitions and never executes; all writes by Dagster's private API are in here
     collector    what must be there, and on, so that the answers are collected; told before a run ends without them
+    partition_expr  what an IO manager of a database must be told about partitions; asked for before anything is sent
     watch        which assets of a code location a sensor collects results for
     sensor       one for a code location, for assets with any partitions
     tick         one evaluation: polls the providers, requests collect runs, ends hold runs

@@ -26,6 +26,7 @@ from keld_dagster.frame import Frame, as_frame
 from keld_dagster.hold import hold, hold_id
 from keld_dagster.metadata import batch_metadata, result_metadata
 from keld_dagster.option import OpOptions
+from keld_dagster.partition_expr import io_manager_key_of, require_partition_expr
 from keld_dagster.pending import ASSET_TAG, FOLLOWERS_TAG, JOB_RUN_TAG, WAIT_TAG, PendingPartitions, place_of, tag_of
 from keld_dagster.progress import Wait, first_tags, tell_unheld
 from keld_dagster.resource import KeldResource, location_of
@@ -44,7 +45,7 @@ class Pair:
     result: dg.AssetKey
     partitions_def: dg.PartitionsDefinition[Any] | None
     freshness_policy: dg.FreshnessPolicy | None
-    frame: Frame
+    frame: Frame | None  # None: the source's
     wanted: Wanted
     reading: Reading
     resource_key: str
@@ -59,7 +60,7 @@ def assets_of(declared: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[O
         check_specs=check_specs(declared.result, declared.wanted, declared.partitions_def),
         can_subset=True,
         partitions_def=declared.partitions_def,
-        required_resource_keys={declared.resource_key},
+        required_resource_keys={declared.resource_key, *(io_manager_key_of(spec) for spec in specs if spec.key == declared.result)},
         **options,
     )
     def op(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckResult]:
@@ -68,6 +69,8 @@ def assets_of(declared: Pair, specs: Sequence[dg.AssetSpec], **options: Unpack[O
         keld = resource.get(executor=context.job_def.executor_def)
         if context.selected_asset_keys:
             require_collector(context, pair.result, pair.resource_key, held=resource.hold != "none", named=resource.has_namespace)
+            if _job_run_to_collect(context, pair) is None:
+                require_partition_expr(context, context.assets_def.get_asset_spec(pair.result))
             yield from _materialize(context, pair, keld)
         else:
             yield from _checks_alone(context, pair, keld)
@@ -154,13 +157,17 @@ def _submitted(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, partit
     ends_at = partition_end(pair.partitions_def, partition)
     return keld.submit(
         with_deadline(pair.job, pair.freshness_policy, ends_at, keld.clock()),
-        pair.source.path or partial(pair.source.load, context, partition, pair.frame),
+        pair.source.path or partial(pair.source.load, context, partition, _frame(context, pair)),
         partition=partition,
         ends_at=ends_at,
         owner=_owner(context, pair),
         source_name=pair.source.name,
         **pair.reading.given(),
     )
+
+
+def _frame(context: dg.AssetExecutionContext, pair: Pair) -> Frame:
+    return pair.frame or pair.source.frame_in(context)
 
 
 def _owner(context: dg.AssetExecutionContext, pair: Pair) -> str:
@@ -170,6 +177,13 @@ def _owner(context: dg.AssetExecutionContext, pair: Pair) -> str:
 
 def _log(context: dg.AssetExecutionContext, status: Status) -> None:
     context.log.info(status.summary)
+    if (
+        status.rows == 0
+    ):  # green, since a day may be empty; but an IO manager of a database whose partition_expr does not fit finds no row either
+        context.log.warning(
+            f"{status.job}[{status.partition}]: the source has no rows for it, so nothing is asked. If it has, its IO manager does not find them: does "
+            "the source's partition_expr have the type of an instant?"
+        )
     if status.outdated is not None:
         context.log.warning(
             f"{status.job}[{status.partition}]: {status.outdated} changed since job run {status.id} was sent. It is paid for, so it is "
@@ -263,7 +277,7 @@ def _enriched(context: dg.AssetExecutionContext, pair: Pair, keld: Keld, status:
         metadata=result_metadata(status) | column_metadata(pair.job, pair.source.key, rows.schema),
         data_version=dg.DataVersion(status.id),  # one job run has the same answers each time it is materialised
         check_results=_selected_checks(context, pair, status),
-        value=as_frame(rows, pair.frame),
+        value=as_frame(rows, _frame(context, pair)),
     )
 
 

@@ -119,7 +119,7 @@ def build_batch_assets(
         result=result.key,
         partitions_def=result.partitions_def,
         freshness_policy=result.freshness_policy,
-        frame=frame or origin.frame,
+        frame=frame,
         wanted=Wanted.of(job, completion_rate, valid_rate),
         reading=reading,
         resource_key=resource_key,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import dagster as dg
-from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, create_model
 
 from keld import InvalidJob, Keld, account_fields, account_of, kinds
 from keld_dagster.launcher import elsewhere
@@ -175,7 +175,15 @@ def one_of_equals(resource: KeldResource) -> KeldResource:
 
 
 def _kinds(resource: KeldResource) -> list[type]:
-    """The types of its values, to be compared too: a text and an `EnvVar` of that name are equal."""
-    values = [resource, *vars(resource).values(), *(value for account in resource.accounts.values() for value in vars(account).values())]
+    """The types of its values, to be compared too: a text and an `EnvVar` of that name are equal.
+
+    Of its fields alone, since Dagster keeps what it made of a resource beside them, as soon as a repository is built: a process that builds its
+    definitions twice (each run's does) would compare one that is used with one that is new.
+    """
+    values = [resource, *_values(resource), *(value for account in resource.accounts.values() for value in _values(account))]
     named = [part for value in values if isinstance(value, dict) for part in value.values()]
     return [type(value) for value in (*values, *named)]
+
+
+def _values(configured: BaseModel) -> list[Any]:
+    return [getattr(configured, name) for name in type(configured).model_fields]

@@ -11,6 +11,7 @@ anything is loaded.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -20,8 +21,9 @@ from typing import Any
 
 import dagster as dg
 
-from keld_dagster.frame import Frame, frame_like, python_type
+from keld_dagster.frame import FRAMES, Frame, frame_like, python_type
 from keld_dagster.mapping import Partitions, is_same_key, refusal, shown, upstream_keys
+from keld_dagster.pending import FRAMES_TAG, tag_of
 
 _ASSET_KEY = re.compile(r"[A-Za-z0-9_]+(/[A-Za-z0-9_]+)*")
 
@@ -43,7 +45,7 @@ class Source:
 
     key: dg.AssetKey | None = None
     path: str | list[str] | None = None
-    frame: Frame = "pandas"  # of the asset, by its annotation
+    frame: Frame | None = None  # of the asset, by its annotation; None if its definition was not given
     declared: bool = False  # True if `partitions_def` is the asset's own, since its definition was given
     partitions_def: Partitions = None
     mapping: dg.PartitionMapping | None = None  # None: the partition of the same key
@@ -73,12 +75,32 @@ class Source:
             Failure: the source does not have these partitions.
         """
         keys = self._keys(context, partition)
-        load = partial(context.load_asset_value, self.key, python_type=python_type(frame))
+        load = partial(self._loaded, context, frame)
         if len(keys) == 1:
             return load(partition_key=keys[0])
         from keld import Parts  # here: it brings the readers of all table formats
 
         return Parts({str(key): partial(load, partition_key=key) for key in keys})
+
+    def frame_in(self, context: dg.AssetExecutionContext) -> Frame:
+        """The frame that matches the annotation of the asset, as the code location knows it; pandas if it knows none."""
+        if self.frame is not None or self.key is None:
+            return self.frame or "pandas"
+        graph = _graph(context)
+        found = frame_of(graph.get(self.key).assets_def, self.key) if graph.has(self.key) else None
+        frames: dict[str, Frame] = json.loads(tag_of(context.run.tags, FRAMES_TAG, "{}"))
+        return found or frames.get(self._said, "pandas")
+
+    def _loaded(self, context: dg.AssetExecutionContext, frame: Frame, *, partition_key: str | None) -> Any:
+        assert self.key is not None
+        try:
+            return context.load_asset_value(self.key, python_type=python_type(frame), partition_key=partition_key)
+        except Exception as error:  # an IO manager says what it does not take in its own words, if at all
+            error.add_note(
+                f"The source {self._said} could not be loaded as {frame}. Nothing was sent. If its IO manager takes another frame, give frame= "
+                f"({', '.join(FRAMES)})."
+            )
+            raise
 
     def _keys(self, context: dg.AssetExecutionContext, partition: str | None) -> Sequence[str | None]:
         """The partitions of the source that hold the rows of a partition, at least one; None stands for the whole of an asset without partitions.
@@ -156,8 +178,7 @@ def source_of(source: SourceLike) -> Source:
                 "source=those_assets.get_asset_spec(dg.AssetKey(...)); or its key, source=dg.AssetKey(...), and partitions_def= if it has partitions."
             )
         case dg.AssetsDefinition():
-            declared = next(iter(source.node_def.output_defs)).dagster_type.typing_type if source.is_executable else None
-            return Source(key=source.key, frame=frame_like(declared), declared=True, partitions_def=source.partitions_def)
+            return Source(key=source.key, frame=frame_of(source, source.key), declared=True, partitions_def=source.partitions_def)
         case dg.AssetSpec() | dg.SourceAsset():
             return Source(key=source.key, declared=True, partitions_def=source.partitions_def)
         case dg.AssetDep():
@@ -194,6 +215,13 @@ def check_fit(what: str, source: Source, partitions_def: Partitions) -> None:
         raise ValueError(f"{what}: {problem}")
 
 
+def frame_of(asset: dg.AssetsDefinition, key: dg.AssetKey) -> Frame | None:
+    """The frame that matches the annotation of one of its assets; None for one that is only named here."""
+    if not asset.is_executable:
+        return None
+    return frame_like(asset.node_def.output_def_named(asset.get_output_name_for_asset_key(key)).dagster_type.typing_type)
+
+
 def _found(context: dg.AssetExecutionContext, source: Source) -> Source | None:
     """The source with its partitions as the code location knows them; None for an asset of which it knows only the name."""
     assert source.key is not None
@@ -212,8 +240,10 @@ def _made_here(context: dg.AssetExecutionContext, key: dg.AssetKey) -> bool:
 
 def _graph(context: dg.AssetExecutionContext) -> Any:
     """The assets of the code location; in a test, which has none, those of the job."""
-    in_location = context.run.remote_job_origin is not None
-    return context.repository_def.asset_graph if in_location else context.job_def.asset_layer.asset_graph
+    try:
+        return context.repository_def.asset_graph  # of `dg launch`, too
+    except Exception:  # noqa: BLE001  # Dagster's own error has no public name
+        return context.job_def.asset_layer.asset_graph
 
 
 def _refused(what: str, problem: str) -> dg.Failure:

@@ -6,6 +6,7 @@ and the tags that the sensor would give them; no server, no daemon, no waiting.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,8 +20,9 @@ import dagster as dg
 
 from keld import Keld, RunState, Status
 from keld_dagster.follower import carried
-from keld_dagster.pending import ASSET_TAG, COLLECT, JOB_RUN_TAG, PARTITION_TAG, PHASE_TAG
+from keld_dagster.pending import ASSET_TAG, COLLECT, FRAMES_TAG, JOB_RUN_TAG, PARTITION_TAG, PHASE_TAG
 from keld_dagster.resource import KeldResource
+from keld_dagster.source import frame_of
 from keld_dagster.watch import JOB_METADATA, results_of
 
 if TYPE_CHECKING:
@@ -170,7 +172,7 @@ class _Course:
             if not run.success or (due := self._next(missing, partition)) is None:
                 return
             result, status = due
-            collect = {PHASE_TAG: COLLECT, ASSET_TAG: result.to_user_string(), JOB_RUN_TAG: status.id}
+            collect = {PHASE_TAG: COLLECT, ASSET_TAG: result.to_user_string(), JOB_RUN_TAG: status.id, FRAMES_TAG: self._frames()}
             run = dg.materialize(
                 self.assets, partition_key=partition, selection=self._selection(result, missing), tags=collect, **self.options
             )
@@ -211,6 +213,11 @@ class _Course:
     def _selection(self, result: dg.AssetKey, missing: set[dg.AssetKey]) -> list[dg.AssetKey]:
         """A result, and what is downstream of it and waits for no other result."""
         return [result, *carried(result, missing - {result}, missing & self.jobs.keys(), self._downstream)]
+
+    def _frames(self) -> str:
+        """The frame of each asset: of those that it does not select, a run without a code location has the names only."""
+        made = [(key, one) for one in self.assets if isinstance(one, dg.AssetsDefinition) and one.is_executable for key in one.keys]
+        return json.dumps({key.to_user_string(): frame_of(one, key) for key, one in made})
 
     def _downstream(self, key: dg.AssetKey) -> set[dg.AssetKey]:
         return self._resolved(dg.AssetSelection.assets(key).downstream()) - {key}

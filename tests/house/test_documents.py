@@ -4,17 +4,23 @@ import ast
 import inspect
 import re
 from dataclasses import MISSING, Field, fields
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Union
+from uuid import UUID
 
 import pytest
 import typer
+from pydantic import create_model
 
 import keld
 from keld import Account, Job, Lane, Settings, errors
 from keld.enrich import KELD_COLUMNS
 from keld.outcome import Outcome
 from keld.providers.kinds import BUILT_IN, preset_of
+from keld.schema.output import output_schema
 from keld.state import RunState, State
 from tests.house.architecture import drawn, rooms
 from tests.support import documents
@@ -253,6 +259,20 @@ def test_what_to_do_is_said_of_errors_that_exist() -> None:
 def test_the_columns_are_documented_with_their_types() -> None:
     documented = [(_word(row[0]), row[1]) for row in table(REFERENCE / "columns.md", "## Columns")]
     assert documented == [(column.name, str(column.type)) for column in KELD_COLUMNS]
+
+
+def test_the_columns_of_an_answer_are_documented_with_their_types() -> None:
+    kinds = {"Literal": Literal, "Enum": Enum("Choice", {"A": "a", "B": "b"}), "Union": Union, "Any": Any} | {
+        kind.__name__: kind for kind in (Decimal, date, time, datetime, timedelta, UUID)
+    }
+    found = set()
+    for annotations, column in ((row[0], row[1]) for row in table(REFERENCE / "columns.md", "## Columns of an answer")):
+        for annotation in re.findall(r"`([^`]+)`", annotations):
+            answer = create_model("Answer", field=(eval(annotation, kinds), ...))
+            kind = str(output_schema(answer).columns.field("field").type)
+            assert column.strip("`") == kind or column.startswith(f"`{kind}`"), annotation
+            found.add(kind)
+    assert found == {"string", "bool", "int64", "double", "list<item: string>"}
 
 
 @pytest.mark.parametrize(

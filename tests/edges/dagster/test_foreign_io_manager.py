@@ -1,10 +1,12 @@
 """IO managers of others take our frames, partition after partition: nothing fails after its rows were paid."""
 
+import logging
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -21,6 +23,7 @@ from keld.emulator import Emulator
 from keld_dagster import KeldParquetIOManager, KeldResource, build_batch_assets
 from keld_dagster.duckdb import KeldDuckDBIOManager
 from keld_dagster.frame import Frame
+from keld_dagster.testing import materialize
 from tests.edges.dagster.test_frame import BIG, rows
 
 DAYS = dg.DailyPartitionsDefinition("2026-11-01", end_date="2026-11-15")
@@ -80,3 +83,42 @@ def test_two_partitions_go_through_the_io_managers_of_others(name: str, frame: F
     types = {field.name: field.type for field in found.schema}
     assert (types["amount"], types["stars"], types["sold"], types["points"]) == (pa.decimal128(12, 2), pa.int64(), pa.bool_(), pa.int64())
     assert types["keld_cost_usd"] == pa.decimal128(18, 12)
+
+
+@pytest.mark.parametrize("name", ["duckdb", "duckdb, streamed", "delta"])
+@pytest.mark.parametrize("selection", [None, ["labels_batch"]])
+def test_a_table_whose_partitions_cannot_be_told_apart_is_refused_before_anything_is_sent(
+    name: str, selection: list[str] | None, keld_emulator: Emulator, tmp_path: Path
+) -> None:
+    """Its IO manager would refuse the rows when they are paid for."""
+    job = Job(name="labels", key="id", prompt="{body}", output_type=Score, models="openai:gpt-5-mini")
+    assets = build_batch_assets(job, source="tickets/{partition}.csv", partitions_def=DAYS, io_manager_key="warehouse")
+    resources = {"keld": KeldResource(home=str(tmp_path / "keld")), "warehouse": managers(tmp_path)[name]}
+    with pytest.raises(dg.Failure, match=r"labels: its IO manager warehouse .* Nothing was sent\. Give metadata=\{\"partition_expr\""):
+        dg.materialize([assets], partition_key="2026-11-01", selection=selection, resources=resources)
+    assert keld_emulator.bill() == []
+
+
+@pytest.mark.parametrize(("expression", "rows"), [("day", 0), ("CAST(day AS TIMESTAMP)", 2)])
+def test_a_day_as_text_is_found_in_a_database_by_its_cast_and_an_empty_partition_is_warned_of(
+    expression: str, rows: int, keld_emulator: Emulator, tmp_path: Path
+) -> None:
+    """Dagster compares the column with an instant; of a text it finds no row, and what follows would be green and empty."""
+
+    @dg.asset(partitions_def=DAYS, metadata={"partition_expr": expression})
+    def orders(context: dg.AssetExecutionContext) -> pd.DataFrame:
+        return pd.DataFrame({"id": ["a", "b"], "body": ["x", "y"], "day": context.partition_key})
+
+    job = Job(name="labels", key="id", prompt="{body}", output_type=Score, models="openai:gpt-5-mini")
+    labels = build_batch_assets(job, source=orders, metadata={"partition_expr": expression})
+    with dg.DagsterInstance.ephemeral() as instance:
+        done = materialize(
+            [orders, labels],
+            partition_key="2026-11-01",
+            resources={"io_manager": managers(tmp_path)["duckdb"]},
+            emulator=keld_emulator,
+            instance=instance,
+        )
+        log = [entry.user_message for run in done.runs for entry in instance.all_logs(run.run_id) if entry.level == logging.WARNING]
+    assert [status.rows for status in done.job_runs] == [rows]
+    assert any("labels[2026-11-01]: the source has no rows for it" in message for message in log) == (rows == 0)

@@ -4,11 +4,17 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+import dagster as dg
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 
+from keld import Job
+from keld.emulator import Emulator
+from keld_dagster import build_batch_assets
 from keld_dagster.frame import FRAMES, Frame, as_frame, python_type
+from keld_dagster.testing import materialize
 
 SCHEMA = pa.schema(
     [
@@ -63,3 +69,45 @@ def test_every_frame_can_be_loaded_as_what_it_is() -> None:
     for frame in FRAMES:
         if frame != "reader":
             assert isinstance(as_frame(reader("2026-11-02"), frame), python_type(frame))
+
+
+class PolarsOnly(dg.IOManager):
+    """Refuses in its own words what is no Polars frame, as that of dagster-polars does."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[str, ...], Any] = {}
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        assert isinstance(obj, pl.DataFrame), type(obj)
+        self.kept[tuple(context.asset_key.path)] = obj
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        if context.dagster_type.typing_type is not pl.DataFrame:
+            raise RuntimeError("Could not resolve type router")
+        return self.kept[tuple(context.asset_key.path)]
+
+
+@dg.multi_asset(outs={"paid": dg.AssetOut(key_prefix="stage"), "open": dg.AssetOut(key_prefix="stage")})
+def invoices() -> tuple[pl.DataFrame, pl.DataFrame]:
+    frame = pl.DataFrame({"id": [1, 2], "body": ["a", "b"]})
+    return frame, frame
+
+
+def labelled(source: Any, **given: Any) -> dg.AssetsDefinition:
+    return build_batch_assets(Job(name="labels", key="id", prompt="{body}", models="openai:gpt-5-mini"), source=source, **given)
+
+
+@pytest.mark.parametrize("source", ["stage/open", dg.AssetKey(["stage", "open"]), invoices.get_asset_spec(dg.AssetKey(["stage", "open"]))])
+def test_source_is_loaded_as_its_annotation_says_though_only_its_key_or_spec_is_given(source: Any, keld_emulator: Emulator) -> None:
+    """YAML has nothing but the key, and an IO manager that takes one kind of frame refuses every other."""
+    done = materialize([invoices, labelled(source)], resources={"io_manager": PolarsOnly()}, emulator=keld_emulator)
+    assert isinstance(done.asset_value("labels"), pl.DataFrame)
+    assert len(keld_emulator.bill()) == 2
+
+
+def test_source_that_cannot_be_loaded_names_the_frame_and_what_to_do(keld_emulator: Emulator) -> None:
+    """What an IO manager says of a frame that it does not take names neither the source nor the frame."""
+    with pytest.raises(RuntimeError) as refused:
+        materialize([invoices, labelled("stage/open", frame="pandas")], resources={"io_manager": PolarsOnly()}, emulator=keld_emulator)
+    assert "stage/open could not be loaded as pandas. Nothing was sent." in "".join(refused.value.__notes__)
+    assert keld_emulator.bill() == []

@@ -10,7 +10,7 @@ from dagster._core.test_utils import create_run_for_test
 
 from keld import Job, Keld, KeldError
 from keld.emulator import Emulator
-from keld_dagster import KeldResource, build_batch_assets, build_keld_sensor, keld_definitions
+from keld_dagster import KeldAccount, KeldResource, build_batch_assets, build_keld_sensor, keld_definitions
 from keld_dagster.pending import PendingPartitions
 
 DAYS = dg.DailyPartitionsDefinition("2026-11-01")
@@ -38,6 +38,14 @@ def test_assets_of_any_partitions_and_any_number_of_modules_share_one_sensor() -
     repository = loaded(one, two)
     assert [sensor.name for sensor in repository.sensor_defs] == ["keld_sensor"]
     assert repository.has_job("keld_provider_wait")
+
+
+@pytest.mark.parametrize("accounts", [{}, {"eu": KeldAccount(kind="openai", base_url="https://eu.example/v1")}])
+def test_definitions_that_are_built_again_in_one_process_still_share_one_resource(accounts: dict[str, Any]) -> None:
+    """A module is imported once a process, but a component is built anew each time: in every run's process twice."""
+    module = keld_definitions([assets("a")], resource=KeldResource(home="again", accounts=accounts))
+    for _ in range(2):
+        loaded(module, keld_definitions([assets("b")], resource=KeldResource(home="again", accounts=accounts)))
 
 
 def test_modules_with_their_own_sensors_and_resources_keep_them() -> None:
