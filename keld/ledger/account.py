@@ -47,6 +47,7 @@ _LATE = (
 _UNSETTLED = [
     sa.select(of.c.provider, of.c.host, of.c.found_at, of.c.requests).where(of.c.settled_at.is_(None)) for of in (ORPHAN, CANDIDATE)
 ]
+_SUSPECT = sa.union_all(_LATE, *_UNSETTLED)  # one query: each look at a job run begins with it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,9 +125,8 @@ class Accounts:
         """
         accounts: dict[tuple[str, str], list[tuple[datetime, int]]] = {}
         with self._db.read() as db:
-            for query in (_LATE, *_UNSETTLED):
-                for provider, host, at, requests in db.execute(query, {"since": since}):
-                    accounts.setdefault((provider, host), []).append((at, requests))
+            for provider, host, at, requests in db.execute(_SUSPECT, {"since": since}):
+                accounts.setdefault((provider, host), []).append((at, requests))
         return [
             Suspect(provider=provider, host=host, since=min(at for at, _ in of), sizes=frozenset(size for _, size in of))
             for (provider, host), of in accounts.items()

@@ -7,6 +7,7 @@ three times as long to make.  They hold no cycles, so that the garbage collector
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -147,9 +148,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     @property
     def billed(self) -> int:
         """The number of rows that were processed, and so paid, whatever the answer was."""
-        if not self.outcomes:
-            return 0
-        return sum(self.outcomes.get(outcome, 0) for outcome in ("answered", "invalid", "refused"))
+        return billed(self.outcomes)
 
     @property
     def cache_saved_usd(self) -> Decimal:
@@ -244,6 +243,11 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 def nonce() -> str:
     """10 random characters of a-z0-9 (52 bits): a shard's id, and the mark of its batch and its custom_ids."""
     return "".join(secrets.choice(_ALPHABET) for _ in range(10))
+
+
+def billed(outcomes: Mapping[str, int] | None) -> int:
+    """The number of rows of these outcomes that were processed, and so paid, whatever the answer was."""
+    return sum((outcomes or {}).get(outcome, 0) for outcome in ("answered", "invalid", "refused"))
 
 
 def values_of(one: JobRun | Shard | Intent | Orphan | Candidate) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceilin
         provider = environment.provider(account)
         estimate, fit = estimate_of(environment, ask, provider, model), provider.fit(ask.question, model)
         priced = any(provider.rates(model, lane, now, ask.terms.prices) is not None for lane in provider.traits.lanes)
+        speed = speed_of(environment, name, ask.run_id)  # of all fast lanes together: three queries, not three a lane
         for lane in sorted({*provider.traits.lanes, Lane.BATCH}):
             shards, obstacle, too_few = 0, without_key.get(account) or fit.not_in.get(lane), False
             if lane not in provider.traits.lanes:
@@ -149,7 +150,7 @@ def _candidates(environment: Environment, ask: Ask, due: datetime | None, ceilin
                 shards=shards,
                 obstacle=obstacle,
                 estimate=estimate,
-                speed=speed_of(environment, name, ask.run_id),
+                speed=speed,
                 worst_rates=worst,
                 cache=cache_of(environment, ask, provider, model, lane, estimate, known, ahead=False),
                 least_requests=provider.traits.least_requests if lane is Lane.BATCH else 1,

@@ -153,12 +153,14 @@ def test_the_installed_wheel_says_its_version(installed: Path, words: list[str],
     assert ended.stdout.split()[-1] == keld.__version__
 
 
+@pytest.mark.slow  # CI plays it by `make types`; ten seconds, more where mypy has no cache yet
 def test_a_users_file_is_type_checked_against_the_wheel(installed: Path, tmp_path: Path) -> None:
     said = _mypy(installed, USER_CODE, tmp_path)
     assert [line for line in said if ": error:" in line] == []
     assert _revealed(said) == REVEALED
 
 
+@pytest.mark.slow  # as the one before
 def test_a_users_mistakes_are_found_against_the_wheel(installed: Path, tmp_path: Path) -> None:
     """A front door whose names were all of type Any would let these pass."""
     said = _mypy(installed, WRONG_CODE, tmp_path)

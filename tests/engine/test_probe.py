@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from keld import Keld, Status
+from keld import Keld, Settings, Status
 from keld.emulator import Emulator
 from keld.plan import Option
 from keld.price import Lane
@@ -202,10 +202,10 @@ def test_a_first_row_that_does_not_come_back_leaves_time_for_all_the_others(
     """The rows behind it have to be asked in time, too: their number decides when it is given up."""
     emulator = open_emulator(latency_s=60)
     fault(emulator, "life", "stuck", done=0)
-    keld = open_keld(clock=emulator.now)
+    keld = open_keld(clock=emulator.now, settings=Settings(rows_per_s=0.4))  # twelve minutes for all
     due = emulator.now() + 12 * HOUR
-    run_id = keld.submit(triage(anthropic, system=LONG, deadline=due), tickets(3_000)).id
-    at_once = keld.submit(triage(anthropic, name="at_once", system=LONG, probe=False, deadline=due), tickets(3_000)).id
+    run_id = keld.submit(triage(anthropic, system=LONG, deadline=due), tickets(300)).id
+    at_once = keld.submit(triage(anthropic, name="at_once", system=LONG, probe=False, deadline=due), tickets(300)).id
     status, expected = keld.advance(run_id), keld.advance(at_once)
     assert sizes(status) == [("batch", 1)]
     assert status.escalates_at == expected.escalates_at is not None
@@ -213,7 +213,7 @@ def test_a_first_row_that_does_not_come_back_leaves_time_for_all_the_others(
     while not (status := keld.advance(run_id)).over and emulator.now() < due:
         emulator.advance(timedelta(minutes=30) if due - emulator.now() > HOUR else timedelta(minutes=1))
     assert status.deadline_met
-    assert (status.answered, {lane for lane, _ in sizes(status)[1:]}) == (3_000, {"standard"})
+    assert (status.answered, {lane for lane, _ in sizes(status)[1:]}) == (300, {"standard"})
 
 
 def test_a_first_row_that_expires_lets_the_others_go_without_marks(

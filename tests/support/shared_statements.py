@@ -30,17 +30,24 @@ def sharing(make: Callable[..., sa.Engine]) -> Callable[..., sa.Engine]:
 
 def share(patch: pytest.MonkeyPatch) -> None:
     """From now on the ledgers of this process have one dialect, one cache and one text of the tables for each kind of database."""
-    create_all = META.create_all
-    tables: dict[str, list[str]] = {}
+    patch.setattr(database, "_engine", sharing(database._engine))
+    patch.setattr(META, "create_all", creating(META))
 
-    def create(db: sa.Connection) -> None:
-        if db.dialect.name not in tables:
+
+def creating(tables: sa.MetaData) -> Callable[[sa.Connection | sa.Engine], None]:
+    """What makes these tables; by a connection, in a database that has none of them, from SQL that is compiled once for each kind of database."""
+    create_all = tables.create_all
+    statements: dict[str, list[str]] = {}
+
+    def create(db: sa.Connection | sa.Engine) -> None:
+        if isinstance(db, sa.Engine):
+            return create_all(db)
+        if db.dialect.name not in statements:
             found: list[str] = []
             mock = sa.create_mock_engine(db.engine.url, lambda statement, *_: found.append(str(statement.compile(dialect=db.dialect))))
             create_all(mock, checkfirst=False)
-            tables[db.dialect.name] = found
-        for statement in tables[db.dialect.name]:
+            statements[db.dialect.name] = found
+        for statement in statements[db.dialect.name]:
             db.exec_driver_sql(statement)
 
-    patch.setattr(database, "_engine", sharing(database._engine))
-    patch.setattr(META, "create_all", create)
+    return create

@@ -33,8 +33,9 @@ os.environ.update(
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ours = {path for path in {item.path for item in items} if HERE in path.parents}
     for item in items:
-        if HERE in item.path.parents:
+        if item.path in ours:
             item.add_marker(pytest.mark.xdist_group("airflow"))
 
 

@@ -303,38 +303,59 @@ def test_no_field_of_the_form_holds_a_secret() -> None:
     assert get_provider_info()["config"]["keld"]["options"]["ledger_url"]["sensitive"] is True
 
 
-def test_airflow_finds_the_connection_type_the_decorator_and_the_plugin() -> None:
-    """As installed: by the entry points, in a process of its own."""
-    code = (
+# What an Airflow finds that has started just now; each printed by itself, so that one that fails takes no other with it.
+ASKED = {
+    "references": "from airflow.plugins_manager import get_deadline_references_plugins as refs; print(list(refs()))",
+    "form": (
+        "import json; from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService;"
+        "[keld] = [meta for meta in HookMetaService.hook_meta_data() if meta.connection_type == 'keld'];"
+        "print('META', keld.model_dump_json())"
+    ),
+    "providers": (
         "from airflow.providers_manager import ProvidersManager as M; from airflow.sdk import task;"
         "from importlib.metadata import entry_points as points;"
         "[plugin] = [point.load() for point in points(group='airflow.plugins') if point.name == 'keld'];"
         "print(sorted(M().providers), M().hooks['keld'].hook_name, task.keld_batch, plugin)"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    ),
+}
+ASK = """
+import contextlib, io, json, sys, traceback
+for name, code in json.loads(sys.argv[1]).items():
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        try:
+            exec(code, {})
+        except Exception:
+            said.write(traceback.format_exc())
+    print("ANSWER", json.dumps([name, said.getvalue()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh_airflow() -> dict[str, str]:
+    """What a new process says to each of `ASKED`: as installed, by the entry points.  To start it takes three seconds, so there is one."""
+    ended = subprocess.run([sys.executable, "-c", ASK, json.dumps(ASKED)], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert "'keld'" in ended.stdout
-    assert "keld_batch_task" in ended.stdout
-    assert "keld_airflow.plugin.KeldPlugin" in ended.stdout
+    return dict(json.loads(line.removeprefix("ANSWER ")) for line in ended.stdout.splitlines() if line.startswith("ANSWER "))
+
+
+def test_airflow_finds_the_connection_type_the_decorator_and_the_plugin(fresh_airflow: dict[str, str]) -> None:
+    said = fresh_airflow["providers"]
+    assert "'keld'" in said
+    assert "keld_batch_task" in said
+    assert "keld_airflow.plugin.KeldPlugin" in said
 
 
 @since("3.2")
-def test_airflow_finds_the_reference_of_deadlines() -> None:
-    code = "from airflow.plugins_manager import get_deadline_references_plugins as refs; print(list(refs()))"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "keld_airflow.deadline.PartitionEnd" in ended.stdout, ended.stderr
+def test_airflow_finds_the_reference_of_deadlines(fresh_airflow: dict[str, str]) -> None:
+    assert "keld_airflow.deadline.PartitionEnd" in fresh_airflow["references"]
 
 
-def test_an_airflow_that_asks_the_hook_for_the_form_of_a_connection_is_given_the_same_fields() -> None:
+def test_an_airflow_that_asks_the_hook_for_the_form_of_a_connection_is_given_the_same_fields(fresh_airflow: dict[str, str]) -> None:
     """Airflow 3.1 makes the form by `wtforms`, or by a stand-in that its API server has for them; a later one reads the provider's metadata."""
-    code = (
-        "import json; from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService;"
-        "[keld] = [meta for meta in HookMetaService.hook_meta_data() if meta.connection_type == 'keld'];"
-        "print('META', keld.model_dump_json())"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "META" in ended.stdout, ended.stderr
-    form = json.loads(ended.stdout.partition("META")[2])
+    said = fresh_airflow["form"]
+    assert "META" in said, said
+    form = json.loads(said.partition("META")[2])
     assert set(form["extra_fields"]) == set(CONNECTION_FIELDS)
     assert form["extra_fields"]["provider"]["schema"]["enum"] == list(kinds())
     assert form["extra_fields"]["account"]["description"] == CONNECTION_FIELDS["account"]["description"]

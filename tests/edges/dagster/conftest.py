@@ -20,6 +20,8 @@ from alembic.script import ScriptDirectory
 from dagster._core.definitions.reconstruct import ReconstructableJob
 from dagster._core.instance import DagsterInstance
 from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata
+from dagster._core.storage.runs.schema import RunStorageSqlMetadata
 from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget, create_test_daemon_workspace_context, instance_for_test
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -32,7 +34,7 @@ from dagster_graphql.test.utils import execute_dagster_graphql
 from keld import Keld
 from keld.emulator import Emulator
 from keld_dagster import KeldResource
-from tests.support.shared_statements import sharing
+from tests.support.shared_statements import creating, sharing
 
 LOG = logging.getLogger("tests.dagster")
 LOCATION = Path(__file__).with_name("code_location.py")
@@ -85,8 +87,15 @@ def _share_engines(patch: pytest.MonkeyPatch) -> None:
             patch.setattr(module, "create_engine", engine_of)
 
 
+def _share_tables(patch: pytest.MonkeyPatch) -> None:
+    """From now on the SQL that makes Dagster's tables in memory is compiled once a process: an instance, or a value that is loaded, has two of them."""
+    for tables in (RunStorageSqlMetadata, SqlEventLogStorageMetadata):
+        patch.setattr(tables, "create_all", creating(tables))
+
+
 _share_revisions(pytest.MonkeyPatch())
 _share_engines(pytest.MonkeyPatch())
+_share_tables(pytest.MonkeyPatch())
 
 
 class Deployment:
