@@ -113,7 +113,8 @@ def _misfit(name: str, theirs: Partitions, ours: Partitions) -> str:
         )
     return (
         f"it has other partitions ({_kind(ours)}) than its source {name} ({_kind(theirs)}): the same key is not the same rows. "
-        f"Say which partitions of the source are meant: partition_mapping={_usual(theirs, ours)}."
+        "Give partitions_def= the source's definition, its time zone included; or, if others are meant, say which partitions of the source: "
+        f"partition_mapping={_usual(theirs, ours)}."
     )
 
 

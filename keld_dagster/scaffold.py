@@ -26,7 +26,7 @@ attributes:
   ceiling_usd: {ceiling}
   resource: {{}} # the defaults; remove it if the project defines the resource `keld` elsewhere
   asset:
-    partitions_def: {{type: daily, start_date: "{start}"}} # those of the source; remove it if it has none
+    partitions_def: {{type: daily, start_date: "{start}"}} # those of the source, with its timezone; remove it if it has none
 """
 _PROMPT = "Classify this support ticket:\n\n{body}\n"
 

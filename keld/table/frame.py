@@ -43,6 +43,9 @@ def of_pandas(frame: Any) -> Table:
     named = any(name is not None for name in frame.index.names)
     frame = frame.reset_index() if named else frame
     description = f"pandas DataFrame, {len(frame):,} rows"
+    # Arrow has no such type: the number that pandas stores, such as the months since 1970, would stand in the prompt.
+    periods = [name for name, kind in frame.dtypes.items() if str(kind).startswith("period[")]
+    frame = frame.astype(dict.fromkeys(periods, "string")) if periods else frame
     try:
         table = pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowException, OverflowError, UnicodeError):  # of an `object` column, which may hold anything

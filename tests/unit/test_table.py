@@ -562,6 +562,12 @@ def test_a_pandas_frame_as_people_have_them_is_read_or_refused_in_words(frame: A
             open_table(frame)
 
 
+def test_a_period_of_pandas_is_its_text_and_not_its_number() -> None:
+    """Arrow has no such type; the number that pandas stores, months since 1970, would stand in the prompt."""
+    months = pd.PeriodIndex(["2026-01", pd.NaT], freq="M")
+    assert _rows(open_table(pd.DataFrame({"id": [1, 2], "month": months}))) == [{"id": 1, "month": "2026-01"}, {"id": 2, "month": None}]
+
+
 # ---- absent or complete
 
 

@@ -124,7 +124,7 @@ PARIS = dg.DailyPartitionsDefinition("2026-11-01", timezone="Europe/Paris")
     [
         (table, DAYS, "the whole table would be sent for each"),
         (tickets, dg.WeeklyPartitionsDefinition("2026-11-01"), "the same key is not the same rows"),
-        (tickets, PARIS, "the same key is not the same rows"),
+        (tickets, PARIS, "Give partitions_def= the source's definition, its time zone included"),
         (dg.AssetSpec("far", partitions_def=DAYS), dg.StaticPartitionsDefinition(["eu"]), "the same key is not the same rows"),
         (both, None, r"makes 2 assets \(one, two\).*Give its spec"),
         (7, None, "is a int"),
