@@ -81,8 +81,8 @@ def no_partition(context: Mapping[str, Any]) -> str:
             "PartitionedAssetTimetable(assets=...), or give the task a partition=."
         )
     return (
-        "this Dag run has none: it was started without one. Nothing was sent. Trigger the Dag with a partition key "
-        "(in its trigger form, or partition_key over REST) or, if it runs by dates, with a logical date; or give the task a partition=."
+        "this Dag run has none: it was started without one. Nothing was sent. A Dag that is scheduled by partitions is triggered with a partition key "
+        "(in its trigger form under Advanced Options, or partition_key over REST), any other with a logical date; or give the task a partition=."
     )
 
 

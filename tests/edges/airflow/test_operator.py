@@ -481,6 +481,12 @@ FOR_GOOD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"sink": "out.xlsx"}, DAY, "no writer for this suffix"),
     # A run that stands for no partition.
     ({"source": "in/{partition}.parquet"}, {}, "source='in/{partition}.parquet' wants a partition"),
+    # Airflow refuses a partition key for a Dag that is not scheduled by partitions (HTTP 400), so that is no advice for such a Dag.
+    (
+        {"source": "in/{partition}.parquet"},
+        {},
+        "(in its trigger form under Advanced Options, or partition_key over REST), any other with a logical date",
+    ),
     ({"sink": "out/{partition}.parquet"}, {}, "wants a partition, and this Dag run has none"),
     ({"source": "in/{{ partition_key }}.parquet"}, {}, "source wants {{ partition_key }}"),
     ({"sink": "out/{{ partition_key | lower }}/"}, {}, "with a partition key"),
