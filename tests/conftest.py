@@ -218,6 +218,7 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+        gc.set_threshold(10_000)  # by default it looks through the new objects fourteen times as often
 
 
 @pytest.hookimpl(wrapper=True)

@@ -200,13 +200,13 @@ def test_people_without_an_id_are_asked_about_in_buckets_and_whole_seconds_too(s
 def test_a_long_run_that_keeps_a_time_and_is_worked_by_a_program_does_not_wait(workers: int, tmp_path: Path) -> None:
     """Unlike a hotline's hours: its calls follow each other, or are spread evenly."""
     rng = random.Random(workers)
-    looped = [call for day in range(28) for call in _run(rng, "looped", "", day * 86_400 + 7_200, 200 * workers, workers=workers)]
+    looped = [call for day in range(14) for call in _run(rng, "looped", "", day * 86_400 + 7_200, 200 * workers, workers=workers)]
     even = [
         replace(call, service="even", at=day * 86_400 + 3_600 + number * 2.0)
-        for day in range(28)
+        for day in range(14)
         for number, call in enumerate(looped[:300])
     ]
     even = [replace(call, end=call.at + 1.5) for call in even]
     calls = sorted((*looped, *even), key=lambda call: call.at)
     assert _verdicts(_audited(tmp_path, calls)) == {"looped": Waits.NO, "even": Waits.NO}
-    assert _verdicts(_audited(tmp_path, whole_seconds(calls)))["even"] is Waits.NO
+    assert _verdicts(_audited(tmp_path, whole_seconds(even)))["even"] is Waits.NO

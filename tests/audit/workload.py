@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 BEGIN = datetime(2026, 10, 26, tzinfo=UTC)  # a Monday
 DAYS = 28
@@ -216,10 +217,14 @@ ANONYMOUS: dict[str, Maker] = {
 
 def month(seed: int, *, days: int = DAYS, groups: dict[str, Maker] | None = None) -> list[Call]:
     """The calls of the first `days` days, in the order in which they began, each at a whole microsecond."""
-    chosen = {**WAITING, **FREE} if groups is None else groups
-    calls = [call for name, make in chosen.items() for call in make(random.Random(f"{seed} {name}"), name)]
+    return list(_month(seed, days, tuple(({**WAITING, **FREE} if groups is None else groups).items())))
+
+
+@lru_cache(maxsize=8)  # a test file asks for the same month again and again
+def _month(seed: int, days: int, groups: tuple[tuple[str, Maker], ...]) -> tuple[Call, ...]:
+    calls = [call for name, make in groups for call in make(random.Random(f"{seed} {name}"), name)]
     kept = (call for call in calls if call.at < days * 86_400)
-    return sorted((replace(call, at=round(call.at, 6), end=round(call.end, 6)) for call in kept), key=lambda call: call.at)
+    return tuple(sorted((replace(call, at=round(call.at, 6), end=round(call.end, 6)) for call in kept), key=lambda call: call.at))
 
 
 def whole_seconds(calls: list[Call]) -> list[Call]:

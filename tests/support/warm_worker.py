@@ -4,6 +4,7 @@ Else each would import, compile SQL and read price lists for longer than it work
 and files are closed before.
 """
 
+import gc
 import os
 import tempfile
 import threading
@@ -48,3 +49,4 @@ def _warm() -> None:
 
 
 _warm()
+gc.freeze()  # no worker's garbage collector looks through what it inherits, which would copy it, page by page
