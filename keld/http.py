@@ -40,6 +40,7 @@ _PIECE = 64 << 10  # bytes of one write: a large write would have one timeout fo
 _REPLY_BYTES = 64 << 20  # of anything but a download; a page of 1,000 batches is 1 MB
 _LEAST_S = 1.0  # a call that begins in time has at least this long, even if its verb has less time left
 _PAUSES_S = (0.5, 1.0)  # before a harmless call is retried
+_PAUSE_MOST_S = 2.0  # a longer wait is for the next look: this one has a worker that others need
 _WAIT_MOST_S = 86_400.0  # more than any host means
 _RETRIED_STATUSES = frozenset({408, 429})  # and every 5xx
 _CONNECT_S = 30.0
@@ -230,12 +231,16 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-def _is_retried(response: httpx2.Response, pause_s: float) -> bool:
-    """True if a harmless call that had this reply is worth another try after a pause; as the vendors' SDKs, it heeds what the reply says of that."""
+def _pause(response: httpx2.Response, least_s: float) -> float | None:
+    """Seconds until a harmless call that had this reply is made again; as the vendors' SDKs, it heeds what the reply says of that.
+
+    Returns:
+        None: it is not made again.
+    """
     wanted = {"true": True, "false": False}.get(response.headers.get("x-should-retry", "").lower())
     retried = response.status_code in _RETRIED_STATUSES or response.status_code >= 500 if wanted is None else wanted
-    # A longer wait is for the next look: this one has a worker that others need.
-    return retried and not response.is_success and (retry_after(response.headers) or 0.0) <= pause_s
+    asked_s = retry_after(response.headers) or 0.0
+    return max(least_s, asked_s) if retried and not response.is_success and asked_s <= _PAUSE_MOST_S else None
 
 
 class _Client(httpx2.Client):
@@ -250,9 +255,11 @@ class _Client(httpx2.Client):
                 if bound is None or bound.left_s() <= pause_s:
                     raise
             else:
-                if not _is_retried(response, pause_s) or bound is None or bound.left_s() <= pause_s:
+                asked_s = _pause(response, pause_s)
+                if asked_s is None or bound is None or bound.left_s() <= asked_s:
                     return response
                 response.close()
+                pause_s = asked_s
             time.sleep(pause_s)
         return super().send(request, **how)
 

@@ -12,12 +12,12 @@ import json
 import random
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.adversary.cloud import CLOUDS
-from tests.adversary.mode import QUIRKS, TRAP, Fault, Plan, bent
+from tests.adversary.mode import MOVED, QUIRKS, TRAP, Fault, Plan, bent
 from tests.adversary.record import Batch, Entry, Row
 from tests.adversary.shape import Anthropic, OpenAI, Shape, told
 from tests.adversary.wire import Reply, Request
@@ -147,7 +147,10 @@ class Host:
             at, name = self.wire.call_of(request)
             fault = self.plan.take(at, (self.clock() - self._began).total_seconds())
             self.journal.append((self.clock(), at, name, fault))
-            return bent(fault, lambda: self._carry_out(request, at, name, fault))
+            reply = bent(fault, lambda: self._carry_out(request, at, name, fault))
+            if at == "download" and "location" in reply.headers:
+                return replace(reply, headers={**reply.headers, "location": MOVED})
+            return reply
 
     def _carry_out(self, request: Request, at: str, name: str, fault: Fault | None) -> Reply:
         own = self.wire.carried_out(self, request, at, name)

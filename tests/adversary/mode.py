@@ -15,6 +15,7 @@ CALLS = ("create", "get", "list", "upload", "size", "download", "cancel", "delet
 _PAGE = b"<!DOCTYPE html><html><head><title>Gateway</title></head><body><h1>Something is not as it should be</h1></body></html>"
 # A host that never gives a key away would not notice; what is asked there is on the host's journal.
 TRAP = "/trap"
+MOVED = "/moved"  # results may be fetched there; what goes where is in tests/providers/test_redirect.py
 
 
 def call_of(request: Request) -> tuple[str, str]:

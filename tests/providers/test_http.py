@@ -283,7 +283,8 @@ def test_a_wait_is_read_in_each_form_that_the_vendors_sdks_read(headers: dict[st
 @pytest.mark.parametrize(
     ("said", "asked"),
     [
-        ("503 Busy\r\nretry-after: 30", 1),  # the pause is shorter; the next look comes later
+        ("503 Busy\r\nretry-after: 30", 1),  # the next look comes later
+        ("503 Busy\r\nretry-after-ms: 20", 2),  # longer than the pause, and short enough to wait for
         ("429 Busy\r\nretry-after-ms: 30000", 1),
         ("503 Busy\r\nretry-after-ms: 1", 2),
         ("503 Busy", 2),
