@@ -23,6 +23,7 @@ JOB_RUNS_TAG = f"{_HIDDEN}job_runs"  # {partition: job run}, as JSON
 FOLLOWERS_TAG = f"{_HIDDEN}followers"  # assets planned in the submit run that had to be skipped there, as JSON
 JOB_RUN_TAG = f"{_HIDDEN}job_run"  # on a collect run: the job run it collects
 FRAMES_TAG = f"{_HIDDEN}frames"  # on a test's collect run, which has no code location: {asset: frame}, as JSON
+TEST_TAG = f"{_HIDDEN}test"  # on the runs of `testing`, which collects by itself
 PHASE_TAG = "keld/phase"  # visible: it tells a person what the run is for
 BACKFILL_TAG = "dagster/backfill"
 PARTITION_TAG = "dagster/partition"
