@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pytest
 from dagster._core.events import DagsterEvent
 from dagster._core.storage.tags import TagType, get_tag_type
 from dagster._core.test_utils import create_run_for_test
+from msgspec import structs
 
 from keld import Job, Keld
 from keld.emulator import Emulator
@@ -93,7 +94,7 @@ def test_a_wait_says_how_far_the_provider_is(desk: Desk) -> None:
 def times_told(desk: Desk, *, days: int, flapping: bool = False) -> int:
     """How often a wait of some days is told of, if it is looked at every five minutes."""
     wait = desk.hold("day1")
-    late = {"day1": replace(wait.statuses["day1"], problem_kind="ProviderUnreachable")}
+    late = {"day1": structs.replace(wait.statuses["day1"], problem_kind="ProviderUnreachable")}
     for n in range(days * 24 * 60 // 5):
         desk.emulator.advance(300)
         run = desk.instance.get_run_by_id(wait.hold.run_id)
@@ -215,6 +216,6 @@ def test_a_wait_whose_success_dagster_does_not_record_ends_all_the_same(desk: De
 
 def test_a_person_sees_what_is_in_the_way(desk: Desk) -> None:
     wait = desk.hold("day1")
-    blocked = replace(wait.statuses["day1"], problem="openai at api.openai.com refuses the key.", problem_kind="AccessRefused")
+    blocked = structs.replace(wait.statuses["day1"], problem="openai at api.openai.com refuses the key.", problem_kind="AccessRefused")
     tell(desk.instance, desk.keld, [Wait(hold=wait.hold, batch=BATCH, statuses={"day1": blocked})], until=0.0, log=LOG)
     assert desk.told()[0]["keld/obstacle"] == "openai at api.openai.com refuses the key."
