@@ -31,6 +31,7 @@ from keld_dagster.pending import (
     PHASE_TAG,
     WAIT_TAG,
     PendingPartitions,
+    given_tags,
     place_of,
 )
 from keld_dagster.progress import Wait, tell, tell_end, tell_unheld
@@ -325,7 +326,9 @@ class Tick:
     def _request(self, pending: PendingPartitions, status: Status, number: int, missing: set[dg.AssetKey]) -> dg.RunRequest:
         """The request for a partition's collect run: the result, and those assets that the submit run skipped and that need no missing result."""
         asset, partition = self.watched[pending.asset], status.partition or None
-        tags = {PHASE_TAG: COLLECT, WAIT_TAG: pending.id, ASSET_TAG: pending.asset.to_user_string(), JOB_RUN_TAG: status.id}
+        submitted = self.context.instance.get_run_by_id(pending.id)
+        tags = {} if submitted is None else given_tags(submitted.tags)
+        tags |= {PHASE_TAG: COLLECT, WAIT_TAG: pending.id, ASSET_TAG: pending.asset.to_user_string(), JOB_RUN_TAG: status.id}
         if pending.backfill is not None and self._is_open(pending.backfill):
             tags[BACKFILL_TAG] = pending.backfill
         carries = carried(asset.result, pending.followers, missing, lambda key: self.watched[key].downstream)

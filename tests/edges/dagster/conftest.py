@@ -122,7 +122,7 @@ class Deployment:
     def cancel(self, backfill_id: str) -> None:
         self._ask(CANCEL_BACKFILL, "cancelPartitionBackfill", id=backfill_id)
 
-    def launch(self, day: str | None, *assets: str, config: Mapping[str, Any] | None = None) -> str:
+    def launch(self, day: str | None, *assets: str, config: Mapping[str, Any] | None = None, **tags: str) -> str:
         """Materialises one partition, or an asset without partitions, which is a plain run; gives its id."""
         selector = {
             "repositoryLocationName": "location",
@@ -131,8 +131,13 @@ class Deployment:
             "assetSelection": [{"path": [name]} for name in assets],
             "assetCheckSelection": None,
         }
-        tags = [] if day is None else [{"key": "dagster/partition", "value": day}]
-        params = {"selector": selector, "mode": "default", "runConfigData": config or {}, "executionMetadata": {"tags": tags}}
+        tags = tags if day is None else {"dagster/partition": day, **tags}
+        params = {
+            "selector": selector,
+            "mode": "default",
+            "runConfigData": config or {},
+            "executionMetadata": {"tags": [{"key": name, "value": value} for name, value in tags.items()]},
+        }
         return self._ask(LAUNCH_RUN, "launchRun", params=params)["run"]["id"]
 
     def terminate(self, run_id: str) -> None:
