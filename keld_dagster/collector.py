@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import dagster as dg
 
 from keld_dagster.hold import WAIT_JOB
+from keld_dagster.pending import TEST_TAG
+from keld_dagster.resource import given_at_launch
 from keld_dagster.sensor import sensor_of
 
 NOT_COLLECTED = "keld/not_collected"  # on a batch asset
@@ -29,16 +31,23 @@ def require_collector(context: dg.AssetExecutionContext, result: dg.AssetKey, re
         named: True if the namespace is chosen.
 
     Raises:
-        Failure: the sensor, the job of the hold runs or the namespace is missing; a retry would not help.
+        Failure: the sensor, the job of the hold runs or the namespace is missing, or they would have another resource; a retry would not help.
     """
     name = result.to_user_string()
     if context.run.remote_job_origin is None:
-        if named or not context.instance.is_persistent:  # a test's run, which has a ledger of its own
+        if named or is_test(context):  # it has a ledger of its own
             return
         raise dg.Failure(
             f"{name}: this run was not launched through a code location (dg launch, dagster asset materialize, a script). Runs from the UI keep what "
             "they paid for under the name of theirs, so the same rows could be paid twice. Nothing was sent. Launch it from the UI, or set "
             "KELD_NAMESPACE, or KeldResource(namespace=...), to the name of the code location.",
+            allow_retries=False,
+        )
+    own = given_at_launch(context, resource_key)
+    if own:
+        raise dg.Failure(
+            f"{name}: this run's configuration gives the resource {resource_key} another {', '.join(own)} than the code location does. The sensor and the "
+            "runs that collect do not have it, and would look for the answers elsewhere. Nothing was sent. Give it to the KeldResource instead.",
             allow_retries=False,
         )
     repository = context.repository_def
@@ -57,8 +66,8 @@ def require_collector(context: dg.AssetExecutionContext, result: dg.AssetKey, re
 def collector_problem(context: dg.AssetExecutionContext, result: dg.AssetKey, resource_key: str) -> str | None:
     """Why nothing collects the answers for now, and what to do; None if all is well, or it cannot be known."""
     if context.run.remote_job_origin is None:
-        if not context.instance.is_persistent:
-            return None  # a test
+        if is_test(context):
+            return None
         return (
             "This run was not launched through a code location (dg launch, dagster asset materialize, a script), so no sensor collects the answers. "
             f"Run it again when the provider is through, with the same settings: nothing is sent again. {_AGAIN} "
@@ -70,6 +79,11 @@ def collector_problem(context: dg.AssetExecutionContext, result: dg.AssetKey, re
         context.log.debug(f"The state of sensor and daemon is not known ({type(error).__name__}: {error}).")
         return None
     return f"The answers are not collected for now: {' '.join(problems)} {_AGAIN}" if problems else None
+
+
+def is_test(context: dg.AssetExecutionContext) -> bool:
+    """True if nobody waits for what this run sends: `testing` collects it, or Dagster itself forgets the run with its process."""
+    return TEST_TAG in context.run.tags or not context.instance.is_persistent
 
 
 def _stopped(context: dg.AssetExecutionContext, result: dg.AssetKey, resource_key: str) -> Sequence[str]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import dagster as dg
 
 from keld_dagster.hold import wait_job
-from keld_dagster.resource import KeldResource, one_of_equals
+from keld_dagster.resource import KeldResource, one_of_equals, require_configured
 from keld_dagster.sensor import build_keld_sensor
 from keld_dagster.watch import JOB_METADATA, results_of
 
@@ -33,7 +33,8 @@ def keld_definitions(
         sensor: instead of the code location's own, e.g. `build_keld_sensor(minimum_interval_seconds=10)`.
 
     Raises:
-        ValueError: two of the assets have jobs of one name, which would share their job runs; or `resource_key` is not the assets'.
+        ValueError: two of the assets have jobs of one name, which would share their job runs; `resource_key` is not the assets'; or `resource` is to be
+            configured at launch.
     """
     jobs = [spec.metadata[JOB_METADATA] for definition in assets for spec in definition.specs if JOB_METADATA in spec.metadata]
     twice = sorted({job for job in jobs if jobs.count(job) > 1})
@@ -47,6 +48,7 @@ def keld_definitions(
             f"The assets use the resource {', '.join(keys)}, not {resource_key!r}. Give build_batch_assets(resource_key={resource_key!r}) as well."
         )
     keys = keys or [resource_key or "keld"]
+    require_configured(resource)
     return dg.Definitions(
         assets=list(assets),
         sensors=[sensor] if sensor is not None else [build_keld_sensor(resource_key=key) for key in keys if assets],

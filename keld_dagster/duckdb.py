@@ -43,6 +43,23 @@ class ArrowTypeHandler:
         return [pa.RecordBatchReader, pa.Table, ds.Dataset, ds.InMemoryDataset]
 
 
+def _pandas_handler() -> Any:
+    """Dagster's own handler of pandas frames, which also makes the table of a frame without rows: without one, what is downstream fails.
+
+    Raises:
+        ImportError: `dagster-duckdb-pandas` is not installed.
+    """
+    from dagster_duckdb_pandas import DuckDBPandasTypeHandler
+
+    class PandasTypeHandler(DuckDBPandasTypeHandler):
+        def handle_output(self, context: dg.OutputContext, table_slice: TableSlice, obj: Any, connection: Any) -> Any:
+            if len(obj) or "object" in map(str, obj.dtypes):  # of a column of objects nobody knows the type before there is one
+                return super().handle_output(context, table_slice, obj, connection)
+            return ArrowTypeHandler().handle_output(context, table_slice, pa.Table.from_pandas(obj, preserve_index=False), connection)
+
+    return PandasTypeHandler()
+
+
 class KeldDuckDBIOManager(DuckDBIOManager):
     """`DuckDBIOManager` for Arrow, and for pandas where `dagster-duckdb-pandas` is installed; give the assets `frame="reader"`."""
 
@@ -50,9 +67,7 @@ class KeldDuckDBIOManager(DuckDBIOManager):
     def type_handlers() -> Sequence[Any]:
         handlers: list[Any] = [ArrowTypeHandler()]
         with suppress(ImportError):
-            from dagster_duckdb_pandas import DuckDBPandasTypeHandler
-
-            handlers.append(DuckDBPandasTypeHandler())
+            handlers.append(_pandas_handler())
         return handlers
 
     @staticmethod

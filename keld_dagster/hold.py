@@ -14,12 +14,15 @@ from uuid import UUID, uuid5
 
 import dagster as dg
 
-from keld_dagster.pending import PendingPartitions
+from keld_dagster.pending import TEST_TAG, PendingPartitions
 
 WAIT_JOB = "keld_provider_wait"
 POOL = "keld_provider"
 _STEP = "waiting_at_the_provider"  # the page of the run shows it beside Dagster's own "will start soon"
 _OVER_TAG = "keld/over"
+# The queue takes it into account after all others: it counts a run for limits of tags (`dagster/backfill`) before it looks at its pool, so that hold
+# runs ahead of it would keep a collect run from ever starting (1.13.27, `_get_runs_to_dequeue`).
+_LAST = {"dagster/priority": "-1000000"}
 _NAMESPACE = UUID("6b1d0c58-9d0a-4d5e-8d9b-6b656c640001")
 _AT_ONCE = 1_000  # hold runs that are read with one query
 _OPEN = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED]
@@ -66,7 +69,7 @@ def hold(context: dg.AssetExecutionContext, pending: PendingPartitions, tags: Ma
     None if none can be created: then only the state of a backfill may be wrong.
     """
     if context.run.remote_job_origin is None:
-        if not context.instance.is_persistent:  # else `collector` says what a person has to do
+        if not context.instance.is_persistent and TEST_TAG not in context.run.tags:  # else `collector` says what a person has to do
             context.log.warning(
                 f"{pending.asset.to_user_string()} is sent, and has no result yet: no sensor collects for a run without a code location. "
                 "Materialize it again when the provider is through; a test does both by keld_dagster.testing.materialize(...)."
@@ -119,7 +122,8 @@ def _pending(run: dg.DagsterRun) -> PendingPartitions | None:
 
 
 def note(instance: dg.DagsterInstance, run: dg.DagsterRun, tags: Mapping[str, str]) -> None:
-    """Sets tags of a hold run."""
+    """Sets tags of a hold run; one of an earlier version goes to the end of the queue, too."""
+    tags = {**_LAST, **tags}
     instance.add_run_tags(run.run_id, dict(tags))
     if run.run_id in _known:
         _known[run.run_id] = Hold(run.with_tags({**run.tags, **tags}), _known[run.run_id].pending)
@@ -181,7 +185,7 @@ def _create(context: dg.AssetExecutionContext, pending: PendingPartitions, tags:
     run = instance.get_run_by_id(run_id) or instance.create_run_for_job(
         job_def=context.repository_def.get_job(WAIT_JOB),
         run_id=run_id,
-        tags={**pending.to_tags(), **tags},
+        tags={**_LAST, **pending.to_tags(), **tags},
         status=dg.DagsterRunStatus.NOT_STARTED,
         remote_job_origin=remote.repository_origin.get_job_origin(WAIT_JOB),
         job_code_origin=private.origin(WAIT_JOB, code.repository_origin),

@@ -17,6 +17,7 @@ import dagster as dg
 
 from keld import Batch, Column, Job, Keld, Outcome, Status
 
+_QUOTED = 10_000  # characters: each process of Dagster loads the definitions of every asset, and each change of them is kept
 _INLINE = 950  # characters: Dagster shows shorter Markdown in its place, and longer behind a click
 
 
@@ -42,7 +43,9 @@ def _prompt(job: Job) -> dg.MetadataValue[Any]:
 
 
 def _quoted(text: str) -> dg.MetadataValue[Any]:
-    """A text as it is: a block of code that the text itself cannot end."""
+    """A text as it is, or its beginning: a block of code that the text itself cannot end."""
+    if len(text) > _QUOTED:
+        text = f"{text[:_QUOTED]}\n... and {len(text) - _QUOTED:,} more characters"
     fence = "```"
     while fence in text:
         fence += "`"

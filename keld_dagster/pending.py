@@ -23,9 +23,19 @@ JOB_RUNS_TAG = f"{_HIDDEN}job_runs"  # {partition: job run}, as JSON
 FOLLOWERS_TAG = f"{_HIDDEN}followers"  # assets planned in the submit run that had to be skipped there, as JSON
 JOB_RUN_TAG = f"{_HIDDEN}job_run"  # on a collect run: the job run it collects
 FRAMES_TAG = f"{_HIDDEN}frames"  # on a test's collect run, which has no code location: {asset: frame}, as JSON
+TEST_TAG = f"{_HIDDEN}test"  # on the runs of `testing`, which collects by itself
 PHASE_TAG = "keld/phase"  # visible: it tells a person what the run is for
 BACKFILL_TAG = "dagster/backfill"
 PARTITION_TAG = "dagster/partition"
+# What Dagster itself reads of a person's tags; the others of its prefix say what a run is, and are of that run alone.
+_GIVEN_TAGS = (
+    "dagster/priority",
+    "dagster/max_retries",
+    "dagster/retry_strategy",
+    "dagster/retry_on_asset_or_op_failure",
+    "dagster/max_runtime",
+)
+_OTHERS = ("dagster/", ".dagster/", "keld/")
 _PLACE_TAGS = (BACKFILL_TAG, PARTITION_TAG, "dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 COLLECT = "collect"
@@ -97,3 +107,8 @@ def formerly(name: str) -> str:
 def place_of(tags: Mapping[str, str]) -> dict[str, str]:
     """The tags of a run that name its backfill and partitions."""
     return {name: tags[name] for name in _PLACE_TAGS if name in tags}
+
+
+def given_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags that a person, a job or a schedule gave a run: what is made in its place later needs the same priority, retries and memory."""
+    return {name: value for name, value in tags.items() if name in _GIVEN_TAGS or not name.startswith(_OTHERS)}

@@ -162,6 +162,30 @@ def location_of(run: dg.DagsterRun) -> str | None:
     return None if run.remote_job_origin is None else run.remote_job_origin.location_name
 
 
+def require_configured(resource: object) -> None:
+    """Passes unless a resource is to be configured at launch.
+
+    Raises:
+        ValueError: it is, and what a person gives a run that sends, the sensor and the runs that collect never hear of.
+    """
+    if isinstance(resource, KeldResource) or not hasattr(resource, "resource_cls"):  # Dagster's class of these is not public
+        return
+    raise ValueError(
+        "The KeldResource is to be configured at launch, but the sensor and the runs that collect are not launched by a person: they would look for "
+        "the answers elsewhere. Give KeldResource(...), with dg.EnvVar(...) for what differs from deployment to deployment."
+    )
+
+
+def given_at_launch(context: dg.AssetExecutionContext, resource_key: str) -> Sequence[str]:
+    """The fields of the resource to which the run's own configuration gives another value than the code location does."""
+    resources: Any = context.run.run_config.get("resources", {})
+    config = resources.get(resource_key, {}).get("config", {})
+    declared = context.repository_def.get_top_level_resources().get(resource_key)
+    field = None if declared is None else declared.config_schema.as_field()
+    usual = field.default_value if field is not None and field.default_provided else {}
+    return [name for name, value in config.items() if name != "hold" and (usual.get(name) or None) != (value or None)]
+
+
 _given: list[KeldResource] = []
 
 

@@ -98,7 +98,7 @@ class Source:
         except Exception as error:  # an IO manager says what it does not take in its own words, if at all
             error.add_note(
                 f"The source {self._said} could not be loaded as {frame}. Nothing was sent. If its IO manager takes another frame, give frame= "
-                f"({', '.join(FRAMES)})."
+                f"({', '.join(FRAMES)}). If it keeps values in memory, it has them for the inputs of a run only: give the source one that writes them."
             )
             raise
 

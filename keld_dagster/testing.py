@@ -20,8 +20,8 @@ import dagster as dg
 
 from keld import Keld, RunState, Status
 from keld_dagster.follower import carried
-from keld_dagster.pending import ASSET_TAG, COLLECT, FRAMES_TAG, JOB_RUN_TAG, PARTITION_TAG, PHASE_TAG
-from keld_dagster.resource import KeldResource
+from keld_dagster.pending import ASSET_TAG, COLLECT, FRAMES_TAG, JOB_RUN_TAG, PARTITION_TAG, PHASE_TAG, TEST_TAG
+from keld_dagster.resource import KeldResource, require_configured
 from keld_dagster.source import frame_of
 from keld_dagster.watch import JOB_METADATA, results_of
 
@@ -127,6 +127,7 @@ def materialize(
         given = dict(resources or {})
         for name in set(results.values()):
             own = given.get(name) or KeldResource(home=str(Path(instance.storage_directory()) / "keld"))
+            require_configured(own)
             given[name] = _at_emulator(own, emulator) if isinstance(own, KeldResource) else own
         kelds = {name: stack.enter_context(given[name].process_config_and_initialize_cm()).get() for name in set(results.values())}
         course = _Course(
@@ -140,7 +141,9 @@ def materialize(
         runs = [
             run
             for partition in partitions
-            for run in course.runs(partition, {"selection": selection, "run_config": run_config, "tags": tags})
+            for run in course.runs(
+                partition, {"selection": selection, "run_config": run_config, "tags": {**(tags or {}), TEST_TAG: "true"}}
+            )
         ]
         statuses = [status for partition in partitions for key in results if (status := course.status(key, partition)) is not None]
         return Materialized(runs=tuple(runs), job_runs=tuple(statuses))
@@ -172,7 +175,13 @@ class _Course:
             if not run.success or (due := self._next(missing, partition)) is None:
                 return
             result, status = due
-            collect = {PHASE_TAG: COLLECT, ASSET_TAG: result.to_user_string(), JOB_RUN_TAG: status.id, FRAMES_TAG: self._frames()}
+            collect = {
+                TEST_TAG: "true",
+                PHASE_TAG: COLLECT,
+                ASSET_TAG: result.to_user_string(),
+                JOB_RUN_TAG: status.id,
+                FRAMES_TAG: self._frames(),
+            }
             run = dg.materialize(
                 self.assets, partition_key=partition, selection=self._selection(result, missing), tags=collect, **self.options
             )

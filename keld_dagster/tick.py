@@ -31,6 +31,7 @@ from keld_dagster.pending import (
     PHASE_TAG,
     WAIT_TAG,
     PendingPartitions,
+    given_tags,
     place_of,
 )
 from keld_dagster.progress import Wait, tell, tell_end, tell_unheld
@@ -41,6 +42,7 @@ REQUESTS_A_TICK = 50  # Dagster submits them one by one, up to a second each; th
 TRIES = 5  # of a collect run that dies before it starts: a pod that finds no node, a launcher that is restarted
 _WINDOW = 100  # items whose runs are read with one query
 _CANCEL_BUDGET_S = 1.0
+_PROBLEMS = 3  # in the reason of a tick, one line of the sensor's page
 _ENDED_BADLY = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
@@ -97,8 +99,14 @@ class Tick:
             done += self._process_window(items[done : done + _WINDOW])
         tell(self.context.instance, self.keld, self.waits, self.until, self.log)
         cursor = items[done].id if done < len(items) else ""
-        reason = None if self.requests else dg.SkipReason(f"{len(items)} waiting for a provider or a run. {' '.join(self.failed)}".strip())
+        said = f"{len(items)} waiting for a provider or a run. {' '.join([*self.failed, *self._problems()])}".strip()
+        reason = None if self.requests else dg.SkipReason(said)
         return dg.SensorResult(run_requests=self.requests, skip_reason=reason, cursor=cursor)
+
+    def _problems(self) -> list[str]:
+        """What stands in the way of those that wait, each once: a key that the sensor's process lacks, though the runs have it, shows on its page."""
+        found = {status.problem: None for wait in self.waits for status in wait.statuses.values() if status.problem is not None}
+        return list(found)[:_PROBLEMS]
 
     def _is_full(self) -> bool:
         return time.monotonic() > self.until or len(self.requests) >= REQUESTS_A_TICK
@@ -325,7 +333,9 @@ class Tick:
     def _request(self, pending: PendingPartitions, status: Status, number: int, missing: set[dg.AssetKey]) -> dg.RunRequest:
         """The request for a partition's collect run: the result, and those assets that the submit run skipped and that need no missing result."""
         asset, partition = self.watched[pending.asset], status.partition or None
-        tags = {PHASE_TAG: COLLECT, WAIT_TAG: pending.id, ASSET_TAG: pending.asset.to_user_string(), JOB_RUN_TAG: status.id}
+        submitted = self.context.instance.get_run_by_id(pending.id)
+        tags = {} if submitted is None else given_tags(submitted.tags)
+        tags |= {PHASE_TAG: COLLECT, WAIT_TAG: pending.id, ASSET_TAG: pending.asset.to_user_string(), JOB_RUN_TAG: status.id}
         if pending.backfill is not None and self._is_open(pending.backfill):
             tags[BACKFILL_TAG] = pending.backfill
         carries = carried(asset.result, pending.followers, missing, lambda key: self.watched[key].downstream)

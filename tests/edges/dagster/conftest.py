@@ -122,7 +122,7 @@ class Deployment:
     def cancel(self, backfill_id: str) -> None:
         self._ask(CANCEL_BACKFILL, "cancelPartitionBackfill", id=backfill_id)
 
-    def launch(self, day: str | None, *assets: str) -> str:
+    def launch(self, day: str | None, *assets: str, config: Mapping[str, Any] | None = None, **tags: str) -> str:
         """Materialises one partition, or an asset without partitions, which is a plain run; gives its id."""
         selector = {
             "repositoryLocationName": "location",
@@ -131,8 +131,13 @@ class Deployment:
             "assetSelection": [{"path": [name]} for name in assets],
             "assetCheckSelection": None,
         }
-        tags = [] if day is None else [{"key": "dagster/partition", "value": day}]
-        params = {"selector": selector, "mode": "default", "runConfigData": {}, "executionMetadata": {"tags": tags}}
+        tags = tags if day is None else {"dagster/partition": day, **tags}
+        params = {
+            "selector": selector,
+            "mode": "default",
+            "runConfigData": config or {},
+            "executionMetadata": {"tags": [{"key": name, "value": value} for name, value in tags.items()]},
+        }
         return self._ask(LAUNCH_RUN, "launchRun", params=params)["run"]["id"]
 
     def terminate(self, run_id: str) -> None:
@@ -247,7 +252,13 @@ def loading(location: Path, in_server: bool) -> WorkspaceLoadTarget:
 
 
 @contextmanager
-def deployed(location: Path, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Deployment]:
+def deployed(
+    location: Path,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Mapping[str, Any] = SETTINGS,
+) -> Iterator[Deployment]:
     """A fresh deployment of a code location; its provider takes an hour, on a clock that the test turns.
 
     A slow test, and one that is marked `code_server`, has it in a code server, as a user has.
@@ -258,7 +269,7 @@ def deployed(location: Path, request: pytest.FixtureRequest, tmp_path: Path, mon
             monkeypatch.setenv(name, value)
         forget(location.stem)
         with (
-            instance_for_test(overrides=SETTINGS | one_event_log(tmp_path)) as instance,
+            instance_for_test(overrides={**settings, **one_event_log(tmp_path)}) as instance,
             create_test_daemon_workspace_context(loading(location, in_server), instance=instance) as workspace,
             Keld(home=tmp_path / "keld", namespace="location") as keld,
         ):

@@ -67,6 +67,26 @@ def test_a_code_location_that_could_not_collect_is_refused_before_anything_is_se
     assert kinds.emulator.batches() == []
 
 
+def test_a_run_that_is_launched_with_another_ledger_or_account_is_refused_before_anything_is_sent(
+    kinds: Deployment, tmp_path: Path
+) -> None:
+    """What a person writes into the Launchpad, the sensor and the runs that collect never hear of: the wait would have no end."""
+    own = {"resources": {"keld": {"config": {"namespace": "mine", "home": {"env": "TEST_HOME"}, "hold": "queued"}}}}
+    run = kinds.launch(DAY, "days_batch", "days", config=own)
+    kinds.turn_until(lambda: kinds.runs(run_ids=[run])[0].is_finished)
+    assert kinds.runs(run_ids=[run])[0].status is dg.DagsterRunStatus.FAILURE
+    assert "gives the resource keld another namespace than the code location does" in log_of(kinds, run)
+    assert kinds.emulator.batches() == []
+
+
+@pytest.mark.slow
+def test_a_run_that_is_launched_with_the_values_of_the_code_location_is_not_refused(kinds: Deployment) -> None:
+    """The Launchpad fills them in."""
+    same = {"resources": {"keld": {"config": {"namespace": None, "home": {"env": "TEST_HOME"}, "hold": "queued", "accounts": {}}}}}
+    kinds.launch(DAY, "days_batch", "days", config=same)
+    kinds.turn_until(lambda: kinds.holds() == ["QUEUED"])
+
+
 @pytest.mark.slow
 def test_a_version_of_dagster_without_a_private_class_has_no_hold_runs_and_collects_all_the_same(
     kinds: Deployment, monkeypatch: pytest.MonkeyPatch

@@ -122,3 +122,35 @@ def test_a_day_as_text_is_found_in_a_database_by_its_cast_and_an_empty_partition
         log = [entry.user_message for run in done.runs for entry in instance.all_logs(run.run_id) if entry.level == logging.WARNING]
     assert [status.rows for status in done.job_runs] == [rows]
     assert any("labels[2026-11-01]: the source has no rows for it" in message for message in log) == (rows == 0)
+
+
+@pytest.mark.parametrize("frame", ["pandas", "reader"])
+def test_a_first_partition_without_rows_makes_its_table_with_the_types_of_the_later_ones(
+    frame: Frame, keld_emulator: Emulator, tmp_path: Path
+) -> None:
+    """Dagster's own handler of frames writes none, and what is downstream of an empty day would fail for want of a table."""
+
+    @dg.asset(partitions_def=DAYS, io_manager_key="parquet")
+    def orders(context: dg.AssetExecutionContext) -> pd.DataFrame:
+        found = pd.DataFrame({"id": ["a", "b"], "body": ["x", "y"], "day": pd.to_datetime([context.partition_key] * 2)})
+        return found[:0] if context.partition_key == "2026-11-01" else found
+
+    @dg.asset(partitions_def=DAYS, io_manager_key="parquet")
+    def report(labels: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"rows": [len(labels)]})
+
+    job = Job(name="labels", key="id", prompt="{body}", output_type=Score, models="openai:gpt-5-mini")
+    labels = build_batch_assets(job, source=orders, frame=frame, metadata={"partition_expr": "day"})
+    resources = {
+        "parquet": KeldParquetIOManager(base_dir=str(tmp_path / "tables")),
+        "io_manager": KeldDuckDBIOManager(database=str(tmp_path / "tables.db"), schema="public"),
+    }
+    types = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        for day, count in (("2026-11-01", 0), ("2026-11-02", 2)):
+            done = materialize([orders, labels, report], partition_key=day, resources=resources, instance=instance, emulator=keld_emulator)
+            assert list(done.asset_value("report")["rows"]) == [count]
+            types.append({field.name: field.type for field in table("duckdb", tmp_path).schema})
+    assert types[0] == types[1]
+    assert (types[0]["points"], types[0]["keld_cost_usd"]) == (pa.int64(), pa.decimal128(18, 12))
+    assert len(keld_emulator.bill()) == 2

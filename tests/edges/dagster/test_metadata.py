@@ -104,6 +104,13 @@ def test_a_template_with_a_block_of_code_stays_in_its_own() -> None:
     assert shown.value.startswith("````text\n") and shown.value.endswith("\n````")
 
 
+def test_of_a_very_long_prompt_the_definition_tells_the_beginning() -> None:
+    """Each process loads the definitions of every asset."""
+    shown = str(job_metadata(Job(name="a", key="id", prompt="{body} " + "x" * 200_000, models="openai:gpt-5-mini"))["keld/prompt"].value)
+    assert shown.startswith("```text\n{body} x") and shown.endswith("x\n... and 190,007 more characters\n```")
+    assert len(shown) < 10_100
+
+
 def test_what_a_function_asks_is_not_shown() -> None:
     """It may hold anything; only a template stands in the code as it is."""
     secret = "a text that only the closure knows"

@@ -73,6 +73,18 @@ def test_wait_that_cannot_be_read_harms_no_other(desk: Desk) -> None:
     assert run is not None and run.status is dg.DagsterRunStatus.SUCCESS
 
 
+def test_a_key_that_only_the_sensor_lacks_is_named_on_its_page(
+    desk: Desk, keld_emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon was started from another shell: the runs have the key, and their logs say nothing."""
+    for day in ("day1", "day2"):
+        desk.hold(LABELS, day, desk.submit(day))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    keld_emulator.advance(48 * 3600)
+    reason = desk.tick().skip_message
+    assert reason is not None and reason.count("OPENAI_API_KEY is not set") == 1
+
+
 def test_request_is_repeated_until_its_run_is_seen_and_stays_one_run(desk: Desk) -> None:
     """Dagster may lose a tick's requests; the run key keeps the repetition from being a second run."""
     desk.hold(LABELS, "day3", desk.submit("day3"))

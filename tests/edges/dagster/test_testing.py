@@ -1,7 +1,9 @@
 """What a user's unit test sees: one call brings Keld assets to their end, with no server, daemon or waiting."""
 
+import logging
 import os
 from datetime import timedelta
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
@@ -12,7 +14,7 @@ from pydantic import BaseModel
 
 from keld import Job
 from keld.emulator import Emulator
-from keld_dagster import KeldAccount, KeldResource, build_batch_assets
+from keld_dagster import KeldAccount, KeldResource, build_batch_assets, keld_definitions
 from keld_dagster.testing import materialize
 from keld_dagster.watch import watched_in
 
@@ -183,3 +185,29 @@ def test_partition_of_which_no_row_could_be_asked_warns_and_blocks_nothing(
     assert check.passed is passed and done.success and done.asset_value("report") == len(bodies)
     assert passed or check.severity is dg.AssetCheckSeverity.WARN
     assert ("have no prompt" in (check.description or "")) is (None in bodies)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_nothing_is_said_of_a_sensor_since_the_call_itself_collects(persistent: bool, tmp_path: Path) -> None:
+    """A warning that is wrong in every test is not read where it is right; and an instance on disk is a test's, too."""
+    with dg.instance_for_test(temp_dir=str(tmp_path)) if persistent else dg.DagsterInstance.ephemeral() as instance:
+        done = materialize([tickets, labels], partition_key=DAY, instance=instance)
+        said = [entry.user_message for run in done.runs for entry in instance.all_logs(run.run_id) if entry.level >= logging.WARNING]
+    assert done.success and said == []
+
+
+def test_a_source_in_memory_is_refused_with_what_to_give_it(keld_emulator: Emulator) -> None:
+    with pytest.raises(Exception, match="step_key") as refused:
+        materialize([tickets, labels], partition_key=DAY, resources={"io_manager": dg.mem_io_manager})
+    [note] = refused.value.__notes__
+    assert "Nothing was sent" in note and "in memory" in note
+    assert keld_emulator.bill() == []
+
+
+def test_a_resource_that_is_configured_at_launch_is_refused() -> None:
+    """The sensor and the runs that collect are not launched by a person, who would configure them."""
+    later: Any = KeldResource.configure_at_launch()
+    with pytest.raises(ValueError, match="configured at launch"):
+        materialize([tickets, labels], partition_key=DAY, resources={"keld": later})
+    with pytest.raises(ValueError, match="configured at launch"):
+        keld_definitions([labels], resource=later)
