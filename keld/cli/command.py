@@ -31,7 +31,7 @@ from keld.cli.option import (
     day,
     reading,
 )
-from keld.cli.output import console, print_csv, print_json
+from keld.cli.output import console, looked_in, print_csv, print_json
 from keld.cli.progress import advance as advance_to_the_end
 from keld.cli.progress import end, finish, step
 from keld.cli.report import report
@@ -174,9 +174,7 @@ def status(
 
 def _none(keld: Keld, job: str | None, *, open_only: bool) -> str:
     """The sentence for a list without a job run: where it looked, and for a job without any what the namespace has instead."""
-    from keld.ledger import shown
-
-    where = f"in the namespace {keld.namespace!r} of {shown(keld.ledger_url)}"
+    where = f"in {looked_in(keld)}"
     whose = f" of {job}" if job is not None else ""
     if open_only:
         return f"No job run{whose} is open {where}."
@@ -404,13 +402,16 @@ def spend(
     with refusals(Exit.ERROR), _keld() as keld:
         today = keld.clock().date()
         found = keld.spend(by, job=job, since=day("--since", since, today), until=day("--until", until, today))
+        where = looked_in(keld)
     if as_json:
         print_json(found.to_json())
     elif as_csv:
         print_csv([line.to_json() for line in found.lines])
     else:
         screen = console()
-        screen.print(spend_view(found, screen.width) if found.lines else f"No job runs{f' of {job}' if job else ''} in this report.")
+        screen.print(
+            spend_view(found, screen.width) if found.lines else f"No job runs{f' of {job}' if job else ''} in these days in {where}."
+        )
 
 
 app.command()(report)
@@ -448,13 +449,11 @@ def _found(keld: Keld, job: str, partition: str | None) -> Status:
     Raises:
         UnknownJobRun: there is none; the message names those that exist.
     """
-    from keld.ledger import shown
-
     found = keld.find(job, partition)
     if found is None:
         whose = f"[{partition}]" if partition else " without a partition"
         raise UnknownJobRun(
-            f"No job run of {job}{whose} in the namespace {keld.namespace!r} of {shown(keld.ledger_url)} ({_known(keld, job)}). Nothing was done.",
+            f"No job run of {job}{whose} in {looked_in(keld)} ({_known(keld, job)}). Nothing was done.",
             job=job,
             partition=partition,
         )

@@ -153,6 +153,47 @@ def test_a_list_without_a_job_run_names_the_ledger_it_looked_in(monkeypatch: pyt
         assert f"in the namespace 'default' of sqlite:///{tmp_path}/another/ledger.db" in _keld(*words).output.replace("\n", "")
 
 
+ASKING = {
+    "status": "No job runs in",
+    "status --open": "No job run is open in",
+    "status labels": "No job runs of labels in",
+    "status labels -p monday": "No job run of labels[monday] in",
+    "watch": "No job run is open in",
+    "spend": "No job runs in these days in",
+    "report --json": "No job runs in these days in",
+    "report --html page.html": "No job runs in these days in",
+    "cancel labels": "No job run of labels without a partition in",
+    "doctor openai:gpt-5-mini": "",
+    "gc": "",
+    "reconcile": "",
+    "reconcile --from-staging": "",
+    "reconcile openai --dry-run": "",
+    "prices openai:gpt-5-mini": "",
+    "plan jobs.py:labels -s in.parquet": "",
+    "run jobs.py:labels -s in.parquet -t out.orc": "",
+}
+
+
+@pytest.mark.parametrize(("words", "said"), ASKING.items(), ids=ASKING)
+def test_a_command_that_asks_leaves_no_ledger_and_says_where_it_looked(emulator: Emulator, tmp_path: Path, words: str, said: str) -> None:
+    """Typed in the wrong directory, a ledger without a job run would look as if the job runs were lost, and hide that the home is another one."""
+    asked = _keld(*words.split())
+    assert not (tmp_path / "home").exists()
+    where = f"the namespace 'default' of sqlite:///{tmp_path}/home/ledger.db, where there is no ledger yet" if said else ""
+    assert f"{said} {where}".strip() in asked.output.replace("\n", "")
+
+
+def test_a_doctor_without_a_ledger_says_whether_one_can_be_made(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"There is no ledger at sqlite:///{tmp_path}/home/ledger.db yet" in _keld("doctor", "openai").output.replace("\n", "")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KELD_HOME", str(tmp_path / "file/home"))
+    found = _keld("doctor", "openai")
+    assert found.exit_code == Exit.ERROR
+    assert "none can be made" in found.output
+
+
 def test_a_reconcile_of_an_account_that_is_not_there_names_the_accounts(emulator: Emulator) -> None:
     refused = _keld("reconcile", "tpyo", "--dry-run")
     assert refused.exit_code == Exit.ERROR
