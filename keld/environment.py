@@ -26,7 +26,7 @@ from keld.ledger import Attachment, JobRun, Ledger, Shard, is_missing, shown
 from keld.namespace import Namespace
 from keld.notice import Hook, Notifier, hook_named
 from keld.objects import Bucket
-from keld.path import check_sink_path
+from keld.path import check_sink_path, is_utf8
 from keld.price import Lane
 from keld.providers.account import Account, account_names
 from keld.reading import Reading
@@ -105,7 +105,7 @@ class Keld:
         on_event: Hook | None = None,
     ) -> None:
         self.home = Path(home or os.environ.get("KELD_HOME") or ".keld").absolute()
-        if not str(self.home).isprintable() and any("\ud800" <= char <= "\udfff" for char in str(self.home)):
+        if not is_utf8(str(self.home)):
             raise InvalidJob(
                 f"The home {str(self.home)!a} is no UTF-8 in this locale. Nothing was sent. Set LC_ALL=C.UTF-8, or KELD_HOME to another directory.",
                 field="home",

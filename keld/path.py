@@ -37,9 +37,7 @@ def check_path(place: Any, name: str) -> None:
     for text in texts_of(place):
         if not text.strip():  # mostly from a variable that is not set; as a path it would be the working directory
             raise InvalidJob(f"{name}={text!r} is empty. Nothing was sent. Give a path.")
-        if not text.isascii() and any(
-            "\ud800" <= char <= "\udfff" for char in text
-        ):  # bytes of another encoding, as Python has them from the system
+        if not is_utf8(text):
             raise InvalidJob(
                 f"{name}={text!a} is no UTF-8, and cannot be stored. Nothing was sent. Rename the file or directory.", field=name
             )
@@ -118,6 +116,11 @@ def absolute_path(text: str) -> str:
 def wants_partition(place: Any) -> bool:
     """True if the path has a place for the partition's key."""
     return any(PARTITION in text for text in texts_of(place))
+
+
+def is_utf8(text: str) -> bool:
+    """False if a text has a lone surrogate: of a path it stands for bytes of another encoding, and nothing can store it."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def texts_of(place: Any) -> list[str]:

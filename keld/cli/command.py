@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from datetime import timedelta
 from gc import set_threshold as collect_after
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from keld import __version__
 from keld.cli.declaration import load_job
@@ -28,6 +30,7 @@ from keld.cli.option import (
     Sink,
     Source,
     Types,
+    check_places,
     day,
     reading,
 )
@@ -46,7 +49,18 @@ if TYPE_CHECKING:
 
 _SHOWN = 8  # names in a message, at most
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+class _Commands(TyperGroup):
+    """The commands; one that is interrupted says so, in words and by its exit status, which versions of Typer do not agree on."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("Interrupted. The same command continues where this one stood.", Exit.INTERRUPTED)
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def main() -> None:
@@ -59,10 +73,7 @@ def main() -> None:
     # Imports make 10^5 objects that live on, and none that dies in a cycle: by default the collector looks through them a hundred times, which
     # is 7 % of `keld status` (measured 2026-11-30).
     collect_after(50_000, 20, 20)
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(Exit.INTERRUPTED)
+    app()
 
 
 def _show_version(asked: bool) -> None:
@@ -92,7 +103,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show rows, tokens and cost of each acceptable model, and which one a run would take.  Sends nothing."""
-    with refusals(), _keld() as keld:
+    check_places(source)
+    with refusals(), _keld() as keld, redirect_stdout(sys.stderr):  # a prompt function of the user's may print
         made = keld.plan(load_job(job), source, partition=partition, **reading(types, encoding, delimiter, quote))
     if as_json:
         print_json(made)
@@ -123,8 +135,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a partition to its end.  After any interruption, run the same command again: it continues where it was."""
+    check_places(source, sink)
     with _keld() as keld:
-        with refusals():
+        with refusals(), redirect_stdout(sys.stderr):  # a prompt function of the user's may print
             declared, how = load_job(job), reading(types, encoding, delimiter, quote)
             began = keld.clock()
             status = keld.submit(declared, source, partition=partition, sink=sink, force=force, **how)
@@ -133,7 +146,7 @@ def run(
         while status.outdated is not None:
             _say_outdated(status)
             advance_to_the_end(keld, status, poll_s, as_json) if wait else step(keld, status, as_json)
-            with refusals():
+            with refusals(), redirect_stdout(sys.stderr):
                 status = keld.submit(declared, source, partition=partition, sink=sink, force=force, **how)
         if not wait:
             end(step(keld, status, as_json), as_json)
