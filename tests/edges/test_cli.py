@@ -323,7 +323,7 @@ sys.meta_path.insert(0, Interrupted())
 from keld.__main__ import main
 main()
 """
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (Exit.INTERRUPTED, "")
 
 
