@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import keld
@@ -22,6 +23,7 @@ from keld.cli.failure import Exit, in_options
 from keld.emulator import Emulator
 from keld.emulator.server import exports
 from keld.providers.account import ACCOUNTS
+from keld.view import list_view, plan_view, status_view, usd
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs/reference/cli.md").read_text()
@@ -56,6 +58,10 @@ def emulator(open_emulator: Callable[..., Emulator], tmp_path: Path, monkeypatch
 
 def _keld(*words: str) -> Result:
     return CliRunner().invoke(app, list(words))
+
+
+def _declared() -> keld.Job:
+    return keld.Job(name="labels", key="id", prompt="{body}", models="openai:gpt-5-mini")
 
 
 def _run(job: str = "labels", *words: str) -> Result:
@@ -413,6 +419,23 @@ def test_the_json_of_gc(emulator: Emulator) -> None:
     os.utime(unknown, (0, 0))
     found = _json(_keld("gc", "--dry-run", "--json"))
     assert [list(one) for one in found] == [["run_id", "job", "partition", "finished_at", "size_bytes", "known", "leftover", "leftovers"]]
+
+
+@pytest.mark.parametrize("width", [60, 80, 240])
+def test_a_narrow_terminal_has_fewer_columns_and_no_half_figures(emulator: Emulator, width: int) -> None:
+    """An ellipsis instead of the cost, the partition or the batch's id cannot be read or copied."""
+    _run()
+    with keld.Keld() as environment, Console(width=width) as console, console.capture() as shown:
+        status = environment.find("labels", "monday")
+        assert status is not None
+        console.print(list_view([status]))
+        console.print(status_view(status))
+        console.print(plan_view(environment.plan(_declared(), "in.parquet", partition="tuesday")))
+    text = shown.get()
+    assert "…" not in text
+    for whole in ("monday", "finished", usd(status.cost_usd), status.batches[0].batch_id or "", "openai:gpt-5-mini", "standard"):
+        assert whole in text
+    assert ("turnaround" in text) == (width == 240)
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])
