@@ -101,7 +101,7 @@ if TYPE_CHECKING:
     from keld.ledger import Attachment
     from keld.notice import Notice, NoticeKind
     from keld.outcome import Outcome
-    from keld.path import absolute_path, check_path, filled_path, wants_partition
+    from keld.path import absolute_path, check_path, check_sink_path, filled_path, wants_partition
     from keld.patience import Patience
     from keld.plan import Option, Plan, Work
     from keld.price import Bracket, Lane, Quote, Rates, Usage
@@ -128,7 +128,7 @@ __all__ = [
     "ProviderRefused", "ProviderUnreachable", "Quote", "Rates", "Reading", "Removal", "Report", "RunState", "SchemaError", "SelfHostedAccount",
     "Settings", "SinkError", "SinkRefused", "SourceError", "SourceUnavailable", "Spend", "StagingError", "State", "Status", "Submit", "Ttl",
     "UnknownJobRun", "UnsupportedSystem", "Usage", "Verdict", "VertexAccount", "WebhookEvent", "WebhookRefused", "Work", "__version__",
-    "absolute_path", "account_fields", "account_of", "answer_columns", "check_path", "filled_path", "fingerprint_of", "kinds", "utc",
+    "absolute_path", "account_fields", "account_of", "answer_columns", "check_path", "check_sink_path", "filled_path", "fingerprint_of", "kinds", "utc",
     "wants_partition",
 ]  # fmt: skip
 
@@ -148,7 +148,7 @@ _HOMES = {
     "keld.job": "Column Embedding Job JobTerms PerRow",
     "keld.notice": "Notice NoticeKind",
     "keld.outcome": "Outcome",
-    "keld.path": "absolute_path check_path filled_path wants_partition",
+    "keld.path": "absolute_path check_path check_sink_path filled_path wants_partition",
     "keld.patience": "Patience",
     "keld.plan": "Option Plan Work",
     "keld.price": "Bracket Lane Quote Rates Usage",

@@ -1,5 +1,20 @@
-"""__main__: `python -m keld` is the same as the command `keld`."""
+"""__main__: the command `keld`, also as `python -m keld`.
 
-from keld.cli import main
+It imports nothing itself, so that a Ctrl-C while the command is being imported ends it without a traceback.
+"""
 
-main()
+import sys
+
+
+def main() -> None:
+    """The `keld` command."""
+    try:
+        from keld.cli import main as command
+
+        command()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sqlalchemy import make_url
 
 from keld import http
 from keld.errors import InvalidJob, KeldError
-from keld.ledger import Ledger, shown
+from keld.ledger import Ledger, is_missing, shown
 from keld.patience import Patience
 from keld.providers.account import ACCOUNTS, Account, account_names
 from keld.providers.check import Check, CheckState
@@ -122,12 +125,38 @@ def _missing(names: list[str], known: int) -> Iterator[Check]:
 
 
 def _ledger(url: str) -> Check:
+    if is_missing(url):
+        return _ledger_to_be(url)
     try:
         with closing(Ledger(url)) as ledger:
             ledger.check_writable()
     except KeldError as error:
         return refused("ledger", "ledger", error)
     return Check(subject="ledger", what="ledger", state=CheckState.OK, finding=f"The ledger at {shown(url)} can be read and written.")
+
+
+def _ledger_to_be(url: str) -> Check:
+    """Whether a ledger can be made where there is none yet: another one is, beside it, and removed."""
+    place = _existing(Path(str(make_url(url).database)).absolute().parent)
+    try:
+        with TemporaryDirectory(prefix=".keld-doctor-", dir=place) as directory, closing(Ledger(f"sqlite:///{directory}/ledger.db")):
+            pass
+    except (KeldError, OSError) as error:
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        return Check(
+            subject="ledger",
+            what="ledger",
+            state=CheckState.PROBLEM,
+            finding=f"There is no ledger at {shown(url)}, and none can be made in {place}: {why}.",
+            fix="Correct KELD_HOME or KELD_LEDGER_URL, the rights of that directory, or the disk.",
+        )
+    finding = f"There is no ledger at {shown(url)} yet; the first job run makes it."
+    return Check(subject="ledger", what="ledger", state=CheckState.OK, finding=finding)
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest one above it that exists."""
+    return next((one for one in (path, *path.parents) if one.exists()), path)
 
 
 def _staging(staging: Staging) -> Check:
@@ -138,13 +167,13 @@ def _directory(root: Path) -> Check:
     def check(state: CheckState, finding: str, fix: str = "") -> Check:
         return Check(subject="staging", what="staging", state=state, finding=finding, fix=fix)
 
-    probe = root / f".doctor-{secrets.token_hex(8)}"
+    place = _existing(root)
+    probe = place / f".doctor-{secrets.token_hex(8)}"
     try:
-        root.mkdir(parents=True, exist_ok=True, mode=0o700)
         probe.write_bytes(b"keld")
         probe.read_bytes()
         probe.unlink()
-        free = shutil.disk_usage(root).free
+        free = shutil.disk_usage(place).free
     except OSError as error:
         finding = f"Staging at {root} cannot be written: {os.strerror(error.errno) if error.errno else type(error).__name__}."
         return check(CheckState.PROBLEM, finding, "Correct KELD_HOME, the rights of that directory, or the disk.")

@@ -22,11 +22,11 @@ from keld.errors import InvalidJob, LedgerError, ProviderUnreachable, StagingErr
 from keld.follow import advance_until_waiting, finish
 from keld.instant import utcnow
 from keld.job import Job
-from keld.ledger import Attachment, JobRun, Ledger, Shard, shown
+from keld.ledger import Attachment, JobRun, Ledger, Shard, is_missing, shown
 from keld.namespace import Namespace
 from keld.notice import Hook, Notifier, hook_named
 from keld.objects import Bucket
-from keld.path import check_path
+from keld.path import check_sink_path, is_utf8
 from keld.price import Lane
 from keld.providers.account import Account, account_names
 from keld.reading import Reading
@@ -105,6 +105,11 @@ class Keld:
         on_event: Hook | None = None,
     ) -> None:
         self.home = Path(home or os.environ.get("KELD_HOME") or ".keld").absolute()
+        if not is_utf8(str(self.home)):
+            raise InvalidJob(
+                f"The home {str(self.home)!a} is no UTF-8 in this locale. Nothing was sent. Set LC_ALL=C.UTF-8, or KELD_HOME to another directory.",
+                field="home",
+            )
         self.ledger_url = ledger_url or os.environ.get("KELD_LEDGER_URL") or f"sqlite:///{self.home / 'ledger.db'}"
         self._namespace = Namespace.of(namespace or os.environ.get("KELD_NAMESPACE"), default_namespace)
         self.clock = clock
@@ -113,6 +118,7 @@ class Keld:
         self._accounts = Accounts(accounts or {}, self.settings.patience)
         self._lock = threading.Lock()
         self._ledger: Ledger | None = None
+        self._replaced: Ledger | None = None  # the one in memory, from before there was another
         self._compared = False  # the ledger, with what staging remembers
         self._runner: Runner | None = None
         self._telemetry: Telemetry | None = None
@@ -196,7 +202,7 @@ class Keld:
             delimiter, quote: of CSV; default a comma (in `.tsv` a tab) and `"`; `quote=""`: nothing is quoted.
 
         Raises:
-            SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, StagingError: nothing was sent.
+            SourceError, SchemaError, PriceUnknown, CeilingTooLow, DeadlinePassed, AccessRefused, InvalidJob, SinkRefused, StagingError: nothing was sent.
         """
         from keld.runner.submission import submission
 
@@ -211,6 +217,7 @@ class Keld:
             source_name=source_name,
             reading=Reading(types=types, encoding=encoding, delimiter=delimiter, quote=quote),
         )
+        self._make_ledger()
         return self._told([self.status(self._opener.open(asked).id)])[0]
 
     def compare(self, run_id: str, job: Job, source: Any = None, *, owner: str | None = None, source_name: str | None = None) -> Status:
@@ -576,6 +583,8 @@ class Keld:
                     f"No account is named {name!r}; {account_names(name, self.accounts)}. Nothing was done.",
                     field="accounts",
                 )
+        if accounts and not dry_run:
+            self._make_ledger()  # what is found is recorded
         names = list(accounts) if accounts is not None else [name for name in self.ledger.accounts.names() if name in self.accounts]
         after, end = self.clock() - since, monotonic() + budget_s
         found: list[Finding] = []
@@ -603,8 +612,11 @@ class Keld:
         What staging does not have, since `gc` removed it or it is in another staging directory, is not restored; `reconcile` finds batches
         by asking the providers.
         """
-        with closing(self._open_ledger()) as ledger:
+        with closing(self._open_ledger(in_memory=is_missing(self.ledger_url))) as ledger:
             memories = sorted(ledger.recovery.memories(), key=lambda memory: memory.run.created_at if memory.run else self.clock())
+        if not memories:
+            return []
+        with closing(self._open_ledger()) as ledger:
             found = [memory.run.id for memory in memories if memory.run is not None and ledger.recovery.take_in(memory, self.clock())]
         return [self.status(run_id) for run_id in found]
 
@@ -664,7 +676,7 @@ class Keld:
         """
         from keld.table import write_table
 
-        check_path(sink, "sink")
+        check_sink_path(sink, "sink")
         rows = self.read(run_id)
         return write_table(sink, rows.schema, rows, partition=self.ledger.run(run_id).partition or None).uri
 
@@ -693,7 +705,9 @@ class Keld:
             self.staging.store.close()
         if self._ledger is not None:
             self._ledger.close()
-            self._ledger = self._runner = None
+            if self._replaced is not None:
+                self._replaced.close()
+            self._ledger = self._replaced = self._runner = None
             self._compared = False
 
     def __enter__(self) -> Keld:
@@ -709,18 +723,31 @@ class Keld:
 
     @property
     def ledger(self) -> Ledger:
-        """Opened at the first use.
+        """Opened at the first use.  Where there is none yet, an empty one in memory: a question leaves no file; `submit` makes it.
 
         Raises:
             LedgerError: it cannot be opened, or job runs are missing that staging has with batches at a provider.
         """
         with self._lock:
-            if self._ledger is None:
-                self._ledger = self._open_checked()
+            if self._ledger is None or self._ledger.in_memory:
+                missing = is_missing(self.ledger_url)
+                if self._ledger is None or not missing:  # another process may have made it meanwhile
+                    self._open_checked(in_memory=missing)
+            assert self._ledger is not None
             return self._ledger
 
-    def _open_checked(self) -> Ledger:
-        ledger = self._open_ledger()
+    def _make_ledger(self) -> None:
+        """Makes the ledger where there is none yet, before something is written to it.
+
+        Raises:
+            LedgerError: as `ledger`.
+        """
+        with self._lock:
+            if self._ledger is None or self._ledger.in_memory:
+                self._open_checked(in_memory=False)
+
+    def _open_checked(self, *, in_memory: bool) -> None:
+        ledger = self._open_ledger(in_memory=in_memory)
         try:
             self._compare(ledger)
         except StagingError as error:  # a look at the ledger needs no bucket; a new job run does
@@ -728,7 +755,7 @@ class Keld:
         except LedgerError:
             ledger.close()
             raise
-        return ledger
+        self._replaced, self._ledger = self._ledger, ledger  # not closed yet: another thread may be reading it
 
     def _compare(self, ledger: Ledger) -> None:
         """Passes if staging has no job run with batches at a provider that the ledger has not.
@@ -741,8 +768,8 @@ class Keld:
             raise _lost(forgotten, shown(self.ledger_url))
         self._compared = True
 
-    def _open_ledger(self) -> Ledger:
-        return Ledger(self.ledger_url, staging=self.staging)
+    def _open_ledger(self, *, in_memory: bool = False) -> Ledger:
+        return Ledger(self.ledger_url, staging=self.staging, in_memory=in_memory)
 
     def _staging_at(self, uri: str | None) -> Staging:
         if uri is None:
@@ -765,7 +792,7 @@ class Keld:
 
     @property
     def runner(self) -> Runner:
-        if self._runner is None:
+        if self._runner is None or self._runner.environment.ledger is not self.ledger:
             from keld.runner.runner import Runner
 
             self._runner = Runner(self.environment)

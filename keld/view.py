@@ -6,11 +6,13 @@ Beside `cli`.  Shows ids, counts, states and money; nothing that comes here hold
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -34,6 +36,7 @@ _COLOURS = {
     RunState.CANCELLED: "yellow",
 }
 _OBSTACLES = 3  # batches of which is said what holds them up, at most
+_LEAST_WRAPPED = 24  # characters of a text column, before columns beside it are omitted
 _REASONS = 5  # at most so many reasons why rows cannot be asked
 
 
@@ -75,14 +78,16 @@ def plan_view(plan: Plan) -> RenderableType:
     if plan.unaskable:
         reasons = "; ".join(f"{count:,}: {why}" for why, count in sorted(plan.skipped.items(), key=lambda item: -item[1])[:_REASONS])
         lines.append(f"{counted(plan.unaskable, 'row', 'rows')} cannot be asked ({reasons or 'null or unreadable prompt'})")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (
-        ("model", "left"), ("lane", "left"), ("shards", "right"), ("in tokens", "right"), ("out tokens", "right"), ("expected", "right"),
-        ("+ if late", "right"), ("at worst", "right"), ("half back by", "left"), ("9 in 10 by", "left"), ("in time", "right"), ("", "left"),
-    ):  # fmt: skip
-        table.add_column(name, justify="right" if justify == "right" else "left", no_wrap=True)
-    for option in plan.options:
-        table.add_row(*_option_cells(option, plan), style="" if option.obstacle is None else "dim")
+    table = _Fitted(
+        names=(
+            "model", "lane", "shards", "in tokens", "out tokens", "expected", "+ if late", "at worst", "half back by", "9 in 10 by", "in time", ""
+        ),
+        right=frozenset(("shards", "in tokens", "out tokens", "expected", "+ if late", "at worst", "in time")),
+        wrapped=frozenset(("",)),
+        rows=[_option_cells(option, plan) for option in plan.options],
+        styles=["" if option.obstacle is None else "dim" for option in plan.options],
+        dropped_first=("shards", "+ if late", "in tokens", "out tokens", "9 in 10 by", "half back by", "in time", "at worst"),
+    )  # fmt: skip
     notes = [f"{name} is left out: {why}" for name, why in plan.left_out.items()]
     notes += [f"{name}: {note}." for name, note in plan.notes.items()]
     return Group(Text(", ".join(lines) + "."), *map(Text, plan.table_notes), Text(), table, Text(), *map(Text, [*notes, *_verdict(plan)]))
@@ -97,15 +102,13 @@ def status_line(status: Status) -> str:
 
 def status_view(status: Status) -> RenderableType:
     """A job run and its batches."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("shard", "state", "batch", "model", "requests", "done", "cost"):
-        table.add_column(name, justify="right" if name in ("shard", "requests", "done", "cost") else "left", no_wrap=name != "state")
-    for batch in status.batches:
-        state = batch.state.value + (f" ({batch.ended})" if batch.ended else "") + (f": {batch.error}" if batch.error else "")
-        table.add_row(
-            str(batch.shard), state, batch.batch_id or "-", f"{batch.provider}:{batch.model}", f"{batch.requests:,}",
-            "-" if batch.done is None else f"{batch.done:,}", usd(batch.cost_usd) if batch.cost_usd is not None else "-",
-        )  # fmt: skip
+    table = _Fitted(
+        names=("shard", "state", "batch", "model", "requests", "done", "cost"),
+        right=frozenset(("shard", "requests", "done", "cost")),
+        wrapped=frozenset(("state",)),
+        rows=[_batch_cells(batch) for batch in status.batches],
+        dropped_first=("done", "model", "cost", "shard"),
+    )
     parts: list[RenderableType] = [_headline(status), table]
     parts += [Text(said, style="red") for said in ([status.problem] if status.problem else _obstacles(status))]
     if status.unseen_since is not None:
@@ -126,20 +129,70 @@ def _obstacles(status: Status) -> list[str]:
     return [*said][:_OBSTACLES] + ([f"{len(said) - _OBSTACLES:,} more batches wait in the same way."] if len(said) > _OBSTACLES else [])
 
 
-def list_view(statuses: Sequence[Status]) -> Table:
+def list_view(statuses: Sequence[Status]) -> RenderableType:
     """Job runs, a line each."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("job", "partition", "state", "rows", "answered", "failed", "batches", "cost", "saved", "due", "turnaround"):
-        table.add_column(
-            name, justify="right" if name in ("rows", "answered", "failed", "batches", "cost", "saved", "turnaround") else "left"
-        )
-    for status in statuses:
-        table.add_row(
-            status.job, status.partition or "-", Text(status.state.value, style=_COLOURS[status.state]), f"{status.rows:,}",
-            f"{status.answered:,}", f"{status.failed + status.quarantined:,}", str(len(status.batches)), usd(status.cost_usd), usd(status.saved_usd),
-            instant(status.deadline_at), span(status.turnaround_s),
-        )  # fmt: skip
-    return table
+    return _Fitted(
+        names=("job", "partition", "state", "rows", "answered", "failed", "batches", "cost", "saved", "due", "turnaround"),
+        right=frozenset(("rows", "answered", "failed", "batches", "cost", "saved", "turnaround")),
+        wrapped=frozenset(("job", "partition")),
+        rows=[_status_cells(status) for status in statuses],
+        dropped_first=("turnaround", "batches", "saved", "due", "failed", "rows"),
+    )
+
+
+def _status_cells(status: Status) -> tuple[str | Text, ...]:
+    return (
+        status.job, status.partition or "-", Text(status.state.value, style=_COLOURS[status.state]), f"{status.rows:,}",
+        f"{status.answered:,}", f"{status.failed + status.quarantined:,}", str(len(status.batches)), usd(status.cost_usd), usd(status.saved_usd),
+        instant(status.deadline_at), span(status.turnaround_s),
+    )  # fmt: skip
+
+
+def _batch_cells(batch: Batch) -> tuple[str | Text, ...]:
+    state = batch.state.value + (f" ({batch.ended})" if batch.ended else "") + (f": {batch.error}" if batch.error else "")
+    return (
+        str(batch.shard), state, batch.batch_id or "-", f"{batch.provider}:{batch.model}", f"{batch.requests:,}",
+        "-" if batch.done is None else f"{batch.done:,}", usd(batch.cost_usd) if batch.cost_usd is not None else "-",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fitted:
+    """A table without the columns for which the screen is too narrow: half a figure is worse than none, and `--json` has them all.
+
+    Args:
+        right: the columns of numbers.
+        wrapped: the columns of text, which may go on in a second line.
+        dropped_first: the columns that may be omitted, in this order.
+    """
+
+    names: tuple[str, ...]
+    right: frozenset[str]
+    wrapped: frozenset[str]
+    rows: Sequence[tuple[str | Text, ...]]
+    styles: Sequence[str] = ()
+    dropped_first: tuple[str, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = dict(zip(self.names, self._widths(), strict=True))
+        for name in self.dropped_first:
+            if sum(shown.values()) > options.max_width:
+                del shown[name]
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for name in shown:
+            wraps = name in self.wrapped
+            table.add_column(
+                name, justify="right" if name in self.right else "left", no_wrap=not wraps, overflow="fold" if wraps else "ellipsis"
+            )
+        for n, row in enumerate(self.rows):
+            cells = (cell for name, cell in zip(self.names, row, strict=True) if name in shown)
+            table.add_row(*cells, style=self.styles[n] if self.styles else "")
+        yield table
+
+    def _widths(self) -> list[int]:
+        """How wide each column is, with the space behind it; one that wraps needs no more than `_LEAST_WRAPPED`."""
+        widest = [max(map(cell_len, map(str, cells))) for cells in zip(self.names, *self.rows, strict=True)]
+        return [2 + (min(width, _LEAST_WRAPPED) if name in self.wrapped else width) for name, width in zip(self.names, widest, strict=True)]
 
 
 def outcome_view(status: Status) -> RenderableType:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from keld import check_path, wants_partition
+from keld import check_path, check_sink_path, wants_partition
 
 _DATABASE = re.compile(r"(postgres(ql)?|mysql|mssql|oracle|sqlite|snowflake|bigquery|redshift|trino|duckdb|jdbc)\b[^/]*://")
 _DAG_FILE = re.compile(r"^unusual_prefix_[0-9a-f]{40}_")  # Airflow 3.3
@@ -55,19 +55,27 @@ def check_rows(source: Any) -> None:
 
 
 def check_paths(task_id: str, source: Any, sink: Any) -> None:
-    """Passes if the paths have no field but `{partition}`, and the sink of many partitions is not one file.
+    """Passes if the paths have no field but `{partition}`, Keld can write the sink, and the sink of many partitions is not one file.
 
     Raises:
-        InvalidJob, ValueError: another field, which nothing fills; one file, which each partition would overwrite.
+        InvalidJob, SinkRefused, ValueError: another field, which nothing fills; a suffix without a writer; one file, which each partition would overwrite.
     """
     for place, name in ((source, "source"), (sink, "sink")):
         check_path(place, f"{task_id}: {name}")
+    if not _is_rendered(sink):
+        check_sink_path(sink, f"{task_id}: sink")
     one_file = isinstance(sink, str) and os.path.splitext(sink)[1] and "{" not in sink
     if one_file and wants_partition(source):
         raise ValueError(
             f"{task_id}: sink={sink!r} is one file, and source has a partition for each Dag run: each would overwrite the one before. "
             "Put {partition} into the sink's name, or give a directory that ends in /."
         )
+
+
+def _is_rendered(sink: Any) -> bool:
+    """True if the end of a path is still to be rendered, so that its suffix is not known while the Dag is parsed."""
+    end = str(sink).replace("{partition}", "").rpartition(".")[2]
+    return "{" in end or "}" in end
 
 
 def name_of(source: Any) -> str | None:

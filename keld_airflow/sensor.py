@@ -13,7 +13,7 @@ from airflow.sdk import BaseSensorOperator
 
 from keld import UnknownJobRun
 from keld_airflow.hook import DEFAULT_CONN_ID
-from keld_airflow.place import split_place
+from keld_airflow.place import check_paths, split_place
 from keld_airflow.setting import OnKill, cancels, check_completion_rate, check_switches, completion_rate_of, default_deferrable
 from keld_airflow.task import Found, JobRunTask
 from keld_airflow.value import is_open, share
@@ -56,6 +56,7 @@ class KeldJobSensor(JobRunTask, BaseSensorOperator):
         super().__init__(**kwargs)
         self.job_run = job_run
         self.sink, self.sink_function = split_place(sink, "sink")
+        check_paths(self.task_id, None, self.sink)
         self.completion_rate = completion_rate_of(self.task_id, completion_rate, fail_on_partial)
         check_switches(self.task_id, deferrable=deferrable, fail_on_partial=fail_on_partial)
         self.deferrable = default_deferrable() if deferrable is None else deferrable

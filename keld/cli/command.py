@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from datetime import timedelta
 from gc import set_threshold as collect_after
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from keld import __version__
 from keld.cli.declaration import load_job
@@ -28,10 +30,11 @@ from keld.cli.option import (
     Sink,
     Source,
     Types,
+    check_places,
     day,
     reading,
 )
-from keld.cli.output import console, print_csv, print_json
+from keld.cli.output import console, looked_in, print_csv, print_json
 from keld.cli.progress import advance as advance_to_the_end
 from keld.cli.progress import end, finish, step
 from keld.cli.report import report
@@ -46,7 +49,18 @@ if TYPE_CHECKING:
 
 _SHOWN = 8  # names in a message, at most
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+class _Commands(TyperGroup):
+    """The commands; one that is interrupted says so, in words and by its exit status, which versions of Typer do not agree on."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            fail("Interrupted. The same command continues where this one stood.", Exit.INTERRUPTED)
+
+
+app = typer.Typer(cls=_Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def main() -> None:
@@ -59,10 +73,7 @@ def main() -> None:
     # Imports make 10^5 objects that live on, and none that dies in a cycle: by default the collector looks through them a hundred times, which
     # is 7 % of `keld status` (measured 2026-11-30).
     collect_after(50_000, 20, 20)
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(Exit.INTERRUPTED)
+    app()
 
 
 def _show_version(asked: bool) -> None:
@@ -92,7 +103,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show rows, tokens and cost of each acceptable model, and which one a run would take.  Sends nothing."""
-    with refusals(), _keld() as keld:
+    check_places(source)
+    with refusals(), _keld() as keld, redirect_stdout(sys.stderr):  # a prompt function of the user's may print
         made = keld.plan(load_job(job), source, partition=partition, **reading(types, encoding, delimiter, quote))
     if as_json:
         print_json(made)
@@ -123,8 +135,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Run a partition to its end.  After any interruption, run the same command again: it continues where it was."""
+    check_places(source, sink)
     with _keld() as keld:
-        with refusals():
+        with refusals(), redirect_stdout(sys.stderr):  # a prompt function of the user's may print
             declared, how = load_job(job), reading(types, encoding, delimiter, quote)
             began = keld.clock()
             status = keld.submit(declared, source, partition=partition, sink=sink, force=force, **how)
@@ -133,7 +146,7 @@ def run(
         while status.outdated is not None:
             _say_outdated(status)
             advance_to_the_end(keld, status, poll_s, as_json) if wait else step(keld, status, as_json)
-            with refusals():
+            with refusals(), redirect_stdout(sys.stderr):
                 status = keld.submit(declared, source, partition=partition, sink=sink, force=force, **how)
         if not wait:
             end(step(keld, status, as_json), as_json)
@@ -174,9 +187,7 @@ def status(
 
 def _none(keld: Keld, job: str | None, *, open_only: bool) -> str:
     """The sentence for a list without a job run: where it looked, and for a job without any what the namespace has instead."""
-    from keld.ledger import shown
-
-    where = f"in the namespace {keld.namespace!r} of {shown(keld.ledger_url)}"
+    where = f"in {looked_in(keld)}"
     whose = f" of {job}" if job is not None else ""
     if open_only:
         return f"No job run{whose} is open {where}."
@@ -404,13 +415,16 @@ def spend(
     with refusals(Exit.ERROR), _keld() as keld:
         today = keld.clock().date()
         found = keld.spend(by, job=job, since=day("--since", since, today), until=day("--until", until, today))
+        where = looked_in(keld)
     if as_json:
         print_json(found.to_json())
     elif as_csv:
         print_csv([line.to_json() for line in found.lines])
     else:
         screen = console()
-        screen.print(spend_view(found, screen.width) if found.lines else f"No job runs{f' of {job}' if job else ''} in this report.")
+        screen.print(
+            spend_view(found, screen.width) if found.lines else f"No job runs{f' of {job}' if job else ''} in these days in {where}."
+        )
 
 
 app.command()(report)
@@ -448,13 +462,11 @@ def _found(keld: Keld, job: str, partition: str | None) -> Status:
     Raises:
         UnknownJobRun: there is none; the message names those that exist.
     """
-    from keld.ledger import shown
-
     found = keld.find(job, partition)
     if found is None:
         whose = f"[{partition}]" if partition else " without a partition"
         raise UnknownJobRun(
-            f"No job run of {job}{whose} in the namespace {keld.namespace!r} of {shown(keld.ledger_url)} ({_known(keld, job)}). Nothing was done.",
+            f"No job run of {job}{whose} in {looked_in(keld)} ({_known(keld, job)}). Nothing was done.",
             job=job,
             partition=partition,
         )

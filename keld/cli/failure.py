@@ -69,7 +69,13 @@ def _option(found: re.Match[str]) -> str:
     name, literal = found[1], found[2]
     if literal is None or literal == "True":
         return f"--{name}"
-    return " ".join(f"--{name} {shlex.quote(word)}" for word in _words(literal)) or f"--{name}"
+    return " ".join(f"--{name} {_quoted(word)}" for word in _words(literal)) or f"--{name}"
+
+
+def _quoted(word: str) -> str:
+    """A word as a shell reads it; a delimiter in quotes, although a comma needs none: `--delimiter ,, or` cannot be read."""
+    quoted = shlex.quote(word)
+    return f"'{word}'" if quoted == word and len(word) == 1 and not word.isalnum() else quoted
 
 
 def _words(literal: str) -> list[str]:

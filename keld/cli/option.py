@@ -60,6 +60,15 @@ def reading(types: list[str] | None, encoding: str | None, delimiter: str | None
     return {"types": _types(types), "encoding": encoding, "delimiter": "\t" if delimiter == r"\t" else delimiter, "quote": quote}
 
 
+def check_places(*places: str) -> None:
+    """Passes unless a source or a sink is `-`, which other commands take for standard input or output."""
+    if "-" in places:
+        fail(
+            "Keld reads and writes files, not standard input and output. Nothing was sent. Give a path; ./- is a file of that name.",
+            Exit.REFUSED,
+        )
+
+
 def _types(given: list[str] | None) -> dict[str, str] | None:
     if given is None:
         return None

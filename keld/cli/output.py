@@ -14,6 +14,8 @@ from keld.report.cell import cell
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from keld.environment import Keld
+
 _PIPE_WIDTH = 240  # characters: in a pipe or a file no line is wrapped
 
 
@@ -25,6 +27,14 @@ def console(*, stderr: bool = False) -> Console:
     if not found.is_terminal:
         found.width = _PIPE_WIDTH
     return found
+
+
+def looked_in(keld: Keld) -> str:
+    """The namespace and the ledger of an environment, for a message that something is not there."""
+    from keld.ledger import is_missing, shown
+
+    none = ", where there is no ledger yet" if is_missing(keld.ledger_url) else ""
+    return f"the namespace {keld.namespace!r} of {shown(keld.ledger_url)}{none}"
 
 
 def print_json(document: Any) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from keld.cli.failure import Exit, fail, refusals
 from keld.cli.option import AsJson, day
-from keld.cli.output import print_json
+from keld.cli.output import looked_in, print_json
 
 if TYPE_CHECKING:
     from keld.environment import Keld
@@ -51,6 +51,8 @@ def report(
             keld.write_report(html, by=by, since=first, until=last, audit=audit)
             written.append(html)
         found = keld.overview(by, since=first, until=last, audit=audit).to_json() if as_json else None
+        if not keld.spend(by, since=first, until=last).lines:
+            typer.echo(f"No job runs in these days in {looked_in(keld)}.", err=True)
     if found is not None:
         print_json(found)
     for name in written:

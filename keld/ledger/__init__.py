@@ -37,7 +37,7 @@ what the runner uses down to the tables:
 
 from keld.ledger.account import Suspect
 from keld.ledger.cost import CostLine
-from keld.ledger.database import shown
+from keld.ledger.database import is_missing, shown
 from keld.ledger.fault import RefusalReason, ShardError, ShardFault
 from keld.ledger.history import Timing
 from keld.ledger.lease import WORKER_SKEW, Lease
@@ -68,6 +68,7 @@ __all__ = [
     "Suspect",
     "Timing",
     "Unchanged",
+    "is_missing",
     "nonce",
     "shown",
 ]

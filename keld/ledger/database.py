@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from keld.errors import LedgerError
 from keld.ledger.migration import NEWEST, made_later, migrate
 from keld.ledger.table import META, VERSION
 
+_MEMORY = "sqlite:///file:keld-{}?mode=memory&cache=shared&uri=true"
 _PATIENCE_S = 30.0  # for another process's transaction on the same SQLite file
 
 
@@ -30,15 +32,18 @@ class Database:
 
     `made` is True where there was no ledger before.
 
+    Args:
+        in_memory: an empty one in its place, which is gone when it is closed; nothing is written at the URL.
+
     Raises:
         LedgerError: it cannot be opened or written, is of a later version, or lacks a part.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, in_memory: bool = False) -> None:
         self.url = url
         self._process = os.getpid()
         try:
-            self._engine = _engine(url)
+            self._engine = _engine(_MEMORY.format(secrets.token_hex(8)) if in_memory else url, in_memory=in_memory)
             self.made = _open(self._engine, shown(url))
         except (sa.exc.SQLAlchemyError, sqlite3.Error, OSError, ImportError, ValueError) as error:
             if _is_damaged(error):
@@ -98,6 +103,18 @@ class Database:
             ) from None
 
 
+def is_missing(url: str) -> bool:
+    """True if a ledger's URL names a file that does not exist; of a database server it is not known."""
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        return False  # opening it says what is wrong
+    path = parsed.database
+    return (
+        parsed.get_backend_name() == "sqlite" and bool(path) and not str(path).startswith((":", "file:")) and not os.path.exists(str(path))
+    )
+
+
 def shown(url: str) -> str:
     """A ledger's URL for people: without user, password and options, any of which may be secret."""
     if "://" not in url:
@@ -105,7 +122,7 @@ def shown(url: str) -> str:
     return url if url.startswith("sqlite") else re.sub(r"//.*@", "//***@", url).partition("?")[0]
 
 
-def _engine(url: str) -> sa.Engine:
+def _engine(url: str, *, in_memory: bool) -> sa.Engine:
     parsed = sa.make_url(url)
     if "@" in (parsed.host or ""):
         raise LedgerError("KELD_LEDGER_URL has a user or password with an '@' in it. Write %40 for it, %3A for ':' and %2F for '/'.")
@@ -117,7 +134,13 @@ def _engine(url: str) -> sa.Engine:
         raise LedgerError(f"KELD_LEDGER_URL names {parsed.get_backend_name()!r}; a ledger is sqlite:///PATH or postgresql://...")
     if parsed.database and not parsed.database.startswith("file:"):
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(parsed, connect_args={"timeout": _PATIENCE_S}, hide_parameters=True, json_deserializer=msgspec.json.decode)
+    engine = sa.create_engine(
+        parsed,
+        connect_args={"timeout": _PATIENCE_S, "check_same_thread": False},
+        poolclass=sa.QueuePool if in_memory else None,  # threads share it, too; by default each thread would keep a connection
+        hide_parameters=True,
+        json_deserializer=msgspec.json.decode,
+    )
 
     @sa.event.listens_for(engine, "connect")
     def _pragmas(connection: Any, _record: Any) -> None:

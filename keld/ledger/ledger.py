@@ -57,14 +57,18 @@ class Ledger:
     Args:
         lease_for: how long a lease lasts after its latest renewal.
         staging: where a copy of each job run's records is kept (see `witness`); None: nowhere.
+        in_memory: an empty one in its place, for who only asks where there is none yet; nothing is written at the URL.
 
     Raises:
         LedgerError: it cannot be opened or written, or is of a later version.
     """
 
-    def __init__(self, url: str, *, lease_for: timedelta = timedelta(seconds=120), staging: Staging | None = None) -> None:
+    def __init__(
+        self, url: str, *, lease_for: timedelta = timedelta(seconds=120), staging: Staging | None = None, in_memory: bool = False
+    ) -> None:
         self.url = url
-        self._db = Database(url)
+        self.in_memory = in_memory
+        self._db = Database(url, in_memory=in_memory)
         self.leases = Leases(self._db, lease_for)
         self.recovery = Recovery(self._db, None if staging is None else Witness(staging, shown(url)))
         self.catalog = Catalog(self._db, self.recovery)

@@ -15,7 +15,7 @@ from keld.errors import InvalidJob
 from keld.identity import Identity, declared, key_of, name_of, question_of_job
 from keld.instant import utc
 from keld.job import Job
-from keld.path import absolute_path, check_path
+from keld.path import absolute_path, check_path, check_sink_path, is_utf8
 from keld.reading import Reading
 from keld.request import fingerprint
 
@@ -67,12 +67,12 @@ def submission(
     """The submission for these arguments of `Keld.submit`.
 
     Raises:
-        InvalidJob, SchemaError: an argument that is not valid.
+        InvalidJob, SchemaError, SinkRefused: an argument that is not valid.
     """
     key = _keepable(key_of(partition))
     ends_at = None if ends_at is None else utc(ends_at, f"{job.name}[{key}]: ends_at")
     check_path(source, "source")
-    check_path(sink, "sink")
+    check_sink_path(sink, "sink")
     return Submission(
         job=job,
         source=source,
@@ -102,7 +102,7 @@ def _keepable(key: str) -> str:
         raise InvalidJob(
             f"partition={key!a} is of type {type(key).__name__}. Nothing was sent. Give text, e.g. '2026-11-19'.", field="partition"
         )
-    if "\0" in key or (not key.isascii() and any("\ud800" <= char <= "\udfff" for char in key)):
+    if "\0" in key or not is_utf8(key):
         raise InvalidJob(
             f"partition={key!a} has a NUL or a lone surrogate, which no ledger can store. Nothing was sent. Use another name.",
             field="partition",

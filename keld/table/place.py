@@ -15,14 +15,9 @@ from urllib.request import url2pathname
 import pyarrow as pa
 
 from keld.errors import KeldError, SourceError, SourceUnavailable
-from keld.path import filled_path
+from keld.path import FORMATS, PACKINGS, filled_path, suffix_of
 
 PathLike: TypeAlias = "str | os.PathLike[str]"  # a UPath, too, although a remote one is not an os.PathLike
-PACKINGS = (".gz", ".zst", ".bz2")  # of text; the compression of a file is known from its first bytes
-_TEXTS = {".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
-FORMATS = {".parquet": "parquet", ".pq": "parquet"} | {
-    suffix + packing: form for suffix, form in _TEXTS.items() for packing in ("", *PACKINGS)
-}
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs", "adl": "adlfs"}
 _CREDENTIALS = re.compile(r"//[^/@]*@")
@@ -156,9 +151,8 @@ def is_pattern(place: Place) -> bool:
 
 def form_of(path: str) -> str | None:
     """The format by the suffix; None without a suffix."""
-    name = _name(path)
-    known = next((form for suffix, form in FORMATS.items() if name.endswith(suffix)), None)
-    return known or (os.path.splitext(name.lstrip("."))[1] or None)
+    suffix = suffix_of(path)
+    return None if suffix is None else FORMATS.get(suffix, suffix)
 
 
 def delimiter_of(path: str) -> str:

@@ -12,10 +12,10 @@ from typing import Any, Self
 import pyarrow as pa
 
 from keld.errors import KeldError, SinkError, SinkRefused, SourceError, StagingError
-from keld.path import segment
+from keld.path import check_writer, segment
 from keld.table.lake import lake_at
 from keld.table.landing import Landing
-from keld.table.place import PACKINGS, PathLike, Place, delimiter_of, form_of, is_pattern, place_of
+from keld.table.place import PathLike, Place, delimiter_of, form_of, is_pattern, place_of
 from keld.table.writer import WRITERS, CsvWriter, ParquetWriter, Writer
 
 # Staging is written once and read once or twice: lz4 without dictionaries takes half the time of zstd to write, a third to read.
@@ -195,17 +195,11 @@ def _form_faults(place: Place, form: str) -> Iterator[None]:
 def _sink_place(sink: PathLike, partition: str | None) -> tuple[Place, str]:
     template = place_of(sink, SinkError)
     place = template.filled(partition, SinkError)
-    # From the template: the end of a key like "2026.11" is not a suffix.
+    check_writer(str(sink), place.uri)
     form = None if str(sink).endswith("/") else form_of(template.path.replace("{partition}", "key"))
     if form is None:
         name = "part" if partition is None else segment(partition)
         return replace(place, path=f"{place.path.rstrip('/')}/{name}.parquet"), "parquet"
-    if form not in WRITERS or place.path.lower().endswith(PACKINGS):
-        raise SinkRefused(
-            f"{place.uri}: no writer for this suffix. Nothing was sent or written. "
-            "End it in .parquet, .csv, .tsv or .jsonl, uncompressed, or in / for a directory.",
-            sink=place.uri,
-        )
     return place, form
 
 

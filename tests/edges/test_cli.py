@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import typer
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import keld
@@ -22,6 +23,7 @@ from keld.cli.failure import Exit, in_options
 from keld.emulator import Emulator
 from keld.emulator.server import exports
 from keld.providers.account import ACCOUNTS
+from keld.view import list_view, plan_view, status_view, usd
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = (ROOT / "docs/reference/cli.md").read_text()
@@ -46,12 +48,20 @@ def emulator(open_emulator: Callable[..., Emulator], tmp_path: Path, monkeypatch
     monkeypatch.setenv("KELD_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "jobs.py").write_text(JOBS)
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(3)\n")
+    (tmp_path / "broken.py").write_text("labels = (\n")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/inner.py").write_text("from .jobs import labels\n")
     pq.write_table(pa.table({"id": [1, 2], "body": ["The invoice is wrong.", "The printer is on fire."]}), "in.parquet")
     return emulated
 
 
 def _keld(*words: str) -> Result:
     return CliRunner().invoke(app, list(words))
+
+
+def _declared() -> keld.Job:
+    return keld.Job(name="labels", key="id", prompt="{body}", models="openai:gpt-5-mini")
 
 
 def _run(job: str = "labels", *words: str) -> Result:
@@ -87,6 +97,18 @@ REFUSED = {
     "a ceiling that is too low to plan": (["plan", "jobs.py:cheap", "-s", "in.parquet"], "CeilingTooLow: The cheapest plan for cheap[]"),
     "a ceiling that is too low to run": (["run", "jobs.py:cheap", "-s", "in.parquet", "-t", "out.parquet"], "Raise ceiling_usd to $"),
     "a sink that cannot be written": (["run", "jobs.py:labels", "-s", "in.parquet", "-t", "out.xlsx"], "SinkRefused"),
+    "a source that is standard input": (["plan", "jobs.py:labels", "-s", "-"], "not standard input and output"),
+    "a sink that is standard output": (["run", "jobs.py:labels", "-s", "in.parquet", "-t", "-"], "not standard input and output"),
+    "a job file that exits": (
+        ["plan", "exits.py:labels", "-s", "in.parquet"],
+        "exits.py cannot be loaded: SystemExit: 3 (exits.py, line 2). Nothing",
+    ),
+    "a job file that is no Python": (
+        ["plan", "broken.py:labels", "-s", "in.parquet"],
+        "was never closed (broken.py, line 1). Nothing was sent.",
+    ),
+    "a job file without its suffix": (["plan", "sub/jobs:labels", "-s", "in.parquet"], "write its whole name: sub/jobs.py:NAME."),
+    "a module by its file": (["plan", "sub/inner.py:labels", "-s", "in.parquet"], "from the directory above the package: sub.inner:NAME."),
     "types that are none": (["plan", "jobs.py:labels", "-s", "in.parquet", "--types", "id"], "--types 'id': give COLUMN=TYPE"),
     "a model without a rate": (["prices", "openai:no-such-model"], "No rate is known for openai:no-such-model"),
     "an account whose models have no batch rate": (["prices", "self_hosted"], "No list has a batch rate for a model of self_hosted"),
@@ -151,6 +173,47 @@ def test_a_list_without_a_job_run_names_the_ledger_it_looked_in(monkeypatch: pyt
     monkeypatch.setenv("KELD_HOME", str(tmp_path / "another"))
     for words in (["status"], ["status", "--open"], ["status", "labels"]):
         assert f"in the namespace 'default' of sqlite:///{tmp_path}/another/ledger.db" in _keld(*words).output.replace("\n", "")
+
+
+ASKING = {
+    "status": "No job runs in",
+    "status --open": "No job run is open in",
+    "status labels": "No job runs of labels in",
+    "status labels -p monday": "No job run of labels[monday] in",
+    "watch": "No job run is open in",
+    "spend": "No job runs in these days in",
+    "report --json": "No job runs in these days in",
+    "report --html page.html": "No job runs in these days in",
+    "cancel labels": "No job run of labels without a partition in",
+    "doctor openai:gpt-5-mini": "",
+    "gc": "",
+    "reconcile": "",
+    "reconcile --from-staging": "",
+    "reconcile openai --dry-run": "",
+    "prices openai:gpt-5-mini": "",
+    "plan jobs.py:labels -s in.parquet": "",
+    "run jobs.py:labels -s in.parquet -t out.orc": "",
+}
+
+
+@pytest.mark.parametrize(("words", "said"), ASKING.items(), ids=ASKING)
+def test_a_command_that_asks_leaves_no_ledger_and_says_where_it_looked(emulator: Emulator, tmp_path: Path, words: str, said: str) -> None:
+    """Typed in the wrong directory, a ledger without a job run would look as if the job runs were lost, and hide that the home is another one."""
+    asked = _keld(*words.split())
+    assert not (tmp_path / "home").exists()
+    where = f"the namespace 'default' of sqlite:///{tmp_path}/home/ledger.db, where there is no ledger yet" if said else ""
+    assert f"{said} {where}".strip() in asked.output.replace("\n", "")
+
+
+def test_a_doctor_without_a_ledger_says_whether_one_can_be_made(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"There is no ledger at sqlite:///{tmp_path}/home/ledger.db yet" in _keld("doctor", "openai").output.replace("\n", "")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KELD_HOME", str(tmp_path / "file/home"))
+    found = _keld("doctor", "openai")
+    assert found.exit_code == Exit.ERROR
+    assert "none can be made" in found.output
 
 
 def test_a_reconcile_of_an_account_that_is_not_there_names_the_accounts(emulator: Emulator) -> None:
@@ -241,6 +304,35 @@ def test_an_interrupted_run_ends_with_130_and_says_how_to_continue(emulator: Emu
     assert "keld cancel labels --partition monday" in rest
 
 
+@pytest.mark.parametrize("words", [["status"], ["plan", "jobs.py:labels", "-s", "in.parquet"], ["spend"]], ids=lambda words: words[0])
+def test_an_interrupted_command_says_so(emulator: Emulator, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word, and a prompt on the same line, one does not know whether something was sent."""
+    (Path.cwd() / "jobs.py").write_text("raise KeyboardInterrupt")
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keld.Keld, "statuses", interrupted)
+    monkeypatch.setattr(keld.Keld, "spend", interrupted)
+    ended = _keld(*words)
+    assert (ended.exit_code, ended.stderr) == (Exit.INTERRUPTED, "Interrupted. The same command continues where this one stood.\n")
+
+
+def test_an_interrupt_while_the_command_is_imported_has_no_traceback() -> None:
+    code = """
+import sys
+class Interrupted:
+    def find_spec(self, name, *_):
+        if name == "keld.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from keld.__main__ import main
+main()
+"""
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (Exit.INTERRUPTED, "")
+
+
 # --- the shape of --json ----------------------------------------------------------------------------------------------
 
 
@@ -327,6 +419,37 @@ def test_the_json_of_gc(emulator: Emulator) -> None:
     os.utime(unknown, (0, 0))
     found = _json(_keld("gc", "--dry-run", "--json"))
     assert [list(one) for one in found] == [["run_id", "job", "partition", "finished_at", "size_bytes", "known", "leftover", "leftovers"]]
+
+
+@pytest.mark.parametrize("width", [60, 80, 240])
+def test_a_narrow_terminal_has_fewer_columns_and_no_half_figures(emulator: Emulator, width: int) -> None:
+    """An ellipsis instead of the cost, the partition or the batch's id cannot be read or copied."""
+    _run()
+    with keld.Keld() as environment, Console(width=width) as console, console.capture() as shown:
+        status = environment.find("labels", "monday")
+        assert status is not None
+        console.print(list_view([status]))
+        console.print(status_view(status))
+        console.print(plan_view(environment.plan(_declared(), "in.parquet", partition="tuesday")))
+    text = shown.get()
+    assert "…" not in text
+    for whole in ("monday", "finished", usd(status.cost_usd), status.batches[0].batch_id or "", "openai:gpt-5-mini", "standard"):
+        assert whole in text
+    assert ("turnaround" in text) == (width == 240)
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_what_the_users_code_prints_is_not_in_the_json(emulator: Emulator, tmp_path: Path, command: str) -> None:
+    """Else `keld run --json | jq` fails for a line of debugging."""
+    (tmp_path / "loud.py").write_text(
+        "from keld import Job\n"
+        "def prompts(rows):\n    print('a prompt')\n    return [f'{body}' for body in rows['body']]\n"
+        "labels = Job(name='labels', key='id', prompt=prompts, models='openai:gpt-5-mini')\nprint('loaded')\n"
+    )
+    words = ["--poll-s", "0.05", "-t", "out.parquet"] if command == "run" else []
+    ran = _keld(command, "loud.py:labels", "-s", "in.parquet", "--json", *words)
+    assert _json(ran)["job"] == "labels"
+    assert "loaded" in ran.stderr and "a prompt" in ran.stderr
 
 
 def test_json_of_a_refusal_is_nothing_on_standard_output(emulator: Emulator) -> None:

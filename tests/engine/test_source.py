@@ -228,6 +228,9 @@ def test_a_sink_that_is_part_of_the_source_is_refused(sqlite_keld: Any, tmp_path
         ("{tmp}/o.CSV.GZ", SinkRefused, "no writer"),
         ("{tmp}/o.jsonl.zst", SinkRefused, "no writer"),
         ("{tmp}/o.csv.bz2", SinkRefused, "no writer"),
+        ("{tmp}/{partition}.orc", SinkRefused, "no writer"),
+        ("s3://bucket/{partition}.xlsx", SinkRefused, "no writer"),
+        ("{tmp}/\udce9.parquet", InvalidJob, "is no UTF-8"),
     ],
 )
 def test_a_sink_that_nothing_can_be_written_to_is_refused_in_words(
@@ -239,6 +242,13 @@ def test_a_sink_that_nothing_can_be_written_to_is_refused_in_words(
     with pytest.raises(fault, match=f"{why}.*Nothing was sent"):
         keld.submit(_job(), [{"id": 1, "body": "x"}], sink=sink.replace("{tmp}", str(tmp_path)) if isinstance(sink, str) else sink)
     assert not emulator.requests()
+
+
+def test_a_suffix_without_a_writer_is_refused_before_the_source_is_read(sqlite_keld: Any) -> None:
+    """A table of a night's size is read for minutes, or may not be there yet."""
+    keld, _ = sqlite_keld
+    with pytest.raises(SinkRefused, match="no writer for this suffix"):
+        keld.submit(_job(), "not-there-yet.parquet", sink="out.orc")
 
 
 def test_a_tilde_is_the_home_directory(sqlite_keld: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -125,8 +125,9 @@ def test_a_ledger_that_is_restored_while_a_worker_holds_the_job_run_lets_it_send
     open_keld: Open, emulator: Emulator
 ) -> None:
     """The lease is in the backup, too, so it still counts; what was sent under it is compared shard by shard."""
-    ledger, now = (keld := open_keld()).ledger, emulator.now()
+    keld, now = open_keld(), emulator.now()
     run_id = keld.submit(triage(openai, max_shard_rows=3), tickets()).id
+    ledger = keld.ledger
     lease = ledger.leases.claim(run_id, "a worker", now)
     assert lease is not None
     first, second = (ledger.record(lease, shard, Event.STAGED, now) for shard in ledger.shards(run_id))

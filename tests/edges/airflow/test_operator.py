@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from keld import Job, Keld
+from keld import Job, Keld, SinkRefused
 from keld.emulator import Emulator
 from tests.edges.airflow.airflow_worker import LATENCY_S, ROWS, RunContext, Worker, deserialised, job, serialised, since
 from tests.support.ticket_job import fault
@@ -146,16 +146,23 @@ def test_a_sink_in_the_home_directory_is_written_once(
 
 
 @pytest.mark.parametrize("opened", [True, False])
-def test_a_sink_that_nothing_can_write_is_found_before_anything_is_paid(
-    worker: Worker, provider: Emulator, tmp_path: Path, opened: bool
-) -> None:
-    """At the end, a night would be lost."""
+def test_a_sink_that_nothing_can_write_is_refused_while_the_dag_is_parsed(tmp_path: Path, opened: bool) -> None:
+    """Else the Dag looks well until its first run, at night."""
     from airflow.sdk import ObjectStoragePath
 
     sink = f"file://{tmp_path}/{{partition}}.xlsx"
-    ended = worker.run(operator(sink=ObjectStoragePath(sink) if opened else sink), **DAY)
-    assert "no writer for this suffix" in str(ended.error)
-    assert provider.requests() == []
+    with pytest.raises(SinkRefused, match=r"label: sink=.*no writer for this suffix"):
+        operator(sink=ObjectStoragePath(sink) if opened else sink)
+
+
+@pytest.mark.parametrize("sink", ["{{ var.value.out }}", "out/{partition}.{{ params.form }}", "out.{% if params.wide %}csv{% endif %}"])
+def test_a_suffix_that_is_still_to_be_rendered_is_judged_by_the_run(sink: str) -> None:
+    operator(sink=sink)
+
+
+def test_a_rendered_sink_is_refused_while_the_dag_is_parsed_where_its_suffix_is_known() -> None:
+    with pytest.raises(SinkRefused):
+        operator(sink="out/{{ var.value.place }}/{partition}.orc")
 
 
 @since("3.2")
@@ -478,7 +485,7 @@ FOR_GOOD: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"job": job(models="openai:nobody-knows-it", ceiling_usd=1)}, DAY, "no rate known"),
     ({"job": job(models="elsewhere:m")}, DAY, "names the account 'elsewhere'"),
     ({"job": job(deadline=datetime(2020, 1, 1, tzinfo=UTC))}, DAY, "has passed"),
-    ({"sink": "out.xlsx"}, DAY, "no writer for this suffix"),
+    ({"sink": "out{{ '.xlsx' }}"}, DAY, "no writer for this suffix"),
     # A run that stands for no partition.
     ({"source": "in/{partition}.parquet"}, {}, "source='in/{partition}.parquet' wants a partition"),
     # Airflow refuses a partition key for a Dag that is not scheduled by partitions (HTTP 400), so that is no advice for such a Dag.
@@ -512,7 +519,7 @@ def test_what_no_retry_mends_fails_at_once_for_good(
 
     ended = worker.run(operator(**given), **run)
     assert isinstance(ended.error, AirflowFailException), ended.error
-    assert (ended.state, says in str(ended.error), "Nothing was sent" in str(ended.error) or "out.xlsx" in str(ended.error)) == (
+    assert (ended.state, says in str(ended.error), "Nothing was sent" in str(ended.error)) == (
         "failed", True, True,
     )  # fmt: skip
     assert provider.requests() == []
