@@ -79,12 +79,28 @@ def hold(context: dg.AssetExecutionContext, pending: PendingPartitions, tags: Ma
         context.log.warning(f"No hold run: the job {WAIT_JOB} is not in this code location. Load its assets with keld_definitions([...]).")
         return None
     try:
+        if (setting := _starts_all_the_same(context.instance)) is not None:
+            context.log.warning(
+                f"No hold run: with {setting} Dagster's queue would start it, and it would take a slot without end. Results still arrive; a backfill may be "
+                "marked failed before they do. Without that setting in dagster.yaml, or with its default, it is kept open."
+            )
+            return None
         return _create(context, pending, tags)
     except Exception as error:  # noqa: BLE001  # private API: the submission stays valid
         context.log.warning(
             f"No hold run ({type(error).__name__}: {error}). Results still arrive; a backfill may be marked failed before they do."
         )
         return None
+
+
+def _starts_all_the_same(instance: dg.DagsterInstance) -> str | None:
+    """The setting of the instance by which its queue starts a run although the pool of its only step is full; None: it does not."""
+    queue = instance.get_concurrency_config().run_queue_config
+    if queue is None:
+        return None  # no queue: nobody but Keld starts or ends a hold run
+    if not queue.should_block_op_concurrency_limited_runs:
+        return "block_op_concurrency_limited_runs.enabled=false"
+    return f"op_granularity_run_buffer={queue.op_concurrency_slot_buffer}" if queue.op_concurrency_slot_buffer else None
 
 
 class Hold(NamedTuple):

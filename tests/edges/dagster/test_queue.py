@@ -1,5 +1,6 @@
 """The run queue of a deployment with limits of its own: hold runs are in it, and stand in nobody's way."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ def days(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
         yield deployment
 
 
+def coordinator(config: dict[str, Any]) -> dict[str, Any]:
+    return {"module": "dagster._core.run_coordinator", "class": "QueuedRunCoordinator", "config": config}
+
+
 def limited(**more: Any) -> dict[str, Any]:
     """One run of a backfill at a time."""
     return {
@@ -45,6 +50,25 @@ def test_a_limit_of_runs_with_a_tag_counts_no_hold_run(days: Deployment) -> None
     assert days.status(backfill) == "COMPLETED_SUCCESS"
     assert days.materialized("days") == set(DAYS)
     assert len(days.emulator.bill()) == ROWS * len(DAYS)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"concurrency": {"runs": {"max_concurrent_runs": 5}, "pools": {"granularity": "op", "op_granularity_run_buffer": 1}}},
+        {"concurrency": {}, "run_coordinator": coordinator({"block_op_concurrency_limited_runs": {"enabled": False}})},
+    ],
+    indirect=True,
+)
+def test_a_queue_that_starts_runs_whose_pool_is_full_gets_no_hold_run_and_collects_all_the_same(days: Deployment) -> None:
+    """It would be started, take a slot, and wait for its pool without end."""
+    run = days.launch(DAYS[0], "days_batch", "days")
+    days.turn_until(lambda: days.materialized("days_batch") == {DAYS[0]}, most=60)
+    assert days.holds() == []
+    assert any("No hold run: " in entry.user_message and entry.level == logging.WARNING for entry in days.instance.all_logs(run))
+    days.provider_ends()
+    days.turn_until(lambda: days.materialized("days") == {DAYS[0]}, most=60)
+    assert len(days.emulator.bill()) == ROWS
 
 
 def test_a_collect_run_has_the_tags_that_a_person_gave_the_run_that_sent(days: Deployment) -> None:
