@@ -28,6 +28,7 @@ import sqlalchemy as sa
 from keld import Keld, Status, failpoint
 from keld.emulator import Emulator
 from keld.errors import LedgerError
+from keld.ledger import Ledger
 from tests.support.progress_wait import wait_while_it_moves
 from tests.support.ticket_job import Peer, anthropic, billed_usd, creates, fault, finish, openai, outcomes, purchases, tickets, triage
 from tests.support.worker_process import KILLED, SCENARIOS, Order, Scenario, follow, killed
@@ -491,6 +492,7 @@ def test_a_ledger_that_turns_read_only_anywhere_costs_no_row_and_no_cent(
 
 
 def test_nothing_is_sent_or_left_behind_when_the_ledger_takes_no_job_run(stage: Stage, disk: Disk, peer: Peer) -> None:
+    Ledger(stage.keld.ledger_url).close()  # it is there, and without a job run
     assert stage.keld.statuses() == []
     disk.limit("query_only=ON")
     with pytest.raises(LedgerError) as caught:
