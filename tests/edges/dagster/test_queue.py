@@ -44,9 +44,9 @@ def limited(**more: Any) -> dict[str, Any]:
 def test_a_limit_of_runs_with_a_tag_counts_no_hold_run(days: Deployment) -> None:
     """Dagster's queue counts a run as launched before it looks at its pool: two that wait would keep what collects them from ever starting."""
     backfill = days.backfill(DAYS, "days_batch", "days")
-    days.turn_until(lambda: days.holds() == ["QUEUED"] * len(DAYS), most=60)
+    days.turn_until(lambda: days.holds() == ["QUEUED"] * len(DAYS))
     days.provider_ends()
-    days.turn_until(lambda: days.status(backfill) != "REQUESTED", most=60)
+    days.turn_until(lambda: days.status(backfill) != "REQUESTED")
     assert days.status(backfill) == "COMPLETED_SUCCESS"
     assert days.materialized("days") == set(DAYS)
     assert len(days.emulator.bill()) == ROWS * len(DAYS)
@@ -63,11 +63,11 @@ def test_a_limit_of_runs_with_a_tag_counts_no_hold_run(days: Deployment) -> None
 def test_a_queue_that_starts_runs_whose_pool_is_full_gets_no_hold_run_and_collects_all_the_same(days: Deployment) -> None:
     """It would be started, take a slot, and wait for its pool without end."""
     run = days.launch(DAYS[0], "days_batch", "days")
-    days.turn_until(lambda: days.materialized("days_batch") == {DAYS[0]}, most=60)
+    days.turn_until(lambda: days.materialized("days_batch") == {DAYS[0]})
     assert days.holds() == []
     assert any("No hold run: " in entry.user_message and entry.level == logging.WARNING for entry in days.instance.all_logs(run))
     days.provider_ends()
-    days.turn_until(lambda: days.materialized("days") == {DAYS[0]}, most=60)
+    days.turn_until(lambda: days.materialized("days") == {DAYS[0]})
     assert len(days.emulator.bill()) == ROWS
 
 
