@@ -99,6 +99,7 @@ def test_a_table_whose_partitions_cannot_be_told_apart_is_refused_before_anythin
     assert keld_emulator.bill() == []
 
 
+@pytest.mark.skipif(dg.__version__.startswith("1.12."), reason="Dagster 1.12.0 loads a table by days in a step only, see docs/limits.md")
 @pytest.mark.parametrize(("expression", "rows"), [("day", 0), ("CAST(day AS TIMESTAMP)", 2)])
 def test_a_day_as_text_is_found_in_a_database_by_its_cast_and_an_empty_partition_is_warned_of(
     expression: str, rows: int, keld_emulator: Emulator, tmp_path: Path
