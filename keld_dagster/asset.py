@@ -177,12 +177,11 @@ def _owner(context: dg.AssetExecutionContext, pair: Pair) -> str:
 
 def _log(context: dg.AssetExecutionContext, status: Status) -> None:
     context.log.info(status.summary)
-    if (
-        status.rows == 0
-    ):  # green, since a day may be empty; but an IO manager of a database whose partition_expr does not fit finds no row either
+    if status.rows == 0:
+        # Green, since a day may be empty; but an IO manager of a database whose partition_expr does not fit finds no row either.
         context.log.warning(
-            f"{status.job}[{status.partition}]: the source has no rows for it, so nothing is asked. If it has, its IO manager does not find them: does "
-            "the source's partition_expr have the type of an instant?"
+            f"{status.job}[{status.partition}]: the source has no rows for it, so nothing is asked or paid. If it has, and the IO manager of a database "
+            "reads it, check that the source's partition_expr has the type of an instant."
         )
     if status.outdated is not None:
         context.log.warning(
