@@ -267,14 +267,10 @@ def draft(path: Path, chunks: Iterable[bytes | memoryview], failpoint_name: str 
         if failpoint_name is not None:
             failpoint(f"{failpoint_name}.write")
         with made.open("wb") as file:
-
-            def keep(chunk: bytes | memoryview) -> None:
-                file.write(chunk)
-                digest.update(chunk)
-
-            with Background(keep) as background:
+            with Background(file.write) as written, Background(digest.update) as hashed:
                 for chunk in chunks:
-                    background.put(chunk)
+                    written.put(chunk)
+                    hashed.put(chunk)
             file.flush()
             if failpoint_name is not None:
                 failpoint(f"{failpoint_name}.fsync")
