@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NAME = "staging.input"  # of the failpoints of an input file
-_WRITING = Step[tuple[Draft, Callable[[], int | None]]]()
+_WRITING = Step[tuple[Draft, Callable[[], int | None]]](at_once=1)  # one takes a processor, and the disk space of a shard
 _REPLAYS = 2  # of a create without a reply, where that makes no second batch
 
 
