@@ -19,6 +19,7 @@ import msgspec
 import sqlalchemy as sa
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _SAME = 4_096  # so many values are not made again: of ten thousand rows, most have one of a few
 _Kept = TypeVar("_Kept")
 _Enum = TypeVar("_Enum", bound=StrEnum)
@@ -44,7 +45,7 @@ class Instant(sa.types.TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> int | None:
-        return None if value is None else (value - _EPOCH) // timedelta(microseconds=1)
+        return microseconds(value)
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[int | None], datetime | None]:
         return _instant
@@ -116,6 +117,11 @@ def reader(column: sa.Column[Any]) -> Callable[[Any], Any] | None:
             return {None: None, 0: False, 1: True}.__getitem__  # SQLite gives numbers
         case _:
             return None
+
+
+def microseconds(at: datetime | None) -> int | None:
+    """What is stored of an instant."""
+    return None if at is None else (at - _EPOCH) // _MICROSECOND
 
 
 def _is_json(column: sa.Column[Any]) -> bool:
