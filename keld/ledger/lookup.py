@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
 import msgspec
@@ -118,7 +118,8 @@ def chosen(namespace: str, job: str | None, since: datetime | None, until: datet
 
 def _records(kind: Callable[..., _Record], readers: Sequence[Callable[[Any], Any] | None], found: sa.CursorResult[Any]) -> list[_Record]:
     """A record of each row, made column by column: a look reads tens of thousands of rows."""
-    if not (rows := found.all()):
-        return []
-    columns = zip(readers, zip(*rows, strict=True), strict=True)
-    return list(map(kind, *(column if read is None else map(read, column) for read, column in columns)))
+    # From the driver's cursor: of SQLAlchemy's own rows, the garbage collector would follow each.
+    rows = [] if found.cursor is None else found.cursor.fetchall()
+    found.close()
+    columns = (map(itemgetter(n), rows) for n in range(len(readers)))
+    return list(map(kind, *(column if read is None else map(read, column) for read, column in zip(readers, columns, strict=True))))

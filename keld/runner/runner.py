@@ -15,7 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import NamedTuple, assert_never
+from typing import assert_never
+
+import msgspec
 
 from keld import process
 from keld.errors import (
@@ -55,7 +57,7 @@ _FINDING = 0.8  # of the time of a reconcile; the rest is for acting on what was
 _ENTERING = 0.2  # of that rest, for taking leases
 
 
-class Polled(NamedTuple):
+class Polled(msgspec.Struct, frozen=True, gc=False):
     """A job run and its shards after a poll; of one to which nothing has happened, as they were before, with what the look has noted."""
 
     run: JobRun
