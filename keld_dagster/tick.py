@@ -74,6 +74,7 @@ class Tick:
     others: Collection[dg.AssetKey] = ()
     location: str | None = None
     statuses: dict[str, Status] = field(default_factory=dict)  # by job run
+    due: set[str] = field(default_factory=set)  # the job runs for which a collect run has something to do
     pending: dict[tuple[dg.AssetKey, str | None, str], PendingPartitions] = field(default_factory=dict)  # by asset, backfill, partition
     unheld: dict[tuple[str, str], Status] = field(default_factory=dict)  # open job runs without a hold run, by job and partition
     requests: list[dg.RunRequest] = field(default_factory=list)
@@ -127,6 +128,7 @@ class Tick:
         self.statuses |= {status.id: status for status in rest}
         if elsewhere := [status.id for status in rest if not status.over]:
             self.statuses |= {status.id: status for status in self.keld.poll(elsewhere, budget_s=budget_s)}
+        self.due = {status.id for status in self.statuses.values() if _is_due(status)}
         alone = [status for status in polled if status.id not in held]
         self.unheld = {(status.job, status.partition): status for status in alone}
         every = [item.pending for item in items if item.pending is not None]
@@ -248,8 +250,7 @@ class Tick:
 
     def _has_due(self, pending: PendingPartitions) -> bool:
         """True if a collect run of some partition is due, or was."""
-        known = (self.statuses.get(job_run) for job_run in pending.job_runs.values())
-        return any(status is not None and _is_due(status) for status in known)
+        return not self.due.isdisjoint(pending.job_runs.values())
 
     def _collects(self, all_pending: Sequence[PendingPartitions]) -> CollectRuns:
         """The collect runs of these, and of what their followers need besides."""
@@ -258,7 +259,7 @@ class Tick:
 
     def _settle(self, pending: PendingPartitions, status: Status, known: CollectRuns, partition: str) -> bool:
         """True if a partition needs no further collect run; requests one if it is due."""
-        if not _is_due(status):
+        if status.id not in self.due:
             return status.state is RunState.CANCELLED
         collects = known.of(pending.id, pending.asset, partition)
         if not self._has_partition(pending, status):
@@ -368,7 +369,7 @@ class Tick:
         Not as cancelled: what is paid for is kept, for the asset that has the job now.
         """
         statuses = [self.statuses[job_run] for job_run in pending.job_runs.values() if job_run in self.statuses]
-        if item.hold is None or len(statuses) < len(pending.job_runs) or any(not _is_due(status) for status in statuses):
+        if item.hold is None or len(statuses) < len(pending.job_runs) or any(status.id not in self.due for status in statuses):
             return  # some are in another ledger, or still under way
         name = pending.asset.to_user_string()
         self.log.warning(f"{name} is not in this code location any more: hold run {item.hold.run_id} is ended. Its answers are kept.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
+from operator import attrgetter
 
 import sqlalchemy as sa
 
@@ -63,10 +64,13 @@ class Catalog:
         limit: int | None = None,
     ) -> list[JobRun]:
         """Job runs, the youngest first; those made from `since` on, and before `until`."""
-        query = lookup.JOB_RUNS.where(*lookup.chosen(namespace, job, since, until)).order_by(RUN.c.created_at.desc(), RUN.c.id)
+        query = lookup.JOB_RUNS.where(*lookup.chosen(namespace, job, since, until))
         if open_only:
             query = query.where(RUN.c.state.not_in(_OVER))
-        return self._found(query.limit(limit) if limit else query)
+        if limit:
+            return self._found(query.order_by(RUN.c.created_at.desc(), RUN.c.id).limit(limit))
+        # Ordered here: SQLite would move all that it has read of each.
+        return sorted(sorted(self._found(query), key=attrgetter("id")), key=attrgetter("created_at"), reverse=True)
 
     def overlooked(self, namespace: str, before: datetime) -> list[JobRun]:
         """Open job runs that have a batch in progress, and that nobody has looked at though they were due before this instant."""

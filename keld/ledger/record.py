@@ -22,6 +22,7 @@ from keld.ledger.fault import ShardError, ShardFault
 from keld.state import RunState, State
 
 CONFIRMED = "confirmed"  # the outcome of a create that was accepted, and is known to have made nothing else
+_NOTHING = Decimal(0)
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -154,7 +155,7 @@ class Shard(msgspec.Struct, frozen=True, gc=False):
     @property
     def cache_saved_usd(self) -> Decimal:
         """The money that the cache saved; below 0 if the writes cost more than the reads saved."""
-        return Decimal(0) if self.uncached_usd is None or self.cost_usd is None else self.uncached_usd - self.cost_usd
+        return _NOTHING if self.uncached_usd is None or self.cost_usd is None else self.uncached_usd - self.cost_usd
 
     def require_batch_id(self) -> str:
         """The id of its batch.
