@@ -129,7 +129,8 @@ def _take(listed: Iterable[RemoteBatch], found: dict[str, RemoteBatch], until: f
 def _read(provider: Provider, held: Sequence[Shard], seen_at: Mapping[str, datetime], now: datetime) -> Iterator[RemoteBatch]:
     """The batches of these shards as they are listed."""
     ordered = sorted(held, key=lambda shard: (shard.submitted_at or now, shard.id), reverse=True)
-    first = min(range(len(ordered)), key=lambda n: seen_at[ordered[n].run_id])
+    times = [seen_at[shard.run_id] for shard in ordered]
+    first = times.index(min(times))
     before = ordered[first - 1].batch_id if first else None
     yield from _part(provider, ordered[first:], before, now)
     if first:
